@@ -1,0 +1,247 @@
+//! Everything that can happen and everything that can be done about it: reading this file is reading the
+//! protocol.
+
+use ps_core::Node;
+use std::ops::Range;
+
+/// Milliseconds since the driver's own start; only differences mean anything.
+pub type Millis = u64;
+
+/// A worker as the server knows it: one admission, one id. A worker that comes back gets a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u32);
+
+impl std::fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "w{}", self.0)
+    }
+}
+
+/// What the server's driver reports to [`crate::ServerCore`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerEvent {
+    /// The driver admitted a worker (its fingerprints agree) and can talk to it. It holds no weights yet.
+    Joined {
+        /// The id it was admitted under.
+        worker: WorkerId,
+    },
+    /// A worker can no longer be talked to.
+    Left {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: Departure,
+    },
+    /// Something arrived from a worker: it lives.
+    Heard {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// A node's sum has arrived whole, was checked, and the data plane has folded it (or ignored it as
+    /// covered already, or as of another step: the core applies the same rule).
+    Contributed {
+        /// Who sent it.
+        worker: WorkerId,
+        /// The step it was computed for.
+        step: u64,
+        /// The node.
+        node: Node,
+    },
+    /// A worker says that it lacks the weights it needs for its work.
+    WeightsWanted {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// The data plane has carried out [`ServerAction::Update`]: the weights are now of version `step + 1`.
+    Updated {
+        /// The step.
+        step: u64,
+    },
+    /// The data plane found the loss or the weights of `step` not finite; nothing was updated.
+    Diverged {
+        /// The step.
+        step: u64,
+    },
+    /// The user asked to stop: close the round in hand if it can be closed at once, then finish.
+    Stop,
+    /// The time that [`crate::ServerCore::deadline`] named has come.
+    Timeout,
+}
+
+/// What the server's driver is to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerAction {
+    /// Send the whole weights, which are of `version`, to a worker.
+    SendWeights {
+        /// To whom.
+        worker: WorkerId,
+        /// The version (steps applied so far).
+        version: u64,
+    },
+    /// Give a worker leaves of `step` to compute.
+    Assign {
+        /// To whom.
+        worker: WorkerId,
+        /// The step, which is also the version of the weights to compute at.
+        step: u64,
+        /// Contiguous leaves; the worker sends the nodes that cover them.
+        leaves: Range<u32>,
+    },
+    /// All leaves of `step` are covered: divide the root by the sample count, update the weights, answer
+    /// [`ServerEvent::Updated`] or [`ServerEvent::Diverged`].
+    Update {
+        /// The step.
+        step: u64,
+    },
+    /// Tell a worker that it is no longer needed or wanted, and close.
+    Dismiss {
+        /// Whom.
+        worker: WorkerId,
+        /// Why.
+        reason: Dismissal,
+    },
+    /// What the round waits for has changed, or has not for a while: one line for the log, with who, what and
+    /// for how long.
+    Notice(String),
+    /// The run is over. Nothing follows.
+    Finish(Outcome),
+}
+
+/// Why a worker went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It said goodbye.
+    Leaving,
+    /// Its connection ended; what the transport said.
+    Disconnected(String),
+    /// It sent something that cannot be right; what it was.
+    Misbehaved(String),
+}
+
+/// Why a worker is sent away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dismissal {
+    /// Training is done.
+    Done,
+    /// The run was stopped or has failed; the reason.
+    Ended(String),
+    /// Nothing was heard from it for this long.
+    Silent {
+        /// For how long.
+        silent_ms: Millis,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps were made.
+    Done,
+    /// The user stopped it; this many steps were made.
+    Stopped {
+        /// Steps made.
+        version: u64,
+    },
+    /// The loss or a weight became NaN or infinite.
+    Diverged {
+        /// The step at which it was seen.
+        step: u64,
+    },
+    /// Too few workers for too long.
+    TooFewWorkers {
+        /// Workers present.
+        present: u32,
+        /// Workers asked for.
+        needed: u32,
+        /// For how long it was so.
+        waited_ms: Millis,
+    },
+}
+
+/// What the worker's driver reports to [`crate::WorkerCore`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkerEvent {
+    /// The server admitted us; the stream is open.
+    Connected,
+    /// Connecting failed or the stream ended; what the transport said.
+    Disconnected(String),
+    /// Leaves to compute.
+    Assigned {
+        /// The step, and the version of the weights to compute at.
+        step: u64,
+        /// Contiguous leaves.
+        leaves: Range<u32>,
+    },
+    /// All chunks of the weights of `version` are here; the driver now holds these.
+    Weights {
+        /// The version.
+        version: u64,
+    },
+    /// The data plane has carried out [`WorkerAction::Compute`].
+    Computed {
+        /// The step.
+        step: u64,
+        /// The leaves.
+        leaves: Range<u32>,
+    },
+    /// The server sent us away.
+    Dismissed(Dismissal),
+    /// Something arrived from the server: it lives.
+    Heard,
+    /// The user asked to stop.
+    Stop,
+    /// The time that [`crate::WorkerCore::deadline`] named has come.
+    Timeout,
+}
+
+/// What the worker's driver is to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkerAction {
+    /// Try to reach the server and to be admitted; answer `Connected` or `Disconnected`.
+    Connect,
+    /// Compute the gradients of `leaves` at the weights of version `step`, which the driver holds.
+    Compute {
+        /// The step.
+        step: u64,
+        /// The leaves.
+        leaves: Range<u32>,
+    },
+    /// Send the sums of the nodes that cover `leaves`.
+    Push {
+        /// The step.
+        step: u64,
+        /// The leaves.
+        leaves: Range<u32>,
+    },
+    /// The computed sums of `leaves` are of no use any more.
+    Discard {
+        /// The step.
+        step: u64,
+        /// The leaves.
+        leaves: Range<u32>,
+    },
+    /// Ask the server for its weights.
+    AskWeights,
+    /// Tell the server that we live.
+    Heartbeat,
+    /// One line for the log: what is awaited, from whom, for how long.
+    Notice(String),
+    /// Nothing more is to be done.
+    Finish(WorkerOutcome),
+}
+
+/// How a worker's part ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerOutcome {
+    /// Training is done.
+    Done,
+    /// The server ended the run, or we were asked to stop; why.
+    Ended(String),
+    /// The server could not be reached for too long.
+    Unreachable {
+        /// What the last attempt failed with.
+        last: String,
+        /// For how long.
+        waited_ms: Millis,
+    },
+}

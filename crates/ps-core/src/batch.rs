@@ -1,0 +1,111 @@
+//! From a step's number to its epoch, samples and leaves.
+
+use crate::order::Order;
+use crate::tree::Tree;
+use std::ops::Range;
+
+/// How a run is cut into epochs, steps and leaves. Valid by construction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchPlan {
+    /// Seed of the sample order.
+    pub seed: u64,
+    /// Training samples.
+    pub samples: usize,
+    /// Samples of a step (the last of an epoch may have fewer).
+    pub batch: usize,
+    /// Samples of a leaf (the last of a batch may have fewer).
+    pub leaf: usize,
+    /// Steps of the whole run.
+    pub steps: u64,
+}
+
+/// One step's place in the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The step's number, from 0.
+    pub step: u64,
+    /// The epoch it belongs to, from 0.
+    pub epoch: u32,
+    /// Position in the epoch's order of its first sample.
+    pub first: usize,
+    /// Number of its samples.
+    pub samples: usize,
+    /// Samples of a leaf.
+    pub leaf: usize,
+}
+
+impl BatchPlan {
+    /// A plan of `epochs` epochs, cut short to `max_steps` steps where given.
+    ///
+    /// All numbers must be at least 1, `leaf <= batch <= samples`.
+    pub fn new(
+        seed: u64,
+        samples: usize,
+        batch: usize,
+        leaf: usize,
+        epochs: u32,
+        max_steps: Option<u64>,
+    ) -> Self {
+        assert!(1 <= leaf && leaf <= batch && batch <= samples && epochs >= 1, "the run file is checked");
+        let whole = samples.div_ceil(batch) as u64 * u64::from(epochs);
+        BatchPlan { seed, samples, batch, leaf, steps: max_steps.map_or(whole, |max| whole.min(max)) }
+    }
+
+    /// Steps of a full epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.samples.div_ceil(self.batch) as u64
+    }
+
+    /// Where step `step` lies.
+    pub fn step(&self, step: u64) -> Step {
+        let per_epoch = self.steps_per_epoch();
+        let first = (step % per_epoch) as usize * self.batch;
+        Step {
+            step,
+            epoch: (step / per_epoch) as u32,
+            first,
+            samples: self.batch.min(self.samples - first),
+            leaf: self.leaf,
+        }
+    }
+
+    /// Whether `step` is the last of its epoch, or of the run.
+    pub fn ends_epoch(&self, step: u64) -> bool {
+        (step + 1).is_multiple_of(self.steps_per_epoch()) || step + 1 == self.steps
+    }
+
+    /// The order in which the epoch of `step` visits the samples.
+    pub fn order(&self, step: Step) -> Order {
+        Order::new(self.seed, step.epoch, self.samples)
+    }
+}
+
+impl Step {
+    /// The tree over the step's leaves.
+    pub fn tree(&self) -> Tree {
+        Tree::new(self.samples.div_ceil(self.leaf) as u32)
+    }
+
+    /// The samples of a range of leaves, as offsets into the batch.
+    pub fn offsets(&self, leaves: Range<u32>) -> Range<usize> {
+        let end = (leaves.end as usize * self.leaf).min(self.samples);
+        leaves.start as usize * self.leaf..end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_batch_and_last_leaf_may_be_short() {
+        let plan = BatchPlan::new(1, 103, 32, 10, 2, None);
+        assert_eq!((plan.steps_per_epoch(), plan.steps), (4, 8));
+        let last = plan.step(7);
+        assert_eq!((last.epoch, last.first, last.samples, last.tree().leaves()), (1, 96, 7, 1));
+        let second = plan.step(5);
+        assert_eq!((second.first, second.samples, second.tree().leaves()), (32, 32, 4));
+        assert_eq!(second.offsets(2..4), 20..32);
+        assert!(plan.ends_epoch(3) && plan.ends_epoch(7) && !plan.ends_epoch(4));
+    }
+}

@@ -1,0 +1,64 @@
+//! Loss and metrics that add up: summed in the same tree as gradients, in `f64`.
+
+use serde::{Deserialize, Serialize};
+
+/// Sums over samples from which loss, accuracy, errors per class and R² follow.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Samples.
+    pub samples: u64,
+    /// Sum of the loss.
+    pub loss: f64,
+    /// Samples whose class was predicted (classification only).
+    pub correct: u64,
+    /// Per class: samples of it, and how many of them were predicted as another (classification only).
+    pub classes: Vec<[u64; 2]>,
+    /// Sum of the targets (regression only).
+    pub target: f64,
+    /// Sum of the squared targets (regression only).
+    pub target_squared: f64,
+    /// Sum of the squared residuals (regression only).
+    pub residual_squared: f64,
+}
+
+impl Tally {
+    /// Nothing counted yet, for `classes` classes (0 for regression).
+    pub fn new(classes: usize) -> Self {
+        Tally { classes: vec![[0; 2]; classes], ..Tally::default() }
+    }
+
+    /// Adds `right`, the next node of the tree. Both must be of the same model.
+    pub fn add(&mut self, right: &Tally) {
+        self.samples += right.samples;
+        self.loss += right.loss;
+        self.correct += right.correct;
+        for (left, right) in self.classes.iter_mut().zip(&right.classes) {
+            left[0] += right[0];
+            left[1] += right[1];
+        }
+        self.target += right.target;
+        self.target_squared += right.target_squared;
+        self.residual_squared += right.residual_squared;
+    }
+
+    /// Mean loss of a sample.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss / self.samples as f64
+    }
+
+    /// Share of samples whose class was predicted, for classification.
+    pub fn accuracy(&self) -> Option<f64> {
+        (!self.classes.is_empty() && self.samples > 0).then(|| self.correct as f64 / self.samples as f64)
+    }
+
+    /// Per class the share of its samples that were predicted as another; `None` for a class not seen.
+    pub fn class_errors(&self) -> Vec<Option<f64>> {
+        self.classes.iter().map(|&[all, wrong]| (all > 0).then(|| wrong as f64 / all as f64)).collect()
+    }
+
+    /// The coefficient of determination, `1 - residual / total sum of squares`, for regression.
+    pub fn r_squared(&self) -> Option<f64> {
+        let total = self.target_squared - self.target * self.target / self.samples as f64;
+        (self.classes.is_empty() && total > 0.0).then(|| 1.0 - self.residual_squared / total)
+    }
+}

@@ -1,0 +1,103 @@
+//! Learning rates as pure functions of the step, computed in `f64` and rounded once.
+
+use crate::function;
+use serde::{Deserialize, Serialize};
+
+/// The shape of a learning-rate schedule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// The initial rate throughout.
+    #[default]
+    Constant,
+    /// Multiplied by `factor` every `every` steps.
+    Step,
+    /// `initial * factor^(step / every)`, smoothly.
+    Exponential,
+    /// `initial / (1 + factor * step / every)`.
+    InverseTime,
+    /// From initial to final along `(1 - progress)^power`.
+    Polynomial,
+    /// From initial to final along half a cosine.
+    Cosine,
+    /// Up to `initial` and down again along half cosines (Smith and Topin 2018).
+    OneCycle,
+}
+
+/// A learning-rate schedule. Times are in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LearningRate {
+    /// The rate a schedule starts from; the peak of `one-cycle`.
+    pub initial: f64,
+    /// The shape.
+    pub schedule: ScheduleKind,
+    /// Steps of linear warm-up before the schedule starts: step t of them has rate `initial * (t + 1) / warmup`.
+    pub warmup: u64,
+    /// Period of `step`, `exponential` and `inverse-time`, in steps; at least 1.
+    pub every: u64,
+    /// Factor of `step` and `exponential`, decay of `inverse-time`.
+    pub factor: f64,
+    /// Exponent of `polynomial`.
+    pub power: f64,
+    /// The rate that `polynomial`, `cosine` and `one-cycle` end at.
+    pub end: f64,
+    /// Steps of the whole run, warm-up included.
+    pub steps: u64,
+}
+
+/// Where `one-cycle` starts, as a share of its peak.
+const ONE_CYCLE_START: f64 = 1.0 / 25.0;
+/// Share of the steps in which `one-cycle` rises.
+const ONE_CYCLE_RISE: f64 = 0.3;
+
+impl LearningRate {
+    /// A constant rate.
+    pub fn constant(initial: f64) -> Self {
+        LearningRate {
+            initial,
+            schedule: ScheduleKind::Constant,
+            warmup: 0,
+            every: 1,
+            factor: 1.0,
+            power: 1.0,
+            end: 0.0,
+            steps: 1,
+        }
+    }
+
+    /// The rate of step `step` (from 0), rounded to binary32.
+    pub fn at(&self, step: u64) -> f32 {
+        self.exact(step) as f32
+    }
+
+    fn exact(&self, step: u64) -> f64 {
+        let initial = self.initial;
+        if step < self.warmup {
+            return initial * (step + 1) as f64 / self.warmup as f64;
+        }
+        let t = (step - self.warmup) as f64;
+        let periods = t / self.every as f64;
+        let progress = t / self.steps.saturating_sub(self.warmup).max(1) as f64;
+        match self.schedule {
+            ScheduleKind::Constant => initial,
+            ScheduleKind::Step => initial * function::pow(self.factor, periods.floor()),
+            ScheduleKind::Exponential => initial * function::pow(self.factor, periods),
+            ScheduleKind::InverseTime => initial / (1.0 + self.factor * periods),
+            ScheduleKind::Polynomial => {
+                self.end + (initial - self.end) * function::pow((1.0 - progress).max(0.0), self.power)
+            }
+            ScheduleKind::Cosine => cosine(initial, self.end, progress),
+            ScheduleKind::OneCycle if progress < ONE_CYCLE_RISE => {
+                cosine(initial * ONE_CYCLE_START, initial, progress / ONE_CYCLE_RISE)
+            }
+            ScheduleKind::OneCycle => {
+                cosine(initial, self.end, (progress - ONE_CYCLE_RISE) / (1.0 - ONE_CYCLE_RISE))
+            }
+        }
+    }
+}
+
+/// Half a cosine from `from` (progress 0) to `to` (progress 1).
+fn cosine(from: f64, to: f64, progress: f64) -> f64 {
+    to + (from - to) * (0.5 * (1.0 + function::cos_pi(progress.clamp(0.0, 1.0))))
+}

@@ -1,0 +1,1 @@
+//! Files and built-in sources to samples in memory.

@@ -1,0 +1,1 @@
+//! Server and workers on one thread in virtual time, with seeded faults.

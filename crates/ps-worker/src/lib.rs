@@ -1,0 +1,1 @@
+//! A worker: gradients of its leaves, over gRPC.
