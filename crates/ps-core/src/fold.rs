@@ -1,0 +1,94 @@
+//! Sums of nodes, and gathering them until the root is known.
+
+use crate::metrics::Tally;
+use crate::tree::{Coverage, Gathered, Node, Tree};
+use std::collections::BTreeMap;
+
+/// The sum over a node's samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeSum {
+    /// Which node.
+    pub node: Node,
+    /// Sum of the gradients, `[parameters]`.
+    pub gradient: Vec<f32>,
+    /// Loss and metrics.
+    pub tally: Tally,
+}
+
+impl NodeSum {
+    /// Adds the right sibling; this becomes their parent.
+    fn merge(&mut self, right: &NodeSum, parent: Node) {
+        for (left, right) in self.gradient.iter_mut().zip(&right.gradient) {
+            *left += right;
+        }
+        self.tally.add(&right.tally);
+        self.node = parent;
+    }
+}
+
+/// The nodes of one step as they come in, merged as far as they go.
+#[derive(Clone, Debug)]
+pub struct Fold {
+    coverage: Coverage,
+    sums: BTreeMap<Node, NodeSum>,
+}
+
+impl Fold {
+    /// Nothing gathered yet.
+    pub fn new(tree: Tree) -> Self {
+        Fold { coverage: Coverage::new(tree), sums: BTreeMap::new() }
+    }
+
+    /// Takes a node's sum. Returns whether it was new; a node that is covered already is ignored.
+    /// The node must exist in the tree.
+    pub fn insert(&mut self, mut sum: NodeSum) -> bool {
+        let tree = self.coverage.tree();
+        let Gathered::New { dropped, merged } = self.coverage.gather(sum.node) else { return false };
+        for node in dropped {
+            self.sums.remove(&node);
+        }
+        sum.node = tree.canonical(sum.node);
+        for parent in merged {
+            let [left, right] = [0, 1]
+                .map(|side| tree.canonical(Node { level: parent.level - 1, index: 2 * parent.index + side }));
+            let is_left = sum.node == left;
+            let sibling = if is_left { right } else { left };
+            let mut sibling = self.sums.remove(&sibling).expect("coverage keeps the same nodes as the sums");
+            if is_left {
+                sum.merge(&sibling, parent);
+            } else {
+                sibling.merge(&sum, parent);
+                sum = sibling;
+            }
+        }
+        self.sums.insert(sum.node, sum);
+        true
+    }
+
+    /// Whether all leaves are covered.
+    pub fn is_complete(&self) -> bool {
+        self.coverage.is_complete()
+    }
+
+    /// What is covered.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// The sum of all leaves, once they are covered.
+    pub fn take_root(&mut self) -> Option<NodeSum> {
+        if !self.is_complete() {
+            return None;
+        }
+        let root = self.coverage.tree().root();
+        self.sums.pop_first().map(|(_, sum)| NodeSum { node: root, ..sum })
+    }
+
+    /// The sums gathered so far, ascending by their leaves: for one range of leaves its exact cover.
+    pub fn into_sums(self) -> Vec<NodeSum> {
+        let tree = self.coverage.tree();
+        let mut sums: Vec<NodeSum> = self.sums.into_values().collect();
+        sums.sort_by_key(|sum| tree.leaves_of(sum.node).start);
+        sums
+    }
+}

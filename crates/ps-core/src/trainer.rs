@@ -1,0 +1,108 @@
+//! The holder of the weights: what whoever closes a round does with its root.
+
+use crate::batch::BatchPlan;
+use crate::fold::NodeSum;
+use crate::metrics::Tally;
+use crate::model::Model;
+use crate::optim::{Optimizer, SgdConfig};
+use crate::schedule::LearningRate;
+
+/// Weights, optimizer and schedule of a run.
+#[derive(Clone, Debug)]
+pub struct Trainer {
+    plan: BatchPlan,
+    rate: LearningRate,
+    optimizer: Optimizer,
+    weights: Vec<f32>,
+    version: u64,
+}
+
+/// What one step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step.
+    pub step: u64,
+    /// Its epoch.
+    pub epoch: u32,
+    /// The learning rate it was made at.
+    pub rate: f32,
+    /// Loss and metrics of its batch, before the update.
+    pub tally: Tally,
+}
+
+/// The loss or a weight is no longer finite; the weights are those before the step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Diverged {
+    /// The step.
+    pub step: u64,
+    /// The learning rate of the step.
+    pub rate: f32,
+    /// The mean loss of its batch.
+    pub loss: f64,
+}
+
+impl std::fmt::Display for Diverged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Diverged { step, rate, loss } = self;
+        let smaller = rate / 10.0;
+        write!(
+            f,
+            "training diverged at step {step}: loss {loss}, learning rate {rate}; \
+             try a smaller one, such as --set learning_rate.initial={smaller}"
+        )
+    }
+}
+
+impl std::error::Error for Diverged {}
+
+impl Trainer {
+    /// A run before its first step.
+    pub fn new(model: &Model, plan: BatchPlan, optimizer: SgdConfig, rate: LearningRate) -> Self {
+        let weights = model.initial(plan.seed);
+        let optimizer = Optimizer::new(optimizer, weights.len());
+        Trainer { plan, rate, optimizer, weights, version: 0 }
+    }
+
+    /// The weights after [`Trainer::version`] steps, `[parameters]`.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// Steps made.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether all steps are made.
+    pub fn is_done(&self) -> bool {
+        self.version >= self.plan.steps
+    }
+
+    /// How the run is cut into steps.
+    pub fn plan(&self) -> BatchPlan {
+        self.plan
+    }
+
+    /// Makes the next step from the sum of all its leaves. On divergence nothing changes.
+    pub fn finish(&mut self, root: NodeSum) -> Result<StepReport, Diverged> {
+        let step = self.plan.step(self.version);
+        assert_eq!(
+            root.tally.samples, step.samples as u64,
+            "the root sums every sample of step {}",
+            step.step
+        );
+        let rate = self.rate.at(step.step);
+        let diverged = Diverged { step: step.step, rate, loss: root.tally.mean_loss() };
+        if !root.tally.loss.is_finite() || !all_finite(&root.gradient) {
+            return Err(diverged);
+        }
+        self.optimizer.apply(&mut self.weights, &root.gradient, step.samples, rate);
+        self.version += 1;
+        Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally: root.tally })
+    }
+}
+
+/// Whether no element is NaN or infinite: the exponent bits of all are not all ones.
+fn all_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
+}
