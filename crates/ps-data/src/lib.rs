@@ -1,1 +1,25 @@
 //! Files and built-in sources to samples in memory.
+//!
+//! A source is `idx:IMAGES,LABELS`, `csv:PATH`, `libsvm:PATH` or `digits:`. [`load`] reads all sources of a
+//! run, each once and side by side, encodes them the way the training data asks for, sets the validation
+//! share apart and states the fingerprint of all of it. Pixels stay bytes in memory; a [`Split`] scales and
+//! standardises while it writes a row.
+
+mod config;
+mod dataset;
+mod encoding;
+mod error;
+mod fingerprint;
+mod idx;
+mod load;
+mod progress;
+mod raw;
+mod split;
+mod statistics;
+
+pub use config::{DataConfig, Missing, Source, Validation};
+pub use dataset::{Dataset, Features, Image, Task};
+pub use error::DataError;
+pub use load::{Loaded, load, load_like, load_unlabelled};
+pub use progress::{NoProgress, Progress};
+pub use split::{Preprocessing, Split};

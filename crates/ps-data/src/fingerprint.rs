@@ -1,0 +1,61 @@
+//! The hash that says whether two processes hold the same data.
+//!
+//! SHA-256 over, in this order: the text `downhill data 1` and a newline; for each source (training,
+//! validation where it is a source of its own, test) one byte (`t`, `v`, `e`), the number of samples and of
+//! features as little-endian 64-bit numbers, one byte for the kind of features (0 for u8, 1 for binary32), the
+//! features row by row (binary32 in little-endian bytes, a missing cell as the bits 0x7fc00000), the targets
+//! as little-endian binary32; the byte `o`, a byte for `standardize` (0 or 1), a byte for `missing` (0 for
+//! refuse, 1 for mean); and, where a share is set apart for validation, the byte `s` and the share as
+//! little-endian binary64. Names of files, features and classes do not enter.
+
+use crate::config::{DataConfig, Missing, Validation};
+use crate::dataset::{Dataset, Features};
+use ps_core::params::hex;
+use sha2::{Digest, Sha256};
+
+/// The fingerprint of data as encoded, before missing cells are filled.
+pub(crate) fn fingerprint(
+    config: &DataConfig,
+    train: &Dataset,
+    validation: Option<&Dataset>,
+    test: Option<&Dataset>,
+) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(b"downhill data 1\n");
+    for (tag, dataset) in [(b't', Some(train)), (b'v', validation), (b'e', test)] {
+        if let Some(dataset) = dataset {
+            add(&mut hasher, tag, dataset);
+        }
+    }
+    hasher.update([b'o', u8::from(config.standardize), u8::from(config.missing == Missing::Mean)]);
+    if let Some(Validation::Share(share)) = &config.validation {
+        hasher.update(b"s");
+        hasher.update(share.to_le_bytes());
+    }
+    hex(&hasher.finalize())
+}
+
+fn add(hasher: &mut Sha256, tag: u8, dataset: &Dataset) {
+    hasher.update([tag]);
+    hasher.update((dataset.features.samples() as u64).to_le_bytes());
+    hasher.update((dataset.features.width() as u64).to_le_bytes());
+    match &dataset.features {
+        Features::U8(bytes) => {
+            hasher.update([0]);
+            hasher.update(bytes.as_slice().expect("features are row-major"));
+        }
+        Features::F32(values) => {
+            hasher.update([1]);
+            add_floats(hasher, values.as_slice().expect("features are row-major"));
+        }
+    }
+    add_floats(hasher, &dataset.targets);
+}
+
+fn add_floats(hasher: &mut Sha256, values: &[f32]) {
+    if cfg!(target_endian = "little") {
+        hasher.update(bytemuck::cast_slice(values));
+    } else {
+        values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+    }
+}

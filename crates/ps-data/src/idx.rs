@@ -1,0 +1,162 @@
+//! IDX files (the MNIST family), plain or gzipped.
+
+use crate::dataset::Image;
+use crate::error::DataError;
+use crate::progress::{Progress, Watched};
+use crate::raw::Pixels;
+use flate2::bufread::MultiGzDecoder;
+use ndarray::Array2;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+/// Deflate never expands a byte to more than this many.
+const MAX_EXPANSION: u64 = 1032;
+
+/// One file: its dimensions and its bytes.
+struct Idx {
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+/// Reads the images and, where given, their labels, side by side.
+pub(crate) fn read(
+    images: &Path,
+    labels: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<Pixels, DataError> {
+    let (pixels, labels_read) = std::thread::scope(|scope| {
+        let labels_read = labels.map(|path| scope.spawn(move || read_file(path, true, progress)));
+        let pixels = read_file(images, false, progress);
+        let labels_read = labels_read.map(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        (pixels, labels_read)
+    });
+    let (pixels, labels_read) = (pixels?, labels_read.transpose()?);
+    let place = images.display().to_string();
+    let labels_place = labels.map_or_else(|| place.clone(), |path| path.display().to_string());
+    let count = pixels.shape[0];
+    if let Some(labels) = &labels_read
+        && labels.bytes.len() != count
+    {
+        let problem = format!("{} labels, but {place} holds {count} images", labels.bytes.len());
+        return Err(DataError::content(labels_place, problem));
+    }
+    if count == 0 {
+        return Err(DataError::content(place, "the file holds no images"));
+    }
+    let image = match pixels.shape[..] {
+        [_, height, width] => Some(Image { height, width }),
+        _ => None,
+    };
+    let width = pixels.bytes.len() / count;
+    let pixels = Array2::from_shape_vec((count, width), pixels.bytes)
+        .map_err(|error| DataError::content(place.clone(), error.to_string()))?;
+    Ok(Pixels {
+        place,
+        labels_place,
+        pixels,
+        image,
+        labels: labels_read.map(|labels| labels.bytes),
+        classes: None,
+    })
+}
+
+fn read_file(path: &Path, labels: bool, progress: &dyn Progress) -> Result<Idx, DataError> {
+    let file = Watched::open(path, progress)?;
+    let size = file.total;
+    let mut reader = BufReader::with_capacity(1 << 18, file);
+    let head = reader.fill_buf().map_err(|error| DataError::File { path: path.into(), error })?;
+    if head.is_empty() {
+        return Err(DataError::content(path.display().to_string(), "the file is empty"));
+    }
+    if head.starts_with(&[0x1f, 0x8b]) {
+        let limit = size.saturating_mul(MAX_EXPANSION);
+        parse(path, labels, MultiGzDecoder::new(reader), limit, true)
+    } else {
+        parse(path, labels, reader, size, false)
+    }
+}
+
+/// Reads header and bytes from `reader`, which cannot hold more than `limit` bytes.
+fn parse(path: &Path, labels: bool, mut reader: impl Read, limit: u64, gz: bool) -> Result<Idx, DataError> {
+    let bad = |problem: String| DataError::content(path.display().to_string(), problem);
+    let failed = |error: io::Error, read: u64| match error.kind() {
+        io::ErrorKind::UnexpectedEof if gz => bad(format!(
+            "the gzip stream breaks off after {read} bytes of content; the file is truncated, fetch it again"
+        )),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+            bad(format!("corrupt gzip stream after {read} bytes of content ({error}); fetch the file again"))
+        }
+        _ => DataError::File { path: path.into(), error },
+    };
+    let mut header = Vec::new();
+    let mut take_header = |count: u64, header: &mut Vec<u8>| {
+        let before = header.len();
+        (&mut reader).take(count).read_to_end(header).map_err(|error| failed(error, before as u64))?;
+        if (header.len() - before) as u64 == count {
+            return Ok(());
+        }
+        Err(bad(format!("the file ends after {} bytes, inside its header", header.len())))
+    };
+    take_header(4, &mut header)?;
+    let dimensions = check_magic([header[0], header[1], header[2], header[3]], labels).map_err(bad)?;
+    take_header(4 * dimensions as u64, &mut header)?;
+    let shape: Vec<u32> = header[4..]
+        .chunks_exact(4)
+        .map(|word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]))
+        .collect();
+    let expected = shape
+        .iter()
+        .try_fold(1_u64, |product, &size| product.checked_mul(u64::from(size)))
+        .filter(|&bytes| usize::try_from(bytes).is_ok())
+        .ok_or_else(|| bad(format!("the header's shape {shape:?} is larger than any memory")))?;
+    let room = limit.saturating_sub(header.len() as u64);
+    if expected > room {
+        let most = if gz { "at most " } else { "" };
+        return Err(bad(format!(
+            "the header's shape {shape:?} asks for {expected} bytes, but {most}{room} can follow; the file is \
+             truncated or not what it says"
+        )));
+    }
+    if shape[0] > 0 && expected == 0 {
+        return Err(bad(format!("the header's shape {shape:?} leaves no room for a single pixel")));
+    }
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(expected as usize)
+        .map_err(|_| bad(format!("no memory for the {expected} bytes of shape {shape:?}")))?;
+    let read = (&mut reader).take(expected).read_to_end(&mut bytes);
+    let read_bytes = (header.len() + bytes.len()) as u64;
+    read.map_err(|error| failed(error, read_bytes))?;
+    if (bytes.len() as u64) < expected {
+        return Err(bad(format!(
+            "the header's shape {shape:?} asks for {expected} bytes, but only {} follow; the file is truncated",
+            bytes.len()
+        )));
+    }
+    // Reading on to the end also checks the checksum of a gzip stream.
+    let more = io::copy(&mut reader, &mut io::sink()).map_err(|error| failed(error, read_bytes))?;
+    if more > 0 {
+        return Err(bad(format!("{more} bytes follow the {expected} of the header's shape {shape:?}")));
+    }
+    Ok(Idx { shape: shape.into_iter().map(|size| size as usize).collect(), bytes })
+}
+
+/// The number of dimensions.
+fn check_magic(magic: [u8; 4], labels: bool) -> Result<u8, String> {
+    let number = u32::from_be_bytes(magic);
+    let expected = if labels { "0x00000801 (labels as bytes)" } else { "0x00000803 (images as bytes)" };
+    let hint = match (magic, labels) {
+        ([0, 0, 8, 1], false) => "; this is a file of labels: the images come first, idx:IMAGES,LABELS",
+        ([0, 0, 8, 3], true) => "; this is a file of images: the labels come second, idx:IMAGES,LABELS",
+        ([0, 0, 9..=14, _], _) => "; only unsigned bytes (type 0x08) are read",
+        _ => "; this is no IDX file",
+    };
+    match (magic, labels) {
+        ([0, 0, 8, 1], true) => Ok(1),
+        ([0, 0, 8, dimensions @ 2..=4], false) => Ok(dimensions),
+        _ => Err(format!("magic number {number:#010x} where {expected} was expected{hint}")),
+    }
+}

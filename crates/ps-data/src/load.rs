@@ -1,0 +1,191 @@
+//! All sources of a run, read, encoded and split.
+
+use crate::config::{DataConfig, Missing, Source, Validation};
+use crate::dataset::{Dataset, Features, Image, Task};
+use crate::encoding::Encoding;
+use crate::error::DataError;
+use crate::fingerprint::fingerprint;
+use crate::progress::Progress;
+use crate::raw::{self, Raw};
+use crate::split::{Preprocessing, Split};
+use crate::statistics;
+use ps_core::Order;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A run's data.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the model is trained on.
+    pub train: Split,
+    /// What progress is measured on.
+    pub validation: Option<Split>,
+    /// What the result is measured on.
+    pub test: Option<Split>,
+    /// SHA-256 of the content of all of it, in lower-case hexadecimal.
+    pub fingerprint: String,
+    /// What the model needs of the targets.
+    pub task: Task,
+    /// Name of each class; empty for regression and counts.
+    pub class_names: Vec<String>,
+    /// Name of each feature.
+    pub feature_names: Vec<String>,
+    /// The shape of samples that are images.
+    pub image: Option<Image>,
+    encoding: Encoding,
+}
+
+/// Reads what `config` names; relative paths start at `root`, `seed` decides a validation share.
+pub fn load(
+    config: &DataConfig,
+    task: Task,
+    seed: u64,
+    root: &Path,
+    progress: &dyn Progress,
+) -> Result<Loaded, DataError> {
+    let validation_source = match &config.validation {
+        Some(Validation::Source(source)) => Some(source.as_str()),
+        Some(Validation::Share(share)) if !(*share > 0.0 && *share < 1.0) => {
+            let problem = format!("{share} is not a share above 0 and below 1");
+            return Err(DataError::Option { key: "validation", problem });
+        }
+        _ => None,
+    };
+    let texts: Vec<&str> = [Some(config.train.as_str()), validation_source, config.test.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut raws = read_all(&texts, root, progress)?.into_iter().zip(texts);
+    let (raw, text) = raws.next().expect("one raw source for each text");
+    let encoding = Encoding::learn(&raw, config, task)?;
+    let mut train = encoding.encode(raw, text, config.missing, true)?;
+    let mut next = |wanted: bool| -> Result<Option<Dataset>, DataError> {
+        let Some((raw, text)) = wanted.then(|| raws.next()).flatten() else { return Ok(None) };
+        encoding.encode(raw, text, config.missing, true).map(Some)
+    };
+    let mut validation = next(validation_source.is_some())?;
+    let mut test = next(config.test.is_some())?;
+    let fingerprint = fingerprint(config, &train, validation.as_ref(), test.as_ref());
+
+    let (train_rows, validation_rows) = match config.validation {
+        Some(Validation::Share(share)) => {
+            let (train, validation) = set_apart(seed, share, train.samples(), &config.train)?;
+            (train, Some(validation))
+        }
+        _ => ((0..train.samples() as u32).collect(), None),
+    };
+    let fill = fill_values(config.missing, &train, &train_rows, &config.train)?;
+    for dataset in [Some(&mut train), validation.as_mut(), test.as_mut()].into_iter().flatten() {
+        fill_missing(dataset, fill.as_deref());
+    }
+    let standard = config.standardize.then(|| statistics::standard(&train, &train_rows));
+    let preprocessing = Arc::new(Preprocessing { fill, standard });
+    let split = |dataset: Dataset| Split::new(Arc::new(dataset), None, Arc::clone(&preprocessing));
+    let whole = split(train);
+    Ok(Loaded {
+        validation: match &validation_rows {
+            Some(rows) => Some(whole.of_rows(rows)),
+            None => validation.map(&split),
+        },
+        train: if validation_rows.is_some() { whole.of_rows(&train_rows) } else { whole },
+        test: test.map(&split),
+        fingerprint,
+        task,
+        class_names: encoding.class_names.clone(),
+        feature_names: encoding.feature_names.clone(),
+        image: encoding.image,
+        encoding,
+    })
+}
+
+/// Reads another source the way `like` was read: with its columns, categories, classes and preprocessing.
+pub fn load_like(
+    source: &str,
+    config: &DataConfig,
+    like: &Loaded,
+    root: &Path,
+    progress: &dyn Progress,
+) -> Result<Split, DataError> {
+    load_other(source, config, like, root, progress, true)
+}
+
+/// Reads another source for prediction: labels are not looked at and need not be there (a CSV file without
+/// the label column, `idx:IMAGES` alone). [`Split::has_targets`] is false for the result.
+pub fn load_unlabelled(
+    source: &str,
+    config: &DataConfig,
+    like: &Loaded,
+    root: &Path,
+    progress: &dyn Progress,
+) -> Result<Split, DataError> {
+    load_other(source, config, like, root, progress, false)
+}
+
+fn load_other(
+    source: &str,
+    config: &DataConfig,
+    like: &Loaded,
+    root: &Path,
+    progress: &dyn Progress,
+    labelled: bool,
+) -> Result<Split, DataError> {
+    let raw = raw::read(&Source::parse(source)?, root, progress)?;
+    let mut dataset = like.encoding.encode(raw, source, config.missing, labelled)?;
+    let preprocessing = Arc::clone(like.train.preprocessing());
+    fill_missing(&mut dataset, preprocessing.fill.as_deref());
+    Ok(Split::new(Arc::new(dataset), None, preprocessing))
+}
+
+/// Reads all sources side by side; the first error in their order counts.
+fn read_all(texts: &[&str], root: &Path, progress: &dyn Progress) -> Result<Vec<Raw>, DataError> {
+    let sources = texts.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            sources.iter().map(|source| scope.spawn(move || raw::read(source, root, progress))).collect();
+        let results = threads.into_iter().map(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        results.collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
+/// Rows for training and for validation, both ascending: those at the last round(share * n) positions (at
+/// least one) of the validation order are for validation.
+fn set_apart(seed: u64, share: f64, n: usize, source: &str) -> Result<(Vec<u32>, Vec<u32>), DataError> {
+    let count = ((share * n as f64).round() as usize).max(1);
+    if count >= n {
+        let problem = format!("a share of {share} of the {n} samples of `{source}` leaves none to train on");
+        return Err(DataError::Option { key: "validation", problem });
+    }
+    let order = Order::validation(seed, n);
+    let mut apart = vec![false; n];
+    (n - count..n).for_each(|position| apart[order.at(position)] = true);
+    let (validation, train) = (0..n as u32).partition(|&row| apart[row as usize]);
+    Ok((train, validation))
+}
+
+/// What takes the place of missing cells, where they are allowed and can occur.
+fn fill_values(
+    missing: Missing,
+    train: &Dataset,
+    rows: &[u32],
+    source: &str,
+) -> Result<Option<Vec<f32>>, DataError> {
+    let (Missing::Mean, Features::F32(values)) = (missing, &train.features) else { return Ok(None) };
+    let means = statistics::means_of_known(values, rows).into_iter().zip(&train.feature_names);
+    let known = means.map(|(mean, name)| {
+        mean.ok_or_else(|| {
+            DataError::unfit(source, format!("column `{name}` has no value at all in the training part"))
+        })
+    });
+    known.collect::<Result<_, _>>().map(Some)
+}
+
+fn fill_missing(dataset: &mut Dataset, fill: Option<&[f32]>) {
+    if let (Features::F32(values), Some(fill)) = (&mut dataset.features, fill) {
+        for mut row in values.rows_mut() {
+            row.iter_mut().zip(fill).filter(|(cell, _)| cell.is_nan()).for_each(|(cell, &mean)| *cell = mean);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Files opened with their size known and every byte reported.
+
+use crate::error::DataError;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Hears of reading as it goes on; called from several threads.
+pub trait Progress: Sync {
+    /// `bytes_done` of `bytes_total` of the file (or built-in source) `name` are read.
+    fn file(&self, name: &str, bytes_done: u64, bytes_total: u64);
+}
+
+/// Nobody listens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoProgress;
+
+impl Progress for NoProgress {
+    fn file(&self, _name: &str, _bytes_done: u64, _bytes_total: u64) {}
+}
+
+/// A file that reports what is read of it.
+pub(crate) struct Watched<'a> {
+    file: File,
+    name: String,
+    done: u64,
+    pub(crate) total: u64,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Watched<'a> {
+    pub(crate) fn open(path: &Path, progress: &'a dyn Progress) -> Result<Self, DataError> {
+        let failed = |error| DataError::File { path: path.into(), error };
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(io::Error::new(
+                io::ErrorKind::IsADirectory,
+                "this is a directory, not a file",
+            )));
+        }
+        Ok(Watched { file, name: path.display().to_string(), done: 0, total: metadata.len(), progress })
+    }
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.done += read as u64;
+        self.progress.file(&self.name, self.done, self.total.max(self.done));
+        Ok(read)
+    }
+}

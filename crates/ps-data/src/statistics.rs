@@ -1,0 +1,90 @@
+//! Means and deviations of the training part.
+//!
+//! Per feature, sums run in binary64 in ascending sample order; features are independent of each other, so
+//! threads take blocks of features.
+
+use crate::dataset::{Dataset, Features};
+use crate::split::{Standard, scaled};
+use ndarray::Array2;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Features that a thread takes at once.
+const BLOCK: usize = 64;
+
+/// Mean of the cells that are not missing, per feature, rounded to binary32; `None` for a feature without any.
+pub(crate) fn means_of_known(values: &Array2<f32>, rows: &[u32]) -> Vec<Option<f32>> {
+    by_blocks(values.ncols(), |features| {
+        let mut sums = vec![(0.0_f64, 0_u64); features.len()];
+        for &row in rows {
+            for (sum, feature) in sums.iter_mut().zip(features.clone()) {
+                let value = values[[row as usize, feature]];
+                if !value.is_nan() {
+                    sum.0 += f64::from(value);
+                    sum.1 += 1;
+                }
+            }
+        }
+        sums.into_iter().map(|(sum, count)| (count > 0).then(|| (sum / count as f64) as f32)).collect()
+    })
+}
+
+/// The standardisation that `rows` of `dataset` ask for.
+pub(crate) fn standard(dataset: &Dataset, rows: &[u32]) -> Standard {
+    let pairs = by_blocks(dataset.features.width(), |features| match &dataset.features {
+        Features::U8(bytes) => block(bytes, rows, features, scaled),
+        Features::F32(values) => block(values, rows, features, |value| value),
+    });
+    let (mean, inv_std) = pairs.into_iter().unzip();
+    Standard { mean, inv_std }
+}
+
+/// Mean and inverse deviation of a block of features.
+fn block<T: Copy>(
+    table: &Array2<T>,
+    rows: &[u32],
+    features: Range<usize>,
+    value: impl Fn(T) -> f32,
+) -> Vec<(f32, f32)> {
+    struct Sums {
+        first: f32,
+        constant: bool,
+        sum: f64,
+        squares: f64,
+    }
+    let at = |row: u32, feature: usize| value(table[[row as usize, feature]]);
+    let mut all: Vec<Sums> = features
+        .clone()
+        .map(|feature| Sums { first: at(rows[0], feature), constant: true, sum: 0.0, squares: 0.0 })
+        .collect();
+    for &row in rows {
+        for (sums, feature) in all.iter_mut().zip(features.clone()) {
+            let value = at(row, feature);
+            sums.constant &= value == sums.first;
+            sums.sum += f64::from(value);
+        }
+    }
+    let count = rows.len() as f64;
+    let means: Vec<f64> = all.iter().map(|sums| sums.sum / count).collect();
+    for &row in rows {
+        for ((sums, mean), feature) in all.iter_mut().zip(&means).zip(features.clone()) {
+            let difference = f64::from(at(row, feature)) - mean;
+            sums.squares += difference * difference;
+        }
+    }
+    all.iter()
+        .zip(means)
+        .map(|(sums, mean)| match sums.constant {
+            true => (sums.first, 1.0),
+            false => (mean as f32, (1.0 / (sums.squares / count).sqrt()) as f32),
+        })
+        .collect()
+}
+
+fn by_blocks<T: Send>(width: usize, work: impl Fn(Range<usize>) -> Vec<T> + Sync) -> Vec<T> {
+    let blocks: Vec<Vec<T>> = (0..width.div_ceil(BLOCK))
+        .into_par_iter()
+        .map(|block| work(block * BLOCK..((block + 1) * BLOCK).min(width)))
+        .collect();
+    blocks.into_iter().flatten().collect()
+}
