@@ -1,1 +1,23 @@
-//! The wire contract: generated types, conversions and checks, limits.
+//! The wire contract: types generated from `proto/downhill/v1`, the checks that everything from the network
+//! passes ([`convert`]), faults as gRPC statuses ([`status`]) and every size and wait of the wire ([`limits`]).
+//!
+//! Generated types appear here and in the two gRPC shells, nowhere else. This crate opens no connection.
+
+pub mod allocator;
+pub mod convert;
+pub mod limits;
+pub mod status;
+pub mod tensor;
+
+pub use convert::{Nonsense, Shape};
+pub use status::{Refusal, Verdict};
+pub use tensor::Pool;
+
+/// What was generated from `proto/downhill/v1`.
+#[allow(missing_docs, clippy::all, clippy::unwrap_used, unused_qualifications)]
+pub mod v1 {
+    tonic::include_proto!("downhill.v1");
+
+    /// The contract itself, for the reflection service.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

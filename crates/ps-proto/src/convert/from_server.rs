@@ -1,0 +1,169 @@
+//! What the server says, checked.
+
+use super::from_worker::printable;
+use super::{Nonsense, Shape, check_chunk, ensure};
+use crate::limits::MAX_TEXT_BYTES;
+use crate::v1::{self, from_server::Message};
+use bytes::Bytes;
+use ps_coord::{Dismissal, WorkerId};
+use std::ops::Range;
+use std::time::Duration;
+
+/// What the server says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerMessage {
+    /// We take part.
+    Admitted(Admission),
+    /// A part of the weights.
+    Weights(WeightsPart),
+    /// Leaves to compute.
+    Assign {
+        /// The step.
+        step: u64,
+        /// Its leaves; at least one.
+        leaves: Range<u32>,
+    },
+    /// We are sent away.
+    Dismissed(Dismissal),
+    /// The server lives.
+    Heartbeat,
+}
+
+/// How we take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Our id.
+    pub worker: WorkerId,
+    /// How often the server wants to hear from us at least; never zero.
+    pub heartbeat: Duration,
+    /// After how long a silence we are dismissed.
+    pub silence: Duration,
+}
+
+/// A part of the weights that lies inside the vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightsPart {
+    /// Steps applied to them.
+    pub version: u64,
+    /// Index of the first element.
+    pub offset: usize,
+    /// Little-endian binary32.
+    pub bytes: Bytes,
+}
+
+/// Checks a message of the server.
+pub fn server_message(message: v1::FromServer, shape: &Shape) -> Result<ServerMessage, Nonsense> {
+    match message.message {
+        Some(Message::Weights(chunk)) => Ok(ServerMessage::Weights(weights_part(chunk, shape)?)),
+        Some(Message::Assign(assign)) => self::assign(assign, shape),
+        Some(Message::Heartbeat(_)) => Ok(ServerMessage::Heartbeat),
+        Some(Message::Dismissed(dismissed)) => dismissal(dismissed).map(ServerMessage::Dismissed),
+        Some(Message::Admitted(admitted)) => admission(admitted, shape).map(ServerMessage::Admitted),
+        None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
+    }
+}
+
+fn weights_part(chunk: v1::WeightsChunk, shape: &Shape) -> Result<WeightsPart, Nonsense> {
+    let v1::WeightsChunk { version, offset, total, weights } = chunk;
+    let steps = shape.plan.steps;
+    ensure!(version <= steps, "weights of version {version} of a run of {steps} steps");
+    let offset = check_chunk(offset, total, &weights, shape.parameters)?;
+    Ok(WeightsPart { version, offset, bytes: weights })
+}
+
+fn assign(assign: v1::Assign, shape: &Shape) -> Result<ServerMessage, Nonsense> {
+    let v1::Assign { step, leaf_start, leaf_end } = assign;
+    ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
+    let leaves = shape.plan.step(step).tree().leaves();
+    ensure!(
+        leaf_start < leaf_end && leaf_end <= leaves,
+        "leaves {leaf_start}..{leaf_end} of step {step}, which has {leaves}"
+    );
+    Ok(ServerMessage::Assign { step, leaves: leaf_start..leaf_end })
+}
+
+fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense> {
+    let reason = printable("reason", dismissed.reason, MAX_TEXT_BYTES)?;
+    match v1::DismissalKind::try_from(dismissed.kind) {
+        Ok(v1::DismissalKind::Done) => Ok(Dismissal::Done),
+        Ok(v1::DismissalKind::Ended) => Ok(Dismissal::Ended(reason)),
+        Ok(v1::DismissalKind::Silent) => Ok(Dismissal::Silent { silent_ms: dismissed.silent_ms }),
+        _ => Err(Nonsense::new(format!("dismissal of kind {}", dismissed.kind))),
+    }
+}
+
+fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<Admission, Nonsense> {
+    let v1::Admitted { worker_id, heartbeat_interval_ms, silence_timeout_ms, parameters, max_chunk } =
+        admitted;
+    ensure!(
+        parameters == shape.parameters as u64,
+        "the server's model has {parameters} parameters, ours {}",
+        shape.parameters
+    );
+    let chunk = crate::limits::chunk_elements(shape.parameters).min(shape.parameters);
+    ensure!(max_chunk >= chunk as u64, "the server takes chunks of {max_chunk} elements, ours have {chunk}");
+    ensure!(
+        heartbeat_interval_ms > 0 && silence_timeout_ms > heartbeat_interval_ms,
+        "a heartbeat every {heartbeat_interval_ms} ms with a patience of {silence_timeout_ms} ms"
+    );
+    Ok(Admission {
+        worker: WorkerId(worker_id),
+        heartbeat: Duration::from_millis(heartbeat_interval_ms),
+        silence: Duration::from_millis(silence_timeout_ms),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::{admitted, dismissed, weights_chunk};
+    use ps_core::BatchPlan;
+
+    fn shape() -> Shape {
+        Shape { plan: BatchPlan::new(1, 100, 40, 4, 2, None), parameters: 7, classes: 3 }
+    }
+
+    fn assign_of(step: u64, leaf_start: u32, leaf_end: u32) -> Result<ServerMessage, Nonsense> {
+        assign(v1::Assign { step, leaf_start, leaf_end }, &shape())
+    }
+
+    #[test]
+    fn assignments_outside_the_run_are_refused() {
+        assert_eq!(assign_of(2, 0, 5), Ok(ServerMessage::Assign { step: 2, leaves: 0..5 }));
+        for (step, start, end) in [(6, 0, 1), (2, 0, 6), (0, 3, 3), (0, 4, 3)] {
+            assert!(assign_of(step, start, end).is_err(), "{step} {start} {end}");
+        }
+    }
+
+    #[test]
+    fn weights_travel_in_chunks_and_strange_ones_are_refused() {
+        let bytes = crate::tensor::share(vec![1.0; 7]);
+        let chunk = weights_chunk(3, &bytes, 0).unwrap();
+        assert!(weights_chunk(3, &bytes, 1).is_none());
+        let part = weights_part(chunk.clone(), &shape()).unwrap();
+        assert_eq!((part.version, part.offset, part.bytes.len()), (3, 0, 28));
+        assert!(weights_part(v1::WeightsChunk { version: 7, ..chunk.clone() }, &shape()).is_err());
+        assert!(weights_part(v1::WeightsChunk { offset: 1, ..chunk.clone() }, &shape()).is_err());
+        assert!(weights_part(v1::WeightsChunk { total: 6, ..chunk }, &shape()).is_err());
+    }
+
+    #[test]
+    fn control_messages_survive_the_wire() {
+        for dismissal in
+            [Dismissal::Done, Dismissal::Ended("stopped".into()), Dismissal::Silent { silent_ms: 9 }]
+        {
+            let message = server_message(dismissed(&dismissal), &shape());
+            assert_eq!(message, Ok(ServerMessage::Dismissed(dismissal)));
+        }
+        let admission = Admission {
+            worker: WorkerId(4),
+            heartbeat: Duration::from_millis(100),
+            silence: Duration::from_millis(500),
+        };
+        let message = server_message(admitted(WorkerId(4), 100, 500, 7), &shape());
+        assert_eq!(message, Ok(ServerMessage::Admitted(admission)));
+        assert!(server_message(admitted(WorkerId(4), 0, 500, 7), &shape()).is_err());
+        assert!(server_message(admitted(WorkerId(4), 100, 500, 8), &shape()).is_err());
+        assert!(server_message(v1::FromServer { message: None }, &shape()).is_err());
+    }
+}

@@ -1,0 +1,241 @@
+//! What a worker says, checked.
+
+use super::{Nonsense, Shape, check_chunk, ensure};
+use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
+use crate::status::Refusal;
+use crate::v1::{self, from_worker::Message};
+use bytes::Bytes;
+use ps_core::{Node, Tally};
+
+/// A worker that asks to be admitted; it speaks our version of the contract.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Greeting {
+    /// Its name, printable.
+    pub name: String,
+    /// Its program, printable.
+    pub build: String,
+    /// What it has loaded and computed.
+    pub fingerprints: v1::Fingerprints,
+}
+
+/// What an admitted worker says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkerMessage {
+    /// It lives.
+    Heartbeat,
+    /// A part of a node's sum.
+    Node(NodePart),
+    /// It lacks weights.
+    WeightsWanted,
+    /// It leaves; why.
+    Goodbye(String),
+}
+
+/// A part of a node's sum that fits the run: the step and the node exist, the elements lie inside the vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodePart {
+    /// The step it was computed for.
+    pub step: u64,
+    /// The node.
+    pub node: Node,
+    /// Index of the first element.
+    pub offset: usize,
+    /// Little-endian binary32.
+    pub bytes: Bytes,
+    /// With the last part, and only then.
+    pub tally: Option<Tally>,
+}
+
+/// Checks the first message of a stream, which must be `Hello`.
+pub fn first_message(message: v1::FromWorker) -> Result<Greeting, Refusal> {
+    match message.message {
+        Some(Message::Hello(greeting)) => hello(greeting),
+        _ => Err(Nonsense::new("the first message must be hello").into()),
+    }
+}
+
+/// Checks `Hello`, all but whether the fingerprints agree.
+pub fn hello(hello: v1::Hello) -> Result<Greeting, Refusal> {
+    let name = printable("worker_name", hello.worker_name, MAX_NAME_BYTES)?;
+    let build = printable("build", hello.build, MAX_NAME_BYTES)?;
+    if hello.protocol_version != PROTOCOL_VERSION {
+        return Err(Refusal::Protocol { theirs: hello.protocol_version, build });
+    }
+    let Some(theirs) = hello.fingerprints else {
+        return Err(Nonsense::new("hello without fingerprints").into());
+    };
+    let fingerprints = v1::Fingerprints {
+        run: printable("fingerprints.run", theirs.run, MAX_TEXT_BYTES)?,
+        data: printable("fingerprints.data", theirs.data, MAX_TEXT_BYTES)?,
+        numerics: printable("fingerprints.numerics", theirs.numerics, MAX_TEXT_BYTES)?,
+        probe: printable("fingerprints.probe", theirs.probe, MAX_TEXT_BYTES)?,
+    };
+    Ok(Greeting { name, build, fingerprints })
+}
+
+/// Checks a message of an admitted worker.
+pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMessage, Nonsense> {
+    match message.message {
+        Some(Message::Node(chunk)) => Ok(WorkerMessage::Node(node_part(chunk, shape)?)),
+        Some(Message::Heartbeat(_)) => Ok(WorkerMessage::Heartbeat),
+        Some(Message::WeightsWanted(_)) => Ok(WorkerMessage::WeightsWanted),
+        Some(Message::Goodbye(goodbye)) => {
+            Ok(WorkerMessage::Goodbye(printable("reason", goodbye.reason, MAX_TEXT_BYTES)?))
+        }
+        Some(Message::Hello(_)) => Err(Nonsense::new("hello came twice")),
+        None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
+    }
+}
+
+fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<NodePart, Nonsense> {
+    let v1::NodeChunk { step, level, index, offset, total, gradient, tally } = chunk;
+    let node = Node { level, index };
+    ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
+    let tree = shape.plan.step(step).tree();
+    ensure!(tree.has(node), "node {node} does not exist at step {step}, which has {} leaves", tree.leaves());
+    let offset = check_chunk(offset, total, &gradient, shape.parameters)?;
+    let is_last = offset + gradient.len() / 4 == shape.parameters;
+    ensure!(
+        is_last == tally.is_some(),
+        "node {node} of step {step}: the tally comes with the last chunk and only there"
+    );
+    let tally = tally.map(|tally| self::tally(tally, step, node, shape)).transpose()?;
+    Ok(NodePart { step, node, offset, bytes: gradient, tally })
+}
+
+fn tally(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result<Tally, Nonsense> {
+    let place = shape.plan.step(step);
+    let samples = place.offsets(place.tree().leaves_of(node)).len() as u64;
+    ensure!(
+        tally.samples == samples,
+        "node {node} of step {step}: tally of {} samples, its leaves have {samples}",
+        tally.samples
+    );
+    let classes = shape.classes;
+    ensure!(
+        tally.class_samples.len() == classes && tally.class_errors.len() == classes,
+        "node {node} of step {step}: tally of {} and {} classes, the model has {classes}",
+        tally.class_samples.len(),
+        tally.class_errors.len()
+    );
+    let pairs = tally.class_samples.iter().zip(&tally.class_errors);
+    // Each addend is checked against the number of samples, so no sum of the fold can overflow.
+    ensure!(
+        pairs.clone().all(|(&all, &wrong)| wrong <= all && all <= samples) && tally.correct <= samples,
+        "node {node} of step {step}: tally counts more than its {samples} samples"
+    );
+    Ok(Tally {
+        samples,
+        loss: tally.loss,
+        correct: tally.correct,
+        classes: pairs.map(|(&all, &wrong)| [all, wrong]).collect(),
+        target: tally.target,
+        target_squared: tally.target_squared,
+        residual_squared: tally.residual_squared,
+    })
+}
+
+/// A text of bounded length whose control characters are replaced: it goes to terminals and logs.
+pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<String, Nonsense> {
+    ensure!(text.len() <= limit, "{field} of {} bytes, the limit is {limit}", text.len());
+    if text.chars().any(char::is_control) {
+        return Ok(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect());
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::node_chunks;
+    use ps_core::{BatchPlan, NodeSum};
+
+    /// Two epochs of 100 samples in steps of 40: 10, 10 and 5 leaves of 4.
+    fn shape(parameters: usize) -> Shape {
+        Shape { plan: BatchPlan::new(1, 100, 40, 4, 2, None), parameters, classes: 3 }
+    }
+
+    fn sum(parameters: usize, node: Node, samples: u64) -> NodeSum {
+        let gradient = (0..parameters).map(|i| i as f32 * 0.5).collect();
+        let tally = Tally { samples, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..Tally::default() };
+        NodeSum { node, gradient, tally }
+    }
+
+    fn good() -> v1::NodeChunk {
+        let message = node_chunks(1, sum(7, Node { level: 1, index: 2 }, 8)).next().unwrap();
+        let Some(Message::Node(chunk)) = message.message else { panic!("not a node") };
+        chunk
+    }
+
+    fn refused(spoil: impl FnOnce(&mut v1::NodeChunk), expected: &str) {
+        let mut chunk = good();
+        spoil(&mut chunk);
+        let text = node_part(chunk, &shape(7)).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text:?} does not say {expected:?}");
+    }
+
+    #[test]
+    fn a_node_in_many_chunks_arrives_whole() {
+        let parameters = 3 * crate::limits::chunk_elements(1 << 21) + (1 << 21);
+        let shape = shape(parameters);
+        let sent = sum(parameters, Node { level: 4, index: 0 }, 40);
+        let mut gradient = Vec::new();
+        let mut tally = None;
+        for message in node_chunks(3, sent.clone()) {
+            let WorkerMessage::Node(part) = worker_message(message, &shape).unwrap() else { panic!() };
+            assert_eq!((part.step, part.node, part.offset), (3, sent.node, gradient.len()));
+            assert!(tally.is_none());
+            crate::tensor::append(&part.bytes, &mut gradient);
+            tally = part.tally;
+        }
+        assert_eq!(NodeSum { node: sent.node, gradient, tally: tally.unwrap() }, sent);
+    }
+
+    #[test]
+    fn a_node_that_does_not_fit_the_run_is_refused() {
+        assert!(node_part(good(), &shape(7)).is_ok());
+        refused(|chunk| chunk.step = 6, "step 6 of a run of 6 steps");
+        refused(|chunk| chunk.level = 5, "node (5, 2) does not exist at step 1");
+        refused(|chunk| chunk.level = u32::MAX, "does not exist");
+        refused(|chunk| chunk.index = 5, "node (1, 5) does not exist");
+        refused(|chunk| chunk.total = 8, "tensor of 8 elements, the model has 7");
+        refused(|chunk| chunk.offset = 1, "7 elements at 1 goes beyond the 7");
+        refused(|chunk| chunk.offset = u64::MAX, "goes beyond");
+        refused(|chunk| chunk.gradient = chunk.gradient.slice(..26), "26 bytes");
+        refused(|chunk| chunk.gradient = Bytes::new(), "empty");
+        refused(|chunk| chunk.gradient = chunk.gradient.slice(..24), "tally comes with the last chunk");
+        refused(|chunk| chunk.tally = None, "tally comes with the last chunk");
+    }
+
+    #[test]
+    fn a_tally_that_does_not_fit_its_node_is_refused() {
+        let spoil = |change: fn(&mut v1::Tally), expected: &str| {
+            refused(|chunk| change(chunk.tally.as_mut().unwrap()), expected);
+        };
+        spoil(|tally| tally.samples = 9, "tally of 9 samples, its leaves have 8");
+        spoil(|tally| tally.class_samples = vec![1], "tally of 1 and 3 classes, the model has 3");
+        spoil(|tally| tally.class_errors.push(0), "tally of 3 and 4 classes");
+        spoil(|tally| tally.class_errors[0] = 2, "counts more");
+        spoil(|tally| tally.class_samples[0] = u64::MAX, "counts more");
+        spoil(|tally| tally.correct = 9, "counts more");
+    }
+
+    #[test]
+    fn the_first_message_is_a_greeting_of_our_version() {
+        let hello = v1::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            worker_name: "a\u{1b}[2Jb".into(),
+            build: "test".into(),
+            fingerprints: Some(v1::Fingerprints::default()),
+        };
+        let send = |hello: v1::Hello| first_message(v1::FromWorker { message: Some(Message::Hello(hello)) });
+        assert_eq!(send(hello.clone()).unwrap().name, "a\u{fffd}[2Jb");
+        let old = v1::Hello { protocol_version: 0, ..hello.clone() };
+        assert_eq!(send(old), Err(Refusal::Protocol { theirs: 0, build: "test".into() }));
+        let long = v1::Hello { worker_name: "x".repeat(257), ..hello.clone() };
+        assert!(send(long).unwrap_err().to_string().contains("worker_name of 257 bytes"));
+        assert!(send(v1::Hello { fingerprints: None, ..hello }).is_err());
+        assert!(first_message(v1::FromWorker { message: None }).is_err());
+        assert!(worker_message(v1::FromWorker { message: None }, &shape(7)).is_err());
+    }
+}

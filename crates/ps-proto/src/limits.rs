@@ -1,0 +1,92 @@
+//! Every size, window and wait of the wire, each with the reason for its value.
+
+use std::time::Duration;
+
+/// Version of the contract in `proto/downhill/v1`; both sides must speak the same.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest HTTP/2 frame. The one setting that matters for large tensors: 16 KiB frames, the default, halve the
+/// throughput, frames above 1 MiB gain nothing. Both sides set it.
+pub const MAX_FRAME_BYTES: u32 = 1 << 20;
+
+/// What one stream may send before the receiver has read it: a few chunks, so that the sender never waits for
+/// the receiver's next read, and no more, since the memory is per worker.
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// The same for a whole connection: the stream of the rounds and some pulls beside it.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Longest message that is read. A chunk is at most 1 MiB; the rest is room for the tally of many classes and
+/// for the run file. Anything longer is refused before memory is taken for it.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// Longest chunk of a tensor, in bytes: with its header it still fits into one frame.
+pub const MAX_CHUNK_BYTES: usize = (1 << 20) - 4096;
+
+/// Chunk of a small tensor, in bytes: several chunks overlap sending with receiving.
+const SMALL_CHUNK_BYTES: usize = 256 << 10;
+
+/// Tensors up to this many bytes are sent in small chunks.
+const SMALL_TENSOR_BYTES: usize = 4 << 20;
+
+/// Longest name and build text of a peer, in bytes: it goes to logs and status replies.
+pub const MAX_NAME_BYTES: usize = 256;
+
+/// Longest reason and fingerprint of a peer, in bytes, likewise.
+pub const MAX_TEXT_BYTES: usize = 1024;
+
+/// Workers at once: each costs a buffer of the size of the model while its node arrives.
+pub const MAX_WORKERS: usize = 1024;
+
+/// Streams at once on one connection: the rounds, and a few unary calls beside them.
+pub const MAX_STREAMS_PER_CONNECTION: u32 = 16;
+
+/// Messages from all workers that wait for the driver: enough to keep it busy, little enough that a driver in
+/// the middle of an update holds at most 64 MiB of chunks and pushes back on the connections.
+pub const INBOX_MESSAGES: usize = 64;
+
+/// Messages that wait for one worker. A round costs two or three; a worker that is this far behind is not
+/// draining its stream and is dropped.
+pub const OUTBOX_MESSAGES: usize = 64;
+
+/// Versions of the weights that may wait for one worker: each holds a whole copy of the model.
+pub const OUTBOX_WEIGHTS: usize = 3;
+
+/// Until a TCP connection stands.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Until a unary call, or the answer to `Hello`, is there: a server that is loading its data answers late, one
+/// that is not ours never.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Until `Hello` must have come on an open stream.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// HTTP/2 pings on a connection: how an unplugged cable is found while nothing is sent.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a ping may stay unanswered before the connection counts as dead.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a server that is done waits for its workers to take their leave before it closes on them.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Elements of a chunk of a tensor of `elements` elements.
+pub fn chunk_elements(elements: usize) -> usize {
+    let bytes = if elements * 4 < SMALL_TENSOR_BYTES { SMALL_CHUNK_BYTES } else { MAX_CHUNK_BYTES };
+    bytes / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_with_its_header_fits_into_one_frame_and_one_message() {
+        for elements in [1, 1 << 20, 1 << 28] {
+            assert!(chunk_elements(elements) * 4 <= MAX_CHUNK_BYTES);
+        }
+        assert!(MAX_CHUNK_BYTES + 1024 < MAX_FRAME_BYTES as usize);
+        assert!(MAX_FRAME_BYTES as usize <= MAX_MESSAGE_BYTES);
+    }
+}

@@ -1,0 +1,197 @@
+//! Faults as gRPC statuses and back, in one place.
+
+use crate::convert::Nonsense;
+use crate::limits::{HELLO_TIMEOUT, MAX_WORKERS, PROTOCOL_VERSION};
+use crate::v1::Fingerprints;
+use tonic::{Code, Status};
+
+/// Why the server refuses a worker or ends its stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The worker speaks another version of the contract.
+    Protocol {
+        /// Its version.
+        theirs: u32,
+        /// Its program.
+        build: String,
+    },
+    /// The worker computes by another version of the numbers.
+    Numerics {
+        /// Its version.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// The worker has loaded something else; one sentence for each thing that differs.
+    Differs(String),
+    /// A message that cannot be right.
+    Nonsense(Nonsense),
+    /// `Hello` did not come.
+    NoHello,
+    /// No place is left.
+    Full,
+    /// The worker does not drain its stream.
+    NotDraining,
+    /// The server is ending.
+    Ending,
+}
+
+impl From<Nonsense> for Refusal {
+    fn from(nonsense: Nonsense) -> Self {
+        Refusal::Nonsense(nonsense)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Protocol { theirs, build } => write!(
+                f,
+                "the server speaks protocol version {PROTOCOL_VERSION}, the worker ({build}) {theirs}; \
+                 use the same release on both sides"
+            ),
+            Refusal::Numerics { theirs, ours } => write!(
+                f,
+                "the server computes by numerics version {ours}, the worker by {theirs}; \
+                 use the same release on both sides"
+            ),
+            Refusal::Differs(what) => f.write_str(what),
+            Refusal::Nonsense(nonsense) => nonsense.fmt(f),
+            Refusal::NoHello => write!(f, "no hello within {} s", HELLO_TIMEOUT.as_secs()),
+            Refusal::Full => write!(f, "the server has {MAX_WORKERS} workers, which is its limit"),
+            Refusal::NotDraining => f.write_str(
+                "the worker does not read what it is sent: too much waits for it; it was dropped and may come back",
+            ),
+            Refusal::Ending => f.write_str("the server is ending"),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal {
+            Refusal::Protocol { .. } | Refusal::Numerics { .. } | Refusal::Differs(_) => {
+                Code::FailedPrecondition
+            }
+            Refusal::Nonsense(_) => Code::InvalidArgument,
+            Refusal::NoHello => Code::DeadlineExceeded,
+            Refusal::Full | Refusal::NotDraining => Code::ResourceExhausted,
+            Refusal::Ending => Code::Unavailable,
+        };
+        Status::new(code, refusal.to_string())
+    }
+}
+
+/// What a status means to a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Configuration, data or version do not fit; trying again is useless.
+    Mismatch(String),
+    /// Whoever answered is not a Downhill server.
+    NotOurs(String),
+    /// The server found our message wrong: a fault in one of the two programs.
+    Refused(String),
+    /// Worth another try; what happened.
+    Passing(String),
+}
+
+/// What `status` means to a worker.
+pub fn verdict(status: &Status) -> Verdict {
+    let text = describe(status);
+    match status.code() {
+        Code::FailedPrecondition => Verdict::Mismatch(status.message().to_owned()),
+        Code::Unimplemented => Verdict::NotOurs(format!("it does not know Downhill's calls ({text})")),
+        Code::InvalidArgument => Verdict::Refused(status.message().to_owned()),
+        _ if is_not_http2(status) => Verdict::NotOurs(format!("it does not speak gRPC ({text})")),
+        _ => Verdict::Passing(text),
+    }
+}
+
+/// Code, message and the chain of causes, each once.
+fn describe(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    if text.is_empty() { format!("{:?}", status.code()) } else { text }
+}
+
+/// Whether the bytes that came back are no HTTP/2: what an SSH or an HTTP/1.1 server causes.
+fn is_not_http2(status: &Status) -> bool {
+    let text = describe(status);
+    // tonic gives no typed access to h2's reasons; these are their fixed descriptions.
+    ["frame with invalid size", "unspecific protocol error", "invalid HTTP", "invalid compression flag"]
+        .iter()
+        .any(|sign| text.contains(sign))
+        || text.contains("grpc-status header missing")
+}
+
+/// One sentence for each fingerprint that differs, or `None` if all agree.
+pub fn differences(ours: &Fingerprints, theirs: &Fingerprints) -> Option<String> {
+    let sentences: Vec<String> = [
+        (
+            "run file",
+            &ours.run,
+            &theirs.run,
+            "the numeric part of the run was changed or read differently; use the same release on both sides",
+        ),
+        ("data", &ours.data, &theirs.data, "the worker has another copy of the data; check its --data-root"),
+        (
+            "numerics version",
+            &ours.numerics,
+            &theirs.numerics,
+            "the two programs compute differently; use the same release on both sides",
+        ),
+        (
+            "probe gradient",
+            &ours.probe,
+            &theirs.probe,
+            "the worker's machine or build computes other bits; use the same release on both sides",
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, ours, theirs, _)| ours != theirs)
+    .map(|(what, ours, theirs, hint)| {
+        format!("{what} differs: the server has {ours}, the worker {theirs} ({hint})")
+    })
+    .collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fingerprints(data: &str) -> Fingerprints {
+        Fingerprints { run: "r".into(), data: data.into(), numerics: "1".into(), probe: "p".into() }
+    }
+
+    #[test]
+    fn what_differs_is_named_with_both_values_and_nothing_else() {
+        let text = differences(&fingerprints("abc"), &fingerprints("def")).unwrap();
+        assert!(text.starts_with("data differs: the server has abc, the worker def"), "{text}");
+        assert!(!text.contains("probe") && !text.contains("run file"));
+        assert_eq!(differences(&fingerprints("abc"), &fingerprints("abc")), None);
+    }
+
+    #[test]
+    fn refusals_arrive_as_what_they_are() {
+        let check = |refusal: Refusal, expected: fn(String) -> Verdict| {
+            let text = refusal.to_string();
+            assert_eq!(verdict(&refusal.into()), expected(text));
+        };
+        check(Refusal::Protocol { theirs: 2, build: "x".into() }, Verdict::Mismatch);
+        check(Refusal::Numerics { theirs: 2, ours: 1 }, Verdict::Mismatch);
+        check(Refusal::Differs("data differs".into()), Verdict::Mismatch);
+        check(Refusal::Full, Verdict::Passing);
+        check(Refusal::NotDraining, Verdict::Passing);
+        check(Refusal::Ending, Verdict::Passing);
+        check(Refusal::Nonsense(Nonsense::new("chunk is empty")), Verdict::Refused);
+        assert!(matches!(verdict(&Status::unimplemented("")), Verdict::NotOurs(_)));
+    }
+}
