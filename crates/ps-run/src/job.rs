@@ -1,0 +1,174 @@
+//! A run ready to start: its file, data, model and plan.
+
+use ps_config::RunConfig;
+use ps_core::params::weights_hash;
+use ps_core::{BatchPlan, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Samples, SgdConfig, Trainer};
+use ps_data::{DataError, Loaded, Progress, Task};
+use std::fmt;
+use std::path::Path;
+
+/// Everything that one run of one process needs, loaded and checked against each other.
+pub struct Job {
+    /// The run file, resolved.
+    pub run: RunConfig,
+    /// The samples.
+    pub data: Loaded,
+    /// The model that fits them.
+    pub model: Model,
+    /// How the training samples are cut into steps.
+    pub plan: BatchPlan,
+    /// The rate of each step.
+    pub rate: LearningRate,
+    /// What a step does with the gradient.
+    pub optimizer: SgdConfig,
+    /// What other processes of the run must agree on.
+    pub fingerprint: Fingerprint,
+}
+
+/// A run's identity: processes whose fingerprints differ would not compute the same bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Of the numeric part of the run file, in hexadecimal.
+    pub run: String,
+    /// Of the samples' content, in hexadecimal.
+    pub data: String,
+    /// Version of the specification of the numbers.
+    pub numerics: u32,
+}
+
+/// Why a run cannot start.
+#[derive(Debug)]
+pub enum JobError {
+    /// The data is missing, damaged or unfit.
+    Data(DataError),
+    /// A batch asks for more samples than there are.
+    BatchTooLarge {
+        /// Samples of a batch.
+        batch: usize,
+        /// Training samples.
+        samples: usize,
+    },
+    /// Training and evaluation sources do not go together, or a feature count is out of range.
+    Unfit(String),
+}
+
+impl Job {
+    /// Loads the data of `run` and builds the model that fits it. Relative data paths start at `data_root`
+    /// where given, else at `base`, the run file's folder.
+    pub fn load(
+        run: RunConfig,
+        base: &Path,
+        data_root: Option<&Path>,
+        progress: &dyn Progress,
+    ) -> Result<Job, JobError> {
+        let root = data_root.unwrap_or(base);
+        let data = ps_data::load(&run.data, task(run.model.head), run.seed, root, progress).map_err(JobError::Data)?;
+        let (samples, batch) = (data.train.len(), run.train.batch);
+        if batch > samples {
+            return Err(JobError::BatchTooLarge { batch, samples });
+        }
+        if data.train.features() == 0 {
+            return Err(JobError::Unfit(format!("{}: the samples have no features", run.data.train)));
+        }
+        let model = Model::new(
+            data.train.features(),
+            &run.model.hidden,
+            run.model.activation,
+            run.model.head,
+            data.class_names.len(),
+        );
+        let plan = run.plan(samples);
+        let fingerprint =
+            Fingerprint { run: run.fingerprint(), data: data.fingerprint.clone(), numerics: NUMERICS_VERSION };
+        Ok(Job { rate: run.rate(plan.steps), optimizer: run.optimizer.sgd, run, data, model, plan, fingerprint })
+    }
+
+    /// The holder of the weights, before the first step.
+    pub fn trainer(&self) -> Trainer {
+        Trainer::new(&self.model, self.plan, self.optimizer, self.rate)
+    }
+
+    /// What computes gradients, with the kernel that this machine has.
+    pub fn gradients(&self) -> Gradients {
+        Gradients::new(self.model.clone(), self.plan, Kernel::detect())
+    }
+
+    /// SHA-256 of a gradient that costs next to nothing and goes through every layer: that of the first leaf
+    /// of step 0. Two machines that give different ones would not compute the same bits.
+    pub fn probe(&self) -> String {
+        let mut weights = self.model.initial(self.run.seed);
+        if self.model.layers().len() == 1 {
+            // These models start at 0, where every product is 0 on any machine.
+            for (index, weight) in weights.iter_mut().enumerate() {
+                *weight = (index % 17) as f32 / 1024.0 - 1.0 / 128.0;
+            }
+        }
+        let mut sums = self.gradients().compute(&weights, &self.data.train, 0, 0..1);
+        let mut gradient = sums.pop().map_or_else(Vec::new, |sum| sum.gradient);
+        for element in gradient.iter_mut().filter(|element| element.is_nan()) {
+            // The bits of a NaN are no part of the numbers.
+            *element = f32::NAN;
+        }
+        weights_hash(&gradient)
+    }
+}
+
+impl Fingerprint {
+    /// One line for each part in which `theirs` differs, with both values; empty if they agree.
+    pub fn differences(&self, theirs: &Fingerprint) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut compare = |what: &str, ours: &str, theirs: &str| {
+            if ours != theirs {
+                lines.push(format!("{what} differs: {ours} here, {theirs} there"));
+            }
+        };
+        compare("the run file's fingerprint", &self.run, &theirs.run);
+        compare("the data's fingerprint", &self.data, &theirs.data);
+        compare("the version of the numbers", &self.numerics.to_string(), &theirs.numerics.to_string());
+        lines
+    }
+}
+
+/// What `head` needs of the targets.
+pub(crate) fn task(head: Head) -> Task {
+    match head {
+        Head::SquaredError => Task::Regression,
+        Head::Poisson => Task::Count,
+        Head::Logistic => Task::Binary,
+        Head::Softmax => Task::Classes,
+    }
+}
+
+impl JobError {
+    /// Whether the command line or the run file must change, rather than a file of data.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            JobError::Data(error) => error.is_usage(),
+            JobError::BatchTooLarge { .. } => true,
+            JobError::Unfit(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JobError::Data(error) => error.fmt(f),
+            JobError::BatchTooLarge { batch, samples } => write!(
+                f,
+                "train.batch: {batch} samples, but the training part holds {samples}; \
+                 use --set train.batch={samples} or less"
+            ),
+            JobError::Unfit(problem) => f.write_str(problem),
+        }
+    }
+}
+
+impl std::error::Error for JobError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            JobError::Data(error) => Some(error),
+            _ => None,
+        }
+    }
+}
