@@ -197,7 +197,9 @@ pub enum WorkerEvent {
 /// What the worker's driver is to do, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerAction {
-    /// Try to reach the server and to be admitted; answer `Connected` or `Disconnected`.
+    /// Let go of the connection there is, if any (nothing more is to be reported from it), try to reach the
+    /// server and to be admitted; answer `Connected` or `Disconnected`. A refusal that no retry can help is
+    /// answered with `Dismissed(Ended)`.
     Connect,
     /// Compute the gradients of `leaves` at the weights of version `step`, which the driver holds.
     Compute {
@@ -222,7 +224,8 @@ pub enum WorkerAction {
     },
     /// Ask the server for its weights.
     AskWeights,
-    /// Tell the server that we live.
+    /// Tell the server that we live. The server's driver answers at once by itself, which arrives here as
+    /// `Heard`: so both sides hear from each other however long a computation or a round takes.
     Heartbeat,
     /// One line for the log: what is awaited, from whom, for how long.
     Notice(String),

@@ -4,9 +4,24 @@
 //! tree, and three drivers (the simulator, local threads, gRPC) carry out what they say. This crate never
 //! reads a clock, never does input or output and never iterates over a hash map; its `clippy.toml` sees to
 //! that.
+//!
+//! A driver feeds [`ServerCore::step`] or [`WorkerCore::step`] with events in the order in which they
+//! happened, carries out the actions in order, and steps with `Timeout` when [`ServerCore::deadline`] has
+//! come *and no other event is waiting* (so that news in the inbox is not taken for silence). A `Timeout` too
+//! early or too many does no harm.
 
+pub mod assignment;
 pub mod event;
+mod membership;
+mod round;
+mod server;
+mod status;
+mod worker;
 
 pub use event::{
     Departure, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerAction, WorkerEvent, WorkerId,
+    WorkerOutcome,
 };
+pub use server::{ServerConfig, ServerCore};
+pub use status::{MissingLeaves, Status, WaitsFor, WorkerState, WorkerStatus};
+pub use worker::{WorkerConfig, WorkerCore};

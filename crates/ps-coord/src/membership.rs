@@ -1,0 +1,172 @@
+//! Who takes part: admission, contact, departure, and how fast each worker is.
+
+use crate::event::{Departure, Dismissal, Millis, WorkerId};
+use crate::status::WorkerState;
+use std::collections::BTreeMap;
+
+/// How many workers that are gone are remembered, for the status only.
+const REMEMBERED: usize = 32;
+/// Weight of the past in a worker's pace: about the last ten contributions count.
+const PACE_MEMORY: f64 = 0.9;
+
+/// One worker, in the state it is in.
+#[derive(Clone, Debug)]
+pub(crate) enum Member {
+    /// Admitted while an update is under way: it gets its first weights together with all others.
+    Joining { heard: Millis },
+    /// It has been sent the current weights and can be given leaves.
+    Training { heard: Millis, record: Record },
+    /// It was sent away; its stream has not closed yet.
+    Draining { reason: Dismissal, heard: Millis, record: Record },
+    /// It can no longer be talked to.
+    Gone { reason: Departure, heard: Millis, record: Record },
+}
+
+/// What a worker has done so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record {
+    /// Nodes that counted.
+    pub contributions: u64,
+    /// Leaves and milliseconds of late, fading.
+    leaves: f64,
+    millis: f64,
+    /// Since when it has been at the work that the next contribution ends.
+    busy_since: Millis,
+}
+
+impl Record {
+    /// Leaves per second; nothing before the first contribution.
+    pub fn speed(&self) -> Option<f64> {
+        (self.millis > 0.0).then(|| 1000.0 * self.leaves / self.millis)
+    }
+}
+
+/// All workers of the run, by id.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Members(BTreeMap<WorkerId, Member>);
+
+impl Members {
+    /// Admits a worker; `false` if the id is known already.
+    pub fn admit(&mut self, worker: WorkerId, now: Millis) -> bool {
+        if self.0.contains_key(&worker) {
+            return false;
+        }
+        self.0.insert(worker, Member::Joining { heard: now });
+        true
+    }
+
+    /// A joining worker has been sent weights: it takes part from now on.
+    pub fn start_training(&mut self, worker: WorkerId) {
+        if let Some(member @ Member::Joining { .. }) = self.0.get_mut(&worker) {
+            *member = Member::Training { heard: member.heard(), record: Record::default() };
+        }
+    }
+
+    /// Something arrived from `worker`.
+    pub fn hear(&mut self, worker: WorkerId, now: Millis) {
+        if let Some(Member::Joining { heard } | Member::Training { heard, .. }) = self.0.get_mut(&worker) {
+            *heard = now;
+        }
+    }
+
+    /// `worker` was given leaves.
+    pub fn note_given(&mut self, worker: WorkerId, now: Millis) {
+        if let Some(Member::Training { record, .. }) = self.0.get_mut(&worker) {
+            record.busy_since = now;
+        }
+    }
+
+    /// A contribution of `worker` has covered `leaves` leaves more.
+    pub fn credit(&mut self, worker: WorkerId, leaves: u32, now: Millis) {
+        if let Some(Member::Training { record, .. }) = self.0.get_mut(&worker) {
+            record.contributions += 1;
+            record.leaves = PACE_MEMORY * record.leaves + f64::from(leaves);
+            record.millis = PACE_MEMORY * record.millis + now.saturating_sub(record.busy_since) as f64;
+            record.busy_since = now;
+        }
+    }
+
+    /// `worker` is sent away; its stream still has to close.
+    pub fn drain(&mut self, worker: WorkerId, reason: Dismissal) {
+        if let Some(member) = self.0.get_mut(&worker) {
+            *member = Member::Draining { reason, heard: member.heard(), record: member.record() };
+        }
+    }
+
+    /// `worker` can no longer be talked to; whether it was live until now.
+    pub fn bury(&mut self, worker: WorkerId, reason: Departure) -> bool {
+        let Some(member) = self.0.get_mut(&worker) else { return false };
+        let was_live = member.is_live();
+        if !matches!(member, Member::Gone { .. }) {
+            *member = Member::Gone { reason, heard: member.heard(), record: member.record() };
+        }
+        let gone: Vec<WorkerId> =
+            self.0.iter().filter(|(_, m)| matches!(m, Member::Gone { .. })).map(|(&id, _)| id).collect();
+        for id in gone.iter().take(gone.len().saturating_sub(REMEMBERED)) {
+            self.0.remove(id);
+        }
+        was_live
+    }
+
+    /// Workers that can be talked to, ascending by id.
+    pub fn live(&self) -> Vec<WorkerId> {
+        self.0.iter().filter(|(_, member)| member.is_live()).map(|(&id, _)| id).collect()
+    }
+
+    /// How many there are of those.
+    pub fn live_count(&self) -> u32 {
+        self.0.values().filter(|member| member.is_live()).count() as u32
+    }
+
+    /// Whether `worker` can be talked to.
+    pub fn is_live(&self, worker: WorkerId) -> bool {
+        self.0.get(&worker).is_some_and(Member::is_live)
+    }
+
+    /// When the live worker that has been silent longest was last heard, and which it is.
+    pub fn most_silent(&self) -> Option<(Millis, WorkerId)> {
+        self.0.iter().filter(|(_, member)| member.is_live()).map(|(&id, member)| (member.heard(), id)).min()
+    }
+
+    /// All that are remembered.
+    pub fn iter(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
+        self.0.iter().map(|(&id, member)| (id, member))
+    }
+}
+
+impl Member {
+    /// Whether it can be talked to and counts.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Member::Joining { .. } | Member::Training { .. })
+    }
+
+    /// When something last arrived from it.
+    pub fn heard(&self) -> Millis {
+        match self {
+            Member::Joining { heard }
+            | Member::Training { heard, .. }
+            | Member::Draining { heard, .. }
+            | Member::Gone { heard, .. } => *heard,
+        }
+    }
+
+    /// What it has done.
+    pub fn record(&self) -> Record {
+        match self {
+            Member::Joining { .. } => Record::default(),
+            Member::Training { record, .. }
+            | Member::Draining { record, .. }
+            | Member::Gone { record, .. } => record.clone(),
+        }
+    }
+
+    /// The state as the status shows it.
+    pub fn state(&self) -> WorkerState {
+        match self {
+            Member::Joining { .. } => WorkerState::Joining,
+            Member::Training { .. } => WorkerState::Training,
+            Member::Draining { reason, .. } => WorkerState::Draining(reason.clone()),
+            Member::Gone { reason, .. } => WorkerState::Gone(reason.clone()),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! One synchronous round: which leaves are in, who holds the others, and when they are overdue.
+
+use crate::event::{Millis, WorkerId};
+use crate::status::MissingLeaves;
+use ps_core::tree::Gathered;
+use ps_core::{Coverage, Node, Tree};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// After this many copies of the same leaves the time until the next one no longer doubles.
+const MAX_DOUBLINGS: usize = 6;
+
+/// The gathering of one step's gradient.
+#[derive(Clone, Debug)]
+pub(crate) struct Round {
+    pub step: u64,
+    pub opened: Millis,
+    coverage: Coverage,
+    /// What was given to workers that are still live, in the order of giving.
+    given: Vec<Given>,
+    /// When leaves next have to be given out (again). May be too early, never too late.
+    pub check_at: Millis,
+}
+
+#[derive(Clone, Debug)]
+struct Given {
+    worker: WorkerId,
+    leaves: Range<u32>,
+    since: Millis,
+}
+
+/// Missing leaves that all have the same holders.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub leaves: Range<u32>,
+    /// In the order in which they were given it; a worker can stand here twice.
+    pub holders: Vec<WorkerId>,
+    /// When they were last given to anybody.
+    pub since: Option<Millis>,
+}
+
+impl Run {
+    /// When these leaves are to be given out (again): at once if nobody holds them, else a `timeout` after the
+    /// last time, doubled with every copy so that a batch that is slow for everybody is not given out forever.
+    ///
+    /// Speculation from measured speeds belongs here: a run is due as soon as an idle worker would be done
+    /// with it before its holder.
+    pub fn due(&self, timeout: Millis) -> Millis {
+        self.since.map_or(0, |since| {
+            let doublings = (self.holders.len() - 1).min(MAX_DOUBLINGS);
+            since.saturating_add(timeout.saturating_mul(1 << doublings))
+        })
+    }
+}
+
+impl Round {
+    /// A round in which no leaf is held by anybody yet.
+    pub fn open(step: u64, tree: Tree, now: Millis) -> Self {
+        Round { step, opened: now, coverage: Coverage::new(tree), given: Vec::new(), check_at: now }
+    }
+
+    /// Counts a node and returns how many leaves it covers that were missing. Whose it is does not matter: a
+    /// node's sum has the same bits from anybody, and the data plane has folded it by the same rule. (Audit,
+    /// which has a share of the nodes computed twice and compares, would make it matter.)
+    pub fn contribute(&mut self, node: Node) -> u32 {
+        if !self.coverage.tree().has(node) {
+            return 0;
+        }
+        let before = self.coverage.covered();
+        match self.coverage.gather(node) {
+            Gathered::Known => 0,
+            Gathered::New { .. } => self.coverage.covered() - before,
+        }
+    }
+
+    /// Whether every leaf is in.
+    pub fn is_complete(&self) -> bool {
+        self.coverage.is_complete()
+    }
+
+    /// Notes that `worker` was given `leaves`.
+    pub fn give(&mut self, worker: WorkerId, leaves: Range<u32>, now: Millis) {
+        self.given.push(Given { worker, leaves, since: now });
+    }
+
+    /// `worker` is lost: what it holds counts as not given, and is to be given out at once.
+    pub fn forget(&mut self, worker: WorkerId, now: Millis) {
+        self.given.retain(|given| given.worker != worker);
+        self.check_at = now;
+    }
+
+    /// The missing leaves, ascending, cut where the holders change.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for missing in self.coverage.missing() {
+            let mut cuts: Vec<u32> = self.given.iter().flat_map(|g| [g.leaves.start, g.leaves.end]).collect();
+            cuts.retain(|&cut| missing.start < cut && cut < missing.end);
+            cuts.extend([missing.start, missing.end]);
+            cuts.sort_unstable();
+            cuts.dedup();
+            for pair in cuts.windows(2) {
+                let holding = |g: &&Given| g.leaves.start <= pair[0] && pair[1] <= g.leaves.end;
+                runs.push(Run {
+                    leaves: pair[0]..pair[1],
+                    holders: self.given.iter().filter(holding).map(|given| given.worker).collect(),
+                    since: self.given.iter().filter(holding).map(|given| given.since).max(),
+                });
+            }
+        }
+        runs
+    }
+
+    /// Missing leaves by holder.
+    pub fn loads(&self) -> BTreeMap<WorkerId, u32> {
+        let mut loads = BTreeMap::new();
+        for mut run in self.runs() {
+            run.holders.sort_unstable();
+            run.holders.dedup();
+            for holder in run.holders {
+                *loads.entry(holder).or_default() += run.leaves.len() as u32;
+            }
+        }
+        loads
+    }
+
+    /// The missing leaves as the status shows them.
+    pub fn missing(&self) -> Vec<MissingLeaves> {
+        let mut missing: Vec<MissingLeaves> = Vec::new();
+        for mut run in self.runs() {
+            run.holders.sort_unstable();
+            run.holders.dedup();
+            match missing.last_mut() {
+                Some(last) if last.leaves.end == run.leaves.start && last.holders == run.holders => {
+                    last.leaves.end = run.leaves.end;
+                }
+                _ => missing.push(MissingLeaves { leaves: run.leaves, holders: run.holders }),
+            }
+        }
+        missing
+    }
+}

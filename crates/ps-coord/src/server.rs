@@ -1,0 +1,414 @@
+//! The server's half of the round logic.
+
+use crate::assignment::{assign, level_out};
+use crate::event::{Departure, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId};
+use crate::membership::Members;
+use crate::round::{Round, Run};
+use crate::status::{Status, WaitsFor, WorkerStatus};
+use ps_core::{BatchPlan, Node};
+use std::ops::Range;
+
+/// What the server goes by.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// How the run is cut into steps and leaves.
+    pub plan: BatchPlan,
+    /// Version of the weights that the server starts with: 0, or a checkpoint's, from which a restarted
+    /// server goes on as if nothing had happened.
+    pub start_version: u64,
+    /// Workers without whom the first round does not open. Afterwards one is enough.
+    pub min_workers: u32,
+    /// Too few workers for this long ends the run.
+    pub join_timeout_ms: Millis,
+    /// A worker of whom nothing was heard for this long is lost. Several heartbeats, so that one late
+    /// heartbeat is no verdict.
+    pub contact_timeout_ms: Millis,
+    /// Leaves that were given to a worker but are not back after this long are also given to another.
+    pub work_timeout_ms: Millis,
+    /// A wait that lasts is reported this often.
+    pub notice_every_ms: Millis,
+}
+
+/// Opens rounds, hands out leaves, replaces lost workers, ends the run.
+///
+/// An event changes what is known (`step`); what follows from it is drawn in one place (`settle`), which
+/// depends on what is known and on the time, not on which event it was.
+#[derive(Clone, Debug)]
+pub struct ServerCore {
+    config: ServerConfig,
+    now: Millis,
+    version: u64,
+    members: Members,
+    phase: Phase,
+    /// When the phase began.
+    since: Millis,
+    /// Since when there have been too few workers.
+    short_since: Option<Millis>,
+    notice_at: Millis,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    /// For the first `min_workers`.
+    Waiting,
+    /// Gathering the leaves of the step that the version names.
+    Open(Round),
+    /// All leaves are in; the data plane is at work.
+    Updating { stopping: bool },
+    /// Nothing happens any more.
+    Finished,
+}
+
+impl ServerCore {
+    /// A server that waits for workers.
+    pub fn new(now: Millis, config: ServerConfig) -> Self {
+        ServerCore {
+            now,
+            version: config.start_version,
+            members: Members::default(),
+            phase: Phase::Waiting,
+            since: now,
+            short_since: Some(now),
+            notice_at: now.saturating_add(config.notice_every_ms),
+            config,
+        }
+    }
+
+    /// Takes in what has happened and appends what is to be done about it.
+    pub fn step(&mut self, now: Millis, event: ServerEvent, actions: &mut Vec<ServerAction>) {
+        if matches!(self.phase, Phase::Finished) {
+            return;
+        }
+        self.now = self.now.max(now);
+        match event {
+            ServerEvent::Joined { worker } => self.join(worker, actions),
+            ServerEvent::Left { worker, reason } => self.lose(worker, reason, actions),
+            ServerEvent::Heard { worker } => self.members.hear(worker, self.now),
+            ServerEvent::Contributed { worker, step, node } => self.contribute(worker, step, node),
+            ServerEvent::WeightsWanted { worker } => self.resend_weights(worker, actions),
+            ServerEvent::Updated { step } => self.updated(step, actions),
+            ServerEvent::Diverged { step } => self.diverged(step, actions),
+            ServerEvent::Stop => self.stop(actions),
+            ServerEvent::Timeout => {}
+        }
+        self.settle(actions);
+    }
+
+    /// When the driver must step with `Timeout`, unless something happens before.
+    pub fn deadline(&self) -> Option<Millis> {
+        if matches!(self.phase, Phase::Finished) {
+            return None;
+        }
+        if matches!(self.phase, Phase::Waiting) && self.version >= self.config.plan.steps {
+            return Some(self.now);
+        }
+        let silent = self.members.most_silent().map(|(heard, _)| self.silent_at(heard));
+        let too_few = match self.phase {
+            Phase::Updating { .. } => None,
+            _ => self.short_since.map(|since| since.saturating_add(self.config.join_timeout_ms)),
+        };
+        let overdue = match &self.phase {
+            Phase::Open(round) if silent.is_some() => Some(round.check_at),
+            _ => None,
+        };
+        [Some(self.notice_at), silent, too_few, overdue].into_iter().flatten().min()
+    }
+
+    /// Steps applied so far.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A picture of the run at the time of the last event.
+    pub fn status(&self) -> Status {
+        let (waits_for, since) = self.waits_for();
+        let loads = match &self.phase {
+            Phase::Open(round) => round.loads(),
+            _ => Default::default(),
+        };
+        let workers = self.members.iter().map(|(worker, member)| WorkerStatus {
+            worker,
+            state: member.state(),
+            leaves: loads.get(&worker).copied().unwrap_or(0),
+            last_heard: member.heard(),
+            contributions: member.record().contributions,
+            speed: member.record().speed(),
+        });
+        Status {
+            now: self.now,
+            version: self.version,
+            steps: self.config.plan.steps,
+            waits_for,
+            since,
+            workers: workers.collect(),
+        }
+    }
+
+    fn waits_for(&self) -> (WaitsFor, Millis) {
+        let step = self.version;
+        let short = |since| {
+            let (present, needed) = (self.members.live_count(), self.needed());
+            (WaitsFor::Workers { step, present, needed }, since)
+        };
+        match (&self.phase, self.short_since) {
+            (Phase::Finished, _) => (WaitsFor::Nothing, self.since),
+            (Phase::Updating { .. }, _) => (WaitsFor::Update { step }, self.since),
+            (_, Some(since)) => short(since),
+            (Phase::Waiting, None) => short(self.since),
+            (Phase::Open(round), None) => (WaitsFor::Leaves { step, missing: round.missing() }, round.opened),
+        }
+    }
+
+    fn join(&mut self, worker: WorkerId, actions: &mut Vec<ServerAction>) {
+        if !self.members.admit(worker, self.now) {
+            return;
+        }
+        // While an update is under way there is no version to send; the new one goes to everybody.
+        if !matches!(self.phase, Phase::Updating { .. }) {
+            self.send_weights(worker, actions);
+        }
+        let (step, present) = (self.version, self.members.live_count());
+        let needed = match self.phase {
+            Phase::Waiting => format!(" of {} needed", self.config.min_workers),
+            _ => String::new(),
+        };
+        actions
+            .push(ServerAction::Notice(format!("{worker} joined at step {step}: {present} present{needed}")));
+        if let Phase::Open(round) = &mut self.phase {
+            // There may be leaves that nobody holds.
+            round.check_at = self.now;
+        }
+    }
+
+    fn lose(&mut self, worker: WorkerId, reason: Departure, actions: &mut Vec<ServerAction>) {
+        let why = reason.to_string();
+        if self.members.bury(worker, reason) {
+            self.mourn(worker, &why, actions);
+        }
+    }
+
+    /// A live worker is no more: its leaves are to go to others.
+    fn mourn(&mut self, worker: WorkerId, why: &str, actions: &mut Vec<ServerAction>) {
+        let (step, present) = (self.version, self.members.live_count());
+        let mut held = String::new();
+        if let Phase::Open(round) = &mut self.phase {
+            if let Some(leaves) = round.loads().get(&worker) {
+                held = format!(", it held {leaves} missing leaves");
+            }
+            round.forget(worker, self.now);
+        }
+        actions.push(ServerAction::Notice(format!(
+            "{worker} lost at step {step}: {why}{held}; {present} present"
+        )));
+    }
+
+    fn contribute(&mut self, worker: WorkerId, step: u64, node: Node) {
+        self.members.hear(worker, self.now);
+        if let Phase::Open(round) = &mut self.phase
+            && round.step == step
+        {
+            let leaves = round.contribute(node);
+            if leaves > 0 {
+                self.members.credit(worker, leaves, self.now);
+            }
+        }
+    }
+
+    fn resend_weights(&mut self, worker: WorkerId, actions: &mut Vec<ServerAction>) {
+        self.members.hear(worker, self.now);
+        if self.members.is_live(worker) && !matches!(self.phase, Phase::Updating { .. }) {
+            self.send_weights(worker, actions);
+        }
+    }
+
+    fn send_weights(&mut self, worker: WorkerId, actions: &mut Vec<ServerAction>) {
+        actions.push(ServerAction::SendWeights { worker, version: self.version });
+        self.members.start_training(worker);
+    }
+
+    fn updated(&mut self, step: u64, actions: &mut Vec<ServerAction>) {
+        let Phase::Updating { stopping } = self.phase else { return };
+        if step != self.version {
+            return;
+        }
+        self.version += 1;
+        if self.version >= self.config.plan.steps {
+            self.finish(Dismissal::Done, Outcome::Done, actions);
+        } else if stopping {
+            self.finish_stopped(actions);
+        } else {
+            for worker in self.members.live() {
+                self.send_weights(worker, actions);
+            }
+            self.open_round();
+        }
+    }
+
+    fn diverged(&mut self, step: u64, actions: &mut Vec<ServerAction>) {
+        if matches!(self.phase, Phase::Updating { .. }) && step == self.version {
+            let reason = format!("the loss or a weight is not finite at step {step}");
+            self.finish(Dismissal::Ended(reason), Outcome::Diverged { step }, actions);
+        }
+    }
+
+    fn stop(&mut self, actions: &mut Vec<ServerAction>) {
+        match &mut self.phase {
+            Phase::Updating { stopping } => *stopping = true,
+            Phase::Waiting | Phase::Open(_) => self.finish_stopped(actions),
+            Phase::Finished => {}
+        }
+    }
+
+    fn finish_stopped(&mut self, actions: &mut Vec<ServerAction>) {
+        let version = self.version;
+        let reason = format!("the run was stopped after {version} steps");
+        self.finish(Dismissal::Ended(reason), Outcome::Stopped { version }, actions);
+    }
+
+    fn finish(&mut self, reason: Dismissal, outcome: Outcome, actions: &mut Vec<ServerAction>) {
+        for worker in self.members.live() {
+            self.members.drain(worker, reason.clone());
+            actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
+        }
+        actions.push(ServerAction::Finish(outcome));
+        self.enter(Phase::Finished);
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = self.now;
+        self.notice_at = self.now.saturating_add(self.config.notice_every_ms);
+    }
+
+    fn open_round(&mut self) {
+        let tree = self.config.plan.step(self.version).tree();
+        self.enter(Phase::Open(Round::open(self.version, tree, self.now)));
+    }
+
+    /// Draws all conclusions from what is known at this time.
+    fn settle(&mut self, actions: &mut Vec<ServerAction>) {
+        self.dismiss_the_silent(actions);
+        self.count_workers();
+        if matches!(self.phase, Phase::Waiting) {
+            if self.version >= self.config.plan.steps {
+                self.finish(Dismissal::Done, Outcome::Done, actions);
+            } else if self.short_since.is_none() {
+                self.open_round();
+                self.count_workers();
+            }
+        }
+        if let Phase::Open(round) = &self.phase {
+            if round.is_complete() {
+                actions.push(ServerAction::Update { step: round.step });
+                self.enter(Phase::Updating { stopping: false });
+            } else if round.check_at <= self.now && self.members.live_count() > 0 {
+                self.hand_out(actions);
+            }
+        }
+        self.give_up_waiting(actions);
+        if !matches!(self.phase, Phase::Finished) && self.notice_at <= self.now {
+            actions.push(ServerAction::Notice(self.status().to_string()));
+            self.notice_at = self.now.saturating_add(self.config.notice_every_ms);
+        }
+    }
+
+    fn dismiss_the_silent(&mut self, actions: &mut Vec<ServerAction>) {
+        while let Some((heard, worker)) = self.members.most_silent()
+            && self.silent_at(heard) <= self.now
+            && !matches!(self.phase, Phase::Finished)
+        {
+            let reason = Dismissal::Silent { silent_ms: self.now - heard };
+            let why = reason.to_string();
+            self.members.drain(worker, reason.clone());
+            actions.push(ServerAction::Dismiss { worker, reason });
+            self.mourn(worker, &why, actions);
+        }
+    }
+
+    fn silent_at(&self, heard: Millis) -> Millis {
+        heard.saturating_add(self.config.contact_timeout_ms)
+    }
+
+    fn needed(&self) -> u32 {
+        match self.phase {
+            Phase::Waiting => self.config.min_workers.max(1),
+            _ => 1,
+        }
+    }
+
+    fn count_workers(&mut self) {
+        self.short_since = match self.members.live_count() < self.needed() {
+            true => self.short_since.or(Some(self.now)),
+            false => None,
+        };
+    }
+
+    fn give_up_waiting(&mut self, actions: &mut Vec<ServerAction>) {
+        let Some(since) = self.short_since else { return };
+        if !matches!(self.phase, Phase::Waiting | Phase::Open(_))
+            || since.saturating_add(self.config.join_timeout_ms) > self.now
+        {
+            return;
+        }
+        let (present, needed, waited_ms) = (self.members.live_count(), self.needed(), self.now - since);
+        let reason = format!("too few workers for {waited_ms} ms: {needed} needed, {present} present");
+        self.finish(Dismissal::Ended(reason), Outcome::TooFewWorkers { present, needed, waited_ms }, actions);
+    }
+
+    /// Gives out the leaves that nobody holds, and once more those that are overdue.
+    fn hand_out(&mut self, actions: &mut Vec<ServerAction>) {
+        let Phase::Open(round) = &mut self.phase else { return };
+        let (now, timeout) = (self.now, self.config.work_timeout_ms);
+        let live = self.members.live();
+        let is_new = round.runs().iter().all(|run| run.holders.is_empty()) && round.opened == now;
+        let mut loads = round.loads();
+        for run in round.runs() {
+            if run.due(timeout) > now {
+                continue;
+            }
+            let candidates = candidates(&live, &run);
+            let load = |worker: &WorkerId| loads.get(worker).copied().unwrap_or(0);
+            let held: Vec<u32> = candidates.iter().map(load).collect();
+            let shares = level_out(run.leaves.len() as u32, &held);
+            let mut takers = Vec::new();
+            for (&worker, leaves) in candidates.iter().zip(assign(run.leaves.clone(), &shares)) {
+                if leaves.is_empty() {
+                    continue;
+                }
+                *loads.entry(worker).or_default() += leaves.len() as u32;
+                takers.push(worker.to_string());
+                round.give(worker, leaves.clone(), now);
+                self.members.note_given(worker, now);
+                actions.push(ServerAction::Assign { worker, step: round.step, leaves });
+            }
+            if !is_new {
+                actions.push(ServerAction::Notice(given_again(round.step, &run, now, &takers.join(", "))));
+            }
+        }
+        round.check_at = round.runs().iter().map(|run| run.due(timeout)).min().unwrap_or(Millis::MAX);
+    }
+}
+
+/// Who may take a run: whoever does not hold it, or, if everybody does, the one who was given it longest ago
+/// (the message may have been lost).
+fn candidates(live: &[WorkerId], run: &Run) -> Vec<WorkerId> {
+    let others: Vec<WorkerId> = live.iter().copied().filter(|worker| !run.holders.contains(worker)).collect();
+    if !others.is_empty() {
+        return others;
+    }
+    let last_given = |worker: &&WorkerId| run.holders.iter().rposition(|holder| holder == *worker);
+    live.iter().min_by_key(last_given).into_iter().copied().collect()
+}
+
+fn given_again(step: u64, run: &Run, now: Millis, takers: &str) -> String {
+    let Range { start, end } = run.leaves;
+    match (run.since, run.holders.last()) {
+        (Some(since), Some(holder)) => {
+            format!(
+                "step {step}: leaves {start}..{end} not back from {holder} after {} ms: also given to {takers}",
+                now - since
+            )
+        }
+        _ => format!("step {step}: leaves {start}..{end}, held by nobody, given to {takers}"),
+    }
+}

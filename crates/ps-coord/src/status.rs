@@ -1,0 +1,167 @@
+//! What the server is at, as data and in words.
+
+use crate::event::{Departure, Dismissal, Millis, WorkerId};
+use std::fmt;
+use std::ops::Range;
+
+/// A picture of the run at the time of the last event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// The time of the last event.
+    pub now: Millis,
+    /// Steps applied so far; also the step that is being made.
+    pub version: u64,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// What is awaited.
+    pub waits_for: WaitsFor,
+    /// Since when.
+    pub since: Millis,
+    /// Workers ascending by id, with the last few that are gone.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerStatus {
+    /// Its id.
+    pub worker: WorkerId,
+    /// Where it stands.
+    pub state: WorkerState,
+    /// Missing leaves of the open round that it was given.
+    pub leaves: u32,
+    /// When something last arrived from it.
+    pub last_heard: Millis,
+    /// Nodes it sent that counted.
+    pub contributions: u64,
+    /// Leaves per second of late; nothing before its first contribution.
+    pub speed: Option<f64>,
+}
+
+/// Where a worker stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Admitted; its first weights come with the next version.
+    Joining,
+    /// It has weights and takes part.
+    Training,
+    /// Sent away; its stream has not closed yet.
+    Draining(Dismissal),
+    /// Out of reach.
+    Gone(Departure),
+}
+
+/// What the run waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// Too few workers are there for a round.
+    Workers {
+        /// The step that waits.
+        step: u64,
+        /// Workers there.
+        present: u32,
+        /// Workers needed.
+        needed: u32,
+    },
+    /// Leaves of the open round.
+    Leaves {
+        /// The step.
+        step: u64,
+        /// Which, and who holds them.
+        missing: Vec<MissingLeaves>,
+    },
+    /// The data plane's update.
+    Update {
+        /// The step.
+        step: u64,
+    },
+    /// Nothing: the run is over.
+    Nothing,
+}
+
+/// Leaves that are not in yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingLeaves {
+    /// Which.
+    pub leaves: Range<u32>,
+    /// Who was given them; ascending, empty if nobody.
+    pub holders: Vec<WorkerId>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waited = self.now.saturating_sub(self.since);
+        match &self.waits_for {
+            WaitsFor::Nothing => write!(f, "the run is over at version {}", self.version),
+            waits_for => write!(f, "{waits_for} (for {waited} ms)"),
+        }
+    }
+}
+
+impl fmt::Display for WaitsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitsFor::Workers { step, present, needed } => {
+                write!(f, "step {step} waits for workers: {needed} needed, {present} present")
+            }
+            WaitsFor::Leaves { step, missing } => {
+                write!(f, "step {step} waits for ")?;
+                // A line stays a line: the first few say enough.
+                const SHOWN: usize = 4;
+                for (index, leaves) in missing.iter().take(SHOWN).enumerate() {
+                    write!(f, "{}{leaves}", if index == 0 { "" } else { ", " })?;
+                }
+                match missing.len().saturating_sub(SHOWN) {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more"),
+                }
+            }
+            WaitsFor::Update { step } => write!(f, "step {step} waits for the update of the weights"),
+            WaitsFor::Nothing => write!(f, "nothing is awaited"),
+        }
+    }
+}
+
+impl fmt::Display for MissingLeaves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "leaves {}..{} of ", self.leaves.start, self.leaves.end)?;
+        if self.holders.is_empty() {
+            return write!(f, "nobody");
+        }
+        for (index, holder) in self.holders.iter().enumerate() {
+            write!(f, "{}{holder}", if index == 0 { "" } else { "+" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WorkerState::Joining => write!(f, "joining"),
+            WorkerState::Training => write!(f, "training"),
+            WorkerState::Draining(reason) => write!(f, "draining ({reason})"),
+            WorkerState::Gone(reason) => write!(f, "gone ({reason})"),
+        }
+    }
+}
+
+impl fmt::Display for Departure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Departure::Leaving => write!(f, "it said goodbye"),
+            Departure::Disconnected(why) => write!(f, "its connection ended: {why}"),
+            Departure::Misbehaved(why) => write!(f, "it misbehaved: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Dismissal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dismissal::Done => write!(f, "training is done"),
+            Dismissal::Ended(why) => write!(f, "{why}"),
+            Dismissal::Silent { silent_ms } => write!(f, "nothing was heard from it for {silent_ms} ms"),
+        }
+    }
+}

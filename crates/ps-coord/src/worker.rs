@@ -1,0 +1,318 @@
+//! The worker's half of the round logic.
+
+use crate::event::{Dismissal, Millis, WorkerAction, WorkerEvent, WorkerOutcome};
+use ps_core::seed::{Purpose, random};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// What a worker goes by.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The server is told this often that we live; it answers each time.
+    pub heartbeat_ms: Millis,
+    /// Nothing heard from the server for this long: the connection counts as lost.
+    pub server_timeout_ms: Millis,
+    /// Work in hand but its weights missing for this long: they are asked for.
+    pub weights_timeout_ms: Millis,
+    /// The pause before the first attempt to reconnect; it doubles from one to the next.
+    pub reconnect_min_ms: Millis,
+    /// The longest pause.
+    pub reconnect_max_ms: Millis,
+    /// The server out of reach for this long ends the worker.
+    pub give_up_ms: Millis,
+    /// Seed of the pauses' jitter, different for every worker, so that they do not all come back at once.
+    pub jitter_seed: u64,
+}
+
+/// Connects, computes what it is given at exactly the weights it was given it for, reconnects.
+#[derive(Clone, Debug)]
+pub struct WorkerCore {
+    config: WorkerConfig,
+    now: Millis,
+    link: Link,
+    /// The computation under way; it outlives a connection, for it cannot be called back.
+    computing: Option<Computing>,
+    /// Pauses so far, the counter of their jitter.
+    pauses: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Link {
+    /// The next attempt is made at `until`.
+    Pausing { until: Millis, search: Search },
+    /// An attempt is under way.
+    Connecting { until: Millis, search: Search },
+    /// The server has admitted us.
+    Serving(Serving),
+    /// Nothing happens any more.
+    Finished,
+}
+
+/// The search for the server since it was last of use.
+#[derive(Clone, Debug)]
+struct Search {
+    since: Millis,
+    attempts: u32,
+    last: String,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+struct Serving {
+    heard: Millis,
+    beat_at: Millis,
+    /// The version of the weights that the driver holds from this connection.
+    held: Option<u64>,
+    /// The newest step that work or weights were seen for; whatever is older is of no use to anybody.
+    newest: u64,
+    /// Work of the newest step that is not begun.
+    queue: VecDeque<Range<u32>>,
+    /// Since when, and until when at the latest, work waits for its weights.
+    lacking: Option<Lacking>,
+    /// The search that led here, until the connection has proved to be of use.
+    search: Option<Search>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lacking {
+    since: Millis,
+    ask_at: Millis,
+}
+
+#[derive(Clone, Debug)]
+struct Computing {
+    step: u64,
+    leaves: Range<u32>,
+    /// Whether it was begun on the connection that now is.
+    wanted: bool,
+}
+
+impl WorkerCore {
+    /// A worker whose first deadline is `now`: it then connects.
+    pub fn new(now: Millis, config: WorkerConfig) -> Self {
+        let search = Search { since: now, attempts: 0, last: "no attempt was made".into() };
+        WorkerCore { config, now, link: Link::Pausing { until: now, search }, computing: None, pauses: 0 }
+    }
+
+    /// Takes in what has happened and appends what is to be done about it.
+    pub fn step(&mut self, now: Millis, event: WorkerEvent, actions: &mut Vec<WorkerAction>) {
+        if matches!(self.link, Link::Finished) {
+            return;
+        }
+        self.now = self.now.max(now);
+        if let Link::Serving(serving) = &mut self.link
+            && matches!(
+                event,
+                WorkerEvent::Assigned { .. } | WorkerEvent::Weights { .. } | WorkerEvent::Heard
+            )
+        {
+            serving.heard = self.now;
+        }
+        match event {
+            WorkerEvent::Connected => self.connected(),
+            WorkerEvent::Disconnected(why) => self.disconnected(why, actions),
+            WorkerEvent::Assigned { step, leaves } => self.assigned(step, leaves),
+            WorkerEvent::Weights { version } => self.weights(version),
+            WorkerEvent::Computed { step, leaves } => self.computed(step, leaves, actions),
+            WorkerEvent::Dismissed(reason) => self.dismissed(reason, actions),
+            WorkerEvent::Heard | WorkerEvent::Timeout => {}
+            WorkerEvent::Stop => self.finish(WorkerOutcome::Ended("the worker was stopped".into()), actions),
+        }
+        self.settle(actions);
+    }
+
+    /// When the driver must step with `Timeout`, unless something happens before.
+    pub fn deadline(&self) -> Option<Millis> {
+        match &self.link {
+            Link::Pausing { until, search } | Link::Connecting { until, search } => {
+                Some((*until).min(self.give_up_at(search)))
+            }
+            Link::Serving(serving) => {
+                let ask_at = serving.lacking.map_or(Millis::MAX, |lacking| lacking.ask_at);
+                Some(serving.beat_at.min(self.silent_at(serving)).min(ask_at))
+            }
+            Link::Finished => None,
+        }
+    }
+
+    fn connected(&mut self) {
+        if let Link::Connecting { search, .. } = &self.link {
+            self.link = Link::Serving(Serving {
+                heard: self.now,
+                beat_at: self.now.saturating_add(self.config.heartbeat_ms),
+                held: None,
+                newest: 0,
+                queue: VecDeque::new(),
+                lacking: None,
+                search: Some(search.clone()),
+            });
+        }
+    }
+
+    /// The connection, or the attempt at one, has failed: try again after a pause.
+    fn disconnected(&mut self, why: String, actions: &mut Vec<WorkerAction>) {
+        let (mut search, what) = match &self.link {
+            Link::Serving(serving) => {
+                let fresh = Search { since: self.now, attempts: 0, last: String::new() };
+                (serving.search.clone().unwrap_or(fresh), "connection to the server lost")
+            }
+            Link::Connecting { search, .. } => (search.clone(), "server not reached"),
+            Link::Pausing { .. } | Link::Finished => return,
+        };
+        if let Some(computing) = &mut self.computing {
+            computing.wanted = false;
+        }
+        let pause = self.pause(search.attempts);
+        actions.push(WorkerAction::Notice(format!("{what}: {why}; trying again in {pause} ms")));
+        search.attempts = search.attempts.saturating_add(1);
+        search.last = why;
+        self.link = Link::Pausing { until: self.now.saturating_add(pause), search };
+    }
+
+    /// Doubling pauses, each shortened by up to a half at random.
+    fn pause(&mut self, attempts: u32) -> Millis {
+        let doubled = self.config.reconnect_min_ms.saturating_mul(1 << attempts.min(30));
+        let longest = doubled.min(self.config.reconnect_max_ms);
+        // Jitter is delay: no weight depends on it, so it shares the simulator's purpose.
+        let word = random(self.config.jitter_seed, Purpose::Simulation, 0, self.pauses)[0];
+        self.pauses += 1;
+        longest - (u128::from(longest / 2) * u128::from(word) >> 32) as Millis
+    }
+
+    fn assigned(&mut self, step: u64, leaves: Range<u32>) {
+        let Link::Serving(serving) = &mut self.link else { return };
+        serving.search = None;
+        serving.advance_to(step);
+        let within = |held: &Range<u32>| held.start <= leaves.start && leaves.end <= held.end;
+        let in_hand = serving.queue.iter().any(within)
+            || self.computing.as_ref().is_some_and(|c| c.wanted && c.step == step && within(&c.leaves));
+        // Work that is done already is done again: its sums may not have arrived.
+        if step == serving.newest && !in_hand && !leaves.is_empty() {
+            serving.queue.push_back(leaves);
+        }
+    }
+
+    fn weights(&mut self, version: u64) {
+        let Link::Serving(serving) = &mut self.link else { return };
+        serving.search = None;
+        serving.advance_to(version);
+        serving.held = Some(version);
+    }
+
+    fn computed(&mut self, step: u64, leaves: Range<u32>, actions: &mut Vec<WorkerAction>) {
+        let Some(computing) = self.computing.take_if(|c| c.step == step && c.leaves == leaves) else {
+            return;
+        };
+        let useful = matches!(&self.link, Link::Serving(serving) if serving.newest == step);
+        actions.push(match computing.wanted && useful {
+            true => WorkerAction::Push { step, leaves },
+            false => WorkerAction::Discard { step, leaves },
+        });
+    }
+
+    fn dismissed(&mut self, reason: Dismissal, actions: &mut Vec<WorkerAction>) {
+        match reason {
+            Dismissal::Done => self.finish(WorkerOutcome::Done, actions),
+            Dismissal::Ended(why) => self.finish(WorkerOutcome::Ended(why), actions),
+            Dismissal::Silent { silent_ms } => {
+                self.disconnected(format!("the server heard nothing from us for {silent_ms} ms"), actions);
+            }
+        }
+    }
+
+    fn finish(&mut self, outcome: WorkerOutcome, actions: &mut Vec<WorkerAction>) {
+        actions.push(WorkerAction::Finish(outcome));
+        self.link = Link::Finished;
+    }
+
+    fn give_up_at(&self, search: &Search) -> Millis {
+        search.since.saturating_add(self.config.give_up_ms)
+    }
+
+    fn silent_at(&self, serving: &Serving) -> Millis {
+        serving.heard.saturating_add(self.config.server_timeout_ms)
+    }
+
+    /// Draws all conclusions from what is known at this time.
+    fn settle(&mut self, actions: &mut Vec<WorkerAction>) {
+        let silent = match &self.link {
+            Link::Serving(serving) if self.silent_at(serving) <= self.now => self.now - serving.heard,
+            Link::Connecting { until, .. } if *until <= self.now => self.config.server_timeout_ms,
+            _ => 0,
+        };
+        if silent > 0 {
+            self.disconnected(format!("nothing heard from the server for {silent} ms"), actions);
+        }
+        match &mut self.link {
+            Link::Pausing { search, .. } | Link::Connecting { search, .. }
+                if search.since.saturating_add(self.config.give_up_ms) <= self.now =>
+            {
+                let outcome = WorkerOutcome::Unreachable {
+                    last: std::mem::take(&mut search.last),
+                    waited_ms: self.now - search.since,
+                };
+                self.finish(outcome, actions);
+            }
+            Link::Pausing { until, search } if *until <= self.now => {
+                let until = self.now.saturating_add(self.config.server_timeout_ms);
+                self.link = Link::Connecting { until, search: search.clone() };
+                actions.push(WorkerAction::Connect);
+            }
+            Link::Serving(serving) => {
+                if serving.beat_at <= self.now {
+                    serving.beat_at = self.now.saturating_add(self.config.heartbeat_ms);
+                    actions.push(WorkerAction::Heartbeat);
+                }
+                serving.work(self.now, &self.config, &mut self.computing, actions);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Serving {
+    /// Work for steps before `step` is of no use any more: the server has what it needs of them.
+    fn advance_to(&mut self, step: u64) {
+        if step > self.newest {
+            self.newest = step;
+            self.queue.clear();
+            self.lacking = None;
+        }
+    }
+
+    /// Begins the next work if nothing is being computed and its weights are here; asks for them if they do
+    /// not come.
+    fn work(
+        &mut self,
+        now: Millis,
+        config: &WorkerConfig,
+        computing: &mut Option<Computing>,
+        actions: &mut Vec<WorkerAction>,
+    ) {
+        let step = self.newest;
+        if self.queue.is_empty() {
+            return;
+        }
+        if self.held == Some(step) {
+            self.lacking = None;
+            if computing.is_none()
+                && let Some(leaves) = self.queue.pop_front()
+            {
+                *computing = Some(Computing { step, leaves: leaves.clone(), wanted: true });
+                actions.push(WorkerAction::Compute { step, leaves });
+            }
+            return;
+        }
+        let ask_at = now.saturating_add(config.weights_timeout_ms);
+        let lacking = self.lacking.get_or_insert(Lacking { since: now, ask_at });
+        if lacking.ask_at <= now {
+            lacking.ask_at = ask_at;
+            let held = self.held.map_or("none".into(), |version| version.to_string());
+            let waited = now - lacking.since;
+            actions.push(WorkerAction::Notice(format!(
+                "step {step} waits for its weights for {waited} ms (held: {held}): asking the server again"
+            )));
+            actions.push(WorkerAction::AskWeights);
+        }
+    }
+}
