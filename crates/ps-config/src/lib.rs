@@ -1,1 +1,20 @@
 //! The run file and the flags of every process.
+//!
+//! What processes of one run must agree on is in the run file ([`RunConfig`]); what may differ between them
+//! (paths, logging, where results go) is a flag ([`RunArgs`], [`LogArgs`], [`OutArgs`], [`DataArgs`]).
+//! Every key of the run file is defined once, in [`keys`]: its name, values, default and help.
+
+mod args;
+mod document;
+mod error;
+pub mod keys;
+mod log;
+mod parse;
+mod resolved;
+mod run;
+mod values;
+
+pub use args::{DataArgs, OutArgs, RunArgs};
+pub use error::{ConfigError, Place};
+pub use log::{LogArgs, LogFormat};
+pub use run::{ModelConfig, OptimizerConfig, OptimizerKind, RateConfig, RunConfig, TrainConfig};

@@ -3,10 +3,9 @@
 use ps_core::model::ModelKind;
 use ps_core::{Activation, BatchPlan, Head, LearningRate, ScheduleKind, SgdConfig};
 use ps_data::DataConfig;
-use serde::{Deserialize, Serialize};
 
 /// A run, valid by construction: made by [`RunConfig::parse`] alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunConfig {
     /// Seed of the sample order, the initial weights and the validation share.
     pub seed: u64,
@@ -23,7 +22,7 @@ pub struct RunConfig {
 }
 
 /// The `[model]` table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Which model.
     pub kind: ModelKind,
@@ -36,7 +35,7 @@ pub struct ModelConfig {
 }
 
 /// The `[train]` table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrainConfig {
     /// Passes over the training samples.
     pub epochs: u32,
@@ -49,18 +48,16 @@ pub struct TrainConfig {
 }
 
 /// The `[optimizer]` table.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimizerConfig {
     /// Which optimizer.
     pub kind: OptimizerKind,
     /// Its settings.
-    #[serde(flatten)]
     pub sgd: SgdConfig,
 }
 
 /// The optimizers there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OptimizerKind {
     /// Stochastic gradient descent.
     #[default]
@@ -68,7 +65,7 @@ pub enum OptimizerKind {
 }
 
 /// The `[learning_rate]` table. Times are in steps; see [`LearningRate`] for what each key means.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateConfig {
     /// Rate that the schedule starts from (one-cycle: its peak).
     pub initial: f64,

@@ -1,0 +1,195 @@
+//! A run file's text and `--set` flags as a flat list of known keys with their values and places.
+
+use crate::error::{ConfigError, Place};
+use crate::keys::{KEYS, Key};
+use std::collections::BTreeMap;
+use toml::de::{DeTable, DeValue};
+
+/// Values by the path of their key.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) origin: String,
+    pub(crate) entries: BTreeMap<&'static str, Entry>,
+}
+
+/// A value somebody wrote.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) value: Value,
+    /// The value's source text, shortened to fit an error message.
+    pub(crate) text: String,
+    pub(crate) place: Place,
+}
+
+/// A TOML value as far as run files use them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Flag(bool),
+    List(Vec<Value>),
+    /// Anything else; what it is.
+    Other(&'static str),
+}
+
+impl Document {
+    /// Reads `text`, which is called `origin` in errors, and lets `sets` override it.
+    pub(crate) fn parse(text: &str, origin: &str, sets: &[String]) -> Result<Self, ConfigError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut document = Document { origin: origin.to_string(), entries: BTreeMap::new() };
+        let root = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            ConfigError::Syntax { place: place(origin, text, at), problem: message(&error) }
+        })?;
+        document.read_table("", root.get_ref(), text)?;
+        for set in sets {
+            document.set(set)?;
+        }
+        Ok(document)
+    }
+
+    fn read_table(&mut self, table: &str, values: &DeTable<'_>, text: &str) -> Result<(), ConfigError> {
+        let mut values: Vec<_> = values.iter().collect();
+        values.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in values {
+            let place = place(&self.origin, text, name.span().start);
+            let path = join(table, name.get_ref());
+            let source = text.get(value.span()).unwrap_or_default();
+            if let Some(key) = Key::find(&path) {
+                let value = Value::from(value.get_ref());
+                self.entries.insert(key.path, Entry { value, text: shorten(source), place });
+                continue;
+            }
+            match value.get_ref() {
+                DeValue::Table(inner) if table.is_empty() && is_table(&path) => {
+                    self.read_table(&path, inner, text)?;
+                }
+                _ if is_table(&path) => {
+                    return Err(ConfigError::Value {
+                        place,
+                        value: shorten(source),
+                        expected: format!(
+                            "this is a table; write [{path}] and its keys on the lines below it"
+                        ),
+                        key: path,
+                    });
+                }
+                value => {
+                    let hint = nearest(&path, value.is_table());
+                    return Err(ConfigError::Unknown { place, key: path, hint });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One `KEY=VALUE`. A value that is not TOML is taken for a text without its quotes.
+    fn set(&mut self, set: &str) -> Result<(), ConfigError> {
+        let place = Place::Flag(set.to_string());
+        let Some((path, text)) = set.split_once('=') else {
+            let problem = "expected KEY=VALUE, such as train.batch=256".to_string();
+            return Err(ConfigError::Syntax { place, problem });
+        };
+        let (path, text) = (path.trim(), text.trim());
+        let Some(key) = Key::find(path) else {
+            return Err(ConfigError::Unknown { place, key: path.into(), hint: nearest(path, false) });
+        };
+        if text.is_empty() {
+            let problem = format!("no value follows the equals sign; {} is {}", key.path, key.accepts);
+            return Err(ConfigError::Syntax { place, problem });
+        }
+        let value = match DeValue::parse(text) {
+            Ok(value) => Value::from(value.get_ref()),
+            Err(error) if text.starts_with(['"', '\'', '[', '{']) => {
+                return Err(ConfigError::Syntax { place, problem: message(&error) });
+            }
+            Err(_) => Value::Text(text.to_string()),
+        };
+        self.entries.insert(key.path, Entry { value, text: shorten(text), place });
+        Ok(())
+    }
+}
+
+impl Value {
+    fn from(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
+                .map_or(Value::Other("an integer beyond 64 bits"), Value::Integer),
+            DeValue::Float(float) => {
+                float.as_str().parse().map_or(Value::Other("a number out of range"), Value::Float)
+            }
+            DeValue::Boolean(flag) => Value::Flag(*flag),
+            DeValue::Array(items) => {
+                Value::List(items.iter().map(|item| Value::from(item.get_ref())).collect())
+            }
+            DeValue::Datetime(_) => Value::Other("a date"),
+            DeValue::Table(_) => Value::Other("a table"),
+        }
+    }
+
+    /// Reads TOML that this crate itself wrote.
+    pub(crate) fn of_default(text: &str) -> Self {
+        DeValue::parse(text).map_or(Value::Other("no TOML"), |value| Value::from(value.get_ref()))
+    }
+}
+
+fn place(origin: &str, text: &str, at: usize) -> Place {
+    let line = text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1;
+    Place::Line { origin: origin.to_string(), line }
+}
+
+fn message(error: &toml::de::Error) -> String {
+    format!("not valid TOML: {}", error.message().trim().replace('\n', "; "))
+}
+
+fn join(table: &str, name: &str) -> String {
+    if table.is_empty() { name.to_string() } else { format!("{table}.{name}") }
+}
+
+/// The first line of a value, cut to what reads well in a message.
+fn shorten(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let line = text.lines().next().unwrap_or_default();
+    let mut short: String = line.chars().take(LONGEST).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+fn is_table(path: &str) -> bool {
+    KEYS.iter().any(|key| key.parts().0 == path && !path.is_empty())
+}
+
+/// What the writer of an unknown key or table may have meant.
+fn nearest(path: &str, table: bool) -> String {
+    let mut tables: Vec<&str> =
+        KEYS.iter().map(|key| key.parts().0).filter(|table| !table.is_empty()).collect();
+    tables.dedup();
+    let name = path.rsplit('.').next().unwrap_or(path);
+    // A right name in the wrong table is nearer than any misspelling.
+    let score = |valid: &str, same: bool| {
+        if same { 0.0 } else { 1.0 - strsim::normalized_damerau_levenshtein(path, valid) }
+    };
+    let candidates: Vec<(f64, String)> = if table {
+        tables.iter().map(|valid| (score(valid, false), format!("[{valid}]"))).collect()
+    } else {
+        KEYS.iter().map(|key| (score(key.path, key.parts().1 == name), key.path.to_string())).collect()
+    };
+    let best = candidates.iter().min_by(|a, b| a.0.total_cmp(&b.0));
+    if let Some((_, valid)) = best.filter(|(distance, _)| *distance <= 0.5) {
+        return format!("did you mean {valid}?");
+    }
+    let inside: Vec<&str> = match path.split_once('.') {
+        Some((table, _)) => {
+            KEYS.iter().filter(|key| key.parts().0 == table).map(|key| key.parts().1).collect()
+        }
+        None => Vec::new(),
+    };
+    match path.split_once('.') {
+        Some((table, _)) if !inside.is_empty() => format!("[{table}] has {}", inside.join(", ")),
+        _ => format!("a run file has seed and the tables {}", tables.join(", ")),
+    }
+}

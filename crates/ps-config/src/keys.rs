@@ -1,0 +1,260 @@
+//! Every key of the run file: its name, values, default, help, and which runs it applies to.
+//!
+//! The parser, the nearest-key suggestions, the resolved run file and the README's table are all made from
+//! [`KEYS`].
+
+use crate::run::OptimizerKind;
+use ps_core::model::ModelKind;
+use ps_core::{Activation, Head, ScheduleKind};
+use ps_data::Missing;
+use std::fmt;
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
+
+/// One key of the run file.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its table and name with a dot between, as `--set` takes it; the name alone at the top level.
+    pub path: &'static str,
+    /// What it may be set to.
+    pub accepts: Accepts,
+    /// What holds where it is not set.
+    pub default: Fallback,
+    /// Which runs it applies to; elsewhere it is refused.
+    pub used: Use,
+    /// What it means.
+    pub help: &'static str,
+}
+
+/// What a key may be set to.
+#[derive(Clone, Copy, Debug)]
+pub enum Accepts {
+    /// An integer from the first to the second, both included.
+    Integer(u64, u64),
+    /// A finite number between bounds, rounded to binary32.
+    Single(Bound<f64>, Bound<f64>),
+    /// A finite number between bounds.
+    Double(Bound<f64>, Bound<f64>),
+    /// `true` or `false`.
+    Flag,
+    /// A text that is not empty.
+    Text,
+    /// One of these texts.
+    Name(&'static [&'static str]),
+    /// A list of layer widths.
+    Widths,
+    /// A number above 0 and below 1, or a text.
+    ShareOrText,
+    /// A text or an integer.
+    TextOrInteger,
+}
+
+/// What holds where a key is not set.
+#[derive(Clone, Copy, Debug)]
+pub enum Fallback {
+    /// Nothing: the key must be set, for example to this.
+    Required(&'static str),
+    /// This, in TOML.
+    Value(&'static str),
+    /// What these words say.
+    Described(&'static str),
+}
+
+/// Which runs a key applies to.
+#[derive(Clone, Copy, Debug)]
+pub enum Use {
+    /// All.
+    Always,
+    /// Those in which that key has one of these values.
+    When(&'static str, &'static [&'static str]),
+}
+
+/// Values with their names in the run file.
+pub(crate) type Names<T, const N: usize> = [(&'static str, T); N];
+
+pub(crate) const MODEL_KINDS: Names<ModelKind, 5> = [
+    ("linear", ModelKind::Linear),
+    ("logistic", ModelKind::Logistic),
+    ("softmax", ModelKind::Softmax),
+    ("poisson", ModelKind::Poisson),
+    ("mlp", ModelKind::Mlp),
+];
+pub(crate) const ACTIVATIONS: Names<Activation, 3> =
+    [("relu", Activation::Relu), ("tanh", Activation::Tanh), ("sigmoid", Activation::Sigmoid)];
+pub(crate) const HEADS: Names<Head, 4> = [
+    ("squared-error", Head::SquaredError),
+    ("logistic", Head::Logistic),
+    ("softmax", Head::Softmax),
+    ("poisson", Head::Poisson),
+];
+pub(crate) const OPTIMIZERS: Names<OptimizerKind, 1> = [("sgd", OptimizerKind::Sgd)];
+pub(crate) const SCHEDULES: Names<ScheduleKind, 7> = [
+    ("constant", ScheduleKind::Constant),
+    ("step", ScheduleKind::Step),
+    ("exponential", ScheduleKind::Exponential),
+    ("inverse-time", ScheduleKind::InverseTime),
+    ("polynomial", ScheduleKind::Polynomial),
+    ("cosine", ScheduleKind::Cosine),
+    ("one-cycle", ScheduleKind::OneCycle),
+];
+pub(crate) const MISSING: Names<Missing, 2> = [("refuse", Missing::Refuse), ("mean", Missing::Mean)];
+
+const fn names<T, const N: usize>(pairs: &Names<T, N>) -> [&'static str; N] {
+    let mut names = [""; N];
+    let mut index = 0;
+    while index < N {
+        names[index] = pairs[index].0;
+        index += 1;
+    }
+    names
+}
+
+const MLP: Use = When("model.kind", &["mlp"]);
+const PERIODIC: Use = When("learning_rate.schedule", &["step", "exponential", "inverse-time"]);
+/// What TOML's integers reach.
+const MOST: u64 = i64::MAX as u64;
+/// Leaves are numbered with 32 bits.
+const MOST_SAMPLES: u64 = u32::MAX as u64;
+const POSITIVE: (Bound<f64>, Bound<f64>) = (Excluded(0.0), Unbounded);
+const NOT_NEGATIVE: (Bound<f64>, Bound<f64>) = (Included(0.0), Unbounded);
+
+const fn key(path: &'static str, accepts: Accepts, default: Fallback, used: Use, help: &'static str) -> Key {
+    Key { path, accepts, default, used, help }
+}
+
+use Accepts::{Double, Flag, Integer, Name, ShareOrText, Single, Text, TextOrInteger, Widths};
+use Fallback::{Described, Required, Value};
+use Use::{Always, When};
+
+/// All keys, in the order of the resolved run file.
+#[rustfmt::skip]
+pub const KEYS: [Key; 28] = [
+    key("seed", Integer(0, MOST), Value("1"), Always,
+        "Seed of the sample order, the initial weights and the validation share."),
+    key("data.train", Text, Required("\"digits:\""), Always,
+        "Training source: `digits:`, `digits:COUNT`, `idx:IMAGES,LABELS`, `csv:PATH` or `libsvm:PATH`. \
+         Relative paths start at the run file's folder."),
+    key("data.test", Text, Described("none"), Always,
+        "Source that is measured on at the end."),
+    key("data.validation", ShareOrText, Described("none"), Always,
+        "Share of the training source that is set apart and measured on after each epoch, or a source of its own."),
+    key("data.label", TextOrInteger, Described("the last column"), Always,
+        "Label column of a CSV source: its name, or its number from 0 (negative numbers count from the end)."),
+    key("data.standardize", Flag, Value("false"), Always,
+        "Shift and scale each feature to mean 0 and standard deviation 1 of the training part."),
+    key("data.missing", Name(&names(&MISSING)), Value("\"refuse\""), Always,
+        "What becomes of missing CSV cells: an error, or the column's mean over the training part."),
+    key("model.kind", Name(&names(&MODEL_KINDS)), Required("\"softmax\""), Always,
+        "Linear, logistic, softmax or Poisson regression, or a multilayer perceptron."),
+    key("model.hidden", Widths, Required("[128]"), MLP,
+        "Widths of the hidden layers, first to last."),
+    key("model.activation", Name(&names(&ACTIVATIONS)), Value("\"relu\""), MLP,
+        "Nonlinearity after each hidden layer."),
+    key("model.head", Name(&names(&HEADS)), Value("\"softmax\""), MLP,
+        "What the outputs mean, and so the loss."),
+    key("train.epochs", Integer(1, u32::MAX as u64), Value("5"), Always,
+        "Passes over the training samples."),
+    key("train.batch", Integer(1, MOST_SAMPLES), Value("128"), Always,
+        "Samples of a step."),
+    key("train.leaf", Integer(1, MOST_SAMPLES), Described("32, or the batch where that is smaller"), Always,
+        "Samples of a leaf, the unit in which work is shared out. It decides the order of summation, so it is part of the result."),
+    key("train.steps", Integer(1, MOST), Described("none"), Always,
+        "Stop after this many steps even if the epochs are not over. The learning rate is scheduled over the steps that are made."),
+    key("optimizer.kind", Name(&names(&OPTIMIZERS)), Value("\"sgd\""), Always,
+        "Stochastic gradient descent."),
+    key("optimizer.momentum", Single(Included(0.0), Excluded(1.0)), Value("0.0"), Always,
+        "Share of the last step's velocity that is kept."),
+    key("optimizer.nesterov", Flag, Value("false"), Always,
+        "Take the gradient ahead of the velocity; needs momentum."),
+    key("optimizer.weight_decay", Single(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"), Always,
+        "L2: this times the weight is added to its gradient."),
+    key("optimizer.l1", Single(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"), Always,
+        "L1: this times the weight's sign is added to its gradient."),
+    key("optimizer.clip", Single(POSITIVE.0, POSITIVE.1), Described("none"), Always,
+        "Each element of the mean gradient is cut to ± this, before weight decay and L1."),
+    key("learning_rate.initial", Double(POSITIVE.0, POSITIVE.1), Required("0.1"), Always,
+        "The rate that the schedule starts from; of one-cycle, its peak."),
+    key("learning_rate.schedule", Name(&names(&SCHEDULES)), Value("\"constant\""), Always,
+        "How the rate changes with the step."),
+    key("learning_rate.warmup", Integer(0, MOST), Value("0"), Always,
+        "Steps in which the rate rises linearly before the schedule starts."),
+    key("learning_rate.every", Integer(1, MOST), Required("1000"), PERIODIC,
+        "Period in steps."),
+    key("learning_rate.factor", Double(POSITIVE.0, POSITIVE.1), Required("0.5"), PERIODIC,
+        "What the rate is multiplied by each period; for inverse-time, the rate is initial / (1 + factor · periods)."),
+    key("learning_rate.power", Double(POSITIVE.0, POSITIVE.1), Value("1.0"), When("learning_rate.schedule", &["polynomial"]),
+        "Exponent of the remaining share of the run."),
+    key("learning_rate.end", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"),
+        When("learning_rate.schedule", &["polynomial", "cosine", "one-cycle"]),
+        "The rate at the end of the run."),
+];
+
+impl Key {
+    /// The key called `path`, if there is one.
+    pub fn find(path: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.path == path)
+    }
+
+    /// Its table (empty at the top level) and its name there.
+    pub fn parts(&self) -> (&'static str, &'static str) {
+        self.path.rsplit_once('.').unwrap_or(("", self.path))
+    }
+}
+
+impl fmt::Display for Accepts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Integer(low, MOST) => write!(f, "an integer of at least {low}"),
+            Integer(low, high) => write!(f, "an integer from {low} to {high}"),
+            Single(low, high) | Double(low, high) => match (low, high) {
+                (Included(low), Excluded(high)) => write!(f, "a number of at least {low} and below {high}"),
+                (Excluded(low), _) => write!(f, "a finite number above {low}"),
+                (Included(low), _) => write!(f, "a finite number of at least {low}"),
+                (Unbounded, _) => write!(f, "a finite number"),
+            },
+            Flag => write!(f, "true or false"),
+            Text => write!(f, "a text in quotes"),
+            Name(names) => {
+                for (index, name) in names.iter().enumerate() {
+                    let between = match index {
+                        0 => "",
+                        _ if index + 1 == names.len() => " or ",
+                        _ => ", ",
+                    };
+                    write!(f, "{between}\"{name}\"")?;
+                }
+                Ok(())
+            }
+            Widths => write!(f, "a list of integers from 1 to {MOST_WIDTH}, such as [512, 256]"),
+            ShareOrText => write!(f, "a number above 0 and below 1, or a source in quotes"),
+            TextOrInteger => write!(f, "a column's name in quotes or its number"),
+        }
+    }
+}
+
+/// Beyond this a layer's weights would not fit any machine's memory.
+pub(crate) const MOST_WIDTH: u64 = 1_000_000;
+
+/// The README's table of all keys, in Markdown.
+pub fn reference_table() -> String {
+    let mut table = String::from("| key | value | default | applies to | meaning |\n|---|---|---|---|---|\n");
+    for key in &KEYS {
+        let accepts = match key.accepts {
+            Text => "a text".to_string(),
+            Integer(low, MOST_SAMPLES) => format!("an integer of at least {low}"),
+            other => other.to_string(),
+        };
+        let default = match key.default {
+            Required(_) => "required".to_string(),
+            Value(text) => format!("`{text}`"),
+            Described(words) => words.to_string(),
+        };
+        let used = match key.used {
+            Always => "all".to_string(),
+            When(other, values) => {
+                format!("{} {}", Key::find(other).map_or(other, |key| key.parts().1), values.join(", "))
+            }
+        };
+        table += &format!("| `{}` | {accepts} | {default} | {used} | {} |\n", key.path, key.help);
+    }
+    table
+}

@@ -1,0 +1,167 @@
+//! Typed values of a [`Document`], each checked against its key.
+
+use crate::document::{Document, Entry, Value};
+use crate::error::{ConfigError, Place};
+use crate::keys::{Accepts, Fallback, Key, MOST_WIDTH, Names, Use};
+use std::ops::RangeBounds;
+
+impl Document {
+    /// The integer at `path`; `None` where the key does not apply or is not set and has no default. So of all
+    /// below.
+    pub(crate) fn integer(&self, path: &str) -> Result<Option<u64>, ConfigError> {
+        self.read(path, |accepts, value| match (accepts, value) {
+            (Accepts::Integer(low, high), Value::Integer(value)) => {
+                u64::try_from(*value).ok().filter(|value| (low..=high).contains(value))
+            }
+            _ => None,
+        })
+    }
+
+    /// The number at `path`.
+    pub(crate) fn number(&self, path: &str) -> Result<Option<f64>, ConfigError> {
+        self.read(path, |accepts, value| {
+            let value = match value {
+                Value::Integer(value) => *value as f64,
+                Value::Float(value) => *value,
+                _ => return None,
+            };
+            // Rounding may carry a value out of its range, so it comes first.
+            let (value, range) = match accepts {
+                Accepts::Single(low, high) => (f64::from(value as f32), (low, high)),
+                Accepts::Double(low, high) => (value, (low, high)),
+                _ => return None,
+            };
+            (range.contains(&value) && (value as f32).is_finite()).then_some(value)
+        })
+    }
+
+    /// The truth value at `path`.
+    pub(crate) fn flag(&self, path: &str) -> Result<Option<bool>, ConfigError> {
+        self.read(path, |_, value| match value {
+            Value::Flag(flag) => Some(*flag),
+            _ => None,
+        })
+    }
+
+    /// The text at `path`.
+    pub(crate) fn text(&self, path: &str) -> Result<Option<String>, ConfigError> {
+        self.read(path, |accepts, value| match (accepts, value) {
+            (_, Value::Text(text)) if !text.trim().is_empty() => Some(text.clone()),
+            (Accepts::TextOrInteger, Value::Integer(integer)) => Some(integer.to_string()),
+            _ => None,
+        })
+    }
+
+    /// The layer widths at `path`.
+    pub(crate) fn widths(&self, path: &str) -> Result<Option<Vec<usize>>, ConfigError> {
+        self.read(path, |_, value| {
+            let Value::List(items) = value else { return None };
+            let width = |item: &Value| match item {
+                Value::Integer(width) => u64::try_from(*width)
+                    .ok()
+                    .filter(|width| (1..=MOST_WIDTH).contains(width))
+                    .map(|width| width as usize),
+                _ => None,
+            };
+            items.iter().map(width).collect::<Option<Vec<usize>>>().filter(|widths| !widths.is_empty())
+        })
+    }
+
+    /// What the name at `path` stands for.
+    pub(crate) fn name<T: Copy, const N: usize>(
+        &self,
+        path: &str,
+        names: &Names<T, N>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.read(path, |_, value| match value {
+            Value::Text(text) => names.iter().find(|(name, _)| name == text).map(|(_, value)| *value),
+            _ => None,
+        })
+    }
+
+    /// The value at `path` as `take` understands it, or its default.
+    pub(crate) fn read<T>(
+        &self,
+        path: &str,
+        take: impl Fn(Accepts, &Value) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let key = Key::find(path).expect("the code names keys of the table");
+        if !self.applies(key)? {
+            return Ok(None);
+        }
+        let default;
+        let entry = match (self.entries.get(path), key.default) {
+            (Some(entry), _) => entry,
+            (None, Fallback::Value(text)) => {
+                default = Entry { value: Value::of_default(text), text: text.into(), place: Place::Resolved };
+                &default
+            }
+            (None, Fallback::Described(_)) => return Ok(None),
+            (None, Fallback::Required(example)) => return Err(self.missing(key, example)),
+        };
+        match take(key.accepts, &entry.value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.bad_value(path, expected(key, &entry.value))),
+        }
+    }
+
+    /// The error that says what the value at `path` should have been.
+    pub(crate) fn bad_value(&self, path: &str, expected: String) -> ConfigError {
+        let (place, value) = match self.entries.get(path) {
+            Some(entry) => (entry.place.clone(), entry.text.clone()),
+            None => (Place::Resolved, String::new()),
+        };
+        ConfigError::Value { place, key: path.to_string(), value, expected }
+    }
+
+    /// Whether `key` has a meaning in this run. An error if it has none and was set all the same.
+    fn applies(&self, key: &Key) -> Result<bool, ConfigError> {
+        let Use::When(path, values) = key.used else { return Ok(true) };
+        let chosen = match (self.entries.get(path), Key::find(path).map(|other| other.default)) {
+            (Some(entry), _) => entry.value.clone(),
+            (None, Some(Fallback::Value(text))) => Value::of_default(text),
+            _ => Value::Other("nothing"),
+        };
+        let Value::Text(chosen) = chosen else { return Ok(false) };
+        if values.contains(&chosen.as_str()) {
+            return Ok(true);
+        }
+        let Some(entry) = self.entries.get(key.path) else { return Ok(false) };
+        let one_of = values.iter().map(|value| format!("\"{value}\"")).collect::<Vec<_>>().join(", ");
+        let reason =
+            format!("{path} is \"{chosen}\" and only {one_of} use it; remove this key or change {path}");
+        Err(ConfigError::Unused { place: entry.place.clone(), key: key.path.into(), reason })
+    }
+
+    fn missing(&self, key: &Key, example: &str) -> ConfigError {
+        let (table, name) = key.parts();
+        let hint = match table {
+            "" => format!("add a line such as {name} = {example}"),
+            table => format!("add a line such as {name} = {example} under [{table}]"),
+        };
+        ConfigError::Missing { origin: self.origin.clone(), key: key.path.into(), hint }
+    }
+}
+
+/// What `key` accepts, and what is known about why `value` is not that.
+fn expected(key: &Key, value: &Value) -> String {
+    let accepts = key.accepts;
+    let note = match (accepts, value) {
+        (Accepts::Name(names), Value::Text(text)) => {
+            let close = names.iter().map(|name| (strsim::normalized_damerau_levenshtein(name, text), *name));
+            let best = close.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness >= 0.5);
+            return match best {
+                Some((_, name)) => format!("did you mean \"{name}\"? expected {accepts}"),
+                None => format!("expected {accepts}"),
+            };
+        }
+        (Accepts::Text | Accepts::ShareOrText, Value::Text(_)) => "; it is empty".to_string(),
+        (Accepts::Widths, Value::List(items)) if items.is_empty() => {
+            "; without hidden layers use kind \"linear\", \"logistic\", \"softmax\" or \"poisson\""
+                .to_string()
+        }
+        (_, Value::Other(what)) => format!("; this is {what}"),
+        _ => String::new(),
+    };
+    format!("expected {accepts}{note}")
+}
