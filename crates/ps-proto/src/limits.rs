@@ -49,8 +49,9 @@ pub const INBOX_MESSAGES: usize = 64;
 /// draining its stream and is dropped.
 pub const OUTBOX_MESSAGES: usize = 64;
 
-/// Versions of the weights that may wait for one worker: each holds a whole copy of the model.
-pub const OUTBOX_WEIGHTS: usize = 3;
+/// How long messages may wait for a worker whose connection takes none of them: newer weights replace older
+/// ones meanwhile, so a slow link just skips some, but a worker that takes nothing at all is dropped.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Until a TCP connection stands.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 
 use super::from_worker::printable;
 use super::{Nonsense, Shape, check_chunk, ensure};
-use crate::limits::MAX_TEXT_BYTES;
+use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
 use crate::v1::{self, from_server::Message};
 use bytes::Bytes;
 use ps_coord::{Dismissal, WorkerId};
@@ -12,8 +12,8 @@ use std::time::Duration;
 /// What the server says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerMessage {
-    /// We take part.
-    Admitted(Admission),
+    /// We take part, under this id.
+    Admitted(WorkerId),
     /// A part of the weights.
     Weights(WeightsPart),
     /// Leaves to compute.
@@ -29,14 +29,16 @@ pub enum ServerMessage {
     Heartbeat,
 }
 
-/// How we take part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// Our id.
-    pub worker: WorkerId,
-    /// How often the server wants to hear from us at least; never zero.
+/// What the server says of its run before we take part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Invitation {
+    /// Its program, printable.
+    pub build: String,
+    /// The run file.
+    pub run_toml: String,
+    /// How often it wants to hear from us at least, and we hear from it; never zero.
     pub heartbeat: Duration,
-    /// After how long a silence we are dismissed.
+    /// After how long a silence either side counts as lost; longer than a heartbeat.
     pub silence: Duration,
 }
 
@@ -92,9 +94,8 @@ fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense> {
     }
 }
 
-fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<Admission, Nonsense> {
-    let v1::Admitted { worker_id, heartbeat_interval_ms, silence_timeout_ms, parameters, max_chunk } =
-        admitted;
+fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<WorkerId, Nonsense> {
+    let v1::Admitted { worker_id, parameters, max_chunk } = admitted;
     ensure!(
         parameters == shape.parameters as u64,
         "the server's model has {parameters} parameters, ours {}",
@@ -102,12 +103,25 @@ fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<Admission, Nonsens
     );
     let chunk = crate::limits::chunk_elements(shape.parameters).min(shape.parameters);
     ensure!(max_chunk >= chunk as u64, "the server takes chunks of {max_chunk} elements, ours have {chunk}");
+    Ok(WorkerId(worker_id))
+}
+
+/// Checks the answer to `Join`. Of a server of another protocol version nothing else is looked at.
+pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, Nonsense> {
+    let v1::JoinReply { protocol_version, build, run_toml, heartbeat_interval_ms, silence_timeout_ms, .. } =
+        reply;
+    let build = printable("build", build, MAX_NAME_BYTES)?;
+    ensure!(
+        protocol_version == PROTOCOL_VERSION,
+        "the server ({build}) speaks protocol version {protocol_version}, we {PROTOCOL_VERSION}"
+    );
     ensure!(
         heartbeat_interval_ms > 0 && silence_timeout_ms > heartbeat_interval_ms,
         "a heartbeat every {heartbeat_interval_ms} ms with a patience of {silence_timeout_ms} ms"
     );
-    Ok(Admission {
-        worker: WorkerId(worker_id),
+    Ok(Invitation {
+        build,
+        run_toml,
         heartbeat: Duration::from_millis(heartbeat_interval_ms),
         silence: Duration::from_millis(silence_timeout_ms),
     })
@@ -149,21 +163,28 @@ mod tests {
 
     #[test]
     fn control_messages_survive_the_wire() {
+        let send = |message| server_message(v1::FromServer { message }, &shape());
         for dismissal in
             [Dismissal::Done, Dismissal::Ended("stopped".into()), Dismissal::Silent { silent_ms: 9 }]
         {
-            let message = server_message(dismissed(&dismissal), &shape());
-            assert_eq!(message, Ok(ServerMessage::Dismissed(dismissal)));
+            assert_eq!(send(Some(dismissed(&dismissal))), Ok(ServerMessage::Dismissed(dismissal)));
         }
-        let admission = Admission {
-            worker: WorkerId(4),
-            heartbeat: Duration::from_millis(100),
-            silence: Duration::from_millis(500),
+        assert_eq!(send(Some(admitted(WorkerId(4), 7))), Ok(ServerMessage::Admitted(WorkerId(4))));
+        assert!(send(Some(admitted(WorkerId(4), 8))).is_err());
+        assert!(send(None).is_err());
+    }
+
+    #[test]
+    fn an_invitation_has_our_version_and_sensible_times() {
+        let reply = v1::JoinReply {
+            protocol_version: PROTOCOL_VERSION,
+            heartbeat_interval_ms: 100,
+            silence_timeout_ms: 500,
+            ..v1::JoinReply::default()
         };
-        let message = server_message(admitted(WorkerId(4), 100, 500, 7), &shape());
-        assert_eq!(message, Ok(ServerMessage::Admitted(admission)));
-        assert!(server_message(admitted(WorkerId(4), 0, 500, 7), &shape()).is_err());
-        assert!(server_message(admitted(WorkerId(4), 100, 500, 8), &shape()).is_err());
-        assert!(server_message(v1::FromServer { message: None }, &shape()).is_err());
+        assert_eq!(invitation(reply.clone()).unwrap().silence, Duration::from_millis(500));
+        assert!(invitation(v1::JoinReply { protocol_version: 2, ..reply.clone() }).is_err());
+        assert!(invitation(v1::JoinReply { heartbeat_interval_ms: 0, ..reply.clone() }).is_err());
+        assert!(invitation(v1::JoinReply { silence_timeout_ms: 100, ..reply }).is_err());
     }
 }

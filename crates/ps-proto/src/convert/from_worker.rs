@@ -67,7 +67,7 @@ pub fn hello(hello: v1::Hello) -> Result<Greeting, Refusal> {
     let fingerprints = v1::Fingerprints {
         run: printable("fingerprints.run", theirs.run, MAX_TEXT_BYTES)?,
         data: printable("fingerprints.data", theirs.data, MAX_TEXT_BYTES)?,
-        numerics: printable("fingerprints.numerics", theirs.numerics, MAX_TEXT_BYTES)?,
+        numerics: theirs.numerics,
         probe: printable("fingerprints.probe", theirs.probe, MAX_TEXT_BYTES)?,
     };
     Ok(Greeting { name, build, fingerprints })

@@ -7,7 +7,7 @@
 mod from_server;
 mod from_worker;
 
-pub use from_server::{Admission, ServerMessage, WeightsPart, server_message};
+pub use from_server::{Invitation, ServerMessage, WeightsPart, invitation, server_message};
 pub use from_worker::{Greeting, NodePart, WorkerMessage, first_message, hello, worker_message};
 
 use crate::v1;
@@ -128,7 +128,7 @@ fn tally_to_wire(tally: Tally) -> v1::Tally {
 }
 
 /// The message that sends a worker away.
-pub fn dismissed(dismissal: &Dismissal) -> v1::FromServer {
+pub fn dismissed(dismissal: &Dismissal) -> v1::from_server::Message {
     let (kind, reason, silent_ms) = match dismissal {
         Dismissal::Done => (v1::DismissalKind::Done, "training is done".to_owned(), 0),
         Dismissal::Ended(reason) => (v1::DismissalKind::Ended, reason.clone(), 0),
@@ -137,17 +137,15 @@ pub fn dismissed(dismissal: &Dismissal) -> v1::FromServer {
         }
     };
     let dismissed = v1::Dismissed { kind: kind.into(), reason, silent_ms };
-    v1::FromServer { message: Some(v1::from_server::Message::Dismissed(dismissed)) }
+    v1::from_server::Message::Dismissed(dismissed)
 }
 
 /// The message that admits a worker.
-pub fn admitted(worker: WorkerId, heartbeat_ms: u64, silence_ms: u64, parameters: usize) -> v1::FromServer {
+pub fn admitted(worker: WorkerId, parameters: usize) -> v1::from_server::Message {
     let admitted = v1::Admitted {
         worker_id: worker.0,
-        heartbeat_interval_ms: heartbeat_ms,
-        silence_timeout_ms: silence_ms,
         parameters: parameters as u64,
         max_chunk: crate::limits::MAX_CHUNK_BYTES as u64 / 4,
     };
-    v1::FromServer { message: Some(v1::from_server::Message::Admitted(admitted)) }
+    v1::from_server::Message::Admitted(admitted)
 }
