@@ -21,10 +21,37 @@ pub struct Tally {
     pub residual_squared: f64,
 }
 
+/// What one sample adds to a tally, beside its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Its loss.
+    pub loss: f32,
+    /// The predicted class number, or for regression the prediction minus the target.
+    pub detail: f32,
+}
+
 impl Tally {
     /// Nothing counted yet, for `classes` classes (0 for regression).
     pub fn new(classes: usize) -> Self {
         Tally { classes: vec![[0; 2]; classes], ..Tally::default() }
+    }
+
+    /// Adds one sample.
+    #[inline(always)]
+    pub fn count(&mut self, target: f32, outcome: Outcome) {
+        self.samples += 1;
+        self.loss += f64::from(outcome.loss);
+        if self.classes.is_empty() {
+            let (target, residual) = (f64::from(target), f64::from(outcome.detail));
+            self.target += target;
+            self.target_squared += target * target;
+            self.residual_squared += residual * residual;
+        } else {
+            let wrong = target != outcome.detail;
+            self.correct += u64::from(!wrong);
+            self.classes[target as usize][0] += 1;
+            self.classes[target as usize][1] += u64::from(wrong);
+        }
     }
 
     /// Adds `right`, the next node of the tree. Both must be of the same model.

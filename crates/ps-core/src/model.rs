@@ -5,7 +5,7 @@
 //! log-likelihood per sample, up to constants that no weight changes.
 
 use crate::function;
-use crate::metrics::Tally;
+use crate::metrics::Outcome;
 use crate::params::Layout;
 use crate::seed::{Purpose, random};
 use serde::{Deserialize, Serialize};
@@ -216,40 +216,37 @@ impl Activation {
 }
 
 impl Head {
-    /// Replaces the last layer's outputs `z` of one sample by the derivative of the loss by them, and adds the
-    /// sample to `tally`.
+    /// Replaces the last layer's outputs `z` of one sample by the derivative of the loss by them, and says what
+    /// [`Tally::count`] needs.
     #[inline(always)]
-    pub fn backward(self, z: &mut [f32], target: f32, tally: &mut Tally) {
-        tally.samples += 1;
+    pub fn backward(self, z: &mut [f32], target: f32) -> Outcome {
         match self {
             Head::SquaredError => {
-                let residual = z[0] - target;
-                tally.loss += f64::from(0.5 * (residual * residual));
-                tally.add_value(target, residual);
-                z[0] = residual;
+                z[0] -= target;
+                Outcome { loss: 0.5 * (z[0] * z[0]), detail: z[0] }
             }
             Head::Poisson => {
                 let mean = function::exp(z[0]);
-                tally.loss += f64::from((-target).mul_add(z[0], mean));
-                tally.add_value(target, mean - target);
+                let loss = (-target).mul_add(z[0], mean);
                 z[0] = mean - target;
+                Outcome { loss, detail: z[0] }
             }
             Head::Logistic => {
-                tally.loss += f64::from((-target).mul_add(z[0], function::softplus(z[0])));
-                tally.add_class(target as usize, usize::from(z[0] > 0.0));
+                let loss = (-target).mul_add(z[0], function::softplus(z[0]));
+                let predicted = if z[0] > 0.0 { 1.0 } else { 0.0 };
                 z[0] = function::sigmoid(z[0]) - target;
+                Outcome { loss, detail: predicted }
             }
             Head::Softmax => {
                 let class = target as usize;
                 let (predicted, largest) = argmax(z);
                 let logit = z[class];
                 let sum = exp_all(z, largest);
-                tally.loss += f64::from(function::ln(sum) + (largest - logit));
-                tally.add_class(class, predicted);
                 for value in z.iter_mut() {
                     *value /= sum;
                 }
                 z[class] -= 1.0;
+                Outcome { loss: function::ln(sum) + (largest - logit), detail: predicted as f32 }
             }
         }
     }
@@ -289,21 +286,4 @@ fn exp_all(z: &mut [f32], largest: f32) -> f32 {
         *value = function::exp(*value - largest);
     }
     z.iter().fold(0.0, |sum, value| sum + value)
-}
-
-impl Tally {
-    #[inline(always)]
-    fn add_value(&mut self, target: f32, residual: f32) {
-        let (target, residual) = (f64::from(target), f64::from(residual));
-        self.target += target;
-        self.target_squared += target * target;
-        self.residual_squared += residual * residual;
-    }
-
-    #[inline(always)]
-    fn add_class(&mut self, class: usize, predicted: usize) {
-        self.correct += u64::from(class == predicted);
-        self.classes[class][0] += 1;
-        self.classes[class][1] += u64::from(class != predicted);
-    }
 }

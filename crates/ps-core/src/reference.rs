@@ -131,7 +131,8 @@ fn leaf_sum(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[us
 
         // Backward: delta is the derivative of the loss by z, from the last layer to the first.
         let mut delta = activations[last + 1].clone();
-        model.head().backward(&mut delta, samples.target(index), &mut tally);
+        let target = samples.target(index);
+        tally.count(target, model.head().backward(&mut delta, target));
         for (l, layer) in layers.iter().enumerate().rev() {
             let x = &activations[l];
             for o in 0..layer.outputs {

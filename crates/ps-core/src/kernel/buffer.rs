@@ -1,0 +1,29 @@
+//! Memory for matrices, aligned to cache lines.
+
+use bytemuck::{Pod, Zeroable};
+
+/// A growable `f32` buffer that starts on a cache line.
+#[derive(Clone, Debug, Default)]
+pub struct Buffer {
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+impl Buffer {
+    /// Makes room for at least `len` elements and returns exactly these; what they hold is unspecified.
+    pub fn resize(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(16);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line::zeroed());
+        }
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..len]
+    }
+
+    /// All elements.
+    pub fn as_slice(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.lines)
+    }
+}

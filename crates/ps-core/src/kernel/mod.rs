@@ -1,0 +1,126 @@
+//! The fused-multiply-add product for each instruction set.
+//!
+//! One generic micro-kernel ([`tile`]) computes a tile of `rows x (vectors * lanes)` outputs, each as one
+//! chain `acc = fma(a[k], b[k], acc)` in ascending k from zero. Vector lanes run over outputs only, so every
+//! instruction set gives the same bits and blocking is free to choose. It is compiled once for AVX-512, for
+//! AVX2 with FMA, for NEON and as plain Rust, and chosen at run time.
+//!
+//! All `unsafe` code of this crate is in this folder.
+
+mod buffer;
+mod tile;
+mod vector;
+
+pub use buffer::Buffer;
+pub(crate) use tile::{Segment, Tile, fold_tiles, multiply};
+
+/// Environment variable that forces an instruction set: `avx512`, `avx2`, `neon` or `scalar`.
+pub const KERNEL_VARIABLE: &str = "DOWNHILL_KERNEL";
+
+/// An instruction set that the products are compiled for. Values for sets that this processor lacks cannot
+/// be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel(Set);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    Scalar,
+}
+
+impl Kernel {
+    /// The widest that this processor has.
+    pub fn detect() -> Self {
+        Kernel::available()[0]
+    }
+
+    /// The one that [`KERNEL_VARIABLE`] names, or the widest. An unknown or missing one is an error for the
+    /// user.
+    pub fn chosen() -> Result<Self, String> {
+        let Ok(name) = std::env::var(KERNEL_VARIABLE) else { return Ok(Kernel::detect()) };
+        let available = Kernel::available();
+        available.iter().copied().find(|kernel| kernel.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = available.iter().map(|kernel| kernel.name()).collect();
+            format!("{KERNEL_VARIABLE}={name}: this processor and build have {}", names.join(", "))
+        })
+    }
+
+    /// All that this processor has, widest first; plain Rust is always the last.
+    pub fn available() -> Vec<Self> {
+        let mut sets = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if is_x86_feature_detected!("avx512f") {
+                sets.push(Kernel(Set::Avx512));
+            }
+            sets.push(Kernel(Set::Avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        sets.push(Kernel(Set::Neon));
+        sets.push(Kernel(Set::Scalar));
+        sets
+    }
+
+    /// Its name in [`KERNEL_VARIABLE`].
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => "neon",
+            Set::Scalar => "scalar",
+        }
+    }
+
+    /// Columns of a full tile, and of a panel of [`crate::gradient`]'s matrices.
+    pub(crate) fn width(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => 32,
+            _ => 16,
+        }
+    }
+
+    /// Most rows of a tile.
+    pub(crate) fn max_rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => 12,
+            Set::Scalar => 4,
+            #[allow(unreachable_patterns)]
+            _ => 6,
+        }
+    }
+
+    /// Runs `f` compiled for this instruction set, as far as it is inlined (mark it `#[inline(always)]`):
+    /// loops in it are vectorised and `mul_add` is one instruction.
+    #[inline]
+    pub fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f,avx2,fma")]
+            fn avx512<R>(f: impl FnOnce() -> R) -> R {
+                f()
+            }
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<R>(f: impl FnOnce() -> R) -> R {
+                f()
+            }
+            match self.0 {
+                // SAFETY: this value is only made after the processor was asked for AVX-512F, AVX2 and FMA.
+                Set::Avx512 => return unsafe { avx512(f) },
+                // SAFETY: this value is only made after the processor was asked for AVX2 and FMA.
+                Set::Avx2 => return unsafe { avx2(f) },
+                Set::Scalar => {}
+            }
+        }
+        f()
+    }
+}

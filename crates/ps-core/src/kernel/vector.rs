@@ -1,0 +1,183 @@
+//! A few lanes of `f32`, for each instruction set.
+
+/// Lanes that the micro-kernel is generic over.
+///
+/// # Safety
+/// All functions may only be called where the implementation's instruction set is enabled; `load` and `store`
+/// touch `LANES` elements at the (possibly unaligned) pointer.
+pub(super) unsafe trait Vector: Copy {
+    /// Elements.
+    const LANES: usize;
+    /// All lanes 0.
+    unsafe fn zero() -> Self;
+    /// All lanes `*value`.
+    unsafe fn splat(value: *const f32) -> Self;
+    /// Lanes from memory.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Lanes to memory.
+    unsafe fn store(self, to: *mut f32);
+    /// `fma(a, b, self)`, rounded once.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// `left + self`.
+    unsafe fn add(self, left: Self) -> Self;
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86 {
+    use super::Vector;
+    use std::arch::x86_64::*;
+
+    macro_rules! vector {
+        ($name:ident, $lanes:literal, $inner:ty, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident) => {
+            #[derive(Clone, Copy)]
+            pub struct $name($inner);
+
+            // SAFETY: each function is one instruction of the set that the trait's caller has enabled; memory
+            // is touched at the caller's pointer only, without alignment requirements.
+            unsafe impl Vector for $name {
+                const LANES: usize = $lanes;
+                #[inline(always)]
+                unsafe fn zero() -> Self {
+                    // SAFETY: the caller has enabled the instruction set.
+                    unsafe { $name($zero()) }
+                }
+                #[inline(always)]
+                unsafe fn splat(value: *const f32) -> Self {
+                    // SAFETY: the caller has enabled the instruction set and the pointer is readable.
+                    unsafe { $name($splat(*value)) }
+                }
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: the caller has enabled the instruction set and `LANES` elements are readable.
+                    unsafe { $name($load(from)) }
+                }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: the caller has enabled the instruction set and `LANES` elements are writable.
+                    unsafe { $store(to, self.0) }
+                }
+                #[inline(always)]
+                unsafe fn fma(self, a: Self, b: Self) -> Self {
+                    // SAFETY: the caller has enabled the instruction set.
+                    unsafe { $name($fma(a.0, b.0, self.0)) }
+                }
+                #[inline(always)]
+                unsafe fn add(self, left: Self) -> Self {
+                    // SAFETY: the caller has enabled the instruction set.
+                    unsafe { $name($add(left.0, self.0)) }
+                }
+            }
+        };
+    }
+
+    vector!(
+        Avx512,
+        16,
+        __m512,
+        _mm512_setzero_ps,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_fmadd_ps,
+        _mm512_add_ps
+    );
+    vector!(
+        Avx2,
+        8,
+        __m256,
+        _mm256_setzero_ps,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_fmadd_ps,
+        _mm256_add_ps
+    );
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(super) mod arm {
+    use super::Vector;
+    use std::arch::aarch64::*;
+
+    #[derive(Clone, Copy)]
+    pub struct Neon(float32x4_t);
+
+    // SAFETY: NEON is part of every aarch64 processor that Rust targets; memory is touched at the caller's
+    // pointer only, without alignment requirements.
+    unsafe impl Vector for Neon {
+        const LANES: usize = 4;
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: NEON is always there.
+            unsafe { Neon(vdupq_n_f32(0.0)) }
+        }
+        #[inline(always)]
+        unsafe fn splat(value: *const f32) -> Self {
+            // SAFETY: the pointer is readable.
+            unsafe { Neon(vdupq_n_f32(*value)) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: `LANES` elements are readable.
+            unsafe { Neon(vld1q_f32(from)) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: `LANES` elements are writable.
+            unsafe { vst1q_f32(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: NEON is always there.
+            unsafe { Neon(vfmaq_f32(self.0, a.0, b.0)) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, left: Self) -> Self {
+            // SAFETY: NEON is always there.
+            unsafe { Neon(vaddq_f32(left.0, self.0)) }
+        }
+    }
+}
+
+/// Eight lanes in plain Rust. `f32::mul_add` rounds once everywhere, with or without an instruction for it.
+#[derive(Clone, Copy)]
+pub(super) struct Plain([f32; 8]);
+
+// SAFETY: no instruction set is needed; memory is touched at the caller's pointer only, by unaligned reads and
+// writes.
+unsafe impl Vector for Plain {
+    const LANES: usize = 8;
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Plain([0.0; 8])
+    }
+    #[inline(always)]
+    unsafe fn splat(value: *const f32) -> Self {
+        // SAFETY: the pointer is readable.
+        Plain([unsafe { *value }; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: `LANES` elements are readable.
+        Plain(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: `LANES` elements are writable.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(mut self, a: Self, b: Self) -> Self {
+        for (lane, (a, b)) in self.0.iter_mut().zip(a.0.into_iter().zip(b.0)) {
+            *lane = a.mul_add(b, *lane);
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn add(mut self, left: Self) -> Self {
+        for (lane, left) in self.0.iter_mut().zip(left.0) {
+            *lane += left;
+        }
+        self
+    }
+}
