@@ -1,9 +1,13 @@
 //! A run ready to start: its file, data, model and plan.
 
-use ps_config::RunConfig;
+use ps_config::{ConfigError, RunConfig};
 use ps_core::params::weights_hash;
-use ps_core::{BatchPlan, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Samples, SgdConfig, Trainer};
+use ps_core::{
+    BatchPlan, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Samples, SgdConfig, Tally,
+    Trainer,
+};
 use ps_data::{DataError, Loaded, Progress, Task};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
 
@@ -23,10 +27,12 @@ pub struct Job {
     pub optimizer: SgdConfig,
     /// What other processes of the run must agree on.
     pub fingerprint: Fingerprint,
+    /// The instruction set that products are computed with here.
+    pub kernel: Kernel,
 }
 
 /// A run's identity: processes whose fingerprints differ would not compute the same bits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Of the numeric part of the run file, in hexadecimal.
     pub run: String,
@@ -41,14 +47,11 @@ pub struct Fingerprint {
 pub enum JobError {
     /// The data is missing, damaged or unfit.
     Data(DataError),
-    /// A batch asks for more samples than there are.
-    BatchTooLarge {
-        /// Samples of a batch.
-        batch: usize,
-        /// Training samples.
-        samples: usize,
-    },
-    /// Training and evaluation sources do not go together, or a feature count is out of range.
+    /// The run file does not fit the data.
+    Config(ConfigError),
+    /// The environment forces an instruction set that is not there.
+    Kernel(String),
+    /// No model can be built for the data.
     Unfit(String),
 }
 
@@ -61,12 +64,12 @@ impl Job {
         data_root: Option<&Path>,
         progress: &dyn Progress,
     ) -> Result<Job, JobError> {
+        let kernel = Kernel::chosen().map_err(JobError::Kernel)?;
         let root = data_root.unwrap_or(base);
-        let data = ps_data::load(&run.data, task(run.model.head), run.seed, root, progress).map_err(JobError::Data)?;
-        let (samples, batch) = (data.train.len(), run.train.batch);
-        if batch > samples {
-            return Err(JobError::BatchTooLarge { batch, samples });
-        }
+        let data = ps_data::load(&run.data, task(run.model.head), run.seed, root, progress)
+            .map_err(JobError::Data)?;
+        let samples = data.train.len();
+        run.check_samples(samples).map_err(JobError::Config)?;
         if data.train.features() == 0 {
             return Err(JobError::Unfit(format!("{}: the samples have no features", run.data.train)));
         }
@@ -78,9 +81,13 @@ impl Job {
             data.class_names.len(),
         );
         let plan = run.plan(samples);
-        let fingerprint =
-            Fingerprint { run: run.fingerprint(), data: data.fingerprint.clone(), numerics: NUMERICS_VERSION };
-        Ok(Job { rate: run.rate(plan.steps), optimizer: run.optimizer.sgd, run, data, model, plan, fingerprint })
+        let fingerprint = Fingerprint {
+            run: run.fingerprint(),
+            data: data.fingerprint.clone(),
+            numerics: NUMERICS_VERSION,
+        };
+        let (rate, optimizer) = (run.rate(plan.steps), run.optimizer.sgd);
+        Ok(Job { run, data, model, plan, rate, optimizer, fingerprint, kernel })
     }
 
     /// The holder of the weights, before the first step.
@@ -88,9 +95,19 @@ impl Job {
         Trainer::new(&self.model, self.plan, self.optimizer, self.rate)
     }
 
-    /// What computes gradients, with the kernel that this machine has.
+    /// What computes gradients and evaluates, on the current rayon pool.
     pub fn gradients(&self) -> Gradients {
-        Gradients::new(self.model.clone(), self.plan, Kernel::detect())
+        Gradients::new(self.model.clone(), self.plan, self.kernel)
+    }
+
+    /// Loss and metrics of `weights` on the validation part, where there is one.
+    pub fn validate(&self, weights: &[f32]) -> Option<Tally> {
+        self.data.validation.as_ref().map(|split| self.gradients().evaluate(weights, split))
+    }
+
+    /// Loss and metrics of `weights` on the test source, where there is one.
+    pub fn test(&self, weights: &[f32]) -> Option<Tally> {
+        self.data.test.as_ref().map(|split| self.gradients().evaluate(weights, split))
     }
 
     /// SHA-256 of a gradient that costs next to nothing and goes through every layer: that of the first leaf
@@ -130,7 +147,7 @@ impl Fingerprint {
 }
 
 /// What `head` needs of the targets.
-pub(crate) fn task(head: Head) -> Task {
+pub fn task(head: Head) -> Task {
     match head {
         Head::SquaredError => Task::Regression,
         Head::Poisson => Task::Count,
@@ -144,7 +161,7 @@ impl JobError {
     pub fn is_usage(&self) -> bool {
         match self {
             JobError::Data(error) => error.is_usage(),
-            JobError::BatchTooLarge { .. } => true,
+            JobError::Config(_) | JobError::Kernel(_) => true,
             JobError::Unfit(_) => false,
         }
     }
@@ -154,12 +171,8 @@ impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             JobError::Data(error) => error.fmt(f),
-            JobError::BatchTooLarge { batch, samples } => write!(
-                f,
-                "train.batch: {batch} samples, but the training part holds {samples}; \
-                 use --set train.batch={samples} or less"
-            ),
-            JobError::Unfit(problem) => f.write_str(problem),
+            JobError::Config(error) => error.fmt(f),
+            JobError::Kernel(problem) | JobError::Unfit(problem) => f.write_str(problem),
         }
     }
 }
@@ -168,7 +181,8 @@ impl std::error::Error for JobError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             JobError::Data(error) => Some(error),
-            _ => None,
+            JobError::Config(error) => Some(error),
+            JobError::Kernel(_) | JobError::Unfit(_) => None,
         }
     }
 }

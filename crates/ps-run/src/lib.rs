@@ -1,11 +1,21 @@
 //! From a run file to loaded data and model, and from a run to its folder and progress.
 //!
 //! [`Job`] is a run ready to start: what the reference, the local driver, the server and the workers all
-//! begin with. [`RunFolder`] is where its results go, [`Recorder`] what tells the user how it goes, and
-//! [`evaluate()`] measures weights on any split. Nothing here decides a bit of the weights.
+//! begin with. [`RunFolder`] is where its results go, [`Recorder`] what tells the user how it goes.
+//! Nothing here decides a bit of the weights.
 
-mod evaluate;
+mod folder;
 mod job;
+mod measures;
+mod progress;
+mod recorder;
+mod summary;
+mod weights;
 
-pub use evaluate::{evaluate, predict};
-pub use job::{Fingerprint, Job, JobError};
+pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE};
+pub use job::{Fingerprint, Job, JobError, task};
+pub use measures::{Measures, counted, grouped, seconds};
+pub use progress::{DataProgress, Style};
+pub use recorder::Recorder;
+pub use summary::{Ending, Summary};
+pub use weights::{AboutWeights, SavedWeights, WeightsFile};

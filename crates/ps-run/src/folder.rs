@@ -1,0 +1,192 @@
+//! Where a run's results go.
+
+use crate::job::Job;
+use crate::summary::Summary;
+use crate::weights;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The run file as resolved.
+pub const RUN_FILE: &str = "run.toml";
+/// Metrics of steps and epochs, one JSON object per line.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+/// The final weights.
+pub const WEIGHTS_FILE: &str = "weights.safetensors";
+/// The result in numbers, ending in the hash of the weights.
+pub const SUMMARY_FILE: &str = "summary.json";
+
+/// A folder that belongs to one run.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+/// Why results cannot be written or read.
+#[derive(Debug)]
+pub enum FolderError {
+    /// The folder holds something already.
+    Taken {
+        /// Which folder.
+        path: PathBuf,
+        /// Whether it is the result of a finished run.
+        finished: bool,
+    },
+    /// The system refused.
+    File {
+        /// Which file or folder.
+        path: PathBuf,
+        /// The system's word.
+        error: io::Error,
+    },
+    /// A result file is not what it should be.
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl RunFolder {
+    /// Makes `out`, which must be empty or not there yet; without it, the first free one of `runs/<name>-1`,
+    /// `runs/<name>-2`, …
+    pub fn create(out: Option<&Path>, name: &str) -> Result<Self, FolderError> {
+        match out {
+            Some(path) => RunFolder::given(path),
+            None => RunFolder::numbered(Path::new("runs"), name),
+        }
+    }
+
+    fn given(path: &Path) -> Result<Self, FolderError> {
+        fs::create_dir_all(path).map_err(|error| failed(path, error))?;
+        let mut entries = fs::read_dir(path).map_err(|error| failed(path, error))?;
+        if entries.next().is_some() {
+            return Err(FolderError::Taken { path: path.into(), finished: path.join(SUMMARY_FILE).exists() });
+        }
+        Ok(RunFolder { path: path.into() })
+    }
+
+    fn numbered(parent: &Path, name: &str) -> Result<Self, FolderError> {
+        fs::create_dir_all(parent).map_err(|error| failed(parent, error))?;
+        for number in 1_u64.. {
+            let path = parent.join(format!("{name}-{number}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(RunFolder { path }),
+                // Another run may be making its own at this moment, so making is the only test.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed(&path, error)),
+            }
+        }
+        unreachable!("some number is free")
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the run file as resolved.
+    pub fn write_run(&self, job: &Job) -> Result<(), FolderError> {
+        write_aside(&self.path.join(RUN_FILE), job.run.to_toml().as_bytes())
+    }
+
+    /// Opens the file that metrics go to.
+    pub fn metrics(&self) -> Result<File, FolderError> {
+        let path = self.path.join(METRICS_FILE);
+        File::create(&path).map_err(|error| failed(&path, error))
+    }
+
+    /// Writes the final weights; relative data paths of the run started at `root`.
+    pub fn write_weights(
+        &self,
+        job: &Job,
+        root: &Path,
+        weights: &[f32],
+        version: u64,
+    ) -> Result<(), FolderError> {
+        let path = self.path.join(WEIGHTS_FILE);
+        let bytes = weights::to_bytes(job, root, weights, version)
+            .map_err(|problem| FolderError::Content { path: path.clone(), problem })?;
+        write_aside(&path, &bytes)
+    }
+
+    /// Writes the summary; with it the run is finished.
+    pub fn write_summary(&self, summary: &Summary) -> Result<(), FolderError> {
+        write_aside(&self.path.join(SUMMARY_FILE), summary.to_json().as_bytes())
+    }
+}
+
+/// Writes a file that is either whole or not there.
+fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".part");
+    let aside = PathBuf::from(aside);
+    let write = || {
+        let mut file = File::create(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)
+    };
+    write().map_err(|error| failed(path, error))
+}
+
+fn failed(path: &Path, error: io::Error) -> FolderError {
+    FolderError::File { path: path.into(), error }
+}
+
+impl FolderError {
+    /// Whether the command line must change.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, FolderError::Taken { .. })
+    }
+}
+
+impl fmt::Display for FolderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FolderError::Taken { path, finished } => {
+                let path = path.display();
+                let what = if *finished { "holds the results of a finished run" } else { "is not empty" };
+                write!(f, "{path}: the folder {what} and nothing is written over; choose another --out")
+            }
+            FolderError::File { path, error } => write!(f, "{}: {error}", path.display()),
+            FolderError::Content { path, problem } => write!(f, "{}: {problem}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for FolderError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            FolderError::File { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_holds_anything_is_refused_and_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("deep/run");
+        let folder = RunFolder::create(Some(&out), "x").unwrap();
+        write_aside(&folder.path().join(SUMMARY_FILE), b"{}").unwrap();
+        let error = RunFolder::create(Some(&out), "x").unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("finished run"), "{error}");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn numbered_folders_take_the_first_free_number() {
+        let parent = tempfile::tempdir().unwrap();
+        for number in 1..=3 {
+            let folder = RunFolder::numbered(parent.path(), "digits").unwrap();
+            assert_eq!(folder.path(), parent.path().join(format!("digits-{number}")));
+        }
+    }
+}

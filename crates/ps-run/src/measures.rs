@@ -1,0 +1,91 @@
+//! Metrics as people and result files want them.
+
+use ps_core::Tally;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Means over some samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measures {
+    /// Samples measured.
+    pub samples: u64,
+    /// Mean loss (negative log-likelihood) of a sample.
+    pub loss: f64,
+    /// Share of samples whose class was predicted (classification).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Per class name the share of its samples predicted as another (classification; classes seen only).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub class_errors: BTreeMap<String, f64>,
+    /// The coefficient of determination (regression).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r_squared: Option<f64>,
+}
+
+impl Measures {
+    /// What `tally` comes to.
+    pub fn new(tally: &Tally, class_names: &[String]) -> Self {
+        let errors = class_names.iter().cloned().zip(tally.class_errors());
+        Measures {
+            samples: tally.samples,
+            loss: tally.mean_loss(),
+            accuracy: tally.accuracy(),
+            class_errors: errors.filter_map(|(name, error)| Some((name, error?))).collect(),
+            r_squared: tally.r_squared(),
+        }
+    }
+
+    /// One line of them: `loss 0.0812  accuracy 97.55 %`.
+    pub fn line(&self) -> String {
+        let mut line = format!("loss {}", loss(self.loss));
+        if let Some(accuracy) = self.accuracy {
+            line += &format!("  accuracy {}", percent(accuracy));
+        }
+        if let Some(r_squared) = self.r_squared {
+            line += &format!("  R² {r_squared:.4}");
+        }
+        line
+    }
+}
+
+/// A loss in few characters.
+pub(crate) fn loss(loss: f64) -> String {
+    if loss == 0.0 || (0.001..100_000.0).contains(&loss.abs()) {
+        format!("{loss:.4}")
+    } else {
+        format!("{loss:.3e}")
+    }
+}
+
+/// A share as a percentage.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// A whole number with its thousands apart.
+pub fn grouped(number: f64) -> String {
+    let digits = format!("{:.0}", number.max(0.0));
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 worker`, `2 workers`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{} {what}{}", grouped(count as f64), if count == 1 { "" } else { "s" })
+}
+
+/// A time in seconds, as long as it takes to say it well.
+pub fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.2} s"),
+        s if s < 120.0 => format!("{s:.1} s"),
+        s if s < 7200.0 => format!("{}m {:02}s", s as u64 / 60, s as u64 % 60),
+        s => format!("{}h {:02}m", s as u64 / 3600, s as u64 / 60 % 60),
+    }
+}

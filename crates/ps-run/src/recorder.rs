@@ -1,0 +1,274 @@
+//! Tells user and metrics file how a run goes.
+
+use crate::folder::{FolderError, RunFolder};
+use crate::job::Job;
+use crate::measures::{Measures, counted, grouped, loss, percent, seconds};
+use crate::progress::{Progress, Style};
+use crate::summary::Summary;
+use ps_core::{BatchPlan, StepReport, Tally};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The bar moves this often; a plain line comes every [`LINES_EVERY`].
+const BAR_EVERY: Duration = Duration::from_millis(100);
+const LINES_EVERY: Duration = Duration::from_secs(5);
+/// A run's metrics file holds about this many lines of steps.
+const STEP_LINES: u64 = 1000;
+
+/// Told of every step and epoch. A step costs it a clock reading and a few additions.
+pub struct Recorder {
+    plan: BatchPlan,
+    class_names: Vec<String>,
+    folder: Option<RunFolder>,
+    metrics: Option<BufWriter<File>>,
+    progress: Progress,
+    started: Instant,
+    shown: Instant,
+    /// Since the last line of steps in the metrics file.
+    recent: Window,
+    /// Since the epoch began.
+    epoch: Window,
+    /// The epochs that ended and wait for their validation.
+    ended: Vec<EpochLine>,
+    samples: u64,
+    train: Option<Measures>,
+}
+
+/// Steps added up.
+struct Window {
+    since: Instant,
+    tally: Tally,
+}
+
+/// A line of steps in the metrics file.
+#[derive(Serialize)]
+struct StepLine {
+    kind: &'static str,
+    step: u64,
+    epoch: u32,
+    /// Means over the steps since the line before.
+    loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accuracy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r_squared: Option<f64>,
+    learning_rate: f32,
+    samples_per_second: f64,
+    workers: usize,
+    seconds: f64,
+}
+
+/// A line of an epoch in the metrics file.
+#[derive(Serialize)]
+struct EpochLine {
+    kind: &'static str,
+    epoch: u32,
+    steps: u64,
+    train: Measures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validation: Option<Measures>,
+    learning_rate: f32,
+    samples_per_second: f64,
+    workers: usize,
+    seconds: f64,
+}
+
+impl Recorder {
+    /// For a run whose results go to `folder` (nowhere, without one). The clock starts now.
+    pub fn new(job: &Job, folder: Option<RunFolder>, style: Style) -> Result<Self, FolderError> {
+        let metrics = folder.as_ref().map(RunFolder::metrics).transpose()?.map(BufWriter::new);
+        if let Some(folder) = &folder {
+            folder.write_run(job)?;
+        }
+        let now = Instant::now();
+        let window = || Window { since: now, tally: Tally::new(job.model.classes()) };
+        Ok(Recorder {
+            plan: job.plan,
+            class_names: job.data.class_names.clone(),
+            folder,
+            metrics,
+            progress: Progress::new(style, job.plan.steps),
+            started: now,
+            shown: now,
+            recent: window(),
+            epoch: window(),
+            ended: Vec::new(),
+            samples: 0,
+            train: None,
+        })
+    }
+
+    /// A step was made, by `workers` workers.
+    pub fn step(&mut self, report: &StepReport, workers: usize) {
+        let now = Instant::now();
+        self.recent.tally.add(&report.tally);
+        self.epoch.tally.add(&report.tally);
+        self.samples += report.tally.samples;
+        let ends_epoch = self.plan.ends_epoch(report.step);
+        let made = report.step + 1;
+        let every = (self.plan.steps / STEP_LINES).max(1);
+        let due = if self.progress.is_bar() { BAR_EVERY } else { LINES_EVERY };
+        if now - self.shown >= due {
+            self.shown = now;
+            let line = self.step_line(report, workers, now);
+            self.show(&line);
+        }
+        if made.is_multiple_of(every) || ends_epoch {
+            let line = self.step_line(report, workers, now);
+            self.recent.restart(now);
+            self.write(&line);
+        }
+        if ends_epoch {
+            let train = Measures::new(&self.epoch.tally, &self.class_names);
+            self.train = Some(train.clone());
+            self.ended.push(EpochLine {
+                kind: "epoch",
+                epoch: report.epoch + 1,
+                steps: made,
+                samples_per_second: self.epoch.speed(now),
+                train,
+                validation: None,
+                learning_rate: report.rate,
+                workers,
+                seconds: (now - self.started).as_secs_f64(),
+            });
+            self.epoch.restart(now);
+        }
+    }
+
+    /// The epoch of the step before last told is over, and this is what validation says. To be called once
+    /// for each step that ends an epoch, in order, at once or when validation is done.
+    pub fn epoch(&mut self, validation: Option<&Tally>) {
+        if self.ended.is_empty() {
+            return;
+        }
+        let mut line = self.ended.remove(0);
+        line.validation = validation.map(|tally| Measures::new(tally, &self.class_names));
+        let mut text = format!("{}  {}", self.epoch_of(line.epoch), line.train.line());
+        if let Some(validation) = &line.validation {
+            text += &format!("  validation {}", validation.line());
+        }
+        text += &format!("  {} samples/s  {}", grouped(line.samples_per_second), seconds(line.seconds));
+        let json = self.write(&line);
+        self.progress.line(&text, &json);
+        let now = Instant::now();
+        (self.epoch.since, self.recent.since, self.shown) = (now, now, now);
+        if let Some(metrics) = &mut self.metrics {
+            let _ = metrics.flush();
+        }
+    }
+
+    /// A line for the user that does not disturb the bar.
+    pub fn note(&self, text: &str) {
+        let json = serde_json::json!({ "kind": "note", "text": text }).to_string();
+        self.progress.line(text, &json);
+    }
+
+    /// The run is over: measures its weights, writes the results (relative data paths started at `root`) and
+    /// returns the summary.
+    pub fn finish(
+        mut self,
+        job: &Job,
+        root: &Path,
+        weights: &[f32],
+        version: u64,
+    ) -> Result<Summary, FolderError> {
+        let trained = self.started.elapsed().as_secs_f64();
+        self.progress.close();
+        let mut summary = Summary::new(job, weights, version);
+        summary.seconds = trained;
+        summary.samples_per_second = self.samples as f64 / trained.max(1e-9);
+        if self.epoch.tally.samples > 0 {
+            self.train = Some(Measures::new(&self.epoch.tally, &self.class_names));
+        }
+        summary.train = self.train.take();
+        self.close_metrics()?;
+        if let Some(folder) = &self.folder {
+            folder.write_weights(job, root, weights, version)?;
+            folder.write_summary(&summary)?;
+        }
+        Ok(summary)
+    }
+
+    /// The run failed: the bar goes, the metrics so far stay, no results are written.
+    pub fn abandon(mut self) {
+        self.progress.close();
+        let _ = self.close_metrics();
+    }
+
+    /// Where results go.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_ref().map(RunFolder::path)
+    }
+
+    fn close_metrics(&mut self) -> Result<(), FolderError> {
+        let Some(mut metrics) = self.metrics.take() else { return Ok(()) };
+        let path = self.folder().map_or_else(PathBuf::new, |folder| folder.join(crate::folder::METRICS_FILE));
+        metrics.flush().map_err(|error| FolderError::File { path, error })
+    }
+
+    fn step_line(&self, report: &StepReport, workers: usize, now: Instant) -> StepLine {
+        let tally = &self.recent.tally;
+        StepLine {
+            kind: "step",
+            step: report.step + 1,
+            epoch: report.epoch + 1,
+            loss: tally.mean_loss(),
+            accuracy: tally.accuracy(),
+            r_squared: tally.r_squared(),
+            learning_rate: report.rate,
+            samples_per_second: self.recent.speed(now),
+            workers,
+            seconds: (now - self.started).as_secs_f64(),
+        }
+    }
+}
+
+impl Recorder {
+    /// Adds a line to the metrics file, and returns it for whoever reads the progress as JSON.
+    fn write(&mut self, line: &impl Serialize) -> String {
+        let json = serde_json::to_string(line).expect("plain numbers and texts become JSON");
+        if let Some(metrics) = &mut self.metrics {
+            // A full disk shows when the file is closed; it is no reason to stop training.
+            let _ = writeln!(metrics, "{json}");
+        }
+        json
+    }
+
+    fn epoch_of(&self, epoch: u32) -> String {
+        format!("epoch {epoch}/{}", self.plan.step(self.plan.steps - 1).epoch + 1)
+    }
+
+    fn show(&mut self, line: &StepLine) {
+        let head = format!("{}  step {}/{}", self.epoch_of(line.epoch), line.step, self.plan.steps);
+        let mut text = format!("loss {}", loss(line.loss));
+        if let Some(accuracy) = line.accuracy {
+            text += &format!("  accuracy {}", percent(accuracy));
+        }
+        if let Some(r_squared) = line.r_squared {
+            text += &format!("  R² {r_squared:.4}");
+        }
+        let (speed, workers) = (grouped(line.samples_per_second), counted(line.workers, "worker"));
+        text += &format!("  {speed} samples/s  learning rate {:.4}  {workers}", line.learning_rate);
+        if self.progress.is_bar() {
+            self.progress.advance(line.step, head, text);
+        } else {
+            let json = serde_json::to_string(line).expect("plain numbers and texts become JSON");
+            self.progress.line(&format!("{head}  {text}"), &json);
+        }
+    }
+}
+
+impl Window {
+    fn speed(&self, now: Instant) -> f64 {
+        self.tally.samples as f64 / (now - self.since).as_secs_f64().max(1e-9)
+    }
+
+    fn restart(&mut self, now: Instant) {
+        self.since = now;
+        self.tally = Tally::new(self.tally.classes.len());
+    }
+}

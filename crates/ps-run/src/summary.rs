@@ -1,0 +1,94 @@
+//! A run's result in numbers.
+
+use crate::job::{Fingerprint, Job};
+use crate::measures::{Measures, counted, grouped, seconds};
+use ps_core::weights_hash;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What `summary.json` holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// How the run ended.
+    pub outcome: Ending,
+    /// Steps made.
+    pub steps: u64,
+    /// Steps of the whole run.
+    pub steps_planned: u64,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// What the run was.
+    pub fingerprint: Fingerprint,
+    /// Seconds of training, evaluation at epoch ends included.
+    pub seconds: f64,
+    /// Training samples seen per second.
+    pub samples_per_second: f64,
+    /// Over the last epoch's steps, each before its update.
+    pub train: Option<Measures>,
+    /// Of the final weights on the validation part.
+    pub validation: Option<Measures>,
+    /// Of the final weights on the test source.
+    pub test: Option<Measures>,
+    /// SHA-256 of the final weights.
+    pub weights_sha256: String,
+}
+
+/// How a run that has results ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// All steps were made.
+    Done,
+    /// The user stopped it.
+    Stopped,
+}
+
+impl Summary {
+    /// Measures the weights on what the run has to measure on; the recorder fills in the rest.
+    pub(crate) fn new(job: &Job, weights: &[f32], version: u64) -> Self {
+        let measure = |tally: Option<_>| tally.map(|tally| Measures::new(&tally, &job.data.class_names));
+        Summary {
+            outcome: if version >= job.plan.steps { Ending::Done } else { Ending::Stopped },
+            steps: version,
+            steps_planned: job.plan.steps,
+            parameters: job.model.parameters(),
+            fingerprint: job.fingerprint.clone(),
+            seconds: 0.0,
+            samples_per_second: 0.0,
+            train: None,
+            validation: measure(job.validate(weights)),
+            test: measure(job.test(weights)),
+            weights_sha256: weights_hash(weights),
+        }
+    }
+
+    /// The text of `summary.json`.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain numbers and texts become JSON") + "\n"
+    }
+
+    /// The lines for people, the hash last.
+    pub fn lines(&self, folder: Option<&Path>) -> Vec<String> {
+        let of = match self.outcome {
+            Ending::Done => String::new(),
+            Ending::Stopped => format!(" of {}, stopped before its end", grouped(self.steps_planned as f64)),
+        };
+        let mut lines = vec![format!(
+            "trained      {}{of} in {}, {} samples/s",
+            counted(self.steps as usize, "step"),
+            seconds(self.seconds),
+            grouped(self.samples_per_second)
+        )];
+        let parts = [("training", &self.train), ("validation", &self.validation), ("test", &self.test)];
+        for (name, measures) in parts {
+            if let Some(measures) = measures {
+                lines.push(format!("{name:<12} {}", measures.line()));
+            }
+        }
+        if let Some(folder) = folder {
+            lines.push(format!("{:<12} {}", "results in", folder.display()));
+        }
+        lines.push(format!("weights sha256 {}", self.weights_sha256));
+        lines
+    }
+}

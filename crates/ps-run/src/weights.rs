@@ -1,0 +1,116 @@
+//! Weights as a safetensors file that says what it is good for.
+
+use crate::folder::FolderError;
+use crate::job::{Fingerprint, Job};
+use ps_core::{Model, weights_hash};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// The metadata's only key: a single one, since the file format's library writes several in random order and
+/// equal results should be equal files.
+const KEY: &str = "downhill";
+
+/// Final weights with what it takes to use them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SavedWeights {
+    /// The flat vector, `[parameters]`.
+    pub weights: Vec<f32>,
+    /// What they are.
+    pub about: AboutWeights,
+}
+
+/// What a file of weights says of itself, as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AboutWeights {
+    /// Steps made.
+    pub step: u64,
+    /// Name of each class; empty for regression and counts.
+    pub class_names: Vec<String>,
+    /// Name of each feature.
+    pub feature_names: Vec<String>,
+    /// What the run was.
+    pub fingerprint: Fingerprint,
+    /// The run file as resolved: model, sources and preprocessing.
+    pub run: String,
+    /// Folder that relative data paths of the run start at.
+    pub data_root: PathBuf,
+    /// SHA-256 of the weights.
+    pub weights_sha256: String,
+}
+
+/// The bytes of the file.
+pub(crate) fn to_bytes(job: &Job, root: &Path, weights: &[f32], version: u64) -> Result<Vec<u8>, String> {
+    let about = AboutWeights {
+        step: version,
+        class_names: job.data.class_names.clone(),
+        feature_names: job.data.feature_names.clone(),
+        fingerprint: job.fingerprint.clone(),
+        run: job.run.to_toml(),
+        data_root: std::path::absolute(root).map_err(|error| error.to_string())?,
+        weights_sha256: weights_hash(weights),
+    };
+    let about = serde_json::to_string(&about).map_err(|error| error.to_string())?;
+    let little_endian: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
+    let tensors = job.model.layout().tensors().iter().map(|tensor| {
+        let bytes = &little_endian[4 * tensor.offset..4 * (tensor.offset + tensor.len())];
+        TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map(|view| (tensor.name.clone(), view))
+    });
+    let tensors = tensors.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+    let metadata = HashMap::from([(KEY.to_string(), about)]);
+    safetensors::serialize(tensors, Some(metadata)).map_err(|error| error.to_string())
+}
+
+impl SavedWeights {
+    /// Reads what the file `path` says of itself, and the bytes that its tensors are taken from once the
+    /// model is known.
+    pub fn open(path: &Path) -> Result<WeightsFile, FolderError> {
+        let bytes = std::fs::read(path).map_err(|error| FolderError::File { path: path.into(), error })?;
+        let bad = |problem: String| FolderError::Content { path: path.into(), problem };
+        let (_, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("no safetensors file ({e})")))?;
+        let about = metadata.metadata().as_ref().and_then(|texts| texts.get(KEY)).ok_or_else(|| {
+            bad("the file does not say which run its weights are of; only files that a run wrote can be used".into())
+        })?;
+        let about = serde_json::from_str(about).map_err(|error| bad(format!("metadata `{KEY}`: {error}")))?;
+        Ok(WeightsFile { path: path.into(), bytes, about })
+    }
+}
+
+/// A file of weights, read but not yet compared with a model.
+#[derive(Clone, Debug)]
+pub struct WeightsFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    /// What the file says of itself.
+    pub about: AboutWeights,
+}
+
+impl WeightsFile {
+    /// The weights, which must have the names and shapes of `model` and the hash that the file states.
+    pub fn weights(self, model: &Model) -> Result<SavedWeights, FolderError> {
+        let bad = |problem: String| FolderError::Content { path: self.path.clone(), problem };
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| bad(error.to_string()))?;
+        let mut weights = vec![0.0; model.parameters()];
+        for tensor in model.layout().tensors() {
+            let name = &tensor.name;
+            let view = file.tensor(name).map_err(|_| bad(format!("the file has no tensor `{name}`")))?;
+            if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
+                let (dtype, shape, wanted) = (view.dtype(), view.shape(), &tensor.shape);
+                return Err(bad(format!(
+                    "tensor `{name}` is {dtype:?} {shape:?}, the model has F32 {wanted:?}"
+                )));
+            }
+            let slots = &mut weights[tensor.offset..tensor.offset + tensor.len()];
+            for (slot, bytes) in slots.iter_mut().zip(view.data().chunks_exact(4)) {
+                *slot = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+        }
+        let (stated, found) = (&self.about.weights_sha256, weights_hash(&weights));
+        if *stated != found {
+            return Err(bad(format!("the weights are damaged: SHA-256 {found}, the file states {stated}")));
+        }
+        Ok(SavedWeights { weights, about: self.about })
+    }
+}
