@@ -40,7 +40,7 @@ impl Document {
         let mut document = Document { origin: origin.to_string(), entries: BTreeMap::new() };
         let root = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            ConfigError::Syntax { place: place(origin, text, at), problem: message(&error) }
+            ConfigError::Syntax { place: place(origin, text, at), problem: message(&error, text) }
         })?;
         document.read_table("", root.get_ref(), text)?;
         for set in sets {
@@ -77,7 +77,8 @@ impl Document {
                 }
                 value => {
                     let hint = nearest(&path, value.is_table());
-                    return Err(ConfigError::Unknown { place, key: path, hint });
+                    let key = if value.is_table() { format!("[{path}]") } else { path };
+                    return Err(ConfigError::Unknown { place, key, hint });
                 }
             }
         }
@@ -93,6 +94,10 @@ impl Document {
         };
         let (path, text) = (path.trim(), text.trim());
         let Some(key) = Key::find(path) else {
+            if is_table(path) {
+                let hint = format!("{path} is a table; name one of its keys, such as {}", first_key(path));
+                return Err(ConfigError::Unknown { place, key: path.into(), hint });
+            }
             return Err(ConfigError::Unknown { place, key: path.into(), hint: nearest(path, false) });
         };
         if text.is_empty() {
@@ -102,7 +107,7 @@ impl Document {
         let value = match DeValue::parse(text) {
             Ok(value) => Value::from(value.get_ref()),
             Err(error) if text.starts_with(['"', '\'', '[', '{']) => {
-                return Err(ConfigError::Syntax { place, problem: message(&error) });
+                return Err(ConfigError::Syntax { place, problem: message(&error, "") });
             }
             Err(_) => Value::Text(text.to_string()),
         };
@@ -140,23 +145,28 @@ fn place(origin: &str, text: &str, at: usize) -> Place {
     Place::Line { origin: origin.to_string(), line }
 }
 
-fn message(error: &toml::de::Error) -> String {
-    format!("not valid TOML: {}", error.message().trim().replace('\n', "; "))
+fn message(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message().trim().replace('\n', "; ");
+    let key = error.span().and_then(|span| text.get(span)).filter(|_| message == "duplicate key");
+    format!("not valid TOML: {message}{}", key.map(|key| format!(" {key}")).unwrap_or_default())
 }
 
 fn join(table: &str, name: &str) -> String {
     if table.is_empty() { name.to_string() } else { format!("{table}.{name}") }
 }
 
-/// The first line of a value, cut to what reads well in a message.
+/// A value on one line, cut to what reads well in a message.
 fn shorten(text: &str) -> String {
     const LONGEST: usize = 60;
-    let line = text.lines().next().unwrap_or_default();
-    let mut short: String = line.chars().take(LONGEST).collect();
-    if short.len() < text.len() {
-        short.push('…');
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
-    short
+}
+
+fn first_key(table: &str) -> &'static str {
+    KEYS.iter().find(|key| key.parts().0 == table).map_or("seed", |key| key.path)
 }
 
 fn is_table(path: &str) -> bool {
@@ -166,30 +176,34 @@ fn is_table(path: &str) -> bool {
 /// What the writer of an unknown key or table may have meant.
 fn nearest(path: &str, table: bool) -> String {
     let mut tables: Vec<&str> =
-        KEYS.iter().map(|key| key.parts().0).filter(|table| !table.is_empty()).collect();
+        KEYS.iter().map(|key| key.parts().0).filter(|name| !name.is_empty()).collect();
     tables.dedup();
-    let name = path.rsplit('.').next().unwrap_or(path);
-    // A right name in the wrong table is nearer than any misspelling.
-    let score = |valid: &str, same: bool| {
-        if same { 0.0 } else { 1.0 - strsim::normalized_damerau_levenshtein(path, valid) }
-    };
-    let candidates: Vec<(f64, String)> = if table {
-        tables.iter().map(|valid| (score(valid, false), format!("[{valid}]"))).collect()
+    let (inside, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let top_table = table && inside.is_empty();
+    let candidates: Vec<(f64, String)> = if top_table {
+        tables.iter().map(|valid| (likeness(name, valid), format!("[{valid}]"))).collect()
     } else {
-        KEYS.iter().map(|key| (score(key.path, key.parts().1 == name), key.path.to_string())).collect()
+        // Another table's keys count only where the writer's own table is none, or the name is exactly right.
+        let elsewhere = |key: &Key| key.parts().0 != inside && is_table(inside);
+        let score = |key: &Key| match likeness(name, key.parts().1) {
+            score if score < 1.0 && elsewhere(key) => 0.0,
+            score => score,
+        };
+        KEYS.iter().map(|key| (score(key), key.path.to_string())).collect()
     };
-    let best = candidates.iter().min_by(|a, b| a.0.total_cmp(&b.0));
-    if let Some((_, valid)) = best.filter(|(distance, _)| *distance <= 0.5) {
+    let best = candidates.iter().max_by(|a, b| a.0.total_cmp(&b.0));
+    if let Some((_, valid)) = best.filter(|(score, _)| *score > 0.5) {
         return format!("did you mean {valid}?");
     }
-    let inside: Vec<&str> = match path.split_once('.') {
-        Some((table, _)) => {
-            KEYS.iter().filter(|key| key.parts().0 == table).map(|key| key.parts().1).collect()
-        }
-        None => Vec::new(),
-    };
-    match path.split_once('.') {
-        Some((table, _)) if !inside.is_empty() => format!("[{table}] has {}", inside.join(", ")),
-        _ => format!("a run file has seed and the tables {}", tables.join(", ")),
+    if !is_table(inside) {
+        return format!("a run file has seed and the tables {}", tables.join(", "));
     }
+    let names: Vec<&str> =
+        KEYS.iter().map(Key::parts).filter(|parts| parts.0 == inside).map(|parts| parts.1).collect();
+    format!("[{inside}] has {}", names.join(", "))
+}
+
+/// 1 for the same name, 0 for nothing in common. Case is no difference.
+pub(crate) fn likeness(a: &str, b: &str) -> f64 {
+    strsim::normalized_damerau_levenshtein(&a.to_lowercase(), &b.to_lowercase())
 }

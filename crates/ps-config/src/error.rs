@@ -40,7 +40,7 @@ pub enum ConfigError {
     Unknown {
         /// Where.
         place: Place,
-        /// As it was written.
+        /// As it was written; a table in brackets.
         key: String,
         /// The nearest valid one, or all of them.
         hint: String,
@@ -92,7 +92,10 @@ impl fmt::Display for ConfigError {
         match self {
             ConfigError::File { path, error } => write!(f, "{}: {error}", path.display()),
             ConfigError::Syntax { place, problem } => write!(f, "{place}{problem}"),
-            ConfigError::Unknown { place, key, hint } => write!(f, "{place}unknown key {key}: {hint}"),
+            ConfigError::Unknown { place, key, hint } => {
+                let what = if key.starts_with('[') { "table" } else { "key" };
+                write!(f, "{place}unknown {what} {key}: {hint}")
+            }
             ConfigError::Value { place, key, value, expected } => {
                 write!(f, "{place}{key} = {value}: {expected}")
             }

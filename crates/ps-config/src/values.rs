@@ -1,6 +1,6 @@
 //! Typed values of a [`Document`], each checked against its key.
 
-use crate::document::{Document, Entry, Value};
+use crate::document::{Document, Entry, Value, likeness};
 use crate::error::{ConfigError, Place};
 use crate::keys::{Accepts, Fallback, Key, MOST_WIDTH, Names, Use};
 use std::ops::RangeBounds;
@@ -148,7 +148,7 @@ fn expected(key: &Key, value: &Value) -> String {
     let accepts = key.accepts;
     let note = match (accepts, value) {
         (Accepts::Name(names), Value::Text(text)) => {
-            let close = names.iter().map(|name| (strsim::normalized_damerau_levenshtein(name, text), *name));
+            let close = names.iter().map(|name| (likeness(name, text), *name));
             let best = close.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness >= 0.5);
             return match best {
                 Some((_, name)) => format!("did you mean \"{name}\"? expected {accepts}"),
@@ -159,6 +159,9 @@ fn expected(key: &Key, value: &Value) -> String {
         (Accepts::Widths, Value::List(items)) if items.is_empty() => {
             "; without hidden layers use kind \"linear\", \"logistic\", \"softmax\" or \"poisson\""
                 .to_string()
+        }
+        (_, Value::Float(value)) if value.is_finite() && !(*value as f32).is_finite() => {
+            "; this is beyond binary32".to_string()
         }
         (_, Value::Other(what)) => format!("; this is {what}"),
         _ => String::new(),

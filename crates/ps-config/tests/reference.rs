@@ -1,0 +1,92 @@
+//! The table of keys: complete, in agreement with the other crates, and what the README shows.
+
+use ps_config::RunConfig;
+use ps_config::keys::{Accepts, Fallback, KEYS, Key, Use, reference_table};
+use std::path::Path;
+
+const BEGIN: &str = "<!-- keys: begin -->\n";
+const END: &str = "<!-- keys: end -->\n";
+
+#[test]
+fn the_readme_shows_the_table_of_keys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once(BEGIN).expect("README.md marks where the table begins");
+    let (table, after) = rest.split_once(END).expect("README.md marks where the table ends");
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(&path, format!("{before}{BEGIN}{}{END}{after}", reference_table())).unwrap();
+        return;
+    }
+    assert_eq!(
+        table,
+        reference_table(),
+        "the README's table is not that of the code; run UPDATE_README=1 cargo test -p ps-config"
+    );
+}
+
+#[test]
+fn every_key_can_be_set_and_shows_in_the_resolved_run() {
+    for key in &KEYS {
+        let value = match (key.default, key.accepts) {
+            (Fallback::Value(text) | Fallback::Required(text), _) => text,
+            (_, Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger) => "\"csv:x\"",
+            _ => "3",
+        };
+        let run = run_for(key, &[format!("{}={value}", key.path)]);
+        let (table, name) = key.parts();
+        let text = run.to_toml();
+        let section =
+            text.split("\n[").find(|part| part.starts_with(&format!("{table}]")) || table.is_empty());
+        let section = section.unwrap_or_else(|| panic!("[{table}] is missing:\n{text}"));
+        assert!(section.contains(&format!("{name} = ")), "{} is missing:\n{text}", key.path);
+    }
+}
+
+#[test]
+fn names_are_those_that_the_other_crates_serialise() {
+    for key in &KEYS {
+        let Accepts::Name(names) = key.accepts else { continue };
+        for name in names {
+            let run = run_for(key, &[format!("{}={name}", key.path)]);
+            let json = match key.path {
+                "data.missing" => serde_json::to_string(&run.data.missing),
+                "model.kind" => serde_json::to_string(&run.model.kind),
+                "model.activation" => serde_json::to_string(&run.model.activation),
+                "model.head" => serde_json::to_string(&run.model.head),
+                "learning_rate.schedule" => serde_json::to_string(&run.learning_rate.schedule),
+                _ => continue,
+            };
+            assert_eq!(json.unwrap(), format!("\"{name}\""));
+        }
+    }
+}
+
+/// The smallest run that `key` applies to, with `sets` on top.
+fn run_for(key: &Key, sets: &[String]) -> RunConfig {
+    let mut all = vec!["data.train=digits:".to_string(), "learning_rate.initial=0.1".into()];
+    all.push("optimizer.momentum=0.5".into());
+    match key.used {
+        Use::When(other, values) => all.push(format!("{other}={}", values[0])),
+        Use::Always => {}
+    }
+    let mut run = all.clone();
+    run.extend_from_slice(sets);
+    let is = |path: &str, value: &str| {
+        run.iter().rev().find(|set| set.starts_with(path)).is_some_and(|set| set.ends_with(value))
+    };
+    let mut needed = Vec::new();
+    if !run.iter().any(|set| set.starts_with("model.kind")) {
+        needed.push("model.kind=linear".to_string());
+    }
+    if is("model.kind", "=mlp") {
+        needed.push("model.hidden=[4]".to_string());
+    }
+    if ["step", "exponential", "inverse-time"]
+        .iter()
+        .any(|name| is("learning_rate.schedule", &format!("={name}")))
+    {
+        needed.extend(["learning_rate.every=5".to_string(), "learning_rate.factor=0.5".to_string()]);
+    }
+    needed.extend(run);
+    RunConfig::parse("", "run.toml", &needed).unwrap_or_else(|error| panic!("{}: {error}", key.path))
+}

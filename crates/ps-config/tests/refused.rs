@@ -1,0 +1,394 @@
+//! Run files that are refused, and with which words.
+
+use ps_config::{ConfigError, RunConfig};
+
+const GOOD: &str = r#"seed = 7
+[data]
+train = "digits:"
+validation = 0.1
+[model]
+kind = "mlp"
+hidden = [32, 16]
+[train]
+epochs = 3
+batch = 64
+[optimizer]
+momentum = 0.9
+[learning_rate]
+initial = 0.05
+schedule = "cosine"
+"#;
+
+fn parse(text: &str) -> Result<RunConfig, ConfigError> {
+    RunConfig::parse(text, "run.toml", &[])
+}
+
+fn with(sets: &[&str]) -> Result<RunConfig, ConfigError> {
+    let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+    RunConfig::parse(GOOD, "run.toml", &sets)
+}
+
+#[track_caller]
+fn refused(run: Result<RunConfig, ConfigError>, expected: &str) {
+    match run {
+        Ok(run) => panic!("accepted, expected: {expected}\n{}", run.to_toml()),
+        Err(error) => assert_eq!(error.to_string(), expected),
+    }
+}
+
+/// `GOOD` with one line replaced is refused with `expected`.
+#[track_caller]
+fn line(old: &str, new: &str, expected: &str) {
+    assert!(GOOD.contains(old), "{old} is a line of the good run file");
+    refused(parse(&GOOD.replace(old, new)), expected);
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest() {
+    line("batch = 64", "bacth = 64", "run.toml:10: unknown key train.bacth: did you mean train.batch?");
+    line("seed = 7", "batch = 7", "run.toml:1: unknown key batch: did you mean train.batch?");
+    line("seed = 7", "sede = 7", "run.toml:1: unknown key sede: did you mean seed?");
+    line(
+        "seed = 7",
+        "zzz = 7",
+        "run.toml:1: unknown key zzz: a run file has seed and the tables data, model, train, optimizer, learning_rate",
+    );
+    line(
+        "batch = 64",
+        "workers = 2",
+        "run.toml:10: unknown key train.workers: [train] has epochs, batch, leaf, steps",
+    );
+    line("[optimizer]", "[optimiser]", "run.toml:11: unknown table [optimiser]: did you mean [optimizer]?");
+    line(
+        "[optimizer]",
+        "[network]",
+        "run.toml:11: unknown table [network]: a run file has seed and the tables data, model, train, optimizer, learning_rate",
+    );
+    line(
+        "[train]",
+        "[train.more]",
+        "run.toml:8: unknown table [train.more]: [train] has epochs, batch, leaf, steps",
+    );
+    line(
+        "[data]\ntrain = \"digits:\"\nvalidation = 0.1",
+        "data = \"digits:\"",
+        r#"run.toml:2: data = "digits:": this is a table; write [data] and its keys on the lines below it"#,
+    );
+    line(
+        "seed = 7",
+        "lr = 7",
+        "run.toml:1: unknown key lr: a run file has seed and the tables data, model, train, optimizer, learning_rate",
+    );
+    line(
+        "initial = 0.05",
+        "rate = 0.05",
+        "run.toml:14: unknown key learning_rate.rate: [learning_rate] has initial, schedule, warmup, every, factor, power, end",
+    );
+    line(
+        "initial = 0.05",
+        "momentum = 0.05",
+        "run.toml:14: unknown key learning_rate.momentum: did you mean optimizer.momentum?",
+    );
+}
+
+#[test]
+fn wrong_types_and_impossible_values_are_refused() {
+    line("seed = 7", "seed = -1", "run.toml:1: seed = -1: expected an integer of at least 0");
+    line(
+        "seed = 7",
+        "seed = 99999999999999999999",
+        "run.toml:1: seed = 99999999999999999999: expected an integer of at least 0; this is an integer beyond 64 bits",
+    );
+    line(
+        "seed = 7",
+        "[seed]",
+        "run.toml:1: seed = [seed]: expected an integer of at least 0; this is a table",
+    );
+    line("\"digits:\"", "5", "run.toml:3: data.train = 5: expected a text in quotes");
+    line("\"digits:\"", "\"\"", r#"run.toml:3: data.train = "": expected a text in quotes; it is empty"#);
+    line(
+        "validation = 0.1",
+        "validation = 1.5",
+        "run.toml:4: data.validation = 1.5: expected a number above 0 and below 1, or a source in quotes",
+    );
+    line(
+        "validation = 0.1",
+        "validation = 0",
+        "run.toml:4: data.validation = 0: expected a number above 0 and below 1, or a source in quotes",
+    );
+    line("validation = 0.1", "standardize = 1", "run.toml:4: data.standardize = 1: expected true or false");
+    line(
+        "validation = 0.1",
+        "missing = \"median\"",
+        r#"run.toml:4: data.missing = "median": did you mean "mean"? expected "refuse" or "mean""#,
+    );
+    line(
+        "kind = \"mlp\"",
+        "kind = \"MLP\"",
+        r#"run.toml:6: model.kind = "MLP": did you mean "mlp"? expected "linear", "logistic", "softmax", "poisson" or "mlp""#,
+    );
+    line(
+        "kind = \"mlp\"",
+        "kind = \"softmaxx\"",
+        r#"run.toml:6: model.kind = "softmaxx": did you mean "softmax"? expected "linear", "logistic", "softmax", "poisson" or "mlp""#,
+    );
+    line(
+        "kind = \"mlp\"",
+        "kind = 3",
+        r#"run.toml:6: model.kind = 3: expected "linear", "logistic", "softmax", "poisson" or "mlp""#,
+    );
+    line(
+        "[32, 16]",
+        "[32, 0]",
+        "run.toml:7: model.hidden = [32, 0]: expected a list of integers from 1 to 1000000, such as [512, 256]",
+    );
+    line(
+        "[32, 16]",
+        "[]",
+        r#"run.toml:7: model.hidden = []: expected a list of integers from 1 to 1000000, such as [512, 256]; without hidden layers use kind "linear", "logistic", "softmax" or "poisson""#,
+    );
+    line(
+        "[32, 16]",
+        "32",
+        "run.toml:7: model.hidden = 32: expected a list of integers from 1 to 1000000, such as [512, 256]",
+    );
+    line(
+        "[32, 16]",
+        "[\n  32,\n  \"x\"]",
+        r#"run.toml:7: model.hidden = [ 32, "x"]: expected a list of integers from 1 to 1000000, such as [512, 256]"#,
+    );
+    line(
+        "epochs = 3",
+        "epochs = 0",
+        "run.toml:9: train.epochs = 0: expected an integer from 1 to 4294967295",
+    );
+    line(
+        "epochs = 3",
+        "epochs = 2.5",
+        "run.toml:9: train.epochs = 2.5: expected an integer from 1 to 4294967295",
+    );
+    line(
+        "batch = 64",
+        "batch = -64",
+        "run.toml:10: train.batch = -64: expected an integer from 1 to 4294967295",
+    );
+    line(
+        "batch = 64",
+        "batch = \"64\"",
+        r#"run.toml:10: train.batch = "64": expected an integer from 1 to 4294967295"#,
+    );
+    line(
+        "batch = 64",
+        "batch = 64\nleaf = 0",
+        "run.toml:11: train.leaf = 0: expected an integer from 1 to 4294967295",
+    );
+    line(
+        "batch = 64",
+        "batch = 64\nleaf = 65",
+        "run.toml:11: train.leaf = 65: a leaf is part of a batch; expected at most train.batch = 64",
+    );
+    line(
+        "batch = 64",
+        "batch = 2026-01-01",
+        "run.toml:10: train.batch = 2026-01-01: expected an integer from 1 to 4294967295; this is a date",
+    );
+    line(
+        "momentum = 0.9",
+        "momentum = 1.0",
+        "run.toml:12: optimizer.momentum = 1.0: expected a number of at least 0 and below 1",
+    );
+    line(
+        "momentum = 0.9",
+        "momentum = 0.99999999999",
+        "run.toml:12: optimizer.momentum = 0.99999999999: expected a number of at least 0 and below 1",
+    );
+    line(
+        "momentum = 0.9",
+        "weight_decay = -0.1",
+        "run.toml:12: optimizer.weight_decay = -0.1: expected a finite number of at least 0",
+    );
+    line("momentum = 0.9", "clip = 0", "run.toml:12: optimizer.clip = 0: expected a finite number above 0");
+    line(
+        "momentum = 0.9",
+        "l1 = nan",
+        "run.toml:12: optimizer.l1 = nan: expected a finite number of at least 0",
+    );
+    line(
+        "momentum = 0.9",
+        "nesterov = true",
+        "run.toml:12: optimizer.nesterov = true: there is no velocity to look ahead along; set optimizer.momentum, such as 0.9",
+    );
+    line(
+        "initial = 0.05",
+        "initial = inf",
+        "run.toml:14: learning_rate.initial = inf: expected a finite number above 0",
+    );
+    line(
+        "initial = 0.05",
+        "initial = -0.05",
+        "run.toml:14: learning_rate.initial = -0.05: expected a finite number above 0",
+    );
+    line(
+        "initial = 0.05",
+        "initial = 0",
+        "run.toml:14: learning_rate.initial = 0: expected a finite number above 0",
+    );
+    line(
+        "initial = 0.05",
+        "initial = 1e60",
+        "run.toml:14: learning_rate.initial = 1e60: expected a finite number above 0; this is beyond binary32",
+    );
+    line(
+        "\"cosine\"",
+        "\"cos\"",
+        r#"run.toml:15: learning_rate.schedule = "cos": did you mean "cosine"? expected "constant", "step", "exponential", "inverse-time", "polynomial", "cosine" or "one-cycle""#,
+    );
+    line(
+        "\"cosine\"",
+        "\"onecycle\"",
+        r#"run.toml:15: learning_rate.schedule = "onecycle": did you mean "one-cycle"? expected "constant", "step", "exponential", "inverse-time", "polynomial", "cosine" or "one-cycle""#,
+    );
+}
+
+#[test]
+fn keys_without_effect_are_refused() {
+    line(
+        "\"mlp\"",
+        "\"softmax\"",
+        r#"run.toml:7: model.hidden has no effect: model.kind is "softmax" and only "mlp" use it; remove this key or change model.kind"#,
+    );
+    line(
+        "\"cosine\"",
+        "\"cosine\"\npower = 2.0",
+        r#"run.toml:16: learning_rate.power has no effect: learning_rate.schedule is "cosine" and only "polynomial" use it; remove this key or change learning_rate.schedule"#,
+    );
+    line(
+        "schedule = \"cosine\"",
+        "end = 0.001",
+        r#"run.toml:15: learning_rate.end has no effect: learning_rate.schedule is "constant" and only "polynomial", "cosine", "one-cycle" use it; remove this key or change learning_rate.schedule"#,
+    );
+    line(
+        "\"cosine\"",
+        "\"cosine\"\nfactor = 0.1",
+        r#"run.toml:16: learning_rate.factor has no effect: learning_rate.schedule is "cosine" and only "step", "exponential", "inverse-time" use it; remove this key or change learning_rate.schedule"#,
+    );
+}
+
+#[test]
+fn missing_keys_are_named_with_an_example() {
+    line(
+        "train = \"digits:\"",
+        "",
+        r#"run.toml: data.train is missing: add a line such as train = "digits:" under [data]"#,
+    );
+    line(
+        "kind = \"mlp\"",
+        "",
+        r#"run.toml: model.kind is missing: add a line such as kind = "softmax" under [model]"#,
+    );
+    line(
+        "hidden = [32, 16]",
+        "",
+        "run.toml: model.hidden is missing: add a line such as hidden = [128] under [model]",
+    );
+    line(
+        "initial = 0.05",
+        "",
+        "run.toml: learning_rate.initial is missing: add a line such as initial = 0.1 under [learning_rate]",
+    );
+    line(
+        "\"cosine\"",
+        "\"step\"",
+        "run.toml: learning_rate.every is missing: add a line such as every = 1000 under [learning_rate]",
+    );
+    line(
+        "\"cosine\"",
+        "\"exponential\"\nevery = 100",
+        "run.toml: learning_rate.factor is missing: add a line such as factor = 0.5 under [learning_rate]",
+    );
+    refused(
+        parse(""),
+        r#"run.toml: data.train is missing: add a line such as train = "digits:" under [data]"#,
+    );
+}
+
+#[test]
+fn what_is_no_toml_is_refused_with_its_line() {
+    line("seed = 7", "seed 7", "run.toml:1: not valid TOML: key with no value, expected `=`");
+    line(
+        "seed = 7",
+        "seed = ",
+        "run.toml:1: not valid TOML: string values must be quoted, expected literal string",
+    );
+    line("batch = 64", "batch = 64\nbatch = 65", "run.toml:11: not valid TOML: duplicate key batch");
+    line("[train]", "[data]", "run.toml:8: not valid TOML: duplicate key data");
+    line("\"digits:\"", "\"digits:", r#"run.toml:3: not valid TOML: invalid basic string, expected `"`"#);
+}
+
+#[test]
+fn bad_flags_are_named() {
+    refused(with(&["train.batch"]), "--set train.batch: expected KEY=VALUE, such as train.batch=256");
+    refused(
+        with(&["train.batch="]),
+        "--set train.batch=: no value follows the equals sign; train.batch is an integer from 1 to 4294967295",
+    );
+    refused(
+        with(&["train.bacth=3"]),
+        "--set train.bacth=3: unknown key train.bacth: did you mean train.batch?",
+    );
+    refused(with(&["batch=3"]), "--set batch=3: unknown key batch: did you mean train.batch?");
+    refused(
+        with(&["train=3"]),
+        "--set train=3: unknown key train: train is a table; name one of its keys, such as train.epochs",
+    );
+    refused(
+        with(&["train.batch=many"]),
+        "--set train.batch=many: train.batch = many: expected an integer from 1 to 4294967295",
+    );
+    refused(
+        with(&["train.batch=-3"]),
+        "--set train.batch=-3: train.batch = -3: expected an integer from 1 to 4294967295",
+    );
+    refused(
+        with(&["model.hidden=[3"]),
+        "--set model.hidden=[3: not valid TOML: unclosed array, expected `]`",
+    );
+    refused(
+        with(&["model.kind=softmx"]),
+        r#"--set model.kind=softmx: model.kind = softmx: did you mean "softmax"? expected "linear", "logistic", "softmax", "poisson" or "mlp""#,
+    );
+    refused(
+        with(&["model.kind=linear"]),
+        r#"run.toml:7: model.hidden has no effect: model.kind is "linear" and only "mlp" use it; remove this key or change model.kind"#,
+    );
+    refused(
+        with(&["train.leaf=128"]),
+        "--set train.leaf=128: train.leaf = 128: a leaf is part of a batch; expected at most train.batch = 64",
+    );
+    refused(
+        with(&["train.batch=16", "train.leaf=17"]),
+        "--set train.leaf=17: train.leaf = 17: a leaf is part of a batch; expected at most train.batch = 16",
+    );
+}
+
+#[test]
+fn a_batch_larger_than_the_data_is_refused() {
+    let run = parse(GOOD).unwrap();
+    assert!(run.check_samples(64).is_ok());
+    assert_eq!(
+        run.check_samples(63).unwrap_err().to_string(),
+        "train.batch = 64: the batch is larger than the training part of 63 samples; try --set train.batch=63"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("none.toml");
+    let error = RunConfig::load(&path, &[]).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}: ", path.display())), "{error}");
+    std::fs::write(&path, b"seed = \"\xff\"").unwrap();
+    assert!(RunConfig::load(&path, &[]).unwrap_err().to_string().contains("UTF-8"));
+    std::fs::write(&path, format!("\u{feff}{}", GOOD.replace('\n', "\r\n"))).unwrap();
+    assert_eq!(RunConfig::load(&path, &[]).unwrap(), parse(GOOD).unwrap());
+}

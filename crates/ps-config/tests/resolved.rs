@@ -1,0 +1,133 @@
+//! Run files that are accepted: what is filled in, what reads back, what the fingerprint tells apart.
+
+use ps_config::{ConfigError, RunConfig};
+use ps_core::{Activation, Head, ScheduleKind};
+use ps_data::Validation;
+
+const GOOD: &str = r#"seed = 7
+[data]
+train = "digits:"
+validation = 0.1
+[model]
+kind = "mlp"
+hidden = [32, 16]
+[train]
+epochs = 3
+batch = 64
+[optimizer]
+momentum = 0.9
+[learning_rate]
+initial = 0.05
+schedule = "cosine"
+"#;
+
+fn parse(text: &str) -> Result<RunConfig, ConfigError> {
+    RunConfig::parse(text, "run.toml", &[])
+}
+
+fn with(sets: &[&str]) -> Result<RunConfig, ConfigError> {
+    let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+    RunConfig::parse(GOOD, "run.toml", &sets)
+}
+
+#[test]
+fn defaults_fill_what_is_not_set() {
+    let text = "data.train = 'digits:'\nmodel.kind = 'logistic'\nlearning_rate.initial = 1";
+    let run = parse(text).unwrap();
+    assert_eq!((run.seed, run.train.epochs, run.train.batch, run.train.leaf), (1, 5, 128, 32));
+    assert_eq!((run.train.steps, run.data.validation.clone(), run.data.test.clone()), (None, None, None));
+    assert_eq!((run.model.head, run.model.activation), (Head::Logistic, Activation::Relu));
+    assert_eq!(run.learning_rate.schedule, ScheduleKind::Constant);
+    assert_eq!(run.optimizer.sgd, ps_core::SgdConfig::default());
+    let small = RunConfig::parse(text, "run.toml", &["train.batch=8".into()]).unwrap();
+    assert_eq!(small.train.leaf, 8);
+}
+
+#[test]
+fn flags_override_the_file_and_the_last_one_wins() {
+    let run = with(&[
+        "train.batch=256",
+        "train.batch = 512",
+        "model.hidden=[8]",
+        "model.activation=tanh",
+        "data.train=csv:a b#c.csv",
+        "data.label=-1",
+        "data.validation=csv:other.csv",
+        "learning_rate.initial=1e-3",
+    ])
+    .unwrap();
+    assert_eq!((run.train.batch, run.train.leaf), (512, 32));
+    assert_eq!((run.model.hidden.clone(), run.model.activation), (vec![8], Activation::Tanh));
+    assert_eq!(run.data.train, "csv:a b#c.csv");
+    assert_eq!(run.data.label.as_deref(), Some("-1"));
+    assert_eq!(run.data.validation, Some(Validation::Source("csv:other.csv".into())));
+    assert_eq!(run.learning_rate.initial, 1e-3);
+}
+
+#[test]
+fn the_resolved_run_file_reads_back_as_the_same_run() {
+    for sets in [
+        &[][..],
+        &["data.train='csv:C:\\odd \"path\".csv'", "data.test=csv:t", "data.label=x", "data.missing=mean"],
+        &["data.validation=csv:v", "train.steps=77", "train.leaf=5", "data.standardize=true"],
+        &["learning_rate.schedule=polynomial", "learning_rate.power=0.3", "learning_rate.end=1e-9"],
+        &["learning_rate.schedule=inverse-time", "learning_rate.every=9", "learning_rate.factor=1e16"],
+        &[
+            "optimizer.nesterov=true",
+            "optimizer.l1=1e-30",
+            "optimizer.weight_decay=0.0001",
+            "optimizer.clip=3",
+        ],
+        &["model.head=squared-error", "model.activation=sigmoid", "learning_rate.warmup=100"],
+    ] {
+        let run = with(sets).unwrap();
+        let text = run.to_toml();
+        let again = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(again, run, "{text}");
+        assert_eq!(again.fingerprint(), run.fingerprint());
+    }
+}
+
+#[test]
+fn the_fingerprint_changes_with_the_numbers_and_not_with_places() {
+    let base = parse(GOOD).unwrap().fingerprint();
+    assert_eq!(base.len(), 64);
+    for same in [
+        &["data.train=csv:elsewhere.csv"][..],
+        &["data.test=csv:test.csv"],
+        &["data.label=species"],
+        &["train.leaf=32"],
+        &["learning_rate.end=0"],
+    ] {
+        assert_eq!(with(same).unwrap().fingerprint(), base, "{same:?}");
+    }
+    assert_eq!(parse(&format!("# a comment\n{GOOD}")).unwrap().fingerprint(), base);
+    let mut seen = vec![base];
+    for other in [
+        &["seed=8"][..],
+        &["data.validation=0.2"],
+        &["data.validation=csv:v"],
+        &["data.standardize=true"],
+        &["data.missing=mean"],
+        &["model.hidden=[32, 17]"],
+        &["model.activation=tanh"],
+        &["model.head=logistic"],
+        &["train.epochs=4"],
+        &["train.batch=65"],
+        &["train.leaf=16"],
+        &["train.steps=10"],
+        &["optimizer.momentum=0.8"],
+        &["optimizer.nesterov=true"],
+        &["optimizer.weight_decay=0.1"],
+        &["optimizer.l1=0.1"],
+        &["optimizer.clip=0.1"],
+        &["learning_rate.initial=0.06"],
+        &["learning_rate.schedule=constant"],
+        &["learning_rate.warmup=1"],
+        &["learning_rate.end=0.001"],
+    ] {
+        let fingerprint = with(other).unwrap().fingerprint();
+        assert!(!seen.contains(&fingerprint), "{other:?}");
+        seen.push(fingerprint);
+    }
+}
