@@ -7,15 +7,19 @@
 
 mod config;
 mod dataset;
+mod digits;
 mod encoding;
 mod error;
 mod fingerprint;
 mod idx;
+mod libsvm;
 mod load;
+mod number;
 mod progress;
 mod raw;
 mod split;
 mod statistics;
+mod table;
 
 pub use config::{DataConfig, Missing, Source, Validation};
 pub use dataset::{Dataset, Features, Image, Task};

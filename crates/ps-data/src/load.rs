@@ -91,7 +91,7 @@ pub fn load(
         test: test.map(&split),
         fingerprint,
         task,
-        class_names: encoding.class_names.clone(),
+        class_names: encoding.class_names().to_vec(),
         feature_names: encoding.feature_names.clone(),
         image: encoding.image,
         encoding,

@@ -3,8 +3,10 @@
 use crate::config::Source;
 use crate::dataset::Image;
 use crate::error::DataError;
-use crate::idx;
+use crate::libsvm::{self, Sparse};
 use crate::progress::Progress;
+use crate::table::{self, Table};
+use crate::{digits, idx};
 use ndarray::Array2;
 use std::path::Path;
 
@@ -12,6 +14,10 @@ use std::path::Path;
 pub(crate) enum Raw {
     /// From IDX files or drawn.
     Pixels(Pixels),
+    /// From a CSV file.
+    Table(Table),
+    /// From a LIBSVM file.
+    Sparse(Sparse),
 }
 
 /// Bytes, and a byte of label for each row.
@@ -27,6 +33,17 @@ pub(crate) struct Pixels {
     pub classes: Option<usize>,
 }
 
+impl Raw {
+    /// Number of samples.
+    pub fn rows(&self) -> usize {
+        match self {
+            Raw::Pixels(pixels) => pixels.pixels.nrows(),
+            Raw::Table(table) => table.rows(),
+            Raw::Sparse(sparse) => sparse.rows(),
+        }
+    }
+}
+
 /// Reads `source`, whose relative paths start at `root`.
 pub(crate) fn read(source: &Source, root: &Path, progress: &dyn Progress) -> Result<Raw, DataError> {
     match source {
@@ -34,6 +51,8 @@ pub(crate) fn read(source: &Source, root: &Path, progress: &dyn Progress) -> Res
             let labels = labels.as_ref().map(|path| root.join(path));
             idx::read(&root.join(images), labels.as_deref(), progress).map(Raw::Pixels)
         }
-        _ => Err(DataError::Source { source: format!("{source:?}"), problem: "not there yet".into() }),
+        Source::Csv(path) => table::read(&root.join(path), progress).map(Raw::Table),
+        Source::Libsvm(path) => libsvm::read(&root.join(path), progress).map(Raw::Sparse),
+        Source::Digits { count, seed } => Ok(Raw::Pixels(digits::draw(*count, *seed, progress))),
     }
 }

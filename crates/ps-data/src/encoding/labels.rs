@@ -1,0 +1,130 @@
+//! From label texts to targets.
+
+use crate::dataset::Task;
+use crate::error::DataError;
+use crate::number::{Cell, finite, nearest};
+
+/// The labels of a text file.
+pub(crate) struct Labels<'a> {
+    pub count: usize,
+    /// The text of a row's label.
+    pub text: &'a dyn Fn(usize) -> Option<&'a str>,
+    /// Where it stands, for error texts.
+    pub place: &'a dyn Fn(usize) -> String,
+}
+
+/// The classes of the training data, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Classes {
+    pub names: Vec<String>,
+    /// Their values, if all are numbers: `1`, `+1` and `1.0` are the same class then.
+    numbers: Option<Vec<f64>>,
+}
+
+impl Classes {
+    /// Classes whose labels need no translation.
+    pub fn named(names: Vec<String>) -> Self {
+        Classes { names, numbers: None }
+    }
+
+    /// The distinct labels, sorted as numbers if all are numbers and by their bytes otherwise.
+    pub fn learn(labels: &Labels<'_>) -> Result<Self, DataError> {
+        let mut names: Vec<&str> = Vec::new();
+        for row in 0..labels.count {
+            let name = known(labels, row)?;
+            // Labels repeat: the search is short for the usual number of classes.
+            if let Err(place) = names.binary_search(&name) {
+                names.insert(place, name);
+            }
+        }
+        let numbers = names.iter().map(|name| number(name)).collect::<Option<Vec<f64>>>();
+        let Some(mut numbers) = numbers else {
+            return Ok(Classes { names: names.into_iter().map(String::from).collect(), numbers: None });
+        };
+        numbers.sort_by(f64::total_cmp);
+        numbers.dedup();
+        Ok(Classes { names: numbers.iter().map(f64::to_string).collect(), numbers: Some(numbers) })
+    }
+
+    fn find(&self, text: &str) -> Option<usize> {
+        match &self.numbers {
+            Some(numbers) => {
+                let value = number(text)?;
+                numbers.binary_search_by(|known| known.total_cmp(&value)).ok()
+            }
+            None => self.names.binary_search_by(|name| name.as_str().cmp(text)).ok(),
+        }
+    }
+
+    fn unknown(&self, text: &str) -> String {
+        let near = match (&self.numbers, number(text)) {
+            (Some(numbers), Some(value)) => {
+                let distance = |class: &usize| (numbers[*class] - value).abs();
+                let class = (0..numbers.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+                class.map_or(String::new(), |class| format!("; the nearest known is `{}`", self.names[class]))
+            }
+            _ => nearest(text, self.names.iter().map(String::as_str)),
+        };
+        format!("label `{text}` does not occur in the training data{near}")
+    }
+}
+
+/// The value of a label that is a finite number; -0 counts as 0.
+fn number(text: &str) -> Option<f64> {
+    text.parse::<f64>().ok().filter(|value| value.is_finite()).map(|value| value + 0.0)
+}
+
+fn known<'a>(labels: &Labels<'a>, row: usize) -> Result<&'a str, DataError> {
+    match (labels.text)(row) {
+        None => {
+            Err(DataError::content((labels.place)(row), "the line has no label before its index:value pairs"))
+        }
+        Some(text) => match Cell::of(text) {
+            Cell::Missing => Err(DataError::content(
+                (labels.place)(row),
+                format!("the label is missing (`{text}`); remove the row"),
+            )),
+            Cell::Infinite => {
+                Err(DataError::content((labels.place)(row), format!("label `{text}` is not finite")))
+            }
+            _ => Ok(text),
+        },
+    }
+}
+
+/// The targets of all rows.
+pub(crate) fn targets(labels: &Labels<'_>, task: Task, classes: &Classes) -> Result<Vec<f32>, DataError> {
+    let target = |row: usize| {
+        let text = known(labels, row)?;
+        let value = if task.has_classes() {
+            classes.find(text).map(|class| class as f32).ok_or_else(|| classes.unknown(text))
+        } else {
+            value(text, task)
+        };
+        value.map_err(|problem| DataError::content((labels.place)(row), problem))
+    };
+    (0..labels.count).map(target).collect()
+}
+
+fn value(text: &str, task: Task) -> Result<f32, String> {
+    let value = finite(text).map_err(|problem| format!("{problem} as the target"))?;
+    match task {
+        Task::Count if value < 0.0 => Err(format!("the target {text} is negative; counts start at 0")),
+        _ => Ok(value),
+    }
+}
+
+/// Whether there are as many classes as the model needs.
+pub(crate) fn check_classes(names: &[String], task: Task, place: &str) -> Result<(), DataError> {
+    let shown = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    let more = if names.len() > 5 { ", …" } else { "" };
+    let problem = match (task, names.len()) {
+        (Task::Binary, 2) => return Ok(()),
+        (Task::Binary, count) => format!(
+            "the model needs exactly two classes, the labels hold {count} ({shown}{more}); use softmax for more"
+        ),
+        (_, 2..) => return Ok(()),
+        (_, count) => format!("a classifier needs at least two classes, the labels hold {count} ({shown})"),
+    };
+    Err(DataError::unfit(place, problem))
+}

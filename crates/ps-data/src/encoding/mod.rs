@@ -1,0 +1,194 @@
+//! How the training data says every source is to be encoded.
+
+pub(crate) mod columns;
+pub(crate) mod labels;
+mod pixels;
+
+use crate::config::{DataConfig, Missing};
+use crate::dataset::{Dataset, Features, Image, Task};
+use crate::error::DataError;
+use crate::libsvm::Sparse;
+use crate::raw::Raw;
+use crate::table::Table;
+use columns::Column;
+use labels::{Classes, Labels};
+use ndarray::Array2;
+
+/// Learnt from the training source, applied to all.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoding {
+    task: Task,
+    form: Form,
+    classes: Classes,
+    pub feature_names: Vec<String>,
+    pub image: Option<Image>,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    Pixels,
+    Sparse,
+    Table { columns: Vec<Column>, label: String },
+}
+
+impl Encoding {
+    /// What `raw`, the training source, asks for.
+    pub fn learn(raw: &Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
+        if config.label.is_some() && !matches!(raw, Raw::Table(_)) {
+            let problem =
+                format!("only a CSV source has a label column, not `{}`; remove the key", config.train);
+            return Err(DataError::Option { key: "label", problem });
+        }
+        let classes_of = |labels: &Labels<'_>, place: &str| {
+            if !task.has_classes() {
+                return Ok(Classes::default());
+            }
+            let classes = Classes::learn(labels)?;
+            labels::check_classes(&classes.names, task, place)?;
+            Ok(classes)
+        };
+        match raw {
+            Raw::Pixels(pixels) => Ok(Encoding {
+                task,
+                form: Form::Pixels,
+                classes: Classes::named(pixels::learn_classes(pixels, task)?),
+                feature_names: pixels::feature_names(pixels),
+                image: pixels.image,
+            }),
+            Raw::Sparse(sparse) => {
+                if sparse.largest.0 == 0 {
+                    return Err(DataError::content(
+                        &sparse.place,
+                        "the file holds no index:value pair at all",
+                    ));
+                }
+                Ok(Encoding {
+                    task,
+                    form: Form::Sparse,
+                    classes: with_sparse_labels(sparse, |labels| classes_of(labels, &sparse.place))?,
+                    feature_names: (1..=sparse.largest.0).map(|index| index.to_string()).collect(),
+                    image: None,
+                })
+            }
+            Raw::Table(table) => {
+                let label = table.label_column(config.label.as_deref())?;
+                let columns = columns::learn(table, label)?;
+                Ok(Encoding {
+                    task,
+                    classes: with_table_labels(table, label, |labels| classes_of(labels, &table.place))?,
+                    feature_names: columns::feature_names(&columns),
+                    form: Form::Table { columns, label: table.header[label].clone() },
+                    image: None,
+                })
+            }
+        }
+    }
+
+    /// Name of each class.
+    pub fn class_names(&self) -> &[String] {
+        &self.classes.names
+    }
+
+    /// Encodes `raw`; `labelled` says whether targets are wanted.
+    pub fn encode(
+        &self,
+        raw: Raw,
+        source: &str,
+        missing: Missing,
+        labelled: bool,
+    ) -> Result<Dataset, DataError> {
+        if u32::try_from(raw.rows()).is_err() {
+            return Err(DataError::unfit(source, "more than 2^32 samples"));
+        }
+        let (features, targets) = match (&self.form, raw) {
+            (Form::Pixels, Raw::Pixels(pixels)) => {
+                pixels::check_shape(&pixels, self.image, self.feature_names.len())?;
+                let classes = self.classes.names.len();
+                let targets = labelled.then(|| pixels::targets(&pixels, self.task, classes)).transpose()?;
+                (Features::U8(pixels.pixels), targets)
+            }
+            (Form::Sparse, Raw::Sparse(sparse)) => {
+                let targets = labelled.then(|| with_sparse_labels(&sparse, |labels| self.targets(labels)));
+                (Features::F32(dense(&sparse, self.feature_names.len())?), targets.transpose()?)
+            }
+            (Form::Table { columns, label }, Raw::Table(table)) => {
+                let features = columns::encode(&table, columns, label, missing)?;
+                let targets = labelled.then(|| self.table_targets(&table, label)).transpose()?;
+                (Features::F32(features), targets)
+            }
+            (form, _) => {
+                let kind = match form {
+                    Form::Pixels => "images (idx: or digits:)",
+                    Form::Sparse => "a libsvm: source",
+                    Form::Table { .. } => "a csv: source",
+                };
+                return Err(DataError::Source {
+                    source: source.into(),
+                    problem: format!("it is of another kind than the training data, which is {kind}"),
+                });
+            }
+        };
+        Ok(Dataset {
+            features,
+            targets: targets.unwrap_or_default(),
+            feature_names: self.feature_names.clone(),
+            class_names: self.classes.names.clone(),
+            image: self.image,
+            source: source.into(),
+        })
+    }
+
+    fn targets(&self, labels: &Labels<'_>) -> Result<Vec<f32>, DataError> {
+        labels::targets(labels, self.task, &self.classes)
+    }
+
+    fn table_targets(&self, table: &Table, label: &str) -> Result<Vec<f32>, DataError> {
+        let column = table.column(label).ok_or_else(|| {
+            DataError::content(format!("{}:1", table.place), format!("the label column `{label}` is missing"))
+        })?;
+        with_table_labels(table, column, |labels| self.targets(labels))
+    }
+}
+
+/// Runs `work` on the labels of a table.
+pub(crate) fn with_table_labels<T>(table: &Table, column: usize, work: impl FnOnce(&Labels<'_>) -> T) -> T {
+    work(&Labels {
+        count: table.rows(),
+        text: &|row| Some(table.cell(row, column)),
+        place: &|row| table.place_of(row, column),
+    })
+}
+
+/// Runs `work` on the labels of a LIBSVM file.
+pub(crate) fn with_sparse_labels<T>(sparse: &Sparse, work: impl FnOnce(&Labels<'_>) -> T) -> T {
+    work(&Labels { count: sparse.rows(), text: &|row| sparse.label(row), place: &|row| sparse.place_of(row) })
+}
+
+fn dense(sparse: &Sparse, width: usize) -> Result<Array2<f32>, DataError> {
+    let (largest, line) = sparse.largest;
+    if largest as usize > width {
+        let problem = format!("index {largest} is beyond the training data's {width} features");
+        return Err(DataError::content(format!("{}:{line}", sparse.place), problem));
+    }
+    let mut values = zeros(&sparse.place, sparse.rows(), width)?;
+    for (row, mut slots) in values.rows_mut().into_iter().enumerate() {
+        sparse.pairs(row).iter().for_each(|&(index, value)| slots[index as usize - 1] = value);
+    }
+    Ok(values)
+}
+
+/// Values that dense rows may have in memory: 32 GiB.
+const MAX_VALUES: usize = 1 << 33;
+
+/// Room for dense rows, or why there is none.
+pub(crate) fn zeros(place: &str, rows: usize, width: usize) -> Result<Array2<f32>, DataError> {
+    match rows.checked_mul(width) {
+        Some(count) if count <= MAX_VALUES => Ok(Array2::zeros((rows, width))),
+        _ => {
+            let problem = format!(
+                "{rows} rows of {width} features do not fit in memory as a dense table (at most {MAX_VALUES} values)"
+            );
+            Err(DataError::unfit(place, problem))
+        }
+    }
+}

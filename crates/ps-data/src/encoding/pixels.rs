@@ -1,0 +1,75 @@
+//! Images: bytes stay bytes, labels are class numbers already.
+
+use super::labels::check_classes;
+use crate::dataset::{Image, Task};
+use crate::error::DataError;
+use crate::raw::Pixels;
+
+/// The labels, which must be there.
+fn required(pixels: &Pixels) -> Result<&[u8], DataError> {
+    pixels.labels.as_deref().ok_or_else(|| DataError::Source {
+        source: format!("idx:{}", pixels.place),
+        problem: "no file of labels is named; use idx:IMAGES,LABELS".into(),
+    })
+}
+
+/// The names of the classes that a training source holds: 0 to K-1, each at least once.
+pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Vec<String>, DataError> {
+    let labels = required(pixels)?;
+    if !task.has_classes() {
+        return Ok(Vec::new());
+    }
+    let mut seen = [false; 256];
+    labels.iter().for_each(|&label| seen[usize::from(label)] = true);
+    let largest = labels.iter().copied().max().unwrap_or(0);
+    let classes = pixels.classes.unwrap_or(usize::from(largest) + 1);
+    let gap = seen[..classes].iter().position(|seen| !seen);
+    if let (None, Some(gap)) = (pixels.classes, gap) {
+        let item = labels.iter().position(|&label| usize::from(label) > gap).unwrap_or(0);
+        return Err(DataError::content(
+            format!("{}: item {item}", pixels.labels_place),
+            format!(
+                "label {} is out of range: labels must be 0, 1, 2, … without gaps, but no item has label {gap}",
+                labels[item]
+            ),
+        ));
+    }
+    let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
+    check_classes(&names, task, &pixels.labels_place)?;
+    Ok(names)
+}
+
+/// The names of the features.
+pub(super) fn feature_names(pixels: &Pixels) -> Vec<String> {
+    match pixels.image {
+        Some(Image { height, width }) => {
+            (0..height).flat_map(|y| (0..width).map(move |x| format!("pixel {y},{x}"))).collect()
+        }
+        None => (0..pixels.pixels.ncols()).map(|index| format!("value {index}")).collect(),
+    }
+}
+
+/// The targets of a source, given the number of classes of the training data.
+pub(super) fn targets(pixels: &Pixels, task: Task, classes: usize) -> Result<Vec<f32>, DataError> {
+    let labels = required(pixels)?;
+    let beyond = labels.iter().position(|&label| task.has_classes() && usize::from(label) >= classes);
+    if let Some(item) = beyond {
+        let (label, last) = (labels[item], classes - 1);
+        let problem = format!("label {label} is out of range; the training data's classes are 0 to {last}");
+        return Err(DataError::content(format!("{}: item {item}", pixels.labels_place), problem));
+    }
+    Ok(labels.iter().map(|&label| f32::from(label)).collect())
+}
+
+/// Whether samples have the training data's shape.
+pub(super) fn check_shape(pixels: &Pixels, image: Option<Image>, width: usize) -> Result<(), DataError> {
+    let shown = |image: Option<Image>, width| match image {
+        Some(Image { height, width }) => format!("images of {height}x{width}"),
+        None => format!("{width} values each"),
+    };
+    if pixels.pixels.ncols() == width && pixels.image == image {
+        return Ok(());
+    }
+    let (here, there) = (shown(pixels.image, pixels.pixels.ncols()), shown(image, width));
+    Err(DataError::unfit(&pixels.place, format!("the file holds {here}, the training data {there}")))
+}

@@ -1,0 +1,119 @@
+//! LIBSVM files: a label and `index:value` pairs on each line.
+
+use crate::error::DataError;
+use crate::number::finite;
+use crate::progress::{Progress, Watched};
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+/// A file's rows, sparse as they stand in it.
+pub(crate) struct Sparse {
+    /// The path, for error texts.
+    pub place: String,
+    text: String,
+    rows: Vec<Row>,
+    pairs: Vec<(u32, f32)>,
+    /// The largest index, from 1, and the line it is on.
+    pub largest: (u32, u64),
+}
+
+struct Row {
+    label: Option<Range<usize>>,
+    /// End of its pairs.
+    end: usize,
+    line: u64,
+}
+
+impl Sparse {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// A row's label.
+    pub fn label(&self, row: usize) -> Option<&str> {
+        self.rows[row].label.clone().map(|range| &self.text[range])
+    }
+
+    /// A row's pairs; indices count from 1 and ascend.
+    pub fn pairs(&self, row: usize) -> &[(u32, f32)] {
+        let start = if row == 0 { 0 } else { self.rows[row - 1].end };
+        &self.pairs[start..self.rows[row].end]
+    }
+
+    /// File and line, for error texts.
+    pub fn place_of(&self, row: usize) -> String {
+        format!("{}:{}", self.place, self.rows[row].line)
+    }
+}
+
+/// Reads the file at `path`.
+pub(crate) fn read(path: &Path, progress: &dyn Progress) -> Result<Sparse, DataError> {
+    let place = path.display().to_string();
+    let mut watched = Watched::open(path, progress)?;
+    let mut bytes = Vec::new();
+    let size = usize::try_from(watched.total).unwrap_or(usize::MAX);
+    if bytes.try_reserve_exact(size.saturating_add(1)).is_err() {
+        return Err(DataError::content(place, format!("no memory for its {size} bytes")));
+    }
+    watched.read_to_end(&mut bytes).map_err(|error| DataError::File { path: path.into(), error })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        DataError::content(format!("{place}:{line}"), "the line is not text; is this a LIBSVM file?")
+    })?;
+    let mut sparse =
+        Sparse { place, text: String::new(), rows: Vec::new(), pairs: Vec::new(), largest: (0, 0) };
+    let mut start = text.len() - text.trim_start_matches('\u{feff}').len();
+    for (line, whole) in (1..).zip(text[start..].split_inclusive('\n')) {
+        let content = whole.split('#').next().unwrap_or_default();
+        parse_line(&mut sparse, line, start, content)
+            .map_err(|problem| DataError::content(format!("{}:{line}", sparse.place), problem))?;
+        start += whole.len();
+    }
+    if sparse.rows.is_empty() {
+        return Err(DataError::content(sparse.place, "the file is empty: it holds no rows"));
+    }
+    sparse.text = text;
+    Ok(sparse)
+}
+
+/// Takes in `content`, which begins at byte `start` of the file.
+fn parse_line(sparse: &mut Sparse, line: u64, start: usize, content: &str) -> Result<(), String> {
+    let mut tokens = content.split_ascii_whitespace().peekable();
+    let Some(first) = tokens.peek() else { return Ok(()) };
+    let mut label = None;
+    if !first.contains(':') {
+        let at = start + (first.as_ptr() as usize - content.as_ptr() as usize);
+        label = Some(at..at + first.len());
+        tokens.next();
+    }
+    let mut previous = 0;
+    for token in tokens {
+        let (index, value) = pair(token)?;
+        if index <= previous {
+            let problem = if index == previous { "is repeated" } else { "is not above the one before it" };
+            return Err(format!("index {index} in `{token}` {problem} ({previous}); indices must ascend"));
+        }
+        previous = index;
+        sparse.pairs.push((index, value));
+    }
+    if previous > sparse.largest.0 {
+        sparse.largest = (previous, line);
+    }
+    sparse.rows.push(Row { label, end: sparse.pairs.len(), line });
+    Ok(())
+}
+
+fn pair(token: &str) -> Result<(u32, f32), String> {
+    let Some((index, value)) = token.split_once(':') else {
+        return Err(format!("`{token}` where index:value was expected"));
+    };
+    let index = match index.parse::<u32>() {
+        Ok(0) => return Err(format!("index 0 in `{token}`; indices count from 1")),
+        Ok(index) => index,
+        Err(_) => return Err(format!("`{index}` in `{token}` is not an index (a whole number from 1)")),
+    };
+    Ok((index, finite(value).map_err(|problem| format!("index {index}: {problem}"))?))
+}

@@ -1,0 +1,140 @@
+//! CSV files with a header, as text in memory: what a cell means is known only once all of a column is seen.
+
+use crate::error::DataError;
+use crate::number::nearest;
+use crate::progress::{Progress, Watched};
+use std::path::Path;
+
+/// A CSV file's cells.
+pub(crate) struct Table {
+    /// The path, for error texts.
+    pub place: String,
+    /// Names of the columns.
+    pub header: Vec<String>,
+    /// All cells' texts, one after the other.
+    text: String,
+    rows: Vec<Row>,
+    /// Per cell its end in `text`, counted from the row's start.
+    ends: Vec<u32>,
+}
+
+struct Row {
+    /// Start of its first cell in the text.
+    start: usize,
+    /// Its line in the file, from 1.
+    line: u64,
+}
+
+impl Table {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// A cell's text without surrounding blanks.
+    pub fn cell(&self, row: usize, column: usize) -> &str {
+        let first = row * self.header.len();
+        let start = if column == 0 { 0 } else { self.ends[first + column - 1] as usize };
+        let end = self.ends[first + column] as usize;
+        let base = self.rows[row].start;
+        self.text[base + start..base + end].trim_ascii()
+    }
+
+    /// File, line and column, for error texts.
+    pub fn place_of(&self, row: usize, column: usize) -> String {
+        format!("{}:{}: column `{}`", self.place, self.rows[row].line, self.header[column])
+    }
+
+    /// The number of the column `name`.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.header.iter().position(|column| column == name)
+    }
+
+    /// The number of the label column that `label` asks for.
+    pub fn label_column(&self, label: Option<&str>) -> Result<usize, DataError> {
+        let Some(label) = label else { return Ok(self.header.len() - 1) };
+        let width = self.header.len() as i64;
+        let by_number =
+            label.parse::<i64>().ok().map(|number| if number < 0 { number + width } else { number });
+        match (self.column(label), by_number) {
+            (Some(column), _) => Ok(column),
+            (None, Some(number)) if (0..width).contains(&number) => Ok(number as usize),
+            (None, Some(_)) => {
+                let problem = format!("{} has no column {label}, it has {width} columns", self.place);
+                Err(DataError::Option { key: "label", problem })
+            }
+            (None, None) => {
+                let near = nearest(label, self.header.iter().map(String::as_str));
+                let problem = format!("{} has no column `{label}`{near}", self.place);
+                Err(DataError::Option { key: "label", problem })
+            }
+        }
+    }
+}
+
+/// Reads the file at `path`.
+pub(crate) fn read(path: &Path, progress: &dyn Progress) -> Result<Table, DataError> {
+    let place = path.display().to_string();
+    let watched = Watched::open(path, progress)?;
+    if watched.total == 0 {
+        return Err(DataError::content(place, "the file is empty"));
+    }
+    let mut reader = csv::ReaderBuilder::new().flexible(true).buffer_capacity(1 << 18).from_reader(watched);
+    let header = reader.headers().map_err(|error| csv_error(path, error))?;
+    let header: Vec<String> = header.iter().map(|name| name.trim_ascii().to_string()).collect();
+    check_header(&place, &header)?;
+    let mut table = Table { place, header, text: String::new(), rows: Vec::new(), ends: Vec::new() };
+    let mut record = csv::StringRecord::new();
+    while reader.read_record(&mut record).map_err(|error| csv_error(path, error))? {
+        let line = record.position().map_or(0, csv::Position::line);
+        if record.len() != table.header.len() {
+            let (cells, columns) = (record.len(), table.header.len());
+            let problem = format!("{cells} cells where the header has {columns} columns");
+            return Err(DataError::content(format!("{}:{line}", table.place), problem));
+        }
+        table.rows.push(Row { start: table.text.len(), line });
+        let mut end = 0;
+        for cell in &record {
+            end += cell.len();
+            let fits = u32::try_from(end).map_err(|_| {
+                DataError::content(format!("{}:{line}", table.place), "a row of more than 4 GiB")
+            })?;
+            table.ends.push(fits);
+            table.text.push_str(cell);
+        }
+    }
+    if table.rows.is_empty() {
+        return Err(DataError::content(table.place, "the file holds a header but no rows"));
+    }
+    Ok(table)
+}
+
+fn check_header(place: &str, header: &[String]) -> Result<(), DataError> {
+    let bad = |problem: String| Err(DataError::content(format!("{place}:1"), problem));
+    if header.iter().all(String::is_empty) {
+        return bad("the first line names no columns".into());
+    }
+    if header.iter().all(|name| name.parse::<f64>().is_ok()) {
+        return bad(
+            "the first line holds only numbers where the columns' names were expected; add a header".into()
+        );
+    }
+    for (number, name) in header.iter().enumerate() {
+        if header[..number].contains(name) {
+            return bad(format!("column {number} is named `{name}` like one before it"));
+        }
+    }
+    Ok(())
+}
+
+fn csv_error(path: &Path, error: csv::Error) -> DataError {
+    let line = error.position().map_or(String::new(), |position| format!(":{}", position.line()));
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => DataError::File { path: path.into(), error },
+        csv::ErrorKind::Utf8 { err, .. } => DataError::content(
+            format!("{}{line}", path.display()),
+            format!("cell {} of the line is not UTF-8 text; convert the file", err.field()),
+        ),
+        kind => DataError::content(format!("{}{line}", path.display()), format!("{kind:?}")),
+    }
+}
