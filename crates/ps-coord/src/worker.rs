@@ -176,7 +176,7 @@ impl WorkerCore {
         // Jitter is delay: no weight depends on it, so it shares the simulator's purpose.
         let word = random(self.config.jitter_seed, Purpose::Simulation, 0, self.pauses)[0];
         self.pauses += 1;
-        longest - (u128::from(longest / 2) * u128::from(word) >> 32) as Millis
+        longest - ((u128::from(longest / 2) * u128::from(word)) >> 32) as Millis
     }
 
     fn assigned(&mut self, step: u64, leaves: Range<u32>) {

@@ -1,1 +1,111 @@
 //! Server and workers on one thread in virtual time, with seeded faults.
+//!
+//! The same [`ps_coord::ServerCore`] and [`ps_coord::WorkerCore`] that run over gRPC and on local threads run
+//! here over a network that delays, loses, repeats and reorders messages and breaks connections, among workers
+//! that crash, stall, leave and join. The numbers are real ([`ps_core`]'s), so a run must end with the
+//! reference trainer's weights to the last bit. All chance comes from one seed: a failing run is replayed by
+//! its number.
+
+mod checks;
+mod cluster;
+mod faults;
+mod network;
+mod server_side;
+pub mod tiny;
+mod worker_side;
+
+pub use faults::{Counts, Faults};
+
+use cluster::Cluster;
+use ps_coord::Outcome;
+use ps_core::{BatchPlan, Kernel, LearningRate, Model, Samples, SgdConfig};
+use std::collections::VecDeque;
+
+/// What is trained, and by how many workers at the start.
+pub struct SimJob<'a> {
+    /// The model.
+    pub model: Model,
+    /// Its steps and leaves.
+    pub plan: BatchPlan,
+    /// The optimizer.
+    pub optimizer: SgdConfig,
+    /// The learning rate.
+    pub rate: LearningRate,
+    /// The training samples.
+    pub samples: &'a dyn Samples,
+    /// The kernel that gradients are computed with.
+    pub kernel: Kernel,
+    /// Workers at the start; faults may add more.
+    pub workers: u32,
+    /// The hash that the weights of a finished run must have, where it is known.
+    pub expected: Option<String>,
+}
+
+/// A run that kept all invariants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// How it ended: `Done` or `Diverged`.
+    pub outcome: Outcome,
+    /// SHA-256 of the final weights.
+    pub hash: String,
+    /// Steps made.
+    pub steps: u64,
+    /// Events handled.
+    pub events: u64,
+    /// Virtual time it took.
+    pub virtual_ms: u64,
+    /// What befell it.
+    pub counts: Counts,
+}
+
+/// A run that broke an invariant.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The seed that replays it.
+    pub seed: u64,
+    /// Which invariant, and how.
+    pub what: String,
+    /// The last events before it, oldest first.
+    pub log: Vec<String>,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "seed {}: {}", self.seed, self.what)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// Lines of the log that a [`Violation`] keeps.
+const LOG_LINES: usize = 200;
+
+/// Runs a job under faults drawn from `seed`. A run that breaks an invariant is run once more to record it.
+pub fn simulate(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Result<Report, Violation> {
+    Cluster::new(job, faults, seed, None).run().or_else(|what| {
+        let mut log = VecDeque::new();
+        let mut keep = |line: String| {
+            if log.len() == LOG_LINES {
+                log.pop_front();
+            }
+            log.push_back(line);
+        };
+        let again = Cluster::new(job, faults, seed, Some(&mut keep)).run();
+        let what = match again {
+            Err(again) if again == what => what,
+            _ => format!("the run differs from replay to replay; at first: {what}"),
+        };
+        Err(Violation { seed, what, log: log.into() })
+    })
+}
+
+/// Like [`simulate`], with every event and action as a line of text to `trace`.
+pub fn simulate_traced(
+    job: &SimJob<'_>,
+    faults: &Faults,
+    seed: u64,
+    trace: &mut dyn FnMut(String),
+) -> Result<Report, Violation> {
+    let run = Cluster::new(job, faults, seed, Some(trace)).run();
+    run.map_err(|what| Violation { seed, what, log: Vec::new() })
+}

@@ -1,0 +1,91 @@
+//! The invariants that hold after every event, whatever goes wrong.
+
+use crate::server_side::Server;
+use ps_coord::{ServerAction, WaitsFor, WorkerState};
+use ps_core::{BatchPlan, NodeSum, weights_hash};
+
+/// Virtual time in which a step must be made on average: far longer than any timeout, so only a livelock or a
+/// forgotten wait-for gets there.
+pub(crate) const LONGEST_STEP_MS: u64 = 60_000;
+
+/// Versions grow one by one; the core's version is the data plane's.
+pub(crate) fn versions(before: u64, server: &Server) -> Result<(), String> {
+    let (after, trainer) = (server.core.version(), server.trainer.version());
+    if after != before && after != before + 1 {
+        return Err(format!("the version went from {before} to {after}"));
+    }
+    if after != trainer {
+        return Err(format!("the core is at version {after}, the weights are at {trainer}"));
+    }
+    Ok(())
+}
+
+/// What the core counts as missing is what the data plane lacks, and each such leaf is held by live workers
+/// if there are any.
+pub(crate) fn round(server: &Server) -> Result<(), String> {
+    let status = server.core.status();
+    let WaitsFor::Leaves { step, missing } = &status.waits_for else { return Ok(()) };
+    let is_live = |state: &WorkerState| matches!(state, WorkerState::Joining | WorkerState::Training);
+    let mut ranges: Vec<std::ops::Range<u32>> = Vec::new();
+    for part in missing {
+        if part.holders.is_empty() {
+            return Err(format!("step {step}: {part} while workers are there"));
+        }
+        for holder in &part.holders {
+            if !status.workers.iter().any(|w| w.worker == *holder && is_live(&w.state)) {
+                return Err(format!("step {step}: {part}, but {holder} is gone"));
+            }
+        }
+        match ranges.last_mut() {
+            Some(last) if last.end == part.leaves.start => last.end = part.leaves.end,
+            _ => ranges.push(part.leaves.clone()),
+        }
+    }
+    let lacking = server.fold.coverage().missing();
+    if ranges != lacking {
+        return Err(format!("step {step}: the core misses leaves {ranges:?}, the data plane {lacking:?}"));
+    }
+    Ok(())
+}
+
+/// An action makes sense at the state of the data plane.
+pub(crate) fn action(server: &Server, plan: &BatchPlan, action: &ServerAction) -> Result<(), String> {
+    let version = server.trainer.version();
+    match action {
+        _ if server.outcome.is_some() => Err(format!("{action:?} after the end")),
+        ServerAction::Update { step } if *step != version => {
+            Err(format!("update of step {step} at {version}"))
+        }
+        ServerAction::Update { step } if !server.fold.is_complete() => Err(format!(
+            "update of step {step} while leaves {:?} are missing",
+            server.fold.coverage().missing()
+        )),
+        ServerAction::SendWeights { version: sent, .. } if *sent != version => {
+            Err(format!("weights of version {sent} sent at {version}"))
+        }
+        ServerAction::Assign { step, leaves, .. }
+            if *step != version || leaves.is_empty() || leaves.end > plan.step(*step).tree().leaves() =>
+        {
+            Err(format!("leaves {leaves:?} of step {step} given out at version {version}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// No leaf is counted twice and none is left out: the root sums exactly the step's samples.
+pub(crate) fn root(plan: &BatchPlan, step: u64, root: &NodeSum) -> Result<(), String> {
+    let (summed, samples) = (root.tally.samples, plan.step(step).samples as u64);
+    match summed == samples {
+        true => Ok(()),
+        false => Err(format!("the root of step {step} sums {summed} samples of {samples}")),
+    }
+}
+
+/// A finished run has the weights that it must have.
+pub(crate) fn weights(expected: Option<&str>, weights: &[f32]) -> Result<String, String> {
+    let hash = weights_hash(weights);
+    match expected {
+        Some(expected) if expected != hash => Err(format!("the weights are {hash}, expected {expected}")),
+        _ => Ok(hash),
+    }
+}

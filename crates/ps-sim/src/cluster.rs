@@ -1,0 +1,174 @@
+//! The event loop: everything that happens, in the order of (time, sequence).
+
+use crate::faults::Faults;
+use crate::network::{Down, Link, LinkId, Network, Up};
+use crate::server_side::Server;
+use crate::worker_side::Slot;
+use crate::{Report, SimJob, checks};
+use ps_coord::{Millis, Outcome};
+use ps_core::Gradients;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Something that happens at a moment.
+#[derive(Clone, Debug)]
+pub(crate) enum Happening {
+    /// A message reaches the server.
+    ToServer { link: LinkId, message: Up },
+    /// A message reaches a worker.
+    ToWorker { link: LinkId, message: Down },
+    /// The server notices that a connection is gone.
+    ServerSeesEnd { link: LinkId },
+    /// The worker does, or is refused.
+    WorkerSeesEnd { link: LinkId, why: &'static str },
+    /// The data plane has done the update.
+    UpdateDone { step: u64 },
+    /// A worker has done its computation.
+    ComputeDone { slot: usize, incarnation: u32, step: u64, leaves: Range<u32> },
+    /// The server's deadline may have come.
+    ServerTimer,
+    /// A worker's deadline may have come.
+    WorkerTimer { slot: usize, incarnation: u32 },
+    /// A worker process dies.
+    Crash { slot: usize, incarnation: u32 },
+    /// A worker process starts.
+    Start { slot: usize },
+    /// A worker is asked to stop.
+    Leave { slot: usize },
+}
+
+/// Where the trace goes, if anybody wants it.
+pub(crate) type Trace<'a> = Option<&'a mut dyn FnMut(String)>;
+
+/// One run.
+pub(crate) struct Cluster<'a> {
+    pub job: &'a SimJob<'a>,
+    pub now: Millis,
+    pub network: Network,
+    pub server: Server,
+    pub slots: Vec<Slot>,
+    pub links: BTreeMap<LinkId, Link>,
+    pub gradients: Gradients,
+    pub seed: u64,
+    queue: BTreeMap<(Millis, u64), Happening>,
+    sequence: u64,
+    trace: Trace<'a>,
+}
+
+impl<'a> Cluster<'a> {
+    pub fn new(job: &'a SimJob<'a>, faults: &Faults, seed: u64, trace: Trace<'a>) -> Self {
+        let mut cluster = Cluster {
+            job,
+            now: 0,
+            network: Network::new(faults.clone(), seed),
+            server: Server::new(job),
+            slots: Vec::new(),
+            links: BTreeMap::new(),
+            gradients: Gradients::new(job.model.clone(), job.plan, job.kernel),
+            seed,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            trace,
+        };
+        cluster.at(0, Happening::ServerTimer);
+        for _ in 0..job.workers {
+            cluster.add_worker(100);
+        }
+        cluster
+    }
+
+    /// Runs to the end: the server has finished and every worker, too. An error names the broken invariant.
+    pub fn run(mut self) -> Result<Report, String> {
+        let longest = checks::LONGEST_STEP_MS.saturating_mul(self.job.plan.steps + 1);
+        let mut events = 0;
+        while let Some(((time, _), happening)) = self.queue.pop_first() {
+            self.now = time;
+            events += 1;
+            if time > longest {
+                return Err(format!("no end after {time} ms: {}", self.server.core.status()));
+            }
+            if self.trace.is_some() {
+                let line = describe(&happening);
+                self.note(|| line);
+            }
+            let before = self.server.core.version();
+            self.happen(happening)?;
+            checks::versions(before, &self.server)?;
+        }
+        let outcome =
+            self.server.outcome.take().ok_or("nothing is left to happen, but the run is not over")?;
+        let expected = self.job.expected.as_deref().filter(|_| outcome == Outcome::Done);
+        let hash = checks::weights(expected, self.server.trainer.weights())?;
+        let (steps, counts) = (self.server.trainer.version(), self.network.counts);
+        Ok(Report { outcome, hash, steps, events, virtual_ms: self.now, counts })
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<(), String> {
+        match happening {
+            Happening::ToServer { link, message } => self.server_receives(link, message),
+            Happening::ServerSeesEnd { link } => self.server_sees_end(link),
+            Happening::UpdateDone { step } => self.update_done(step),
+            Happening::ServerTimer => self.server_timer(),
+            Happening::Start { slot } => self.start(slot),
+            Happening::Leave { slot } => self.leave(slot),
+            Happening::Crash { slot, incarnation } => self.crash(slot, incarnation),
+            happening => self.worker_happening(happening),
+        }
+    }
+
+    /// Puts something into the queue.
+    pub fn at(&mut self, time: Millis, happening: Happening) {
+        self.queue.insert((time, self.sequence), happening);
+        self.sequence += 1;
+    }
+
+    /// Writes a line to the trace.
+    pub fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace(format!("t={:<6} {}", self.now, line()));
+        }
+    }
+
+    /// Sends a message to the server.
+    pub fn send_up(&mut self, link: LinkId, message: Up) {
+        self.send(link, true, |link| Happening::ToServer { link, message: message.clone() });
+    }
+
+    /// Sends a message to a worker.
+    pub fn send_down(&mut self, link: LinkId, message: Down) {
+        self.send(link, false, |link| Happening::ToWorker { link, message: message.clone() });
+    }
+
+    fn send(&mut self, id: LinkId, upwards: bool, delivery: impl Fn(LinkId) -> Happening) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let fate = self.network.fate(self.now, link, upwards);
+        if fate.arrivals.is_empty() {
+            self.note(|| format!("  lost: {}", describe(&delivery(id))));
+        }
+        for arrival in fate.arrivals {
+            self.at(arrival, delivery(id));
+        }
+        if fate.cut {
+            self.network.counts.cuts += 1;
+            self.note(|| format!("  connection {id} is cut"));
+            let (server, worker) = (self.network.up_to(2000), self.network.up_to(2000));
+            self.at(self.now + 1 + server, Happening::ServerSeesEnd { link: id });
+            self.at(self.now + 1 + worker, Happening::WorkerSeesEnd { link: id, why: "connection reset" });
+        }
+    }
+}
+
+/// A happening as one line.
+fn describe(happening: &Happening) -> String {
+    match happening {
+        Happening::ToServer { link, message: Up::Sum { step, sum } } => {
+            format!("server <- {link}: sum of node {} of step {step}", sum.node)
+        }
+        Happening::ToServer { link, message } => format!("server <- {link}: {message:?}"),
+        Happening::ToWorker { link, message: Down::Weights { version, .. } } => {
+            format!("worker <- {link}: weights of version {version}")
+        }
+        Happening::ToWorker { link, message } => format!("worker <- {link}: {message:?}"),
+        other => format!("{other:?}"),
+    }
+}

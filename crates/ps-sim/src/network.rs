@@ -1,0 +1,118 @@
+//! Connections and messages: what is delayed, lost, repeated or cut is decided here.
+
+use crate::faults::{Counts, Faults};
+use ps_coord::{Dismissal, Millis, WorkerId};
+use ps_core::NodeSum;
+use ps_core::seed::{Purpose, Stream};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One connection; a worker that reconnects gets another.
+pub(crate) type LinkId = u64;
+
+/// From worker to server.
+#[derive(Clone, Debug)]
+pub(crate) enum Up {
+    Hello,
+    Heartbeat,
+    Sum { step: u64, sum: Arc<NodeSum> },
+    AskWeights,
+    Goodbye,
+}
+
+/// From server to worker.
+#[derive(Clone, Debug)]
+pub(crate) enum Down {
+    Welcome,
+    HeartbeatSeen,
+    Weights { version: u64, weights: Arc<[f32]> },
+    Work { step: u64, leaves: Range<u32> },
+    Dismissed(Dismissal),
+}
+
+/// A connection, with both its ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub slot: usize,
+    pub incarnation: u32,
+    /// The id it was admitted under.
+    pub worker: Option<WorkerId>,
+    /// Whether the server still listens to it and speaks on it.
+    pub server_open: bool,
+    /// Whether the worker does.
+    pub worker_open: bool,
+    /// When the message that was sent last arrives, up and down; only to count reorderings.
+    last_arrival: [Millis; 2],
+}
+
+impl Link {
+    pub fn new(slot: usize, incarnation: u32) -> Self {
+        Link { slot, incarnation, worker: None, server_open: true, worker_open: true, last_arrival: [0; 2] }
+    }
+}
+
+/// What becomes of one message.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fate {
+    /// When it arrives: not at all, once or twice.
+    pub arrivals: Vec<Millis>,
+    /// Whether the connection breaks on it.
+    pub cut: bool,
+}
+
+/// The source of all chance of a run.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub faults: Faults,
+    pub counts: Counts,
+    random: Stream,
+}
+
+impl Network {
+    pub fn new(faults: Faults, seed: u64) -> Self {
+        Network { faults, counts: Counts::default(), random: Stream::new(seed, Purpose::Simulation, 0) }
+    }
+
+    /// True with this probability.
+    pub fn chance(&mut self, probability: f32) -> bool {
+        probability > 0.0 && self.random.unit() < probability
+    }
+
+    /// Uniform in `0..bound`.
+    pub fn below(&mut self, bound: u32) -> u32 {
+        self.random.below(bound)
+    }
+
+    /// A delay of up to `most` ms; the longest without faults, so that they all are the same.
+    pub fn up_to(&mut self, most: u32) -> Millis {
+        match self.faults.delay_ms {
+            0 => Millis::from(most),
+            _ => Millis::from(self.random.below(most + 1)),
+        }
+    }
+
+    /// Decides about a message that is sent `now` on `link`.
+    pub fn fate(&mut self, now: Millis, link: &mut Link, upwards: bool) -> Fate {
+        self.counts.messages += 1;
+        let mut fate = Fate { arrivals: Vec::new(), cut: self.chance(self.faults.cut) };
+        if self.chance(self.faults.loss) {
+            self.counts.losses += 1;
+            return fate;
+        }
+        let arrival = now + self.delay();
+        let last = &mut link.last_arrival[usize::from(upwards)];
+        self.counts.reorderings += u64::from(arrival < *last);
+        *last = arrival;
+        fate.arrivals.push(arrival);
+        if self.chance(self.faults.duplicate) {
+            self.counts.duplicates += 1;
+            fate.arrivals.push(now + self.delay());
+        }
+        fate
+    }
+
+    fn delay(&mut self) -> Millis {
+        let most = if self.chance(self.faults.late) { 1000 } else { self.faults.delay_ms };
+        1 + Millis::from(self.random.below(most + 1))
+    }
+}

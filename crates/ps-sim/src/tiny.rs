@@ -1,0 +1,65 @@
+//! A job so small that a thousand runs of it take seconds.
+
+use crate::SimJob;
+use ps_core::seed::{Purpose, random};
+use ps_core::{Activation, BatchPlan, Head, Kernel, LearningRate, Model, Samples, SgdConfig};
+
+/// Samples of the tiny job.
+const SAMPLES: usize = 50;
+/// Features of each.
+const FEATURES: usize = 3;
+
+/// Three features each, two classes, made of random numbers.
+#[derive(Clone, Debug)]
+pub struct TinySamples {
+    rows: Vec<[f32; FEATURES]>,
+}
+
+impl TinySamples {
+    /// Always the same samples.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        let row = |index| {
+            let words = random(7, Purpose::Simulation, 1, index as u64);
+            std::array::from_fn(|feature| (words[feature] >> 8) as f32 / 8_388_608.0 - 1.0)
+        };
+        TinySamples { rows: (0..SAMPLES).map(row).collect() }
+    }
+}
+
+impl Samples for TinySamples {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn features(&self) -> usize {
+        FEATURES
+    }
+
+    fn write_row(&self, index: usize, row: &mut [f32]) {
+        row.copy_from_slice(&self.rows[index]);
+    }
+
+    fn target(&self, index: usize) -> f32 {
+        f32::from(u8::from(self.rows[index].iter().sum::<f32>() > 0.0))
+    }
+}
+
+/// Twelve steps of an MLP, of six leaves each but for the last of each epoch, which has one.
+pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
+    SimJob {
+        model: Model::new(FEATURES, &[4], Activation::Tanh, Head::Softmax, 2),
+        plan: BatchPlan::new(11, SAMPLES, 16, 3, 3, None),
+        optimizer: SgdConfig { momentum: 0.9, ..SgdConfig::default() },
+        rate: LearningRate::constant(0.1),
+        samples,
+        kernel: Kernel::detect(),
+        workers,
+        expected: None,
+    }
+}
+
+/// Workers of the tiny job at the start of the run of `seed`: one to five.
+pub fn workers_of(seed: u64) -> u32 {
+    1 + (seed % 5) as u32
+}
