@@ -6,6 +6,7 @@ use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::{Optimizer, SgdConfig};
 use crate::schedule::LearningRate;
+use std::sync::Arc;
 
 /// Weights, optimizer and schedule of a run.
 #[derive(Clone, Debug)]
@@ -13,7 +14,8 @@ pub struct Trainer {
     plan: BatchPlan,
     rate: LearningRate,
     optimizer: Optimizer,
-    weights: Vec<f32>,
+    /// Shared with whoever computes at them; copied for the update only while somebody still holds them.
+    weights: Arc<Vec<f32>>,
     version: u64,
 }
 
@@ -60,12 +62,17 @@ impl Trainer {
     pub fn new(model: &Model, plan: BatchPlan, optimizer: SgdConfig, rate: LearningRate) -> Self {
         let weights = model.initial(plan.seed);
         let optimizer = Optimizer::new(optimizer, weights.len());
-        Trainer { plan, rate, optimizer, weights, version: 0 }
+        Trainer { plan, rate, optimizer, weights: Arc::new(weights), version: 0 }
     }
 
     /// The weights after [`Trainer::version`] steps, `[parameters]`.
     pub fn weights(&self) -> &[f32] {
         &self.weights
+    }
+
+    /// The same, to hold on to. The update copies them unless all such holds are dropped before it.
+    pub fn shared_weights(&self) -> Arc<Vec<f32>> {
+        Arc::clone(&self.weights)
     }
 
     /// Steps made.
@@ -96,7 +103,7 @@ impl Trainer {
         if !root.tally.loss.is_finite() || !all_finite(&root.gradient) {
             return Err(diverged);
         }
-        self.optimizer.apply(&mut self.weights, &root.gradient, step.samples, rate);
+        self.optimizer.apply(Arc::make_mut(&mut self.weights).as_mut_slice(), &root.gradient, step.samples, rate);
         self.version += 1;
         Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally: root.tally })
     }
