@@ -7,8 +7,8 @@
 
 use crate::batch::{BatchPlan, Step};
 use crate::fold::NodeSum;
-use crate::kernel::{Buffer, Kernel, Segment, Tile, fold_tiles, multiply};
-use crate::matrix::{Shape, strips, tile_columns};
+use crate::kernel::{Buffer, Kernel, Left, Segment, Tile, fold_tiles, multiply};
+use crate::matrix::{Shape, strips};
 use crate::metrics::{Outcome, Tally};
 use crate::model::{Activation, Layer, Model};
 use crate::samples::Samples;
@@ -171,13 +171,13 @@ impl Gradients {
         for (l, layer) in self.model.layers().iter().enumerate() {
             let (inputs, outputs) = (layer.inputs, layer.outputs);
             let weight = &weights[layer.weight..][..inputs * outputs];
-            let panels = self.forward[l].resize(packed_len(inputs, outputs, width));
+            let panels = self.forward[l].resize(inputs * outputs.next_multiple_of(width));
             each(parallel, panels.chunks_mut(inputs * width).enumerate().collect(), |(panel, packed)| {
                 let first = panel * width;
                 pack_transposed(&weight[first * inputs..], inputs, width.min(outputs - first), width, packed);
             });
             if l > 0 && with_backward {
-                let panels = self.backward[l].resize(packed_len(outputs, inputs, width));
+                let panels = self.backward[l].resize(outputs * inputs.next_multiple_of(width));
                 each(
                     parallel,
                     panels.chunks_mut(outputs * width).enumerate().collect(),
@@ -443,13 +443,13 @@ impl Network<'_> {
             let segments = (0..left.panels()).map(|p| Segment {
                 k: left.columns_of(p),
                 a: left.panel(p),
-                b: p * left.width * columns,
+                b: p * left.width * shape.width,
             });
             let segments: Vec<Segment> = segments.collect();
-            let b = &right.as_slice()[panel * depth * shape.width..][..depth * columns];
+            let b = &right.as_slice()[panel * depth * shape.width..][..depth * shape.width];
             for (row, count) in strips(rows, self.kernel) {
                 let a = &values[row * left.width..];
-                let tile = Tile { a, a_row: left.width, a_k: 1, b, b_k: columns, rows: count, columns };
+                let tile = Tile { a, left: Left::Rows, b, rows: count, columns };
                 let at = shape.panel(panel) + row * shape.width;
                 multiply(self.kernel, &tile, &segments, &mut out[at..], shape.width);
                 self.kernel.vectorize(
@@ -494,7 +494,7 @@ impl WeightGradient<'_> {
             for (first, rows) in strips(self.delta.columns_of(panel), self.kernel) {
                 let a = &self.deltas[self.delta.panel(panel) + first..];
                 let width = self.input.width;
-                let tile = Tile { a, a_row: 1, a_k: self.delta.width, b, b_k: width, rows, columns };
+                let tile = Tile { a, left: Left::Columns, b, rows, columns };
                 fold_tiles(self.kernel, &tile, leaves.iter().map(|leaf| &segments[leaf.clone()]), &mut stack);
                 for (row, sums) in stack.chunks(columns).take(rows).enumerate() {
                     let at = (first + row) * self.input.columns + below * width;
@@ -507,10 +507,8 @@ impl WeightGradient<'_> {
         let segments: Vec<Segment> = segments.iter().map(|s| Segment { k: s.k, a: 0, b: s.a }).collect();
         let tile = Tile {
             a: &[1.0],
-            a_row: 0,
-            a_k: 0,
+            left: Left::Constant,
             b: &self.deltas[self.delta.panel(panel)..],
-            b_k: self.delta.width,
             rows: 1,
             columns: self.delta.tile_columns(panel),
         };
@@ -582,31 +580,121 @@ fn fold_tallies(mut level: Vec<Tally>) -> Option<Tally> {
     level.pop()
 }
 
-/// Elements of a `[depth, columns]` right operand, packed.
-fn packed_len(depth: usize, columns: usize, width: usize) -> usize {
-    let full = columns / width;
-    let rest = columns % width;
-    depth * (full * width + if rest == 0 { 0 } else { tile_columns(rest, width) })
-}
-
-/// Packs `columns` rows of `weight` (`[columns, depth]`) as columns: element (k, column) goes to
-/// `packed[k * tile columns + column]`, missing columns are 0.
+/// Packs `columns` rows of `weight` (`[columns, depth]`) as columns of a panel: element (k, column) goes to
+/// `packed[k * width + column]`, missing columns are 0.
 fn pack_transposed(weight: &[f32], depth: usize, columns: usize, width: usize, packed: &mut [f32]) {
-    let tile = tile_columns(columns, width);
-    for (k, out) in packed.chunks_exact_mut(tile).take(depth).enumerate() {
-        for (column, out) in out.iter_mut().enumerate() {
-            *out = if column < columns { weight[column * depth + k] } else { 0.0 };
+    // A cache line of each column at a time: read once, and the panel's rows stay in cache meanwhile.
+    const LINE: usize = 16;
+    for (block, packed) in packed.chunks_mut(LINE * width).enumerate() {
+        let depths = packed.len() / width;
+        for column in 0..columns {
+            let from = &weight[column * depth + block * LINE..][..depths];
+            for (k, &value) in from.iter().enumerate() {
+                packed[k * width + column] = value;
+            }
+        }
+        for row in packed.chunks_exact_mut(width) {
+            row[columns..].fill(0.0);
         }
     }
 }
 
 /// Packs `columns` columns of `weight`, whose rows are `stride` apart: element (k, column) goes to
-/// `packed[k * tile columns + column]`, missing columns are 0.
+/// `packed[k * width + column]`, missing columns are 0.
 fn pack_panel(weight: &[f32], stride: usize, columns: usize, width: usize, packed: &mut [f32]) {
-    let tile = tile_columns(columns, width);
-    for (out, row) in packed.chunks_exact_mut(tile).zip(weight.chunks(stride)) {
+    for (out, row) in packed.chunks_exact_mut(width).zip(weight.chunks(stride)) {
         out[..columns].copy_from_slice(&row[..columns]);
         out[columns..].fill(0.0);
+    }
+}
+
+/// One layer's products alone, for benches: `rows` samples, a weight of `[outputs, inputs]`.
+#[doc(hidden)]
+pub struct LayerProducts {
+    gradients: Gradients,
+    weights: Vec<f32>,
+    rows: usize,
+    block: usize,
+    leaf: usize,
+}
+
+#[doc(hidden)]
+impl LayerProducts {
+    pub fn new(kernel: Kernel, rows: usize, inputs: usize, outputs: usize, leaf: usize) -> Self {
+        // A layer of one unit below makes the input gradient exist.
+        let head = if outputs == 1 { crate::Head::SquaredError } else { crate::Head::Softmax };
+        let model = Model::new(1, &[inputs], Activation::Relu, head, outputs);
+        let plan = BatchPlan::new(1, rows, rows, leaf, 1, None);
+        let weights = model.initial(1);
+        let mut gradients = Gradients::new(model, plan, kernel);
+        let block = gradients.block_rows(rows, false);
+        gradients.pack(&weights, false, true);
+        let shape = gradients.shape(inputs, block);
+        let blocks = rows.div_ceil(block);
+        gradients.inputs[1].resize(blocks * shape.block_len()).fill(0.5);
+        gradients.deltas[0].resize(blocks * shape.block_len());
+        let shape = gradients.shape(outputs, block);
+        gradients.deltas[1].resize(blocks * shape.block_len()).fill(0.25);
+        LayerProducts { gradients, weights, rows, block, leaf }
+    }
+
+    fn blocks(&mut self, run: impl Fn(&Network, &Layer, usize, &mut [f32], &mut [f32], &mut [f32])) {
+        let this = &mut self.gradients;
+        let layer = this.model.layers()[1];
+        let shape = |columns| Shape { columns, block: self.block, width: this.kernel.width() };
+        let (input, output) = (shape(layer.inputs).block_len(), shape(layer.outputs).block_len());
+        let network = Network {
+            kernel: this.kernel,
+            model: &this.model,
+            weights: &self.weights,
+            forward: &this.forward,
+            backward: &this.backward,
+            block: self.block,
+        };
+        let blocks = self.rows.div_ceil(self.block);
+        let (below, above) = this.deltas.split_at_mut(1);
+        for b in 0..blocks {
+            let rows = self.block.min(self.rows - b * self.block);
+            run(
+                &network,
+                &layer,
+                rows,
+                &mut this.inputs[1].resize(blocks * input)[b * input..],
+                &mut above[0].resize(blocks * output)[b * output..],
+                &mut below[0].resize(blocks * input)[b * input..],
+            );
+        }
+    }
+
+    pub fn forward(&mut self) {
+        self.blocks(|network, layer, rows, input, output, _| {
+            network.forward_layer(layer, 1, rows, input, output, Some(Activation::Relu));
+        });
+    }
+
+    pub fn input_gradient(&mut self) {
+        self.blocks(|network, layer, rows, input, output, below| {
+            network.backward_layer(layer, 1, rows, output, input, below);
+        });
+    }
+
+    pub fn weight_gradient(&mut self, gradient: &mut [f32]) {
+        let this = &self.gradients;
+        let layer = this.model.layers()[1];
+        let (input, delta) = (this.shape(layer.inputs, self.block), this.shape(layer.outputs, self.block));
+        let leaves: Vec<Range<usize>> =
+            (0..self.rows).step_by(self.leaf).map(|r| r..self.rows.min(r + self.leaf)).collect();
+        let (inputs, deltas) = (this.inputs[1].as_slice(), this.deltas[1].as_slice());
+        let products = WeightGradient { kernel: this.kernel, input, delta, inputs, deltas, leaves: &leaves };
+        let (weight, bias) = gradient.split_at_mut(layer.inputs * layer.outputs);
+        let panels = weight.chunks_mut(delta.width * layer.inputs).zip(bias.chunks_mut(delta.width));
+        for (panel, (weight, bias)) in panels.enumerate() {
+            products.panel(panel, weight, bias);
+        }
+    }
+
+    pub fn pack(&mut self) {
+        self.gradients.pack(&self.weights, false, true);
     }
 }
 

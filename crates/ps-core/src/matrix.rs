@@ -29,7 +29,7 @@ impl Shape {
 
     /// Columns that the kernel computes for `panel`: all of a panel or, where that suffices, half of them.
     pub fn tile_columns(self, panel: usize) -> usize {
-        tile_columns(self.columns_of(panel), self.width)
+        if 2 * self.columns_of(panel) <= self.width { self.width / 2 } else { self.width }
     }
 
     /// Where `panel` starts in its block.
@@ -58,11 +58,6 @@ impl Shape {
             columns.copy_from_slice(from);
         }
     }
-}
-
-/// Columns of the tile for the last `left` columns of a matrix.
-pub(crate) fn tile_columns(left: usize, width: usize) -> usize {
-    if 2 * left <= width { width / 2 } else { width }
 }
 
 /// `count` rows in as few tiles as fit and as equal as can be: their first rows and lengths.

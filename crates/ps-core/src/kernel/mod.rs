@@ -12,7 +12,7 @@ mod tile;
 mod vector;
 
 pub use buffer::Buffer;
-pub(crate) use tile::{Segment, Tile, fold_tiles, multiply};
+pub(crate) use tile::{Left, Segment, Tile, fold_tiles, multiply};
 
 /// Environment variable that forces an instruction set: `avx512`, `avx2`, `neon` or `scalar`.
 pub const KERNEL_VARIABLE: &str = "DOWNHILL_KERNEL";

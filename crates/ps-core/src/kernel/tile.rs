@@ -11,15 +11,24 @@ pub(crate) struct Segment {
     pub b: usize,
 }
 
-/// The operands of a tile. Element (row, k) of the left one lies at `segment.a + row * a_row + k * a_k`, of
-/// the right one (k, column) at `segment.b + k * b_k + column`.
+/// How the left operand lies in memory, in panels of [`Kernel::width`] columns: element (row, k) of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// At `row * width + k`: rows of the panel are rows of the product.
+    Rows,
+    /// At `row + k * width`: columns of the panel are rows of the product.
+    Columns,
+    /// The same element for every row and k.
+    Constant,
+}
+
+/// The operands of a tile. Element (row, k) of the left one lies where [`Left`] says after `segment.a`, of the
+/// right one (k, column) at `segment.b + k * width + column`.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
     pub a: &'a [f32],
-    pub a_row: usize,
-    pub a_k: usize,
+    pub left: Left,
     pub b: &'a [f32],
-    pub b_k: usize,
     /// 1 to [`Kernel::max_rows`].
     pub rows: usize,
     /// [`Kernel::width`] or half of it.
@@ -30,15 +39,17 @@ impl Tile<'_> {
     /// Refuses operands that would be read beyond their ends.
     #[inline]
     fn check(&self, kernel: Kernel, segments: &[Segment]) {
+        let width = kernel.width();
         assert!(1 <= self.rows && self.rows <= kernel.max_rows(), "{} rows", self.rows);
-        assert!(
-            self.columns == kernel.width() || 2 * self.columns == kernel.width(),
-            "{} columns",
-            self.columns
-        );
+        assert!(self.columns == width || 2 * self.columns == width, "{} columns", self.columns);
+        let (row, step) = match self.left {
+            Left::Rows => (width, 1),
+            Left::Columns => (1, width),
+            Left::Constant => (0, 0),
+        };
         for segment in segments.iter().filter(|segment| segment.k > 0) {
-            let last_a = segment.a + (self.rows - 1) * self.a_row + (segment.k - 1) * self.a_k;
-            let end_b = segment.b + (segment.k - 1) * self.b_k + self.columns;
+            let last_a = segment.a + (self.rows - 1) * row + (segment.k - 1) * step;
+            let end_b = segment.b + (segment.k - 1) * width + self.columns;
             assert!(last_a < self.a.len() && end_b <= self.b.len(), "{segment:?}");
         }
     }
@@ -107,42 +118,44 @@ unsafe fn run(
     out: *mut f32,
     out_row: usize,
 ) {
-    let wide = tile.columns == kernel.width();
-    let function = match kernel.0 {
+    let shapes = match kernel.0 {
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512 if wide => AVX512_WIDE[tile.rows - 1],
+        Set::Avx512 => &AVX512[..],
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512 => AVX512_NARROW[tile.rows - 1],
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx2 if wide => AVX2_WIDE[tile.rows - 1],
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => AVX2_NARROW[tile.rows - 1],
+        Set::Avx2 => &AVX2,
         #[cfg(target_arch = "aarch64")]
-        Set::Neon if wide => NEON_WIDE[tile.rows - 1],
-        #[cfg(target_arch = "aarch64")]
-        Set::Neon => NEON_NARROW[tile.rows - 1],
-        Set::Scalar if plain_fma() && wide => PLAIN_FMA_WIDE[tile.rows - 1],
-        Set::Scalar if plain_fma() => PLAIN_FMA_NARROW[tile.rows - 1],
-        Set::Scalar if wide => PLAIN_WIDE[tile.rows - 1],
-        Set::Scalar => PLAIN_NARROW[tile.rows - 1],
+        Set::Neon => &NEON,
+        #[cfg(target_arch = "x86_64")]
+        Set::Scalar if plain_fma() => &PLAIN_WITH_FMA,
+        Set::Scalar => &PLAIN,
     };
+    let [wide, narrow] = shapes[tile.rows - 1][tile.left as usize];
+    let function = if tile.columns == kernel.width() { wide } else { narrow };
     // SAFETY: the caller's promises; the kernel's value says that the processor has the instruction set.
     unsafe { function(tile, segments, stack, merges, out, out_row) }
 }
 
 /// Whether plain Rust may use the processor's fused multiply-add, one lane at a time or as the compiler sees
 /// fit: the same bits as the soft one, a hundred times faster.
+#[cfg(target_arch = "x86_64")]
 fn plain_fma() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+    is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2")
 }
 
 /// The micro-kernel: `ROWS x (VECTORS * LANES)` chains of fused multiply-adds held in registers, then
 /// `merges` finished sums before `stack` added from the left, then stored.
+///
+/// `A_ROW` and `A_K` are the strides of the left operand, `WIDTH` that of the right one; constants, so that a
+/// step is its loads and its multiply-adds and little else.
 #[inline(always)]
-unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
+unsafe fn tile<
+    V: Vector,
+    const ROWS: usize,
+    const VECTORS: usize,
+    const A_ROW: usize,
+    const A_K: usize,
+    const WIDTH: usize,
+>(
     tile: &Tile,
     segments: &[Segment],
     stack: *const f32,
@@ -158,20 +171,18 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
         for segment in segments {
             let mut a = tile.a.as_ptr().add(segment.a);
             let mut b = tile.b.as_ptr().add(segment.b);
-            for _ in 0..segment.k {
-                let mut right = [V::zero(); VECTORS];
-                for (v, right) in right.iter_mut().enumerate() {
-                    *right = V::load(b.add(v * V::LANES));
+            let mut left = segment.k;
+            while left >= 4 {
+                for k in 0..4 {
+                    step(&mut acc, a.add(k * A_K), A_ROW, b.add(k * WIDTH));
                 }
-                for (row, acc) in acc.iter_mut().enumerate() {
-                    let left = V::splat(a.add(row * tile.a_row));
-                    for (acc, right) in acc.iter_mut().zip(right) {
-                        *acc = acc.fma(left, right);
-                    }
-                }
-                // One past the end at most, where nothing is read any more.
-                a = a.wrapping_add(tile.a_k);
-                b = b.wrapping_add(tile.b_k);
+                // Past the end at the last step at most, where nothing is read any more.
+                a = a.wrapping_add(4 * A_K);
+                b = b.wrapping_add(4 * WIDTH);
+                left -= 4;
+            }
+            for k in 0..left {
+                step(&mut acc, a.add(k * A_K), A_ROW, b.add(k * WIDTH));
             }
         }
         let size = ROWS * VECTORS * V::LANES;
@@ -191,12 +202,41 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
+/// One k: `acc += a b` for a column `a` of the left operand and a row `b` of the right one.
+///
+/// # Safety
+/// The instruction set is enabled; `ROWS` elements `a_row` apart are readable at `a`, the tile's columns at `b`.
+#[inline(always)]
+unsafe fn step<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    acc: &mut [[V; VECTORS]; ROWS],
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut right = [V::zero(); VECTORS];
+        for (v, right) in right.iter_mut().enumerate() {
+            *right = V::load(b.add(v * V::LANES));
+        }
+        for (row, acc) in acc.iter_mut().enumerate() {
+            let left = V::splat(a.add(row * a_row));
+            for (acc, right) in acc.iter_mut().zip(right) {
+                *acc = acc.fma(left, right);
+            }
+        }
+    }
+}
+
 type TileFn = unsafe fn(&Tile, &[Segment], *const f32, usize, *mut f32, usize);
 
+/// For a number of rows, by [`Left`]: the wide and the narrow tile.
+type Shapes = [[TileFn; 2]; 3];
+
 macro_rules! compiled {
-    ($function:ident, $vector:ty, [$($feature:literal)?], $wide:ident, $narrow:ident, $vectors:literal, $half:literal, [$($rows:literal)*]) => {
+    ($table:ident, $function:ident, $vector:ty, [$($feature:literal)?], $width:literal, $wide:literal, $narrow:literal, [$($rows:literal)*]) => {
         $(#[target_feature(enable = $feature)])?
-        unsafe fn $function<const ROWS: usize, const VECTORS: usize>(
+        unsafe fn $function<const ROWS: usize, const VECTORS: usize, const A_ROW: usize, const A_K: usize>(
             operands: &Tile,
             segments: &[Segment],
             stack: *const f32,
@@ -205,24 +245,27 @@ macro_rules! compiled {
             out_row: usize,
         ) {
             // SAFETY: the same promises, passed on.
-            unsafe { tile::<$vector, ROWS, VECTORS>(operands, segments, stack, merges, out, out_row) }
+            unsafe {
+                tile::<$vector, ROWS, VECTORS, A_ROW, A_K, $width>(operands, segments, stack, merges, out, out_row)
+            }
         }
-        static $wide: [TileFn; [$($rows),*].len()] = [$($function::<$rows, $vectors>),*];
-        static $narrow: [TileFn; [$($rows),*].len()] = [$($function::<$rows, $half>),*];
+        static $table: [Shapes; [$($rows),*].len()] = [$([
+            [$function::<$rows, $wide, $width, 1>, $function::<$rows, $narrow, $width, 1>],
+            [$function::<$rows, $wide, 1, $width>, $function::<$rows, $narrow, 1, $width>],
+            [$function::<$rows, $wide, 0, 0>, $function::<$rows, $narrow, 0, 0>],
+        ]),*];
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-compiled!(avx512, super::vector::x86::Avx512, ["avx512f"], AVX512_WIDE, AVX512_NARROW, 2, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+compiled!(AVX512, avx512, super::vector::x86::Avx512, ["avx512f"], 32, 2, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-compiled!(avx2, super::vector::x86::Avx2, ["avx2,fma"], AVX2_WIDE, AVX2_NARROW, 2, 1, [1 2 3 4 5 6]);
+compiled!(AVX2, avx2, super::vector::x86::Avx2, ["avx2,fma"], 16, 2, 1, [1 2 3 4 5 6]);
 #[cfg(target_arch = "aarch64")]
-compiled!(neon, super::vector::arm::Neon, ["neon"], NEON_WIDE, NEON_NARROW, 4, 2, [1 2 3 4 5 6]);
+compiled!(NEON, neon, super::vector::arm::Neon, ["neon"], 16, 4, 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-compiled!(plain_with_fma, Plain, ["avx2,fma"], PLAIN_FMA_WIDE, PLAIN_FMA_NARROW, 2, 1, [1 2 3 4]);
-compiled!(plain, Plain, [], PLAIN_WIDE, PLAIN_NARROW, 2, 1, [1 2 3 4]);
-#[cfg(not(target_arch = "x86_64"))]
-use {PLAIN_NARROW as PLAIN_FMA_NARROW, PLAIN_WIDE as PLAIN_FMA_WIDE};
+compiled!(PLAIN_WITH_FMA, plain_with_fma, Plain, ["avx2,fma"], 16, 2, 1, [1 2 3 4]);
+compiled!(PLAIN, plain, Plain, [], 16, 2, 1, [1 2 3 4]);
 
 #[cfg(test)]
 mod tests {
@@ -238,28 +281,35 @@ mod tests {
 
     #[test]
     fn every_instruction_set_and_shape_gives_the_bits_of_the_plain_chain() {
-        let depth = if cfg!(miri) { 5 } else { 37 };
         for kernel in Kernel::available() {
-            for columns in [kernel.width(), kernel.width() / 2] {
-                for rows in 1..=kernel.max_rows() {
-                    let a = numbers(rows * (depth + 3), 1);
-                    let b = numbers(columns * depth, 2);
-                    let tile = Tile { a: &a, a_row: depth + 3, a_k: 1, b: &b, b_k: columns, rows, columns };
+            let width = kernel.width();
+            for (columns, rows) in
+                [width, width / 2].into_iter().flat_map(|c| (1..=kernel.max_rows()).map(move |r| (c, r)))
+            {
+                for (left, row_stride, k_stride) in
+                    [(Left::Rows, width, 1), (Left::Columns, 1, width), (Left::Constant, 0, 0)]
+                {
+                    let depth = if left == Left::Rows { width - 1 } else { 37 };
+                    let (a, b) = (numbers(width * (depth + rows), 1), numbers(width * depth, 2));
+                    let tile = Tile { a: &a, left, b: &b, rows, columns };
                     let cut = depth / 3;
                     let segments = [
                         Segment { k: cut, a: 0, b: 0 },
-                        Segment { k: depth - cut, a: cut, b: cut * columns },
+                        Segment { k: depth - cut, a: cut * k_stride, b: cut * width },
                     ];
-                    let mut out = vec![f32::NAN; rows * columns];
-                    multiply(kernel, &tile, &segments, &mut out, columns);
-                    for row in 0..rows {
-                        for column in 0..columns {
-                            let chain = (0..depth).fold(0.0_f32, |sum, k| {
-                                a[row * (depth + 3) + k].mul_add(b[k * columns + column], sum)
-                            });
-                            let got = out[row * columns + column];
-                            assert_eq!(got.to_bits(), chain.to_bits(), "{} {rows}x{columns}", kernel.name());
-                        }
+                    let mut out = vec![f32::NAN; rows * width];
+                    multiply(kernel, &tile, &segments, &mut out, width);
+                    for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                        let chain = (0..depth).fold(0.0_f32, |sum, k| {
+                            a[row * row_stride + k * k_stride].mul_add(b[k * width + column], sum)
+                        });
+                        let got = out[row * width + column];
+                        assert_eq!(
+                            got.to_bits(),
+                            chain.to_bits(),
+                            "{} {rows}x{columns} {left:?}",
+                            kernel.name()
+                        );
                     }
                 }
             }
@@ -269,26 +319,24 @@ mod tests {
     #[test]
     fn folding_tiles_follows_the_tree() {
         for kernel in Kernel::available() {
-            let (rows, columns) = (kernel.max_rows(), kernel.width());
+            let (rows, width) = (kernel.max_rows(), kernel.width());
             for leaves in 1..=if cfg!(miri) { 5 } else { 21 } {
-                let (a, b) = (numbers(rows * leaves, 3), numbers(columns * leaves, 4));
-                let tile = Tile { a: &a, a_row: 1, a_k: rows, b: &b, b_k: columns, rows, columns };
+                let (a, b) = (numbers(width * leaves, 3), numbers(width * leaves, 4));
+                let tile = Tile { a: &a, left: Left::Columns, b: &b, rows, columns: width };
                 let segments: Vec<Segment> =
-                    (0..leaves).map(|l| Segment { k: 1, a: l * rows, b: l * columns }).collect();
-                let mut stack = vec![f32::NAN; 8 * rows * columns];
+                    (0..leaves).map(|l| Segment { k: 1, a: l * width, b: l * width }).collect();
+                let mut stack = vec![f32::NAN; 8 * rows * width];
                 fold_tiles(kernel, &tile, segments.iter().map(std::slice::from_ref), &mut stack);
-                for row in 0..rows {
-                    for column in 0..columns {
-                        let mut level: Vec<f32> =
-                            (0..leaves).map(|l| a[l * rows + row] * b[l * columns + column] + 0.0).collect();
-                        while level.len() > 1 {
-                            level = level
-                                .chunks(2)
-                                .map(|p| p.iter().copied().reduce(|l, r| l + r).unwrap())
-                                .collect();
-                        }
-                        assert_eq!(stack[row * columns + column].to_bits(), level[0].to_bits());
+                for (row, column) in (0..rows).flat_map(|r| (0..width).map(move |c| (r, c))) {
+                    let mut level: Vec<f32> =
+                        (0..leaves).map(|l| a[l * width + row] * b[l * width + column] + 0.0).collect();
+                    while level.len() > 1 {
+                        level = level
+                            .chunks(2)
+                            .map(|p| p.iter().copied().reduce(|l, r| l + r).unwrap())
+                            .collect();
                     }
+                    assert_eq!(stack[row * width + column].to_bits(), level[0].to_bits());
                 }
             }
         }
