@@ -1,1 +1,1 @@
-//! tests
+//! What the end-to-end tests share.
