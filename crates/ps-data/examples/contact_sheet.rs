@@ -34,8 +34,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    let mut encoder =
-        png::Encoder::new(std::io::BufWriter::new(std::fs::File::create(&path)?), width as u32, height as u32);
+    let mut encoder = png::Encoder::new(
+        std::io::BufWriter::new(std::fs::File::create(&path)?),
+        width as u32,
+        height as u32,
+    );
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_compression(png::Compression::High);
     encoder.write_header()?.write_image_data(&sheet)?;

@@ -1,0 +1,244 @@
+//! What a source holds, for a person to look at before training on it.
+
+use crate::config::Source;
+use crate::dataset::Image;
+use crate::encoding::labels::Labels;
+use crate::encoding::{with_sparse_labels, with_table_labels};
+use crate::error::DataError;
+use crate::libsvm::Sparse;
+use crate::number::Cell;
+use crate::progress::NoProgress;
+use crate::raw::{self, Pixels, Raw};
+use crate::table::Table;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Drawings handed out for a look.
+const IMAGES: usize = 8;
+/// Labels that are all numbers are listed one by one up to this many distinct ones.
+const MAX_LISTED: usize = 100;
+
+/// What a source holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inspection {
+    /// The source's text.
+    pub source: String,
+    /// `IDX`, `CSV`, `LIBSVM` or `digits`.
+    pub format: &'static str,
+    /// Number of samples.
+    pub samples: usize,
+    /// Features of each: pixels, columns beside the label, or the largest index.
+    pub features: usize,
+    /// Values that are not zero, of a sparse format.
+    pub non_zero: Option<usize>,
+    /// Smallest and largest value of all features that are numbers.
+    pub range: Option<[f32; 2]>,
+    /// The columns beside the label, of a table.
+    pub columns: Vec<ColumnSummary>,
+    /// What the labels are; `None` where there are none.
+    pub labels: Option<LabelSummary>,
+    /// The shape of samples that are images.
+    pub image: Option<Image>,
+    /// The first few images: label and pixels row by row.
+    pub images: Vec<(Option<u8>, Vec<u8>)>,
+}
+
+/// A column of a table, as found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ColumnSummary {
+    /// Its name.
+    pub name: String,
+    /// Missing cells.
+    pub missing: usize,
+    /// Cells that are numbers.
+    pub numbers: usize,
+    /// Their smallest, mean and largest.
+    pub range: Option<[f32; 3]>,
+    /// How often each text occurs; empty for a column of numbers.
+    pub texts: BTreeMap<String, usize>,
+}
+
+/// The labels of a source, as found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelSummary {
+    /// Name of the column, or empty.
+    pub name: String,
+    /// Labels that are missing.
+    pub missing: usize,
+    /// Samples of each class, in class order; empty if there are too many to be classes.
+    pub counts: Vec<(String, usize)>,
+    /// Smallest, mean and largest, if all are numbers.
+    pub range: Option<[f32; 3]>,
+}
+
+/// Looks at `source`; `label` names a CSV source's label column as in a run file.
+pub fn inspect(source: &str, label: Option<&str>, root: &Path) -> Result<Inspection, DataError> {
+    let parsed = Source::parse(source)?;
+    let format = match parsed {
+        Source::Idx { .. } => "IDX",
+        Source::Csv(_) => "CSV",
+        Source::Libsvm(_) => "LIBSVM",
+        Source::Digits { .. } => "digits",
+    };
+    let raw = raw::read(&parsed, root, &NoProgress)?;
+    let samples = raw.rows();
+    let mut inspection = match raw {
+        Raw::Pixels(pixels) => of_pixels(&pixels),
+        Raw::Sparse(sparse) => of_sparse(&sparse),
+        Raw::Table(table) => of_table(&table, table.label_column(label)?),
+    };
+    inspection.source = source.into();
+    inspection.format = format;
+    inspection.samples = samples;
+    Ok(inspection)
+}
+
+fn empty() -> Inspection {
+    Inspection {
+        source: String::new(),
+        format: "",
+        samples: 0,
+        features: 0,
+        non_zero: None,
+        range: None,
+        columns: Vec::new(),
+        labels: None,
+        image: None,
+        images: Vec::new(),
+    }
+}
+
+fn of_pixels(pixels: &Pixels) -> Inspection {
+    let extremes = |bytes: &mut dyn Iterator<Item = &u8>| {
+        bytes.fold((u8::MAX, u8::MIN), |(low, high), &byte| (low.min(byte), high.max(byte)))
+    };
+    let (low, high) = extremes(&mut pixels.pixels.iter());
+    let label = |row: usize| pixels.labels.as_ref().map(|labels| labels[row]);
+    let first = pixels.pixels.rows().into_iter().take(IMAGES).enumerate();
+    let labels = pixels.labels.as_ref().map(|labels| {
+        let mut counts = [0_usize; 256];
+        labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
+        let counts = counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        let (low, high) = extremes(&mut labels.iter());
+        let sum: u64 = labels.iter().map(|&label| u64::from(label)).sum();
+        let mean = (sum as f64 / labels.len() as f64) as f32;
+        LabelSummary {
+            name: String::new(),
+            missing: 0,
+            counts: counts.map(|(class, &count)| (class.to_string(), count)).collect(),
+            range: Some([f32::from(low), mean, f32::from(high)]),
+        }
+    });
+    Inspection {
+        features: pixels.pixels.ncols(),
+        range: Some([f32::from(low), f32::from(high)]),
+        labels,
+        image: pixels.image,
+        images: match pixels.image {
+            Some(_) => first.map(|(row, bytes)| (label(row), bytes.to_vec())).collect(),
+            None => Vec::new(),
+        },
+        ..empty()
+    }
+}
+
+fn of_sparse(sparse: &Sparse) -> Inspection {
+    let values = || (0..sparse.rows()).flat_map(|row| sparse.pairs(row)).map(|&(_, value)| value);
+    // What is not written is zero.
+    let (low, high) = values().fold((0.0_f32, 0.0_f32), |(low, high), v| (low.min(v), high.max(v)));
+    Inspection {
+        features: sparse.largest.0 as usize,
+        non_zero: Some(values().filter(|&value| value != 0.0).count()),
+        range: Some([low, high]),
+        labels: with_sparse_labels(sparse, |labels| label_summary(String::new(), labels)),
+        ..empty()
+    }
+}
+
+fn of_table(table: &Table, label: usize) -> Inspection {
+    let others = (0..table.header.len()).filter(|&column| column != label);
+    let columns: Vec<ColumnSummary> = others.map(|column| column_summary(table, column)).collect();
+    let ranges = columns.iter().filter(|column| column.texts.is_empty()).filter_map(|column| column.range);
+    let range = ranges.map(|[low, _, high]| [low, high]);
+    Inspection {
+        features: columns.len(),
+        range: range.reduce(|all, one| [all[0].min(one[0]), all[1].max(one[1])]),
+        columns,
+        labels: with_table_labels(table, label, |labels| label_summary(table.header[label].clone(), labels)),
+        ..empty()
+    }
+}
+
+fn column_summary(table: &Table, column: usize) -> ColumnSummary {
+    let mut summary = ColumnSummary { name: table.header[column].clone(), ..ColumnSummary::default() };
+    let mut values = Values::default();
+    for row in 0..table.rows() {
+        let text = table.cell(row, column);
+        match Cell::of(text) {
+            Cell::Missing => summary.missing += 1,
+            Cell::Number(value) => values.add(value),
+            Cell::Infinite | Cell::Text => *summary.texts.entry(text.into()).or_default() += 1,
+        }
+    }
+    summary.numbers = values.count;
+    summary.range = values.range();
+    summary
+}
+
+/// `None` if no row has a label.
+fn label_summary(name: String, labels: &Labels<'_>) -> Option<LabelSummary> {
+    let mut values = Values::default();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut missing, mut texts, mut present) = (0, 0, false);
+    for row in 0..labels.count {
+        let text = (labels.text)(row);
+        present |= text.is_some();
+        let text = text.unwrap_or_default();
+        match Cell::of(text) {
+            Cell::Missing => missing += 1,
+            Cell::Number(value) => values.add(value),
+            Cell::Infinite | Cell::Text => texts += 1,
+        }
+        if Cell::of(text) != Cell::Missing {
+            *counts.entry(text).or_default() += 1;
+        }
+    }
+    let mut counts: Vec<(String, usize)> = counts.into_iter().map(|(text, n)| (text.into(), n)).collect();
+    let number = |text: &str| text.parse::<f64>().unwrap_or(f64::NAN);
+    if texts == 0 {
+        counts.sort_by(|(a, _), (b, _)| number(a).total_cmp(&number(b)));
+        counts.dedup_by(|next, kept| {
+            let same = number(&next.0) == number(&kept.0);
+            kept.1 += if same { next.1 } else { 0 };
+            same
+        });
+        if counts.len() > MAX_LISTED {
+            counts.clear();
+        }
+    }
+    let range = if texts == 0 { values.range() } else { None };
+    present.then_some(LabelSummary { name, missing, counts, range })
+}
+
+/// Numbers as they come by.
+#[derive(Default)]
+struct Values {
+    count: usize,
+    sum: f64,
+    extremes: [f32; 2],
+}
+
+impl Values {
+    fn add(&mut self, value: f32) {
+        let [low, high] = self.extremes;
+        self.extremes = if self.count == 0 { [value; 2] } else { [low.min(value), high.max(value)] };
+        self.count += 1;
+        self.sum += f64::from(value);
+    }
+
+    /// Smallest, mean and largest.
+    fn range(&self) -> Option<[f32; 3]> {
+        let mean = (self.sum / self.count as f64) as f32;
+        (self.count > 0).then_some([self.extremes[0], mean, self.extremes[1]])
+    }
+}

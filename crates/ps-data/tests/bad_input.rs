@@ -1,0 +1,274 @@
+//! Bad files are refused with their place and value; nothing panics.
+
+mod common;
+
+use common::{Folder, gz, idx};
+use ps_data::{DataConfig, Missing, Task, Validation, load_like, load_unlabelled};
+
+fn images() -> Vec<u8> {
+    idx(&[3, 2, 2], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
+}
+
+fn refusal_of_idx(images: &[u8], labels: &[u8], task: Task) -> String {
+    let folder = Folder::new();
+    folder.write("images", images).write("labels", labels);
+    folder.refusal(&DataConfig::new("idx:images,labels"), task)
+}
+
+#[test]
+fn idx_headers_and_sizes_are_checked() {
+    let labels = idx(&[3], &[0, 1, 2]);
+    let refusal = |images: &[u8]| refusal_of_idx(images, &labels, Task::Classes);
+    assert_eq!(refusal(&[]), "images: the file is empty");
+    assert_eq!(refusal(&[0, 0, 8]), "images: the file ends after 3 bytes, inside its header");
+    assert_eq!(refusal(&images()[..10]), "images: the file ends after 10 bytes, inside its header");
+    assert_eq!(
+        refusal(b"not an idx file"),
+        "images: magic number 0x6e6f7420 where 0x00000803 (images as bytes) was expected; this is no IDX file"
+    );
+    assert_eq!(
+        refusal(&labels),
+        "images: magic number 0x00000801 where 0x00000803 (images as bytes) was expected; this is a file of \
+         labels: the images come first, idx:IMAGES,LABELS"
+    );
+    assert_eq!(
+        refusal(&images()[..26]),
+        "images: the header's shape [3, 2, 2] asks for 12 bytes, but 10 can follow; the file is truncated or \
+         not what it says"
+    );
+    // A header that asks for 2^96 bytes, and one for 2^62: no memory is taken for either.
+    assert!(refusal(&idx(&[u32::MAX; 3], &[])).ends_with("is larger than any memory"));
+    assert!(
+        refusal(&idx(&[1 << 31, 1 << 31], &[])).contains("asks for 4611686018427387904 bytes, but 0 can")
+    );
+    assert!(refusal(&gz(&idx(&[1 << 31, 1 << 31], &[]))).contains("bytes, but at most "));
+    let mut longer = images();
+    longer.extend([1, 2, 3]);
+    assert_eq!(refusal(&longer), "images: 3 bytes follow the 12 of the header's shape [3, 2, 2]");
+    assert_eq!(refusal(&gz(&longer)), "images: 3 bytes follow the 12 of the header's shape [3, 2, 2]");
+    assert_eq!(refusal(&idx(&[0, 2, 2], &[])), "labels: 3 labels, but images holds 0 images");
+    assert!(refusal(&idx(&[3, 0, 2], &[])).ends_with("leaves no room for a single pixel"));
+}
+
+#[test]
+fn damaged_gzip_streams_are_refused() {
+    let labels = idx(&[3], &[0, 1, 2]);
+    let whole = gz(&images());
+    for length in 2..whole.len() {
+        let refusal = refusal_of_idx(&whole[..length], &labels, Task::Classes);
+        assert!(refusal.starts_with("images: "), "{length}: {refusal}");
+        assert!(refusal.contains("truncated"), "{length}: {refusal}");
+    }
+    let mut damaged = whole.clone();
+    let checksum = damaged.len() - 6;
+    damaged[checksum] ^= 1;
+    let refusal = refusal_of_idx(&damaged, &labels, Task::Classes);
+    assert!(refusal.starts_with("images: corrupt gzip stream after 28 bytes of content"), "{refusal}");
+    let mut trailing = whole;
+    trailing.extend(b"xyz");
+    let refusal = refusal_of_idx(&trailing, &labels, Task::Classes);
+    assert!(refusal.starts_with("images: "), "{refusal}");
+}
+
+#[test]
+fn labels_must_fit_images_and_classes() {
+    let refusal = |labels: &[u8], task| refusal_of_idx(&images(), &idx(&[labels.len() as u32], labels), task);
+    assert_eq!(refusal(&[0, 1], Task::Classes), "labels: 2 labels, but images holds 3 images");
+    assert_eq!(
+        refusal(&[0, 1, 9], Task::Classes),
+        "labels: item 2: label 9 is out of range: labels must be 0, 1, 2, … without gaps, but no item has label 2"
+    );
+    assert_eq!(
+        refusal(&[0, 1, 2], Task::Binary),
+        "labels: the model needs exactly two classes, the labels hold 3 (0, 1, 2); use softmax for more"
+    );
+    assert!(refusal(&[0, 0, 0], Task::Classes).contains("needs at least two classes"));
+
+    let folder = Folder::new();
+    folder
+        .write("images", images())
+        .write("labels", idx(&[3], &[0, 1, 0]))
+        .write("more", idx(&[3], &[1, 5, 0]));
+    let config = DataConfig { test: Some("idx:images,more".into()), ..DataConfig::new("idx:images,labels") };
+    assert_eq!(
+        folder.refusal(&config, Task::Classes),
+        "more: item 1: label 5 is out of range; the training data's classes are 0 to 1"
+    );
+    folder.write("wide", idx(&[3, 2, 1], &[0; 6]));
+    let config = DataConfig { test: Some("idx:wide,labels".into()), ..config };
+    assert_eq!(
+        folder.refusal(&config, Task::Classes),
+        "wide: the file holds images of 2x1, the training data images of 2x2"
+    );
+    assert!(folder.refusal(&DataConfig::new("idx:images"), Task::Classes).contains("use idx:IMAGES,LABELS"));
+}
+
+#[test]
+fn csv_places_are_exact() {
+    let folder = Folder::new();
+    let refusal = |content: &str| folder.refuses("csv", content, Task::Regression);
+    assert_eq!(refusal(""), "file: the file is empty");
+    assert_eq!(refusal("x,y\n"), "file: the file holds a header but no rows");
+    assert_eq!(refusal("\n\n"), "file:1: the first line names no columns");
+    assert_eq!(refusal("x,x\n1,2\n"), "file:1: column 1 is named `x` like one before it");
+    assert!(refusal("1,2\n3,4\n").starts_with("file:1: the first line holds only numbers"));
+    assert_eq!(refusal("x,y\n1,2\n3,4,5\n"), "file:3: 3 cells where the header has 2 columns");
+    assert_eq!(refusal("x,y\r\n1,2\r\n\r\n3\r\n"), "file:4: 1 cells where the header has 2 columns");
+    assert_eq!(refusal("y\n1\n"), "file: the file has no column beside the label");
+    assert_eq!(
+        refusal("x,y\n1,2\n,3\n"),
+        "file:3: column `x`: missing value (an empty cell); remove the row or set data.missing = \"mean\""
+    );
+    for word in ["?", "NA", "NaN", "nan", " ? "] {
+        let refusal = refusal(&format!("x,y\n1,2\n{word},3\n"));
+        assert!(
+            refusal.starts_with(&format!("file:3: column `x`: missing value (`{}`)", word.trim())),
+            "{refusal}"
+        );
+    }
+    assert_eq!(
+        refusal("x,y\n1,2\n-inf,3\n"),
+        "file:3: column `x`: `-inf` is infinite or too large for a 32-bit float"
+    );
+    assert!(refusal("x,y\n1,2\n1e39,3\n").starts_with("file:3: column `x`: `1e39` is infinite or too large"));
+    assert_eq!(
+        refusal("x,y\n1,2\n2,abc\n"),
+        "file:3: column `y`: `abc` where a number was expected as the target"
+    );
+    assert_eq!(refusal("x,y\n1,2\n2,\n"), "file:3: column `y`: the label is missing (``); remove the row");
+    assert_eq!(refusal("x,y\n1,2\n2,inf\n"), "file:3: column `y`: label `inf` is not finite");
+    let slip = format!("x,y\n{}oops,1\n", "1,2\n".repeat(20));
+    assert_eq!(
+        refusal(&slip),
+        "file:22: column `x`: `oops` where a number was expected (20 of the column's 21 cells are numbers)"
+    );
+    let many: String = (0..1500).map(|number| format!("name{number},1\n")).collect();
+    assert!(
+        refusal(&format!("x,y\n{many}")).starts_with("file:1002: column `x`: `name1000` is text number 1001")
+    );
+    // A quoted cell with a line break in it: lines are still counted as the file has them.
+    assert_eq!(refusal("x,y\n\"a\nb\",2\nc\n"), "file:4: 1 cells where the header has 2 columns");
+    let refusal = folder.refuses("csv", b"x,y\n1,2\n\xff\xfe,1\n", Task::Regression);
+    assert_eq!(refusal, "file:3: cell 0 of the line is not UTF-8 text; convert the file");
+    let refusal = folder.refuses("csv", "x,y\n1,2\n1,-3\n", Task::Count);
+    assert_eq!(refusal, "file:3: column `y`: the target -3 is negative; counts start at 0");
+}
+
+#[test]
+fn other_csv_files_are_held_to_the_training_data() {
+    let folder = Folder::new();
+    folder.write("train", "colour,size,kind\nred,1,cat\nblue,2,dog\nred,3,cat\n");
+    let config = |test: &str| {
+        folder.write("test", test);
+        DataConfig { test: Some("csv:test".into()), ..DataConfig::new("csv:train") }
+    };
+    let refusal = |test: &str| folder.refusal(&config(test), Task::Classes);
+    assert_eq!(
+        refusal("colour,size,kind\nred,1,cat.\n"),
+        "test:2: column `kind`: label `cat.` does not occur in the training data; the nearest known is `cat`"
+    );
+    assert_eq!(
+        refusal("colour,size,kind\nred,1,cat\nbleu,1,cat\n"),
+        "test:3: column `colour`: category `bleu` does not occur in the training data; the nearest known is `blue`"
+    );
+    assert_eq!(
+        refusal("colour,size,kind\nred,large,cat\n"),
+        "test:2: column `size`: `large` where a number was expected"
+    );
+    assert_eq!(refusal("colour,kind\nred,cat\n"), "test:1: column `size` of the training data is missing");
+    assert_eq!(refusal("colour,size\nred,1\n"), "test:1: the label column `kind` is missing");
+    assert_eq!(
+        refusal("colour,siz,kind\nred,1,cat\n"),
+        "test:1: column `siz` does not occur in the training data; the nearest known is `size`"
+    );
+    let other = DataConfig { test: Some("digits:10".into()), ..DataConfig::new("csv:train") };
+    assert_eq!(
+        folder.refusal(&other, Task::Classes),
+        "source `digits:10`: it is of another kind than the training data, which is a csv: source"
+    );
+
+    let loaded = folder.load(&DataConfig::new("csv:train"), Task::Classes).unwrap();
+    folder.write("new", "size,colour\n5,blue\n");
+    let config = DataConfig::new("csv:train");
+    let like = |name| load_like(name, &config, &loaded, folder.path(), &ps_data::NoProgress);
+    assert!(like("csv:new").unwrap_err().to_string().ends_with("the label column `kind` is missing"));
+    let split = load_unlabelled("csv:new", &config, &loaded, folder.path(), &ps_data::NoProgress).unwrap();
+    assert!(!split.has_targets());
+    assert_eq!(common::row(&split, 0), [1.0, 0.0, 5.0]);
+}
+
+#[test]
+fn libsvm_places_are_exact() {
+    let folder = Folder::new();
+    let refusal = |content: &str| folder.refuses("libsvm", content, Task::Regression);
+    assert_eq!(refusal(""), "file: the file is empty: it holds no rows");
+    assert_eq!(refusal("# only a comment\n\n"), "file: the file is empty: it holds no rows");
+    assert_eq!(refusal("1 1:1\n# x\n2 0:1\n"), "file:3: index 0 in `0:1`; indices count from 1");
+    assert_eq!(
+        refusal("1 3:1 2:1\n"),
+        "file:1: index 2 in `2:1` is not above the one before it (3); indices must ascend"
+    );
+    assert_eq!(refusal("1 2:1 2:5\n"), "file:1: index 2 in `2:5` is repeated (2); indices must ascend");
+    assert_eq!(refusal("1 1:1 x\n"), "file:1: `x` where index:value was expected");
+    assert_eq!(refusal("1 -1:1\n"), "file:1: `-1` in `-1:1` is not an index (a whole number from 1)");
+    assert_eq!(refusal("1 1:a\n"), "file:1: index 1: `a` where a number was expected");
+    assert_eq!(refusal("1 1:nan\n"), "file:1: index 1: `nan` is not a finite number");
+    assert_eq!(refusal("1 1:inf\n"), "file:1: index 1: `inf` is infinite or too large for a 32-bit float");
+    assert_eq!(refusal("1 1:1\n2:1\n"), "file:2: the line has no label before its index:value pairs");
+    assert_eq!(refusal("one 1:1\n"), "file:1: `one` where a number was expected as the target");
+    assert_eq!(refusal("1\n2\n"), "file: the file holds no index:value pair at all");
+    assert!(refusal("1 4000000000:1\n2 1:1\n3 1:1\n").contains("do not fit in memory"));
+    let refusal = folder.refuses("libsvm", b"1 1:1\n\xff\n", Task::Regression);
+    assert!(refusal.starts_with("file:2: the line is not text"), "{refusal}");
+
+    folder
+        .write("train", "-1 1:1 2:1\n+1 2:1\n")
+        .write("test", "1 1:1 3:1\n")
+        .write("other", "1 1:1\n\n2 2:1\n");
+    let config = |test: &str| DataConfig { test: Some(test.into()), ..DataConfig::new("libsvm:train") };
+    assert_eq!(
+        folder.refusal(&config("libsvm:test"), Task::Binary),
+        "test:1: index 3 is beyond the training data's 2 features"
+    );
+    assert_eq!(
+        folder.refusal(&config("libsvm:other"), Task::Binary),
+        "other:3: label `2` does not occur in the training data; the nearest known is `1`"
+    );
+}
+
+#[test]
+fn options_and_sources_that_make_no_sense_are_usage_errors() {
+    let folder = Folder::new();
+    folder.write("table", "x,y\n1,2\n3,4\n");
+    let table = || DataConfig::new("csv:table");
+    let share = |share| DataConfig { validation: Some(Validation::Share(share)), ..table() };
+    let label = |label: &str| DataConfig { label: Some(label.into()), ..table() };
+    for (config, expected) in [
+        (DataConfig::new("table"), "source `table`: it names no kind of source; use idx:"),
+        (DataConfig::new("tsv:table"), "source `tsv:table`: `tsv` is no kind of source"),
+        (DataConfig::new("csv:"), "source `csv:`: no path follows `csv:`"),
+        (DataConfig::new("digits:0"), "source `digits:0`: `0` is not a number of drawings"),
+        (DataConfig::new("digits:5,7"), "source `digits:5,7`: `7` where seed=N was expected"),
+        (share(0.0), "data.validation: 0 is not a share above 0 and below 1"),
+        (share(1.5), "data.validation: 1.5 is not a share"),
+        (share(f64::NAN), "data.validation: NaN is not a share"),
+        (share(0.9), "data.validation: a share of 0.9 of the 2 samples of `csv:table` leaves none"),
+        (label("z"), "data.label: table has no column `z`; the nearest known is `"),
+        (label("2"), "data.label: table has no column 2, it has 2 columns"),
+        (label("-3"), "data.label: table has no column -3"),
+        (DataConfig { label: Some("y".into()), ..DataConfig::new("digits:10") }, "data.label: only a CSV"),
+    ] {
+        let error = folder.load(&config, Task::Regression).expect_err("this should be refused");
+        let text = error.to_string().replace(&format!("{}/", folder.path().display()), "");
+        assert!(text.starts_with(expected), "{text}");
+        assert!(error.is_usage(), "{text}");
+    }
+    let missing = folder.load(&DataConfig::new("csv:nowhere"), Task::Regression).unwrap_err();
+    assert!(missing.to_string().contains("nowhere: No such file") && !missing.is_usage());
+    let nothing = DataConfig { missing: Missing::Mean, ..DataConfig::new("csv:hollow") };
+    folder.write("hollow", "x,y\n?,1\n,2\n");
+    assert_eq!(
+        folder.refusal(&nothing, Task::Regression),
+        "csv:hollow: column `x` has no value at all in the training part"
+    );
+}
