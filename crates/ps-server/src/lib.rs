@@ -1,1 +1,193 @@
-//! The parameter server: holds the weights, closes the rounds.
+//! The parameter server: it holds the weights, hands out leaves, closes the rounds.
+//!
+//! [`run`] is given a bound listener, a loaded job and a future that says when to stop; it parses no flags,
+//! binds no ports and catches no signals. Requests become events in `service`; `driver` owns the round logic
+//! and carries out what it says; `apply` is the data plane; `outbox` is what waits for one worker. The wire's
+//! types go no further than here.
+
+mod apply;
+mod driver;
+mod error;
+mod outbox;
+mod service;
+
+pub use error::ServerError;
+
+use driver::{Driver, Incoming};
+use ps_proto::Shape;
+use ps_proto::limits::{self, PROTOCOL_VERSION};
+use ps_proto::v1::{self, parameter_server_server::ParameterServerServer};
+use ps_run::{Job, Recorder};
+use service::Service;
+use std::future::Future;
+use std::net::TcpListener;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::{debug, warn};
+
+/// Name and version of this program, as peers see it.
+pub const BUILD: &str = concat!("ps-server ", env!("CARGO_PKG_VERSION"));
+
+/// How the server behaves; nothing here changes a bit of the weights.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Workers without whom the first round does not open.
+    pub min_workers: u32,
+    /// Too few workers for this long ends the run.
+    pub join_timeout: Duration,
+    /// A worker of whom nothing was heard for this long is lost. It is told to be heard five times as often.
+    pub contact_timeout: Duration,
+    /// Leaves that are not back after this long are also given to another worker.
+    pub work_timeout: Duration,
+    /// A wait that lasts is reported this often.
+    pub notice_every: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions {
+            min_workers: 1,
+            join_timeout: Duration::from_secs(600),
+            contact_timeout: Duration::from_secs(10),
+            work_timeout: Duration::from_secs(30),
+            notice_every: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A run that came to a good end.
+pub struct Finished {
+    /// The job, given back.
+    pub job: Job,
+    /// The recorder, given back: it knows how to finish.
+    pub recorder: Recorder,
+    /// The weights.
+    pub weights: Vec<f32>,
+    /// Steps applied to them.
+    pub version: u64,
+    /// Whether these are all; otherwise the run was stopped.
+    pub is_done: bool,
+}
+
+/// Serves `job` on `listener` until training is done or `shutdown` completes.
+///
+/// The connections are served on the caller's tokio runtime; rounds and tensors have a thread of their own.
+pub async fn run(
+    listener: TcpListener,
+    job: Job,
+    options: ServerOptions,
+    recorder: Recorder,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Finished, ServerError> {
+    let incoming = accept(listener)?;
+    let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
+    let heartbeat = (options.contact_timeout / 5).max(Duration::from_millis(1));
+    let invitation = invitation(&job, &options, heartbeat);
+    let expected = invitation.expected.clone().unwrap_or_default();
+    let shape = Shape { plan: job.plan, parameters: job.model.parameters(), classes: job.model.classes() };
+    let service = Service::new(invitation, shape, heartbeat, inbox.clone());
+    let service = ParameterServerServer::new(service)
+        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ParameterServerServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| ServerError::Internal(format!("reflection: {error}")))?;
+
+    let (close, closing) = oneshot::channel::<()>();
+    let server = Server::builder()
+        .max_frame_size(limits::MAX_FRAME_BYTES)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits::MAX_STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, async {
+            // The sender going away means the same.
+            let _ = closing.await;
+        });
+    tokio::pin!(server, shutdown);
+    let mut driven = drive(Driver::new(job, recorder, expected, &options), events)?;
+
+    let mut stopping = false;
+    let result = loop {
+        tokio::select! {
+            result = &mut driven => break result.unwrap_or_else(|_| Err(ServerError::panicked())),
+            () = &mut shutdown, if !stopping => {
+                stopping = true;
+                // If the driver is gone, its result is about to arrive.
+                let _ = inbox.send(Incoming::Stop).await;
+            }
+            served = &mut server => {
+                let cause = served.err().map_or("it stopped".to_owned(), |error| error.to_string());
+                return Err(ServerError::Internal(format!("serving connections: {cause}")));
+            }
+        }
+    };
+    // Workers read their dismissal and go; whoever does not is cut off.
+    let _ = close.send(());
+    if tokio::time::timeout(limits::FAREWELL_TIMEOUT, server).await.is_err() {
+        debug!("not every connection was closed in time");
+    }
+    result
+}
+
+/// The listener as a stream of connections. Small messages must not wait for one another, so Nagle's algorithm
+/// is off; the server's own setting does not reach connections that it did not accept itself.
+fn accept(listener: TcpListener) -> Result<TcpIncoming, ServerError> {
+    let prepare = || {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    };
+    let listener = prepare().map_err(ServerError::Listener)?;
+    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+}
+
+/// Runs the driver on a thread of its own.
+fn drive(
+    driver: Driver,
+    events: mpsc::Receiver<Incoming>,
+) -> Result<oneshot::Receiver<Result<Finished, ServerError>>, ServerError> {
+    let (finished, result) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| ServerError::Internal(format!("starting the driver: {error}")))?;
+    let work = move || {
+        if finished.send(runtime.block_on(driver.run(events))).is_err() {
+            warn!("nobody waits for the end of the run any more");
+        }
+    };
+    std::thread::Builder::new()
+        .name("rounds".into())
+        .spawn(work)
+        .map_err(|error| ServerError::Internal(format!("starting the driver: {error}")))?;
+    Ok(result)
+}
+
+fn invitation(job: &Job, options: &ServerOptions, heartbeat: Duration) -> v1::JoinReply {
+    v1::JoinReply {
+        protocol_version: PROTOCOL_VERSION,
+        build: BUILD.into(),
+        run_toml: job.run.to_toml(),
+        expected: Some(v1::Fingerprints {
+            run: job.fingerprint.run.clone(),
+            data: job.fingerprint.data.clone(),
+            numerics: job.fingerprint.numerics,
+            probe: job.probe(),
+        }),
+        parameters: job.model.parameters() as u64,
+        samples: job.plan.samples as u64,
+        steps: job.plan.steps,
+        heartbeat_interval_ms: heartbeat.as_millis() as u64,
+        silence_timeout_ms: options.contact_timeout.as_millis() as u64,
+    }
+}

@@ -1,1 +1,123 @@
-//! A worker: gradients of its leaves, over gRPC.
+//! A worker: it asks the server what the run is, loads its own copy of the data, and computes the gradients of
+//! the leaves that it is given.
+//!
+//! [`run`] parses no flags and catches no signals. `client` speaks gRPC; `driver` owns the round logic and
+//! carries out what it says; `compute` is the thread that loads and computes, so that heartbeats go on
+//! meanwhile. The wire's types go no further than here.
+
+mod client;
+mod compute;
+mod driver;
+mod error;
+
+pub use error::WorkerError;
+
+use client::Client;
+use compute::Compute;
+use driver::Driver;
+use ps_coord::WorkerOutcome;
+use ps_proto::convert::Invitation;
+use ps_proto::status::Verdict;
+use ps_run::Style;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tracing::info;
+
+/// Name and version of this program, as peers see it.
+pub const BUILD: &str = concat!("ps-worker ", env!("CARGO_PKG_VERSION"));
+
+/// How the worker behaves; nothing here changes a bit of the weights.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The server, `HOST:PORT`.
+    pub server: String,
+    /// Where relative paths of the run file's data start; the current folder otherwise.
+    pub data_root: Option<PathBuf>,
+    /// Threads that compute; all cores otherwise.
+    pub threads: Option<usize>,
+    /// Our name in logs.
+    pub name: String,
+    /// For how long a server that is not there is tried again.
+    pub patience: Duration,
+    /// How reading the data is shown.
+    pub style: Style,
+}
+
+/// How a worker's part ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Training is done.
+    Done,
+    /// The run or the worker was stopped; why.
+    Stopped(String),
+}
+
+/// The first pause between two attempts to reach a server that is not there yet, and the longest.
+const JOIN_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3)];
+
+/// Takes part in the run of the server until it is over or `shutdown` completes.
+///
+/// Runs on a current-thread tokio runtime as well as on any other; computing has threads of its own.
+pub async fn run(options: WorkerOptions, shutdown: impl Future<Output = ()>) -> Result<Ended, WorkerError> {
+    let client = Client::new(&options.server, &options.name)?;
+    tokio::pin!(shutdown);
+    let prepared = async {
+        let invitation = find(&client, &options).await?;
+        info!(server = options.server, build = invitation.build, "server found, loading its data");
+        let compute = Compute::start(invitation.run_toml.clone(), options.clone()).await?;
+        Ok((invitation, compute))
+    };
+    let (invitation, compute) = tokio::select! {
+        prepared = prepared => prepared?,
+        () = &mut shutdown => return Ok(Ended::Stopped("the worker was stopped before it took part".into())),
+    };
+    let driver = Driver::new(client, compute, &invitation, &options);
+    match driver.run(shutdown).await? {
+        WorkerOutcome::Done => Ok(Ended::Done),
+        WorkerOutcome::Ended(reason) => Ok(Ended::Stopped(reason)),
+        WorkerOutcome::Unreachable { last, waited_ms } => Err(WorkerError::Unreachable {
+            server: options.server,
+            waited: Duration::from_millis(waited_ms),
+            last,
+        }),
+    }
+}
+
+/// Asks the server what the run is, again and again while it is not there.
+async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, WorkerError> {
+    let started = Instant::now();
+    let [mut pause, longest] = JOIN_PAUSE;
+    for attempt in 1_u32.. {
+        let verdict = match client.join().await {
+            Ok(invitation) => return Ok(invitation),
+            Err(verdict) => verdict,
+        };
+        let last = retryable(verdict, &options.server)?;
+        let waited = started.elapsed();
+        let left = options.patience.saturating_sub(waited);
+        if left.is_zero() {
+            return Err(WorkerError::Unreachable { server: options.server.clone(), waited, last });
+        }
+        info!(
+            server = options.server,
+            attempt,
+            "server not there yet: {last}; trying again in {} ms, for {} s more",
+            pause.as_millis(),
+            left.as_secs()
+        );
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (2 * pause).min(longest);
+    }
+    unreachable!("patience ends before attempts can no longer be counted")
+}
+
+/// What a failed call means: something to try again, with its text, or the end.
+fn retryable(verdict: Verdict, server: &str) -> Result<String, WorkerError> {
+    match verdict {
+        Verdict::Passing(text) => Ok(text),
+        Verdict::Mismatch(what) => Err(WorkerError::Mismatch(what)),
+        Verdict::NotOurs(sign) => Err(WorkerError::NotOurs { server: server.into(), sign }),
+        Verdict::Refused(what) => Err(WorkerError::Protocol(what)),
+    }
+}

@@ -108,8 +108,9 @@ fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<WorkerId, Nonsense
 
 /// Checks the answer to `Join`. Of a server of another protocol version nothing else is looked at.
 pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, Nonsense> {
-    let v1::JoinReply { protocol_version, build, run_toml, heartbeat_interval_ms, silence_timeout_ms, .. } =
-        reply;
+    let v1::JoinReply {
+        protocol_version, build, run_toml, heartbeat_interval_ms, silence_timeout_ms, ..
+    } = reply;
     let build = printable("build", build, MAX_NAME_BYTES)?;
     ensure!(
         protocol_version == PROTOCOL_VERSION,

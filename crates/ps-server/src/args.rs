@@ -1,0 +1,115 @@
+//! The flags of `ps-server`, and what they come to.
+
+use clap::Parser;
+use ps_config::{DataArgs, LogArgs, OutArgs, RunArgs};
+use ps_server::ServerOptions;
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+
+/// Holds the weights of a run, hands out work to workers and applies their gradients.
+///
+/// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage.
+#[derive(Parser)]
+#[command(name = "ps-server", version)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// Address to listen on; port 0 for any free one, which is then printed.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4370", env = "DOWNHILL_LISTEN")]
+    pub listen: String,
+
+    /// Listen on an address that other machines reach. Whoever reaches it can take part in the run and read
+    /// its weights: nothing is encrypted and nobody is asked for a password.
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// Workers without whom training does not begin.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub min_workers: u32,
+
+    /// Too few workers for this long ends the run, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().join_timeout.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub join_timeout: u64,
+
+    /// A worker of whom nothing is heard for this long is lost, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().contact_timeout.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub worker_timeout: u64,
+
+    /// Work that is not back after this long is also given to another worker, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().work_timeout.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub work_timeout: u64,
+
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    #[command(flatten)]
+    pub out: OutArgs,
+
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl Arguments {
+    /// How the server is to behave.
+    pub fn options(&self) -> ServerOptions {
+        ServerOptions {
+            min_workers: self.min_workers,
+            join_timeout: Duration::from_secs(self.join_timeout),
+            contact_timeout: Duration::from_secs(self.worker_timeout),
+            work_timeout: Duration::from_secs(self.work_timeout),
+            ..ServerOptions::default()
+        }
+    }
+
+    /// Refuses an address that other machines reach, unless that was asked for.
+    pub fn check_exposure(&self) -> Result<(), String> {
+        let listen = &self.listen;
+        let addresses = listen
+            .to_socket_addrs()
+            .map_err(|error| format!("--listen {listen}: {error}; give HOST:PORT, such as 127.0.0.1:4370"))?;
+        for address in addresses {
+            if !self.insecure && !address.ip().is_loopback() {
+                return Err(format!(
+                    "--listen {listen}: other machines reach {}, and connections are neither encrypted nor \
+                     authenticated; say --insecure to allow it",
+                    address.ip()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The runtime that serves connections: one thread is fastest for a few workers on a small machine, and a
+/// quarter of a large one's cores serves many.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = match cores {
+        0..4 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads((cores / 4).max(2)).enable_all().build()
+}
+
+/// Completes on Ctrl-C or SIGTERM.
+pub(crate) async fn asked_to_stop() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without signals the process can still be killed.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a run on the server came to no good end.
+
+use ps_core::trainer::Diverged;
+use std::fmt;
+use std::time::Duration;
+
+/// Why a run on the server came to no good end.
+#[derive(Debug)]
+pub enum ServerError {
+    /// The system does not let us use the listener.
+    Listener(std::io::Error),
+    /// The loss or a weight is not finite any more.
+    Diverged(Diverged),
+    /// Too few workers for too long.
+    TooFewWorkers {
+        /// Workers present.
+        present: u32,
+        /// Workers asked for.
+        needed: u32,
+        /// For how long it was so.
+        waited: Duration,
+    },
+    /// A fault of this program or of the machine.
+    Internal(String),
+}
+
+impl ServerError {
+    pub(crate) fn panicked() -> Self {
+        ServerError::Internal("the thread of the rounds ended; what it said is above".into())
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerError::Listener(error) => write!(f, "listening for workers: {error}"),
+            ServerError::Diverged(diverged) => diverged.fmt(f),
+            ServerError::TooFewWorkers { present, needed, waited } => write!(
+                f,
+                "{present} of {needed} workers after waiting for {} s; start more, or ask for fewer with \
+                 --min-workers",
+                waited.as_secs_f64()
+            ),
+            ServerError::Internal(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ServerError::Listener(error) => Some(error),
+            ServerError::Diverged(diverged) => Some(diverged),
+            ServerError::TooFewWorkers { .. } | ServerError::Internal(_) => None,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `ps-server`: parse, bind, load, run, exit code.
+
+mod args;
+
+use args::Arguments;
+use clap::Parser;
+use ps_run::{DataProgress, Job, Recorder, RunFolder, Style};
+use ps_server::Finished;
+use std::fmt::Display;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::ExitCode;
+use tracing::{error, warn};
+
+/// An error's text and the exit code that goes with it.
+type Failure = (String, u8);
+
+/// 2 if the command line or the run file must change, else 1.
+fn failure(error: impl Display, is_usage: bool) -> Failure {
+    (error.to_string(), if is_usage { 2 } else { 1 })
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    arguments.log.start();
+    ps_proto::allocator::keep_large_blocks();
+    match serve(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((text, code)) => {
+            error!("{text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn serve(arguments: &Arguments) -> Result<(), Failure> {
+    let run = arguments.run.load().map_err(|error| failure(error, true))?;
+    // Before the data is read, which may take a while: a port in use shows at once.
+    let listener = bind(arguments)?;
+    let style = Style::choose(&arguments.log);
+    let base = arguments.run.folder();
+    let job = Job::load(run, base, arguments.data.data_root.as_deref(), &DataProgress::new(style))
+        .map_err(|error| failure(&error, error.is_usage()))?;
+    let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
+    let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
+        .map_err(|error| failure(&error, error.is_usage()))?;
+    let path = folder.path().to_path_buf();
+    let recorder = Recorder::new(&job, Some(folder), style).map_err(|error| failure(error, false))?;
+
+    announce(&listener).map_err(|error| failure(format!("standard output: {error}"), false))?;
+    let runtime = args::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    let finished = runtime
+        .block_on(ps_server::run(listener, job, arguments.options(), recorder, args::asked_to_stop()))
+        .map_err(|error| failure(error, false))?;
+    let Finished { job, recorder, weights, version, is_done } = finished;
+    if !is_done {
+        warn!(version, steps = job.plan.steps, "stopped before the end");
+    }
+    let root = arguments.data.root(base);
+    let summary = recorder.finish(&job, root, &weights, version).map_err(|error| failure(error, false))?;
+    // The result is in the folder; a reader of the output who has gone is no failure.
+    let mut out = std::io::stdout().lock();
+    let _ = summary.lines(Some(&path)).iter().try_for_each(|line| writeln!(out, "{line}"));
+    Ok(())
+}
+
+fn bind(arguments: &Arguments) -> Result<TcpListener, Failure> {
+    let listen = &arguments.listen;
+    arguments.check_exposure().map_err(|error| failure(error, true))?;
+    TcpListener::bind(listen).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another process has this port, choose another or 0 for any",
+            _ => "",
+        };
+        failure(format!("--listen {listen}: {error}{hint}"), false)
+    })
+}
+
+/// Tells whoever started us where we are; `--listen HOST:0` has the system choose the port.
+fn announce(listener: &TcpListener) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "listening on http://{}", listener.local_addr()?)?;
+    out.flush()
+}

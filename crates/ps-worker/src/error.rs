@@ -1,0 +1,75 @@
+//! Why a worker's part came to no good end.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a worker's part came to no good end.
+#[derive(Debug)]
+pub enum WorkerError {
+    /// The server's address is none.
+    Address {
+        /// As given.
+        given: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The server was out of reach for too long.
+    Unreachable {
+        /// Its address.
+        server: String,
+        /// For how long.
+        waited: Duration,
+        /// What the last attempt failed with.
+        last: String,
+    },
+    /// Something answers at the address, but it is no Downhill server.
+    NotOurs {
+        /// The address.
+        server: String,
+        /// What gives it away.
+        sign: String,
+    },
+    /// Run file, data, version or machine do not fit the server's; trying again is useless.
+    Mismatch(String),
+    /// One of the two programs made a mistake; what the one that noticed says.
+    Protocol(String),
+    /// A fault of this program or of the machine.
+    Internal(String),
+}
+
+impl WorkerError {
+    /// The process's exit code: 2 for the command line, 42 for what no retry can mend, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            WorkerError::Address { .. } => 2,
+            WorkerError::Mismatch(_) => 42,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for WorkerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WorkerError::Address { given, problem } => {
+                write!(f, "--server {given:?}: {problem}; give HOST:PORT, such as 127.0.0.1:4370")
+            }
+            WorkerError::Unreachable { server, waited, last } => write!(
+                f,
+                "{server}: no server within {} s, the last attempt failed with: {last}; \
+                 is ps-server running there?",
+                waited.as_secs()
+            ),
+            WorkerError::NotOurs { server, sign } => {
+                write!(f, "{server}: this is not a Downhill server: {sign}; check the address and port")
+            }
+            WorkerError::Mismatch(what) => write!(f, "this worker cannot take part: {what}"),
+            WorkerError::Protocol(what) => {
+                write!(f, "the server and this worker misunderstand each other: {what}")
+            }
+            WorkerError::Internal(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for WorkerError {}

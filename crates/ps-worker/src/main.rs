@@ -1,0 +1,98 @@
+//! `ps-worker`: parse, connect, compute, exit code.
+
+use clap::Parser;
+use ps_config::{DataArgs, LogArgs};
+use ps_run::Style;
+use ps_worker::{Ended, WorkerError, WorkerOptions};
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing::{error, info};
+
+/// Computes gradients for a Downhill server. The run file comes from the server; the data does not.
+///
+/// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage, and 42 if run file, data
+/// or version do not fit the server's, when starting it again is useless.
+#[derive(Parser)]
+#[command(name = "ps-worker", version)]
+struct Arguments {
+    /// The server.
+    #[arg(long, value_name = "HOST:PORT", env = "DOWNHILL_SERVER")]
+    server: String,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    /// Threads that compute; all cores if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    /// This worker's name in logs and status; at most 256 bytes.
+    #[arg(long, value_name = "NAME", default_value_t = format!("worker-{}", std::process::id()))]
+    name: String,
+
+    /// For how long a server that is not there is tried again, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    patience: u64,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    arguments.log.start();
+    ps_proto::allocator::keep_large_blocks();
+    let style = match Style::choose(&arguments.log) {
+        // Several workers may share a terminal; a bar that moves would be lost between their lines.
+        Style::Bar => Style::Lines,
+        other => other,
+    };
+    let options = WorkerOptions {
+        server: arguments.server,
+        data_root: arguments.data.data_root,
+        threads: arguments.threads.map(usize::from),
+        name: arguments.name,
+        patience: Duration::from_secs(arguments.patience),
+        style,
+    };
+    match work(options) {
+        Ok(Ended::Done) => {
+            info!("training is done");
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::Stopped(why)) => {
+            info!("stopped: {why}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            error!("{failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn work(options: WorkerOptions) -> Result<Ended, WorkerError> {
+    let failed = |error: std::io::Error| WorkerError::Internal(format!("starting: {error}"));
+    // One connection: one thread serves it best, and leaves the cores to the gradients.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(ps_worker::run(options, asked_to_stop()))
+}
+
+/// Completes on Ctrl-C or SIGTERM.
+async fn asked_to_stop() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without signals the process can still be killed.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}
