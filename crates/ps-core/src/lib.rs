@@ -12,7 +12,6 @@ pub mod fold;
 pub mod function;
 pub mod gradient;
 pub mod kernel;
-mod matrix;
 pub mod metrics;
 pub mod model;
 pub mod optim;

@@ -103,7 +103,12 @@ impl Trainer {
         if !root.tally.loss.is_finite() || !all_finite(&root.gradient) {
             return Err(diverged);
         }
-        self.optimizer.apply(Arc::make_mut(&mut self.weights).as_mut_slice(), &root.gradient, step.samples, rate);
+        self.optimizer.apply(
+            Arc::make_mut(&mut self.weights).as_mut_slice(),
+            &root.gradient,
+            step.samples,
+            rate,
+        );
         self.version += 1;
         Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally: root.tally })
     }

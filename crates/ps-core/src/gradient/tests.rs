@@ -1,0 +1,117 @@
+//! The fast path against the plain one.
+
+use super::*;
+use crate::model::{Activation, Head};
+use crate::reference;
+use crate::seed::{Purpose, Stream};
+
+struct Table {
+    rows: Vec<Vec<f32>>,
+    targets: Vec<f32>,
+}
+
+impl Samples for Table {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+    fn features(&self) -> usize {
+        self.rows[0].len()
+    }
+    fn write_row(&self, index: usize, row: &mut [f32]) {
+        row.copy_from_slice(&self.rows[index]);
+    }
+    fn target(&self, index: usize) -> f32 {
+        self.targets[index]
+    }
+}
+
+fn table(samples: usize, features: usize, classes: u32) -> Table {
+    let mut stream = Stream::new(5, Purpose::Probe, 0);
+    Table {
+        rows: (0..samples).map(|_| (0..features).map(|_| 2.0 * stream.unit() - 1.0).collect()).collect(),
+        targets: (0..samples).map(|_| stream.below(classes) as f32).collect(),
+    }
+}
+
+fn same(left: &NodeSum, right: &NodeSum, what: &str) {
+    assert_eq!(left.tally, right.tally, "{what}");
+    for (at, (l, r)) in left.gradient.iter().zip(&right.gradient).enumerate() {
+        assert_eq!(l.to_bits(), r.to_bits(), "{what}: parameter {at}: {l} and {r}");
+    }
+}
+
+#[test]
+fn every_kernel_thread_count_and_shape_gives_the_bits_of_the_reference() {
+    type Case = (usize, &'static [usize], Activation, Head, usize, usize, usize);
+    // Features, hidden widths, activation, head, classes, batch, leaf.
+    let cases: [Case; 9] = [
+        (7, &[], Activation::Relu, Head::SquaredError, 1, 20, 4),
+        (33, &[], Activation::Relu, Head::Logistic, 2, 64, 8),
+        (70, &[], Activation::Relu, Head::Softmax, 10, 128, 32),
+        (5, &[], Activation::Relu, Head::Poisson, 4, 31, 7),
+        (40, &[50], Activation::Relu, Head::Softmax, 10, 200, 32),
+        (100, &[70, 33], Activation::Tanh, Head::Softmax, 40, 150, 16),
+        (17, &[16, 16], Activation::Sigmoid, Head::SquaredError, 1, 97, 13),
+        (3, &[1], Activation::Tanh, Head::Logistic, 2, 13, 1),
+        (300, &[200], Activation::Relu, Head::Softmax, 3, 300, 150),
+    ];
+    for (features, hidden, activation, head, classes, batch, leaf) in cases {
+        let samples = table(batch + batch / 2, features, classes as u32);
+        let model = Model::new(features, hidden, activation, head, classes);
+        let plan = BatchPlan::new(3, samples.len(), batch, leaf, 1, None);
+        let mut weights = model.initial(1);
+        let mut stream = Stream::new(9, Purpose::Probe, 0);
+        weights.iter_mut().for_each(|w| *w += 0.1 * (stream.unit() - 0.5));
+        for step in 0..plan.steps {
+            let place = plan.step(step);
+            let wanted = reference::batch_sum(&model, &weights, &samples, plan, place);
+            for kernel in Kernel::available() {
+                for threads in [1, 3] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let mut gradients = Gradients::new(model.clone(), plan, kernel);
+                    let tree = place.tree();
+                    let what = format!("{features} {hidden:?} {head:?} step {step} {}", kernel.name());
+                    let got = pool.install(|| gradients.compute(&weights, &samples, step, 0..tree.leaves()));
+                    assert_eq!(got.len(), 1);
+                    same(&got[0], &wanted, &what);
+                    // The same from two ranges, folded.
+                    let cut = tree.leaves() / 3;
+                    let mut fold = crate::Fold::new(tree);
+                    for leaves in [cut..tree.leaves(), 0..cut] {
+                        let sums =
+                            pool.install(|| gradients.compute(&weights, &samples, step, leaves.clone()));
+                        sums.into_iter().for_each(|sum| assert!(fold.insert(sum)));
+                    }
+                    same(&fold.take_root().unwrap(), &wanted, &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
+    let samples = table(700, 20, 5);
+    let model = Model::new(20, &[35], Activation::Tanh, Head::Softmax, 5);
+    let weights = model.initial(4);
+    let plan = BatchPlan::new(1, 700, 64, 8, 1, None);
+    for kernel in Kernel::available() {
+        let mut gradients = Gradients::new(model.clone(), plan, kernel);
+        let tally = gradients.evaluate(&weights, &samples);
+        let predictions = gradients.predict(&weights, &samples);
+        let mut plain = Vec::new();
+        let mut correct = 0;
+        for (index, row) in samples.rows.iter().enumerate() {
+            let mut z = reference::forward(&model, &weights, row);
+            Head::Softmax.predict(&mut z);
+            assert_eq!(&predictions[index * 5..][..5], z);
+            let mut z = reference::forward(&model, &weights, row);
+            let outcome = Head::Softmax.backward(&mut z, samples.targets[index]);
+            correct += u64::from(outcome.detail == samples.targets[index]);
+            plain.push(outcome);
+        }
+        let leaves = samples.targets.chunks(256).zip(plain.chunks(256)).map(|(t, o)| tally(5, t, o));
+        assert_eq!(Some(tally.clone()), fold_tallies(leaves.collect()));
+        assert_eq!((tally.samples, tally.correct), (700, correct));
+    }
+}
