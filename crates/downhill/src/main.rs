@@ -1,1 +1,54 @@
-fn main() {}
+//! The command line of Downhill: train, launch, evaluate, predict, data inspect.
+
+mod commands;
+mod failure;
+mod interrupt;
+mod local;
+mod output;
+
+use clap::{Parser, Subcommand};
+use commands::{data, evaluate, launch, predict, train};
+use std::process::ExitCode;
+
+/// Trains models by gradient descent, on one machine or on many, to the same bits.
+#[derive(Parser)]
+#[command(name = "downhill", version, propagate_version = true, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(train::Arguments),
+    Launch(launch::Arguments),
+    Evaluate(evaluate::Arguments),
+    Predict(predict::Arguments),
+    #[command(subcommand)]
+    Data(data::Command),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill train examples/digits.toml
+  downhill train examples/digits.toml --threads 4 --set train.epochs=2
+  downhill launch examples/mnist.toml --workers 2
+  downhill evaluate runs/digits-1
+  downhill predict runs/digits-1 --data csv:new.csv --output predictions.csv
+  downhill data inspect digits:
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or run file, 130 stopped by Ctrl-C with results written.";
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Launch(arguments) => launch::run(&arguments),
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Predict(arguments) => predict::run(&arguments),
+        Command::Data(command) => data::run(&command),
+    };
+    result.unwrap_or_else(|failure| {
+        output::error(&failure.to_string());
+        failure.exit_code()
+    })
+}

@@ -1,0 +1,7 @@
+//! One command per file.
+
+pub mod data;
+pub mod evaluate;
+pub mod launch;
+pub mod predict;
+pub mod train;

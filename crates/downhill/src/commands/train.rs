@@ -1,0 +1,133 @@
+//! `downhill train`: a run inside this process.
+
+use crate::failure::Failure;
+use crate::interrupt::{self, STOPPED};
+use crate::{local, output};
+use ps_config::{DataArgs, LogArgs, OutArgs, RunArgs};
+use ps_core::reference;
+use ps_run::{DataProgress, Ending, Job, Recorder, RunFolder, Style};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Train in this process.
+///
+/// The weights do not depend on --threads, --workers or --reference: the last line of output, their SHA-256,
+/// is the same for all of them and for `downhill launch`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// Threads to compute on, all together [default: as many as there are processors].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Workers that share each step's samples, as threads of this process.
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: u16,
+
+    /// Train with the reference trainer: plain loops on one thread, slow, for comparing.
+    #[arg(long, conflicts_with_all = ["threads", "workers"])]
+    reference: bool,
+
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    out: OutArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill train examples/digits.toml
+  downhill train examples/digits.toml --threads 2 --out results
+  downhill train examples/digits.toml --set train.epochs=1 --set learning_rate.initial=0.05
+
+Results go to runs/NAME-NUMBER unless --out says otherwise: run.toml (the run file as resolved), metrics.jsonl,
+weights.safetensors, summary.json. Nothing is ever written over.
+
+Ctrl-C ends training after the step in hand, writes the results so far and exits with code 130; a second Ctrl-C
+ends at once.";
+
+/// Trains and prints the summary, whose last line is the hash of the weights.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    arguments.log.start();
+    let run = arguments.run.load()?;
+    let style = Style::choose(&arguments.log);
+    threads(arguments.threads)?;
+    let root = arguments.data.root(arguments.run.folder());
+    let job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
+    let folder = RunFolder::create(arguments.out.out.as_deref(), &name(&arguments.run.run))?;
+    let path = folder.path().to_path_buf();
+    let mut recorder = Recorder::new(&job, Some(folder), style)?;
+    let trained = if arguments.reference {
+        by_reference(&job, &mut recorder)
+    } else {
+        by_workers(&job, arguments.workers.into(), style, &mut recorder)
+    };
+    let (weights, version) = match trained {
+        Ok(trained) => trained,
+        Err(failure) => {
+            recorder.abandon();
+            return Err(failure);
+        }
+    };
+    let summary = recorder.finish(&job, root, &weights, version)?;
+    let lines = summary.lines(Some(&path));
+    output::lines(if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines })?;
+    Ok(match summary.outcome {
+        Ending::Done => ExitCode::SUCCESS,
+        Ending::Stopped => ExitCode::from(STOPPED),
+    })
+}
+
+fn by_workers(
+    job: &Job,
+    workers: usize,
+    style: Style,
+    recorder: &mut Recorder,
+) -> Result<(Vec<f32>, u64), Failure> {
+    let stop = interrupt::listen(move || {
+        if style != Style::Quiet {
+            output::note("stopping after this step; press Ctrl-C again to end at once");
+        }
+    })?;
+    let trainer = if workers == 1 {
+        // The only worker is then itself a thread of the pool, and none has to be woken to hand it work.
+        rayon::scope(|_| local::train(job, workers, stop, recorder))
+    } else {
+        local::train(job, workers, stop, recorder)
+    }?;
+    let version = trainer.version();
+    Ok((trainer.weights().to_vec(), version))
+}
+
+fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), Failure> {
+    let weights = reference::train(
+        &job.model,
+        job.plan,
+        job.optimizer,
+        job.rate,
+        &job.data.train,
+        |report, weights| {
+            recorder.step(report, 1);
+            if job.plan.ends_epoch(report.step) {
+                recorder.epoch(job.validate(weights).as_ref());
+            }
+        },
+    )?;
+    Ok((weights, job.plan.steps))
+}
+
+/// Sets up the pool that everything computes on.
+fn threads(threads: Option<u16>) -> Result<(), Failure> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, usize::from));
+    pool.build_global().map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
+}
+
+/// What results are named after: the run file, without its ending.
+fn name(run: &Path) -> String {
+    run.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned())
+}

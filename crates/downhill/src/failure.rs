@@ -1,0 +1,76 @@
+//! Why a command did not do what it was asked for.
+
+use crate::local::LocalError;
+use ps_config::ConfigError;
+use ps_core::trainer::Diverged;
+use ps_data::DataError;
+use ps_run::{FolderError, JobError};
+use std::fmt;
+use std::process::ExitCode;
+
+/// A message for the user, and whether it is the command line or the run file that must change.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 2.
+    Usage(String),
+    /// Exit code 1.
+    Failed(String),
+}
+
+impl Failure {
+    /// 2 for usage, 1 for failure.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Usage(_) => ExitCode::from(2),
+            Failure::Failed(_) => ExitCode::from(1),
+        }
+    }
+
+    fn new(is_usage: bool, error: &dyn std::error::Error) -> Self {
+        if is_usage { Failure::Usage(error.to_string()) } else { Failure::Failed(error.to_string()) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Usage(message) | Failure::Failed(message) => f.write_str(message),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::new(true, &error)
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        Failure::new(error.is_usage(), &error)
+    }
+}
+
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        Failure::new(error.is_usage(), &error)
+    }
+}
+
+impl From<FolderError> for Failure {
+    fn from(error: FolderError) -> Self {
+        Failure::new(error.is_usage(), &error)
+    }
+}
+
+impl From<LocalError> for Failure {
+    fn from(error: LocalError) -> Self {
+        Failure::new(false, &error)
+    }
+}
+
+impl From<Diverged> for Failure {
+    fn from(error: Diverged) -> Self {
+        Failure::new(false, &error)
+    }
+}

@@ -1,0 +1,338 @@
+//! Training inside this process: the round logic of server and workers over channels between threads.
+//!
+//! The caller's thread owns the weights and is also the first worker, so that a run of one worker passes no
+//! message to another thread; further workers have threads of their own. Gradients are moved and weights are
+//! shared. All compute on the current rayon pool.
+
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
+use ps_coord::{
+    Departure, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction, WorkerConfig,
+    WorkerCore, WorkerEvent, WorkerId,
+};
+use ps_core::trainer::Diverged;
+use ps_core::{Fold, Gradients, NodeSum, Trainer};
+use ps_run::{Job, Recorder};
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Threads of one process are not lost and not silent, so nothing is done about the time they take.
+const NEVER: Millis = Millis::MAX / 4;
+/// A step that takes longer than this is reported.
+const NOTICE_EVERY: Millis = 30_000;
+/// A worker has one letter to work on, and at most its dismissal behind it.
+const LETTERS: usize = 4;
+/// A wish to stop is seen after at most this long.
+const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
+
+/// Why local training failed.
+#[derive(Debug)]
+pub enum LocalError {
+    /// The loss or a weight is not finite.
+    Diverged(Diverged),
+    /// A thread ended that should not have: a fault of this program.
+    Lost(String),
+}
+
+/// Trains `job` with `workers` workers until all steps are made or `stop` is set, and returns the weights.
+pub fn train(
+    job: &Job,
+    workers: usize,
+    stop: &AtomicBool,
+    recorder: &mut Recorder,
+) -> Result<Trainer, LocalError> {
+    let (parcels, inbox) = channel::bounded(workers);
+    std::thread::scope(|scope| {
+        let mut seats = Vec::new();
+        for id in 1..workers as u32 {
+            let (letters, mailbox) = channel::bounded(LETTERS);
+            let parcels = parcels.clone();
+            let run = move || Worker::new(job, WorkerId(id)).serve(mailbox, parcels);
+            let thread = std::thread::Builder::new().name(format!("worker {id}"));
+            let spawned = thread.spawn_scoped(scope, run);
+            spawned.map_err(|error| LocalError::Lost(format!("worker {id} cannot be started: {error}")))?;
+            seats.push(letters);
+        }
+        let hub = Hub::new(job, workers, stop, recorder, seats, inbox);
+        drop(parcels);
+        hub.run()
+    })
+}
+
+/// What the hub sends a worker.
+struct Letter {
+    /// Leaves to compute: the step, which is also the version of the weights, and which.
+    work: (u64, Range<u32>),
+    weights: Arc<Vec<f32>>,
+}
+
+/// What a worker sends the hub.
+struct Parcel {
+    worker: WorkerId,
+    /// `None`: the worker's thread has ended.
+    sums: Option<(u64, Vec<NodeSum>)>,
+}
+
+/// Owner of the weights and of the server's round logic.
+struct Hub<'a> {
+    job: &'a Job,
+    stop: &'a AtomicBool,
+    recorder: &'a mut Recorder,
+    clock: Instant,
+    core: ServerCore,
+    trainer: Trainer,
+    fold: Fold,
+    workers: usize,
+    /// Letter boxes of workers 1, 2, …
+    seats: Vec<Sender<Letter>>,
+    inbox: Receiver<Parcel>,
+    /// Worker 0, on this thread, and its letters.
+    own: Worker<'a>,
+    own_letters: VecDeque<Letter>,
+    diverged: Option<Diverged>,
+    finished: Option<Outcome>,
+}
+
+impl<'a> Hub<'a> {
+    fn new(
+        job: &'a Job,
+        workers: usize,
+        stop: &'a AtomicBool,
+        recorder: &'a mut Recorder,
+        seats: Vec<Sender<Letter>>,
+        inbox: Receiver<Parcel>,
+    ) -> Self {
+        let config = ServerConfig {
+            plan: job.plan,
+            start_version: 0,
+            min_workers: workers as u32,
+            join_timeout_ms: NEVER,
+            contact_timeout_ms: NEVER,
+            work_timeout_ms: NEVER,
+            notice_every_ms: NOTICE_EVERY,
+        };
+        Hub {
+            job,
+            stop,
+            recorder,
+            clock: Instant::now(),
+            core: ServerCore::new(0, config),
+            trainer: job.trainer(),
+            fold: Fold::new(job.plan.step(0).tree()),
+            workers,
+            seats,
+            inbox,
+            own: Worker::new(job, WorkerId(0)),
+            own_letters: VecDeque::new(),
+            diverged: None,
+            finished: None,
+        }
+    }
+
+    fn run(mut self) -> Result<Trainer, LocalError> {
+        for id in 0..self.workers as u32 {
+            self.tell(ServerEvent::Joined { worker: WorkerId(id) })?;
+        }
+        let mut stopping = false;
+        while self.finished.is_none() {
+            if !stopping && self.stop.load(Ordering::Relaxed) {
+                stopping = true;
+                self.tell(ServerEvent::Stop)?;
+            } else if let Some(letter) = self.own_letters.pop_front() {
+                let sums = self.own.answer(letter);
+                self.receive(Parcel { worker: WorkerId(0), sums })?;
+            } else {
+                match self.inbox.recv_timeout(self.patience()) {
+                    Ok(parcel) => self.receive(parcel)?,
+                    Err(RecvTimeoutError::Timeout) => self.tell(ServerEvent::Timeout)?,
+                    Err(RecvTimeoutError::Disconnected) => {
+                        return Err(LocalError::Lost("no worker is left to wait for".into()));
+                    }
+                }
+            }
+        }
+        match (self.finished, self.diverged) {
+            (_, Some(diverged)) => Err(LocalError::Diverged(diverged)),
+            (Some(Outcome::TooFewWorkers { .. }), None) => Err(LocalError::Lost("its workers are gone".into())),
+            _ => Ok(self.trainer),
+        }
+    }
+
+    fn receive(&mut self, parcel: Parcel) -> Result<(), LocalError> {
+        let Parcel { worker, sums } = parcel;
+        let Some((step, sums)) = sums else {
+            return Err(LocalError::Lost(format!("the thread of {worker} ended in the middle of the run")));
+        };
+        for sum in sums {
+            let node = sum.node;
+            if step == self.trainer.version() {
+                self.fold.insert(sum);
+            }
+            self.tell(ServerEvent::Contributed { worker, step, node })?;
+        }
+        Ok(())
+    }
+
+    /// Steps the core and carries out what it says, and what it says about that.
+    fn tell(&mut self, event: ServerEvent) -> Result<(), LocalError> {
+        let mut actions = Vec::new();
+        self.core.step(self.now(), event, &mut actions);
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            if let Some(event) = self.perform(action)? {
+                let mut more = Vec::new();
+                self.core.step(self.now(), event, &mut more);
+                actions.extend(more);
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, action: ServerAction) -> Result<Option<ServerEvent>, LocalError> {
+        match action {
+            // Every letter brings the weights along, since sharing them costs nothing.
+            ServerAction::SendWeights { .. } => {}
+            ServerAction::Assign { worker, step, leaves } => {
+                self.send(worker, Letter { work: (step, leaves), weights: self.trainer.shared_weights() })?;
+            }
+            ServerAction::Update { step } => return Ok(Some(self.update(step))),
+            // Workers end when their letter boxes are closed.
+            ServerAction::Dismiss { .. } => {}
+            ServerAction::Notice(text) => tracing::debug!("{text}"),
+            ServerAction::Finish(outcome) => self.finished = Some(outcome),
+        }
+        Ok(None)
+    }
+
+    fn update(&mut self, step: u64) -> ServerEvent {
+        let root = self.fold.take_root().expect("the core has seen the same nodes");
+        let report = match self.trainer.finish(root) {
+            Ok(report) => report,
+            Err(diverged) => {
+                self.diverged = Some(diverged);
+                return ServerEvent::Diverged { step };
+            }
+        };
+        if !self.trainer.is_done() {
+            self.fold = Fold::new(self.job.plan.step(self.trainer.version()).tree());
+        }
+        self.recorder.step(&report, self.workers);
+        if self.job.plan.ends_epoch(step) {
+            let validation = self.job.validate(self.trainer.weights());
+            self.recorder.epoch(validation.as_ref());
+        }
+        ServerEvent::Updated { step }
+    }
+
+    fn send(&mut self, worker: WorkerId, letter: Letter) -> Result<(), LocalError> {
+        let Some(seat) = (worker.0 as usize).checked_sub(1) else {
+            self.own_letters.push_back(letter);
+            return Ok(());
+        };
+        self.seats[seat].try_send(letter).map_err(|error| {
+            LocalError::Lost(match error {
+                TrySendError::Full(_) => format!("the thread of {worker} does not take its work"),
+                TrySendError::Disconnected(_) => format!("the thread of {worker} is gone"),
+            })
+        })
+    }
+
+    fn now(&self) -> Millis {
+        self.clock.elapsed().as_millis() as Millis
+    }
+
+    fn patience(&self) -> Duration {
+        let deadline = self.core.deadline().unwrap_or(Millis::MAX);
+        Duration::from_millis(deadline.saturating_sub(self.now())).min(STOP_SEEN_WITHIN)
+    }
+}
+
+/// A worker's round logic and its buffers.
+struct Worker<'a> {
+    job: &'a Job,
+    id: WorkerId,
+    core: WorkerCore,
+    gradients: Gradients,
+}
+
+impl<'a> Worker<'a> {
+    fn new(job: &'a Job, id: WorkerId) -> Self {
+        let config = WorkerConfig {
+            heartbeat_ms: NEVER,
+            server_timeout_ms: NEVER,
+            weights_timeout_ms: NEVER,
+            reconnect_min_ms: NEVER,
+            reconnect_max_ms: NEVER,
+            give_up_ms: NEVER,
+            jitter_seed: u64::from(id.0),
+        };
+        let mut core = WorkerCore::new(0, config);
+        let mut connect = Vec::new();
+        core.step(0, WorkerEvent::Timeout, &mut connect);
+        core.step(0, WorkerEvent::Connected, &mut connect);
+        Worker { job, id, core, gradients: job.gradients() }
+    }
+
+    /// A worker thread: answers letters until no more can come.
+    fn serve(mut self, mailbox: Receiver<Letter>, parcels: Sender<Parcel>) {
+        let farewell = Farewell { worker: self.id, parcels: parcels.clone() };
+        for letter in mailbox {
+            let sums = self.answer(letter);
+            if parcels.send(Parcel { worker: self.id, sums }).is_err() {
+                break;
+            }
+        }
+        drop(farewell);
+    }
+
+    /// Computes what a letter asks for. The weights are let go before the sums are handed over, so that the
+    /// update need not copy them.
+    fn answer(&mut self, letter: Letter) -> Option<(u64, Vec<NodeSum>)> {
+        let Letter { work: (step, leaves), weights } = letter;
+        let mut sums = Vec::new();
+        let mut actions = Vec::new();
+        self.core.step(0, WorkerEvent::Weights { version: step }, &mut actions);
+        self.core.step(0, WorkerEvent::Assigned { step, leaves }, &mut actions);
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            match action {
+                WorkerAction::Compute { step, leaves } => {
+                    sums = self.gradients.compute(&weights, &self.job.data.train, step, leaves.clone());
+                    let mut more = Vec::new();
+                    self.core.step(0, WorkerEvent::Computed { step, leaves }, &mut more);
+                    actions.extend(more);
+                }
+                WorkerAction::Discard { .. } => sums.clear(),
+                WorkerAction::Finish(_) => return None,
+                _ => {}
+            }
+        }
+        Some((step, sums))
+    }
+}
+
+/// Tells the hub that a worker's thread ends, by a panic too. At the end of the run nobody listens.
+struct Farewell {
+    worker: WorkerId,
+    parcels: Sender<Parcel>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.parcels.try_send(Parcel { worker: self.worker, sums: None });
+    }
+}
+
+impl fmt::Display for LocalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LocalError::Diverged(diverged) => diverged.fmt(f),
+            LocalError::Lost(what) => write!(f, "{what}; this is a fault of the program"),
+        }
+    }
+}
+
+impl std::error::Error for LocalError {}
