@@ -1,5 +1,6 @@
 //! The update: elementwise, in a written-out order of operations.
 
+use crate::kernel::Kernel;
 use serde::{Deserialize, Serialize};
 
 /// Stochastic gradient descent and what may be done to a gradient before it.
@@ -42,18 +43,23 @@ impl Optimizer {
     pub fn apply(&mut self, weights: &mut [f32], gradient: &[f32], samples: usize, rate: f32) {
         assert_eq!(weights.len(), gradient.len());
         let (config, samples) = (self.config, samples as f32);
-        if self.velocity.is_empty() {
-            for (w, &g) in weights.iter_mut().zip(gradient) {
-                *w = (-rate).mul_add(config.transform(g / samples, *w), *w);
-            }
-            return;
-        }
-        for ((w, &g), v) in weights.iter_mut().zip(gradient).zip(&mut self.velocity) {
-            let g = config.transform(g / samples, *w);
-            *v = config.momentum.mul_add(*v, g);
-            let direction = if config.nesterov { config.momentum.mul_add(*v, g) } else { *v };
-            *w = (-rate).mul_add(direction, *w);
-        }
+        Kernel::detect().vectorize(
+            #[inline(always)]
+            || {
+                if self.velocity.is_empty() {
+                    for (w, &g) in weights.iter_mut().zip(gradient) {
+                        *w = (-rate).mul_add(config.transform(g / samples, *w), *w);
+                    }
+                    return;
+                }
+                for ((w, &g), v) in weights.iter_mut().zip(gradient).zip(&mut self.velocity) {
+                    let g = config.transform(g / samples, *w);
+                    *v = config.momentum.mul_add(*v, g);
+                    let direction = if config.nesterov { config.momentum.mul_add(*v, g) } else { *v };
+                    *w = (-rate).mul_add(direction, *w);
+                }
+            },
+        );
     }
 }
 

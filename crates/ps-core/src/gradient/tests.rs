@@ -97,7 +97,7 @@ fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
     let plan = BatchPlan::new(1, 700, 64, 8, 1, None);
     for kernel in Kernel::available() {
         let mut gradients = Gradients::new(model.clone(), plan, kernel);
-        let tally = gradients.evaluate(&weights, &samples);
+        let total = gradients.evaluate(&weights, &samples);
         let predictions = gradients.predict(&weights, &samples);
         let mut plain = Vec::new();
         let mut correct = 0;
@@ -111,7 +111,7 @@ fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
             plain.push(outcome);
         }
         let leaves = samples.targets.chunks(256).zip(plain.chunks(256)).map(|(t, o)| tally(5, t, o));
-        assert_eq!(Some(tally.clone()), fold_tallies(leaves.collect()));
-        assert_eq!((tally.samples, tally.correct), (700, correct));
+        assert_eq!(Some(total.clone()), fold_tallies(leaves.collect()));
+        assert_eq!((total.samples, total.correct), (700, correct));
     }
 }

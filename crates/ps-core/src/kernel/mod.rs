@@ -14,6 +14,8 @@ mod vector;
 pub use buffer::Buffer;
 pub(crate) use tile::{Left, Segment, Tile, fold_tiles, multiply};
 
+use std::sync::OnceLock;
+
 /// Environment variable that forces an instruction set: `avx512`, `avx2`, `neon` or `scalar`.
 pub const KERNEL_VARIABLE: &str = "DOWNHILL_KERNEL";
 
@@ -36,7 +38,8 @@ enum Set {
 impl Kernel {
     /// The widest that this processor has.
     pub fn detect() -> Self {
-        Kernel::available()[0]
+        static WIDEST: OnceLock<Kernel> = OnceLock::new();
+        *WIDEST.get_or_init(|| Kernel::available()[0])
     }
 
     /// The one that [`KERNEL_VARIABLE`] names, or the widest. An unknown or missing one is an error for the
