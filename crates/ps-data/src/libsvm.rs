@@ -3,7 +3,6 @@
 use crate::error::DataError;
 use crate::number::finite;
 use crate::progress::{Progress, Watched};
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -51,13 +50,7 @@ impl Sparse {
 /// Reads the file at `path`.
 pub(crate) fn read(path: &Path, progress: &dyn Progress) -> Result<Sparse, DataError> {
     let place = path.display().to_string();
-    let mut watched = Watched::open(path, progress)?;
-    let mut bytes = Vec::new();
-    let size = usize::try_from(watched.total).unwrap_or(usize::MAX);
-    if bytes.try_reserve_exact(size.saturating_add(1)).is_err() {
-        return Err(DataError::content(place, format!("no memory for its {size} bytes")));
-    }
-    watched.read_to_end(&mut bytes).map_err(|error| DataError::File { path: path.into(), error })?;
+    let bytes = Watched::open(path, progress)?.read_whole()?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();

@@ -3,7 +3,10 @@
 use crate::error::DataError;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Bytes between two reports of a file that is read whole.
+const PIECE: u64 = 1 << 20;
 
 /// Hears of reading as it goes on; called from several threads.
 pub trait Progress: Sync {
@@ -22,6 +25,7 @@ impl Progress for NoProgress {
 /// A file that reports what is read of it.
 pub(crate) struct Watched<'a> {
     file: File,
+    path: PathBuf,
     name: String,
     done: u64,
     pub(crate) total: u64,
@@ -39,7 +43,32 @@ impl<'a> Watched<'a> {
                 "this is a directory, not a file",
             )));
         }
-        Ok(Watched { file, name: path.display().to_string(), done: 0, total: metadata.len(), progress })
+        Ok(Watched {
+            file,
+            path: path.into(),
+            name: path.display().to_string(),
+            done: 0,
+            total: metadata.len(),
+            progress,
+        })
+    }
+}
+
+impl Watched<'_> {
+    /// The whole content, read in pieces so that progress is seen.
+    pub(crate) fn read_whole(mut self) -> Result<Vec<u8>, DataError> {
+        let mut bytes = Vec::new();
+        let size = usize::try_from(self.total).unwrap_or(usize::MAX);
+        if bytes.try_reserve_exact(size.saturating_add(1)).is_err() {
+            return Err(DataError::content(self.name, format!("no memory for its {size} bytes")));
+        }
+        loop {
+            match (&mut self).take(PIECE).read_to_end(&mut bytes) {
+                Ok(0) => return Ok(bytes),
+                Ok(_) => {}
+                Err(error) => return Err(DataError::File { path: self.path, error }),
+            }
+        }
     }
 }
 

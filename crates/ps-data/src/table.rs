@@ -75,18 +75,20 @@ impl Table {
 /// Reads the file at `path`.
 pub(crate) fn read(path: &Path, progress: &dyn Progress) -> Result<Table, DataError> {
     let place = path.display().to_string();
-    let watched = Watched::open(path, progress)?;
-    if watched.total == 0 {
+    let bytes = Watched::open(path, progress)?.read_whole()?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    if bytes.is_empty() {
         return Err(DataError::content(place, "the file is empty"));
     }
-    let mut reader = csv::ReaderBuilder::new().flexible(true).buffer_capacity(1 << 18).from_reader(watched);
-    let header = reader.headers().map_err(|error| csv_error(path, error))?;
+    let mut lines = Lines { bytes, counted: 0, line: 1 };
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(bytes);
+    let header = reader.headers().map_err(|error| csv_error(path, &mut lines, error))?;
     let header: Vec<String> = header.iter().map(|name| name.trim_ascii().to_string()).collect();
     check_header(&place, &header)?;
     let mut table = Table { place, header, text: String::new(), rows: Vec::new(), ends: Vec::new() };
     let mut record = csv::StringRecord::new();
-    while reader.read_record(&mut record).map_err(|error| csv_error(path, error))? {
-        let line = record.position().map_or(0, csv::Position::line);
+    while reader.read_record(&mut record).map_err(|error| csv_error(path, &mut lines, error))? {
+        let line = lines.of(record.position());
         if record.len() != table.header.len() {
             let (cells, columns) = (record.len(), table.header.len());
             let problem = format!("{cells} cells where the header has {columns} columns");
@@ -109,6 +111,27 @@ pub(crate) fn read(path: &Path, progress: &dyn Progress) -> Result<Table, DataEr
     Ok(table)
 }
 
+/// The lines on which records begin. The csv crate counts a record from the end of the one before it, blank
+/// lines and the second half of a CRLF included.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    counted: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line of the record that was read from `position`; positions must ascend.
+    fn of(&mut self, position: Option<&csv::Position>) -> u64 {
+        let read_from = position.map_or(0, |position| position.byte() as usize).min(self.bytes.len());
+        let blank = self.bytes[read_from..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let start = (read_from + blank).max(self.counted);
+        let passed = &self.bytes[self.counted..start];
+        self.line += passed.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.counted = start;
+        self.line
+    }
+}
+
 fn check_header(place: &str, header: &[String]) -> Result<(), DataError> {
     let bad = |problem: String| Err(DataError::content(format!("{place}:1"), problem));
     if header.iter().all(String::is_empty) {
@@ -127,14 +150,14 @@ fn check_header(place: &str, header: &[String]) -> Result<(), DataError> {
     Ok(())
 }
 
-fn csv_error(path: &Path, error: csv::Error) -> DataError {
-    let line = error.position().map_or(String::new(), |position| format!(":{}", position.line()));
+fn csv_error(path: &Path, lines: &mut Lines<'_>, error: csv::Error) -> DataError {
+    let place = format!("{}:{}", path.display(), lines.of(error.position()));
     match error.into_kind() {
         csv::ErrorKind::Io(error) => DataError::File { path: path.into(), error },
         csv::ErrorKind::Utf8 { err, .. } => DataError::content(
-            format!("{}{line}", path.display()),
+            place,
             format!("cell {} of the line is not UTF-8 text; convert the file", err.field()),
         ),
-        kind => DataError::content(format!("{}{line}", path.display()), format!("{kind:?}")),
+        kind => DataError::content(place, format!("{kind:?}")),
     }
 }

@@ -272,3 +272,36 @@ fn options_and_sources_that_make_no_sense_are_usage_errors() {
         "csv:hollow: column `x` has no value at all in the training part"
     );
 }
+
+/// Every byte of a small valid file is changed, removed or doubled in turn: whatever comes of it, reading ends
+/// with data or with an error.
+#[test]
+fn no_damage_makes_reading_panic() {
+    let folder = Folder::new();
+    let table = "\"a\",b,y\r\n1,x,0\n?,\"y\"\"z\",1\n3,x,2\n".as_bytes().to_vec();
+    let sparse = b"-1 1:1 3:0.5 # c\n+1 2:1e3\n".to_vec();
+    folder.write("labels", idx(&[3], &[0, 1, 1]));
+    for (source, content) in [
+        ("csv:file", table),
+        ("libsvm:file", sparse),
+        ("idx:file,labels", images()),
+        ("idx:file,labels", gz(&images())),
+    ] {
+        let config = DataConfig { missing: Missing::Mean, standardize: true, ..DataConfig::new(source) };
+        for place in 0..content.len() {
+            for change in [0, b'"', b'\n', b',', b':', b'9', 0x80, 0xff] {
+                let mut damaged = content.clone();
+                damaged[place] = change;
+                folder.write("file", &damaged);
+                let _ = folder.load(&config, Task::Classes);
+                let _ = ps_data::inspect(source, None, folder.path());
+            }
+            let mut shorter = content.clone();
+            shorter.remove(place);
+            folder.write("file", &shorter);
+            let _ = folder.load(&config, Task::Regression);
+            folder.write("file", &content[..place]);
+            let _ = folder.load(&config, Task::Count);
+        }
+    }
+}

@@ -62,6 +62,7 @@ impl Encoding {
                         "the file holds no index:value pair at all",
                     ));
                 }
+                check_size(&sparse.place, sparse.rows(), sparse.largest.0 as usize)?;
                 Ok(Encoding {
                     task,
                     form: Form::Sparse,
@@ -177,18 +178,26 @@ fn dense(sparse: &Sparse, width: usize) -> Result<Array2<f32>, DataError> {
     Ok(values)
 }
 
-/// Values that dense rows may have in memory: 32 GiB.
-const MAX_VALUES: usize = 1 << 33;
+/// Features that a sample may have.
+const MAX_FEATURES: usize = 1 << 24;
+/// Values that dense rows may have in memory: 16 GiB.
+const MAX_VALUES: usize = 1 << 32;
+
+/// Whether dense rows can be kept, before any memory is taken for them.
+fn check_size(place: &str, rows: usize, width: usize) -> Result<(), DataError> {
+    let values = rows.checked_mul(width).filter(|&values| width <= MAX_FEATURES && values <= MAX_VALUES);
+    if values.is_some_and(|values| Vec::<f32>::new().try_reserve_exact(values).is_ok()) {
+        return Ok(());
+    }
+    let problem = format!(
+        "{rows} rows of {width} features do not fit in memory as a dense table (at most {MAX_FEATURES} features \
+         and {MAX_VALUES} values, and no more than the machine has room for)"
+    );
+    Err(DataError::unfit(place, problem))
+}
 
 /// Room for dense rows, or why there is none.
 pub(crate) fn zeros(place: &str, rows: usize, width: usize) -> Result<Array2<f32>, DataError> {
-    match rows.checked_mul(width) {
-        Some(count) if count <= MAX_VALUES => Ok(Array2::zeros((rows, width))),
-        _ => {
-            let problem = format!(
-                "{rows} rows of {width} features do not fit in memory as a dense table (at most {MAX_VALUES} values)"
-            );
-            Err(DataError::unfit(place, problem))
-        }
-    }
+    check_size(place, rows, width)?;
+    Ok(Array2::zeros((rows, width)))
 }

@@ -1,5 +1,6 @@
 //! Files to read and to refuse.
-#![allow(dead_code)]
+// Each test file uses some of these helpers; they fail by panicking, as tests do.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use flate2::{Compression, write::GzEncoder};
 use ps_data::{DataConfig, DataError, Loaded, NoProgress, Task, load};
