@@ -1,5 +1,9 @@
 //! Which leaves go to whom. No bit of any result depends on what is decided here.
 
+use crate::event::{Millis, ServerAction, WorkerId};
+use crate::membership::Members;
+use crate::round::{Round, Run};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A boundary may move so far that a worker has this share more or less than its due, where that gives ranges
@@ -67,6 +71,60 @@ pub fn level_out(leaves: u32, loads: &[u32]) -> Vec<f64> {
         level = with_this_one;
     }
     loads.iter().map(|&load| (level - f64::from(load)).max(0.0)).collect()
+}
+
+/// Gives out the leaves of `round` that nobody holds (at its opening, all), and once more those that are
+/// overdue; afterwards the round knows when to look again. There must be a live worker.
+pub(crate) fn give_out(
+    round: &mut Round,
+    members: &mut Members,
+    now: Millis,
+    timeout: Millis,
+    actions: &mut Vec<ServerAction>,
+) {
+    let live = members.live();
+    let is_first = round.is_untouched();
+    let mut loads = round.loads();
+    for run in round.runs() {
+        if run.due(timeout) > now {
+            continue;
+        }
+        let takers = takers(&live, &loads, &run);
+        let held: Vec<u32> = takers.iter().map(|taker| load(&loads, *taker)).collect();
+        let shares = level_out(run.leaves.len() as u32, &held);
+        let mut names = Vec::new();
+        for (&worker, leaves) in takers.iter().zip(assign(run.leaves.clone(), &shares)) {
+            if leaves.is_empty() {
+                continue;
+            }
+            *loads.entry(worker).or_default() += leaves.len() as u32;
+            names.push(worker.to_string());
+            round.give(worker, leaves.clone(), now);
+            members.note_given(worker, now);
+            actions.push(ServerAction::Assign { worker, step: round.step, leaves });
+        }
+        if !is_first {
+            let (step, leaves) = (round.step, &run.leaves);
+            let late = run.lateness(now);
+            let names = names.join(", ");
+            let line = format!("step {step}: leaves {}..{}{late} given to {names}", leaves.start, leaves.end);
+            actions.push(ServerAction::Notice(line));
+        }
+    }
+    round.check_at = round.runs().iter().map(|run| run.due(timeout)).min().unwrap_or(Millis::MAX);
+}
+
+/// Who may take a run: if nobody holds it, anybody. If it is overdue, whoever is idle; if nobody is, the
+/// holder who was given it longest ago is asked again, in case the message was lost (to one that is at it,
+/// that changes nothing). A copy for a busy worker would only make the next step late.
+fn takers(live: &[WorkerId], loads: &BTreeMap<WorkerId, u32>, run: &Run) -> Vec<WorkerId> {
+    let Some(&longest_ago) = run.holders.first() else { return live.to_vec() };
+    let idle: Vec<WorkerId> = live.iter().copied().filter(|&worker| load(loads, worker) == 0).collect();
+    if idle.is_empty() { vec![longest_ago] } else { idle }
+}
+
+fn load(loads: &BTreeMap<WorkerId, u32>, worker: WorkerId) -> u32 {
+    loads.get(&worker).copied().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -186,7 +186,7 @@ pub enum WorkerEvent {
     },
     /// The server sent us away.
     Dismissed(Dismissal),
-    /// Something arrived from the server: it lives.
+    /// Something arrived from the server, such as the answer to a heartbeat or a chunk of weights: it lives.
     Heard,
     /// The user asked to stop.
     Stop,

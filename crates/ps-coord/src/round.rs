@@ -7,8 +7,8 @@ use ps_core::{Coverage, Node, Tree};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// After this many copies of the same leaves the time until the next one no longer doubles.
-const MAX_DOUBLINGS: usize = 6;
+/// After the same leaves were given out this often the time until the next time no longer doubles.
+const MAX_DOUBLINGS: usize = 4;
 
 /// The gathering of one step's gradient.
 #[derive(Clone, Debug)]
@@ -27,29 +27,43 @@ struct Given {
     worker: WorkerId,
     leaves: Range<u32>,
     since: Millis,
+    /// How often it was given these leaves.
+    times: usize,
 }
 
 /// Missing leaves that all have the same holders.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub leaves: Range<u32>,
-    /// In the order in which they were given it; a worker can stand here twice.
+    /// In the order in which they were last given it.
     pub holders: Vec<WorkerId>,
+    /// How often they were given out.
+    pub times: usize,
     /// When they were last given to anybody.
     pub since: Option<Millis>,
 }
 
 impl Run {
     /// When these leaves are to be given out (again): at once if nobody holds them, else a `timeout` after the
-    /// last time, doubled with every copy so that a batch that is slow for everybody is not given out forever.
+    /// last time, doubled each time so that a batch that is slow for everybody is not computed by all.
     ///
     /// Speculation from measured speeds belongs here: a run is due as soon as an idle worker would be done
     /// with it before its holder.
     pub fn due(&self, timeout: Millis) -> Millis {
         self.since.map_or(0, |since| {
-            let doublings = (self.holders.len() - 1).min(MAX_DOUBLINGS);
+            let doublings = self.times.saturating_sub(1).min(MAX_DOUBLINGS);
             since.saturating_add(timeout.saturating_mul(1 << doublings))
         })
+    }
+
+    /// Why these leaves are given out, in words that follow their numbers.
+    pub fn lateness(&self, now: Millis) -> String {
+        match (self.since, self.holders.last()) {
+            (Some(since), Some(holder)) => {
+                format!(", not back from {holder} after {} ms,", now.saturating_sub(since))
+            }
+            _ => ", held by nobody,".into(),
+        }
     }
 }
 
@@ -78,9 +92,17 @@ impl Round {
         self.coverage.is_complete()
     }
 
+    /// Whether nothing was given out and nothing has come in yet.
+    pub fn is_untouched(&self) -> bool {
+        self.given.is_empty() && self.coverage.covered() == 0
+    }
+
     /// Notes that `worker` was given `leaves`.
     pub fn give(&mut self, worker: WorkerId, leaves: Range<u32>, now: Millis) {
-        self.given.push(Given { worker, leaves, since: now });
+        let is_same = |given: &Given| given.worker == worker && given.leaves == leaves;
+        let before = self.given.iter().find(|given| is_same(given)).map_or(0, |given| given.times);
+        self.given.retain(|given| !is_same(given));
+        self.given.push(Given { worker, leaves, since: now, times: before + 1 });
     }
 
     /// `worker` is lost: what it holds counts as not given, and is to be given out at once.
@@ -99,11 +121,14 @@ impl Round {
             cuts.sort_unstable();
             cuts.dedup();
             for pair in cuts.windows(2) {
-                let holding = |g: &&Given| g.leaves.start <= pair[0] && pair[1] <= g.leaves.end;
+                let (start, end) = (pair[0], pair[1]);
+                let held = |given: &&Given| given.leaves.start <= start && end <= given.leaves.end;
+                let holding: Vec<&Given> = self.given.iter().filter(held).collect();
                 runs.push(Run {
-                    leaves: pair[0]..pair[1],
-                    holders: self.given.iter().filter(holding).map(|given| given.worker).collect(),
-                    since: self.given.iter().filter(holding).map(|given| given.since).max(),
+                    leaves: start..end,
+                    holders: holding.iter().map(|given| given.worker).collect(),
+                    times: holding.iter().map(|given| given.times).sum(),
+                    since: holding.iter().map(|given| given.since).max(),
                 });
             }
         }

@@ -1,12 +1,11 @@
 //! The server's half of the round logic.
 
-use crate::assignment::{assign, level_out};
+use crate::assignment::give_out;
 use crate::event::{Departure, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId};
 use crate::membership::Members;
-use crate::round::{Round, Run};
+use crate::round::Round;
 use crate::status::{Status, WaitsFor, WorkerStatus};
 use ps_core::{BatchPlan, Node};
-use std::ops::Range;
 
 /// What the server goes by.
 #[derive(Clone, Debug)]
@@ -174,10 +173,6 @@ impl ServerCore {
         };
         actions
             .push(ServerAction::Notice(format!("{worker} joined at step {step}: {present} present{needed}")));
-        if let Phase::Open(round) = &mut self.phase {
-            // There may be leaves that nobody holds.
-            round.check_at = self.now;
-        }
     }
 
     fn lose(&mut self, worker: WorkerId, reason: Departure, actions: &mut Vec<ServerAction>) {
@@ -193,7 +188,7 @@ impl ServerCore {
         let mut held = String::new();
         if let Phase::Open(round) = &mut self.phase {
             if let Some(leaves) = round.loads().get(&worker) {
-                held = format!(", it held {leaves} missing leaves");
+                held = format!("; {leaves} of its leaves are missing");
             }
             round.forget(worker, self.now);
         }
@@ -297,12 +292,12 @@ impl ServerCore {
                 self.count_workers();
             }
         }
-        if let Phase::Open(round) = &self.phase {
+        if let Phase::Open(round) = &mut self.phase {
             if round.is_complete() {
                 actions.push(ServerAction::Update { step: round.step });
                 self.enter(Phase::Updating { stopping: false });
             } else if round.check_at <= self.now && self.members.live_count() > 0 {
-                self.hand_out(actions);
+                give_out(round, &mut self.members, self.now, self.config.work_timeout_ms, actions);
             }
         }
         self.give_up_waiting(actions);
@@ -353,62 +348,5 @@ impl ServerCore {
         let (present, needed, waited_ms) = (self.members.live_count(), self.needed(), self.now - since);
         let reason = format!("too few workers for {waited_ms} ms: {needed} needed, {present} present");
         self.finish(Dismissal::Ended(reason), Outcome::TooFewWorkers { present, needed, waited_ms }, actions);
-    }
-
-    /// Gives out the leaves that nobody holds, and once more those that are overdue.
-    fn hand_out(&mut self, actions: &mut Vec<ServerAction>) {
-        let Phase::Open(round) = &mut self.phase else { return };
-        let (now, timeout) = (self.now, self.config.work_timeout_ms);
-        let live = self.members.live();
-        let is_new = round.runs().iter().all(|run| run.holders.is_empty()) && round.opened == now;
-        let mut loads = round.loads();
-        for run in round.runs() {
-            if run.due(timeout) > now {
-                continue;
-            }
-            let candidates = candidates(&live, &run);
-            let load = |worker: &WorkerId| loads.get(worker).copied().unwrap_or(0);
-            let held: Vec<u32> = candidates.iter().map(load).collect();
-            let shares = level_out(run.leaves.len() as u32, &held);
-            let mut takers = Vec::new();
-            for (&worker, leaves) in candidates.iter().zip(assign(run.leaves.clone(), &shares)) {
-                if leaves.is_empty() {
-                    continue;
-                }
-                *loads.entry(worker).or_default() += leaves.len() as u32;
-                takers.push(worker.to_string());
-                round.give(worker, leaves.clone(), now);
-                self.members.note_given(worker, now);
-                actions.push(ServerAction::Assign { worker, step: round.step, leaves });
-            }
-            if !is_new {
-                actions.push(ServerAction::Notice(given_again(round.step, &run, now, &takers.join(", "))));
-            }
-        }
-        round.check_at = round.runs().iter().map(|run| run.due(timeout)).min().unwrap_or(Millis::MAX);
-    }
-}
-
-/// Who may take a run: whoever does not hold it, or, if everybody does, the one who was given it longest ago
-/// (the message may have been lost).
-fn candidates(live: &[WorkerId], run: &Run) -> Vec<WorkerId> {
-    let others: Vec<WorkerId> = live.iter().copied().filter(|worker| !run.holders.contains(worker)).collect();
-    if !others.is_empty() {
-        return others;
-    }
-    let last_given = |worker: &&WorkerId| run.holders.iter().rposition(|holder| holder == *worker);
-    live.iter().min_by_key(last_given).into_iter().copied().collect()
-}
-
-fn given_again(step: u64, run: &Run, now: Millis, takers: &str) -> String {
-    let Range { start, end } = run.leaves;
-    match (run.since, run.holders.last()) {
-        (Some(since), Some(holder)) => {
-            format!(
-                "step {step}: leaves {start}..{end} not back from {holder} after {} ms: also given to {takers}",
-                now - since
-            )
-        }
-        _ => format!("step {step}: leaves {start}..{end}, held by nobody, given to {takers}"),
     }
 }

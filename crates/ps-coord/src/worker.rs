@@ -306,7 +306,8 @@ impl Serving {
         let ask_at = now.saturating_add(config.weights_timeout_ms);
         let lacking = self.lacking.get_or_insert(Lacking { since: now, ask_at });
         if lacking.ask_at <= now {
-            lacking.ask_at = ask_at;
+            // Twice as long each time: large weights may just take their time.
+            lacking.ask_at = ask_at.max(now + (now - lacking.since));
             let held = self.held.map_or("none".into(), |version| version.to_string());
             let waited = now - lacking.since;
             actions.push(WorkerAction::Notice(format!(

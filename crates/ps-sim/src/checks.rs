@@ -4,9 +4,13 @@ use crate::server_side::Server;
 use ps_coord::{ServerAction, WaitsFor, WorkerState};
 use ps_core::{BatchPlan, NodeSum, weights_hash};
 
-/// Virtual time in which a step must be made on average: far longer than any timeout, so only a livelock or a
-/// forgotten wait-for gets there.
-pub(crate) const LONGEST_STEP_MS: u64 = 60_000;
+/// Virtual time that a run may take after the last fault to get over what it left behind: every timeout once.
+pub(crate) const LONGEST_MS: u64 = 20_000;
+/// Virtual time that each step may take besides: the slowest worker, and messages to and fro.
+pub(crate) const LONGEST_STEP_MS: u64 = 1_000;
+/// Virtual time in which all workers end after the server has: those that missed its goodbye try until they
+/// give up.
+pub(crate) const LONGEST_GOODBYE_MS: u64 = 60_000;
 
 /// Versions grow one by one; the core's version is the data plane's.
 pub(crate) fn versions(before: u64, server: &Server) -> Result<(), String> {

@@ -24,6 +24,9 @@ pub struct Faults {
     pub leave: f32,
     /// Workers at most.
     pub most_workers: u32,
+    /// From this moment on nothing new goes wrong, and the run must end soon: what hangs is not rescued by the
+    /// next accident.
+    pub heal_ms: u64,
 }
 
 impl Faults {
@@ -40,6 +43,7 @@ impl Faults {
             join: 0.0,
             leave: 0.0,
             most_workers: u32::MAX,
+            heal_ms: 0,
         }
     }
 
@@ -56,6 +60,7 @@ impl Faults {
             join: 0.15,
             leave: 0.05,
             most_workers: 7,
+            heal_ms: 8_000,
         }
     }
 }

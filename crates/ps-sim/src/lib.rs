@@ -52,7 +52,7 @@ pub struct Report {
     pub steps: u64,
     /// Events handled.
     pub events: u64,
-    /// Virtual time it took.
+    /// Virtual time until the server finished.
     pub virtual_ms: u64,
     /// What befell it.
     pub counts: Counts,
@@ -82,7 +82,7 @@ const LOG_LINES: usize = 200;
 
 /// Runs a job under faults drawn from `seed`. A run that breaks an invariant is run once more to record it.
 pub fn simulate(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Result<Report, Violation> {
-    Cluster::new(job, faults, seed, None).run().or_else(|what| {
+    Cluster::new(job, faults, seed, None).run().map_err(|what| {
         let mut log = VecDeque::new();
         let mut keep = |line: String| {
             if log.len() == LOG_LINES {
@@ -95,7 +95,7 @@ pub fn simulate(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Result<Report, 
             Err(again) if again == what => what,
             _ => format!("the run differs from replay to replay; at first: {what}"),
         };
-        Err(Violation { seed, what, log: log.into() })
+        Violation { seed, what, log: log.into() }
     })
 }
 

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let seeds = args.seed.map_or(args.seeds, |seed| seed..seed.saturating_add(1));
     let count = seeds.end.saturating_sub(seeds.start);
     let (mut totals, mut steps, mut events) = (Counts::default(), 0, 0);
+    let (mut longest_ms, mut slowest) = (0, 0);
     let expected = expected_hash(&samples);
     for seed in seeds.clone() {
         let job = SimJob { expected: Some(expected.clone()), ..tiny_job(&samples, workers_of(seed)) };
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
                 totals.add(&report.counts);
                 steps += report.steps;
                 events += report.events;
+                if report.virtual_ms > longest_ms {
+                    (longest_ms, slowest) = (report.virtual_ms, seed);
+                }
             }
             Err(violation) => {
                 report_violation(&violation, args.trace, args.no_faults);
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
     println!("{count} seeds, {steps} steps, {events} events: all invariants held, every run ended in");
     println!("{expected}");
     println!("{totals}");
+    println!("longest run: {longest_ms} ms of virtual time, seed {slowest}");
     ExitCode::SUCCESS
 }
 
@@ -66,7 +71,11 @@ fn expected_hash(samples: &TinySamples) -> String {
 
 fn run(job: &SimJob<'_>, faults: &Faults, seed: u64, trace: bool) -> Result<Report, Violation> {
     match trace {
-        true => simulate_traced(job, faults, seed, &mut |line| println!("{line}")),
+        true => {
+            let mut out = std::io::stdout().lock();
+            // A reader that has seen enough, such as `head`, does not end the run.
+            simulate_traced(job, faults, seed, &mut |line| drop(writeln!(out, "{line}")))
+        }
         false => simulate(job, faults, seed),
     }
 }

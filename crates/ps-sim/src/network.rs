@@ -41,13 +41,23 @@ pub(crate) struct Link {
     pub server_open: bool,
     /// Whether the worker does.
     pub worker_open: bool,
+    /// Whether it is cut: what was sent before may still arrive, nothing else does.
+    pub cut: bool,
     /// When the message that was sent last arrives, up and down; only to count reorderings.
     last_arrival: [Millis; 2],
 }
 
 impl Link {
     pub fn new(slot: usize, incarnation: u32) -> Self {
-        Link { slot, incarnation, worker: None, server_open: true, worker_open: true, last_arrival: [0; 2] }
+        Link {
+            slot,
+            incarnation,
+            worker: None,
+            server_open: true,
+            worker_open: true,
+            cut: false,
+            last_arrival: [0; 2],
+        }
     }
 }
 
@@ -73,6 +83,11 @@ impl Network {
         Network { faults, counts: Counts::default(), random: Stream::new(seed, Purpose::Simulation, 0) }
     }
 
+    /// Whether a fault of this probability happens at this moment.
+    pub fn strikes(&mut self, now: Millis, probability: f32) -> bool {
+        now < self.faults.heal_ms && self.chance(probability)
+    }
+
     /// True with this probability.
     pub fn chance(&mut self, probability: f32) -> bool {
         probability > 0.0 && self.random.unit() < probability
@@ -94,25 +109,25 @@ impl Network {
     /// Decides about a message that is sent `now` on `link`.
     pub fn fate(&mut self, now: Millis, link: &mut Link, upwards: bool) -> Fate {
         self.counts.messages += 1;
-        let mut fate = Fate { arrivals: Vec::new(), cut: self.chance(self.faults.cut) };
-        if self.chance(self.faults.loss) {
+        let mut fate = Fate { arrivals: Vec::new(), cut: self.strikes(now, self.faults.cut) };
+        if self.strikes(now, self.faults.loss) {
             self.counts.losses += 1;
             return fate;
         }
-        let arrival = now + self.delay();
+        let arrival = now + self.delay(now);
         let last = &mut link.last_arrival[usize::from(upwards)];
         self.counts.reorderings += u64::from(arrival < *last);
         *last = arrival;
         fate.arrivals.push(arrival);
-        if self.chance(self.faults.duplicate) {
+        if self.strikes(now, self.faults.duplicate) {
             self.counts.duplicates += 1;
-            fate.arrivals.push(now + self.delay());
+            fate.arrivals.push(now + self.delay(now));
         }
         fate
     }
 
-    fn delay(&mut self) -> Millis {
-        let most = if self.chance(self.faults.late) { 1000 } else { self.faults.delay_ms };
+    fn delay(&mut self, now: Millis) -> Millis {
+        let most = if self.strikes(now, self.faults.late) { 1000 } else { self.faults.delay_ms };
         1 + Millis::from(self.random.below(most + 1))
     }
 }

@@ -171,6 +171,7 @@ impl Cluster<'_> {
                     return Err(format!("the run ended early: {outcome:?}"));
                 }
                 self.server.outcome = Some(outcome);
+                self.finished_at = Some(self.now);
             }
         }
         Ok(())

@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// Virtual time that a worker spends on a leaf, by slot: some are slower.
 const LEAF_MS: [u32; 4] = [5, 10, 20, 60];
 
+/// Virtual time of a computation at most, however many leaves: within the server's patience.
+const LONGEST_COMPUTE_MS: u32 = 400;
+
 /// A place for a worker process, which may die and start again.
 #[derive(Default)]
 pub(crate) struct Slot {
@@ -44,16 +47,16 @@ impl Cluster<'_> {
     pub fn strike(&mut self) {
         let faults = self.network.faults.clone();
         let slot = self.network.below(self.slots.len() as u32) as usize;
-        if self.network.chance(faults.stall) {
+        if self.network.strikes(self.now, faults.stall) {
             self.slots[slot].stalled_until = self.now + Millis::from(50 + self.network.below(3000));
             self.network.counts.stalls += 1;
             self.note(|| format!("  worker in slot {slot} stands still"));
         }
-        if (self.slots.len() as u32) < faults.most_workers && self.network.chance(faults.join) {
+        if (self.slots.len() as u32) < faults.most_workers && self.network.strikes(self.now, faults.join) {
             self.network.counts.joins += 1;
             self.add_worker(200);
         }
-        if self.network.chance(faults.leave) {
+        if self.network.strikes(self.now, faults.leave) {
             let delay = self.network.up_to(200);
             let slot = self.network.below(self.slots.len() as u32) as usize;
             self.at(self.now + delay, Happening::Leave { slot });
@@ -255,9 +258,10 @@ impl Cluster<'_> {
         }
         let sums = self.gradients.compute(&weights, self.job.samples, step, leaves.clone());
         process.sums.insert((step, leaves.start, leaves.end), sums);
-        let longest = LEAF_MS[slot % LEAF_MS.len()] * leaves.len() as u32;
+        let longest =
+            LEAF_MS[slot % LEAF_MS.len()].saturating_mul(leaves.len() as u32).min(LONGEST_COMPUTE_MS);
         let time = 1 + self.network.up_to(longest);
-        if self.network.chance(self.network.faults.crash) {
+        if self.network.strikes(self.now, self.network.faults.crash) {
             self.network.counts.crashes_computing += 1;
             let moment = self.network.up_to(time as u32);
             self.at(self.now + moment.min(time - 1), Happening::Crash { slot, incarnation });
@@ -274,7 +278,7 @@ impl Cluster<'_> {
                 "slot {slot} pushes leaves {leaves:?} of step {step}, which it has not computed"
             ));
         };
-        let crashes = self.network.chance(self.network.faults.crash);
+        let crashes = self.network.strikes(self.now, self.network.faults.crash);
         if crashes {
             self.network.counts.crashes_pushing += 1;
             sums.truncate(self.network.below(sums.len() as u32 + 1) as usize);

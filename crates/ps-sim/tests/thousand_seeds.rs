@@ -1,17 +1,32 @@
 //! A thousand runs in which everything goes wrong end with the reference trainer's weights.
 
-use ps_core::{reference, weights_hash};
-use ps_sim::tiny::{TinySamples, tiny_job, workers_of};
-use ps_sim::{Counts, Faults, SimJob, simulate};
+#![allow(clippy::unwrap_used)] // In tests a panic is the report.
 
-fn expected(samples: &TinySamples) -> String {
-    let SimJob { model, plan, optimizer, rate, .. } = tiny_job(samples, 1);
-    weights_hash(&reference::train(&model, plan, optimizer, rate, samples, |_, _| {}).unwrap())
+use ps_coord::Outcome;
+use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, Samples, reference, weights_hash};
+use ps_sim::tiny::{TinySamples, tiny_job, workers_of};
+use ps_sim::{Counts, Faults, Report, SimJob, simulate};
+
+/// What the reference trainer makes of a job.
+fn expected(job: &SimJob<'_>) -> String {
+    let weights =
+        reference::train(&job.model, job.plan, job.optimizer, job.rate, job.samples, |_, _| {}).unwrap();
+    weights_hash(&weights)
 }
 
-fn run(seed: u64, faults: &Faults) -> ps_sim::Report {
+fn with_expected(job: SimJob<'_>) -> SimJob<'_> {
+    SimJob { expected: Some(expected(&job)), ..job }
+}
+
+fn run_job(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Report {
+    simulate(job, faults, seed)
+        .unwrap_or_else(|violation| panic!("{}\n{violation}", violation.log.join("\n")))
+}
+
+/// The run that `ps-sim --seed` replays.
+fn run(seed: u64, faults: &Faults) -> Report {
     let samples = TinySamples::new();
-    let job = SimJob { expected: Some(expected(&samples)), ..tiny_job(&samples, workers_of(seed)) };
+    let job = with_expected(tiny_job(&samples, workers_of(seed)));
     simulate(&job, faults, seed).unwrap_or_else(|violation| {
         panic!("{}\n{violation}\nreplay it with: ps-sim --seed {seed} --trace", violation.log.join("\n"))
     })
@@ -53,7 +68,30 @@ fn one_worker_that_keeps_dying_still_finishes() {
     let samples = TinySamples::new();
     let faults = Faults { crash: 0.5, most_workers: 1, ..Faults::mix() };
     for seed in 0..20 {
-        let job = SimJob { expected: Some(expected(&samples)), ..tiny_job(&samples, 1) };
-        simulate(&job, &faults, seed).unwrap_or_else(|violation| panic!("{violation}"));
+        run_job(&with_expected(tiny_job(&samples, 1)), &faults, seed);
     }
+}
+
+#[test]
+fn leaves_of_any_size_among_any_number_of_workers_come_out_as_the_reference() {
+    let samples = TinySamples::new();
+    for seed in 0..120 {
+        // Batches of up to all 50 samples in up to 50 leaves; many more workers than leaves, and many fewer.
+        let batch = [7, 16, 33, 50][seed as usize % 4];
+        let leaf = [1, 2, 5][seed as usize % 3];
+        let tiny = tiny_job(&samples, 1 + seed as u32 % 9);
+        let plan = BatchPlan::new(seed, samples.len(), batch, leaf, 2, Some(10));
+        run_job(&with_expected(SimJob { plan, ..tiny }), &Faults::mix(), seed);
+    }
+}
+
+#[test]
+fn a_run_that_diverges_ends_at_the_same_step_whatever_goes_wrong() {
+    let samples = TinySamples::new();
+    let model = Model::new(samples.features(), &[], Activation::Relu, Head::SquaredError, 1);
+    // Each step makes the weights a million times larger, until they overflow.
+    let job = SimJob { model, rate: LearningRate::constant(1e6), ..tiny_job(&samples, 3) };
+    let steps: Vec<_> = (0..20).map(|seed| run_job(&job, &Faults::mix(), seed).outcome).collect();
+    assert!(matches!(steps[0], Outcome::Diverged { .. }), "{:?}", steps[0]);
+    assert!(steps.iter().all(|outcome| *outcome == steps[0]), "{steps:?}");
 }

@@ -1,0 +1,179 @@
+//! What holds whatever happens, and in whatever order.
+
+#![allow(clippy::unwrap_used)] // In tests a panic is the report.
+
+use ps_coord::{
+    Departure, Dismissal, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
+    WorkerConfig, WorkerCore, WorkerEvent, WorkerId, WorkerOutcome,
+};
+use ps_core::seed::{Purpose, Stream};
+use ps_core::{BatchPlan, Coverage, Node};
+
+fn config() -> ServerConfig {
+    ServerConfig {
+        plan: BatchPlan::new(1, 10, 7, 1, 4, Some(5)),
+        start_version: 0,
+        min_workers: 2,
+        join_timeout_ms: 1_000,
+        contact_timeout_ms: 1_000,
+        work_timeout_ms: 300,
+        notice_every_ms: 700,
+    }
+}
+
+fn worker_config(jitter_seed: u64) -> WorkerConfig {
+    WorkerConfig {
+        heartbeat_ms: 100,
+        server_timeout_ms: 1_000,
+        weights_timeout_ms: 200,
+        reconnect_min_ms: 100,
+        reconnect_max_ms: 10_000,
+        give_up_ms: 1_000_000,
+        jitter_seed,
+    }
+}
+
+/// Any event, sensible or not.
+fn server_event(random: &mut Stream, version: u64, ids: u32) -> ServerEvent {
+    let worker = WorkerId(random.below(ids));
+    let step = (version + u64::from(random.below(3))).saturating_sub(1);
+    match random.below(40) {
+        0..4 => ServerEvent::Joined { worker },
+        4 => ServerEvent::Left { worker, reason: Departure::Leaving },
+        5 => ServerEvent::Left { worker, reason: Departure::Disconnected("reset".into()) },
+        6..20 => ServerEvent::Contributed {
+            worker,
+            step,
+            node: Node { level: random.below(4), index: random.below(7) },
+        },
+        20..23 => ServerEvent::WeightsWanted { worker },
+        23..30 => ServerEvent::Updated { step },
+        30 if random.below(200) == 0 => ServerEvent::Diverged { step },
+        30 if random.below(200) == 0 => ServerEvent::Stop,
+        30..36 => ServerEvent::Timeout,
+        _ => ServerEvent::Heard { worker },
+    }
+}
+
+#[test]
+fn no_order_of_server_events_breaks_a_rule() {
+    let (mut done, mut few) = (0, 0);
+    for seed in 0..300 {
+        let mut random = Stream::new(seed, Purpose::Simulation, 0);
+        let (mut now, mut finished) = (0, None);
+        let mut core = ServerCore::new(now, config());
+        let mut coverage = Coverage::new(config().plan.step(0).tree());
+        let mut updating = false;
+        for round in 0..600 {
+            now += u64::from(random.below(60));
+            let before = core.version();
+            let event = server_event(&mut random, before, 4 + round / 20);
+            if let ServerEvent::Contributed { step, node, .. } = event
+                && (step, updating) == (before, false)
+                && coverage.tree().has(node)
+            {
+                coverage.gather(node);
+            }
+            let mut actions = Vec::new();
+            core.step(now, event, &mut actions);
+            assert!(finished.is_none() || actions.is_empty(), "seed {seed}: {actions:?} after {finished:?}");
+            assert!(core.version() == before || core.version() == before + 1, "seed {seed}");
+            if core.version() != before {
+                coverage = Coverage::new(config().plan.step(core.version()).tree());
+                updating = false;
+            }
+            for action in actions {
+                match action {
+                    ServerAction::Update { step } => {
+                        assert!(step == core.version() && coverage.is_complete(), "seed {seed}");
+                        updating = true;
+                    }
+                    ServerAction::Finish(outcome) => finished = Some(outcome),
+                    _ => {}
+                }
+            }
+            assert_eq!(core.deadline().is_none(), finished.is_some(), "seed {seed}");
+            // Whatever has come due has been dealt with.
+            assert!(core.deadline().is_none_or(|deadline| deadline > now), "seed {seed}");
+            assert!(!core.status().to_string().is_empty());
+        }
+        done += u32::from(finished == Some(Outcome::Done));
+        few += u32::from(matches!(finished, Some(Outcome::TooFewWorkers { .. })));
+    }
+    assert!(done > 20 && few > 20, "the events lead somewhere: {done} done, {few} deserted");
+}
+
+#[test]
+fn no_order_of_worker_events_breaks_a_rule() {
+    for seed in 0..300 {
+        let mut random = Stream::new(seed, Purpose::Simulation, 0);
+        let (mut now, mut held, mut computing) = (0, None, None);
+        let mut core = WorkerCore::new(now, worker_config(seed));
+        for _ in 0..300 {
+            now += u64::from(random.below(60));
+            let (step, start) = (u64::from(random.below(4)), random.below(6));
+            let leaves = start..start + random.below(3);
+            let event = match random.below(30) {
+                0..6 => WorkerEvent::Connected,
+                6 => WorkerEvent::Disconnected("reset".into()),
+                7..14 => WorkerEvent::Assigned { step, leaves },
+                14..20 => WorkerEvent::Weights { version: step },
+                20..26 => match computing.take() {
+                    Some((step, leaves)) => WorkerEvent::Computed { step, leaves },
+                    None => WorkerEvent::Computed { step, leaves },
+                },
+                26 => WorkerEvent::Dismissed(Dismissal::Silent { silent_ms: 1 }),
+                27 => WorkerEvent::Heard,
+                _ => WorkerEvent::Timeout,
+            };
+            if let WorkerEvent::Weights { version } = event {
+                held = Some(version);
+            }
+            let mut actions = Vec::new();
+            core.step(now, event, &mut actions);
+            for action in actions {
+                if let WorkerAction::Compute { step, leaves } = action {
+                    assert_eq!(held, Some(step), "seed {seed}: computes at other weights");
+                    assert!(computing.replace((step, leaves)).is_none(), "seed {seed}: two at once");
+                }
+            }
+            assert!(core.deadline().is_some_and(|deadline| deadline > now), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn reconnecting_workers_spread_out_and_never_pause_longer_than_the_longest_pause() {
+    let mut totals = Vec::new();
+    for seed in 0..20 {
+        let mut core = WorkerCore::new(0, worker_config(seed));
+        let mut actions = Vec::new();
+        let mut now = 0;
+        core.step(now, WorkerEvent::Timeout, &mut actions);
+        for attempt in 0..20 {
+            core.step(now, WorkerEvent::Disconnected("refused".into()), &mut actions);
+            let pause = core.deadline().unwrap() - now;
+            let longest = (100_u64 << attempt).min(10_000);
+            assert!((longest / 2..=longest).contains(&pause), "attempt {attempt}: {pause} ms");
+            now += pause;
+            core.step(now, WorkerEvent::Timeout, &mut actions);
+        }
+        totals.push(now);
+    }
+    totals.sort_unstable();
+    totals.dedup();
+    assert!(totals.len() > 15, "{totals:?}");
+}
+
+#[test]
+fn a_worker_that_cannot_reach_its_server_says_why_and_for_how_long() {
+    let mut core = WorkerCore::new(0, worker_config(1));
+    let mut actions = Vec::new();
+    while let Some(deadline) = core.deadline() {
+        core.step(deadline, WorkerEvent::Timeout, &mut actions);
+        core.step(deadline, WorkerEvent::Disconnected("connection refused".into()), &mut actions);
+    }
+    let last = "connection refused".to_string();
+    let outcome = WorkerOutcome::Unreachable { last, waited_ms: 1_000_000 };
+    assert_eq!(actions.last(), Some(&WorkerAction::Finish(outcome)));
+}

@@ -1,0 +1,237 @@
+//! Runs every file of `tests/scenarios`: blocks of commands, a line of dashes, and what came of them.
+//! `UPDATE_SCENARIOS=1` rewrites the expectations; the change is then reviewed as a diff.
+
+#![allow(clippy::unwrap_used)] // In tests a panic is the report.
+
+use ps_coord::{
+    Departure, Dismissal, Millis, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
+    WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
+};
+use ps_core::{BatchPlan, Tree};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::ops::Range;
+use std::path::Path;
+
+#[test]
+fn scenarios_come_out_as_written() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    paths.sort();
+    assert!(!paths.is_empty());
+    for path in paths {
+        let written = std::fs::read_to_string(&path).unwrap();
+        let came_out = replay(&written);
+        if std::env::var_os("UPDATE_SCENARIOS").is_some() {
+            std::fs::write(&path, came_out).unwrap();
+        } else {
+            assert_eq!(written, came_out, "{}: see UPDATE_SCENARIOS", path.display());
+        }
+    }
+}
+
+/// The file with the expectations replaced by what came out. A blank line ends a block's expectations.
+fn replay(text: &str) -> String {
+    let mut cast = Cast::default();
+    let mut out = String::new();
+    let mut in_expectations = false;
+    for line in text.lines() {
+        match line {
+            "" => in_expectations = false,
+            _ if in_expectations => continue,
+            "----" => in_expectations = true,
+            _ => {}
+        }
+        writeln!(out, "{line}").unwrap();
+        if in_expectations {
+            out.extend(cast.said.drain(..).map(|said| said + "\n"));
+        } else if !line.is_empty() && !line.starts_with('#') {
+            cast.command(line);
+        }
+    }
+    out
+}
+
+/// The machine under test, its clock, and what it said since the last line of dashes.
+#[derive(Default)]
+struct Cast {
+    now: Millis,
+    server: Option<(ServerCore, Tree)>,
+    worker: Option<WorkerCore>,
+    said: Vec<String>,
+}
+
+impl Cast {
+    fn command(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let settings: BTreeMap<&str, u64> = words
+            .iter()
+            .filter_map(|word| word.split_once('='))
+            .map(|(key, value)| (key, value.parse().unwrap_or_else(|_| panic!("{line}"))))
+            .collect();
+        match words[0] {
+            "server" => self.server = Some(server(self.now, &settings)),
+            "worker" => self.worker = Some(worker(self.now, &settings)),
+            "advance" => self.advance(words[1].parse().unwrap()),
+            "status" => self.status(),
+            _ if self.server.is_some() => self.server_command(&words, &settings),
+            _ => self.worker_step(worker_event(&words)),
+        }
+    }
+
+    /// Lets time pass, with a timeout at every deadline on the way.
+    fn advance(&mut self, by: Millis) {
+        let end = self.now + by;
+        loop {
+            let deadline = match (&self.server, &self.worker) {
+                (Some((server, _)), _) => server.deadline(),
+                (None, Some(worker)) => worker.deadline(),
+                (None, None) => panic!("nobody to wait for"),
+            };
+            let Some(deadline) = deadline.filter(|&deadline| deadline <= end) else { break };
+            self.now = self.now.max(deadline);
+            match self.server.is_some() {
+                true => self.server_step(ServerEvent::Timeout),
+                false => self.worker_step(WorkerEvent::Timeout),
+            }
+        }
+        self.now = end;
+    }
+
+    fn status(&mut self) {
+        let status = self.server.as_ref().unwrap().0.status();
+        self.said.push(format!("version {} of {}: {status}", status.version, status.steps));
+        for worker in status.workers {
+            let speed = worker.speed.map_or("-".into(), |speed| format!("{speed:.1}"));
+            self.said.push(format!(
+                "  {} {}: {} leaves to come, {} contributions, {speed} leaves/s, heard at {}",
+                worker.worker, worker.state, worker.leaves, worker.contributions, worker.last_heard
+            ));
+        }
+    }
+
+    fn server_command(&mut self, words: &[&str], settings: &BTreeMap<&str, u64>) {
+        let (core, tree) = self.server.as_ref().unwrap();
+        let step = settings.get("step").copied().unwrap_or(core.version());
+        let who = words.get(1).and_then(|word| word.strip_prefix('w')).and_then(|id| id.parse().ok());
+        let worker = WorkerId(who.unwrap_or(u32::MAX));
+        let event = match words[0] {
+            "join" => ServerEvent::Joined { worker },
+            "leave" => ServerEvent::Left { worker, reason: Departure::Leaving },
+            "lose" => {
+                ServerEvent::Left { worker, reason: Departure::Disconnected("connection reset".into()) }
+            }
+            "heard" => ServerEvent::Heard { worker },
+            "ask" => ServerEvent::WeightsWanted { worker },
+            "updated" => ServerEvent::Updated { step },
+            "diverged" => ServerEvent::Diverged { step },
+            "stop" => ServerEvent::Stop,
+            "push" => {
+                for node in tree.cover(range(words[2])) {
+                    self.server_step(ServerEvent::Contributed { worker, step, node });
+                }
+                return;
+            }
+            other => panic!("unknown command {other}"),
+        };
+        self.server_step(event);
+    }
+
+    fn server_step(&mut self, event: ServerEvent) {
+        let mut actions = Vec::new();
+        self.server.as_mut().unwrap().0.step(self.now, event, &mut actions);
+        self.say(actions.iter().map(server_action));
+    }
+
+    fn worker_step(&mut self, event: WorkerEvent) {
+        let mut actions = Vec::new();
+        self.worker.as_mut().unwrap().step(self.now, event, &mut actions);
+        self.say(actions.iter().map(worker_action));
+    }
+
+    fn say(&mut self, lines: impl Iterator<Item = String>) {
+        self.said.extend(lines.map(|line| format!("t={} {line}", self.now)));
+    }
+}
+
+fn server(now: Millis, settings: &BTreeMap<&str, u64>) -> (ServerCore, Tree) {
+    let number = |key, default| settings.get(key).copied().unwrap_or(default);
+    let leaves = number("leaves", 6) as usize;
+    // One sample a leaf, one step an epoch: every step has the same tree.
+    let plan = BatchPlan::new(1, leaves, leaves, 1, number("steps", 2) as u32, None);
+    let config = ServerConfig {
+        plan,
+        start_version: number("start_version", 0),
+        min_workers: number("min_workers", 1) as u32,
+        join_timeout_ms: number("join_timeout_ms", 60_000),
+        contact_timeout_ms: number("contact_timeout_ms", 100_000),
+        work_timeout_ms: number("work_timeout_ms", 100_000),
+        notice_every_ms: number("notice_every_ms", 100_000),
+    };
+    (ServerCore::new(now, config), plan.step(0).tree())
+}
+
+fn worker(now: Millis, settings: &BTreeMap<&str, u64>) -> WorkerCore {
+    let number = |key, default| settings.get(key).copied().unwrap_or(default);
+    let config = WorkerConfig {
+        heartbeat_ms: number("heartbeat_ms", 100_000),
+        server_timeout_ms: number("server_timeout_ms", 100_000),
+        weights_timeout_ms: number("weights_timeout_ms", 100_000),
+        reconnect_min_ms: 100,
+        reconnect_max_ms: 10_000,
+        give_up_ms: number("give_up_ms", 100_000),
+        jitter_seed: 1,
+    };
+    WorkerCore::new(now, config)
+}
+
+fn worker_event(words: &[&str]) -> WorkerEvent {
+    let step = || words[1].parse().unwrap();
+    match words[0] {
+        "connected" => WorkerEvent::Connected,
+        "disconnected" => WorkerEvent::Disconnected(words[1..].join(" ")),
+        "assigned" => WorkerEvent::Assigned { step: step(), leaves: range(words[2]) },
+        "weights" => WorkerEvent::Weights { version: step() },
+        "computed" => WorkerEvent::Computed { step: step(), leaves: range(words[2]) },
+        "dismissed" => WorkerEvent::Dismissed(match words[1] {
+            "done" => Dismissal::Done,
+            "silent" => Dismissal::Silent { silent_ms: 1000 },
+            _ => Dismissal::Ended(words[1..].join(" ")),
+        }),
+        "heard" => WorkerEvent::Heard,
+        "stop" => WorkerEvent::Stop,
+        other => panic!("unknown command {other}"),
+    }
+}
+
+fn range(text: &str) -> Range<u32> {
+    let (start, end) = text.split_once("..").unwrap();
+    start.parse().unwrap()..end.parse().unwrap()
+}
+
+fn server_action(action: &ServerAction) -> String {
+    match action {
+        ServerAction::SendWeights { worker, version } => format!("weights {version} to {worker}"),
+        ServerAction::Assign { worker, step, leaves } => {
+            format!("work {worker} step={step} leaves={leaves:?}")
+        }
+        ServerAction::Update { step } => format!("update step={step}"),
+        ServerAction::Dismiss { worker, reason } => format!("dismiss {worker}: {reason}"),
+        ServerAction::Notice(line) => format!("notice: {line}"),
+        ServerAction::Finish(outcome) => format!("finish: {outcome:?}"),
+    }
+}
+
+fn worker_action(action: &WorkerAction) -> String {
+    match action {
+        WorkerAction::Connect => "connect".into(),
+        WorkerAction::Compute { step, leaves } => format!("compute step={step} leaves={leaves:?}"),
+        WorkerAction::Push { step, leaves } => format!("push step={step} leaves={leaves:?}"),
+        WorkerAction::Discard { step, leaves } => format!("discard step={step} leaves={leaves:?}"),
+        WorkerAction::AskWeights => "ask for weights".into(),
+        WorkerAction::Heartbeat => "heartbeat".into(),
+        WorkerAction::Notice(line) => format!("notice: {line}"),
+        WorkerAction::Finish(outcome) => format!("finish: {outcome:?}"),
+    }
+}
