@@ -1,4 +1,4 @@
-//! Ctrl-C: the first asks to finish, the second ends at once.
+//! Ctrl-C: the first asks to finish, the second to end at once.
 
 use crate::failure::Failure;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +9,13 @@ pub const STOPPED: u8 = 130;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C (or SIGTERM) sets the returned flag and calls `first` (which tells the user); a second
-/// one ends the process.
-pub fn listen(first: impl Fn() + Send + 'static) -> Result<&'static AtomicBool, Failure> {
-    let handler = move || {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(STOPPED.into());
-        }
-        first();
-    };
+/// From now on Ctrl-C (or SIGTERM or SIGHUP) sets the returned flag and calls `first`; each further one calls
+/// `again`.
+pub fn listen(
+    first: impl Fn() + Send + 'static,
+    again: impl Fn() + Send + 'static,
+) -> Result<&'static AtomicBool, Failure> {
+    let handler = move || if STOP.swap(true, Ordering::SeqCst) { again() } else { first() };
     ctrlc::set_handler(handler)
         .map_err(|error| Failure::Failed(format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(&STOP)

@@ -6,7 +6,7 @@
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use ps_coord::{
-    Departure, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction, WorkerConfig,
+    Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction, WorkerConfig,
     WorkerCore, WorkerEvent, WorkerId,
 };
 use ps_core::trainer::Diverged;
@@ -156,7 +156,9 @@ impl<'a> Hub<'a> {
         }
         match (self.finished, self.diverged) {
             (_, Some(diverged)) => Err(LocalError::Diverged(diverged)),
-            (Some(Outcome::TooFewWorkers { .. }), None) => Err(LocalError::Lost("its workers are gone".into())),
+            (Some(Outcome::TooFewWorkers { .. }), None) => {
+                Err(LocalError::Lost("its workers are gone".into()))
+            }
             _ => Ok(self.trainer),
         }
     }

@@ -1,10 +1,13 @@
 //! The command line of Downhill: train, launch, evaluate, predict, data inspect.
 
+mod children;
 mod commands;
+mod drawing;
 mod failure;
 mod interrupt;
 mod local;
 mod output;
+mod saved;
 
 use clap::{Parser, Subcommand};
 use commands::{data, evaluate, launch, predict, train};

@@ -48,6 +48,10 @@ impl Progress {
         self.style == Style::Bar
     }
 
+    pub(crate) fn is_json(&self) -> bool {
+        self.style == Style::Json
+    }
+
     /// Moves the bar.
     pub(crate) fn advance(&self, position: u64, prefix: String, message: String) {
         self.bar.set_prefix(prefix);

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// The bar moves this often; a plain line comes every [`LINES_EVERY`].
 const BAR_EVERY: Duration = Duration::from_millis(100);
 const LINES_EVERY: Duration = Duration::from_secs(5);
+/// Where there are more epochs than this, not every one of the quick ones gets a line on the screen.
+const MANY_EPOCHS: u32 = 50;
+const QUICK_EPOCH: Duration = Duration::from_millis(200);
 /// A run's metrics file holds about this many lines of steps.
 const STEP_LINES: u64 = 1000;
 
@@ -26,15 +29,20 @@ pub struct Recorder {
     metrics: Option<BufWriter<File>>,
     progress: Progress,
     started: Instant,
-    shown: Instant,
+    /// Since something was last shown.
+    unseen: Window,
     /// Since the last line of steps in the metrics file.
     recent: Window,
     /// Since the epoch began.
     epoch: Window,
+    /// When an epoch was last told of.
+    told: Option<Instant>,
     /// The epochs that ended and wait for their validation.
     ended: Vec<EpochLine>,
     samples: u64,
     train: Option<Measures>,
+    /// What validation said last, after how many steps.
+    validated: Option<(u64, Measures)>,
 }
 
 /// Steps added up.
@@ -92,18 +100,21 @@ impl Recorder {
             metrics,
             progress: Progress::new(style, job.plan.steps),
             started: now,
-            shown: now,
+            unseen: window(),
             recent: window(),
             epoch: window(),
+            told: None,
             ended: Vec::new(),
             samples: 0,
             train: None,
+            validated: None,
         })
     }
 
     /// A step was made, by `workers` workers.
     pub fn step(&mut self, report: &StepReport, workers: usize) {
         let now = Instant::now();
+        self.unseen.tally.add(&report.tally);
         self.recent.tally.add(&report.tally);
         self.epoch.tally.add(&report.tally);
         self.samples += report.tally.samples;
@@ -111,13 +122,13 @@ impl Recorder {
         let made = report.step + 1;
         let every = (self.plan.steps / STEP_LINES).max(1);
         let due = if self.progress.is_bar() { BAR_EVERY } else { LINES_EVERY };
-        if now - self.shown >= due {
-            self.shown = now;
-            let line = self.step_line(report, workers, now);
+        if now - self.unseen.since >= due {
+            let line = self.step_line(&self.unseen, report, workers, now);
+            self.unseen.restart(now);
             self.show(&line);
         }
         if made.is_multiple_of(every) || ends_epoch {
-            let line = self.step_line(report, workers, now);
+            let line = self.step_line(&self.recent, report, workers, now);
             self.recent.restart(now);
             self.write(&line);
         }
@@ -147,17 +158,27 @@ impl Recorder {
         }
         let mut line = self.ended.remove(0);
         line.validation = validation.map(|tally| Measures::new(tally, &self.class_names));
+        self.validated = line.validation.clone().map(|measures| (line.steps, measures));
         let mut text = format!("{}  {}", self.epoch_of(line.epoch), line.train.line());
         if let Some(validation) = &line.validation {
             text += &format!("  validation {}", validation.line());
         }
         text += &format!("  {} samples/s  {}", grouped(line.samples_per_second), seconds(line.seconds));
         let json = self.write(&line);
-        self.progress.line(&text, &json);
         let now = Instant::now();
-        (self.epoch.since, self.recent.since, self.shown) = (now, now, now);
-        if let Some(metrics) = &mut self.metrics {
-            let _ = metrics.flush();
+        let last = self.plan.step(self.plan.steps - 1).epoch + 1;
+        let quick = self.told.is_some_and(|told| now - told < QUICK_EPOCH);
+        if !quick || last <= MANY_EPOCHS || line.epoch == last || self.progress.is_json() {
+            self.told = Some(now);
+            self.progress.line(&text, &json);
+            if let Some(metrics) = &mut self.metrics {
+                // For whoever follows the file.
+                let _ = metrics.flush();
+            }
+        }
+        for window in [&mut self.epoch, &mut self.recent, &mut self.unseen] {
+            // Validation is no part of the speed of training.
+            window.since = now;
         }
     }
 
@@ -178,7 +199,8 @@ impl Recorder {
     ) -> Result<Summary, FolderError> {
         let trained = self.started.elapsed().as_secs_f64();
         self.progress.close();
-        let mut summary = Summary::new(job, weights, version);
+        let validated = self.validated.take().filter(|(steps, _)| *steps == version);
+        let mut summary = Summary::new(job, weights, version, validated.map(|(_, measures)| measures));
         summary.seconds = trained;
         summary.samples_per_second = self.samples as f64 / trained.max(1e-9);
         if self.epoch.tally.samples > 0 {
@@ -210,8 +232,8 @@ impl Recorder {
         metrics.flush().map_err(|error| FolderError::File { path, error })
     }
 
-    fn step_line(&self, report: &StepReport, workers: usize, now: Instant) -> StepLine {
-        let tally = &self.recent.tally;
+    fn step_line(&self, window: &Window, report: &StepReport, workers: usize, now: Instant) -> StepLine {
+        let tally = &window.tally;
         StepLine {
             kind: "step",
             step: report.step + 1,
@@ -220,7 +242,7 @@ impl Recorder {
             accuracy: tally.accuracy(),
             r_squared: tally.r_squared(),
             learning_rate: report.rate,
-            samples_per_second: self.recent.speed(now),
+            samples_per_second: window.speed(now),
             workers,
             seconds: (now - self.started).as_secs_f64(),
         }

@@ -44,8 +44,9 @@ pub enum Ending {
 }
 
 impl Summary {
-    /// Measures the weights on what the run has to measure on; the recorder fills in the rest.
-    pub(crate) fn new(job: &Job, weights: &[f32], version: u64) -> Self {
+    /// Measures the weights on what the run has to measure on and they were not yet; the recorder fills in the
+    /// rest.
+    pub(crate) fn new(job: &Job, weights: &[f32], version: u64, validated: Option<Measures>) -> Self {
         let measure = |tally: Option<_>| tally.map(|tally| Measures::new(&tally, &job.data.class_names));
         Summary {
             outcome: if version >= job.plan.steps { Ending::Done } else { Ending::Stopped },
@@ -56,7 +57,7 @@ impl Summary {
             seconds: 0.0,
             samples_per_second: 0.0,
             train: None,
-            validation: measure(job.validate(weights)),
+            validation: validated.or_else(|| measure(job.validate(weights))),
             test: measure(job.test(weights)),
             weights_sha256: weights_hash(weights),
         }

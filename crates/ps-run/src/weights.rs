@@ -28,7 +28,7 @@ pub struct AboutWeights {
     pub step: u64,
     /// Name of each class; empty for regression and counts.
     pub class_names: Vec<String>,
-    /// Name of each feature.
+    /// Name of each feature; empty for images.
     pub feature_names: Vec<String>,
     /// What the run was.
     pub fingerprint: Fingerprint,
@@ -45,7 +45,7 @@ pub(crate) fn to_bytes(job: &Job, root: &Path, weights: &[f32], version: u64) ->
     let about = AboutWeights {
         step: version,
         class_names: job.data.class_names.clone(),
-        feature_names: job.data.feature_names.clone(),
+        feature_names: if job.data.image.is_some() { Vec::new() } else { job.data.feature_names.clone() },
         fingerprint: job.fingerprint.clone(),
         run: job.run.to_toml(),
         data_root: std::path::absolute(root).map_err(|error| error.to_string())?,

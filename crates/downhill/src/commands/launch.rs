@@ -1,13 +1,312 @@
-//! TODO
+//! `downhill launch`: a server and workers on this machine, as processes of their own.
 
+use crate::children::{self, Child, describe, labelled};
 use crate::failure::Failure;
-use std::process::ExitCode;
+use crate::interrupt::{self, STOPPED};
+use crate::output;
+use crossbeam::channel::{self, Receiver, RecvTimeoutError};
+use ps_config::{DataArgs, LogArgs, LogFormat, OutArgs, RunArgs};
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-/// x
+/// Train with a server and workers as processes on this machine.
+///
+/// Starts ps-server on a free port and the workers, shows their output with a label before each line, and
+/// ends with the server's summary. The weights are those of `downhill train`, to the last bit.
 #[derive(clap::Args)]
-pub struct Arguments {}
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    run: RunArgs,
 
-/// x
-pub fn run(_: &Arguments) -> Result<ExitCode, Failure> {
-    Ok(ExitCode::SUCCESS)
+    /// Worker processes.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+
+    /// Threads of each worker [default: the processors shared out among the workers].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// How many times each worker is started again after it was killed or failed; 0: never.
+    #[arg(long, value_name = "TIMES", default_value_t = 10)]
+    restart: u32,
+
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    out: OutArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill launch examples/mnist.toml --workers 2
+  downhill launch examples/mnist.toml --workers 3 --threads 1 --out results
+
+A worker may be killed at any moment (kill -9 PID, see the lines that say who was started): it is started again,
+and the weights do not change.
+
+Ctrl-C has the server finish, write the results so far and end, and the workers with it (exit code 130); a
+second Ctrl-C ends all of them at once.";
+
+/// Children are looked after this often.
+const WATCH_EVERY: Duration = Duration::from_millis(20);
+/// After the server has ended, workers have this long to notice.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// The pause before a worker is started again, doubling with each time up to the second.
+const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+/// Exit codes with which a worker says that starting it again is useless: wrong usage, and a run or data that
+/// do not fit the server's.
+const HOPELESS: [i32; 2] = [2, 42];
+
+/// Launches, watches, and returns the server's exit code.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    arguments.log.start();
+    // Mistakes in the run file are told once and before anything is started.
+    arguments.run.load()?;
+    let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
+    static SIGNALS: AtomicU32 = AtomicU32::new(1);
+    let again = || {
+        SIGNALS.fetch_add(1, Ordering::SeqCst);
+    };
+    let stop = interrupt::listen(|| output::note("stopping; press Ctrl-C again to end at once"), again)?;
+    let (mut server, address) = start_server(arguments, &programs[0])?;
+    let Some(address) = address.wait(&mut server, stop)? else {
+        return Ok(server_code(server.ended()?, stop));
+    };
+    let threads = arguments.threads.unwrap_or_else(|| {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        (processors / usize::from(arguments.workers)).max(1) as u16
+    });
+    let mut crew: Vec<Seat> = Vec::new();
+    for number in 1..=arguments.workers {
+        let mut seat = Seat { number, state: State::Failed, restarts: 0 };
+        seat.start(arguments, &programs[1], &address, threads)?;
+        crew.push(seat);
+    }
+    let mut asked = false;
+    let status = loop {
+        if let Some(status) = server.ended()? {
+            break status;
+        }
+        if stop.load(Ordering::SeqCst) && !asked {
+            asked = true;
+            server.ask_to_end();
+        }
+        if SIGNALS.load(Ordering::SeqCst) > 1 {
+            return Ok(ExitCode::from(STOPPED));
+        }
+        for seat in &mut crew {
+            seat.look_after(arguments, &programs[1], &address, threads)?;
+        }
+        if !asked && crew.iter().all(|seat| matches!(seat.state, State::Failed)) {
+            server.ask_to_end();
+            return Err(Failure::Failed("no worker is left; see what they said above".into()));
+        }
+        std::thread::sleep(WATCH_EVERY);
+    };
+    say_farewell(&mut crew)?;
+    if !status.success() {
+        output::error(&format!("the server {}", describe(status)));
+    }
+    Ok(server_code(Some(status), stop))
+}
+
+fn server_code(status: Option<ExitStatus>, stop: &AtomicBool) -> ExitCode {
+    match status.and_then(|status| status.code()) {
+        Some(0) if stop.load(Ordering::SeqCst) => ExitCode::from(STOPPED),
+        Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// The server's first line.
+struct Address(Receiver<String>);
+
+impl Address {
+    /// Waits for it: reading the data comes first and may take its time. `None`: the server ended instead.
+    fn wait(self, server: &mut Child, stop: &AtomicBool) -> Result<Option<String>, Failure> {
+        let mut asked = false;
+        loop {
+            match self.0.recv_timeout(WATCH_EVERY) {
+                Ok(line) => {
+                    let address = line.strip_prefix("listening on http://").map(str::to_string);
+                    return address.map(Some).ok_or_else(|| {
+                        Failure::Failed(format!("the server's first line is `{line}`, not where it listens"))
+                    });
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) if server.ended()?.is_some() => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(WATCH_EVERY),
+            }
+            if stop.load(Ordering::SeqCst) && !asked {
+                asked = true;
+                server.ask_to_end();
+            }
+        }
+    }
+}
+
+fn start_server(arguments: &Arguments, program: &Path) -> Result<(Child, Address), Failure> {
+    let mut flags: Vec<OsString> = vec![arguments.run.run.clone().into()];
+    for set in &arguments.run.sets {
+        flags.extend(["--set".into(), set.into()]);
+    }
+    flags.extend(["--listen", "127.0.0.1:0", "--min-workers"].map(OsString::from));
+    flags.push(arguments.workers.to_string().into());
+    if let Some(out) = &arguments.out.out {
+        flags.extend(["--out".into(), out.into()]);
+    }
+    flags.extend(shared_flags(arguments));
+    let (found, address) = channel::bounded(1);
+    let mut found = Some(found);
+    let stdout = Box::new(move |line: &str| match found.take() {
+        Some(found) => drop(found.send(line.to_string())),
+        // The summary; a reader who has gone has what it wants.
+        None => drop(output::lines(&[line.to_string()])),
+    });
+    let server = Child::start(program, &flags, stdout, labelled(label(arguments, "server", 0)))?;
+    Ok((server, Address(address)))
+}
+
+fn shared_flags(arguments: &Arguments) -> Vec<OsString> {
+    let mut flags: Vec<OsString> = Vec::new();
+    if let Some(root) = &arguments.data.data_root {
+        flags.extend(["--data-root".into(), root.into()]);
+    }
+    flags.extend(["--log".into(), arguments.log.level.clone().into()]);
+    if arguments.log.log_format == LogFormat::Json {
+        flags.extend(["--log-format", "json"].map(OsString::from));
+    }
+    if arguments.log.quiet {
+        flags.push("--quiet".into());
+    }
+    flags
+}
+
+/// What stands before the lines of a process; nothing before JSON, which a program reads.
+fn label(arguments: &Arguments, name: &str, number: u16) -> String {
+    const COLOURS: [u8; 6] = [32, 33, 34, 35, 36, 31];
+    if arguments.log.log_format == LogFormat::Json {
+        return String::new();
+    }
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    if colour {
+        let code = COLOURS[usize::from(number) % COLOURS.len()];
+        format!("\x1b[{code}m[{name}]\x1b[0m ")
+    } else {
+        format!("[{name}] ")
+    }
+}
+
+/// A worker's place, whoever sits there.
+struct Seat {
+    number: u16,
+    state: State,
+    restarts: u32,
+}
+
+enum State {
+    Running(Child),
+    /// To be started again at this time.
+    Pausing(Instant),
+    /// Its part is done.
+    Done,
+    /// It is not started again.
+    Failed,
+}
+
+impl Seat {
+    fn name(&self) -> String {
+        format!("worker {}", self.number)
+    }
+
+    fn start(
+        &mut self,
+        arguments: &Arguments,
+        program: &Path,
+        address: &str,
+        threads: u16,
+    ) -> Result<(), Failure> {
+        let mut flags: Vec<OsString> = ["--server", address, "--threads"].map(OsString::from).into();
+        flags.push(threads.to_string().into());
+        flags.extend(["--name".into(), self.name().replace(' ', "-").into()]);
+        // Paths of the run file start at its folder, which the server does not tell.
+        let root = arguments.data.root(arguments.run.folder());
+        let rest = shared_flags(arguments);
+        if arguments.data.data_root.is_none() {
+            flags.extend(["--data-root".into(), root.into()]);
+        }
+        flags.extend(rest);
+        let label = label(arguments, &self.name(), self.number);
+        let child = Child::start(program, &flags, labelled(label.clone()), labelled(label))?;
+        tracing::debug!("{} is process {}", self.name(), child.id());
+        self.state = State::Running(child);
+        Ok(())
+    }
+
+    /// Sees whether the worker has ended, and starts it again if that may help.
+    fn look_after(
+        &mut self,
+        arguments: &Arguments,
+        program: &Path,
+        address: &str,
+        threads: u16,
+    ) -> Result<(), Failure> {
+        match &mut self.state {
+            State::Running(child) => {
+                let Some(status) = child.ended()? else { return Ok(()) };
+                self.ended(status, arguments.restart);
+            }
+            State::Pausing(until) if *until <= Instant::now() => {
+                self.start(arguments, program, address, threads)?
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, status: ExitStatus, most: u32) {
+        if status.success() {
+            self.state = State::Done;
+            return;
+        }
+        let (name, how) = (self.name(), describe(status));
+        if status.code().is_some_and(|code| HOPELESS.contains(&code)) {
+            output::error(&format!("{name} {how}, so starting it again would not help"));
+            self.state = State::Failed;
+        } else if self.restarts >= most {
+            output::error(&format!(
+                "{name} {how}; it was started again {most} times, --restart allows no more"
+            ));
+            self.state = State::Failed;
+        } else {
+            let pause = PAUSE[0].saturating_mul(1 << self.restarts.min(16)).min(PAUSE[1]);
+            self.restarts += 1;
+            let count = self.restarts;
+            output::note(&format!("{name} {how}; starting it again ({count} of at most {most} times)"));
+            self.state = State::Pausing(Instant::now() + pause);
+        }
+    }
+}
+
+/// The server has ended; the workers are about to.
+fn say_farewell(crew: &mut [Seat]) -> Result<(), Failure> {
+    let patience = Instant::now() + FAREWELL;
+    for seat in crew {
+        let State::Running(child) = &mut seat.state else { continue };
+        while child.ended()?.is_none() {
+            if Instant::now() >= patience {
+                output::note(&format!("worker {} did not end with the server and is killed", seat.number));
+                child.kill();
+            }
+            std::thread::sleep(WATCH_EVERY);
+        }
+    }
+    Ok(())
 }

@@ -1,13 +1,123 @@
-//! TODO
+//! `downhill predict`: what saved weights say of new samples, as CSV.
 
 use crate::failure::Failure;
+use crate::output;
+use crate::saved::SavedRun;
+use ps_config::{DataArgs, LogArgs};
+use ps_core::{Head, Samples};
+use ps_data::{DataError, load_unlabelled};
+use ps_run::{DataProgress, Style, counted};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// x
+/// Predict with the weights of a finished run.
+///
+/// Writes CSV, one line for each sample in the source's order: for classes the predicted one and the
+/// probability of each, otherwise the predicted value or rate. Labels in the source are not looked at and need
+/// not be there. The run's training data is read too, since columns and preprocessing come from it.
 #[derive(clap::Args)]
-pub struct Arguments {}
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// A run's folder, or its weights.safetensors.
+    #[arg(value_name = "RUN_DIR")]
+    run: PathBuf,
 
-/// x
-pub fn run(_: &Arguments) -> Result<ExitCode, Failure> {
+    /// The samples, such as csv:new.csv or idx:images.gz; relative paths start here, not at the run file.
+    #[arg(long = "data", value_name = "SOURCE")]
+    source: String,
+
+    /// Write here instead of to standard output; must not exist yet.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill predict runs/adult-1 --data csv:new.csv --output predictions.csv
+  downhill predict runs/mnist-1 --data idx:t10k-images-idx3-ubyte.gz | head";
+
+/// Writes the predictions.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    arguments.log.start();
+    let style = Style::choose(&arguments.log);
+    let run = SavedRun::open(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
+    if run.data_changed() {
+        output::note("note: the data is not what the run was trained on, so preprocessing may differ");
+    }
+    let data = &run.job.data;
+    let progress = DataProgress::new(style);
+    let split = load_unlabelled(&arguments.source, &run.job.run.data, data, Path::new("."), &progress)?;
+    drop(progress);
+    let predictions = run.job.gradients().predict(&run.saved.weights, &split);
+    let table =
+        Table { head: run.job.model.head(), class_names: &data.class_names, predictions: &predictions };
+    let Some(path) = &arguments.output else {
+        output::to_stdout(|out| table.write(out))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let failed = |error| Failure::from(DataError::File { path: path.clone(), error });
+    // Reserves the name; the content is written aside, so that the file is whole or empty.
+    File::create_new(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Failure::Usage(format!(
+            "{}: the file exists and nothing is written over; choose another --output",
+            path.display()
+        )),
+        _ => failed(error),
+    })?;
+    let mut bytes = Vec::new();
+    table.write(&mut bytes).map_err(failed)?;
+    let aside = PathBuf::from(format!("{}.part", path.display()));
+    fs::write(&aside, &bytes).and_then(|()| fs::rename(&aside, path)).map_err(failed)?;
+    output::note(&format!("{} written to {}", counted(split.len(), "prediction"), path.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Predictions, `[samples, outputs]` row-major, and what they mean.
+struct Table<'a> {
+    head: Head,
+    class_names: &'a [String],
+    predictions: &'a [f32],
+}
+
+impl Table<'_> {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut csv = csv::Writer::from_writer(out);
+        match self.head {
+            Head::SquaredError => csv.write_record(["prediction"])?,
+            Head::Poisson => csv.write_record(["rate"])?,
+            Head::Logistic | Head::Softmax => {
+                let names = self.class_names.iter().map(|name| format!("probability of {name}"));
+                csv.write_record(["prediction".to_string()].into_iter().chain(names))?;
+            }
+        }
+        let outputs = if self.head == Head::Softmax { self.class_names.len() } else { 1 };
+        for row in self.predictions.chunks_exact(outputs) {
+            match self.head {
+                Head::SquaredError | Head::Poisson => csv.write_record([row[0].to_string()])?,
+                Head::Logistic => self.write_classes(&mut csv, &[1.0 - row[0], row[0]])?,
+                Head::Softmax => self.write_classes(&mut csv, row)?,
+            }
+        }
+        csv.flush()
+    }
+
+    /// The first most probable class, and all probabilities.
+    fn write_classes(&self, csv: &mut csv::Writer<&mut dyn Write>, probabilities: &[f32]) -> io::Result<()> {
+        let mut best = 0;
+        for (class, probability) in probabilities.iter().enumerate() {
+            if *probability > probabilities[best] {
+                best = class;
+            }
+        }
+        let name = self.class_names.get(best).cloned().unwrap_or_else(|| best.to_string());
+        csv.write_record([name].into_iter().chain(probabilities.iter().map(f32::to_string)))?;
+        Ok(())
+    }
 }

@@ -89,11 +89,12 @@ fn by_workers(
     style: Style,
     recorder: &mut Recorder,
 ) -> Result<(Vec<f32>, u64), Failure> {
-    let stop = interrupt::listen(move || {
+    let first = move || {
         if style != Style::Quiet {
             output::note("stopping after this step; press Ctrl-C again to end at once");
         }
-    })?;
+    };
+    let stop = interrupt::listen(first, || std::process::exit(STOPPED.into()))?;
     let trainer = if workers == 1 {
         // The only worker is then itself a thread of the pool, and none has to be woken to hand it work.
         rayon::scope(|_| local::train(job, workers, stop, recorder))

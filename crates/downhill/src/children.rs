@@ -1,0 +1,139 @@
+//! Server and workers as child processes, their output labelled.
+
+use crate::failure::Failure;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+
+/// A child process; killed when dropped.
+pub struct Child {
+    process: process::Child,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// What becomes of a line that a child writes.
+pub type Sink = Box<dyn FnMut(&str) + Send>;
+
+impl Child {
+    /// Starts `program`; `stdout` and `stderr` take its lines.
+    pub fn start(
+        program: &Path,
+        arguments: &[OsString],
+        stdout: Sink,
+        stderr: Sink,
+    ) -> Result<Self, Failure> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // In a group of its own a child does not hear the terminal's Ctrl-C: it is for us to end it in order.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut process = command
+            .spawn()
+            .map_err(|error| Failure::Failed(format!("cannot start {}: {error}", program.display())))?;
+        let mut readers = Vec::new();
+        if let Some(pipe) = process.stdout.take() {
+            readers.push(std::thread::spawn(move || read_lines(pipe, stdout)));
+        }
+        if let Some(pipe) = process.stderr.take() {
+            readers.push(std::thread::spawn(move || read_lines(pipe, stderr)));
+        }
+        Ok(Child { process, readers })
+    }
+
+    /// How it ended, once it has and all its output is passed on.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
+        let status = self.process.try_wait().map_err(|error| {
+            Failure::Failed(format!("cannot watch process {}: {error}", self.process.id()))
+        })?;
+        if status.is_some() {
+            for reader in self.readers.drain(..) {
+                let _ = reader.join();
+            }
+        }
+        Ok(status)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Asks it to finish what it has in hand and to end.
+    pub fn ask_to_end(&mut self) {
+        #[cfg(unix)]
+        {
+            use nix::sys::signal::{Signal, kill};
+            use nix::unistd::Pid;
+            // It has not been waited for, so the id is still its own.
+            if kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM).is_ok() {
+                return;
+            }
+        }
+        self.kill();
+    }
+
+    /// Ends it.
+    pub fn kill(&mut self) {
+        // An error says that it has ended already.
+        let _ = self.process.kill();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.process.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+/// Passes lines to `sink` until the pipe ends; a line need not be text.
+fn read_lines(pipe: impl Read, mut sink: Sink) {
+    let mut pipe = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        let text = String::from_utf8_lossy(&line);
+        sink(text.trim_end_matches(['\n', '\r']));
+        line.clear();
+    }
+}
+
+/// A sink that writes lines to our stderr, each after `label`.
+pub fn labelled(label: String) -> Sink {
+    Box::new(move |line| {
+        let _ = writeln!(io::stderr(), "{label}{line}");
+    })
+}
+
+/// How a process ended, in words.
+pub fn describe(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(number) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        let name = nix::sys::signal::Signal::try_from(number);
+        return name.map_or_else(
+            |_| format!("was killed by signal {number}"),
+            |name| format!("was killed by {name}"),
+        );
+    }
+    status.code().map_or_else(|| "ended".into(), |code| format!("ended with exit code {code}"))
+}
+
+/// The program `name` beside our own.
+pub fn beside_us(name: &str) -> Result<PathBuf, Failure> {
+    let ours = std::env::current_exe()
+        .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;
+    let path = ours.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    if path.is_file() {
+        return Ok(path);
+    }
+    let release = if ours.components().any(|part| part.as_os_str() == "debug") { "" } else { " --release" };
+    Err(Failure::Failed(format!(
+        "{} is not there: `launch` needs ps-server and ps-worker beside downhill; build them with \
+         `cargo build{release} -p ps-server -p ps-worker`",
+        path.display()
+    )))
+}
