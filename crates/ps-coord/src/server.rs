@@ -188,7 +188,7 @@ impl ServerCore {
         let mut held = String::new();
         if let Phase::Open(round) = &mut self.phase {
             if let Some(leaves) = round.loads().get(&worker) {
-                held = format!("; {leaves} of its leaves are missing");
+                held = format!("; leaves it still owed: {leaves}");
             }
             round.forget(worker, self.now);
         }
