@@ -111,6 +111,14 @@ impl Recorder {
         })
     }
 
+    /// Training begins only now: what came before does not count as its time.
+    pub fn begin(&mut self) {
+        self.started = Instant::now();
+        for window in [&mut self.epoch, &mut self.recent, &mut self.unseen] {
+            window.since = self.started;
+        }
+    }
+
     /// A step was made, by `workers` workers.
     pub fn step(&mut self, report: &StepReport, workers: usize) {
         let now = Instant::now();

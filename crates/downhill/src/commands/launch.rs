@@ -244,8 +244,10 @@ impl Seat {
         }
         flags.extend(rest);
         let label = label(arguments, &self.name(), self.number);
-        let child = Child::start(program, &flags, labelled(label.clone()), labelled(label))?;
-        tracing::debug!("{} is process {}", self.name(), child.id());
+        let child = Child::start(program, &flags, labelled(label.clone()), labelled(label.clone()))?;
+        if arguments.log.log_format == LogFormat::Text && !arguments.log.quiet {
+            output::note(&format!("{label}started as process {}", child.id()));
+        }
         self.state = State::Running(child);
         Ok(())
     }

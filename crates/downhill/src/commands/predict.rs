@@ -90,17 +90,19 @@ impl Table<'_> {
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
         match self.head {
-            Head::SquaredError => csv.write_record(["prediction"])?,
-            Head::Poisson => csv.write_record(["rate"])?,
+            Head::SquaredError => csv.write_record(["prediction"]).map_err(io_error)?,
+            Head::Poisson => csv.write_record(["rate"]).map_err(io_error)?,
             Head::Logistic | Head::Softmax => {
                 let names = self.class_names.iter().map(|name| format!("probability of {name}"));
-                csv.write_record(["prediction".to_string()].into_iter().chain(names))?;
+                csv.write_record(["prediction".to_string()].into_iter().chain(names)).map_err(io_error)?;
             }
         }
         let outputs = if self.head == Head::Softmax { self.class_names.len() } else { 1 };
         for row in self.predictions.chunks_exact(outputs) {
             match self.head {
-                Head::SquaredError | Head::Poisson => csv.write_record([row[0].to_string()])?,
+                Head::SquaredError | Head::Poisson => {
+                    csv.write_record([row[0].to_string()]).map_err(io_error)?;
+                }
                 Head::Logistic => self.write_classes(&mut csv, &[1.0 - row[0], row[0]])?,
                 Head::Softmax => self.write_classes(&mut csv, row)?,
             }
@@ -117,7 +119,14 @@ impl Table<'_> {
             }
         }
         let name = self.class_names.get(best).cloned().unwrap_or_else(|| best.to_string());
-        csv.write_record([name].into_iter().chain(probabilities.iter().map(f32::to_string)))?;
-        Ok(())
+        csv.write_record([name].into_iter().chain(probabilities.iter().map(f32::to_string))).map_err(io_error)
+    }
+}
+
+/// The error as the writer below gave it, whose kind says whether a pipe was closed.
+fn io_error(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
     }
 }
