@@ -1,0 +1,83 @@
+//! Hashes of a few small runs. They hold version 1 of `docs/numerics.md`: when one of them changes, a bit of
+//! somebody's result does, and `NUMERICS_VERSION` has to change with it.
+
+#![allow(clippy::unwrap_used)]
+
+mod generated;
+
+use generated::{Targets, table};
+use ps_core::{
+    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Samples,
+    ScheduleKind, SgdConfig, Trainer, reference, weights_hash,
+};
+use ps_data::{DataConfig, NoProgress, Task};
+use std::path::Path;
+
+const LINEAR: &str = "c1d95aa632bf27d6e4eca0d42f50e61d62216248a4faa26be508feaa29a65f95";
+const LOGISTIC: &str = "98d1a62c9626781b04bfb1618c08e39519a57c9a05b0fec11a17a7286372d57b";
+const SOFTMAX: &str = "331b66be4dada3ae8ea5cdf3c1124c7ba5075716da589c8501c6dc0808b513fa";
+const POISSON: &str = "9727ed0e2f050207056b710599bc192f56dc2c0126ff3a2e79b32ae5c855d492";
+const MLP_RELU: &str = "ba979585be8fb84c02021e817a95c0d42b81129c537fb2d1b5283bc24223d9f9";
+const MLP_TANH: &str = "95f9122f376f7c067fc739e2cfb718bc6123abdb020d9466c4d544c58e86753e";
+const MLP_SIGMOID: &str = "31f2be037c234b250a2f11a3837c0589bbfbf1981453dfcc1ef6311f8e3d195b";
+const DIGITS_SOFTMAX: &str = "bf972cec2aa3bd63f0ba318ecfca77dce8f46d0478937df3586409ea2be4ef49";
+const DIGITS_MLP: &str = "8bb058fd7aaf8abd74e78c5e9fd45006f3bc68ab7813df06bfd42ae594eff2cc";
+
+#[test]
+fn version_1_has_these_hashes() {
+    assert_eq!(NUMERICS_VERSION, 1, "the hashes in this file are those of version 1: find the new ones");
+    let generated = |head: Head, hidden: &[usize], activation: Activation| {
+        let targets = match head {
+            Head::SquaredError => Targets::Value,
+            Head::Logistic => Targets::Binary,
+            Head::Softmax => Targets::Classes(3),
+            Head::Poisson => Targets::Count,
+        };
+        let samples = table(1, 97, 6, targets);
+        hash_of(&samples, &Model::new(6, hidden, activation, head, 3))
+    };
+    let hashes = [
+        ("linear", generated(Head::SquaredError, &[], Activation::Relu), LINEAR),
+        ("logistic", generated(Head::Logistic, &[], Activation::Relu), LOGISTIC),
+        ("softmax", generated(Head::Softmax, &[], Activation::Relu), SOFTMAX),
+        ("poisson", generated(Head::Poisson, &[], Activation::Relu), POISSON),
+        ("mlp relu", generated(Head::Softmax, &[12, 7], Activation::Relu), MLP_RELU),
+        ("mlp tanh", generated(Head::SquaredError, &[9], Activation::Tanh), MLP_TANH),
+        ("mlp sigmoid", generated(Head::Logistic, &[9], Activation::Sigmoid), MLP_SIGMOID),
+        ("digits softmax", digits(&[]), DIGITS_SOFTMAX),
+        ("digits mlp", digits(&[20]), DIGITS_MLP),
+    ];
+    let table: String = hashes.iter().map(|(name, hash, _)| format!("{name}: {hash}\n")).collect();
+    for (name, hash, wanted) in &hashes {
+        assert_eq!(hash, wanted, "{name}; all of them:\n{table}");
+    }
+}
+
+fn digits(hidden: &[usize]) -> String {
+    let config = DataConfig { standardize: true, ..DataConfig::new("digits:200") };
+    let data = ps_data::load(&config, Task::Classes, 1, Path::new("."), &NoProgress).unwrap();
+    hash_of(&data.train, &Model::new(784, hidden, Activation::Relu, Head::Softmax, 10))
+}
+
+/// The hash after two epochs with everything switched on, by plain loops and by the kernels.
+fn hash_of(samples: &dyn Samples, model: &Model) -> String {
+    let plan = BatchPlan::new(7, samples.len(), 20, 6, 2, None);
+    let sgd = SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 1e-3, l1: 1e-5, clip: Some(0.5) };
+    let rate = LearningRate {
+        schedule: ScheduleKind::Cosine,
+        warmup: 3,
+        steps: plan.steps,
+        ..LearningRate::constant(0.05)
+    };
+    let plain = reference::train(model, plan, sgd, rate, samples, |_, _| {}).unwrap();
+
+    let mut trainer = Trainer::new(model, plan, sgd, rate);
+    let mut gradients = Gradients::new(model.clone(), plan, Kernel::detect());
+    while !trainer.is_done() {
+        let leaves = plan.step(trainer.version()).tree().leaves();
+        let mut sums = gradients.compute(trainer.weights(), samples, trainer.version(), 0..leaves);
+        trainer.finish(sums.pop().unwrap()).unwrap();
+    }
+    assert_eq!(weights_hash(&plain), weights_hash(trainer.weights()));
+    weights_hash(&plain)
+}

@@ -1,0 +1,139 @@
+//! The gradient of every head and activation against central differences of the loss, both in binary64 and written
+//! here a second time, as textbook formulas.
+
+#![allow(clippy::unwrap_used)]
+
+mod generated;
+
+use generated::{Table, Targets, table};
+use ps_core::seed::{Purpose, Stream};
+use ps_core::{Activation, BatchPlan, Gradients, Head, Kernel, Model, Samples, reference};
+
+const SAMPLES: usize = 21;
+const FEATURES: usize = 5;
+const CLASSES: usize = 4;
+/// Half the distance of the two losses; in binary64 the difference then errs by about 1e-10.
+const STEP: f64 = 1e-5;
+/// Allowed between the binary32 gradient and the difference, of the root mean square of the gradient: the units in
+/// the last place (6e-8) that sums of dozens of products and the elementary functions may lose.
+const TOLERANCE: f64 = 3e-6;
+/// A relu's input must be this far from 0 in every sample, beyond the reach of `STEP`.
+const FAR_FROM_KINK: f64 = 1e-3;
+
+#[test]
+fn gradients_agree_with_central_differences() {
+    let hidden: [&[usize]; 3] = [&[], &[7], &[9, 4, 6]];
+    for head in [Head::SquaredError, Head::Logistic, Head::Softmax, Head::Poisson] {
+        for activation in [Activation::Relu, Activation::Tanh, Activation::Sigmoid] {
+            for hidden in hidden {
+                check(&Model::new(FEATURES, hidden, activation, head, CLASSES));
+            }
+        }
+    }
+}
+
+fn check(model: &Model) {
+    let name = format!("{:?}, {:?}, {} layers", model.head(), model.activation(), model.layers().len());
+    let samples = table(
+        7,
+        SAMPLES,
+        FEATURES,
+        match model.head() {
+            Head::SquaredError => Targets::Value,
+            Head::Logistic => Targets::Binary,
+            Head::Softmax => Targets::Classes(CLASSES),
+            Head::Poisson => Targets::Count,
+        },
+    );
+    let weights = (0..).map(|seed| random_weights(model, seed)).find(|w| is_smooth(model, w, &samples));
+    let weights = weights.expect("some weights are far from every kink");
+
+    let plan = BatchPlan::new(1, SAMPLES, SAMPLES, 4, 1, None);
+    let step = plan.step(0);
+    let plain = reference::batch_sum(model, &weights, &samples, plan, step);
+    let mut fast = Gradients::new(model.clone(), plan, Kernel::detect());
+    let fast = fast.compute(&weights, &samples, 0, 0..step.tree().leaves()).pop().expect("the root");
+
+    let mut w: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
+    let total = loss(model, &w, &samples);
+    assert!((plain.tally.loss / total - 1.0).abs() < 1e-6, "{name}: loss {} not {total}", plain.tally.loss);
+    let differences: Vec<f64> = (0..w.len())
+        .map(|index| {
+            let middle = w[index];
+            w[index] = middle + STEP;
+            let above = loss(model, &w, &samples);
+            w[index] = middle - STEP;
+            let below = loss(model, &w, &samples);
+            w[index] = middle;
+            (above - below) / (2.0 * STEP)
+        })
+        .collect();
+    let scale = (differences.iter().map(|d| d * d).sum::<f64>() / differences.len() as f64).sqrt();
+    assert!(scale > 1e-3, "{name}: a gradient of {scale} proves nothing");
+    let mut worst = 0.0_f64;
+    for (path, gradient) in [("reference", &plain.gradient), ("kernel", &fast.gradient)] {
+        for (index, (&ours, wanted)) in gradient.iter().zip(&differences).enumerate() {
+            let error = (f64::from(ours) - wanted).abs() / scale.max(wanted.abs());
+            worst = worst.max(error);
+            assert!(error < TOLERANCE, "{name}, {path}, parameter {index}: {ours}, not {wanted}");
+        }
+    }
+    println!("{name}: {} parameters, largest error {worst:.1e}", w.len());
+}
+
+/// Weights of about the size of initial ones, and biases that are not 0.
+fn random_weights(model: &Model, seed: u64) -> Vec<f32> {
+    let mut stream = Stream::new(seed, Purpose::Simulation, 1);
+    (0..model.parameters()).map(|_| 1.6 * stream.unit() - 0.8).collect()
+}
+
+fn is_smooth(model: &Model, weights: &[f32], samples: &Table) -> bool {
+    let w: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
+    model.activation() != Activation::Relu
+        || (0..samples.len()).all(|index| {
+            let (_, sums) = forward(model, &w, samples, index);
+            sums.iter().all(|z| z.abs() > FAR_FROM_KINK)
+        })
+}
+
+/// The last layer's outputs for one sample, and the sums before every activation.
+fn forward(model: &Model, w: &[f64], samples: &Table, index: usize) -> (Vec<f64>, Vec<f64>) {
+    let row = &samples.values[index * FEATURES..][..FEATURES];
+    let mut x: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+    let mut sums = Vec::new();
+    for (number, layer) in model.layers().iter().enumerate() {
+        let mut z: Vec<f64> = (0..layer.outputs)
+            .map(|o| {
+                let row = &w[layer.weight + o * layer.inputs..][..layer.inputs];
+                w[layer.bias + o] + row.iter().zip(&x).map(|(w, x)| w * x).sum::<f64>()
+            })
+            .collect();
+        if number + 1 < model.layers().len() {
+            sums.extend(&z);
+            for z in &mut z {
+                *z = match model.activation() {
+                    Activation::Relu => z.max(0.0),
+                    Activation::Tanh => z.tanh(),
+                    Activation::Sigmoid => 1.0 / (1.0 + (-*z).exp()),
+                };
+            }
+        }
+        x = z;
+    }
+    (x, sums)
+}
+
+/// The sum of all samples' negative log-likelihoods.
+fn loss(model: &Model, w: &[f64], samples: &Table) -> f64 {
+    let of_sample = |index: usize| {
+        let (z, _) = forward(model, w, samples, index);
+        let y = f64::from(samples.targets[index]);
+        match model.head() {
+            Head::SquaredError => (z[0] - y).powi(2) / 2.0,
+            Head::Logistic => (1.0 + z[0].exp()).ln() - y * z[0],
+            Head::Softmax => z.iter().map(|z| z.exp()).sum::<f64>().ln() - z[y as usize],
+            Head::Poisson => z[0].exp() - y * z[0],
+        }
+    };
+    (0..samples.len()).map(of_sample).sum()
+}

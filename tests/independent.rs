@@ -1,0 +1,373 @@
+//! The reference trainer against `independent/downhill.c`, a program written from `docs/numerics.md` alone: the
+//! same SHA-256 of the weights and the same loss, to the last bit. Without a C compiler the test says so and
+//! passes.
+
+#![allow(clippy::unwrap_used)]
+
+mod generated;
+
+use generated::{Targets, table};
+use ps_core::{
+    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, Samples, ScheduleKind, SgdConfig,
+    reference, weights_hash,
+};
+use ps_data::{DataConfig, NoProgress, Task, Validation};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(Clone)]
+struct Run {
+    name: String,
+    /// A file in the folder of generated data, or an absolute path; for IDX files that of the images.
+    file: PathBuf,
+    label: &'static str,
+    head: Head,
+    hidden: Vec<usize>,
+    activation: Activation,
+    seed: u64,
+    epochs: u32,
+    steps: Option<u64>,
+    batch: usize,
+    leaf: usize,
+    validation: Option<f64>,
+    standardize: bool,
+    sgd: SgdConfig,
+    rate: LearningRate,
+}
+
+const HEADS: [(Head, &str, &str); 4] = [
+    (Head::SquaredError, "squared-error", "value.csv"),
+    (Head::Logistic, "logistic", "binary.csv"),
+    (Head::Softmax, "softmax", "classes.csv"),
+    (Head::Poisson, "poisson", "count.csv"),
+];
+const ACTIVATIONS: [(Activation, &str); 3] =
+    [(Activation::Relu, "relu"), (Activation::Tanh, "tanh"), (Activation::Sigmoid, "sigmoid")];
+const SCHEDULES: [(ScheduleKind, &str); 7] = [
+    (ScheduleKind::Constant, "constant"),
+    (ScheduleKind::Step, "step"),
+    (ScheduleKind::Exponential, "exponential"),
+    (ScheduleKind::InverseTime, "inverse-time"),
+    (ScheduleKind::Polynomial, "polynomial"),
+    (ScheduleKind::Cosine, "cosine"),
+    (ScheduleKind::OneCycle, "one-cycle"),
+];
+
+impl Run {
+    fn new(name: impl Into<String>, head: Head) -> Self {
+        let file = HEADS.iter().find(|(other, ..)| *other == head).unwrap().2;
+        Run {
+            name: name.into(),
+            file: file.into(),
+            label: "label",
+            head,
+            hidden: Vec::new(),
+            activation: Activation::Relu,
+            seed: 1,
+            epochs: 3,
+            steps: None,
+            batch: 32,
+            leaf: 8,
+            validation: None,
+            standardize: false,
+            sgd: SgdConfig::default(),
+            rate: LearningRate::constant(0.1),
+        }
+    }
+
+    /// What the Rust program makes of it, in the words of the C program.
+    fn in_rust(&self, folder: &Path) -> String {
+        let file = folder.join(&self.file);
+        let source = match self.file.extension().is_some_and(|end| end == "csv") {
+            true => format!("csv:{}", file.display()),
+            false => format!("idx:{},{}", file.display(), labels_of(&file).display()),
+        };
+        let config = DataConfig {
+            label: source.starts_with("csv:").then(|| self.label.into()),
+            validation: self.validation.map(Validation::Share),
+            standardize: self.standardize,
+            ..DataConfig::new(source)
+        };
+        let task = match self.head {
+            Head::SquaredError => Task::Regression,
+            Head::Logistic => Task::Binary,
+            Head::Softmax => Task::Classes,
+            Head::Poisson => Task::Count,
+        };
+        let data = ps_data::load(&config, task, self.seed, folder, &NoProgress).unwrap();
+        let (train, classes) = (&data.train, data.class_names.len());
+        let model = Model::new(train.features(), &self.hidden, self.activation, self.head, classes);
+        let plan = BatchPlan::new(self.seed, train.len(), self.batch, self.leaf, self.epochs, self.steps);
+        let rate = LearningRate { steps: plan.steps, ..self.rate };
+        let mut loss = 0.0;
+        let trained =
+            reference::train(&model, plan, self.sgd, rate, train, |report, _| loss = report.tally.loss);
+        let weights = match trained {
+            Ok(weights) => weights,
+            Err(diverged) => return format!("diverged at step {}\n", diverged.step),
+        };
+        let mut lines = format!("loss {loss:?}\n");
+        if let Some(split) = &data.validation {
+            let tally = Gradients::new(model, plan, Kernel::detect()).evaluate(&weights, split);
+            lines += &format!("validation {:?} {} of {}\n", tally.loss, tally.correct, tally.samples);
+        }
+        lines + &weights_hash(&weights) + "\n"
+    }
+
+    /// What the C program makes of it.
+    fn in_c(&self, program: &Path, folder: &Path) -> String {
+        let name_of = |list: &[(Head, &'static str, &str)]| {
+            list.iter().find(|(head, ..)| *head == self.head).unwrap().1
+        };
+        let activation = ACTIVATIONS.iter().find(|(kind, _)| *kind == self.activation).unwrap().1;
+        let schedule = SCHEDULES.iter().find(|(kind, _)| *kind == self.rate.schedule).unwrap().1;
+        let file = folder.join(&self.file);
+        let hidden: Vec<String> = self.hidden.iter().map(usize::to_string).collect();
+        let mut arguments = match self.file.extension().is_some_and(|end| end == "csv") {
+            true => vec![format!("csv={}", file.display()), format!("label={}", self.label)],
+            false => {
+                vec![format!("images={}", file.display()), format!("labels={}", labels_of(&file).display())]
+            }
+        };
+        let (sgd, rate) = (self.sgd, self.rate);
+        arguments.extend([
+            format!("head={}", name_of(&HEADS)),
+            format!("hidden={}", hidden.join(",")),
+            format!("activation={activation}"),
+            format!("seed={}", self.seed),
+            format!("epochs={}", self.epochs),
+            format!("steps={}", self.steps.unwrap_or(0)),
+            format!("batch={}", self.batch),
+            format!("leaf={}", self.leaf),
+            format!("validation={:?}", self.validation.unwrap_or(0.0)),
+            format!("standardize={}", self.standardize),
+            // Every binary32 is a binary64: the decimal text of that one is read back without loss.
+            format!("momentum={:?}", f64::from(sgd.momentum)),
+            format!("nesterov={}", sgd.nesterov),
+            format!("weight_decay={:?}", f64::from(sgd.weight_decay)),
+            format!("l1={:?}", f64::from(sgd.l1)),
+            format!("clip={:?}", f64::from(sgd.clip.unwrap_or(0.0))),
+            format!("initial={:?}", rate.initial),
+            format!("schedule={schedule}"),
+            format!("warmup={}", rate.warmup),
+            format!("every={}", rate.every),
+            format!("factor={:?}", rate.factor),
+            format!("power={:?}", rate.power),
+            format!("end={:?}", rate.end),
+        ]);
+        let output = Command::new(program).args(&arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr));
+        // Losses are compared as numbers: the two languages print the same binary64 in different ways.
+        let number = |word: &str| match word.parse::<f64>() {
+            Ok(value) if word.contains(['.', 'e']) => format!("{value:?}"),
+            _ => word.to_string(),
+        };
+        text.lines()
+            .map(|line| match line.split_once(' ') {
+                Some((what, rest)) => {
+                    let words: Vec<String> = rest
+                        .split(' ')
+                        .enumerate()
+                        .map(|(index, word)| if index == 0 { number(word) } else { word.to_string() })
+                        .collect();
+                    format!("{what} {}\n", words.join(" "))
+                }
+                None => format!("{line}\n"),
+            })
+            .collect()
+    }
+}
+
+fn labels_of(images: &Path) -> PathBuf {
+    images.with_file_name("labels.idx")
+}
+
+/// The C program, compiled; `None` where there is no compiler.
+fn compile(folder: &Path) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("independent/downhill.c");
+    let program = folder.join("downhill");
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
+    // fmaf() rounds once with and without the instruction for it; with it the program is faster.
+    #[cfg(target_arch = "x86_64")]
+    let fma: &[&[&str]] = if is_x86_feature_detected!("fma") { &[&["-mfma"], &[]] } else { &[&[]] };
+    #[cfg(not(target_arch = "x86_64"))]
+    let fma: &[&[&str]] = &[&[]];
+    let mut errors = String::new();
+    for flags in fma {
+        let output = Command::new(&compiler)
+            .args(["-O2", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra"])
+            .args(*flags)
+            .arg(&source)
+            .arg("-o")
+            .arg(&program)
+            .arg("-lm")
+            .output();
+        match output {
+            Ok(output) if output.status.success() => return Some(program),
+            Ok(output) => errors = String::from_utf8_lossy(&output.stderr).into_owned(),
+            Err(error) => {
+                println!("skipped: there is no C compiler here ({compiler}: {error})");
+                return None;
+            }
+        }
+    }
+    panic!("{compiler} refuses {}:\n{errors}", source.display());
+}
+
+fn compare(runs: impl FnOnce(&Path) -> Vec<Run>) {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(program) = compile(folder.path()) else { return };
+    write_generated(folder.path());
+    for run in runs(folder.path()) {
+        let (ours, theirs) = (run.in_rust(folder.path()), run.in_c(&program, folder.path()));
+        println!("{}: {}", run.name, ours.lines().last().unwrap());
+        assert_eq!(ours, theirs, "{}: Rust left, C right", run.name);
+    }
+}
+
+fn write_generated(folder: &Path) {
+    // 203 samples divide by no batch and no leaf that is used here.
+    let number = |value: f32| value.to_string();
+    table(1, 203, 5, Targets::Value).write_csv(&folder.join("value.csv"), number);
+    table(2, 203, 6, Targets::Binary)
+        .write_csv(&folder.join("binary.csv"), |class| if class == 0.0 { "-1" } else { "1" }.into());
+    table(3, 203, 7, Targets::Classes(4)).write_csv(&folder.join("classes.csv"), |class| {
+        // Their order by bytes is not that of the class numbers here.
+        ["north", "east", "south", "West"][class as usize].into()
+    });
+    table(4, 203, 3, Targets::Count).write_csv(&folder.join("count.csv"), number);
+    table(5, 203, 30, Targets::Classes(3)).write_idx(&folder.join("images.idx"), &folder.join("labels.idx"));
+}
+
+#[test]
+fn every_head_without_hidden_layers() {
+    compare(|_| HEADS.iter().map(|(head, name, _)| Run::new(*name, *head)).collect());
+}
+
+#[test]
+fn every_head_and_activation_with_hidden_layers() {
+    compare(|_| {
+        let pairs =
+            HEADS.iter().flat_map(|head| ACTIVATIONS.iter().map(move |activation| (head, activation)));
+        let runs = pairs.map(|((head, head_name, _), (activation, name))| Run {
+            hidden: if *activation == Activation::Tanh { vec![9] } else { vec![17, 6] },
+            activation: *activation,
+            seed: 0xfeed_0000_0001,
+            ..Run::new(format!("mlp {name} {head_name}"), *head)
+        });
+        runs.collect()
+    });
+}
+
+#[test]
+fn every_schedule_with_and_without_warmup() {
+    compare(|_| {
+        let pairs = SCHEDULES.iter().flat_map(|schedule| [0, 5, 1000].map(|warmup| (schedule, warmup)));
+        let runs = pairs.map(|((schedule, name), warmup)| Run {
+            rate: LearningRate {
+                schedule: *schedule,
+                warmup,
+                every: 3,
+                factor: 0.7,
+                power: 1.7,
+                end: 0.003,
+                ..LearningRate::constant(0.13)
+            },
+            ..Run::new(format!("{name}, warm-up {warmup}"), Head::Softmax)
+        });
+        runs.collect()
+    });
+}
+
+#[test]
+fn every_setting_of_the_optimizer() {
+    compare(|_| {
+        let plain = SgdConfig::default();
+        let settings = [
+            ("momentum", SgdConfig { momentum: 0.9, ..plain }),
+            ("nesterov", SgdConfig { momentum: 0.9, nesterov: true, ..plain }),
+            ("weight decay", SgdConfig { weight_decay: 0.01, ..plain }),
+            ("l1", SgdConfig { l1: 0.003, ..plain }),
+            ("clip", SgdConfig { clip: Some(0.02), ..plain }),
+            (
+                "all",
+                SgdConfig { momentum: 0.8, nesterov: true, weight_decay: 1e-3, l1: 1e-4, clip: Some(0.05) },
+            ),
+        ];
+        let runs = settings.into_iter().flat_map(|(name, sgd)| {
+            [Head::Softmax, Head::SquaredError].map(|head| Run {
+                hidden: if head == Head::Softmax { vec![8] } else { Vec::new() },
+                sgd,
+                ..Run::new(format!("{name}, {head:?}"), head)
+            })
+        });
+        runs.collect()
+    });
+}
+
+#[test]
+fn batches_leaves_shares_and_standardised_features() {
+    compare(|_| {
+        let mut runs = Vec::new();
+        for (batch, leaf) in [(1, 1), (7, 1), (33, 5), (64, 64), (100, 7), (203, 10), (203, 1)] {
+            let name = format!("batch {batch}, leaf {leaf}");
+            runs.push(Run { batch, leaf, hidden: vec![5], ..Run::new(name, Head::Softmax) });
+        }
+        for (share, standardize) in [(0.2, false), (0.001, true), (0.55, true)] {
+            for (head, name, _) in HEADS {
+                let name = format!("{name}, validation {share}, standardize {standardize}");
+                let (validation, hidden) = (Some(share), vec![6]);
+                runs.push(Run { validation, standardize, hidden, seed: 9, ..Run::new(name, head) });
+            }
+        }
+        let idx = Run { file: "images.idx".into(), ..Run::new("bytes", Head::Softmax) };
+        runs.push(Run { standardize: true, name: "bytes, standardised".into(), ..idx.clone() });
+        runs.push(Run { hidden: vec![11], validation: Some(0.1), name: "bytes, mlp".into(), ..idx.clone() });
+        runs.push(idx);
+        runs.push(Run { steps: Some(5), ..Run::new("five steps", Head::Softmax) });
+        runs.push(Run { epochs: 1, steps: Some(500), ..Run::new("steps beyond the epochs", Head::Logistic) });
+        runs
+    });
+}
+
+#[test]
+fn a_run_that_diverges_ends_at_the_same_step() {
+    compare(|_| {
+        let rate = LearningRate::constant(40.0);
+        vec![
+            Run { rate, epochs: 30, ..Run::new("squared error", Head::SquaredError) },
+            Run { rate, epochs: 30, ..Run::new("poisson", Head::Poisson) },
+        ]
+    });
+}
+
+#[test]
+fn real_data() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    if !data.is_dir() {
+        println!("skipped: {} is not there", data.display());
+        return;
+    }
+    let run = |file: &str, label: &'static str, head: Head| Run {
+        file: data.join(file).canonicalize().unwrap(),
+        label,
+        standardize: true,
+        validation: Some(0.2),
+        epochs: 4,
+        sgd: SgdConfig { momentum: 0.9, ..SgdConfig::default() },
+        rate: LearningRate { schedule: ScheduleKind::Cosine, ..LearningRate::constant(0.05) },
+        ..Run::new(file, head)
+    };
+    compare(|_| {
+        let digits = run("digits/digits.csv", "digit", Head::Softmax);
+        let standard_rate = |run: Run| Run { rate: LearningRate::constant(0.001), ..run };
+        vec![
+            run("iris/iris.csv", "species", Head::Softmax),
+            standard_rate(run("diabetes/diabetes.csv", "progression", Head::SquaredError)),
+            run("breast-cancer/breast_cancer.csv", "diagnosis", Head::Logistic),
+            Run { name: "digits, softmax".into(), standardize: false, batch: 50, leaf: 7, ..digits.clone() },
+            Run { name: "digits, mlp".into(), hidden: vec![32, 16], batch: 128, leaf: 32, ..digits },
+        ]
+    });
+}

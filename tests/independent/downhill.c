@@ -1,0 +1,722 @@
+/* A second program for docs/numerics.md.
+ *
+ * Written from that page and from nothing else, in plain C11 with only the C library: one thread, no blocking, no
+ * vectors. It trains a model on a CSV file or a pair of plain IDX files and prints the SHA-256 of the weights, which
+ * has to be the one that every other driver of the same run prints. Section numbers below are the page's. It takes
+ * less than the run file does: no LIBSVM, no quotes, categories or missing cells in CSV files.
+ *
+ *   cc -O2 -std=c11 -ffp-contract=off downhill.c -o downhill -lm
+ *   ./downhill csv=iris.csv label=species head=softmax seed=1 epochs=3 batch=32 leaf=8 initial=0.1
+ *
+ * Compiling with -ffp-contract=off matters: a compiler that fuses a*b + c by itself rounds once where the page
+ * rounds twice.
+ */
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_LAYERS 16
+
+static void fail(const char *what, const char *detail) {
+    fprintf(stderr, "%s: %s\n", what, detail);
+    exit(1);
+}
+
+static void *room(size_t count, size_t size) {
+    void *memory = calloc(count ? count : 1, size);
+    if (!memory) fail("out of memory", "");
+    return memory;
+}
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static float number_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* ---- settings: key=value arguments, named as in a run file -------------------------------------------------- */
+
+static int argument_count;
+static char **arguments;
+
+static const char *setting(const char *key, const char *otherwise) {
+    size_t length = strlen(key);
+    for (int i = 1; i < argument_count; i++)
+        if (!strncmp(arguments[i], key, length) && arguments[i][length] == '=') return arguments[i] + length + 1;
+    return otherwise;
+}
+
+static double real(const char *key, const char *otherwise) { return strtod(setting(key, otherwise), NULL); }
+static uint64_t whole(const char *key, const char *otherwise) { return strtoull(setting(key, otherwise), NULL, 10); }
+static bool yes(const char *key) { return !strcmp(setting(key, "false"), "true"); }
+static bool is(const char *key, const char *otherwise, const char *value) {
+    return !strcmp(setting(key, otherwise), value);
+}
+
+/* ---- 1. random numbers -------------------------------------------------------------------------------------- */
+
+enum { ORDER = 1, INIT = 2, VALIDATION = 3 };
+
+static void random_words(uint64_t seed, uint32_t purpose, uint32_t epoch, uint64_t index, uint32_t word[4]) {
+    uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), epoch, purpose};
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53u * counter[0];
+        uint64_t b = (uint64_t)0xCD9E8D57u * counter[2];
+        uint32_t next[4] = {(uint32_t)(b >> 32) ^ counter[1] ^ key[0], (uint32_t)b,
+                            (uint32_t)(a >> 32) ^ counter[3] ^ key[1], (uint32_t)a};
+        memcpy(counter, next, sizeof counter);
+        key[0] += 0x9E3779B9u;
+        key[1] += 0xBB67AE85u;
+    }
+    memcpy(word, counter, sizeof counter);
+}
+
+/* ---- 2. sample order ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t n;
+    int half;
+    uint32_t key[8];
+} Order;
+
+static Order order_of(uint64_t seed, uint32_t purpose, uint32_t epoch, uint64_t n) {
+    Order order = {.n = n};
+    int b = 0;
+    for (uint64_t rest = n - 1; rest; rest >>= 1) b++;
+    order.half = (b + 1) / 2 > 1 ? (b + 1) / 2 : 1;
+    random_words(seed, purpose, epoch, 0, order.key);
+    random_words(seed, purpose, epoch, 1, order.key + 4);
+    return order;
+}
+
+static uint32_t mix(uint32_t x) {
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+static uint64_t sample_at(const Order *order, uint64_t position) {
+    uint64_t mask = ((uint64_t)1 << order->half) - 1, v = position;
+    do {
+        uint64_t left = v >> order->half, right = v & mask;
+        for (int i = 0; i < 8; i++) {
+            uint64_t next = left ^ (mix((uint32_t)right ^ order->key[i]) & mask);
+            left = right;
+            right = next;
+        }
+        v = left << order->half | right;
+    } while (v >= order->n);
+    return v;
+}
+
+/* ---- 3. samples --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t n, width, classes;
+    float *x; /* [n, width] */
+    float *y; /* [n], class numbers for logistic and softmax heads */
+} Samples;
+
+static char *contents(const char *path, size_t *size) {
+    FILE *file = fopen(path, "rb");
+    if (!file) fail("cannot open", path);
+    char *text = NULL;
+    size_t held = 0, got;
+    do {
+        text = realloc(text, held + 65537);
+        if (!text) fail("out of memory", path);
+        got = fread(text + held, 1, 65536, file);
+        held += got;
+    } while (got);
+    fclose(file);
+    text[held] = 0;
+    *size = held;
+    return text;
+}
+
+static uint32_t big_endian(const char *at) {
+    const unsigned char *b = (const unsigned char *)at;
+    return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+}
+
+static Samples read_idx(const char *images, const char *labels) {
+    size_t size;
+    char *pixels = contents(images, &size), *marks = contents(labels, &size);
+    if (big_endian(pixels) != 0x803 || big_endian(marks) != 0x801) fail("not a pair of IDX files", images);
+    Samples s = {.n = big_endian(pixels + 4), .width = (uint64_t)big_endian(pixels + 8) * big_endian(pixels + 12)};
+    s.x = room(s.n * s.width, sizeof(float));
+    s.y = room(s.n, sizeof(float));
+    for (uint64_t i = 0; i < s.n * s.width; i++) s.x[i] = (float)(unsigned char)pixels[16 + i] / 255.0f;
+    for (uint64_t i = 0; i < s.n; i++) {
+        s.y[i] = (float)(unsigned char)marks[8 + i];
+        if (s.y[i] + 1 > s.classes) s.classes = (uint64_t)s.y[i] + 1;
+    }
+    free(pixels);
+    free(marks);
+    return s;
+}
+
+static bool is_number(const char *text) {
+    char *end;
+    strtod(text, &end);
+    return *text && !*end;
+}
+
+static bool labels_are_numbers;
+
+static int by_label(const void *left, const void *right) {
+    const char *a = *(char *const *)left, *b = *(char *const *)right;
+    if (!labels_are_numbers) return strcmp(a, b);
+    double x = strtod(a, NULL), y = strtod(b, NULL);
+    return (x > y) - (x < y);
+}
+
+/* A header, then cells without quotes; every feature a number. */
+static Samples read_csv(const char *path, const char *label, bool classes) {
+    size_t size, columns = 1, lines = 0;
+    char *text = contents(path, &size);
+    for (char *c = text; *c && *c != '\n'; c++) columns += *c == ',';
+    for (size_t i = 0; i < size; i++) lines += text[i] == '\n';
+    if (size && text[size - 1] != '\n') lines++;
+    char **cell = room(columns * (lines + 1), sizeof *cell);
+    size_t cells = 0;
+    for (char *at = text; *at && cells < columns * lines;) {
+        cell[cells++] = at;
+        at += strcspn(at, ",\r\n");
+        while (*at == '\r') *at++ = 0;
+        if (*at) *at++ = 0;
+    }
+    if (!lines || cells != columns * lines) fail("lines differ in length", path);
+    size_t target = 0;
+    while (target < columns && strcmp(cell[target], label)) target++;
+    if (target == columns) fail("no column", label);
+
+    Samples s = {.n = lines - 1, .width = columns - 1};
+    s.x = room(s.n * s.width, sizeof(float));
+    s.y = room(s.n, sizeof(float));
+    char **names = room(s.n, sizeof *names);
+    labels_are_numbers = true;
+    for (uint64_t i = 0; i < s.n; i++) {
+        uint64_t feature = 0;
+        for (size_t c = 0; c < columns; c++) {
+            const char *value = cell[(i + 1) * columns + c];
+            if (c == target) {
+                names[i] = (char *)value;
+                labels_are_numbers &= is_number(value);
+                continue;
+            }
+            if (!is_number(value)) fail("not a number", value);
+            s.x[i * s.width + feature++] = strtof(value, NULL);
+        }
+        s.y[i] = strtof(names[i], NULL);
+    }
+    if (classes) {
+        char **sorted = room(s.n, sizeof *sorted);
+        memcpy(sorted, names, s.n * sizeof *names);
+        qsort(sorted, s.n, sizeof *sorted, by_label);
+        for (uint64_t i = 0; i < s.n; i++)
+            if (!i || by_label(&sorted[s.classes - 1], &sorted[i])) sorted[s.classes++] = sorted[i];
+        for (uint64_t i = 0; i < s.n; i++)
+            for (uint64_t c = 0; c < s.classes; c++)
+                if (!by_label(&sorted[c], &names[i])) s.y[i] = (float)c;
+        free(sorted);
+    }
+    free(names);
+    free(cell);
+    free(text);
+    return s;
+}
+
+/* The samples whose flag is `wanted`, in their order. */
+static Samples part(const Samples *all, const bool *flag, bool wanted) {
+    Samples s = {.width = all->width, .classes = all->classes};
+    s.x = room(all->n * all->width, sizeof(float));
+    s.y = room(all->n, sizeof(float));
+    for (uint64_t i = 0; i < all->n; i++) {
+        if (flag[i] != wanted) continue;
+        memcpy(s.x + s.n * s.width, all->x + i * s.width, s.width * sizeof(float));
+        s.y[s.n++] = all->y[i];
+    }
+    return s;
+}
+
+static void split(const Samples *all, double share, uint64_t seed, Samples *training, Samples *validation) {
+    bool *held_out = room(all->n, sizeof *held_out);
+    uint64_t k = 0;
+    if (share > 0) {
+        k = (uint64_t)round(share * (double)all->n);
+        if (k < 1) k = 1;
+    }
+    Order order = order_of(seed, VALIDATION, 0, all->n);
+    for (uint64_t p = all->n - k; p < all->n; p++) held_out[sample_at(&order, p)] = true;
+    *training = part(all, held_out, false);
+    *validation = part(all, held_out, true);
+    free(held_out);
+}
+
+static void standardize(Samples *training, Samples *validation) {
+    for (uint64_t j = 0; j < training->width; j++) {
+        double sum = 0, squares = 0, n = (double)training->n;
+        for (uint64_t i = 0; i < training->n; i++) sum += (double)training->x[i * training->width + j];
+        double mean = sum / n;
+        for (uint64_t i = 0; i < training->n; i++) {
+            double off = (double)training->x[i * training->width + j] - mean;
+            squares += off * off;
+        }
+        double variance = squares / n;
+        float inverse = (float)(variance == 0 ? 1 : 1 / sqrt(variance)), middle = (float)mean;
+        Samples *both[2] = {training, validation};
+        for (int b = 0; b < 2; b++)
+            for (uint64_t i = 0; i < both[b]->n; i++) {
+                float *x = &both[b]->x[i * training->width + j];
+                *x = (*x - middle) * inverse;
+            }
+    }
+}
+
+/* ---- 5. functions ------------------------------------------------------------------------------------------- */
+
+static float exp_(float x) {
+    if (x != x) return x;
+    if (x > 88.0f) return INFINITY;
+    if (x < -87.0f) return 0.0f;
+    float t = fmaf(x, 1.4426950408889634f, 12582912.0f), n = t - 12582912.0f;
+    float r = fmaf(n, -0.693359375f, x);
+    r = fmaf(n, 2.1219444e-4f, r);
+    float q = 0.0013950603f;
+    q = fmaf(q, r, 0.008368953f);
+    q = fmaf(q, r, 0.041666206f);
+    q = fmaf(q, r, 0.16666518f);
+    q = fmaf(q, r, 0.5f);
+    float y = fmaf(r * r, q, r) + 1.0f;
+    return y * number_of((uint32_t)((int32_t)n + 127) << 23);
+}
+
+static float ln_(float x) {
+    if (x != x || x < 0.0f) return NAN;
+    if (x == 0.0f) return -INFINITY;
+    if (x == INFINITY) return x;
+    uint32_t u = bits_of(x) - 0x3f3504f3u;
+    /* An arithmetic shift, written out because C leaves that of a negative number to the compiler. */
+    int32_t shifted = (int32_t)(u >> 23) - (u >> 31 ? 512 : 0);
+    float e = (float)shifted, f = number_of((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f;
+    static const float c[] = {0.12885852f, -0.13130449f, 0.141807f,    -0.16624349f,
+                              0.20002303f, -0.25000817f, 0.33333316f};
+    float p = -0.078599475f;
+    for (int i = 0; i < 7; i++) p = fmaf(p, f, c[i]);
+    float s = f * f, y = fmaf(f * s, p, e * -2.1219444e-4f);
+    y = fmaf(s, -0.5f, y) + f;
+    return fmaf(e, 0.693359375f, y);
+}
+
+static float tanh_(float x) {
+    float a = fabsf(x), s = x * x, result;
+    if (a < 0.625f) {
+        float p = -0.0057170452f;
+        p = fmaf(p, s, 0.020650588f);
+        p = fmaf(p, s, -0.053743497f);
+        p = fmaf(p, s, 0.13331491f);
+        p = fmaf(p, s, -0.33333284f);
+        result = fmaf(a * s, p, a);
+    } else {
+        result = 1.0f - 2.0f / (exp_(a + a) + 1.0f);
+    }
+    return copysignf(result, x);
+}
+
+static float sigmoid_(float x) {
+    float e = exp_(-fabsf(x));
+    return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
+}
+
+static float softplus_(float x) { return (x > 0.0f ? x : 0.0f) + ln_(1.0f + exp_(-fabsf(x))); }
+
+/* ---- 4. model ----------------------------------------------------------------------------------------------- */
+
+typedef enum { SQUARED_ERROR, LOGISTIC, SOFTMAX, POISSON } Head;
+typedef enum { RELU, TANH, SIGMOID } Activation;
+
+typedef struct {
+    int layers;
+    uint64_t width[MAX_LAYERS + 1]; /* width[l] inputs and width[l + 1] outputs of layer l */
+    uint64_t weight[MAX_LAYERS], bias[MAX_LAYERS], parameters;
+    Head head;
+    Activation activation;
+} Model;
+
+static Model model_of(const Samples *samples) {
+    Model m = {.head = is("head", "", "squared-error") ? SQUARED_ERROR
+                       : is("head", "", "logistic")    ? LOGISTIC
+                       : is("head", "", "softmax")     ? SOFTMAX
+                                                       : POISSON,
+               .activation = is("activation", "relu", "relu")   ? RELU
+                             : is("activation", "relu", "tanh") ? TANH
+                                                                : SIGMOID};
+    m.width[0] = samples->width;
+    for (const char *hidden = setting("hidden", ""); *hidden;) {
+        if (m.layers + 1 >= MAX_LAYERS) fail("too many layers", hidden);
+        char *end;
+        m.width[++m.layers] = strtoull(hidden, &end, 10);
+        hidden = *end == ',' ? end + 1 : end;
+    }
+    m.width[++m.layers] = m.head == SOFTMAX ? samples->classes : 1;
+    for (int l = 0; l < m.layers; l++) {
+        m.weight[l] = m.parameters;
+        m.bias[l] = m.weight[l] + m.width[l] * m.width[l + 1];
+        m.parameters = m.bias[l] + m.width[l + 1];
+    }
+    return m;
+}
+
+static float *initial_parameters(const Model *m, uint64_t seed) {
+    float *w = room(m->parameters, sizeof *w);
+    for (int l = 0; l < m->layers && m->layers > 1; l++) {
+        bool relu = m->activation == RELU && l + 1 < m->layers;
+        double fan = (double)(relu ? m->width[l] : m->width[l] + m->width[l + 1]);
+        float limit = (float)sqrt(6.0 / fan);
+        for (uint64_t i = m->weight[l]; i < m->bias[l]; i++) {
+            uint32_t word[4];
+            random_words(seed, INIT, 0, i, word);
+            w[i] = ((float)(word[0] >> 8) * 0x1p-23f - 1.0f) * limit;
+        }
+    }
+    return w;
+}
+
+static float activate(Activation f, float z) {
+    return f == RELU ? (z > 0.0f ? z : 0.0f) : f == TANH ? tanh_(z) : sigmoid_(z);
+}
+
+static float activate_backward(Activation f, float d, float a) {
+    return f == RELU ? (a > 0.0f ? d : 0.0f) : f == TANH ? d * fmaf(-a, a, 1.0f) : d * (a * (1.0f - a));
+}
+
+/* The values of every layer for one sample: value[0] is x, value[L + 1] the z of the last layer. */
+static void forward(const Model *m, const float *w, const float *x, float *value[]) {
+    memcpy(value[0], x, m->width[0] * sizeof(float));
+    for (int l = 0; l < m->layers; l++) {
+        for (uint64_t o = 0; o < m->width[l + 1]; o++) {
+            const float *row = w + m->weight[l] + o * m->width[l];
+            float acc = 0.0f;
+            for (uint64_t i = 0; i < m->width[l]; i++) acc = fmaf(value[l][i], row[i], acc);
+            float z = acc + w[m->bias[l] + o];
+            value[l + 1][o] = l + 1 < m->layers ? activate(m->activation, z) : z;
+        }
+    }
+}
+
+static float head_loss(const Model *m, const float *z, float y, float *delta) {
+    switch (m->head) {
+    case SQUARED_ERROR: {
+        float r = z[0] - y;
+        delta[0] = r;
+        return 0.5f * (r * r);
+    }
+    case LOGISTIC: delta[0] = sigmoid_(z[0]) - y; return fmaf(-y, z[0], softplus_(z[0]));
+    case POISSON: {
+        float e = exp_(z[0]);
+        delta[0] = e - y;
+        return fmaf(-y, z[0], e);
+    }
+    default: break;
+    }
+    uint64_t classes = m->width[m->layers], label = (uint64_t)y;
+    float most = z[0], sum = 0.0f;
+    for (uint64_t j = 1; j < classes; j++)
+        if (z[j] > most) most = z[j];
+    for (uint64_t j = 0; j < classes; j++) sum = sum + (delta[j] = exp_(z[j] - most));
+    for (uint64_t j = 0; j < classes; j++) delta[j] = delta[j] / sum;
+    delta[label] = delta[label] - 1.0f;
+    return ln_(sum) + (most - z[label]);
+}
+
+static bool is_right(const Model *m, const float *z, float y) {
+    uint64_t best = 0;
+    if (m->head == LOGISTIC) return (z[0] > 0.0f ? 1.0f : 0.0f) == y;
+    for (uint64_t j = 1; j < m->width[m->layers]; j++)
+        if (z[j] > z[best]) best = j;
+    return (float)best == y;
+}
+
+/* ---- 6. the sum over samples -------------------------------------------------------------------------------- */
+
+typedef struct {
+    float *gradient; /* [parameters], or none where only losses are summed */
+    double loss;
+    uint64_t right;
+} Node;
+
+/* The sum over the samples index[0..count], one leaf. */
+static Node leaf_of(const Model *m, const float *w, const Samples *s, const uint64_t *index, uint64_t count,
+                    bool with_gradient) {
+    Node node = {.gradient = with_gradient ? room(m->parameters, sizeof(float)) : NULL};
+    float *value[MAX_LAYERS + 1], *delta[MAX_LAYERS + 1];
+    for (int l = 0; l <= m->layers; l++) {
+        value[l] = room(m->width[l], sizeof(float));
+        delta[l] = room(m->width[l], sizeof(float));
+    }
+    for (uint64_t p = 0; p < count; p++) {
+        forward(m, w, s->x + index[p] * s->width, value);
+        float *z = value[m->layers], *top = delta[m->layers], y = s->y[index[p]];
+        node.loss += (double)head_loss(m, z, y, top);
+        if (m->head == LOGISTIC || m->head == SOFTMAX) node.right += is_right(m, z, y);
+        for (int l = m->layers - 1; l >= 0 && with_gradient; l--) {
+            uint64_t inputs = m->width[l], outputs = m->width[l + 1];
+            const float *weight = w + m->weight[l];
+            for (uint64_t o = 0; o < outputs; o++) {
+                float d = delta[l + 1][o], *row = node.gradient + m->weight[l] + o * inputs;
+                for (uint64_t i = 0; i < inputs; i++) row[i] = fmaf(d, value[l][i], row[i]);
+                node.gradient[m->bias[l] + o] = node.gradient[m->bias[l] + o] + d;
+            }
+            for (uint64_t i = 0; i < inputs && l > 0; i++) {
+                float acc = 0.0f;
+                for (uint64_t o = 0; o < outputs; o++) acc = fmaf(delta[l + 1][o], weight[o * inputs + i], acc);
+                delta[l][i] = activate_backward(m->activation, acc, value[l][i]);
+            }
+        }
+    }
+    for (int l = 0; l <= m->layers; l++) {
+        free(value[l]);
+        free(delta[l]);
+    }
+    return node;
+}
+
+/* The root of the tree over the leaves of samples index[0..count]. */
+static Node sum_of(const Model *m, const float *w, const Samples *s, const uint64_t *index, uint64_t count,
+                   uint64_t leaf, bool with_gradient) {
+    uint64_t nodes = (count + leaf - 1) / leaf;
+    Node *level = room(nodes, sizeof *level);
+    for (uint64_t i = 0; i < nodes; i++) {
+        uint64_t start = i * leaf, held = count - start < leaf ? count - start : leaf;
+        level[i] = leaf_of(m, w, s, index + start, held, with_gradient);
+    }
+    for (; nodes > 1; nodes = (nodes + 1) / 2)
+        for (uint64_t i = 0; i < (nodes + 1) / 2; i++) {
+            Node sum = level[2 * i];
+            if (2 * i + 1 < nodes) {
+                Node right = level[2 * i + 1];
+                for (uint64_t j = 0; j < m->parameters && with_gradient; j++)
+                    sum.gradient[j] = sum.gradient[j] + right.gradient[j];
+                free(right.gradient);
+                sum.loss = sum.loss + right.loss;
+                sum.right += right.right;
+            }
+            level[i] = sum;
+        }
+    Node root = level[0];
+    free(level);
+    return root;
+}
+
+/* ---- 7. the update ------------------------------------------------------------------------------------------ */
+
+static void update(float *w, float *v, const float *sum, uint64_t parameters, uint64_t samples, float rate) {
+    float clip = (float)real("clip", "0"), decay = (float)real("weight_decay", "0"), l1 = (float)real("l1", "0");
+    float momentum = (float)real("momentum", "0"), n = (float)samples;
+    bool nesterov = yes("nesterov");
+    for (uint64_t i = 0; i < parameters; i++) {
+        float g = sum[i] / n;
+        if (clip != 0.0f && g > clip) g = clip;
+        if (clip != 0.0f && g < -clip) g = -clip;
+        if (decay != 0.0f) g = fmaf(decay, w[i], g);
+        if (l1 != 0.0f) g = fmaf(l1, w[i] > 0.0f ? 1.0f : w[i] < 0.0f ? -1.0f : 0.0f, g);
+        float d = g;
+        if (momentum != 0.0f) {
+            v[i] = fmaf(momentum, v[i], g);
+            d = nesterov ? fmaf(momentum, v[i], g) : v[i];
+        }
+        w[i] = fmaf(-rate, d, w[i]);
+    }
+}
+
+/* ---- 8. learning rates -------------------------------------------------------------------------------------- */
+
+static const double PI = 3.141592653589793, LN2 = 0.6931471805599453, SQRT2 = 1.4142135623730951;
+
+static double cos_pi(double x) {
+    if (x > 0.5) return -cos_pi(1.0 - x);
+    double q = (PI * x) * (PI * x), c = 1.0;
+    for (int k = 13; k >= 1; k--) c = 1.0 - q / (double)((2 * k - 1) * (2 * k)) * c;
+    return c;
+}
+
+static double ln64(double x) {
+    int k;
+    double m = 2.0 * frexp(x, &k);
+    k--;
+    if (m > SQRT2) {
+        m = m / 2.0;
+        k++;
+    }
+    double s = (m - 1.0) / (m + 1.0), q = s * s, a = 0.0;
+    for (int i = 12; i >= 0; i--) a = a * q + 1.0 / (double)(2 * i + 1);
+    return (double)k * LN2 + (2.0 * s) * a;
+}
+
+static double exp64(double x) {
+    if (x < -700.0) return 0.0;
+    if (x > 700.0) return INFINITY;
+    double n = round(x / LN2), r = x - n * LN2, a = 1.0;
+    for (int k = 20; k >= 1; k--) a = 1.0 + (r / (double)k) * a;
+    return ldexp(a, (int)n);
+}
+
+static double pow_(double b, double e) {
+    return e == 0.0 ? 1.0 : e == 1.0 ? b : b == 0.0 ? 0.0 : exp64(e * ln64(b));
+}
+
+static double cosine(double from, double to, double p) {
+    if (p < 0.0) p = 0.0;
+    if (p > 1.0) p = 1.0;
+    return to + (from - to) * (0.5 * (1.0 + cos_pi(p)));
+}
+
+static float rate_at(uint64_t t, uint64_t steps) {
+    double initial = real("initial", "0.1"), end = real("end", "0"), factor = real("factor", "0.1");
+    uint64_t warmup = whole("warmup", "0"), every = whole("every", "1");
+    if (t < warmup) return (float)(initial * (double)(t + 1) / (double)warmup);
+    double s = (double)(t - warmup), periods = s / (double)every;
+    double p = s / (double)(steps > warmup + 1 ? steps - warmup : 1);
+    const char *schedule = setting("schedule", "constant");
+    double rate = initial;
+    if (!strcmp(schedule, "step")) rate = initial * pow_(factor, floor(periods));
+    else if (!strcmp(schedule, "exponential")) rate = initial * pow_(factor, periods);
+    else if (!strcmp(schedule, "inverse-time")) rate = initial / (1.0 + factor * periods);
+    else if (!strcmp(schedule, "polynomial"))
+        rate = end + (initial - end) * pow_(1.0 - p > 0.0 ? 1.0 - p : 0.0, real("power", "1"));
+    else if (!strcmp(schedule, "cosine")) rate = cosine(initial, end, p);
+    else if (!strcmp(schedule, "one-cycle"))
+        rate = p < 0.3 ? cosine(initial * (1.0 / 25.0), initial, p / 0.3)
+                       : cosine(initial, end, (p - 0.3) / (1.0 - 0.3));
+    else if (strcmp(schedule, "constant")) fail("no such schedule", schedule);
+    return (float)rate;
+}
+
+/* ---- SHA-256 (FIPS 180-4) ----------------------------------------------------------------------------------- */
+
+static uint32_t turn(uint32_t x, int by) { return x >> by | x << (32 - by); }
+
+static const uint32_t SHA_START[8] = {
+    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+
+static const uint32_t SHA_ROUND[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+static void sha256(const unsigned char *data, uint64_t length, uint32_t state[8]) {
+    memcpy(state, SHA_START, sizeof SHA_START);
+    uint64_t blocks = (length + 9 + 63) / 64;
+    for (uint64_t block = 0; block < blocks; block++) {
+        uint32_t word[64];
+        for (int i = 0; i < 16; i++) {
+            word[i] = 0;
+            for (int b = 0; b < 4; b++) {
+                uint64_t at = block * 64 + (uint64_t)(4 * i + b);
+                uint32_t byte = at < length ? data[at] : at == length ? 0x80 : 0;
+                if (at >= blocks * 64 - 8) byte = (uint32_t)(length * 8 >> (8 * (blocks * 64 - 1 - at))) & 255;
+                word[i] = word[i] << 8 | byte;
+            }
+        }
+        for (int i = 16; i < 64; i++) {
+            uint32_t a = word[i - 15], b = word[i - 2];
+            word[i] = word[i - 16] + (turn(a, 7) ^ turn(a, 18) ^ a >> 3) + word[i - 7] +
+                      (turn(b, 17) ^ turn(b, 19) ^ b >> 10);
+        }
+        uint32_t h[8];
+        memcpy(h, state, sizeof h);
+        for (int i = 0; i < 64; i++) {
+            uint32_t one = h[7] + (turn(h[4], 6) ^ turn(h[4], 11) ^ turn(h[4], 25)) +
+                           ((h[4] & h[5]) ^ (~h[4] & h[6])) + SHA_ROUND[i] + word[i];
+            uint32_t two = (turn(h[0], 2) ^ turn(h[0], 13) ^ turn(h[0], 22)) +
+                           ((h[0] & h[1]) ^ (h[0] & h[2]) ^ (h[1] & h[2]));
+            memmove(h + 1, h, 7 * sizeof *h);
+            h[4] += one;
+            h[0] = one + two;
+        }
+        for (int i = 0; i < 8; i++) state[i] += h[i];
+    }
+}
+
+static void print_hash(const float *w, uint64_t parameters) {
+    unsigned char *bytes = room(parameters, 4);
+    for (uint64_t i = 0; i < parameters; i++)
+        for (int b = 0; b < 4; b++) bytes[4 * i + (uint64_t)b] = (unsigned char)(bits_of(w[i]) >> (8 * b));
+    uint32_t state[8];
+    sha256(bytes, 4 * parameters, state);
+    for (int i = 0; i < 8; i++) printf("%08x", (unsigned)state[i]);
+    printf("\n");
+    free(bytes);
+}
+
+/* ---- the run ------------------------------------------------------------------------------------------------ */
+
+/* 9. A sum with an element that is not finite ends the run. */
+static bool is_finite(const Node *sum, uint64_t parameters) {
+    bool finite = isfinite(sum->loss);
+    for (uint64_t i = 0; i < parameters; i++) finite &= isfinite(sum->gradient[i]) != 0;
+    return finite;
+}
+
+static void evaluate(const Model *m, const float *w, const Samples *s) {
+    uint64_t *index = room(s->n, sizeof *index);
+    for (uint64_t i = 0; i < s->n; i++) index[i] = i;
+    Node sum = sum_of(m, w, s, index, s->n, 256, false);
+    printf("validation %.17g %llu of %llu\n", sum.loss, (unsigned long long)sum.right, (unsigned long long)s->n);
+    free(index);
+}
+
+int main(int count, char **values) {
+    argument_count = count;
+    arguments = values;
+    uint64_t seed = whole("seed", "1"), batch = whole("batch", "32"), leaf = whole("leaf", "8");
+    bool classes = is("head", "", "logistic") || is("head", "", "softmax");
+    Samples all = *setting("images", "") ? read_idx(setting("images", ""), setting("labels", ""))
+                                         : read_csv(setting("csv", ""), setting("label", ""), classes);
+    Samples training, validation;
+    split(&all, real("validation", "0"), seed, &training, &validation);
+    if (yes("standardize")) standardize(&training, &validation);
+
+    Model m = model_of(&all);
+    float *w = initial_parameters(&m, seed), *v = room(m.parameters, sizeof *v);
+    uint64_t per_epoch = (training.n + batch - 1) / batch, steps = whole("epochs", "1") * per_epoch;
+    uint64_t limit = whole("steps", "0");
+    if (limit && limit < steps) steps = limit;
+    uint64_t *index = room(batch, sizeof *index);
+    double loss = 0;
+    for (uint64_t t = 0; t < steps; t++) {
+        Order order = order_of(seed, ORDER, (uint32_t)(t / per_epoch), training.n);
+        uint64_t start = t % per_epoch * batch, held = training.n - start < batch ? training.n - start : batch;
+        for (uint64_t p = 0; p < held; p++) index[p] = sample_at(&order, start + p);
+        Node sum = sum_of(&m, w, &training, index, held, leaf, true);
+        if (!is_finite(&sum, m.parameters)) {
+            printf("diverged at step %llu\n", (unsigned long long)t);
+            return 0;
+        }
+        update(w, v, sum.gradient, m.parameters, held, rate_at(t, steps));
+        loss = sum.loss;
+        free(sum.gradient);
+    }
+    printf("loss %.17g\n", loss);
+    if (validation.n) evaluate(&m, w, &validation);
+    print_hash(w, m.parameters);
+    return 0;
+}

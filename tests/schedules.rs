@@ -1,0 +1,40 @@
+//! Learning rates against a table that `truth/ten_steps.py` computed by the formulas of PyTorch, optax and Keras
+//! (it names which for each schedule) with the platform's own cos and pow.
+
+#![allow(clippy::unwrap_used)]
+
+use ps_core::{LearningRate, ScheduleKind};
+use serde_json::Value;
+
+#[test]
+fn every_schedule_has_the_rates_of_the_libraries_formulas() {
+    let table: Vec<Value> = serde_json::from_str(include_str!("truth/schedules.json")).unwrap();
+    assert_eq!(table.len(), 14);
+    for row in &table {
+        let number = |key: &str| row[key].as_f64().unwrap();
+        let whole = |key: &str| row[key].as_u64().unwrap();
+        let schedule: ScheduleKind = serde_json::from_value(row["schedule"].clone()).unwrap();
+        let rate = LearningRate {
+            initial: number("initial"),
+            schedule,
+            warmup: whole("warmup"),
+            every: whole("every"),
+            factor: number("factor"),
+            power: number("power"),
+            end: number("end"),
+            steps: whole("steps"),
+        };
+        let rates = row["rates"].as_array().unwrap();
+        assert_eq!(rates.len() as u64, rate.steps);
+        for (step, wanted) in rates.iter().enumerate() {
+            let (ours, wanted) = (rate.at(step as u64), wanted.as_f64().unwrap());
+            // Half a unit in the last place of binary32 is at most 6e-8 of the value.
+            let error = (f64::from(ours) / wanted - 1.0).abs();
+            assert!(
+                error < 6.1e-8,
+                "{schedule:?}, warm-up {}, step {step}: {ours}, not {wanted}",
+                rate.warmup
+            );
+        }
+    }
+}
