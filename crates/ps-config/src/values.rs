@@ -31,7 +31,10 @@ impl Document {
                 Accepts::Double(low, high) => (value, (low, high)),
                 _ => return None,
             };
-            (range.contains(&value) && (value as f32).is_finite()).then_some(value)
+            // Even what stays binary64 ends in a rate that is rounded, and must not become 0 or infinite by it.
+            let rounded = value as f32;
+            (range.contains(&value) && range.contains(&f64::from(rounded)) && rounded.is_finite())
+                .then_some(value)
         })
     }
 
@@ -161,7 +164,12 @@ fn expected(key: &Key, value: &Value) -> String {
                 .to_string()
         }
         (_, Value::Float(value)) if value.is_finite() && !(*value as f32).is_finite() => {
-            "; this is beyond binary32".to_string()
+            "; this is too large for binary32".to_string()
+        }
+        (Accepts::Single(..) | Accepts::Double(..), Value::Float(value))
+            if *value > 0.0 && *value as f32 == 0.0 =>
+        {
+            "; this rounds to 0 in binary32".to_string()
         }
         (_, Value::Other(what)) => format!("; this is {what}"),
         _ => String::new(),

@@ -236,7 +236,12 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "initial = 0.05",
         "initial = 1e60",
-        "run.toml:14: learning_rate.initial = 1e60: expected a finite number above 0; this is beyond binary32",
+        "run.toml:14: learning_rate.initial = 1e60: expected a finite number above 0; this is too large for binary32",
+    );
+    line(
+        "initial = 0.05",
+        "initial = 1e-60",
+        "run.toml:14: learning_rate.initial = 1e-60: expected a finite number above 0; this rounds to 0 in binary32",
     );
     line(
         "\"cosine\"",
