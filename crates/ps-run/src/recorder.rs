@@ -171,7 +171,11 @@ impl Recorder {
         if let Some(validation) = &line.validation {
             text += &format!("  validation {}", validation.line());
         }
-        text += &format!("  {} samples/s  {}", grouped(line.samples_per_second), seconds(line.seconds));
+        if !self.progress.is_bar() {
+            // The bar has just said so.
+            text += &format!("  {} samples/s", grouped(line.samples_per_second));
+        }
+        text += &format!("  {}", seconds(line.seconds));
         let json = self.write(&line);
         let now = Instant::now();
         let last = self.plan.step(self.plan.steps - 1).epoch + 1;
