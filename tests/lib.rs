@@ -1,1 +1,182 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests share: where things are, and running our programs with a deadline.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// No program of these tests may take longer.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// The repository's folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_path_buf()
+}
+
+/// A file of the shared data sets, or `None` (and a line that says so) where they are not there.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let file = root().parent()?.join("shared/data").join(path);
+    if file.exists() {
+        return Some(file);
+    }
+    println!("skipped: {} is not there", file.display());
+    None
+}
+
+/// One of our programs, as built beside the running test.
+pub fn program(name: &str) -> Command {
+    let test = std::env::current_exe().expect("a test knows where it lies");
+    let folder = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
+    let path = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(path.exists(), "{} is not there: run `cargo test --workspace`, which builds it", path.display());
+    let mut command = Command::new(path);
+    command.current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// `downhill` with `arguments`.
+pub fn downhill<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+    let mut command = program("downhill");
+    command.args(arguments);
+    command
+}
+
+/// What a program said and how it ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All of its stdout.
+    pub stdout: String,
+    /// All of its stderr.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The hash in the last line of a successful run.
+    pub fn hash(&self) -> String {
+        assert!(self.status.success(), "{self}");
+        let last = self.stdout.lines().last().unwrap_or_default();
+        let hash =
+            last.strip_prefix("weights sha256 ").unwrap_or_else(|| panic!("no hash in {last:?}\n{self}"));
+        assert_eq!(hash.len(), 64, "{last}");
+        hash.to_string()
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
+    }
+}
+
+/// A running program whose output is being read.
+pub struct Running {
+    child: Child,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+    since: Instant,
+    seen: String,
+}
+
+impl Running {
+    /// Starts `command`.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let stdout = lines(child.stdout.take().expect("it is piped"));
+        let stderr = lines(child.stderr.take().expect("it is piped"));
+        Running { child, stdout, stderr, since: Instant::now(), seen: String::new() }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line on stdout that `wanted` accepts.
+    pub fn line(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        loop {
+            match self.stdout.recv_timeout(DEADLINE.saturating_sub(self.since.elapsed())) {
+                Ok(line) => {
+                    self.seen += &format!("{line}\n");
+                    if wanted(&line) {
+                        return line;
+                    }
+                }
+                Err(error) => {
+                    let ended = self.finish();
+                    panic!("no such line ({error})\n{ended}");
+                }
+            }
+        }
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+    }
+
+    /// Waits up to `time`; whether it has ended meanwhile.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        match self.stdout.recv_timeout(time) {
+            Ok(line) => {
+                self.seen += &format!("{line}\n");
+                false
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
+        }
+    }
+
+    /// Waits for its end, and kills it at the deadline.
+    pub fn finish(&mut self) -> Ended {
+        let mut late = false;
+        let mut read = |lines: &Receiver<String>, child: &mut Child| {
+            let mut text = String::new();
+            loop {
+                match lines.recv_timeout(DEADLINE.saturating_sub(self.since.elapsed())) {
+                    Ok(line) => text += &format!("{line}\n"),
+                    Err(RecvTimeoutError::Disconnected) => return text,
+                    Err(RecvTimeoutError::Timeout) if late => return text,
+                    Err(RecvTimeoutError::Timeout) => {
+                        late = true;
+                        let _ = child.kill();
+                    }
+                }
+            }
+        };
+        let stdout = read(&self.stdout, &mut self.child);
+        let stderr = read(&self.stderr, &mut self.child);
+        let status = self.child.wait().expect("it was started here");
+        let ended = Ended { status, stdout: std::mem::take(&mut self.seen) + &stdout, stderr };
+        assert!(!late, "not done after {DEADLINE:?}\n{ended}");
+        ended
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `command` to its end.
+pub fn run(command: &mut Command) -> Ended {
+    Running::start(command).finish()
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,176 @@
+//! One run file, one hash: from the plain trainer, threads, the simulator, processes, every instruction set and
+//! processes that are killed.
+
+use downhill_tests::{Running, downhill, run, shared};
+use ps_config::RunConfig;
+use ps_core::Kernel;
+use ps_core::kernel::KERNEL_VARIABLE;
+use ps_core::seed::{Purpose, Stream};
+use ps_data::NoProgress;
+use ps_run::Job;
+use ps_sim::{Faults, SimJob, simulate};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// The arguments of a run, without where its results go.
+struct Case {
+    file: String,
+    sets: Vec<String>,
+}
+
+impl Case {
+    fn new(file: &str, sets: &[&str]) -> Self {
+        Case { file: file.into(), sets: sets.iter().map(ToString::to_string).collect() }
+    }
+
+    fn command(&self, verb: &str, more: &[&str], out: &Path) -> Command {
+        let mut command = downhill(&[verb, &self.file]);
+        command.args(self.sets.iter().flat_map(|set| ["--set", set]));
+        command.args(more).arg("--out").arg(out);
+        command
+    }
+
+    fn hash(&self, verb: &str, more: &[&str]) -> String {
+        let out = tempfile::tempdir().unwrap();
+        run(&mut self.command(verb, more, &out.path().join("run"))).hash()
+    }
+}
+
+#[test]
+fn mnist_gives_one_hash_however_it_is_trained() {
+    if shared("mnist/train-images-idx3-ubyte.gz").is_none() {
+        return;
+    }
+    let case = Case::new("examples/mnist.toml", &["train.steps=200"]);
+    let wanted = case.hash("train", &["--reference"]);
+    for threads in ["1", "2", "3", "8"] {
+        assert_eq!(case.hash("train", &["--threads", threads]), wanted, "{threads} threads");
+    }
+    assert_eq!(case.hash("train", &["--threads", "2", "--workers", "3"]), wanted, "3 workers as threads");
+    for kernel in Kernel::available() {
+        let out = tempfile::tempdir().unwrap();
+        let mut command = case.command("train", &[], &out.path().join("run"));
+        assert_eq!(run(command.env(KERNEL_VARIABLE, kernel.name())).hash(), wanted, "{}", kernel.name());
+    }
+    for workers in ["1", "2", "3", "5"] {
+        assert_eq!(case.hash("launch", &["--workers", workers]), wanted, "{workers} worker processes");
+    }
+    let file = downhill_tests::root().join(&case.file);
+    let config = RunConfig::load(&file, &case.sets).unwrap();
+    let job = Job::load(config, file.parent().unwrap(), None, &NoProgress).unwrap();
+    let simulated = SimJob {
+        model: job.model.clone(),
+        plan: job.plan,
+        optimizer: job.optimizer,
+        rate: job.rate,
+        samples: &job.data.train,
+        kernel: job.kernel,
+        workers: 3,
+        expected: Some(wanted.clone()),
+    };
+    let report = simulate(&simulated, &Faults::none(), 1).unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(report.hash, wanted, "simulator");
+}
+
+#[test]
+fn killing_workers_at_random_moments_changes_no_bit() {
+    let seed = std::process::id().into();
+    println!("seed {seed}");
+    let mut random = Stream::new(seed, Purpose::Simulation, 0);
+    // Digits by default; MNIST, where it is there, makes the steps longer.
+    let mnist = shared("mnist/train-images-idx3-ubyte.gz").is_some();
+    let case = match mnist {
+        true => Case::new("examples/mnist.toml", &["train.steps=600"]),
+        false => Case::new("examples/digits.toml", &["train.epochs=8"]),
+    };
+    let wanted = case.hash("train", &[]);
+    let out = tempfile::tempdir().unwrap();
+    let mut launch = Running::start(&mut case.command(
+        "launch",
+        &["--workers", "3", "--threads", "1", "--restart", "1000"],
+        &out.path().join("run"),
+    ));
+    let mut kills = 0;
+    while !launch.ends_within(Duration::from_millis(50 + u64::from(random.below(400)))) {
+        let workers = worker_processes(launch.id());
+        if !workers.is_empty() && kills < 12 {
+            let victim = workers[random.below(workers.len() as u32) as usize];
+            // It may have ended by itself meanwhile.
+            kills +=
+                u32::from(Command::new("kill").args(["-9", &victim.to_string()]).status().unwrap().success());
+        }
+    }
+    let ended = launch.finish();
+    assert_eq!(ended.hash(), wanted, "{ended}");
+    assert!(kills >= 3, "only {kills} workers could be killed\n{ended}");
+    println!("{kills} workers killed");
+}
+
+#[test]
+fn every_kind_of_model_gives_one_hash() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Stream::new(1, Purpose::Probe, 1);
+    let mut table = String::from("a,b,c,colour,size,kind,many,group\n");
+    for _ in 0..230 {
+        let [a, b, c] = [random.unit(), random.unit(), random.unit()];
+        let colour = ["red", "green", "blue"][random.below(3) as usize];
+        let noise = random.unit() - 0.5;
+        let (size, many) = (3.0 * a - b + 0.1 * noise, (4.0 * c + noise.abs()) as u32);
+        let kind = if a + noise > b { "yes" } else { "no" };
+        let group = ["x", "y", "z"][((a + c + 0.3 * noise) * 1.2).clamp(0.0, 2.0) as usize];
+        table += &format!("{a},{b},{c},{colour},{size},{kind},{many},{group}\n");
+    }
+    std::fs::write(folder.path().join("table.csv"), table).unwrap();
+    let models = [
+        ("linear", "size", "kind = \"linear\""),
+        ("logistic", "kind", "kind = \"logistic\""),
+        ("softmax", "group", "kind = \"softmax\""),
+        ("poisson", "many", "kind = \"poisson\""),
+        ("mlp with a softmax head", "group", "kind = \"mlp\"\nhidden = [9, 5]"),
+        (
+            "mlp with a logistic head",
+            "kind",
+            "kind = \"mlp\"\nhidden = [7]\nactivation = \"sigmoid\"\nhead = \"logistic\"",
+        ),
+        (
+            "mlp with a squared-error head",
+            "size",
+            "kind = \"mlp\"\nhidden = [20]\nactivation = \"tanh\"\nhead = \"squared-error\"",
+        ),
+    ];
+    for (name, label, model) in models {
+        let file = folder.path().join(format!("{}.toml", name.replace(' ', "-")));
+        let text = format!(
+            "seed = 3\n[data]\ntrain = \"csv:table.csv\"\nlabel = \"{label}\"\nvalidation = 0.1\nstandardize = true\n\
+             [model]\n{model}\n[train]\nepochs = 3\nbatch = 50\nleaf = 7\n[optimizer]\nmomentum = 0.9\nweight_decay = 0.001\n\
+             [learning_rate]\ninitial = 0.02\nschedule = \"cosine\"\nwarmup = 3\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let case = Case::new(file.to_str().unwrap(), &[]);
+        let wanted = case.hash("train", &["--reference"]);
+        assert_eq!(case.hash("train", &["--threads", "3"]), wanted, "{name}, 3 threads");
+        assert_eq!(case.hash("train", &["--workers", "2"]), wanted, "{name}, 2 workers as threads");
+        assert_eq!(case.hash("launch", &["--workers", "2"]), wanted, "{name}, 2 worker processes");
+        for kernel in Kernel::available() {
+            let out = tempfile::tempdir().unwrap();
+            let mut command = case.command("train", &[], &out.path().join("run"));
+            assert_eq!(
+                run(command.env(KERNEL_VARIABLE, kernel.name())).hash(),
+                wanted,
+                "{name}, {}",
+                kernel.name()
+            );
+        }
+    }
+}
+
+/// Process ids of the workers that `launch` has started.
+fn worker_processes(launch: u32) -> Vec<u32> {
+    let children =
+        std::fs::read_to_string(format!("/proc/{launch}/task/{launch}/children")).unwrap_or_default();
+    let is_worker = |id: &u32| {
+        std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.trim() == "ps-worker")
+    };
+    children.split_whitespace().filter_map(|id| id.parse().ok()).filter(is_worker).collect()
+}
