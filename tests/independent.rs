@@ -11,7 +11,7 @@ use ps_core::{
     Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, Samples, ScheduleKind, SgdConfig,
     reference, weights_hash,
 };
-use ps_data::{DataConfig, NoProgress, Task, Validation};
+use ps_data::{DataConfig, Missing, NoProgress, Task, Validation};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,6 +31,7 @@ struct Run {
     leaf: usize,
     validation: Option<f64>,
     standardize: bool,
+    missing: Missing,
     sgd: SgdConfig,
     rate: LearningRate,
 }
@@ -70,22 +71,32 @@ impl Run {
             leaf: 8,
             validation: None,
             standardize: false,
+            missing: Missing::Refuse,
             sgd: SgdConfig::default(),
             rate: LearningRate::constant(0.1),
+        }
+    }
+
+    fn format(&self) -> &'static str {
+        match self.file.extension().and_then(|end| end.to_str()) {
+            Some("csv") => "csv",
+            Some("idx") => "idx",
+            _ => "libsvm",
         }
     }
 
     /// What the Rust program makes of it, in the words of the C program.
     fn in_rust(&self, folder: &Path) -> String {
         let file = folder.join(&self.file);
-        let source = match self.file.extension().is_some_and(|end| end == "csv") {
-            true => format!("csv:{}", file.display()),
-            false => format!("idx:{},{}", file.display(), labels_of(&file).display()),
+        let source = match self.format() {
+            "idx" => format!("idx:{},{}", file.display(), labels_of(&file).display()),
+            format => format!("{format}:{}", file.display()),
         };
         let config = DataConfig {
             label: source.starts_with("csv:").then(|| self.label.into()),
             validation: self.validation.map(Validation::Share),
             standardize: self.standardize,
+            missing: self.missing,
             ..DataConfig::new(source)
         };
         let task = match self.head {
@@ -123,11 +134,11 @@ impl Run {
         let schedule = SCHEDULES.iter().find(|(kind, _)| *kind == self.rate.schedule).unwrap().1;
         let file = folder.join(&self.file);
         let hidden: Vec<String> = self.hidden.iter().map(usize::to_string).collect();
-        let mut arguments = match self.file.extension().is_some_and(|end| end == "csv") {
-            true => vec![format!("csv={}", file.display()), format!("label={}", self.label)],
-            false => {
+        let mut arguments = match self.format() {
+            "idx" => {
                 vec![format!("images={}", file.display()), format!("labels={}", labels_of(&file).display())]
             }
+            format => vec![format!("{format}={}", file.display()), format!("label={}", self.label)],
         };
         let (sgd, rate) = (self.sgd, self.rate);
         arguments.extend([
@@ -141,6 +152,7 @@ impl Run {
             format!("leaf={}", self.leaf),
             format!("validation={:?}", self.validation.unwrap_or(0.0)),
             format!("standardize={}", self.standardize),
+            format!("missing={}", if self.missing == Missing::Mean { "mean" } else { "refuse" }),
             // Every binary32 is a binary64: the decimal text of that one is read back without loss.
             format!("momentum={:?}", f64::from(sgd.momentum)),
             format!("nesterov={}", sgd.nesterov),
@@ -160,8 +172,8 @@ impl Run {
         assert!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr));
         // Losses are compared as numbers: the two languages print the same binary64 in different ways.
         let number = |word: &str| match word.parse::<f64>() {
-            Ok(value) if word.contains(['.', 'e']) => format!("{value:?}"),
-            _ => word.to_string(),
+            Ok(value) => format!("{value:?}"),
+            Err(_) => word.to_string(),
         };
         text.lines()
             .map(|line| match line.split_once(' ') {
@@ -238,6 +250,29 @@ fn write_generated(folder: &Path) {
     });
     table(4, 203, 3, Targets::Count).write_csv(&folder.join("count.csv"), number);
     table(5, 203, 30, Targets::Classes(3)).write_idx(&folder.join("images.idx"), &folder.join("labels.idx"));
+}
+
+/// The samples of a generated table once more, as a CSV file with all that such a file may hold, and as a LIBSVM
+/// file without the zeros.
+fn write_mixed(folder: &Path) {
+    let samples = table(6, 150, 4, Targets::Classes(3));
+    let mut mixed = String::from("size,colour,which,width\n");
+    let mut sparse = String::new();
+    for (row, &class) in samples.values.chunks(4).zip(&samples.targets) {
+        let colour = ["red", "Blue", "green", "7", "?"][((row[1] + 1.0) * 2.49) as usize];
+        let size = if row[0] > 0.8 { "NA".into() } else { row[0].to_string() };
+        let width = if row[2] < -0.9 { String::new() } else { format!("{}e-1", row[2]) };
+        // Two texts of one number, and an order that is not that of the bytes.
+        let which = [if row[3] < 0.0 { "9" } else { "9.0" }, "-3", "10"][class as usize];
+        mixed += &format!("{size}, {colour} ,{which},{width}\r\n");
+        sparse += which;
+        for (column, value) in row.iter().enumerate().filter(|(_, value)| **value > -0.3) {
+            sparse += &format!(" {}:{value}", column + 1);
+        }
+        sparse += "\n";
+    }
+    std::fs::write(folder.join("mixed.csv"), mixed).unwrap();
+    std::fs::write(folder.join("sparse.svm"), sparse).unwrap();
 }
 
 #[test]
@@ -332,6 +367,25 @@ fn batches_leaves_shares_and_standardised_features() {
 }
 
 #[test]
+fn categories_missing_cells_and_sparse_rows() {
+    compare(|folder| {
+        write_mixed(folder);
+        let mixed = Run {
+            missing: Missing::Mean,
+            file: "mixed.csv".into(),
+            label: "which",
+            validation: Some(0.15),
+            ..Run::new("categories and missing cells", Head::Softmax)
+        };
+        vec![
+            Run { standardize: true, name: "the same, standardised".into(), ..mixed.clone() },
+            mixed,
+            Run { file: "sparse.svm".into(), validation: Some(0.3), ..Run::new("sparse", Head::Softmax) },
+        ]
+    });
+}
+
+#[test]
 fn a_run_that_diverges_ends_at_the_same_step() {
     compare(|_| {
         let rate = LearningRate::constant(40.0);
@@ -365,6 +419,14 @@ fn real_data() {
         vec![
             run("iris/iris.csv", "species", Head::Softmax),
             standard_rate(run("diabetes/diabetes.csv", "progression", Head::SquaredError)),
+            Run { missing: Missing::Mean, ..run("penguins/penguins.csv", "species", Head::Softmax) },
+            Run {
+                missing: Missing::Mean,
+                batch: 500,
+                rate: LearningRate::constant(0.001),
+                ..run("california-housing/housing.csv", "median_house_value", Head::SquaredError)
+            },
+            Run { batch: 300, leaf: 16, standardize: false, ..run("a9a/a9a", "", Head::Logistic) },
             run("breast-cancer/breast_cancer.csv", "diagnosis", Head::Logistic),
             Run { name: "digits, softmax".into(), standardize: false, batch: 50, leaf: 7, ..digits.clone() },
             Run { name: "digits, mlp".into(), hidden: vec![32, 16], batch: 128, leaf: 32, ..digits },

@@ -1,9 +1,9 @@
 /* A second program for docs/numerics.md.
  *
  * Written from that page and from nothing else, in plain C11 with only the C library: one thread, no blocking, no
- * vectors. It trains a model on a CSV file or a pair of plain IDX files and prints the SHA-256 of the weights, which
- * has to be the one that every other driver of the same run prints. Section numbers below are the page's. It takes
- * less than the run file does: no LIBSVM, no quotes, categories or missing cells in CSV files.
+ * vectors. It trains a model on a CSV, LIBSVM or pair of plain IDX files and prints the SHA-256 of the weights, which
+ * has to be the one that every other driver of the same run prints. Section numbers below are the page's. It checks
+ * little of its input, and takes no quotes in CSV and no comments in LIBSVM files.
  *
  *   cc -O2 -std=c11 -ffp-contract=off downhill.c -o downhill -lm
  *   ./downhill csv=iris.csv label=species head=softmax seed=1 epochs=3 batch=32 leaf=8 initial=0.1
@@ -170,71 +170,149 @@ static Samples read_idx(const char *images, const char *labels) {
 
 static bool is_number(const char *text) {
     char *end;
-    strtod(text, &end);
-    return *text && !*end;
+    return isfinite(strtod(text, &end)) && *text && !*end;
 }
 
-static bool labels_are_numbers;
+static bool is_missing(const char *text) {
+    bool nan = (text[0] | 32) == 'n' && (text[1] | 32) == 'a' && (text[2] | 32) == 'n' && !text[3];
+    return nan || !*text || !strcmp(text, "?") || !strcmp(text, "NA");
+}
 
-static int by_label(const void *left, const void *right) {
+/* Texts, compared as numbers where all are. */
+typedef struct {
+    char **text;
+    uint64_t count;
+    bool numbers;
+} Texts;
+
+static bool as_numbers;
+
+static int by_value(const void *left, const void *right) {
     const char *a = *(char *const *)left, *b = *(char *const *)right;
-    if (!labels_are_numbers) return strcmp(a, b);
+    if (!as_numbers) return strcmp(a, b);
     double x = strtod(a, NULL), y = strtod(b, NULL);
     return (x > y) - (x < y);
 }
 
-/* A header, then cells without quotes; every feature a number. */
-static Samples read_csv(const char *path, const char *label, bool classes) {
-    size_t size, columns = 1, lines = 0;
-    char *text = contents(path, &size);
-    for (char *c = text; *c && *c != '\n'; c++) columns += *c == ',';
-    for (size_t i = 0; i < size; i++) lines += text[i] == '\n';
-    if (size && text[size - 1] != '\n') lines++;
-    char **cell = room(columns * (lines + 1), sizeof *cell);
-    size_t cells = 0;
-    for (char *at = text; *at && cells < columns * lines;) {
-        cell[cells++] = at;
-        at += strcspn(at, ",\r\n");
-        while (*at == '\r') *at++ = 0;
-        if (*at) *at++ = 0;
+/* The distinct ones among `count` texts, sorted; missing ones left out. */
+static Texts distinct(char *const *from, uint64_t count) {
+    Texts set = {.text = room(count, sizeof(char *)), .numbers = true};
+    uint64_t held = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        if (is_missing(from[i])) continue;
+        set.text[held++] = from[i];
+        set.numbers &= is_number(from[i]);
     }
-    if (!lines || cells != columns * lines) fail("lines differ in length", path);
-    size_t target = 0;
+    as_numbers = set.numbers;
+    qsort(set.text, held, sizeof(char *), by_value);
+    for (uint64_t i = 0; i < held; i++)
+        if (!i || by_value(&set.text[set.count - 1], &set.text[i])) set.text[set.count++] = set.text[i];
+    return set;
+}
+
+static uint64_t place_in(const Texts *set, char *text) {
+    as_numbers = set->numbers;
+    char **found = bsearch(&text, set->text, set->count, sizeof(char *), by_value);
+    if (!found) fail("not known", text);
+    return (uint64_t)(found - set->text);
+}
+
+/* Targets from labels: class numbers, or their values. */
+static void set_targets(Samples *s, char **labels, bool classes) {
+    Texts known = distinct(labels, s->n);
+    s->y = room(s->n, sizeof(float));
+    for (uint64_t i = 0; i < s->n; i++)
+        s->y[i] = classes ? (float)place_in(&known, labels[i]) : strtof(labels[i], NULL);
+    s->classes = known.count;
+    free(known.text);
+}
+
+/* Cuts `text` at commas and line ends, and blanks off both ends of each cell. */
+static uint64_t cut(char *text, char **cell) {
+    uint64_t cells = 0;
+    for (char *at = text; *at;) {
+        char *end = at + strcspn(at, ",\n"), *next = *end ? end + 1 : end;
+        while (*at == ' ' || *at == '\t') at++;
+        while (end > at && (end[-1] == ' ' || end[-1] == '\t' || end[-1] == '\r')) end--;
+        *end = 0;
+        cell[cells++] = at;
+        at = next;
+    }
+    return cells;
+}
+
+/* A header, then cells without quotes. Missing cells become NaN. */
+static Samples read_csv(const char *path, const char *label, bool classes) {
+    size_t size;
+    char *text = contents(path, &size);
+    uint64_t columns = 1, most = 1;
+    for (char *c = text; *c && *c != '\n'; c++) columns += *c == ',';
+    for (size_t i = 0; i < size; i++) most += text[i] == ',' || text[i] == '\n';
+    char **cell = room(most, sizeof *cell);
+    uint64_t cells = cut(text, cell), target = 0;
+    if (!cells || cells % columns) fail("lines differ in length", path);
     while (target < columns && strcmp(cell[target], label)) target++;
     if (target == columns) fail("no column", label);
 
-    Samples s = {.n = lines - 1, .width = columns - 1};
+    Samples s = {.n = cells / columns - 1};
+    Texts *known = room(columns, sizeof *known);
+    char **column = room(s.n * columns, sizeof *column); /* [columns, n] */
+    for (uint64_t c = 0; c < columns; c++) {
+        for (uint64_t i = 0; i < s.n; i++) column[c * s.n + i] = cell[(i + 1) * columns + c];
+        known[c] = distinct(column + c * s.n, s.n);
+        if (known[c].numbers) known[c].count = 1;
+        if (c != target) s.width += known[c].count;
+    }
     s.x = room(s.n * s.width, sizeof(float));
-    s.y = room(s.n, sizeof(float));
-    char **names = room(s.n, sizeof *names);
-    labels_are_numbers = true;
-    for (uint64_t i = 0; i < s.n; i++) {
-        uint64_t feature = 0;
-        for (size_t c = 0; c < columns; c++) {
-            const char *value = cell[(i + 1) * columns + c];
-            if (c == target) {
-                names[i] = (char *)value;
-                labels_are_numbers &= is_number(value);
-                continue;
-            }
-            if (!is_number(value)) fail("not a number", value);
-            s.x[i * s.width + feature++] = strtof(value, NULL);
+    uint64_t first = 0;
+    for (uint64_t c = 0; c < columns; c++) {
+        for (uint64_t i = 0; i < s.n && c != target; i++) {
+            char *value = column[c * s.n + i];
+            float *x = s.x + i * s.width + first;
+            if (is_missing(value))
+                for (uint64_t k = 0; k < known[c].count; k++) x[k] = NAN;
+            else if (known[c].numbers) x[0] = strtof(value, NULL);
+            else x[place_in(&known[c], value)] = 1.0f;
         }
-        s.y[i] = strtof(names[i], NULL);
+        if (c != target) first += known[c].count;
+        free(known[c].text);
     }
-    if (classes) {
-        char **sorted = room(s.n, sizeof *sorted);
-        memcpy(sorted, names, s.n * sizeof *names);
-        qsort(sorted, s.n, sizeof *sorted, by_label);
-        for (uint64_t i = 0; i < s.n; i++)
-            if (!i || by_label(&sorted[s.classes - 1], &sorted[i])) sorted[s.classes++] = sorted[i];
-        for (uint64_t i = 0; i < s.n; i++)
-            for (uint64_t c = 0; c < s.classes; c++)
-                if (!by_label(&sorted[c], &names[i])) s.y[i] = (float)c;
-        free(sorted);
-    }
-    free(names);
+    set_targets(&s, column + target * s.n, classes);
+    free(known);
+    free(column);
     free(cell);
+    free(text);
+    return s;
+}
+
+/* Lines of a label and index:value pairs. */
+static Samples read_libsvm(const char *path, bool classes) {
+    size_t size;
+    char *text = contents(path, &size);
+    Samples s = {0};
+    for (size_t i = 0; i < size; i++) s.n += text[i] == '\n';
+    char **label = room(s.n, sizeof *label);
+    for (int pass = 0; pass < 2; pass++) { /* The first finds the width, the second cuts the labels off. */
+        char *at = text;
+        for (uint64_t i = 0; i < s.n; i++) {
+            label[i] = at;
+            at += strcspn(at, " \n");
+            char *label_end = at;
+            while (*at == ' ') {
+                at += strspn(at, " ");
+                if (*at == '\n') break;
+                uint64_t index = strtoull(at, &at, 10);
+                float value = strtof(at + 1, &at);
+                if (pass) s.x[i * s.width + index - 1] = value;
+                else if (index > s.width) s.width = index;
+            }
+            at++;
+            if (pass) *label_end = 0;
+        }
+        if (!pass) s.x = room(s.n * s.width, sizeof(float));
+    }
+    set_targets(&s, label, classes);
+    free(label);
     free(text);
     return s;
 }
@@ -264,6 +342,28 @@ static void split(const Samples *all, double share, uint64_t seed, Samples *trai
     *training = part(all, held_out, false);
     *validation = part(all, held_out, true);
     free(held_out);
+}
+
+/* Missing features become the mean of those of the training set that are not. */
+static void fill_missing(Samples *training, Samples *validation) {
+    for (uint64_t j = 0; j < training->width; j++) {
+        double sum = 0;
+        uint64_t known = 0;
+        for (uint64_t i = 0; i < training->n; i++) {
+            float x = training->x[i * training->width + j];
+            if (x == x) {
+                sum += (double)x;
+                known++;
+            }
+        }
+        float mean = (float)(sum / (double)known);
+        Samples *both[2] = {training, validation};
+        for (int b = 0; b < 2; b++)
+            for (uint64_t i = 0; i < both[b]->n; i++) {
+                float *x = &both[b]->x[i * training->width + j];
+                if (*x != *x) *x = mean;
+            }
+    }
 }
 
 static void standardize(Samples *training, Samples *validation) {
@@ -689,10 +789,12 @@ int main(int count, char **values) {
     arguments = values;
     uint64_t seed = whole("seed", "1"), batch = whole("batch", "32"), leaf = whole("leaf", "8");
     bool classes = is("head", "", "logistic") || is("head", "", "softmax");
-    Samples all = *setting("images", "") ? read_idx(setting("images", ""), setting("labels", ""))
-                                         : read_csv(setting("csv", ""), setting("label", ""), classes);
+    Samples all = *setting("images", "")   ? read_idx(setting("images", ""), setting("labels", ""))
+                  : *setting("libsvm", "") ? read_libsvm(setting("libsvm", ""), classes)
+                                           : read_csv(setting("csv", ""), setting("label", ""), classes);
     Samples training, validation;
     split(&all, real("validation", "0"), seed, &training, &validation);
+    if (is("missing", "refuse", "mean")) fill_missing(&training, &validation);
     if (yes("standardize")) standardize(&training, &validation);
 
     Model m = model_of(&all);
