@@ -72,12 +72,12 @@ pub(crate) fn channel(heartbeat: Duration) -> (Outbox, Outgoing) {
 impl Outbox {
     /// Queues a message.
     pub fn message(&self, message: Message) -> Result<(), Undeliverable> {
-        self.push(Item::Message(message))
+        self.push(Item::Message(message), Instant::now())
     }
 
     /// Queues weights. Older ones that still wait, and work at them, are of no use any more and go.
     pub fn weights(&self, weights: Weights) -> Result<(), Undeliverable> {
-        self.push(Item::Weights(weights))
+        self.push(Item::Weights(weights), Instant::now())
     }
 
     /// Ends the stream after what is queued.
@@ -90,7 +90,7 @@ impl Outbox {
         shared.end = Some(Some(status));
     }
 
-    fn push(&self, item: Item) -> Result<(), Undeliverable> {
+    fn push(&self, item: Item, now: Instant) -> Result<(), Undeliverable> {
         let waker = {
             let mut shared = lock(&self.shared);
             if shared.closed {
@@ -99,9 +99,8 @@ impl Outbox {
             if let Item::Weights(weights) = &item {
                 shared.queue.retain(|item| !item.is_outdated_by(weights.version));
             }
-            let now = Instant::now();
             let since = *shared.waits_since.get_or_insert(now);
-            if now - since > DRAIN_TIMEOUT || shared.queue.len() >= OUTBOX_MESSAGES {
+            if now.saturating_duration_since(since) > DRAIN_TIMEOUT || shared.queue.len() >= OUTBOX_MESSAGES {
                 return Err(Undeliverable::Full);
             }
             shared.queue.push_back(item);
@@ -233,15 +232,17 @@ mod tests {
         assert_eq!(rest(outgoing).await, ["weights 1", "assign 1"]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_worker_that_reads_nothing_is_found_out_and_told() {
         let (outbox, outgoing) = channel(Duration::from_secs(60));
-        let mut version = 0;
-        while outbox.weights(weights(version)).is_ok() {
-            version += 1;
-            assert!(version < 100);
-            tokio::time::advance(Duration::from_secs(1)).await;
-        }
+        let begun = Instant::now();
+        let seconds_taken = (0..100)
+            .take_while(|&second| {
+                let now = begun + Duration::from_secs(second);
+                outbox.push(Item::Weights(weights(second)), now).is_ok()
+            })
+            .count() as u64;
+        assert_eq!(seconds_taken, DRAIN_TIMEOUT.as_secs() + 1);
         outbox.abandon(Status::resource_exhausted("too slow"));
         assert_eq!(rest(outgoing).await, ["too slow"]);
 
@@ -252,9 +253,9 @@ mod tests {
         assert_eq!(outbox.message(assign(0)), Err(Undeliverable::Closed));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_silent_stream_beats() {
-        let (outbox, mut outgoing) = channel(Duration::from_secs(1));
+        let (outbox, mut outgoing) = channel(Duration::from_millis(1));
         for _ in 0..3 {
             let message = outgoing.next().await.unwrap().unwrap().message;
             assert_eq!(message, Some(Message::Heartbeat(Heartbeat {})));

@@ -1,0 +1,193 @@
+//! One run, any workers, one hash; whatever happens to some of them.
+
+mod support;
+
+use ps_worker::{Ended, WorkerError};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use support::{Server, Worker, data, options, run_file, runtime};
+
+#[test]
+fn any_number_of_workers_ends_with_the_hash_of_the_plain_trainer() {
+    let folder = data(1);
+    for workers in [1, 2, 3, 5] {
+        let server = Server::start(&run_file(6), folder.path(), options(workers));
+        let workers: Vec<Worker> =
+            (0..workers).map(|_| Worker::start(server.address, folder.path())).collect();
+        server.finish_at_reference();
+        for worker in workers {
+            assert_eq!(worker.finish().unwrap(), Ended::Done);
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_dies_in_the_middle_and_one_that_comes_late_change_no_bit() {
+    let folder = data(1);
+    let server = Server::start(&run_file(400), folder.path(), options(2));
+    let victim = Worker::start(server.address, folder.path());
+    let survivor = Worker::start(server.address, folder.path());
+    runtime().block_on(server.reach(20));
+    victim.kill();
+    let late = Worker::start(server.address, folder.path());
+    server.finish_at_reference();
+    assert_eq!(survivor.finish().unwrap(), Ended::Done);
+    // It may have found the run over already.
+    drop(late);
+}
+
+#[test]
+fn a_worker_may_be_there_before_its_server() {
+    let folder = data(1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let worker = Worker::start(address, folder.path());
+    let listener = TcpListener::bind(address).unwrap();
+    let server = Server::start_at(listener, &run_file(2), folder.path(), options(1));
+    server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+}
+
+#[test]
+fn a_worker_with_other_data_is_refused_with_both_fingerprints_and_harms_nobody() {
+    let (folder, other) = (data(1), data(2));
+    let server = Server::start(&run_file(2), folder.path(), options(1));
+    let stranger = Worker::start(server.address, other.path());
+    let error = stranger.finish().unwrap_err();
+    assert_eq!(error.exit_code(), 42);
+    let text = error.to_string();
+    for folder in [&folder, &other] {
+        let fingerprint = support::job(&run_file(2), folder.path()).fingerprint.data;
+        assert!(text.contains(&fingerprint), "{text} does not name {fingerprint}");
+    }
+    assert!(text.contains("data differs") && text.contains("--data-root"), "{text}");
+    let worker = Worker::start(server.address, folder.path());
+    server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+}
+
+#[test]
+fn a_worker_without_its_data_says_which_file_is_missing() {
+    let folder = data(1);
+    let empty = tempfile::tempdir().unwrap();
+    let server = Server::start(&run_file(2), folder.path(), options(1));
+    let error = Worker::start(server.address, empty.path()).finish().unwrap_err();
+    assert_eq!(error.exit_code(), 42);
+    assert!(error.to_string().contains("flowers.csv"), "{error}");
+    assert!(!server.stop().unwrap().is_done);
+}
+
+#[test]
+fn garbage_on_the_port_harms_nobody() {
+    let folder = data(1);
+    let server = Server::start(&run_file(100), folder.path(), options(1));
+    let say = |words: &[u8]| {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.write_all(words).unwrap();
+        stream
+    };
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let silent = say(b"");
+    let open = [
+        say(b"SSH-2.0-OpenSSH_9.6\r\n"),
+        say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        say(&[0xff; 10_000]),
+        say(preface),
+        say(&[preface.as_slice(), &[0x7f; 500]].concat()),
+    ];
+    let worker = Worker::start(server.address, folder.path());
+    runtime().block_on(server.reach(20));
+    drop(open);
+    server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+    drop(silent);
+}
+
+#[test]
+fn stopping_the_server_ends_its_workers_in_good_order() {
+    let folder = data(1);
+    let server = Server::start(&run_file(1_000_000), folder.path(), options(1));
+    let worker = Worker::start(server.address, folder.path());
+    runtime().block_on(server.reach(3));
+    let finished = server.stop().unwrap();
+    assert!(!finished.is_done && finished.version >= 3);
+    let Ended::Stopped(reason) = worker.finish().unwrap() else { panic!("not stopped") };
+    assert!(reason.contains("stopped"), "{reason}");
+}
+
+#[test]
+fn a_server_without_workers_gives_up_and_says_what_was_missing() {
+    let folder = data(1);
+    let options =
+        ps_server::ServerOptions { join_timeout: std::time::Duration::from_millis(50), ..options(3) };
+    let error = Server::start(&run_file(1), folder.path(), options).finish().err().unwrap();
+    assert!(error.to_string().contains("0 of 3 workers"), "{error}");
+}
+
+#[test]
+fn divergence_names_step_and_rate_and_ends_everybody() {
+    let folder = data(1);
+    let run = run_file(400).replace("0.05", "1e30");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let job = support::job(&run, folder.path());
+    let address = listener.local_addr().unwrap();
+    let recorder = ps_run::Recorder::new(&job, None, ps_run::Style::Quiet).unwrap();
+    let server = std::thread::spawn(move || {
+        runtime().block_on(ps_server::run(listener, job, options(1), recorder, std::future::pending()))
+    });
+    let worker = Worker::start(address, folder.path());
+    let error = server.join().unwrap().err().unwrap();
+    assert!(matches!(error, ps_server::ServerError::Diverged(_)), "{error}");
+    assert!(error.to_string().contains("learning rate"), "{error}");
+    assert!(matches!(worker.finish().unwrap(), Ended::Stopped(_)));
+}
+
+#[test]
+fn an_address_where_something_else_answers_is_told_from_one_where_nobody_does() {
+    let folder = data(1);
+    for banner in ["SSH-2.0-OpenSSH_9.6\r\n", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // It serves to the end of the process; nothing waits for it.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                stream.write_all(banner.as_bytes()).unwrap();
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        let error = Worker::start(address, folder.path()).finish().unwrap_err();
+        assert!(matches!(error, WorkerError::NotOurs { .. }), "{banner}: {error}");
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+        assert_eq!(error.exit_code(), 1);
+    }
+}
+
+#[test]
+fn another_grpc_server_is_known_as_such() {
+    let folder = data(1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let other = std::thread::spawn(move || {
+        runtime().block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let (_, health) = tonic_health::server::health_reporter();
+            let incoming = tonic::transport::server::TcpIncoming::from(listener);
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            tonic::transport::Server::builder()
+                .add_service(health)
+                .serve_with_incoming_shutdown(incoming, stopped)
+                .await
+                .unwrap();
+        });
+    });
+    let error = Worker::start(address, folder.path()).finish().unwrap_err();
+    assert!(matches!(error, WorkerError::NotOurs { .. }), "{error}");
+    drop(stop);
+    other.join().unwrap();
+}

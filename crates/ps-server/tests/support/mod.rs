@@ -1,0 +1,210 @@
+//! A server and workers in this process, each on a runtime of its own so that it can be dropped as a whole.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use ps_config::RunConfig;
+use ps_core::{reference, weights_hash};
+use ps_data::NoProgress;
+use ps_proto::v1::parameter_server_client::ParameterServerClient;
+use ps_proto::v1::{self, from_worker};
+use ps_run::{Job, Recorder, Style};
+use ps_server::{Finished, ServerError, ServerOptions};
+use ps_worker::{Ended, WorkerError, WorkerOptions};
+use std::fmt::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
+
+/// A folder with a data set of three classes; `seed` makes it this one or another.
+pub fn data(seed: u32) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = String::from("length,width,height,species\n");
+    let mut state = seed;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(state >> 8) / f64::from(1 << 24)
+    };
+    for row in 0..150 {
+        let class = row % 3;
+        let center = f64::from(class);
+        let [a, b, c] = [center + noise(), 2.0 * center - noise(), noise() - center / 2.0];
+        writeln!(text, "{a:.4},{b:.4},{c:.4},{}", ["setosa", "versicolor", "virginica"][class as usize])
+            .unwrap();
+    }
+    std::fs::write(folder.path().join("flowers.csv"), text).unwrap();
+    folder
+}
+
+/// The run: an MLP on that data, `epochs` times 5 steps of up to 8 leaves.
+pub fn run_file(epochs: u32) -> String {
+    format!(
+        r#"
+seed = 3
+[data]
+train = "csv:flowers.csv"
+label = "species"
+[model]
+kind = "mlp"
+hidden = [8]
+[train]
+epochs = {epochs}
+batch = 32
+leaf = 4
+[optimizer]
+momentum = 0.9
+[learning_rate]
+initial = 0.05
+"#
+    )
+}
+
+pub fn job(run: &str, folder: &Path) -> Job {
+    let run = RunConfig::parse(run, "test", &[]).unwrap();
+    Job::load(run, folder, None, &NoProgress).unwrap()
+}
+
+/// The hash that the plain trainer ends with.
+pub fn reference_hash(job: &Job) -> String {
+    let trained = reference::train(&job.model, job.plan, job.optimizer, job.rate, &job.data.train, |_, _| {});
+    weights_hash(&trained.unwrap())
+}
+
+/// A server on its own thread.
+pub struct Server {
+    pub address: SocketAddr,
+    /// What the reference is computed from, when it is asked for.
+    job: Job,
+    result: JoinHandle<Result<Finished, ServerError>>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Server {
+    pub fn start(run: &str, folder: &Path, options: ServerOptions) -> Self {
+        Server::start_at(TcpListener::bind("127.0.0.1:0").unwrap(), run, folder, options)
+    }
+
+    pub fn start_at(listener: TcpListener, run: &str, folder: &Path, options: ServerOptions) -> Self {
+        let job = job(run, folder);
+        let own = self::job(run, folder);
+        let recorder = Recorder::new(&job, None, Style::Quiet).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            if stopped.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let result = std::thread::spawn(move || {
+            runtime().block_on(ps_server::run(listener, job, options, recorder, shutdown))
+        });
+        Server { address, job: own, result, stop }
+    }
+
+    pub fn stop(self) -> Result<Finished, ServerError> {
+        self.stop.send(()).unwrap();
+        self.result.join().unwrap()
+    }
+
+    pub fn finish(self) -> Result<Finished, ServerError> {
+        self.result.join().unwrap()
+    }
+
+    /// Waits for the end, which must be a good one at the reference's hash.
+    pub fn finish_at_reference(self) {
+        let reference = reference_hash(&self.job);
+        let finished = self.finish().unwrap_or_else(|error| panic!("{error}"));
+        assert!(finished.is_done);
+        assert_eq!(weights_hash(&finished.weights), reference);
+    }
+
+    pub async fn client(&self) -> ParameterServerClient<Channel> {
+        ParameterServerClient::connect(format!("http://{}", self.address)).await.unwrap()
+    }
+
+    /// Returns when so many steps are made.
+    pub async fn reach(&self, version: u64) -> v1::StatusReply {
+        let mut client = self.client().await;
+        loop {
+            let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
+            if status.version >= version {
+                return status;
+            }
+        }
+    }
+
+    /// What a worker that fits would greet with.
+    pub async fn hello(&self) -> v1::FromWorker {
+        let request = v1::JoinRequest {
+            protocol_version: 1,
+            worker_name: "test".into(),
+            build: "test".into(),
+            numerics_version: ps_core::NUMERICS_VERSION,
+        };
+        let reply = self.client().await.join(request).await.unwrap().into_inner();
+        from_worker(from_worker::Message::Hello(v1::Hello {
+            protocol_version: 1,
+            worker_name: "test".into(),
+            build: "test".into(),
+            fingerprints: reply.expected,
+        }))
+    }
+}
+
+pub fn from_worker(message: from_worker::Message) -> v1::FromWorker {
+    v1::FromWorker { message: Some(message) }
+}
+
+/// A worker on its own thread.
+pub struct Worker {
+    result: JoinHandle<Option<Result<Ended, WorkerError>>>,
+    kill: oneshot::Sender<()>,
+}
+
+impl Worker {
+    pub fn start(server: SocketAddr, folder: &Path) -> Self {
+        let options = WorkerOptions {
+            server: server.to_string(),
+            data_root: Some(folder.to_path_buf()),
+            threads: Some(1),
+            name: "test".into(),
+            patience: Duration::from_secs(60),
+            style: Style::Quiet,
+        };
+        let (kill, killed) = oneshot::channel::<()>();
+        let result = std::thread::spawn(move || {
+            let runtime = runtime();
+            let result = runtime.block_on(async {
+                tokio::select! {
+                    result = ps_worker::run(options, std::future::pending()) => Some(result),
+                    Ok(()) = killed => None,
+                }
+            });
+            // The connection dies with the runtime, without a word.
+            runtime.shutdown_background();
+            result
+        });
+        Worker { result, kill }
+    }
+
+    pub fn kill(self) {
+        self.kill.send(()).unwrap();
+        assert!(self.result.join().unwrap().is_none());
+    }
+
+    pub fn finish(self) -> Result<Ended, WorkerError> {
+        self.result.join().unwrap().unwrap()
+    }
+}
+
+pub fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+pub fn options(min_workers: u32) -> ServerOptions {
+    ServerOptions { min_workers, join_timeout: Duration::from_secs(60), ..ServerOptions::default() }
+}

@@ -1,0 +1,207 @@
+//! The wire, spoken by hand: what a worker in another language sees.
+
+mod support;
+
+use ps_core::{Node, weights_hash};
+use ps_proto::v1::{self, from_server, from_worker};
+use support::{Server, Worker, data, from_worker as message, options, run_file, runtime};
+use tokio_stream::StreamExt;
+use tonic::{Code, Status};
+
+/// Greets, says `messages`, and returns the status that ends the stream.
+async fn answer_to(server: &Server, messages: Vec<from_worker::Message>) -> Status {
+    let mut all = vec![server.hello().await];
+    all.extend(messages.into_iter().map(message));
+    // The stream stays open: it is the server who ends it.
+    let outgoing = tokio_stream::iter(all).chain(tokio_stream::pending());
+    let mut stream = match server.client().await.rounds(outgoing).await {
+        Ok(stream) => stream.into_inner(),
+        Err(status) => return status,
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Status::ok("the stream ended"),
+            Err(status) => return status,
+        }
+    }
+}
+
+/// The parameters of the run's model: 3 inputs, 8 hidden units, 3 classes.
+const PARAMETERS: usize = 3 * 8 + 8 + 8 * 3 + 3;
+
+/// A node of step 0 in one chunk, well formed; its leaf has 4 samples.
+fn node(value: f32) -> v1::NodeChunk {
+    v1::NodeChunk {
+        step: 0,
+        level: 0,
+        index: 1,
+        offset: 0,
+        total: PARAMETERS as u64,
+        gradient: ps_proto::tensor::share(vec![value; PARAMETERS]),
+        tally: Some(v1::Tally {
+            samples: 4,
+            loss: 4.0,
+            correct: 4,
+            class_samples: vec![2, 1, 1],
+            class_errors: vec![0; 3],
+            ..v1::Tally::default()
+        }),
+    }
+}
+
+#[test]
+fn nonsense_gets_a_clear_status_and_changes_no_bit() {
+    let folder = data(1);
+    let server = Server::start(&run_file(4), folder.path(), options(2));
+    runtime().block_on(async {
+        let cases: Vec<(from_worker::Message, &str)> = vec![
+            (from_worker::Message::Node(v1::NodeChunk { step: 3, ..node(1.0) }), "step 3, which is not open"),
+            (from_worker::Message::Node(v1::NodeChunk { step: 99, ..node(1.0) }), "step 99 of a run of 20"),
+            (
+                from_worker::Message::Node(v1::NodeChunk { index: 9, ..node(1.0) }),
+                "node (0, 9) does not exist",
+            ),
+            (from_worker::Message::Node(v1::NodeChunk { total: 1 << 60, ..node(1.0) }), "the model has 59"),
+            (
+                from_worker::Message::Node(v1::NodeChunk {
+                    offset: 1,
+                    gradient: node(1.0).gradient.slice(4..),
+                    ..node(1.0)
+                }),
+                "does not follow the chunk before it",
+            ),
+            (from_worker::Message::Node(node(f32::NAN)), "not finite; computed here, all are"),
+            (from_worker::Message::Hello(v1::Hello::default()), "hello came twice"),
+        ];
+        for (nonsense, expected) in cases {
+            let status = answer_to(&server, vec![nonsense]).await;
+            assert_eq!(status.code(), Code::InvalidArgument, "{expected}: {status}");
+            assert!(status.message().contains(expected), "{status} does not say {expected}");
+        }
+    });
+    let workers: Vec<Worker> = (0..2).map(|_| Worker::start(server.address, folder.path())).collect();
+    server.finish_at_reference();
+    workers.into_iter().for_each(|worker| drop(worker.finish().unwrap()));
+}
+
+#[test]
+fn strangers_are_turned_away_at_the_door() {
+    let folder = data(1);
+    let server = Server::start(&run_file(4), folder.path(), options(1));
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        let request = v1::JoinRequest { protocol_version: 7, build: "py 0.2".into(), ..Default::default() };
+        let status = client.join(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("version 1, the worker (py 0.2) 7"), "{status}");
+
+        let request = v1::JoinRequest { protocol_version: 1, numerics_version: 9999, ..Default::default() };
+        let status = client.join(request).await.unwrap_err();
+        assert!(status.message().contains("the worker by 9999"), "{status}");
+
+        let outgoing = tokio_stream::iter([message(from_worker::Message::Heartbeat(v1::Heartbeat {}))]);
+        let status = client.rounds(outgoing).await.unwrap_err();
+        assert!(status.message().contains("first message must be hello"), "{status}");
+
+        let Some(from_worker::Message::Hello(mut hello)) = server.hello().await.message else { panic!() };
+        hello.fingerprints.as_mut().unwrap().probe = "otherwise".into();
+        let outgoing = tokio_stream::iter([message(from_worker::Message::Hello(hello))]);
+        let status = client.rounds(outgoing).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("probe gradient differs"), "{status}");
+        assert!(status.message().contains("the worker otherwise"), "{status}");
+    });
+    assert!(!server.stop().unwrap().is_done);
+}
+
+#[test]
+fn a_worker_written_by_hand_trains_to_the_same_hash() {
+    let folder = data(1);
+    let server = Server::start(&run_file(2), folder.path(), options(1));
+    let job = support::job(&run_file(2), folder.path());
+    let dismissed = runtime().block_on(async {
+        let (sender, receiver) = tokio::sync::mpsc::channel(64);
+        sender.send(server.hello().await).await.unwrap();
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let mut stream = server.client().await.rounds(outgoing).await.unwrap().into_inner();
+        let mut weights: (u64, Vec<f32>) = Default::default();
+        let mut gradients = job.gradients();
+        loop {
+            match stream.message().await.unwrap().unwrap().message.unwrap() {
+                from_server::Message::Weights(chunk) => {
+                    assert_eq!((chunk.offset, chunk.total), (0, PARAMETERS as u64));
+                    weights.0 = chunk.version;
+                    weights.1.clear();
+                    ps_proto::tensor::append(&chunk.weights, &mut weights.1);
+                }
+                from_server::Message::Assign(assign) => {
+                    assert_eq!(assign.step, weights.0);
+                    let leaves = assign.leaf_start..assign.leaf_end;
+                    for leaf in leaves {
+                        // Single leaves instead of the fewest nodes, and each twice.
+                        for _ in 0..2 {
+                            let range = leaf..leaf + 1;
+                            let mut sums = gradients.compute(&weights.1, &job.data.train, assign.step, range);
+                            let sum = sums.pop().unwrap();
+                            assert_eq!(sum.node, Node::leaf(leaf));
+                            for chunk in ps_proto::convert::node_chunks(assign.step, sum) {
+                                sender.send(chunk).await.unwrap();
+                            }
+                        }
+                    }
+                }
+                from_server::Message::Dismissed(dismissed) => break dismissed,
+                from_server::Message::Admitted(_) | from_server::Message::Heartbeat(_) => {}
+            }
+        }
+    });
+    assert_eq!(dismissed.kind(), v1::DismissalKind::Done);
+    server.finish_at_reference();
+}
+
+#[test]
+fn status_weights_health_and_reflection_are_served() {
+    let folder = data(1);
+    let server = Server::start(&run_file(1_000_000), folder.path(), options(1));
+    let worker = Worker::start(server.address, folder.path());
+    runtime().block_on(async {
+        let status = server.reach(2).await;
+        assert_eq!(status.workers.len(), 1);
+        assert_eq!(status.workers[0].name, "test");
+        assert!(status.loss.is_finite() && status.steps == 5_000_000);
+
+        let chunks = server.client().await.pull_weights(v1::PullWeightsRequest {}).await.unwrap();
+        let chunks: Vec<v1::WeightsChunk> = chunks.into_inner().map(|chunk| chunk.unwrap()).collect().await;
+        let mut weights = Vec::new();
+        chunks.iter().for_each(|chunk| ps_proto::tensor::append(&chunk.weights, &mut weights));
+        assert_eq!(weights.len(), PARAMETERS);
+        assert!(chunks[0].version >= 2);
+
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+        let channel = channel.connect().await.unwrap();
+        let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+        let request = tonic_health::pb::HealthCheckRequest { service: "downhill.v1.ParameterServer".into() };
+        let reply = health.check(request).await.unwrap().into_inner();
+        assert_eq!(reply.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+
+        use tonic_reflection::pb::v1 as reflection;
+        let mut client = reflection::server_reflection_client::ServerReflectionClient::new(channel);
+        let request = reflection::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(
+                reflection::server_reflection_request::MessageRequest::FileContainingSymbol(
+                    "downhill.v1.ParameterServer".into(),
+                ),
+            ),
+        };
+        let mut replies =
+            client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+        let reply = replies.message().await.unwrap().unwrap().message_response.unwrap();
+        use reflection::server_reflection_response::MessageResponse::FileDescriptorResponse;
+        assert!(matches!(reply, FileDescriptorResponse(_)), "{reply:?}");
+    });
+    let finished = server.stop().unwrap();
+    assert_eq!(weights_hash(&finished.weights).len(), 64);
+    worker.finish().unwrap();
+}
