@@ -6,6 +6,9 @@ use crate::metrics::Outcome;
 use crate::model::{Activation, Layer, Model};
 use crate::samples::Samples;
 
+/// Length of the inner index that is taken at a time: with a panel's width, half of a first-level cache.
+const DEPTH_OF_A_PART: usize = 256;
+
 /// How far rows go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
@@ -154,29 +157,37 @@ impl Network<'_> {
         finish: impl Fn(usize, usize, &mut [f32]),
     ) {
         let depth = left.columns;
-        for panel in 0..shape.panels() {
-            let columns = shape.tile_columns(panel);
-            let segments = (0..left.panels()).map(|p| Segment {
+        let segments: Vec<Segment> = (0..left.panels())
+            .map(|p| Segment {
                 k: left.columns_of(p),
                 a: left.panel(p),
                 b: p * left.width * shape.width,
-            });
-            let segments: Vec<Segment> = segments.collect();
+                ends_leaf: false,
+            })
+            .collect();
+        // A part of the inner index at a time, whose share of the right operand stays in the first-level cache
+        // for all rows. The chains go on from part to part.
+        let part = DEPTH_OF_A_PART.div_ceil(left.width);
+        for panel in 0..shape.panels() {
             let b = &right.as_slice()[panel * depth * shape.width..][..depth * shape.width];
-            for (row, count) in strips(rows, self.kernel) {
-                let a = &values[row * left.width..];
-                let tile = Tile { a, left: Left::Rows, b, rows: count, columns };
-                let at = shape.panel(panel) + row * shape.width;
-                multiply(self.kernel, &tile, &segments, &mut out[at..], shape.width);
-                self.kernel.vectorize(
-                    #[inline(always)]
-                    || {
-                        for r in 0..count {
-                            let out = &mut out[at + r * shape.width..][..shape.columns_of(panel)];
-                            finish(panel, row + r, out);
-                        }
-                    },
-                );
+            for (number, segments) in segments.chunks(part).enumerate() {
+                let is_last = (number + 1) * part >= left.panels();
+                for (row, rows) in strips(rows, self.kernel) {
+                    let a = &values[row * left.width..];
+                    let tile = Tile { a, left: Left::Rows, b, rows, columns: shape.tile_columns(panel) };
+                    let out = &mut out[shape.panel(panel) + row * shape.width..];
+                    multiply(self.kernel, &tile, segments, number > 0, out, shape.width);
+                    if is_last {
+                        self.kernel.vectorize(
+                            #[inline(always)]
+                            || {
+                                for (r, out) in out.chunks_mut(shape.width).take(rows).enumerate() {
+                                    finish(panel, row + r, &mut out[..shape.columns_of(panel)]);
+                                }
+                            },
+                        );
+                    }
+                }
             }
         }
     }

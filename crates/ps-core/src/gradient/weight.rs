@@ -19,26 +19,24 @@ impl WeightGradient<'_> {
     /// Writes the rows of the weight's gradient that belong to a panel of outputs, `[outputs of the panel,
     /// inputs]`, and of the bias, `[outputs of the panel]`.
     pub fn panel(&self, panel: usize, weight: &mut [f32], bias: &mut [f32]) {
-        let (segments, leaves) = self.segments();
+        let segments = self.segments();
         let depth = 2 + self.leaves.len().ilog2() as usize;
         let mut stack = vec![0.0; depth * self.kernel.max_rows() * self.kernel.width()];
         for below in 0..self.input.panels() {
-            let columns = self.input.tile_columns(below);
+            let (columns, existing) = (self.input.tile_columns(below), self.input.columns_of(below));
             let b = &self.inputs[self.input.panel(below)..];
             for (first, rows) in strips(self.delta.columns_of(panel), self.kernel) {
                 let a = &self.deltas[self.delta.panel(panel) + first..];
-                let width = self.input.width;
                 let tile = Tile { a, left: Left::Columns, b, rows, columns };
-                fold_tiles(self.kernel, &tile, leaves.iter().map(|leaf| &segments[leaf.clone()]), &mut stack);
+                fold_tiles(self.kernel, &tile, &segments, &mut stack);
                 for (row, sums) in stack.chunks(columns).take(rows).enumerate() {
-                    let at = (first + row) * self.input.columns + below * width;
-                    let existing = self.input.columns_of(below);
+                    let at = (first + row) * self.input.columns + below * self.input.width;
                     weight[at..at + existing].copy_from_slice(&sums[..existing]);
                 }
             }
         }
         // The bias is a weight whose input is always 1; the right operand is delta itself.
-        let segments: Vec<Segment> = segments.iter().map(|s| Segment { k: s.k, a: 0, b: s.a }).collect();
+        let segments: Vec<Segment> = segments.iter().map(|s| Segment { a: 0, b: s.a, ..*s }).collect();
         let tile = Tile {
             a: &[1.0],
             left: Left::Constant,
@@ -46,16 +44,15 @@ impl WeightGradient<'_> {
             rows: 1,
             columns: self.delta.tile_columns(panel),
         };
-        fold_tiles(self.kernel, &tile, leaves.iter().map(|leaf| &segments[leaf.clone()]), &mut stack);
+        fold_tiles(self.kernel, &tile, &segments, &mut stack);
         bias.copy_from_slice(&stack[..bias.len()]);
     }
 
     /// Where each leaf's rows lie, relative to a panel: a leaf that crosses blocks has several segments.
-    fn segments(&self) -> (Vec<Segment>, Vec<Range<usize>>) {
+    fn segments(&self) -> Vec<Segment> {
         let block = self.input.block;
         let mut segments = Vec::with_capacity(self.leaves.len());
-        let leaves = self.leaves.iter().map(|rows| {
-            let start = segments.len();
+        for rows in self.leaves {
             let mut row = rows.start;
             while row < rows.end {
                 let end = rows.end.min((row / block + 1) * block);
@@ -63,12 +60,11 @@ impl WeightGradient<'_> {
                     k: end - row,
                     a: row / block * self.delta.block_len() + row % block * self.delta.width,
                     b: row / block * self.input.block_len() + row % block * self.input.width,
+                    ends_leaf: end == rows.end,
                 });
                 row = end;
             }
-            start..segments.len()
-        });
-        let leaves = leaves.collect();
-        (segments, leaves)
+        }
+        segments
     }
 }
