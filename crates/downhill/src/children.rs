@@ -1,10 +1,12 @@
 //! Server and workers as child processes, their output labelled.
 
 use crate::failure::Failure;
+use ps_run::Relay;
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// A child process; killed when dropped.
@@ -102,11 +104,33 @@ fn read_lines(pipe: impl Read, mut sink: Sink) {
     }
 }
 
-/// A sink that writes lines to our stderr, each after `label`.
-pub fn labelled(label: String) -> Sink {
+/// A sink that shows lines, each after `label`.
+pub fn labelled(label: String, screen: Arc<Relay>) -> Sink {
+    Box::new(move |line| screen.print(&format!("{label}{line}")))
+}
+
+/// A sink for a process that writes JSON: its progress is shown as ours, everything else after `label`.
+pub fn relayed(label: String, screen: Arc<Relay>) -> Sink {
     Box::new(move |line| {
-        let _ = writeln!(io::stderr(), "{label}{line}");
+        if !screen.take(line) {
+            screen.print(&format!("{label}{}", log_line(line)));
+        }
     })
+}
+
+/// A log line in JSON as a person reads it; anything else as it is.
+fn log_line(json: &str) -> String {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(json) else { return json.to_string() };
+    let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    let mut text = String::new();
+    for key in ["level", "message", "text"] {
+        text += &fields.get(key).map_or_else(String::new, |value| plain(value) + " ");
+    }
+    let known = ["timestamp", "level", "message", "text", "target", "kind", "span", "spans"];
+    for (key, value) in fields.iter().filter(|(key, _)| !known.contains(&key.as_str())) {
+        text += &format!("{key}={} ", plain(value));
+    }
+    text.trim_end().to_string()
 }
 
 /// How a process ended, in words.
@@ -136,4 +160,16 @@ pub fn beside_us(name: &str) -> Result<PathBuf, Failure> {
          `cargo build{release} -p ps-server -p ps-worker`",
         path.display()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_lose_their_json() {
+        let json = r#"{"timestamp":"t","level":"INFO","message":"worker admitted","worker":"w0","n":2,"target":"x"}"#;
+        assert_eq!(log_line(json), "INFO worker admitted n=2 worker=w0");
+        assert_eq!(log_line("thread main panicked"), "thread main panicked");
+    }
 }

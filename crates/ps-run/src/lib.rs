@@ -6,6 +6,7 @@
 
 mod folder;
 mod job;
+mod lines;
 mod measures;
 mod progress;
 mod recorder;
@@ -15,7 +16,7 @@ mod weights;
 pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE};
 pub use job::{Fingerprint, Job, JobError, task};
 pub use measures::{Measures, counted, grouped, seconds};
-pub use progress::{DataProgress, Style};
+pub use progress::{DataProgress, Relay, Style};
 pub use recorder::Recorder;
 pub use summary::{Ending, Summary};
 pub use weights::{AboutWeights, SavedWeights, WeightsFile};

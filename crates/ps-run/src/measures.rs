@@ -37,7 +37,7 @@ impl Measures {
 
     /// One line of them: `loss 0.0812  accuracy 97.55 %`.
     pub fn line(&self) -> String {
-        let mut line = format!("loss {}", loss(self.loss));
+        let mut line = format!("loss {}", short(self.loss));
         if let Some(accuracy) = self.accuracy {
             line += &format!("  accuracy {}", percent(accuracy));
         }
@@ -48,12 +48,12 @@ impl Measures {
     }
 }
 
-/// A loss in few characters.
-pub(crate) fn loss(loss: f64) -> String {
-    if loss == 0.0 || (0.001..100_000.0).contains(&loss.abs()) {
-        format!("{loss:.4}")
+/// A loss or rate in few characters.
+pub(crate) fn short(value: f64) -> String {
+    if value == 0.0 || (0.001..100_000.0).contains(&value.abs()) {
+        format!("{value:.4}")
     } else {
-        format!("{loss:.3e}")
+        format!("{value:.3e}")
     }
 }
 

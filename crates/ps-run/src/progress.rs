@@ -1,10 +1,12 @@
 //! Progress on stderr: a bar for people, lines for pipes, JSON for programs.
 
+use crate::lines::Line;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ps_config::{LogArgs, LogFormat};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,30 +54,82 @@ impl Progress {
         self.style == Style::Json
     }
 
-    /// Moves the bar.
-    pub(crate) fn advance(&self, position: u64, prefix: String, message: String) {
-        self.bar.set_prefix(prefix);
-        self.bar.set_message(message);
-        self.bar.set_position(position);
+    /// After how long steps are shown again.
+    pub(crate) fn due(&self) -> Duration {
+        match self.style {
+            Style::Bar => Duration::from_millis(100),
+            Style::Json => Duration::from_secs(1),
+            Style::Lines | Style::Quiet => Duration::from_secs(5),
+        }
     }
 
-    /// A line that stays.
-    pub(crate) fn line(&self, text: &str, json: &str) {
-        let mut stderr = std::io::stderr();
-        // A reader who has gone is no reason to stop.
-        let _ = match self.style {
-            Style::Bar => {
-                self.bar.println(text);
-                Ok(())
+    /// Moves the bar, or writes a line.
+    pub(crate) fn show(&self, line: &Line) {
+        match (self.style, line) {
+            (Style::Bar, Line::Step(line)) => {
+                self.bar.set_length(line.steps);
+                self.bar.set_prefix(line.head());
+                self.bar.set_message(line.text());
+                self.bar.set_position(line.step);
             }
-            Style::Lines => writeln!(stderr, "{text}"),
-            Style::Json => writeln!(stderr, "{json}"),
-            Style::Quiet => Ok(()),
-        };
+            // The bar has just said how fast it was.
+            (Style::Bar, Line::Epoch(line)) => self.print(&line.text(false)),
+            (Style::Lines, Line::Step(line)) => self.print(&format!("{}  {}", line.head(), line.text())),
+            (Style::Lines, Line::Epoch(line)) => self.print(&line.text(true)),
+            (Style::Json, line) => self.print(&line.to_json()),
+            (Style::Quiet, _) => {}
+        }
+    }
+
+    /// A word to the user.
+    pub(crate) fn note(&self, text: &str) {
+        match self.style {
+            Style::Bar | Style::Lines => self.print(text),
+            Style::Json => self.print(&serde_json::json!({ "kind": "note", "text": text }).to_string()),
+            Style::Quiet => {}
+        }
+    }
+
+    /// A line that stays. A reader who has gone is no reason to stop.
+    fn print(&self, text: &str) {
+        if self.is_bar() && !self.bar.is_hidden() {
+            self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{text}")));
+        } else {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
     }
 
     pub(crate) fn close(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Shows how another process's run goes, from what it writes as JSON.
+pub struct Relay {
+    progress: Progress,
+}
+
+impl Relay {
+    /// Nothing is known of the run yet.
+    pub fn new(style: Style) -> Self {
+        Relay { progress: Progress::new(style, 0) }
+    }
+
+    /// Shows a line of progress, and says whether it was one.
+    pub fn take(&self, json: &str) -> bool {
+        let line = serde_json::from_str(json);
+        line.iter().for_each(|line| self.progress.show(line));
+        line.is_ok()
+    }
+
+    /// Writes a line that stays.
+    pub fn print(&self, text: &str) {
+        self.progress.print(text);
+    }
+
+    /// The bar goes.
+    pub fn close(&self) {
+        self.progress.close();
     }
 }
 

@@ -2,19 +2,16 @@
 
 use crate::folder::{FolderError, RunFolder};
 use crate::job::Job;
-use crate::measures::{Measures, counted, grouped, loss, percent, seconds};
+use crate::lines::{EpochLine, Line, StepLine};
+use crate::measures::Measures;
 use crate::progress::{Progress, Style};
 use crate::summary::Summary;
 use ps_core::{BatchPlan, StepReport, Tally};
-use serde::Serialize;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The bar moves this often; a plain line comes every [`LINES_EVERY`].
-const BAR_EVERY: Duration = Duration::from_millis(100);
-const LINES_EVERY: Duration = Duration::from_secs(5);
 /// Where there are more epochs than this, not every one of the quick ones gets a line on the screen.
 const MANY_EPOCHS: u32 = 50;
 const QUICK_EPOCH: Duration = Duration::from_millis(200);
@@ -49,39 +46,6 @@ pub struct Recorder {
 struct Window {
     since: Instant,
     tally: Tally,
-}
-
-/// A line of steps in the metrics file.
-#[derive(Serialize)]
-struct StepLine {
-    kind: &'static str,
-    step: u64,
-    epoch: u32,
-    /// Means over the steps since the line before.
-    loss: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    accuracy: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    r_squared: Option<f64>,
-    learning_rate: f32,
-    samples_per_second: f64,
-    workers: usize,
-    seconds: f64,
-}
-
-/// A line of an epoch in the metrics file.
-#[derive(Serialize)]
-struct EpochLine {
-    kind: &'static str,
-    epoch: u32,
-    steps: u64,
-    train: Measures,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    validation: Option<Measures>,
-    learning_rate: f32,
-    samples_per_second: f64,
-    workers: usize,
-    seconds: f64,
 }
 
 impl Recorder {
@@ -129,11 +93,11 @@ impl Recorder {
         let ends_epoch = self.plan.ends_epoch(report.step);
         let made = report.step + 1;
         let every = (self.plan.steps / STEP_LINES).max(1);
-        let due = if self.progress.is_bar() { BAR_EVERY } else { LINES_EVERY };
+        let due = self.progress.due();
         if now - self.unseen.since >= due {
             let line = self.step_line(&self.unseen, report, workers, now);
             self.unseen.restart(now);
-            self.show(&line);
+            self.progress.show(&line);
         }
         if made.is_multiple_of(every) || ends_epoch {
             let line = self.step_line(&self.recent, report, workers, now);
@@ -144,9 +108,10 @@ impl Recorder {
             let train = Measures::new(&self.epoch.tally, &self.class_names);
             self.train = Some(train.clone());
             self.ended.push(EpochLine {
-                kind: "epoch",
                 epoch: report.epoch + 1,
-                steps: made,
+                epochs: self.epochs(),
+                step: made,
+                steps: self.plan.steps,
                 samples_per_second: self.epoch.speed(now),
                 train,
                 validation: None,
@@ -166,23 +131,15 @@ impl Recorder {
         }
         let mut line = self.ended.remove(0);
         line.validation = validation.map(|tally| Measures::new(tally, &self.class_names));
-        self.validated = line.validation.clone().map(|measures| (line.steps, measures));
-        let mut text = format!("{}  {}", self.epoch_of(line.epoch), line.train.line());
-        if let Some(validation) = &line.validation {
-            text += &format!("  validation {}", validation.line());
-        }
-        if !self.progress.is_bar() {
-            // The bar has just said so.
-            text += &format!("  {} samples/s", grouped(line.samples_per_second));
-        }
-        text += &format!("  {}", seconds(line.seconds));
-        let json = self.write(&line);
+        self.validated = line.validation.clone().map(|measures| (line.step, measures));
+        let (epoch, epochs) = (line.epoch, line.epochs);
+        let line = Line::Epoch(line);
+        self.write(&line);
         let now = Instant::now();
-        let last = self.plan.step(self.plan.steps - 1).epoch + 1;
         let quick = self.told.is_some_and(|told| now - told < QUICK_EPOCH);
-        if !quick || last <= MANY_EPOCHS || line.epoch == last || self.progress.is_json() {
+        if !quick || epochs <= MANY_EPOCHS || epoch == epochs || self.progress.is_json() {
             self.told = Some(now);
-            self.progress.line(&text, &json);
+            self.progress.show(&line);
             if let Some(metrics) = &mut self.metrics {
                 // For whoever follows the file.
                 let _ = metrics.flush();
@@ -196,8 +153,7 @@ impl Recorder {
 
     /// A line for the user that does not disturb the bar.
     pub fn note(&self, text: &str) {
-        let json = serde_json::json!({ "kind": "note", "text": text }).to_string();
-        self.progress.line(text, &json);
+        self.progress.note(text);
     }
 
     /// The run is over: measures its weights, writes the results (relative data paths started at `root`) and
@@ -244,12 +200,13 @@ impl Recorder {
         metrics.flush().map_err(|error| FolderError::File { path, error })
     }
 
-    fn step_line(&self, window: &Window, report: &StepReport, workers: usize, now: Instant) -> StepLine {
+    fn step_line(&self, window: &Window, report: &StepReport, workers: usize, now: Instant) -> Line {
         let tally = &window.tally;
-        StepLine {
-            kind: "step",
+        Line::Step(StepLine {
             step: report.step + 1,
+            steps: self.plan.steps,
             epoch: report.epoch + 1,
+            epochs: self.epochs(),
             loss: tally.mean_loss(),
             accuracy: tally.accuracy(),
             r_squared: tally.r_squared(),
@@ -257,41 +214,18 @@ impl Recorder {
             samples_per_second: window.speed(now),
             workers,
             seconds: (now - self.started).as_secs_f64(),
-        }
+        })
     }
-}
 
-impl Recorder {
-    /// Adds a line to the metrics file, and returns it for whoever reads the progress as JSON.
-    fn write(&mut self, line: &impl Serialize) -> String {
-        let json = serde_json::to_string(line).expect("plain numbers and texts become JSON");
+    fn epochs(&self) -> u32 {
+        self.plan.step(self.plan.steps - 1).epoch + 1
+    }
+
+    /// Adds a line to the metrics file. A full disk shows when the file is closed; it is no reason to stop
+    /// training.
+    fn write(&mut self, line: &Line) {
         if let Some(metrics) = &mut self.metrics {
-            // A full disk shows when the file is closed; it is no reason to stop training.
-            let _ = writeln!(metrics, "{json}");
-        }
-        json
-    }
-
-    fn epoch_of(&self, epoch: u32) -> String {
-        format!("epoch {epoch}/{}", self.plan.step(self.plan.steps - 1).epoch + 1)
-    }
-
-    fn show(&mut self, line: &StepLine) {
-        let head = format!("{}  step {}/{}", self.epoch_of(line.epoch), line.step, self.plan.steps);
-        let mut text = format!("loss {}", loss(line.loss));
-        if let Some(accuracy) = line.accuracy {
-            text += &format!("  accuracy {}", percent(accuracy));
-        }
-        if let Some(r_squared) = line.r_squared {
-            text += &format!("  R² {r_squared:.4}");
-        }
-        let (speed, workers) = (grouped(line.samples_per_second), counted(line.workers, "worker"));
-        text += &format!("  {speed} samples/s  learning rate {:.4}  {workers}", line.learning_rate);
-        if self.progress.is_bar() {
-            self.progress.advance(line.step, head, text);
-        } else {
-            let json = serde_json::to_string(line).expect("plain numbers and texts become JSON");
-            self.progress.line(&format!("{head}  {text}"), &json);
+            let _ = writeln!(metrics, "{}", line.to_json());
         }
     }
 }

@@ -1,15 +1,17 @@
 //! `downhill launch`: a server and workers on this machine, as processes of their own.
 
-use crate::children::{self, Child, describe, labelled};
+use crate::children::{self, Child, describe, labelled, relayed};
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use ps_config::{DataArgs, LogArgs, LogFormat, OutArgs, RunArgs};
+use ps_run::{Relay, Style};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -74,8 +76,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let again = || {
         SIGNALS.fetch_add(1, Ordering::SeqCst);
     };
-    let stop = interrupt::listen(|| output::note("stopping; press Ctrl-C again to end at once"), again)?;
-    let (mut server, address) = start_server(arguments, &programs[0])?;
+    let style = Style::choose(&arguments.log);
+    let screen = Arc::new(Relay::new(style));
+    let told = Arc::clone(&screen);
+    let first = move || {
+        if style != Style::Json {
+            told.print("stopping; press Ctrl-C again to end at once");
+        }
+    };
+    let stop = interrupt::listen(first, again)?;
+    let (mut server, address) = start_server(arguments, &programs[0], style, &screen)?;
     let Some(address) = address.wait(&mut server, stop)? else {
         return Ok(server_code(server.ended()?, stop));
     };
@@ -85,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     let mut crew: Vec<Seat> = Vec::new();
     for number in 1..=arguments.workers {
-        let mut seat = Seat { number, state: State::Failed, restarts: 0 };
+        let mut seat = Seat { number, state: State::Failed, restarts: 0, screen: Arc::clone(&screen) };
         seat.start(arguments, &programs[1], &address, threads)?;
         crew.push(seat);
     }
@@ -152,7 +162,12 @@ impl Address {
     }
 }
 
-fn start_server(arguments: &Arguments, program: &Path) -> Result<(Child, Address), Failure> {
+fn start_server(
+    arguments: &Arguments,
+    program: &Path,
+    style: Style,
+    screen: &Arc<Relay>,
+) -> Result<(Child, Address), Failure> {
     let mut flags: Vec<OsString> = vec![arguments.run.run.clone().into()];
     for set in &arguments.run.sets {
         flags.extend(["--set".into(), set.into()]);
@@ -163,14 +178,27 @@ fn start_server(arguments: &Arguments, program: &Path) -> Result<(Child, Address
         flags.extend(["--out".into(), out.into()]);
     }
     flags.extend(shared_flags(arguments));
+    let label = label(arguments, "server", 0);
+    let stderr = match style {
+        Style::Bar => {
+            // What moves our bar.
+            flags.extend(["--log-format", "json"].map(OsString::from));
+            relayed(label, Arc::clone(screen))
+        }
+        _ => labelled(label, Arc::clone(screen)),
+    };
     let (found, address) = channel::bounded(1);
     let mut found = Some(found);
+    let ended = Arc::clone(screen);
     let stdout = Box::new(move |line: &str| match found.take() {
         Some(found) => drop(found.send(line.to_string())),
-        // The summary; a reader who has gone has what it wants.
-        None => drop(output::lines(&[line.to_string()])),
+        None => {
+            // The summary; a reader who has gone has what it wants.
+            ended.close();
+            drop(output::lines(&[line.to_string()]));
+        }
     });
-    let server = Child::start(program, &flags, stdout, labelled(label(arguments, "server", 0)))?;
+    let server = Child::start(program, &flags, stdout, stderr)?;
     Ok((server, Address(address)))
 }
 
@@ -209,6 +237,7 @@ struct Seat {
     number: u16,
     state: State,
     restarts: u32,
+    screen: Arc<Relay>,
 }
 
 enum State {
@@ -244,9 +273,10 @@ impl Seat {
         }
         flags.extend(rest);
         let label = label(arguments, &self.name(), self.number);
-        let child = Child::start(program, &flags, labelled(label.clone()), labelled(label.clone()))?;
+        let sink = || labelled(label.clone(), Arc::clone(&self.screen));
+        let child = Child::start(program, &flags, sink(), sink())?;
         if arguments.log.log_format == LogFormat::Text && !arguments.log.quiet {
-            output::note(&format!("{label}started as process {}", child.id()));
+            self.screen.print(&format!("{label}started as process {}", child.id()));
         }
         self.state = State::Running(child);
         Ok(())
@@ -280,18 +310,18 @@ impl Seat {
         }
         let (name, how) = (self.name(), describe(status));
         if status.code().is_some_and(|code| HOPELESS.contains(&code)) {
-            output::error(&format!("{name} {how}, so starting it again would not help"));
+            self.screen.print(&format!("error: {name} {how}, so starting it again would not help"));
             self.state = State::Failed;
         } else if self.restarts >= most {
-            output::error(&format!(
-                "{name} {how}; it was started again {most} times, --restart allows no more"
+            self.screen.print(&format!(
+                "error: {name} {how}; --restart allows to start it again {most} times, no more"
             ));
             self.state = State::Failed;
         } else {
             let pause = PAUSE[0].saturating_mul(1 << self.restarts.min(16)).min(PAUSE[1]);
             self.restarts += 1;
             let count = self.restarts;
-            output::note(&format!("{name} {how}; starting it again ({count} of at most {most} times)"));
+            self.screen.print(&format!("{name} {how}; starting it again ({count} of at most {most} times)"));
             self.state = State::Pausing(Instant::now() + pause);
         }
     }
@@ -301,10 +331,11 @@ impl Seat {
 fn say_farewell(crew: &mut [Seat]) -> Result<(), Failure> {
     let patience = Instant::now() + FAREWELL;
     for seat in crew {
+        let name = seat.name();
         let State::Running(child) = &mut seat.state else { continue };
         while child.ended()?.is_none() {
             if Instant::now() >= patience {
-                output::note(&format!("worker {} did not end with the server and is killed", seat.number));
+                seat.screen.print(&format!("{name} did not end with the server and is killed"));
                 child.kill();
             }
             std::thread::sleep(WATCH_EVERY);
