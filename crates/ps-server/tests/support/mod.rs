@@ -1,6 +1,6 @@
 //! A server and workers in this process, each on a runtime of its own so that it can be dropped as a whole.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and a test may panic")]
 
 use ps_config::RunConfig;
 use ps_core::{reference, weights_hash};
