@@ -4,20 +4,18 @@
 //! message to another thread; further workers have threads of their own. Gradients are moved and weights are
 //! shared. All compute on the current rayon pool.
 
+mod worker;
+
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
-use ps_coord::{
-    Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction, WorkerConfig,
-    WorkerCore, WorkerEvent, WorkerId,
-};
+use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
 use ps_core::trainer::Diverged;
-use ps_core::{Fold, Gradients, NodeSum, Trainer};
+use ps_core::{Fold, Trainer};
 use ps_run::{Job, Recorder};
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use worker::{Letter, Parcel, Worker};
 
 /// Threads of one process are not lost and not silent, so nothing is done about the time they take.
 const NEVER: Millis = Millis::MAX / 4;
@@ -60,20 +58,6 @@ pub fn train(
         drop(parcels);
         hub.run()
     })
-}
-
-/// What the hub sends a worker.
-struct Letter {
-    /// Leaves to compute: the step, which is also the version of the weights, and which.
-    work: (u64, Range<u32>),
-    weights: Arc<Vec<f32>>,
-}
-
-/// What a worker sends the hub.
-struct Parcel {
-    worker: WorkerId,
-    /// `None`: the worker's thread has ended.
-    sums: Option<(u64, Vec<NodeSum>)>,
 }
 
 /// Owner of the weights and of the server's round logic.
@@ -249,82 +233,6 @@ impl<'a> Hub<'a> {
     fn patience(&self) -> Duration {
         let deadline = self.core.deadline().unwrap_or(Millis::MAX);
         Duration::from_millis(deadline.saturating_sub(self.now())).min(STOP_SEEN_WITHIN)
-    }
-}
-
-/// A worker's round logic and its buffers.
-struct Worker<'a> {
-    job: &'a Job,
-    id: WorkerId,
-    core: WorkerCore,
-    gradients: Gradients,
-}
-
-impl<'a> Worker<'a> {
-    fn new(job: &'a Job, id: WorkerId) -> Self {
-        let config = WorkerConfig {
-            heartbeat_ms: NEVER,
-            server_timeout_ms: NEVER,
-            weights_timeout_ms: NEVER,
-            reconnect_min_ms: NEVER,
-            reconnect_max_ms: NEVER,
-            give_up_ms: NEVER,
-            jitter_seed: u64::from(id.0),
-        };
-        let mut core = WorkerCore::new(0, config);
-        let mut connect = Vec::new();
-        core.step(0, WorkerEvent::Timeout, &mut connect);
-        core.step(0, WorkerEvent::Connected, &mut connect);
-        Worker { job, id, core, gradients: job.gradients() }
-    }
-
-    /// A worker thread: answers letters until no more can come.
-    fn serve(mut self, mailbox: Receiver<Letter>, parcels: Sender<Parcel>) {
-        let farewell = Farewell { worker: self.id, parcels: parcels.clone() };
-        for letter in mailbox {
-            let sums = self.answer(letter);
-            if parcels.send(Parcel { worker: self.id, sums }).is_err() {
-                break;
-            }
-        }
-        drop(farewell);
-    }
-
-    /// Computes what a letter asks for. The weights are let go before the sums are handed over, so that the
-    /// update need not copy them.
-    fn answer(&mut self, letter: Letter) -> Option<(u64, Vec<NodeSum>)> {
-        let Letter { work: (step, leaves), weights } = letter;
-        let mut sums = Vec::new();
-        let mut actions = Vec::new();
-        self.core.step(0, WorkerEvent::Weights { version: step }, &mut actions);
-        self.core.step(0, WorkerEvent::Assigned { step, leaves }, &mut actions);
-        let mut actions = VecDeque::from(actions);
-        while let Some(action) = actions.pop_front() {
-            match action {
-                WorkerAction::Compute { step, leaves } => {
-                    sums = self.gradients.compute(&weights, &self.job.data.train, step, leaves.clone());
-                    let mut more = Vec::new();
-                    self.core.step(0, WorkerEvent::Computed { step, leaves }, &mut more);
-                    actions.extend(more);
-                }
-                WorkerAction::Discard { .. } => sums.clear(),
-                WorkerAction::Finish(_) => return None,
-                _ => {}
-            }
-        }
-        Some((step, sums))
-    }
-}
-
-/// Tells the hub that a worker's thread ends, by a panic too. At the end of the run nobody listens.
-struct Farewell {
-    worker: WorkerId,
-    parcels: Sender<Parcel>,
-}
-
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        let _ = self.parcels.try_send(Parcel { worker: self.worker, sums: None });
     }
 }
 
