@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, info, info_span, warn};
+use tracing::{debug, debug_span, info, info_span, warn};
 
 /// What the connections tell the driver.
 pub(crate) enum Incoming {
@@ -170,6 +170,7 @@ impl Driver {
             }
             WorkerMessage::Node(part) => {
                 let (step, node) = (part.step, part.node);
+                let _span = debug_span!("gather", %worker, step, %node).entered();
                 match self.plane.take(&self.job, worker, part) {
                     Ok(Taken::Part) => Some(ServerEvent::Heard { worker }),
                     Ok(Taken::Whole) => Some(ServerEvent::Contributed { worker, step, node }),

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::{debug, debug_span, info};
 use v1::from_worker::Message;
 
 /// Work in hand whose weights do not come for this long: they are asked for again. Long, for asking for a large
@@ -185,8 +185,10 @@ impl Driver {
             }
             WorkerAction::Push { step, .. } => {
                 let computed = self.computed.take().expect("what is pushed was just computed");
+                let worker = self.connection.as_ref().map(|connection| connection.worker.0);
                 for sum in computed.sums {
-                    debug!(step, node = %sum.node, "sending");
+                    let _span = debug_span!("push", worker, step, node = %sum.node).entered();
+                    debug!("sending");
                     self.send(Item::Node(Box::new(convert::node_chunks(step, sum))));
                 }
             }

@@ -46,7 +46,7 @@ impl Shape {
     #[inline(always)]
     pub fn write_row(self, block: &mut [f32], index: usize, row: &[f32]) {
         for (panel, columns) in row.chunks(self.width).enumerate() {
-            block[self.panel(panel) + index * self.width..][..columns.len()].copy_from_slice(columns);
+            copy(&mut block[self.panel(panel) + index * self.width..][..columns.len()], columns);
         }
     }
 
@@ -55,8 +55,22 @@ impl Shape {
     pub fn read_row(self, block: &[f32], index: usize, row: &mut [f32]) {
         for (panel, columns) in row.chunks_mut(self.width).enumerate() {
             let from = &block[self.panel(panel) + index * self.width..][..columns.len()];
-            columns.copy_from_slice(from);
+            copy(columns, from);
         }
+    }
+}
+
+/// `to = from`, of equal lengths. A few lines of a panel are too short to be worth a call of `memcpy`, whose
+/// time would show.
+#[inline(always)]
+pub(super) fn copy(to: &mut [f32], from: &[f32]) {
+    assert_eq!(to.len(), from.len());
+    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut::<8>(), from.as_chunks::<8>());
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
     }
 }
 

@@ -1,5 +1,7 @@
 //! Weights laid out as the kernel reads right operands: panels of columns, row after row.
 
+use super::matrix::copy;
+
 /// Packs `columns` rows of `weight` (`[columns, depth]`) as columns of a panel: element (k, column) goes to
 /// `packed[k * width + column]`, missing columns are 0.
 pub(super) fn pack_transposed(
@@ -15,8 +17,8 @@ pub(super) fn pack_transposed(
         let depths = packed.len() / width;
         for column in 0..columns {
             let from = &weight[column * depth + block * LINE..][..depths];
-            for (k, &value) in from.iter().enumerate() {
-                packed[k * width + column] = value;
+            for (row, &value) in packed.chunks_exact_mut(width).zip(from) {
+                row[column] = value;
             }
         }
         for row in packed.chunks_exact_mut(width) {
@@ -29,7 +31,7 @@ pub(super) fn pack_transposed(
 /// `packed[k * width + column]`, missing columns are 0.
 pub(super) fn pack_panel(weight: &[f32], stride: usize, columns: usize, width: usize, packed: &mut [f32]) {
     for (out, row) in packed.chunks_exact_mut(width).zip(weight.chunks(stride)) {
-        out[..columns].copy_from_slice(&row[..columns]);
+        copy(&mut out[..columns], &row[..columns]);
         out[columns..].fill(0.0);
     }
 }

@@ -1,6 +1,6 @@
 //! The gradient of one layer's weight and bias, tile by tile.
 
-use super::matrix::{Shape, strips};
+use super::matrix::{Shape, copy, strips};
 use crate::kernel::{Kernel, Left, Segment, Tile, fold_tiles};
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ impl WeightGradient<'_> {
                 fold_tiles(self.kernel, &tile, &segments, &mut stack);
                 for (row, sums) in stack.chunks(columns).take(rows).enumerate() {
                     let at = (first + row) * self.input.columns + below * self.input.width;
-                    weight[at..at + existing].copy_from_slice(&sums[..existing]);
+                    copy(&mut weight[at..at + existing], &sums[..existing]);
                 }
             }
         }

@@ -95,6 +95,7 @@ pub(super) mod x86 {
 }
 
 #[cfg(target_arch = "aarch64")]
+#[allow(unused_unsafe, reason = "NEON is always enabled there, which makes its arithmetic safe to call")]
 pub(super) mod arm {
     use super::Vector;
     use std::arch::aarch64::*;
