@@ -3,7 +3,7 @@
 //! Parameters are one flat `f32` vector with a named layout ([`Layout`]); a batch is cut into leaves whose
 //! gradients are summed in one binary tree ([`Tree`], [`Node`]); every product is a chain of fused
 //! multiply-adds ([`kernel`]); the update, the schedules and the metrics follow written-out orders of
-//! operations. `docs/numerics.md` is the specification, [`reference`] the plainest program that meets it.
+//! operations. `docs/numerics.md` is the specification, [`mod@reference`] the plainest program that meets it.
 //!
 //! This crate never does input or output, never reads a clock and never iterates over a hash map.
 

@@ -217,7 +217,7 @@ impl Activation {
 
 impl Head {
     /// Replaces the last layer's outputs `z` of one sample by the derivative of the loss by them, and says what
-    /// [`Tally::count`] needs.
+    /// [`crate::Tally::count`] needs.
     #[inline(always)]
     pub fn backward(self, z: &mut [f32], target: f32) -> Outcome {
         match self {

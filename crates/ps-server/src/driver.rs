@@ -55,6 +55,8 @@ pub(crate) struct Driver {
     made: Option<StepReport>,
     diverged: Option<Diverged>,
     loss: f64,
+    /// Whether the first leaves were given out.
+    begun: bool,
     started: Instant,
 }
 
@@ -86,6 +88,7 @@ impl Driver {
             made: None,
             diverged: None,
             loss: f64::NAN,
+            begun: false,
             started: Instant::now(),
         }
     }
@@ -191,6 +194,10 @@ impl Driver {
                 self.send(worker, |outbox| outbox.weights(weights));
             }
             ServerAction::Assign { worker, step, leaves } => {
+                if !std::mem::replace(&mut self.begun, true) {
+                    // The wait for workers is no part of the training's time.
+                    self.recorder.begin();
+                }
                 debug!(%worker, step, ?leaves, "assigned");
                 let assign = v1::Assign { step, leaf_start: leaves.start, leaf_end: leaves.end };
                 self.send(worker, |outbox| outbox.message(v1::from_server::Message::Assign(assign)));

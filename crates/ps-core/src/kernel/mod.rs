@@ -1,6 +1,6 @@
 //! The fused-multiply-add product for each instruction set.
 //!
-//! One generic micro-kernel ([`tile`]) computes a tile of `rows x (vectors * lanes)` outputs, each as one
+//! One generic micro-kernel (`tile.rs`) computes a tile of `rows x (vectors * lanes)` outputs, each as one
 //! chain `acc = fma(a[k], b[k], acc)` in ascending k from zero. Vector lanes run over outputs only, so every
 //! instruction set gives the same bits and blocking is free to choose. It is compiled once for AVX-512, for
 //! AVX2 with FMA, for NEON and as plain Rust, and chosen at run time.
