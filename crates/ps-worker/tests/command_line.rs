@@ -1,0 +1,42 @@
+//! The program as its user meets it.
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+fn worker(arguments: &[&str]) -> (Output, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_ps-worker")).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("ps-worker cannot be started: {error}"));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, text)
+}
+
+#[test]
+fn help_names_the_flags() {
+    let (output, _) = worker(&["--help"]);
+    let help = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success());
+    for flag in ["--server", "--data-root", "--threads", "--name"] {
+        assert!(help.contains(flag), "{help}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2() {
+    for arguments in
+        [&["--sever", "127.0.0.1:1"][..], &[], &["--server", "localhost"], &["--server", "a:b:c"]]
+    {
+        let (output, text) = worker(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named_with_what_was_tried() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let (output, text) = worker(&["--server", &address, "--patience", "1"]);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&address) && text.contains("refused"), "{text}");
+}
