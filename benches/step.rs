@@ -57,7 +57,8 @@ fn step(hidden: &[usize], batch: usize, leaf: usize, threads: usize) {
             let leaves = plan.step(version).tree().leaves();
             let root =
                 pool.install(|| gradients.compute(trainer.weights(), &samples, version, 0..leaves)).remove(0);
-            trainer.finish(root).expect("it converges");
+            pool.install(|| trainer.finish(&root)).expect("it converges");
+            gradients.recycle(root.gradient);
         }
     })];
     let time = race(&mut entrants, 15)[0] / repeat as f64;

@@ -1,6 +1,7 @@
 //! The update: elementwise, in a written-out order of operations.
 
 use crate::kernel::Kernel;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Stochastic gradient descent and what may be done to a gradient before it.
@@ -39,24 +40,79 @@ impl Optimizer {
         Optimizer { config, velocity }
     }
 
-    /// One step. `gradient` is the sum over `samples` samples, `[parameters]` like `weights`.
+    /// One step. `gradient` is the sum over `samples` samples, `[parameters]` like `weights`. Every element is
+    /// on its own, so that large models are shared out among the threads of the current rayon pool.
     pub fn apply(&mut self, weights: &mut [f32], gradient: &[f32], samples: usize, rate: f32) {
         assert_eq!(weights.len(), gradient.len());
-        let (config, samples) = (self.config, samples as f32);
+        let update = Update { config: self.config, samples: samples as f32, rate };
+        if weights.len() <= CHUNK {
+            return update.chunk(weights, gradient, &mut self.velocity);
+        }
+        let chunks = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+        if self.velocity.is_empty() {
+            chunks.for_each(|(w, g)| update.chunk(w, g, &mut []));
+        } else {
+            chunks.zip(self.velocity.par_chunks_mut(CHUNK)).for_each(|((w, g), v)| update.chunk(w, g, v));
+        }
+    }
+}
+
+/// Parameters that one thread updates at a time: more than a few make waking another thread worth it.
+const CHUNK: usize = 1 << 15;
+
+/// One step's settings.
+#[derive(Clone, Copy)]
+struct Update {
+    config: SgdConfig,
+    samples: f32,
+    rate: f32,
+}
+
+impl Update {
+    /// Updates some parameters. Which operations are there at all is decided here, once, so that the loop has
+    /// no branches and is vectorised.
+    fn chunk(self, w: &mut [f32], g: &[f32], v: &mut [f32]) {
+        match (self.config.clip.is_some(), self.config.weight_decay != 0.0) {
+            (false, false) => self.with_l1::<false, false>(w, g, v),
+            (false, true) => self.with_l1::<false, true>(w, g, v),
+            (true, false) => self.with_l1::<true, false>(w, g, v),
+            (true, true) => self.with_l1::<true, true>(w, g, v),
+        }
+    }
+
+    fn with_l1<const CLIP: bool, const DECAY: bool>(self, w: &mut [f32], g: &[f32], v: &mut [f32]) {
+        match self.config.l1 != 0.0 {
+            false => self.run::<CLIP, DECAY, false>(w, g, v),
+            true => self.run::<CLIP, DECAY, true>(w, g, v),
+        }
+    }
+
+    fn run<const CLIP: bool, const DECAY: bool, const L1: bool>(
+        self,
+        w: &mut [f32],
+        g: &[f32],
+        v: &mut [f32],
+    ) {
+        let Update { config, samples, rate } = self;
         Kernel::detect().vectorize(
             #[inline(always)]
             || {
-                if self.velocity.is_empty() {
-                    for (w, &g) in weights.iter_mut().zip(gradient) {
-                        *w = (-rate).mul_add(config.transform(g / samples, *w), *w);
+                if v.is_empty() {
+                    for (w, &g) in w.iter_mut().zip(g) {
+                        *w = (-rate).mul_add(config.transform::<CLIP, DECAY, L1>(g / samples, *w), *w);
                     }
-                    return;
-                }
-                for ((w, &g), v) in weights.iter_mut().zip(gradient).zip(&mut self.velocity) {
-                    let g = config.transform(g / samples, *w);
-                    *v = config.momentum.mul_add(*v, g);
-                    let direction = if config.nesterov { config.momentum.mul_add(*v, g) } else { *v };
-                    *w = (-rate).mul_add(direction, *w);
+                } else if config.nesterov {
+                    for ((w, &g), v) in w.iter_mut().zip(g).zip(v) {
+                        let g = config.transform::<CLIP, DECAY, L1>(g / samples, *w);
+                        *v = config.momentum.mul_add(*v, g);
+                        *w = (-rate).mul_add(config.momentum.mul_add(*v, g), *w);
+                    }
+                } else {
+                    for ((w, &g), v) in w.iter_mut().zip(g).zip(v) {
+                        let g = config.transform::<CLIP, DECAY, L1>(g / samples, *w);
+                        *v = config.momentum.mul_add(*v, g);
+                        *w = (-rate).mul_add(*v, *w);
+                    }
                 }
             },
         );
@@ -66,15 +122,15 @@ impl Optimizer {
 impl SgdConfig {
     /// Clip, then weight decay, then L1.
     #[inline(always)]
-    fn transform(&self, mut g: f32, w: f32) -> f32 {
-        if let Some(clip) = self.clip {
+    fn transform<const CLIP: bool, const DECAY: bool, const L1: bool>(&self, mut g: f32, w: f32) -> f32 {
+        if CLIP && let Some(clip) = self.clip {
             g = if g > clip { clip } else { g };
             g = if g < -clip { -clip } else { g };
         }
-        if self.weight_decay != 0.0 {
+        if DECAY {
             g = self.weight_decay.mul_add(w, g);
         }
-        if self.l1 != 0.0 {
+        if L1 {
             let sign = if w > 0.0 { 1.0 } else { 0.0 } - if w < 0.0 { 1.0 } else { 0.0 };
             g = self.l1.mul_add(sign, g);
         }

@@ -26,7 +26,7 @@ pub fn train(
     while !trainer.is_done() {
         let step = plan.step(trainer.version());
         let root = batch_sum(model, trainer.weights(), samples, plan, step);
-        let done = trainer.finish(root)?;
+        let done = trainer.finish(&root)?;
         report(&done, trainer.weights());
     }
     Ok(trainer.weights().to_vec())

@@ -132,7 +132,7 @@ impl Plane {
     /// Makes the step. All leaves must be covered, which the round logic sees to by the same rule.
     pub fn update(&mut self) -> Result<StepReport, Diverged> {
         let root = self.fold.take_root().expect("the round closes when all leaves are covered");
-        let report = self.trainer.finish(root)?;
+        let report = self.trainer.finish(&root)?;
         self.serialised = None;
         let next = self.trainer.version().min(self.trainer.plan().steps - 1);
         self.fold = Fold::new(self.trainer.plan().step(next).tree());

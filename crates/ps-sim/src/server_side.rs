@@ -97,7 +97,7 @@ impl Cluster<'_> {
 
     pub fn update_done(&mut self, step: u64) -> Result<(), String> {
         let root = self.server.root.take().ok_or("an update without its root")?;
-        let event = match self.server.trainer.finish(root) {
+        let event = match self.server.trainer.finish(&root) {
             Ok(_) => ServerEvent::Updated { step },
             Err(_) => ServerEvent::Diverged { step },
         };

@@ -195,13 +195,14 @@ impl<'a> Hub<'a> {
 
     fn update(&mut self, step: u64) -> ServerEvent {
         let root = self.fold.take_root().expect("the core has seen the same nodes");
-        let report = match self.trainer.finish(root) {
+        let report = match self.trainer.finish(&root) {
             Ok(report) => report,
             Err(diverged) => {
                 self.diverged = Some(diverged);
                 return ServerEvent::Diverged { step };
             }
         };
+        self.own.recycle(root.gradient);
         if !self.trainer.is_done() {
             self.fold = Fold::new(self.job.plan.step(self.trainer.version()).tree());
         }

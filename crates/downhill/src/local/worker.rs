@@ -61,6 +61,11 @@ impl<'a> Worker<'a> {
         drop(farewell);
     }
 
+    /// Takes back a gradient that is no longer needed.
+    pub fn recycle(&mut self, gradient: Vec<f32>) {
+        self.gradients.recycle(gradient);
+    }
+
     /// Computes what a letter asks for. The weights are let go before the sums are handed over, so that the
     /// update need not copy them.
     pub fn answer(&mut self, letter: Letter) -> Option<(u64, Vec<NodeSum>)> {
