@@ -103,12 +103,18 @@ impl Trainer {
         if !root.tally.loss.is_finite() || !all_finite(&root.gradient) {
             return Err(diverged);
         }
+        // A weight that overflows shows in the next step's loss; after the last step nobody would look.
+        let before = (self.version + 1 >= self.plan.steps).then(|| Arc::clone(&self.weights));
         self.optimizer.apply(
             Arc::make_mut(&mut self.weights).as_mut_slice(),
             &root.gradient,
             step.samples,
             rate,
         );
+        if let Some(before) = before.filter(|_| !all_finite(&self.weights)) {
+            self.weights = before;
+            return Err(diverged);
+        }
         self.version += 1;
         Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally: root.tally.clone() })
     }
@@ -117,4 +123,22 @@ impl Trainer {
 /// Whether no element is NaN or infinite: looked at in runs without a way out, which are vectorised.
 fn all_finite(values: &[f32]) -> bool {
     values.chunks(4096).all(|run| run.iter().fold(true, |finite, value| finite & value.is_finite()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Activation, Head};
+    use crate::tree::Node;
+
+    #[test]
+    fn a_last_step_that_overflows_is_no_result() {
+        let model = Model::new(1, &[], Activation::Relu, Head::SquaredError, 1);
+        let plan = BatchPlan::new(1, 1, 1, 1, 1, None);
+        let mut trainer = Trainer::new(&model, plan, SgdConfig::default(), LearningRate::constant(1e30));
+        let tally = Tally { samples: 1, ..Tally::default() };
+        let root = NodeSum { node: Node::leaf(0), gradient: vec![1e30, 1.0], tally };
+        assert_eq!(trainer.finish(&root).unwrap_err().step, 0);
+        assert_eq!((trainer.weights(), trainer.version()), (&[0.0, 0.0][..], 0));
+    }
 }
