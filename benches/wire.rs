@@ -6,18 +6,19 @@
 
 use downhill_benches::median;
 use ps_config::RunConfig;
-use ps_core::{Node, NodeSum, Tally};
+use ps_core::{Node, Tally};
 use ps_data::NoProgress;
+use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_server, from_worker};
-use ps_proto::{convert, limits};
+use ps_proto::{convert, limits, tensor};
 use ps_run::{Job, Recorder, Style};
 use ps_server::ServerOptions;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
 const WORKERS: usize = 2;
@@ -74,7 +75,7 @@ fn grpc_rounds(width: usize, rounds: u64) -> (usize, f64) {
 
 /// Answers assignments until it is sent away; when each one came.
 async fn worker(address: SocketAddr, parameters: usize) -> Vec<Instant> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
+    let mut channel = Endpoint::from_shared(format!("http://{address}"))
         .expect("an address")
         .max_frame_size(limits::MAX_FRAME_BYTES)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
@@ -83,7 +84,7 @@ async fn worker(address: SocketAddr, parameters: usize) -> Vec<Instant> {
         .connect()
         .await
         .expect("the server listens");
-    let mut client = ParameterServerClient::new(channel)
+    let mut client = ParameterServerClient::new(channel.clone())
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
     let request = v1::JoinRequest {
@@ -101,30 +102,38 @@ async fn worker(address: SocketAddr, parameters: usize) -> Vec<Instant> {
     };
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let first = v1::FromWorker { message: Some(from_worker::Message::Hello(hello)) };
-    sender.send(first).await.expect("the stream takes it");
-    let mut stream = client.rounds(ReceiverStream::new(receiver)).await.expect("admitted").into_inner();
+    sender.send(Ok(first)).await.expect("the stream takes it");
+    let body = stream::body(ReceiverStream::new(receiver), Side::Client);
+    let body = stream::call(&mut channel, stream::ROUNDS_PATH, body).await.expect("admitted");
+    let mut stream = Reader::<v1::FromServer>::new(body);
     let tally = Tally { samples: 1, ..Tally::default() };
     let mut buffer = vec![0.0_f32; parameters];
+    let gradient = tensor::share(vec![0.001; parameters]);
     let mut times = Vec::new();
-    while let Some(Ok(message)) = stream.next().await {
+    // Work may come before the weights it is for.
+    let (mut arrived, mut work) = (0, None);
+    while let Ok(Some(message)) = stream.message().await {
         match message.message {
             Some(from_server::Message::Weights(chunk)) => {
                 let at = chunk.offset as usize;
                 let values = &mut buffer[at..at + chunk.weights.len() / 4];
-                for (value, bytes) in values.iter_mut().zip(chunk.weights.chunks_exact(4)) {
-                    *value = f32::from_le_bytes(bytes.try_into().expect("four bytes"));
-                }
+                tensor::read(&chunk.weights, values);
+                arrived += values.len();
             }
-            Some(from_server::Message::Assign(assign)) => {
-                times.push(Instant::now());
-                let node = Node::leaf(assign.leaf_start);
-                let sum = NodeSum { node, gradient: buffer.clone(), tally: tally.clone() };
-                for chunk in convert::node_chunks(assign.step, sum) {
-                    sender.send(chunk).await.expect("the stream takes it");
-                }
-            }
+            Some(from_server::Message::Assign(assign)) => work = Some(assign),
             Some(from_server::Message::Dismissed(_)) => break,
             _ => {}
+        }
+        if arrived == parameters
+            && let Some(assign) = work.take()
+        {
+            times.push(Instant::now());
+            arrived = 0;
+            let node = Node::leaf(assign.leaf_start);
+            for chunk in convert::node_chunks(assign.step, node, gradient.clone(), 0..parameters) {
+                sender.send(Ok(chunk)).await.expect("the stream takes it");
+            }
+            sender.send(Ok(convert::node_done(assign.step, node, tally.clone()))).await.expect("likewise");
         }
     }
     times

@@ -5,7 +5,7 @@
 
 use crate::run::OptimizerKind;
 use ps_core::model::ModelKind;
-use ps_core::{Activation, Head, ScheduleKind};
+use ps_core::{Activation, Head, Precision, ScheduleKind};
 use ps_data::Missing;
 use std::fmt;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
@@ -96,6 +96,7 @@ pub(crate) const SCHEDULES: Names<ScheduleKind, 7> = [
     ("cosine", ScheduleKind::Cosine),
     ("one-cycle", ScheduleKind::OneCycle),
 ];
+pub(crate) const PRECISIONS: Names<Precision, 2> = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
 pub(crate) const MISSING: Names<Missing, 2> = [("refuse", Missing::Refuse), ("mean", Missing::Mean)];
 
 const fn names<T, const N: usize>(pairs: &Names<T, N>) -> [&'static str; N] {
@@ -127,7 +128,7 @@ use Use::{Always, When};
 
 /// All keys, in the order of the resolved run file.
 #[rustfmt::skip]
-pub const KEYS: [Key; 28] = [
+pub const KEYS: [Key; 29] = [
     key("seed", Integer(0, MOST), Value("1"), Always,
         "Seed of the sample order, the initial weights and the validation share."),
     key("data.train", Text, Required("\"digits:\""), Always,
@@ -186,6 +187,9 @@ pub const KEYS: [Key; 28] = [
     key("learning_rate.end", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"),
         When("learning_rate.schedule", &["polynomial", "cosine", "one-cycle"]),
         "The rate at the end of the run."),
+    key("wire.weights", Name(&names(&PRECISIONS)), Value("\"f32\""), Always,
+        "Precision of the weights that gradients are computed at; bf16 halves their bytes on the wire. The weights \
+         themselves are kept in f32, and every mode computes at the same rounded ones."),
 ];
 
 impl Key {

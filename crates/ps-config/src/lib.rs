@@ -17,4 +17,4 @@ mod values;
 pub use args::{DataArgs, OutArgs, RunArgs};
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
-pub use run::{ModelConfig, OptimizerConfig, OptimizerKind, RateConfig, RunConfig, TrainConfig};
+pub use run::{ModelConfig, OptimizerConfig, OptimizerKind, RateConfig, RunConfig, TrainConfig, WireConfig};

@@ -2,8 +2,8 @@
 
 use crate::document::{Document, Value};
 use crate::error::{ConfigError, Place};
-use crate::keys::{ACTIVATIONS, HEADS, MISSING, MODEL_KINDS, OPTIMIZERS, SCHEDULES};
-use crate::run::{ModelConfig, OptimizerConfig, RateConfig, RunConfig, TrainConfig};
+use crate::keys::{ACTIVATIONS, HEADS, MISSING, MODEL_KINDS, OPTIMIZERS, PRECISIONS, SCHEDULES};
+use crate::run::{ModelConfig, OptimizerConfig, RateConfig, RunConfig, TrainConfig, WireConfig};
 use ps_core::{Head, SgdConfig};
 use ps_data::{DataConfig, Validation};
 use std::path::Path;
@@ -31,6 +31,7 @@ impl RunConfig {
             train: train(&document)?,
             optimizer: optimizer(&document)?,
             learning_rate: learning_rate(&document)?,
+            wire: WireConfig { weights: always(document.name("wire.weights", &PRECISIONS)?) },
         })
     }
 

@@ -1,6 +1,8 @@
 //! A run as text: the resolved run file, and the fingerprint of what decides its bits.
 
-use crate::keys::{ACTIVATIONS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, OPTIMIZERS, SCHEDULES, Use};
+use crate::keys::{
+    ACTIVATIONS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, OPTIMIZERS, PRECISIONS, SCHEDULES, Use,
+};
 use crate::run::RunConfig;
 use ps_core::NUMERICS_VERSION;
 use ps_data::Validation;
@@ -97,6 +99,7 @@ impl RunConfig {
             "learning_rate.factor" => number(rate.factor),
             "learning_rate.power" => number(rate.power),
             "learning_rate.end" => number(rate.end),
+            "wire.weights" => quoted(name(&PRECISIONS, self.wire.weights)),
             _ => return None,
         })
     }

@@ -1,7 +1,7 @@
 //! The run file: everything that processes of one run must agree on.
 
 use ps_core::model::ModelKind;
-use ps_core::{Activation, BatchPlan, Head, LearningRate, ScheduleKind, SgdConfig};
+use ps_core::{Activation, BatchPlan, Head, LearningRate, Precision, ScheduleKind, SgdConfig};
 use ps_data::DataConfig;
 
 /// A run, valid by construction: made by [`RunConfig::parse`] alone.
@@ -19,6 +19,8 @@ pub struct RunConfig {
     pub optimizer: OptimizerConfig,
     /// How far a step goes.
     pub learning_rate: RateConfig,
+    /// What travels between processes.
+    pub wire: WireConfig,
 }
 
 /// The `[model]` table.
@@ -81,6 +83,13 @@ pub struct RateConfig {
     pub power: f64,
     /// Rate that polynomial, cosine and one-cycle end at.
     pub end: f64,
+}
+
+/// The `[wire]` table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WireConfig {
+    /// Precision of the weights that gradients are computed at.
+    pub weights: Precision,
 }
 
 impl RunConfig {

@@ -47,6 +47,13 @@ pub enum ServerEvent {
         /// The node.
         node: Node,
     },
+    /// Another shard has all leaves of a step and has applied it to its part of the weights.
+    Applied {
+        /// Which: from 0, below [`crate::ServerConfig::shards`].
+        shard: u32,
+        /// The step.
+        step: u64,
+    },
     /// A worker says that it lacks the weights it needs for its work.
     WeightsWanted {
         /// Who.
@@ -71,7 +78,8 @@ pub enum ServerEvent {
 /// What the server's driver is to do, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerAction {
-    /// Send the whole weights, which are of `version`, to a worker.
+    /// See to it that a worker gets the whole weights, which are of `version`, unless they are on their way to it
+    /// already.
     SendWeights {
         /// To whom.
         worker: WorkerId,
@@ -87,8 +95,8 @@ pub enum ServerAction {
         /// Contiguous leaves; the worker sends the nodes that cover them.
         leaves: Range<u32>,
     },
-    /// All leaves of `step` are covered: divide the root by the sample count, update the weights, answer
-    /// [`ServerEvent::Updated`] or [`ServerEvent::Diverged`].
+    /// All leaves of `step` are covered, here and in every shard: divide the root by the sample count, update the
+    /// weights, answer [`ServerEvent::Updated`] or [`ServerEvent::Diverged`]. A data plane may have begun before.
     Update {
         /// The step.
         step: u64,
@@ -172,7 +180,8 @@ pub enum WorkerEvent {
         /// Contiguous leaves.
         leaves: Range<u32>,
     },
-    /// All chunks of the weights of `version` are here; the driver now holds these.
+    /// The weights of `version` are here or arriving: the driver holds these from now on, and its data plane waits
+    /// for what is missing of them when it needs it.
     Weights {
         /// The version.
         version: u64,

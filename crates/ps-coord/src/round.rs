@@ -4,7 +4,7 @@ use crate::event::{Millis, WorkerId};
 use crate::status::MissingLeaves;
 use ps_core::tree::Gathered;
 use ps_core::{Coverage, Node, Tree};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// After the same leaves were given out this often the time until the next time no longer doubles.
@@ -15,7 +15,13 @@ const MAX_DOUBLINGS: usize = 4;
 pub(crate) struct Round {
     pub step: u64,
     pub opened: Millis,
+    /// When the last leaf came in.
+    pub gathered: Option<Millis>,
     coverage: Coverage,
+    /// What came in from whom.
+    contributions: Vec<(WorkerId, Node)>,
+    /// Other shards that have applied the step.
+    applied: BTreeSet<u32>,
     /// What was given to workers that are still live, in the order of giving.
     given: Vec<Given>,
     /// When leaves next have to be given out (again). May be too early, never too late.
@@ -70,21 +76,65 @@ impl Run {
 impl Round {
     /// A round in which no leaf is held by anybody yet.
     pub fn open(step: u64, tree: Tree, now: Millis) -> Self {
-        Round { step, opened: now, coverage: Coverage::new(tree), given: Vec::new(), check_at: now }
+        Round {
+            step,
+            opened: now,
+            gathered: None,
+            coverage: Coverage::new(tree),
+            contributions: Vec::new(),
+            applied: BTreeSet::new(),
+            given: Vec::new(),
+            check_at: now,
+        }
     }
 
     /// Counts a node and returns how many leaves it covers that were missing. Whose it is does not matter: a
     /// node's sum has the same bits from anybody, and the data plane has folded it by the same rule. (Audit,
     /// which has a share of the nodes computed twice and compares, would make it matter.)
-    pub fn contribute(&mut self, node: Node) -> u32 {
+    pub fn contribute(&mut self, worker: WorkerId, node: Node, now: Millis) -> u32 {
         if !self.coverage.tree().has(node) {
             return 0;
         }
         let before = self.coverage.covered();
         match self.coverage.gather(node) {
             Gathered::Known => 0,
-            Gathered::New { .. } => self.coverage.covered() - before,
+            Gathered::New { .. } => {
+                self.contributions.push((worker, node));
+                if self.coverage.is_complete() {
+                    self.gathered.get_or_insert(now);
+                }
+                self.coverage.covered() - before
+            }
         }
+    }
+
+    /// Another shard has applied the step.
+    pub fn apply(&mut self, shard: u32) {
+        self.applied.insert(shard);
+    }
+
+    /// Those of `shards` other shards that have not applied the step.
+    pub fn unapplied(&self, shards: u32) -> Vec<u32> {
+        (0..shards).filter(|shard| !self.applied.contains(shard)).collect()
+    }
+
+    /// What `worker` contributed may not have reached every shard: others are to compute it, too. Parts that have
+    /// arrived anywhere are just known there.
+    pub fn distrust(&mut self, worker: WorkerId) {
+        self.contributions.retain(|&(sender, _)| sender != worker);
+        self.coverage = Coverage::new(self.coverage.tree());
+        for &(_, node) in &self.contributions {
+            self.coverage.gather(node);
+        }
+        if !self.coverage.is_complete() {
+            self.gathered = None;
+        }
+    }
+
+    /// All leaves are in here but not everywhere: everything is given out once more.
+    pub fn begin_again(&mut self, now: Millis) {
+        let tree = self.coverage.tree();
+        *self = Round { applied: std::mem::take(&mut self.applied), ..Round::open(self.step, tree, now) };
     }
 
     /// Whether every leaf is in.

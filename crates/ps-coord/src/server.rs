@@ -26,6 +26,8 @@ pub struct ServerConfig {
     pub work_timeout_ms: Millis,
     /// A wait that lasts is reported this often.
     pub notice_every_ms: Millis,
+    /// Other shards, which each keep a part of the weights: a step is made once all have applied it.
+    pub shards: u32,
 }
 
 /// Opens rounds, hands out leaves, replaces lost workers, ends the run.
@@ -84,6 +86,13 @@ impl ServerCore {
             ServerEvent::Left { worker, reason } => self.lose(worker, reason, actions),
             ServerEvent::Heard { worker } => self.members.hear(worker, self.now),
             ServerEvent::Contributed { worker, step, node } => self.contribute(worker, step, node),
+            ServerEvent::Applied { shard, step } => {
+                if let Phase::Open(round) = &mut self.phase
+                    && round.step == step
+                {
+                    round.apply(shard);
+                }
+            }
             ServerEvent::WeightsWanted { worker } => self.resend_weights(worker, actions),
             ServerEvent::Updated { step } => self.updated(step, actions),
             ServerEvent::Diverged { step } => self.diverged(step, actions),
@@ -107,6 +116,7 @@ impl ServerCore {
             _ => self.short_since.map(|since| since.saturating_add(self.config.join_timeout_ms)),
         };
         let overdue = match &self.phase {
+            Phase::Open(round) if round.is_complete() => Some(self.unapplied_at(round)),
             Phase::Open(round) if silent.is_some() => Some(round.check_at),
             _ => None,
         };
@@ -154,6 +164,10 @@ impl ServerCore {
             (Phase::Updating { .. }, _) => (WaitsFor::Update { step }, self.since),
             (_, Some(since)) => short(since),
             (Phase::Waiting, None) => short(self.since),
+            (Phase::Open(round), None) if round.is_complete() => {
+                let shards = round.unapplied(self.config.shards);
+                (WaitsFor::Shards { step, shards }, round.gathered.unwrap_or(round.opened))
+            }
             (Phase::Open(round), None) => (WaitsFor::Leaves { step, missing: round.missing() }, round.opened),
         }
     }
@@ -191,6 +205,9 @@ impl ServerCore {
                 held = format!("; leaves it still owed: {leaves}");
             }
             round.forget(worker, self.now);
+            if self.config.shards > 0 {
+                round.distrust(worker);
+            }
         }
         actions.push(ServerAction::Notice(format!(
             "{worker} lost at step {step}: {why}{held}; {present} present"
@@ -202,7 +219,7 @@ impl ServerCore {
         if let Phase::Open(round) = &mut self.phase
             && round.step == step
         {
-            let leaves = round.contribute(node);
+            let leaves = round.contribute(worker, node, self.now);
             if leaves > 0 {
                 self.members.credit(worker, leaves, self.now);
             }
@@ -292,10 +309,26 @@ impl ServerCore {
                 self.count_workers();
             }
         }
+        let shards = self.config.shards;
+        if let Phase::Open(round) = &mut self.phase
+            && round.is_complete()
+            && let missing = round.unapplied(shards)
+            && !missing.is_empty()
+            && let waited = self.now - round.gathered.unwrap_or(round.opened)
+            && waited >= self.config.work_timeout_ms
+        {
+            let step = round.step;
+            actions.push(ServerAction::Notice(format!(
+                "step {step} is not applied by shards {missing:?} {waited} ms after its last leaf: giving all out again"
+            )));
+            round.begin_again(self.now);
+        }
         if let Phase::Open(round) = &mut self.phase {
             if round.is_complete() {
-                actions.push(ServerAction::Update { step: round.step });
-                self.enter(Phase::Updating { stopping: false });
+                if round.unapplied(shards).is_empty() {
+                    actions.push(ServerAction::Update { step: round.step });
+                    self.enter(Phase::Updating { stopping: false });
+                }
             } else if round.check_at <= self.now && self.members.live_count() > 0 {
                 give_out(round, &mut self.members, self.now, self.config.work_timeout_ms, actions);
             }
@@ -322,6 +355,11 @@ impl ServerCore {
 
     fn silent_at(&self, heard: Millis) -> Millis {
         heard.saturating_add(self.config.contact_timeout_ms)
+    }
+
+    /// When leaves that are all in, but not applied by every shard, are given out again.
+    fn unapplied_at(&self, round: &Round) -> Millis {
+        round.gathered.unwrap_or(round.opened).saturating_add(self.config.work_timeout_ms)
     }
 
     fn needed(&self) -> u32 {

@@ -70,6 +70,13 @@ pub enum WaitsFor {
         /// Which, and who holds them.
         missing: Vec<MissingLeaves>,
     },
+    /// Other shards, which lack leaves or are slow.
+    Shards {
+        /// The step.
+        step: u64,
+        /// Which.
+        shards: Vec<u32>,
+    },
     /// The data plane's update.
     Update {
         /// The step.
@@ -115,6 +122,9 @@ impl fmt::Display for WaitsFor {
                     0 => Ok(()),
                     more => write!(f, " and {more} more"),
                 }
+            }
+            WaitsFor::Shards { step, shards } => {
+                write!(f, "step {step} waits for shards that have not applied it: {shards:?}")
             }
             WaitsFor::Update { step } => write!(f, "step {step} waits for the update of the weights"),
             WaitsFor::Nothing => write!(f, "nothing is awaited"),

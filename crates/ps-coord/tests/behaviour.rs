@@ -18,6 +18,7 @@ fn config() -> ServerConfig {
         contact_timeout_ms: 1_000,
         work_timeout_ms: 300,
         notice_every_ms: 700,
+        shards: 0,
     }
 }
 

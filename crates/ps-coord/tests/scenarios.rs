@@ -168,6 +168,7 @@ fn server(now: Millis, settings: &BTreeMap<&str, u64>) -> (ServerCore, Tree) {
         contact_timeout_ms: number("contact_timeout_ms", 100_000),
         work_timeout_ms: number("work_timeout_ms", 100_000),
         notice_every_ms: number("notice_every_ms", 100_000),
+        shards: 0,
     };
     (ServerCore::new(now, config), plan.step(0).tree())
 }

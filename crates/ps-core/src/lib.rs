@@ -8,6 +8,7 @@
 //! This crate never does input or output, never reads a clock and never iterates over a hash map.
 
 pub mod batch;
+pub mod chunk;
 pub mod fold;
 pub mod function;
 pub mod gradient;
@@ -17,6 +18,7 @@ pub mod model;
 pub mod optim;
 pub mod order;
 pub mod params;
+pub mod precision;
 pub mod reference;
 pub mod samples;
 pub mod schedule;
@@ -25,6 +27,7 @@ pub mod trainer;
 pub mod tree;
 
 pub use batch::{BatchPlan, Step};
+pub use chunk::ChunkFold;
 pub use fold::{Fold, NodeSum};
 pub use gradient::Gradients;
 pub use kernel::Kernel;
@@ -33,6 +36,7 @@ pub use model::{Activation, Head, Model};
 pub use optim::{Optimizer, SgdConfig};
 pub use order::Order;
 pub use params::{Layout, TensorSpec, weights_hash};
+pub use precision::Precision;
 pub use samples::Samples;
 pub use schedule::{LearningRate, ScheduleKind};
 pub use trainer::{StepReport, Trainer};

@@ -7,6 +7,7 @@
 use crate::function;
 use crate::metrics::Outcome;
 use crate::params::Layout;
+use crate::precision::Precision;
 use crate::seed::{Purpose, random};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,7 @@ pub struct Model {
     activation: Activation,
     head: Head,
     layout: Layout,
+    precision: Precision,
 }
 
 impl Head {
@@ -109,7 +111,17 @@ impl Model {
             bias: layout.push(format!("layers.{index}.bias"), vec![pair[1]]),
         });
         let layers = layers.collect();
-        Model { layers, activation, head, layout }
+        Model { layers, activation, head, layout, precision: Precision::F32 }
+    }
+
+    /// The same model with gradients computed at weights of this precision.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Model { precision, ..self }
+    }
+
+    /// The precision of the weights that gradients are computed at.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The layers, first to last.

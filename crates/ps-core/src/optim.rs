@@ -99,17 +99,17 @@ impl Update {
             || {
                 if v.is_empty() {
                     for (w, &g) in w.iter_mut().zip(g) {
-                        *w = (-rate).mul_add(config.transform::<CLIP, DECAY, L1>(g / samples, *w), *w);
+                        *w = (-rate).mul_add(config.transform_by::<CLIP, DECAY, L1>(g / samples, *w), *w);
                     }
                 } else if config.nesterov {
                     for ((w, &g), v) in w.iter_mut().zip(g).zip(v) {
-                        let g = config.transform::<CLIP, DECAY, L1>(g / samples, *w);
+                        let g = config.transform_by::<CLIP, DECAY, L1>(g / samples, *w);
                         *v = config.momentum.mul_add(*v, g);
                         *w = (-rate).mul_add(config.momentum.mul_add(*v, g), *w);
                     }
                 } else {
                     for ((w, &g), v) in w.iter_mut().zip(g).zip(v) {
-                        let g = config.transform::<CLIP, DECAY, L1>(g / samples, *w);
+                        let g = config.transform_by::<CLIP, DECAY, L1>(g / samples, *w);
                         *v = config.momentum.mul_add(*v, g);
                         *w = (-rate).mul_add(*v, *w);
                     }
@@ -120,9 +120,24 @@ impl Update {
 }
 
 impl SgdConfig {
-    /// Clip, then weight decay, then L1.
+    /// Clip, then weight decay, then L1, of an element of the mean gradient at weight `w`.
     #[inline(always)]
-    fn transform<const CLIP: bool, const DECAY: bool, const L1: bool>(&self, mut g: f32, w: f32) -> f32 {
+    pub(crate) fn transform(&self, g: f32, w: f32) -> f32 {
+        match (self.clip.is_some(), self.weight_decay != 0.0, self.l1 != 0.0) {
+            (false, false, false) => g,
+            (false, true, false) => self.transform_by::<false, true, false>(g, w),
+            (true, false, false) => self.transform_by::<true, false, false>(g, w),
+            (true, true, false) => self.transform_by::<true, true, false>(g, w),
+            (false, false, true) => self.transform_by::<false, false, true>(g, w),
+            (false, true, true) => self.transform_by::<false, true, true>(g, w),
+            (true, false, true) => self.transform_by::<true, false, true>(g, w),
+            (true, true, true) => self.transform_by::<true, true, true>(g, w),
+        }
+    }
+
+    /// The same, for settings known when it is compiled.
+    #[inline(always)]
+    fn transform_by<const CLIP: bool, const DECAY: bool, const L1: bool>(&self, mut g: f32, w: f32) -> f32 {
         if CLIP && let Some(clip) = self.clip {
             g = if g > clip { clip } else { g };
             g = if g < -clip { -clip } else { g };

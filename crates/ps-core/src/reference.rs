@@ -25,7 +25,8 @@ pub fn train(
     let mut trainer = Trainer::new(model, plan, optimizer, rate);
     while !trainer.is_done() {
         let step = plan.step(trainer.version());
-        let root = batch_sum(model, trainer.weights(), samples, plan, step);
+        let weights = model.precision().round(trainer.weights());
+        let root = batch_sum(model, &weights, samples, plan, step);
         let done = trainer.finish(&root)?;
         report(&done, trainer.weights());
     }

@@ -7,11 +7,11 @@ pub mod allocator;
 pub mod convert;
 pub mod limits;
 pub mod status;
+pub mod stream;
 pub mod tensor;
 
 pub use convert::{Nonsense, Shape};
 pub use status::{Refusal, Verdict};
-pub use tensor::Pool;
 
 /// What was generated from `proto/downhill/v1`.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, unused_qualifications)]

@@ -1,9 +1,10 @@
 //! Every size, window and wait of the wire, each with the reason for its value.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// Version of the contract in `proto/downhill/v1`; both sides must speak the same.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Longest HTTP/2 frame. The one setting that matters for large tensors: 16 KiB frames, the default, halve the
 /// throughput, frames above 1 MiB gain nothing. Both sides set it.
@@ -63,6 +64,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until `Hello` must have come on an open stream.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Until all shards have answered with their weights.
+pub const SHARD_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// HTTP/2 pings on a connection: how an unplugged cable is found while nothing is sent.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -78,9 +82,37 @@ pub fn chunk_elements(elements: usize) -> usize {
     bytes / 4
 }
 
+/// The elements that part `part` of `parts` keeps of a tensor of `elements`: whole chunks, as equal as can be. Where
+/// there are fewer chunks than parts, the last parts keep none.
+pub fn part(elements: usize, part: u32, parts: u32) -> Range<usize> {
+    let size = chunk_elements(elements);
+    let chunks = elements.div_ceil(size) as u64;
+    let parts = u64::from(parts).min(chunks);
+    let start = |part: u64| elements.min((chunks * part.min(parts) / parts) as usize * size);
+    start(u64::from(part))..start(u64::from(part) + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_whole_chunks_and_cover_all_once() {
+        for elements in [1, 1000, 65_536, 1 << 20, 26_000_000] {
+            for parts in [1, 2, 3, 7, 64] {
+                let mut next = 0;
+                for index in 0..parts {
+                    let range = part(elements, index, parts);
+                    assert!(
+                        range.start == next
+                            && (range.start == elements || range.start % chunk_elements(elements) == 0)
+                    );
+                    next = range.end;
+                }
+                assert_eq!(next, elements);
+            }
+        }
+    }
 
     #[test]
     fn a_chunk_with_its_header_fits_into_one_frame_and_one_message() {

@@ -34,6 +34,17 @@ pub enum Refusal {
     NotDraining,
     /// The server is ending.
     Ending,
+    /// Whoever was asked only keeps weights.
+    OnlyAShard,
+    /// The shard is there already, or none is wanted.
+    ShardTaken,
+    /// Not all shards are there yet.
+    ShardsMissing {
+        /// How many are.
+        present: usize,
+        /// How many there will be.
+        needed: usize,
+    },
 }
 
 impl From<Nonsense> for Refusal {
@@ -63,6 +74,15 @@ impl std::fmt::Display for Refusal {
                 "the worker does not read what it is sent: too much waits for it; it was dropped and may come back",
             ),
             Refusal::Ending => f.write_str("the server is ending"),
+            Refusal::OnlyAShard => {
+                f.write_str("this is a shard, which only keeps weights; join at its coordinator's address")
+            }
+            Refusal::ShardTaken => f.write_str(
+                "the run has no place for this shard: it was started for fewer, or another has taken its place",
+            ),
+            Refusal::ShardsMissing { present, needed } => {
+                write!(f, "{present} of {needed} other shards are there; start the rest")
+            }
         }
     }
 }
@@ -70,13 +90,15 @@ impl std::fmt::Display for Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
-            Refusal::Protocol { .. } | Refusal::Numerics { .. } | Refusal::Differs(_) => {
-                Code::FailedPrecondition
-            }
+            Refusal::Protocol { .. }
+            | Refusal::Numerics { .. }
+            | Refusal::Differs(_)
+            | Refusal::OnlyAShard
+            | Refusal::ShardTaken => Code::FailedPrecondition,
             Refusal::Nonsense(_) => Code::InvalidArgument,
             Refusal::NoHello => Code::DeadlineExceeded,
             Refusal::Full | Refusal::NotDraining => Code::ResourceExhausted,
-            Refusal::Ending => Code::Unavailable,
+            Refusal::Ending | Refusal::ShardsMissing { .. } => Code::Unavailable,
         };
         Status::new(code, refusal.to_string())
     }

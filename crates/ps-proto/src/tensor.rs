@@ -1,61 +1,28 @@
 //! Tensors as bytes and back, with as few copies as the wire allows.
 
 use bytes::Bytes;
-use std::sync::{Arc, Mutex};
-
-/// Buffers of `f32` that come back when the last message that refers to them is sent: a copy of the weights
-/// per step costs no memory from the system after the first few.
-#[derive(Clone, Debug, Default)]
-pub struct Pool {
-    free: Arc<Mutex<Vec<Vec<f32>>>>,
-}
-
-/// Buffers kept for reuse; more are given back to the allocator.
-const KEPT: usize = 4;
-
-impl Pool {
-    /// A buffer with a copy of `values`.
-    pub fn copy(&self, values: &[f32]) -> Vec<f32> {
-        let mut buffer = self.empty(values.len());
-        buffer.extend_from_slice(values);
-        buffer
-    }
-
-    /// An empty buffer with room for `capacity` elements.
-    pub fn empty(&self, capacity: usize) -> Vec<f32> {
-        let kept = self.free.lock().ok().and_then(|mut free| free.pop());
-        let mut buffer = kept.unwrap_or_default();
-        buffer.clear();
-        buffer.reserve_exact(capacity);
-        buffer
-    }
-
-    /// The bytes of `values` as they travel, without a copy on little-endian machines. The buffer comes back
-    /// to this pool when the last slice of the bytes is dropped.
-    pub fn share(&self, values: Vec<f32>) -> Bytes {
-        Bytes::from_owner(Shared { values: little_endian(values), pool: Some(self.clone()) })
-    }
-
-    /// Takes a buffer back.
-    pub fn give_back(&self, buffer: Vec<f32>) {
-        if let Ok(mut free) = self.free.lock()
-            && free.len() < KEPT
-        {
-            free.push(buffer);
-        }
-    }
-}
+use std::sync::mpsc::Sender;
 
 /// The bytes of `values` as they travel; the buffer goes when the last slice does.
 pub fn share(values: Vec<f32>) -> Bytes {
-    Bytes::from_owner(Shared { values: little_endian(values), pool: None })
+    Bytes::from_owner(Shared { values: little_endian(values), give_back: None })
 }
 
-/// Appends the elements that `bytes` holds (a multiple of 4 of them).
-pub fn append(bytes: &[u8], values: &mut Vec<f32>) {
+/// The same; the buffer is sent to `give_back` when the last slice goes, to be used again.
+pub fn share_and_return(values: Vec<f32>, give_back: Sender<Vec<f32>>) -> Bytes {
+    Bytes::from_owner(Shared { values: little_endian(values), give_back: Some(give_back) })
+}
+
+/// Writes the elements that `bytes` holds (4 for each of `values`).
+pub fn read(bytes: &[u8], values: &mut [f32]) {
     let (elements, rest) = bytes.as_chunks::<4>();
-    assert!(rest.is_empty(), "the length of a chunk is checked where it arrives");
-    values.extend(elements.iter().map(|element| f32::from_le_bytes(*element)));
+    assert!(
+        rest.is_empty() && elements.len() == values.len(),
+        "the length of a chunk is checked where it arrives"
+    );
+    for (value, element) in values.iter_mut().zip(elements) {
+        *value = f32::from_le_bytes(*element);
+    }
 }
 
 /// The floats so that their bytes in memory are little-endian; nothing to do nearly everywhere.
@@ -70,7 +37,7 @@ fn little_endian(mut values: Vec<f32>) -> Vec<f32> {
 
 struct Shared {
     values: Vec<f32>,
-    pool: Option<Pool>,
+    give_back: Option<Sender<Vec<f32>>>,
 }
 
 impl AsRef<[u8]> for Shared {
@@ -81,8 +48,9 @@ impl AsRef<[u8]> for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(pool) = &self.pool {
-            pool.give_back(std::mem::take(&mut self.values));
+        if let Some(give_back) = &self.give_back {
+            // Whoever wanted it may be gone.
+            let _ = give_back.send(std::mem::take(&mut self.values));
         }
     }
 }
@@ -96,24 +64,9 @@ mod tests {
         let values = vec![1.0, -0.0, f32::MIN_POSITIVE / 3.0, f32::INFINITY, 3.5e-20];
         let bytes = share(values.clone());
         assert_eq!(bytes[..4], [0, 0, 0x80, 0x3f]);
-        let mut back = Vec::new();
-        append(&bytes[..8], &mut back);
-        append(&bytes[8..], &mut back);
+        let mut back = vec![0.0; 5];
+        read(&bytes[..8], &mut back[..2]);
+        read(&bytes[8..], &mut back[2..]);
         assert!(values.iter().zip(&back).all(|(a, b)| a.to_bits() == b.to_bits()));
-    }
-
-    #[test]
-    fn a_buffer_is_used_again_once_its_last_slice_is_gone() {
-        let pool = Pool::default();
-        let buffer = pool.copy(&[1.0; 100]);
-        let address = buffer.as_ptr();
-        let bytes = pool.share(buffer);
-        let slice = bytes.slice(4..8);
-        drop(bytes);
-        let other = pool.copy(&[2.0; 100]);
-        assert_ne!(other.as_ptr(), address);
-        drop(slice);
-        let again = pool.copy(&[3.0; 100]);
-        assert_eq!(again.as_ptr(), address);
     }
 }

@@ -79,7 +79,8 @@ impl Job {
             run.model.activation,
             run.model.head,
             data.class_names.len(),
-        );
+        )
+        .with_precision(run.wire.weights);
         let plan = run.plan(samples);
         let fingerprint = Fingerprint {
             run: run.fingerprint(),
@@ -98,6 +99,11 @@ impl Job {
     /// What computes gradients and evaluates, on the current rayon pool.
     pub fn gradients(&self) -> Gradients {
         Gradients::new(self.model.clone(), self.plan, self.kernel)
+    }
+
+    /// Whether there is a validation part.
+    pub fn validates(&self) -> bool {
+        self.data.validation.is_some()
     }
 
     /// Loss and metrics of `weights` on the validation part, where there is one.

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use ps_config::{DataArgs, LogArgs, OutArgs, RunArgs};
-use ps_server::ServerOptions;
+use ps_server::{Layout, ServerOptions};
 use std::net::ToSocketAddrs;
 use std::time::Duration;
 
@@ -43,6 +43,23 @@ pub(crate) struct Arguments {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub work_timeout: u64,
 
+    /// Keep only one of S parts of the weights. Part 0 is the coordinator, which hands out the work and keeps the
+    /// first part; each other part is a process of its own with --coordinator.
+    #[arg(long, value_name = "I/S", value_parser = part)]
+    pub shard: Option<(u32, u32)>,
+
+    /// The server that was started with --shard 0/S.
+    #[arg(long, value_name = "HOST:PORT", requires = "shard")]
+    pub coordinator: Option<String>,
+
+    /// The address of this shard that workers are told, if it is not the one listened on.
+    #[arg(long, value_name = "HOST:PORT", requires = "coordinator")]
+    pub advertise: Option<String>,
+
+    /// Keep no weights here: N workers, started with --with-shard, each keep a part.
+    #[arg(long, value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub shards_beside: Option<u32>,
+
     #[command(flatten)]
     pub data: DataArgs,
 
@@ -61,7 +78,27 @@ impl Arguments {
             join_timeout: Duration::from_secs(self.join_timeout),
             contact_timeout: Duration::from_secs(self.worker_timeout),
             work_timeout: Duration::from_secs(self.work_timeout),
+            layout: match (self.shard, self.shards_beside) {
+                (Some((_, parts)), _) => Layout { parts, coordinator_keeps: true },
+                (None, Some(parts)) => Layout { parts, coordinator_keeps: false },
+                (None, None) => Layout::default(),
+            },
             ..ServerOptions::default()
+        }
+    }
+
+    /// Which shard of which coordinator this process is; nothing for a coordinator.
+    pub fn placement(&self) -> Result<Option<(u32, String)>, String> {
+        match (self.shard, &self.coordinator) {
+            (None | Some((0, _)), None) => Ok(None),
+            (Some((0, _)), Some(_)) => {
+                Err("--shard 0/S is the coordinator itself; leave out --coordinator".into())
+            }
+            (Some((index, _)), Some(coordinator)) => Ok(Some((index - 1, coordinator.clone()))),
+            (Some((index, parts)), None) => Err(format!(
+                "--shard {index}/{parts} needs --coordinator HOST:PORT, the address of --shard 0/{parts}"
+            )),
+            (None, Some(_)) => Err("--coordinator needs --shard I/S".into()),
         }
     }
 
@@ -82,6 +119,14 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// Reads `I/S`.
+fn part(text: &str) -> Result<(u32, u32), String> {
+    let wrong = || "expected I/S with I below S, such as 0/2".to_owned();
+    let (index, parts) = text.split_once('/').ok_or_else(wrong)?;
+    let (index, parts) = (index.parse().map_err(|_| wrong())?, parts.parse().map_err(|_| wrong())?);
+    if index < parts && parts <= 1024 { Ok((index, parts)) } else { Err(wrong()) }
 }
 
 /// The runtime that serves connections: one thread is fastest for a few workers on a small machine, and a

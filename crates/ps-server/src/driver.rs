@@ -1,20 +1,23 @@
 //! The one task that owns the round logic and the data plane: events in, actions carried out.
 
-use crate::apply::{Plane, Taken};
-use crate::outbox::{Outbox, Undeliverable, Weights};
+pub(crate) use crate::peers::Peer;
+use crate::peers::Peers;
+use crate::plane::Plane;
+use crate::shards::{AttachRequest, Fetch, ShardSaid, Shards};
 use crate::{Finished, ServerError, ServerOptions};
+use bytes::Bytes;
 use ps_coord::{
     Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId,
 };
 use ps_core::{StepReport, trainer::Diverged};
-use ps_proto::convert::{self, WorkerMessage};
-use ps_proto::{Refusal, v1};
+use ps_proto::convert::{self, ShardMessage, WorkerMessage};
+use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
+use ps_proto::{Nonsense, Refusal, tensor, v1};
 use ps_run::{Job, Recorder};
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, debug_span, info, info_span, warn};
+use tracing::{debug, debug_span, info, info_span};
 
 /// What the connections tell the driver.
 pub(crate) enum Incoming {
@@ -26,17 +29,16 @@ pub(crate) enum Incoming {
     Left { worker: WorkerId, reason: Departure },
     /// Somebody asks how far the run is.
     Status(oneshot::Sender<v1::StatusReply>),
-    /// Somebody asks for the weights.
-    Weights(oneshot::Sender<Weights>),
+    /// Somebody asks for the weights that are kept here: their version, and each chunk's first element and bytes.
+    Weights(oneshot::Sender<(u64, Vec<(usize, Bytes)>)>),
+    /// Somebody asks where the shards are.
+    Places(oneshot::Sender<Result<v1::ShardsReply, Refusal>>),
+    /// A shard asks to take part.
+    Attach(AttachRequest),
+    /// A shard has said something, or is gone.
+    Shard { index: u32, said: ShardSaid },
     /// The user asks to stop.
     Stop,
-}
-
-/// A worker that can be talked to.
-pub(crate) struct Peer {
-    pub name: String,
-    pub address: Option<SocketAddr>,
-    pub outbox: Outbox,
 }
 
 /// A wait for which the driver did not listen this long is not held against any worker.
@@ -48,7 +50,12 @@ pub(crate) struct Driver {
     fingerprints: v1::Fingerprints,
     core: ServerCore,
     plane: Plane,
-    peers: BTreeMap<WorkerId, Peer>,
+    peers: Peers,
+    shards: Shards,
+    /// The other shards' weights, after a step whose weights are looked at here.
+    fetch: Option<Fetch>,
+    /// A shard that is lost: the run cannot go on.
+    lost: Option<String>,
     /// Events that actions have brought about, taken before any from outside.
     events: VecDeque<ServerEvent>,
     /// A step that was made and is not told to the recorder yet: the new weights go out first.
@@ -67,6 +74,8 @@ impl Driver {
         fingerprints: v1::Fingerprints,
         options: &ServerOptions,
     ) -> Self {
+        let parameters = job.model.parameters();
+        let shards = Shards::new(parameters, options.layout.others(parameters));
         let config = ServerConfig {
             plan: job.plan,
             start_version: 0,
@@ -75,15 +84,19 @@ impl Driver {
             contact_timeout_ms: millis(options.contact_timeout),
             work_timeout_ms: millis(options.work_timeout),
             notice_every_ms: millis(options.notice_every),
+            shards: shards.keepers(),
         };
-        let plane = Plane::new(job.trainer());
+        let plane = Plane::new(&job, options.layout.own(parameters));
         Driver {
             job,
             recorder,
             fingerprints,
             core: ServerCore::new(0, config),
             plane,
-            peers: BTreeMap::new(),
+            peers: Peers::default(),
+            shards,
+            fetch: None,
+            lost: None,
             events: VecDeque::new(),
             made: None,
             diverged: None,
@@ -93,10 +106,16 @@ impl Driver {
         }
     }
 
-    /// Runs until the round logic says that the run is over, or nobody is left who could tell anything.
+    /// Runs until the round logic says that the run is over, a shard is lost, or nobody is left who could tell
+    /// anything.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Incoming>) -> Result<Finished, ServerError> {
         let mut actions = Vec::new();
         let outcome = 'run: loop {
+            if let Some(lost) = self.lost.take() {
+                self.recorder.abandon();
+                self.shards.dismiss(&Dismissal::Ended(lost.clone()));
+                return Err(ServerError::ShardLost(lost));
+            }
             let event = match self.events.pop_front() {
                 Some(event) => Some(event),
                 None => {
@@ -120,79 +139,153 @@ impl Driver {
                 }
                 self.perform(action);
             }
+            let dropped = self.peers.take_dropped();
+            self.events.extend(dropped.into_iter().map(|(worker, reason)| {
+                self.plane.forget(worker);
+                ServerEvent::Left { worker, reason }
+            }));
         };
+        let (reason, worth_fetching) = match &outcome {
+            Outcome::Done => (Dismissal::Done, true),
+            Outcome::Stopped { .. } => (Dismissal::Ended("the run was stopped".into()), true),
+            Outcome::Diverged { .. } => (Dismissal::Ended("training diverged".into()), false),
+            Outcome::TooFewWorkers { .. } => (Dismissal::Ended("too few workers".into()), false),
+        };
+        if worth_fetching && let Err(lost) = self.fetch_all(&mut inbox).await {
+            self.recorder.abandon();
+            self.shards.dismiss(&Dismissal::Ended(lost.clone()));
+            return Err(ServerError::ShardLost(lost));
+        }
         self.record();
+        self.shards.dismiss(&reason);
         self.end(outcome)
+    }
+
+    /// Waits until the other shards' weights are here.
+    async fn fetch_all(&mut self, inbox: &mut mpsc::Receiver<Incoming>) -> Result<(), String> {
+        let version = self.plane.version();
+        if self.fetch.as_ref().is_none_or(|fetch| fetch.version != version) {
+            self.fetch = Some(self.shards.want_weights(version));
+        }
+        let arrive = async {
+            while self.fetch.as_ref().is_some_and(|fetch| !fetch.is_complete()) {
+                let Some(incoming) = inbox.recv().await else { return Err("the service has ended".into()) };
+                self.receive(incoming);
+                if let Some(lost) = self.lost.take() {
+                    return Err(lost);
+                }
+            }
+            Ok(())
+        };
+        let late = || format!("no weights of the shards within {} s", SHARD_ANSWER_TIMEOUT.as_secs());
+        tokio::time::timeout(SHARD_ANSWER_TIMEOUT, arrive).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// What an incoming message means to the round logic.
     fn receive(&mut self, incoming: Incoming) -> Option<ServerEvent> {
         match incoming {
             Incoming::Joined { worker, peer } => {
-                let address = peer.address.map_or("an unknown address".to_owned(), |a| a.to_string());
-                info!(%worker, name = peer.name, address, "worker admitted");
-                self.peers.insert(worker, peer);
+                self.peers.admit(worker, peer);
                 Some(ServerEvent::Joined { worker })
             }
             Incoming::Message { worker, message } => self.hear(worker, message),
             Incoming::Left { worker, reason } => {
                 let refusal = match &reason {
-                    Departure::Misbehaved(why) => {
-                        Some(Refusal::Nonsense(convert::Nonsense::new(why.clone())))
-                    }
+                    Departure::Misbehaved(why) => Some(Refusal::Nonsense(Nonsense::new(why.clone()))),
                     _ => None,
                 };
                 self.part(worker, refusal);
                 Some(ServerEvent::Left { worker, reason })
             }
+            // Whoever asked may be gone, here and below.
             Incoming::Status(reply) => {
-                // Whoever asked may be gone.
                 let _ = reply.send(self.status());
                 None
             }
             Incoming::Weights(reply) => {
-                let _ = reply.send(self.plane.serialised());
+                let _ = reply.send((self.plane.version(), self.plane.kept_parts()));
                 None
             }
+            Incoming::Places(reply) => {
+                let _ = reply.send(self.shards.places());
+                None
+            }
+            Incoming::Attach(request) => {
+                self.shards.attach(request);
+                None
+            }
+            Incoming::Shard { index, said } => self.hear_shard(index, said),
             Incoming::Stop => Some(ServerEvent::Stop),
         }
     }
 
     fn hear(&mut self, worker: WorkerId, message: WorkerMessage) -> Option<ServerEvent> {
-        if !self.peers.contains_key(&worker) {
-            // It was sent away; what it still says does not count.
-            return None;
-        }
-        match message {
-            WorkerMessage::Heartbeat => Some(ServerEvent::Heard { worker }),
-            WorkerMessage::WeightsWanted => Some(ServerEvent::WeightsWanted { worker }),
+        // One that was sent away does not count, whatever it still says.
+        self.peers.get(worker)?;
+        let taken = match message {
+            WorkerMessage::Heartbeat => Ok(ServerEvent::Heard { worker }),
+            WorkerMessage::WeightsWanted => {
+                self.peers.lacks_weights(worker);
+                Ok(ServerEvent::WeightsWanted { worker })
+            }
             WorkerMessage::Goodbye(why) => {
                 info!(%worker, why, "worker leaves");
                 self.part(worker, None);
-                Some(ServerEvent::Left { worker, reason: Departure::Leaving })
+                Ok(ServerEvent::Left { worker, reason: Departure::Leaving })
             }
             WorkerMessage::Node(part) => {
-                let (step, node) = (part.step, part.node);
-                let _span = debug_span!("gather", %worker, step, %node).entered();
-                match self.plane.take(&self.job, worker, part) {
-                    Ok(Taken::Part) => Some(ServerEvent::Heard { worker }),
-                    Ok(Taken::Whole) => Some(ServerEvent::Contributed { worker, step, node }),
-                    Err(nonsense) => {
-                        let reason = Departure::Misbehaved(nonsense.to_string());
-                        self.part(worker, Some(nonsense.into()));
-                        Some(ServerEvent::Left { worker, reason })
+                let _span = debug_span!("gather", %worker, part.step, node = %part.node).entered();
+                self.plane.take(&self.job, worker, part).map(|made| {
+                    if let Some(part) = made {
+                        self.peers.broadcast(&part);
+                    }
+                    ServerEvent::Heard { worker }
+                })
+            }
+            WorkerMessage::NodeDone(done) => {
+                let (step, node) = (done.step, done.node);
+                debug!(%worker, step, %node, "node arrived");
+                let taken = self.plane.take_end(&self.job, worker, done);
+                taken.map(|()| ServerEvent::Contributed { worker, step, node })
+            }
+        };
+        Some(taken.unwrap_or_else(|nonsense| {
+            let reason = Departure::Misbehaved(nonsense.to_string());
+            self.part(worker, Some(nonsense.into()));
+            ServerEvent::Left { worker, reason }
+        }))
+    }
+
+    fn hear_shard(&mut self, index: u32, said: ShardSaid) -> Option<ServerEvent> {
+        match said {
+            ShardSaid::Message(ShardMessage::Applied(step)) => {
+                return Some(ServerEvent::Applied { shard: index, step });
+            }
+            ShardSaid::Message(ShardMessage::Diverged(step)) => {
+                // The shard has what it needs of the step, and so will everybody else.
+                self.plane.diverge(step);
+                return Some(ServerEvent::Applied { shard: index, step });
+            }
+            ShardSaid::Message(ShardMessage::Weights(version, offset, bytes)) => {
+                if let Some(fetch) = &mut self.fetch {
+                    fetch.take(version, offset, bytes);
+                    if fetch.is_complete() && self.made.is_some() {
+                        let step = version - 1;
+                        return Some(ServerEvent::Updated { step });
                     }
                 }
             }
+            ShardSaid::Gone(why) => {
+                let step = self.plane.version();
+                self.lost = Some(format!("{} was lost at step {step}: {why}", self.shards.name(index)));
+            }
         }
+        None
     }
 
     fn perform(&mut self, action: ServerAction) {
         match action {
-            ServerAction::SendWeights { worker, .. } => {
-                let weights = self.plane.serialised();
-                self.send(worker, |outbox| outbox.weights(weights));
-            }
+            ServerAction::SendWeights { worker, .. } => self.peers.serve(worker, &self.plane),
             ServerAction::Assign { worker, step, leaves } => {
                 if !std::mem::replace(&mut self.begun, true) {
                     // The wait for workers is no part of the training's time.
@@ -200,17 +293,14 @@ impl Driver {
                 }
                 debug!(%worker, step, ?leaves, "assigned");
                 let assign = v1::Assign { step, leaf_start: leaves.start, leaf_end: leaves.end };
-                self.send(worker, |outbox| outbox.message(v1::from_server::Message::Assign(assign)));
+                self.peers.message(worker, v1::from_server::Message::Assign(assign));
             }
-            ServerAction::Update { step } => {
-                let event = info_span!("update", step).in_scope(|| self.update(step));
-                self.events.push_back(event);
-            }
+            ServerAction::Update { step } => info_span!("update", step).in_scope(|| self.update(step)),
             ServerAction::Dismiss { worker, reason } => {
                 if !matches!(reason, Dismissal::Done) {
                     info!(%worker, %reason, "worker dismissed");
                 }
-                self.send(worker, |outbox| outbox.message(convert::dismissed(&reason)));
+                self.peers.message(worker, convert::dismissed(&reason));
                 self.part(worker, None);
             }
             ServerAction::Notice(text) => info!("{text}"),
@@ -218,64 +308,64 @@ impl Driver {
         }
     }
 
-    fn update(&mut self, step: u64) -> ServerEvent {
-        match self.plane.update() {
+    fn update(&mut self, step: u64) {
+        match self.plane.commit() {
             Ok(report) => {
                 self.loss = report.tally.mean_loss();
                 self.made = Some(report);
-                ServerEvent::Updated { step }
+                // Where the weights are looked at after the step, the next one waits until all are here.
+                if self.shards.len() > 0 && self.job.plan.ends_epoch(step) && self.job.validates() {
+                    self.fetch = Some(self.shards.want_weights(self.plane.version()));
+                } else {
+                    self.events.push_back(ServerEvent::Updated { step });
+                }
             }
             Err(diverged) => {
                 self.diverged = Some(diverged);
-                ServerEvent::Diverged { step }
+                self.events.push_back(ServerEvent::Diverged { step });
             }
         }
-    }
-
-    /// Hands something to a worker's connection; one that takes nothing any more is dropped.
-    fn send(&mut self, worker: WorkerId, push: impl FnOnce(&Outbox) -> Result<(), Undeliverable>) {
-        let Some(peer) = self.peers.get(&worker) else { return };
-        let reason = match push(&peer.outbox) {
-            Ok(()) => return,
-            Err(Undeliverable::Closed) => Departure::Disconnected("the stream was closed".into()),
-            Err(Undeliverable::Full) => {
-                warn!(%worker, name = peer.name, "worker does not read what it is sent and is dropped");
-                Departure::Disconnected(Refusal::NotDraining.to_string())
-            }
-        };
-        self.part(worker, Some(Refusal::NotDraining));
-        self.events.push_back(ServerEvent::Left { worker, reason });
     }
 
     /// Ends the stream to a worker: after what is queued, or at once with a refusal.
     fn part(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
         self.plane.forget(worker);
-        let Some(peer) = self.peers.remove(&worker) else { return };
-        match refusal {
-            Some(refusal) => peer.outbox.abandon(refusal.into()),
-            None => peer.outbox.finish(),
-        }
+        self.peers.part(worker, refusal);
     }
 
     /// Tells the recorder of the step just made. Validation, at the end of an epoch, takes a while, in which
     /// workers are at the next step already.
     fn record(&mut self) {
+        if self.fetch.as_ref().is_some_and(|fetch| !fetch.is_complete()) {
+            return;
+        }
         let Some(report) = self.made.take() else { return };
         let begun = Instant::now();
         self.recorder.step(&report, self.peers.len());
         if self.job.plan.ends_epoch(report.step) {
-            let validation = self.job.validate(self.plane.weights());
+            let validation = if self.job.validates() { self.job.validate(&self.weights()) } else { None };
             self.recorder.epoch(validation.as_ref());
         }
         if begun.elapsed() > DEAF_AFTER {
-            self.events.extend(self.peers.keys().map(|&worker| ServerEvent::Heard { worker }));
+            self.events.extend(self.peers.ids().map(|worker| ServerEvent::Heard { worker }));
         }
+    }
+
+    /// The whole weights, `[parameters]`: those kept here, and those fetched from the other shards.
+    fn weights(&self) -> Vec<f32> {
+        let mut weights = vec![0.0; self.job.model.parameters()];
+        let kept = self.plane.kept_parts();
+        let fetched = self.fetch.iter().flat_map(|fetch| &fetch.parts);
+        for (offset, bytes) in kept.iter().chain(fetched) {
+            tensor::read(bytes, &mut weights[*offset..*offset + bytes.len() / 4]);
+        }
+        weights
     }
 
     fn status(&self) -> v1::StatusReply {
         let status = self.core.status();
         let workers = status.workers.iter().filter_map(|worker| {
-            let peer = self.peers.get(&worker.worker)?;
+            let peer = self.peers.get(worker.worker)?;
             Some(v1::WorkerStatus {
                 worker_id: worker.worker.0,
                 name: peer.name.clone(),
@@ -296,7 +386,7 @@ impl Driver {
     fn end(self, outcome: Outcome) -> Result<Finished, ServerError> {
         let error = match outcome {
             Outcome::Done | Outcome::Stopped { .. } => {
-                let (version, weights) = (self.plane.version(), self.plane.weights().to_vec());
+                let (version, weights) = (self.plane.version(), self.weights());
                 let is_done = outcome == Outcome::Done;
                 return Ok(Finished { job: self.job, recorder: self.recorder, weights, version, is_done });
             }
@@ -312,7 +402,7 @@ impl Driver {
     }
 }
 
-fn millis(duration: Duration) -> Millis {
+pub(crate) fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }
 

@@ -20,6 +20,15 @@ pub enum ServerError {
         /// For how long it was so.
         waited: Duration,
     },
+    /// A process that keeps a part of the weights is gone.
+    ShardLost(String),
+    /// This shard's coordinator is gone or has refused it.
+    Coordinator {
+        /// Where it is, or was.
+        address: String,
+        /// What happened.
+        why: String,
+    },
     /// A fault of this program or of the machine.
     Internal(String),
 }
@@ -41,6 +50,10 @@ impl fmt::Display for ServerError {
                  --min-workers",
                 waited.as_secs_f64()
             ),
+            ServerError::ShardLost(what) => {
+                write!(f, "{what}; with its part of the weights the run is lost, start it again")
+            }
+            ServerError::Coordinator { address, why } => write!(f, "coordinator {address}: {why}"),
             ServerError::Internal(what) => f.write_str(what),
         }
     }
@@ -51,7 +64,7 @@ impl std::error::Error for ServerError {
         match self {
             ServerError::Listener(error) => Some(error),
             ServerError::Diverged(diverged) => Some(diverged),
-            ServerError::TooFewWorkers { .. } | ServerError::Internal(_) => None,
+            _ => None,
         }
     }
 }

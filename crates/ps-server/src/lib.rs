@@ -2,14 +2,20 @@
 //!
 //! [`run`] is given a bound listener, a loaded job and a future that says when to stop; it parses no flags,
 //! binds no ports and catches no signals. Requests become events in `service`; `driver` owns the round logic
-//! and carries out what it says; `apply` is the data plane; `outbox` is what waits for one worker. The wire's
-//! types go no further than here.
+//! and carries out what it says; `plane` is the data plane; `peers` and `outbox` are what goes to workers. The
+//! wire's types go no further than here.
+//!
+//! The weights may be cut among several servers. One of them, the coordinator, runs the round logic and knows the
+//! others through `shards`; the others, in [`shard`], only fold, update and send what they keep.
 
-mod apply;
 mod driver;
 mod error;
 mod outbox;
+mod peers;
+mod plane;
 mod service;
+pub mod shard;
+mod shards;
 
 pub use error::ServerError;
 
@@ -18,9 +24,10 @@ use ps_proto::Shape;
 use ps_proto::limits::{self, PROTOCOL_VERSION};
 use ps_proto::v1::{self, parameter_server_server::ParameterServerServer};
 use ps_run::{Job, Recorder};
-use service::Service;
+use service::{Front, Service};
 use std::future::Future;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Server;
@@ -43,6 +50,36 @@ pub struct ServerOptions {
     pub work_timeout: Duration,
     /// A wait that lasts is reported this often.
     pub notice_every: Duration,
+    /// Who keeps which part of the weights.
+    pub layout: Layout,
+}
+
+/// How the weights are cut among processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Parts, of whole chunks, as equal as can be.
+    pub parts: u32,
+    /// Whether the coordinator keeps the first; otherwise shards keep all.
+    pub coordinator_keeps: bool,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Layout { parts: 1, coordinator_keeps: true }
+    }
+}
+
+impl Layout {
+    /// What the coordinator keeps of `parameters` elements.
+    fn own(self, parameters: usize) -> Range<usize> {
+        if self.coordinator_keeps { limits::part(parameters, 0, self.parts) } else { 0..0 }
+    }
+
+    /// What each of the other shards keeps.
+    fn others(self, parameters: usize) -> Vec<Range<usize>> {
+        let first = u32::from(self.coordinator_keeps);
+        (first..self.parts).map(|part| limits::part(parameters, part, self.parts)).collect()
+    }
 }
 
 impl Default for ServerOptions {
@@ -53,6 +90,7 @@ impl Default for ServerOptions {
             contact_timeout: Duration::from_secs(10),
             work_timeout: Duration::from_secs(30),
             notice_every: Duration::from_secs(10),
+            layout: Layout::default(),
         }
     }
 }
@@ -83,39 +121,17 @@ pub async fn run(
 ) -> Result<Finished, ServerError> {
     let incoming = accept(listener)?;
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
-    let heartbeat = (options.contact_timeout / 5).max(Duration::from_millis(1));
+    let heartbeat = heartbeat(&options);
+    let parameters = job.model.parameters();
     let invitation = invitation(&job, &options, heartbeat);
     let expected = invitation.expected.clone().unwrap_or_default();
-    let shape = Shape { plan: job.plan, parameters: job.model.parameters(), classes: job.model.classes() };
-    let service = Service::new(invitation, shape, heartbeat, inbox.clone());
-    let service = ParameterServerServer::new(service)
-        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<ParameterServerServer<Service>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| ServerError::Internal(format!("reflection: {error}")))?;
-
+    let kept = options.layout.own(parameters);
+    let service =
+        Service::new(Some(invitation), expected.clone(), shape(&job), kept, heartbeat, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
-    let server = Server::builder()
-        .max_frame_size(limits::MAX_FRAME_BYTES)
-        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(limits::MAX_STREAMS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
-        .add_service(health_service)
-        .add_service(reflection)
-        .add_service(service)
-        .serve_with_incoming_shutdown(incoming, async {
-            // The sender going away means the same.
-            let _ = closing.await;
-        });
+    let server = serve(service, incoming, closing).await?;
     tokio::pin!(server, shutdown);
-    let mut driven = drive(Driver::new(job, recorder, expected, &options), events)?;
+    let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events))?;
 
     let mut stopping = false;
     let result = loop {
@@ -140,6 +156,63 @@ pub async fn run(
     result
 }
 
+/// Serves `service` on `incoming` until `closing` says so.
+async fn serve(
+    service: Service,
+    incoming: TcpIncoming,
+    closing: oneshot::Receiver<()>,
+) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, ServerError> {
+    let rest = ParameterServerServer::new(service.clone())
+        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ParameterServerServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| ServerError::Internal(format!("reflection: {error}")))?;
+    Ok(Server::builder()
+        .max_frame_size(limits::MAX_FRAME_BYTES)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits::MAX_STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(Front { service, rest })
+        .serve_with_incoming_shutdown(incoming, async {
+            // The sender going away means the same.
+            let _ = closing.await;
+        }))
+}
+
+/// How often each side lets itself be heard.
+fn heartbeat(options: &ServerOptions) -> Duration {
+    (options.contact_timeout / 5).max(Duration::from_millis(1))
+}
+
+/// What messages are checked against.
+fn shape(job: &Job) -> Shape {
+    Shape {
+        plan: job.plan,
+        parameters: job.model.parameters(),
+        classes: job.model.classes(),
+        weights: job.run.wire.weights,
+    }
+}
+
+/// What other processes of the run must agree on.
+fn expected(job: &Job) -> v1::Fingerprints {
+    v1::Fingerprints {
+        run: job.fingerprint.run.clone(),
+        data: job.fingerprint.data.clone(),
+        numerics: job.fingerprint.numerics,
+        probe: job.probe(),
+    }
+}
+
 /// The listener as a stream of connections. Small messages must not wait for one another, so Nagle's algorithm
 /// is off; the server's own setting does not reach connections that it did not accept itself.
 fn accept(listener: TcpListener) -> Result<TcpIncoming, ServerError> {
@@ -152,17 +225,16 @@ fn accept(listener: TcpListener) -> Result<TcpIncoming, ServerError> {
 }
 
 /// Runs the driver on a thread of its own.
-fn drive(
-    driver: Driver,
-    events: mpsc::Receiver<Incoming>,
-) -> Result<oneshot::Receiver<Result<Finished, ServerError>>, ServerError> {
+fn drive<T: Send + 'static>(
+    driver: impl Future<Output = T> + Send + 'static,
+) -> Result<oneshot::Receiver<T>, ServerError> {
     let (finished, result) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .map_err(|error| ServerError::Internal(format!("starting the driver: {error}")))?;
     let work = move || {
-        if finished.send(runtime.block_on(driver.run(events))).is_err() {
+        if finished.send(runtime.block_on(driver)).is_err() {
             warn!("nobody waits for the end of the run any more");
         }
     };
@@ -178,16 +250,12 @@ fn invitation(job: &Job, options: &ServerOptions, heartbeat: Duration) -> v1::Jo
         protocol_version: PROTOCOL_VERSION,
         build: BUILD.into(),
         run_toml: job.run.to_toml(),
-        expected: Some(v1::Fingerprints {
-            run: job.fingerprint.run.clone(),
-            data: job.fingerprint.data.clone(),
-            numerics: job.fingerprint.numerics,
-            probe: job.probe(),
-        }),
+        expected: Some(expected(job)),
         parameters: job.model.parameters() as u64,
         samples: job.plan.samples as u64,
         steps: job.plan.steps,
         heartbeat_interval_ms: heartbeat.as_millis() as u64,
         silence_timeout_ms: options.contact_timeout.as_millis() as u64,
+        shards: options.layout.others(job.model.parameters()).len() as u32,
     }
 }

@@ -4,13 +4,16 @@ mod args;
 
 use args::Arguments;
 use clap::Parser;
+use ps_coord::Dismissal;
 use ps_run::{DataProgress, Job, Recorder, RunFolder, Style};
 use ps_server::Finished;
+use ps_server::shard::{self, ShardOptions};
 use std::fmt::Display;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
-use tracing::{error, warn};
+use std::sync::Arc;
+use tracing::{error, info, warn};
 
 /// An error's text and the exit code that goes with it.
 type Failure = (String, u8);
@@ -35,12 +38,16 @@ fn main() -> ExitCode {
 
 fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let run = arguments.run.load().map_err(|error| failure(error, true))?;
+    let placement = arguments.placement().map_err(|error| failure(error, true))?;
     // Before the data is read, which may take a while: a port in use shows at once.
     let listener = bind(arguments)?;
     let style = Style::choose(&arguments.log);
     let base = arguments.run.folder();
     let job = Job::load(run, base, arguments.data.data_root.as_deref(), &DataProgress::new(style))
         .map_err(|error| failure(&error, error.is_usage()))?;
+    if let Some((index, coordinator)) = placement {
+        return serve_shard(arguments, listener, job, index, coordinator);
+    }
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
         .map_err(|error| failure(&error, error.is_usage()))?;
@@ -62,6 +69,36 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let _ = summary.lines(Some(&path)).iter().try_for_each(|line| writeln!(out, "{line}"));
     Ok(())
+}
+
+/// Keeps a part of the weights until the coordinator says that the run is over.
+fn serve_shard(
+    arguments: &Arguments,
+    listener: TcpListener,
+    job: Job,
+    index: u32,
+    coordinator: String,
+) -> Result<(), Failure> {
+    announce(&listener).map_err(|error| failure(format!("standard output: {error}"), false))?;
+    let address = match &arguments.advertise {
+        Some(address) => address.clone(),
+        None => listener.local_addr().map_err(|error| failure(error, false))?.to_string(),
+    };
+    let placement = ShardOptions { coordinator, index: Some(index), address };
+    let runtime = args::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    runtime.block_on(async {
+        let (_shard, end) = shard::start(listener, Arc::new(job), &placement, &arguments.options())
+            .await
+            .map_err(|error| failure(error, false))?;
+        tokio::select! {
+            end = end => match end.map_err(|error| failure(error, false))? {
+                Dismissal::Done => info!("training is done"),
+                reason => info!("stopped: {reason}"),
+            },
+            () = args::asked_to_stop() => warn!("stopped; the run cannot go on without this shard"),
+        }
+        Ok(())
+    })
 }
 
 fn bind(arguments: &Arguments) -> Result<TcpListener, Failure> {

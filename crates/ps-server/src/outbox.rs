@@ -1,10 +1,11 @@
 //! What waits to be sent to one worker: bounded, never blocking whoever fills it.
 
+use crate::plane::WeightsPart;
 use bytes::Bytes;
 use ps_proto::convert::weights_chunk;
 use ps_proto::limits::{DRAIN_TIMEOUT, OUTBOX_MESSAGES};
 use ps_proto::v1::{FromServer, Heartbeat, from_server::Message};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -13,25 +14,15 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// The whole weights as they travel, shared by all workers they are sent to.
-#[derive(Clone, Debug)]
-pub(crate) struct Weights {
-    /// Steps applied to them.
-    pub version: u64,
-    /// Little-endian binary32.
-    pub bytes: Bytes,
-}
-
 /// The driver's end.
 pub(crate) struct Outbox {
     shared: Arc<Mutex<Shared>>,
 }
 
 /// The connection's end: the stream of messages, with a heartbeat whenever nothing was sent for a while.
-pub(crate) struct Outgoing {
+pub struct Outgoing {
     shared: Arc<Mutex<Shared>>,
-    /// Weights of which chunks are still to be sent, and the next chunk.
-    sending: Option<(Weights, usize)>,
+    parameters: usize,
     heartbeat: Interval,
 }
 
@@ -46,8 +37,11 @@ pub(crate) enum Undeliverable {
 
 #[derive(Default)]
 struct Shared {
-    queue: VecDeque<Item>,
-    /// Since when the first of the queue waits; `None` if the queue is empty.
+    messages: VecDeque<Message>,
+    /// Chunks of weights, by version and first element: messages go first, then older weights, then those that the
+    /// forward pass needs first.
+    weights: BTreeMap<(u64, usize), Bytes>,
+    /// Since when something waits without anything being taken; `None` if nothing waits.
     waits_since: Option<Instant>,
     /// How the stream ends once the queue is empty.
     end: Option<Option<Status>>,
@@ -56,28 +50,34 @@ struct Shared {
     waker: Option<Waker>,
 }
 
-enum Item {
-    Message(Message),
-    Weights(Weights),
-}
-
-/// A queue to one worker.
-pub(crate) fn channel(heartbeat: Duration) -> (Outbox, Outgoing) {
+/// A queue to one worker, of a model of so many parameters.
+pub(crate) fn channel(heartbeat: Duration, parameters: usize) -> (Outbox, Outgoing) {
     let shared = Arc::new(Mutex::new(Shared::default()));
     let mut heartbeat = interval(heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    (Outbox { shared: shared.clone() }, Outgoing { shared, sending: None, heartbeat })
+    (Outbox { shared: shared.clone() }, Outgoing { shared, parameters, heartbeat })
 }
 
 impl Outbox {
     /// Queues a message.
     pub fn message(&self, message: Message) -> Result<(), Undeliverable> {
-        self.push(Item::Message(message), Instant::now())
+        self.push(Instant::now(), |shared| shared.messages.push_back(message))
     }
 
-    /// Queues weights. Older ones that still wait, and work at them, are of no use any more and go.
-    pub fn weights(&self, weights: Weights) -> Result<(), Undeliverable> {
-        self.push(Item::Weights(weights), Instant::now())
+    /// Queues a chunk of weights.
+    pub fn weights(&self, part: WeightsPart) -> Result<(), Undeliverable> {
+        let WeightsPart { version, offset, bytes } = part;
+        self.push(Instant::now(), |shared| {
+            shared.weights.insert((version, offset), bytes);
+        })
+    }
+
+    /// Weights before `version`, and work at them, are of no use any more.
+    pub fn forget_before(&self, version: u64) {
+        let mut shared = lock(&self.shared);
+        let older = |message: &Message| matches!(message, Message::Assign(assign) if assign.step < version);
+        shared.messages.retain(|message| !older(message));
+        shared.weights = shared.weights.split_off(&(version, 0));
     }
 
     /// Ends the stream after what is queued.
@@ -86,24 +86,23 @@ impl Outbox {
     /// Ends the stream at once with a status; what is queued is forgotten.
     pub fn abandon(self, status: Status) {
         let mut shared = lock(&self.shared);
-        shared.queue.clear();
+        shared.messages.clear();
+        shared.weights.clear();
         shared.end = Some(Some(status));
     }
 
-    fn push(&self, item: Item, now: Instant) -> Result<(), Undeliverable> {
+    fn push(&self, now: Instant, queue: impl FnOnce(&mut Shared)) -> Result<(), Undeliverable> {
         let waker = {
             let mut shared = lock(&self.shared);
             if shared.closed {
                 return Err(Undeliverable::Closed);
             }
-            if let Item::Weights(weights) = &item {
-                shared.queue.retain(|item| !item.is_outdated_by(weights.version));
-            }
             let since = *shared.waits_since.get_or_insert(now);
-            if now.saturating_duration_since(since) > DRAIN_TIMEOUT || shared.queue.len() >= OUTBOX_MESSAGES {
+            let is_late = now.saturating_duration_since(since) > DRAIN_TIMEOUT;
+            if is_late || shared.messages.len() >= OUTBOX_MESSAGES {
                 return Err(Undeliverable::Full);
             }
-            shared.queue.push_back(item);
+            queue(&mut shared);
             shared.waker.take()
         };
         // Outside the lock, so that whoever wakes does not wait for it.
@@ -115,20 +114,15 @@ impl Outbox {
 }
 
 impl Shared {
-    fn pop(&mut self) -> Option<Item> {
-        let item = self.queue.pop_front();
-        self.waits_since = if self.queue.is_empty() { None } else { Some(Instant::now()) };
-        item
-    }
-}
-
-impl Item {
-    fn is_outdated_by(&self, version: u64) -> bool {
-        match self {
-            Item::Weights(_) => true,
-            Item::Message(Message::Assign(assign)) => assign.step < version,
-            Item::Message(_) => false,
-        }
+    /// The next message of a model of `parameters` parameters.
+    fn pop(&mut self, parameters: usize) -> Option<Message> {
+        let message = self.messages.pop_front().or_else(|| {
+            let ((version, offset), bytes) = self.weights.pop_first()?;
+            Some(Message::Weights(weights_chunk(version, offset, parameters, bytes)))
+        });
+        let is_empty = self.messages.is_empty() && self.weights.is_empty();
+        self.waits_since = if is_empty { None } else { Some(Instant::now()) };
+        message
     }
 }
 
@@ -147,37 +141,25 @@ impl Stream for Outgoing {
     type Item = Result<FromServer, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let message = loop {
-            if let Some((weights, index)) = &mut self.sending {
-                match weights_chunk(weights.version, &weights.bytes, *index) {
-                    Some(chunk) => {
-                        *index += 1;
-                        break Message::Weights(chunk);
+        let message = {
+            let mut shared = lock(&self.shared);
+            match shared.pop(self.parameters) {
+                Some(message) => Some(message),
+                None => {
+                    if let Some(end) = &mut shared.end {
+                        return Poll::Ready(end.take().map(Err));
                     }
-                    None => self.sending = None,
+                    shared.waker = Some(context.waker().clone());
+                    None
                 }
             }
-            let item = {
-                let mut shared = lock(&self.shared);
-                match shared.pop() {
-                    Some(item) => Some(item),
-                    None => {
-                        if let Some(end) = &mut shared.end {
-                            return Poll::Ready(end.take().map(Err));
-                        }
-                        shared.waker = Some(context.waker().clone());
-                        None
-                    }
-                }
-            };
-            match item {
-                Some(Item::Message(message)) => break message,
-                Some(Item::Weights(weights)) => self.sending = Some((weights, 0)),
-                None => match self.heartbeat.poll_tick(context) {
-                    Poll::Ready(_) => break Message::Heartbeat(Heartbeat {}),
-                    Poll::Pending => return Poll::Pending,
-                },
-            }
+        };
+        let message = match message {
+            Some(message) => message,
+            None => match self.heartbeat.poll_tick(context) {
+                Poll::Ready(_) => Message::Heartbeat(Heartbeat {}),
+                Poll::Pending => return Poll::Pending,
+            },
         };
         Poll::Ready(Some(Ok(FromServer { message: Some(message) })))
     }
@@ -187,7 +169,8 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         shared.closed = true;
-        shared.queue.clear();
+        shared.messages.clear();
+        shared.weights.clear();
     }
 }
 
@@ -202,8 +185,8 @@ mod tests {
     use ps_proto::v1::Assign;
     use tokio_stream::StreamExt;
 
-    fn weights(version: u64) -> Weights {
-        Weights { version, bytes: ps_proto::tensor::share(vec![version as f32; 3]) }
+    fn weights(version: u64, offset: usize) -> WeightsPart {
+        WeightsPart { version, offset, bytes: ps_proto::tensor::share(vec![version as f32; 3]) }
     }
 
     fn assign(step: u64) -> Message {
@@ -212,7 +195,9 @@ mod tests {
 
     async fn rest(outgoing: Outgoing) -> Vec<String> {
         let describe = |item: Result<FromServer, Status>| match item {
-            Ok(FromServer { message: Some(Message::Weights(chunk)) }) => format!("weights {}", chunk.version),
+            Ok(FromServer { message: Some(Message::Weights(chunk)) }) => {
+                format!("weights {} at {}", chunk.version, chunk.offset)
+            }
             Ok(FromServer { message: Some(Message::Assign(assign)) }) => format!("assign {}", assign.step),
             Ok(FromServer { message: Some(Message::Heartbeat(_)) }) => "heartbeat".into(),
             Ok(other) => format!("{other:?}"),
@@ -222,31 +207,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn newer_weights_replace_those_that_still_wait_and_the_work_at_them() {
-        let (outbox, outgoing) = channel(Duration::from_secs(60));
-        outbox.weights(weights(0)).unwrap();
-        outbox.message(assign(0)).unwrap();
-        outbox.weights(weights(1)).unwrap();
+    async fn what_is_needed_first_is_sent_first() {
+        let (outbox, outgoing) = channel(Duration::from_secs(60), 9);
+        for part in [weights(1, 6), weights(0, 3), weights(1, 0), weights(1, 3)] {
+            outbox.weights(part).unwrap();
+        }
         outbox.message(assign(1)).unwrap();
         outbox.finish();
-        assert_eq!(rest(outgoing).await, ["weights 1", "assign 1"]);
+        let expected = ["assign 1", "weights 0 at 3", "weights 1 at 0", "weights 1 at 3", "weights 1 at 6"];
+        assert_eq!(rest(outgoing).await, expected);
+    }
+
+    #[tokio::test]
+    async fn older_weights_and_the_work_at_them_can_be_forgotten() {
+        let (outbox, outgoing) = channel(Duration::from_secs(60), 3);
+        outbox.weights(weights(0, 0)).unwrap();
+        outbox.message(assign(0)).unwrap();
+        outbox.weights(weights(1, 0)).unwrap();
+        outbox.forget_before(1);
+        outbox.message(assign(1)).unwrap();
+        outbox.finish();
+        assert_eq!(rest(outgoing).await, ["assign 1", "weights 1 at 0"]);
     }
 
     #[tokio::test]
     async fn a_worker_that_reads_nothing_is_found_out_and_told() {
-        let (outbox, outgoing) = channel(Duration::from_secs(60));
+        let (outbox, outgoing) = channel(Duration::from_secs(60), 3);
         let begun = Instant::now();
         let seconds_taken = (0..100)
-            .take_while(|&second| {
-                let now = begun + Duration::from_secs(second);
-                outbox.push(Item::Weights(weights(second)), now).is_ok()
-            })
+            .take_while(|&second| outbox.push(begun + Duration::from_secs(second), |_| ()).is_ok())
             .count() as u64;
         assert_eq!(seconds_taken, DRAIN_TIMEOUT.as_secs() + 1);
         outbox.abandon(Status::resource_exhausted("too slow"));
         assert_eq!(rest(outgoing).await, ["too slow"]);
 
-        let (outbox, outgoing) = channel(Duration::from_secs(60));
+        let (outbox, outgoing) = channel(Duration::from_secs(60), 3);
         let sent = (0..1000).take_while(|_| outbox.message(assign(0)).is_ok()).count();
         assert_eq!(sent, OUTBOX_MESSAGES);
         drop(outgoing);
@@ -255,7 +250,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_stream_beats() {
-        let (outbox, mut outgoing) = channel(Duration::from_millis(1));
+        let (outbox, mut outgoing) = channel(Duration::from_millis(1), 3);
         for _ in 0..3 {
             let message = outgoing.next().await.unwrap().unwrap().message;
             assert_eq!(message, Some(Message::Heartbeat(Heartbeat {})));

@@ -1,28 +1,45 @@
 //! Requests to events: admission, and one reading task for each worker.
 
 use crate::driver::{Incoming, Peer};
-use crate::outbox::{self, Outgoing, Weights};
+use crate::outbox::{self, Outgoing};
+use crate::shards::{AttachRequest, ShardSaid};
 use ps_coord::{Departure, WorkerId};
 use ps_proto::convert::{self, Shape, WorkerMessage};
 use ps_proto::limits::{HELLO_TIMEOUT, MAX_WORKERS, PROTOCOL_VERSION};
+use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, parameter_server_server::ParameterServer};
 use ps_proto::{Refusal, status};
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::codegen::{Service as HttpService, http};
+use tonic::server::NamedService;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument, debug, info, info_span};
 
-/// The gRPC service of one run.
-pub(crate) struct Service {
-    pub invitation: v1::JoinReply,
-    pub expected: v1::Fingerprints,
-    pub shape: Shape,
-    pub heartbeat: Duration,
-    pub inbox: mpsc::Sender<Incoming>,
+/// The gRPC service of one run; clones share it.
+#[derive(Clone)]
+pub(crate) struct Service(Arc<Shared>);
+
+struct Shared {
+    /// What `Join` answers; a shard has none to give.
+    invitation: Option<v1::JoinReply>,
+    expected: v1::Fingerprints,
+    shape: Shape,
+    kept: Range<usize>,
+    heartbeat: Duration,
+    inbox: mpsc::Sender<Incoming>,
     places: Arc<Semaphore>,
     next: AtomicU32,
 }
@@ -30,39 +47,81 @@ pub(crate) struct Service {
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Service {
+    /// The service of a server that keeps the elements `kept`.
     pub fn new(
-        invitation: v1::JoinReply,
+        invitation: Option<v1::JoinReply>,
+        expected: v1::Fingerprints,
         shape: Shape,
+        kept: Range<usize>,
         heartbeat: Duration,
         inbox: mpsc::Sender<Incoming>,
     ) -> Self {
-        let expected = invitation.expected.clone().unwrap_or_default();
-        let places = Arc::new(Semaphore::new(MAX_WORKERS));
-        Service { invitation, expected, shape, heartbeat, inbox, places, next: AtomicU32::new(0) }
+        let (places, next) = (Arc::new(Semaphore::new(MAX_WORKERS)), AtomicU32::new(0));
+        Service(Arc::new(Shared { invitation, expected, shape, kept, heartbeat, inbox, places, next }))
     }
 
     /// Puts a question to the driver.
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Incoming) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
-        self.inbox.send(question(reply)).await.map_err(|_| Refusal::Ending)?;
+        self.0.inbox.send(question(reply)).await.map_err(|_| Refusal::Ending)?;
         answer.await.map_err(|_| Refusal::Ending.into())
     }
 
     /// Waits for the greeting and compares what must agree.
-    async fn admit(&self, stream: &mut Streaming<FromWorker>) -> Result<convert::Greeting, Status> {
+    async fn admit(&self, stream: &mut Reader<FromWorker>) -> Result<convert::Greeting, Status> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
         let first = first.map_err(|_| Refusal::NoHello)??;
         let greeting = convert::first_message(first.unwrap_or_default())?;
-        if let Some(differences) = status::differences(&self.expected, &greeting.fingerprints) {
-            return Err(Refusal::Differs(differences).into());
-        }
+        self.compare(&greeting.fingerprints)?;
         Ok(greeting)
+    }
+
+    fn compare(&self, theirs: &v1::Fingerprints) -> Result<(), Refusal> {
+        match status::differences(&self.0.expected, theirs) {
+            Some(differences) => Err(Refusal::Differs(differences)),
+            None => Ok(()),
+        }
+    }
+
+    /// A worker that greeted well: tells the driver and gives what is sent to the worker.
+    pub async fn enter(
+        &self,
+        greeting: convert::Greeting,
+        address: Option<SocketAddr>,
+    ) -> Result<(WorkerId, Outgoing, OwnedSemaphorePermit), Status> {
+        let place = self.0.places.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
+        let worker = WorkerId(self.0.next.fetch_add(1, Ordering::Relaxed));
+        let parameters = self.0.shape.parameters;
+        let (outbox, outgoing) = outbox::channel(self.0.heartbeat, parameters);
+        // A new queue has room for one message.
+        let _ = outbox.message(convert::admitted(worker, parameters, self.0.kept.clone()));
+        let peer = Peer { name: greeting.name, address, outbox, is_served: false };
+        self.0.inbox.send(Incoming::Joined { worker, peer }).await.map_err(|_| Refusal::Ending)?;
+        Ok((worker, outgoing, place))
+    }
+
+    /// The stream of the rounds.
+    async fn rounds(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let mut stream = Reader::<FromWorker>::new(request.into_body());
+        let greeting = self.admit(&mut stream).await.inspect_err(|refusal| {
+            info!(?address, "worker refused: {}", refusal.message());
+        })?;
+        let name = greeting.name.clone();
+        let (worker, outgoing, place) = self.enter(greeting, address).await?;
+        let span = info_span!("worker", %worker, name);
+        tokio::spawn(read(stream, worker, self.0.shape, self.0.inbox.clone(), place).instrument(span));
+        let mut response = http::Response::new(stream::body(outgoing, Side::Server));
+        let kind = http::HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+        Ok(response)
     }
 }
 
 #[tonic::async_trait]
 impl ParameterServer for Service {
-    type RoundsStream = Outgoing;
+    type RoundsStream = Pin<Box<dyn Stream<Item = Result<v1::FromServer, Status>> + Send>>;
+    type AttachStream = ReceiverStream<Result<v1::ToShard, Status>>;
     type PullWeightsStream = Pin<Box<dyn Stream<Item = Result<v1::WeightsChunk, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answer<v1::JoinReply> {
@@ -72,31 +131,54 @@ impl ParameterServer for Service {
             let build = asked.build.chars().filter(|c| !c.is_control()).take(64).collect();
             return Err(Refusal::Protocol { theirs: asked.protocol_version, build }.into());
         }
-        let ours = self.expected.numerics;
+        let ours = self.0.expected.numerics;
         if asked.numerics_version != ours {
             return Err(Refusal::Numerics { theirs: asked.numerics_version, ours }.into());
         }
         debug!(?address, name = ?asked.worker_name, "a worker asks what the run is");
-        Ok(Response::new(self.invitation.clone()))
+        self.0.invitation.clone().map(Response::new).ok_or_else(|| Refusal::OnlyAShard.into())
     }
 
-    async fn rounds(&self, request: Request<Streaming<FromWorker>>) -> Answer<Outgoing> {
-        let address = request.remote_addr();
+    async fn rounds(&self, _: Request<Streaming<FromWorker>>) -> Answer<Self::RoundsStream> {
+        Err(Status::internal("the stream of the rounds is served by Front"))
+    }
+
+    async fn shards(&self, _: Request<v1::ShardsRequest>) -> Answer<v1::ShardsReply> {
+        self.ask(Incoming::Places).await?.map(Response::new).map_err(Status::from)
+    }
+
+    async fn attach(&self, request: Request<Streaming<v1::FromShard>>) -> Answer<Self::AttachStream> {
         let mut stream = request.into_inner();
-        let greeting = self.admit(&mut stream).await.inspect_err(|refusal| {
-            info!(?address, "worker refused: {}", refusal.message());
+        let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
+        let greeting = convert::shard_greeting(first.map_err(|_| Refusal::NoHello)??.unwrap_or_default())?;
+        self.compare(&greeting.fingerprints)?;
+        let address = greeting.address.clone();
+        let ask = |reply| Incoming::Attach(AttachRequest { greeting, reply });
+        let (index, kept, outgoing) = self.ask(ask).await?.inspect_err(|refusal| {
+            info!(address, "shard refused: {refusal}");
         })?;
-        let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
-        let worker = WorkerId(self.next.fetch_add(1, Ordering::Relaxed));
-        let (outbox, outgoing) = outbox::channel(self.heartbeat);
-        // A new queue has room for one message.
-        let _ = outbox.message(convert::admitted(worker, self.shape.parameters));
-        let span = info_span!("worker", %worker, name = greeting.name);
-        let peer = Peer { name: greeting.name, address, outbox };
-        self.inbox.send(Incoming::Joined { worker, peer }).await.map_err(|_| Refusal::Ending)?;
-        let inbox = self.inbox.clone();
-        tokio::spawn(read(stream, worker, self.shape, inbox, place).instrument(span));
-        Ok(Response::new(outgoing))
+        let (inbox, shape) = (self.0.inbox.clone(), self.0.shape);
+        tokio::spawn(async move {
+            let end = loop {
+                let message = match stream.message().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break "it closed its stream".to_owned(),
+                    Err(status) => break status.message().to_owned(),
+                };
+                match convert::shard_message(message, &shape, &kept) {
+                    Ok(message) => {
+                        let said = ShardSaid::Message(message);
+                        if inbox.send(Incoming::Shard { index, said }).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(nonsense) => break nonsense.to_string(),
+                }
+            };
+            // If the driver is gone, so is the run.
+            let _ = inbox.send(Incoming::Shard { index, said: ShardSaid::Gone(end) }).await;
+        });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusReply> {
@@ -104,16 +186,51 @@ impl ParameterServer for Service {
     }
 
     async fn pull_weights(&self, _: Request<v1::PullWeightsRequest>) -> Answer<Self::PullWeightsStream> {
-        let Weights { version, bytes } = self.ask(Incoming::Weights).await?;
-        let chunks = (0..).map_while(move |index| convert::weights_chunk(version, &bytes, index)).map(Ok);
+        let (version, parts) = self.ask(Incoming::Weights).await?;
+        let total = self.0.shape.parameters;
+        let chunks =
+            parts.into_iter().map(move |(at, bytes)| Ok(convert::weights_chunk(version, at, total, bytes)));
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+}
+
+/// The service as HTTP: the stream of the rounds is framed by hand, everything else by tonic.
+#[derive(Clone)]
+pub(crate) struct Front<S> {
+    pub service: Service,
+    pub rest: S,
+}
+
+impl<S: NamedService> NamedService for Front<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> HttpService<http::Request<Body>> for Front<S>
+where
+    S: HttpService<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.rest.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != stream::ROUNDS_PATH {
+            return Box::pin(self.rest.call(request));
+        }
+        let service = self.service.clone();
+        Box::pin(async move { Ok(service.rounds(request).await.unwrap_or_else(Status::into_http)) })
     }
 }
 
 /// Turns what a worker sends into events until its stream ends. A full inbox stops the reading, which in time
 /// stops the sending: no memory is taken for what the driver cannot take.
 async fn read(
-    mut stream: Streaming<FromWorker>,
+    mut stream: Reader<FromWorker>,
     worker: WorkerId,
     shape: Shape,
     inbox: mpsc::Sender<Incoming>,
@@ -142,7 +259,7 @@ async fn read(
     let _ = inbox.send(Incoming::Left { worker, reason }).await;
 }
 
-/// Whether tonic could not decode what the peer sent.
+/// Whether what the peer sent could not be decoded.
 fn is_nonsense(status: &Status) -> bool {
     use tonic::Code;
     let text = status.message();

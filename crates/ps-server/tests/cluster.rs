@@ -2,10 +2,12 @@
 
 mod support;
 
+use ps_coord::Dismissal;
+use ps_server::{Layout, ServerOptions};
 use ps_worker::{Ended, WorkerError};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use support::{Server, Worker, data, options, run_file, runtime};
+use support::{Server, Shard, Worker, data, options, run_file, runtime};
 
 #[test]
 fn any_number_of_workers_ends_with_the_hash_of_the_plain_trainer() {
@@ -19,6 +21,85 @@ fn any_number_of_workers_ends_with_the_hash_of_the_plain_trainer() {
             assert_eq!(worker.finish().unwrap(), Ended::Done);
         }
     }
+}
+
+/// A model of three chunks, so that there is something to share out.
+fn wide_run(epochs: u32, more: &str) -> String {
+    run_file(epochs).replace("hidden = [8]", "hidden = [370, 370]") + more
+}
+
+#[test]
+fn any_number_of_shards_ends_with_the_hash_of_the_plain_trainer() {
+    let folder = data(1);
+    for (parts, workers, more) in [(2, 2, ""), (3, 1, ""), (5, 2, ""), (3, 2, "[wire]\nweights = \"bf16\"\n")]
+    {
+        let run = wide_run(2, more);
+        let layout = Layout { parts, coordinator_keeps: true };
+        let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(workers) });
+        let shards: Vec<Shard> =
+            (1..parts).map(|index| Shard::start(server.address, index - 1, &run, folder.path())).collect();
+        let workers: Vec<Worker> =
+            (0..workers).map(|_| Worker::start(server.address, folder.path())).collect();
+        server.finish_at_reference();
+        shards.into_iter().for_each(|shard| assert_eq!(shard.finish().unwrap(), Dismissal::Done));
+        workers.into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));
+    }
+}
+
+#[test]
+fn shards_beside_workers_end_with_the_hash_of_the_plain_trainer() {
+    let folder = data(1);
+    // With more workers than chunks, one of them keeps none.
+    for parts in [1, 2, 4] {
+        let run = wide_run(2, "");
+        let layout = Layout { parts, coordinator_keeps: false };
+        let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(parts) });
+        let workers: Vec<Worker> =
+            (0..parts).map(|_| Worker::start_with_shard(server.address, folder.path())).collect();
+        server.finish_at_reference();
+        workers.into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));
+    }
+}
+
+#[test]
+fn a_worker_that_dies_among_shards_changes_no_bit() {
+    let folder = data(1);
+    let run = wide_run(12, "");
+    let layout = Layout { parts: 3, coordinator_keeps: true };
+    let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(2) });
+    let shards: Vec<Shard> =
+        (0..2).map(|index| Shard::start(server.address, index, &run, folder.path())).collect();
+    let victim = Worker::start(server.address, folder.path());
+    let survivor = Worker::start(server.address, folder.path());
+    runtime().block_on(server.reach(5));
+    victim.kill();
+    server.finish_at_reference();
+    assert_eq!(survivor.finish().unwrap(), Ended::Done);
+    shards.into_iter().for_each(|shard| assert_eq!(shard.finish().unwrap(), Dismissal::Done));
+}
+
+#[test]
+fn a_lost_shard_ends_the_run_and_is_named() {
+    let folder = data(1);
+    let run = wide_run(100_000, "");
+    let layout = Layout { parts: 2, coordinator_keeps: true };
+    let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
+    let shard = Shard::start(server.address, 0, &run, folder.path());
+    let worker = Worker::start(server.address, folder.path());
+    runtime().block_on(server.reach(2));
+    shard.kill();
+    let error = server.finish().err().unwrap().to_string();
+    assert!(error.contains("shard 0 at 127.0.0.1:") && error.contains("was lost at step"), "{error}");
+    worker.kill();
+}
+
+#[test]
+fn a_shard_that_nobody_needs_is_refused() {
+    let folder = data(1);
+    let server = Server::start(&run_file(2), folder.path(), options(1));
+    let error = Shard::start(server.address, 0, &run_file(2), folder.path()).finish().unwrap_err();
+    assert!(error.to_string().contains("shard 0 of a run with 0 other shards"), "{error}");
+    assert!(!server.stop().unwrap().is_done);
 }
 
 #[test]
@@ -119,8 +200,7 @@ fn stopping_the_server_ends_its_workers_in_good_order() {
 #[test]
 fn a_server_without_workers_gives_up_and_says_what_was_missing() {
     let folder = data(1);
-    let options =
-        ps_server::ServerOptions { join_timeout: std::time::Duration::from_millis(50), ..options(3) };
+    let options = ServerOptions { join_timeout: std::time::Duration::from_millis(50), ..options(3) };
     let error = Server::start(&run_file(1), folder.path(), options).finish().err().unwrap();
     assert!(error.to_string().contains("0 of 3 workers"), "{error}");
 }

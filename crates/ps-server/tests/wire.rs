@@ -14,6 +14,7 @@ async fn answer_to(server: &Server, messages: Vec<from_worker::Message>) -> Stat
     all.extend(messages.into_iter().map(message));
     // The stream stays open: it is the server who ends it.
     let outgoing = tokio_stream::iter(all).chain(tokio_stream::pending());
+    // tonic's own client and codec: what is framed by hand is ordinary gRPC.
     let mut stream = match server.client().await.rounds(outgoing).await {
         Ok(stream) => stream.into_inner(),
         Err(status) => return status,
@@ -30,7 +31,7 @@ async fn answer_to(server: &Server, messages: Vec<from_worker::Message>) -> Stat
 /// The parameters of the run's model: 3 inputs, 8 hidden units, 3 classes.
 const PARAMETERS: usize = 3 * 8 + 8 + 8 * 3 + 3;
 
-/// A node of step 0 in one chunk, well formed; its leaf has 4 samples.
+/// The chunk of a node of step 0, well formed; its leaf has 4 samples.
 fn node(value: f32) -> v1::NodeChunk {
     v1::NodeChunk {
         step: 0,
@@ -39,15 +40,20 @@ fn node(value: f32) -> v1::NodeChunk {
         offset: 0,
         total: PARAMETERS as u64,
         gradient: ps_proto::tensor::share(vec![value; PARAMETERS]),
-        tally: Some(v1::Tally {
-            samples: 4,
-            loss: 4.0,
-            correct: 4,
-            class_samples: vec![2, 1, 1],
-            class_errors: vec![0; 3],
-            ..v1::Tally::default()
-        }),
     }
+}
+
+/// The end of that node.
+fn done() -> v1::NodeDone {
+    let tally = v1::Tally {
+        samples: 4,
+        loss: 4.0,
+        correct: 4,
+        class_samples: vec![2, 1, 1],
+        class_errors: vec![0; 3],
+        ..v1::Tally::default()
+    };
+    v1::NodeDone { step: 0, level: 0, index: 1, tally: Some(tally) }
 }
 
 #[test]
@@ -69,8 +75,10 @@ fn nonsense_gets_a_clear_status_and_changes_no_bit() {
                     gradient: node(1.0).gradient.slice(4..),
                     ..node(1.0)
                 }),
-                "does not follow the chunk before it",
+                "where none begins",
             ),
+            (from_worker::Message::NodeDone(done()), "1 chunks are missing"),
+            (from_worker::Message::NodeDone(v1::NodeDone { tally: None, ..done() }), "has no tally"),
             (from_worker::Message::Node(node(f32::NAN)), "not finite; computed here, all are"),
             (from_worker::Message::Hello(v1::Hello::default()), "hello came twice"),
         ];
@@ -94,9 +102,13 @@ fn strangers_are_turned_away_at_the_door() {
         let request = v1::JoinRequest { protocol_version: 7, build: "py 0.2".into(), ..Default::default() };
         let status = client.join(request).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
-        assert!(status.message().contains("version 1, the worker (py 0.2) 7"), "{status}");
+        assert!(status.message().contains("version 2, the worker (py 0.2) 7"), "{status}");
 
-        let request = v1::JoinRequest { protocol_version: 1, numerics_version: 9999, ..Default::default() };
+        let request = v1::JoinRequest {
+            protocol_version: ps_proto::limits::PROTOCOL_VERSION,
+            numerics_version: 9999,
+            ..Default::default()
+        };
         let status = client.join(request).await.unwrap_err();
         assert!(status.message().contains("the worker by 9999"), "{status}");
 
@@ -125,34 +137,38 @@ fn a_worker_written_by_hand_trains_to_the_same_hash() {
         sender.send(server.hello().await).await.unwrap();
         let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
         let mut stream = server.client().await.rounds(outgoing).await.unwrap().into_inner();
-        let mut weights: (u64, Vec<f32>) = Default::default();
+        let mut weights: (u64, Vec<f32>) = (u64::MAX, vec![0.0; PARAMETERS]);
+        let mut assigned = None;
         let mut gradients = job.gradients();
         loop {
             match stream.message().await.unwrap().unwrap().message.unwrap() {
                 from_server::Message::Weights(chunk) => {
                     assert_eq!((chunk.offset, chunk.total), (0, PARAMETERS as u64));
                     weights.0 = chunk.version;
-                    weights.1.clear();
-                    ps_proto::tensor::append(&chunk.weights, &mut weights.1);
+                    ps_proto::tensor::read(&chunk.weights, &mut weights.1);
                 }
-                from_server::Message::Assign(assign) => {
-                    assert_eq!(assign.step, weights.0);
-                    let leaves = assign.leaf_start..assign.leaf_end;
-                    for leaf in leaves {
-                        // Single leaves instead of the fewest nodes, and each twice.
-                        for _ in 0..2 {
-                            let range = leaf..leaf + 1;
-                            let mut sums = gradients.compute(&weights.1, &job.data.train, assign.step, range);
-                            let sum = sums.pop().unwrap();
-                            assert_eq!(sum.node, Node::leaf(leaf));
-                            for chunk in ps_proto::convert::node_chunks(assign.step, sum) {
-                                sender.send(chunk).await.unwrap();
-                            }
-                        }
-                    }
-                }
+                from_server::Message::Assign(assign) => assigned = Some(assign),
                 from_server::Message::Dismissed(dismissed) => break dismissed,
                 from_server::Message::Admitted(_) | from_server::Message::Heartbeat(_) => {}
+            }
+            // Work may come before the weights it is for.
+            let Some(assign) = assigned.take_if(|assign| assign.step == weights.0) else { continue };
+            for leaf in assign.leaf_start..assign.leaf_end {
+                // Single leaves instead of the fewest nodes, and each twice.
+                for _ in 0..2 {
+                    let range = leaf..leaf + 1;
+                    let mut sums = gradients.compute(&weights.1, &job.data.train, assign.step, range);
+                    let sum = sums.pop().unwrap();
+                    assert_eq!(sum.node, Node::leaf(leaf));
+                    let gradient = ps_proto::tensor::share(sum.gradient);
+                    let chunks =
+                        ps_proto::convert::node_chunks(assign.step, sum.node, gradient, 0..PARAMETERS);
+                    for chunk in chunks {
+                        sender.send(chunk).await.unwrap();
+                    }
+                    let done = ps_proto::convert::node_done(assign.step, sum.node, sum.tally);
+                    sender.send(done).await.unwrap();
+                }
             }
         }
     });
@@ -173,9 +189,7 @@ fn status_weights_health_and_reflection_are_served() {
 
         let chunks = server.client().await.pull_weights(v1::PullWeightsRequest {}).await.unwrap();
         let chunks: Vec<v1::WeightsChunk> = chunks.into_inner().map(|chunk| chunk.unwrap()).collect().await;
-        let mut weights = Vec::new();
-        chunks.iter().for_each(|chunk| ps_proto::tensor::append(&chunk.weights, &mut weights));
-        assert_eq!(weights.len(), PARAMETERS);
+        assert_eq!(chunks.iter().map(|chunk| chunk.weights.len() / 4).sum::<usize>(), PARAMETERS);
         assert!(chunks[0].version >= 2);
 
         let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address)).unwrap();

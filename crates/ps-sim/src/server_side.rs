@@ -31,6 +31,7 @@ impl Server {
             contact_timeout_ms: 1_500,
             work_timeout_ms: 1_000,
             notice_every_ms: 5_000,
+            shards: 0,
         };
         Server {
             core: ServerCore::new(0, config),

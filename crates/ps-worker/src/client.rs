@@ -1,42 +1,79 @@
 //! The gRPC client: asking what the run is, opening the stream of the rounds.
 
 use crate::{BUILD, WorkerError};
+use ps_coord::WorkerId;
 use ps_core::NUMERICS_VERSION;
-use ps_proto::convert::{self, Invitation, ServerMessage, Shape};
+use ps_proto::Nonsense;
+use ps_proto::convert::{self, Greeting, Invitation, ServerMessage, Shape, WorkerMessage};
 use ps_proto::limits;
 use ps_proto::status::{Verdict, verdict};
+use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, from_worker::Message, parameter_server_client::ParameterServerClient};
+use ps_server::shard::Shard;
 use std::error::Error;
+use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_stream::Stream;
-use tonic::Streaming;
+use tokio_stream::{Stream, StreamExt};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tracing::debug;
+
+/// Messages from all servers that wait for the driver; more stop the reading.
+const WAITING_WORDS: usize = 16;
 
 /// Messages that wait for the connection: a few nodes and heartbeats; more means that the server reads
 /// nothing.
 const WAITING_MESSAGES: usize = 256;
 
+/// How long after a shard has gone its coordinator may still say why.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// Where the server is and who we are.
 #[derive(Clone)]
 pub(crate) struct Client {
+    server: String,
     endpoint: Endpoint,
     name: String,
+    /// The shard in this process, if there is one.
+    own: Option<Arc<Shard>>,
 }
 
-/// An open stream of rounds.
+/// Open streams of rounds: to the server that hands out work, and to every other shard.
 pub(crate) struct Connection {
-    pub worker: ps_coord::WorkerId,
-    pub sender: mpsc::Sender<Item>,
-    pub stream: Streaming<v1::FromServer>,
+    pub worker: WorkerId,
+    pub links: Vec<Link>,
+    /// What all of them say, until one ends.
+    pub said: mpsc::Receiver<Said>,
+    /// What reads them; it ends when this is dropped.
+    pub tasks: JoinSet<()>,
 }
 
-/// What goes to the server.
+/// The way to one server; the first is the one that hands out work.
+pub(crate) struct Link {
+    /// The elements that it keeps.
+    pub kept: Range<usize>,
+    pub sender: mpsc::Sender<Item>,
+}
+
+/// What came of a link.
+pub(crate) enum Said {
+    Message(ServerMessage),
+    /// The server said what cannot be right.
+    Nonsense(String),
+    /// A stream has ended.
+    Ended(Verdict),
+}
+
+/// What goes to a server.
 pub(crate) enum Item {
     /// One message.
-    Message(Message),
+    Message(FromWorker),
     /// The chunks of one node.
     Node(Box<dyn Iterator<Item = FromWorker> + Send>),
 }
@@ -44,28 +81,19 @@ pub(crate) enum Item {
 impl Client {
     /// For a server at `HOST:PORT`.
     pub fn new(server: &str, name: &str) -> Result<Self, WorkerError> {
-        let wrong = |problem: &str| WorkerError::Address { given: server.into(), problem: problem.into() };
-        let address = server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/');
-        if address.contains("://") {
-            return Err(wrong("only plain http is spoken"));
-        }
-        let port = address.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?.1;
-        port.parse::<u16>().map_err(|_| wrong("the port is not a number up to 65535"))?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| wrong(&describe(&error)))?
-            .connect_timeout(limits::CONNECT_TIMEOUT)
-            .max_frame_size(limits::MAX_FRAME_BYTES)
-            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-            .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
-            .tcp_nodelay(true);
-        Ok(Client { endpoint, name: name.into() })
+        let endpoint =
+            endpoint(server).map_err(|problem| WorkerError::Address { given: server.into(), problem })?;
+        Ok(Client { server: server.into(), endpoint, name: name.into(), own: None })
+    }
+
+    /// With a shard in this process.
+    pub fn beside(self, shard: Arc<Shard>) -> Self {
+        Client { own: Some(shard), ..self }
     }
 
     /// Asks what the run is.
     pub async fn join(&self) -> Result<Invitation, Verdict> {
-        let mut client = self.connect().await?;
+        let mut client = service(connect(&self.endpoint).await?);
         let request = v1::JoinRequest {
             protocol_version: limits::PROTOCOL_VERSION,
             worker_name: self.name.clone(),
@@ -76,38 +104,191 @@ impl Client {
         convert::invitation(reply.into_inner()).map_err(|nonsense| Verdict::Mismatch(nonsense.to_string()))
     }
 
-    /// Opens the stream and waits until we are admitted.
-    pub async fn open(&self, ours: v1::Fingerprints, shape: Shape) -> Result<Connection, Verdict> {
-        let mut client = self.connect().await?;
+    /// Opens the streams, to all shards first, and waits until we are admitted everywhere. `shards` is how many
+    /// others there are.
+    pub async fn open(
+        &self,
+        ours: v1::Fingerprints,
+        shape: Shape,
+        shards: u32,
+    ) -> Result<Connection, Verdict> {
+        let channel = connect(&self.endpoint).await?;
+        let (saying, said) = mpsc::channel(WAITING_WORDS);
+        let mut tasks = JoinSet::new();
+        let mut others = Vec::new();
+        if shards > 0 {
+            let reply = answer(service(channel.clone()).shards(v1::ShardsRequest {})).await?.into_inner();
+            let places = convert::places(reply, shape.parameters).map_err(refused)?;
+            for (index, address, kept) in places.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
+                let (opened, sender) = match &self.own {
+                    Some(shard) if shard.index == index => {
+                        self.enter(shard, &ours, shape, &saying, &mut tasks).await?
+                    }
+                    _ => {
+                        let unreachable =
+                            |why| Verdict::Refused(format!("shard {index} at {address}: {why}"));
+                        let channel = connect(&endpoint(&address).map_err(unreachable)?).await?;
+                        self.greet(channel, &ours, shape, &saying, &mut tasks, false).await?
+                    }
+                };
+                if opened.1 != kept {
+                    let what = format!("shard {index} keeps {:?}, its coordinator says {kept:?}", opened.1);
+                    return Err(Verdict::Refused(what));
+                }
+                others.push(Link { kept, sender });
+            }
+        }
+        let ((worker, kept), sender) = self.greet(channel, &ours, shape, &saying, &mut tasks, true).await?;
+        debug!(server = self.server, shards, "admitted everywhere");
+        let mut links = vec![Link { kept, sender }];
+        links.append(&mut others);
+        Ok(Connection { worker, links, said, tasks })
+    }
+
+    /// Opens one stream, greets, and waits until we are admitted.
+    async fn greet(
+        &self,
+        mut channel: Channel,
+        ours: &v1::Fingerprints,
+        shape: Shape,
+        saying: &mpsc::Sender<Said>,
+        tasks: &mut JoinSet<()>,
+        hands_out_work: bool,
+    ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
         let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
         let hello = v1::Hello {
             protocol_version: limits::PROTOCOL_VERSION,
             worker_name: self.name.clone(),
             build: BUILD.into(),
-            fingerprints: Some(ours),
+            fingerprints: Some(ours.clone()),
         };
         let first = FromWorker { message: Some(Message::Hello(hello)) };
         let outgoing = Outgoing { receiver, hello: Some(first), node: None };
-        let mut stream = answer(client.rounds(outgoing)).await?.into_inner();
-        let first = answer(stream.message()).await?;
-        let first = first.ok_or_else(|| Verdict::Passing("the server closed the stream at once".into()))?;
-        match convert::server_message(first, &shape) {
-            Ok(ServerMessage::Admitted(worker)) => Ok(Connection { worker, sender, stream }),
-            Ok(_) => Err(Verdict::Refused("the server's first message does not admit us".into())),
-            Err(nonsense) => Err(Verdict::Refused(nonsense.to_string())),
-        }
+        let call = async {
+            stream::call(&mut channel, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client)).await
+        };
+        let mut reader = Reader::<v1::FromServer>::new(answer(call).await?);
+        let admission = admission(answer(reader.message()).await?, &shape)?;
+        let saying = saying.clone();
+        tasks.spawn(async move {
+            loop {
+                let said = match reader.message().await {
+                    Ok(Some(message)) => match convert::server_message(message, &shape) {
+                        Ok(message) => Said::Message(message),
+                        Err(nonsense) => Said::Nonsense(nonsense.to_string()),
+                    },
+                    Ok(None) => Said::Ended(Verdict::Passing("the server closed the stream".into())),
+                    Err(status) => Said::Ended(verdict(&status)),
+                };
+                let is_last = !matches!(said, Said::Message(_));
+                if is_last && !hands_out_work {
+                    // A shard is often the first to go when a run is over; whoever hands out work says so.
+                    tokio::time::sleep(LAST_WORD).await;
+                }
+                if saying.send(said).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Ok((admission, sender))
     }
 
-    async fn connect(&self) -> Result<ParameterServerClient<Channel>, Verdict> {
-        let channel = self.endpoint.connect().await.map_err(|error| Verdict::Passing(describe(&error)))?;
-        Ok(ParameterServerClient::new(channel)
-            .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(limits::MAX_MESSAGE_BYTES))
+    /// Takes part in the shard of this process: messages are handed over, tensors stay where they are.
+    async fn enter(
+        &self,
+        shard: &Shard,
+        ours: &v1::Fingerprints,
+        shape: Shape,
+        saying: &mpsc::Sender<Said>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
+        let greeting = Greeting { name: self.name.clone(), build: BUILD.into(), fingerprints: ours.clone() };
+        let mut inside = shard.enter(greeting).await.map_err(Verdict::Passing)?;
+        let first = inside.messages.next().await.and_then(Result::ok);
+        let admission = admission(first, &shape)?;
+        let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
+        let mut outgoing = Outgoing { receiver, hello: None, node: None };
+        let saying = saying.clone();
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    message = outgoing.next() => match message {
+                        Some(Ok(message)) => {
+                            if let Ok(WorkerMessage::Node(part)) = convert::worker_message(message, &shape) {
+                                inside.push(part).await;
+                            }
+                        }
+                        _ => return,
+                    },
+                    message = inside.messages.next() => {
+                        let said = match message {
+                            Some(Ok(message)) => match convert::server_message(message, &shape) {
+                                Ok(message) => Said::Message(message),
+                                Err(nonsense) => Said::Nonsense(nonsense.to_string()),
+                            },
+                            _ => {
+                                tokio::time::sleep(LAST_WORD).await;
+                                Said::Ended(Verdict::Passing("the shard of this process has ended".into()))
+                            }
+                        };
+                        if saying.send(said).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+        Ok((admission, sender))
     }
 }
 
+/// Our id, and what the server keeps.
+type Admission = (WorkerId, Range<usize>);
+
+fn admission(first: Option<v1::FromServer>, shape: &Shape) -> Result<Admission, Verdict> {
+    let first = first.ok_or_else(|| Verdict::Passing("the server closed the stream at once".into()))?;
+    match convert::server_message(first, shape) {
+        Ok(ServerMessage::Admitted(worker, kept)) => Ok((worker, kept)),
+        Ok(_) => Err(Verdict::Refused("the server's first message does not admit us".into())),
+        Err(nonsense) => Err(refused(nonsense)),
+    }
+}
+
+fn refused(nonsense: Nonsense) -> Verdict {
+    Verdict::Refused(nonsense.to_string())
+}
+
+/// How a server at `HOST:PORT` is reached; what is wrong with the address otherwise.
+fn endpoint(server: &str) -> Result<Endpoint, String> {
+    let address = server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/');
+    if address.contains("://") {
+        return Err("only plain http is spoken".into());
+    }
+    let port = address.rsplit_once(':').ok_or("the port is missing")?.1;
+    port.parse::<u16>().map_err(|_| "the port is not a number up to 65535")?;
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| describe(&error))?;
+    Ok(endpoint
+        .connect_timeout(limits::CONNECT_TIMEOUT)
+        .max_frame_size(limits::MAX_FRAME_BYTES)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
+        .tcp_nodelay(true))
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<Channel, Verdict> {
+    endpoint.connect().await.map_err(|error| Verdict::Passing(describe(&error)))
+}
+
+fn service(channel: Channel) -> ParameterServerClient<Channel> {
+    ParameterServerClient::new(channel)
+        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
+}
+
 /// An answer in time, or what its absence means.
-async fn answer<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, Verdict> {
+async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Verdict> {
     match timeout(limits::CALL_TIMEOUT, call).await {
         Ok(answer) => answer.map_err(|status| verdict(&status)),
         Err(_) => Err(Verdict::Passing(format!(
@@ -139,21 +320,19 @@ struct Outgoing {
 }
 
 impl Stream for Outgoing {
-    type Item = FromWorker;
+    type Item = Result<FromWorker, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<FromWorker>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(message) = self.hello.take() {
-                return Poll::Ready(Some(message));
+                return Poll::Ready(Some(Ok(message)));
             }
             if let Some(chunk) = self.node.as_mut().and_then(Iterator::next) {
-                return Poll::Ready(Some(chunk));
+                return Poll::Ready(Some(Ok(chunk)));
             }
             self.node = None;
             match self.receiver.poll_recv(context) {
-                Poll::Ready(Some(Item::Message(message))) => {
-                    return Poll::Ready(Some(FromWorker { message: Some(message) }));
-                }
+                Poll::Ready(Some(Item::Message(message))) => return Poll::Ready(Some(Ok(message))),
                 Poll::Ready(Some(Item::Node(node))) => self.node = Some(node),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,

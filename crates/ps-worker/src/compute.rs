@@ -1,48 +1,67 @@
 //! The thread that loads the data and computes gradients, so that the connection stays alive meanwhile.
 
+use crate::weights::HeldWeights;
 use crate::{WorkerError, WorkerOptions};
+use bytes::Bytes;
 use ps_config::RunConfig;
-use ps_core::NodeSum;
-use ps_proto::{Shape, v1};
+use ps_core::{Node, NodeSum, Tally};
+use ps_proto::convert::WeightsPart;
+use ps_proto::{Shape, tensor, v1};
 use ps_run::{DataProgress, Job};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tracing::{debug_span, info};
 
-/// Leaves to compute.
-pub(crate) struct Work {
-    pub step: u64,
-    pub leaves: Range<u32>,
-    /// Of version `step`, `[parameters]`.
-    pub weights: Arc<Vec<f32>>,
+/// Weights of which nothing comes for this long will not come: the connection is begun anew.
+const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the thread is told.
+pub(crate) enum Order {
+    /// A chunk of weights has arrived.
+    Weights(WeightsPart),
+    /// Compute leaves of a step at the weights of that version, which are here or arriving.
+    Work { step: u64, leaves: Range<u32> },
+    /// The connection is lost: nothing more of these weights will come.
+    Forget,
 }
 
 /// Leaves computed.
 pub(crate) struct Computed {
     pub step: u64,
     pub leaves: Range<u32>,
-    pub sums: Vec<NodeSum>,
+    /// `None`: their weights did not come.
+    pub sums: Option<Vec<ComputedNode>>,
+}
+
+/// A node's sum.
+pub(crate) struct ComputedNode {
+    pub node: Node,
+    pub tally: Tally,
+    /// The gradient as it travels. Its buffer comes back to the thread.
+    pub gradient: Bytes,
 }
 
 /// The computing thread, once its data is loaded. It ends when this is dropped.
 pub(crate) struct Compute {
     pub shape: Shape,
     pub fingerprints: v1::Fingerprints,
-    pub work: mpsc::Sender<Work>,
+    pub job: Arc<Job>,
+    pub orders: mpsc::Sender<Order>,
     /// One for each `Work`; the round logic has one under way at a time, so there is no need for a bound.
     pub computed: UnboundedReceiver<Computed>,
 }
 
 /// What the thread says when it is ready.
-type Ready = Result<(Shape, v1::Fingerprints), WorkerError>;
+type Ready = Result<Arc<Job>, WorkerError>;
 
 impl Compute {
     /// Starts the thread; returns when it has loaded the data.
     pub async fn start(run_toml: String, options: WorkerOptions) -> Result<Self, WorkerError> {
-        let (work, orders) = mpsc::channel();
+        let (sender, orders) = mpsc::channel();
         let (results, computed) = unbounded_channel();
         let (ready, loaded) = oneshot::channel();
         let died = |what: &str| WorkerError::Internal(format!("computing thread: {what}"));
@@ -50,8 +69,20 @@ impl Compute {
             .name("compute".into())
             .spawn(move || compute(&run_toml, &options, ready, orders, results))
             .map_err(|error| died(&error.to_string()))?;
-        let (shape, fingerprints) = loaded.await.map_err(|_| died("it ended"))??;
-        Ok(Compute { shape, fingerprints, work, computed })
+        let job = loaded.await.map_err(|_| died("it ended"))??;
+        let shape = Shape {
+            plan: job.plan,
+            parameters: job.model.parameters(),
+            classes: job.model.classes(),
+            weights: job.run.wire.weights,
+        };
+        let fingerprints = v1::Fingerprints {
+            run: job.fingerprint.run.clone(),
+            data: job.fingerprint.data.clone(),
+            numerics: job.fingerprint.numerics,
+            probe: job.probe(),
+        };
+        Ok(Compute { shape, fingerprints, job, orders: sender, computed })
     }
 }
 
@@ -59,7 +90,7 @@ fn compute(
     run_toml: &str,
     options: &WorkerOptions,
     ready: oneshot::Sender<Ready>,
-    orders: mpsc::Receiver<Work>,
+    orders: mpsc::Receiver<Order>,
     results: UnboundedSender<Computed>,
 ) {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -76,34 +107,71 @@ fn compute(
     // All inside the pool, so that no step pays for the way into it.
     pool.install(move || {
         let job = match load(run_toml, options) {
-            Ok(job) => job,
+            Ok(job) => Arc::new(job),
             Err(error) => {
                 let _ = ready.send(Err(error));
                 return;
             }
         };
-        let shape =
-            Shape { plan: job.plan, parameters: job.model.parameters(), classes: job.model.classes() };
-        let fingerprints = v1::Fingerprints {
-            run: job.fingerprint.run.clone(),
-            data: job.fingerprint.data.clone(),
-            numerics: job.fingerprint.numerics,
-            probe: job.probe(),
-        };
-        if ready.send(Ok((shape, fingerprints))).is_err() {
+        if ready.send(Ok(job.clone())).is_err() {
             return;
         }
         let mut gradients = job.gradients();
-        while let Ok(Work { step, leaves, weights }) = orders.recv() {
-            let sums = debug_span!("compute", step, ?leaves)
-                .in_scope(|| gradients.compute(&weights, &job.data.train, step, leaves.clone()));
-            // Given back before the answer, so that the buffer can be used for the next weights.
-            drop(weights);
+        let mut weights = HeldWeights::new(job.model.parameters(), job.run.wire.weights);
+        let (give_back, returned) = mpsc::channel::<Vec<f32>>();
+        while let Ok(order) = orders.recv() {
+            let (step, leaves) = match order {
+                Order::Weights(part) => {
+                    weights.take(part);
+                    continue;
+                }
+                Order::Forget => {
+                    weights.forget();
+                    continue;
+                }
+                Order::Work { step, leaves } => (step, leaves),
+            };
+            returned.try_iter().for_each(|buffer| gradients.recycle(buffer));
+            let sums = await_weights(&mut weights, step, &orders).map(|weights| {
+                let sums = debug_span!("compute", step, ?leaves)
+                    .in_scope(|| gradients.compute(weights, &job.data.train, step, leaves.clone()));
+                sums.into_iter().map(|sum| ComputedNode::new(sum, give_back.clone())).collect()
+            });
             if results.send(Computed { step, leaves, sums }).is_err() {
                 return;
             }
         }
     });
+}
+
+/// The weights of version `step`, once all of them are here; `None` if they will not come.
+fn await_weights<'a>(
+    weights: &'a mut HeldWeights,
+    step: u64,
+    orders: &mpsc::Receiver<Order>,
+) -> Option<&'a [f32]> {
+    while weights.of(step).is_none() {
+        if !weights.may_become(step) {
+            return None;
+        }
+        match orders.recv_timeout(WEIGHTS_TIMEOUT) {
+            Ok(Order::Weights(part)) => weights.take(part),
+            // Another order before this one is answered means, like a connection lost, that nothing more comes.
+            Ok(Order::Forget) => {
+                weights.forget();
+                return None;
+            }
+            Ok(Order::Work { .. }) | Err(_) => return None,
+        }
+    }
+    weights.of(step)
+}
+
+impl ComputedNode {
+    fn new(sum: NodeSum, give_back: mpsc::Sender<Vec<f32>>) -> Self {
+        let NodeSum { node, gradient, tally } = sum;
+        ComputedNode { node, tally, gradient: tensor::share_and_return(gradient, give_back) }
+    }
 }
 
 /// Loads what the server's run file names. Whatever is wrong here stays wrong.

@@ -1,23 +1,23 @@
 //! The one task that owns the worker's round logic: events in, actions carried out.
 
-use crate::client::{Client, Connection, Item};
-use crate::compute::{Compute, Computed, Work};
+use crate::client::{Client, Connection, Item, Said};
+use crate::compute::{Compute, Computed, ComputedNode, Order};
 use crate::{WorkerError, WorkerOptions, retryable};
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
-use ps_proto::convert::{self, Invitation, Nonsense, ServerMessage, WeightsPart};
-use ps_proto::status::{Verdict, verdict};
-use ps_proto::{tensor, v1};
+use ps_proto::convert::{self, Invitation, ServerMessage};
+use ps_proto::status::Verdict;
+use ps_proto::v1::{self, FromWorker, from_worker::Message};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, debug_span, info};
-use v1::from_worker::Message;
 
-/// Work in hand whose weights do not come for this long: they are asked for again. Long, for asking for a large
-/// model twice makes a slow link slower.
+/// Work in hand whose weights do not begin to come for this long: they are asked for again. Long, for asking for a
+/// large model twice makes a slow link slower.
 const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first pause before connecting again, and the longest.
 const RECONNECT_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3)];
@@ -28,31 +28,24 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) struct Driver {
     client: Client,
     server: String,
+    shards: u32,
     compute: Compute,
     core: WorkerCore,
     attempt: Option<Attempt>,
     connection: Option<Connection>,
-    weights: HeldWeights,
     /// Sums that were computed and are not sent yet.
-    computed: Option<Computed>,
+    computed: Option<Vec<ComputedNode>>,
+    /// Events that an event has brought about, taken before any from outside.
+    events: VecDeque<WorkerEvent>,
     started: Instant,
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Connection, Verdict>> + Send>>;
 
-/// The weights that are here whole, and those that are arriving.
-#[derive(Default)]
-struct HeldWeights {
-    held: Option<(u64, Arc<Vec<f32>>)>,
-    arriving: Option<(u64, Vec<f32>)>,
-    /// A buffer to receive the next ones in.
-    spare: Vec<f32>,
-}
-
 /// What woke the driver.
 enum Woken {
     Connected(Result<Connection, Verdict>),
-    Received(Result<Option<v1::FromServer>, tonic::Status>),
+    Received(Said),
     Computed(Option<Computed>),
     Stop,
     Timeout,
@@ -73,12 +66,13 @@ impl Driver {
         Driver {
             client,
             server: options.server.clone(),
+            shards: invitation.shards,
             compute,
             core: WorkerCore::new(0, config),
             attempt: None,
             connection: None,
-            weights: HeldWeights::default(),
             computed: None,
+            events: VecDeque::new(),
             started: Instant::now(),
         }
     }
@@ -92,16 +86,21 @@ impl Driver {
         let mut stopping = false;
         loop {
             let deadline = self.core.deadline();
-            let woken = tokio::select! {
-                biased;
-                result = attempted(&mut self.attempt) => Woken::Connected(result),
-                message = received(&mut self.connection) => Woken::Received(message),
-                computed = self.compute.computed.recv() => Woken::Computed(computed),
-                () = &mut stop, if !stopping => Woken::Stop,
-                () = reach(self.started, deadline) => Woken::Timeout,
+            let event = match self.events.pop_front() {
+                Some(event) => event,
+                None => {
+                    let woken = tokio::select! {
+                        biased;
+                        result = attempted(&mut self.attempt) => Woken::Connected(result),
+                        said = received(&mut self.connection) => Woken::Received(said),
+                        computed = self.compute.computed.recv() => Woken::Computed(computed),
+                        () = &mut stop, if !stopping => Woken::Stop,
+                        () = reach(self.started, deadline) => Woken::Timeout,
+                    };
+                    stopping |= matches!(woken, Woken::Stop);
+                    self.event(woken)?
+                }
             };
-            stopping |= matches!(woken, Woken::Stop);
-            let event = self.event(woken)?;
             self.core.step(millis(self.started.elapsed()), event, &mut actions);
             for action in actions.drain(..) {
                 if let WorkerAction::Finish(outcome) = action {
@@ -119,27 +118,28 @@ impl Driver {
                 info!(worker = %connection.worker, server = self.server, "admitted");
                 self.attempt = None;
                 self.connection = Some(connection);
-                self.weights.arriving = None;
                 Ok(WorkerEvent::Connected)
             }
             Woken::Connected(Err(verdict)) => {
                 self.attempt = None;
                 self.lost(verdict)
             }
-            Woken::Received(Ok(Some(message))) => match self.take(message) {
-                Ok(event) => Ok(event),
-                Err(nonsense) => Err(WorkerError::Protocol(format!("{}: {nonsense}", self.server))),
-            },
-            Woken::Received(Ok(None)) => self.lost(Verdict::Passing("the server closed the stream".into())),
-            Woken::Received(Err(status)) => self.lost(verdict(&status)),
-            Woken::Computed(Some(computed)) => {
-                let event = WorkerEvent::Computed { step: computed.step, leaves: computed.leaves.clone() };
-                self.computed = Some(computed);
-                Ok(event)
+            Woken::Received(Said::Message(message)) => self.take(message),
+            Woken::Received(Said::Nonsense(what)) => {
+                Err(WorkerError::Protocol(format!("{}: {what}", self.server)))
             }
-            Woken::Computed(None) => {
-                Err(WorkerError::Internal("the computing thread ended; what it said is above".into()))
+            Woken::Received(Said::Ended(verdict)) => self.lost(verdict),
+            Woken::Computed(Some(Computed { step, leaves, sums })) => {
+                let computed = WorkerEvent::Computed { step, leaves };
+                if sums.is_some() {
+                    self.computed = sums;
+                    return Ok(computed);
+                }
+                // What the computation waited for will not come on this connection.
+                self.events.push_back(computed);
+                self.lost(Verdict::Passing(format!("the weights of version {step} did not arrive")))
             }
+            Woken::Computed(None) => Err(self.compute_is_gone()),
             Woken::Stop => Ok(WorkerEvent::Stop),
             Woken::Timeout => Ok(WorkerEvent::Timeout),
         }
@@ -148,117 +148,114 @@ impl Driver {
     /// The connection, or the attempt at one, has failed.
     fn lost(&mut self, verdict: Verdict) -> Result<WorkerEvent, WorkerError> {
         self.connection = None;
+        self.order(Order::Forget)?;
         retryable(verdict, &self.server).map(WorkerEvent::Disconnected)
     }
 
     /// What a message means to the round logic.
-    fn take(&mut self, message: v1::FromServer) -> Result<WorkerEvent, Nonsense> {
-        let parameters = self.compute.shape.parameters;
-        Ok(match convert::server_message(message, &self.compute.shape)? {
-            ServerMessage::Admitted(_) => return Err(Nonsense::new("it admitted us twice")),
+    fn take(&mut self, message: ServerMessage) -> Result<WorkerEvent, WorkerError> {
+        Ok(match message {
+            ServerMessage::Admitted(..) => {
+                return Err(WorkerError::Protocol(format!("{}: it admitted us twice", self.server)));
+            }
             ServerMessage::Heartbeat => WorkerEvent::Heard,
             ServerMessage::Dismissed(reason) => WorkerEvent::Dismissed(reason),
-            ServerMessage::Assign { step, leaves } => WorkerEvent::Assigned { step, leaves },
-            ServerMessage::Weights(part) => match self.weights.take(part, parameters)? {
-                Some(version) => WorkerEvent::Weights { version },
-                None => WorkerEvent::Heard,
-            },
+            // The server has seen to it that the weights are on their way.
+            ServerMessage::Assign { step, leaves } => {
+                self.events.push_back(WorkerEvent::Assigned { step, leaves });
+                WorkerEvent::Weights { version: step }
+            }
+            ServerMessage::Weights(part) => {
+                self.order(Order::Weights(part))?;
+                WorkerEvent::Heard
+            }
         })
+    }
+
+    fn order(&self, order: Order) -> Result<(), WorkerError> {
+        self.compute.orders.send(order).map_err(|_| self.compute_is_gone())
+    }
+
+    fn compute_is_gone(&self) -> WorkerError {
+        WorkerError::Internal("the computing thread ended; what it said is above".into())
     }
 
     fn perform(&mut self, action: WorkerAction) -> Result<(), WorkerError> {
         match action {
             WorkerAction::Connect => {
                 self.connection = None;
+                self.order(Order::Forget)?;
                 let (client, ours) = (self.client.clone(), self.compute.fingerprints.clone());
-                let shape = self.compute.shape;
-                self.attempt = Some(Box::pin(async move { client.open(ours, shape).await }));
+                let (shape, shards) = (self.compute.shape, self.shards);
+                self.attempt = Some(Box::pin(async move { client.open(ours, shape, shards).await }));
             }
             WorkerAction::Compute { step, leaves } => {
                 debug!(step, ?leaves, "computing");
-                let (version, weights) = self.weights.held.clone().expect("the core knows what is held");
-                assert_eq!(version, step, "the core asks for work at the weights that are held");
-                let work = Work { step, leaves, weights };
-                self.compute.work.send(work).map_err(|_| {
-                    WorkerError::Internal("the computing thread ended; what it said is above".into())
-                })?;
+                self.order(Order::Work { step, leaves })?;
             }
             WorkerAction::Push { step, .. } => {
-                let computed = self.computed.take().expect("what is pushed was just computed");
-                let worker = self.connection.as_ref().map(|connection| connection.worker.0);
-                for sum in computed.sums {
-                    let _span = debug_span!("push", worker, step, node = %sum.node).entered();
-                    debug!("sending");
-                    self.send(Item::Node(Box::new(convert::node_chunks(step, sum))));
+                for node in self.computed.take().expect("what is pushed was just computed") {
+                    self.push(step, node);
                 }
             }
             WorkerAction::Discard { .. } => self.computed = None,
             WorkerAction::AskWeights => {
-                self.send(Item::Message(Message::WeightsWanted(v1::WeightsWanted {})));
+                self.say(Message::WeightsWanted(v1::WeightsWanted {}));
             }
-            WorkerAction::Heartbeat => self.send(Item::Message(Message::Heartbeat(v1::Heartbeat {}))),
+            WorkerAction::Heartbeat => self.say(Message::Heartbeat(v1::Heartbeat {})),
             WorkerAction::Notice(text) => info!(server = self.server, "{text}"),
             WorkerAction::Finish(_) => unreachable!("the loop ends there"),
         }
         Ok(())
     }
 
-    /// Hands something to the connection. If it takes nothing, its end or its silence will be noticed where
-    /// messages are received.
-    fn send(&mut self, item: Item) {
-        if let Some(connection) = &self.connection
-            && connection.sender.try_send(item).is_err()
-        {
-            debug!("the connection takes nothing");
+    /// Sends each server the chunks of a node that it keeps, and the first one the node's end.
+    fn push(&self, step: u64, computed: ComputedNode) {
+        let Some(connection) = &self.connection else { return };
+        let ComputedNode { node, tally, gradient } = computed;
+        let _span = debug_span!("push", worker = connection.worker.0, step, %node).entered();
+        debug!("sending");
+        for link in connection.links.iter().filter(|link| !link.kept.is_empty()) {
+            let chunks = convert::node_chunks(step, node, gradient.clone(), link.kept.clone());
+            send(&link.sender, Item::Node(Box::new(chunks)));
+        }
+        send(&connection.links[0].sender, Item::Message(convert::node_done(step, node, tally)));
+    }
+
+    /// Says something to all servers.
+    fn say(&self, message: Message) {
+        for link in self.connection.iter().flat_map(|connection| &connection.links) {
+            send(&link.sender, Item::Message(FromWorker { message: Some(message.clone()) }));
         }
     }
 
     /// Leaves the server in good order, if it is there.
     async fn farewell(&mut self, outcome: &WorkerOutcome) {
         if let WorkerOutcome::Ended(reason) = outcome {
-            self.send(Item::Message(Message::Goodbye(v1::Goodbye { reason: reason.clone() })));
+            self.say(Message::Goodbye(v1::Goodbye { reason: reason.clone() }));
         }
-        let Some(Connection { sender, mut stream, .. }) = self.connection.take() else { return };
-        drop(sender);
-        let drained = async { while let Ok(Some(_)) = stream.message().await {} };
+        let Some(Connection { links, mut said, tasks: _reading, .. }) = self.connection.take() else {
+            return;
+        };
+        let mut left = links.len();
+        drop(links);
+        let drained = async {
+            while left > 0
+                && let Some(said) = said.recv().await
+            {
+                left -= usize::from(matches!(said, Said::Ended(_)));
+            }
+        };
         // A server that does not close its side is no reason to stay.
         let _ = timeout(FAREWELL, drained).await;
     }
 }
 
-impl HeldWeights {
-    /// Takes a chunk; gives the version once all of it is here. The weights held until then stay.
-    fn take(&mut self, part: WeightsPart, parameters: usize) -> Result<Option<u64>, Nonsense> {
-        if part.offset == 0 {
-            let mut buffer = match self.arriving.take() {
-                Some((_, unfinished)) => unfinished,
-                None => std::mem::take(&mut self.spare),
-            };
-            buffer.clear();
-            buffer.reserve_exact(parameters);
-            self.arriving = Some((part.version, buffer));
-        }
-        let arriving = self.arriving.as_mut();
-        let Some((version, values)) =
-            arriving.filter(|(version, values)| *version == part.version && values.len() == part.offset)
-        else {
-            return Err(Nonsense::new(format!(
-                "chunk at element {} of the weights of version {} does not follow the chunk before it",
-                part.offset, part.version
-            )));
-        };
-        tensor::append(&part.bytes, values);
-        if values.len() < parameters {
-            return Ok(None);
-        }
-        let version = *version;
-        let values = std::mem::take(values);
-        self.arriving = None;
-        let old = self.held.replace((version, Arc::new(values)));
-        if let Some((_, old)) = old {
-            self.spare = Arc::try_unwrap(old).unwrap_or_default();
-        }
-        Ok(Some(version))
+/// Hands something to a connection. If it takes nothing, its end or its silence will be noticed where messages are
+/// received.
+fn send(sender: &mpsc::Sender<Item>, item: Item) {
+    if sender.try_send(item).is_err() {
+        debug!("the connection takes nothing");
     }
 }
 
@@ -269,9 +266,12 @@ async fn attempted(attempt: &mut Option<Attempt>) -> Result<Connection, Verdict>
     }
 }
 
-async fn received(connection: &mut Option<Connection>) -> Result<Option<v1::FromServer>, tonic::Status> {
+async fn received(connection: &mut Option<Connection>) -> Said {
     match connection {
-        Some(connection) => connection.stream.message().await,
+        Some(connection) => {
+            let ended = || Said::Ended(Verdict::Passing("the server closed the stream".into()));
+            connection.said.recv().await.unwrap_or_else(ended)
+        }
         None => std::future::pending().await,
     }
 }
@@ -285,31 +285,5 @@ async fn reach(started: Instant, deadline: Option<Millis>) {
     match deadline.and_then(|deadline| started.checked_add(Duration::from_millis(deadline))) {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn part(version: u64, offset: usize, values: &[f32]) -> WeightsPart {
-        WeightsPart { version, offset, bytes: tensor::share(values.to_vec()) }
-    }
-
-    #[test]
-    fn old_weights_stay_until_all_of_the_new_ones_are_here() {
-        let mut weights = HeldWeights::default();
-        assert_eq!(weights.take(part(0, 0, &[1.0, 2.0]), 3), Ok(None));
-        assert!(weights.held.is_none());
-        assert_eq!(weights.take(part(0, 2, &[3.0]), 3), Ok(Some(0)));
-        assert_eq!(weights.take(part(1, 0, &[4.0, 5.0]), 3), Ok(None));
-        assert_eq!(*weights.held.clone().unwrap().1, [1.0, 2.0, 3.0]);
-        // The rest never comes; newer ones begin.
-        assert_eq!(weights.take(part(2, 0, &[6.0, 7.0, 8.0]), 3), Ok(Some(2)));
-        assert_eq!(*weights.held.clone().unwrap().1, [6.0, 7.0, 8.0]);
-        assert!(weights.take(part(3, 1, &[9.0]), 3).is_err());
-        assert_eq!(weights.take(part(3, 0, &[9.0]), 3), Ok(None));
-        assert!(weights.take(part(3, 2, &[9.0]), 3).is_err());
-        assert!(weights.take(part(4, 1, &[9.0]), 3).is_err());
     }
 }

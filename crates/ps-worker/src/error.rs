@@ -1,5 +1,6 @@
 //! Why a worker's part came to no good end.
 
+use ps_server::ServerError;
 use std::fmt;
 use std::time::Duration;
 
@@ -33,6 +34,15 @@ pub enum WorkerError {
     Mismatch(String),
     /// One of the two programs made a mistake; what the one that noticed says.
     Protocol(String),
+    /// The system does not let us listen for other workers.
+    Listen {
+        /// Where.
+        given: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The shard in this process has failed.
+    Shard(ServerError),
     /// A fault of this program or of the machine.
     Internal(String),
 }
@@ -41,7 +51,7 @@ impl WorkerError {
     /// The process's exit code: 2 for the command line, 42 for what no retry can mend, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            WorkerError::Address { .. } => 2,
+            WorkerError::Address { .. } | WorkerError::Listen { .. } => 2,
             WorkerError::Mismatch(_) => 42,
             _ => 1,
         }
@@ -67,6 +77,8 @@ impl fmt::Display for WorkerError {
             WorkerError::Protocol(what) => {
                 write!(f, "the server and this worker misunderstand each other: {what}")
             }
+            WorkerError::Listen { given, error } => write!(f, "--shard-listen {given}: {error}"),
+            WorkerError::Shard(error) => write!(f, "the shard of this worker: {error}"),
             WorkerError::Internal(what) => f.write_str(what),
         }
     }

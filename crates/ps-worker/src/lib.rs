@@ -9,6 +9,7 @@ mod client;
 mod compute;
 mod driver;
 mod error;
+mod weights;
 
 pub use error::WorkerError;
 
@@ -17,12 +18,17 @@ use compute::Compute;
 use driver::Driver;
 use ps_coord::WorkerOutcome;
 use ps_proto::convert::Invitation;
+use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::status::Verdict;
-use ps_run::Style;
+use ps_run::{Job, Style};
+use ps_server::ServerOptions;
+use ps_server::shard::{self, Shard, ShardEnd, ShardOptions};
 use std::future::Future;
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::info;
+use tracing::{info, warn};
 
 /// Name and version of this program, as peers see it.
 pub const BUILD: &str = concat!("ps-worker ", env!("CARGO_PKG_VERSION"));
@@ -42,6 +48,17 @@ pub struct WorkerOptions {
     pub patience: Duration,
     /// How reading the data is shown.
     pub style: Style,
+    /// The shard that this process hosts, if it does.
+    pub shard: Option<ShardPlace>,
+}
+
+/// Where a shard in this process is reached.
+#[derive(Clone, Debug)]
+pub struct ShardPlace {
+    /// What it listens on, `HOST:PORT`.
+    pub listen: String,
+    /// What other workers connect to, if that is something else.
+    pub advertise: Option<String>,
 }
 
 /// How a worker's part ended well.
@@ -66,14 +83,50 @@ pub async fn run(options: WorkerOptions, shutdown: impl Future<Output = ()>) -> 
         let invitation = find(&client, &options).await?;
         info!(server = options.server, build = invitation.build, "server found, loading its data");
         let compute = Compute::start(invitation.run_toml.clone(), options.clone()).await?;
-        Ok((invitation, compute))
+        let (shard, end) = match &options.shard {
+            Some(place) => {
+                let (shard, end) = host(place, &options, &invitation, compute.job.clone()).await?;
+                (Some(Arc::new(shard)), Some(end))
+            }
+            None => (None, None),
+        };
+        Ok((invitation, compute, shard, end))
     };
-    let (invitation, compute) = tokio::select! {
+    let (invitation, compute, shard, end) = tokio::select! {
         prepared = prepared => prepared?,
         () = &mut shutdown => return Ok(Ended::Stopped("the worker was stopped before it took part".into())),
     };
+    let client = match shard {
+        Some(shard) => client.beside(shard),
+        None => client,
+    };
     let driver = Driver::new(client, compute, &invitation, &options);
-    match driver.run(shutdown).await? {
+    let hosts = end.is_some();
+    let ended = async {
+        match end {
+            Some(end) => end.await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(ended);
+    let driven = driver.run(shutdown);
+    tokio::pin!(driven);
+    let outcome = tokio::select! {
+        outcome = &mut driven => {
+            let outcome = outcome?;
+            // The coordinator still wants the weights that are kept here; it says when it has them.
+            if hosts && tokio::time::timeout(SHARD_ANSWER_TIMEOUT, &mut ended).await.is_err() {
+                warn!("the coordinator has not let go of this worker's shard");
+            }
+            outcome
+        }
+        // A run that is over is over for the worker, too, which will hear of it.
+        end = &mut ended => match end {
+            Ok(_) => driven.await?,
+            Err(error) => return Err(WorkerError::Shard(error)),
+        }
+    };
+    match outcome {
         WorkerOutcome::Done => Ok(Ended::Done),
         WorkerOutcome::Ended(reason) => Ok(Ended::Stopped(reason)),
         WorkerOutcome::Unreachable { last, waited_ms } => Err(WorkerError::Unreachable {
@@ -82,6 +135,24 @@ pub async fn run(options: WorkerOptions, shutdown: impl Future<Output = ()>) -> 
             last,
         }),
     }
+}
+
+/// Starts the shard of this process.
+async fn host(
+    place: &ShardPlace,
+    options: &WorkerOptions,
+    invitation: &Invitation,
+    job: Arc<Job>,
+) -> Result<(Shard, ShardEnd), WorkerError> {
+    let listening = |error| WorkerError::Listen { given: place.listen.clone(), error };
+    let listener = TcpListener::bind(&place.listen).map_err(listening)?;
+    let address = match &place.advertise {
+        Some(address) => address.clone(),
+        None => listener.local_addr().map_err(listening)?.to_string(),
+    };
+    let placement = ShardOptions { coordinator: options.server.clone(), index: None, address };
+    let heartbeat = ServerOptions { contact_timeout: invitation.silence, ..ServerOptions::default() };
+    shard::start(listener, job, &placement, &heartbeat).await.map_err(WorkerError::Shard)
 }
 
 /// Asks the server what the run is, again and again while it is not there.

@@ -3,7 +3,7 @@
 use clap::Parser;
 use ps_config::{DataArgs, LogArgs};
 use ps_run::Style;
-use ps_worker::{Ended, WorkerError, WorkerOptions};
+use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{error, info};
@@ -34,6 +34,19 @@ struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     patience: u64,
 
+    /// Also keep a part of the weights, in this process: its part never touches a socket here. The server must have
+    /// been started with --shards-beside.
+    #[arg(long)]
+    with_shard: bool,
+
+    /// Where other workers reach that part; port 0 for any free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", requires = "with_shard")]
+    shard_listen: String,
+
+    /// The address that other workers are told, if it is not the one listened on.
+    #[arg(long, value_name = "HOST:PORT", requires = "with_shard")]
+    shard_advertise: Option<String>,
+
     #[command(flatten)]
     log: LogArgs,
 }
@@ -54,6 +67,9 @@ fn main() -> ExitCode {
         name: arguments.name,
         patience: Duration::from_secs(arguments.patience),
         style,
+        shard: arguments
+            .with_shard
+            .then_some(ShardPlace { listen: arguments.shard_listen, advertise: arguments.shard_advertise }),
     };
     match work(options) {
         Ok(Ended::Done) => {

@@ -97,6 +97,7 @@ impl<'a> Hub<'a> {
             contact_timeout_ms: NEVER,
             work_timeout_ms: NEVER,
             notice_every_ms: NOTICE_EVERY,
+            shards: 0,
         };
         Hub {
             job,

@@ -80,7 +80,8 @@ impl Gradients {
         }
     }
 
-    /// The sums of the nodes that cover `leaves` of step `step`, ascending, at `weights` (`[parameters]`).
+    /// The sums of the nodes that cover `leaves` of step `step`, ascending, at `weights` (`[parameters]`), which are
+    /// rounded to the model's precision first.
     pub fn compute(
         &mut self,
         weights: &[f32],
@@ -89,6 +90,7 @@ impl Gradients {
         leaves: Range<u32>,
     ) -> Vec<NodeSum> {
         assert_eq!(weights.len(), self.model.parameters());
+        let weights = &*self.model.precision().round(weights);
         let step = self.plan.step(step);
         let order = self.plan.order(step);
         let indices: Vec<usize> =

@@ -1,8 +1,9 @@
 //! What the server says, checked.
 
+use super::from_shard::kept;
 use super::from_worker::printable;
 use super::{Nonsense, Shape, check_chunk, ensure};
-use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
+use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION, chunk_elements};
 use crate::v1::{self, from_server::Message};
 use bytes::Bytes;
 use ps_coord::{Dismissal, WorkerId};
@@ -12,9 +13,9 @@ use std::time::Duration;
 /// What the server says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerMessage {
-    /// We take part, under this id.
-    Admitted(WorkerId),
-    /// A part of the weights.
+    /// We take part, under this id, and the server keeps these elements.
+    Admitted(WorkerId, Range<usize>),
+    /// A chunk of the weights.
     Weights(WeightsPart),
     /// Leaves to compute.
     Assign {
@@ -40,16 +41,18 @@ pub struct Invitation {
     pub heartbeat: Duration,
     /// After how long a silence either side counts as lost; longer than a heartbeat.
     pub silence: Duration,
+    /// Other shards; the server knows where they are.
+    pub shards: u32,
 }
 
-/// A part of the weights that lies inside the vector.
+/// A chunk of the weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WeightsPart {
     /// Steps applied to them.
     pub version: u64,
     /// Index of the first element.
     pub offset: usize,
-    /// Little-endian binary32.
+    /// Its elements, little-endian, of the precision that the run file says.
     pub bytes: Bytes,
 }
 
@@ -60,7 +63,7 @@ pub fn server_message(message: v1::FromServer, shape: &Shape) -> Result<ServerMe
         Some(Message::Assign(assign)) => self::assign(assign, shape),
         Some(Message::Heartbeat(_)) => Ok(ServerMessage::Heartbeat),
         Some(Message::Dismissed(dismissed)) => dismissal(dismissed).map(ServerMessage::Dismissed),
-        Some(Message::Admitted(admitted)) => admission(admitted, shape).map(ServerMessage::Admitted),
+        Some(Message::Admitted(admitted)) => admission(admitted, shape),
         None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
     }
 }
@@ -69,7 +72,7 @@ fn weights_part(chunk: v1::WeightsChunk, shape: &Shape) -> Result<WeightsPart, N
     let v1::WeightsChunk { version, offset, total, weights } = chunk;
     let steps = shape.plan.steps;
     ensure!(version <= steps, "weights of version {version} of a run of {steps} steps");
-    let offset = check_chunk(offset, total, &weights, shape.parameters)?;
+    let offset = check_chunk(offset, total, &weights, shape.weights.bytes(), shape.parameters)?;
     Ok(WeightsPart { version, offset, bytes: weights })
 }
 
@@ -84,7 +87,7 @@ fn assign(assign: v1::Assign, shape: &Shape) -> Result<ServerMessage, Nonsense> 
     Ok(ServerMessage::Assign { step, leaves: leaf_start..leaf_end })
 }
 
-fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense> {
+pub(super) fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense> {
     let reason = printable("reason", dismissed.reason, MAX_TEXT_BYTES)?;
     match v1::DismissalKind::try_from(dismissed.kind) {
         Ok(v1::DismissalKind::Done) => Ok(Dismissal::Done),
@@ -94,22 +97,28 @@ fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense> {
     }
 }
 
-fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<WorkerId, Nonsense> {
-    let v1::Admitted { worker_id, parameters, max_chunk } = admitted;
+fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<ServerMessage, Nonsense> {
+    let v1::Admitted { worker_id, parameters, chunk, start, end } = admitted;
     ensure!(
         parameters == shape.parameters as u64,
         "the server's model has {parameters} parameters, ours {}",
         shape.parameters
     );
-    let chunk = crate::limits::chunk_elements(shape.parameters).min(shape.parameters);
-    ensure!(max_chunk >= chunk as u64, "the server takes chunks of {max_chunk} elements, ours have {chunk}");
-    Ok(WorkerId(worker_id))
+    let ours = chunk_elements(shape.parameters) as u64;
+    ensure!(chunk == ours, "the server cuts tensors into chunks of {chunk} elements, we into {ours}");
+    Ok(ServerMessage::Admitted(WorkerId(worker_id), kept(start, end, shape.parameters)?))
 }
 
 /// Checks the answer to `Join`. Of a server of another protocol version nothing else is looked at.
 pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, Nonsense> {
     let v1::JoinReply {
-        protocol_version, build, run_toml, heartbeat_interval_ms, silence_timeout_ms, ..
+        protocol_version,
+        build,
+        run_toml,
+        heartbeat_interval_ms,
+        silence_timeout_ms,
+        shards,
+        ..
     } = reply;
     let build = printable("build", build, MAX_NAME_BYTES)?;
     ensure!(
@@ -125,6 +134,7 @@ pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, Nonsense> {
         run_toml,
         heartbeat: Duration::from_millis(heartbeat_interval_ms),
         silence: Duration::from_millis(silence_timeout_ms),
+        shards,
     })
 }
 
@@ -132,10 +142,11 @@ pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, Nonsense> {
 mod tests {
     use super::*;
     use crate::convert::{admitted, dismissed, weights_chunk};
-    use ps_core::BatchPlan;
+    use ps_core::{BatchPlan, Precision};
 
     fn shape() -> Shape {
-        Shape { plan: BatchPlan::new(1, 100, 40, 4, 2, None), parameters: 7, classes: 3 }
+        let plan = BatchPlan::new(1, 100, 40, 4, 2, None);
+        Shape { plan, parameters: 7, classes: 3, weights: Precision::F32 }
     }
 
     fn assign_of(step: u64, leaf_start: u32, leaf_end: u32) -> Result<ServerMessage, Nonsense> {
@@ -153,10 +164,13 @@ mod tests {
     #[test]
     fn weights_travel_in_chunks_and_strange_ones_are_refused() {
         let bytes = crate::tensor::share(vec![1.0; 7]);
-        let chunk = weights_chunk(3, &bytes, 0).unwrap();
-        assert!(weights_chunk(3, &bytes, 1).is_none());
+        let chunk = weights_chunk(3, 0, 7, bytes);
         let part = weights_part(chunk.clone(), &shape()).unwrap();
         assert_eq!((part.version, part.offset, part.bytes.len()), (3, 0, 28));
+        let halves = Shape { weights: Precision::Bf16, ..shape() };
+        assert!(weights_part(chunk.clone(), &halves).is_err());
+        let half = v1::WeightsChunk { weights: chunk.weights.slice(..14), ..chunk.clone() };
+        assert!(weights_part(half, &halves).is_ok());
         assert!(weights_part(v1::WeightsChunk { version: 7, ..chunk.clone() }, &shape()).is_err());
         assert!(weights_part(v1::WeightsChunk { offset: 1, ..chunk.clone() }, &shape()).is_err());
         assert!(weights_part(v1::WeightsChunk { total: 6, ..chunk }, &shape()).is_err());
@@ -170,8 +184,10 @@ mod tests {
         {
             assert_eq!(send(Some(dismissed(&dismissal))), Ok(ServerMessage::Dismissed(dismissal)));
         }
-        assert_eq!(send(Some(admitted(WorkerId(4), 7))), Ok(ServerMessage::Admitted(WorkerId(4))));
-        assert!(send(Some(admitted(WorkerId(4), 8))).is_err());
+        let admission = send(Some(admitted(WorkerId(4), 7, 0..7)));
+        assert_eq!(admission, Ok(ServerMessage::Admitted(WorkerId(4), 0..7)));
+        assert!(send(Some(admitted(WorkerId(4), 8, 0..8))).is_err());
+        assert!(send(Some(admitted(WorkerId(4), 7, 1..7))).is_err());
         assert!(send(None).is_err());
     }
 
@@ -184,7 +200,7 @@ mod tests {
             ..v1::JoinReply::default()
         };
         assert_eq!(invitation(reply.clone()).unwrap().silence, Duration::from_millis(500));
-        assert!(invitation(v1::JoinReply { protocol_version: 2, ..reply.clone() }).is_err());
+        assert!(invitation(v1::JoinReply { protocol_version: 1, ..reply.clone() }).is_err());
         assert!(invitation(v1::JoinReply { heartbeat_interval_ms: 0, ..reply.clone() }).is_err());
         assert!(invitation(v1::JoinReply { silence_timeout_ms: 100, ..reply }).is_err());
     }

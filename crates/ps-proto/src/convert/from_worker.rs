@@ -23,15 +23,17 @@ pub struct Greeting {
 pub enum WorkerMessage {
     /// It lives.
     Heartbeat,
-    /// A part of a node's sum.
+    /// A chunk of a node's sum.
     Node(NodePart),
+    /// The end of a node.
+    NodeDone(NodeDone),
     /// It lacks weights.
     WeightsWanted,
     /// It leaves; why.
     Goodbye(String),
 }
 
-/// A part of a node's sum that fits the run: the step and the node exist, the elements lie inside the vector.
+/// A chunk of a node's sum that fits the run: the step, the node and the chunk exist.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodePart {
     /// The step it was computed for.
@@ -42,8 +44,17 @@ pub struct NodePart {
     pub offset: usize,
     /// Little-endian binary32.
     pub bytes: Bytes,
-    /// With the last part, and only then.
-    pub tally: Option<Tally>,
+}
+
+/// The end of a node that fits the run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeDone {
+    /// The step it was computed for.
+    pub step: u64,
+    /// The node.
+    pub node: Node,
+    /// Loss and metrics of its samples.
+    pub tally: Tally,
 }
 
 /// Checks the first message of a stream, which must be `Hello`.
@@ -61,22 +72,26 @@ pub fn hello(hello: v1::Hello) -> Result<Greeting, Refusal> {
     if hello.protocol_version != PROTOCOL_VERSION {
         return Err(Refusal::Protocol { theirs: hello.protocol_version, build });
     }
-    let Some(theirs) = hello.fingerprints else {
-        return Err(Nonsense::new("hello without fingerprints").into());
-    };
-    let fingerprints = v1::Fingerprints {
+    let fingerprints = fingerprints(hello.fingerprints)?;
+    Ok(Greeting { name, build, fingerprints })
+}
+
+/// Checks what a process says that it has loaded.
+pub(super) fn fingerprints(theirs: Option<v1::Fingerprints>) -> Result<v1::Fingerprints, Nonsense> {
+    let Some(theirs) = theirs else { return Err(Nonsense::new("hello without fingerprints")) };
+    Ok(v1::Fingerprints {
         run: printable("fingerprints.run", theirs.run, MAX_TEXT_BYTES)?,
         data: printable("fingerprints.data", theirs.data, MAX_TEXT_BYTES)?,
         numerics: theirs.numerics,
         probe: printable("fingerprints.probe", theirs.probe, MAX_TEXT_BYTES)?,
-    };
-    Ok(Greeting { name, build, fingerprints })
+    })
 }
 
 /// Checks a message of an admitted worker.
 pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMessage, Nonsense> {
     match message.message {
         Some(Message::Node(chunk)) => Ok(WorkerMessage::Node(node_part(chunk, shape)?)),
+        Some(Message::NodeDone(done)) => Ok(WorkerMessage::NodeDone(node_done(done, shape)?)),
         Some(Message::Heartbeat(_)) => Ok(WorkerMessage::Heartbeat),
         Some(Message::WeightsWanted(_)) => Ok(WorkerMessage::WeightsWanted),
         Some(Message::Goodbye(goodbye)) => {
@@ -88,19 +103,26 @@ pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMe
 }
 
 fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<NodePart, Nonsense> {
-    let v1::NodeChunk { step, level, index, offset, total, gradient, tally } = chunk;
+    let v1::NodeChunk { step, level, index, offset, total, gradient } = chunk;
+    let node = existing_node(step, level, index, shape)?;
+    let offset = check_chunk(offset, total, &gradient, 4, shape.parameters)?;
+    Ok(NodePart { step, node, offset, bytes: gradient })
+}
+
+fn node_done(done: v1::NodeDone, shape: &Shape) -> Result<NodeDone, Nonsense> {
+    let v1::NodeDone { step, level, index, tally } = done;
+    let node = existing_node(step, level, index, shape)?;
+    let tally = tally.ok_or_else(|| Nonsense::new(format!("node {node} of step {step} has no tally")))?;
+    Ok(NodeDone { step, node, tally: self::tally(tally, step, node, shape)? })
+}
+
+/// A node that exists at a step that exists.
+fn existing_node(step: u64, level: u32, index: u32, shape: &Shape) -> Result<Node, Nonsense> {
     let node = Node { level, index };
     ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
     let tree = shape.plan.step(step).tree();
     ensure!(tree.has(node), "node {node} does not exist at step {step}, which has {} leaves", tree.leaves());
-    let offset = check_chunk(offset, total, &gradient, shape.parameters)?;
-    let is_last = offset + gradient.len() / 4 == shape.parameters;
-    ensure!(
-        is_last == tally.is_some(),
-        "node {node} of step {step}: the tally comes with the last chunk and only there"
-    );
-    let tally = tally.map(|tally| self::tally(tally, step, node, shape)).transpose()?;
-    Ok(NodePart { step, node, offset, bytes: gradient, tally })
+    Ok(node)
 }
 
 fn tally(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result<Tally, Nonsense> {
@@ -147,22 +169,22 @@ pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convert::node_chunks;
-    use ps_core::{BatchPlan, NodeSum};
+    use crate::convert::{node_chunks, node_done};
+    use ps_core::{BatchPlan, Precision};
 
     /// Two epochs of 100 samples in steps of 40: 10, 10 and 5 leaves of 4.
     fn shape(parameters: usize) -> Shape {
-        Shape { plan: BatchPlan::new(1, 100, 40, 4, 2, None), parameters, classes: 3 }
+        let plan = BatchPlan::new(1, 100, 40, 4, 2, None);
+        Shape { plan, parameters, classes: 3, weights: Precision::F32 }
     }
 
-    fn sum(parameters: usize, node: Node, samples: u64) -> NodeSum {
-        let gradient = (0..parameters).map(|i| i as f32 * 0.5).collect();
-        let tally = Tally { samples, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..Tally::default() };
-        NodeSum { node, gradient, tally }
+    fn tally(samples: u64) -> Tally {
+        Tally { samples, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..Tally::default() }
     }
 
     fn good() -> v1::NodeChunk {
-        let message = node_chunks(1, sum(7, Node { level: 1, index: 2 }, 8)).next().unwrap();
+        let gradient = crate::tensor::share(vec![0.5; 7]);
+        let message = node_chunks(1, Node { level: 1, index: 2 }, gradient, 0..7).next().unwrap();
         let Some(Message::Node(chunk)) = message.message else { panic!("not a node") };
         chunk
     }
@@ -175,49 +197,65 @@ mod tests {
     }
 
     #[test]
-    fn a_node_in_many_chunks_arrives_whole() {
-        let parameters = 3 * crate::limits::chunk_elements(1 << 21) + (1 << 21);
+    fn a_node_in_many_chunks_arrives_whole_at_those_who_keep_it() {
+        let size = crate::limits::chunk_elements(1 << 21);
+        let parameters = 8 * size + 1000;
         let shape = shape(parameters);
-        let sent = sum(parameters, Node { level: 4, index: 0 }, 40);
-        let mut gradient = Vec::new();
-        let mut tally = None;
-        for message in node_chunks(3, sent.clone()) {
-            let WorkerMessage::Node(part) = worker_message(message, &shape).unwrap() else { panic!() };
-            assert_eq!((part.step, part.node, part.offset), (3, sent.node, gradient.len()));
-            assert!(tally.is_none());
-            crate::tensor::append(&part.bytes, &mut gradient);
-            tally = part.tally;
+        let values: Vec<f32> = (0..parameters).map(|i| i as f32).collect();
+        let node = Node { level: 4, index: 0 };
+        let bytes = crate::tensor::share(values.clone());
+        let mut arrived = vec![0.0; parameters];
+        for kept in [size..parameters, 0..size, size..size] {
+            for message in node_chunks(3, node, bytes.clone(), kept) {
+                let WorkerMessage::Node(part) = worker_message(message, &shape).unwrap() else { panic!() };
+                assert_eq!((part.step, part.node), (3, node));
+                let end = part.offset + part.bytes.len() / 4;
+                crate::tensor::read(&part.bytes, &mut arrived[part.offset..end]);
+            }
         }
-        assert_eq!(NodeSum { node: sent.node, gradient, tally: tally.unwrap() }, sent);
+        assert_eq!(arrived, values);
+        let done = worker_message(node_done(3, node, tally(40)), &shape).unwrap();
+        assert_eq!(done, WorkerMessage::NodeDone(NodeDone { step: 3, node, tally: tally(40) }));
     }
 
     #[test]
-    fn a_node_that_does_not_fit_the_run_is_refused() {
+    fn a_chunk_that_does_not_fit_the_run_is_refused() {
         assert!(node_part(good(), &shape(7)).is_ok());
         refused(|chunk| chunk.step = 6, "step 6 of a run of 6 steps");
         refused(|chunk| chunk.level = 5, "node (5, 2) does not exist at step 1");
         refused(|chunk| chunk.level = u32::MAX, "does not exist");
         refused(|chunk| chunk.index = 5, "node (1, 5) does not exist");
         refused(|chunk| chunk.total = 8, "tensor of 8 elements, the model has 7");
-        refused(|chunk| chunk.offset = 1, "7 elements at 1 goes beyond the 7");
-        refused(|chunk| chunk.offset = u64::MAX, "goes beyond");
-        refused(|chunk| chunk.gradient = chunk.gradient.slice(..26), "26 bytes");
-        refused(|chunk| chunk.gradient = Bytes::new(), "empty");
-        refused(|chunk| chunk.gradient = chunk.gradient.slice(..24), "tally comes with the last chunk");
-        refused(|chunk| chunk.tally = None, "tally comes with the last chunk");
+        refused(|chunk| chunk.offset = 1, "at element 1, where none begins");
+        refused(|chunk| chunk.offset = u64::MAX, "where none begins");
+        refused(|chunk| chunk.gradient = chunk.gradient.slice(..26), "of 26 bytes, it has 7 elements of 4");
+        refused(|chunk| chunk.gradient = Bytes::new(), "of 0 bytes");
     }
 
     #[test]
     fn a_tally_that_does_not_fit_its_node_is_refused() {
-        let spoil = |change: fn(&mut v1::Tally), expected: &str| {
-            refused(|chunk| change(chunk.tally.as_mut().unwrap()), expected);
+        let spoil = |change: fn(&mut v1::NodeDone), expected: &str| {
+            let message = node_done(1, Node { level: 1, index: 2 }, tally(8)).message;
+            let Some(Message::NodeDone(mut done)) = message else { panic!("not an end") };
+            assert!(node_done_of(done.clone()).is_ok());
+            change(&mut done);
+            let text = node_done_of(done).unwrap_err().to_string();
+            assert!(text.contains(expected), "{text:?} does not say {expected:?}");
         };
-        spoil(|tally| tally.samples = 9, "tally of 9 samples, its leaves have 8");
-        spoil(|tally| tally.class_samples = vec![1], "tally of 1 and 3 classes, the model has 3");
-        spoil(|tally| tally.class_errors.push(0), "tally of 3 and 4 classes");
-        spoil(|tally| tally.class_errors[0] = 2, "counts more");
-        spoil(|tally| tally.class_samples[0] = u64::MAX, "counts more");
-        spoil(|tally| tally.correct = 9, "counts more");
+        fn node_done_of(done: v1::NodeDone) -> Result<NodeDone, Nonsense> {
+            super::node_done(done, &shape(7))
+        }
+        fn tally_of(done: &mut v1::NodeDone) -> &mut v1::Tally {
+            done.tally.as_mut().unwrap()
+        }
+        spoil(|done| done.tally = None, "has no tally");
+        spoil(|done| done.step = 6, "step 6 of a run of 6 steps");
+        spoil(|done| tally_of(done).samples = 9, "tally of 9 samples, its leaves have 8");
+        spoil(|done| tally_of(done).class_samples = vec![1], "tally of 1 and 3 classes, the model has 3");
+        spoil(|done| tally_of(done).class_errors.push(0), "tally of 3 and 4 classes");
+        spoil(|done| tally_of(done).class_errors[0] = 2, "counts more");
+        spoil(|done| tally_of(done).class_samples[0] = u64::MAX, "counts more");
+        spoil(|done| tally_of(done).correct = 9, "counts more");
     }
 
     #[test]

@@ -5,15 +5,22 @@
 //! honesty, and whoever folds them tells the two apart.
 
 mod from_server;
+mod from_shard;
 mod from_worker;
 
 pub use from_server::{Invitation, ServerMessage, WeightsPart, invitation, server_message};
-pub use from_worker::{Greeting, NodePart, WorkerMessage, first_message, hello, worker_message};
+pub use from_shard::{
+    Attached, ShardGreeting, ShardMessage, ToShardMessage, attached, shard_greeting, shard_message,
+};
+pub use from_shard::{places, to_shard};
+pub use from_worker::{Greeting, NodeDone, NodePart, WorkerMessage, first_message, hello, worker_message};
 
+use crate::limits::chunk_elements;
 use crate::v1;
 use bytes::Bytes;
 use ps_coord::{Dismissal, WorkerId};
-use ps_core::{BatchPlan, NodeSum, Tally};
+use ps_core::{BatchPlan, Node, Precision, Tally};
+use std::ops::Range;
 
 /// What messages are checked against: the run's steps and the model's sizes.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +31,8 @@ pub struct Shape {
     pub parameters: usize,
     /// Classes that a tally counts; 0 for regression.
     pub classes: usize,
+    /// How weights travel to workers.
+    pub weights: Precision,
 }
 
 /// A message that cannot be right: what is wrong with it.
@@ -55,63 +64,65 @@ macro_rules! ensure {
 }
 use ensure;
 
-/// Checks one chunk of a tensor of `parameters` elements; gives its first element.
-fn check_chunk(offset: u64, total: u64, bytes: &Bytes, parameters: usize) -> Result<usize, Nonsense> {
-    let elements = bytes.len() / 4;
+/// Checks one chunk of a tensor of `parameters` elements, each of `size` bytes; gives its first element.
+fn check_chunk(
+    offset: u64,
+    total: u64,
+    bytes: &Bytes,
+    size: usize,
+    parameters: usize,
+) -> Result<usize, Nonsense> {
     ensure!(
         total == parameters as u64,
         "chunk is of a tensor of {total} elements, the model has {parameters}"
     );
-    ensure!(bytes.len().is_multiple_of(4), "chunk of {} bytes, which is not a multiple of 4", bytes.len());
-    ensure!(elements > 0, "chunk at element {offset} is empty");
+    let chunk = chunk_elements(parameters);
     ensure!(
-        bytes.len() <= crate::limits::MAX_CHUNK_BYTES,
-        "chunk of {elements} elements, the limit is {}",
-        crate::limits::MAX_CHUNK_BYTES / 4
+        offset < total && offset.is_multiple_of(chunk as u64),
+        "chunk at element {offset}, where none begins: chunks have {chunk} elements, the model has {total}"
     );
+    let offset = offset as usize;
+    let expected = chunk.min(parameters - offset);
     ensure!(
-        offset < total && elements as u64 <= total - offset,
-        "chunk of {elements} elements at {offset} goes beyond the {total} of the model"
+        bytes.len() == expected * size,
+        "chunk at element {offset} of {} bytes, it has {expected} elements of {size} bytes",
+        bytes.len()
     );
-    Ok(offset as usize)
+    Ok(offset)
 }
 
-/// The messages of the weights `bytes` (the whole tensor, as it travels): chunk `index`, or `None` past the end.
-pub fn weights_chunk(version: u64, bytes: &Bytes, index: usize) -> Option<v1::WeightsChunk> {
-    let total = bytes.len() / 4;
-    let (offset, slice) = chunk(bytes, index)?;
-    Some(v1::WeightsChunk { version, offset, total: total as u64, weights: slice })
+/// The message of a chunk of weights.
+pub fn weights_chunk(version: u64, offset: usize, total: usize, weights: Bytes) -> v1::WeightsChunk {
+    v1::WeightsChunk { version, offset: offset as u64, total: total as u64, weights }
 }
 
-/// The messages that carry a node's sum, in order.
-pub fn node_chunks(step: u64, sum: NodeSum) -> impl Iterator<Item = v1::FromWorker> + Send {
-    let NodeSum { node, gradient, tally } = sum;
-    let total = gradient.len() as u64;
-    let bytes = crate::tensor::share(gradient);
-    let mut tally = Some(tally_to_wire(tally));
-    let mut index = 0;
-    std::iter::from_fn(move || {
-        let (offset, gradient) = chunk(&bytes, index)?;
-        index += 1;
-        let is_last = offset + gradient.len() as u64 / 4 == total;
+/// The messages that carry the elements `range` (whole chunks) of a node's gradient, whose bytes these are.
+pub fn node_chunks(
+    step: u64,
+    node: Node,
+    gradient: Bytes,
+    range: Range<usize>,
+) -> impl Iterator<Item = v1::FromWorker> + Send {
+    let total = gradient.len() / 4;
+    let size = chunk_elements(total);
+    range.clone().step_by(size).map(move |offset| {
         let chunk = v1::NodeChunk {
             step,
             level: node.level,
             index: node.index,
-            offset,
-            total,
-            gradient,
-            tally: if is_last { tally.take() } else { None },
+            offset: offset as u64,
+            total: total as u64,
+            gradient: gradient.slice(4 * offset..4 * range.end.min(offset + size)),
         };
-        Some(v1::FromWorker { message: Some(v1::from_worker::Message::Node(chunk)) })
+        v1::FromWorker { message: Some(v1::from_worker::Message::Node(chunk)) }
     })
 }
 
-/// First element and bytes of chunk `index` of a tensor.
-fn chunk(bytes: &Bytes, index: usize) -> Option<(u64, Bytes)> {
-    let size = 4 * crate::limits::chunk_elements(bytes.len() / 4);
-    let start = index.checked_mul(size).filter(|&start| start < bytes.len())?;
-    Some((start as u64 / 4, bytes.slice(start..bytes.len().min(start + size))))
+/// The message that follows the chunks of a node.
+pub fn node_done(step: u64, node: Node, tally: Tally) -> v1::FromWorker {
+    let tally = Some(tally_to_wire(tally));
+    let done = v1::NodeDone { step, level: node.level, index: node.index, tally };
+    v1::FromWorker { message: Some(v1::from_worker::Message::NodeDone(done)) }
 }
 
 fn tally_to_wire(tally: Tally) -> v1::Tally {
@@ -129,6 +140,11 @@ fn tally_to_wire(tally: Tally) -> v1::Tally {
 
 /// The message that sends a worker away.
 pub fn dismissed(dismissal: &Dismissal) -> v1::from_server::Message {
+    v1::from_server::Message::Dismissed(dismissal_to_wire(dismissal))
+}
+
+/// Why somebody is sent away.
+pub fn dismissal_to_wire(dismissal: &Dismissal) -> v1::Dismissed {
     let (kind, reason, silent_ms) = match dismissal {
         Dismissal::Done => (v1::DismissalKind::Done, "training is done".to_owned(), 0),
         Dismissal::Ended(reason) => (v1::DismissalKind::Ended, reason.clone(), 0),
@@ -136,16 +152,17 @@ pub fn dismissed(dismissal: &Dismissal) -> v1::from_server::Message {
             (v1::DismissalKind::Silent, format!("nothing was heard for {silent_ms} ms"), *silent_ms)
         }
     };
-    let dismissed = v1::Dismissed { kind: kind.into(), reason, silent_ms };
-    v1::from_server::Message::Dismissed(dismissed)
+    v1::Dismissed { kind: kind.into(), reason, silent_ms }
 }
 
-/// The message that admits a worker.
-pub fn admitted(worker: WorkerId, parameters: usize) -> v1::from_server::Message {
+/// The message that admits a worker to a server that keeps the elements `kept`.
+pub fn admitted(worker: WorkerId, parameters: usize, kept: Range<usize>) -> v1::from_server::Message {
     let admitted = v1::Admitted {
         worker_id: worker.0,
         parameters: parameters as u64,
-        max_chunk: crate::limits::MAX_CHUNK_BYTES as u64 / 4,
+        chunk: chunk_elements(parameters) as u64,
+        start: kept.start as u64,
+        end: kept.end as u64,
     };
     v1::from_server::Message::Admitted(admitted)
 }

@@ -3,16 +3,19 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and a test may panic")]
 
 use ps_config::RunConfig;
+use ps_coord::Dismissal;
 use ps_core::{reference, weights_hash};
 use ps_data::NoProgress;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_worker};
 use ps_run::{Job, Recorder, Style};
+use ps_server::shard::{self, ShardOptions};
 use ps_server::{Finished, ServerError, ServerOptions};
-use ps_worker::{Ended, WorkerError, WorkerOptions};
+use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
 use std::fmt::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -140,14 +143,14 @@ impl Server {
     /// What a worker that fits would greet with.
     pub async fn hello(&self) -> v1::FromWorker {
         let request = v1::JoinRequest {
-            protocol_version: 1,
+            protocol_version: ps_proto::limits::PROTOCOL_VERSION,
             worker_name: "test".into(),
             build: "test".into(),
             numerics_version: ps_core::NUMERICS_VERSION,
         };
         let reply = self.client().await.join(request).await.unwrap().into_inner();
         from_worker(from_worker::Message::Hello(v1::Hello {
-            protocol_version: 1,
+            protocol_version: ps_proto::limits::PROTOCOL_VERSION,
             worker_name: "test".into(),
             build: "test".into(),
             fingerprints: reply.expected,
@@ -159,6 +162,48 @@ pub fn from_worker(message: from_worker::Message) -> v1::FromWorker {
     v1::FromWorker { message: Some(message) }
 }
 
+/// A shard on its own thread.
+pub struct Shard {
+    result: JoinHandle<Option<Result<Dismissal, ServerError>>>,
+    kill: oneshot::Sender<()>,
+}
+
+impl Shard {
+    pub fn start(coordinator: SocketAddr, index: u32, run: &str, folder: &Path) -> Self {
+        let job = Arc::new(job(run, folder));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let placement = ShardOptions { coordinator: coordinator.to_string(), index: Some(index), address };
+        let (kill, killed) = oneshot::channel::<()>();
+        let result = std::thread::spawn(move || {
+            let runtime = runtime();
+            let run = async {
+                let (_shard, end) =
+                    shard::start(listener, job, &placement, &ServerOptions::default()).await?;
+                end.await
+            };
+            let result = runtime.block_on(async {
+                tokio::select! {
+                    result = run => Some(result),
+                    Ok(()) = killed => None,
+                }
+            });
+            runtime.shutdown_background();
+            result
+        });
+        Shard { result, kill }
+    }
+
+    pub fn kill(self) {
+        self.kill.send(()).unwrap();
+        assert!(self.result.join().unwrap().is_none());
+    }
+
+    pub fn finish(self) -> Result<Dismissal, ServerError> {
+        self.result.join().unwrap().unwrap()
+    }
+}
+
 /// A worker on its own thread.
 pub struct Worker {
     result: JoinHandle<Option<Result<Ended, WorkerError>>>,
@@ -167,14 +212,28 @@ pub struct Worker {
 
 impl Worker {
     pub fn start(server: SocketAddr, folder: &Path) -> Self {
-        let options = WorkerOptions {
+        Worker::start_with(Worker::options(server, folder))
+    }
+
+    /// A worker that also keeps a part of the weights.
+    pub fn start_with_shard(server: SocketAddr, folder: &Path) -> Self {
+        let place = ShardPlace { listen: "127.0.0.1:0".into(), advertise: None };
+        Worker::start_with(WorkerOptions { shard: Some(place), ..Worker::options(server, folder) })
+    }
+
+    fn options(server: SocketAddr, folder: &Path) -> WorkerOptions {
+        WorkerOptions {
             server: server.to_string(),
             data_root: Some(folder.to_path_buf()),
             threads: Some(1),
             name: "test".into(),
             patience: Duration::from_secs(60),
             style: Style::Quiet,
-        };
+            shard: None,
+        }
+    }
+
+    fn start_with(options: WorkerOptions) -> Self {
         let (kill, killed) = oneshot::channel::<()>();
         let result = std::thread::spawn(move || {
             let runtime = runtime();

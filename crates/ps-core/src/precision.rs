@@ -1,0 +1,104 @@
+//! The precision in which weights reach whoever computes gradients.
+//!
+//! The holder of the weights keeps and updates them in binary32. With [`Precision::Bf16`] all gradients are computed
+//! at the weights rounded to bfloat16, the upper half of a binary32, by every worker and in every mode, so the bits
+//! agree as they do without it. docs/numerics.md specifies the rounding.
+
+use crate::chunk::Element;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// The precision of the weights that gradients are computed at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE-754 binary32, as the weights are kept.
+    #[default]
+    F32,
+    /// bfloat16: half the bytes on the wire.
+    Bf16,
+}
+
+impl Precision {
+    /// Bytes of an element as it travels.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        }
+    }
+
+    /// The values that gradients are computed at; rounding them again changes nothing.
+    pub fn round(self, weights: &[f32]) -> Cow<'_, [f32]> {
+        match self {
+            Precision::F32 => Cow::Borrowed(weights),
+            Precision::Bf16 => weights.iter().map(|&weight| widen(bf16(weight))).collect(),
+        }
+    }
+}
+
+/// A binary32 rounded to the nearest bfloat16, ties to even; NaN stays NaN.
+#[inline(always)]
+pub fn bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    if value.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
+}
+
+/// The binary32 of the same value.
+#[inline(always)]
+pub fn widen(value: u16) -> f32 {
+    f32::from_bits(u32::from(value) << 16)
+}
+
+/// Writes `elements` as bfloat16, little-endian: `[2 * elements]` bytes.
+pub fn encode_bf16(elements: &[Element], bytes: &mut [u8]) {
+    let (halves, rest) = bytes.as_chunks_mut::<2>();
+    assert!(rest.is_empty() && halves.len() == elements.len(), "two bytes for each element");
+    for (half, element) in halves.iter_mut().zip(elements) {
+        *half = bf16(f32::from_le_bytes(*element)).to_le_bytes();
+    }
+}
+
+/// Reads what [`encode_bf16`] wrote.
+pub fn decode_bf16(bytes: &[u8], values: &mut [f32]) {
+    let (halves, rest) = bytes.as_chunks::<2>();
+    assert!(rest.is_empty() && halves.len() == values.len(), "two bytes for each element");
+    for (value, half) in values.iter_mut().zip(halves) {
+        *value = widen(u16::from_le_bytes(*half));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_to_the_nearest_and_ties_go_to_even() {
+        let cases = [
+            (1.0, 0x3f80),
+            (-0.0, 0x8000),
+            (f32::from_bits(0x3f80_7fff), 0x3f80),
+            (f32::from_bits(0x3f80_8000), 0x3f80),
+            (f32::from_bits(0x3f81_8000), 0x3f82),
+            (f32::from_bits(0x3f80_8001), 0x3f81),
+            (f32::MAX, 0x7f80),
+            (f32::INFINITY, 0x7f80),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(bf16(value), expected, "{value:e}");
+        }
+        assert!(widen(bf16(f32::from_bits(0x7f80_0001))).is_nan());
+    }
+
+    #[test]
+    fn what_travels_is_what_is_computed_at_without_a_wire() {
+        let values: Vec<f32> = (0..1000).map(|i| (i as f32 - 500.0) * 1.001).collect();
+        let elements: Vec<Element> = values.iter().map(|value| value.to_le_bytes()).collect();
+        let (mut bytes, mut arrived) = (vec![0; 2000], vec![0.0; 1000]);
+        encode_bf16(&elements, &mut bytes);
+        decode_bf16(&bytes, &mut arrived);
+        assert_eq!(arrived, *Precision::Bf16.round(&values));
+        assert_eq!(arrived, *Precision::Bf16.round(&arrived));
+    }
+}

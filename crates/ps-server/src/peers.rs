@@ -1,0 +1,106 @@
+//! The workers that can be talked to, and what goes to them.
+
+use crate::outbox::{Outbox, Undeliverable};
+use crate::plane::{Plane, WeightsPart};
+use ps_coord::{Departure, WorkerId};
+use ps_proto::{Refusal, v1};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use tracing::{info, warn};
+
+/// A worker that can be talked to.
+pub(crate) struct Peer {
+    pub name: String,
+    pub address: Option<SocketAddr>,
+    pub outbox: Outbox,
+    /// Whether it has been sent all weights, so that new ones are sent to it as they are made.
+    pub is_served: bool,
+}
+
+/// All of them. Those that take nothing any more are dropped and reported.
+#[derive(Default)]
+pub(crate) struct Peers {
+    peers: BTreeMap<WorkerId, Peer>,
+    dropped: Vec<(WorkerId, Departure)>,
+}
+
+impl Peers {
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub fn get(&self, worker: WorkerId) -> Option<&Peer> {
+        self.peers.get(&worker)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = WorkerId> {
+        self.peers.keys().copied()
+    }
+
+    pub fn admit(&mut self, worker: WorkerId, peer: Peer) {
+        let address = peer.address.map_or("an unknown address".to_owned(), |a| a.to_string());
+        info!(%worker, name = peer.name, address, "worker admitted");
+        self.peers.insert(worker, peer);
+    }
+
+    /// Queues a message.
+    pub fn message(&mut self, worker: WorkerId, message: v1::from_server::Message) {
+        self.send(worker, |peer| peer.outbox.message(message));
+    }
+
+    /// A chunk of new weights is made: it goes to all that have the rest.
+    pub fn broadcast(&mut self, part: &WeightsPart) {
+        let served: Vec<WorkerId> =
+            self.peers.iter().filter(|(_, peer)| peer.is_served).map(|(&worker, _)| worker).collect();
+        for worker in served {
+            self.send(worker, |peer| peer.outbox.weights(part.clone()));
+        }
+    }
+
+    /// Sees to it that a worker gets all weights that there are. Those before `plane`'s version need not go out.
+    pub fn serve(&mut self, worker: WorkerId, plane: &Plane) {
+        self.send(worker, |peer| {
+            peer.outbox.forget_before(plane.version());
+            if std::mem::replace(&mut peer.is_served, true) {
+                return Ok(());
+            }
+            plane.parts().try_for_each(|part| peer.outbox.weights(part))
+        });
+    }
+
+    /// The worker says that it lacks weights: all will be sent once more.
+    pub fn lacks_weights(&mut self, worker: WorkerId) {
+        if let Some(peer) = self.peers.get_mut(&worker) {
+            peer.is_served = false;
+        }
+    }
+
+    /// Hands something to a worker's connection; one that takes nothing any more is dropped.
+    fn send(&mut self, worker: WorkerId, push: impl FnOnce(&mut Peer) -> Result<(), Undeliverable>) {
+        let Some(peer) = self.peers.get_mut(&worker) else { return };
+        let reason = match push(peer) {
+            Ok(()) => return,
+            Err(Undeliverable::Closed) => Departure::Disconnected("the stream was closed".into()),
+            Err(Undeliverable::Full) => {
+                warn!(%worker, name = peer.name, "worker does not read what it is sent and is dropped");
+                Departure::Disconnected(Refusal::NotDraining.to_string())
+            }
+        };
+        self.part(worker, Some(Refusal::NotDraining));
+        self.dropped.push((worker, reason));
+    }
+
+    /// Ends the stream to a worker: after what is queued, or at once with a refusal.
+    pub fn part(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
+        let Some(peer) = self.peers.remove(&worker) else { return };
+        match refusal {
+            Some(refusal) => peer.outbox.abandon(refusal.into()),
+            None => peer.outbox.finish(),
+        }
+    }
+
+    /// Those that were dropped since this was last asked.
+    pub fn take_dropped(&mut self) -> Vec<(WorkerId, Departure)> {
+        std::mem::take(&mut self.dropped)
+    }
+}

@@ -1,0 +1,350 @@
+//! The data plane: chunks of gradients in, chunks of new weights out.
+//!
+//! Each chunk goes its own way: it is folded as nodes arrive, updated as soon as all leaves are covered, and can be
+//! sent at once. The weights before the step stay until all chunks are made and the step is committed, so a step
+//! that diverges or is broken off leaves them whole.
+//!
+//! It runs on the driver's own thread, never on the one that serves connections.
+
+use bytes::Bytes;
+use ps_coord::WorkerId;
+use ps_core::chunk::{Element, Pool};
+use ps_core::precision::encode_bf16;
+use ps_core::trainer::Diverged;
+use ps_core::{BatchPlan, ChunkFold, Fold, Gradients, LearningRate, Node, NodeSum, Precision, SgdConfig};
+use ps_core::{Samples, StepReport, Tally};
+use ps_proto::Nonsense;
+use ps_proto::convert::{NodeDone, NodePart};
+use ps_proto::limits::chunk_elements;
+use ps_run::Job;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// The weights that one server keeps, and the sums of the step in hand.
+pub(crate) struct Plane {
+    plan: BatchPlan,
+    rate: LearningRate,
+    optimizer: SgdConfig,
+    precision: Precision,
+    /// Elements of the flat vector that are kept here, in whole chunks.
+    kept: Range<usize>,
+    /// Steps applied to the weights.
+    version: u64,
+    chunks: Vec<Chunk>,
+    /// Chunks of which the next weights are made.
+    made: usize,
+    /// Whether an element of this step's gradient is not finite, or of the last step's weights.
+    diverged: bool,
+    /// The nodes' tallies: sums without a gradient.
+    tallies: Fold,
+    /// Chunks that each worker has sent of a node of this step.
+    arrived: BTreeMap<(WorkerId, Node), Vec<bool>>,
+    pool: Pool,
+    /// Whether the weights before the last step are kept: a shard may be a step ahead of a run that is stopped.
+    keeps_previous: bool,
+    /// Made when a worker first claims that a gradient is not finite.
+    own: Option<Gradients>,
+}
+
+struct Chunk {
+    /// Its first element in the flat vector.
+    offset: usize,
+    fold: ChunkFold,
+    velocity: Vec<f32>,
+    weights: Served,
+    next: Option<Served>,
+    /// The weights before the last step, where they may be asked for.
+    previous: Option<Bytes>,
+}
+
+/// A chunk of weights: as it is kept, and as it travels to workers.
+#[derive(Clone)]
+struct Served {
+    kept: Bytes,
+    sent: Bytes,
+}
+
+/// A chunk of weights as it travels.
+#[derive(Clone, Debug)]
+pub(crate) struct WeightsPart {
+    /// Steps applied to it.
+    pub version: u64,
+    /// Its first element.
+    pub offset: usize,
+    /// Its elements, of the run's precision.
+    pub bytes: Bytes,
+}
+
+impl Plane {
+    /// The initial weights of `job`, of which `kept` is kept here.
+    pub fn new(job: &Job, kept: Range<usize>) -> Self {
+        let plan = job.plan;
+        let tree = plan.step(0).tree();
+        let (optimizer, precision) = (job.optimizer, job.run.wire.weights);
+        let pool = Pool::default();
+        let initial = job.model.initial(plan.seed);
+        let size = chunk_elements(initial.len());
+        let chunks = kept
+            .clone()
+            .step_by(size)
+            .map(|offset| {
+                let values = &initial[offset..kept.end.min(offset + size)];
+                let mut buffer = pool.take(values.len());
+                for (element, value) in buffer.elements_mut().iter_mut().zip(values) {
+                    *element = value.to_le_bytes();
+                }
+                let moves = optimizer.momentum != 0.0;
+                Chunk {
+                    offset,
+                    fold: ChunkFold::new(tree),
+                    velocity: if moves { vec![0.0; values.len()] } else { Vec::new() },
+                    weights: Served::new(buffer.share(), precision),
+                    next: None,
+                    previous: None,
+                }
+            })
+            .collect();
+        Plane {
+            plan,
+            rate: job.rate,
+            optimizer,
+            precision,
+            kept,
+            version: 0,
+            chunks,
+            made: 0,
+            diverged: false,
+            tallies: Fold::new(tree),
+            arrived: BTreeMap::new(),
+            pool,
+            keeps_previous: false,
+            own: None,
+        }
+    }
+
+    /// Keeps the weights before the last step, too.
+    pub fn keep_previous(mut self) -> Self {
+        self.keeps_previous = true;
+        self
+    }
+
+    /// Steps applied to the weights.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes a chunk of a step and node that exist. Gives the chunk of new weights that it completes, if it does.
+    pub fn take(
+        &mut self,
+        job: &Job,
+        worker: WorkerId,
+        part: NodePart,
+    ) -> Result<Option<WeightsPart>, Nonsense> {
+        let NodePart { step, node, offset, bytes } = part;
+        self.check_open(step, node)?;
+        if !self.kept.contains(&offset) {
+            return Err(Nonsense::new(format!(
+                "chunk at element {offset} of node {node}; kept here are {}..{}",
+                self.kept.start, self.kept.end
+            )));
+        }
+        if step < self.version {
+            return Ok(None);
+        }
+        let index = (offset - self.kept.start) / chunk_elements(job.model.parameters());
+        if !self.chunks[index].fold.covers(node) {
+            if !is_finite(&bytes) {
+                self.confirm_divergence(job, node)?;
+            }
+            self.chunks[index].fold.insert(node, bytes, &self.pool);
+        }
+        let chunks = self.chunks.len();
+        self.arrived.entry((worker, node)).or_insert_with(|| vec![false; chunks])[index] = true;
+        Ok(self.advance(index))
+    }
+
+    /// Takes the end of a node whose chunks must all have come before.
+    pub fn take_end(&mut self, job: &Job, worker: WorkerId, done: NodeDone) -> Result<(), Nonsense> {
+        let NodeDone { step, node, tally } = done;
+        self.check_open(step, node)?;
+        if step < self.version {
+            return Ok(());
+        }
+        let arrived = self.arrived.remove(&(worker, node));
+        let missing = match arrived {
+            Some(chunks) => chunks.iter().filter(|&&arrived| !arrived).count(),
+            None => self.chunks.len(),
+        };
+        if missing > 0 {
+            return Err(Nonsense::new(format!(
+                "node {node} of step {step} ends, and {missing} chunks are missing"
+            )));
+        }
+        if !is_finite_tally(&tally) {
+            self.confirm_divergence(job, node)?;
+        }
+        self.tallies.insert(NodeSum { node, gradient: Vec::new(), tally });
+        Ok(())
+    }
+
+    fn check_open(&self, step: u64, node: Node) -> Result<(), Nonsense> {
+        if step > self.version {
+            let version = self.version;
+            return Err(Nonsense::new(format!(
+                "node {node} of step {step}, which is not open: the weights are of version {version}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Updates a chunk if all leaves are covered and it is not updated yet.
+    fn advance(&mut self, index: usize) -> Option<WeightsPart> {
+        let chunk = &mut self.chunks[index];
+        if chunk.next.is_some() || !chunk.fold.is_complete() {
+            return None;
+        }
+        let step = self.plan.step(self.version);
+        let old: &[Element] = chunk.weights.kept.as_chunks().0;
+        let mut new = self.pool.take(old.len());
+        let finite = chunk.fold.update(
+            &self.optimizer,
+            step.samples,
+            self.rate.at(step.step),
+            old,
+            &mut chunk.velocity,
+            new.elements_mut(),
+        );
+        let served = Served::new(new.share(), self.precision);
+        chunk.next = Some(served.clone());
+        self.made += 1;
+        // A weight that overflows shows in the next step's loss; after the last step nobody would look.
+        let is_last = self.version + 1 >= self.plan.steps;
+        self.diverged |= !finite.gradient || is_last && !finite.weights;
+        let part = WeightsPart { version: self.version + 1, offset: chunk.offset, bytes: served.sent };
+        (!self.diverged).then_some(part)
+    }
+
+    /// The worker is gone; what is known of its nodes goes with it.
+    pub fn forget(&mut self, worker: WorkerId) {
+        self.arrived.retain(|&(sender, _), _| sender != worker);
+    }
+
+    /// Whether the next weights of all chunks are made.
+    pub fn is_complete(&self) -> bool {
+        self.made == self.chunks.len()
+    }
+
+    /// Another shard cannot make `step`.
+    pub fn diverge(&mut self, step: u64) {
+        self.diverged |= step == self.version;
+    }
+
+    /// Makes the step, of which all chunks are made: their next weights become the weights. With `tally`, that of
+    /// all leaves is known here; a shard that only keeps weights has none.
+    ///
+    /// # Errors
+    /// The loss or an element is not finite; the weights stay as they are.
+    pub fn commit(&mut self) -> Result<StepReport, Diverged> {
+        let tally = self.tallies.take_root().map_or_else(Tally::default, |root| root.tally);
+        let step = self.plan.step(self.version);
+        let rate = self.rate.at(step.step);
+        if self.diverged || !tally.loss.is_finite() {
+            return Err(Diverged { step: step.step, rate, loss: tally.mean_loss() });
+        }
+        self.version += 1;
+        let tree = self.plan.step(self.version.min(self.plan.steps - 1)).tree();
+        let keeps_previous = self.keeps_previous;
+        for chunk in &mut self.chunks {
+            let next = chunk.next.take().expect("all chunks are made before a step is committed");
+            chunk.previous =
+                Some(std::mem::replace(&mut chunk.weights, next).kept).filter(|_| keeps_previous);
+            chunk.fold = ChunkFold::new(tree);
+        }
+        self.made = 0;
+        self.tallies = Fold::new(tree);
+        self.arrived.clear();
+        Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally })
+    }
+
+    /// The weights as they travel, and those of the next version that are made already.
+    pub fn parts(&self) -> impl Iterator<Item = WeightsPart> {
+        let version = self.version;
+        let part =
+            |version, offset, served: &Served| WeightsPart { version, offset, bytes: served.sent.clone() };
+        let current = self.chunks.iter().map(move |chunk| part(version, chunk.offset, &chunk.weights));
+        let next =
+            self.chunks.iter().filter(|_| !self.diverged).filter_map(move |chunk| {
+                chunk.next.as_ref().map(|next| part(version + 1, chunk.offset, next))
+            });
+        current.chain(next)
+    }
+
+    /// The weights as they are kept, by ascending offset: binary32, little-endian.
+    pub fn kept_parts(&self) -> Vec<(usize, Bytes)> {
+        self.chunks.iter().map(|chunk| (chunk.offset, chunk.weights.kept.clone())).collect()
+    }
+
+    /// The same as they were at `version`, if that is the current one or the one before it and that is kept.
+    pub fn parts_at(&self, version: u64) -> Option<Vec<(usize, Bytes)>> {
+        if version == self.version {
+            return Some(self.kept_parts());
+        }
+        if version + 1 != self.version {
+            return None;
+        }
+        self.chunks.iter().map(|chunk| Some((chunk.offset, chunk.previous.clone()?))).collect()
+    }
+
+    /// A worker sent values that are not finite. Either training diverges, then the same leaves are not finite
+    /// here either and the step's end will say so; or the worker is broken and must not end the run.
+    fn confirm_divergence(&mut self, job: &Job, node: Node) -> Result<(), Nonsense> {
+        let step = self.version;
+        let tree = self.plan.step(step).tree();
+        if self.kept.len() < job.model.parameters() {
+            // The other shards' weights are not here, so nobody can tell; the step's end will.
+            return Ok(());
+        }
+        let mut weights = vec![0.0; job.model.parameters()];
+        for (offset, bytes) in self.kept_parts() {
+            let values = &mut weights[offset..offset + bytes.len() / 4];
+            ps_proto::tensor::read(&bytes, values);
+        }
+        let samples: &dyn Samples = &job.data.train;
+        let own = self.own.get_or_insert_with(|| job.gradients());
+        let sums = own.compute(&weights, samples, step, tree.leaves_of(node));
+        let finite =
+            |sum: &NodeSum| is_finite_tally(&sum.tally) && sum.gradient.iter().all(|value| value.is_finite());
+        if sums.iter().all(finite) {
+            return Err(Nonsense::new(format!(
+                "node {node} of step {step} holds values that are not finite; computed here, all are"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Served {
+    fn new(kept: Bytes, precision: Precision) -> Self {
+        let sent = match precision {
+            Precision::F32 => kept.clone(),
+            Precision::Bf16 => {
+                let elements: &[Element] = kept.as_chunks().0;
+                let mut sent = vec![0; 2 * elements.len()];
+                encode_bf16(elements, &mut sent);
+                sent.into()
+            }
+        };
+        Served { kept, sent }
+    }
+}
+
+/// Whether no element is NaN or infinite.
+fn is_finite(bytes: &[u8]) -> bool {
+    let (elements, _) = bytes.as_chunks::<4>();
+    let is_finite = |element: &Element| f32::from_le_bytes(*element).is_finite();
+    elements.chunks(4096).all(|run| run.iter().fold(true, |finite, element| finite & is_finite(element)))
+}
+
+fn is_finite_tally(tally: &Tally) -> bool {
+    [tally.loss, tally.target, tally.target_squared, tally.residual_squared].iter().all(|sum| sum.is_finite())
+}
