@@ -9,14 +9,14 @@ use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use ps_config::{DataArgs, LogArgs, LogFormat, OutArgs, RunArgs};
 use ps_run::{Relay, Style};
-use seat::{Seat, say_farewell};
+use seat::{FAREWELL, Seat, say_farewell};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Train with a server and workers as processes on this machine.
 ///
@@ -36,6 +36,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
+    /// Cut the weights into S parts, each kept by a server process of its own, or `beside`: each worker keeps a part.
+    /// Then a worker or server that dies takes its part and the run along.
+    #[arg(long, value_name = "S|beside", default_value = "1", value_parser = shards)]
+    shards: Shards,
+
     /// How many times each worker is started again after it was killed or failed; 0: never.
     #[arg(long, value_name = "TIMES", default_value_t = 10)]
     restart: u32,
@@ -48,10 +53,29 @@ pub struct Arguments {
     log: LogArgs,
 }
 
+/// Who keeps the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shards {
+    /// So many servers.
+    Servers(u32),
+    /// The workers.
+    Beside,
+}
+
+/// Reads `S` or `beside`.
+fn shards(text: &str) -> Result<Shards, String> {
+    match text.parse() {
+        _ if text == "beside" => Ok(Shards::Beside),
+        Ok(count @ 1..=256) => Ok(Shards::Servers(count)),
+        _ => Err("expected a number from 1 to 256, or beside".into()),
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   downhill launch examples/mnist.toml --workers 2
   downhill launch examples/mnist.toml --workers 3 --threads 1 --out results
+  downhill launch examples/mnist.toml --workers 2 --shards beside
 
 A worker may be killed at any moment (kill -9 PID, see the lines that say who was started): it is started again,
 and the weights do not change.
@@ -85,6 +109,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Some(address) = address.wait(&mut server, stop)? else {
         return Ok(server_code(server.ended()?, stop));
     };
+    // They are killed when this function returns, should they not have ended with the server.
+    let mut shards = start_shards(arguments, &programs[0], &address, &screen)?;
     let threads = arguments.threads.unwrap_or_else(|| {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         (processors / usize::from(arguments.workers)).max(1) as u16
@@ -117,6 +143,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         std::thread::sleep(WATCH_EVERY);
     };
     say_farewell(&mut crew)?;
+    wait_for(&mut shards)?;
     if !status.success() {
         output::error(&format!("the server {}", describe(status)));
     }
@@ -170,6 +197,11 @@ fn start_server(
     }
     flags.extend(["--listen", "127.0.0.1:0", "--min-workers"].map(OsString::from));
     flags.push(arguments.workers.to_string().into());
+    match arguments.shards {
+        Shards::Servers(1) => {}
+        Shards::Servers(count) => flags.extend(["--shard".into(), format!("0/{count}").into()]),
+        Shards::Beside => flags.extend(["--shards-beside".into(), arguments.workers.to_string().into()]),
+    }
     if let Some(out) = &arguments.out.out {
         flags.extend(["--out".into(), out.into()]);
     }
@@ -196,6 +228,41 @@ fn start_server(
     });
     let server = Child::start(program, &flags, stdout, stderr)?;
     Ok((server, Address(address)))
+}
+
+/// The servers that keep the other parts of the weights.
+fn start_shards(
+    arguments: &Arguments,
+    program: &Path,
+    coordinator: &str,
+    screen: &Arc<Relay>,
+) -> Result<Vec<Child>, Failure> {
+    let Shards::Servers(count) = arguments.shards else { return Ok(Vec::new()) };
+    let start = |index| {
+        let mut flags: Vec<OsString> = vec![arguments.run.run.clone().into()];
+        for set in &arguments.run.sets {
+            flags.extend(["--set".into(), set.into()]);
+        }
+        flags.extend(["--shard".into(), format!("{index}/{count}").into()]);
+        flags.extend(["--coordinator", coordinator, "--listen", "127.0.0.1:0"].map(OsString::from));
+        flags.extend(shared_flags(arguments));
+        let label = label(arguments, &format!("shard {index}"), index as u16);
+        // Where it listens is for the workers, who learn it from the coordinator.
+        let stdout = Box::new(|_: &str| ());
+        Child::start(program, &flags, stdout, labelled(label, Arc::clone(screen)))
+    };
+    (1..count).map(start).collect()
+}
+
+/// Waits until servers that are told that the run is over have ended.
+fn wait_for(shards: &mut [Child]) -> Result<(), Failure> {
+    let patience = Instant::now() + FAREWELL;
+    for shard in shards {
+        while shard.ended()?.is_none() && Instant::now() < patience {
+            std::thread::sleep(WATCH_EVERY);
+        }
+    }
+    Ok(())
 }
 
 fn shared_flags(arguments: &Arguments) -> Vec<OsString> {

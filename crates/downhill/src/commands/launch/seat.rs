@@ -1,6 +1,6 @@
 //! A launched worker: started, watched, started again, seen off.
 
-use super::{Arguments, WATCH_EVERY, label, shared_flags};
+use super::{Arguments, Shards, WATCH_EVERY, label, shared_flags};
 use crate::children::{Child, describe, labelled};
 use crate::failure::Failure;
 use ps_config::LogFormat;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// After the server has ended, workers have this long to notice.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub const FAREWELL: Duration = Duration::from_secs(5);
 /// The pause before a worker is started again, doubling with each time up to the second.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 /// Exit codes with which a worker says that starting it again is useless: wrong usage, and a run or data that
@@ -65,6 +65,9 @@ impl Seat {
         flags.extend(["--name".into(), self.name().replace(' ', "-").into()]);
         // Paths of the run file start at its folder, which the server does not tell.
         let root = arguments.data.root(arguments.run.folder());
+        if arguments.shards == Shards::Beside {
+            flags.push("--with-shard".into());
+        }
         let rest = shared_flags(arguments);
         if arguments.data.data_root.is_none() {
             flags.extend(["--data-root".into(), root.into()]);
