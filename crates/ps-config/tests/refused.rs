@@ -51,7 +51,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "seed = 7",
         "zzz = 7",
-        "run.toml:1: unknown key zzz: a run file has seed and the tables data, model, train, optimizer, learning_rate",
+        "run.toml:1: unknown key zzz: a run file has seed and the tables data, model, train, optimizer, learning_rate, wire",
     );
     line(
         "batch = 64",
@@ -62,7 +62,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "[optimizer]",
         "[network]",
-        "run.toml:11: unknown table [network]: a run file has seed and the tables data, model, train, optimizer, learning_rate",
+        "run.toml:11: unknown table [network]: a run file has seed and the tables data, model, train, optimizer, learning_rate, wire",
     );
     line(
         "[train]",
@@ -77,7 +77,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "seed = 7",
         "lr = 7",
-        "run.toml:1: unknown key lr: a run file has seed and the tables data, model, train, optimizer, learning_rate",
+        "run.toml:1: unknown key lr: a run file has seed and the tables data, model, train, optimizer, learning_rate, wire",
     );
     line(
         "initial = 0.05",

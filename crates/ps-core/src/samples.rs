@@ -16,6 +16,9 @@ pub trait Samples: Sync {
     /// Writes the features of sample `index`, preprocessed, to `row` (`[features]`).
     fn write_row(&self, index: usize, row: &mut [f32]);
 
+    /// Sample `index` will be wanted soon: a chance to bring its features nearer.
+    fn prefetch(&self, _index: usize) {}
+
     /// Target of sample `index`: a class number (0, 1, …) for logistic and softmax heads, a value otherwise.
     fn target(&self, index: usize) -> f32;
 }

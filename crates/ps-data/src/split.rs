@@ -1,7 +1,8 @@
 //! A part of a data set, ready for training.
 
 use crate::dataset::{Dataset, Features};
-use ps_core::Samples;
+use ps_core::kernel::prefetch;
+use ps_core::{Kernel, Samples};
 use std::sync::Arc;
 
 /// What is done to a row's features while it is written. Comes from the training part only.
@@ -88,19 +89,40 @@ impl Samples for Split {
 
     fn write_row(&self, index: usize, row: &mut [f32]) {
         let first = self.row(index) * row.len();
+        // Every sample of every step passes here, so the loops are compiled for the processor's vectors.
+        Kernel::detect().vectorize(
+            #[inline(always)]
+            || {
+                match &self.dataset.features {
+                    Features::U8(bytes) => {
+                        let bytes = bytes.as_slice().expect("features are row-major");
+                        let bytes = &bytes[first..first + row.len()];
+                        row.iter_mut().zip(bytes).for_each(|(slot, &byte)| *slot = scaled(byte));
+                    }
+                    Features::F32(values) => {
+                        let values = values.as_slice().expect("features are row-major");
+                        row.copy_from_slice(&values[first..first + row.len()]);
+                    }
+                }
+                if let Some(Standard { mean, inv_std }) = &self.preprocessing.standard {
+                    for ((slot, mean), inv_std) in row.iter_mut().zip(mean).zip(inv_std) {
+                        *slot = (*slot - mean) * inv_std;
+                    }
+                }
+            },
+        );
+    }
+
+    fn prefetch(&self, index: usize) {
+        let width = self.features();
+        let first = self.row(index) * width;
         match &self.dataset.features {
             Features::U8(bytes) => {
-                let bytes = &bytes.as_slice().expect("features are row-major")[first..first + row.len()];
-                row.iter_mut().zip(bytes).for_each(|(slot, &byte)| *slot = scaled(byte));
+                prefetch(&bytes.as_slice().expect("features are row-major")[first..first + width]);
             }
             Features::F32(values) => {
-                let values = values.as_slice().expect("features are row-major");
-                row.copy_from_slice(&values[first..first + row.len()]);
-            }
-        }
-        if let Some(Standard { mean, inv_std }) = &self.preprocessing.standard {
-            for ((slot, mean), inv_std) in row.iter_mut().zip(mean).zip(inv_std) {
-                *slot = (*slot - mean) * inv_std;
+                let values = &values.as_slice().expect("features are row-major")[first..first + width];
+                prefetch(bytemuck::cast_slice(values));
             }
         }
     }
@@ -112,6 +134,7 @@ impl Samples for Split {
 
 /// The value of a pixel: `byte / 255` to the last bit (a test compares all 256), in two multiplications and
 /// an addition, which vector units do faster than divisions.
+#[inline(always)]
 pub(crate) fn scaled(byte: u8) -> f32 {
     let part = f32::from(byte) * (1.0 / 256.0);
     part + part * (1.0 / 255.0)

@@ -35,8 +35,9 @@ use weight::WeightGradient;
 const MAX_BLOCK: usize = 96;
 /// Fewest rows of a block; a kernel's tile is not much lower.
 const MIN_BLOCK: usize = 12;
-/// Work below this many multiply-adds is not worth waking another thread for (about 10 µs).
-const PARALLEL_WORK: usize = 500_000;
+/// Work below this many multiply-adds a pass is not worth sharing out: a thread that sleeps wakes in some 10 µs, and
+/// each of a step's four or five parts wakes it again.
+const PARALLEL_WORK: usize = 4_000_000;
 /// Rows that an evaluation computes at once.
 const EVALUATION_ROWS: usize = 2048;
 /// Samples of a leaf in an evaluation.

@@ -9,6 +9,10 @@ use crate::samples::Samples;
 /// Length of the inner index that is taken at a time: with a panel's width, half of a first-level cache.
 const DEPTH_OF_A_PART: usize = 256;
 
+/// How many samples ahead the next ones are fetched: they lie anywhere in memory, and one costs about the time in
+/// which memory answers.
+const ROWS_AHEAD: usize = 4;
+
 /// How far rows go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
@@ -45,7 +49,13 @@ impl Network<'_> {
         let last = layers.len() - 1;
         let mut row = vec![0.0; layers[0].inputs.max(layers[last].outputs)];
         let (features, logits) = (self.shape(layers[0].inputs), self.shape(layers[last].outputs));
+        for &index in block.indices.iter().take(ROWS_AHEAD) {
+            samples.prefetch(index);
+        }
         for (r, &index) in block.indices.iter().enumerate() {
+            if let Some(&ahead) = block.indices.get(r + ROWS_AHEAD) {
+                samples.prefetch(ahead);
+            }
             samples.write_row(index, &mut row[..features.columns]);
             features.write_row(block.inputs[0], r, &row[..features.columns]);
         }
