@@ -56,7 +56,7 @@ def torch_model(work, seed=1):
 
 
 def torch_step(model, pixels, labels, batch, first=0, share=None, compiled=False):
-    """A step on shuffled batches; the epoch is shuffled once, as a slice is the fastest way to a batch."""
+    """A step on a batch of samples at random, as every epoch has another order."""
     import torch
 
     share = share or batch
@@ -68,15 +68,16 @@ def torch_step(model, pixels, labels, batch, first=0, share=None, compiled=False
 
     if compiled:
         forward = torch.compile(forward)
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1))
-    pixels, labels = torch.from_numpy(pixels)[order], torch.from_numpy(labels)[order]
-    at = 0
+    shuffle = torch.Generator().manual_seed(1)
+    pixels, labels = torch.from_numpy(pixels), torch.from_numpy(labels)
+    order, at = torch.randperm(len(pixels), generator=shuffle), 0
 
     def step():
-        nonlocal at
+        nonlocal order, at
         if at + batch > len(pixels):
-            at = 0
-        x, y = pixels[at + first : at + first + share], labels[at + first : at + first + share]
+            order, at = torch.randperm(len(pixels), generator=shuffle), 0
+        mine = order[at + first : at + first + share]
+        x, y = pixels[mine], labels[mine]
         at += batch
         optimizer.zero_grad(set_to_none=True)
         forward(x, y).backward()
