@@ -1,8 +1,10 @@
 //! The wire contract: types generated from `proto/downhill/v1`, the checks that everything from the network
-//! passes ([`convert`]), faults as gRPC statuses ([`status`]) and every size and wait of the wire ([`limits`]).
+//! passes ([`convert`]), faults as gRPC statuses ([`status`]), the framing of streams of tensors ([`stream`]), how
+//! servers are reached ([`address`]) and every size and wait of the wire ([`limits`]).
 //!
-//! Generated types appear here and in the two gRPC shells, nowhere else. This crate opens no connection.
+//! Generated types appear here and in the two gRPC shells, nowhere else.
 
+pub mod address;
 pub mod allocator;
 pub mod convert;
 pub mod limits;
@@ -10,6 +12,7 @@ pub mod status;
 pub mod stream;
 pub mod tensor;
 
+pub use address::{Address, Listener};
 pub use convert::{Nonsense, Shape};
 pub use status::{Refusal, Verdict};
 

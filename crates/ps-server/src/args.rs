@@ -2,7 +2,9 @@
 
 use clap::Parser;
 use ps_config::{DataArgs, LogArgs, OutArgs, RunArgs};
+use ps_proto::Address;
 use ps_server::{Layout, ServerOptions};
+use std::fmt::Display;
 use std::net::ToSocketAddrs;
 use std::time::Duration;
 
@@ -15,8 +17,9 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// Address to listen on; port 0 for any free one, which is then printed.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4370", env = "DOWNHILL_LISTEN")]
+    /// Where to listen: HOST:PORT, with port 0 for any free one, which is then printed; or unix:PATH, for workers on
+    /// this machine.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4370", env = "DOWNHILL_LISTEN")]
     pub listen: String,
 
     /// Listen on an address that other machines reach. Whoever reaches it can take part in the run and read
@@ -49,11 +52,11 @@ pub(crate) struct Arguments {
     pub shard: Option<(u32, u32)>,
 
     /// The server that was started with --shard 0/S.
-    #[arg(long, value_name = "HOST:PORT", requires = "shard")]
+    #[arg(long, value_name = "ADDRESS", requires = "shard")]
     pub coordinator: Option<String>,
 
     /// The address of this shard that workers are told, if it is not the one listened on.
-    #[arg(long, value_name = "HOST:PORT", requires = "coordinator")]
+    #[arg(long, value_name = "ADDRESS", requires = "coordinator")]
     pub advertise: Option<String>,
 
     /// Keep no weights here: N workers, started with --with-shard, each keep a part.
@@ -102,12 +105,15 @@ impl Arguments {
         }
     }
 
-    /// Refuses an address that other machines reach, unless that was asked for.
-    pub fn check_exposure(&self) -> Result<(), String> {
+    /// Where to listen. Refuses an address that other machines reach, unless that was asked for.
+    pub fn address(&self) -> Result<Address, String> {
         let listen = &self.listen;
-        let addresses = listen
-            .to_socket_addrs()
-            .map_err(|error| format!("--listen {listen}: {error}; give HOST:PORT, such as 127.0.0.1:4370"))?;
+        let wrong = |problem: &dyn Display| {
+            format!("--listen {listen}: {problem}; give HOST:PORT, such as 127.0.0.1:4370, or unix:PATH")
+        };
+        let given: Address = listen.parse().map_err(|problem: String| wrong(&problem))?;
+        let Address::Tcp(address) = &given else { return Ok(given) };
+        let addresses = address.to_socket_addrs().map_err(|error| wrong(&error))?;
         for address in addresses {
             if !self.insecure && !address.ip().is_loopback() {
                 return Err(format!(
@@ -117,7 +123,7 @@ impl Arguments {
                 ));
             }
         }
-        Ok(())
+        Ok(given)
     }
 }
 

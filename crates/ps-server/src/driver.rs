@@ -369,7 +369,7 @@ impl Driver {
             Some(v1::WorkerStatus {
                 worker_id: worker.worker.0,
                 name: peer.name.clone(),
-                address: peer.address.map_or_else(String::new, |address| address.to_string()),
+                address: peer.address.clone(),
                 nodes: worker.contributions,
             })
         });

@@ -20,16 +20,18 @@ mod shards;
 pub use error::ServerError;
 
 use driver::{Driver, Incoming};
-use ps_proto::Shape;
 use ps_proto::limits::{self, PROTOCOL_VERSION};
 use ps_proto::v1::{self, parameter_server_server::ParameterServerServer};
+use ps_proto::{Listener, Shape};
 use ps_run::{Job, Recorder};
 use service::{Front, Service};
 use std::future::Future;
-use std::net::TcpListener;
 use std::ops::Range;
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+#[cfg(unix)]
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{debug, warn};
@@ -113,13 +115,13 @@ pub struct Finished {
 ///
 /// The connections are served on the caller's tokio runtime; rounds and tensors have a thread of their own.
 pub async fn run(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     job: Job,
     options: ServerOptions,
     recorder: Recorder,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Finished, ServerError> {
-    let incoming = accept(listener)?;
+    let listener = listener.into();
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let heartbeat = heartbeat(&options);
     let parameters = job.model.parameters();
@@ -129,7 +131,7 @@ pub async fn run(
     let service =
         Service::new(Some(invitation), expected.clone(), shape(&job), kept, heartbeat, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
-    let server = serve(service, incoming, closing).await?;
+    let server = serve(service, listener, closing).await?;
     tokio::pin!(server, shutdown);
     let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events))?;
 
@@ -156,12 +158,12 @@ pub async fn run(
     result
 }
 
-/// Serves `service` on `incoming` until `closing` says so.
+/// Serves `service` on `listener` until `closing` says so.
 async fn serve(
     service: Service,
-    incoming: TcpIncoming,
+    listener: Listener,
     closing: oneshot::Receiver<()>,
-) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, ServerError> {
+) -> Result<Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>, ServerError> {
     let rest = ParameterServerServer::new(service.clone())
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
@@ -172,7 +174,7 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| ServerError::Internal(format!("reflection: {error}")))?;
-    Ok(Server::builder()
+    let router = Server::builder()
         .max_frame_size(limits::MAX_FRAME_BYTES)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -181,11 +183,35 @@ async fn serve(
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(Front { service, rest })
-        .serve_with_incoming_shutdown(incoming, async {
-            // The sender going away means the same.
-            let _ = closing.await;
-        }))
+        .add_service(Front { service, rest });
+    // The sender going away means the same.
+    let closed = async { drop(closing.await) };
+    Ok(match listener {
+        Listener::Tcp(listener) => {
+            let prepare = || {
+                listener.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(listener)
+            };
+            // Small messages must not wait for one another, so Nagle's algorithm is off; the server's own setting
+            // does not reach connections that it did not accept itself.
+            let incoming =
+                TcpIncoming::from(prepare().map_err(ServerError::Listener)?).with_nodelay(Some(true));
+            Box::pin(router.serve_with_incoming_shutdown(incoming, closed))
+        }
+        #[cfg(unix)]
+        Listener::Unix(listener, file) => {
+            let prepare = || {
+                listener.set_nonblocking(true)?;
+                tokio::net::UnixListener::from_std(listener)
+            };
+            let incoming = UnixListenerStream::new(prepare().map_err(ServerError::Listener)?);
+            Box::pin(async move {
+                let served = router.serve_with_incoming_shutdown(incoming, closed).await;
+                drop(file);
+                served
+            })
+        }
+    })
 }
 
 /// How often each side lets itself be heard.
@@ -211,17 +237,6 @@ fn expected(job: &Job) -> v1::Fingerprints {
         numerics: job.fingerprint.numerics,
         probe: job.probe(),
     }
-}
-
-/// The listener as a stream of connections. Small messages must not wait for one another, so Nagle's algorithm
-/// is off; the server's own setting does not reach connections that it did not accept itself.
-fn accept(listener: TcpListener) -> Result<TcpIncoming, ServerError> {
-    let prepare = || {
-        listener.set_nonblocking(true)?;
-        tokio::net::TcpListener::from_std(listener)
-    };
-    let listener = prepare().map_err(ServerError::Listener)?;
-    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
 }
 
 /// Runs the driver on a thread of its own.

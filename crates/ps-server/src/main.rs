@@ -5,12 +5,12 @@ mod args;
 use args::Arguments;
 use clap::Parser;
 use ps_coord::Dismissal;
+use ps_proto::Listener;
 use ps_run::{DataProgress, Job, Recorder, RunFolder, Style};
 use ps_server::Finished;
 use ps_server::shard::{self, ShardOptions};
 use std::fmt::Display;
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tracing::{error, info, warn};
@@ -74,7 +74,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
 /// Keeps a part of the weights until the coordinator says that the run is over.
 fn serve_shard(
     arguments: &Arguments,
-    listener: TcpListener,
+    listener: Listener,
     job: Job,
     index: u32,
     coordinator: String,
@@ -82,7 +82,7 @@ fn serve_shard(
     announce(&listener).map_err(|error| failure(format!("standard output: {error}"), false))?;
     let address = match &arguments.advertise {
         Some(address) => address.clone(),
-        None => listener.local_addr().map_err(|error| failure(error, false))?.to_string(),
+        None => listener.address().map_err(|error| failure(error, false))?.to_string(),
     };
     let placement = ShardOptions { coordinator, index: Some(index), address };
     let runtime = args::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
@@ -101,21 +101,24 @@ fn serve_shard(
     })
 }
 
-fn bind(arguments: &Arguments) -> Result<TcpListener, Failure> {
-    let listen = &arguments.listen;
-    arguments.check_exposure().map_err(|error| failure(error, true))?;
-    TcpListener::bind(listen).map_err(|error| {
+fn bind(arguments: &Arguments) -> Result<Listener, Failure> {
+    let address = arguments.address().map_err(|error| failure(error, true))?;
+    Listener::bind(&address).map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; another process has this port, choose another or 0 for any",
+            ErrorKind::AddrInUse if address.is_a_file() => {
+                "; another server listens there, or it is no socket"
+            }
+            ErrorKind::AddrInUse => "; another process has this port, choose another or 0 for any",
             _ => "",
         };
-        failure(format!("--listen {listen}: {error}{hint}"), false)
+        failure(format!("--listen {address}: {error}{hint}"), false)
     })
 }
 
 /// Tells whoever started us where we are; `--listen HOST:0` has the system choose the port.
-fn announce(listener: &TcpListener) -> std::io::Result<()> {
+fn announce(listener: &Listener) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "listening on http://{}", listener.local_addr()?)?;
+    let address = listener.address()?;
+    writeln!(out, "listening on {}{address}", if address.is_a_file() { "" } else { "http://" })?;
     out.flush()
 }

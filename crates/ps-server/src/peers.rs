@@ -5,13 +5,13 @@ use crate::plane::{Plane, WeightsPart};
 use ps_coord::{Departure, WorkerId};
 use ps_proto::{Refusal, v1};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use tracing::{info, warn};
 
 /// A worker that can be talked to.
 pub(crate) struct Peer {
     pub name: String,
-    pub address: Option<SocketAddr>,
+    /// Where it is, in words if it has no address.
+    pub address: String,
     pub outbox: Outbox,
     /// Whether it has been sent all weights, so that new ones are sent to it as they are made.
     pub is_served: bool,
@@ -38,8 +38,7 @@ impl Peers {
     }
 
     pub fn admit(&mut self, worker: WorkerId, peer: Peer) {
-        let address = peer.address.map_or("an unknown address".to_owned(), |a| a.to_string());
-        info!(%worker, name = peer.name, address, "worker admitted");
+        info!(%worker, name = peer.name, address = peer.address, "worker admitted");
         self.peers.insert(worker, peer);
     }
 

@@ -11,7 +11,6 @@ use ps_proto::v1::{self, FromWorker, parameter_server_server::ParameterServer};
 use ps_proto::{Refusal, status};
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -87,7 +86,7 @@ impl Service {
     pub async fn enter(
         &self,
         greeting: convert::Greeting,
-        address: Option<SocketAddr>,
+        address: String,
     ) -> Result<(WorkerId, Outgoing, OwnedSemaphorePermit), Status> {
         let place = self.0.places.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
         let worker = WorkerId(self.0.next.fetch_add(1, Ordering::Relaxed));
@@ -103,9 +102,10 @@ impl Service {
     /// The stream of the rounds.
     async fn rounds(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let address = address.map_or("this machine".to_owned(), |address| address.to_string());
         let mut stream = Reader::<FromWorker>::new(request.into_body());
         let greeting = self.admit(&mut stream).await.inspect_err(|refusal| {
-            info!(?address, "worker refused: {}", refusal.message());
+            info!(address, "worker refused: {}", refusal.message());
         })?;
         let name = greeting.name.clone();
         let (worker, outgoing, place) = self.enter(greeting, address).await?;

@@ -9,23 +9,21 @@ use crate::outbox::Outgoing;
 use crate::peers::Peers;
 use crate::plane::Plane;
 use crate::service::Service;
-use crate::{BUILD, ServerError, ServerOptions, accept, drive, expected, heartbeat, serve, shape};
+use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
 use ps_coord::{Departure, Dismissal, WorkerId};
 use ps_core::StepReport;
 use ps_proto::convert::{self, Attached, Greeting, NodePart, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
-use ps_proto::{Nonsense, Refusal};
+use ps_proto::{Address, Listener, Nonsense, Refusal};
 use ps_run::Job;
 use std::future::Future;
-use std::net::TcpListener;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Endpoint;
 use tracing::{debug, info};
 
 /// Messages to the coordinator that wait: one a step, and the weights when it asks for them.
@@ -88,7 +86,7 @@ impl Shard {
     /// # Errors
     /// The shard is ending.
     pub async fn enter(&self, greeting: Greeting) -> Result<Inside, String> {
-        let entered = self.service.enter(greeting, None).await;
+        let entered = self.service.enter(greeting, "this process".into()).await;
         let (worker, messages, place) = entered.map_err(|status| status.message().to_owned())?;
         Ok(Inside { worker, messages, inbox: self.inbox.clone(), _place: place })
     }
@@ -99,12 +97,12 @@ impl Shard {
 /// # Errors
 /// The coordinator is not there, refuses the shard, or does not answer.
 pub async fn start(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     job: Arc<Job>,
     placement: &ShardOptions,
     options: &ServerOptions,
 ) -> Result<(Shard, ShardEnd), ServerError> {
-    let incoming = accept(listener)?;
+    let listener = listener.into();
     let fingerprints = expected(&job);
     let (sender, coordinator) = attach(&job, placement, &fingerprints).await?;
     let (Attached { index, kept }, coordinator) = coordinator;
@@ -113,7 +111,7 @@ pub async fn start(
     let shape = shape(&job);
     let service = Service::new(None, fingerprints, shape, kept.clone(), heartbeat(options), inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
-    let server = serve(service.clone(), incoming, closing).await?;
+    let server = serve(service.clone(), listener, closing).await?;
     tokio::spawn(async move {
         if let Err(error) = server.await {
             debug!("serving connections: {error}");
@@ -149,14 +147,8 @@ async fn attach(
     fingerprints: &v1::Fingerprints,
 ) -> Result<Link, ServerError> {
     let failed = |why: String| ServerError::Coordinator { address: placement.coordinator.clone(), why };
-    let endpoint = Endpoint::from_shared(format!("http://{}", placement.coordinator))
-        .map_err(|error| failed(error.to_string()))?
-        .connect_timeout(limits::CONNECT_TIMEOUT)
-        .max_frame_size(limits::MAX_FRAME_BYTES)
-        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
-        .tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(|error| failed(format!("not reached: {error}")))?;
+    let address: Address = placement.coordinator.parse().map_err(failed)?;
+    let channel = address.connect().await.map_err(|error| failed(format!("not reached: {error}")))?;
     let mut client = ParameterServerClient::new(channel).max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
     let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
     let hello = v1::ShardHello {

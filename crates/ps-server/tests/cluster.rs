@@ -3,6 +3,7 @@
 mod support;
 
 use ps_coord::Dismissal;
+use ps_proto::{Address, Listener};
 use ps_server::{Layout, ServerOptions};
 use ps_worker::{Ended, WorkerError};
 use std::io::{Read, Write};
@@ -15,7 +16,7 @@ fn any_number_of_workers_ends_with_the_hash_of_the_plain_trainer() {
     for workers in [1, 2, 3, 5] {
         let server = Server::start(&run_file(6), folder.path(), options(workers));
         let workers: Vec<Worker> =
-            (0..workers).map(|_| Worker::start(server.address, folder.path())).collect();
+            (0..workers).map(|_| Worker::start(&server.address, folder.path())).collect();
         server.finish_at_reference();
         for worker in workers {
             assert_eq!(worker.finish().unwrap(), Ended::Done);
@@ -37,9 +38,9 @@ fn any_number_of_shards_ends_with_the_hash_of_the_plain_trainer() {
         let layout = Layout { parts, coordinator_keeps: true };
         let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(workers) });
         let shards: Vec<Shard> =
-            (1..parts).map(|index| Shard::start(server.address, index - 1, &run, folder.path())).collect();
+            (1..parts).map(|index| Shard::start(&server.address, index - 1, &run, folder.path())).collect();
         let workers: Vec<Worker> =
-            (0..workers).map(|_| Worker::start(server.address, folder.path())).collect();
+            (0..workers).map(|_| Worker::start(&server.address, folder.path())).collect();
         server.finish_at_reference();
         shards.into_iter().for_each(|shard| assert_eq!(shard.finish().unwrap(), Dismissal::Done));
         workers.into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));
@@ -55,7 +56,7 @@ fn shards_beside_workers_end_with_the_hash_of_the_plain_trainer() {
         let layout = Layout { parts, coordinator_keeps: false };
         let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(parts) });
         let workers: Vec<Worker> =
-            (0..parts).map(|_| Worker::start_with_shard(server.address, folder.path())).collect();
+            (0..parts).map(|_| Worker::start_with_shard(&server.address, folder.path())).collect();
         server.finish_at_reference();
         workers.into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));
     }
@@ -68,9 +69,9 @@ fn a_worker_that_dies_among_shards_changes_no_bit() {
     let layout = Layout { parts: 3, coordinator_keeps: true };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(2) });
     let shards: Vec<Shard> =
-        (0..2).map(|index| Shard::start(server.address, index, &run, folder.path())).collect();
-    let victim = Worker::start(server.address, folder.path());
-    let survivor = Worker::start(server.address, folder.path());
+        (0..2).map(|index| Shard::start(&server.address, index, &run, folder.path())).collect();
+    let victim = Worker::start(&server.address, folder.path());
+    let survivor = Worker::start(&server.address, folder.path());
     runtime().block_on(server.reach(5));
     victim.kill();
     server.finish_at_reference();
@@ -84,8 +85,8 @@ fn a_lost_shard_ends_the_run_and_is_named() {
     let run = wide_run(100_000, "");
     let layout = Layout { parts: 2, coordinator_keeps: true };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
-    let shard = Shard::start(server.address, 0, &run, folder.path());
-    let worker = Worker::start(server.address, folder.path());
+    let shard = Shard::start(&server.address, 0, &run, folder.path());
+    let worker = Worker::start(&server.address, folder.path());
     runtime().block_on(server.reach(2));
     shard.kill();
     let error = server.finish().err().unwrap().to_string();
@@ -97,20 +98,33 @@ fn a_lost_shard_ends_the_run_and_is_named() {
 fn a_shard_that_nobody_needs_is_refused() {
     let folder = data(1);
     let server = Server::start(&run_file(2), folder.path(), options(1));
-    let error = Shard::start(server.address, 0, &run_file(2), folder.path()).finish().unwrap_err();
+    let error = Shard::start(&server.address, 0, &run_file(2), folder.path()).finish().unwrap_err();
     assert!(error.to_string().contains("shard 0 of a run with 0 other shards"), "{error}");
     assert!(!server.stop().unwrap().is_done);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_over_a_unix_socket_ends_with_the_hash_of_the_plain_trainer() {
+    let folder = data(1);
+    let address = Address::Unix(folder.path().join("downhill.sock"));
+    let listener = Listener::bind(&address).unwrap();
+    let server = Server::start_at(listener, &run_file(6), folder.path(), options(2));
+    let workers: Vec<Worker> = (0..2).map(|_| Worker::start(&address, folder.path())).collect();
+    server.finish_at_reference();
+    workers.into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));
+    assert!(!folder.path().join("downhill.sock").exists());
 }
 
 #[test]
 fn a_worker_that_dies_in_the_middle_and_one_that_comes_late_change_no_bit() {
     let folder = data(1);
     let server = Server::start(&run_file(400), folder.path(), options(2));
-    let victim = Worker::start(server.address, folder.path());
-    let survivor = Worker::start(server.address, folder.path());
+    let victim = Worker::start(&server.address, folder.path());
+    let survivor = Worker::start(&server.address, folder.path());
     runtime().block_on(server.reach(20));
     victim.kill();
-    let late = Worker::start(server.address, folder.path());
+    let late = Worker::start(&server.address, folder.path());
     server.finish_at_reference();
     assert_eq!(survivor.finish().unwrap(), Ended::Done);
     // It may have found the run over already.
@@ -134,7 +148,7 @@ fn a_worker_may_be_there_before_its_server() {
 fn a_worker_with_other_data_is_refused_with_both_fingerprints_and_harms_nobody() {
     let (folder, other) = (data(1), data(2));
     let server = Server::start(&run_file(2), folder.path(), options(1));
-    let stranger = Worker::start(server.address, other.path());
+    let stranger = Worker::start(&server.address, other.path());
     let error = stranger.finish().unwrap_err();
     assert_eq!(error.exit_code(), 42);
     let text = error.to_string();
@@ -143,7 +157,7 @@ fn a_worker_with_other_data_is_refused_with_both_fingerprints_and_harms_nobody()
         assert!(text.contains(&fingerprint), "{text} does not name {fingerprint}");
     }
     assert!(text.contains("data differs") && text.contains("--data-root"), "{text}");
-    let worker = Worker::start(server.address, folder.path());
+    let worker = Worker::start(&server.address, folder.path());
     server.finish_at_reference();
     assert_eq!(worker.finish().unwrap(), Ended::Done);
 }
@@ -153,7 +167,7 @@ fn a_worker_without_its_data_says_which_file_is_missing() {
     let folder = data(1);
     let empty = tempfile::tempdir().unwrap();
     let server = Server::start(&run_file(2), folder.path(), options(1));
-    let error = Worker::start(server.address, empty.path()).finish().unwrap_err();
+    let error = Worker::start(&server.address, empty.path()).finish().unwrap_err();
     assert_eq!(error.exit_code(), 42);
     assert!(error.to_string().contains("flowers.csv"), "{error}");
     assert!(!server.stop().unwrap().is_done);
@@ -164,7 +178,7 @@ fn garbage_on_the_port_harms_nobody() {
     let folder = data(1);
     let server = Server::start(&run_file(100), folder.path(), options(1));
     let say = |words: &[u8]| {
-        let mut stream = TcpStream::connect(server.address).unwrap();
+        let mut stream = TcpStream::connect(server.address.to_string()).unwrap();
         stream.write_all(words).unwrap();
         stream
     };
@@ -177,7 +191,7 @@ fn garbage_on_the_port_harms_nobody() {
         say(preface),
         say(&[preface.as_slice(), &[0x7f; 500]].concat()),
     ];
-    let worker = Worker::start(server.address, folder.path());
+    let worker = Worker::start(&server.address, folder.path());
     runtime().block_on(server.reach(20));
     drop(open);
     server.finish_at_reference();
@@ -189,7 +203,7 @@ fn garbage_on_the_port_harms_nobody() {
 fn stopping_the_server_ends_its_workers_in_good_order() {
     let folder = data(1);
     let server = Server::start(&run_file(1_000_000), folder.path(), options(1));
-    let worker = Worker::start(server.address, folder.path());
+    let worker = Worker::start(&server.address, folder.path());
     runtime().block_on(server.reach(3));
     let finished = server.stop().unwrap();
     assert!(!finished.is_done && finished.version >= 3);

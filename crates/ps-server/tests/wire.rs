@@ -88,7 +88,7 @@ fn nonsense_gets_a_clear_status_and_changes_no_bit() {
             assert!(status.message().contains(expected), "{status} does not say {expected}");
         }
     });
-    let workers: Vec<Worker> = (0..2).map(|_| Worker::start(server.address, folder.path())).collect();
+    let workers: Vec<Worker> = (0..2).map(|_| Worker::start(&server.address, folder.path())).collect();
     server.finish_at_reference();
     workers.into_iter().for_each(|worker| drop(worker.finish().unwrap()));
 }
@@ -180,7 +180,7 @@ fn a_worker_written_by_hand_trains_to_the_same_hash() {
 fn status_weights_health_and_reflection_are_served() {
     let folder = data(1);
     let server = Server::start(&run_file(1_000_000), folder.path(), options(1));
-    let worker = Worker::start(server.address, folder.path());
+    let worker = Worker::start(&server.address, folder.path());
     runtime().block_on(async {
         let status = server.reach(2).await;
         assert_eq!(status.workers.len(), 1);

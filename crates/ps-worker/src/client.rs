@@ -3,12 +3,12 @@
 use crate::{BUILD, WorkerError};
 use ps_coord::WorkerId;
 use ps_core::NUMERICS_VERSION;
-use ps_proto::Nonsense;
 use ps_proto::convert::{self, Greeting, Invitation, ServerMessage, Shape, WorkerMessage};
 use ps_proto::limits;
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, from_worker::Message, parameter_server_client::ParameterServerClient};
+use ps_proto::{Address, Nonsense};
 use ps_server::shard::Shard;
 use std::error::Error;
 use std::ops::Range;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tracing::debug;
 
 /// Messages from all servers that wait for the driver; more stop the reading.
@@ -37,8 +37,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// Where the server is and who we are.
 #[derive(Clone)]
 pub(crate) struct Client {
-    server: String,
-    endpoint: Endpoint,
+    server: Address,
     name: String,
     /// The shard in this process, if there is one.
     own: Option<Arc<Shard>>,
@@ -79,11 +78,10 @@ pub(crate) enum Item {
 }
 
 impl Client {
-    /// For a server at `HOST:PORT`.
+    /// For a server at `HOST:PORT` or `unix:PATH`.
     pub fn new(server: &str, name: &str) -> Result<Self, WorkerError> {
-        let endpoint =
-            endpoint(server).map_err(|problem| WorkerError::Address { given: server.into(), problem })?;
-        Ok(Client { server: server.into(), endpoint, name: name.into(), own: None })
+        let wrong = |problem| WorkerError::Address { given: server.into(), problem };
+        Ok(Client { server: server.parse().map_err(wrong)?, name: name.into(), own: None })
     }
 
     /// With a shard in this process.
@@ -93,7 +91,7 @@ impl Client {
 
     /// Asks what the run is.
     pub async fn join(&self) -> Result<Invitation, Verdict> {
-        let mut client = service(connect(&self.endpoint).await?);
+        let mut client = service(connect(&self.server).await?);
         let request = v1::JoinRequest {
             protocol_version: limits::PROTOCOL_VERSION,
             worker_name: self.name.clone(),
@@ -112,7 +110,7 @@ impl Client {
         shape: Shape,
         shards: u32,
     ) -> Result<Connection, Verdict> {
-        let channel = connect(&self.endpoint).await?;
+        let channel = connect(&self.server).await?;
         let (saying, said) = mpsc::channel(WAITING_WORDS);
         let mut tasks = JoinSet::new();
         let mut others = Vec::new();
@@ -127,7 +125,7 @@ impl Client {
                     _ => {
                         let unreachable =
                             |why| Verdict::Refused(format!("shard {index} at {address}: {why}"));
-                        let channel = connect(&endpoint(&address).map_err(unreachable)?).await?;
+                        let channel = connect(&address.parse().map_err(unreachable)?).await?;
                         self.greet(channel, &ours, shape, &saying, &mut tasks, false).await?
                     }
                 };
@@ -139,7 +137,7 @@ impl Client {
             }
         }
         let ((worker, kept), sender) = self.greet(channel, &ours, shape, &saying, &mut tasks, true).await?;
-        debug!(server = self.server, shards, "admitted everywhere");
+        debug!(server = %self.server, shards, "admitted everywhere");
         let mut links = vec![Link { kept, sender }];
         links.append(&mut others);
         Ok(Connection { worker, links, said, tasks })
@@ -258,27 +256,8 @@ fn refused(nonsense: Nonsense) -> Verdict {
     Verdict::Refused(nonsense.to_string())
 }
 
-/// How a server at `HOST:PORT` is reached; what is wrong with the address otherwise.
-fn endpoint(server: &str) -> Result<Endpoint, String> {
-    let address = server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/');
-    if address.contains("://") {
-        return Err("only plain http is spoken".into());
-    }
-    let port = address.rsplit_once(':').ok_or("the port is missing")?.1;
-    port.parse::<u16>().map_err(|_| "the port is not a number up to 65535")?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| describe(&error))?;
-    Ok(endpoint
-        .connect_timeout(limits::CONNECT_TIMEOUT)
-        .max_frame_size(limits::MAX_FRAME_BYTES)
-        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
-        .tcp_nodelay(true))
-}
-
-async fn connect(endpoint: &Endpoint) -> Result<Channel, Verdict> {
-    endpoint.connect().await.map_err(|error| Verdict::Passing(describe(&error)))
+async fn connect(address: &Address) -> Result<Channel, Verdict> {
+    address.connect().await.map_err(|error| Verdict::Passing(describe(&error)))
 }
 
 fn service(channel: Channel) -> ParameterServerClient<Channel> {

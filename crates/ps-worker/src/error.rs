@@ -62,7 +62,10 @@ impl fmt::Display for WorkerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WorkerError::Address { given, problem } => {
-                write!(f, "--server {given:?}: {problem}; give HOST:PORT, such as 127.0.0.1:4370")
+                write!(
+                    f,
+                    "--server {given:?}: {problem}; give HOST:PORT, such as 127.0.0.1:4370, or unix:PATH"
+                )
             }
             WorkerError::Unreachable { server, waited, last } => write!(
                 f,

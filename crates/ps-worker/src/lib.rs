@@ -17,6 +17,7 @@ use client::Client;
 use compute::Compute;
 use driver::Driver;
 use ps_coord::WorkerOutcome;
+use ps_proto::Listener;
 use ps_proto::convert::Invitation;
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::status::Verdict;
@@ -24,7 +25,6 @@ use ps_run::{Job, Style};
 use ps_server::ServerOptions;
 use ps_server::shard::{self, Shard, ShardEnd, ShardOptions};
 use std::future::Future;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ pub const BUILD: &str = concat!("ps-worker ", env!("CARGO_PKG_VERSION"));
 /// How the worker behaves; nothing here changes a bit of the weights.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
-    /// The server, `HOST:PORT`.
+    /// The server, `HOST:PORT` or `unix:PATH`.
     pub server: String,
     /// Where relative paths of the run file's data start; the current folder otherwise.
     pub data_root: Option<PathBuf>,
@@ -55,7 +55,7 @@ pub struct WorkerOptions {
 /// Where a shard in this process is reached.
 #[derive(Clone, Debug)]
 pub struct ShardPlace {
-    /// What it listens on, `HOST:PORT`.
+    /// What it listens on, `HOST:PORT` or `unix:PATH`.
     pub listen: String,
     /// What other workers connect to, if that is something else.
     pub advertise: Option<String>,
@@ -145,10 +145,11 @@ async fn host(
     job: Arc<Job>,
 ) -> Result<(Shard, ShardEnd), WorkerError> {
     let listening = |error| WorkerError::Listen { given: place.listen.clone(), error };
-    let listener = TcpListener::bind(&place.listen).map_err(listening)?;
+    let wrong = |problem: String| listening(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
+    let listener = Listener::bind(&place.listen.parse().map_err(wrong)?).map_err(listening)?;
     let address = match &place.advertise {
         Some(address) => address.clone(),
-        None => listener.local_addr().map_err(listening)?.to_string(),
+        None => listener.address().map_err(listening)?.to_string(),
     };
     let placement = ShardOptions { coordinator: options.server.clone(), index: None, address };
     let heartbeat = ServerOptions { contact_timeout: invitation.silence, ..ServerOptions::default() };

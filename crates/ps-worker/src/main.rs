@@ -15,8 +15,8 @@ use tracing::{error, info};
 #[derive(Parser)]
 #[command(name = "ps-worker", version)]
 struct Arguments {
-    /// The server.
-    #[arg(long, value_name = "HOST:PORT", env = "DOWNHILL_SERVER")]
+    /// The server: HOST:PORT, or unix:PATH for one on this machine.
+    #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_SERVER")]
     server: String,
 
     #[command(flatten)]
@@ -40,11 +40,11 @@ struct Arguments {
     with_shard: bool,
 
     /// Where other workers reach that part; port 0 for any free one.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", requires = "with_shard")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0", requires = "with_shard")]
     shard_listen: String,
 
     /// The address that other workers are told, if it is not the one listened on.
-    #[arg(long, value_name = "HOST:PORT", requires = "with_shard")]
+    #[arg(long, value_name = "ADDRESS", requires = "with_shard")]
     shard_advertise: Option<String>,
 
     #[command(flatten)]

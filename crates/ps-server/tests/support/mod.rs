@@ -8,12 +8,13 @@ use ps_core::{reference, weights_hash};
 use ps_data::NoProgress;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_worker};
+use ps_proto::{Address, Listener};
 use ps_run::{Job, Recorder, Style};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::{Finished, ServerError, ServerOptions};
 use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
-use std::fmt::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::fmt::{Display, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -79,7 +80,7 @@ pub fn reference_hash(job: &Job) -> String {
 
 /// A server on its own thread.
 pub struct Server {
-    pub address: SocketAddr,
+    pub address: Address,
     /// What the reference is computed from, when it is asked for.
     job: Job,
     result: JoinHandle<Result<Finished, ServerError>>,
@@ -91,11 +92,12 @@ impl Server {
         Server::start_at(TcpListener::bind("127.0.0.1:0").unwrap(), run, folder, options)
     }
 
-    pub fn start_at(listener: TcpListener, run: &str, folder: &Path, options: ServerOptions) -> Self {
+    pub fn start_at(listener: impl Into<Listener>, run: &str, folder: &Path, options: ServerOptions) -> Self {
+        let listener = listener.into();
         let job = job(run, folder);
         let own = self::job(run, folder);
         let recorder = Recorder::new(&job, None, Style::Quiet).unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.address().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async {
             if stopped.await.is_err() {
@@ -169,7 +171,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn start(coordinator: SocketAddr, index: u32, run: &str, folder: &Path) -> Self {
+    pub fn start(coordinator: &Address, index: u32, run: &str, folder: &Path) -> Self {
         let job = Arc::new(job(run, folder));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -211,17 +213,17 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn start(server: SocketAddr, folder: &Path) -> Self {
+    pub fn start(server: impl Display, folder: &Path) -> Self {
         Worker::start_with(Worker::options(server, folder))
     }
 
     /// A worker that also keeps a part of the weights.
-    pub fn start_with_shard(server: SocketAddr, folder: &Path) -> Self {
+    pub fn start_with_shard(server: &Address, folder: &Path) -> Self {
         let place = ShardPlace { listen: "127.0.0.1:0".into(), advertise: None };
         Worker::start_with(WorkerOptions { shard: Some(place), ..Worker::options(server, folder) })
     }
 
-    fn options(server: SocketAddr, folder: &Path) -> WorkerOptions {
+    pub fn options(server: impl Display, folder: &Path) -> WorkerOptions {
         WorkerOptions {
             server: server.to_string(),
             data_root: Some(folder.to_path_buf()),

@@ -17,6 +17,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// Train with a server and workers as processes on this machine.
 ///
@@ -40,6 +41,10 @@ pub struct Arguments {
     /// Then a worker or server that dies takes its part and the run along.
     #[arg(long, value_name = "S|beside", default_value = "1", value_parser = shards)]
     shards: Shards,
+
+    /// Connect through TCP instead of Unix sockets, which are faster and are used where the system has them.
+    #[arg(long)]
+    tcp: bool,
 
     /// How many times each worker is started again after it was killed or failed; 0: never.
     #[arg(long, value_name = "TIMES", default_value_t = 10)]
@@ -105,19 +110,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     };
     let stop = interrupt::listen(first, again)?;
-    let (mut server, address) = start_server(arguments, &programs[0], style, &screen)?;
+    let meeting = Meeting::new(arguments.tcp)?;
+    let (mut server, address) = start_server(arguments, &programs[0], &meeting, style, &screen)?;
     let Some(address) = address.wait(&mut server, stop)? else {
         return Ok(server_code(server.ended()?, stop));
     };
     // They are killed when this function returns, should they not have ended with the server.
-    let mut shards = start_shards(arguments, &programs[0], &address, &screen)?;
+    let mut shards = start_shards(arguments, &programs[0], &meeting, &address, &screen)?;
     let threads = arguments.threads.unwrap_or_else(|| {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         (processors / usize::from(arguments.workers)).max(1) as u16
     });
     let mut crew: Vec<Seat> = Vec::new();
     for number in 1..=arguments.workers {
-        let mut seat = Seat::new(number, Arc::clone(&screen));
+        let mut seat = Seat::new(number, meeting.address(&format!("worker-{number}")), Arc::clone(&screen));
         seat.start(arguments, &programs[1], &address, threads)?;
         crew.push(seat);
     }
@@ -158,6 +164,31 @@ fn server_code(status: Option<ExitStatus>, stop: &AtomicBool) -> ExitCode {
     }
 }
 
+/// Where the processes meet: in a folder of sockets, removed in the end, or on ports that the system chooses.
+struct Meeting(Option<TempDir>);
+
+impl Meeting {
+    fn new(tcp: bool) -> Result<Self, Failure> {
+        if tcp || cfg!(not(unix)) {
+            return Ok(Meeting(None));
+        }
+        let folder = tempfile::Builder::new().prefix("downhill-").tempdir();
+        let folder = folder.map_err(|error| {
+            let place = std::env::temp_dir();
+            Failure::Failed(format!("no folder for sockets in {}: {error}; try --tcp", place.display()))
+        })?;
+        Ok(Meeting(Some(folder)))
+    }
+
+    /// Where the process called `name` is to listen.
+    fn address(&self, name: &str) -> String {
+        match &self.0 {
+            Some(folder) => format!("unix:{}", folder.path().join(name).display()),
+            None => "127.0.0.1:0".into(),
+        }
+    }
+}
+
 /// The server's first line.
 struct Address(Receiver<String>);
 
@@ -168,7 +199,8 @@ impl Address {
         loop {
             match self.0.recv_timeout(WATCH_EVERY) {
                 Ok(line) => {
-                    let address = line.strip_prefix("listening on http://").map(str::to_string);
+                    let address = line.strip_prefix("listening on ");
+                    let address = address.map(|at| at.strip_prefix("http://").unwrap_or(at).to_string());
                     return address.map(Some).ok_or_else(|| {
                         Failure::Failed(format!("the server's first line is `{line}`, not where it listens"))
                     });
@@ -188,6 +220,7 @@ impl Address {
 fn start_server(
     arguments: &Arguments,
     program: &Path,
+    meeting: &Meeting,
     style: Style,
     screen: &Arc<Relay>,
 ) -> Result<(Child, Address), Failure> {
@@ -195,7 +228,7 @@ fn start_server(
     for set in &arguments.run.sets {
         flags.extend(["--set".into(), set.into()]);
     }
-    flags.extend(["--listen", "127.0.0.1:0", "--min-workers"].map(OsString::from));
+    flags.extend(["--listen".into(), meeting.address("server").into(), "--min-workers".into()]);
     flags.push(arguments.workers.to_string().into());
     match arguments.shards {
         Shards::Servers(1) => {}
@@ -234,6 +267,7 @@ fn start_server(
 fn start_shards(
     arguments: &Arguments,
     program: &Path,
+    meeting: &Meeting,
     coordinator: &str,
     screen: &Arc<Relay>,
 ) -> Result<Vec<Child>, Failure> {
@@ -244,7 +278,8 @@ fn start_shards(
             flags.extend(["--set".into(), set.into()]);
         }
         flags.extend(["--shard".into(), format!("{index}/{count}").into()]);
-        flags.extend(["--coordinator", coordinator, "--listen", "127.0.0.1:0"].map(OsString::from));
+        flags.extend(["--coordinator", coordinator, "--listen"].map(OsString::from));
+        flags.push(meeting.address(&format!("shard-{index}")).into());
         flags.extend(shared_flags(arguments));
         let label = label(arguments, &format!("shard {index}"), index as u16);
         // Where it listens is for the workers, who learn it from the coordinator.

@@ -24,6 +24,8 @@ pub struct Seat {
     number: u16,
     state: State,
     restarts: u32,
+    /// Where its shard listens, if it has one.
+    listen: String,
     screen: Arc<Relay>,
 }
 
@@ -39,8 +41,8 @@ enum State {
 
 impl Seat {
     /// An empty one.
-    pub fn new(number: u16, screen: Arc<Relay>) -> Self {
-        Seat { number, state: State::Failed, restarts: 0, screen }
+    pub fn new(number: u16, listen: String, screen: Arc<Relay>) -> Self {
+        Seat { number, state: State::Failed, restarts: 0, listen, screen }
     }
 
     /// Whether nobody will sit there any more.
@@ -66,7 +68,7 @@ impl Seat {
         // Paths of the run file start at its folder, which the server does not tell.
         let root = arguments.data.root(arguments.run.folder());
         if arguments.shards == Shards::Beside {
-            flags.push("--with-shard".into());
+            flags.extend(["--with-shard", "--shard-listen", &self.listen].map(OsString::from));
         }
         let rest = shared_flags(arguments);
         if arguments.data.data_root.is_none() {

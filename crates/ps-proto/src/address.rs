@@ -1,0 +1,206 @@
+//! Where a server listens and how it is reached: `HOST:PORT`, or `unix:PATH` for processes of one machine.
+
+use crate::limits;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use tonic::transport::{Channel, Endpoint};
+
+/// The address of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A host, by name or number, and a port.
+    Tcp(String),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// Reads `HOST:PORT`, with or without `http://` before it, or `unix:PATH`; says what is wrong otherwise.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("the path of the socket is missing".into()),
+                _ if cfg!(not(unix)) => Err("this system has no Unix sockets".into()),
+                _ => Ok(Address::Unix(path.into())),
+            };
+        }
+        let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        if address.contains("://") {
+            return Err("only plain http is spoken".into());
+        }
+        let port = address.rsplit_once(':').ok_or("the port is missing")?.1;
+        port.parse::<u16>().map_err(|_| "the port is not a number up to 65535")?;
+        Ok(Address::Tcp(address.into()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Address {
+    /// A connection, with all settings of [`limits`].
+    ///
+    /// # Errors
+    /// What is wrong with the address, or why nobody answers there.
+    pub async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        match self {
+            Address::Tcp(address) => endpoint(format!("http://{address}"))?.connect().await,
+            #[cfg(unix)]
+            Address::Unix(path) => {
+                let path = path.clone();
+                let connect = move |_| {
+                    let path = path.clone();
+                    async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+                };
+                // The name goes into requests and nowhere else.
+                endpoint("http://localhost".into())?.connect_with_connector(tower::service_fn(connect)).await
+            }
+            #[cfg(not(unix))]
+            Address::Unix(_) => endpoint(String::new())?.connect().await,
+        }
+    }
+
+    /// Whether only processes of this machine reach it, as far as its text says.
+    pub fn is_a_file(&self) -> bool {
+        matches!(self, Address::Unix(_))
+    }
+}
+
+fn endpoint(uri: String) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(uri)?
+        .connect_timeout(limits::CONNECT_TIMEOUT)
+        .max_frame_size(limits::MAX_FRAME_BYTES)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
+        .tcp_nodelay(true))
+}
+
+/// A server's end: bound, and not served yet.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a port.
+    Tcp(TcpListener),
+    /// On a file, which goes when this is dropped.
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket; removed when this is dropped.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it before.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Binds `address`. A socket file that nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// The port or the file is in use, or the system does not allow it.
+    pub fn bind(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => TcpListener::bind(address).map(Listener::Tcp),
+            #[cfg(unix)]
+            Address::Unix(path) => bind_file(path),
+            #[cfg(not(unix))]
+            Address::Unix(_) => Err(ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Where it can be reached; for port 0 the one that the system chose.
+    pub fn address(&self) -> io::Result<Address> {
+        match self {
+            Listener::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?.to_string())),
+            #[cfg(unix)]
+            Listener::Unix(_, SocketFile(path)) => Ok(Address::Unix(path.clone())),
+        }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Listener::Tcp(listener)
+    }
+}
+
+#[cfg(unix)]
+fn bind_file(path: &Path) -> io::Result<Listener> {
+    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let bound = match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+            let is_stale = UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+            if !(is_socket && is_stale) {
+                return Err(error);
+            }
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        bound => bound,
+    };
+    Ok(Listener::Unix(bound?, SocketFile(path.to_path_buf())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_what_is_none() {
+        for (text, expected) in [
+            ("127.0.0.1:4370", "127.0.0.1:4370"),
+            ("http://server.example:80/", "server.example:80"),
+            ("[::1]:1", "[::1]:1"),
+            ("unix:/run/downhill.sock", "unix:/run/downhill.sock"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), expected);
+        }
+        for (text, expected) in [
+            ("localhost", "port is missing"),
+            ("a:99999", "not a number"),
+            ("https://a:1", "plain http"),
+            ("unix:", "path of the socket"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_stale_socket_is_replaced_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let address = Address::Unix(path.clone());
+        let first = Listener::bind(&address).unwrap();
+        assert_eq!(first.address().unwrap(), address);
+        assert_eq!(Listener::bind(&address).unwrap_err().kind(), ErrorKind::AddrInUse);
+        drop(first);
+        assert!(!path.exists());
+        // Left behind by a process that was killed.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(Listener::bind(&address).unwrap());
+        std::fs::write(&path, "mine").unwrap();
+        assert!(Listener::bind(&address).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+}
