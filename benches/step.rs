@@ -2,7 +2,7 @@
 
 use downhill_benches::{Entrant, race};
 use ps_core::model::{Activation, Head};
-use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, Samples, SgdConfig, Trainer};
+use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Samples, SgdConfig, Trainer};
 
 struct Pixels(usize);
 
@@ -55,10 +55,10 @@ fn step(hidden: &[usize], batch: usize, leaf: usize, threads: usize) {
         for _ in 0..repeat {
             let version = trainer.version();
             let leaves = plan.step(version).tree().leaves();
-            let root =
+            let mut root =
                 pool.install(|| gradients.compute(trainer.weights(), &samples, version, 0..leaves)).remove(0);
-            pool.install(|| trainer.finish(&root)).expect("it converges");
-            gradients.recycle(root.gradient);
+            let report = pool.install(|| trainer.finish(&mut root)).expect("it converges");
+            gradients.recycle(NodeSum { tally: report.tally, ..root });
         }
     })];
     let time = race(&mut entrants, 15)[0] / repeat as f64;

@@ -76,7 +76,7 @@ fn hash_of(samples: &dyn Samples, model: &Model) -> String {
     while !trainer.is_done() {
         let leaves = plan.step(trainer.version()).tree().leaves();
         let mut sums = gradients.compute(trainer.weights(), samples, trainer.version(), 0..leaves);
-        trainer.finish(&sums.pop().unwrap()).unwrap();
+        trainer.finish(&mut sums.pop().unwrap()).unwrap();
     }
     assert_eq!(weights_hash(&plain), weights_hash(trainer.weights()));
     weights_hash(&plain)

@@ -1,5 +1,6 @@
 //! Sums of nodes, and gathering them until the root is known.
 
+use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::tree::{Coverage, Gathered, Node, Tree};
 use std::collections::BTreeMap;
@@ -18,9 +19,10 @@ pub struct NodeSum {
 impl NodeSum {
     /// Adds the right sibling; this becomes their parent.
     fn merge(&mut self, right: &NodeSum, parent: Node) {
-        for (left, right) in self.gradient.iter_mut().zip(&right.gradient) {
-            *left += right;
-        }
+        Kernel::detect().vectorize(
+            #[inline(always)]
+            || self.gradient.iter_mut().zip(&right.gradient).for_each(|(left, right)| *left += right),
+        );
         self.tally.add(&right.tally);
         self.node = parent;
     }
@@ -41,11 +43,19 @@ impl Fold {
 
     /// Takes a node's sum. Returns whether it was new; a node that is covered already is ignored.
     /// The node must exist in the tree.
-    pub fn insert(&mut self, mut sum: NodeSum) -> bool {
+    pub fn insert(&mut self, sum: NodeSum) -> bool {
+        self.insert_and_return(sum, &mut drop)
+    }
+
+    /// The same; sums that are of no use any more, for others hold what they held, go to `done`.
+    pub fn insert_and_return(&mut self, mut sum: NodeSum, done: &mut impl FnMut(NodeSum)) -> bool {
         let tree = self.coverage.tree();
-        let Gathered::New { dropped, merged } = self.coverage.gather(sum.node) else { return false };
+        let Gathered::New { dropped, merged } = self.coverage.gather(sum.node) else {
+            done(sum);
+            return false;
+        };
         for node in dropped {
-            self.sums.remove(&node);
+            self.sums.remove(&node).map(&mut *done);
         }
         sum.node = tree.canonical(sum.node);
         for parent in merged {
@@ -56,9 +66,10 @@ impl Fold {
             let mut sibling = self.sums.remove(&sibling).expect("coverage keeps the same nodes as the sums");
             if is_left {
                 sum.merge(&sibling, parent);
+                done(sibling);
             } else {
                 sibling.merge(&sum, parent);
-                sum = sibling;
+                done(std::mem::replace(&mut sum, sibling));
             }
         }
         self.sums.insert(sum.node, sum);

@@ -36,6 +36,13 @@ impl Tally {
         Tally { classes: vec![[0; 2]; classes], ..Tally::default() }
     }
 
+    /// Nothing counted any more, of the same model.
+    pub fn clear(&mut self) {
+        let mut classes = std::mem::take(&mut self.classes);
+        classes.fill([0; 2]);
+        *self = Tally { classes, ..Tally::default() };
+    }
+
     /// Adds one sample.
     #[inline(always)]
     pub fn count(&mut self, target: f32, outcome: Outcome) {

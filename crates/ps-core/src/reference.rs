@@ -26,8 +26,8 @@ pub fn train(
     while !trainer.is_done() {
         let step = plan.step(trainer.version());
         let weights = model.precision().round(trainer.weights());
-        let root = batch_sum(model, &weights, samples, plan, step);
-        let done = trainer.finish(&root)?;
+        let mut root = batch_sum(model, &weights, samples, plan, step);
+        let done = trainer.finish(&mut root)?;
         report(&done, trainer.weights());
     }
     Ok(trainer.weights().to_vec())

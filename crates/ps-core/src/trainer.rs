@@ -90,8 +90,9 @@ impl Trainer {
         self.plan
     }
 
-    /// Makes the next step from the sum of all its leaves. On divergence nothing changes.
-    pub fn finish(&mut self, root: &NodeSum) -> Result<StepReport, Diverged> {
+    /// Makes the next step from the sum of all its leaves, whose tally goes into the report. On divergence nothing
+    /// changes.
+    pub fn finish(&mut self, root: &mut NodeSum) -> Result<StepReport, Diverged> {
         let step = self.plan.step(self.version);
         assert_eq!(
             root.tally.samples, step.samples as u64,
@@ -116,7 +117,7 @@ impl Trainer {
             return Err(diverged);
         }
         self.version += 1;
-        Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally: root.tally.clone() })
+        Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally: std::mem::take(&mut root.tally) })
     }
 }
 
@@ -137,8 +138,8 @@ mod tests {
         let plan = BatchPlan::new(1, 1, 1, 1, 1, None);
         let mut trainer = Trainer::new(&model, plan, SgdConfig::default(), LearningRate::constant(1e30));
         let tally = Tally { samples: 1, ..Tally::default() };
-        let root = NodeSum { node: Node::leaf(0), gradient: vec![1e30, 1.0], tally };
-        assert_eq!(trainer.finish(&root).unwrap_err().step, 0);
+        let mut root = NodeSum { node: Node::leaf(0), gradient: vec![1e30, 1.0], tally };
+        assert_eq!(trainer.finish(&mut root).unwrap_err().step, 0);
         assert_eq!((trainer.weights(), trainer.version()), (&[0.0, 0.0][..], 0));
     }
 }

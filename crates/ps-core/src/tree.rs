@@ -82,8 +82,14 @@ impl Tree {
     /// The fewest nodes that exactly cover `range`, in ascending order of their leaves. A node cut short by
     /// the last leaf counts as covering to its nominal end.
     pub fn cover(self, range: Range<u32>) -> Vec<Node> {
-        assert!(range.end <= self.leaves, "leaves {range:?} of {}", self.leaves);
         let mut nodes = Vec::new();
+        self.cover_each(range, |node| nodes.push(node));
+        nodes
+    }
+
+    /// The same nodes, one after the other.
+    pub fn cover_each(self, range: Range<u32>, mut each: impl FnMut(Node)) {
+        assert!(range.end <= self.leaves, "leaves {range:?} of {}", self.leaves);
         let mut start = range.start;
         while start < range.end {
             let mut node = Node::leaf(start);
@@ -95,9 +101,8 @@ impl Tree {
                 node = node.parent();
             }
             start = self.leaves_of(node).end;
-            nodes.push(node);
+            each(node);
         }
-        nodes
     }
 
     /// The form of `node` in which its right half is not empty: an odd last node passes up unchanged, so a

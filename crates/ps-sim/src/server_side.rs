@@ -97,8 +97,8 @@ impl Cluster<'_> {
     }
 
     pub fn update_done(&mut self, step: u64) -> Result<(), String> {
-        let root = self.server.root.take().ok_or("an update without its root")?;
-        let event = match self.server.trainer.finish(&root) {
+        let mut root = self.server.root.take().ok_or("an update without its root")?;
+        let event = match self.server.trainer.finish(&mut root) {
             Ok(_) => ServerEvent::Updated { step },
             Err(_) => ServerEvent::Diverged { step },
         };
@@ -154,7 +154,7 @@ impl Cluster<'_> {
                 self.send_down(self.server.links[&worker], Down::Work { step, leaves });
             }
             ServerAction::Update { step } => {
-                let root = self.server.fold.take_root().ok_or("a complete fold without a root")?;
+                let mut root = self.server.fold.take_root().ok_or("a complete fold without a root")?;
                 checks::root(&self.job.plan, step, &root)?;
                 self.server.root = Some(root);
                 let pause = self.network.up_to(20);

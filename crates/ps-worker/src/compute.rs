@@ -131,7 +131,7 @@ fn compute(
                 }
                 Order::Work { step, leaves } => (step, leaves),
             };
-            returned.try_iter().for_each(|buffer| gradients.recycle(buffer));
+            returned.try_iter().for_each(|buffer| gradients.recycle_gradient(buffer));
             let sums = await_weights(&mut weights, step, &orders).map(|weights| {
                 let sums = debug_span!("compute", step, ?leaves)
                     .in_scope(|| gradients.compute(weights, &job.data.train, step, leaves.clone()));

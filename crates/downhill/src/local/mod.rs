@@ -9,7 +9,7 @@ mod worker;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
 use ps_core::trainer::Diverged;
-use ps_core::{Fold, Trainer};
+use ps_core::{Fold, NodeSum, Trainer};
 use ps_run::{Job, Recorder};
 use std::collections::VecDeque;
 use std::fmt;
@@ -195,15 +195,14 @@ impl<'a> Hub<'a> {
     }
 
     fn update(&mut self, step: u64) -> ServerEvent {
-        let root = self.fold.take_root().expect("the core has seen the same nodes");
-        let report = match self.trainer.finish(&root) {
+        let mut root = self.fold.take_root().expect("the core has seen the same nodes");
+        let report = match self.trainer.finish(&mut root) {
             Ok(report) => report,
             Err(diverged) => {
                 self.diverged = Some(diverged);
                 return ServerEvent::Diverged { step };
             }
         };
-        self.own.recycle(root.gradient);
         if !self.trainer.is_done() {
             self.fold = Fold::new(self.job.plan.step(self.trainer.version()).tree());
         }
@@ -212,6 +211,7 @@ impl<'a> Hub<'a> {
             let validation = self.job.validate(self.trainer.weights());
             self.recorder.epoch(validation.as_ref());
         }
+        self.own.recycle(NodeSum { tally: report.tally, ..root });
         ServerEvent::Updated { step }
     }
 

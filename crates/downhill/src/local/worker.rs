@@ -61,9 +61,9 @@ impl<'a> Worker<'a> {
         drop(farewell);
     }
 
-    /// Takes back a gradient that is no longer needed.
-    pub fn recycle(&mut self, gradient: Vec<f32>) {
-        self.gradients.recycle(gradient);
+    /// Takes back a sum that is no longer needed.
+    pub fn recycle(&mut self, sum: NodeSum) {
+        self.gradients.recycle(sum);
     }
 
     /// Computes what a letter asks for. The weights are let go before the sums are handed over, so that the

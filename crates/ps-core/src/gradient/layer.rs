@@ -1,13 +1,12 @@
 //! One layer's products alone, for benches.
 
 use super::Gradients;
-use super::matrix::Shape;
 use super::network::Network;
-use super::weight::WeightGradient;
+use super::scratch::Places;
+use super::weight::{WeightGradient, segments};
 use crate::batch::BatchPlan;
-use crate::kernel::Kernel;
-use crate::model::{Activation, Layer, Model};
-use std::ops::Range;
+use crate::kernel::{Buffer, Kernel, Segment};
+use crate::model::{Activation, Model};
 
 /// One layer's products alone, for benches: `rows` samples, a weight of `[outputs, inputs]`.
 #[doc(hidden)]
@@ -15,8 +14,10 @@ pub struct LayerProducts {
     gradients: Gradients,
     weights: Vec<f32>,
     rows: usize,
-    block: usize,
-    leaf: usize,
+    places: Places,
+    memory: Buffer,
+    segments: Vec<Segment>,
+    leaves: usize,
 }
 
 #[doc(hidden)]
@@ -28,67 +29,60 @@ impl LayerProducts {
         let plan = BatchPlan::new(1, rows, rows, leaf, 1, None);
         let weights = model.initial(1);
         let mut gradients = Gradients::new(model, plan, kernel);
-        let block = gradients.block_rows(rows, false);
         gradients.pack(&weights, false, true);
-        let shape = gradients.shape(inputs, block);
-        let blocks = rows.div_ceil(block);
-        gradients.inputs[1].resize(blocks * shape.block_len()).fill(0.5);
-        gradients.deltas[0].resize(blocks * shape.block_len());
-        let shape = gradients.shape(outputs, block);
-        gradients.deltas[1].resize(blocks * shape.block_len()).fill(0.25);
-        LayerProducts { gradients, weights, rows, block, leaf }
+        let mut places = Places::default();
+        places.lay_out(&gradients.model, kernel, gradients.block_rows(rows, false));
+        let mut memory = Buffer::default();
+        memory.resize(rows.div_ceil(places.block) * places.len()).fill(0.5);
+        let (mut segments_of_leaves, starts) = (Vec::new(), (0..rows).step_by(leaf));
+        segments(&places, starts.map(|row| row..rows.min(row + leaf)), &mut segments_of_leaves);
+        let (segments, leaves) = (segments_of_leaves, rows.div_ceil(leaf));
+        LayerProducts { gradients, weights, rows, places, memory, segments, leaves }
     }
 
-    fn blocks(&mut self, run: impl Fn(&Network, &Layer, usize, &mut [f32], &mut [f32], &mut [f32])) {
-        let this = &mut self.gradients;
-        let layer = this.model.layers()[1];
-        let shape = |columns| Shape { columns, block: self.block, width: this.kernel.width() };
-        let (input, output) = (shape(layer.inputs).block_len(), shape(layer.outputs).block_len());
-        let network = Network {
-            kernel: this.kernel,
-            model: &this.model,
-            weights: &self.weights,
-            forward: &this.forward,
-            backward: &this.backward,
-            block: self.block,
-        };
-        let blocks = self.rows.div_ceil(self.block);
-        let (below, above) = this.deltas.split_at_mut(1);
-        for b in 0..blocks {
-            let rows = self.block.min(self.rows - b * self.block);
-            run(
-                &network,
-                &layer,
-                rows,
-                &mut this.inputs[1].resize(blocks * input)[b * input..],
-                &mut above[0].resize(blocks * output)[b * output..],
-                &mut below[0].resize(blocks * input)[b * input..],
-            );
+    fn blocks(&mut self, run: impl Fn(&Network, &Places, usize, &mut [f32])) {
+        let Gradients { kernel, model, forward, backward, .. } = &self.gradients;
+        let network = Network::new(*kernel, model, &self.weights, forward, backward);
+        let blocks = self.rows.div_ceil(self.places.block);
+        let memory = self.memory.resize(blocks * self.places.len());
+        for (b, memory) in memory.chunks_mut(self.places.len()).enumerate() {
+            let rows = self.places.block.min(self.rows - b * self.places.block);
+            run(&network, &self.places, rows, memory);
         }
     }
 
     pub fn forward(&mut self) {
-        self.blocks(|network, layer, rows, input, output, _| {
-            network.forward_layer(layer, 1, rows, input, output, Some(Activation::Relu));
+        self.blocks(|network, places, rows, memory| {
+            let layer = &network.model.layers()[1];
+            let (input, output) = memory.split_at_mut(places.delta(1).1);
+            let input = &input[places.input(1).1..];
+            network.forward_layer(layer, 1, rows, places, input, output, Some(Activation::Relu));
         });
     }
 
     pub fn input_gradient(&mut self) {
-        self.blocks(|network, layer, rows, input, output, below| {
-            network.backward_layer(layer, 1, rows, output, input, below);
+        self.blocks(|network, places, rows, memory| {
+            let layer = &network.model.layers()[1];
+            let (rest, delta) = memory.split_at_mut(places.delta(1).1);
+            let (inputs, below) = rest.split_at_mut(places.delta(0).1);
+            let input = &inputs[places.input(1).1..];
+            network.backward_layer(layer, 1, rows, places, delta, input, below);
         });
     }
 
     pub fn weight_gradient(&mut self, gradient: &mut [f32]) {
-        let this = &self.gradients;
-        let layer = this.model.layers()[1];
-        let (input, delta) = (this.shape(layer.inputs, self.block), this.shape(layer.outputs, self.block));
-        let leaves: Vec<Range<usize>> =
-            (0..self.rows).step_by(self.leaf).map(|r| r..self.rows.min(r + self.leaf)).collect();
-        let (inputs, deltas) = (this.inputs[1].as_slice(), this.deltas[1].as_slice());
-        let products = WeightGradient { kernel: this.kernel, input, delta, inputs, deltas, leaves: &leaves };
+        let layer = self.gradients.model.layers()[1];
+        let products = WeightGradient {
+            kernel: self.gradients.kernel,
+            input: self.places.input(1),
+            delta: self.places.delta(1),
+            memory: self.memory.as_slice(),
+            segments: &self.segments,
+            leaves: self.leaves,
+        };
+        let width = self.places.width;
         let (weight, bias) = gradient.split_at_mut(layer.inputs * layer.outputs);
-        let panels = weight.chunks_mut(delta.width * layer.inputs).zip(bias.chunks_mut(delta.width));
+        let panels = weight.chunks_mut(width * layer.inputs).zip(bias.chunks_mut(width));
         for (panel, (weight, bias)) in panels.enumerate() {
             products.panel(panel, weight, bias);
         }

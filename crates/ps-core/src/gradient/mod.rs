@@ -9,6 +9,7 @@ mod layer;
 mod matrix;
 mod network;
 mod pack;
+mod scratch;
 #[cfg(test)]
 mod tests;
 mod weight;
@@ -17,18 +18,17 @@ mod weight;
 pub use layer::LayerProducts;
 
 use crate::batch::{BatchPlan, Step};
-use crate::fold::NodeSum;
+use crate::fold::{Fold, NodeSum};
 use crate::kernel::{Buffer, Kernel};
-use crate::metrics::{Outcome, Tally};
+use crate::metrics::Tally;
 use crate::model::Model;
 use crate::samples::Samples;
-use crate::tree::{Node, Tree};
-use matrix::Shape;
-use network::{Block, Network, Pass};
+use crate::tree::Node;
+use network::{Network, Pass};
 use pack::{pack_panel, pack_transposed};
 use rayon::prelude::*;
+use scratch::{Scratch, Spare, tally};
 use std::ops::Range;
-use weight::WeightGradient;
 
 /// Most rows that go forward and backward as one block: more would leave the cache, fewer would read the
 /// weights more often.
@@ -38,6 +38,11 @@ const MIN_BLOCK: usize = 12;
 /// Work below this many multiply-adds a pass is not worth sharing out: a thread that sleeps wakes in some 10 µs, and
 /// each of a step's four or five parts wakes it again.
 const PARALLEL_WORK: usize = 4_000_000;
+/// Models up to this many parameters go through a large batch part by part, gradients included, so that what one
+/// part has computed is still in cache when its gradient is; of larger models the gradients themselves would not be.
+const SMALL_MODEL: usize = 1 << 16;
+/// Rows of such a part.
+const PART_ROWS: usize = 128;
 /// Rows that an evaluation computes at once.
 const EVALUATION_ROWS: usize = 2048;
 /// Samples of a leaf in an evaluation.
@@ -52,15 +57,10 @@ pub struct Gradients {
     forward: Vec<Buffer>,
     /// Per layer but the first, its weight as right operand of the input gradient.
     backward: Vec<Buffer>,
-    /// Per layer, its input.
-    inputs: Vec<Buffer>,
-    /// Per layer, its output; the last one's becomes the derivative of the loss by it. Hidden ones hold such
-    /// derivatives only: their values are the next layer's inputs.
-    deltas: Vec<Buffer>,
-    outcomes: Vec<Outcome>,
-    targets: Vec<f32>,
-    /// Gradients given back by [`Gradients::recycle`].
-    spare: Vec<Vec<f32>>,
+    /// One for each thread that computes a part of its own; there is always one.
+    scratch: Vec<Scratch>,
+    /// Sums given back by [`Gradients::recycle`].
+    spare: Spare,
 }
 
 impl Gradients {
@@ -70,11 +70,8 @@ impl Gradients {
         Gradients {
             forward: buffers(),
             backward: buffers(),
-            inputs: buffers(),
-            deltas: buffers(),
-            outcomes: Vec::new(),
-            targets: Vec::new(),
-            spare: Vec::new(),
+            scratch: vec![Scratch::default()],
+            spare: Spare::default(),
             model,
             plan,
             kernel,
@@ -90,80 +87,167 @@ impl Gradients {
         step: u64,
         leaves: Range<u32>,
     ) -> Vec<NodeSum> {
+        let mut sums = Vec::new();
+        self.compute_into(weights, samples, step, leaves, &mut sums);
+        sums
+    }
+
+    /// The same, appended to `sums`. Once all buffers have their sizes, and what was computed comes back by
+    /// [`Gradients::recycle`], a step asks the system for no memory.
+    pub fn compute_into(
+        &mut self,
+        weights: &[f32],
+        samples: &dyn Samples,
+        step: u64,
+        leaves: Range<u32>,
+        sums: &mut Vec<NodeSum>,
+    ) {
         assert_eq!(weights.len(), self.model.parameters());
         let weights = &*self.model.precision().round(weights);
         let step = self.plan.step(step);
-        let order = self.plan.order(step);
-        let indices: Vec<usize> =
-            step.offsets(leaves.clone()).map(|offset| order.at(step.first + offset)).collect();
-        if indices.is_empty() {
-            return Vec::new();
+        let rows = step.offsets(leaves.clone()).len();
+        if rows == 0 {
+            return;
         }
-        let parallel = self.is_parallel(indices.len());
+        let parallel = self.is_parallel(rows);
         self.pack(weights, parallel, true);
-        let block = self.block_rows(indices.len(), parallel);
-        self.run_blocks(weights, samples, &indices, block, parallel, Pass::Gradient);
-        let tree = step.tree();
-        tree.cover(leaves.clone())
-            .into_iter()
-            .map(|node| self.node_sum(node, tree, step, leaves.start, block, parallel))
-            .collect()
+        let part = self.part_leaves(step);
+        if weights.len() <= SMALL_MODEL && leaves.len() > part as usize {
+            self.compute_parts(weights, samples, step, leaves, part, parallel, sums);
+            return;
+        }
+        let block = self.block_rows(rows, parallel);
+        let network = Network::new(self.kernel, &self.model, weights, &self.forward, &self.backward);
+        let scratch = &mut self.scratch[0];
+        scratch.gather(samples, self.plan, step, leaves.clone());
+        scratch.run(&network, samples, block, parallel, Pass::Gradient);
+        step.tree().cover_each(leaves.clone(), |node| {
+            sums.push(scratch.node_sum(&network, node, step, leaves.start, parallel, &mut self.spare));
+        });
     }
 
-    /// Takes back a gradient that is no longer needed, so that a later step need not allocate one.
-    pub fn recycle(&mut self, gradient: Vec<f32>) {
-        if gradient.len() == self.model.parameters() && self.spare.len() < 8 {
-            self.spare.push(gradient);
+    /// Leaves of a part: a power of two, so that a part is a node of the tree.
+    fn part_leaves(&self, step: Step) -> u32 {
+        1 << (PART_ROWS / step.leaf).max(1).ilog2()
+    }
+
+    /// Goes through the parts one by one, each thread through a run of them, and folds what comes out.
+    #[allow(clippy::too_many_arguments)]
+    fn compute_parts(
+        &mut self,
+        weights: &[f32],
+        samples: &dyn Samples,
+        step: Step,
+        leaves: Range<u32>,
+        part: u32,
+        parallel: bool,
+        sums: &mut Vec<NodeSum>,
+    ) {
+        let threads = if parallel { rayon::current_num_threads() as u32 } else { 1 };
+        let (first, last) = (leaves.start / part, leaves.end.div_ceil(part));
+        let threads = threads.min(last - first);
+        self.scratch.resize_with(self.scratch.len().max(threads as usize), Scratch::default);
+        let network = Network::new(self.kernel, &self.model, weights, &self.forward, &self.backward);
+        let (plan, tree) = (self.plan, step.tree());
+        let block = (part as usize * step.leaf).clamp(MIN_BLOCK, MAX_BLOCK);
+        let run = |scratch: &mut Scratch, thread: u32| {
+            let bound = |thread: u32| first + (last - first) * thread / threads;
+            let mut fold = Fold::new(tree);
+            for number in bound(thread)..bound(thread + 1) {
+                let leaves = leaves.start.max(number * part)..leaves.end.min((number + 1) * part);
+                scratch.gather(samples, plan, step, leaves.clone());
+                scratch.run(&network, samples, block, false, Pass::Gradient);
+                let mut spare = std::mem::take(&mut scratch.spare);
+                tree.cover_each(leaves.clone(), |node| {
+                    let sum = scratch.node_sum(&network, node, step, leaves.start, false, &mut spare);
+                    fold.insert_and_return(sum, &mut |merged| spare.put(merged));
+                });
+                scratch.spare = spare;
+            }
+            fold
+        };
+        let mut folds: Vec<Fold> = if threads == 1 {
+            vec![run(&mut self.scratch[0], 0)]
+        } else {
+            let scratches = self.scratch[..threads as usize].par_iter_mut().enumerate();
+            scratches.map(|(thread, scratch)| run(scratch, thread as u32)).collect()
+        };
+        let mut whole = folds.remove(0);
+        for fold in folds {
+            for sum in fold.into_sums() {
+                whole.insert_and_return(sum, &mut |merged| self.spare.put(merged));
+            }
         }
+        sums.extend(whole.into_sums());
+        // What a step took from the threads' spare sums they need again.
+        for scratch in &mut self.scratch {
+            if scratch.spare.is_empty()
+                && let Some(sum) = self.spare.take()
+            {
+                scratch.spare.put(sum);
+            }
+        }
+    }
+
+    /// Takes back a sum that is no longer needed, so that a later step need not allocate one.
+    pub fn recycle(&mut self, sum: NodeSum) {
+        if sum.gradient.len() == self.model.parameters() {
+            self.spare.put(sum);
+        }
+    }
+
+    /// The same for a gradient of which only that has come back.
+    pub fn recycle_gradient(&mut self, gradient: Vec<f32>) {
+        let (node, tally) = (Node::leaf(0), Tally::new(self.model.classes()));
+        self.recycle(NodeSum { node, gradient, tally });
     }
 
     /// Loss and metrics of all `samples`, in leaves of [`EVALUATION_LEAF`] summed in the tree.
     pub fn evaluate(&mut self, weights: &[f32], samples: &dyn Samples) -> Tally {
         let mut leaves = Vec::new();
-        self.forward_all(weights, samples, Pass::Loss, |this, _, _| {
-            leaves.extend(
-                this.targets
-                    .chunks(EVALUATION_LEAF)
-                    .zip(this.outcomes.chunks(EVALUATION_LEAF))
-                    .map(|(targets, outcomes)| tally(this.model.classes(), targets, outcomes)),
-            );
+        let classes = self.model.classes();
+        self.forward_all(weights, samples, Pass::Loss, |scratch, _| {
+            let (targets, outcomes) = scratch.results();
+            let pairs = targets.chunks(EVALUATION_LEAF).zip(outcomes.chunks(EVALUATION_LEAF));
+            leaves.extend(pairs.map(|(targets, outcomes)| tally(classes, targets, outcomes)));
         });
-        fold_tallies(leaves).unwrap_or_else(|| Tally::new(self.model.classes()))
+        fold_tallies(leaves).unwrap_or_else(|| Tally::new(classes))
     }
 
     /// What the model says of all `samples`, `[samples, outputs]` row-major; see [`crate::Head::predict`].
     pub fn predict(&mut self, weights: &[f32], samples: &dyn Samples) -> Vec<f32> {
         let outputs = self.model.outputs();
         let mut predictions = vec![0.0; samples.len() * outputs];
-        self.forward_all(weights, samples, Pass::Prediction, |this, first, block| {
-            let shape = this.shape(outputs, block);
-            let values = this.deltas[this.deltas.len() - 1].as_slice();
+        self.forward_all(weights, samples, Pass::Prediction, |scratch, first| {
             for (row, out) in
-                predictions[first * outputs..].chunks_mut(outputs).take(this.targets.len()).enumerate()
+                predictions[first * outputs..].chunks_mut(outputs).take(scratch.rows()).enumerate()
             {
-                shape.read_row(&values[row / block * shape.block_len()..], row % block, out);
+                scratch.read_output(row, out);
             }
         });
         predictions
     }
 
-    /// Runs `pass` over all samples, some at a time, and lets `take` look at the results: at which sample
-    /// they start, and the rows of a block.
+    /// Runs `pass` over all samples, some at a time, and lets `take` look at the results, and at which sample
+    /// they start.
     fn forward_all(
         &mut self,
         weights: &[f32],
         samples: &dyn Samples,
         pass: Pass,
-        mut take: impl FnMut(&Self, usize, usize),
+        mut take: impl FnMut(&Scratch, usize),
     ) {
         assert_eq!(weights.len(), self.model.parameters());
         self.pack(weights, self.is_parallel(samples.len()), false);
         for first in (0..samples.len()).step_by(EVALUATION_ROWS) {
-            let indices: Vec<usize> = (first..samples.len().min(first + EVALUATION_ROWS)).collect();
-            let parallel = self.is_parallel(indices.len());
-            let block = self.block_rows(indices.len(), parallel);
-            self.run_blocks(weights, samples, &indices, block, parallel, pass);
-            take(self, first, block);
+            let rows = first..samples.len().min(first + EVALUATION_ROWS);
+            let parallel = self.is_parallel(rows.len());
+            let block = self.block_rows(rows.len(), parallel);
+            let network = Network::new(self.kernel, &self.model, weights, &self.forward, &self.backward);
+            let scratch = &mut self.scratch[0];
+            scratch.gather_range(samples, rows);
+            scratch.run(&network, samples, block, parallel, pass);
+            take(scratch, first);
         }
     }
 
@@ -178,149 +262,41 @@ impl Gradients {
         rows.div_ceil(shares * rounds).clamp(MIN_BLOCK, MAX_BLOCK)
     }
 
-    fn shape(&self, columns: usize, block: usize) -> Shape {
-        Shape { columns, block, width: self.kernel.width() }
-    }
-
     /// Lays the weights out as right operands, panel by panel.
     fn pack(&mut self, weights: &[f32], parallel: bool, with_backward: bool) {
         let width = self.kernel.width();
         for (l, layer) in self.model.layers().iter().enumerate() {
             let (inputs, outputs) = (layer.inputs, layer.outputs);
             let weight = &weights[layer.weight..][..inputs * outputs];
-            let panels = self.forward[l].resize(inputs * outputs.next_multiple_of(width));
-            each(parallel, panels.chunks_mut(inputs * width).enumerate().collect(), |(panel, packed)| {
+            let packed = self.forward[l].resize(inputs * outputs.next_multiple_of(width));
+            each_chunk(parallel, packed, inputs * width, |panel, packed| {
                 let first = panel * width;
                 pack_transposed(&weight[first * inputs..], inputs, width.min(outputs - first), width, packed);
             });
             if l > 0 && with_backward {
-                let panels = self.backward[l].resize(outputs * inputs.next_multiple_of(width));
-                each(
-                    parallel,
-                    panels.chunks_mut(outputs * width).enumerate().collect(),
-                    |(panel, packed)| {
-                        let first = panel * width;
-                        pack_panel(&weight[first..], inputs, width.min(inputs - first), width, packed);
-                    },
-                );
+                let packed = self.backward[l].resize(outputs * inputs.next_multiple_of(width));
+                each_chunk(parallel, packed, outputs * width, |panel, packed| {
+                    let first = panel * width;
+                    pack_panel(&weight[first..], inputs, width.min(inputs - first), width, packed);
+                });
             }
         }
-    }
-
-    /// Takes the rows `indices` through the model, block by block.
-    fn run_blocks(
-        &mut self,
-        weights: &[f32],
-        samples: &dyn Samples,
-        indices: &[usize],
-        block: usize,
-        parallel: bool,
-        pass: Pass,
-    ) {
-        let blocks = indices.len().div_ceil(block);
-        self.targets.clear();
-        self.targets.extend(indices.iter().map(|&index| samples.target(index)));
-        self.outcomes.resize(indices.len(), Outcome::default());
-        let layers = self.model.layers();
-        let shape = |columns| Shape { columns, block, width: self.kernel.width() };
-        let mut jobs: Vec<Block> = indices
-            .chunks(block)
-            .zip(self.targets.chunks(block).zip(self.outcomes.chunks_mut(block)))
-            .map(|(indices, (targets, outcomes))| Block {
-                indices,
-                targets,
-                outcomes,
-                inputs: Vec::new(),
-                deltas: Vec::new(),
-            })
-            .collect();
-        for (layer, (inputs, deltas)) in layers.iter().zip(self.inputs.iter_mut().zip(&mut self.deltas)) {
-            let (input_len, delta_len) = (shape(layer.inputs).block_len(), shape(layer.outputs).block_len());
-            let inputs = inputs.resize(blocks * input_len).chunks_mut(input_len);
-            let deltas = deltas.resize(blocks * delta_len).chunks_mut(delta_len);
-            for (job, (inputs, deltas)) in jobs.iter_mut().zip(inputs.zip(deltas)) {
-                job.inputs.push(inputs);
-                job.deltas.push(deltas);
-            }
-        }
-        let network = Network {
-            kernel: self.kernel,
-            model: &self.model,
-            weights,
-            forward: &self.forward,
-            backward: &self.backward,
-            block,
-        };
-        each(parallel, jobs, |mut job| network.run(samples, &mut job, pass));
-    }
-
-    /// The sum of one node: its gradient tile by tile, its tally leaf by leaf.
-    fn node_sum(
-        &mut self,
-        node: Node,
-        tree: Tree,
-        step: Step,
-        first_leaf: u32,
-        block: usize,
-        parallel: bool,
-    ) -> NodeSum {
-        let first_row = step.offsets(first_leaf..first_leaf).start;
-        let leaves: Vec<Range<usize>> = tree
-            .leaves_of(node)
-            .map(|leaf| {
-                let rows = step.offsets(leaf..leaf + 1);
-                rows.start - first_row..rows.end - first_row
-            })
-            .collect();
-        let tallies = leaves
-            .iter()
-            .map(|rows| {
-                tally(self.model.classes(), &self.targets[rows.clone()], &self.outcomes[rows.clone()])
-            })
-            .collect();
-        let mut gradient = self.spare.pop().unwrap_or_else(|| vec![0.0; self.model.parameters()]);
-        let width = self.kernel.width();
-        let mut jobs = Vec::new();
-        let mut rest: &mut [f32] = &mut gradient;
-        for (l, layer) in self.model.layers().iter().enumerate() {
-            let (weight, after) = rest.split_at_mut(layer.inputs * layer.outputs);
-            let (bias, after) = after.split_at_mut(layer.outputs);
-            rest = after;
-            let panels = weight.chunks_mut(width * layer.inputs).zip(bias.chunks_mut(width)).enumerate();
-            jobs.extend(panels.map(|(panel, (weight, bias))| (l, panel, weight, bias)));
-        }
-        each(parallel, jobs, |(l, panel, weight, bias)| {
-            let layer = &self.model.layers()[l];
-            let (input, delta) = (self.shape(layer.inputs, block), self.shape(layer.outputs, block));
-            let products = WeightGradient {
-                kernel: self.kernel,
-                input,
-                delta,
-                inputs: self.inputs[l].as_slice(),
-                deltas: self.deltas[l].as_slice(),
-                leaves: &leaves,
-            };
-            products.panel(panel, weight, bias);
-        });
-        let tally = fold_tallies(tallies).expect("a node has at least one leaf");
-        NodeSum { node, gradient, tally }
     }
 }
 
-/// Runs all jobs, on the threads of the pool or one after the other.
-fn each<T: Send>(parallel: bool, jobs: Vec<T>, run: impl Fn(T) + Sync + Send) {
+/// Runs `run` on each chunk of `size` elements, on the threads of the pool or one after the other.
+fn each_chunk(
+    parallel: bool,
+    values: &mut [f32],
+    size: usize,
+    run: impl Fn(usize, &mut [f32]) + Sync + Send,
+) {
     if parallel {
-        jobs.into_par_iter().with_max_len(1).for_each(run);
+        let chunks = values.par_chunks_mut(size).enumerate().with_max_len(1);
+        chunks.for_each(|(index, chunk)| run(index, chunk));
     } else {
-        jobs.into_iter().for_each(run);
+        values.chunks_mut(size).enumerate().for_each(|(index, chunk)| run(index, chunk));
     }
-}
-
-/// The tally of one leaf.
-fn tally(classes: usize, targets: &[f32], outcomes: &[Outcome]) -> Tally {
-    let mut tally = Tally::new(classes);
-    targets.iter().zip(outcomes).for_each(|(&target, &outcome)| tally.count(target, outcome));
-    tally
 }
 
 /// The sum of consecutive leaves in the tree.

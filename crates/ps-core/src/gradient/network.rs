@@ -1,6 +1,7 @@
 //! A block of rows on its way forward through the layers, through the head and back.
 
 use super::matrix::{Shape, strips};
+use super::scratch::Places;
 use crate::kernel::{Buffer, Kernel, Left, Segment, Tile, multiply};
 use crate::metrics::Outcome;
 use crate::model::{Activation, Layer, Model};
@@ -8,6 +9,9 @@ use crate::samples::Samples;
 
 /// Length of the inner index that is taken at a time: with a panel's width, half of a first-level cache.
 const DEPTH_OF_A_PART: usize = 256;
+
+/// Segments of a part: one for each panel, of which the narrowest have 16 columns.
+const MOST_SEGMENTS: usize = DEPTH_OF_A_PART / 16;
 
 /// How many samples ahead the next ones are fetched: they lie anywhere in memory, and one costs about the time in
 /// which memory answers.
@@ -24,13 +28,13 @@ pub(super) enum Pass {
     Prediction,
 }
 
-/// Some rows of the batch, their results and their part of each matrix.
+/// Some rows of the batch, their results and their matrices.
 pub(super) struct Block<'a> {
     pub indices: &'a [usize],
     pub targets: &'a [f32],
     pub outcomes: &'a mut [Outcome],
-    pub inputs: Vec<&'a mut [f32]>,
-    pub deltas: Vec<&'a mut [f32]>,
+    /// As [`Places`] says.
+    pub memory: &'a mut [f32],
 }
 
 /// What all blocks of a step share.
@@ -40,15 +44,24 @@ pub(super) struct Network<'a> {
     pub weights: &'a [f32],
     pub forward: &'a [Buffer],
     pub backward: &'a [Buffer],
-    pub block: usize,
 }
 
-impl Network<'_> {
-    pub(super) fn run(&self, samples: &dyn Samples, block: &mut Block, pass: Pass) {
+impl<'a> Network<'a> {
+    pub(super) fn new(
+        kernel: Kernel,
+        model: &'a Model,
+        weights: &'a [f32],
+        forward: &'a [Buffer],
+        backward: &'a [Buffer],
+    ) -> Self {
+        Network { kernel, model, weights, forward, backward }
+    }
+
+    pub(super) fn run(&self, samples: &dyn Samples, places: &Places, block: &mut Block, pass: Pass) {
         let layers = self.model.layers();
         let last = layers.len() - 1;
-        let mut row = vec![0.0; layers[0].inputs.max(layers[last].outputs)];
-        let (features, logits) = (self.shape(layers[0].inputs), self.shape(layers[last].outputs));
+        let (matrices, row) = block.memory.split_at_mut(places.row());
+        let (features, at) = places.input(0);
         for &index in block.indices.iter().take(ROWS_AHEAD) {
             samples.prefetch(index);
         }
@@ -56,100 +69,94 @@ impl Network<'_> {
             if let Some(&ahead) = block.indices.get(r + ROWS_AHEAD) {
                 samples.prefetch(ahead);
             }
-            samples.write_row(index, &mut row[..features.columns]);
-            features.write_row(block.inputs[0], r, &row[..features.columns]);
+            let row = &mut row[..features.columns];
+            samples.write_row(index, row);
+            features.write_row(&mut matrices[at..], r, row);
         }
         let rows = block.indices.len();
         for (l, layer) in layers.iter().enumerate() {
-            if l < last {
-                let (inputs, outputs) = block.inputs.split_at_mut(l + 1);
-                self.forward_layer(layer, l, rows, inputs[l], outputs[0], Some(self.model.activation()));
-            } else {
-                self.forward_layer(layer, l, rows, block.inputs[l], block.deltas[l], None);
-            }
+            let (_, from) = places.input(l);
+            let (activation, (_, to)) = match l < last {
+                true => (Some(self.model.activation()), places.input(l + 1)),
+                false => (None, places.delta(l)),
+            };
+            let (below, above) = matrices.split_at_mut(to);
+            self.forward_layer(layer, l, rows, places, &below[from..], above, activation);
         }
         let head = self.model.head();
+        let (logits, at) = places.delta(last);
         self.kernel.vectorize(
             #[inline(always)]
             || {
                 let row = &mut row[..logits.columns];
                 for r in 0..rows {
-                    logits.read_row(block.deltas[last], r, row);
+                    logits.read_row(&matrices[at..], r, row);
                     if pass == Pass::Prediction {
                         head.predict(row);
                     } else {
                         block.outcomes[r] = head.backward(row, block.targets[r]);
                     }
-                    logits.write_row(block.deltas[last], r, row);
+                    logits.write_row(&mut matrices[at..], r, row);
                 }
             },
         );
         if pass == Pass::Gradient {
             for l in (1..=last).rev() {
-                let (below, above) = block.deltas.split_at_mut(l);
-                self.backward_layer(&layers[l], l, rows, above[0], block.inputs[l], below[l - 1]);
+                // The derivative by the layer below lies before that by this one, and every input before both.
+                let (rest, delta) = matrices.split_at_mut(places.delta(l).1);
+                let (inputs, below) = rest.split_at_mut(places.delta(l - 1).1);
+                self.backward_layer(&layers[l], l, rows, places, delta, &inputs[places.input(l).1..], below);
             }
         }
     }
 
     /// `output = activation(input W^T + bias)`.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn forward_layer(
         &self,
         layer: &Layer,
         l: usize,
         rows: usize,
+        places: &Places,
         input: &[f32],
         output: &mut [f32],
         activation: Option<Activation>,
     ) {
-        let shape = self.shape(layer.outputs);
-        self.product(
-            self.shape(layer.inputs),
-            input,
-            &self.forward[l],
-            shape,
-            output,
-            rows,
-            |panel, _, out| {
-                let bias = &self.weights[layer.bias + panel * shape.width..][..out.len()];
-                match activation {
-                    None => out.iter_mut().zip(bias).for_each(|(z, b)| *z += b),
-                    Some(Activation::Relu) => add_and(out, bias, |z| Activation::Relu.apply(z)),
-                    Some(Activation::Tanh) => add_and(out, bias, |z| Activation::Tanh.apply(z)),
-                    Some(Activation::Sigmoid) => add_and(out, bias, |z| Activation::Sigmoid.apply(z)),
-                }
-            },
-        );
+        let shape = places.delta(l).0;
+        self.product(places.input(l).0, input, &self.forward[l], shape, output, rows, |panel, _, out| {
+            let bias = &self.weights[layer.bias + panel * shape.width..][..out.len()];
+            match activation {
+                None => out.iter_mut().zip(bias).for_each(|(z, b)| *z += b),
+                Some(Activation::Relu) => add_and(out, bias, |z| Activation::Relu.apply(z)),
+                Some(Activation::Tanh) => add_and(out, bias, |z| Activation::Tanh.apply(z)),
+                Some(Activation::Sigmoid) => add_and(out, bias, |z| Activation::Sigmoid.apply(z)),
+            }
+        });
     }
 
     /// `below = (delta W) * activation'(input)`, the derivative by the outputs of the layer below, whose
     /// values are this layer's `input`.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn backward_layer(
         &self,
         layer: &Layer,
         l: usize,
         rows: usize,
+        places: &Places,
         delta: &[f32],
         input: &[f32],
         below: &mut [f32],
     ) {
-        let shape = self.shape(layer.inputs);
-        self.product(
-            self.shape(layer.outputs),
-            delta,
-            &self.backward[l],
-            shape,
-            below,
-            rows,
-            |panel, row, out| {
-                let values = &input[shape.panel(panel) + row * shape.width..][..out.len()];
-                match self.model.activation() {
-                    Activation::Relu => back(out, values, |a, d| Activation::Relu.backward(a, d)),
-                    Activation::Tanh => back(out, values, |a, d| Activation::Tanh.backward(a, d)),
-                    Activation::Sigmoid => back(out, values, |a, d| Activation::Sigmoid.backward(a, d)),
-                }
-            },
-        );
+        let shape = places.input(l).0;
+        debug_assert_eq!(shape.columns, layer.inputs);
+        self.product(places.delta(l).0, delta, &self.backward[l], shape, below, rows, |panel, row, out| {
+            let values = &input[shape.panel(panel) + row * shape.width..][..out.len()];
+            match self.model.activation() {
+                Activation::Relu => back(out, values, |a, d| Activation::Relu.backward(a, d)),
+                Activation::Tanh => back(out, values, |a, d| Activation::Tanh.backward(a, d)),
+                Activation::Sigmoid => back(out, values, |a, d| Activation::Sigmoid.backward(a, d)),
+            }
+        });
     }
 
     /// `out = left right` for the rows of a block, each row of each tile handed to `finish` (its panel, its
@@ -167,21 +174,20 @@ impl Network<'_> {
         finish: impl Fn(usize, usize, &mut [f32]),
     ) {
         let depth = left.columns;
-        let segments: Vec<Segment> = (0..left.panels())
-            .map(|p| Segment {
-                k: left.columns_of(p),
-                a: left.panel(p),
-                b: p * left.width * shape.width,
-                ends_leaf: false,
-            })
-            .collect();
         // A part of the inner index at a time, whose share of the right operand stays in the first-level cache
         // for all rows. The chains go on from part to part.
         let part = DEPTH_OF_A_PART.div_ceil(left.width);
         for panel in 0..shape.panels() {
             let b = &right.as_slice()[panel * depth * shape.width..][..depth * shape.width];
-            for (number, segments) in segments.chunks(part).enumerate() {
-                let is_last = (number + 1) * part >= left.panels();
+            for (number, first) in (0..left.panels()).step_by(part).enumerate() {
+                let is_last = first + part >= left.panels();
+                let mut segments = [Segment::default(); MOST_SEGMENTS];
+                let panels = first..left.panels().min(first + part);
+                let segments = &mut segments[..panels.len()];
+                for (segment, p) in segments.iter_mut().zip(panels) {
+                    let (k, a, b) = (left.columns_of(p), left.panel(p), p * left.width * shape.width);
+                    *segment = Segment { k, a, b, ends_leaf: false };
+                }
                 for (row, rows) in strips(rows, self.kernel) {
                     let a = &values[row * left.width..];
                     let tile = Tile { a, left: Left::Rows, b, rows, columns: shape.tile_columns(panel) };
@@ -200,10 +206,6 @@ impl Network<'_> {
                 }
             }
         }
-    }
-
-    fn shape(&self, columns: usize) -> Shape {
-        Shape { columns, block: self.block, width: self.kernel.width() }
     }
 }
 

@@ -4,7 +4,7 @@ use super::vector::{Plain, Vector};
 use super::{Kernel, Set};
 
 /// A stretch of the inner index: `k` steps from these offsets (in elements) into `a` and `b`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub k: usize,
     pub a: usize,
@@ -20,8 +20,15 @@ pub(crate) enum Left {
     Rows,
     /// At `row + k * width`: columns of the panel are rows of the product.
     Columns,
-    /// The same element for every row and k.
+    /// The first element, for every row and k.
     Constant,
+}
+
+impl Left {
+    /// Where a segment of the left operand starts.
+    fn start(self, segment: &Segment) -> usize {
+        if self == Left::Constant { 0 } else { segment.a }
+    }
 }
 
 /// The operands of a tile. Element (row, k) of the left one lies where [`Left`] says after `segment.a`, of the
@@ -50,7 +57,7 @@ impl Tile<'_> {
             Left::Constant => (0, 0),
         };
         for segment in segments.iter().filter(|segment| segment.k > 0) {
-            let last_a = segment.a + (self.rows - 1) * row + (segment.k - 1) * step;
+            let last_a = self.left.start(segment) + (self.rows - 1) * row + (segment.k - 1) * step;
             let end_b = segment.b + (segment.k - 1) * width + self.columns;
             assert!(last_a < self.a.len() && end_b <= self.b.len(), "{segment:?}");
         }
@@ -78,32 +85,35 @@ pub(crate) fn multiply(
     unsafe { product(tile, segments, goes_on, out.as_mut_ptr(), out_row) }
 }
 
-/// The sum of consecutive leaves, each the product over its own segments, added in the tree whose first leaf
-/// is the first one given: `[rows, columns]` at the start of `stack`, which needs room for
-/// `(2 + log2(leaves)) * rows * columns` elements.
+/// `out` = the sum of consecutive leaves, each the product over its own segments, added in the tree whose first leaf
+/// is the first one given: `[rows, columns]` with `out_row` elements from row to row. `stack` needs room for
+/// `(1 + log2(leaves)) * rows * columns` elements.
 ///
 /// A binary counter keeps one finished subtree per level, larger ones first; leaf number n closes as many of
-/// them as n + 1 has trailing zeros. What is left at the end is added from the smallest up, which is how an
+/// them as n + 1 has trailing zeros. After the last leaf what is left is added from the smallest up, which is how an
 /// odd last node passes up in the tree.
 #[inline]
-pub(crate) fn fold_tiles(kernel: Kernel, tile: &Tile, segments: &[Segment], stack: &mut [f32]) {
+pub(crate) fn fold_tiles(
+    kernel: Kernel,
+    tile: &Tile,
+    segments: &[Segment],
+    stack: &mut [f32],
+    out: &mut [f32],
+    out_row: usize,
+) {
     tile.check(kernel, segments);
     let size = tile.rows * tile.columns;
     let leaves = segments.iter().filter(|segment| segment.ends_leaf).count();
     assert!(leaves > 0 && tile.left != Left::Rows);
-    // While leaf n is added, n.count_ones() subtrees stand and one more is being made.
-    assert!((leaves.ilog2() as usize + 2) * size <= stack.len(), "the stack holds a subtree per level");
+    assert!(segments[segments.len() - 1].ends_leaf, "the last segment ends the last leaf");
+    assert!(out.len() >= (tile.rows - 1) * out_row + tile.columns);
+    // While leaf n is added, n.count_ones() subtrees stand.
+    assert!((leaves.ilog2() as usize + 1) * size <= stack.len(), "the stack holds a subtree per level");
     let shape = &kernel.compiled()[tile.rows - 1];
     let [wide, narrow] = if tile.left == Left::Columns { shape.fold } else { shape.fold_constant };
     let fold = if tile.columns == kernel.width() { wide } else { narrow };
-    // SAFETY: as in `multiply`; `stack` has room for a subtree per level and one more.
-    unsafe { fold(tile, segments, stack.as_mut_ptr()) };
-    for depth in (1..leaves.count_ones() as usize).rev() {
-        let (left, right) = stack.split_at_mut(depth * size);
-        for (left, right) in left[(depth - 1) * size..].iter_mut().zip(&right[..size]) {
-            *left += *right;
-        }
-    }
+    // SAFETY: as in `multiply`; `stack` has room for a subtree per level.
+    unsafe { fold(tile, segments, leaves, stack.as_mut_ptr(), out.as_mut_ptr(), out_row) };
 }
 
 /// `ROWS x (VECTORS * LANES)` chains of fused multiply-adds, held in registers.
@@ -130,7 +140,7 @@ unsafe fn extend<
     // SAFETY: every `a` and `b` below lies inside its slice, by `Tile::check`; what is computed past the end
     // at the last step is not read.
     unsafe {
-        let mut a = tile.a.as_ptr().add(segment.a);
+        let mut a = tile.a.as_ptr().add(if A_K == 0 { 0 } else { segment.a });
         let mut b = tile.b.as_ptr().add(segment.b);
         let mut left = segment.k;
         while left >= 4 {
@@ -205,11 +215,11 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const WIDT
     }
 }
 
-/// The binary counter of [`fold_tiles`] for one shape; leaves its subtrees on the stack.
+/// [`fold_tiles`] for one shape.
 ///
 /// # Safety
-/// The instruction set is enabled, [`Tile::check`] has passed, and `stack` has room for a tile per level of the
-/// tree and one more.
+/// The instruction set is enabled, [`Tile::check`] has passed, `segments` end `leaves` leaves, the last of them with
+/// the last segment, `stack` has room for a tile per level of the tree, and `out` for the tile.
 #[inline(always)]
 unsafe fn fold<
     V: Vector,
@@ -221,7 +231,10 @@ unsafe fn fold<
 >(
     tile: &Tile,
     segments: &[Segment],
+    leaves: usize,
     stack: *mut f32,
+    out: *mut f32,
+    out_row: usize,
 ) {
     let size = ROWS * VECTORS * V::LANES;
     // SAFETY: the caller's promises; before leaf n there are n.count_ones() subtrees on the stack, of which
@@ -235,14 +248,19 @@ unsafe fn fold<
             if !segment.ends_leaf {
                 continue;
             }
-            leaf += 1;
-            for _ in 0..leaf.trailing_zeros() {
+            // The last leaf closes all subtrees that stand.
+            let closed = if leaf + 1 == leaves { leaf.count_ones() } else { (leaf + 1).trailing_zeros() };
+            for _ in 0..closed {
                 top = top.sub(size);
                 for (row, acc) in acc.iter_mut().enumerate() {
                     for (v, acc) in acc.iter_mut().enumerate() {
                         *acc = acc.add(V::load(top.add((row * VECTORS + v) * V::LANES)));
                     }
                 }
+            }
+            leaf += 1;
+            if leaf == leaves {
+                break;
             }
             for (row, acc) in acc.iter_mut().enumerate() {
                 for (v, acc) in acc.iter_mut().enumerate() {
@@ -252,11 +270,16 @@ unsafe fn fold<
             }
             top = top.add(size);
         }
+        for (row, acc) in acc.iter().enumerate() {
+            for (v, acc) in acc.iter().enumerate() {
+                acc.store(out.add(row * out_row + v * V::LANES));
+            }
+        }
     }
 }
 
 type Product = unsafe fn(&Tile, &[Segment], bool, *mut f32, usize);
-type FoldLeaves = unsafe fn(&Tile, &[Segment], *mut f32);
+type FoldLeaves = unsafe fn(&Tile, &[Segment], usize, *mut f32, *mut f32, usize);
 
 /// The functions for a number of rows, each for wide and narrow tiles.
 struct Shape {
@@ -301,10 +324,14 @@ macro_rules! compiled {
 
             $(#[target_feature(enable = $feature)])?
             unsafe fn fold<const ROWS: usize, const VECTORS: usize, const A_ROW: usize, const A_K: usize>(
-                tile: &Tile, segments: &[Segment], stack: *mut f32,
+                tile: &Tile, segments: &[Segment], leaves: usize, stack: *mut f32, out: *mut f32, out_row: usize,
             ) {
                 // SAFETY: the same promises, passed on.
-                unsafe { super::fold::<$vector, ROWS, VECTORS, A_ROW, A_K, $width>(tile, segments, stack) }
+                unsafe {
+                    super::fold::<$vector, ROWS, VECTORS, A_ROW, A_K, $width>(
+                        tile, segments, leaves, stack, out, out_row,
+                    )
+                }
             }
 
             pub(super) static SHAPES: [Shape; [$($rows),*].len()] = [$(Shape {
@@ -404,8 +431,9 @@ mod tests {
         let segments: Vec<Segment> = (0..leaves)
             .flat_map(|leaf| [at(5 * leaf, 2, false), at(5 * leaf + 2, lengths(leaf), true)])
             .collect();
-        let mut stack = vec![f32::NAN; 6 * rows * columns];
-        fold_tiles(kernel, &tile, &segments, &mut stack);
+        let mut stack = vec![f32::NAN; 5 * rows * columns];
+        let mut out = vec![f32::NAN; rows * (columns + 3)];
+        fold_tiles(kernel, &tile, &segments, &mut stack, &mut out, columns + 3);
         for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
             let a_row = if left == Left::Columns { row } else { 0 };
             let mut level: Vec<f32> = (0..leaves)
@@ -417,7 +445,7 @@ mod tests {
             while level.len() > 1 {
                 level = level.chunks(2).map(|p| p.iter().copied().reduce(|l, r| l + r).unwrap()).collect();
             }
-            let got = stack[row * columns + column];
+            let got = out[row * (columns + 3) + column];
             assert_eq!(got.to_bits(), level[0].to_bits(), "{} {rows}x{columns} {leaves}", kernel.name());
         }
     }
