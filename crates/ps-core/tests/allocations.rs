@@ -1,0 +1,87 @@
+//! A step of training asks the system for no memory, once the first ones have made the buffers.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use ps_core::model::{Activation, Head};
+use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Samples, SgdConfig, Trainer};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts what is asked of the system's allocator.
+struct Counting;
+
+static ASKED: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Points;
+
+impl Samples for Points {
+    fn len(&self) -> usize {
+        1000
+    }
+    fn features(&self) -> usize {
+        50
+    }
+    fn write_row(&self, index: usize, row: &mut [f32]) {
+        row.iter_mut().enumerate().for_each(|(at, x)| *x = ((index * 31 + at * 7) % 256) as f32 / 255.0);
+    }
+    fn target(&self, index: usize) -> f32 {
+        (index % 10) as f32
+    }
+}
+
+/// What is asked for in steps 3 to 20 of training with these hidden layers on `threads` threads.
+fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
+    let plan = BatchPlan::new(1, 1000, batch, 8, 1000, None);
+    let momentum = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
+    let mut trainer = Trainer::new(&model, plan, momentum, LearningRate::constant(0.001));
+    let mut gradients = Gradients::new(model, plan, Kernel::detect());
+    let mut sums = Vec::new();
+    let mut before = 0;
+    // All inside the pool, since the way into it is not part of a step.
+    pool.install(|| {
+        for step in 0..20 {
+            if step == 3 {
+                before = ASKED.load(Ordering::Relaxed);
+            }
+            let leaves = plan.step(step).tree().leaves();
+            gradients.compute_into(trainer.weights(), &Points, step, 0..leaves, &mut sums);
+            let mut root = sums.pop().unwrap();
+            let report = trainer.finish(&mut root).unwrap();
+            gradients.recycle(NodeSum { tally: report.tally, ..root });
+        }
+    });
+    ASKED.load(Ordering::Relaxed) - before
+}
+
+/// One test, for the count is that of the whole process.
+#[test]
+fn steps_after_the_first_ask_for_no_memory() {
+    for hidden in [&[][..], &[16, 16], &[300, 300]] {
+        assert_eq!(asked_for(hidden, 100, 1), 0, "{hidden:?}");
+    }
+    // Handing work to other threads, rayon takes a block for its queue now and then; nothing else asks for any.
+    let shared = asked_for(&[300, 300], 100, 2);
+    assert!(shared <= 17, "{shared} in 17 steps on two threads");
+    // A small model's large batch is folded part by part, whose book-keeping takes a few small blocks a step.
+    let parts = asked_for(&[16, 16], 500, 1);
+    assert!(parts <= 17 * 16, "{parts} in 17 steps of several parts");
+}
