@@ -58,6 +58,10 @@ fn mnist_gives_one_hash_however_it_is_trained() {
     for workers in ["1", "2", "3", "5"] {
         assert_eq!(case.hash("launch", &["--workers", workers]), wanted, "{workers} worker processes");
     }
+    for more in [&["--shards", "2"][..], &["--shards", "3", "--tcp"], &["--shards", "beside"]] {
+        let arguments = [&["--workers", "2"], more].concat();
+        assert_eq!(case.hash("launch", &arguments), wanted, "{arguments:?}");
+    }
     let file = downhill_tests::root().join(&case.file);
     let config = RunConfig::load(&file, &case.sets).unwrap();
     let job = Job::load(config, file.parent().unwrap(), None, &NoProgress).unwrap();
@@ -73,6 +77,26 @@ fn mnist_gives_one_hash_however_it_is_trained() {
     };
     let report = simulate(&simulated, &Faults::none(), 1).unwrap_or_else(|violation| panic!("{violation}"));
     assert_eq!(report.hash, wanted, "simulator");
+}
+
+#[test]
+fn gradients_at_rounded_weights_give_one_hash_of_their_own() {
+    // The model has several chunks, so that shards have something to keep.
+    let sets = ["wire.weights=bf16", "train.steps=60", "model.hidden=[512, 64]"];
+    let case = Case::new("examples/digits.toml", &sets);
+    let wanted = case.hash("train", &["--reference"]);
+    assert_ne!(wanted, Case::new("examples/digits.toml", &sets[1..]).hash("train", &[]));
+    for threads in ["1", "3"] {
+        assert_eq!(case.hash("train", &["--threads", threads]), wanted, "{threads} threads");
+    }
+    let launches = [
+        &["--workers", "3"][..],
+        &["--workers", "2", "--shards", "2"],
+        &["--workers", "2", "--shards", "beside"],
+    ];
+    for arguments in launches {
+        assert_eq!(case.hash("launch", arguments), wanted, "{arguments:?}");
+    }
 }
 
 #[test]

@@ -105,7 +105,8 @@ mod tests {
                     let range = part(elements, index, parts);
                     assert!(
                         range.start == next
-                            && (range.start == elements || range.start % chunk_elements(elements) == 0)
+                            && (range.start == elements
+                                || range.start.is_multiple_of(chunk_elements(elements)))
                     );
                     next = range.end;
                 }

@@ -154,7 +154,7 @@ impl Cluster<'_> {
                 self.send_down(self.server.links[&worker], Down::Work { step, leaves });
             }
             ServerAction::Update { step } => {
-                let mut root = self.server.fold.take_root().ok_or("a complete fold without a root")?;
+                let root = self.server.fold.take_root().ok_or("a complete fold without a root")?;
                 checks::root(&self.job.plan, step, &root)?;
                 self.server.root = Some(root);
                 let pause = self.network.up_to(20);

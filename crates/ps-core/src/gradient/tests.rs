@@ -76,7 +76,7 @@ fn every_kernel_thread_count_and_shape_gives_the_bits_of_the_reference() {
                     same(&got[0], &wanted, &what);
                     // The same from two ranges, folded.
                     let cut = tree.leaves() / 3;
-                    let mut fold = crate::Fold::new(tree);
+                    let mut fold = Fold::new(tree);
                     for leaves in [cut..tree.leaves(), 0..cut] {
                         let sums =
                             pool.install(|| gradients.compute(&weights, &samples, step, leaves.clone()));
