@@ -239,8 +239,8 @@ impl Plane {
         self.diverged |= step == self.version;
     }
 
-    /// Makes the step, of which all chunks are made: their next weights become the weights. With `tally`, that of
-    /// all leaves is known here; a shard that only keeps weights has none.
+    /// Makes the step, of which all chunks are made: their next weights become the weights. A shard hears of no
+    /// tallies, so its report counts nothing.
     ///
     /// # Errors
     /// The loss or an element is not finite; the weights stay as they are.
