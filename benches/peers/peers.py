@@ -203,7 +203,7 @@ def run_sklearn(work, batch, seconds, data):
         nonlocal at
         if at + batch > len(pixels):
             at = 0
-        model.partial_fit(pixels[at : at + batch], labels[at : at + batch], classes)
+        model.partial_fit(pixels[at : at + batch], labels[at : at + batch], classes=classes)
         at += batch
 
     return steady(step, batch, seconds)
