@@ -13,6 +13,9 @@ use clap::{Parser, Subcommand};
 use commands::{data, evaluate, launch, predict, train};
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
+
 /// Trains models by gradient descent, on one machine or on many, to the same bits.
 #[derive(Parser)]
 #[command(name = "downhill", version, propagate_version = true, after_help = EXAMPLES)]

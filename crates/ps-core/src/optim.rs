@@ -44,7 +44,7 @@ impl Optimizer {
     /// on its own, so that large models are shared out among the threads of the current rayon pool.
     pub fn apply(&mut self, weights: &mut [f32], gradient: &[f32], samples: usize, rate: f32) {
         assert_eq!(weights.len(), gradient.len());
-        let update = Update { config: self.config, samples: samples as f32, rate };
+        let update = Update::new(self.config, samples, rate);
         if weights.len() <= CHUNK {
             return update.chunk(weights, gradient, &mut self.velocity);
         }
@@ -62,16 +62,22 @@ const CHUNK: usize = 1 << 15;
 
 /// One step's settings.
 #[derive(Clone, Copy)]
-struct Update {
+pub(crate) struct Update {
     config: SgdConfig,
     samples: f32,
     rate: f32,
 }
 
 impl Update {
-    /// Updates some parameters. Which operations are there at all is decided here, once, so that the loop has
-    /// no branches and is vectorised.
-    fn chunk(self, w: &mut [f32], g: &[f32], v: &mut [f32]) {
+    /// The mean is over `samples` samples.
+    pub fn new(config: SgdConfig, samples: usize, rate: f32) -> Self {
+        Update { config, samples: samples as f32, rate }
+    }
+
+    /// Updates some parameters `w` by their gradients' sums `g`; `v` is their velocity, or empty. Which operations are
+    /// there at all is decided here, once, so that the loop has no branches and is vectorised.
+    #[inline]
+    pub fn chunk(self, w: &mut [f32], g: &[f32], v: &mut [f32]) {
         match (self.config.clip.is_some(), self.config.weight_decay != 0.0) {
             (false, false) => self.with_l1::<false, false>(w, g, v),
             (false, true) => self.with_l1::<false, true>(w, g, v),

@@ -15,6 +15,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tracing::{error, info, warn};
 
+#[global_allocator]
+static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
+
 /// An error's text and the exit code that goes with it.
 type Failure = (String, u8);
 

@@ -8,6 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{error, info};
 
+#[global_allocator]
+static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
+
 /// Computes gradients for a Downhill server. The run file comes from the server; the data does not.
 ///
 /// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage, and 42 if run file, data

@@ -41,8 +41,9 @@ impl LayerProducts {
     }
 
     fn blocks(&mut self, run: impl Fn(&Network, &Places, usize, &mut [f32])) {
-        let Gradients { kernel, model, forward, backward, .. } = &self.gradients;
-        let network = Network::new(*kernel, model, &self.weights, forward, backward);
+        let Gradients { kernel, model, packed, .. } = &self.gradients;
+        let weights = &self.weights;
+        let network = Network { kernel: *kernel, model, weights, packed, shares_panels: false };
         let blocks = self.rows.div_ceil(self.places.block);
         let memory = self.memory.resize(blocks * self.places.len());
         for (b, memory) in memory.chunks_mut(self.places.len()).enumerate() {
@@ -63,10 +64,11 @@ impl LayerProducts {
     pub fn input_gradient(&mut self) {
         self.blocks(|network, places, rows, memory| {
             let layer = &network.model.layers()[1];
-            let (rest, delta) = memory.split_at_mut(places.delta(1).1);
+            let (matrices, turned) = memory.split_at_mut(places.turned());
+            let (rest, delta) = matrices.split_at_mut(places.delta(1).1);
             let (inputs, below) = rest.split_at_mut(places.delta(0).1);
             let input = &inputs[places.input(1).1..];
-            network.backward_layer(layer, 1, rows, places, delta, input, below);
+            network.backward_layer(layer, 1, rows, places, delta, input, below, turned);
         });
     }
 

@@ -19,13 +19,13 @@ pub use layer::LayerProducts;
 
 use crate::batch::{BatchPlan, Step};
 use crate::fold::{Fold, NodeSum};
-use crate::kernel::{Buffer, Kernel};
+use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::samples::Samples;
 use crate::tree::Node;
 use network::{Network, Pass};
-use pack::{pack_panel, pack_transposed};
+use pack::PackedLayer;
 use rayon::prelude::*;
 use scratch::{Scratch, Spare, tally};
 use std::ops::Range;
@@ -41,6 +41,8 @@ const PARALLEL_WORK: usize = 4_000_000;
 /// Models up to this many parameters go through a large batch part by part, gradients included, so that what one
 /// part has computed is still in cache when its gradient is; of larger models the gradients themselves would not be.
 const SMALL_MODEL: usize = 1 << 16;
+/// Models from this many parameters on are read from memory, not from a core's caches, again in each pass.
+const LARGE_MODEL: usize = 1 << 20;
 /// Rows of such a part.
 const PART_ROWS: usize = 128;
 /// Rows that an evaluation computes at once.
@@ -53,10 +55,8 @@ pub struct Gradients {
     model: Model,
     plan: BatchPlan,
     kernel: Kernel,
-    /// Per layer, its weight as right operand of the forward product.
-    forward: Vec<Buffer>,
-    /// Per layer but the first, its weight as right operand of the input gradient.
-    backward: Vec<Buffer>,
+    /// The weights as the products read them, per layer.
+    packed: Vec<PackedLayer>,
     /// One for each thread that computes a part of its own; there is always one.
     scratch: Vec<Scratch>,
     /// Sums given back by [`Gradients::recycle`].
@@ -66,10 +66,8 @@ pub struct Gradients {
 impl Gradients {
     /// For a model whose steps follow `plan`.
     pub fn new(model: Model, plan: BatchPlan, kernel: Kernel) -> Self {
-        let buffers = || model.layers().iter().map(|_| Buffer::default()).collect();
         Gradients {
-            forward: buffers(),
-            backward: buffers(),
+            packed: model.layers().iter().map(|_| PackedLayer::default()).collect(),
             scratch: vec![Scratch::default()],
             spare: Spare::default(),
             model,
@@ -116,11 +114,18 @@ impl Gradients {
             self.compute_parts(weights, samples, step, leaves, part, parallel, sums);
             return;
         }
-        let block = self.block_rows(rows, parallel);
-        let network = Network::new(self.kernel, &self.model, weights, &self.forward, &self.backward);
+        let shares_panels = self.shares_panels(rows, parallel);
+        let block = self.block_rows(rows, parallel && !shares_panels);
+        let network = Network {
+            kernel: self.kernel,
+            model: &self.model,
+            weights,
+            packed: &self.packed,
+            shares_panels,
+        };
         let scratch = &mut self.scratch[0];
         scratch.gather(samples, self.plan, step, leaves.clone());
-        scratch.run(&network, samples, block, parallel, Pass::Gradient);
+        scratch.run(&network, samples, block, parallel && !shares_panels, Pass::Gradient);
         step.tree().cover_each(leaves.clone(), |node| {
             sums.push(scratch.node_sum(&network, node, step, leaves.start, parallel, &mut self.spare));
         });
@@ -147,7 +152,13 @@ impl Gradients {
         let (first, last) = (leaves.start / part, leaves.end.div_ceil(part));
         let threads = threads.min(last - first);
         self.scratch.resize_with(self.scratch.len().max(threads as usize), Scratch::default);
-        let network = Network::new(self.kernel, &self.model, weights, &self.forward, &self.backward);
+        let network = Network {
+            kernel: self.kernel,
+            model: &self.model,
+            weights,
+            packed: &self.packed,
+            shares_panels: false,
+        };
         let (plan, tree) = (self.plan, step.tree());
         let block = (part as usize * step.leaf).clamp(MIN_BLOCK, MAX_BLOCK);
         let run = |scratch: &mut Scratch, thread: u32| {
@@ -243,7 +254,13 @@ impl Gradients {
             let rows = first..samples.len().min(first + EVALUATION_ROWS);
             let parallel = self.is_parallel(rows.len());
             let block = self.block_rows(rows.len(), parallel);
-            let network = Network::new(self.kernel, &self.model, weights, &self.forward, &self.backward);
+            let network = Network {
+            kernel: self.kernel,
+            model: &self.model,
+            weights,
+            packed: &self.packed,
+            shares_panels: false,
+        };
             let scratch = &mut self.scratch[0];
             scratch.gather_range(samples, rows);
             scratch.run(&network, samples, block, parallel, pass);
@@ -255,6 +272,12 @@ impl Gradients {
         rayon::current_num_threads() > 1 && rows * self.model.parameters() >= PARALLEL_WORK
     }
 
+    /// Whether threads share out the panels of a large model's layers, so that each reads a part of the weights, rather
+    /// than the rows of a batch that is one block anyway.
+    fn shares_panels(&self, rows: usize, parallel: bool) -> bool {
+        parallel && rows <= MAX_BLOCK && self.model.parameters() >= LARGE_MODEL
+    }
+
     fn block_rows(&self, rows: usize, parallel: bool) -> usize {
         let shares = if parallel { rayon::current_num_threads() } else { 1 };
         // As many equal blocks for every thread as the largest block demands.
@@ -262,24 +285,11 @@ impl Gradients {
         rows.div_ceil(shares * rounds).clamp(MIN_BLOCK, MAX_BLOCK)
     }
 
-    /// Lays the weights out as right operands, panel by panel.
+    /// Lays the weights out as the products read them.
     fn pack(&mut self, weights: &[f32], parallel: bool, with_backward: bool) {
-        let width = self.kernel.width();
-        for (l, layer) in self.model.layers().iter().enumerate() {
-            let (inputs, outputs) = (layer.inputs, layer.outputs);
-            let weight = &weights[layer.weight..][..inputs * outputs];
-            let packed = self.forward[l].resize(inputs * outputs.next_multiple_of(width));
-            each_chunk(parallel, packed, inputs * width, |panel, packed| {
-                let first = panel * width;
-                pack_transposed(&weight[first * inputs..], inputs, width.min(outputs - first), width, packed);
-            });
-            if l > 0 && with_backward {
-                let packed = self.backward[l].resize(outputs * inputs.next_multiple_of(width));
-                each_chunk(parallel, packed, outputs * width, |panel, packed| {
-                    let first = panel * width;
-                    pack_panel(&weight[first..], inputs, width.min(inputs - first), width, packed);
-                });
-            }
+        for (l, (layer, packed)) in self.model.layers().iter().zip(&mut self.packed).enumerate() {
+            let weight = &weights[layer.weight..][..layer.inputs * layer.outputs];
+            packed.pack(self.kernel, layer, weight, parallel, l > 0 && with_backward);
         }
     }
 }

@@ -1,13 +1,16 @@
 //! A block of rows on its way forward through the layers, through the head and back.
 
 use super::matrix::{Shape, strips};
+use super::pack::{PackedLayer, is_wide};
 use super::scratch::Places;
-use crate::kernel::{Buffer, Kernel, Left, Segment, Tile, multiply};
+use super::each_chunk;
+use crate::kernel::{Buffer, Kernel, Left, Segment, Tile, multiply, transpose};
 use crate::metrics::Outcome;
 use crate::model::{Activation, Layer, Model};
 use crate::samples::Samples;
+use std::cell::RefCell;
 
-/// Length of the inner index that is taken at a time: with a panel's width, half of a first-level cache.
+/// Length of the inner index that is taken at a time: its share of a panel stays in the caches for all rows.
 const DEPTH_OF_A_PART: usize = 256;
 
 /// Segments of a part: one for each panel, of which the narrowest have 16 columns.
@@ -41,22 +44,14 @@ pub(super) struct Block<'a> {
 pub(super) struct Network<'a> {
     pub kernel: Kernel,
     pub model: &'a Model,
+    /// `[parameters]`; only the biases are read.
     pub weights: &'a [f32],
-    pub forward: &'a [Buffer],
-    pub backward: &'a [Buffer],
+    pub packed: &'a [PackedLayer],
+    /// Whether the panels of a layer are shared out among threads, rather than blocks of rows.
+    pub shares_panels: bool,
 }
 
-impl<'a> Network<'a> {
-    pub(super) fn new(
-        kernel: Kernel,
-        model: &'a Model,
-        weights: &'a [f32],
-        forward: &'a [Buffer],
-        backward: &'a [Buffer],
-    ) -> Self {
-        Network { kernel, model, weights, forward, backward }
-    }
-
+impl Network<'_> {
     pub(super) fn run(&self, samples: &dyn Samples, places: &Places, block: &mut Block, pass: Pass) {
         let layers = self.model.layers();
         let last = layers.len() - 1;
@@ -101,11 +96,13 @@ impl<'a> Network<'a> {
             },
         );
         if pass == Pass::Gradient {
+            let (matrices, turned) = matrices.split_at_mut(places.turned());
             for l in (1..=last).rev() {
                 // The derivative by the layer below lies before that by this one, and every input before both.
                 let (rest, delta) = matrices.split_at_mut(places.delta(l).1);
                 let (inputs, below) = rest.split_at_mut(places.delta(l - 1).1);
-                self.backward_layer(&layers[l], l, rows, places, delta, &inputs[places.input(l).1..], below);
+                let input = &inputs[places.input(l).1..];
+                self.backward_layer(&layers[l], l, rows, places, delta, input, below, turned);
             }
         }
     }
@@ -123,19 +120,23 @@ impl<'a> Network<'a> {
         activation: Option<Activation>,
     ) {
         let shape = places.delta(l).0;
-        self.product(places.input(l).0, input, &self.forward[l], shape, output, rows, |panel, _, out| {
-            let bias = &self.weights[layer.bias + panel * shape.width..][..out.len()];
-            match activation {
-                None => out.iter_mut().zip(bias).for_each(|(z, b)| *z += b),
-                Some(Activation::Relu) => add_and(out, bias, |z| Activation::Relu.apply(z)),
-                Some(Activation::Tanh) => add_and(out, bias, |z| Activation::Tanh.apply(z)),
-                Some(Activation::Sigmoid) => add_and(out, bias, |z| Activation::Sigmoid.apply(z)),
-            }
+        let product = Product { left: places.input(l).0, values: input, right: &self.packed[l].forward, rows };
+        self.each_panel(shape, output, |panel, out| {
+            self.product(&product, shape.tile_columns(panel), panel, out, |_, out| {
+                let out = &mut out[..shape.columns_of(panel)];
+                let bias = &self.weights[layer.bias + panel * shape.width..][..out.len()];
+                match activation {
+                    None => out.iter_mut().zip(bias).for_each(|(z, b)| *z += b),
+                    Some(Activation::Relu) => add_and(out, bias, |z| Activation::Relu.apply(z)),
+                    Some(Activation::Tanh) => add_and(out, bias, |z| Activation::Tanh.apply(z)),
+                    Some(Activation::Sigmoid) => add_and(out, bias, |z| Activation::Sigmoid.apply(z)),
+                }
+            });
         });
     }
 
     /// `below = (delta W) * activation'(input)`, the derivative by the outputs of the layer below, whose
-    /// values are this layer's `input`.
+    /// values are this layer's `input`. `turned` is room for as much as [`Places::turned`] says.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn backward_layer(
         &self,
@@ -146,67 +147,161 @@ impl<'a> Network<'a> {
         delta: &[f32],
         input: &[f32],
         below: &mut [f32],
+        turned: &mut [f32],
     ) {
-        let shape = places.input(l).0;
+        let (above, shape) = (places.delta(l).0, places.input(l).0);
         debug_assert_eq!(shape.columns, layer.inputs);
-        self.product(places.delta(l).0, delta, &self.backward[l], shape, below, rows, |panel, row, out| {
+        let derivative = |panel: usize, row: usize, out: &mut [f32]| {
+            let out = &mut out[..shape.columns_of(panel)];
             let values = &input[shape.panel(panel) + row * shape.width..][..out.len()];
             match self.model.activation() {
                 Activation::Relu => back(out, values, |a, d| Activation::Relu.backward(a, d)),
                 Activation::Tanh => back(out, values, |a, d| Activation::Tanh.backward(a, d)),
                 Activation::Sigmoid => back(out, values, |a, d| Activation::Sigmoid.backward(a, d)),
             }
-        });
+        };
+        if is_wide(layer) {
+            self.turn(above, delta, rows, turned);
+            self.each_panel(shape, below, |panel, out| {
+                self.turned_product(layer, &self.packed[l], turned, panel, rows, out);
+                self.kernel.vectorize(
+                    #[inline(always)]
+                    || {
+                        for (row, out) in out.chunks_mut(shape.width).take(rows).enumerate() {
+                            derivative(panel, row, out);
+                        }
+                    },
+                );
+            });
+        } else {
+            let product = Product { left: above, values: delta, right: &self.packed[l].backward, rows };
+            self.each_panel(shape, below, |panel, out| {
+                self.product(&product, shape.tile_columns(panel), panel, out, |row, out| {
+                    derivative(panel, row, out);
+                });
+            });
+        }
     }
 
-    /// `out = left right` for the rows of a block, each row of each tile handed to `finish` (its panel, its
-    /// row in the block, its values) while it is in cache.
-    #[allow(clippy::too_many_arguments)]
+    /// Runs `run` for each panel of `out`, which has this shape.
+    fn each_panel(&self, shape: Shape, out: &mut [f32], run: impl Fn(usize, &mut [f32]) + Sync + Send) {
+        each_chunk(self.shares_panels, &mut out[..shape.block_len()], shape.width * shape.block, run);
+    }
+
+    /// One panel of `out = left right` for the rows of a block, each row of each tile handed to `finish` (its row in
+    /// the block, its values) while it is in cache.
     #[inline(always)]
     fn product(
         &self,
-        left: Shape,
-        values: &[f32],
-        right: &Buffer,
-        shape: Shape,
+        product: &Product,
+        columns: usize,
+        panel: usize,
         out: &mut [f32],
-        rows: usize,
-        finish: impl Fn(usize, usize, &mut [f32]),
+        finish: impl Fn(usize, &mut [f32]),
     ) {
-        let depth = left.columns;
-        // A part of the inner index at a time, whose share of the right operand stays in the first-level cache
-        // for all rows. The chains go on from part to part.
-        let part = DEPTH_OF_A_PART.div_ceil(left.width);
-        for panel in 0..shape.panels() {
-            let b = &right.as_slice()[panel * depth * shape.width..][..depth * shape.width];
-            for (number, first) in (0..left.panels()).step_by(part).enumerate() {
-                let is_last = first + part >= left.panels();
-                let mut segments = [Segment::default(); MOST_SEGMENTS];
-                let panels = first..left.panels().min(first + part);
-                let segments = &mut segments[..panels.len()];
-                for (segment, p) in segments.iter_mut().zip(panels) {
-                    let (k, a, b) = (left.columns_of(p), left.panel(p), p * left.width * shape.width);
-                    *segment = Segment { k, a, b, ends_leaf: false };
-                }
-                for (row, rows) in strips(rows, self.kernel) {
-                    let a = &values[row * left.width..];
-                    let tile = Tile { a, left: Left::Rows, b, rows, columns: shape.tile_columns(panel) };
-                    let out = &mut out[shape.panel(panel) + row * shape.width..];
-                    multiply(self.kernel, &tile, segments, number > 0, out, shape.width);
-                    if is_last {
-                        self.kernel.vectorize(
-                            #[inline(always)]
-                            || {
-                                for (r, out) in out.chunks_mut(shape.width).take(rows).enumerate() {
-                                    finish(panel, row + r, &mut out[..shape.columns_of(panel)]);
-                                }
-                            },
-                        );
-                    }
+        let (left, width) = (product.left, self.kernel.width());
+        let len = left.columns * width;
+        let b = &product.right.as_slice()[panel * len..][..len];
+        // A part of the inner index at a time, whose share of the right operand stays in cache for all rows. The
+        // chains go on from part to part.
+        let part = DEPTH_OF_A_PART.div_ceil(width);
+        for first in (0..left.panels()).step_by(part) {
+            let panels = first..left.panels().min(first + part);
+            let is_last = panels.end == left.panels();
+            let mut segments = [Segment::default(); MOST_SEGMENTS];
+            let segments = &mut segments[..panels.len()];
+            for (segment, p) in segments.iter_mut().zip(panels) {
+                let (k, a, b) = (left.columns_of(p), left.panel(p), p * width * width);
+                *segment = Segment { k, a, b, ends_leaf: false };
+            }
+            for (row, rows) in strips(product.rows, self.kernel) {
+                let tile = Tile { a: &product.values[row * width..], left: Left::Rows, b, rows, columns };
+                let out = &mut out[row * width..];
+                multiply(self.kernel, &tile, segments, first > 0, out, width);
+                if is_last {
+                    self.kernel.vectorize(
+                        #[inline(always)]
+                        || {
+                            for (r, out) in out.chunks_mut(width).take(rows).enumerate() {
+                                finish(row + r, out);
+                            }
+                        },
+                    );
                 }
             }
         }
     }
+
+    /// `delta` (`[rows, outputs]`) with rows and columns exchanged: a panel for each `width` samples, which holds
+    /// `[outputs, width]`.
+    fn turn(&self, shape: Shape, delta: &[f32], rows: usize, turned: &mut [f32]) {
+        let width = shape.width;
+        for (s, turned) in turned.chunks_mut(shape.columns * width).take(rows.div_ceil(width)).enumerate() {
+            let samples = width.min(rows - s * width);
+            for (panel, turned) in turned.chunks_mut(width * width).enumerate() {
+                let from = &delta[shape.panel(panel) + s * width * width..];
+                transpose(self.kernel, from, width, [samples, shape.columns_of(panel)], turned, width);
+            }
+        }
+    }
+
+    /// One panel of `delta W`, `[rows, inputs of the panel]`, for a weight that is packed for the forward product only:
+    /// its transpose, the product of the weight and what [`Network::turn`] made, is computed and turned back.
+    fn turned_product(
+        &self,
+        layer: &Layer,
+        packed: &PackedLayer,
+        turned: &[f32],
+        panel: usize,
+        rows: usize,
+        out: &mut [f32],
+    ) {
+        let width = self.kernel.width();
+        let first = panel * width;
+        let inputs = width.min(layer.inputs - first);
+        let weight = &packed.forward.as_slice()[first * width..];
+        let (panels, part) = (layer.outputs.div_ceil(width), DEPTH_OF_A_PART.div_ceil(width));
+        TURNED.with_borrow_mut(|sums| {
+            let sums = sums.resize(rows.div_ceil(width) * width * width);
+            for from in (0..panels).step_by(part) {
+                let mut segments = [Segment::default(); MOST_SEGMENTS];
+                let segments = &mut segments[..part.min(panels - from)];
+                for (segment, p) in segments.iter_mut().zip(from..) {
+                    let k = width.min(layer.outputs - p * width);
+                    let (a, b) = (p * layer.inputs * width, p * width * width);
+                    *segment = Segment { k, a, b, ends_leaf: false };
+                }
+                for (input, height) in strips(inputs, self.kernel) {
+                    for (s, sums) in sums.chunks_mut(width * width).enumerate() {
+                        let b = &turned[s * layer.outputs * width..];
+                        let samples = rows - s * width;
+                        let columns = if 2 * samples <= width { width / 2 } else { width };
+                        let a = &weight[input * width..];
+                        let tile = Tile { a, left: Left::Rows, b, rows: height, columns };
+                        multiply(self.kernel, &tile, segments, from > 0, &mut sums[input * width..], width);
+                    }
+                }
+            }
+            for (s, sums) in sums.chunks(width * width).enumerate() {
+                let samples = width.min(rows - s * width);
+                let out = &mut out[s * width * width..];
+                transpose(self.kernel, sums, width, [inputs, samples], out, width);
+            }
+        });
+    }
+}
+
+thread_local! {
+    /// A panel of a turned product, `[panels of samples, inputs of the panel, samples of the panel]`.
+    static TURNED: RefCell<Buffer> = RefCell::default();
+}
+
+/// What the panels of a product share: the left operand, `[rows, depth]`, and the packed right one.
+struct Product<'a> {
+    left: Shape,
+    values: &'a [f32],
+    right: &'a Buffer,
+    rows: usize,
 }
 
 #[inline(always)]

@@ -1,37 +1,66 @@
-//! Weights laid out as the kernel reads right operands: panels of columns, row after row.
+//! Weights laid out as the kernel reads them: panels of columns, row after row.
 
+use super::each_chunk;
 use super::matrix::copy;
+use crate::kernel::{Buffer, Kernel, transpose};
+use crate::model::Layer;
 
-/// Packs `columns` rows of `weight` (`[columns, depth]`) as columns of a panel: element (k, column) goes to
-/// `packed[k * width + column]`, missing columns are 0.
-pub(super) fn pack_transposed(
-    weight: &[f32],
-    depth: usize,
-    columns: usize,
-    width: usize,
-    packed: &mut [f32],
-) {
-    // A cache line of each column at a time: read once, and the panel's rows stay in cache meanwhile.
-    const LINE: usize = 16;
-    for (block, packed) in packed.chunks_mut(LINE * width).enumerate() {
-        let depths = packed.len() / width;
-        for column in 0..columns {
-            let from = &weight[column * depth + block * LINE..][..depths];
-            for (row, &value) in packed.chunks_exact_mut(width).zip(from) {
-                row[column] = value;
+/// A layer's weight as the products read it.
+#[derive(Default)]
+pub(super) struct PackedLayer {
+    /// Panels of outputs: element (output, input) at `panel * inputs * width + input * width + output % width`. The
+    /// right operand of the forward product and, of a wide layer, the left one of the input gradient.
+    pub forward: Buffer,
+    /// Of a layer that is not wide, panels of inputs, the right operand of the input gradient: element (output, input)
+    /// at `panel * outputs * width + output * width + input % width`.
+    pub backward: Buffer,
+}
+
+/// Whether the input gradient is computed turned round, with samples in the lanes, so that the weight need not be packed
+/// a second time. With few outputs packing costs nothing, turning would.
+pub(super) fn is_wide(layer: &Layer) -> bool {
+    layer.outputs > 16
+}
+
+impl PackedLayer {
+    /// Packs `weight` (`[outputs, inputs]`).
+    pub fn pack(&mut self, kernel: Kernel, layer: &Layer, weight: &[f32], parallel: bool, with_backward: bool) {
+        let (inputs, outputs, width) = (layer.inputs, layer.outputs, kernel.width());
+        let packed = self.forward.resize(inputs * outputs.next_multiple_of(width));
+        each_chunk(parallel, packed, inputs * width, |panel, packed| {
+            let columns = width.min(outputs - panel * width);
+            let rows = &weight[panel * width * inputs..];
+            // A few inputs at a time, so that the lines that are written stay in cache until they are whole.
+            for (at, packed) in packed.chunks_mut(INPUTS_AT_A_TIME * width).enumerate() {
+                let (from, depth) = (&rows[at * INPUTS_AT_A_TIME..], packed.len() / width);
+                transpose(kernel, from, inputs, [columns, depth], packed, width);
+                if columns < width {
+                    packed.chunks_exact_mut(width).for_each(|row| row[columns..].fill(0.0));
+                }
             }
+        });
+        if with_backward && !is_wide(layer) {
+            let packed = self.backward.resize(outputs * inputs.next_multiple_of(width));
+            each_chunk(parallel, packed, outputs * width, |panel, packed| {
+                let columns = width.min(inputs - panel * width);
+                let rows = weight[panel * width..].chunks(inputs);
+                for (out, row) in packed.chunks_exact_mut(width).zip(rows) {
+                    copy(&mut out[..columns], &row[..columns]);
+                    out[columns..].fill(0.0);
+                }
+            });
         }
-        for row in packed.chunks_exact_mut(width) {
-            row[columns..].fill(0.0);
+    }
+
+    /// The weight as it lies in the parameters, `[outputs, inputs]`.
+    pub fn unpack(&self, kernel: Kernel, layer: &Layer, weight: &mut [f32]) {
+        let (inputs, width) = (layer.inputs, kernel.width());
+        let panels = self.forward.as_slice().chunks(inputs * width);
+        for (weight, panel) in weight.chunks_mut(width * inputs).zip(panels) {
+            transpose(kernel, panel, width, [inputs, weight.len() / inputs], weight, inputs);
         }
     }
 }
 
-/// Packs `columns` columns of `weight`, whose rows are `stride` apart: element (k, column) goes to
-/// `packed[k * width + column]`, missing columns are 0.
-pub(super) fn pack_panel(weight: &[f32], stride: usize, columns: usize, width: usize, packed: &mut [f32]) {
-    for (out, row) in packed.chunks_exact_mut(width).zip(weight.chunks(stride)) {
-        copy(&mut out[..columns], &row[..columns]);
-        out[columns..].fill(0.0);
-    }
-}
+/// Inputs that are packed at a time.
+const INPUTS_AT_A_TIME: usize = 64;

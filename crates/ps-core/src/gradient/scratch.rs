@@ -2,6 +2,7 @@
 
 use super::matrix::Shape;
 use super::network::{Block, Network, Pass};
+use super::pack::is_wide;
 use super::weight::{WeightGradient, segments};
 use crate::batch::{BatchPlan, Step};
 use crate::fold::NodeSum;
@@ -29,7 +30,8 @@ pub(super) struct Scratch {
 }
 
 /// Where the matrices of a block lie: every layer's input, then every layer's output, whose place the derivative by
-/// it takes, then a row. Hidden outputs hold derivatives only: their values are the next layer's input.
+/// it takes, then room for one of these turned round, then a row. Hidden outputs hold derivatives only: their values are
+/// the next layer's input.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places {
     pub block: usize,
@@ -37,6 +39,7 @@ pub(super) struct Places {
     columns: Vec<(usize, usize)>,
     inputs: Vec<usize>,
     deltas: Vec<usize>,
+    turned: usize,
     row: usize,
     len: usize,
 }
@@ -56,6 +59,10 @@ impl Places {
         };
         self.inputs = self.columns.iter().map(|columns| place(columns.0)).collect();
         self.deltas = self.columns.iter().map(|columns| place(columns.1)).collect();
+        let turned = model.layers().iter().skip(1).filter(|layer| is_wide(layer));
+        let turned = turned.map(|layer| layer.outputs * block.next_multiple_of(self.width)).max();
+        self.turned = self.len;
+        self.len += turned.unwrap_or(0);
         let widest = model.features().max(model.outputs());
         self.row = self.len;
         self.len += widest.next_multiple_of(kernel.width());
@@ -74,6 +81,11 @@ impl Places {
     /// The output of layer `l`, and later the derivative by it.
     pub fn delta(&self, l: usize) -> (Shape, usize) {
         (Shape { columns: self.columns[l].1, block: self.block, width: self.width }, self.deltas[l])
+    }
+
+    /// A derivative with rows and columns exchanged; see [`Network::turn`].
+    pub fn turned(&self) -> usize {
+        self.turned
     }
 
     /// A row of the widest end of the model.

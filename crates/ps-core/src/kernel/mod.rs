@@ -9,10 +9,12 @@
 
 mod buffer;
 mod tile;
+mod transpose;
 mod vector;
 
 pub use buffer::Buffer;
 pub(crate) use tile::{Left, Segment, Tile, fold_tiles, multiply};
+pub(crate) use transpose::transpose;
 
 use std::sync::OnceLock;
 
