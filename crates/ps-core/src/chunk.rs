@@ -5,7 +5,7 @@
 //! between the wire and the sum.
 
 use crate::kernel::{Buffer, Kernel};
-use crate::optim::SgdConfig;
+use crate::optim::{Finite, SgdConfig};
 use crate::tree::{Coverage, Gathered, Node, Tree};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -113,15 +113,6 @@ impl ChunkFold {
             new,
         )
     }
-}
-
-/// What an update saw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Finite {
-    /// Whether every element of the gradient is finite.
-    pub gradient: bool,
-    /// Whether every new weight is.
-    pub weights: bool,
 }
 
 /// `left + right`, in a buffer that one of them has, if any.

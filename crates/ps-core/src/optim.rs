@@ -46,13 +46,15 @@ impl Optimizer {
         assert_eq!(weights.len(), gradient.len());
         let update = Update::new(self.config, samples, rate);
         if weights.len() <= CHUNK {
-            return update.chunk(weights, gradient, &mut self.velocity);
+            update.chunk(weights, gradient, &mut self.velocity);
+            return;
         }
         let chunks = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
         if self.velocity.is_empty() {
-            chunks.for_each(|(w, g)| update.chunk(w, g, &mut []));
+            chunks.for_each(|(w, g)| _ = update.chunk(w, g, &mut []));
         } else {
-            chunks.zip(self.velocity.par_chunks_mut(CHUNK)).for_each(|((w, g), v)| update.chunk(w, g, v));
+            let chunks = chunks.zip(self.velocity.par_chunks_mut(CHUNK));
+            chunks.for_each(|((w, g), v)| _ = update.chunk(w, g, v));
         }
     }
 }
@@ -77,51 +79,87 @@ impl Update {
     /// Updates some parameters `w` by their gradients' sums `g`; `v` is their velocity, or empty. Which operations are
     /// there at all is decided here, once, so that the loop has no branches and is vectorised.
     #[inline]
-    pub fn chunk(self, w: &mut [f32], g: &[f32], v: &mut [f32]) {
-        match (self.config.clip.is_some(), self.config.weight_decay != 0.0) {
-            (false, false) => self.with_l1::<false, false>(w, g, v),
-            (false, true) => self.with_l1::<false, true>(w, g, v),
-            (true, false) => self.with_l1::<true, false>(w, g, v),
-            (true, true) => self.with_l1::<true, true>(w, g, v),
+    pub fn chunk(self, w: &mut [f32], g: &[f32], v: &mut [f32]) -> Finite {
+        let samples = self.samples;
+        // The inverse of a power of two is exact, and so the product with it is the quotient, in a fraction of the time.
+        if samples.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1 {
+            let inverse = samples.recip();
+            self.with_mean(w, g, v, move |g| g * inverse)
+        } else {
+            self.with_mean(w, g, v, move |g| g / samples)
         }
     }
 
-    fn with_l1<const CLIP: bool, const DECAY: bool>(self, w: &mut [f32], g: &[f32], v: &mut [f32]) {
-        match self.config.l1 != 0.0 {
-            false => self.run::<CLIP, DECAY, false>(w, g, v),
-            true => self.run::<CLIP, DECAY, true>(w, g, v),
+    #[inline(always)]
+    fn with_mean(self, w: &mut [f32], g: &[f32], v: &mut [f32], mean: impl Fn(f32) -> f32 + Copy) -> Finite {
+        let SgdConfig { clip, weight_decay, l1, .. } = self.config;
+        match (clip.is_some() || l1 != 0.0, weight_decay != 0.0) {
+            (false, false) => self.run(w, g, v, mean, |_, g, _| g),
+            (false, true) => {
+                self.run(w, g, v, mean, |config, g, w| config.transform_by::<false, true, false>(g, w))
+            }
+            (true, _) => self.run(w, g, v, mean, |config, g, w| config.transform(g, w)),
         }
     }
 
-    fn run<const CLIP: bool, const DECAY: bool, const L1: bool>(
+    #[inline(always)]
+    fn run(
         self,
         w: &mut [f32],
         g: &[f32],
         v: &mut [f32],
-    ) {
-        let Update { config, samples, rate } = self;
+        mean: impl Fn(f32) -> f32 + Copy,
+        transform: impl Fn(&SgdConfig, f32, f32) -> f32 + Copy,
+    ) -> Finite {
+        let Update { config, rate, .. } = self;
+        let momentum = config.momentum;
         Kernel::detect().vectorize(
             #[inline(always)]
             || {
+                let mut finite = Finite::ALL;
+                let mut step = |w: &mut f32, total: f32, step: f32| {
+                    *w = (-rate).mul_add(step, *w);
+                    finite.gradient &= total.is_finite();
+                    finite.weights &= w.is_finite();
+                };
                 if v.is_empty() {
                     for (w, &g) in w.iter_mut().zip(g) {
-                        *w = (-rate).mul_add(config.transform_by::<CLIP, DECAY, L1>(g / samples, *w), *w);
+                        step(w, g, transform(&config, mean(g), *w));
                     }
                 } else if config.nesterov {
-                    for ((w, &g), v) in w.iter_mut().zip(g).zip(v) {
-                        let g = config.transform_by::<CLIP, DECAY, L1>(g / samples, *w);
-                        *v = config.momentum.mul_add(*v, g);
-                        *w = (-rate).mul_add(config.momentum.mul_add(*v, g), *w);
+                    for ((w, &total), v) in w.iter_mut().zip(g).zip(v) {
+                        let g = transform(&config, mean(total), *w);
+                        *v = momentum.mul_add(*v, g);
+                        step(w, total, momentum.mul_add(*v, g));
                     }
                 } else {
                     for ((w, &g), v) in w.iter_mut().zip(g).zip(v) {
-                        let g = config.transform_by::<CLIP, DECAY, L1>(g / samples, *w);
-                        *v = config.momentum.mul_add(*v, g);
-                        *w = (-rate).mul_add(*v, *w);
+                        *v = momentum.mul_add(*v, transform(&config, mean(g), *w));
+                        step(w, g, *v);
                     }
                 }
+                finite
             },
-        );
+        )
+    }
+}
+
+/// What an update saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finite {
+    /// Whether every element of the gradient is finite.
+    pub gradient: bool,
+    /// Whether every new weight is.
+    pub weights: bool,
+}
+
+impl Finite {
+    /// Nothing that is not finite was seen yet.
+    pub const ALL: Finite = Finite { gradient: true, weights: true };
+
+    /// Of all that two updates saw.
+    pub fn and(self, other: Finite) -> Finite {
+        Finite { gradient: self.gradient & other.gradient, weights: self.weights & other.weights }
     }
 }
 

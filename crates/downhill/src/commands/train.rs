@@ -95,14 +95,13 @@ fn by_workers(
         }
     };
     let stop = interrupt::listen(first, || std::process::exit(STOPPED.into()))?;
-    let trainer = if workers == 1 {
+    if workers == 1 {
         // The only worker is then itself a thread of the pool, and none has to be woken to hand it work.
         rayon::scope(|_| local::train(job, workers, stop, recorder))
     } else {
         local::train(job, workers, stop, recorder)
-    }?;
-    let version = trainer.version();
-    Ok((trainer.weights().to_vec(), version))
+    }
+    .map_err(Failure::from)
 }
 
 fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), Failure> {

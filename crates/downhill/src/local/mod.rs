@@ -2,12 +2,14 @@
 //!
 //! The caller's thread owns the weights and is also the first worker, so that a run of one worker passes no
 //! message to another thread; further workers have threads of their own. Gradients are moved and weights are
-//! shared. All compute on the current rayon pool.
+//! shared. All compute on the current rayon pool. A large model's only worker updates its weights in place (`solo.rs`).
 
+mod solo;
 mod worker;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
+use ps_core::gradient::InPlace;
 use ps_core::trainer::Diverged;
 use ps_core::{Fold, NodeSum, Trainer};
 use ps_run::{Job, Recorder};
@@ -35,13 +37,19 @@ pub enum LocalError {
     Lost(String),
 }
 
-/// Trains `job` with `workers` workers until all steps are made or `stop` is set, and returns the weights.
+/// Weights, and the steps they have made.
+pub type Trained = (Vec<f32>, u64);
+
+/// Trains `job` with `workers` workers until all steps are made or `stop` is set.
 pub fn train(
     job: &Job,
     workers: usize,
     stop: &AtomicBool,
     recorder: &mut Recorder,
-) -> Result<Trainer, LocalError> {
+) -> Result<Trained, LocalError> {
+    if workers == 1 && InPlace::suits(&job.model) {
+        return solo::train(job, stop, recorder);
+    }
     let (parcels, inbox) = channel::bounded(workers);
     std::thread::scope(|scope| {
         let mut seats = Vec::new();
@@ -58,6 +66,25 @@ pub fn train(
         drop(parcels);
         hub.run()
     })
+}
+
+fn server_config(job: &Job, workers: usize) -> ServerConfig {
+    ServerConfig {
+        plan: job.plan,
+        start_version: 0,
+        min_workers: workers as u32,
+        join_timeout_ms: NEVER,
+        contact_timeout_ms: NEVER,
+        work_timeout_ms: NEVER,
+        notice_every_ms: NOTICE_EVERY,
+        shards: 0,
+    }
+}
+
+/// For how long nothing need be done, unless something happens.
+fn patience(core: &ServerCore, now: Millis) -> Duration {
+    let deadline = core.deadline().unwrap_or(Millis::MAX);
+    Duration::from_millis(deadline.saturating_sub(now)).min(STOP_SEEN_WITHIN)
 }
 
 /// Owner of the weights and of the server's round logic.
@@ -89,22 +116,12 @@ impl<'a> Hub<'a> {
         seats: Vec<Sender<Letter>>,
         inbox: Receiver<Parcel>,
     ) -> Self {
-        let config = ServerConfig {
-            plan: job.plan,
-            start_version: 0,
-            min_workers: workers as u32,
-            join_timeout_ms: NEVER,
-            contact_timeout_ms: NEVER,
-            work_timeout_ms: NEVER,
-            notice_every_ms: NOTICE_EVERY,
-            shards: 0,
-        };
         Hub {
             job,
             stop,
             recorder,
             clock: Instant::now(),
-            core: ServerCore::new(0, config),
+            core: ServerCore::new(0, server_config(job, workers)),
             trainer: job.trainer(),
             fold: Fold::new(job.plan.step(0).tree()),
             workers,
@@ -117,7 +134,7 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn run(mut self) -> Result<Trainer, LocalError> {
+    fn run(mut self) -> Result<Trained, LocalError> {
         for id in 0..self.workers as u32 {
             self.tell(ServerEvent::Joined { worker: WorkerId(id) })?;
         }
@@ -130,7 +147,7 @@ impl<'a> Hub<'a> {
                 let sums = self.own.answer(letter);
                 self.receive(Parcel { worker: WorkerId(0), sums })?;
             } else {
-                match self.inbox.recv_timeout(self.patience()) {
+                match self.inbox.recv_timeout(patience(&self.core, self.now())) {
                     Ok(parcel) => self.receive(parcel)?,
                     Err(RecvTimeoutError::Timeout) => self.tell(ServerEvent::Timeout)?,
                     Err(RecvTimeoutError::Disconnected) => {
@@ -144,7 +161,7 @@ impl<'a> Hub<'a> {
             (Some(Outcome::TooFewWorkers { .. }), None) => {
                 Err(LocalError::Lost("its workers are gone".into()))
             }
-            _ => Ok(self.trainer),
+            _ => Ok((self.trainer.weights().to_vec(), self.trainer.version())),
         }
     }
 
@@ -230,11 +247,6 @@ impl<'a> Hub<'a> {
 
     fn now(&self) -> Millis {
         self.clock.elapsed().as_millis() as Millis
-    }
-
-    fn patience(&self) -> Duration {
-        let deadline = self.core.deadline().unwrap_or(Millis::MAX);
-        Duration::from_millis(deadline.saturating_sub(self.now())).min(STOP_SEEN_WITHIN)
     }
 }
 

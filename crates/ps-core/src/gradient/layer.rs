@@ -1,9 +1,9 @@
 //! One layer's products alone, for benches.
 
-use super::Gradients;
 use super::network::Network;
 use super::scratch::Places;
 use super::weight::{WeightGradient, segments};
+use super::{Gradients, block_rows};
 use crate::batch::BatchPlan;
 use crate::kernel::{Buffer, Kernel, Segment};
 use crate::model::{Activation, Model};
@@ -31,7 +31,7 @@ impl LayerProducts {
         let mut gradients = Gradients::new(model, plan, kernel);
         gradients.pack(&weights, false, true);
         let mut places = Places::default();
-        places.lay_out(&gradients.model, kernel, gradients.block_rows(rows, false));
+        places.lay_out(&gradients.model, kernel, block_rows(rows, false));
         let mut memory = Buffer::default();
         memory.resize(rows.div_ceil(places.block) * places.len()).fill(0.5);
         let (mut segments_of_leaves, starts) = (Vec::new(), (0..rows).step_by(leaf));
@@ -43,7 +43,7 @@ impl LayerProducts {
     fn blocks(&mut self, run: impl Fn(&Network, &Places, usize, &mut [f32])) {
         let Gradients { kernel, model, packed, .. } = &self.gradients;
         let weights = &self.weights;
-        let network = Network { kernel: *kernel, model, weights, packed, shares_panels: false };
+        let network = Network::new(*kernel, model, weights, packed, false);
         let blocks = self.rows.div_ceil(self.places.block);
         let memory = self.memory.resize(blocks * self.places.len());
         for (b, memory) in memory.chunks_mut(self.places.len()).enumerate() {
@@ -82,12 +82,8 @@ impl LayerProducts {
             segments: &self.segments,
             leaves: self.leaves,
         };
-        let width = self.places.width;
         let (weight, bias) = gradient.split_at_mut(layer.inputs * layer.outputs);
-        let panels = weight.chunks_mut(width * layer.inputs).zip(bias.chunks_mut(width));
-        for (panel, (weight, bias)) in panels.enumerate() {
-            products.panel(panel, weight, bias);
-        }
+        products.all_panels(weight, bias, false);
     }
 
     pub fn pack(&mut self) {

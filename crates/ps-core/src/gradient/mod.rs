@@ -5,6 +5,7 @@
 //! the tree while it is in cache. Rows, tiles and panels are shared out among threads, sums never are, so the
 //! number of threads changes no bit.
 
+mod in_place;
 mod layer;
 mod matrix;
 mod network;
@@ -14,6 +15,7 @@ mod scratch;
 mod tests;
 mod weight;
 
+pub use in_place::InPlace;
 #[doc(hidden)]
 pub use layer::LayerProducts;
 
@@ -41,7 +43,8 @@ const PARALLEL_WORK: usize = 4_000_000;
 /// Models up to this many parameters go through a large batch part by part, gradients included, so that what one
 /// part has computed is still in cache when its gradient is; of larger models the gradients themselves would not be.
 const SMALL_MODEL: usize = 1 << 16;
-/// Models from this many parameters on are read from memory, not from a core's caches, again in each pass.
+/// Of models from this many parameters on, threads share out the panels of a layer, so that each reads a part of the
+/// weights, rather than the rows of a batch that is one block anyway: the weights come from memory.
 const LARGE_MODEL: usize = 1 << 20;
 /// Rows of such a part.
 const PART_ROWS: usize = 128;
@@ -114,21 +117,30 @@ impl Gradients {
             self.compute_parts(weights, samples, step, leaves, part, parallel, sums);
             return;
         }
-        let shares_panels = self.shares_panels(rows, parallel);
-        let block = self.block_rows(rows, parallel && !shares_panels);
-        let network = Network {
-            kernel: self.kernel,
-            model: &self.model,
-            weights,
-            packed: &self.packed,
-            shares_panels,
-        };
+        self.pass(weights, samples, step, leaves.clone(), parallel);
         let scratch = &mut self.scratch[0];
-        scratch.gather(samples, self.plan, step, leaves.clone());
-        scratch.run(&network, samples, block, parallel && !shares_panels, Pass::Gradient);
         step.tree().cover_each(leaves.clone(), |node| {
-            sums.push(scratch.node_sum(&network, node, step, leaves.start, parallel, &mut self.spare));
+            let (model, kernel) = (&self.model, self.kernel);
+            sums.push(scratch.node_sum(model, kernel, node, step, leaves.start, parallel, &mut self.spare));
         });
+    }
+
+    /// Takes the samples of `leaves` forward and back, with the weights packed; `weights` are there for the biases.
+    fn pass(
+        &mut self,
+        weights: &[f32],
+        samples: &dyn Samples,
+        step: Step,
+        leaves: Range<u32>,
+        parallel: bool,
+    ) {
+        let scratch = &mut self.scratch[0];
+        scratch.gather(samples, self.plan, step, leaves);
+        let shares_panels = parallel && scratch.rows() <= MAX_BLOCK && self.model.parameters() >= LARGE_MODEL;
+        let by_rows = parallel && !shares_panels;
+        let block = block_rows(scratch.rows(), by_rows);
+        let network = Network::new(self.kernel, &self.model, weights, &self.packed, shares_panels);
+        scratch.run(&network, samples, block, by_rows, Pass::Gradient);
     }
 
     /// Leaves of a part: a power of two, so that a part is a node of the tree.
@@ -152,13 +164,7 @@ impl Gradients {
         let (first, last) = (leaves.start / part, leaves.end.div_ceil(part));
         let threads = threads.min(last - first);
         self.scratch.resize_with(self.scratch.len().max(threads as usize), Scratch::default);
-        let network = Network {
-            kernel: self.kernel,
-            model: &self.model,
-            weights,
-            packed: &self.packed,
-            shares_panels: false,
-        };
+        let network = Network::new(self.kernel, &self.model, weights, &self.packed, false);
         let (plan, tree) = (self.plan, step.tree());
         let block = (part as usize * step.leaf).clamp(MIN_BLOCK, MAX_BLOCK);
         let run = |scratch: &mut Scratch, thread: u32| {
@@ -170,7 +176,15 @@ impl Gradients {
                 scratch.run(&network, samples, block, false, Pass::Gradient);
                 let mut spare = std::mem::take(&mut scratch.spare);
                 tree.cover_each(leaves.clone(), |node| {
-                    let sum = scratch.node_sum(&network, node, step, leaves.start, false, &mut spare);
+                    let sum = scratch.node_sum(
+                        network.model,
+                        network.kernel,
+                        node,
+                        step,
+                        leaves.start,
+                        false,
+                        &mut spare,
+                    );
                     fold.insert_and_return(sum, &mut |merged| spare.put(merged));
                 });
                 scratch.spare = spare;
@@ -253,14 +267,8 @@ impl Gradients {
         for first in (0..samples.len()).step_by(EVALUATION_ROWS) {
             let rows = first..samples.len().min(first + EVALUATION_ROWS);
             let parallel = self.is_parallel(rows.len());
-            let block = self.block_rows(rows.len(), parallel);
-            let network = Network {
-            kernel: self.kernel,
-            model: &self.model,
-            weights,
-            packed: &self.packed,
-            shares_panels: false,
-        };
+            let block = block_rows(rows.len(), parallel);
+            let network = Network::new(self.kernel, &self.model, weights, &self.packed, false);
             let scratch = &mut self.scratch[0];
             scratch.gather_range(samples, rows);
             scratch.run(&network, samples, block, parallel, pass);
@@ -272,19 +280,6 @@ impl Gradients {
         rayon::current_num_threads() > 1 && rows * self.model.parameters() >= PARALLEL_WORK
     }
 
-    /// Whether threads share out the panels of a large model's layers, so that each reads a part of the weights, rather
-    /// than the rows of a batch that is one block anyway.
-    fn shares_panels(&self, rows: usize, parallel: bool) -> bool {
-        parallel && rows <= MAX_BLOCK && self.model.parameters() >= LARGE_MODEL
-    }
-
-    fn block_rows(&self, rows: usize, parallel: bool) -> usize {
-        let shares = if parallel { rayon::current_num_threads() } else { 1 };
-        // As many equal blocks for every thread as the largest block demands.
-        let rounds = rows.div_ceil(shares * MAX_BLOCK);
-        rows.div_ceil(shares * rounds).clamp(MIN_BLOCK, MAX_BLOCK)
-    }
-
     /// Lays the weights out as the products read them.
     fn pack(&mut self, weights: &[f32], parallel: bool, with_backward: bool) {
         for (l, (layer, packed)) in self.model.layers().iter().zip(&mut self.packed).enumerate() {
@@ -292,6 +287,14 @@ impl Gradients {
             packed.pack(self.kernel, layer, weight, parallel, l > 0 && with_backward);
         }
     }
+}
+
+/// Rows of a block.
+fn block_rows(rows: usize, parallel: bool) -> usize {
+    let shares = if parallel { rayon::current_num_threads() } else { 1 };
+    // As many equal blocks for every thread as the largest block demands.
+    let rounds = rows.div_ceil(shares * MAX_BLOCK);
+    rows.div_ceil(shares * rounds).clamp(MIN_BLOCK, MAX_BLOCK)
 }
 
 /// Runs `run` on each chunk of `size` elements, on the threads of the pool or one after the other.

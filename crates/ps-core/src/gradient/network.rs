@@ -1,9 +1,9 @@
 //! A block of rows on its way forward through the layers, through the head and back.
 
+use super::each_chunk;
 use super::matrix::{Shape, strips};
 use super::pack::{PackedLayer, is_wide};
 use super::scratch::Places;
-use super::each_chunk;
 use crate::kernel::{Buffer, Kernel, Left, Segment, Tile, multiply, transpose};
 use crate::metrics::Outcome;
 use crate::model::{Activation, Layer, Model};
@@ -51,7 +51,17 @@ pub(super) struct Network<'a> {
     pub shares_panels: bool,
 }
 
-impl Network<'_> {
+impl<'a> Network<'a> {
+    pub fn new(
+        kernel: Kernel,
+        model: &'a Model,
+        weights: &'a [f32],
+        packed: &'a [PackedLayer],
+        shares_panels: bool,
+    ) -> Self {
+        Network { kernel, model, weights, packed, shares_panels }
+    }
+
     pub(super) fn run(&self, samples: &dyn Samples, places: &Places, block: &mut Block, pass: Pass) {
         let layers = self.model.layers();
         let last = layers.len() - 1;
@@ -120,7 +130,8 @@ impl Network<'_> {
         activation: Option<Activation>,
     ) {
         let shape = places.delta(l).0;
-        let product = Product { left: places.input(l).0, values: input, right: &self.packed[l].forward, rows };
+        let product =
+            Product { left: places.input(l).0, values: input, right: &self.packed[l].forward, rows };
         self.each_panel(shape, output, |panel, out| {
             self.product(&product, shape.tile_columns(panel), panel, out, |_, out| {
                 let out = &mut out[..shape.columns_of(panel)];

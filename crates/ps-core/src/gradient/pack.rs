@@ -24,7 +24,14 @@ pub(super) fn is_wide(layer: &Layer) -> bool {
 
 impl PackedLayer {
     /// Packs `weight` (`[outputs, inputs]`).
-    pub fn pack(&mut self, kernel: Kernel, layer: &Layer, weight: &[f32], parallel: bool, with_backward: bool) {
+    pub fn pack(
+        &mut self,
+        kernel: Kernel,
+        layer: &Layer,
+        weight: &[f32],
+        parallel: bool,
+        with_backward: bool,
+    ) {
         let (inputs, outputs, width) = (layer.inputs, layer.outputs, kernel.width());
         let packed = self.forward.resize(inputs * outputs.next_multiple_of(width));
         each_chunk(parallel, packed, inputs * width, |panel, packed| {

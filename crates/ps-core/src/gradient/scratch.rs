@@ -190,22 +190,37 @@ impl Scratch {
 
     /// The sum of one node of the last pass, whose rows began with leaf `first_leaf`: its gradient tile by tile, its
     /// tally leaf by leaf.
+    #[allow(clippy::too_many_arguments)]
     pub fn node_sum(
         &mut self,
-        network: &Network,
+        model: &Model,
+        kernel: Kernel,
         node: Node,
         step: Step,
         first_leaf: u32,
         parallel: bool,
         spare: &mut Spare,
     ) -> NodeSum {
-        let model = network.model;
         let mut sum = spare.take().unwrap_or_else(|| NodeSum {
             node,
             gradient: vec![0.0; model.parameters()],
             tally: Tally::new(model.classes()),
         });
         sum.node = node;
+        self.open_node(node, step, first_leaf, &mut sum.tally);
+        let mut rest: &mut [f32] = &mut sum.gradient;
+        for (l, layer) in model.layers().iter().enumerate() {
+            let (weight, after) = rest.split_at_mut(layer.inputs * layer.outputs);
+            let (bias, after) = after.split_at_mut(layer.outputs);
+            rest = after;
+            self.weight_gradient(l, kernel).all_panels(weight, bias, parallel);
+        }
+        sum
+    }
+
+    /// Finds where the rows of a node of the last pass lie, whose rows began with leaf `first_leaf`, for
+    /// [`Scratch::weight_gradient`], and sums its tally.
+    pub fn open_node(&mut self, node: Node, step: Step, first_leaf: u32, tally: &mut Tally) {
         let first_row = step.offsets(first_leaf..first_leaf).start;
         let leaves = step.tree().leaves_of(node);
         let rows = |leaf: u32| {
@@ -213,34 +228,19 @@ impl Scratch {
             rows.start - first_row..rows.end - first_row
         };
         segments(&self.places, leaves.clone().map(rows), &mut self.segments);
-        self.fold_tallies(leaves.clone().map(rows), &mut sum.tally);
-        let width = network.kernel.width();
-        let mut rest: &mut [f32] = &mut sum.gradient;
-        for (l, layer) in model.layers().iter().enumerate() {
-            let (weight, after) = rest.split_at_mut(layer.inputs * layer.outputs);
-            let (bias, after) = after.split_at_mut(layer.outputs);
-            rest = after;
-            let products = WeightGradient {
-                kernel: network.kernel,
-                input: self.places.input(l),
-                delta: self.places.delta(l),
-                memory: self.memory.as_slice(),
-                segments: &self.segments,
-                leaves: leaves.len(),
-            };
-            if parallel {
-                weight
-                    .par_chunks_mut(width * layer.inputs)
-                    .zip(bias.par_chunks_mut(width))
-                    .enumerate()
-                    .with_max_len(1)
-                    .for_each(|(panel, (weight, bias))| products.panel(panel, weight, bias));
-            } else {
-                let panels = weight.chunks_mut(width * layer.inputs).zip(bias.chunks_mut(width));
-                panels.enumerate().for_each(|(panel, (weight, bias))| products.panel(panel, weight, bias));
-            }
+        self.fold_tallies(leaves.map(rows), tally);
+    }
+
+    /// The products of the open node's weight gradient in layer `l`.
+    pub fn weight_gradient(&self, l: usize, kernel: Kernel) -> WeightGradient<'_> {
+        WeightGradient {
+            kernel,
+            input: self.places.input(l),
+            delta: self.places.delta(l),
+            memory: self.memory.as_slice(),
+            segments: &self.segments,
+            leaves: self.segments.iter().filter(|segment| segment.ends_leaf).count(),
         }
-        sum
     }
 
     /// The tallies of consecutive leaves, added in the tree whose first leaf is the first one, by a binary counter as

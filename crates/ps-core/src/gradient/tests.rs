@@ -115,3 +115,45 @@ fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
         assert_eq!((total.samples, total.correct), (700, correct));
     }
 }
+
+#[test]
+fn steps_in_place_have_the_bits_of_gradients_and_updates_apart() {
+    use crate::optim::SgdConfig;
+    use crate::reference;
+    use crate::schedule::LearningRate;
+    let plain = SgdConfig::default();
+    let momentum = SgdConfig { momentum: 0.9, ..plain };
+    let all = SgdConfig { nesterov: true, weight_decay: 0.01, l1: 0.001, clip: Some(0.05), ..momentum };
+    // Features, hidden widths, classes, batch, leaf; the last batch of an epoch is short.
+    let cases: [(usize, &[usize], usize, usize, usize); 4] = [
+        (33, &[40], 10, 40, 8),
+        (70, &[96, 20], 3, 64, 32),
+        (20, &[17, 100], 40, 25, 10),
+        (9, &[], 5, 16, 16),
+    ];
+    for (features, hidden, classes, batch, leaf) in cases {
+        let samples = table(batch + batch / 3, features, classes as u32);
+        let model = Model::new(features, hidden, Activation::Relu, Head::Softmax, classes);
+        let plan = BatchPlan::new(3, samples.len(), batch, leaf, 2, None);
+        let rate = LearningRate::constant(0.1);
+        for optimizer in [plain, momentum, all] {
+            let wanted = reference::train(&model, plan, optimizer, rate, &samples, |_, _| {}).unwrap();
+            for (kernel, threads) in
+                Kernel::available().into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 3)])
+            {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut holder = InPlace::new(&model, plan, optimizer, rate, kernel);
+                pool.install(|| {
+                    while holder.version() < plan.steps {
+                        holder.compute(&samples);
+                        holder.update().unwrap();
+                    }
+                });
+                let what = format!("{features} {hidden:?} {optimizer:?} {}", kernel.name());
+                for (at, (got, wanted)) in holder.weights().iter().zip(&wanted).enumerate() {
+                    assert_eq!(got.to_bits(), wanted.to_bits(), "{what}: parameter {at}: {got} and {wanted}");
+                }
+            }
+        }
+    }
+}

@@ -2,7 +2,9 @@
 
 use super::matrix::{Shape, copy, strips};
 use super::scratch::Places;
-use crate::kernel::{Kernel, Left, Segment, Tile, fold_tiles};
+use crate::kernel::{Kernel, Left, Segment, Tile, fold_tiles, prefetch};
+use crate::optim::{Finite, Update};
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -21,8 +23,9 @@ pub(super) struct WeightGradient<'a> {
     pub leaves: usize,
 }
 
-/// Elements of the largest tile of any instruction set.
-const MOST_OF_A_TILE: usize = 12 * 32;
+/// Columns of the widest tile of any instruction set, and elements of the largest.
+const MOST_COLUMNS: usize = 32;
+const MOST_OF_A_TILE: usize = 12 * MOST_COLUMNS;
 
 thread_local! {
     /// Subtrees that wait for their siblings, a tile each.
@@ -30,42 +33,120 @@ thread_local! {
 }
 
 impl WeightGradient<'_> {
-    /// Writes the rows of the weight's gradient that belong to a panel of outputs, `[outputs of the panel,
-    /// inputs]`, and of the bias, `[outputs of the panel]`.
-    pub fn panel(&self, panel: usize, weight: &mut [f32], bias: &mut [f32]) {
-        let depth = 1 + self.leaves.ilog2() as usize;
-        STACK.with_borrow_mut(|stack| {
-            stack.resize(stack.len().max(depth * self.kernel.max_rows() * self.kernel.width()), 0.0);
-            self.panel_on(panel, weight, bias, stack);
+    /// Writes the weight's gradient, `[outputs, inputs]`, and that of the bias, `[outputs]`.
+    pub fn all_panels(&self, weight: &mut [f32], bias: &mut [f32], parallel: bool) {
+        let (width, inputs) = (self.kernel.width(), self.input.0.columns);
+        let run = |panel, weight: &mut [f32], bias: &mut [f32]| {
+            self.panel(panel, weight);
+            self.bias(panel, bias);
+        };
+        if parallel {
+            let panels = weight.par_chunks_mut(width * inputs).zip(bias.par_chunks_mut(width));
+            panels.enumerate().with_max_len(1).for_each(|(panel, (weight, bias))| run(panel, weight, bias));
+        } else {
+            let panels = weight.chunks_mut(width * inputs).zip(bias.chunks_mut(width));
+            panels.enumerate().for_each(|(panel, (weight, bias))| run(panel, weight, bias));
+        }
+    }
+
+    /// Writes the rows of the weight's gradient that belong to a panel of outputs, `[outputs of the panel, inputs]`.
+    pub fn panel(&self, panel: usize, weight: &mut [f32]) {
+        let ((input, input_at), (delta, delta_at)) = (self.input, self.delta);
+        let outputs = &self.memory[delta_at + delta.panel(panel)..];
+        self.with_stack(|stack| {
+            for below in 0..input.panels() {
+                let (columns, existing) = (input.tile_columns(below), input.columns_of(below));
+                let b = &self.memory[input_at + input.panel(below)..];
+                for (first, rows) in strips(delta.columns_of(panel), self.kernel) {
+                    let tile = Tile { a: &outputs[first..], left: Left::Columns, b, rows, columns };
+                    let out = &mut weight[first * input.columns + below * input.width..];
+                    if existing == columns {
+                        fold_tiles(self.kernel, &tile, self.segments, stack, out, input.columns);
+                        continue;
+                    }
+                    let mut sums = [0.0; MOST_OF_A_TILE];
+                    fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, columns);
+                    for (out, sums) in out.chunks_mut(input.columns).zip(sums.chunks(columns)).take(rows) {
+                        copy(&mut out[..existing], &sums[..existing]);
+                    }
+                }
+            }
         });
     }
 
-    fn panel_on(&self, panel: usize, weight: &mut [f32], bias: &mut [f32], stack: &mut [f32]) {
+    /// Updates a panel of outputs of a packed weight, `[inputs, width]`, by its gradient, tile by tile; `velocity` is
+    /// empty or as long.
+    pub fn update_panel(
+        &self,
+        panel: usize,
+        update: Update,
+        weight: &mut [f32],
+        velocity: &mut [f32],
+    ) -> Finite {
         let ((input, input_at), (delta, delta_at)) = (self.input, self.delta);
-        let outputs = &self.memory[delta_at + delta.panel(panel)..];
-        for below in 0..input.panels() {
-            let (columns, existing) = (input.tile_columns(below), input.columns_of(below));
-            let b = &self.memory[input_at + input.panel(below)..];
-            for (first, rows) in strips(delta.columns_of(panel), self.kernel) {
-                let tile = Tile { a: &outputs[first..], left: Left::Columns, b, rows, columns };
-                let out = &mut weight[first * input.columns + below * input.width..];
-                if existing == columns {
-                    fold_tiles(self.kernel, &tile, self.segments, stack, out, input.columns);
-                    continue;
-                }
-                let mut sums = [0.0; MOST_OF_A_TILE];
-                fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, columns);
-                for (out, sums) in out.chunks_mut(input.columns).zip(sums.chunks(columns)).take(rows) {
-                    copy(&mut out[..existing], &sums[..existing]);
+        let (b, width) = (&self.memory[delta_at + delta.panel(panel)..], input.width);
+        // What lies beyond the last output is no gradient.
+        let existing = delta.columns_of(panel);
+        let mut sums = [0.0; MOST_OF_A_TILE];
+        let mut finite = Finite::ALL;
+        self.with_stack(|stack| {
+            for below in 0..input.panels() {
+                let inputs = &self.memory[input_at + input.panel(below)..];
+                for (first, rows) in strips(input.columns_of(below), self.kernel) {
+                    let at = (below * width + first) * width;
+                    let weight = &mut weight[at..at + rows * width];
+                    let velocity = velocity.get_mut(at..at + rows * width).unwrap_or_default();
+                    prefetch(bytemuck::cast_slice(weight));
+                    prefetch(bytemuck::cast_slice(velocity));
+                    let tile = Tile { a: &inputs[first..], left: Left::Columns, b, rows, columns: width };
+                    fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, width);
+                    if existing == width {
+                        finite = finite.and(update.chunk(weight, &sums[..rows * width], velocity));
+                        continue;
+                    }
+                    for (row, weight) in weight.chunks_mut(width).enumerate() {
+                        let at = row * width..row * width + existing;
+                        let velocity = velocity.get_mut(at.clone()).unwrap_or_default();
+                        finite = finite.and(update.chunk(&mut weight[..existing], &sums[at], velocity));
+                    }
                 }
             }
-        }
-        // The bias is a weight whose input is always 1; the right operand is delta itself.
+        });
+        finite
+    }
+
+    /// Updates a panel of the bias by its gradient, `[outputs of the panel]`; `velocity` is empty or as long.
+    pub fn update_bias(
+        &self,
+        panel: usize,
+        update: Update,
+        bias: &mut [f32],
+        velocity: &mut [f32],
+    ) -> Finite {
+        let mut sums = [0.0; MOST_COLUMNS];
+        let sums = &mut sums[..bias.len()];
+        self.bias(panel, sums);
+        update.chunk(bias, sums, velocity)
+    }
+
+    /// Writes the bias's gradient, `[outputs of the panel]`: that of a weight whose input is always 1; the right operand
+    /// is delta itself.
+    pub fn bias(&self, panel: usize, bias: &mut [f32]) {
+        let (delta, delta_at) = self.delta;
+        let b = &self.memory[delta_at + delta.panel(panel)..];
         let columns = delta.tile_columns(panel);
-        let tile = Tile { a: &[1.0], left: Left::Constant, b: outputs, rows: 1, columns };
+        let tile = Tile { a: &[1.0], left: Left::Constant, b, rows: 1, columns };
         let mut sums = [0.0; MOST_OF_A_TILE];
-        fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, columns);
+        self.with_stack(|stack| fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, columns));
         bias.copy_from_slice(&sums[..bias.len()]);
+    }
+
+    fn with_stack(&self, run: impl FnOnce(&mut [f32])) {
+        let depth = 1 + self.leaves.ilog2() as usize;
+        STACK.with_borrow_mut(|stack| {
+            stack.resize(stack.len().max(depth * self.kernel.max_rows() * self.kernel.width()), 0.0);
+            run(stack);
+        });
     }
 }
 

@@ -23,6 +23,11 @@ impl Buffer {
     }
 
     /// All elements.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.lines)
+    }
+
+    /// All elements.
     pub fn as_slice(&self) -> &[f32] {
         bytemuck::cast_slice(&self.lines)
     }

@@ -30,7 +30,12 @@ pub(crate) fn transpose(
             // SAFETY: the block's last element is at most element (rows - 1, columns - 1), which was found inside
             // both slices above; the kernel's value says that the processor has the instruction set.
             unsafe {
-                block(from.as_ptr().add(r * from_row + c), from_row, to.as_mut_ptr().add(c * to_row + r), to_row);
+                block(
+                    from.as_ptr().add(r * from_row + c),
+                    from_row,
+                    to.as_mut_ptr().add(c * to_row + r),
+                    to_row,
+                );
             }
         }
     }
@@ -134,7 +139,8 @@ mod tests {
     #[test]
     fn every_element_changes_its_row_for_its_column_and_nothing_else_is_touched() {
         for kernel in Kernel::available() {
-            for (rows, columns) in [(1, 1), (8, 8), (16, 16), (32, 48), (17, 31), (3, 40), (40, 3), (33, 16)] {
+            for (rows, columns) in [(1, 1), (8, 8), (16, 16), (32, 48), (17, 31), (3, 40), (40, 3), (33, 16)]
+            {
                 let (from_row, to_row) = (columns + 3, rows + 5);
                 let from: Vec<f32> = (0..rows * from_row).map(|at| at as f32).collect();
                 let mut to = vec![-1.0; columns * to_row];

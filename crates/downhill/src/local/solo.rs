@@ -1,0 +1,57 @@
+//! One worker that is also the holder of the weights: each tile of a gradient is applied as soon as it is known.
+
+use super::{LocalError, Trained, patience, server_config};
+use ps_coord::{Outcome, ServerAction, ServerCore, ServerEvent, WorkerId};
+use ps_core::gradient::InPlace;
+use ps_run::{Job, Recorder};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+const WORKER: WorkerId = WorkerId(0);
+
+/// Trains `job` until all steps are made or `stop` is set.
+pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Trained, LocalError> {
+    let clock = Instant::now();
+    let now = || clock.elapsed().as_millis() as u64;
+    let mut core = ServerCore::new(0, server_config(job, 1));
+    let mut holder = InPlace::new(&job.model, job.plan, job.optimizer, job.rate, job.kernel);
+    let (mut actions, mut events) = (Vec::new(), VecDeque::from([ServerEvent::Joined { worker: WORKER }]));
+    let mut stopping = false;
+    loop {
+        if !stopping && stop.load(Ordering::Relaxed) {
+            stopping = true;
+            events.push_back(ServerEvent::Stop);
+        }
+        let event = events.pop_front().unwrap_or_else(|| {
+            std::thread::sleep(patience(&core, now()));
+            ServerEvent::Timeout
+        });
+        core.step(now(), event, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                ServerAction::Assign { worker, step, .. } => {
+                    holder.compute(&job.data.train);
+                    let node = job.plan.step(step).tree().root();
+                    events.push_back(ServerEvent::Contributed { worker, step, node });
+                }
+                ServerAction::Update { step } => {
+                    let report = holder.update().map_err(LocalError::Diverged)?;
+                    recorder.step(&report, 1);
+                    if job.plan.ends_epoch(step) {
+                        recorder.epoch(
+                            job.validates().then(|| job.validate(holder.weights())).flatten().as_ref(),
+                        );
+                    }
+                    events.push_back(ServerEvent::Updated { step });
+                }
+                ServerAction::Finish(Outcome::TooFewWorkers { .. }) => {
+                    return Err(LocalError::Lost("its only worker is gone".into()));
+                }
+                ServerAction::Finish(_) => return Ok((holder.weights().to_vec(), holder.version())),
+                ServerAction::Notice(text) => tracing::debug!("{text}"),
+                ServerAction::SendWeights { .. } | ServerAction::Dismiss { .. } => {}
+            }
+        }
+    }
+}
