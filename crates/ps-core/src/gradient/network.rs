@@ -4,14 +4,20 @@ use super::each_chunk;
 use super::matrix::{Shape, strips};
 use super::pack::{PackedLayer, is_wide};
 use super::scratch::Places;
-use crate::kernel::{Buffer, Kernel, Left, Segment, Tile, multiply, transpose};
+use crate::kernel::{Buffer, Finish, Kernel, Left, Segment, Tile, multiply, transpose};
 use crate::metrics::Outcome;
 use crate::model::{Activation, Layer, Model};
 use crate::samples::Samples;
 use std::cell::RefCell;
 
 /// Length of the inner index that is taken at a time: its share of a panel stays in the caches for all rows.
-const DEPTH_OF_A_PART: usize = 256;
+const DEPTH_OF_A_PART: usize = 512;
+
+/// The same for products turned round: fewer, since each panel of the inner index is a stream of its own from memory.
+const DEPTH_OF_A_TURNED_PART: usize = 256;
+
+/// Columns of the widest panel.
+const MOST_COLUMNS: usize = 32;
 
 /// Segments of a part: one for each panel, of which the narrowest have 16 columns.
 const MOST_SEGMENTS: usize = DEPTH_OF_A_PART / 16;
@@ -132,17 +138,31 @@ impl<'a> Network<'a> {
         let shape = places.delta(l).0;
         let product =
             Product { left: places.input(l).0, values: input, right: &self.packed[l].forward, rows };
+        // Rectifying takes an instruction in the kernel; other activations go over the tile once more.
+        let activation = activation.map(|activation| (activation, activation == Activation::Relu));
         self.each_panel(shape, output, |panel, out| {
-            self.product(&product, shape.tile_columns(panel), panel, out, |_, out| {
-                let out = &mut out[..shape.columns_of(panel)];
-                let bias = &self.weights[layer.bias + panel * shape.width..][..out.len()];
-                match activation {
-                    None => out.iter_mut().zip(bias).for_each(|(z, b)| *z += b),
-                    Some(Activation::Relu) => add_and(out, bias, |z| Activation::Relu.apply(z)),
-                    Some(Activation::Tanh) => add_and(out, bias, |z| Activation::Tanh.apply(z)),
-                    Some(Activation::Sigmoid) => add_and(out, bias, |z| Activation::Sigmoid.apply(z)),
-                }
-            });
+            let existing = shape.columns_of(panel);
+            let mut bias = [0.0; MOST_COLUMNS];
+            bias[..existing].copy_from_slice(&self.weights[layer.bias + panel * shape.width..][..existing]);
+            let finish = match activation {
+                Some((_, true)) => Finish::AddAndRectify(&bias),
+                _ => Finish::Add(&bias),
+            };
+            self.product(
+                &product,
+                shape.tile_columns(panel),
+                panel,
+                out,
+                |_| finish,
+                |_, out| {
+                    let out = &mut out[..existing];
+                    match activation {
+                        None | Some((_, true)) => {}
+                        Some((Activation::Tanh, _)) => each(out, |z| Activation::Tanh.apply(z)),
+                        Some((activation, _)) => each(out, |z| activation.apply(z)),
+                    }
+                },
+            );
         });
     }
 
@@ -173,22 +193,32 @@ impl<'a> Network<'a> {
         };
         if is_wide(layer) {
             self.turn(above, delta, rows, turned);
-            self.each_panel(shape, below, |panel, out| {
-                self.turned_product(layer, &self.packed[l], turned, panel, rows, out);
-                self.kernel.vectorize(
-                    #[inline(always)]
-                    || {
-                        for (row, out) in out.chunks_mut(shape.width).take(rows).enumerate() {
-                            derivative(panel, row, out);
-                        }
-                    },
+            let groups = if self.shares_panels { rayon::current_num_threads() } else { 1 };
+            let panels = shape.panels().div_ceil(groups);
+            let len = shape.width * shape.block;
+            each_chunk(self.shares_panels, &mut below[..shape.block_len()], panels * len, |group, out| {
+                self.turned_product(
+                    layer,
+                    &self.packed[l],
+                    turned,
+                    group * panels,
+                    rows,
+                    (out, len),
+                    derivative,
                 );
             });
         } else {
             let product = Product { left: above, values: delta, right: &self.packed[l].backward, rows };
+            let rectifies = self.model.activation() == Activation::Relu;
             self.each_panel(shape, below, |panel, out| {
-                self.product(&product, shape.tile_columns(panel), panel, out, |row, out| {
-                    derivative(panel, row, out);
+                let finish = |row| match rectifies {
+                    true => Finish::WherePositive(&input[shape.panel(panel) + row * shape.width..]),
+                    false => Finish::Nothing,
+                };
+                self.product(&product, shape.tile_columns(panel), panel, out, finish, |row, out| {
+                    if !rectifies {
+                        derivative(panel, row, out);
+                    }
                 });
             });
         }
@@ -199,16 +229,17 @@ impl<'a> Network<'a> {
         each_chunk(self.shares_panels, &mut out[..shape.block_len()], shape.width * shape.block, run);
     }
 
-    /// One panel of `out = left right` for the rows of a block, each row of each tile handed to `finish` (its row in
-    /// the block, its values) while it is in cache.
+    /// One panel of `out = left right` for the rows of a block, each tile finished as `finish` says (of its first row in
+    /// the block), each row of it then handed to `after` (its row in the block, its values) while it is in cache.
     #[inline(always)]
-    fn product(
+    fn product<'b>(
         &self,
         product: &Product,
         columns: usize,
         panel: usize,
         out: &mut [f32],
-        finish: impl Fn(usize, &mut [f32]),
+        finish: impl Fn(usize) -> Finish<'b>,
+        after: impl Fn(usize, &mut [f32]),
     ) {
         let (left, width) = (product.left, self.kernel.width());
         let len = left.columns * width;
@@ -226,15 +257,17 @@ impl<'a> Network<'a> {
                 *segment = Segment { k, a, b, ends_leaf: false };
             }
             for (row, rows) in strips(product.rows, self.kernel) {
-                let tile = Tile { a: &product.values[row * width..], left: Left::Rows, b, rows, columns };
+                let a = &product.values[row * width..];
+                let tile = Tile { a, left: Left::Rows, b, rows, columns, ahead: 0 };
                 let out = &mut out[row * width..];
-                multiply(self.kernel, &tile, segments, first > 0, out, width);
+                let finish = if is_last { finish(row) } else { Finish::Nothing };
+                multiply(self.kernel, &tile, segments, first > 0, finish, out, width);
                 if is_last {
                     self.kernel.vectorize(
                         #[inline(always)]
                         || {
                             for (r, out) in out.chunks_mut(width).take(rows).enumerate() {
-                                finish(row + r, out);
+                                after(row + r, out);
                             }
                         },
                     );
@@ -256,54 +289,72 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// One panel of `delta W`, `[rows, inputs of the panel]`, for a weight that is packed for the forward product only:
-    /// its transpose, the product of the weight and what [`Network::turn`] made, is computed and turned back.
+    /// Some panels of `delta W` from panel `first` on, each `[rows, inputs of the panel]`, for a weight that is packed
+    /// for the forward product only: its transpose, the product of the weight and what [`Network::turn`] made, is
+    /// computed and turned back, and its rows are handed to `finish`. A panel has `len` elements in `out`.
+    #[allow(clippy::too_many_arguments)]
     fn turned_product(
         &self,
         layer: &Layer,
         packed: &PackedLayer,
         turned: &[f32],
-        panel: usize,
+        first: usize,
         rows: usize,
-        out: &mut [f32],
+        (out, len): (&mut [f32], usize),
+        finish: impl Fn(usize, usize, &mut [f32]),
     ) {
         let width = self.kernel.width();
-        let first = panel * width;
-        let inputs = width.min(layer.inputs - first);
-        let weight = &packed.forward.as_slice()[first * width..];
-        let (panels, part) = (layer.outputs.div_ceil(width), DEPTH_OF_A_PART.div_ceil(width));
+        let square = width * width;
+        let weight = &packed.forward.as_slice()[first * square..];
+        let inputs = |panel: usize| width.min(layer.inputs - (first + panel) * width);
+        let (above, part) = (layer.outputs.div_ceil(width), DEPTH_OF_A_TURNED_PART.div_ceil(width));
+        let blocks = rows.div_ceil(width);
         TURNED.with_borrow_mut(|sums| {
-            let sums = sums.resize(rows.div_ceil(width) * width * width);
-            for from in (0..panels).step_by(part) {
+            let sums = sums.resize(out.len() / len * blocks * square);
+            // A part of the inner index at a time, whose share of the right operand stays in cache for all of the weight,
+            // which is read from end to end.
+            for from in (0..above).step_by(part) {
                 let mut segments = [Segment::default(); MOST_SEGMENTS];
-                let segments = &mut segments[..part.min(panels - from)];
+                let segments = &mut segments[..part.min(above - from)];
                 for (segment, p) in segments.iter_mut().zip(from..) {
                     let k = width.min(layer.outputs - p * width);
-                    let (a, b) = (p * layer.inputs * width, p * width * width);
-                    *segment = Segment { k, a, b, ends_leaf: false };
+                    *segment = Segment { k, a: p * layer.inputs * width, b: p * square, ends_leaf: false };
                 }
-                for (input, height) in strips(inputs, self.kernel) {
-                    for (s, sums) in sums.chunks_mut(width * width).enumerate() {
-                        let b = &turned[s * layer.outputs * width..];
-                        let samples = rows - s * width;
-                        let columns = if 2 * samples <= width { width / 2 } else { width };
-                        let a = &weight[input * width..];
-                        let tile = Tile { a, left: Left::Rows, b, rows: height, columns };
-                        multiply(self.kernel, &tile, segments, from > 0, &mut sums[input * width..], width);
+                for (panel, sums) in sums.chunks_mut(blocks * square).enumerate() {
+                    for (input, height) in strips(inputs(panel), self.kernel) {
+                        let a = &weight[panel * square + input * width..];
+                        for (s, sums) in sums.chunks_mut(square).enumerate() {
+                            let b = &turned[s * layer.outputs * width..];
+                            let columns = if 2 * (rows - s * width) <= width { width / 2 } else { width };
+                            // The next tile's rows come from memory while this one's are computed with.
+                            let ahead = if s == 0 { height * width } else { 0 };
+                            let tile = Tile { a, left: Left::Rows, b, rows: height, columns, ahead };
+                            let sums = &mut sums[input * width..];
+                            multiply(self.kernel, &tile, segments, from > 0, Finish::Nothing, sums, width);
+                        }
                     }
                 }
             }
-            for (s, sums) in sums.chunks(width * width).enumerate() {
-                let samples = width.min(rows - s * width);
-                let out = &mut out[s * width * width..];
-                transpose(self.kernel, sums, width, [inputs, samples], out, width);
+            for (panel, (sums, out)) in sums.chunks(blocks * square).zip(out.chunks_mut(len)).enumerate() {
+                for (s, (sums, out)) in sums.chunks(square).zip(out.chunks_mut(square)).enumerate() {
+                    let samples = width.min(rows - s * width);
+                    transpose(self.kernel, sums, width, [inputs(panel), samples], out, width);
+                    self.kernel.vectorize(
+                        #[inline(always)]
+                        || {
+                            for (r, out) in out.chunks_mut(width).take(samples).enumerate() {
+                                finish(first + panel, s * width + r, out);
+                            }
+                        },
+                    );
+                }
             }
         });
     }
 }
 
 thread_local! {
-    /// A panel of a turned product, `[panels of samples, inputs of the panel, samples of the panel]`.
+    /// Panels of a turned product, each `[panels of samples, inputs of the panel, samples of their panel]`.
     static TURNED: RefCell<Buffer> = RefCell::default();
 }
 
@@ -316,8 +367,8 @@ struct Product<'a> {
 }
 
 #[inline(always)]
-fn add_and(out: &mut [f32], bias: &[f32], activation: impl Fn(f32) -> f32) {
-    out.iter_mut().zip(bias).for_each(|(z, b)| *z = activation(*z + b));
+fn each(out: &mut [f32], activation: impl Fn(f32) -> f32) {
+    out.iter_mut().for_each(|z| *z = activation(*z));
 }
 
 #[inline(always)]

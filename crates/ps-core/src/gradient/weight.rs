@@ -58,7 +58,7 @@ impl WeightGradient<'_> {
                 let (columns, existing) = (input.tile_columns(below), input.columns_of(below));
                 let b = &self.memory[input_at + input.panel(below)..];
                 for (first, rows) in strips(delta.columns_of(panel), self.kernel) {
-                    let tile = Tile { a: &outputs[first..], left: Left::Columns, b, rows, columns };
+                    let tile = Tile { a: &outputs[first..], left: Left::Columns, b, rows, columns, ahead: 0 };
                     let out = &mut weight[first * input.columns + below * input.width..];
                     if existing == columns {
                         fold_tiles(self.kernel, &tile, self.segments, stack, out, input.columns);
@@ -98,7 +98,8 @@ impl WeightGradient<'_> {
                     let velocity = velocity.get_mut(at..at + rows * width).unwrap_or_default();
                     prefetch(bytemuck::cast_slice(weight));
                     prefetch(bytemuck::cast_slice(velocity));
-                    let tile = Tile { a: &inputs[first..], left: Left::Columns, b, rows, columns: width };
+                    let tile =
+                        Tile { a: &inputs[first..], left: Left::Columns, b, rows, columns: width, ahead: 0 };
                     fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, width);
                     if existing == width {
                         finite = finite.and(update.chunk(weight, &sums[..rows * width], velocity));
@@ -135,7 +136,7 @@ impl WeightGradient<'_> {
         let (delta, delta_at) = self.delta;
         let b = &self.memory[delta_at + delta.panel(panel)..];
         let columns = delta.tile_columns(panel);
-        let tile = Tile { a: &[1.0], left: Left::Constant, b, rows: 1, columns };
+        let tile = Tile { a: &[1.0], left: Left::Constant, b, rows: 1, columns, ahead: 0 };
         let mut sums = [0.0; MOST_OF_A_TILE];
         self.with_stack(|stack| fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, columns));
         bias.copy_from_slice(&sums[..bias.len()]);

@@ -13,7 +13,7 @@ mod transpose;
 mod vector;
 
 pub use buffer::Buffer;
-pub(crate) use tile::{Left, Segment, Tile, fold_tiles, multiply};
+pub(crate) use tile::{Finish, Left, Segment, Tile, fold_tiles, multiply};
 pub(crate) use transpose::transpose;
 
 use std::sync::OnceLock;

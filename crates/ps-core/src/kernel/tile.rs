@@ -42,6 +42,9 @@ pub(crate) struct Tile<'a> {
     pub rows: usize,
     /// [`Kernel::width`] or half of it.
     pub columns: usize,
+    /// How far behind this tile's rows of the left operand those lie that will be wanted next, in elements; 0 for nothing
+    /// to fetch ahead.
+    pub ahead: usize,
 }
 
 impl Tile<'_> {
@@ -64,6 +67,19 @@ impl Tile<'_> {
     }
 }
 
+/// What becomes of a product's tile while it is in registers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Finish<'a> {
+    /// It is written as it is.
+    Nothing,
+    /// These, one for each column of the tile, are added.
+    Add(&'a [f32]),
+    /// The same, and what is not positive then is 0.
+    AddAndRectify(&'a [f32]),
+    /// It is 0 where this matrix, which lies as the result does, is not positive.
+    WherePositive(&'a [f32]),
+}
+
 /// `out = A B` over all `segments` in order, `[rows, columns]` with `out_row` elements from row to row. With
 /// `goes_on` the chains go on from what `out` holds, so that a long inner index can be taken in parts.
 /// The left operand lies as [`Left::Rows`].
@@ -73,16 +89,24 @@ pub(crate) fn multiply(
     tile: &Tile,
     segments: &[Segment],
     goes_on: bool,
+    finish: Finish,
     out: &mut [f32],
     out_row: usize,
 ) {
     tile.check(kernel, segments);
-    assert!(tile.left == Left::Rows && out.len() >= (tile.rows - 1) * out_row + tile.columns);
+    let len = (tile.rows - 1) * out_row + tile.columns;
+    assert!(tile.left == Left::Rows && out.len() >= len);
+    match finish {
+        Finish::Nothing => {}
+        Finish::Add(values) | Finish::AddAndRectify(values) => assert!(values.len() >= tile.columns),
+        Finish::WherePositive(values) => assert!(values.len() >= len),
+    }
     let [wide, narrow] = kernel.compiled()[tile.rows - 1].product;
     let product = if tile.columns == kernel.width() { wide } else { narrow };
     // SAFETY: `check` holds every address of the operands inside their slices and the shape inside the table;
-    // `out` has room for the tile; the kernel's value says that the processor has the instruction set.
-    unsafe { product(tile, segments, goes_on, out.as_mut_ptr(), out_row) }
+    // `out` has room for the tile and `finish` as many elements as it reads; the kernel's value says that the processor
+    // has the instruction set.
+    unsafe { product(tile, segments, goes_on, finish, out.as_mut_ptr(), out_row) }
 }
 
 /// `out` = the sum of consecutive leaves, each the product over its own segments, added in the tree whose first leaf
@@ -191,6 +215,7 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const WIDT
     tile: &Tile,
     segments: &[Segment],
     goes_on: bool,
+    finish: Finish,
     out: *mut f32,
     out_row: usize,
 ) {
@@ -204,14 +229,56 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const WIDT
                 }
             }
         }
-        for segment in segments {
+        for (number, segment) in segments.iter().enumerate() {
+            // What the left operand's next rows are, no prefetcher can guess.
+            if let Some(next) = segments.get(number + 1) {
+                prefetch_rows::<V, ROWS, WIDTH>(tile.a.as_ptr().wrapping_add(next.a));
+            }
+            if tile.ahead > 0 {
+                prefetch_rows::<V, ROWS, WIDTH>(tile.a.as_ptr().wrapping_add(segment.a + tile.ahead));
+            }
             extend::<V, ROWS, VECTORS, WIDTH, 1, WIDTH>(&mut acc, tile, segment);
+        }
+        match finish {
+            Finish::Nothing => {}
+            Finish::Add(values) => {
+                for v in 0..VECTORS {
+                    let value = V::load(values.as_ptr().add(v * V::LANES));
+                    acc.iter_mut().for_each(|acc| acc[v] = value.add(acc[v]));
+                }
+            }
+            Finish::AddAndRectify(values) => {
+                for v in 0..VECTORS {
+                    let value = V::load(values.as_ptr().add(v * V::LANES));
+                    for acc in &mut acc {
+                        let sum = value.add(acc[v]);
+                        acc[v] = sum.where_positive(sum);
+                    }
+                }
+            }
+            Finish::WherePositive(values) => {
+                for (row, acc) in acc.iter_mut().enumerate() {
+                    for (v, acc) in acc.iter_mut().enumerate() {
+                        let value = V::load(values.as_ptr().add(row * out_row + v * V::LANES));
+                        *acc = acc.where_positive(value);
+                    }
+                }
+            }
         }
         for (row, acc) in acc.iter().enumerate() {
             for (v, acc) in acc.iter().enumerate() {
                 acc.store(out.add(row * out_row + v * V::LANES));
             }
         }
+    }
+}
+
+/// Asks for `ROWS` rows of `WIDTH` elements, two cache lines at most, to be brought nearer.
+#[inline(always)]
+fn prefetch_rows<V: Vector, const ROWS: usize, const WIDTH: usize>(a: *const f32) {
+    for row in 0..ROWS {
+        V::prefetch(a.wrapping_add(row * WIDTH));
+        V::prefetch(a.wrapping_add(row * WIDTH + WIDTH - 1));
     }
 }
 
@@ -236,6 +303,11 @@ unsafe fn fold<
     out: *mut f32,
     out_row: usize,
 ) {
+    // The tile's place is written at the end, and comes from memory meanwhile.
+    for row in 0..ROWS {
+        V::prefetch(out.wrapping_add(row * out_row));
+        V::prefetch(out.wrapping_add(row * out_row + V::LANES * VECTORS - 1));
+    }
     let size = ROWS * VECTORS * V::LANES;
     // SAFETY: the caller's promises; before leaf n there are n.count_ones() subtrees on the stack, of which
     // n + 1 closes no more than there are.
@@ -278,7 +350,7 @@ unsafe fn fold<
     }
 }
 
-type Product = unsafe fn(&Tile, &[Segment], bool, *mut f32, usize);
+type Product = unsafe fn(&Tile, &[Segment], bool, Finish, *mut f32, usize);
 type FoldLeaves = unsafe fn(&Tile, &[Segment], usize, *mut f32, *mut f32, usize);
 
 /// The functions for a number of rows, each for wide and narrow tiles.
@@ -312,14 +384,16 @@ impl Kernel {
 macro_rules! compiled {
     ($set:ident, $vector:ty, [$($feature:literal)?], $width:literal, $wide:literal, $narrow:literal, [$($rows:literal)*]) => {
         mod $set {
-            use super::{Segment, Shape, Tile};
+            use super::{Finish, Segment, Shape, Tile};
 
             $(#[target_feature(enable = $feature)])?
             unsafe fn product<const ROWS: usize, const VECTORS: usize>(
-                tile: &Tile, segments: &[Segment], goes_on: bool, out: *mut f32, out_row: usize,
+                tile: &Tile, segments: &[Segment], goes_on: bool, finish: Finish, out: *mut f32, out_row: usize,
             ) {
                 // SAFETY: the same promises, passed on.
-                unsafe { super::product::<$vector, ROWS, VECTORS, $width>(tile, segments, goes_on, out, out_row) }
+                unsafe {
+                    super::product::<$vector, ROWS, VECTORS, $width>(tile, segments, goes_on, finish, out, out_row)
+                }
             }
 
             $(#[target_feature(enable = $feature)])?
@@ -378,22 +452,51 @@ mod tests {
             for (rows, columns) in shapes(kernel) {
                 let depth = width - 1;
                 let (a, b) = (numbers(width * rows, 1), numbers(width * depth, 2));
-                let tile = Tile { a: &a, left: Left::Rows, b: &b, rows, columns };
+                let tile = Tile { a: &a, left: Left::Rows, b: &b, rows, columns, ahead: 0 };
                 let cut = depth / 3;
                 let segment = |k, at| Segment { k, a: at, b: at * width, ends_leaf: false };
                 let whole = [segment(cut, 0), segment(depth - cut, cut)];
                 let mut out = vec![f32::NAN; rows * width];
-                multiply(kernel, &tile, &whole, false, &mut out, width);
+                multiply(kernel, &tile, &whole, false, Finish::Nothing, &mut out, width);
                 // The same in two parts.
                 let mut parts = vec![f32::NAN; rows * width];
-                multiply(kernel, &tile, &whole[..1], false, &mut parts, width);
-                multiply(kernel, &tile, &whole[1..], true, &mut parts, width);
+                multiply(kernel, &tile, &whole[..1], false, Finish::Nothing, &mut parts, width);
+                multiply(kernel, &tile, &whole[1..], true, Finish::Nothing, &mut parts, width);
                 for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
                     let chain = (0..depth)
                         .fold(0.0_f32, |sum, k| a[row * width + k].mul_add(b[k * width + column], sum));
                     let (got, part) = (out[row * width + column], parts[row * width + column]);
                     assert_eq!(got.to_bits(), chain.to_bits(), "{} {rows}x{columns}", kernel.name());
                     assert_eq!(part.to_bits(), chain.to_bits(), "{} {rows}x{columns}", kernel.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tile_is_finished_as_plain_loops_would_on_every_instruction_set() {
+        for kernel in Kernel::available() {
+            let width = kernel.width();
+            for (rows, columns) in shapes(kernel) {
+                let (a, b) = (numbers(width * rows, 5), numbers(width * 7, 6));
+                let (bias, values) = (numbers(width, 7), numbers(width * rows, 8));
+                let tile = Tile { a: &a, left: Left::Rows, b: &b, rows, columns, ahead: 0 };
+                let segments = [Segment { k: 7, a: 0, b: 0, ends_leaf: false }];
+                let run = |finish| {
+                    let mut out = vec![f32::NAN; rows * width];
+                    multiply(kernel, &tile, &segments, false, finish, &mut out, width);
+                    out
+                };
+                let product = run(Finish::Nothing);
+                let added = run(Finish::Add(&bias));
+                let rectified = run(Finish::AddAndRectify(&bias));
+                let kept = run(Finish::WherePositive(&values));
+                for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                    let at = row * width + column;
+                    let sum = product[at] + bias[column];
+                    assert_eq!(added[at].to_bits(), sum.to_bits());
+                    assert_eq!(rectified[at].to_bits(), if sum > 0.0 { sum.to_bits() } else { 0 });
+                    assert_eq!(kept[at].to_bits(), if values[at] > 0.0 { product[at].to_bits() } else { 0 });
                 }
             }
         }
@@ -424,7 +527,7 @@ mod tests {
         // Leaves of 5, in two segments; the last leaf is shorter.
         let depth = 5 * leaves - 2;
         let (a, b) = (numbers(width * depth, 3), numbers(width * depth, 4));
-        let tile = Tile { a: &a, left, b: &b, rows, columns };
+        let tile = Tile { a: &a, left, b: &b, rows, columns, ahead: 0 };
         let a_k = if left == Left::Columns { width } else { 0 };
         let at = |k: usize, len: usize, ends_leaf| Segment { k: len, a: k * a_k, b: k * width, ends_leaf };
         let lengths = |leaf: usize| if leaf + 1 == leaves { 1 } else { 3 };

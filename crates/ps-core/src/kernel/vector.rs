@@ -20,6 +20,11 @@ pub(super) unsafe trait Vector: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// `left + self`.
     unsafe fn add(self, left: Self) -> Self;
+    /// Its lanes where those of `values` are positive, 0 elsewhere.
+    unsafe fn where_positive(self, values: Self) -> Self;
+    /// Asks for what lies at an address, which need not be readable, to be brought into the first-level cache.
+    #[inline(always)]
+    fn prefetch(_at: *const f32) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -28,7 +33,7 @@ pub(super) mod x86 {
     use std::arch::x86_64::*;
 
     macro_rules! vector {
-        ($name:ident, $lanes:literal, $inner:ty, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident) => {
+        ($name:ident, $lanes:literal, $inner:ty, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident, $keep:expr) => {
             #[derive(Clone, Copy)]
             pub struct $name($inner);
 
@@ -36,6 +41,11 @@ pub(super) mod x86 {
             // is touched at the caller's pointer only, without alignment requirements.
             unsafe impl Vector for $name {
                 const LANES: usize = $lanes;
+                #[inline(always)]
+                fn prefetch(at: *const f32) {
+                    // SAFETY: a hint, which reads nothing; SSE is part of every x86-64 processor.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+                }
                 #[inline(always)]
                 unsafe fn zero() -> Self {
                     // SAFETY: the caller has enabled the instruction set.
@@ -66,6 +76,11 @@ pub(super) mod x86 {
                     // SAFETY: the caller has enabled the instruction set.
                     unsafe { $name($add(left.0, self.0)) }
                 }
+                #[inline(always)]
+                unsafe fn where_positive(self, values: Self) -> Self {
+                    // SAFETY: the caller has enabled the instruction set.
+                    unsafe { $name($keep(self.0, values.0)) }
+                }
             }
         };
     }
@@ -79,7 +94,10 @@ pub(super) mod x86 {
         _mm512_loadu_ps,
         _mm512_storeu_ps,
         _mm512_fmadd_ps,
-        _mm512_add_ps
+        _mm512_add_ps,
+        |lanes, values| {
+            _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(values, _mm512_setzero_ps()), lanes)
+        }
     );
     vector!(
         Avx2,
@@ -90,7 +108,8 @@ pub(super) mod x86 {
         _mm256_loadu_ps,
         _mm256_storeu_ps,
         _mm256_fmadd_ps,
-        _mm256_add_ps
+        _mm256_add_ps,
+        |lanes, values| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(values, _mm256_setzero_ps()), lanes)
     );
 }
 
@@ -137,6 +156,11 @@ pub(super) mod arm {
             // SAFETY: NEON is always there.
             unsafe { Neon(vaddq_f32(left.0, self.0)) }
         }
+        #[inline(always)]
+        unsafe fn where_positive(self, values: Self) -> Self {
+            // SAFETY: NEON is always there.
+            unsafe { Neon(vbslq_f32(vcgtzq_f32(values.0), self.0, vdupq_n_f32(0.0))) }
+        }
     }
 }
 
@@ -178,6 +202,13 @@ unsafe impl Vector for Plain {
     unsafe fn add(mut self, left: Self) -> Self {
         for (lane, left) in self.0.iter_mut().zip(left.0) {
             *lane += left;
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn where_positive(mut self, values: Self) -> Self {
+        for (lane, value) in self.0.iter_mut().zip(values.0) {
+            *lane = if value > 0.0 { *lane } else { 0.0 };
         }
         self
     }
