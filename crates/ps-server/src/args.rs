@@ -135,17 +135,6 @@ fn part(text: &str) -> Result<(u32, u32), String> {
     if index < parts && parts <= 1024 { Ok((index, parts)) } else { Err(wrong()) }
 }
 
-/// The runtime that serves connections: one thread is fastest for a few workers on a small machine, and a
-/// quarter of a large one's cores serves many.
-pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut builder = match cores {
-        0..4 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    builder.worker_threads((cores / 4).max(2)).enable_all().build()
-}
-
 /// Completes on Ctrl-C or SIGTERM.
 pub(crate) async fn asked_to_stop() {
     #[cfg(unix)]

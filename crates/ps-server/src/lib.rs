@@ -16,6 +16,7 @@ mod plane;
 mod service;
 pub mod shard;
 mod shards;
+pub mod transport;
 
 pub use error::ServerError;
 
@@ -27,13 +28,8 @@ use ps_run::{Job, Recorder};
 use service::{Front, Service};
 use std::future::Future;
 use std::ops::Range;
-use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-#[cfg(unix)]
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::{debug, warn};
 
 /// Name and version of this program, as peers see it.
@@ -163,7 +159,7 @@ async fn serve(
     service: Service,
     listener: Listener,
     closing: oneshot::Receiver<()>,
-) -> Result<Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>, ServerError> {
+) -> Result<transport::Serving, ServerError> {
     let rest = ParameterServerServer::new(service.clone())
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
@@ -174,44 +170,13 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| ServerError::Internal(format!("reflection: {error}")))?;
-    let router = Server::builder()
-        .max_frame_size(limits::MAX_FRAME_BYTES)
-        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(limits::MAX_STREAMS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+    let router = transport::builder()
         .add_service(health_service)
         .add_service(reflection)
         .add_service(Front { service, rest });
     // The sender going away means the same.
     let closed = async { drop(closing.await) };
-    Ok(match listener {
-        Listener::Tcp(listener) => {
-            let prepare = || {
-                listener.set_nonblocking(true)?;
-                tokio::net::TcpListener::from_std(listener)
-            };
-            // Small messages must not wait for one another, so Nagle's algorithm is off; the server's own setting
-            // does not reach connections that it did not accept itself.
-            let incoming =
-                TcpIncoming::from(prepare().map_err(ServerError::Listener)?).with_nodelay(Some(true));
-            Box::pin(router.serve_with_incoming_shutdown(incoming, closed))
-        }
-        #[cfg(unix)]
-        Listener::Unix(listener, file) => {
-            let prepare = || {
-                listener.set_nonblocking(true)?;
-                tokio::net::UnixListener::from_std(listener)
-            };
-            let incoming = UnixListenerStream::new(prepare().map_err(ServerError::Listener)?);
-            Box::pin(async move {
-                let served = router.serve_with_incoming_shutdown(incoming, closed).await;
-                drop(file);
-                served
-            })
-        }
-    })
+    transport::serve(router, listener, closed).map_err(ServerError::Listener)
 }
 
 /// How often each side lets itself be heard.

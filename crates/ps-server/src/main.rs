@@ -9,6 +9,7 @@ use ps_proto::Listener;
 use ps_run::{DataProgress, Job, Recorder, RunFolder, Style};
 use ps_server::Finished;
 use ps_server::shard::{self, ShardOptions};
+use ps_server::transport;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -58,7 +59,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let recorder = Recorder::new(&job, Some(folder), style).map_err(|error| failure(error, false))?;
 
     announce(&listener).map_err(|error| failure(format!("standard output: {error}"), false))?;
-    let runtime = args::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
     let finished = runtime
         .block_on(ps_server::run(listener, job, arguments.options(), recorder, args::asked_to_stop()))
         .map_err(|error| failure(error, false))?;
@@ -88,7 +89,7 @@ fn serve_shard(
         None => listener.address().map_err(|error| failure(error, false))?.to_string(),
     };
     let placement = ShardOptions { coordinator, index: Some(index), address };
-    let runtime = args::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
     runtime.block_on(async {
         let (_shard, end) = shard::start(listener, Arc::new(job), &placement, &arguments.options())
             .await

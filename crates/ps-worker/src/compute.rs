@@ -4,7 +4,7 @@ use crate::weights::HeldWeights;
 use crate::{WorkerError, WorkerOptions};
 use bytes::Bytes;
 use ps_config::RunConfig;
-use ps_core::{Node, NodeSum, Tally};
+use ps_core::{Gradients, Node, NodeSum, Tally};
 use ps_proto::convert::WeightsPart;
 use ps_proto::{Shape, tensor, v1};
 use ps_run::{DataProgress, Job};
@@ -18,6 +18,25 @@ use tracing::{debug_span, info};
 
 /// Weights of which nothing comes for this long will not come: the connection is begun anew.
 const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What turns weights into sums of nodes. A worker has its own; a bench puts another in its place.
+pub trait Computer: Send {
+    /// The sums of the nodes that cover `leaves` of step `step`, ascending, at `weights` (`[parameters]`).
+    fn compute(&mut self, job: &Job, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum>;
+
+    /// Takes back a gradient that has been sent.
+    fn recycle(&mut self, gradient: Vec<f32>);
+}
+
+impl Computer for Gradients {
+    fn compute(&mut self, job: &Job, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum> {
+        Gradients::compute(self, weights, &job.data.train, step, leaves)
+    }
+
+    fn recycle(&mut self, gradient: Vec<f32>) {
+        self.recycle_gradient(gradient);
+    }
+}
 
 /// What the thread is told.
 pub(crate) enum Order {
@@ -60,14 +79,18 @@ type Ready = Result<Arc<Job>, WorkerError>;
 
 impl Compute {
     /// Starts the thread; returns when it has loaded the data.
-    pub async fn start(run_toml: String, options: WorkerOptions) -> Result<Self, WorkerError> {
+    pub async fn start(
+        run_toml: String,
+        options: WorkerOptions,
+        computer: Option<Box<dyn Computer>>,
+    ) -> Result<Self, WorkerError> {
         let (sender, orders) = mpsc::channel();
         let (results, computed) = unbounded_channel();
         let (ready, loaded) = oneshot::channel();
         let died = |what: &str| WorkerError::Internal(format!("computing thread: {what}"));
         std::thread::Builder::new()
             .name("compute".into())
-            .spawn(move || compute(&run_toml, &options, ready, orders, results))
+            .spawn(move || compute(&run_toml, &options, computer, ready, orders, results))
             .map_err(|error| died(&error.to_string()))?;
         let job = loaded.await.map_err(|_| died("it ended"))??;
         let shape = Shape {
@@ -89,6 +112,7 @@ impl Compute {
 fn compute(
     run_toml: &str,
     options: &WorkerOptions,
+    computer: Option<Box<dyn Computer>>,
     ready: oneshot::Sender<Ready>,
     orders: mpsc::Receiver<Order>,
     results: UnboundedSender<Computed>,
@@ -116,7 +140,7 @@ fn compute(
         if ready.send(Ok(job.clone())).is_err() {
             return;
         }
-        let mut gradients = job.gradients();
+        let mut computer = computer.unwrap_or_else(|| Box::new(job.gradients()));
         let mut weights = HeldWeights::new(job.model.parameters(), job.run.wire.weights);
         let (give_back, returned) = mpsc::channel::<Vec<f32>>();
         while let Ok(order) = orders.recv() {
@@ -131,10 +155,10 @@ fn compute(
                 }
                 Order::Work { step, leaves } => (step, leaves),
             };
-            returned.try_iter().for_each(|buffer| gradients.recycle_gradient(buffer));
+            returned.try_iter().for_each(|buffer| computer.recycle(buffer));
             let sums = await_weights(&mut weights, step, &orders).map(|weights| {
                 let sums = debug_span!("compute", step, ?leaves)
-                    .in_scope(|| gradients.compute(weights, &job.data.train, step, leaves.clone()));
+                    .in_scope(|| computer.compute(&job, weights, step, leaves.clone()));
                 sums.into_iter().map(|sum| ComputedNode::new(sum, give_back.clone())).collect()
             });
             if results.send(Computed { step, leaves, sums }).is_err() {

@@ -11,6 +11,7 @@ mod driver;
 mod error;
 mod weights;
 
+pub use compute::Computer;
 pub use error::WorkerError;
 
 use client::Client;
@@ -77,12 +78,21 @@ const JOIN_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_se
 ///
 /// Runs on a current-thread tokio runtime as well as on any other; computing has threads of its own.
 pub async fn run(options: WorkerOptions, shutdown: impl Future<Output = ()>) -> Result<Ended, WorkerError> {
+    run_with(options, None, shutdown).await
+}
+
+/// The same with `computer`, if any, in the place of what computes gradients: for measuring everything else.
+pub async fn run_with(
+    options: WorkerOptions,
+    computer: Option<Box<dyn Computer>>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Ended, WorkerError> {
     let client = Client::new(&options.server, &options.name)?;
     tokio::pin!(shutdown);
     let prepared = async {
         let invitation = find(&client, &options).await?;
         info!(server = options.server, build = invitation.build, "server found, loading its data");
-        let compute = Compute::start(invitation.run_toml.clone(), options.clone()).await?;
+        let compute = Compute::start(invitation.run_toml.clone(), options.clone(), computer).await?;
         let (shard, end) = match &options.shard {
             Some(place) => {
                 let (shard, end) = host(place, &options, &invitation, compute.job.clone()).await?;
