@@ -153,7 +153,7 @@ impl Plane {
         }
         let index = (offset - self.kept.start) / chunk_elements(job.model.parameters());
         if !self.chunks[index].fold.covers(node) {
-            if !is_finite(&bytes) {
+            if self.can_confirm(job) && !is_finite(&bytes) {
                 self.confirm_divergence(job, node)?;
             }
             self.chunks[index].fold.insert(node, bytes, &self.pool);
@@ -180,7 +180,7 @@ impl Plane {
                 "node {node} of step {step} ends, and {missing} chunks are missing"
             )));
         }
-        if !is_finite_tally(&tally) {
+        if self.can_confirm(job) && !is_finite_tally(&tally) {
             self.confirm_divergence(job, node)?;
         }
         self.tallies.insert(NodeSum { node, gradient: Vec::new(), tally });
@@ -295,15 +295,17 @@ impl Plane {
         self.chunks.iter().map(|chunk| Some((chunk.offset, chunk.previous.clone()?))).collect()
     }
 
+    /// Whether a gradient can be computed here. Where other shards keep a part of the weights nobody can tell who is
+    /// broken, so nobody looks at what comes; the update sees whether its sum is finite.
+    fn can_confirm(&self, job: &Job) -> bool {
+        self.kept.len() == job.model.parameters()
+    }
+
     /// A worker sent values that are not finite. Either training diverges, then the same leaves are not finite
     /// here either and the step's end will say so; or the worker is broken and must not end the run.
     fn confirm_divergence(&mut self, job: &Job, node: Node) -> Result<(), Nonsense> {
         let step = self.version;
         let tree = self.plan.step(step).tree();
-        if self.kept.len() < job.model.parameters() {
-            // The other shards' weights are not here, so nobody can tell; the step's end will.
-            return Ok(());
-        }
         let mut weights = vec![0.0; job.model.parameters()];
         for (offset, bytes) in self.kept_parts() {
             let values = &mut weights[offset..offset + bytes.len() / 4];
