@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt};
@@ -51,6 +51,8 @@ pub(crate) struct Connection {
     pub said: mpsc::Receiver<Said>,
     /// What reads them; it ends when this is dropped.
     pub tasks: JoinSet<()>,
+    /// Set once we leave: no last word is waited for then.
+    pub leaving: watch::Sender<bool>,
 }
 
 /// The way to one server; the first is the one that hands out work.
@@ -67,6 +69,20 @@ pub(crate) enum Said {
     Nonsense(String),
     /// A stream has ended.
     Ended(Verdict),
+}
+
+/// Who listens to what the servers say.
+#[derive(Clone)]
+struct Ear {
+    saying: mpsc::Sender<Said>,
+    left: watch::Receiver<bool>,
+}
+
+impl Ear {
+    /// A shard is gone: leaves whoever hands out work the time to say why, unless we know.
+    async fn last_word(&mut self) {
+        let _ = timeout(LAST_WORD, self.left.wait_for(|&left| left)).await;
+    }
 }
 
 /// What goes to a server.
@@ -112,6 +128,8 @@ impl Client {
     ) -> Result<Connection, Verdict> {
         let channel = connect(&self.server).await?;
         let (saying, said) = mpsc::channel(WAITING_WORDS);
+        let (leaving, left) = watch::channel(false);
+        let ear = Ear { saying, left };
         let mut tasks = JoinSet::new();
         let mut others = Vec::new();
         if shards > 0 {
@@ -120,13 +138,13 @@ impl Client {
             for (index, address, kept) in places.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
                 let (opened, sender) = match &self.own {
                     Some(shard) if shard.index == index => {
-                        self.enter(shard, &ours, shape, &saying, &mut tasks).await?
+                        self.enter(shard, &ours, shape, &ear, &mut tasks).await?
                     }
                     _ => {
                         let unreachable =
                             |why| Verdict::Refused(format!("shard {index} at {address}: {why}"));
                         let channel = connect(&address.parse().map_err(unreachable)?).await?;
-                        self.greet(channel, &ours, shape, &saying, &mut tasks, false).await?
+                        self.greet(channel, &ours, shape, &ear, &mut tasks, false).await?
                     }
                 };
                 if opened.1 != kept {
@@ -136,11 +154,11 @@ impl Client {
                 others.push(Link { kept, sender });
             }
         }
-        let ((worker, kept), sender) = self.greet(channel, &ours, shape, &saying, &mut tasks, true).await?;
+        let ((worker, kept), sender) = self.greet(channel, &ours, shape, &ear, &mut tasks, true).await?;
         debug!(server = %self.server, shards, "admitted everywhere");
         let mut links = vec![Link { kept, sender }];
         links.append(&mut others);
-        Ok(Connection { worker, links, said, tasks })
+        Ok(Connection { worker, links, said, tasks, leaving })
     }
 
     /// Opens one stream, greets, and waits until we are admitted.
@@ -149,7 +167,7 @@ impl Client {
         mut channel: Channel,
         ours: &v1::Fingerprints,
         shape: Shape,
-        saying: &mpsc::Sender<Said>,
+        ear: &Ear,
         tasks: &mut JoinSet<()>,
         hands_out_work: bool,
     ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
@@ -167,7 +185,7 @@ impl Client {
         };
         let mut reader = Reader::<v1::FromServer>::new(answer(call).await?);
         let admission = admission(answer(reader.message()).await?, &shape)?;
-        let saying = saying.clone();
+        let mut ear = ear.clone();
         tasks.spawn(async move {
             loop {
                 let said = match reader.message().await {
@@ -181,9 +199,9 @@ impl Client {
                 let is_last = !matches!(said, Said::Message(_));
                 if is_last && !hands_out_work {
                     // A shard is often the first to go when a run is over; whoever hands out work says so.
-                    tokio::time::sleep(LAST_WORD).await;
+                    ear.last_word().await;
                 }
-                if saying.send(said).await.is_err() || is_last {
+                if ear.saying.send(said).await.is_err() || is_last {
                     return;
                 }
             }
@@ -197,7 +215,7 @@ impl Client {
         shard: &Shard,
         ours: &v1::Fingerprints,
         shape: Shape,
-        saying: &mpsc::Sender<Said>,
+        ear: &Ear,
         tasks: &mut JoinSet<()>,
     ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
         let greeting = Greeting { name: self.name.clone(), build: BUILD.into(), fingerprints: ours.clone() };
@@ -206,7 +224,7 @@ impl Client {
         let admission = admission(first, &shape)?;
         let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
         let mut outgoing = Outgoing { receiver, hello: None, node: None };
-        let saying = saying.clone();
+        let mut ear = ear.clone();
         tasks.spawn(async move {
             loop {
                 tokio::select! {
@@ -225,11 +243,11 @@ impl Client {
                                 Err(nonsense) => Said::Nonsense(nonsense.to_string()),
                             },
                             _ => {
-                                tokio::time::sleep(LAST_WORD).await;
+                                ear.last_word().await;
                                 Said::Ended(Verdict::Passing("the shard of this process has ended".into()))
                             }
                         };
-                        if saying.send(said).await.is_err() {
+                        if ear.saying.send(said).await.is_err() {
                             return;
                         }
                     }

@@ -234,9 +234,11 @@ impl Driver {
         if let WorkerOutcome::Ended(reason) = outcome {
             self.say(Message::Goodbye(v1::Goodbye { reason: reason.clone() }));
         }
-        let Some(Connection { links, mut said, tasks: _reading, .. }) = self.connection.take() else {
+        let Some(Connection { links, mut said, tasks: _reading, leaving, .. }) = self.connection.take()
+        else {
             return;
         };
+        leaving.send_replace(true);
         let mut left = links.len();
         drop(links);
         let drained = async {
