@@ -1,120 +1,113 @@
-//! The kernel at the shapes of an MLP's layers, one thread, against the core's peak and against the
-//! `matrixmultiply` crate (which promises nothing about bits).
+//! The products of the models' layers, one thread, beside the core's peak and beside the crates `matrixmultiply` and
+//! `gemm`, which promise nothing about bits.
 
-use downhill_benches::{Entrant, PEAK_OPERATIONS, peak_round, race};
+use downhill_benches::main as bench;
+use ps_bench::kernel::{self, SHAPES, Shape};
+use ps_bench::{Bench, Entrant, Error};
 use ps_core::Kernel;
-use ps_core::gradient::LayerProducts;
+use std::process::ExitCode;
 
-fn main() {
-    println!("one thread, medians; share of the core's measured peak in brackets");
-    println!("{:>28} {:>16} {:>16} {:>16}", "rows x inputs x outputs", "product", "kernel", "GFLOP/s");
-    for (rows, inputs, outputs) in [
-        (128, 784, 512),
-        (128, 512, 256),
-        (128, 256, 10),
-        (64, 784, 512),
-        (128, 2048, 2048),
-        (128, 784, 10),
-        (1024, 784, 512),
-    ] {
-        shape(rows, inputs, outputs);
+/// The peers.
+#[derive(Clone, Copy)]
+enum Peer {
+    Matrixmultiply,
+    Gemm,
+}
+
+/// A row-major matrix or its transpose: how far apart its rows and its columns are.
+#[derive(Clone, Copy)]
+struct Strides(isize, isize);
+
+fn main() -> ExitCode {
+    bench(&["kernel", "tree/weight-gradient"], measure)
+}
+
+fn measure(bench: &mut Bench) -> Result<(), Error> {
+    let kernels: Vec<Kernel> =
+        Kernel::available().into_iter().filter(|kernel| kernel.name() != "scalar").collect();
+    let mut slower = Vec::new();
+    for (index, kernel) in kernels.iter().enumerate() {
+        println!("\n{}, one thread", kernel.name());
+        for shape in SHAPES {
+            // Peers choose the widest vectors themselves.
+            let peers = if index == 0 { peers(shape) } else { Vec::new() };
+            let rates = kernel::products(bench, shape, *kernel, peers)?;
+            slower.extend(losses(&rates));
+        }
+        for shape in SHAPES {
+            kernel::tree(bench, shape, *kernel)?;
+        }
+    }
+    println!();
+    match slower.as_slice() {
+        [] => println!("no product is slower than that of matrixmultiply or gemm"),
+        slower => slower.iter().for_each(|loss| println!("{loss}")),
+    }
+    Ok(())
+}
+
+/// All products of `shape` by all peers, plain: no bias, no activation, no leaves.
+fn peers<'a>(shape: Shape) -> Vec<Entrant<'a>> {
+    let Shape { rows, inputs, outputs } = shape;
+    let plain = |columns: usize| Strides(columns as isize, 1);
+    let transposed = |columns: usize| Strides(1, columns as isize);
+    let mut entrants = Vec::new();
+    for (peer, name) in [(Peer::Matrixmultiply, "matrixmultiply"), (Peer::Gemm, "gemm")] {
+        // The product's extents [m, k, n], and how its operands lie: x is [rows, inputs], w is [outputs, inputs], the
+        // gradient of the outputs is [rows, outputs].
+        for (product, extents, left, right) in [
+            ("forward", [rows, inputs, outputs], plain(inputs), transposed(inputs)),
+            ("input-gradient", [rows, outputs, inputs], plain(outputs), plain(inputs)),
+            ("weight-gradient", [outputs, rows, inputs], transposed(outputs), plain(inputs)),
+        ] {
+            let [m, k, n] = extents;
+            let (a, b, mut c) = (vec![0.5_f32; m * k], vec![0.25_f32; k * n], vec![0.0_f32; m * n]);
+            entrants.push(Entrant::new(format!("kernel/{product}/{shape}/{name}"), move || {
+                multiply(peer, extents, (&a, left), (&b, right), &mut c);
+            }));
+        }
+    }
+    entrants
+}
+
+/// `c = a b`, where `a` is `[m, k]`, `b` is `[k, n]` and `c` is `[m, n]`, row-major.
+fn multiply(
+    peer: Peer,
+    [m, k, n]: [usize; 3],
+    (a, Strides(a_row, a_column)): (&[f32], Strides),
+    (b, Strides(b_row, b_column)): (&[f32], Strides),
+    c: &mut [f32],
+) {
+    assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n);
+    let row = n as isize;
+    match peer {
+        // SAFETY: the slices have as many elements as the extents say, and the strides are those of a whole matrix or
+        // of its transpose.
+        Peer::Matrixmultiply => unsafe {
+            let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+            matrixmultiply::sgemm(m, k, n, 1.0, a, a_row, a_column, b, b_row, b_column, 0.0, c, row, 1);
+        },
+        // SAFETY: as above; `c` is not read.
+        Peer::Gemm => unsafe {
+            let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+            let alone = gemm::Parallelism::None;
+            gemm::gemm(
+                m, n, k, c, 1, row, false, a, a_column, a_row, b, b_column, b_row, 0.0, 1.0, false, false,
+                false, alone,
+            );
+        },
     }
 }
 
-fn shape(rows: usize, inputs: usize, outputs: usize) {
-    let work = 2.0 * (rows * inputs * outputs) as f64;
-    // About 3 ms a round.
-    let repeat = ((3e-3 * 80e9 / work) as usize).max(1);
-    let mut entrants = vec![Entrant::new("peak", peak_round)];
-    for kernel in Kernel::available() {
-        if kernel.name() == "scalar" {
-            continue;
-        }
-        let mut layer = LayerProducts::new(kernel, rows, inputs, outputs, 32);
-        entrants.push(Entrant::new(format!("forward {}", kernel.name()), move || {
-            (0..repeat).for_each(|_| layer.forward())
-        }));
-        let mut layer = LayerProducts::new(kernel, rows, inputs, outputs, 32);
-        entrants.push(Entrant::new(format!("input-gradient {}", kernel.name()), move || {
-            (0..repeat).for_each(|_| layer.input_gradient())
-        }));
-        for leaf in [32, 64, rows] {
-            let mut layer = LayerProducts::new(kernel, rows, inputs, outputs, leaf);
-            let mut gradient = vec![0.0; (inputs + 1) * outputs];
-            let label = if leaf == rows { "no-leaves".into() } else { format!("leaf-{leaf}") };
-            entrants.push(Entrant::new(format!("weight-gradient/{label} {}", kernel.name()), move || {
-                (0..repeat).for_each(|_| layer.weight_gradient(&mut gradient))
-            }));
-        }
-        let mut layer = LayerProducts::new(kernel, rows, inputs, outputs, 32);
-        entrants.push(Entrant::new(format!("packing {}", kernel.name()), move || {
-            (0..repeat).for_each(|_| layer.pack())
-        }));
-    }
-    let (x, w) = (vec![0.5_f32; rows * inputs], vec![0.25_f32; inputs * outputs]);
-    let mut y = vec![0.0_f32; rows * outputs];
-    let (x2, mut dw) = (x.clone(), vec![0.0_f32; inputs * outputs]);
-    let dy = vec![0.25_f32; rows * outputs];
-    entrants.push(Entrant::new("forward matrixmultiply", move || {
-        for _ in 0..repeat {
-            // SAFETY: x is [rows, inputs], w is [outputs, inputs] read transposed, y is [rows, outputs].
-            unsafe {
-                matrixmultiply::sgemm(
-                    rows,
-                    inputs,
-                    outputs,
-                    1.0,
-                    x.as_ptr(),
-                    inputs as isize,
-                    1,
-                    w.as_ptr(),
-                    1,
-                    inputs as isize,
-                    0.0,
-                    y.as_mut_ptr(),
-                    outputs as isize,
-                    1,
-                );
+/// Where a peer is faster.
+fn losses(rates: &[(String, f64)]) -> Vec<String> {
+    let mut losses = Vec::new();
+    for (name, rate) in rates {
+        for (peer, other) in rates.iter().filter(|(peer, _)| peer.starts_with(&format!("{name}/"))) {
+            if other > rate {
+                losses.push(format!("slower: {name} at {rate:.1} GFLOP/s, {peer} at {other:.1}"));
             }
         }
-    }));
-    entrants.push(Entrant::new("weight-gradient/no-leaves matrixmultiply", move || {
-        for _ in 0..repeat {
-            // SAFETY: dy is [rows, outputs] read transposed, x2 is [rows, inputs], dw is [outputs, inputs].
-            unsafe {
-                matrixmultiply::sgemm(
-                    outputs,
-                    rows,
-                    inputs,
-                    1.0,
-                    dy.as_ptr(),
-                    1,
-                    outputs as isize,
-                    x2.as_ptr(),
-                    inputs as isize,
-                    1,
-                    0.0,
-                    dw.as_mut_ptr(),
-                    inputs as isize,
-                    1,
-                );
-            }
-        }
-    }));
-    let times = race(&mut entrants, 21);
-    let peak = PEAK_OPERATIONS / times[0];
-    println!(
-        "{:>28} {:>35} {:>14.1}",
-        format!("{rows} x {inputs} x {outputs}"),
-        "fused multiply-add peak",
-        peak / 1e9
-    );
-    for (entrant, time) in entrants.iter().zip(&times).skip(1) {
-        let rate = work * repeat as f64 / time;
-        if entrant.name.starts_with("packing") {
-            println!("{:>28} {:>35} {:>11.1} us", "", entrant.name, time / repeat as f64 * 1e6);
-        } else {
-            println!("{:>28} {:>35} {:>14.1} ({:.0} %)", "", entrant.name, rate / 1e9, 100.0 * rate / peak);
-        }
     }
+    losses
 }

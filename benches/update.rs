@@ -1,0 +1,7 @@
+//! The server's work on a chunk beside a copy in memory.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    downhill_benches::main(&["memory", "fold-update"], ps_bench::run)
+}

@@ -1,0 +1,60 @@
+//! What Downhill does on this machine, beside what bounds it.
+//!
+//! [`run`] makes the measurements that are asked for and reports each as soon as it is made. Machines are noisy, so
+//! nothing is timed alone: competitors take turns, and what counts is the ratio of their medians in one run.
+//!
+//! | name | unit | what it is | held against |
+//! | --- | --- | --- | --- |
+//! | `peak/fma` | GFLOP/s | fused multiply-adds without memory, one core | |
+//! | `kernel/PRODUCT/RxIxO` | GFLOP/s | `forward`, `input-gradient`, `weight-gradient` (leaves of 32) of a layer with I inputs and O outputs for R rows, one thread | `peak/fma` |
+//! | `tree/weight-gradient/RxIxO/leaf-N` | us | a weight gradient summed over leaves of N rows | that of `no-leaves` |
+//! | `tree/step/MODEL/bB/leaf-N` | us | a training step with leaves of N samples, one thread | that of `no-leaves` |
+//! | `memory/copy` | GB/s | a copy in memory; bytes read and bytes written both count | |
+//! | `fold-update` | GB/s | the server's work on a chunk: fold two nodes, divide, momentum, write; 24 bytes an element | `memory/copy` |
+//! | `wire/WAY/bandwidth` | GB/s | one way through a socket: `tcp`, `unix`, and our stream over each, `grpc`, `grpc-unix` | the bare socket |
+//! | `wire/WAY/latency` | us | half of a ping-pong | the bare socket |
+//! | `round/SIZE/tcp` | us | 2 workers' gradients to a server, added, and the sum back, over bare sockets | |
+//! | `round/SIZE/p50`, `/p99` | us | the same as a synchronous round of one server and 2 workers, who compute nothing | `tcp`; `p50` |
+//! | `round/beside-tcp/SIZE/…` | us | the same with half of the weights beside each worker; `exchange` is the bare exchange | `exchange`; `p50` |
+//! | `round/beside-unix/SIZE/…` | us | the same over Unix sockets | `exchange`; `p50` |
+//! | `step/MODEL/bB/tT` | samples/s | a training step in one process, batches of B, T threads | |
+//! | `compute/MODEL/fixed` | us | what a worker's share of a step costs before its first leaf, one thread | |
+//! | `compute/MODEL/leaf` | us | what each leaf of 32 samples adds | |
+//!
+//! A ratio is the value over the value of what it is held against, both taken in the same turns.
+
+mod fold_update;
+pub mod kernel;
+mod measurement;
+mod peak;
+mod race;
+mod raw;
+mod round;
+mod step;
+mod wire;
+
+pub use measurement::{Bench, Error, Held, Measurement, Report};
+pub use race::{Effort, Entrant, race};
+
+/// What names begin with, in the order in which it is measured.
+pub const GROUPS: [&str; 9] =
+    ["peak", "kernel", "tree", "memory", "fold-update", "wire", "round", "step", "compute"];
+
+/// Sets the process up as servers and workers are. Called once, at its start.
+pub fn prepare() {
+    ps_proto::allocator::keep_large_blocks();
+}
+
+/// Measures what is asked for.
+///
+/// # Errors
+/// A figure cannot be told, or something that was to be measured does not work on this machine.
+pub fn run(bench: &mut Bench) -> Result<(), Error> {
+    let kernel = ps_core::Kernel::chosen().map_err(|why| Error::failed("anything", why))?;
+    peak::measure(bench)?;
+    kernel::measure(bench, kernel)?;
+    fold_update::measure(bench)?;
+    wire::measure(bench)?;
+    round::measure(bench)?;
+    step::measure(bench, kernel)
+}

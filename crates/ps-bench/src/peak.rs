@@ -1,0 +1,69 @@
+//! The most that one core can do.
+
+use crate::{Bench, Entrant, Error, Measurement, race};
+use std::hint::black_box;
+
+/// Its name.
+pub const NAME: &str = "peak/fma";
+
+/// Floating-point operations of one call of [`multiply_adds`].
+pub const OPERATIONS: f64 = 2.0 * CHAINED as f64;
+
+/// Fused multiply-adds of one call.
+const CHAINED: usize = 12 * 16 * 50_000;
+
+pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
+    if !bench.wants(NAME) {
+        return Ok(());
+    }
+    let times = race(&mut [Entrant::new(NAME, multiply_adds)], bench.effort());
+    bench.tell(Measurement::new(NAME, OPERATIONS / times[0] / 1e9, "GFLOP/s"))
+}
+
+/// Chains of fused multiply-adds that need no memory, on one core: their rate is the most that any product can
+/// reach. Makes [`OPERATIONS`].
+pub fn multiply_adds() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        #[target_feature(enable = "avx512f")]
+        fn avx512() {
+            let (a, b) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(0.001)));
+            let mut acc = [_mm512_set1_ps(1.0); 12];
+            for _ in 0..CHAINED / (12 * 16) {
+                for acc in &mut acc {
+                    *acc = _mm512_fmadd_ps(*acc, a, b);
+                }
+            }
+            black_box(acc);
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2() {
+            let (a, b) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(black_box(0.001)));
+            let mut acc = [_mm256_set1_ps(1.0); 12];
+            for _ in 0..CHAINED / (12 * 8) {
+                for acc in &mut acc {
+                    *acc = _mm256_fmadd_ps(*acc, a, b);
+                }
+            }
+            black_box(acc);
+        }
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor was asked for AVX-512F.
+            return unsafe { avx512() };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor was asked for AVX2 and FMA.
+            return unsafe { avx2() };
+        }
+    }
+    // Sixteen vectors of four where there are such; the compiler sees to that.
+    let (a, b) = (black_box(0.999_f32), black_box(0.001_f32));
+    let mut acc = [1.0_f32; 64];
+    for _ in 0..CHAINED / acc.len() {
+        for acc in &mut acc {
+            *acc = acc.mul_add(a, b);
+        }
+    }
+    black_box(acc);
+}

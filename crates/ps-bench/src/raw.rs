@@ -1,0 +1,149 @@
+//! Bare sockets: what any way of doing the same over this machine's kernel is held against.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Barrier, RwLock};
+use std::time::Instant;
+
+/// A kind of socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// TCP on loopback.
+    Tcp,
+    /// Unix sockets.
+    #[cfg(unix)]
+    Unix,
+}
+
+impl Way {
+    /// All that this system has.
+    pub const ALL: &[Way] = &[
+        Way::Tcp,
+        #[cfg(unix)]
+        Way::Unix,
+    ];
+
+    /// Its part of a name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Tcp => "tcp",
+            #[cfg(unix)]
+            Way::Unix => "unix",
+        }
+    }
+
+    /// Two ends of a connection.
+    pub fn pair(self) -> io::Result<[Box<dyn Socket>; 2]> {
+        Ok(match self {
+            Way::Tcp => {
+                let listener = TcpListener::bind("127.0.0.1:0")?;
+                let near = TcpStream::connect(listener.local_addr()?)?;
+                let (far, _) = listener.accept()?;
+                for end in [&near, &far] {
+                    end.set_nodelay(true)?;
+                }
+                [Box::new(near), Box::new(far)]
+            }
+            #[cfg(unix)]
+            Way::Unix => {
+                let (near, far) = std::os::unix::net::UnixStream::pair()?;
+                [Box::new(near), Box::new(far)]
+            }
+        })
+    }
+}
+
+/// A stream of bytes.
+pub(crate) trait Socket: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Socket for T {}
+
+/// Seconds of each round in which two workers send `elements` elements each and get the sums back, from a server that
+/// has a thread for each of them.
+pub(crate) fn through_a_server(way: Way, elements: usize, rounds: usize) -> io::Result<Vec<f64>> {
+    let [[near, far], [other_near, other_far]] = [way.pair()?, way.pair()?];
+    let slots = [0, 1].map(|_| RwLock::new(vec![0_u8; 4 * elements]));
+    let halves = [0..elements / 2, elements / 2..elements];
+    let sums = halves.clone().map(|half| RwLock::new(vec![0_u8; 4 * half.len()]));
+    let barrier = Barrier::new(2);
+    std::thread::scope(|scope| {
+        for (own, mut socket) in [far, other_far].into_iter().enumerate() {
+            let (slots, sums, barrier, half) = (&slots, &sums, &barrier, halves[own].clone());
+            scope.spawn(move || {
+                for _ in 0..rounds {
+                    // An error shows at the worker's end, too; the barrier has no way out, so this end goes on.
+                    let _ = socket.read_exact(&mut write(&slots[own]));
+                    barrier.wait();
+                    let bytes = 4 * half.start..4 * half.end;
+                    let [a, b] = [read(&slots[0]), read(&slots[1])];
+                    add(&a[bytes.clone()], &b[bytes], &mut write(&sums[own]));
+                    drop([a, b]);
+                    barrier.wait();
+                    let _ = sums.iter().try_for_each(|sum| socket.write_all(&read(sum)));
+                }
+            });
+        }
+        let workers = [near, other_near].map(|mut socket| {
+            scope.spawn(move || {
+                let mut buffer = vec![0_u8; 4 * elements];
+                let mut round = || {
+                    let start = Instant::now();
+                    socket.write_all(&buffer)?;
+                    socket.read_exact(&mut buffer)?;
+                    Ok(start.elapsed().as_secs_f64())
+                };
+                (0..rounds).map(|_| round()).collect::<io::Result<Vec<f64>>>()
+            })
+        });
+        let [_, seconds] = workers.map(|worker| worker.join().expect("it does not panic"));
+        seconds
+    })
+}
+
+/// Seconds of each round in which two ranks send each other half of `elements` elements, add, and send each other the
+/// sums: what an all-reduce moves.
+pub(crate) fn exchange(way: Way, elements: usize, rounds: usize) -> io::Result<Vec<f64>> {
+    let [near, far] = way.pair()?;
+    std::thread::scope(|scope| {
+        let ranks = [near, far].map(|mut socket| {
+            scope.spawn(move || {
+                let (mut own, mut other) = (vec![0_u8; 2 * elements], vec![0_u8; 2 * elements]);
+                let mut sum = own.clone();
+                let mut swap = |out: &[u8], into: &mut [u8]| {
+                    out.chunks(BLOCK_BYTES).zip(into.chunks_mut(BLOCK_BYTES)).try_for_each(|(out, into)| {
+                        socket.write_all(out)?;
+                        socket.read_exact(into)
+                    })
+                };
+                let mut round = || {
+                    let start = Instant::now();
+                    swap(&own, &mut other)?;
+                    add(&own, &other, &mut sum);
+                    swap(&sum, &mut own)?;
+                    Ok(start.elapsed().as_secs_f64())
+                };
+                (0..rounds).map(|_| round()).collect::<io::Result<Vec<f64>>>()
+            })
+        });
+        let [_, seconds] = ranks.map(|rank| rank.join().expect("it does not panic"));
+        seconds
+    })
+}
+
+/// Bytes that are written before as many are read: a socket takes so many although nobody reads them yet.
+const BLOCK_BYTES: usize = 32 << 10;
+
+fn add(a: &[u8], b: &[u8], sum: &mut [u8]) {
+    let ((a, _), (b, _), (sum, _)) = (a.as_chunks::<4>(), b.as_chunks::<4>(), sum.as_chunks_mut::<4>());
+    for ((a, b), sum) in a.iter().zip(b).zip(sum) {
+        *sum = (-0.001 * (f32::from_le_bytes(*a) + f32::from_le_bytes(*b))).to_le_bytes();
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().expect("nobody panics while holding it")
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().expect("nobody panics while holding it")
+}

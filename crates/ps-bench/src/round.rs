@@ -1,0 +1,195 @@
+//! Synchronous rounds of real servers and workers, beside bare sockets that move the same bytes.
+//!
+//! The workers answer each assignment at once with a gradient that they have made beforehand, so that a round is what
+//! everything but computing costs: gradients out, fold, update, weights back and in their place.
+
+use crate::race::{Effort, quantile};
+use crate::raw::{self, Way};
+use crate::wire::address;
+use crate::{Bench, Error, Measurement};
+use ps_config::RunConfig;
+use ps_core::{NodeSum, Tally};
+use ps_data::NoProgress;
+use ps_proto::Listener;
+use ps_run::{Job, Recorder, Style};
+use ps_server::{Layout, ServerOptions, transport};
+use ps_worker::{Computer, Ended, ShardPlace, WorkerOptions};
+use std::future::pending;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const WORKERS: u32 = 2;
+
+/// A size of the parameters: its name, the width of two hidden layers that has it, and how many rounds are made.
+struct Size {
+    name: &'static str,
+    width: usize,
+    rounds: usize,
+}
+
+fn sizes(effort: Effort) -> Vec<Size> {
+    let size = |name, width, full, quick| Size { name, width, rounds: effort.pick(full, quick) };
+    let mut sizes = vec![size("10kB", 48, 2000, 500), size("1MB", 498, 300, 60), size("10MB", 1579, 60, 15)];
+    if effort == Effort::Full {
+        sizes.push(size("100MB", 4998, 14, 0));
+    }
+    sizes
+}
+
+pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
+    for size in sizes(bench.effort()) {
+        let group = format!("round/{}", size.name);
+        round(bench, &size, &group, "tcp", Way::Tcp, false)?;
+        for way in Way::ALL {
+            let group = format!("round/beside-{}/{}", way.name(), size.name);
+            round(bench, &size, &group, "exchange", *way, true)?;
+        }
+    }
+    Ok(())
+}
+
+fn round(
+    bench: &mut Bench,
+    size: &Size,
+    group: &str,
+    bare: &str,
+    way: Way,
+    beside: bool,
+) -> Result<(), Error> {
+    if !bench.wants(group) {
+        return Ok(());
+    }
+    let failed = |error: &dyn std::fmt::Display| Error::failed(group, error);
+    let elements = size.width * (size.width + 4) + 1;
+    let (mut sockets, mut ours) = (Vec::new(), Vec::new());
+    // In turn, as far as starting allows.
+    for part in 0..2 {
+        let raw = if beside { raw::exchange } else { raw::through_a_server };
+        sockets.extend(settled(raw(way, elements, size.rounds / 2).map_err(|error| failed(&error))?));
+        if part == 0 {
+            ours = settled(rounds(size, elements, way, beside).map_err(|why| failed(&why))?);
+        }
+    }
+    let us = |values: &[f64], at| 1e6 * quantile(values.to_vec(), at);
+    let [bare_name, p50, p99] = [bare, "p50", "p99"].map(|what| format!("{group}/{what}"));
+    bench.tell(Measurement::new(&bare_name, us(&sockets, 0.5), "us"))?;
+    bench.tell(Measurement::new(&p50, us(&ours, 0.5), "us").against(&bare_name, us(&sockets, 0.5)))?;
+    bench.tell(Measurement::new(p99, us(&ours, 0.99), "us").against(&p50, us(&ours, 0.5)))
+}
+
+/// Without the first tenth, in which buffers are taken and windows grow.
+fn settled(mut seconds: Vec<f64>) -> Vec<f64> {
+    seconds.drain(..seconds.len().div_ceil(10));
+    seconds
+}
+
+/// Seconds of each round of a server and workers, as one of them sees it.
+fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f64>, String> {
+    let folder = tempfile::tempdir().map_err(|error| format!("a temporary folder: {error}"))?;
+    std::fs::write(folder.path().join("two.csv"), "a,b\n1,2\n3,4\n").map_err(|error| error.to_string())?;
+    let run = RunConfig::parse(&run_file(size), "bench", &[]).map_err(|error| error.to_string())?;
+    let job = Job::load(run, folder.path(), None, &NoProgress).map_err(|error| error.to_string())?;
+    debug_assert_eq!(job.model.parameters(), elements);
+    let recorder = Recorder::new(&job, None, Style::Quiet).map_err(|error| error.to_string())?;
+    let listener = Listener::bind(&address(way, folder.path())).map_err(|error| error.to_string())?;
+    let address = listener.address().map_err(|error| error.to_string())?.to_string();
+    let layout = if beside { Layout { parts: WORKERS, coordinator_keeps: false } } else { Layout::default() };
+    let options = ServerOptions { min_workers: WORKERS, layout, ..ServerOptions::default() };
+    let server = named("server", move || {
+        let runtime = transport::runtime().map_err(|error| error.to_string())?;
+        let served = runtime.block_on(ps_server::run(listener, job, options, recorder, pending()));
+        served.map(drop).map_err(|error| format!("the server: {error}"))
+    })?;
+    let (seen, times) = mpsc::channel();
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|index| {
+            let options = worker(&address, folder.path(), index, way, beside);
+            let computer = Box::new(Ready { seen: (index == 0).then(|| seen.clone()), buffers: Vec::new() });
+            named("worker", move || work(options, computer))
+        })
+        .collect::<Result<_, String>>()?;
+    drop(seen);
+    let times: Vec<Instant> = times.into_iter().collect();
+    for worker in workers {
+        worker.join().map_err(|_| "a worker panicked".to_owned())??;
+    }
+    server.join().map_err(|_| "the server panicked".to_owned())??;
+    Ok(times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect())
+}
+
+/// A thread that profilers show by name.
+fn named<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<std::thread::JoinHandle<T>, String> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.map_err(|error| format!("starting a thread: {error}"))
+}
+
+/// A model of the size, and two samples: one for each worker.
+fn run_file(size: &Size) -> String {
+    let Size { width, rounds, .. } = size;
+    format!(
+        "[data]\ntrain = \"csv:two.csv\"\n[model]\nkind = \"mlp\"\nhead = \"squared-error\"\nhidden = [{width}, {width}]\n\
+         [train]\nepochs = {}\nbatch = 2\nleaf = 1\n[optimizer]\nmomentum = 0.9\n[learning_rate]\ninitial = 0.001\n",
+        rounds + 1
+    )
+}
+
+fn worker(server: &str, folder: &Path, index: u32, way: Way, beside: bool) -> WorkerOptions {
+    let listen = match way {
+        Way::Tcp => "127.0.0.1:0".into(),
+        #[cfg(unix)]
+        Way::Unix => format!("unix:{}", folder.join(format!("shard-{index}")).display()),
+    };
+    WorkerOptions {
+        server: server.into(),
+        data_root: Some(folder.into()),
+        threads: Some(1),
+        name: format!("worker-{index}"),
+        patience: Duration::from_secs(10),
+        style: Style::Quiet,
+        shard: beside.then_some(ShardPlace { listen, advertise: None }),
+    }
+}
+
+fn work(options: WorkerOptions, computer: Box<Ready>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    match runtime.block_on(ps_worker::run_with(options, Some(computer), pending())) {
+        Ok(Ended::Done) => Ok(()),
+        Ok(Ended::Stopped(why)) => Err(format!("a worker was stopped: {why}")),
+        Err(error) => Err(format!("a worker: {error}")),
+    }
+}
+
+/// Has its gradients ready, and notes when it is asked for them: then the weights of the step are all in their place.
+struct Ready {
+    seen: Option<mpsc::Sender<Instant>>,
+    buffers: Vec<Vec<f32>>,
+}
+
+impl Computer for Ready {
+    fn compute(&mut self, job: &Job, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum> {
+        if let Some(seen) = &self.seen {
+            // Whoever listens is there until the last worker has gone.
+            let _ = seen.send(Instant::now());
+        }
+        let mut sums = Vec::new();
+        job.plan.step(step).tree().cover_each(leaves, |node| {
+            let samples = job.plan.step(step).tree().leaves_of(node).len() as u64;
+            let gradient = self.buffers.pop().unwrap_or_else(|| vec![0.001; weights.len()]);
+            let tally = Tally { samples, ..Tally::new(job.model.classes()) };
+            sums.push(NodeSum { node, gradient, tally });
+        });
+        sums
+    }
+
+    fn recycle(&mut self, gradient: Vec<f32>) {
+        self.buffers.push(gradient);
+    }
+}

@@ -1,0 +1,159 @@
+//! Training steps in one process, and what a worker's share of one is made of.
+
+use crate::{Bench, Entrant, Error, Measurement, race};
+use ps_config::RunConfig;
+use ps_core::model::{Activation, Head};
+use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Samples, SgdConfig, Trainer};
+use ps_data::NoProgress;
+use ps_run::Job;
+use std::path::Path;
+
+/// The usual leaf.
+const LEAF: usize = 32;
+
+/// Hidden layers of the models, and their batches.
+const WORKS: [(&[usize], &[usize]); 5] = [
+    (&[], &[64, 1024]),
+    (&[16, 16], &[64]),
+    (&[128], &[128]),
+    (&[512, 256], &[64, 1024]),
+    (&[2048, 2048], &[64, 1024]),
+];
+
+pub(crate) fn measure(bench: &mut Bench, kernel: Kernel) -> Result<(), Error> {
+    if !["tree/step", "step", "compute"].iter().any(|name| bench.wants(name)) {
+        return Ok(());
+    }
+    let text = "data.train = \"digits:2048\"\nmodel.kind = \"softmax\"\nlearning_rate.initial = 0.1\n";
+    let failed = |error: &dyn std::fmt::Display| Error::failed("a step", error);
+    let run = RunConfig::parse(text, "bench", &[]).map_err(|error| failed(&error))?;
+    let job = Job::load(run, Path::new("."), None, &NoProgress).map_err(|error| failed(&error))?;
+    let samples: &dyn Samples = &job.data.train;
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut threads = vec![1, all];
+    threads.dedup();
+    tree(bench, kernel, samples, &[512, 256], 128)?;
+    for (hidden, batches) in WORKS {
+        for &batch in batches {
+            for &threads in &threads {
+                steps(bench, kernel, samples, hidden, batch, threads)?;
+            }
+        }
+    }
+    WORKS.iter().try_for_each(|(hidden, _)| leaves(bench, kernel, samples, hidden))
+}
+
+/// Steps with `threads` threads.
+fn steps(
+    bench: &mut Bench,
+    kernel: Kernel,
+    samples: &dyn Samples,
+    hidden: &[usize],
+    batch: usize,
+    threads: usize,
+) -> Result<(), Error> {
+    let name = format!("step/{}/b{batch}/t{threads}", name(hidden));
+    if !bench.wants(&name) {
+        return Ok(());
+    }
+    let effort = bench.effort();
+    let time =
+        pool(threads)?.install(|| race(&mut [step(&name, kernel, samples, hidden, batch, LEAF)], effort)[0]);
+    bench.tell(Measurement::new(name, batch as f64 / time, "samples/s"))
+}
+
+/// A step with leaves, against one without, one thread.
+fn tree(
+    bench: &mut Bench,
+    kernel: Kernel,
+    samples: &dyn Samples,
+    hidden: &[usize],
+    batch: usize,
+) -> Result<(), Error> {
+    let group = format!("tree/step/{}/b{batch}", name(hidden));
+    if !bench.wants(&group) {
+        return Ok(());
+    }
+    let labels = [("no-leaves", batch), ("leaf-32", 32), ("leaf-64", 64)];
+    let names = labels.map(|(label, _)| format!("{group}/{label}"));
+    let effort = bench.effort();
+    let times = pool(1)?.install(|| {
+        let mut entrants = labels.map(|(label, leaf)| step(label, kernel, samples, hidden, batch, leaf));
+        race(&mut entrants, effort)
+    });
+    bench.tell(Measurement::new(&names[0], times[0] * 1e6, "us"))?;
+    for (name, time) in names.iter().zip(&times).skip(1) {
+        bench.tell(Measurement::new(name, time * 1e6, "us").against(&names[0], times[0] * 1e6))?;
+    }
+    Ok(())
+}
+
+/// Gradient of all leaves and update, over and over.
+fn step<'a>(
+    name: &str,
+    kernel: Kernel,
+    samples: &'a dyn Samples,
+    hidden: &[usize],
+    batch: usize,
+    leaf: usize,
+) -> Entrant<'a> {
+    let (model, plan) = (model(samples, hidden), plan(samples, batch, leaf));
+    let momentum = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
+    let mut trainer = Trainer::new(&model, plan, momentum, LearningRate::constant(0.001));
+    let mut gradients = Gradients::new(model, plan, kernel);
+    Entrant::new(name, move || {
+        let version = trainer.version();
+        let leaves = plan.step(version).tree().leaves();
+        let mut root = gradients.compute(trainer.weights(), samples, version, 0..leaves).remove(0);
+        let report = trainer.finish(&mut root).expect("so small a rate does not diverge");
+        gradients.recycle(NodeSum { tally: report.tally, ..root });
+    })
+}
+
+/// What a worker's share costs: two sizes of it tell the leaves from the rest.
+fn leaves(bench: &mut Bench, kernel: Kernel, samples: &dyn Samples, hidden: &[usize]) -> Result<(), Error> {
+    let group = format!("compute/{}", name(hidden));
+    if !bench.wants(&group) {
+        return Ok(());
+    }
+    let shares = [2_u32, 16];
+    let effort = bench.effort();
+    let times = pool(1)?.install(|| {
+        let mut entrants = shares.map(|share| {
+            let (model, plan) = (model(samples, hidden), plan(samples, 1024, LEAF));
+            let weights = model.initial(1);
+            let mut gradients = Gradients::new(model, plan, kernel);
+            Entrant::new(format!("{share} leaves"), move || {
+                let sums = gradients.compute(&weights, samples, 0, 0..share);
+                sums.into_iter().for_each(|sum| gradients.recycle(sum));
+            })
+        });
+        race(&mut entrants, effort)
+    });
+    let leaf = (times[1] - times[0]) / f64::from(shares[1] - shares[0]);
+    let fixed = times[0] - f64::from(shares[0]) * leaf;
+    // Of a small model both are a few microseconds; where noise makes one vanish, a nanosecond stands for it.
+    let microseconds = |seconds: f64| (seconds * 1e6).max(1e-3);
+    bench.tell(Measurement::new(format!("{group}/fixed"), microseconds(fixed), "us"))?;
+    bench.tell(Measurement::new(format!("{group}/leaf"), microseconds(leaf), "us"))
+}
+
+fn model(samples: &dyn Samples, hidden: &[usize]) -> Model {
+    Model::new(samples.features(), hidden, Activation::Relu, Head::Softmax, 10)
+}
+
+/// Steps without end.
+fn plan(samples: &dyn Samples, batch: usize, leaf: usize) -> BatchPlan {
+    BatchPlan::new(1, samples.len(), batch, leaf, 1_000_000, None)
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool, Error> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|error| Error::failed("a step", format!("starting threads: {error}")))
+}
+
+/// A model's widths.
+fn name(hidden: &[usize]) -> String {
+    let widths: Vec<String> = [784].iter().chain(hidden).chain(&[10]).map(ToString::to_string).collect();
+    widths.join("-")
+}
