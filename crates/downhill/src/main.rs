@@ -1,4 +1,4 @@
-//! The command line of Downhill: train, launch, evaluate, predict, data inspect.
+//! The command line of Downhill: train, launch, evaluate, predict, data inspect, bench.
 
 mod children;
 mod commands;
@@ -10,7 +10,7 @@ mod output;
 mod saved;
 
 use clap::{Parser, Subcommand};
-use commands::{data, evaluate, launch, predict, train};
+use commands::{bench, data, evaluate, launch, predict, train};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -32,6 +32,7 @@ enum Command {
     Predict(predict::Arguments),
     #[command(subcommand)]
     Data(data::Command),
+    Bench(bench::Arguments),
 }
 
 const EXAMPLES: &str = "\
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Data(command) => data::run(&command),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     result.unwrap_or_else(|failure| {
         output::error(&failure.to_string());

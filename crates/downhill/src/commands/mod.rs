@@ -1,5 +1,6 @@
 //! One command per file.
 
+pub mod bench;
 pub mod data;
 pub mod evaluate;
 pub mod launch;
