@@ -5,6 +5,9 @@
 use ps_bench::{Bench, Effort, Error};
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
+
 /// Runs `measure` on the figures that the command line names, of those in `groups` by default.
 pub fn main(groups: &[&str], measure: impl FnOnce(&mut Bench) -> Result<(), Error>) -> ExitCode {
     // Cargo adds --bench; without it, this is run as a test, and timing in passing would say nothing.
