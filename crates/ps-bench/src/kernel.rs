@@ -51,6 +51,7 @@ impl fmt::Display for Shape {
 pub(crate) fn measure(bench: &mut Bench, kernel: Kernel) -> Result<(), Error> {
     for shape in SHAPES {
         products(bench, shape, kernel, Vec::new())?;
+        packing(bench, shape, kernel)?;
     }
     for shape in SHAPES {
         tree(bench, shape, kernel)?;
@@ -95,6 +96,17 @@ pub fn products(
         rates.push((entrant.name.clone(), rate));
     }
     Ok(rates)
+}
+
+/// Bringing the layer's weight into the order in which products read it, once a step.
+fn packing(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error> {
+    let name = format!("kernel/packing/{shape}");
+    if !bench.wants(&name) {
+        return Ok(());
+    }
+    let mut layer = layer(kernel, shape, LEAF);
+    let times = race(&mut [Entrant::new(&name, || layer.pack())], bench.effort());
+    bench.tell(Measurement::new(&name, times[0] * 1e6, "us"))
 }
 
 /// Weight gradients with leaves, against one without.

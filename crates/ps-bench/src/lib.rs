@@ -7,6 +7,7 @@
 //! | --- | --- | --- | --- |
 //! | `peak/fma` | GFLOP/s | fused multiply-adds without memory, one core | |
 //! | `kernel/PRODUCT/RxIxO` | GFLOP/s | `forward`, `input-gradient`, `weight-gradient` (leaves of 32) of a layer with I inputs and O outputs for R rows, one thread | `peak/fma` |
+//! | `kernel/packing/RxIxO` | us | what a step does with the layer's weight before its products | |
 //! | `tree/weight-gradient/RxIxO/leaf-N` | us | a weight gradient summed over leaves of N rows | that of `no-leaves` |
 //! | `tree/step/MODEL/bB/leaf-N` | us | a training step with leaves of N samples, one thread | that of `no-leaves` |
 //! | `memory/copy` | GB/s | a copy in memory; bytes read and bytes written both count | |
