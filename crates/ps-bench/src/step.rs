@@ -2,6 +2,7 @@
 
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_config::RunConfig;
+use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
 use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Samples, SgdConfig, Trainer};
 use ps_data::NoProgress;
@@ -88,7 +89,7 @@ fn tree(
     Ok(())
 }
 
-/// Gradient of all leaves and update, over and over.
+/// Gradient of all leaves and update, over and over, as `downhill train` does it with one worker.
 fn step<'a>(
     name: &str,
     kernel: Kernel,
@@ -99,7 +100,15 @@ fn step<'a>(
 ) -> Entrant<'a> {
     let (model, plan) = (model(samples, hidden), plan(samples, batch, leaf));
     let momentum = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
-    let mut trainer = Trainer::new(&model, plan, momentum, LearningRate::constant(0.001));
+    let rate = LearningRate::constant(0.001);
+    if InPlace::suits(&model) {
+        let mut holder = InPlace::new(&model, plan, momentum, rate, kernel);
+        return Entrant::new(name, move || {
+            holder.compute(samples);
+            holder.update().expect("so small a rate does not diverge");
+        });
+    }
+    let mut trainer = Trainer::new(&model, plan, momentum, rate);
     let mut gradients = Gradients::new(model, plan, kernel);
     Entrant::new(name, move || {
         let version = trainer.version();
