@@ -8,8 +8,8 @@ mod generated;
 
 use generated::{Targets, table};
 use ps_core::{
-    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, Samples, ScheduleKind, SgdConfig,
-    reference, weights_hash,
+    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, Precision, Samples, ScheduleKind,
+    SgdConfig, reference, weights_hash,
 };
 use ps_data::{DataConfig, Missing, NoProgress, Task, Validation};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,7 @@ struct Run {
     validation: Option<f64>,
     standardize: bool,
     missing: Missing,
+    weights: Precision,
     sgd: SgdConfig,
     rate: LearningRate,
 }
@@ -72,6 +73,7 @@ impl Run {
             validation: None,
             standardize: false,
             missing: Missing::Refuse,
+            weights: Precision::F32,
             sgd: SgdConfig::default(),
             rate: LearningRate::constant(0.1),
         }
@@ -107,7 +109,8 @@ impl Run {
         };
         let data = ps_data::load(&config, task, self.seed, folder, &NoProgress).unwrap();
         let (train, classes) = (&data.train, data.class_names.len());
-        let model = Model::new(train.features(), &self.hidden, self.activation, self.head, classes);
+        let model = Model::new(train.features(), &self.hidden, self.activation, self.head, classes)
+            .with_precision(self.weights);
         let plan = BatchPlan::new(self.seed, train.len(), self.batch, self.leaf, self.epochs, self.steps);
         let rate = LearningRate { steps: plan.steps, ..self.rate };
         let mut loss = 0.0;
@@ -153,6 +156,7 @@ impl Run {
             format!("validation={:?}", self.validation.unwrap_or(0.0)),
             format!("standardize={}", self.standardize),
             format!("missing={}", if self.missing == Missing::Mean { "mean" } else { "refuse" }),
+            format!("weights={}", if self.weights == Precision::Bf16 { "bf16" } else { "f32" }),
             // Every binary32 is a binary64: the decimal text of that one is read back without loss.
             format!("momentum={:?}", f64::from(sgd.momentum)),
             format!("nesterov={}", sgd.nesterov),
@@ -312,6 +316,45 @@ fn every_schedule_with_and_without_warmup() {
             ..Run::new(format!("{name}, warm-up {warmup}"), Head::Softmax)
         });
         runs.collect()
+    });
+}
+
+#[test]
+fn weights_that_travel_as_bfloat16() {
+    compare(|folder| {
+        let mut runs = Vec::new();
+        for (head, name, _) in HEADS {
+            for hidden in [Vec::new(), vec![17, 6]] {
+                let name = format!("bf16, {name}, hidden {hidden:?}");
+                runs.push(Run {
+                    weights: Precision::Bf16,
+                    hidden,
+                    validation: Some(0.2),
+                    seed: 23,
+                    ..Run::new(name, head)
+                });
+            }
+        }
+        let tanh = Run {
+            weights: Precision::Bf16,
+            hidden: vec![9],
+            activation: Activation::Tanh,
+            // Weight decay and l1 see the weights as they are kept.
+            sgd: SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 0.01, l1: 1e-3, clip: Some(0.05) },
+            ..Run::new("bf16, all settings", Head::Softmax)
+        };
+        let rounded = tanh.in_rust(folder);
+        let exact = Run { weights: Precision::F32, ..tanh.clone() }.in_rust(folder);
+        assert_ne!(rounded, exact, "rounding the weights shows in the result");
+        runs.push(tanh);
+        let rate = LearningRate::constant(40.0);
+        runs.push(Run {
+            weights: Precision::Bf16,
+            rate,
+            epochs: 30,
+            ..Run::new("bf16 that diverges", Head::SquaredError)
+        });
+        runs
     });
 }
 

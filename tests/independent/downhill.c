@@ -594,6 +594,12 @@ static Node leaf_of(const Model *m, const float *w, const Samples *s, const uint
     return node;
 }
 
+/* The weights that a step's sums are computed at: to bfloat16 and back. */
+static float rounded(float w) {
+    uint32_t b = bits_of(w);
+    return isnan(w) ? w : number_of((b + 0x7fffu + (b >> 16 & 1u)) & 0xffff0000u);
+}
+
 /* The root of the tree over the leaves of samples index[0..count]. */
 static Node sum_of(const Model *m, const float *w, const Samples *s, const uint64_t *index, uint64_t count,
                    uint64_t leaf, bool with_gradient) {
@@ -803,12 +809,15 @@ int main(int count, char **values) {
     uint64_t limit = whole("steps", "0");
     if (limit && limit < steps) steps = limit;
     uint64_t *index = room(batch, sizeof *index);
+    bool halves = is("weights", "f32", "bf16");
+    float *at = halves ? room(m.parameters, sizeof *at) : w;
     double loss = 0;
     for (uint64_t t = 0; t < steps; t++) {
         Order order = order_of(seed, ORDER, (uint32_t)(t / per_epoch), training.n);
         uint64_t start = t % per_epoch * batch, held = training.n - start < batch ? training.n - start : batch;
         for (uint64_t p = 0; p < held; p++) index[p] = sample_at(&order, start + p);
-        Node sum = sum_of(&m, w, &training, index, held, leaf, true);
+        for (uint64_t i = 0; i < m.parameters && halves; i++) at[i] = rounded(w[i]);
+        Node sum = sum_of(&m, at, &training, index, held, leaf, true);
         if (!is_finite(&sum, m.parameters)) {
             printf("diverged at step %llu\n", (unsigned long long)t);
             return 0;
