@@ -65,18 +65,22 @@ fn mnist_gives_one_hash_however_it_is_trained() {
     let file = downhill_tests::root().join(&case.file);
     let config = RunConfig::load(&file, &case.sets).unwrap();
     let job = Job::load(config, file.parent().unwrap(), None, &NoProgress).unwrap();
-    let simulated = SimJob {
-        model: job.model.clone(),
-        plan: job.plan,
-        optimizer: job.optimizer,
-        rate: job.rate,
-        samples: &job.data.train,
-        kernel: job.kernel,
-        workers: 3,
-        expected: Some(wanted.clone()),
-    };
-    let report = simulate(&simulated, &Faults::none(), 1).unwrap_or_else(|violation| panic!("{violation}"));
-    assert_eq!(report.hash, wanted, "simulator");
+    for servers in [1, 3] {
+        let simulated = SimJob {
+            model: job.model.clone(),
+            plan: job.plan,
+            optimizer: job.optimizer,
+            rate: job.rate,
+            samples: &job.data.train,
+            kernel: job.kernel,
+            workers: 3,
+            servers,
+            expected: Some(wanted.clone()),
+        };
+        let report =
+            simulate(&simulated, &Faults::none(), 1).unwrap_or_else(|violation| panic!("{violation}"));
+        assert_eq!(report.hash, wanted, "simulator with {servers} servers");
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The invariants that hold after every event, whatever goes wrong.
 
 use crate::server_side::Server;
+use crate::shard_side::Shard;
 use ps_coord::{ServerAction, WaitsFor, WorkerState};
 use ps_core::{BatchPlan, NodeSum, weights_hash};
+use std::ops::Range;
 
 /// Virtual time that a run may take after the last fault to get over what it left behind: every timeout once.
 pub(crate) const LONGEST_MS: u64 = 20_000;
@@ -12,25 +14,35 @@ pub(crate) const LONGEST_STEP_MS: u64 = 1_000;
 /// give up.
 pub(crate) const LONGEST_GOODBYE_MS: u64 = 60_000;
 
-/// Versions grow one by one; the core's version is the data plane's.
-pub(crate) fn versions(before: u64, server: &Server) -> Result<(), String> {
-    let (after, trainer) = (server.core.version(), server.trainer.version());
+/// Versions grow one by one; the core's version is the data plane's, and no shard is behind or far ahead.
+pub(crate) fn versions(before: u64, server: &Server, shards: &[Shard]) -> Result<(), String> {
+    let (after, own) = (server.core.version(), server.part.version);
     if after != before && after != before + 1 {
         return Err(format!("the version went from {before} to {after}"));
     }
-    if after != trainer {
-        return Err(format!("the core is at version {after}, the weights are at {trainer}"));
+    if after != own {
+        return Err(format!("the core is at version {after}, the weights are at {own}"));
+    }
+    for (index, shard) in shards.iter().enumerate() {
+        let version = shard.part.version;
+        if version != after && version != after + 1 {
+            return Err(format!("the core is at version {after}, shard {index} at {version}"));
+        }
     }
     Ok(())
 }
 
 /// What the core counts as missing is what the data plane lacks, and each such leaf is held by live workers
-/// if there are any.
-pub(crate) fn round(server: &Server) -> Result<(), String> {
+/// if there are any. With other shards the core may count more as missing: what came from workers that are lost.
+pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
     let status = server.core.status();
-    let WaitsFor::Leaves { step, missing } = &status.waits_for else { return Ok(()) };
+    let (step, missing) = match &status.waits_for {
+        WaitsFor::Leaves { step, missing } => (step, missing),
+        WaitsFor::Shards { step, shards: waited } => return through(*step, waited, shards),
+        _ => return Ok(()),
+    };
     let is_live = |state: &WorkerState| matches!(state, WorkerState::Joining | WorkerState::Training);
-    let mut ranges: Vec<std::ops::Range<u32>> = Vec::new();
+    let mut ranges: Vec<Range<u32>> = Vec::new();
     for part in missing {
         if part.holders.is_empty() {
             return Err(format!("step {step}: {part} while workers are there"));
@@ -45,25 +57,44 @@ pub(crate) fn round(server: &Server) -> Result<(), String> {
             _ => ranges.push(part.leaves.clone()),
         }
     }
-    let lacking = server.fold.coverage().missing();
-    if ranges != lacking {
-        return Err(format!("step {step}: the core misses leaves {ranges:?}, the data plane {lacking:?}"));
+    let lacking = server.part.missing();
+    let within = |lacking: &Range<u32>| {
+        ranges.iter().any(|range| range.start <= lacking.start && lacking.end <= range.end)
+    };
+    let agree = if shards.is_empty() { ranges == lacking } else { lacking.iter().all(within) };
+    match agree {
+        true => Ok(()),
+        false => Err(format!("step {step}: the core misses leaves {ranges:?}, the data plane {lacking:?}")),
+    }
+}
+
+/// Shards that are not waited for are through with the step.
+fn through(step: u64, waited: &[u32], shards: &[Shard]) -> Result<(), String> {
+    for (index, shard) in shards.iter().enumerate() {
+        if !waited.contains(&(index as u32)) && !shard.part.is_through(step) {
+            return Err(format!("step {step} does not wait for shard {index}, which has not applied it"));
+        }
     }
     Ok(())
 }
 
 /// An action makes sense at the state of the data plane.
-pub(crate) fn action(server: &Server, plan: &BatchPlan, action: &ServerAction) -> Result<(), String> {
-    let version = server.trainer.version();
+pub(crate) fn action(
+    server: &Server,
+    shards: &[Shard],
+    plan: &BatchPlan,
+    action: &ServerAction,
+) -> Result<(), String> {
+    let version = server.part.version;
     match action {
         _ if server.outcome.is_some() => Err(format!("{action:?} after the end")),
         ServerAction::Update { step } if *step != version => {
             Err(format!("update of step {step} at {version}"))
         }
-        ServerAction::Update { step } if !server.fold.is_complete() => Err(format!(
-            "update of step {step} while leaves {:?} are missing",
-            server.fold.coverage().missing()
-        )),
+        ServerAction::Update { step } if !server.part.is_gathered() => {
+            Err(format!("update of step {step} while leaves {:?} are missing", server.part.missing()))
+        }
+        ServerAction::Update { step } => through(*step, &[], shards),
         ServerAction::SendWeights { version: sent, .. } if *sent != version => {
             Err(format!("weights of version {sent} sent at {version}"))
         }

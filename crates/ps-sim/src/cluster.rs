@@ -2,7 +2,9 @@
 
 use crate::faults::Faults;
 use crate::network::{Down, Link, LinkId, Network, Up};
+use crate::part::Part;
 use crate::server_side::Server;
+use crate::shard_side::Shard;
 use crate::worker_side::Slot;
 use crate::{Report, SimJob, checks};
 use ps_coord::{Millis, Outcome};
@@ -23,6 +25,8 @@ pub(crate) enum Happening {
     WorkerSeesEnd { link: LinkId, why: &'static str },
     /// The data plane has done the update.
     UpdateDone { step: u64 },
+    /// The coordinator hears that a shard has applied a step, or cannot.
+    Applied { shard: usize, step: u64, diverged: bool },
     /// A worker has done its computation.
     ComputeDone { slot: usize, incarnation: u32, step: u64, leaves: Range<u32> },
     /// The server's deadline may have come.
@@ -45,7 +49,10 @@ pub(crate) struct Cluster<'a> {
     pub job: &'a SimJob<'a>,
     pub now: Millis,
     pub network: Network,
+    /// The coordinator.
     pub server: Server,
+    /// The other servers.
+    pub shards: Vec<Shard>,
     pub slots: Vec<Slot>,
     pub links: BTreeMap<LinkId, Link>,
     pub gradients: Gradients,
@@ -59,11 +66,14 @@ pub(crate) struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     pub fn new(job: &'a SimJob<'a>, faults: &Faults, seed: u64, trace: Trace<'a>) -> Self {
+        let mut parts = Part::of_all(job).into_iter();
+        let own = parts.next().expect("there is a part for each server, and at least one server");
         let mut cluster = Cluster {
             job,
             now: 0,
             network: Network::new(faults.clone(), seed),
-            server: Server::new(job),
+            server: Server::new(job, own),
+            shards: parts.map(Shard::new).collect(),
             slots: Vec::new(),
             links: BTreeMap::new(),
             gradients: Gradients::new(job.model.clone(), job.plan, job.kernel),
@@ -93,15 +103,27 @@ impl<'a> Cluster<'a> {
             }
             let before = self.server.core.version();
             self.happen(happening)?;
-            checks::versions(before, &self.server)?;
+            checks::versions(before, &self.server, &self.shards)?;
         }
         let outcome =
             self.server.outcome.take().ok_or("nothing is left to happen, but the run is not over")?;
         let expected = self.job.expected.as_deref().filter(|_| outcome == Outcome::Done);
-        let hash = checks::weights(expected, self.server.trainer.weights())?;
-        let (steps, counts) = (self.server.trainer.version(), self.network.counts);
+        let hash = checks::weights(expected, &self.weights()?)?;
+        let (steps, counts) = (self.server.part.version, self.network.counts);
         let virtual_ms = self.finished_at.unwrap_or(self.now);
         Ok(Report { outcome, hash, steps, events, virtual_ms, counts })
+    }
+
+    /// The whole weights after the last step that was made everywhere.
+    fn weights(&self) -> Result<Vec<f32>, String> {
+        let version = self.server.part.version;
+        let parts = std::iter::once(&self.server.part).chain(self.shards.iter().map(|shard| &shard.part));
+        let mut weights = Vec::new();
+        for (server, part) in parts.enumerate() {
+            let part = part.at(version);
+            weights.extend(part.ok_or_else(|| format!("server {server} has no weights of {version}"))?);
+        }
+        Ok(weights)
     }
 
     /// The run must end within a bounded time after the last fault; the workers, too, after the server.
@@ -121,9 +143,19 @@ impl<'a> Cluster<'a> {
 
     fn happen(&mut self, happening: Happening) -> Result<(), String> {
         match happening {
-            Happening::ToServer { link, message } => self.server_receives(link, message),
-            Happening::ServerSeesEnd { link } => self.server_sees_end(link),
+            Happening::ToServer { link, message } => match self.links.get(&link).map(|link| link.server) {
+                Some(0) | None => self.server_receives(link, message),
+                Some(server) => self.shard_receives(server - 1, link, message),
+            },
+            Happening::ServerSeesEnd { link } => match self.links.get(&link).map(|link| link.server) {
+                Some(0) | None => self.server_sees_end(link),
+                Some(server) => {
+                    self.shard_sees_end(server - 1, link);
+                    Ok(())
+                }
+            },
             Happening::UpdateDone { step } => self.update_done(step),
+            Happening::Applied { shard, step, diverged } => self.applied(shard, step, diverged),
             Happening::ServerTimer => self.server_timer(),
             Happening::Start { slot } => self.start(slot),
             Happening::Leave { slot } => self.leave(slot),
@@ -171,17 +203,18 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Nothing passes any more. Each end notices soon, late, or only by the other's silence.
+    /// Nothing passes any more. Each end notices soon, late, or only by the other's silence; a shard, which is
+    /// silent most of the time, by the transport's own pings.
     fn cut(&mut self, id: LinkId) {
-        if let Some(link) = self.links.get_mut(&id) {
-            link.cut = true;
-        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.cut = true;
+        let pings = link.server > 0;
         for event in [
             Happening::ServerSeesEnd { link: id },
             Happening::WorkerSeesEnd { link: id, why: "connection reset" },
         ] {
             let delay = self.network.up_to(2000);
-            if self.network.chance(0.7) {
+            if pings || self.network.chance(0.7) {
                 self.at(self.now + 1 + delay, event);
             }
         }
@@ -191,8 +224,8 @@ impl<'a> Cluster<'a> {
 /// A happening as one line.
 fn describe(happening: &Happening) -> String {
     match happening {
-        Happening::ToServer { link, message: Up::Sum { step, sum } } => {
-            format!("server <- {link}: sum of node {} of step {step}", sum.node)
+        Happening::ToServer { link, message: Up::Sum { step, sum, chunks } } => {
+            format!("server <- {link}: chunks {chunks:?} of node {} of step {step}", sum.node)
         }
         Happening::ToServer { link, message } => format!("server <- {link}: {message:?}"),
         Happening::ToWorker { link, message: Down::Weights { version, .. } } => {

@@ -90,10 +90,12 @@ pub struct Counts {
     pub leaves: u64,
     /// Admissions, first and repeated.
     pub admissions: u64,
-    /// Node sums that arrived and were covered already, or were of another step.
+    /// Chunks of node sums that arrived and were covered already, or were of another step.
     pub ignored: u64,
-    /// Node sums that counted.
+    /// Chunks of node sums that counted.
     pub counted: u64,
+    /// Times that a shard was a step ahead when it sent a worker the weights that the open step is computed at.
+    pub behind: u64,
 }
 
 impl Counts {
@@ -105,7 +107,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 13] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 14] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -118,8 +120,9 @@ impl Counts {
             ("joins", &mut self.joins),
             ("leaves", &mut self.leaves),
             ("admissions", &mut self.admissions),
-            ("sums ignored", &mut self.ignored),
-            ("sums counted", &mut self.counted),
+            ("chunks ignored", &mut self.ignored),
+            ("chunks counted", &mut self.counted),
+            ("weights of the step before", &mut self.behind),
         ]
     }
 }

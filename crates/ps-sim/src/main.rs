@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use ps_core::{reference, weights_hash};
-use ps_sim::tiny::{TinySamples, tiny_job, workers_of};
+use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
 use ps_sim::{Counts, Faults, Report, SimJob, Violation, simulate, simulate_traced};
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let (mut longest_ms, mut slowest) = (0, 0);
     let expected = expected_hash(&samples);
     for seed in seeds.clone() {
-        let job = SimJob { expected: Some(expected.clone()), ..tiny_job(&samples, workers_of(seed)) };
+        let job = SimJob { expected: Some(expected.clone()), ..tiny_job_of(&samples, seed) };
         match run(&job, &faults, seed, args.trace) {
             Ok(report) => {
                 totals.add(&report.counts);

@@ -7,7 +7,7 @@ use ps_core::seed::{Purpose, Stream};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One connection; a worker that reconnects gets another.
+/// One connection to one server; a worker that reconnects gets others.
 pub(crate) type LinkId = u64;
 
 /// From worker to server.
@@ -15,7 +15,12 @@ pub(crate) type LinkId = u64;
 pub(crate) enum Up {
     Hello,
     Heartbeat,
-    Sum { step: u64, sum: Arc<NodeSum> },
+    /// These chunks of a node's sum, counted among those that the receiver keeps.
+    Sum {
+        step: u64,
+        sum: Arc<NodeSum>,
+        chunks: Range<usize>,
+    },
     AskWeights,
     Goodbye,
 }
@@ -25,8 +30,15 @@ pub(crate) enum Up {
 pub(crate) enum Down {
     Welcome,
     HeartbeatSeen,
-    Weights { version: u64, weights: Arc<[f32]> },
-    Work { step: u64, leaves: Range<u32> },
+    /// All that the sender keeps.
+    Weights {
+        version: u64,
+        part: Arc<[f32]>,
+    },
+    Work {
+        step: u64,
+        leaves: Range<u32>,
+    },
     Dismissed(Dismissal),
 }
 
@@ -35,6 +47,10 @@ pub(crate) enum Down {
 pub(crate) struct Link {
     pub slot: usize,
     pub incarnation: u32,
+    /// Which server: 0 is the coordinator, then the shards.
+    pub server: usize,
+    /// Whether the worker knows that it is admitted.
+    pub welcomed: bool,
     /// The id it was admitted under.
     pub worker: Option<WorkerId>,
     /// Whether the server still listens to it and speaks on it.
@@ -48,10 +64,12 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub fn new(slot: usize, incarnation: u32) -> Self {
+    pub fn new(slot: usize, incarnation: u32, server: usize) -> Self {
         Link {
             slot,
             incarnation,
+            server,
+            welcomed: false,
             worker: None,
             server_open: true,
             worker_open: true,
@@ -114,20 +132,21 @@ impl Network {
             self.counts.losses += 1;
             return fate;
         }
-        let arrival = now + self.delay(now);
+        let arrival = self.arrival(now);
         let last = &mut link.last_arrival[usize::from(upwards)];
         self.counts.reorderings += u64::from(arrival < *last);
         *last = arrival;
         fate.arrivals.push(arrival);
         if self.strikes(now, self.faults.duplicate) {
             self.counts.duplicates += 1;
-            fate.arrivals.push(now + self.delay(now));
+            fate.arrivals.push(self.arrival(now));
         }
         fate
     }
 
-    fn delay(&mut self, now: Millis) -> Millis {
+    /// When something that is sent now arrives if it does.
+    pub fn arrival(&mut self, now: Millis) -> Millis {
         let most = if self.strikes(now, self.faults.late) { 1000 } else { self.faults.delay_ms };
-        1 + Millis::from(self.random.below(most + 1))
+        now + 1 + Millis::from(self.random.below(most + 1))
     }
 }

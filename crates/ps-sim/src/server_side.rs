@@ -1,20 +1,21 @@
-//! The server's driver and data plane in the simulator.
+//! The coordinator's driver and data plane in the simulator.
 
 use crate::cluster::{Cluster, Happening};
 use crate::network::{Down, LinkId, Up};
+use crate::part::Part;
 use crate::{SimJob, checks};
 use ps_coord::{Departure, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
-use ps_core::{Fold, NodeSum, Trainer};
+use ps_core::NodeSum;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
 
-/// The server process.
+/// The process that runs the round logic and keeps the first part of the weights.
 pub(crate) struct Server {
     pub core: ServerCore,
-    pub trainer: Trainer,
-    pub fold: Fold,
+    pub part: Part,
     pub outcome: Option<Outcome>,
-    root: Option<NodeSum>,
+    /// Whether the data plane is at an update.
+    updating: bool,
     links: BTreeMap<WorkerId, LinkId>,
     next_worker: u32,
     /// The earliest timer in the queue.
@@ -22,7 +23,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub fn new(job: &SimJob<'_>) -> Self {
+    pub fn new(job: &SimJob<'_>, part: Part) -> Self {
         let config = ServerConfig {
             plan: job.plan,
             start_version: 0,
@@ -31,14 +32,13 @@ impl Server {
             contact_timeout_ms: 1_500,
             work_timeout_ms: 1_000,
             notice_every_ms: 5_000,
-            shards: 0,
+            shards: job.servers - 1,
         };
         Server {
             core: ServerCore::new(0, config),
-            trainer: Trainer::new(&job.model, job.plan, job.optimizer, job.rate),
-            fold: Fold::new(job.plan.step(0).tree()),
+            part,
             outcome: None,
-            root: None,
+            updating: false,
             links: BTreeMap::new(),
             next_worker: 0,
             timer: Some(0),
@@ -70,7 +70,7 @@ impl Cluster<'_> {
                 self.server_steps(ServerEvent::Heard { worker })
             }
             Up::AskWeights => self.server_steps(ServerEvent::WeightsWanted { worker }),
-            Up::Sum { step, sum } => self.server_folds(worker, step, &sum),
+            Up::Sum { step, sum, chunks } => self.server_folds(worker, step, &sum, chunks),
             Up::Goodbye => {
                 link.server_open = false;
                 self.server_steps(ServerEvent::Left { worker, reason: Departure::Leaving })
@@ -78,12 +78,20 @@ impl Cluster<'_> {
         }
     }
 
-    fn server_folds(&mut self, worker: WorkerId, step: u64, sum: &NodeSum) -> Result<(), String> {
-        let is_open = step == self.server.trainer.version() && self.server.root.is_none();
-        let counts = &mut self.network.counts;
-        match is_open && self.server.fold.insert(sum.clone()) {
-            true => counts.counted += 1,
-            false => counts.ignored += 1,
+    /// All chunks of a node's sum that are kept here: what follows the last of them says that the node is done.
+    fn server_folds(
+        &mut self,
+        worker: WorkerId,
+        step: u64,
+        sum: &NodeSum,
+        chunks: Range<usize>,
+    ) -> Result<(), String> {
+        let is_open = step == self.server.part.version && !self.server.updating;
+        for chunk in chunks {
+            match is_open && self.server.part.take(chunk, sum) {
+                true => self.network.counts.counted += 1,
+                false => self.network.counts.ignored += 1,
+            }
         }
         self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node })
     }
@@ -97,12 +105,14 @@ impl Cluster<'_> {
     }
 
     pub fn update_done(&mut self, step: u64) -> Result<(), String> {
-        let mut root = self.server.root.take().ok_or("an update without its root")?;
-        let event = match self.server.trainer.finish(&mut root) {
-            Ok(_) => ServerEvent::Updated { step },
-            Err(_) => ServerEvent::Diverged { step },
+        let part = &mut self.server.part;
+        part.diverged |= !part.loss().is_finite();
+        part.finish()?;
+        let event = match part.diverged {
+            false => ServerEvent::Updated { step },
+            true => ServerEvent::Diverged { step },
         };
-        self.server.fold = Fold::new(self.job.plan.step(self.server.trainer.version()).tree());
+        self.server.updating = false;
         self.strike();
         self.server_steps(event)
     }
@@ -118,16 +128,16 @@ impl Cluster<'_> {
         }
     }
 
-    fn server_steps(&mut self, event: ServerEvent) -> Result<(), String> {
+    pub fn server_steps(&mut self, event: ServerEvent) -> Result<(), String> {
         let mut actions = Vec::new();
         self.server.core.step(self.now, event, &mut actions);
         for action in actions {
             self.note(|| format!("  server: {action:?}"));
-            checks::action(&self.server, &self.job.plan, &action)?;
+            checks::action(&self.server, &self.shards, &self.job.plan, &action)?;
             self.server_performs(action)?;
         }
-        if self.server.root.is_none() {
-            checks::round(&self.server)?;
+        if !self.server.updating {
+            checks::round(&self.server, &self.shards)?;
         }
         if self.server.core.deadline().is_some_and(|deadline| deadline <= self.now) {
             return Err(format!("the server's deadline stays at {:?}", self.server.core.deadline()));
@@ -147,16 +157,14 @@ impl Cluster<'_> {
     fn server_performs(&mut self, action: ServerAction) -> Result<(), String> {
         match action {
             ServerAction::SendWeights { worker, version } => {
-                let weights: Arc<[f32]> = self.server.trainer.weights().into();
-                self.send_down(self.server.links[&worker], Down::Weights { version, weights });
+                let part = self.server.part.weights();
+                self.send_down(self.server.links[&worker], Down::Weights { version, part });
             }
             ServerAction::Assign { worker, step, leaves } => {
                 self.send_down(self.server.links[&worker], Down::Work { step, leaves });
             }
             ServerAction::Update { step } => {
-                let root = self.server.fold.take_root().ok_or("a complete fold without a root")?;
-                checks::root(&self.job.plan, step, &root)?;
-                self.server.root = Some(root);
+                self.server.updating = true;
                 let pause = self.network.up_to(20);
                 self.at(self.now + pause, Happening::UpdateDone { step });
             }

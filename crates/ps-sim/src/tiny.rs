@@ -45,7 +45,7 @@ impl Samples for TinySamples {
     }
 }
 
-/// Twelve steps of an MLP, of six leaves each but for the last of each epoch, which has one.
+/// Twelve steps of an MLP, of six leaves each but for the last of each epoch, which has one. One server.
 pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
     SimJob {
         model: Model::new(FEATURES, &[4], Activation::Tanh, Head::Softmax, 2),
@@ -55,11 +55,12 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
         samples,
         kernel: Kernel::detect(),
         workers,
+        servers: 1,
         expected: None,
     }
 }
 
-/// Workers of the tiny job at the start of the run of `seed`: one to five.
-pub fn workers_of(seed: u64) -> u32 {
-    1 + (seed % 5) as u32
+/// The tiny job as the run of `seed` goes about it: with one to five workers at the start and one to four servers.
+pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
+    SimJob { servers: 1 + (seed / 5 % 4) as u32, ..tiny_job(samples, 1 + (seed % 5) as u32) }
 }

@@ -26,13 +26,36 @@ pub(crate) struct Slot {
 /// A worker process.
 struct Process {
     core: WorkerCore,
-    link: Option<LinkId>,
-    weights: Option<(u64, Arc<[f32]>)>,
+    /// The connection: to each server one, the coordinator first. Empty before the first.
+    links: Vec<LinkId>,
+    held: Held,
     computing: bool,
     /// Computed and neither pushed nor discarded.
     sums: BTreeMap<(u64, u32, u32), Vec<NodeSum>>,
     /// The earliest timer in the queue.
     timer: Option<Millis>,
+}
+
+/// The weights that a worker holds and that are arriving: parts by server, of two versions, for leaves of the step
+/// in hand may be asked for again when some shards are done with it.
+#[derive(Default)]
+struct Held(BTreeMap<u64, BTreeMap<usize, Arc<[f32]>>>);
+
+impl Held {
+    /// Takes a part; whether this is the newest version of which all `servers` parts are here.
+    fn take(&mut self, version: u64, server: usize, part: Arc<[f32]>, servers: usize) -> bool {
+        self.0.entry(version).or_default().insert(server, part);
+        while self.0.len() > 2 {
+            self.0.pop_first();
+        }
+        self.0.iter().rev().find(|(_, parts)| parts.len() == servers).is_some_and(|(&v, _)| v == version)
+    }
+
+    /// The whole weights of a version.
+    fn whole(&self, version: u64, servers: usize) -> Option<Vec<f32>> {
+        let parts = self.0.get(&version).filter(|parts| parts.len() == servers)?;
+        Some(parts.values().flat_map(|part| part.iter().copied()).collect())
+    }
 }
 
 impl Cluster<'_> {
@@ -80,8 +103,8 @@ impl Cluster<'_> {
             jitter_seed: self.seed ^ (u64::from(slot.incarnation) << 32 | index as u64),
         };
         let core = WorkerCore::new(self.now, config);
-        let sums = BTreeMap::new();
-        slot.process = Some(Process { core, link: None, weights: None, computing: false, sums, timer: None });
+        let (links, held, sums) = (Vec::new(), Held::default(), BTreeMap::new());
+        slot.process = Some(Process { core, links, held, computing: false, sums, timer: None });
         self.set_worker_timer(index);
         Ok(())
     }
@@ -94,13 +117,13 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The process is gone with all it had. The server hears of it soon, late, or only by silence.
+    /// The process is gone with all it had. The servers hear of it soon, late, or only by silence.
     pub fn crash(&mut self, slot: usize, incarnation: u32) -> Result<(), String> {
         if self.slots[slot].incarnation != incarnation {
             return Ok(());
         }
         let Some(process) = self.slots[slot].process.take() else { return Ok(()) };
-        if let Some(link) = process.link {
+        for link in process.links {
             self.close(link);
             if self.network.chance(0.7) {
                 let delay = self.network.up_to(500);
@@ -115,6 +138,15 @@ impl Cluster<'_> {
         if self.server.outcome.is_none() {
             let delay = self.network.up_to(3000);
             self.at(self.now + 1 + delay, Happening::Start { slot });
+        }
+    }
+
+    /// The worker lets go of a connection, and the servers hear of it, each in its own time.
+    fn hang_up(&mut self, links: &[LinkId], within: u32) {
+        for &link in links {
+            self.close(link);
+            let delay = self.network.up_to(within);
+            self.at(self.now + 1 + delay, Happening::ServerSeesEnd { link });
         }
     }
 
@@ -148,18 +180,27 @@ impl Cluster<'_> {
             return Ok(());
         }
         let event = match happening {
-            Happening::ToWorker { message, .. } => match message {
-                Down::Welcome => WorkerEvent::Connected,
+            Happening::ToWorker { link, message } => match message {
+                Down::Welcome => match self.welcomed(slot, link) {
+                    true => WorkerEvent::Connected,
+                    false => return Ok(()),
+                },
                 Down::HeartbeatSeen => WorkerEvent::Heard,
-                Down::Weights { version, weights } => {
-                    process.weights = Some((version, weights));
-                    WorkerEvent::Weights { version }
+                Down::Weights { version, part } => {
+                    let server = self.links[&link].server;
+                    match process.held.take(version, server, part, self.job.servers as usize) {
+                        true => WorkerEvent::Weights { version },
+                        false => WorkerEvent::Heard,
+                    }
                 }
                 Down::Work { step, leaves } => WorkerEvent::Assigned { step, leaves },
                 Down::Dismissed(reason) => WorkerEvent::Dismissed(reason),
             },
             Happening::WorkerSeesEnd { link, why } => {
+                // A connection is of use only whole.
+                let others: Vec<LinkId> = process.links.iter().copied().filter(|&id| id != link).collect();
                 self.close(link);
+                self.hang_up(&others, 500);
                 WorkerEvent::Disconnected(why.into())
             }
             Happening::ComputeDone { step, leaves, .. } => {
@@ -204,54 +245,76 @@ impl Cluster<'_> {
 
     fn worker_performs(&mut self, slot: usize, action: WorkerAction) -> Result<(), String> {
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
-        let link = process.link;
-        match (action, link) {
-            (WorkerAction::Connect, _) => self.connect(slot),
-            (WorkerAction::Compute { step, leaves }, _) => return self.compute(slot, step, leaves),
-            (WorkerAction::Push { step, leaves }, Some(link)) => return self.push(slot, link, step, leaves),
-            (WorkerAction::Discard { step, leaves }, _) => {
+        match action {
+            WorkerAction::Connect => self.connect(slot),
+            WorkerAction::Compute { step, leaves } => return self.compute(slot, step, leaves),
+            WorkerAction::Discard { step, leaves } => {
                 process.sums.remove(&(step, leaves.start, leaves.end));
             }
-            (WorkerAction::AskWeights, Some(link)) => self.send_up(link, Up::AskWeights),
-            (WorkerAction::Heartbeat, Some(link)) => self.send_up(link, Up::Heartbeat),
-            (WorkerAction::Notice(_), _) => {}
-            (WorkerAction::Finish(WorkerOutcome::Done), _) if self.server.outcome.is_none() => {
+            WorkerAction::Notice(_) => {}
+            WorkerAction::Finish(WorkerOutcome::Done) if self.server.outcome.is_none() => {
                 return Err(format!("slot {slot} is done before the run is"));
             }
-            (WorkerAction::Finish(outcome), _) => self.worker_ends(slot, link, outcome),
-            (action, None) => return Err(format!("slot {slot}: {action:?} without a connection")),
+            WorkerAction::Finish(outcome) => self.worker_ends(slot, outcome),
+            action if process.links.is_empty() => {
+                return Err(format!("slot {slot}: {action:?} without a connection"));
+            }
+            WorkerAction::Push { step, leaves } => return self.push(slot, step, leaves),
+            WorkerAction::AskWeights => {
+                for link in process.links.clone() {
+                    self.send_up(link, Up::AskWeights);
+                }
+            }
+            // Shards need none: they have no view of who takes part.
+            WorkerAction::Heartbeat => {
+                let coordinator = process.links[0];
+                self.send_up(coordinator, Up::Heartbeat);
+            }
         }
         Ok(())
     }
 
+    /// Greets the shards; the coordinator, which hands out work, once all of them know us.
     fn connect(&mut self, slot: usize) {
         let incarnation = self.slots[slot].incarnation;
-        let id = self.links.len() as LinkId;
-        self.links.insert(id, Link::new(slot, incarnation));
-        let Some(process) = &mut self.slots[slot].process else { return };
-        process.weights = None;
-        if let Some(old) = process.link.replace(id) {
-            self.close(old);
-            let delay = self.network.up_to(500);
-            self.at(self.now + 1 + delay, Happening::ServerSeesEnd { link: old });
+        let first = self.links.len() as LinkId;
+        let links: Vec<LinkId> = (first..).take(self.job.servers as usize).collect();
+        for (server, &id) in links.iter().enumerate() {
+            self.links.insert(id, Link::new(slot, incarnation, server));
         }
-        match self.server.outcome {
-            None => self.send_up(id, Up::Hello),
-            Some(_) => {
-                self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "connection refused" })
+        let Some(process) = &mut self.slots[slot].process else { return };
+        process.held = Held::default();
+        let old = std::mem::replace(&mut process.links, links.clone());
+        self.hang_up(&old, 500);
+        match (&self.server.outcome, &links[1..]) {
+            (None, []) => self.send_up(first, Up::Hello),
+            (None, shards) => shards.iter().for_each(|&id| self.send_up(id, Up::Hello)),
+            (Some(_), _) => {
+                self.at(self.now + 1, Happening::WorkerSeesEnd { link: first, why: "connection refused" });
             }
         }
+    }
+
+    /// A server has admitted us; whether it is the coordinator, the last.
+    fn welcomed(&mut self, slot: usize, id: LinkId) -> bool {
+        let Some(link) = self.links.get_mut(&id) else { return false };
+        if link.server == 0 {
+            return true;
+        }
+        let is_new = !std::mem::replace(&mut link.welcomed, true);
+        let Some(process) = &self.slots[slot].process else { return false };
+        if is_new && process.links[1..].iter().all(|id| self.links[id].welcomed) {
+            let coordinator = process.links[0];
+            self.send_up(coordinator, Up::Hello);
+        }
+        false
     }
 
     fn compute(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
         let incarnation = self.slots[slot].incarnation;
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
-        let weights = match &process.weights {
-            Some((version, weights)) if *version == step => weights.clone(),
-            other => {
-                let held = other.as_ref().map(|(version, _)| version);
-                return Err(format!("slot {slot} computes step {step} at the weights of version {held:?}"));
-            }
+        let Some(weights) = process.held.whole(step, self.job.servers as usize) else {
+            return self.cannot_compute(slot, step, leaves);
         };
         if std::mem::replace(&mut process.computing, true) {
             return Err(format!("slot {slot} computes two things at once"));
@@ -270,21 +333,45 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    fn push(&mut self, slot: usize, link: LinkId, step: u64, leaves: Range<u32>) -> Result<(), String> {
+    /// The work is older than all weights that are here: it was on its way for long. Connecting again clears the
+    /// way, as in the real driver.
+    fn cannot_compute(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
+        let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
+        let held: Vec<u64> = process.held.0.keys().copied().collect();
+        if held.first().is_none_or(|&oldest| oldest <= step) {
+            return Err(format!("slot {slot} computes step {step}; it holds weights of {held:?}"));
+        }
+        let links = process.links.clone();
+        self.hang_up(&links, 500);
+        let why = format!("the weights of version {step} did not arrive");
+        self.worker_steps(slot, WorkerEvent::Disconnected(why))?;
+        self.worker_steps(slot, WorkerEvent::Computed { step, leaves })
+    }
+
+    fn push(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
         let incarnation = self.slots[slot].incarnation;
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
-        let Some(mut sums) = process.sums.remove(&(step, leaves.start, leaves.end)) else {
+        let Some(sums) = process.sums.remove(&(step, leaves.start, leaves.end)) else {
             return Err(format!(
                 "slot {slot} pushes leaves {leaves:?} of step {step}, which it has not computed"
             ));
         };
+        let mut messages = Vec::new();
+        for sum in sums.into_iter().map(Arc::new) {
+            let sum = |chunks| Up::Sum { step, sum: sum.clone(), chunks };
+            messages.push((process.links[0], sum(0..self.server.part.chunks())));
+            for (shard, &link) in self.shards.iter().zip(&process.links[1..]) {
+                messages.extend((0..shard.part.chunks()).map(|chunk| (link, sum(chunk..chunk + 1))));
+            }
+        }
         let crashes = self.network.strikes(self.now, self.network.faults.crash);
         if crashes {
+            // Each connection has carried some of it: what reaches one server may not reach the others.
             self.network.counts.crashes_pushing += 1;
-            sums.truncate(self.network.below(sums.len() as u32 + 1) as usize);
+            messages.retain(|_| self.network.chance(0.5));
         }
-        for sum in sums {
-            self.send_up(link, Up::Sum { step, sum: Arc::new(sum) });
+        for (link, message) in messages {
+            self.send_up(link, message);
         }
         match crashes {
             true => self.crash(slot, incarnation),
@@ -292,16 +379,15 @@ impl Cluster<'_> {
         }
     }
 
-    fn worker_ends(&mut self, slot: usize, link: Option<LinkId>, outcome: WorkerOutcome) {
-        self.slots[slot].process = None;
-        if let Some(link) = link {
-            if let WorkerOutcome::Ended(_) = outcome {
+    fn worker_ends(&mut self, slot: usize, outcome: WorkerOutcome) {
+        let process = self.slots[slot].process.take();
+        let links = process.map_or(Vec::new(), |process| process.links);
+        if let WorkerOutcome::Ended(_) = outcome {
+            for &link in &links {
                 self.send_up(link, Up::Goodbye);
             }
-            self.close(link);
-            let delay = self.network.up_to(1500);
-            self.at(self.now + 50 + delay, Happening::ServerSeesEnd { link });
         }
+        self.hang_up(&links, 1500);
         self.start_again(slot);
     }
 }

@@ -4,7 +4,7 @@
 
 use ps_coord::Outcome;
 use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, Samples, reference, weights_hash};
-use ps_sim::tiny::{TinySamples, tiny_job, workers_of};
+use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
 use ps_sim::{Counts, Faults, Report, SimJob, simulate};
 
 /// What the reference trainer makes of a job.
@@ -26,7 +26,7 @@ fn run_job(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Report {
 /// The run that `ps-sim --seed` replays.
 fn run(seed: u64, faults: &Faults) -> Report {
     let samples = TinySamples::new();
-    let job = with_expected(tiny_job(&samples, workers_of(seed)));
+    let job = with_expected(tiny_job_of(&samples, seed));
     simulate(&job, faults, seed).unwrap_or_else(|violation| {
         panic!("{}\n{violation}\nreplay it with: ps-sim --seed {seed} --trace", violation.log.join("\n"))
     })
@@ -55,11 +55,12 @@ fn a_seed_replays_to_the_last_event() {
 
 #[test]
 fn without_faults_nothing_is_lost_repeated_or_computed_twice() {
-    for seed in 0..5 {
+    let samples = TinySamples::new();
+    for seed in 0..20 {
         let report = run(seed, &Faults::none());
         let counts = report.counts;
         assert_eq!((counts.losses, counts.duplicates, counts.reorderings, counts.ignored), (0, 0, 0, 0));
-        assert_eq!(counts.admissions, u64::from(workers_of(seed)));
+        assert_eq!(counts.admissions, u64::from(tiny_job_of(&samples, seed).workers));
     }
 }
 
@@ -67,8 +68,9 @@ fn without_faults_nothing_is_lost_repeated_or_computed_twice() {
 fn one_worker_that_keeps_dying_still_finishes() {
     let samples = TinySamples::new();
     let faults = Faults { crash: 0.5, most_workers: 1, ..Faults::mix() };
-    for seed in 0..20 {
-        run_job(&with_expected(tiny_job(&samples, 1)), &faults, seed);
+    for seed in 0..40 {
+        let servers = 1 + seed as u32 % 4;
+        run_job(&with_expected(SimJob { servers, ..tiny_job(&samples, 1) }), &faults, seed);
     }
 }
 
@@ -81,7 +83,8 @@ fn leaves_of_any_size_among_any_number_of_workers_come_out_as_the_reference() {
         let leaf = [1, 2, 5][seed as usize % 3];
         let tiny = tiny_job(&samples, 1 + seed as u32 % 9);
         let plan = BatchPlan::new(seed, samples.len(), batch, leaf, 2, Some(10));
-        run_job(&with_expected(SimJob { plan, ..tiny }), &Faults::mix(), seed);
+        let servers = 1 + seed as u32 / 12 % 4;
+        run_job(&with_expected(SimJob { plan, servers, ..tiny }), &Faults::mix(), seed);
     }
 }
 
@@ -90,8 +93,12 @@ fn a_run_that_diverges_ends_at_the_same_step_whatever_goes_wrong() {
     let samples = TinySamples::new();
     let model = Model::new(samples.features(), &[], Activation::Relu, Head::SquaredError, 1);
     // Each step makes the weights a million times larger, until they overflow.
-    let job = SimJob { model, rate: LearningRate::constant(1e6), ..tiny_job(&samples, 3) };
-    let steps: Vec<_> = (0..20).map(|seed| run_job(&job, &Faults::mix(), seed).outcome).collect();
+    let mut job = SimJob { model, rate: LearningRate::constant(1e6), ..tiny_job(&samples, 3) };
+    let mut steps = Vec::new();
+    for seed in 0..40 {
+        job.servers = 1 + seed as u32 % 4;
+        steps.push(run_job(&job, &Faults::mix(), seed).outcome);
+    }
     assert!(matches!(steps[0], Outcome::Diverged { .. }), "{:?}", steps[0]);
     assert!(steps.iter().all(|outcome| *outcome == steps[0]), "{steps:?}");
 }
