@@ -124,6 +124,7 @@ impl Cast {
             }
             "heard" => ServerEvent::Heard { worker },
             "ask" => ServerEvent::WeightsWanted { worker },
+            "applied" => ServerEvent::Applied { shard: words[1].parse().unwrap(), step },
             "updated" => ServerEvent::Updated { step },
             "diverged" => ServerEvent::Diverged { step },
             "stop" => ServerEvent::Stop,
@@ -168,7 +169,7 @@ fn server(now: Millis, settings: &BTreeMap<&str, u64>) -> (ServerCore, Tree) {
         contact_timeout_ms: number("contact_timeout_ms", 100_000),
         work_timeout_ms: number("work_timeout_ms", 100_000),
         notice_every_ms: number("notice_every_ms", 100_000),
-        shards: 0,
+        shards: number("shards", 0) as u32,
     };
     (ServerCore::new(now, config), plan.step(0).tree())
 }
