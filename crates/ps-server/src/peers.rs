@@ -56,10 +56,10 @@ impl Peers {
         }
     }
 
-    /// Sees to it that a worker gets all weights that there are. Those before `plane`'s version need not go out.
+    /// Sees to it that a worker gets all weights that there are. Older ones need not go out any more.
     pub fn serve(&mut self, worker: WorkerId, plane: &Plane) {
         self.send(worker, |peer| {
-            peer.outbox.forget_before(plane.version());
+            peer.outbox.forget_before(plane.oldest());
             if std::mem::replace(&mut peer.is_served, true) {
                 return Ok(());
             }

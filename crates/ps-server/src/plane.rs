@@ -40,8 +40,11 @@ pub(crate) struct Plane {
     /// Chunks that each worker has sent of a node of this step.
     arrived: BTreeMap<(WorkerId, Node), Vec<bool>>,
     pool: Pool,
-    /// Whether the weights before the last step are kept: a shard may be a step ahead of a run that is stopped.
+    /// Whether the weights before the last step are kept until the next one begins: a shard may be a step ahead of the
+    /// others, and of a run that is stopped.
     keeps_previous: bool,
+    /// Whether they are there.
+    has_previous: bool,
     /// Made when a worker first claims that a gradient is not finite.
     own: Option<Gradients>,
 }
@@ -53,8 +56,8 @@ struct Chunk {
     velocity: Vec<f32>,
     weights: Served,
     next: Option<Served>,
-    /// The weights before the last step, where they may be asked for.
-    previous: Option<Bytes>,
+    /// The weights before the last step, where they may be needed.
+    previous: Option<Served>,
 }
 
 /// A chunk of weights: as it is kept, and as it travels to workers.
@@ -118,11 +121,13 @@ impl Plane {
             arrived: BTreeMap::new(),
             pool,
             keeps_previous: false,
+            has_previous: false,
             own: None,
         }
     }
 
-    /// Keeps the weights before the last step, too.
+    /// Keeps the weights before the last step, too, until a chunk of the next one comes: whoever sends that was told
+    /// that the last step is made everywhere.
     pub fn keep_previous(mut self) -> Self {
         self.keeps_previous = true;
         self
@@ -131,6 +136,11 @@ impl Plane {
     /// Steps applied to the weights.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The version of the oldest weights that a worker may need.
+    pub fn oldest(&self) -> u64 {
+        self.version - u64::from(self.has_previous)
     }
 
     /// Takes a chunk of a step and node that exist. Gives the chunk of new weights that it completes, if it does.
@@ -150,6 +160,9 @@ impl Plane {
         }
         if step < self.version {
             return Ok(None);
+        }
+        if std::mem::take(&mut self.has_previous) {
+            self.chunks.iter_mut().for_each(|chunk| chunk.previous = None);
         }
         let index = (offset - self.kept.start) / chunk_elements(job.model.parameters());
         if !self.chunks[index].fold.covers(node) {
@@ -256,27 +269,31 @@ impl Plane {
         let keeps_previous = self.keeps_previous;
         for chunk in &mut self.chunks {
             let next = chunk.next.take().expect("all chunks are made before a step is committed");
-            chunk.previous =
-                Some(std::mem::replace(&mut chunk.weights, next).kept).filter(|_| keeps_previous);
+            chunk.previous = Some(std::mem::replace(&mut chunk.weights, next)).filter(|_| keeps_previous);
             chunk.fold = ChunkFold::new(tree);
         }
+        self.has_previous = keeps_previous;
         self.made = 0;
         self.tallies = Fold::new(tree);
         self.arrived.clear();
         Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally })
     }
 
-    /// The weights as they travel, and those of the next version that are made already.
+    /// The weights as they travel, those of the next version that are made already, and those of the version before
+    /// as long as that step may not be made everywhere: its leaves may still be given to a worker that has just come.
     pub fn parts(&self) -> impl Iterator<Item = WeightsPart> {
         let version = self.version;
         let part =
             |version, offset, served: &Served| WeightsPart { version, offset, bytes: served.sent.clone() };
+        let previous = self.chunks.iter().filter_map(move |chunk| {
+            chunk.previous.as_ref().map(|previous| part(version - 1, chunk.offset, previous))
+        });
         let current = self.chunks.iter().map(move |chunk| part(version, chunk.offset, &chunk.weights));
         let next =
             self.chunks.iter().filter(|_| !self.diverged).filter_map(move |chunk| {
                 chunk.next.as_ref().map(|next| part(version + 1, chunk.offset, next))
             });
-        current.chain(next)
+        previous.chain(current).chain(next)
     }
 
     /// The weights as they are kept, by ascending offset: binary32, little-endian.
@@ -292,7 +309,8 @@ impl Plane {
         if version + 1 != self.version {
             return None;
         }
-        self.chunks.iter().map(|chunk| Some((chunk.offset, chunk.previous.clone()?))).collect()
+        let previous = |chunk: &Chunk| Some((chunk.offset, chunk.previous.as_ref()?.kept.clone()));
+        self.chunks.iter().map(previous).collect()
     }
 
     /// Whether a gradient can be computed here. Where other shards keep a part of the weights nobody can tell who is

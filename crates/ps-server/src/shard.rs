@@ -263,6 +263,7 @@ impl Driver {
         if self.peers.get(worker).is_none() {
             return;
         }
+        let oldest = self.plane.oldest();
         let taken = match message {
             WorkerMessage::Node(part) => self.plane.take(&self.job, worker, part),
             WorkerMessage::NodeDone(done) => self.plane.take_end(&self.job, worker, done).map(|()| None),
@@ -285,8 +286,18 @@ impl Driver {
                 self.part(worker, Some(nonsense.into()));
             }
         }
+        if self.plane.oldest() > oldest {
+            self.serve_all();
+        }
         if self.plane.is_complete() && !self.has_diverged {
             self.commit().await;
+        }
+    }
+
+    fn serve_all(&mut self) {
+        let workers: Vec<WorkerId> = self.peers.ids().collect();
+        for worker in workers {
+            self.peers.serve(worker, &self.plane);
         }
     }
 
@@ -300,10 +311,7 @@ impl Driver {
                 from_shard::Message::Diverged(v1::ShardDiverged { step })
             }
         };
-        let workers: Vec<WorkerId> = self.peers.ids().collect();
-        for worker in workers {
-            self.peers.serve(worker, &self.plane);
-        }
+        self.serve_all();
         // If the coordinator is gone, its stream's end says so.
         let _ = self.coordinator.send(from_shard(message)).await;
     }

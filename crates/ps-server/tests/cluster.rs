@@ -3,12 +3,14 @@
 mod support;
 
 use ps_coord::Dismissal;
+use ps_proto::v1::from_server::Message;
 use ps_proto::{Address, Listener};
 use ps_server::{Layout, ServerOptions};
 use ps_worker::{Ended, WorkerError};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use support::{Server, Shard, Worker, data, options, run_file, runtime};
+use tokio_stream::StreamExt;
 
 #[test]
 fn any_number_of_workers_ends_with_the_hash_of_the_plain_trainer() {
@@ -77,6 +79,44 @@ fn a_worker_that_dies_among_shards_changes_no_bit() {
     server.finish_at_reference();
     assert_eq!(survivor.finish().unwrap(), Ended::Done);
     shards.into_iter().for_each(|shard| assert_eq!(shard.finish().unwrap(), Dismissal::Done));
+}
+
+#[test]
+fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_it() {
+    let folder = data(1);
+    for more in ["", "[wire]\nweights = \"bf16\"\n"] {
+        let run = wide_run(1, more);
+        let layout = Layout { parts: 3, coordinator_keeps: true };
+        let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
+        let shards: Vec<Shard> =
+            (0..2).map(|index| Shard::start(&server.address, index, &run, folder.path())).collect();
+        // A worker brings its first step to one shard only, and is gone.
+        runtime().block_on(async {
+            let place = server.places(2).await.swap_remove(0);
+            let hello = server.hello().await;
+            let outgoing = tokio_stream::once(hello.clone()).chain(tokio_stream::pending());
+            let mut orders = server.client().await.rounds(outgoing).await.unwrap().into_inner();
+            while !matches!(orders.message().await.unwrap().unwrap().message, Some(Message::Assign(_))) {}
+
+            let job = support::job(&run, folder.path());
+            let tree = job.plan.step(0).tree();
+            let weights = job.model.precision().round(&job.model.initial(job.plan.seed)).into_owned();
+            let sum = job.gradients().compute(&weights, &job.data.train, 0, 0..tree.leaves()).remove(0);
+            let gradient = ps_proto::tensor::share(sum.gradient);
+            let kept = place.start as usize..place.end as usize;
+            let chunks = ps_proto::convert::node_chunks(0, tree.root(), gradient, kept);
+            let messages: Vec<_> = [hello].into_iter().chain(chunks).collect();
+            let outgoing = tokio_stream::iter(messages).chain(tokio_stream::pending());
+            let mut shard = support::client(&place.address).await;
+            let stream = shard.rounds(outgoing).await.unwrap();
+            support::reach(&mut shard, 1).await;
+            drop((stream, orders));
+        });
+        let worker = Worker::start(&server.address, folder.path());
+        server.finish_at_reference();
+        assert_eq!(worker.finish().unwrap(), Ended::Done);
+        shards.into_iter().for_each(|shard| assert_eq!(shard.finish().unwrap(), Dismissal::Done));
+    }
 }
 
 #[test]

@@ -128,16 +128,22 @@ impl Server {
     }
 
     pub async fn client(&self) -> ParameterServerClient<Channel> {
-        ParameterServerClient::connect(format!("http://{}", self.address)).await.unwrap()
+        client(&self.address).await
     }
 
     /// Returns when so many steps are made.
     pub async fn reach(&self, version: u64) -> v1::StatusReply {
+        reach(&mut self.client().await, version).await
+    }
+
+    /// Where the other shards are, once so many are there.
+    pub async fn places(&self, shards: usize) -> Vec<v1::ShardPlace> {
         let mut client = self.client().await;
         loop {
-            let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
-            if status.version >= version {
-                return status;
+            if let Ok(reply) = client.shards(v1::ShardsRequest {}).await {
+                let places = reply.into_inner().shards;
+                assert_eq!(places.len(), shards);
+                return places;
             }
         }
     }
@@ -157,6 +163,20 @@ impl Server {
             build: "test".into(),
             fingerprints: reply.expected,
         }))
+    }
+}
+
+pub async fn client(address: impl Display) -> ParameterServerClient<Channel> {
+    ParameterServerClient::connect(format!("http://{address}")).await.unwrap()
+}
+
+/// Returns when a server has made so many steps.
+pub async fn reach(client: &mut ParameterServerClient<Channel>, version: u64) -> v1::StatusReply {
+    loop {
+        let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
+        if status.version >= version {
+            return status;
+        }
     }
 }
 
