@@ -13,7 +13,8 @@ pub fn keep_large_blocks() {
         const M_TRIM_THRESHOLD: c_int = -1;
         const M_TOP_PAD: c_int = -2;
         const M_MMAP_THRESHOLD: c_int = -3;
-        // SAFETY: mallopt only sets tuning values and locks what it needs; an unknown one is ignored.
+        // SAFETY: the declaration is that of glibc's <malloc.h>, and only glibc is linked here. mallopt takes the
+        // allocator's own lock, changes nothing about blocks that exist, and answers 0 to what it does not know.
         unsafe {
             // 32 MiB is the most that glibc takes on 64-bit machines.
             mallopt(M_MMAP_THRESHOLD, 32 << 20);
