@@ -214,9 +214,10 @@ impl<M: Message + Default> Reader<M> {
             }
             match poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await {
                 None => {
-                    return match self.pieces.remaining() {
-                        0 => Ok(None),
-                        _ => Err(Status::unavailable("the stream ended in the middle of a message")),
+                    // A message whose prefix has come is not here, even if nothing after the prefix is.
+                    return match self.length.is_none() && self.pieces.remaining() == 0 {
+                        true => Ok(None),
+                        false => Err(Status::unavailable("the stream ended in the middle of a message")),
                     };
                 }
                 Some(Err(status)) => return Err(status),
@@ -412,7 +413,9 @@ mod tests {
         assert_eq!(read(&[0, 1, 0, 0, 0]).await.code(), tonic::Code::OutOfRange);
         assert!(read(&[1, 0, 0, 0, 0]).await.message().contains("compression flag 1"));
         assert!(read(&[0, 0, 0, 0, 2, 0xff, 0xff]).await.message().contains("decode"));
-        assert!(read(&[0, 0, 0, 0, 9, 1]).await.message().contains("middle of a message"));
+        for cut in [&[0, 0, 0][..], &[0, 0, 0, 0, 9], &[0, 0, 0, 0, 9, 1]] {
+            assert!(read(cut).await.message().contains("middle of a message"), "{cut:?}");
+        }
     }
 
     #[tokio::test]

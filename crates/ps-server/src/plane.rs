@@ -47,6 +47,8 @@ pub(crate) struct Plane {
     has_previous: bool,
     /// Made when a worker first claims that a gradient is not finite.
     own: Option<Gradients>,
+    /// A step of which such a claim was found to be true.
+    confirmed: Option<u64>,
 }
 
 struct Chunk {
@@ -123,6 +125,7 @@ impl Plane {
             keeps_previous: false,
             has_previous: false,
             own: None,
+            confirmed: None,
         }
     }
 
@@ -323,6 +326,10 @@ impl Plane {
     /// here either and the step's end will say so; or the worker is broken and must not end the run.
     fn confirm_divergence(&mut self, job: &Job, node: Node) -> Result<(), Nonsense> {
         let step = self.version;
+        if self.confirmed == Some(step) {
+            // One such node is enough for the step to fail: no need to look at each chunk of each.
+            return Ok(());
+        }
         let tree = self.plan.step(step).tree();
         let mut weights = vec![0.0; job.model.parameters()];
         for (offset, bytes) in self.kept_parts() {
@@ -339,6 +346,7 @@ impl Plane {
                 "node {node} of step {step} holds values that are not finite; computed here, all are"
             )));
         }
+        self.confirmed = Some(step);
         Ok(())
     }
 }
