@@ -9,7 +9,7 @@ use ps_server::{Layout, ServerOptions};
 use ps_worker::{Ended, WorkerError};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use support::{Server, Shard, Worker, data, options, run_file, runtime};
+use support::{Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use tokio_stream::StreamExt;
 
 #[test]
@@ -24,11 +24,6 @@ fn any_number_of_workers_ends_with_the_hash_of_the_plain_trainer() {
             assert_eq!(worker.finish().unwrap(), Ended::Done);
         }
     }
-}
-
-/// A model of three chunks, so that there is something to share out.
-fn wide_run(epochs: u32, more: &str) -> String {
-    run_file(epochs).replace("hidden = [8]", "hidden = [370, 370]") + more
 }
 
 #[test]

@@ -3,19 +3,32 @@
 mod support;
 
 use ps_core::{Node, weights_hash};
+use ps_proto::limits::chunk_elements;
+use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_server, from_worker};
-use support::{Server, Worker, data, from_worker as message, options, run_file, runtime};
+use ps_server::{Layout, ServerOptions};
+use support::{Server, Shard, Worker, data, from_worker as message, options, run_file, runtime, wide_run};
 use tokio_stream::StreamExt;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// Greets, says `messages`, and returns the status that ends the stream.
 async fn answer_to(server: &Server, messages: Vec<from_worker::Message>) -> Status {
+    answer_of(server.client().await, server, messages).await
+}
+
+/// The same of a shard of `server`.
+async fn answer_of(
+    mut client: ParameterServerClient<Channel>,
+    server: &Server,
+    messages: Vec<from_worker::Message>,
+) -> Status {
     let mut all = vec![server.hello().await];
     all.extend(messages.into_iter().map(message));
     // The stream stays open: it is the server who ends it.
     let outgoing = tokio_stream::iter(all).chain(tokio_stream::pending());
     // tonic's own client and codec: what is framed by hand is ordinary gRPC.
-    let mut stream = match server.client().await.rounds(outgoing).await {
+    let mut stream = match client.rounds(outgoing).await {
         Ok(stream) => stream.into_inner(),
         Err(status) => return status,
     };
@@ -91,6 +104,46 @@ fn nonsense_gets_a_clear_status_and_changes_no_bit() {
     let workers: Vec<Worker> = (0..2).map(|_| Worker::start(&server.address, folder.path())).collect();
     server.finish_at_reference();
     workers.into_iter().for_each(|worker| drop(worker.finish().unwrap()));
+}
+
+#[test]
+fn a_shard_refuses_what_is_not_its_own_and_serves_everybody_else() {
+    let folder = data(1);
+    let run = wide_run(2, "");
+    let layout = Layout { parts: 3, coordinator_keeps: true };
+    let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
+    let shards: Vec<Shard> =
+        (0..2).map(|index| Shard::start(&server.address, index, &run, folder.path())).collect();
+    let parameters = support::job(&run, folder.path()).model.parameters();
+    let size = chunk_elements(parameters);
+    let chunk = |index: usize| {
+        let (offset, values) = (index * size, vec![1.0; size.min(parameters - index * size)]);
+        let gradient = ps_proto::tensor::share(values);
+        v1::NodeChunk { offset: offset as u64, total: parameters as u64, gradient, ..node(1.0) }
+    };
+    runtime().block_on(async {
+        let place = server.places(2).await.swap_remove(0);
+        let cases = [
+            (vec![from_worker::Message::Node(chunk(0))], "kept here are 65536..131072"),
+            (vec![from_worker::Message::Node(chunk(2))], "kept here are 65536..131072"),
+            (vec![from_worker::Message::Node(v1::NodeChunk { step: 1, ..chunk(1) })], "which is not open"),
+            (
+                vec![from_worker::Message::Node(v1::NodeChunk { gradient: chunk(2).gradient, ..chunk(1) })],
+                "it has 65536 elements",
+            ),
+            (vec![from_worker::Message::NodeDone(done())], "1 chunks are missing"),
+        ];
+        for (nonsense, expected) in cases {
+            let shard = support::client(&place.address).await;
+            let status = answer_of(shard, &server, nonsense).await;
+            assert_eq!(status.code(), Code::InvalidArgument, "{expected}: {status}");
+            assert!(status.message().contains(expected), "{status} does not say {expected}");
+        }
+    });
+    let worker = Worker::start(&server.address, folder.path());
+    server.finish_at_reference();
+    drop(worker.finish().unwrap());
+    shards.into_iter().for_each(|shard| drop(shard.finish().unwrap()));
 }
 
 #[test]

@@ -67,6 +67,11 @@ initial = 0.05
     )
 }
 
+/// The same with a model of three chunks, so that there is something to share out.
+pub fn wide_run(epochs: u32, more: &str) -> String {
+    run_file(epochs).replace("hidden = [8]", "hidden = [370, 370]") + more
+}
+
 pub fn job(run: &str, folder: &Path) -> Job {
     let run = RunConfig::parse(run, "test", &[]).unwrap();
     Job::load(run, folder, None, &NoProgress).unwrap()
