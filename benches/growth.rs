@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         "growth of the time over growth of the work, most of any two points of a series (1: as the work):"
     );
     for series in by_batch.iter().chain(&by_width) {
-        println!("{:>20} {} threads: {:.2}", series.name, series.threads, series.excess());
+        println!("{:>20} threads={}: {:.2}", series.name, series.threads, series.excess());
     }
     let panels = [
         Panel { title: "A growing batch".into(), x: "samples in the batch".into(), series: by_batch },
@@ -135,7 +135,7 @@ fn measure(name: String, cases: Vec<(f64, Case)>, samples: &Pixels) -> Series {
     let rates = cases.iter().zip(&times).map(|((_, case), time)| case.operations() / time);
     let rate = rates.fold(0.0, f64::max);
     println!(
-        "{name}, {threads} threads: at most {:.1} GFLOP/s; memory {:.1} GB/s",
+        "{name}, threads={threads}: at most {:.1} GFLOP/s; memory {:.1} GB/s",
         rate / 1e9,
         bandwidth / 1e9
     );
