@@ -1,4 +1,4 @@
-//! The command line of Downhill: train, launch, evaluate, predict, data inspect, bench.
+//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench.
 
 mod children;
 mod commands;
@@ -10,7 +10,7 @@ mod output;
 mod saved;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, data, evaluate, launch, predict, train};
+use commands::{bench, data, evaluate, launch, predict, simulate, train};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -30,6 +30,7 @@ enum Command {
     Launch(launch::Arguments),
     Evaluate(evaluate::Arguments),
     Predict(predict::Arguments),
+    Simulate(simulate::Arguments),
     #[command(subcommand)]
     Data(data::Command),
     Bench(bench::Arguments),
@@ -42,6 +43,7 @@ Examples:
   downhill launch examples/mnist.toml --workers 2
   downhill evaluate runs/digits-1
   downhill predict runs/digits-1 --data csv:new.csv --output predictions.csv
+  downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 10Gbit
   downhill data inspect digits:
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or run file, 130 stopped by Ctrl-C with results written.";
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Launch(arguments) => launch::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
     };

@@ -5,4 +5,5 @@ pub mod data;
 pub mod evaluate;
 pub mod launch;
 pub mod predict;
+pub mod simulate;
 pub mod train;

@@ -1,0 +1,188 @@
+"""Compares what `downhill simulate` predicts with real runs on this machine: `python3 validate.py --help`.
+
+Every run is a server (or several) and workers as processes of their own, one thread each, over TCP. With --link each
+process gets a network namespace of its own, whose link a token bucket (tc tbf) holds to the given rate in both
+directions; that needs root. The figures that the prediction goes by are measured anew before each block of runs, since
+shared machines change by the minute, and never from the runs themselves.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "target" / "release"
+NETWORK = "10.77.0"
+PORT = 4370
+# tbf counts 1514 bytes for a full frame of 1448 bytes of payload; on a real cable, as `simulate` has it, it takes 1538.
+TBF_FACTOR = 1538 / 1514
+# Packets are kept well below the bucket, or the kernel would cut each into frames with the processor's time.
+PACKET_BYTES, BUCKET_BYTES, QUEUE_BYTES = 16_000, 32_000, 16_000_000
+
+RUN = """
+[data]
+train = "digits:8192"
+[model]
+kind = "mlp"
+hidden = {hidden}
+[train]
+epochs = 100000
+batch = {batch}
+leaf = {leaf}
+[optimizer]
+momentum = 0.9
+[learning_rate]
+initial = 0.01
+"""
+
+
+def main():
+    arguments = parse()
+    print(f"{'model':>18} {'batch':>6} {'link':>8} {'parts':>6} {'workers':>7} {'predicted':>10} {'measured':>9} {'error':>7}  waits for")
+    errors = []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for hidden, batch, leaf in map(work, arguments.work):
+            run = folder / "run.toml"
+            run.write_text(RUN.format(hidden=hidden, batch=batch, leaf=leaf))
+            for link in arguments.link:
+                costs = folder / "costs.json"
+                costs.unlink(missing_ok=True)
+                simulate(run, costs, link, "1", [1])
+                for parts in arguments.parts:
+                    for row in simulate(run, costs, link, parts, arguments.workers):
+                        errors.append(compare(arguments, folder, run, link, parts, row, hidden, batch))
+    within = sum(abs(error) <= 0.15 for error in errors)
+    print(f"{within} of {len(errors)} within 15 %, the mean of all errors' sizes is {sum(map(abs, errors)) / len(errors):.1%}")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", nargs="+", default=["512-256:1024:32"], help="hidden widths:batch:leaf")
+    parser.add_argument("--link", nargs="+", default=["none"], help="none for loopback, or rates such as 1Gbit")
+    parser.add_argument("--parts", nargs="+", default=["1", "2", "beside"])
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each run, as predicted")
+    return parser.parse_args()
+
+
+def work(text):
+    hidden, batch, leaf = text.split(":")
+    return [int(width) for width in hidden.split("-")], int(batch), int(leaf)
+
+
+def simulate(run, costs, link, parts, workers):
+    """The prediction for each number of workers. Measures what it needs if `costs` is not there yet."""
+    command = [PROGRAMS / "downhill", "simulate", run, "--together", "--json", "--quiet", "--shards", parts]
+    command += ["--workers", ",".join(map(str, workers)), "--bench" if costs.exists() else "--save", costs]
+    if link != "none":
+        command += ["--bandwidth", f"{megabits(link) * TBF_FACTOR}Mbit"]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return [row for row in map(json.loads, lines) if "workers" in row]
+
+
+def megabits(link):
+    unit = link.lower().removesuffix("bit")
+    return float(unit[:-1]) * {"m": 1, "g": 1000}[unit[-1]]
+
+
+def compare(arguments, folder, run, link, parts, row, hidden, batch):
+    workers, predicted = row["workers"], row["steps_per_second"]
+    steps = max(20, int(predicted * arguments.seconds))
+    out = folder / f"out-{time.monotonic_ns()}"
+    if link == "none":
+        loopback(run, out, parts, workers, steps)
+    else:
+        shaped(run, out, parts, workers, steps, link)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == steps, summary
+    measured = steps / summary["seconds"]
+    error = predicted / measured - 1
+    model = "-".join(map(str, [784, *hidden, 10]))
+    print(f"{model:>18} {batch:>6} {link:>8} {parts:>6} {workers:>7} {predicted:>10.1f} {measured:>9.1f} {error:>+7.1%}  {row['waits_for']}", flush=True)
+    return error
+
+
+def loopback(run, out, parts, workers, steps):
+    command = [PROGRAMS / "downhill", "launch", run, "--tcp", "--threads", "1", "--workers", str(workers)]
+    command += ["--shards", parts, "--out", out, "--set", f"train.steps={steps}", "--quiet"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def shaped(run, out, parts, workers, steps, link):
+    """The same processes, each in a namespace of its own."""
+    servers = 1 if parts == "beside" else int(parts)
+    names = [f"downhill-{index}" for index in range(servers + workers)]
+    started = []
+    try:
+        ip("link add downhill-switch type bridge")
+        ip("link set downhill-switch up")
+        for index, name in enumerate(names):
+            namespace(index, name, link)
+        coordinator = f"{NETWORK}.1:{PORT}"
+        flags = {"beside": ["--shards-beside", str(workers)], "1": []}.get(parts, ["--shard", f"0/{parts}"])
+        server = [PROGRAMS / "ps-server", run, "--listen", coordinator, "--insecure", "--quiet", "--out", out]
+        server += ["--min-workers", str(workers), "--set", f"train.steps={steps}", *flags]
+        started.append(start(names[0], server))
+        for index in range(1, servers):
+            shard = [PROGRAMS / "ps-server", run, "--listen", f"{NETWORK}.{index + 1}:{PORT}", "--insecure", "--quiet"]
+            shard += ["--shard", f"{index}/{parts}", "--coordinator", coordinator, "--set", f"train.steps={steps}"]
+            started.append(start(names[index], shard, retry=True))
+        for index in range(servers, servers + workers):
+            worker = [PROGRAMS / "ps-worker", "--server", coordinator, "--threads", "1", "--quiet"]
+            if parts == "beside":
+                worker += ["--with-shard", "--shard-listen", f"{NETWORK}.{index + 1}:0"]
+            started.append(start(names[index], worker))
+        if started[0].wait(120) != 0:
+            sys.exit("the server failed; its message is above")
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait()
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "link", "delete", "downhill-switch"], stderr=subprocess.DEVNULL)
+
+
+def namespace(index, name, link):
+    inside, outside = f"dhi{index}", f"dho{index}"
+    ip(f"netns add {name}")
+    ip(f"link add {inside} type veth peer name {outside}")
+    for end in (inside, outside):
+        ip(f"link set {end} gso_max_size {PACKET_BYTES}")
+    ip(f"link set {inside} netns {name}")
+    ip(f"link set {outside} master downhill-switch up")
+    ip(f"-n {name} link set lo up")
+    ip(f"-n {name} addr add {NETWORK}.{index + 1}/24 dev {inside}")
+    ip(f"-n {name} link set {inside} up")
+    bucket = f"root tbf rate {link.lower()} burst {BUCKET_BYTES} limit {QUEUE_BYTES}"
+    call(f"tc qdisc add dev {outside} {bucket}")
+    call(f"ip netns exec {name} tc qdisc add dev {inside} {bucket}")
+
+
+def ip(arguments):
+    call(f"ip {arguments}")
+
+
+def call(command):
+    done = subprocess.run(command.split(), stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{command}: {done.stderr.strip()} (shaped links need root, iproute2 and a kernel with veth and tbf)")
+
+
+def start(namespace, command, retry=False):
+    """In a namespace. A shard is tried again until its coordinator is there."""
+    command = ["ip", "netns", "exec", namespace, *map(str, command)]
+    if retry:
+        command = ["sh", "-c", 'for try in 1 2 3 4 5 6 7 8 9; do "$@" 2>/dev/null && exit; sleep 0.2; done', "sh", *command]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "DOWNHILL_LOG": "error"})
+
+
+if __name__ == "__main__":
+    main()

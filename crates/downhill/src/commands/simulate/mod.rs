@@ -1,0 +1,240 @@
+//! `downhill simulate`: how fast a run would be with other numbers of workers, shards and links.
+
+mod units;
+
+use crate::failure::Failure;
+use crate::output;
+use ps_config::{DataArgs, LogArgs, RunArgs};
+use ps_core::Precision;
+use ps_run::{DataProgress, Job, Style, grouped};
+use ps_scale::{Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep, compute_name};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Predict how many steps a second a run makes with many workers.
+///
+/// A model of a round adds up what was measured on this machine: gradients of the run's own model, folding, sending,
+/// waking. Workers and servers are taken to be machines like this one, each with a link of its own.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// Numbers of workers.
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "1,2,4,8,16,32,64",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    workers: Vec<u32>,
+
+    /// Parts into which the weights are cut, each kept by a server of its own, or `beside`: each worker keeps a part.
+    #[arg(long, value_name = "S|beside", default_value = "1", value_parser = shards)]
+    shards: Shards,
+
+    /// What each machine's link carries in each direction [default: 10Gbit; with --together no limit].
+    #[arg(long, value_name = "RATE", value_parser = units::bandwidth)]
+    bandwidth: Option<f64>,
+
+    /// How long a message is under way between two machines [default: 50us; with --together 0].
+    #[arg(long, value_name = "TIME", value_parser = units::latency)]
+    latency: Option<f64>,
+
+    /// Cores of each machine [default: those of this one].
+    #[arg(long, value_name = "C", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    cores_per_host: Option<u16>,
+
+    /// Threads on which each worker computes [default: all cores of this machine; with --together 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// All processes share one machine's cores, as with `launch --tcp`.
+    #[arg(long)]
+    together: bool,
+
+    /// In each step a worker is slow with this probability, by this factor, such as 0.01:3.
+    #[arg(long, value_name = "SHARE:FACTOR", value_parser = stragglers)]
+    stragglers: Option<Stragglers>,
+
+    /// Take figures from this file, JSON lines as `downhill bench --json` or --save writes them; only what it lacks
+    /// is measured.
+    #[arg(long, value_name = "FILE")]
+    bench: Option<PathBuf>,
+
+    /// Write the figures that were used to this file.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+
+    /// Print a JSON object a line instead of a table.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Who keeps the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shards {
+    Servers(u32),
+    Beside,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 1Gbit
+  downhill simulate examples/mnist.toml --set train.batch=4096 --shards beside --bandwidth 25Gbit --latency 20us
+  downhill simulate examples/mnist.toml --stragglers 0.01:3
+
+docs/scaling.md says how the model works and how far it can be trusted.";
+
+fn shards(text: &str) -> Result<Shards, String> {
+    match text.parse() {
+        _ if text == "beside" => Ok(Shards::Beside),
+        Ok(count @ 1..=1024) => Ok(Shards::Servers(count)),
+        _ => Err("expected a number from 1 to 1024, or beside".into()),
+    }
+}
+
+fn stragglers(text: &str) -> Result<Stragglers, String> {
+    let wrong = || "expected SHARE:FACTOR, a probability and a number of at least 1, such as 0.01:3".to_owned();
+    let (share, factor) = text.split_once(':').ok_or_else(wrong)?;
+    let (share, factor): (f64, f64) = (share.parse().map_err(|_| wrong())?, factor.parse().map_err(|_| wrong())?);
+    let is_right = (0.0..=1.0).contains(&share) && factor >= 1.0 && factor.is_finite();
+    if is_right { Ok(Stragglers { share, factor }) } else { Err(wrong()) }
+}
+
+/// Measures what the file does not say, simulates, prints.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    arguments.log.start();
+    let run = arguments.run.load()?;
+    let style = Style::choose(&arguments.log);
+    let root = arguments.data.root(arguments.run.folder());
+    let job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
+    let here = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = arguments.threads.map_or(if arguments.together { 1 } else { here }, usize::from);
+    let compute = compute_name(&ps_gauge::model_name(&job), job.plan.leaf, threads);
+    let costs = costs(arguments, &job, &compute, threads)?;
+    if let Some(path) = &arguments.save {
+        let text = costs.lines(&compute).join("\n") + "\n";
+        std::fs::write(path, text).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+    }
+    let workers: Vec<usize> = arguments.workers.iter().map(|&workers| workers as usize).collect();
+    let cores = arguments.cores_per_host.map_or(here, usize::from);
+    let sweep = Sweep::new(&workers, |workers| cluster(arguments, &job, workers, threads, cores), &costs);
+    let samples = job.plan.step(0).samples as f64;
+    if arguments.json {
+        output::lines(&json(&sweep, samples))?;
+    } else {
+        let end = ending(&sweep, |workers| cluster(arguments, &job, workers, threads, cores));
+        output::lines(&[table(&sweep, samples), end].concat())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Figures of the file, and those that are measured because it lacks them.
+fn costs(arguments: &Arguments, job: &Job, compute: &str, threads: usize) -> Result<Costs, Failure> {
+    let file = match &arguments.bench {
+        Some(path) => read(path)?,
+        None => String::new(),
+    };
+    let wrong = |error: CostsError| {
+        let path = arguments.bench.as_deref().unwrap_or(Path::new("the figures")).display();
+        Failure::Usage(format!("{path}: {error}; write it with --save or with downhill bench --json"))
+    };
+    match Costs::read(&file, compute) {
+        Ok(costs) => Ok(costs),
+        Err(CostsError::Missing(names)) => {
+            if arguments.bench.is_some() && !arguments.log.quiet {
+                output::note(&format!("measured now, since the file has none: {}", names.join(", ")));
+            }
+            let measured = ps_gauge::measure(job, threads).map_err(Failure::Failed)?;
+            let lines = measured.lines(compute).join("\n");
+            // What the file says comes later and so counts.
+            Costs::read(&format!("{lines}\n{file}"), compute).map_err(wrong)
+        }
+        Err(error) => Err(wrong(error)),
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
+}
+
+fn cluster(arguments: &Arguments, job: &Job, workers: usize, threads: usize, cores: usize) -> Cluster {
+    let (keepers, parts) = match arguments.shards {
+        Shards::Servers(count) => (Keepers::Servers, count),
+        Shards::Beside => (Keepers::Workers, workers as u32),
+    };
+    let (bandwidth, latency) =
+        if arguments.together { (f64::INFINITY, 0.0) } else { (units::TEN_GIGABIT, 50e-6) };
+    Cluster {
+        workers,
+        threads,
+        keepers,
+        parts: ps_gauge::parts(job.model.parameters(), parts),
+        weight_share: match job.run.wire.weights {
+            Precision::F32 => 1.0,
+            Precision::Bf16 => 0.5,
+        },
+        leaves: job.plan.step(0).tree().leaves(),
+        placement: if arguments.together { Placement::Together } else { Placement::Apart },
+        cores,
+        link: Link {
+            bandwidth: arguments.bandwidth.unwrap_or(bandwidth),
+            latency: arguments.latency.unwrap_or(latency),
+        },
+        stragglers: arguments.stragglers,
+        seed: job.run.seed,
+    }
+}
+
+fn table(sweep: &Sweep, samples: f64) -> Vec<String> {
+    let head = format!(
+        "{:>7} {:>10} {:>13} {:>9} {:>11}  {}",
+        "workers", "steps/s", "samples/s", "speed-up", "efficiency", "waits for"
+    );
+    let rows = sweep.rows.iter().map(|row| {
+        let steps = 1.0 / row.step_seconds;
+        format!(
+            "{:>7} {:>10.1} {:>13} {:>9.2} {:>9.0} %  {}",
+            row.workers,
+            steps,
+            grouped(steps * samples),
+            row.speedup,
+            100.0 * row.efficiency,
+            row.bound
+        )
+    });
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// Where more workers stop paying.
+fn ending(sweep: &Sweep, cluster: impl Fn(usize) -> Cluster) -> Vec<String> {
+    let gain = 100.0 * ps_scale::WORTHWHILE_GAIN;
+    vec![match sweep.stops_paying {
+        Some((workers, bound)) => format!(
+            "beyond {workers} workers, twice as many gain less than {gain:.0} %: {}",
+            bound.advice(&cluster(2 * workers))
+        ),
+        None => format!("twice as many workers gain {gain:.0} % or more throughout"),
+    }]
+}
+
+fn json(sweep: &Sweep, samples: f64) -> Vec<String> {
+    let rows = sweep.rows.iter().map(|row| {
+        let steps = 1.0 / row.step_seconds;
+        serde_json::json!({
+            "workers": row.workers,
+            "steps_per_second": steps,
+            "samples_per_second": steps * samples,
+            "speedup": row.speedup,
+            "efficiency": row.efficiency,
+            "waits_for": row.bound.to_string(),
+        })
+    });
+    let end = sweep.stops_paying.map(|(workers, bound)| {
+        serde_json::json!({"stops_paying_beyond": workers, "waits_for": bound.to_string()})
+    });
+    rows.chain(end).map(|line| line.to_string()).collect()
+}

@@ -1,0 +1,41 @@
+//! A message from one thread of a process to another that sleeps.
+
+use ps_scale::Costs;
+use std::time::Instant;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+
+const ROUNDS: u32 = 2000;
+
+pub(crate) fn measure(costs: &mut Costs) -> Result<(), String> {
+    let (here, there) = (runtime()?, runtime()?);
+    let (ping, mut pinged) = mpsc::channel::<()>(1);
+    let (pong, mut ponged) = mpsc::channel::<()>(1);
+    let answering = std::thread::spawn(move || {
+        there.block_on(async {
+            while pinged.recv().await.is_some() && pong.send(()).await.is_ok() {}
+        });
+    });
+    let seconds = here.block_on(async {
+        let mut begun = Instant::now();
+        for round in 0..2 * ROUNDS {
+            if round == ROUNDS {
+                begun = Instant::now();
+            }
+            if ping.send(()).await.is_err() || ponged.recv().await.is_none() {
+                return None;
+            }
+        }
+        Some(begun.elapsed().as_secs_f64())
+    });
+    drop(ping);
+    let ended = answering.join().is_ok();
+    let seconds = seconds.filter(|_| ended).ok_or("the thread that was to answer did not")?;
+    costs.handoff = seconds / f64::from(2 * ROUNDS);
+    Ok(())
+}
+
+/// One like those on which connections and rounds are served.
+pub(crate) fn runtime() -> Result<Runtime, String> {
+    Builder::new_current_thread().enable_all().build().map_err(|error| format!("cannot start a runtime: {error}"))
+}

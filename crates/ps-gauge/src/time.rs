@@ -1,0 +1,30 @@
+//! Clocks, and the middle of what they say.
+
+use std::time::Instant;
+
+/// The median of a few numbers.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// The median seconds of `turns` calls, after one that does not count.
+pub(crate) fn median_seconds(turns: usize, mut run: impl FnMut()) -> f64 {
+    run();
+    let turn = |_| {
+        let begun = Instant::now();
+        run();
+        begun.elapsed().as_secs_f64()
+    };
+    median((0..turns).map(turn).collect())
+}
+
+/// Seconds that the calling thread has been at work on a core. Where the system does not say, seconds that have
+/// passed: then whatever waits counts as work.
+pub(crate) fn thread_seconds(#[cfg_attr(unix, allow(unused))] begun: Instant) -> f64 {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    if let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID) {
+        return time.tv_sec() as f64 + 1e-9 * time.tv_nsec() as f64;
+    }
+    begun.elapsed().as_secs_f64()
+}

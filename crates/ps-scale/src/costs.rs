@@ -1,0 +1,195 @@
+//! What everything costs, as it was measured, one JSON object a line.
+
+use serde_json::Value;
+use std::fmt;
+
+/// Seconds of one thread, where nothing else is said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Costs {
+    /// To compute so many leaves of which the sum is one node, with all that a step needs besides: ascending.
+    pub compute: Vec<(u32, f64)>,
+    /// For each node more than one.
+    pub extra_node: f64,
+    /// To copy a byte of weights to where they are computed at.
+    pub take_byte: f64,
+    /// To look whether a byte of a gradient is finite, and to keep it.
+    pub check_byte: f64,
+    /// To add a byte to a sum.
+    pub add_byte: f64,
+    /// To add the last byte, divide and update.
+    pub update_byte: f64,
+    /// To send a byte.
+    pub send_byte: f64,
+    /// To receive a byte.
+    pub receive_byte: f64,
+    /// To send or to receive a message, however small.
+    pub message: f64,
+    /// From the end of sending to the begin of receiving on one machine, if the receiver sleeps: no thread's time.
+    pub wire_wake: f64,
+    /// The same between two threads of a process.
+    pub handoff: f64,
+    /// The round logic's part for each message from a worker or to one.
+    pub control: f64,
+    /// The same for each worker that takes part: it looks at all of them.
+    pub control_worker: f64,
+    /// How many times as long everything takes if all cores are busy: they share caches, memory and power.
+    pub crowding: f64,
+}
+
+/// Lines that are not what they should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CostsError {
+    /// A line is no JSON object with a name and a value: its number, from 1.
+    Line(usize),
+    /// These names are missing.
+    Missing(Vec<String>),
+}
+
+type Field = (&'static str, fn(&mut Costs) -> &mut f64);
+
+/// The name of each figure that does not depend on the model. Those of a byte are in nanoseconds for each of
+/// 1000 bytes, crowding is a ratio, the others are microseconds.
+const FIELDS: [Field; 12] = [
+    ("cost/take/kB", |costs| &mut costs.take_byte),
+    ("cost/check/kB", |costs| &mut costs.check_byte),
+    ("cost/add/kB", |costs| &mut costs.add_byte),
+    ("cost/update/kB", |costs| &mut costs.update_byte),
+    ("cost/send/kB", |costs| &mut costs.send_byte),
+    ("cost/receive/kB", |costs| &mut costs.receive_byte),
+    ("cost/message", |costs| &mut costs.message),
+    ("cost/wire-wake", |costs| &mut costs.wire_wake),
+    ("cost/handoff", |costs| &mut costs.handoff),
+    ("cost/control", |costs| &mut costs.control),
+    ("cost/control/worker", |costs| &mut costs.control_worker),
+    ("cost/crowding", |costs| &mut costs.crowding),
+];
+
+/// The name under which the computation of a model is measured: `model` such as 784-16-10, and what it is cut into.
+pub fn compute_name(model: &str, leaf: usize, threads: usize) -> String {
+    format!("cost/compute/{model}/leaf{leaf}/t{threads}")
+}
+
+impl Costs {
+    /// All zero: nothing costs anything.
+    pub fn nothing() -> Self {
+        Costs {
+            compute: vec![(1, 0.0)],
+            extra_node: 0.0,
+            take_byte: 0.0,
+            check_byte: 0.0,
+            add_byte: 0.0,
+            update_byte: 0.0,
+            send_byte: 0.0,
+            receive_byte: 0.0,
+            message: 0.0,
+            wire_wake: 0.0,
+            handoff: 0.0,
+            control: 0.0,
+            control_worker: 0.0,
+            crowding: 1.0,
+        }
+    }
+
+    /// Seconds to compute `leaves` leaves whose sums are `nodes` nodes: between two measured numbers along a line,
+    /// beyond the last one in proportion.
+    pub fn compute_seconds(&self, leaves: u32, nodes: usize) -> f64 {
+        if leaves == 0 {
+            return 0.0;
+        }
+        let extra = self.extra_node * nodes.saturating_sub(1) as f64;
+        let above = self.compute.partition_point(|&(measured, _)| measured < leaves);
+        let one_node = match (above.checked_sub(1).map(|below| self.compute[below]), self.compute.get(above)) {
+            (_, Some(&(measured, seconds))) if measured == leaves => seconds,
+            (Some((fewer, less)), Some(&(more, most))) => {
+                less + (most - less) * f64::from(leaves - fewer) / f64::from(more - fewer)
+            }
+            (Some((measured, seconds)), None) => seconds * f64::from(leaves) / f64::from(measured),
+            (None, Some(&(_, seconds))) => seconds,
+            (None, None) => 0.0,
+        };
+        one_node + extra
+    }
+
+    /// Reads lines of `{"name": …, "value": …}`, of which those that are not costs are passed over. `compute` is what
+    /// [`compute_name`] gives.
+    ///
+    /// # Errors
+    /// A line is no such object, or a figure is missing.
+    pub fn read(lines: &str, compute: &str) -> Result<Costs, CostsError> {
+        let mut found = Vec::new();
+        for (number, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let value: Value = serde_json::from_str(line).map_err(|_| CostsError::Line(number + 1))?;
+            match (value["name"].as_str(), value["value"].as_f64()) {
+                (Some(name), Some(value)) => found.push((name.to_owned(), value)),
+                _ => return Err(CostsError::Line(number + 1)),
+            }
+        }
+        let mut missing = Vec::new();
+        // The last line of a name counts, so that a file can be added to.
+        let mut take = |name: &str| {
+            let value = found.iter().rev().find(|(found, _)| found == name).map(|(_, value)| *value);
+            if value.is_none() {
+                missing.push(name.to_owned());
+            }
+            value.unwrap_or_default()
+        };
+        let mut costs = Costs::nothing();
+        for (name, field) in FIELDS {
+            *field(&mut costs) = take(name) * scale(name);
+        }
+        costs.extra_node = take(&format!("{compute}/extra-node")) * 1e-6;
+        let prefix = format!("{compute}/leaves/");
+        let leaves = |name: &str| name.strip_prefix(&prefix)?.parse().ok();
+        costs.compute = found.iter().filter_map(|(name, value)| Some((leaves(name)?, value * 1e-6))).collect();
+        costs.compute.sort_by_key(|&(leaves, _)| leaves);
+        if costs.compute.is_empty() {
+            missing.push(format!("{prefix}N"));
+        }
+        if missing.is_empty() { Ok(costs) } else { Err(CostsError::Missing(missing)) }
+    }
+
+    /// The lines that [`Costs::read`] reads.
+    pub fn lines(&self, compute: &str) -> Vec<String> {
+        let mut copy = self.clone();
+        let mut lines: Vec<String> =
+            FIELDS.iter().map(|(name, field)| line(name, *field(&mut copy) / scale(name), unit(name))).collect();
+        let computing =
+            self.compute.iter().map(|(leaves, seconds)| (format!("{compute}/leaves/{leaves}"), *seconds));
+        let extra = std::iter::once((format!("{compute}/extra-node"), self.extra_node));
+        lines.extend(computing.chain(extra).map(|(name, seconds)| line(&name, seconds * 1e6, "us")));
+        lines
+    }
+}
+
+fn line(name: &str, value: f64, unit: &str) -> String {
+    serde_json::json!({"name": name, "value": value, "unit": unit}).to_string()
+}
+
+fn unit(name: &str) -> &'static str {
+    match name {
+        "cost/crowding" => "x",
+        _ if name.ends_with("/kB") => "ns",
+        _ => "us",
+    }
+}
+
+fn scale(name: &str) -> f64 {
+    match unit(name) {
+        "x" => 1.0,
+        "ns" => 1e-12,
+        _ => 1e-6,
+    }
+}
+
+impl fmt::Display for CostsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CostsError::Line(number) => {
+                write!(f, "line {number} is no JSON object with a \"name\" and a numeric \"value\"")
+            }
+            CostsError::Missing(names) => write!(f, "no line is named {}", names.join(", nor ")),
+        }
+    }
+}
+
+impl std::error::Error for CostsError {}

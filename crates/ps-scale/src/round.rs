@@ -1,0 +1,474 @@
+//! Rounds: who does what after what has happened.
+
+use crate::cluster::{Cluster, Keepers, Placement, Stragglers};
+use crate::costs::Costs;
+use crate::host::{Foreseen, Hosts, Job, Thread};
+use crate::network::{Departure, Network, Parcel, Process};
+use ps_coord::assignment::assign;
+use ps_core::Tree;
+use ps_core::seed::{Purpose, random};
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+/// Steps before a steady state is measured, and steps that are measured, where all of them are alike.
+const STEPS: [u64; 2] = [2, 4];
+/// Steps that are measured where some workers straggle.
+const STRAGGLING_STEPS: u64 = 40;
+/// Bytes that a message has besides its chunk: headers of ours, of HTTP/2 and of gRPC.
+const HEADER_BYTES: f64 = 64.0;
+
+/// Mean seconds of a step in the steady state.
+pub fn step_seconds(cluster: &Cluster, costs: &Costs) -> f64 {
+    let [before, mut steps] = STEPS;
+    if cluster.stragglers.is_some() {
+        steps = STRAGGLING_STEPS;
+    }
+    let mut rounds = Rounds::new(cluster, costs);
+    let begun = rounds.run(before);
+    (rounds.run(before + steps) - begun) / steps as f64
+}
+
+/// What threads say to threads of other processes. A part of the weights is named by its number, as is a worker.
+#[derive(Clone, Copy, Debug)]
+enum Message {
+    Gradient { part: usize, chunk: usize },
+    Weights { worker: usize, part: usize, chunk: usize },
+    NodeDone,
+    Applied,
+    Assign { worker: usize },
+}
+
+/// What is done when a job is.
+#[derive(Debug)]
+enum Done {
+    Sent { from: Process, message: Message },
+    Received { message: Message },
+    Folded { part: usize, chunk: usize, is_last: bool },
+    /// The coordinator knows that a node, or a shard's step, is done.
+    Counted,
+    /// The coordinator has given a worker its leaves of the next step.
+    GivenOut { worker: usize },
+    /// A worker has its leaves.
+    Told { worker: usize },
+    /// It has copied a chunk of weights.
+    Taken { worker: usize },
+    /// One of its threads has computed.
+    Computed { worker: usize },
+}
+
+#[derive(Debug)]
+enum Event {
+    JobEnds(Foreseen),
+    /// A job reaches a thread that was asleep, or whose job has come over the network.
+    Reaches(Thread, Job<Done>),
+    OutIsFree(Process),
+}
+
+struct Worker {
+    process: Process,
+    leaves: u32,
+    nodes: usize,
+    compute: Vec<Thread>,
+    /// Chunks of the next weights that are not here yet, and whether the leaves are given out.
+    missing: usize,
+    is_told: bool,
+    /// Threads that are computing.
+    computing: usize,
+    step: u64,
+}
+
+struct Part {
+    keeper: Process,
+    chunks: Vec<u32>,
+    /// Nodes that have come of each chunk.
+    arrived: Vec<usize>,
+    /// Chunks updated.
+    made: usize,
+}
+
+struct Threads {
+    io: Vec<Thread>,
+    /// Of a process that keeps weights or hands out work.
+    plane: Option<Thread>,
+}
+
+struct Rounds<'a> {
+    cluster: &'a Cluster,
+    costs: &'a Costs,
+    now: f64,
+    events: BinaryHeap<Reverse<Timed>>,
+    scheduled: u64,
+    hosts: Hosts<Done>,
+    network: Network<Message>,
+    processes: Vec<Threads>,
+    workers: Vec<Worker>,
+    parts: Vec<Part>,
+    /// Nodes of a step.
+    nodes: usize,
+    /// What the coordinator still waits for in this step.
+    awaited: usize,
+    /// Steps made.
+    version: u64,
+}
+
+impl<'a> Rounds<'a> {
+    /// Before the first step: all weights are where they are needed, no leaves are given out.
+    fn new(cluster: &'a Cluster, costs: &'a Costs) -> Self {
+        let mut hosts = Hosts::default();
+        let mut network = Network::new(cluster.link.latency);
+        let crowding = costs.crowding;
+        let together = (cluster.placement == Placement::Together)
+            .then(|| hosts.add_host(cluster.cores, crowding));
+        let first_worker = match cluster.keepers {
+            Keepers::Servers => cluster.parts.len(),
+            Keepers::Workers => 1,
+        };
+        let first_keeper = match cluster.keepers {
+            Keepers::Servers => 0,
+            Keepers::Workers => first_worker,
+        };
+        let tree = Tree::new(cluster.leaves);
+        let chunks: usize = cluster.parts.iter().map(Vec::len).sum();
+        let mut processes = Vec::new();
+        let mut workers = Vec::new();
+        let mut shares = assign(0..cluster.leaves, &vec![1.0; cluster.workers]).into_iter();
+        for process in 0..first_worker + cluster.workers {
+            network.add(cluster.link);
+            let host = together.unwrap_or_else(|| hosts.add_host(cluster.cores, crowding));
+            let is_worker = process >= first_worker;
+            let keeps = process >= first_keeper && process - first_keeper < cluster.parts.len();
+            let io = if is_worker { 1 } else { serving_threads(cluster.cores) };
+            let io = (0..io).map(|_| hosts.add_thread(host)).collect();
+            let plane = (process == 0 || keeps).then(|| hosts.add_thread(host));
+            processes.push(Threads { io, plane });
+            if is_worker {
+                let leaves = shares.next().unwrap_or_default();
+                workers.push(Worker {
+                    process,
+                    leaves: leaves.len() as u32,
+                    nodes: tree.cover(leaves).len(),
+                    compute: (0..cluster.threads).map(|_| hosts.add_thread(host)).collect(),
+                    missing: 0,
+                    is_told: false,
+                    computing: 0,
+                    step: 0,
+                });
+            }
+        }
+        let parts = cluster.parts.iter().enumerate().map(|(number, chunks)| Part {
+            keeper: first_keeper + number,
+            arrived: vec![0; chunks.len()],
+            made: 0,
+            chunks: chunks.clone(),
+        });
+        let parts = parts.collect();
+        let nodes = workers.iter().map(|worker| worker.nodes).sum();
+        let mut rounds = Rounds {
+            cluster,
+            costs,
+            now: 0.0,
+            events: BinaryHeap::new(),
+            scheduled: 0,
+            hosts,
+            network,
+            processes,
+            workers,
+            parts,
+            nodes,
+            awaited: 0,
+            version: 0,
+        };
+        rounds.open();
+        for worker in &mut rounds.workers {
+            worker.missing = 0;
+        }
+        debug_assert!(chunks > 0 && rounds.nodes > 0);
+        rounds
+    }
+
+    /// Goes on until so many steps are made; the time at which the last one was.
+    fn run(&mut self, steps: u64) -> f64 {
+        while self.version < steps {
+            let Reverse(Timed { at, event, .. }) = self.events.pop().expect("a round goes on until it is closed");
+            self.now = at;
+            match event {
+                Event::JobEnds(foreseen) => {
+                    if let Some((_, done, next)) = self.hosts.end(foreseen) {
+                        self.foresee(next);
+                        self.follow(done);
+                    }
+                }
+                Event::Reaches(thread, job) => {
+                    let next = self.hosts.give(thread, self.now, job);
+                    self.foresee(next);
+                }
+                Event::OutIsFree(process) => {
+                    let departure = self.network.next(self.now, process);
+                    self.depart(process, departure);
+                }
+            }
+        }
+        self.now
+    }
+
+    fn follow(&mut self, done: Done) {
+        match done {
+            Done::Sent { from, message } => self.sent(from, message),
+            Done::Received { message } => self.received(message),
+            Done::Folded { part, chunk, is_last } => {
+                if is_last {
+                    self.updated(part, chunk);
+                }
+            }
+            Done::Counted => {
+                self.awaited -= 1;
+                if self.awaited == 0 {
+                    self.version += 1;
+                    self.open();
+                }
+            }
+            Done::GivenOut { worker } => self.send(0, Message::Assign { worker }),
+            Done::Told { worker } => {
+                self.workers[worker].is_told = true;
+                self.compute(worker);
+            }
+            Done::Taken { worker } => {
+                self.workers[worker].missing -= 1;
+                self.compute(worker);
+            }
+            Done::Computed { worker } => {
+                self.workers[worker].computing -= 1;
+                if self.workers[worker].computing == 0 {
+                    self.push(worker);
+                }
+            }
+        }
+    }
+
+    /// The coordinator gives out the leaves of the next step.
+    fn open(&mut self) {
+        let others = self.parts.iter().filter(|part| part.keeper != 0).count();
+        self.awaited = self.nodes + others;
+        for worker in 0..self.workers.len() {
+            if self.workers[worker].leaves > 0 {
+                self.plane(0, self.control(), Done::GivenOut { worker });
+            }
+        }
+    }
+
+    /// A worker computes if it has work and weights.
+    fn compute(&mut self, number: usize) {
+        let chunks: usize = self.parts.iter().map(|part| part.chunks.len()).sum();
+        let worker = &mut self.workers[number];
+        if worker.missing > 0 || !worker.is_told {
+            return;
+        }
+        worker.is_told = false;
+        worker.missing = chunks;
+        let mut seconds = self.costs.compute_seconds(worker.leaves, worker.nodes);
+        if let Some(Stragglers { share, factor }) = self.cluster.stragglers {
+            let word = random(self.cluster.seed, Purpose::Simulation, worker.step as u32, number as u64)[0];
+            if f64::from(word) < share * 4_294_967_296.0 {
+                seconds *= factor;
+            }
+        }
+        worker.step += 1;
+        worker.computing = worker.compute.len();
+        for thread in worker.compute.clone() {
+            self.hand(thread, 0.0, seconds, Done::Computed { worker: number });
+        }
+    }
+
+    /// A worker sends its nodes, and then says that they are done. Connections take turns; where each worker begins
+    /// with another one, nobody's way in is crowded, as it is when they share their ways evenly.
+    fn push(&mut self, number: usize) {
+        let Worker { process, nodes, .. } = self.workers[number];
+        let parts = self.parts.len();
+        for _ in 0..nodes {
+            let longest = self.parts.iter().map(|part| part.chunks.len()).max().unwrap_or(0);
+            for chunk in 0..longest {
+                for turn in 0..parts {
+                    let part = (number + 1 + turn) % parts;
+                    if chunk < self.parts[part].chunks.len() {
+                        self.send(process, Message::Gradient { part, chunk });
+                    }
+                }
+            }
+            self.send(process, Message::NodeDone);
+        }
+    }
+
+    /// A chunk is updated: it goes to every worker.
+    fn updated(&mut self, number: usize, chunk: usize) {
+        let part = &mut self.parts[number];
+        part.made += 1;
+        part.arrived[chunk] = 0;
+        let (keeper, is_whole) = (part.keeper, part.made == part.chunks.len());
+        if is_whole {
+            part.made = 0;
+        }
+        let workers = self.workers.len();
+        for turn in 0..workers {
+            let worker = (number + 1 + turn) % workers;
+            self.send(keeper, Message::Weights { worker, part: number, chunk });
+        }
+        if is_whole && keeper != 0 {
+            self.send(keeper, Message::Applied);
+        }
+    }
+
+    /// Has a process send something. What stays inside a process is only handed over.
+    fn send(&mut self, from: Process, message: Message) {
+        let to = self.receiver(message);
+        let work = if from == to { 0.0 } else { self.bytes(message) * self.costs.send_byte };
+        self.io(from, to, self.costs.handoff, self.costs.message + work, Done::Sent { from, message });
+    }
+
+    fn sent(&mut self, from: Process, message: Message) {
+        let to = self.receiver(message);
+        if from == to {
+            self.received(message);
+        } else if self.cluster.link.bandwidth.is_finite() {
+            let bytes = self.bytes(message) + HEADER_BYTES;
+            let departure = self.network.send(self.now, from, Parcel { to, bytes, content: message });
+            self.depart(from, departure);
+        } else {
+            self.arrive(self.now + self.cluster.link.latency, from, message);
+        }
+    }
+
+    fn depart(&mut self, from: Process, departure: Option<Departure<Message>>) {
+        let Some(Departure { out_at, there_at, parcel }) = departure else { return };
+        self.schedule(out_at, Event::OutIsFree(from));
+        self.arrive(there_at, from, parcel.content);
+    }
+
+    fn arrive(&mut self, at: f64, from: Process, message: Message) {
+        let to = self.receiver(message);
+        let work = self.costs.message + self.bytes(message) * self.costs.receive_byte;
+        let thread = self.io_thread(to, from);
+        let job = Job { work, then: Done::Received { message } };
+        let reaches = self.hosts.reaches(thread, at, self.costs.wire_wake);
+        self.schedule(reaches, Event::Reaches(thread, job));
+    }
+
+    fn received(&mut self, message: Message) {
+        match message {
+            Message::Gradient { part: number, chunk } => {
+                let part = &mut self.parts[number];
+                let keeper = part.keeper;
+                part.arrived[chunk] += 1;
+                let is_last = part.arrived[chunk] == self.nodes;
+                let bytes = f64::from(part.chunks[chunk]);
+                let mut byte = self.costs.check_byte;
+                // The first one is only kept, the last one is added by the update.
+                if part.arrived[chunk] > 1 && !is_last {
+                    byte += self.costs.add_byte;
+                }
+                if is_last {
+                    byte += self.costs.update_byte;
+                }
+                let work = bytes * byte + self.control();
+                self.plane(keeper, work, Done::Folded { part: number, chunk, is_last });
+            }
+            Message::Weights { worker, .. } => {
+                let work = self.bytes(message) * self.costs.take_byte;
+                let thread = self.workers[worker].compute[0];
+                self.hand(thread, self.costs.handoff, work, Done::Taken { worker });
+            }
+            Message::NodeDone | Message::Applied => self.plane(0, self.control(), Done::Counted),
+            Message::Assign { worker } => {
+                let thread = self.workers[worker].compute[0];
+                self.hand(thread, self.costs.handoff, 0.0, Done::Told { worker });
+            }
+        }
+    }
+
+    fn receiver(&self, message: Message) -> Process {
+        match message {
+            Message::Gradient { part, .. } => self.parts[part].keeper,
+            Message::Weights { worker, .. } | Message::Assign { worker } => self.workers[worker].process,
+            Message::NodeDone | Message::Applied => 0,
+        }
+    }
+
+    fn bytes(&self, message: Message) -> f64 {
+        match message {
+            Message::Gradient { part, chunk } => f64::from(self.parts[part].chunks[chunk]),
+            Message::Weights { part, chunk, .. } => {
+                f64::from(self.parts[part].chunks[chunk]) * self.cluster.weight_share
+            }
+            Message::NodeDone | Message::Applied | Message::Assign { .. } => 0.0,
+        }
+    }
+
+    /// Seconds of the round logic for one message.
+    fn control(&self) -> f64 {
+        self.costs.control + self.costs.control_worker * self.workers.len() as f64
+    }
+
+    fn plane(&mut self, process: Process, work: f64, then: Done) {
+        let thread = self.processes[process].plane.expect("only coordinator and keepers are sent these");
+        self.hand(thread, self.costs.handoff, work, then);
+    }
+
+    fn io(&mut self, process: Process, peer: Process, wake: f64, work: f64, then: Done) {
+        let thread = self.io_thread(process, peer);
+        self.hand(thread, wake, work, then);
+    }
+
+    /// The thread that serves the connection to `peer`.
+    fn io_thread(&self, process: Process, peer: Process) -> Thread {
+        let threads = &self.processes[process].io;
+        threads[peer % threads.len()]
+    }
+
+    fn hand(&mut self, thread: Thread, wake: f64, work: f64, then: Done) {
+        let at = self.hosts.reaches(thread, self.now, wake);
+        self.schedule(at, Event::Reaches(thread, Job { work, then }));
+    }
+
+    fn foresee(&mut self, next: Option<Foreseen>) {
+        if let Some(foreseen) = next {
+            self.schedule(foreseen.at, Event::JobEnds(foreseen));
+        }
+    }
+
+    fn schedule(&mut self, at: f64, event: Event) {
+        self.scheduled += 1;
+        self.events.push(Reverse(Timed { at, order: self.scheduled, event }));
+    }
+}
+
+/// Threads that serve connections in a server on so many cores, as `ps-server` has them.
+fn serving_threads(cores: usize) -> usize {
+    if cores < 4 { 1 } else { (cores / 4).max(2) }
+}
+
+/// An event at its time; those of the same time come in the order in which they were foreseen.
+#[derive(Debug)]
+struct Timed {
+    at: f64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Timed {}
+
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.at.total_cmp(&other.at).then(self.order.cmp(&other.order))
+    }
+}
