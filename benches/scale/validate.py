@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,31 +44,51 @@ initial = 0.01
 
 def main():
     arguments = parse()
-    print(f"{'model':>18} {'batch':>6} {'link':>8} {'parts':>6} {'workers':>7} {'predicted':>10} {'measured':>9} {'error':>7}  waits for")
-    errors = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, open(arguments.results, "a") as results:
         folder = pathlib.Path(folder)
         for hidden, batch, leaf in map(work, arguments.work):
             run = folder / "run.toml"
             run.write_text(RUN.format(hidden=hidden, batch=batch, leaf=leaf))
+            model = "-".join(map(str, [784, *hidden, 10]))
             for link in arguments.link:
                 costs = folder / "costs.json"
                 costs.unlink(missing_ok=True)
                 simulate(run, costs, link, "1", [1])
                 for parts in arguments.parts:
                     for row in simulate(run, costs, link, parts, arguments.workers):
-                        errors.append(compare(arguments, folder, run, link, parts, row, hidden, batch))
-    within = sum(abs(error) <= 0.15 for error in errors)
-    print(f"{within} of {len(errors)} within 15 %, the mean of all errors' sizes is {sum(map(abs, errors)) / len(errors):.1%}")
+                        measured = measure(arguments, folder, run, link, parts, row)
+                        case = {"model": model, "batch": batch, "leaf": leaf, "link": link, "parts": parts}
+                        print(json.dumps({**case, **row, "measured": measured}), file=results, flush=True)
+    report(arguments.results)
+
+
+def report(path):
+    """Medians over all times that a case is in the file."""
+    cases = {}
+    for row in map(json.loads, open(path)):
+        case = tuple(row[key] for key in ("model", "batch", "leaf", "link", "parts", "workers"))
+        cases.setdefault(case, []).append(row)
+    print("| model | batch | leaf | link | parts | workers | predicted steps/s | measured | error | waits for |")
+    print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | --- |")
+    errors = []
+    for case, rows in cases.items():
+        predicted, measured = (statistics.median(row[key] for row in rows) for key in ("steps_per_second", "measured"))
+        errors.append(predicted / measured - 1)
+        figures = [f"{predicted:.1f}", f"{measured:.1f}", f"{100 * errors[-1]:+.0f} %", rows[-1]["waits_for"]]
+        print("|", " | ".join([*map(str, case), *figures]), "|")
+    within, mean = sum(abs(error) <= 0.15 for error in errors), sum(map(abs, errors)) / len(errors)
+    turns = max(map(len, cases.values()))
+    print(f"\n{within} of {len(errors)} within 15 %, off by {100 * mean:.0f} % on average; medians of {turns} turns.")
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", nargs="+", default=["512-256:1024:32"], help="hidden widths:batch:leaf")
+    parser.add_argument("results", help="file of JSON lines that is added to; the table is of all that is in it")
+    parser.add_argument("--work", nargs="*", default=["512-256:1024:32"], help="hidden widths:batch:leaf")
     parser.add_argument("--link", nargs="+", default=["none"], help="none for loopback, or rates such as 1Gbit")
     parser.add_argument("--parts", nargs="+", default=["1", "2", "beside"])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4, 8])
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each run, as predicted")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each run, as predicted")
     return parser.parse_args()
 
 
@@ -91,9 +112,10 @@ def megabits(link):
     return float(unit[:-1]) * {"m": 1, "g": 1000}[unit[-1]]
 
 
-def compare(arguments, folder, run, link, parts, row, hidden, batch):
-    workers, predicted = row["workers"], row["steps_per_second"]
-    steps = max(20, int(predicted * arguments.seconds))
+def measure(arguments, folder, run, link, parts, row):
+    """Steps a second of a real run."""
+    workers = row["workers"]
+    steps = max(10, int(row["steps_per_second"] * arguments.seconds))
     out = folder / f"out-{time.monotonic_ns()}"
     if link == "none":
         loopback(run, out, parts, workers, steps)
@@ -101,11 +123,7 @@ def compare(arguments, folder, run, link, parts, row, hidden, batch):
         shaped(run, out, parts, workers, steps, link)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["steps"] == steps, summary
-    measured = steps / summary["seconds"]
-    error = predicted / measured - 1
-    model = "-".join(map(str, [784, *hidden, 10]))
-    print(f"{model:>18} {batch:>6} {link:>8} {parts:>6} {workers:>7} {predicted:>10.1f} {measured:>9.1f} {error:>+7.1%}  {row['waits_for']}", flush=True)
-    return error
+    return steps / summary["seconds"]
 
 
 def loopback(run, out, parts, workers, steps):

@@ -10,8 +10,8 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 /// Turns of each number of leaves, and seconds after which they are enough.
-const TURNS: usize = 15;
-const ENOUGH_SECONDS: f64 = 0.5;
+const TURNS: usize = 9;
+const ENOUGH_SECONDS: f64 = 0.1;
 
 pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<(), String> {
     let mut alone = Worker::new(job, threads)?;
@@ -42,7 +42,7 @@ fn crowding(job: &Job, threads: usize, leaves: u32) -> Result<f64, String> {
     let mut workers = (0..crowd).map(|_| Worker::new(job, threads)).collect::<Result<Vec<_>, _>>()?;
     // Turns alone and in a crowd alternate, so that whatever else the machine does meets both.
     let mut ratios = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..3 {
         let alone = workers[0].seconds_once(leaves.clone());
         let barrier = Barrier::new(crowd);
         let crowded = std::thread::scope(|scope| {
@@ -80,14 +80,14 @@ impl<'a> Worker<'a> {
     /// Median seconds of a computation.
     fn seconds(&mut self, leaves: Range<u32>) -> f64 {
         let turns = (ENOUGH_SECONDS / self.compute(leaves.clone(), 1)) as usize;
-        median_seconds(turns.clamp(3, TURNS), || {
+        median_seconds(turns.clamp(1, TURNS), || {
             self.compute(leaves.clone(), 1);
         })
     }
 
     /// Mean seconds of some tens of milliseconds of computations.
     fn seconds_once(&mut self, leaves: Range<u32>) -> f64 {
-        let turns = (0.05 / self.compute(leaves.clone(), 1)).clamp(1.0, 1000.0) as usize;
+        let turns = (0.03 / self.compute(leaves.clone(), 1)).clamp(1.0, 1000.0) as usize;
         self.compute(leaves, turns) / turns as f64
     }
 

@@ -9,7 +9,7 @@ use ps_proto::tensor;
 use ps_run::Job;
 use ps_scale::Costs;
 
-const TURNS: usize = 9;
+const TURNS: usize = 7;
 
 pub(crate) fn measure(job: &Job, costs: &mut Costs) {
     let elements = job.model.parameters();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
-const ROUNDS: u32 = 2000;
+const ROUNDS: u32 = 500;
 
 pub(crate) fn measure(costs: &mut Costs) -> Result<(), String> {
     let (here, there) = (runtime()?, runtime()?);

@@ -9,7 +9,8 @@ pub struct Cluster {
     pub threads: usize,
     /// Who keeps the weights.
     pub keepers: Keepers,
-    /// The chunks of each part of the weights that is kept, in bytes of their gradient.
+    /// The chunks of each part of the weights that is kept, in bytes of their gradient. Where workers keep them, there
+    /// are no more parts than workers.
     pub parts: Vec<Vec<u32>>,
     /// Bytes of a weight as it travels for each byte of its gradient: 0.5 for halves.
     pub weight_share: f64,

@@ -90,6 +90,24 @@ impl Costs {
         }
     }
 
+    /// Of each figure the one in the middle of several measurements of the same model.
+    pub fn medians(measured: &[Costs]) -> Self {
+        let median = |figure: &dyn Fn(&Costs) -> f64| {
+            let mut values: Vec<f64> = measured.iter().map(figure).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or_default()
+        };
+        let mut medians = measured.first().cloned().unwrap_or_else(Costs::nothing);
+        for (_, field) in FIELDS {
+            *field(&mut medians) = median(&|costs| *field(&mut costs.clone()));
+        }
+        medians.extra_node = median(&|costs| costs.extra_node);
+        for (index, (_, seconds)) in medians.compute.iter_mut().enumerate() {
+            *seconds = median(&|costs| costs.compute.get(index).map_or(0.0, |(_, seconds)| *seconds));
+        }
+        medians
+    }
+
     /// Seconds to compute `leaves` leaves whose sums are `nodes` nodes: between two measured numbers along a line,
     /// beyond the last one in proportion.
     pub fn compute_seconds(&self, leaves: u32, nodes: usize) -> f64 {
@@ -162,6 +180,8 @@ impl Costs {
 }
 
 fn line(name: &str, value: f64, unit: &str) -> String {
+    // No clock tells more.
+    let value = (value * 1e6).round() / 1e6;
     serde_json::json!({"name": name, "value": value, "unit": unit}).to_string()
 }
 

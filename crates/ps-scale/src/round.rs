@@ -114,6 +114,8 @@ struct Rounds<'a> {
 impl<'a> Rounds<'a> {
     /// Before the first step: all weights are where they are needed, no leaves are given out.
     fn new(cluster: &'a Cluster, costs: &'a Costs) -> Self {
+        let parts_for = if cluster.keepers == Keepers::Workers { cluster.workers } else { usize::MAX };
+        assert!((1..=parts_for).contains(&cluster.parts.len()), "each part has a keeper, and there is one at least");
         let mut hosts = Hosts::default();
         let mut network = Network::new(cluster.link.latency);
         let crowding = costs.crowding;
@@ -128,7 +130,6 @@ impl<'a> Rounds<'a> {
             Keepers::Workers => first_worker,
         };
         let tree = Tree::new(cluster.leaves);
-        let chunks: usize = cluster.parts.iter().map(Vec::len).sum();
         let mut processes = Vec::new();
         let mut workers = Vec::new();
         let mut shares = assign(0..cluster.leaves, &vec![1.0; cluster.workers]).into_iter();
@@ -179,10 +180,6 @@ impl<'a> Rounds<'a> {
             version: 0,
         };
         rounds.open();
-        for worker in &mut rounds.workers {
-            worker.missing = 0;
-        }
-        debug_assert!(chunks > 0 && rounds.nodes > 0);
         rounds
     }
 

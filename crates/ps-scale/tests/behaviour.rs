@@ -1,0 +1,244 @@
+//! What a model of rounds must do, whatever the figures it is given.
+
+use ps_scale::{
+    Bound, Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep, compute_name, step_seconds,
+};
+
+const MB: u32 = 1_000_000;
+/// Bytes a second.
+const BANDWIDTH: f64 = 1e9;
+
+/// Workers on hosts of their own and one server that keeps eight chunks of a megabyte.
+fn cluster(workers: usize) -> Cluster {
+    Cluster {
+        workers,
+        threads: 1,
+        keepers: Keepers::Servers,
+        parts: vec![vec![MB; 8]],
+        weight_share: 1.0,
+        leaves: 64,
+        placement: Placement::Apart,
+        cores: 2,
+        link: Link { bandwidth: BANDWIDTH, latency: 0.0 },
+        stragglers: None,
+        seed: 1,
+    }
+}
+
+/// The same eight chunks in eight parts.
+fn sharded(workers: usize, keepers: Keepers) -> Cluster {
+    Cluster { keepers, parts: vec![vec![MB]; 8], ..cluster(workers) }
+}
+
+/// A leaf takes a millisecond, nothing else takes anything.
+fn only_compute() -> Costs {
+    Costs { compute: vec![(1, 1e-3), (64, 64e-3)], ..Costs::nothing() }
+}
+
+fn only_fold() -> Costs {
+    Costs { check_byte: 1e-10, add_byte: 1e-10, update_byte: 1e-10, ..Costs::nothing() }
+}
+
+/// Something of everything.
+fn everything() -> Costs {
+    Costs {
+        extra_node: 1e-4,
+        take_byte: 1e-11,
+        send_byte: 2e-10,
+        receive_byte: 2e-10,
+        message: 1e-5,
+        wire_wake: 1e-5,
+        handoff: 1e-5,
+        control: 1e-7,
+        control_worker: 1e-9,
+        crowding: 1.1,
+        ..only_fold()
+    }
+}
+
+#[track_caller]
+fn check(seconds: f64, expected: f64) {
+    assert!((seconds / expected - 1.0).abs() < 0.001, "{seconds} s, expected {expected} s");
+}
+
+#[test]
+fn one_worker_alone_takes_compute_plus_wire() {
+    let one_chunk = Cluster { parts: vec![vec![8 * MB]], ..cluster(1) };
+    check(step_seconds(&one_chunk, &only_compute()), 64e-3 + 2.0 * 8e6 / BANDWIDTH);
+    let far = Cluster { link: Link { latency: 5e-3, ..one_chunk.link }, ..one_chunk };
+    check(step_seconds(&far, &only_compute()), 64e-3 + 2.0 * (8e6 / BANDWIDTH + 5e-3));
+}
+
+#[test]
+fn chunks_travel_back_while_others_still_come() {
+    check(step_seconds(&cluster(1), &only_compute()), 64e-3 + 9.0 * 1e6 / BANDWIDTH);
+}
+
+#[test]
+fn workers_share_what_is_to_be_computed() {
+    let endless = |workers| {
+        let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+        step_seconds(&Cluster { link, ..cluster(workers) }, &only_compute())
+    };
+    check(endless(1), 64e-3);
+    check(endless(4), 16e-3);
+    check(endless(64), 1e-3);
+    // 64 leaves among 5: one has 13.
+    check(endless(5), 13e-3);
+}
+
+#[test]
+fn twice_the_bandwidth_halves_a_round_that_is_bound_by_it() {
+    let seconds = |factor| {
+        let link = Link { bandwidth: factor * BANDWIDTH, latency: 0.0 };
+        step_seconds(&Cluster { link, ..cluster(8) }, &Costs::nothing())
+    };
+    check(seconds(1.0), 2.0 * seconds(2.0));
+    // All eight gradients pass the server's link one after the other, and the weights its other direction meanwhile.
+    check(seconds(1.0), 9.0 * 8e6 / BANDWIDTH);
+    assert_eq!(Bound::of(&cluster(8), &everything()), Bound::Link);
+}
+
+#[test]
+fn halves_for_weights_lighten_only_the_way_back() {
+    let one_chunk = Cluster { parts: vec![vec![8 * MB]], weight_share: 0.5, ..cluster(1) };
+    check(step_seconds(&one_chunk, &Costs::nothing()), 1.5 * 8e6 / BANDWIDTH);
+}
+
+#[test]
+fn more_shards_never_slow_a_round_down_that_is_bound_by_the_server() {
+    let seconds = |shards: usize| {
+        let parts = (0..shards).map(|_| vec![MB; 8 / shards]).collect();
+        let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+        step_seconds(&Cluster { parts, link, ..cluster(16) }, &only_fold())
+    };
+    let each = [1, 2, 4, 8].map(seconds);
+    for pair in each.windows(2) {
+        check(pair[1], pair[0] / 2.0);
+    }
+    let bound = Cluster { link: Link { bandwidth: f64::INFINITY, latency: 0.0 }, ..cluster(16) };
+    assert_eq!(Bound::of(&bound, &only_fold()), Bound::Fold);
+}
+
+#[test]
+fn shards_beside_workers_move_as_many_bytes_as_a_ring() {
+    // Each worker sends 7 of 8 parts and then receives as many; sending and receiving overlap by all but a part.
+    let seconds = step_seconds(&sharded(8, Keepers::Workers), &Costs::nothing());
+    let ring = 2.0 * 7.0 / 8.0 * 8e6 / BANDWIDTH;
+    assert!(seconds >= 0.5 * ring && seconds <= 1.05 * ring, "{seconds} s, ring: {ring} s");
+    // Nothing leaves a worker that is alone with its shard.
+    let alone = Cluster { keepers: Keepers::Workers, ..cluster(1) };
+    assert!(step_seconds(&alone, &Costs::nothing()) < 0.01 * ring);
+}
+
+#[test]
+fn processes_on_one_host_share_its_cores() {
+    let together = |workers, cores| {
+        let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+        let placement = Placement::Together;
+        step_seconds(&Cluster { placement, cores, link, ..cluster(workers) }, &only_compute())
+    };
+    check(together(1, 2), 64e-3);
+    check(together(2, 2), 32e-3);
+    check(together(8, 2), 32e-3);
+    check(together(8, 8), 8e-3);
+}
+
+#[test]
+fn a_message_costs_its_sender_and_its_receiver_time() {
+    let costs = Costs { send_byte: 1e-9, receive_byte: 2e-9, ..Costs::nothing() };
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let one_chunk = Cluster { parts: vec![vec![8 * MB]], link, ..cluster(1) };
+    check(step_seconds(&one_chunk, &costs), 2.0 * (8e-3 + 16e-3));
+}
+
+#[test]
+fn one_straggler_makes_all_wait() {
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let seconds = |share| {
+        let stragglers = Some(Stragglers { share, factor: 3.0 });
+        step_seconds(&Cluster { stragglers, link, ..cluster(16) }, &only_compute())
+    };
+    check(seconds(0.0), 4e-3);
+    check(seconds(1.0), 12e-3);
+    let rare = seconds(0.02);
+    // In 1 - 0.98^16 of all steps somebody is late: 28 %.
+    assert!((5e-3..8e-3).contains(&rare), "{rare}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_figures() {
+    let seconds = |seed| {
+        let stragglers = Some(Stragglers { share: 0.05, factor: 3.0 });
+        step_seconds(&Cluster { stragglers, seed, ..sharded(12, Keepers::Workers) }, &only_compute())
+    };
+    assert_eq!(seconds(7).to_bits(), seconds(7).to_bits());
+    assert_ne!(seconds(7), seconds(8));
+}
+
+#[test]
+fn a_thousand_workers_are_simulated_whoever_keeps_the_weights() {
+    for keepers in [Keepers::Servers, Keepers::Workers] {
+        let seconds = step_seconds(&sharded(1000, keepers), &everything());
+        assert!(seconds.is_finite() && seconds > 0.0);
+    }
+}
+
+#[test]
+fn workers_beyond_the_leaves_do_not_pay() {
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let cluster = |workers| Cluster { link, ..cluster(workers) };
+    let sweep = Sweep::new(&[1, 16, 256], cluster, &only_compute());
+    assert_eq!(sweep.stops_paying, Some((64, Bound::Leaves)));
+    let speedups: Vec<f64> = sweep.rows.iter().map(|row| row.speedup.round()).collect();
+    assert_eq!(speedups, [1.0, 16.0, 64.0]);
+    let bounds: Vec<Bound> = sweep.rows.iter().map(|row| row.bound).collect();
+    assert_eq!(bounds, [Bound::Compute, Bound::Compute, Bound::Leaves]);
+}
+
+#[test]
+fn workers_stop_paying_where_the_servers_link_is_full() {
+    let sweep = Sweep::new(&[1, 64], cluster, &only_compute());
+    // 64 ms of computing, and 8 ms of the link for each worker.
+    let (workers, bound) = sweep.stops_paying.expect("the link is full long before");
+    assert!(workers <= 4 && bound == Bound::Link, "{workers} {bound}");
+    let beside = |workers: usize| {
+        let parts = vec![vec![MB; 8 / workers.min(8)]; workers.min(8)];
+        Cluster { keepers: Keepers::Workers, parts, ..cluster(workers) }
+    };
+    let better = Sweep::new(&[64], beside, &only_compute());
+    assert!(better.rows[0].step_seconds < sweep.rows[1].step_seconds / 4.0);
+}
+
+#[test]
+fn figures_that_are_written_can_be_read() {
+    let compute = compute_name("784-16-10", 32, 2);
+    let costs = Costs { compute: vec![(1, 0.25), (4, 0.5)], ..everything() };
+    let lines = costs.lines(&compute);
+    let other = r#"{"name": "peak/fma", "value": 115.0, "unit": "GFLOP/s"}"#;
+    let read = Costs::read(&format!("{other}\n\n{}", lines.join("\n")), &compute).unwrap();
+    assert_eq!(read.lines(&compute), lines);
+    let missing = Costs::read(&lines[1..].join("\n"), &compute_name("784-16-10", 32, 1)).unwrap_err().to_string();
+    assert!(missing.contains("cost/take/kB") && missing.contains("leaf32/t1/leaves/N"), "{missing}");
+    assert_eq!(Costs::read("{}\n", &compute), Err(CostsError::Line(1)));
+    assert_eq!(Costs::read("\nno", &compute), Err(CostsError::Line(2)));
+}
+
+#[test]
+fn what_was_not_measured_lies_between_what_was() {
+    let costs = Costs { compute: vec![(2, 2.0), (4, 3.0)], extra_node: 0.5, ..Costs::nothing() };
+    let seconds = [0, 1, 2, 3, 4, 8].map(|leaves| costs.compute_seconds(leaves, 1));
+    assert_eq!(seconds, [0.0, 2.0, 2.0, 2.5, 3.0, 6.0]);
+    assert_eq!(costs.compute_seconds(3, 2), 3.0);
+}
+
+#[test]
+fn of_several_measurements_the_middle_one_counts() {
+    let measured = [3.0, 1.0, 20.0].map(|value| Costs {
+        compute: vec![(1, value)],
+        message: value,
+        ..Costs::nothing()
+    });
+    let median = Costs::medians(&measured);
+    assert_eq!((median.compute[0].1, median.message), (3.0, 3.0));
+}
