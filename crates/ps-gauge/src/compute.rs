@@ -1,17 +1,20 @@
 //! Gradients of the run's own model: what a worker's part of a step takes.
 
-use crate::time::median_seconds;
+use crate::time::median;
 use ps_core::{Gradients, Samples};
 use ps_run::Job;
 use ps_scale::Costs;
 use rayon::ThreadPool;
 use std::ops::Range;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Turns of each number of leaves, and seconds after which they are enough.
-const TURNS: usize = 9;
-const ENOUGH_SECONDS: f64 = 0.1;
+const MOST_TURNS: usize = 30;
+const ENOUGH_SECONDS: f64 = 0.05;
+/// Times that all cores compute at once.
+const CROWDED_TURNS: usize = 3;
 
 pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<(), String> {
     let mut alone = Worker::new(job, threads)?;
@@ -27,38 +30,67 @@ pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<()
         let one_node = costs.compute_seconds(leaves.len() as u32, 1);
         costs.extra_node = ((alone.seconds(leaves) - one_node) / (nodes - 1).max(1) as f64).max(0.0);
     }
-    costs.crowding = crowding(job, threads, leaves)?;
-    Ok(())
+    crowd(job, threads, leaves, costs)
 }
 
-/// How many times as long a worker takes if there are as many as the cores are enough for.
-fn crowding(job: &Job, threads: usize, leaves: u32) -> Result<f64, String> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let crowd = cores / threads;
-    if crowd < 2 {
-        return Ok(1.0);
-    }
+/// How many times as long a worker takes if there are as many as the cores are enough for, and how much its times
+/// then differ.
+fn crowd(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<(), String> {
+    let crowd = (cores() / threads).max(1);
     let leaves = 0..leaves.div_ceil(crowd as u32);
     let mut workers = (0..crowd).map(|_| Worker::new(job, threads)).collect::<Result<Vec<_>, _>>()?;
+    let (mut ratios, mut deviations) = (Vec::new(), Vec::new());
     // Turns alone and in a crowd alternate, so that whatever else the machine does meets both.
-    let mut ratios = Vec::new();
-    for _ in 0..3 {
-        let alone = workers[0].seconds_once(leaves.clone());
+    for _ in 0..CROWDED_TURNS {
+        let alone = mean(&workers[0].some_seconds(leaves.clone()));
         let barrier = Barrier::new(crowd);
-        let crowded = std::thread::scope(|scope| {
+        let crowded: Vec<f64> = std::thread::scope(|scope| {
             let (barrier, leaves) = (&barrier, &leaves);
             let at_once = move |worker: &mut Worker<'_>| {
                 barrier.wait();
-                worker.seconds_once(leaves.clone())
+                worker.some_seconds(leaves.clone())
             };
             let started: Vec<_> =
                 workers.iter_mut().map(|worker| scope.spawn(move || at_once(worker))).collect();
-            let seconds = started.into_iter().map(|one| one.join().unwrap_or(alone));
-            seconds.sum::<f64>() / crowd as f64
+            started.into_iter().flat_map(|one| one.join().unwrap_or_default()).collect()
         });
-        ratios.push(crowded / alone);
+        ratios.push(mean(&crowded) / alone);
+        deviations.extend(crowded.iter().map(|seconds| seconds / mean(&crowded) - 1.0));
     }
-    Ok(crate::time::median(ratios).max(1.0))
+    costs.crowding = median(ratios).max(1.0);
+    // Two of three lie within one standard deviation; a few that were interrupted for long do not count.
+    deviations.iter_mut().for_each(|deviation| *deviation = deviation.abs());
+    deviations.sort_by(f64::total_cmp);
+    costs.jitter = deviations.get(deviations.len() * 2 / 3).copied().unwrap_or_default();
+    Ok(())
+}
+
+/// Runs something while all other cores compute gradients.
+pub(crate) fn beside_neighbours<T>(job: &Job, run: impl FnOnce() -> T) -> Result<T, String> {
+    let mut neighbours = (1..cores()).map(|_| Worker::new(job, 1)).collect::<Result<Vec<_>, _>>()?;
+    let done = AtomicBool::new(false);
+    let leaves = job.plan.step(0).tree().leaves().min(8);
+    Ok(std::thread::scope(|scope| {
+        for neighbour in &mut neighbours {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    neighbour.compute(0..leaves);
+                }
+            });
+        }
+        let result = run();
+        done.store(true, Ordering::Relaxed);
+        result
+    }))
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 struct Worker<'a> {
@@ -77,33 +109,34 @@ impl<'a> Worker<'a> {
         Ok(Worker { job, pool, gradients: job.gradients(), weights, step: 0 })
     }
 
-    /// Median seconds of a computation.
+    /// Mean seconds of a computation, the first one aside.
     fn seconds(&mut self, leaves: Range<u32>) -> f64 {
-        let turns = (ENOUGH_SECONDS / self.compute(leaves.clone(), 1)) as usize;
-        median_seconds(turns.clamp(1, TURNS), || {
-            self.compute(leaves.clone(), 1);
-        })
+        self.compute(leaves.clone());
+        mean(&self.some_seconds(leaves))
     }
 
-    /// Mean seconds of some tens of milliseconds of computations.
-    fn seconds_once(&mut self, leaves: Range<u32>) -> f64 {
-        let turns = (0.03 / self.compute(leaves.clone(), 1)).clamp(1.0, 1000.0) as usize;
-        self.compute(leaves, turns) / turns as f64
+    /// Seconds of each of some computations.
+    fn some_seconds(&mut self, leaves: Range<u32>) -> Vec<f64> {
+        let begun = Instant::now();
+        let mut seconds = Vec::new();
+        while seconds.len() < MOST_TURNS && begun.elapsed().as_secs_f64() < ENOUGH_SECONDS {
+            seconds.push(self.compute(leaves.clone()));
+        }
+        seconds
     }
 
-    /// Seconds of `turns` computations, each of another step, as they follow each other in a run.
-    fn compute(&mut self, leaves: Range<u32>, turns: usize) -> f64 {
+    /// Seconds of a computation; each is of another step, as they follow each other in a run.
+    fn compute(&mut self, leaves: Range<u32>) -> f64 {
         let Worker { job, pool, gradients, weights, step } = self;
         let samples: &dyn Samples = &job.data.train;
         let full_steps = (job.plan.samples / job.plan.step(0).samples.max(1)).max(1) as u64;
+        *step = (*step + 1) % full_steps.min(job.plan.steps);
         pool.install(|| {
             let begun = Instant::now();
-            for _ in 0..turns {
-                *step = (*step + 1) % full_steps.min(job.plan.steps);
-                let sums = gradients.compute(weights, samples, *step, leaves.clone());
-                sums.into_iter().for_each(|sum| gradients.recycle(sum));
-            }
-            begun.elapsed().as_secs_f64()
+            let sums = gradients.compute(weights, samples, *step, leaves);
+            let seconds = begun.elapsed().as_secs_f64();
+            sums.into_iter().for_each(|sum| gradients.recycle(sum));
+            seconds
         })
     }
 }

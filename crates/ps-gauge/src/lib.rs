@@ -49,8 +49,12 @@ pub fn measure(job: &Job, threads: usize) -> Result<Costs, String> {
 fn pass(job: &Job, threads: usize) -> Result<Costs, String> {
     let mut costs = Costs::nothing();
     compute::measure(job, threads, &mut costs)?;
-    fold::measure(job, &mut costs);
-    wire::measure(job.model.parameters(), &mut costs)?;
+    // While a round's bytes are on their way, every core is busy, and they are in nobody's cache.
+    compute::beside_neighbours(job, || {
+        fold::measure(job, &mut costs);
+        wire::measure_chunks(job.model.parameters(), &mut costs)
+    })??;
+    wire::measure_messages(&mut costs)?;
     threads::measure(&mut costs)?;
     control::measure(job.plan, &mut costs);
     Ok(costs)

@@ -1,5 +1,6 @@
 //! A message from one thread of a process to another that sleeps.
 
+use crate::time::thread_seconds;
 use ps_scale::Costs;
 use std::time::Instant;
 use tokio::runtime::{Builder, Runtime};
@@ -17,21 +18,24 @@ pub(crate) fn measure(costs: &mut Costs) -> Result<(), String> {
         });
     });
     let seconds = here.block_on(async {
-        let mut begun = Instant::now();
+        let (mut begun, start) = (Instant::now(), Instant::now());
+        let mut busy = 0.0;
         for round in 0..2 * ROUNDS {
             if round == ROUNDS {
-                begun = Instant::now();
+                (begun, busy) = (Instant::now(), thread_seconds(start));
             }
             if ping.send(()).await.is_err() || ponged.recv().await.is_none() {
                 return None;
             }
         }
-        Some(begun.elapsed().as_secs_f64())
+        Some([begun.elapsed().as_secs_f64(), thread_seconds(start) - busy])
     });
     drop(ping);
     let ended = answering.join().is_ok();
-    let seconds = seconds.filter(|_| ended).ok_or("the thread that was to answer did not")?;
-    costs.handoff = seconds / f64::from(2 * ROUNDS);
+    let [passed, busy] = seconds.filter(|_| ended).ok_or("the thread that was to answer did not")?;
+    // Each thread hands over once a round, and is handed something once.
+    costs.switch = busy / f64::from(ROUNDS);
+    costs.handoff = (passed / f64::from(2 * ROUNDS) - costs.switch).max(0.0);
     Ok(())
 }
 

@@ -30,27 +30,69 @@ const TENSORS: usize = 7;
 /// Bytes of a tensor at least: of smaller models, some are sent at a time.
 const LEAST_BYTES: usize = 4 << 20;
 
-pub(crate) fn measure(parameters: usize, costs: &mut Costs) -> Result<(), String> {
+/// Small messages in a ping-pong, on a machine that does nothing else.
+pub(crate) fn measure_messages(costs: &mut Costs) -> Result<(), String> {
+    let Seconds { passed, here, there } = between_two_threads(async |client, ends| {
+        let mut turns = Vec::new();
+        for _ in 0..5 {
+            turns.push(client.timed(ends, PINGS, Vec::new).await?);
+        }
+        Ok(middle(&turns[1..], PINGS as f64))
+    })?;
+    // Each end sends and receives once.
+    costs.message = (here + there) / 4.0;
+    costs.wire_wake = (passed / 2.0 - 2.0 * costs.message).max(0.0);
+    Ok(())
+}
+
+/// Chunks, one after the other.
+pub(crate) fn measure_chunks(parameters: usize, costs: &mut Costs) -> Result<(), String> {
+    let tensors = LEAST_BYTES.div_ceil(4 * parameters);
+    let gradient = tensor::share(vec![0.001; parameters]);
+    let chunks = || {
+        let nodes = (0..tensors).flat_map(|_| {
+            convert::node_chunks(0, Node::leaf(0), gradient.clone(), 0..parameters)
+        });
+        nodes.collect()
+    };
+    let Seconds { here, there, .. } = between_two_threads(async |client, ends| {
+        let mut turns = Vec::new();
+        for _ in 0..TENSORS + 2 {
+            turns.push(client.timed(ends, 1, chunks).await?);
+        }
+        Ok(middle(&turns[2..], 1.0))
+    })?;
+    let bytes = (tensors * parameters * 4) as f64;
+    (costs.send_byte, costs.receive_byte) = (here / bytes, there / bytes);
+    Ok(())
+}
+
+/// Connects two threads, each at its end of a stream, and has `run` measure.
+fn between_two_threads(
+    run: impl AsyncFnOnce(&mut Client, &Ends) -> Result<Seconds, Status>,
+) -> Result<Seconds, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("no port on loopback: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let (close, closing) = oneshot::channel::<()>();
     let ends = Arc::new(Ends { begun: Instant::now(), busy_ns: AtomicU64::new(0) });
     let there = Arc::clone(&ends);
     let serving = std::thread::spawn(move || {
-        let runtime = runtime()?;
-        runtime.block_on(serve(listener, there, closing)).map_err(|error| format!("serving: {error}"))
+        runtime()?.block_on(serve(listener, there, closing)).map_err(|error| format!("serving: {error}"))
     });
-    let measured = runtime()?.block_on(Client::measure(address.to_string(), parameters, &ends));
+    let failed = |why: String| format!("through {address}: {why}");
+    let measured = runtime()?.block_on(async {
+        let mut client = Client::connect(&address.to_string()).await.map_err(failed)?;
+        run(&mut client, &ends).await.map_err(|status| failed(status.message().to_owned()))
+    });
     drop(close);
     serving.join().map_err(|_| "the serving thread panicked".to_owned())??;
-    let Measured { small, large, messages, bytes } = measured?;
-    // Each end sends and receives once in a ping-pong.
-    costs.message = (small.here + small.there) / 4.0;
-    costs.wire_wake = (small.passed / 2.0 - 2.0 * costs.message).max(0.0);
-    // A chunk is a message, too, and only what it takes longer is its bytes' cost.
-    costs.send_byte = (large.here - messages * costs.message).max(0.0) / bytes;
-    costs.receive_byte = (large.there - messages * costs.message).max(0.0) / bytes;
-    Ok(())
+    measured
+}
+
+/// The median of turns, each of `count` messages.
+fn middle(turns: &[Seconds], count: f64) -> Seconds {
+    let of = |take: fn(&Seconds) -> f64| median(turns.iter().map(take).collect()) / count;
+    Seconds { passed: of(|turn| turn.passed), here: of(|turn| turn.here), there: of(|turn| turn.there) }
 }
 
 /// Seconds that pass, and that the threads at both ends are busy.
@@ -59,14 +101,6 @@ struct Seconds {
     passed: f64,
     here: f64,
     there: f64,
-}
-
-/// A ping-pong of small messages, and the sending of so many bytes in so many messages.
-struct Measured {
-    small: Seconds,
-    large: Seconds,
-    messages: f64,
-    bytes: f64,
 }
 
 /// What both ends see.
@@ -82,40 +116,6 @@ struct Client {
 }
 
 impl Client {
-    async fn measure(address: String, parameters: usize, ends: &Ends) -> Result<Measured, String> {
-        let mut client = Client::connect(&address).await.map_err(|why| format!("through {address}: {why}"))?;
-        let failed = |status: Status| format!("through {address}: {}", status.message());
-        let mut small = Vec::new();
-        for turn in 0..5 {
-            let sums = client.timed(ends, PINGS, |_| Vec::new()).await.map_err(failed)?;
-            if turn > 0 {
-                small.push(sums);
-            }
-        }
-        let tensors = LEAST_BYTES.div_ceil(4 * parameters);
-        let gradient = tensor::share(vec![0.001; parameters]);
-        let mut large = Vec::new();
-        for turn in 0..TENSORS + 2 {
-            let chunks = |_| {
-                let tensors = (0..tensors).flat_map(|_| {
-                    convert::node_chunks(0, Node::leaf(0), gradient.clone(), 0..parameters)
-                });
-                tensors.collect()
-            };
-            let sums = client.timed(ends, 1, chunks).await.map_err(failed)?;
-            if turn > 1 {
-                large.push(sums);
-            }
-        }
-        let middle = |turns: &[Seconds], count: usize| {
-            let of = |take: fn(&Seconds) -> f64| median(turns.iter().map(take).collect()) / count as f64;
-            Seconds { passed: of(|s| s.passed), here: of(|s| s.here), there: of(|s| s.there) }
-        };
-        let bytes = (tensors * parameters * 4) as f64;
-        let messages = (tensors * parameters.div_ceil(limits::chunk_elements(parameters)) + 1) as f64;
-        Ok(Measured { small: middle(&small, PINGS), large: middle(&large, 1), messages, bytes })
-    }
-
     async fn connect(address: &str) -> Result<Self, String> {
         let address: Address = address.parse()?;
         let mut channel = address.connect().await.map_err(|error| error.to_string())?;
@@ -131,14 +131,14 @@ impl Client {
         &mut self,
         ends: &Ends,
         turns: usize,
-        messages: impl Fn(usize) -> Vec<FromWorker>,
+        messages: impl Fn() -> Vec<FromWorker>,
     ) -> Result<Seconds, Status> {
         let closed = |_| Status::unavailable("the stream was closed");
         let there = ends.busy_ns.load(Ordering::Acquire);
         let (here, begun) = (thread_seconds(ends.begun), Instant::now());
-        for turn in 0..turns {
+        for _ in 0..turns {
             let end = convert::node_done(0, Node::leaf(0), Tally { samples: 1, ..Tally::default() });
-            for message in messages(turn).into_iter().chain([end]) {
+            for message in messages().into_iter().chain([end]) {
                 self.sender.send(Ok(message)).await.map_err(closed)?;
             }
             self.reader.message().await?.ok_or_else(|| Status::unavailable("the stream has ended"))?;

@@ -47,10 +47,11 @@ impl Bound {
             Bound::Compute | Bound::Leaves => {
                 costs.compute = nothing.compute;
                 costs.extra_node = 0.0;
+                costs.jitter = 0.0;
             }
             Bound::Link => cluster.link.bandwidth = f64::INFINITY,
             Bound::Fold => [costs.check_byte, costs.add_byte, costs.update_byte, costs.take_byte] = [0.0; 4],
-            Bound::Messages => [costs.send_byte, costs.receive_byte, costs.message] = [0.0; 3],
+            Bound::Messages => [costs.send_byte, costs.receive_byte, costs.message, costs.switch] = [0.0; 4],
             Bound::Control => [costs.control, costs.control_worker] = [0.0; 2],
             Bound::Latency => {
                 [costs.wire_wake, costs.handoff] = [0.0; 2];

@@ -18,20 +18,24 @@ pub struct Costs {
     pub add_byte: f64,
     /// To add the last byte, divide and update.
     pub update_byte: f64,
-    /// To send a byte.
+    /// To send a byte of a chunk.
     pub send_byte: f64,
     /// To receive a byte.
     pub receive_byte: f64,
-    /// To send or to receive a message, however small.
+    /// To send or to receive a small message.
     pub message: f64,
     /// From the end of sending to the begin of receiving on one machine, if the receiver sleeps: no thread's time.
     pub wire_wake: f64,
     /// The same between two threads of a process.
     pub handoff: f64,
+    /// To hand something to another thread of the process and to take it there.
+    pub switch: f64,
     /// The round logic's part for each message from a worker or to one.
     pub control: f64,
     /// The same for each worker that takes part: it looks at all of them.
     pub control_worker: f64,
+    /// Standard deviation of what a worker's part takes, as a share of it: who comes last is waited for.
+    pub jitter: f64,
     /// How many times as long everything takes if all cores are busy: they share caches, memory and power.
     pub crowding: f64,
 }
@@ -48,8 +52,8 @@ pub enum CostsError {
 type Field = (&'static str, fn(&mut Costs) -> &mut f64);
 
 /// The name of each figure that does not depend on the model. Those of a byte are in nanoseconds for each of
-/// 1000 bytes, crowding is a ratio, the others are microseconds.
-const FIELDS: [Field; 12] = [
+/// 1000 bytes, jitter and crowding are ratios, the others are microseconds.
+const FIELDS: [Field; 14] = [
     ("cost/take/kB", |costs| &mut costs.take_byte),
     ("cost/check/kB", |costs| &mut costs.check_byte),
     ("cost/add/kB", |costs| &mut costs.add_byte),
@@ -59,8 +63,10 @@ const FIELDS: [Field; 12] = [
     ("cost/message", |costs| &mut costs.message),
     ("cost/wire-wake", |costs| &mut costs.wire_wake),
     ("cost/handoff", |costs| &mut costs.handoff),
+    ("cost/switch", |costs| &mut costs.switch),
     ("cost/control", |costs| &mut costs.control),
     ("cost/control/worker", |costs| &mut costs.control_worker),
+    ("cost/jitter", |costs| &mut costs.jitter),
     ("cost/crowding", |costs| &mut costs.crowding),
 ];
 
@@ -84,6 +90,8 @@ impl Costs {
             message: 0.0,
             wire_wake: 0.0,
             handoff: 0.0,
+            switch: 0.0,
+            jitter: 0.0,
             control: 0.0,
             control_worker: 0.0,
             crowding: 1.0,
@@ -187,7 +195,7 @@ fn line(name: &str, value: f64, unit: &str) -> String {
 
 fn unit(name: &str) -> &'static str {
     match name {
-        "cost/crowding" => "x",
+        "cost/jitter" | "cost/crowding" => "x",
         _ if name.ends_with("/kB") => "ns",
         _ => "us",
     }

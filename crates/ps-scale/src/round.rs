@@ -12,16 +12,16 @@ use std::collections::BinaryHeap;
 
 /// Steps before a steady state is measured, and steps that are measured, where all of them are alike.
 const STEPS: [u64; 2] = [2, 4];
-/// Steps that are measured where some workers straggle.
-const STRAGGLING_STEPS: u64 = 40;
+/// Steps that are measured where chance decides who is late.
+const UNEVEN_STEPS: u64 = 30;
 /// Bytes that a message has besides its chunk: headers of ours, of HTTP/2 and of gRPC.
 const HEADER_BYTES: f64 = 64.0;
 
 /// Mean seconds of a step in the steady state.
 pub fn step_seconds(cluster: &Cluster, costs: &Costs) -> f64 {
     let [before, mut steps] = STEPS;
-    if cluster.stragglers.is_some() {
-        steps = STRAGGLING_STEPS;
+    if cluster.stragglers.is_some() || costs.jitter > 0.0 {
+        steps = UNEVEN_STEPS;
     }
     let mut rounds = Rounds::new(cluster, costs);
     let begun = rounds.run(before);
@@ -262,12 +262,16 @@ impl<'a> Rounds<'a> {
         }
         worker.is_told = false;
         worker.missing = chunks;
+        let words = random(self.cluster.seed, Purpose::Simulation, worker.step as u32, number as u64);
+        let [first, second, third, straggles] = words.map(|word| f64::from(word) / 4_294_967_296.0);
+        // The sum of three uniform numbers is nearly normal, of mean 3/2 and variance 1/4.
+        let deviation = 2.0 * (first + second + third - 1.5);
         let mut seconds = self.costs.compute_seconds(worker.leaves, worker.nodes);
-        if let Some(Stragglers { share, factor }) = self.cluster.stragglers {
-            let word = random(self.cluster.seed, Purpose::Simulation, worker.step as u32, number as u64)[0];
-            if f64::from(word) < share * 4_294_967_296.0 {
-                seconds *= factor;
-            }
+        seconds *= (1.0 + self.costs.jitter * deviation).max(0.0);
+        if let Some(Stragglers { share, factor }) = self.cluster.stragglers
+            && straggles < share
+        {
+            seconds *= factor;
         }
         worker.step += 1;
         worker.computing = worker.compute.len();
@@ -317,8 +321,9 @@ impl<'a> Rounds<'a> {
     /// Has a process send something. What stays inside a process is only handed over.
     fn send(&mut self, from: Process, message: Message) {
         let to = self.receiver(message);
-        let work = if from == to { 0.0 } else { self.bytes(message) * self.costs.send_byte };
-        self.io(from, to, self.costs.handoff, self.costs.message + work, Done::Sent { from, message });
+        let work = if from == to { self.costs.switch } else { self.work(message, self.costs.send_byte) };
+        let thread = self.io_thread(from, to);
+        self.hand(thread, self.costs.handoff, work, Done::Sent { from, message });
     }
 
     fn sent(&mut self, from: Process, message: Message) {
@@ -342,7 +347,7 @@ impl<'a> Rounds<'a> {
 
     fn arrive(&mut self, at: f64, from: Process, message: Message) {
         let to = self.receiver(message);
-        let work = self.costs.message + self.bytes(message) * self.costs.receive_byte;
+        let work = self.work(message, self.costs.receive_byte);
         let thread = self.io_thread(to, from);
         let job = Job { work, then: Done::Received { message } };
         let reaches = self.hosts.reaches(thread, at, self.costs.wire_wake);
@@ -369,14 +374,14 @@ impl<'a> Rounds<'a> {
                 self.plane(keeper, work, Done::Folded { part: number, chunk, is_last });
             }
             Message::Weights { worker, .. } => {
-                let work = self.bytes(message) * self.costs.take_byte;
+                let work = self.costs.switch + self.bytes(message) * self.costs.take_byte;
                 let thread = self.workers[worker].compute[0];
                 self.hand(thread, self.costs.handoff, work, Done::Taken { worker });
             }
             Message::NodeDone | Message::Applied => self.plane(0, self.control(), Done::Counted),
             Message::Assign { worker } => {
                 let thread = self.workers[worker].compute[0];
-                self.hand(thread, self.costs.handoff, 0.0, Done::Told { worker });
+                self.hand(thread, self.costs.handoff, self.costs.switch, Done::Told { worker });
             }
         }
     }
@@ -399,6 +404,11 @@ impl<'a> Rounds<'a> {
         }
     }
 
+    /// Seconds to send or receive a message: of a large one the bytes count, of a small one that it is one.
+    fn work(&self, message: Message, byte: f64) -> f64 {
+        self.costs.message.max(self.bytes(message) * byte)
+    }
+
     /// Seconds of the round logic for one message.
     fn control(&self) -> f64 {
         self.costs.control + self.costs.control_worker * self.workers.len() as f64
@@ -406,12 +416,7 @@ impl<'a> Rounds<'a> {
 
     fn plane(&mut self, process: Process, work: f64, then: Done) {
         let thread = self.processes[process].plane.expect("only coordinator and keepers are sent these");
-        self.hand(thread, self.costs.handoff, work, then);
-    }
-
-    fn io(&mut self, process: Process, peer: Process, wake: f64, work: f64, then: Done) {
-        let thread = self.io_thread(process, peer);
-        self.hand(thread, wake, work, then);
+        self.hand(thread, self.costs.handoff, self.costs.switch + work, then);
     }
 
     /// The thread that serves the connection to `peer`.

@@ -49,6 +49,8 @@ fn everything() -> Costs {
         message: 1e-5,
         wire_wake: 1e-5,
         handoff: 1e-5,
+        switch: 5e-6,
+        jitter: 0.05,
         control: 1e-7,
         control_worker: 1e-9,
         crowding: 1.1,
@@ -164,6 +166,18 @@ fn one_straggler_makes_all_wait() {
     let rare = seconds(0.02);
     // In 1 - 0.98^16 of all steps somebody is late: 28 %.
     assert!((5e-3..8e-3).contains(&rare), "{rare}");
+}
+
+#[test]
+fn uneven_workers_wait_for_the_last_one() {
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let seconds = |workers| {
+        let costs = Costs { jitter: 0.1, ..only_compute() };
+        step_seconds(&Cluster { link, ..cluster(workers) }, &costs) / (64e-3 / workers as f64)
+    };
+    assert!((seconds(1) - 1.0).abs() < 0.05);
+    // The last of 16 is 1.77 standard deviations late on average.
+    assert!((seconds(16) - 1.177).abs() < 0.03, "{}", seconds(16));
 }
 
 #[test]
