@@ -23,7 +23,7 @@ PORT = 4370
 # tbf counts 1514 bytes for a full frame of 1448 bytes of payload; on a real cable, as `simulate` has it, it takes 1538.
 TBF_FACTOR = 1538 / 1514
 # Packets are kept well below the bucket, or the kernel would cut each into frames with the processor's time.
-PACKET_BYTES, BUCKET_BYTES, QUEUE_BYTES = 16_000, 32_000, 16_000_000
+PACKET_BYTES, BUCKET_BYTES, QUEUE_BYTES = 32_000, 40_000, 16_000_000
 
 RUN = """
 [data]

@@ -64,7 +64,10 @@ impl Place {
     }
 
     fn rows(&self, flags: &str) -> Vec<Value> {
-        self.succeed(&format!("--json {flags}")).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.succeed(&format!("--json {flags}"))
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     fn steps_per_second(&self, flags: &str) -> f64 {
@@ -87,7 +90,10 @@ fn a_table_has_a_line_for_each_number_and_says_where_more_stop_paying() {
     assert_eq!(lines.len(), 5, "{text}");
     let workers: Vec<&str> = lines[1..4].iter().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(workers, ["1", "4", "200"]);
-    assert!(lines[4].starts_with("beyond 32 workers") && lines[4].contains("fewer leaves than workers"), "{text}");
+    assert!(
+        lines[4].starts_with("beyond 32 workers") && lines[4].contains("fewer leaves than workers"),
+        "{text}"
+    );
 }
 
 #[test]

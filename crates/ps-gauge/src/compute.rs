@@ -13,24 +13,37 @@ use std::time::Instant;
 /// Turns of each number of leaves, and seconds after which they are enough.
 const MOST_TURNS: usize = 30;
 const ENOUGH_SECONDS: f64 = 0.05;
+/// Computations that take longer are not measured for yet more leaves: from there on they take as long for each leaf.
+const LONG_SECONDS: f64 = 0.1;
 /// Times that all cores compute at once.
 const CROWDED_TURNS: usize = 3;
 
 pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<(), String> {
     let mut alone = Worker::new(job, threads)?;
-    let leaves = job.plan.step(0).tree().leaves();
-    let mut powers: Vec<u32> = (0..32).map(|level| 1 << level).take_while(|&power| power < leaves).collect();
-    let most = powers.last().copied();
-    powers.push(leaves);
-    costs.compute = powers.iter().map(|&leaves| (leaves, alone.seconds(0..leaves))).collect();
-    if let Some(most) = most.filter(|&most| most > 1) {
-        // As many leaves, but from the second one on: they are no longer one node.
-        let leaves = 1..most.min(leaves - 1) + 1;
-        let nodes = job.plan.step(0).tree().cover(leaves.clone()).len();
-        let one_node = costs.compute_seconds(leaves.len() as u32, 1);
-        costs.extra_node = ((alone.seconds(leaves) - one_node) / (nodes - 1).max(1) as f64).max(0.0);
+    let tree = job.plan.step(0).tree();
+    let leaves = tree.leaves();
+    let powers = (0..32).map(|level| 1 << level).take_while(|&power| power < leaves);
+    costs.compute.clear();
+    let (mut measured, mut most) = (1, 1);
+    for count in powers.chain([leaves]) {
+        let seconds = alone.seconds(0..count);
+        costs.compute.push((count, seconds));
+        measured = count;
+        if count < leaves {
+            most = count;
+        }
+        if seconds > LONG_SECONDS {
+            break;
+        }
     }
-    crowd(job, threads, leaves, costs)
+    if most > 1 {
+        // As many leaves, but from the second one on: they are no longer one node.
+        let shifted = 1..most + 1;
+        let nodes = tree.cover(shifted.clone()).len();
+        let one_node = costs.compute_seconds(most, 1);
+        costs.extra_node = ((alone.seconds(shifted) - one_node) / (nodes - 1) as f64).max(0.0);
+    }
+    crowd(job, threads, measured, costs)
 }
 
 /// How many times as long a worker takes if there are as many as the cores are enough for, and how much its times

@@ -13,9 +13,7 @@ pub(crate) fn measure(costs: &mut Costs) -> Result<(), String> {
     let (ping, mut pinged) = mpsc::channel::<()>(1);
     let (pong, mut ponged) = mpsc::channel::<()>(1);
     let answering = std::thread::spawn(move || {
-        there.block_on(async {
-            while pinged.recv().await.is_some() && pong.send(()).await.is_ok() {}
-        });
+        there.block_on(async { while pinged.recv().await.is_some() && pong.send(()).await.is_ok() {} });
     });
     let seconds = here.block_on(async {
         let (mut begun, start) = (Instant::now(), Instant::now());
@@ -41,5 +39,8 @@ pub(crate) fn measure(costs: &mut Costs) -> Result<(), String> {
 
 /// One like those on which connections and rounds are served.
 pub(crate) fn runtime() -> Result<Runtime, String> {
-    Builder::new_current_thread().enable_all().build().map_err(|error| format!("cannot start a runtime: {error}"))
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start a runtime: {error}"))
 }

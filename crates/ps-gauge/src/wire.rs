@@ -50,9 +50,8 @@ pub(crate) fn measure_chunks(parameters: usize, costs: &mut Costs) -> Result<(),
     let tensors = LEAST_BYTES.div_ceil(4 * parameters);
     let gradient = tensor::share(vec![0.001; parameters]);
     let chunks = || {
-        let nodes = (0..tensors).flat_map(|_| {
-            convert::node_chunks(0, Node::leaf(0), gradient.clone(), 0..parameters)
-        });
+        let nodes = (0..tensors)
+            .flat_map(|_| convert::node_chunks(0, Node::leaf(0), gradient.clone(), 0..parameters));
         nodes.collect()
     };
     let Seconds { here, there, .. } = between_two_threads(async |client, ends| {
@@ -71,7 +70,8 @@ pub(crate) fn measure_chunks(parameters: usize, costs: &mut Costs) -> Result<(),
 fn between_two_threads(
     run: impl AsyncFnOnce(&mut Client, &Ends) -> Result<Seconds, Status>,
 ) -> Result<Seconds, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("no port on loopback: {error}"))?;
+    let listener =
+        TcpListener::bind("127.0.0.1:0").map_err(|error| format!("no port on loopback: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let (close, closing) = oneshot::channel::<()>();
     let ends = Arc::new(Ends { begun: Instant::now(), busy_ns: AtomicU64::new(0) });

@@ -27,7 +27,8 @@ pub enum Bound {
 impl Bound {
     /// What bounds a step of `cluster`.
     pub fn of(cluster: &Cluster, costs: &Costs) -> Bound {
-        let bounds = [Bound::Compute, Bound::Link, Bound::Fold, Bound::Messages, Bound::Control, Bound::Latency];
+        let bounds =
+            [Bound::Compute, Bound::Link, Bound::Fold, Bound::Messages, Bound::Control, Bound::Latency];
         let without = bounds.map(|bound| {
             let (cluster, costs) = bound.removed(cluster, costs);
             (step_seconds(&cluster, &costs), bound)
@@ -65,16 +66,24 @@ impl Bound {
     pub fn advice(self, cluster: &Cluster) -> &'static str {
         match (self, cluster.placement) {
             (Bound::Compute, Placement::Together) => "the cores of this one host are all busy",
-            (Bound::Compute, Placement::Apart) => "each worker's part is too small to be computed efficiently",
-            (Bound::Leaves, _) => "there are fewer leaves than workers; a larger batch or smaller leaves give more",
+            (Bound::Compute, Placement::Apart) => {
+                "each worker's part is too small to be computed efficiently"
+            }
+            (Bound::Leaves, _) => {
+                "there are fewer leaves than workers; a larger batch or smaller leaves give more"
+            }
             (Bound::Link, _) => {
                 "the links are full; more shards or shards beside the workers share the bytes out, weights as bf16 \
                  make them fewer, a larger batch makes steps rarer"
             }
             (Bound::Fold, _) => "servers fold and update without a pause; more shards share that out",
             (Bound::Messages, _) => "processors are busy sending and receiving; more shards share that out",
-            (Bound::Control, _) => "the coordinator is busy with the round logic; a larger batch makes steps rarer",
-            (Bound::Latency, _) => "messages are under way most of the time; a larger batch makes steps rarer",
+            (Bound::Control, _) => {
+                "the coordinator is busy with the round logic; a larger batch makes steps rarer"
+            }
+            (Bound::Latency, _) => {
+                "messages are under way most of the time; a larger batch makes steps rarer"
+            }
         }
     }
 }

@@ -124,7 +124,8 @@ impl Costs {
         }
         let extra = self.extra_node * nodes.saturating_sub(1) as f64;
         let above = self.compute.partition_point(|&(measured, _)| measured < leaves);
-        let one_node = match (above.checked_sub(1).map(|below| self.compute[below]), self.compute.get(above)) {
+        let one_node = match (above.checked_sub(1).map(|below| self.compute[below]), self.compute.get(above))
+        {
             (_, Some(&(measured, seconds))) if measured == leaves => seconds,
             (Some((fewer, less)), Some(&(more, most))) => {
                 less + (most - less) * f64::from(leaves - fewer) / f64::from(more - fewer)
@@ -166,7 +167,8 @@ impl Costs {
         costs.extra_node = take(&format!("{compute}/extra-node")) * 1e-6;
         let prefix = format!("{compute}/leaves/");
         let leaves = |name: &str| name.strip_prefix(&prefix)?.parse().ok();
-        costs.compute = found.iter().filter_map(|(name, value)| Some((leaves(name)?, value * 1e-6))).collect();
+        costs.compute =
+            found.iter().filter_map(|(name, value)| Some((leaves(name)?, value * 1e-6))).collect();
         costs.compute.sort_by_key(|&(leaves, _)| leaves);
         if costs.compute.is_empty() {
             missing.push(format!("{prefix}N"));
@@ -177,8 +179,10 @@ impl Costs {
     /// The lines that [`Costs::read`] reads.
     pub fn lines(&self, compute: &str) -> Vec<String> {
         let mut copy = self.clone();
-        let mut lines: Vec<String> =
-            FIELDS.iter().map(|(name, field)| line(name, *field(&mut copy) / scale(name), unit(name))).collect();
+        let mut lines: Vec<String> = FIELDS
+            .iter()
+            .map(|(name, field)| line(name, *field(&mut copy) / scale(name), unit(name)))
+            .collect();
         let computing =
             self.compute.iter().map(|(leaves, seconds)| (format!("{compute}/leaves/{leaves}"), *seconds));
         let extra = std::iter::once((format!("{compute}/extra-node"), self.extra_node));

@@ -4,10 +4,11 @@
 //! the same messages between the same threads as the real processes do: leaves are cut by `ps_coord`, nodes travel
 //! chunk by chunk, a chunk is folded, updated and sent out once all leaves have come, a worker computes once it has
 //! work and all weights. Each of these costs seconds of a thread ([`Costs`], measured elsewhere); the threads of a
-//! host share its cores ([`mod@host`]), the messages of a process its link ([`mod@network`]).
+//! host share its cores, the messages of a process its link.
 //!
 //! It reads no clock, opens no file, and gives the same figures for the same seed.
 
+mod agenda;
 mod bound;
 mod cluster;
 mod costs;

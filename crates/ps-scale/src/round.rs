@@ -1,5 +1,6 @@
 //! Rounds: who does what after what has happened.
 
+use crate::agenda::Agenda;
 use crate::cluster::{Cluster, Keepers, Placement, Stragglers};
 use crate::costs::Costs;
 use crate::host::{Foreseen, Hosts, Job, Thread};
@@ -7,13 +8,14 @@ use crate::network::{Departure, Network, Parcel, Process};
 use ps_coord::assignment::assign;
 use ps_core::Tree;
 use ps_core::seed::{Purpose, random};
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
 
 /// Steps before a steady state is measured, and steps that are measured, where all of them are alike.
 const STEPS: [u64; 2] = [2, 4];
-/// Steps that are measured where chance decides who is late.
-const UNEVEN_STEPS: u64 = 30;
+/// Steps that are measured where chance decides who is late, if there are few workers and if there are many: the last
+/// of many is late in every step alike.
+const UNEVEN_STEPS: [u64; 2] = [30, 5];
+/// How many are many.
+const MANY_WORKERS: usize = 128;
 /// Bytes that a message has besides its chunk: headers of ours, of HTTP/2 and of gRPC.
 const HEADER_BYTES: f64 = 64.0;
 
@@ -21,7 +23,7 @@ const HEADER_BYTES: f64 = 64.0;
 pub fn step_seconds(cluster: &Cluster, costs: &Costs) -> f64 {
     let [before, mut steps] = STEPS;
     if cluster.stragglers.is_some() || costs.jitter > 0.0 {
-        steps = UNEVEN_STEPS;
+        steps = UNEVEN_STEPS[usize::from(cluster.workers >= MANY_WORKERS)];
     }
     let mut rounds = Rounds::new(cluster, costs);
     let begun = rounds.run(before);
@@ -41,19 +43,36 @@ enum Message {
 /// What is done when a job is.
 #[derive(Debug)]
 enum Done {
-    Sent { from: Process, message: Message },
-    Received { message: Message },
-    Folded { part: usize, chunk: usize, is_last: bool },
+    Sent {
+        from: Process,
+        message: Message,
+    },
+    Received {
+        message: Message,
+    },
+    Folded {
+        part: usize,
+        chunk: usize,
+        is_last: bool,
+    },
     /// The coordinator knows that a node, or a shard's step, is done.
     Counted,
     /// The coordinator has given a worker its leaves of the next step.
-    GivenOut { worker: usize },
+    GivenOut {
+        worker: usize,
+    },
     /// A worker has its leaves.
-    Told { worker: usize },
+    Told {
+        worker: usize,
+    },
     /// It has copied a chunk of weights.
-    Taken { worker: usize },
+    Taken {
+        worker: usize,
+    },
     /// One of its threads has computed.
-    Computed { worker: usize },
+    Computed {
+        worker: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -96,8 +115,7 @@ struct Rounds<'a> {
     cluster: &'a Cluster,
     costs: &'a Costs,
     now: f64,
-    events: BinaryHeap<Reverse<Timed>>,
-    scheduled: u64,
+    agenda: Agenda<Event>,
     hosts: Hosts<Done>,
     network: Network<Message>,
     processes: Vec<Threads>,
@@ -115,12 +133,15 @@ impl<'a> Rounds<'a> {
     /// Before the first step: all weights are where they are needed, no leaves are given out.
     fn new(cluster: &'a Cluster, costs: &'a Costs) -> Self {
         let parts_for = if cluster.keepers == Keepers::Workers { cluster.workers } else { usize::MAX };
-        assert!((1..=parts_for).contains(&cluster.parts.len()), "each part has a keeper, and there is one at least");
+        assert!(
+            (1..=parts_for).contains(&cluster.parts.len()),
+            "each part has a keeper, and there is one at least"
+        );
         let mut hosts = Hosts::default();
         let mut network = Network::new(cluster.link.latency);
         let crowding = costs.crowding;
-        let together = (cluster.placement == Placement::Together)
-            .then(|| hosts.add_host(cluster.cores, crowding));
+        let together =
+            (cluster.placement == Placement::Together).then(|| hosts.add_host(cluster.cores, crowding));
         let first_worker = match cluster.keepers {
             Keepers::Servers => cluster.parts.len(),
             Keepers::Workers => 1,
@@ -168,8 +189,7 @@ impl<'a> Rounds<'a> {
             cluster,
             costs,
             now: 0.0,
-            events: BinaryHeap::new(),
-            scheduled: 0,
+            agenda: Agenda::default(),
             hosts,
             network,
             processes,
@@ -186,7 +206,7 @@ impl<'a> Rounds<'a> {
     /// Goes on until so many steps are made; the time at which the last one was.
     fn run(&mut self, steps: u64) -> f64 {
         while self.version < steps {
-            let Reverse(Timed { at, event, .. }) = self.events.pop().expect("a round goes on until it is closed");
+            let (at, event) = self.agenda.next().expect("a round goes on until it is closed");
             self.now = at;
             match event {
                 Event::JobEnds(foreseen) => {
@@ -341,7 +361,7 @@ impl<'a> Rounds<'a> {
 
     fn depart(&mut self, from: Process, departure: Option<Departure<Message>>) {
         let Some(Departure { out_at, there_at, parcel }) = departure else { return };
-        self.schedule(out_at, Event::OutIsFree(from));
+        self.agenda.put(out_at, Event::OutIsFree(from));
         self.arrive(there_at, from, parcel.content);
     }
 
@@ -351,7 +371,7 @@ impl<'a> Rounds<'a> {
         let thread = self.io_thread(to, from);
         let job = Job { work, then: Done::Received { message } };
         let reaches = self.hosts.reaches(thread, at, self.costs.wire_wake);
-        self.schedule(reaches, Event::Reaches(thread, job));
+        self.agenda.put(reaches, Event::Reaches(thread, job));
     }
 
     fn received(&mut self, message: Message) {
@@ -427,50 +447,17 @@ impl<'a> Rounds<'a> {
 
     fn hand(&mut self, thread: Thread, wake: f64, work: f64, then: Done) {
         let at = self.hosts.reaches(thread, self.now, wake);
-        self.schedule(at, Event::Reaches(thread, Job { work, then }));
+        self.agenda.put(at, Event::Reaches(thread, Job { work, then }));
     }
 
     fn foresee(&mut self, next: Option<Foreseen>) {
         if let Some(foreseen) = next {
-            self.schedule(foreseen.at, Event::JobEnds(foreseen));
+            self.agenda.put(foreseen.at, Event::JobEnds(foreseen));
         }
-    }
-
-    fn schedule(&mut self, at: f64, event: Event) {
-        self.scheduled += 1;
-        self.events.push(Reverse(Timed { at, order: self.scheduled, event }));
     }
 }
 
 /// Threads that serve connections in a server on so many cores, as `ps-server` has them.
 fn serving_threads(cores: usize) -> usize {
     if cores < 4 { 1 } else { (cores / 4).max(2) }
-}
-
-/// An event at its time; those of the same time come in the order in which they were foreseen.
-#[derive(Debug)]
-struct Timed {
-    at: f64,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Timed {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Timed {}
-
-impl PartialOrd for Timed {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Timed {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.at.total_cmp(&other.at).then(self.order.cmp(&other.order))
-    }
 }

@@ -1,7 +1,8 @@
 //! What a model of rounds must do, whatever the figures it is given.
 
 use ps_scale::{
-    Bound, Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep, compute_name, step_seconds,
+    Bound, Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep, compute_name,
+    step_seconds,
 };
 
 const MB: u32 = 1_000_000;
@@ -232,7 +233,8 @@ fn figures_that_are_written_can_be_read() {
     let other = r#"{"name": "peak/fma", "value": 115.0, "unit": "GFLOP/s"}"#;
     let read = Costs::read(&format!("{other}\n\n{}", lines.join("\n")), &compute).unwrap();
     assert_eq!(read.lines(&compute), lines);
-    let missing = Costs::read(&lines[1..].join("\n"), &compute_name("784-16-10", 32, 1)).unwrap_err().to_string();
+    let missing =
+        Costs::read(&lines[1..].join("\n"), &compute_name("784-16-10", 32, 1)).unwrap_err().to_string();
     assert!(missing.contains("cost/take/kB") && missing.contains("leaf32/t1/leaves/N"), "{missing}");
     assert_eq!(Costs::read("{}\n", &compute), Err(CostsError::Line(1)));
     assert_eq!(Costs::read("\nno", &compute), Err(CostsError::Line(2)));
@@ -248,11 +250,8 @@ fn what_was_not_measured_lies_between_what_was() {
 
 #[test]
 fn of_several_measurements_the_middle_one_counts() {
-    let measured = [3.0, 1.0, 20.0].map(|value| Costs {
-        compute: vec![(1, value)],
-        message: value,
-        ..Costs::nothing()
-    });
+    let measured =
+        [3.0, 1.0, 20.0].map(|value| Costs { compute: vec![(1, value)], message: value, ..Costs::nothing() });
     let median = Costs::medians(&measured);
     assert_eq!((median.compute[0].1, median.message), (3.0, 3.0));
 }

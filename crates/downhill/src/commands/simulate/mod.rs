@@ -97,9 +97,11 @@ fn shards(text: &str) -> Result<Shards, String> {
 }
 
 fn stragglers(text: &str) -> Result<Stragglers, String> {
-    let wrong = || "expected SHARE:FACTOR, a probability and a number of at least 1, such as 0.01:3".to_owned();
+    let wrong =
+        || "expected SHARE:FACTOR, a probability and a number of at least 1, such as 0.01:3".to_owned();
     let (share, factor) = text.split_once(':').ok_or_else(wrong)?;
-    let (share, factor): (f64, f64) = (share.parse().map_err(|_| wrong())?, factor.parse().map_err(|_| wrong())?);
+    let (share, factor): (f64, f64) =
+        (share.parse().map_err(|_| wrong())?, factor.parse().map_err(|_| wrong())?);
     let is_right = (0.0..=1.0).contains(&share) && factor >= 1.0 && factor.is_finite();
     if is_right { Ok(Stragglers { share, factor }) } else { Err(wrong()) }
 }
@@ -117,7 +119,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let costs = costs(arguments, &job, &compute, threads)?;
     if let Some(path) = &arguments.save {
         let text = costs.lines(&compute).join("\n") + "\n";
-        std::fs::write(path, text).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+        std::fs::write(path, text)
+            .map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
     }
     let workers: Vec<usize> = arguments.workers.iter().map(|&workers| workers as usize).collect();
     let cores = arguments.cores_per_host.map_or(here, usize::from);

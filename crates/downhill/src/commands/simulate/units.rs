@@ -9,7 +9,9 @@ pub const TEN_GIGABIT: f64 = 1e10 / 8.0 * PAYLOAD;
 /// Bytes of payload a second, of a text such as 10Gbit.
 pub fn bandwidth(text: &str) -> Result<f64, String> {
     let units = [("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9)];
-    quantity(text, &units).map(|bits| bits / 8.0 * PAYLOAD).ok_or_else(|| "expected such as 10Gbit or 200Mbit".into())
+    quantity(text, &units)
+        .map(|bits| bits / 8.0 * PAYLOAD)
+        .ok_or_else(|| "expected such as 10Gbit or 200Mbit".into())
 }
 
 /// Seconds, of a text such as 50us.

@@ -1,0 +1,73 @@
+//! What is going to happen, and when.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// Events by time; those of the same time come in the order in which they were put here.
+#[derive(Debug)]
+pub struct Agenda<T> {
+    entries: BinaryHeap<Entry<T>>,
+    put: u64,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    at: f64,
+    order: u64,
+    event: T,
+}
+
+impl<T> Default for Agenda<T> {
+    fn default() -> Self {
+        Agenda { entries: BinaryHeap::new(), put: 0 }
+    }
+}
+
+impl<T> Agenda<T> {
+    /// Something will happen.
+    pub fn put(&mut self, at: f64, event: T) {
+        self.put += 1;
+        self.entries.push(Entry { at, order: self.put, event });
+    }
+
+    /// What happens next, and when.
+    pub fn next(&mut self) -> Option<(f64, T)> {
+        self.entries.pop().map(|entry| (entry.at, entry.event))
+    }
+}
+
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<T> Eq for Entry<T> {}
+
+impl<T> PartialOrd for Entry<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The one that comes first is the greatest.
+impl<T> Ord for Entry<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at.total_cmp(&self.at).then(other.order.cmp(&self.order))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_first_comes_first() {
+        let mut agenda = Agenda::default();
+        for (at, event) in [(2.0, 'c'), (1.0, 'a'), (2.0, 'd'), (1.5, 'b')] {
+            agenda.put(at, event);
+        }
+        let order: Vec<char> = std::iter::from_fn(|| agenda.next().map(|(_, event)| event)).collect();
+        assert_eq!(order, ['a', 'b', 'c', 'd']);
+    }
+}
