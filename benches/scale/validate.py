@@ -23,7 +23,9 @@ PORT = 4370
 # tbf counts 1514 bytes for a full frame of 1448 bytes of payload; on a real cable, as `simulate` has it, it takes 1538.
 TBF_FACTOR = 1538 / 1514
 # Packets are kept well below the bucket, or the kernel would cut each into frames with the processor's time.
-PACKET_BYTES, BUCKET_BYTES, QUEUE_BYTES = 32_000, 40_000, 16_000_000
+PACKET_BYTES, BUCKET_BYTES = 32_000, 40_000
+# A deeper queue would hold back the acknowledgements of what travels the other way.
+QUEUE = "10ms"
 
 RUN = """
 [data]
@@ -179,7 +181,7 @@ def namespace(index, name, link):
     ip(f"-n {name} link set lo up")
     ip(f"-n {name} addr add {NETWORK}.{index + 1}/24 dev {inside}")
     ip(f"-n {name} link set {inside} up")
-    bucket = f"root tbf rate {link.lower()} burst {BUCKET_BYTES} limit {QUEUE_BYTES}"
+    bucket = f"root tbf rate {link.lower()} burst {BUCKET_BYTES} latency {QUEUE}"
     call(f"tc qdisc add dev {outside} {bucket}")
     call(f"ip netns exec {name} tc qdisc add dev {inside} {bucket}")
 

@@ -12,7 +12,9 @@ use std::time::Instant;
 
 /// Turns of each number of leaves, and seconds after which they are enough.
 const MOST_TURNS: usize = 30;
-const ENOUGH_SECONDS: f64 = 0.05;
+const ENOUGH_SECONDS: f64 = 0.08;
+/// More than the caches of one core hold, and about what those of all hold.
+const PASSING_BYTES: usize = 32 << 20;
 /// Computations that take longer are not measured for yet more leaves: from there on they take as long for each leaf.
 const LONG_SECONDS: f64 = 0.1;
 /// Times that all cores compute at once.
@@ -20,6 +22,7 @@ const CROWDED_TURNS: usize = 3;
 
 pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<(), String> {
     let mut alone = Worker::new(job, threads)?;
+    alone.passing = vec![0; PASSING_BYTES];
     let tree = job.plan.step(0).tree();
     let leaves = tree.leaves();
     let powers = (0..32).map(|level| 1 << level).take_while(|&power| power < leaves);
@@ -112,6 +115,8 @@ struct Worker<'a> {
     gradients: Gradients,
     weights: Vec<f32>,
     step: u64,
+    /// What passes through the caches between two computations, where that matters.
+    passing: Vec<u8>,
 }
 
 impl<'a> Worker<'a> {
@@ -119,13 +124,21 @@ impl<'a> Worker<'a> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| format!("cannot start threads: {error}"))?;
         let weights = job.model.initial(job.run.seed);
-        Ok(Worker { job, pool, gradients: job.gradients(), weights, step: 0 })
+        Ok(Worker { job, pool, gradients: job.gradients(), weights, step: 0, passing: Vec::new() })
     }
 
-    /// Mean seconds of a computation, the first one aside.
+    /// Mean seconds of a computation that begins with cold caches, as it does when a round's bytes have passed through
+    /// them.
     fn seconds(&mut self, leaves: Range<u32>) -> f64 {
         self.compute(leaves.clone());
-        mean(&self.some_seconds(leaves))
+        let begun = Instant::now();
+        let mut seconds = Vec::new();
+        while seconds.len() < MOST_TURNS && begun.elapsed().as_secs_f64() < ENOUGH_SECONDS {
+            self.passing.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+            std::hint::black_box(&self.passing);
+            seconds.push(self.compute(leaves.clone()));
+        }
+        mean(&seconds)
     }
 
     /// Seconds of each of some computations.
@@ -140,7 +153,7 @@ impl<'a> Worker<'a> {
 
     /// Seconds of a computation; each is of another step, as they follow each other in a run.
     fn compute(&mut self, leaves: Range<u32>) -> f64 {
-        let Worker { job, pool, gradients, weights, step } = self;
+        let Worker { job, pool, gradients, weights, step, .. } = self;
         let samples: &dyn Samples = &job.data.train;
         let full_steps = (job.plan.samples / job.plan.step(0).samples.max(1)).max(1) as u64;
         *step = (*step + 1) % full_steps.min(job.plan.steps);
