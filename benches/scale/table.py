@@ -42,7 +42,8 @@ def main():
         print("| workers |", " | ".join(f"{link}, {title(parts)}" for link, parts in columns), "|")
         print("| ---: |", " | ".join("---:" for _ in columns), "|")
         for index, workers in enumerate(WORKERS):
-            cells = [f"{column[index]['steps_per_second']:.1f} {column[index]['waits_for']}" for column in columns.values()]
+            rows = [column[index] for column in columns.values()]
+            cells = [f"{row['steps_per_second']:.1f} {row['waits_for']}" for row in rows]
             print(f"| {workers} |", " | ".join(cells), "|")
         ends = [column[len(WORKERS) :] for column in columns.values()]
         ends = [f"{end[0]['stops_paying_beyond']}: {end[0]['waits_for']}" if end else "never" for end in ends]
@@ -56,7 +57,8 @@ def title(parts):
 def simulate(run, link, parts):
     costs = run.with_suffix(".jsonl")
     command = [ROOT / "target" / "release" / "downhill", "simulate", run, "--json", "--quiet", "--bandwidth", link]
-    command += ["--shards", parts, "--workers", ",".join(map(str, WORKERS)), "--bench" if costs.exists() else "--save", costs]
+    command += ["--shards", parts, "--workers", ",".join(map(str, WORKERS))]
+    command += ["--bench" if costs.exists() else "--save", costs]
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     return list(map(json.loads, lines))
 

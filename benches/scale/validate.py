@@ -24,8 +24,9 @@ PORT = 4370
 TBF_FACTOR = 1538 / 1514
 # Packets are kept well below the bucket, or the kernel would cut each into frames with the processor's time.
 PACKET_BYTES, BUCKET_BYTES = 32_000, 40_000
-# A deeper queue would hold back the acknowledgements of what travels the other way.
-QUEUE = "10ms"
+# A deeper queue holds back the acknowledgements of what travels the other way, a shallower one loses packets when
+# eight workers send at once.
+QUEUE = "50ms"
 
 RUN = """
 [data]
@@ -200,7 +201,8 @@ def start(namespace, command, retry=False):
     """In a namespace. A shard is tried again until its coordinator is there."""
     command = ["ip", "netns", "exec", namespace, *map(str, command)]
     if retry:
-        command = ["sh", "-c", 'for try in 1 2 3 4 5 6 7 8 9; do "$@" 2>/dev/null && exit; sleep 0.2; done', "sh", *command]
+        again = 'for try in 1 2 3 4 5 6 7 8 9; do "$@" 2>/dev/null && exit; sleep 0.2; done'
+        command = ["sh", "-c", again, "sh", *command]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "DOWNHILL_LOG": "error"})
 
 

@@ -18,11 +18,10 @@ const PASSING_BYTES: usize = 32 << 20;
 /// Computations that take longer are not measured for yet more leaves: from there on they take as long for each leaf.
 const LONG_SECONDS: f64 = 0.1;
 /// Times that all cores compute at once.
-const CROWDED_TURNS: usize = 3;
+const CROWDED_TURNS: usize = 7;
 
 pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<(), String> {
     let mut alone = Worker::new(job, threads)?;
-    alone.passing = vec![0; PASSING_BYTES];
     let tree = job.plan.step(0).tree();
     let leaves = tree.leaves();
     let powers = (0..32).map(|level| 1 << level).take_while(|&power| power < leaves);
@@ -58,17 +57,15 @@ fn crowd(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<()
     let (mut ratios, mut deviations) = (Vec::new(), Vec::new());
     // Turns alone and in a crowd alternate, so that whatever else the machine does meets both.
     for _ in 0..CROWDED_TURNS {
-        let alone = mean(&workers[0].some_seconds(leaves.clone()));
-        let barrier = Barrier::new(crowd);
+        let alone = workers[0].cold_seconds(leaves.clone(), &Barrier::new(1));
+        let begin = Barrier::new(crowd);
         let crowded: Vec<f64> = std::thread::scope(|scope| {
-            let (barrier, leaves) = (&barrier, &leaves);
-            let at_once = move |worker: &mut Worker<'_>| {
-                barrier.wait();
-                worker.some_seconds(leaves.clone())
-            };
-            let started: Vec<_> =
-                workers.iter_mut().map(|worker| scope.spawn(move || at_once(worker))).collect();
-            started.into_iter().flat_map(|one| one.join().unwrap_or_default()).collect()
+            let (begin, leaves) = (&begin, &leaves);
+            let started: Vec<_> = workers
+                .iter_mut()
+                .map(|worker| scope.spawn(move || worker.cold_seconds(leaves.clone(), begin)))
+                .collect();
+            started.into_iter().map(|one| one.join().unwrap_or(alone)).collect()
         });
         ratios.push(mean(&crowded) / alone);
         deviations.extend(crowded.iter().map(|seconds| seconds / mean(&crowded) - 1.0));
@@ -115,7 +112,7 @@ struct Worker<'a> {
     gradients: Gradients,
     weights: Vec<f32>,
     step: u64,
-    /// What passes through the caches between two computations, where that matters.
+    /// What passes through the caches between two computations.
     passing: Vec<u8>,
 }
 
@@ -124,31 +121,34 @@ impl<'a> Worker<'a> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| format!("cannot start threads: {error}"))?;
         let weights = job.model.initial(job.run.seed);
-        Ok(Worker { job, pool, gradients: job.gradients(), weights, step: 0, passing: Vec::new() })
+        Ok(Worker {
+            job,
+            pool,
+            gradients: job.gradients(),
+            weights,
+            step: 0,
+            passing: vec![0; PASSING_BYTES],
+        })
     }
 
     /// Mean seconds of a computation that begins with cold caches, as it does when a round's bytes have passed through
     /// them.
     fn seconds(&mut self, leaves: Range<u32>) -> f64 {
         self.compute(leaves.clone());
-        let begun = Instant::now();
+        let (begun, begin) = (Instant::now(), Barrier::new(1));
         let mut seconds = Vec::new();
         while seconds.len() < MOST_TURNS && begun.elapsed().as_secs_f64() < ENOUGH_SECONDS {
-            self.passing.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
-            std::hint::black_box(&self.passing);
-            seconds.push(self.compute(leaves.clone()));
+            seconds.push(self.cold_seconds(leaves.clone(), &begin));
         }
         mean(&seconds)
     }
 
-    /// Seconds of each of some computations.
-    fn some_seconds(&mut self, leaves: Range<u32>) -> Vec<f64> {
-        let begun = Instant::now();
-        let mut seconds = Vec::new();
-        while seconds.len() < MOST_TURNS && begun.elapsed().as_secs_f64() < ENOUGH_SECONDS {
-            seconds.push(self.compute(leaves.clone()));
-        }
-        seconds
+    /// Seconds of one such computation, which begins when all have come to `begin`.
+    fn cold_seconds(&mut self, leaves: Range<u32>, begin: &Barrier) -> f64 {
+        self.passing.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+        std::hint::black_box(&self.passing);
+        begin.wait();
+        self.compute(leaves)
     }
 
     /// Seconds of a computation; each is of another step, as they follow each other in a run.
