@@ -1,6 +1,6 @@
 //! Gradients of the run's own model: what a worker's part of a step takes.
 
-use crate::time::median;
+use crate::time::{Passing, median};
 use ps_core::{Gradients, Samples};
 use ps_run::Job;
 use ps_scale::Costs;
@@ -13,8 +13,6 @@ use std::time::Instant;
 /// Turns of each number of leaves, and seconds after which they are enough.
 const MOST_TURNS: usize = 30;
 const ENOUGH_SECONDS: f64 = 0.08;
-/// More than the caches of one core hold, and about what those of all hold.
-const PASSING_BYTES: usize = 32 << 20;
 /// Computations that take longer are not measured for yet more leaves: from there on they take as long for each leaf.
 const LONG_SECONDS: f64 = 0.1;
 /// Times that all cores compute at once.
@@ -113,7 +111,7 @@ struct Worker<'a> {
     weights: Vec<f32>,
     step: u64,
     /// What passes through the caches between two computations.
-    passing: Vec<u8>,
+    passing: Passing,
 }
 
 impl<'a> Worker<'a> {
@@ -121,14 +119,7 @@ impl<'a> Worker<'a> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| format!("cannot start threads: {error}"))?;
         let weights = job.model.initial(job.run.seed);
-        Ok(Worker {
-            job,
-            pool,
-            gradients: job.gradients(),
-            weights,
-            step: 0,
-            passing: vec![0; PASSING_BYTES],
-        })
+        Ok(Worker { job, pool, gradients: job.gradients(), weights, step: 0, passing: Passing::default() })
     }
 
     /// Mean seconds of a computation that begins with cold caches, as it does when a round's bytes have passed through
@@ -145,8 +136,7 @@ impl<'a> Worker<'a> {
 
     /// Seconds of one such computation, which begins when all have come to `begin`.
     fn cold_seconds(&mut self, leaves: Range<u32>, begin: &Barrier) -> f64 {
-        self.passing.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
-        std::hint::black_box(&self.passing);
+        self.passing.pass();
         begin.wait();
         self.compute(leaves)
     }

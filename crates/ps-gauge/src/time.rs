@@ -8,15 +8,36 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// The median seconds of `turns` calls, after one that does not count.
+/// The median seconds of `turns` calls, each with cold caches, after one that does not count.
 pub(crate) fn median_seconds(turns: usize, mut run: impl FnMut()) -> f64 {
+    let mut passing = Passing::default();
     run();
     let turn = |_| {
+        passing.pass();
         let begun = Instant::now();
         run();
         begun.elapsed().as_secs_f64()
     };
     median((0..turns).map(turn).collect())
+}
+
+/// Bytes that pass through the caches, as those of a round do: afterwards nothing from before is in them.
+pub(crate) struct Passing(Vec<u8>);
+
+/// More than the caches of one core hold, and about what those of all hold.
+const PASSING_BYTES: usize = 32 << 20;
+
+impl Default for Passing {
+    fn default() -> Self {
+        Passing(vec![0; PASSING_BYTES])
+    }
+}
+
+impl Passing {
+    pub(crate) fn pass(&mut self) {
+        self.0.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+        std::hint::black_box(&self.0);
+    }
 }
 
 /// Seconds that the calling thread has been at work on a core. Where the system does not say, seconds that have

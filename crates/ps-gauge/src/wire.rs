@@ -1,7 +1,7 @@
 //! Chunks and small messages through our framing of gRPC, over loopback, one thread at each end.
 
 use crate::threads::runtime;
-use crate::time::{median, thread_seconds};
+use crate::time::{Passing, median, thread_seconds};
 use ps_core::{Node, Tally};
 use ps_proto::limits;
 use ps_proto::stream::{self, Reader, Side};
@@ -27,8 +27,6 @@ use tonic::transport::server::TcpIncoming;
 const PINGS: usize = 500;
 /// Times that a tensor is sent.
 const TENSORS: usize = 7;
-/// Bytes of a tensor at least: of smaller models, some are sent at a time.
-const LEAST_BYTES: usize = 4 << 20;
 
 /// Small messages in a ping-pong, on a machine that does nothing else.
 pub(crate) fn measure_messages(costs: &mut Costs) -> Result<(), String> {
@@ -45,23 +43,20 @@ pub(crate) fn measure_messages(costs: &mut Costs) -> Result<(), String> {
     Ok(())
 }
 
-/// Chunks, one after the other.
+/// The chunks of a gradient, one after the other, again and again.
 pub(crate) fn measure_chunks(parameters: usize, costs: &mut Costs) -> Result<(), String> {
-    let tensors = LEAST_BYTES.div_ceil(4 * parameters);
     let gradient = tensor::share(vec![0.001; parameters]);
-    let chunks = || {
-        let nodes = (0..tensors)
-            .flat_map(|_| convert::node_chunks(0, Node::leaf(0), gradient.clone(), 0..parameters));
-        nodes.collect()
-    };
+    let chunks = || convert::node_chunks(0, Node::leaf(0), gradient.clone(), 0..parameters).collect();
     let Seconds { here, there, .. } = between_two_threads(async |client, ends| {
         let mut turns = Vec::new();
+        let mut passing = Passing::default();
         for _ in 0..TENSORS + 2 {
+            passing.pass();
             turns.push(client.timed(ends, 1, chunks).await?);
         }
         Ok(middle(&turns[2..], 1.0))
     })?;
-    let bytes = (tensors * parameters * 4) as f64;
+    let bytes = (parameters * 4) as f64;
     (costs.send_byte, costs.receive_byte) = (here / bytes, there / bytes);
     Ok(())
 }
