@@ -2,13 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
 use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Samples, SgdConfig, Trainer};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts what is asked of the system's allocator.
+/// Counts what the threads of a pool ask of the system's allocator; the test's own thread and the harness do as they
+/// like.
 struct Counting;
+
+thread_local! {
+    static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
+}
 
 static ASKED: AtomicU64 = AtomicU64::new(0);
 
@@ -16,7 +23,7 @@ static ASKED: AtomicU64 = AtomicU64::new(0);
 // neither allocates nor unwinds. The trait's own `realloc` and `alloc_zeroed` go through these two.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.fetch_add(1, Ordering::Relaxed);
+        ASKED.fetch_add(IS_COUNTED.get().into(), Ordering::Relaxed);
         // SAFETY: the caller promises that the layout has a size above 0.
         unsafe { System.alloc(layout) }
     }
@@ -49,7 +56,7 @@ impl Samples for Points {
 
 /// What is asked for in steps 3 to 20 of training with these hidden layers on `threads` threads.
 fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let pool = pool(threads);
     let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
     let plan = BatchPlan::new(1, 1000, batch, 8, 1000, None);
     let momentum = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
@@ -69,8 +76,36 @@ fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
             let report = trainer.finish(&mut root).unwrap();
             gradients.recycle(NodeSum { tally: report.tally, ..root });
         }
-    });
-    ASKED.load(Ordering::Relaxed) - before
+        // Looked at in here, for on its way to sleep rayon's thread does as it likes.
+        ASKED.load(Ordering::Relaxed) - before
+    })
+}
+
+/// The same, with the weights updated in place.
+fn asked_for_in_place(hidden: &[usize], threads: usize) -> u64 {
+    let pool = pool(threads);
+    let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
+    let plan = BatchPlan::new(1, 1000, 100, 8, 1000, None);
+    let momentum = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
+    let rate = LearningRate::constant(0.001);
+    let mut holder = InPlace::new(&model, plan, momentum, rate, Kernel::detect());
+    let mut before = 0;
+    pool.install(|| {
+        for step in 0..20 {
+            if step == 3 {
+                before = ASKED.load(Ordering::Relaxed);
+            }
+            holder.compute(&Points);
+            holder.update().unwrap();
+        }
+        // Looked at in here, for on its way to sleep rayon's thread does as it likes.
+        ASKED.load(Ordering::Relaxed) - before
+    })
+}
+
+fn pool(threads: usize) -> rayon::ThreadPool {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.start_handler(|_| IS_COUNTED.set(true)).build().unwrap()
 }
 
 /// One test, for the count is that of the whole process.
@@ -82,6 +117,11 @@ fn steps_after_the_first_ask_for_no_memory() {
     // Handing work to other threads, rayon takes a block for its queue now and then; nothing else asks for any.
     let shared = asked_for(&[300, 300], 100, 2);
     assert!(shared <= 17, "{shared} in 17 steps on two threads");
+    // What a step in place asks for is its report: the tally that it hands out.
+    let in_place = asked_for_in_place(&[300, 300], 1);
+    assert!(in_place <= 17, "{in_place} in 17 steps in place");
+    let shared = asked_for_in_place(&[300, 300], 2);
+    assert!(shared <= 2 * 17, "{shared} in 17 steps in place on two threads");
     // A small model's large batch is folded part by part, whose book-keeping takes a few small blocks a step.
     let parts = asked_for(&[16, 16], 500, 1);
     assert!(parts <= 17 * 16, "{parts} in 17 steps of several parts");
