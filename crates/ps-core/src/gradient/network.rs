@@ -80,9 +80,8 @@ impl<'a> Network<'a> {
             if let Some(&ahead) = block.indices.get(r + ROWS_AHEAD) {
                 samples.prefetch(ahead);
             }
-            let row = &mut row[..features.columns];
-            samples.write_row(index, row);
-            features.write_row(&mut matrices[at..], r, row);
+            let out = &mut matrices[at + r * features.width..];
+            samples.write_panels(index, &mut row[..features.columns], out, features.width, features.panel(1));
         }
         let rows = block.indices.len();
         for (l, layer) in layers.iter().enumerate() {

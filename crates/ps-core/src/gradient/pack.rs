@@ -40,10 +40,17 @@ impl PackedLayer {
             // A few inputs at a time, so that the lines that are written stay in cache until they are whole.
             for (at, packed) in packed.chunks_mut(INPUTS_AT_A_TIME * width).enumerate() {
                 let (from, depth) = (&rows[at * INPUTS_AT_A_TIME..], packed.len() / width);
-                transpose(kernel, from, inputs, [columns, depth], packed, width);
-                if columns < width {
-                    packed.chunks_exact_mut(width).for_each(|row| row[columns..].fill(0.0));
+                if columns == width {
+                    transpose(kernel, from, inputs, [width, depth], packed, width);
+                    continue;
                 }
+                // The last panel, with zeros for outputs that there are not.
+                let mut whole = [0.0; MOST_COLUMNS * INPUTS_AT_A_TIME];
+                for (whole, row) in whole.chunks_mut(INPUTS_AT_A_TIME).zip(from.chunks(inputs)).take(columns)
+                {
+                    copy(&mut whole[..depth], &row[..depth]);
+                }
+                transpose(kernel, &whole, INPUTS_AT_A_TIME, [width, depth], packed, width);
             }
         });
         if with_backward && !is_wide(layer) {
@@ -68,6 +75,9 @@ impl PackedLayer {
         }
     }
 }
+
+/// Columns of the widest panel.
+const MOST_COLUMNS: usize = 32;
 
 /// Inputs that are packed at a time.
 const INPUTS_AT_A_TIME: usize = 64;
