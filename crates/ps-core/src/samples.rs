@@ -16,15 +16,6 @@ pub trait Samples: Sync {
     /// Writes the features of sample `index`, preprocessed, to `row` (`[features]`).
     fn write_row(&self, index: usize, row: &mut [f32]);
 
-    /// The same in panels of `width` features, whose first ones are `stride` elements apart in `out`. `row`
-    /// (`[features]`) is room for the row on its way.
-    fn write_panels(&self, index: usize, row: &mut [f32], out: &mut [f32], width: usize, stride: usize) {
-        self.write_row(index, row);
-        for (features, out) in row.chunks(width).zip(out.chunks_mut(stride)) {
-            out[..features.len()].copy_from_slice(features);
-        }
-    }
-
     /// Sample `index` will be wanted soon: a chance to bring its features nearer.
     fn prefetch(&self, _index: usize) {}
 

@@ -113,40 +113,6 @@ impl Samples for Split {
         );
     }
 
-    fn write_panels(&self, index: usize, row: &mut [f32], out: &mut [f32], width: usize, stride: usize) {
-        let first = self.row(index) * row.len();
-        let pixels = match &self.dataset.features {
-            Features::U8(bytes) if self.preprocessing.standard.is_none() => bytes,
-            _ => {
-                self.write_row(index, row);
-                return Kernel::detect().vectorize(
-                    #[inline(always)]
-                    || {
-                        for (features, out) in row.chunks(width).zip(out.chunks_mut(stride)) {
-                            out.iter_mut().zip(features).for_each(|(out, &feature)| *out = feature);
-                        }
-                    },
-                );
-            }
-        };
-        let bytes = &pixels.as_slice().expect("features are row-major")[first..first + row.len()];
-        Kernel::detect().vectorize(
-            #[inline(always)]
-            || {
-                let (runs, rest) = bytes.as_chunks::<16>();
-                let per_panel = width / 16;
-                assert!(width.is_multiple_of(16), "panels are whole vectors");
-                for (run, bytes) in runs.iter().enumerate() {
-                    let at = run / per_panel * stride + run % per_panel * 16;
-                    let out: &mut [f32; 16] = (&mut out[at..at + 16]).try_into().expect("sixteen elements");
-                    out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = scaled(byte));
-                }
-                let at = runs.len() / per_panel * stride + runs.len() % per_panel * 16;
-                out[at..].iter_mut().zip(rest).for_each(|(out, &byte)| *out = scaled(byte));
-            },
-        );
-    }
-
     fn prefetch(&self, index: usize) {
         let width = self.features();
         let first = self.row(index) * width;

@@ -65,7 +65,7 @@ impl Shape {
 #[inline(always)]
 pub(super) fn copy(to: &mut [f32], from: &[f32]) {
     assert_eq!(to.len(), from.len());
-    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut::<8>(), from.as_chunks::<8>());
+    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut::<16>(), from.as_chunks::<16>());
     for (to, from) in to.iter_mut().zip(from) {
         *to = *from;
     }

@@ -80,8 +80,12 @@ impl<'a> Network<'a> {
             if let Some(&ahead) = block.indices.get(r + ROWS_AHEAD) {
                 samples.prefetch(ahead);
             }
-            let out = &mut matrices[at + r * features.width..];
-            samples.write_panels(index, &mut row[..features.columns], out, features.width, features.panel(1));
+            let row = &mut row[..features.columns];
+            samples.write_row(index, row);
+            self.kernel.vectorize(
+                #[inline(always)]
+                || features.write_row(&mut matrices[at..], r, row),
+            );
         }
         let rows = block.indices.len();
         for (l, layer) in layers.iter().enumerate() {
