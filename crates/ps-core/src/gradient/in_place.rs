@@ -52,7 +52,7 @@ impl InPlace {
     ) -> Self {
         let weights = model.initial(plan.seed);
         let mut gradients = Gradients::new(model.clone(), plan, kernel);
-        gradients.pack(&weights, true, true);
+        gradients.pack(&weights, 0..model.layers().len(), true, true);
         let has_velocity = optimizer.momentum != 0.0;
         let packed_velocity = model.layers().iter().zip(&gradients.packed).map(|(layer, packed)| {
             let mut velocity = Buffer::default();
@@ -99,8 +99,10 @@ impl InPlace {
             packed[l].pack(*kernel, layer, weight, parallel, l > 0);
         }
         let tree = step.tree();
-        self.gradients.pass(&self.weights, samples, step, 0..tree.leaves(), parallel);
-        self.gradients.scratch[0].open_node(tree.root(), step, 0, &mut self.tally);
+        let gradients = &mut self.gradients;
+        gradients.scratch[0].gather(samples, gradients.plan, step, 0..tree.leaves());
+        gradients.pass(&self.weights, samples, 0..gradients.model.layers().len(), parallel);
+        gradients.scratch[0].open_node(tree.root(), step, 0, &mut self.tally);
     }
 
     /// Makes the step that was computed. After divergence the weights are of no use.

@@ -29,7 +29,7 @@ impl LayerProducts {
         let plan = BatchPlan::new(1, rows, rows, leaf, 1, None);
         let weights = model.initial(1);
         let mut gradients = Gradients::new(model, plan, kernel);
-        gradients.pack(&weights, false, true);
+        gradients.pack(&weights, 0..2, false, true);
         let mut places = Places::default();
         places.lay_out(&gradients.model, kernel, block_rows(rows, false));
         let mut memory = Buffer::default();
@@ -87,6 +87,6 @@ impl LayerProducts {
     }
 
     pub fn pack(&mut self) {
-        self.gradients.pack(&self.weights, false, true);
+        self.gradients.pack(&self.weights, 0..2, false, true);
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Weights are packed once a step. Then each block of rows goes forward through all layers, through the head
 //! and back to the first layer's outputs; then each tile of each weight's gradient folds its leaves through
-//! the tree while it is in cache. Rows, tiles and panels are shared out among threads, sums never are, so the
+//! the tree while it is in cache, the last layer's first. Where weights are still arriving, all blocks go through the
+//! layers that are there before the others are waited for ([`Flow`]). Rows, tiles and panels are shared out among threads, sums never are, so the
 //! number of threads changes no bit.
 
+mod flow;
 mod in_place;
 mod layer;
 mod matrix;
@@ -15,6 +17,7 @@ mod scratch;
 mod tests;
 mod weight;
 
+pub use flow::Flow;
 pub use in_place::InPlace;
 #[doc(hidden)]
 pub use layer::LayerProducts;
@@ -23,9 +26,10 @@ use crate::batch::{BatchPlan, Step};
 use crate::fold::{Fold, NodeSum};
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
-use crate::model::Model;
+use crate::model::{Layer, Model};
 use crate::samples::Samples;
 use crate::tree::Node;
+use flow::Whole;
 use network::{Network, Pass};
 use pack::PackedLayer;
 use rayon::prelude::*;
@@ -106,40 +110,88 @@ impl Gradients {
         assert_eq!(weights.len(), self.model.parameters());
         let weights = &*self.model.precision().round(weights);
         let step = self.plan.step(step);
-        let rows = step.offsets(leaves.clone()).len();
-        if rows == 0 {
+        if step.offsets(leaves.clone()).is_empty() {
             return;
         }
-        let parallel = self.is_parallel(rows);
-        self.pack(weights, parallel, true);
-        let part = self.part_leaves(step);
-        if weights.len() <= SMALL_MODEL && leaves.len() > part as usize {
-            self.compute_parts(weights, samples, step, leaves, part, parallel, sums);
+        if self.goes_by_parts(step, &leaves) {
+            self.compute_parts(weights, samples, step, leaves, sums);
             return;
         }
-        self.pass(weights, samples, step, leaves.clone(), parallel);
-        let scratch = &mut self.scratch[0];
-        step.tree().cover_each(leaves.clone(), |node| {
-            let (model, kernel) = (&self.model, self.kernel);
-            sums.push(scratch.node_sum(model, kernel, node, step, leaves.start, parallel, &mut self.spare));
-        });
+        let mut spare = std::mem::take(&mut self.spare);
+        let mut whole = Whole::new(self.model.classes(), weights, &mut spare, sums);
+        self.flow(&mut whole, samples, step, leaves);
+        self.spare = spare;
     }
 
-    /// Takes the samples of `leaves` forward and back, with the weights packed; `weights` are there for the biases.
-    fn pass(
+    /// The same with weights that may still be arriving, and sums that leave part by part. Returns whether it was
+    /// computed: `false` if the weights do not come.
+    pub fn compute_flowing(
         &mut self,
-        weights: &[f32],
+        flow: &mut dyn Flow,
         samples: &dyn Samples,
-        step: Step,
+        step: u64,
         leaves: Range<u32>,
-        parallel: bool,
-    ) {
+    ) -> bool {
+        let step = self.plan.step(step);
+        if step.offsets(leaves.clone()).is_empty() {
+            return true;
+        }
+        if !self.goes_by_parts(step, &leaves) {
+            return self.flow(flow, samples, step, leaves);
+        }
+        let Some((_, weights)) = flow.weights(self.model.parameters()) else { return false };
+        let mut sums = Vec::new();
+        self.compute_parts(weights, samples, step, leaves, &mut sums);
+        for (number, sum) in sums.into_iter().enumerate() {
+            flow.node(sum.node).clone_from(&sum.tally);
+            flow.gradient(number)[..sum.gradient.len()].copy_from_slice(&sum.gradient);
+            flow.finished(number, 0);
+            self.recycle(sum);
+        }
+        true
+    }
+
+    fn flow(&mut self, flow: &mut dyn Flow, samples: &dyn Samples, step: Step, leaves: Range<u32>) -> bool {
+        self.scratch[0].gather(samples, self.plan, step, leaves.clone());
+        let parallel = self.is_parallel(self.scratch[0].rows());
+        let end = |layer: &Layer| layer.bias + layer.outputs;
+        let mut next = 0;
+        while let Some(layer) = self.model.layers().get(next) {
+            let Some((here, weights)) = flow.weights(end(layer)) else { return false };
+            let layers = next..self.model.layers().partition_point(|layer| end(layer) <= here);
+            next = layers.end;
+            self.pack(weights, layers.clone(), parallel, true);
+            self.pass(weights, samples, layers, parallel);
+        }
+        let (tree, scratch) = (step.tree(), &mut self.scratch[0]);
+        tree.cover_each(leaves.clone(), |node| {
+            scratch.open_node(node, step, leaves.start, flow.node(node));
+        });
+        for (l, layer) in self.model.layers().iter().enumerate().rev() {
+            let mut number = 0;
+            tree.cover_each(leaves.clone(), |node| {
+                scratch.find_rows(node, step, leaves.start);
+                let (weight, bias) = flow.gradient(number)[layer.weight..end(layer)]
+                    .split_at_mut(layer.inputs * layer.outputs);
+                scratch.weight_gradient(l, self.kernel).all_panels(weight, bias, parallel);
+                flow.finished(number, layer.weight);
+                number += 1;
+            });
+        }
+        true
+    }
+
+    /// Takes the samples that were gathered through `layers`, whose weights are packed, and after the last one back;
+    /// `weights` are there for the biases.
+    fn pass(&mut self, weights: &[f32], samples: &dyn Samples, layers: Range<usize>, parallel: bool) {
         let scratch = &mut self.scratch[0];
-        scratch.gather(samples, self.plan, step, leaves);
         let shares_panels = parallel && scratch.rows() <= MAX_BLOCK && self.model.parameters() >= LARGE_MODEL;
         let by_rows = parallel && !shares_panels;
         let block = block_rows(scratch.rows(), by_rows);
-        let network = Network::new(self.kernel, &self.model, weights, &self.packed, shares_panels);
+        let network = Network {
+            layers,
+            ..Network::new(self.kernel, &self.model, weights, &self.packed, shares_panels)
+        };
         scratch.run(&network, samples, block, by_rows, Pass::Gradient);
     }
 
@@ -148,18 +200,23 @@ impl Gradients {
         1 << (PART_ROWS / step.leaf).max(1).ilog2()
     }
 
+    /// Whether a step of these leaves is computed part by part; see [`SMALL_MODEL`].
+    fn goes_by_parts(&self, step: Step, leaves: &Range<u32>) -> bool {
+        self.model.parameters() <= SMALL_MODEL && leaves.len() > self.part_leaves(step) as usize
+    }
+
     /// Goes through the parts one by one, each thread through a run of them, and folds what comes out.
-    #[allow(clippy::too_many_arguments)]
     fn compute_parts(
         &mut self,
         weights: &[f32],
         samples: &dyn Samples,
         step: Step,
         leaves: Range<u32>,
-        part: u32,
-        parallel: bool,
         sums: &mut Vec<NodeSum>,
     ) {
+        let parallel = self.is_parallel(step.offsets(leaves.clone()).len());
+        self.pack(weights, 0..self.packed.len(), parallel, true);
+        let part = self.part_leaves(step);
         let threads = if parallel { rayon::current_num_threads() as u32 } else { 1 };
         let (first, last) = (leaves.start / part, leaves.end.div_ceil(part));
         let threads = threads.min(last - first);
@@ -263,7 +320,7 @@ impl Gradients {
         mut take: impl FnMut(&Scratch, usize),
     ) {
         assert_eq!(weights.len(), self.model.parameters());
-        self.pack(weights, self.is_parallel(samples.len()), false);
+        self.pack(weights, 0..self.packed.len(), self.is_parallel(samples.len()), false);
         for first in (0..samples.len()).step_by(EVALUATION_ROWS) {
             let rows = first..samples.len().min(first + EVALUATION_ROWS);
             let parallel = self.is_parallel(rows.len());
@@ -280,9 +337,10 @@ impl Gradients {
         rayon::current_num_threads() > 1 && rows * self.model.parameters() >= PARALLEL_WORK
     }
 
-    /// Lays the weights out as the products read them.
-    fn pack(&mut self, weights: &[f32], parallel: bool, with_backward: bool) {
-        for (l, (layer, packed)) in self.model.layers().iter().zip(&mut self.packed).enumerate() {
+    /// Lays the weights of `layers` out as the products read them.
+    fn pack(&mut self, weights: &[f32], layers: Range<usize>, parallel: bool, with_backward: bool) {
+        for l in layers {
+            let (layer, packed) = (&self.model.layers()[l], &mut self.packed[l]);
             let weight = &weights[layer.weight..][..layer.inputs * layer.outputs];
             packed.pack(self.kernel, layer, weight, parallel, l > 0 && with_backward);
         }

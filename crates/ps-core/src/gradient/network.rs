@@ -9,6 +9,7 @@ use crate::metrics::Outcome;
 use crate::model::{Activation, Layer, Model};
 use crate::samples::Samples;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Length of the inner index that is taken at a time: its share of a panel stays in the caches for all rows.
 const DEPTH_OF_A_PART: usize = 512;
@@ -55,6 +56,8 @@ pub(super) struct Network<'a> {
     pub packed: &'a [PackedLayer],
     /// Whether the panels of a layer are shared out among threads, rather than blocks of rows.
     pub shares_panels: bool,
+    /// The layers to go through: later ones follow when their weights are here.
+    pub layers: Range<usize>,
 }
 
 impl<'a> Network<'a> {
@@ -65,37 +68,29 @@ impl<'a> Network<'a> {
         packed: &'a [PackedLayer],
         shares_panels: bool,
     ) -> Self {
-        Network { kernel, model, weights, packed, shares_panels }
+        Network { kernel, model, weights, packed, shares_panels, layers: 0..model.layers().len() }
     }
 
+    /// Takes a block through [`Network::layers`] and, if the last one is among them, on as far as `pass` says.
     pub(super) fn run(&self, samples: &dyn Samples, places: &Places, block: &mut Block, pass: Pass) {
+        if self.layers.start == 0 {
+            self.read(samples, places, block);
+        }
         let layers = self.model.layers();
         let last = layers.len() - 1;
-        let (matrices, row) = block.memory.split_at_mut(places.row());
-        let (features, at) = places.input(0);
-        for &index in block.indices.iter().take(ROWS_AHEAD) {
-            samples.prefetch(index);
-        }
-        for (r, &index) in block.indices.iter().enumerate() {
-            if let Some(&ahead) = block.indices.get(r + ROWS_AHEAD) {
-                samples.prefetch(ahead);
-            }
-            let row = &mut row[..features.columns];
-            samples.write_row(index, row);
-            self.kernel.vectorize(
-                #[inline(always)]
-                || features.write_row(&mut matrices[at..], r, row),
-            );
-        }
         let rows = block.indices.len();
-        for (l, layer) in layers.iter().enumerate() {
+        let (matrices, row) = block.memory.split_at_mut(places.row());
+        for l in self.layers.clone() {
             let (_, from) = places.input(l);
             let (activation, (_, to)) = match l < last {
                 true => (Some(self.model.activation()), places.input(l + 1)),
                 false => (None, places.delta(l)),
             };
             let (below, above) = matrices.split_at_mut(to);
-            self.forward_layer(layer, l, rows, places, &below[from..], above, activation);
+            self.forward_layer(&layers[l], l, rows, places, &below[from..], above, activation);
+        }
+        if self.layers.end <= last {
+            return;
         }
         let head = self.model.head();
         let (logits, at) = places.delta(last);
@@ -123,6 +118,26 @@ impl<'a> Network<'a> {
                 let input = &inputs[places.input(l).1..];
                 self.backward_layer(&layers[l], l, rows, places, delta, input, below, turned);
             }
+        }
+    }
+
+    /// Reads a block's samples into the first layer's input.
+    fn read(&self, samples: &dyn Samples, places: &Places, block: &mut Block) {
+        let (matrices, row) = block.memory.split_at_mut(places.row());
+        let (features, at) = places.input(0);
+        for &index in block.indices.iter().take(ROWS_AHEAD) {
+            samples.prefetch(index);
+        }
+        for (r, &index) in block.indices.iter().enumerate() {
+            if let Some(&ahead) = block.indices.get(r + ROWS_AHEAD) {
+                samples.prefetch(ahead);
+            }
+            let row = &mut row[..features.columns];
+            samples.write_row(index, row);
+            self.kernel.vectorize(
+                #[inline(always)]
+                || features.write_row(&mut matrices[at..], r, row),
+            );
         }
     }
 

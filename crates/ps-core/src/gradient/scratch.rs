@@ -112,6 +112,12 @@ impl Spare {
         self.0.pop()
     }
 
+    /// A sum of `node` whose values are unspecified.
+    pub fn take_or_make(&mut self, node: Node, parameters: usize, classes: usize) -> NodeSum {
+        let sum = self.take().map(|sum| NodeSum { node, ..sum });
+        sum.unwrap_or_else(|| NodeSum { node, gradient: vec![0.0; parameters], tally: Tally::new(classes) })
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -188,7 +194,7 @@ impl Scratch {
         shape.read_row(&self.memory.as_slice()[block * self.places.len + at..], row % self.places.block, out);
     }
 
-    /// The sum of one node of the last pass, whose rows began with leaf `first_leaf`: its gradient tile by tile, its
+    /// The whole sum of one node of the last pass, whose rows began with leaf `first_leaf`: its gradient tile by tile, its
     /// tally leaf by leaf.
     #[allow(clippy::too_many_arguments)]
     pub fn node_sum(
@@ -201,12 +207,7 @@ impl Scratch {
         parallel: bool,
         spare: &mut Spare,
     ) -> NodeSum {
-        let mut sum = spare.take().unwrap_or_else(|| NodeSum {
-            node,
-            gradient: vec![0.0; model.parameters()],
-            tally: Tally::new(model.classes()),
-        });
-        sum.node = node;
+        let mut sum = spare.take_or_make(node, model.parameters(), model.classes());
         self.open_node(node, step, first_leaf, &mut sum.tally);
         let mut rest: &mut [f32] = &mut sum.gradient;
         for (l, layer) in model.layers().iter().enumerate() {
@@ -221,14 +222,13 @@ impl Scratch {
     /// Finds where the rows of a node of the last pass lie, whose rows began with leaf `first_leaf`, for
     /// [`Scratch::weight_gradient`], and sums its tally.
     pub fn open_node(&mut self, node: Node, step: Step, first_leaf: u32, tally: &mut Tally) {
-        let first_row = step.offsets(first_leaf..first_leaf).start;
-        let leaves = step.tree().leaves_of(node);
-        let rows = |leaf: u32| {
-            let rows = step.offsets(leaf..leaf + 1);
-            rows.start - first_row..rows.end - first_row
-        };
-        segments(&self.places, leaves.clone().map(rows), &mut self.segments);
-        self.fold_tallies(leaves.map(rows), tally);
+        self.find_rows(node, step, first_leaf);
+        self.fold_tallies(rows_of_leaves(node, step, first_leaf), tally);
+    }
+
+    /// The first half of [`Scratch::open_node`].
+    pub fn find_rows(&mut self, node: Node, step: Step, first_leaf: u32) {
+        segments(&self.places, rows_of_leaves(node, step, first_leaf), &mut self.segments);
     }
 
     /// The products of the open node's weight gradient in layer `l`.
@@ -273,6 +273,15 @@ impl Scratch {
         let (left, right) = self.tallies.split_at_mut(*standing);
         left[*standing - 1].add(&right[0]);
     }
+}
+
+/// The rows of each leaf of a node in a pass that began with leaf `first_leaf`.
+fn rows_of_leaves(node: Node, step: Step, first_leaf: u32) -> impl Iterator<Item = Range<usize>> {
+    let first_row = step.offsets(first_leaf..first_leaf).start;
+    step.tree().leaves_of(node).map(move |leaf| {
+        let rows = step.offsets(leaf..leaf + 1);
+        rows.start - first_row..rows.end - first_row
+    })
 }
 
 /// The tally of one leaf.

@@ -157,3 +157,126 @@ fn steps_in_place_have_the_bits_of_gradients_and_updates_apart() {
         }
     }
 }
+
+/// Weights that come layer by layer, each only when it is waited for; sums whose parts that are not computed yet are NaN.
+struct Slow {
+    ends: Vec<usize>,
+    arriving: Vec<f32>,
+    all: Vec<f32>,
+    /// Layers that may be waited for.
+    come: usize,
+    nodes: Vec<(Node, Tally, Vec<f32>)>,
+    /// What happened, in order.
+    said: Vec<String>,
+}
+
+impl Slow {
+    fn new(model: &Model, all: &[f32]) -> Self {
+        Slow {
+            ends: model.layers().iter().map(|layer| layer.bias + layer.outputs).collect(),
+            arriving: vec![f32::NAN; all.len()],
+            all: all.to_vec(),
+            come: usize::MAX,
+            nodes: Vec::new(),
+            said: Vec::new(),
+        }
+    }
+}
+
+impl Flow for Slow {
+    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
+        let layer = self.ends.iter().position(|&end| end == least).unwrap();
+        if layer >= self.come {
+            return None;
+        }
+        self.said.push(format!("forward {layer}"));
+        // Half of the next layer comes with it.
+        let here = self.all.len().min(least + 1);
+        self.arriving[..here].copy_from_slice(&self.all[..here]);
+        Some((here, &self.arriving))
+    }
+
+    fn node(&mut self, node: Node) -> &mut Tally {
+        self.nodes.push((node, Tally::new(10), vec![f32::NAN; self.all.len()]));
+        &mut self.nodes.last_mut().unwrap().1
+    }
+
+    fn gradient(&mut self, number: usize) -> &mut [f32] {
+        &mut self.nodes[number].2
+    }
+
+    fn finished(&mut self, number: usize, from: usize) {
+        let (open, done) = self.nodes[number].2.split_at(from);
+        assert!(open.iter().all(|value| value.is_nan()), "an earlier layer's gradient is computed before");
+        assert!(done.iter().all(|value| value.is_finite()), "what is said to be final is not computed");
+        self.said.push(format!(
+            "gradient {} of node {number}",
+            self.ends.iter().filter(|&&end| end <= from).count()
+        ));
+    }
+}
+
+fn slow_case() -> (Table, Model, BatchPlan, Vec<f32>) {
+    let samples = table(150, 40, 10);
+    // More parameters than a small model has.
+    let model = Model::new(40, &[600, 70], Activation::Relu, Head::Softmax, 10);
+    let plan = BatchPlan::new(3, samples.len(), 150, 16, 1, None);
+    let weights = model.initial(1);
+    (samples, model, plan, weights)
+}
+
+#[test]
+fn a_forward_pass_starts_with_the_layers_that_are_there_and_the_last_gradients_leave_before_the_first_is_computed()
+ {
+    let (samples, model, plan, weights) = slow_case();
+    assert!(model.parameters() > SMALL_MODEL);
+    for (kernel, threads) in Kernel::available().into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 3)]) {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let mut gradients = Gradients::new(model.clone(), plan, kernel);
+        let mut slow = Slow::new(&model, &weights);
+        // Leaves 1 to 3 of ten are the nodes (0, 1) and (1, 1).
+        assert!(pool.install(|| gradients.compute_flowing(&mut slow, &samples, 0, 1..4)));
+        let expected = [
+            "forward 0",
+            "forward 1",
+            "forward 2",
+            "gradient 2 of node 0",
+            "gradient 2 of node 1",
+            "gradient 1 of node 0",
+            "gradient 1 of node 1",
+            "gradient 0 of node 0",
+            "gradient 0 of node 1",
+        ];
+        assert_eq!(slow.said, expected);
+        let wanted = pool.install(|| gradients.compute(&weights, &samples, 0, 1..4));
+        for ((node, tally, gradient), wanted) in slow.nodes.into_iter().zip(&wanted) {
+            let what = format!("{}, {threads} threads, node {node}", kernel.name());
+            assert_eq!(node, wanted.node, "{what}");
+            same(&NodeSum { node, gradient, tally }, wanted, &what);
+        }
+    }
+}
+
+#[test]
+fn weights_that_do_not_come_end_a_computation_before_anything_leaves() {
+    let (samples, model, plan, weights) = slow_case();
+    let mut gradients = Gradients::new(model.clone(), plan, Kernel::detect());
+    let mut slow = Slow { come: 1, ..Slow::new(&model, &weights) };
+    assert!(!gradients.compute_flowing(&mut slow, &samples, 0, 0..10));
+    assert_eq!((slow.said.len(), slow.nodes.len()), (1, 0));
+}
+
+#[test]
+fn a_small_model_flows_as_a_whole() {
+    let samples = table(400, 20, 10);
+    let model = Model::new(20, &[16], Activation::Relu, Head::Softmax, 10);
+    let plan = BatchPlan::new(3, samples.len(), 400, 16, 1, None);
+    let weights = model.initial(1);
+    let mut gradients = Gradients::new(model.clone(), plan, Kernel::detect());
+    let wanted = gradients.compute(&weights, &samples, 0, 0..25);
+    let mut slow = Slow { ends: vec![weights.len()], ..Slow::new(&model, &weights) };
+    assert!(gradients.compute_flowing(&mut slow, &samples, 0, 0..25));
+    assert_eq!(slow.said, ["forward 0", "gradient 0 of node 0"]);
+    let (node, tally, gradient) = slow.nodes.remove(0);
+    same(&NodeSum { node, gradient, tally }, &wanted[0], "a small model");
+}
