@@ -8,7 +8,8 @@ use crate::raw::{self, Way};
 use crate::wire::address;
 use crate::{Bench, Error, Measurement};
 use ps_config::RunConfig;
-use ps_core::{NodeSum, Tally};
+use ps_core::Tally;
+use ps_core::gradient::Flow;
 use ps_data::NoProgress;
 use ps_proto::Listener;
 use ps_run::{Job, Recorder, Style};
@@ -106,7 +107,7 @@ fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f6
     let workers: Vec<_> = (0..WORKERS)
         .map(|index| {
             let options = worker(&address, folder.path(), index, way, beside);
-            let computer = Box::new(Ready { seen: (index == 0).then(|| seen.clone()), buffers: Vec::new() });
+            let computer = Box::new(Ready { seen: (index == 0).then(|| seen.clone()) });
             named("worker", move || work(options, computer))
         })
         .collect::<Result<_, String>>()?;
@@ -170,26 +171,32 @@ fn work(options: WorkerOptions, computer: Box<Ready>) -> Result<(), String> {
 /// Has its gradients ready, and notes when it is asked for them: then the weights of the step are all in their place.
 struct Ready {
     seen: Option<mpsc::Sender<Instant>>,
-    buffers: Vec<Vec<f32>>,
 }
 
+/// Every element of every gradient.
+const GRADIENT: f32 = 0.001;
+
 impl Computer for Ready {
-    fn compute(&mut self, job: &Job, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum> {
+    fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool {
+        if flow.weights(job.model.parameters()).is_none() {
+            return false;
+        }
         if let Some(seen) = &self.seen {
             // Whoever listens is there until the last worker has gone.
             let _ = seen.send(Instant::now());
         }
-        let mut sums = Vec::new();
-        job.plan.step(step).tree().cover_each(leaves, |node| {
-            let samples = job.plan.step(step).tree().leaves_of(node).len() as u64;
-            let gradient = self.buffers.pop().unwrap_or_else(|| vec![0.001; weights.len()]);
-            let tally = Tally { samples, ..Tally::new(job.model.classes()) };
-            sums.push(NodeSum { node, gradient, tally });
+        let (tree, mut number) = (job.plan.step(step).tree(), 0);
+        tree.cover_each(leaves, |node| {
+            let samples = tree.leaves_of(node).len() as u64;
+            *flow.node(node) = Tally { samples, ..Tally::new(job.model.classes()) };
+            let gradient = flow.gradient(number);
+            // Memory that was used before is full already.
+            if gradient[0] != GRADIENT {
+                gradient.fill(GRADIENT);
+            }
+            flow.finished(number, 0);
+            number += 1;
         });
-        sums
-    }
-
-    fn recycle(&mut self, gradient: Vec<f32>) {
-        self.buffers.push(gradient);
+        true
     }
 }

@@ -199,12 +199,21 @@ impl WorkerCore {
         serving.held = Some(version);
     }
 
-    fn computed(&mut self, step: u64, leaves: Range<u32>, actions: &mut Vec<WorkerAction>) {
-        let Some(computing) = self.computing.take_if(|c| c.step == step && c.leaves == leaves) else {
-            return;
+    /// Whether what is being computed would be pushed now. Once it would not be, it never will.
+    pub fn wants_sums(&self) -> bool {
+        let newest = match &self.link {
+            Link::Serving(serving) => Some(serving.newest),
+            _ => None,
         };
-        let useful = matches!(&self.link, Link::Serving(serving) if serving.newest == step);
-        actions.push(match computing.wanted && useful {
+        self.computing.as_ref().is_some_and(|computing| computing.wanted && newest == Some(computing.step))
+    }
+
+    fn computed(&mut self, step: u64, leaves: Range<u32>, actions: &mut Vec<WorkerAction>) {
+        let wanted = self.wants_sums();
+        if self.computing.take_if(|c| c.step == step && c.leaves == leaves).is_none() {
+            return;
+        }
+        actions.push(match wanted {
             true => WorkerAction::Push { step, leaves },
             false => WorkerAction::Discard { step, leaves },
         });

@@ -1,16 +1,13 @@
 //! Tensors as bytes and back, with as few copies as the wire allows.
 
-use bytes::Bytes;
-use std::sync::mpsc::Sender;
+use bytes::{Bytes, BytesMut};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// The bytes of `values` as they travel; the buffer goes when the last slice does.
 pub fn share(values: Vec<f32>) -> Bytes {
-    Bytes::from_owner(Shared { values: little_endian(values), give_back: None })
-}
-
-/// The same; the buffer is sent to `give_back` when the last slice goes, to be used again.
-pub fn share_and_return(values: Vec<f32>, give_back: Sender<Vec<f32>>) -> Bytes {
-    Bytes::from_owner(Shared { values: little_endian(values), give_back: Some(give_back) })
+    let mut values = values;
+    make_little_endian(&mut values);
+    Bytes::from_owner(Shared(values))
 }
 
 /// Writes the elements that `bytes` holds (4 for each of `values`).
@@ -26,32 +23,87 @@ pub fn read(bytes: &[u8], values: &mut [f32]) {
 }
 
 /// The floats so that their bytes in memory are little-endian; nothing to do nearly everywhere.
-fn little_endian(mut values: Vec<f32>) -> Vec<f32> {
+fn make_little_endian(values: &mut [f32]) {
     if cfg!(target_endian = "big") {
-        for value in &mut values {
+        for value in values {
             *value = f32::from_bits(value.to_bits().swap_bytes());
         }
     }
-    values
 }
 
-struct Shared {
-    values: Vec<f32>,
-    give_back: Option<Sender<Vec<f32>>>,
-}
+struct Shared(Vec<f32>);
 
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.values)
+        bytemuck::cast_slice(&self.0)
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if let Some(give_back) = &self.give_back {
-            // Whoever wanted it may be gone.
-            let _ = give_back.send(std::mem::take(&mut self.values));
+/// A tensor that becomes final from its end on: what is final travels while the rest is still written. Its memory is
+/// used again once all of it has come back.
+pub struct Emerging {
+    elements: usize,
+    /// What is not final.
+    open: BytesMut,
+    /// What was final and has come back.
+    back: Vec<BytesMut>,
+    give_back: Sender<BytesMut>,
+    returned: Receiver<BytesMut>,
+}
+
+impl Emerging {
+    /// Of so many elements, whose values are unspecified.
+    pub fn new(elements: usize) -> Self {
+        let mut open = BytesMut::zeroed(4 * elements + align_of::<f32>());
+        let aligned = open.as_ptr().align_offset(align_of::<f32>());
+        let mut open = open.split_off(aligned);
+        open.truncate(4 * elements);
+        let (give_back, returned) = channel();
+        Emerging { elements, open, back: Vec::new(), give_back, returned }
+    }
+
+    /// The elements that are not final, which are the first ones.
+    pub fn open(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.open)
+    }
+
+    /// Makes the elements from `from` on final, and gives those that were not.
+    pub fn finish(&mut self, from: usize) -> Bytes {
+        let mut last = self.open.split_off(4 * from);
+        make_little_endian(bytemuck::cast_slice_mut(&mut last));
+        Bytes::from_owner(Final { bytes: last, give_back: self.give_back.clone() })
+    }
+
+    /// Whether no element is final: nothing was made so, or everything that was has come back.
+    pub fn is_whole(&mut self) -> bool {
+        self.back.extend(self.returned.try_iter());
+        let back: usize = self.back.iter().map(BytesMut::len).sum();
+        if self.open.len() + back < 4 * self.elements {
+            return false;
         }
+        // Neighbours in one allocation are joined as they lie.
+        self.back.sort_unstable_by_key(|part| part.as_ptr());
+        self.back.drain(..).for_each(|part| self.open.unsplit(part));
+        true
+    }
+}
+
+/// A part that is final.
+struct Final {
+    bytes: BytesMut,
+    give_back: Sender<BytesMut>,
+}
+
+impl AsRef<[u8]> for Final {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Final {
+    fn drop(&mut self) {
+        // The tensor may be gone.
+        let _ = self.give_back.send(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -68,5 +120,27 @@ mod tests {
         read(&bytes[..8], &mut back[..2]);
         read(&bytes[8..], &mut back[2..]);
         assert!(values.iter().zip(&back).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+
+    #[test]
+    fn what_is_final_is_shared_while_the_rest_is_written_and_the_memory_is_used_again() {
+        let mut tensor = Emerging::new(10);
+        tensor.open().fill(1.0);
+        let address = tensor.open().as_ptr();
+        let last = tensor.finish(7);
+        tensor.open()[4..].fill(2.0);
+        let middle = tensor.finish(4);
+        tensor.open().fill(3.0);
+        let first = tensor.finish(0);
+        assert!(tensor.open().is_empty());
+        let mut values = [0.0; 10];
+        read(&[first.clone(), middle.clone(), last.clone()].concat(), &mut values);
+        assert_eq!(values, [3.0, 3.0, 3.0, 3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0]);
+        let slice = middle.slice(4..8);
+        drop((first, last, middle));
+        assert!(!tensor.is_whole());
+        drop(slice);
+        assert!(tensor.is_whole());
+        assert_eq!((tensor.open().len(), tensor.open().as_ptr()), (10, address));
     }
 }

@@ -1,5 +1,6 @@
 //! The gRPC client: asking what the run is, opening the stream of the rounds.
 
+use crate::outgoing::{Item, Outgoing};
 use crate::{BUILD, WorkerError};
 use ps_coord::WorkerId;
 use ps_core::NUMERICS_VERSION;
@@ -12,14 +13,12 @@ use ps_proto::{Address, Nonsense};
 use ps_server::shard::Shard;
 use std::error::Error;
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::StreamExt;
 use tonic::Status;
 use tonic::transport::Channel;
 use tracing::debug;
@@ -27,9 +26,9 @@ use tracing::debug;
 /// Messages from all servers that wait for the driver; more stop the reading.
 const WAITING_WORDS: usize = 16;
 
-/// Messages that wait for the connection: a few nodes and heartbeats; more means that the server reads
-/// nothing.
-const WAITING_MESSAGES: usize = 256;
+/// Items that wait for the connection: a few nodes, each in a part for each layer, and heartbeats; more means that the
+/// server reads nothing.
+const WAITING_ITEMS: usize = 1024;
 
 /// How long after a shard has gone its coordinator may still say why.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -83,14 +82,6 @@ impl Ear {
     async fn last_word(&mut self) {
         let _ = timeout(LAST_WORD, self.left.wait_for(|&left| left)).await;
     }
-}
-
-/// What goes to a server.
-pub(crate) enum Item {
-    /// One message.
-    Message(FromWorker),
-    /// The chunks of one node.
-    Node(Box<dyn Iterator<Item = FromWorker> + Send>),
 }
 
 impl Client {
@@ -171,7 +162,7 @@ impl Client {
         tasks: &mut JoinSet<()>,
         hands_out_work: bool,
     ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
-        let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
+        let (sender, receiver) = mpsc::channel(WAITING_ITEMS);
         let hello = v1::Hello {
             protocol_version: limits::PROTOCOL_VERSION,
             worker_name: self.name.clone(),
@@ -179,7 +170,7 @@ impl Client {
             fingerprints: Some(ours.clone()),
         };
         let first = FromWorker { message: Some(Message::Hello(hello)) };
-        let outgoing = Outgoing { receiver, hello: Some(first), node: None };
+        let outgoing = Outgoing::new(receiver, Some(first));
         let call = async {
             stream::call(&mut channel, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client)).await
         };
@@ -222,8 +213,8 @@ impl Client {
         let mut inside = shard.enter(greeting).await.map_err(Verdict::Passing)?;
         let first = inside.messages.next().await.and_then(Result::ok);
         let admission = admission(first, &shape)?;
-        let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
-        let mut outgoing = Outgoing { receiver, hello: None, node: None };
+        let (sender, receiver) = mpsc::channel(WAITING_ITEMS);
+        let mut outgoing = Outgoing::new(receiver, None);
         let mut ear = ear.clone();
         tasks.spawn(async move {
             loop {
@@ -307,33 +298,4 @@ fn describe(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// What the connection takes, message by message: a node is cut into chunks as it goes out.
-struct Outgoing {
-    receiver: mpsc::Receiver<Item>,
-    hello: Option<FromWorker>,
-    node: Option<Box<dyn Iterator<Item = FromWorker> + Send>>,
-}
-
-impl Stream for Outgoing {
-    type Item = Result<FromWorker, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(message) = self.hello.take() {
-                return Poll::Ready(Some(Ok(message)));
-            }
-            if let Some(chunk) = self.node.as_mut().and_then(Iterator::next) {
-                return Poll::Ready(Some(Ok(chunk)));
-            }
-            self.node = None;
-            match self.receiver.poll_recv(context) {
-                Poll::Ready(Some(Item::Message(message))) => return Poll::Ready(Some(Ok(message))),
-                Poll::Ready(Some(Item::Node(node))) => self.node = Some(node),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
 }

@@ -1,12 +1,14 @@
 //! The thread that loads the data and computes gradients, so that the connection stays alive meanwhile.
 
+use crate::flow::StepFlow;
 use crate::weights::HeldWeights;
 use crate::{WorkerError, WorkerOptions};
 use bytes::Bytes;
 use ps_config::RunConfig;
-use ps_core::{Gradients, Node, NodeSum, Tally};
+use ps_core::gradient::Flow;
+use ps_core::{Gradients, Node, Tally};
 use ps_proto::convert::WeightsPart;
-use ps_proto::{Shape, tensor, v1};
+use ps_proto::{Shape, v1};
 use ps_run::{DataProgress, Job};
 use std::ops::Range;
 use std::path::Path;
@@ -17,24 +19,17 @@ use tokio::sync::oneshot;
 use tracing::{debug_span, info};
 
 /// Weights of which nothing comes for this long will not come: the connection is begun anew.
-const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What turns weights into sums of nodes. A worker has its own; a bench puts another in its place.
 pub trait Computer: Send {
-    /// The sums of the nodes that cover `leaves` of step `step`, ascending, at `weights` (`[parameters]`).
-    fn compute(&mut self, job: &Job, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum>;
-
-    /// Takes back a gradient that has been sent.
-    fn recycle(&mut self, gradient: Vec<f32>);
+    /// Computes the sums of the nodes that cover `leaves` of step `step`; see [`Gradients::compute_flowing`].
+    fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool;
 }
 
 impl Computer for Gradients {
-    fn compute(&mut self, job: &Job, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum> {
-        Gradients::compute(self, weights, &job.data.train, step, leaves)
-    }
-
-    fn recycle(&mut self, gradient: Vec<f32>) {
-        self.recycle_gradient(gradient);
+    fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool {
+        self.compute_flowing(flow, &job.data.train, step, leaves)
     }
 }
 
@@ -48,20 +43,22 @@ pub(crate) enum Order {
     Forget,
 }
 
-/// Leaves computed.
-pub(crate) struct Computed {
-    pub step: u64,
-    pub leaves: Range<u32>,
-    /// `None`: their weights did not come.
-    pub sums: Option<Vec<ComputedNode>>,
+/// What the thread has computed.
+pub(crate) enum Computed {
+    /// Some chunks of a node's sum, while it goes on.
+    Part(Part),
+    /// All chunks of all nodes that cover these leaves, whose tallies these are; `None`: the weights did not come.
+    Leaves { step: u64, leaves: Range<u32>, tallies: Option<Vec<(Node, Tally)>> },
 }
 
-/// A node's sum.
-pub(crate) struct ComputedNode {
+/// Whole chunks of a node's sum.
+pub(crate) struct Part {
+    pub step: u64,
     pub node: Node,
-    pub tally: Tally,
-    /// The gradient as it travels. Its buffer comes back to the thread.
-    pub gradient: Bytes,
+    /// The first element.
+    pub offset: usize,
+    /// As they travel. Their memory goes back to the thread.
+    pub bytes: Bytes,
 }
 
 /// The computing thread, once its data is loaded. It ends when this is dropped.
@@ -70,7 +67,7 @@ pub(crate) struct Compute {
     pub fingerprints: v1::Fingerprints,
     pub job: Arc<Job>,
     pub orders: mpsc::Sender<Order>,
-    /// One for each `Work`; the round logic has one under way at a time, so there is no need for a bound.
+    /// The `Leaves` of each `Work`, and their parts before; the round logic has one under way at a time, so there is no need for a bound.
     pub computed: UnboundedReceiver<Computed>,
 }
 
@@ -142,7 +139,7 @@ fn compute(
         }
         let mut computer = computer.unwrap_or_else(|| Box::new(job.gradients()));
         let mut weights = HeldWeights::new(job.model.parameters(), job.run.wire.weights);
-        let (give_back, returned) = mpsc::channel::<Vec<f32>>();
+        let mut spare = Vec::new();
         while let Ok(order) = orders.recv() {
             let (step, leaves) = match order {
                 Order::Weights(part) => {
@@ -155,47 +152,24 @@ fn compute(
                 }
                 Order::Work { step, leaves } => (step, leaves),
             };
-            returned.try_iter().for_each(|buffer| computer.recycle(buffer));
-            let sums = await_weights(&mut weights, step, &orders).map(|weights| {
-                let sums = debug_span!("compute", step, ?leaves)
-                    .in_scope(|| computer.compute(&job, weights, step, leaves.clone()));
-                sums.into_iter().map(|sum| ComputedNode::new(sum, give_back.clone())).collect()
-            });
-            if results.send(Computed { step, leaves, sums }).is_err() {
+            let mut flow = StepFlow {
+                step,
+                parameters: job.model.parameters(),
+                classes: job.model.classes(),
+                held: &mut weights,
+                orders: &orders,
+                results: &results,
+                spare: &mut spare,
+                sums: Vec::new(),
+            };
+            let is_computed = debug_span!("compute", step, ?leaves)
+                .in_scope(|| computer.compute(&job, &mut flow, step, leaves.clone()));
+            let tallies = is_computed.then(|| flow.into_tallies());
+            if results.send(Computed::Leaves { step, leaves, tallies }).is_err() {
                 return;
             }
         }
     });
-}
-
-/// The weights of version `step`, once all of them are here; `None` if they will not come.
-fn await_weights<'a>(
-    weights: &'a mut HeldWeights,
-    step: u64,
-    orders: &mpsc::Receiver<Order>,
-) -> Option<&'a [f32]> {
-    while weights.of(step).is_none() {
-        if !weights.may_become(step) {
-            return None;
-        }
-        match orders.recv_timeout(WEIGHTS_TIMEOUT) {
-            Ok(Order::Weights(part)) => weights.take(part),
-            // Another order before this one is answered means, like a connection lost, that nothing more comes.
-            Ok(Order::Forget) => {
-                weights.forget();
-                return None;
-            }
-            Ok(Order::Work { .. }) | Err(_) => return None,
-        }
-    }
-    weights.of(step)
-}
-
-impl ComputedNode {
-    fn new(sum: NodeSum, give_back: mpsc::Sender<Vec<f32>>) -> Self {
-        let NodeSum { node, gradient, tally } = sum;
-        ComputedNode { node, tally, gradient: tensor::share_and_return(gradient, give_back) }
-    }
 }
 
 /// Loads what the server's run file names. Whatever is wrong here stays wrong.

@@ -1,9 +1,11 @@
 //! The one task that owns the worker's round logic: events in, actions carried out.
 
-use crate::client::{Client, Connection, Item, Said};
-use crate::compute::{Compute, Computed, ComputedNode, Order};
+use crate::client::{Client, Connection, Link, Said};
+use crate::compute::{Compute, Computed, Order, Part};
+use crate::outgoing::Item;
 use crate::{WorkerError, WorkerOptions, retryable};
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
+use ps_core::{Node, Tally};
 use ps_proto::convert::{self, Invitation, ServerMessage};
 use ps_proto::status::Verdict;
 use ps_proto::v1::{self, FromWorker, from_worker::Message};
@@ -12,7 +14,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::timeout;
 use tracing::{debug, debug_span, info};
 
@@ -33,8 +35,8 @@ pub(crate) struct Driver {
     core: WorkerCore,
     attempt: Option<Attempt>,
     connection: Option<Connection>,
-    /// Sums that were computed and are not sent yet.
-    computed: Option<Vec<ComputedNode>>,
+    /// Nodes whose sums are computed, chunks sent, and ends not.
+    computed: Option<Vec<(Node, Tally)>>,
     /// Events that an event has brought about, taken before any from outside.
     events: VecDeque<WorkerEvent>,
     started: Instant,
@@ -98,7 +100,10 @@ impl Driver {
                         () = reach(self.started, deadline) => Woken::Timeout,
                     };
                     stopping |= matches!(woken, Woken::Stop);
-                    self.event(woken)?
+                    match self.event(woken)? {
+                        Some(event) => event,
+                        None => continue,
+                    }
                 }
             };
             self.core.step(millis(self.started.elapsed()), event, &mut actions);
@@ -112,37 +117,45 @@ impl Driver {
         }
     }
 
-    fn event(&mut self, woken: Woken) -> Result<WorkerEvent, WorkerError> {
-        match woken {
+    fn event(&mut self, woken: Woken) -> Result<Option<WorkerEvent>, WorkerError> {
+        Ok(Some(match woken {
             Woken::Connected(Ok(connection)) => {
                 info!(worker = %connection.worker, server = self.server, "admitted");
                 self.attempt = None;
                 self.connection = Some(connection);
-                Ok(WorkerEvent::Connected)
+                WorkerEvent::Connected
             }
             Woken::Connected(Err(verdict)) => {
                 self.attempt = None;
-                self.lost(verdict)
+                self.lost(verdict)?
             }
-            Woken::Received(Said::Message(message)) => self.take(message),
+            Woken::Received(Said::Message(message)) => self.take(message)?,
             Woken::Received(Said::Nonsense(what)) => {
-                Err(WorkerError::Protocol(format!("{}: {what}", self.server)))
+                return Err(WorkerError::Protocol(format!("{}: {what}", self.server)));
             }
-            Woken::Received(Said::Ended(verdict)) => self.lost(verdict),
-            Woken::Computed(Some(Computed { step, leaves, sums })) => {
-                let computed = WorkerEvent::Computed { step, leaves };
-                if sums.is_some() {
-                    self.computed = sums;
-                    return Ok(computed);
+            Woken::Received(Said::Ended(verdict)) => self.lost(verdict)?,
+            Woken::Computed(Some(Computed::Part(part))) => {
+                // What is of no use any more never will be, so of what ends as a push every part was sent.
+                if self.core.wants_sums() {
+                    self.push(part)?;
                 }
-                // What the computation waited for will not come on this connection.
-                self.events.push_back(computed);
-                self.lost(Verdict::Passing(format!("the weights of version {step} did not arrive")))
+                return Ok(None);
             }
-            Woken::Computed(None) => Err(self.compute_is_gone()),
-            Woken::Stop => Ok(WorkerEvent::Stop),
-            Woken::Timeout => Ok(WorkerEvent::Timeout),
-        }
+            Woken::Computed(Some(Computed::Leaves { step, leaves, tallies })) => {
+                let computed = WorkerEvent::Computed { step, leaves };
+                if tallies.is_none() && self.core.wants_sums() {
+                    // What the computation waited for will not come on this connection.
+                    self.events.push_back(computed);
+                    self.lost(Verdict::Passing(format!("the weights of version {step} did not arrive")))?
+                } else {
+                    self.computed = tallies;
+                    computed
+                }
+            }
+            Woken::Computed(None) => return Err(self.compute_is_gone()),
+            Woken::Stop => WorkerEvent::Stop,
+            Woken::Timeout => WorkerEvent::Timeout,
+        }))
     }
 
     /// The connection, or the attempt at one, has failed.
@@ -194,8 +207,8 @@ impl Driver {
                 self.order(Order::Work { step, leaves })?;
             }
             WorkerAction::Push { step, .. } => {
-                for node in self.computed.take().expect("what is pushed was just computed") {
-                    self.push(step, node);
+                for (node, tally) in self.computed.take().expect("what is pushed was just computed") {
+                    self.push_end(step, node, tally)?;
                 }
             }
             WorkerAction::Discard { .. } => self.computed = None,
@@ -209,17 +222,35 @@ impl Driver {
         Ok(())
     }
 
-    /// Sends each server the chunks of a node that it keeps, and the first one the node's end.
-    fn push(&self, step: u64, computed: ComputedNode) {
-        let Some(connection) = &self.connection else { return };
-        let ComputedNode { node, tally, gradient } = computed;
-        let _span = debug_span!("push", worker = connection.worker.0, step, %node).entered();
+    /// Sends each server the chunks that it keeps.
+    fn push(&mut self, part: Part) -> Result<(), WorkerError> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let Part { step, node, offset, bytes } = part;
+        let _span = debug_span!("push", worker = connection.worker.0, step, %node, offset).entered();
         debug!("sending");
-        for link in connection.links.iter().filter(|link| !link.kept.is_empty()) {
-            let chunks = convert::node_chunks(step, node, gradient.clone(), link.kept.clone());
-            send(&link.sender, Item::Node(Box::new(chunks)));
+        let total = self.compute.shape.parameters;
+        let end = offset + bytes.len() / 4;
+        let keeps = |link: &&Link| link.kept.start < end && offset < link.kept.end;
+        let mut is_taken = true;
+        for link in connection.links.iter().filter(keeps) {
+            let chunks = convert::part_chunks(step, node, total, offset, bytes.clone(), link.kept.clone());
+            is_taken &= send(&link.sender, Item::Chunks(Box::new(chunks)));
         }
-        send(&connection.links[0].sender, Item::Message(convert::node_done(step, node, tally)));
+        if is_taken { Ok(()) } else { self.stuck() }
+    }
+
+    /// Tells the first server that all chunks of a node are sent.
+    fn push_end(&mut self, step: u64, node: Node, tally: Tally) -> Result<(), WorkerError> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let done = convert::node_done(step, node, tally);
+        if send(&connection.links[0].sender, Item::Message(done)) { Ok(()) } else { self.stuck() }
+    }
+
+    /// A server takes nothing, and a node of which a part is missing is of no use: the connection is begun anew.
+    fn stuck(&mut self) -> Result<(), WorkerError> {
+        let lost = self.lost(Verdict::Passing("the server takes nothing of what is sent".into()))?;
+        self.events.push_back(lost);
+        Ok(())
     }
 
     /// Says something to all servers.
@@ -253,12 +284,10 @@ impl Driver {
     }
 }
 
-/// Hands something to a connection. If it takes nothing, its end or its silence will be noticed where messages are
+/// Hands something to a connection; `false` if there is no room. That one is gone will be noticed where messages are
 /// received.
-fn send(sender: &mpsc::Sender<Item>, item: Item) {
-    if sender.try_send(item).is_err() {
-        debug!("the connection takes nothing");
-    }
+fn send(sender: &mpsc::Sender<Item>, item: Item) -> bool {
+    !matches!(sender.try_send(item), Err(TrySendError::Full(_)))
 }
 
 async fn attempted(attempt: &mut Option<Attempt>) -> Result<Connection, Verdict> {

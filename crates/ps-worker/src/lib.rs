@@ -3,12 +3,14 @@
 //!
 //! [`run`] parses no flags and catches no signals. `client` speaks gRPC; `driver` owns the round logic and
 //! carries out what it says; `compute` is the thread that loads and computes, so that heartbeats go on
-//! meanwhile. The wire's types go no further than here.
+//! meanwhile; `flow` feeds it weights as they arrive and passes on sums as they become final. The wire's types go no further than here.
 
 mod client;
 mod compute;
 mod driver;
 mod error;
+mod flow;
+mod outgoing;
 mod weights;
 
 pub use compute::Computer;

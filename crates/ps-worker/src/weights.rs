@@ -22,7 +22,8 @@ struct Version {
     values: Vec<f32>,
     /// Whether each chunk is here.
     arrived: Vec<bool>,
-    missing: usize,
+    /// So many of the first chunks are.
+    leading: usize,
 }
 
 impl HeldWeights {
@@ -31,10 +32,11 @@ impl HeldWeights {
         HeldWeights { parameters, precision, versions: Default::default() }
     }
 
-    /// The weights of `version`, `[parameters]`, once all of them are here.
-    pub fn of(&self, version: u64) -> Option<&[f32]> {
+    /// How many of the first weights of `version` are here, and all of them, `[parameters]`, if there are any.
+    pub fn of(&self, version: u64) -> Option<(usize, &[f32])> {
         let held = self.versions.iter().find(|held| held.version == Some(version))?;
-        (held.missing == 0).then_some(&held.values)
+        let here = held.leading * chunk_elements(self.parameters);
+        Some((here.min(self.parameters), &held.values))
     }
 
     /// Whether the weights of `version` are here or can still come: they have not made way for newer ones.
@@ -65,7 +67,8 @@ impl HeldWeights {
             Precision::F32 => tensor::read(&bytes, values),
             Precision::Bf16 => decode_bf16(&bytes, values),
         }
-        arriving.missing -= 1;
+        let further = &arriving.arrived[arriving.leading..];
+        arriving.leading += further.iter().take_while(|&&arrived| arrived).count();
     }
 
     /// The connection is lost: another server may have other weights of the same version number.
@@ -81,11 +84,12 @@ impl Version {
         self.values.resize(parameters, 0.0);
         self.arrived.clear();
         self.arrived.resize(chunks, false);
-        self.missing = chunks;
+        self.leading = 0;
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -105,7 +109,8 @@ mod tests {
 
     /// The first and the last of the weights of a version, if it is whole.
     fn ends(weights: &HeldWeights, version: u64) -> Option<[f32; 2]> {
-        weights.of(version).map(|values| [values[0], values[PARAMETERS - 1]])
+        let (_, values) = weights.of(version).filter(|&(here, _)| here == PARAMETERS)?;
+        Some([values[0], values[PARAMETERS - 1]])
     }
 
     #[test]
@@ -115,6 +120,19 @@ mod tests {
         assert_eq!(ends(&weights, 0), None);
         take(&mut weights, &[(0, 1)]);
         assert_eq!(ends(&weights, 0), Some([0.0, 2.0]));
+    }
+
+    #[test]
+    fn the_first_weights_are_of_use_before_the_last_ones_are_here() {
+        let mut weights = HeldWeights::new(PARAMETERS, Precision::F32);
+        assert!(weights.of(0).is_none());
+        let here = |weights: &HeldWeights| weights.of(0).unwrap().0;
+        take(&mut weights, &[(0, 2)]);
+        assert_eq!(here(&weights), 0);
+        take(&mut weights, &[(0, 0)]);
+        assert_eq!(here(&weights), chunk_elements(PARAMETERS));
+        take(&mut weights, &[(0, 1)]);
+        assert_eq!(here(&weights), PARAMETERS);
     }
 
     #[test]
@@ -136,6 +154,6 @@ mod tests {
     fn weights_that_travel_as_halves_are_widened() {
         let mut weights = HeldWeights::new(2, Precision::Bf16);
         weights.take(WeightsPart { version: 0, offset: 0, bytes: vec![0x80, 0x3f, 0, 0xc0].into() });
-        assert_eq!(weights.of(0), Some(&[1.0, -2.0][..]));
+        assert_eq!(weights.of(0), Some((2, &[1.0, -2.0][..])));
     }
 }

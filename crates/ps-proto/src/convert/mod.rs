@@ -103,16 +103,29 @@ pub fn node_chunks(
     gradient: Bytes,
     range: Range<usize>,
 ) -> impl Iterator<Item = v1::FromWorker> + Send {
-    let total = gradient.len() / 4;
+    part_chunks(step, node, gradient.len() / 4, 0, gradient, range)
+}
+
+/// The same of a gradient of `total` elements of which these are the bytes from element `first` on, where a chunk begins.
+pub fn part_chunks(
+    step: u64,
+    node: Node,
+    total: usize,
+    first: usize,
+    gradient: Bytes,
+    range: Range<usize>,
+) -> impl Iterator<Item = v1::FromWorker> + Send {
     let size = chunk_elements(total);
+    let range = range.start.max(first)..range.end.min(first + gradient.len() / 4);
     range.clone().step_by(size).map(move |offset| {
+        let end = range.end.min(offset + size);
         let chunk = v1::NodeChunk {
             step,
             level: node.level,
             index: node.index,
             offset: offset as u64,
             total: total as u64,
-            gradient: gradient.slice(4 * offset..4 * range.end.min(offset + size)),
+            gradient: gradient.slice(4 * (offset - first)..4 * (end - first)),
         };
         v1::FromWorker { message: Some(v1::from_worker::Message::Node(chunk)) }
     })

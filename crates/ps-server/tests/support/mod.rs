@@ -12,7 +12,7 @@ use ps_proto::{Address, Listener};
 use ps_run::{Job, Recorder, Style};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::{Finished, ServerError, ServerOptions};
-use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
+use ps_worker::{Computer, Ended, ShardPlace, WorkerError, WorkerOptions};
 use std::fmt::{Display, Write};
 use std::net::TcpListener;
 use std::path::Path;
@@ -260,13 +260,22 @@ impl Worker {
         }
     }
 
+    /// A worker that computes in another way.
+    pub fn start_computing(server: &Address, folder: &Path, computer: Box<dyn Computer>) -> Self {
+        Worker::start_as(Worker::options(server, folder), Some(computer))
+    }
+
     fn start_with(options: WorkerOptions) -> Self {
+        Worker::start_as(options, None)
+    }
+
+    fn start_as(options: WorkerOptions, computer: Option<Box<dyn Computer>>) -> Self {
         let (kill, killed) = oneshot::channel::<()>();
         let result = std::thread::spawn(move || {
             let runtime = runtime();
             let result = runtime.block_on(async {
                 tokio::select! {
-                    result = ps_worker::run(options, std::future::pending()) => Some(result),
+                    result = ps_worker::run_with(options, computer, std::future::pending()) => Some(result),
                     Ok(()) = killed => None,
                 }
             });

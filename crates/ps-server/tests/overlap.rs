@@ -1,0 +1,155 @@
+//! Sending while computing: what is final leaves at once, and what never came whole harms nobody.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod support;
+
+use ps_core::gradient::Flow;
+use ps_core::{Gradients, Node, Tally};
+use ps_proto::convert::node_chunks;
+use ps_proto::limits::chunk_elements;
+use ps_proto::v1::{from_server, from_worker::Message};
+use ps_proto::{tensor, v1};
+use ps_run::Job;
+use ps_worker::{Computer, Ended};
+use std::ops::Range;
+use std::sync::mpsc;
+use std::time::Duration;
+use support::{Server, Worker, data, options, run_file, runtime};
+use tonic::codec::Streaming;
+
+/// The limit of a wait that only a failure makes long.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A run of a model of two chunks whose batches are one leaf.
+fn two_chunks(epochs: u32) -> String {
+    run_file(epochs)
+        .replace("hidden = [8]", "hidden = [300, 300]")
+        .replace("batch = 32", "batch = 150")
+        .replace("leaf = 4", "leaf = 150")
+}
+
+/// Opens a stream of rounds by hand: what we say, and what the server says.
+async fn join(server: &Server) -> (tokio::sync::mpsc::Sender<v1::FromWorker>, Streaming<v1::FromServer>) {
+    let (sender, receiver) = tokio::sync::mpsc::channel(64);
+    sender.send(server.hello().await).await.unwrap();
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut stream = server.client().await.rounds(outgoing).await.unwrap().into_inner();
+    let admitted = stream.message().await.unwrap().unwrap().message.unwrap();
+    assert!(matches!(admitted, from_server::Message::Admitted(_)));
+    (sender, stream)
+}
+
+/// Computes as every worker does, but goes on after the first chunks are final only when the gate opens.
+struct Gated {
+    gradients: Gradients,
+    gate: mpsc::Receiver<()>,
+    was_opened: mpsc::Sender<bool>,
+}
+
+impl Computer for Gated {
+    fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool {
+        let second_chunk = chunk_elements(job.model.parameters());
+        let mut flow = GatedFlow { flow, gate: &self.gate, second_chunk, was_opened: None };
+        let is_computed = self.gradients.compute_flowing(&mut flow, &job.data.train, step, leaves);
+        self.was_opened.send(flow.was_opened.unwrap()).unwrap();
+        is_computed
+    }
+}
+
+struct GatedFlow<'a> {
+    flow: &'a mut dyn Flow,
+    gate: &'a mpsc::Receiver<()>,
+    second_chunk: usize,
+    was_opened: Option<bool>,
+}
+
+impl Flow for GatedFlow<'_> {
+    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
+        self.flow.weights(least)
+    }
+
+    fn node(&mut self, node: Node) -> &mut Tally {
+        self.flow.node(node)
+    }
+
+    fn gradient(&mut self, number: usize) -> &mut [f32] {
+        self.flow.gradient(number)
+    }
+
+    fn finished(&mut self, number: usize, from: usize) {
+        self.flow.finished(number, from);
+        if (1..self.second_chunk).contains(&from) {
+            self.was_opened = Some(self.gate.recv_timeout(LONG).is_ok());
+        }
+    }
+}
+
+#[test]
+fn the_last_layers_weights_are_made_before_the_first_layers_gradient_is_computed() {
+    let folder = data(1);
+    let run = two_chunks(1);
+    let job = support::job(&run, folder.path());
+    let server = Server::start(&run, folder.path(), options(2));
+    let (open, gate) = mpsc::channel();
+    let (was_opened, opened) = mpsc::channel();
+    let second = chunk_elements(job.model.parameters()) as u64;
+    runtime().block_on(async {
+        // The first of two workers is given none of one leaf, so it only listens.
+        let (_sender, mut stream) = join(&server).await;
+        let computer = Box::new(Gated { gradients: job.gradients(), gate, was_opened });
+        let worker = Worker::start_computing(&server.address, folder.path(), computer);
+        let mut made = Vec::new();
+        loop {
+            match stream.message().await.unwrap().unwrap().message.unwrap() {
+                from_server::Message::Weights(chunk) if chunk.version == 1 => {
+                    made.push(chunk.offset);
+                    // Until now the other worker has not begun with the first layer's gradient.
+                    let _ = open.send(());
+                }
+                from_server::Message::Assign(assign) => panic!("{assign:?}"),
+                from_server::Message::Dismissed(_) => break,
+                _ => {}
+            }
+        }
+        // The run's last weights may be left out.
+        assert_eq!(made[0], second);
+        assert_eq!(worker.finish().unwrap(), Ended::Done);
+    });
+    assert!(opened.recv().unwrap());
+    server.finish_at_reference();
+}
+
+#[test]
+fn a_node_of_which_only_some_chunks_came_changes_no_bit() {
+    let folder = data(1);
+    let run = two_chunks(2);
+    let job = support::job(&run, folder.path());
+    let parameters = job.model.parameters();
+    let server = Server::start(&run, folder.path(), options(1));
+    runtime().block_on(async {
+        let (sender, mut stream) = join(&server).await;
+        loop {
+            match stream.message().await.unwrap().unwrap().message.unwrap() {
+                from_server::Message::Assign(_) => {
+                    let sums = job.gradients().compute(&job.model.initial(3), &job.data.train, 0, 0..1);
+                    for sum in sums {
+                        let range = chunk_elements(parameters)..parameters;
+                        for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
+                            sender.send(chunk).await.unwrap();
+                        }
+                    }
+                }
+                // The second chunk is made; the first one's gradient never comes.
+                from_server::Message::Weights(chunk) if chunk.version == 1 => break,
+                _ => {}
+            }
+        }
+        let goodbye = Message::Goodbye(v1::Goodbye { reason: "enough".into() });
+        sender.send(support::from_worker(goodbye)).await.unwrap();
+        while stream.message().await.unwrap().is_some() {}
+    });
+    let worker = Worker::start(&server.address, folder.path());
+    server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+}

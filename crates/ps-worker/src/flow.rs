@@ -1,0 +1,117 @@
+//! Between the computing thread and the connection: weights come in and sums go out while a gradient is computed.
+
+use crate::compute::{Computed, Order, Part, WEIGHTS_TIMEOUT};
+use crate::weights::HeldWeights;
+use ps_core::gradient::Flow;
+use ps_core::{Node, Tally};
+use ps_proto::limits::chunk_elements;
+use ps_proto::tensor::Emerging;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// One step's weights and sums.
+pub(crate) struct StepFlow<'a> {
+    pub step: u64,
+    pub parameters: usize,
+    pub classes: usize,
+    pub held: &'a mut HeldWeights,
+    pub orders: &'a Receiver<Order>,
+    pub results: &'a UnboundedSender<Computed>,
+    /// Gradients of former steps, whose memory is used again once they have been sent.
+    pub spare: &'a mut Vec<Emerging>,
+    /// The nodes of this step.
+    pub sums: Vec<Summing>,
+}
+
+/// A node whose sum is being computed.
+pub(crate) struct Summing {
+    pub node: Node,
+    pub tally: Tally,
+    gradient: Emerging,
+}
+
+impl StepFlow<'_> {
+    /// The nodes' tallies, once all else is sent.
+    pub fn into_tallies(self) -> Vec<(Node, Tally)> {
+        let StepFlow { spare, sums, .. } = self;
+        sums.into_iter()
+            .map(|Summing { node, tally, gradient }| {
+                spare.push(gradient);
+                (node, tally)
+            })
+            .collect()
+    }
+
+    /// Whether so many of the first weights are here, or come in time.
+    fn await_weights(&mut self, least: usize) -> bool {
+        loop {
+            // What lies ready is taken first: layers that are there are computed together.
+            let order = match self.orders.try_recv() {
+                Ok(order) => order,
+                Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => {
+                    if self.held.of(self.step).is_some_and(|(here, _)| here >= least) {
+                        return true;
+                    }
+                    if !self.held.may_become(self.step) {
+                        return false;
+                    }
+                    match self.orders.recv_timeout(WEIGHTS_TIMEOUT) {
+                        Ok(order) => order,
+                        Err(_) => return false,
+                    }
+                }
+            };
+            if !self.take(order) {
+                return false;
+            }
+        }
+    }
+
+    /// Takes what has arrived; `false` means that nothing more comes.
+    fn take(&mut self, order: Order) -> bool {
+        match order {
+            Order::Weights(part) => {
+                self.held.take(part);
+                return true;
+            }
+            Order::Forget => self.held.forget(),
+            // Another order before this one is answered means the same as a connection lost.
+            Order::Work { .. } => {}
+        }
+        false
+    }
+}
+
+impl Flow for StepFlow<'_> {
+    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
+        if !self.await_weights(least) {
+            return None;
+        }
+        self.held.of(self.step)
+    }
+
+    fn node(&mut self, node: Node) -> &mut Tally {
+        let free = self.spare.iter_mut().position(Emerging::is_whole);
+        let gradient =
+            free.map_or_else(|| Emerging::new(self.parameters), |index| self.spare.swap_remove(index));
+        let number = self.sums.len();
+        self.sums.push(Summing { node, tally: Tally::new(self.classes), gradient });
+        &mut self.sums[number].tally
+    }
+
+    fn gradient(&mut self, number: usize) -> &mut [f32] {
+        self.sums[number].gradient.open()
+    }
+
+    /// Passes on the chunks that are complete; one that begins in an earlier layer waits for it.
+    fn finished(&mut self, number: usize, from: usize) {
+        let Summing { node, gradient, .. } = &mut self.sums[number];
+        let offset = from.next_multiple_of(chunk_elements(self.parameters));
+        if offset < gradient.open().len() {
+            let part = Part { step: self.step, node: *node, offset, bytes: gradient.finish(offset) };
+            // If nobody listens, the end of this computation will show it.
+            let _ = self.results.send(Computed::Part(part));
+        }
+    }
+}

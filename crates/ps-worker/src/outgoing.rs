@@ -1,0 +1,120 @@
+//! What waits to be sent to one server.
+
+use ps_proto::v1::{FromWorker, from_worker::Message};
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::Status;
+
+/// What goes to a server.
+pub(crate) enum Item {
+    /// One message; it goes after all chunks that were handed over before.
+    Message(FromWorker),
+    /// Chunks of a node.
+    Chunks(Box<dyn Iterator<Item = FromWorker> + Send>),
+}
+
+/// What the connection takes, message by message. The last layers' chunks are handed over first, but those of the first
+/// layers go before them if they still wait: their weights are needed first in the next step.
+pub(crate) struct Outgoing {
+    receiver: mpsc::Receiver<Item>,
+    is_closed: bool,
+    /// By step, first element and number.
+    chunks: BTreeMap<(u64, u64, usize), FromWorker>,
+    /// Chunks so far.
+    number: usize,
+    messages: VecDeque<FromWorker>,
+}
+
+impl Outgoing {
+    /// Begins with `hello`, if there is one.
+    pub fn new(receiver: mpsc::Receiver<Item>, hello: Option<FromWorker>) -> Self {
+        let messages = hello.into_iter().collect();
+        Outgoing { receiver, is_closed: false, chunks: BTreeMap::new(), number: 0, messages }
+    }
+
+    fn take(&mut self, item: Item) {
+        match item {
+            Item::Message(message) => self.messages.push_back(message),
+            Item::Chunks(chunks) => {
+                for message in chunks {
+                    if let Some(Message::Node(chunk)) = &message.message {
+                        self.chunks.insert((chunk.step, chunk.offset, self.number), message);
+                        self.number += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = Result<FromWorker, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while !self.is_closed {
+            match self.receiver.poll_recv(context) {
+                Poll::Ready(Some(item)) => self.take(item),
+                Poll::Ready(None) => self.is_closed = true,
+                Poll::Pending => break,
+            }
+        }
+        let chunk = self.chunks.pop_first().map(|(_, chunk)| chunk);
+        match chunk.or_else(|| self.messages.pop_front()) {
+            Some(message) => Poll::Ready(Some(Ok(message))),
+            None if self.is_closed => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use ps_core::{Node, Tally};
+    use ps_proto::convert::{node_done, part_chunks};
+    use ps_proto::limits::chunk_elements;
+    use tokio_stream::StreamExt;
+
+    const PARAMETERS: usize = 200_000;
+
+    /// The chunks `first..end` of a node of step 7.
+    fn chunks(index: u32, first: usize, end: usize) -> Item {
+        let size = chunk_elements(PARAMETERS);
+        let range = first * size..PARAMETERS.min(end * size);
+        let bytes = Bytes::from(vec![0; 4 * range.len()]);
+        let node = Node { level: 0, index };
+        Item::Chunks(Box::new(part_chunks(7, node, PARAMETERS, range.start, bytes, 0..PARAMETERS)))
+    }
+
+    fn describe(item: Result<FromWorker, Status>) -> String {
+        match item.unwrap().message.unwrap() {
+            Message::Node(chunk) => {
+                format!("{} of {}", chunk.offset / chunk_elements(PARAMETERS) as u64, chunk.index)
+            }
+            Message::NodeDone(done) => format!("end of {}", done.index),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_layers_chunks_overtake_those_that_wait_and_a_nodes_end_comes_after_them_all() {
+        let (sender, receiver) = mpsc::channel(16);
+        let mut outgoing = Outgoing::new(receiver, None);
+        sender.try_send(chunks(0, 2, 4)).unwrap_or_else(|_| panic!());
+        assert_eq!(describe(outgoing.next().await.unwrap()), "2 of 0");
+        sender.try_send(chunks(1, 2, 4)).unwrap_or_else(|_| panic!());
+        sender.try_send(chunks(0, 0, 2)).unwrap_or_else(|_| panic!());
+        let done = node_done(7, Node::leaf(0), Tally::default());
+        sender.try_send(Item::Message(done)).unwrap_or_else(|_| panic!());
+        sender.try_send(chunks(1, 0, 2)).unwrap_or_else(|_| panic!());
+        drop(sender);
+        let rest: Vec<String> = outgoing.map(describe).collect().await;
+        let expected = ["0 of 0", "0 of 1", "1 of 0", "1 of 1", "2 of 1", "3 of 0", "3 of 1", "end of 0"];
+        assert_eq!(rest, expected);
+    }
+}
