@@ -44,12 +44,12 @@ def run_file(work, batch, steps, data, leaf=64):
     )
 
 
-def downhill(command, work, batch, seconds, data, flags, hint):
+def downhill(command, work, batch, seconds, data, flags, hint, leaf=64):
     """Samples per second of `downhill COMMAND`, over about so many seconds. `hint`: what it made last time."""
     steps = max(30, int(hint * seconds / batch))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "run.toml")
-        path.write_text(run_file(work, batch, steps, data))
+        path.write_text(run_file(work, batch, steps, data, leaf))
         program = ROOT / "target" / "release" / "downhill"
         out = pathlib.Path(folder, "out")
         done = subprocess.run(
@@ -114,7 +114,9 @@ def main():
 
     def ours(command, work, batch, flags):
         def run(hint, shorter):
-            return downhill(command, work, batch, shorter or seconds, data, flags, hint)
+            # As DDP gives each rank half of the batch, there must be a leaf for each worker.
+            leaf = min(64, batch // 2) if command == "launch" else 64
+            return downhill(command, work, batch, shorter or seconds, data, flags, hint, leaf)
 
         return run
 

@@ -164,8 +164,8 @@ unsafe fn extend<
     // SAFETY: every `a` and `b` below lies inside its slice, by `Tile::check`; what is computed past the end
     // at the last step is not read.
     unsafe {
-        let mut a = tile.a.as_ptr().add(if A_K == 0 { 0 } else { segment.a });
-        let mut b = tile.b.as_ptr().add(segment.b);
+        let mut a = tile.a.as_ptr().wrapping_add(if A_K == 0 { 0 } else { segment.a });
+        let mut b = tile.b.as_ptr().wrapping_add(segment.b);
         let mut left = segment.k;
         while left >= 4 {
             for k in 0..4 {
