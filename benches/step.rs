@@ -1,7 +1,7 @@
-//! Training steps in one process, and what a worker's share of one is made of.
+//! Training steps in one process.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    downhill_benches::main(&["step", "tree/step", "compute"], ps_bench::run)
+    downhill_benches::main(&["step", "tree/step"], |bench| ps_bench::run(bench, None))
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    downhill_benches::main(&["memory", "fold-update"], ps_bench::run)
+    downhill_benches::main(&["memory", "fold-update"], |bench| ps_bench::run(bench, None))
 }

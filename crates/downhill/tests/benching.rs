@@ -22,7 +22,8 @@ fn figures(arguments: &str) -> Vec<Value> {
 fn every_line_is_a_figure_with_a_name_of_its_own() {
     let figures = figures(
         "--quick --json --only peak,kernel/forward/128x784x10,fold-update,wire,round/10kB,round/beside-tcp/10kB,\
-         step/784-10/b64,compute/784-10",
+         step/784-10/b64,cost/message,\
+         cost/compute/784-512-256-10/leaf32/t1/leaves",
     );
     let names: BTreeSet<&str> = figures.iter().map(|figure| figure["name"].as_str().unwrap()).collect();
     assert_eq!(names.len(), figures.len(), "{figures:?}");
@@ -46,7 +47,8 @@ fn every_line_is_a_figure_with_a_name_of_its_own() {
         "round/10kB/p50",
         "round/beside-tcp/10kB/p99",
         "step/784-10/b64/t1",
-        "compute/784-10/leaf",
+        "cost/message",
+        "cost/compute/784-512-256-10/leaf32/t1/leaves/32",
     ] {
         assert!(names.contains(name), "{name} is not in {names:?}");
     }

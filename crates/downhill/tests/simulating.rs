@@ -32,10 +32,10 @@ const FIGURES: &str = r#"
 {"name": "cost/wire-wake", "value": 8, "unit": "us"}
 {"name": "cost/handoff", "value": 25, "unit": "us"}
 {"name": "cost/switch", "value": 5, "unit": "us"}
-{"name": "cost/jitter", "value": 0.02, "unit": "x"}
 {"name": "cost/control", "value": 0.3, "unit": "us"}
 {"name": "cost/control/worker", "value": 0.005, "unit": "us"}
-{"name": "cost/crowding", "value": 1.05, "unit": "x"}
+{"name": "cost/compute/784-12-10/leaf4/t1/jitter", "value": 0.02, "unit": "x"}
+{"name": "cost/compute/784-12-10/leaf4/t1/crowding", "value": 1.05, "unit": "x"}
 {"name": "cost/compute/784-12-10/leaf4/t1/leaves/1", "value": 10000, "unit": "us"}
 {"name": "cost/compute/784-12-10/leaf4/t1/leaves/32", "value": 320000, "unit": "us"}
 {"name": "cost/compute/784-12-10/leaf4/t1/extra-node", "value": 20, "unit": "us"}
@@ -127,6 +127,19 @@ fn figures_that_were_used_can_be_saved_and_used_again() {
     let first = place.succeed("--workers 3 --save saved.jsonl");
     fs::rename(place.0.path().join("saved.jsonl"), place.0.path().join("figures.jsonl")).unwrap();
     assert_eq!(place.succeed("--workers 3"), first);
+}
+
+#[test]
+fn what_the_bench_measures_is_all_that_is_needed() {
+    let place = Place::new();
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_downhill"));
+    bench.args(["bench", "--quick", "--json", "--only", "cost", "--run", "tiny.toml"]);
+    let output = bench.current_dir(place.0.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::write(place.0.path().join("figures.jsonl"), output.stdout).unwrap();
+    let output = place.run("--bench figures.jsonl --workers 2");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !error.contains("measured now"), "{error}");
 }
 
 #[test]

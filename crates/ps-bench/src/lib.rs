@@ -19,11 +19,13 @@
 //! | `round/beside-tcp/SIZE/…` | us | the same with half of the weights beside each worker; `exchange` is the bare exchange | `exchange`; `p50` |
 //! | `round/beside-unix/SIZE/…` | us | the same over Unix sockets | `exchange`; `p50` |
 //! | `step/MODEL/bB/tT` | samples/s | a training step in one process, batches of B, T threads | |
-//! | `compute/MODEL/fixed` | us | what a worker's share of a step costs before its first leaf, one thread | |
-//! | `compute/MODEL/leaf` | us | what each leaf of 32 samples adds | |
+//! | `cost/…` | us, ns | what the model of `downhill simulate` adds up, see [`ps_scale::Costs`] | |
+//! | `cost/compute/MODEL/leafL/tT/leaves/N` | us | a worker's share of a step: N leaves of L samples, T threads | |
+//! | `cost/compute/MODEL/leafL/tT/…` | us, x | each node more than one; how much times differ and neighbours slow down | |
 //!
 //! A ratio is the value over the value of what it is held against, both taken in the same turns.
 
+mod cost;
 mod fold_update;
 pub mod kernel;
 mod measurement;
@@ -32,30 +34,51 @@ mod race;
 mod raw;
 mod round;
 mod step;
+mod stream;
 mod wire;
 
+pub use cost::{RUN_FILE, compute_name, measure as measure_costs, parts};
 pub use measurement::{Bench, Error, Held, Measurement, Report};
 pub use race::{Effort, Entrant, race};
 
+use ps_config::RunConfig;
+use ps_data::NoProgress;
+use ps_run::Job;
+use std::path::Path;
+
 /// What names begin with, in the order in which it is measured.
 pub const GROUPS: [&str; 9] =
-    ["peak", "kernel", "tree", "memory", "fold-update", "wire", "round", "step", "compute"];
+    ["peak", "kernel", "tree", "memory", "fold-update", "wire", "round", "step", "cost"];
 
 /// Sets the process up as servers and workers are. Called once, at its start.
 pub fn prepare() {
     ps_proto::allocator::keep_large_blocks();
 }
 
-/// Measures what is asked for.
+/// Measures what is asked for. Costs are those of `run`, if there is one, and of [`RUN_FILE`] else.
 ///
 /// # Errors
 /// A figure cannot be told, or something that was to be measured does not work on this machine.
-pub fn run(bench: &mut Bench) -> Result<(), Error> {
+pub fn run(bench: &mut Bench, run: Option<&Job>) -> Result<(), Error> {
     let kernel = ps_core::Kernel::chosen().map_err(|why| Error::failed("anything", why))?;
     peak::measure(bench)?;
     kernel::measure(bench, kernel)?;
     fold_update::measure(bench)?;
     wire::measure(bench)?;
     round::measure(bench)?;
-    step::measure(bench, kernel)
+    step::measure(bench, kernel)?;
+    if !bench.wants(cost::NAME) {
+        return Ok(());
+    }
+    match run {
+        Some(run) => cost::tell(bench, run),
+        None => cost::tell(bench, &built_in(RUN_FILE)?),
+    }
+}
+
+/// A run that needs no file but its own.
+pub(crate) fn built_in(run_file: &str) -> Result<Job, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::failed("a run", error);
+    let run = RunConfig::parse(run_file, "bench", &[]).map_err(|error| failed(&error))?;
+    Job::load(run, Path::new("."), None, &NoProgress).map_err(|error| failed(&error))
 }

@@ -8,9 +8,9 @@ use std::fmt;
 pub struct Measurement {
     /// Its stable name, slash-separated.
     pub name: String,
-    /// Its value, above 0.
+    /// Its value, above 0; of a `cost` at least 0.
     pub value: f64,
-    /// Its unit: `GFLOP/s`, `GB/s`, `us` or `samples/s`.
+    /// Its unit: `GFLOP/s`, `GB/s`, `us`, `ns`, `samples/s`, or `x` for a ratio.
     pub unit: &'static str,
     /// What it is held against, if there is anything.
     pub held: Option<Held>,

@@ -5,7 +5,7 @@
 
 use crate::race::{Effort, quantile};
 use crate::raw::{self, Way};
-use crate::wire::address;
+use crate::stream::address;
 use crate::{Bench, Error, Measurement};
 use ps_config::RunConfig;
 use ps_core::Tally;

@@ -1,13 +1,9 @@
-//! Training steps in one process, and what a worker's share of one is made of.
+//! Training steps in one process.
 
 use crate::{Bench, Entrant, Error, Measurement, race};
-use ps_config::RunConfig;
 use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
 use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Samples, SgdConfig, Trainer};
-use ps_data::NoProgress;
-use ps_run::Job;
-use std::path::Path;
 
 /// The usual leaf.
 const LEAF: usize = 32;
@@ -22,13 +18,11 @@ const WORKS: [(&[usize], &[usize]); 5] = [
 ];
 
 pub(crate) fn measure(bench: &mut Bench, kernel: Kernel) -> Result<(), Error> {
-    if !["tree/step", "step", "compute"].iter().any(|name| bench.wants(name)) {
+    if !["tree/step", "step"].iter().any(|name| bench.wants(name)) {
         return Ok(());
     }
     let text = "data.train = \"digits:2048\"\nmodel.kind = \"softmax\"\nlearning_rate.initial = 0.1\n";
-    let failed = |error: &dyn std::fmt::Display| Error::failed("a step", error);
-    let run = RunConfig::parse(text, "bench", &[]).map_err(|error| failed(&error))?;
-    let job = Job::load(run, Path::new("."), None, &NoProgress).map_err(|error| failed(&error))?;
+    let job = crate::built_in(text)?;
     let samples: &dyn Samples = &job.data.train;
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     let mut threads = vec![1, all];
@@ -41,7 +35,7 @@ pub(crate) fn measure(bench: &mut Bench, kernel: Kernel) -> Result<(), Error> {
             }
         }
     }
-    WORKS.iter().try_for_each(|(hidden, _)| leaves(bench, kernel, samples, hidden))
+    Ok(())
 }
 
 /// Steps with `threads` threads.
@@ -117,34 +111,6 @@ fn step<'a>(
         let report = trainer.finish(&mut root).expect("so small a rate does not diverge");
         gradients.recycle(NodeSum { tally: report.tally, ..root });
     })
-}
-
-/// What a worker's share costs: two sizes of it tell the leaves from the rest.
-fn leaves(bench: &mut Bench, kernel: Kernel, samples: &dyn Samples, hidden: &[usize]) -> Result<(), Error> {
-    let group = format!("compute/{}", name(hidden));
-    if !bench.wants(&group) {
-        return Ok(());
-    }
-    let shares = [2_u32, 16];
-    let effort = bench.effort();
-    let times = pool(1)?.install(|| {
-        let mut entrants = shares.map(|share| {
-            let (model, plan) = (model(samples, hidden), plan(samples, 1024, LEAF));
-            let weights = model.initial(1);
-            let mut gradients = Gradients::new(model, plan, kernel);
-            Entrant::new(format!("{share} leaves"), move || {
-                let sums = gradients.compute(&weights, samples, 0, 0..share);
-                sums.into_iter().for_each(|sum| gradients.recycle(sum));
-            })
-        });
-        race(&mut entrants, effort)
-    });
-    let leaf = (times[1] - times[0]) / f64::from(shares[1] - shares[0]);
-    let fixed = times[0] - f64::from(shares[0]) * leaf;
-    // Of a small model both are a few microseconds; where noise makes one vanish, a nanosecond stands for it.
-    let microseconds = |seconds: f64| (seconds * 1e6).max(1e-3);
-    bench.tell(Measurement::new(format!("{group}/fixed"), microseconds(fixed), "us"))?;
-    bench.tell(Measurement::new(format!("{group}/leaf"), microseconds(leaf), "us"))
 }
 
 fn model(samples: &dyn Samples, hidden: &[usize]) -> Model {

@@ -40,6 +40,17 @@ pub struct Costs {
     pub crowding: f64,
 }
 
+/// A figure as it is told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// Its name.
+    pub name: String,
+    /// Its value, of its unit.
+    pub value: f64,
+    /// `us`, `ns` or, of a ratio, `x`.
+    pub unit: &'static str,
+}
+
 /// Lines that are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CostsError {
@@ -51,9 +62,9 @@ pub enum CostsError {
 
 type Field = (&'static str, fn(&mut Costs) -> &mut f64);
 
-/// The name of each figure that does not depend on the model. Those of a byte are in nanoseconds for each of
-/// 1000 bytes, jitter and crowding are ratios, the others are microseconds.
-const FIELDS: [Field; 14] = [
+/// The name of each figure that does not depend on what is computed. Those of a byte are in nanoseconds for each of
+/// 1000 bytes, the others are microseconds.
+const FIELDS: [Field; 12] = [
     ("cost/take/kB", |costs| &mut costs.take_byte),
     ("cost/check/kB", |costs| &mut costs.check_byte),
     ("cost/add/kB", |costs| &mut costs.add_byte),
@@ -66,9 +77,10 @@ const FIELDS: [Field; 14] = [
     ("cost/switch", |costs| &mut costs.switch),
     ("cost/control", |costs| &mut costs.control),
     ("cost/control/worker", |costs| &mut costs.control_worker),
-    ("cost/jitter", |costs| &mut costs.jitter),
-    ("cost/crowding", |costs| &mut costs.crowding),
 ];
+
+/// What comes after the name of the computation: ratios.
+const RATIOS: [Field; 2] = [("jitter", |costs| &mut costs.jitter), ("crowding", |costs| &mut costs.crowding)];
 
 /// The name under which the computation of a model is measured: `model` such as 784-16-10, and what it is cut into.
 pub fn compute_name(model: &str, leaf: usize, threads: usize) -> String {
@@ -106,7 +118,7 @@ impl Costs {
             values.get(values.len() / 2).copied().unwrap_or_default()
         };
         let mut medians = measured.first().cloned().unwrap_or_else(Costs::nothing);
-        for (_, field) in FIELDS {
+        for (_, field) in FIELDS.into_iter().chain(RATIOS) {
             *field(&mut medians) = median(&|costs| *field(&mut costs.clone()));
         }
         medians.extra_node = median(&|costs| costs.extra_node);
@@ -164,6 +176,9 @@ impl Costs {
         for (name, field) in FIELDS {
             *field(&mut costs) = take(name) * scale(name);
         }
+        for (name, field) in RATIOS {
+            *field(&mut costs) = take(&format!("{compute}/{name}"));
+        }
         costs.extra_node = take(&format!("{compute}/extra-node")) * 1e-6;
         let prefix = format!("{compute}/leaves/");
         let leaves = |name: &str| name.strip_prefix(&prefix)?.parse().ok();
@@ -176,41 +191,48 @@ impl Costs {
         if missing.is_empty() { Ok(costs) } else { Err(CostsError::Missing(missing)) }
     }
 
-    /// The lines that [`Costs::read`] reads.
-    pub fn lines(&self, compute: &str) -> Vec<String> {
+    /// The figures that [`Costs::read`] reads: first those that do not depend on what is computed.
+    pub fn figures(&self, compute: &str) -> Vec<Figure> {
         let mut copy = self.clone();
-        let mut lines: Vec<String> = FIELDS
+        let mut figures: Vec<Figure> = FIELDS
             .iter()
-            .map(|(name, field)| line(name, *field(&mut copy) / scale(name), unit(name)))
+            .map(|(name, field)| Figure::new(*name, *field(&mut copy) / scale(name), unit(name)))
             .collect();
-        let computing =
-            self.compute.iter().map(|(leaves, seconds)| (format!("{compute}/leaves/{leaves}"), *seconds));
-        let extra = std::iter::once((format!("{compute}/extra-node"), self.extra_node));
-        lines.extend(computing.chain(extra).map(|(name, seconds)| line(&name, seconds * 1e6, "us")));
-        lines
+        for (name, field) in RATIOS {
+            figures.push(Figure::new(format!("{compute}/{name}"), *field(&mut copy), "x"));
+        }
+        figures.push(Figure::new(format!("{compute}/extra-node"), self.extra_node * 1e6, "us"));
+        let leaves = self.compute.iter();
+        figures.extend(
+            leaves.map(|(leaves, seconds)| {
+                Figure::new(format!("{compute}/leaves/{leaves}"), seconds * 1e6, "us")
+            }),
+        );
+        figures
+    }
+
+    /// The same as lines of JSON.
+    pub fn lines(&self, compute: &str) -> Vec<String> {
+        let line = |Figure { name, value, unit }| {
+            serde_json::json!({"name": name, "value": value, "unit": unit}).to_string()
+        };
+        self.figures(compute).into_iter().map(line).collect()
     }
 }
 
-fn line(name: &str, value: f64, unit: &str) -> String {
-    // No clock tells more.
-    let value = (value * 1e6).round() / 1e6;
-    serde_json::json!({"name": name, "value": value, "unit": unit}).to_string()
+impl Figure {
+    fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        // No clock tells more.
+        Figure { name: name.into(), value: (value * 1e6).round() / 1e6, unit }
+    }
 }
 
 fn unit(name: &str) -> &'static str {
-    match name {
-        "cost/jitter" | "cost/crowding" => "x",
-        _ if name.ends_with("/kB") => "ns",
-        _ => "us",
-    }
+    if name.ends_with("/kB") { "ns" } else { "us" }
 }
 
 fn scale(name: &str) -> f64 {
-    match unit(name) {
-        "x" => 1.0,
-        "ns" => 1e-12,
-        _ => 1e-6,
-    }
+    if unit(name) == "ns" { 1e-12 } else { 1e-6 }
 }
 
 impl fmt::Display for CostsError {

@@ -19,6 +19,6 @@ mod sweep;
 
 pub use bound::Bound;
 pub use cluster::{Cluster, Keepers, Link, Placement, Stragglers};
-pub use costs::{Costs, CostsError, compute_name};
+pub use costs::{Costs, CostsError, Figure, compute_name};
 pub use round::step_seconds;
 pub use sweep::{Row, Sweep, WORTHWHILE_GAIN};

@@ -2,9 +2,13 @@
 
 use crate::failure::Failure;
 use ps_bench::{Bench, Effort, Error, GROUPS, Held, Measurement};
+use ps_config::{DataArgs, RunArgs};
+use ps_data::NoProgress;
+use ps_run::Job;
 use serde_json::json;
 use std::cell::Cell;
 use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Measure how well Downhill runs on this machine.
@@ -25,13 +29,22 @@ pub struct Arguments {
     /// Measure only what has these names or begins with them, such as peak or round/10kB.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
+
+    /// Measure the costs of this run, which `simulate` asks for [default: 784-512-256-10 on built-in data].
+    #[arg(long, value_name = "RUN.toml")]
+    run: Option<PathBuf>,
+
+    #[command(flatten)]
+    data: DataArgs,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   downhill bench
   downhill bench --quick --only peak,kernel
-  downhill bench --json > this-machine.jsonl";
+  downhill bench --json > this-machine.jsonl
+  downhill bench --json --only cost --run examples/mnist.toml > costs.jsonl
+  downhill simulate examples/mnist.toml --bench costs.jsonl";
 
 /// Measures and tells.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -45,6 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     }
     ps_bench::prepare();
+    let job = arguments.run.as_ref().map(|run| load(arguments, run)).transpose()?;
     let told = Cell::new(false);
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
     let tell = |figure: &Measurement| {
@@ -52,7 +66,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let mut out = io::stdout().lock();
         if arguments.json { writeln!(out, "{}", line(figure)) } else { writeln!(out, "{figure}") }
     };
-    match ps_bench::run(&mut Bench::new(effort, Box::new(tell)).only(arguments.only.clone())) {
+    let mut bench = Bench::new(effort, Box::new(tell)).only(arguments.only.clone());
+    match ps_bench::run(&mut bench, job.as_ref()) {
         // A reader who closes the pipe early has what it wants.
         Err(Error::Report(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Failure::Failed(error.to_string())),
@@ -64,6 +79,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         Ok(()) => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn load(arguments: &Arguments, run: &Path) -> Result<Job, Failure> {
+    let run = RunArgs { run: run.into(), sets: Vec::new() };
+    let root = arguments.data.root(run.folder());
+    Ok(Job::load(run.load()?, run.folder(), Some(root), &NoProgress)?)
 }
 
 fn line(figure: &Measurement) -> serde_json::Value {

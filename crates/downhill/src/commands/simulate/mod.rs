@@ -7,7 +7,7 @@ use crate::output;
 use ps_config::{DataArgs, LogArgs, RunArgs};
 use ps_core::Precision;
 use ps_run::{DataProgress, Job, Style, grouped};
-use ps_scale::{Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep, compute_name};
+use ps_scale::{Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -115,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
     let here = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = arguments.threads.map_or(if arguments.together { 1 } else { here }, usize::from);
-    let compute = compute_name(&ps_gauge::model_name(&job), job.plan.leaf, threads);
+    let compute = ps_bench::compute_name(&job, threads);
     let costs = costs(arguments, &job, &compute, threads)?;
     if let Some(path) = &arguments.save {
         let text = costs.lines(&compute).join("\n") + "\n";
@@ -151,7 +151,8 @@ fn costs(arguments: &Arguments, job: &Job, compute: &str, threads: usize) -> Res
             if arguments.bench.is_some() && !arguments.log.quiet {
                 output::note(&format!("measured now, since the file has none: {}", names.join(", ")));
             }
-            let measured = ps_gauge::measure(job, threads).map_err(Failure::Failed)?;
+            let measured =
+                ps_bench::measure_costs(job, threads).map_err(|error| Failure::Failed(error.to_string()))?;
             let lines = measured.lines(compute).join("\n");
             // What the file says comes later and so counts.
             Costs::read(&format!("{lines}\n{file}"), compute).map_err(wrong)
@@ -175,7 +176,7 @@ fn cluster(arguments: &Arguments, job: &Job, workers: usize, threads: usize, cor
         workers,
         threads,
         keepers,
-        parts: ps_gauge::parts(job.model.parameters(), parts),
+        parts: ps_bench::parts(job.model.parameters(), parts),
         weight_share: match job.run.wire.weights {
             Precision::F32 => 1.0,
             Precision::Bf16 => 0.5,

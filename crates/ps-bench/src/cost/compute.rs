@@ -1,6 +1,6 @@
 //! Gradients of the run's own model: what a worker's part of a step takes.
 
-use crate::time::{Passing, median};
+use crate::cost::time::{Passing, median};
 use ps_core::{Gradients, Samples};
 use ps_run::Job;
 use ps_scale::Costs;
@@ -20,13 +20,14 @@ const CROWDED_TURNS: usize = 7;
 
 pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<(), String> {
     let mut alone = Worker::new(job, threads)?;
+    let mut passing = Passing::default();
     let tree = job.plan.step(0).tree();
     let leaves = tree.leaves();
     let powers = (0..32).map(|level| 1 << level).take_while(|&power| power < leaves);
     costs.compute.clear();
     let (mut measured, mut most) = (1, 1);
     for count in powers.chain([leaves]) {
-        let seconds = alone.seconds(0..count);
+        let seconds = alone.seconds(0..count, &mut passing);
         costs.compute.push((count, seconds));
         measured = count;
         if count < leaves {
@@ -41,7 +42,7 @@ pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<()
         let shifted = 1..most + 1;
         let nodes = tree.cover(shifted.clone()).len();
         let one_node = costs.compute_seconds(most, 1);
-        costs.extra_node = ((alone.seconds(shifted) - one_node) / (nodes - 1) as f64).max(0.0);
+        costs.extra_node = ((alone.seconds(shifted, &mut passing) - one_node) / (nodes - 1) as f64).max(0.0);
     }
     crowd(job, threads, measured, costs)
 }
@@ -52,25 +53,33 @@ fn crowd(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<()
     let crowd = (cores() / threads).max(1);
     let leaves = 0..leaves.div_ceil(crowd as u32);
     let mut workers = (0..crowd).map(|_| Worker::new(job, threads)).collect::<Result<Vec<_>, _>>()?;
+    for worker in &mut workers {
+        // The first time, buffers are taken.
+        worker.compute(leaves.clone());
+    }
+    let mut passing = Passing::default();
     let (mut ratios, mut deviations) = (Vec::new(), Vec::new());
     // Turns alone and in a crowd alternate, so that whatever else the machine does meets both.
     for _ in 0..CROWDED_TURNS {
-        let alone = workers[0].cold_seconds(leaves.clone(), &Barrier::new(1));
+        passing.pass();
+        let alone = workers[0].compute(leaves.clone());
+        passing.pass();
         let begin = Barrier::new(crowd);
         let crowded: Vec<f64> = std::thread::scope(|scope| {
             let (begin, leaves) = (&begin, &leaves);
-            let started: Vec<_> = workers
-                .iter_mut()
-                .map(|worker| scope.spawn(move || worker.cold_seconds(leaves.clone(), begin)))
-                .collect();
+            let compute = |worker: &mut Worker| {
+                begin.wait();
+                worker.compute(leaves.clone())
+            };
+            let started: Vec<_> =
+                workers.iter_mut().map(|worker| scope.spawn(move || compute(worker))).collect();
             started.into_iter().map(|one| one.join().unwrap_or(alone)).collect()
         });
         ratios.push(mean(&crowded) / alone);
-        deviations.extend(crowded.iter().map(|seconds| seconds / mean(&crowded) - 1.0));
+        deviations.extend(crowded.iter().map(|seconds| (seconds / mean(&crowded) - 1.0).abs()));
     }
     costs.crowding = median(ratios).max(1.0);
     // Two of three lie within one standard deviation; a few that were interrupted for long do not count.
-    deviations.iter_mut().for_each(|deviation| *deviation = deviation.abs());
     deviations.sort_by(f64::total_cmp);
     costs.jitter = deviations.get(deviations.len() * 2 / 3).copied().unwrap_or_default();
     Ok(())
@@ -110,8 +119,6 @@ struct Worker<'a> {
     gradients: Gradients,
     weights: Vec<f32>,
     step: u64,
-    /// What passes through the caches between two computations.
-    passing: Passing,
 }
 
 impl<'a> Worker<'a> {
@@ -119,26 +126,20 @@ impl<'a> Worker<'a> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| format!("cannot start threads: {error}"))?;
         let weights = job.model.initial(job.run.seed);
-        Ok(Worker { job, pool, gradients: job.gradients(), weights, step: 0, passing: Passing::default() })
+        Ok(Worker { job, pool, gradients: job.gradients(), weights, step: 0 })
     }
 
     /// Mean seconds of a computation that begins with cold caches, as it does when a round's bytes have passed through
     /// them.
-    fn seconds(&mut self, leaves: Range<u32>) -> f64 {
+    fn seconds(&mut self, leaves: Range<u32>, passing: &mut Passing) -> f64 {
         self.compute(leaves.clone());
-        let (begun, begin) = (Instant::now(), Barrier::new(1));
+        let begun = Instant::now();
         let mut seconds = Vec::new();
         while seconds.len() < MOST_TURNS && begun.elapsed().as_secs_f64() < ENOUGH_SECONDS {
-            seconds.push(self.cold_seconds(leaves.clone(), &begin));
+            passing.pass();
+            seconds.push(self.compute(leaves.clone()));
         }
         mean(&seconds)
-    }
-
-    /// Seconds of one such computation, which begins when all have come to `begin`.
-    fn cold_seconds(&mut self, leaves: Range<u32>, begin: &Barrier) -> f64 {
-        self.passing.pass();
-        begin.wait();
-        self.compute(leaves)
     }
 
     /// Seconds of a computation; each is of another step, as they follow each other in a run.

@@ -1,15 +1,16 @@
 //! A message from one thread of a process to another that sleeps.
 
-use crate::time::thread_seconds;
+use crate::cost::time::thread_seconds;
+use crate::stream::one_thread;
 use ps_scale::Costs;
+use std::io;
 use std::time::Instant;
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
 const ROUNDS: u32 = 500;
 
-pub(crate) fn measure(costs: &mut Costs) -> Result<(), String> {
-    let (here, there) = (runtime()?, runtime()?);
+pub(crate) fn measure(costs: &mut Costs) -> io::Result<()> {
+    let (here, there) = (one_thread()?, one_thread()?);
     let (ping, mut pinged) = mpsc::channel::<()>(1);
     let (pong, mut ponged) = mpsc::channel::<()>(1);
     let answering = std::thread::spawn(move || {
@@ -30,17 +31,10 @@ pub(crate) fn measure(costs: &mut Costs) -> Result<(), String> {
     });
     drop(ping);
     let ended = answering.join().is_ok();
-    let [passed, busy] = seconds.filter(|_| ended).ok_or("the thread that was to answer did not")?;
+    let [passed, busy] =
+        seconds.filter(|_| ended).ok_or_else(|| io::Error::other("the thread that was to answer did not"))?;
     // Each thread hands over once a round, and is handed something once.
     costs.switch = busy / f64::from(ROUNDS);
     costs.handoff = (passed / f64::from(2 * ROUNDS) - costs.switch).max(0.0);
     Ok(())
-}
-
-/// One like those on which connections and rounds are served.
-pub(crate) fn runtime() -> Result<Runtime, String> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start a runtime: {error}"))
 }

@@ -1,0 +1,93 @@
+//! What the model of `ps-scale` needs to know: seconds of threads.
+//!
+//! Each figure is taken alone, from the code that a real run goes through: gradients of the run file's own model, the
+//! folding and updating of its chunks, chunks and small messages through our stream over loopback, a message from one
+//! thread to another, the round logic. The model adds them up; whether the sum is right is found out by runs, from
+//! which no figure is taken.
+
+mod compute;
+mod control;
+mod fold;
+mod threads;
+pub(crate) mod time;
+mod wire;
+
+use crate::{Bench, Error, Measurement};
+use ps_proto::limits;
+use ps_run::Job;
+use ps_scale::{Costs, Figure};
+
+/// The name of a group of figures.
+pub(crate) const NAME: &str = "cost";
+
+/// The run file of which costs are measured where none is given.
+pub const RUN_FILE: &str = "data.train = \"digits:8192\"\nmodel.kind = \"mlp\"\nmodel.hidden = [512, 256]\n\
+    train.batch = 1024\noptimizer.momentum = 0.9\nlearning_rate.initial = 0.01\n";
+
+/// Times that everything is measured: a machine that is shared with others changes from second to second.
+const PASSES: [usize; 2] = [5, 1];
+
+/// Tells the costs of a run whose workers compute on one thread, and on all cores.
+pub(crate) fn tell(bench: &mut Bench, job: &Job) -> Result<(), Error> {
+    let [full, quick] = PASSES;
+    let passes = bench.effort().pick(full, quick);
+    let mut threads = vec![1, std::thread::available_parallelism().map_or(1, usize::from)];
+    threads.dedup();
+    for (turn, &threads) in threads.iter().enumerate() {
+        let compute = compute_name(job, threads);
+        let figures = measure_in(passes, job, threads)?.figures(&compute);
+        // What does not depend on the number of threads is told once.
+        for Figure { name, value, unit } in figures {
+            if turn == 0 || name.starts_with(&compute) {
+                bench.tell(Measurement::new(name, value, unit))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Measures what rounds of a run cost whose workers compute on `threads` threads. Takes a few seconds.
+///
+/// # Errors
+/// Something that was to be measured does not work on this machine.
+pub fn measure(job: &Job, threads: usize) -> Result<Costs, Error> {
+    measure_in(PASSES[0], job, threads)
+}
+
+/// The name of the figures of a run's computation, on so many threads.
+pub fn compute_name(job: &Job, threads: usize) -> String {
+    let layers = job.model.layers();
+    let widths = layers.iter().map(|layer| layer.inputs).chain(layers.last().map(|layer| layer.outputs));
+    let model = widths.map(|width| width.to_string()).collect::<Vec<_>>().join("-");
+    ps_scale::compute_name(&model, job.plan.leaf, threads)
+}
+
+/// The chunks of each part of the weights, in bytes, if they are cut into `parts`; parts that get none are left out.
+pub fn parts(parameters: usize, parts: u32) -> Vec<Vec<u32>> {
+    let size = limits::chunk_elements(parameters);
+    let chunks = |part| {
+        let kept = limits::part(parameters, part, parts);
+        kept.clone().step_by(size).map(|at| 4 * size.min(kept.end - at) as u32).collect::<Vec<_>>()
+    };
+    (0..parts).map(chunks).filter(|chunks| !chunks.is_empty()).collect()
+}
+
+fn measure_in(passes: usize, job: &Job, threads: usize) -> Result<Costs, Error> {
+    crate::prepare();
+    let passes = (0..passes).map(|_| pass(job, threads)).collect::<Result<Vec<_>, _>>();
+    Ok(Costs::medians(&passes.map_err(|why| Error::failed("what rounds cost", why))?))
+}
+
+fn pass(job: &Job, threads: usize) -> Result<Costs, String> {
+    let mut costs = Costs::nothing();
+    compute::measure(job, threads, &mut costs)?;
+    // While a round's bytes are on their way, every core is busy, and they are in nobody's cache.
+    let chunks = compute::beside_neighbours(job, || {
+        fold::measure(job, &mut costs);
+        wire::measure_chunks(job.model.parameters(), &mut costs)
+    })?;
+    let measured = chunks.and_then(|()| wire::measure_messages(&mut costs));
+    measured.and_then(|()| threads::measure(&mut costs)).map_err(|error| error.to_string())?;
+    control::measure(job.plan, &mut costs);
+    Ok(costs)
+}
