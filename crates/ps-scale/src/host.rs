@@ -105,6 +105,11 @@ impl<T> Hosts<T> {
         host.foresee(number, now)
     }
 
+    /// What the next job of a thread brings about, if it has one.
+    pub fn next(&self, thread: Thread) -> Option<&T> {
+        self.threads[thread].jobs.front().map(|job| &job.then)
+    }
+
     /// What was foreseen has come: the thread and what its job brings about, unless something changed in between; and
     /// what is foreseen now.
     pub fn end(&mut self, foreseen: Foreseen) -> Option<(Thread, T, Option<Foreseen>)> {

@@ -78,6 +78,15 @@ fn chunks_travel_back_while_others_still_come() {
 }
 
 #[test]
+fn on_one_host_a_gradient_is_received_once_it_is_sent() {
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let costs = Costs { send_byte: 1e-10, receive_byte: 2e-10, ..only_compute() };
+    let seconds = step_seconds(&Cluster { link, placement: Placement::Together, ..cluster(1) }, &costs);
+    // Out in one go, all chunks; then the weights likewise, as all of them are updated at once.
+    check(seconds, 64e-3 + 2.0 * 8e6 * 3e-10);
+}
+
+#[test]
 fn workers_share_what_is_to_be_computed() {
     let endless = |workers| {
         let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
@@ -110,10 +119,12 @@ fn halves_for_weights_lighten_only_the_way_back() {
 
 #[test]
 fn more_shards_never_slow_a_round_down_that_is_bound_by_the_server() {
+    // With one server, looking whether gradients are finite comes on top.
+    let costs = Costs { check_byte: 0.0, ..only_fold() };
     let seconds = |shards: usize| {
         let parts = (0..shards).map(|_| vec![MB; 8 / shards]).collect();
         let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
-        step_seconds(&Cluster { parts, link, ..cluster(16) }, &only_fold())
+        step_seconds(&Cluster { parts, link, ..cluster(16) }, &costs)
     };
     let each = [1, 2, 4, 8].map(seconds);
     for pair in each.windows(2) {
