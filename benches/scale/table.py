@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-WORKERS = [1, 4, 16, 64, 256, 1000]
+WORKERS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
 LINKS = ["10Gbit", "25Gbit"]
 PARTS = ["1", "8", "beside"]
 # Hidden widths, batch, leaf, samples.

@@ -3,10 +3,11 @@
 Every run is a server (or several) and workers as processes of their own, one thread each, over TCP. With --link each
 process gets a network namespace of its own, whose link a token bucket (tc tbf) holds to the given rate in both
 directions; that needs root. The figures that the prediction goes by are measured anew before each block of runs, since
-shared machines change by the minute, and never from the runs themselves.
+shared machines change by the minute, and never from the runs themselves. What other processes disturb is done again.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -27,6 +28,8 @@ PACKET_BYTES, BUCKET_BYTES = 32_000, 40_000
 # A deeper queue holds back the acknowledgements of what travels the other way, a shallower one loses packets when
 # eight workers send at once.
 QUEUE = "50ms"
+# What other processes may have of the cores, and how often what was disturbed by more is tried.
+OTHERS_SHARE, ATTEMPTS = 0.05, 4
 
 RUN = """
 [data]
@@ -53,16 +56,33 @@ def main():
             run = folder / "run.toml"
             run.write_text(RUN.format(hidden=hidden, batch=batch, leaf=leaf))
             model = "-".join(map(str, [784, *hidden, 10]))
-            for link in arguments.link:
+            for link, parts in itertools.product(arguments.link, arguments.parts):
                 costs = folder / "costs.json"
-                costs.unlink(missing_ok=True)
-                simulate(run, costs, link, "1", [1])
-                for parts in arguments.parts:
-                    for row in simulate(run, costs, link, parts, arguments.workers):
-                        measured = measure(arguments, folder, run, link, parts, row)
-                        case = {"model": model, "batch": batch, "leaf": leaf, "link": link, "parts": parts}
-                        print(json.dumps({**case, **row, "measured": measured}), file=results, flush=True)
+                undisturbed(lambda: (costs.unlink(missing_ok=True), simulate(run, costs, link, "1", [1])))
+                for row in simulate(run, costs, link, parts, arguments.workers):
+                    measured = undisturbed(lambda: measure(arguments, folder, run, link, parts, row))
+                    case = {"model": model, "batch": batch, "leaf": leaf, "link": link, "parts": parts}
+                    print(json.dumps({**case, **row, "measured": measured}), file=results, flush=True)
     report(arguments.results)
+
+
+def undisturbed(action):
+    """What comes of an action during which nothing else needed much of the cores; it is tried a few times."""
+    for _ in range(ATTEMPTS):
+        begun, others = time.monotonic(), -busy_seconds()
+        result = action()
+        others += busy_seconds()
+        share = others / (time.monotonic() - begun) / os.cpu_count()
+        if share < OTHERS_SHARE:
+            return result
+    print(f"disturbed: other processes had {100 * share:.0f} % of the cores", file=sys.stderr)
+    return result
+
+
+def busy_seconds():
+    """Seconds of the cores that went to processes other than this one and those that it has waited for."""
+    user, nice, system = map(int, open("/proc/stat").readline().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def report(path):
