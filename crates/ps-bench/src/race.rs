@@ -5,9 +5,9 @@ use std::time::Instant;
 /// How much time is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// About a minute for everything.
+    /// About a minute and a half for everything.
     Full,
-    /// About ten seconds.
+    /// About a quarter of a minute.
     Quick,
 }
 

@@ -22,7 +22,7 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Take about ten seconds instead of a minute; leaves out rounds of 100 MB.
+    /// Take about a quarter of a minute instead of a minute and a half; leaves out rounds of 100 MB.
     #[arg(long)]
     quick: bool,
 
