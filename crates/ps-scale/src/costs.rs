@@ -10,6 +10,10 @@ pub struct Costs {
     pub compute: Vec<(u32, f64)>,
     /// For each node more than one.
     pub extra_node: f64,
+    /// That many of the first weights are needed when this share of the time has passed: ascending.
+    pub needs: Vec<(usize, f64)>,
+    /// All elements of the gradient from this one on are final when this share of the time has passed: ascending by it.
+    pub gives: Vec<(usize, f64)>,
     /// To copy a byte of weights to where they are computed at.
     pub take_byte: f64,
     /// To look whether a byte of a gradient is finite, and to keep it.
@@ -93,6 +97,8 @@ impl Costs {
         Costs {
             compute: vec![(1, 0.0)],
             extra_node: 0.0,
+            needs: Vec::new(),
+            gives: Vec::new(),
             take_byte: 0.0,
             check_byte: 0.0,
             add_byte: 0.0,
@@ -122,6 +128,12 @@ impl Costs {
             *field(&mut medians) = median(&|costs| *field(&mut costs.clone()));
         }
         medians.extra_node = median(&|costs| costs.extra_node);
+        for (index, (_, share)) in medians.needs.iter_mut().enumerate() {
+            *share = median(&|costs| costs.needs.get(index).map_or(0.0, |(_, share)| *share));
+        }
+        for (index, (_, share)) in medians.gives.iter_mut().enumerate() {
+            *share = median(&|costs| costs.gives.get(index).map_or(1.0, |(_, share)| *share));
+        }
         for (index, (_, seconds)) in medians.compute.iter_mut().enumerate() {
             *seconds = median(&|costs| costs.compute.get(index).map_or(0.0, |(_, seconds)| *seconds));
         }
@@ -185,6 +197,12 @@ impl Costs {
         costs.compute =
             found.iter().filter_map(|(name, value)| Some((leaves(name)?, value * 1e-6))).collect();
         costs.compute.sort_by_key(|&(leaves, _)| leaves);
+        for (name, marks) in [("needs", &mut costs.needs), ("gives", &mut costs.gives)] {
+            let prefix = format!("{compute}/{name}/");
+            let element = |name: &str| name.strip_prefix(&prefix)?.parse().ok();
+            *marks = found.iter().filter_map(|(name, value)| Some((element(name)?, *value))).collect();
+            marks.sort_by(|a, b| a.1.total_cmp(&b.1));
+        }
         if costs.compute.is_empty() {
             missing.push(format!("{prefix}N"));
         }
@@ -202,6 +220,12 @@ impl Costs {
             figures.push(Figure::new(format!("{compute}/{name}"), *field(&mut copy), "x"));
         }
         figures.push(Figure::new(format!("{compute}/extra-node"), self.extra_node * 1e6, "us"));
+        for (name, marks) in [("needs", &self.needs), ("gives", &self.gives)] {
+            let mark = |(element, share): &(usize, f64)| {
+                Figure::new(format!("{compute}/{name}/{element}"), *share, "x")
+            };
+            figures.extend(marks.iter().map(mark));
+        }
         let leaves = self.compute.iter();
         figures.extend(
             leaves.map(|(leaves, seconds)| {

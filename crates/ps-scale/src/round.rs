@@ -70,6 +70,8 @@ enum Done {
     /// It has copied a chunk of weights.
     Taken {
         worker: usize,
+        /// Its number among all.
+        chunk: usize,
     },
     /// One of its threads has computed.
     Computed {
@@ -90,16 +92,22 @@ struct Worker {
     leaves: u32,
     nodes: usize,
     compute: Vec<Thread>,
-    /// Chunks of the next weights that are not here yet, and whether the leaves are given out.
-    missing: usize,
-    is_told: bool,
+    /// The version of each chunk of weights that is here.
+    received: Vec<u64>,
+    /// Seconds that its leaves take, once it has them.
+    work: Option<f64>,
+    /// The next of the stages of that.
+    stage: usize,
     /// Threads that are computing.
     computing: usize,
+    /// Steps of which its part is done.
     step: u64,
 }
 
 struct Part {
     keeper: Process,
+    /// The number of its first chunk among all.
+    first: usize,
     chunks: Vec<u32>,
     /// Nodes that have come of each chunk.
     arrived: Vec<usize>,
@@ -123,6 +131,8 @@ struct Rounds<'a> {
     processes: Vec<Threads>,
     workers: Vec<Worker>,
     parts: Vec<Part>,
+    /// How a worker's part goes.
+    stages: Vec<Stage>,
     /// Nodes of a step.
     nodes: usize,
     /// What the coordinator still waits for in this step.
@@ -174,8 +184,9 @@ impl<'a> Rounds<'a> {
                     leaves: leaves.len() as u32,
                     nodes: tree.cover(leaves).len(),
                     compute: (0..cluster.threads).map(|_| hosts.add_thread(host)).collect(),
-                    missing: 0,
-                    is_told: false,
+                    received: vec![0; cluster.parts.iter().map(Vec::len).sum()],
+                    work: None,
+                    stage: 0,
                     computing: 0,
                     step: 0,
                 });
@@ -183,6 +194,7 @@ impl<'a> Rounds<'a> {
         }
         let parts = cluster.parts.iter().enumerate().map(|(number, chunks)| Part {
             keeper: first_keeper + number,
+            first: cluster.parts[..number].iter().map(Vec::len).sum(),
             arrived: vec![0; chunks.len()],
             made: 0,
             chunks: chunks.clone(),
@@ -199,6 +211,7 @@ impl<'a> Rounds<'a> {
             processes,
             workers,
             parts,
+            stages: stages(cluster, costs),
             nodes,
             awaited: 0,
             version: 0,
@@ -275,19 +288,14 @@ impl<'a> Rounds<'a> {
                 }
             }
             Done::GivenOut { worker } => self.send(0, Message::Assign { worker }),
-            Done::Told { worker } => {
-                self.workers[worker].is_told = true;
-                self.compute(worker);
-            }
-            Done::Taken { worker } => {
-                self.workers[worker].missing -= 1;
+            Done::Told { worker } => self.told(worker),
+            Done::Taken { worker, chunk } => {
+                self.workers[worker].received[chunk] += 1;
                 self.compute(worker);
             }
             Done::Computed { worker } => {
                 self.workers[worker].computing -= 1;
-                if self.workers[worker].computing == 0 {
-                    self.push(worker);
-                }
+                self.compute(worker);
             }
         }
     }
@@ -303,15 +311,9 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    /// A worker computes if it has work and weights.
-    fn compute(&mut self, number: usize) {
-        let chunks: usize = self.parts.iter().map(|part| part.chunks.len()).sum();
+    /// A worker has its leaves of the next step.
+    fn told(&mut self, number: usize) {
         let worker = &mut self.workers[number];
-        if worker.missing > 0 || !worker.is_told {
-            return;
-        }
-        worker.is_told = false;
-        worker.missing = chunks;
         let words = random(self.cluster.seed, Purpose::Simulation, worker.step as u32, number as u64);
         let [first, second, third, straggles] = words.map(|word| f64::from(word) / 4_294_967_296.0);
         // The sum of three uniform numbers is nearly normal, of mean 3/2 and variance 1/4.
@@ -323,29 +325,60 @@ impl<'a> Rounds<'a> {
         {
             seconds *= factor;
         }
-        worker.step += 1;
-        worker.computing = worker.compute.len();
-        for thread in worker.compute.clone() {
-            self.hand(thread, 0.0, seconds, Done::Computed { worker: number });
+        worker.work = Some(seconds);
+        self.compute(number);
+    }
+
+    /// A worker that has work goes on with it as far as it can.
+    fn compute(&mut self, number: usize) {
+        loop {
+            let worker = &mut self.workers[number];
+            let Some(seconds) = worker.work.filter(|_| worker.computing == 0) else { return };
+            let stage = self.stages.get(worker.stage).copied();
+            worker.stage += 1;
+            match stage {
+                Some(Stage::Needs(chunks)) => {
+                    if worker.received[..chunks].iter().any(|&version| version < worker.step) {
+                        worker.stage -= 1;
+                        return;
+                    }
+                }
+                Some(Stage::Works(share)) => {
+                    worker.computing = worker.compute.len();
+                    for thread in worker.compute.clone() {
+                        self.hand(thread, 0.0, seconds * share, Done::Computed { worker: number });
+                    }
+                    return;
+                }
+                Some(Stage::Gives(chunks)) => self.push(number, chunks),
+                None => {
+                    (worker.work, worker.stage) = (None, 0);
+                    worker.step += 1;
+                    let (process, nodes) = (worker.process, worker.nodes);
+                    (0..nodes).for_each(|_| self.send(process, Message::NodeDone));
+                    return;
+                }
+            }
         }
     }
 
-    /// A worker sends its nodes, and then says that they are done. Connections take turns; where each worker begins
-    /// with another one, nobody's way in is crowded, as it is when they share their ways evenly.
-    fn push(&mut self, number: usize) {
+    /// A worker sends some chunks of its nodes. Connections take turns; where each worker begins with another one,
+    /// nobody's way in is crowded, as it is when they share their ways evenly.
+    fn push(&mut self, number: usize, chunks: [usize; 2]) {
         let Worker { process, nodes, .. } = self.workers[number];
+        let [first, end] = chunks;
         let parts = self.parts.len();
         for _ in 0..nodes {
             let longest = self.parts.iter().map(|part| part.chunks.len()).max().unwrap_or(0);
             for chunk in 0..longest {
                 for turn in 0..parts {
-                    let part = (number + 1 + turn) % parts;
-                    if chunk < self.parts[part].chunks.len() {
-                        self.send(process, Message::Gradient { part, chunk });
+                    let number = (number + 1 + turn) % parts;
+                    let part = &self.parts[number];
+                    if chunk < part.chunks.len() && (first..end).contains(&(part.first + chunk)) {
+                        self.send(process, Message::Gradient { part: number, chunk });
                     }
                 }
             }
-            self.send(process, Message::NodeDone);
         }
     }
 
@@ -425,10 +458,11 @@ impl<'a> Rounds<'a> {
                 let work = bytes * byte + self.control();
                 self.plane(keeper, work, Done::Folded { part: number, chunk, is_last });
             }
-            Message::Weights { worker, .. } => {
+            Message::Weights { worker, part, chunk } => {
+                let chunk = self.parts[part].first + chunk;
                 let work = self.costs.switch + self.bytes(message) * self.costs.take_byte;
                 let thread = self.workers[worker].compute[0];
-                self.hand(thread, self.costs.handoff, work, Done::Taken { worker });
+                self.hand(thread, self.costs.handoff, work, Done::Taken { worker, chunk });
             }
             Message::NodeDone | Message::Applied => self.plane(0, self.control(), Done::Counted),
             Message::Assign { worker } => {
@@ -487,6 +521,50 @@ impl<'a> Rounds<'a> {
             self.agenda.put(foreseen.at, Event::JobEnds(foreseen));
         }
     }
+}
+
+/// A worker's part: what it does one after the other.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// The first so many chunks of weights must be here.
+    Needs(usize),
+    /// It computes for this share of the time that all takes.
+    Works(f64),
+    /// These chunks of the gradient are final.
+    Gives([usize; 2]),
+}
+
+fn stages(cluster: &Cluster, costs: &Costs) -> Vec<Stage> {
+    let starts: Vec<usize> = cluster
+        .parts
+        .iter()
+        .flatten()
+        .scan(0, |at, &bytes| Some(std::mem::replace(at, *at + bytes as usize / 4)))
+        .collect();
+    let all = starts.len();
+    let before = |element| starts.partition_point(|&start| start < element);
+    let mut stages = Vec::new();
+    let mut done = 0.0;
+    let mut work_until = |share: f64, stages: &mut Vec<Stage>| {
+        stages.push(Stage::Works((share - done).max(0.0)));
+        done = share.max(done);
+    };
+    for &(element, share) in &costs.needs {
+        work_until(share, &mut stages);
+        stages.push(Stage::Needs(before(element)));
+    }
+    stages.push(Stage::Needs(all));
+    let mut end = all;
+    for &(element, share) in &costs.gives {
+        work_until(share, &mut stages);
+        let first = before(element).min(end);
+        stages.push(Stage::Gives([first, end]));
+        end = first;
+    }
+    work_until(1.0, &mut stages);
+    stages.push(Stage::Gives([0, end]));
+    stages.retain(|stage| !matches!(stage, Stage::Works(share) if *share <= 0.0));
+    stages
 }
 
 /// Threads that serve connections in a server on so many cores, as `ps-server` has them.

@@ -87,6 +87,23 @@ fn on_one_host_a_gradient_is_received_once_it_is_sent() {
 }
 
 #[test]
+fn what_is_final_early_travels_while_the_rest_is_computed() {
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let cluster = Cluster { link, ..cluster(1) };
+    let half = 4 * MB as usize / 4;
+    let whole = Costs { send_byte: 1e-9, ..only_compute() };
+    let flowing = Costs {
+        // The second half of the weights is needed after a quarter, and its gradient is there after three.
+        needs: vec![(half, 0.0), (2 * half, 0.25)],
+        gives: vec![(half, 0.75), (0, 1.0)],
+        ..whole.clone()
+    };
+    check(step_seconds(&cluster, &whole), 64e-3 + 16e-3);
+    // Of each way only the first half of the chunks is waited for.
+    check(step_seconds(&cluster, &flowing), 64e-3 + 8e-3);
+}
+
+#[test]
 fn workers_share_what_is_to_be_computed() {
     let endless = |workers| {
         let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };

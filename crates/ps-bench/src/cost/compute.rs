@@ -1,7 +1,8 @@
 //! Gradients of the run's own model: what a worker's part of a step takes.
 
 use crate::cost::time::{Passing, median};
-use ps_core::{Gradients, Samples};
+use ps_core::gradient::Flow;
+use ps_core::{Gradients, Node, Samples, Tally};
 use ps_run::Job;
 use ps_scale::Costs;
 use rayon::ThreadPool;
@@ -44,6 +45,7 @@ pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<()
         let one_node = costs.compute_seconds(most, 1);
         costs.extra_node = ((alone.seconds(shifted, &mut passing) - one_node) / (nodes - 1) as f64).max(0.0);
     }
+    alone.watch(0..measured, costs);
     crowd(job, threads, measured, costs)
 }
 
@@ -142,6 +144,22 @@ impl<'a> Worker<'a> {
         mean(&seconds)
     }
 
+    /// When the weights are needed in a computation, layer by layer, and when the gradients are there.
+    fn watch(&mut self, leaves: Range<u32>, costs: &mut Costs) {
+        let Worker { job, pool, gradients, weights, step, .. } = self;
+        let samples: &dyn Samples = &job.data.train;
+        let (needs, gives, passed) = pool.install(|| {
+            let mut watch =
+                Watch { begun: Instant::now(), job, weights, sums: Vec::new(), needs: vec![], gives: vec![] };
+            gradients.compute_flowing(&mut watch, samples, *step, leaves);
+            (watch.needs, watch.gives, watch.begun.elapsed().as_secs_f64())
+        });
+        let shares = |marks: Vec<(usize, f64)>| {
+            marks.into_iter().map(|(at, seconds)| (at, seconds / passed)).collect()
+        };
+        (costs.needs, costs.gives) = (shares(needs), shares(gives));
+    }
+
     /// Seconds of a computation; each is of another step, as they follow each other in a run.
     fn compute(&mut self, leaves: Range<u32>) -> f64 {
         let Worker { job, pool, gradients, weights, step, .. } = self;
@@ -155,5 +173,38 @@ impl<'a> Worker<'a> {
             sums.into_iter().for_each(|sum| gradients.recycle(sum));
             seconds
         })
+    }
+}
+
+/// Notes when it is asked for weights, of which there are never more than asked for, and when it is given gradients.
+struct Watch<'a> {
+    begun: Instant,
+    job: &'a Job,
+    weights: &'a [f32],
+    sums: Vec<(Tally, Vec<f32>)>,
+    needs: Vec<(usize, f64)>,
+    gives: Vec<(usize, f64)>,
+}
+
+impl Flow for Watch<'_> {
+    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
+        self.needs.push((least, self.begun.elapsed().as_secs_f64()));
+        Some((least, self.weights))
+    }
+
+    fn node(&mut self, _: Node) -> &mut Tally {
+        let number = self.sums.len();
+        self.sums.push((Tally::new(self.job.model.classes()), vec![0.0; self.weights.len()]));
+        &mut self.sums[number].0
+    }
+
+    fn gradient(&mut self, number: usize) -> &mut [f32] {
+        &mut self.sums[number].1
+    }
+
+    fn finished(&mut self, number: usize, from: usize) {
+        if number == 0 {
+            self.gives.push((from, self.begun.elapsed().as_secs_f64()));
+        }
     }
 }
