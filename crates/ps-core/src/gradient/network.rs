@@ -4,7 +4,7 @@ use super::each_chunk;
 use super::matrix::{Shape, strips};
 use super::pack::{PackedLayer, is_wide};
 use super::scratch::Places;
-use crate::kernel::{Buffer, Finish, Kernel, Left, Segment, Tile, multiply, transpose};
+use crate::kernel::{Buffer, Finish, Kernel, Left, MOST_COLUMNS, Segment, Tile, multiply, transpose};
 use crate::metrics::Outcome;
 use crate::model::{Activation, Layer, Model};
 use crate::samples::Samples;
@@ -16,9 +16,6 @@ const DEPTH_OF_A_PART: usize = 512;
 
 /// The same for products turned round: fewer, since each panel of the inner index is a stream of its own from memory.
 const DEPTH_OF_A_TURNED_PART: usize = 256;
-
-/// Columns of the widest panel.
-const MOST_COLUMNS: usize = 32;
 
 /// Segments of a part: one for each panel, of which the narrowest have 16 columns.
 const MOST_SEGMENTS: usize = DEPTH_OF_A_PART / 16;

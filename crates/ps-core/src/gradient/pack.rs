@@ -2,7 +2,7 @@
 
 use super::each_chunk;
 use super::matrix::copy;
-use crate::kernel::{Buffer, Kernel, transpose};
+use crate::kernel::{Buffer, Kernel, MOST_COLUMNS, transpose};
 use crate::model::Layer;
 
 /// A layer's weight as the products read it.
@@ -75,9 +75,6 @@ impl PackedLayer {
         }
     }
 }
-
-/// Columns of the widest panel.
-const MOST_COLUMNS: usize = 32;
 
 /// Inputs that are packed at a time.
 const INPUTS_AT_A_TIME: usize = 64;

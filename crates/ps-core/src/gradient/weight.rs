@@ -2,7 +2,7 @@
 
 use super::matrix::{Shape, copy, strips};
 use super::scratch::Places;
-use crate::kernel::{Kernel, Left, Segment, Tile, fold_tiles, prefetch};
+use crate::kernel::{Kernel, Left, MOST_COLUMNS, Segment, Tile, fold_tiles, prefetch};
 use crate::optim::{Finite, Update};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -23,8 +23,7 @@ pub(super) struct WeightGradient<'a> {
     pub leaves: usize,
 }
 
-/// Columns of the widest tile of any instruction set, and elements of the largest.
-const MOST_COLUMNS: usize = 32;
+/// Elements of the largest tile of any instruction set.
 const MOST_OF_A_TILE: usize = 12 * MOST_COLUMNS;
 
 thread_local! {

@@ -21,6 +21,9 @@ use std::sync::OnceLock;
 /// Environment variable that forces an instruction set: `avx512`, `avx2`, `neon` or `scalar`.
 pub const KERNEL_VARIABLE: &str = "DOWNHILL_KERNEL";
 
+/// Columns of the widest panel of any instruction set.
+pub(crate) const MOST_COLUMNS: usize = 32;
+
 /// An instruction set that the products are compiled for. Values for sets that this processor lacks cannot
 /// be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
