@@ -50,6 +50,8 @@ const SMALL_MODEL: usize = 1 << 16;
 /// Of models from this many parameters on, threads share out the panels of a layer, so that each reads a part of the
 /// weights, rather than the rows of a batch that is one block anyway: the weights come from memory.
 const LARGE_MODEL: usize = 1 << 20;
+/// Parameters of a weight whose gradient leaves as soon as it is final: as many as travel in a chunk.
+const LEAVING_TOGETHER: usize = 1 << 16;
 /// Rows of such a part.
 const PART_ROWS: usize = 128;
 /// Rows that an evaluation computes at once.
@@ -163,6 +165,7 @@ impl Gradients {
             self.pack(weights, layers.clone(), parallel, true);
             self.pass(weights, samples, layers, parallel);
         }
+        let threads = rayon::current_num_threads();
         let (tree, scratch) = (step.tree(), &mut self.scratch[0]);
         tree.cover_each(leaves.clone(), |node| {
             scratch.open_node(node, step, leaves.start, flow.node(node));
@@ -171,10 +174,17 @@ impl Gradients {
             let mut number = 0;
             tree.cover_each(leaves.clone(), |node| {
                 scratch.find_rows(node, step, leaves.start);
-                let (weight, bias) = flow.gradient(number)[layer.weight..end(layer)]
-                    .split_at_mut(layer.inputs * layer.outputs);
-                scratch.weight_gradient(l, self.kernel).all_panels(weight, bias, parallel);
-                flow.finished(number, layer.weight);
+                let products = scratch.weight_gradient(l, self.kernel);
+                products.biases(&mut flow.gradient(number)[layer.bias..end(layer)]);
+                // What is final leaves while the next rows are computed.
+                let panel = self.kernel.width() * layer.inputs;
+                let together = (LEAVING_TOGETHER / panel).max(if parallel { 2 * threads } else { 1 });
+                for first in (0..layer.outputs.div_ceil(self.kernel.width())).step_by(together).rev() {
+                    let start = layer.weight + first * panel;
+                    let rows = start..layer.bias.min(start + together * panel);
+                    products.panels(first, &mut flow.gradient(number)[rows], parallel);
+                    flow.finished(number, start);
+                }
                 number += 1;
             });
         }

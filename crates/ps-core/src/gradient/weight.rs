@@ -1,10 +1,10 @@
 //! The gradient of one layer's weight and bias, tile by tile.
 
+use super::each_chunk;
 use super::matrix::{Shape, copy, strips};
 use super::scratch::Places;
 use crate::kernel::{Kernel, Left, MOST_COLUMNS, Segment, Tile, fold_tiles, prefetch};
 use crate::optim::{Finite, Update};
-use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -34,18 +34,20 @@ thread_local! {
 impl WeightGradient<'_> {
     /// Writes the weight's gradient, `[outputs, inputs]`, and that of the bias, `[outputs]`.
     pub fn all_panels(&self, weight: &mut [f32], bias: &mut [f32], parallel: bool) {
-        let (width, inputs) = (self.kernel.width(), self.input.0.columns);
-        let run = |panel, weight: &mut [f32], bias: &mut [f32]| {
-            self.panel(panel, weight);
-            self.bias(panel, bias);
-        };
-        if parallel {
-            let panels = weight.par_chunks_mut(width * inputs).zip(bias.par_chunks_mut(width));
-            panels.enumerate().with_max_len(1).for_each(|(panel, (weight, bias))| run(panel, weight, bias));
-        } else {
-            let panels = weight.chunks_mut(width * inputs).zip(bias.chunks_mut(width));
-            panels.enumerate().for_each(|(panel, (weight, bias))| run(panel, weight, bias));
-        }
+        self.biases(bias);
+        self.panels(0, weight, parallel);
+    }
+
+    /// Writes the rows of the weight's gradient, `[outputs, inputs]`, from panel `first` on, as many as there is room for.
+    pub fn panels(&self, first: usize, weight: &mut [f32], parallel: bool) {
+        let len = self.kernel.width() * self.input.0.columns;
+        each_chunk(parallel, weight, len, |panel, weight| self.panel(first + panel, weight));
+    }
+
+    /// Writes the bias's gradient, `[outputs]`.
+    pub fn biases(&self, bias: &mut [f32]) {
+        let panels = bias.chunks_mut(self.kernel.width());
+        panels.enumerate().for_each(|(panel, bias)| self.bias(panel, bias));
     }
 
     /// Writes the rows of the weight's gradient that belong to a panel of outputs, `[outputs of the panel, inputs]`.
