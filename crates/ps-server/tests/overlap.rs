@@ -79,7 +79,8 @@ impl Flow for GatedFlow<'_> {
 
     fn finished(&mut self, number: usize, from: usize) {
         self.flow.finished(number, from);
-        if (1..self.second_chunk).contains(&from) {
+        // The first time that all of the second chunk is final and not all of the first one.
+        if self.was_opened.is_none() && (1..self.second_chunk).contains(&from) {
             self.was_opened = Some(self.gate.recv_timeout(LONG).is_ok());
         }
     }
