@@ -93,13 +93,13 @@ impl InPlace {
     pub fn compute(&mut self, samples: &dyn Samples) {
         let step = self.gradients.plan.step(self.version);
         let parallel = self.gradients.is_parallel(step.samples);
-        let Gradients { model, packed, kernel, .. } = &mut self.gradients;
-        for (l, layer) in model.layers().iter().enumerate().filter(|(_, layer)| !is_wide(layer)) {
-            let weight = &self.weights[layer.weight..][..layer.inputs * layer.outputs];
-            packed[l].pack(*kernel, layer, weight, parallel, l > 0);
-        }
         let tree = step.tree();
         let gradients = &mut self.gradients;
+        for l in 0..gradients.packed.len() {
+            if !is_wide(&gradients.model.layers()[l]) {
+                gradients.pack(&self.weights, l..l + 1, parallel, true);
+            }
+        }
         gradients.scratch[0].gather(samples, gradients.plan, step, 0..tree.leaves());
         gradients.pass(&self.weights, samples, 0..gradients.model.layers().len(), parallel);
         gradients.scratch[0].open_node(tree.root(), step, 0, &mut self.tally);
