@@ -2,9 +2,10 @@
 
 use crate::{Bench, Entrant, Error, Measurement, race};
 use bytes::Bytes;
-use ps_core::chunk::{Element, Pool};
+use ps_core::chunk::{Element, Pool, Pooled};
 use ps_core::{ChunkFold, Node, SgdConfig, Tree};
 use ps_proto::limits::chunk_elements;
+use std::ops::Range;
 
 /// Elements of a model whose chunks come in turn: too many for any cache.
 const ELEMENTS: usize = 8 << 20;
@@ -49,31 +50,40 @@ fn bytes(elements: usize, seed: u32) -> Vec<u8> {
 pub(crate) struct Kept {
     optimizer: SgdConfig,
     pool: Pool,
-    old: Vec<Element>,
-    new: Vec<Element>,
+    chunks: Vec<Chunk>,
+}
+
+struct Chunk {
+    bytes: Range<usize>,
+    old: Bytes,
+    new: Pooled,
     velocity: Vec<f32>,
 }
 
 impl Kept {
     /// So many.
     pub fn new(elements: usize, optimizer: SgdConfig) -> Self {
-        let old = bytes(elements, 3).as_chunks().0.to_vec();
-        let velocity = vec![0.0; if optimizer.momentum == 0.0 { 0 } else { elements }];
-        Kept { optimizer, pool: Pool::default(), new: old.clone(), old, velocity }
+        let old = Bytes::from(bytes(elements, 3));
+        let size = chunk_elements(elements);
+        let pool = Pool::default();
+        let chunk = |first| {
+            let elements = size.min(elements - first);
+            let bytes = 4 * first..4 * (first + elements);
+            let velocity = vec![0.0; if optimizer.momentum == 0.0 { 0 } else { elements }];
+            Chunk { old: old.slice(bytes.clone()), bytes, new: pool.take(elements), velocity }
+        };
+        let chunks = (0..elements).step_by(size).map(chunk).collect();
+        Kept { optimizer, pool, chunks }
     }
 
     /// Folds the gradients of so many leaves and updates, chunk by chunk. The weights before stay.
     pub fn step(&mut self, gradients: &[Bytes]) {
-        let Kept { optimizer, pool, old, new, velocity } = self;
-        let size = chunk_elements(old.len());
-        for first in (0..old.len()).step_by(size) {
-            let range = first..old.len().min(first + size);
+        for Chunk { bytes, old, new, velocity } in &mut self.chunks {
             let mut fold = ChunkFold::new(Tree::new(gradients.len() as u32));
             for (leaf, gradient) in (0..).zip(gradients) {
-                fold.insert(Node::leaf(leaf), gradient.slice(4 * range.start..4 * range.end), pool);
+                fold.insert(Node::leaf(leaf), gradient.slice(bytes.clone()), &self.pool);
             }
-            let velocity = if velocity.is_empty() { &mut [] } else { &mut velocity[range.clone()] };
-            fold.update(optimizer, 64, 0.01, &old[range.clone()], velocity, &mut new[range]);
+            fold.update(&self.optimizer, 64, 0.01, old.as_chunks().0, velocity, new);
         }
     }
 }

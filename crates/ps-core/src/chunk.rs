@@ -5,7 +5,7 @@
 //! between the wire and the sum.
 
 use crate::kernel::{Buffer, Kernel};
-use crate::optim::{Finite, SgdConfig};
+use crate::optim::{Finite, SgdConfig, Update};
 use crate::tree::{Coverage, Gathered, Node, Tree};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -101,17 +101,54 @@ impl ChunkFold {
         rate: f32,
         old: &[Element],
         velocity: &mut [f32],
-        new: &mut [Element],
+        new: &mut Pooled,
     ) -> Finite {
         let (left, right) = self.root.take().expect("all leaves are covered");
-        let right = right.as_ref().map(Sum::elements);
-        Update { config: *optimizer, samples: samples as f32, rate }.chunk(
-            left.elements(),
-            right,
-            old,
-            velocity,
-            new,
-        )
+        let (left, right) = (left.elements(), right.as_ref().map(Sum::elements));
+        let update = Update::new(*optimizer, samples, rate);
+        let new = new.values_mut();
+        let mut finite = Finite::ALL;
+        let mut total = [0.0; RUN];
+        for start in (0..new.len()).step_by(RUN) {
+            let run = start..new.len().min(start + RUN);
+            let (new, total) = (&mut new[run.clone()], &mut total[..run.len()]);
+            let velocity = if velocity.is_empty() { &mut [] } else { &mut velocity[run.clone()] };
+            read(&old[run.clone()], new);
+            match right {
+                None => read(&left[run], total),
+                Some(right) => read_sum(&left[run.clone()], &right[run], total),
+            }
+            finite = finite.and(update.chunk(new, total, velocity));
+            make_little_endian(new);
+        }
+        finite
+    }
+}
+
+/// Elements that are summed, then updated, then written: all of them stay in the first-level cache.
+const RUN: usize = 1024;
+
+/// The elements as numbers of this machine, as many as there are.
+pub fn read(elements: &[Element], values: &mut [f32]) {
+    let read = |(value, element): (&mut f32, &Element)| *value = f32::from_le_bytes(*element);
+    values.iter_mut().zip(elements).for_each(read);
+}
+
+fn read_sum(left: &[Element], right: &[Element], sums: &mut [f32]) {
+    Kernel::detect().vectorize(
+        #[inline(always)]
+        || {
+            for ((sum, &l), &r) in sums.iter_mut().zip(left).zip(right) {
+                *sum = f32::from_le_bytes(l) + f32::from_le_bytes(r);
+            }
+        },
+    );
+}
+
+/// The floats so that their bytes in memory are little-endian; nothing to do nearly everywhere.
+pub fn make_little_endian(values: &mut [f32]) {
+    if cfg!(target_endian = "big") {
+        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));
     }
 }
 
@@ -148,93 +185,6 @@ fn add(left: Sum, right: Sum, pool: &Pool) -> Sum {
             out
         }
     })
-}
-
-/// One step's settings.
-#[derive(Clone, Copy)]
-struct Update {
-    config: SgdConfig,
-    samples: f32,
-    rate: f32,
-}
-
-impl Update {
-    /// Which operations there are is decided here, once, so that the loop has no branches and is vectorised.
-    fn chunk(
-        self,
-        left: &[Element],
-        right: Option<&[Element]>,
-        old: &[Element],
-        velocity: &mut [f32],
-        new: &mut [Element],
-    ) -> Finite {
-        match right {
-            None => self.with_sum(|i| f32::from_le_bytes(left[i]), left.len(), old, velocity, new),
-            Some(right) => {
-                let right = &right[..left.len()];
-                let sum = |i: usize| f32::from_le_bytes(left[i]) + f32::from_le_bytes(right[i]);
-                self.with_sum(sum, left.len(), old, velocity, new)
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn with_sum(
-        self,
-        sum: impl Fn(usize) -> f32 + Copy,
-        elements: usize,
-        old: &[Element],
-        velocity: &mut [f32],
-        new: &mut [Element],
-    ) -> Finite {
-        let config = &self.config;
-        let plain = config.clip.is_none() && config.weight_decay == 0.0 && config.l1 == 0.0;
-        match (plain, velocity.is_empty(), config.nesterov) {
-            (true, false, false) => self.run::<true, true, false>(sum, elements, old, velocity, new),
-            (true, false, true) => self.run::<true, true, true>(sum, elements, old, velocity, new),
-            (true, true, _) => self.run::<true, false, false>(sum, elements, old, velocity, new),
-            (false, false, false) => self.run::<false, true, false>(sum, elements, old, velocity, new),
-            (false, false, true) => self.run::<false, true, true>(sum, elements, old, velocity, new),
-            (false, true, _) => self.run::<false, false, false>(sum, elements, old, velocity, new),
-        }
-    }
-
-    #[inline(always)]
-    fn run<const PLAIN: bool, const MOMENTUM: bool, const NESTEROV: bool>(
-        self,
-        sum: impl Fn(usize) -> f32 + Copy,
-        elements: usize,
-        old: &[Element],
-        velocity: &mut [f32],
-        new: &mut [Element],
-    ) -> Finite {
-        let Update { config, samples, rate } = self;
-        let (old, new) = (&old[..elements], &mut new[..elements]);
-        let velocity = if MOMENTUM { &mut velocity[..elements] } else { velocity };
-        Kernel::detect().vectorize(
-            #[inline(always)]
-            || {
-                let (mut gradient, mut weights) = (true, true);
-                for i in 0..elements {
-                    let total = sum(i);
-                    let w = f32::from_le_bytes(old[i]);
-                    let mean = total / samples;
-                    let g = if PLAIN { mean } else { config.transform(mean, w) };
-                    let step = if !MOMENTUM {
-                        g
-                    } else {
-                        velocity[i] = config.momentum.mul_add(velocity[i], g);
-                        if NESTEROV { config.momentum.mul_add(velocity[i], g) } else { velocity[i] }
-                    };
-                    let w = (-rate).mul_add(step, w);
-                    new[i] = w.to_le_bytes();
-                    gradient &= total.is_finite();
-                    weights &= w.is_finite();
-                }
-                Finite { gradient, weights }
-            },
-        )
-    }
 }
 
 /// Buffers that come back when they are dropped: after the first steps no memory is asked of the system.
@@ -274,6 +224,11 @@ impl Pooled {
     /// The elements.
     pub fn elements_mut(&mut self) -> &mut [Element] {
         bytemuck::cast_slice_mut(self.buffer.resize(self.elements))
+    }
+
+    /// The elements as numbers of this machine.
+    fn values_mut(&mut self) -> &mut [f32] {
+        self.buffer.resize(self.elements)
     }
 
     /// Their bytes, to be shared and sent; the buffer comes back when the last of them goes.
@@ -345,7 +300,7 @@ mod tests {
                 assert!(chunk.is_complete());
                 optimizer.apply(&mut weights, &whole.take_root().unwrap().gradient, 5, 0.1);
                 let mut new = pool.take(elements);
-                let finite = chunk.update(&config, 5, 0.1, &old, &mut velocity, new.elements_mut());
+                let finite = chunk.update(&config, 5, 0.1, &old, &mut velocity, &mut new);
                 assert_eq!(finite, Finite { gradient: true, weights: true });
                 old.copy_from_slice(new.elements());
                 let same = weights.iter().zip(&old).all(|(w, o)| w.to_le_bytes() == *o);
@@ -359,8 +314,8 @@ mod tests {
         let run = |gradient: f32, rate: f32| {
             let mut chunk = ChunkFold::new(Tree::new(1));
             chunk.insert(Node::leaf(0), bytes(&[1.0, gradient, 2.0]), &Pool::default());
-            let (old, mut new) = ([[0; 4]; 3], [[0; 4]; 3]);
-            chunk.update(&SgdConfig::default(), 1, rate, &old, &mut [], &mut new)
+            let mut new = Pool::default().take(3);
+            chunk.update(&SgdConfig::default(), 1, rate, &[[0; 4]; 3], &mut [], &mut new)
         };
         assert_eq!(run(1e30, 1e30), Finite { gradient: true, weights: false });
         assert_eq!(run(f32::NAN, 0.1), Finite { gradient: false, weights: false });

@@ -166,7 +166,7 @@ impl Finite {
 impl SgdConfig {
     /// Clip, then weight decay, then L1, of an element of the mean gradient at weight `w`.
     #[inline(always)]
-    pub(crate) fn transform(&self, g: f32, w: f32) -> f32 {
+    fn transform(&self, g: f32, w: f32) -> f32 {
         match (self.clip.is_some(), self.weight_decay != 0.0, self.l1 != 0.0) {
             (false, false, false) => g,
             (false, true, false) => self.transform_by::<false, true, false>(g, w),

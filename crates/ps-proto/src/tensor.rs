@@ -1,6 +1,7 @@
 //! Tensors as bytes and back, with as few copies as the wire allows.
 
 use bytes::{Bytes, BytesMut};
+use ps_core::chunk::{self, make_little_endian};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// The bytes of `values` as they travel; the buffer goes when the last slice does.
@@ -17,18 +18,7 @@ pub fn read(bytes: &[u8], values: &mut [f32]) {
         rest.is_empty() && elements.len() == values.len(),
         "the length of a chunk is checked where it arrives"
     );
-    for (value, element) in values.iter_mut().zip(elements) {
-        *value = f32::from_le_bytes(*element);
-    }
-}
-
-/// The floats so that their bytes in memory are little-endian; nothing to do nearly everywhere.
-fn make_little_endian(values: &mut [f32]) {
-    if cfg!(target_endian = "big") {
-        for value in values {
-            *value = f32::from_bits(value.to_bits().swap_bytes());
-        }
-    }
+    chunk::read(elements, values);
 }
 
 struct Shared(Vec<f32>);

@@ -228,7 +228,7 @@ impl Plane {
             self.rate.at(step.step),
             old,
             &mut chunk.velocity,
-            new.elements_mut(),
+            &mut new,
         );
         let served = Served::new(new.share(), self.precision);
         chunk.next = Some(served.clone());
