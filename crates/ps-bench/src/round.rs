@@ -149,6 +149,7 @@ fn worker(server: &str, folder: &Path, index: u32, way: Way, beside: bool) -> Wo
         server: server.into(),
         data_root: Some(folder.into()),
         threads: Some(1),
+        cpus: None,
         name: format!("worker-{index}"),
         patience: Duration::from_secs(10),
         style: Style::Quiet,

@@ -9,6 +9,7 @@ mod job;
 mod lines;
 mod measures;
 mod memory;
+mod processors;
 mod progress;
 mod recorder;
 mod summary;
@@ -18,6 +19,7 @@ pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, W
 pub use job::{Fingerprint, Job, JobError, task};
 pub use measures::{Measures, counted, grouped, seconds};
 pub use memory::HugePages;
+pub use processors::Processors;
 pub use progress::{DataProgress, Relay, Style};
 pub use recorder::Recorder;
 pub use summary::{Ending, Summary};

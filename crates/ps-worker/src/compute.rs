@@ -9,7 +9,7 @@ use ps_core::gradient::Flow;
 use ps_core::{Gradients, Node, Tally};
 use ps_proto::convert::WeightsPart;
 use ps_proto::{Shape, v1};
-use ps_run::{DataProgress, Job};
+use ps_run::{DataProgress, Job, Processors};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -114,9 +114,13 @@ fn compute(
     orders: mpsc::Receiver<Order>,
     results: UnboundedSender<Computed>,
 ) {
+    let cpus = options.cpus.clone();
+    // By default one for each processor.
+    let threads = options.threads.unwrap_or(cpus.as_ref().map_or(0, Processors::count));
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads.unwrap_or(0))
+        .num_threads(threads)
         .thread_name(|index| format!("compute-{index}"))
+        .start_handler(move |index| cpus.iter().for_each(|cpus| cpus.bind(index)))
         .build();
     let pool = match pool {
         Ok(pool) => pool,

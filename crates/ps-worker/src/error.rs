@@ -14,6 +14,8 @@ pub enum WorkerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The threads that compute cannot be bound to the processors given; why.
+    Processors(String),
     /// The server was out of reach for too long.
     Unreachable {
         /// Its address.
@@ -51,7 +53,7 @@ impl WorkerError {
     /// The process's exit code: 2 for the command line, 42 for what no retry can mend, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            WorkerError::Address { .. } | WorkerError::Listen { .. } => 2,
+            WorkerError::Address { .. } | WorkerError::Processors(_) | WorkerError::Listen { .. } => 2,
             WorkerError::Mismatch(_) => 42,
             _ => 1,
         }
@@ -67,6 +69,7 @@ impl fmt::Display for WorkerError {
                     "--server {given:?}: {problem}; give HOST:PORT, such as 127.0.0.1:4370, or unix:PATH"
                 )
             }
+            WorkerError::Processors(problem) => write!(f, "--cpus: {problem}"),
             WorkerError::Unreachable { server, waited, last } => write!(
                 f,
                 "{server}: no server within {} s, the last attempt failed with: {last}; \

@@ -24,7 +24,7 @@ use ps_proto::Listener;
 use ps_proto::convert::Invitation;
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::status::Verdict;
-use ps_run::{Job, Style};
+use ps_run::{Job, Processors, Style};
 use ps_server::ServerOptions;
 use ps_server::shard::{self, Shard, ShardEnd, ShardOptions};
 use std::future::Future;
@@ -45,6 +45,8 @@ pub struct WorkerOptions {
     pub data_root: Option<PathBuf>,
     /// Threads that compute; all cores otherwise.
     pub threads: Option<usize>,
+    /// The processors that these threads are bound to, if they are.
+    pub cpus: Option<Processors>,
     /// Our name in logs.
     pub name: String,
     /// For how long a server that is not there is tried again.
@@ -89,6 +91,9 @@ pub async fn run_with(
     computer: Option<Box<dyn Computer>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, WorkerError> {
+    if let Some(problem) = options.cpus.as_ref().and_then(Processors::objection) {
+        return Err(WorkerError::Processors(problem));
+    }
     let client = Client::new(&options.server, &options.name)?;
     tokio::pin!(shutdown);
     let prepared = async {

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use ps_config::{DataArgs, LogArgs};
-use ps_run::Style;
+use ps_run::{Processors, Style};
 use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,9 +25,14 @@ struct Arguments {
     #[command(flatten)]
     data: DataArgs,
 
-    /// Threads that compute; all cores if not given.
+    /// Threads that compute; one for each processor if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+
+    /// Bind the computing threads to these processors, one each in turn, such as 0-3,8: so that workers on one machine
+    /// never wait behind one another. Linux only.
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<Processors>,
 
     /// This worker's name in logs and status; at most 256 bytes.
     #[arg(long, value_name = "NAME", default_value_t = format!("worker-{}", std::process::id()))]
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
         server: arguments.server,
         data_root: arguments.data.data_root,
         threads: arguments.threads.map(usize::from),
+        cpus: arguments.cpus,
         name: arguments.name,
         patience: Duration::from_secs(arguments.patience),
         style,

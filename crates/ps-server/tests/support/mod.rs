@@ -253,6 +253,7 @@ impl Worker {
             server: server.to_string(),
             data_root: Some(folder.to_path_buf()),
             threads: Some(1),
+            cpus: None,
             name: "test".into(),
             patience: Duration::from_secs(60),
             style: Style::Quiet,

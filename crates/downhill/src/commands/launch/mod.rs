@@ -8,7 +8,7 @@ use crate::interrupt::{self, STOPPED};
 use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use ps_config::{DataArgs, LogArgs, LogFormat, OutArgs, RunArgs};
-use ps_run::{Relay, Style};
+use ps_run::{Processors, Relay, Style};
 use seat::{FAREWELL, Seat, say_farewell};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -36,6 +36,11 @@ pub struct Arguments {
     /// Threads of each worker [default: the processors shared out among the workers].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+
+    /// Do not bind the workers' threads to processors of their own, which is done where they are as many as the
+    /// processors, so that no worker waits behind another.
+    #[arg(long)]
+    no_pin: bool,
 
     /// Cut the weights into S parts, each kept by a server process of its own, or `beside`: each worker keeps a part.
     /// Then a worker or server that dies takes its part and the run along.
@@ -123,8 +128,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     let mut crew: Vec<Seat> = Vec::new();
     for number in 1..=arguments.workers {
-        let mut seat = Seat::new(number, meeting.address(&format!("worker-{number}")), Arc::clone(&screen));
-        seat.start(arguments, &programs[1], &address, threads)?;
+        let seat = Seat::new(number, meeting.address(&format!("worker-{number}")), Arc::clone(&screen));
+        let mut seat = seat.with_threads(threads, processors(arguments, number - 1, threads));
+        seat.start(arguments, &programs[1], &address)?;
         crew.push(seat);
     }
     let mut asked = false;
@@ -140,7 +146,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(STOPPED));
         }
         for seat in &mut crew {
-            seat.look_after(arguments, &programs[1], &address, threads)?;
+            seat.look_after(arguments, &programs[1], &address)?;
         }
         if !asked && crew.iter().all(Seat::is_lost) {
             server.ask_to_end();
@@ -154,6 +160,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         output::error(&format!("the server {}", describe(status)));
     }
     Ok(server_code(Some(status), stop))
+}
+
+/// The processors of a worker, if all have their own and none is left over: whoever leaves some does so for others.
+fn processors(arguments: &Arguments, worker: u16, threads: u16) -> Option<Processors> {
+    let ours = Processors::ours();
+    let [worker, workers, threads] = [worker, arguments.workers, threads].map(usize::from);
+    (!arguments.no_pin && workers * threads == ours.count()).then(|| ours.some(worker * threads, threads))
 }
 
 fn server_code(status: Option<ExitStatus>, stop: &AtomicBool) -> ExitCode {

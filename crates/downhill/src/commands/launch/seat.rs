@@ -4,7 +4,7 @@ use super::{Arguments, Shards, WATCH_EVERY, label, shared_flags};
 use crate::children::{Child, describe, labelled};
 use crate::failure::Failure;
 use ps_config::LogFormat;
-use ps_run::Relay;
+use ps_run::{Processors, Relay};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -24,6 +24,9 @@ pub struct Seat {
     number: u16,
     state: State,
     restarts: u32,
+    threads: u16,
+    /// The processors of its threads, if they have their own.
+    cpus: Option<Processors>,
     /// Where its shard listens, if it has one.
     listen: String,
     screen: Arc<Relay>,
@@ -42,7 +45,12 @@ enum State {
 impl Seat {
     /// An empty one.
     pub fn new(number: u16, listen: String, screen: Arc<Relay>) -> Self {
-        Seat { number, state: State::Failed, restarts: 0, listen, screen }
+        Seat { number, state: State::Failed, restarts: 0, threads: 1, cpus: None, listen, screen }
+    }
+
+    /// With so many computing threads, on processors of their own if there are any.
+    pub fn with_threads(self, threads: u16, cpus: Option<Processors>) -> Self {
+        Seat { threads, cpus, ..self }
     }
 
     /// Whether nobody will sit there any more.
@@ -55,15 +63,12 @@ impl Seat {
     }
 
     /// Starts the worker.
-    pub fn start(
-        &mut self,
-        arguments: &Arguments,
-        program: &Path,
-        address: &str,
-        threads: u16,
-    ) -> Result<(), Failure> {
+    pub fn start(&mut self, arguments: &Arguments, program: &Path, address: &str) -> Result<(), Failure> {
         let mut flags: Vec<OsString> = ["--server", address, "--threads"].map(OsString::from).into();
-        flags.push(threads.to_string().into());
+        flags.push(self.threads.to_string().into());
+        if let Some(cpus) = &self.cpus {
+            flags.extend(["--cpus".into(), cpus.to_string().into()]);
+        }
         flags.extend(["--name".into(), self.name().replace(' ', "-").into()]);
         // Paths of the run file start at its folder, which the server does not tell.
         let root = arguments.data.root(arguments.run.folder());
@@ -91,16 +96,13 @@ impl Seat {
         arguments: &Arguments,
         program: &Path,
         address: &str,
-        threads: u16,
     ) -> Result<(), Failure> {
         match &mut self.state {
             State::Running(child) => {
                 let Some(status) = child.ended()? else { return Ok(()) };
                 self.ended(status, arguments.restart);
             }
-            State::Pausing(until) if *until <= Instant::now() => {
-                self.start(arguments, program, address, threads)?
-            }
+            State::Pausing(until) if *until <= Instant::now() => self.start(arguments, program, address)?,
             _ => {}
         }
         Ok(())

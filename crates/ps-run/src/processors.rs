@@ -1,0 +1,145 @@
+//! Threads bound to processors, where the system lets us.
+//!
+//! A scheduler leaves a thread that wakes where it ran last, even behind another one that computes, while a processor
+//! elsewhere is idle. Two workers of one machine would so compute one after the other.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Some processors of this machine, in ascending order, such as `0-3,8`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processors(Vec<usize>);
+
+impl Processors {
+    /// Those that the calling thread may run on; none where the system does not tell.
+    pub fn ours() -> Self {
+        Processors(system::allowed())
+    }
+
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Those from number `first` on, `count` of them.
+    pub fn some(&self, first: usize, count: usize) -> Self {
+        Processors(self.0.iter().copied().skip(first).take(count).collect())
+    }
+
+    /// What keeps us from running on these, if anything does.
+    pub fn objection(&self) -> Option<String> {
+        let ours = Processors::ours();
+        match self.0.iter().find(|cpu| !ours.0.contains(cpu)) {
+            None => None,
+            Some(_) if ours.0.is_empty() => Some("this system does not bind threads to processors".into()),
+            Some(cpu) => Some(format!("this process may not run on processor {cpu}, only on {ours}")),
+        }
+    }
+
+    /// Binds the calling thread, which is number `thread` of those that share them out, to one. It runs unbound if the
+    /// system has changed its mind.
+    pub fn bind(&self, thread: usize) {
+        system::bind(self.0[thread % self.0.len()]);
+    }
+}
+
+impl FromStr for Processors {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+                (Ok(first), Ok(last)) if first <= last && last < MOST => all.extend(first..=last),
+                _ => return Err(format!("{part:?} is no processor; give numbers and ranges, such as 0-3,8")),
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(Processors(all))
+    }
+}
+
+/// More processors than any machine has.
+const MOST: usize = 1 << 16;
+
+impl fmt::Display for Processors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, run) in self.0.chunk_by(|a, b| a + 1 == *b).enumerate() {
+            let comma = if number == 0 { "" } else { "," };
+            match run {
+                [only] => write!(f, "{comma}{only}")?,
+                [first, .., last] => write!(f, "{comma}{first}-{last}")?,
+                [] => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+
+    /// The calling thread.
+    const SELF: Pid = Pid::from_raw(0);
+
+    pub fn allowed() -> Vec<usize> {
+        let Ok(set) = sched_getaffinity(SELF) else { return Vec::new() };
+        (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
+    }
+
+    pub fn bind(cpu: usize) {
+        let mut set = CpuSet::new();
+        let _ = set.set(cpu).and_then(|()| sched_setaffinity(SELF, &set));
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    pub fn allowed() -> Vec<usize> {
+        Vec::new()
+    }
+
+    pub fn bind(_: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_and_told_in_their_shortest_form() {
+        for (given, told) in [("0", "0"), ("3,1,2,8", "1-3,8"), ("0-1, 4-4,5", "0-1,4-5"), ("7,7", "7")] {
+            assert_eq!(given.parse::<Processors>().map(|list| list.to_string()), Ok(told.into()));
+        }
+        for wrong in ["", "a", "3-1", "1-", "-1", "1,,2", "0-99999999999"] {
+            let refused = wrong.parse::<Processors>();
+            assert!(refused.is_err_and(|why| why.contains("is no processor")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_processor_that_is_not_ours_is_objected_to() {
+        let far: Processors = "65535".parse().unwrap_or_else(|why| panic!("{why}"));
+        assert!(far.objection().is_some());
+        assert_eq!(Processors::ours().objection(), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_is_bound_to_one_of_them() {
+        let ours = Processors::ours();
+        let last = ours.count() - 1;
+        let bound = std::thread::scope(|scope| {
+            let bind = || {
+                ours.bind(last);
+                Processors::ours()
+            };
+            scope.spawn(bind).join().ok()
+        });
+        assert_eq!(bound, Some(ours.some(last, 1)));
+    }
+}
