@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,8 @@ initial = 0.01
 
 def main():
     arguments = parse()
+    # So that what is started and the namespaces do not stay behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder, open(arguments.results, "a") as results:
         folder = pathlib.Path(folder)
         for hidden, batch, leaf in map(work, arguments.work):
@@ -176,6 +179,9 @@ def shaped(run, out, parts, workers, steps, link):
             started.append(start(names[index], shard, retry=True))
         for index in range(servers, servers + workers):
             worker = [PROGRAMS / "ps-worker", "--server", coordinator, "--threads", "1", "--quiet"]
+            if workers == os.cpu_count():
+                # As `launch` does it.
+                worker += ["--cpus", str(index - servers)]
             if parts == "beside":
                 worker += ["--with-shard", "--shard-listen", f"{NETWORK}.{index + 1}:0"]
             started.append(start(names[index], worker))

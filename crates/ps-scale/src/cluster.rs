@@ -53,6 +53,14 @@ pub struct Link {
     pub bandwidth: f64,
     /// Seconds that a message is under way, sending and waking the receiver not counted.
     pub latency: f64,
+    /// Of those who send to one process through such links, the fastest have so much more than the mean rate, and the
+    /// slowest as much less.
+    pub unevenness: f64,
+}
+
+impl Link {
+    /// The unevenness of TCP connections, as it fits what was measured; docs/scaling.md has the figures.
+    pub const TCP: f64 = 0.6;
 }
 
 /// In each step each worker is with probability `share` slower by `factor`.

@@ -1,11 +1,16 @@
 //! The network: each process has a link, whose two directions it shares among all it talks with.
 //!
-//! A message takes its bytes' time on the sender's way out and as long on the receiver's way in; the two overlap, as
-//! packets are passed on before the message is whole. Messages wait for each other in the order in which they were
-//! sent. What lies between the links is faster than they are.
+//! Messages from one process to another wait for each other in the order in which they were sent. Those to different
+//! receivers share the way out. A message takes its bytes' time on the sender's way out and as long on the receiver's
+//! way in; the two overlap, as packets are passed on before the message is whole. What lies between the links is faster
+//! than they are.
+//!
+//! Where several send to one, TCP does not share its way in evenly: of eight workers that sent to one server through
+//! links of 200 Mbit/s, some had twice the mean rate and some half of it, the same ones for seconds ([`Link::unevenness`]). What waits for
+//! all of them waits for the slowest.
 
 use crate::cluster::Link;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A process, by its number.
 pub type Process = usize;
@@ -23,10 +28,11 @@ pub struct Parcel<T> {
 
 #[derive(Debug)]
 struct Ends<T> {
-    bandwidth: f64,
-    /// What waits for the way out, and whether that is in use.
-    waiting: VecDeque<Parcel<T>>,
-    is_sending: bool,
+    link: Link,
+    /// To whom something is under way, and what waits behind it.
+    sends: BTreeMap<Process, VecDeque<Parcel<T>>>,
+    /// How many send here now.
+    senders: usize,
     /// When the way in is free.
     free_at: f64,
 }
@@ -41,7 +47,7 @@ pub struct Network<T> {
 /// A message that has set out.
 #[derive(Debug)]
 pub struct Departure<T> {
-    /// When the way out is free again.
+    /// When the next one to the same process may set out.
     pub out_at: f64,
     /// When the message is there.
     pub there_at: f64,
@@ -57,38 +63,50 @@ impl<T> Network<T> {
 
     /// A process with its link.
     pub fn add(&mut self, link: Link) -> Process {
-        let waiting = VecDeque::new();
-        self.ends.push(Ends { bandwidth: link.bandwidth, waiting, is_sending: false, free_at: 0.0 });
+        self.ends.push(Ends { link, sends: BTreeMap::new(), senders: 0, free_at: 0.0 });
         self.ends.len() - 1
     }
 
-    /// Sends a message; it departs at once if nothing else is on the way out.
+    /// Sends a message; it departs at once if nothing else is on its way to the same process.
     pub fn send(&mut self, now: f64, from: Process, parcel: Parcel<T>) -> Option<Departure<T>> {
-        if std::mem::replace(&mut self.ends[from].is_sending, true) {
-            self.ends[from].waiting.push_back(parcel);
+        if let Some(waiting) = self.ends[from].sends.get_mut(&parcel.to) {
+            waiting.push_back(parcel);
             return None;
         }
+        self.ends[from].sends.insert(parcel.to, VecDeque::new());
+        self.ends[parcel.to].senders += 1;
         Some(self.depart(now, from, parcel))
     }
 
-    /// The way out is free: the next message departs.
-    pub fn next(&mut self, now: f64, from: Process) -> Option<Departure<T>> {
-        match self.ends[from].waiting.pop_front() {
-            Some(parcel) => Some(self.depart(now, from, parcel)),
-            None => {
-                self.ends[from].is_sending = false;
-                None
-            }
+    /// What was on its way to a process has left: the next message to it departs.
+    pub fn next(&mut self, now: f64, from: Process, to: Process) -> Option<Departure<T>> {
+        let parcel = self.ends[from].sends.get_mut(&to)?.pop_front();
+        if parcel.is_none() {
+            self.ends[from].sends.remove(&to);
+            self.ends[to].senders -= 1;
         }
+        Some(self.depart(now, from, parcel?))
     }
 
     fn depart(&mut self, now: f64, from: Process, parcel: Parcel<T>) -> Departure<T> {
-        let out_at = now + parcel.bytes / self.ends[from].bandwidth;
+        let mut rate = self.ends[from].link.bandwidth / self.ends[from].sends.len() as f64;
         let receiver = &mut self.ends[parcel.to];
-        receiver.free_at = receiver.free_at.max(now + self.latency) + parcel.bytes / receiver.bandwidth;
+        if receiver.senders > 1 {
+            let share = receiver.link.bandwidth / receiver.senders as f64;
+            rate = rate.min(share * eagerness(from + parcel.to, receiver.link.unevenness));
+        }
+        let out_at = now + parcel.bytes / rate;
+        receiver.free_at = receiver.free_at.max(now + self.latency) + parcel.bytes / receiver.link.bandwidth;
         let there_at = receiver.free_at.max(out_at + self.latency);
         Departure { out_at, there_at, parcel }
     }
+}
+
+/// A sender's part of what it would have if all had the same. Any few numbers in a row are spread evenly: each in binary,
+/// read backwards after the point, as van der Corput has it.
+fn eagerness(number: usize, unevenness: f64) -> f64 {
+    let backwards = (number as u64 + 1).reverse_bits() as f64 / 2.0_f64.powi(64);
+    1.0 + unevenness * (2.0 * backwards - 1.0)
 }
 
 #[cfg(test)]
@@ -96,9 +114,13 @@ mod tests {
     use super::*;
 
     fn network(processes: usize) -> Network<()> {
+        uneven(processes, 0.0)
+    }
+
+    fn uneven(processes: usize, unevenness: f64) -> Network<()> {
         let mut network = Network::new(0.5);
         for _ in 0..processes {
-            network.add(Link { bandwidth: 8.0, latency: 0.5 });
+            network.add(Link { bandwidth: 8.0, latency: 0.5, unevenness });
         }
         network
     }
@@ -116,15 +138,32 @@ mod tests {
     fn messages_wait_for_the_senders_way_out() {
         let mut network = network(3);
         let first = network.send(0.0, 0, parcel(1)).unwrap();
-        assert!(network.send(0.0, 0, parcel(2)).is_none());
-        assert_eq!(network.next(first.out_at, 0).unwrap().there_at, 4.5);
-        assert!(network.next(4.0, 0).is_none());
+        assert!(network.send(0.0, 0, parcel(1)).is_none());
+        assert_eq!(network.next(first.out_at, 0, 1).unwrap().there_at, 4.5);
+        assert!(network.next(4.0, 0, 1).is_none());
     }
 
     #[test]
     fn messages_wait_for_the_receivers_way_in() {
         let mut network = network(3);
-        let times = [0, 1].map(|from| network.send(0.0, from, parcel(2)).unwrap().there_at);
-        assert_eq!(times, [2.5, 4.5]);
+        let [first, second] = [0, 1].map(|from| network.send(0.0, from, parcel(2)).unwrap().there_at);
+        assert_eq!([first, second], [2.5, 4.5]);
+    }
+
+    #[test]
+    fn messages_to_different_receivers_share_the_way_out() {
+        let mut network = network(3);
+        let [first, second] = [1, 2].map(|to| network.send(0.0, 0, parcel(to)).unwrap().there_at);
+        assert_eq!([first, second], [2.5, 4.5]);
+    }
+
+    #[test]
+    fn of_many_who_send_to_one_some_are_slower() {
+        let rates: Vec<f64> = (0..8).map(|number| eagerness(number, 0.6)).collect();
+        let mean = rates.iter().sum::<f64>() / 8.0;
+        assert!((0.9..1.1).contains(&mean), "{rates:?}");
+        let mut network = uneven(9, 0.6);
+        let times: Vec<f64> = (0..8).map(|from| network.send(0.0, from, parcel(8)).unwrap().out_at).collect();
+        assert!(times[1] < times[7] && times[7] > 16.0 / (8.0 / 8.0), "{times:?}");
     }
 }

@@ -84,7 +84,8 @@ enum Event {
     JobEnds(Foreseen),
     /// A job reaches a thread that was asleep, or whose job has come over the network.
     Reaches(Thread, Job<Done>),
-    OutIsFree(Process),
+    /// A message between two processes has left.
+    Left(Process, Process),
 }
 
 struct Worker {
@@ -237,9 +238,9 @@ impl<'a> Rounds<'a> {
                     let next = self.hosts.give(thread, self.now, job);
                     self.foresee(next);
                 }
-                Event::OutIsFree(process) => {
-                    let departure = self.network.next(self.now, process);
-                    self.depart(process, departure);
+                Event::Left(from, to) => {
+                    let departure = self.network.next(self.now, from, to);
+                    self.depart(from, departure);
                 }
             }
         }
@@ -424,7 +425,7 @@ impl<'a> Rounds<'a> {
 
     fn depart(&mut self, from: Process, departure: Option<Departure<Message>>) {
         let Some(Departure { out_at, there_at, parcel }) = departure else { return };
-        self.agenda.put(out_at, Event::OutIsFree(from));
+        self.agenda.put(out_at, Event::Left(from, parcel.to));
         self.arrive(there_at, from, parcel.content);
     }
 

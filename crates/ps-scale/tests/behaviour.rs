@@ -20,7 +20,7 @@ fn cluster(workers: usize) -> Cluster {
         leaves: 64,
         placement: Placement::Apart,
         cores: 2,
-        link: Link { bandwidth: BANDWIDTH, latency: 0.0 },
+        link: Link { bandwidth: BANDWIDTH, latency: 0.0, unevenness: 0.0 },
         stragglers: None,
         seed: 1,
     }
@@ -79,7 +79,7 @@ fn chunks_travel_back_while_others_still_come() {
 
 #[test]
 fn on_one_host_a_gradient_is_received_once_it_is_sent() {
-    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let costs = Costs { send_byte: 1e-10, receive_byte: 2e-10, ..only_compute() };
     let seconds = step_seconds(&Cluster { link, placement: Placement::Together, ..cluster(1) }, &costs);
     // Out in one go, all chunks; then the weights likewise, as all of them are updated at once.
@@ -88,7 +88,7 @@ fn on_one_host_a_gradient_is_received_once_it_is_sent() {
 
 #[test]
 fn what_is_final_early_travels_while_the_rest_is_computed() {
-    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let cluster = Cluster { link, ..cluster(1) };
     let half = 4 * MB as usize / 4;
     let whole = Costs { send_byte: 1e-9, ..only_compute() };
@@ -106,7 +106,7 @@ fn what_is_final_early_travels_while_the_rest_is_computed() {
 #[test]
 fn workers_share_what_is_to_be_computed() {
     let endless = |workers| {
-        let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+        let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
         step_seconds(&Cluster { link, ..cluster(workers) }, &only_compute())
     };
     check(endless(1), 64e-3);
@@ -119,7 +119,7 @@ fn workers_share_what_is_to_be_computed() {
 #[test]
 fn twice_the_bandwidth_halves_a_round_that_is_bound_by_it() {
     let seconds = |factor| {
-        let link = Link { bandwidth: factor * BANDWIDTH, latency: 0.0 };
+        let link = Link { bandwidth: factor * BANDWIDTH, latency: 0.0, unevenness: 0.0 };
         step_seconds(&Cluster { link, ..cluster(8) }, &Costs::nothing())
     };
     check(seconds(1.0), 2.0 * seconds(2.0));
@@ -140,14 +140,15 @@ fn more_shards_never_slow_a_round_down_that_is_bound_by_the_server() {
     let costs = Costs { check_byte: 0.0, ..only_fold() };
     let seconds = |shards: usize| {
         let parts = (0..shards).map(|_| vec![MB; 8 / shards]).collect();
-        let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+        let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
         step_seconds(&Cluster { parts, link, ..cluster(16) }, &costs)
     };
     let each = [1, 2, 4, 8].map(seconds);
     for pair in each.windows(2) {
         check(pair[1], pair[0] / 2.0);
     }
-    let bound = Cluster { link: Link { bandwidth: f64::INFINITY, latency: 0.0 }, ..cluster(16) };
+    let bound =
+        Cluster { link: Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 }, ..cluster(16) };
     assert_eq!(Bound::of(&bound, &only_fold()), Bound::Fold);
 }
 
@@ -165,7 +166,7 @@ fn shards_beside_workers_move_as_many_bytes_as_a_ring() {
 #[test]
 fn processes_on_one_host_share_its_cores() {
     let together = |workers, cores| {
-        let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+        let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
         let placement = Placement::Together;
         step_seconds(&Cluster { placement, cores, link, ..cluster(workers) }, &only_compute())
     };
@@ -178,14 +179,14 @@ fn processes_on_one_host_share_its_cores() {
 #[test]
 fn a_message_costs_its_sender_and_its_receiver_time() {
     let costs = Costs { send_byte: 1e-9, receive_byte: 2e-9, ..Costs::nothing() };
-    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let one_chunk = Cluster { parts: vec![vec![8 * MB]], link, ..cluster(1) };
     check(step_seconds(&one_chunk, &costs), 2.0 * (8e-3 + 16e-3));
 }
 
 #[test]
 fn one_straggler_makes_all_wait() {
-    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let seconds = |share| {
         let stragglers = Some(Stragglers { share, factor: 3.0 });
         step_seconds(&Cluster { stragglers, link, ..cluster(16) }, &only_compute())
@@ -199,7 +200,7 @@ fn one_straggler_makes_all_wait() {
 
 #[test]
 fn uneven_workers_wait_for_the_last_one() {
-    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let seconds = |workers| {
         let costs = Costs { jitter: 0.1, ..only_compute() };
         step_seconds(&Cluster { link, ..cluster(workers) }, &costs) / (64e-3 / workers as f64)
@@ -229,7 +230,7 @@ fn a_thousand_workers_are_simulated_whoever_keeps_the_weights() {
 
 #[test]
 fn workers_beyond_the_leaves_do_not_pay() {
-    let link = Link { bandwidth: f64::INFINITY, latency: 0.0 };
+    let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let cluster = |workers| Cluster { link, ..cluster(workers) };
     let sweep = Sweep::new(&[1, 16, 256], cluster, &only_compute());
     assert_eq!(sweep.stops_paying, Some((64, Bound::Leaves)));

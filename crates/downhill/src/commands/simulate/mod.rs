@@ -187,6 +187,7 @@ fn cluster(arguments: &Arguments, job: &Job, workers: usize, threads: usize, cor
         link: Link {
             bandwidth: arguments.bandwidth.unwrap_or(bandwidth),
             latency: arguments.latency.unwrap_or(latency),
+            unevenness: Link::TCP,
         },
         stragglers: arguments.stragglers,
         seed: job.run.seed,
