@@ -1,7 +1,7 @@
 //! Rounds: who does what after what has happened.
 
 use crate::agenda::Agenda;
-use crate::cluster::{Cluster, Keepers, Placement, Stragglers};
+use crate::cluster::{Cluster, Keepers, Link, Placement, Stragglers};
 use crate::costs::Costs;
 use crate::host::{Foreseen, Hosts, Job, Thread};
 use crate::network::{Departure, Network, Parcel, Process};
@@ -154,6 +154,10 @@ impl<'a> Rounds<'a> {
         );
         let mut hosts = Hosts::default();
         let mut network = Network::new(cluster.link.latency);
+        // Of a single chunk everybody's part must come in any case, whoever is first.
+        let is_one_chunk = cluster.parts.iter().map(Vec::len).sum::<usize>() == 1;
+        let unevenness = if is_one_chunk { 0.0 } else { cluster.link.unevenness };
+        let link = Link { unevenness, ..cluster.link };
         let crowding = costs.crowding;
         let together =
             (cluster.placement == Placement::Together).then(|| hosts.add_host(cluster.cores, crowding));
@@ -170,7 +174,7 @@ impl<'a> Rounds<'a> {
         let mut workers = Vec::new();
         let mut shares = assign(0..cluster.leaves, &vec![1.0; cluster.workers]).into_iter();
         for process in 0..first_worker + cluster.workers {
-            network.add(cluster.link);
+            network.add(link);
             let host = together.unwrap_or_else(|| hosts.add_host(cluster.cores, crowding));
             let is_worker = process >= first_worker;
             let keeps = process >= first_keeper && process - first_keeper < cluster.parts.len();
