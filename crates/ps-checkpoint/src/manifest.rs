@@ -1,0 +1,119 @@
+//! What a checkpoint says of itself.
+
+use ps_core::Tally;
+use ps_core::params::hex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Version of the format; what another version wrote is not read.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Which run it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Hash of the numeric part of the run file.
+    pub run: String,
+    /// Hash of the data.
+    pub data: String,
+    /// Version of the specification of the numbers.
+    pub numerics: u32,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps made.
+    pub step: u64,
+    /// The epoch that the next one belongs to, from 0.
+    pub epoch: u32,
+    /// Seconds of training so far.
+    pub seconds: f64,
+    /// Samples so far.
+    pub samples: u64,
+    /// Loss and metrics of this epoch's steps so far.
+    pub tally: Tally,
+}
+
+/// What a checkpoint is, and what its files must be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the format.
+    pub format: u32,
+    /// Which run it is.
+    pub identity: Identity,
+    /// How far it is.
+    pub progress: Progress,
+    /// Which of the processes that used the folder, in their order, has written it.
+    pub holder: u64,
+    /// The files beside this one.
+    pub files: Vec<FileEntry>,
+    /// SHA-256 of this manifest with nothing here.
+    pub sha256: String,
+}
+
+/// A file beside the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
+}
+
+impl Identity {
+    /// What differs, with both values; empty if nothing does.
+    pub fn differences(&self, theirs: &Identity) -> Vec<String> {
+        let mut differences = Vec::new();
+        let mut compare = |what: &str, ours: &str, theirs: &str| {
+            if ours != theirs {
+                differences.push(format!("{what} is {ours} here and {theirs} there"));
+            }
+        };
+        compare("the run file's fingerprint", &self.run, &theirs.run);
+        compare("the data's fingerprint", &self.data, &theirs.data);
+        compare("the version of the numbers", &self.numerics.to_string(), &theirs.numerics.to_string());
+        differences
+    }
+}
+
+impl FileEntry {
+    /// Of a file with this content.
+    pub fn of(name: &str, content: &[u8]) -> Self {
+        FileEntry { name: name.into(), bytes: content.len() as u64, sha256: sha256(content) }
+    }
+}
+
+impl Manifest {
+    /// Its text, with the hash of itself.
+    pub fn seal(mut self) -> Result<Vec<u8>, serde_json::Error> {
+        self.sha256 = String::new();
+        self.sha256 = sha256(&self.text()?);
+        self.text()
+    }
+
+    /// Reads what [`Manifest::seal`] gave; any other byte is an error, and what it is.
+    pub fn open(bytes: &[u8]) -> Result<Self, String> {
+        let manifest: Manifest =
+            serde_json::from_slice(bytes).map_err(|error| format!("it is no manifest: {error}"))?;
+        if manifest.format != FORMAT {
+            let theirs = manifest.format;
+            return Err(format!("it is of format {theirs}; this release reads format {FORMAT}"));
+        }
+        match manifest.clone().seal() {
+            Ok(sealed) if sealed == bytes => Ok(manifest),
+            _ => Err("its SHA-256 is not the one that it states".into()),
+        }
+    }
+
+    fn text(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}

@@ -1,0 +1,248 @@
+//! A disk in memory that forgets what was not made durable, for tests.
+
+use crate::disk::Disk;
+use ps_core::seed::{Purpose, random};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
+use std::path::{Component, Path};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A disk; clones are the same one. Its root folder is there.
+#[derive(Clone, Debug, Default)]
+pub struct SimulatedDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    nodes: BTreeMap<u64, Node>,
+    next: u64,
+    /// Operations so far that change something or make it durable.
+    operations: u64,
+    fault: Option<(u64, Fault)>,
+    is_down: bool,
+}
+
+/// What happens at an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The machine stops in the middle of it: this operation and all later ones fail.
+    Crash,
+    /// It fails with this error, after half of what it writes.
+    Error(ErrorKind),
+    /// A bit of what is written flips, and nobody says so.
+    Flip,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    File { content: Vec<u8>, durable: Vec<u8> },
+    Folder { names: Names, durable: Names },
+}
+
+type Names = BTreeMap<String, u64>;
+
+impl Default for State {
+    fn default() -> Self {
+        let root = Node::Folder { names: Names::new(), durable: Names::new() };
+        State { nodes: BTreeMap::from([(0, root)]), next: 1, operations: 0, fault: None, is_down: false }
+    }
+}
+
+impl SimulatedDisk {
+    /// Has something happen at operation `operation`, counted from the disk's beginning.
+    pub fn fault_at(&self, operation: u64, fault: Fault) {
+        self.state().fault = Some((operation, fault));
+    }
+
+    /// Operations so far.
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// The machine stops and starts again. Of what was not made durable some is there and some is not, as `seed` has it:
+    /// of each folder the names that were durable or those of the end, of each file the content that was durable, that
+    /// of the end, or a part of it.
+    pub fn crash(&self, seed: u64) {
+        let mut state = self.state();
+        state.fault = None;
+        state.is_down = false;
+        for (&number, node) in &mut state.nodes {
+            let [chance, share, ..] = random(seed, Purpose::Simulation, 0, number);
+            match node {
+                Node::Folder { names, durable } => {
+                    if chance % 2 == 0 {
+                        names.clone_from(durable);
+                    }
+                    durable.clone_from(names);
+                }
+                Node::File { content, durable } => {
+                    match chance % 3 {
+                        0 => content.clone_from(durable),
+                        1 if content != durable => content.truncate(share as usize % (content.len() + 1)),
+                        _ => {}
+                    }
+                    durable.clone_from(content);
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Counts an operation; gives the fault that it is to have, if any but a crash.
+    fn begin(&mut self) -> io::Result<Option<Fault>> {
+        if self.is_down {
+            return Err(io::Error::other("the machine is down"));
+        }
+        let operation = self.operations;
+        self.operations += 1;
+        let fault = self.fault.filter(|&(at, _)| at == operation).map(|(_, fault)| fault);
+        self.is_down = fault == Some(Fault::Crash);
+        Ok(fault)
+    }
+
+    fn find(&self, path: &Path) -> io::Result<u64> {
+        let mut at = 0;
+        for name in path.components().filter_map(normal) {
+            let Node::Folder { names, .. } = &self.nodes[&at] else { return Err(not_found(path)) };
+            at = *names.get(name.as_ref()).ok_or_else(|| not_found(path))?;
+        }
+        Ok(at)
+    }
+
+    fn names(&mut self, folder: &Path) -> io::Result<&mut Names> {
+        let number = self.find(folder)?;
+        match self.nodes.get_mut(&number) {
+            Some(Node::Folder { names, .. }) => Ok(names),
+            _ => Err(not_found(folder)),
+        }
+    }
+
+    fn add(&mut self, path: &Path, node: Node) -> io::Result<()> {
+        let number = self.next;
+        self.next += 1;
+        let (folder, name) = split(path);
+        self.names(folder)?.insert(name, number);
+        self.nodes.insert(number, node);
+        Ok(())
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(fault) = state.begin()? {
+            fault.as_error()?;
+        }
+        if state.find(path).is_ok() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        state.add(path, Node::Folder { names: Names::new(), durable: Names::new() })
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let fault = state.begin()?;
+        let mut content = bytes.to_vec();
+        match fault {
+            Some(Fault::Flip) if !content.is_empty() => content[bytes.len() / 2] ^= 4,
+            Some(Fault::Crash | Fault::Error(_)) => content.truncate(bytes.len() / 2),
+            _ => {}
+        }
+        // Durable is what it held before, if it was there.
+        let durable = match state.find(path).ok().and_then(|number| state.nodes.get(&number)) {
+            Some(Node::File { durable, .. }) => durable.clone(),
+            _ => Vec::new(),
+        };
+        state.add(path, Node::File { content, durable })?;
+        fault.map_or(Ok(()), Fault::as_error)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(fault) = state.begin()? {
+            fault.as_error()?;
+        }
+        let number = state.find(path)?;
+        match state.nodes.get_mut(&number) {
+            Some(Node::File { content, durable }) => durable.clone_from(content),
+            Some(Node::Folder { names, durable }) => durable.clone_from(names),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(fault) = state.begin()? {
+            fault.as_error()?;
+        }
+        let number = state.find(from)?;
+        let ((old_folder, old), (new_folder, new)) = (split(from), split(to));
+        state.names(old_folder)?.remove(&old);
+        state.names(new_folder)?.insert(new, number);
+        Ok(())
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let state = self.state();
+        if state.is_down {
+            return Err(io::Error::other("the machine is down"));
+        }
+        match &state.nodes[&state.find(path)?] {
+            Node::File { content, .. } => Ok(content.clone()),
+            Node::Folder { .. } => Err(ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut state = self.state();
+        if state.is_down {
+            return Err(io::Error::other("the machine is down"));
+        }
+        Ok(state.names(path)?.keys().cloned().collect())
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(fault) = state.begin()? {
+            // What is removed is removed name by name.
+            if let Some(first) = state.names(path)?.keys().next().cloned() {
+                state.names(path)?.remove(&first);
+            }
+            fault.as_error()?;
+        }
+        let (folder, name) = split(path);
+        state.names(folder)?.remove(&name).map(drop).ok_or_else(|| not_found(path))
+    }
+}
+
+impl Fault {
+    fn as_error(self) -> io::Result<()> {
+        match self {
+            Fault::Crash => Err(io::Error::other("the machine is down")),
+            Fault::Error(kind) => Err(kind.into()),
+            Fault::Flip => Ok(()),
+        }
+    }
+}
+
+fn normal(component: Component<'_>) -> Option<std::borrow::Cow<'_, str>> {
+    match component {
+        Component::Normal(name) => Some(name.to_string_lossy()),
+        _ => None,
+    }
+}
+
+fn split(path: &Path) -> (&Path, String) {
+    let name = path.file_name().unwrap_or(OsStr::new("")).to_string_lossy().into_owned();
+    (path.parent().unwrap_or(Path::new("")), name)
+}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(ErrorKind::NotFound, format!("{} is not there", path.display()))
+}

@@ -1,0 +1,293 @@
+//! A folder of checkpoints, and the right to write there.
+
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::manifest::{FORMAT, FileEntry, Identity, Manifest, sha256};
+use crate::{Snapshot, tensors};
+use ps_core::Layout;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = "lock";
+const HOLDER: &str = "holder";
+const MANIFEST: &str = "manifest.json";
+const WEIGHTS: &str = "weights.safetensors";
+const VELOCITY: &str = "velocity.safetensors";
+/// What stands before the step in a checkpoint's name, and after it while it is written and once it is found damaged.
+const STEP: &str = "step-";
+const PART: &str = ".part";
+const DAMAGED: &str = ".damaged";
+
+/// A folder of checkpoints of one run, used by this process alone.
+pub struct Store {
+    folder: PathBuf,
+    identity: Identity,
+    layout: Layout,
+    /// Whether there is a velocity.
+    moves: bool,
+    /// How many checkpoints are kept, at least 1.
+    keep: usize,
+    /// Our number among those who used the folder.
+    holder: u64,
+    disk: Box<dyn Disk>,
+    /// Held as long as the store is.
+    _lock: Option<File>,
+}
+
+/// What a folder held.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The newest good checkpoint.
+    pub snapshot: Option<Snapshot>,
+    /// What is wrong with the newer ones, which were renamed: one line each, the newest first.
+    pub problems: Vec<String>,
+}
+
+impl Store {
+    /// Takes the folder, which is made if its parent is there. `keep` checkpoints are kept, at least 1.
+    ///
+    /// # Errors
+    /// Another process has it; the system refuses.
+    pub fn open(
+        folder: &Path,
+        identity: Identity,
+        layout: Layout,
+        moves: bool,
+        keep: usize,
+    ) -> Result<Self, Error> {
+        if let Err(error) = std::fs::create_dir(folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(failed("making", folder, error));
+        }
+        let path = folder.join(LOCK);
+        let lock = File::options().create(true).append(true).open(&path);
+        let lock = lock.map_err(|error| failed("opening", &path, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { folder: folder.into() }),
+            Err(TryLockError::Error(error)) => return Err(failed("locking", &path, error)),
+        }
+        let mut store =
+            Store::on(Box::new(crate::RealDisk), folder, identity, layout, moves, keep)?;
+        store._lock = Some(lock);
+        Ok(store)
+    }
+
+    /// The same on another disk, where the folder is there and nobody else uses it.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn on(
+        disk: Box<dyn Disk>,
+        folder: &Path,
+        identity: Identity,
+        layout: Layout,
+        moves: bool,
+        keep: usize,
+    ) -> Result<Self, Error> {
+        let keep = keep.max(1);
+        let mut store =
+            Store { folder: folder.into(), identity, layout, moves, keep, holder: 0, disk, _lock: None };
+        store.holder = store.last_holder()? + 1;
+        store.take_over()?;
+        Ok(store)
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The newest good checkpoint. A damaged one is renamed and told of, and the one before it is tried. What was being
+    /// written when a process died is removed.
+    ///
+    /// # Errors
+    /// There are checkpoints, but none is good, unless `allow_fresh`; they are of another run; the system refuses.
+    pub fn newest(&self, allow_fresh: bool) -> Result<Found, Error> {
+        let mut found = Found::default();
+        let names = self.names()?;
+        for name in names.iter().filter(|name| name.starts_with(STEP) && name.ends_with(PART)) {
+            let path = self.folder.join(name);
+            self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
+        }
+        for (_, name) in checkpoints(&names).into_iter().rev() {
+            let path = self.folder.join(&name);
+            match self.load(&path)? {
+                Ok(snapshot) => {
+                    found.snapshot = Some(snapshot);
+                    break;
+                }
+                Err(problem) => {
+                    let aside = self.aside(&names, &name);
+                    self.disk.rename(&path, &aside).map_err(|error| failed("renaming", &path, error))?;
+                    found.problems.push(format!("{name}: {problem} (it is now {})", aside.display()));
+                }
+            }
+        }
+        // One that was found to be damaged before counts, too: it was not nothing that is begun again from.
+        let damaged = names.iter().filter(|name| name.ends_with(DAMAGED)).map(|name| format!("{name} is damaged"));
+        let problems: Vec<String> = found.problems.iter().cloned().chain(damaged).collect();
+        if found.snapshot.is_none() && !problems.is_empty() && !allow_fresh {
+            return Err(Error::NoneIsGood { folder: self.folder.clone(), problems });
+        }
+        Ok(found)
+    }
+
+    /// Saves a snapshot. It is durable when this returns `Ok`, and older ones are then removed but for the last few.
+    /// One of the same step that is there already is good: it stays.
+    ///
+    /// # Errors
+    /// Then it is not saved. See [`Error::is_final`].
+    pub fn save(&self, snapshot: &Snapshot) -> Result<PathBuf, Error> {
+        let name = format!("{STEP}{:012}", snapshot.progress.step);
+        let path = self.folder.join(&name);
+        if self.names()?.contains(&name) {
+            return Ok(path);
+        }
+        let part = self.folder.join(format!("{name}{PART}"));
+        let published = self.write(&part, snapshot).and_then(|()| self.publish(&part, &path));
+        if let Err(error) = published {
+            // What is left of it would only take room; the error is what counts.
+            let _ = self.disk.remove_folder(&part);
+            return Err(error);
+        }
+        self.prune()?;
+        Ok(path)
+    }
+
+    /// All files of a checkpoint, durable, and read back.
+    fn write(&self, part: &Path, snapshot: &Snapshot) -> Result<(), Error> {
+        let unfit = |problem: String| failed("making", part, io::Error::other(problem));
+        let mut files = vec![(WEIGHTS, tensors::to_bytes(&self.layout, &snapshot.weights).map_err(unfit)?)];
+        if self.moves {
+            files.push((VELOCITY, tensors::to_bytes(&self.layout, &snapshot.velocity).map_err(unfit)?));
+        }
+        let manifest = Manifest {
+            format: FORMAT,
+            identity: self.identity.clone(),
+            progress: snapshot.progress.clone(),
+            holder: self.holder,
+            files: files.iter().map(|(name, content)| FileEntry::of(name, content)).collect(),
+            sha256: String::new(),
+        };
+        files.push((MANIFEST, manifest.seal().map_err(|error| unfit(error.to_string()))?));
+        self.disk.create_folder(part).map_err(|error| failed("making", part, error))?;
+        for (name, content) in &files {
+            self.put(&part.join(name), content)?;
+        }
+        self.sync(part)
+    }
+
+    /// Writes a file, makes it durable and reads it back.
+    fn put(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+        self.disk.write(path, content).map_err(|error| failed("writing", path, error))?;
+        self.sync(path)?;
+        let read = self.disk.read(path).map_err(|error| failed("reading", path, error))?;
+        if read == content { Ok(()) } else { Err(Error::ReadBack { path: path.into() }) }
+    }
+
+    /// Gives a checkpoint its name, durably.
+    fn publish(&self, part: &Path, path: &Path) -> Result<(), Error> {
+        let theirs = self.last_holder()?;
+        if theirs != self.holder {
+            return Err(Error::Fenced { folder: self.folder.clone(), holders: [self.holder, theirs] });
+        }
+        self.disk.rename(part, path).map_err(|error| failed("renaming", part, error))?;
+        self.sync(&self.folder)
+    }
+
+    /// Removes all but the newest few. The newest was verified when it was written or loaded by this process.
+    fn prune(&self) -> Result<(), Error> {
+        let all = checkpoints(&self.names()?);
+        for (_, name) in all.iter().rev().skip(self.keep) {
+            let path = self.folder.join(name);
+            self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint, or what is wrong with it.
+    fn load(&self, path: &Path) -> Result<Result<Snapshot, String>, Error> {
+        // What cannot be read is damaged, too, whether it is missing or its disk gives errors.
+        let read = |name: &str| self.disk.read(&path.join(name)).map_err(|error| format!("{name}: {error}"));
+        let manifest = read(MANIFEST)
+            .and_then(|bytes| Manifest::open(&bytes).map_err(|problem| format!("{MANIFEST}: {problem}")));
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let differences = self.identity.differences(&manifest.identity);
+        if !differences.is_empty() {
+            return Err(Error::OtherRun { folder: self.folder.clone(), differences });
+        }
+        let tensors = |name: &str| {
+            let entry = manifest.files.iter().find(|entry| entry.name == name);
+            let entry = entry.ok_or_else(|| format!("{name} is not in the manifest"))?;
+            let bytes = read(name)?;
+            if bytes.len() as u64 != entry.bytes {
+                return Err(format!("{name} has {} bytes, the manifest states {}", bytes.len(), entry.bytes));
+            }
+            let found = sha256(&bytes);
+            if found != entry.sha256 {
+                return Err(format!("{name} has the SHA-256 {found}, the manifest states {}", entry.sha256));
+            }
+            tensors::from_bytes(&self.layout, &bytes).map_err(|problem| format!("{name}: {problem}"))
+        };
+        let velocity = || if self.moves { tensors(VELOCITY) } else { Ok(Vec::new()) };
+        Ok(tensors(WEIGHTS).and_then(|weights| {
+            Ok(Snapshot { progress: manifest.progress.clone(), weights, velocity: velocity()? })
+        }))
+    }
+
+    /// A name for a damaged checkpoint that nothing has.
+    fn aside(&self, names: &[String], name: &str) -> PathBuf {
+        let numbered = |number: u32| match number {
+            0 => format!("{name}{DAMAGED}"),
+            _ => format!("{name}-{number}{DAMAGED}"),
+        };
+        let free = (0..).map(numbered).find(|aside| !names.contains(aside));
+        self.folder.join(free.expect("some number is free"))
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        self.disk.list(&self.folder).map_err(|error| failed("listing", &self.folder, error))
+    }
+
+    fn sync(&self, path: &Path) -> Result<(), Error> {
+        self.disk.sync(path).map_err(|error| Error::NotDurable { path: path.into(), error })
+    }
+
+    /// The number of the process that last took the folder; 0: none has, or what it wrote is lost.
+    fn last_holder(&self) -> Result<u64, Error> {
+        let path = self.folder.join(HOLDER);
+        match self.disk.read(&path) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim().parse().unwrap_or(0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(failed("reading", &path, error)),
+        }
+    }
+
+    fn take_over(&self) -> Result<(), Error> {
+        let aside = self.folder.join(format!("{HOLDER}-{}{PART}", self.holder));
+        let path = self.folder.join(HOLDER);
+        let text = format!("{}\n", self.holder);
+        self.disk.write(&aside, text.as_bytes()).map_err(|error| failed("writing", &aside, error))?;
+        self.sync(&aside)?;
+        self.disk.rename(&aside, &path).map_err(|error| failed("renaming", &aside, error))?;
+        self.sync(&self.folder)
+    }
+}
+
+/// The checkpoints among names, by step.
+fn checkpoints(names: &[String]) -> Vec<(u64, String)> {
+    let step = |name: &String| Some((name.strip_prefix(STEP)?.parse().ok()?, name.clone()));
+    let mut all: Vec<(u64, String)> = names.iter().filter_map(step).collect();
+    all.sort_unstable();
+    all
+}
+
+fn failed(action: &'static str, path: &Path, error: io::Error) -> Error {
+    Error::File { action, path: path.into(), error }
+}

@@ -1,0 +1,73 @@
+//! Saving on a thread of its own, while training goes on.
+
+use crate::{Error, Snapshot, Store};
+use crossbeam::channel::{self, Receiver, Sender};
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+
+/// Saves snapshots one at a time.
+pub struct Writer {
+    snapshots: Option<Sender<Snapshot>>,
+    saved: Receiver<Saved>,
+    /// Whether one is being saved.
+    is_busy: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What has come of a snapshot: of how many steps it is, and where, or why not.
+pub type Saved = (u64, Result<PathBuf, Error>);
+
+impl Writer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system does not let us.
+    pub fn start(store: Store) -> std::io::Result<Self> {
+        let (snapshots, inbox) = channel::bounded::<Snapshot>(1);
+        let (outbox, saved) = channel::unbounded();
+        let save = move || {
+            for snapshot in inbox {
+                if outbox.send((snapshot.progress.step, store.save(&snapshot))).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("checkpoints".into()).spawn(save)?;
+        Ok(Writer { snapshots: Some(snapshots), saved, is_busy: false, thread: Some(thread) })
+    }
+
+    /// Whether a snapshot would be taken now.
+    pub fn is_free(&self) -> bool {
+        !self.is_busy
+    }
+
+    /// Begins to save a snapshot; [`Writer::saved`] says what came of it. It must be free.
+    pub fn save(&mut self, snapshot: Snapshot) {
+        // If the thread is gone, `saved` will say so.
+        self.is_busy = self.snapshots.as_ref().is_some_and(|snapshots| snapshots.send(snapshot).is_ok());
+    }
+
+    /// What has come of the snapshot that was given last, once it is known.
+    pub fn saved(&mut self) -> Option<Saved> {
+        let saved = self.saved.try_recv().ok()?;
+        self.is_busy = false;
+        Some(saved)
+    }
+
+    /// Waits for that.
+    pub fn wait(&mut self) -> Option<Saved> {
+        let saved = if self.is_busy { self.saved.recv().ok() } else { None };
+        self.is_busy = false;
+        saved
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.snapshots = None;
+        if let Some(thread) = self.thread.take() {
+            // What is being saved is saved; a panic has said what it had to say.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What a store keeps, whatever happens to it.
+#![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
+
+use ps_checkpoint::simulated::{Fault, SimulatedDisk};
+use ps_checkpoint::{Error, Identity, Progress, Snapshot, Store};
+use ps_core::{Layout, Tally};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+fn identity() -> Identity {
+    Identity { run: "r".repeat(64), data: "d".repeat(64), numerics: 1 }
+}
+
+fn layout() -> Layout {
+    let mut layout = Layout::default();
+    layout.push("layers.0.weight".into(), vec![2, 3]);
+    layout.push("layers.0.bias".into(), vec![2]);
+    layout
+}
+
+fn open(folder: &Path) -> Result<Store, Error> {
+    Store::open(folder, identity(), layout(), true, 2)
+}
+
+fn on(disk: &SimulatedDisk) -> Result<Store, Error> {
+    Store::on(Box::new(disk.clone()), Path::new("/"), identity(), layout(), true, 2)
+}
+
+fn snapshot(step: u64) -> Snapshot {
+    let tally = Tally { samples: step, loss: 0.1 + step as f64, ..Tally::new(3) };
+    let progress = Progress { step, epoch: 1, seconds: 1.5, samples: 10 * step, tally };
+    let values = |from: f32| (0..8).map(|index| from + step as f32 + index as f32 / 7.0).collect();
+    Snapshot { progress, weights: values(0.1), velocity: values(-0.3) }
+}
+
+fn newest(store: &Store) -> (Option<u64>, Vec<String>) {
+    let found = store.newest(false).unwrap();
+    if let Some(found) = &found.snapshot {
+        assert_eq!(*found, snapshot(found.progress.step));
+    }
+    (found.snapshot.map(|snapshot| snapshot.progress.step), found.problems)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_saved_is_found_and_the_last_few_are_kept() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("checkpoints");
+    let store = open(&folder).unwrap();
+    assert_eq!(newest(&store), (None, vec![]));
+    for step in [3, 20, 100] {
+        store.save(&snapshot(step)).unwrap();
+        assert_eq!(newest(&store), (Some(step), vec![]));
+    }
+    // One of a step that is there stays as it is.
+    store.save(&snapshot(100)).unwrap();
+    assert_eq!(names(&folder), ["holder", "lock", "step-000000000020", "step-000000000100"]);
+    drop(store);
+    assert_eq!(newest(&open(&folder).unwrap()), (Some(100), vec![]));
+}
+
+#[test]
+fn a_folder_has_one_user_at_a_time_and_an_older_one_publishes_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = open(parent.path()).unwrap();
+    assert!(matches!(open(parent.path()), Err(Error::Locked { .. })));
+    drop(store);
+
+    // Where the lock does not hold, as on some network file systems, the number does.
+    let disk = SimulatedDisk::default();
+    let (first, second) = (on(&disk).unwrap(), on(&disk).unwrap());
+    let error = first.save(&snapshot(1)).unwrap_err();
+    assert!(matches!(error, Error::Fenced { holders: [1, 2], .. }) && error.is_final(), "{error}");
+    second.save(&snapshot(2)).unwrap();
+    assert_eq!(newest(&second), (Some(2), vec![]));
+}
+
+#[test]
+fn checkpoints_of_another_run_are_refused_and_left_alone() {
+    let parent = tempfile::tempdir().unwrap();
+    open(parent.path()).unwrap().save(&snapshot(7)).unwrap();
+    let other = Identity { run: "x".into(), ..identity() };
+    let store = Store::open(parent.path(), other, layout(), true, 2).unwrap();
+    let error = store.newest(true).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("is x here and rrr"), "{error}");
+    drop(store);
+    assert_eq!(newest(&open(parent.path()).unwrap()), (Some(7), vec![]));
+}
+
+#[test]
+fn each_flipped_byte_and_each_truncation_is_found_and_the_checkpoint_before_is_used() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = open(parent.path()).unwrap();
+    store.save(&snapshot(1)).unwrap();
+    let path = store.save(&snapshot(2)).unwrap();
+    let aside = parent.path().join("step-000000000002.damaged");
+    for file in ["manifest.json", "weights.safetensors", "velocity.safetensors"] {
+        let file = path.join(file);
+        let good = fs::read(&file).unwrap();
+        let flipped = (0..good.len()).map(|at| {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1 << (at % 8);
+            bytes
+        });
+        let cut = (0..good.len()).map(|length| good[..length].to_vec());
+        let longer = [good.iter().copied().chain(*b"\n").collect()];
+        for bytes in flipped.chain(cut).chain(longer) {
+            fs::write(&file, &bytes).unwrap();
+            let (step, problems) = newest(&store);
+            let text = String::from_utf8_lossy(&bytes);
+            assert_eq!((step, problems.len()), (Some(1), 1), "{problems:?} {text}");
+            fs::rename(&aside, &path).unwrap();
+        }
+        fs::remove_file(&file).unwrap();
+        assert_eq!(newest(&store).0, Some(1));
+        fs::rename(&aside, &path).unwrap();
+        fs::write(&file, &good).unwrap();
+    }
+    assert_eq!(newest(&store), (Some(2), vec![]));
+}
+
+#[test]
+fn with_no_good_one_left_nothing_is_begun_again_unless_that_is_allowed() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = open(parent.path()).unwrap();
+    let path = store.save(&snapshot(1)).unwrap();
+    fs::write(path.join("manifest.json"), b"{}").unwrap();
+    for attempt in 1..=2 {
+        let error = store.newest(false).unwrap_err().to_string();
+        assert!(error.contains("no checkpoint is good") && error.contains("--allow-fresh"), "{attempt}: {error}");
+    }
+    let found = store.newest(true).unwrap();
+    assert_eq!(found.snapshot, None);
+}
+
+/// A store with checkpoints 1 and 2, and the operations that it has taken.
+fn prepared(disk: &SimulatedDisk) -> u64 {
+    let store = on(disk).unwrap();
+    store.save(&snapshot(1)).unwrap();
+    store.save(&snapshot(2)).unwrap();
+    disk.operations()
+}
+
+#[test]
+fn a_crash_at_any_operation_leaves_the_new_checkpoint_or_the_old_one_and_what_was_called_saved_is_there() {
+    let (mut points, mut kept_old, mut kept_new) = (0, 0, 0);
+    for seed in 0..40 {
+        for point in 0.. {
+            let disk = SimulatedDisk::default();
+            let before = prepared(&disk);
+            disk.fault_at(before + point, Fault::Crash);
+            let saved = on(&disk).and_then(|store| store.save(&snapshot(3)));
+            let is_over = disk.operations() < before + point;
+            disk.crash(seed);
+            let store = on(&disk).unwrap();
+            let (step, problems) = newest(&store);
+            let context = format!("seed {seed}, crash at operation {point}: {step:?}, {problems:?}, {saved:?}");
+            assert!(step == Some(3) || step == Some(2) && saved.is_err(), "{context}");
+            assert_eq!(problems, [""; 0], "{context}");
+            // And it goes on from there.
+            store.save(&snapshot(4)).unwrap();
+            assert_eq!(newest(&store).0, Some(4), "{context}");
+            match step {
+                Some(3) => kept_new += 1,
+                _ => kept_old += 1,
+            }
+            if is_over {
+                break;
+            }
+            points += 1;
+        }
+    }
+    assert!(points > 40 * 12 && kept_old > 100 && kept_new > 100, "{points} {kept_old} {kept_new}");
+}
+
+#[test]
+fn an_error_at_any_operation_is_told_and_never_costs_what_was_there() {
+    let mut told = 0;
+    for kind in [ErrorKind::StorageFull, ErrorKind::Other, ErrorKind::ReadOnlyFilesystem] {
+        for point in 0.. {
+            let disk = SimulatedDisk::default();
+            let before = prepared(&disk);
+            let store = on(&disk).unwrap();
+            let begun = disk.operations();
+            disk.fault_at(begun + point, Fault::Error(kind));
+            let saved = store.save(&snapshot(3));
+            if disk.operations() <= begun + point {
+                assert!(saved.is_ok() && point > 8, "{before} {point}: {saved:?}");
+                break;
+            }
+            told += usize::from(saved.is_err());
+            // What was renamed but not made durable, and the pruning of older ones, may fail after it is there.
+            let (step, problems) = newest(&store);
+            assert!(step == Some(2) && saved.is_err() || step == Some(3), "{kind:?} {point}: {step:?} {saved:?}");
+            assert_eq!(problems, [""; 0]);
+        }
+    }
+    assert!(told > 20, "{told}");
+}
+
+#[test]
+fn a_disk_that_writes_something_else_is_found_out_at_once() {
+    let mut found = 0;
+    for point in 0..12 {
+        let disk = SimulatedDisk::default();
+        prepared(&disk);
+        let store = on(&disk).unwrap();
+        disk.fault_at(disk.operations() + point, Fault::Flip);
+        if let Err(error) = store.save(&snapshot(3)) {
+            assert!(matches!(error, Error::ReadBack { .. }) && error.is_final(), "{error}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, 3);
+}
+
+#[test]
+fn a_failed_sync_is_final_and_other_errors_are_not() {
+    let disk = SimulatedDisk::default();
+    prepared(&disk);
+    let store = on(&disk).unwrap();
+    let mut kinds = Vec::new();
+    for point in 0..14 {
+        disk.fault_at(disk.operations() + point, Fault::Error(ErrorKind::Other));
+        if let Err(error) = store.save(&snapshot(10 + point)) {
+            kinds.push((error.is_final(), matches!(error, Error::NotDurable { .. })));
+        }
+    }
+    assert!(kinds.iter().all(|(is_final, not_durable)| is_final == not_durable), "{kinds:?}");
+    assert!(kinds.contains(&(true, true)) && kinds.contains(&(false, false)), "{kinds:?}");
+}
