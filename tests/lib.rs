@@ -169,6 +169,16 @@ pub fn run(command: &mut Command) -> Ended {
     Running::start(command).finish()
 }
 
+/// The processes of a program's name that process `parent` has started, as Linux tells it.
+pub fn children(parent: u32, name: &str) -> Vec<u32> {
+    let children =
+        std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let is_named = |id: &u32| {
+        std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|found| found.trim() == name)
+    };
+    children.split_whitespace().filter_map(|id| id.parse().ok()).filter(is_named).collect()
+}
+
 fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use downhill_tests::{Running, downhill, run, shared};
+use downhill_tests::{Running, children, downhill, run, shared};
 use ps_config::RunConfig;
 use ps_core::Kernel;
 use ps_core::kernel::KERNEL_VARIABLE;
@@ -123,7 +123,7 @@ fn killing_workers_at_random_moments_changes_no_bit() {
     ));
     let mut kills = 0;
     while !launch.ends_within(Duration::from_millis(50 + u64::from(random.below(400)))) {
-        let workers = worker_processes(launch.id());
+        let workers = children(launch.id(), "ps-worker");
         if !workers.is_empty() && kills < 12 {
             let victim = workers[random.below(workers.len() as u32) as usize];
             // It may have ended by itself meanwhile.
@@ -193,14 +193,4 @@ fn every_kind_of_model_gives_one_hash() {
             );
         }
     }
-}
-
-/// Process ids of the workers that `launch` has started.
-fn worker_processes(launch: u32) -> Vec<u32> {
-    let children =
-        std::fs::read_to_string(format!("/proc/{launch}/task/{launch}/children")).unwrap_or_default();
-    let is_worker = |id: &u32| {
-        std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.trim() == "ps-worker")
-    };
-    children.split_whitespace().filter_map(|id| id.parse().ok()).filter(is_worker).collect()
 }

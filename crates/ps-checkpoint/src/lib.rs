@@ -25,9 +25,9 @@ mod writer;
 
 pub use disk::{Disk, RealDisk};
 pub use error::Error;
-pub use manifest::{Identity, Manifest, Progress};
+pub use manifest::{Fingerprint, Manifest, Progress};
 pub use store::{Found, Store};
-pub use writer::Writer;
+pub use writer::{Saved, Writer};
 
 /// What a run is at one step, complete enough to go on from.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,7 +10,7 @@ pub(crate) const FORMAT: u32 = 1;
 
 /// Which run it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct Fingerprint {
     /// Hash of the numeric part of the run file.
     pub run: String,
     /// Hash of the data.
@@ -40,7 +40,7 @@ pub struct Manifest {
     /// Version of the format.
     pub format: u32,
     /// Which run it is.
-    pub identity: Identity,
+    pub fingerprint: Fingerprint,
     /// How far it is.
     pub progress: Progress,
     /// Which of the processes that used the folder, in their order, has written it.
@@ -62,9 +62,9 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
-impl Identity {
+impl Fingerprint {
     /// What differs, with both values; empty if nothing does.
-    pub fn differences(&self, theirs: &Identity) -> Vec<String> {
+    pub fn differences(&self, theirs: &Fingerprint) -> Vec<String> {
         let mut differences = Vec::new();
         let mut compare = |what: &str, ours: &str, theirs: &str| {
             if ours != theirs {

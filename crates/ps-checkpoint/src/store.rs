@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::error::Error;
-use crate::manifest::{FORMAT, FileEntry, Identity, Manifest, sha256};
+use crate::manifest::{FORMAT, FileEntry, Fingerprint, Manifest, sha256};
 use crate::{Snapshot, tensors};
 use ps_core::Layout;
 use std::fs::{File, TryLockError};
@@ -22,7 +22,7 @@ const DAMAGED: &str = ".damaged";
 /// A folder of checkpoints of one run, used by this process alone.
 pub struct Store {
     folder: PathBuf,
-    identity: Identity,
+    fingerprint: Fingerprint,
     layout: Layout,
     /// Whether there is a velocity.
     moves: bool,
@@ -51,7 +51,7 @@ impl Store {
     /// Another process has it; the system refuses.
     pub fn open(
         folder: &Path,
-        identity: Identity,
+        fingerprint: Fingerprint,
         layout: Layout,
         moves: bool,
         keep: usize,
@@ -69,8 +69,7 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(Error::Locked { folder: folder.into() }),
             Err(TryLockError::Error(error)) => return Err(failed("locking", &path, error)),
         }
-        let mut store =
-            Store::on(Box::new(crate::RealDisk), folder, identity, layout, moves, keep)?;
+        let mut store = Store::on(Box::new(crate::RealDisk), folder, fingerprint, layout, moves, keep)?;
         store._lock = Some(lock);
         Ok(store)
     }
@@ -82,14 +81,14 @@ impl Store {
     pub fn on(
         disk: Box<dyn Disk>,
         folder: &Path,
-        identity: Identity,
+        fingerprint: Fingerprint,
         layout: Layout,
         moves: bool,
         keep: usize,
     ) -> Result<Self, Error> {
         let keep = keep.max(1);
         let mut store =
-            Store { folder: folder.into(), identity, layout, moves, keep, holder: 0, disk, _lock: None };
+            Store { folder: folder.into(), fingerprint, layout, moves, keep, holder: 0, disk, _lock: None };
         store.holder = store.last_holder()? + 1;
         store.take_over()?;
         Ok(store)
@@ -127,7 +126,8 @@ impl Store {
             }
         }
         // One that was found to be damaged before counts, too: it was not nothing that is begun again from.
-        let damaged = names.iter().filter(|name| name.ends_with(DAMAGED)).map(|name| format!("{name} is damaged"));
+        let damaged =
+            names.iter().filter(|name| name.ends_with(DAMAGED)).map(|name| format!("{name} is damaged"));
         let problems: Vec<String> = found.problems.iter().cloned().chain(damaged).collect();
         if found.snapshot.is_none() && !problems.is_empty() && !allow_fresh {
             return Err(Error::NoneIsGood { folder: self.folder.clone(), problems });
@@ -166,7 +166,7 @@ impl Store {
         }
         let manifest = Manifest {
             format: FORMAT,
-            identity: self.identity.clone(),
+            fingerprint: self.fingerprint.clone(),
             progress: snapshot.progress.clone(),
             holder: self.holder,
             files: files.iter().map(|(name, content)| FileEntry::of(name, content)).collect(),
@@ -218,7 +218,7 @@ impl Store {
             Ok(manifest) => manifest,
             Err(problem) => return Ok(Err(problem)),
         };
-        let differences = self.identity.differences(&manifest.identity);
+        let differences = self.fingerprint.differences(&manifest.fingerprint);
         if !differences.is_empty() {
             return Err(Error::OtherRun { folder: self.folder.clone(), differences });
         }

@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
-use ps_checkpoint::{Error, Identity, Progress, Snapshot, Store};
+use ps_checkpoint::{Error, Fingerprint, Progress, Snapshot, Store};
 use ps_core::{Layout, Tally};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-fn identity() -> Identity {
-    Identity { run: "r".repeat(64), data: "d".repeat(64), numerics: 1 }
+fn fingerprint() -> Fingerprint {
+    Fingerprint { run: "r".repeat(64), data: "d".repeat(64), numerics: 1 }
 }
 
 fn layout() -> Layout {
@@ -20,11 +20,11 @@ fn layout() -> Layout {
 }
 
 fn open(folder: &Path) -> Result<Store, Error> {
-    Store::open(folder, identity(), layout(), true, 2)
+    Store::open(folder, fingerprint(), layout(), true, 2)
 }
 
 fn on(disk: &SimulatedDisk) -> Result<Store, Error> {
-    Store::on(Box::new(disk.clone()), Path::new("/"), identity(), layout(), true, 2)
+    Store::on(Box::new(disk.clone()), Path::new("/"), fingerprint(), layout(), true, 2)
 }
 
 fn snapshot(step: u64) -> Snapshot {
@@ -87,7 +87,7 @@ fn a_folder_has_one_user_at_a_time_and_an_older_one_publishes_nothing() {
 fn checkpoints_of_another_run_are_refused_and_left_alone() {
     let parent = tempfile::tempdir().unwrap();
     open(parent.path()).unwrap().save(&snapshot(7)).unwrap();
-    let other = Identity { run: "x".into(), ..identity() };
+    let other = Fingerprint { run: "x".into(), ..fingerprint() };
     let store = Store::open(parent.path(), other, layout(), true, 2).unwrap();
     let error = store.newest(true).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("is x here and rrr"), "{error}");
@@ -135,7 +135,10 @@ fn with_no_good_one_left_nothing_is_begun_again_unless_that_is_allowed() {
     fs::write(path.join("manifest.json"), b"{}").unwrap();
     for attempt in 1..=2 {
         let error = store.newest(false).unwrap_err().to_string();
-        assert!(error.contains("no checkpoint is good") && error.contains("--allow-fresh"), "{attempt}: {error}");
+        assert!(
+            error.contains("no checkpoint is good") && error.contains("--allow-fresh"),
+            "{attempt}: {error}"
+        );
     }
     let found = store.newest(true).unwrap();
     assert_eq!(found.snapshot, None);
@@ -162,7 +165,8 @@ fn a_crash_at_any_operation_leaves_the_new_checkpoint_or_the_old_one_and_what_wa
             disk.crash(seed);
             let store = on(&disk).unwrap();
             let (step, problems) = newest(&store);
-            let context = format!("seed {seed}, crash at operation {point}: {step:?}, {problems:?}, {saved:?}");
+            let context =
+                format!("seed {seed}, crash at operation {point}: {step:?}, {problems:?}, {saved:?}");
             assert!(step == Some(3) || step == Some(2) && saved.is_err(), "{context}");
             assert_eq!(problems, [""; 0], "{context}");
             // And it goes on from there.
@@ -199,7 +203,10 @@ fn an_error_at_any_operation_is_told_and_never_costs_what_was_there() {
             told += usize::from(saved.is_err());
             // What was renamed but not made durable, and the pruning of older ones, may fail after it is there.
             let (step, problems) = newest(&store);
-            assert!(step == Some(2) && saved.is_err() || step == Some(3), "{kind:?} {point}: {step:?} {saved:?}");
+            assert!(
+                step == Some(2) && saved.is_err() || step == Some(3),
+                "{kind:?} {point}: {step:?} {saved:?}"
+            );
             assert_eq!(problems, [""; 0]);
         }
     }

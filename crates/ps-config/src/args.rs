@@ -25,12 +25,43 @@ pub struct OutArgs {
     pub out: Option<PathBuf>,
 }
 
+/// When a run is saved, and what it goes on from.
+#[derive(Args, Clone, Debug)]
+pub struct CheckpointArgs {
+    /// Save the run after every so many steps. A run that is started again with the same --out goes on from there.
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub checkpoint_every: Option<u64>,
+
+    /// Save it so many seconds after it was last saved; 0: not by time.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub checkpoint_seconds: u64,
+
+    /// How many of the last checkpoints are kept.
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub checkpoint_keep: u32,
+
+    /// Begin at step 0 where there are checkpoints but none that is good, which is otherwise refused.
+    #[arg(long)]
+    pub allow_fresh: bool,
+}
+
 /// Where the data lies on this machine.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DataArgs {
     /// Folder that relative paths of the run file's sources start at, instead of the run file's own.
     #[arg(long, value_name = "DIR", env = "DOWNHILL_DATA_ROOT")]
     pub data_root: Option<PathBuf>,
+}
+
+impl CheckpointArgs {
+    /// The same as flags of another program.
+    pub fn flags(&self) -> impl Iterator<Item = String> {
+        let every = self.checkpoint_every.map(|steps| format!("--checkpoint-every={steps}"));
+        let fresh = self.allow_fresh.then(|| "--allow-fresh".to_owned());
+        let seconds = format!("--checkpoint-seconds={}", self.checkpoint_seconds);
+        let keep = format!("--checkpoint-keep={}", self.checkpoint_keep);
+        [seconds, keep].into_iter().chain(every).chain(fresh)
+    }
 }
 
 impl RunArgs {

@@ -14,7 +14,7 @@ mod resolved;
 mod run;
 mod values;
 
-pub use args::{DataArgs, OutArgs, RunArgs};
+pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs};
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
 pub use run::{ModelConfig, OptimizerConfig, OptimizerKind, RateConfig, RunConfig, TrainConfig, WireConfig};

@@ -40,6 +40,17 @@ impl Optimizer {
         Optimizer { config, velocity }
     }
 
+    /// One per parameter; empty without momentum.
+    pub fn velocity(&self) -> &[f32] {
+        &self.velocity
+    }
+
+    /// Goes on from a velocity that [`Optimizer::velocity`] gave.
+    pub(crate) fn resume(&mut self, velocity: Vec<f32>) {
+        assert_eq!(velocity.len(), self.velocity.len(), "it is of the same model and optimizer");
+        self.velocity = velocity;
+    }
+
     /// One step. `gradient` is the sum over `samples` samples, `[parameters]` like `weights`. Every element is
     /// on its own, so that large models are shared out among the threads of the current rayon pool.
     pub fn apply(&mut self, weights: &mut [f32], gradient: &[f32], samples: usize, rate: f32) {

@@ -65,6 +65,20 @@ impl Trainer {
         Trainer { plan, rate, optimizer, weights: Arc::new(weights), version: 0 }
     }
 
+    /// Goes on after `version` steps, with the weights and velocity of then, `[parameters]` (no velocity without
+    /// momentum).
+    pub fn resume(&mut self, version: u64, weights: Vec<f32>, velocity: Vec<f32>) {
+        assert_eq!(weights.len(), self.weights.len(), "the weights are of the same model");
+        self.optimizer.resume(velocity);
+        self.weights = Arc::new(weights);
+        self.version = version;
+    }
+
+    /// The optimizer's velocity, `[parameters]`; empty without momentum.
+    pub fn velocity(&self) -> &[f32] {
+        self.optimizer.velocity()
+    }
+
     /// The weights after [`Trainer::version`] steps, `[parameters]`.
     pub fn weights(&self) -> &[f32] {
         &self.weights

@@ -1,7 +1,7 @@
 //! Where a run's results go.
 
 use crate::job::Job;
-use crate::summary::Summary;
+use crate::summary::{Ending, Summary};
 use crate::weights;
 use std::fmt;
 use std::fs::{self, File};
@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub const RUN_FILE: &str = "run.toml";
 /// Metrics of steps and epochs, one JSON object per line.
 pub const METRICS_FILE: &str = "metrics.jsonl";
+/// The folder of checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
 /// The final weights.
 pub const WEIGHTS_FILE: &str = "weights.safetensors";
 /// The result in numbers, ending in the hash of the weights.
@@ -40,6 +42,8 @@ pub enum FolderError {
         /// The system's word.
         error: io::Error,
     },
+    /// The run cannot be saved, or not gone on with.
+    Checkpoint(ps_checkpoint::Error),
     /// A result file is not what it should be.
     Content {
         /// Which file.
@@ -50,8 +54,8 @@ pub enum FolderError {
 }
 
 impl RunFolder {
-    /// Makes `out`, which must be empty or not there yet; without it, the first free one of `runs/<name>-1`,
-    /// `runs/<name>-2`, …
+    /// Makes `out`, which must be empty or not there yet, or be that of a run that has checkpoints and is not finished;
+    /// without it, the first free one of `runs/<name>-1`, `runs/<name>-2`, …
     pub fn create(out: Option<&Path>, name: &str) -> Result<Self, FolderError> {
         match out {
             Some(path) => RunFolder::given(path),
@@ -62,8 +66,8 @@ impl RunFolder {
     fn given(path: &Path) -> Result<Self, FolderError> {
         fs::create_dir_all(path).map_err(|error| failed(path, error))?;
         let mut entries = fs::read_dir(path).map_err(|error| failed(path, error))?;
-        if entries.next().is_some() {
-            return Err(FolderError::Taken { path: path.into(), finished: path.join(SUMMARY_FILE).exists() });
+        if entries.next().is_some() && (is_finished(path) || !path.join(CHECKPOINTS).is_dir()) {
+            return Err(FolderError::Taken { path: path.into(), finished: is_finished(path) });
         }
         Ok(RunFolder { path: path.into() })
     }
@@ -92,10 +96,22 @@ impl RunFolder {
         write_aside(&self.path.join(RUN_FILE), job.run.to_toml().as_bytes())
     }
 
-    /// Opens the file that metrics go to.
-    pub fn metrics(&self) -> Result<File, FolderError> {
+    /// Opens the file that metrics go to, with the lines of the first `steps` steps that are there.
+    pub fn metrics(&self, steps: u64) -> Result<File, FolderError> {
         let path = self.path.join(METRICS_FILE);
-        File::create(&path).map_err(|error| failed(&path, error))
+        let made = |line: &&str| {
+            let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
+            value.and_then(|value| value["step"].as_u64()).is_some_and(|step| step <= steps)
+        };
+        // What a process that died wrote of later steps is written again.
+        let lines: String = match fs::read(&path) {
+            Ok(bytes) => {
+                String::from_utf8_lossy(&bytes).lines().filter(made).flat_map(|line| [line, "\n"]).collect()
+            }
+            Err(_) => String::new(),
+        };
+        write_aside(&path, lines.as_bytes())?;
+        File::options().append(true).open(&path).map_err(|error| failed(&path, error))
     }
 
     /// Writes the final weights; relative data paths of the run started at `root`.
@@ -115,6 +131,16 @@ impl RunFolder {
     /// Writes the summary; with it the run is finished.
     pub fn write_summary(&self, summary: &Summary) -> Result<(), FolderError> {
         write_aside(&self.path.join(SUMMARY_FILE), summary.to_json().as_bytes())
+    }
+}
+
+/// Whether a folder holds the results of a run that has made all its steps.
+fn is_finished(path: &Path) -> bool {
+    match fs::read(path.join(SUMMARY_FILE)) {
+        Ok(bytes) => {
+            serde_json::from_slice::<Summary>(&bytes).map_or(true, |summary| summary.outcome == Ending::Done)
+        }
+        Err(_) => false,
     }
 }
 
@@ -139,7 +165,11 @@ fn failed(path: &Path, error: io::Error) -> FolderError {
 impl FolderError {
     /// Whether the command line must change.
     pub fn is_usage(&self) -> bool {
-        matches!(self, FolderError::Taken { .. })
+        match self {
+            FolderError::Taken { .. } => true,
+            FolderError::Checkpoint(error) => error.is_usage(),
+            _ => false,
+        }
     }
 }
 
@@ -152,8 +182,15 @@ impl fmt::Display for FolderError {
                 write!(f, "{path}: the folder {what} and nothing is written over; choose another --out")
             }
             FolderError::File { path, error } => write!(f, "{}: {error}", path.display()),
+            FolderError::Checkpoint(error) => error.fmt(f),
             FolderError::Content { path, problem } => write!(f, "{}: {problem}", path.display()),
         }
+    }
+}
+
+impl From<ps_checkpoint::Error> for FolderError {
+    fn from(error: ps_checkpoint::Error) -> Self {
+        FolderError::Checkpoint(error)
     }
 }
 
@@ -161,6 +198,7 @@ impl std::error::Error for FolderError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             FolderError::File { error, .. } => Some(error),
+            FolderError::Checkpoint(error) => Some(error),
             _ => None,
         }
     }

@@ -1,5 +1,6 @@
 //! A run ready to start: its file, data, model and plan.
 
+use ps_checkpoint::Fingerprint;
 use ps_config::{ConfigError, RunConfig};
 use ps_core::params::weights_hash;
 use ps_core::{
@@ -7,7 +8,6 @@ use ps_core::{
     Trainer,
 };
 use ps_data::{DataError, Loaded, Progress, Task};
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
 
@@ -29,17 +29,6 @@ pub struct Job {
     pub fingerprint: Fingerprint,
     /// The instruction set that products are computed with here.
     pub kernel: Kernel,
-}
-
-/// A run's identity: processes whose fingerprints differ would not compute the same bits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fingerprint {
-    /// Of the numeric part of the run file, in hexadecimal.
-    pub run: String,
-    /// Of the samples' content, in hexadecimal.
-    pub data: String,
-    /// Version of the specification of the numbers.
-    pub numerics: u32,
 }
 
 /// Why a run cannot start.
@@ -133,22 +122,6 @@ impl Job {
             *element = f32::NAN;
         }
         weights_hash(&gradient)
-    }
-}
-
-impl Fingerprint {
-    /// One line for each part in which `theirs` differs, with both values; empty if they agree.
-    pub fn differences(&self, theirs: &Fingerprint) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut compare = |what: &str, ours: &str, theirs: &str| {
-            if ours != theirs {
-                lines.push(format!("{what} differs: {ours} here, {theirs} there"));
-            }
-        };
-        compare("the run file's fingerprint", &self.run, &theirs.run);
-        compare("the data's fingerprint", &self.data, &theirs.data);
-        compare("the version of the numbers", &self.numerics.to_string(), &theirs.numerics.to_string());
-        lines
     }
 }
 

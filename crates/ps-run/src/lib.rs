@@ -4,6 +4,7 @@
 //! begin with. [`RunFolder`] is where its results go, [`Recorder`] what tells the user how it goes.
 //! Nothing here decides a bit of the weights.
 
+mod checkpoints;
 mod folder;
 mod job;
 mod lines;
@@ -15,12 +16,14 @@ mod recorder;
 mod summary;
 mod weights;
 
+pub use checkpoints::Checkpoints;
 pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE};
-pub use job::{Fingerprint, Job, JobError, task};
+pub use job::{Job, JobError, task};
 pub use measures::{Measures, counted, grouped, seconds};
 pub use memory::HugePages;
 pub use processors::Processors;
 pub use progress::{DataProgress, Relay, Style};
+pub use ps_checkpoint::Fingerprint;
 pub use recorder::Recorder;
 pub use summary::{Ending, Summary};
 pub use weights::{AboutWeights, SavedWeights, WeightsFile};

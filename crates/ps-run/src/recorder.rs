@@ -1,11 +1,14 @@
 //! Tells user and metrics file how a run goes.
 
+use crate::checkpoints::Checkpoints;
 use crate::folder::{FolderError, RunFolder};
 use crate::job::Job;
 use crate::lines::{EpochLine, Line, StepLine};
 use crate::measures::Measures;
 use crate::progress::{Progress, Style};
 use crate::summary::Summary;
+use ps_checkpoint::Snapshot;
+use ps_config::CheckpointArgs;
 use ps_core::{BatchPlan, StepReport, Tally};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -25,6 +28,11 @@ pub struct Recorder {
     folder: Option<RunFolder>,
     metrics: Option<BufWriter<File>>,
     progress: Progress,
+    checkpoints: Option<Checkpoints>,
+    /// What the run goes on from.
+    start: Option<Snapshot>,
+    /// Seconds of training before that.
+    before: f64,
     started: Instant,
     /// Since something was last shown.
     unseen: Window,
@@ -51,25 +59,62 @@ struct Window {
 impl Recorder {
     /// For a run whose results go to `folder` (nowhere, without one). The clock starts now.
     pub fn new(job: &Job, folder: Option<RunFolder>, style: Style) -> Result<Self, FolderError> {
-        let metrics = folder.as_ref().map(RunFolder::metrics).transpose()?.map(BufWriter::new);
+        Recorder::opened(job, folder, style, None)
+    }
+
+    /// The same for a run that is saved from time to time, and goes on from what was saved in `folder`, if anything was.
+    pub fn with_checkpoints(
+        job: &Job,
+        folder: RunFolder,
+        style: Style,
+        wanted: &CheckpointArgs,
+    ) -> Result<Self, FolderError> {
+        let (checkpoints, start, notes) = Checkpoints::open(job, &folder, wanted)?;
+        let mut recorder = Recorder::opened(job, Some(folder), style, start)?;
+        recorder.checkpoints = Some(checkpoints);
+        notes.iter().for_each(|note| recorder.progress.note(note));
+        Ok(recorder)
+    }
+
+    fn opened(
+        job: &Job,
+        folder: Option<RunFolder>,
+        style: Style,
+        start: Option<Snapshot>,
+    ) -> Result<Self, FolderError> {
+        let from = start.as_ref().map(|start| start.progress.clone()).unwrap_or_default();
+        let metrics =
+            folder.as_ref().map(|folder| folder.metrics(from.step)).transpose()?.map(BufWriter::new);
         if let Some(folder) = &folder {
             folder.write_run(job)?;
         }
         let now = Instant::now();
         let window = || Window { since: now, tally: Tally::new(job.model.classes()) };
+        let mut epoch = window();
+        if start.is_some() {
+            epoch.tally = from.tally;
+        }
+        let progress = Progress::new(style, job.plan.steps);
+        if let Some(start) = &start {
+            let (step, steps) = (start.progress.step, job.plan.steps);
+            progress.note(&format!("going on after {step} of {steps} steps, from the checkpoint"));
+        }
         Ok(Recorder {
             plan: job.plan,
             class_names: job.data.class_names.clone(),
             folder,
             metrics,
-            progress: Progress::new(style, job.plan.steps),
+            progress,
+            checkpoints: None,
+            start,
+            before: from.seconds,
             started: now,
             unseen: window(),
             recent: window(),
-            epoch: window(),
+            epoch,
             told: None,
             ended: Vec::new(),
-            samples: 0,
+            samples: from.samples,
             train: None,
             validated: None,
         })
@@ -81,6 +126,61 @@ impl Recorder {
         for window in [&mut self.epoch, &mut self.recent, &mut self.unseen] {
             window.since = self.started;
         }
+    }
+
+    /// What the run goes on from, for whoever holds the weights; nothing if it begins.
+    pub fn take_start(&mut self) -> Option<Snapshot> {
+        self.start.take()
+    }
+
+    /// Whether whoever holds the weights shall hand them to [`Recorder::checkpoint`], after `steps` steps that were all
+    /// told of.
+    ///
+    /// # Errors
+    /// The checkpoints cannot be trusted any more: the run must not go on.
+    pub fn wants_checkpoint(&mut self, steps: u64) -> Result<bool, FolderError> {
+        let Some(checkpoints) = &mut self.checkpoints else { return Ok(false) };
+        let told = checkpoints.look()?;
+        let is_due = steps < self.plan.steps && checkpoints.is_due(steps);
+        told.iter().for_each(|told| self.progress.note(told));
+        Ok(is_due)
+    }
+
+    /// Saves the run as it is after `steps` steps, while it goes on.
+    ///
+    /// # Errors
+    /// As for [`Recorder::wants_checkpoint`].
+    pub fn checkpoint(
+        &mut self,
+        steps: u64,
+        weights: Vec<f32>,
+        velocity: Vec<f32>,
+    ) -> Result<(), FolderError> {
+        let seconds = self.seconds();
+        let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
+        let progress = ps_checkpoint::Progress {
+            step: steps,
+            epoch: self.plan.step(steps).epoch,
+            seconds,
+            samples: self.samples,
+            tally: self.epoch.tally.clone(),
+        };
+        let told = checkpoints.save(Snapshot { progress, weights, velocity })?;
+        told.iter().for_each(|told| self.progress.note(told));
+        if let Some(metrics) = &mut self.metrics {
+            // What is saved is not written again.
+            let _ = metrics.flush();
+        }
+        Ok(())
+    }
+
+    /// Whether the run is saved from time to time.
+    pub fn checkpoints(&self) -> Option<&Checkpoints> {
+        self.checkpoints.as_ref()
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
     }
 
     /// A step was made, by `workers` workers.
@@ -117,7 +217,7 @@ impl Recorder {
                 validation: None,
                 learning_rate: report.rate,
                 workers,
-                seconds: (now - self.started).as_secs_f64(),
+                seconds: self.before + (now - self.started).as_secs_f64(),
             });
             self.epoch.restart(now);
         }
@@ -165,7 +265,11 @@ impl Recorder {
         weights: &[f32],
         version: u64,
     ) -> Result<Summary, FolderError> {
-        let trained = self.started.elapsed().as_secs_f64();
+        let trained = self.seconds();
+        if let Some(checkpoints) = &mut self.checkpoints {
+            let told = checkpoints.wait()?;
+            told.iter().for_each(|told| self.progress.note(told));
+        }
         self.progress.close();
         let validated = self.validated.take().filter(|(steps, _)| *steps == version);
         let mut summary = Summary::new(job, weights, version, validated.map(|(_, measures)| measures));
@@ -213,7 +317,7 @@ impl Recorder {
             learning_rate: report.rate,
             samples_per_second: window.speed(now),
             workers,
-            seconds: (now - self.started).as_secs_f64(),
+            seconds: self.before + (now - self.started).as_secs_f64(),
         })
     }
 

@@ -1,7 +1,8 @@
 //! A run's result in numbers.
 
-use crate::job::{Fingerprint, Job};
+use crate::job::Job;
 use crate::measures::{Measures, counted, grouped, seconds};
+use ps_checkpoint::Fingerprint;
 use ps_core::weights_hash;
 use serde::{Deserialize, Serialize};
 use std::path::Path;

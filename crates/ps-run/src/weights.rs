@@ -1,7 +1,8 @@
 //! Weights as a safetensors file that says what it is good for.
 
 use crate::folder::FolderError;
-use crate::job::{Fingerprint, Job};
+use crate::job::Job;
+use ps_checkpoint::Fingerprint;
 use ps_core::{Model, weights_hash};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};

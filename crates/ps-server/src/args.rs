@@ -1,7 +1,7 @@
 //! The flags of `ps-server`, and what they come to.
 
 use clap::Parser;
-use ps_config::{DataArgs, LogArgs, OutArgs, RunArgs};
+use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs};
 use ps_proto::Address;
 use ps_server::{Layout, ServerOptions};
 use std::fmt::Display;
@@ -68,6 +68,9 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     pub out: OutArgs,
+
+    #[command(flatten)]
+    pub checkpoint: CheckpointArgs,
 
     #[command(flatten)]
     pub log: LogArgs,

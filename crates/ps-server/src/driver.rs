@@ -13,7 +13,7 @@ use ps_core::{StepReport, trainer::Diverged};
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::{Nonsense, Refusal, tensor, v1};
-use ps_run::{Job, Recorder};
+use ps_run::{FolderError, Job, Recorder};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -70,15 +70,19 @@ pub(crate) struct Driver {
 impl Driver {
     pub fn new(
         job: Job,
-        recorder: Recorder,
+        mut recorder: Recorder,
         fingerprints: v1::Fingerprints,
         options: &ServerOptions,
     ) -> Self {
         let parameters = job.model.parameters();
         let shards = Shards::new(parameters, options.layout.others(parameters));
+        let mut plane = Plane::new(&job, options.layout.own(parameters));
+        if let Some(start) = recorder.take_start() {
+            plane.resume(start.progress.step, &start.weights, &start.velocity);
+        }
         let config = ServerConfig {
             plan: job.plan,
-            start_version: 0,
+            start_version: plane.version(),
             min_workers: options.min_workers,
             join_timeout_ms: millis(options.join_timeout),
             contact_timeout_ms: millis(options.contact_timeout),
@@ -86,7 +90,6 @@ impl Driver {
             notice_every_ms: millis(options.notice_every),
             shards: shards.keepers(),
         };
-        let plane = Plane::new(&job, options.layout.own(parameters));
         Driver {
             job,
             recorder,
@@ -119,7 +122,10 @@ impl Driver {
             let event = match self.events.pop_front() {
                 Some(event) => Some(event),
                 None => {
-                    self.record();
+                    if let Err(error) = self.record() {
+                        self.recorder.abandon();
+                        return Err(ServerError::Unsaved(error));
+                    }
                     // News comes before the clock, so that a full inbox is not taken for silence.
                     tokio::select! {
                         biased;
@@ -156,7 +162,10 @@ impl Driver {
             self.shards.dismiss(&Dismissal::Ended(lost.clone()));
             return Err(ServerError::ShardLost(lost));
         }
-        self.record();
+        if let Err(error) = self.record().and_then(|()| self.save_last(&outcome)) {
+            self.recorder.abandon();
+            return Err(ServerError::Unsaved(error));
+        }
         self.shards.dismiss(&reason);
         self.end(outcome)
     }
@@ -335,19 +344,38 @@ impl Driver {
 
     /// Tells the recorder of the step just made. Validation, at the end of an epoch, takes a while, in which
     /// workers are at the next step already.
-    fn record(&mut self) {
+    ///
+    /// # Errors
+    /// The run cannot be saved any more.
+    fn record(&mut self) -> Result<(), FolderError> {
         if self.fetch.as_ref().is_some_and(|fetch| !fetch.is_complete()) {
-            return;
+            return Ok(());
         }
-        let Some(report) = self.made.take() else { return };
+        let Some(report) = self.made.take() else { return Ok(()) };
         let begun = Instant::now();
         self.recorder.step(&report, self.peers.len());
         if self.job.plan.ends_epoch(report.step) {
             let validation = if self.job.validates() { self.job.validate(&self.weights()) } else { None };
             self.recorder.epoch(validation.as_ref());
         }
+        if self.recorder.wants_checkpoint(self.plane.version())? {
+            self.save()?;
+        }
         if begun.elapsed() > DEAF_AFTER {
             self.events.extend(self.peers.ids().map(|worker| ServerEvent::Heard { worker }));
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), FolderError> {
+        self.recorder.checkpoint(self.plane.version(), self.weights(), self.plane.velocity())
+    }
+
+    /// A run that is stopped can be gone on with.
+    fn save_last(&mut self, outcome: &Outcome) -> Result<(), FolderError> {
+        match outcome {
+            Outcome::Stopped { .. } | Outcome::TooFewWorkers { .. } => self.save(),
+            _ => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Why a run on the server came to no good end.
 
 use ps_core::trainer::Diverged;
+use ps_run::FolderError;
 use std::fmt;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub enum ServerError {
         /// What happened.
         why: String,
     },
+    /// The run cannot be saved any more.
+    Unsaved(FolderError),
     /// A fault of this program or of the machine.
     Internal(String),
 }
@@ -54,6 +57,7 @@ impl fmt::Display for ServerError {
                 write!(f, "{what}; with its part of the weights the run is lost, start it again")
             }
             ServerError::Coordinator { address, why } => write!(f, "coordinator {address}: {why}"),
+            ServerError::Unsaved(error) => error.fmt(f),
             ServerError::Internal(what) => f.write_str(what),
         }
     }

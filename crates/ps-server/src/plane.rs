@@ -56,6 +56,8 @@ struct Chunk {
     offset: usize,
     fold: ChunkFold,
     velocity: Vec<f32>,
+    /// The velocity that belongs to the weights, once the next ones are made.
+    velocity_before: Vec<f32>,
     weights: Served,
     next: Option<Served>,
     /// The weights before the last step, where they may be needed.
@@ -103,6 +105,7 @@ impl Plane {
                     offset,
                     fold: ChunkFold::new(tree),
                     velocity: if moves { vec![0.0; values.len()] } else { Vec::new() },
+                    velocity_before: Vec::new(),
                     weights: Served::new(buffer.share(), precision),
                     next: None,
                     previous: None,
@@ -134,6 +137,36 @@ impl Plane {
     pub fn keep_previous(mut self) -> Self {
         self.keeps_previous = true;
         self
+    }
+
+    /// Goes on after `version` steps, with the weights and velocity of then, of the elements that are kept here.
+    pub fn resume(&mut self, version: u64, weights: &[f32], velocity: &[f32]) {
+        let tree = self.plan.step(version.min(self.plan.steps - 1)).tree();
+        for chunk in &mut self.chunks {
+            let at = chunk.offset - self.kept.start;
+            let at = at..at + chunk.weights.kept.len() / 4;
+            let mut buffer = self.pool.take(at.len());
+            for (element, value) in buffer.elements_mut().iter_mut().zip(&weights[at.clone()]) {
+                *element = value.to_le_bytes();
+            }
+            chunk.weights = Served::new(buffer.share(), self.precision);
+            if !chunk.velocity.is_empty() {
+                chunk.velocity.copy_from_slice(&velocity[at]);
+            }
+            chunk.fold = ChunkFold::new(tree);
+        }
+        self.tallies = Fold::new(tree);
+        self.version = version;
+    }
+
+    /// The optimizer's velocity after as many steps, of the elements that are kept here; empty without momentum.
+    pub fn velocity(&self) -> Vec<f32> {
+        let mut velocity = Vec::new();
+        for chunk in &self.chunks {
+            let is_ahead = chunk.next.is_some();
+            velocity.extend_from_slice(if is_ahead { &chunk.velocity_before } else { &chunk.velocity });
+        }
+        velocity
     }
 
     /// Steps applied to the weights.
@@ -222,6 +255,7 @@ impl Plane {
         let step = self.plan.step(self.version);
         let old: &[Element] = chunk.weights.kept.as_chunks().0;
         let mut new = self.pool.take(old.len());
+        chunk.velocity_before.clone_from(&chunk.velocity);
         let finite = chunk.fold.update(
             &self.optimizer,
             step.samples,

@@ -22,7 +22,7 @@ use tracing::{debug, debug_span, info};
 /// large model twice makes a slow link slower.
 const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first pause before connecting again, and the longest.
-const RECONNECT_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3)];
+const RECONNECT_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 /// How long a worker that is done waits for the server to close its side.
 const FAREWELL: Duration = Duration::from_secs(1);
 

@@ -76,7 +76,7 @@ pub enum Ended {
 }
 
 /// The first pause between two attempts to reach a server that is not there yet, and the longest.
-const JOIN_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3)];
+const JOIN_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 
 /// Takes part in the run of the server until it is over or `shutdown` completes.
 ///

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::{local, output};
-use ps_config::{DataArgs, LogArgs, OutArgs, RunArgs};
+use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs};
 use ps_core::reference;
 use ps_run::{DataProgress, Ending, Job, Recorder, RunFolder, Style};
 use std::path::Path;
@@ -36,6 +36,8 @@ pub struct Arguments {
     #[command(flatten)]
     out: OutArgs,
     #[command(flatten)]
+    checkpoint: CheckpointArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -46,10 +48,10 @@ Examples:
   downhill train examples/digits.toml --set train.epochs=1 --set learning_rate.initial=0.05
 
 Results go to runs/NAME-NUMBER unless --out says otherwise: run.toml (the run file as resolved), metrics.jsonl,
-weights.safetensors, summary.json. Nothing is ever written over.
+weights.safetensors, summary.json, checkpoints/. Results of a finished run are never written over.
 
-Ctrl-C ends training after the step in hand, writes the results so far and exits with code 130; a second Ctrl-C
-ends at once.";
+Ctrl-C ends training after the step in hand, saves the run and its results so far and exits with code 130; a second
+Ctrl-C ends at once. With --out at its folder the run goes on where it was last saved, however it ended.";
 
 /// Trains and prints the summary, whose last line is the hash of the weights.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -61,7 +63,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name(&arguments.run.run))?;
     let path = folder.path().to_path_buf();
-    let mut recorder = Recorder::new(&job, Some(folder), style)?;
+    let mut recorder = match arguments.reference {
+        true => Recorder::new(&job, Some(folder), style)?,
+        false => Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)?,
+    };
     let trained = if arguments.reference {
         by_reference(&job, &mut recorder)
     } else {

@@ -12,7 +12,7 @@ use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEv
 use ps_core::gradient::InPlace;
 use ps_core::trainer::Diverged;
 use ps_core::{Fold, NodeSum, Trainer};
-use ps_run::{Job, Recorder};
+use ps_run::{FolderError, Job, Recorder};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +35,8 @@ pub enum LocalError {
     Diverged(Diverged),
     /// A thread ended that should not have: a fault of this program.
     Lost(String),
+    /// The run cannot be saved any more.
+    Unsaved(FolderError),
 }
 
 /// Weights, and the steps they have made.
@@ -68,10 +70,10 @@ pub fn train(
     })
 }
 
-fn server_config(job: &Job, workers: usize) -> ServerConfig {
+fn server_config(job: &Job, workers: usize, start_version: u64) -> ServerConfig {
     ServerConfig {
         plan: job.plan,
-        start_version: 0,
+        start_version,
         min_workers: workers as u32,
         join_timeout_ms: NEVER,
         contact_timeout_ms: NEVER,
@@ -116,14 +118,19 @@ impl<'a> Hub<'a> {
         seats: Vec<Sender<Letter>>,
         inbox: Receiver<Parcel>,
     ) -> Self {
+        let mut trainer = job.trainer();
+        if let Some(start) = recorder.take_start() {
+            trainer.resume(start.progress.step, start.weights, start.velocity);
+        }
+        let version = trainer.version();
         Hub {
             job,
             stop,
             recorder,
             clock: Instant::now(),
-            core: ServerCore::new(0, server_config(job, workers)),
-            trainer: job.trainer(),
-            fold: Fold::new(job.plan.step(0).tree()),
+            core: ServerCore::new(0, server_config(job, workers, version)),
+            trainer,
+            fold: Fold::new(job.plan.step(version.min(job.plan.steps - 1)).tree()),
             workers,
             seats,
             inbox,
@@ -161,7 +168,16 @@ impl<'a> Hub<'a> {
             (Some(Outcome::TooFewWorkers { .. }), None) => {
                 Err(LocalError::Lost("its workers are gone".into()))
             }
-            _ => Ok((self.trainer.weights().to_vec(), self.trainer.version())),
+            _ => {
+                let (weights, version) = (self.trainer.weights().to_vec(), self.trainer.version());
+                if version < self.job.plan.steps {
+                    let velocity = self.trainer.velocity().to_vec();
+                    self.recorder
+                        .checkpoint(version, weights.clone(), velocity)
+                        .map_err(LocalError::Unsaved)?;
+                }
+                Ok((weights, version))
+            }
         }
     }
 
@@ -202,7 +218,7 @@ impl<'a> Hub<'a> {
             ServerAction::Assign { worker, step, leaves } => {
                 self.send(worker, Letter { work: (step, leaves), weights: self.trainer.shared_weights() })?;
             }
-            ServerAction::Update { step } => return Ok(Some(self.update(step))),
+            ServerAction::Update { step } => return self.update(step).map(Some),
             // Workers end when their letter boxes are closed.
             ServerAction::Dismiss { .. } => {}
             ServerAction::Notice(text) => tracing::debug!("{text}"),
@@ -211,13 +227,13 @@ impl<'a> Hub<'a> {
         Ok(None)
     }
 
-    fn update(&mut self, step: u64) -> ServerEvent {
+    fn update(&mut self, step: u64) -> Result<ServerEvent, LocalError> {
         let mut root = self.fold.take_root().expect("the core has seen the same nodes");
         let report = match self.trainer.finish(&mut root) {
             Ok(report) => report,
             Err(diverged) => {
                 self.diverged = Some(diverged);
-                return ServerEvent::Diverged { step };
+                return Ok(ServerEvent::Diverged { step });
             }
         };
         if !self.trainer.is_done() {
@@ -229,7 +245,18 @@ impl<'a> Hub<'a> {
             self.recorder.epoch(validation.as_ref());
         }
         self.own.recycle(NodeSum { tally: report.tally, ..root });
-        ServerEvent::Updated { step }
+        self.save().map_err(LocalError::Unsaved)?;
+        Ok(ServerEvent::Updated { step })
+    }
+
+    /// Has a checkpoint made if one is due.
+    fn save(&mut self) -> Result<(), FolderError> {
+        let version = self.trainer.version();
+        if self.recorder.wants_checkpoint(version)? {
+            let (weights, velocity) = (self.trainer.weights().to_vec(), self.trainer.velocity().to_vec());
+            self.recorder.checkpoint(version, weights, velocity)?;
+        }
+        Ok(())
     }
 
     fn send(&mut self, worker: WorkerId, letter: Letter) -> Result<(), LocalError> {
@@ -254,6 +281,7 @@ impl fmt::Display for LocalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LocalError::Diverged(diverged) => diverged.fmt(f),
+            LocalError::Unsaved(error) => error.fmt(f),
             LocalError::Lost(what) => write!(f, "{what}; this is a fault of the program"),
         }
     }

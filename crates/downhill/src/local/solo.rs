@@ -14,8 +14,11 @@ const WORKER: WorkerId = WorkerId(0);
 pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Trained, LocalError> {
     let clock = Instant::now();
     let now = || clock.elapsed().as_millis() as u64;
-    let mut core = ServerCore::new(0, server_config(job, 1));
     let mut holder = InPlace::new(&job.model, job.plan, job.optimizer, job.rate, job.kernel);
+    if let Some(start) = recorder.take_start() {
+        holder.resume(start.progress.step, start.weights, start.velocity);
+    }
+    let mut core = ServerCore::new(0, server_config(job, 1, holder.version()));
     let (mut actions, mut events) = (Vec::new(), VecDeque::from([ServerEvent::Joined { worker: WORKER }]));
     let mut stopping = false;
     loop {
@@ -43,15 +46,29 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
                             job.validates().then(|| job.validate(holder.weights())).flatten().as_ref(),
                         );
                     }
+                    let version = holder.version();
+                    if recorder.wants_checkpoint(version).map_err(LocalError::Unsaved)? {
+                        save(&mut holder, recorder)?;
+                    }
                     events.push_back(ServerEvent::Updated { step });
                 }
                 ServerAction::Finish(Outcome::TooFewWorkers { .. }) => {
                     return Err(LocalError::Lost("its only worker is gone".into()));
                 }
-                ServerAction::Finish(_) => return Ok((holder.weights().to_vec(), holder.version())),
+                ServerAction::Finish(_) => {
+                    if holder.version() < job.plan.steps {
+                        save(&mut holder, recorder)?;
+                    }
+                    return Ok((holder.weights().to_vec(), holder.version()));
+                }
                 ServerAction::Notice(text) => tracing::debug!("{text}"),
                 ServerAction::SendWeights { .. } | ServerAction::Dismiss { .. } => {}
             }
         }
     }
+}
+
+fn save(holder: &mut InPlace, recorder: &mut Recorder) -> Result<(), LocalError> {
+    let (version, weights) = (holder.version(), holder.weights().to_vec());
+    recorder.checkpoint(version, weights, holder.velocity().to_vec()).map_err(LocalError::Unsaved)
 }

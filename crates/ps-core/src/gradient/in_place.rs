@@ -3,11 +3,11 @@
 //! The weights stay as the products read them, and each tile of a weight's gradient is applied as soon as it is folded:
 //! a large model's gradient is never written to memory, and its weights are never packed again.
 
-use super::pack::is_wide;
+use super::pack::{PackedLayer, is_wide};
 use super::weight::WeightGradient;
 use super::{Gradients, SMALL_MODEL};
 use crate::batch::BatchPlan;
-use crate::kernel::{Buffer, Kernel};
+use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::{Finite, SgdConfig, Update};
@@ -28,7 +28,7 @@ pub struct InPlace {
     /// Likewise; empty without momentum.
     velocity: Vec<f32>,
     /// Velocities of wide layers' weights, as these are packed; empty without momentum and for other layers.
-    packed_velocity: Vec<Buffer>,
+    packed_velocity: Vec<PackedLayer>,
     /// The gradient of a layer that is not wide.
     narrow: Vec<f32>,
     /// Loss and metrics of the step that was computed and is not applied yet.
@@ -55,9 +55,9 @@ impl InPlace {
         gradients.pack(&weights, 0..model.layers().len(), true, true);
         let has_velocity = optimizer.momentum != 0.0;
         let packed_velocity = model.layers().iter().zip(&gradients.packed).map(|(layer, packed)| {
-            let mut velocity = Buffer::default();
+            let mut velocity = PackedLayer::default();
             if has_velocity && is_wide(layer) {
-                velocity.resize(packed.forward.as_slice().len());
+                velocity.forward.resize(packed.forward.as_slice().len());
             }
             velocity
         });
@@ -72,6 +72,41 @@ impl InPlace {
             version: 0,
             weights,
         }
+    }
+
+    /// Goes on after `version` steps, with the weights and velocity of then, `[parameters]` (no velocity without
+    /// momentum).
+    pub fn resume(&mut self, version: u64, weights: Vec<f32>, velocity: Vec<f32>) {
+        assert_eq!(
+            [weights.len(), velocity.len()],
+            [self.weights.len(), self.velocity.len()],
+            "they are of the same model and optimizer"
+        );
+        (self.version, self.weights, self.velocity) = (version, weights, velocity);
+        let Gradients { model, kernel, .. } = &self.gradients;
+        if !self.velocity.is_empty() {
+            for (layer, packed) in model.layers().iter().zip(&mut self.packed_velocity) {
+                if is_wide(layer) {
+                    let velocity = &self.velocity[layer.weight..][..layer.inputs * layer.outputs];
+                    packed.pack(*kernel, layer, velocity, false, false);
+                }
+            }
+        }
+        self.gradients.pack(&self.weights, 0..self.gradients.packed.len(), true, true);
+    }
+
+    /// The velocity after as many steps, `[parameters]`; empty without momentum.
+    pub fn velocity(&mut self) -> &[f32] {
+        let Gradients { model, kernel, .. } = &self.gradients;
+        if !self.velocity.is_empty() {
+            for (layer, packed) in model.layers().iter().zip(&self.packed_velocity) {
+                if is_wide(layer) {
+                    let velocity = &mut self.velocity[layer.weight..][..layer.inputs * layer.outputs];
+                    packed.unpack(*kernel, layer, velocity);
+                }
+            }
+        }
+        &self.velocity
     }
 
     /// Steps made.
@@ -137,7 +172,7 @@ impl InPlace {
             let bias_velocity = velocity.split_off_mut(..layer.outputs).unwrap_or_default();
             finite = finite.and(if is_wide(layer) {
                 let weight = &mut packed[l].forward.as_mut_slice()[..];
-                let weight_velocity = self.packed_velocity[l].as_mut_slice();
+                let weight_velocity = self.packed_velocity[l].forward.as_mut_slice();
                 update_wide(&products, update, [weight, weight_velocity], [bias, bias_velocity], parallel)
             } else {
                 self.narrow.resize(self.narrow.len().max(size), 0.0);

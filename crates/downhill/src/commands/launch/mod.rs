@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
-use ps_config::{DataArgs, LogArgs, LogFormat, OutArgs, RunArgs};
+use ps_config::{CheckpointArgs, DataArgs, LogArgs, LogFormat, OutArgs, RunArgs};
 use ps_run::{Processors, Relay, Style};
 use seat::{FAREWELL, Seat, say_farewell};
 use std::ffi::OsString;
@@ -60,6 +60,8 @@ pub struct Arguments {
     #[command(flatten)]
     out: OutArgs,
     #[command(flatten)]
+    checkpoint: CheckpointArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -89,6 +91,8 @@ Examples:
 
 A worker may be killed at any moment (kill -9 PID, see the lines that say who was started): it is started again,
 and the weights do not change.
+
+With --out at the folder of a run that was stopped or killed it goes on where it was last saved.
 
 Ctrl-C has the server finish, write the results so far and end, and the workers with it (exit code 130); a
 second Ctrl-C ends all of them at once.";
@@ -251,6 +255,7 @@ fn start_server(
     if let Some(out) = &arguments.out.out {
         flags.extend(["--out".into(), out.into()]);
     }
+    flags.extend(arguments.checkpoint.flags().map(OsString::from));
     flags.extend(shared_flags(arguments));
     let label = label(arguments, "server", 0);
     let stderr = match style {

@@ -1,0 +1,97 @@
+//! When a run is saved, and what it goes on from.
+
+use crate::folder::{CHECKPOINTS, FolderError, RunFolder};
+use crate::job::Job;
+use ps_checkpoint::{Error, Snapshot, Store, Writer};
+use ps_config::CheckpointArgs;
+use std::time::{Duration, Instant};
+
+/// The checkpoints of a run that is under way.
+pub struct Checkpoints {
+    writer: Writer,
+    every: Option<u64>,
+    interval: Option<Duration>,
+    /// When the last one was begun, or the run.
+    last: Instant,
+    /// The last one that is durable: of how many steps.
+    durable: Option<u64>,
+}
+
+/// The checkpoints of a run, what it goes on from, and lines for the user about what was found.
+pub(crate) type Opened = (Checkpoints, Option<Snapshot>, Vec<String>);
+
+impl Checkpoints {
+    /// Takes the run's folder of checkpoints and finds the newest good one.
+    pub(crate) fn open(
+        job: &Job,
+        folder: &RunFolder,
+        wanted: &CheckpointArgs,
+    ) -> Result<Opened, FolderError> {
+        let path = folder.path().join(CHECKPOINTS);
+        let moves = job.optimizer.momentum != 0.0;
+        let layout = job.model.layout().clone();
+        let keep = wanted.checkpoint_keep as usize;
+        let store = Store::open(&path, job.fingerprint.clone(), layout, moves, keep)?;
+        let found = store.newest(wanted.allow_fresh)?;
+        let notes =
+            found.problems.into_iter().map(|problem| format!("damaged checkpoint: {problem}")).collect();
+        let writer = Writer::start(store).map_err(|error| FolderError::File { path, error })?;
+        let checkpoints = Checkpoints {
+            writer,
+            every: wanted.checkpoint_every,
+            interval: (wanted.checkpoint_seconds > 0).then(|| Duration::from_secs(wanted.checkpoint_seconds)),
+            last: Instant::now(),
+            durable: found.snapshot.as_ref().map(|snapshot| snapshot.progress.step),
+        };
+        Ok((checkpoints, found.snapshot, notes))
+    }
+
+    /// Whether a checkpoint is to be made after so many steps, and can be: while one is being saved none is.
+    pub(crate) fn is_due(&self, steps: u64) -> bool {
+        let by_steps = self.every.is_some_and(|every| steps.is_multiple_of(every));
+        (by_steps || self.interval.is_some_and(|interval| self.last.elapsed() >= interval))
+            && self.writer.is_free()
+    }
+
+    /// Begins to save a snapshot, after the one before is saved.
+    pub(crate) fn save(&mut self, snapshot: Snapshot) -> Result<Option<String>, Error> {
+        let told = self.wait()?;
+        self.last = Instant::now();
+        self.writer.save(snapshot);
+        Ok(told)
+    }
+
+    /// What has come of the last snapshot, for the user.
+    ///
+    /// # Errors
+    /// The run cannot go on.
+    pub(crate) fn look(&mut self) -> Result<Option<String>, Error> {
+        let saved = self.writer.saved();
+        self.hear(saved)
+    }
+
+    /// The same, once it is known.
+    pub(crate) fn wait(&mut self) -> Result<Option<String>, Error> {
+        let saved = self.writer.wait();
+        self.hear(saved)
+    }
+
+    fn hear(&mut self, saved: Option<ps_checkpoint::Saved>) -> Result<Option<String>, Error> {
+        match saved {
+            None => Ok(None),
+            Some((steps, Ok(_))) => {
+                self.durable = Some(steps);
+                Ok(None)
+            }
+            Some((_, Err(error))) if error.is_final() => Err(error),
+            Some((steps, Err(error))) => Ok(Some(format!(
+                "warning: no checkpoint was saved after {steps} steps: {error}; the run goes on"
+            ))),
+        }
+    }
+
+    /// Steps of the last checkpoint that is durable.
+    pub fn durable(&self) -> Option<u64> {
+        self.durable
+    }
+}

@@ -1,0 +1,301 @@
+//! A run that is killed at any moment and started again with the same command goes on, and ends as if nothing had
+//! happened: same weights, same metrics.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use downhill_tests::{Ended, Running, children, downhill, program, run};
+use ps_core::seed::{Purpose, Stream};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A model of several chunks, in steps of a few milliseconds, with momentum and a validation part.
+const RUN: &str = r#"
+[data]
+train = "digits:4096"
+validation = 0.1
+[model]
+kind = "mlp"
+hidden = [256, 64]
+[train]
+epochs = 8
+batch = 128
+leaf = 16
+[optimizer]
+momentum = 0.9
+weight_decay = 0.0001
+[learning_rate]
+initial = 0.05
+schedule = "cosine"
+"#;
+
+/// A run, its results and whoever takes part in it, in a folder that goes with it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Place(tempfile::tempdir().unwrap());
+        fs::write(place.path("run.toml"), RUN).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn address(&self) -> String {
+        format!("unix:{}", self.path("socket").display())
+    }
+
+    fn train(&self, out: &str, flags: &[&str]) -> Command {
+        let mut command = downhill(&["train"]);
+        command.arg(self.path("run.toml")).arg("--out").arg(self.path(out));
+        command.args(["--checkpoint-every", "5"]).args(flags);
+        command
+    }
+
+    fn server(&self, out: &str) -> Command {
+        let mut command = program("ps-server");
+        command.arg(self.path("run.toml")).arg("--out").arg(self.path(out));
+        command.args(["--checkpoint-every", "5", "--listen", &self.address()]);
+        command
+    }
+
+    fn worker(&self) -> Running {
+        let mut command = program("ps-worker");
+        Running::start(command.args(["--threads", "1", "--server", &self.address()]))
+    }
+
+    /// The steps of the checkpoints.
+    fn checkpoints(&self, out: &str) -> Vec<u64> {
+        let Ok(entries) = fs::read_dir(self.path(out).join("checkpoints")) else { return Vec::new() };
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let mut steps: Vec<u64> =
+            entries.filter_map(|entry| name(entry.ok()?).strip_prefix("step-")?.parse().ok()).collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    /// Lets a process run until it has saved the run after more steps than it found, and a random while longer.
+    fn let_run(&self, out: &str, process: &mut Running, random: &mut Stream) -> bool {
+        let found = self.checkpoints(out).pop();
+        while self.checkpoints(out).pop() == found {
+            if process.ends_within(Duration::from_millis(1)) {
+                return false;
+            }
+        }
+        !process.ends_within(Duration::from_micros(u64::from(random.below(20_000))))
+    }
+
+    /// What the run has told: all but the times that it took.
+    fn told(&self, out: &str) -> (Vec<Value>, Value) {
+        const TIMES: [&str; 3] = ["seconds", "samples_per_second", "workers"];
+        let plain = |text: &str| {
+            let mut value: Value = serde_json::from_str(text).unwrap();
+            let object = value.as_object_mut().unwrap();
+            TIMES.iter().for_each(|key| drop(object.remove(*key)));
+            value
+        };
+        let read = |name: &str| fs::read_to_string(self.path(out).join(name)).unwrap();
+        (read("metrics.jsonl").lines().map(plain).collect(), plain(&read("summary.json")))
+    }
+}
+
+fn seeded() -> Stream {
+    let seed = std::process::id().into();
+    println!("seed {seed}");
+    Stream::new(seed, Purpose::Simulation, 0)
+}
+
+fn ask_to_end(process: &Running) {
+    assert!(Command::new("kill").arg(process.id().to_string()).status().unwrap().success());
+}
+
+#[test]
+fn a_killed_train_goes_on_with_any_threads_and_workers_and_ends_as_if_nothing_had_happened() {
+    let (place, mut random) = (Place::new(), seeded());
+    let wanted = run(&mut place.train("whole", &[])).hash();
+    let every = [&["--threads", "1"][..], &["--threads", "2"], &["--workers", "3"]];
+    let mut kills = 0;
+    for flags in every.iter().cycle().take(6) {
+        let mut process = Running::start(&mut place.train("killed", flags));
+        if !place.let_run("killed", &mut process, &mut random) {
+            break;
+        }
+        process.kill();
+        process.finish();
+        kills += 1;
+    }
+    if !place.path("killed/summary.json").exists() {
+        let ended = run(&mut place.train("killed", &["--threads", "1"]));
+        assert_eq!(ended.hash(), wanted, "{ended}");
+        assert!(ended.stderr.contains("going on after"), "{ended}");
+    }
+    assert!(kills >= 3, "only {kills} kills");
+    assert_eq!(place.told("killed"), place.told("whole"));
+    assert_eq!(place.checkpoints("killed").len(), 3);
+}
+
+#[test]
+fn a_killed_server_goes_on_and_its_workers_come_back() {
+    let (place, mut random) = (Place::new(), seeded());
+    let wanted = run(&mut place.train("whole", &[])).hash();
+    let mut workers = [0, 1].map(|_| place.worker());
+    let mut kills = 0;
+    let ended = loop {
+        let mut server = Running::start(&mut place.server("killed"));
+        if kills == 6 || !place.let_run("killed", &mut server, &mut random) {
+            break server.finish();
+        }
+        server.kill();
+        server.finish();
+        kills += 1;
+        if kills == 3 {
+            // A worker goes with it, and another one comes.
+            workers[0].kill();
+            workers[0] = place.worker();
+        }
+    };
+    assert_eq!(ended.hash(), wanted, "{ended}");
+    assert!(kills >= 3, "only {kills} kills");
+    assert_eq!(place.told("killed"), place.told("whole"));
+    for worker in &mut workers {
+        let ended = worker.finish();
+        assert!(ended.status.success() && ended.stderr.contains("training is done"), "{ended}");
+    }
+}
+
+#[test]
+fn a_run_goes_from_one_process_to_servers_and_back() {
+    let (place, mut random) = (Place::new(), seeded());
+    let wanted = run(&mut place.train("whole", &[])).hash();
+    for by_server in [false, true, false] {
+        let mut command = if by_server { place.server("moved") } else { place.train("moved", &[]) };
+        let _worker = by_server.then(|| place.worker());
+        let mut process = Running::start(&mut command);
+        assert!(place.let_run("moved", &mut process, &mut random), "{}", process.finish());
+        process.kill();
+        process.finish();
+    }
+    assert_eq!(run(&mut place.train("moved", &[])).hash(), wanted);
+    assert_eq!(place.told("moved"), place.told("whole"));
+}
+
+#[test]
+fn a_launch_whose_server_is_killed_ends_and_goes_on_when_it_is_started_again() {
+    let (place, mut random) = (Place::new(), seeded());
+    let wanted = run(&mut place.train("whole", &[])).hash();
+    let launch = || {
+        let mut command = downhill(&["launch"]);
+        command.arg(place.path("run.toml")).arg("--out").arg(place.path("launched"));
+        command.args(["--workers", "2", "--threads", "1", "--checkpoint-every", "5"]);
+        command
+    };
+    let mut process = Running::start(&mut launch());
+    assert!(place.let_run("launched", &mut process, &mut random), "{}", process.finish());
+    let server = children(process.id(), "ps-server")[0].to_string();
+    assert!(Command::new("kill").args(["-9", &server]).status().unwrap().success());
+    let ended = process.finish();
+    assert!(!ended.status.success() && ended.stderr.contains("the server"), "{ended}");
+    assert_eq!(run(&mut launch()).hash(), wanted);
+    assert_eq!(place.told("launched"), place.told("whole"));
+}
+
+#[test]
+fn a_run_that_was_asked_to_stop_has_lost_no_step() {
+    let (place, mut random) = (Place::new(), seeded());
+    let wanted = run(&mut place.train("whole", &[])).hash();
+    let reported = |ended: &Ended| {
+        let line = ended.stdout.lines().find_map(|line| line.strip_prefix("trained")).unwrap();
+        let steps: String =
+            line.trim().chars().take_while(|c| *c != ' ').filter(char::is_ascii_digit).collect();
+        steps.parse::<u64>().unwrap()
+    };
+    for by_server in [true, false, true] {
+        let mut command = if by_server { place.server("stopped") } else { place.train("stopped", &[]) };
+        let _worker = by_server.then(|| place.worker());
+        let mut process = Running::start(&mut command);
+        assert!(place.let_run("stopped", &mut process, &mut random), "{}", process.finish());
+        ask_to_end(&process);
+        let ended = process.finish();
+        assert_eq!(place.checkpoints("stopped").pop(), Some(reported(&ended)), "{ended}");
+    }
+    assert_eq!(run(&mut place.train("stopped", &[])).hash(), wanted);
+    assert_eq!(place.told("stopped"), place.told("whole"));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_told_of_and_without_a_good_one_nothing_begins_again_unasked() {
+    let place = Place::new();
+    let wanted = run(&mut place.train("whole", &[])).hash();
+    let mut process = Running::start(&mut place.train("run", &[]));
+    while place.checkpoints("run").len() < 2 {
+        assert!(!process.ends_within(Duration::from_millis(1)));
+    }
+    process.kill();
+    process.finish();
+    let damage = |steps: &[u64]| {
+        for step in steps {
+            let file = place.path(&format!("run/checkpoints/step-{step:012}/weights.safetensors"));
+            let mut bytes = fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(file, bytes).unwrap();
+        }
+    };
+    let steps = place.checkpoints("run");
+    damage(&steps[steps.len() - 1..]);
+    let copy = place.path("copy");
+    copy_folder(&place.path("run"), &copy);
+    let ended = run(&mut place.train("run", &[]));
+    assert_eq!(ended.hash(), wanted);
+    assert!(
+        ended.stderr.contains("damaged checkpoint: step-") && ended.stderr.contains("SHA-256"),
+        "{ended}"
+    );
+
+    fs::remove_dir_all(place.path("run")).unwrap();
+    fs::rename(copy, place.path("run")).unwrap();
+    damage(&steps[..steps.len() - 1]);
+    let ended = run(&mut place.train("run", &[]));
+    assert_eq!(ended.status.code(), Some(1), "{ended}");
+    assert!(
+        ended.stderr.contains("no checkpoint is good") && ended.stderr.contains("--allow-fresh"),
+        "{ended}"
+    );
+    assert_eq!(run(&mut place.train("run", &["--allow-fresh"])).hash(), wanted);
+}
+
+#[test]
+fn a_run_does_not_go_on_from_another_ones_checkpoints() {
+    let place = Place::new();
+    let mut process = Running::start(&mut place.train("run", &[]));
+    while place.checkpoints("run").is_empty() {
+        assert!(!process.ends_within(Duration::from_millis(1)));
+    }
+    // Nor do two processes use them at a time.
+    let ended = run(&mut place.train("run", &[]));
+    assert_eq!(ended.status.code(), Some(1), "{ended}");
+    assert!(ended.stderr.contains("another process uses these checkpoints"), "{ended}");
+    process.kill();
+    process.finish();
+    let ended = run(&mut place.train("run", &["--set", "seed=2"]));
+    assert_eq!(ended.status.code(), Some(2), "{ended}");
+    assert!(ended.stderr.contains("are of another run") && ended.stderr.contains("--out"), "{ended}");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
