@@ -128,7 +128,7 @@ fn a_run_leaves_its_run_file_metrics_weights_and_summary() {
     let folder = place.path("results/first");
     let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["metrics.jsonl", "run.toml", "summary.json", "weights.safetensors"]);
+    assert_eq!(names, ["checkpoints", "metrics.jsonl", "run.toml", "summary.json", "weights.safetensors"]);
 
     let summary = json(&folder.join("summary.json"));
     assert_eq!(summary["weights_sha256"], hash(&stdout));
