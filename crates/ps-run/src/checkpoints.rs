@@ -13,8 +13,6 @@ pub struct Checkpoints {
     interval: Option<Duration>,
     /// When the last one was begun, or the run.
     last: Instant,
-    /// The last one that is durable: of how many steps.
-    durable: Option<u64>,
 }
 
 /// The checkpoints of a run, what it goes on from, and lines for the user about what was found.
@@ -41,7 +39,6 @@ impl Checkpoints {
             every: wanted.checkpoint_every,
             interval: (wanted.checkpoint_seconds > 0).then(|| Duration::from_secs(wanted.checkpoint_seconds)),
             last: Instant::now(),
-            durable: found.snapshot.as_ref().map(|snapshot| snapshot.progress.step),
         };
         Ok((checkpoints, found.snapshot, notes))
     }
@@ -78,20 +75,11 @@ impl Checkpoints {
 
     fn hear(&mut self, saved: Option<ps_checkpoint::Saved>) -> Result<Option<String>, Error> {
         match saved {
-            None => Ok(None),
-            Some((steps, Ok(_))) => {
-                self.durable = Some(steps);
-                Ok(None)
-            }
+            None | Some((_, Ok(_))) => Ok(None),
             Some((_, Err(error))) if error.is_final() => Err(error),
             Some((steps, Err(error))) => Ok(Some(format!(
                 "warning: no checkpoint was saved after {steps} steps: {error}; the run goes on"
             ))),
         }
-    }
-
-    /// Steps of the last checkpoint that is durable.
-    pub fn durable(&self) -> Option<u64> {
-        self.durable
     }
 }

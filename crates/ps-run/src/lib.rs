@@ -16,7 +16,6 @@ mod recorder;
 mod summary;
 mod weights;
 
-pub use checkpoints::Checkpoints;
 pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE};
 pub use job::{Job, JobError, task};
 pub use measures::{Measures, counted, grouped, seconds};

@@ -175,8 +175,8 @@ impl Recorder {
     }
 
     /// Whether the run is saved from time to time.
-    pub fn checkpoints(&self) -> Option<&Checkpoints> {
-        self.checkpoints.as_ref()
+    pub fn has_checkpoints(&self) -> bool {
+        self.checkpoints.is_some()
     }
 
     fn seconds(&self) -> f64 {

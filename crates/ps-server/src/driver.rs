@@ -80,6 +80,9 @@ impl Driver {
         if let Some(start) = recorder.take_start() {
             plane.resume(start.progress.step, &start.weights, &start.velocity);
         }
+        if recorder.has_checkpoints() {
+            plane.keep_velocity();
+        }
         let config = ServerConfig {
             plan: job.plan,
             start_version: plane.version(),

@@ -45,6 +45,8 @@ pub(crate) struct Plane {
     keeps_previous: bool,
     /// Whether they are there.
     has_previous: bool,
+    /// Whether the velocity may be asked for in the middle of a step. It costs a copy of it in each.
+    keeps_velocity: bool,
     /// Made when a worker first claims that a gradient is not finite.
     own: Option<Gradients>,
     /// A step of which such a claim was found to be true.
@@ -127,6 +129,7 @@ impl Plane {
             pool,
             keeps_previous: false,
             has_previous: false,
+            keeps_velocity: false,
             own: None,
             confirmed: None,
         }
@@ -137,6 +140,11 @@ impl Plane {
     pub fn keep_previous(mut self) -> Self {
         self.keeps_previous = true;
         self
+    }
+
+    /// Keeps the velocity that belongs to the weights while chunks are already a step ahead.
+    pub fn keep_velocity(&mut self) {
+        self.keeps_velocity = true;
     }
 
     /// Goes on after `version` steps, with the weights and velocity of then, of the elements that are kept here.
@@ -159,7 +167,8 @@ impl Plane {
         self.version = version;
     }
 
-    /// The optimizer's velocity after as many steps, of the elements that are kept here; empty without momentum.
+    /// The optimizer's velocity after as many steps, of the elements that are kept here; empty without momentum. It must
+    /// have been kept, unless no chunk is a step ahead.
     pub fn velocity(&self) -> Vec<f32> {
         let mut velocity = Vec::new();
         for chunk in &self.chunks {
@@ -255,7 +264,9 @@ impl Plane {
         let step = self.plan.step(self.version);
         let old: &[Element] = chunk.weights.kept.as_chunks().0;
         let mut new = self.pool.take(old.len());
-        chunk.velocity_before.clone_from(&chunk.velocity);
+        if self.keeps_velocity {
+            chunk.velocity_before.clone_from(&chunk.velocity);
+        }
         let finite = chunk.fold.update(
             &self.optimizer,
             step.samples,
