@@ -209,7 +209,8 @@ fn a_run_that_was_asked_to_stop_has_lost_no_step() {
     let (place, mut random) = (Place::new(), seeded());
     let wanted = run(&mut place.train("whole", &[])).hash();
     let reported = |ended: &Ended| {
-        let line = ended.stdout.lines().find_map(|line| line.strip_prefix("trained")).unwrap();
+        let line = ended.stdout.lines().find_map(|line| line.strip_prefix("trained"));
+        let line = line.unwrap_or_else(|| panic!("{ended}"));
         let steps: String =
             line.trim().chars().take_while(|c| *c != ' ').filter(char::is_ascii_digit).collect();
         steps.parse::<u64>().unwrap()

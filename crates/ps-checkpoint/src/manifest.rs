@@ -101,8 +101,12 @@ impl Manifest {
             let theirs = manifest.format;
             return Err(format!("it is of format {theirs}; this release reads format {FORMAT}"));
         }
-        match manifest.clone().seal() {
-            Ok(sealed) if sealed == bytes => Ok(manifest),
+        // The hash is over the bytes as they are, not as they would be written again.
+        let stated = manifest.sha256.as_bytes();
+        let at = bytes.windows(stated.len().max(1)).rposition(|window| window == stated);
+        let blank = at.map(|at| [&bytes[..at], &bytes[at + stated.len()..]].concat());
+        match blank {
+            Some(blank) if sha256(&blank).as_bytes() == stated => Ok(manifest),
             _ => Err("its SHA-256 is not the one that it states".into()),
         }
     }
@@ -116,4 +120,32 @@ impl Manifest {
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_core::seed::{Purpose, Stream};
+
+    #[test]
+    fn any_number_is_read_as_it_was_written() {
+        let mut random = Stream::new(1, Purpose::Simulation, 0);
+        for _ in 0..20_000 {
+            let mut number = || {
+                let bits = u64::from(random.below(u32::MAX)) << 32 | u64::from(random.below(u32::MAX));
+                Some(f64::from_bits(bits)).filter(|number| number.is_finite()).unwrap_or(0.1)
+            };
+            let tally = Tally { loss: number(), target: number(), ..Tally::new(2) };
+            let manifest = Manifest {
+                format: FORMAT,
+                fingerprint: Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 },
+                progress: Progress { seconds: number(), tally, ..Progress::default() },
+                holder: 1,
+                files: Vec::new(),
+                sha256: String::new(),
+            };
+            let opened = Manifest::open(&manifest.clone().seal().unwrap()).unwrap();
+            assert_eq!(Manifest { sha256: String::new(), ..opened }, manifest);
+        }
+    }
 }
