@@ -47,11 +47,13 @@ Examples:
   downhill train examples/digits.toml --threads 2 --out results
   downhill train examples/digits.toml --set train.epochs=1 --set learning_rate.initial=0.05
 
-Results go to runs/NAME-NUMBER unless --out says otherwise: run.toml (the run file as resolved), metrics.jsonl,
-weights.safetensors, summary.json, checkpoints/. Results of a finished run are never written over.
+Results go to runs/NAME-NUMBER unless --out says otherwise: run.toml (the run file as resolved),
+metrics.jsonl, weights.safetensors, summary.json, checkpoints/. Results of a finished run are never
+written over.
 
-Ctrl-C ends training after the step in hand, saves the run and its results so far and exits with code 130; a second
-Ctrl-C ends at once. With --out at its folder the run goes on where it was last saved, however it ended.";
+Ctrl-C ends training after the step in hand, saves the run and its results so far and exits with
+code 130; a second Ctrl-C ends at once. With --out at its folder the run goes on where it was last
+saved, however it ended.";
 
 /// Trains and prints the summary, whose last line is the hash of the weights.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
