@@ -53,6 +53,8 @@ pub struct Recorder {
 /// Steps added up.
 struct Window {
     since: Instant,
+    /// Samples of the tally that were seen before that, by a process that has ended.
+    before: u64,
     tally: Tally,
 }
 
@@ -89,10 +91,10 @@ impl Recorder {
             folder.write_run(job)?;
         }
         let now = Instant::now();
-        let window = || Window { since: now, tally: Tally::new(job.model.classes()) };
+        let window = || Window { since: now, before: 0, tally: Tally::new(job.model.classes()) };
         let mut epoch = window();
         if start.is_some() {
-            epoch.tally = from.tally;
+            (epoch.before, epoch.tally) = (from.tally.samples, from.tally);
         }
         let progress = Progress::new(style, job.plan.steps);
         if let Some(start) = &start {
@@ -336,11 +338,12 @@ impl Recorder {
 
 impl Window {
     fn speed(&self, now: Instant) -> f64 {
-        self.tally.samples as f64 / (now - self.since).as_secs_f64().max(1e-9)
+        (self.tally.samples - self.before) as f64 / (now - self.since).as_secs_f64().max(1e-9)
     }
 
     fn restart(&mut self, now: Instant) {
         self.since = now;
+        self.before = 0;
         self.tally = Tally::new(self.tally.classes.len());
     }
 }
