@@ -20,13 +20,13 @@ mod error;
 mod manifest;
 pub mod simulated;
 mod store;
-mod tensors;
+pub mod tensors;
 mod writer;
 
 pub use disk::{Disk, RealDisk};
 pub use error::Error;
 pub use manifest::{Fingerprint, Manifest, Progress};
-pub use store::{Found, Store};
+pub use store::{Found, Kept, Store};
 pub use writer::{Saved, Writer};
 
 /// What a run is at one step, complete enough to go on from.

@@ -1,6 +1,6 @@
 //! A folder of checkpoints, and the right to write there.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, RealDisk};
 use crate::error::Error;
 use crate::manifest::{FORMAT, FileEntry, Fingerprint, Manifest, sha256};
 use crate::{Snapshot, tensors};
@@ -19,15 +19,23 @@ const STEP: &str = "step-";
 const PART: &str = ".part";
 const DAMAGED: &str = ".damaged";
 
+/// What a store keeps.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Of which run.
+    pub fingerprint: Fingerprint,
+    /// The model's tensors.
+    pub layout: Layout,
+    /// Whether there is a velocity.
+    pub moves: bool,
+    /// How many checkpoints, at least 1.
+    pub last: usize,
+}
+
 /// A folder of checkpoints of one run, used by this process alone.
 pub struct Store {
     folder: PathBuf,
-    fingerprint: Fingerprint,
-    layout: Layout,
-    /// Whether there is a velocity.
-    moves: bool,
-    /// How many checkpoints are kept, at least 1.
-    keep: usize,
+    kept: Kept,
     /// Our number among those who used the folder.
     holder: u64,
     disk: Box<dyn Disk>,
@@ -45,17 +53,11 @@ pub struct Found {
 }
 
 impl Store {
-    /// Takes the folder, which is made if its parent is there. `keep` checkpoints are kept, at least 1.
+    /// Takes the folder, which is made if its parent is there.
     ///
     /// # Errors
     /// Another process has it; the system refuses.
-    pub fn open(
-        folder: &Path,
-        fingerprint: Fingerprint,
-        layout: Layout,
-        moves: bool,
-        keep: usize,
-    ) -> Result<Self, Error> {
+    pub fn open(folder: &Path, kept: Kept) -> Result<Self, Error> {
         if let Err(error) = std::fs::create_dir(folder)
             && error.kind() != io::ErrorKind::AlreadyExists
         {
@@ -69,7 +71,7 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(Error::Locked { folder: folder.into() }),
             Err(TryLockError::Error(error)) => return Err(failed("locking", &path, error)),
         }
-        let mut store = Store::on(Box::new(crate::RealDisk), folder, fingerprint, layout, moves, keep)?;
+        let mut store = Store::on(Box::new(RealDisk), folder, kept)?;
         store._lock = Some(lock);
         Ok(store)
     }
@@ -78,17 +80,8 @@ impl Store {
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn on(
-        disk: Box<dyn Disk>,
-        folder: &Path,
-        fingerprint: Fingerprint,
-        layout: Layout,
-        moves: bool,
-        keep: usize,
-    ) -> Result<Self, Error> {
-        let keep = keep.max(1);
-        let mut store =
-            Store { folder: folder.into(), fingerprint, layout, moves, keep, holder: 0, disk, _lock: None };
+    pub fn on(disk: Box<dyn Disk>, folder: &Path, kept: Kept) -> Result<Self, Error> {
+        let mut store = Store { folder: folder.into(), kept, holder: 0, disk, _lock: None };
         store.holder = store.last_holder()? + 1;
         store.take_over()?;
         Ok(store)
@@ -160,13 +153,17 @@ impl Store {
     /// All files of a checkpoint, durable, and read back.
     fn write(&self, part: &Path, snapshot: &Snapshot) -> Result<(), Error> {
         let unfit = |problem: String| failed("making", part, io::Error::other(problem));
-        let mut files = vec![(WEIGHTS, tensors::to_bytes(&self.layout, &snapshot.weights).map_err(unfit)?)];
-        if self.moves {
-            files.push((VELOCITY, tensors::to_bytes(&self.layout, &snapshot.velocity).map_err(unfit)?));
+        let mut files =
+            vec![(WEIGHTS, tensors::to_bytes(&self.kept.layout, &snapshot.weights, None).map_err(unfit)?)];
+        if self.kept.moves {
+            files.push((
+                VELOCITY,
+                tensors::to_bytes(&self.kept.layout, &snapshot.velocity, None).map_err(unfit)?,
+            ));
         }
         let manifest = Manifest {
             format: FORMAT,
-            fingerprint: self.fingerprint.clone(),
+            fingerprint: self.kept.fingerprint.clone(),
             progress: snapshot.progress.clone(),
             holder: self.holder,
             files: files.iter().map(|(name, content)| FileEntry::of(name, content)).collect(),
@@ -201,7 +198,7 @@ impl Store {
     /// Removes all but the newest few. The newest was verified when it was written or loaded by this process.
     fn prune(&self) -> Result<(), Error> {
         let all = checkpoints(&self.names()?);
-        for (_, name) in all.iter().rev().skip(self.keep) {
+        for (_, name) in all.iter().rev().skip(self.kept.last.max(1)) {
             let path = self.folder.join(name);
             self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
         }
@@ -218,7 +215,7 @@ impl Store {
             Ok(manifest) => manifest,
             Err(problem) => return Ok(Err(problem)),
         };
-        let differences = self.fingerprint.differences(&manifest.fingerprint);
+        let differences = self.kept.fingerprint.differences(&manifest.fingerprint);
         if !differences.is_empty() {
             return Err(Error::OtherRun { folder: self.folder.clone(), differences });
         }
@@ -233,9 +230,9 @@ impl Store {
             if found != entry.sha256 {
                 return Err(format!("{name} has the SHA-256 {found}, the manifest states {}", entry.sha256));
             }
-            tensors::from_bytes(&self.layout, &bytes).map_err(|problem| format!("{name}: {problem}"))
+            tensors::from_bytes(&self.kept.layout, &bytes).map_err(|problem| format!("{name}: {problem}"))
         };
-        let velocity = || if self.moves { tensors(VELOCITY) } else { Ok(Vec::new()) };
+        let velocity = || if self.kept.moves { tensors(VELOCITY) } else { Ok(Vec::new()) };
         Ok(tensors(WEIGHTS).and_then(|weights| {
             Ok(Snapshot { progress: manifest.progress.clone(), weights, velocity: velocity()? })
         }))

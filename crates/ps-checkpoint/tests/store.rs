@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
-use ps_checkpoint::{Error, Fingerprint, Progress, Snapshot, Store};
+use ps_checkpoint::{Error, Fingerprint, Kept, Progress, Snapshot, Store};
 use ps_core::{Layout, Tally};
 use std::fs;
 use std::io::ErrorKind;
@@ -19,12 +19,16 @@ fn layout() -> Layout {
     layout
 }
 
+fn kept() -> Kept {
+    Kept { fingerprint: fingerprint(), layout: layout(), moves: true, last: 2 }
+}
+
 fn open(folder: &Path) -> Result<Store, Error> {
-    Store::open(folder, fingerprint(), layout(), true, 2)
+    Store::open(folder, kept())
 }
 
 fn on(disk: &SimulatedDisk) -> Result<Store, Error> {
-    Store::on(Box::new(disk.clone()), Path::new("/"), fingerprint(), layout(), true, 2)
+    Store::on(Box::new(disk.clone()), Path::new("/"), kept())
 }
 
 fn snapshot(step: u64) -> Snapshot {
@@ -88,7 +92,7 @@ fn checkpoints_of_another_run_are_refused_and_left_alone() {
     let parent = tempfile::tempdir().unwrap();
     open(parent.path()).unwrap().save(&snapshot(7)).unwrap();
     let other = Fingerprint { run: "x".into(), ..fingerprint() };
-    let store = Store::open(parent.path(), other, layout(), true, 2).unwrap();
+    let store = Store::open(parent.path(), Kept { fingerprint: other, ..kept() }).unwrap();
     let error = store.newest(true).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("is x here and rrr"), "{error}");
     drop(store);

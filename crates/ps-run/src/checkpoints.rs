@@ -2,7 +2,7 @@
 
 use crate::folder::{CHECKPOINTS, FolderError, RunFolder};
 use crate::job::Job;
-use ps_checkpoint::{Error, Snapshot, Store, Writer};
+use ps_checkpoint::{Error, Kept, Snapshot, Store, Writer};
 use ps_config::CheckpointArgs;
 use std::time::{Duration, Instant};
 
@@ -26,10 +26,13 @@ impl Checkpoints {
         wanted: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
         let path = folder.path().join(CHECKPOINTS);
-        let moves = job.optimizer.momentum != 0.0;
-        let layout = job.model.layout().clone();
-        let keep = wanted.checkpoint_keep as usize;
-        let store = Store::open(&path, job.fingerprint.clone(), layout, moves, keep)?;
+        let kept = Kept {
+            fingerprint: job.fingerprint.clone(),
+            layout: job.model.layout().clone(),
+            moves: job.optimizer.momentum != 0.0,
+            last: wanted.checkpoint_keep as usize,
+        };
+        let store = Store::open(&path, kept)?;
         let found = store.newest(wanted.allow_fresh)?;
         let notes =
             found.problems.into_iter().map(|problem| format!("damaged checkpoint: {problem}")).collect();

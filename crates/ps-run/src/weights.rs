@@ -2,9 +2,9 @@
 
 use crate::folder::FolderError;
 use crate::job::Job;
-use ps_checkpoint::Fingerprint;
+use ps_checkpoint::{Fingerprint, tensors};
 use ps_core::{Model, weights_hash};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -53,14 +53,8 @@ pub(crate) fn to_bytes(job: &Job, root: &Path, weights: &[f32], version: u64) ->
         weights_sha256: weights_hash(weights),
     };
     let about = serde_json::to_string(&about).map_err(|error| error.to_string())?;
-    let little_endian: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
-    let tensors = job.model.layout().tensors().iter().map(|tensor| {
-        let bytes = &little_endian[4 * tensor.offset..4 * (tensor.offset + tensor.len())];
-        TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map(|view| (tensor.name.clone(), view))
-    });
-    let tensors = tensors.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
     let metadata = HashMap::from([(KEY.to_string(), about)]);
-    safetensors::serialize(tensors, Some(metadata)).map_err(|error| error.to_string())
+    tensors::to_bytes(job.model.layout(), weights, Some(metadata))
 }
 
 impl SavedWeights {
@@ -92,22 +86,7 @@ impl WeightsFile {
     /// The weights, which must have the names and shapes of `model` and the hash that the file states.
     pub fn weights(self, model: &Model) -> Result<SavedWeights, FolderError> {
         let bad = |problem: String| FolderError::Content { path: self.path.clone(), problem };
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| bad(error.to_string()))?;
-        let mut weights = vec![0.0; model.parameters()];
-        for tensor in model.layout().tensors() {
-            let name = &tensor.name;
-            let view = file.tensor(name).map_err(|_| bad(format!("the file has no tensor `{name}`")))?;
-            if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
-                let (dtype, shape, wanted) = (view.dtype(), view.shape(), &tensor.shape);
-                return Err(bad(format!(
-                    "tensor `{name}` is {dtype:?} {shape:?}, the model has F32 {wanted:?}"
-                )));
-            }
-            let slots = &mut weights[tensor.offset..tensor.offset + tensor.len()];
-            for (slot, bytes) in slots.iter_mut().zip(view.data().chunks_exact(4)) {
-                *slot = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            }
-        }
+        let weights = tensors::from_bytes(model.layout(), &self.bytes).map_err(bad)?;
         let (stated, found) = (&self.about.weights_sha256, weights_hash(&weights));
         if *stated != found {
             return Err(bad(format!("the weights are damaged: SHA-256 {found}, the file states {stated}")));
