@@ -66,8 +66,11 @@ impl RunFolder {
     fn given(path: &Path) -> Result<Self, FolderError> {
         fs::create_dir_all(path).map_err(|error| failed(path, error))?;
         let mut entries = fs::read_dir(path).map_err(|error| failed(path, error))?;
-        if entries.next().is_some() && (is_finished(path) || !path.join(CHECKPOINTS).is_dir()) {
-            return Err(FolderError::Taken { path: path.into(), finished: is_finished(path) });
+        if entries.next().is_some() {
+            let finished = is_finished(path);
+            if finished || !path.join(CHECKPOINTS).is_dir() {
+                return Err(FolderError::Taken { path: path.into(), finished });
+            }
         }
         Ok(RunFolder { path: path.into() })
     }

@@ -98,17 +98,13 @@ impl Plane {
             .step_by(size)
             .map(|offset| {
                 let values = &initial[offset..kept.end.min(offset + size)];
-                let mut buffer = pool.take(values.len());
-                for (element, value) in buffer.elements_mut().iter_mut().zip(values) {
-                    *element = value.to_le_bytes();
-                }
                 let moves = optimizer.momentum != 0.0;
                 Chunk {
                     offset,
                     fold: ChunkFold::new(tree),
                     velocity: if moves { vec![0.0; values.len()] } else { Vec::new() },
                     velocity_before: Vec::new(),
-                    weights: Served::new(buffer.share(), precision),
+                    weights: Served::of(values, &pool, precision),
                     next: None,
                     previous: None,
                 }
@@ -153,11 +149,7 @@ impl Plane {
         for chunk in &mut self.chunks {
             let at = chunk.offset - self.kept.start;
             let at = at..at + chunk.weights.kept.len() / 4;
-            let mut buffer = self.pool.take(at.len());
-            for (element, value) in buffer.elements_mut().iter_mut().zip(&weights[at.clone()]) {
-                *element = value.to_le_bytes();
-            }
-            chunk.weights = Served::new(buffer.share(), self.precision);
+            chunk.weights = Served::of(&weights[at.clone()], &self.pool, self.precision);
             if !chunk.velocity.is_empty() {
                 chunk.velocity.copy_from_slice(&velocity[at]);
             }
@@ -397,6 +389,14 @@ impl Plane {
 }
 
 impl Served {
+    fn of(values: &[f32], pool: &Pool, precision: Precision) -> Self {
+        let mut buffer = pool.take(values.len());
+        for (element, value) in buffer.elements_mut().iter_mut().zip(values) {
+            *element = value.to_le_bytes();
+        }
+        Served::new(buffer.share(), precision)
+    }
+
     fn new(kept: Bytes, precision: Precision) -> Self {
         let sent = match precision {
             Precision::F32 => kept.clone(),

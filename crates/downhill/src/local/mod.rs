@@ -163,20 +163,16 @@ impl<'a> Hub<'a> {
                 }
             }
         }
-        match (self.finished, self.diverged) {
+        match (self.finished.take(), self.diverged.take()) {
             (_, Some(diverged)) => Err(LocalError::Diverged(diverged)),
             (Some(Outcome::TooFewWorkers { .. }), None) => {
                 Err(LocalError::Lost("its workers are gone".into()))
             }
             _ => {
-                let (weights, version) = (self.trainer.weights().to_vec(), self.trainer.version());
-                if version < self.job.plan.steps {
-                    let velocity = self.trainer.velocity().to_vec();
-                    self.recorder
-                        .checkpoint(version, weights.clone(), velocity)
-                        .map_err(LocalError::Unsaved)?;
+                if !self.trainer.is_done() {
+                    self.save().map_err(LocalError::Unsaved)?;
                 }
-                Ok((weights, version))
+                Ok((self.trainer.weights().to_vec(), self.trainer.version()))
             }
         }
     }
@@ -245,18 +241,15 @@ impl<'a> Hub<'a> {
             self.recorder.epoch(validation.as_ref());
         }
         self.own.recycle(NodeSum { tally: report.tally, ..root });
-        self.save().map_err(LocalError::Unsaved)?;
+        if self.recorder.wants_checkpoint(self.trainer.version()).map_err(LocalError::Unsaved)? {
+            self.save().map_err(LocalError::Unsaved)?;
+        }
         Ok(ServerEvent::Updated { step })
     }
 
-    /// Has a checkpoint made if one is due.
     fn save(&mut self) -> Result<(), FolderError> {
-        let version = self.trainer.version();
-        if self.recorder.wants_checkpoint(version)? {
-            let (weights, velocity) = (self.trainer.weights().to_vec(), self.trainer.velocity().to_vec());
-            self.recorder.checkpoint(version, weights, velocity)?;
-        }
-        Ok(())
+        let (weights, velocity) = (self.trainer.weights().to_vec(), self.trainer.velocity().to_vec());
+        self.recorder.checkpoint(self.trainer.version(), weights, velocity)
     }
 
     fn send(&mut self, worker: WorkerId, letter: Letter) -> Result<(), LocalError> {

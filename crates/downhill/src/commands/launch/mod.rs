@@ -132,8 +132,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     let mut crew: Vec<Seat> = Vec::new();
     for number in 1..=arguments.workers {
-        let seat = Seat::new(number, meeting.address(&format!("worker-{number}")), Arc::clone(&screen));
-        let mut seat = seat.with_threads(threads, processors(arguments, number - 1, threads));
+        let cpus = processors(arguments, number - 1, threads);
+        let listen = meeting.address(&format!("worker-{number}"));
+        let mut seat = Seat::new(number, threads, cpus, listen, Arc::clone(&screen));
         seat.start(arguments, &programs[1], &address)?;
         crew.push(seat);
     }

@@ -44,13 +44,14 @@ enum State {
 
 impl Seat {
     /// An empty one.
-    pub fn new(number: u16, listen: String, screen: Arc<Relay>) -> Self {
-        Seat { number, state: State::Failed, restarts: 0, threads: 1, cpus: None, listen, screen }
-    }
-
-    /// With so many computing threads, on processors of their own if there are any.
-    pub fn with_threads(self, threads: u16, cpus: Option<Processors>) -> Self {
-        Seat { threads, cpus, ..self }
+    pub fn new(
+        number: u16,
+        threads: u16,
+        cpus: Option<Processors>,
+        listen: String,
+        screen: Arc<Relay>,
+    ) -> Self {
+        Seat { number, state: State::Failed, restarts: 0, threads, cpus, listen, screen }
     }
 
     /// Whether nobody will sit there any more.
