@@ -87,6 +87,18 @@ impl SimulatedDisk {
         }
     }
 
+    /// The process that used it ends and the machine goes on: nothing is lost, and no fault is to come.
+    pub fn restart(&self) {
+        let mut state = self.state();
+        state.fault = None;
+        state.is_down = false;
+    }
+
+    /// Whether the machine has stopped.
+    pub fn is_down(&self) -> bool {
+        self.state().is_down
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -54,6 +54,17 @@ pub enum ServerEvent {
         /// The step.
         step: u64,
     },
+    /// Another shard can no longer be talked to. What it kept is lost: all others must go back to what is saved.
+    ShardLost {
+        /// Which.
+        shard: u32,
+    },
+    /// All shards are there, and every part of the weights is of `version`: a checkpoint's, which may be older than
+    /// steps that were made. The driver reports this before anything else of a run with other shards.
+    Restored {
+        /// The version.
+        version: u64,
+    },
     /// A worker says that it lacks the weights it needs for its work.
     WeightsWanted {
         /// Who.
@@ -138,6 +149,8 @@ pub enum Dismissal {
         /// For how long.
         silent_ms: Millis,
     },
+    /// The run goes back to an earlier step; the reason. It is welcome again at once.
+    Rewound(String),
 }
 
 /// How a run ended.
@@ -154,6 +167,13 @@ pub enum Outcome {
     Diverged {
         /// The step at which it was seen.
         step: u64,
+    },
+    /// Shards were missing for too long.
+    ShardsMissing {
+        /// Which.
+        shards: Vec<u32>,
+        /// For how long.
+        waited_ms: Millis,
     },
     /// Too few workers for too long.
     TooFewWorkers {

@@ -6,6 +6,7 @@ use crate::membership::Members;
 use crate::round::Round;
 use crate::status::{Status, WaitsFor, WorkerStatus};
 use ps_core::{BatchPlan, Node};
+use std::collections::BTreeSet;
 
 /// What the server goes by.
 #[derive(Clone, Debug)]
@@ -26,7 +27,8 @@ pub struct ServerConfig {
     pub work_timeout_ms: Millis,
     /// A wait that lasts is reported this often.
     pub notice_every_ms: Millis,
-    /// Other shards, which each keep a part of the weights: a step is made once all have applied it.
+    /// Other shards, which each keep a part of the weights: a step is made once all have applied it. None of them is
+    /// there at first.
     pub shards: u32,
 }
 
@@ -40,17 +42,21 @@ pub struct ServerCore {
     now: Millis,
     version: u64,
     members: Members,
+    /// Other shards that do not hold weights of the version.
+    absent: BTreeSet<u32>,
+    /// Whether a round was ever opened.
+    begun: bool,
     phase: Phase,
     /// When the phase began.
     since: Millis,
-    /// Since when there have been too few workers.
+    /// Since when there have been too few workers, or shards.
     short_since: Option<Millis>,
     notice_at: Millis,
 }
 
 #[derive(Clone, Debug)]
 enum Phase {
-    /// For the first `min_workers`.
+    /// For shards, and the first `min_workers`.
     Waiting,
     /// Gathering the leaves of the step that the version names.
     Open(Round),
@@ -67,6 +73,8 @@ impl ServerCore {
             now,
             version: config.start_version,
             members: Members::default(),
+            absent: (0..config.shards).collect(),
+            begun: false,
             phase: Phase::Waiting,
             since: now,
             short_since: Some(now),
@@ -93,6 +101,8 @@ impl ServerCore {
                     round.apply(shard);
                 }
             }
+            ServerEvent::ShardLost { shard } => self.lose_shard(shard, actions),
+            ServerEvent::Restored { version } => self.restored(version, actions),
             ServerEvent::WeightsWanted { worker } => self.resend_weights(worker, actions),
             ServerEvent::Updated { step } => self.updated(step, actions),
             ServerEvent::Diverged { step } => self.diverged(step, actions),
@@ -107,7 +117,7 @@ impl ServerCore {
         if matches!(self.phase, Phase::Finished) {
             return None;
         }
-        if matches!(self.phase, Phase::Waiting) && self.version >= self.config.plan.steps {
+        if self.is_over() {
             return Some(self.now);
         }
         let silent = self.members.most_silent().map(|(heard, _)| self.silent_at(heard));
@@ -162,6 +172,10 @@ impl ServerCore {
         match (&self.phase, self.short_since) {
             (Phase::Finished, _) => (WaitsFor::Nothing, self.since),
             (Phase::Updating { .. }, _) => (WaitsFor::Update { step }, self.since),
+            (_, since) if !self.absent.is_empty() => {
+                let shards = self.absent.iter().copied().collect();
+                (WaitsFor::Parts { step, shards }, since.unwrap_or(self.since))
+            }
             (_, Some(since)) => short(since),
             (Phase::Waiting, None) => short(self.since),
             (Phase::Open(round), None) if round.is_complete() => {
@@ -176,14 +190,13 @@ impl ServerCore {
         if !self.members.admit(worker, self.now) {
             return;
         }
-        // While an update is under way there is no version to send; the new one goes to everybody.
-        if !matches!(self.phase, Phase::Updating { .. }) {
+        if self.has_weights() {
             self.send_weights(worker, actions);
         }
         let (step, present) = (self.version, self.members.live_count());
-        let needed = match self.phase {
-            Phase::Waiting => format!(" of {} needed", self.config.min_workers),
-            _ => String::new(),
+        let needed = match self.begun {
+            false => format!(" of {} needed", self.config.min_workers),
+            true => String::new(),
         };
         actions
             .push(ServerAction::Notice(format!("{worker} joined at step {step}: {present} present{needed}")));
@@ -228,7 +241,48 @@ impl ServerCore {
 
     fn resend_weights(&mut self, worker: WorkerId, actions: &mut Vec<ServerAction>) {
         self.members.hear(worker, self.now);
-        if self.members.is_live(worker) && !matches!(self.phase, Phase::Updating { .. }) {
+        if self.members.is_live(worker) && self.has_weights() {
+            self.send_weights(worker, actions);
+        }
+    }
+
+    /// Whether there is a version to send. While an update is under way there is none, and the new one goes to
+    /// everybody; likewise what the shards are given.
+    fn has_weights(&self) -> bool {
+        self.absent.is_empty() && !matches!(self.phase, Phase::Updating { .. })
+    }
+
+    /// Whoever is at a step may hold work for it that will not come about: all workers are to begin anew.
+    fn lose_shard(&mut self, shard: u32, actions: &mut Vec<ServerAction>) {
+        if !(0..self.config.shards).contains(&shard) {
+            return;
+        }
+        let is_first = self.absent.is_empty();
+        self.absent.insert(shard);
+        if !is_first {
+            return;
+        }
+        let why = format!("shard {shard} was lost at step {}: the run goes back to what is saved", self.version);
+        actions.push(ServerAction::Notice(why.clone()));
+        let reason = Dismissal::Rewound(why);
+        for worker in self.members.live() {
+            self.members.drain(worker, reason.clone());
+            actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
+        }
+        self.enter(Phase::Waiting);
+    }
+
+    fn restored(&mut self, version: u64, actions: &mut Vec<ServerAction>) {
+        if self.absent.is_empty() {
+            return;
+        }
+        self.absent.clear();
+        if version < self.version {
+            let (from, to) = (self.version, version);
+            actions.push(ServerAction::Notice(format!("the run goes on from step {to} instead of {from}")));
+        }
+        self.version = version;
+        for worker in self.members.live() {
             self.send_weights(worker, actions);
         }
     }
@@ -301,13 +355,12 @@ impl ServerCore {
     fn settle(&mut self, actions: &mut Vec<ServerAction>) {
         self.dismiss_the_silent(actions);
         self.count_workers();
-        if matches!(self.phase, Phase::Waiting) {
-            if self.version >= self.config.plan.steps {
-                self.finish(Dismissal::Done, Outcome::Done, actions);
-            } else if self.short_since.is_none() {
-                self.open_round();
-                self.count_workers();
-            }
+        if self.is_over() {
+            self.finish(Dismissal::Done, Outcome::Done, actions);
+        } else if matches!(self.phase, Phase::Waiting) && self.short_since.is_none() {
+            self.begun = true;
+            self.open_round();
+            self.count_workers();
         }
         let shards = self.config.shards;
         if let Phase::Open(round) = &mut self.phase
@@ -362,15 +415,18 @@ impl ServerCore {
         round.gathered.unwrap_or(round.opened).saturating_add(self.config.work_timeout_ms)
     }
 
+    /// Whether a run that was complete when it was saved is whole here.
+    fn is_over(&self) -> bool {
+        let waits = matches!(self.phase, Phase::Waiting) && self.absent.is_empty();
+        waits && self.version >= self.config.plan.steps
+    }
+
     fn needed(&self) -> u32 {
-        match self.phase {
-            Phase::Waiting => self.config.min_workers.max(1),
-            _ => 1,
-        }
+        if self.begun { 1 } else { self.config.min_workers.max(1) }
     }
 
     fn count_workers(&mut self) {
-        self.short_since = match self.members.live_count() < self.needed() {
+        self.short_since = match self.members.live_count() < self.needed() || !self.absent.is_empty() {
             true => self.short_since.or(Some(self.now)),
             false => None,
         };
@@ -384,6 +440,12 @@ impl ServerCore {
             return;
         }
         let (present, needed, waited_ms) = (self.members.live_count(), self.needed(), self.now - since);
+        if !self.absent.is_empty() {
+            let shards: Vec<u32> = self.absent.iter().copied().collect();
+            let reason = format!("shards {shards:?} were missing for {waited_ms} ms");
+            self.finish(Dismissal::Ended(reason), Outcome::ShardsMissing { shards, waited_ms }, actions);
+            return;
+        }
         let reason = format!("too few workers for {waited_ms} ms: {needed} needed, {present} present");
         self.finish(Dismissal::Ended(reason), Outcome::TooFewWorkers { present, needed, waited_ms }, actions);
     }

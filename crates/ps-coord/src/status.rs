@@ -63,6 +63,13 @@ pub enum WaitsFor {
         /// Workers needed.
         needed: u32,
     },
+    /// Other shards that are not there, or do not hold the weights yet.
+    Parts {
+        /// The step that waits.
+        step: u64,
+        /// Which.
+        shards: Vec<u32>,
+    },
     /// Leaves of the open round.
     Leaves {
         /// The step.
@@ -110,6 +117,9 @@ impl fmt::Display for WaitsFor {
         match self {
             WaitsFor::Workers { step, present, needed } => {
                 write!(f, "step {step} waits for workers: {needed} needed, {present} present")
+            }
+            WaitsFor::Parts { step, shards } => {
+                write!(f, "step {step} waits for shards that do not hold their weights yet: {shards:?}")
             }
             WaitsFor::Leaves { step, missing } => {
                 write!(f, "step {step} waits for ")?;
@@ -172,6 +182,7 @@ impl fmt::Display for Dismissal {
             Dismissal::Done => write!(f, "training is done"),
             Dismissal::Ended(why) => write!(f, "{why}"),
             Dismissal::Silent { silent_ms } => write!(f, "nothing was heard from it for {silent_ms} ms"),
+            Dismissal::Rewound(why) => write!(f, "{why}"),
         }
     }
 }

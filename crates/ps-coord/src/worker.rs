@@ -226,6 +226,7 @@ impl WorkerCore {
             Dismissal::Silent { silent_ms } => {
                 self.disconnected(format!("the server heard nothing from us for {silent_ms} ms"), actions);
             }
+            Dismissal::Rewound(why) => self.disconnected(why, actions),
         }
     }
 

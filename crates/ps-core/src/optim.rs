@@ -46,7 +46,7 @@ impl Optimizer {
     }
 
     /// Goes on from a velocity that [`Optimizer::velocity`] gave.
-    pub(crate) fn resume(&mut self, velocity: Vec<f32>) {
+    pub fn resume(&mut self, velocity: Vec<f32>) {
         assert_eq!(velocity.len(), self.velocity.len(), "it is of the same model and optimizer");
         self.velocity = velocity;
     }

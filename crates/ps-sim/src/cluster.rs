@@ -3,14 +3,17 @@
 use crate::faults::Faults;
 use crate::network::{Down, Link, LinkId, Network, Up};
 use crate::part::Part;
+use crate::saving::Saving;
 use crate::server_side::Server;
 use crate::shard_side::Shard;
 use crate::worker_side::Slot;
 use crate::{Report, SimJob, checks};
 use ps_coord::{Millis, Outcome};
+use ps_checkpoint::Snapshot;
 use ps_core::Gradients;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Something that happens at a moment.
 #[derive(Clone, Debug)]
@@ -24,9 +27,31 @@ pub(crate) enum Happening {
     /// The worker does, or is refused.
     WorkerSeesEnd { link: LinkId, why: &'static str },
     /// The data plane has done the update.
-    UpdateDone { step: u64 },
+    UpdateDone { era: u32, step: u64 },
+    /// The shards have given the coordinator their weights after the step.
+    Fetched { era: u32, step: u64 },
+    /// A copy of the run is saved.
+    Save { process: u32, snapshot: Arc<Snapshot> },
     /// The coordinator hears that a shard has applied a step, or cannot.
-    Applied { shard: usize, step: u64, diverged: bool },
+    Applied { era: u32, shard: usize, step: u64, diverged: bool },
+    /// The coordinator hears that a shard asks to take part.
+    Attach { shard: usize, process: u32 },
+    /// A shard is given what is saved.
+    Restore { shard: usize, process: u32, era: u32, snapshot: Arc<Option<Snapshot>> },
+    /// The coordinator hears that a shard holds it.
+    Restored { shard: usize, era: u32 },
+    /// The coordinator hears that a shard is gone.
+    ShardLost { shard: usize, process: u32 },
+    /// The connection between a shard and the coordinator breaks.
+    ShardCut { shard: usize },
+    /// A shard dies.
+    ShardCrash { shard: usize },
+    /// A shard starts.
+    ShardStart { shard: usize },
+    /// The coordinator dies.
+    ServerCrash { process: u32 },
+    /// The coordinator starts.
+    ServerStart,
     /// A worker has done its computation.
     ComputeDone { slot: usize, incarnation: u32, step: u64, leaves: Range<u32> },
     /// The server's deadline may have come.
@@ -51,6 +76,12 @@ pub(crate) struct Cluster<'a> {
     pub network: Network,
     /// The coordinator.
     pub server: Server,
+    /// Counts its processes.
+    pub server_process: u32,
+    /// Its disk.
+    pub saving: Saving,
+    /// Whether the last event had the run go on from an earlier version.
+    pub rewound: bool,
     /// The other servers.
     pub shards: Vec<Shard>,
     pub slots: Vec<Slot>,
@@ -59,8 +90,8 @@ pub(crate) struct Cluster<'a> {
     pub seed: u64,
     /// When the server finished.
     pub finished_at: Option<Millis>,
-    queue: BTreeMap<(Millis, u64), Happening>,
-    sequence: u64,
+    pub queue: BTreeMap<(Millis, u64), Happening>,
+    pub sequence: u64,
     trace: Trace<'a>,
 }
 
@@ -73,6 +104,9 @@ impl<'a> Cluster<'a> {
             now: 0,
             network: Network::new(faults.clone(), seed),
             server: Server::new(job, own),
+            server_process: 0,
+            saving: Saving::new(job, job.checkpoint_every),
+            rewound: false,
             shards: parts.map(Shard::new).collect(),
             slots: Vec::new(),
             links: BTreeMap::new(),
@@ -84,6 +118,9 @@ impl<'a> Cluster<'a> {
             trace,
         };
         cluster.at(0, Happening::ServerTimer);
+        for shard in 0..cluster.shards.len() {
+            cluster.attach_later(shard, 50);
+        }
         for _ in 0..job.workers {
             cluster.add_worker(100);
         }
@@ -93,6 +130,7 @@ impl<'a> Cluster<'a> {
     /// Runs to the end: the server has finished and every worker, too. An error names the broken invariant.
     pub fn run(mut self) -> Result<Report, String> {
         let mut events = 0;
+        self.saving.start(0, &mut self.network)?;
         while let Some(((time, _), happening)) = self.queue.pop_first() {
             self.now = time;
             events += 1;
@@ -103,7 +141,10 @@ impl<'a> Cluster<'a> {
             }
             let before = self.server.core.version();
             self.happen(happening)?;
-            checks::versions(before, &self.server, &self.shards)?;
+            if self.server.is_whole {
+                let before = if std::mem::take(&mut self.rewound) { None } else { Some(before) };
+                checks::versions(before, &self.server, &self.shards)?;
+            }
         }
         let outcome =
             self.server.outcome.take().ok_or("nothing is left to happen, but the run is not over")?;
@@ -115,7 +156,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// The whole weights after the last step that was made everywhere.
-    fn weights(&self) -> Result<Vec<f32>, String> {
+    pub fn weights(&self) -> Result<Vec<f32>, String> {
         let version = self.server.part.version;
         let parts = std::iter::once(&self.server.part).chain(self.shards.iter().map(|shard| &shard.part));
         let mut weights = Vec::new();
@@ -154,8 +195,33 @@ impl<'a> Cluster<'a> {
                     Ok(())
                 }
             },
-            Happening::UpdateDone { step } => self.update_done(step),
-            Happening::Applied { shard, step, diverged } => self.applied(shard, step, diverged),
+            Happening::UpdateDone { era, step } => self.update_done(era, step),
+            Happening::Fetched { era, step } => self.fetched(era, step),
+            Happening::Save { process, snapshot } => self.save(process, &snapshot),
+            Happening::Applied { era, shard, step, diverged } => self.applied(era, shard, step, diverged),
+            Happening::Attach { shard, process } => self.shard_attaches(shard, process),
+            Happening::Restore { shard, process, era, snapshot } => {
+                self.shard_restores(shard, process, era, &snapshot)
+            }
+            Happening::Restored { shard, era } => self.shard_is_restored(shard, era),
+            Happening::ShardLost { shard, process } => self.shard_is_lost(shard, process),
+            Happening::ShardCut { shard } => {
+                self.shard_is_cut(shard);
+                Ok(())
+            }
+            Happening::ShardCrash { shard } => {
+                self.shard_crashes(shard);
+                Ok(())
+            }
+            Happening::ShardStart { shard } => {
+                self.shard_starts(shard);
+                Ok(())
+            }
+            Happening::ServerCrash { process } => {
+                self.server_crashes(process);
+                Ok(())
+            }
+            Happening::ServerStart => self.server_starts(),
             Happening::ServerTimer => self.server_timer(),
             Happening::Start { slot } => self.start(slot),
             Happening::Leave { slot } => self.leave(slot),
@@ -189,6 +255,10 @@ impl<'a> Cluster<'a> {
 
     fn send(&mut self, id: LinkId, upwards: bool, delivery: impl Fn(LinkId) -> Happening) {
         let Some(link) = self.links.get_mut(&id).filter(|link| !link.cut) else { return };
+        if self.slots[link.slot].blocked_until[usize::from(upwards)] > self.now {
+            self.note(|| format!("  lost in a partition: {}", describe(&delivery(id))));
+            return;
+        }
         let fate = self.network.fate(self.now, link, upwards);
         if fate.arrivals.is_empty() {
             self.note(|| format!("  lost: {}", describe(&delivery(id))));

@@ -22,6 +22,23 @@ pub struct Faults {
     pub join: f32,
     /// Chance at each step that a worker is stopped; it comes back later.
     pub leave: f32,
+    /// Chance at each step that several workers at once join or leave.
+    pub storm: f32,
+    /// Chance at each step that nothing passes between a worker and the servers for up to 4 s, in one direction or both,
+    /// and neither end is told.
+    pub partition: f32,
+    /// Chance at each step that the coordinator dies; it starts again later, from what is saved.
+    pub server_crash: f32,
+    /// Chance at each step that another shard dies; it starts again later, with nothing.
+    pub shard_crash: f32,
+    /// Chance at each step that the connection between a shard and the coordinator breaks.
+    pub shard_cut: f32,
+    /// Share of the saves in the middle of which the machine stops.
+    pub save_crash: f32,
+    /// Share of the saves in the middle of which the disk is full, and of those in which it flips a bit.
+    pub save_error: f32,
+    /// Share of the coordinator's starts at which the newest checkpoint has been damaged.
+    pub rot: f32,
     /// Workers at most.
     pub most_workers: u32,
     /// From this moment on nothing new goes wrong, and the run must end soon: what hangs is not rescued by the
@@ -42,6 +59,14 @@ impl Faults {
             stall: 0.0,
             join: 0.0,
             leave: 0.0,
+            storm: 0.0,
+            partition: 0.0,
+            server_crash: 0.0,
+            shard_crash: 0.0,
+            shard_cut: 0.0,
+            save_crash: 0.0,
+            save_error: 0.0,
+            rot: 0.0,
             most_workers: u32::MAX,
             heal_ms: 0,
         }
@@ -59,6 +84,14 @@ impl Faults {
             stall: 0.15,
             join: 0.15,
             leave: 0.05,
+            storm: 0.02,
+            partition: 0.05,
+            server_crash: 0.04,
+            shard_crash: 0.03,
+            shard_cut: 0.02,
+            save_crash: 0.05,
+            save_error: 0.03,
+            rot: 0.2,
             most_workers: 7,
             heal_ms: 8_000,
         }
@@ -96,6 +129,42 @@ pub struct Counts {
     pub counted: u64,
     /// Times that a shard was a step ahead when it sent a worker the weights that the open step is computed at.
     pub behind: u64,
+    /// Storms of workers that join and leave.
+    pub storms: u64,
+    /// Partitions of which only what the worker sends is lost.
+    pub partitions_up: u64,
+    /// Partitions of which only what the worker is sent is lost.
+    pub partitions_down: u64,
+    /// Partitions of which both are lost.
+    pub partitions_both: u64,
+    /// Workers that were given up because of their silence.
+    pub expiries: u64,
+    /// Deaths of the coordinator.
+    pub server_crashes: u64,
+    /// Of these, in the middle of a save.
+    pub crashes_saving: u64,
+    /// Of these, with the machine.
+    pub machine_crashes: u64,
+    /// Starts of the coordinator that went on from a checkpoint.
+    pub restores: u64,
+    /// Checkpoints saved.
+    pub saves: u64,
+    /// Saves that failed.
+    pub saves_failed: u64,
+    /// Checkpoints that were damaged after they were saved.
+    pub rots: u64,
+    /// Loads for which a damaged checkpoint was passed over.
+    pub fallbacks: u64,
+    /// Deaths of other shards.
+    pub shard_crashes: u64,
+    /// Connections of shards that broke.
+    pub shard_cuts: u64,
+    /// Times that all servers went back to what was saved.
+    pub rewinds: u64,
+    /// Of these, to an earlier step than the open one.
+    pub rewinds_back: u64,
+    /// Sums of a step that is past.
+    pub stale_sums: u64,
 }
 
 impl Counts {
@@ -107,7 +176,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 14] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 32] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -123,6 +192,24 @@ impl Counts {
             ("chunks ignored", &mut self.ignored),
             ("chunks counted", &mut self.counted),
             ("weights of the step before", &mut self.behind),
+            ("storms", &mut self.storms),
+            ("partitions upwards", &mut self.partitions_up),
+            ("partitions downwards", &mut self.partitions_down),
+            ("partitions both ways", &mut self.partitions_both),
+            ("workers given up for silence", &mut self.expiries),
+            ("deaths of the coordinator", &mut self.server_crashes),
+            ("deaths in the middle of a save", &mut self.crashes_saving),
+            ("machines that lost what was not durable", &mut self.machine_crashes),
+            ("starts from a checkpoint", &mut self.restores),
+            ("checkpoints saved", &mut self.saves),
+            ("saves that failed", &mut self.saves_failed),
+            ("checkpoints damaged later", &mut self.rots),
+            ("damaged checkpoints passed over", &mut self.fallbacks),
+            ("deaths of shards", &mut self.shard_crashes),
+            ("connections of shards cut", &mut self.shard_cuts),
+            ("rewinds", &mut self.rewinds),
+            ("rewinds to an earlier step", &mut self.rewinds_back),
+            ("sums of a step that is past", &mut self.stale_sums),
         ]
     }
 }

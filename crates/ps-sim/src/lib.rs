@@ -3,7 +3,7 @@
 //! The same [`ps_coord::ServerCore`] and [`ps_coord::WorkerCore`] that run over gRPC and on local threads run
 //! here over a network that delays, loses, repeats and reorders messages and breaks connections, among workers
 //! that crash, stall, leave and join. The weights may be cut among several servers, to each of which a worker has a
-//! connection of its own. The numbers are real ([`ps_core`]'s), so a run must end with the
+//! connection of its own; servers crash, too, and go on from checkpoints on a simulated disk. The numbers are real ([`ps_core`]'s), so a run must end with the
 //! reference trainer's weights to the last bit. All chance comes from one seed: a failing run is replayed by
 //! its number.
 
@@ -12,6 +12,7 @@ mod cluster;
 mod faults;
 mod network;
 mod part;
+mod saving;
 mod server_side;
 mod shard_side;
 pub mod tiny;
@@ -43,6 +44,8 @@ pub struct SimJob<'a> {
     /// Servers that keep a part of the weights each, the coordinator among them: at least 1, and few enough that the
     /// model has something for each.
     pub servers: u32,
+    /// Steps between two checkpoints.
+    pub checkpoint_every: u64,
     /// The hash that the weights of a finished run must have, where it is known.
     pub expected: Option<String>,
 }

@@ -53,6 +53,28 @@ impl Part {
         (0..servers).map(part).collect()
     }
 
+    /// Goes on after `version` steps, with the whole weights and velocity of then; without them from the beginning.
+    pub fn resume(&mut self, job: &SimJob<'_>, version: u64, state: Option<(&[f32], &[f32])>) {
+        let kept = self.chunks[0].start..self.chunks[self.chunks.len() - 1].end;
+        self.optimizer = Optimizer::new(job.optimizer, kept.len());
+        self.weights = match state {
+            Some((weights, _)) => weights[kept.clone()].into(),
+            None => job.model.initial(job.plan.seed)[kept.clone()].into(),
+        };
+        if let Some((_, velocity)) = state.filter(|(_, velocity)| !velocity.is_empty()) {
+            self.optimizer.resume(velocity[kept].to_vec());
+        }
+        self.version = version;
+        self.previous = None;
+        self.diverged = false;
+        self.folds = folds(self.chunks.len(), self.plan.step(version.min(self.plan.steps - 1)).tree());
+    }
+
+    /// The optimizer's velocity after the last step.
+    pub fn velocity(&self) -> &[f32] {
+        self.optimizer.velocity()
+    }
+
     /// How many chunks are kept here.
     pub fn chunks(&self) -> usize {
         self.chunks.len()

@@ -4,16 +4,29 @@ use crate::cluster::{Cluster, Happening};
 use crate::network::{Down, LinkId, Up};
 use crate::part::Part;
 use crate::{SimJob, checks};
-use ps_coord::{Departure, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
+use crate::shard_side::Shard;
+use ps_coord::{Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
+use crate::saving::Saved;
+use ps_checkpoint::Snapshot;
 use ps_core::NodeSum;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
-/// The process that runs the round logic and keeps the first part of the weights.
+/// The process that runs the round logic and keeps the first part of the weights. It may die and start again.
 pub(crate) struct Server {
     pub core: ServerCore,
     pub part: Part,
     pub outcome: Option<Outcome>,
+    pub is_up: bool,
+    /// Whether it and all shards hold weights of one version.
+    pub is_whole: bool,
+    /// Grows when that ends. What was on its way between servers then means nothing any more.
+    pub era: u32,
+    /// The process of each shard that is attached.
+    pub seats: Vec<Option<u32>>,
+    /// Shards that have not taken what they are given yet.
+    pub restoring: BTreeSet<usize>,
     /// Whether the data plane is at an update.
     updating: bool,
     links: BTreeMap<WorkerId, LinkId>,
@@ -24,9 +37,44 @@ pub(crate) struct Server {
 
 impl Server {
     pub fn new(job: &SimJob<'_>, part: Part) -> Self {
+        Server {
+            core: Server::core(0, job, part.version),
+            part,
+            outcome: None,
+            is_up: true,
+            is_whole: job.servers == 1,
+            era: 0,
+            seats: vec![None; job.servers as usize - 1],
+            restoring: BTreeSet::new(),
+            updating: false,
+            links: BTreeMap::new(),
+            next_worker: 0,
+            timer: Some(0),
+        }
+    }
+
+    /// What begun this process knows is gone with it, but for its part, which is what was saved.
+    fn begin_again(&mut self, now: Millis, job: &SimJob<'_>) {
+        self.core = Server::core(now, job, self.part.version);
+        self.is_up = true;
+        self.is_whole = job.servers == 1;
+        self.seats.fill(None);
+        self.restoring.clear();
+        self.updating = false;
+        self.links.clear();
+        self.next_worker = 0;
+        self.timer = None;
+    }
+
+    /// Whether a step is being made.
+    pub fn is_updating(&self) -> bool {
+        self.updating
+    }
+
+    fn core(now: Millis, job: &SimJob<'_>, start_version: u64) -> ServerCore {
         let config = ServerConfig {
             plan: job.plan,
-            start_version: 0,
+            start_version,
             min_workers: job.workers,
             join_timeout_ms: 50_000,
             contact_timeout_ms: 1_500,
@@ -34,21 +82,16 @@ impl Server {
             notice_every_ms: 5_000,
             shards: job.servers - 1,
         };
-        Server {
-            core: ServerCore::new(0, config),
-            part,
-            outcome: None,
-            updating: false,
-            links: BTreeMap::new(),
-            next_worker: 0,
-            timer: Some(0),
-        }
+        ServerCore::new(now, config)
     }
 }
 
 impl Cluster<'_> {
     pub fn server_receives(&mut self, id: LinkId, message: Up) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.server_open) else { return Ok(()) };
+        if !self.server.is_up {
+            return Ok(());
+        }
         if let Up::Hello = message {
             if link.worker.is_some() || self.server.outcome.is_some() {
                 return Ok(());
@@ -87,6 +130,7 @@ impl Cluster<'_> {
         chunks: Range<usize>,
     ) -> Result<(), String> {
         let is_open = step == self.server.part.version && !self.server.updating;
+        self.network.counts.stale_sums += u64::from(step < self.server.part.version);
         for chunk in chunks {
             match is_open && self.server.part.take(chunk, sum) {
                 true => self.network.counts.counted += 1,
@@ -104,21 +148,178 @@ impl Cluster<'_> {
         self.server_steps(ServerEvent::Left { worker, reason })
     }
 
-    pub fn update_done(&mut self, step: u64) -> Result<(), String> {
+    pub fn update_done(&mut self, era: u32, step: u64) -> Result<(), String> {
+        if !self.server.is_up || self.server.era != era {
+            return Ok(());
+        }
         let part = &mut self.server.part;
         part.diverged |= !part.loss().is_finite();
         part.finish()?;
-        let event = match part.diverged {
-            false => ServerEvent::Updated { step },
-            true => ServerEvent::Diverged { step },
-        };
-        self.server.updating = false;
+        let (version, diverged) = (part.version, part.diverged);
+        self.server.updating = diverged;
         self.strike();
-        self.server_steps(event)
+        if diverged {
+            self.server.updating = false;
+            return self.server_steps(ServerEvent::Diverged { step });
+        }
+        let is_last = version >= self.job.plan.steps;
+        let is_due = self.saving.is_due(version);
+        if !self.shards.is_empty() && (is_due || is_last) {
+            // The step is not over before the shards have given what is to be saved.
+            self.server.updating = true;
+            let arrival = self.network.arrival(self.now);
+            self.at(arrival, Happening::Fetched { era, step });
+            return Ok(());
+        }
+        if is_due {
+            self.save_later()?;
+        }
+        self.server_steps(ServerEvent::Updated { step })
+    }
+
+    /// The weights of all shards are with the coordinator.
+    pub fn fetched(&mut self, era: u32, step: u64) -> Result<(), String> {
+        let answer = |shard: &Shard| shard.is_up && shard.era == Some(era);
+        if !self.server.is_up || self.server.era != era || !self.shards.iter().all(answer) {
+            return Ok(());
+        }
+        self.server.updating = false;
+        self.save_later()?;
+        self.server_steps(ServerEvent::Updated { step })
+    }
+
+    /// Takes a copy, which is saved while training goes on.
+    fn save_later(&mut self) -> Result<(), String> {
+        let version = self.server.part.version;
+        let weights = self.weights()?;
+        let mut velocity = self.server.part.velocity().to_vec();
+        for (index, Shard { part, .. }) in self.shards.iter().enumerate() {
+            if part.version != version {
+                return Err(format!("shard {index} gives its velocity of {}, not {version}", part.version));
+            }
+            velocity.extend(part.velocity());
+        }
+        let progress = ps_checkpoint::Progress { step: version, ..Default::default() };
+        let snapshot = Arc::new(Snapshot { progress, weights, velocity });
+        let delay = self.network.up_to(50);
+        self.at(self.now + 1 + delay, Happening::Save { process: self.server_process, snapshot });
+        Ok(())
+    }
+
+    pub fn save(&mut self, process: u32, snapshot: &Snapshot) -> Result<(), String> {
+        if !self.server.is_up || self.server_process != process || self.server.outcome.is_some() {
+            return Ok(());
+        }
+        let Snapshot { progress, weights, velocity } = snapshot;
+        match self.saving.save(self.now, progress.step, weights, velocity, &mut self.network)? {
+            Saved::On => {}
+            Saved::Ended => self.server_crashes(self.server_process),
+        }
+        Ok(())
+    }
+
+    /// The process dies, perhaps with the machine. Workers and shards hear of it soon, late, or only by silence.
+    pub fn server_crashes(&mut self, process: u32) {
+        if !self.server.is_up || self.server_process != process || self.server.outcome.is_some() {
+            return;
+        }
+        self.network.counts.server_crashes += 1;
+        self.note(|| "  the coordinator dies".into());
+        self.server_process += 1;
+        self.server.is_up = false;
+        self.server.is_whole = false;
+        self.server.era += 1;
+        self.saving.end(&mut self.network);
+        self.close_links_of(0);
+        for shard in 0..self.shards.len() {
+            self.attach_later(shard, 500);
+        }
+        let delay = self.network.up_to(2500);
+        self.at(self.now + 1 + delay, Happening::ServerStart);
+    }
+
+    /// A new process goes on from what is saved.
+    pub fn server_starts(&mut self) -> Result<(), String> {
+        self.saving.start(self.now, &mut self.network)?;
+        self.load()?;
+        self.server.begin_again(self.now, self.job);
+        self.rewound = true;
+        self.network.counts.restores += u64::from(self.server.part.version > 0);
+        let version = self.server.part.version;
+        self.note(|| format!("  the coordinator starts from step {version}"));
+        self.set_server_timer();
+        Ok(())
+    }
+
+    /// The coordinator's own part becomes what is saved, or what it was at the beginning. Gives it all.
+    fn load(&mut self) -> Result<Arc<Option<Snapshot>>, String> {
+        let snapshot = self.saving.newest(&mut self.network)?;
+        let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.velocity[..]));
+        let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
+        self.server.part.resume(self.job, version, state);
+        Ok(Arc::new(snapshot))
+    }
+
+    /// A shard asks to take part. Once all are there, all are given what is saved.
+    pub fn shard_attaches(&mut self, index: usize, process: u32) -> Result<(), String> {
+        let shard = &self.shards[index];
+        if !shard.is_up || shard.process != process || self.server.outcome.is_some() {
+            return Ok(());
+        }
+        if !self.server.is_up || self.server.seats[index].is_some_and(|seated| seated != process) {
+            self.attach_later(index, 300);
+            return Ok(());
+        }
+        if self.server.seats[index].replace(process).is_some() || self.server.seats.contains(&None) {
+            return Ok(());
+        }
+        self.network.counts.rewinds += 1;
+        let version = self.server.core.version();
+        let snapshot = self.load()?;
+        self.network.counts.rewinds_back += u64::from(self.server.part.version < version);
+        self.server.restoring = (0..self.shards.len()).collect();
+        let era = self.server.era;
+        for (shard, Shard { process, .. }) in self.shards.iter().enumerate() {
+            let arrival = self.network.arrival(self.now);
+            let happening = Happening::Restore { shard, process: *process, era, snapshot: snapshot.clone() };
+            self.queue.insert((arrival, self.sequence), happening);
+            self.sequence += 1;
+        }
+        Ok(())
+    }
+
+    /// A shard holds what it was given.
+    pub fn shard_is_restored(&mut self, shard: usize, era: u32) -> Result<(), String> {
+        if !self.server.is_up || self.server.era != era || !self.server.restoring.remove(&shard) {
+            return Ok(());
+        }
+        if !self.server.restoring.is_empty() {
+            return Ok(());
+        }
+        self.server.is_whole = true;
+        self.rewound = true;
+        let version = self.server.part.version;
+        self.server_steps(ServerEvent::Restored { version })
+    }
+
+    /// The coordinator notices that a shard, or the connection to it, is gone.
+    pub fn shard_is_lost(&mut self, shard: usize, process: u32) -> Result<(), String> {
+        if !self.server.is_up || self.server.seats[shard] != Some(process) || self.server.outcome.is_some() {
+            return Ok(());
+        }
+        self.server.seats[shard] = None;
+        self.server.restoring.clear();
+        self.server.is_whole = false;
+        self.server.era += 1;
+        self.server.updating = false;
+        self.server_steps(ServerEvent::ShardLost { shard: shard as u32 })
     }
 
     pub fn server_timer(&mut self) -> Result<(), String> {
         self.server.timer = None;
+        if !self.server.is_up {
+            return Ok(());
+        }
         match self.server.core.deadline() {
             Some(deadline) if deadline <= self.now => self.server_steps(ServerEvent::Timeout),
             _ => {
@@ -136,7 +337,7 @@ impl Cluster<'_> {
             checks::action(&self.server, &self.shards, &self.job.plan, &action)?;
             self.server_performs(action)?;
         }
-        if !self.server.updating {
+        if !self.server.updating && self.server.is_whole {
             checks::round(&self.server, &self.shards)?;
         }
         if self.server.core.deadline().is_some_and(|deadline| deadline <= self.now) {
@@ -166,9 +367,11 @@ impl Cluster<'_> {
             ServerAction::Update { step } => {
                 self.server.updating = true;
                 let pause = self.network.up_to(20);
-                self.at(self.now + pause, Happening::UpdateDone { step });
+                self.at(self.now + pause, Happening::UpdateDone { era: self.server.era, step });
             }
             ServerAction::Dismiss { worker, reason } => {
+                let is_silent = matches!(reason, Dismissal::Silent { .. });
+                self.network.counts.expiries += u64::from(is_silent);
                 let link = self.server.links[&worker];
                 self.send_down(link, Down::Dismissed(reason));
                 self.at(self.now + 1, Happening::ServerSeesEnd { link });

@@ -56,11 +56,14 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
         kernel: Kernel::detect(),
         workers,
         servers: 1,
+        checkpoint_every: 2,
         expected: None,
     }
 }
 
-/// The tiny job as the run of `seed` goes about it: with one to five workers at the start and one to four servers.
+/// The tiny job as the run of `seed` goes about it: with one to five workers at the start, one to four servers, and a
+/// checkpoint every one to three steps.
 pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
-    SimJob { servers: 1 + (seed / 5 % 4) as u32, ..tiny_job(samples, 1 + (seed % 5) as u32) }
+    let (servers, checkpoint_every) = (1 + (seed / 5 % 4) as u32, 1 + seed / 20 % 3);
+    SimJob { servers, checkpoint_every, ..tiny_job(samples, 1 + (seed % 5) as u32) }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Slot {
     process: Option<Process>,
     /// It stands still until then.
     stalled_until: Millis,
+    /// What it is sent (0) and sends (1) is lost until then.
+    pub blocked_until: [Millis; 2],
 }
 
 /// A worker process.
@@ -80,9 +82,65 @@ impl Cluster<'_> {
             self.add_worker(200);
         }
         if self.network.strikes(self.now, faults.leave) {
-            let delay = self.network.up_to(200);
-            let slot = self.network.below(self.slots.len() as u32) as usize;
-            self.at(self.now + delay, Happening::Leave { slot });
+            self.leave_later();
+        }
+        if self.network.strikes(self.now, faults.storm) {
+            self.network.counts.storms += 1;
+            for _ in 0..3 {
+                self.leave_later();
+                if (self.slots.len() as u32) < faults.most_workers {
+                    self.add_worker(200);
+                }
+            }
+        }
+        if self.network.strikes(self.now, faults.partition) {
+            self.partition();
+        }
+        self.strike_servers();
+    }
+
+    fn leave_later(&mut self) {
+        let delay = self.network.up_to(200);
+        let slot = self.network.below(self.slots.len() as u32) as usize;
+        self.at(self.now + delay, Happening::Leave { slot });
+    }
+
+    /// Nothing passes to or from a worker for a while.
+    fn partition(&mut self) {
+        let slot = self.network.below(self.slots.len() as u32) as usize;
+        let until = self.now + 50 + Millis::from(self.network.below(4000));
+        let directions = self.network.below(3);
+        let blocked = &mut self.slots[slot].blocked_until;
+        if directions != 1 {
+            blocked[0] = until;
+        }
+        if directions != 0 {
+            blocked[1] = until;
+        }
+        let counts = &mut self.network.counts;
+        let count =
+            [&mut counts.partitions_down, &mut counts.partitions_up, &mut counts.partitions_both];
+        *count.into_iter().nth(directions as usize).expect("there are three kinds") += 1;
+        self.note(|| format!("  worker in slot {slot} is cut off, kind {directions}"));
+    }
+
+    /// What befalls the servers.
+    fn strike_servers(&mut self) {
+        let faults = self.network.faults.clone();
+        if self.network.strikes(self.now, faults.server_crash) {
+            let delay = self.network.up_to(300);
+            self.at(self.now + delay, Happening::ServerCrash { process: self.server_process });
+        }
+        if self.shards.is_empty() {
+            return;
+        }
+        let shard = self.network.below(self.shards.len() as u32) as usize;
+        let delay = self.network.up_to(300);
+        if self.network.strikes(self.now, faults.shard_crash) {
+            self.at(self.now + delay, Happening::ShardCrash { shard });
+        }
+        if self.network.strikes(self.now, faults.shard_cut) {
+            self.at(self.now + delay, Happening::ShardCut { shard });
         }
     }
 
@@ -286,10 +344,13 @@ impl Cluster<'_> {
         process.held = Held::default();
         let old = std::mem::replace(&mut process.links, links.clone());
         self.hang_up(&old, 500);
-        match (&self.server.outcome, &links[1..]) {
-            (None, []) => self.send_up(first, Up::Hello),
-            (None, shards) => shards.iter().for_each(|&id| self.send_up(id, Up::Hello)),
-            (Some(_), _) => {
+        match &links[1..] {
+            [] if self.server.is_up && self.server.outcome.is_none() => self.send_up(first, Up::Hello),
+            shards if self.server.is_whole && self.server.outcome.is_none() => {
+                shards.iter().for_each(|&id| self.send_up(id, Up::Hello));
+            }
+            // Nobody is there, or not all are.
+            _ => {
                 self.at(self.now + 1, Happening::WorkerSeesEnd { link: first, why: "connection refused" });
             }
         }
