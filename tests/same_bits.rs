@@ -75,6 +75,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
             kernel: job.kernel,
             workers: 3,
             servers,
+            checkpoint_every: 50,
             expected: Some(wanted.clone()),
         };
         let report =

@@ -76,6 +76,24 @@ impl Child {
         self.kill();
     }
 
+    /// Has it stand still.
+    #[cfg(unix)]
+    pub fn hold(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+    }
+
+    /// Has it go on.
+    #[cfg(unix)]
+    pub fn go_on(&self) {
+        self.signal(nix::sys::signal::Signal::SIGCONT);
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        // It has not been waited for, so the id is its own; an error says that it has ended already.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.process.id() as i32), signal);
+    }
+
     /// Ends it.
     pub fn kill(&mut self) {
         // An error says that it has ended already.

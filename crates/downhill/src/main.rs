@@ -1,4 +1,4 @@
-//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench.
+//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench, verify.
 
 mod children;
 mod commands;
@@ -10,6 +10,8 @@ mod output;
 mod saved;
 
 use clap::{Parser, Subcommand};
+#[cfg(unix)]
+use commands::verify;
 use commands::{bench, data, evaluate, launch, predict, simulate, train};
 use std::process::ExitCode;
 
@@ -34,6 +36,8 @@ enum Command {
     #[command(subcommand)]
     Data(data::Command),
     Bench(bench::Arguments),
+    #[cfg(unix)]
+    Verify(verify::Arguments),
 }
 
 const EXAMPLES: &str = "\
@@ -45,6 +49,7 @@ Examples:
   downhill predict runs/digits-1 --data csv:new.csv --output predictions.csv
   downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 10Gbit
   downhill data inspect digits:
+  downhill verify
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or run file, 130 stopped by Ctrl-C with results written.";
 
@@ -57,6 +62,8 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
+        #[cfg(unix)]
+        Command::Verify(arguments) => verify::run(&arguments),
     };
     result.unwrap_or_else(|failure| {
         output::error(&failure.to_string());

@@ -45,6 +45,8 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
+    /// The thread that saves has ended; what it said is above.
+    WriterGone,
     /// The system refused.
     File {
         /// What was to be done.
@@ -60,7 +62,10 @@ impl Error {
     /// Whether the process must not go on: the folder is another's, or its disk cannot be trusted. After other errors a
     /// later checkpoint may succeed.
     pub fn is_final(&self) -> bool {
-        matches!(self, Error::Fenced { .. } | Error::NotDurable { .. } | Error::ReadBack { .. })
+        matches!(
+            self,
+            Error::Fenced { .. } | Error::NotDurable { .. } | Error::ReadBack { .. } | Error::WriterGone
+        )
     }
 
     /// Whether the command line must change.
@@ -106,6 +111,9 @@ impl fmt::Display for Error {
                 "{}: what is read is not what was written; this disk or memory cannot be trusted",
                 path.display()
             ),
+            Error::WriterGone => {
+                f.write_str("the thread that saves checkpoints has ended; what it said is above")
+            }
             Error::File { action, path, error } => write!(f, "{} {}: {error}", action, path.display()),
         }
     }

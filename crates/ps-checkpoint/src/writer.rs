@@ -1,17 +1,22 @@
 //! Saving on a thread of its own, while training goes on.
 
-use crate::{Error, Snapshot, Store};
+use crate::{Error, Found, Snapshot, Store};
 use crossbeam::channel::{self, Receiver, Sender};
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
 /// Saves snapshots one at a time.
 pub struct Writer {
-    snapshots: Option<Sender<Snapshot>>,
+    orders: Option<Sender<Order>>,
     saved: Receiver<Saved>,
     /// Whether one is being saved.
     is_busy: bool,
     thread: Option<JoinHandle<()>>,
+}
+
+enum Order {
+    Save(Snapshot),
+    Load { allow_fresh: bool, answer: Sender<Result<Found, Error>> },
 }
 
 /// What has come of a snapshot: of how many steps it is, and where, or why not.
@@ -23,17 +28,23 @@ impl Writer {
     /// # Errors
     /// The system does not let us.
     pub fn start(store: Store) -> std::io::Result<Self> {
-        let (snapshots, inbox) = channel::bounded::<Snapshot>(1);
+        let (orders, inbox) = channel::bounded(1);
         let (outbox, saved) = channel::unbounded();
         let save = move || {
-            for snapshot in inbox {
-                if outbox.send((snapshot.progress.step, store.save(&snapshot))).is_err() {
-                    return;
+            for order in inbox {
+                // Whoever asked may be gone.
+                match order {
+                    Order::Save(snapshot) => {
+                        let _ = outbox.send((snapshot.progress.step, store.save(&snapshot)));
+                    }
+                    Order::Load { allow_fresh, answer } => {
+                        let _ = answer.send(store.newest(allow_fresh));
+                    }
                 }
             }
         };
         let thread = thread::Builder::new().name("checkpoints".into()).spawn(save)?;
-        Ok(Writer { snapshots: Some(snapshots), saved, is_busy: false, thread: Some(thread) })
+        Ok(Writer { orders: Some(orders), saved, is_busy: false, thread: Some(thread) })
     }
 
     /// Whether a snapshot would be taken now.
@@ -44,7 +55,20 @@ impl Writer {
     /// Begins to save a snapshot; [`Writer::saved`] says what came of it. It must be free.
     pub fn save(&mut self, snapshot: Snapshot) {
         // If the thread is gone, `saved` will say so.
-        self.is_busy = self.snapshots.as_ref().is_some_and(|snapshots| snapshots.send(snapshot).is_ok());
+        self.is_busy = self.orders.as_ref().is_some_and(|orders| orders.send(Order::Save(snapshot)).is_ok());
+    }
+
+    /// The newest good checkpoint, after the one that is being saved; nothing if there is none. See [`Store::newest`].
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn newest(&self, allow_fresh: bool) -> Result<Found, Error> {
+        let (answer, found) = channel::bounded(1);
+        if let Some(orders) = &self.orders {
+            // If the thread is gone, so is the answer.
+            let _ = orders.send(Order::Load { allow_fresh, answer });
+        }
+        found.recv().unwrap_or_else(|_| Err(Error::WriterGone))
     }
 
     /// What has come of the snapshot that was given last, once it is known.
@@ -64,7 +88,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.snapshots = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take() {
             // What is being saved is saved; a panic has said what it had to say.
             let _ = thread.join();

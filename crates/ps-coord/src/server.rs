@@ -262,14 +262,18 @@ impl ServerCore {
         if !is_first {
             return;
         }
-        let why = format!("shard {shard} was lost at step {}: the run goes back to what is saved", self.version);
+        let why =
+            format!("shard {shard} was lost at step {}: the run goes back to what is saved", self.version);
         actions.push(ServerAction::Notice(why.clone()));
         let reason = Dismissal::Rewound(why);
         for worker in self.members.live() {
             self.members.drain(worker, reason.clone());
             actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
         }
-        self.enter(Phase::Waiting);
+        match self.phase {
+            Phase::Updating { stopping: true } => self.finish_stopped(actions),
+            _ => self.enter(Phase::Waiting),
+        }
     }
 
     fn restored(&mut self, version: u64, actions: &mut Vec<ServerAction>) {

@@ -9,7 +9,7 @@ use ps_coord::{
 use ps_core::seed::{Purpose, Stream};
 use ps_core::{BatchPlan, Coverage, Node};
 
-fn config() -> ServerConfig {
+fn config(shards: u32) -> ServerConfig {
     ServerConfig {
         plan: BatchPlan::new(1, 10, 7, 1, 4, Some(5)),
         start_version: 0,
@@ -18,7 +18,7 @@ fn config() -> ServerConfig {
         contact_timeout_ms: 1_000,
         work_timeout_ms: 300,
         notice_every_ms: 700,
-        shards: 0,
+        shards,
     }
 }
 
@@ -47,7 +47,10 @@ fn server_event(random: &mut Stream, version: u64, ids: u32) -> ServerEvent {
             step,
             node: Node { level: random.below(4), index: random.below(7) },
         },
-        20..23 => ServerEvent::WeightsWanted { worker },
+        20 if random.below(4) == 0 => ServerEvent::ShardLost { shard: 0 },
+        20 => ServerEvent::Restored { version: random.below(2).into() },
+        21 => ServerEvent::Applied { shard: 0, step },
+        21..23 => ServerEvent::WeightsWanted { worker },
         23..30 => ServerEvent::Updated { step },
         30 if random.below(200) == 0 => ServerEvent::Diverged { step },
         30 if random.below(200) == 0 => ServerEvent::Stop,
@@ -59,11 +62,12 @@ fn server_event(random: &mut Stream, version: u64, ids: u32) -> ServerEvent {
 #[test]
 fn no_order_of_server_events_breaks_a_rule() {
     let (mut done, mut few) = (0, 0);
-    for seed in 0..300 {
+    for seed in 0..600 {
         let mut random = Stream::new(seed, Purpose::Simulation, 0);
         let (mut now, mut finished) = (0, None);
-        let mut core = ServerCore::new(now, config());
-        let mut coverage = Coverage::new(config().plan.step(0).tree());
+        let config = config(seed as u32 % 2);
+        let mut core = ServerCore::new(now, config.clone());
+        let mut coverage = Coverage::new(config.plan.step(0).tree());
         let mut updating = false;
         for round in 0..600 {
             now += u64::from(random.below(60));
@@ -75,14 +79,16 @@ fn no_order_of_server_events_breaks_a_rule() {
             {
                 coverage.gather(node);
             }
+            let begins_anew = matches!(event, ServerEvent::Restored { .. } | ServerEvent::ShardLost { .. });
             let mut actions = Vec::new();
             core.step(now, event, &mut actions);
             assert!(finished.is_none() || actions.is_empty(), "seed {seed}: {actions:?} after {finished:?}");
-            assert!(core.version() == before || core.version() == before + 1, "seed {seed}");
-            if core.version() != before {
-                coverage = Coverage::new(config().plan.step(core.version()).tree());
-                updating = false;
+            let after = core.version();
+            assert!(after == before || after == before + 1 || begins_anew, "seed {seed}");
+            if after != before {
+                coverage = Coverage::new(config.plan.step(after).tree());
             }
+            updating &= after == before && !begins_anew;
             for action in actions {
                 match action {
                     ServerAction::Update { step } => {

@@ -125,6 +125,8 @@ impl Cast {
             "heard" => ServerEvent::Heard { worker },
             "ask" => ServerEvent::WeightsWanted { worker },
             "applied" => ServerEvent::Applied { shard: words[1].parse().unwrap(), step },
+            "losing" => ServerEvent::ShardLost { shard: words[1].parse().unwrap() },
+            "restored" => ServerEvent::Restored { version: words[1].parse().unwrap() },
             "updated" => ServerEvent::Updated { step },
             "diverged" => ServerEvent::Diverged { step },
             "stop" => ServerEvent::Stop,

@@ -36,8 +36,12 @@ pub enum Refusal {
     Ending,
     /// Whoever was asked only keeps weights.
     OnlyAShard,
-    /// The shard is there already, or none is wanted.
+    /// The shard is there already.
     ShardTaken,
+    /// This shard does not know yet what the run goes on from.
+    NotReady,
+    /// The run goes back to an earlier step.
+    Rewound,
     /// Not all shards are there yet.
     ShardsMissing {
         /// How many are.
@@ -78,8 +82,11 @@ impl std::fmt::Display for Refusal {
                 f.write_str("this is a shard, which only keeps weights; join at its coordinator's address")
             }
             Refusal::ShardTaken => f.write_str(
-                "the run has no place for this shard: it was started for fewer, or another has taken its place",
+                "the run has no place for this shard: it was started for fewer, or another has taken its place and is \
+                 not known to be gone",
             ),
+            Refusal::NotReady => f.write_str("this shard waits for its coordinator to give it its weights"),
+            Refusal::Rewound => f.write_str("the run goes back to an earlier step; connect again"),
             Refusal::ShardsMissing { present, needed } => {
                 write!(f, "{present} of {needed} other shards are there; start the rest")
             }
@@ -93,12 +100,14 @@ impl From<Refusal> for Status {
             Refusal::Protocol { .. }
             | Refusal::Numerics { .. }
             | Refusal::Differs(_)
-            | Refusal::OnlyAShard
-            | Refusal::ShardTaken => Code::FailedPrecondition,
+            | Refusal::OnlyAShard => Code::FailedPrecondition,
+            Refusal::ShardTaken => Code::AlreadyExists,
             Refusal::Nonsense(_) => Code::InvalidArgument,
             Refusal::NoHello => Code::DeadlineExceeded,
             Refusal::Full | Refusal::NotDraining => Code::ResourceExhausted,
-            Refusal::Ending | Refusal::ShardsMissing { .. } => Code::Unavailable,
+            Refusal::Ending | Refusal::NotReady | Refusal::Rewound | Refusal::ShardsMissing { .. } => {
+                Code::Unavailable
+            }
         };
         Status::new(code, refusal.to_string())
     }

@@ -11,6 +11,7 @@ pub struct Checkpoints {
     writer: Writer,
     every: Option<u64>,
     interval: Option<Duration>,
+    allow_fresh: bool,
     /// When the last one was begun, or the run.
     last: Instant,
 }
@@ -34,13 +35,13 @@ impl Checkpoints {
         };
         let store = Store::open(&path, kept)?;
         let found = store.newest(wanted.allow_fresh)?;
-        let notes =
-            found.problems.into_iter().map(|problem| format!("damaged checkpoint: {problem}")).collect();
+        let notes = found.problems.iter().map(damaged).collect();
         let writer = Writer::start(store).map_err(|error| FolderError::File { path, error })?;
         let checkpoints = Checkpoints {
             writer,
             every: wanted.checkpoint_every,
             interval: (wanted.checkpoint_seconds > 0).then(|| Duration::from_secs(wanted.checkpoint_seconds)),
+            allow_fresh: wanted.allow_fresh,
             last: Instant::now(),
         };
         Ok((checkpoints, found.snapshot, notes))
@@ -59,6 +60,14 @@ impl Checkpoints {
         self.last = Instant::now();
         self.writer.save(snapshot);
         Ok(told)
+    }
+
+    /// The newest good checkpoint, after what is being saved, and lines for the user about what was found.
+    pub(crate) fn newest(&mut self) -> Result<(Option<Snapshot>, Vec<String>), Error> {
+        let mut notes: Vec<String> = self.wait()?.into_iter().collect();
+        let found = self.writer.newest(self.allow_fresh)?;
+        notes.extend(found.problems.iter().map(damaged));
+        Ok((found.snapshot, notes))
     }
 
     /// What has come of the last snapshot, for the user.
@@ -85,4 +94,8 @@ impl Checkpoints {
             ))),
         }
     }
+}
+
+fn damaged(problem: &String) -> String {
+    format!("damaged checkpoint: {problem}")
 }

@@ -92,10 +92,7 @@ impl Recorder {
         }
         let now = Instant::now();
         let window = || Window { since: now, before: 0, tally: Tally::new(job.model.classes()) };
-        let mut epoch = window();
-        if start.is_some() {
-            (epoch.before, epoch.tally) = (from.tally.samples, from.tally);
-        }
+        let epoch = Window::from(&from, job.model.classes(), now);
         let progress = Progress::new(style, job.plan.steps);
         if let Some(start) = &start {
             let (step, steps) = (start.progress.step, job.plan.steps);
@@ -133,6 +130,34 @@ impl Recorder {
     /// What the run goes on from, for whoever holds the weights; nothing if it begins.
     pub fn take_start(&mut self) -> Option<Snapshot> {
         self.start.take()
+    }
+
+    /// Goes back to what was saved last, or to the beginning: what was told of later steps is forgotten. Gives what was
+    /// saved.
+    ///
+    /// # Errors
+    /// The checkpoints or the metrics file cannot be read or written: the run must not go on.
+    pub fn rewind(&mut self) -> Result<Option<Snapshot>, FolderError> {
+        let found = match &mut self.checkpoints {
+            Some(checkpoints) => {
+                let (found, notes) = checkpoints.newest()?;
+                notes.iter().for_each(|note| self.progress.note(note));
+                found
+            }
+            None => None,
+        };
+        let from = found.as_ref().map(|found| found.progress.clone()).unwrap_or_default();
+        self.close_metrics()?;
+        let metrics = self.folder.as_ref().map(|folder| folder.metrics(from.step)).transpose()?;
+        self.metrics = metrics.map(BufWriter::new);
+        let (now, classes) = (Instant::now(), self.epoch.tally.classes.len());
+        self.epoch = Window::from(&from, classes, now);
+        self.recent.restart(now);
+        self.unseen.restart(now);
+        self.samples = from.samples;
+        self.ended.clear();
+        self.validated = None;
+        Ok(found)
     }
 
     /// Whether whoever holds the weights shall hand them to [`Recorder::checkpoint`], after `steps` steps that were all
@@ -337,6 +362,12 @@ impl Recorder {
 }
 
 impl Window {
+    /// The epoch that goes on from here.
+    fn from(start: &ps_checkpoint::Progress, classes: usize, now: Instant) -> Self {
+        let tally = if start.step == 0 { Tally::new(classes) } else { start.tally.clone() };
+        Window { since: now, before: tally.samples, tally }
+    }
+
     fn speed(&self, now: Instant) -> f64 {
         (self.tally.samples - self.before) as f64 / (now - self.since).as_secs_f64().max(1e-9)
     }

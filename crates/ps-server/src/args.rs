@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub min_workers: u32,
 
-    /// Too few workers for this long ends the run, in seconds.
+    /// Too few workers, or missing shards, for this long end the run, in seconds; so does a missing coordinator a shard.
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().join_timeout.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..))]
     pub join_timeout: u64,

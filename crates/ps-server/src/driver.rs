@@ -6,6 +6,7 @@ use crate::plane::Plane;
 use crate::shards::{AttachRequest, Fetch, ShardSaid, Shards};
 use crate::{Finished, ServerError, ServerOptions};
 use bytes::Bytes;
+use ps_checkpoint::Snapshot;
 use ps_coord::{
     Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId,
 };
@@ -17,7 +18,7 @@ use ps_run::{FolderError, Job, Recorder};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, debug_span, info, info_span};
+use tracing::{debug, debug_span, info, info_span, warn};
 
 /// What the connections tell the driver.
 pub(crate) enum Incoming {
@@ -52,10 +53,14 @@ pub(crate) struct Driver {
     plane: Plane,
     peers: Peers,
     shards: Shards,
+    /// What the shards go on from when they are first there.
+    start: Option<Snapshot>,
     /// The other shards' weights, after a step whose weights are looked at here.
     fetch: Option<Fetch>,
-    /// A shard that is lost: the run cannot go on.
-    lost: Option<String>,
+    /// Whether these are to be saved.
+    is_saved: bool,
+    /// The run cannot be saved or loaded any more.
+    failed: Option<FolderError>,
     /// Events that actions have brought about, taken before any from outside.
     events: VecDeque<ServerEvent>,
     /// A step that was made and is not told to the recorder yet: the new weights go out first.
@@ -77,8 +82,9 @@ impl Driver {
         let parameters = job.model.parameters();
         let shards = Shards::new(parameters, options.layout.others(parameters));
         let mut plane = Plane::new(&job, options.layout.own(parameters));
-        if let Some(start) = recorder.take_start() {
-            plane.resume(start.progress.step, &start.weights, &start.velocity);
+        let start = recorder.take_start();
+        if let Some(start) = &start {
+            plane.resume_from(start);
         }
         if recorder.has_checkpoints() {
             plane.keep_velocity();
@@ -100,9 +106,11 @@ impl Driver {
             core: ServerCore::new(0, config),
             plane,
             peers: Peers::default(),
+            start: start.filter(|_| shards.keepers() > 0),
             shards,
             fetch: None,
-            lost: None,
+            is_saved: false,
+            failed: None,
             events: VecDeque::new(),
             made: None,
             diverged: None,
@@ -112,22 +120,16 @@ impl Driver {
         }
     }
 
-    /// Runs until the round logic says that the run is over, a shard is lost, or nobody is left who could tell
-    /// anything.
+    /// Runs until the round logic says that the run is over, it cannot be saved any more, or nobody is left who could
+    /// tell anything.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Incoming>) -> Result<Finished, ServerError> {
         let mut actions = Vec::new();
         let outcome = 'run: loop {
-            if let Some(lost) = self.lost.take() {
-                self.recorder.abandon();
-                self.shards.dismiss(&Dismissal::Ended(lost.clone()));
-                return Err(ServerError::ShardLost(lost));
-            }
             let event = match self.events.pop_front() {
                 Some(event) => Some(event),
                 None => {
-                    if let Err(error) = self.record() {
-                        self.recorder.abandon();
-                        return Err(ServerError::Unsaved(error));
+                    if let Err(error) = self.failed.take().map_or_else(|| self.record(), Err) {
+                        return Err(self.unsaved(error));
                     }
                     // News comes before the clock, so that a full inbox is not taken for silence.
                     tokio::select! {
@@ -158,33 +160,47 @@ impl Driver {
             Outcome::Done => (Dismissal::Done, true),
             Outcome::Stopped { .. } => (Dismissal::Ended("the run was stopped".into()), true),
             Outcome::Diverged { .. } => (Dismissal::Ended("training diverged".into()), false),
-            Outcome::TooFewWorkers { .. } => (Dismissal::Ended("too few workers".into()), false),
+            Outcome::TooFewWorkers { .. } => (Dismissal::Ended("too few workers".into()), true),
+            Outcome::ShardsMissing { .. } => (Dismissal::Ended("shards are missing".into()), false),
         };
-        if worth_fetching && let Err(lost) = self.fetch_all(&mut inbox).await {
+        if worth_fetching && let Err(why) = self.fetch_all(&mut inbox).await {
             self.recorder.abandon();
-            self.shards.dismiss(&Dismissal::Ended(lost.clone()));
-            return Err(ServerError::ShardLost(lost));
+            self.shards.dismiss(&Dismissal::Ended(why.clone()));
+            return Err(ServerError::WeightsMissing(why));
         }
         if let Err(error) = self.record().and_then(|()| self.save_last(&outcome)) {
-            self.recorder.abandon();
-            return Err(ServerError::Unsaved(error));
+            return Err(self.unsaved(error));
         }
         self.shards.dismiss(&reason);
         self.end(outcome)
     }
 
+    fn unsaved(self, error: FolderError) -> ServerError {
+        self.recorder.abandon();
+        self.shards.dismiss(&Dismissal::Ended(error.to_string()));
+        ServerError::Unsaved(error)
+    }
+
     /// Waits until the other shards' weights are here.
     async fn fetch_all(&mut self, inbox: &mut mpsc::Receiver<Incoming>) -> Result<(), String> {
         let version = self.plane.version();
+        if self.shards.keepers() == 0 {
+            return Ok(());
+        }
+        if !self.shards.are_restored() {
+            return Err("not all shards are there".into());
+        }
         if self.fetch.as_ref().is_none_or(|fetch| fetch.version != version) {
-            self.fetch = Some(self.shards.want_weights(version));
+            self.fetch = Some(self.shards.want_weights(version, self.recorder.has_checkpoints()));
         }
         let arrive = async {
             while self.fetch.as_ref().is_some_and(|fetch| !fetch.is_complete()) {
-                let Some(incoming) = inbox.recv().await else { return Err("the service has ended".into()) };
-                self.receive(incoming);
-                if let Some(lost) = self.lost.take() {
-                    return Err(lost);
+                match inbox.recv().await {
+                    Some(Incoming::Shard { index, said: ShardSaid::Gone(why) }) => {
+                        return Err(format!("{} is gone: {why}", self.shards.name(index)));
+                    }
+                    Some(incoming) => drop(self.receive(incoming)),
+                    None => return Err("the service has ended".into()),
                 }
             }
             Ok(())
@@ -224,6 +240,11 @@ impl Driver {
             }
             Incoming::Attach(request) => {
                 self.shards.attach(request);
+                if self.shards.is_to_be_restored()
+                    && let Err(error) = self.restore()
+                {
+                    self.failed = Some(error);
+                }
                 None
             }
             Incoming::Shard { index, said } => self.hear_shard(index, said),
@@ -278,21 +299,51 @@ impl Driver {
                 self.plane.diverge(step);
                 return Some(ServerEvent::Applied { shard: index, step });
             }
-            ShardSaid::Message(ShardMessage::Weights(version, offset, bytes)) => {
-                if let Some(fetch) = &mut self.fetch {
-                    fetch.take(version, offset, bytes);
-                    if fetch.is_complete() && self.made.is_some() {
-                        let step = version - 1;
-                        return Some(ServerEvent::Updated { step });
-                    }
+            ShardSaid::Message(ShardMessage::Weights(chunk)) => {
+                return self.fetched(|fetch| fetch.take_weights(chunk));
+            }
+            ShardSaid::Message(ShardMessage::Velocity(chunk)) => {
+                return self.fetched(|fetch| fetch.take_velocity(chunk));
+            }
+            ShardSaid::Message(ShardMessage::Restored(number)) => {
+                if self.shards.is_restored(index, number) {
+                    return Some(ServerEvent::Restored { version: self.plane.version() });
                 }
             }
             ShardSaid::Gone(why) => {
-                let step = self.plane.version();
-                self.lost = Some(format!("{} was lost at step {step}: {why}", self.shards.name(index)));
+                warn!("{} is gone: {why}", self.shards.name(index));
+                if self.shards.lose(index) {
+                    // What it was asked for does not come, and the step is made again.
+                    (self.fetch, self.made, self.is_saved) = (None, None, false);
+                    return Some(ServerEvent::ShardLost { shard: index });
+                }
             }
         }
         None
+    }
+
+    /// Takes a chunk of what shards were asked for.
+    fn fetched(&mut self, take: impl FnOnce(&mut Fetch)) -> Option<ServerEvent> {
+        let fetch = self.fetch.as_mut().filter(|fetch| !fetch.is_complete())?;
+        take(fetch);
+        let made = self.made.as_ref().filter(|_| fetch.is_complete())?;
+        Some(ServerEvent::Updated { step: made.step })
+    }
+
+    /// All shards are there: they, and what is kept here, go on from what was saved last.
+    fn restore(&mut self) -> Result<(), FolderError> {
+        let found = match self.start.take() {
+            Some(start) => Some(start),
+            None if self.plane.version() == 0 && !self.begun => None,
+            None => self.recorder.rewind()?,
+        };
+        match &found {
+            Some(start) => self.plane.resume_from(start),
+            None => self.plane.begin(&self.job),
+        }
+        let state = found.as_ref().map(|found| (&found.weights[..], &found.velocity[..]));
+        self.shards.restore(self.plane.version(), state);
+        Ok(())
     }
 
     fn perform(&mut self, action: ServerAction) {
@@ -325,11 +376,13 @@ impl Driver {
             Ok(report) => {
                 self.loss = report.tally.mean_loss();
                 self.made = Some(report);
-                // Where the weights are looked at after the step, the next one waits until all are here.
-                if self.shards.len() > 0 && self.job.plan.ends_epoch(step) && self.job.validates() {
-                    self.fetch = Some(self.shards.want_weights(self.plane.version()));
-                } else {
-                    self.events.push_back(ServerEvent::Updated { step });
+                match self.shards.keepers() > 0 && self.looks_at_weights(step) {
+                    // The next step waits until all are here.
+                    true => {
+                        let version = self.plane.version();
+                        self.fetch = Some(self.shards.want_weights(version, self.is_saved));
+                    }
+                    false => self.events.push_back(ServerEvent::Updated { step }),
                 }
             }
             Err(diverged) => {
@@ -337,6 +390,16 @@ impl Driver {
                 self.events.push_back(ServerEvent::Diverged { step });
             }
         }
+    }
+
+    /// Whether the weights of all shards are needed after `step`: for validation, a checkpoint or the result.
+    fn looks_at_weights(&mut self, step: u64) -> bool {
+        self.is_saved = self.recorder.wants_checkpoint(step + 1).unwrap_or_else(|error| {
+            self.failed = Some(error);
+            false
+        });
+        let plan = self.job.plan;
+        self.is_saved || step + 1 == plan.steps || plan.ends_epoch(step) && self.job.validates()
     }
 
     /// Ends the stream to a worker: after what is queued, or at once with a refusal.
@@ -361,7 +424,11 @@ impl Driver {
             let validation = if self.job.validates() { self.job.validate(&self.weights()) } else { None };
             self.recorder.epoch(validation.as_ref());
         }
-        if self.recorder.wants_checkpoint(self.plane.version())? {
+        let is_saved = match self.shards.keepers() > 0 {
+            true => std::mem::take(&mut self.is_saved),
+            false => self.recorder.wants_checkpoint(self.plane.version())?,
+        };
+        if is_saved {
             self.save()?;
         }
         if begun.elapsed() > DEAF_AFTER {
@@ -371,26 +438,33 @@ impl Driver {
     }
 
     fn save(&mut self) -> Result<(), FolderError> {
-        self.recorder.checkpoint(self.plane.version(), self.weights(), self.plane.velocity())
+        self.recorder.checkpoint(self.plane.version(), self.weights(), self.velocity())
     }
 
     /// A run that is stopped can be gone on with.
     fn save_last(&mut self, outcome: &Outcome) -> Result<(), FolderError> {
         match outcome {
-            Outcome::Stopped { .. } | Outcome::TooFewWorkers { .. } => self.save(),
+            Outcome::Stopped { .. } | Outcome::TooFewWorkers { .. } if self.recorder.has_checkpoints() => {
+                self.save()
+            }
             _ => Ok(()),
         }
     }
 
     /// The whole weights, `[parameters]`: those kept here, and those fetched from the other shards.
     fn weights(&self) -> Vec<f32> {
-        let mut weights = vec![0.0; self.job.model.parameters()];
-        let kept = self.plane.kept_parts();
-        let fetched = self.fetch.iter().flat_map(|fetch| &fetch.parts);
-        for (offset, bytes) in kept.iter().chain(fetched) {
-            tensor::read(bytes, &mut weights[*offset..*offset + bytes.len() / 4]);
+        let fetched = self.fetch.iter().flat_map(Fetch::weights);
+        whole(self.job.model.parameters(), self.plane.kept_parts().iter().chain(fetched))
+    }
+
+    /// The whole velocity, likewise; empty without momentum.
+    fn velocity(&self) -> Vec<f32> {
+        if self.job.optimizer.momentum == 0.0 {
+            return Vec::new();
         }
-        weights
+        let fetched = self.fetch.iter().flat_map(Fetch::velocity);
+        let kept = self.plane.velocity_at(self.plane.version());
+        whole(self.job.model.parameters(), kept.iter().chain(fetched))
     }
 
     fn status(&self) -> v1::StatusReply {
@@ -424,6 +498,9 @@ impl Driver {
             Outcome::TooFewWorkers { present, needed, waited_ms } => {
                 ServerError::TooFewWorkers { present, needed, waited: Duration::from_millis(waited_ms) }
             }
+            Outcome::ShardsMissing { shards, waited_ms } => {
+                ServerError::ShardsMissing { shards, waited: Duration::from_millis(waited_ms) }
+            }
             Outcome::Diverged { .. } => {
                 ServerError::Diverged(self.diverged.expect("the data plane said that it diverged"))
             }
@@ -431,6 +508,15 @@ impl Driver {
         self.recorder.abandon();
         Err(error)
     }
+}
+
+/// A flat vector of chunks, with their first elements.
+fn whole<'a>(elements: usize, parts: impl Iterator<Item = &'a (usize, Bytes)>) -> Vec<f32> {
+    let mut values = vec![0.0; elements];
+    for (offset, bytes) in parts {
+        tensor::read(bytes, &mut values[*offset..*offset + bytes.len() / 4]);
+    }
+    values
 }
 
 pub(crate) fn millis(duration: Duration) -> Millis {

@@ -21,8 +21,15 @@ pub enum ServerError {
         /// For how long it was so.
         waited: Duration,
     },
-    /// A process that keeps a part of the weights is gone.
-    ShardLost(String),
+    /// Processes that keep a part of the weights were missing for too long.
+    ShardsMissing {
+        /// Which.
+        shards: Vec<u32>,
+        /// For how long.
+        waited: Duration,
+    },
+    /// The run was stopped when its weights were not to be had; why.
+    WeightsMissing(String),
     /// This shard's coordinator is gone or has refused it.
     Coordinator {
         /// Where it is, or was.
@@ -53,9 +60,15 @@ impl fmt::Display for ServerError {
                  --min-workers",
                 waited.as_secs_f64()
             ),
-            ServerError::ShardLost(what) => {
-                write!(f, "{what}; with its part of the weights the run is lost, start it again")
-            }
+            ServerError::ShardsMissing { shards, waited } => write!(
+                f,
+                "shards {shards:?} were missing for {} s; start them, then the run goes on from its last checkpoint",
+                waited.as_secs_f64()
+            ),
+            ServerError::WeightsMissing(why) => write!(
+                f,
+                "stopped without the last weights: {why}; started again, the run goes on from its last checkpoint"
+            ),
             ServerError::Coordinator { address, why } => write!(f, "coordinator {address}: {why}"),
             ServerError::Unsaved(error) => error.fmt(f),
             ServerError::Internal(what) => f.write_str(what),

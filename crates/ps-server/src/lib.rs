@@ -40,7 +40,7 @@ pub const BUILD: &str = concat!("ps-server ", env!("CARGO_PKG_VERSION"));
 pub struct ServerOptions {
     /// Workers without whom the first round does not open.
     pub min_workers: u32,
-    /// Too few workers for this long ends the run.
+    /// Too few workers for this long end the run, and so do missing shards. A shard looks this long for its coordinator.
     pub join_timeout: Duration,
     /// A worker of whom nothing was heard for this long is lost. It is told to be heard five times as often.
     pub contact_timeout: Duration,

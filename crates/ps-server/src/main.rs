@@ -56,13 +56,8 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
         .map_err(|error| failure(&error, error.is_usage()))?;
     let path = folder.path().to_path_buf();
-    let recorder = if arguments.options().layout.parts == 1 {
-        Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)
-    } else {
-        warn!("a run whose weights are cut into parts keeps no checkpoints");
-        Recorder::new(&job, Some(folder), style)
-    };
-    let recorder = recorder.map_err(|error| failure(&error, error.is_usage()))?;
+    let recorder = Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)
+        .map_err(|error| failure(&error, error.is_usage()))?;
 
     announce(&listener).map_err(|error| failure(format!("standard output: {error}"), false))?;
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
@@ -105,7 +100,7 @@ fn serve_shard(
                 Dismissal::Done => info!("training is done"),
                 reason => info!("stopped: {reason}"),
             },
-            () = args::asked_to_stop() => warn!("stopped; the run cannot go on without this shard"),
+            () = args::asked_to_stop() => warn!("stopped; the run waits until this shard is started again"),
         }
         Ok(())
     })

@@ -7,6 +7,7 @@
 //! It runs on the driver's own thread, never on the one that serves connections.
 
 use bytes::Bytes;
+use ps_checkpoint::Snapshot;
 use ps_coord::WorkerId;
 use ps_core::chunk::{Element, Pool};
 use ps_core::precision::encode_bf16;
@@ -144,8 +145,14 @@ impl Plane {
     }
 
     /// Goes on after `version` steps, with the weights and velocity of then, of the elements that are kept here.
+    /// Whatever was gathered is forgotten.
     pub fn resume(&mut self, version: u64, weights: &[f32], velocity: &[f32]) {
         let tree = self.plan.step(version.min(self.plan.steps - 1)).tree();
+        self.made = 0;
+        self.diverged = false;
+        self.confirmed = None;
+        self.has_previous = false;
+        self.arrived.clear();
         for chunk in &mut self.chunks {
             let at = chunk.offset - self.kept.start;
             let at = at..at + chunk.weights.kept.len() / 4;
@@ -153,21 +160,43 @@ impl Plane {
             if !chunk.velocity.is_empty() {
                 chunk.velocity.copy_from_slice(&velocity[at]);
             }
+            chunk.velocity_before.clear();
+            chunk.next = None;
+            chunk.previous = None;
             chunk.fold = ChunkFold::new(tree);
         }
         self.tallies = Fold::new(tree);
         self.version = version;
     }
 
-    /// The optimizer's velocity after as many steps, of the elements that are kept here; empty without momentum. It must
-    /// have been kept, unless no chunk is a step ahead.
-    pub fn velocity(&self) -> Vec<f32> {
-        let mut velocity = Vec::new();
-        for chunk in &self.chunks {
-            let is_ahead = chunk.next.is_some();
-            velocity.extend_from_slice(if is_ahead { &chunk.velocity_before } else { &chunk.velocity });
-        }
-        velocity
+    /// The same from the whole weights and velocity.
+    pub fn resume_from(&mut self, start: &Snapshot) {
+        let velocity = start.velocity.get(self.kept.clone()).unwrap_or_default();
+        self.resume(start.progress.step, &start.weights[self.kept.clone()], velocity);
+    }
+
+    /// Goes on from the beginning.
+    pub fn begin(&mut self, job: &Job) {
+        let initial = job.model.initial(self.plan.seed);
+        let at_rest = if self.optimizer.momentum == 0.0 { Vec::new() } else { vec![0.0; self.kept.len()] };
+        self.resume(0, &initial[self.kept.clone()], &at_rest);
+    }
+
+    /// The elements that are kept here.
+    pub fn kept(&self) -> Range<usize> {
+        self.kept.clone()
+    }
+
+    /// The optimizer's velocity at `version`, for those that [`Plane::parts_at`] has, by first element; empty without
+    /// momentum. It must have been kept, unless no chunk is a step ahead.
+    pub fn velocity_at(&self, version: u64) -> Vec<(usize, Bytes)> {
+        let is_before = version < self.version;
+        let part = |chunk: &Chunk| {
+            let before = is_before || chunk.next.is_some();
+            let velocity = if before { &chunk.velocity_before } else { &chunk.velocity };
+            (chunk.offset, ps_proto::tensor::share(velocity.clone()))
+        };
+        if self.optimizer.momentum == 0.0 { Vec::new() } else { self.chunks.iter().map(part).collect() }
     }
 
     /// Steps applied to the weights.

@@ -1,7 +1,8 @@
 //! A shard that is not the coordinator: it keeps a part of the weights, folds and updates it, and sends it out.
 //!
 //! It needs no view of who takes part: a step of its part is made when all leaves have come, from whomever. It tells
-//! its coordinator so, and serves workers as the coordinator does. [`start`] is given a loaded job; [`Shard::enter`]
+//! its coordinator so, and serves workers as the coordinator does. What it goes on from it is given by its coordinator,
+//! before the first step and whenever a server was lost; it outlives its coordinator's process. [`start`] is given a loaded job; [`Shard::enter`]
 //! is for a worker in the same process, to which and from which no byte passes a socket.
 
 use crate::driver::Incoming;
@@ -12,19 +13,21 @@ use crate::service::Service;
 use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
 use ps_coord::{Departure, Dismissal, WorkerId};
 use ps_core::StepReport;
-use ps_proto::convert::{self, Attached, Greeting, NodePart, ToShardMessage, WorkerMessage};
+use ps_proto::convert::{self, Attached, Greeting, NodePart, StateChunk, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
+use ps_proto::status::{self, Verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
-use ps_proto::{Address, Listener, Nonsense, Refusal};
+use ps_proto::{Address, Listener, Nonsense, Refusal, tensor};
 use ps_run::Job;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// Messages to the coordinator that wait: one a step, and the weights when it asks for them.
 const WAITING_MESSAGES: usize = 64;
@@ -34,7 +37,7 @@ const WAITING_MESSAGES: usize = 64;
 pub struct ShardOptions {
     /// The coordinator, `HOST:PORT`.
     pub coordinator: String,
-    /// Which of the shards that are not the coordinator, from 0; nothing if the coordinator says.
+    /// Which of the shards that are not the coordinator, from 0; nothing if the coordinator says, the first time.
     pub index: Option<u32>,
     /// Where workers reach this shard, `HOST:PORT`.
     pub address: String,
@@ -104,9 +107,15 @@ pub async fn start(
 ) -> Result<(Shard, ShardEnd), ServerError> {
     let listener = listener.into();
     let fingerprints = expected(&job);
-    let (sender, coordinator) = attach(&job, placement, &fingerprints).await?;
-    let (Attached { index, kept }, coordinator) = coordinator;
-    info!(index, elements = ?kept, coordinator = placement.coordinator, "attached as a shard");
+    let mut coordinator = Coordinator {
+        placement: placement.clone(),
+        fingerprints: fingerprints.clone(),
+        parameters: job.model.parameters(),
+        patience: options.join_timeout,
+    };
+    let (Attached { index, kept }, link) = coordinator.find().await?;
+    // Its place stays the same from now on.
+    coordinator.placement.index = Some(index);
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let shape = shape(&job);
     let service = Service::new(None, fingerprints, shape, kept.clone(), heartbeat(options), inbox.clone());
@@ -117,18 +126,20 @@ pub async fn start(
             debug!("serving connections: {error}");
         }
     });
-    let plane = Plane::new(&job, kept.clone()).keep_previous();
+    let mut plane = Plane::new(&job, kept.clone()).keep_previous();
+    plane.keep_velocity();
     let driver = Driver {
         parameters: shape.parameters,
         job,
         plane,
         peers: Peers::default(),
-        coordinator: sender,
+        coordinator: None,
         address: placement.coordinator.clone(),
+        holding: Holding::Nothing,
         has_diverged: false,
     };
     let (orders, said) = mpsc::channel(WAITING_MESSAGES);
-    tokio::spawn(listen(coordinator, orders));
+    tokio::spawn(coordinator.stay_in_touch(link, kept.clone(), orders));
     let end = drive(async move {
         let end = driver.run(events, said).await;
         let _ = close.send(());
@@ -138,53 +149,133 @@ pub async fn start(
     Ok((Shard { index, kept, service, inbox }, end))
 }
 
-type Link = (mpsc::Sender<v1::FromShard>, (Attached, Streaming<v1::ToShard>));
-
-/// Greets the coordinator.
-async fn attach(
-    job: &Job,
-    placement: &ShardOptions,
-    fingerprints: &v1::Fingerprints,
-) -> Result<Link, ServerError> {
-    let failed = |why: String| ServerError::Coordinator { address: placement.coordinator.clone(), why };
-    let address: Address = placement.coordinator.parse().map_err(failed)?;
-    let channel = address.connect().await.map_err(|error| failed(format!("not reached: {error}")))?;
-    let mut client = ParameterServerClient::new(channel).max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
-    let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
-    let hello = v1::ShardHello {
-        protocol_version: PROTOCOL_VERSION,
-        build: BUILD.into(),
-        fingerprints: Some(fingerprints.clone()),
-        index: placement.index,
-        address: placement.address.clone(),
-    };
-    // A new queue has room for one message.
-    let _ = sender.try_send(from_shard(from_shard::Message::Hello(hello)));
-    let greet = async {
-        let mut stream = client.attach(ReceiverStream::new(receiver)).await?.into_inner();
-        let first = stream.message().await?;
-        Ok::<_, tonic::Status>((stream, first.unwrap_or_default()))
-    };
-    let (stream, first) = tokio::time::timeout(CALL_TIMEOUT, greet)
-        .await
-        .map_err(|_| failed(format!("no answer within {} s", CALL_TIMEOUT.as_secs())))?
-        .map_err(|status| failed(status.message().to_owned()))?;
-    let attached = convert::attached(first, job.model.parameters());
-    let attached = attached.map_err(|nonsense| failed(nonsense.to_string()))?;
-    Ok((sender, (attached, stream)))
+/// The way to the coordinator.
+struct Coordinator {
+    placement: ShardOptions,
+    fingerprints: v1::Fingerprints,
+    parameters: usize,
+    /// For how long one that is not there is tried again.
+    patience: Duration,
 }
 
-/// What the coordinator says, until its stream ends.
-async fn listen(mut stream: Streaming<v1::ToShard>, orders: mpsc::Sender<Result<ToShardMessage, String>>) {
-    loop {
-        let order = match stream.message().await {
-            Ok(Some(message)) => convert::to_shard(message).map_err(|nonsense| nonsense.to_string()),
-            Ok(None) => Err("it closed its stream".to_owned()),
-            Err(status) => Err(status.message().to_owned()),
+/// Open streams to and from the coordinator.
+type Link = (mpsc::Sender<v1::FromShard>, Streaming<v1::ToShard>);
+
+/// What comes from the coordinator.
+enum Order {
+    /// It has taken us, perhaps again: this is the way to it.
+    Attached(mpsc::Sender<v1::FromShard>),
+    Message(ToShardMessage),
+    /// It is gone and not there again within our patience, or wants none of us.
+    Lost(ServerError),
+}
+
+/// Why the coordinator does not take us, and whether it may yet.
+struct Refused {
+    why: String,
+    is_final: bool,
+}
+
+/// The first pause between two attempts to reach a coordinator, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+
+impl Coordinator {
+    /// Attaches, again and again while it is not there or has no place yet.
+    async fn find(&self) -> Result<(Attached, Link), ServerError> {
+        let address = &self.placement.coordinator;
+        let (started, [mut pause, longest]) = (Instant::now(), PAUSES);
+        loop {
+            let Refused { why, is_final } = match self.attach().await {
+                Ok((attached, link)) => {
+                    info!(index = attached.index, elements = ?attached.kept, address, "attached as a shard");
+                    return Ok((attached, link));
+                }
+                Err(refused) => refused,
+            };
+            let left = self.patience.saturating_sub(started.elapsed());
+            if is_final || left.is_zero() {
+                return Err(ServerError::Coordinator { address: address.clone(), why });
+            }
+            info!(
+                address,
+                "coordinator does not take this shard yet: {why}; trying again for {} s",
+                left.as_secs()
+            );
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (2 * pause).min(longest);
+        }
+    }
+
+    /// Greets it.
+    async fn attach(&self) -> Result<(Attached, Link), Refused> {
+        let refused = |is_final| move |why: String| Refused { why, is_final };
+        let address: Address = self.placement.coordinator.parse().map_err(refused(true))?;
+        let channel = address.connect().await;
+        let channel = channel.map_err(|error| refused(false)(format!("not reached: {error}")))?;
+        let mut client =
+            ParameterServerClient::new(channel).max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
+        let hello = v1::ShardHello {
+            protocol_version: PROTOCOL_VERSION,
+            build: BUILD.into(),
+            fingerprints: Some(self.fingerprints.clone()),
+            index: self.placement.index,
+            address: self.placement.address.clone(),
         };
-        let is_last = order.is_err();
-        if orders.send(order).await.is_err() || is_last {
-            return;
+        // A new queue has room for one message.
+        let _ = sender.try_send(from_shard(from_shard::Message::Hello(hello)));
+        let greet = async {
+            let mut stream = client.attach(ReceiverStream::new(receiver)).await?.into_inner();
+            let first = stream.message().await?;
+            Ok::<_, tonic::Status>((stream, first.unwrap_or_default()))
+        };
+        let late = |_| refused(false)(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
+        let (stream, first) =
+            tokio::time::timeout(CALL_TIMEOUT, greet).await.map_err(late)?.map_err(|status| {
+                let is_final = !matches!(status::verdict(&status), Verdict::Passing(_));
+                Refused { why: status.message().to_owned(), is_final }
+            })?;
+        let attached = convert::attached(first, self.parameters);
+        let attached = attached.map_err(|nonsense| refused(true)(nonsense.to_string()))?;
+        Ok((attached, (sender, stream)))
+    }
+
+    /// Passes on what the coordinator says; when its stream ends, looks for it again.
+    async fn stay_in_touch(self, link: Link, kept: Range<usize>, orders: mpsc::Sender<Order>) {
+        let (mut sender, mut stream) = link;
+        loop {
+            if orders.send(Order::Attached(sender)).await.is_err() {
+                return;
+            }
+            let why = loop {
+                let message = match stream.message().await {
+                    Ok(Some(message)) => convert::to_shard(message, self.parameters, &kept),
+                    Ok(None) => break "it closed its stream".to_owned(),
+                    Err(status) => break status.message().to_owned(),
+                };
+                let order = match message {
+                    Ok(message) => Order::Message(message),
+                    Err(nonsense) => break nonsense.to_string(),
+                };
+                let is_last = matches!(order, Order::Message(ToShardMessage::Dismissed(_)));
+                if orders.send(order).await.is_err() || is_last {
+                    return;
+                }
+            };
+            warn!(address = self.placement.coordinator, "coordinator lost: {why}; looking for it again");
+            let found = tokio::select! {
+                found = self.find() => found,
+                () = orders.closed() => return,
+            };
+            (sender, stream) = match found {
+                Ok((attached, link)) if attached.kept == kept => link,
+                Ok((attached, _)) => {
+                    let why = format!("this shard keeps {kept:?}, and is now to keep {:?}", attached.kept);
+                    let address = self.placement.coordinator.clone();
+                    return drop(orders.send(Order::Lost(ServerError::Coordinator { address, why })).await);
+                }
+                Err(error) => return drop(orders.send(Order::Lost(error)).await),
+            };
         }
     }
 }
@@ -195,27 +286,50 @@ struct Driver {
     parameters: usize,
     plane: Plane,
     peers: Peers,
-    coordinator: mpsc::Sender<v1::FromShard>,
+    /// The way to the coordinator, if it has been there.
+    coordinator: Option<mpsc::Sender<v1::FromShard>>,
     address: String,
+    holding: Holding,
     has_diverged: bool,
+}
+
+/// What the shard holds.
+enum Holding {
+    /// Nothing that it knows the run to go on from.
+    Nothing,
+    /// What was given to it by now of what it is to go on from.
+    Arriving(Box<Arriving>),
+    /// The weights of its version.
+    Weights,
+}
+
+/// The state after `version` steps, on its way here.
+struct Arriving {
+    version: u64,
+    number: u64,
+    /// `[kept]`.
+    weights: Vec<f32>,
+    /// `[kept]`; empty without momentum.
+    velocity: Vec<f32>,
+    /// Elements that are not here yet.
+    missing: usize,
 }
 
 impl Driver {
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Incoming>,
-        mut orders: mpsc::Receiver<Result<ToShardMessage, String>>,
+        mut orders: mpsc::Receiver<Order>,
     ) -> Result<Dismissal, ServerError> {
-        let address = self.address.clone();
-        let lost = |why: String| ServerError::Coordinator { address: address.clone(), why };
         loop {
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
-                    Some(Ok(ToShardMessage::WeightsWanted(version))) => self.send_weights(version).await,
-                    Some(Ok(ToShardMessage::Dismissed(reason))) => return Ok(reason),
-                    Some(Err(why)) => return Err(lost(why)),
-                    None => return Err(lost("its stream ended".into())),
+                    Some(Order::Attached(coordinator)) => self.coordinator = Some(coordinator),
+                    Some(Order::Message(ToShardMessage::Dismissed(reason))) => return Ok(reason),
+                    Some(Order::Message(message)) => self.obey(message).await,
+                    Some(Order::Lost(error)) => return Err(error),
+                    None => return Err(ServerError::panicked()),
                 },
                 incoming = inbox.recv() => match incoming {
                     Some(incoming) => self.receive(incoming).await,
@@ -232,7 +346,11 @@ impl Driver {
         match incoming {
             Incoming::Joined { worker, peer } => {
                 self.peers.admit(worker, peer);
-                self.peers.serve(worker, &self.plane);
+                match self.holding {
+                    Holding::Weights => self.peers.serve(worker, &self.plane),
+                    // Of a version that nobody is at it would be of no use.
+                    _ => self.part(worker, Some(Refusal::NotReady)),
+                }
             }
             Incoming::Message { worker, message } => self.hear(worker, message).await,
             Incoming::Left { worker, reason } => {
@@ -256,6 +374,69 @@ impl Driver {
                 let _ = request.reply.send(Err(Refusal::OnlyAShard));
             }
             Incoming::Shard { .. } | Incoming::Stop => {}
+        }
+    }
+
+    async fn obey(&mut self, message: ToShardMessage) {
+        match message {
+            ToShardMessage::WeightsWanted { version, velocity } => self.send_weights(version, velocity).await,
+            ToShardMessage::Restore { version, number } => {
+                self.has_diverged = false;
+                let workers: Vec<WorkerId> = self.peers.ids().collect();
+                workers.into_iter().for_each(|worker| self.part(worker, Some(Refusal::Rewound)));
+                if version == 0 {
+                    self.plane.begin(&self.job);
+                    return self.is_restored(number).await;
+                }
+                let kept = self.plane.kept().len();
+                let moving = if self.job.optimizer.momentum == 0.0 { 0 } else { kept };
+                self.holding = Holding::Arriving(Box::new(Arriving {
+                    version,
+                    number,
+                    weights: vec![0.0; kept],
+                    velocity: vec![0.0; moving],
+                    missing: kept + moving,
+                }));
+            }
+            ToShardMessage::Weights(chunk) => self.take_state(chunk, |arriving| &mut arriving.weights).await,
+            ToShardMessage::Velocity(chunk) => {
+                self.take_state(chunk, |arriving| &mut arriving.velocity).await
+            }
+            ToShardMessage::Dismissed(_) => {}
+        }
+    }
+
+    /// Takes a chunk of what the shard is to go on from; they come in order, each once.
+    async fn take_state(&mut self, chunk: StateChunk, values: impl FnOnce(&mut Arriving) -> &mut Vec<f32>) {
+        let StateChunk { version, offset, bytes } = chunk;
+        let start = self.plane.kept().start;
+        let Holding::Arriving(arriving) = &mut self.holding else { return };
+        let at = offset - start..offset - start + bytes.len() / 4;
+        if arriving.version != version {
+            return;
+        }
+        arriving.missing = arriving.missing.saturating_sub(at.len());
+        // A velocity of a run without momentum is of no use.
+        if let Some(values) = values(arriving).get_mut(at) {
+            tensor::read(&bytes, values);
+        }
+        if arriving.missing == 0 {
+            let number = arriving.number;
+            self.plane.resume(version, &arriving.weights, &arriving.velocity);
+            self.is_restored(number).await;
+        }
+    }
+
+    async fn is_restored(&mut self, number: u64) {
+        info!(version = self.plane.version(), "this shard goes on from here");
+        self.holding = Holding::Weights;
+        self.tell(from_shard::Message::Restored(v1::ShardRestored { number })).await;
+    }
+
+    /// Says something to the coordinator. If it is gone, its stream's end says so.
+    async fn tell(&self, message: from_shard::Message) {
+        if let Some(coordinator) = &self.coordinator {
+            let _ = coordinator.send(from_shard(message)).await;
         }
     }
 
@@ -312,14 +493,18 @@ impl Driver {
             }
         };
         self.serve_all();
-        // If the coordinator is gone, its stream's end says so.
-        let _ = self.coordinator.send(from_shard(message)).await;
+        self.tell(message).await;
     }
 
-    async fn send_weights(&mut self, version: u64) {
-        for (offset, bytes) in self.plane.parts_at(version).unwrap_or_default() {
-            let chunk = convert::weights_chunk(version, offset, self.parameters, bytes);
-            let _ = self.coordinator.send(from_shard(from_shard::Message::Weights(chunk))).await;
+    async fn send_weights(&mut self, version: u64, velocity: bool) {
+        let Some(weights) = self.plane.parts_at(version) else { return };
+        let velocity = if velocity { self.plane.velocity_at(version) } else { Vec::new() };
+        let chunk = |(offset, bytes)| convert::weights_chunk(version, offset, self.parameters, bytes);
+        for chunk in weights.into_iter().map(chunk) {
+            self.tell(from_shard::Message::Weights(chunk)).await;
+        }
+        for chunk in velocity.into_iter().map(chunk) {
+            self.tell(from_shard::Message::Velocity(chunk)).await;
         }
     }
 

@@ -1,15 +1,17 @@
-//! The coordinator's view of the other shards: who keeps what, where they are, and fetching their weights.
+//! The coordinator's view of the other shards: who keeps what, where they are, what they go on from, and fetching what
+//! they keep.
 
 use bytes::Bytes;
 use ps_coord::Dismissal;
-use ps_proto::convert::{self, Nonsense, ShardGreeting, ShardMessage};
+use ps_proto::convert::{self, Nonsense, ShardGreeting, ShardMessage, StateChunk};
 use ps_proto::{Refusal, limits, v1};
 use std::ops::Range;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tonic::Status;
 use tracing::{info, warn};
 
-/// Messages that wait for one shard: there are two in the life of a run.
+/// Messages that wait for one shard: a few chunks of what it goes on from, and hardly any others.
 const WAITING_MESSAGES: usize = 16;
 
 /// A shard asks to take part; the answer is its index, what it keeps, and what is sent to it.
@@ -31,11 +33,17 @@ pub(crate) enum ShardSaid {
 pub(crate) struct Shards {
     parameters: usize,
     seats: Vec<Seat>,
+    /// Counts the times that all were given what the run goes on from.
+    order: u64,
+    /// What gives it to them.
+    tasks: JoinSet<()>,
 }
 
 struct Seat {
     kept: Range<usize>,
     shard: Option<Shard>,
+    /// Whether it holds what the run goes on from.
+    is_restored: bool,
 }
 
 struct Shard {
@@ -46,12 +54,8 @@ struct Shard {
 impl Shards {
     /// For shards that keep these elements, in order.
     pub fn new(parameters: usize, kept: Vec<Range<usize>>) -> Self {
-        let seats = kept.into_iter().map(|kept| Seat { kept, shard: None }).collect();
-        Shards { parameters, seats }
-    }
-
-    pub fn len(&self) -> usize {
-        self.seats.len()
+        let seats = kept.into_iter().map(|kept| Seat { kept, shard: None, is_restored: false }).collect();
+        Shards { parameters, seats, order: 0, tasks: JoinSet::new() }
     }
 
     /// How many of them keep anything: these come first.
@@ -64,6 +68,66 @@ impl Shards {
         let AttachRequest { greeting, reply } = request;
         // Whoever asked may be gone.
         let _ = reply.send(self.seat(greeting));
+    }
+
+    /// A shard is gone; whether it kept anything.
+    pub fn lose(&mut self, index: u32) -> bool {
+        let Some(seat) = self.seats.get_mut(index as usize) else { return false };
+        seat.shard = None;
+        seat.is_restored = false;
+        !seat.kept.is_empty()
+    }
+
+    /// Whether all are there and those that keep anything are to be given what the run goes on from.
+    pub fn is_to_be_restored(&self) -> bool {
+        self.seats.iter().all(|seat| seat.shard.is_some())
+            && self.seats.iter().any(|seat| !seat.kept.is_empty() && !seat.is_restored)
+    }
+
+    /// Gives all what the run goes on from: the whole weights and velocity after `version` steps.
+    pub fn restore(&mut self, version: u64, state: Option<(&[f32], &[f32])>) {
+        self.order += 1;
+        for seat in &mut self.seats {
+            seat.is_restored = false;
+            let Some(shard) = seat.shard.as_ref().filter(|_| !seat.kept.is_empty()) else { continue };
+            let restore = v1::ShardRestore { version, number: self.order };
+            let mut messages = vec![to_shard(v1::to_shard::Message::Restore(restore))];
+            if let Some((weights, velocity)) = state {
+                let chunks = |values, kept| chunks(version, values, kept);
+                messages.extend(
+                    chunks(weights, &seat.kept).map(|chunk| to_shard(v1::to_shard::Message::Weights(chunk))),
+                );
+                if !velocity.is_empty() {
+                    messages.extend(
+                        chunks(velocity, &seat.kept)
+                            .map(|chunk| to_shard(v1::to_shard::Message::Velocity(chunk))),
+                    );
+                }
+            }
+            let sender = shard.sender.clone();
+            self.tasks.spawn(async move {
+                for message in messages {
+                    // If the shard is gone, its stream's end says so.
+                    if sender.send(Ok(message)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    /// A shard holds what it was given by this order; whether now all do.
+    pub fn is_restored(&mut self, index: u32, order: u64) -> bool {
+        match self.seats.get_mut(index as usize) {
+            Some(seat) if order == self.order && !seat.is_restored => seat.is_restored = seat.shard.is_some(),
+            _ => return false,
+        }
+        self.are_restored()
+    }
+
+    /// Whether all that keep anything hold what the run goes on from, or what was made of it.
+    pub fn are_restored(&self) -> bool {
+        self.seats.iter().all(|seat| seat.is_restored || seat.kept.is_empty())
     }
 
     fn seat(&mut self, greeting: ShardGreeting) -> Result<Admission, Refusal> {
@@ -93,10 +157,10 @@ impl Shards {
         Ok((index as u32, seat.kept.clone(), receiver))
     }
 
-    /// Where all are, once all are there.
+    /// Where all are, once all are there and hold their weights.
     pub fn places(&self) -> Result<v1::ShardsReply, Refusal> {
         let place = |(index, seat): (usize, &Seat)| {
-            let shard = seat.shard.as_ref()?;
+            let shard = seat.shard.as_ref().filter(|_| seat.is_restored || seat.kept.is_empty())?;
             Some(v1::ShardPlace {
                 index: index as u32,
                 address: shard.address.clone(),
@@ -117,15 +181,16 @@ impl Shards {
         format!("shard {index} at {}", address.map_or("an unknown address", |shard| &shard.address))
     }
 
-    /// Asks all for their weights of `version`.
-    pub fn want_weights(&self, version: u64) -> Fetch {
-        let wanted = v1::ShardWeightsWanted { version };
+    /// Asks all for their weights of `version`, and perhaps the velocity.
+    pub fn want_weights(&self, version: u64, velocity: bool) -> Fetch {
+        let wanted = v1::ShardWeightsWanted { version, velocity };
         self.tell(v1::to_shard::Message::WeightsWanted(wanted));
         let mut missing = Vec::new();
         for seat in &self.seats {
             missing.extend(seat.kept.clone().step_by(limits::chunk_elements(self.parameters)));
         }
-        Fetch { version, missing, parts: Vec::new() }
+        let velocity = velocity.then(|| missing.clone());
+        Fetch { version, missing: [missing, velocity.unwrap_or_default()], parts: Default::default() }
     }
 
     /// Sends all away.
@@ -144,28 +209,58 @@ impl Shards {
     }
 }
 
-/// The weights of all shards on their way here.
+/// The weights, and perhaps the velocity, of all shards on their way here.
 pub(crate) struct Fetch {
     pub version: u64,
-    missing: Vec<usize>,
-    pub parts: Vec<(usize, Bytes)>,
+    /// First elements of chunks of the weights and of the velocity.
+    missing: [Vec<usize>; 2],
+    parts: [Vec<(usize, Bytes)>; 2],
 }
 
 impl Fetch {
-    /// Takes a chunk.
-    pub fn take(&mut self, version: u64, offset: usize, bytes: Bytes) {
+    pub fn take_weights(&mut self, chunk: StateChunk) {
+        self.take(0, chunk);
+    }
+
+    pub fn take_velocity(&mut self, chunk: StateChunk) {
+        self.take(1, chunk);
+    }
+
+    fn take(&mut self, which: usize, chunk: StateChunk) {
+        let StateChunk { version, offset, bytes } = chunk;
         if version == self.version
-            && let Some(place) = self.missing.iter().position(|&missing| missing == offset)
+            && let Some(place) = self.missing[which].iter().position(|&missing| missing == offset)
         {
-            self.missing.swap_remove(place);
-            self.parts.push((offset, bytes));
+            self.missing[which].swap_remove(place);
+            self.parts[which].push((offset, bytes));
         }
     }
 
     /// Whether all are here.
     pub fn is_complete(&self) -> bool {
-        self.missing.is_empty()
+        self.missing.iter().all(Vec::is_empty)
     }
+
+    /// Chunks of the weights that are here, with their first elements.
+    pub fn weights(&self) -> &[(usize, Bytes)] {
+        &self.parts[0]
+    }
+
+    /// Chunks of the velocity that are here.
+    pub fn velocity(&self) -> &[(usize, Bytes)] {
+        &self.parts[1]
+    }
+}
+
+/// The chunks of `values`, `[parameters]`, within `kept`.
+fn chunks(version: u64, values: &[f32], kept: &Range<usize>) -> impl Iterator<Item = v1::WeightsChunk> {
+    let (total, kept) = (values.len(), kept.clone());
+    let size = limits::chunk_elements(total);
+    let bytes = ps_proto::tensor::share(values[kept.clone()].to_vec());
+    kept.clone().step_by(size).map(move |offset| {
+        let at = 4 * (offset - kept.start)..4 * (kept.end.min(offset + size) - kept.start);
+        convert::weights_chunk(version, offset, total, bytes.slice(at))
+    })
 }
 
 fn to_shard(message: v1::to_shard::Message) -> v1::ToShard {

@@ -9,6 +9,7 @@ use ps_server::{Layout, ServerOptions};
 use ps_worker::{Ended, WorkerError};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 use support::{Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use tokio_stream::StreamExt;
 
@@ -115,17 +116,36 @@ fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_
 }
 
 #[test]
-fn a_lost_shard_ends_the_run_and_is_named() {
+fn a_lost_shard_that_comes_back_changes_no_bit() {
+    let folder = data(1);
+    let run = wide_run(12, "");
+    let layout = Layout { parts: 3, coordinator_keeps: true };
+    let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
+    let mut shards = [0, 1].map(|index| Some(Shard::start(&server.address, index, &run, folder.path())));
+    let worker = Worker::start(&server.address, folder.path());
+    for victim in [0, 1] {
+        runtime().block_on(server.reach(5));
+        shards[victim].take().unwrap().kill();
+        shards[victim] = Some(Shard::start(&server.address, victim as u32, &run, folder.path()));
+    }
+    server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+    shards.into_iter().for_each(|shard| assert_eq!(shard.unwrap().finish().unwrap(), Dismissal::Done));
+}
+
+#[test]
+fn a_lost_shard_that_stays_away_ends_the_run_and_is_named() {
     let folder = data(1);
     let run = wide_run(100_000, "");
     let layout = Layout { parts: 2, coordinator_keeps: true };
-    let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
+    let patience = ServerOptions { join_timeout: Duration::from_secs(1), layout, ..options(1) };
+    let server = Server::start(&run, folder.path(), patience);
     let shard = Shard::start(&server.address, 0, &run, folder.path());
     let worker = Worker::start(&server.address, folder.path());
     runtime().block_on(server.reach(2));
     shard.kill();
     let error = server.finish().err().unwrap().to_string();
-    assert!(error.contains("shard 0 at 127.0.0.1:") && error.contains("was lost at step"), "{error}");
+    assert!(error.contains("shards [0] were missing for 1"), "{error}");
     worker.kill();
 }
 

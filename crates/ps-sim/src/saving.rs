@@ -129,7 +129,8 @@ impl Saving {
     /// While nobody looked, the newest checkpoint has lost a bit; there is another one.
     fn rot(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
         let names = self.disk.list(Path::new("/")).map_err(|error| error.to_string())?;
-        let whole = |name: &&String| name.strip_prefix("step-").is_some_and(|step| step.parse::<u64>().is_ok());
+        let whole =
+            |name: &&String| name.strip_prefix("step-").is_some_and(|step| step.parse::<u64>().is_ok());
         let mut checkpoints: Vec<&String> = names.iter().filter(whole).collect();
         checkpoints.sort_unstable();
         let [.., before, newest] = checkpoints[..] else { return Ok(()) };

@@ -3,11 +3,13 @@
 use crate::cluster::{Cluster, Happening};
 use crate::network::{Down, LinkId, Up};
 use crate::part::Part;
-use crate::{SimJob, checks};
-use crate::shard_side::Shard;
-use ps_coord::{Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
 use crate::saving::Saved;
+use crate::shard_side::Shard;
+use crate::{SimJob, checks};
 use ps_checkpoint::Snapshot;
+use ps_coord::{
+    Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId,
+};
 use ps_core::NodeSum;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -118,8 +118,7 @@ impl Cluster<'_> {
             blocked[1] = until;
         }
         let counts = &mut self.network.counts;
-        let count =
-            [&mut counts.partitions_down, &mut counts.partitions_up, &mut counts.partitions_both];
+        let count = [&mut counts.partitions_down, &mut counts.partitions_up, &mut counts.partitions_both];
         *count.into_iter().nth(directions as usize).expect("there are three kinds") += 1;
         self.note(|| format!("  worker in slot {slot} is cut off, kind {directions}"));
     }

@@ -169,8 +169,12 @@ async fn host(
         None => listener.address().map_err(listening)?.to_string(),
     };
     let placement = ShardOptions { coordinator: options.server.clone(), index: None, address };
-    let heartbeat = ServerOptions { contact_timeout: invitation.silence, ..ServerOptions::default() };
-    shard::start(listener, job, &placement, &heartbeat).await.map_err(WorkerError::Shard)
+    let behaviour = ServerOptions {
+        contact_timeout: invitation.silence,
+        join_timeout: options.patience,
+        ..ServerOptions::default()
+    };
+    shard::start(listener, job, &placement, &behaviour).await.map_err(WorkerError::Shard)
 }
 
 /// Asks the server what the run is, again and again while it is not there.

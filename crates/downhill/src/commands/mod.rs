@@ -7,3 +7,5 @@ pub mod launch;
 pub mod predict;
 pub mod simulate;
 pub mod train;
+#[cfg(unix)]
+pub mod verify;

@@ -92,6 +92,7 @@ pub(super) fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense>
     match v1::DismissalKind::try_from(dismissed.kind) {
         Ok(v1::DismissalKind::Done) => Ok(Dismissal::Done),
         Ok(v1::DismissalKind::Ended) => Ok(Dismissal::Ended(reason)),
+        Ok(v1::DismissalKind::Rewound) => Ok(Dismissal::Rewound(reason)),
         Ok(v1::DismissalKind::Silent) => Ok(Dismissal::Silent { silent_ms: dismissed.silent_ms }),
         _ => Err(Nonsense::new(format!("dismissal of kind {}", dismissed.kind))),
     }
@@ -179,9 +180,12 @@ mod tests {
     #[test]
     fn control_messages_survive_the_wire() {
         let send = |message| server_message(v1::FromServer { message }, &shape());
-        for dismissal in
-            [Dismissal::Done, Dismissal::Ended("stopped".into()), Dismissal::Silent { silent_ms: 9 }]
-        {
+        for dismissal in [
+            Dismissal::Done,
+            Dismissal::Ended("stopped".into()),
+            Dismissal::Silent { silent_ms: 9 },
+            Dismissal::Rewound("again".into()),
+        ] {
             assert_eq!(send(Some(dismissed(&dismissal))), Ok(ServerMessage::Dismissed(dismissal)));
         }
         let admission = send(Some(admitted(WorkerId(4), 7, 0..7)));

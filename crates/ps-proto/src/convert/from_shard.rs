@@ -30,15 +30,46 @@ pub enum ShardMessage {
     Applied(u64),
     /// It cannot make a step.
     Diverged(u64),
-    /// A chunk of its weights, binary32, little-endian: of which version, its first element.
-    Weights(u64, usize, Bytes),
+    /// A chunk of its weights.
+    Weights(StateChunk),
+    /// A chunk of its velocity.
+    Velocity(StateChunk),
+    /// It holds what it was given by the order of this number.
+    Restored(u64),
+}
+
+/// A chunk of weights or velocity between servers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateChunk {
+    /// After how many steps.
+    pub version: u64,
+    /// Its first element in the flat vector.
+    pub offset: usize,
+    /// Its elements: binary32, little-endian.
+    pub bytes: Bytes,
 }
 
 /// What a coordinator says to a shard that takes part.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToShardMessage {
-    /// It wants the weights of a version.
-    WeightsWanted(u64),
+    /// It wants the weights of a version, and perhaps the velocity.
+    WeightsWanted {
+        /// The version.
+        version: u64,
+        /// Whether it wants the velocity.
+        velocity: bool,
+    },
+    /// The shard is to go on from what follows.
+    Restore {
+        /// After so many steps.
+        version: u64,
+        /// The number of the order.
+        number: u64,
+    },
+    /// A chunk of the weights of then.
+    Weights(StateChunk),
+    /// A chunk of the velocity of then.
+    Velocity(StateChunk),
     /// The run is over.
     Dismissed(Dismissal),
 }
@@ -76,14 +107,26 @@ pub fn shard_message(
         Some(from_shard::Message::Applied(v1::ShardApplied { step })) => Ok(ShardMessage::Applied(step)),
         Some(from_shard::Message::Diverged(v1::ShardDiverged { step })) => Ok(ShardMessage::Diverged(step)),
         Some(from_shard::Message::Weights(chunk)) => {
-            let v1::WeightsChunk { version, offset, total, weights } = chunk;
-            let offset = check_chunk(offset, total, &weights, 4, shape.parameters)?;
-            ensure!(kept.contains(&offset), "weights at element {offset} of a shard that keeps {kept:?}");
-            Ok(ShardMessage::Weights(version, offset, weights))
+            state_chunk(chunk, shape.parameters, kept).map(ShardMessage::Weights)
         }
+        Some(from_shard::Message::Velocity(chunk)) => {
+            state_chunk(chunk, shape.parameters, kept).map(ShardMessage::Velocity)
+        }
+        Some(from_shard::Message::Restored(restored)) => Ok(ShardMessage::Restored(restored.number)),
         Some(from_shard::Message::Hello(_)) => Err(Nonsense::new("hello came twice")),
         None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
     }
+}
+
+fn state_chunk(
+    chunk: v1::WeightsChunk,
+    parameters: usize,
+    kept: &Range<usize>,
+) -> Result<StateChunk, Nonsense> {
+    let v1::WeightsChunk { version, offset, total, weights: bytes } = chunk;
+    let offset = check_chunk(offset, total, &bytes, 4, parameters)?;
+    ensure!(kept.contains(&offset), "a chunk at element {offset} of a shard that keeps {kept:?}");
+    Ok(StateChunk { version, offset, bytes })
 }
 
 /// Checks the first message of a coordinator.
@@ -95,10 +138,25 @@ pub fn attached(message: v1::ToShard, parameters: usize) -> Result<Attached, Non
     Ok(Attached { index, kept: kept(start, end, parameters)? })
 }
 
-/// Checks a later message of a coordinator.
-pub fn to_shard(message: v1::ToShard) -> Result<ToShardMessage, Nonsense> {
+/// Checks a later message of a coordinator to a shard that keeps `kept`.
+pub fn to_shard(
+    message: v1::ToShard,
+    parameters: usize,
+    kept: &Range<usize>,
+) -> Result<ToShardMessage, Nonsense> {
     match message.message {
-        Some(to_shard::Message::WeightsWanted(wanted)) => Ok(ToShardMessage::WeightsWanted(wanted.version)),
+        Some(to_shard::Message::WeightsWanted(v1::ShardWeightsWanted { version, velocity })) => {
+            Ok(ToShardMessage::WeightsWanted { version, velocity })
+        }
+        Some(to_shard::Message::Restore(v1::ShardRestore { version, number })) => {
+            Ok(ToShardMessage::Restore { version, number })
+        }
+        Some(to_shard::Message::Weights(chunk)) => {
+            state_chunk(chunk, parameters, kept).map(ToShardMessage::Weights)
+        }
+        Some(to_shard::Message::Velocity(chunk)) => {
+            state_chunk(chunk, parameters, kept).map(ToShardMessage::Velocity)
+        }
         Some(to_shard::Message::Dismissed(dismissed)) => dismissal(dismissed).map(ToShardMessage::Dismissed),
         Some(to_shard::Message::Admitted(_)) => Err(Nonsense::new("it admitted us twice")),
         None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),

@@ -10,7 +10,8 @@ mod from_worker;
 
 pub use from_server::{Invitation, ServerMessage, WeightsPart, invitation, server_message};
 pub use from_shard::{
-    Attached, ShardGreeting, ShardMessage, ToShardMessage, attached, shard_greeting, shard_message,
+    Attached, ShardGreeting, ShardMessage, StateChunk, ToShardMessage, attached, shard_greeting,
+    shard_message,
 };
 pub use from_shard::{places, to_shard};
 pub use from_worker::{Greeting, NodeDone, NodePart, WorkerMessage, first_message, hello, worker_message};
@@ -164,6 +165,7 @@ pub fn dismissal_to_wire(dismissal: &Dismissal) -> v1::Dismissed {
         Dismissal::Silent { silent_ms } => {
             (v1::DismissalKind::Silent, format!("nothing was heard for {silent_ms} ms"), *silent_ms)
         }
+        Dismissal::Rewound(reason) => (v1::DismissalKind::Rewound, reason.clone(), 0),
     };
     v1::Dismissed { kind: kind.into(), reason, silent_ms }
 }

@@ -2,21 +2,21 @@
 
 mod seat;
 
-use crate::children::{self, Child, describe, labelled, relayed};
+use crate::children::{self, Sink, describe, labelled, relayed};
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, LogFormat, OutArgs, RunArgs};
-use ps_run::{Processors, Relay, Style};
-use seat::{FAREWELL, Seat, say_farewell};
+use ps_run::{Processors, Relay, RunFolder, Style};
+use seat::{Role, Seat, say_farewell};
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Train with a server and workers as processes on this machine.
@@ -43,7 +43,7 @@ pub struct Arguments {
     no_pin: bool,
 
     /// Cut the weights into S parts, each kept by a server process of its own, or `beside`: each worker keeps a part.
-    /// Then a worker or server that dies takes its part and the run along.
+    /// When one of them dies, all go back to the last checkpoint.
     #[arg(long, value_name = "S|beside", default_value = "1", value_parser = shards)]
     shards: Shards,
 
@@ -51,7 +51,8 @@ pub struct Arguments {
     #[arg(long)]
     tcp: bool,
 
-    /// How many times each worker is started again after it was killed or failed; 0: never.
+    /// How many times each process is started again: a worker after it was killed or failed, a server after it was
+    /// killed; 0: never.
     #[arg(long, value_name = "TIMES", default_value_t = 10)]
     restart: u32,
 
@@ -89,8 +90,8 @@ Examples:
   downhill launch examples/mnist.toml --workers 3 --threads 1 --out results
   downhill launch examples/mnist.toml --workers 2 --shards beside
 
-A worker may be killed at any moment (kill -9 PID, see the lines that say who was started): it is started again,
-and the weights do not change.
+Any of the processes may be killed at any moment (kill -9 PID, see the lines that say who was started): it is started
+again, and the weights do not change.
 
 With --out at the folder of a run that was stopped or killed it goes on where it was last saved.
 
@@ -106,6 +107,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // Mistakes in the run file are told once and before anything is started.
     arguments.run.load()?;
     let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
+    // Chosen here, so that a server that is started again finds what the one before has saved.
+    let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
+    let folder = RunFolder::create(arguments.out.out.as_deref(), &name)?;
     static SIGNALS: AtomicU32 = AtomicU32::new(1);
     let again = || {
         SIGNALS.fetch_add(1, Ordering::SeqCst);
@@ -120,27 +124,28 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let stop = interrupt::listen(first, again)?;
     let meeting = Meeting::new(arguments.tcp)?;
-    let (mut server, address) = start_server(arguments, &programs[0], &meeting, style, &screen)?;
-    let Some(address) = address.wait(&mut server, stop)? else {
-        return Ok(server_code(server.ended()?, stop));
+    let company = Company { arguments, programs: &programs, meeting: &meeting, screen: &screen };
+    let (role, first_line) = company.server(&folder, style);
+    let mut server = Seat::new(role, arguments.restart, Arc::clone(&screen));
+    server.start()?;
+    let Some(address) = first_line.wait(&mut server, stop)? else {
+        return Ok(server_code(server.ended(), stop));
     };
-    // They are killed when this function returns, should they not have ended with the server.
-    let mut shards = start_shards(arguments, &programs[0], &meeting, &address, &screen)?;
-    let threads = arguments.threads.unwrap_or_else(|| {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        (processors / usize::from(arguments.workers)).max(1) as u16
-    });
-    let mut crew: Vec<Seat> = Vec::new();
-    for number in 1..=arguments.workers {
-        let cpus = processors(arguments, number - 1, threads);
-        let listen = meeting.address(&format!("worker-{number}"));
-        let mut seat = Seat::new(number, threads, cpus, listen, Arc::clone(&screen));
-        seat.start(arguments, &programs[1], &address)?;
+    if let Some(listen) = server.role.flags.iter_mut().skip_while(|flag| *flag != "--listen").nth(1) {
+        // One that is started again is to be found where the first was.
+        *listen = address.clone().into();
+    }
+    // All are killed when this function returns, should they not have ended with the server.
+    let mut crew = Vec::new();
+    for role in company.shards(&address).into_iter().chain(company.workers(&address)) {
+        let mut seat = Seat::new(role, arguments.restart, Arc::clone(&screen));
+        seat.start()?;
         crew.push(seat);
     }
     let mut asked = false;
     let status = loop {
-        if let Some(status) = server.ended()? {
+        server.look_after(!asked)?;
+        if let Some(status) = server.ended() {
             break status;
         }
         if stop.load(Ordering::SeqCst) && !asked {
@@ -151,16 +156,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(STOPPED));
         }
         for seat in &mut crew {
-            seat.look_after(arguments, &programs[1], &address)?;
+            seat.look_after(true)?;
         }
-        if !asked && crew.iter().all(Seat::is_lost) {
+        if !asked && crew.iter().filter(|seat| !seat.role.keeps_weights).all(Seat::is_lost) {
             server.ask_to_end();
             return Err(Failure::Failed("no worker is left; see what they said above".into()));
         }
         std::thread::sleep(WATCH_EVERY);
     };
     say_farewell(&mut crew)?;
-    wait_for(&mut shards)?;
     if !status.success() {
         output::error(&format!("the server {}", describe(status)));
     }
@@ -208,11 +212,12 @@ impl Meeting {
 }
 
 /// The server's first line.
-struct Address(Receiver<String>);
+struct FirstLine(Receiver<String>);
 
-impl Address {
-    /// Waits for it: reading the data comes first and may take its time. `None`: the server ended instead.
-    fn wait(self, server: &mut Child, stop: &AtomicBool) -> Result<Option<String>, Failure> {
+impl FirstLine {
+    /// Waits for it, and gives where the server listens: reading the data comes first and may take its time. `None`: the
+    /// server ended instead.
+    fn wait(self, server: &mut Seat, stop: &AtomicBool) -> Result<Option<String>, Failure> {
         let mut asked = false;
         loop {
             match self.0.recv_timeout(WATCH_EVERY) {
@@ -224,8 +229,11 @@ impl Address {
                     });
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) if server.ended()?.is_some() => return Ok(None),
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(WATCH_EVERY),
+            }
+            server.look_after(!asked)?;
+            if server.ended().is_some() {
+                return Ok(None);
             }
             if stop.load(Ordering::SeqCst) && !asked {
                 asked = true;
@@ -235,88 +243,127 @@ impl Address {
     }
 }
 
-fn start_server(
-    arguments: &Arguments,
-    program: &Path,
-    meeting: &Meeting,
-    style: Style,
-    screen: &Arc<Relay>,
-) -> Result<(Child, Address), Failure> {
-    let mut flags: Vec<OsString> = vec![arguments.run.run.clone().into()];
-    for set in &arguments.run.sets {
-        flags.extend(["--set".into(), set.into()]);
-    }
-    flags.extend(["--listen".into(), meeting.address("server").into(), "--min-workers".into()]);
-    flags.push(arguments.workers.to_string().into());
-    match arguments.shards {
-        Shards::Servers(1) => {}
-        Shards::Servers(count) => flags.extend(["--shard".into(), format!("0/{count}").into()]),
-        Shards::Beside => flags.extend(["--shards-beside".into(), arguments.workers.to_string().into()]),
-    }
-    if let Some(out) = &arguments.out.out {
-        flags.extend(["--out".into(), out.into()]);
-    }
-    flags.extend(arguments.checkpoint.flags().map(OsString::from));
-    flags.extend(shared_flags(arguments));
-    let label = label(arguments, "server", 0);
-    let stderr = match style {
-        Style::Bar => {
+/// Who is launched, and how.
+struct Company<'a> {
+    arguments: &'a Arguments,
+    /// `ps-server` and `ps-worker`.
+    programs: &'a [PathBuf; 2],
+    meeting: &'a Meeting,
+    screen: &'a Arc<Relay>,
+}
+
+impl Company<'_> {
+    fn server(&self, folder: &RunFolder, style: Style) -> (Role, FirstLine) {
+        let arguments = self.arguments;
+        let mut flags = self.run_flags();
+        flags.extend(["--listen".into(), self.meeting.address("server").into(), "--min-workers".into()]);
+        flags.push(arguments.workers.to_string().into());
+        match arguments.shards {
+            Shards::Servers(1) => {}
+            Shards::Servers(count) => flags.extend(["--shard".into(), format!("0/{count}").into()]),
+            Shards::Beside => {
+                flags.extend(["--shards-beside".into(), arguments.workers.to_string().into()]);
+            }
+        }
+        flags.extend(["--out".into(), folder.path().into()]);
+        flags.extend(arguments.checkpoint.flags().map(OsString::from));
+        flags.extend(shared_flags(arguments));
+        if style == Style::Bar {
             // What moves our bar.
             flags.extend(["--log-format", "json"].map(OsString::from));
-            relayed(label, Arc::clone(screen))
         }
-        _ => labelled(label, Arc::clone(screen)),
-    };
-    let (found, address) = channel::bounded(1);
-    let mut found = Some(found);
-    let ended = Arc::clone(screen);
-    let stdout = Box::new(move |line: &str| match found.take() {
-        Some(found) => drop(found.send(line.to_string())),
-        None => {
-            // The summary; a reader who has gone has what it wants.
-            ended.close();
-            drop(output::lines(&[line.to_string()]));
-        }
-    });
-    let server = Child::start(program, &flags, stdout, stderr)?;
-    Ok((server, Address(address)))
-}
-
-/// The servers that keep the other parts of the weights.
-fn start_shards(
-    arguments: &Arguments,
-    program: &Path,
-    meeting: &Meeting,
-    coordinator: &str,
-    screen: &Arc<Relay>,
-) -> Result<Vec<Child>, Failure> {
-    let Shards::Servers(count) = arguments.shards else { return Ok(Vec::new()) };
-    let start = |index| {
-        let mut flags: Vec<OsString> = vec![arguments.run.run.clone().into()];
-        for set in &arguments.run.sets {
-            flags.extend(["--set".into(), set.into()]);
-        }
-        flags.extend(["--shard".into(), format!("{index}/{count}").into()]);
-        flags.extend(["--coordinator", coordinator, "--listen"].map(OsString::from));
-        flags.push(meeting.address(&format!("shard-{index}")).into());
-        flags.extend(shared_flags(arguments));
-        let label = label(arguments, &format!("shard {index}"), index as u16);
-        // Where it listens is for the workers, who learn it from the coordinator.
-        let stdout = Box::new(|_: &str| ());
-        Child::start(program, &flags, stdout, labelled(label, Arc::clone(screen)))
-    };
-    (1..count).map(start).collect()
-}
-
-/// Waits until servers that are told that the run is over have ended.
-fn wait_for(shards: &mut [Child]) -> Result<(), Failure> {
-    let patience = Instant::now() + FAREWELL;
-    for shard in shards {
-        while shard.ended()?.is_none() && Instant::now() < patience {
-            std::thread::sleep(WATCH_EVERY);
-        }
+        let (found, first_line) = channel::bounded(1);
+        let (label, screen) = (label(arguments, "server", 0), Arc::clone(self.screen));
+        let sinks = move || {
+            let stderr = match style {
+                Style::Bar => relayed(label.clone(), Arc::clone(&screen)),
+                _ => labelled(label.clone(), Arc::clone(&screen)),
+            };
+            let (found, screen, mut is_first) = (found.clone(), Arc::clone(&screen), true);
+            let stdout = Box::new(move |line: &str| {
+                if std::mem::take(&mut is_first) {
+                    // Of one that is started again it is known already.
+                    let _ = found.try_send(line.to_string());
+                    return;
+                }
+                // The summary; a reader who has gone has what it wants.
+                screen.close();
+                drop(output::lines(&[line.to_string()]));
+            });
+            [stdout as Sink, stderr]
+        };
+        (self.role("server", 0, flags, true, Box::new(sinks)), FirstLine(first_line))
     }
-    Ok(())
+
+    /// The servers that keep the other parts of the weights.
+    fn shards(&self, coordinator: &str) -> Vec<Role> {
+        let Shards::Servers(count) = self.arguments.shards else { return Vec::new() };
+        let shard = |index: u32| {
+            let mut flags = self.run_flags();
+            flags.extend(["--shard".into(), format!("{index}/{count}").into()]);
+            flags.extend(["--coordinator", coordinator, "--listen"].map(OsString::from));
+            flags.push(self.meeting.address(&format!("shard-{index}")).into());
+            flags.extend(shared_flags(self.arguments));
+            let (label, screen) =
+                (label(self.arguments, &format!("shard {index}"), index as u16), Arc::clone(self.screen));
+            // Where it listens is for the workers, who learn it from the coordinator.
+            let sinks =
+                move || [Box::new(|_: &str| ()) as Sink, labelled(label.clone(), Arc::clone(&screen))];
+            self.role(&format!("shard {index}"), index as u16, flags, true, Box::new(sinks))
+        };
+        (1..count).map(shard).collect()
+    }
+
+    fn workers(&self, server: &str) -> Vec<Role> {
+        let arguments = self.arguments;
+        let threads = arguments.threads.unwrap_or_else(|| {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            (processors / usize::from(arguments.workers)).max(1) as u16
+        });
+        let worker = |number: u16| {
+            let name = format!("worker {number}");
+            let mut flags: Vec<OsString> = ["--server", server, "--threads"].map(OsString::from).into();
+            flags.push(threads.to_string().into());
+            if let Some(cpus) = processors(arguments, number - 1, threads) {
+                flags.extend(["--cpus".into(), cpus.to_string().into()]);
+            }
+            flags.extend(["--name".into(), name.replace(' ', "-").into()]);
+            if arguments.shards == Shards::Beside {
+                let listen = self.meeting.address(&format!("worker-{number}"));
+                flags.extend(["--with-shard", "--shard-listen", &listen].map(OsString::from));
+            }
+            if arguments.data.data_root.is_none() {
+                // Paths of the run file start at its folder, which the server does not tell.
+                flags.extend(["--data-root".into(), arguments.data.root(arguments.run.folder()).into()]);
+            }
+            flags.extend(shared_flags(arguments));
+            let (label, screen) = (label(arguments, &name, number), Arc::clone(self.screen));
+            let sinks = move || [0, 1].map(|_| labelled(label.clone(), Arc::clone(&screen)));
+            self.role(&name, number, flags, false, Box::new(sinks))
+        };
+        (1..=arguments.workers).map(worker).collect()
+    }
+
+    fn role(
+        &self,
+        name: &str,
+        number: u16,
+        flags: Vec<OsString>,
+        keeps_weights: bool,
+        sinks: Box<dyn Fn() -> [Sink; 2]>,
+    ) -> Role {
+        let log = &self.arguments.log;
+        let is_announced = number > 0 && log.log_format == LogFormat::Text && !log.quiet;
+        let program = self.programs[usize::from(!keeps_weights)].clone();
+        Role { name: name.into(), program, flags, sinks, keeps_weights, is_announced }
+    }
+
+    /// The run file with its overrides.
+    fn run_flags(&self) -> Vec<OsString> {
+        let run = &self.arguments.run;
+        let sets = run.sets.iter().flat_map(|set| ["--set".into(), set.into()]);
+        std::iter::once(run.run.clone().into()).chain(sets).collect()
+    }
 }
 
 fn shared_flags(arguments: &Arguments) -> Vec<OsString> {

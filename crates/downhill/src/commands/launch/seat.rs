@@ -1,147 +1,141 @@
-//! A launched worker: started, watched, started again, seen off.
+//! A launched process: started, watched, started again, seen off.
 
-use super::{Arguments, Shards, WATCH_EVERY, label, shared_flags};
-use crate::children::{Child, describe, labelled};
+use super::WATCH_EVERY;
+use crate::children::{Child, Sink, describe};
 use crate::failure::Failure;
-use ps_config::LogFormat;
-use ps_run::{Processors, Relay};
+use ps_run::Relay;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// After the server has ended, workers have this long to notice.
-pub const FAREWELL: Duration = Duration::from_secs(5);
-/// The pause before a worker is started again, doubling with each time up to the second.
+/// After the server has ended, the others have this long to notice.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// The pause before a process is started again, doubling with each time up to the second.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 /// Exit codes with which a worker says that starting it again is useless: wrong usage, and a run or data that
 /// do not fit the server's.
 const HOPELESS: [i32; 2] = [2, 42];
 
-/// A worker's place, whoever sits there.
+/// What sits in a seat, and how it is started.
+pub struct Role {
+    /// Its name, for the screen.
+    pub name: String,
+    pub program: PathBuf,
+    pub flags: Vec<OsString>,
+    /// What takes the lines that a process writes, to standard output and standard error.
+    pub sinks: Box<dyn Fn() -> [Sink; 2]>,
+    /// Whether it keeps weights. An exit code of such a process is the run's end, so it is only started again when it
+    /// was killed.
+    pub keeps_weights: bool,
+    /// Whether its start is told of.
+    pub is_announced: bool,
+}
+
+/// A process's place, whoever sits there.
 pub struct Seat {
-    number: u16,
+    pub role: Role,
     state: State,
     restarts: u32,
-    threads: u16,
-    /// The processors of its threads, if they have their own.
-    cpus: Option<Processors>,
-    /// Where its shard listens, if it has one.
-    listen: String,
+    /// How often it may be started again.
+    most_restarts: u32,
     screen: Arc<Relay>,
 }
 
 enum State {
+    /// Nobody was there yet.
+    Empty,
     Running(Child),
     /// To be started again at this time.
     Pausing(Instant),
-    /// Its part is done.
-    Done,
     /// It is not started again.
-    Failed,
+    Ended(ExitStatus),
 }
 
 impl Seat {
     /// An empty one.
-    pub fn new(
-        number: u16,
-        threads: u16,
-        cpus: Option<Processors>,
-        listen: String,
-        screen: Arc<Relay>,
-    ) -> Self {
-        Seat { number, state: State::Failed, restarts: 0, threads, cpus, listen, screen }
+    pub fn new(role: Role, most_restarts: u32, screen: Arc<Relay>) -> Self {
+        Seat { role, state: State::Empty, restarts: 0, most_restarts, screen }
     }
 
-    /// Whether nobody will sit there any more.
+    /// How the last process there ended, if nobody will sit there any more.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        match self.state {
+            State::Ended(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Whether nobody will sit there any more, and not because all was done.
     pub fn is_lost(&self) -> bool {
-        matches!(self.state, State::Failed)
+        self.ended().is_some_and(|status| !status.success())
     }
 
-    fn name(&self) -> String {
-        format!("worker {}", self.number)
-    }
-
-    /// Starts the worker.
-    pub fn start(&mut self, arguments: &Arguments, program: &Path, address: &str) -> Result<(), Failure> {
-        let mut flags: Vec<OsString> = ["--server", address, "--threads"].map(OsString::from).into();
-        flags.push(self.threads.to_string().into());
-        if let Some(cpus) = &self.cpus {
-            flags.extend(["--cpus".into(), cpus.to_string().into()]);
-        }
-        flags.extend(["--name".into(), self.name().replace(' ', "-").into()]);
-        // Paths of the run file start at its folder, which the server does not tell.
-        let root = arguments.data.root(arguments.run.folder());
-        if arguments.shards == Shards::Beside {
-            flags.extend(["--with-shard", "--shard-listen", &self.listen].map(OsString::from));
-        }
-        let rest = shared_flags(arguments);
-        if arguments.data.data_root.is_none() {
-            flags.extend(["--data-root".into(), root.into()]);
-        }
-        flags.extend(rest);
-        let label = label(arguments, &self.name(), self.number);
-        let sink = || labelled(label.clone(), Arc::clone(&self.screen));
-        let child = Child::start(program, &flags, sink(), sink())?;
-        if arguments.log.log_format == LogFormat::Text && !arguments.log.quiet {
-            self.screen.print(&format!("{label}started as process {}", child.id()));
+    /// Starts the process.
+    pub fn start(&mut self) -> Result<(), Failure> {
+        let [stdout, stderr] = (self.role.sinks)();
+        let child = Child::start(&self.role.program, &self.role.flags, stdout, stderr)?;
+        if self.role.is_announced {
+            self.screen.print(&format!("{} started as process {}", self.role.name, child.id()));
         }
         self.state = State::Running(child);
         Ok(())
     }
 
-    /// Sees whether the worker has ended, and starts it again if that may help.
-    pub fn look_after(
-        &mut self,
-        arguments: &Arguments,
-        program: &Path,
-        address: &str,
-    ) -> Result<(), Failure> {
+    /// Sees whether the process has ended, and starts it again if that may help and is `wanted`.
+    pub fn look_after(&mut self, wanted: bool) -> Result<(), Failure> {
         match &mut self.state {
             State::Running(child) => {
-                let Some(status) = child.ended()? else { return Ok(()) };
-                self.ended(status, arguments.restart);
+                if let Some(status) = child.ended()? {
+                    self.state = self.next(status, wanted);
+                }
             }
-            State::Pausing(until) if *until <= Instant::now() => self.start(arguments, program, address)?,
+            State::Pausing(until) if *until <= Instant::now() => self.start()?,
             _ => {}
         }
         Ok(())
     }
 
-    fn ended(&mut self, status: ExitStatus, most: u32) {
-        if status.success() {
-            self.state = State::Done;
-            return;
+    /// Asks the process to end in order.
+    pub fn ask_to_end(&mut self) {
+        if let State::Running(child) = &mut self.state {
+            child.ask_to_end();
         }
-        let (name, how) = (self.name(), describe(status));
-        if status.code().is_some_and(|code| HOPELESS.contains(&code)) {
+    }
+
+    fn next(&mut self, status: ExitStatus, wanted: bool) -> State {
+        let code = status.code();
+        if status.success() || !wanted || self.role.keeps_weights && code.is_some() {
+            return State::Ended(status);
+        }
+        let (name, how, most) = (&self.role.name, describe(status), self.most_restarts);
+        if code.is_some_and(|code| HOPELESS.contains(&code)) {
             self.screen.print(&format!("error: {name} {how}, so starting it again would not help"));
-            self.state = State::Failed;
-        } else if self.restarts >= most {
+            return State::Ended(status);
+        }
+        if self.restarts >= most {
             self.screen.print(&format!(
                 "error: {name} {how}; --restart allows to start it again {most} times, no more"
             ));
-            self.state = State::Failed;
-        } else {
-            let pause = PAUSE[0].saturating_mul(1 << self.restarts.min(16)).min(PAUSE[1]);
-            self.restarts += 1;
-            let count = self.restarts;
-            self.screen.print(&format!("{name} {how}; starting it again ({count} of at most {most} times)"));
-            self.state = State::Pausing(Instant::now() + pause);
+            return State::Ended(status);
         }
+        let pause = PAUSE[0].saturating_mul(1 << self.restarts.min(16)).min(PAUSE[1]);
+        self.restarts += 1;
+        let count = self.restarts;
+        self.screen.print(&format!("{name} {how}; starting it again ({count} of at most {most} times)"));
+        State::Pausing(Instant::now() + pause)
     }
 }
 
-/// The server has ended; the workers are about to.
+/// The server has ended; the others are about to.
 pub fn say_farewell(crew: &mut [Seat]) -> Result<(), Failure> {
     let patience = Instant::now() + FAREWELL;
     for seat in crew {
-        let name = seat.name();
         let State::Running(child) = &mut seat.state else { continue };
         while child.ended()?.is_none() {
             if Instant::now() >= patience {
-                seat.screen.print(&format!("{name} did not end with the server and is killed"));
+                seat.screen.print(&format!("{} did not end with the server and is killed", seat.role.name));
                 child.kill();
             }
             std::thread::sleep(WATCH_EVERY);

@@ -1,4 +1,4 @@
-//! A thousand runs in which everything goes wrong end with the reference trainer's weights.
+//! Ten thousand runs in which everything goes wrong end with the reference trainer's weights.
 
 #![allow(clippy::unwrap_used)] // In tests a panic is the report.
 
@@ -33,16 +33,16 @@ fn run(seed: u64, faults: &Faults) -> Report {
 }
 
 #[test]
-fn thousand_seeds_with_faults_end_with_the_reference_weights() {
+fn ten_thousand_seeds_with_faults_end_with_the_reference_weights() {
     let mut totals = Counts::default();
-    for seed in 0..1000 {
+    for seed in 0..10_000 {
         let report = run(seed, &Faults::mix());
         assert_eq!(report.steps, 12, "seed {seed}");
         totals.add(&report.counts);
     }
     println!("{totals}");
     for (name, total) in totals.fields() {
-        assert!(*total > 100, "only {total} {name} in a thousand runs: the fault does not happen");
+        assert!(*total > 100, "only {total} {name} in ten thousand runs: the fault does not happen");
     }
 }
 

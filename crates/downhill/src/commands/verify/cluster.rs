@@ -1,0 +1,218 @@
+//! Server, shards and workers that are started again whatever ends them, until the run is done.
+
+use crate::children::{Child, Sink, describe};
+use crate::failure::Failure;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What is done to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Harm {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM.
+    End,
+    /// SIGSTOP, and after this time SIGCONT.
+    Hold(Duration),
+}
+
+impl Harm {
+    /// The same whatever its time.
+    pub fn kind(self) -> Harm {
+        if let Harm::Hold(_) = self { Harm::Hold(Duration::ZERO) } else { self }
+    }
+}
+
+impl fmt::Display for Harm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Harm::Kill => f.pad("SIGKILL"),
+            Harm::End => f.pad("SIGTERM"),
+            Harm::Hold(Duration::ZERO) => f.pad("SIGSTOP and SIGCONT"),
+            Harm::Hold(time) => write!(f, "SIGSTOP for {} ms", time.as_millis()),
+        }
+    }
+}
+
+/// All processes of a run. They are killed when this is dropped.
+pub struct Cluster {
+    processes: Vec<Process>,
+    /// What the server has written to standard output since it was last started.
+    said: Arc<Mutex<Vec<String>>>,
+    /// Whether the run is done: who ends now is not started again.
+    is_done: bool,
+    /// The run's results.
+    out: PathBuf,
+}
+
+struct Process {
+    name: String,
+    program: PathBuf,
+    flags: Vec<OsString>,
+    log: Arc<Mutex<File>>,
+    child: Child,
+    /// What we did to it, if anything that may end it.
+    harm: Option<Harm>,
+    held_until: Option<Instant>,
+}
+
+impl Cluster {
+    /// Starts all; results go to `out`, what they say to files beside it.
+    pub fn start(
+        programs: &[PathBuf; 2],
+        run: &Path,
+        out: &Path,
+        workers: u16,
+        shards: u16,
+    ) -> Result<Self, Failure> {
+        let [server, worker] = programs;
+        let address = |name: &str| format!("unix:{}", out.with_extension(name).display());
+        let coordinator = address("server");
+        // Started again it waits for one worker only: the others may be about to be.
+        let mut first: Vec<OsString> = vec![run.into(), "--out".into(), out.into()];
+        first.extend(["--listen", &coordinator, "--checkpoint-every", "10"].map(OsString::from));
+        first.extend(["--worker-timeout", "2", "--work-timeout", "2"].map(OsString::from));
+        let part = |index: u16| ["--shard".into(), format!("{index}/{shards}").into()];
+        if shards > 1 {
+            first.extend(part(0));
+        }
+        let mut roles = vec![("server".to_owned(), server, first)];
+        for index in 1..shards {
+            let mut flags: Vec<OsString> = vec![run.into()];
+            flags.extend(part(index));
+            let listen = address(&format!("shard-{index}"));
+            flags.extend(["--coordinator", &coordinator, "--listen", &listen].map(OsString::from));
+            roles.push((format!("shard {index}"), server, flags));
+        }
+        let root = run.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for number in 1..=workers {
+            let mut flags: Vec<OsString> =
+                ["--server", &coordinator, "--threads", "1"].map(OsString::from).into();
+            flags.extend(["--data-root".into(), root.into()]);
+            roles.push((format!("worker {number}"), worker, flags));
+        }
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let mut processes = Vec::new();
+        for (name, program, flags) in roles {
+            let path = out.with_extension(format!("{}.log", name.replace(' ', "-")));
+            let log = File::create(&path)
+                .map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+            let log = Arc::new(Mutex::new(log));
+            let child = spawn(program, &flags, &log, &said)?;
+            let program = program.clone();
+            processes.push(Process { name, program, flags, log, child, harm: None, held_until: None });
+        }
+        Ok(Cluster { processes, said, is_done: false, out: out.into() })
+    }
+
+    /// How many processes there are.
+    pub fn len(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Does something to a process, and gives its name; nothing while it is held already.
+    pub fn suffer(&mut self, victim: usize, harm: Harm) -> Option<String> {
+        let process = self.processes.get_mut(victim).filter(|process| process.held_until.is_none())?;
+        match harm {
+            Harm::Kill => process.child.kill(),
+            Harm::End => process.child.ask_to_end(),
+            Harm::Hold(time) => {
+                process.child.hold();
+                process.held_until = Some(Instant::now() + time);
+                return Some(process.name.clone());
+            }
+        }
+        process.harm = Some(harm);
+        Some(process.name.clone())
+    }
+
+    /// Starts again whoever has ended; whether the run is still to be done.
+    pub fn look_after(&mut self) -> Result<bool, Failure> {
+        for (index, process) in self.processes.iter_mut().enumerate() {
+            if process.held_until.is_some_and(|until| until <= Instant::now()) {
+                process.held_until = None;
+                process.child.go_on();
+            }
+            let Some(status) = process.child.ended()? else { continue };
+            let harm = process.harm.take();
+            if index == 0 && status.success() && is_done(&self.out) {
+                self.is_done = true;
+                return Ok(false);
+            }
+            // Whoever hears of the end of the run before we do ends well, too.
+            let expected = status.success() || harm == Some(Harm::Kill) && status.code().is_none();
+            if !expected {
+                return Err(Failure::Failed(format!(
+                    "{} {}, which nobody asked for",
+                    process.name,
+                    describe(status)
+                )));
+            }
+            if index == 0 {
+                lock(&self.said).clear();
+            }
+            process.child = spawn(&process.program, &process.flags, &process.log, &self.said)?;
+            process.held_until = None;
+        }
+        Ok(true)
+    }
+
+    /// The hash that the run ended with.
+    pub fn hash(&self) -> Result<String, Failure> {
+        let said = lock(&self.said);
+        let hash = said.last().and_then(|line| hash_of(line)).filter(|_| self.is_done);
+        hash.ok_or_else(|| Failure::Failed("the server ended without a hash".into()))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // All at once, so that none has time to miss another.
+        self.processes.iter_mut().for_each(|process| process.child.kill());
+    }
+}
+
+/// The hash in the last line of a run.
+pub fn hash_of(line: &str) -> Option<String> {
+    line.strip_prefix("weights sha256 ").map(str::to_owned)
+}
+
+/// Whether a run has made all its steps.
+fn is_done(out: &Path) -> bool {
+    let Ok(bytes) = std::fs::read(out.join("summary.json")) else { return false };
+    let summary: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
+    summary.is_some_and(|summary| summary["outcome"] == "done")
+}
+
+/// Starts a process whose output goes to `log`, and of the server to `said`, too.
+fn spawn(
+    program: &Path,
+    flags: &[OsString],
+    log: &Arc<Mutex<File>>,
+    said: &Arc<Mutex<Vec<String>>>,
+) -> Result<Child, Failure> {
+    let is_first = flags.iter().any(|flag| flag == "--out");
+    let (log, said) = (Arc::clone(log), Arc::clone(said));
+    let told = Arc::clone(&log);
+    let stdout: Sink = Box::new(move |line| {
+        write(&told, line);
+        if is_first {
+            lock(&said).push(line.to_owned());
+        }
+    });
+    Child::start(program, flags, stdout, Box::new(move |line| write(&log, line)))
+}
+
+fn write(log: &Mutex<File>, line: &str) {
+    // A log that cannot be written is no reason to stop.
+    let _ = writeln!(lock(log), "{line}");
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

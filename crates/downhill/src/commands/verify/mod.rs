@@ -1,0 +1,235 @@
+//! `downhill verify`: shows a stranger that nothing that is done to a run's processes changes a bit of it.
+
+mod cluster;
+
+use crate::children;
+use crate::failure::Failure;
+use crate::output;
+use cluster::{Cluster, Harm};
+use ps_core::seed::{Purpose, Stream};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Kill server and workers of a run at random, and compare its weights with those of a run that is left alone.
+///
+/// Trains once in one process, undisturbed. Then trains the same with servers and workers, which are killed (SIGKILL),
+/// held (SIGSTOP, SIGCONT) and ended (SIGTERM) at random and started again. Prints what was done and both hashes; ends
+/// with 0 if they are the same. Takes less than two minutes.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The run file to train by [default: a small network on built-in digits].
+    #[arg(value_name = "RUN.toml")]
+    run: Option<PathBuf>,
+
+    /// Worker processes.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+
+    /// Servers that keep a part of the weights each.
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    shards: u16,
+
+    /// Signals to send. If a run ends before, it is trained once more from the beginning.
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    signals: u32,
+
+    /// Go on for so many minutes instead, run after run.
+    #[arg(long, value_name = "MINUTES", conflicts_with = "signals", value_parser = clap::value_parser!(u64).range(1..))]
+    soak: Option<u64>,
+
+    /// The longest pause between two signals, in seconds [default: 0.4; 15 with --soak].
+    #[arg(long, value_name = "SECONDS", value_parser = pause)]
+    pause: Option<f64>,
+
+    /// Seed of what is done to whom and when [default: a new one, which is printed].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill verify
+  downhill verify examples/mnist.toml --workers 3 --signals 100
+  downhill verify --soak 60";
+
+/// Steps of about 10 ms on one core, with a model of several chunks and momentum; a run of a few seconds.
+const RUN: &str = r#"
+seed = 1
+[data]
+train = "digits:4096"
+validation = 0.1
+[model]
+kind = "mlp"
+hidden = [256, 256]
+[train]
+epochs = 12
+batch = 128
+leaf = 16
+[optimizer]
+momentum = 0.9
+[learning_rate]
+initial = 0.02
+schedule = "cosine"
+"#;
+
+/// Processes are looked after this often.
+const TICK: Duration = Duration::from_millis(2);
+/// A run without any disturbance that takes longer than this, after the last signal, hangs.
+const LONGEST: Duration = Duration::from_secs(600);
+
+fn pause(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds from 0 to 3600".into()),
+    }
+}
+
+/// Trains alone, trains under fire, compares.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
+    let folder = TempDir::with_prefix("downhill-verify-")
+        .map_err(|error| Failure::Failed(format!("no temporary folder: {error}")))?;
+    let run = match &arguments.run {
+        Some(run) => run.clone(),
+        None => {
+            let path = folder.path().join("run.toml");
+            let written = std::fs::write(&path, RUN);
+            written.map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+            path
+        }
+    };
+    let seed = arguments.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()) % 1_000_000);
+    let started = Instant::now();
+    let alone = alone(&run, folder.path())?;
+    output::note(&format!("alone, undisturbed  {alone}  ({:.1} s)", started.elapsed().as_secs_f64()));
+    output::note(&format!(
+        "{} workers and {} servers under fire; --seed {seed} does the same again, as far as the machine lets it",
+        arguments.workers, arguments.shards
+    ));
+    let mut fire = Fire::new(arguments, seed, started);
+    let (mut rounds, mut all_equal) = (0, true);
+    while !fire.is_over() {
+        rounds += 1;
+        let out = folder.path().join(format!("round-{rounds}"));
+        let mut cluster = Cluster::start(&programs, &run, &out, arguments.workers, arguments.shards)?;
+        let survived = fire.rage(&mut cluster);
+        let hash = match survived.and_then(|()| cluster.hash()) {
+            Ok(hash) => hash,
+            Err(failure) => {
+                drop(cluster);
+                let kept = folder.keep();
+                return Err(Failure::Failed(format!(
+                    "{failure}; seed {seed}, what the processes said is in {}",
+                    kept.display()
+                )));
+            }
+        };
+        let verdict = if hash == alone { "the same" } else { "OTHER WEIGHTS" };
+        output::note(&format!("run {rounds}, under fire   {hash}  {verdict}"));
+        all_equal &= hash == alone;
+    }
+    output::lines(&fire.report(rounds, &alone, all_equal))?;
+    Ok(if all_equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The hash of the run in one process.
+fn alone(run: &Path, folder: &Path) -> Result<String, Failure> {
+    let ours = std::env::current_exe()
+        .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;
+    let flags = ["train".into(), run.into(), "--out".into(), folder.join("alone").into_os_string()];
+    let flags: [OsString; 4] = flags;
+    let output = std::process::Command::new(ours).args(flags).arg("--quiet").output();
+    let output = output.map_err(|error| Failure::Failed(format!("training alone: {error}")))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    cluster::hash_of(said.lines().last().unwrap_or_default()).ok_or_else(|| {
+        let problem = String::from_utf8_lossy(&output.stderr).trim().to_string();
+        Failure::Failed(format!("training alone: {problem}"))
+    })
+}
+
+/// What is done to the processes, and what was.
+struct Fire {
+    random: Stream,
+    pause: Duration,
+    /// Signals that are still to be sent, or until when some are.
+    left: u32,
+    until: Option<Instant>,
+    started: Instant,
+    next: Instant,
+    done: BTreeMap<(Harm, String), u32>,
+}
+
+impl Fire {
+    fn new(arguments: &Arguments, seed: u64, started: Instant) -> Self {
+        let minutes = arguments.soak.map(|minutes| Duration::from_secs(60 * minutes));
+        let pause = arguments.pause.unwrap_or(if minutes.is_some() { 15.0 } else { 0.4 });
+        Fire {
+            random: Stream::new(seed, Purpose::Simulation, 0),
+            pause: Duration::from_secs_f64(pause),
+            left: arguments.signals,
+            until: minutes.map(|minutes| Instant::now() + minutes),
+            started,
+            next: Instant::now(),
+            done: BTreeMap::new(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.map_or(self.left == 0, |until| Instant::now() >= until)
+    }
+
+    /// Looks after a cluster until its run is done, and does harm to it as long as there is some left.
+    fn rage(&mut self, cluster: &mut Cluster) -> Result<(), Failure> {
+        self.next = Instant::now() + self.some_time();
+        let mut last_harm = Instant::now();
+        while cluster.look_after()? {
+            let now = Instant::now();
+            if now >= self.next && !self.is_over() {
+                self.next = now + self.some_time();
+                last_harm = now;
+                self.do_harm(cluster);
+            }
+            if now - last_harm > LONGEST {
+                return Err(Failure::Failed(format!("no end {} s after the last signal", LONGEST.as_secs())));
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    fn some_time(&mut self) -> Duration {
+        self.pause.mul_f32(self.random.unit())
+    }
+
+    fn do_harm(&mut self, cluster: &mut Cluster) {
+        let victim = self.random.below(cluster.len() as u32) as usize;
+        let harm = match self.random.below(4) {
+            0 => Harm::Hold(Duration::from_millis(u64::from(10 + self.random.below(400)))),
+            1 => Harm::End,
+            _ => Harm::Kill,
+        };
+        let Some(name) = cluster.suffer(victim, harm) else { return };
+        self.left = self.left.saturating_sub(1);
+        output::note(&format!("{:7.2} s  {harm} to {name}", self.started.elapsed().as_secs_f64()));
+        let kind = name.split_whitespace().next().unwrap_or_default().to_owned();
+        *self.done.entry((harm.kind(), kind)).or_default() += 1;
+    }
+
+    fn report(&self, rounds: u32, alone: &str, all_equal: bool) -> Vec<String> {
+        let total: u32 = self.done.values().sum();
+        let mut lines = vec![format!("{total} signals in {rounds} runs:")];
+        lines.extend(self.done.iter().map(|((harm, whom), count)| format!("{count:6}  {harm} to a {whom}")));
+        lines.push(match all_equal {
+            true => "every run under fire ended with the weights of the undisturbed one".into(),
+            false => "NOT every run under fire ended with the weights of the undisturbed one".into(),
+        });
+        lines.push(format!("weights sha256 {alone}"));
+        lines
+    }
+}
