@@ -194,7 +194,7 @@ fn a_launch_whose_server_is_killed_ends_and_goes_on_when_it_is_started_again() {
         command.args(["--workers", "2", "--threads", "1", "--checkpoint-every", "5"]);
         command
     };
-    let mut process = Running::start(&mut launch());
+    let mut process = Running::start(launch().args(["--restart", "0"]));
     assert!(place.let_run("launched", &mut process, &mut random), "{}", process.finish());
     let server = children(process.id(), "ps-server")[0].to_string();
     assert!(Command::new("kill").args(["-9", &server]).status().unwrap().success());
@@ -202,6 +202,35 @@ fn a_launch_whose_server_is_killed_ends_and_goes_on_when_it_is_started_again() {
     assert!(!ended.status.success() && ended.stderr.contains("the server"), "{ended}");
     assert_eq!(run(&mut launch()).hash(), wanted);
     assert_eq!(place.told("launched"), place.told("whole"));
+}
+
+#[test]
+fn a_launch_starts_whoever_is_killed_again_and_ends_as_if_nothing_had_happened() {
+    let (place, mut random) = (Place::new(), seeded());
+    let wanted = run(&mut place.train("whole", &[])).hash();
+    for how in [&["--shards", "1"][..], &["--shards", "2", "--tcp"], &["--shards", "beside"]] {
+        let out = format!("launched-{}", how[1]);
+        let mut command = downhill(&["launch"]);
+        command.arg(place.path("run.toml")).arg("--out").arg(place.path(&out)).args(how);
+        command.args(["--workers", "2", "--threads", "1", "--checkpoint-every", "5"]);
+        let mut process = Running::start(&mut command);
+        let mut kills = 0;
+        for name in ["ps-server", "ps-worker", "ps-server"] {
+            if !place.let_run(&out, &mut process, &mut random) {
+                break;
+            }
+            let victims = children(process.id(), name);
+            let Some(victim) = victims.get(random.below(victims.len().max(1) as u32) as usize) else {
+                continue;
+            };
+            let killed = Command::new("kill").args(["-9", &victim.to_string()]).status().unwrap();
+            kills += u32::from(killed.success());
+        }
+        let ended = process.finish();
+        assert_eq!(ended.hash(), wanted, "{how:?}\n{ended}");
+        assert!(kills > 0, "{how:?}: nobody was killed");
+        assert_eq!(place.told(&out), place.told("whole"), "{how:?}");
+    }
 }
 
 #[test]

@@ -76,6 +76,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
             workers: 3,
             servers,
             checkpoint_every: 50,
+            audit: 0.0,
             expected: Some(wanted.clone()),
         };
         let report =

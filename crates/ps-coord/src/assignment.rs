@@ -53,28 +53,48 @@ fn coarsest(low: u64, high: u64) -> u64 {
         .unwrap_or(low)
 }
 
-/// The shares of `leaves` more leaves that leave workers, who hold `loads` already, as equally loaded as can
-/// be. With no loads, equal shares.
-///
-/// Measured speeds come in here: a load and a share are then times instead of counts.
-pub fn level_out(leaves: u32, loads: &[u32]) -> Vec<f64> {
-    let mut ascending = loads.to_vec();
-    ascending.sort_unstable();
-    let mut level = 0.0;
-    let mut held = 0;
-    for (index, &load) in ascending.iter().enumerate() {
-        held += u64::from(load);
-        let with_this_one = (u64::from(leaves) + held) as f64 / (index + 1) as f64;
-        if with_this_one <= f64::from(load) {
+/// The shares of `leaves` more leaves with which workers, who hold `loads` already, are done as equally early as can
+/// be at these `speeds`, which are positive. With no loads and equal speeds, equal shares.
+pub fn level_out(leaves: u32, loads: &[u32], speeds: &[f64]) -> Vec<f64> {
+    // Worker i, with load l and speed v, is done with its load at l / v. Those who are done before time t take what
+    // they can do until then; t is such that they take all.
+    let mut workers: Vec<(f64, f64)> =
+        loads.iter().zip(speeds).map(|(&load, &speed)| (f64::from(load), speed)).collect();
+    workers.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
+    let (mut time, mut held, mut speed) = (0.0, 0.0, 0.0);
+    for (load, its_speed) in workers {
+        held += load;
+        speed += its_speed;
+        let with_this_one = (f64::from(leaves) + held) / speed;
+        if with_this_one <= load / its_speed {
             break;
         }
-        level = with_this_one;
+        time = with_this_one;
     }
-    loads.iter().map(|&load| (level - f64::from(load)).max(0.0)).collect()
+    loads.iter().zip(speeds).map(|(&load, &speed)| (time * speed - f64::from(load)).max(0.0)).collect()
 }
 
-/// Gives out the leaves of `round` that nobody holds (at its opening, all), and once more those that are
-/// overdue; afterwards the round knows when to look again. There must be a live worker.
+/// Speeds that differ less than this count as equal: ranges of few nodes then balance better than exact ones.
+const WORTH_STEERING: f64 = 1.5;
+/// No worker counts as slower than the fastest by more than this: it must get something to show that it is not.
+const SLOWEST: f64 = 8.0;
+
+/// How fast workers count as, relative to each other: as their measured pace says, if it is known. One whose pace is
+/// not counts as the mean of the others.
+fn speeds(takers: &[WorkerId], members: &Members) -> Vec<f64> {
+    let known: Vec<Option<f64>> = takers.iter().map(|&worker| members.pace(worker)).collect();
+    let paces: Vec<f64> = known.iter().flatten().copied().collect();
+    let fastest = paces.iter().copied().fold(0.0, f64::max);
+    let slowest = paces.iter().copied().fold(f64::INFINITY, f64::min);
+    if fastest <= 0.0 || fastest < WORTH_STEERING * slowest {
+        return vec![1.0; takers.len()];
+    }
+    let mean = paces.iter().sum::<f64>() / paces.len() as f64;
+    known.into_iter().map(|pace| pace.unwrap_or(mean).max(fastest / SLOWEST)).collect()
+}
+
+/// Gives out the leaves of `round` that nobody holds (at its opening, all), once more those that are overdue, and to
+/// idle workers those that are late; afterwards the round knows when to look again. There must be a live worker.
 pub(crate) fn give_out(
     round: &mut Round,
     members: &mut Members,
@@ -85,13 +105,20 @@ pub(crate) fn give_out(
     let live = members.live();
     let is_first = round.is_untouched();
     let mut loads = round.loads();
+    round.has_late = false;
     for run in round.runs() {
-        if run.due(timeout) > now {
+        let is_due = run.due(timeout) <= now;
+        let is_late = run.late(|worker| members.pace(worker)) <= now;
+        if !is_due && !is_late {
             continue;
         }
-        let takers = takers(&live, &loads, &run);
+        let takers = takers(&live, &loads, &run, is_due);
+        if takers.is_empty() {
+            round.has_late = true;
+            continue;
+        }
         let held: Vec<u32> = takers.iter().map(|taker| load(&loads, *taker)).collect();
-        let shares = level_out(run.leaves.len() as u32, &held);
+        let shares = level_out(run.leaves.len() as u32, &held, &speeds(&takers, members));
         let mut names = Vec::new();
         for (&worker, leaves) in takers.iter().zip(assign(run.leaves.clone(), &shares)) {
             if leaves.is_empty() {
@@ -111,16 +138,21 @@ pub(crate) fn give_out(
             actions.push(ServerAction::Notice(line));
         }
     }
-    round.check_at = round.runs().iter().map(|run| run.due(timeout)).min().unwrap_or(Millis::MAX);
+    let next = |run: &Run| {
+        let late = run.late(|worker| members.pace(worker));
+        // What is late already goes to whoever is idle first.
+        run.due(timeout).min(if late > now { late } else { Millis::MAX })
+    };
+    round.check_at = round.runs().iter().map(next).min().unwrap_or(Millis::MAX);
 }
 
-/// Who may take a run: if nobody holds it, anybody. If it is overdue, whoever is idle; if nobody is, the
-/// holder who was given it longest ago is asked again, in case the message was lost (to one that is at it,
-/// that changes nothing). A copy for a busy worker would only make the next step late.
-fn takers(live: &[WorkerId], loads: &BTreeMap<WorkerId, u32>, run: &Run) -> Vec<WorkerId> {
+/// Who may take a run: if nobody holds it, anybody. If it is late or overdue, whoever is idle; if nobody is, and it is
+/// overdue, the holder who was given it longest ago is asked again, in case the message was lost (to one that is at
+/// it, that changes nothing). A copy for a busy worker would only make the next step late.
+fn takers(live: &[WorkerId], loads: &BTreeMap<WorkerId, u32>, run: &Run, is_due: bool) -> Vec<WorkerId> {
     let Some(&longest_ago) = run.holders.first() else { return live.to_vec() };
     let idle: Vec<WorkerId> = live.iter().copied().filter(|&worker| load(loads, worker) == 0).collect();
-    if idle.is_empty() { vec![longest_ago] } else { idle }
+    if idle.is_empty() && is_due { vec![longest_ago] } else { idle }
 }
 
 fn load(loads: &BTreeMap<WorkerId, u32>, worker: WorkerId) -> u32 {
@@ -183,9 +215,19 @@ mod tests {
 
     #[test]
     fn more_leaves_go_to_the_least_loaded() {
-        assert_eq!(level_out(6, &[0, 0, 0]), [2.0, 2.0, 2.0]);
-        assert_eq!(level_out(4, &[0, 10, 2]), [3.0, 0.0, 1.0]);
-        assert_eq!(level_out(1, &[5]), [1.0]);
-        assert!(level_out(3, &[]).is_empty());
+        assert_eq!(level_out(6, &[0, 0, 0], &[1.0; 3]), [2.0, 2.0, 2.0]);
+        assert_eq!(level_out(4, &[0, 10, 2], &[1.0; 3]), [3.0, 0.0, 1.0]);
+        assert_eq!(level_out(1, &[5], &[1.0]), [1.0]);
+        assert!(level_out(3, &[], &[]).is_empty());
+    }
+
+    #[test]
+    fn all_are_done_at_the_same_time_if_they_can_be() {
+        assert_eq!(level_out(8, &[0, 0], &[3.0, 1.0]), [6.0, 2.0]);
+        assert_eq!(level_out(6, &[2, 0], &[1.0, 1.0]), [2.0, 4.0]);
+        // The second is busy until after the first has done all.
+        assert_eq!(level_out(4, &[0, 6], &[2.0, 1.0]), [4.0, 0.0]);
+        assert_eq!(level_out(9, &[0, 6], &[2.0, 1.0]), [9.0, 0.0]);
+        assert_eq!(level_out(15, &[0, 6], &[2.0, 1.0]), [14.0, 1.0]);
     }
 }

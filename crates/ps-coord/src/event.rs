@@ -17,6 +17,10 @@ impl std::fmt::Display for WorkerId {
     }
 }
 
+/// Hash of all bits of a node's sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
 /// What the server's driver reports to [`crate::ServerCore`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerEvent {
@@ -46,6 +50,17 @@ pub enum ServerEvent {
         step: u64,
         /// The node.
         node: Node,
+        /// The hash of its sum, where [`crate::ServerConfig::audit`] is not 0.
+        digest: Option<Digest>,
+    },
+    /// The answer to [`ServerAction::Judge`]: what a node of the open step is, computed here.
+    Judged {
+        /// The step.
+        step: u64,
+        /// The node.
+        node: Node,
+        /// The hash of its sum.
+        digest: Digest,
     },
     /// Another shard has all leaves of a step and has applied it to its part of the weights.
     Applied {
@@ -106,8 +121,20 @@ pub enum ServerAction {
         /// Contiguous leaves; the worker sends the nodes that cover them.
         leaves: Range<u32>,
     },
+    /// Compute a node of `step` here, at the weights of that version, and answer [`ServerEvent::Judged`].
+    Judge {
+        /// The step.
+        step: u64,
+        /// The node.
+        node: Node,
+    },
+    /// Some of what was gathered of `step` is wrong: forget all of it.
+    StartOver {
+        /// The step.
+        step: u64,
+    },
     /// All leaves of `step` are covered, here and in every shard: divide the root by the sample count, update the
-    /// weights, answer [`ServerEvent::Updated`] or [`ServerEvent::Diverged`]. A data plane may have begun before.
+    /// weights, answer [`ServerEvent::Updated`] or [`ServerEvent::Diverged`]. Unless nodes are audited, a data plane may have begun before.
     Update {
         /// The step.
         step: u64,
@@ -151,6 +178,8 @@ pub enum Dismissal {
     },
     /// The run goes back to an earlier step; the reason. It is welcome again at once.
     Rewound(String),
+    /// It has sent a sum that is not what its leaves give; which. It is not welcome any more.
+    Banned(String),
 }
 
 /// How a run ended.
@@ -269,6 +298,8 @@ pub enum WorkerOutcome {
     Done,
     /// The server ended the run, or we were asked to stop; why.
     Ended(String),
+    /// The server has found that we compute wrongly; what it says.
+    Banned(String),
     /// The server could not be reached for too long.
     Unreachable {
         /// What the last attempt failed with.

@@ -11,6 +11,7 @@
 //! early or too many does no harm.
 
 pub mod assignment;
+mod audit;
 pub mod event;
 mod membership;
 mod round;
@@ -19,8 +20,8 @@ mod status;
 mod worker;
 
 pub use event::{
-    Departure, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerAction, WorkerEvent, WorkerId,
-    WorkerOutcome,
+    Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerAction, WorkerEvent,
+    WorkerId, WorkerOutcome,
 };
 pub use server::{ServerConfig, ServerCore};
 pub use status::{MissingLeaves, Status, WaitsFor, WorkerState, WorkerStatus};

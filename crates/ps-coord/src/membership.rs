@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 const REMEMBERED: usize = 32;
 /// Weight of the past in a worker's pace: about the last ten contributions count.
 const PACE_MEMORY: f64 = 0.9;
+/// Milliseconds of work without which a pace says nothing: the clock counts whole ones.
+const PACE_KNOWN_MS: f64 = 20.0;
+/// What a round without work takes off the time that a pace was measured over: one that was slow is tried again.
+const FORGIVENESS: f64 = 0.95;
 
 /// One worker, in the state it is in.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub(crate) enum Member {
 pub(crate) struct Record {
     /// Nodes that counted.
     pub contributions: u64,
+    /// Milliseconds that rounds waited for it alone.
+    pub held_up_ms: Millis,
     /// Leaves and milliseconds of late, fading.
     leaves: f64,
     millis: f64,
@@ -35,6 +41,13 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// So many leaves were done with the time since the last ones.
+    fn work(&mut self, leaves: u32, now: Millis) {
+        self.leaves = PACE_MEMORY * self.leaves + f64::from(leaves);
+        self.millis = PACE_MEMORY * self.millis + now.saturating_sub(self.busy_since) as f64;
+        self.busy_since = now;
+    }
+
     /// Leaves per second; nothing before the first contribution.
     pub fn speed(&self) -> Option<f64> {
         (self.millis > 0.0).then(|| 1000.0 * self.leaves / self.millis)
@@ -76,14 +89,40 @@ impl Members {
         }
     }
 
-    /// A contribution of `worker` has covered `leaves` leaves more.
-    pub fn credit(&mut self, worker: WorkerId, leaves: u32, now: Millis) {
+    /// A node of `worker` has come, of so many leaves, and `counts` or was known.
+    pub fn credit(&mut self, worker: WorkerId, leaves: u32, counts: bool, now: Millis) {
         if let Some(Member::Training { record, .. }) = self.0.get_mut(&worker) {
-            record.contributions += 1;
-            record.leaves = PACE_MEMORY * record.leaves + f64::from(leaves);
-            record.millis = PACE_MEMORY * record.millis + now.saturating_sub(record.busy_since) as f64;
-            record.busy_since = now;
+            record.contributions += u64::from(counts);
+            record.work(leaves, now);
         }
+    }
+
+    /// A round has closed for which `worker` was given leaves, and sent nothing.
+    pub fn charge(&mut self, worker: WorkerId, now: Millis) {
+        self.credit(worker, 0, false, now);
+    }
+
+    /// A round has closed for which `worker` was given nothing.
+    pub fn forgive(&mut self, worker: WorkerId) {
+        if let Some(Member::Training { record, .. }) = self.0.get_mut(&worker) {
+            record.millis *= FORGIVENESS;
+        }
+    }
+
+    /// Rounds waited for `worker` so long.
+    pub fn blame(&mut self, worker: WorkerId, waited: Millis) {
+        if let Some(
+            Member::Training { record, .. } | Member::Draining { record, .. } | Member::Gone { record, .. },
+        ) = self.0.get_mut(&worker)
+        {
+            record.held_up_ms += waited;
+        }
+    }
+
+    /// Leaves per second of `worker`, once that is known well enough to go by.
+    pub fn pace(&self, worker: WorkerId) -> Option<f64> {
+        let record = self.0.get(&worker)?.record();
+        record.speed().filter(|_| record.millis >= PACE_KNOWN_MS)
     }
 
     /// `worker` is sent away; its stream still has to close.

@@ -1,6 +1,7 @@
 //! One synchronous round: which leaves are in, who holds the others, and when they are overdue.
 
-use crate::event::{Millis, WorkerId};
+use crate::audit::Audits;
+use crate::event::{Digest, Millis, WorkerId};
 use crate::status::MissingLeaves;
 use ps_core::tree::Gathered;
 use ps_core::{Coverage, Node, Tree};
@@ -9,6 +10,10 @@ use std::ops::Range;
 
 /// After the same leaves were given out this often the time until the next time no longer doubles.
 const MAX_DOUBLINGS: usize = 4;
+/// Leaves are also given to an idle worker once their holder has taken so many times as long as it usually does…
+const LATE_TIMES: f64 = 3.0;
+/// … and at least this long, so that what is just a little late does not cost anybody's time.
+const LATE_AT_LEAST_MS: Millis = 100;
 
 /// The gathering of one step's gradient.
 #[derive(Clone, Debug)]
@@ -26,6 +31,14 @@ pub(crate) struct Round {
     given: Vec<Given>,
     /// When leaves next have to be given out (again). May be too early, never too late.
     pub check_at: Millis,
+    /// Whether some are late, and go to whoever is idle first.
+    pub has_late: bool,
+    /// Whose leaves came in last, and when those of anybody else did.
+    last: Option<(WorkerId, Millis)>,
+    others: Millis,
+    /// Leaves that came in from another than their first holder.
+    pub rescued: u32,
+    pub audits: Audits,
 }
 
 #[derive(Clone, Debug)]
@@ -33,6 +46,8 @@ struct Given {
     worker: WorkerId,
     leaves: Range<u32>,
     since: Millis,
+    /// When it was first given these leaves, among all that was given.
+    first: usize,
     /// How often it was given these leaves.
     times: usize,
 }
@@ -47,19 +62,32 @@ pub(crate) struct Run {
     pub times: usize,
     /// When they were last given to anybody.
     pub since: Option<Millis>,
+    /// How many leaves whoever was last given these was given with them.
+    pub held: u32,
 }
 
 impl Run {
     /// When these leaves are to be given out (again): at once if nobody holds them, else a `timeout` after the
     /// last time, doubled each time so that a batch that is slow for everybody is not computed by all.
     ///
-    /// Speculation from measured speeds belongs here: a run is due as soon as an idle worker would be done
-    /// with it before its holder.
+    /// What is late before that is due for idle workers, see [`Run::late`].
     pub fn due(&self, timeout: Millis) -> Millis {
-        self.since.map_or(0, |since| {
-            let doublings = self.times.saturating_sub(1).min(MAX_DOUBLINGS);
-            since.saturating_add(timeout.saturating_mul(1 << doublings))
-        })
+        self.since.map_or(0, |since| since.saturating_add(timeout.saturating_mul(self.doubled())))
+    }
+
+    /// When these leaves are also to be given to a worker that is idle, if the pace of their last holder, in leaves per
+    /// second, is known.
+    pub fn late(&self, pace: impl Fn(WorkerId) -> Option<f64>) -> Millis {
+        let holder = self.holders.last().and_then(|&holder| pace(holder));
+        let (Some(pace), Some(since)) = (holder.filter(|&pace| pace > 0.0), self.since) else {
+            return Millis::MAX;
+        };
+        let usual = (LATE_TIMES * 1000.0 * f64::from(self.held) / pace).min(1e15) as Millis;
+        since.saturating_add(usual.max(LATE_AT_LEAST_MS).saturating_mul(self.doubled()))
+    }
+
+    fn doubled(&self) -> Millis {
+        1 << self.times.saturating_sub(1).min(MAX_DOUBLINGS)
     }
 
     /// Why these leaves are given out, in words that follow their numbers.
@@ -85,15 +113,22 @@ impl Round {
             applied: BTreeSet::new(),
             given: Vec::new(),
             check_at: now,
+            has_late: false,
+            last: None,
+            others: now,
+            rescued: 0,
+            audits: Audits::default(),
         }
     }
 
     /// Counts a node and returns how many leaves it covers that were missing. Whose it is does not matter: a
-    /// node's sum has the same bits from anybody, and the data plane has folded it by the same rule. (Audit,
-    /// which has a share of the nodes computed twice and compares, would make it matter.)
-    pub fn contribute(&mut self, worker: WorkerId, node: Node, now: Millis) -> u32 {
+    /// node's sum has the same bits from anybody who does not lie, and the data plane has folded it by the same rule.
+    pub fn contribute(&mut self, worker: WorkerId, node: Node, digest: Option<Digest>, now: Millis) -> u32 {
         if !self.coverage.tree().has(node) {
             return 0;
+        }
+        if let Some(digest) = digest {
+            self.audits.take(worker, node, digest);
         }
         let before = self.coverage.covered();
         match self.coverage.gather(node) {
@@ -103,9 +138,54 @@ impl Round {
                 if self.coverage.is_complete() {
                     self.gathered.get_or_insert(now);
                 }
-                self.coverage.covered() - before
+                let leaves = self.coverage.covered() - before;
+                let first = self.first_holder(node).unwrap_or(worker);
+                self.rescued += if first == worker { 0 } else { leaves };
+                if let Some((_, at)) = self.last.filter(|&(last, _)| last != first) {
+                    self.others = at;
+                }
+                self.last = Some((first, now));
+                leaves
             }
         }
+    }
+
+    /// Who was first given the leaves of a node.
+    fn first_holder(&self, node: Node) -> Option<WorkerId> {
+        let leaves = self.coverage.tree().leaves_of(node);
+        let holds = |given: &&Given| given.leaves.start <= leaves.start && leaves.end <= given.leaves.end;
+        self.given.iter().filter(holds).min_by_key(|given| given.first).map(|given| given.worker)
+    }
+
+    /// Of a round whose leaves are all in: for whom all others waited, and for how long.
+    pub fn held_up_by(&self) -> Option<(WorkerId, Millis)> {
+        let (worker, at) = self.last?;
+        let alone = self.given.iter().all(|given| given.worker == worker);
+        (!alone).then(|| (worker, at.saturating_sub(self.others)))
+    }
+
+    /// Who was given leaves and has sent nothing that counts, of `live` workers; and who was given none.
+    pub fn silent_and_idle(&self, live: &[WorkerId]) -> [Vec<WorkerId>; 2] {
+        let has_sent = |worker| self.contributions.iter().any(|&(sender, _)| sender == worker);
+        let was_given = |worker| self.given.iter().any(|given| given.worker == worker);
+        let silent = live.iter().copied().filter(|&worker| was_given(worker) && !has_sent(worker));
+        let idle = live.iter().copied().filter(|&worker| !was_given(worker));
+        [silent.collect(), idle.collect()]
+    }
+
+    /// Whether the step has this node.
+    pub fn has(&self, node: Node) -> bool {
+        self.coverage.tree().has(node)
+    }
+
+    /// The leaves that a node of it sums.
+    pub fn leaves_of(&self, node: Node) -> Range<u32> {
+        self.coverage.tree().leaves_of(node)
+    }
+
+    /// Whether anything counts that came from `worker`.
+    pub fn counts_on(&self, worker: WorkerId) -> bool {
+        self.contributions.iter().any(|&(sender, _)| sender == worker)
     }
 
     /// Another shard has applied the step.
@@ -131,7 +211,7 @@ impl Round {
         }
     }
 
-    /// All leaves are in here but not everywhere: everything is given out once more.
+    /// What has come in is of no use, or has not come everywhere: everything is given out once more.
     pub fn begin_again(&mut self, now: Millis) {
         let tree = self.coverage.tree();
         *self = Round { applied: std::mem::take(&mut self.applied), ..Round::open(self.step, tree, now) };
@@ -150,14 +230,17 @@ impl Round {
     /// Notes that `worker` was given `leaves`.
     pub fn give(&mut self, worker: WorkerId, leaves: Range<u32>, now: Millis) {
         let is_same = |given: &Given| given.worker == worker && given.leaves == leaves;
-        let before = self.given.iter().find(|given| is_same(given)).map_or(0, |given| given.times);
+        let before = self.given.iter().find(|given| is_same(given));
+        let next = self.given.iter().map(|given| given.first + 1).max().unwrap_or(0);
+        let (first, times) = before.map_or((next, 1), |given| (given.first, given.times + 1));
         self.given.retain(|given| !is_same(given));
-        self.given.push(Given { worker, leaves, since: now, times: before + 1 });
+        self.given.push(Given { worker, leaves, since: now, first, times });
     }
 
     /// `worker` is lost: what it holds counts as not given, and is to be given out at once.
     pub fn forget(&mut self, worker: WorkerId, now: Millis) {
         self.given.retain(|given| given.worker != worker);
+        self.audits.forget(worker);
         self.check_at = now;
     }
 
@@ -179,6 +262,7 @@ impl Round {
                     holders: holding.iter().map(|given| given.worker).collect(),
                     times: holding.iter().map(|given| given.times).sum(),
                     since: holding.iter().map(|given| given.since).max(),
+                    held: holding.last().map_or(0, |given| given.leaves.len() as u32),
                 });
             }
         }

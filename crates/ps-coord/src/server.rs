@@ -1,10 +1,11 @@
 //! The server's half of the round logic.
 
 use crate::assignment::give_out;
-use crate::event::{Departure, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId};
+use crate::event::{Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId};
 use crate::membership::Members;
 use crate::round::Round;
-use crate::status::{Status, WaitsFor, WorkerStatus};
+use crate::status::{MissingLeaves, Status, WaitsFor, WorkerStatus};
+use ps_core::seed::{Purpose, random};
 use ps_core::{BatchPlan, Node};
 use std::collections::BTreeSet;
 
@@ -30,6 +31,11 @@ pub struct ServerConfig {
     /// Other shards, which each keep a part of the weights: a step is made once all have applied it. None of them is
     /// there at first.
     pub shards: u32,
+    /// The share of nodes, 0 to 1, that are computed by a second worker and compared. Only without other shards: nobody
+    /// else sees all of a node.
+    pub audit: f64,
+    /// Which these are; nobody else should be able to guess it.
+    pub audit_seed: u64,
 }
 
 /// Opens rounds, hands out leaves, replaces lost workers, ends the run.
@@ -46,6 +52,11 @@ pub struct ServerCore {
     absent: BTreeSet<u32>,
     /// Whether a round was ever opened.
     begun: bool,
+    /// Leaves that came in from another than their first holder, who was late or lost.
+    rescued: u64,
+    /// Nodes that were looked at for audit, and those that were audited.
+    looked_at: u64,
+    audited: u64,
     phase: Phase,
     /// When the phase began.
     since: Millis,
@@ -75,6 +86,9 @@ impl ServerCore {
             members: Members::default(),
             absent: (0..config.shards).collect(),
             begun: false,
+            rescued: 0,
+            looked_at: 0,
+            audited: 0,
             phase: Phase::Waiting,
             since: now,
             short_since: Some(now),
@@ -93,7 +107,10 @@ impl ServerCore {
             ServerEvent::Joined { worker } => self.join(worker, actions),
             ServerEvent::Left { worker, reason } => self.lose(worker, reason, actions),
             ServerEvent::Heard { worker } => self.members.hear(worker, self.now),
-            ServerEvent::Contributed { worker, step, node } => self.contribute(worker, step, node),
+            ServerEvent::Contributed { worker, step, node, digest } => {
+                self.contribute(worker, step, node, digest, actions);
+            }
+            ServerEvent::Judged { step, node, digest } => self.judged(step, node, digest, actions),
             ServerEvent::Applied { shard, step } => {
                 if let Phase::Open(round) = &mut self.phase
                     && round.step == step
@@ -126,11 +143,17 @@ impl ServerCore {
             _ => self.short_since.map(|since| since.saturating_add(self.config.join_timeout_ms)),
         };
         let overdue = match &self.phase {
-            Phase::Open(round) if round.is_complete() => Some(self.unapplied_at(round)),
-            Phase::Open(round) if silent.is_some() => Some(round.check_at),
+            Phase::Open(round) if round.is_complete() && !round.unapplied(self.config.shards).is_empty() => {
+                Some(self.unapplied_at(round))
+            }
+            Phase::Open(round) if silent.is_some() && !round.is_complete() => Some(round.check_at),
             _ => None,
         };
-        [Some(self.notice_at), silent, too_few, overdue].into_iter().flatten().min()
+        let audit = match &self.phase {
+            Phase::Open(round) => round.audits.late_at(self.config.work_timeout_ms),
+            _ => None,
+        };
+        [Some(self.notice_at), silent, too_few, overdue, audit].into_iter().flatten().min()
     }
 
     /// Steps applied so far.
@@ -152,6 +175,7 @@ impl ServerCore {
             last_heard: member.heard(),
             contributions: member.record().contributions,
             speed: member.record().speed(),
+            held_up_ms: member.record().held_up_ms,
         });
         Status {
             now: self.now,
@@ -159,6 +183,8 @@ impl ServerCore {
             steps: self.config.plan.steps,
             waits_for,
             since,
+            rescued: self.rescued,
+            audited: self.audited,
             workers: workers.collect(),
         }
     }
@@ -178,6 +204,14 @@ impl ServerCore {
             }
             (_, Some(since)) => short(since),
             (Phase::Waiting, None) => short(self.since),
+            (Phase::Open(round), None) if round.is_complete() && !round.audits.are_settled() => {
+                let audit = |(node, by): (Node, Option<WorkerId>)| MissingLeaves {
+                    leaves: round.leaves_of(node),
+                    holders: by.into_iter().collect(),
+                };
+                let audits = round.audits.open().into_iter().map(audit).collect();
+                (WaitsFor::Audits { step, audits }, round.gathered.unwrap_or(round.opened))
+            }
             (Phase::Open(round), None) if round.is_complete() => {
                 let shards = round.unapplied(self.config.shards);
                 (WaitsFor::Shards { step, shards }, round.gathered.unwrap_or(round.opened))
@@ -227,15 +261,81 @@ impl ServerCore {
         )));
     }
 
-    fn contribute(&mut self, worker: WorkerId, step: u64, node: Node) {
+    fn contribute(
+        &mut self,
+        worker: WorkerId,
+        step: u64,
+        node: Node,
+        digest: Option<Digest>,
+        actions: &mut Vec<ServerAction>,
+    ) {
         self.members.hear(worker, self.now);
-        if let Phase::Open(round) = &mut self.phase
-            && round.step == step
-        {
-            let leaves = round.contribute(worker, node, self.now);
-            if leaves > 0 {
-                self.members.credit(worker, leaves, self.now);
+        let Phase::Open(round) = &mut self.phase else { return };
+        if round.step != step || !round.has(node) {
+            return;
+        }
+        let leaves = round.contribute(worker, node, digest, self.now);
+        self.members.credit(worker, round.leaves_of(node).len() as u32, leaves > 0, self.now);
+        if round.has_late {
+            // Somebody may be idle now.
+            round.check_at = self.now;
+        }
+        if leaves > 0 && digest.is_some() {
+            self.audit(worker, node, actions);
+        }
+    }
+
+    /// Has a node computed by somebody else, too, if chance will have it.
+    fn audit(&mut self, worker: WorkerId, node: Node, actions: &mut Vec<ServerAction>) {
+        let Phase::Open(round) = &mut self.phase else { return };
+        let [chance, choice, ..] = random(self.config.audit_seed, Purpose::Simulation, 0, self.looked_at);
+        self.looked_at += 1;
+        if f64::from(chance) >= self.config.audit * 2_f64.powi(32) {
+            return;
+        }
+        self.audited += 1;
+        let loads = round.loads();
+        let others: Vec<WorkerId> =
+            self.members.live().into_iter().filter(|&other| other != worker).collect();
+        let idle: Vec<WorkerId> =
+            others.iter().copied().filter(|other| loads.get(other).is_none_or(|&load| load == 0)).collect();
+        let from = if idle.is_empty() { others } else { idle };
+        let second = (!from.is_empty()).then(|| from[choice as usize % from.len()]);
+        round.audits.begin(node, second, self.now);
+        if let Some(worker) = second {
+            let (step, leaves) = (round.step, round.leaves_of(node));
+            actions.push(ServerAction::Assign { worker, step, leaves });
+        }
+    }
+
+    /// A node of which there are different copies, or only one, was computed here.
+    fn judged(&mut self, step: u64, node: Node, digest: Digest, actions: &mut Vec<ServerAction>) {
+        let Phase::Open(round) = &mut self.phase else { return };
+        if round.step != step {
+            return;
+        }
+        let leaves = round.leaves_of(node);
+        let liars = round.audits.judge(node, digest);
+        let is_wrong = liars.iter().any(|&liar| round.counts_on(liar));
+        for worker in liars {
+            let why = format!(
+                "its sum of leaves {}..{} of step {step} is not what they give: it is banned",
+                leaves.start, leaves.end
+            );
+            let reason = Dismissal::Banned(why.clone());
+            if self.members.is_live(worker) {
+                self.members.drain(worker, reason.clone());
+                actions.push(ServerAction::Dismiss { worker, reason });
+                self.mourn(worker, &why, actions);
+            } else {
+                actions.push(ServerAction::Notice(format!("{worker}, who is gone, lied: {why}")));
             }
+        }
+        if let Phase::Open(round) = &mut self.phase
+            && is_wrong
+        {
+            round.begin_again(self.now);
+            actions.push(ServerAction::StartOver { step });
         }
     }
 
@@ -381,9 +481,19 @@ impl ServerCore {
             round.begin_again(self.now);
         }
         if let Phase::Open(round) = &mut self.phase {
+            round.audits.give_up_late(self.now, self.config.work_timeout_ms);
+            let step = round.step;
+            actions.extend(round.audits.ask().into_iter().map(|node| ServerAction::Judge { step, node }));
             if round.is_complete() {
-                if round.unapplied(shards).is_empty() {
+                if round.unapplied(shards).is_empty() && round.audits.are_settled() {
                     actions.push(ServerAction::Update { step: round.step });
+                    let [silent, idle] = round.silent_and_idle(&self.members.live());
+                    silent.into_iter().for_each(|worker| self.members.charge(worker, self.now));
+                    idle.into_iter().for_each(|worker| self.members.forgive(worker));
+                    if let Some((worker, waited)) = round.held_up_by() {
+                        self.members.blame(worker, waited);
+                    }
+                    self.rescued += u64::from(round.rescued);
                     self.enter(Phase::Updating { stopping: false });
                 }
             } else if round.check_at <= self.now && self.members.live_count() > 0 {

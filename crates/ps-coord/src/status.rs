@@ -17,6 +17,10 @@ pub struct Status {
     pub waits_for: WaitsFor,
     /// Since when.
     pub since: Millis,
+    /// Leaves that came in from another than their first holder, who was late or lost.
+    pub rescued: u64,
+    /// Nodes that were computed twice and compared, or are being.
+    pub audited: u64,
     /// Workers ascending by id, with the last few that are gone.
     pub workers: Vec<WorkerStatus>,
 }
@@ -36,6 +40,8 @@ pub struct WorkerStatus {
     pub contributions: u64,
     /// Leaves per second of late; nothing before its first contribution.
     pub speed: Option<f64>,
+    /// Milliseconds that rounds waited for it alone.
+    pub held_up_ms: Millis,
 }
 
 /// Where a worker stands.
@@ -84,6 +90,13 @@ pub enum WaitsFor {
         /// Which.
         shards: Vec<u32>,
     },
+    /// Nodes that are computed once more.
+    Audits {
+        /// The step.
+        step: u64,
+        /// Their leaves, and who computes them; nobody if the server does.
+        audits: Vec<MissingLeaves>,
+    },
     /// The data plane's update.
     Update {
         /// The step.
@@ -123,15 +136,11 @@ impl fmt::Display for WaitsFor {
             }
             WaitsFor::Leaves { step, missing } => {
                 write!(f, "step {step} waits for ")?;
-                // A line stays a line: the first few say enough.
-                const SHOWN: usize = 4;
-                for (index, leaves) in missing.iter().take(SHOWN).enumerate() {
-                    write!(f, "{}{leaves}", if index == 0 { "" } else { ", " })?;
-                }
-                match missing.len().saturating_sub(SHOWN) {
-                    0 => Ok(()),
-                    more => write!(f, " and {more} more"),
-                }
+                list(f, missing, "of", "nobody")
+            }
+            WaitsFor::Audits { step, audits } => {
+                write!(f, "step {step} waits for a second copy of ")?;
+                list(f, audits, "by", "the server itself")
             }
             WaitsFor::Shards { step, shards } => {
                 write!(f, "step {step} waits for shards that have not applied it: {shards:?}")
@@ -142,16 +151,19 @@ impl fmt::Display for WaitsFor {
     }
 }
 
-impl fmt::Display for MissingLeaves {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "leaves {}..{} of ", self.leaves.start, self.leaves.end)?;
-        if self.holders.is_empty() {
-            return write!(f, "nobody");
-        }
-        for (index, holder) in self.holders.iter().enumerate() {
-            write!(f, "{}{holder}", if index == 0 { "" } else { "+" })?;
-        }
-        Ok(())
+/// A line stays a line: the first few say enough.
+fn list(f: &mut fmt::Formatter<'_>, missing: &[MissingLeaves], link: &str, nobody: &str) -> fmt::Result {
+    const SHOWN: usize = 4;
+    for (index, leaves) in missing.iter().take(SHOWN).enumerate() {
+        let MissingLeaves { leaves, holders } = leaves;
+        let comma = if index == 0 { "" } else { ", " };
+        write!(f, "{comma}leaves {}..{} {link} ", leaves.start, leaves.end)?;
+        let names: Vec<String> = holders.iter().map(WorkerId::to_string).collect();
+        write!(f, "{}", if names.is_empty() { nobody.to_owned() } else { names.join("+") })?;
+    }
+    match missing.len().saturating_sub(SHOWN) {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
     }
 }
 
@@ -182,7 +194,7 @@ impl fmt::Display for Dismissal {
             Dismissal::Done => write!(f, "training is done"),
             Dismissal::Ended(why) => write!(f, "{why}"),
             Dismissal::Silent { silent_ms } => write!(f, "nothing was heard from it for {silent_ms} ms"),
-            Dismissal::Rewound(why) => write!(f, "{why}"),
+            Dismissal::Rewound(why) | Dismissal::Banned(why) => write!(f, "{why}"),
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct WorkerCore {
     config: WorkerConfig,
     now: Millis,
     link: Link,
+    /// Whether the worker leaves as soon as what it computes is sent.
+    leaving: bool,
     /// The computation under way; it outlives a connection, for it cannot be called back.
     computing: Option<Computing>,
     /// Pauses so far, the counter of their jitter.
@@ -91,7 +93,14 @@ impl WorkerCore {
     /// A worker whose first deadline is `now`: it then connects.
     pub fn new(now: Millis, config: WorkerConfig) -> Self {
         let search = Search { since: now, attempts: 0, last: "no attempt was made".into() };
-        WorkerCore { config, now, link: Link::Pausing { until: now, search }, computing: None, pauses: 0 }
+        WorkerCore {
+            config,
+            now,
+            link: Link::Pausing { until: now, search },
+            leaving: false,
+            computing: None,
+            pauses: 0,
+        }
     }
 
     /// Takes in what has happened and appends what is to be done about it.
@@ -116,7 +125,7 @@ impl WorkerCore {
             WorkerEvent::Computed { step, leaves } => self.computed(step, leaves, actions),
             WorkerEvent::Dismissed(reason) => self.dismissed(reason, actions),
             WorkerEvent::Heard | WorkerEvent::Timeout => {}
-            WorkerEvent::Stop => self.finish(WorkerOutcome::Ended("the worker was stopped".into()), actions),
+            WorkerEvent::Stop => self.leaving = true,
         }
         self.settle(actions);
     }
@@ -227,6 +236,7 @@ impl WorkerCore {
                 self.disconnected(format!("the server heard nothing from us for {silent_ms} ms"), actions);
             }
             Dismissal::Rewound(why) => self.disconnected(why, actions),
+            Dismissal::Banned(why) => self.finish(WorkerOutcome::Banned(why), actions),
         }
     }
 
@@ -245,6 +255,10 @@ impl WorkerCore {
 
     /// Draws all conclusions from what is known at this time.
     fn settle(&mut self, actions: &mut Vec<WorkerAction>) {
+        if self.leaving && !self.wants_sums() {
+            // What is not begun is handed back by leaving.
+            return self.finish(WorkerOutcome::Ended("the worker was stopped".into()), actions);
+        }
         let silent = match &self.link {
             Link::Serving(serving) if self.silent_at(serving) <= self.now => self.now - serving.heard,
             Link::Connecting { until, .. } if *until <= self.now => self.config.server_timeout_ms,

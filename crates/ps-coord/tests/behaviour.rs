@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // In tests a panic is the report.
 
 use ps_coord::{
-    Departure, Dismissal, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
+    Departure, Digest, Dismissal, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
     WorkerConfig, WorkerCore, WorkerEvent, WorkerId, WorkerOutcome,
 };
 use ps_core::seed::{Purpose, Stream};
@@ -19,6 +19,8 @@ fn config(shards: u32) -> ServerConfig {
         work_timeout_ms: 300,
         notice_every_ms: 700,
         shards,
+        audit: 0.5,
+        audit_seed: 1,
     }
 }
 
@@ -35,7 +37,7 @@ fn worker_config(jitter_seed: u64) -> WorkerConfig {
 }
 
 /// Any event, sensible or not.
-fn server_event(random: &mut Stream, version: u64, ids: u32) -> ServerEvent {
+fn server_event(random: &mut Stream, version: u64, ids: u32, asked: &mut Vec<(u64, Node)>) -> ServerEvent {
     let worker = WorkerId(random.below(ids));
     let step = (version + u64::from(random.below(3))).saturating_sub(1);
     match random.below(40) {
@@ -46,11 +48,16 @@ fn server_event(random: &mut Stream, version: u64, ids: u32) -> ServerEvent {
             worker,
             step,
             node: Node { level: random.below(4), index: random.below(7) },
+            digest: ids.is_multiple_of(3).then(|| Digest([u8::from(random.below(300) == 0); 32])),
         },
         20 if random.below(4) == 0 => ServerEvent::ShardLost { shard: 0 },
         20 => ServerEvent::Restored { version: random.below(2).into() },
         21 => ServerEvent::Applied { shard: 0, step },
         21..23 => ServerEvent::WeightsWanted { worker },
+        23..25 if !asked.is_empty() => {
+            let (step, node) = asked.remove(0);
+            ServerEvent::Judged { step, node, digest: Digest([0; 32]) }
+        }
         23..30 => ServerEvent::Updated { step },
         30 if random.below(200) == 0 => ServerEvent::Diverged { step },
         30 if random.below(200) == 0 => ServerEvent::Stop,
@@ -69,10 +76,11 @@ fn no_order_of_server_events_breaks_a_rule() {
         let mut core = ServerCore::new(now, config.clone());
         let mut coverage = Coverage::new(config.plan.step(0).tree());
         let mut updating = false;
+        let mut asked = Vec::new();
         for round in 0..600 {
             now += u64::from(random.below(60));
             let before = core.version();
-            let event = server_event(&mut random, before, 4 + round / 20);
+            let event = server_event(&mut random, before, 4 + round / 20, &mut asked);
             if let ServerEvent::Contributed { step, node, .. } = event
                 && (step, updating) == (before, false)
                 && coverage.tree().has(node)
@@ -94,6 +102,10 @@ fn no_order_of_server_events_breaks_a_rule() {
                     ServerAction::Update { step } => {
                         assert!(step == core.version() && coverage.is_complete(), "seed {seed}");
                         updating = true;
+                    }
+                    ServerAction::Judge { step, node } => asked.push((step, node)),
+                    ServerAction::StartOver { step } => {
+                        coverage = Coverage::new(config.plan.step(step).tree());
                     }
                     ServerAction::Finish(outcome) => finished = Some(outcome),
                     _ => {}

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // In tests a panic is the report.
 
 use ps_coord::{
-    Departure, Dismissal, Millis, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
+    Departure, Digest, Dismissal, Millis, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
     WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
 };
 use ps_core::{BatchPlan, Tree};
@@ -127,12 +127,22 @@ impl Cast {
             "applied" => ServerEvent::Applied { shard: words[1].parse().unwrap(), step },
             "losing" => ServerEvent::ShardLost { shard: words[1].parse().unwrap() },
             "restored" => ServerEvent::Restored { version: words[1].parse().unwrap() },
+            "judged" => ServerEvent::Judged {
+                step,
+                node: tree.cover(range(words[1]))[0],
+                digest: digest(settings).unwrap(),
+            },
             "updated" => ServerEvent::Updated { step },
             "diverged" => ServerEvent::Diverged { step },
             "stop" => ServerEvent::Stop,
             "push" => {
                 for node in tree.cover(range(words[2])) {
-                    self.server_step(ServerEvent::Contributed { worker, step, node });
+                    self.server_step(ServerEvent::Contributed {
+                        worker,
+                        step,
+                        node,
+                        digest: digest(settings),
+                    });
                 }
                 return;
             }
@@ -172,8 +182,15 @@ fn server(now: Millis, settings: &BTreeMap<&str, u64>) -> (ServerCore, Tree) {
         work_timeout_ms: number("work_timeout_ms", 100_000),
         notice_every_ms: number("notice_every_ms", 100_000),
         shards: number("shards", 0) as u32,
+        audit: number("audit", 0) as f64,
+        audit_seed: 1,
     };
     (ServerCore::new(now, config), plan.step(0).tree())
+}
+
+/// What was sent, in place of its hash.
+fn digest(settings: &BTreeMap<&str, u64>) -> Option<Digest> {
+    settings.get("sum").map(|&sum| Digest([sum as u8; 32]))
 }
 
 fn worker(now: Millis, settings: &BTreeMap<&str, u64>) -> WorkerCore {
@@ -201,6 +218,7 @@ fn worker_event(words: &[&str]) -> WorkerEvent {
         "dismissed" => WorkerEvent::Dismissed(match words[1] {
             "done" => Dismissal::Done,
             "silent" => Dismissal::Silent { silent_ms: 1000 },
+            "banned" => Dismissal::Banned("its sum is wrong".into()),
             _ => Dismissal::Ended(words[1..].join(" ")),
         }),
         "heard" => WorkerEvent::Heard,
@@ -220,6 +238,8 @@ fn server_action(action: &ServerAction) -> String {
         ServerAction::Assign { worker, step, leaves } => {
             format!("work {worker} step={step} leaves={leaves:?}")
         }
+        ServerAction::Judge { step, node } => format!("judge node {node} of step {step}"),
+        ServerAction::StartOver { step } => format!("start over step={step}"),
         ServerAction::Update { step } => format!("update step={step}"),
         ServerAction::Dismiss { worker, reason } => format!("dismiss {worker}: {reason}"),
         ServerAction::Notice(line) => format!("notice: {line}"),

@@ -1,7 +1,7 @@
 //! Faults as gRPC statuses and back, in one place.
 
 use crate::convert::Nonsense;
-use crate::limits::{HELLO_TIMEOUT, MAX_WORKERS, PROTOCOL_VERSION};
+use crate::limits::{HELLO_TIMEOUT, PROTOCOL_VERSION};
 use crate::v1::Fingerprints;
 use tonic::{Code, Status};
 
@@ -29,7 +29,12 @@ pub enum Refusal {
     /// `Hello` did not come.
     NoHello,
     /// No place is left.
-    Full,
+    Full {
+        /// How many there are.
+        workers: usize,
+    },
+    /// A worker of this name and address has sent a wrong sum.
+    Banned,
     /// The worker does not drain its stream.
     NotDraining,
     /// The server is ending.
@@ -73,7 +78,10 @@ impl std::fmt::Display for Refusal {
             Refusal::Differs(what) => f.write_str(what),
             Refusal::Nonsense(nonsense) => nonsense.fmt(f),
             Refusal::NoHello => write!(f, "no hello within {} s", HELLO_TIMEOUT.as_secs()),
-            Refusal::Full => write!(f, "the server has {MAX_WORKERS} workers, which is its limit"),
+            Refusal::Full { workers } => write!(f, "the server has {workers} workers, which is its limit"),
+            Refusal::Banned => f.write_str(
+                "a worker of this name and address has sent a sum that is not what its leaves give: it is banned",
+            ),
             Refusal::NotDraining => f.write_str(
                 "the worker does not read what it is sent: too much waits for it; it was dropped and may come back",
             ),
@@ -100,11 +108,12 @@ impl From<Refusal> for Status {
             Refusal::Protocol { .. }
             | Refusal::Numerics { .. }
             | Refusal::Differs(_)
+            | Refusal::Banned
             | Refusal::OnlyAShard => Code::FailedPrecondition,
             Refusal::ShardTaken => Code::AlreadyExists,
             Refusal::Nonsense(_) => Code::InvalidArgument,
             Refusal::NoHello => Code::DeadlineExceeded,
-            Refusal::Full | Refusal::NotDraining => Code::ResourceExhausted,
+            Refusal::Full { .. } | Refusal::NotDraining => Code::ResourceExhausted,
             Refusal::Ending | Refusal::NotReady | Refusal::Rewound | Refusal::ShardsMissing { .. } => {
                 Code::Unavailable
             }
@@ -216,7 +225,7 @@ mod tests {
         check(Refusal::Protocol { theirs: 2, build: "x".into() }, Verdict::Mismatch);
         check(Refusal::Numerics { theirs: 2, ours: 1 }, Verdict::Mismatch);
         check(Refusal::Differs("data differs".into()), Verdict::Mismatch);
-        check(Refusal::Full, Verdict::Passing);
+        check(Refusal::Full { workers: 2 }, Verdict::Passing);
         check(Refusal::NotDraining, Verdict::Passing);
         check(Refusal::Ending, Verdict::Passing);
         check(Refusal::Nonsense(Nonsense::new("chunk is empty")), Verdict::Refused);

@@ -14,6 +14,10 @@ pub struct Checkpoints {
     allow_fresh: bool,
     /// When the last one was begun, or the run.
     last: Instant,
+    /// Somebody has asked for one.
+    is_asked_for: bool,
+    /// The steps of the newest one that is durable, and since when it is.
+    durable: Option<(u64, Instant)>,
 }
 
 /// The checkpoints of a run, what it goes on from, and lines for the user about what was found.
@@ -43,6 +47,8 @@ impl Checkpoints {
             interval: (wanted.checkpoint_seconds > 0).then(|| Duration::from_secs(wanted.checkpoint_seconds)),
             allow_fresh: wanted.allow_fresh,
             last: Instant::now(),
+            is_asked_for: false,
+            durable: found.snapshot.as_ref().map(|found| (found.progress.step, Instant::now())),
         };
         Ok((checkpoints, found.snapshot, notes))
     }
@@ -50,13 +56,26 @@ impl Checkpoints {
     /// Whether a checkpoint is to be made after so many steps, and can be: while one is being saved none is.
     pub(crate) fn is_due(&self, steps: u64) -> bool {
         let by_steps = self.every.is_some_and(|every| steps.is_multiple_of(every));
-        (by_steps || self.interval.is_some_and(|interval| self.last.elapsed() >= interval))
+        (by_steps
+            || self.is_asked_for
+            || self.interval.is_some_and(|interval| self.last.elapsed() >= interval))
             && self.writer.is_free()
+    }
+
+    /// Has one made as soon as can be.
+    pub(crate) fn ask_for_one(&mut self) {
+        self.is_asked_for = true;
+    }
+
+    /// The steps of the newest one that is durable, and how long it has been so.
+    pub(crate) fn durable(&self) -> Option<(u64, Duration)> {
+        self.durable.map(|(steps, since)| (steps, since.elapsed()))
     }
 
     /// Begins to save a snapshot, after the one before is saved.
     pub(crate) fn save(&mut self, snapshot: Snapshot) -> Result<Option<String>, Error> {
         let told = self.wait()?;
+        self.is_asked_for = false;
         self.last = Instant::now();
         self.writer.save(snapshot);
         Ok(told)
@@ -87,7 +106,11 @@ impl Checkpoints {
 
     fn hear(&mut self, saved: Option<ps_checkpoint::Saved>) -> Result<Option<String>, Error> {
         match saved {
-            None | Some((_, Ok(_))) => Ok(None),
+            None => Ok(None),
+            Some((steps, Ok(_))) => {
+                self.durable = Some((steps, Instant::now()));
+                Ok(None)
+            }
             Some((_, Err(error))) if error.is_final() => Err(error),
             Some((steps, Err(error))) => Ok(Some(format!(
                 "warning: no checkpoint was saved after {steps} steps: {error}; the run goes on"

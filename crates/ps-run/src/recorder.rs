@@ -6,7 +6,7 @@ use crate::job::Job;
 use crate::lines::{EpochLine, Line, StepLine};
 use crate::measures::Measures;
 use crate::progress::{Progress, Style};
-use crate::summary::Summary;
+use crate::summary::{Slowest, Summary};
 use ps_checkpoint::Snapshot;
 use ps_config::CheckpointArgs;
 use ps_core::{BatchPlan, StepReport, Tally};
@@ -46,6 +46,8 @@ pub struct Recorder {
     ended: Vec<EpochLine>,
     samples: u64,
     train: Option<Measures>,
+    /// The worker that was waited for longest.
+    slowest: Option<(String, Duration)>,
     /// What validation said last, after how many steps.
     validated: Option<(u64, Measures)>,
 }
@@ -115,6 +117,7 @@ impl Recorder {
             ended: Vec::new(),
             samples: from.samples,
             train: None,
+            slowest: None,
             validated: None,
         })
     }
@@ -199,6 +202,23 @@ impl Recorder {
             let _ = metrics.flush();
         }
         Ok(())
+    }
+
+    /// Has the run saved after the step in hand.
+    pub fn ask_for_checkpoint(&mut self) {
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.ask_for_one();
+        }
+    }
+
+    /// The steps of the newest checkpoint that is durable, and how long it has been so.
+    pub fn durable(&self) -> Option<(u64, Duration)> {
+        self.checkpoints.as_ref().and_then(Checkpoints::durable)
+    }
+
+    /// Steps waited for this worker so long, which was worth telling.
+    pub fn blame(&mut self, worker: String, waited: Duration) {
+        self.slowest = Some((worker, waited));
     }
 
     /// Whether the run is saved from time to time.
@@ -306,6 +326,10 @@ impl Recorder {
             self.train = Some(Measures::new(&self.epoch.tally, &self.class_names));
         }
         summary.train = self.train.take();
+        summary.slowest = self
+            .slowest
+            .take()
+            .map(|(worker, waited)| Slowest { worker, waited_seconds: waited.as_secs_f64() });
         self.close_metrics()?;
         if let Some(folder) = &self.folder {
             folder.write_weights(job, root, weights, version)?;

@@ -30,8 +30,20 @@ pub struct Summary {
     pub validation: Option<Measures>,
     /// Of the final weights on the test source.
     pub test: Option<Measures>,
+    /// The worker that steps waited for, if one cost much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowest: Option<Slowest>,
     /// SHA-256 of the final weights.
     pub weights_sha256: String,
+}
+
+/// A worker that all others waited for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slowest {
+    /// Its name and address.
+    pub worker: String,
+    /// For how long, in seconds.
+    pub waited_seconds: f64,
 }
 
 /// How a run that has results ended.
@@ -60,6 +72,7 @@ impl Summary {
             train: None,
             validation: validated.or_else(|| measure(job.validate(weights))),
             test: measure(job.test(weights)),
+            slowest: None,
             weights_sha256: weights_hash(weights),
         }
     }
@@ -86,6 +99,12 @@ impl Summary {
             if let Some(measures) = measures {
                 lines.push(format!("{name:<12} {}", measures.line()));
             }
+        }
+        if let Some(Slowest { worker, waited_seconds }) = &self.slowest {
+            lines.push(format!(
+                "slowest      {worker}: steps waited {} for it alone",
+                seconds(*waited_seconds)
+            ));
         }
         if let Some(folder) = folder {
             lines.push(format!("{:<12} {}", "results in", folder.display()));

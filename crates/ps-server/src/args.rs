@@ -31,6 +31,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub min_workers: u32,
 
+    /// Workers at most: more are turned away until one leaves.
+    #[arg(long, value_name = "N", default_value_t = ServerOptions::default().max_workers,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub max_workers: u32,
+
+    /// Have this share of the sums, 0 to 1, computed by a second worker, and compare the bits. A worker that has sent
+    /// something else than its samples give is banned, and the step is made without it. Costs this share of computing
+    /// more, and new weights go out only when a step is complete. Not where the weights are cut into parts.
+    #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = share, conflicts_with_all = ["shard", "shards_beside"])]
+    pub audit: f64,
+
     /// Too few workers, or missing shards, for this long end the run, in seconds; so does a missing coordinator a shard.
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().join_timeout.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..))]
@@ -81,6 +92,8 @@ impl Arguments {
     pub fn options(&self) -> ServerOptions {
         ServerOptions {
             min_workers: self.min_workers,
+            max_workers: self.max_workers,
+            audit: self.audit,
             join_timeout: Duration::from_secs(self.join_timeout),
             contact_timeout: Duration::from_secs(self.worker_timeout),
             work_timeout: Duration::from_secs(self.work_timeout),
@@ -127,6 +140,13 @@ impl Arguments {
             }
         }
         Ok(given)
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1, such as 0.05".into()),
     }
 }
 

@@ -15,7 +15,8 @@ use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::{Nonsense, Refusal, tensor, v1};
 use ps_run::{FolderError, Job, Recorder};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, debug_span, info, info_span, warn};
@@ -28,6 +29,8 @@ pub(crate) enum Incoming {
     Message { worker: WorkerId, message: WorkerMessage },
     /// Its stream has ended, or it said something that did not pass.
     Left { worker: WorkerId, reason: Departure },
+    /// Somebody asks for a checkpoint.
+    Checkpoint(oneshot::Sender<Result<u64, Refusal>>),
     /// Somebody asks how far the run is.
     Status(oneshot::Sender<v1::StatusReply>),
     /// Somebody asks for the weights that are kept here: their version, and each chunk's first element and bytes.
@@ -44,6 +47,8 @@ pub(crate) enum Incoming {
 
 /// A wait for which the driver did not listen this long is not held against any worker.
 const DEAF_AFTER: Duration = Duration::from_millis(500);
+/// A worker that was waited for less than this is not worth a word in the summary.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 pub(crate) struct Driver {
     job: Job,
@@ -66,6 +71,10 @@ pub(crate) struct Driver {
     /// A step that was made and is not told to the recorder yet: the new weights go out first.
     made: Option<StepReport>,
     diverged: Option<Diverged>,
+    /// Names and addresses of all workers that ever were admitted.
+    seen: BTreeMap<WorkerId, (String, String)>,
+    /// Names and hosts of workers that have lied.
+    banned: BTreeSet<(String, String)>,
     loss: f64,
     /// Whether the first leaves were given out.
     begun: bool,
@@ -98,7 +107,13 @@ impl Driver {
             work_timeout_ms: millis(options.work_timeout),
             notice_every_ms: millis(options.notice_every),
             shards: shards.keepers(),
+            audit: options.audit,
+            // The standard library's hasher is seeded by the system; no bit of the weights depends on it.
+            audit_seed: RandomState::new().hash_one(std::process::id()),
         };
+        if options.audit > 0.0 {
+            plane.audit();
+        }
         Driver {
             job,
             recorder,
@@ -114,6 +129,8 @@ impl Driver {
             events: VecDeque::new(),
             made: None,
             diverged: None,
+            seen: BTreeMap::new(),
+            banned: BTreeSet::new(),
             loss: f64::NAN,
             begun: false,
             started: Instant::now(),
@@ -156,6 +173,7 @@ impl Driver {
                 ServerEvent::Left { worker, reason }
             }));
         };
+        self.blame_the_slowest();
         let (reason, worth_fetching) = match &outcome {
             Outcome::Done => (Dismissal::Done, true),
             Outcome::Stopped { .. } => (Dismissal::Ended("the run was stopped".into()), true),
@@ -212,7 +230,13 @@ impl Driver {
     /// What an incoming message means to the round logic.
     fn receive(&mut self, incoming: Incoming) -> Option<ServerEvent> {
         match incoming {
+            Incoming::Joined { peer, .. } if self.banned.contains(&peer.place()) => {
+                info!(name = peer.name, address = peer.address, "a banned worker is turned away");
+                peer.outbox.abandon(Refusal::Banned.into());
+                None
+            }
             Incoming::Joined { worker, peer } => {
+                self.seen.insert(worker, (peer.name.clone(), peer.address.clone()));
                 self.peers.admit(worker, peer);
                 Some(ServerEvent::Joined { worker })
             }
@@ -226,6 +250,11 @@ impl Driver {
                 Some(ServerEvent::Left { worker, reason })
             }
             // Whoever asked may be gone, here and below.
+            Incoming::Checkpoint(reply) => {
+                self.recorder.ask_for_checkpoint();
+                let _ = reply.send(Ok(self.plane.version() + 1));
+                None
+            }
             Incoming::Status(reply) => {
                 let _ = reply.send(self.status());
                 None
@@ -279,7 +308,7 @@ impl Driver {
                 let (step, node) = (done.step, done.node);
                 debug!(%worker, step, %node, "node arrived");
                 let taken = self.plane.take_end(&self.job, worker, done);
-                taken.map(|()| ServerEvent::Contributed { worker, step, node })
+                taken.map(|digest| ServerEvent::Contributed { worker, step, node, digest })
             }
         };
         Some(taken.unwrap_or_else(|nonsense| {
@@ -358,20 +387,36 @@ impl Driver {
                 let assign = v1::Assign { step, leaf_start: leaves.start, leaf_end: leaves.end };
                 self.peers.message(worker, v1::from_server::Message::Assign(assign));
             }
+            ServerAction::Judge { step, node } => {
+                let begun = Instant::now();
+                let digest = self.plane.judge(&self.job, node);
+                self.events.push_back(ServerEvent::Judged { step, node, digest });
+                self.was_deaf_since(begun);
+            }
+            ServerAction::StartOver { step } => {
+                warn!(step, "what was gathered of this step is forgotten, and gathered again");
+                self.plane.start_over();
+            }
             ServerAction::Update { step } => info_span!("update", step).in_scope(|| self.update(step)),
             ServerAction::Dismiss { worker, reason } => {
-                if !matches!(reason, Dismissal::Done) {
+                if let (Dismissal::Banned(_), Some(peer)) = (&reason, self.peers.get(worker)) {
+                    warn!(%worker, name = peer.name, address = peer.address, "worker banned: {reason}");
+                    self.banned.insert(peer.place());
+                } else if !matches!(reason, Dismissal::Done) {
                     info!(%worker, %reason, "worker dismissed");
                 }
                 self.peers.message(worker, convert::dismissed(&reason));
                 self.part(worker, None);
             }
-            ServerAction::Notice(text) => info!("{text}"),
+            ServerAction::Notice(text) => info!("{}", self.named(text)),
             ServerAction::Finish(_) => unreachable!("the loop ends there"),
         }
     }
 
     fn update(&mut self, step: u64) {
+        for part in self.plane.release() {
+            self.peers.broadcast(&part);
+        }
         match self.plane.commit() {
             Ok(report) => {
                 self.loss = report.tally.mean_loss();
@@ -431,10 +476,15 @@ impl Driver {
         if is_saved {
             self.save()?;
         }
+        self.was_deaf_since(begun);
+        Ok(())
+    }
+
+    /// Nobody was listened to since then, which is not held against anybody.
+    fn was_deaf_since(&mut self, begun: Instant) {
         if begun.elapsed() > DEAF_AFTER {
             self.events.extend(self.peers.ids().map(|worker| ServerEvent::Heard { worker }));
         }
-        Ok(())
     }
 
     fn save(&mut self) -> Result<(), FolderError> {
@@ -469,6 +519,7 @@ impl Driver {
 
     fn status(&self) -> v1::StatusReply {
         let status = self.core.status();
+        let now = millis(self.started.elapsed());
         let workers = status.workers.iter().filter_map(|worker| {
             let peer = self.peers.get(worker.worker)?;
             Some(v1::WorkerStatus {
@@ -476,15 +527,52 @@ impl Driver {
                 name: peer.name.clone(),
                 address: peer.address.clone(),
                 nodes: worker.contributions,
+                state: worker.state.to_string(),
+                leaves: worker.leaves,
+                silent_ms: now.saturating_sub(worker.last_heard),
+                leaves_per_second: worker.speed.unwrap_or(0.0),
+                held_up_ms: worker.held_up_ms,
             })
         });
+        let (checkpoint, age) = self.recorder.durable().unwrap_or_default();
         v1::StatusReply {
             version: status.version,
             steps: status.steps,
-            state: status.to_string(),
+            state: self.named(status.waits_for.to_string()),
             workers: workers.collect(),
             loss: self.loss,
             fingerprints: Some(self.fingerprints.clone()),
+            waited_ms: now.saturating_sub(status.since),
+            checkpoint,
+            checkpoint_age_ms: millis(age),
+            rescued_leaves: status.rescued,
+            audited_nodes: status.audited,
+        }
+    }
+
+    /// A line of the round logic, in which workers are numbers, with the names and addresses of those it speaks of.
+    fn named(&self, line: String) -> String {
+        let is_of = |id: &WorkerId| {
+            let text = id.to_string();
+            line.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == text)
+        };
+        // A line stays a line: the first few say enough.
+        const SHOWN: usize = 4;
+        let spoken_of = self.seen.iter().filter(|(id, _)| is_of(id)).take(SHOWN);
+        let names: Vec<String> =
+            spoken_of.map(|(id, (name, address))| format!("{id}: {name} at {address}")).collect();
+        if names.is_empty() { line } else { format!("{line} [{}]", names.join(", ")) }
+    }
+
+    /// Tells the recorder whom the run waited for, if it was long enough to matter.
+    fn blame_the_slowest(&mut self) {
+        let slowest = self.core.status().workers.into_iter().max_by_key(|worker| worker.held_up_ms);
+        let Some(slowest) = slowest else { return };
+        let waited = Duration::from_millis(slowest.held_up_ms);
+        if waited >= WORTH_TELLING && 20 * waited >= self.started.elapsed() {
+            let unknown = || (slowest.worker.to_string(), "an unknown address".to_owned());
+            let (name, address) = self.seen.get(&slowest.worker).cloned().unwrap_or_else(unknown);
+            self.recorder.blame(format!("{name} at {address}"), waited);
         }
     }
 

@@ -30,6 +30,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tonic_health::server::HealthReporter;
 use tracing::{debug, warn};
 
 /// Name and version of this program, as peers see it.
@@ -48,6 +49,10 @@ pub struct ServerOptions {
     pub work_timeout: Duration,
     /// A wait that lasts is reported this often.
     pub notice_every: Duration,
+    /// Workers at most; more are turned away and may try again.
+    pub max_workers: u32,
+    /// The share of nodes, 0 to 1, that are computed twice and compared. Only where one server keeps all weights.
+    pub audit: f64,
     /// Who keeps which part of the weights.
     pub layout: Layout,
 }
@@ -88,6 +93,8 @@ impl Default for ServerOptions {
             contact_timeout: Duration::from_secs(10),
             work_timeout: Duration::from_secs(30),
             notice_every: Duration::from_secs(10),
+            max_workers: limits::MAX_WORKERS as u32,
+            audit: 0.0,
             layout: Layout::default(),
         }
     }
@@ -124,10 +131,11 @@ pub async fn run(
     let invitation = invitation(&job, &options, heartbeat);
     let expected = invitation.expected.clone().unwrap_or_default();
     let kept = options.layout.own(parameters);
+    let most = options.max_workers as usize;
     let service =
-        Service::new(Some(invitation), expected.clone(), shape(&job), kept, heartbeat, inbox.clone());
+        Service::new(Some(invitation), expected.clone(), shape(&job), kept, heartbeat, most, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
-    let server = serve(service, listener, closing).await?;
+    let (server, health) = serve(service, listener, closing).await?;
     tokio::pin!(server, shutdown);
     let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events))?;
 
@@ -137,6 +145,7 @@ pub async fn run(
             result = &mut driven => break result.unwrap_or_else(|_| Err(ServerError::panicked())),
             () = &mut shutdown, if !stopping => {
                 stopping = true;
+                health.set_not_serving::<ParameterServerServer<Service>>().await;
                 // If the driver is gone, its result is about to arrive.
                 let _ = inbox.send(Incoming::Stop).await;
             }
@@ -159,7 +168,7 @@ async fn serve(
     service: Service,
     listener: Listener,
     closing: oneshot::Receiver<()>,
-) -> Result<transport::Serving, ServerError> {
+) -> Result<(transport::Serving, HealthReporter), ServerError> {
     let rest = ParameterServerServer::new(service.clone())
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
@@ -176,7 +185,8 @@ async fn serve(
         .add_service(Front { service, rest });
     // The sender going away means the same.
     let closed = async { drop(closing.await) };
-    transport::serve(router, listener, closed).map_err(ServerError::Listener)
+    let serving = transport::serve(router, listener, closed).map_err(ServerError::Listener)?;
+    Ok((serving, health))
 }
 
 /// How often each side lets itself be heard.

@@ -17,6 +17,14 @@ pub(crate) struct Peer {
     pub is_served: bool,
 }
 
+impl Peer {
+    /// Its name and host: what is known of it when it comes back.
+    pub fn place(&self) -> (String, String) {
+        let host = self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host);
+        (self.name.clone(), host.to_owned())
+    }
+}
+
 /// All of them. Those that take nothing any more are dropped and reported.
 #[derive(Default)]
 pub(crate) struct Peers {

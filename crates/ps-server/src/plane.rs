@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use ps_checkpoint::Snapshot;
-use ps_coord::WorkerId;
+use ps_coord::{Digest, WorkerId};
 use ps_core::chunk::{Element, Pool};
 use ps_core::precision::encode_bf16;
 use ps_core::trainer::Diverged;
@@ -18,6 +18,7 @@ use ps_proto::Nonsense;
 use ps_proto::convert::{NodeDone, NodePart};
 use ps_proto::limits::chunk_elements;
 use ps_run::Job;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -38,8 +39,10 @@ pub(crate) struct Plane {
     diverged: bool,
     /// The nodes' tallies: sums without a gradient.
     tallies: Fold,
-    /// Chunks that each worker has sent of a node of this step.
-    arrived: BTreeMap<(WorkerId, Node), Vec<bool>>,
+    /// Chunks that each worker has sent of a node of this step: of each its hash, where nodes are audited.
+    arrived: BTreeMap<(WorkerId, Node), Vec<Option<[u8; 32]>>>,
+    /// Whether chunks wait until the whole step is found good, and nodes are hashed.
+    audits: bool,
     pool: Pool,
     /// Whether the weights before the last step are kept until the next one begins: a shard may be a step ahead of the
     /// others, and of a run that is stopped.
@@ -123,6 +126,7 @@ impl Plane {
             diverged: false,
             tallies: Fold::new(tree),
             arrived: BTreeMap::new(),
+            audits: false,
             pool,
             keeps_previous: false,
             has_previous: false,
@@ -137,6 +141,11 @@ impl Plane {
     pub fn keep_previous(mut self) -> Self {
         self.keeps_previous = true;
         self
+    }
+
+    /// Hashes what comes, and makes no chunk before [`Plane::release`].
+    pub fn audit(&mut self) {
+        self.audits = true;
     }
 
     /// Keeps the velocity that belongs to the weights while chunks are already a step ahead.
@@ -231,6 +240,7 @@ impl Plane {
             self.chunks.iter_mut().for_each(|chunk| chunk.previous = None);
         }
         let index = (offset - self.kept.start) / chunk_elements(job.model.parameters());
+        let hash: Option<[u8; 32]> = self.audits.then(|| Sha256::digest(&bytes).into());
         if !self.chunks[index].fold.covers(node) {
             if self.can_confirm(job) && !is_finite(&bytes) {
                 self.confirm_divergence(job, node)?;
@@ -238,22 +248,46 @@ impl Plane {
             self.chunks[index].fold.insert(node, bytes, &self.pool);
         }
         let chunks = self.chunks.len();
-        self.arrived.entry((worker, node)).or_insert_with(|| vec![false; chunks])[index] = true;
-        Ok(self.advance(index))
+        let hash = hash.unwrap_or_default();
+        self.arrived.entry((worker, node)).or_insert_with(|| vec![None; chunks])[index] = Some(hash);
+        Ok(if self.audits { None } else { self.advance(index) })
     }
 
-    /// Takes the end of a node whose chunks must all have come before.
-    pub fn take_end(&mut self, job: &Job, worker: WorkerId, done: NodeDone) -> Result<(), Nonsense> {
+    /// Makes all chunks of the step, whose leaves are all covered, as far as they are not made yet.
+    pub fn release(&mut self) -> Vec<WeightsPart> {
+        (0..self.chunks.len()).filter_map(|index| self.advance(index)).collect()
+    }
+
+    /// Forgets what was gathered of the step in hand, of which no chunk is made.
+    pub fn start_over(&mut self) {
+        let tree = self.plan.step(self.version).tree();
+        self.chunks.iter_mut().for_each(|chunk| chunk.fold = ChunkFold::new(tree));
+        self.tallies = Fold::new(tree);
+        self.arrived.clear();
+    }
+
+    /// What a node of the step in hand is, computed here.
+    pub fn judge(&mut self, job: &Job, node: Node) -> Digest {
+        let sum = self.compute(job, node);
+        let size = 4 * chunk_elements(sum.gradient.len());
+        let bytes = ps_proto::tensor::share(sum.gradient);
+        digest(bytes.chunks(size).map(|chunk| Sha256::digest(chunk).into()), &sum.tally)
+    }
+
+    /// Takes the end of a node whose chunks must all have come before. Gives its hash, where nodes are audited.
+    pub fn take_end(
+        &mut self,
+        job: &Job,
+        worker: WorkerId,
+        done: NodeDone,
+    ) -> Result<Option<Digest>, Nonsense> {
         let NodeDone { step, node, tally } = done;
         self.check_open(step, node)?;
         if step < self.version {
-            return Ok(());
+            return Ok(None);
         }
-        let arrived = self.arrived.remove(&(worker, node));
-        let missing = match arrived {
-            Some(chunks) => chunks.iter().filter(|&&arrived| !arrived).count(),
-            None => self.chunks.len(),
-        };
+        let arrived = self.arrived.remove(&(worker, node)).unwrap_or_else(|| vec![None; self.chunks.len()]);
+        let missing = arrived.iter().filter(|chunk| chunk.is_none()).count();
         if missing > 0 {
             return Err(Nonsense::new(format!(
                 "node {node} of step {step} ends, and {missing} chunks are missing"
@@ -262,8 +296,9 @@ impl Plane {
         if self.can_confirm(job) && !is_finite_tally(&tally) {
             self.confirm_divergence(job, node)?;
         }
+        let digest = self.audits.then(|| digest(arrived.into_iter().flatten(), &tally));
         self.tallies.insert(NodeSum { node, gradient: Vec::new(), tally });
-        Ok(())
+        Ok(digest)
     }
 
     fn check_open(&self, step: u64, node: Node) -> Result<(), Nonsense> {
@@ -396,24 +431,29 @@ impl Plane {
             // One such node is enough for the step to fail: no need to look at each chunk of each.
             return Ok(());
         }
-        let tree = self.plan.step(step).tree();
-        let mut weights = vec![0.0; job.model.parameters()];
-        for (offset, bytes) in self.kept_parts() {
-            let values = &mut weights[offset..offset + bytes.len() / 4];
-            ps_proto::tensor::read(&bytes, values);
-        }
-        let samples: &dyn Samples = &job.data.train;
-        let own = self.own.get_or_insert_with(|| job.gradients());
-        let sums = own.compute(&weights, samples, step, tree.leaves_of(node));
-        let finite =
-            |sum: &NodeSum| is_finite_tally(&sum.tally) && sum.gradient.iter().all(|value| value.is_finite());
-        if sums.iter().all(finite) {
+        let sum = self.compute(job, node);
+        if is_finite_tally(&sum.tally) && sum.gradient.iter().all(|value| value.is_finite()) {
             return Err(Nonsense::new(format!(
                 "node {node} of step {step} holds values that are not finite; computed here, all are"
             )));
         }
         self.confirmed = Some(step);
         Ok(())
+    }
+
+    /// The sum of a node of the step in hand.
+    fn compute(&mut self, job: &Job, node: Node) -> NodeSum {
+        let mut weights = vec![0.0; job.model.parameters()];
+        for (offset, bytes) in self.kept_parts() {
+            let values = &mut weights[offset..offset + bytes.len() / 4];
+            ps_proto::tensor::read(&bytes, values);
+        }
+        // As workers get them.
+        let weights = job.model.precision().round(&weights);
+        let samples: &dyn Samples = &job.data.train;
+        let leaves = self.plan.step(self.version).tree().leaves_of(node);
+        let own = self.own.get_or_insert_with(|| job.gradients());
+        own.compute(&weights, samples, self.version, leaves).remove(0)
     }
 }
 
@@ -438,6 +478,19 @@ impl Served {
         };
         Served { kept, sent }
     }
+}
+
+/// The hash of a node: of the hashes of its chunks, in order, and its tally.
+fn digest(chunks: impl Iterator<Item = [u8; 32]>, tally: &Tally) -> Digest {
+    let mut hash = Sha256::new();
+    chunks.for_each(|chunk| hash.update(chunk));
+    for sum in [tally.loss, tally.target, tally.target_squared, tally.residual_squared] {
+        hash.update(sum.to_bits().to_le_bytes());
+    }
+    for count in [tally.samples, tally.correct].iter().chain(tally.classes.iter().flatten()) {
+        hash.update(count.to_le_bytes());
+    }
+    Digest(hash.finalize().into())
 }
 
 /// Whether no element is NaN or infinite.

@@ -39,6 +39,8 @@ struct Shared {
     kept: Range<usize>,
     heartbeat: Duration,
     inbox: mpsc::Sender<Incoming>,
+    /// Workers at most.
+    workers: usize,
     places: Arc<Semaphore>,
     next: AtomicU32,
 }
@@ -53,10 +55,22 @@ impl Service {
         shape: Shape,
         kept: Range<usize>,
         heartbeat: Duration,
+        workers: usize,
         inbox: mpsc::Sender<Incoming>,
     ) -> Self {
-        let (places, next) = (Arc::new(Semaphore::new(MAX_WORKERS)), AtomicU32::new(0));
-        Service(Arc::new(Shared { invitation, expected, shape, kept, heartbeat, inbox, places, next }))
+        let workers = workers.min(MAX_WORKERS);
+        let (places, next) = (Arc::new(Semaphore::new(workers)), AtomicU32::new(0));
+        Service(Arc::new(Shared {
+            invitation,
+            expected,
+            shape,
+            kept,
+            heartbeat,
+            inbox,
+            workers,
+            places,
+            next,
+        }))
     }
 
     /// Puts a question to the driver.
@@ -88,7 +102,12 @@ impl Service {
         greeting: convert::Greeting,
         address: String,
     ) -> Result<(WorkerId, Outgoing, OwnedSemaphorePermit), Status> {
-        let place = self.0.places.clone().try_acquire_owned().map_err(|_| Refusal::Full)?;
+        let place = self
+            .0
+            .places
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Refusal::Full { workers: self.0.workers })?;
         let worker = WorkerId(self.0.next.fetch_add(1, Ordering::Relaxed));
         let parameters = self.0.shape.parameters;
         let (outbox, outgoing) = outbox::channel(self.0.heartbeat, parameters);
@@ -183,6 +202,11 @@ impl ParameterServer for Service {
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusReply> {
         self.ask(Incoming::Status).await.map(Response::new)
+    }
+
+    async fn checkpoint(&self, _: Request<v1::CheckpointRequest>) -> Answer<v1::CheckpointReply> {
+        let version = self.ask(Incoming::Checkpoint).await??;
+        Ok(Response::new(v1::CheckpointReply { version }))
     }
 
     async fn pull_weights(&self, _: Request<v1::PullWeightsRequest>) -> Answer<Self::PullWeightsStream> {

@@ -118,9 +118,11 @@ pub async fn start(
     coordinator.placement.index = Some(index);
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let shape = shape(&job);
-    let service = Service::new(None, fingerprints, shape, kept.clone(), heartbeat(options), inbox.clone());
+    // How many there may be is for the coordinator to say.
+    let (most, heartbeat) = (limits::MAX_WORKERS, heartbeat(options));
+    let service = Service::new(None, fingerprints, shape, kept.clone(), heartbeat, most, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
-    let server = serve(service.clone(), listener, closing).await?;
+    let (server, _health) = serve(service.clone(), listener, closing).await?;
     tokio::spawn(async move {
         if let Err(error) = server.await {
             debug!("serving connections: {error}");
@@ -364,6 +366,9 @@ impl Driver {
             Incoming::Weights(reply) => {
                 let _ = reply.send((self.plane.version(), self.plane.kept_parts()));
             }
+            Incoming::Checkpoint(reply) => {
+                let _ = reply.send(Err(Refusal::OnlyAShard));
+            }
             Incoming::Status(reply) => {
                 let _ = reply.send(self.status());
             }
@@ -447,7 +452,7 @@ impl Driver {
         let oldest = self.plane.oldest();
         let taken = match message {
             WorkerMessage::Node(part) => self.plane.take(&self.job, worker, part),
-            WorkerMessage::NodeDone(done) => self.plane.take_end(&self.job, worker, done).map(|()| None),
+            WorkerMessage::NodeDone(done) => self.plane.take_end(&self.job, worker, done).map(|_| None),
             WorkerMessage::WeightsWanted => {
                 self.peers.lacks_weights(worker);
                 self.peers.serve(worker, &self.plane);

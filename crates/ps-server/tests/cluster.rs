@@ -269,7 +269,7 @@ fn stopping_the_server_ends_its_workers_in_good_order() {
 #[test]
 fn a_server_without_workers_gives_up_and_says_what_was_missing() {
     let folder = data(1);
-    let options = ServerOptions { join_timeout: std::time::Duration::from_millis(50), ..options(3) };
+    let options = ServerOptions { join_timeout: Duration::from_millis(50), ..options(3) };
     let error = Server::start(&run_file(1), folder.path(), options).finish().err().unwrap();
     assert!(error.to_string().contains("0 of 3 workers"), "{error}");
 }
@@ -339,4 +339,35 @@ fn another_grpc_server_is_known_as_such() {
     assert!(matches!(error, WorkerError::NotOurs { .. }), "{error}");
     drop(stop);
     other.join().unwrap();
+}
+
+#[test]
+fn no_more_workers_are_let_in_than_asked_for() {
+    let folder = data(1);
+    let most = ServerOptions { max_workers: 1, ..options(1) };
+    let server = Server::start(&run_file(100_000), folder.path(), most);
+    let first = Worker::start(&server.address, folder.path());
+    runtime().block_on(async {
+        server.reach(1).await;
+        let greeting = tokio_stream::once(server.hello().await).chain(tokio_stream::pending());
+        let refused = server.client().await.rounds(greeting).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.message().contains("has 1 workers"), "{refused}");
+    });
+    assert!(!server.stop().unwrap().is_done);
+    first.finish().unwrap();
+}
+
+#[test]
+fn the_status_says_who_works_how_fast_and_what_is_awaited() {
+    let folder = data(1);
+    let server = Server::start(&run_file(100_000), folder.path(), options(1));
+    let worker = Worker::start_named(&server.address, folder.path(), "a-name");
+    let status = runtime().block_on(server.reach(50));
+    let [of_worker] = &status.workers[..] else { panic!("{status:?}") };
+    assert_eq!((&*of_worker.name, &*of_worker.state), ("a-name", "training"));
+    assert!(of_worker.nodes >= 50 && of_worker.silent_ms < 10_000, "{status:?}");
+    assert!(status.state.contains("step "), "{status:?}");
+    assert!(!server.stop().unwrap().is_done);
+    worker.finish().unwrap();
 }

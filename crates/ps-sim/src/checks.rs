@@ -50,11 +50,11 @@ pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
     let mut ranges: Vec<Range<u32>> = Vec::new();
     for part in missing {
         if part.holders.is_empty() {
-            return Err(format!("step {step}: {part} while workers are there"));
+            return Err(format!("step {step}: nobody holds {:?} while workers are there", part.leaves));
         }
         for holder in &part.holders {
             if !status.workers.iter().any(|w| w.worker == *holder && is_live(&w.state)) {
-                return Err(format!("step {step}: {part}, but {holder} is gone"));
+                return Err(format!("step {step}: {:?} is held by {holder}, who is gone", part.leaves));
             }
         }
         match ranges.last_mut() {

@@ -10,7 +10,7 @@ use crate::worker_side::Slot;
 use crate::{Report, SimJob, checks};
 use ps_checkpoint::Snapshot;
 use ps_coord::{Millis, Outcome};
-use ps_core::Gradients;
+use ps_core::{Gradients, NodeSum};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub(crate) enum Happening {
     UpdateDone { era: u32, step: u64 },
     /// The shards have given the coordinator their weights after the step.
     Fetched { era: u32, step: u64 },
+    /// The coordinator has computed a node itself.
+    Judged { era: u32, step: u64, sum: Arc<NodeSum> },
     /// A copy of the run is saved.
     Save { process: u32, snapshot: Arc<Snapshot> },
     /// The coordinator hears that a shard has applied a step, or cannot.
@@ -150,6 +152,7 @@ impl<'a> Cluster<'a> {
             self.server.outcome.take().ok_or("nothing is left to happen, but the run is not over")?;
         let expected = self.job.expected.as_deref().filter(|_| outcome == Outcome::Done);
         let hash = checks::weights(expected, &self.weights()?)?;
+        self.add_up();
         let (steps, counts) = (self.server.part.version, self.network.counts);
         let virtual_ms = self.finished_at.unwrap_or(self.now);
         Ok(Report { outcome, hash, steps, events, virtual_ms, counts })
@@ -197,6 +200,7 @@ impl<'a> Cluster<'a> {
             },
             Happening::UpdateDone { era, step } => self.update_done(era, step),
             Happening::Fetched { era, step } => self.fetched(era, step),
+            Happening::Judged { era, step, sum } => self.judged(era, step, &sum),
             Happening::Save { process, snapshot } => self.save(process, &snapshot),
             Happening::Applied { era, shard, step, diverged } => self.applied(era, shard, step, diverged),
             Happening::Attach { shard, process } => self.shard_attaches(shard, process),

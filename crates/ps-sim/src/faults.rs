@@ -39,6 +39,8 @@ pub struct Faults {
     pub save_error: f32,
     /// Share of the coordinator's starts at which the newest checkpoint has been damaged.
     pub rot: f32,
+    /// Share of the workers that lie from time to time, where every node is audited.
+    pub lie: f32,
     /// Workers at most.
     pub most_workers: u32,
     /// From this moment on nothing new goes wrong, and the run must end soon: what hangs is not rescued by the
@@ -67,6 +69,7 @@ impl Faults {
             save_crash: 0.0,
             save_error: 0.0,
             rot: 0.0,
+            lie: 0.0,
             most_workers: u32::MAX,
             heal_ms: 0,
         }
@@ -92,6 +95,7 @@ impl Faults {
             save_crash: 0.05,
             save_error: 0.03,
             rot: 0.2,
+            lie: 0.2,
             most_workers: 7,
             heal_ms: 8_000,
         }
@@ -165,6 +169,20 @@ pub struct Counts {
     pub rewinds_back: u64,
     /// Sums of a step that is past.
     pub stale_sums: u64,
+    /// Sums that are not what their leaves give.
+    pub lies: u64,
+    /// Workers that were banned.
+    pub bans: u64,
+    /// Nodes that were audited.
+    pub audits: u64,
+    /// Nodes that the coordinator computed itself to decide.
+    pub judged: u64,
+    /// Steps that were gathered again because something that counted was wrong.
+    pub starts_over: u64,
+    /// Leaves that came in from another than their first holder.
+    pub rescued: u64,
+    /// Workers that left with what they computed.
+    pub drains: u64,
 }
 
 impl Counts {
@@ -176,7 +194,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 32] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 39] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -210,6 +228,13 @@ impl Counts {
             ("rewinds", &mut self.rewinds),
             ("rewinds to an earlier step", &mut self.rewinds_back),
             ("sums of a step that is past", &mut self.stale_sums),
+            ("lies", &mut self.lies),
+            ("workers banned", &mut self.bans),
+            ("nodes audited", &mut self.audits),
+            ("nodes computed by the coordinator", &mut self.judged),
+            ("steps gathered again", &mut self.starts_over),
+            ("leaves from another than their first holder", &mut self.rescued),
+            ("workers that left after their last sums", &mut self.drains),
         ]
     }
 }

@@ -46,6 +46,8 @@ pub struct SimJob<'a> {
     pub servers: u32,
     /// Steps between two checkpoints.
     pub checkpoint_every: u64,
+    /// The share of nodes that are audited: only with one server; workers may lie if it is 1.
+    pub audit: f64,
     /// The hash that the weights of a finished run must have, where it is known.
     pub expected: Option<String>,
 }

@@ -88,6 +88,11 @@ impl Part {
         !self.diverged && self.folds[chunk].insert(part)
     }
 
+    /// Forgets what was gathered of the step in hand.
+    pub fn start_over(&mut self) {
+        self.folds = folds(self.chunks.len(), self.plan.step(self.version).tree());
+    }
+
     /// Whether all leaves of all chunks are in.
     pub fn is_gathered(&self) -> bool {
         self.folds.iter().all(Fold::is_complete)

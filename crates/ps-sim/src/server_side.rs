@@ -8,7 +8,8 @@ use crate::shard_side::Shard;
 use crate::{SimJob, checks};
 use ps_checkpoint::Snapshot;
 use ps_coord::{
-    Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId,
+    Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent,
+    WorkerId,
 };
 use ps_core::NodeSum;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +84,8 @@ impl Server {
             work_timeout_ms: 1_000,
             notice_every_ms: 5_000,
             shards: job.servers - 1,
+            audit: job.audit,
+            audit_seed: now,
         };
         ServerCore::new(now, config)
     }
@@ -139,7 +142,8 @@ impl Cluster<'_> {
                 false => self.network.counts.ignored += 1,
             }
         }
-        self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node })
+        let digest = (self.job.audit > 0.0).then(|| digest(sum));
+        self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node, digest })
     }
 
     pub fn server_sees_end(&mut self, id: LinkId) -> Result<(), String> {
@@ -226,6 +230,7 @@ impl Cluster<'_> {
             return;
         }
         self.network.counts.server_crashes += 1;
+        self.add_up();
         self.note(|| "  the coordinator dies".into());
         self.server_process += 1;
         self.server.is_up = false;
@@ -238,6 +243,22 @@ impl Cluster<'_> {
         }
         let delay = self.network.up_to(2500);
         self.at(self.now + 1 + delay, Happening::ServerStart);
+    }
+
+    /// Counts what the coordinator's process has counted.
+    pub fn add_up(&mut self) {
+        let status = self.server.core.status();
+        self.network.counts.rescued += status.rescued;
+        self.network.counts.audits += status.audited;
+    }
+
+    /// The coordinator has computed a node.
+    pub fn judged(&mut self, era: u32, step: u64, sum: &NodeSum) -> Result<(), String> {
+        if !self.server.is_up || self.server.era != era {
+            return Ok(());
+        }
+        self.network.counts.judged += 1;
+        self.server_steps(ServerEvent::Judged { step, node: sum.node, digest: digest(sum) })
     }
 
     /// A new process goes on from what is saved.
@@ -366,6 +387,17 @@ impl Cluster<'_> {
             ServerAction::Assign { worker, step, leaves } => {
                 self.send_down(self.server.links[&worker], Down::Work { step, leaves });
             }
+            ServerAction::Judge { step, node } => {
+                let leaves = self.job.plan.step(step).tree().leaves_of(node);
+                let weights = self.server.part.weights();
+                let sum = self.gradients.compute(&weights, self.job.samples, step, leaves).remove(0);
+                let (era, delay) = (self.server.era, self.network.up_to(200));
+                self.at(self.now + 1 + delay, Happening::Judged { era, step, sum: Arc::new(sum) });
+            }
+            ServerAction::StartOver { .. } => {
+                self.network.counts.starts_over += 1;
+                self.server.part.start_over();
+            }
             ServerAction::Update { step } => {
                 self.server.updating = true;
                 let pause = self.network.up_to(20);
@@ -374,6 +406,7 @@ impl Cluster<'_> {
             ServerAction::Dismiss { worker, reason } => {
                 let is_silent = matches!(reason, Dismissal::Silent { .. });
                 self.network.counts.expiries += u64::from(is_silent);
+                self.network.counts.bans += u64::from(matches!(reason, Dismissal::Banned(_)));
                 let link = self.server.links[&worker];
                 self.send_down(link, Down::Dismissed(reason));
                 self.at(self.now + 1, Happening::ServerSeesEnd { link });
@@ -390,4 +423,14 @@ impl Cluster<'_> {
         }
         Ok(())
     }
+}
+
+/// Stands for a hash of all bits of a sum.
+fn digest(sum: &NodeSum) -> Digest {
+    let mut values = sum.gradient.clone();
+    values.extend([sum.tally.loss as f32, sum.tally.correct as f32]);
+    let hash = ps_core::weights_hash(&values);
+    let mut digest = [0; 32];
+    digest.copy_from_slice(&hash.as_bytes()[..32]);
+    Digest(digest)
 }

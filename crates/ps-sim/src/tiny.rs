@@ -57,13 +57,15 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
         workers,
         servers: 1,
         checkpoint_every: 2,
+        audit: 0.0,
         expected: None,
     }
 }
 
 /// The tiny job as the run of `seed` goes about it: with one to five workers at the start, one to four servers, and a
-/// checkpoint every one to three steps.
+/// checkpoint every one to three steps; with one server, some or all nodes may be audited.
 pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
     let (servers, checkpoint_every) = (1 + (seed / 5 % 4) as u32, 1 + seed / 20 % 3);
-    SimJob { servers, checkpoint_every, ..tiny_job(samples, 1 + (seed % 5) as u32) }
+    let audit = if servers == 1 { [0.0, 0.3, 1.0][(seed % 3) as usize] } else { 0.0 };
+    SimJob { servers, checkpoint_every, audit, ..tiny_job(samples, 1 + (seed % 5) as u32) }
 }

@@ -19,8 +19,12 @@ const LONGEST_COMPUTE_MS: u32 = 400;
 pub(crate) struct Slot {
     incarnation: u32,
     process: Option<Process>,
+    /// Whether the process lies from time to time.
+    lies: bool,
     /// It stands still until then.
     stalled_until: Millis,
+    /// Whether it was asked to stop.
+    leaving: bool,
     /// What it is sent (0) and sends (1) is lost until then.
     pub blocked_until: [Millis; 2],
 }
@@ -150,6 +154,9 @@ impl Cluster<'_> {
         }
         slot.incarnation += 1;
         slot.stalled_until = 0;
+        slot.leaving = false;
+        // Where only some nodes are audited, some lies would get through.
+        slot.lies = self.job.audit >= 1.0 && self.network.strikes(self.now, self.network.faults.lie);
         let config = WorkerConfig {
             heartbeat_ms: 200,
             server_timeout_ms: 1_500,
@@ -169,6 +176,7 @@ impl Cluster<'_> {
     pub fn leave(&mut self, slot: usize) -> Result<(), String> {
         if self.slots[slot].process.is_some() {
             self.network.counts.leaves += 1;
+            self.slots[slot].leaving = true;
             self.worker_steps(slot, WorkerEvent::Stop)?;
         }
         Ok(())
@@ -410,14 +418,23 @@ impl Cluster<'_> {
 
     fn push(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
         let incarnation = self.slots[slot].incarnation;
+        let (leaves_now, lies) = (self.slots[slot].leaving, self.slots[slot].lies);
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
         let Some(sums) = process.sums.remove(&(step, leaves.start, leaves.end)) else {
             return Err(format!(
                 "slot {slot} pushes leaves {leaves:?} of step {step}, which it has not computed"
             ));
         };
+        self.network.counts.drains += u64::from(leaves_now);
         let mut messages = Vec::new();
-        for sum in sums.into_iter().map(Arc::new) {
+        for mut sum in sums {
+            if lies && self.network.chance(0.3) {
+                self.network.counts.lies += 1;
+                let at = self.network.below(sum.gradient.len() as u32) as usize;
+                let bit = self.network.below(32);
+                sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << bit);
+            }
+            let sum = Arc::new(sum);
             let sum = |chunks| Up::Sum { step, sum: sum.clone(), chunks };
             messages.push((process.links[0], sum(0..self.server.part.chunks())));
             for (shard, &link) in self.shards.iter().zip(&process.links[1..]) {

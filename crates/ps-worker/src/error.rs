@@ -34,6 +34,8 @@ pub enum WorkerError {
     },
     /// Run file, data, version or machine do not fit the server's; trying again is useless.
     Mismatch(String),
+    /// The server has found that this process computes wrong sums; what it says.
+    Banned(String),
     /// One of the two programs made a mistake; what the one that noticed says.
     Protocol(String),
     /// The system does not let us listen for other workers.
@@ -54,7 +56,7 @@ impl WorkerError {
     pub fn exit_code(&self) -> u8 {
         match self {
             WorkerError::Address { .. } | WorkerError::Processors(_) | WorkerError::Listen { .. } => 2,
-            WorkerError::Mismatch(_) => 42,
+            WorkerError::Mismatch(_) | WorkerError::Banned(_) => 42,
             _ => 1,
         }
     }
@@ -80,6 +82,10 @@ impl fmt::Display for WorkerError {
                 write!(f, "{server}: this is not a Downhill server: {sign}; check the address and port")
             }
             WorkerError::Mismatch(what) => write!(f, "this worker cannot take part: {what}"),
+            WorkerError::Banned(what) => write!(
+                f,
+                "the server has found this worker out: {what}; test this machine's memory and processor"
+            ),
             WorkerError::Protocol(what) => {
                 write!(f, "the server and this worker misunderstand each other: {what}")
             }

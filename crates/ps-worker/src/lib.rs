@@ -146,6 +146,7 @@ pub async fn run_with(
     match outcome {
         WorkerOutcome::Done => Ok(Ended::Done),
         WorkerOutcome::Ended(reason) => Ok(Ended::Stopped(reason)),
+        WorkerOutcome::Banned(reason) => Err(WorkerError::Banned(reason)),
         WorkerOutcome::Unreachable { last, waited_ms } => Err(WorkerError::Unreachable {
             server: options.server,
             waited: Duration::from_millis(waited_ms),

@@ -80,6 +80,8 @@ fn server_config(job: &Job, workers: usize, start_version: u64) -> ServerConfig 
         work_timeout_ms: NEVER,
         notice_every_ms: NOTICE_EVERY,
         shards: 0,
+        audit: 0.0,
+        audit_seed: 0,
     }
 }
 
@@ -187,7 +189,7 @@ impl<'a> Hub<'a> {
             if step == self.trainer.version() {
                 self.fold.insert(sum);
             }
-            self.tell(ServerEvent::Contributed { worker, step, node })?;
+            self.tell(ServerEvent::Contributed { worker, step, node, digest: None })?;
         }
         Ok(())
     }
@@ -217,6 +219,8 @@ impl<'a> Hub<'a> {
             ServerAction::Update { step } => return self.update(step).map(Some),
             // Workers end when their letter boxes are closed.
             ServerAction::Dismiss { .. } => {}
+            // Nobody lies in one process, so nothing is audited.
+            ServerAction::Judge { .. } | ServerAction::StartOver { .. } => {}
             ServerAction::Notice(text) => tracing::debug!("{text}"),
             ServerAction::Finish(outcome) => self.finished = Some(outcome),
         }

@@ -36,7 +36,7 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
                 ServerAction::Assign { worker, step, .. } => {
                     holder.compute(&job.data.train);
                     let node = job.plan.step(step).tree().root();
-                    events.push_back(ServerEvent::Contributed { worker, step, node });
+                    events.push_back(ServerEvent::Contributed { worker, step, node, digest: None });
                 }
                 ServerAction::Update { step } => {
                     let report = holder.update().map_err(LocalError::Diverged)?;
@@ -62,7 +62,10 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
                     return Ok((holder.weights().to_vec(), holder.version()));
                 }
                 ServerAction::Notice(text) => tracing::debug!("{text}"),
-                ServerAction::SendWeights { .. } | ServerAction::Dismiss { .. } => {}
+                ServerAction::SendWeights { .. }
+                | ServerAction::Dismiss { .. }
+                | ServerAction::Judge { .. }
+                | ServerAction::StartOver { .. } => {}
             }
         }
     }

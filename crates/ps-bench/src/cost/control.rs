@@ -28,6 +28,8 @@ fn message_seconds(plan: BatchPlan, workers: u32) -> f64 {
         work_timeout_ms: 1_000_000,
         notice_every_ms: 1_000_000,
         shards: 0,
+        audit: 0.0,
+        audit_seed: 0,
     };
     let mut core = ServerCore::new(0, config);
     let mut actions = Vec::new();
@@ -43,7 +45,7 @@ fn message_seconds(plan: BatchPlan, workers: u32) -> f64 {
             messages += 1;
             for node in plan.step(step).tree().cover(leaves) {
                 messages += 1;
-                core.step(0, ServerEvent::Contributed { worker, step, node }, &mut actions);
+                core.step(0, ServerEvent::Contributed { worker, step, node, digest: None }, &mut actions);
             }
         }
         actions.clear();

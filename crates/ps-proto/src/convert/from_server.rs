@@ -93,6 +93,7 @@ pub(super) fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense>
         Ok(v1::DismissalKind::Done) => Ok(Dismissal::Done),
         Ok(v1::DismissalKind::Ended) => Ok(Dismissal::Ended(reason)),
         Ok(v1::DismissalKind::Rewound) => Ok(Dismissal::Rewound(reason)),
+        Ok(v1::DismissalKind::Banned) => Ok(Dismissal::Banned(reason)),
         Ok(v1::DismissalKind::Silent) => Ok(Dismissal::Silent { silent_ms: dismissed.silent_ms }),
         _ => Err(Nonsense::new(format!("dismissal of kind {}", dismissed.kind))),
     }
@@ -185,6 +186,7 @@ mod tests {
             Dismissal::Ended("stopped".into()),
             Dismissal::Silent { silent_ms: 9 },
             Dismissal::Rewound("again".into()),
+            Dismissal::Banned("wrong".into()),
         ] {
             assert_eq!(send(Some(dismissed(&dismissal))), Ok(ServerMessage::Dismissed(dismissal)));
         }

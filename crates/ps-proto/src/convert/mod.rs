@@ -166,6 +166,7 @@ pub fn dismissal_to_wire(dismissal: &Dismissal) -> v1::Dismissed {
             (v1::DismissalKind::Silent, format!("nothing was heard for {silent_ms} ms"), *silent_ms)
         }
         Dismissal::Rewound(reason) => (v1::DismissalKind::Rewound, reason.clone(), 0),
+        Dismissal::Banned(reason) => (v1::DismissalKind::Banned, reason.clone(), 0),
     };
     v1::Dismissed { kind: kind.into(), reason, silent_ms }
 }

@@ -261,6 +261,10 @@ impl Worker {
         }
     }
 
+    pub fn start_named(server: impl Display, folder: &Path, name: &str) -> Self {
+        Worker::start_with(WorkerOptions { name: name.into(), ..Worker::options(server, folder) })
+    }
+
     /// A worker that computes in another way.
     pub fn start_computing(server: &Address, folder: &Path, computer: Box<dyn Computer>) -> Self {
         Worker::start_as(Worker::options(server, folder), Some(computer))

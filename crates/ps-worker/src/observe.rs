@@ -1,0 +1,155 @@
+//! What anybody may ask a server, worker or not: how far it is, and to save the run.
+
+use crate::WorkerError;
+use crate::client::{Client, answer, service};
+use crate::retryable;
+use ps_proto::status::Verdict;
+use ps_proto::v1::{self, WorkerStatus};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// How far a server is and who takes part.
+pub struct Report(v1::StatusReply);
+
+/// Asks the server at `HOST:PORT` or `unix:PATH` how far it is.
+///
+/// # Errors
+/// It is not there, or does not answer as a Downhill server does.
+pub async fn status(server: &str) -> Result<Report, WorkerError> {
+    let reply = async {
+        let mut client = service(Client::new(server, "status")?.connect().await.map_err(Failed::Call)?);
+        answer(client.status(v1::StatusRequest {})).await.map_err(Failed::Call)
+    };
+    reply.await.map(|reply| Report(reply.into_inner())).map_err(|failed| failed.at(server))
+}
+
+/// Has the server save the run after the step in hand; gives the steps that will be in it at least.
+///
+/// # Errors
+/// As for [`status`].
+pub async fn checkpoint(server: &str) -> Result<u64, WorkerError> {
+    let reply = async {
+        let mut client = service(Client::new(server, "checkpoint")?.connect().await.map_err(Failed::Call)?);
+        answer(client.checkpoint(v1::CheckpointRequest {})).await.map_err(Failed::Call)
+    };
+    reply.await.map(|reply| reply.into_inner().version).map_err(|failed| failed.at(server))
+}
+
+enum Failed {
+    Call(Verdict),
+    Before(WorkerError),
+}
+
+impl From<WorkerError> for Failed {
+    fn from(error: WorkerError) -> Self {
+        Failed::Before(error)
+    }
+}
+
+impl Failed {
+    fn at(self, server: &str) -> WorkerError {
+        match self {
+            Failed::Before(error) => error,
+            Failed::Call(verdict) => match retryable(verdict, server) {
+                Ok(last) => WorkerError::Unreachable { server: server.into(), waited: Duration::ZERO, last },
+                Err(error) => error,
+            },
+        }
+    }
+}
+
+impl Report {
+    /// Whether all steps are made.
+    pub fn is_done(&self) -> bool {
+        self.0.version >= self.0.steps
+    }
+
+    /// The newest checkpoint that is durable; 0: none.
+    pub fn checkpoint(&self) -> u64 {
+        self.0.checkpoint
+    }
+
+    /// For people.
+    pub fn lines(&self) -> Vec<String> {
+        let v1::StatusReply { version, steps, state, loss, waited_ms, .. } = &self.0;
+        let share = 100.0 * *version as f64 / (*steps).max(1) as f64;
+        let loss = if loss.is_nan() { String::new() } else { format!(", loss {loss:.4}") };
+        let mut lines = vec![
+            format!("made        {version} of {steps} steps ({share:.0} %){loss}"),
+            format!("now         {state}, for {}", seconds(*waited_ms)),
+            match self.0.checkpoint {
+                0 => "checkpoint  none yet".into(),
+                step => format!("checkpoint  step {step}, {} ago", seconds(self.0.checkpoint_age_ms)),
+            },
+        ];
+        if self.0.rescued_leaves > 0 {
+            lines.push(format!("rescued     {} leaves of workers that were late or lost", self.0.rescued_leaves));
+        }
+        if self.0.audited_nodes > 0 {
+            lines.push(format!("audited     {} sums", self.0.audited_nodes));
+        }
+        if self.0.workers.is_empty() {
+            lines.push("workers     none".into());
+        } else {
+            lines.extend(table(&self.0.workers));
+        }
+        lines
+    }
+
+    /// For programs: one line.
+    pub fn to_json(&self) -> String {
+        let worker = |worker: &WorkerStatus| {
+            json!({
+                "id": worker.worker_id, "name": worker.name, "address": worker.address, "state": worker.state,
+                "leaves": worker.leaves, "nodes": worker.nodes, "leaves_per_second": worker.leaves_per_second,
+                "silent_ms": worker.silent_ms, "held_up_ms": worker.held_up_ms,
+            })
+        };
+        let reply = &self.0;
+        let workers: Vec<Value> = reply.workers.iter().map(worker).collect();
+        let loss = Some(reply.loss).filter(|loss| loss.is_finite());
+        json!({
+            "version": reply.version, "steps": reply.steps, "state": reply.state, "waited_ms": reply.waited_ms,
+            "loss": loss, "checkpoint": reply.checkpoint, "checkpoint_age_ms": reply.checkpoint_age_ms,
+            "rescued_leaves": reply.rescued_leaves, "audited_nodes": reply.audited_nodes, "workers": workers,
+        })
+        .to_string()
+    }
+}
+
+/// One line for each worker, under a line of headings.
+fn table(workers: &[WorkerStatus]) -> Vec<String> {
+    let heading = ["worker", "name", "address", "state", "leaves", "sums", "leaves/s", "heard", "waited for"];
+    let row = |worker: &WorkerStatus| {
+        [
+            format!("w{}", worker.worker_id),
+            worker.name.clone(),
+            worker.address.clone(),
+            worker.state.clone(),
+            worker.leaves.to_string(),
+            worker.nodes.to_string(),
+            format!("{:.0}", worker.leaves_per_second),
+            format!("{} ago", seconds(worker.silent_ms)),
+            seconds(worker.held_up_ms),
+        ]
+    };
+    let rows: Vec<[String; 9]> =
+        std::iter::once(heading.map(str::to_owned)).chain(workers.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..9).map(width).collect();
+    let line = |row: &[String; 9]| {
+        let mut line = String::new();
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            // Numbers stand right.
+            let written = if column < 4 { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
+            written.expect("a string takes everything");
+        }
+        line.trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{:.1} s", ms as f64 / 1000.0)
+}

@@ -1,0 +1,27 @@
+//! Server, shards and workers under a hundred signals: the weights of a run that was left alone.
+
+#![cfg(unix)]
+
+use downhill_tests::{downhill, run};
+
+#[test]
+fn a_hundred_signals_to_workers_and_servers_change_no_bit() {
+    let seed = std::process::id().to_string();
+    let flags = ["verify", "--workers", "4", "--shards", "2", "--signals", "100", "--pause", "0.3", "--seed"];
+    let ended = run(downhill(&flags).arg(&seed));
+    println!("{ended}");
+    assert!(ended.status.success(), "{ended}");
+    for harm in ["SIGKILL", "SIGTERM", "SIGSTOP"] {
+        assert!(ended.stdout.contains(&format!("{harm} ")), "{ended}");
+    }
+    assert!(ended.stdout.contains("100 signals in") && ended.stdout.contains("to a server"), "{ended}");
+    assert!(ended.stdout.contains("weights sha256 "), "{ended}");
+}
+
+#[test]
+fn one_server_that_keeps_all_withstands_signals_as_well() {
+    let seed = std::process::id().to_string();
+    let flags = ["verify", "--workers", "2", "--shards", "1", "--signals", "15", "--seed"];
+    let ended = run(downhill(&flags).arg(&seed));
+    assert!(ended.status.success(), "{ended}");
+}
