@@ -1,4 +1,4 @@
-//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench, verify.
+//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench, status, verify.
 
 mod children;
 mod commands;
@@ -12,7 +12,7 @@ mod saved;
 use clap::{Parser, Subcommand};
 #[cfg(unix)]
 use commands::verify;
-use commands::{bench, data, evaluate, launch, predict, simulate, train};
+use commands::{bench, data, evaluate, launch, predict, simulate, status, train};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -36,6 +36,7 @@ enum Command {
     #[command(subcommand)]
     Data(data::Command),
     Bench(bench::Arguments),
+    Status(status::Arguments),
     #[cfg(unix)]
     Verify(verify::Arguments),
 }
@@ -49,6 +50,7 @@ Examples:
   downhill predict runs/digits-1 --data csv:new.csv --output predictions.csv
   downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 10Gbit
   downhill data inspect digits:
+  downhill status 127.0.0.1:4370 --watch
   downhill verify
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or run file, 130 stopped by Ctrl-C with results written.";
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         #[cfg(unix)]
         Command::Verify(arguments) => verify::run(&arguments),
     };

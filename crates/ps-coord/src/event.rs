@@ -176,7 +176,7 @@ pub enum Dismissal {
         /// For how long.
         silent_ms: Millis,
     },
-    /// The run goes back to an earlier step; the reason. It is welcome again at once.
+    /// The run goes back to an earlier step, or to the beginning of this one; the reason. It is welcome again at once.
     Rewound(String),
     /// It has sent a sum that is not what its leaves give; which. It is not welcome any more.
     Banned(String),

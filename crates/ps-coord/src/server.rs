@@ -336,6 +336,15 @@ impl ServerCore {
         {
             round.begin_again(self.now);
             actions.push(ServerAction::StartOver { step });
+            // What is on its way may have begun to arrive before: nobody knows any more what of it counts.
+            self.send_all_away(Dismissal::Rewound(format!("step {step} is gathered again")), actions);
+        }
+    }
+
+    fn send_all_away(&mut self, reason: Dismissal, actions: &mut Vec<ServerAction>) {
+        for worker in self.members.live() {
+            self.members.drain(worker, reason.clone());
+            actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
         }
     }
 
@@ -365,11 +374,7 @@ impl ServerCore {
         let why =
             format!("shard {shard} was lost at step {}: the run goes back to what is saved", self.version);
         actions.push(ServerAction::Notice(why.clone()));
-        let reason = Dismissal::Rewound(why);
-        for worker in self.members.live() {
-            self.members.drain(worker, reason.clone());
-            actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
-        }
+        self.send_all_away(Dismissal::Rewound(why), actions);
         match self.phase {
             Phase::Updating { stopping: true } => self.finish_stopped(actions),
             _ => self.enter(Phase::Waiting),
@@ -436,10 +441,7 @@ impl ServerCore {
     }
 
     fn finish(&mut self, reason: Dismissal, outcome: Outcome, actions: &mut Vec<ServerAction>) {
-        for worker in self.members.live() {
-            self.members.drain(worker, reason.clone());
-            actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
-        }
+        self.send_all_away(reason, actions);
         actions.push(ServerAction::Finish(outcome));
         self.enter(Phase::Finished);
     }

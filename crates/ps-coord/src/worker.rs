@@ -192,10 +192,10 @@ impl WorkerCore {
         let Link::Serving(serving) = &mut self.link else { return };
         serving.search = None;
         serving.advance_to(step);
-        let within = |held: &Range<u32>| held.start <= leaves.start && leaves.end <= held.end;
-        let in_hand = serving.queue.iter().any(within)
-            || self.computing.as_ref().is_some_and(|c| c.wanted && c.step == step && within(&c.leaves));
-        // Work that is done already is done again: its sums may not have arrived.
+        let in_hand = serving.queue.contains(&leaves)
+            || self.computing.as_ref().is_some_and(|c| c.wanted && c.step == step && c.leaves == leaves);
+        // Work that is done already is done again: its sums may not have arrived. So is a part of what is in hand: the
+        // server may want just that node.
         if step == serving.newest && !in_hand && !leaves.is_empty() {
             serving.queue.push_back(leaves);
         }

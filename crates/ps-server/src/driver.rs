@@ -64,6 +64,8 @@ pub(crate) struct Driver {
     fetch: Option<Fetch>,
     /// Whether these are to be saved.
     is_saved: bool,
+    /// What was saved last, and after how many steps, once more is not to be had.
+    fallen_back: Option<(u64, Vec<f32>)>,
     /// The run cannot be saved or loaded any more.
     failed: Option<FolderError>,
     /// Events that actions have brought about, taken before any from outside.
@@ -125,6 +127,7 @@ impl Driver {
             shards,
             fetch: None,
             is_saved: false,
+            fallen_back: None,
             failed: None,
             events: VecDeque::new(),
             made: None,
@@ -182,9 +185,10 @@ impl Driver {
             Outcome::ShardsMissing { .. } => (Dismissal::Ended("shards are missing".into()), false),
         };
         if worth_fetching && let Err(why) = self.fetch_all(&mut inbox).await {
-            self.recorder.abandon();
-            self.shards.dismiss(&Dismissal::Ended(why.clone()));
-            return Err(ServerError::WeightsMissing(why));
+            warn!("the last weights are not to be had: {why}; going back to what is saved");
+            if let Err(error) = self.go_back() {
+                return Err(self.unsaved(error));
+            }
         }
         if let Err(error) = self.record().and_then(|()| self.save_last(&outcome)) {
             return Err(self.unsaved(error));
@@ -197,6 +201,21 @@ impl Driver {
         self.recorder.abandon();
         self.shards.dismiss(&Dismissal::Ended(error.to_string()));
         ServerError::Unsaved(error)
+    }
+
+    /// Without the shards, what was saved last is what there is.
+    fn go_back(&mut self) -> Result<(), FolderError> {
+        let found = match self.start.take() {
+            Some(start) => Some(start),
+            None => self.recorder.rewind()?,
+        };
+        let (version, weights) = match found {
+            Some(found) => (found.progress.step, found.weights),
+            None => (0, self.job.model.initial(self.job.plan.seed)),
+        };
+        self.made = None;
+        self.fallen_back = Some((version, weights));
+        Ok(())
     }
 
     /// Waits until the other shards' weights are here.
@@ -494,7 +513,9 @@ impl Driver {
     /// A run that is stopped can be gone on with.
     fn save_last(&mut self, outcome: &Outcome) -> Result<(), FolderError> {
         match outcome {
-            Outcome::Stopped { .. } | Outcome::TooFewWorkers { .. } if self.recorder.has_checkpoints() => {
+            Outcome::Stopped { .. } | Outcome::TooFewWorkers { .. }
+                if self.recorder.has_checkpoints() && self.fallen_back.is_none() =>
+            {
                 self.save()
             }
             _ => Ok(()),
@@ -579,7 +600,8 @@ impl Driver {
     fn end(self, outcome: Outcome) -> Result<Finished, ServerError> {
         let error = match outcome {
             Outcome::Done | Outcome::Stopped { .. } => {
-                let (version, weights) = (self.plane.version(), self.weights());
+                let now = || (self.plane.version(), self.weights());
+                let (version, weights) = self.fallen_back.clone().unwrap_or_else(now);
                 let is_done = outcome == Outcome::Done;
                 return Ok(Finished { job: self.job, recorder: self.recorder, weights, version, is_done });
             }

@@ -28,8 +28,6 @@ pub enum ServerError {
         /// For how long.
         waited: Duration,
     },
-    /// The run was stopped when its weights were not to be had; why.
-    WeightsMissing(String),
     /// This shard's coordinator is gone or has refused it.
     Coordinator {
         /// Where it is, or was.
@@ -64,10 +62,6 @@ impl fmt::Display for ServerError {
                 f,
                 "shards {shards:?} were missing for {} s; start them, then the run goes on from its last checkpoint",
                 waited.as_secs_f64()
-            ),
-            ServerError::WeightsMissing(why) => write!(
-                f,
-                "stopped without the last weights: {why}; started again, the run goes on from its last checkpoint"
             ),
             ServerError::Coordinator { address, why } => write!(f, "coordinator {address}: {why}"),
             ServerError::Unsaved(error) => error.fmt(f),

@@ -96,6 +96,11 @@ impl Client {
         Client { own: Some(shard), ..self }
     }
 
+    /// A connection to the server.
+    pub async fn connect(&self) -> Result<Channel, Verdict> {
+        connect(&self.server).await
+    }
+
     /// Asks what the run is.
     pub async fn join(&self) -> Result<Invitation, Verdict> {
         let mut client = service(connect(&self.server).await?);
@@ -269,14 +274,14 @@ async fn connect(address: &Address) -> Result<Channel, Verdict> {
     address.connect().await.map_err(|error| Verdict::Passing(describe(&error)))
 }
 
-fn service(channel: Channel) -> ParameterServerClient<Channel> {
+pub(crate) fn service(channel: Channel) -> ParameterServerClient<Channel> {
     ParameterServerClient::new(channel)
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
 }
 
 /// An answer in time, or what its absence means.
-async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Verdict> {
+pub(crate) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Verdict> {
     match timeout(limits::CALL_TIMEOUT, call).await {
         Ok(answer) => answer.map_err(|status| verdict(&status)),
         Err(_) => Err(Verdict::Passing(format!(

@@ -10,6 +10,7 @@ mod compute;
 mod driver;
 mod error;
 mod flow;
+pub mod observe;
 mod outgoing;
 mod weights;
 

@@ -9,6 +9,25 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
 
+/// A runtime for a few calls.
+pub struct Runtime(tokio::runtime::Runtime);
+
+/// A runtime for the calls of this module.
+///
+/// # Errors
+/// The system does not let us.
+pub fn runtime() -> Result<Runtime, WorkerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map(Runtime).map_err(|error| WorkerError::Internal(format!("starting: {error}")))
+}
+
+impl Runtime {
+    /// Waits for a call.
+    pub fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
+        self.0.block_on(call)
+    }
+}
+
 /// How far a server is and who takes part.
 pub struct Report(v1::StatusReply);
 
@@ -84,7 +103,10 @@ impl Report {
             },
         ];
         if self.0.rescued_leaves > 0 {
-            lines.push(format!("rescued     {} leaves of workers that were late or lost", self.0.rescued_leaves));
+            lines.push(format!(
+                "rescued     {} leaves of workers that were late or lost",
+                self.0.rescued_leaves
+            ));
         }
         if self.0.audited_nodes > 0 {
             lines.push(format!("audited     {} sums", self.0.audited_nodes));
@@ -142,7 +164,8 @@ fn table(workers: &[WorkerStatus]) -> Vec<String> {
         let mut line = String::new();
         for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
             // Numbers stand right.
-            let written = if column < 4 { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
+            let written =
+                if column < 4 { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
             written.expect("a string takes everything");
         }
         line.trim_end().to_owned()

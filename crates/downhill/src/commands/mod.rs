@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod launch;
 pub mod predict;
 pub mod simulate;
+pub mod status;
 pub mod train;
 #[cfg(unix)]
 pub mod verify;

@@ -43,7 +43,7 @@ const LOOKS: u32 = 3000;
 
 /// Asks and shows.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let runtime = ps_worker::observe::runtime().map_err(failed)?;
+    let runtime = observe::runtime().map_err(failed)?;
     if arguments.checkpoint {
         let steps = runtime.block_on(observe::checkpoint(&arguments.server)).map_err(failed)?;
         for _ in 0..LOOKS {
