@@ -104,9 +104,9 @@ impl Store {
             let path = self.folder.join(name);
             self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
         }
-        for (_, name) in checkpoints(&names).into_iter().rev() {
+        for (step, name) in checkpoints(&names).into_iter().rev() {
             let path = self.folder.join(&name);
-            match self.load(&path)? {
+            match self.load(&path, step)? {
                 Ok(snapshot) => {
                     found.snapshot = Some(snapshot);
                     break;
@@ -205,8 +205,8 @@ impl Store {
         Ok(())
     }
 
-    /// A checkpoint, or what is wrong with it.
-    fn load(&self, path: &Path) -> Result<Result<Snapshot, String>, Error> {
+    /// The checkpoint of a step, or what is wrong with it.
+    fn load(&self, path: &Path, step: u64) -> Result<Result<Snapshot, String>, Error> {
         // What cannot be read is damaged, too, whether it is missing or its disk gives errors.
         let read = |name: &str| self.disk.read(&path.join(name)).map_err(|error| format!("{name}: {error}"));
         let manifest = read(MANIFEST)
@@ -218,6 +218,10 @@ impl Store {
         let differences = self.kept.fingerprint.differences(&manifest.fingerprint);
         if !differences.is_empty() {
             return Err(Error::OtherRun { folder: self.folder.clone(), differences });
+        }
+        let theirs = manifest.progress.step;
+        if theirs != step {
+            return Ok(Err(format!("{MANIFEST} is of step {theirs}, the folder's name says {step}")));
         }
         let tensors = |name: &str| {
             let entry = manifest.files.iter().find(|entry| entry.name == name);
