@@ -72,11 +72,9 @@ fn check(name: &str) {
         MOST_HELD.store(held, Relaxed);
         let ended = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
         let most = MOST_HELD.load(Relaxed).saturating_sub(held);
-        assert!(
-            ended.is_ok() && most < MOST_BYTES,
-            "{what}, {most} bytes of memory: {}",
-            input.escape_ascii()
-        );
+        let input = input.escape_ascii();
+        assert!(ended.is_ok(), "{what} panicked, see above: {input}");
+        assert!(most < MOST_BYTES, "{what} took {most} bytes of memory: {input}");
     };
     let files = files(target);
     files.iter().for_each(|(file, input)| take(input, file));
