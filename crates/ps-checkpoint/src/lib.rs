@@ -18,6 +18,7 @@
 mod disk;
 mod error;
 mod manifest;
+mod planted;
 pub mod simulated;
 mod store;
 pub mod tensors;
