@@ -134,7 +134,9 @@ mod tests {
         bytes[at] ^= 1;
         disk.write(&path, &bytes).unwrap();
         match store.newest(true).map_err(|error| error.to_string())?.snapshot {
-            Some(found) if found != snapshot(found.progress.step) => Err(format!("byte {at} has flipped, and is loaded")),
+            Some(found) if found != snapshot(found.progress.step) => {
+                Err(format!("byte {at} has flipped, and is loaded"))
+            }
             _ => Ok(()),
         }
     }
