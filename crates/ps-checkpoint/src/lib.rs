@@ -18,6 +18,7 @@
 mod disk;
 mod error;
 mod manifest;
+mod planted;
 pub mod simulated;
 mod store;
 pub mod tensors;
@@ -25,7 +26,7 @@ mod writer;
 
 pub use disk::{Disk, RealDisk};
 pub use error::Error;
-pub use manifest::{Fingerprint, Manifest, Progress};
+pub use manifest::{FileEntry, Fingerprint, Manifest, Progress};
 pub use store::{Found, Kept, Store};
 pub use writer::{Saved, Writer};
 

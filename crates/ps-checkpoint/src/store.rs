@@ -3,6 +3,7 @@
 use crate::disk::{Disk, RealDisk};
 use crate::error::Error;
 use crate::manifest::{FORMAT, FileEntry, Fingerprint, Manifest, sha256};
+use crate::planted::{Defect, Planted};
 use crate::{Snapshot, tensors};
 use ps_core::Layout;
 use std::fs::{File, TryLockError};
@@ -41,6 +42,8 @@ pub struct Store {
     disk: Box<dyn Disk>,
     /// Held as long as the store is.
     _lock: Option<File>,
+    /// What is wrong with it, in tests of the tests.
+    planted: Planted,
 }
 
 /// What a folder held.
@@ -81,8 +84,19 @@ impl Store {
     /// # Errors
     /// The disk refuses.
     pub fn on(disk: Box<dyn Disk>, folder: &Path, kept: Kept) -> Result<Self, Error> {
-        let mut store = Store { folder: folder.into(), kept, holder: 0, disk, _lock: None };
-        store.holder = store.last_holder()? + 1;
+        Self::planted(disk, folder, kept, Planted::default())
+    }
+
+    /// The same with a defect.
+    pub(crate) fn planted(
+        disk: Box<dyn Disk>,
+        folder: &Path,
+        kept: Kept,
+        planted: Planted,
+    ) -> Result<Self, Error> {
+        let mut store = Store { folder: folder.into(), kept, holder: 0, disk, _lock: None, planted };
+        let last = store.last_holder()?;
+        store.holder = if store.has(Defect::ReuseHolderNumber) { last.max(1) } else { last + 1 };
         store.take_over()?;
         Ok(store)
     }
@@ -104,9 +118,9 @@ impl Store {
             let path = self.folder.join(name);
             self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
         }
-        for (_, name) in checkpoints(&names).into_iter().rev() {
+        for (step, name) in checkpoints(&names).into_iter().rev() {
             let path = self.folder.join(&name);
-            match self.load(&path)? {
+            match self.load(&path, step)? {
                 Ok(snapshot) => {
                     found.snapshot = Some(snapshot);
                     break;
@@ -146,7 +160,7 @@ impl Store {
             let _ = self.disk.remove_folder(&part);
             return Err(error);
         }
-        self.prune()?;
+        self.prune(self.kept.last.max(1))?;
         Ok(path)
     }
 
@@ -174,13 +188,15 @@ impl Store {
         for (name, content) in &files {
             self.put(&part.join(name), content)?;
         }
-        self.sync(part)
+        if self.has(Defect::NoFolderSyncBeforeRename) { Ok(()) } else { self.sync(part) }
     }
 
     /// Writes a file, makes it durable and reads it back.
     fn put(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
         self.disk.write(path, content).map_err(|error| failed("writing", path, error))?;
-        self.sync(path)?;
+        if !self.has(Defect::NoFileSync) {
+            self.sync(path)?;
+        }
         let read = self.disk.read(path).map_err(|error| failed("reading", path, error))?;
         if read == content { Ok(()) } else { Err(Error::ReadBack { path: path.into() }) }
     }
@@ -191,22 +207,29 @@ impl Store {
         if theirs != self.holder {
             return Err(Error::Fenced { folder: self.folder.clone(), holders: [self.holder, theirs] });
         }
+        if self.has(Defect::PruneTooEarly) {
+            self.prune(self.kept.last - 1)?;
+        }
         self.disk.rename(part, path).map_err(|error| failed("renaming", part, error))?;
-        self.sync(&self.folder)
+        if self.has(Defect::NoFolderSyncAfterRename) {
+            return Ok(());
+        }
+        let synced = self.sync(&self.folder);
+        if self.has(Defect::ReportBeforeDurable) { Ok(()) } else { synced }
     }
 
     /// Removes all but the newest few. The newest was verified when it was written or loaded by this process.
-    fn prune(&self) -> Result<(), Error> {
+    fn prune(&self, last: usize) -> Result<(), Error> {
         let all = checkpoints(&self.names()?);
-        for (_, name) in all.iter().rev().skip(self.kept.last.max(1)) {
+        for (_, name) in all.iter().rev().skip(last) {
             let path = self.folder.join(name);
             self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
         }
         Ok(())
     }
 
-    /// A checkpoint, or what is wrong with it.
-    fn load(&self, path: &Path) -> Result<Result<Snapshot, String>, Error> {
+    /// The checkpoint of a step, or what is wrong with it.
+    fn load(&self, path: &Path, step: u64) -> Result<Result<Snapshot, String>, Error> {
         // What cannot be read is damaged, too, whether it is missing or its disk gives errors.
         let read = |name: &str| self.disk.read(&path.join(name)).map_err(|error| format!("{name}: {error}"));
         let manifest = read(MANIFEST)
@@ -219,6 +242,10 @@ impl Store {
         if !differences.is_empty() {
             return Err(Error::OtherRun { folder: self.folder.clone(), differences });
         }
+        let theirs = manifest.progress.step;
+        if theirs != step {
+            return Ok(Err(format!("{MANIFEST} is of step {theirs}, the folder's name says {step}")));
+        }
         let tensors = |name: &str| {
             let entry = manifest.files.iter().find(|entry| entry.name == name);
             let entry = entry.ok_or_else(|| format!("{name} is not in the manifest"))?;
@@ -227,7 +254,7 @@ impl Store {
                 return Err(format!("{name} has {} bytes, the manifest states {}", bytes.len(), entry.bytes));
             }
             let found = sha256(&bytes);
-            if found != entry.sha256 {
+            if found != entry.sha256 && !self.has(Defect::LoadWithoutVerify) {
                 return Err(format!("{name} has the SHA-256 {found}, the manifest states {}", entry.sha256));
             }
             tensors::from_bytes(&self.kept.layout, &bytes).map_err(|problem| format!("{name}: {problem}"))
@@ -246,6 +273,11 @@ impl Store {
         };
         let free = (0..).map(numbered).find(|aside| !names.contains(aside));
         self.folder.join(free.expect("some number is free"))
+    }
+
+    /// Whether a test has planted this; never, outside of tests.
+    fn has(&self, defect: Defect) -> bool {
+        self.planted.has(defect)
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {

@@ -132,6 +132,18 @@ fn each_flipped_byte_and_each_truncation_is_found_and_the_checkpoint_before_is_u
 }
 
 #[test]
+fn a_checkpoint_under_another_ones_name_is_not_taken_for_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = open(parent.path()).unwrap();
+    store.save(&snapshot(1)).unwrap();
+    let path = store.save(&snapshot(2)).unwrap();
+    fs::rename(path, parent.path().join("step-000000000003")).unwrap();
+    let (step, problems) = newest(&store);
+    assert_eq!(step, Some(1));
+    assert!(problems[0].contains("manifest.json is of step 2, the folder's name says 3"), "{problems:?}");
+}
+
+#[test]
 fn with_no_good_one_left_nothing_is_begun_again_unless_that_is_allowed() {
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::dataset::Image;
 use crate::error::DataError;
-use crate::progress::{Progress, Watched};
+use crate::progress::{Place, Watched};
 use crate::raw::Pixels;
 use flate2::bufread::MultiGzDecoder;
 use ndarray::Array2;
@@ -19,14 +19,10 @@ struct Idx {
 }
 
 /// Reads the images and, where given, their labels, side by side.
-pub(crate) fn read(
-    images: &Path,
-    labels: Option<&Path>,
-    progress: &dyn Progress,
-) -> Result<Pixels, DataError> {
+pub(crate) fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Result<Pixels, DataError> {
     let (pixels, labels_read) = std::thread::scope(|scope| {
-        let labels_read = labels.map(|path| scope.spawn(move || read_file(path, true, progress)));
-        let pixels = read_file(images, false, progress);
+        let labels_read = labels.map(|path| scope.spawn(move || read_file(path, true, from)));
+        let pixels = read_file(images, false, from);
         let labels_read = labels_read.map(|thread| match thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -63,8 +59,8 @@ pub(crate) fn read(
     })
 }
 
-fn read_file(path: &Path, labels: bool, progress: &dyn Progress) -> Result<Idx, DataError> {
-    let file = Watched::open(path, progress)?;
+fn read_file(path: &Path, labels: bool, from: Place<'_>) -> Result<Idx, DataError> {
+    let file = Watched::open(path, from)?;
     let size = file.total;
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let head = reader.fill_buf().map_err(|error| DataError::File { path: path.into(), error })?;

@@ -7,7 +7,7 @@ use crate::encoding::{with_sparse_labels, with_table_labels};
 use crate::error::DataError;
 use crate::libsvm::Sparse;
 use crate::number::Cell;
-use crate::progress::NoProgress;
+use crate::progress::{NoProgress, Place};
 use crate::raw::{self, Pixels, Raw};
 use crate::table::Table;
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ pub fn inspect(source: &str, label: Option<&str>, root: &Path) -> Result<Inspect
         Source::Libsvm(_) => "LIBSVM",
         Source::Digits { .. } => "digits",
     };
-    let raw = raw::read(&parsed, root, &NoProgress)?;
+    let raw = raw::read(&parsed, Place { root, memory: None, progress: &NoProgress })?;
     let samples = raw.rows();
     let mut inspection = match raw {
         Raw::Pixels(pixels) => of_pixels(&pixels),

@@ -26,6 +26,6 @@ pub use config::{DIGITS_COUNT, DIGITS_SEED, DataConfig, Missing, Source, Validat
 pub use dataset::{Dataset, Features, Image, Task};
 pub use error::DataError;
 pub use inspect::{ColumnSummary, Inspection, LabelSummary, inspect};
-pub use load::{Loaded, load, load_like, load_unlabelled};
+pub use load::{Loaded, load, load_from_memory, load_like, load_unlabelled};
 pub use progress::{NoProgress, Progress};
 pub use split::{Preprocessing, Split, Standard};

@@ -2,7 +2,7 @@
 
 use crate::error::DataError;
 use crate::number::finite;
-use crate::progress::{Progress, Watched};
+use crate::progress::{Place, Watched};
 use std::ops::Range;
 use std::path::Path;
 
@@ -48,9 +48,9 @@ impl Sparse {
 }
 
 /// Reads the file at `path`.
-pub(crate) fn read(path: &Path, progress: &dyn Progress) -> Result<Sparse, DataError> {
+pub(crate) fn read(path: &Path, from: Place<'_>) -> Result<Sparse, DataError> {
     let place = path.display().to_string();
-    let bytes = Watched::open(path, progress)?.read_whole()?;
+    let bytes = Watched::open(path, from)?.read_whole()?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();

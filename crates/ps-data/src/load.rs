@@ -5,12 +5,13 @@ use crate::dataset::{Dataset, Features, Image, Task};
 use crate::encoding::Encoding;
 use crate::error::DataError;
 use crate::fingerprint::fingerprint;
-use crate::progress::Progress;
+use crate::progress::{NoProgress, Place, Progress};
 use crate::raw::{self, Raw};
 use crate::split::{Preprocessing, Split};
 use crate::statistics;
 use ps_core::Order;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A run's data.
@@ -43,6 +44,20 @@ pub fn load(
     root: &Path,
     progress: &dyn Progress,
 ) -> Result<Loaded, DataError> {
+    load_from(config, task, seed, Place { root, memory: None, progress })
+}
+
+/// The same where the files are in memory, by the paths that `config` names them by; there are no others.
+pub fn load_from_memory(
+    config: &DataConfig,
+    task: Task,
+    seed: u64,
+    files: &BTreeMap<PathBuf, Vec<u8>>,
+) -> Result<Loaded, DataError> {
+    load_from(config, task, seed, Place { root: Path::new(""), memory: Some(files), progress: &NoProgress })
+}
+
+fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Result<Loaded, DataError> {
     let validation_source = match &config.validation {
         Some(Validation::Source(source)) => Some(source.as_str()),
         Some(Validation::Share(share)) if !(*share > 0.0 && *share < 1.0) => {
@@ -55,7 +70,7 @@ pub fn load(
         .into_iter()
         .flatten()
         .collect();
-    let mut raws = read_all(&texts, root, progress)?.into_iter().zip(texts);
+    let mut raws = read_all(&texts, from)?.into_iter().zip(texts);
     let (raw, text) = raws.next().expect("one raw source for each text");
     let encoding = Encoding::learn(&raw, config, task)?;
     let mut train = encoding.encode(raw, text, config.missing, true)?;
@@ -129,7 +144,7 @@ fn load_other(
     progress: &dyn Progress,
     labelled: bool,
 ) -> Result<Split, DataError> {
-    let raw = raw::read(&Source::parse(source)?, root, progress)?;
+    let raw = raw::read(&Source::parse(source)?, Place { root, memory: None, progress })?;
     let mut dataset = like.encoding.encode(raw, source, config.missing, labelled)?;
     let preprocessing = Arc::clone(like.train.preprocessing());
     fill_missing(&mut dataset, preprocessing.fill.as_deref());
@@ -137,11 +152,11 @@ fn load_other(
 }
 
 /// Reads all sources side by side; the first error in their order counts.
-fn read_all(texts: &[&str], root: &Path, progress: &dyn Progress) -> Result<Vec<Raw>, DataError> {
+fn read_all(texts: &[&str], from: Place<'_>) -> Result<Vec<Raw>, DataError> {
     let sources = texts.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
     std::thread::scope(|scope| {
         let threads: Vec<_> =
-            sources.iter().map(|source| scope.spawn(move || raw::read(source, root, progress))).collect();
+            sources.iter().map(|source| scope.spawn(move || raw::read(source, from))).collect();
         let results = threads.into_iter().map(|thread| match thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -1,6 +1,7 @@
 //! Files opened with their size known and every byte reported.
 
 use crate::error::DataError;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -22,9 +23,19 @@ impl Progress for NoProgress {
     fn file(&self, _name: &str, _bytes_done: u64, _bytes_total: u64) {}
 }
 
+/// Where files are, and who hears of reading them.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// Where relative paths start.
+    pub root: &'a Path,
+    /// What stands in for the file system, where something does.
+    pub memory: Option<&'a BTreeMap<PathBuf, Vec<u8>>>,
+    pub progress: &'a dyn Progress,
+}
+
 /// A file that reports what is read of it.
 pub(crate) struct Watched<'a> {
-    file: File,
+    file: Box<dyn Read + 'a>,
     path: PathBuf,
     name: String,
     done: u64,
@@ -33,8 +44,20 @@ pub(crate) struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    pub(crate) fn open(path: &Path, progress: &'a dyn Progress) -> Result<Self, DataError> {
+    pub(crate) fn open(path: &Path, place: Place<'a>) -> Result<Self, DataError> {
         let failed = |error| DataError::File { path: path.into(), error };
+        let watched = |file: Box<dyn Read + 'a>, total| Watched {
+            file,
+            path: path.into(),
+            name: path.display().to_string(),
+            done: 0,
+            total,
+            progress: place.progress,
+        };
+        if let Some(files) = place.memory {
+            let content = files.get(path).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+            return Ok(watched(Box::new(content.as_slice()), content.len() as u64));
+        }
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if metadata.is_dir() {
@@ -43,14 +66,7 @@ impl<'a> Watched<'a> {
                 "this is a directory, not a file",
             )));
         }
-        Ok(Watched {
-            file,
-            path: path.into(),
-            name: path.display().to_string(),
-            done: 0,
-            total: metadata.len(),
-            progress,
-        })
+        Ok(watched(Box::new(file), metadata.len()))
     }
 }
 

@@ -4,11 +4,10 @@ use crate::config::Source;
 use crate::dataset::Image;
 use crate::error::DataError;
 use crate::libsvm::{self, Sparse};
-use crate::progress::Progress;
+use crate::progress::Place;
 use crate::table::{self, Table};
 use crate::{digits, idx};
 use ndarray::Array2;
-use std::path::Path;
 
 /// A source as read.
 pub(crate) enum Raw {
@@ -44,15 +43,16 @@ impl Raw {
     }
 }
 
-/// Reads `source`, whose relative paths start at `root`.
-pub(crate) fn read(source: &Source, root: &Path, progress: &dyn Progress) -> Result<Raw, DataError> {
+/// Reads `source`.
+pub(crate) fn read(source: &Source, from: Place<'_>) -> Result<Raw, DataError> {
+    let root = from.root;
     match source {
         Source::Idx { images, labels } => {
             let labels = labels.as_ref().map(|path| root.join(path));
-            idx::read(&root.join(images), labels.as_deref(), progress).map(Raw::Pixels)
+            idx::read(&root.join(images), labels.as_deref(), from).map(Raw::Pixels)
         }
-        Source::Csv(path) => table::read(&root.join(path), progress).map(Raw::Table),
-        Source::Libsvm(path) => libsvm::read(&root.join(path), progress).map(Raw::Sparse),
-        Source::Digits { count, seed } => Ok(Raw::Pixels(digits::draw(*count, *seed, progress))),
+        Source::Csv(path) => table::read(&root.join(path), from).map(Raw::Table),
+        Source::Libsvm(path) => libsvm::read(&root.join(path), from).map(Raw::Sparse),
+        Source::Digits { count, seed } => Ok(Raw::Pixels(digits::draw(*count, *seed, from.progress))),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::DataError;
 use crate::number::nearest;
-use crate::progress::{Progress, Watched};
+use crate::progress::{Place, Watched};
 use std::path::Path;
 
 /// A CSV file's cells.
@@ -73,9 +73,9 @@ impl Table {
 }
 
 /// Reads the file at `path`.
-pub(crate) fn read(path: &Path, progress: &dyn Progress) -> Result<Table, DataError> {
+pub(crate) fn read(path: &Path, from: Place<'_>) -> Result<Table, DataError> {
     let place = path.display().to_string();
-    let bytes = Watched::open(path, progress)?.read_whole()?;
+    let bytes = Watched::open(path, from)?.read_whole()?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     if bytes.is_empty() {
         return Err(DataError::content(place, "the file is empty"));

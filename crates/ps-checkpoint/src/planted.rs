@@ -1,0 +1,176 @@
+//! Defects that a test plants into a store, to see that the simulated disk brings them to light.
+//!
+//! Only the crate's own tests can plant one: elsewhere [`Planted`] is nothing, and what it says is known to the compiler.
+
+/// What can be wrong with a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// Files are not made durable.
+    NoFileSync,
+    /// The folder that is written is not made durable before it gets its name.
+    NoFolderSyncBeforeRename,
+    /// The folder of all checkpoints is not made durable after it.
+    NoFolderSyncAfterRename,
+    /// Older checkpoints go before the newest has its name.
+    PruneTooEarly,
+    /// A process takes the number of the one before it.
+    ReuseHolderNumber,
+    /// A checkpoint counts as saved though the last sync failed.
+    ReportBeforeDurable,
+    /// What is loaded is not compared with its hash.
+    LoadWithoutVerify,
+}
+
+/// The defect that a store has, if any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Planted {
+    #[cfg(test)]
+    pub(crate) defect: Option<Defect>,
+}
+
+impl Planted {
+    #[cfg(test)]
+    pub(crate) fn has(self, defect: Defect) -> bool {
+        self.defect == Some(defect)
+    }
+
+    #[cfg(not(test))]
+    pub(crate) const fn has(self, _: Defect) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulated::{Fault, SimulatedDisk};
+    use crate::{Disk, Error, Fingerprint, Kept, Progress, Snapshot, Store};
+    use ps_core::seed::{Purpose, Stream};
+    use ps_core::{Layout, Tally};
+    use std::io::ErrorKind;
+    use std::path::Path;
+
+    /// In how many seeds a defect must come to light.
+    const SEEDS: u64 = 200;
+
+    fn store(disk: &SimulatedDisk, defect: Option<Defect>) -> Result<Store, Error> {
+        let mut layout = Layout::default();
+        layout.push("layers.0.weight".into(), vec![2, 3]);
+        let fingerprint = Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 };
+        let kept = Kept { fingerprint, layout, moves: true, last: 1 };
+        Store::planted(Box::new(disk.clone()), Path::new("/"), kept, Planted { defect })
+    }
+
+    fn snapshot(step: u64) -> Snapshot {
+        let values = |from: f32| (0..6).map(|index| from + step as f32 + index as f32).collect();
+        let progress = Progress { step, tally: Tally::new(2), ..Progress::default() };
+        Snapshot { progress, weights: values(0.1), velocity: values(-0.3) }
+    }
+
+    /// A disk with checkpoint 2.
+    fn prepared(defect: Option<Defect>) -> SimulatedDisk {
+        let disk = SimulatedDisk::default();
+        store(&disk, defect).unwrap().save(&snapshot(2)).unwrap();
+        // What is from before is durable: the defect is looked for in what comes now.
+        for path in ["/step-000000000002", "/"] {
+            disk.sync(Path::new(path)).unwrap();
+        }
+        for file in ["manifest.json", "weights.safetensors", "velocity.safetensors"] {
+            disk.sync(&Path::new("/step-000000000002").join(file)).unwrap();
+        }
+        disk
+    }
+
+    /// Whether a store that is opened now finds what it must, given whether step 3 was called saved.
+    fn finds(disk: &SimulatedDisk, defect: Option<Defect>, was_saved: bool) -> Result<(), String> {
+        let found =
+            store(disk, defect).and_then(|store| store.newest(false)).map_err(|error| error.to_string())?;
+        let snapshot_found = found.snapshot.ok_or("nothing is there")?;
+        let step = snapshot_found.progress.step;
+        if snapshot_found != snapshot(step) {
+            return Err(format!("what is loaded is not step {step}"));
+        }
+        match (step, was_saved, &found.problems[..]) {
+            (3, _, []) | (2, false, []) => Ok(()),
+            (_, _, problems) => Err(format!("step {step}, called saved: {was_saved}, {problems:?}")),
+        }
+    }
+
+    /// A save with a fault at each operation in turn, and then a crash.
+    fn faulty_saves(defect: Option<Defect>, seed: u64, fault: Fault) -> Result<(), String> {
+        for point in 0.. {
+            let disk = prepared(defect);
+            let before = disk.operations();
+            disk.fault_at(before + point, fault);
+            let saved = store(&disk, defect).and_then(|store| store.save(&snapshot(3)));
+            let is_over = disk.operations() < before + point;
+            disk.crash(seed);
+            finds(&disk, defect, saved.is_ok())
+                .map_err(|problem| format!("{fault:?} at {point}: {problem}"))?;
+            if is_over {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Two processes at a time, where locks do not hold.
+    fn two_at_a_time(defect: Option<Defect>) -> Result<(), String> {
+        let disk = prepared(defect);
+        let (first, _second) = (store(&disk, defect).unwrap(), store(&disk, defect).unwrap());
+        match first.save(&snapshot(3)) {
+            Err(Error::Fenced { .. }) => Ok(()),
+            other => Err(format!("the older of two processes: {other:?}")),
+        }
+    }
+
+    /// A bit that flips in a tensor that lies on the disk.
+    fn flipped(defect: Option<Defect>, seed: u64) -> Result<(), String> {
+        let disk = prepared(defect);
+        let store = store(&disk, defect).unwrap();
+        let path = store.save(&snapshot(3)).unwrap().join("weights.safetensors");
+        let mut bytes = disk.read(&path).unwrap();
+        let at = Stream::new(seed, Purpose::Simulation, 1).below(bytes.len() as u32) as usize;
+        bytes[at] ^= 1;
+        disk.write(&path, &bytes).unwrap();
+        match store.newest(true).map_err(|error| error.to_string())?.snapshot {
+            Some(found) if found != snapshot(found.progress.step) => {
+                Err(format!("byte {at} has flipped, and is loaded"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What comes to light with a seed.
+    fn check(defect: Option<Defect>, seed: u64) -> Result<(), String> {
+        faulty_saves(defect, seed, Fault::Crash)?;
+        faulty_saves(defect, seed, Fault::Error(ErrorKind::Other))?;
+        two_at_a_time(defect)?;
+        flipped(defect, seed)
+    }
+
+    #[test]
+    fn each_defect_comes_to_light_within_two_hundred_seeds() {
+        use Defect::*;
+        for defect in [
+            NoFileSync,
+            NoFolderSyncBeforeRename,
+            NoFolderSyncAfterRename,
+            PruneTooEarly,
+            ReuseHolderNumber,
+            ReportBeforeDurable,
+            LoadWithoutVerify,
+        ] {
+            let found = (0..SEEDS).find_map(|seed| Some((seed, check(Some(defect), seed).err()?)));
+            let (seed, problem) = found.unwrap_or_else(|| panic!("{defect:?} does not come to light"));
+            println!("{defect:?}: seed {seed}: {problem}");
+        }
+    }
+
+    #[test]
+    fn without_a_defect_nothing_comes_to_light() {
+        for seed in 0..SEEDS {
+            check(None, seed).unwrap_or_else(|problem| panic!("seed {seed}: {problem}"));
+        }
+    }
+}

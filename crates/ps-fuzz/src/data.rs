@@ -1,0 +1,158 @@
+//! Data files of every format, as training and as test data, through encoding and standardisation.
+
+use crate::{Seed, choice, part, with_length};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ps_core::Samples;
+use ps_data::{DataConfig, DataError, Loaded, Missing, Split, Task, Validation, load_from_memory};
+use std::collections::BTreeMap;
+use std::io::Write;
+
+/// Labels, then images.
+pub(crate) fn idx(input: &[u8]) {
+    let (choice, rest) = choice(input);
+    let (labels, images) = part(rest);
+    let labelled = DataConfig::new("idx:images,labels");
+    check(choice, labelled, &[("images", images), ("labels", labels)]);
+}
+
+/// A table, and after a zero byte the table that the model is tested on.
+pub(crate) fn csv(input: &[u8]) {
+    let (choice, rest) = choice(input);
+    let label = match choice >> 6 {
+        0 => None,
+        1 => Some("0"),
+        2 => Some("-2"),
+        _ => Some("label"),
+    };
+    let config = DataConfig { label: label.map(String::from), ..DataConfig::new("csv:train") };
+    with_test(choice, config, rest);
+}
+
+/// Likewise.
+pub(crate) fn libsvm(input: &[u8]) {
+    let (choice, rest) = choice(input);
+    if !is_only_slow(rest) {
+        with_test(choice, DataConfig::new("libsvm:train"), rest);
+    }
+}
+
+/// Whether it is a file that takes gigabytes as a dense table, as it may, which would only keep the others waiting.
+fn is_only_slow(input: &[u8]) -> bool {
+    let lines = input.iter().filter(|&&byte| byte == b'\n').count() + 1;
+    let numbers = input.split(|byte| !byte.is_ascii_digit());
+    let mut numbers = numbers.filter_map(|digits| std::str::from_utf8(digits).ok()?.parse::<usize>().ok());
+    numbers.any(|number| number <= 1 << 24 && number.saturating_mul(lines) > 1 << 18)
+}
+
+fn with_test(choice: u8, mut config: DataConfig, input: &[u8]) {
+    let mut parts = input.splitn(2, |&byte| byte == 0);
+    let train = parts.next().unwrap_or_default();
+    let test = parts.next();
+    config.test = test.map(|_| config.train.replace("train", "test"));
+    check(choice, config, &[("train", train), ("test", test.unwrap_or_default())]);
+}
+
+/// Loads the files; of what is loaded, every row is what a model may be given.
+fn check(choice: u8, mut config: DataConfig, files: &[(&str, &[u8])]) {
+    let task = match choice & 3 {
+        0 => Task::Classes,
+        1 => Task::Binary,
+        2 => Task::Regression,
+        _ => Task::Count,
+    };
+    config.standardize = choice & 4 != 0;
+    config.missing = if choice & 8 == 0 { Missing::Refuse } else { Missing::Mean };
+    config.validation = (choice & 16 != 0).then_some(Validation::Share(0.3));
+    let files: BTreeMap<_, _> = files.iter().map(|(name, bytes)| (name.into(), bytes.to_vec())).collect();
+    match load_from_memory(&config, task, 1, &files) {
+        Ok(loaded) => {
+            is_sound(&loaded, &loaded.train, config.standardize);
+            loaded.validation.iter().for_each(|split| is_sound(&loaded, split, config.standardize));
+            loaded.test.iter().for_each(|split| is_sound(&loaded, split, config.standardize));
+        }
+        Err(error) => is_told_well(&error),
+    }
+}
+
+fn is_sound(loaded: &Loaded, split: &Split, standardized: bool) {
+    let width = split.features();
+    assert!(split.len() > 0 && width > 0 && width == loaded.feature_names.len());
+    let mut row = vec![f32::NAN; width];
+    for index in 0..split.len() {
+        split.write_row(index, &mut row);
+        // Numbers near the ends of binary32 may go beyond them when they are shifted and scaled.
+        assert!(standardized || row.iter().all(|value| value.is_finite()), "row {index}: {row:?}");
+        let target = split.target(index);
+        let fits = match loaded.task {
+            Task::Classes | Task::Binary => {
+                target.fract() == 0.0 && (target as usize) < loaded.class_names.len()
+            }
+            Task::Count => target >= 0.0,
+            Task::Regression => true,
+        };
+        assert!(target.is_finite() && fits, "target {target} of sample {index}");
+    }
+}
+
+/// An error is about what was given, in a line.
+fn is_told_well(error: &DataError) {
+    let text = error.to_string();
+    let told = ["images", "labels", "train", "test", "data."].iter().any(|place| text.contains(place));
+    assert!(told && !matches!(error, DataError::File { .. }), "{text}");
+}
+
+pub(crate) fn idx_seeds() -> Vec<Seed> {
+    let labels = [&[0, 0, 8, 1, 0, 0, 0, 4][..], &[0, 1, 2, 1]].concat();
+    let pixels: Vec<u8> = (0..24).map(|index| index * 10).collect();
+    let images = [&[0, 0, 8, 3, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0, 3][..], &pixels].concat();
+    let flat = [&[0, 0, 8, 2, 0, 0, 0, 4, 0, 0, 0, 6][..], &pixels].concat();
+    let huge = [&[0, 0, 8, 4][..], &[0xff; 16], &pixels].concat();
+    let both =
+        |choice: u8, labels: &[u8], images: &[u8]| [&[choice][..], &with_length(labels), images].concat();
+    let two_gz = [gz(&images[..20]), gz(&images[20..])].concat();
+    vec![
+        ("plain", both(0, &labels, &images)),
+        ("standardized-with-validation", both(4 | 16, &labels, &images)),
+        ("regression", both(2, &labels, &flat)),
+        ("gz", both(0, &gz(&labels), &gz(&images))),
+        ("gz-of-two-members", both(0, &labels, &two_gz)),
+        ("gz-cut", both(0, &labels, &gz(&images)[..30])),
+        ("huge", both(0, &labels, &huge)),
+        ("huge-gz", both(0, &labels, &gz(&huge))),
+    ]
+}
+
+fn gz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    written.expect("memory takes everything")
+}
+
+pub(crate) fn csv_seeds() -> Vec<Seed> {
+    let with = |choice: u8, text: &str| [&[choice][..], text.as_bytes()].concat();
+    vec![
+        ("classes", with(0, "a,b,label\n1,x,yes\n2.5,y,no\n-3e2,x,yes\n")),
+        ("test", with(0xc0, "label,b\nu,1\nv,2\n\0label,b\nv,-0.5\nu,7\n")),
+        ("missing", with(8 | 4, "a,b,c\n1,,u\n?,y,v\nNA,x,u\n4,y,v\n")),
+        ("regression", with(2 | 16 | 0x40, "y,\"a b\",c\r\n1,\"2\",3\r\n\r\n4,\"5\",6\r\n7,8,9\r\n")),
+        ("count", with(3, "\u{feff}a,n\n1,0\n2,3\n")),
+        ("binary-numbers", with(1 | 0x80, "a,l,b\n1,+1,2\n3,-1,4\n5,1.0,6\n")),
+        ("ragged", with(0, "a,b\n1,2,3\n")),
+        ("open-quote", with(0, "a,b\n\"1,2\n")),
+        ("large", with(2, "a,y\n3.4e38,1e39\n")),
+    ]
+}
+
+pub(crate) fn libsvm_seeds() -> Vec<Seed> {
+    let with = |choice: u8, text: &str| [&[choice][..], text.as_bytes()].concat();
+    vec![
+        ("classes", with(1, "+1 1:0.5 3:2\n-1 2:1e-3 # said\n\n+1 3:-7\n")),
+        ("test", with(4, "a 1:1 2:2\nb 1:3\n\0b 2:1\na 1:2\n")),
+        ("regression", with(2 | 16, "0.25 1:1\n3 2:2\n-1 1:1 2:1\n")),
+        ("descending", with(0, "1 2:1 1:1\n")),
+        ("beyond-memory", with(2, "1 4294967295:1\n")),
+        ("beyond-the-index", with(2, "1 4294967296:1\n")),
+        ("no-label", with(0, "1:1\n")),
+    ]
+}

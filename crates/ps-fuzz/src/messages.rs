@@ -1,0 +1,207 @@
+//! Messages of workers, servers, shards and coordinators, decoded and checked.
+
+use crate::{Seed, choice};
+use bytes::Bytes;
+use prost::Message;
+use ps_coord::Dismissal;
+use ps_core::{BatchPlan, Node, Precision, Tally};
+use ps_proto::convert::{self, ServerMessage, ShardMessage, WorkerMessage};
+use ps_proto::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
+use ps_proto::{Shape, v1};
+use std::ops::Range;
+
+/// A message of a worker or of a shard.
+pub(crate) fn from_worker(input: &[u8]) {
+    let (choice, message) = choice(input);
+    let shape = shape(choice);
+    if choice & 0x80 != 0 {
+        return from_shard(message, &shape);
+    }
+    let Ok(message) = v1::FromWorker::decode(message) else { return };
+    if let Ok(greeting) = convert::first_message(message.clone()) {
+        is_printable(&greeting.name, MAX_NAME_BYTES);
+        is_printable(&greeting.build, MAX_NAME_BYTES);
+    }
+    match convert::worker_message(message, &shape) {
+        Ok(WorkerMessage::Node(part)) => {
+            is_in(part.offset, &part.bytes, 4, 0..shape.parameters);
+            assert!(shape.plan.step(part.step).tree().has(part.node));
+        }
+        Ok(WorkerMessage::NodeDone(done)) => {
+            // As the server adds them up.
+            let mut sum = Tally::new(shape.classes);
+            (0..shape.plan.batch).for_each(|_| sum.add(&done.tally));
+            assert!(sum.correct <= sum.samples);
+        }
+        Ok(WorkerMessage::Goodbye(reason)) => is_printable(&reason, MAX_TEXT_BYTES),
+        Ok(WorkerMessage::Heartbeat | WorkerMessage::WeightsWanted) => {}
+        Err(nonsense) => is_short(&nonsense.to_string()),
+    }
+}
+
+fn from_shard(message: &[u8], shape: &Shape) {
+    let Ok(message) = v1::FromShard::decode(message) else { return };
+    if let Ok(greeting) = convert::shard_greeting(message.clone()) {
+        is_printable(&greeting.build, MAX_NAME_BYTES);
+        is_printable(&greeting.address, MAX_NAME_BYTES);
+    }
+    let kept = 0..shape.parameters.min(ps_proto::limits::chunk_elements(shape.parameters));
+    if let Ok(ShardMessage::Weights(_, offset, bytes)) = convert::shard_message(message, shape, &kept) {
+        is_in(offset, &bytes, 4, kept);
+    }
+}
+
+/// What a server says on the stream or in answer to a call, or a coordinator to a shard.
+pub(crate) fn from_server(input: &[u8]) {
+    let (choice, message) = choice(input);
+    let shape = shape(choice);
+    match choice >> 5 {
+        0 => {
+            let Ok(reply) = v1::JoinReply::decode(message) else { return };
+            if let Ok(invitation) = convert::invitation(reply) {
+                is_printable(&invitation.build, MAX_NAME_BYTES);
+                assert!(!invitation.heartbeat.is_zero() && invitation.silence > invitation.heartbeat);
+            }
+        }
+        1 => {
+            let Ok(reply) = v1::ShardsReply::decode(message) else { return };
+            for (_, address, kept) in convert::places(reply, shape.parameters).unwrap_or_default() {
+                is_printable(&address, MAX_NAME_BYTES);
+                assert!(kept.start <= kept.end && kept.end <= shape.parameters);
+            }
+        }
+        2 => {
+            let Ok(message) = v1::ToShard::decode(message) else { return };
+            if let Ok(attached) = convert::attached(message.clone(), shape.parameters) {
+                assert!(attached.kept.end <= shape.parameters);
+            }
+            let _ = convert::to_shard(message);
+        }
+        _ => {
+            let Ok(message) = v1::FromServer::decode(message) else { return };
+            match convert::server_message(message, &shape) {
+                Ok(ServerMessage::Weights(part)) => {
+                    is_in(part.offset, &part.bytes, shape.weights.bytes(), 0..shape.parameters);
+                }
+                Ok(ServerMessage::Assign { step, leaves }) => {
+                    let tree = shape.plan.step(step).tree();
+                    assert!(!leaves.is_empty() && leaves.end <= tree.leaves());
+                }
+                Ok(ServerMessage::Admitted(_, kept)) => assert!(kept.end <= shape.parameters),
+                Ok(ServerMessage::Dismissed(_) | ServerMessage::Heartbeat) => {}
+                Err(nonsense) => is_short(&nonsense.to_string()),
+            }
+        }
+    }
+}
+
+/// One of a few runs.
+fn shape(choice: u8) -> Shape {
+    let plan = match choice & 3 {
+        0 => BatchPlan::new(1, 100, 40, 4, 2, None),
+        1 => BatchPlan::new(1, 5, 1, 1, 3, Some(7)),
+        2 => BatchPlan::new(1, u32::MAX as usize, 1000, 1000, u32::MAX, None),
+        _ => BatchPlan::new(1, 1 << 20, 1 << 10, 7, 1, None),
+    };
+    Shape {
+        plan,
+        parameters: if choice & 4 == 0 { 7 } else { 70_000 },
+        classes: if choice & 8 == 0 { 3 } else { 0 },
+        weights: if choice & 16 == 0 { Precision::F32 } else { Precision::Bf16 },
+    }
+}
+
+/// A chunk that was accepted lies within what is kept.
+fn is_in(offset: usize, bytes: &Bytes, size: usize, kept: Range<usize>) {
+    let end = offset + bytes.len() / size;
+    assert!(bytes.len().is_multiple_of(size) && !bytes.is_empty());
+    assert!(kept.start <= offset && end <= kept.end, "{offset}..{end} of {kept:?}");
+}
+
+/// A text that was accepted may go to a terminal.
+fn is_printable(text: &str, limit: usize) {
+    assert!(text.chars().count() <= limit && !text.chars().any(char::is_control), "{text:?}");
+}
+
+/// What is said of a message is not as long as what it holds.
+fn is_short(text: &str) {
+    assert!(text.len() < 1000, "{text}");
+}
+
+fn fingerprints() -> Option<v1::Fingerprints> {
+    Some(v1::Fingerprints { run: "r".into(), data: "d".into(), numerics: 1, probe: "p".into() })
+}
+
+pub(crate) fn worker_seeds() -> Vec<Seed> {
+    let hello = v1::Hello {
+        protocol_version: PROTOCOL_VERSION,
+        worker_name: "a".into(),
+        build: "b".into(),
+        fingerprints: fingerprints(),
+    };
+    let node = Node { level: 1, index: 2 };
+    let tally = Tally { samples: 8, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..Tally::default() };
+    let chunk = convert::node_chunks(1, node, Bytes::from(vec![1; 28]), 0..7).next();
+    let shard = v1::ShardHello {
+        protocol_version: PROTOCOL_VERSION,
+        build: "b".into(),
+        fingerprints: fingerprints(),
+        index: Some(1),
+        address: "unix:s".into(),
+    };
+    use v1::from_shard::Message::{Applied, Hello as ShardHello, Weights};
+    use v1::from_worker::Message::{Goodbye, Hello, WeightsWanted};
+    let worker = |message| encoded(0, &v1::FromWorker { message: Some(message) });
+    let shard_says = |message| encoded(0x80, &v1::FromShard { message: Some(message) });
+    vec![
+        ("hello", worker(Hello(hello))),
+        ("node", encoded(0, &chunk.expect("there are elements"))),
+        ("node-done", encoded(0, &convert::node_done(1, node, tally))),
+        (
+            "node-done-regression",
+            encoded(8, &convert::node_done(1, node, Tally { samples: 8, ..Tally::default() })),
+        ),
+        ("weights-wanted", worker(WeightsWanted(v1::WeightsWanted {}))),
+        ("goodbye", worker(Goodbye(v1::Goodbye { reason: "bye\n".into() }))),
+        ("shard-hello", shard_says(ShardHello(shard))),
+        ("shard-applied", shard_says(Applied(v1::ShardApplied { step: 3 }))),
+        ("shard-weights", shard_says(Weights(convert::weights_chunk(3, 0, 7, Bytes::from(vec![1; 28]))))),
+    ]
+}
+
+pub(crate) fn server_seeds() -> Vec<Seed> {
+    let reply = v1::JoinReply {
+        protocol_version: PROTOCOL_VERSION,
+        build: "b".into(),
+        run_toml: "seed = 1".into(),
+        expected: fingerprints(),
+        parameters: 7,
+        samples: 100,
+        steps: 6,
+        heartbeat_interval_ms: 100,
+        silence_timeout_ms: 500,
+        shards: 1,
+    };
+    let place = v1::ShardPlace { index: 1, address: "127.0.0.1:1".into(), start: 0, end: 7 };
+    let admitted = v1::ShardAdmitted { index: 1, start: 0, end: 7 };
+    use v1::from_server::Message::{Assign, Weights};
+    let server = |choice, message| encoded(choice, &v1::FromServer { message: Some(message) });
+    let ended = convert::dismissed(&Dismissal::Ended("stopped".into()));
+    let weights = |size| convert::weights_chunk(3, 0, 7, Bytes::from(vec![1; size]));
+    vec![
+        ("join-reply", encoded(0, &reply)),
+        ("shards-reply", encoded(0x20, &v1::ShardsReply { shards: vec![place.clone(), place] })),
+        (
+            "shard-admitted",
+            encoded(0x40, &v1::ToShard { message: Some(v1::to_shard::Message::Admitted(admitted)) }),
+        ),
+        ("weights", server(0x60, Weights(weights(28)))),
+        ("weights-bf16", server(0x70, Weights(weights(14)))),
+        ("assign", server(0x60, Assign(v1::Assign { step: 2, leaf_start: 0, leaf_end: 5 }))),
+        ("dismissed", server(0x60, ended)),
+    ]
+}
+
+fn encoded(choice: u8, message: &impl Message) -> Vec<u8> {
+    [&[choice][..], &message.encode_to_vec()].concat()
+}

@@ -1,0 +1,269 @@
+//! What a real process leaves on a real file system when it is killed, or its disk fails, in the middle of a save.
+//!
+//! strace kills it or makes a call fail, at each call in turn; full and read-only file systems are mounted in a namespace of
+//! their own. Where the system allows one of these not, the test says so and checks nothing.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use downhill_tests::{Ended, program, run};
+use rayon::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The calls that change what is on a disk, or make it durable.
+const CALLS: &str = "write,fsync,rename,mkdir,unlinkat,rmdir,openat";
+const SAVER: &str = env!("CARGO_BIN_EXE_saver");
+
+/// A folder with checkpoints 1 and 2. Only other processes open its store: whatever this one starts meanwhile would hold
+/// the lock, too, until it is another program.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Place(tempfile::tempdir().unwrap());
+        assert_eq!(place.saver("save", &["1", "2"]).stdout, "saved 1\nsaved 2\n");
+        place
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.0.path().join("checkpoints")
+    }
+
+    fn saver(&self, command: &str, steps: &[&str]) -> Ended {
+        run(Command::new(SAVER).arg(command).arg(self.folder()).args(steps).stdin(Stdio::null()))
+    }
+
+    /// The newest checkpoint, as another process finds it.
+    fn newest(&self) -> Result<u64, String> {
+        let ended = self.saver("newest", &[]);
+        let step = ended.stdout.trim().strip_prefix("newest ").and_then(|step| step.parse().ok());
+        step.ok_or_else(|| ended.to_string())
+    }
+
+    /// Saves 3 and 4 under strace, which does `harm`; gives what it saw, too.
+    fn save(&self, harm: Option<&str>) -> (Ended, Vec<Call>) {
+        let log = self.0.path().join("log");
+        let mut command = traced(&log, harm);
+        let ended = run(command.arg(SAVER).arg("save").arg(self.folder()).args(["3", "4"]));
+        (ended, calls(&log))
+    }
+}
+
+/// A call that strace saw.
+#[derive(Debug)]
+struct Call {
+    name: String,
+    /// How many of that name there were before it, and it.
+    number: usize,
+    line: String,
+}
+
+impl Call {
+    /// The file or folder of a call with a descriptor.
+    fn path(&self) -> &str {
+        self.line.split(['<', '>']).nth(1).unwrap_or_default()
+    }
+
+    fn failed(&self) -> bool {
+        self.line.contains(" = -1 ")
+    }
+}
+
+fn traced(log: &Path, harm: Option<&str>) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-y", "-e", &format!("trace={CALLS}"), "-o"]).arg(log);
+    if let Some(harm) = harm {
+        command.args(["-e", &format!("inject={harm}")]);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The calls of strace's log, in their order.
+fn calls(log: &Path) -> Vec<Call> {
+    let text = fs::read_to_string(log).unwrap();
+    let mut calls: Vec<Call> = Vec::new();
+    for line in text.lines() {
+        let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        let Some((name, _)) = line.split_once('(') else { continue };
+        let number = calls.iter().filter(|call| call.name == name).count() + 1;
+        calls.push(Call { name: name.into(), number, line: line.into() });
+    }
+    calls
+}
+
+/// Whether strace can be had; says so if not.
+fn has_strace() -> bool {
+    let has = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
+    let has = has.is_ok_and(|status| status.success());
+    if !has {
+        println!("skipped: strace is not there, or may not trace");
+    }
+    has
+}
+
+#[test]
+fn a_save_that_is_killed_or_fails_at_any_call_leaves_the_new_checkpoint_or_the_old_one() {
+    if !has_strace() {
+        return;
+    }
+    let place = Place::new();
+    let (ended, clean) = place.save(None);
+    assert_eq!(ended.stdout, "saved 3\nsaved 4\n", "{ended}");
+    assert_eq!(place.newest(), Ok(4));
+    let of_the_folder = clean.iter().filter(|call| call.line.contains("checkpoints"));
+    let harms = of_the_folder.flat_map(|call| {
+        // A file that cannot be opened is like one that cannot be written.
+        let kinds: &[_] = if call.name == "openat" {
+            &["error=EIO"]
+        } else {
+            &["error=EIO", "error=ENOSPC", "signal=KILL"]
+        };
+        kinds.iter().map(|kind| format!("{}:{kind}:when={}", call.name, call.number))
+    });
+    let harms: Vec<String> = harms.collect();
+    let newest: Vec<u64> = harms.par_iter().map(|harm| check(harm)).collect();
+    let [old, new] = [2..4, 4..5].map(|steps| newest.iter().filter(|step| steps.contains(*step)).count());
+    println!("{} points, {old} with an older checkpoint, {new} with the newest", harms.len());
+    assert!(harms.len() > 120 && old > 20 && new > 20, "{harms:?} {newest:?}");
+}
+
+/// Does harm to a save; gives the newest checkpoint after it.
+fn check(harm: &str) -> u64 {
+    let place = Place::new();
+    let (ended, calls) = place.save(Some(harm));
+    let context = format!("{harm}\n{ended}\n{calls:#?}");
+    let said = ended.stdout.lines().filter_map(|line| line.strip_prefix("saved ")?.parse().ok());
+    let said: u64 = said.max().unwrap_or(2);
+    let step = place.newest().unwrap_or_else(|problem| panic!("{problem}\n{context}"));
+    assert!(step >= said, "{step} is there, {said} was called saved\n{context}");
+
+    if let Some(at) = calls.iter().position(|call| call.name == "fsync" && call.failed()) {
+        assert_eq!(ended.status.code(), Some(1), "{context}");
+        assert!(ended.stderr.contains("cannot be made durable"), "{context}");
+        let again =
+            calls[at + 1..].iter().any(|call| call.name == "fsync" && call.path() == calls[at].path());
+        assert!(!again, "{} is tried again\n{context}", calls[at].path());
+    }
+    // Another process goes on.
+    assert_eq!(place.saver("save", &["9"]).stdout, "saved 9\n", "{context}");
+    assert_eq!(place.newest(), Ok(9), "{context}");
+    step
+}
+
+/// A model of 50,890 parameters: a checkpoint has 407 kB, the result half of that.
+const RUN: &str = r#"
+[data]
+train = "digits:1024"
+[model]
+kind = "mlp"
+hidden = [64]
+[train]
+epochs = 2
+batch = 128
+[optimizer]
+momentum = 0.9
+[learning_rate]
+initial = 0.05
+"#;
+
+fn run_file(folder: &Path) -> PathBuf {
+    let path = folder.join("run.toml");
+    fs::write(&path, RUN).unwrap();
+    path
+}
+
+#[test]
+fn a_disk_that_cannot_make_a_checkpoint_durable_ends_the_run() {
+    if !has_strace() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (file, log) = (run_file(place.path()), place.path().join("log"));
+    // Each thread's calls are counted apart. Those of the main one are about the file `holder`, its folder, and two files of
+    // results before the first step; of the one that saves, about its files and folders.
+    for number in 1..=5 {
+        let out = place.path().join(format!("out-{number}"));
+        let mut command = traced(&log, Some(&format!("fsync:error=EIO:when={number}")));
+        let train = program("downhill");
+        command.arg(train.get_program()).arg("train").arg(&file).arg("--out").arg(&out);
+        let ended = run(command.args(["--checkpoint-every", "2", "--threads", "1"]));
+        assert_eq!(ended.status.code(), Some(1), "{number}: {ended}");
+        let results = if number == 3 || number == 4 { "" } else { "it cannot be made durable: " };
+        assert!(ended.stderr.contains(&format!("{results}Input/output error")), "{number}: {ended}");
+        assert!(!ended.stdout.contains("weights sha256"), "{number}: {ended}");
+        // Started again, the run ends as it should.
+        let mut again = program("downhill");
+        run(again.arg("train").arg(&file).arg("--out").arg(&out)).hash();
+    }
+}
+
+/// A shell in which a small file system is mounted at `$M`; `None`, and a line that says so, where that is not allowed.
+fn with_mount(bytes: usize, script: &str, arguments: &[&Path]) -> Option<Ended> {
+    let place = tempfile::tempdir().unwrap();
+    let shell = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-Urm", "sh", "-c", script, "sh"]).args(arguments).env("M", place.path());
+        command.env("SAVER", SAVER).env("DOWNHILL", program("downhill").get_program()).stdin(Stdio::null());
+        command
+    };
+    let mount = format!("mount -t tmpfs -o size={bytes} tmpfs \"$M\"");
+    let may = shell(&mount).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !may {
+        println!("skipped: no file system can be mounted in a namespace here");
+        return None;
+    }
+    Some(run(&mut shell(&format!("{mount}\n{script}"))))
+}
+
+#[test]
+fn a_full_disk_costs_the_checkpoint_that_does_not_fit_and_no_other() {
+    let script = r#"
+        "$SAVER" save "$M/checkpoints" 1 2
+        cat /dev/zero >"$M/fill" 2>/dev/null
+        "$SAVER" save "$M/checkpoints" 3
+        "$SAVER" newest "$M/checkpoints"
+        rm "$M/fill"
+        "$SAVER" save "$M/checkpoints" 4
+        "$SAVER" newest "$M/checkpoints"
+    "#;
+    let Some(ended) = with_mount(128 << 10, script, &[]) else { return };
+    // What is full cannot even be taken over; the checkpoints can be read all the same once there is room.
+    assert!(ended.stderr.contains("No space left on device"), "{ended}");
+    assert!(ended.stdout.ends_with("saved 4\nnewest 4\n"), "{ended}");
+    assert!(!ended.stdout.contains("saved 3"), "{ended}");
+}
+
+#[test]
+fn a_run_whose_checkpoints_do_not_fit_says_so_and_ends_with_the_same_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let file = run_file(place.path());
+    let wanted = run(program("downhill").arg("train").arg(&file)).hash();
+    let script = r#""$DOWNHILL" train "$1" --out "$M/out" --checkpoint-every 2"#;
+    let Some(ended) = with_mount(350 << 10, script, &[&file]) else { return };
+    assert_eq!(ended.hash(), wanted, "{ended}");
+    let warning = "warning: no checkpoint was saved after 2 steps: writing ";
+    assert!(ended.stderr.contains(warning) && ended.stderr.contains("No space left on device"), "{ended}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_refused_at_once_and_nothing_is_lost() {
+    let place = tempfile::tempdir().unwrap();
+    let file = run_file(place.path());
+    let script = r#"
+        "$SAVER" save "$M/checkpoints" 1 2
+        mkdir "$M/out"
+        mount -o remount,ro "$M"
+        "$DOWNHILL" train "$1" --out "$M/out"
+        echo "ended with $?"
+        "$SAVER" save "$M/checkpoints" 3
+        echo "ended with $?"
+        mount -o remount,rw "$M"
+        "$SAVER" newest "$M/checkpoints"
+    "#;
+    let Some(ended) = with_mount(1 << 20, script, &[&file]) else { return };
+    assert_eq!(ended.stdout, "saved 1\nsaved 2\nended with 1\nended with 1\nnewest 2\n", "{ended}");
+    assert!(ended.stderr.matches("Read-only file system").count() == 2, "{ended}");
+}
