@@ -73,7 +73,8 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a ping may stay unanswered before the connection counts as dead.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a server that is done waits for its workers to take their leave before it closes on them.
+/// How long a server that is done waits for its workers to take their leave before it closes on them, and for a worker
+/// that it has sent away before it stops listening to it.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Elements of a chunk of a tensor of `elements` elements.

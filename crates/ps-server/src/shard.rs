@@ -8,7 +8,7 @@ use crate::driver::Incoming;
 use crate::outbox::Outgoing;
 use crate::peers::Peers;
 use crate::plane::Plane;
-use crate::service::Service;
+use crate::service::{Place, Service};
 use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
 use ps_coord::{Departure, Dismissal, WorkerId};
 use ps_core::StepReport;
@@ -21,7 +21,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::{debug, info};
@@ -60,7 +60,7 @@ pub struct Inside {
     /// What the shard sends.
     pub messages: Outgoing,
     inbox: mpsc::Sender<Incoming>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Inside {
