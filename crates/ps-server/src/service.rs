@@ -1,11 +1,12 @@
 //! Requests to events: admission, and one reading task for each worker.
 
+use crate::doors;
 use crate::driver::{Incoming, Peer};
 use crate::outbox::{self, LeftOver, Outgoing};
 use crate::shards::{AttachRequest, ShardSaid};
 use ps_coord::{Departure, WorkerId};
 use ps_proto::convert::{self, Shape, WorkerMessage};
-use ps_proto::limits::{FAREWELL_TIMEOUT, HELLO_TIMEOUT, MAX_WORKERS, PROTOCOL_VERSION};
+use ps_proto::limits::{FAREWELL_TIMEOUT, HELLO_TIMEOUT, MAX_PULLS, MAX_WORKERS, PROTOCOL_VERSION};
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, parameter_server_server::ParameterServer};
 use ps_proto::{Refusal, status};
@@ -23,7 +24,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::{Service as HttpService, http};
 use tonic::server::NamedService;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument, debug, info, info_span};
 
@@ -40,6 +40,7 @@ struct Shared {
     heartbeat: Duration,
     inbox: mpsc::Sender<Incoming>,
     places: Arc<Semaphore>,
+    pulls: Arc<Semaphore>,
     next: AtomicU32,
 }
 
@@ -65,7 +66,8 @@ impl Service {
         inbox: mpsc::Sender<Incoming>,
     ) -> Self {
         let (places, next) = (Arc::new(Semaphore::new(MAX_WORKERS)), AtomicU32::new(0));
-        Service(Arc::new(Shared { invitation, expected, shape, kept, heartbeat, inbox, places, next }))
+        let pulls = Arc::new(Semaphore::new(MAX_PULLS));
+        Service(Arc::new(Shared { invitation, expected, shape, kept, heartbeat, inbox, places, pulls, next }))
     }
 
     /// Puts a question to the driver.
@@ -112,8 +114,7 @@ impl Service {
 
     /// The stream of the rounds.
     async fn rounds(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        let address = address.map_or("this machine".to_owned(), |address| address.to_string());
+        let address = doors::place(request.extensions());
         let mut stream = Reader::<FromWorker>::new(request.into_body());
         let greeting = self.admit(&mut stream).await.inspect_err(|refusal| {
             info!(address, "worker refused: {}", refusal.message());
@@ -136,7 +137,7 @@ impl ParameterServer for Service {
     type PullWeightsStream = Pin<Box<dyn Stream<Item = Result<v1::WeightsChunk, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answer<v1::JoinReply> {
-        let address = request.remote_addr();
+        let address = doors::place(request.extensions());
         let asked = request.into_inner();
         if asked.protocol_version != PROTOCOL_VERSION {
             let build = asked.build.chars().filter(|c| !c.is_control()).take(64).collect();
@@ -197,10 +198,14 @@ impl ParameterServer for Service {
     }
 
     async fn pull_weights(&self, _: Request<v1::PullWeightsRequest>) -> Answer<Self::PullWeightsStream> {
+        let pull = self.0.pulls.clone().try_acquire_owned().map_err(|_| Refusal::TooManyPulls)?;
         let (version, parts) = self.ask(Incoming::Weights).await?;
         let total = self.0.shape.parameters;
-        let chunks =
-            parts.into_iter().map(move |(at, bytes)| Ok(convert::weights_chunk(version, at, total, bytes)));
+        let chunks = parts.into_iter().map(move |(at, bytes)| {
+            // Ends with the stream.
+            let _ = &pull;
+            Ok(convert::weights_chunk(version, at, total, bytes))
+        });
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 }

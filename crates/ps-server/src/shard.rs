@@ -14,8 +14,9 @@ use ps_coord::{Departure, Dismissal, WorkerId};
 use ps_core::StepReport;
 use ps_proto::convert::{self, Attached, Greeting, NodePart, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
+use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
-use ps_proto::{Address, Listener, Nonsense, Refusal};
+use ps_proto::{Listener, Nonsense, Refusal, Security};
 use ps_run::Job;
 use std::future::Future;
 use std::ops::Range;
@@ -104,14 +105,14 @@ pub async fn start(
 ) -> Result<(Shard, ShardEnd), ServerError> {
     let listener = listener.into();
     let fingerprints = expected(&job);
-    let (sender, coordinator) = attach(&job, placement, &fingerprints).await?;
+    let (sender, coordinator) = attach(&job, placement, &fingerprints, &options.security).await?;
     let (Attached { index, kept }, coordinator) = coordinator;
     info!(index, elements = ?kept, coordinator = placement.coordinator, "attached as a shard");
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let shape = shape(&job);
     let service = Service::new(None, fingerprints, shape, kept.clone(), heartbeat(options), inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
-    let server = serve(service.clone(), listener, closing).await?;
+    let server = serve(service.clone(), listener, options, closing).await?;
     tokio::spawn(async move {
         if let Err(error) = server.await {
             debug!("serving connections: {error}");
@@ -145,10 +146,15 @@ async fn attach(
     job: &Job,
     placement: &ShardOptions,
     fingerprints: &v1::Fingerprints,
+    security: &Security,
 ) -> Result<Link, ServerError> {
     let failed = |why: String| ServerError::Coordinator { address: placement.coordinator.clone(), why };
-    let address: Address = placement.coordinator.parse().map_err(failed)?;
-    let channel = address.connect().await.map_err(|error| failed(format!("not reached: {error}")))?;
+    let judged = |verdict| match verdict {
+        Verdict::Mismatch(why) => ServerError::Refused { address: placement.coordinator.clone(), why },
+        Verdict::Passing(why) | Verdict::NotOurs(why) | Verdict::Refused(why) => failed(why),
+    };
+    let address = security.address(&placement.coordinator).map_err(failed)?;
+    let channel = address.connect(security).await.map_err(judged)?;
     let mut client = ParameterServerClient::new(channel).max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
     let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
     let hello = v1::ShardHello {
@@ -168,7 +174,7 @@ async fn attach(
     let (stream, first) = tokio::time::timeout(CALL_TIMEOUT, greet)
         .await
         .map_err(|_| failed(format!("no answer within {} s", CALL_TIMEOUT.as_secs())))?
-        .map_err(|status| failed(status.message().to_owned()))?;
+        .map_err(|status| judged(verdict(&status)))?;
     let attached = convert::attached(first, job.model.parameters());
     let attached = attached.map_err(|nonsense| failed(nonsense.to_string()))?;
     Ok((sender, (attached, stream)))

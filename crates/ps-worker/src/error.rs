@@ -32,7 +32,7 @@ pub enum WorkerError {
         /// What gives it away.
         sign: String,
     },
-    /// Run file, data, version or machine do not fit the server's; trying again is useless.
+    /// Run file, data, version, machine or credentials do not fit the server's; trying again is useless.
     Mismatch(String),
     /// One of the two programs made a mistake; what the one that noticed says.
     Protocol(String),
@@ -55,6 +55,7 @@ impl WorkerError {
         match self {
             WorkerError::Address { .. } | WorkerError::Processors(_) | WorkerError::Listen { .. } => 2,
             WorkerError::Mismatch(_) => 42,
+            WorkerError::Shard(error) => error.exit_code(),
             _ => 1,
         }
     }

@@ -20,10 +20,10 @@ use client::Client;
 use compute::Compute;
 use driver::Driver;
 use ps_coord::WorkerOutcome;
-use ps_proto::Listener;
 use ps_proto::convert::Invitation;
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::status::Verdict;
+use ps_proto::{Listener, Security};
 use ps_run::{Job, Processors, Style};
 use ps_server::ServerOptions;
 use ps_server::shard::{self, Shard, ShardEnd, ShardOptions};
@@ -43,6 +43,10 @@ pub struct WorkerOptions {
     pub server: String,
     /// Where relative paths of the run file's data start; the current folder otherwise.
     pub data_root: Option<PathBuf>,
+    /// Whether the run file, which comes from the server, may name data that lies elsewhere.
+    pub allow_any_path: bool,
+    /// What this worker shows and asks for.
+    pub security: Security,
     /// Threads that compute; all cores otherwise.
     pub threads: Option<usize>,
     /// The processors that these threads are bound to, if they are.
@@ -94,7 +98,7 @@ pub async fn run_with(
     if let Some(problem) = options.cpus.as_ref().and_then(Processors::objection) {
         return Err(WorkerError::Processors(problem));
     }
-    let client = Client::new(&options.server, &options.name)?;
+    let client = Client::new(&options.server, &options.name, &options.security)?;
     tokio::pin!(shutdown);
     let prepared = async {
         let invitation = find(&client, &options).await?;
@@ -163,14 +167,19 @@ async fn host(
 ) -> Result<(Shard, ShardEnd), WorkerError> {
     let listening = |error| WorkerError::Listen { given: place.listen.clone(), error };
     let wrong = |problem: String| listening(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
-    let listener = Listener::bind(&place.listen.parse().map_err(wrong)?).map_err(listening)?;
+    let listener =
+        Listener::bind(&options.security.address(&place.listen).map_err(wrong)?).map_err(listening)?;
     let address = match &place.advertise {
         Some(address) => address.clone(),
         None => listener.address().map_err(listening)?.to_string(),
     };
     let placement = ShardOptions { coordinator: options.server.clone(), index: None, address };
-    let heartbeat = ServerOptions { contact_timeout: invitation.silence, ..ServerOptions::default() };
-    shard::start(listener, job, &placement, &heartbeat).await.map_err(WorkerError::Shard)
+    let behaviour = ServerOptions {
+        contact_timeout: invitation.silence,
+        security: options.security.clone(),
+        ..ServerOptions::default()
+    };
+    shard::start(listener, job, &placement, &behaviour).await.map_err(WorkerError::Shard)
 }
 
 /// Asks the server what the run is, again and again while it is not there.

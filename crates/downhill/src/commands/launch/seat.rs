@@ -71,7 +71,9 @@ impl Seat {
             flags.extend(["--cpus".into(), cpus.to_string().into()]);
         }
         flags.extend(["--name".into(), self.name().replace(' ', "-").into()]);
-        // Paths of the run file start at its folder, which the server does not tell.
+        // Paths of the run file start at its folder, which the server does not tell. The file is the user's own, and may
+        // name data that lies anywhere.
+        flags.push("--allow-any-path".into());
         let root = arguments.data.root(arguments.run.folder());
         if arguments.shards == Shards::Beside {
             flags.extend(["--with-shard", "--shard-listen", &self.listen].map(OsString::from));
