@@ -1,4 +1,4 @@
-//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench.
+//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench, certs.
 
 mod children;
 mod commands;
@@ -10,7 +10,7 @@ mod output;
 mod saved;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, data, evaluate, launch, predict, simulate, train};
+use commands::{bench, certs, data, evaluate, launch, predict, simulate, train};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -34,6 +34,7 @@ enum Command {
     #[command(subcommand)]
     Data(data::Command),
     Bench(bench::Arguments),
+    Certs(certs::Arguments),
 }
 
 const EXAMPLES: &str = "\
@@ -45,6 +46,7 @@ Examples:
   downhill predict runs/digits-1 --data csv:new.csv --output predictions.csv
   downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 10Gbit
   downhill data inspect digits:
+  downhill certs --out certs --host train.example --workers 4
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or run file, 130 stopped by Ctrl-C with results written.";
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Certs(arguments) => certs::run(&arguments),
     };
     result.unwrap_or_else(|failure| {
         output::error(&failure.to_string());
