@@ -14,6 +14,7 @@ use ps_config::SecurityArgs;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
 use tls::Tls;
@@ -88,6 +89,36 @@ impl Security {
             Some(rest) if self.is_encrypted() => rest.parse(),
             _ => text.parse(),
         }
+    }
+
+    /// Checks that `address`, which `flag` gave, may be listened on: where other machines reach it, certificates or tokens
+    /// must protect it, unless it is meant to be `insecure`. Warns of what is left open.
+    ///
+    /// # Errors
+    /// It is no address, or open to all; what to do.
+    pub fn guard(&self, flag: &str, address: &Address, insecure: bool) -> Result<(), String> {
+        let Address::Tcp(text) = address else { return Ok(()) };
+        let mut addresses = text.to_socket_addrs().map_err(|error| format!("{flag} {text}: {error}"))?;
+        let Some(reached) = addresses.find(|address| !address.ip().is_loopback()) else { return Ok(()) };
+        let ip = reached.ip();
+        match (self.is_encrypted(), self.asks_token()) {
+            (true, _) => {}
+            (false, true) => warn!(
+                "{flag} {text}: the token and all else travel readable on the network; encrypt with --tls-cert, \
+                 --tls-key and --tls-ca"
+            ),
+            (false, false) if insecure => {
+                warn!("{flag} {text}: whoever reaches {ip} can take part in the run and read its weights");
+            }
+            (false, false) => {
+                return Err(format!(
+                    "{flag} {text}: other machines reach {ip}, and whoever does could take part; protect it with \
+                     --tls-cert, --tls-key and --tls-ca (`downhill certs` makes them) or with --token-file, or say \
+                     --insecure"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// What makes accepted connections TLS, if they are to be.

@@ -4,10 +4,7 @@ use clap::Parser;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs};
 use ps_proto::{Address, Security};
 use ps_server::{Layout, ServerOptions};
-use std::fmt::Display;
-use std::net::ToSocketAddrs;
 use std::time::Duration;
-use tracing::warn;
 
 /// Holds the weights of a run, hands out work to workers and applies their gradients.
 ///
@@ -122,35 +119,10 @@ impl Arguments {
     /// Where to listen. Refuses an address that other machines reach, unless that is protected or was asked for.
     pub fn address(&self, security: &Security) -> Result<Address, String> {
         let listen = &self.listen;
-        let wrong = |problem: &dyn Display| {
+        let given = security.address(listen).map_err(|problem| {
             format!("--listen {listen}: {problem}; give HOST:PORT, such as 127.0.0.1:4370, or unix:PATH")
-        };
-        let given = security.address(listen).map_err(|problem| wrong(&problem))?;
-        let Address::Tcp(address) = &given else { return Ok(given) };
-        let addresses = address.to_socket_addrs().map_err(|error| wrong(&error))?;
-        let Some(address) = addresses.into_iter().find(|address| !address.ip().is_loopback()) else {
-            return Ok(given);
-        };
-        let ip = address.ip();
-        match (security.is_encrypted(), security.asks_token()) {
-            (true, _) => {}
-            (false, true) => warn!(
-                "--listen {listen}: the token and all else travel readable on the network; encrypt with --tls-cert, \
-                 --tls-key and --tls-ca"
-            ),
-            (false, false) if self.insecure => {
-                warn!(
-                    "--listen {listen}: whoever reaches {ip} can take part in the run and read its weights"
-                );
-            }
-            (false, false) => {
-                return Err(format!(
-                    "--listen {listen}: other machines reach {ip}, and whoever does could take part; protect it with \
-                     --tls-cert, --tls-key and --tls-ca (`downhill certs` makes them) or with --token-file, or say \
-                     --insecure"
-                ));
-            }
-        }
+        })?;
+        security.guard("--listen", &given, self.insecure)?;
         Ok(given)
     }
 }

@@ -518,11 +518,9 @@ fn a_worker_reads_only_what_its_flags_allow() {
 fn an_address_that_others_reach_needs_protection() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run.toml");
-    std::fs::write(
-        &run,
-        "[data]\ntrain = \"digits:100\"\n[model]\nkind = \"softmax\"\n[train]\nepochs = 1\n",
-    )
-    .unwrap();
+    let text = "[data]\ntrain = \"digits:100\"\n[model]\nkind = \"softmax\"\n[train]\nepochs = 1\nbatch = 20\n\
+                [learning_rate]\ninitial = 0.1\n";
+    std::fs::write(&run, text).unwrap();
     let token = tokens(folder.path(), "token", OLD).token_file.unwrap();
     let server = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ps-server"));

@@ -61,6 +61,10 @@ struct Arguments {
     #[arg(long, value_name = "ADDRESS", requires = "with_shard")]
     shard_advertise: Option<String>,
 
+    /// Let --shard-listen be an address that other machines reach without certificates or tokens.
+    #[arg(long, requires = "with_shard")]
+    insecure: bool,
+
     #[command(flatten)]
     security: SecurityArgs,
 
@@ -77,7 +81,7 @@ fn main() -> ExitCode {
         Style::Bar => Style::Lines,
         other => other,
     };
-    let security = match Security::open(&arguments.security) {
+    let security = match open(&arguments) {
         Ok(security) => security,
         Err(problem) => {
             error!("{problem}");
@@ -112,6 +116,18 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// What protects our connections, which those of other workers to us may need.
+fn open(arguments: &Arguments) -> Result<Security, String> {
+    const FLAG: &str = "--shard-listen";
+    let security = Security::open(&arguments.security)?;
+    if arguments.with_shard {
+        let listen = &arguments.shard_listen;
+        let address = security.address(listen).map_err(|problem| format!("{FLAG} {listen}: {problem}"))?;
+        security.guard(FLAG, &address, arguments.insecure)?;
+    }
+    Ok(security)
 }
 
 fn work(options: WorkerOptions) -> Result<Ended, WorkerError> {
