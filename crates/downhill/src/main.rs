@@ -1,4 +1,4 @@
-//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench, status, verify.
+//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench, certs, status, verify.
 
 mod children;
 mod commands;
@@ -12,7 +12,7 @@ mod saved;
 use clap::{Parser, Subcommand};
 #[cfg(unix)]
 use commands::verify;
-use commands::{bench, data, evaluate, launch, predict, simulate, status, train};
+use commands::{bench, certs, data, evaluate, launch, predict, simulate, status, train};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -36,6 +36,7 @@ enum Command {
     #[command(subcommand)]
     Data(data::Command),
     Bench(bench::Arguments),
+    Certs(certs::Arguments),
     Status(status::Arguments),
     #[cfg(unix)]
     Verify(verify::Arguments),
@@ -50,6 +51,7 @@ Examples:
   downhill predict runs/digits-1 --data csv:new.csv --output predictions.csv
   downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 10Gbit
   downhill data inspect digits:
+  downhill certs --out certs --host train.example --workers 4
   downhill status 127.0.0.1:4370 --watch
   downhill verify
 
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Certs(arguments) => certs::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         #[cfg(unix)]
         Command::Verify(arguments) => verify::run(&arguments),

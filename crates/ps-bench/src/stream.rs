@@ -6,8 +6,8 @@ use bytes::Bytes;
 use ps_core::Node;
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{FromServer, FromWorker, Heartbeat, from_server, from_worker};
-use ps_proto::{Address, Listener, convert};
-use ps_server::transport;
+use ps_proto::{Address, Listener, Security, convert};
+use ps_server::transport::{self, Entrance};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -24,6 +24,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 
 /// The near end; the other one answers heartbeats.
 pub(crate) struct Stream {
@@ -59,11 +60,11 @@ impl Stream {
         let address = listener.address()?;
         let (close, closing) = oneshot::channel::<()>();
         let busy = Arc::new(Busy { begun: Instant::now(), ns: AtomicU64::new(0) });
-        let router = transport::builder().add_service(Echo { chunks, busy: Arc::clone(&busy) });
+        let services = Routes::new(Echo { chunks, busy: Arc::clone(&busy) });
         std::thread::spawn(move || {
             far.block_on(async {
                 let closed = async { drop(closing.await) };
-                if let Ok(serving) = transport::serve(router, listener, closed) {
+                if let Ok(serving) = transport::serve(services, listener, &Entrance::default(), closed) {
                     // An error shows at the near end.
                     let _ = serving.await;
                 }
@@ -72,9 +73,10 @@ impl Stream {
         let runtime = one_thread()?;
         let (sender, receiver) = mpsc::channel(4);
         let body = runtime.block_on(async {
-            let mut channel = address.connect().await.map_err(io::Error::other)?;
+            let line = address.connect(&Security::default()).await;
+            let mut line = line.map_err(|verdict| io::Error::other(format!("{verdict:?}")))?;
             let body = stream::body(ReceiverStream::new(receiver), Side::Client);
-            stream::call(&mut channel, stream::ROUNDS_PATH, body).await.map_err(io::Error::other)
+            stream::call(&mut line, stream::ROUNDS_PATH, body).await.map_err(io::Error::other)
         })?;
         Ok(Stream { runtime, sender, reader: Reader::new(body), busy, _folder: folder, _close: close })
     }

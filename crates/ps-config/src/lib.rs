@@ -12,9 +12,11 @@ mod log;
 mod parse;
 mod resolved;
 mod run;
+mod security;
 mod values;
 
 pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs};
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
 pub use run::{ModelConfig, OptimizerConfig, OptimizerKind, RateConfig, RunConfig, TrainConfig, WireConfig};
+pub use security::SecurityArgs;

@@ -6,6 +6,7 @@
 //! standardises while it writes a row.
 
 mod config;
+mod confine;
 mod dataset;
 mod digits;
 mod encoding;
@@ -23,6 +24,7 @@ mod statistics;
 mod table;
 
 pub use config::{DIGITS_COUNT, DIGITS_SEED, DataConfig, Missing, Source, Validation};
+pub use confine::{Outside, confine};
 pub use dataset::{Dataset, Features, Image, Task};
 pub use error::DataError;
 pub use inspect::{ColumnSummary, Inspection, LabelSummary, inspect};

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 use ps_coord::Dismissal;
 use ps_core::{BatchPlan, Node, Precision, Tally};
-use ps_proto::convert::{self, ServerMessage, ShardMessage, WorkerMessage};
+use ps_proto::convert::{self, ServerMessage, ShardMessage, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
 use ps_proto::{Shape, v1};
 use std::ops::Range;
@@ -46,8 +46,11 @@ fn from_shard(message: &[u8], shape: &Shape) {
         is_printable(&greeting.address, MAX_NAME_BYTES);
     }
     let kept = 0..shape.parameters.min(ps_proto::limits::chunk_elements(shape.parameters));
-    if let Ok(ShardMessage::Weights(_, offset, bytes)) = convert::shard_message(message, shape, &kept) {
-        is_in(offset, &bytes, 4, kept);
+    match convert::shard_message(message, shape, &kept) {
+        Ok(ShardMessage::Weights(chunk) | ShardMessage::Velocity(chunk)) => {
+            is_in(chunk.offset, &chunk.bytes, 4, kept);
+        }
+        _ => {}
     }
 }
 
@@ -75,7 +78,13 @@ pub(crate) fn from_server(input: &[u8]) {
             if let Ok(attached) = convert::attached(message.clone(), shape.parameters) {
                 assert!(attached.kept.end <= shape.parameters);
             }
-            let _ = convert::to_shard(message);
+            let kept = 0..shape.parameters.min(ps_proto::limits::chunk_elements(shape.parameters));
+            match convert::to_shard(message, shape.parameters, &kept) {
+                Ok(ToShardMessage::Weights(chunk) | ToShardMessage::Velocity(chunk)) => {
+                    is_in(chunk.offset, &chunk.bytes, 4, kept);
+                }
+                _ => {}
+            }
         }
         _ => {
             let Ok(message) = v1::FromServer::decode(message) else { return };

@@ -1,12 +1,10 @@
 //! Where a server listens and how it is reached: `HOST:PORT`, or `unix:PATH` for processes of one machine.
 
-use crate::limits;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use tonic::transport::{Channel, Endpoint};
 
 /// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +28,11 @@ impl FromStr for Address {
             };
         }
         let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        if address.starts_with("https://") {
+            return Err("https needs --tls-cert, --tls-key and --tls-ca".into());
+        }
         if address.contains("://") {
-            return Err("only plain http is spoken".into());
+            return Err("only http, https and unix are spoken".into());
         }
         let port = address.rsplit_once(':').ok_or("the port is missing")?.1;
         port.parse::<u16>().map_err(|_| "the port is not a number up to 65535")?;
@@ -49,43 +50,10 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// A connection, with all settings of [`limits`].
-    ///
-    /// # Errors
-    /// What is wrong with the address, or why nobody answers there.
-    pub async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
-        match self {
-            Address::Tcp(address) => endpoint(format!("http://{address}"))?.connect().await,
-            #[cfg(unix)]
-            Address::Unix(path) => {
-                let path = path.clone();
-                let connect = move |_| {
-                    let path = path.clone();
-                    async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
-                };
-                // The name goes into requests and nowhere else.
-                endpoint("http://localhost".into())?.connect_with_connector(tower::service_fn(connect)).await
-            }
-            #[cfg(not(unix))]
-            Address::Unix(_) => endpoint(String::new())?.connect().await,
-        }
-    }
-
     /// Whether only processes of this machine reach it, as far as its text says.
     pub fn is_a_file(&self) -> bool {
         matches!(self, Address::Unix(_))
     }
-}
-
-fn endpoint(uri: String) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(uri)?
-        .connect_timeout(limits::CONNECT_TIMEOUT)
-        .max_frame_size(limits::MAX_FRAME_BYTES)
-        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
-        .tcp_nodelay(true))
 }
 
 /// A server's end: bound, and not served yet.
@@ -176,7 +144,8 @@ mod tests {
         for (text, expected) in [
             ("localhost", "port is missing"),
             ("a:99999", "not a number"),
-            ("https://a:1", "plain http"),
+            ("https://a:1", "needs --tls-cert"),
+            ("ftp://a:1", "only http"),
             ("unix:", "path of the socket"),
         ] {
             let error = text.parse::<Address>().unwrap_err();

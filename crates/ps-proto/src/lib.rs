@@ -1,6 +1,7 @@
 //! The wire contract: types generated from `proto/downhill/v1`, the checks that everything from the network
 //! passes ([`convert`]), faults as gRPC statuses ([`status`]), the framing of streams of tensors ([`stream`]), how
-//! servers are reached ([`address`]) and every size and wait of the wire ([`limits`]).
+//! servers are reached ([`address`], [`mod@line`]), what protects connections ([`security`]) and every size and wait of the
+//! wire ([`limits`]).
 //!
 //! Generated types appear here and in the two gRPC shells, nowhere else.
 
@@ -8,12 +9,16 @@ pub mod address;
 pub mod allocator;
 pub mod convert;
 pub mod limits;
+pub mod line;
+pub mod security;
 pub mod status;
 pub mod stream;
 pub mod tensor;
 
 pub use address::{Address, Listener};
 pub use convert::{Nonsense, Shape};
+pub use line::Line;
+pub use security::Security;
 pub use status::{Refusal, Verdict};
 
 /// What was generated from `proto/downhill/v1`.

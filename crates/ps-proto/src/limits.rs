@@ -42,6 +42,44 @@ pub const MAX_WORKERS: usize = 1024;
 /// Streams at once on one connection: the rounds, and a few unary calls beside them.
 pub const MAX_STREAMS_PER_CONNECTION: u32 = 16;
 
+/// Connections at once: all workers, as many shards, and those who ask for the status; also a bound on open files.
+pub const MAX_CONNECTIONS: usize = 2 * MAX_WORKERS;
+
+/// The same from one address, so that no machine takes all places: more than `launch` starts there.
+pub const MAX_CONNECTIONS_PER_ADDRESS: usize = 512;
+
+/// Until a connection must have brought a call that was let in: TCP, TLS, HTTP/2 and headers together. Whoever sends
+/// nothing, or a byte now and then, is gone after that.
+pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Headers of one call, in bytes: a token, and what gRPC needs.
+pub const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// Streams of one connection that the peer has reset before they were looked at; more end the connection.
+pub const MAX_PENDING_RESETS: usize = 20;
+
+/// Streams of one connection that were reset because the peer broke the rules, such as by opening too many; more end
+/// the connection.
+pub const MAX_ERROR_RESETS: usize = 128;
+
+/// Until a unary call is answered, its body and the driver's answer included.
+pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Until a pull of all weights begins to be answered: shards may have to be asked for theirs.
+pub const PULL_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Pulls of all weights at once: each keeps a copy of the model alive until its reader is done.
+pub const MAX_PULLS: usize = 8;
+
+/// Shortest token: no shorter one is safe from guessing.
+pub const MIN_TOKEN_BYTES: usize = 16;
+
+/// Longest token: with the other headers it stays below [`MAX_HEADER_BYTES`].
+pub const MAX_TOKEN_BYTES: usize = 4096;
+
+/// A changed file of tokens is noticed this soon.
+pub const TOKEN_FILE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Messages from all workers that wait for the driver: enough to keep it busy, little enough that a driver in
 /// the middle of an update holds at most 64 MiB of chunks and pushes back on the connections.
 pub const INBOX_MESSAGES: usize = 64;
@@ -73,7 +111,8 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a ping may stay unanswered before the connection counts as dead.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a server that is done waits for its workers to take their leave before it closes on them.
+/// How long a server that is done waits for its workers to take their leave before it closes on them, and for a worker
+/// that it has sent away before it stops listening to it.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Elements of a chunk of a tensor of `elements` elements.

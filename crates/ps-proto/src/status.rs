@@ -1,7 +1,7 @@
 //! Faults as gRPC statuses and back, in one place.
 
 use crate::convert::Nonsense;
-use crate::limits::{HELLO_TIMEOUT, PROTOCOL_VERSION};
+use crate::limits::{HELLO_TIMEOUT, MAX_PULLS, PROTOCOL_VERSION};
 use crate::v1::Fingerprints;
 use tonic::{Code, Status};
 
@@ -35,6 +35,16 @@ pub enum Refusal {
     },
     /// A worker of this name and address has sent a wrong sum.
     Banned,
+    /// So many pull the weights that no more may.
+    TooManyPulls,
+    /// The call carries no token.
+    NoToken,
+    /// The call carries a token that is none of ours.
+    WrongToken,
+    /// The call wants to be compressed.
+    Compressed,
+    /// A unary call took too long.
+    TooSlow,
     /// The worker does not drain its stream.
     NotDraining,
     /// The server is ending.
@@ -82,6 +92,15 @@ impl std::fmt::Display for Refusal {
             Refusal::Banned => f.write_str(
                 "a worker of this name and address has sent a sum that is not what its leaves give: it is banned",
             ),
+            Refusal::TooManyPulls => write!(f, "{MAX_PULLS} others pull the weights already; try again"),
+            Refusal::NoToken => f.write_str(
+                "the server asks for a token and the call carries none; give --token-file with one of the server's tokens",
+            ),
+            Refusal::WrongToken => f.write_str(
+                "the token is none of the server's; check the first line of --token-file here and the file there",
+            ),
+            Refusal::Compressed => f.write_str("nothing may be compressed; call without grpc-encoding"),
+            Refusal::TooSlow => f.write_str("the call took too long and was given up"),
             Refusal::NotDraining => f.write_str(
                 "the worker does not read what it is sent: too much waits for it; it was dropped and may come back",
             ),
@@ -112,11 +131,13 @@ impl From<Refusal> for Status {
             | Refusal::OnlyAShard => Code::FailedPrecondition,
             Refusal::ShardTaken => Code::AlreadyExists,
             Refusal::Nonsense(_) => Code::InvalidArgument,
-            Refusal::NoHello => Code::DeadlineExceeded,
-            Refusal::Full { .. } | Refusal::NotDraining => Code::ResourceExhausted,
             Refusal::Ending | Refusal::NotReady | Refusal::Rewound | Refusal::ShardsMissing { .. } => {
                 Code::Unavailable
             }
+            Refusal::NoHello | Refusal::TooSlow => Code::DeadlineExceeded,
+            Refusal::Full { .. } | Refusal::NotDraining | Refusal::TooManyPulls => Code::ResourceExhausted,
+            Refusal::NoToken | Refusal::WrongToken => Code::Unauthenticated,
+            Refusal::Compressed => Code::Unimplemented,
         };
         Status::new(code, refusal.to_string())
     }
@@ -125,7 +146,7 @@ impl From<Refusal> for Status {
 /// What a status means to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Configuration, data or version do not fit; trying again is useless.
+    /// Configuration, data, version or credentials do not fit; trying again is useless.
     Mismatch(String),
     /// Whoever answered is not a Downhill server.
     NotOurs(String),
@@ -139,13 +160,18 @@ pub enum Verdict {
 pub fn verdict(status: &Status) -> Verdict {
     let text = describe(status);
     match status.code() {
-        Code::FailedPrecondition => Verdict::Mismatch(status.message().to_owned()),
+        Code::FailedPrecondition | Code::Unauthenticated => Verdict::Mismatch(status.message().to_owned()),
+        _ if text.contains(WANTS_TLS) => Verdict::Mismatch(WANTS_TLS.into()),
         Code::Unimplemented => Verdict::NotOurs(format!("it does not know Downhill's calls ({text})")),
         Code::InvalidArgument => Verdict::Refused(status.message().to_owned()),
         _ if is_not_http2(status) => Verdict::NotOurs(format!("it does not speak gRPC ({text})")),
         _ => Verdict::Passing(text),
     }
 }
+
+/// What a line without TLS ends with at a server with it. The way through HTTP/2 leaves only the text.
+pub(crate) const WANTS_TLS: &str =
+    "the server speaks TLS only; give --tls-cert, --tls-key and --tls-ca, which `downhill certs` makes";
 
 /// Code, message and the chain of causes, each once.
 fn describe(status: &Status) -> String {
@@ -226,6 +252,8 @@ mod tests {
         check(Refusal::Numerics { theirs: 2, ours: 1 }, Verdict::Mismatch);
         check(Refusal::Differs("data differs".into()), Verdict::Mismatch);
         check(Refusal::Full { workers: 2 }, Verdict::Passing);
+        check(Refusal::NoToken, Verdict::Mismatch);
+        check(Refusal::WrongToken, Verdict::Mismatch);
         check(Refusal::NotDraining, Verdict::Passing);
         check(Refusal::Ending, Verdict::Passing);
         check(Refusal::Nonsense(Nonsense::new("chunk is empty")), Verdict::Refused);

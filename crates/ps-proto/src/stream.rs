@@ -30,6 +30,13 @@ const PREFIX_BYTES: usize = 5;
 /// Payloads up to this many bytes are copied behind their header: a frame of their own costs more.
 const SMALL_PAYLOAD_BYTES: usize = 16 << 10;
 
+/// Pieces up to this many bytes that wait for the rest of their message are put together once [`LOOSE_PIECES`] of any
+/// size wait: each piece costs its bookkeeping, which must not be many times what it holds.
+const SMALL_PIECE_BYTES: usize = 1 << 10;
+
+/// No message that was sent in sensible frames waits in more pieces.
+const LOOSE_PIECES: usize = 16;
+
 /// A message that may end in a tensor.
 pub trait Outgoing: Message + Sized {
     /// Takes the tensor out of the message: the number of its outer field, and that of the tensor's field in it,
@@ -240,6 +247,7 @@ impl<M: Message + Default> Reader<M> {
             Some(length) => length,
             None if self.pieces.remaining() < PREFIX_BYTES => return Ok(None),
             None => {
+                self.pieces.settle();
                 let flag = self.pieces.get_u8();
                 let length = self.pieces.get_u32() as usize;
                 if flag != 0 {
@@ -258,6 +266,7 @@ impl<M: Message + Default> Reader<M> {
         if self.pieces.remaining() < length {
             return Ok(None);
         }
+        self.pieces.settle();
         self.length = None;
         let rest = self.pieces.split_off(length);
         let mut whole = std::mem::replace(&mut self.pieces, rest);
@@ -271,14 +280,29 @@ impl<M: Message + Default> Reader<M> {
 #[derive(Debug, Default)]
 struct Pieces {
     pieces: VecDeque<Bytes>,
+    /// Small pieces that came after those, as one; empty when anything is read.
+    tail: BytesMut,
     remaining: usize,
 }
 
 impl Pieces {
     fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() {
-            self.remaining += piece.len();
-            self.pieces.push_back(piece);
+        if piece.is_empty() {
+            return;
+        }
+        self.remaining += piece.len();
+        if piece.len() <= SMALL_PIECE_BYTES && self.pieces.len() >= LOOSE_PIECES {
+            self.tail.extend_from_slice(&piece);
+            return;
+        }
+        self.settle();
+        self.pieces.push_back(piece);
+    }
+
+    /// Makes what small pieces were put together into the last piece.
+    fn settle(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push_back(self.tail.split().freeze());
         }
     }
 
@@ -291,7 +315,8 @@ impl Pieces {
             if piece.len() > needed {
                 self.pieces.push_front(piece.split_off(needed));
             }
-            first.push(piece);
+            first.remaining += piece.len();
+            first.pieces.push_back(piece);
         }
         self.remaining -= first.remaining;
         std::mem::replace(self, first)
@@ -402,6 +427,17 @@ mod tests {
             }
             assert_eq!(reader.message().await.unwrap(), None);
         }
+    }
+
+    #[test]
+    fn a_message_in_tiny_pieces_costs_little_more_than_its_bytes() {
+        let mut pieces = Pieces::default();
+        let bytes: Vec<u8> = (0..100_000_u32).map(|i| i as u8).collect();
+        bytes.iter().for_each(|&byte| pieces.push(Bytes::copy_from_slice(&[byte])));
+        assert!(pieces.pieces.len() <= LOOSE_PIECES);
+        assert!(pieces.tail.capacity() <= 4 * bytes.len());
+        pieces.settle();
+        assert_eq!(pieces.copy_to_bytes(bytes.len()), bytes);
     }
 
     #[tokio::test]

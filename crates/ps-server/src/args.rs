@@ -1,16 +1,15 @@
 //! The flags of `ps-server`, and what they come to.
 
 use clap::Parser;
-use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs};
-use ps_proto::Address;
+use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs};
+use ps_proto::{Address, Security};
 use ps_server::{Layout, ServerOptions};
-use std::fmt::Display;
-use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 /// Holds the weights of a run, hands out work to workers and applies their gradients.
 ///
-/// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage.
+/// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage, and 42 if a shard does not fit its
+/// coordinator (run file, data, version, certificate or token), when starting it again is useless.
 #[derive(Parser)]
 #[command(name = "ps-server", version)]
 pub(crate) struct Arguments {
@@ -22,10 +21,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4370", env = "DOWNHILL_LISTEN")]
     pub listen: String,
 
-    /// Listen on an address that other machines reach. Whoever reaches it can take part in the run and read
-    /// its weights: nothing is encrypted and nobody is asked for a password.
+    /// Listen on an address that other machines reach without certificates or tokens: whoever reaches it can take part in
+    /// the run and read its weights.
     #[arg(long)]
     pub insecure: bool,
+
+    /// Let callers ask which services there are (gRPC reflection), for tools such as grpcurl.
+    #[arg(long)]
+    pub reflection: bool,
 
     /// Workers without whom training does not begin.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -84,12 +87,15 @@ pub(crate) struct Arguments {
     pub checkpoint: CheckpointArgs,
 
     #[command(flatten)]
+    pub security: SecurityArgs,
+
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
 impl Arguments {
     /// How the server is to behave.
-    pub fn options(&self) -> ServerOptions {
+    pub fn options(&self, security: &Security) -> ServerOptions {
         ServerOptions {
             min_workers: self.min_workers,
             max_workers: self.max_workers,
@@ -102,6 +108,8 @@ impl Arguments {
                 (None, Some(parts)) => Layout { parts, coordinator_keeps: false },
                 (None, None) => Layout::default(),
             },
+            security: security.clone(),
+            reflection: self.reflection,
             ..ServerOptions::default()
         }
     }
@@ -121,24 +129,13 @@ impl Arguments {
         }
     }
 
-    /// Where to listen. Refuses an address that other machines reach, unless that was asked for.
-    pub fn address(&self) -> Result<Address, String> {
+    /// Where to listen. Refuses an address that other machines reach, unless that is protected or was asked for.
+    pub fn address(&self, security: &Security) -> Result<Address, String> {
         let listen = &self.listen;
-        let wrong = |problem: &dyn Display| {
+        let given = security.address(listen).map_err(|problem| {
             format!("--listen {listen}: {problem}; give HOST:PORT, such as 127.0.0.1:4370, or unix:PATH")
-        };
-        let given: Address = listen.parse().map_err(|problem: String| wrong(&problem))?;
-        let Address::Tcp(address) = &given else { return Ok(given) };
-        let addresses = address.to_socket_addrs().map_err(|error| wrong(&error))?;
-        for address in addresses {
-            if !self.insecure && !address.ip().is_loopback() {
-                return Err(format!(
-                    "--listen {listen}: other machines reach {}, and connections are neither encrypted nor \
-                     authenticated; say --insecure to allow it",
-                    address.ip()
-                ));
-            }
-        }
+        })?;
+        security.guard("--listen", &given, self.insecure)?;
         Ok(given)
     }
 }

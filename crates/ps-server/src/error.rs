@@ -28,11 +28,18 @@ pub enum ServerError {
         /// For how long.
         waited: Duration,
     },
-    /// This shard's coordinator is gone or has refused it.
+    /// This shard's coordinator is gone or out of reach.
     Coordinator {
         /// Where it is, or was.
         address: String,
         /// What happened.
+        why: String,
+    },
+    /// This shard's coordinator refuses it, or is none; trying again is useless.
+    Refused {
+        /// Where it is.
+        address: String,
+        /// Why.
         why: String,
     },
     /// The run cannot be saved any more.
@@ -42,6 +49,11 @@ pub enum ServerError {
 }
 
 impl ServerError {
+    /// The process's exit code: 42 for what no retry can mend, else 1.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, ServerError::Refused { .. }) { 42 } else { 1 }
+    }
+
     pub(crate) fn panicked() -> Self {
         ServerError::Internal("the thread of the rounds ended; what it said is above".into())
     }
@@ -63,7 +75,9 @@ impl fmt::Display for ServerError {
                 "shards {shards:?} were missing for {} s; start them, then the run goes on from its last checkpoint",
                 waited.as_secs_f64()
             ),
-            ServerError::Coordinator { address, why } => write!(f, "coordinator {address}: {why}"),
+            ServerError::Coordinator { address, why } | ServerError::Refused { address, why } => {
+                write!(f, "coordinator {address}: {why}")
+            }
             ServerError::Unsaved(error) => error.fmt(f),
             ServerError::Internal(what) => f.write_str(what),
         }

@@ -2,12 +2,13 @@
 //!
 //! [`run`] is given a bound listener, a loaded job and a future that says when to stop; it parses no flags,
 //! binds no ports and catches no signals. Requests become events in `service`; `driver` owns the round logic
-//! and carries out what it says; `plane` is the data plane; `peers` and `outbox` are what goes to workers. The
-//! wire's types go no further than here.
+//! and carries out what it says; `plane` is the data plane; `peers` and `outbox` are what goes to workers; `doors` says
+//! who comes in. The wire's types go no further than here.
 //!
 //! The weights may be cut among several servers. One of them, the coordinator, runs the round logic and knows the
 //! others through `shards`; the others, in [`shard`], only fold, update and send what they keep.
 
+mod doors;
 mod driver;
 mod error;
 mod outbox;
@@ -23,13 +24,14 @@ pub use error::ServerError;
 use driver::{Driver, Incoming};
 use ps_proto::limits::{self, PROTOCOL_VERSION};
 use ps_proto::v1::{self, parameter_server_server::ParameterServerServer};
-use ps_proto::{Listener, Shape};
+use ps_proto::{Listener, Security, Shape};
 use ps_run::{Job, Recorder};
 use service::{Front, Service};
 use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tracing::{debug, warn};
 
@@ -55,6 +57,12 @@ pub struct ServerOptions {
     pub audit: f64,
     /// Who keeps which part of the weights.
     pub layout: Layout,
+    /// What callers must show, and what this server shows where it calls others.
+    pub security: Security,
+    /// A connection that brought no call that was let in for this long is closed.
+    pub admission_timeout: Duration,
+    /// Whether whoever is let in may ask for the description of the services.
+    pub reflection: bool,
 }
 
 /// How the weights are cut among processes.
@@ -96,6 +104,9 @@ impl Default for ServerOptions {
             max_workers: limits::MAX_WORKERS as u32,
             audit: 0.0,
             layout: Layout::default(),
+            security: Security::default(),
+            admission_timeout: limits::ADMISSION_TIMEOUT,
+            reflection: false,
         }
     }
 }
@@ -135,7 +146,7 @@ pub async fn run(
     let service =
         Service::new(Some(invitation), expected.clone(), shape(&job), kept, heartbeat, most, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
-    let (server, health) = serve(service, listener, closing).await?;
+    let (server, health) = serve(service, listener, &options, closing).await?;
     tokio::pin!(server, shutdown);
     let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events))?;
 
@@ -167,6 +178,7 @@ pub async fn run(
 async fn serve(
     service: Service,
     listener: Listener,
+    options: &ServerOptions,
     closing: oneshot::Receiver<()>,
 ) -> Result<(transport::Serving, HealthReporter), ServerError> {
     let rest = ParameterServerServer::new(service.clone())
@@ -174,18 +186,22 @@ async fn serve(
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ParameterServerServer<Service>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| ServerError::Internal(format!("reflection: {error}")))?;
-    let router = transport::builder()
-        .add_service(health_service)
-        .add_service(reflection)
-        .add_service(Front { service, rest });
+    let mut services = Routes::new(health_service).add_service(Front { service, rest });
+    if options.reflection {
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|error| ServerError::Internal(format!("reflection: {error}")))?;
+        services = services.add_service(reflection);
+    }
     // The sender going away means the same.
     let closed = async { drop(closing.await) };
-    let serving = transport::serve(router, listener, closed).map_err(ServerError::Listener)?;
+    let entrance = transport::Entrance {
+        security: options.security.clone(),
+        admission_timeout: options.admission_timeout,
+    };
+    let serving = transport::serve(services, listener, &entrance, closed).map_err(ServerError::Listener)?;
     Ok((serving, health))
 }
 

@@ -5,11 +5,11 @@ mod args;
 use args::Arguments;
 use clap::Parser;
 use ps_coord::Dismissal;
-use ps_proto::Listener;
+use ps_proto::{Listener, Security};
 use ps_run::{DataProgress, Job, Recorder, RunFolder, Style};
-use ps_server::Finished;
 use ps_server::shard::{self, ShardOptions};
 use ps_server::transport;
+use ps_server::{Finished, ServerError, ServerOptions};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -25,6 +25,11 @@ type Failure = (String, u8);
 /// 2 if the command line or the run file must change, else 1.
 fn failure(error: impl Display, is_usage: bool) -> Failure {
     (error.to_string(), if is_usage { 2 } else { 1 })
+}
+
+/// A run that came to no good end.
+fn failed(error: &ServerError) -> Failure {
+    (error.to_string(), error.exit_code())
 }
 
 fn main() -> ExitCode {
@@ -44,13 +49,15 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let run = arguments.run.load().map_err(|error| failure(error, true))?;
     let placement = arguments.placement().map_err(|error| failure(error, true))?;
     // Before the data is read, which may take a while: a port in use shows at once.
-    let listener = bind(arguments)?;
+    let security = Security::open(&arguments.security).map_err(|error| failure(error, true))?;
+    let listener = bind(arguments, &security)?;
+    let options = arguments.options(&security);
     let style = Style::choose(&arguments.log);
     let base = arguments.run.folder();
     let job = Job::load(run, base, arguments.data.data_root.as_deref(), &DataProgress::new(style))
         .map_err(|error| failure(&error, error.is_usage()))?;
     if let Some((index, coordinator)) = placement {
-        return serve_shard(arguments, listener, job, index, coordinator);
+        return serve_shard(arguments, &options, listener, job, index, coordinator);
     }
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
@@ -59,11 +66,11 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let recorder = Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)
         .map_err(|error| failure(&error, error.is_usage()))?;
 
-    announce(&listener).map_err(|error| failure(format!("standard output: {error}"), false))?;
+    announce(&listener, &security).map_err(|error| failure(format!("standard output: {error}"), false))?;
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
     let finished = runtime
-        .block_on(ps_server::run(listener, job, arguments.options(), recorder, args::asked_to_stop()))
-        .map_err(|error| failure(error, false))?;
+        .block_on(ps_server::run(listener, job, options, recorder, args::asked_to_stop()))
+        .map_err(|error| failed(&error))?;
     let Finished { job, recorder, weights, version, is_done } = finished;
     if !is_done {
         warn!(version, steps = job.plan.steps, "stopped before the end");
@@ -79,12 +86,14 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
 /// Keeps a part of the weights until the coordinator says that the run is over.
 fn serve_shard(
     arguments: &Arguments,
+    options: &ServerOptions,
     listener: Listener,
     job: Job,
     index: u32,
     coordinator: String,
 ) -> Result<(), Failure> {
-    announce(&listener).map_err(|error| failure(format!("standard output: {error}"), false))?;
+    announce(&listener, &options.security)
+        .map_err(|error| failure(format!("standard output: {error}"), false))?;
     let address = match &arguments.advertise {
         Some(address) => address.clone(),
         None => listener.address().map_err(|error| failure(error, false))?.to_string(),
@@ -92,11 +101,11 @@ fn serve_shard(
     let placement = ShardOptions { coordinator, index: Some(index), address };
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
     runtime.block_on(async {
-        let (_shard, end) = shard::start(listener, Arc::new(job), &placement, &arguments.options())
+        let (_shard, end) = shard::start(listener, Arc::new(job), &placement, options)
             .await
-            .map_err(|error| failure(error, false))?;
+            .map_err(|error| failed(&error))?;
         tokio::select! {
-            end = end => match end.map_err(|error| failure(error, false))? {
+            end = end => match end.map_err(|error| failed(&error))? {
                 Dismissal::Done => info!("training is done"),
                 reason => info!("stopped: {reason}"),
             },
@@ -106,8 +115,8 @@ fn serve_shard(
     })
 }
 
-fn bind(arguments: &Arguments) -> Result<Listener, Failure> {
-    let address = arguments.address().map_err(|error| failure(error, true))?;
+fn bind(arguments: &Arguments, security: &Security) -> Result<Listener, Failure> {
+    let address = arguments.address(security).map_err(|error| failure(error, true))?;
     Listener::bind(&address).map_err(|error| {
         let hint = match error.kind() {
             ErrorKind::AddrInUse if address.is_a_file() => {
@@ -121,9 +130,9 @@ fn bind(arguments: &Arguments) -> Result<Listener, Failure> {
 }
 
 /// Tells whoever started us where we are; `--listen HOST:0` has the system choose the port.
-fn announce(listener: &Listener) -> std::io::Result<()> {
+fn announce(listener: &Listener, security: &Security) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let address = listener.address()?;
-    writeln!(out, "listening on {}{address}", if address.is_a_file() { "" } else { "http://" })?;
+    writeln!(out, "listening on {}{address}", if address.is_a_file() { "" } else { security.scheme() })?;
     out.flush()
 }

@@ -26,6 +26,23 @@ pub struct Outgoing {
     heartbeat: Interval,
 }
 
+/// What waits for a worker after the driver's end is gone.
+pub(crate) struct LeftOver(Arc<Mutex<Shared>>);
+
+impl LeftOver {
+    /// Forgets it and ends the stream.
+    pub fn drop_all(self) {
+        let mut shared = lock(&self.0);
+        shared.messages.clear();
+        shared.weights.clear();
+        shared.end.get_or_insert(None);
+        if let Some(waker) = shared.waker.take() {
+            drop(shared);
+            waker.wake();
+        }
+    }
+}
+
 /// Why nothing more can be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Undeliverable {
@@ -78,6 +95,11 @@ impl Outbox {
         let older = |message: &Message| matches!(message, Message::Assign(assign) if assign.step < version);
         shared.messages.retain(|message| !older(message));
         shared.weights = shared.weights.split_off(&(version, 0));
+    }
+
+    /// What will wait once this is gone.
+    pub fn left_over(&self) -> LeftOver {
+        LeftOver(self.shared.clone())
     }
 
     /// Ends the stream after what is queued.

@@ -5,6 +5,7 @@ use crate::plane::{Plane, WeightsPart};
 use ps_coord::{Departure, WorkerId};
 use ps_proto::{Refusal, v1};
 use std::collections::BTreeMap;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 /// A worker that can be talked to.
@@ -15,6 +16,8 @@ pub(crate) struct Peer {
     pub outbox: Outbox,
     /// Whether it has been sent all weights, so that new ones are sent to it as they are made.
     pub is_served: bool,
+    /// Going away, it tells whoever reads from the worker that it has been let go of.
+    pub _parting: oneshot::Sender<()>,
 }
 
 impl Peer {

@@ -1,11 +1,12 @@
 //! Requests to events: admission, and one reading task for each worker.
 
+use crate::doors;
 use crate::driver::{Incoming, Peer};
-use crate::outbox::{self, Outgoing};
+use crate::outbox::{self, LeftOver, Outgoing};
 use crate::shards::{AttachRequest, ShardSaid};
 use ps_coord::{Departure, WorkerId};
 use ps_proto::convert::{self, Shape, WorkerMessage};
-use ps_proto::limits::{HELLO_TIMEOUT, MAX_WORKERS, PROTOCOL_VERSION};
+use ps_proto::limits::{FAREWELL_TIMEOUT, HELLO_TIMEOUT, MAX_PULLS, MAX_WORKERS, PROTOCOL_VERSION};
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, parameter_server_server::ParameterServer};
 use ps_proto::{Refusal, status};
@@ -23,7 +24,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::{Service as HttpService, http};
 use tonic::server::NamedService;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument, debug, info, info_span};
 
@@ -42,7 +42,17 @@ struct Shared {
     /// Workers at most.
     workers: usize,
     places: Arc<Semaphore>,
+    pulls: Arc<Semaphore>,
     next: AtomicU32,
+}
+
+/// A worker's place among all; it is free again when this is dropped.
+pub(crate) struct Place {
+    /// Completes when the server has let go of the worker.
+    parted: oneshot::Receiver<()>,
+    /// What still waits for it then.
+    left_over: LeftOver,
+    _permit: OwnedSemaphorePermit,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -60,6 +70,7 @@ impl Service {
     ) -> Self {
         let workers = workers.min(MAX_WORKERS);
         let (places, next) = (Arc::new(Semaphore::new(workers)), AtomicU32::new(0));
+        let pulls = Arc::new(Semaphore::new(MAX_PULLS));
         Service(Arc::new(Shared {
             invitation,
             expected,
@@ -69,6 +80,7 @@ impl Service {
             inbox,
             workers,
             places,
+            pulls,
             next,
         }))
     }
@@ -101,27 +113,24 @@ impl Service {
         &self,
         greeting: convert::Greeting,
         address: String,
-    ) -> Result<(WorkerId, Outgoing, OwnedSemaphorePermit), Status> {
-        let place = self
-            .0
-            .places
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Refusal::Full { workers: self.0.workers })?;
+    ) -> Result<(WorkerId, Outgoing, Place), Status> {
+        let full = |_| Refusal::Full { workers: self.0.workers };
+        let place = self.0.places.clone().try_acquire_owned().map_err(full)?;
         let worker = WorkerId(self.0.next.fetch_add(1, Ordering::Relaxed));
         let parameters = self.0.shape.parameters;
         let (outbox, outgoing) = outbox::channel(self.0.heartbeat, parameters);
         // A new queue has room for one message.
         let _ = outbox.message(convert::admitted(worker, parameters, self.0.kept.clone()));
-        let peer = Peer { name: greeting.name, address, outbox, is_served: false };
+        let (parting, parted) = oneshot::channel();
+        let place = Place { parted, left_over: outbox.left_over(), _permit: place };
+        let peer = Peer { name: greeting.name, address, outbox, is_served: false, _parting: parting };
         self.0.inbox.send(Incoming::Joined { worker, peer }).await.map_err(|_| Refusal::Ending)?;
         Ok((worker, outgoing, place))
     }
 
     /// The stream of the rounds.
     async fn rounds(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        let address = address.map_or("this machine".to_owned(), |address| address.to_string());
+        let address = doors::place(request.extensions());
         let mut stream = Reader::<FromWorker>::new(request.into_body());
         let greeting = self.admit(&mut stream).await.inspect_err(|refusal| {
             info!(address, "worker refused: {}", refusal.message());
@@ -144,7 +153,7 @@ impl ParameterServer for Service {
     type PullWeightsStream = Pin<Box<dyn Stream<Item = Result<v1::WeightsChunk, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answer<v1::JoinReply> {
-        let address = request.remote_addr();
+        let address = doors::place(request.extensions());
         let asked = request.into_inner();
         if asked.protocol_version != PROTOCOL_VERSION {
             let build = asked.build.chars().filter(|c| !c.is_control()).take(64).collect();
@@ -210,10 +219,14 @@ impl ParameterServer for Service {
     }
 
     async fn pull_weights(&self, _: Request<v1::PullWeightsRequest>) -> Answer<Self::PullWeightsStream> {
+        let pull = self.0.pulls.clone().try_acquire_owned().map_err(|_| Refusal::TooManyPulls)?;
         let (version, parts) = self.ask(Incoming::Weights).await?;
         let total = self.0.shape.parameters;
-        let chunks =
-            parts.into_iter().map(move |(at, bytes)| Ok(convert::weights_chunk(version, at, total, bytes)));
+        let chunks = parts.into_iter().map(move |(at, bytes)| {
+            // Ends with the stream.
+            let _ = &pull;
+            Ok(convert::weights_chunk(version, at, total, bytes))
+        });
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 }
@@ -252,16 +265,22 @@ where
 }
 
 /// Turns what a worker sends into events until its stream ends. A full inbox stops the reading, which in time
-/// stops the sending: no memory is taken for what the driver cannot take.
+/// stops the sending: no memory is taken for what the driver cannot take. A worker that was sent away has a moment to take
+/// its leave; then its place is free, whatever it still sends or does not read.
 async fn read(
     mut stream: Reader<FromWorker>,
     worker: WorkerId,
     shape: Shape,
     inbox: mpsc::Sender<Incoming>,
-    _place: OwnedSemaphorePermit,
+    mut place: Place,
 ) {
     let reason = loop {
-        let message = match stream.message().await {
+        let message = tokio::select! {
+            biased;
+            _ = &mut place.parted => return see_off(stream, place).await,
+            message = stream.message() => message,
+        };
+        let message = match message {
             Ok(Some(message)) => message,
             Ok(None) => break Departure::Disconnected("it closed its stream".into()),
             // A message that is too long or no protobuf is the worker's fault, the rest the network's.
@@ -283,6 +302,15 @@ async fn read(
     let _ = inbox.send(Incoming::Left { worker, reason }).await;
 }
 
+/// Reads on for a moment, so that the worker is not cut off in the middle of its last words.
+async fn see_off(mut stream: Reader<FromWorker>, place: Place) {
+    let leave = async { while let Ok(Some(_)) = stream.message().await {} };
+    if tokio::time::timeout(FAREWELL_TIMEOUT, leave).await.is_err() {
+        debug!("the worker was sent away and has not gone; nothing more is read of it");
+    }
+    place.left_over.drop_all();
+}
+
 /// Whether what the peer sent could not be decoded.
 fn is_nonsense(status: &Status) -> bool {
     use tonic::Code;
@@ -290,4 +318,51 @@ fn is_nonsense(status: &Status) -> bool {
     matches!(status.code(), Code::OutOfRange)
         || (matches!(status.code(), Code::Internal)
             && (text.contains("decode") || text.contains("compression flag")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body::Frame;
+    use ps_core::{BatchPlan, Precision};
+    use tokio_stream::StreamExt;
+
+    /// A body that stays open and says nothing.
+    struct Silent;
+
+    impl http_body::Body for Silent {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_sent_away_and_stays_loses_its_place() {
+        let plan = BatchPlan { seed: 1, samples: 8, batch: 8, leaf: 4, steps: 1 };
+        let shape = Shape { plan, parameters: 3, classes: 0, weights: Precision::F32 };
+        let places = Arc::new(Semaphore::new(1));
+        let (inbox, _events) = mpsc::channel(1);
+        let (outbox, mut outgoing) = outbox::channel(Duration::from_secs(1), 3);
+        outbox.message(convert::admitted(WorkerId(0), 3, 0..3)).unwrap();
+        let (parting, parted) = oneshot::channel();
+        let permit = places.clone().try_acquire_owned().unwrap();
+        let place = Place { parted, left_over: outbox.left_over(), _permit: permit };
+        let stream = Reader::<FromWorker>::new(Body::new(Silent));
+        let reading = tokio::spawn(read(stream, WorkerId(0), shape, inbox, place));
+        tokio::task::yield_now().await;
+        assert_eq!(places.available_permits(), 0);
+        // The driver lets go of it.
+        drop((outbox, parting));
+        tokio::time::timeout(2 * FAREWELL_TIMEOUT, reading).await.unwrap().unwrap();
+        assert_eq!(places.available_permits(), 1);
+        // What it did not read is forgotten.
+        assert!(outgoing.next().await.is_none());
+    }
 }

@@ -9,22 +9,22 @@ use crate::driver::Incoming;
 use crate::outbox::Outgoing;
 use crate::peers::Peers;
 use crate::plane::Plane;
-use crate::service::Service;
+use crate::service::{Place, Service};
 use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
 use ps_coord::{Departure, Dismissal, WorkerId};
 use ps_core::StepReport;
 use ps_proto::convert::{self, Attached, Greeting, NodePart, StateChunk, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
-use ps_proto::status::{self, Verdict};
+use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
-use ps_proto::{Address, Listener, Nonsense, Refusal, tensor};
+use ps_proto::{Listener, Nonsense, Refusal, Security, tensor};
 use ps_run::Job;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::{debug, info, warn};
@@ -63,7 +63,7 @@ pub struct Inside {
     /// What the shard sends.
     pub messages: Outgoing,
     inbox: mpsc::Sender<Incoming>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Inside {
@@ -112,6 +112,7 @@ pub async fn start(
         fingerprints: fingerprints.clone(),
         parameters: job.model.parameters(),
         patience: options.join_timeout,
+        security: options.security.clone(),
     };
     let (Attached { index, kept }, link) = coordinator.find().await?;
     // Its place stays the same from now on.
@@ -122,7 +123,7 @@ pub async fn start(
     let (most, heartbeat) = (limits::MAX_WORKERS, heartbeat(options));
     let service = Service::new(None, fingerprints, shape, kept.clone(), heartbeat, most, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
-    let (server, _health) = serve(service.clone(), listener, closing).await?;
+    let (server, _health) = serve(service.clone(), listener, options, closing).await?;
     tokio::spawn(async move {
         if let Err(error) = server.await {
             debug!("serving connections: {error}");
@@ -158,6 +159,7 @@ struct Coordinator {
     parameters: usize,
     /// For how long one that is not there is tried again.
     patience: Duration,
+    security: Security,
 }
 
 /// Open streams to and from the coordinator.
@@ -173,9 +175,9 @@ enum Order {
 }
 
 /// Why the coordinator does not take us, and whether it may yet.
-struct Refused {
-    why: String,
-    is_final: bool,
+enum Refused {
+    Passing(String),
+    Final(ServerError),
 }
 
 /// The first pause between two attempts to reach a coordinator, and the longest.
@@ -187,16 +189,17 @@ impl Coordinator {
         let address = &self.placement.coordinator;
         let (started, [mut pause, longest]) = (Instant::now(), PAUSES);
         loop {
-            let Refused { why, is_final } = match self.attach().await {
+            let why = match self.attach().await {
                 Ok((attached, link)) => {
                     info!(index = attached.index, elements = ?attached.kept, address, "attached as a shard");
                     return Ok((attached, link));
                 }
-                Err(refused) => refused,
+                Err(Refused::Final(error)) => return Err(error),
+                Err(Refused::Passing(why)) => why,
             };
             let left = self.patience.saturating_sub(started.elapsed());
-            if is_final || left.is_zero() {
-                return Err(ServerError::Coordinator { address: address.clone(), why });
+            if left.is_zero() {
+                return Err(self.failed(why));
             }
             info!(
                 address,
@@ -208,12 +211,26 @@ impl Coordinator {
         }
     }
 
+    fn failed(&self, why: String) -> ServerError {
+        ServerError::Coordinator { address: self.placement.coordinator.clone(), why }
+    }
+
+    /// What a failed call means.
+    fn refused(&self, verdict: Verdict) -> Refused {
+        match verdict {
+            Verdict::Passing(why) => Refused::Passing(why),
+            Verdict::Mismatch(why) => {
+                Refused::Final(ServerError::Refused { address: self.placement.coordinator.clone(), why })
+            }
+            Verdict::NotOurs(why) | Verdict::Refused(why) => Refused::Final(self.failed(why)),
+        }
+    }
+
     /// Greets it.
     async fn attach(&self) -> Result<(Attached, Link), Refused> {
-        let refused = |is_final| move |why: String| Refused { why, is_final };
-        let address: Address = self.placement.coordinator.parse().map_err(refused(true))?;
-        let channel = address.connect().await;
-        let channel = channel.map_err(|error| refused(false)(format!("not reached: {error}")))?;
+        let wrong = |why| Refused::Final(self.failed(why));
+        let address = self.security.address(&self.placement.coordinator).map_err(wrong)?;
+        let channel = address.connect(&self.security).await.map_err(|verdict| self.refused(verdict))?;
         let mut client =
             ParameterServerClient::new(channel).max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
         let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
@@ -231,14 +248,11 @@ impl Coordinator {
             let first = stream.message().await?;
             Ok::<_, tonic::Status>((stream, first.unwrap_or_default()))
         };
-        let late = |_| refused(false)(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
-        let (stream, first) =
-            tokio::time::timeout(CALL_TIMEOUT, greet).await.map_err(late)?.map_err(|status| {
-                let is_final = !matches!(status::verdict(&status), Verdict::Passing(_));
-                Refused { why: status.message().to_owned(), is_final }
-            })?;
+        let late = |_| Refused::Passing(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
+        let greeted = tokio::time::timeout(CALL_TIMEOUT, greet).await.map_err(late)?;
+        let (stream, first) = greeted.map_err(|status| self.refused(verdict(&status)))?;
         let attached = convert::attached(first, self.parameters);
-        let attached = attached.map_err(|nonsense| refused(true)(nonsense.to_string()))?;
+        let attached = attached.map_err(|nonsense| wrong(nonsense.to_string()))?;
         Ok((attached, (sender, stream)))
     }
 
@@ -273,8 +287,7 @@ impl Coordinator {
                 Ok((attached, link)) if attached.kept == kept => link,
                 Ok((attached, _)) => {
                     let why = format!("this shard keeps {kept:?}, and is now to keep {:?}", attached.kept);
-                    let address = self.placement.coordinator.clone();
-                    return drop(orders.send(Order::Lost(ServerError::Coordinator { address, why })).await);
+                    return drop(orders.send(Order::Lost(self.failed(why))).await);
                 }
                 Err(error) => return drop(orders.send(Order::Lost(error)).await),
             };

@@ -1,14 +1,14 @@
 //! How connections are served, with all settings of [`limits`]; the benches serve theirs in the same way.
 
-use ps_proto::Listener;
+use crate::doors::{self, Accept, Door};
 use ps_proto::limits;
+use ps_proto::{Listener, Security};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-#[cfg(unix)]
-use tokio_stream::wrappers::UnixListenerStream;
+use std::time::Duration;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
 
 /// Completes when all connections are closed after the end was asked for.
 pub type Serving = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
@@ -28,43 +28,65 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 /// A server without services.
-pub fn builder() -> Server {
+fn builder() -> Server {
     Server::builder()
         .max_frame_size(limits::MAX_FRAME_BYTES)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(limits::MAX_STREAMS_PER_CONNECTION)
+        .http2_max_header_list_size(limits::MAX_HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(limits::MAX_PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(limits::MAX_ERROR_RESETS))
         .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
 }
 
-/// Serves on `listener` until `closed` completes.
+/// Who comes in.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    /// What callers must show.
+    pub security: Security,
+    /// Until a connection must have brought a call that is let in.
+    pub admission_timeout: Duration,
+}
+
+impl Default for Entrance {
+    fn default() -> Self {
+        Entrance { security: Security::default(), admission_timeout: limits::ADMISSION_TIMEOUT }
+    }
+}
+
+/// Serves `services` on `listener` behind doors until `closed` completes. Must be called on the runtime that serves.
 ///
 /// # Errors
 /// The system does not let us use the listener.
 pub fn serve(
-    router: Router,
+    services: Routes,
     listener: Listener,
+    entrance: &Entrance,
     closed: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Serving> {
-    Ok(match listener {
+    match listener {
         Listener::Tcp(listener) => {
             listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            // Small messages must not wait for one another, so Nagle's algorithm is off; the server's own setting
-            // does not reach connections that it did not accept itself.
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            Box::pin(router.serve_with_incoming_shutdown(incoming, closed))
+            Ok(serve_from(services, tokio::net::TcpListener::from_std(listener)?, entrance, closed))
         }
         #[cfg(unix)]
         Listener::Unix(listener, file) => {
             listener.set_nonblocking(true)?;
-            let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
-            Box::pin(async move {
-                let served = router.serve_with_incoming_shutdown(incoming, closed).await;
-                drop(file);
-                served
-            })
+            let listener = (tokio::net::UnixListener::from_std(listener)?, file);
+            Ok(serve_from(services, listener, entrance, closed))
         }
-    })
+    }
+}
+
+fn serve_from(
+    services: Routes,
+    listener: impl Accept,
+    entrance: &Entrance,
+    closed: impl Future<Output = ()> + Send + 'static,
+) -> Serving {
+    let door = Door::new(entrance.security.clone(), services.prepare());
+    let connections = doors::connections(listener, entrance);
+    Box::pin(builder().serve_with_incoming_shutdown(door, connections, closed))
 }

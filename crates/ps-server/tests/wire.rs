@@ -232,7 +232,8 @@ fn a_worker_written_by_hand_trains_to_the_same_hash() {
 #[test]
 fn status_weights_health_and_reflection_are_served() {
     let folder = data(1);
-    let server = Server::start(&run_file(1_000_000), folder.path(), options(1));
+    let options = ServerOptions { reflection: true, ..options(1) };
+    let server = Server::start(&run_file(1_000_000), folder.path(), options);
     let worker = Worker::start(&server.address, folder.path());
     runtime().block_on(async {
         let status = server.reach(2).await;

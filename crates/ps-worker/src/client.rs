@@ -9,9 +9,8 @@ use ps_proto::limits;
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, from_worker::Message, parameter_server_client::ParameterServerClient};
-use ps_proto::{Address, Nonsense};
+use ps_proto::{Address, Line, Nonsense, Security};
 use ps_server::shard::Shard;
-use std::error::Error;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::Status;
-use tonic::transport::Channel;
 use tracing::debug;
 
 /// Messages from all servers that wait for the driver; more stop the reading.
@@ -37,6 +35,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Client {
     server: Address,
+    security: Security,
     name: String,
     /// The shard in this process, if there is one.
     own: Option<Arc<Shard>>,
@@ -85,10 +84,11 @@ impl Ear {
 }
 
 impl Client {
-    /// For a server at `HOST:PORT` or `unix:PATH`.
-    pub fn new(server: &str, name: &str) -> Result<Self, WorkerError> {
+    /// For a server at `HOST:PORT` or `unix:PATH`; all connections, to it and to shards, are protected by `security`.
+    pub fn new(server: &str, name: &str, security: &Security) -> Result<Self, WorkerError> {
         let wrong = |problem| WorkerError::Address { given: server.into(), problem };
-        Ok(Client { server: server.parse().map_err(wrong)?, name: name.into(), own: None })
+        let address = security.address(server).map_err(wrong)?;
+        Ok(Client { server: address, security: security.clone(), name: name.into(), own: None })
     }
 
     /// With a shard in this process.
@@ -97,13 +97,13 @@ impl Client {
     }
 
     /// A connection to the server.
-    pub async fn connect(&self) -> Result<Channel, Verdict> {
-        connect(&self.server).await
+    pub async fn connect(&self) -> Result<Line, Verdict> {
+        self.server.connect(&self.security).await
     }
 
     /// Asks what the run is.
     pub async fn join(&self) -> Result<Invitation, Verdict> {
-        let mut client = service(connect(&self.server).await?);
+        let mut client = service(self.server.connect(&self.security).await?);
         let request = v1::JoinRequest {
             protocol_version: limits::PROTOCOL_VERSION,
             worker_name: self.name.clone(),
@@ -122,14 +122,14 @@ impl Client {
         shape: Shape,
         shards: u32,
     ) -> Result<Connection, Verdict> {
-        let channel = connect(&self.server).await?;
+        let line = self.server.connect(&self.security).await?;
         let (saying, said) = mpsc::channel(WAITING_WORDS);
         let (leaving, left) = watch::channel(false);
         let ear = Ear { saying, left };
         let mut tasks = JoinSet::new();
         let mut others = Vec::new();
         if shards > 0 {
-            let reply = answer(service(channel.clone()).shards(v1::ShardsRequest {})).await?.into_inner();
+            let reply = answer(service(line.clone()).shards(v1::ShardsRequest {})).await?.into_inner();
             let places = convert::places(reply, shape.parameters).map_err(refused)?;
             for (index, address, kept) in places.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
                 let (opened, sender) = match &self.own {
@@ -139,8 +139,9 @@ impl Client {
                     _ => {
                         let unreachable =
                             |why| Verdict::Refused(format!("shard {index} at {address}: {why}"));
-                        let channel = connect(&address.parse().map_err(unreachable)?).await?;
-                        self.greet(channel, &ours, shape, &ear, &mut tasks, false).await?
+                        let address = self.security.address(&address).map_err(unreachable)?;
+                        let line = address.connect(&self.security).await?;
+                        self.greet(line, &ours, shape, &ear, &mut tasks, false).await?
                     }
                 };
                 if opened.1 != kept {
@@ -150,7 +151,7 @@ impl Client {
                 others.push(Link { kept, sender });
             }
         }
-        let ((worker, kept), sender) = self.greet(channel, &ours, shape, &ear, &mut tasks, true).await?;
+        let ((worker, kept), sender) = self.greet(line, &ours, shape, &ear, &mut tasks, true).await?;
         debug!(server = %self.server, shards, "admitted everywhere");
         let mut links = vec![Link { kept, sender }];
         links.append(&mut others);
@@ -160,7 +161,7 @@ impl Client {
     /// Opens one stream, greets, and waits until we are admitted.
     async fn greet(
         &self,
-        mut channel: Channel,
+        mut line: Line,
         ours: &v1::Fingerprints,
         shape: Shape,
         ear: &Ear,
@@ -177,7 +178,7 @@ impl Client {
         let first = FromWorker { message: Some(Message::Hello(hello)) };
         let outgoing = Outgoing::new(receiver, Some(first));
         let call = async {
-            stream::call(&mut channel, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client)).await
+            stream::call(&mut line, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client)).await
         };
         let mut reader = Reader::<v1::FromServer>::new(answer(call).await?);
         let admission = admission(answer(reader.message()).await?, &shape)?;
@@ -270,12 +271,8 @@ fn refused(nonsense: Nonsense) -> Verdict {
     Verdict::Refused(nonsense.to_string())
 }
 
-async fn connect(address: &Address) -> Result<Channel, Verdict> {
-    address.connect().await.map_err(|error| Verdict::Passing(describe(&error)))
-}
-
-pub(crate) fn service(channel: Channel) -> ParameterServerClient<Channel> {
-    ParameterServerClient::new(channel)
+pub(crate) fn service(line: Line) -> ParameterServerClient<Line> {
+    ParameterServerClient::new(line)
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
 }
@@ -289,18 +286,4 @@ pub(crate) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> 
             limits::CALL_TIMEOUT.as_secs()
         ))),
     }
-}
-
-/// An error with its causes, each once.
-fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

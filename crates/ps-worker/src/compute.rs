@@ -180,6 +180,16 @@ fn compute(
 fn load(run_toml: &str, options: &WorkerOptions) -> Result<Job, WorkerError> {
     let run = RunConfig::parse(run_toml, "the server's run file", &[])
         .map_err(|error| WorkerError::Mismatch(format!("{error}; use the same release on both sides")))?;
+    let root = options.data_root.as_deref().unwrap_or(Path::new("."));
+    if !options.allow_any_path {
+        // The server says what to read, and the hash of what was read goes back to it.
+        ps_data::confine(&run.data, root).map_err(|outside| {
+            WorkerError::Mismatch(format!(
+                "{outside}; give the folder that holds the data with --data-root, or say --allow-any-path if you trust \
+                 the server"
+            ))
+        })?;
+    }
     let progress = DataProgress::new(options.style);
     let job = Job::load(run, Path::new("."), options.data_root.as_deref(), &progress).map_err(|error| {
         let hint = match options.data_root {

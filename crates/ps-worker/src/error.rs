@@ -14,6 +14,8 @@ pub enum WorkerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The flags or files that protect connections are wrong; what is.
+    Security(String),
     /// The threads that compute cannot be bound to the processors given; why.
     Processors(String),
     /// The server was out of reach for too long.
@@ -32,7 +34,7 @@ pub enum WorkerError {
         /// What gives it away.
         sign: String,
     },
-    /// Run file, data, version or machine do not fit the server's; trying again is useless.
+    /// Run file, data, version, machine or credentials do not fit the server's; trying again is useless.
     Mismatch(String),
     /// The server has found that this process computes wrong sums; what it says.
     Banned(String),
@@ -55,8 +57,12 @@ impl WorkerError {
     /// The process's exit code: 2 for the command line, 42 for what no retry can mend, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            WorkerError::Address { .. } | WorkerError::Processors(_) | WorkerError::Listen { .. } => 2,
+            WorkerError::Address { .. }
+            | WorkerError::Security(_)
+            | WorkerError::Processors(_)
+            | WorkerError::Listen { .. } => 2,
             WorkerError::Mismatch(_) | WorkerError::Banned(_) => 42,
+            WorkerError::Shard(error) => error.exit_code(),
             _ => 1,
         }
     }
@@ -71,6 +77,7 @@ impl fmt::Display for WorkerError {
                     "--server {given:?}: {problem}; give HOST:PORT, such as 127.0.0.1:4370, or unix:PATH"
                 )
             }
+            WorkerError::Security(problem) => f.write_str(problem),
             WorkerError::Processors(problem) => write!(f, "--cpus: {problem}"),
             WorkerError::Unreachable { server, waited, last } => write!(
                 f,

@@ -21,10 +21,10 @@ use client::Client;
 use compute::Compute;
 use driver::Driver;
 use ps_coord::WorkerOutcome;
-use ps_proto::Listener;
 use ps_proto::convert::Invitation;
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::status::Verdict;
+use ps_proto::{Listener, Security};
 use ps_run::{Job, Processors, Style};
 use ps_server::ServerOptions;
 use ps_server::shard::{self, Shard, ShardEnd, ShardOptions};
@@ -44,6 +44,10 @@ pub struct WorkerOptions {
     pub server: String,
     /// Where relative paths of the run file's data start; the current folder otherwise.
     pub data_root: Option<PathBuf>,
+    /// Whether the run file, which comes from the server, may name data that lies elsewhere.
+    pub allow_any_path: bool,
+    /// What this worker shows and asks for.
+    pub security: Security,
     /// Threads that compute; all cores otherwise.
     pub threads: Option<usize>,
     /// The processors that these threads are bound to, if they are.
@@ -95,7 +99,7 @@ pub async fn run_with(
     if let Some(problem) = options.cpus.as_ref().and_then(Processors::objection) {
         return Err(WorkerError::Processors(problem));
     }
-    let client = Client::new(&options.server, &options.name)?;
+    let client = Client::new(&options.server, &options.name, &options.security)?;
     tokio::pin!(shutdown);
     let prepared = async {
         let invitation = find(&client, &options).await?;
@@ -165,7 +169,8 @@ async fn host(
 ) -> Result<(Shard, ShardEnd), WorkerError> {
     let listening = |error| WorkerError::Listen { given: place.listen.clone(), error };
     let wrong = |problem: String| listening(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
-    let listener = Listener::bind(&place.listen.parse().map_err(wrong)?).map_err(listening)?;
+    let listener =
+        Listener::bind(&options.security.address(&place.listen).map_err(wrong)?).map_err(listening)?;
     let address = match &place.advertise {
         Some(address) => address.clone(),
         None => listener.address().map_err(listening)?.to_string(),
@@ -174,6 +179,7 @@ async fn host(
     let behaviour = ServerOptions {
         contact_timeout: invitation.silence,
         join_timeout: options.patience,
+        security: options.security.clone(),
         ..ServerOptions::default()
     };
     shard::start(listener, job, &placement, &behaviour).await.map_err(WorkerError::Shard)

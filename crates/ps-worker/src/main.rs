@@ -1,7 +1,8 @@
 //! `ps-worker`: parse, connect, compute, exit code.
 
 use clap::Parser;
-use ps_config::{DataArgs, LogArgs};
+use ps_config::{DataArgs, LogArgs, SecurityArgs};
+use ps_proto::Security;
 use ps_run::{Processors, Style};
 use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
 use std::process::ExitCode;
@@ -13,17 +14,22 @@ static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
 
 /// Computes gradients for a Downhill server. The run file comes from the server; the data does not.
 ///
-/// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage, and 42 if run file, data
-/// or version do not fit the server's, when starting it again is useless.
+/// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage, and 42 if run file, data, version,
+/// certificate or token do not fit the server's, when starting it again is useless.
 #[derive(Parser)]
 #[command(name = "ps-worker", version)]
 struct Arguments {
-    /// The server: HOST:PORT, or unix:PATH for one on this machine.
+    /// The server: HOST:PORT, or unix:PATH for one on this machine. With the --tls flags, TLS is spoken.
     #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_SERVER")]
     server: String,
 
     #[command(flatten)]
     data: DataArgs,
+
+    /// Let the server's run file name data by absolute paths, or outside of --data-root (or of the current folder): the
+    /// server then decides what this worker reads.
+    #[arg(long)]
+    allow_any_path: bool,
 
     /// Threads that compute; one for each processor if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -55,6 +61,13 @@ struct Arguments {
     #[arg(long, value_name = "ADDRESS", requires = "with_shard")]
     shard_advertise: Option<String>,
 
+    /// Let --shard-listen be an address that other machines reach without certificates or tokens.
+    #[arg(long, requires = "with_shard")]
+    insecure: bool,
+
+    #[command(flatten)]
+    security: SecurityArgs,
+
     #[command(flatten)]
     log: LogArgs,
 }
@@ -68,9 +81,18 @@ fn main() -> ExitCode {
         Style::Bar => Style::Lines,
         other => other,
     };
+    let security = match open(&arguments) {
+        Ok(security) => security,
+        Err(problem) => {
+            error!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
     let options = WorkerOptions {
         server: arguments.server,
         data_root: arguments.data.data_root,
+        allow_any_path: arguments.allow_any_path,
+        security,
         threads: arguments.threads.map(usize::from),
         cpus: arguments.cpus,
         name: arguments.name,
@@ -94,6 +116,18 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// What protects our connections, which those of other workers to us may need.
+fn open(arguments: &Arguments) -> Result<Security, String> {
+    const FLAG: &str = "--shard-listen";
+    let security = Security::open(&arguments.security)?;
+    if arguments.with_shard {
+        let listen = &arguments.shard_listen;
+        let address = security.address(listen).map_err(|problem| format!("{FLAG} {listen}: {problem}"))?;
+        security.guard(FLAG, &address, arguments.insecure)?;
+    }
+    Ok(security)
 }
 
 fn work(options: WorkerOptions) -> Result<Ended, WorkerError> {

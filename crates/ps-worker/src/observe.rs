@@ -3,6 +3,8 @@
 use crate::WorkerError;
 use crate::client::{Client, answer, service};
 use crate::retryable;
+use ps_config::SecurityArgs;
+use ps_proto::Security;
 use ps_proto::status::Verdict;
 use ps_proto::v1::{self, WorkerStatus};
 use serde_json::{Value, json};
@@ -35,9 +37,10 @@ pub struct Report(v1::StatusReply);
 ///
 /// # Errors
 /// It is not there, or does not answer as a Downhill server does.
-pub async fn status(server: &str) -> Result<Report, WorkerError> {
+pub async fn status(server: &str, security: &SecurityArgs) -> Result<Report, WorkerError> {
     let reply = async {
-        let mut client = service(Client::new(server, "status")?.connect().await.map_err(Failed::Call)?);
+        let mut client =
+            service(Client::new(server, "status", &open(security)?)?.connect().await.map_err(Failed::Call)?);
         answer(client.status(v1::StatusRequest {})).await.map_err(Failed::Call)
     };
     reply.await.map(|reply| Report(reply.into_inner())).map_err(|failed| failed.at(server))
@@ -47,12 +50,18 @@ pub async fn status(server: &str) -> Result<Report, WorkerError> {
 ///
 /// # Errors
 /// As for [`status`].
-pub async fn checkpoint(server: &str) -> Result<u64, WorkerError> {
+pub async fn checkpoint(server: &str, security: &SecurityArgs) -> Result<u64, WorkerError> {
     let reply = async {
-        let mut client = service(Client::new(server, "checkpoint")?.connect().await.map_err(Failed::Call)?);
+        let mut client = service(
+            Client::new(server, "checkpoint", &open(security)?)?.connect().await.map_err(Failed::Call)?,
+        );
         answer(client.checkpoint(v1::CheckpointRequest {})).await.map_err(Failed::Call)
     };
     reply.await.map(|reply| reply.into_inner().version).map_err(|failed| failed.at(server))
+}
+
+fn open(security: &SecurityArgs) -> Result<Security, WorkerError> {
+    Security::open(security).map_err(WorkerError::Security)
 }
 
 enum Failed {

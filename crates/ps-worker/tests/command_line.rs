@@ -40,3 +40,11 @@ fn a_server_that_is_not_there_is_named_with_what_was_tried() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(&address) && text.contains("refused"), "{text}");
 }
+
+#[test]
+fn a_shard_that_others_reach_needs_protection() {
+    let flags = ["--server", "127.0.0.1:1", "--with-shard", "--shard-listen", "0.0.0.0:0"];
+    let (output, text) = worker(&flags);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("--shard-listen 0.0.0.0:0") && text.contains("--token-file"), "{text}");
+}

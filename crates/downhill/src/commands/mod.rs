@@ -1,6 +1,7 @@
 //! One command per file.
 
 pub mod bench;
+pub mod certs;
 pub mod data;
 pub mod evaluate;
 pub mod launch;

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::output;
+use ps_config::SecurityArgs;
 use ps_worker::WorkerError;
 use ps_worker::observe::{self, Report};
 use std::io::IsTerminal;
@@ -28,6 +29,9 @@ pub struct Arguments {
     /// Print JSON, a line each time.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -45,7 +49,8 @@ const LOOKS: u32 = 3000;
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let runtime = observe::runtime().map_err(failed)?;
     if arguments.checkpoint {
-        let steps = runtime.block_on(observe::checkpoint(&arguments.server)).map_err(failed)?;
+        let steps =
+            runtime.block_on(observe::checkpoint(&arguments.server, &arguments.security)).map_err(failed)?;
         for _ in 0..LOOKS {
             let report = ask(&runtime, arguments)?;
             if report.checkpoint() >= steps || report.is_done() {
@@ -60,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Some(pause) = arguments.watch else { return Ok(ExitCode::SUCCESS) };
     loop {
         std::thread::sleep(Duration::from_secs(pause));
-        match runtime.block_on(observe::status(&arguments.server)) {
+        match runtime.block_on(observe::status(&arguments.server, &arguments.security)) {
             Ok(report) => show(&report, arguments)?,
             // It was there: its end is the end of the watch.
             Err(error) => {
@@ -72,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn ask(runtime: &observe::Runtime, arguments: &Arguments) -> Result<Report, Failure> {
-    runtime.block_on(observe::status(&arguments.server)).map_err(failed)
+    runtime.block_on(observe::status(&arguments.server, &arguments.security)).map_err(failed)
 }
 
 fn show(report: &Report, arguments: &Arguments) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use ps_core::{reference, weights_hash};
 use ps_data::NoProgress;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_worker};
-use ps_proto::{Address, Listener};
+use ps_proto::{Address, Listener, Security};
 use ps_run::{Job, Recorder, Style};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::{Finished, ServerError, ServerOptions};
@@ -197,6 +197,16 @@ pub struct Shard {
 
 impl Shard {
     pub fn start(coordinator: &Address, index: u32, run: &str, folder: &Path) -> Self {
+        Shard::start_with(coordinator, index, run, folder, ServerOptions::default())
+    }
+
+    pub fn start_with(
+        coordinator: &Address,
+        index: u32,
+        run: &str,
+        folder: &Path,
+        options: ServerOptions,
+    ) -> Self {
         let job = Arc::new(job(run, folder));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -205,8 +215,7 @@ impl Shard {
         let result = std::thread::spawn(move || {
             let runtime = runtime();
             let run = async {
-                let (_shard, end) =
-                    shard::start(listener, job, &placement, &ServerOptions::default()).await?;
+                let (_shard, end) = shard::start(listener, job, &placement, &options).await?;
                 end.await
             };
             let result = runtime.block_on(async {
@@ -252,6 +261,8 @@ impl Worker {
         WorkerOptions {
             server: server.to_string(),
             data_root: Some(folder.to_path_buf()),
+            allow_any_path: false,
+            security: Security::default(),
             threads: Some(1),
             cpus: None,
             name: "test".into(),
@@ -270,7 +281,7 @@ impl Worker {
         Worker::start_as(Worker::options(server, folder), Some(computer))
     }
 
-    fn start_with(options: WorkerOptions) -> Self {
+    pub fn start_with(options: WorkerOptions) -> Self {
         Worker::start_as(options, None)
     }
 

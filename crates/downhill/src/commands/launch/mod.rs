@@ -328,6 +328,8 @@ impl Company<'_> {
                 flags.extend(["--cpus".into(), cpus.to_string().into()]);
             }
             flags.extend(["--name".into(), name.replace(' ', "-").into()]);
+            // The run file is the user's own, and may name data that lies anywhere.
+            flags.push("--allow-any-path".into());
             if arguments.shards == Shards::Beside {
                 let listen = self.meeting.address(&format!("worker-{number}"));
                 flags.extend(["--with-shard", "--shard-listen", &listen].map(OsString::from));

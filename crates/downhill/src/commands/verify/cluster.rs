@@ -93,7 +93,7 @@ impl Cluster {
         for number in 1..=workers {
             let mut flags: Vec<OsString> =
                 ["--server", &coordinator, "--threads", "1"].map(OsString::from).into();
-            flags.extend(["--data-root".into(), root.into()]);
+            flags.extend(["--allow-any-path".into(), "--data-root".into(), root.into()]);
             roles.push((format!("worker {number}"), worker, flags));
         }
         let said = Arc::new(Mutex::new(Vec::new()));

@@ -1,0 +1,215 @@
+//! `downhill certs`: a private authority and certificates for the processes of one cluster.
+
+use crate::failure::Failure;
+use crate::output;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+/// Make certificates for ps-server and ps-worker.
+///
+/// Writes a private authority, a certificate for the server and one for each worker, each with its key. No file is
+/// overwritten. Then prints the flags that use them.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Folder for the files.
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    out: PathBuf,
+
+    /// A name or address by which workers reach the server, besides localhost, 127.0.0.1 and ::1; may be given several
+    /// times.
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+
+    /// For how many days they are valid.
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+
+    /// How many workers get one of their own.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: u16,
+
+    /// Let workers serve as well, for `ps-worker --with-shard`: the hosts are in their certificates, too. Without it, a
+    /// worker's certificate cannot pass for a server's.
+    #[arg(long)]
+    with_shards: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill certs --out certs
+  downhill certs --out certs --host train.example --host 10.0.0.7 --workers 8 --days 30
+
+Give each machine ca.pem and its own certificate and key, and nobody ca-key.pem, which can make more: put it away.";
+
+/// What every server's certificate is good for.
+const OWN_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// A clock that is behind must not find them not valid yet.
+const SLACK: Duration = Duration::from_secs(3600);
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Makes them, writes them, tells of them.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let folder = &arguments.out;
+    let hosts: Vec<String> =
+        OWN_HOSTS.iter().map(|host| (*host).to_owned()).chain(arguments.hosts.iter().cloned()).collect();
+    let authority = Authority::new(arguments)?;
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    // A server that keeps a part of the weights calls its coordinator, so it is both.
+    let mut files = vec![
+        (folder.join("ca.pem"), authority.issuer.pem(), Secrecy::Public),
+        (folder.join("ca-key.pem"), authority.issuer.key().serialize_pem(), Secrecy::Private),
+    ];
+    let mut add = |name: &str, hosts: &[String], purposes: &[ExtendedKeyUsagePurpose]| {
+        let (certificate, key) = authority.issue(name, hosts, purposes)?;
+        files.push((folder.join(format!("{name}.pem")), certificate, Secrecy::Public));
+        files.push((folder.join(format!("{name}-key.pem")), key, Secrecy::Private));
+        Ok::<(), Failure>(())
+    };
+    add("server", &hosts, &[ServerAuth, ClientAuth])?;
+    for number in 1..=arguments.workers {
+        let name = format!("worker-{number}");
+        match arguments.with_shards {
+            true => add(&name, &hosts, &[ServerAuth, ClientAuth])?,
+            false => add(&name, std::slice::from_ref(&name), &[ClientAuth])?,
+        }
+    }
+    // All or nothing, as far as it can be known beforehand.
+    if let Some((path, ..)) = files.iter().find(|(path, ..)| path.symlink_metadata().is_ok()) {
+        return Err(Failure::Failed(format!(
+            "{}: it is there already and is not overwritten; choose another --out",
+            path.display()
+        )));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| failed(folder, &error))?;
+    for (path, text, secrecy) in &files {
+        let written = create(path, *secrecy).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|error| failed(path, &error))?;
+    }
+    tell(arguments, &files);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Secrecy {
+    Public,
+    Private,
+}
+
+/// What signs all others.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    until: SystemTime,
+}
+
+impl Authority {
+    fn new(arguments: &Arguments) -> Result<Self, Failure> {
+        let until = SystemTime::now() + DAY * arguments.days;
+        let mut params = params("Downhill private authority", &[], until)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().map_err(|error| unmade(&error))?;
+        let issuer = CertifiedIssuer::self_signed(params, key).map_err(|error| unmade(&error))?;
+        Ok(Authority { issuer, until })
+    }
+
+    /// A certificate and its key, both in PEM.
+    fn issue(
+        &self,
+        name: &str,
+        hosts: &[String],
+        purposes: &[ExtendedKeyUsagePurpose],
+    ) -> Result<(String, String), Failure> {
+        let mut params = params(name, hosts, self.until)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = purposes.to_vec();
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().map_err(|error| unmade(&error))?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(|error| unmade(&error))?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+}
+
+fn params(name: &str, hosts: &[String], until: SystemTime) -> Result<CertificateParams, Failure> {
+    let mut params = CertificateParams::new(hosts).map_err(|error| {
+        Failure::Usage(format!("--host {}: no name that a certificate can have: {error}", hosts.join(", ")))
+    })?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    let since_1970 = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_1970(SystemTime::now() - SLACK);
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970(until);
+    Ok(params)
+}
+
+/// A file that was not there before.
+fn create(path: &Path, secrecy: Secrecy) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(
+        &mut options,
+        match secrecy {
+            Secrecy::Public => 0o644,
+            Secrecy::Private => 0o600,
+        },
+    );
+    #[cfg(not(unix))]
+    let _ = secrecy;
+    options.open(path)
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> Failure {
+    let hint = match error.kind() {
+        ErrorKind::AlreadyExists => "; it is not overwritten, choose another --out",
+        _ => "",
+    };
+    Failure::Failed(format!("{}: {error}{hint}", path.display()))
+}
+
+fn unmade(error: &dyn Display) -> Failure {
+    Failure::Failed(format!("making a certificate: {error}"))
+}
+
+/// What was written, and how it is used.
+fn tell(arguments: &Arguments, files: &[(PathBuf, String, Secrecy)]) {
+    let folder = arguments.out.display();
+    let flags = |name: &str| {
+        format!("--tls-cert {folder}/{name}.pem --tls-key {folder}/{name}-key.pem --tls-ca {folder}/ca.pem")
+    };
+    let host = arguments.hosts.first().map_or("127.0.0.1", String::as_str);
+    let reach = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let listen = if arguments.hosts.is_empty() { "127.0.0.1:4370" } else { "0.0.0.0:4370" };
+    let shard = if arguments.with_shards { " --with-shard" } else { "" };
+    let beside =
+        if arguments.with_shards { format!(" --shards-beside {}", arguments.workers) } else { String::new() };
+    let mut lines = vec![format!("valid for {} days:", arguments.days)];
+    lines.extend(files.iter().map(|(path, _, secrecy)| match secrecy {
+        Secrecy::Public => format!("  {}", path.display()),
+        Secrecy::Private => format!("  {} (secret)", path.display()),
+    }));
+    lines.push("the server and each worker, with the run file in the place of RUN.toml:".into());
+    lines.push(format!("  ps-server RUN.toml --listen {listen}{beside} {}", flags("server")));
+    for number in 1..=arguments.workers.min(SHOWN) {
+        lines
+            .push(format!("  ps-worker --server {reach}:4370{shard} {}", flags(&format!("worker-{number}"))));
+    }
+    if arguments.workers > SHOWN {
+        lines.push(format!("  and so on up to worker-{}", arguments.workers));
+    }
+    // The files are there; a reader who has gone is no failure.
+    let _ = output::lines(&lines);
+}
+
+/// Workers whose command is shown.
+const SHOWN: u16 = 2;

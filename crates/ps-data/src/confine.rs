@@ -1,0 +1,119 @@
+//! Whether a configuration that somebody else wrote reads only what it should.
+
+use crate::config::{DataConfig, Source, Validation};
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+/// A source that leads out of the folder that it should stay in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// The path, as given.
+    pub path: PathBuf,
+    /// The folder.
+    pub root: PathBuf,
+    /// How it leads out.
+    pub how: &'static str,
+}
+
+impl fmt::Display for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outside { path, root, how } = self;
+        write!(f, "data path `{}` {how}, out of {}", path.display(), root.display())
+    }
+}
+
+impl std::error::Error for Outside {}
+
+/// Checks that every file that `config` names lies in `root`: no absolute path, no `..`, and no symbolic link that ends
+/// elsewhere. Nothing is opened. What is no source, or is not there, is left to whoever reads it.
+///
+/// # Errors
+/// The first path that leads out.
+pub fn confine(config: &DataConfig, root: &Path) -> Result<(), Outside> {
+    let validation = match &config.validation {
+        Some(Validation::Source(source)) => Some(source),
+        _ => None,
+    };
+    for source in [Some(&config.train), validation, config.test.as_ref()].into_iter().flatten() {
+        let paths = match Source::parse(source) {
+            Ok(Source::Idx { images, labels }) => [Some(images), labels],
+            Ok(Source::Csv(path) | Source::Libsvm(path)) => [Some(path), None],
+            Ok(Source::Digits { .. }) | Err(_) => [None, None],
+        };
+        paths.into_iter().flatten().try_for_each(|path| stays(path, root))?;
+    }
+    Ok(())
+}
+
+fn stays(path: PathBuf, root: &Path) -> Result<(), Outside> {
+    let outside = |path, how| Err(Outside { path, root: root.into(), how });
+    for component in path.components() {
+        match component {
+            Component::Normal(_) | Component::CurDir => {}
+            Component::ParentDir => return outside(path, "has `..` in it, which leads"),
+            Component::RootDir | Component::Prefix(_) => return outside(path, "is absolute, which leads"),
+        }
+    }
+    let (Ok(real), Ok(folder)) = (root.join(&path).canonicalize(), root.canonicalize()) else {
+        return Ok(());
+    };
+    if real.starts_with(folder) { Ok(()) } else { outside(path, "leads by a symbolic link") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, root: &Path) -> Result<(), String> {
+        confine(&DataConfig::new(text), root).map_err(|outside| outside.to_string())
+    }
+
+    #[test]
+    fn only_what_lies_in_the_root_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("a.csv"), "").unwrap();
+        std::fs::write(folder.path().join("secret"), "").unwrap();
+        for good in ["digits:", "digits:100", "csv:a.csv", "csv:./a.csv", "csv:none.csv", "nonsense"] {
+            assert_eq!(check(good, &root), Ok(()), "{good}");
+        }
+        for (bad, expected) in [
+            ("csv:../secret", "`../secret` has `..`"),
+            ("csv:sub/../../secret", "has `..`"),
+            ("libsvm:/etc/passwd", "`/etc/passwd` is absolute"),
+            ("idx:a.csv,../secret", "`../secret` has `..`"),
+        ] {
+            let error = check(bad, &root).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let mut config = DataConfig::new("digits:");
+        config.test = Some("csv:../secret".into());
+        assert!(confine(&config, &root).is_err());
+        config = DataConfig::new("digits:");
+        config.validation = Some(Validation::Source("csv:/etc/passwd".into()));
+        assert!(confine(&config, &root).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_before_they_are_judged() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("a.csv"), "").unwrap();
+        std::fs::write(folder.path().join("secret"), "").unwrap();
+        symlink(root.join("a.csv"), root.join("inside")).unwrap();
+        symlink("../secret", root.join("outside")).unwrap();
+        symlink("..", root.join("folder")).unwrap();
+        // A root that is a link itself is where it leads.
+        let other = folder.path().join("other");
+        symlink(&root, &other).unwrap();
+        for root in [root, other] {
+            assert_eq!(check("csv:inside", &root), Ok(()));
+            assert!(check("csv:outside", &root).unwrap_err().contains("symbolic link"));
+            assert!(check("csv:folder/secret", &root).unwrap_err().contains("symbolic link"));
+        }
+    }
+}

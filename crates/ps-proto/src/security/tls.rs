@@ -1,0 +1,207 @@
+//! Certificates of both ends, by rustls: TLS 1.3 only, always mutual.
+
+use super::{read, warn_if_public};
+use crate::status::Verdict;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::ServerCertVerifier;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, InconsistentKeys, InvalidMessage, RootCertStore,
+    ServerConfig,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// The one protocol that is spoken inside of TLS.
+const HTTP2: &[u8] = b"h2";
+
+/// Our certificate and the authority, ready for both ends of a connection.
+pub(crate) struct Tls {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    /// The name that servers must have, if it is not the host's.
+    name: Option<ServerName<'static>>,
+}
+
+impl Tls {
+    /// Reads the three files; says what is wrong with them otherwise.
+    pub fn open(cert: &Path, key: &Path, ca: &Path, name: Option<&str>) -> Result<Self, String> {
+        let in_file = |flag: &str, path: &Path, what: &str| format!("{flag} {}: {what}", path.display());
+        let unfit = |flag: &str, path: &Path, error: Error| in_file(flag, path, &words(&error));
+        let authorities = certificates("--tls-ca", ca)?;
+        let chain = certificates("--tls-cert", cert)?;
+        let pem = read("--tls-key", key)?;
+        let private = PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|_| in_file("--tls-key", key, "no private key in PEM is in it"))?;
+        warn_if_public("--tls-key", key);
+
+        let mut roots = RootCertStore::empty();
+        for authority in authorities {
+            roots.add(authority).map_err(|error| unfit("--tls-ca", ca, error))?;
+        }
+        let roots = Arc::new(roots);
+        let provider = Arc::new(ring::default_provider());
+        is_current(&chain, &roots, &provider).map_err(|error| unfit("--tls-cert", cert, error))?;
+
+        let broken = |error: &dyn std::fmt::Display| in_file("--tls-ca", ca, &error.to_string());
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(|error| broken(&error))?;
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| broken(&error))?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain.clone(), private.clone_key())
+            .map_err(|error| unfit("--tls-key", key, error))?;
+        server.alpn_protocols = vec![HTTP2.to_vec()];
+        // A connection lasts for a whole run; nothing is resumed, so that every one shows its certificate.
+        server.send_tls13_tickets = 0;
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| broken(&error))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, private)
+            .map_err(|error| unfit("--tls-key", key, error))?;
+        client.alpn_protocols = vec![HTTP2.to_vec()];
+        let name = name.map(|name| {
+            ServerName::try_from(name.to_owned())
+                .map_err(|_| format!("--tls-name {name:?}: this is no host name and no IP address"))
+        });
+        Ok(Tls { server: Arc::new(server), client: Arc::new(client), name: name.transpose()? })
+    }
+
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.server.clone())
+    }
+
+    pub fn connector(&self) -> TlsConnector {
+        TlsConnector::from(self.client.clone())
+    }
+
+    /// The name that the server at `host` must have.
+    pub fn name(&self, host: &str) -> Result<ServerName<'static>, String> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        match bare.parse::<IpAddr>() {
+            Ok(address) => Ok(ServerName::IpAddress(address.into())),
+            Err(_) => ServerName::try_from(bare.to_owned()).map_err(|_| {
+                format!("{host:?} is no name that a certificate can have; give one with --tls-name")
+            }),
+        }
+    }
+}
+
+fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read(flag, path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(format!("{flag} {}: no certificate in PEM is in it", path.display())),
+        Err(error) => Err(format!("{flag} {}: damaged PEM: {error}", path.display())),
+    }
+}
+
+/// Whether our own certificate is valid today, which the others would otherwise have to tell us. Who signed it, and for
+/// what name, is theirs to judge.
+fn is_current(
+    chain: &[CertificateDer<'static>],
+    roots: &Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<(), Error> {
+    let Some((first, rest)) = chain.split_first() else { return Ok(()) };
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
+    let Ok(verifier) = verifier else { return Ok(()) };
+    let Ok(name) = ServerName::try_from("localhost") else { return Ok(()) };
+    match verifier.verify_server_cert(first, rest, &name, &[], UnixTime::now()) {
+        Err(Error::InvalidCertificate(error)) if is_about_time(&error) => {
+            Err(Error::InvalidCertificate(error))
+        }
+        Err(error @ Error::InvalidCertificate(CertificateError::BadEncoding)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_about_time(error: &CertificateError) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+}
+
+/// What rustls found, with what to do about it where that is known.
+fn words(error: &Error) -> String {
+    use CertificateError::{
+        BadSignature, InvalidPurpose, InvalidPurposeContext, NotValidForName, NotValidForNameContext,
+        UnknownIssuer,
+    };
+    match error {
+        Error::InvalidCertificate(problem) if is_about_time(problem) => {
+            format!("the certificate is not valid today: {problem}; make a new one")
+        }
+        Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
+            "the other end's certificate is not signed by the authority in --tls-ca".into()
+        }
+        Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
+            format!("{error}; give the name in the server's certificate with --tls-name")
+        }
+        Error::InvalidCertificate(InvalidPurpose | InvalidPurposeContext { .. }) => {
+            "the other end's certificate was not made for this end of a connection (its extended key usage)"
+                .into()
+        }
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            "the key does not belong to --tls-cert".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// What a failed handshake comes down to, in words.
+pub fn refusal(error: &io::Error) -> String {
+    match typed(error) {
+        Some(Error::NoCertificatesPresented) => "it shows no certificate".into(),
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => "it does not speak TLS".into(),
+        Some(error) => words(error),
+        None => error.to_string(),
+    }
+}
+
+/// What a failed handshake means to whoever called: mostly that another try would end in the same way.
+pub(crate) fn verdict(error: &io::Error) -> Verdict {
+    use AlertDescription as Alert;
+    let hopeless = |text: String| Verdict::Mismatch(text);
+    match typed(error) {
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            hopeless("the server does not speak TLS; leave out the --tls flags and https, or start it with them".into())
+        }
+        Some(error @ (Error::InvalidCertificate(_) | Error::NoCertificatesPresented)) => {
+            hopeless(format!("the server's certificate: {}", words(error)))
+        }
+        Some(Error::AlertReceived(alert)) => match alert {
+            Alert::CertificateRequired => {
+                hopeless("the server asks for a certificate; give --tls-cert, --tls-key and --tls-ca".into())
+            }
+            Alert::UnknownCA | Alert::DecryptError => hopeless(
+                "the server does not accept this process's --tls-cert: it is not signed by the server's --tls-ca".into(),
+            ),
+            Alert::CertificateExpired => {
+                hopeless("the server does not accept this process's --tls-cert: it is not valid today; make a new one".into())
+            }
+            Alert::InternalError | Alert::UserCanceled => Verdict::Passing(error.to_string()),
+            other => hopeless(format!("the server refuses the connection: {other:?}; check the --tls flags of both ends")),
+        },
+        Some(other) => hopeless(format!("TLS: {other}")),
+        None => Verdict::Passing(format!("TLS: {error}")),
+    }
+}
+
+/// The error of rustls in one of the system.
+fn typed(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}

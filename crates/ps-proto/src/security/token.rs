@@ -1,0 +1,121 @@
+//! A file of secret tokens, read again when it changes.
+
+use super::{read, warn_if_public};
+use crate::Refusal;
+use crate::limits::{MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TOKEN_FILE_INTERVAL};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+use subtle::{Choice, ConstantTimeEq};
+use tonic::codegen::http::header::AUTHORIZATION;
+use tonic::codegen::http::{HeaderMap, HeaderValue};
+use tracing::{info, warn};
+
+const FLAG: &str = "--token-file";
+
+/// What stands before a token in the header `authorization`.
+const SCHEME: &str = "Bearer ";
+
+/// The tokens of a file.
+pub(super) struct Tokens {
+    path: PathBuf,
+    held: Mutex<Held>,
+}
+
+/// The tokens as last read. No `Debug`: they are printed nowhere.
+struct Held {
+    tokens: Vec<Vec<u8>>,
+    stamp: Option<Stamp>,
+    looked: Instant,
+}
+
+/// What tells a changed file.
+type Stamp = (SystemTime, u64);
+
+impl Tokens {
+    /// Reads `path`; says what is wrong with it otherwise.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        // Before the file is read: a change meanwhile is then found later.
+        let stamp = stamp(path);
+        let tokens = tokens(path)?;
+        warn_if_public(FLAG, path);
+        let held = Held { tokens, stamp, looked: Instant::now() };
+        Ok(Tokens { path: path.into(), held: Mutex::new(held) })
+    }
+
+    /// Whether the headers hold one of the tokens.
+    pub fn admits(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let given = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?;
+        let given = given.as_bytes().strip_prefix(SCHEME.as_bytes()).ok_or(Refusal::NoToken)?;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look_again(&mut held);
+        // All are compared, each in a time that does not tell where it differs.
+        let is_one = held.tokens.iter().fold(Choice::from(0), |found, token| found | token.ct_eq(given));
+        if bool::from(is_one) { Ok(()) } else { Err(Refusal::WrongToken) }
+    }
+
+    /// The header with the first token of the file as it is now.
+    pub fn authorization(&self) -> Result<HeaderValue, String> {
+        let first = tokens(&self.path)?.swap_remove(0);
+        let mut value = HeaderValue::from_bytes(&[SCHEME.as_bytes(), &first].concat())
+            .map_err(|_| format!("{FLAG} {}: the token does not fit a header", self.path.display()))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// Reads the file again if it has changed. One that is unfit leaves the tokens as they were.
+    fn look_again(&self, held: &mut Held) {
+        if held.looked.elapsed() < TOKEN_FILE_INTERVAL {
+            return;
+        }
+        held.looked = Instant::now();
+        let stamp = stamp(&self.path);
+        if stamp == held.stamp {
+            return;
+        }
+        held.stamp = stamp;
+        match tokens(&self.path) {
+            Ok(tokens) => {
+                info!("{FLAG} {}: {} tokens are accepted now", self.path.display(), tokens.len());
+                held.tokens = tokens;
+            }
+            Err(error) => warn!("{error}; the tokens stay what they were"),
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len()))
+}
+
+/// The tokens of a file, at least one.
+fn tokens(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let bytes = read(FLAG, path)?;
+    let wrong = |what: String| format!("{FLAG} {}: {what}", path.display());
+    let mut tokens = Vec::new();
+    for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        let line = line.trim_ascii();
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let number = index + 1;
+        if !line.iter().all(u8::is_ascii_graphic) {
+            return Err(wrong(format!(
+                "line {number} holds something else than letters, digits and signs; a token is one word of them"
+            )));
+        }
+        if !(MIN_TOKEN_BYTES..=MAX_TOKEN_BYTES).contains(&line.len()) {
+            return Err(wrong(format!(
+                "line {number} has {} characters, a token has {MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES}; \
+                 `openssl rand -hex 32` makes a good one",
+                line.len()
+            )));
+        }
+        tokens.push(line.to_vec());
+    }
+    match tokens.is_empty() {
+        true => Err(wrong("no token is in it; write one on a line of its own".into())),
+        false => Ok(tokens),
+    }
+}
