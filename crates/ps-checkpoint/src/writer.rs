@@ -68,7 +68,7 @@ impl Writer {
             // If the thread is gone, so is the answer.
             let _ = orders.send(Order::Load { allow_fresh, answer });
         }
-        found.recv().unwrap_or_else(|_| Err(Error::WriterGone))
+        found.recv().unwrap_or(Err(Error::WriterGone))
     }
 
     /// What has come of the snapshot that was given last, once it is known.

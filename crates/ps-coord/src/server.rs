@@ -70,7 +70,7 @@ enum Phase {
     /// For shards, and the first `min_workers`.
     Waiting,
     /// Gathering the leaves of the step that the version names.
-    Open(Round),
+    Open(Box<Round>),
     /// All leaves are in; the data plane is at work.
     Updating { stopping: bool },
     /// Nothing happens any more.
@@ -454,7 +454,7 @@ impl ServerCore {
 
     fn open_round(&mut self) {
         let tree = self.config.plan.step(self.version).tree();
-        self.enter(Phase::Open(Round::open(self.version, tree, self.now)));
+        self.enter(Phase::Open(Box::new(Round::open(self.version, tree, self.now))));
     }
 
     /// Draws all conclusions from what is known at this time.

@@ -53,7 +53,7 @@ fn server_event(random: &mut Stream, version: u64, ids: u32, asked: &mut Vec<(u6
         20 if random.below(4) == 0 => ServerEvent::ShardLost { shard: 0 },
         20 => ServerEvent::Restored { version: random.below(2).into() },
         21 => ServerEvent::Applied { shard: 0, step },
-        21..23 => ServerEvent::WeightsWanted { worker },
+        22 => ServerEvent::WeightsWanted { worker },
         23..25 if !asked.is_empty() => {
             let (step, node) = asked.remove(0);
             ServerEvent::Judged { step, node, digest: Digest([0; 32]) }

@@ -46,11 +46,9 @@ fn from_shard(message: &[u8], shape: &Shape) {
         is_printable(&greeting.address, MAX_NAME_BYTES);
     }
     let kept = 0..shape.parameters.min(ps_proto::limits::chunk_elements(shape.parameters));
-    match convert::shard_message(message, shape, &kept) {
-        Ok(ShardMessage::Weights(chunk) | ShardMessage::Velocity(chunk)) => {
-            is_in(chunk.offset, &chunk.bytes, 4, kept);
-        }
-        _ => {}
+    let message = convert::shard_message(message, shape, &kept);
+    if let Ok(ShardMessage::Weights(chunk) | ShardMessage::Velocity(chunk)) = message {
+        is_in(chunk.offset, &chunk.bytes, 4, kept);
     }
 }
 
@@ -79,11 +77,9 @@ pub(crate) fn from_server(input: &[u8]) {
                 assert!(attached.kept.end <= shape.parameters);
             }
             let kept = 0..shape.parameters.min(ps_proto::limits::chunk_elements(shape.parameters));
-            match convert::to_shard(message, shape.parameters, &kept) {
-                Ok(ToShardMessage::Weights(chunk) | ToShardMessage::Velocity(chunk)) => {
-                    is_in(chunk.offset, &chunk.bytes, 4, kept);
-                }
-                _ => {}
+            let message = convert::to_shard(message, shape.parameters, &kept);
+            if let Ok(ToShardMessage::Weights(chunk) | ToShardMessage::Velocity(chunk)) = message {
+                is_in(chunk.offset, &chunk.bytes, 4, kept);
             }
         }
         _ => {
