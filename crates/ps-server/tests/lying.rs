@@ -58,7 +58,8 @@ impl Flow for Spoilt<'_> {
 #[test]
 fn a_worker_that_lies_is_named_and_banned_and_changes_no_bit() {
     let folder = data(1);
-    for run in [run_file(8), wide_run(4, ""), wide_run(4, "[wire]\nweights = \"bf16\"\n")] {
+    // Long enough for all to be back before the end.
+    for run in [run_file(100), wide_run(20, ""), wide_run(20, "[wire]\nweights = \"bf16\"\n")] {
         let server = Server::start(&run, folder.path(), ServerOptions { audit: 1.0, ..options(3) });
         let liar = Worker::start_computing(&server.address, folder.path(), Liar::of(&run, folder.path()));
         let honest = [0, 1].map(|_| Worker::start_named(&server.address, folder.path(), "honest"));
