@@ -234,6 +234,45 @@ fn a_launch_starts_whoever_is_killed_again_and_ends_as_if_nothing_had_happened()
 }
 
 #[test]
+fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were_looked_at() {
+    let (place, mut random) = (Place::new(), seeded());
+    let at_rest = ["--set", "optimizer.momentum=0", "--set", "train.epochs=3"];
+    let wanted = run(&mut place.train("at-rest", &at_rest)).hash();
+    let mut server = place.server("at-rest-shards");
+    server.args(at_rest).args(["--shard", "0/2"]);
+    let shard = |sets: &[&str]| {
+        let mut shard = program("ps-server");
+        shard.arg(place.path("run.toml")).args(["--shard", "1/2", "--coordinator", &place.address()]);
+        let listen = format!("unix:{}", place.path("shard").display());
+        Running::start(shard.args(["--listen", &listen]).args(sets))
+    };
+    let together = (shard(&at_rest), place.worker());
+    assert_eq!(run(&mut server).hash(), wanted);
+    drop(together);
+
+    // With momentum and an epoch's end at every other step, at which shards are asked for their weights alone.
+    let short = ["--set", "train.batch=2048", "--set", "train.epochs=60"];
+    let wanted = run(&mut place.train("whole", &short)).hash();
+    let mut stops = 0;
+    let ended = loop {
+        let mut server = place.server("stopped");
+        let mut server = Running::start(server.args(short).args(["--shard", "0/2"]));
+        // Both end with the server.
+        let (_shard, _worker) = (shard(&short), place.worker());
+        if stops == 8 || !place.let_run("stopped", &mut server, &mut random) {
+            break server.finish();
+        }
+        ask_to_end(&server);
+        let ended = server.finish();
+        assert!(ended.status.success(), "{ended}");
+        stops += 1;
+    };
+    assert!(stops > 3, "only {stops} stops");
+    assert_eq!(ended.hash(), wanted, "{ended}");
+    assert_eq!(place.told("stopped"), place.told("whole"));
+}
+
+#[test]
 fn a_run_that_was_asked_to_stop_has_lost_no_step() {
     let (place, mut random) = (Place::new(), seeded());
     let wanted = run(&mut place.train("whole", &[])).hash();

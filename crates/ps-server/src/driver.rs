@@ -227,8 +227,10 @@ impl Driver {
         if !self.shards.are_restored() {
             return Err("not all shards are there".into());
         }
-        if self.fetch.as_ref().is_none_or(|fetch| fetch.version != version) {
-            self.fetch = Some(self.shards.want_weights(version, self.recorder.has_checkpoints()));
+        let moving = self.recorder.has_checkpoints() && self.job.optimizer.momentum != 0.0;
+        let is_enough = |fetch: &Fetch| fetch.version == version && (fetch.has_velocity || !moving);
+        if !self.fetch.as_ref().is_some_and(is_enough) {
+            self.fetch = Some(self.shards.want_weights(version, moving));
         }
         let arrive = async {
             while self.fetch.as_ref().is_some_and(|fetch| !fetch.is_complete()) {
@@ -444,7 +446,8 @@ impl Driver {
                     // The next step waits until all are here.
                     true => {
                         let version = self.plane.version();
-                        self.fetch = Some(self.shards.want_weights(version, self.is_saved));
+                        let moving = self.is_saved && self.job.optimizer.momentum != 0.0;
+                        self.fetch = Some(self.shards.want_weights(version, moving));
                     }
                     false => self.events.push_back(ServerEvent::Updated { step }),
                 }
@@ -622,10 +625,13 @@ impl Driver {
 
 /// A flat vector of chunks, with their first elements.
 fn whole<'a>(elements: usize, parts: impl Iterator<Item = &'a (usize, Bytes)>) -> Vec<f32> {
-    let mut values = vec![0.0; elements];
+    let (mut values, mut missing) = (vec![0.0; elements], elements);
     for (offset, bytes) in parts {
-        tensor::read(bytes, &mut values[*offset..*offset + bytes.len() / 4]);
+        let count = bytes.len() / 4;
+        tensor::read(bytes, &mut values[*offset..*offset + count]);
+        missing -= count;
     }
+    assert_eq!(missing, 0, "a vector is looked at only when all of its parts are here");
     values
 }
 

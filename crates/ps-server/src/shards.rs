@@ -189,8 +189,8 @@ impl Shards {
         for seat in &self.seats {
             missing.extend(seat.kept.clone().step_by(limits::chunk_elements(self.parameters)));
         }
-        let velocity = velocity.then(|| missing.clone());
-        Fetch { version, missing: [missing, velocity.unwrap_or_default()], parts: Default::default() }
+        let moving = if velocity { missing.clone() } else { Vec::new() };
+        Fetch { version, has_velocity: velocity, missing: [missing, moving], parts: Default::default() }
     }
 
     /// Sends all away.
@@ -212,6 +212,7 @@ impl Shards {
 /// The weights, and perhaps the velocity, of all shards on their way here.
 pub(crate) struct Fetch {
     pub version: u64,
+    pub has_velocity: bool,
     /// First elements of chunks of the weights and of the velocity.
     missing: [Vec<usize>; 2],
     parts: [Vec<(usize, Bytes)>; 2],
