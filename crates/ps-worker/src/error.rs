@@ -79,6 +79,9 @@ impl fmt::Display for WorkerError {
             }
             WorkerError::Security(problem) => f.write_str(problem),
             WorkerError::Processors(problem) => write!(f, "--cpus: {problem}"),
+            WorkerError::Unreachable { server, waited, last } if waited.is_zero() => {
+                write!(f, "{server}: no server there: {last}; is ps-server running there?")
+            }
             WorkerError::Unreachable { server, waited, last } => write!(
                 f,
                 "{server}: no server within {} s, the last attempt failed with: {last}; \
