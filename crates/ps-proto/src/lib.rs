@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod allocator;
+mod attempts;
 pub mod convert;
 pub mod limits;
 pub mod line;
@@ -16,6 +17,7 @@ pub mod stream;
 pub mod tensor;
 
 pub use address::{Address, Listener};
+pub use attempts::Attempts;
 pub use convert::{Nonsense, Shape};
 pub use line::Line;
 pub use security::Security;

@@ -17,13 +17,13 @@ use ps_proto::convert::{self, Attached, Greeting, NodePart, StateChunk, ToShardM
 use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
-use ps_proto::{Listener, Nonsense, Refusal, Security, tensor};
+use ps_proto::{Attempts, Listener, Nonsense, Refusal, Security, tensor};
 use ps_run::Job;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -187,7 +187,7 @@ impl Coordinator {
     /// Attaches, again and again while it is not there or has no place yet.
     async fn find(&self) -> Result<(Attached, Link), ServerError> {
         let address = &self.placement.coordinator;
-        let (started, [mut pause, longest]) = (Instant::now(), PAUSES);
+        let mut attempts = Attempts::new(PAUSES, self.patience);
         loop {
             let why = match self.attach().await {
                 Ok((attached, link)) => {
@@ -197,17 +197,13 @@ impl Coordinator {
                 Err(Refused::Final(error)) => return Err(error),
                 Err(Refused::Passing(why)) => why,
             };
-            let left = self.patience.saturating_sub(started.elapsed());
-            if left.is_zero() {
-                return Err(self.failed(why));
-            }
+            let Some(pause) = attempts.failed() else { return Err(self.failed(why)) };
             info!(
                 address,
                 "coordinator does not take this shard yet: {why}; trying again for {} s",
-                left.as_secs()
+                pause.left.as_secs()
             );
-            tokio::time::sleep(pause.min(left)).await;
-            pause = (2 * pause).min(longest);
+            tokio::time::sleep(pause.length).await;
         }
     }
 

@@ -24,14 +24,14 @@ use ps_coord::WorkerOutcome;
 use ps_proto::convert::Invitation;
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::status::Verdict;
-use ps_proto::{Listener, Security};
+use ps_proto::{Attempts, Listener, Security};
 use ps_run::{Job, Processors, Style};
 use ps_server::ServerOptions;
 use ps_server::shard::{self, Shard, ShardEnd, ShardOptions};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// Name and version of this program, as peers see it.
@@ -187,28 +187,25 @@ async fn host(
 
 /// Asks the server what the run is, again and again while it is not there.
 async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, WorkerError> {
-    let started = Instant::now();
-    let [mut pause, longest] = JOIN_PAUSE;
+    let mut attempts = Attempts::new(JOIN_PAUSE, options.patience);
     for attempt in 1_u32.. {
         let verdict = match client.join().await {
             Ok(invitation) => return Ok(invitation),
             Err(verdict) => verdict,
         };
         let last = retryable(verdict, &options.server)?;
-        let waited = started.elapsed();
-        let left = options.patience.saturating_sub(waited);
-        if left.is_zero() {
-            return Err(WorkerError::Unreachable { server: options.server.clone(), waited, last });
-        }
+        let Some(pause) = attempts.failed() else {
+            let (server, waited) = (options.server.clone(), attempts.waited());
+            return Err(WorkerError::Unreachable { server, waited, last });
+        };
         info!(
             server = options.server,
             attempt,
             "server not there yet: {last}; trying again in {} ms, for {} s more",
-            pause.as_millis(),
-            left.as_secs()
+            pause.length.as_millis(),
+            pause.left.as_secs()
         );
-        tokio::time::sleep(pause.min(left)).await;
-        pause = (2 * pause).min(longest);
+        tokio::time::sleep(pause.length).await;
     }
     unreachable!("patience ends before attempts can no longer be counted")
 }
