@@ -134,7 +134,8 @@ pub enum ServerAction {
         step: u64,
     },
     /// All leaves of `step` are covered, here and in every shard: divide the root by the sample count, update the
-    /// weights, answer [`ServerEvent::Updated`] or [`ServerEvent::Diverged`]. Unless nodes are audited, a data plane may have begun before.
+    /// weights, answer [`ServerEvent::Updated`] or [`ServerEvent::Diverged`]. Unless nodes are audited, a
+    /// data plane may have begun before.
     Update {
         /// The step.
         step: u64,

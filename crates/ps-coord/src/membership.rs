@@ -84,14 +84,14 @@ impl Members {
 
     /// `worker` was given leaves.
     pub fn note_given(&mut self, worker: WorkerId, now: Millis) {
-        if let Some(Member::Training { record, .. }) = self.0.get_mut(&worker) {
+        if let Some(record) = self.in_training(worker) {
             record.busy_since = now;
         }
     }
 
     /// A node of `worker` has come, of so many leaves, and `counts` or was known.
     pub fn credit(&mut self, worker: WorkerId, leaves: u32, counts: bool, now: Millis) {
-        if let Some(Member::Training { record, .. }) = self.0.get_mut(&worker) {
+        if let Some(record) = self.in_training(worker) {
             record.contributions += u64::from(counts);
             record.work(leaves, now);
         }
@@ -104,7 +104,7 @@ impl Members {
 
     /// A round has closed for which `worker` was given nothing.
     pub fn forgive(&mut self, worker: WorkerId) {
-        if let Some(Member::Training { record, .. }) = self.0.get_mut(&worker) {
+        if let Some(record) = self.in_training(worker) {
             record.millis *= FORGIVENESS;
         }
     }
@@ -123,6 +123,13 @@ impl Members {
     pub fn pace(&self, worker: WorkerId) -> Option<f64> {
         let record = self.0.get(&worker)?.record();
         record.speed().filter(|_| record.millis >= PACE_KNOWN_MS)
+    }
+
+    fn in_training(&mut self, worker: WorkerId) -> Option<&mut Record> {
+        match self.0.get_mut(&worker) {
+            Some(Member::Training { record, .. }) => Some(record),
+            _ => None,
+        }
     }
 
     /// `worker` is sent away; its stream still has to close.

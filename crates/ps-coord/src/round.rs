@@ -166,9 +166,8 @@ impl Round {
 
     /// Who was given leaves and has sent nothing that counts, of `live` workers; and who was given none.
     pub fn silent_and_idle(&self, live: &[WorkerId]) -> [Vec<WorkerId>; 2] {
-        let has_sent = |worker| self.contributions.iter().any(|&(sender, _)| sender == worker);
         let was_given = |worker| self.given.iter().any(|given| given.worker == worker);
-        let silent = live.iter().copied().filter(|&worker| was_given(worker) && !has_sent(worker));
+        let silent = live.iter().copied().filter(|&worker| was_given(worker) && !self.counts_on(worker));
         let idle = live.iter().copied().filter(|&worker| !was_given(worker));
         [silent.collect(), idle.collect()]
     }

@@ -205,17 +205,22 @@ impl Driver {
 
     /// Without the shards, what was saved last is what there is.
     fn go_back(&mut self) -> Result<(), FolderError> {
-        let found = match self.start.take() {
-            Some(start) => Some(start),
-            None => self.recorder.rewind()?,
-        };
-        let (version, weights) = match found {
+        let (version, weights) = match self.saved_last()? {
             Some(found) => (found.progress.step, found.weights),
             None => (0, self.job.model.initial(self.job.plan.seed)),
         };
         self.made = None;
         self.fallen_back = Some((version, weights));
         Ok(())
+    }
+
+    /// What the run goes on from; nothing from the beginning. What was told of later steps is forgotten.
+    fn saved_last(&mut self) -> Result<Option<Snapshot>, FolderError> {
+        match self.start.take() {
+            Some(start) => Ok(Some(start)),
+            None if self.plane.version() == 0 && !self.begun => Ok(None),
+            None => self.recorder.rewind(),
+        }
     }
 
     /// Waits until the other shards' weights are here.
@@ -356,7 +361,7 @@ impl Driver {
                 return self.fetched(|fetch| fetch.take_velocity(chunk));
             }
             ShardSaid::Message(ShardMessage::Restored(number)) => {
-                if self.shards.is_restored(index, number) {
+                if self.shards.note_restored(index, number) {
                     return Some(ServerEvent::Restored { version: self.plane.version() });
                 }
             }
@@ -382,11 +387,7 @@ impl Driver {
 
     /// All shards are there: they, and what is kept here, go on from what was saved last.
     fn restore(&mut self) -> Result<(), FolderError> {
-        let found = match self.start.take() {
-            Some(start) => Some(start),
-            None if self.plane.version() == 0 && !self.begun => None,
-            None => self.recorder.rewind()?,
-        };
+        let found = self.saved_last()?;
         match &found {
             Some(start) => self.plane.resume_from(start),
             None => self.plane.begin(&self.job),
@@ -442,14 +443,12 @@ impl Driver {
             Ok(report) => {
                 self.loss = report.tally.mean_loss();
                 self.made = Some(report);
-                match self.shards.keepers() > 0 && self.looks_at_weights(step) {
+                if self.shards.keepers() > 0 && self.looks_at_weights(step) {
                     // The next step waits until all are here.
-                    true => {
-                        let version = self.plane.version();
-                        let moving = self.is_saved && self.job.optimizer.momentum != 0.0;
-                        self.fetch = Some(self.shards.want_weights(version, moving));
-                    }
-                    false => self.events.push_back(ServerEvent::Updated { step }),
+                    let moving = self.is_saved && self.job.optimizer.momentum != 0.0;
+                    self.fetch = Some(self.shards.want_weights(self.plane.version(), moving));
+                } else {
+                    self.events.push_back(ServerEvent::Updated { step });
                 }
             }
             Err(diverged) => {
@@ -600,11 +599,12 @@ impl Driver {
         }
     }
 
-    fn end(self, outcome: Outcome) -> Result<Finished, ServerError> {
+    fn end(mut self, outcome: Outcome) -> Result<Finished, ServerError> {
         let error = match outcome {
             Outcome::Done | Outcome::Stopped { .. } => {
-                let now = || (self.plane.version(), self.weights());
-                let (version, weights) = self.fallen_back.clone().unwrap_or_else(now);
+                let fallen_back = self.fallen_back.take();
+                let (version, weights) =
+                    fallen_back.unwrap_or_else(|| (self.plane.version(), self.weights()));
                 let is_done = outcome == Outcome::Done;
                 return Ok(Finished { job: self.job, recorder: self.recorder, weights, version, is_done });
             }

@@ -117,7 +117,7 @@ impl Shards {
     }
 
     /// A shard holds what it was given by this order; whether now all do.
-    pub fn is_restored(&mut self, index: u32, order: u64) -> bool {
+    pub fn note_restored(&mut self, index: u32, order: u64) -> bool {
         match self.seats.get_mut(index as usize) {
             Some(seat) if order == self.order && !seat.is_restored => seat.is_restored = seat.shard.is_some(),
             _ => return false,

@@ -5,12 +5,12 @@
 mod support;
 
 use ps_core::gradient::Flow;
-use ps_core::{Gradients, Node, Tally, weights_hash};
+use ps_core::{Gradients, weights_hash};
 use ps_run::Job;
 use ps_server::ServerOptions;
 use ps_worker::{Computer, Ended, WorkerError};
 use std::ops::Range;
-use support::{Server, Worker, data, options, reference_hash, run_file, wide_run};
+use support::{Server, Tapped, Worker, data, options, reference_hash, run_file, wide_run};
 
 /// Computes as every worker does, but for one bit of one element in some steps.
 struct Liar(Gradients);
@@ -23,35 +23,14 @@ impl Liar {
 
 impl Computer for Liar {
     fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool {
-        let mut flow = Spoilt { flow, lies: step >= 3 };
-        self.0.compute_flowing(&mut flow, &job.data.train, step, leaves)
-    }
-}
-
-struct Spoilt<'a> {
-    flow: &'a mut dyn Flow,
-    lies: bool,
-}
-
-impl Flow for Spoilt<'_> {
-    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
-        self.flow.weights(least)
-    }
-
-    fn node(&mut self, node: Node) -> &mut Tally {
-        self.flow.node(node)
-    }
-
-    fn gradient(&mut self, number: usize) -> &mut [f32] {
-        self.flow.gradient(number)
-    }
-
-    fn finished(&mut self, number: usize, from: usize) {
-        if self.lies {
-            let element = &mut self.flow.gradient(number)[from];
-            *element = f32::from_bits(element.to_bits() ^ 1);
-        }
-        self.flow.finished(number, from);
+        let finished = |flow: &mut dyn Flow, number, from: usize| {
+            if step >= 3 {
+                let element = &mut flow.gradient(number)[from];
+                *element = f32::from_bits(element.to_bits() ^ 1);
+            }
+            flow.finished(number, from);
+        };
+        self.0.compute_flowing(&mut Tapped { flow, finished }, &job.data.train, step, leaves)
     }
 }
 

@@ -4,8 +4,8 @@
 
 mod support;
 
+use ps_core::Gradients;
 use ps_core::gradient::Flow;
-use ps_core::{Gradients, Node, Tally};
 use ps_proto::convert::node_chunks;
 use ps_proto::limits::chunk_elements;
 use ps_proto::v1::{from_server, from_worker::Message};
@@ -15,7 +15,7 @@ use ps_worker::{Computer, Ended};
 use std::ops::Range;
 use std::sync::mpsc;
 use std::time::Duration;
-use support::{Server, Worker, data, options, run_file, runtime};
+use support::{Server, Tapped, Worker, data, options, run_file, runtime};
 use tonic::codec::Streaming;
 
 /// The limit of a wait that only a failure makes long.
@@ -50,39 +50,18 @@ struct Gated {
 impl Computer for Gated {
     fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool {
         let second_chunk = chunk_elements(job.model.parameters());
-        let mut flow = GatedFlow { flow, gate: &self.gate, second_chunk, was_opened: None };
+        let (gate, mut was_opened) = (&self.gate, None);
+        let finished = |flow: &mut dyn Flow, number, from| {
+            flow.finished(number, from);
+            // The first time that all of the second chunk is final and not all of the first one.
+            if was_opened.is_none() && (1..second_chunk).contains(&from) {
+                was_opened = Some(gate.recv_timeout(LONG).is_ok());
+            }
+        };
+        let mut flow = Tapped { flow, finished };
         let is_computed = self.gradients.compute_flowing(&mut flow, &job.data.train, step, leaves);
-        self.was_opened.send(flow.was_opened.unwrap()).unwrap();
+        self.was_opened.send(was_opened.unwrap()).unwrap();
         is_computed
-    }
-}
-
-struct GatedFlow<'a> {
-    flow: &'a mut dyn Flow,
-    gate: &'a mpsc::Receiver<()>,
-    second_chunk: usize,
-    was_opened: Option<bool>,
-}
-
-impl Flow for GatedFlow<'_> {
-    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
-        self.flow.weights(least)
-    }
-
-    fn node(&mut self, node: Node) -> &mut Tally {
-        self.flow.node(node)
-    }
-
-    fn gradient(&mut self, number: usize) -> &mut [f32] {
-        self.flow.gradient(number)
-    }
-
-    fn finished(&mut self, number: usize, from: usize) {
-        self.flow.finished(number, from);
-        // The first time that all of the second chunk is final and not all of the first one.
-        if self.was_opened.is_none() && (1..self.second_chunk).contains(&from) {
-            self.was_opened = Some(self.gate.recv_timeout(LONG).is_ok());
-        }
     }
 }
 

@@ -92,8 +92,8 @@ pub(crate) struct Cluster<'a> {
     pub seed: u64,
     /// When the server finished.
     pub finished_at: Option<Millis>,
-    pub queue: BTreeMap<(Millis, u64), Happening>,
-    pub sequence: u64,
+    queue: BTreeMap<(Millis, u64), Happening>,
+    sequence: u64,
     trace: Trace<'a>,
 }
 

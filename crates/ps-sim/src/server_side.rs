@@ -302,11 +302,9 @@ impl Cluster<'_> {
         self.network.counts.rewinds_back += u64::from(self.server.part.version < version);
         self.server.restoring = (0..self.shards.len()).collect();
         let era = self.server.era;
-        for (shard, Shard { process, .. }) in self.shards.iter().enumerate() {
-            let arrival = self.network.arrival(self.now);
-            let happening = Happening::Restore { shard, process: *process, era, snapshot: snapshot.clone() };
-            self.queue.insert((arrival, self.sequence), happening);
-            self.sequence += 1;
+        for shard in 0..self.shards.len() {
+            let (arrival, process) = (self.network.arrival(self.now), self.shards[shard].process);
+            self.at(arrival, Happening::Restore { shard, process, era, snapshot: snapshot.clone() });
         }
         Ok(())
     }

@@ -4,7 +4,8 @@
 
 use ps_config::RunConfig;
 use ps_coord::Dismissal;
-use ps_core::{reference, weights_hash};
+use ps_core::gradient::Flow;
+use ps_core::{Node, Tally, reference, weights_hash};
 use ps_data::NoProgress;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_worker};
@@ -309,6 +310,30 @@ impl Worker {
 
     pub fn finish(self) -> Result<Ended, WorkerError> {
         self.result.join().unwrap().unwrap()
+    }
+}
+
+/// A flow in which something is done whenever some of a gradient is final: that passes it on, too.
+pub struct Tapped<'a, F> {
+    pub flow: &'a mut dyn Flow,
+    pub finished: F,
+}
+
+impl<F: FnMut(&mut dyn Flow, usize, usize)> Flow for Tapped<'_, F> {
+    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
+        self.flow.weights(least)
+    }
+
+    fn node(&mut self, node: Node) -> &mut Tally {
+        self.flow.node(node)
+    }
+
+    fn gradient(&mut self, number: usize) -> &mut [f32] {
+        self.flow.gradient(number)
+    }
+
+    fn finished(&mut self, number: usize, from: usize) {
+        (self.finished)(self.flow, number, from);
     }
 }
 
