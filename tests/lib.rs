@@ -79,6 +79,7 @@ pub struct Running {
     stderr: Receiver<String>,
     since: Instant,
     seen: String,
+    seen_log: String,
 }
 
 impl Running {
@@ -88,7 +89,7 @@ impl Running {
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let stdout = lines(child.stdout.take().expect("it is piped"));
         let stderr = lines(child.stderr.take().expect("it is piped"));
-        Running { child, stdout, stderr, since: Instant::now(), seen: String::new() }
+        Running { child, stdout, stderr, since: Instant::now(), seen: String::new(), seen_log: String::new() }
     }
 
     /// Its process id.
@@ -109,6 +110,24 @@ impl Running {
                 Err(error) => {
                     let ended = self.finish();
                     panic!("no such line ({error})\n{ended}");
+                }
+            }
+        }
+    }
+
+    /// Waits for a line on stderr that `wanted` accepts.
+    pub fn log_line(&mut self, wanted: impl Fn(&str) -> bool) {
+        loop {
+            match self.stderr.recv_timeout(DEADLINE.saturating_sub(self.since.elapsed())) {
+                Ok(line) => {
+                    self.seen_log += &format!("{line}\n");
+                    if wanted(&line) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let ended = self.finish();
+                    panic!("no such line on stderr ({error})\n{ended}");
                 }
             }
         }
@@ -151,7 +170,8 @@ impl Running {
         let stdout = read(&self.stdout, &mut self.child);
         let stderr = read(&self.stderr, &mut self.child);
         let status = self.child.wait().expect("it was started here");
-        let ended = Ended { status, stdout: std::mem::take(&mut self.seen) + &stdout, stderr };
+        let stdout = std::mem::take(&mut self.seen) + &stdout;
+        let ended = Ended { status, stdout, stderr: std::mem::take(&mut self.seen_log) + &stderr };
         assert!(!late, "not done after {DEADLINE:?}\n{ended}");
         ended
     }

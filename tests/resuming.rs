@@ -234,6 +234,39 @@ fn a_launch_starts_whoever_is_killed_again_and_ends_as_if_nothing_had_happened()
 }
 
 #[test]
+fn a_shard_whose_place_is_taken_when_its_coordinator_is_back_takes_another() {
+    let (place, mut random) = (Place::new(), seeded());
+    let wanted = run(&mut place.train("whole", &[])).hash();
+    let worker = || {
+        let mut command = program("ps-worker");
+        command.args(["--threads", "1", "--with-shard", "--server", &place.address()]);
+        Running::start(&mut command)
+    };
+    let server = || Running::start(place.server("moved").args(["--shards-beside", "2"]));
+    let signal = |process: &Running, name: &str| {
+        assert!(Command::new("kill").args([name, &process.id().to_string()]).status().unwrap().success());
+    };
+    let mut holder = server();
+    let mut workers = [worker(), worker()];
+    // The newcomer of the first round has the first place, so in the second one its place is taken.
+    for victim in [0, 1] {
+        assert!(place.let_run("moved", &mut holder, &mut random), "{}", holder.finish());
+        let survivor = 1 - victim;
+        signal(&workers[survivor], "-STOP");
+        holder.kill();
+        workers[victim].kill();
+        holder.finish();
+        holder = server();
+        workers[victim] = worker();
+        holder.log_line(|line| line.contains("shard attached"));
+        signal(&workers[survivor], "-CONT");
+    }
+    let ended = holder.finish();
+    assert_eq!(ended.hash(), wanted, "{ended}");
+    assert_eq!(place.told("moved"), place.told("whole"));
+}
+
+#[test]
 fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were_looked_at() {
     let (place, mut random) = (Place::new(), seeded());
     let at_rest = ["--set", "optimizer.momentum=0", "--set", "train.epochs=3"];

@@ -14,8 +14,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -36,7 +36,8 @@ struct Shared {
     invitation: Option<v1::JoinReply>,
     expected: v1::Fingerprints,
     shape: Shape,
-    kept: Range<usize>,
+    /// What this server keeps, which may change for a shard whose coordinator has begun again.
+    kept: Mutex<Range<usize>>,
     heartbeat: Duration,
     inbox: mpsc::Sender<Incoming>,
     /// Workers at most.
@@ -75,7 +76,7 @@ impl Service {
             invitation,
             expected,
             shape,
-            kept,
+            kept: Mutex::new(kept),
             heartbeat,
             inbox,
             workers,
@@ -83,6 +84,15 @@ impl Service {
             pulls,
             next,
         }))
+    }
+
+    /// From now on this server keeps other elements.
+    pub fn keep(&self, kept: Range<usize>) {
+        *self.kept() = kept;
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Range<usize>> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a question to the driver.
@@ -120,7 +130,7 @@ impl Service {
         let parameters = self.0.shape.parameters;
         let (outbox, outgoing) = outbox::channel(self.0.heartbeat, parameters);
         // A new queue has room for one message.
-        let _ = outbox.message(convert::admitted(worker, parameters, self.0.kept.clone()));
+        let _ = outbox.message(convert::admitted(worker, parameters, self.kept().clone()));
         let (parting, parted) = oneshot::channel();
         let place = Place { parted, left_over: outbox.left_over(), _permit: place };
         let peer = Peer { name: greeting.name, address, outbox, is_served: false, _parting: parting };

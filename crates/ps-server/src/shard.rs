@@ -23,6 +23,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,7 +38,7 @@ const WAITING_MESSAGES: usize = 64;
 pub struct ShardOptions {
     /// The coordinator, `HOST:PORT`.
     pub coordinator: String,
-    /// Which of the shards that are not the coordinator, from 0; nothing if the coordinator says, the first time.
+    /// Which of the shards that are not the coordinator, from 0; nothing if the coordinator says, each time anew.
     pub index: Option<u32>,
     /// Where workers reach this shard, `HOST:PORT`.
     pub address: String,
@@ -45,10 +46,7 @@ pub struct ShardOptions {
 
 /// A shard that takes part.
 pub struct Shard {
-    /// Which.
-    pub index: u32,
-    /// The elements that it keeps.
-    pub kept: Range<usize>,
+    index: Arc<AtomicU32>,
     service: Service,
     inbox: mpsc::Sender<Incoming>,
 }
@@ -84,6 +82,11 @@ impl Drop for Inside {
 }
 
 impl Shard {
+    /// Which shard of the run it is.
+    pub fn index(&self) -> u32 {
+        self.index.load(Ordering::Relaxed)
+    }
+
     /// Takes a worker of this process in.
     ///
     /// # Errors
@@ -107,16 +110,15 @@ pub async fn start(
 ) -> Result<(Shard, ShardEnd), ServerError> {
     let listener = listener.into();
     let fingerprints = expected(&job);
-    let mut coordinator = Coordinator {
+    let coordinator = Coordinator {
         placement: placement.clone(),
         fingerprints: fingerprints.clone(),
         parameters: job.model.parameters(),
         patience: options.join_timeout,
         security: options.security.clone(),
     };
-    let (Attached { index, kept }, link) = coordinator.find().await?;
-    // Its place stays the same from now on.
-    coordinator.placement.index = Some(index);
+    let (attached, link) = coordinator.find().await?;
+    let (index, kept) = (Arc::new(AtomicU32::new(attached.index)), attached.kept.clone());
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let shape = shape(&job);
     // How many there may be is for the coordinator to say.
@@ -129,12 +131,12 @@ pub async fn start(
             debug!("serving connections: {error}");
         }
     });
-    let mut plane = Plane::new(&job, kept.clone()).keep_previous();
-    plane.keep_velocity();
     let driver = Driver {
         parameters: shape.parameters,
+        plane: plane(&job, kept),
         job,
-        plane,
+        index: index.clone(),
+        service: service.clone(),
         peers: Peers::default(),
         coordinator: None,
         address: placement.coordinator.clone(),
@@ -142,14 +144,21 @@ pub async fn start(
         has_diverged: false,
     };
     let (orders, said) = mpsc::channel(WAITING_MESSAGES);
-    tokio::spawn(coordinator.stay_in_touch(link, kept.clone(), orders));
+    tokio::spawn(coordinator.stay_in_touch(attached, link, orders));
     let end = drive(async move {
         let end = driver.run(events, said).await;
         let _ = close.send(());
         end
     })?;
     let end = Box::pin(async { end.await.unwrap_or_else(|_| Err(ServerError::panicked())) });
-    Ok((Shard { index, kept, service, inbox }, end))
+    Ok((Shard { index, service, inbox }, end))
+}
+
+/// The data plane of a shard that keeps `kept`.
+fn plane(job: &Job, kept: Range<usize>) -> Plane {
+    let mut plane = Plane::new(job, kept).keep_previous();
+    plane.keep_velocity();
+    plane
 }
 
 /// The way to the coordinator.
@@ -167,8 +176,8 @@ type Link = (mpsc::Sender<v1::FromShard>, Streaming<v1::ToShard>);
 
 /// What comes from the coordinator.
 enum Order {
-    /// It has taken us, perhaps again: this is the way to it.
-    Attached(mpsc::Sender<v1::FromShard>),
+    /// It has taken us, perhaps again and in another place: this is the way to it.
+    Attached(Attached, mpsc::Sender<v1::FromShard>),
     Message(ToShardMessage),
     /// It is gone and not there again within our patience, or wants none of us.
     Lost(ServerError),
@@ -253,10 +262,11 @@ impl Coordinator {
     }
 
     /// Passes on what the coordinator says; when its stream ends, looks for it again.
-    async fn stay_in_touch(self, link: Link, kept: Range<usize>, orders: mpsc::Sender<Order>) {
-        let (mut sender, mut stream) = link;
+    async fn stay_in_touch(self, attached: Attached, link: Link, orders: mpsc::Sender<Order>) {
+        let (mut attached, (mut sender, mut stream)) = (attached, link);
         loop {
-            if orders.send(Order::Attached(sender)).await.is_err() {
+            let kept = attached.kept.clone();
+            if orders.send(Order::Attached(attached, sender)).await.is_err() {
                 return;
             }
             let why = loop {
@@ -279,12 +289,8 @@ impl Coordinator {
                 found = self.find() => found,
                 () = orders.closed() => return,
             };
-            (sender, stream) = match found {
-                Ok((attached, link)) if attached.kept == kept => link,
-                Ok((attached, _)) => {
-                    let why = format!("this shard keeps {kept:?}, and is now to keep {:?}", attached.kept);
-                    return drop(orders.send(Order::Lost(self.failed(why))).await);
-                }
+            (attached, (sender, stream)) = match found {
+                Ok(found) => found,
                 Err(error) => return drop(orders.send(Order::Lost(error)).await),
             };
         }
@@ -295,6 +301,9 @@ impl Coordinator {
 struct Driver {
     job: Arc<Job>,
     parameters: usize,
+    /// Which shard it is, and what workers are told of it.
+    index: Arc<AtomicU32>,
+    service: Service,
     plane: Plane,
     peers: Peers,
     /// The way to the coordinator, if it has been there.
@@ -336,7 +345,10 @@ impl Driver {
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
-                    Some(Order::Attached(coordinator)) => self.coordinator = Some(coordinator),
+                    Some(Order::Attached(attached, coordinator)) => {
+                        self.coordinator = Some(coordinator);
+                        self.take_place(attached);
+                    }
                     Some(Order::Message(ToShardMessage::Dismissed(reason))) => return Ok(reason),
                     Some(Order::Message(message)) => self.obey(message).await,
                     Some(Order::Lost(error)) => return Err(error),
@@ -391,13 +403,29 @@ impl Driver {
         }
     }
 
+    /// The coordinator says what is kept here. Where that is something else than before, what is here is of no use.
+    fn take_place(&mut self, Attached { index, kept }: Attached) {
+        self.index.store(index, Ordering::Relaxed);
+        if kept != self.plane.kept() {
+            info!(index, elements = ?kept, "this shard keeps another part from now on");
+            self.send_all_away();
+            self.holding = Holding::Nothing;
+            self.plane = plane(&self.job, kept.clone());
+            self.service.keep(kept);
+        }
+    }
+
+    fn send_all_away(&mut self) {
+        let workers: Vec<WorkerId> = self.peers.ids().collect();
+        workers.into_iter().for_each(|worker| self.part(worker, Some(Refusal::Rewound)));
+    }
+
     async fn obey(&mut self, message: ToShardMessage) {
         match message {
             ToShardMessage::WeightsWanted { version, velocity } => self.send_weights(version, velocity).await,
             ToShardMessage::Restore { version, number } => {
                 self.has_diverged = false;
-                let workers: Vec<WorkerId> = self.peers.ids().collect();
-                workers.into_iter().for_each(|worker| self.part(worker, Some(Refusal::Rewound)));
+                self.send_all_away();
                 if version == 0 {
                     self.plane.begin(&self.job);
                     return self.is_restored(number).await;

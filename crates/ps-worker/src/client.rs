@@ -133,7 +133,7 @@ impl Client {
             let places = convert::places(reply, shape.parameters).map_err(refused)?;
             for (index, address, kept) in places.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
                 let (opened, sender) = match &self.own {
-                    Some(shard) if shard.index == index => {
+                    Some(shard) if shard.index() == index => {
                         self.enter(shard, &ours, shape, &ear, &mut tasks).await?
                     }
                     _ => {
@@ -145,8 +145,9 @@ impl Client {
                     }
                 };
                 if opened.1 != kept {
-                    let what = format!("shard {index} keeps {:?}, its coordinator says {kept:?}", opened.1);
-                    return Err(Verdict::Refused(what));
+                    // Shards may have changed places since the coordinator was asked.
+                    let what = format!("shard {index} keeps {:?}, its coordinator said {kept:?}", opened.1);
+                    return Err(Verdict::Passing(what));
                 }
                 others.push(Link { kept, sender });
             }
