@@ -201,6 +201,10 @@ impl Cluster<'_> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
+        let sender = &self.shards[shard];
+        if sender.era == Some(era) && !sender.part.is_through(step) {
+            return Err(format!("that shard {shard} applied step {step} counts, though it went back since"));
+        }
         self.server.part.diverged |= diverged;
         self.server_steps(ServerEvent::Applied { shard: shard as u32, step })
     }
