@@ -16,6 +16,9 @@ pub struct Faults {
     /// Share of the computations and of the pushes in the middle of which the worker crashes. It starts again
     /// later, with nothing.
     pub crash: f32,
+    /// Share of the computations that take up to a second longer and in the middle of which the worker's connections
+    /// break, which both ends notice.
+    pub interrupt: f32,
     /// Chance at each step that a worker stands still for up to 3 s.
     pub stall: f32,
     /// Chance at each step that a worker joins, while there are fewer than `most_workers`.
@@ -58,6 +61,7 @@ impl Faults {
             duplicate: 0.0,
             cut: 0.0,
             crash: 0.0,
+            interrupt: 0.0,
             stall: 0.0,
             join: 0.0,
             leave: 0.0,
@@ -84,6 +88,7 @@ impl Faults {
             duplicate: 0.05,
             cut: 0.005,
             crash: 0.05,
+            interrupt: 0.05,
             stall: 0.15,
             join: 0.15,
             leave: 0.05,
@@ -119,6 +124,8 @@ pub struct Counts {
     pub crashes_computing: u64,
     /// Crashes in the middle of a push.
     pub crashes_pushing: u64,
+    /// Connections that broke in the middle of a computation.
+    pub interruptions: u64,
     /// Workers that stood still.
     pub stalls: u64,
     /// Workers that joined after the start.
@@ -194,7 +201,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 39] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 40] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -203,6 +210,7 @@ impl Counts {
             ("cuts", &mut self.cuts),
             ("crashes computing", &mut self.crashes_computing),
             ("crashes pushing", &mut self.crashes_pushing),
+            ("connections cut in the middle of a computation", &mut self.interruptions),
             ("stalls", &mut self.stalls),
             ("joins", &mut self.joins),
             ("leaves", &mut self.leaves),

@@ -36,8 +36,8 @@ struct Process {
     links: Vec<LinkId>,
     held: Held,
     computing: bool,
-    /// Computed and neither pushed nor discarded.
-    sums: BTreeMap<(u64, u32, u32), Vec<NodeSum>>,
+    /// Computed and neither pushed nor discarded, with the connection to the coordinator that it was begun on.
+    sums: BTreeMap<(u64, u32, u32), (LinkId, Vec<NodeSum>)>,
     /// The earliest timer in the queue.
     timer: Option<Millis>,
 }
@@ -388,10 +388,18 @@ impl Cluster<'_> {
             return Err(format!("slot {slot} computes two things at once"));
         }
         let sums = self.gradients.compute(&weights, self.job.samples, step, leaves.clone());
-        process.sums.insert((step, leaves.start, leaves.end), sums);
+        process.sums.insert((step, leaves.start, leaves.end), (process.links[0], sums));
         let longest =
             LEAF_MS[slot % LEAF_MS.len()].saturating_mul(leaves.len() as u32).min(LONGEST_COMPUTE_MS);
-        let time = 1 + self.network.up_to(longest);
+        let coordinator = process.links[0];
+        let mut time = 1 + self.network.up_to(longest);
+        if self.network.strikes(self.now, self.network.faults.interrupt) {
+            self.network.counts.interruptions += 1;
+            let moment = self.now + self.network.up_to(time as u32);
+            time += self.network.up_to(1000);
+            self.at(moment, Happening::WorkerSeesEnd { link: coordinator, why: "connection reset" });
+            self.at(moment + 1, Happening::ServerSeesEnd { link: coordinator });
+        }
         if self.network.strikes(self.now, self.network.faults.crash) {
             self.network.counts.crashes_computing += 1;
             let moment = self.network.up_to(time as u32);
@@ -420,11 +428,17 @@ impl Cluster<'_> {
         let incarnation = self.slots[slot].incarnation;
         let (leaves_now, lies) = (self.slots[slot].leaving, self.slots[slot].lies);
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
-        let Some(sums) = process.sums.remove(&(step, leaves.start, leaves.end)) else {
+        let Some((begun_on, sums)) = process.sums.remove(&(step, leaves.start, leaves.end)) else {
             return Err(format!(
                 "slot {slot} pushes leaves {leaves:?} of step {step}, which it has not computed"
             ));
         };
+        if begun_on != process.links[0] {
+            let now = process.links[0];
+            return Err(format!(
+                "slot {slot} pushes over connection {now} what it began to compute on {begun_on}"
+            ));
+        }
         self.network.counts.drains += u64::from(leaves_now);
         let mut messages = Vec::new();
         for mut sum in sums {
