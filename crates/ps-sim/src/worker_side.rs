@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Virtual time that a worker spends on a leaf, by slot: some are slower.
+/// Virtual time that a worker spends on a leaf, by slot and seed: some are slower, also where there is only one.
 const LEAF_MS: [u32; 4] = [5, 10, 20, 60];
 
 /// Virtual time of a computation at most, however many leaves: within the server's patience.
@@ -389,8 +389,9 @@ impl Cluster<'_> {
         }
         let sums = self.gradients.compute(&weights, self.job.samples, step, leaves.clone());
         process.sums.insert((step, leaves.start, leaves.end), (process.links[0], sums));
-        let longest =
-            LEAF_MS[slot % LEAF_MS.len()].saturating_mul(leaves.len() as u32).min(LONGEST_COMPUTE_MS);
+        let longest = LEAF_MS[(slot + self.seed as usize) % LEAF_MS.len()]
+            .saturating_mul(leaves.len() as u32)
+            .min(LONGEST_COMPUTE_MS);
         let coordinator = process.links[0];
         let mut time = 1 + self.network.up_to(longest);
         if self.network.strikes(self.now, self.network.faults.interrupt) {
