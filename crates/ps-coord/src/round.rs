@@ -243,6 +243,16 @@ impl Round {
         self.check_at = now;
     }
 
+    /// What `worker` holds counts as if it were in: only a planted defect wants that.
+    pub fn skip(&mut self, worker: WorkerId, now: Millis) {
+        let tree = self.coverage.tree();
+        for run in self.runs().into_iter().filter(|run| run.holders.contains(&worker)) {
+            for node in tree.cover(run.leaves) {
+                self.contribute(worker, node, None, now);
+            }
+        }
+    }
+
     /// The missing leaves, ascending, cut where the holders change.
     pub fn runs(&self) -> Vec<Run> {
         let mut runs = Vec::new();

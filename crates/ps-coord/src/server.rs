@@ -5,6 +5,7 @@ use crate::event::{Departure, Digest, Dismissal, Millis, Outcome, ServerAction, 
 use crate::membership::Members;
 use crate::round::Round;
 use crate::status::{MissingLeaves, Status, WaitsFor, WorkerStatus};
+use ps_core::planted::{Defect, Planted};
 use ps_core::seed::{Purpose, random};
 use ps_core::{BatchPlan, Node};
 use std::collections::BTreeSet;
@@ -63,6 +64,7 @@ pub struct ServerCore {
     /// Since when there have been too few workers, or shards.
     short_since: Option<Millis>,
     notice_at: Millis,
+    planted: Planted,
 }
 
 #[derive(Clone, Debug)]
@@ -93,8 +95,14 @@ impl ServerCore {
             since: now,
             short_since: Some(now),
             notice_at: now.saturating_add(config.notice_every_ms),
+            planted: Planted::default(),
             config,
         }
+    }
+
+    /// The same, with a defect.
+    pub fn planted(self, planted: Planted) -> Self {
+        ServerCore { planted, ..self }
     }
 
     /// Takes in what has happened and appends what is to be done about it.
@@ -251,7 +259,12 @@ impl ServerCore {
             if let Some(leaves) = round.loads().get(&worker) {
                 held = format!("; leaves it still owed: {leaves}");
             }
-            round.forget(worker, self.now);
+            if self.planted.has(Defect::LostLeavesSkipped) {
+                round.skip(worker, self.now);
+            }
+            if !self.planted.has(Defect::LostLeavesNotGivenOut) {
+                round.forget(worker, self.now);
+            }
             if self.config.shards > 0 {
                 round.distrust(worker);
             }
@@ -271,7 +284,8 @@ impl ServerCore {
     ) {
         self.members.hear(worker, self.now);
         let Phase::Open(round) = &mut self.phase else { return };
-        if round.step != step || !round.has(node) {
+        let is_stale = round.step != step && !self.planted.has(Defect::StaleSumCounts);
+        if is_stale || !round.has(node) {
             return;
         }
         let leaves = round.contribute(worker, node, digest, self.now);
@@ -333,6 +347,7 @@ impl ServerCore {
         }
         if let Phase::Open(round) = &mut self.phase
             && is_wrong
+            && !self.planted.has(Defect::LiarsSumStays)
         {
             round.begin_again(self.now);
             actions.push(ServerAction::StartOver { step });
@@ -350,7 +365,8 @@ impl ServerCore {
 
     fn resend_weights(&mut self, worker: WorkerId, actions: &mut Vec<ServerAction>) {
         self.members.hear(worker, self.now);
-        if self.members.is_live(worker) && self.has_weights() {
+        let answers = self.has_weights() && !self.planted.has(Defect::LostWeightsNotSentAgain);
+        if self.members.is_live(worker) && answers {
             self.send_weights(worker, actions);
         }
     }
@@ -390,7 +406,7 @@ impl ServerCore {
             let (from, to) = (self.version, version);
             actions.push(ServerAction::Notice(format!("the run goes on from step {to} instead of {from}")));
         }
-        self.version = version;
+        self.version = version + u64::from(self.planted.has(Defect::ResumesAtNextStep));
         for worker in self.members.live() {
             self.send_weights(worker, actions);
         }
@@ -468,13 +484,13 @@ impl ServerCore {
             self.open_round();
             self.count_workers();
         }
-        let shards = self.config.shards;
+        let (shards, patience) = (self.config.shards, self.unapplied_patience());
         if let Phase::Open(round) = &mut self.phase
             && round.is_complete()
             && let missing = round.unapplied(shards)
             && !missing.is_empty()
             && let waited = self.now - round.gathered.unwrap_or(round.opened)
-            && waited >= self.config.work_timeout_ms
+            && waited >= patience
         {
             let step = round.step;
             actions.push(ServerAction::Notice(format!(
@@ -487,7 +503,10 @@ impl ServerCore {
             let step = round.step;
             actions.extend(round.audits.ask().into_iter().map(|node| ServerAction::Judge { step, node }));
             if round.is_complete() {
-                if round.unapplied(shards).is_empty() && round.audits.are_settled() {
+                let is_applied =
+                    round.unapplied(shards).is_empty() || self.planted.has(Defect::ShardsNotAwaited);
+                let is_audited = round.audits.are_settled() || self.planted.has(Defect::AuditsNotAwaited);
+                if is_applied && is_audited {
                     actions.push(ServerAction::Update { step: round.step });
                     let [silent, idle] = round.silent_and_idle(&self.members.live());
                     silent.into_iter().for_each(|worker| self.members.charge(worker, self.now));
@@ -499,7 +518,9 @@ impl ServerCore {
                     self.enter(Phase::Updating { stopping: false });
                 }
             } else if round.check_at <= self.now && self.members.live_count() > 0 {
-                give_out(round, &mut self.members, self.now, self.config.work_timeout_ms, actions);
+                let never = self.planted.has(Defect::OverdueLeavesNotGivenOut);
+                let timeout = if never { Millis::MAX } else { self.config.work_timeout_ms };
+                give_out(round, &mut self.members, self.now, timeout, actions);
             }
         }
         self.give_up_waiting(actions);
@@ -528,7 +549,13 @@ impl ServerCore {
 
     /// When leaves that are all in, but not applied by every shard, are given out again.
     fn unapplied_at(&self, round: &Round) -> Millis {
-        round.gathered.unwrap_or(round.opened).saturating_add(self.config.work_timeout_ms)
+        round.gathered.unwrap_or(round.opened).saturating_add(self.unapplied_patience())
+    }
+
+    /// How long they may not be.
+    fn unapplied_patience(&self) -> Millis {
+        let never = self.planted.has(Defect::UnappliedStepStays);
+        if never { Millis::MAX } else { self.config.work_timeout_ms }
     }
 
     /// Whether a run that was complete when it was saved is whole here.

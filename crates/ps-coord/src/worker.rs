@@ -1,6 +1,7 @@
 //! The worker's half of the round logic.
 
 use crate::event::{Dismissal, Millis, WorkerAction, WorkerEvent, WorkerOutcome};
+use ps_core::planted::{Defect, Planted};
 use ps_core::seed::{Purpose, random};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -36,6 +37,7 @@ pub struct WorkerCore {
     computing: Option<Computing>,
     /// Pauses so far, the counter of their jitter.
     pauses: u64,
+    planted: Planted,
 }
 
 #[derive(Clone, Debug)]
@@ -100,7 +102,13 @@ impl WorkerCore {
             leaving: false,
             computing: None,
             pauses: 0,
+            planted: Planted::default(),
         }
+    }
+
+    /// The same, with a defect.
+    pub fn planted(self, planted: Planted) -> Self {
+        WorkerCore { planted, ..self }
     }
 
     /// Takes in what has happened and appends what is to be done about it.
@@ -169,7 +177,7 @@ impl WorkerCore {
             Link::Pausing { .. } | Link::Finished => return,
         };
         if let Some(computing) = &mut self.computing {
-            computing.wanted = false;
+            computing.wanted = self.planted.has(Defect::SumsOfOldConnection);
         }
         let pause = self.pause(search.attempts);
         actions.push(WorkerAction::Notice(format!("{what}: {why}; trying again in {pause} ms")));
@@ -192,6 +200,9 @@ impl WorkerCore {
         let Link::Serving(serving) = &mut self.link else { return };
         serving.search = None;
         serving.advance_to(step);
+        if self.planted.has(Defect::WeightsOfAnotherStep) {
+            serving.held = serving.held.map(|_| serving.newest);
+        }
         let in_hand = serving.queue.contains(&leaves)
             || self.computing.as_ref().is_some_and(|c| c.wanted && c.step == step && c.leaves == leaves);
         // Work that is done already is done again: its sums may not have arrived. So is a part of what is in hand: the

@@ -18,6 +18,7 @@ pub mod model;
 pub mod optim;
 pub mod order;
 pub mod params;
+pub mod planted;
 pub mod precision;
 pub mod reference;
 pub mod samples;

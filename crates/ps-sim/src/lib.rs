@@ -22,6 +22,7 @@ pub use faults::{Counts, Faults};
 
 use cluster::Cluster;
 use ps_coord::Outcome;
+use ps_core::planted::Planted;
 use ps_core::{BatchPlan, Kernel, LearningRate, Model, Samples, SgdConfig};
 use std::collections::VecDeque;
 
@@ -50,6 +51,8 @@ pub struct SimJob<'a> {
     pub audit: f64,
     /// The hash that the weights of a finished run must have, where it is known.
     pub expected: Option<String>,
+    /// The defect that the code has, where a test wants one.
+    pub planted: Planted,
 }
 
 /// A run that kept all invariants.

@@ -1,6 +1,7 @@
 //! What one server keeps of the weights, with the sums of the step in hand.
 
 use crate::{SimJob, checks};
+use ps_core::planted::{Defect, Planted};
 use ps_core::{BatchPlan, Fold, LearningRate, NodeSum, Optimizer, Tree};
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub(crate) struct Part {
     previous: Option<Arc<[f32]>>,
     /// Whether the step in hand cannot be made.
     pub diverged: bool,
+    planted: Planted,
 }
 
 impl Part {
@@ -42,11 +44,12 @@ impl Part {
                 rate: job.rate,
                 optimizer: Optimizer::new(job.optimizer, kept.len()),
                 chunks: chunks.to_vec(),
-                folds: folds(chunks.len(), job.plan.step(0).tree()),
+                folds: folds(chunks.len(), job.plan.step(0).tree(), job.planted),
                 version: 0,
                 weights: kept.into(),
                 previous: None,
                 diverged: false,
+                planted: job.planted,
             }
         };
         assert!(servers > 0 && servers <= chunks.len(), "each server keeps a chunk");
@@ -61,13 +64,16 @@ impl Part {
             Some((weights, _)) => weights[kept.clone()].into(),
             None => job.model.initial(job.plan.seed)[kept.clone()].into(),
         };
-        if let Some((_, velocity)) = state.filter(|(_, velocity)| !velocity.is_empty()) {
+        if let Some((_, velocity)) = state.filter(|(_, velocity)| !velocity.is_empty())
+            && !self.planted.has(Defect::VelocityNotRestored)
+        {
             self.optimizer.resume(velocity[kept].to_vec());
         }
         self.version = version;
         self.previous = None;
         self.diverged = false;
-        self.folds = folds(self.chunks.len(), self.plan.step(version.min(self.plan.steps - 1)).tree());
+        self.folds =
+            folds(self.chunks.len(), self.plan.step(version.min(self.plan.steps - 1)).tree(), self.planted);
     }
 
     /// The optimizer's velocity after the last step.
@@ -80,17 +86,24 @@ impl Part {
         self.chunks.len()
     }
 
+    /// Whether sums of `step` are gathered now.
+    pub fn gathers(&self, step: u64) -> bool {
+        step == self.version || step < self.version && self.planted.has(Defect::StaleSumCounts)
+    }
+
     /// Folds a chunk of a node's sum of the step in hand; whether it was new.
     pub fn take(&mut self, chunk: usize, sum: &NodeSum) -> bool {
         self.previous = None;
         let gradient = sum.gradient[self.chunks[chunk].clone()].to_vec();
         let part = NodeSum { node: sum.node, gradient, tally: sum.tally.clone() };
-        !self.diverged && self.folds[chunk].insert(part)
+        let fold = &mut self.folds[chunk];
+        // What a planted defect lets in from another step may not be in this one's tree.
+        !self.diverged && fold.coverage().tree().has(part.node) && fold.insert(part)
     }
 
     /// Forgets what was gathered of the step in hand.
     pub fn start_over(&mut self) {
-        self.folds = folds(self.chunks.len(), self.plan.step(self.version).tree());
+        self.folds = folds(self.chunks.len(), self.plan.step(self.version).tree(), self.planted);
     }
 
     /// Whether all leaves of all chunks are in.
@@ -128,7 +141,7 @@ impl Part {
         }
         // After the last step nothing is gathered, but the tree of some step is asked for.
         let next = self.plan.step(self.version.min(self.plan.steps - 1));
-        self.folds = folds(self.chunks.len(), next.tree());
+        self.folds = folds(self.chunks.len(), next.tree(), self.planted);
         Ok(())
     }
 
@@ -159,8 +172,8 @@ impl Part {
     }
 }
 
-fn folds(chunks: usize, tree: Tree) -> Vec<Fold> {
-    vec![Fold::new(tree); chunks]
+fn folds(chunks: usize, tree: Tree, planted: Planted) -> Vec<Fold> {
+    vec![Fold::new(tree).planted(planted); chunks]
 }
 
 fn all_finite(values: &[f32]) -> bool {

@@ -6,6 +6,7 @@ use ps_checkpoint::simulated::{Fault, SimulatedDisk};
 use ps_checkpoint::{Disk, Fingerprint, Kept, Progress, Snapshot, Store};
 use ps_coord::Millis;
 use ps_core::Tally;
+use ps_core::planted::{Defect, Planted};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ pub(crate) struct Saving {
     store: Option<Store>,
     /// The newest step that was reported as saved.
     durable: u64,
+    planted: Planted,
 }
 
 /// What came of saving.
@@ -42,7 +44,7 @@ impl Saving {
             moves: job.optimizer.momentum != 0.0,
             last: KEPT,
         };
-        Saving { disk: SimulatedDisk::default(), kept, every, store: None, durable: 0 }
+        Saving { disk: SimulatedDisk::default(), kept, every, store: None, durable: 0, planted: job.planted }
     }
 
     pub fn is_due(&self, version: u64) -> bool {
@@ -72,9 +74,14 @@ impl Saving {
     /// What the run goes on from; nothing if it begins. It is never older than what was reported as saved.
     pub fn newest(&mut self, network: &mut Network) -> Result<Option<Snapshot>, String> {
         let store = self.store.as_ref().ok_or("nothing is loaded before the folder is open")?;
-        let found = store.newest(false).map_err(|error| format!("nothing is found: {error}"))?;
+        let mut found = store.newest(false).map_err(|error| format!("nothing is found: {error}"))?;
         network.counts.fallbacks += u64::from(!found.problems.is_empty());
         let step = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.progress.step);
+        if let Some(snapshot) = &mut found.snapshot
+            && self.planted.has(Defect::StepSkippedOnResume)
+        {
+            snapshot.progress.step += 1;
+        }
         match step >= self.durable {
             true => Ok(found.snapshot),
             false => Err(format!("the run goes on after {step} steps, and {} were saved", self.durable)),
@@ -102,6 +109,9 @@ impl Saving {
         fault.iter().for_each(|fault| self.disk.fault_at(operation, *fault));
         let progress = Progress { step: version, tally: Tally::new(2), ..Progress::default() };
         let snapshot = Snapshot { progress, weights: weights.to_vec(), velocity: velocity.to_vec() };
+        if self.planted.has(Defect::SavedBeforeDurable) {
+            self.durable = self.durable.max(version);
+        }
         let saved = store.save(&snapshot);
         network.counts.saves += u64::from(saved.is_ok());
         match (saved, fault) {

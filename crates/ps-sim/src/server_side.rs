@@ -12,6 +12,7 @@ use ps_coord::{
     WorkerId,
 };
 use ps_core::NodeSum;
+use ps_core::planted::Defect;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -87,7 +88,7 @@ impl Server {
             audit: job.audit,
             audit_seed: now,
         };
-        ServerCore::new(now, config)
+        ServerCore::new(now, config).planted(job.planted)
     }
 }
 
@@ -134,7 +135,7 @@ impl Cluster<'_> {
         sum: &NodeSum,
         chunks: Range<usize>,
     ) -> Result<(), String> {
-        let is_open = step == self.server.part.version && !self.server.updating;
+        let is_open = self.server.part.gathers(step) && !self.server.updating;
         self.network.counts.stale_sums += u64::from(step < self.server.part.version);
         for chunk in chunks {
             match is_open && self.server.part.take(chunk, sum) {
@@ -331,7 +332,7 @@ impl Cluster<'_> {
         self.server.seats[shard] = None;
         self.server.restoring.clear();
         self.server.is_whole = false;
-        self.server.era += 1;
+        self.server.era += u32::from(!self.job.planted.has(Defect::OrderNumberUsedTwice));
         self.server.updating = false;
         self.server_steps(ServerEvent::ShardLost { shard: shard as u32 })
     }

@@ -57,7 +57,7 @@ impl Cluster<'_> {
                 }
                 self.network.counts.stale_sums += u64::from(step < version);
                 for chunk in chunks {
-                    match step == version && shard.part.take(chunk, &sum) {
+                    match shard.part.gathers(step) && shard.part.take(chunk, &sum) {
                         true => self.network.counts.counted += 1,
                         false => self.network.counts.ignored += 1,
                     }

@@ -1,6 +1,7 @@
 //! A job so small that a thousand runs of it take seconds.
 
 use crate::SimJob;
+use ps_core::planted::Planted;
 use ps_core::seed::{Purpose, random};
 use ps_core::{Activation, BatchPlan, Head, Kernel, LearningRate, Model, Samples, SgdConfig};
 
@@ -59,6 +60,7 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
         checkpoint_every: 2,
         audit: 0.0,
         expected: None,
+        planted: Planted::default(),
     }
 }
 

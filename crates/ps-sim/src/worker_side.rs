@@ -4,6 +4,7 @@ use crate::cluster::{Cluster, Happening};
 use crate::network::{Down, Link, LinkId, Up};
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
 use ps_core::NodeSum;
+use ps_core::planted::Defect;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,7 +55,12 @@ impl Held {
         while self.0.len() > 2 {
             self.0.pop_first();
         }
-        self.0.iter().rev().find(|(_, parts)| parts.len() == servers).is_some_and(|(&v, _)| v == version)
+        self.newest(servers) == Some(version)
+    }
+
+    /// The newest weights of which all parts are here.
+    fn newest(&self, servers: usize) -> Option<u64> {
+        self.0.iter().rev().find(|(_, parts)| parts.len() == servers).map(|(&version, _)| version)
     }
 
     /// The whole weights of a version.
@@ -166,7 +172,7 @@ impl Cluster<'_> {
             give_up_ms: 30_000,
             jitter_seed: self.seed ^ (u64::from(slot.incarnation) << 32 | index as u64),
         };
-        let core = WorkerCore::new(self.now, config);
+        let core = WorkerCore::new(self.now, config).planted(self.job.planted);
         let (links, held, sums) = (Vec::new(), Held::default(), BTreeMap::new());
         slot.process = Some(Process { core, links, held, computing: false, sums, timer: None });
         self.set_worker_timer(index);
@@ -381,7 +387,12 @@ impl Cluster<'_> {
     fn compute(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
         let incarnation = self.slots[slot].incarnation;
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
-        let Some(weights) = process.held.whole(step, self.job.servers as usize) else {
+        let servers = self.job.servers as usize;
+        let version = match self.job.planted.has(Defect::WeightsOfAnotherStep) {
+            true => process.held.newest(servers).unwrap_or(step),
+            false => step,
+        };
+        let Some(weights) = process.held.whole(version, servers) else {
             return self.cannot_compute(slot, step, leaves);
         };
         if std::mem::replace(&mut process.computing, true) {

@@ -1,0 +1,60 @@
+//! Defects that are planted into the code come to light in the runs that must find them.
+
+use ps_core::planted::{Defect, Planted};
+use ps_core::{reference, weights_hash};
+use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
+use ps_sim::{Faults, SimJob, Violation, simulate};
+
+/// In how many seeds a defect must come to light.
+const SEEDS: u64 = 200;
+
+/// The first seed whose run breaks an invariant: the same runs as the first of the ten thousand.
+fn first_violation(planted: Planted) -> Option<Violation> {
+    let samples = TinySamples::new();
+    let SimJob { model, plan, optimizer, rate, .. } = tiny_job(&samples, 1);
+    let weights = reference::train(&model, plan, optimizer, rate, &samples, |_, _| {});
+    let expected = weights_hash(&weights.expect("the tiny job does not diverge"));
+    (0..SEEDS).find_map(|seed| {
+        let job = SimJob { expected: Some(expected.clone()), planted, ..tiny_job_of(&samples, seed) };
+        simulate(&job, &Faults::mix(), seed).err()
+    })
+}
+
+#[test]
+fn each_defect_comes_to_light_within_two_hundred_seeds() {
+    use Defect::*;
+    let mut hidden = Vec::new();
+    for defect in [
+        SumsInOrderOfArrival,
+        CopyCountsTwice,
+        StaleSumCounts,
+        LostLeavesSkipped,
+        LostLeavesNotGivenOut,
+        OverdueLeavesNotGivenOut,
+        UnappliedStepStays,
+        LostWeightsNotSentAgain,
+        ShardsNotAwaited,
+        AuditsNotAwaited,
+        LiarsSumStays,
+        ResumesAtNextStep,
+        WeightsOfAnotherStep,
+        SumsOfOldConnection,
+        OrderNumberUsedTwice,
+        SavedBeforeDurable,
+        StepSkippedOnResume,
+        VelocityNotRestored,
+    ] {
+        match first_violation(Planted::new(defect)) {
+            Some(violation) => println!("{defect:?}: {violation}"),
+            None => hidden.push(defect),
+        }
+    }
+    assert!(hidden.is_empty(), "these do not come to light: {hidden:?}");
+}
+
+#[test]
+fn without_a_defect_nothing_comes_to_light() {
+    if let Some(violation) = first_violation(Planted::default()) {
+        panic!("{}\n{violation}", violation.log.join("\n"));
+    }
+}
