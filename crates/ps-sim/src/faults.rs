@@ -34,7 +34,8 @@ pub struct Faults {
     pub server_crash: f32,
     /// Chance at each step that another shard dies; it starts again later, with nothing.
     pub shard_crash: f32,
-    /// Chance at each step that the connection between a shard and the coordinator breaks.
+    /// Chance at each step that the connection between a shard and the coordinator breaks: of one of them at any moment,
+    /// and of each when it says that it has applied the step.
     pub shard_cut: f32,
     /// Share of the saves in the middle of which the machine stops.
     pub save_crash: f32,

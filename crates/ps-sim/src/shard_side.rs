@@ -86,7 +86,12 @@ impl Cluster<'_> {
         }
         // Nothing is lost between the servers: what was given to a shard does not outlive that connection.
         if let Some(era) = self.shards[index].era {
-            let arrival = self.network.arrival(self.now);
+            let mut arrival = self.network.arrival(self.now);
+            if self.network.strikes(self.now, self.network.faults.shard_cut) {
+                // It may come when all have gone back already.
+                arrival += self.network.up_to(1000);
+                self.shard_is_cut(index);
+            }
             self.at(arrival, Happening::Applied { era, shard: index, step, diverged });
         }
         Ok(())
