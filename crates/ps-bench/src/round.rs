@@ -11,7 +11,7 @@ use ps_config::RunConfig;
 use ps_core::Tally;
 use ps_core::gradient::Flow;
 use ps_data::NoProgress;
-use ps_proto::{Listener, Security};
+use ps_proto::Listener;
 use ps_run::{Job, Recorder, Style};
 use ps_server::{Layout, ServerOptions, transport};
 use ps_worker::{Computer, Ended, ShardPlace, WorkerOptions};
@@ -146,16 +146,11 @@ fn worker(server: &str, folder: &Path, index: u32, way: Way, beside: bool) -> Wo
         Way::Unix => format!("unix:{}", folder.join(format!("shard-{index}")).display()),
     };
     WorkerOptions {
-        server: server.into(),
         data_root: Some(folder.into()),
-        allow_any_path: false,
-        security: Security::default(),
         threads: Some(1),
-        cpus: None,
-        name: format!("worker-{index}"),
         patience: Duration::from_secs(10),
-        style: Style::Quiet,
         shard: beside.then_some(ShardPlace { listen, advertise: None }),
+        ..WorkerOptions::new(server, format!("worker-{index}"))
     }
 }
 

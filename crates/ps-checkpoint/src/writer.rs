@@ -1,4 +1,4 @@
-//! Saving on a thread of its own, while training goes on.
+//! Saving while training goes on.
 
 use crate::{Error, Found, Snapshot, Store};
 use crossbeam::channel::{self, Receiver, Sender};
@@ -7,11 +7,18 @@ use std::thread::{self, JoinHandle};
 
 /// Saves snapshots one at a time.
 pub struct Writer {
-    orders: Option<Sender<Order>>,
+    place: Place,
     saved: Receiver<Saved>,
     /// Whether one is being saved.
     is_busy: bool,
-    thread: Option<JoinHandle<()>>,
+}
+
+/// Where it is done.
+enum Place {
+    /// On a thread of its own, until there are no orders any more.
+    Thread { orders: Option<Sender<Order>>, thread: Option<JoinHandle<()>> },
+    /// On the caller's.
+    Here { store: Box<Store>, outbox: Sender<Saved> },
 }
 
 enum Order {
@@ -44,7 +51,14 @@ impl Writer {
             }
         };
         let thread = thread::Builder::new().name("checkpoints".into()).spawn(save)?;
-        Ok(Writer { orders: Some(orders), saved, is_busy: false, thread: Some(thread) })
+        let place = Place::Thread { orders: Some(orders), thread: Some(thread) };
+        Ok(Writer { place, saved, is_busy: false })
+    }
+
+    /// One that saves on the caller's thread, before `save` returns: for simulations.
+    pub fn here(store: Store) -> Self {
+        let (outbox, saved) = channel::unbounded();
+        Writer { place: Place::Here { store: Box::new(store), outbox }, saved, is_busy: false }
     }
 
     /// Whether a snapshot would be taken now.
@@ -54,8 +68,15 @@ impl Writer {
 
     /// Begins to save a snapshot; [`Writer::saved`] says what came of it. It must be free.
     pub fn save(&mut self, snapshot: Snapshot) {
-        // If the thread is gone, `saved` will say so.
-        self.is_busy = self.orders.as_ref().is_some_and(|orders| orders.send(Order::Save(snapshot)).is_ok());
+        self.is_busy = match &self.place {
+            // If the thread is gone, `saved` will say so.
+            Place::Thread { orders, .. } => {
+                orders.as_ref().is_some_and(|orders| orders.send(Order::Save(snapshot)).is_ok())
+            }
+            Place::Here { store, outbox } => {
+                outbox.send((snapshot.progress.step, store.save(&snapshot))).is_ok()
+            }
+        };
     }
 
     /// The newest good checkpoint, after the one that is being saved; nothing if there is none. See [`Store::newest`].
@@ -63,8 +84,12 @@ impl Writer {
     /// # Errors
     /// As for that.
     pub fn newest(&self, allow_fresh: bool) -> Result<Found, Error> {
+        let orders = match &self.place {
+            Place::Here { store, .. } => return store.newest(allow_fresh),
+            Place::Thread { orders, .. } => orders,
+        };
         let (answer, found) = channel::bounded(1);
-        if let Some(orders) = &self.orders {
+        if let Some(orders) = orders {
             // If the thread is gone, so is the answer.
             let _ = orders.send(Order::Load { allow_fresh, answer });
         }
@@ -88,8 +113,9 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
+        let Place::Thread { orders, thread } = &mut self.place else { return };
+        *orders = None;
+        if let Some(thread) = thread.take() {
             // What is being saved is saved; a panic has said what it had to say.
             let _ = thread.join();
         }

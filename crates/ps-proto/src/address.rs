@@ -1,5 +1,6 @@
 //! Where a server listens and how it is reached: `HOST:PORT`, or `unix:PATH` for processes of one machine.
 
+use crate::network::Accept;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
@@ -64,6 +65,8 @@ pub enum Listener {
     /// On a file, which goes when this is dropped.
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixListener, SocketFile),
+    /// On a network that is not the system's, where it is reached at this address.
+    Other(Box<dyn Accept>, String),
 }
 
 /// The file of a Unix socket; removed when this is dropped.
@@ -98,6 +101,7 @@ impl Listener {
             Listener::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?.to_string())),
             #[cfg(unix)]
             Listener::Unix(_, SocketFile(path)) => Ok(Address::Unix(path.clone())),
+            Listener::Other(_, address) => Ok(Address::Tcp(address.clone())),
         }
     }
 }

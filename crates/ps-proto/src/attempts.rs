@@ -1,6 +1,7 @@
 //! How often somebody who is not there is tried again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Attempts at reaching somebody: after each that failed a pause, twice as long as the one before up to a limit, until
 /// patience ends.

@@ -1,6 +1,6 @@
 //! The wire contract: types generated from `proto/downhill/v1`, the checks that everything from the network
 //! passes ([`convert`]), faults as gRPC statuses ([`status`]), the framing of streams of tensors ([`stream`]), how
-//! servers are reached ([`address`], [`mod@line`]), what protects connections ([`security`]) and every size and wait of the
+//! servers are reached ([`address`], [`mod@line`], [`network`]), what protects connections ([`security`]) and every size and wait of the
 //! wire ([`limits`]).
 //!
 //! Generated types appear here and in the two gRPC shells, nowhere else.
@@ -11,6 +11,7 @@ mod attempts;
 pub mod convert;
 pub mod limits;
 pub mod line;
+pub mod network;
 pub mod security;
 pub mod status;
 pub mod stream;

@@ -5,6 +5,7 @@
 
 use crate::address::Address;
 use crate::limits::{self, CALL_TIMEOUT, CONNECT_TIMEOUT};
+use crate::network::{Duplex, Network};
 use crate::security::Security;
 use crate::status::{Verdict, WANTS_TLS};
 use bytes::{Buf, Bytes, BytesMut};
@@ -75,7 +76,7 @@ impl Address {
 
     /// A socket, with TLS around it if there is to be.
     async fn dial(&self, security: &Security) -> Result<Opened, Verdict> {
-        let opened = timeout(CONNECT_TIMEOUT, self.open()).await;
+        let opened = timeout(CONNECT_TIMEOUT, self.open(security.network())).await;
         let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = opened.map_err(|error| Verdict::Passing(describe(&error)))?;
         let Some(tls) = security.tls() else {
@@ -108,17 +109,18 @@ impl Address {
         }
     }
 
-    async fn open(&self) -> io::Result<Box<dyn Duplex>> {
-        match self {
-            Address::Tcp(address) => {
+    async fn open(&self, network: Option<&dyn Network>) -> io::Result<Box<dyn Duplex>> {
+        match (self, network) {
+            (Address::Tcp(address), Some(network)) => network.connect(address).await,
+            (Address::Tcp(address), None) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 Ok(Box::new(stream))
             }
             #[cfg(unix)]
-            Address::Unix(path) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
+            (Address::Unix(path), _) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
             #[cfg(not(unix))]
-            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+            (Address::Unix(_), _) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -145,11 +147,6 @@ fn describe(error: &dyn Error) -> String {
     }
     text
 }
-
-/// Both directions of a connection, of whatever kind.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A stream of which something may have been read already.
 struct Opened {

@@ -9,6 +9,7 @@ mod token;
 pub use tls::refusal as handshake_refusal;
 pub(crate) use tls::verdict;
 
+use crate::network::Network;
 use crate::{Address, Refusal};
 use ps_config::SecurityArgs;
 use std::fmt;
@@ -26,11 +27,13 @@ use tracing::warn;
 /// Longest file of certificates, keys or tokens that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What a process shows of itself and asks of others; by default nothing. Clones share it.
+/// What a process shows of itself and asks of others; by default nothing. Clones share it. It also says over which network
+/// others are called, so that whoever calls needs nothing else.
 #[derive(Clone, Default)]
 pub struct Security {
     tls: Option<Arc<Tls>>,
     tokens: Option<Arc<Tokens>>,
+    network: Option<Arc<dyn Network>>,
 }
 
 impl fmt::Debug for Security {
@@ -62,7 +65,16 @@ impl Security {
             }
         };
         let tokens = args.token_file.as_deref().map(Tokens::open).transpose()?.map(Arc::new);
-        Ok(Security { tls, tokens })
+        Ok(Security { tls, tokens, network: None })
+    }
+
+    /// Others are called over `network`, not over the system's.
+    pub fn over(self, network: Arc<dyn Network>) -> Self {
+        Security { network: Some(network), ..self }
+    }
+
+    pub(crate) fn network(&self) -> Option<&dyn Network> {
+        self.network.as_deref()
     }
 
     /// Whether connections are encrypted and both ends show certificates.

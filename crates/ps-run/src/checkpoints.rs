@@ -2,8 +2,9 @@
 
 use crate::folder::{CHECKPOINTS, FolderError, RunFolder};
 use crate::job::Job;
-use ps_checkpoint::{Error, Kept, Snapshot, Store, Writer};
+use ps_checkpoint::{Disk, Error, Kept, Snapshot, Store, Writer};
 use ps_config::CheckpointArgs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The checkpoints of a run that is under way.
@@ -31,16 +32,29 @@ impl Checkpoints {
         wanted: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
         let path = folder.path().join(CHECKPOINTS);
-        let kept = Kept {
-            fingerprint: job.fingerprint.clone(),
-            layout: job.model.layout().clone(),
-            moves: job.optimizer.momentum != 0.0,
-            last: wanted.checkpoint_keep as usize,
-        };
-        let store = Store::open(&path, kept)?;
+        let store = Store::open(&path, kept(job, wanted))?;
+        let start = |store| Writer::start(store).map_err(|error| FolderError::File { path, error });
+        Checkpoints::on(store, start, wanted)
+    }
+
+    /// The same on the root of another disk.
+    pub(crate) fn open_on(
+        disk: Box<dyn Disk>,
+        job: &Job,
+        wanted: &CheckpointArgs,
+    ) -> Result<Opened, FolderError> {
+        let store = Store::on(disk, Path::new("/"), kept(job, wanted))?;
+        Checkpoints::on(store, |store| Ok(Writer::here(store)), wanted)
+    }
+
+    fn on(
+        store: Store,
+        start: impl FnOnce(Store) -> Result<Writer, FolderError>,
+        wanted: &CheckpointArgs,
+    ) -> Result<Opened, FolderError> {
         let found = store.newest(wanted.allow_fresh)?;
         let notes = found.problems.iter().map(damaged).collect();
-        let writer = Writer::start(store).map_err(|error| FolderError::File { path, error })?;
+        let writer = start(store)?;
         let checkpoints = Checkpoints {
             writer,
             every: wanted.checkpoint_every,
@@ -116,6 +130,16 @@ impl Checkpoints {
                 "warning: no checkpoint was saved after {steps} steps: {error}; the run goes on"
             ))),
         }
+    }
+}
+
+/// What a store keeps for a job.
+fn kept(job: &Job, wanted: &CheckpointArgs) -> Kept {
+    Kept {
+        fingerprint: job.fingerprint.clone(),
+        layout: job.model.layout().clone(),
+        moves: job.optimizer.momentum != 0.0,
+        last: wanted.checkpoint_keep as usize,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::lines::{EpochLine, Line, StepLine};
 use crate::measures::Measures;
 use crate::progress::{Progress, Style};
 use crate::summary::{Slowest, Summary};
-use ps_checkpoint::Snapshot;
+use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
 use ps_core::{BatchPlan, StepReport, Tally};
 use std::fs::File;
@@ -75,6 +75,15 @@ impl Recorder {
     ) -> Result<Self, FolderError> {
         let (checkpoints, start, notes) = Checkpoints::open(job, &folder, wanted)?;
         let mut recorder = Recorder::opened(job, Some(folder), style, start)?;
+        recorder.checkpoints = Some(checkpoints);
+        notes.iter().for_each(|note| recorder.progress.note(note));
+        Ok(recorder)
+    }
+
+    /// The same for a run that is saved on the root of another disk, on the caller's thread, and has no other results.
+    pub fn on_disk(job: &Job, disk: Box<dyn Disk>, wanted: &CheckpointArgs) -> Result<Self, FolderError> {
+        let (checkpoints, start, notes) = Checkpoints::open_on(disk, job, wanted)?;
+        let mut recorder = Recorder::opened(job, None, Style::Quiet, start)?;
         recorder.checkpoints = Some(checkpoints);
         notes.iter().for_each(|note| recorder.progress.note(note));
         Ok(recorder)

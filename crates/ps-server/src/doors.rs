@@ -8,7 +8,7 @@ use crate::transport::Entrance;
 use ps_proto::limits::{
     FAREWELL_TIMEOUT, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS, PULL_TIMEOUT, UNARY_TIMEOUT,
 };
-use ps_proto::line::Duplex;
+use ps_proto::network::{Accept, Duplex};
 use ps_proto::security::handshake_refusal;
 use ps_proto::stream::ROUNDS_PATH;
 use ps_proto::{Refusal, Security};
@@ -20,10 +20,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::body::Body;
@@ -214,33 +213,11 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Something that connections come from.
-pub(crate) trait Accept: Send + 'static {
-    /// The next one, and where from.
-    fn accept(
-        &self,
-    ) -> impl Future<Output = io::Result<(Box<dyn Duplex>, Option<std::net::SocketAddr>)>> + Send;
-}
-
-impl Accept for tokio::net::TcpListener {
-    async fn accept(&self) -> io::Result<(Box<dyn Duplex>, Option<std::net::SocketAddr>)> {
-        let (stream, address): (TcpStream, _) = tokio::net::TcpListener::accept(self).await?;
-        // Small messages must not wait for one another. A connection that is gone already shows when it is read.
-        let _ = stream.set_nodelay(true);
-        Ok((Box::new(stream), Some(address)))
-    }
-}
-
-#[cfg(unix)]
-impl Accept for (tokio::net::UnixListener, ps_proto::address::SocketFile) {
-    async fn accept(&self) -> io::Result<(Box<dyn Duplex>, Option<std::net::SocketAddr>)> {
-        let (stream, _) = self.0.accept().await?;
-        Ok((Box::new(stream), None))
-    }
-}
-
 /// Connections that are ready to be served, until the stream of them is dropped: then nothing listens any more.
-pub(crate) fn connections(listener: impl Accept, entrance: &Entrance) -> ReceiverStream<io::Result<Guarded>> {
+pub(crate) fn connections(
+    listener: Box<dyn Accept>,
+    entrance: &Entrance,
+) -> ReceiverStream<io::Result<Guarded>> {
     let (ready, connections) = tokio::sync::mpsc::channel(16);
     let (acceptor, patience) = (entrance.security.acceptor(), entrance.admission_timeout);
     tokio::spawn(async move {

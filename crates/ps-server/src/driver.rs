@@ -17,8 +17,9 @@ use ps_proto::{Nonsense, Refusal, tensor, v1};
 use ps_run::{FolderError, Job, Recorder};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{debug, debug_span, info, info_span, warn};
 
 /// What the connections tell the driver.
@@ -110,8 +111,8 @@ impl Driver {
             notice_every_ms: millis(options.notice_every),
             shards: shards.keepers(),
             audit: options.audit,
-            // The standard library's hasher is seeded by the system; no bit of the weights depends on it.
-            audit_seed: RandomState::new().hash_one(std::process::id()),
+            // The standard library's hasher is seeded by the system.
+            audit_seed: options.simulation.unwrap_or_else(|| RandomState::new().hash_one(std::process::id())),
         };
         if options.audit > 0.0 {
             plane.audit();
@@ -642,7 +643,7 @@ pub(crate) fn millis(duration: Duration) -> Millis {
 /// Returns when the clock that began at `started` reads `deadline`.
 async fn reach(started: Instant, deadline: Option<Millis>) {
     match deadline.and_then(|deadline| started.checked_add(Duration::from_millis(deadline))) {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
     }
 }

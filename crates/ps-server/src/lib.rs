@@ -63,6 +63,9 @@ pub struct ServerOptions {
     pub admission_timeout: Duration,
     /// Whether whoever is let in may ask for the description of the services.
     pub reflection: bool,
+    /// In a simulation its seed, which decides what the system otherwise does: rounds have no thread of their own, and go
+    /// by the clock of the caller's runtime.
+    pub simulation: Option<u64>,
 }
 
 /// How the weights are cut among processes.
@@ -107,6 +110,7 @@ impl Default for ServerOptions {
             security: Security::default(),
             admission_timeout: limits::ADMISSION_TIMEOUT,
             reflection: false,
+            simulation: None,
         }
     }
 }
@@ -148,7 +152,7 @@ pub async fn run(
     let (close, closing) = oneshot::channel::<()>();
     let (server, health) = serve(service, listener, &options, closing).await?;
     tokio::pin!(server, shutdown);
-    let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events))?;
+    let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events), &options)?;
 
     let mut stopping = false;
     let result = loop {
@@ -230,20 +234,22 @@ fn expected(job: &Job) -> v1::Fingerprints {
     }
 }
 
-/// Runs the driver on a thread of its own.
+/// Runs the driver, on a thread of its own if it may have one.
 fn drive<T: Send + 'static>(
     driver: impl Future<Output = T> + Send + 'static,
+    options: &ServerOptions,
 ) -> Result<oneshot::Receiver<T>, ServerError> {
     let (finished, result) = oneshot::channel();
+    let unheard = || warn!("nobody waits for the end of the run any more");
+    if options.simulation.is_some() {
+        tokio::spawn(async move { finished.send(driver.await).unwrap_or_else(|_| unheard()) });
+        return Ok(result);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .map_err(|error| ServerError::Internal(format!("starting the driver: {error}")))?;
-    let work = move || {
-        if finished.send(runtime.block_on(driver)).is_err() {
-            warn!("nobody waits for the end of the run any more");
-        }
-    };
+    let work = move || finished.send(runtime.block_on(driver)).unwrap_or_else(|_| unheard());
     std::thread::Builder::new()
         .name("rounds".into())
         .spawn(work)

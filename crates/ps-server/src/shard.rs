@@ -145,11 +145,12 @@ pub async fn start(
     };
     let (orders, said) = mpsc::channel(WAITING_MESSAGES);
     tokio::spawn(coordinator.stay_in_touch(attached, link, orders));
-    let end = drive(async move {
+    let driver = async move {
         let end = driver.run(events, said).await;
         let _ = close.send(());
         end
-    })?;
+    };
+    let end = drive(driver, options)?;
     let end = Box::pin(async { end.await.unwrap_or_else(|_| Err(ServerError::panicked())) });
     Ok((Shard { index, service, inbox }, end))
 }

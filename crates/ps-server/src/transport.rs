@@ -1,7 +1,8 @@
 //! How connections are served, with all settings of [`limits`]; the benches serve theirs in the same way.
 
-use crate::doors::{self, Accept, Door};
+use crate::doors::{self, Door};
 use ps_proto::limits;
+use ps_proto::network::Accept;
 use ps_proto::{Listener, Security};
 use std::future::Future;
 use std::io;
@@ -66,27 +67,19 @@ pub fn serve(
     entrance: &Entrance,
     closed: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Serving> {
-    match listener {
+    let listener: Box<dyn Accept> = match listener {
         Listener::Tcp(listener) => {
             listener.set_nonblocking(true)?;
-            Ok(serve_from(services, tokio::net::TcpListener::from_std(listener)?, entrance, closed))
+            Box::new(tokio::net::TcpListener::from_std(listener)?)
         }
         #[cfg(unix)]
         Listener::Unix(listener, file) => {
             listener.set_nonblocking(true)?;
-            let listener = (tokio::net::UnixListener::from_std(listener)?, file);
-            Ok(serve_from(services, listener, entrance, closed))
+            Box::new((tokio::net::UnixListener::from_std(listener)?, file))
         }
-    }
-}
-
-fn serve_from(
-    services: Routes,
-    listener: impl Accept,
-    entrance: &Entrance,
-    closed: impl Future<Output = ()> + Send + 'static,
-) -> Serving {
+        Listener::Other(listener, _) => listener,
+    };
     let door = Door::new(entrance.security.clone(), services.prepare());
     let connections = doors::connections(listener, entrance);
-    Box::pin(builder().serve_with_incoming_shutdown(door, connections, closed))
+    Ok(Box::pin(builder().serve_with_incoming_shutdown(door, connections, closed)))
 }

@@ -8,6 +8,7 @@ use ps_config::RunConfig;
 use ps_core::gradient::Flow;
 use ps_core::{Gradients, Node, Tally};
 use ps_proto::convert::WeightsPart;
+use ps_proto::tensor::Emerging;
 use ps_proto::{Shape, v1};
 use ps_run::{DataProgress, Job, Processors};
 use std::ops::Range;
@@ -66,7 +67,9 @@ pub(crate) struct Compute {
     pub shape: Shape,
     pub fingerprints: v1::Fingerprints,
     pub job: Arc<Job>,
-    pub orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Order>,
+    /// What computes, where it has no thread.
+    here: Option<(Computing, mpsc::Receiver<Order>)>,
     /// The `Leaves` of each `Work`, and their parts before; the round logic has one under way at a time, so there is no need for a bound.
     pub computed: UnboundedReceiver<Computed>,
 }
@@ -85,11 +88,16 @@ impl Compute {
         let (results, computed) = unbounded_channel();
         let (ready, loaded) = oneshot::channel();
         let died = |what: &str| WorkerError::Internal(format!("computing thread: {what}"));
-        std::thread::Builder::new()
-            .name("compute".into())
-            .spawn(move || compute(&run_toml, &options, computer, ready, orders, results))
-            .map_err(|error| died(&error.to_string()))?;
-        let job = loaded.await.map_err(|_| died("it ended"))??;
+        let (job, here) = if options.simulation.is_some() {
+            let job = Arc::new(load(&run_toml, &options)?);
+            (job.clone(), Some((Computing::new(job, computer, results), orders)))
+        } else {
+            std::thread::Builder::new()
+                .name("compute".into())
+                .spawn(move || compute(&run_toml, &options, computer, ready, orders, results))
+                .map_err(|error| died(&error.to_string()))?;
+            (loaded.await.map_err(|_| died("it ended"))??, None)
+        };
         let shape = Shape {
             plan: job.plan,
             parameters: job.model.parameters(),
@@ -102,7 +110,91 @@ impl Compute {
             numerics: job.fingerprint.numerics,
             probe: job.probe(),
         };
-        Ok(Compute { shape, fingerprints, job, orders: sender, computed })
+        Ok(Compute { shape, fingerprints, job, orders: sender, here, computed })
+    }
+
+    /// Has something done; `false` if nobody is there any more who could.
+    pub fn order(&mut self, order: Order) -> bool {
+        let is_heard = self.orders.send(order).is_ok();
+        match &mut self.here {
+            Some((computing, orders)) => is_heard && computing.catch_up(orders),
+            None => is_heard,
+        }
+    }
+}
+
+/// What the thread works with.
+struct Computing {
+    job: Arc<Job>,
+    computer: Box<dyn Computer>,
+    weights: HeldWeights,
+    /// Memory of former gradients.
+    spare: Vec<Emerging>,
+    results: UnboundedSender<Computed>,
+    /// Work whose weights are not all here, where nobody can wait for them.
+    waiting: Option<(u64, Range<u32>)>,
+}
+
+impl Computing {
+    fn new(job: Arc<Job>, computer: Option<Box<dyn Computer>>, results: UnboundedSender<Computed>) -> Self {
+        Computing {
+            computer: computer.unwrap_or_else(|| Box::new(job.gradients())),
+            weights: HeldWeights::new(job.model.parameters(), job.run.wire.weights),
+            spare: Vec::new(),
+            job,
+            results,
+            waiting: None,
+        }
+    }
+
+    /// Takes what changes the weights; gives back work.
+    fn take(&mut self, order: Order) -> Option<(u64, Range<u32>)> {
+        match order {
+            Order::Weights(part) => self.weights.take(part),
+            Order::Forget => self.weights.forget(),
+            Order::Work { step, leaves } => return Some((step, leaves)),
+        }
+        None
+    }
+
+    /// Computes leaves, for which weights may still come by `orders`; `false` if nobody wants the sums any more.
+    fn compute(&mut self, (step, leaves): (u64, Range<u32>), orders: &mpsc::Receiver<Order>) -> bool {
+        let job = &self.job;
+        let mut flow = StepFlow {
+            step,
+            parameters: job.model.parameters(),
+            classes: job.model.classes(),
+            held: &mut self.weights,
+            orders,
+            results: &self.results,
+            spare: &mut self.spare,
+            sums: Vec::new(),
+        };
+        let is_computed = debug_span!("compute", step, ?leaves)
+            .in_scope(|| self.computer.compute(job, &mut flow, step, leaves.clone()));
+        let tallies = is_computed.then(|| flow.into_tallies());
+        self.results.send(Computed::Leaves { step, leaves, tallies }).is_ok()
+    }
+
+    /// Does what can be done without waiting.
+    fn catch_up(&mut self, orders: &mpsc::Receiver<Order>) -> bool {
+        while let Ok(order) = orders.try_recv() {
+            let is_lost = matches!(order, Order::Forget);
+            let Some((step, leaves)) = self.take(order).or_else(|| self.waiting.take()) else { continue };
+            let is_whole = self.weights.of(step).is_some_and(|(here, _)| here == self.job.model.parameters());
+            let goes_on = if is_lost || !self.weights.may_become(step) {
+                self.results.send(Computed::Leaves { step, leaves, tallies: None }).is_ok()
+            } else if is_whole {
+                self.compute((step, leaves), orders)
+            } else {
+                self.waiting = Some((step, leaves));
+                true
+            };
+            if !goes_on {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -141,35 +233,11 @@ fn compute(
         if ready.send(Ok(job.clone())).is_err() {
             return;
         }
-        let mut computer = computer.unwrap_or_else(|| Box::new(job.gradients()));
-        let mut weights = HeldWeights::new(job.model.parameters(), job.run.wire.weights);
-        let mut spare = Vec::new();
+        let mut computing = Computing::new(job, computer, results);
         while let Ok(order) = orders.recv() {
-            let (step, leaves) = match order {
-                Order::Weights(part) => {
-                    weights.take(part);
-                    continue;
-                }
-                Order::Forget => {
-                    weights.forget();
-                    continue;
-                }
-                Order::Work { step, leaves } => (step, leaves),
-            };
-            let mut flow = StepFlow {
-                step,
-                parameters: job.model.parameters(),
-                classes: job.model.classes(),
-                held: &mut weights,
-                orders: &orders,
-                results: &results,
-                spare: &mut spare,
-                sums: Vec::new(),
-            };
-            let is_computed = debug_span!("compute", step, ?leaves)
-                .in_scope(|| computer.compute(&job, &mut flow, step, leaves.clone()));
-            let tallies = is_computed.then(|| flow.into_tallies());
-            if results.send(Computed::Leaves { step, leaves, tallies }).is_err() {
+            if let Some(work) = computing.take(order)
+                && !computing.compute(work, &orders)
+            {
                 return;
             }
         }

@@ -13,9 +13,9 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, debug_span, info};
 
 /// Work in hand whose weights do not begin to come for this long: they are asked for again. Long, for asking for a
@@ -63,7 +63,9 @@ impl Driver {
             reconnect_max_ms: millis(RECONNECT_PAUSE[1]),
             give_up_ms: millis(options.patience),
             // The standard library's hasher is seeded by the system; no bit of the weights depends on it.
-            jitter_seed: RandomState::new().hash_one(std::process::id()),
+            jitter_seed: options
+                .simulation
+                .unwrap_or_else(|| RandomState::new().hash_one(std::process::id())),
         };
         Driver {
             client,
@@ -185,8 +187,8 @@ impl Driver {
         })
     }
 
-    fn order(&self, order: Order) -> Result<(), WorkerError> {
-        self.compute.orders.send(order).map_err(|_| self.compute_is_gone())
+    fn order(&mut self, order: Order) -> Result<(), WorkerError> {
+        if self.compute.order(order) { Ok(()) } else { Err(self.compute_is_gone()) }
     }
 
     fn compute_is_gone(&self) -> WorkerError {
@@ -314,7 +316,7 @@ fn millis(duration: Duration) -> Millis {
 /// Returns when the clock that began at `started` reads `deadline`.
 async fn reach(started: Instant, deadline: Option<Millis>) {
     match deadline.and_then(|deadline| started.checked_add(Duration::from_millis(deadline))) {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
     }
 }

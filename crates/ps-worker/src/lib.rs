@@ -60,6 +60,28 @@ pub struct WorkerOptions {
     pub style: Style,
     /// The shard that this process hosts, if it does.
     pub shard: Option<ShardPlace>,
+    /// In a simulation its seed, which decides what the system otherwise does: computing has no thread of its own, and
+    /// time goes by the clock of the caller's runtime.
+    pub simulation: Option<u64>,
+}
+
+impl WorkerOptions {
+    /// A worker named `name` for a server at `server`, with the program's defaults.
+    pub fn new(server: impl Into<String>, name: impl Into<String>) -> Self {
+        WorkerOptions {
+            server: server.into(),
+            data_root: None,
+            allow_any_path: false,
+            security: Security::default(),
+            threads: None,
+            cpus: None,
+            name: name.into(),
+            patience: Duration::from_secs(300),
+            style: Style::Quiet,
+            shard: None,
+            simulation: None,
+        }
+    }
 }
 
 /// Where a shard in this process is reached.
@@ -180,6 +202,7 @@ async fn host(
         contact_timeout: invitation.silence,
         join_timeout: options.patience,
         security: options.security.clone(),
+        simulation: options.simulation,
         ..ServerOptions::default()
     };
     shard::start(listener, job, &placement, &behaviour).await.map_err(WorkerError::Shard)

@@ -89,18 +89,17 @@ fn main() -> ExitCode {
         }
     };
     let options = WorkerOptions {
-        server: arguments.server,
         data_root: arguments.data.data_root,
         allow_any_path: arguments.allow_any_path,
         security,
         threads: arguments.threads.map(usize::from),
         cpus: arguments.cpus,
-        name: arguments.name,
         patience: Duration::from_secs(arguments.patience),
         style,
         shard: arguments
             .with_shard
             .then_some(ShardPlace { listen: arguments.shard_listen, advertise: arguments.shard_advertise }),
+        ..WorkerOptions::new(arguments.server, arguments.name)
     };
     match work(options) {
         Ok(Ended::Done) => {

@@ -9,7 +9,7 @@ use ps_core::{Node, Tally, reference, weights_hash};
 use ps_data::NoProgress;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_worker};
-use ps_proto::{Address, Listener, Security};
+use ps_proto::{Address, Listener};
 use ps_run::{Job, Recorder, Style};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::{Finished, ServerError, ServerOptions};
@@ -260,16 +260,10 @@ impl Worker {
 
     pub fn options(server: impl Display, folder: &Path) -> WorkerOptions {
         WorkerOptions {
-            server: server.to_string(),
             data_root: Some(folder.to_path_buf()),
-            allow_any_path: false,
-            security: Security::default(),
             threads: Some(1),
-            cpus: None,
-            name: "test".into(),
             patience: Duration::from_secs(60),
-            style: Style::Quiet,
-            shard: None,
+            ..WorkerOptions::new(server.to_string(), "test")
         }
     }
 
