@@ -13,6 +13,7 @@ mod faults;
 mod network;
 mod part;
 mod saving;
+pub mod seeds;
 mod server_side;
 mod shard_side;
 pub mod tiny;

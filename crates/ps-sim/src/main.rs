@@ -3,8 +3,8 @@
 use clap::Parser;
 use ps_core::{reference, weights_hash};
 use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
-use ps_sim::{Counts, Faults, Report, SimJob, Violation, simulate, simulate_traced};
-use std::io::{IsTerminal, Write};
+use ps_sim::{Counts, Faults, Report, SimJob, Violation, seeds, simulate, simulate_traced};
+use std::io::Write;
 use std::ops::Range;
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 #[command(version, about)]
 struct Args {
     /// Seeds to run, such as 0..1000 (the end is not included).
-    #[arg(long, default_value = "0..1000", value_parser = parse_seeds)]
+    #[arg(long, default_value = "0..1000", value_parser = seeds::parse)]
     seeds: Range<u64>,
     /// One seed to run instead.
     #[arg(long, conflicts_with = "seeds")]
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
-        progress(seed - seeds.start + 1, count);
+        seeds::progress(seed - seeds.start + 1, count);
     }
     println!("{count} seeds, {steps} steps, {events} events: all invariants held, every run ended in");
     println!("{expected}");
@@ -88,29 +88,5 @@ fn report_violation(violation: &Violation, traced: bool, no_faults: bool) {
     if !traced {
         let faults = if no_faults { " --no-faults" } else { "" };
         eprintln!("replay it with: ps-sim --seed {}{faults} --trace", violation.seed);
-    }
-}
-
-/// A line that rewrites itself on a terminal, a line per tenth elsewhere.
-fn progress(done: u64, count: u64) {
-    let mut err = std::io::stderr();
-    let result = if err.is_terminal() {
-        write!(err, "\r{done} of {count} seeds{}", if done == count { "\n" } else { "" })
-    } else if count >= 10 && done.is_multiple_of(count / 10) {
-        writeln!(err, "{done} of {count} seeds")
-    } else {
-        Ok(())
-    };
-    // Progress that cannot be written is no reason to stop.
-    drop(result);
-}
-
-fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
-    let (start, end) = text.split_once("..").ok_or("expected two numbers, such as 0..1000")?;
-    let number = |part: &str| part.trim().parse::<u64>().map_err(|error| format!("`{part}`: {error}"));
-    let (start, end) = (number(start)?, number(end)?);
-    match start < end {
-        true => Ok(start..end),
-        false => Err(format!("{start}..{end} holds no seed")),
     }
 }
