@@ -306,6 +306,24 @@ fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were
 }
 
 #[test]
+fn a_server_that_is_started_again_after_the_end_has_nothing_to_do() {
+    let place = Place::new();
+    let mut server = Running::start(&mut place.server("out"));
+    let mut worker = place.worker();
+    let wanted = server.finish().hash();
+    assert!(worker.finish().status.success());
+    let told = place.told("out");
+    let again = run(&mut place.server("out"));
+    assert_eq!(again.hash(), wanted);
+    assert!(again.stderr.contains("this run is finished"), "{again}");
+    assert_eq!(place.told("out"), told);
+    // Of another run it says nothing.
+    let other = run(place.server("out").args(["--set", "train.epochs=9"]));
+    assert_eq!(other.status.code(), Some(2), "{other}");
+    assert!(other.stderr.contains("finished run"), "{other}");
+}
+
+#[test]
 fn a_run_that_was_asked_to_stop_has_lost_no_step() {
     let (place, mut random) = (Place::new(), seeded());
     let wanted = run(&mut place.train("whole", &[])).hash();

@@ -100,7 +100,7 @@ fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f6
     let options = ServerOptions { min_workers: WORKERS, layout, ..ServerOptions::default() };
     let server = named("server", move || {
         let runtime = transport::runtime().map_err(|error| error.to_string())?;
-        let served = runtime.block_on(ps_server::run(listener, job, options, recorder, pending()));
+        let served = runtime.block_on(ps_server::run(listener, job, options, recorder, pending(), Ok));
         served.map(drop).map_err(|error| format!("the server: {error}"))
     })?;
     let (seen, times) = mpsc::channel();

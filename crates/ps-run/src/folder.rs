@@ -137,6 +137,12 @@ impl RunFolder {
     }
 }
 
+/// The summary of a run like `job` that has made all its steps, if `path` holds its results.
+pub fn finished(path: &Path, job: &Job) -> Option<Summary> {
+    let summary: Summary = serde_json::from_slice(&fs::read(path.join(SUMMARY_FILE)).ok()?).ok()?;
+    (summary.outcome == Ending::Done && summary.fingerprint == job.fingerprint).then_some(summary)
+}
+
 /// Whether a folder holds the results of a run that has made all its steps.
 fn is_finished(path: &Path) -> bool {
     match fs::read(path.join(SUMMARY_FILE)) {
@@ -147,7 +153,7 @@ fn is_finished(path: &Path) -> bool {
     }
 }
 
-/// Writes a file that is either whole or not there.
+/// Writes a file that is either whole or not there, durably.
 fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".part");
@@ -156,7 +162,12 @@ fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
         let mut file = File::create(&aside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&aside, path)
+        fs::rename(&aside, path)?;
+        match path.parent() {
+            // Only now its name is there after a power failure, too.
+            Some(folder) if cfg!(unix) && folder.is_dir() => File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        }
     };
     write().map_err(|error| failed(path, error))
 }

@@ -16,7 +16,7 @@ mod recorder;
 mod summary;
 mod weights;
 
-pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE};
+pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, finished};
 pub use job::{Job, JobError, task};
 pub use measures::{Measures, counted, grouped, seconds};
 pub use memory::HugePages;

@@ -225,6 +225,7 @@ pub(crate) fn connections(
         let complaints = Arc::<Complaints>::default();
         loop {
             let accepted = tokio::select! {
+                biased;
                 accepted = listener.accept() => accepted,
                 () = ready.closed() => return,
             };

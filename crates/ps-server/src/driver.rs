@@ -143,7 +143,14 @@ impl Driver {
 
     /// Runs until the round logic says that the run is over, it cannot be saved any more, or nobody is left who could
     /// tell anything.
-    pub async fn run(mut self, mut inbox: mpsc::Receiver<Incoming>) -> Result<Finished, ServerError> {
+    ///
+    /// `finish` writes the results, before anybody hears that there are any: whoever is told that the run is over need not
+    /// come again, whatever becomes of this process.
+    pub async fn run<T>(
+        mut self,
+        mut inbox: mpsc::Receiver<Incoming>,
+        finish: impl FnOnce(Finished) -> Result<T, FolderError>,
+    ) -> Result<T, ServerError> {
         let mut actions = Vec::new();
         let outcome = 'run: loop {
             let event = match self.events.pop_front() {
@@ -165,21 +172,23 @@ impl Driver {
             };
             let Some(event) = event else { continue };
             self.core.step(millis(self.started.elapsed()), event, &mut actions);
-            for action in actions.drain(..) {
-                if let ServerAction::Finish(outcome) = action {
-                    break 'run outcome;
-                }
-                self.perform(action);
+            if let Some(ServerAction::Finish(outcome)) = actions.last() {
+                break 'run outcome.clone();
             }
+            actions.drain(..).for_each(|action| self.perform(action));
             let dropped = self.peers.take_dropped();
             self.events.extend(dropped.into_iter().map(|(worker, reason)| {
                 self.plane.forget(worker);
                 ServerEvent::Left { worker, reason }
             }));
         };
+        let (farewells, rest): (Vec<_>, Vec<_>) =
+            actions.into_iter().partition(|action| matches!(action, ServerAction::Dismiss { .. }));
+        rest.into_iter().for_each(|action| self.perform(action));
         self.blame_the_slowest();
         let (reason, worth_fetching) = match &outcome {
-            Outcome::Done => (Dismissal::Done, true),
+            // The last step was not over before its weights were here.
+            Outcome::Done => (Dismissal::Done, false),
             Outcome::Stopped { .. } => (Dismissal::Ended("the run was stopped".into()), true),
             Outcome::Diverged { .. } => (Dismissal::Ended("training diverged".into()), false),
             Outcome::TooFewWorkers { .. } => (Dismissal::Ended("too few workers".into()), true),
@@ -194,14 +203,12 @@ impl Driver {
         if let Err(error) = self.record().and_then(|()| self.save_last(&outcome)) {
             return Err(self.unsaved(error));
         }
-        self.shards.dismiss(&reason);
-        self.end(outcome)
+        self.end(outcome, &reason, farewells, finish)
     }
 
     fn unsaved(self, error: FolderError) -> ServerError {
         self.recorder.abandon();
-        self.shards.dismiss(&Dismissal::Ended(error.to_string()));
-        ServerError::Unsaved(error)
+        unsaved(&self.shards, error)
     }
 
     /// Without the shards, what was saved last is what there is.
@@ -432,7 +439,8 @@ impl Driver {
                 self.part(worker, None);
             }
             ServerAction::Notice(text) => info!("{}", self.named(text)),
-            ServerAction::Finish(_) => unreachable!("the loop ends there"),
+            // The loop ends there.
+            ServerAction::Finish(_) => {}
         }
     }
 
@@ -600,28 +608,57 @@ impl Driver {
         }
     }
 
-    fn end(mut self, outcome: Outcome) -> Result<Finished, ServerError> {
-        let error = match outcome {
+    /// Writes the results, and then tells everybody.
+    fn end<T>(
+        mut self,
+        outcome: Outcome,
+        reason: &Dismissal,
+        farewells: Vec<ServerAction>,
+        finish: impl FnOnce(Finished) -> Result<T, FolderError>,
+    ) -> Result<T, ServerError> {
+        let is_done = outcome == Outcome::Done;
+        let result = match outcome {
             Outcome::Done | Outcome::Stopped { .. } => {
-                let fallen_back = self.fallen_back.take();
-                let (version, weights) =
-                    fallen_back.unwrap_or_else(|| (self.plane.version(), self.weights()));
-                let is_done = outcome == Outcome::Done;
-                return Ok(Finished { job: self.job, recorder: self.recorder, weights, version, is_done });
+                Ok(self.fallen_back.take().unwrap_or_else(|| (self.plane.version(), self.weights())))
             }
             Outcome::TooFewWorkers { present, needed, waited_ms } => {
-                ServerError::TooFewWorkers { present, needed, waited: Duration::from_millis(waited_ms) }
+                let waited = Duration::from_millis(waited_ms);
+                Err(ServerError::TooFewWorkers { present, needed, waited })
             }
             Outcome::ShardsMissing { shards, waited_ms } => {
-                ServerError::ShardsMissing { shards, waited: Duration::from_millis(waited_ms) }
+                Err(ServerError::ShardsMissing { shards, waited: Duration::from_millis(waited_ms) })
             }
-            Outcome::Diverged { .. } => {
-                ServerError::Diverged(self.diverged.expect("the data plane said that it diverged"))
+            Outcome::Diverged { .. } => Err(ServerError::Diverged(
+                self.diverged.take().expect("the data plane said that it diverged"),
+            )),
+        };
+        let Driver { job, recorder, mut peers, shards, .. } = self;
+        let ended = match result {
+            Ok((version, weights)) => match finish(Finished { job, recorder, weights, version, is_done }) {
+                Ok(result) => Ok(result),
+                Err(error) => return Err(unsaved(&shards, error)),
+            },
+            Err(error) => {
+                recorder.abandon();
+                Err(error)
             }
         };
-        self.recorder.abandon();
-        Err(error)
+        for farewell in farewells {
+            if let ServerAction::Dismiss { worker, reason } = farewell {
+                debug!(%worker, %reason, "worker dismissed");
+                peers.message(worker, convert::dismissed(&reason));
+                peers.part(worker, None);
+            }
+        }
+        shards.dismiss(reason);
+        ended
     }
+}
+
+/// The run cannot be saved: shards hear why, workers find no server until it is started again.
+fn unsaved(shards: &Shards, error: FolderError) -> ServerError {
+    shards.dismiss(&Dismissal::Ended(error.to_string()));
+    ServerError::Unsaved(error)
 }
 
 /// A flat vector of chunks, with their first elements.

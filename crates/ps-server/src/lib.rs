@@ -25,7 +25,7 @@ use driver::{Driver, Incoming};
 use ps_proto::limits::{self, PROTOCOL_VERSION};
 use ps_proto::v1::{self, parameter_server_server::ParameterServerServer};
 use ps_proto::{Listener, Security, Shape};
-use ps_run::{Job, Recorder};
+use ps_run::{FolderError, Job, Recorder};
 use service::{Front, Service};
 use std::future::Future;
 use std::ops::Range;
@@ -129,16 +129,18 @@ pub struct Finished {
     pub is_done: bool,
 }
 
-/// Serves `job` on `listener` until training is done or `shutdown` completes.
+/// Serves `job` on `listener` until training is done or `shutdown` completes. `finish` then writes the results; only
+/// afterwards anybody is told that the run is over.
 ///
 /// The connections are served on the caller's tokio runtime; rounds and tensors have a thread of their own.
-pub async fn run(
+pub async fn run<T: Send + 'static>(
     listener: impl Into<Listener>,
     job: Job,
     options: ServerOptions,
     recorder: Recorder,
     shutdown: impl Future<Output = ()>,
-) -> Result<Finished, ServerError> {
+    finish: impl FnOnce(Finished) -> Result<T, FolderError> + Send + 'static,
+) -> Result<T, ServerError> {
     let listener = listener.into();
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let heartbeat = heartbeat(&options);
@@ -152,11 +154,12 @@ pub async fn run(
     let (close, closing) = oneshot::channel::<()>();
     let (server, health) = serve(service, listener, &options, closing).await?;
     tokio::pin!(server, shutdown);
-    let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events), &options)?;
+    let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events, finish), &options)?;
 
     let mut stopping = false;
     let result = loop {
         tokio::select! {
+            biased;
             result = &mut driven => break result.unwrap_or_else(|_| Err(ServerError::panicked())),
             () = &mut shutdown, if !stopping => {
                 stopping = true;

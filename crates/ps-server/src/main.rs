@@ -6,12 +6,13 @@ use args::Arguments;
 use clap::Parser;
 use ps_coord::Dismissal;
 use ps_proto::{Listener, Security};
-use ps_run::{DataProgress, Job, Recorder, RunFolder, Style};
+use ps_run::{DataProgress, Job, Recorder, RunFolder, Style, Summary};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::transport;
 use ps_server::{Finished, ServerError, ServerOptions};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tracing::{error, info, warn};
@@ -60,6 +61,14 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         return serve_shard(arguments, &options, listener, job, index, coordinator);
     }
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
+    if let Some(out) = &arguments.out.out
+        && let Some(summary) = ps_run::finished(out, &job)
+    {
+        // Whoever starts a server again that has just ended should not take it for a failure.
+        info!("this run is finished: its results are there");
+        tell(&summary, out);
+        return Ok(());
+    }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
         .map_err(|error| failure(&error, error.is_usage()))?;
     let path = folder.path().to_path_buf();
@@ -68,19 +77,24 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
 
     announce(&listener, &security).map_err(|error| failure(format!("standard output: {error}"), false))?;
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
-    let finished = runtime
-        .block_on(ps_server::run(listener, job, options, recorder, args::asked_to_stop()))
+    let root = arguments.data.root(base).to_path_buf();
+    let finish = move |Finished { job, recorder, weights, version, is_done }| {
+        if !is_done {
+            warn!(version, steps = job.plan.steps, "stopped before the end");
+        }
+        recorder.finish(&job, &root, &weights, version)
+    };
+    let summary = runtime
+        .block_on(ps_server::run(listener, job, options, recorder, args::asked_to_stop(), finish))
         .map_err(|error| failed(&error))?;
-    let Finished { job, recorder, weights, version, is_done } = finished;
-    if !is_done {
-        warn!(version, steps = job.plan.steps, "stopped before the end");
-    }
-    let root = arguments.data.root(base);
-    let summary = recorder.finish(&job, root, &weights, version).map_err(|error| failure(error, false))?;
-    // The result is in the folder; a reader of the output who has gone is no failure.
-    let mut out = std::io::stdout().lock();
-    let _ = summary.lines(Some(&path)).iter().try_for_each(|line| writeln!(out, "{line}"));
+    tell(&summary, &path);
     Ok(())
+}
+
+/// Prints a summary. The result is in the folder; a reader of the output who has gone is no failure.
+fn tell(summary: &Summary, folder: &Path) {
+    let mut out = std::io::stdout().lock();
+    let _ = summary.lines(Some(folder)).iter().try_for_each(|line| writeln!(out, "{line}"));
 }
 
 /// Keeps a part of the weights until the coordinator says that the run is over.

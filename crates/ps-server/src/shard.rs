@@ -287,6 +287,7 @@ impl Coordinator {
             };
             warn!(address = self.placement.coordinator, "coordinator lost: {why}; looking for it again");
             let found = tokio::select! {
+                biased;
                 found = self.find() => found,
                 () = orders.closed() => return,
             };

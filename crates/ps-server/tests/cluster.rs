@@ -283,7 +283,7 @@ fn divergence_names_step_and_rate_and_ends_everybody() {
     let address = listener.local_addr().unwrap();
     let recorder = ps_run::Recorder::new(&job, None, ps_run::Style::Quiet).unwrap();
     let server = std::thread::spawn(move || {
-        runtime().block_on(ps_server::run(listener, job, options(1), recorder, std::future::pending()))
+        runtime().block_on(ps_server::run(listener, job, options(1), recorder, std::future::pending(), Ok))
     });
     let worker = Worker::start(address, folder.path());
     let error = server.join().unwrap().err().unwrap();

@@ -137,6 +137,7 @@ pub async fn run_with(
         Ok((invitation, compute, shard, end))
     };
     let (invitation, compute, shard, end) = tokio::select! {
+        biased;
         prepared = prepared => prepared?,
         () = &mut shutdown => return Ok(Ended::Stopped("the worker was stopped before it took part".into())),
     };
@@ -156,6 +157,7 @@ pub async fn run_with(
     let driven = driver.run(shutdown);
     tokio::pin!(driven);
     let outcome = tokio::select! {
+        biased;
         outcome = &mut driven => {
             let outcome = outcome?;
             // The coordinator still wants the weights that are kept here; it says when it has them.

@@ -111,7 +111,7 @@ impl Server {
             }
         };
         let result = std::thread::spawn(move || {
-            runtime().block_on(ps_server::run(listener, job, options, recorder, shutdown))
+            runtime().block_on(ps_server::run(listener, job, options, recorder, shutdown, Ok))
         });
         Server { address, job: own, result, stop }
     }
