@@ -1,0 +1,405 @@
+//! A run on simulated hosts, and what befalls it.
+
+use crate::disk::WatchedDisk;
+use crate::processes::{Ended, Role, Setting};
+use crate::schedule::{Counts, Fault, Schedule};
+use ps_core::{reference, weights_hash};
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tracing::info;
+use turmoil::{Builder, Sim};
+
+/// What each host runs for before the next has its turn; nothing happens within it in the network.
+const TICK: Duration = Duration::from_millis(5);
+/// From then on nothing new goes wrong: what hangs is not rescued by the next accident.
+const HEALS: Duration = Duration::from_secs(8);
+/// The run must be over this long after that.
+const BOUND: Duration = Duration::from_secs(240);
+/// Until a process that gave up is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// A run that kept all promises.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// SHA-256 of the final weights.
+    pub hash: String,
+    /// Virtual time until the coordinator was done.
+    pub took: Duration,
+    /// What befell it.
+    pub counts: Counts,
+}
+
+/// A run that broke one.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The seed that replays it.
+    pub seed: u64,
+    /// Which, and how.
+    pub what: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "seed {}: {}; replay it with: ps-turmoil --seed {} --trace",
+            self.seed, self.what, self.seed
+        )
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// One host and the process on it.
+struct Process {
+    role: Role,
+    host: String,
+    state: State,
+    stop: Arc<Notify>,
+    ended: Rc<RefCell<Option<Ended>>>,
+    /// Why it last ended with an error.
+    failed: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    /// It starts again at this time.
+    Down(Duration),
+    /// Its part is over.
+    Over,
+}
+
+/// What ends at some time.
+enum Mend {
+    Partition(String, String),
+    OneWay(String, String),
+    Hold(String, String),
+}
+
+struct Cluster<'a> {
+    sim: Sim<'a>,
+    processes: Vec<Process>,
+    /// The coordinator's.
+    disk: WatchedDisk,
+    schedule: Schedule,
+    mends: Vec<(Duration, Mend)>,
+    counts: Counts,
+}
+
+/// Trains on simulated hosts under the faults of a seed; the final weights must be the reference trainer's.
+///
+/// # Errors
+/// What was promised and not kept.
+pub fn simulate(seed: u64) -> Result<Report, Violation> {
+    let run = || {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        std::fs::write(folder.path().join("flowers.csv"), flowers()).map_err(|error| error.to_string())?;
+        let setting = setting(seed, folder.path());
+        let job = setting.job()?;
+        let expected =
+            reference::train(&job.model, job.plan, job.optimizer, job.rate, &job.data.train, |_, _| {})
+                .map_err(|diverged| diverged.to_string())?;
+        let report = Cluster::new(&setting).run()?;
+        match weights_hash(&expected) {
+            hash if hash == report.hash => Ok(report),
+            hash => Err(format!("the weights are {}, the reference trainer's {hash}", report.hash)),
+        }
+    };
+    run().map_err(|what| Violation { seed, what })
+}
+
+/// Simulates many seeds on all processors; tells how many are done. The counts of all, and the longest time.
+///
+/// # Errors
+/// The first violation that was found.
+pub fn simulate_all(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> Result<Report, Violation> {
+    let (next, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
+    let total = Mutex::new(Ok(Report::default()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let ran = simulate(seed);
+            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&mut *total, ran) {
+                (Ok(total), Ok(report)) => {
+                    total.took = total.took.max(report.took);
+                    total.counts.add(&report.counts);
+                }
+                (Ok(_), Err(violation)) => {
+                    *total = Err(violation);
+                    next.store(seeds.end, Ordering::Relaxed);
+                }
+                (Err(_), _) => return,
+            }
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+    };
+    // Threads, not rayon: while a run computes, its thread must not begin another one.
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    total.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a seed trains, and with how many servers and workers.
+fn setting(seed: u64, folder: &Path) -> Setting {
+    let servers = 1 + (seed % 3) as u32;
+    // Where there are several servers, there must be a chunk of weights for each.
+    let hidden = if servers == 1 { "8" } else { "180, 180" };
+    let momentum = if seed % 5 == 0 { 0.0 } else { 0.9 };
+    let run = format!(
+        r#"
+seed = {seed}
+[data]
+train = "csv:flowers.csv"
+label = "species"
+validation = 0.2
+[model]
+kind = "mlp"
+hidden = [{hidden}]
+[train]
+epochs = 8
+batch = 24
+leaf = 4
+[optimizer]
+momentum = {momentum}
+[learning_rate]
+initial = 0.05
+"#
+    );
+    Setting { run, folder: folder.into(), servers, every: 1 + seed % 4, seed }
+}
+
+/// A small data set of three classes.
+fn flowers() -> String {
+    let mut text = String::from("length,width,height,species\n");
+    for row in 0..120 {
+        let (class, bend) = (row % 3, f64::from(row * 37 % 101) / 101.0);
+        let center = f64::from(class);
+        let name = ["setosa", "versicolor", "virginica"][class as usize];
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{:.4},{:.4},{:.4},{name}",
+            center + bend,
+            2.0 * center - bend * bend,
+            bend - center / 2.0
+        );
+    }
+    text
+}
+
+impl Cluster<'_> {
+    fn new(setting: &Setting) -> Self {
+        let mut schedule = Schedule::new(setting.seed);
+        let mut sim = Builder::new()
+            .rng_seed(setting.seed)
+            .enable_random_order()
+            .tick_duration(TICK)
+            .simulation_duration(HEALS + 2 * BOUND)
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(30))
+            .tcp_capacity(4096)
+            .build();
+        let workers = 1 + schedule.below(5) as u32;
+        let disk = WatchedDisk::default();
+        let roles = [Role::Coordinator]
+            .into_iter()
+            .chain((0..setting.servers - 1).map(Role::Shard))
+            .chain((0..workers).map(Role::Worker));
+        let processes = roles.map(|role| {
+            let (stop, ended) = (Arc::new(Notify::new()), Rc::new(RefCell::new(None)));
+            let (given, heard, written, host) = (setting.clone(), stop.clone(), ended.clone(), role.host());
+            let disk = disk.clone();
+            sim.host(host.clone(), move || {
+                let process = given.clone().run(role, disk.clone(), heard.clone());
+                let written = written.clone();
+                async move {
+                    *written.borrow_mut() = Some(process.await);
+                    Ok(())
+                }
+            });
+            Process { role, host, state: State::Up, stop, ended, failed: None }
+        });
+        let processes = processes.collect();
+        Cluster { sim, processes, disk, schedule, mends: Vec::new(), counts: Counts::default() }
+    }
+
+    fn run(mut self) -> Result<Report, String> {
+        loop {
+            let now = self.sim.elapsed();
+            if let Some(hash) = self.hear(now)? {
+                self.counts.saves = self.disk.saves();
+                return Ok(Report { hash, took: now, counts: self.counts });
+            }
+            if self.disk.has_failed() {
+                self.counts.power_failures += 1;
+                match self.processes[0].state {
+                    State::Up => {
+                        let pause = self.schedule.time(1000);
+                        self.kill(0, now + pause);
+                    }
+                    // It has ended of itself, for its disk was gone.
+                    _ => self.stop_machine(),
+                }
+            }
+            self.mend(now);
+            self.start_again(now);
+            if now < HEALS
+                && let Some(fault) = self.schedule.next()
+            {
+                self.harm(now, fault);
+            }
+            if now > HEALS + BOUND {
+                return Err(format!("not over after {} s: {}", now.as_secs(), self.states()));
+            }
+            self.sim.step().map_err(|error| error.to_string())?;
+        }
+    }
+
+    /// Takes note of processes that have ended; the hash once the run is over.
+    fn hear(&mut self, now: Duration) -> Result<Option<String>, String> {
+        for process in &mut self.processes {
+            let Some(ended) = process.ended.take() else { continue };
+            info!(target: "cluster", "{now:?} {} ended: {ended:?}", process.host);
+            process.state = match ended {
+                Ended::Done(Some(hash)) => return Ok(Some(hash)),
+                Ended::Done(None) => State::Over,
+                Ended::Stopped => {
+                    let count = match process.role {
+                        Role::Coordinator => &mut self.counts.coordinator_stops,
+                        Role::Shard(_) => &mut self.counts.shard_stops,
+                        Role::Worker(_) => &mut self.counts.worker_stops,
+                    };
+                    *count += 1;
+                    State::Down(now + self.schedule.time(1000))
+                }
+                Ended::Failed(why) => {
+                    self.counts.failures += 1;
+                    process.failed = Some(why);
+                    State::Down(now + RESTART_PAUSE)
+                }
+                Ended::Wrong(what) => return Err(format!("{}: {what}", process.host)),
+            };
+        }
+        Ok(None)
+    }
+
+    fn kill(&mut self, index: usize, until: Duration) {
+        let process = &mut self.processes[index];
+        info!(target: "cluster", "{} dies until {until:?}", process.host);
+        let count = match process.role {
+            Role::Coordinator => &mut self.counts.coordinator_deaths,
+            Role::Shard(_) => &mut self.counts.shard_deaths,
+            Role::Worker(_) => &mut self.counts.worker_deaths,
+        };
+        *count += 1;
+        self.sim.crash(process.host.as_str());
+        process.ended.take();
+        process.state = State::Down(until);
+        // Whether the machine stops with the process, as it does when its power fails.
+        if process.role == Role::Coordinator && (self.disk.has_failed() || self.schedule.below(2) == 0) {
+            self.stop_machine();
+        }
+    }
+
+    fn stop_machine(&mut self) {
+        self.counts.machine_stops += 1;
+        self.disk.stop(self.schedule.below(1 << 30) as u64);
+    }
+
+    fn start_again(&mut self, now: Duration) {
+        for process in &mut self.processes {
+            if !matches!(process.state, State::Down(until) if until <= now) {
+                continue;
+            }
+            if process.role == Role::Coordinator {
+                let count = match self.disk.durable() {
+                    0 => &mut self.counts.fresh,
+                    _ => &mut self.counts.restores,
+                };
+                *count += 1;
+            }
+            info!(target: "cluster", "{now:?} {} starts", process.host);
+            process.state = State::Up;
+            self.sim.bounce(process.host.as_str());
+        }
+    }
+
+    fn harm(&mut self, now: Duration, fault: Fault) {
+        info!(target: "cluster", "{now:?} {fault:?}");
+        let index = self.schedule.below(self.processes.len());
+        let is_up = self.processes[index].state == State::Up;
+        let (a, b) = self.pair();
+        match fault {
+            Fault::Death(pause) if is_up => self.kill(index, now + pause),
+            // It is started again once it has ended.
+            Fault::Stop if is_up => self.processes[index].stop.notify_waiters(),
+            Fault::PowerFailure(operations) => self.disk.fail_after(operations),
+            Fault::Death(_) | Fault::Stop => {}
+            Fault::Partition(time) => {
+                self.counts.partitions += 1;
+                self.sim.partition(a.as_str(), b.as_str());
+                self.mends.push((now + time, Mend::Partition(a, b)));
+            }
+            Fault::OneWay(time) => {
+                self.counts.one_way += 1;
+                self.sim.partition_oneway(a.as_str(), b.as_str());
+                self.mends.push((now + time, Mend::OneWay(a, b)));
+            }
+            Fault::Hold(time) => {
+                self.counts.holds += 1;
+                self.sim.hold(a.as_str(), b.as_str());
+                self.mends.push((now + time, Mend::Hold(a, b)));
+            }
+        }
+    }
+
+    /// Two hosts of which one is a server, in either order.
+    fn pair(&mut self) -> (String, String) {
+        let servers =
+            self.processes.iter().filter(|process| !matches!(process.role, Role::Worker(_))).count();
+        let server = self.schedule.below(servers);
+        let mut other = self.schedule.below(self.processes.len() - 1);
+        other += usize::from(other >= server);
+        let [a, b] = [server, other].map(|index| self.processes[index].host.clone());
+        if self.schedule.below(2) == 0 { (a, b) } else { (b, a) }
+    }
+
+    fn mend(&mut self, now: Duration) {
+        let sim = &mut self.sim;
+        self.mends.retain(|(until, mend)| {
+            let is_over = *until <= now;
+            if is_over {
+                match mend {
+                    Mend::Partition(a, b) => sim.repair(a.as_str(), b.as_str()),
+                    Mend::OneWay(a, b) => sim.repair_oneway(a.as_str(), b.as_str()),
+                    Mend::Hold(a, b) => sim.release(a.as_str(), b.as_str()),
+                }
+            }
+            !is_over
+        });
+    }
+
+    fn states(&self) -> String {
+        let state = |process: &Process| {
+            let failed =
+                process.failed.as_ref().map_or(String::new(), |why| format!(" (once failed: {why})"));
+            format!("{} {:?}{failed}", process.host, process.state)
+        };
+        self.processes.iter().map(state).collect::<Vec<_>>().join(", ")
+    }
+}

@@ -1,0 +1,48 @@
+//! Connections over the simulated network.
+
+use ps_proto::Listener;
+use ps_proto::network::{Accept, Accepting, Connecting, Network};
+use std::fmt;
+use std::io;
+use turmoil::net::{TcpListener, TcpStream};
+
+/// The port of every host.
+const PORT: u16 = 4370;
+
+/// Where a host listens.
+pub fn address(host: &str) -> String {
+    format!("{host}:{PORT}")
+}
+
+/// Has `host`, on which this runs, listen.
+pub async fn listen(host: &str) -> io::Result<Listener> {
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+    Ok(Listener::Other(Box::new(Door(listener)), address(host)))
+}
+
+/// The simulated network.
+#[derive(Debug)]
+pub struct Simulated;
+
+impl Network for Simulated {
+    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
+        Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as _) })
+    }
+}
+
+struct Door(TcpListener);
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Door")
+    }
+}
+
+impl Accept for Door {
+    fn accept(&self) -> Accepting<'_> {
+        Box::pin(async {
+            let (stream, address) = self.0.accept().await?;
+            Ok((Box::new(stream) as _, Some(address)))
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! Our programs, as their `main` would run them.
+
+use crate::disk::WatchedDisk;
+use crate::network::{Simulated, address, listen};
+use ps_config::{CheckpointArgs, RunConfig};
+use ps_coord::Dismissal;
+use ps_core::weights_hash;
+use ps_data::NoProgress;
+use ps_proto::Security;
+use ps_run::{Job, Recorder};
+use ps_server::shard::{self, ShardOptions};
+use ps_server::{Finished, Layout, ServerOptions};
+use ps_worker::WorkerOptions;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The host of the coordinator.
+pub const COORDINATOR: &str = "coordinator";
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The run file.
+    pub run: String,
+    /// The folder of its data.
+    pub folder: PathBuf,
+    /// Servers that keep a part of the weights each, the coordinator among them.
+    pub servers: u32,
+    /// Steps between two checkpoints.
+    pub every: u64,
+    /// Where chance comes from.
+    pub seed: u64,
+}
+
+/// Which of our programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `ps-server` that runs the rounds.
+    Coordinator,
+    /// Another `ps-server`, counted from 0.
+    Shard(u32),
+    /// `ps-worker`.
+    Worker(u32),
+}
+
+/// How a process ended.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// All steps are made; the weights' hash where they are known.
+    Done(Option<String>),
+    /// It was asked to.
+    Stopped,
+    /// With exit code 1: another try may help.
+    Failed(String),
+    /// What never may be.
+    Wrong(String),
+}
+
+impl Setting {
+    /// The run, loaded as each process does.
+    pub fn job(&self) -> Result<Job, String> {
+        let run = RunConfig::parse(&self.run, "simulation", &[]).map_err(text)?;
+        Job::load(run, &self.folder, None, &NoProgress).map_err(text)
+    }
+
+    fn security(&self) -> Security {
+        Security::default().over(Arc::new(Simulated))
+    }
+
+    fn options(&self) -> ServerOptions {
+        ServerOptions {
+            join_timeout: Duration::from_secs(60),
+            contact_timeout: Duration::from_millis(1500),
+            work_timeout: Duration::from_millis(300),
+            layout: Layout { parts: self.servers, coordinator_keeps: true },
+            security: self.security(),
+            simulation: Some(self.seed),
+            ..ServerOptions::default()
+        }
+    }
+
+    /// Runs one of our programs on the host that this runs on, until it ends or `stop` asks it to.
+    pub async fn run(self, role: Role, disk: WatchedDisk, stop: Arc<Notify>) -> Ended {
+        let ran = match role {
+            Role::Coordinator => self.coordinate(disk, &stop).await,
+            Role::Shard(index) => self.keep(index, &stop).await,
+            Role::Worker(index) => self.work(index, &stop).await,
+        };
+        ran.unwrap_or_else(Ended::Failed)
+    }
+
+    async fn coordinate(self, disk: WatchedDisk, stop: &Notify) -> Result<Ended, String> {
+        if let Some(hash) = disk.result() {
+            return Ok(Ended::Done(Some(hash)));
+        }
+        let job = self.job()?;
+        let wanted = CheckpointArgs {
+            checkpoint_every: Some(self.every),
+            checkpoint_seconds: 0,
+            checkpoint_keep: 2,
+            allow_fresh: false,
+        };
+        let durable = disk.durable();
+        let recorder = Recorder::on_disk(&job, Box::new(disk.clone()), &wanted).map_err(text)?;
+        let found = recorder.durable().map_or(0, |(steps, _)| steps);
+        if found < durable {
+            return Ok(Ended::Wrong(format!("step {durable} is durable, the server goes on from {found}")));
+        }
+        let listener = listen(COORDINATOR).await.map_err(text)?;
+        let finish = move |finished: Finished| {
+            if !finished.is_done {
+                return Ok(Ended::Stopped);
+            }
+            let hash = weights_hash(&finished.weights);
+            disk.finish(hash.clone());
+            Ok(Ended::Done(Some(hash)))
+        };
+        ps_server::run(listener, job, self.options(), recorder, stop.notified(), finish).await.map_err(text)
+    }
+
+    async fn keep(self, index: u32, stop: &Notify) -> Result<Ended, String> {
+        let (job, host) = (Arc::new(self.job()?), Role::Shard(index).host());
+        let placement =
+            ShardOptions { coordinator: address(COORDINATOR), index: Some(index), address: address(&host) };
+        let listener = listen(&host).await.map_err(text)?;
+        let options = self.options();
+        let kept = async {
+            let (_shard, end) = shard::start(listener, job, &placement, &options).await.map_err(text)?;
+            match end.await.map_err(text)? {
+                Dismissal::Done => Ok(Ended::Done(None)),
+                _ => Ok(Ended::Stopped),
+            }
+        };
+        tokio::select! {
+            biased;
+            kept = kept => kept,
+            () = stop.notified() => Ok(Ended::Stopped),
+        }
+    }
+
+    async fn work(self, index: u32, stop: &Notify) -> Result<Ended, String> {
+        let options = WorkerOptions {
+            data_root: Some(self.folder.clone()),
+            security: self.security(),
+            simulation: Some(self.seed ^ (u64::from(index) << 32)),
+            ..WorkerOptions::new(address(COORDINATOR), Role::Worker(index).host())
+        };
+        match ps_worker::run(options, stop.notified()).await {
+            Ok(ps_worker::Ended::Done) => Ok(Ended::Done(None)),
+            Ok(ps_worker::Ended::Stopped(_)) => Ok(Ended::Stopped),
+            // Nothing that befalls them is a reason to give up for good.
+            Err(error) if error.exit_code() == 42 => Ok(Ended::Wrong(text(error))),
+            Err(error) => Err(text(error)),
+        }
+    }
+}
+
+impl Role {
+    /// The name of its host.
+    pub fn host(self) -> String {
+        match self {
+            Role::Coordinator => COORDINATOR.into(),
+            Role::Shard(index) => format!("shard-{index}"),
+            Role::Worker(index) => format!("worker-{index}"),
+        }
+    }
+}
+
+fn text(error: impl Display) -> String {
+    error.to_string()
+}
