@@ -92,7 +92,7 @@ impl Place {
 
     /// What the run has told: all but the times that it took.
     fn told(&self, out: &str) -> (Vec<Value>, Value) {
-        const TIMES: [&str; 3] = ["seconds", "samples_per_second", "workers"];
+        const TIMES: [&str; 4] = ["seconds", "samples_per_second", "workers", "slowest"];
         let plain = |text: &str| {
             let mut value: Value = serde_json::from_str(text).unwrap();
             let object = value.as_object_mut().unwrap();
