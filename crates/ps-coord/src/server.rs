@@ -32,6 +32,8 @@ pub struct ServerConfig {
     /// Other shards, which each keep a part of the weights: a step is made once all have applied it. None of them is
     /// there at first.
     pub shards: u32,
+    /// What the first of them is called in what is told; the others count on from there.
+    pub first_shard: u32,
     /// The share of nodes, 0 to 1, that are computed by a second worker and compared. Only without other shards: nobody
     /// else sees all of a node.
     pub audit: f64,
@@ -207,7 +209,7 @@ impl ServerCore {
             (Phase::Finished, _) => (WaitsFor::Nothing, self.since),
             (Phase::Updating { .. }, _) => (WaitsFor::Update { step }, self.since),
             (_, since) if !self.absent.is_empty() => {
-                let shards = self.absent.iter().copied().collect();
+                let shards = self.absent.iter().map(|&shard| self.number(shard)).collect();
                 (WaitsFor::Parts { step, shards }, since.unwrap_or(self.since))
             }
             (_, Some(since)) => short(since),
@@ -222,6 +224,7 @@ impl ServerCore {
             }
             (Phase::Open(round), None) if round.is_complete() => {
                 let shards = round.unapplied(self.config.shards);
+                let shards = shards.into_iter().map(|shard| self.number(shard)).collect();
                 (WaitsFor::Shards { step, shards }, round.gathered.unwrap_or(round.opened))
             }
             (Phase::Open(round), None) => (WaitsFor::Leaves { step, missing: round.missing() }, round.opened),
@@ -387,8 +390,11 @@ impl ServerCore {
         if !is_first {
             return;
         }
-        let why =
-            format!("shard {shard} was lost at step {}: the run goes back to what is saved", self.version);
+        let why = format!(
+            "shard {} was lost at step {}: the run goes back to what is saved",
+            self.number(shard),
+            self.version
+        );
         actions.push(ServerAction::Notice(why.clone()));
         self.send_all_away(Dismissal::Rewound(why), actions);
         match self.phase {
@@ -493,6 +499,8 @@ impl ServerCore {
             && waited >= patience
         {
             let step = round.step;
+            let missing: Vec<u32> =
+                missing.into_iter().map(|shard| shard + self.config.first_shard).collect();
             actions.push(ServerAction::Notice(format!(
                 "step {step} is not applied by shards {missing:?} {waited} ms after its last leaf: giving all out again"
             )));
@@ -564,6 +572,11 @@ impl ServerCore {
         waits && self.version >= self.config.plan.steps
     }
 
+    /// What a shard is called in what is told.
+    fn number(&self, shard: u32) -> u32 {
+        shard + self.config.first_shard
+    }
+
     fn needed(&self) -> u32 {
         if self.begun { 1 } else { self.config.min_workers.max(1) }
     }
@@ -584,7 +597,7 @@ impl ServerCore {
         }
         let (present, needed, waited_ms) = (self.members.live_count(), self.needed(), self.now - since);
         if !self.absent.is_empty() {
-            let shards: Vec<u32> = self.absent.iter().copied().collect();
+            let shards: Vec<u32> = self.absent.iter().map(|&shard| self.number(shard)).collect();
             let reason = format!("shards {shards:?} were missing for {waited_ms} ms");
             self.finish(Dismissal::Ended(reason), Outcome::ShardsMissing { shards, waited_ms }, actions);
             return;

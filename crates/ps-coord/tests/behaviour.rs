@@ -19,6 +19,7 @@ fn config(shards: u32) -> ServerConfig {
         work_timeout_ms: 300,
         notice_every_ms: 700,
         shards,
+        first_shard: 0,
         audit: 0.5,
         audit_seed: 1,
     }

@@ -182,6 +182,7 @@ fn server(now: Millis, settings: &BTreeMap<&str, u64>) -> (ServerCore, Tree) {
         work_timeout_ms: number("work_timeout_ms", 100_000),
         notice_every_ms: number("notice_every_ms", 100_000),
         shards: number("shards", 0) as u32,
+        first_shard: 0,
         audit: number("audit", 0) as f64,
         audit_seed: 1,
     };

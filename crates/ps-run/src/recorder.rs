@@ -185,25 +185,28 @@ impl Recorder {
         Ok(is_due)
     }
 
-    /// Saves the run as it is after `steps` steps, while it goes on.
+    /// How far the run is after `steps` steps, which must be those told of so far.
+    pub fn progress(&self, steps: u64) -> ps_checkpoint::Progress {
+        ps_checkpoint::Progress {
+            step: steps,
+            epoch: self.plan.step(steps).epoch,
+            seconds: self.seconds(),
+            samples: self.samples,
+            tally: self.epoch.tally.clone(),
+        }
+    }
+
+    /// Saves the run as it was at `progress`, while it goes on.
     ///
     /// # Errors
     /// As for [`Recorder::wants_checkpoint`].
     pub fn checkpoint(
         &mut self,
-        steps: u64,
+        progress: ps_checkpoint::Progress,
         weights: Vec<f32>,
         velocity: Vec<f32>,
     ) -> Result<(), FolderError> {
-        let seconds = self.seconds();
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
-        let progress = ps_checkpoint::Progress {
-            step: steps,
-            epoch: self.plan.step(steps).epoch,
-            seconds,
-            samples: self.samples,
-            tally: self.epoch.tally.clone(),
-        };
         let told = checkpoints.save(Snapshot { progress, weights, velocity })?;
         told.iter().for_each(|told| self.progress.note(told));
         if let Some(metrics) = &mut self.metrics {

@@ -61,10 +61,12 @@ pub(crate) struct Driver {
     shards: Shards,
     /// What the shards go on from when they are first there.
     start: Option<Snapshot>,
-    /// The other shards' weights, after a step whose weights are looked at here.
+    /// The other shards' weights, after a step whose weights are looked at here before the next one begins.
     fetch: Option<Fetch>,
     /// Whether these are to be saved.
     is_saved: bool,
+    /// What is to be saved of a step while the next ones are made.
+    saving: Option<Saving>,
     /// What was saved last, and after how many steps, once more is not to be had.
     fallen_back: Option<(u64, Vec<f32>)>,
     /// The run cannot be saved or loaded any more.
@@ -84,6 +86,20 @@ pub(crate) struct Driver {
     started: Instant,
 }
 
+/// A checkpoint of several shards on its way.
+struct Saving {
+    fetch: Fetch,
+    /// What is known here of that step, once it is.
+    own: Option<Own>,
+}
+
+/// The coordinator's part of a checkpoint.
+struct Own {
+    progress: ps_checkpoint::Progress,
+    weights: Vec<(usize, Bytes)>,
+    velocity: Vec<(usize, Bytes)>,
+}
+
 impl Driver {
     pub fn new(
         job: Job,
@@ -92,7 +108,7 @@ impl Driver {
         options: &ServerOptions,
     ) -> Self {
         let parameters = job.model.parameters();
-        let shards = Shards::new(parameters, options.layout.others(parameters));
+        let shards = Shards::new(parameters, options.layout.others(parameters), options.layout.first());
         let mut plane = Plane::new(&job, options.layout.own(parameters));
         let start = recorder.take_start();
         if let Some(start) = &start {
@@ -110,6 +126,7 @@ impl Driver {
             work_timeout_ms: millis(options.work_timeout),
             notice_every_ms: millis(options.notice_every),
             shards: shards.keepers(),
+            first_shard: options.layout.first(),
             audit: options.audit,
             // The standard library's hasher is seeded by the system.
             audit_seed: options.simulation.unwrap_or_else(|| RandomState::new().hash_one(std::process::id())),
@@ -128,6 +145,7 @@ impl Driver {
             shards,
             fetch: None,
             is_saved: false,
+            saving: None,
             fallen_back: None,
             failed: None,
             events: VecDeque::new(),
@@ -363,10 +381,10 @@ impl Driver {
                 return Some(ServerEvent::Applied { shard: index, step });
             }
             ShardSaid::Message(ShardMessage::Weights(chunk)) => {
-                return self.fetched(|fetch| fetch.take_weights(chunk));
+                return self.fetched(|fetch| fetch.take_weights(chunk.clone()));
             }
             ShardSaid::Message(ShardMessage::Velocity(chunk)) => {
-                return self.fetched(|fetch| fetch.take_velocity(chunk));
+                return self.fetched(|fetch| fetch.take_velocity(chunk.clone()));
             }
             ShardSaid::Message(ShardMessage::Restored(number)) => {
                 if self.shards.note_restored(index, number) {
@@ -377,7 +395,7 @@ impl Driver {
                 warn!("{} is gone: {why}", self.shards.name(index));
                 if self.shards.lose(index) {
                     // What it was asked for does not come, and the step is made again.
-                    (self.fetch, self.made, self.is_saved) = (None, None, false);
+                    (self.fetch, self.saving, self.made, self.is_saved) = (None, None, None, false);
                     return Some(ServerEvent::ShardLost { shard: index });
                 }
             }
@@ -385,12 +403,23 @@ impl Driver {
         None
     }
 
-    /// Takes a chunk of what shards were asked for.
-    fn fetched(&mut self, take: impl FnOnce(&mut Fetch)) -> Option<ServerEvent> {
-        let fetch = self.fetch.as_mut().filter(|fetch| !fetch.is_complete())?;
-        take(fetch);
-        let made = self.made.as_ref().filter(|_| fetch.is_complete())?;
+    /// Takes a chunk of what shards were asked for. A step that was made is over if it waited for this one.
+    fn fetched(&mut self, take: impl Fn(&mut Fetch)) -> Option<ServerEvent> {
+        let waited = self.waits_for_shards();
+        self.fetch.iter_mut().for_each(&take);
+        self.saving.iter_mut().for_each(|saving| take(&mut saving.fetch));
+        if let Err(error) = self.save_fetched() {
+            self.failed = Some(error);
+        }
+        let made = self.made.as_ref().filter(|_| waited && !self.waits_for_shards())?;
         Some(ServerEvent::Updated { step: made.step })
+    }
+
+    /// Whether the step in hand is not over before the shards have sent what they were asked for, or begun to.
+    fn waits_for_shards(&self) -> bool {
+        let saving = self.saving.as_ref().map(|saving| &saving.fetch);
+        self.fetch.as_ref().is_some_and(|fetch| !fetch.is_complete())
+            || saving.is_some_and(|fetch| !fetch.is_begun())
     }
 
     /// All shards are there: they, and what is kept here, go on from what was saved last.
@@ -452,11 +481,10 @@ impl Driver {
             Ok(report) => {
                 self.loss = report.tally.mean_loss();
                 self.made = Some(report);
-                if self.shards.keepers() > 0 && self.looks_at_weights(step) {
-                    // The next step waits until all are here.
-                    let moving = self.is_saved && self.job.optimizer.momentum != 0.0;
-                    self.fetch = Some(self.shards.want_weights(self.plane.version(), moving));
-                } else {
+                if self.shards.keepers() > 0 {
+                    self.want_weights(step);
+                }
+                if !self.waits_for_shards() {
                     self.events.push_back(ServerEvent::Updated { step });
                 }
             }
@@ -467,14 +495,24 @@ impl Driver {
         }
     }
 
-    /// Whether the weights of all shards are needed after `step`: for validation, a checkpoint or the result.
-    fn looks_at_weights(&mut self, step: u64) -> bool {
-        self.is_saved = self.recorder.wants_checkpoint(step + 1).unwrap_or_else(|error| {
+    /// Asks the shards for the weights after `step` if they are needed: for validation, a checkpoint or the result.
+    fn want_weights(&mut self, step: u64) {
+        let wants = self.recorder.wants_checkpoint(step + 1).unwrap_or_else(|error| {
             self.failed = Some(error);
             false
         });
+        self.is_saved = wants && self.saving.is_none();
         let plan = self.job.plan;
-        self.is_saved || step + 1 == plan.steps || plan.ends_epoch(step) && self.job.validates()
+        let is_looked_at = step + 1 == plan.steps || plan.ends_epoch(step) && self.job.validates();
+        if !self.is_saved && !is_looked_at {
+            return;
+        }
+        let moving = self.is_saved && self.job.optimizer.momentum != 0.0;
+        let fetch = self.shards.want_weights(self.plane.version(), moving);
+        match is_looked_at {
+            true => self.fetch = Some(fetch),
+            false => self.saving = Some(Saving { fetch, own: None }),
+        }
     }
 
     /// Ends the stream to a worker: after what is queued, or at once with a refusal.
@@ -489,7 +527,7 @@ impl Driver {
     /// # Errors
     /// The run cannot be saved any more.
     fn record(&mut self) -> Result<(), FolderError> {
-        if self.fetch.as_ref().is_some_and(|fetch| !fetch.is_complete()) {
+        if self.waits_for_shards() {
             return Ok(());
         }
         let Some(report) = self.made.take() else { return Ok(()) };
@@ -503,11 +541,32 @@ impl Driver {
             true => std::mem::take(&mut self.is_saved),
             false => self.recorder.wants_checkpoint(self.plane.version())?,
         };
-        if is_saved {
-            self.save()?;
+        let own = || Own {
+            progress: self.recorder.progress(self.plane.version()),
+            weights: self.plane.kept_parts(),
+            velocity: self.plane.velocity_at(self.plane.version()),
+        };
+        match &mut self.saving {
+            Some(saving) if is_saved => saving.own = Some(own()),
+            _ if is_saved => self.save()?,
+            _ => {}
         }
+        self.save_fetched()?;
         self.was_deaf_since(begun);
         Ok(())
+    }
+
+    /// Begins to save what the shards were asked for, once all of it is here.
+    fn save_fetched(&mut self) -> Result<(), FolderError> {
+        let is_whole = |saving: &mut Saving| saving.own.is_some() && saving.fetch.is_complete();
+        let Some(Saving { fetch, own: Some(own) }) = self.saving.take_if(is_whole) else { return Ok(()) };
+        let parameters = self.job.model.parameters();
+        let weights = whole(parameters, own.weights.iter().chain(fetch.weights()));
+        let velocity = match self.job.optimizer.momentum {
+            0.0 => Vec::new(),
+            _ => whole(parameters, own.velocity.iter().chain(fetch.velocity())),
+        };
+        self.recorder.checkpoint(own.progress, weights, velocity)
     }
 
     /// Nobody was listened to since then, which is not held against anybody.
@@ -518,7 +577,8 @@ impl Driver {
     }
 
     fn save(&mut self) -> Result<(), FolderError> {
-        self.recorder.checkpoint(self.plane.version(), self.weights(), self.velocity())
+        let progress = self.recorder.progress(self.plane.version());
+        self.recorder.checkpoint(progress, self.weights(), self.velocity())
     }
 
     /// A run that is stopped can be gone on with.

@@ -89,10 +89,14 @@ impl Layout {
         if self.coordinator_keeps { limits::part(parameters, 0, self.parts) } else { 0..0 }
     }
 
+    /// The number of the first of the other shards, as `--shard` counts them.
+    fn first(self) -> u32 {
+        u32::from(self.coordinator_keeps)
+    }
+
     /// What each of the other shards keeps.
     fn others(self, parameters: usize) -> Vec<Range<usize>> {
-        let first = u32::from(self.coordinator_keeps);
-        (first..self.parts).map(|part| limits::part(parameters, part, self.parts)).collect()
+        (self.first()..self.parts).map(|part| limits::part(parameters, part, self.parts)).collect()
     }
 }
 

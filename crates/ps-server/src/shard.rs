@@ -201,7 +201,9 @@ impl Coordinator {
         loop {
             let why = match self.attach().await {
                 Ok((attached, link)) => {
-                    info!(index = attached.index, elements = ?attached.kept, address, "attached as a shard");
+                    // Whoever was given its number was given it with the coordinator counted.
+                    let shard = attached.index + u32::from(self.placement.index.is_some());
+                    info!(shard, elements = ?attached.kept, address, "attached");
                     return Ok((attached, link));
                 }
                 Err(Refused::Final(error)) => return Err(error),
@@ -424,7 +426,7 @@ impl Driver {
 
     async fn obey(&mut self, message: ToShardMessage) {
         match message {
-            ToShardMessage::WeightsWanted { version, velocity } => self.send_weights(version, velocity).await,
+            ToShardMessage::WeightsWanted { version, velocity } => self.send_weights(version, velocity),
             ToShardMessage::Restore { version, number } => {
                 self.has_diverged = false;
                 self.send_all_away();
@@ -540,16 +542,23 @@ impl Driver {
         self.tell(message).await;
     }
 
-    async fn send_weights(&mut self, version: u64, velocity: bool) {
+    /// Sends the coordinator what is kept here as it is now, while rounds go on.
+    fn send_weights(&self, version: u64, velocity: bool) {
+        let Some(coordinator) = self.coordinator.clone() else { return };
         let Some(weights) = self.plane.parts_at(version) else { return };
         let velocity = if velocity { self.plane.velocity_at(version) } else { Vec::new() };
-        let chunk = |(offset, bytes)| convert::weights_chunk(version, offset, self.parameters, bytes);
-        for chunk in weights.into_iter().map(chunk) {
-            self.tell(from_shard::Message::Weights(chunk)).await;
-        }
-        for chunk in velocity.into_iter().map(chunk) {
-            self.tell(from_shard::Message::Velocity(chunk)).await;
-        }
+        let parameters = self.parameters;
+        tokio::spawn(async move {
+            let chunk = |(offset, bytes)| convert::weights_chunk(version, offset, parameters, bytes);
+            let weights = weights.into_iter().map(chunk).map(from_shard::Message::Weights);
+            let velocity = velocity.into_iter().map(chunk).map(from_shard::Message::Velocity);
+            for message in weights.chain(velocity) {
+                // If the coordinator is gone, its stream's end says so.
+                if coordinator.send(from_shard(message)).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     fn part(&mut self, worker: WorkerId, refusal: Option<Refusal>) {

@@ -33,6 +33,8 @@ pub(crate) enum ShardSaid {
 pub(crate) struct Shards {
     parameters: usize,
     seats: Vec<Seat>,
+    /// What the first of them is called.
+    first: u32,
     /// Counts the times that all were given what the run goes on from.
     order: u64,
     /// What gives it to them.
@@ -52,10 +54,10 @@ struct Shard {
 }
 
 impl Shards {
-    /// For shards that keep these elements, in order.
-    pub fn new(parameters: usize, kept: Vec<Range<usize>>) -> Self {
+    /// For shards that keep these elements, in order, of which the first is called `first`.
+    pub fn new(parameters: usize, kept: Vec<Range<usize>>, first: u32) -> Self {
         let seats = kept.into_iter().map(|kept| Seat { kept, shard: None, is_restored: false }).collect();
-        Shards { parameters, seats, order: 0, tasks: JoinSet::new() }
+        Shards { parameters, seats, first, order: 0, tasks: JoinSet::new() }
     }
 
     /// How many of them keep anything: these come first.
@@ -152,7 +154,8 @@ impl Shards {
         };
         // A new queue has room for one message.
         let _ = sender.try_send(Ok(to_shard(v1::to_shard::Message::Admitted(admitted))));
-        info!(shard = index, address = greeting.address, elements = ?seat.kept, "shard attached");
+        let shard = index as u32 + self.first;
+        info!(shard, address = greeting.address, elements = ?seat.kept, "shard attached");
         seat.shard = Some(Shard { address: greeting.address, sender });
         Ok((index as u32, seat.kept.clone(), receiver))
     }
@@ -178,19 +181,30 @@ impl Shards {
     /// Which shard this is, in words.
     pub fn name(&self, index: u32) -> String {
         let address = self.seats.get(index as usize).and_then(|seat| seat.shard.as_ref());
-        format!("shard {index} at {}", address.map_or("an unknown address", |shard| &shard.address))
+        format!(
+            "shard {} at {}",
+            index + self.first,
+            address.map_or("an unknown address", |shard| &shard.address)
+        )
     }
 
     /// Asks all for their weights of `version`, and perhaps the velocity.
     pub fn want_weights(&self, version: u64, velocity: bool) -> Fetch {
         let wanted = v1::ShardWeightsWanted { version, velocity };
         self.tell(v1::to_shard::Message::WeightsWanted(wanted));
-        let mut missing = Vec::new();
-        for seat in &self.seats {
+        let (mut missing, mut first) = (Vec::new(), Vec::new());
+        for seat in self.seats.iter().filter(|seat| !seat.kept.is_empty()) {
+            first.push(seat.kept.start);
             missing.extend(seat.kept.clone().step_by(limits::chunk_elements(self.parameters)));
         }
         let moving = if velocity { missing.clone() } else { Vec::new() };
-        Fetch { version, has_velocity: velocity, missing: [missing, moving], parts: Default::default() }
+        Fetch {
+            version,
+            has_velocity: velocity,
+            first,
+            missing: [missing, moving],
+            parts: Default::default(),
+        }
     }
 
     /// Sends all away.
@@ -203,7 +217,8 @@ impl Shards {
             if let Some(shard) = &seat.shard
                 && shard.sender.try_send(Ok(to_shard(message.clone()))).is_err()
             {
-                warn!(shard = index, address = shard.address, "shard does not read what it is sent");
+                let number = index as u32 + self.first;
+                warn!(shard = number, address = shard.address, "shard does not read what it is sent");
             }
         }
     }
@@ -213,6 +228,8 @@ impl Shards {
 pub(crate) struct Fetch {
     pub version: u64,
     pub has_velocity: bool,
+    /// What each shard sends first: from then on it has a copy, and may change what it keeps.
+    first: Vec<usize>,
     /// First elements of chunks of the weights and of the velocity.
     missing: [Vec<usize>; 2],
     parts: [Vec<(usize, Bytes)>; 2],
@@ -235,6 +252,11 @@ impl Fetch {
             self.missing[which].swap_remove(place);
             self.parts[which].push((offset, bytes));
         }
+    }
+
+    /// Whether all shards have begun to send.
+    pub fn is_begun(&self) -> bool {
+        self.first.iter().all(|first| !self.missing[0].contains(first))
     }
 
     /// Whether all are here.

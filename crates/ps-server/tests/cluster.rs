@@ -145,7 +145,7 @@ fn a_lost_shard_that_stays_away_ends_the_run_and_is_named() {
     runtime().block_on(server.reach(2));
     shard.kill();
     let error = server.finish().err().unwrap().to_string();
-    assert!(error.contains("shards [0] were missing for 1"), "{error}");
+    assert!(error.contains("shards [1] were missing for 1"), "{error}");
     worker.kill();
 }
 

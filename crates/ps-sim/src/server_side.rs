@@ -85,6 +85,7 @@ impl Server {
             work_timeout_ms: 1_000,
             notice_every_ms: 5_000,
             shards: job.servers - 1,
+            first_shard: 0,
             audit: job.audit,
             audit_seed: now,
         };

@@ -137,8 +137,7 @@ impl Client {
                         self.enter(shard, &ours, shape, &ear, &mut tasks).await?
                     }
                     _ => {
-                        let unreachable =
-                            |why| Verdict::Refused(format!("shard {index} at {address}: {why}"));
+                        let unreachable = |why| Verdict::Refused(format!("shard at {address}: {why}"));
                         let address = self.security.address(&address).map_err(unreachable)?;
                         let line = address.connect(&self.security).await?;
                         self.greet(line, &ours, shape, &ear, &mut tasks, false).await?

@@ -80,6 +80,7 @@ fn server_config(job: &Job, workers: usize, start_version: u64) -> ServerConfig 
         work_timeout_ms: NEVER,
         notice_every_ms: NOTICE_EVERY,
         shards: 0,
+        first_shard: 0,
         audit: 0.0,
         audit_seed: 0,
     }
@@ -253,7 +254,8 @@ impl<'a> Hub<'a> {
 
     fn save(&mut self) -> Result<(), FolderError> {
         let (weights, velocity) = (self.trainer.weights().to_vec(), self.trainer.velocity().to_vec());
-        self.recorder.checkpoint(self.trainer.version(), weights, velocity)
+        let progress = self.recorder.progress(self.trainer.version());
+        self.recorder.checkpoint(progress, weights, velocity)
     }
 
     fn send(&mut self, worker: WorkerId, letter: Letter) -> Result<(), LocalError> {

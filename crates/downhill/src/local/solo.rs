@@ -73,5 +73,6 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
 
 fn save(holder: &mut InPlace, recorder: &mut Recorder) -> Result<(), LocalError> {
     let (version, weights) = (holder.version(), holder.weights().to_vec());
-    recorder.checkpoint(version, weights, holder.velocity().to_vec()).map_err(LocalError::Unsaved)
+    let progress = recorder.progress(version);
+    recorder.checkpoint(progress, weights, holder.velocity().to_vec()).map_err(LocalError::Unsaved)
 }

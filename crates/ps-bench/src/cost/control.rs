@@ -28,6 +28,7 @@ fn message_seconds(plan: BatchPlan, workers: u32) -> f64 {
         work_timeout_ms: 1_000_000,
         notice_every_ms: 1_000_000,
         shards: 0,
+        first_shard: 0,
         audit: 0.0,
         audit_seed: 0,
     };
