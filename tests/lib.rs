@@ -180,7 +180,15 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let status = self.child.wait();
+        // Of a test that fails meanwhile, what its programs said is what tells why.
+        if std::thread::panicking()
+            && let Ok(status) = status
+        {
+            let stdout = std::mem::take(&mut self.seen) + &rest(&self.stdout);
+            let stderr = std::mem::take(&mut self.seen_log) + &rest(&self.stderr);
+            println!("{}", Ended { status, stdout, stderr });
+        }
     }
 }
 
@@ -197,6 +205,15 @@ pub fn children(parent: u32, name: &str) -> Vec<u32> {
         std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|found| found.trim() == name)
     };
     children.split_whitespace().filter_map(|id| id.parse().ok()).filter(is_named).collect()
+}
+
+/// What there still is of a killed program's lines.
+fn rest(lines: &Receiver<String>) -> String {
+    let mut text = String::new();
+    while let Ok(line) = lines.recv_timeout(Duration::from_secs(1)) {
+        text += &format!("{line}\n");
+    }
+    text
 }
 
 fn lines(from: impl Read + Send + 'static) -> Receiver<String> {

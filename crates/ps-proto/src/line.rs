@@ -55,7 +55,11 @@ impl Address {
     /// Why there is none, and whether another try may help.
     pub async fn connect(&self, security: &Security) -> Result<Line, Verdict> {
         let authorization = security.authorization().map_err(Verdict::Mismatch)?;
-        let stream = self.dial(security).await?;
+        let stream = match self.dial(security).await {
+            // A bit that is flipped while TLS begins can look like an end that does not fit. What comes twice is believed.
+            Err(Verdict::Mismatch(_)) => self.dial(security).await?,
+            dialled => dialled?,
+        };
         // Handed over once; when it breaks, so does the line.
         let stream = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
         let connect = move |_| {

@@ -190,20 +190,32 @@ impl ParameterServer for Service {
         let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
         let greeting = convert::shard_greeting(first.map_err(|_| Refusal::NoHello)??.unwrap_or_default())?;
         self.compare(&greeting.fingerprints)?;
-        let address = greeting.address.clone();
-        let ask = |reply| Incoming::Attach(AttachRequest { greeting, reply });
-        let (index, kept, outgoing) = self.ask(ask).await?.inspect_err(|refusal| {
-            info!(address, "shard refused: {refusal}");
-        })?;
-        let (inbox, shape) = (self.0.inbox.clone(), self.0.shape);
+        let service = self.clone();
+        let (seated, seat) = oneshot::channel();
+        // On a task of its own: this call ends when its connection does, but whoever was given a seat must be missed, or
+        // nobody else is ever given it.
         tokio::spawn(async move {
+            let address = greeting.address.clone();
+            let ask = |reply| Incoming::Attach(AttachRequest { greeting, reply });
+            let given = service.ask(ask).await.and_then(|given| given.map_err(Status::from));
+            let (index, kept, outgoing) = match given {
+                Ok(given) => given,
+                Err(refusal) => {
+                    info!(address, "shard refused: {}", refusal.message());
+                    let _ = seated.send(Err(refusal));
+                    return;
+                }
+            };
+            // Where the call has ended, so does the stream.
+            let _ = seated.send(Ok(outgoing));
+            let Shared { inbox, shape, .. } = &*service.0;
             let end = loop {
                 let message = match stream.message().await {
                     Ok(Some(message)) => message,
                     Ok(None) => break "it closed its stream".to_owned(),
                     Err(status) => break status.message().to_owned(),
                 };
-                match convert::shard_message(message, &shape, &kept) {
+                match convert::shard_message(message, shape, &kept) {
                     Ok(message) => {
                         let said = ShardSaid::Message(message);
                         if inbox.send(Incoming::Shard { index, said }).await.is_err() {
@@ -216,6 +228,7 @@ impl ParameterServer for Service {
             // If the driver is gone, so is the run.
             let _ = inbox.send(Incoming::Shard { index, said: ShardSaid::Gone(end) }).await;
         });
+        let outgoing = seat.await.map_err(|_| Refusal::Ending)??;
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 

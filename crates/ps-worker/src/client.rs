@@ -115,12 +115,13 @@ impl Client {
     }
 
     /// Opens the streams, to all shards first, and waits until we are admitted everywhere. `shards` is how many
-    /// others there are.
+    /// others there are. Whoever hands out work says something within `silence`.
     pub async fn open(
         &self,
         ours: v1::Fingerprints,
         shape: Shape,
         shards: u32,
+        silence: Duration,
     ) -> Result<Connection, Verdict> {
         let line = self.server.connect(&self.security).await?;
         let (saying, said) = mpsc::channel(WAITING_WORDS);
@@ -140,7 +141,7 @@ impl Client {
                         let unreachable = |why| Verdict::Refused(format!("shard at {address}: {why}"));
                         let address = self.security.address(&address).map_err(unreachable)?;
                         let line = address.connect(&self.security).await?;
-                        self.greet(line, &ours, shape, &ear, &mut tasks, false).await?
+                        self.greet(line, &ours, shape, &ear, &mut tasks, None).await?
                     }
                 };
                 if opened.1 != kept {
@@ -151,14 +152,16 @@ impl Client {
                 others.push(Link { kept, sender });
             }
         }
-        let ((worker, kept), sender) = self.greet(line, &ours, shape, &ear, &mut tasks, true).await?;
+        let ((worker, kept), sender) =
+            self.greet(line, &ours, shape, &ear, &mut tasks, Some(silence)).await?;
         debug!(server = %self.server, shards, "admitted everywhere");
         let mut links = vec![Link { kept, sender }];
         links.append(&mut others);
         Ok(Connection { worker, links, said, tasks, leaving })
     }
 
-    /// Opens one stream, greets, and waits until we are admitted.
+    /// Opens one stream, greets, and waits until we are admitted. Whoever hands out work must not be silent for longer than
+    /// `silence`: what shards say meanwhile does not make up for that.
     async fn greet(
         &self,
         mut line: Line,
@@ -166,7 +169,7 @@ impl Client {
         shape: Shape,
         ear: &Ear,
         tasks: &mut JoinSet<()>,
-        hands_out_work: bool,
+        silence: Option<Duration>,
     ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
         let (sender, receiver) = mpsc::channel(WAITING_ITEMS);
         let hello = v1::Hello {
@@ -185,16 +188,24 @@ impl Client {
         let mut ear = ear.clone();
         tasks.spawn(async move {
             loop {
-                let said = match reader.message().await {
-                    Ok(Some(message)) => match convert::server_message(message, &shape) {
+                let heard = match silence {
+                    Some(silence) => timeout(silence, reader.message()).await.map_err(|_| silence),
+                    None => Ok(reader.message().await),
+                };
+                let said = match heard {
+                    Ok(Ok(Some(message))) => match convert::server_message(message, &shape) {
                         Ok(message) => Said::Message(message),
                         Err(nonsense) => Said::Nonsense(nonsense.to_string()),
                     },
-                    Ok(None) => Said::Ended(Verdict::Passing("the server closed the stream".into())),
-                    Err(status) => Said::Ended(verdict(&status)),
+                    Ok(Ok(None)) => Said::Ended(Verdict::Passing("the server closed the stream".into())),
+                    Ok(Err(status)) => Said::Ended(verdict(&status)),
+                    Err(silence) => Said::Ended(Verdict::Passing(format!(
+                        "nothing heard from the server for {} ms",
+                        silence.as_millis()
+                    ))),
                 };
                 let is_last = !matches!(said, Said::Message(_));
-                if is_last && !hands_out_work {
+                if is_last && silence.is_none() {
                     // A shard is often the first to go when a run is over; whoever hands out work says so.
                     ear.last_word().await;
                 }

@@ -31,6 +31,8 @@ pub(crate) struct Driver {
     client: Client,
     server: String,
     shards: u32,
+    /// After how long nothing heard from the server means that it is out of reach.
+    silence: Duration,
     compute: Compute,
     core: WorkerCore,
     attempt: Option<Attempt>,
@@ -71,6 +73,7 @@ impl Driver {
             client,
             server: options.server.clone(),
             shards: invitation.shards,
+            silence: invitation.silence,
             compute,
             core: WorkerCore::new(0, config),
             attempt: None,
@@ -201,8 +204,8 @@ impl Driver {
                 self.connection = None;
                 self.order(Order::Forget)?;
                 let (client, ours) = (self.client.clone(), self.compute.fingerprints.clone());
-                let (shape, shards) = (self.compute.shape, self.shards);
-                self.attempt = Some(Box::pin(async move { client.open(ours, shape, shards).await }));
+                let (shape, shards, silence) = (self.compute.shape, self.shards, self.silence);
+                self.attempt = Some(Box::pin(async move { client.open(ours, shape, shards, silence).await }));
             }
             WorkerAction::Compute { step, leaves } => {
                 debug!(step, ?leaves, "computing");

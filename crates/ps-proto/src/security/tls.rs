@@ -172,7 +172,8 @@ pub fn refusal(error: &io::Error) -> String {
     }
 }
 
-/// What a failed handshake means to whoever called: mostly that another try would end in the same way.
+/// What a failed handshake means to whoever called: mostly that another try would end in the same way. Not so where bytes
+/// came other than they were sent, whichever end has noticed.
 pub(crate) fn verdict(error: &io::Error) -> Verdict {
     use AlertDescription as Alert;
     let hopeless = |text: String| Verdict::Mismatch(text);
@@ -193,9 +194,23 @@ pub(crate) fn verdict(error: &io::Error) -> Verdict {
             Alert::CertificateExpired => {
                 hopeless("the server does not accept this process's --tls-cert: it is not valid today; make a new one".into())
             }
-            Alert::InternalError | Alert::UserCanceled => Verdict::Passing(error.to_string()),
+            Alert::InternalError
+            | Alert::UserCanceled
+            | Alert::BadRecordMac
+            | Alert::DecodeError
+            | Alert::IllegalParameter
+            | Alert::RecordOverflow
+            | Alert::UnexpectedMessage => Verdict::Passing(format!("TLS: {error}")),
             other => hopeless(format!("the server refuses the connection: {other:?}; check the --tls flags of both ends")),
         },
+        Some(
+            error @ (Error::DecryptError
+            | Error::InappropriateHandshakeMessage { .. }
+            | Error::InappropriateMessage { .. }
+            | Error::InvalidMessage(_)
+            | Error::PeerMisbehaved(_)
+            | Error::PeerSentOversizedRecord),
+        ) => Verdict::Passing(format!("TLS: {error}")),
         Some(other) => hopeless(format!("TLS: {other}")),
         None => Verdict::Passing(format!("TLS: {error}")),
     }
@@ -204,4 +219,20 @@ pub(crate) fn verdict(error: &io::Error) -> Verdict {
 /// The error of rustls in one of the system.
 fn typed(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bit_that_was_flipped_on_the_way_is_no_reason_to_give_up() {
+        let is_passing = |error| matches!(verdict(&io::Error::other(error)), Verdict::Passing(_));
+        let alert = |alert| is_passing(Error::AlertReceived(alert));
+        assert!(is_passing(Error::DecryptError) && is_passing(InvalidMessage::InvalidServerName.into()));
+        assert!(alert(AlertDescription::BadRecordMac) && alert(AlertDescription::DecodeError));
+        assert!(!is_passing(InvalidMessage::InvalidContentType.into()));
+        assert!(!is_passing(CertificateError::UnknownIssuer.into()));
+        assert!(!alert(AlertDescription::UnknownCA) && !alert(AlertDescription::NoApplicationProtocol));
+    }
 }

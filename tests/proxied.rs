@@ -1,0 +1,339 @@
+//! Servers and workers behind a proxy that delays, cuts, silences and damages their connections: the weights of a run that
+//! nobody disturbed.
+//!
+//! `PROXY_SEED=N` has the proxy do again what it did with the seed that a test has printed.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+#[path = "proxied/proxy.rs"]
+mod proxy;
+
+use downhill_tests::{Ended, Running, downhill, program, run};
+use proxy::{BOTH, Done, Fault, Proxy, Way};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A model of 200 kB, which travel to each worker in every step and back, in steps of some milliseconds.
+const RUN: &str = r#"
+[data]
+train = "digits:2048"
+[model]
+kind = "mlp"
+hidden = [64]
+[train]
+epochs = 20
+batch = 128
+leaf = 16
+[optimizer]
+momentum = 0.9
+[learning_rate]
+initial = 0.05
+"#;
+
+/// After how many bytes connections of the rounds are hit: in their first few steps, mostly in the middle of a message.
+const ROUNDS: std::ops::Range<u32> = 2_000..600_000;
+/// The same where connections begin: TCP, TLS, HTTP/2, the call and its answer.
+const BEGINNING: std::ops::Range<u32> = 0..3_000;
+
+/// A run, its results and whoever takes part in it, in a folder that goes with it.
+struct Place {
+    folder: tempfile::TempDir,
+    is_secure: bool,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place::of(RUN)
+    }
+
+    fn of(run: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("run.toml"), run).unwrap();
+        Place { folder, is_secure: false }
+    }
+
+    /// With certificates for all processes.
+    fn secure() -> Self {
+        let place = Place { is_secure: true, ..Place::new() };
+        let mut certs = downhill(&["certs", "--workers", "1", "--days", "1"]);
+        let made = run(certs.arg("--out").arg(place.path("certs")));
+        assert!(made.status.success(), "{made}");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The hash of the run that nobody disturbs.
+    fn hash(&self) -> String {
+        let mut train = downhill(&["train"]);
+        run(train.arg(self.path("run.toml")).arg("--out").arg(self.path("alone"))).hash()
+    }
+
+    fn certify(&self, command: &mut Command, name: &str) {
+        if self.is_secure {
+            let file = |name: String| self.path("certs").join(name);
+            command.arg("--tls-cert").arg(file(format!("{name}.pem")));
+            command.arg("--tls-key").arg(file(format!("{name}-key.pem")));
+            command.arg("--tls-ca").arg(file("ca.pem".into()));
+        }
+    }
+
+    /// A server, once it listens, and where.
+    fn server(&self, flags: &[&str]) -> (Running, SocketAddr) {
+        let mut command = program("ps-server");
+        command
+            .arg(self.path("run.toml"))
+            .args(["--listen", "127.0.0.1:0", "--worker-timeout", "1"])
+            .args(flags);
+        self.certify(&mut command, "server");
+        let mut server = Running::start(&mut command);
+        let line = server.line(|line| line.starts_with("listening on "));
+        let (_, address) = line.rsplit_once('/').unwrap_or_else(|| panic!("no address in {line}"));
+        let address = address.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
+        (server, address)
+    }
+
+    /// One that writes results.
+    fn coordinator(&self, flags: &[&str]) -> (Running, SocketAddr) {
+        let out = self.path("run").display().to_string();
+        self.server(&[&["--out", &out, "--checkpoint-every", "5"], flags].concat())
+    }
+
+    fn worker(&self, proxy: &Proxy, patience: &str) -> Running {
+        let mut command = program("ps-worker");
+        let server = proxy.address.to_string();
+        command.args(["--threads", "1", "--server", &server, "--patience", patience]);
+        self.certify(&mut command, "worker-1");
+        Running::start(&mut command)
+    }
+}
+
+/// Prints what has the proxies do the same again.
+fn seed() -> u64 {
+    let given = std::env::var("PROXY_SEED").ok();
+    let seed = given.map_or(std::process::id().into(), |seed| seed.parse().expect("PROXY_SEED is a number"));
+    println!("PROXY_SEED={seed}");
+    seed
+}
+
+/// Ends all, each well, and the run with `wanted`; what the workers said.
+fn finish(mut server: Running, workers: Vec<Running>, wanted: &str) -> Vec<Ended> {
+    let server = server.finish();
+    let workers: Vec<Ended> = workers.into_iter().map(|mut worker| worker.finish()).collect();
+    let all = || workers.iter().fold(server.to_string(), |all, worker| format!("{all}\n{worker}"));
+    assert_eq!(server.hash(), wanted, "{}", all());
+    for worker in &workers {
+        let is_good = worker.status.success() && worker.stderr.contains("training is done");
+        assert!(is_good, "{}", all());
+    }
+    workers
+}
+
+/// How often a worker said that it lost or did not reach its server.
+fn setbacks(workers: &[Ended]) -> usize {
+    let signs = ["connection to the server lost", "server not reached", "server not there yet"];
+    let lines = workers.iter().flat_map(|worker| worker.stderr.lines());
+    lines.filter(|line| signs.iter().any(|sign| line.contains(sign))).count()
+}
+
+#[test]
+fn delayed_and_cut_connections_change_no_bit() {
+    let (place, seed) = (Place::new(), seed());
+    let wanted = place.hash();
+    let cards = [
+        (Fault::Close, 4, ROUNDS),
+        (Fault::Close, 2, BEGINNING),
+        (Fault::Close, 1, 0..1),
+        (Fault::Reset, 4, ROUNDS),
+        (Fault::Reset, 2, BEGINNING),
+        (Fault::Reset, 1, 0..1),
+        (Fault::HalfClose, 4, ROUNDS),
+        (Fault::HalfClose, 2, BEGINNING),
+        (Fault::Swallow, 2, ROUNDS),
+        (Fault::SwallowAll, 1, ROUNDS),
+    ];
+    let proxy = Proxy::start(seed, &cards);
+    let (server, address) = place.coordinator(&[]);
+    proxy.lead_to(address);
+    let workers = (0..3).map(|_| place.worker(&proxy, "60")).collect();
+    let workers = finish(server, workers, &wanted);
+    let done = proxy.all_done();
+    assert!(done.delays > 0 && setbacks(&workers) > 10, "{done}\n{workers:#?}");
+}
+
+/// A run on two shards with a proxy on each way: from the workers to the coordinator, from them to the other shard, and from
+/// that to the coordinator.
+struct Sharded {
+    coordinator: Running,
+    shard: Running,
+    workers: Vec<Running>,
+}
+
+impl Sharded {
+    /// With a model that is large enough for two parts.
+    fn place() -> Place {
+        Place::of(&RUN.replace("hidden = [64]", "hidden = [128]").replace("epochs = 20", "epochs = 12"))
+    }
+
+    fn start(place: &Place, ways: &[Proxy; 3]) -> Self {
+        let (coordinator, address) = place.coordinator(&["--shard", "0/2"]);
+        ways[0].lead_to(address);
+        ways[2].lead_to(address);
+        let [_, advertised, coordinates] = ways.each_ref().map(|proxy| proxy.address.to_string());
+        let (shard, address) =
+            place.server(&["--shard", "1/2", "--coordinator", &coordinates, "--advertise", &advertised]);
+        ways[1].lead_to(address);
+        let workers = (0..3).map(|_| place.worker(&ways[0], "60")).collect();
+        Sharded { coordinator, shard, workers }
+    }
+
+    /// The same as [`finish`].
+    fn finish(mut self, wanted: &str) -> Vec<Ended> {
+        let workers = finish(self.coordinator, self.workers, wanted);
+        let shard = self.shard.finish();
+        assert!(shard.status.success(), "{shard}");
+        workers
+    }
+}
+
+#[test]
+fn shards_behind_proxies_of_their_own_change_no_bit() {
+    let (place, seed) = (Sharded::place(), seed());
+    let wanted = place.hash();
+    let cuts = [(Fault::Close, 2, ROUNDS), (Fault::Reset, 2, ROUNDS), (Fault::HalfClose, 1, ROUNDS)];
+    let swallowed = [(Fault::Swallow, 2, ROUNDS), (Fault::SwallowAll, 1, ROUNDS)];
+    let ways = [
+        Proxy::start(seed, &[&cuts[..], &swallowed].concat()),
+        Proxy::start(seed + 1, &cuts),
+        Proxy::start(seed + 2, &[(Fault::Close, 1, 0..100), (Fault::Reset, 1, 0..100)]),
+    ];
+    let mut cluster = Sharded::start(&place, &ways);
+    // What is left of the run after that is enough for all that is to happen.
+    for bytes in [10_000_000, 40_000_000] {
+        ways[0].wait(|done| done.bytes > bytes);
+        ways[2].cut();
+        cluster.coordinator.log_line(|line| line.contains(" is gone: "));
+    }
+    let workers = cluster.finish(&wanted);
+    let done = ways.each_ref().map(Proxy::all_done);
+    assert!(done.iter().all(|done| done.delays > 0) && setbacks(&workers) > 5, "{done:?}\n{workers:#?}");
+    assert!(done[2].faults[&Fault::Reset] >= 3, "{}", done[2]);
+}
+
+#[test]
+fn a_shard_that_falls_silent_is_missed_within_a_minute_and_changes_no_bit() {
+    let (place, seed) = (Sharded::place(), seed());
+    let wanted = place.hash();
+    let ways = [0, 1, 2].map(|index| Proxy::start(seed + index, &[]));
+    let mut cluster = Sharded::start(&place, &ways);
+    ways[0].wait(|done| done.bytes > 10_000_000);
+    for way in &ways[1..] {
+        way.hold(&BOTH);
+    }
+    let since = Instant::now();
+    cluster.coordinator.log_line(|line| line.contains(" is gone: "));
+    for worker in &mut cluster.workers {
+        worker.log_line(|line| line.contains("connection to the server lost"));
+    }
+    println!("missed after {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+    for way in &ways[1..] {
+        assert!(way.done().holds > 0, "{}", way.done());
+        way.hold(&[]);
+    }
+    cluster.finish(&wanted);
+}
+
+#[test]
+fn silence_for_longer_than_the_worker_timeout_changes_no_bit() {
+    let (place, seed) = (Place::new(), seed());
+    let wanted = place.hash();
+    let proxy = Proxy::start(seed, &[]);
+    let (mut server, address) = place.coordinator(&[]);
+    proxy.lead_to(address);
+    let mut workers = [0, 1].map(|_| place.worker(&proxy, "60"));
+    for worker in &mut workers {
+        worker.log_line(|line| line.contains("admitted"));
+    }
+    for ways in [&[Way::Up][..], &[Way::Down], &BOTH] {
+        let Done { bytes, holds, .. } = proxy.done();
+        proxy.wait(|done| done.bytes > bytes + 2_000_000);
+        proxy.hold(ways);
+        for worker in &mut workers {
+            worker
+                .log_line(|line| line.contains("connection to the server lost") && line.contains("nothing"));
+        }
+        for _ in &workers {
+            server.log_line(|line| line.contains(" lost at step "));
+        }
+        assert!(proxy.done().holds > holds, "{ways:?}: {}", proxy.done());
+        proxy.hold(&[]);
+        for worker in &mut workers {
+            worker.log_line(|line| line.contains("admitted"));
+        }
+    }
+    finish(server, workers.into(), &wanted);
+    println!("{}", proxy.done());
+}
+
+#[test]
+fn flipped_bits_under_tls_break_connections_and_change_no_bit() {
+    let (place, seed) = (Place::secure(), seed());
+    let wanted = place.hash();
+    let proxy = Proxy::start(seed, &[(Fault::Flip, 12, ROUNDS), (Fault::Flip, 6, BEGINNING)]);
+    let (server, address) = place.coordinator(&[]);
+    proxy.lead_to(address);
+    let workers = (0..3).map(|_| place.worker(&proxy, "60")).collect();
+    let workers = finish(server, workers, &wanted);
+    let done = proxy.all_done();
+    assert_eq!(done.faults[&Fault::Flip], 18, "{done}");
+    // Nobody goes on on a connection that was damaged: what was under way to the end that notices is all that still comes.
+    let setbacks = setbacks(&workers);
+    println!("{setbacks} setbacks");
+    assert!(done.after_flip < 4 << 20 && setbacks >= 17, "{setbacks} setbacks, {done}\n{workers:#?}");
+}
+
+#[test]
+fn a_server_that_takes_connections_and_never_answers_is_given_up_after_patience() {
+    let place = Place::new();
+    // It was never there.
+    let silent = Proxy::start(0, &[]);
+    silent.hold(&BOTH);
+    let secure = Place::secure();
+    let (server, address) = place.server(&["--out", &place.path("run").display().to_string()]);
+    silent.lead_to(address);
+    let since = Instant::now();
+    let strangers = [place.worker(&silent, "2"), secure.worker(&silent, "2")];
+    // It was, and goes silent.
+    let proxy = Proxy::start(0, &[]);
+    proxy.lead_to(address);
+    let mut worker = place.worker(&proxy, "4");
+    worker.log_line(|line| line.contains("admitted"));
+    proxy.wait(|done| done.bytes > 1_000_000);
+    proxy.hold(&BOTH);
+    let held = Instant::now();
+    let ended = worker.finish();
+    println!("given up after {:?}", held.elapsed());
+    let is_clear = |ended: &Ended, what: &str| {
+        assert_eq!(ended.status.code(), Some(1), "{ended}");
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains("no server within") && last.contains(what), "{ended}");
+    };
+    is_clear(&ended, "nothing heard from the server");
+    assert!(held.elapsed() < Duration::from_secs(10), "{:?}", held.elapsed());
+    for (mut stranger, what) in strangers.into_iter().zip(["no answer within", "no answer to TLS within"]) {
+        is_clear(&stranger.finish(), what);
+    }
+    println!("never there: given up after {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+    for proxy in [silent, proxy] {
+        assert!(proxy.done().holds > 0, "{}", proxy.done());
+    }
+    drop(server);
+}

@@ -1,0 +1,460 @@
+//! A proxy that does to connections what networks do: it delays them, cuts them, goes silent, and flips bits.
+//!
+//! What happens after how many bytes of a connection follows from a seed. Each fault is dealt to a connection; one that it
+//! does not live to see, or is too quiet for, goes to another.
+
+use ps_core::seed::{Purpose, Stream};
+use socket2::SockRef;
+use std::collections::BTreeMap;
+use std::fmt::{Display, Formatter};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, spawn};
+use std::time::{Duration, Instant};
+
+/// What blocks looks this often whether the connection is over.
+const GLANCE: Duration = Duration::from_millis(10);
+/// What a test waits for must have happened by then.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// A direction in which what was dealt does not happen for this long is a quiet one.
+const QUIET: Duration = Duration::from_secs(1);
+/// Most bytes that are passed on at once; messages are cut at random.
+const PIECE: u32 = 32 << 10;
+/// One piece in so many is delayed, by up to so many microseconds.
+const DELAY: [u32; 2] = [8, 5000];
+
+/// A direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To the server.
+    Up,
+    /// To whoever has called it.
+    Down,
+}
+
+/// Both directions.
+pub const BOTH: [Way; 2] = [Way::Up, Way::Down];
+
+/// What may happen to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Both ends are told that it is over.
+    Close,
+    /// Both ends are told that it is broken (RST).
+    Reset,
+    /// One end is told that no more comes; the other direction goes on.
+    HalfClose,
+    /// From then on nothing passes in one direction, and nobody is told.
+    Swallow,
+    /// The same in both directions.
+    SwallowAll,
+    /// A bit is another one.
+    Flip,
+}
+
+/// Faults of a kind: how many, and after how many bytes of a direction each happens. From 0 on means those bytes with which
+/// a connection begins.
+pub type Cards = (Fault, u32, Range<u32>);
+
+#[derive(Clone, Debug)]
+struct Fate {
+    fault: Fault,
+    way: Way,
+    after: u64,
+    /// Only where a connection begins.
+    is_early: bool,
+}
+
+/// Stands before a server until it is dropped.
+pub struct Proxy {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    seed: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    server: Option<SocketAddr>,
+    /// What is to happen, the next one last.
+    deck: Vec<Fate>,
+    /// The directions in which everything waits.
+    held: Vec<Way>,
+    /// Connections up to this one are broken.
+    broken: u32,
+    stopped: bool,
+    done: Done,
+}
+
+/// What has happened so far.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    pub connections: u32,
+    pub faults: BTreeMap<Fault, u32>,
+    pub delays: u32,
+    /// Pieces that were held back.
+    pub holds: u32,
+    pub bytes: u64,
+    /// The most that a sender sent after a bit of its was flipped.
+    pub after_flip: u64,
+}
+
+impl Display for Done {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Done { connections, faults, delays, holds, bytes, after_flip } = self;
+        write!(
+            f,
+            "{connections} connections, {bytes} bytes, {delays} delays, {holds} held back, {faults:?}"
+        )?;
+        if *after_flip > 0 { write!(f, ", at most {after_flip} bytes after a flip") } else { Ok(()) }
+    }
+}
+
+impl Proxy {
+    /// With all of `deck` to come, in a random order; connections are closed until there is a server.
+    pub fn start(seed: u64, deck: &[Cards]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut random = Stream::new(seed, Purpose::Simulation, 0);
+        let mut dealt = Vec::new();
+        for (fault, count, range) in deck {
+            for _ in 0..*count {
+                let after = u64::from(range.start + random.below(range.end - range.start));
+                let way = BOTH[random.below(2) as usize];
+                let fate = Fate { fault: *fault, way, after, is_early: range.start == 0 };
+                dealt.insert(random.below(dealt.len() as u32 + 1) as usize, fate);
+            }
+        }
+        let state = State { deck: dealt, ..State::default() };
+        let shared = Arc::new(Shared { seed, state: Mutex::new(state), changed: Condvar::new() });
+        let accepting = shared.clone();
+        let listener = Some(spawn(move || accept(&listener, &accepting)));
+        Proxy { address, shared, listener }
+    }
+
+    /// Where connections lead from now on.
+    pub fn lead_to(&self, server: SocketAddr) {
+        self.shared.lock().server = Some(server);
+    }
+
+    /// Holds everything back in these directions, the ends of connections too, until told otherwise.
+    pub fn hold(&self, ways: &[Way]) {
+        self.shared.lock().held = ways.to_vec();
+        self.shared.changed.notify_all();
+    }
+
+    /// Breaks all connections there are (RST).
+    pub fn cut(&self) {
+        let mut state = self.shared.lock();
+        state.broken = state.done.connections;
+    }
+
+    pub fn done(&self) -> Done {
+        self.shared.lock().done.clone()
+    }
+
+    /// Waits until what has happened is `enough`.
+    pub fn wait(&self, enough: impl Fn(&Done) -> bool) {
+        let since = Instant::now();
+        let mut state = self.shared.lock();
+        while !enough(&state.done) {
+            assert!(since.elapsed() < DEADLINE, "not after {DEADLINE:?}: {}", state.done);
+            state = self.shared.pause(state);
+        }
+    }
+
+    /// What has happened, for a test that asks for every fault of its deck.
+    pub fn all_done(&self) -> Done {
+        let state = self.shared.lock();
+        println!("{}", state.done);
+        assert!(state.deck.is_empty(), "the run was over before {:?}\n{}", state.deck, state.done);
+        state.done.clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.lock().stopped = true;
+        self.shared.changed.notify_all();
+        // Whoever accepts wakes up.
+        let _ = TcpStream::connect(self.address);
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a change, for a moment at most.
+    fn pause<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, GLANCE).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn count(&self, what: impl FnOnce(&mut Done)) {
+        what(&mut self.lock().done);
+        self.changed.notify_all();
+    }
+}
+
+/// Takes connections, with two threads for each, until the proxy is stopped.
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut pumps: Vec<JoinHandle<()>> = Vec::new();
+    for caller in listener.incoming() {
+        let mut state = shared.lock();
+        if state.stopped {
+            break;
+        }
+        let (Ok(caller), Some(server)) = (caller, state.server) else { continue };
+        state.done.connections += 1;
+        let number = state.done.connections;
+        drop(state);
+        let Ok(server) = TcpStream::connect(server) else { continue };
+        for end in [&caller, &server] {
+            end.set_nodelay(true).expect("it is a socket");
+            end.set_read_timeout(Some(GLANCE)).expect("it is a socket");
+            end.set_write_timeout(Some(GLANCE)).expect("it is a socket");
+        }
+        let connection = Arc::new(Connection {
+            number,
+            caller,
+            server,
+            shared: shared.clone(),
+            over: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
+        });
+        for (index, way) in (0..).zip(BOTH) {
+            let random = Stream::new(shared.seed, Purpose::Simulation, 2 * number + index);
+            let connection = connection.clone();
+            pumps.push(spawn(move || connection.pump(way, random)));
+        }
+        pumps.retain(|pump| !pump.is_finished());
+    }
+    for pump in pumps {
+        let _ = pump.join();
+    }
+}
+
+/// One caller and its way to the server. The sockets are closed when both directions are done.
+struct Connection {
+    number: u32,
+    caller: TcpStream,
+    server: TcpStream,
+    shared: Arc<Shared>,
+    over: AtomicBool,
+    /// Nothing passes any more.
+    mute: AtomicBool,
+}
+
+impl Connection {
+    fn pump(&self, way: Way, mut random: Stream) {
+        let (mut from, to) = match way {
+            Way::Up => (&self.caller, &self.server),
+            Way::Down => (&self.server, &self.caller),
+        };
+        let mut buffer = vec![0; PIECE as usize];
+        let mut hand = Hand::new(&self.shared, way);
+        let (mut passed, mut flipped_at, mut mute) = (0, None, false);
+        while !self.is_over() {
+            hand.deal(passed);
+            let due = hand.due(passed);
+            match due {
+                Some(Fault::Close) => self.end(),
+                Some(Fault::Reset) => self.reset(),
+                Some(Fault::HalfClose) => {
+                    let _ = to.shutdown(Shutdown::Write);
+                    mute = true;
+                }
+                Some(Fault::Swallow) => mute = true,
+                Some(Fault::SwallowAll) => self.mute.store(true, Ordering::Relaxed),
+                // There must be a bit.
+                Some(Fault::Flip) | None => {}
+            }
+            if due.is_some_and(|fault| fault != Fault::Flip) {
+                hand.happened();
+            }
+            let piece = hand.piece(passed, 1 + random.below(PIECE) as usize);
+            let count = match from.read(&mut buffer[..piece]) {
+                Ok(count) => count,
+                Err(error) if passes(error.kind()) => continue,
+                Err(_) if mute || self.mute.load(Ordering::Relaxed) => break,
+                Err(_) => {
+                    self.reset();
+                    break;
+                }
+            };
+            if count > 0 && due == Some(Fault::Flip) {
+                buffer[0] ^= 1 << random.below(8);
+                flipped_at = Some(passed);
+                hand.happened();
+            }
+            self.wait_while_held(way);
+            if mute || self.mute.load(Ordering::Relaxed) {
+                if count == 0 {
+                    break;
+                }
+                continue;
+            }
+            if count == 0 {
+                let _ = to.shutdown(Shutdown::Write);
+                break;
+            }
+            if random.below(DELAY[0]) == 0 {
+                std::thread::sleep(Duration::from_micros(random.below(DELAY[1]).into()));
+                self.shared.count(|done| done.delays += 1);
+            }
+            if !self.pass_on(to, &buffer[..count]) {
+                break;
+            }
+            passed += count as u64;
+            self.shared.count(|done| {
+                done.bytes += count as u64;
+                done.after_flip = done.after_flip.max(flipped_at.map_or(0, |at| passed - at));
+            });
+        }
+    }
+
+    fn wait_while_held(&self, way: Way) {
+        let mut state = self.shared.lock();
+        if !state.held.contains(&way) {
+            return;
+        }
+        state.done.holds += 1;
+        self.shared.changed.notify_all();
+        while state.held.contains(&way) && !state.stopped && !self.over.load(Ordering::Relaxed) {
+            state = self.shared.pause(state);
+        }
+    }
+
+    /// Whether all of it was.
+    fn pass_on(&self, mut to: &TcpStream, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            if self.is_over() {
+                return false;
+            }
+            match to.write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if passes(error.kind()) => {}
+                Err(_) => {
+                    self.reset();
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        let (is_broken, is_stopped) = {
+            let state = self.shared.lock();
+            (self.number <= state.broken, state.stopped)
+        };
+        if is_broken && !self.over.load(Ordering::Relaxed) {
+            self.reset();
+            self.shared.count(|done| *done.faults.entry(Fault::Reset).or_default() += 1);
+        }
+        is_stopped || self.over.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        for end in [&self.caller, &self.server] {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Closed like this, a socket sends RST.
+    fn reset(&self) {
+        for end in [&self.caller, &self.server] {
+            let _ = SockRef::from(end).set_linger(Some(Duration::ZERO));
+        }
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What one direction of a connection was dealt: one thing in all its life.
+struct Hand<'a> {
+    shared: &'a Shared,
+    way: Way,
+    /// What has not happened yet, after how many bytes it does, and when it was dealt.
+    fate: Option<(Fate, u64, Instant)>,
+    is_done: bool,
+}
+
+impl<'a> Hand<'a> {
+    fn new(shared: &'a Shared, way: Way) -> Self {
+        Hand { shared, way, fate: None, is_done: false }
+    }
+
+    /// Takes the next fate of this direction, if none was dealt, and gives back what does not happen. Every other
+    /// connection may break where it begins, while there is a choice: else nobody would ever get to the rounds.
+    fn deal(&mut self, passed: u64) {
+        if self
+            .fate
+            .take_if(|(_, _, since)| since.elapsed() > QUIET)
+            .map(|(fate, ..)| self.give_back(fate))
+            .is_some()
+        {
+            self.is_done = true;
+        }
+        if self.is_done || self.fate.is_some() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        let prefers_early = state.done.connections.is_multiple_of(2);
+        let fits = |fate: &Fate| fate.way == self.way && (passed == 0 || !fate.is_early);
+        let found = state.deck.iter().rposition(|fate| fits(fate) && fate.is_early == prefers_early);
+        if let Some(index) = found.or_else(|| state.deck.iter().rposition(fits)) {
+            let fate = state.deck.remove(index);
+            let at = passed + fate.after;
+            self.fate = Some((fate, at, Instant::now()));
+        }
+    }
+
+    /// What is to happen now.
+    fn due(&self, passed: u64) -> Option<Fault> {
+        self.fate.as_ref().filter(|(_, at, _)| *at <= passed).map(|(fate, ..)| fate.fault)
+    }
+
+    /// It has.
+    fn happened(&mut self) {
+        if let Some((fate, ..)) = self.fate.take() {
+            self.is_done = true;
+            self.shared.count(|done| *done.faults.entry(fate.fault).or_default() += 1);
+        }
+    }
+
+    /// Bytes to pass on at once, up to `piece`: no more than up to where something is to happen.
+    fn piece(&self, passed: u64, piece: usize) -> usize {
+        let left = self.fate.as_ref().map_or(u64::MAX, |(_, at, _)| at.saturating_sub(passed).max(1));
+        piece.min(left.try_into().unwrap_or(usize::MAX))
+    }
+
+    fn give_back(&self, fate: Fate) {
+        self.shared.lock().deck.push(fate);
+    }
+}
+
+impl Drop for Hand<'_> {
+    fn drop(&mut self) {
+        if let Some((fate, ..)) = self.fate.take() {
+            self.give_back(fate);
+        }
+    }
+}
+
+/// Whether a call may just be made again.
+fn passes(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
