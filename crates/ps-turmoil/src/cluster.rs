@@ -159,7 +159,7 @@ fn setting(seed: u64, folder: &Path) -> Setting {
     let servers = 1 + (seed % 3) as u32;
     // Where there are several servers, there must be a chunk of weights for each.
     let hidden = if servers == 1 { "8" } else { "180, 180" };
-    let momentum = if seed % 5 == 0 { 0.0 } else { 0.9 };
+    let momentum = if seed.is_multiple_of(5) { 0.0 } else { 0.9 };
     let run = format!(
         r#"
 seed = {seed}
