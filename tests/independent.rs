@@ -45,13 +45,14 @@ const HEADS: [(Head, &str, &str); 4] = [
 ];
 const ACTIVATIONS: [(Activation, &str); 3] =
     [(Activation::Relu, "relu"), (Activation::Tanh, "tanh"), (Activation::Sigmoid, "sigmoid")];
-const SCHEDULES: [(ScheduleKind, &str); 7] = [
+const SCHEDULES: [(ScheduleKind, &str); 8] = [
     (ScheduleKind::Constant, "constant"),
     (ScheduleKind::Step, "step"),
     (ScheduleKind::Exponential, "exponential"),
     (ScheduleKind::InverseTime, "inverse-time"),
     (ScheduleKind::Polynomial, "polynomial"),
     (ScheduleKind::Cosine, "cosine"),
+    (ScheduleKind::CosineRestarts, "cosine-restarts"),
     (ScheduleKind::OneCycle, "one-cycle"),
 ];
 
@@ -167,6 +168,7 @@ impl Run {
             format!("schedule={schedule}"),
             format!("warmup={}", rate.warmup),
             format!("every={}", rate.every),
+            format!("stretch={}", rate.stretch),
             format!("factor={:?}", rate.factor),
             format!("power={:?}", rate.power),
             format!("end={:?}", rate.end),
@@ -309,6 +311,7 @@ fn every_schedule_with_and_without_warmup() {
                 warmup,
                 every: 3,
                 factor: 0.7,
+                stretch: 2,
                 power: 1.7,
                 end: 0.003,
                 ..LearningRate::constant(0.13)

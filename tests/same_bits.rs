@@ -70,7 +70,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
             model: job.model.clone(),
             plan: job.plan,
             optimizer: job.optimizer,
-            rate: job.rate,
+            rate: job.rate.clone(),
             samples: &job.data.train,
             kernel: job.kernel,
             workers: 3,

@@ -1,8 +1,10 @@
 //! Learning rates against a table that `truth/ten_steps.py` computed by the formulas of PyTorch, optax and Keras
-//! (it names which for each schedule) with the platform's own cos and pow.
+//! (it names which for each schedule) with the platform's own cos and pow, and against one that `truth/library_schedules.py`
+//! had from the libraries themselves.
 
 #![allow(clippy::unwrap_used)]
 
+use ps_config::RunConfig;
 use ps_core::{LearningRate, ScheduleKind};
 use serde_json::Value;
 
@@ -20,6 +22,7 @@ fn every_schedule_has_the_rates_of_the_libraries_formulas() {
             warmup: whole("warmup"),
             every: whole("every"),
             factor: number("factor"),
+            stretch: 1,
             power: number("power"),
             end: number("end"),
             steps: whole("steps"),
@@ -35,6 +38,33 @@ fn every_schedule_has_the_rates_of_the_libraries_formulas() {
                 "{schedule:?}, warm-up {}, step {step}: {ours}, not {wanted}",
                 rate.warmup
             );
+        }
+    }
+}
+
+#[test]
+fn schedules_that_follow_one_another_have_the_rates_that_the_libraries_give() {
+    let table: Vec<Value> = serde_json::from_str(include_str!("truth/library_schedules.json")).unwrap();
+    assert_eq!(table.len(), 8);
+    for row in &table {
+        let library = row["library"].as_str().unwrap();
+        let (epochs, per_epoch) = (row["epochs"].as_u64().unwrap(), row["per_epoch"].as_u64().unwrap());
+        let text = format!(
+            "[data]\ntrain = \"digits:\"\n[model]\nkind = \"softmax\"\n[train]\nbatch = 1024\nepochs = {epochs}\n\
+             [learning_rate]\n{}",
+            row["table"].as_str().unwrap()
+        );
+        let run = RunConfig::parse(&text, "table", &[]).unwrap_or_else(|error| panic!("{library}: {error}"));
+        let plan = run.plan(1024 * per_epoch as usize);
+        let rate = run.rate(&plan).unwrap();
+        let rates = row["rates"].as_array().unwrap();
+        assert_eq!(rates.len() as u64, plan.steps, "{library}");
+        // optax computes in binary32, PyTorch in binary64; ours are rounded once.
+        let tolerance = if library.starts_with("optax") { 4e-7 } else { 6.1e-8 };
+        for (step, wanted) in rates.iter().enumerate() {
+            let (ours, wanted) = (rate.at(step as u64), wanted.as_f64().unwrap());
+            let error = (f64::from(ours) / wanted - 1.0).abs();
+            assert!(error < tolerance, "{library}, step {step}: {ours}, not {wanted}");
         }
     }
 }

@@ -704,6 +704,14 @@ static float rate_at(uint64_t t, uint64_t steps) {
     else if (!strcmp(schedule, "polynomial"))
         rate = end + (initial - end) * pow_(1.0 - p > 0.0 ? 1.0 - p : 0.0, real("power", "1"));
     else if (!strcmp(schedule, "cosine")) rate = cosine(initial, end, p);
+    else if (!strcmp(schedule, "cosine-restarts")) {
+        uint64_t r = t - warmup, l = every, stretch = whole("stretch", "1");
+        while (r >= l) {
+            r -= l;
+            l *= stretch;
+        }
+        rate = cosine(initial, end, (double)r / (double)l);
+    }
     else if (!strcmp(schedule, "one-cycle"))
         rate = p < 0.3 ? cosine(initial * (1.0 / 25.0), initial, p / 0.3)
                        : cosine(initial, end, (p - 0.3) / (1.0 - 0.3));

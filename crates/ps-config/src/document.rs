@@ -1,19 +1,21 @@
 //! A run file's text and `--set` flags as a flat list of known keys with their values and places.
 
 use crate::error::{ConfigError, Place};
-use crate::keys::{KEYS, Key};
+use crate::keys::{Accepts, KEYS, Key};
 use std::collections::BTreeMap;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 /// Values by the path of their key.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Document {
     pub(crate) origin: String,
+    /// Whether this is not the run file, but a phase of its learning rate.
+    pub(crate) is_phase: bool,
     pub(crate) entries: BTreeMap<&'static str, Entry>,
 }
 
 /// A value somebody wrote.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) value: Value,
     /// The value's source text, shortened to fit an error message.
@@ -29,6 +31,8 @@ pub(crate) enum Value {
     Float(f64),
     Flag(bool),
     List(Vec<Value>),
+    /// Tables that follow a table, each with keys of that one.
+    Phases(Vec<Document>),
     /// Anything else; what it is.
     Other(&'static str),
 }
@@ -37,7 +41,7 @@ impl Document {
     /// Reads `text`, which is called `origin` in errors, and lets `sets` override it.
     pub(crate) fn parse(text: &str, origin: &str, sets: &[String]) -> Result<Self, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut document = Document { origin: origin.to_string(), entries: BTreeMap::new() };
+        let mut document = Document { origin: origin.to_string(), ..Document::default() };
         let root = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             ConfigError::Syntax { place: place(origin, text, at), problem: message(&error, text) }
@@ -57,7 +61,10 @@ impl Document {
             let path = join(table, name.get_ref());
             let source = text.get(value.span()).unwrap_or_default();
             if let Some(key) = Key::find(&path) {
-                let value = Value::from(value.get_ref());
+                let value = match (key.accepts, value.get_ref()) {
+                    (Accepts::Phases, DeValue::Array(items)) => self.read_phases(table, items, text)?,
+                    (_, value) => Value::from(value),
+                };
                 self.entries.insert(key.path, Entry { value, text: shorten(source), place });
                 continue;
             }
@@ -85,6 +92,20 @@ impl Document {
         Ok(())
     }
 
+    /// Tables with keys of `table`; a list where one is no table.
+    fn read_phases(&self, table: &str, items: &DeArray<'_>, text: &str) -> Result<Value, ConfigError> {
+        let read = |item: &DeTable<'_>| {
+            let mut phase = Document { origin: self.origin.clone(), is_phase: true, ..Document::default() };
+            phase.read_table(table, item, text)?;
+            Ok(phase)
+        };
+        let tables: Option<Vec<&DeTable<'_>>> = items.iter().map(|item| item.get_ref().as_table()).collect();
+        match tables {
+            Some(tables) => Ok(Value::Phases(tables.into_iter().map(read).collect::<Result<_, _>>()?)),
+            None => Ok(Value::Other("a list")),
+        }
+    }
+
     /// One `KEY=VALUE`. A value that is not TOML is taken for a text without its quotes.
     fn set(&mut self, set: &str) -> Result<(), ConfigError> {
         let place = Place::Flag(set.to_string());
@@ -105,7 +126,13 @@ impl Document {
             return Err(ConfigError::Syntax { place, problem });
         }
         let value = match DeValue::parse(text) {
-            Ok(value) => Value::from(value.get_ref()),
+            Ok(value) => match (key.accepts, value.get_ref()) {
+                (Accepts::Phases, DeValue::Array(items)) => {
+                    let flag = Document { origin: format!("--set {set}"), ..Document::default() };
+                    flag.read_phases(key.parts().0, items, text)?
+                }
+                (_, value) => Value::from(value),
+            },
             Err(error) if text.starts_with(['"', '\'', '[', '{']) => {
                 return Err(ConfigError::Syntax { place, problem: message(&error, "") });
             }

@@ -3,7 +3,7 @@
 //! The parser, the nearest-key suggestions, the resolved run file and the README's table are all made from
 //! [`KEYS`].
 
-use crate::run::OptimizerKind;
+use crate::run::{OptimizerKind, Shape};
 use ps_core::model::ModelKind;
 use ps_core::{Activation, Head, Precision, ScheduleKind};
 use ps_data::Missing;
@@ -42,6 +42,14 @@ pub enum Accepts {
     Name(&'static [&'static str]),
     /// A list of layer widths.
     Widths,
+    /// A number of steps, at least so many, or a text of epochs or a share of the run.
+    Time(u64),
+    /// A list of those.
+    Times,
+    /// A list of numbers above 0.
+    Rates,
+    /// Tables of their own, each with keys of the same table.
+    Phases,
     /// A number above 0 and below 1, or a text.
     ShareOrText,
     /// A text or an integer.
@@ -60,12 +68,16 @@ pub enum Fallback {
 }
 
 /// Which runs a key applies to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// All.
     Always,
     /// Those in which that key has one of these values.
     When(&'static str, &'static [&'static str]),
+    /// Phases that follow a table, and not the table itself.
+    InPhases,
+    /// The table itself, and not the phases that follow it.
+    BeforePhases,
 }
 
 /// Values with their names in the run file.
@@ -87,14 +99,16 @@ pub(crate) const HEADS: Names<Head, 4> = [
     ("poisson", Head::Poisson),
 ];
 pub(crate) const OPTIMIZERS: Names<OptimizerKind, 1> = [("sgd", OptimizerKind::Sgd)];
-pub(crate) const SCHEDULES: Names<ScheduleKind, 7> = [
-    ("constant", ScheduleKind::Constant),
-    ("step", ScheduleKind::Step),
-    ("exponential", ScheduleKind::Exponential),
-    ("inverse-time", ScheduleKind::InverseTime),
-    ("polynomial", ScheduleKind::Polynomial),
-    ("cosine", ScheduleKind::Cosine),
-    ("one-cycle", ScheduleKind::OneCycle),
+pub(crate) const SCHEDULES: Names<Shape, 9> = [
+    ("constant", Shape::Is(ScheduleKind::Constant)),
+    ("piecewise", Shape::Pieces),
+    ("step", Shape::Is(ScheduleKind::Step)),
+    ("exponential", Shape::Is(ScheduleKind::Exponential)),
+    ("inverse-time", Shape::Is(ScheduleKind::InverseTime)),
+    ("polynomial", Shape::Is(ScheduleKind::Polynomial)),
+    ("cosine", Shape::Is(ScheduleKind::Cosine)),
+    ("cosine-restarts", Shape::Is(ScheduleKind::CosineRestarts)),
+    ("one-cycle", Shape::Is(ScheduleKind::OneCycle)),
 ];
 pub(crate) const PRECISIONS: Names<Precision, 2> = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
 pub(crate) const MISSING: Names<Missing, 2> = [("refuse", Missing::Refuse), ("mean", Missing::Mean)];
@@ -110,7 +124,10 @@ const fn names<T, const N: usize>(pairs: &Names<T, N>) -> [&'static str; N] {
 }
 
 const MLP: Use = When("model.kind", &["mlp"]);
-const PERIODIC: Use = When("learning_rate.schedule", &["step", "exponential", "inverse-time"]);
+const SCHEDULE: &str = "learning_rate.schedule";
+const PERIODIC: Use = When(SCHEDULE, &["step", "exponential", "inverse-time", "cosine-restarts"]);
+const FACTORED: Use = When(SCHEDULE, &["step", "exponential", "inverse-time"]);
+const PIECEWISE: Use = When(SCHEDULE, &["piecewise"]);
 /// What TOML's integers reach.
 const MOST: u64 = i64::MAX as u64;
 /// Leaves are numbered with 32 bits.
@@ -122,13 +139,15 @@ const fn key(path: &'static str, accepts: Accepts, default: Fallback, used: Use,
     Key { path, accepts, default, used, help }
 }
 
-use Accepts::{Double, Flag, Integer, Name, ShareOrText, Single, Text, TextOrInteger, Widths};
+use Accepts::{
+    Double, Flag, Integer, Name, Phases, Rates, ShareOrText, Single, Text, TextOrInteger, Time, Times, Widths,
+};
 use Fallback::{Described, Required, Value};
-use Use::{Always, When};
+use Use::{Always, BeforePhases, InPhases, When};
 
 /// All keys, in the order of the resolved run file.
 #[rustfmt::skip]
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 35] = [
     key("seed", Integer(0, MOST), Value("1"), Always,
         "Seed of the sample order, the initial weights and the validation share."),
     key("data.train", Text, Required("\"digits:\""), Always,
@@ -172,21 +191,33 @@ pub const KEYS: [Key; 29] = [
         "L1: this times the weight's sign is added to its gradient."),
     key("optimizer.clip", Single(POSITIVE.0, POSITIVE.1), Described("none"), Always,
         "Each element of the mean gradient is cut to ± this, before weight decay and L1."),
+    key("learning_rate.from", Time(1), Required("\"50%\""), InPhases,
+        "When this phase begins; it ends where the next one begins, and its schedule counts from here."),
     key("learning_rate.initial", Double(POSITIVE.0, POSITIVE.1), Required("0.1"), Always,
         "The rate that the schedule starts from; of one-cycle, its peak."),
     key("learning_rate.schedule", Name(&names(&SCHEDULES)), Value("\"constant\""), Always,
         "How the rate changes with the step."),
-    key("learning_rate.warmup", Integer(0, MOST), Value("0"), Always,
-        "Steps in which the rate rises linearly before the schedule starts."),
-    key("learning_rate.every", Integer(1, MOST), Required("1000"), PERIODIC,
-        "Period in steps."),
-    key("learning_rate.factor", Double(POSITIVE.0, POSITIVE.1), Required("0.5"), PERIODIC,
+    key("learning_rate.for_batch", Integer(1, MOST_SAMPLES), Described("train.batch"), BeforePhases,
+        "The batch that the rates are meant for: each is multiplied by train.batch / this (Goyal et al. 2017)."),
+    key("learning_rate.warmup", Time(0), Value("0"), Always,
+        "Time in which the rate rises linearly before the schedule starts."),
+    key("learning_rate.at", Times, Required("[\"30%\", \"60%\"]"), PIECEWISE,
+        "When the rate changes, in order."),
+    key("learning_rate.rates", Rates, Required("[0.01, 0.001]"), PIECEWISE,
+        "What it is from each of these times on."),
+    key("learning_rate.every", Time(1), Required("1000"), PERIODIC,
+        "Period; of cosine-restarts, the first one."),
+    key("learning_rate.stretch", Integer(1, 1 << 20), Value("1"), When(SCHEDULE, &["cosine-restarts"]),
+        "How many times as long as the one before each period is."),
+    key("learning_rate.factor", Double(POSITIVE.0, POSITIVE.1), Required("0.5"), FACTORED,
         "What the rate is multiplied by each period; for inverse-time, the rate is initial / (1 + factor · periods)."),
-    key("learning_rate.power", Double(POSITIVE.0, POSITIVE.1), Value("1.0"), When("learning_rate.schedule", &["polynomial"]),
+    key("learning_rate.power", Double(POSITIVE.0, POSITIVE.1), Value("1.0"), When(SCHEDULE, &["polynomial"]),
         "Exponent of the remaining share of the run."),
     key("learning_rate.end", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"),
-        When("learning_rate.schedule", &["polynomial", "cosine", "one-cycle"]),
-        "The rate at the end of the run."),
+        When(SCHEDULE, &["polynomial", "cosine", "cosine-restarts", "one-cycle"]),
+        "The rate at the end of the run, of the phase, or of each period."),
+    key("learning_rate.then", Phases, Described("none"), BeforePhases,
+        "Schedules that follow, each a table `[[learning_rate.then]]` with `from` and the keys of this one."),
     key("wire.weights", Name(&names(&PRECISIONS)), Value("\"f32\""), Always,
         "Precision of the weights that gradients are computed at; bf16 halves their bytes on the wire. The weights \
          themselves are kept in f32, and every mode computes at the same rounded ones."),
@@ -229,6 +260,15 @@ impl fmt::Display for Accepts {
                 Ok(())
             }
             Widths => write!(f, "a list of integers from 1 to {MOST_WIDTH}, such as [512, 256]"),
+            Time(low) => {
+                write!(
+                    f,
+                    "a number of steps of at least {low}, or a text such as \"2 epochs\" or \"5%\" of the run"
+                )
+            }
+            Times => write!(f, "a list of such times, such as [1000, \"3 epochs\", \"90%\"]"),
+            Rates => write!(f, "a list of numbers above 0, such as [0.01, 0.001]"),
+            Phases => write!(f, "tables of their own, [[learning_rate.then]]"),
             ShareOrText => write!(f, "a number above 0 and below 1, or a source in quotes"),
             TextOrInteger => write!(f, "a column's name in quotes or its number"),
         }
@@ -253,7 +293,8 @@ pub fn reference_table() -> String {
             Described(words) => words.to_string(),
         };
         let used = match key.used {
-            Always => "all".to_string(),
+            Always | BeforePhases => "all".to_string(),
+            InPhases => "phases (`then`)".to_string(),
             When(other, values) => {
                 format!("{} {}", Key::find(other).map_or(other, |key| key.parts().1), values.join(", "))
             }

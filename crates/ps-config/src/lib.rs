@@ -13,10 +13,14 @@ mod parse;
 mod resolved;
 mod run;
 mod security;
+mod time;
 mod values;
 
 pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs};
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
-pub use run::{ModelConfig, OptimizerConfig, OptimizerKind, RateConfig, RunConfig, TrainConfig, WireConfig};
+pub use run::{
+    ModelConfig, OptimizerConfig, OptimizerKind, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
+};
 pub use security::SecurityArgs;
+pub use time::Time;

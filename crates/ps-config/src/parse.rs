@@ -3,7 +3,10 @@
 use crate::document::{Document, Value};
 use crate::error::{ConfigError, Place};
 use crate::keys::{ACTIVATIONS, HEADS, MISSING, MODEL_KINDS, OPTIMIZERS, PRECISIONS, SCHEDULES};
-use crate::run::{ModelConfig, OptimizerConfig, RateConfig, RunConfig, TrainConfig, WireConfig};
+use crate::run::{
+    ModelConfig, OptimizerConfig, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
+};
+use crate::time::Time;
 use ps_core::{Head, SgdConfig};
 use ps_data::{DataConfig, Validation};
 use std::path::Path;
@@ -112,15 +115,49 @@ fn optimizer(document: &Document) -> Result<OptimizerConfig, ConfigError> {
 }
 
 fn learning_rate(document: &Document) -> Result<RateConfig, ConfigError> {
+    // Refused where it is set.
+    document.time("learning_rate.from")?;
+    let rate = phase(document)?;
+    let phases = document.phases("learning_rate.then")?.unwrap_or_default();
+    let then = phases.iter().map(|document| {
+        let inner = phase(document)?;
+        document.phases("learning_rate.then")?;
+        if inner.schedule == Shape::Pieces {
+            let expected = "a phase has one shape; write each piece as a phase of its own".to_string();
+            return Err(document.bad_value("learning_rate.schedule", expected));
+        }
+        Ok(Phase { from: always(document.time("learning_rate.from")?), rate: inner })
+    });
+    let then = then.collect::<Result<Vec<_>, ConfigError>>()?;
+    if !then.is_empty() && rate.schedule == Shape::Pieces {
+        let expected = "two schedules would be at odds: write the pieces as phases [[learning_rate.then]], too, or leave \
+                        these out";
+        return Err(document.bad_value("learning_rate.at", expected.into()));
+    }
+    Ok(RateConfig { then, ..rate })
+}
+
+/// The keys that a phase has in common with the first.
+fn phase(document: &Document) -> Result<RateConfig, ConfigError> {
+    let at = document.times("learning_rate.at")?.unwrap_or_default();
+    let rates = document.rates("learning_rate.rates")?.unwrap_or_default();
+    if at.len() != rates.len() {
+        let expected = format!("{} rates, one for each time of learning_rate.at", at.len());
+        return Err(document.bad_value("learning_rate.rates", format!("expected {expected}")));
+    }
     Ok(RateConfig {
         initial: always(document.number("learning_rate.initial")?),
         schedule: always(document.name("learning_rate.schedule", &SCHEDULES)?),
-        warmup: always(document.integer("learning_rate.warmup")?),
+        for_batch: document.integer("learning_rate.for_batch")?.map(|batch| batch as usize),
+        warmup: always(document.time("learning_rate.warmup")?),
+        pieces: at.into_iter().zip(rates).collect(),
         // What a schedule does not look at gets the value that changes nothing.
-        every: document.integer("learning_rate.every")?.unwrap_or(1),
+        every: document.time("learning_rate.every")?.unwrap_or(Time::Steps(1)),
+        stretch: document.integer("learning_rate.stretch")?.unwrap_or(1),
         factor: document.number("learning_rate.factor")?.unwrap_or(1.0),
         power: document.number("learning_rate.power")?.unwrap_or(1.0),
         end: document.number("learning_rate.end")?.unwrap_or(0.0),
+        then: Vec::new(),
     })
 }
 

@@ -3,7 +3,7 @@
 use crate::keys::{
     ACTIVATIONS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, OPTIMIZERS, PRECISIONS, SCHEDULES, Use,
 };
-use crate::run::RunConfig;
+use crate::run::{Phase, RateConfig, RunConfig};
 use ps_core::NUMERICS_VERSION;
 use ps_data::Validation;
 use sha2::{Digest, Sha256};
@@ -22,6 +22,10 @@ impl RunConfig {
         for (key, value) in self.values() {
             let (table, name) = key.parts();
             if table != open {
+                // What follows a table comes before the next one.
+                if open == "learning_rate" {
+                    self.write_phases(&mut text);
+                }
                 let _ = write!(text, "\n[{table}]\n");
                 open = table;
             }
@@ -30,9 +34,19 @@ impl RunConfig {
         text
     }
 
+    fn write_phases(&self, text: &mut String) {
+        for phase in &self.learning_rate.then {
+            let _ = write!(text, "\n[[learning_rate.then]]\n");
+            for (key, value) in phase.values() {
+                let _ = writeln!(text, "{} = {value}", key.parts().1);
+            }
+        }
+    }
+
     /// SHA-256, in hexadecimal, of the text that decides the bits of the weights besides the data itself:
     /// a line for the numerics version, then one line `key = value` for each key that applies, in the order
-    /// of [`KEYS`], without those that only say where data lies.
+    /// of [`KEYS`], without those that only say where data lies; then the phases of the learning rate, whose keys are called
+    /// `learning_rate.then.NUMBER.key`, from 0.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("numerics = {NUMERICS_VERSION}\n"));
@@ -42,6 +56,11 @@ impl RunConfig {
                     && matches!(self.data.validation, Some(Validation::Source(_)));
             if !place {
                 hash.update(format!("{} = {value}\n", key.path));
+            }
+        }
+        for (number, phase) in self.learning_rate.then.iter().enumerate() {
+            for (key, value) in phase.values() {
+                hash.update(format!("learning_rate.then.{number}.{} = {value}\n", key.parts().1));
             }
         }
         hash.finalize().iter().fold(String::new(), |mut text, byte| {
@@ -59,14 +78,14 @@ impl RunConfig {
         match key.used {
             Use::Always => true,
             Use::When("model.kind", kinds) => kinds.contains(&name(&MODEL_KINDS, self.model.kind)),
-            Use::When(_, schedules) => schedules.contains(&name(&SCHEDULES, self.learning_rate.schedule)),
+            Use::When(..) | Use::BeforePhases | Use::InPhases => self.learning_rate.has(key, false),
         }
     }
 
     /// What `key` is set to, in TOML; `None` where it is not set.
     fn value(&self, key: &Key) -> Option<String> {
         let (data, model, train) = (&self.data, &self.model, &self.train);
-        let (sgd, rate) = (&self.optimizer.sgd, &self.learning_rate);
+        let sgd = &self.optimizer.sgd;
         Some(match key.path {
             "seed" => self.seed.to_string(),
             "data.train" => quoted(&data.train),
@@ -92,17 +111,55 @@ impl RunConfig {
             "optimizer.weight_decay" => single(sgd.weight_decay),
             "optimizer.l1" => single(sgd.l1),
             "optimizer.clip" => single(sgd.clip?),
-            "learning_rate.initial" => number(rate.initial),
-            "learning_rate.schedule" => quoted(name(&SCHEDULES, rate.schedule)),
-            "learning_rate.warmup" => rate.warmup.to_string(),
-            "learning_rate.every" => rate.every.to_string(),
-            "learning_rate.factor" => number(rate.factor),
-            "learning_rate.power" => number(rate.power),
-            "learning_rate.end" => number(rate.end),
             "wire.weights" => quoted(name(&PRECISIONS, self.wire.weights)),
+            _ => return self.learning_rate.value(key),
+        })
+    }
+}
+
+impl Phase {
+    fn values(&self) -> impl Iterator<Item = (&'static Key, String)> {
+        let of = |key: &Key| match key.path {
+            "learning_rate.from" => Some(self.from.to_string()),
+            _ if self.rate.has(key, true) => self.rate.value(key),
+            _ => None,
+        };
+        KEYS.iter().filter_map(move |key| of(key).map(|value| (key, value)))
+    }
+}
+
+impl RateConfig {
+    /// Whether `key`, which is of this table, applies.
+    fn has(&self, key: &Key, is_phase: bool) -> bool {
+        match key.used {
+            Use::Always => true,
+            Use::When(_, schedules) => schedules.contains(&name(&SCHEDULES, self.schedule)),
+            Use::InPhases => is_phase,
+            Use::BeforePhases => !is_phase,
+        }
+    }
+
+    /// What `key` is set to; `None` where it is not set, or of another table.
+    fn value(&self, key: &Key) -> Option<String> {
+        Some(match key.path {
+            "learning_rate.initial" => number(self.initial),
+            "learning_rate.schedule" => quoted(name(&SCHEDULES, self.schedule)),
+            "learning_rate.for_batch" => self.for_batch?.to_string(),
+            "learning_rate.warmup" => self.warmup.to_string(),
+            "learning_rate.at" => list(self.pieces.iter().map(|(at, _)| at.to_string())),
+            "learning_rate.rates" => list(self.pieces.iter().map(|(_, rate)| number(*rate))),
+            "learning_rate.every" => self.every.to_string(),
+            "learning_rate.stretch" => self.stretch.to_string(),
+            "learning_rate.factor" => number(self.factor),
+            "learning_rate.power" => number(self.power),
+            "learning_rate.end" => number(self.end),
             _ => return None,
         })
     }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
 
 fn name<T: PartialEq, const N: usize>(names: &Names<T, N>, value: T) -> &'static str {

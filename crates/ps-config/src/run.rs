@@ -1,7 +1,9 @@
 //! The run file: everything that processes of one run must agree on.
 
+use crate::error::{ConfigError, Place};
+use crate::time::Time;
 use ps_core::model::ModelKind;
-use ps_core::{Activation, BatchPlan, Head, LearningRate, Precision, ScheduleKind, SgdConfig};
+use ps_core::{Activation, BatchPlan, Head, LearningRate, Precision, Schedule, ScheduleKind, SgdConfig};
 use ps_data::DataConfig;
 
 /// A run, valid by construction: made by [`RunConfig::parse`] alone.
@@ -66,23 +68,49 @@ pub enum OptimizerKind {
     Sgd,
 }
 
-/// The `[learning_rate]` table. Times are in steps; see [`LearningRate`] for what each key means.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The `[learning_rate]` table, or one of the phases that follow it; see [`LearningRate`] for what each key means.
+#[derive(Clone, Debug, PartialEq)]
 pub struct RateConfig {
     /// Rate that the schedule starts from (one-cycle: its peak).
     pub initial: f64,
     /// Shape of the schedule.
-    pub schedule: ScheduleKind,
-    /// Steps of linear warm-up before it.
-    pub warmup: u64,
-    /// Period of step, exponential and inverse-time.
-    pub every: u64,
+    pub schedule: Shape,
+    /// The batch that the rates are meant for.
+    pub for_batch: Option<usize>,
+    /// Linear warm-up before it.
+    pub warmup: Time,
+    /// When the rate changes, and to what (piecewise).
+    pub pieces: Vec<(Time, f64)>,
+    /// Period of step, exponential and inverse-time, first period of cosine-restarts.
+    pub every: Time,
+    /// How many times as long each period of cosine-restarts is.
+    pub stretch: u64,
     /// Factor of step and exponential, decay of inverse-time.
     pub factor: f64,
     /// Exponent of polynomial.
     pub power: f64,
-    /// Rate that polynomial, cosine and one-cycle end at.
+    /// Rate that polynomial, cosine, cosine-restarts and one-cycle end at.
     pub end: f64,
+    /// What follows; empty in a phase.
+    pub then: Vec<Phase>,
+}
+
+/// A schedule that follows another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Phase {
+    /// When.
+    pub from: Time,
+    /// What it is.
+    pub rate: RateConfig,
+}
+
+/// What a schedule looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A function of the step.
+    Is(ScheduleKind),
+    /// A constant, from some times on another.
+    Pieces,
 }
 
 /// The `[wire]` table.
@@ -100,9 +128,64 @@ impl RunConfig {
         BatchPlan::new(self.seed, samples, batch, leaf, epochs, steps)
     }
 
-    /// The schedule over `steps` steps.
-    pub fn rate(&self, steps: u64) -> LearningRate {
-        let RateConfig { initial, schedule, warmup, every, factor, power, end } = self.learning_rate;
-        LearningRate { initial, schedule, warmup, every, factor, power, end, steps }
+    /// The schedule of a run.
+    ///
+    /// # Errors
+    /// A phase does not begin after the one before it.
+    pub fn rate(&self, plan: &BatchPlan) -> Result<Schedule, ConfigError> {
+        let rate = &self.learning_rate;
+        let begins = rate.then.iter().map(|phase| phase.from).chain(rate.pieces.iter().map(|piece| piece.0));
+        let begins: Vec<(Time, u64)> = begins.map(|time| (time, time.steps(plan))).collect();
+        let mut before = 0;
+        for &(time, step) in &begins {
+            if step <= before {
+                return Err(ConfigError::Value {
+                    place: Place::Resolved,
+                    key: if rate.pieces.is_empty() { "learning_rate.from" } else { "learning_rate.at" }
+                        .into(),
+                    value: time.to_string(),
+                    expected: format!(
+                        "this is step {step}, which does not come after step {before}, where the phase before it begins; \
+                         the run has {} steps",
+                        plan.steps
+                    ),
+                });
+            }
+            before = step;
+        }
+        let ends = begins.iter().skip(1).map(|(_, step)| *step).chain([plan.steps]);
+        let first_end = begins.first().map_or(plan.steps, |(_, step)| *step);
+        let phases = rate.then.iter().map(|phase| phase.rate.clone());
+        let pieces = rate.pieces.iter().map(|&(_, piece)| RateConfig {
+            initial: piece,
+            schedule: Shape::Is(ScheduleKind::Constant),
+            warmup: Time::Steps(0),
+            ..rate.clone()
+        });
+        let then = begins.iter().zip(ends).zip(phases.chain(pieces)).map(|((&(_, begin), end), phase)| {
+            // A phase that begins after the end of the run is not come to.
+            (begin, self.shape(&phase, end.saturating_sub(begin), plan))
+        });
+        Ok(Schedule::new(self.shape(rate, first_end, plan), then.collect()))
+    }
+
+    /// A schedule of `steps` steps.
+    fn shape(&self, rate: &RateConfig, steps: u64, plan: &BatchPlan) -> LearningRate {
+        let batch = self.train.batch;
+        let scale = batch as f64 / self.learning_rate.for_batch.unwrap_or(batch) as f64;
+        LearningRate {
+            initial: rate.initial * scale,
+            schedule: match rate.schedule {
+                Shape::Is(kind) => kind,
+                Shape::Pieces => ScheduleKind::Constant,
+            },
+            warmup: rate.warmup.steps(plan),
+            every: rate.every.steps(plan).max(1),
+            factor: rate.factor,
+            stretch: rate.stretch,
+            power: rate.power,
+            end: rate.end * scale,
+            steps,
+        }
     }
 }

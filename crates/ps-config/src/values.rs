@@ -3,6 +3,7 @@
 use crate::document::{Document, Entry, Value, likeness};
 use crate::error::{ConfigError, Place};
 use crate::keys::{Accepts, Fallback, Key, MOST_WIDTH, Names, Use};
+use crate::time::Time;
 use std::ops::RangeBounds;
 
 impl Document {
@@ -58,15 +59,48 @@ impl Document {
     /// The layer widths at `path`.
     pub(crate) fn widths(&self, path: &str) -> Result<Option<Vec<usize>>, ConfigError> {
         self.read(path, |_, value| {
-            let Value::List(items) = value else { return None };
-            let width = |item: &Value| match item {
+            list(value, |item| match item {
                 Value::Integer(width) => u64::try_from(*width)
                     .ok()
                     .filter(|width| (1..=MOST_WIDTH).contains(width))
                     .map(|width| width as usize),
                 _ => None,
-            };
-            items.iter().map(width).collect::<Option<Vec<usize>>>().filter(|widths| !widths.is_empty())
+            })
+        })
+    }
+
+    /// The time at `path`.
+    pub(crate) fn time(&self, path: &str) -> Result<Option<Time>, ConfigError> {
+        self.read(path, |accepts, value| match accepts {
+            Accepts::Time(low) => time(value, low),
+            _ => None,
+        })
+    }
+
+    /// The times at `path`.
+    pub(crate) fn times(&self, path: &str) -> Result<Option<Vec<Time>>, ConfigError> {
+        self.read(path, |_, value| list(value, |item| time(item, 1)))
+    }
+
+    /// The rates at `path`.
+    pub(crate) fn rates(&self, path: &str) -> Result<Option<Vec<f64>>, ConfigError> {
+        self.read(path, |_, value| {
+            list(value, |item| {
+                let rate = match item {
+                    Value::Integer(rate) => *rate as f64,
+                    Value::Float(rate) => *rate,
+                    _ => return None,
+                };
+                (rate as f32 > 0.0 && (rate as f32).is_finite()).then_some(rate)
+            })
+        })
+    }
+
+    /// The phases at `path`.
+    pub(crate) fn phases(&self, path: &str) -> Result<Option<Vec<Document>>, ConfigError> {
+        self.read(path, |_, value| match value {
+            Value::Phases(phases) => Some(phases.clone()),
+            _ => None,
         })
     }
 
@@ -119,7 +153,22 @@ impl Document {
 
     /// Whether `key` has a meaning in this run. An error if it has none and was set all the same.
     fn applies(&self, key: &Key) -> Result<bool, ConfigError> {
-        let Use::When(path, values) = key.used else { return Ok(true) };
+        let (path, values) = match key.used {
+            Use::Always => return Ok(true),
+            Use::When(path, values) => (path, values),
+            Use::InPhases | Use::BeforePhases if self.is_phase == (key.used == Use::InPhases) => {
+                return Ok(true);
+            }
+            Use::InPhases | Use::BeforePhases => {
+                let Some(entry) = self.entries.get(key.path) else { return Ok(false) };
+                let reason = match self.is_phase {
+                    true => "it is for the whole run; set it under [learning_rate]",
+                    false => "only phases, [[learning_rate.then]], begin later than the run",
+                };
+                let (place, key) = (entry.place.clone(), key.path.into());
+                return Err(ConfigError::Unused { place, key, reason: reason.into() });
+            }
+        };
         let chosen = match (self.entries.get(path), Key::find(path).map(|other| other.default)) {
             (Some(entry), _) => entry.value.clone(),
             (None, Some(Fallback::Value(text))) => Value::of_default(text),
@@ -143,6 +192,20 @@ impl Document {
             table => format!("add a line such as {name} = {example} under [{table}]"),
         };
         ConfigError::Missing { origin: self.origin.clone(), key: key.path.into(), hint }
+    }
+}
+
+/// A list that is not empty.
+fn list<T>(value: &Value, take: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    let Value::List(items) = value else { return None };
+    items.iter().map(take).collect::<Option<Vec<T>>>().filter(|items| !items.is_empty())
+}
+
+fn time(value: &Value, low: u64) -> Option<Time> {
+    match value {
+        Value::Integer(steps) => u64::try_from(*steps).ok().filter(|steps| *steps >= low).map(Time::Steps),
+        Value::Text(text) => Time::parse(text),
+        _ => None,
     }
 }
 

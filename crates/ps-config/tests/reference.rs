@@ -1,7 +1,7 @@
 //! The table of keys: complete, in agreement with the other crates, and what the README shows.
 
-use ps_config::RunConfig;
 use ps_config::keys::{Accepts, Fallback, KEYS, Key, Use, reference_table};
+use ps_config::{RunConfig, Shape};
 use std::path::Path;
 
 const BEGIN: &str = "<!-- keys: begin -->\n";
@@ -29,16 +29,26 @@ fn every_key_can_be_set_and_shows_in_the_resolved_run() {
     for key in &KEYS {
         let value = match (key.default, key.accepts) {
             (Fallback::Value(text) | Fallback::Required(text), _) => text,
+            // Its keys are those of the table that it follows.
+            (_, Accepts::Phases) => "[{ from = 9, initial = 1 }]",
             (_, Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger) => "\"csv:x\"",
             _ => "3",
         };
-        let run = run_for(key, &[format!("{}={value}", key.path)]);
         let (table, name) = key.parts();
-        let text = run.to_toml();
+        let set = match key.used {
+            Use::InPhases => format!("learning_rate.then=[{{ {name} = {value}, initial = 1 }}]"),
+            _ => format!("{}={value}", key.path),
+        };
+        let text = run_for(key, &[set]).to_toml();
+        let (table, line) = match (key.used, key.accepts) {
+            (Use::InPhases, _) => (format!("[{table}.then]"), format!("{name} = ")),
+            (_, Accepts::Phases) => (format!("[{}]", key.path), "from = 9".to_string()),
+            _ => (table.to_string(), format!("{name} = ")),
+        };
         let section =
             text.split("\n[").find(|part| part.starts_with(&format!("{table}]")) || table.is_empty());
         let section = section.unwrap_or_else(|| panic!("[{table}] is missing:\n{text}"));
-        assert!(section.contains(&format!("{name} = ")), "{} is missing:\n{text}", key.path);
+        assert!(section.contains(&line), "{} is missing:\n{text}", key.path);
     }
 }
 
@@ -53,7 +63,10 @@ fn names_are_those_that_the_other_crates_serialise() {
                 "model.kind" => serde_json::to_string(&run.model.kind),
                 "model.activation" => serde_json::to_string(&run.model.activation),
                 "model.head" => serde_json::to_string(&run.model.head),
-                "learning_rate.schedule" => serde_json::to_string(&run.learning_rate.schedule),
+                "learning_rate.schedule" => match run.learning_rate.schedule {
+                    Shape::Is(kind) => serde_json::to_string(&kind),
+                    Shape::Pieces => continue,
+                },
                 _ => continue,
             };
             assert_eq!(json.unwrap(), format!("\"{name}\""));
@@ -67,7 +80,7 @@ fn run_for(key: &Key, sets: &[String]) -> RunConfig {
     all.push("optimizer.momentum=0.5".into());
     match key.used {
         Use::When(other, values) => all.push(format!("{other}={}", values[0])),
-        Use::Always => {}
+        Use::Always | Use::InPhases | Use::BeforePhases => {}
     }
     let mut run = all.clone();
     run.extend_from_slice(sets);
@@ -81,11 +94,16 @@ fn run_for(key: &Key, sets: &[String]) -> RunConfig {
     if is("model.kind", "=mlp") {
         needed.push("model.hidden=[4]".to_string());
     }
-    if ["step", "exponential", "inverse-time"]
-        .iter()
-        .any(|name| is("learning_rate.schedule", &format!("={name}")))
-    {
-        needed.extend(["learning_rate.every=5".to_string(), "learning_rate.factor=0.5".to_string()]);
+    let is_one_of =
+        |names: &[&str]| names.iter().any(|name| is("learning_rate.schedule", &format!("={name}")));
+    if is_one_of(&["step", "exponential", "inverse-time"]) {
+        needed.push("learning_rate.factor=0.5".to_string());
+    }
+    if is_one_of(&["step", "exponential", "inverse-time", "cosine-restarts"]) {
+        needed.push("learning_rate.every=5".to_string());
+    }
+    if is_one_of(&["piecewise"]) {
+        needed.extend(["learning_rate.at=[5, 9]".to_string(), "learning_rate.rates=[0.1, 0.2]".to_string()]);
     }
     needed.extend(run);
     RunConfig::parse("", "run.toml", &needed).unwrap_or_else(|error| panic!("{}: {error}", key.path))

@@ -82,7 +82,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "initial = 0.05",
         "rate = 0.05",
-        "run.toml:14: unknown key learning_rate.rate: [learning_rate] has initial, schedule, warmup, every, factor, power, end",
+        "run.toml:14: unknown key learning_rate.rate: did you mean learning_rate.rates?",
     );
     line(
         "initial = 0.05",
@@ -246,12 +246,12 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "\"cosine\"",
         "\"cos\"",
-        r#"run.toml:15: learning_rate.schedule = "cos": did you mean "cosine"? expected "constant", "step", "exponential", "inverse-time", "polynomial", "cosine" or "one-cycle""#,
+        r#"run.toml:15: learning_rate.schedule = "cos": did you mean "cosine"? expected "constant", "piecewise", "step", "exponential", "inverse-time", "polynomial", "cosine", "cosine-restarts" or "one-cycle""#,
     );
     line(
         "\"cosine\"",
         "\"onecycle\"",
-        r#"run.toml:15: learning_rate.schedule = "onecycle": did you mean "one-cycle"? expected "constant", "step", "exponential", "inverse-time", "polynomial", "cosine" or "one-cycle""#,
+        r#"run.toml:15: learning_rate.schedule = "onecycle": did you mean "one-cycle"? expected "constant", "piecewise", "step", "exponential", "inverse-time", "polynomial", "cosine", "cosine-restarts" or "one-cycle""#,
     );
 }
 
@@ -270,7 +270,7 @@ fn keys_without_effect_are_refused() {
     line(
         "schedule = \"cosine\"",
         "end = 0.001",
-        r#"run.toml:15: learning_rate.end has no effect: learning_rate.schedule is "constant" and only "polynomial", "cosine", "one-cycle" use it; remove this key or change learning_rate.schedule"#,
+        r#"run.toml:15: learning_rate.end has no effect: learning_rate.schedule is "constant" and only "polynomial", "cosine", "cosine-restarts", "one-cycle" use it; remove this key or change learning_rate.schedule"#,
     );
     line(
         "\"cosine\"",
@@ -328,6 +328,63 @@ fn what_is_no_toml_is_refused_with_its_line() {
     line("batch = 64", "batch = 64\nbatch = 65", "run.toml:11: not valid TOML: duplicate key batch");
     line("[train]", "[data]", "run.toml:8: not valid TOML: duplicate key data");
     line("\"digits:\"", "\"digits:", r#"run.toml:3: not valid TOML: invalid basic string, expected `"`"#);
+}
+
+/// `GOOD` with another `[learning_rate]` is refused with `expected`.
+#[track_caller]
+fn rates(new: &str, expected: &str) {
+    line("initial = 0.05\nschedule = \"cosine\"", new, expected);
+}
+
+#[test]
+fn schedules_that_are_at_odds_are_refused() {
+    let rate = "initial = 0.05";
+    let then = |keys: &str| format!("{rate}\n[[learning_rate.then]]\n{keys}");
+    rates(
+        "initial = 0.05\nfrom = 3",
+        "run.toml:15: learning_rate.from has no effect: only phases, [[learning_rate.then]], begin later than the run",
+    );
+    rates(
+        &then("from = 3\ninitial = 1\nfor_batch = 8"),
+        "run.toml:18: learning_rate.for_batch has no effect: it is for the whole run; set it under [learning_rate]",
+    );
+    rates(
+        &then("initial = 1"),
+        "run.toml: learning_rate.from is missing: add a line such as from = \"50%\" under [learning_rate]",
+    );
+    rates(
+        &then("from = \"3 laps\"\ninitial = 1"),
+        "run.toml:16: learning_rate.from = \"3 laps\": expected a number of steps of at least 1, or a text such as \"2 epochs\" or \"5%\" of the run",
+    );
+    rates(
+        &then("from = 3\ninitial = 1\nschedule = \"piecewise\"\nat = [4]\nrates = [1]"),
+        "run.toml:18: learning_rate.schedule = \"piecewise\": a phase has one shape; write each piece as a phase of its own",
+    );
+    rates(
+        "initial = 0.05\nschedule = \"piecewise\"\nat = [4, 5]\nrates = [1]",
+        "run.toml:17: learning_rate.rates = [1]: expected 2 rates, one for each time of learning_rate.at",
+    );
+    rates(
+        "initial = 0.05\nschedule = \"piecewise\"\nat = [4]\nrates = [1]\n[[learning_rate.then]]\nfrom = 3\ninitial = 1",
+        "run.toml:16: learning_rate.at = [4]: two schedules would be at odds: write the pieces as phases [[learning_rate.then]], too, or leave these out",
+    );
+    rates(
+        "initial = 0.05\nthen = [1]",
+        "run.toml:15: learning_rate.then = [1]: expected tables of their own, [[learning_rate.then]]; this is a list",
+    );
+}
+
+#[test]
+fn phases_that_do_not_follow_one_another_are_refused() {
+    let text = "data.train = 'digits:'\nmodel.kind = 'softmax'\n[train]\nbatch = 10\n[learning_rate]\ninitial = 1\n\
+                [[learning_rate.then]]\nfrom = '2 epochs'\ninitial = 1\n[[learning_rate.then]]\nfrom = 15\ninitial = 1";
+    let run = RunConfig::parse(text, "run.toml", &[]).unwrap();
+    let error = run.rate(&run.plan(100)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "learning_rate.from = 15: this is step 15, which does not come after step 20, where the phase before it begins; the run has 50 steps"
+    );
+    assert!(run.rate(&run.plan(50)).is_ok());
 }
 
 #[test]

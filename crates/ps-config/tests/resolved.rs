@@ -1,6 +1,6 @@
 //! Run files that are accepted: what is filled in, what reads back, what the fingerprint tells apart.
 
-use ps_config::{ConfigError, RunConfig};
+use ps_config::{ConfigError, RunConfig, Shape};
 use ps_core::{Activation, Head, ScheduleKind};
 use ps_data::Validation;
 
@@ -37,7 +37,7 @@ fn defaults_fill_what_is_not_set() {
     assert_eq!((run.seed, run.train.epochs, run.train.batch, run.train.leaf), (1, 5, 128, 32));
     assert_eq!((run.train.steps, run.data.validation.clone(), run.data.test.clone()), (None, None, None));
     assert_eq!((run.model.head, run.model.activation), (Head::Logistic, Activation::Relu));
-    assert_eq!(run.learning_rate.schedule, ScheduleKind::Constant);
+    assert_eq!(run.learning_rate.schedule, Shape::Is(ScheduleKind::Constant));
     assert_eq!(run.optimizer.sgd, ps_core::SgdConfig::default());
     let small = RunConfig::parse(text, "run.toml", &["train.batch=8".into()]).unwrap();
     assert_eq!(small.train.leaf, 8);
@@ -130,4 +130,26 @@ fn the_fingerprint_changes_with_the_numbers_and_not_with_places() {
         assert!(!seen.contains(&fingerprint), "{other:?}");
         seen.push(fingerprint);
     }
+}
+
+#[test]
+fn phases_read_back_and_are_part_of_the_fingerprint() {
+    let then = r#"learning_rate.then=[{ from = "2 epochs", initial = 0.02, schedule = "cosine-restarts", every = "10%" },
+                  { from = 90, initial = 0.001, warmup = 5 }]"#;
+    let pieces = [
+        "learning_rate.schedule=piecewise",
+        r#"learning_rate.at=[5, "1.5 epochs", "90%"]"#,
+        "learning_rate.rates=[1, 2, 3]",
+    ];
+    let mut fingerprints = vec![with(&[]).unwrap().fingerprint()];
+    for sets in [&[then][..], &[&then.replace("90", "91")], &[&then.replace("10%", "11%")], &pieces] {
+        let run = with(sets).unwrap_or_else(|error| panic!("{error}"));
+        let text = run.to_toml();
+        assert_eq!(RunConfig::parse(&text, "resolved.toml", &[]).unwrap(), run, "{text}");
+        fingerprints.push(run.fingerprint());
+    }
+    let count = fingerprints.len();
+    fingerprints.sort();
+    fingerprints.dedup();
+    assert_eq!(fingerprints.len(), count);
 }

@@ -39,7 +39,7 @@ pub use order::Order;
 pub use params::{Layout, TensorSpec, weights_hash};
 pub use precision::Precision;
 pub use samples::Samples;
-pub use schedule::{LearningRate, ScheduleKind};
+pub use schedule::{LearningRate, Schedule, ScheduleKind};
 pub use trainer::{StepReport, Trainer};
 pub use tree::{Coverage, Node, Tree};
 

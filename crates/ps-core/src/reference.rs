@@ -9,7 +9,7 @@ use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::SgdConfig;
 use crate::samples::Samples;
-use crate::schedule::LearningRate;
+use crate::schedule::Schedule;
 use crate::trainer::{Diverged, StepReport, Trainer};
 use crate::tree::Node;
 
@@ -18,7 +18,7 @@ pub fn train(
     model: &Model,
     plan: BatchPlan,
     optimizer: SgdConfig,
-    rate: LearningRate,
+    rate: impl Into<Schedule>,
     samples: &dyn Samples,
     mut report: impl FnMut(&StepReport, &[f32]),
 ) -> Result<Vec<f32>, Diverged> {

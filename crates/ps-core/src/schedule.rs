@@ -20,6 +20,8 @@ pub enum ScheduleKind {
     Polynomial,
     /// From initial to final along half a cosine.
     Cosine,
+    /// The same again and again, each `stretch` times as long as the one before (SGDR, Loshchilov and Hutter 2017).
+    CosineRestarts,
     /// Up to `initial` and down again along half cosines (Smith and Topin 2018).
     OneCycle,
 }
@@ -33,15 +35,17 @@ pub struct LearningRate {
     pub schedule: ScheduleKind,
     /// Steps of linear warm-up before the schedule starts: step t of them has rate `initial * (t + 1) / warmup`.
     pub warmup: u64,
-    /// Period of `step`, `exponential` and `inverse-time`, in steps; at least 1.
+    /// Period of `step`, `exponential` and `inverse-time`, first period of `cosine-restarts`, in steps; at least 1.
     pub every: u64,
     /// Factor of `step` and `exponential`, decay of `inverse-time`.
     pub factor: f64,
+    /// How many times as long as the one before each period of `cosine-restarts` is; at least 1.
+    pub stretch: u64,
     /// Exponent of `polynomial`.
     pub power: f64,
-    /// The rate that `polynomial`, `cosine` and `one-cycle` end at.
+    /// The rate that `polynomial`, `cosine`, `one-cycle` and each period of `cosine-restarts` end at.
     pub end: f64,
-    /// Steps of the whole run, warm-up included.
+    /// Steps of the whole schedule, warm-up included.
     pub steps: u64,
 }
 
@@ -59,6 +63,7 @@ impl LearningRate {
             warmup: 0,
             every: 1,
             factor: 1.0,
+            stretch: 1,
             power: 1.0,
             end: 0.0,
             steps: 1,
@@ -87,6 +92,7 @@ impl LearningRate {
                 self.end + (initial - self.end) * function::pow((1.0 - progress).max(0.0), self.power)
             }
             ScheduleKind::Cosine => cosine(initial, self.end, progress),
+            ScheduleKind::CosineRestarts => cosine(initial, self.end, self.since_restart(step - self.warmup)),
             ScheduleKind::OneCycle if progress < ONE_CYCLE_RISE => {
                 cosine(initial * ONE_CYCLE_START, initial, progress / ONE_CYCLE_RISE)
             }
@@ -94,6 +100,58 @@ impl LearningRate {
                 cosine(initial, self.end, (progress - ONE_CYCLE_RISE) / (1.0 - ONE_CYCLE_RISE))
             }
         }
+    }
+}
+
+impl LearningRate {
+    /// How much of its period has passed `t` steps after the first one began.
+    fn since_restart(&self, t: u64) -> f64 {
+        let (mut t, mut period) = (t, self.every);
+        if self.stretch == 1 {
+            t %= period;
+        }
+        while t >= period {
+            t -= period;
+            period = period.saturating_mul(self.stretch);
+        }
+        t as f64 / period as f64
+    }
+}
+
+/// Schedules, one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    first: LearningRate,
+    /// Those that follow, each with the step at which it begins, in order.
+    then: Vec<(u64, LearningRate)>,
+}
+
+impl Schedule {
+    /// `first`, and from each step of `then` on the one that is named with it; the steps must increase, from at least 1.
+    pub fn new(first: LearningRate, then: Vec<(u64, LearningRate)>) -> Self {
+        let begins = then.iter().map(|(step, _)| *step);
+        assert!(std::iter::once(0).chain(begins).is_sorted_by(|a, b| a < b), "schedules follow one another");
+        Schedule { first, then }
+    }
+
+    /// The rate of step `step` (from 0), rounded to binary32: that of the schedule it belongs to, whose steps count from
+    /// its beginning.
+    pub fn at(&self, step: u64) -> f32 {
+        let begun = self.then.iter().rev().find(|(begin, _)| *begin <= step);
+        let (begin, rate) = begun.map_or((0, &self.first), |(begin, rate)| (*begin, rate));
+        rate.at(step - begin)
+    }
+}
+
+impl From<LearningRate> for Schedule {
+    fn from(rate: LearningRate) -> Self {
+        Schedule::new(rate, Vec::new())
+    }
+}
+
+impl From<&Schedule> for Schedule {
+    fn from(schedule: &Schedule) -> Self {
+        schedule.clone()
     }
 }
 

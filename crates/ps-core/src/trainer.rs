@@ -5,14 +5,14 @@ use crate::fold::NodeSum;
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::{Optimizer, SgdConfig};
-use crate::schedule::LearningRate;
+use crate::schedule::Schedule;
 use std::sync::Arc;
 
 /// Weights, optimizer and schedule of a run.
 #[derive(Clone, Debug)]
 pub struct Trainer {
     plan: BatchPlan,
-    rate: LearningRate,
+    rate: Schedule,
     optimizer: Optimizer,
     /// Shared with whoever computes at them; copied for the update only while somebody still holds them.
     weights: Arc<Vec<f32>>,
@@ -59,10 +59,10 @@ impl std::error::Error for Diverged {}
 
 impl Trainer {
     /// A run before its first step.
-    pub fn new(model: &Model, plan: BatchPlan, optimizer: SgdConfig, rate: LearningRate) -> Self {
+    pub fn new(model: &Model, plan: BatchPlan, optimizer: SgdConfig, rate: impl Into<Schedule>) -> Self {
         let weights = model.initial(plan.seed);
         let optimizer = Optimizer::new(optimizer, weights.len());
-        Trainer { plan, rate, optimizer, weights: Arc::new(weights), version: 0 }
+        Trainer { plan, rate: rate.into(), optimizer, weights: Arc::new(weights), version: 0 }
     }
 
     /// Goes on after `version` steps, with the weights and velocity of then, `[parameters]` (no velocity without
@@ -143,6 +143,7 @@ fn all_finite(values: &[f32]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LearningRate;
     use crate::model::{Activation, Head};
     use crate::tree::Node;
 

@@ -4,8 +4,7 @@ use ps_checkpoint::Fingerprint;
 use ps_config::{ConfigError, RunConfig};
 use ps_core::params::weights_hash;
 use ps_core::{
-    BatchPlan, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Samples, SgdConfig, Tally,
-    Trainer,
+    BatchPlan, Gradients, Head, Kernel, Model, NUMERICS_VERSION, Samples, Schedule, SgdConfig, Tally, Trainer,
 };
 use ps_data::{DataError, Loaded, Progress, Task};
 use std::fmt;
@@ -22,7 +21,7 @@ pub struct Job {
     /// How the training samples are cut into steps.
     pub plan: BatchPlan,
     /// The rate of each step.
-    pub rate: LearningRate,
+    pub rate: Schedule,
     /// What a step does with the gradient.
     pub optimizer: SgdConfig,
     /// What other processes of the run must agree on.
@@ -76,13 +75,13 @@ impl Job {
             data: data.fingerprint.clone(),
             numerics: NUMERICS_VERSION,
         };
-        let (rate, optimizer) = (run.rate(plan.steps), run.optimizer.sgd);
+        let (rate, optimizer) = (run.rate(&plan).map_err(JobError::Config)?, run.optimizer.sgd);
         Ok(Job { run, data, model, plan, rate, optimizer, fingerprint, kernel })
     }
 
     /// The holder of the weights, before the first step.
     pub fn trainer(&self) -> Trainer {
-        Trainer::new(&self.model, self.plan, self.optimizer, self.rate)
+        Trainer::new(&self.model, self.plan, self.optimizer, &self.rate)
     }
 
     /// What computes gradients and evaluates, on the current rayon pool.

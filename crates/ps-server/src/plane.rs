@@ -12,7 +12,7 @@ use ps_coord::{Digest, WorkerId};
 use ps_core::chunk::{Element, Pool};
 use ps_core::precision::encode_bf16;
 use ps_core::trainer::Diverged;
-use ps_core::{BatchPlan, ChunkFold, Fold, Gradients, LearningRate, Node, NodeSum, Precision, SgdConfig};
+use ps_core::{BatchPlan, ChunkFold, Fold, Gradients, Node, NodeSum, Precision, Schedule, SgdConfig};
 use ps_core::{Samples, StepReport, Tally};
 use ps_proto::Nonsense;
 use ps_proto::convert::{NodeDone, NodePart};
@@ -25,7 +25,7 @@ use std::ops::Range;
 /// The weights that one server keeps, and the sums of the step in hand.
 pub(crate) struct Plane {
     plan: BatchPlan,
-    rate: LearningRate,
+    rate: Schedule,
     optimizer: SgdConfig,
     precision: Precision,
     /// Elements of the flat vector that are kept here, in whole chunks.
@@ -116,7 +116,7 @@ impl Plane {
             .collect();
         Plane {
             plan,
-            rate: job.rate,
+            rate: job.rate.clone(),
             optimizer,
             precision,
             kept,

@@ -24,7 +24,7 @@ pub use faults::{Counts, Faults};
 use cluster::Cluster;
 use ps_coord::Outcome;
 use ps_core::planted::Planted;
-use ps_core::{BatchPlan, Kernel, LearningRate, Model, Samples, SgdConfig};
+use ps_core::{BatchPlan, Kernel, Model, Samples, Schedule, SgdConfig};
 use std::collections::VecDeque;
 
 /// What is trained, and by how many workers at the start.
@@ -36,7 +36,7 @@ pub struct SimJob<'a> {
     /// The optimizer.
     pub optimizer: SgdConfig,
     /// The learning rate.
-    pub rate: LearningRate,
+    pub rate: Schedule,
     /// The training samples.
     pub samples: &'a dyn Samples,
     /// The kernel that gradients are computed with.

@@ -2,7 +2,7 @@
 
 use crate::{SimJob, checks};
 use ps_core::planted::{Defect, Planted};
-use ps_core::{BatchPlan, Fold, LearningRate, NodeSum, Optimizer, Tree};
+use ps_core::{BatchPlan, Fold, NodeSum, Optimizer, Schedule, Tree};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ const CHUNKS: usize = 8;
 /// A part of the weights, of whole chunks.
 pub(crate) struct Part {
     plan: BatchPlan,
-    rate: LearningRate,
+    rate: Schedule,
     optimizer: Optimizer,
     /// Where each of its chunks lies in the flat vector.
     chunks: Vec<Range<usize>>,
@@ -41,7 +41,7 @@ impl Part {
             let kept = &weights[chunks[0].start..chunks[chunks.len() - 1].end];
             Part {
                 plan: job.plan,
-                rate: job.rate,
+                rate: job.rate.clone(),
                 optimizer: Optimizer::new(job.optimizer, kept.len()),
                 chunks: chunks.to_vec(),
                 folds: folds(chunks.len(), job.plan.step(0).tree(), job.planted),

@@ -52,7 +52,7 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
         model: Model::new(FEATURES, &[4], Activation::Tanh, Head::Softmax, 2),
         plan: BatchPlan::new(11, SAMPLES, 16, 3, 3, None),
         optimizer: SgdConfig { momentum: 0.9, ..SgdConfig::default() },
-        rate: LearningRate::constant(0.1),
+        rate: LearningRate::constant(0.1).into(),
         samples,
         kernel: Kernel::detect(),
         workers,

@@ -10,7 +10,7 @@ use ps_sim::{Counts, Faults, Report, SimJob, simulate};
 /// What the reference trainer makes of a job.
 fn expected(job: &SimJob<'_>) -> String {
     let weights =
-        reference::train(&job.model, job.plan, job.optimizer, job.rate, job.samples, |_, _| {}).unwrap();
+        reference::train(&job.model, job.plan, job.optimizer, &job.rate, job.samples, |_, _| {}).unwrap();
     weights_hash(&weights)
 }
 
@@ -95,7 +95,7 @@ fn a_run_that_diverges_ends_at_the_same_step_whatever_goes_wrong() {
     let samples = TinySamples::new();
     let model = Model::new(samples.features(), &[], Activation::Relu, Head::SquaredError, 1);
     // Each step makes the weights a million times larger, until they overflow.
-    let mut job = SimJob { model, rate: LearningRate::constant(1e6), ..tiny_job(&samples, 3) };
+    let mut job = SimJob { model, rate: LearningRate::constant(1e6).into(), ..tiny_job(&samples, 3) };
     let mut steps = Vec::new();
     for seed in 0..40 {
         job.servers = 1 + seed as u32 % 4;

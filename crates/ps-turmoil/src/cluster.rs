@@ -105,7 +105,7 @@ pub fn simulate(seed: u64) -> Result<Report, Violation> {
         let setting = setting(seed, folder.path());
         let job = setting.job()?;
         let expected =
-            reference::train(&job.model, job.plan, job.optimizer, job.rate, &job.data.train, |_, _| {})
+            reference::train(&job.model, job.plan, job.optimizer, &job.rate, &job.data.train, |_, _| {})
                 .map_err(|diverged| diverged.to_string())?;
         let report = Cluster::new(&setting).run()?;
         match weights_hash(&expected) {

@@ -116,7 +116,7 @@ fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), F
         &job.model,
         job.plan,
         job.optimizer,
-        job.rate,
+        &job.rate,
         &job.data.train,
         |report, weights| {
             recorder.step(report, 1);

@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::optim::{Finite, SgdConfig, Update};
 use crate::precision::Precision;
 use crate::samples::Samples;
-use crate::schedule::LearningRate;
+use crate::schedule::Schedule;
 use crate::trainer::{Diverged, StepReport};
 use rayon::prelude::*;
 
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 pub struct InPlace {
     gradients: Gradients,
     optimizer: SgdConfig,
-    rate: LearningRate,
+    rate: Schedule,
     version: u64,
     /// `[parameters]`; of wide layers only the biases are up to date, their weights are in `gradients.packed`.
     weights: Vec<f32>,
@@ -47,7 +47,7 @@ impl InPlace {
         model: &Model,
         plan: BatchPlan,
         optimizer: SgdConfig,
-        rate: LearningRate,
+        rate: impl Into<Schedule>,
         kernel: Kernel,
     ) -> Self {
         let weights = model.initial(plan.seed);
@@ -68,7 +68,7 @@ impl InPlace {
             tally: Tally::new(model.classes()),
             gradients,
             optimizer,
-            rate,
+            rate: rate.into(),
             version: 0,
             weights,
         }

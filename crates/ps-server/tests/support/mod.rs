@@ -80,7 +80,8 @@ pub fn job(run: &str, folder: &Path) -> Job {
 
 /// The hash that the plain trainer ends with.
 pub fn reference_hash(job: &Job) -> String {
-    let trained = reference::train(&job.model, job.plan, job.optimizer, job.rate, &job.data.train, |_, _| {});
+    let trained =
+        reference::train(&job.model, job.plan, job.optimizer, &job.rate, &job.data.train, |_, _| {});
     weights_hash(&trained.unwrap())
 }
 

@@ -1,0 +1,47 @@
+//! Times of a run, in steps, epochs or shares of it.
+
+use ps_core::BatchPlan;
+use std::fmt;
+
+/// A moment of a run, or how long something lasts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Time {
+    /// So many steps.
+    Steps(u64),
+    /// So many passes over the training samples.
+    Epochs(f64),
+    /// So many hundredths of the run's steps.
+    Percent(f64),
+}
+
+impl Time {
+    /// Reads `N epochs` or `N%`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+        if let Some(percent) = text.strip_suffix('%') {
+            return number(percent).filter(|percent| (0.0..=100.0).contains(percent)).map(Time::Percent);
+        }
+        let epochs = text.strip_suffix("epochs").or_else(|| text.strip_suffix("epoch"))?;
+        number(epochs).filter(|epochs| (0.0..=1e9).contains(epochs)).map(Time::Epochs)
+    }
+
+    /// The steps that this is in a run, to the nearest.
+    pub fn steps(self, plan: &BatchPlan) -> u64 {
+        match self {
+            Time::Steps(steps) => steps,
+            Time::Epochs(epochs) => (epochs * plan.steps_per_epoch() as f64).round() as u64,
+            Time::Percent(percent) => (percent / 100.0 * plan.steps as f64).round() as u64,
+        }
+    }
+}
+
+impl fmt::Display for Time {
+    /// As run files have it, in TOML.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Time::Steps(steps) => write!(f, "{steps}"),
+            Time::Epochs(epochs) => write!(f, "\"{epochs} epochs\""),
+            Time::Percent(percent) => write!(f, "\"{percent}%\""),
+        }
+    }
+}
