@@ -1,7 +1,6 @@
 //! One run, any workers, one hash; whatever happens to some of them.
 
-mod support;
-
+use crate::support::{self, Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use ps_coord::Dismissal;
 use ps_proto::v1::from_server::Message;
 use ps_proto::{Address, Listener};
@@ -10,7 +9,6 @@ use ps_worker::{Ended, WorkerError};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
-use support::{Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use tokio_stream::StreamExt;
 
 #[test]

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-mod support;
-
+use crate::support::{self, Server, Tapped, Worker, data, options, reference_hash, run_file, wide_run};
 use ps_core::gradient::Flow;
 use ps_core::{Gradients, weights_hash};
 use ps_run::Job;
 use ps_server::ServerOptions;
 use ps_worker::{Computer, Ended, WorkerError};
 use std::ops::Range;
-use support::{Server, Tapped, Worker, data, options, reference_hash, run_file, wide_run};
 
 /// Computes as every worker does, but for one bit of one element in some steps.
 struct Liar(Gradients);

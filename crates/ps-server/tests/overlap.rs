@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-mod support;
-
+use crate::support::{self, Server, Tapped, Worker, data, options, run_file, runtime};
 use ps_core::Gradients;
 use ps_core::gradient::Flow;
 use ps_proto::convert::node_chunks;
@@ -15,7 +14,6 @@ use ps_worker::{Computer, Ended};
 use std::ops::Range;
 use std::sync::mpsc;
 use std::time::Duration;
-use support::{Server, Tapped, Worker, data, options, run_file, runtime};
 use tonic::codec::Streaming;
 
 /// The limit of a wait that only a failure makes long.

@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::{Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use bytes::Bytes;
 use ps_config::SecurityArgs;
 use ps_proto::stream::{self, Reader};
@@ -21,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;

@@ -1,13 +1,13 @@
 //! The wire, spoken by hand: what a worker in another language sees.
 
-mod support;
-
+use crate::support::{
+    self, Server, Shard, Worker, data, from_worker as message, options, run_file, runtime, wide_run,
+};
 use ps_core::{Node, weights_hash};
 use ps_proto::limits::chunk_elements;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_server, from_worker};
 use ps_server::{Layout, ServerOptions};
-use support::{Server, Shard, Worker, data, from_worker as message, options, run_file, runtime, wide_run};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
