@@ -131,9 +131,15 @@ impl RunFolder {
         write_aside(&path, &bytes)
     }
 
-    /// Writes the summary; with it the run is finished.
+    /// Writes the summary, after all else; with it the run is finished, and so it is after a power failure.
     pub fn write_summary(&self, summary: &Summary) -> Result<(), FolderError> {
-        write_aside(&self.path.join(SUMMARY_FILE), summary.to_json().as_bytes())
+        write_aside(&self.path.join(SUMMARY_FILE), summary.to_json().as_bytes())?;
+        // Only Unix lets a folder be opened; elsewhere its names need no sync.
+        if cfg!(not(unix)) {
+            return Ok(());
+        }
+        let synced = File::open(&self.path).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| failed(&self.path, error))
     }
 }
 
@@ -153,7 +159,7 @@ fn is_finished(path: &Path) -> bool {
     }
 }
 
-/// Writes a file that is either whole or not there, durably.
+/// Writes a file that is either whole or not there.
 fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".part");
@@ -162,12 +168,7 @@ fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
         let mut file = File::create(&aside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&aside, path)?;
-        match path.parent() {
-            // Only now its name is there after a power failure, too.
-            Some(folder) if cfg!(unix) && folder.is_dir() => File::open(folder)?.sync_all(),
-            _ => Ok(()),
-        }
+        fs::rename(&aside, path)
     };
     write().map_err(|error| failed(path, error))
 }
