@@ -59,12 +59,10 @@ fn schedules_that_follow_one_another_have_the_rates_that_the_libraries_give() {
         let rate = run.rate(&plan).unwrap();
         let rates = row["rates"].as_array().unwrap();
         assert_eq!(rates.len() as u64, plan.steps, "{library}");
-        // optax computes in binary32, PyTorch in binary64; ours are rounded once.
-        let tolerance = if library.starts_with("optax") { 4e-7 } else { 6.1e-8 };
         for (step, wanted) in rates.iter().enumerate() {
             let (ours, wanted) = (rate.at(step as u64), wanted.as_f64().unwrap());
             let error = (f64::from(ours) / wanted - 1.0).abs();
-            assert!(error < tolerance, "{library}, step {step}: {ours}, not {wanted}");
+            assert!(error < 6.1e-8, "{library}, step {step}: {ours}, not {wanted}");
         }
     }
 }

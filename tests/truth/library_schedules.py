@@ -8,10 +8,12 @@ epochs and steps per epoch, and the rates of all its steps.
 import json
 from pathlib import Path
 
+import jax
 import optax
 import torch
 from torch.optim import lr_scheduler
 
+jax.config.update("jax_enable_x64", True)
 FOLDER = Path(__file__).parent
 PER_EPOCH, EPOCHS = 20, 6
 STEPS = PER_EPOCH * EPOCHS
@@ -30,8 +32,7 @@ def by_torch(initial, make):
 
 
 def by_optax(schedule):
-    # In binary32, as optax computes.
-    return [float(schedule(step)) for step in range(STEPS)]
+    return [float(schedule(jax.numpy.float64(step))) for step in range(STEPS)]
 
 
 def rows():
