@@ -3,7 +3,7 @@
 use crate::error::{ConfigError, Place};
 use crate::keys::{Accepts, KEYS, Key};
 use std::collections::BTreeMap;
-use toml::de::{DeArray, DeTable, DeValue};
+use toml::de::{DeTable, DeValue};
 
 /// Values by the path of their key.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,10 +61,7 @@ impl Document {
             let path = join(table, name.get_ref());
             let source = text.get(value.span()).unwrap_or_default();
             if let Some(key) = Key::find(&path) {
-                let value = match (key.accepts, value.get_ref()) {
-                    (Accepts::Phases, DeValue::Array(items)) => self.read_phases(table, items, text)?,
-                    (_, value) => Value::from(value),
-                };
+                let value = read_value(key, value.get_ref(), &self.origin, text)?;
                 self.entries.insert(key.path, Entry { value, text: shorten(source), place });
                 continue;
             }
@@ -92,20 +89,6 @@ impl Document {
         Ok(())
     }
 
-    /// Tables with keys of `table`; a list where one is no table.
-    fn read_phases(&self, table: &str, items: &DeArray<'_>, text: &str) -> Result<Value, ConfigError> {
-        let read = |item: &DeTable<'_>| {
-            let mut phase = Document { origin: self.origin.clone(), is_phase: true, ..Document::default() };
-            phase.read_table(table, item, text)?;
-            Ok(phase)
-        };
-        let tables: Option<Vec<&DeTable<'_>>> = items.iter().map(|item| item.get_ref().as_table()).collect();
-        match tables {
-            Some(tables) => Ok(Value::Phases(tables.into_iter().map(read).collect::<Result<_, _>>()?)),
-            None => Ok(Value::Other("a list")),
-        }
-    }
-
     /// One `KEY=VALUE`. A value that is not TOML is taken for a text without its quotes.
     fn set(&mut self, set: &str) -> Result<(), ConfigError> {
         let place = Place::Flag(set.to_string());
@@ -126,13 +109,7 @@ impl Document {
             return Err(ConfigError::Syntax { place, problem });
         }
         let value = match DeValue::parse(text) {
-            Ok(value) => match (key.accepts, value.get_ref()) {
-                (Accepts::Phases, DeValue::Array(items)) => {
-                    let flag = Document { origin: format!("--set {set}"), ..Document::default() };
-                    flag.read_phases(key.parts().0, items, text)?
-                }
-                (_, value) => Value::from(value),
-            },
+            Ok(value) => read_value(key, value.get_ref(), &format!("--set {set}"), text)?,
             Err(error) if text.starts_with(['"', '\'', '[', '{']) => {
                 return Err(ConfigError::Syntax { place, problem: message(&error, "") });
             }
@@ -140,6 +117,23 @@ impl Document {
         };
         self.entries.insert(key.path, Entry { value, text: shorten(text), place });
         Ok(())
+    }
+}
+
+/// What stands for `key` in `text`, which errors call `origin`. Phases are tables with keys of its own table.
+fn read_value(key: &Key, value: &DeValue<'_>, origin: &str, text: &str) -> Result<Value, ConfigError> {
+    let (Accepts::Phases, DeValue::Array(items)) = (key.accepts, value) else {
+        return Ok(Value::from(value));
+    };
+    let read = |item: &DeTable<'_>| {
+        let mut phase = Document { origin: origin.to_string(), is_phase: true, ..Document::default() };
+        phase.read_table(key.parts().0, item, text)?;
+        Ok(phase)
+    };
+    let tables: Option<Vec<&DeTable<'_>>> = items.iter().map(|item| item.get_ref().as_table()).collect();
+    match tables {
+        Some(tables) => Ok(Value::Phases(tables.into_iter().map(read).collect::<Result<_, _>>()?)),
+        None => Ok(Value::Other("a list")),
     }
 }
 

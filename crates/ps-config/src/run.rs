@@ -120,6 +120,17 @@ pub struct WireConfig {
     pub weights: Precision,
 }
 
+impl RateConfig {
+    /// What follows it: the phases, or the pieces as phases of a constant rate.
+    fn phases(&self) -> Vec<Phase> {
+        let piece = |&(from, initial): &(Time, f64)| {
+            let schedule = Shape::Is(ScheduleKind::Constant);
+            Phase { from, rate: RateConfig { initial, schedule, warmup: Time::Steps(0), ..self.clone() } }
+        };
+        self.then.iter().cloned().chain(self.pieces.iter().map(piece)).collect()
+    }
+}
+
 impl RunConfig {
     /// The plan for `samples` training samples. They must be at least one batch; [`crate::ConfigError`] says so
     /// otherwise.
@@ -134,16 +145,16 @@ impl RunConfig {
     /// A phase does not begin after the one before it.
     pub fn rate(&self, plan: &BatchPlan) -> Result<Schedule, ConfigError> {
         let rate = &self.learning_rate;
-        let begins = rate.then.iter().map(|phase| phase.from).chain(rate.pieces.iter().map(|piece| piece.0));
-        let begins: Vec<(Time, u64)> = begins.map(|time| (time, time.steps(plan))).collect();
-        let mut before = 0;
-        for &(time, step) in &begins {
+        let phases = rate.phases();
+        let mut begins = vec![0];
+        for phase in &phases {
+            let (step, before) = (phase.from.steps(plan), begins[begins.len() - 1]);
             if step <= before {
                 return Err(ConfigError::Value {
                     place: Place::Resolved,
                     key: if rate.pieces.is_empty() { "learning_rate.from" } else { "learning_rate.at" }
                         .into(),
-                    value: time.to_string(),
+                    value: phase.from.to_string(),
                     expected: format!(
                         "this is step {step}, which does not come after step {before}, where the phase before it begins; \
                          the run has {} steps",
@@ -151,22 +162,18 @@ impl RunConfig {
                     ),
                 });
             }
-            before = step;
+            begins.push(step);
         }
-        let ends = begins.iter().skip(1).map(|(_, step)| *step).chain([plan.steps]);
-        let first_end = begins.first().map_or(plan.steps, |(_, step)| *step);
-        let phases = rate.then.iter().map(|phase| phase.rate.clone());
-        let pieces = rate.pieces.iter().map(|&(_, piece)| RateConfig {
-            initial: piece,
-            schedule: Shape::Is(ScheduleKind::Constant),
-            warmup: Time::Steps(0),
-            ..rate.clone()
-        });
-        let then = begins.iter().zip(ends).zip(phases.chain(pieces)).map(|((&(_, begin), end), phase)| {
-            // A phase that begins after the end of the run is not come to.
-            (begin, self.shape(&phase, end.saturating_sub(begin), plan))
-        });
-        Ok(Schedule::new(self.shape(rate, first_end, plan), then.collect()))
+        let ends = begins[1..].iter().copied().chain([plan.steps]);
+        let rates = std::iter::once(rate).chain(phases.iter().map(|phase| &phase.rate));
+        // A phase that begins after the end of the run is not come to.
+        let mut shapes = begins
+            .iter()
+            .zip(ends)
+            .zip(rates)
+            .map(|((&begin, end), rate)| (begin, self.shape(rate, end.saturating_sub(begin), plan)));
+        let first = shapes.next().expect("the first schedule begins with the run").1;
+        Ok(Schedule::new(first, shapes.collect()))
     }
 
     /// A schedule of `steps` steps.

@@ -21,11 +21,7 @@ impl Document {
     /// The number at `path`.
     pub(crate) fn number(&self, path: &str) -> Result<Option<f64>, ConfigError> {
         self.read(path, |accepts, value| {
-            let value = match value {
-                Value::Integer(value) => *value as f64,
-                Value::Float(value) => *value,
-                _ => return None,
-            };
+            let value = real(value)?;
             // Rounding may carry a value out of its range, so it comes first.
             let (value, range) = match accepts {
                 Accepts::Single(low, high) => (f64::from(value as f32), (low, high)),
@@ -86,11 +82,7 @@ impl Document {
     pub(crate) fn rates(&self, path: &str) -> Result<Option<Vec<f64>>, ConfigError> {
         self.read(path, |_, value| {
             list(value, |item| {
-                let rate = match item {
-                    Value::Integer(rate) => *rate as f64,
-                    Value::Float(rate) => *rate,
-                    _ => return None,
-                };
+                let rate = real(item)?;
                 (rate as f32 > 0.0 && (rate as f32).is_finite()).then_some(rate)
             })
         })
@@ -199,6 +191,14 @@ impl Document {
 fn list<T>(value: &Value, take: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
     let Value::List(items) = value else { return None };
     items.iter().map(take).collect::<Option<Vec<T>>>().filter(|items| !items.is_empty())
+}
+
+fn real(value: &Value) -> Option<f64> {
+    match value {
+        Value::Integer(value) => Some(*value as f64),
+        Value::Float(value) => Some(*value),
+        _ => None,
+    }
 }
 
 fn time(value: &Value, low: u64) -> Option<Time> {

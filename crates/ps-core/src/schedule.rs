@@ -101,9 +101,7 @@ impl LearningRate {
             }
         }
     }
-}
 
-impl LearningRate {
     /// How much of its period has passed `t` steps after the first one began.
     fn since_restart(&self, t: u64) -> f64 {
         let (mut t, mut period) = (t, self.every);
