@@ -145,18 +145,18 @@ impl RunFolder {
 
 /// The summary of a run like `job` that has made all its steps, if `path` holds its results.
 pub fn finished(path: &Path, job: &Job) -> Option<Summary> {
-    let summary: Summary = serde_json::from_slice(&fs::read(path.join(SUMMARY_FILE)).ok()?).ok()?;
+    let summary = read_summary(path)?.ok()?;
     (summary.outcome == Ending::Done && summary.fingerprint == job.fingerprint).then_some(summary)
 }
 
 /// Whether a folder holds the results of a run that has made all its steps.
 fn is_finished(path: &Path) -> bool {
-    match fs::read(path.join(SUMMARY_FILE)) {
-        Ok(bytes) => {
-            serde_json::from_slice::<Summary>(&bytes).map_or(true, |summary| summary.outcome == Ending::Done)
-        }
-        Err(_) => false,
-    }
+    read_summary(path).is_some_and(|read| read.map_or(true, |summary| summary.outcome == Ending::Done))
+}
+
+/// The summary in a folder, if there is one.
+fn read_summary(path: &Path) -> Option<serde_json::Result<Summary>> {
+    fs::read(path.join(SUMMARY_FILE)).ok().map(|bytes| serde_json::from_slice(&bytes))
 }
 
 /// Writes a file that is either whole or not there.

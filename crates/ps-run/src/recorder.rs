@@ -1,6 +1,6 @@
 //! Tells user and metrics file how a run goes.
 
-use crate::checkpoints::Checkpoints;
+use crate::checkpoints::{Checkpoints, Opened};
 use crate::folder::{FolderError, RunFolder};
 use crate::job::Job;
 use crate::lines::{EpochLine, Line, StepLine};
@@ -73,17 +73,23 @@ impl Recorder {
         style: Style,
         wanted: &CheckpointArgs,
     ) -> Result<Self, FolderError> {
-        let (checkpoints, start, notes) = Checkpoints::open(job, &folder, wanted)?;
-        let mut recorder = Recorder::opened(job, Some(folder), style, start)?;
-        recorder.checkpoints = Some(checkpoints);
-        notes.iter().for_each(|note| recorder.progress.note(note));
-        Ok(recorder)
+        let opened = Checkpoints::open(job, &folder, wanted)?;
+        Recorder::saved(job, Some(folder), style, opened)
     }
 
     /// The same for a run that is saved on the root of another disk, on the caller's thread, and has no other results.
     pub fn on_disk(job: &Job, disk: Box<dyn Disk>, wanted: &CheckpointArgs) -> Result<Self, FolderError> {
-        let (checkpoints, start, notes) = Checkpoints::open_on(disk, job, wanted)?;
-        let mut recorder = Recorder::opened(job, None, Style::Quiet, start)?;
+        let opened = Checkpoints::open_on(disk, job, wanted)?;
+        Recorder::saved(job, None, Style::Quiet, opened)
+    }
+
+    fn saved(
+        job: &Job,
+        folder: Option<RunFolder>,
+        style: Style,
+        (checkpoints, start, notes): Opened,
+    ) -> Result<Self, FolderError> {
+        let mut recorder = Recorder::opened(job, folder, style, start)?;
         recorder.checkpoints = Some(checkpoints);
         notes.iter().for_each(|note| recorder.progress.note(note));
         Ok(recorder)

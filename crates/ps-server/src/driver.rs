@@ -100,6 +100,20 @@ struct Own {
     velocity: Vec<(usize, Bytes)>,
 }
 
+impl Own {
+    /// The whole state, with the parts of the other shards; the velocity is empty without momentum.
+    fn joined(self, job: &Job, fetched: Option<&Fetch>) -> (ps_checkpoint::Progress, Vec<f32>, Vec<f32>) {
+        let parameters = job.model.parameters();
+        let weights =
+            whole(parameters, self.weights.iter().chain(fetched.into_iter().flat_map(Fetch::weights)));
+        let velocity = match job.optimizer.momentum {
+            0.0 => Vec::new(),
+            _ => whole(parameters, self.velocity.iter().chain(fetched.into_iter().flat_map(Fetch::velocity))),
+        };
+        (self.progress, weights, velocity)
+    }
+}
+
 impl Driver {
     pub fn new(
         job: Job,
@@ -541,15 +555,12 @@ impl Driver {
             true => std::mem::take(&mut self.is_saved),
             false => self.recorder.wants_checkpoint(self.plane.version())?,
         };
-        let own = || Own {
-            progress: self.recorder.progress(self.plane.version()),
-            weights: self.plane.kept_parts(),
-            velocity: self.plane.velocity_at(self.plane.version()),
-        };
-        match &mut self.saving {
-            Some(saving) if is_saved => saving.own = Some(own()),
-            _ if is_saved => self.save()?,
-            _ => {}
+        if is_saved {
+            let own = self.own();
+            match &mut self.saving {
+                Some(saving) => saving.own = Some(own),
+                None => self.save(own)?,
+            }
         }
         self.save_fetched()?;
         self.was_deaf_since(begun);
@@ -560,13 +571,8 @@ impl Driver {
     fn save_fetched(&mut self) -> Result<(), FolderError> {
         let is_whole = |saving: &mut Saving| saving.own.is_some() && saving.fetch.is_complete();
         let Some(Saving { fetch, own: Some(own) }) = self.saving.take_if(is_whole) else { return Ok(()) };
-        let parameters = self.job.model.parameters();
-        let weights = whole(parameters, own.weights.iter().chain(fetch.weights()));
-        let velocity = match self.job.optimizer.momentum {
-            0.0 => Vec::new(),
-            _ => whole(parameters, own.velocity.iter().chain(fetch.velocity())),
-        };
-        self.recorder.checkpoint(own.progress, weights, velocity)
+        let (progress, weights, velocity) = own.joined(&self.job, Some(&fetch));
+        self.recorder.checkpoint(progress, weights, velocity)
     }
 
     /// Nobody was listened to since then, which is not held against anybody.
@@ -576,9 +582,20 @@ impl Driver {
         }
     }
 
-    fn save(&mut self) -> Result<(), FolderError> {
-        let progress = self.recorder.progress(self.plane.version());
-        self.recorder.checkpoint(progress, self.weights(), self.velocity())
+    /// The coordinator's part of a checkpoint of now.
+    fn own(&self) -> Own {
+        let version = self.plane.version();
+        Own {
+            progress: self.recorder.progress(version),
+            weights: self.plane.kept_parts(),
+            velocity: self.plane.velocity_at(version),
+        }
+    }
+
+    /// Saves this with what was fetched from the other shards.
+    fn save(&mut self, own: Own) -> Result<(), FolderError> {
+        let (progress, weights, velocity) = own.joined(&self.job, self.fetch.as_ref());
+        self.recorder.checkpoint(progress, weights, velocity)
     }
 
     /// A run that is stopped can be gone on with.
@@ -587,7 +604,8 @@ impl Driver {
             Outcome::Stopped { .. } | Outcome::TooFewWorkers { .. }
                 if self.recorder.has_checkpoints() && self.fallen_back.is_none() =>
             {
-                self.save()
+                let own = self.own();
+                self.save(own)
             }
             _ => Ok(()),
         }
@@ -597,16 +615,6 @@ impl Driver {
     fn weights(&self) -> Vec<f32> {
         let fetched = self.fetch.iter().flat_map(Fetch::weights);
         whole(self.job.model.parameters(), self.plane.kept_parts().iter().chain(fetched))
-    }
-
-    /// The whole velocity, likewise; empty without momentum.
-    fn velocity(&self) -> Vec<f32> {
-        if self.job.optimizer.momentum == 0.0 {
-            return Vec::new();
-        }
-        let fetched = self.fetch.iter().flat_map(Fetch::velocity);
-        let kept = self.plane.velocity_at(self.plane.version());
-        whole(self.job.model.parameters(), kept.iter().chain(fetched))
     }
 
     fn status(&self) -> v1::StatusReply {
