@@ -2,22 +2,18 @@
 
 use clap::Parser;
 use ps_core::{reference, weights_hash};
+use ps_sim::seeds::{self, SeedArgs};
 use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
-use ps_sim::{Counts, Faults, Report, SimJob, Violation, seeds, simulate, simulate_traced};
+use ps_sim::{Counts, Faults, Report, SimJob, Violation, simulate, simulate_traced};
 use std::io::Write;
-use std::ops::Range;
 use std::process::ExitCode;
 
 /// Runs server and workers in virtual time under seeded faults and checks every invariant after every event.
 #[derive(Parser)]
 #[command(version, about)]
 struct Args {
-    /// Seeds to run, such as 0..1000 (the end is not included).
-    #[arg(long, default_value = "0..1000", value_parser = seeds::parse)]
-    seeds: Range<u64>,
-    /// One seed to run instead.
-    #[arg(long, conflicts_with = "seeds")]
-    seed: Option<u64>,
+    #[command(flatten)]
+    seeds: SeedArgs,
     /// Print every event and action of the run.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -30,7 +26,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let faults = if args.no_faults { Faults::none() } else { Faults::mix() };
     let samples = TinySamples::new();
-    let seeds = args.seed.map_or(args.seeds, |seed| seed..seed.saturating_add(1));
+    let seeds = args.seeds.range();
     let count = seeds.end.saturating_sub(seeds.start);
     let (mut totals, mut steps, mut events) = (Counts::default(), 0, 0);
     let (mut longest_ms, mut slowest) = (0, 0);

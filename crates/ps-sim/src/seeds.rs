@@ -1,13 +1,29 @@
 //! Seeds on the command line, and how many are done.
 
+use clap::Args;
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 
+/// Which seeds to run.
+#[derive(Args)]
+pub struct SeedArgs {
+    /// Seeds to run, such as 0..1000 (the end is not included).
+    #[arg(long, default_value = "0..1000", value_parser = parse)]
+    seeds: Range<u64>,
+    /// One seed to run instead.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+}
+
+impl SeedArgs {
+    /// All of them.
+    pub fn range(&self) -> Range<u64> {
+        self.seed.map_or(self.seeds.clone(), |seed| seed..seed.saturating_add(1))
+    }
+}
+
 /// Reads `START..END`.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn parse(text: &str) -> Result<Range<u64>, String> {
+fn parse(text: &str) -> Result<Range<u64>, String> {
     let (start, end) = text.split_once("..").ok_or("expected two numbers, such as 0..1000")?;
     let number = |part: &str| part.trim().parse::<u64>().map_err(|error| format!("`{part}`: {error}"));
     let (start, end) = (number(start)?, number(end)?);

@@ -98,7 +98,7 @@ struct Cluster<'a> {
 ///
 /// # Errors
 /// What was promised and not kept.
-pub fn simulate(seed: u64) -> Result<Report, Violation> {
+fn simulate(seed: u64) -> Result<Report, Violation> {
     let run = || {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         std::fs::write(folder.path().join("flowers.csv"), flowers()).map_err(|error| error.to_string())?;

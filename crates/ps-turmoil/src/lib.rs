@@ -12,5 +12,5 @@ mod network;
 mod processes;
 mod schedule;
 
-pub use cluster::{Report, Violation, simulate, simulate_all};
+pub use cluster::{Report, Violation, simulate_all};
 pub use schedule::Counts;
