@@ -18,6 +18,7 @@ mod weights;
 
 pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, finished};
 pub use job::{Job, JobError, task};
+pub use lines::{EpochLine, EventLine, Line, ProbeLine, StepLine};
 pub use measures::{Measures, counted, grouped, seconds};
 pub use memory::HugePages;
 pub use processors::Processors;

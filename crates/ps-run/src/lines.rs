@@ -1,33 +1,48 @@
 //! The lines of a metrics file, which are also what progress is shown from.
 
+use crate::folder::FolderError;
 use crate::measures::{Measures, counted, grouped, percent, seconds, short};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub(crate) enum Line {
+pub enum Line {
+    /// Some steps.
     Step(StepLine),
+    /// An epoch.
     Epoch(EpochLine),
+    /// A step that was looked at closely.
+    Probe(ProbeLine),
+    /// Something out of the ordinary.
+    Event(EventLine),
 }
 
 /// What the steps since the line before came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct StepLine {
-    /// Steps made, of how many.
+pub struct StepLine {
+    /// Steps made.
     pub step: u64,
+    /// Of how many.
     pub steps: u64,
-    /// The epoch, from 1, of how many.
+    /// The epoch, from 1.
     pub epoch: u32,
+    /// Of how many.
     pub epochs: u32,
+    /// Mean loss per sample.
     pub loss: f64,
+    /// Share of samples whose class was predicted, in classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
+    /// In regression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub r_squared: Option<f64>,
     /// Of the last step.
     pub learning_rate: f32,
+    /// Samples per second.
     pub samples_per_second: f64,
+    /// Workers that take part.
     pub workers: usize,
     /// Since training began.
     pub seconds: f64,
@@ -35,25 +50,78 @@ pub(crate) struct StepLine {
 
 /// What an epoch came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct EpochLine {
-    /// The epoch, from 1, of how many.
+pub struct EpochLine {
+    /// The epoch, from 1.
     pub epoch: u32,
+    /// Of how many.
     pub epochs: u32,
-    /// Steps made, of how many.
+    /// Steps made.
     pub step: u64,
+    /// Of how many.
     pub steps: u64,
+    /// Of the steps of the epoch, each before its update.
     pub train: Measures,
+    /// Of the weights after the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Measures>,
     /// Of the last step.
     pub learning_rate: f32,
+    /// Samples per second.
     pub samples_per_second: f64,
+    /// Workers that take part.
     pub workers: usize,
     /// Since training began.
     pub seconds: f64,
 }
 
+/// What a step was expected to do, and what it did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeLine {
+    /// Steps made, this one included.
+    pub step: u64,
+    /// Its learning rate.
+    pub learning_rate: f32,
+    /// Mean loss of its batch before it.
+    pub loss: f64,
+    /// Euclidean norm of the mean gradient.
+    pub gradient_norm: f64,
+    /// By how much the loss of its batch should fall to first order: for plain descent the rate times the squared norm.
+    pub predicted_decrease: f64,
+    /// By how much it fell.
+    pub actual_decrease: f64,
+    /// Of each layer, the norm of the change of its weight by the norm of its weight.
+    pub update_ratios: Vec<f64>,
+}
+
+/// Something out of the ordinary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventLine {
+    /// Steps made by then.
+    pub step: u64,
+    /// What, in one word: `lowered`, `recovered`, `warned`, `stopped`, `restored`.
+    pub event: String,
+    /// The same for people.
+    pub text: String,
+}
+
 impl Line {
+    /// The lines of a run's metrics file, in order; a last one that a killed process left half-written is not counted.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a line of it is no line of metrics.
+    pub fn read_all(path: &Path) -> Result<Vec<Line>, FolderError> {
+        let failed = |error| FolderError::File { path: path.into(), error };
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let lines = text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'));
+        let read = |(number, line): (usize, &str)| {
+            let wrong = |error| format!("line {} is no line of metrics: {error}", number + 1);
+            let line = serde_json::from_str(line).map_err(wrong);
+            line.map_err(|why| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, why)))
+        };
+        lines.map(read).collect()
+    }
+
+    /// One line, without its end.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("plain numbers and texts become JSON")
     }

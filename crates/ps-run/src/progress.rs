@@ -76,6 +76,11 @@ impl Progress {
             (Style::Bar, Line::Epoch(line)) => self.print(&line.text(false)),
             (Style::Lines, Line::Step(line)) => self.print(&format!("{}  {}", line.head(), line.text())),
             (Style::Lines, Line::Epoch(line)) => self.print(&line.text(true)),
+            (Style::Bar | Style::Lines, Line::Event(event)) => {
+                self.print(&format!("step {}: {}", event.step, event.text));
+            }
+            // A bar has no room for it, and the summary says what came of all of them.
+            (Style::Bar | Style::Lines, Line::Probe(_)) => {}
             (Style::Json, line) => self.print(&line.to_json()),
             (Style::Quiet, _) => {}
         }
