@@ -7,8 +7,8 @@ mod generated;
 
 use generated::{Targets, table};
 use ps_core::{
-    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Samples,
-    ScheduleKind, SgdConfig, Trainer, reference, weights_hash,
+    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Rule, Samples,
+    ScheduleKind, Trainer, reference, weights_hash,
 };
 use ps_data::{DataConfig, NoProgress, Task};
 use std::path::Path;
@@ -62,7 +62,14 @@ fn digits(hidden: &[usize]) -> String {
 /// The hash after two epochs with everything switched on, by plain loops and by the kernels.
 fn hash_of(samples: &dyn Samples, model: &Model) -> String {
     let plan = BatchPlan::new(7, samples.len(), 20, 6, 2, None);
-    let sgd = SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 1e-3, l1: 1e-5, clip: Some(0.5) };
+    let sgd = Rule {
+        momentum: 0.9,
+        nesterov: true,
+        weight_decay: 1e-3,
+        l1: 1e-5,
+        clip: Some(0.5),
+        ..Rule::default()
+    };
     let rate = LearningRate {
         schedule: ScheduleKind::Cosine,
         warmup: 3,

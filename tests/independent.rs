@@ -8,8 +8,8 @@ mod generated;
 
 use generated::{Targets, table};
 use ps_core::{
-    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, Precision, Samples, ScheduleKind,
-    SgdConfig, reference, weights_hash,
+    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, Precision, Rule, Samples,
+    ScheduleKind, reference, weights_hash,
 };
 use ps_data::{DataConfig, Missing, NoProgress, Task, Validation};
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ struct Run {
     standardize: bool,
     missing: Missing,
     weights: Precision,
-    sgd: SgdConfig,
+    sgd: Rule,
     rate: LearningRate,
 }
 
@@ -75,7 +75,7 @@ impl Run {
             standardize: false,
             missing: Missing::Refuse,
             weights: Precision::F32,
-            sgd: SgdConfig::default(),
+            sgd: Rule::default(),
             rate: LearningRate::constant(0.1),
         }
     }
@@ -343,7 +343,14 @@ fn weights_that_travel_as_bfloat16() {
             hidden: vec![9],
             activation: Activation::Tanh,
             // Weight decay and l1 see the weights as they are kept.
-            sgd: SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 0.01, l1: 1e-3, clip: Some(0.05) },
+            sgd: Rule {
+                momentum: 0.9,
+                nesterov: true,
+                weight_decay: 0.01,
+                l1: 1e-3,
+                clip: Some(0.05),
+                ..Rule::default()
+            },
             ..Run::new("bf16, all settings", Head::Softmax)
         };
         let rounded = tanh.in_rust(folder);
@@ -364,16 +371,23 @@ fn weights_that_travel_as_bfloat16() {
 #[test]
 fn every_setting_of_the_optimizer() {
     compare(|_| {
-        let plain = SgdConfig::default();
+        let plain = Rule::default();
         let settings = [
-            ("momentum", SgdConfig { momentum: 0.9, ..plain }),
-            ("nesterov", SgdConfig { momentum: 0.9, nesterov: true, ..plain }),
-            ("weight decay", SgdConfig { weight_decay: 0.01, ..plain }),
-            ("l1", SgdConfig { l1: 0.003, ..plain }),
-            ("clip", SgdConfig { clip: Some(0.02), ..plain }),
+            ("momentum", Rule { momentum: 0.9, ..plain }),
+            ("nesterov", Rule { momentum: 0.9, nesterov: true, ..plain }),
+            ("weight decay", Rule { weight_decay: 0.01, ..plain }),
+            ("l1", Rule { l1: 0.003, ..plain }),
+            ("clip", Rule { clip: Some(0.02), ..plain }),
             (
                 "all",
-                SgdConfig { momentum: 0.8, nesterov: true, weight_decay: 1e-3, l1: 1e-4, clip: Some(0.05) },
+                Rule {
+                    momentum: 0.8,
+                    nesterov: true,
+                    weight_decay: 1e-3,
+                    l1: 1e-4,
+                    clip: Some(0.05),
+                    ..Rule::default()
+                },
             ),
         ];
         let runs = settings.into_iter().flat_map(|(name, sgd)| {
@@ -455,7 +469,7 @@ fn real_data() {
         standardize: true,
         validation: Some(0.2),
         epochs: 4,
-        sgd: SgdConfig { momentum: 0.9, ..SgdConfig::default() },
+        sgd: Rule { momentum: 0.9, ..Rule::default() },
         rate: LearningRate { schedule: ScheduleKind::Cosine, ..LearningRate::constant(0.05) },
         ..Run::new(file, head)
     };

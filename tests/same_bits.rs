@@ -69,7 +69,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
         let simulated = SimJob {
             model: job.model.clone(),
             plan: job.plan,
-            optimizer: job.optimizer,
+            optimizer: job.optimizer.clone(),
             rate: job.rate.clone(),
             samples: &job.data.train,
             kernel: job.kernel,

@@ -22,10 +22,10 @@ fn every_schedule_has_the_rates_of_the_libraries_formulas() {
             warmup: whole("warmup"),
             every: whole("every"),
             factor: number("factor"),
-            stretch: 1,
             power: number("power"),
             end: number("end"),
             steps: whole("steps"),
+            ..LearningRate::constant(1.0)
         };
         let rates = row["rates"].as_array().unwrap();
         assert_eq!(rates.len() as u64, rate.steps);

@@ -6,7 +6,7 @@
 mod generated;
 
 use generated::Table;
-use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, SgdConfig, reference};
+use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, Rule, reference};
 use serde_json::Value;
 
 #[test]
@@ -30,11 +30,11 @@ fn ten_steps_have_the_losses_of_another_implementation() {
         let plan =
             BatchPlan::new(case["seed"].as_u64().unwrap(), samples.targets.len(), batch, 3, 9, Some(10));
         let single = |key: &str| case[key].as_f64().unwrap() as f32;
-        let sgd = SgdConfig {
+        let sgd = Rule {
             momentum: single("momentum"),
             nesterov: case["nesterov"].as_bool().unwrap(),
             weight_decay: single("weight_decay"),
-            ..SgdConfig::default()
+            ..Rule::default()
         };
         let rate = LearningRate::constant(case["rate"].as_f64().unwrap());
         let mut losses = Vec::new();

@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".downhill.v1.NodeChunk.gradient")
         .bytes(".downhill.v1.WeightsChunk.weights")
+        .bytes(".downhill.v1.StateChunk.values")
         .compile_fds(descriptors)?;
     Ok(())
 }

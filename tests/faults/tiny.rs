@@ -9,14 +9,15 @@ pub fn open(folder: &Path) -> Result<Store, Error> {
     layout.push("layers.0.weight".into(), vec![2, 3]);
     layout.push("layers.0.bias".into(), vec![2]);
     let fingerprint = Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 };
-    Store::open(folder, Kept { fingerprint, layout, moves: true, last: 2 })
+    Store::open(folder, Kept { fingerprint, layout, state: vec!["velocity"], last: 2 })
 }
 
 pub fn snapshot(step: u64) -> Snapshot {
     let tally = Tally { samples: step, loss: 0.1 + step as f64, ..Tally::new(3) };
-    let progress = Progress { step, epoch: 1, seconds: 1.5, samples: 10 * step, tally };
+    let progress =
+        Progress { step, epoch: 1, seconds: 1.5, samples: 10 * step, tally, ..Progress::default() };
     let values = |from: f32| (0..8).map(|index| from + step as f32 + index as f32 / 7.0).collect();
-    Snapshot { progress, weights: values(0.1), velocity: values(-0.3) }
+    Snapshot { progress, weights: values(0.1), state: values(-0.3) }
 }
 
 /// The step of the newest checkpoint, which is to the last bit what was saved; that there is none, or a damaged one, is an error.

@@ -3,7 +3,10 @@
 use crate::{Bench, Entrant, Error, Measurement, race};
 use bytes::Bytes;
 use ps_core::chunk::{Element, Pool, Pooled};
-use ps_core::{ChunkFold, Node, SgdConfig, Tree};
+use ps_core::{
+    Activation, BatchPlan, ChunkFold, Control, ControlConfig, Head, LearningRate, Model, Node, Rule, Rules,
+    Tree,
+};
 use ps_proto::limits::chunk_elements;
 use std::ops::Range;
 
@@ -19,7 +22,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
         return Ok(());
     }
     let gradients = [1, 2].map(|seed| Bytes::from(bytes(ELEMENTS, seed)));
-    let mut kept = Kept::new(ELEMENTS, SgdConfig { momentum: 0.9, ..SgdConfig::default() });
+    let mut kept = Kept::new(ELEMENTS, Rule { momentum: 0.9, ..Rule::default() });
     let (old, mut copied) = (bytes(ELEMENTS, 3), bytes(ELEMENTS, 5));
     let chunk = 4 * chunk_elements(ELEMENTS);
     let mut entrants = [
@@ -48,7 +51,7 @@ fn bytes(elements: usize, seed: u32) -> Vec<u8> {
 
 /// Weights as a server keeps them.
 pub(crate) struct Kept {
-    optimizer: SgdConfig,
+    control: Control,
     pool: Pool,
     chunks: Vec<Chunk>,
 }
@@ -57,33 +60,38 @@ struct Chunk {
     bytes: Range<usize>,
     old: Bytes,
     new: Pooled,
-    velocity: Vec<f32>,
+    state: Vec<f32>,
 }
 
 impl Kept {
     /// So many.
-    pub fn new(elements: usize, optimizer: SgdConfig) -> Self {
+    pub fn new(elements: usize, rule: Rule) -> Self {
         let old = Bytes::from(bytes(elements, 3));
         let size = chunk_elements(elements);
         let pool = Pool::default();
         let chunk = |first| {
             let elements = size.min(elements - first);
             let bytes = 4 * first..4 * (first + elements);
-            let velocity = vec![0.0; if optimizer.momentum == 0.0 { 0 } else { elements }];
-            Chunk { old: old.slice(bytes.clone()), bytes, new: pool.take(elements), velocity }
+            let state = vec![0.0; rule.state().len() * elements];
+            Chunk { old: old.slice(bytes.clone()), bytes, new: pool.take(elements), state }
         };
         let chunks = (0..elements).step_by(size).map(chunk).collect();
-        Kept { optimizer, pool, chunks }
+        let model = Model::new(elements - 1, &[], Activation::Relu, Head::SquaredError, 1);
+        let plan = BatchPlan::new(1, 64, 64, 32, 1, None);
+        let rules = Rules::new(rule, &model, 1);
+        let control = Control::new(ControlConfig::default(), rules, plan, LearningRate::constant(0.01));
+        Kept { control, pool, chunks }
     }
 
     /// Folds the gradients of so many leaves and updates, chunk by chunk. The weights before stay.
     pub fn step(&mut self, gradients: &[Bytes]) {
-        for Chunk { bytes, old, new, velocity } in &mut self.chunks {
+        let verdict = self.control.plain(self.control.plan().step(0));
+        for Chunk { bytes, old, new, state } in &mut self.chunks {
             let mut fold = ChunkFold::new(Tree::new(gradients.len() as u32));
             for (leaf, gradient) in (0..).zip(gradients) {
                 fold.insert(Node::leaf(leaf), gradient.slice(bytes.clone()), &self.pool);
             }
-            fold.update(&self.optimizer, 64, 0.01, old.as_chunks().0, velocity, new);
+            fold.update(&self.control, &verdict, bytes.start / 4, old.as_chunks().0, state, new);
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
-use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Samples, SgdConfig, Trainer};
+use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
 
 /// The usual leaf.
 const LEAF: usize = 32;
@@ -93,9 +93,9 @@ fn step<'a>(
     leaf: usize,
 ) -> Entrant<'a> {
     let (model, plan) = (model(samples, hidden), plan(samples, batch, leaf));
-    let momentum = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
+    let momentum = Rule { momentum: 0.9, ..Rule::default() };
     let rate = LearningRate::constant(0.001);
-    if InPlace::suits(&model) {
+    if InPlace::suits(&model, &momentum.into()) {
         let mut holder = InPlace::new(&model, plan, momentum, rate, kernel);
         return Entrant::new(name, move || {
             holder.compute(samples);

@@ -11,7 +11,7 @@
 //!   holder                      counts the processes that did; whoever finds another number than its own stops
 //!   step-000000001200/
 //!     weights.safetensors       the tensors of the model, binary32
-//!     velocity.safetensors      the same names and shapes; only with momentum
+//!     velocity.safetensors      the same names and shapes: a vector of the optimizer's state, and one file for each other
 //!     manifest.json             what run and step this is, size and SHA-256 of the files and of itself
 //! ```
 
@@ -37,6 +37,6 @@ pub struct Snapshot {
     pub progress: Progress,
     /// `[parameters]`.
     pub weights: Vec<f32>,
-    /// `[parameters]`; empty without momentum.
-    pub velocity: Vec<f32>,
+    /// The vectors of the run's state besides the weights, `[vectors, parameters]`, in the order of [`Kept::state`].
+    pub state: Vec<f32>,
 }

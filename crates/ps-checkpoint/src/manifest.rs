@@ -32,6 +32,9 @@ pub struct Progress {
     pub samples: u64,
     /// Loss and metrics of this epoch's steps so far.
     pub tally: Tally,
+    /// What has been decided from what was seen.
+    #[serde(default)]
+    pub control: ps_core::control::State,
 }
 
 /// What a checkpoint is, and what its files must be.

@@ -57,14 +57,14 @@ mod tests {
         let mut layout = Layout::default();
         layout.push("layers.0.weight".into(), vec![2, 3]);
         let fingerprint = Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 };
-        let kept = Kept { fingerprint, layout, moves: true, last: 1 };
+        let kept = Kept { fingerprint, layout, state: vec!["velocity"], last: 1 };
         Store::planted(Box::new(disk.clone()), Path::new("/"), kept, Planted { defect })
     }
 
     fn snapshot(step: u64) -> Snapshot {
         let values = |from: f32| (0..6).map(|index| from + step as f32 + index as f32).collect();
         let progress = Progress { step, tally: Tally::new(2), ..Progress::default() };
-        Snapshot { progress, weights: values(0.1), velocity: values(-0.3) }
+        Snapshot { progress, weights: values(0.1), state: values(-0.3) }
     }
 
     /// A disk with checkpoint 2.

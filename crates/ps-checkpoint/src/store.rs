@@ -14,7 +14,6 @@ const LOCK: &str = "lock";
 const HOLDER: &str = "holder";
 const MANIFEST: &str = "manifest.json";
 const WEIGHTS: &str = "weights.safetensors";
-const VELOCITY: &str = "velocity.safetensors";
 /// What stands before the step in a checkpoint's name, and after it while it is written and once it is found damaged.
 const STEP: &str = "step-";
 const PART: &str = ".part";
@@ -27,8 +26,8 @@ pub struct Kept {
     pub fingerprint: Fingerprint,
     /// The model's tensors.
     pub layout: Layout,
-    /// Whether there is a velocity.
-    pub moves: bool,
+    /// Names of the vectors of its state besides the weights; each is a file.
+    pub state: Vec<&'static str>,
     /// How many checkpoints, at least 1.
     pub last: usize,
 }
@@ -167,13 +166,11 @@ impl Store {
     /// All files of a checkpoint, durable, and read back.
     fn write(&self, part: &Path, snapshot: &Snapshot) -> Result<(), Error> {
         let unfit = |problem: String| failed("making", part, io::Error::other(problem));
-        let mut files =
-            vec![(WEIGHTS, tensors::to_bytes(&self.kept.layout, &snapshot.weights, None).map_err(unfit)?)];
-        if self.kept.moves {
-            files.push((
-                VELOCITY,
-                tensors::to_bytes(&self.kept.layout, &snapshot.velocity, None).map_err(unfit)?,
-            ));
+        let mut files = vec![(WEIGHTS.to_string(), self.to_bytes(&snapshot.weights).map_err(unfit)?)];
+        for (number, name) in self.kept.state.iter().enumerate() {
+            let size = self.kept.layout.len();
+            let vector = snapshot.state.get(number * size..(number + 1) * size).unwrap_or_default();
+            files.push((vector_file(name), self.to_bytes(vector).map_err(unfit)?));
         }
         let manifest = Manifest {
             format: FORMAT,
@@ -183,7 +180,7 @@ impl Store {
             files: files.iter().map(|(name, content)| FileEntry::of(name, content)).collect(),
             sha256: String::new(),
         };
-        files.push((MANIFEST, manifest.seal().map_err(|error| unfit(error.to_string()))?));
+        files.push((MANIFEST.to_string(), manifest.seal().map_err(|error| unfit(error.to_string()))?));
         self.disk.create_folder(part).map_err(|error| failed("making", part, error))?;
         for (name, content) in &files {
             self.put(&part.join(name), content)?;
@@ -259,10 +256,15 @@ impl Store {
             }
             tensors::from_bytes(&self.kept.layout, &bytes).map_err(|problem| format!("{name}: {problem}"))
         };
-        let velocity = || if self.kept.moves { tensors(VELOCITY) } else { Ok(Vec::new()) };
         Ok(tensors(WEIGHTS).and_then(|weights| {
-            Ok(Snapshot { progress: manifest.progress.clone(), weights, velocity: velocity()? })
+            let vectors = self.kept.state.iter().map(|name| tensors(&vector_file(name)));
+            let state = vectors.collect::<Result<Vec<_>, _>>()?.concat();
+            Ok(Snapshot { progress: manifest.progress.clone(), weights, state })
         }))
+    }
+
+    fn to_bytes(&self, values: &[f32]) -> Result<Vec<u8>, String> {
+        tensors::to_bytes(&self.kept.layout, values, None)
     }
 
     /// A name for a damaged checkpoint that nothing has.
@@ -319,4 +321,9 @@ fn checkpoints(names: &[String]) -> Vec<(u64, String)> {
 
 fn failed(action: &'static str, path: &Path, error: io::Error) -> Error {
     Error::File { action, path: path.into(), error }
+}
+
+/// The file of a vector of state.
+fn vector_file(name: &str) -> String {
+    format!("{name}.safetensors")
 }

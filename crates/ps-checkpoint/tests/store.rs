@@ -20,7 +20,7 @@ fn layout() -> Layout {
 }
 
 fn kept() -> Kept {
-    Kept { fingerprint: fingerprint(), layout: layout(), moves: true, last: 2 }
+    Kept { fingerprint: fingerprint(), layout: layout(), state: vec!["velocity"], last: 2 }
 }
 
 fn open(folder: &Path) -> Result<Store, Error> {
@@ -33,9 +33,10 @@ fn on(disk: &SimulatedDisk) -> Result<Store, Error> {
 
 fn snapshot(step: u64) -> Snapshot {
     let tally = Tally { samples: step, loss: 0.1 + step as f64, ..Tally::new(3) };
-    let progress = Progress { step, epoch: 1, seconds: 1.5, samples: 10 * step, tally };
+    let progress =
+        Progress { step, epoch: 1, seconds: 1.5, samples: 10 * step, tally, ..Progress::default() };
     let values = |from: f32| (0..8).map(|index| from + step as f32 + index as f32 / 7.0).collect();
-    Snapshot { progress, weights: values(0.1), velocity: values(-0.3) }
+    Snapshot { progress, weights: values(0.1), state: values(-0.3) }
 }
 
 fn newest(store: &Store) -> (Option<u64>, Vec<String>) {

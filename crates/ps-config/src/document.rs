@@ -31,6 +31,8 @@ pub(crate) enum Value {
     Float(f64),
     Flag(bool),
     List(Vec<Value>),
+    /// Names with values.
+    Table(Vec<(String, Value)>),
     /// Tables that follow a table, each with keys of that one.
     Phases(Vec<Document>),
     /// Anything else; what it is.
@@ -151,7 +153,15 @@ impl Value {
                 Value::List(items.iter().map(|item| Value::from(item.get_ref())).collect())
             }
             DeValue::Datetime(_) => Value::Other("a date"),
-            DeValue::Table(_) => Value::Other("a table"),
+            DeValue::Table(table) => {
+                let entry = |(name, value): (_, &toml::Spanned<DeValue<'_>>)| {
+                    (
+                        AsRef::<str>::as_ref(toml::Spanned::get_ref(name)).to_string(),
+                        Value::from(value.get_ref()),
+                    )
+                };
+                Value::Table(table.iter().map(entry).collect())
+            }
         }
     }
 

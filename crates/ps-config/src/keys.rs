@@ -3,9 +3,9 @@
 //! The parser, the nearest-key suggestions, the resolved run file and the README's table are all made from
 //! [`KEYS`].
 
-use crate::run::{OptimizerKind, Shape};
+use crate::run::{GuardMode, Shape};
 use ps_core::model::ModelKind;
-use ps_core::{Activation, Head, Precision, ScheduleKind};
+use ps_core::{Activation, Head, OptimizerKind, Precision, ScheduleKind};
 use ps_data::Missing;
 use std::fmt;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
@@ -48,6 +48,10 @@ pub enum Accepts {
     Times,
     /// A list of numbers above 0.
     Rates,
+    /// A table of names of parameters, each with a number of at least 0.
+    Factors,
+    /// An integer from 1 to that, or the text `full`.
+    Batch(u64),
     /// Tables of their own, each with keys of the same table.
     Phases,
     /// A number above 0 and below 1, or a text.
@@ -98,8 +102,20 @@ pub(crate) const HEADS: Names<Head, 4> = [
     ("softmax", Head::Softmax),
     ("poisson", Head::Poisson),
 ];
-pub(crate) const OPTIMIZERS: Names<OptimizerKind, 1> = [("sgd", OptimizerKind::Sgd)];
-pub(crate) const SCHEDULES: Names<Shape, 9> = [
+pub(crate) const OPTIMIZERS: Names<OptimizerKind, 8> = [
+    ("sgd", OptimizerKind::Sgd),
+    ("adagrad", OptimizerKind::Adagrad),
+    ("rmsprop", OptimizerKind::RmsProp),
+    ("adam", OptimizerKind::Adam),
+    ("adamw", OptimizerKind::AdamW),
+    ("lars", OptimizerKind::Lars),
+    ("lamb", OptimizerKind::Lamb),
+    ("ftrl", OptimizerKind::Ftrl),
+];
+pub(crate) const GUARDS: Names<GuardMode, 3> =
+    [("off", GuardMode::Off), ("warn", GuardMode::Warn), ("recover", GuardMode::Recover)];
+pub(crate) const THRESHOLDS: Names<bool, 2> = [("relative", false), ("absolute", true)];
+pub(crate) const SCHEDULES: Names<Shape, 11> = [
     ("constant", Shape::Is(ScheduleKind::Constant)),
     ("piecewise", Shape::Pieces),
     ("step", Shape::Is(ScheduleKind::Step)),
@@ -109,6 +125,8 @@ pub(crate) const SCHEDULES: Names<Shape, 9> = [
     ("cosine", Shape::Is(ScheduleKind::Cosine)),
     ("cosine-restarts", Shape::Is(ScheduleKind::CosineRestarts)),
     ("one-cycle", Shape::Is(ScheduleKind::OneCycle)),
+    ("plateau", Shape::Is(ScheduleKind::Plateau)),
+    ("armijo", Shape::Armijo),
 ];
 pub(crate) const PRECISIONS: Names<Precision, 2> = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
 pub(crate) const MISSING: Names<Missing, 2> = [("refuse", Missing::Refuse), ("mean", Missing::Mean)];
@@ -126,7 +144,14 @@ const fn names<T, const N: usize>(pairs: &Names<T, N>) -> [&'static str; N] {
 const MLP: Use = When("model.kind", &["mlp"]);
 const SCHEDULE: &str = "learning_rate.schedule";
 const PERIODIC: Use = When(SCHEDULE, &["step", "exponential", "inverse-time", "cosine-restarts"]);
-const FACTORED: Use = When(SCHEDULE, &["step", "exponential", "inverse-time"]);
+const FACTORED: Use = When(SCHEDULE, &["step", "exponential", "inverse-time", "plateau"]);
+const PLATEAU: Use = When(SCHEDULE, &["plateau"]);
+const ARMIJO: Use = When(SCHEDULE, &["armijo"]);
+const OPTIMIZER: &str = "optimizer.kind";
+const MOMENTS: Use = When(OPTIMIZER, &["adam", "adamw", "lamb"]);
+const RECOVERS: Use = When("guard.mode", &["recover"]);
+const SHARE: Accepts = Single(Included(0.0), Excluded(1.0));
+const BETWEEN: Accepts = Double(Excluded(0.0), Excluded(1.0));
 const PIECEWISE: Use = When(SCHEDULE, &["piecewise"]);
 /// What TOML's integers reach.
 const MOST: u64 = i64::MAX as u64;
@@ -140,14 +165,15 @@ const fn key(path: &'static str, accepts: Accepts, default: Fallback, used: Use,
 }
 
 use Accepts::{
-    Double, Flag, Integer, Name, Phases, Rates, ShareOrText, Single, Text, TextOrInteger, Time, Times, Widths,
+    Batch, Double, Factors, Flag, Integer, Name, Phases, Rates, ShareOrText, Single, Text, TextOrInteger,
+    Time, Times, Widths,
 };
 use Fallback::{Described, Required, Value};
 use Use::{Always, BeforePhases, InPhases, When};
 
 /// All keys, in the order of the resolved run file.
 #[rustfmt::skip]
-pub const KEYS: [Key; 35] = [
+pub const KEYS: [Key; 61] = [
     key("seed", Integer(0, MOST), Value("1"), Always,
         "Seed of the sample order, the initial weights and the validation share."),
     key("data.train", Text, Required("\"digits:\""), Always,
@@ -173,24 +199,54 @@ pub const KEYS: [Key; 35] = [
         "What the outputs mean, and so the loss."),
     key("train.epochs", Integer(1, u32::MAX as u64), Value("5"), Always,
         "Passes over the training samples."),
-    key("train.batch", Integer(1, MOST_SAMPLES), Value("128"), Always,
-        "Samples of a step."),
+    key("train.batch", Batch(MOST_SAMPLES), Value("128"), Always,
+        "Samples of a step; \"full\" is the whole training part."),
     key("train.leaf", Integer(1, MOST_SAMPLES), Described("32, or the batch where that is smaller"), Always,
         "Samples of a leaf, the unit in which work is shared out. It decides the order of summation, so it is part of the result."),
     key("train.steps", Integer(1, MOST), Described("none"), Always,
         "Stop after this many steps even if the epochs are not over. The learning rate is scheduled over the steps that are made."),
+    key("train.early_stopping", Integer(1, MOST), Described("none"), Always,
+        "End the run when the validation loss was no better than its best in so many validations in a row, and give the best \
+         weights; needs data.validation."),
+    key("train.min_delta", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Described("0"), Always,
+        "By how much a validation loss must be below the best to be better, for early_stopping."),
+    key("train.probe_every", Time(1), Described("none"), Always,
+        "Look closely at a step this often: how much the loss of its batch was to fall to first order, and how much it fell. \
+         It costs a forward pass."),
     key("optimizer.kind", Name(&names(&OPTIMIZERS)), Value("\"sgd\""), Always,
-        "Stochastic gradient descent."),
-    key("optimizer.momentum", Single(Included(0.0), Excluded(1.0)), Value("0.0"), Always,
+        "How a step follows the gradient. Ftrl is for models without hidden layers."),
+    key("optimizer.momentum", SHARE, Value("0.0"), When(OPTIMIZER, &["sgd", "rmsprop", "lars"]),
         "Share of the last step's velocity that is kept."),
-    key("optimizer.nesterov", Flag, Value("false"), Always,
+    key("optimizer.nesterov", Flag, Value("false"), When(OPTIMIZER, &["sgd"]),
         "Take the gradient ahead of the velocity; needs momentum."),
     key("optimizer.weight_decay", Single(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"), Always,
-        "L2: this times the weight is added to its gradient."),
+        "L2: this times the weight is added to its gradient; of adamw and lamb to the step, of ftrl to its proximal step."),
     key("optimizer.l1", Single(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"), Always,
-        "L1: this times the weight's sign is added to its gradient."),
+        "L1: this times the weight's sign is added to its gradient; ftrl leaves weights at 0 by it."),
     key("optimizer.clip", Single(POSITIVE.0, POSITIVE.1), Described("none"), Always,
         "Each element of the mean gradient is cut to ± this, before weight decay and L1."),
+    key("optimizer.clip_norm", Single(POSITIVE.0, POSITIVE.1), Described("none"), Always,
+        "The mean gradient is scaled down to this Euclidean norm where it is longer."),
+    key("optimizer.decay_biases", Flag, Described("true"), Always,
+        "Whether weight_decay and l1 hold for biases, too."),
+    key("optimizer.rates", Factors, Described("none"), Always,
+        "What the rate of some parameters is multiplied by: of `weights`, `biases`, a layer such as `layers.0`, or a tensor such \
+         as `layers.0.bias`. Where several names fit, all factors hold."),
+    key("optimizer.beta1", SHARE, Value("0.9"), MOMENTS,
+        "Share of the mean of gradients that is kept."),
+    key("optimizer.beta2", SHARE, Described("0.999; of rmsprop 0.99"),
+        When(OPTIMIZER, &["adam", "adamw", "lamb", "rmsprop"]),
+        "Share of the mean of squared gradients that is kept."),
+    key("optimizer.epsilon", Single(POSITIVE.0, POSITIVE.1),
+        Described("1e-8; of adagrad 1e-10, of lamb 1e-6, of ftrl 1"),
+        When(OPTIMIZER, &["adagrad", "rmsprop", "adam", "adamw", "lamb", "ftrl"]),
+        "Added to the root of the squared gradients; beta of ftrl."),
+    key("optimizer.trust", Single(POSITIVE.0, POSITIVE.1), Value("0.001"), When(OPTIMIZER, &["lars"]),
+        "The rate of a layer is multiplied by this times the norm of its weight by the norm of its step."),
+    key("optimizer.noise", Double(POSITIVE.0, POSITIVE.1), Described("none"), Always,
+        "Variance of normal noise on the mean gradient at the first step."),
+    key("optimizer.noise_decay", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Described("0.55"), Always,
+        "How fast the noise goes: its variance is noise / (1 + step)^this."),
     key("learning_rate.from", Time(1), Required("\"50%\""), InPhases,
         "When this phase begins; it ends where the next one begins, and its schedule counts from here."),
     key("learning_rate.initial", Double(POSITIVE.0, POSITIVE.1), Required("0.1"), Always,
@@ -210,14 +266,45 @@ pub const KEYS: [Key; 35] = [
     key("learning_rate.stretch", Integer(1, 1 << 20), Value("1"), When(SCHEDULE, &["cosine-restarts"]),
         "How many times as long as the one before each period is."),
     key("learning_rate.factor", Double(POSITIVE.0, POSITIVE.1), Required("0.5"), FACTORED,
-        "What the rate is multiplied by each period; for inverse-time, the rate is initial / (1 + factor · periods)."),
+        "What the rate is multiplied by each period, or at each plateau; for inverse-time, the rate is initial / (1 + factor · \
+         periods)."),
+    key("learning_rate.patience", Integer(0, MOST), Value("10"), PLATEAU,
+        "Validations no better than the best that are borne; one more in a row lowers the rate."),
+    key("learning_rate.threshold", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0001"), PLATEAU,
+        "By how much a validation loss must be below the best to be better."),
+    key("learning_rate.threshold_mode", Name(&names(&THRESHOLDS)), Value("\"relative\""), PLATEAU,
+        "Whether that is a share of the best loss, or a loss."),
+    key("learning_rate.cooldown", Integer(0, MOST), Value("0"), PLATEAU,
+        "Validations after the rate was lowered that do not count."),
+    key("learning_rate.sufficient", BETWEEN, Value("0.0001"), ARMIJO,
+        "A step is taken if the loss falls by at least this share of what is predicted to first order."),
+    key("learning_rate.shrink", BETWEEN, Value("0.5"), ARMIJO,
+        "What the rate is multiplied by when a step was not taken."),
+    key("learning_rate.grow", Double(Included(1.0), Unbounded), Value("2.0"), ARMIJO,
+        "What it is multiplied by when one was."),
+    key("learning_rate.tolerance", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("1e-9"), ARMIJO,
+        "The run is over when a step lowers the loss by no more than this, or none is predicted to."),
+    key("learning_rate.gradient_tolerance", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("1e-6"), ARMIJO,
+        "Or when the norm of the gradient is no more than this."),
     key("learning_rate.power", Double(POSITIVE.0, POSITIVE.1), Value("1.0"), When(SCHEDULE, &["polynomial"]),
         "Exponent of the remaining share of the run."),
     key("learning_rate.end", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"),
-        When(SCHEDULE, &["polynomial", "cosine", "cosine-restarts", "one-cycle"]),
-        "The rate at the end of the run, of the phase, or of each period."),
+        When(SCHEDULE, &["polynomial", "cosine", "cosine-restarts", "one-cycle", "plateau"]),
+        "The rate at the end of the run, of the phase, or of each period; the least of plateau."),
     key("learning_rate.then", Phases, Described("none"), BeforePhases,
         "Schedules that follow, each a table `[[learning_rate.then]]` with `from` and the keys of this one."),
+    key("guard.mode", Name(&names(&GUARDS)), Value("\"off\""), Always,
+        "What happens when the loss explodes or is no number: the run goes on or fails, says so, or goes back to the last good \
+         weights and lowers the rate."),
+    key("guard.rise", Double(Excluded(1.0), Unbounded), Value("3.0"), When("guard.mode", &["warn", "recover"]),
+        "The loss has exploded when its exponential mean is so many times its best, a best below a tenth of the first loss \
+         counting as that."),
+    key("guard.factor", BETWEEN, Value("0.5"), RECOVERS,
+        "What the rate is multiplied by."),
+    key("guard.retries", Integer(1, 1000), Value("10"), RECOVERS,
+        "How often that is done at most."),
+    key("guard.every", Time(1), Value("100"), RECOVERS,
+        "How often the weights are kept to go back to."),
     key("wire.weights", Name(&names(&PRECISIONS)), Value("\"f32\""), Always,
         "Precision of the weights that gradients are computed at; bf16 halves their bytes on the wire. The weights \
          themselves are kept in f32, and every mode computes at the same rounded ones."),
@@ -242,6 +329,7 @@ impl fmt::Display for Accepts {
             Integer(low, high) => write!(f, "an integer from {low} to {high}"),
             Single(low, high) | Double(low, high) => match (low, high) {
                 (Included(low), Excluded(high)) => write!(f, "a number of at least {low} and below {high}"),
+                (Excluded(low), Excluded(high)) => write!(f, "a number above {low} and below {high}"),
                 (Excluded(low), _) => write!(f, "a finite number above {low}"),
                 (Included(low), _) => write!(f, "a finite number of at least {low}"),
                 (Unbounded, _) => write!(f, "a finite number"),
@@ -268,6 +356,8 @@ impl fmt::Display for Accepts {
             }
             Times => write!(f, "a list of such times, such as [1000, \"3 epochs\", \"90%\"]"),
             Rates => write!(f, "a list of numbers above 0, such as [0.01, 0.001]"),
+            Factors => write!(f, "a table such as {{ biases = 2.0, \"layers.0\" = 0.1 }}"),
+            Batch(_) => write!(f, "an integer of at least 1, or \"full\""),
             Phases => write!(f, "tables of their own, [[learning_rate.then]]"),
             ShareOrText => write!(f, "a number above 0 and below 1, or a source in quotes"),
             TextOrInteger => write!(f, "a column's name in quotes or its number"),

@@ -20,7 +20,7 @@ pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs};
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
 pub use run::{
-    ModelConfig, OptimizerConfig, OptimizerKind, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
+    Batch, GuardConfig, GuardMode, ModelConfig, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
 };
 pub use security::SecurityArgs;
 pub use time::Time;

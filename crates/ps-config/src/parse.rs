@@ -2,12 +2,17 @@
 
 use crate::document::{Document, Value};
 use crate::error::{ConfigError, Place};
-use crate::keys::{ACTIVATIONS, HEADS, MISSING, MODEL_KINDS, OPTIMIZERS, PRECISIONS, SCHEDULES};
+use crate::keys::{
+    ACTIVATIONS, GUARDS, HEADS, MISSING, MODEL_KINDS, OPTIMIZERS, PRECISIONS, SCHEDULES, THRESHOLDS,
+};
 use crate::run::{
-    ModelConfig, OptimizerConfig, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
+    Batch, GuardConfig, GuardMode, ModelConfig, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
 };
 use crate::time::Time;
-use ps_core::{Head, SgdConfig};
+use ps_core::control::Descent;
+use ps_core::model::ModelKind;
+use ps_core::optim::Noise;
+use ps_core::{Head, OptimizerConfig, OptimizerKind, Rule, ScheduleKind};
 use ps_data::{DataConfig, Validation};
 use std::path::Path;
 
@@ -27,20 +32,27 @@ impl RunConfig {
     /// Unknown keys, wrong types, impossible values and keys without effect are refused with their place.
     pub fn parse(text: &str, origin: &str, sets: &[String]) -> Result<Self, ConfigError> {
         let document = Document::parse(text, origin, sets)?;
-        Ok(RunConfig {
+        let run = RunConfig {
             seed: always(document.integer("seed")?),
             data: data(&document)?,
             model: model(&document)?,
             train: train(&document)?,
             optimizer: optimizer(&document)?,
             learning_rate: learning_rate(&document)?,
+            guard: guard(&document)?,
             wire: WireConfig { weights: always(document.name("wire.weights", &PRECISIONS)?) },
-        })
+        };
+        fit_together(&document, &run)?;
+        Ok(run)
     }
 
     /// Refuses a batch that is larger than the training part of the data.
     pub fn check_samples(&self, samples: usize) -> Result<(), ConfigError> {
-        let batch = self.train.batch;
+        let batch = match self.train.batch {
+            Batch::Full if samples > 0 => return Ok(()),
+            Batch::Full => 1,
+            Batch::Of(batch) => batch,
+        };
         if batch <= samples {
             return Ok(());
         }
@@ -86,32 +98,165 @@ fn model(document: &Document) -> Result<ModelConfig, ConfigError> {
 }
 
 fn train(document: &Document) -> Result<TrainConfig, ConfigError> {
-    let batch = always(document.integer("train.batch")?) as usize;
-    let leaf = document.integer("train.leaf")?.map_or(LEAF.min(batch), |leaf| leaf as usize);
-    if leaf > batch {
-        let expected = format!("a leaf is part of a batch; expected at most train.batch = {batch}");
+    let batch = always(document.batch("train.batch")?);
+    let most = match batch {
+        Batch::Full => usize::MAX,
+        Batch::Of(batch) => batch,
+    };
+    let leaf = document.integer("train.leaf")?.map_or(LEAF.min(most), |leaf| leaf as usize);
+    if leaf > most {
+        let expected = format!("a leaf is part of a batch; expected at most train.batch = {most}");
         return Err(document.bad_value("train.leaf", expected));
     }
     let epochs = always(document.integer("train.epochs")?) as u32;
-    Ok(TrainConfig { epochs, batch, leaf, steps: document.integer("train.steps")? })
+    Ok(TrainConfig {
+        epochs,
+        batch,
+        leaf,
+        steps: document.integer("train.steps")?,
+        early_stopping: document.integer("train.early_stopping")?,
+        min_delta: document.number("train.min_delta")?,
+        probe_every: document.time("train.probe_every")?,
+    })
 }
 
 fn optimizer(document: &Document) -> Result<OptimizerConfig, ConfigError> {
     let kind = always(document.name("optimizer.kind", &OPTIMIZERS)?);
     let single = |path| Ok(document.number(path)?.map(|value| value as f32));
-    let sgd = SgdConfig {
-        momentum: always(single("optimizer.momentum")?),
-        nesterov: always(document.flag("optimizer.nesterov")?),
+    let plain = Rule::default();
+    let (beta2, epsilon) = match kind {
+        OptimizerKind::Adagrad => (plain.beta2, 1e-10),
+        OptimizerKind::RmsProp => (0.99, 1e-8),
+        OptimizerKind::Lamb => (plain.beta2, 1e-6),
+        OptimizerKind::Ftrl => (plain.beta2, 1.0),
+        _ => (plain.beta2, plain.epsilon),
+    };
+    let rule = Rule {
+        kind,
+        momentum: single("optimizer.momentum")?.unwrap_or(0.0),
+        nesterov: document.flag("optimizer.nesterov")?.unwrap_or(false),
         weight_decay: always(single("optimizer.weight_decay")?),
         l1: always(single("optimizer.l1")?),
         clip: single("optimizer.clip")?,
+        beta1: single("optimizer.beta1")?.unwrap_or(plain.beta1),
+        beta2: single("optimizer.beta2")?.unwrap_or(beta2),
+        epsilon: single("optimizer.epsilon")?.unwrap_or(epsilon),
+        trust: single("optimizer.trust")?.unwrap_or(plain.trust),
+        rate: 1.0,
     };
-    if sgd.nesterov && sgd.momentum == 0.0 {
+    if rule.nesterov && rule.momentum == 0.0 {
         let expected =
             "there is no velocity to look ahead along; set optimizer.momentum, such as 0.9".to_string();
         return Err(document.bad_value("optimizer.nesterov", expected));
     }
-    Ok(OptimizerConfig { kind, sgd })
+    let clip_norm = single("optimizer.clip_norm")?;
+    let fighting = match (clip_norm.is_some(), rule.clip.is_some()) {
+        (true, true) => Some("optimizer.clip already cuts the gradient: set one of them"),
+        (true, false) if kind == OptimizerKind::Lamb => {
+            Some("lamb's steps have the length of the weights whatever the gradient's norm is: leave it out")
+        }
+        _ => None,
+    };
+    if let Some(expected) = fighting {
+        return Err(document.bad_value("optimizer.clip_norm", expected.into()));
+    }
+    let noise = document.number("optimizer.noise")?;
+    let decay = document.number("optimizer.noise_decay")?;
+    if noise.is_none() && decay.is_some() {
+        let expected = "there is no noise to go away; set optimizer.noise, such as 0.01".to_string();
+        return Err(document.bad_value("optimizer.noise_decay", expected));
+    }
+    Ok(OptimizerConfig {
+        rule,
+        decay_biases: document.flag("optimizer.decay_biases")?.unwrap_or(true),
+        rates: document.factors("optimizer.rates")?.unwrap_or_default(),
+        clip_norm,
+        noise: noise.map(|scale| Noise { scale, decay: decay.unwrap_or(0.55) }),
+    })
+}
+
+fn guard(document: &Document) -> Result<GuardConfig, ConfigError> {
+    Ok(GuardConfig {
+        mode: always(document.name("guard.mode", &GUARDS)?),
+        // What a mode does not look at gets the value that changes nothing.
+        rise: document.number("guard.rise")?.unwrap_or(f64::MAX),
+        factor: document.number("guard.factor")?.unwrap_or(1.0),
+        retries: document.integer("guard.retries")?.unwrap_or(0) as u32,
+        every: document.time("guard.every")?.unwrap_or(Time::Steps(1)),
+    })
+}
+
+/// What one table says must make sense beside the others.
+fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError> {
+    let refuse = |key: &str, why: &str| Err(document.bad_value(key, why.into()));
+    let (rate, rule) = (&run.learning_rate, &run.optimizer.rule);
+    let phases = || std::iter::once(rate).chain(rate.then.iter().map(|phase| &phase.rate));
+    if run.data.validation.is_none() {
+        if phases().any(|rate| rate.schedule == Shape::Is(ScheduleKind::Plateau)) {
+            return refuse(
+                "learning_rate.schedule",
+                "a plateau is seen in the validation loss, and there is none; set data.validation, such as 0.1",
+            );
+        }
+        if run.train.early_stopping.is_some() {
+            return refuse(
+                "train.early_stopping",
+                "the validation loss says when to stop, and there is none; set data.validation, such as 0.1",
+            );
+        }
+    }
+    if run.train.min_delta.is_some() && run.train.early_stopping.is_none() {
+        return refuse("train.min_delta", "nothing looks at it; set train.early_stopping, such as 5");
+    }
+    if rule.kind == OptimizerKind::Ftrl && run.model.kind == ModelKind::Mlp {
+        return refuse(
+            "optimizer.kind",
+            "ftrl makes weights of its sums, which begin at 0, and hidden layers that begin at 0 learn nothing; try \"adam\"",
+        );
+    }
+    let names = |name: &str| {
+        let is_layer = |rest: &str| {
+            let (number, part) = rest.split_once('.').unwrap_or((rest, "weight"));
+            number.parse().is_ok_and(|number: usize| number <= run.model.hidden.len())
+                && matches!(part, "weight" | "bias")
+        };
+        matches!(name, "weights" | "biases") || name.strip_prefix("layers.").is_some_and(is_layer)
+    };
+    if let Some((name, _)) = run.optimizer.rates.iter().find(|(name, _)| !names(name)) {
+        let layers = run.model.hidden.len();
+        let why = format!(
+            "no parameter is called {name}; there are weights, biases, and layers.0 to layers.{layers}, each with .weight and .bias"
+        );
+        return refuse("optimizer.rates", &why);
+    }
+    if rate.schedule != Shape::Armijo {
+        return Ok(());
+    }
+    if run.train.batch != Batch::Full {
+        return refuse(
+            "learning_rate.schedule",
+            "armijo compares the loss of one point with that of another, and each minibatch has a loss of its own; set \
+             train.batch = \"full\", or take another schedule",
+        );
+    }
+    let plain = "armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule";
+    let odd = [
+        ("optimizer.kind", rule.kind != OptimizerKind::Sgd),
+        ("optimizer.momentum", rule.momentum != 0.0),
+        ("optimizer.l1", rule.l1 != 0.0),
+        ("optimizer.clip", rule.clip.is_some()),
+        ("optimizer.clip_norm", run.optimizer.clip_norm.is_some()),
+        ("optimizer.noise", run.optimizer.noise.is_some()),
+        ("optimizer.rates", !run.optimizer.rates.is_empty()),
+        ("guard.mode", run.guard.mode != GuardMode::Off),
+        ("learning_rate.warmup", rate.warmup != Time::Steps(0)),
+        ("learning_rate.then", !rate.then.is_empty()),
+        ("train.probe_every", run.train.probe_every.is_some()),
+    ];
+    match odd.iter().find(|(_, is_set)| *is_set) {
+        Some((key, _)) => refuse(key, plain),
+        None => Ok(()),
+    }
 }
 
 fn learning_rate(document: &Document) -> Result<RateConfig, ConfigError> {
@@ -122,9 +267,13 @@ fn learning_rate(document: &Document) -> Result<RateConfig, ConfigError> {
     let then = phases.iter().map(|document| {
         let inner = phase(document)?;
         document.phases("learning_rate.then")?;
-        if inner.schedule == Shape::Pieces {
-            let expected = "a phase has one shape; write each piece as a phase of its own".to_string();
-            return Err(document.bad_value("learning_rate.schedule", expected));
+        let expected = match inner.schedule {
+            Shape::Pieces => "a phase has one shape; write each piece as a phase of its own",
+            Shape::Armijo => "armijo finds its rates itself, for a whole run; nothing comes before it",
+            Shape::Is(_) => "",
+        };
+        if !expected.is_empty() {
+            return Err(document.bad_value("learning_rate.schedule", expected.into()));
         }
         Ok(Phase { from: always(document.time("learning_rate.from")?), rate: inner })
     });
@@ -145,9 +294,19 @@ fn phase(document: &Document) -> Result<RateConfig, ConfigError> {
         let expected = format!("{} rates, one for each time of learning_rate.at", at.len());
         return Err(document.bad_value("learning_rate.rates", format!("expected {expected}")));
     }
+    let schedule = always(document.name("learning_rate.schedule", &SCHEDULES)?);
+    let number = |path: &str| document.number(path);
+    let descent = Descent {
+        sufficient: number("learning_rate.sufficient")?.unwrap_or(0.0),
+        shrink: number("learning_rate.shrink")?.unwrap_or(0.0),
+        grow: number("learning_rate.grow")?.unwrap_or(0.0),
+        tolerance: number("learning_rate.tolerance")?.unwrap_or(0.0),
+        gradient_tolerance: number("learning_rate.gradient_tolerance")?.unwrap_or(0.0),
+    };
     Ok(RateConfig {
         initial: always(document.number("learning_rate.initial")?),
-        schedule: always(document.name("learning_rate.schedule", &SCHEDULES)?),
+        schedule,
+        descent: (schedule == Shape::Armijo).then_some(descent),
         for_batch: document.integer("learning_rate.for_batch")?.map(|batch| batch as usize),
         warmup: always(document.time("learning_rate.warmup")?),
         pieces: at.into_iter().zip(rates).collect(),
@@ -155,6 +314,10 @@ fn phase(document: &Document) -> Result<RateConfig, ConfigError> {
         every: document.time("learning_rate.every")?.unwrap_or(Time::Steps(1)),
         stretch: document.integer("learning_rate.stretch")?.unwrap_or(1),
         factor: document.number("learning_rate.factor")?.unwrap_or(1.0),
+        patience: document.integer("learning_rate.patience")?.unwrap_or(0),
+        threshold: document.number("learning_rate.threshold")?.unwrap_or(0.0),
+        is_absolute: document.name("learning_rate.threshold_mode", &THRESHOLDS)?.unwrap_or(false),
+        cooldown: document.integer("learning_rate.cooldown")?.unwrap_or(0),
         power: document.number("learning_rate.power")?.unwrap_or(1.0),
         end: document.number("learning_rate.end")?.unwrap_or(0.0),
         then: Vec::new(),

@@ -1,9 +1,10 @@
 //! A run as text: the resolved run file, and the fingerprint of what decides its bits.
 
 use crate::keys::{
-    ACTIVATIONS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, OPTIMIZERS, PRECISIONS, SCHEDULES, Use,
+    ACTIVATIONS, GUARDS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, OPTIMIZERS, PRECISIONS, SCHEDULES,
+    THRESHOLDS, Use,
 };
-use crate::run::{Phase, RateConfig, RunConfig};
+use crate::run::{Batch, Phase, RateConfig, RunConfig};
 use ps_core::NUMERICS_VERSION;
 use ps_data::Validation;
 use sha2::{Digest, Sha256};
@@ -78,6 +79,10 @@ impl RunConfig {
         match key.used {
             Use::Always => true,
             Use::When("model.kind", kinds) => kinds.contains(&name(&MODEL_KINDS, self.model.kind)),
+            Use::When("optimizer.kind", kinds) => {
+                kinds.contains(&name(&OPTIMIZERS, self.optimizer.rule.kind))
+            }
+            Use::When("guard.mode", modes) => modes.contains(&name(&GUARDS, self.guard.mode)),
             Use::When(..) | Use::BeforePhases | Use::InPhases => self.learning_rate.has(key, false),
         }
     }
@@ -85,7 +90,7 @@ impl RunConfig {
     /// What `key` is set to, in TOML; `None` where it is not set.
     fn value(&self, key: &Key) -> Option<String> {
         let (data, model, train) = (&self.data, &self.model, &self.train);
-        let sgd = &self.optimizer.sgd;
+        let (optimizer, rule, guard) = (&self.optimizer, &self.optimizer.rule, &self.guard);
         Some(match key.path {
             "seed" => self.seed.to_string(),
             "data.train" => quoted(&data.train),
@@ -102,15 +107,35 @@ impl RunConfig {
             "model.activation" => quoted(name(&ACTIVATIONS, model.activation)),
             "model.head" => quoted(name(&HEADS, model.head)),
             "train.epochs" => train.epochs.to_string(),
-            "train.batch" => train.batch.to_string(),
+            "train.batch" => match train.batch {
+                Batch::Full => quoted("full"),
+                Batch::Of(batch) => batch.to_string(),
+            },
             "train.leaf" => train.leaf.to_string(),
             "train.steps" => train.steps?.to_string(),
-            "optimizer.kind" => quoted(name(&OPTIMIZERS, self.optimizer.kind)),
-            "optimizer.momentum" => single(sgd.momentum),
-            "optimizer.nesterov" => sgd.nesterov.to_string(),
-            "optimizer.weight_decay" => single(sgd.weight_decay),
-            "optimizer.l1" => single(sgd.l1),
-            "optimizer.clip" => single(sgd.clip?),
+            "train.early_stopping" => train.early_stopping?.to_string(),
+            "train.min_delta" => number(train.min_delta?),
+            "train.probe_every" => train.probe_every?.to_string(),
+            "optimizer.kind" => quoted(name(&OPTIMIZERS, rule.kind)),
+            "optimizer.momentum" => single(rule.momentum),
+            "optimizer.nesterov" => rule.nesterov.to_string(),
+            "optimizer.weight_decay" => single(rule.weight_decay),
+            "optimizer.l1" => single(rule.l1),
+            "optimizer.clip" => single(rule.clip?),
+            "optimizer.clip_norm" => single(optimizer.clip_norm?),
+            "optimizer.decay_biases" => (!optimizer.decay_biases).then(|| false.to_string())?,
+            "optimizer.rates" => factors(&optimizer.rates)?,
+            "optimizer.beta1" => single(rule.beta1),
+            "optimizer.beta2" => single(rule.beta2),
+            "optimizer.epsilon" => single(rule.epsilon),
+            "optimizer.trust" => single(rule.trust),
+            "optimizer.noise" => number(optimizer.noise?.scale),
+            "optimizer.noise_decay" => number(optimizer.noise?.decay),
+            "guard.mode" => quoted(name(&GUARDS, guard.mode)),
+            "guard.rise" => number(guard.rise),
+            "guard.factor" => number(guard.factor),
+            "guard.retries" => guard.retries.to_string(),
+            "guard.every" => guard.every.to_string(),
             "wire.weights" => quoted(name(&PRECISIONS, self.wire.weights)),
             _ => return self.learning_rate.value(key),
         })
@@ -151,6 +176,15 @@ impl RateConfig {
             "learning_rate.every" => self.every.to_string(),
             "learning_rate.stretch" => self.stretch.to_string(),
             "learning_rate.factor" => number(self.factor),
+            "learning_rate.patience" => self.patience.to_string(),
+            "learning_rate.threshold" => number(self.threshold),
+            "learning_rate.threshold_mode" => quoted(name(&THRESHOLDS, self.is_absolute)),
+            "learning_rate.cooldown" => self.cooldown.to_string(),
+            "learning_rate.sufficient" => number(self.descent?.sufficient),
+            "learning_rate.shrink" => number(self.descent?.shrink),
+            "learning_rate.grow" => number(self.descent?.grow),
+            "learning_rate.tolerance" => number(self.descent?.tolerance),
+            "learning_rate.gradient_tolerance" => number(self.descent?.gradient_tolerance),
             "learning_rate.power" => number(self.power),
             "learning_rate.end" => number(self.end),
             _ => return None,
@@ -164,6 +198,13 @@ fn list(items: impl Iterator<Item = String>) -> String {
 
 fn name<T: PartialEq, const N: usize>(names: &Names<T, N>, value: T) -> &'static str {
     names.iter().find(|(_, named)| *named == value).map_or("", |(name, _)| name)
+}
+
+/// A table on one line; nothing if it is empty.
+fn factors(factors: &[(String, f32)]) -> Option<String> {
+    let entry = |(name, factor): &(String, f32)| format!("{} = {}", quoted(name), single(*factor));
+    let entries = factors.iter().map(entry).collect::<Vec<_>>().join(", ");
+    (!entries.is_empty()).then(|| format!("{{ {entries} }}"))
 }
 
 /// The shortest decimal that reads back as `value`.

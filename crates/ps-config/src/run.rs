@@ -2,8 +2,12 @@
 
 use crate::error::{ConfigError, Place};
 use crate::time::Time;
+use ps_core::control::{Descent, EarlyStopping, Guard};
 use ps_core::model::ModelKind;
-use ps_core::{Activation, BatchPlan, Head, LearningRate, Precision, Schedule, ScheduleKind, SgdConfig};
+use ps_core::{
+    Activation, BatchPlan, ControlConfig, Head, LearningRate, OptimizerConfig, Precision, Schedule,
+    ScheduleKind,
+};
 use ps_data::DataConfig;
 
 /// A run, valid by construction: made by [`RunConfig::parse`] alone.
@@ -21,6 +25,8 @@ pub struct RunConfig {
     pub optimizer: OptimizerConfig,
     /// How far a step goes.
     pub learning_rate: RateConfig,
+    /// What happens when the loss explodes.
+    pub guard: GuardConfig,
     /// What travels between processes.
     pub wire: WireConfig,
 }
@@ -39,33 +45,57 @@ pub struct ModelConfig {
 }
 
 /// The `[train]` table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainConfig {
     /// Passes over the training samples.
     pub epochs: u32,
     /// Samples of a step.
-    pub batch: usize,
+    pub batch: Batch,
     /// Samples of a leaf.
     pub leaf: usize,
     /// Stop after this many steps even if the epochs are not over.
     pub steps: Option<u64>,
+    /// End the run when validation was no better so many times in a row.
+    pub early_stopping: Option<u64>,
+    /// By how much a validation loss must be below the best to be better.
+    pub min_delta: Option<f64>,
+    /// How often a step is looked at closely.
+    pub probe_every: Option<Time>,
 }
 
-/// The `[optimizer]` table.
+/// Samples of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// The whole training part.
+    Full,
+    /// So many.
+    Of(usize),
+}
+
+/// The `[guard]` table; see [`ps_core::control::Guard`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OptimizerConfig {
-    /// Which optimizer.
-    pub kind: OptimizerKind,
-    /// Its settings.
-    pub sgd: SgdConfig,
+pub struct GuardConfig {
+    /// Whether it does anything.
+    pub mode: GuardMode,
+    /// What an explosion is.
+    pub rise: f64,
+    /// What the rate is multiplied by.
+    pub factor: f64,
+    /// How often.
+    pub retries: u32,
+    /// How often the weights are kept.
+    pub every: Time,
 }
 
-/// The optimizers there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OptimizerKind {
-    /// Stochastic gradient descent.
-    #[default]
-    Sgd,
+/// What happens when the loss explodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardMode {
+    /// Nothing.
+    Off,
+    /// It is said.
+    Warn,
+    /// The run goes back, and lowers the rate.
+    Recover,
 }
 
 /// The `[learning_rate]` table, or one of the phases that follow it; see [`LearningRate`] for what each key means.
@@ -87,6 +117,16 @@ pub struct RateConfig {
     pub stretch: u64,
     /// Factor of step and exponential, decay of inverse-time.
     pub factor: f64,
+    /// Of plateau.
+    pub patience: u64,
+    /// Of plateau.
+    pub threshold: f64,
+    /// Of plateau.
+    pub is_absolute: bool,
+    /// Of plateau.
+    pub cooldown: u64,
+    /// How a descent checks itself (armijo).
+    pub descent: Option<Descent>,
     /// Exponent of polynomial.
     pub power: f64,
     /// Rate that polynomial, cosine, cosine-restarts and one-cycle end at.
@@ -111,6 +151,8 @@ pub enum Shape {
     Is(ScheduleKind),
     /// A constant, from some times on another.
     Pieces,
+    /// What a descent finds that checks itself.
+    Armijo,
 }
 
 /// The `[wire]` table.
@@ -135,8 +177,32 @@ impl RunConfig {
     /// The plan for `samples` training samples. They must be at least one batch; [`crate::ConfigError`] says so
     /// otherwise.
     pub fn plan(&self, samples: usize) -> BatchPlan {
-        let TrainConfig { epochs, batch, leaf, steps } = self.train;
-        BatchPlan::new(self.seed, samples, batch, leaf, epochs, steps)
+        let TrainConfig { epochs, batch, leaf, steps, .. } = self.train;
+        let batch = match batch {
+            Batch::Of(batch) => batch,
+            Batch::Full => samples,
+        };
+        BatchPlan::new(self.seed, samples, batch, leaf.min(batch), epochs, steps)
+    }
+
+    /// What the run watches.
+    pub fn control(&self, plan: &BatchPlan) -> ControlConfig {
+        let TrainConfig { early_stopping, min_delta, probe_every, .. } = self.train;
+        let GuardConfig { mode, rise, factor, retries, every } = self.guard;
+        let guard = Guard {
+            recovers: mode == GuardMode::Recover,
+            factor,
+            retries,
+            rise,
+            every: every.steps(plan).max(1),
+        };
+        ControlConfig {
+            early_stopping: early_stopping
+                .map(|patience| EarlyStopping { patience, least: min_delta.unwrap_or(0.0) }),
+            guard: (mode != GuardMode::Off).then_some(guard),
+            descent: self.learning_rate.descent,
+            probe_every: probe_every.map_or(0, |every| every.steps(plan).max(1)),
+        }
     }
 
     /// The schedule of a run.
@@ -178,19 +244,23 @@ impl RunConfig {
 
     /// A schedule of `steps` steps.
     fn shape(&self, rate: &RateConfig, steps: u64, plan: &BatchPlan) -> LearningRate {
-        let batch = self.train.batch;
+        let batch = plan.batch;
         let scale = batch as f64 / self.learning_rate.for_batch.unwrap_or(batch) as f64;
         LearningRate {
             initial: rate.initial * scale,
             schedule: match rate.schedule {
                 Shape::Is(kind) => kind,
-                Shape::Pieces => ScheduleKind::Constant,
+                Shape::Pieces | Shape::Armijo => ScheduleKind::Constant,
             },
             warmup: rate.warmup.steps(plan),
             every: rate.every.steps(plan).max(1),
             factor: rate.factor,
             stretch: rate.stretch,
             power: rate.power,
+            patience: rate.patience,
+            threshold: rate.threshold,
+            is_absolute: rate.is_absolute,
+            cooldown: rate.cooldown,
             end: rate.end * scale,
             steps,
         }

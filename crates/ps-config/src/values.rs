@@ -3,6 +3,7 @@
 use crate::document::{Document, Entry, Value, likeness};
 use crate::error::{ConfigError, Place};
 use crate::keys::{Accepts, Fallback, Key, MOST_WIDTH, Names, Use};
+use crate::run::Batch;
 use crate::time::Time;
 use std::ops::RangeBounds;
 
@@ -85,6 +86,30 @@ impl Document {
                 let rate = real(item)?;
                 (rate as f32 > 0.0 && (rate as f32).is_finite()).then_some(rate)
             })
+        })
+    }
+
+    /// The factors at `path`, by name.
+    pub(crate) fn factors(&self, path: &str) -> Result<Option<Vec<(String, f32)>>, ConfigError> {
+        self.read(path, |_, value| {
+            let Value::Table(entries) = value else { return None };
+            let factor = |(name, value): &(String, Value)| {
+                let factor = real(value)? as f32;
+                (factor >= 0.0 && factor.is_finite()).then(|| (name.clone(), factor))
+            };
+            entries.iter().map(factor).collect()
+        })
+    }
+
+    /// The batch at `path`.
+    pub(crate) fn batch(&self, path: &str) -> Result<Option<Batch>, ConfigError> {
+        self.read(path, |accepts, value| match (accepts, value) {
+            (Accepts::Batch(_), Value::Text(text)) => (text == "full").then_some(Batch::Full),
+            (Accepts::Batch(most), Value::Integer(value)) => {
+                let of = u64::try_from(*value).ok().filter(|value| (1..=most).contains(value))?;
+                Some(Batch::Of(of as usize))
+            }
+            _ => None,
         })
     }
 
@@ -235,6 +260,7 @@ fn expected(key: &Key, value: &Value) -> String {
             "; this rounds to 0 in binary32".to_string()
         }
         (_, Value::Other(what)) => format!("; this is {what}"),
+        (_, Value::Table(_)) if !matches!(accepts, Accepts::Factors) => "; this is a table".to_string(),
         _ => String::new(),
     };
     format!("expected {accepts}{note}")

@@ -90,6 +90,11 @@ pub enum ServerEvent {
         /// The step.
         step: u64,
     },
+    /// The same, and no step follows: what was seen of this one ends the run.
+    Concluded {
+        /// The step.
+        step: u64,
+    },
     /// The data plane found the loss or the weights of `step` not finite; nothing was updated.
     Diverged {
         /// The step.

@@ -131,7 +131,8 @@ impl ServerCore {
             ServerEvent::ShardLost { shard } => self.lose_shard(shard, actions),
             ServerEvent::Restored { version } => self.restored(version, actions),
             ServerEvent::WeightsWanted { worker } => self.resend_weights(worker, actions),
-            ServerEvent::Updated { step } => self.updated(step, actions),
+            ServerEvent::Updated { step } => self.updated(step, false, actions),
+            ServerEvent::Concluded { step } => self.updated(step, true, actions),
             ServerEvent::Diverged { step } => self.diverged(step, actions),
             ServerEvent::Stop => self.stop(actions),
             ServerEvent::Timeout => {}
@@ -423,13 +424,13 @@ impl ServerCore {
         self.members.start_training(worker);
     }
 
-    fn updated(&mut self, step: u64, actions: &mut Vec<ServerAction>) {
+    fn updated(&mut self, step: u64, is_last: bool, actions: &mut Vec<ServerAction>) {
         let Phase::Updating { stopping } = self.phase else { return };
         if step != self.version {
             return;
         }
         self.version += 1;
-        if self.version >= self.config.plan.steps {
+        if is_last || self.version >= self.config.plan.steps {
             self.finish(Dismissal::Done, Outcome::Done, actions);
         } else if stopping {
             self.finish_stopped(actions);

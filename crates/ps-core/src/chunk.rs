@@ -4,11 +4,13 @@
 //! Elements stay in the form in which they travel, little-endian binary32, so that nothing is converted or copied
 //! between the wire and the sum.
 
+use crate::control::{Control, Verdict};
 use crate::kernel::{Buffer, Kernel};
-use crate::optim::{Finite, SgdConfig, Update};
+use crate::optim::{Finite, GRID, Moved, PieceSums, Rules, Stride, vectors, vectors_mut};
 use crate::tree::{Coverage, Gathered, Node, Tree};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One element as it travels: binary32, little-endian.
@@ -91,42 +93,97 @@ impl ChunkFold {
         }
     }
 
-    /// Updates the chunk's weights and velocity by the sum of all leaves, which must be covered, over `samples`
-    /// samples: from `old` to `new`, all `[elements]` (`velocity` is empty without momentum). Returns whether the
-    /// sum and all new weights are finite. Nothing is left gathered.
+    /// Updates the chunk, whose first element is `offset` of the flat vector, by the sum of all leaves, which must be
+    /// covered: its weights from `old` to `new`, `[elements]`, and its vectors `state`, `[vectors, elements]`. Returns
+    /// whether the sum and all new weights are finite.
     pub fn update(
-        &mut self,
-        optimizer: &SgdConfig,
-        samples: usize,
-        rate: f32,
+        &self,
+        control: &Control,
+        verdict: &Verdict,
+        offset: usize,
         old: &[Element],
-        velocity: &mut [f32],
+        state: &mut [f32],
         new: &mut Pooled,
     ) -> Finite {
-        let (left, right) = self.root.take().expect("all leaves are covered");
-        let (left, right) = (left.elements(), right.as_ref().map(Sum::elements));
-        let update = Update::new(*optimizer, samples, rate);
         let new = new.values_mut();
-        let mut finite = Finite::ALL;
-        let mut total = [0.0; RUN];
+        if !verdict.is_plain() {
+            let mut total = vec![0.0; new.len()];
+            read(old, new);
+            self.read_root(0..total.len(), &mut total);
+            let finite = control.carry_out(verdict, offset, new, &total, state);
+            make_little_endian(new);
+            return finite;
+        }
+        let (mut finite, mut total) = (Finite::ALL, [0.0; RUN]);
+        let [mut first, mut second] = vectors_mut(state, new.len());
         for start in (0..new.len()).step_by(RUN) {
             let run = start..new.len().min(start + RUN);
             let (new, total) = (&mut new[run.clone()], &mut total[..run.len()]);
-            let velocity = if velocity.is_empty() { &mut [] } else { &mut velocity[run.clone()] };
+            let state = [&mut first, &mut second];
+            let state = state.map(|state| state.split_off_mut(..run.len()).unwrap_or_default());
             read(&old[run.clone()], new);
-            match right {
-                None => read(&left[run], total),
-                Some(right) => read_sum(&left[run.clone()], &right[run], total),
-            }
-            finite = finite.and(update.chunk(new, total, velocity));
+            self.read_root(run, total);
+            finite = finite.and(control.rules().update(&verdict.stride, offset + start, new, total, state));
             make_little_endian(new);
         }
         finite
     }
+
+    /// The sums over the chunk's pieces, before it is updated, appended to `sums`.
+    pub fn measure(
+        &self,
+        rules: &Rules,
+        stride: &Stride,
+        offset: usize,
+        old: &[Element],
+        state: &[f32],
+        sums: &mut Vec<PieceSums>,
+    ) {
+        let (mut weights, mut total) = ([0.0; RUN], [0.0; RUN]);
+        let state = vectors(state, old.len());
+        for start in (0..old.len()).step_by(RUN) {
+            let run = start..old.len().min(start + RUN);
+            let (weights, total) = (&mut weights[..run.len()], &mut total[..run.len()]);
+            read(&old[run.clone()], weights);
+            self.read_root(run.clone(), total);
+            let state = state.map(|state| state.get(run.clone()).unwrap_or_default());
+            rules.measure(stride, offset + start, weights, total, state, sums);
+        }
+    }
+
+    /// How far the chunk's weights went, appended to `sums`.
+    pub fn measure_way(
+        &self,
+        rules: &Rules,
+        samples: usize,
+        offset: usize,
+        [old, new]: [&[Element]; 2],
+        sums: &mut Vec<Moved>,
+    ) {
+        let [mut before, mut after, mut total] = [[0.0; RUN]; 3];
+        for start in (0..old.len()).step_by(RUN) {
+            let run = start..old.len().min(start + RUN);
+            let [before, after, total] =
+                [&mut before, &mut after, &mut total].map(|all| &mut all[..run.len()]);
+            read(&old[run.clone()], before);
+            read(&new[run.clone()], after);
+            self.read_root(run, total);
+            rules.measure_way(samples, offset + start, [before, after], total, sums);
+        }
+    }
+
+    /// The sum of all leaves, of elements `run`.
+    fn read_root(&self, run: Range<usize>, total: &mut [f32]) {
+        let (left, right) = self.root.as_ref().expect("all leaves are covered");
+        match right {
+            None => read(&left.elements()[run], total),
+            Some(right) => read_sum(&left.elements()[run.clone()], &right.elements()[run], total),
+        }
+    }
 }
 
 /// Elements that are summed, then updated, then written: all of them stay in the first-level cache.
-const RUN: usize = 1024;
+const RUN: usize = GRID;
 
 /// The elements as numbers of this machine, as many as there are.
 pub fn read(elements: &[Element], values: &mut [f32]) {
@@ -252,9 +309,13 @@ impl Drop for Pooled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::BatchPlan;
+    use crate::control::ControlConfig;
     use crate::fold::{Fold, NodeSum};
     use crate::metrics::Tally;
-    use crate::optim::Optimizer;
+    use crate::model::{Activation, Head, Model};
+    use crate::optim::Rule;
+    use crate::schedule::LearningRate;
 
     fn bytes(values: &[f32]) -> Bytes {
         values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
@@ -265,57 +326,68 @@ mod tests {
         (*state >> 40) as f32 / 8_388_608.0 - 1.0
     }
 
+    fn control(rule: Rule, features: usize, rate: f64) -> Control {
+        let model = Model::new(features, &[], Activation::Relu, Head::SquaredError, 1);
+        let plan = BatchPlan::new(1, 5, 5, 1, 9, None);
+        let rules = Rules::new(rule, &model, 1);
+        Control::new(ControlConfig::default(), rules, plan, LearningRate::constant(rate))
+    }
+
     #[test]
     fn a_chunk_has_the_bits_of_the_whole_fold_and_update_in_any_order() {
         let every = [
-            SgdConfig::default(),
-            SgdConfig { momentum: 0.9, ..SgdConfig::default() },
-            SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 0.01, ..SgdConfig::default() },
-            SgdConfig { l1: 0.1, clip: Some(0.2), ..SgdConfig::default() },
+            Rule::default(),
+            Rule { momentum: 0.9, ..Rule::default() },
+            Rule { momentum: 0.9, nesterov: true, weight_decay: 0.01, ..Rule::default() },
+            Rule { l1: 0.1, clip: Some(0.2), ..Rule::default() },
         ];
         for (seed, leaves) in (1..14_u32).flat_map(|leaves| (0..4).map(move |seed| (seed, leaves))) {
-            let config = every[seed];
+            let rule = every[seed];
             let elements = 37;
             let tree = Tree::new(leaves);
-            let mut state = seed as u64 + 17;
-            let mut weights: Vec<f32> = (0..elements).map(|_| number(&mut state)).collect();
-            let mut optimizer = Optimizer::new(config, elements);
+            let mut random = seed as u64 + 17;
+            let mut weights: Vec<f32> = (0..elements).map(|_| number(&mut random)).collect();
+            let control = control(rule, elements - 1, 0.1);
             let mut old: Vec<Element> = weights.iter().map(|w| w.to_le_bytes()).collect();
-            let mut velocity = vec![0.0; if config.momentum == 0.0 { 0 } else { elements }];
+            let mut state = [(); 2].map(|()| vec![0.0; control.vectors().len() * elements]);
             let pool = Pool::default();
-            for _ in 0..3 {
+            for step in 0..3 {
                 let mut nodes: Vec<Node> = (0..leaves).map(Node::leaf).collect();
                 for i in (1..nodes.len()).rev() {
-                    nodes.swap(i, (number(&mut state).to_bits() >> 3) as usize % (i + 1));
+                    nodes.swap(i, (number(&mut random).to_bits() >> 3) as usize % (i + 1));
                 }
                 let mut whole = Fold::new(tree);
                 let mut chunk = ChunkFold::new(tree);
                 for node in nodes {
-                    let gradient: Vec<f32> = (0..elements).map(|_| number(&mut state)).collect();
+                    let gradient: Vec<f32> = (0..elements).map(|_| number(&mut random)).collect();
                     chunk.insert(node, bytes(&gradient), &pool);
                     // A copy that comes again changes nothing.
                     chunk.insert(node, bytes(&[f32::NAN; 37]), &pool);
                     whole.insert(NodeSum { node, gradient, tally: Tally::default() });
                 }
                 assert!(chunk.is_complete());
-                optimizer.apply(&mut weights, &whole.take_root().unwrap().gradient, 5, 0.1);
+                let verdict = control.plain(control.plan().step(step));
+                let gradient = whole.take_root().unwrap().gradient;
+                control.carry_out_all(&verdict, &mut weights, &gradient, &mut state[0]);
                 let mut new = pool.take(elements);
-                let finite = chunk.update(&config, 5, 0.1, &old, &mut velocity, &mut new);
+                let finite = chunk.update(&control, &verdict, 0, &old, &mut state[1], &mut new);
                 assert_eq!(finite, Finite { gradient: true, weights: true });
                 old.copy_from_slice(new.elements());
                 let same = weights.iter().zip(&old).all(|(w, o)| w.to_le_bytes() == *o);
-                assert!(same, "{leaves} leaves, {config:?}");
+                assert!(same && state[0] == state[1], "{leaves} leaves, {rule:?}");
             }
         }
     }
 
     #[test]
     fn what_is_not_finite_is_seen() {
-        let run = |gradient: f32, rate: f32| {
+        let run = |gradient: f32, rate: f64| {
             let mut chunk = ChunkFold::new(Tree::new(1));
             chunk.insert(Node::leaf(0), bytes(&[1.0, gradient, 2.0]), &Pool::default());
             let mut new = Pool::default().take(3);
-            chunk.update(&SgdConfig::default(), 1, rate, &[[0; 4]; 3], &mut [], &mut new)
+            let control = control(Rule::default(), 2, rate);
+            let verdict = control.plain(control.plan().step(0));
+            chunk.update(&control, &verdict, 0, &[[0; 4]; 3], &mut [], &mut new)
         };
         assert_eq!(run(1e30, 1e30), Finite { gradient: true, weights: false });
         assert_eq!(run(f32::NAN, 0.1), Finite { gradient: false, weights: false });

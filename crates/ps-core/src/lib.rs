@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod chunk;
+pub mod control;
 pub mod fold;
 pub mod function;
 pub mod gradient;
@@ -29,12 +30,13 @@ pub mod tree;
 
 pub use batch::{BatchPlan, Step};
 pub use chunk::ChunkFold;
+pub use control::{Control, ControlConfig};
 pub use fold::{Fold, NodeSum};
 pub use gradient::Gradients;
 pub use kernel::Kernel;
-pub use metrics::{Outcome, Tally};
+pub use metrics::{Observed, Outcome, Tally};
 pub use model::{Activation, Head, Model};
-pub use optim::{Optimizer, SgdConfig};
+pub use optim::{OptimizerConfig, OptimizerKind, Rule, Rules};
 pub use order::Order;
 pub use params::{Layout, TensorSpec, weights_hash};
 pub use precision::Precision;

@@ -30,6 +30,17 @@ pub struct Outcome {
     pub detail: f32,
 }
 
+/// What was seen of the weights before a step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// Of the step's batch.
+    pub train: Tally,
+    /// Of the batch of the step before, where it is looked at what that step did.
+    pub last_batch: Option<Tally>,
+    /// Of the validation part, after an epoch.
+    pub validation: Option<Tally>,
+}
+
 impl Tally {
     /// Nothing counted yet, for `classes` classes (0 for regression).
     pub fn new(classes: usize) -> Self {

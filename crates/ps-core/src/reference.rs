@@ -7,7 +7,7 @@ use crate::fold::NodeSum;
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::model::Model;
-use crate::optim::SgdConfig;
+use crate::optim::OptimizerConfig;
 use crate::samples::Samples;
 use crate::schedule::Schedule;
 use crate::trainer::{Diverged, StepReport, Trainer};
@@ -17,7 +17,7 @@ use crate::tree::Node;
 pub fn train(
     model: &Model,
     plan: BatchPlan,
-    optimizer: SgdConfig,
+    optimizer: impl Into<OptimizerConfig>,
     rate: impl Into<Schedule>,
     samples: &dyn Samples,
     mut report: impl FnMut(&StepReport, &[f32]),

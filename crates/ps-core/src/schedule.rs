@@ -22,6 +22,8 @@ pub enum ScheduleKind {
     Cosine,
     /// The same again and again, each `stretch` times as long as the one before (SGDR, Loshchilov and Hutter 2017).
     CosineRestarts,
+    /// The initial rate, multiplied by `factor` whenever the validation loss has got no better for a while.
+    Plateau,
     /// Up to `initial` and down again along half cosines (Smith and Topin 2018).
     OneCycle,
 }
@@ -37,13 +39,23 @@ pub struct LearningRate {
     pub warmup: u64,
     /// Period of `step`, `exponential` and `inverse-time`, first period of `cosine-restarts`, in steps; at least 1.
     pub every: u64,
-    /// Factor of `step` and `exponential`, decay of `inverse-time`.
+    /// Factor of `step`, `exponential` and `plateau`, decay of `inverse-time`.
     pub factor: f64,
     /// How many times as long as the one before each period of `cosine-restarts` is; at least 1.
     pub stretch: u64,
     /// Exponent of `polynomial`.
     pub power: f64,
-    /// The rate that `polynomial`, `cosine`, `one-cycle` and each period of `cosine-restarts` end at.
+    /// Validations that are no better than the best before `plateau` lowers the rate: one more lowers it.
+    pub patience: u64,
+    /// By how much a loss must be below the best to be better, of `plateau`: a share of the best, or, where
+    /// `is_absolute`, a loss.
+    pub threshold: f64,
+    /// Which of them.
+    pub is_absolute: bool,
+    /// Validations after a change that do not count as bad, of `plateau`.
+    pub cooldown: u64,
+    /// The rate that `polynomial`, `cosine`, `one-cycle` and each period of `cosine-restarts` end at, and the least of
+    /// `plateau`.
     pub end: f64,
     /// Steps of the whole schedule, warm-up included.
     pub steps: u64,
@@ -65,6 +77,10 @@ impl LearningRate {
             factor: 1.0,
             stretch: 1,
             power: 1.0,
+            patience: 10,
+            threshold: 1e-4,
+            is_absolute: false,
+            cooldown: 0,
             end: 0.0,
             steps: 1,
         }
@@ -75,7 +91,13 @@ impl LearningRate {
         self.exact(step) as f32
     }
 
-    fn exact(&self, step: u64) -> f64 {
+    /// Whether validation decides the rate of the schedule's step `step`.
+    pub(crate) fn is_watching(&self, step: u64) -> bool {
+        self.schedule == ScheduleKind::Plateau && step >= self.warmup
+    }
+
+    /// The rate of step `step` before it is rounded.
+    pub(crate) fn exact(&self, step: u64) -> f64 {
         let initial = self.initial;
         if step < self.warmup {
             return initial * (step + 1) as f64 / self.warmup as f64;
@@ -84,7 +106,7 @@ impl LearningRate {
         let periods = t / self.every as f64;
         let progress = t / self.steps.saturating_sub(self.warmup).max(1) as f64;
         match self.schedule {
-            ScheduleKind::Constant => initial,
+            ScheduleKind::Constant | ScheduleKind::Plateau => initial,
             ScheduleKind::Step => initial * function::pow(self.factor, periods.floor()),
             ScheduleKind::Exponential => initial * function::pow(self.factor, periods),
             ScheduleKind::InverseTime => initial / (1.0 + self.factor * periods),
@@ -135,9 +157,20 @@ impl Schedule {
     /// The rate of step `step` (from 0), rounded to binary32: that of the schedule it belongs to, whose steps count from
     /// its beginning.
     pub fn at(&self, step: u64) -> f32 {
-        let begun = self.then.iter().rev().find(|(begin, _)| *begin <= step);
-        let (begin, rate) = begun.map_or((0, &self.first), |(begin, rate)| (*begin, rate));
+        let (begin, rate) = self.phase(step);
         rate.at(step - begin)
+    }
+
+    /// The schedule that step `step` belongs to, and the step at which it begins.
+    pub fn phase(&self, step: u64) -> (u64, &LearningRate) {
+        let begun = self.then.iter().rev().find(|(begin, _)| *begin <= step);
+        begun.map_or((0, &self.first), |(begin, rate)| (*begin, rate))
+    }
+
+    /// Whether validation decides any rate.
+    pub fn watches(&self) -> bool {
+        let rates = self.then.iter().map(|(_, rate)| rate);
+        std::iter::once(&self.first).chain(rates).any(|rate| rate.schedule == ScheduleKind::Plateau)
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Purpose {
     Simulation = 5,
     /// The samples of the probe gradient that workers state when they join.
     Probe = 6,
+    /// Noise on the gradient, by step (in the place of the epoch) and index of the parameter.
+    Noise = 7,
 }
 
 /// The four words of Philox4x32-10 for counter `[index low, index high, epoch, purpose]` under key `seed`

@@ -1,19 +1,24 @@
 //! The holder of the weights: what whoever closes a round does with its root.
 
-use crate::batch::BatchPlan;
+use crate::batch::{BatchPlan, Step};
+use crate::control::{Control, ControlConfig, Decided, Event, NotFinite, Probe, State};
 use crate::fold::NodeSum;
+use crate::metrics::Observed;
 use crate::metrics::Tally;
 use crate::model::Model;
-use crate::optim::{Optimizer, SgdConfig};
+use crate::optim::{OptimizerConfig, Rules};
 use crate::schedule::Schedule;
 use std::sync::Arc;
 
-/// Weights, optimizer and schedule of a run.
+/// Weights and state of a run, and what decides about its steps.
 #[derive(Clone, Debug)]
 pub struct Trainer {
     plan: BatchPlan,
-    rate: Schedule,
-    optimizer: Optimizer,
+    control: Control,
+    /// `[vectors, parameters]`, see [`Control::vectors`].
+    state: Vec<f32>,
+    /// Whether the run is over, whatever the plan says.
+    is_over: bool,
     /// Shared with whoever computes at them; copied for the update only while somebody still holds them.
     weights: Arc<Vec<f32>>,
     version: u64,
@@ -30,6 +35,23 @@ pub struct StepReport {
     pub rate: f32,
     /// Loss and metrics of its batch, before the update.
     pub tally: Tally,
+    /// Loss and metrics of the validation part, before the update, where the step before ended an epoch.
+    pub validation: Option<Tally>,
+    /// Whether the run is over after it.
+    pub is_last: bool,
+    /// What was out of the ordinary.
+    pub events: Vec<Event>,
+    /// What came of the step before, if that was looked at closely.
+    pub probe: Option<Probe>,
+}
+
+impl StepReport {
+    /// Of a step that was made.
+    pub fn new(step: Step, rate: f32, observed: Observed, decided: Decided) -> Self {
+        let Decided { is_last, events, probe } = decided;
+        let Observed { train: tally, validation, .. } = observed;
+        StepReport { step: step.step, epoch: step.epoch, rate, tally, validation, is_last, events, probe }
+    }
 }
 
 /// The loss or a weight is no longer finite; the weights are those before the step.
@@ -58,25 +80,49 @@ impl std::fmt::Display for Diverged {
 impl std::error::Error for Diverged {}
 
 impl Trainer {
-    /// A run before its first step.
-    pub fn new(model: &Model, plan: BatchPlan, optimizer: SgdConfig, rate: impl Into<Schedule>) -> Self {
-        let weights = model.initial(plan.seed);
-        let optimizer = Optimizer::new(optimizer, weights.len());
-        Trainer { plan, rate: rate.into(), optimizer, weights: Arc::new(weights), version: 0 }
+    /// A run before its first step, in which nothing is watched.
+    pub fn new(
+        model: &Model,
+        plan: BatchPlan,
+        optimizer: impl Into<OptimizerConfig>,
+        rate: impl Into<Schedule>,
+    ) -> Self {
+        let rules = Rules::new(optimizer, model, plan.seed);
+        Trainer::controlled(model, Control::new(ControlConfig::default(), rules, plan, rate))
     }
 
-    /// Goes on after `version` steps, with the weights and velocity of then, `[parameters]` (no velocity without
-    /// momentum).
-    pub fn resume(&mut self, version: u64, weights: Vec<f32>, velocity: Vec<f32>) {
+    /// A run before its first step.
+    pub fn controlled(model: &Model, control: Control) -> Self {
+        let plan = control.plan();
+        let weights = model.initial(plan.seed);
+        let state = vec![0.0; control.vectors().len() * weights.len()];
+        Trainer { plan, control, state, is_over: false, weights: Arc::new(weights), version: 0 }
+    }
+
+    /// Goes on after `version` steps, with what [`Trainer::weights`], [`Trainer::state`] and [`Trainer::control`] were then.
+    pub fn resume(&mut self, version: u64, weights: Vec<f32>, state: Vec<f32>, decided: State) {
         assert_eq!(weights.len(), self.weights.len(), "the weights are of the same model");
-        self.optimizer.resume(velocity);
+        assert_eq!(state.len(), self.state.len(), "the state is of the same optimizer");
+        self.state = state;
         self.weights = Arc::new(weights);
         self.version = version;
+        self.control.resume(decided);
     }
 
-    /// The optimizer's velocity, `[parameters]`; empty without momentum.
-    pub fn velocity(&self) -> &[f32] {
-        self.optimizer.velocity()
+    /// The vectors of the optimizer's state and what is kept aside, `[vectors, parameters]`.
+    pub fn state(&self) -> &[f32] {
+        &self.state
+    }
+
+    /// What decides about the steps.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The weights that the run gives, if `validation` is that of [`Trainer::weights`]: see [`Control::close`].
+    pub fn close(&mut self, validation: Option<&Tally>) -> Option<Event> {
+        let weights = Arc::make_mut(&mut self.weights);
+        if self.is_over { None } else { self.control.close(weights, &self.state, validation) }
     }
 
     /// The weights after [`Trainer::version`] steps, `[parameters]`.
@@ -96,7 +142,7 @@ impl Trainer {
 
     /// Whether all steps are made.
     pub fn is_done(&self) -> bool {
-        self.version >= self.plan.steps
+        self.is_over || self.version >= self.plan.steps
     }
 
     /// How the run is cut into steps.
@@ -107,31 +153,60 @@ impl Trainer {
     /// Makes the next step from the sum of all its leaves, whose tally goes into the report. On divergence nothing
     /// changes.
     pub fn finish(&mut self, root: &mut NodeSum) -> Result<StepReport, Diverged> {
+        self.finish_seeing(root, None, None)
+    }
+
+    /// The same where more was seen than the batch: the batch of the step before, and the validation part.
+    pub fn finish_seeing(
+        &mut self,
+        root: &mut NodeSum,
+        last_batch: Option<Tally>,
+        validation: Option<Tally>,
+    ) -> Result<StepReport, Diverged> {
         let step = self.plan.step(self.version);
         assert_eq!(
             root.tally.samples, step.samples as u64,
             "the root sums every sample of step {}",
             step.step
         );
-        let rate = self.rate.at(step.step);
+        let rate = self.control.rate(step.step);
         let diverged = Diverged { step: step.step, rate, loss: root.tally.mean_loss() };
-        if !root.tally.loss.is_finite() || !all_finite(&root.gradient) {
-            return Err(diverged);
-        }
+        let observed = Observed { train: std::mem::take(&mut root.tally), last_batch, validation };
+        let gradient = &root.gradient[..];
+        let (verdict, decided) = if self.control.holds(step.step) {
+            let stride = self.control.plain(step).stride;
+            let rules = self.control.rules();
+            let norms = rules.measure_all(&stride, &self.weights, gradient, &self.state);
+            let decided = self.control.decide(step, &observed, &norms);
+            decided.map_err(|NotFinite| diverged.clone())?
+        } else {
+            if !observed.train.loss.is_finite() || !all_finite(gradient) {
+                return Err(diverged);
+            }
+            let verdict = self.control.plain(step);
+            let decided = self.control.made_plain(&verdict, &observed);
+            (verdict, decided)
+        };
         // A weight that overflows shows in the next step's loss; after the last step nobody would look.
-        let before = (self.version + 1 >= self.plan.steps).then(|| Arc::clone(&self.weights));
-        self.optimizer.apply(
-            Arc::make_mut(&mut self.weights).as_mut_slice(),
-            &root.gradient,
-            step.samples,
-            rate,
-        );
-        if let Some(before) = before.filter(|_| !all_finite(&self.weights)) {
-            self.weights = before;
-            return Err(diverged);
+        let is_last = self.version + 1 >= self.plan.steps || decided.is_last;
+        let before = (is_last || verdict.measures).then(|| Arc::clone(&self.weights));
+        let weights = Arc::make_mut(&mut self.weights).as_mut_slice();
+        self.control.carry_out_all(&verdict, weights, gradient, &mut self.state);
+        if let Some(before) = before {
+            if is_last && !all_finite(&self.weights) {
+                self.weights = before;
+                return Err(diverged);
+            }
+            if verdict.measures {
+                let mut sums = Vec::new();
+                let rules = self.control.rules();
+                rules.measure_way(step.samples, 0, [&before, &self.weights], gradient, &mut sums);
+                self.control.measured(&sums);
+            }
         }
         self.version += 1;
-        Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally: std::mem::take(&mut root.tally) })
+        self.is_over = decided.is_last;
+        Ok(StepReport::new(step, verdict.stride.rate, observed, decided))
     }
 }
 
@@ -143,15 +218,15 @@ fn all_finite(values: &[f32]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::LearningRate;
     use crate::model::{Activation, Head};
     use crate::tree::Node;
+    use crate::{LearningRate, Rule};
 
     #[test]
     fn a_last_step_that_overflows_is_no_result() {
         let model = Model::new(1, &[], Activation::Relu, Head::SquaredError, 1);
         let plan = BatchPlan::new(1, 1, 1, 1, 1, None);
-        let mut trainer = Trainer::new(&model, plan, SgdConfig::default(), LearningRate::constant(1e30));
+        let mut trainer = Trainer::new(&model, plan, Rule::default(), LearningRate::constant(1e30));
         let tally = Tally { samples: 1, ..Tally::default() };
         let mut root = NodeSum { node: Node::leaf(0), gradient: vec![1e30, 1.0], tally };
         assert_eq!(trainer.finish(&mut root).unwrap_err().step, 0);

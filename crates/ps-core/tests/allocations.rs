@@ -4,7 +4,7 @@
 
 use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
-use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Samples, SgdConfig, Trainer};
+use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,7 +59,7 @@ fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
     let pool = pool(threads);
     let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
     let plan = BatchPlan::new(1, 1000, batch, 8, 1000, None);
-    let momentum = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
+    let momentum = Rule { momentum: 0.9, ..Rule::default() };
     let mut trainer = Trainer::new(&model, plan, momentum, LearningRate::constant(0.001));
     let mut gradients = Gradients::new(model, plan, Kernel::detect());
     let mut sums = Vec::new();
@@ -86,7 +86,7 @@ fn asked_for_in_place(hidden: &[usize], threads: usize) -> u64 {
     let pool = pool(threads);
     let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
     let plan = BatchPlan::new(1, 1000, 100, 8, 1000, None);
-    let momentum = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
+    let momentum = Rule { momentum: 0.9, ..Rule::default() };
     let rate = LearningRate::constant(0.001);
     let mut holder = InPlace::new(&model, plan, momentum, rate, Kernel::detect());
     let mut before = 0;

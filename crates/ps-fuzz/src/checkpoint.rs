@@ -57,7 +57,7 @@ fn saved_again(snapshot: &Snapshot, choice: u8) {
     let again = store.newest(false).expect("it was saved").snapshot.expect("it was saved");
     assert_eq!(again.progress, snapshot.progress);
     assert_eq!(bits(&again.weights), bits(&snapshot.weights));
-    assert_eq!(bits(&again.velocity), bits(&snapshot.velocity));
+    assert_eq!(bits(&again.state), bits(&snapshot.state));
 }
 
 fn place(disk: &SimulatedDisk, files: [&[u8]; 3]) {
@@ -69,7 +69,8 @@ fn place(disk: &SimulatedDisk, files: [&[u8]; 3]) {
 }
 
 fn store(disk: &SimulatedDisk, choice: u8) -> Store {
-    let kept = Kept { fingerprint: fingerprint(), layout: layout(), moves: choice & 2 == 0, last: 2 };
+    let state = if choice & 2 == 0 { vec!["velocity"] } else { Vec::new() };
+    let kept = Kept { fingerprint: fingerprint(), layout: layout(), state, last: 2 };
     Store::on(Box::new(disk.clone()), Path::new("/"), kept).expect("nothing is wrong with the disk")
 }
 
@@ -96,9 +97,10 @@ pub(crate) fn seeds() -> Vec<Seed> {
             seconds: 1.5,
             samples: 70,
             tally: Tally { loss: 0.1, ..Tally::new(3) },
+            ..Progress::default()
         },
         weights: (0..8).map(|index| index as f32 / 7.0).collect(),
-        velocity: vec![-0.5; 8],
+        state: vec![-0.5; 8],
     };
     let disk = SimulatedDisk::default();
     store(&disk, 0).save(&snapshot).expect("nothing is wrong with the disk");

@@ -4,6 +4,7 @@ use crate::{Seed, choice};
 use bytes::Bytes;
 use prost::Message;
 use ps_coord::Dismissal;
+use ps_core::optim::{Moved, PieceSums};
 use ps_core::{BatchPlan, Node, Precision, Tally};
 use ps_proto::convert::{self, ServerMessage, ShardMessage, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
@@ -47,7 +48,7 @@ fn from_shard(message: &[u8], shape: &Shape) {
     }
     let kept = 0..shape.parameters.min(ps_proto::limits::chunk_elements(shape.parameters));
     let message = convert::shard_message(message, shape, &kept);
-    if let Ok(ShardMessage::Weights(chunk) | ShardMessage::Velocity(chunk)) = message {
+    if let Ok(ShardMessage::Weights(chunk) | ShardMessage::State(_, chunk)) = message {
         is_in(chunk.offset, &chunk.bytes, 4, kept);
     }
 }
@@ -78,7 +79,7 @@ pub(crate) fn from_server(input: &[u8]) {
             }
             let kept = 0..shape.parameters.min(ps_proto::limits::chunk_elements(shape.parameters));
             let message = convert::to_shard(message, shape.parameters, &kept);
-            if let Ok(ToShardMessage::Weights(chunk) | ToShardMessage::Velocity(chunk)) = message {
+            if let Ok(ToShardMessage::Weights(chunk) | ToShardMessage::State(_, chunk)) = message {
                 is_in(chunk.offset, &chunk.bytes, 4, kept);
             }
         }
@@ -154,7 +155,7 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         index: Some(1),
         address: "unix:s".into(),
     };
-    use v1::from_shard::Message::{Applied, Hello as ShardHello, Weights};
+    use v1::from_shard::Message::{Applied, Hello as ShardHello, Measured, State, Weights};
     use v1::from_worker::Message::{Goodbye, Hello, WeightsWanted};
     let worker = |message| encoded(0, &v1::FromWorker { message: Some(message) });
     let shard_says = |message| encoded(0x80, &v1::FromShard { message: Some(message) });
@@ -169,7 +170,9 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         ("weights-wanted", worker(WeightsWanted(v1::WeightsWanted {}))),
         ("goodbye", worker(Goodbye(v1::Goodbye { reason: "bye\n".into() }))),
         ("shard-hello", shard_says(ShardHello(shard))),
-        ("shard-applied", shard_says(Applied(v1::ShardApplied { step: 3 }))),
+        ("shard-applied", shard_says(Applied(convert::applied(3, &[Moved::default()])))),
+        ("shard-measured", shard_says(Measured(convert::measured(3, &[PieceSums::default()])))),
+        ("shard-state", shard_says(State(convert::state_part(3, 1, 0, 7, Bytes::from(vec![1; 28]))))),
         ("shard-weights", shard_says(Weights(convert::weights_chunk(3, 0, 7, Bytes::from(vec![1; 28]))))),
     ]
 }
@@ -187,6 +190,16 @@ pub(crate) fn server_seeds() -> Vec<Seed> {
         silence_timeout_ms: 500,
         shards: 1,
     };
+    let verdict = v1::to_shard::Message::Verdict(v1::ShardVerdict {
+        step: 3,
+        action: v1::ShardAction::Step.into(),
+        samples: 10,
+        rate: 0.1,
+        scale: 1.0,
+        count: 4,
+        count_after: 4,
+        ..v1::ShardVerdict::default()
+    });
     let place = v1::ShardPlace { index: 1, address: "127.0.0.1:1".into(), start: 0, end: 7 };
     let admitted = v1::ShardAdmitted { index: 1, start: 0, end: 7 };
     use v1::from_server::Message::{Assign, Weights};
@@ -196,6 +209,7 @@ pub(crate) fn server_seeds() -> Vec<Seed> {
     vec![
         ("join-reply", encoded(0, &reply)),
         ("shards-reply", encoded(0x20, &v1::ShardsReply { shards: vec![place.clone(), place] })),
+        ("shard-verdict", encoded(0x40, &v1::ToShard { message: Some(verdict) })),
         (
             "shard-admitted",
             encoded(0x40, &v1::ToShard { message: Some(v1::to_shard::Message::Admitted(admitted)) }),

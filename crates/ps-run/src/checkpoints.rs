@@ -138,7 +138,7 @@ fn kept(job: &Job, wanted: &CheckpointArgs) -> Kept {
     Kept {
         fingerprint: job.fingerprint.clone(),
         layout: job.model.layout().clone(),
-        moves: job.optimizer.momentum != 0.0,
+        state: job.control().vectors(),
         last: wanted.checkpoint_keep as usize,
     }
 }

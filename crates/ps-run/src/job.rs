@@ -2,9 +2,11 @@
 
 use ps_checkpoint::Fingerprint;
 use ps_config::{ConfigError, RunConfig};
+use ps_core::gradient::InPlace;
 use ps_core::params::weights_hash;
 use ps_core::{
-    BatchPlan, Gradients, Head, Kernel, Model, NUMERICS_VERSION, Samples, Schedule, SgdConfig, Tally, Trainer,
+    BatchPlan, Control, ControlConfig, Gradients, Head, Kernel, Model, NUMERICS_VERSION, OptimizerConfig,
+    Rules, Samples, Schedule, Tally, Trainer,
 };
 use ps_data::{DataError, Loaded, Progress, Task};
 use std::fmt;
@@ -23,7 +25,9 @@ pub struct Job {
     /// The rate of each step.
     pub rate: Schedule,
     /// What a step does with the gradient.
-    pub optimizer: SgdConfig,
+    pub optimizer: OptimizerConfig,
+    /// What is watched.
+    pub control: ControlConfig,
     /// What other processes of the run must agree on.
     pub fingerprint: Fingerprint,
     /// The instruction set that products are computed with here.
@@ -75,13 +79,26 @@ impl Job {
             data: data.fingerprint.clone(),
             numerics: NUMERICS_VERSION,
         };
-        let (rate, optimizer) = (run.rate(&plan).map_err(JobError::Config)?, run.optimizer.sgd);
-        Ok(Job { run, data, model, plan, rate, optimizer, fingerprint, kernel })
+        let (rate, optimizer) = (run.rate(&plan).map_err(JobError::Config)?, run.optimizer.clone());
+        let control = run.control(&plan);
+        Ok(Job { run, data, model, plan, rate, optimizer, control, fingerprint, kernel })
     }
 
     /// The holder of the weights, before the first step.
     pub fn trainer(&self) -> Trainer {
-        Trainer::new(&self.model, self.plan, self.optimizer, &self.rate)
+        Trainer::controlled(&self.model, self.control())
+    }
+
+    /// What decides about its steps.
+    pub fn control(&self) -> Control {
+        let rules = Rules::new(self.optimizer.clone(), &self.model, self.plan.seed);
+        Control::new(self.control.clone(), rules, self.plan, &self.rate)
+    }
+
+    /// Whether all that a step does is an update by its own gradient, which is then made in place.
+    pub fn updates_in_place(&self) -> bool {
+        let watches = self.control != ControlConfig::default() || self.rate.watches();
+        !watches && InPlace::suits(&self.model, &self.optimizer)
     }
 
     /// What computes gradients and evaluates, on the current rayon pool.

@@ -5,6 +5,7 @@
 //! Nothing here decides a bit of the weights.
 
 mod checkpoints;
+mod diagnosis;
 mod folder;
 mod job;
 mod lines;
@@ -16,6 +17,7 @@ mod recorder;
 mod summary;
 mod weights;
 
+pub use diagnosis::Diagnosis;
 pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, finished};
 pub use job::{Job, JobError, task};
 pub use lines::{EpochLine, EventLine, Line, ProbeLine, StepLine};

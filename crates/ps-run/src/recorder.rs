@@ -1,14 +1,16 @@
 //! Tells user and metrics file how a run goes.
 
 use crate::checkpoints::{Checkpoints, Opened};
+use crate::diagnosis::Diagnosis;
 use crate::folder::{FolderError, RunFolder};
 use crate::job::Job;
-use crate::lines::{EpochLine, Line, StepLine};
+use crate::lines::{EpochLine, EventLine, Line, ProbeLine, StepLine};
 use crate::measures::Measures;
 use crate::progress::{Progress, Style};
 use crate::summary::{Slowest, Summary};
 use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
+use ps_core::control::{Event, EventKind, Probe, State};
 use ps_core::{BatchPlan, StepReport, Tally};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -50,6 +52,10 @@ pub struct Recorder {
     slowest: Option<(String, Duration)>,
     /// What validation said last, after how many steps.
     validated: Option<(u64, Measures)>,
+    /// Whether the run is over, though not all steps are made.
+    is_concluded: bool,
+    /// Steps that were looked at closely.
+    probes: Vec<ProbeLine>,
 }
 
 /// Steps added up.
@@ -107,6 +113,7 @@ impl Recorder {
         if let Some(folder) = &folder {
             folder.write_run(job)?;
         }
+        let probes = probes(folder.as_ref())?;
         let now = Instant::now();
         let window = || Window { since: now, before: 0, tally: Tally::new(job.model.classes()) };
         let epoch = Window::from(&from, job.model.classes(), now);
@@ -134,6 +141,8 @@ impl Recorder {
             train: None,
             slowest: None,
             validated: None,
+            is_concluded: false,
+            probes,
         })
     }
 
@@ -175,6 +184,7 @@ impl Recorder {
         self.samples = from.samples;
         self.ended.clear();
         self.validated = None;
+        self.probes = probes(self.folder.as_ref())?;
         Ok(found)
     }
 
@@ -186,14 +196,15 @@ impl Recorder {
     pub fn wants_checkpoint(&mut self, steps: u64) -> Result<bool, FolderError> {
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(false) };
         let told = checkpoints.look()?;
-        let is_due = steps < self.plan.steps && checkpoints.is_due(steps);
+        let is_due = steps < self.plan.steps && !self.is_concluded && checkpoints.is_due(steps);
         told.iter().for_each(|told| self.progress.note(told));
         Ok(is_due)
     }
 
     /// How far the run is after `steps` steps, which must be those told of so far.
-    pub fn progress(&self, steps: u64) -> ps_checkpoint::Progress {
+    pub fn progress(&self, steps: u64, control: State) -> ps_checkpoint::Progress {
         ps_checkpoint::Progress {
+            control,
             step: steps,
             epoch: self.plan.step(steps).epoch,
             seconds: self.seconds(),
@@ -210,10 +221,10 @@ impl Recorder {
         &mut self,
         progress: ps_checkpoint::Progress,
         weights: Vec<f32>,
-        velocity: Vec<f32>,
+        state: Vec<f32>,
     ) -> Result<(), FolderError> {
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
-        let told = checkpoints.save(Snapshot { progress, weights, velocity })?;
+        let told = checkpoints.save(Snapshot { progress, weights, state })?;
         told.iter().for_each(|told| self.progress.note(told));
         if let Some(metrics) = &mut self.metrics {
             // What is saved is not written again.
@@ -255,6 +266,11 @@ impl Recorder {
         self.recent.tally.add(&report.tally);
         self.epoch.tally.add(&report.tally);
         self.samples += report.tally.samples;
+        self.is_concluded |= report.is_last;
+        report.events.iter().for_each(|event| self.event(report.step, event));
+        if let Some(probe) = &report.probe {
+            self.probe(probe);
+        }
         let ends_epoch = self.plan.ends_epoch(report.step);
         let made = report.step + 1;
         let every = (self.plan.steps / STEP_LINES).max(1);
@@ -316,6 +332,43 @@ impl Recorder {
         }
     }
 
+    /// Something out of the ordinary, after so many steps.
+    pub fn event(&mut self, step: u64, event: &Event) {
+        let kind = match event.kind {
+            EventKind::Lowered => "lowered",
+            EventKind::Recovered => "recovered",
+            EventKind::Warned => "warned",
+            EventKind::Stopped => "stopped",
+            EventKind::Restored => "restored",
+        };
+        if event.kind == EventKind::Restored {
+            // It was of other weights.
+            self.validated = None;
+        }
+        let line = Line::Event(EventLine { step, event: kind.into(), text: event.text.clone() });
+        self.write(&line);
+        self.progress.show(&line);
+    }
+
+    fn probe(&mut self, probe: &Probe) {
+        let line = ProbeLine {
+            step: probe.step + 1,
+            learning_rate: probe.rate,
+            loss: probe.loss,
+            gradient_norm: probe.gradient_norm,
+            predicted_decrease: probe.predicted,
+            actual_decrease: probe.actual,
+            update_ratios: probe.ratios.clone(),
+        };
+        self.write(&Line::Probe(line.clone()));
+        self.probes.push(line);
+    }
+
+    /// Whether the run is over, though not all steps are made.
+    pub fn is_concluded(&self) -> bool {
+        self.is_concluded
+    }
+
     /// A line for the user that does not disturb the bar.
     pub fn note(&self, text: &str) {
         self.progress.note(text);
@@ -337,7 +390,10 @@ impl Recorder {
         }
         self.progress.close();
         let validated = self.validated.take().filter(|(steps, _)| *steps == version);
-        let mut summary = Summary::new(job, weights, version, validated.map(|(_, measures)| measures));
+        let is_done = self.is_concluded || version >= job.plan.steps;
+        let mut summary =
+            Summary::new(job, weights, version, is_done, validated.map(|(_, measures)| measures));
+        summary.steps_taken = Diagnosis::of(&self.probes);
         summary.seconds = trained;
         summary.samples_per_second = self.samples as f64 / trained.max(1e-9);
         if self.epoch.tally.samples > 0 {
@@ -401,6 +457,17 @@ impl Recorder {
             let _ = writeln!(metrics, "{}", line.to_json());
         }
     }
+}
+
+/// The steps that a run's metrics file says were looked at closely.
+fn probes(folder: Option<&RunFolder>) -> Result<Vec<ProbeLine>, FolderError> {
+    let Some(folder) = folder else { return Ok(Vec::new()) };
+    let lines = Line::read_all(&folder.path().join(crate::folder::METRICS_FILE))?;
+    let probe = |line| match line {
+        Line::Probe(probe) => Some(probe),
+        _ => None,
+    };
+    Ok(lines.into_iter().filter_map(probe).collect())
 }
 
 impl Window {

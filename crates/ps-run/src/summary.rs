@@ -1,5 +1,6 @@
 //! A run's result in numbers.
 
+use crate::diagnosis::Diagnosis;
 use crate::job::Job;
 use crate::measures::{Measures, counted, grouped, seconds};
 use ps_checkpoint::Fingerprint;
@@ -33,6 +34,9 @@ pub struct Summary {
     /// The worker that steps waited for, if one cost much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slowest: Option<Slowest>,
+    /// What the steps that were looked at closely say of the learning rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps_taken: Option<Diagnosis>,
     /// SHA-256 of the final weights.
     pub weights_sha256: String,
 }
@@ -59,10 +63,16 @@ pub enum Ending {
 impl Summary {
     /// Measures the weights on what the run has to measure on and they were not yet; the recorder fills in the
     /// rest.
-    pub(crate) fn new(job: &Job, weights: &[f32], version: u64, validated: Option<Measures>) -> Self {
+    pub(crate) fn new(
+        job: &Job,
+        weights: &[f32],
+        version: u64,
+        is_done: bool,
+        validated: Option<Measures>,
+    ) -> Self {
         let measure = |tally: Option<_>| tally.map(|tally| Measures::new(&tally, &job.data.class_names));
         Summary {
-            outcome: if version >= job.plan.steps { Ending::Done } else { Ending::Stopped },
+            outcome: if is_done { Ending::Done } else { Ending::Stopped },
             steps: version,
             steps_planned: job.plan.steps,
             parameters: job.model.parameters(),
@@ -73,6 +83,7 @@ impl Summary {
             validation: validated.or_else(|| measure(job.validate(weights))),
             test: measure(job.test(weights)),
             slowest: None,
+            steps_taken: None,
             weights_sha256: weights_hash(weights),
         }
     }
@@ -85,6 +96,9 @@ impl Summary {
     /// The lines for people, the hash last.
     pub fn lines(&self, folder: Option<&Path>) -> Vec<String> {
         let of = match self.outcome {
+            Ending::Done if self.steps < self.steps_planned => {
+                format!(" of {}, which were enough", grouped(self.steps_planned as f64))
+            }
             Ending::Done => String::new(),
             Ending::Stopped => format!(" of {}, stopped before its end", grouped(self.steps_planned as f64)),
         };
@@ -105,6 +119,9 @@ impl Summary {
                 "slowest      {worker}: steps waited {} for it alone",
                 seconds(*waited_seconds)
             ));
+        }
+        if let Some(steps) = &self.steps_taken {
+            lines.push(format!("{:<12} {}", "step size", steps.verdict));
         }
         if let Some(folder) = folder {
             lines.push(format!("{:<12} {}", "results in", folder.display()));

@@ -2,7 +2,7 @@
 
 pub(crate) use crate::peers::Peer;
 use crate::peers::Peers;
-use crate::plane::Plane;
+use crate::plane::{Plane, StatePart};
 use crate::shards::{AttachRequest, Fetch, ShardSaid, Shards};
 use crate::{Finished, ServerError, ServerOptions};
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use ps_checkpoint::Snapshot;
 use ps_coord::{
     Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId,
 };
+use ps_core::optim::{Moved, PieceSums};
 use ps_core::{StepReport, trainer::Diverged};
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
@@ -75,6 +76,10 @@ pub(crate) struct Driver {
     events: VecDeque<ServerEvent>,
     /// A step that was made and is not told to the recorder yet: the new weights go out first.
     made: Option<StepReport>,
+    /// Sums over the pieces of other shards, of a step that is to be decided about.
+    measured: BTreeMap<u32, Vec<PieceSums>>,
+    /// How far their weights went.
+    moved: BTreeMap<u32, Vec<Moved>>,
     diverged: Option<Diverged>,
     /// Names and addresses of all workers that ever were admitted.
     seen: BTreeMap<WorkerId, (String, String)>,
@@ -97,20 +102,22 @@ struct Saving {
 struct Own {
     progress: ps_checkpoint::Progress,
     weights: Vec<(usize, Bytes)>,
-    velocity: Vec<(usize, Bytes)>,
+    state: Vec<StatePart>,
 }
 
 impl Own {
-    /// The whole state, with the parts of the other shards; the velocity is empty without momentum.
+    /// The whole weights and state, with the parts of the other shards.
     fn joined(self, job: &Job, fetched: Option<&Fetch>) -> (ps_checkpoint::Progress, Vec<f32>, Vec<f32>) {
         let parameters = job.model.parameters();
         let weights =
             whole(parameters, self.weights.iter().chain(fetched.into_iter().flat_map(Fetch::weights)));
-        let velocity = match job.optimizer.momentum {
-            0.0 => Vec::new(),
-            _ => whole(parameters, self.velocity.iter().chain(fetched.into_iter().flat_map(Fetch::velocity))),
+        let vector = |vector: usize| {
+            let own = self.state.iter().filter(|part| part.vector == vector);
+            let own: Vec<_> = own.map(|part| (part.offset, part.bytes.clone())).collect();
+            whole(parameters, own.iter().chain(fetched.into_iter().flat_map(|fetch| fetch.state(vector))))
         };
-        (self.progress, weights, velocity)
+        let state: Vec<Vec<f32>> = (0..job.control().vectors().len()).map(vector).collect();
+        (self.progress, weights, state.concat())
     }
 }
 
@@ -129,7 +136,7 @@ impl Driver {
             plane.resume_from(start);
         }
         if recorder.has_checkpoints() {
-            plane.keep_velocity();
+            plane.keep_state();
         }
         let config = ServerConfig {
             plan: job.plan,
@@ -164,6 +171,8 @@ impl Driver {
             failed: None,
             events: VecDeque::new(),
             made: None,
+            measured: BTreeMap::new(),
+            moved: BTreeMap::new(),
             diverged: None,
             seen: BTreeMap::new(),
             banned: BTreeSet::new(),
@@ -208,6 +217,10 @@ impl Driver {
                 break 'run outcome.clone();
             }
             actions.drain(..).for_each(|action| self.perform(action));
+            if self.shards.keepers() > 0 {
+                // They apply a step before the round logic hears that it is made.
+                self.decide();
+            }
             let dropped = self.peers.take_dropped();
             self.events.extend(dropped.into_iter().map(|(worker, reason)| {
                 self.plane.forget(worker);
@@ -272,10 +285,10 @@ impl Driver {
         if !self.shards.are_restored() {
             return Err("not all shards are there".into());
         }
-        let moving = self.recorder.has_checkpoints() && self.job.optimizer.momentum != 0.0;
-        let is_enough = |fetch: &Fetch| fetch.version == version && (fetch.has_velocity || !moving);
+        let vectors = if self.recorder.has_checkpoints() { self.plane.control().vectors().len() } else { 0 };
+        let is_enough = |fetch: &Fetch| fetch.version == version && (fetch.has_state() || vectors == 0);
         if !self.fetch.as_ref().is_some_and(is_enough) {
-            self.fetch = Some(self.shards.want_weights(version, moving));
+            self.fetch = Some(self.shards.want_weights(version, vectors));
         }
         let arrive = async {
             while self.fetch.as_ref().is_some_and(|fetch| !fetch.is_complete()) {
@@ -386,7 +399,10 @@ impl Driver {
 
     fn hear_shard(&mut self, index: u32, said: ShardSaid) -> Option<ServerEvent> {
         match said {
-            ShardSaid::Message(ShardMessage::Applied(step)) => {
+            ShardSaid::Message(ShardMessage::Applied { step, moved }) => {
+                if step == self.plane.version() {
+                    self.moved.insert(index, moved);
+                }
                 return Some(ServerEvent::Applied { shard: index, step });
             }
             ShardSaid::Message(ShardMessage::Diverged(step)) => {
@@ -397,8 +413,13 @@ impl Driver {
             ShardSaid::Message(ShardMessage::Weights(chunk)) => {
                 return self.fetched(|fetch| fetch.take_weights(chunk.clone()));
             }
-            ShardSaid::Message(ShardMessage::Velocity(chunk)) => {
-                return self.fetched(|fetch| fetch.take_velocity(chunk.clone()));
+            ShardSaid::Message(ShardMessage::State(vector, chunk)) => {
+                return self.fetched(|fetch| fetch.take_state(vector, chunk.clone()));
+            }
+            ShardSaid::Message(ShardMessage::Measured { step, sums }) => {
+                if step == self.plane.version() {
+                    self.measured.insert(index, sums);
+                }
             }
             ShardSaid::Message(ShardMessage::Restored(number)) => {
                 if self.shards.note_restored(index, number) {
@@ -408,6 +429,8 @@ impl Driver {
             ShardSaid::Gone(why) => {
                 warn!("{} is gone: {why}", self.shards.name(index));
                 if self.shards.lose(index) {
+                    self.measured.clear();
+                    self.moved.clear();
                     // What it was asked for does not come, and the step is made again.
                     (self.fetch, self.saving, self.made, self.is_saved) = (None, None, None, false);
                     return Some(ServerEvent::ShardLost { shard: index });
@@ -426,7 +449,7 @@ impl Driver {
             self.failed = Some(error);
         }
         let made = self.made.as_ref().filter(|_| waited && !self.waits_for_shards())?;
-        Some(ServerEvent::Updated { step: made.step })
+        Some(over(made))
     }
 
     /// Whether the step in hand is not over before the shards have sent what they were asked for, or begun to.
@@ -443,8 +466,10 @@ impl Driver {
             Some(start) => self.plane.resume_from(start),
             None => self.plane.begin(&self.job),
         }
-        let state = found.as_ref().map(|found| (&found.weights[..], &found.velocity[..]));
-        self.shards.restore(self.plane.version(), state);
+        self.measured.clear();
+        self.moved.clear();
+        let state = found.as_ref().map(|found| (&found.weights[..], &found.state[..]));
+        self.shards.restore(self.plane.version(), self.plane.control().count(), state);
         Ok(())
     }
 
@@ -488,23 +513,58 @@ impl Driver {
     }
 
     fn update(&mut self, step: u64) {
+        self.decide();
         for part in self.plane.release() {
             self.peers.broadcast(&part);
         }
-        match self.plane.commit() {
+        let mut moved = BTreeMap::from([(self.plane.kept().start, self.plane.measure_way())]);
+        let others =
+            self.shards.kept().filter_map(|(index, kept)| Some((kept.start, self.moved.remove(&index)?)));
+        moved.extend(others.collect::<Vec<_>>());
+        let moved = moved.into_values().collect::<Vec<_>>().concat();
+        self.measured.clear();
+        self.moved.clear();
+        match self.plane.commit(&moved) {
             Ok(report) => {
                 self.loss = report.tally.mean_loss();
                 self.made = Some(report);
                 if self.shards.keepers() > 0 {
                     self.want_weights(step);
                 }
-                if !self.waits_for_shards() {
-                    self.events.push_back(ServerEvent::Updated { step });
+                if let Some(made) = self.made.as_ref().filter(|_| !self.waits_for_shards()) {
+                    self.events.push_back(over(made));
                 }
             }
             Err(diverged) => {
                 self.diverged = Some(diverged);
                 self.events.push_back(ServerEvent::Diverged { step });
+            }
+        }
+    }
+
+    /// Decides about the step in hand if it waits for that and all is known that it takes: what was seen of it, and the
+    /// sums over all pieces.
+    fn decide(&mut self) {
+        if !(self.plane.is_held() && self.plane.is_seen() && self.plane.is_gathered()) {
+            return;
+        }
+        let others: Option<Vec<_>> = self
+            .shards
+            .kept()
+            .map(|(index, kept)| Some((kept.start, self.measured.get(&index)?.clone())))
+            .collect();
+        let Some(others) = others else { return };
+        let mut sums = BTreeMap::from([(self.plane.kept().start, self.plane.measure())]);
+        // Where nothing is kept here, whoever keeps the first element comes in its place.
+        sums.extend(others);
+        let sums = sums.into_values().collect::<Vec<_>>().concat();
+        let step = self.plane.version();
+        match self.plane.decide(&sums) {
+            Some(verdict) => self.shards.decide(verdict),
+            // Nobody makes this step.
+            None => {
+                let shards = 0..self.shards.keepers();
+                self.events.extend(shards.map(|shard| ServerEvent::Applied { shard, step }));
             }
         }
     }
@@ -517,12 +577,15 @@ impl Driver {
         });
         self.is_saved = wants && self.saving.is_none();
         let plan = self.job.plan;
-        let is_looked_at = step + 1 == plan.steps || plan.ends_epoch(step) && self.job.validates();
+        let is_last = step + 1 == plan.steps || self.made.as_ref().is_some_and(|made| made.is_last);
+        let is_looked_at = is_last || plan.ends_epoch(step) && self.job.validates();
         if !self.is_saved && !is_looked_at {
             return;
         }
-        let moving = self.is_saved && self.job.optimizer.momentum != 0.0;
-        let fetch = self.shards.want_weights(self.plane.version(), moving);
+        // What is kept as the best may be what the run gives.
+        let is_wanted = self.is_saved || is_last && self.job.control.early_stopping.is_some();
+        let vectors = if is_wanted { self.plane.control().vectors().len() } else { 0 };
+        let fetch = self.shards.want_weights(self.plane.version(), vectors);
         match is_looked_at {
             true => self.fetch = Some(fetch),
             false => self.saving = Some(Saving { fetch, own: None }),
@@ -571,8 +634,8 @@ impl Driver {
     fn save_fetched(&mut self) -> Result<(), FolderError> {
         let is_whole = |saving: &mut Saving| saving.own.is_some() && saving.fetch.is_complete();
         let Some(Saving { fetch, own: Some(own) }) = self.saving.take_if(is_whole) else { return Ok(()) };
-        let (progress, weights, velocity) = own.joined(&self.job, Some(&fetch));
-        self.recorder.checkpoint(progress, weights, velocity)
+        let (progress, weights, state) = own.joined(&self.job, Some(&fetch));
+        self.recorder.checkpoint(progress, weights, state)
     }
 
     /// Nobody was listened to since then, which is not held against anybody.
@@ -586,16 +649,16 @@ impl Driver {
     fn own(&self) -> Own {
         let version = self.plane.version();
         Own {
-            progress: self.recorder.progress(version),
+            progress: self.recorder.progress(version, self.plane.control().state().clone()),
             weights: self.plane.kept_parts(),
-            velocity: self.plane.velocity_at(version),
+            state: self.plane.state_at(version),
         }
     }
 
     /// Saves this with what was fetched from the other shards.
     fn save(&mut self, own: Own) -> Result<(), FolderError> {
-        let (progress, weights, velocity) = own.joined(&self.job, self.fetch.as_ref());
-        self.recorder.checkpoint(progress, weights, velocity)
+        let (progress, weights, state) = own.joined(&self.job, self.fetch.as_ref());
+        self.recorder.checkpoint(progress, weights, state)
     }
 
     /// A run that is stopped can be gone on with.
@@ -721,6 +784,12 @@ impl Driver {
         shards.dismiss(reason);
         ended
     }
+}
+
+/// A step was made, perhaps the last one.
+fn over(made: &StepReport) -> ServerEvent {
+    let step = made.step;
+    if made.is_last { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } }
 }
 
 /// The run cannot be saved: shards hear why, workers find no server until it is started again.

@@ -10,9 +10,11 @@ use bytes::Bytes;
 use ps_checkpoint::Snapshot;
 use ps_coord::{Digest, WorkerId};
 use ps_core::chunk::{Element, Pool};
+use ps_core::control::{Decided, NotFinite, Verdict};
+use ps_core::optim::{Moved, Norms, PieceSums};
 use ps_core::precision::encode_bf16;
 use ps_core::trainer::Diverged;
-use ps_core::{BatchPlan, ChunkFold, Fold, Gradients, Node, NodeSum, Precision, Schedule, SgdConfig};
+use ps_core::{BatchPlan, ChunkFold, Control, Fold, Gradients, Node, NodeSum, Observed, Precision};
 use ps_core::{Samples, StepReport, Tally};
 use ps_proto::Nonsense;
 use ps_proto::convert::{NodeDone, NodePart};
@@ -25,8 +27,12 @@ use std::ops::Range;
 /// The weights that one server keeps, and the sums of the step in hand.
 pub(crate) struct Plane {
     plan: BatchPlan,
-    rate: Schedule,
-    optimizer: SgdConfig,
+    /// Decides about the steps, where this is the only server or their coordinator.
+    control: Control,
+    /// What was decided about the step in hand.
+    verdict: Option<Verdict>,
+    /// What is told of it.
+    decided: Option<Decided>,
     precision: Precision,
     /// Elements of the flat vector that are kept here, in whole chunks.
     kept: Range<usize>,
@@ -39,6 +45,8 @@ pub(crate) struct Plane {
     diverged: bool,
     /// The nodes' tallies: sums without a gradient.
     tallies: Fold,
+    /// What they came to, once the step was decided about.
+    observed: Option<Observed>,
     /// Chunks that each worker has sent of a node of this step: of each its hash, where nodes are audited.
     arrived: BTreeMap<(WorkerId, Node), Vec<Option<[u8; 32]>>>,
     /// Whether chunks wait until the whole step is found good, and nodes are hashed.
@@ -49,8 +57,8 @@ pub(crate) struct Plane {
     keeps_previous: bool,
     /// Whether they are there.
     has_previous: bool,
-    /// Whether the velocity may be asked for in the middle of a step. It costs a copy of it in each.
-    keeps_velocity: bool,
+    /// Whether the state may be asked for in the middle of a step. It costs a copy of it in each.
+    keeps_state: bool,
     /// Made when a worker first claims that a gradient is not finite.
     own: Option<Gradients>,
     /// A step of which such a claim was found to be true.
@@ -61,9 +69,10 @@ struct Chunk {
     /// Its first element in the flat vector.
     offset: usize,
     fold: ChunkFold,
-    velocity: Vec<f32>,
-    /// The velocity that belongs to the weights, once the next ones are made.
-    velocity_before: Vec<f32>,
+    /// `[vectors, elements]`, see [`Control::vectors`].
+    state: Vec<f32>,
+    /// The state that belongs to the weights, once the next ones are made.
+    state_before: Vec<f32>,
     weights: Served,
     next: Option<Served>,
     /// The weights before the last step, where they may be needed.
@@ -75,6 +84,17 @@ struct Chunk {
 struct Served {
     kept: Bytes,
     sent: Bytes,
+}
+
+/// A chunk of a vector of the run's state.
+#[derive(Clone, Debug)]
+pub(crate) struct StatePart {
+    /// Which vector.
+    pub vector: usize,
+    /// Its first element in it.
+    pub offset: usize,
+    /// Its elements: binary32, little-endian.
+    pub bytes: Bytes,
 }
 
 /// A chunk of weights as it travels.
@@ -93,7 +113,8 @@ impl Plane {
     pub fn new(job: &Job, kept: Range<usize>) -> Self {
         let plan = job.plan;
         let tree = plan.step(0).tree();
-        let (optimizer, precision) = (job.optimizer, job.run.wire.weights);
+        let (control, precision) = (job.control(), job.run.wire.weights);
+        let vectors = control.vectors().len();
         let pool = Pool::default();
         let initial = job.model.initial(plan.seed);
         let size = chunk_elements(initial.len());
@@ -102,12 +123,11 @@ impl Plane {
             .step_by(size)
             .map(|offset| {
                 let values = &initial[offset..kept.end.min(offset + size)];
-                let moves = optimizer.momentum != 0.0;
                 Chunk {
                     offset,
                     fold: ChunkFold::new(tree),
-                    velocity: if moves { vec![0.0; values.len()] } else { Vec::new() },
-                    velocity_before: Vec::new(),
+                    state: vec![0.0; vectors * values.len()],
+                    state_before: Vec::new(),
                     weights: Served::of(values, &pool, precision),
                     next: None,
                     previous: None,
@@ -116,8 +136,9 @@ impl Plane {
             .collect();
         Plane {
             plan,
-            rate: job.rate.clone(),
-            optimizer,
+            control,
+            verdict: None,
+            decided: None,
             precision,
             kept,
             version: 0,
@@ -125,12 +146,13 @@ impl Plane {
             made: 0,
             diverged: false,
             tallies: Fold::new(tree),
+            observed: None,
             arrived: BTreeMap::new(),
             audits: false,
             pool,
             keeps_previous: false,
             has_previous: false,
-            keeps_velocity: false,
+            keeps_state: false,
             own: None,
             confirmed: None,
         }
@@ -148,17 +170,18 @@ impl Plane {
         self.audits = true;
     }
 
-    /// Keeps the velocity that belongs to the weights while chunks are already a step ahead.
-    pub fn keep_velocity(&mut self) {
-        self.keeps_velocity = true;
+    /// Keeps the state that belongs to the weights while chunks are already a step ahead.
+    pub fn keep_state(&mut self) {
+        self.keeps_state = true;
     }
 
-    /// Goes on after `version` steps, with the weights and velocity of then, of the elements that are kept here.
-    /// Whatever was gathered is forgotten.
-    pub fn resume(&mut self, version: u64, weights: &[f32], velocity: &[f32]) {
+    /// Goes on after `version` steps, with the weights and state of then, `[kept]` and `[vectors, kept]`, of the elements
+    /// that are kept here. Whatever was gathered is forgotten.
+    pub fn resume(&mut self, version: u64, weights: &[f32], state: &[f32]) {
         let tree = self.plan.step(version.min(self.plan.steps - 1)).tree();
         self.made = 0;
         self.diverged = false;
+        (self.verdict, self.decided, self.observed) = (None, None, None);
         self.confirmed = None;
         self.has_previous = false;
         self.arrived.clear();
@@ -166,10 +189,9 @@ impl Plane {
             let at = chunk.offset - self.kept.start;
             let at = at..at + chunk.weights.kept.len() / 4;
             chunk.weights = Served::of(&weights[at.clone()], &self.pool, self.precision);
-            if !chunk.velocity.is_empty() {
-                chunk.velocity.copy_from_slice(&velocity[at]);
-            }
-            chunk.velocity_before.clear();
+            let vectors = state.chunks(weights.len().max(1)).map(|vector| &vector[at.clone()]);
+            chunk.state = vectors.collect::<Vec<_>>().concat();
+            chunk.state_before.clear();
             chunk.next = None;
             chunk.previous = None;
             chunk.fold = ChunkFold::new(tree);
@@ -178,17 +200,20 @@ impl Plane {
         self.version = version;
     }
 
-    /// The same from the whole weights and velocity.
+    /// The same from the whole weights and state, `[parameters]` and `[vectors, parameters]`.
     pub fn resume_from(&mut self, start: &Snapshot) {
-        let velocity = start.velocity.get(self.kept.clone()).unwrap_or_default();
-        self.resume(start.progress.step, &start.weights[self.kept.clone()], velocity);
+        let vectors = start.state.chunks(start.weights.len()).map(|vector| &vector[self.kept.clone()]);
+        let state = vectors.collect::<Vec<_>>().concat();
+        self.resume(start.progress.step, &start.weights[self.kept.clone()], &state);
+        self.control.resume(start.progress.control.clone());
     }
 
     /// Goes on from the beginning.
     pub fn begin(&mut self, job: &Job) {
         let initial = job.model.initial(self.plan.seed);
-        let at_rest = if self.optimizer.momentum == 0.0 { Vec::new() } else { vec![0.0; self.kept.len()] };
+        let at_rest = vec![0.0; self.control.vectors().len() * self.kept.len()];
         self.resume(0, &initial[self.kept.clone()], &at_rest);
+        self.control.resume(Default::default());
     }
 
     /// The elements that are kept here.
@@ -196,16 +221,94 @@ impl Plane {
         self.kept.clone()
     }
 
-    /// The optimizer's velocity at `version`, for those that [`Plane::parts_at`] has, by first element; empty without
-    /// momentum. It must have been kept, unless no chunk is a step ahead.
-    pub fn velocity_at(&self, version: u64) -> Vec<(usize, Bytes)> {
+    /// The vectors of the state at `version`, for those that [`Plane::parts_at`] has: vector by vector, by first element.
+    /// They must have been kept, unless no chunk is a step ahead.
+    pub fn state_at(&self, version: u64) -> Vec<StatePart> {
         let is_before = version < self.version;
-        let part = |chunk: &Chunk| {
+        let part = |chunk: &Chunk, vector: usize| {
             let before = is_before || chunk.next.is_some();
-            let velocity = if before { &chunk.velocity_before } else { &chunk.velocity };
-            (chunk.offset, ps_proto::tensor::share(velocity.clone()))
+            let state = if before { &chunk.state_before } else { &chunk.state };
+            let size = chunk.weights.kept.len() / 4;
+            let values = state[vector * size..(vector + 1) * size].to_vec();
+            StatePart { vector, offset: chunk.offset, bytes: ps_proto::tensor::share(values) }
         };
-        if self.optimizer.momentum == 0.0 { Vec::new() } else { self.chunks.iter().map(part).collect() }
+        let vectors = 0..self.control.vectors().len();
+        vectors.flat_map(|vector| self.chunks.iter().map(move |chunk| part(chunk, vector))).collect()
+    }
+
+    /// What decides about the steps.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The same, for whoever is told what is decided, and for the end of the run.
+    pub fn control_mut(&mut self) -> &mut Control {
+        &mut self.control
+    }
+
+    /// Whether the step in hand waits to be decided about.
+    pub fn is_held(&self) -> bool {
+        self.verdict.is_none() && self.control.holds(self.version)
+    }
+
+    /// Whether all leaves of all chunks that are kept here are in.
+    pub fn is_gathered(&self) -> bool {
+        self.chunks.iter().all(|chunk| chunk.fold.is_complete())
+    }
+
+    /// Whether all tallies of the step are in, too.
+    pub fn is_seen(&self) -> bool {
+        self.tallies.is_complete()
+    }
+
+    /// The sums over the pieces that are kept here, of which all leaves are in.
+    pub fn measure(&self) -> Vec<PieceSums> {
+        let stride = self.control.plain(self.plan.step(self.version)).stride;
+        let mut sums = Vec::new();
+        for chunk in &self.chunks {
+            let old = chunk.weights.kept.as_chunks().0;
+            chunk.fold.measure(self.control.rules(), &stride, chunk.offset, old, &chunk.state, &mut sums);
+        }
+        sums
+    }
+
+    /// Decides about the step in hand, of which all is seen, by the sums over all pieces of all servers, in order.
+    pub fn decide(&mut self, sums: &[PieceSums]) -> Option<&Verdict> {
+        let step = self.plan.step(self.version);
+        let observed = self.observed.get_or_insert_with(|| observed(&mut self.tallies));
+        let norms: Norms = self.control.rules().norms(sums);
+        match self.control.decide(step, observed, &norms) {
+            Ok((verdict, decided)) => {
+                self.decided = Some(decided);
+                Some(self.verdict.insert(verdict))
+            }
+            Err(NotFinite) => {
+                self.diverged = true;
+                self.verdict = Some(self.control.plain(step));
+                None
+            }
+        }
+    }
+
+    /// Takes what another has decided about the step in hand.
+    pub fn follow(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+    }
+
+    /// How far the weights that are kept here go in the step in hand, of which all chunks are made; nothing if that is not
+    /// looked at.
+    pub fn measure_way(&self) -> Vec<Moved> {
+        let mut sums = Vec::new();
+        if !self.verdict.as_ref().is_some_and(|verdict| verdict.measures) {
+            return sums;
+        }
+        let samples = self.plan.step(self.version).samples;
+        for chunk in &self.chunks {
+            let Some(next) = &chunk.next else { continue };
+            let ways = [&chunk.weights, next].map(|served| served.kept.as_chunks().0);
+            chunk.fold.measure_way(self.control.rules(), samples, chunk.offset, ways, &mut sums);
+        }
+        sums
     }
 
     /// Steps applied to the weights.
@@ -250,7 +353,7 @@ impl Plane {
         let chunks = self.chunks.len();
         let hash = hash.unwrap_or_default();
         self.arrived.entry((worker, node)).or_insert_with(|| vec![None; chunks])[index] = Some(hash);
-        Ok(if self.audits { None } else { self.advance(index) })
+        Ok(if self.audits || self.is_held() { None } else { self.advance(index) })
     }
 
     /// Makes all chunks of the step, whose leaves are all covered, as far as they are not made yet.
@@ -320,22 +423,17 @@ impl Plane {
         let step = self.plan.step(self.version);
         let old: &[Element] = chunk.weights.kept.as_chunks().0;
         let mut new = self.pool.take(old.len());
-        if self.keeps_velocity {
-            chunk.velocity_before.clone_from(&chunk.velocity);
+        if self.keeps_state {
+            chunk.state_before.clone_from(&chunk.state);
         }
-        let finite = chunk.fold.update(
-            &self.optimizer,
-            step.samples,
-            self.rate.at(step.step),
-            old,
-            &mut chunk.velocity,
-            &mut new,
-        );
+        let verdict = self.verdict.get_or_insert_with(|| self.control.plain(step));
+        let finite = chunk.fold.update(&self.control, verdict, chunk.offset, old, &mut chunk.state, &mut new);
         let served = Served::new(new.share(), self.precision);
         chunk.next = Some(served.clone());
         self.made += 1;
         // A weight that overflows shows in the next step's loss; after the last step nobody would look.
-        let is_last = self.version + 1 >= self.plan.steps;
+        let is_last = self.version + 1 >= self.plan.steps
+            || self.decided.as_ref().is_some_and(|decided| decided.is_last);
         self.diverged |= !finite.gradient || is_last && !finite.weights;
         let part = WeightsPart { version: self.version + 1, offset: chunk.offset, bytes: served.sent };
         (!self.diverged).then_some(part)
@@ -357,17 +455,25 @@ impl Plane {
     }
 
     /// Makes the step, of which all chunks are made: their next weights become the weights. A shard hears of no
-    /// tallies, so its report counts nothing.
+    /// tallies, so its report counts nothing. `moved` is [`Plane::measure_way`] of all servers, in order.
     ///
     /// # Errors
     /// The loss or an element is not finite; the weights stay as they are.
-    pub fn commit(&mut self) -> Result<StepReport, Diverged> {
-        let tally = self.tallies.take_root().map_or_else(Tally::default, |root| root.tally);
+    pub fn commit(&mut self, moved: &[Moved]) -> Result<StepReport, Diverged> {
+        let observed = self.observed.take().unwrap_or_else(|| observed(&mut self.tallies));
         let step = self.plan.step(self.version);
-        let rate = self.rate.at(step.step);
-        if self.diverged || !tally.loss.is_finite() {
-            return Err(Diverged { step: step.step, rate, loss: tally.mean_loss() });
+        let verdict = self.verdict.take().unwrap_or_else(|| self.control.plain(step));
+        let rate = verdict.stride.rate;
+        let decided = self.decided.take();
+        if self.diverged || decided.is_none() && !observed.train.loss.is_finite() {
+            return Err(Diverged { step: step.step, rate, loss: observed.train.mean_loss() });
         }
+        if verdict.measures && !moved.is_empty() {
+            self.control.measured(moved);
+        }
+        // Where another has decided, only the count is known here.
+        self.control.follow(verdict.count);
+        let decided = decided.unwrap_or_else(|| self.control.made_plain(&verdict, &observed));
         self.version += 1;
         let tree = self.plan.step(self.version.min(self.plan.steps - 1)).tree();
         let keeps_previous = self.keeps_previous;
@@ -380,7 +486,7 @@ impl Plane {
         self.made = 0;
         self.tallies = Fold::new(tree);
         self.arrived.clear();
-        Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally })
+        Ok(StepReport::new(step, rate, observed, decided))
     }
 
     /// The weights as they travel, those of the next version that are made already, and those of the version before
@@ -478,6 +584,12 @@ impl Served {
         };
         Served { kept, sent }
     }
+}
+
+/// What the tallies of a step came to.
+fn observed(tallies: &mut Fold) -> Observed {
+    let train = tallies.take_root().map_or_else(Tally::default, |root| root.tally);
+    Observed { train, ..Observed::default() }
 }
 
 /// The hash of a node: of the hashes of its chunks, in order, and its tally.

@@ -8,7 +8,7 @@
 use crate::driver::Incoming;
 use crate::outbox::Outgoing;
 use crate::peers::Peers;
-use crate::plane::Plane;
+use crate::plane::{Plane, StatePart};
 use crate::service::{Place, Service};
 use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
 use ps_coord::{Departure, Dismissal, WorkerId};
@@ -142,6 +142,7 @@ pub async fn start(
         address: placement.coordinator.clone(),
         holding: Holding::Nothing,
         has_diverged: false,
+        is_measured: false,
     };
     let (orders, said) = mpsc::channel(WAITING_MESSAGES);
     tokio::spawn(coordinator.stay_in_touch(attached, link, orders));
@@ -158,7 +159,7 @@ pub async fn start(
 /// The data plane of a shard that keeps `kept`.
 fn plane(job: &Job, kept: Range<usize>) -> Plane {
     let mut plane = Plane::new(job, kept).keep_previous();
-    plane.keep_velocity();
+    plane.keep_state();
     plane
 }
 
@@ -315,6 +316,8 @@ struct Driver {
     address: String,
     holding: Holding,
     has_diverged: bool,
+    /// Whether the coordinator was told that all leaves of the step in hand are in.
+    is_measured: bool,
 }
 
 /// What the shard holds.
@@ -333,8 +336,10 @@ struct Arriving {
     number: u64,
     /// `[kept]`.
     weights: Vec<f32>,
-    /// `[kept]`; empty without momentum.
-    velocity: Vec<f32>,
+    /// `[vectors, kept]`.
+    state: Vec<f32>,
+    /// Steps that the optimizer's state has seen.
+    count: u64,
     /// Elements that are not here yet.
     missing: usize,
 }
@@ -426,34 +431,39 @@ impl Driver {
 
     async fn obey(&mut self, message: ToShardMessage) {
         match message {
-            ToShardMessage::WeightsWanted { version, velocity } => self.send_weights(version, velocity),
-            ToShardMessage::Restore { version, number } => {
+            ToShardMessage::WeightsWanted { version, state } => self.send_weights(version, state),
+            ToShardMessage::Restore { version, number, count } => {
                 self.has_diverged = false;
+                self.is_measured = false;
                 self.send_all_away();
                 if version == 0 {
                     self.plane.begin(&self.job);
                     return self.is_restored(number).await;
                 }
                 let kept = self.plane.kept().len();
-                let moving = if self.job.optimizer.momentum == 0.0 { 0 } else { kept };
+                let state = self.plane.control().vectors().len() * kept;
                 self.holding = Holding::Arriving(Box::new(Arriving {
                     version,
                     number,
                     weights: vec![0.0; kept],
-                    velocity: vec![0.0; moving],
-                    missing: kept + moving,
+                    state: vec![0.0; state],
+                    count,
+                    missing: kept + state,
                 }));
             }
             ToShardMessage::Weights(chunk) => self.take_state(chunk, |arriving| &mut arriving.weights).await,
-            ToShardMessage::Velocity(chunk) => {
-                self.take_state(chunk, |arriving| &mut arriving.velocity).await
+            ToShardMessage::State(vector, chunk) => {
+                let kept = self.plane.kept().len();
+                let vector = vector * kept..(vector + 1) * kept;
+                self.take_state(chunk, |arriving| arriving.state.get_mut(vector).unwrap_or_default()).await
             }
+            ToShardMessage::Verdict(verdict) => self.follow(verdict).await,
             ToShardMessage::Dismissed(_) => {}
         }
     }
 
     /// Takes a chunk of what the shard is to go on from; they come in order, each once.
-    async fn take_state(&mut self, chunk: StateChunk, values: impl FnOnce(&mut Arriving) -> &mut Vec<f32>) {
+    async fn take_state(&mut self, chunk: StateChunk, values: impl FnOnce(&mut Arriving) -> &mut [f32]) {
         let StateChunk { version, offset, bytes } = chunk;
         let start = self.plane.kept().start;
         let Holding::Arriving(arriving) = &mut self.holding else { return };
@@ -462,13 +472,14 @@ impl Driver {
             return;
         }
         arriving.missing = arriving.missing.saturating_sub(at.len());
-        // A velocity of a run without momentum is of no use.
+        // A vector that this run does not have is of no use.
         if let Some(values) = values(arriving).get_mut(at) {
             tensor::read(&bytes, values);
         }
         if arriving.missing == 0 {
             let number = arriving.number;
-            self.plane.resume(version, &arriving.weights, &arriving.velocity);
+            self.plane.resume(version, &arriving.weights, &arriving.state);
+            self.plane.control_mut().follow(arriving.count);
             self.is_restored(number).await;
         }
     }
@@ -516,6 +527,30 @@ impl Driver {
         if self.plane.oldest() > oldest {
             self.serve_all();
         }
+        if self.plane.is_held() && self.plane.is_gathered() && !self.has_diverged && !self.is_measured {
+            self.is_measured = true;
+            let measured = convert::measured(self.plane.version(), &self.plane.measure());
+            self.tell(from_shard::Message::Measured(measured)).await;
+        }
+        self.commit_if_complete().await;
+    }
+
+    /// Makes the step that was waiting for this.
+    async fn follow(&mut self, verdict: ps_core::control::Verdict) {
+        let step = verdict.stride.step;
+        let is_open = step == self.plane.version() && self.plane.is_held() && self.plane.is_gathered();
+        if !is_open || !self.plane.control().can(&verdict) {
+            warn!(step, "a verdict came that this shard has no use for");
+            return;
+        }
+        self.plane.follow(verdict);
+        for part in self.plane.release() {
+            self.peers.broadcast(&part);
+        }
+        self.commit_if_complete().await;
+    }
+
+    async fn commit_if_complete(&mut self) {
         if self.plane.is_complete() && !self.has_diverged {
             self.commit().await;
         }
@@ -531,8 +566,10 @@ impl Driver {
     /// All chunks of the step are made.
     async fn commit(&mut self) {
         let step = self.plane.version();
-        let message = match self.plane.commit() {
-            Ok(StepReport { .. }) => from_shard::Message::Applied(v1::ShardApplied { step }),
+        let moved = self.plane.measure_way();
+        self.is_measured = false;
+        let message = match self.plane.commit(&[]) {
+            Ok(StepReport { .. }) => from_shard::Message::Applied(convert::applied(step, &moved)),
             Err(_) => {
                 self.has_diverged = true;
                 from_shard::Message::Diverged(v1::ShardDiverged { step })
@@ -543,16 +580,19 @@ impl Driver {
     }
 
     /// Sends the coordinator what is kept here as it is now, while rounds go on.
-    fn send_weights(&self, version: u64, velocity: bool) {
+    fn send_weights(&self, version: u64, state: bool) {
         let Some(coordinator) = self.coordinator.clone() else { return };
         let Some(weights) = self.plane.parts_at(version) else { return };
-        let velocity = if velocity { self.plane.velocity_at(version) } else { Vec::new() };
+        let state = if state { self.plane.state_at(version) } else { Vec::new() };
         let parameters = self.parameters;
         tokio::spawn(async move {
             let chunk = |(offset, bytes)| convert::weights_chunk(version, offset, parameters, bytes);
             let weights = weights.into_iter().map(chunk).map(from_shard::Message::Weights);
-            let velocity = velocity.into_iter().map(chunk).map(from_shard::Message::Velocity);
-            for message in weights.chain(velocity) {
+            let part = |part: StatePart| {
+                let StatePart { vector, offset, bytes } = part;
+                from_shard::Message::State(convert::state_part(version, vector, offset, parameters, bytes))
+            };
+            for message in weights.chain(state.into_iter().map(part)) {
                 // If the coordinator is gone, its stream's end says so.
                 if coordinator.send(from_shard(message)).await.is_err() {
                     return;

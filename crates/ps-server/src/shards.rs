@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use ps_coord::Dismissal;
+use ps_core::control::Verdict;
 use ps_proto::convert::{self, Nonsense, ShardGreeting, ShardMessage, StateChunk};
 use ps_proto::{Refusal, limits, v1};
 use std::ops::Range;
@@ -86,24 +87,26 @@ impl Shards {
             && self.seats.iter().any(|seat| !seat.kept.is_empty() && !seat.is_restored)
     }
 
-    /// Gives all what the run goes on from: the whole weights and velocity after `version` steps.
-    pub fn restore(&mut self, version: u64, state: Option<(&[f32], &[f32])>) {
+    /// Gives all what the run goes on from: the whole weights and state after `version` steps, of which the optimizer's state
+    /// has seen `count`.
+    pub fn restore(&mut self, version: u64, count: u64, state: Option<(&[f32], &[f32])>) {
         self.order += 1;
         for seat in &mut self.seats {
             seat.is_restored = false;
             let Some(shard) = seat.shard.as_ref().filter(|_| !seat.kept.is_empty()) else { continue };
-            let restore = v1::ShardRestore { version, number: self.order };
+            let restore = v1::ShardRestore { version, number: self.order, count };
             let mut messages = vec![to_shard(v1::to_shard::Message::Restore(restore))];
-            if let Some((weights, velocity)) = state {
-                let chunks = |values, kept| chunks(version, values, kept);
-                messages.extend(
-                    chunks(weights, &seat.kept).map(|chunk| to_shard(v1::to_shard::Message::Weights(chunk))),
-                );
-                if !velocity.is_empty() {
-                    messages.extend(
-                        chunks(velocity, &seat.kept)
-                            .map(|chunk| to_shard(v1::to_shard::Message::Velocity(chunk))),
-                    );
+            if let Some((weights, state)) = state {
+                let total = weights.len();
+                messages.extend(chunks(weights, &seat.kept).map(|(offset, bytes)| {
+                    let chunk = convert::weights_chunk(version, offset, total, bytes);
+                    to_shard(v1::to_shard::Message::Weights(chunk))
+                }));
+                for (vector, values) in state.chunks(total).enumerate() {
+                    messages.extend(chunks(values, &seat.kept).map(|(offset, bytes)| {
+                        let chunk = convert::state_part(version, vector, offset, total, bytes);
+                        to_shard(v1::to_shard::Message::State(chunk))
+                    }));
                 }
             }
             let sender = shard.sender.clone();
@@ -188,23 +191,33 @@ impl Shards {
         )
     }
 
-    /// Asks all for their weights of `version`, and perhaps the velocity.
-    pub fn want_weights(&self, version: u64, velocity: bool) -> Fetch {
-        let wanted = v1::ShardWeightsWanted { version, velocity };
+    /// Asks all for their weights of `version`, and so many vectors of state.
+    pub fn want_weights(&self, version: u64, vectors: usize) -> Fetch {
+        let wanted = v1::ShardWeightsWanted { version, state: vectors > 0 };
         self.tell(v1::to_shard::Message::WeightsWanted(wanted));
         let (mut missing, mut first) = (Vec::new(), Vec::new());
         for seat in self.seats.iter().filter(|seat| !seat.kept.is_empty()) {
             first.push(seat.kept.start);
             missing.extend(seat.kept.clone().step_by(limits::chunk_elements(self.parameters)));
         }
-        let moving = if velocity { missing.clone() } else { Vec::new() };
         Fetch {
             version,
-            has_velocity: velocity,
             first,
-            missing: [missing, moving],
-            parts: Default::default(),
+            // The weights, and then each vector of state.
+            missing: vec![missing; 1 + vectors],
+            parts: vec![Vec::new(); 1 + vectors],
         }
+    }
+
+    /// Tells all what is decided about a step.
+    pub fn decide(&self, verdict: &Verdict) {
+        self.tell(v1::to_shard::Message::Verdict(convert::verdict_to_wire(verdict)));
+    }
+
+    /// What each shard that keeps anything keeps, with its index.
+    pub fn kept(&self) -> impl Iterator<Item = (u32, Range<usize>)> {
+        let kept = (0..).zip(&self.seats).map(|(index, seat)| (index, seat.kept.clone()));
+        kept.filter(|(_, kept)| !kept.is_empty())
     }
 
     /// Sends all away.
@@ -224,15 +237,14 @@ impl Shards {
     }
 }
 
-/// The weights, and perhaps the velocity, of all shards on their way here.
+/// The weights, and perhaps the state, of all shards on their way here.
 pub(crate) struct Fetch {
     pub version: u64,
-    pub has_velocity: bool,
     /// What each shard sends first: from then on it has a copy, and may change what it keeps.
     first: Vec<usize>,
-    /// First elements of chunks of the weights and of the velocity.
-    missing: [Vec<usize>; 2],
-    parts: [Vec<(usize, Bytes)>; 2],
+    /// First elements of chunks of the weights and of each vector of state.
+    missing: Vec<Vec<usize>>,
+    parts: Vec<Vec<(usize, Bytes)>>,
 }
 
 impl Fetch {
@@ -240,16 +252,17 @@ impl Fetch {
         self.take(0, chunk);
     }
 
-    pub fn take_velocity(&mut self, chunk: StateChunk) {
-        self.take(1, chunk);
+    pub fn take_state(&mut self, vector: usize, chunk: StateChunk) {
+        self.take(1 + vector, chunk);
     }
 
     fn take(&mut self, which: usize, chunk: StateChunk) {
         let StateChunk { version, offset, bytes } = chunk;
         if version == self.version
-            && let Some(place) = self.missing[which].iter().position(|&missing| missing == offset)
+            && let Some(all) = self.missing.get_mut(which)
+            && let Some(place) = all.iter().position(|&missing| missing == offset)
         {
-            self.missing[which].swap_remove(place);
+            all.swap_remove(place);
             self.parts[which].push((offset, bytes));
         }
     }
@@ -269,20 +282,25 @@ impl Fetch {
         &self.parts[0]
     }
 
-    /// Chunks of the velocity that are here.
-    pub fn velocity(&self) -> &[(usize, Bytes)] {
-        &self.parts[1]
+    /// Whether the state was asked for, too.
+    pub fn has_state(&self) -> bool {
+        self.parts.len() > 1
+    }
+
+    /// Chunks of a vector of state that are here.
+    pub fn state(&self, vector: usize) -> &[(usize, Bytes)] {
+        self.parts.get(1 + vector).map_or(&[], |parts| parts)
     }
 }
 
-/// The chunks of `values`, `[parameters]`, within `kept`.
-fn chunks(version: u64, values: &[f32], kept: &Range<usize>) -> impl Iterator<Item = v1::WeightsChunk> {
-    let (total, kept) = (values.len(), kept.clone());
-    let size = limits::chunk_elements(total);
+/// The chunks of `values`, `[parameters]`, within `kept`, with their first elements.
+fn chunks(values: &[f32], kept: &Range<usize>) -> impl Iterator<Item = (usize, Bytes)> + use<> {
+    let kept = kept.clone();
+    let size = limits::chunk_elements(values.len());
     let bytes = ps_proto::tensor::share(values[kept.clone()].to_vec());
     kept.clone().step_by(size).map(move |offset| {
         let at = 4 * (offset - kept.start)..4 * (kept.end.min(offset + size) - kept.start);
-        convert::weights_chunk(version, offset, total, bytes.slice(at))
+        (offset, bytes.slice(at))
     })
 }
 

@@ -24,7 +24,7 @@ pub use faults::{Counts, Faults};
 use cluster::Cluster;
 use ps_coord::Outcome;
 use ps_core::planted::Planted;
-use ps_core::{BatchPlan, Kernel, Model, Samples, Schedule, SgdConfig};
+use ps_core::{BatchPlan, Kernel, Model, OptimizerConfig, Samples, Schedule};
 use std::collections::VecDeque;
 
 /// What is trained, and by how many workers at the start.
@@ -34,7 +34,7 @@ pub struct SimJob<'a> {
     /// Its steps and leaves.
     pub plan: BatchPlan,
     /// The optimizer.
-    pub optimizer: SgdConfig,
+    pub optimizer: OptimizerConfig,
     /// The learning rate.
     pub rate: Schedule,
     /// The training samples.

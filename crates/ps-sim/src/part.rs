@@ -1,8 +1,9 @@
 //! What one server keeps of the weights, with the sums of the step in hand.
 
 use crate::{SimJob, checks};
+use ps_core::optim::{Stride, vectors_mut};
 use ps_core::planted::{Defect, Planted};
-use ps_core::{BatchPlan, Fold, NodeSum, Optimizer, Schedule, Tree};
+use ps_core::{BatchPlan, Fold, NodeSum, Rules, Schedule, Tree};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +14,9 @@ const CHUNKS: usize = 8;
 pub(crate) struct Part {
     plan: BatchPlan,
     rate: Schedule,
-    optimizer: Optimizer,
+    rules: Rules,
+    /// `[vectors, kept]`.
+    state: Vec<f32>,
     /// Where each of its chunks lies in the flat vector.
     chunks: Vec<Range<usize>>,
     /// The gathering of each chunk.
@@ -39,10 +42,12 @@ impl Part {
         let part = |server: usize| {
             let chunks = &chunks[chunks.len() * server / servers..chunks.len() * (server + 1) / servers];
             let kept = &weights[chunks[0].start..chunks[chunks.len() - 1].end];
+            let rules = Rules::new(job.optimizer.clone(), &job.model, job.plan.seed);
             Part {
                 plan: job.plan,
                 rate: job.rate.clone(),
-                optimizer: Optimizer::new(job.optimizer, kept.len()),
+                state: vec![0.0; rules.state().len() * kept.len()],
+                rules,
                 chunks: chunks.to_vec(),
                 folds: folds(chunks.len(), job.plan.step(0).tree(), job.planted),
                 version: 0,
@@ -59,15 +64,16 @@ impl Part {
     /// Goes on after `version` steps, with the whole weights and velocity of then; without them from the beginning.
     pub fn resume(&mut self, job: &SimJob<'_>, version: u64, state: Option<(&[f32], &[f32])>) {
         let kept = self.chunks[0].start..self.chunks[self.chunks.len() - 1].end;
-        self.optimizer = Optimizer::new(job.optimizer, kept.len());
+        self.state.fill(0.0);
         self.weights = match state {
             Some((weights, _)) => weights[kept.clone()].into(),
             None => job.model.initial(job.plan.seed)[kept.clone()].into(),
         };
-        if let Some((_, velocity)) = state.filter(|(_, velocity)| !velocity.is_empty())
+        if let Some((weights, state)) = state
             && !self.planted.has(Defect::VelocityNotRestored)
         {
-            self.optimizer.resume(velocity[kept].to_vec());
+            let vectors = state.chunks(weights.len()).map(|vector| &vector[kept.clone()]);
+            self.state = vectors.collect::<Vec<_>>().concat();
         }
         self.version = version;
         self.previous = None;
@@ -76,9 +82,9 @@ impl Part {
             folds(self.chunks.len(), self.plan.step(version.min(self.plan.steps - 1)).tree(), self.planted);
     }
 
-    /// The optimizer's velocity after the last step.
-    pub fn velocity(&self) -> &[f32] {
-        self.optimizer.velocity()
+    /// The optimizer's vectors after the last step.
+    pub fn state(&self) -> impl Iterator<Item = &[f32]> {
+        self.state.chunks(self.weights.len())
     }
 
     /// How many chunks are kept here.
@@ -132,7 +138,9 @@ impl Part {
             gradient.extend(root.gradient);
         }
         let mut weights = self.weights.to_vec();
-        self.optimizer.apply(&mut weights, &gradient, step.samples, self.rate.at(step.step));
+        let stride = Stride::plain(step.step, step.samples, self.rate.at(step.step));
+        let state = vectors_mut(&mut self.state, gradient.len());
+        self.rules.update(&stride, self.chunks[0].start, &mut weights, &gradient, state);
         let is_last = self.version + 1 >= self.plan.steps;
         self.diverged |= !all_finite(&gradient) || is_last && !all_finite(&weights);
         if !self.diverged {

@@ -41,7 +41,7 @@ impl Saving {
         let kept = Kept {
             fingerprint: Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 },
             layout: job.model.layout().clone(),
-            moves: job.optimizer.momentum != 0.0,
+            state: job.optimizer.rule.state().to_vec(),
             last: KEPT,
         };
         Saving { disk: SimulatedDisk::default(), kept, every, store: None, durable: 0, planted: job.planted }
@@ -94,7 +94,7 @@ impl Saving {
         now: Millis,
         version: u64,
         weights: &[f32],
-        velocity: &[f32],
+        state: &[f32],
         network: &mut Network,
     ) -> Result<Saved, String> {
         let Some(store) = &self.store else { return Ok(Saved::On) };
@@ -108,7 +108,7 @@ impl Saving {
         };
         fault.iter().for_each(|fault| self.disk.fault_at(operation, *fault));
         let progress = Progress { step: version, tally: Tally::new(2), ..Progress::default() };
-        let snapshot = Snapshot { progress, weights: weights.to_vec(), velocity: velocity.to_vec() };
+        let snapshot = Snapshot { progress, weights: weights.to_vec(), state: state.to_vec() };
         if self.planted.has(Defect::SavedBeforeDurable) {
             self.durable = self.durable.max(version);
         }

@@ -200,15 +200,16 @@ impl Cluster<'_> {
     fn save_later(&mut self) -> Result<(), String> {
         let version = self.server.part.version;
         let weights = self.weights()?;
-        let mut velocity = self.server.part.velocity().to_vec();
+        let mut vectors: Vec<Vec<f32>> = self.server.part.state().map(<[f32]>::to_vec).collect();
         for (index, Shard { part, .. }) in self.shards.iter().enumerate() {
             if part.version != version {
-                return Err(format!("shard {index} gives its velocity of {}, not {version}", part.version));
+                return Err(format!("shard {index} gives its state of {}, not {version}", part.version));
             }
-            velocity.extend(part.velocity());
+            vectors.iter_mut().zip(part.state()).for_each(|(vector, part)| vector.extend(part));
         }
+        let state = vectors.concat();
         let progress = ps_checkpoint::Progress { step: version, ..Default::default() };
-        let snapshot = Arc::new(Snapshot { progress, weights, velocity });
+        let snapshot = Arc::new(Snapshot { progress, weights, state });
         let delay = self.network.up_to(50);
         self.at(self.now + 1 + delay, Happening::Save { process: self.server_process, snapshot });
         Ok(())
@@ -218,8 +219,8 @@ impl Cluster<'_> {
         if !self.server.is_up || self.server_process != process || self.server.outcome.is_some() {
             return Ok(());
         }
-        let Snapshot { progress, weights, velocity } = snapshot;
-        match self.saving.save(self.now, progress.step, weights, velocity, &mut self.network)? {
+        let Snapshot { progress, weights, state } = snapshot;
+        match self.saving.save(self.now, progress.step, weights, state, &mut self.network)? {
             Saved::On => {}
             Saved::Ended => self.server_crashes(self.server_process),
         }
@@ -279,7 +280,7 @@ impl Cluster<'_> {
     /// The coordinator's own part becomes what is saved, or what it was at the beginning. Gives it all.
     fn load(&mut self) -> Result<Arc<Option<Snapshot>>, String> {
         let snapshot = self.saving.newest(&mut self.network)?;
-        let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.velocity[..]));
+        let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.state[..]));
         let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
         self.server.part.resume(self.job, version, state);
         Ok(Arc::new(snapshot))

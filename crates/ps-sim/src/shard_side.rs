@@ -154,7 +154,7 @@ impl Cluster<'_> {
         if !shard.is_up || shard.process != process || shard.era.is_some_and(|held| held > era) {
             return Ok(());
         }
-        let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.velocity[..]));
+        let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.state[..]));
         let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
         shard.part.resume(self.job, version, state);
         shard.era = Some(era);

@@ -3,7 +3,7 @@
 use crate::SimJob;
 use ps_core::planted::Planted;
 use ps_core::seed::{Purpose, random};
-use ps_core::{Activation, BatchPlan, Head, Kernel, LearningRate, Model, Samples, SgdConfig};
+use ps_core::{Activation, BatchPlan, Head, Kernel, LearningRate, Model, Rule, Samples};
 
 /// Samples of the tiny job.
 const SAMPLES: usize = 50;
@@ -51,7 +51,7 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
     SimJob {
         model: Model::new(FEATURES, &[4], Activation::Tanh, Head::Softmax, 2),
         plan: BatchPlan::new(11, SAMPLES, 16, 3, 3, None),
-        optimizer: SgdConfig { momentum: 0.9, ..SgdConfig::default() },
+        optimizer: Rule { momentum: 0.9, ..Rule::default() }.into(),
         rate: LearningRate::constant(0.1).into(),
         samples,
         kernel: Kernel::detect(),

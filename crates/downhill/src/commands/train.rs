@@ -115,7 +115,7 @@ fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), F
     let weights = reference::train(
         &job.model,
         job.plan,
-        job.optimizer,
+        job.optimizer.clone(),
         &job.rate,
         &job.data.train,
         |report, weights| {

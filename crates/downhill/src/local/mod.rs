@@ -9,7 +9,6 @@ mod worker;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
-use ps_core::gradient::InPlace;
 use ps_core::trainer::Diverged;
 use ps_core::{Fold, NodeSum, Trainer};
 use ps_run::{FolderError, Job, Recorder};
@@ -49,7 +48,7 @@ pub fn train(
     stop: &AtomicBool,
     recorder: &mut Recorder,
 ) -> Result<Trained, LocalError> {
-    if workers == 1 && InPlace::suits(&job.model) {
+    if workers == 1 && job.updates_in_place() {
         return solo::train(job, stop, recorder);
     }
     let (parcels, inbox) = channel::bounded(workers);
@@ -123,7 +122,7 @@ impl<'a> Hub<'a> {
     ) -> Self {
         let mut trainer = job.trainer();
         if let Some(start) = recorder.take_start() {
-            trainer.resume(start.progress.step, start.weights, start.velocity);
+            trainer.resume(start.progress.step, start.weights, start.state, start.progress.control);
         }
         let version = trainer.version();
         Hub {
@@ -245,17 +244,18 @@ impl<'a> Hub<'a> {
             let validation = self.job.validate(self.trainer.weights());
             self.recorder.epoch(validation.as_ref());
         }
+        let is_last = report.is_last;
         self.own.recycle(NodeSum { tally: report.tally, ..root });
         if self.recorder.wants_checkpoint(self.trainer.version()).map_err(LocalError::Unsaved)? {
             self.save().map_err(LocalError::Unsaved)?;
         }
-        Ok(ServerEvent::Updated { step })
+        Ok(if is_last { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } })
     }
 
     fn save(&mut self) -> Result<(), FolderError> {
-        let (weights, velocity) = (self.trainer.weights().to_vec(), self.trainer.velocity().to_vec());
-        let progress = self.recorder.progress(self.trainer.version());
-        self.recorder.checkpoint(progress, weights, velocity)
+        let (weights, state) = (self.trainer.weights().to_vec(), self.trainer.state().to_vec());
+        let progress = self.recorder.progress(self.trainer.version(), self.trainer.control().state().clone());
+        self.recorder.checkpoint(progress, weights, state)
     }
 
     fn send(&mut self, worker: WorkerId, letter: Letter) -> Result<(), LocalError> {

@@ -2,6 +2,7 @@
 
 use super::{LocalError, Trained, patience, server_config};
 use ps_coord::{Outcome, ServerAction, ServerCore, ServerEvent, WorkerId};
+use ps_core::control::State;
 use ps_core::gradient::InPlace;
 use ps_run::{Job, Recorder};
 use std::collections::VecDeque;
@@ -14,9 +15,9 @@ const WORKER: WorkerId = WorkerId(0);
 pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Trained, LocalError> {
     let clock = Instant::now();
     let now = || clock.elapsed().as_millis() as u64;
-    let mut holder = InPlace::new(&job.model, job.plan, job.optimizer, &job.rate, job.kernel);
+    let mut holder = InPlace::new(&job.model, job.plan, job.optimizer.rule, &job.rate, job.kernel);
     if let Some(start) = recorder.take_start() {
-        holder.resume(start.progress.step, start.weights, start.velocity);
+        holder.resume(start.progress.step, start.weights, start.state);
     }
     let mut core = ServerCore::new(0, server_config(job, 1, holder.version()));
     let (mut actions, mut events) = (Vec::new(), VecDeque::from([ServerEvent::Joined { worker: WORKER }]));
@@ -73,6 +74,6 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
 
 fn save(holder: &mut InPlace, recorder: &mut Recorder) -> Result<(), LocalError> {
     let (version, weights) = (holder.version(), holder.weights().to_vec());
-    let progress = recorder.progress(version);
+    let progress = recorder.progress(version, State::plain(version));
     recorder.checkpoint(progress, weights, holder.velocity().to_vec()).map_err(LocalError::Unsaved)
 }

@@ -7,10 +7,12 @@ use super::pack::{PackedLayer, is_wide};
 use super::weight::WeightGradient;
 use super::{Gradients, SMALL_MODEL};
 use crate::batch::BatchPlan;
+use crate::control::Decided;
 use crate::kernel::Kernel;
+use crate::metrics::Observed;
 use crate::metrics::Tally;
 use crate::model::Model;
-use crate::optim::{Finite, SgdConfig, Update};
+use crate::optim::{Finite, OptimizerConfig, Rule, Update};
 use crate::precision::Precision;
 use crate::samples::Samples;
 use crate::schedule::Schedule;
@@ -20,7 +22,7 @@ use rayon::prelude::*;
 /// Holder of the weights and their only user. What it makes has the bits of [`crate::Trainer`] and [`Gradients`].
 pub struct InPlace {
     gradients: Gradients,
-    optimizer: SgdConfig,
+    optimizer: Rule,
     rate: Schedule,
     version: u64,
     /// `[parameters]`; of wide layers only the biases are up to date, their weights are in `gradients.packed`.
@@ -38,15 +40,17 @@ pub struct InPlace {
 impl InPlace {
     /// Whether it is of use: small models are updated in cache anyway, and where gradients are computed at rounded
     /// weights the others are needed as well.
-    pub fn suits(model: &Model) -> bool {
-        model.parameters() > SMALL_MODEL && model.precision() == Precision::F32
+    ///
+    /// Only plain descent updates each weight by its own gradient and velocity alone.
+    pub fn suits(model: &Model, optimizer: &OptimizerConfig) -> bool {
+        model.parameters() > SMALL_MODEL && model.precision() == Precision::F32 && optimizer.is_plain()
     }
 
     /// A run before its first step.
     pub fn new(
         model: &Model,
         plan: BatchPlan,
-        optimizer: SgdConfig,
+        optimizer: Rule,
         rate: impl Into<Schedule>,
         kernel: Kernel,
     ) -> Self {
@@ -148,14 +152,17 @@ impl InPlace {
         if !self.tally.loss.is_finite() {
             return Err(diverged);
         }
-        let finite = self
-            .apply(Update::new(self.optimizer, step.samples, rate), self.gradients.is_parallel(step.samples));
+        let finite = self.apply(
+            Update::plain(self.optimizer, step.samples, rate),
+            self.gradients.is_parallel(step.samples),
+        );
         // A weight that overflows shows in the next step's loss; after the last step nobody would look.
         if !finite.gradient || self.version + 1 >= self.gradients.plan.steps && !finite.weights {
             return Err(diverged);
         }
         self.version += 1;
-        Ok(StepReport { step: step.step, epoch: step.epoch, rate, tally: self.tally.clone() })
+        let observed = Observed { train: self.tally.clone(), ..Observed::default() };
+        Ok(StepReport::new(step, rate, observed, Decided::default()))
     }
 
     fn apply(&mut self, update: Update, parallel: bool) -> Finite {

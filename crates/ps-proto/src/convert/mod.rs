@@ -10,8 +10,8 @@ mod from_worker;
 
 pub use from_server::{Invitation, ServerMessage, WeightsPart, invitation, server_message};
 pub use from_shard::{
-    Attached, ShardGreeting, ShardMessage, StateChunk, ToShardMessage, attached, shard_greeting,
-    shard_message,
+    Attached, ShardGreeting, ShardMessage, StateChunk, ToShardMessage, applied, attached, measured,
+    shard_greeting, shard_message, state_part, verdict_to_wire,
 };
 pub use from_shard::{places, to_shard};
 pub use from_worker::{Greeting, NodeDone, NodePart, WorkerMessage, first_message, hello, worker_message};

@@ -81,7 +81,7 @@ pub fn job(run: &str, folder: &Path) -> Job {
 /// The hash that the plain trainer ends with.
 pub fn reference_hash(job: &Job) -> String {
     let trained =
-        reference::train(&job.model, job.plan, job.optimizer, &job.rate, &job.data.train, |_, _| {});
+        reference::train(&job.model, job.plan, job.optimizer.clone(), &job.rate, &job.data.train, |_, _| {});
     weights_hash(&trained.unwrap())
 }
 

@@ -1,0 +1,756 @@
+//! What is decided from what was seen: the rate after validation has stopped getting better, when a run is over before its
+//! last step, when a step is taken back, and how a descent that checks itself goes on.
+//!
+//! [`Control`] is a pure function of the run file and of the tallies and norms of the steps so far: whoever holds the
+//! weights asks it once a step, and carries out its [`Verdict`] on every part of them.
+
+use crate::batch::{BatchPlan, Step};
+use crate::metrics::{Observed, Tally};
+use crate::optim::{Finite, Moved, Norms, Rules, Stride, vectors_mut};
+use crate::schedule::{LearningRate, Schedule, ScheduleKind};
+use serde::{Deserialize, Serialize};
+
+/// What a run watches. The default watches nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ControlConfig {
+    /// When the run is over early.
+    pub early_stopping: Option<EarlyStopping>,
+    /// What happens when the loss explodes.
+    pub guard: Option<Guard>,
+    /// Whether each step is checked, and how.
+    pub descent: Option<Descent>,
+    /// Steps between those that are looked at closely, of which the first is step 0; 0: none is.
+    pub probe_every: u64,
+}
+
+/// Stops when the validation loss gets no better, and gives the best weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EarlyStopping {
+    /// Validations in a row that are no better than the best before the run is over; at least 1.
+    pub patience: u64,
+    /// By how much a loss must be below the best to be better.
+    pub least: f64,
+}
+
+/// Takes explosions back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guard {
+    /// Whether it goes back to the last good state, or only says so.
+    pub recovers: bool,
+    /// What the rate is multiplied by each time.
+    pub factor: f64,
+    /// How many times.
+    pub retries: u32,
+    /// The loss has exploded above so many times its best; at least 1. A best that is below a tenth of the first loss counts
+    /// as that much.
+    pub rise: f64,
+    /// Steps between two states that are kept; at least 1.
+    pub every: u64,
+}
+
+/// Full-batch descent that takes a step only if the loss falls enough (Armijo 1966).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Descent {
+    /// The share of the first-order prediction by which the loss must fall.
+    pub sufficient: f64,
+    /// What the rate is multiplied by after a step that was not taken.
+    pub shrink: f64,
+    /// And after one that was.
+    pub grow: f64,
+    /// The run is over when the predicted or the actual decrease is not above this…
+    pub tolerance: f64,
+    /// … or the norm of the gradient is not above this.
+    pub gradient_tolerance: f64,
+}
+
+/// Decides about each step.
+#[derive(Clone, Debug)]
+pub struct Control {
+    config: ControlConfig,
+    plan: BatchPlan,
+    schedule: Schedule,
+    rules: Rules,
+    state: State,
+}
+
+/// What has been seen and decided so far: a part of the run's state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Steps that the optimizer's state has seen.
+    count: u64,
+    plateau: Option<Plateau>,
+    best: Option<Best>,
+    watch: Watch,
+    descent: Option<Base>,
+    probe: Option<Pending>,
+}
+
+impl State {
+    /// Of a run that watches nothing, after so many steps.
+    pub fn plain(count: u64) -> Self {
+        State { count, ..State::default() }
+    }
+}
+
+/// Of a schedule that waits for validation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Plateau {
+    /// The step at which its phase began.
+    begin: u64,
+    rate: f64,
+    best: Option<f64>,
+    bad: u64,
+    cooldown: u64,
+}
+
+/// The best validation loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Best {
+    loss: f64,
+    /// Steps made then.
+    step: u64,
+    /// Validations since.
+    waited: u64,
+}
+
+/// The guard's view of the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Watch {
+    /// What the scheduled rate is multiplied by.
+    factor: f64,
+    recoveries: u32,
+    /// The first loss.
+    first: Option<f64>,
+    /// Sum and weight of an exponential mean of the losses.
+    mean: [f64; 2],
+    /// The best mean.
+    best: Option<f64>,
+    /// The step whose weights are kept, and the optimizer's count there.
+    good: Option<(u64, u64)>,
+    /// Whether it was said that the loss has exploded, and it has not come back since.
+    told: bool,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Watch { factor: 1.0, recoveries: 0, first: None, mean: [0.0; 2], best: None, good: None, told: false }
+    }
+}
+
+impl Watch {
+    /// Above this the loss has exploded. Losses may be negative.
+    fn limit(&self, rise: f64) -> Option<f64> {
+        let (best, first) = (self.best?, self.first?);
+        Some(best + (rise - 1.0) * best.abs().max(FLOOR * first.abs()))
+    }
+}
+
+/// The last point that a descent has accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Base {
+    loss: f64,
+    /// The squared norm of its gradient.
+    squared: f64,
+    /// The rate of the step from there that is tried.
+    rate: f64,
+}
+
+/// A step that was looked at, of which it is not known yet what it did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Pending {
+    step: u64,
+    rate: f32,
+    loss: f64,
+    norm: f64,
+    predicted: f64,
+    ratios: Vec<f64>,
+}
+
+/// What happens to the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The optimizer's step.
+    Step,
+    /// Back to the good state.
+    Recover,
+    /// Nothing.
+    Stay,
+    /// The best weights.
+    Best,
+    /// The point is accepted: a step along its gradient.
+    Accept,
+    /// The point is not: a shorter step from the one before.
+    Retry,
+    /// Back to the last accepted point.
+    Base,
+}
+
+/// What a step does to every part of the weights and the state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// What the optimizer goes by.
+    pub stride: Stride,
+    /// What happens to the weights.
+    pub action: Action,
+    /// Whether the weights before that are the best.
+    pub keep_best: bool,
+    /// Whether they and the optimizer's state are good.
+    pub keep_good: bool,
+    /// Whether it is looked at how far the weights go.
+    pub measures: bool,
+    /// Steps that the optimizer's state has seen then.
+    pub count: u64,
+}
+
+impl Verdict {
+    /// Whether it is an optimizer's step and nothing else.
+    pub fn is_plain(&self) -> bool {
+        self.action == Action::Step && !self.keep_best && !self.keep_good
+    }
+}
+
+/// What is told of a step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decided {
+    /// Whether the run is over after it.
+    pub is_last: bool,
+    /// What was out of the ordinary.
+    pub events: Vec<Event>,
+    /// A step before it that was looked at closely.
+    pub probe: Option<Probe>,
+}
+
+/// Something out of the ordinary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What, in one word.
+    pub kind: EventKind,
+    /// The same for people.
+    pub text: String,
+}
+
+/// The kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The rate was lowered, because validation got no better.
+    Lowered,
+    /// The loss exploded, and the run went back.
+    Recovered,
+    /// The loss exploded.
+    Warned,
+    /// The run is over before its last step.
+    Stopped,
+    /// The best weights were taken.
+    Restored,
+}
+
+/// What a step was expected to do, and what it did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// The step.
+    pub step: u64,
+    /// Its learning rate.
+    pub rate: f32,
+    /// The mean loss of its batch before it.
+    pub loss: f64,
+    /// The norm of the mean gradient.
+    pub gradient_norm: f64,
+    /// By how much the loss of the batch should fall to first order: the product of the gradient and the way that the
+    /// weights went.
+    pub predicted: f64,
+    /// By how much it fell.
+    pub actual: f64,
+    /// Of each layer, the norm of the change of its weight by the norm of its weight.
+    pub ratios: Vec<f64>,
+}
+
+/// The loss or the gradient is not finite, and nothing can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotFinite;
+
+/// How much of the exponential mean of losses is kept.
+const KEPT: f64 = 0.9;
+/// Below this share of the first loss a loss has not exploded, however good the best one was.
+const FLOOR: f64 = 0.1;
+/// A single loss so many times above the limit is an explosion, whatever the mean says.
+const SPIKE: f64 = 10.0;
+/// A plateau's rate that would fall by less stays, as in PyTorch.
+const LEAST_CHANGE: f64 = 1e-8;
+
+impl Control {
+    /// Of a run before its first step.
+    pub fn new(config: ControlConfig, rules: Rules, plan: BatchPlan, schedule: impl Into<Schedule>) -> Self {
+        Control { config, rules, plan, schedule: schedule.into(), state: State::default() }
+    }
+
+    /// How the run is cut into steps.
+    pub fn plan(&self) -> BatchPlan {
+        self.plan
+    }
+
+    /// What it watches.
+    pub fn config(&self) -> &ControlConfig {
+        &self.config
+    }
+
+    /// The rules that its verdicts are carried out by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What has been seen and decided so far.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Goes on from a state of the same run.
+    pub fn resume(&mut self, state: State) {
+        self.state = state;
+    }
+
+    /// The vectors of a run's state, each `[parameters]` and 0 at first: the optimizer's, and what is kept aside.
+    pub fn vectors(&self) -> Vec<&'static str> {
+        let mut names = self.rules.state().to_vec();
+        names.extend(self.config.early_stopping.map(|_| "best"));
+        if self.config.guard.is_some_and(|guard| guard.recovers) {
+            names.push("good");
+            names.extend(self.rules.state().iter().map(|name| match *name {
+                "velocity" => "good-velocity",
+                "mean" => "good-mean",
+                "sums" => "good-sums",
+                _ => "good-squares",
+            }));
+        }
+        if self.config.descent.is_some() {
+            names.extend(["base", "direction"]);
+        }
+        names
+    }
+
+    /// Whether anything is decided from what is seen, so that a step waits for all of it.
+    pub fn watches(&self) -> bool {
+        let ControlConfig { early_stopping, guard, descent, .. } = &self.config;
+        early_stopping.is_some() || guard.is_some() || descent.is_some() || self.schedule.watches()
+    }
+
+    /// Whether no part of the weights may be updated before the sum over all of the gradient is known.
+    pub fn holds(&self, step: u64) -> bool {
+        self.watches() || self.rules.config().needs_norms() || self.probes(step)
+    }
+
+    /// Whether the step is looked at closely.
+    pub fn probes(&self, step: u64) -> bool {
+        self.config.probe_every > 0 && step.is_multiple_of(self.config.probe_every)
+    }
+
+    /// The rate of a step, before anything is decided from it.
+    pub fn rate(&self, step: u64) -> f32 {
+        (self.exact_rate(step) * self.state.watch.factor) as f32
+    }
+
+    fn exact_rate(&self, step: u64) -> f64 {
+        let (begin, rate) = self.schedule.phase(step);
+        match &self.state.plateau {
+            Some(plateau) if rate.is_watching(step - begin) && plateau.begin == begin => plateau.rate,
+            _ => rate.exact(step - begin),
+        }
+    }
+
+    /// What a step goes by of which nothing is decided.
+    pub fn plain(&self, step: Step) -> Verdict {
+        let stride = Stride {
+            count: self.state.count + 1,
+            ..Stride::plain(step.step, step.samples, self.rate(step.step))
+        };
+        let count = stride.count;
+        Verdict { stride, action: Action::Step, keep_best: false, keep_good: false, measures: false, count }
+    }
+
+    /// How many steps the optimizer's state has seen.
+    pub fn count(&self) -> u64 {
+        self.state.count
+    }
+
+    /// Goes on where only the optimizer's count is known, for a part of the weights about which another decides.
+    pub fn follow(&mut self, count: u64) {
+        self.state.count = count;
+    }
+
+    /// Whether a verdict can be carried out here: it needs nothing that this run does not keep.
+    pub fn can(&self, verdict: &Verdict) -> bool {
+        let ControlConfig { early_stopping, guard, descent, .. } = &self.config;
+        let recovers = guard.is_some_and(|guard| guard.recovers);
+        let can = match verdict.action {
+            Action::Step | Action::Stay => true,
+            Action::Recover => recovers,
+            Action::Best => early_stopping.is_some(),
+            Action::Accept | Action::Retry | Action::Base => descent.is_some(),
+        };
+        can && (!verdict.keep_best || early_stopping.is_some()) && (!verdict.keep_good || recovers)
+    }
+
+    /// Takes note of a step that was made by [`Control::plain`].
+    pub fn made_plain(&mut self, verdict: &Verdict, observed: &Observed) -> Decided {
+        self.state.count = verdict.count;
+        Decided { probe: self.take_probe(observed), ..Decided::default() }
+    }
+
+    /// Decides about a step from what was seen at the weights before it.
+    ///
+    /// # Errors
+    /// The loss or the gradient is not finite.
+    pub fn decide(
+        &mut self,
+        step: Step,
+        observed: &Observed,
+        norms: &Norms,
+    ) -> Result<(Verdict, Decided), NotFinite> {
+        let mut decided = Decided { probe: self.take_probe(observed), ..Decided::default() };
+        let loss = observed.train.mean_loss();
+        let is_finite = observed.train.loss.is_finite() && norms.gradient_squared().is_finite();
+        let mut verdict = self.plain(step);
+        verdict.stride.scale = self.rules.scale(norms);
+        if let Some(validation) = &observed.validation {
+            verdict.keep_best = self.validated(step, validation, &mut decided);
+        }
+        if decided.is_last {
+            verdict.action = Action::Best;
+            verdict.count = self.state.count;
+            return Ok((verdict, decided));
+        }
+        if let Some(descent) = self.config.descent {
+            verdict.action = self.descend(descent, step, loss, is_finite, norms, &mut decided)?;
+        } else {
+            let (action, keep_good) = self.watch(step, loss, is_finite, &mut decided)?;
+            (verdict.action, verdict.keep_good) = (action, keep_good);
+        }
+        verdict.stride.rate = match &self.state.descent {
+            Some(base) => base.rate as f32,
+            None => self.rate(step.step),
+        };
+        verdict.stride.trust = self.rules.trust(norms, verdict.stride.scale);
+        match verdict.action {
+            Action::Step => self.state.count += 1,
+            Action::Recover => self.state.count = self.state.watch.good.map_or(0, |(_, count)| count),
+            _ => {}
+        }
+        verdict.count = self.state.count;
+        if verdict.action == Action::Step && self.probes(step.step) {
+            verdict.measures = true;
+            self.state.probe = Some(Pending {
+                step: step.step,
+                rate: verdict.stride.rate,
+                loss,
+                norm: norms.gradient(),
+                predicted: 0.0,
+                ratios: Vec::new(),
+            });
+        }
+        Ok((verdict, decided))
+    }
+
+    /// Takes note of how far the weights went in a step that is looked at: the sums over all pieces, in order.
+    pub fn measured(&mut self, sums: &[Moved]) {
+        let (predicted, ratios) = self.rules.moved(sums);
+        if let Some(probe) = &mut self.state.probe {
+            (probe.predicted, probe.ratios) = (predicted, ratios);
+        }
+    }
+
+    /// What the step before did to the loss of its batch, if it was looked at.
+    fn take_probe(&mut self, observed: &Observed) -> Option<Probe> {
+        let Pending { step, rate, loss, norm, predicted, ratios } = self.state.probe.take()?;
+        let actual = loss - observed.last_batch.as_ref()?.mean_loss();
+        Some(Probe { step, rate, loss, gradient_norm: norm, predicted, actual, ratios })
+    }
+
+    /// Takes a validation in, and says whether the weights are the best.
+    fn validated(&mut self, step: Step, validation: &Tally, decided: &mut Decided) -> bool {
+        let loss = validation.mean_loss();
+        self.lower(step, loss, decided);
+        let Some(EarlyStopping { patience, least }) = self.config.early_stopping else { return false };
+        if self.state.best.is_none_or(|best| loss < best.loss - least) {
+            self.state.best = Some(Best { loss, step: step.step, waited: 0 });
+            return true;
+        }
+        if let Some(best) = &mut self.state.best {
+            best.waited += 1;
+            if best.waited >= patience {
+                let Best { loss, step, waited } = *best;
+                decided.is_last = true;
+                decided.events.push(Event {
+                    kind: EventKind::Stopped,
+                    text: format!(
+                        "stopped early: the validation loss was not below {loss:.6} in {waited} validations; \
+                         the weights after step {step} are restored"
+                    ),
+                });
+            }
+        }
+        false
+    }
+
+    /// Lowers a plateau's rate where it is time, by the rules of PyTorch's `ReduceLROnPlateau`.
+    fn lower(&mut self, step: Step, loss: f64, decided: &mut Decided) {
+        let (begin, rate) = self.schedule.phase(step.step);
+        if rate.schedule != ScheduleKind::Plateau {
+            self.state.plateau = None;
+            return;
+        }
+        let LearningRate { factor, patience, threshold, is_absolute, cooldown, end, .. } = *rate;
+        let fresh = Plateau { begin, rate: rate.initial, best: None, bad: 0, cooldown: 0 };
+        let plateau = self.state.plateau.get_or_insert(fresh);
+        if plateau.begin != begin {
+            *plateau = fresh;
+        }
+        let limit = |best: f64| if is_absolute { best - threshold } else { best * (1.0 - threshold) };
+        if plateau.best.is_none_or(|best| loss < limit(best)) && !loss.is_nan() {
+            plateau.best = Some(loss);
+            plateau.bad = 0;
+        } else {
+            plateau.bad += 1;
+        }
+        if plateau.cooldown > 0 {
+            plateau.cooldown -= 1;
+            plateau.bad = 0;
+        }
+        if plateau.bad > patience {
+            let lower = (plateau.rate * factor).max(end);
+            plateau.cooldown = cooldown;
+            plateau.bad = 0;
+            if plateau.rate - lower > LEAST_CHANGE {
+                decided.events.push(Event {
+                    kind: EventKind::Lowered,
+                    text: format!(
+                        "the validation loss is at {loss:.6}, no better than {:.6}: learning rate {} lowered to {lower}",
+                        plateau.best.unwrap_or(loss),
+                        plateau.rate
+                    ),
+                });
+                plateau.rate = lower;
+            }
+        }
+    }
+
+    /// Looks whether the loss has exploded, and says what to do and whether the weights before the step are good.
+    fn watch(
+        &mut self,
+        step: Step,
+        loss: f64,
+        is_finite: bool,
+        decided: &mut Decided,
+    ) -> Result<(Action, bool), NotFinite> {
+        let Some(guard) = self.config.guard else {
+            return if is_finite { Ok((Action::Step, false)) } else { Err(NotFinite) };
+        };
+        let rate = self.exact_rate(step.step);
+        let watch = &mut self.state.watch;
+        if is_finite {
+            watch.first.get_or_insert(loss);
+        }
+        let limit = watch.limit(guard.rise);
+        let before = watch.mean;
+        if is_finite {
+            watch.mean = [loss, 1.0].map(|new| (1.0 - KEPT) * new);
+            watch.mean[0] += KEPT * before[0];
+            watch.mean[1] += KEPT * before[1];
+        }
+        let mean = watch.mean[0] / watch.mean[1];
+        let exploded = !is_finite || limit.is_some_and(|limit| mean > limit || loss > SPIKE * limit);
+        if !exploded {
+            watch.told = false;
+            watch.best = Some(watch.best.map_or(mean, |best| best.min(mean)));
+            let keeps = guard.recovers && watch.good.is_none_or(|(good, _)| step.step - good >= guard.every);
+            if keeps {
+                watch.good = Some((step.step, self.state.count));
+            }
+            return Ok((Action::Step, keeps));
+        }
+        let what = match limit {
+            _ if !is_finite => "the loss or the gradient is not finite".to_string(),
+            Some(limit) => format!("the loss is {loss:.4}, far above its best: the limit is {limit:.4}"),
+            None => format!("the loss is {loss:.4}"),
+        };
+        match watch.good.filter(|_| guard.recovers && watch.recoveries < guard.retries) {
+            Some((good, _)) => {
+                watch.recoveries += 1;
+                watch.factor *= guard.factor;
+                watch.mean = [0.0; 2];
+                let (number, most) = (watch.recoveries, guard.retries);
+                let text = format!(
+                    "{what}; back to the weights of step {good}, learning rate {:.6} (recovery {number} of {most})",
+                    rate * watch.factor
+                );
+                decided.events.push(Event { kind: EventKind::Recovered, text });
+                Ok((Action::Recover, false))
+            }
+            None if !is_finite => Err(NotFinite),
+            None => {
+                if !std::mem::replace(&mut watch.told, true) {
+                    let text = match guard.recovers {
+                        true => {
+                            format!("{what}; all {} recoveries are used up, the run goes on", guard.retries)
+                        }
+                        false => format!("{what}; guard.mode = \"recover\" would go back and lower the rate"),
+                    };
+                    decided.events.push(Event { kind: EventKind::Warned, text });
+                }
+                watch.mean = before;
+                Ok((Action::Step, false))
+            }
+        }
+    }
+
+    /// Accepts the point or not, and says how to go on.
+    fn descend(
+        &mut self,
+        descent: Descent,
+        step: Step,
+        loss: f64,
+        is_finite: bool,
+        norms: &Norms,
+        decided: &mut Decided,
+    ) -> Result<Action, NotFinite> {
+        let penalty = self.rules.penalty(norms);
+        let (loss, squared) =
+            (loss + penalty, norms.tensors.iter().fold(0.0, |sum, tensor| sum + tensor.step));
+        let is_last_step = step.step + 1 >= self.plan.steps;
+        let initial = self.exact_rate(step.step);
+        let mut stop = |why: String| {
+            decided.is_last = true;
+            decided.events.push(Event { kind: EventKind::Stopped, text: why });
+        };
+        let Some(base) = self.state.descent else {
+            if !is_finite {
+                return Err(NotFinite);
+            }
+            self.state.descent = Some(Base { loss, squared, rate: initial });
+            return Ok(if is_last_step { Action::Stay } else { Action::Accept });
+        };
+        let predicted = base.rate * base.squared;
+        if is_finite && loss <= base.loss - descent.sufficient * predicted {
+            let actual = base.loss - loss;
+            self.state.descent = Some(Base { loss, squared, rate: base.rate * descent.grow });
+            let norm = squared.sqrt();
+            let why = if norm <= descent.gradient_tolerance {
+                format!(
+                    "the norm of the gradient is {norm:.3e}, not above {:.3e}",
+                    descent.gradient_tolerance
+                )
+            } else if predicted <= descent.tolerance {
+                format!("the predicted decrease was {predicted:.3e}, not above {:.3e}", descent.tolerance)
+            } else if actual <= descent.tolerance {
+                format!("the loss fell by {actual:.3e}, not above {:.3e}", descent.tolerance)
+            } else {
+                return Ok(if is_last_step { Action::Stay } else { Action::Accept });
+            };
+            stop(format!("the descent has arrived at loss {loss:.9}: {why}"));
+            return Ok(Action::Stay);
+        }
+        let rate = base.rate * descent.shrink;
+        self.state.descent = Some(Base { rate, ..base });
+        let predicted = rate * base.squared;
+        if predicted <= descent.tolerance {
+            stop(format!(
+                "the descent has arrived at loss {:.9}: no step lowers it, and of the next one only {predicted:.3e} is \
+                 predicted, not above {:.3e}",
+                base.loss, descent.tolerance
+            ));
+            return Ok(Action::Base);
+        }
+        Ok(if is_last_step { Action::Base } else { Action::Retry })
+    }
+
+    /// Carries a verdict out on the elements from `offset` on: `w` are their weights, `g` their gradients' sums, `state`
+    /// their vectors, `[vectors, elements]`.
+    pub fn carry_out(
+        &self,
+        verdict: &Verdict,
+        offset: usize,
+        w: &mut [f32],
+        g: &[f32],
+        state: &mut [f32],
+    ) -> Finite {
+        self.carry_out_by(verdict, offset, w, g, state, |rules, stride, w, g, state| {
+            let size = w.len();
+            rules.update(stride, offset, w, g, vectors_mut(state, size))
+        })
+    }
+
+    /// The same on all weights, on the threads of the current rayon pool.
+    pub fn carry_out_all(&self, verdict: &Verdict, w: &mut [f32], g: &[f32], state: &mut [f32]) {
+        self.carry_out_by(verdict, 0, w, g, state, |rules, stride, w, g, state| {
+            rules.update_all(stride, w, g, state);
+            Finite::ALL
+        });
+    }
+
+    fn carry_out_by(
+        &self,
+        verdict: &Verdict,
+        offset: usize,
+        w: &mut [f32],
+        g: &[f32],
+        state: &mut [f32],
+        update: impl FnOnce(&Rules, &Stride, &mut [f32], &[f32], &mut [f32]) -> Finite,
+    ) -> Finite {
+        let size = w.len();
+        let own = self.rules.state().len();
+        let (own_state, mut aside) = state.split_at_mut(own * size);
+        let mut take = |wanted: bool, vectors: usize| {
+            let size = if wanted { vectors * size } else { 0 };
+            aside.split_off_mut(..size).unwrap_or_default()
+        };
+        let best = take(self.config.early_stopping.is_some(), 1);
+        let good = take(self.config.guard.is_some_and(|guard| guard.recovers), 1 + own);
+        let base = take(self.config.descent.is_some(), 2);
+        if verdict.keep_best {
+            best.copy_from_slice(w);
+        }
+        if verdict.keep_good {
+            let (weights, rest) = good.split_at_mut(size);
+            weights.copy_from_slice(w);
+            rest.copy_from_slice(own_state);
+        }
+        match verdict.action {
+            Action::Step => return update(&self.rules, &verdict.stride, w, g, own_state),
+            Action::Recover => {
+                w.copy_from_slice(&good[..size]);
+                own_state.copy_from_slice(&good[size..]);
+            }
+            Action::Stay => {}
+            Action::Best => w.copy_from_slice(best),
+            Action::Accept | Action::Retry => {
+                let (point, direction) = base.split_at_mut(size);
+                if verdict.action == Action::Accept {
+                    point.copy_from_slice(w);
+                    self.rules.direction(&verdict.stride, offset, w, g, direction);
+                }
+                let rate = verdict.stride.rate;
+                for ((w, &point), &direction) in w.iter_mut().zip(&*point).zip(&*direction) {
+                    *w = (-rate).mul_add(direction, point);
+                }
+            }
+            Action::Base => w.copy_from_slice(&base[..size]),
+        }
+        Finite { gradient: true, weights: w.iter().all(|w| w.is_finite()) }
+    }
+
+    /// The weights that a run gives whose last step is made: the best, if those of the last step are not better.
+    /// `validation` is of these; `state` is `[vectors, parameters]`.
+    pub fn close(&mut self, weights: &mut [f32], state: &[f32], validation: Option<&Tally>) -> Option<Event> {
+        let EarlyStopping { least, .. } = self.config.early_stopping?;
+        let best = self.state.best?;
+        let loss = validation?.mean_loss();
+        if loss < best.loss - least {
+            return None;
+        }
+        let at = self.rules.state().len() * weights.len();
+        weights.copy_from_slice(&state[at..at + weights.len()]);
+        let text = format!(
+            "the validation loss is {loss:.6}, not below the best, {:.6}: the weights after step {} are restored",
+            best.loss, best.step
+        );
+        Some(Event { kind: EventKind::Restored, text })
+    }
+}

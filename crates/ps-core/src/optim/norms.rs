@@ -1,0 +1,119 @@
+//! Sums over whole tensors in an order that does not depend on how the flat vector is cut.
+//!
+//! Each tensor is cut where the flat vector's index is a multiple of [`GRID`]. A piece is summed in 16 lanes, which are
+//! added pairwise; a tensor is the sum of its pieces in order. Whoever keeps whole runs of the grid can sum its pieces.
+
+use super::Group;
+use std::ops::Range;
+
+/// Elements between two cuts. Chunks of the wire are multiples of it.
+pub const GRID: usize = 1024;
+
+/// Lanes of a piece's sum.
+const LANES: usize = 16;
+
+/// Sums over one piece, or a whole tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PieceSums {
+    /// Of the squares of the mean gradient.
+    pub gradient: f64,
+    /// Of the squares of the weights.
+    pub weights: f64,
+    /// Of the squares of the step before the rate, decay included; momentum is not.
+    pub step: f64,
+}
+
+/// Sums over one piece of how far its weights went.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Moved {
+    /// Of the squares of the way.
+    pub way: f64,
+    /// Of the squares of the weights before it.
+    pub weights: f64,
+    /// Of the products of the mean gradient and the way, against its direction.
+    pub predicted: f64,
+}
+
+/// Sums over each tensor.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Norms {
+    /// In the order of the tensors.
+    pub tensors: Vec<PieceSums>,
+}
+
+impl Norms {
+    /// From the sums of all pieces, in order.
+    pub fn new(groups: &[Group], sums: &[PieceSums]) -> Self {
+        let mut tensors = vec![PieceSums::default(); groups.len()];
+        let end = groups.last().map_or(0, |group| group.elements.end);
+        for ((number, _), sums) in pieces(groups, 0..end).zip(sums) {
+            let tensor = &mut tensors[number];
+            tensor.gradient += sums.gradient;
+            tensor.weights += sums.weights;
+            tensor.step += sums.step;
+        }
+        Norms { tensors }
+    }
+
+    /// The sum of the squares of the whole gradient.
+    pub fn gradient_squared(&self) -> f64 {
+        self.tensors.iter().fold(0.0, |sum, tensor| sum + tensor.gradient)
+    }
+
+    /// The norm of the whole gradient.
+    pub fn gradient(&self) -> f64 {
+        self.gradient_squared().sqrt()
+    }
+}
+
+/// The pieces of the elements `range`, which begins and ends on the grid or at the end of the vector: each with the number
+/// of its tensor.
+pub fn pieces(groups: &[Group], range: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let first = groups.partition_point(|group| group.elements.end <= range.start);
+    let (mut number, mut at) = (first, range.start);
+    std::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        let end = groups[number].elements.end.min((at / GRID + 1) * GRID).min(range.end);
+        let piece = (number, at..end);
+        at = end;
+        if at == groups[number].elements.end {
+            number += 1;
+        }
+        Some(piece)
+    })
+}
+
+/// The sum of the products of two vectors' elements, each product exact: element i goes to lane i mod 16, in order; lane j
+/// is then added to lane j + 8 and so on by halves.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut lanes = [0.0_f64; LANES];
+    let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        }
+    }
+    for (lane, (&a, &b)) in lanes.iter_mut().zip(rest_a.iter().zip(rest_b)) {
+        *lane += f64::from(a) * f64::from(b);
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    lanes[0]
+}
+
+/// How far weights went, by the sum of their gradients.
+pub(super) fn moved(samples: usize, [before, after]: [&[f32]; 2], g: &[f32]) -> Moved {
+    let (mut way, mut mean) = ([0.0; GRID], [0.0; GRID]);
+    let (way, mean) = (&mut way[..g.len()], &mut mean[..g.len()]);
+    for ((way, before), after) in way.iter_mut().zip(before).zip(after) {
+        *way = before - after;
+    }
+    mean.iter_mut().zip(g).for_each(|(mean, g)| *mean = g / samples as f32);
+    Moved { way: dot(way, way), weights: dot(before, before), predicted: dot(mean, way) }
+}

@@ -1,0 +1,88 @@
+//! Optimizers and the plateau schedule against what PyTorch and optax themselves do (`truth/library_optimizers.py`).
+
+#![allow(clippy::unwrap_used)]
+
+use ps_config::RunConfig;
+use ps_core::control::EventKind;
+use ps_core::{Activation, Control, Head, Model, Observed, Rules, Tally};
+use serde_json::Value;
+
+const TABLE: &str = include_str!("truth/library_optimizers.json");
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+/// What decides about the steps of a run file with these lines, whose batches are one sample.
+fn control(optimizer: &str, rate: &str) -> (Model, Control) {
+    let text = format!(
+        "[data]\ntrain = \"digits:\"\nvalidation = 0.1\n[model]\nkind = \"softmax\"\n[train]\nbatch = 1\nepochs = 100\n\
+         [optimizer]\n{optimizer}\n[learning_rate]\n{rate}\n"
+    );
+    let run = RunConfig::parse(&text, "table", &[]).unwrap_or_else(|error| panic!("{text}: {error}"));
+    let model = Model::new(4, &[], Activation::Relu, Head::Softmax, 3);
+    let plan = run.plan(1);
+    let rules = Rules::new(run.optimizer.clone(), &model, 1);
+    (model.clone(), Control::new(run.control(&plan), rules, plan, run.rate(&plan).unwrap()))
+}
+
+fn observed(validation: Option<f64>) -> Observed {
+    let tally = |loss| Tally { samples: 1, loss, ..Tally::new(3) };
+    Observed { train: tally(1.0), last_batch: None, validation: validation.map(tally) }
+}
+
+#[test]
+fn ten_steps_of_every_optimizer_are_those_of_pytorch_optax_or_its_paper() {
+    let table: Value = serde_json::from_str(TABLE).unwrap();
+    let gradients: Vec<Vec<f64>> = table["gradients"].as_array().unwrap().iter().map(numbers).collect();
+    let rows = table["optimizers"].as_array().unwrap();
+    assert_eq!(rows.len(), 21);
+    for row in rows {
+        let (source, settings) = (row["source"].as_str().unwrap(), row["table"].as_str().unwrap());
+        let (_, mut control) = control(settings, "initial = 0.1");
+        let mut weights: Vec<f32> = numbers(&row["start"]).iter().map(|&weight| weight as f32).collect();
+        let mut state = vec![0.0; control.vectors().len() * weights.len()];
+        for (step, wanted) in row["path"].as_array().unwrap().iter().enumerate() {
+            let gradient: Vec<f32> = gradients[step].iter().map(|&g| g as f32).collect();
+            let at = control.plan().step(step as u64);
+            let verdict = if control.holds(at.step) {
+                let stride = control.plain(at).stride;
+                let norms = control.rules().measure_all(&stride, &weights, &gradient, &state);
+                control.decide(at, &observed(None), &norms).unwrap().0
+            } else {
+                let verdict = control.plain(at);
+                control.made_plain(&verdict, &observed(None));
+                verdict
+            };
+            control.carry_out_all(&verdict, &mut weights, &gradient, &mut state);
+            for (index, (&got, wanted)) in weights.iter().zip(numbers(wanted)).enumerate() {
+                let error = (f64::from(got) - wanted).abs();
+                assert!(
+                    error <= 2e-6 * wanted.abs().max(1.0),
+                    "{source} ({settings}), step {step}, parameter {index}: {got}, not {wanted}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plateau_lowers_the_rate_when_pytorch_does() {
+    let table: Value = serde_json::from_str(TABLE).unwrap();
+    for row in table["plateaus"].as_array().unwrap() {
+        let settings = row["table"].as_str().unwrap();
+        let (_, mut control) = control("", settings);
+        let rates = numbers(&row["rates_after"]);
+        let mut before = 0.2;
+        for (step, (loss, wanted)) in numbers(&row["losses"]).into_iter().zip(rates).enumerate() {
+            let at = control.plan().step(step as u64);
+            let norms = control.rules().norms(&[]);
+            let (verdict, decided) = control.decide(at, &observed(Some(loss)), &norms).unwrap();
+            assert_eq!(verdict.stride.rate, wanted as f32, "{settings}, after validation {step} of {loss}");
+            let lowered = decided.events.iter().any(|event| event.kind == EventKind::Lowered);
+            assert_eq!(lowered, wanted != before, "{settings}, validation {step}");
+            before = wanted;
+        }
+        assert!(before < 0.1, "the rate was lowered at all");
+    }
+}
