@@ -21,7 +21,7 @@ fn control(optimizer: &str, rate: &str) -> (Model, Control) {
     );
     let run = RunConfig::parse(&text, "table", &[]).unwrap_or_else(|error| panic!("{text}: {error}"));
     let model = Model::new(4, &[], Activation::Relu, Head::Softmax, 3);
-    let plan = run.plan(1);
+    let plan = run.plan(1, 0);
     let rules = Rules::new(run.optimizer.clone(), &model, 1);
     (model.clone(), Control::new(run.control(&plan), rules, plan, run.rate(&plan).unwrap()))
 }

@@ -55,7 +55,7 @@ fn schedules_that_follow_one_another_have_the_rates_that_the_libraries_give() {
             row["table"].as_str().unwrap()
         );
         let run = RunConfig::parse(&text, "table", &[]).unwrap_or_else(|error| panic!("{library}: {error}"));
-        let plan = run.plan(1024 * per_epoch as usize);
+        let plan = run.plan(1024 * per_epoch as usize, 0);
         let rate = run.rate(&plan).unwrap();
         let rates = row["rates"].as_array().unwrap();
         assert_eq!(rates.len() as u64, plan.steps, "{library}");

@@ -32,6 +32,9 @@ pub struct Progress {
     pub samples: u64,
     /// Loss and metrics of this epoch's steps so far.
     pub tally: Tally,
+    /// Lines of metrics, as JSON, of epochs that are over and wait for their validation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<String>,
     /// What has been decided from what was seen.
     #[serde(default)]
     pub control: ps_core::control::State,

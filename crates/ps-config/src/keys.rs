@@ -356,8 +356,10 @@ impl fmt::Display for Accepts {
             }
             Times => write!(f, "a list of such times, such as [1000, \"3 epochs\", \"90%\"]"),
             Rates => write!(f, "a list of numbers above 0, such as [0.01, 0.001]"),
-            Factors => write!(f, "a table such as {{ biases = 2.0, \"layers.0\" = 0.1 }}"),
-            Batch(_) => write!(f, "an integer of at least 1, or \"full\""),
+            Factors => {
+                write!(f, "a table of numbers above 0, such as {{ biases = 2.0, \"layers.0\" = 0.1 }}")
+            }
+            Batch(most) => write!(f, "an integer from 1 to {most}, or \"full\""),
             Phases => write!(f, "tables of their own, [[learning_rate.then]]"),
             ShareOrText => write!(f, "a number above 0 and below 1, or a source in quotes"),
             TextOrInteger => write!(f, "a column's name in quotes or its number"),

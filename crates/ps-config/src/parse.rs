@@ -192,9 +192,11 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
     let (rate, rule) = (&run.learning_rate, &run.optimizer.rule);
     let phases = || std::iter::once(rate).chain(rate.then.iter().map(|phase| &phase.rate));
     if run.data.validation.is_none() {
-        if phases().any(|rate| rate.schedule == Shape::Is(ScheduleKind::Plateau)) {
+        let is_plateau = |rate: &RateConfig| rate.schedule == Shape::Is(ScheduleKind::Plateau);
+        let key = if is_plateau(rate) { "learning_rate.schedule" } else { "learning_rate.then" };
+        if phases().any(is_plateau) {
             return refuse(
-                "learning_rate.schedule",
+                key,
                 "a plateau is seen in the validation loss, and there is none; set data.validation, such as 0.1",
             );
         }

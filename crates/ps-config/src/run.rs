@@ -174,20 +174,22 @@ impl RateConfig {
 }
 
 impl RunConfig {
-    /// The plan for `samples` training samples. They must be at least one batch; [`crate::ConfigError`] says so
-    /// otherwise.
-    pub fn plan(&self, samples: usize) -> BatchPlan {
+    /// The plan for `samples` training samples and a validation part of `validation`. The former must be at least one batch;
+    /// [`crate::ConfigError`] says so otherwise.
+    pub fn plan(&self, samples: usize, validation: usize) -> BatchPlan {
         let TrainConfig { epochs, batch, leaf, steps, .. } = self.train;
         let batch = match batch {
             Batch::Of(batch) => batch,
             Batch::Full => samples,
         };
-        BatchPlan::new(self.seed, samples, batch, leaf.min(batch), epochs, steps)
+        let plan = BatchPlan::new(self.seed, samples, batch, leaf.min(batch), epochs, steps);
+        let every = self.train.probe_every.map_or(0, |every| every.steps(&plan).max(1));
+        plan.watching(validation, every)
     }
 
     /// What the run watches.
     pub fn control(&self, plan: &BatchPlan) -> ControlConfig {
-        let TrainConfig { early_stopping, min_delta, probe_every, .. } = self.train;
+        let TrainConfig { early_stopping, min_delta, .. } = self.train;
         let GuardConfig { mode, rise, factor, retries, every } = self.guard;
         let guard = Guard {
             recovers: mode == GuardMode::Recover,
@@ -201,7 +203,6 @@ impl RunConfig {
                 .map(|patience| EarlyStopping { patience, least: min_delta.unwrap_or(0.0) }),
             guard: (mode != GuardMode::Off).then_some(guard),
             descent: self.learning_rate.descent,
-            probe_every: probe_every.map_or(0, |every| every.steps(plan).max(1)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use ps_config::keys::{Accepts, Fallback, KEYS, Key, Use, reference_table};
 use ps_config::{RunConfig, Shape};
+use std::ops::Bound;
 use std::path::Path;
 
 const BEGIN: &str = "<!-- keys: begin -->\n";
@@ -31,6 +32,9 @@ fn every_key_can_be_set_and_shows_in_the_resolved_run() {
             (Fallback::Value(text) | Fallback::Required(text), _) => text,
             // Its keys are those of the table that it follows.
             (_, Accepts::Phases) => "[{ from = 9, initial = 1 }]",
+            (_, Accepts::Flag) => "false",
+            (_, Accepts::Single(_, Bound::Excluded(_))) => "0.3",
+            (_, Accepts::Factors) => "{ biases = 3.0 }",
             (_, Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger) => "\"csv:x\"",
             _ => "3",
         };
@@ -62,10 +66,11 @@ fn names_are_those_that_the_other_crates_serialise() {
                 "data.missing" => serde_json::to_string(&run.data.missing),
                 "model.kind" => serde_json::to_string(&run.model.kind),
                 "model.activation" => serde_json::to_string(&run.model.activation),
+                "optimizer.kind" => serde_json::to_string(&run.optimizer.rule.kind),
                 "model.head" => serde_json::to_string(&run.model.head),
                 "learning_rate.schedule" => match run.learning_rate.schedule {
                     Shape::Is(kind) => serde_json::to_string(&kind),
-                    Shape::Pieces => continue,
+                    Shape::Pieces | Shape::Armijo => continue,
                 },
                 _ => continue,
             };
@@ -77,15 +82,18 @@ fn names_are_those_that_the_other_crates_serialise() {
 /// The smallest run that `key` applies to, with `sets` on top.
 fn run_for(key: &Key, sets: &[String]) -> RunConfig {
     let mut all = vec!["data.train=digits:".to_string(), "learning_rate.initial=0.1".into()];
-    all.push("optimizer.momentum=0.5".into());
+    if !matches!(key.used, Use::When("optimizer.kind", _)) && key.path != "optimizer.kind" {
+        all.push("optimizer.momentum=0.5".into());
+    }
     match key.used {
         Use::When(other, values) => all.push(format!("{other}={}", values[0])),
         Use::Always | Use::InPhases | Use::BeforePhases => {}
     }
     let mut run = all.clone();
     run.extend_from_slice(sets);
+    let chosen = run.clone();
     let is = |path: &str, value: &str| {
-        run.iter().rev().find(|set| set.starts_with(path)).is_some_and(|set| set.ends_with(value))
+        chosen.iter().rev().find(|set| set.starts_with(path)).is_some_and(|set| set.ends_with(value))
     };
     let mut needed = Vec::new();
     if !run.iter().any(|set| set.starts_with("model.kind")) {
@@ -96,7 +104,23 @@ fn run_for(key: &Key, sets: &[String]) -> RunConfig {
     }
     let is_one_of =
         |names: &[&str]| names.iter().any(|name| is("learning_rate.schedule", &format!("={name}")));
-    if is_one_of(&["step", "exponential", "inverse-time"]) {
+    if key.path == "optimizer.nesterov" {
+        needed.push("optimizer.momentum=0.5".to_string());
+    }
+    if is_one_of(&["plateau"]) || key.path == "train.early_stopping" || key.path == "train.min_delta" {
+        needed.push("data.validation=0.1".to_string());
+    }
+    if key.path == "train.min_delta" {
+        needed.push("train.early_stopping=5".to_string());
+    }
+    if key.path == "optimizer.noise_decay" {
+        needed.push("optimizer.noise=0.1".to_string());
+    }
+    if is_one_of(&["armijo"]) {
+        needed.extend(["train.batch=full".to_string(), "optimizer.momentum=0".to_string()]);
+        run.retain(|set| !set.starts_with("optimizer.momentum"));
+    }
+    if is_one_of(&["step", "exponential", "inverse-time", "plateau"]) {
         needed.push("learning_rate.factor=0.5".to_string());
     }
     if is_one_of(&["step", "exponential", "inverse-time", "cosine-restarts"]) {

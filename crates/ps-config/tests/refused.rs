@@ -51,23 +51,23 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "seed = 7",
         "zzz = 7",
-        "run.toml:1: unknown key zzz: a run file has seed and the tables data, model, train, optimizer, learning_rate, wire",
+        "run.toml:1: unknown key zzz: a run file has seed and the tables data, model, train, optimizer, learning_rate, guard, wire",
     );
     line(
         "batch = 64",
         "workers = 2",
-        "run.toml:10: unknown key train.workers: [train] has epochs, batch, leaf, steps",
+        "run.toml:10: unknown key train.workers: [train] has epochs, batch, leaf, steps, early_stopping, min_delta, probe_every",
     );
     line("[optimizer]", "[optimiser]", "run.toml:11: unknown table [optimiser]: did you mean [optimizer]?");
     line(
         "[optimizer]",
         "[network]",
-        "run.toml:11: unknown table [network]: a run file has seed and the tables data, model, train, optimizer, learning_rate, wire",
+        "run.toml:11: unknown table [network]: a run file has seed and the tables data, model, train, optimizer, learning_rate, guard, wire",
     );
     line(
         "[train]",
         "[train.more]",
-        "run.toml:8: unknown table [train.more]: [train] has epochs, batch, leaf, steps",
+        "run.toml:8: unknown table [train.more]: [train] has epochs, batch, leaf, steps, early_stopping, min_delta, probe_every",
     );
     line(
         "[data]\ntrain = \"digits:\"\nvalidation = 0.1",
@@ -77,7 +77,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "seed = 7",
         "lr = 7",
-        "run.toml:1: unknown key lr: a run file has seed and the tables data, model, train, optimizer, learning_rate, wire",
+        "run.toml:1: unknown key lr: a run file has seed and the tables data, model, train, optimizer, learning_rate, guard, wire",
     );
     line(
         "initial = 0.05",
@@ -170,12 +170,12 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "batch = 64",
         "batch = -64",
-        "run.toml:10: train.batch = -64: expected an integer from 1 to 4294967295",
+        "run.toml:10: train.batch = -64: expected an integer from 1 to 4294967295, or \"full\"",
     );
     line(
         "batch = 64",
         "batch = \"64\"",
-        r#"run.toml:10: train.batch = "64": expected an integer from 1 to 4294967295"#,
+        r#"run.toml:10: train.batch = "64": expected an integer from 1 to 4294967295, or "full""#,
     );
     line(
         "batch = 64",
@@ -190,7 +190,7 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "batch = 64",
         "batch = 2026-01-01",
-        "run.toml:10: train.batch = 2026-01-01: expected an integer from 1 to 4294967295; this is a date",
+        "run.toml:10: train.batch = 2026-01-01: expected an integer from 1 to 4294967295, or \"full\"; this is a date",
     );
     line(
         "momentum = 0.9",
@@ -246,12 +246,12 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "\"cosine\"",
         "\"cos\"",
-        r#"run.toml:15: learning_rate.schedule = "cos": did you mean "cosine"? expected "constant", "piecewise", "step", "exponential", "inverse-time", "polynomial", "cosine", "cosine-restarts" or "one-cycle""#,
+        r#"run.toml:15: learning_rate.schedule = "cos": did you mean "cosine"? expected "constant", "piecewise", "step", "exponential", "inverse-time", "polynomial", "cosine", "cosine-restarts", "one-cycle", "plateau" or "armijo""#,
     );
     line(
         "\"cosine\"",
         "\"onecycle\"",
-        r#"run.toml:15: learning_rate.schedule = "onecycle": did you mean "one-cycle"? expected "constant", "piecewise", "step", "exponential", "inverse-time", "polynomial", "cosine", "cosine-restarts" or "one-cycle""#,
+        r#"run.toml:15: learning_rate.schedule = "onecycle": did you mean "one-cycle"? expected "constant", "piecewise", "step", "exponential", "inverse-time", "polynomial", "cosine", "cosine-restarts", "one-cycle", "plateau" or "armijo""#,
     );
 }
 
@@ -270,12 +270,12 @@ fn keys_without_effect_are_refused() {
     line(
         "schedule = \"cosine\"",
         "end = 0.001",
-        r#"run.toml:15: learning_rate.end has no effect: learning_rate.schedule is "constant" and only "polynomial", "cosine", "cosine-restarts", "one-cycle" use it; remove this key or change learning_rate.schedule"#,
+        r#"run.toml:15: learning_rate.end has no effect: learning_rate.schedule is "constant" and only "polynomial", "cosine", "cosine-restarts", "one-cycle", "plateau" use it; remove this key or change learning_rate.schedule"#,
     );
     line(
         "\"cosine\"",
         "\"cosine\"\nfactor = 0.1",
-        r#"run.toml:16: learning_rate.factor has no effect: learning_rate.schedule is "cosine" and only "step", "exponential", "inverse-time" use it; remove this key or change learning_rate.schedule"#,
+        r#"run.toml:16: learning_rate.factor has no effect: learning_rate.schedule is "cosine" and only "step", "exponential", "inverse-time", "plateau" use it; remove this key or change learning_rate.schedule"#,
     );
 }
 
@@ -375,16 +375,124 @@ fn schedules_that_are_at_odds_are_refused() {
 }
 
 #[test]
+fn what_watches_a_loss_needs_one_that_can_be_watched() {
+    let no_validation = |new: &str, expected: &str| {
+        let text = GOOD.replace("validation = 0.1\n", "");
+        refused(parse(&text.replace("schedule = \"cosine\"\n", new)), expected);
+    };
+    no_validation(
+        "schedule = \"plateau\"\nfactor = 0.5\n",
+        "run.toml:14: learning_rate.schedule = \"plateau\": a plateau is seen in the validation loss, and there is none; set data.validation, such as 0.1",
+    );
+    no_validation(
+        "[[learning_rate.then]]\nfrom = 5\ninitial = 1\nschedule = \"plateau\"\nfactor = 0.5\n",
+        "run.toml:14: learning_rate.then = [[learning_rate.then]]: a plateau is seen in the validation loss, and there is none; set data.validation, such as 0.1",
+    );
+    line(
+        "batch = 64",
+        "batch = 64\nmin_delta = 0.1",
+        "run.toml:11: train.min_delta = 0.1: nothing looks at it; set train.early_stopping, such as 5",
+    );
+    refused(
+        parse(
+            &GOOD.replace("validation = 0.1\n", "").replace("batch = 64", "batch = 64\nearly_stopping = 3"),
+        ),
+        "run.toml:10: train.early_stopping = 3: the validation loss says when to stop, and there is none; set data.validation, such as 0.1",
+    );
+    rates(
+        "initial = 1\nschedule = \"armijo\"",
+        "run.toml:15: learning_rate.schedule = \"armijo\": armijo compares the loss of one point with that of another, and each minibatch has a loss of its own; set train.batch = \"full\", or take another schedule",
+    );
+    let full = GOOD.replace("batch = 64", "batch = \"full\"").replace("momentum = 0.9\n", "");
+    let descent = |rest: &str, expected: &str| {
+        let rate = format!("initial = 0.05\nschedule = \"armijo\"\n{rest}");
+        refused(parse(&full.replace("initial = 0.05\nschedule = \"cosine\"", &rate)), expected);
+    };
+    descent(
+        "warmup = 3",
+        "run.toml:15: learning_rate.warmup = 3: armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule",
+    );
+    descent("shrink = 1.5", "run.toml:15: learning_rate.shrink = 1.5: expected a number above 0 and below 1");
+    descent(
+        "[[learning_rate.then]]\nfrom = 5\ninitial = 1",
+        "run.toml:15: learning_rate.then = [[learning_rate.then]]: armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule",
+    );
+    descent(
+        "[guard]\nmode = \"recover\"",
+        "run.toml:16: guard.mode = \"recover\": armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule",
+    );
+    rates(
+        "initial = 1\n[[learning_rate.then]]\nfrom = 5\ninitial = 1\nschedule = \"armijo\"",
+        "run.toml:18: learning_rate.schedule = \"armijo\": armijo finds its rates itself, for a whole run; nothing comes before it",
+    );
+    line(
+        "momentum = 0.9",
+        "kind = \"adam\"\nbeta1 = 1.0",
+        "run.toml:13: optimizer.beta1 = 1.0: expected a number of at least 0 and below 1",
+    );
+    line(
+        "momentum = 0.9",
+        "kind = \"adam\"\nmomentum = 0.9",
+        "run.toml:13: optimizer.momentum has no effect: optimizer.kind is \"adam\" and only \"sgd\", \"rmsprop\", \"lars\" use it; remove this key or change optimizer.kind",
+    );
+    line(
+        "momentum = 0.9",
+        "kind = \"ftrl\"",
+        "run.toml:12: optimizer.kind = \"ftrl\": ftrl makes weights of its sums, which begin at 0, and hidden layers that begin at 0 learn nothing; try \"adam\"",
+    );
+    line(
+        "momentum = 0.9",
+        "clip = 1.0\nclip_norm = 1.0",
+        "run.toml:13: optimizer.clip_norm = 1.0: optimizer.clip already cuts the gradient: set one of them",
+    );
+    line(
+        "momentum = 0.9",
+        "kind = \"lamb\"\nclip_norm = 1.0",
+        "run.toml:13: optimizer.clip_norm = 1.0: lamb's steps have the length of the weights whatever the gradient's norm is: leave it out",
+    );
+    line(
+        "momentum = 0.9",
+        "noise_decay = 0.5",
+        "run.toml:12: optimizer.noise_decay = 0.5: there is no noise to go away; set optimizer.noise, such as 0.01",
+    );
+    line(
+        "momentum = 0.9",
+        "rates = { bias = 2.0 }",
+        "run.toml:12: optimizer.rates = { bias = 2.0 }: no parameter is called bias; there are weights, biases, and layers.0 to layers.2, each with .weight and .bias",
+    );
+    line(
+        "momentum = 0.9",
+        "rates = { \"layers.3\" = 2.0 }",
+        "run.toml:12: optimizer.rates = { \"layers.3\" = 2.0 }: no parameter is called layers.3; there are weights, biases, and layers.0 to layers.2, each with .weight and .bias",
+    );
+    line(
+        "momentum = 0.9",
+        "rates = { biases = -1.0 }",
+        "run.toml:12: optimizer.rates = { biases = -1.0 }: expected a table of numbers above 0, such as { biases = 2.0, \"layers.0\" = 0.1 }",
+    );
+    line(
+        "[optimizer]",
+        "[guard]\nmode = \"recovr\"\n[optimizer]",
+        "run.toml:12: guard.mode = \"recovr\": did you mean \"recover\"? expected \"off\", \"warn\" or \"recover\"",
+    );
+    line(
+        "[optimizer]",
+        "[guard]\nretries = 3\n[optimizer]",
+        "run.toml:12: guard.retries has no effect: guard.mode is \"off\" and only \"recover\" use it; remove this key or change guard.mode",
+    );
+}
+
+#[test]
 fn phases_that_do_not_follow_one_another_are_refused() {
     let text = "data.train = 'digits:'\nmodel.kind = 'softmax'\n[train]\nbatch = 10\n[learning_rate]\ninitial = 1\n\
                 [[learning_rate.then]]\nfrom = '2 epochs'\ninitial = 1\n[[learning_rate.then]]\nfrom = 15\ninitial = 1";
     let run = RunConfig::parse(text, "run.toml", &[]).unwrap();
-    let error = run.rate(&run.plan(100)).unwrap_err().to_string();
+    let error = run.rate(&run.plan(100, 0)).unwrap_err().to_string();
     assert_eq!(
         error,
         "learning_rate.from = 15: this is step 15, which does not come after step 20, where the phase before it begins; the run has 50 steps"
     );
-    assert!(run.rate(&run.plan(50)).is_ok());
+    assert!(run.rate(&run.plan(50, 0)).is_ok());
 }
 
 #[test]
@@ -392,7 +500,7 @@ fn bad_flags_are_named() {
     refused(with(&["train.batch"]), "--set train.batch: expected KEY=VALUE, such as train.batch=256");
     refused(
         with(&["train.batch="]),
-        "--set train.batch=: no value follows the equals sign; train.batch is an integer from 1 to 4294967295",
+        "--set train.batch=: no value follows the equals sign; train.batch is an integer from 1 to 4294967295, or \"full\"",
     );
     refused(
         with(&["train.bacth=3"]),
@@ -405,11 +513,11 @@ fn bad_flags_are_named() {
     );
     refused(
         with(&["train.batch=many"]),
-        "--set train.batch=many: train.batch = many: expected an integer from 1 to 4294967295",
+        "--set train.batch=many: train.batch = many: expected an integer from 1 to 4294967295, or \"full\"",
     );
     refused(
         with(&["train.batch=-3"]),
-        "--set train.batch=-3: train.batch = -3: expected an integer from 1 to 4294967295",
+        "--set train.batch=-3: train.batch = -3: expected an integer from 1 to 4294967295, or \"full\"",
     );
     refused(
         with(&["model.hidden=[3"]),

@@ -1,6 +1,6 @@
 //! Run files that are accepted: what is filled in, what reads back, what the fingerprint tells apart.
 
-use ps_config::{ConfigError, RunConfig, Shape};
+use ps_config::{Batch, ConfigError, RunConfig, Shape};
 use ps_core::{Activation, Head, ScheduleKind};
 use ps_data::Validation;
 
@@ -34,11 +34,11 @@ fn with(sets: &[&str]) -> Result<RunConfig, ConfigError> {
 fn defaults_fill_what_is_not_set() {
     let text = "data.train = 'digits:'\nmodel.kind = 'logistic'\nlearning_rate.initial = 1";
     let run = parse(text).unwrap();
-    assert_eq!((run.seed, run.train.epochs, run.train.batch, run.train.leaf), (1, 5, 128, 32));
+    assert_eq!((run.seed, run.train.epochs, run.train.batch, run.train.leaf), (1, 5, Batch::Of(128), 32));
     assert_eq!((run.train.steps, run.data.validation.clone(), run.data.test.clone()), (None, None, None));
     assert_eq!((run.model.head, run.model.activation), (Head::Logistic, Activation::Relu));
     assert_eq!(run.learning_rate.schedule, Shape::Is(ScheduleKind::Constant));
-    assert_eq!(run.optimizer.sgd, ps_core::Rule::default());
+    assert_eq!(run.optimizer.rule, ps_core::Rule::default());
     let small = RunConfig::parse(text, "run.toml", &["train.batch=8".into()]).unwrap();
     assert_eq!(small.train.leaf, 8);
 }
@@ -56,7 +56,7 @@ fn flags_override_the_file_and_the_last_one_wins() {
         "learning_rate.initial=1e-3",
     ])
     .unwrap();
-    assert_eq!((run.train.batch, run.train.leaf), (512, 32));
+    assert_eq!((run.train.batch, run.train.leaf), (Batch::Of(512), 32));
     assert_eq!((run.model.hidden.clone(), run.model.activation), (vec![8], Activation::Tanh));
     assert_eq!(run.data.train, "csv:a b#c.csv");
     assert_eq!(run.data.label.as_deref(), Some("-1"));

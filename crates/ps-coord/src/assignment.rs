@@ -3,6 +3,7 @@
 use crate::event::{Millis, ServerAction, WorkerId};
 use crate::membership::Members;
 use crate::round::{Round, Run};
+use ps_core::Section;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -131,10 +132,10 @@ pub(crate) fn give_out(
             actions.push(ServerAction::Assign { worker, step: round.step, leaves });
         }
         if !is_first {
-            let (step, leaves) = (round.step, &run.leaves);
+            let (step, leaves) = (round.step, Section::words(&run.leaves));
             let late = run.lateness(now);
             let names = names.join(", ");
-            let line = format!("step {step}: leaves {}..{}{late} given to {names}", leaves.start, leaves.end);
+            let line = format!("step {step}: {leaves}{late} given to {names}");
             actions.push(ServerAction::Notice(line));
         }
     }

@@ -7,7 +7,7 @@ use crate::round::Round;
 use crate::status::{MissingLeaves, Status, WaitsFor, WorkerStatus};
 use ps_core::planted::{Defect, Planted};
 use ps_core::seed::{Purpose, random};
-use ps_core::{BatchPlan, Node};
+use ps_core::{BatchPlan, Node, Section};
 use std::collections::BTreeSet;
 
 /// What the server goes by.
@@ -337,8 +337,8 @@ impl ServerCore {
         let is_wrong = liars.iter().any(|&liar| round.counts_on(liar));
         for worker in liars {
             let why = format!(
-                "its sum of leaves {}..{} of step {step} is not what they give: it is banned",
-                leaves.start, leaves.end
+                "its sum of {} of step {step} is not what they give: it is banned",
+                Section::words(&leaves)
             );
             let reason = Dismissal::Banned(why.clone());
             if self.members.is_live(worker) {

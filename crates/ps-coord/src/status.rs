@@ -1,6 +1,7 @@
 //! What the server is at, as data and in words.
 
 use crate::event::{Departure, Dismissal, Millis, WorkerId};
+use ps_core::Section;
 use std::fmt;
 use std::ops::Range;
 
@@ -157,7 +158,7 @@ fn list(f: &mut fmt::Formatter<'_>, missing: &[MissingLeaves], link: &str, nobod
     for (index, leaves) in missing.iter().take(SHOWN).enumerate() {
         let MissingLeaves { leaves, holders } = leaves;
         let comma = if index == 0 { "" } else { ", " };
-        write!(f, "{comma}leaves {}..{} {link} ", leaves.start, leaves.end)?;
+        write!(f, "{comma}{} {link} ", Section::words(leaves))?;
         let names: Vec<String> = holders.iter().map(WorkerId::to_string).collect();
         write!(f, "{}", if names.is_empty() { nobody.to_owned() } else { names.join("+") })?;
     }

@@ -1,7 +1,8 @@
 //! From a step's number to its epoch, samples and leaves.
 
+use crate::gradient::EVALUATION_LEAF;
 use crate::order::Order;
-use crate::tree::Tree;
+use crate::tree::{Section, Tree};
 use std::ops::Range;
 
 /// How a run is cut into epochs, steps and leaves. Valid by construction.
@@ -17,6 +18,10 @@ pub struct BatchPlan {
     pub leaf: usize,
     /// Steps of the whole run.
     pub steps: u64,
+    /// Samples of the validation part, which is looked at in the step after an epoch; 0: there is none.
+    pub validation: usize,
+    /// How often a step's batch is looked at once more in the step after it, see [`BatchPlan::probes`]; 0: never.
+    pub probe_every: u64,
 }
 
 /// One step's place in the run.
@@ -32,6 +37,10 @@ pub struct Step {
     pub samples: usize,
     /// Samples of a leaf.
     pub leaf: usize,
+    /// Samples of the batch of the step before, where its loss is looked at; else 0.
+    pub last_batch: usize,
+    /// Samples of the validation part, where that is looked at; else 0.
+    pub validation: usize,
 }
 
 impl BatchPlan {
@@ -48,7 +57,18 @@ impl BatchPlan {
     ) -> Self {
         assert!(1 <= leaf && leaf <= batch && batch <= samples && epochs >= 1, "the run file is checked");
         let whole = samples.div_ceil(batch) as u64 * u64::from(epochs);
-        BatchPlan { seed, samples, batch, leaf, steps: max_steps.map_or(whole, |max| whole.min(max)) }
+        let steps = max_steps.map_or(whole, |max| whole.min(max));
+        BatchPlan { seed, samples, batch, leaf, steps, validation: 0, probe_every: 0 }
+    }
+
+    /// The same, with a validation part of so many samples, and a look at so many steps.
+    pub fn watching(self, validation: usize, probe_every: u64) -> Self {
+        BatchPlan { validation, probe_every, ..self }
+    }
+
+    /// Whether a step is looked at closely.
+    pub fn probes(&self, step: u64) -> bool {
+        self.probe_every > 0 && step.is_multiple_of(self.probe_every)
     }
 
     /// Steps of a full epoch.
@@ -66,6 +86,11 @@ impl BatchPlan {
             first,
             samples: self.batch.min(self.samples - first),
             leaf: self.leaf,
+            last_batch: step
+                .checked_sub(1)
+                .filter(|&last| self.probes(last))
+                .map_or(0, |last| self.batch.min(self.samples - (last % per_epoch) as usize * self.batch)),
+            validation: if step > 0 && self.ends_epoch(step - 1) { self.validation } else { 0 },
         }
     }
 
@@ -84,12 +109,21 @@ impl Step {
     /// The tree over the step's leaves.
     pub fn tree(&self) -> Tree {
         Tree::new(self.samples.div_ceil(self.leaf) as u32)
+            .with(Section::LastBatch, self.last_batch.div_ceil(self.leaf) as u32)
+            .with(Section::Validation, self.validation.div_ceil(EVALUATION_LEAF) as u32)
     }
 
-    /// The samples of a range of leaves, as offsets into the batch.
+    /// The samples of a range of leaves of one section, as offsets into the batch, into that of the step before, or into the
+    /// validation part.
     pub fn offsets(&self, leaves: Range<u32>) -> Range<usize> {
-        let end = (leaves.end as usize * self.leaf).min(self.samples);
-        leaves.start as usize * self.leaf..end
+        let section = Section::of(leaves.start);
+        let (samples, leaf) = match section {
+            Section::Training => (self.samples, self.leaf),
+            Section::LastBatch => (self.last_batch, self.leaf),
+            Section::Validation => (self.validation, EVALUATION_LEAF),
+        };
+        let at = |bound: u32| (bound - section.first()) as usize * leaf;
+        at(leaves.start)..at(leaves.end).min(samples)
     }
 }
 

@@ -19,8 +19,6 @@ pub struct ControlConfig {
     pub guard: Option<Guard>,
     /// Whether each step is checked, and how.
     pub descent: Option<Descent>,
-    /// Steps between those that are looked at closely, of which the first is step 0; 0: none is.
-    pub probe_every: u64,
 }
 
 /// Stops when the validation loss gets no better, and gives the best weights.
@@ -340,7 +338,7 @@ impl Control {
 
     /// Whether the step is looked at closely.
     pub fn probes(&self, step: u64) -> bool {
-        self.config.probe_every > 0 && step.is_multiple_of(self.config.probe_every)
+        self.plan.probes(step)
     }
 
     /// The rate of a step, before anything is decided from it.
@@ -738,7 +736,7 @@ impl Control {
 
     /// The weights that a run gives whose last step is made: the best, if those of the last step are not better.
     /// `validation` is of these; `state` is `[vectors, parameters]`.
-    pub fn close(&mut self, weights: &mut [f32], state: &[f32], validation: Option<&Tally>) -> Option<Event> {
+    pub fn close(&self, weights: &mut [f32], state: &[f32], validation: Option<&Tally>) -> Option<Event> {
         let EarlyStopping { least, .. } = self.config.early_stopping?;
         let best = self.state.best?;
         let loss = validation?.mean_loss();

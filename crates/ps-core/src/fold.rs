@@ -3,7 +3,7 @@
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::planted::{Defect, Planted};
-use crate::tree::{Coverage, Gathered, Node, Tree};
+use crate::tree::{Coverage, Gathered, Node, Section, Tree};
 use std::collections::BTreeMap;
 
 /// The sum over a node's samples.
@@ -106,13 +106,23 @@ impl Fold {
         &self.coverage
     }
 
-    /// The sum of all leaves, once they are covered.
+    /// The sum of all training leaves, once all leaves are covered.
     pub fn take_root(&mut self) -> Option<NodeSum> {
-        if !self.is_complete() {
+        self.take_sum(Section::Training)
+    }
+
+    /// Loss and metrics of all leaves of a section, once all leaves of all are covered; nothing if it has none.
+    pub fn take_tally(&mut self, section: Section) -> Option<Tally> {
+        self.take_sum(section).map(|sum| sum.tally)
+    }
+
+    fn take_sum(&mut self, section: Section) -> Option<NodeSum> {
+        let tree = self.coverage.tree();
+        let root = tree.root_of(section);
+        if !self.is_complete() || tree.section(section).is_empty() {
             return None;
         }
-        let root = self.coverage.tree().root();
-        self.sums.pop_first().map(|(_, sum)| NodeSum { node: root, ..sum })
+        self.sums.remove(&root).map(|sum| NodeSum { node: root, ..sum })
     }
 
     /// The sums gathered so far, ascending by their leaves: for one range of leaves its exact cover.

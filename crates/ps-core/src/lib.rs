@@ -43,7 +43,7 @@ pub use precision::Precision;
 pub use samples::Samples;
 pub use schedule::{LearningRate, Schedule, ScheduleKind};
 pub use trainer::{StepReport, Trainer};
-pub use tree::{Coverage, Node, Tree};
+pub use tree::{Coverage, Node, Section, Tree};
 
 /// Version of `docs/numerics.md`; it changes whenever any bit of any result does.
 pub const NUMERICS_VERSION: u32 = 1;

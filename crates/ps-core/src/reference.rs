@@ -4,6 +4,7 @@
 
 use crate::batch::{BatchPlan, Step};
 use crate::fold::NodeSum;
+use crate::gradient::EVALUATION_LEAF;
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::model::Model;
@@ -22,15 +23,45 @@ pub fn train(
     samples: &dyn Samples,
     mut report: impl FnMut(&StepReport, &[f32]),
 ) -> Result<Vec<f32>, Diverged> {
-    let mut trainer = Trainer::new(model, plan, optimizer, rate);
+    let trainer = Trainer::new(model, plan, optimizer, rate);
+    let mut say = |report_of: &StepReport, weights: &[f32]| report(report_of, weights);
+    Ok(run(model, trainer, samples, None, &mut say)?.weights().to_vec())
+}
+
+/// Takes `trainer`, which is before its first step, to the end of the run, telling `report` of each step.
+pub fn run(
+    model: &Model,
+    mut trainer: Trainer,
+    samples: &dyn Samples,
+    validation: Option<&dyn Samples>,
+    report: &mut dyn FnMut(&StepReport, &[f32]),
+) -> Result<Trainer, Diverged> {
+    let plan = trainer.plan();
     while !trainer.is_done() {
         let step = plan.step(trainer.version());
         let weights = model.precision().round(trainer.weights());
+        let last_batch = (step.last_batch > 0).then(|| {
+            let last = plan.step(step.step - 1);
+            batch_sum(model, &weights, samples, plan, last).tally
+        });
+        let validated = validation.filter(|_| step.validation > 0);
+        let validated = validated.map(|part| evaluate(model, &weights, part));
         let mut root = batch_sum(model, &weights, samples, plan, step);
-        let done = trainer.finish(&mut root)?;
+        let done = trainer.finish_seeing(&mut root, last_batch, validated)?;
         report(&done, trainer.weights());
     }
-    Ok(trainer.weights().to_vec())
+    Ok(trainer)
+}
+
+/// Loss and metrics of all samples: leaves of [`EVALUATION_LEAF`], added pairwise level by level.
+pub fn evaluate(model: &Model, weights: &[f32], samples: &dyn Samples) -> Tally {
+    let indices: Vec<usize> = (0..samples.len()).collect();
+    let leaves = indices.chunks(EVALUATION_LEAF).map(|indices| leaf_sum(model, weights, samples, indices));
+    let mut level: Vec<NodeSum> = leaves.collect();
+    while level.len() > 1 {
+        level = level.chunks(2).map(add_pair).collect();
+    }
+    level.pop().map_or_else(|| Tally::new(model.classes()), |root| root.tally)
 }
 
 /// The sum over all samples of `step`: its leaves, added pairwise level by level.

@@ -44,43 +44,125 @@ impl std::fmt::Display for Node {
     }
 }
 
-/// The tree over `leaves` leaves.
+/// What a step's leaves are leaves of. Each section has a tree of its own, and no node sums leaves of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// The samples whose gradient is summed.
+    Training,
+    /// The batch of the step before: what that step did to its loss.
+    LastBatch,
+    /// The validation part.
+    Validation,
+}
+
+impl Section {
+    /// All, in the order of their leaves.
+    pub const ALL: [Section; 3] = [Section::Training, Section::LastBatch, Section::Validation];
+
+    /// The section of a leaf.
+    pub fn of(leaf: u32) -> Self {
+        Section::ALL[((leaf >> SECTION_BITS) as usize).min(2)]
+    }
+
+    /// The number of its first leaf.
+    pub const fn first(self) -> u32 {
+        (self as u32) << SECTION_BITS
+    }
+
+    /// Leaves of one section, in words.
+    pub fn words(leaves: &Range<u32>) -> String {
+        let section = Section::of(leaves.start);
+        let (start, end) = (leaves.start - section.first(), leaves.end - section.first());
+        let what = match section {
+            Section::Training => "leaves",
+            Section::LastBatch => "last batch's leaves",
+            Section::Validation => "validation leaves",
+        };
+        format!("{what} {start}..{end}")
+    }
+}
+
+/// Leaves of a section are numbered from its number, shifted by so many bits.
+const SECTION_BITS: u32 = 30;
+
+/// The tree over the leaves of a step; or, where it has leaves of other sections, one beside the other for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tree {
-    leaves: u32,
+    /// Leaves of each section.
+    leaves: [u32; 3],
 }
 
 impl Tree {
-    /// The tree over leaves `0..leaves`. At least one leaf and at most 2^31.
+    /// The tree over leaves `0..leaves`. At least one leaf and at most 2^30.
     pub fn new(leaves: u32) -> Self {
-        assert!((1..=1 << 31).contains(&leaves), "a tree needs 1 to 2^31 leaves, not {leaves}");
-        Tree { leaves }
+        assert!((1..=1 << SECTION_BITS).contains(&leaves), "a tree needs 1 to 2^30 leaves, not {leaves}");
+        Tree { leaves: [leaves, 0, 0] }
     }
 
-    /// How many leaves there are.
+    /// The same, with a tree for so many leaves of another section.
+    pub fn with(mut self, section: Section, leaves: u32) -> Self {
+        assert!(leaves < 1 << SECTION_BITS, "a section has at most 2^30 leaves, not {leaves}");
+        self.leaves[section as usize] = leaves;
+        self
+    }
+
+    /// That of the training leaves alone.
+    pub fn training(self) -> Self {
+        Tree::new(self.leaves())
+    }
+
+    /// How many training leaves there are.
     pub const fn leaves(self) -> u32 {
-        self.leaves
+        self.leaves[0]
     }
 
-    /// The node that is the sum of all leaves.
+    /// How many leaves there are in all sections.
+    pub const fn all_leaves(self) -> u32 {
+        self.leaves[0] + self.leaves[1] + self.leaves[2]
+    }
+
+    /// The leaves of a section.
+    pub fn section(self, section: Section) -> Range<u32> {
+        section.first()..section.first() + self.leaves[section as usize]
+    }
+
+    /// Whether all of these are leaves of one section.
+    pub fn has_leaves(self, leaves: &Range<u32>) -> bool {
+        let section = self.section(Section::of(leaves.start));
+        section.start <= leaves.start && leaves.start < leaves.end && leaves.end <= section.end
+    }
+
+    /// The node that is the sum of all training leaves.
     pub fn root(self) -> Node {
-        Node { level: self.leaves.next_power_of_two().trailing_zeros(), index: 0 }
+        self.root_of(Section::Training)
     }
 
-    /// Whether `node` exists in this tree: not above the root and not beyond the last leaf.
+    /// The node that is the sum of all leaves of a section, which must have some.
+    pub fn root_of(self, section: Section) -> Node {
+        let level = self.leaves[section as usize].next_power_of_two().trailing_zeros();
+        Node { level, index: section.first() >> level }
+    }
+
+    /// Whether `node` exists in this tree: not above a root and not beyond a section's last leaf.
     pub fn has(self, node: Node) -> bool {
-        node.level <= self.root().level && u64::from(node.index) << node.level < u64::from(self.leaves)
+        if node.level > SECTION_BITS {
+            return false;
+        }
+        let start = u64::from(node.index) << node.level;
+        let Ok(start) = u32::try_from(start) else { return false };
+        let section = self.section(Section::of(start));
+        section.contains(&start) && node.level <= self.root_of(Section::of(start)).level
     }
 
     /// The leaves that `node` sums. The node must exist.
     pub fn leaves_of(self, node: Node) -> Range<u32> {
         let start = u64::from(node.index) << node.level;
-        let end = (start + (1 << node.level)).min(u64::from(self.leaves));
-        start as u32..end as u32
+        let end = u64::from(self.section(Section::of(start as u32)).end);
+        start as u32..(start + (1 << node.level)).min(end) as u32
     }
 
-    /// The fewest nodes that exactly cover `range`, in ascending order of their leaves. A node cut short by
-    /// the last leaf counts as covering to its nominal end.
+    /// The fewest nodes that exactly cover `range`, which is of one section, in ascending order of their leaves. A node cut
+    /// short by the last leaf counts as covering to its nominal end.
     pub fn cover(self, range: Range<u32>) -> Vec<Node> {
         let mut nodes = Vec::new();
         self.cover_each(range, |node| nodes.push(node));
@@ -89,11 +171,12 @@ impl Tree {
 
     /// The same nodes, one after the other.
     pub fn cover_each(self, range: Range<u32>, mut each: impl FnMut(Node)) {
-        assert!(range.end <= self.leaves, "leaves {range:?} of {}", self.leaves);
+        let section = Section::of(range.start);
+        assert!(range.end <= self.section(section).end, "leaves {range:?} of {:?}", self.leaves);
         let mut start = range.start;
         while start < range.end {
             let mut node = Node::leaf(start);
-            while node.level < self.root().level {
+            while node.level < self.root_of(section).level {
                 let parent = self.leaves_of(node.parent());
                 if parent.start < start || parent.end > range.end {
                     break;
@@ -109,14 +192,20 @@ impl Tree {
     /// node whose right child has no leaves *is* its left child. Two nodes with one canonical form are the
     /// same sum.
     pub fn canonical(self, mut node: Node) -> Node {
+        let end = u64::from(self.section(self.section_of(node)).end);
         while node.level > 0 {
             let right = (u64::from(node.index) * 2 + 1) << (node.level - 1);
-            if right < u64::from(self.leaves) {
+            if right < end {
                 break;
             }
             node = Node { level: node.level - 1, index: node.index * 2 };
         }
         node
+    }
+
+    /// The section of a node.
+    pub fn section_of(self, node: Node) -> Section {
+        Section::of((u64::from(node.index) << node.level) as u32)
     }
 }
 
@@ -158,7 +247,7 @@ impl Coverage {
 
     /// Whether every leaf is covered.
     pub fn is_complete(&self) -> bool {
-        self.covered == self.tree.leaves()
+        self.covered == self.tree.all_leaves()
     }
 
     /// Number of leaves covered.
@@ -169,12 +258,13 @@ impl Coverage {
     /// Whether all leaves of `node` are covered.
     pub fn covers(&self, node: Node) -> bool {
         let mut ancestor = self.tree.canonical(node);
+        let root = self.tree.root_of(self.tree.section_of(node));
         loop {
             if self.nodes.contains(&ancestor) {
                 return true;
             }
-            if ancestor.level >= self.tree.root().level {
-                return self.is_complete();
+            if ancestor.level >= root.level {
+                return false;
             }
             ancestor = ancestor.parent();
         }
@@ -182,7 +272,7 @@ impl Coverage {
 
     /// Takes `node` (which must exist in the tree) and says what it changes.
     pub fn gather(&mut self, node: Node) -> Gathered {
-        assert!(self.tree.has(node), "node {node} is not in a tree of {} leaves", self.tree.leaves());
+        assert!(self.tree.has(node), "node {node} is not in a tree of {:?} leaves", self.tree.leaves);
         let mut node = self.tree.canonical(node);
         if self.covers(node) {
             return Gathered::Known;
@@ -194,7 +284,8 @@ impl Coverage {
         }
         self.covered += self.tree.leaves_of(node).len() as u32;
         let mut merged = Vec::new();
-        while node != self.tree.root() {
+        let root = self.tree.root_of(self.tree.section_of(node));
+        while node != root {
             let sibling = node.sibling();
             // The sibling may stand under its canonical name, or have no leaves at all.
             if !self.tree.has(sibling) {
@@ -211,20 +302,22 @@ impl Coverage {
         Gathered::New { dropped, merged }
     }
 
-    /// Maximal runs of leaves not covered yet, ascending.
+    /// Maximal runs of leaves of one section not covered yet, ascending.
     pub fn missing(&self) -> Vec<Range<u32>> {
         let mut covered: Vec<Range<u32>> = self.nodes.iter().map(|&n| self.tree.leaves_of(n)).collect();
         covered.sort_by_key(|range| range.start);
         let mut missing = Vec::new();
-        let mut next = 0;
-        for range in covered {
-            if range.start > next {
-                missing.push(next..range.start);
+        for section in Section::ALL {
+            let Range { start: mut next, end } = self.tree.section(section);
+            for range in covered.iter().filter(|range| Section::of(range.start) == section) {
+                if range.start > next {
+                    missing.push(next..range.start);
+                }
+                next = range.end;
             }
-            next = range.end;
-        }
-        if next < self.tree.leaves() {
-            missing.push(next..self.tree.leaves());
+            if next < end {
+                missing.push(next..end);
+            }
         }
         missing
     }
@@ -282,5 +375,29 @@ mod tests {
                 assert!(coverage.is_complete() && coverage.covers(tree.root()));
             }
         }
+    }
+
+    #[test]
+    fn sections_have_trees_of_their_own() {
+        let tree = Tree::new(5).with(Section::LastBatch, 4).with(Section::Validation, 7);
+        let validation = tree.section(Section::Validation);
+        assert_eq!((tree.leaves(), tree.all_leaves(), validation.len()), (5, 16, 7));
+        assert_eq!(Section::words(&(validation.start + 3..validation.start + 5)), "validation leaves 3..5");
+        let mut coverage = Coverage::new(tree);
+        assert_eq!(coverage.missing(), Section::ALL.map(|section| tree.section(section)));
+        for section in [Section::Validation, Section::Training, Section::LastBatch] {
+            let leaves = tree.section(section);
+            let root = tree.root_of(section);
+            assert!(tree.has(root) && !tree.has(root.parent()) && tree.leaves_of(root) == leaves);
+            assert_eq!(tree.cover(leaves.clone()), [root]);
+            assert!(!tree.has_leaves(&(leaves.start..leaves.end + 1)) && tree.has_leaves(&leaves));
+            // Leaf by leaf, from the last.
+            for leaf in leaves.rev() {
+                assert!(!coverage.covers(Node::leaf(leaf)) && !coverage.is_complete());
+                coverage.gather(Node::leaf(leaf));
+            }
+            assert!(coverage.covers(root));
+        }
+        assert!(coverage.is_complete() && coverage.missing().is_empty());
     }
 }

@@ -19,7 +19,7 @@ pub(crate) fn run(input: &[u8]) {
             assert_eq!(again.fingerprint(), config.fingerprint());
             for samples in [1, 1000, u32::MAX as usize] {
                 if config.check_samples(samples).is_ok() {
-                    let plan = config.plan(samples);
+                    let plan = config.plan(samples, samples % 3);
                     let Ok(rate) = config.rate(&plan) else { continue };
                     for step in [0, plan.steps / 2, plan.steps - 1] {
                         assert!(rate.at(step) >= 0.0, "the rate of step {step}\n{text}");

@@ -73,7 +73,7 @@ impl Job {
             data.class_names.len(),
         )
         .with_precision(run.wire.weights);
-        let plan = run.plan(samples);
+        let plan = run.plan(samples, data.validation.as_ref().map_or(0, |part| part.len()));
         let fingerprint = Fingerprint {
             run: run.fingerprint(),
             data: data.fingerprint.clone(),
@@ -106,14 +106,22 @@ impl Job {
         Gradients::new(self.model.clone(), self.plan, self.kernel)
     }
 
+    /// The training and the validation part; without one, the training part twice.
+    pub fn parts(&self) -> [&dyn Samples; 2] {
+        let train: &dyn Samples = &self.data.train;
+        [train, self.data.validation.as_ref().map_or(train, |part| part)]
+    }
+
     /// Whether there is a validation part.
     pub fn validates(&self) -> bool {
         self.data.validation.is_some()
     }
 
-    /// Loss and metrics of `weights` on the validation part, where there is one.
+    /// Loss and metrics of `weights` on the validation part, where there is one. They are rounded as for gradients, so that
+    /// it is the same here and in a round.
     pub fn validate(&self, weights: &[f32]) -> Option<Tally> {
-        self.data.validation.as_ref().map(|split| self.gradients().evaluate(weights, split))
+        let weights = self.model.precision().round(weights);
+        self.data.validation.as_ref().map(|split| self.gradients().evaluate(&weights, split))
     }
 
     /// Loss and metrics of `weights` on the test source, where there is one.

@@ -136,7 +136,7 @@ impl Recorder {
             recent: window(),
             epoch,
             told: None,
-            ended: Vec::new(),
+            ended: pending(&from),
             samples: from.samples,
             train: None,
             slowest: None,
@@ -182,7 +182,7 @@ impl Recorder {
         self.recent.restart(now);
         self.unseen.restart(now);
         self.samples = from.samples;
-        self.ended.clear();
+        self.ended = pending(&from);
         self.validated = None;
         self.probes = probes(self.folder.as_ref())?;
         Ok(found)
@@ -205,6 +205,7 @@ impl Recorder {
     pub fn progress(&self, steps: u64, control: State) -> ps_checkpoint::Progress {
         ps_checkpoint::Progress {
             control,
+            pending: self.ended.iter().map(|line| Line::Epoch(line.clone()).to_json()).collect(),
             step: steps,
             epoch: self.plan.step(steps).epoch,
             seconds: self.seconds(),
@@ -261,6 +262,9 @@ impl Recorder {
 
     /// A step was made, by `workers` workers.
     pub fn step(&mut self, report: &StepReport, workers: usize) {
+        if !self.ended.is_empty() {
+            self.epoch(report.validation.as_ref());
+        }
         let now = Instant::now();
         self.unseen.tally.add(&report.tally);
         self.recent.tally.add(&report.tally);
@@ -301,12 +305,22 @@ impl Recorder {
                 seconds: self.before + (now - self.started).as_secs_f64(),
             });
             self.epoch.restart(now);
+            if self.plan.validation == 0 {
+                self.epoch(None);
+            }
         }
     }
 
-    /// The epoch of the step before last told is over, and this is what validation says. To be called once
-    /// for each step that ends an epoch, in order, at once or when validation is done.
-    pub fn epoch(&mut self, validation: Option<&Tally>) {
+    /// No step follows, and these are the weights after the last one: what validation says of them, if an epoch waits for
+    /// it.
+    pub fn validate(&mut self, job: &Job, weights: &[f32]) -> Option<Tally> {
+        let validation = (!self.ended.is_empty()).then(|| job.validate(weights)).flatten()?;
+        self.epoch(Some(&validation));
+        Some(validation)
+    }
+
+    /// The epoch that ended last, and what validation says of the weights after it.
+    fn epoch(&mut self, validation: Option<&Tally>) {
         if self.ended.is_empty() {
             return;
         }
@@ -325,10 +339,6 @@ impl Recorder {
                 // For whoever follows the file.
                 let _ = metrics.flush();
             }
-        }
-        for window in [&mut self.epoch, &mut self.recent, &mut self.unseen] {
-            // Validation is no part of the speed of training.
-            window.since = now;
         }
     }
 
@@ -457,6 +467,15 @@ impl Recorder {
             let _ = writeln!(metrics, "{}", line.to_json());
         }
     }
+}
+
+/// The epochs that were over when this was saved, and waited for their validation.
+fn pending(from: &ps_checkpoint::Progress) -> Vec<EpochLine> {
+    let line = |json: &String| match serde_json::from_str(json) {
+        Ok(Line::Epoch(line)) => Some(line),
+        _ => None,
+    };
+    from.pending.iter().filter_map(line).collect()
 }
 
 /// The steps that a run's metrics file says were looked at closely.

@@ -578,7 +578,7 @@ impl Driver {
         self.is_saved = wants && self.saving.is_none();
         let plan = self.job.plan;
         let is_last = step + 1 == plan.steps || self.made.as_ref().is_some_and(|made| made.is_last);
-        let is_looked_at = is_last || plan.ends_epoch(step) && self.job.validates();
+        let is_looked_at = is_last;
         if !self.is_saved && !is_looked_at {
             return;
         }
@@ -610,10 +610,6 @@ impl Driver {
         let Some(report) = self.made.take() else { return Ok(()) };
         let begun = Instant::now();
         self.recorder.step(&report, self.peers.len());
-        if self.job.plan.ends_epoch(report.step) {
-            let validation = if self.job.validates() { self.job.validate(&self.weights()) } else { None };
-            self.recorder.epoch(validation.as_ref());
-        }
         let is_saved = match self.shards.keepers() > 0 {
             true => std::mem::take(&mut self.is_saved),
             false => self.recorder.wants_checkpoint(self.plane.version())?,
@@ -678,6 +674,19 @@ impl Driver {
     fn weights(&self) -> Vec<f32> {
         let fetched = self.fetch.iter().flat_map(Fetch::weights);
         whole(self.job.model.parameters(), self.plane.kept_parts().iter().chain(fetched))
+    }
+
+    /// The weights that the run gives, of which the last step is made.
+    fn close(&mut self) -> Vec<f32> {
+        let mut weights = self.weights();
+        let validation = self.recorder.validate(&self.job, &weights);
+        if self.job.control.early_stopping.is_some() && !self.recorder.is_concluded() {
+            let (_, _, state) = self.own().joined(&self.job, self.fetch.as_ref());
+            if let Some(event) = self.plane.control().close(&mut weights, &state, validation.as_ref()) {
+                self.recorder.event(self.plane.version(), &event);
+            }
+        }
+        weights
     }
 
     fn status(&self) -> v1::StatusReply {
@@ -749,7 +758,8 @@ impl Driver {
     ) -> Result<T, ServerError> {
         let is_done = outcome == Outcome::Done;
         let result = match outcome {
-            Outcome::Done | Outcome::Stopped { .. } => {
+            Outcome::Done => Ok((self.plane.version(), self.close())),
+            Outcome::Stopped { .. } => {
                 Ok(self.fallen_back.take().unwrap_or_else(|| (self.plane.version(), self.weights())))
             }
             Outcome::TooFewWorkers { present, needed, waited_ms } => {

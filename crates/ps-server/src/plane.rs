@@ -14,7 +14,7 @@ use ps_core::control::{Decided, NotFinite, Verdict};
 use ps_core::optim::{Moved, Norms, PieceSums};
 use ps_core::precision::encode_bf16;
 use ps_core::trainer::Diverged;
-use ps_core::{BatchPlan, ChunkFold, Control, Fold, Gradients, Node, NodeSum, Observed, Precision};
+use ps_core::{BatchPlan, ChunkFold, Control, Fold, Gradients, Node, NodeSum, Observed, Precision, Section};
 use ps_core::{Samples, StepReport, Tally};
 use ps_proto::Nonsense;
 use ps_proto::convert::{NodeDone, NodePart};
@@ -125,7 +125,7 @@ impl Plane {
                 let values = &initial[offset..kept.end.min(offset + size)];
                 Chunk {
                     offset,
-                    fold: ChunkFold::new(tree),
+                    fold: ChunkFold::new(tree.training()),
                     state: vec![0.0; vectors * values.len()],
                     state_before: Vec::new(),
                     weights: Served::of(values, &pool, precision),
@@ -194,7 +194,7 @@ impl Plane {
             chunk.state_before.clear();
             chunk.next = None;
             chunk.previous = None;
-            chunk.fold = ChunkFold::new(tree);
+            chunk.fold = ChunkFold::new(tree.training());
         }
         self.tallies = Fold::new(tree);
         self.version = version;
@@ -364,7 +364,7 @@ impl Plane {
     /// Forgets what was gathered of the step in hand, of which no chunk is made.
     pub fn start_over(&mut self) {
         let tree = self.plan.step(self.version).tree();
-        self.chunks.iter_mut().for_each(|chunk| chunk.fold = ChunkFold::new(tree));
+        self.chunks.iter_mut().for_each(|chunk| chunk.fold = ChunkFold::new(tree.training()));
         self.tallies = Fold::new(tree);
         self.arrived.clear();
     }
@@ -389,7 +389,9 @@ impl Plane {
         if step < self.version {
             return Ok(None);
         }
-        let arrived = self.arrived.remove(&(worker, node)).unwrap_or_else(|| vec![None; self.chunks.len()]);
+        let is_evaluated = self.plan.step(step).tree().section_of(node) != Section::Training;
+        let chunks = if is_evaluated { 0 } else { self.chunks.len() };
+        let arrived = self.arrived.remove(&(worker, node)).unwrap_or_else(|| vec![None; chunks]);
         let missing = arrived.iter().filter(|chunk| chunk.is_none()).count();
         if missing > 0 {
             return Err(Nonsense::new(format!(
@@ -480,7 +482,7 @@ impl Plane {
         for chunk in &mut self.chunks {
             let next = chunk.next.take().expect("all chunks are made before a step is committed");
             chunk.previous = Some(std::mem::replace(&mut chunk.weights, next)).filter(|_| keeps_previous);
-            chunk.fold = ChunkFold::new(tree);
+            chunk.fold = ChunkFold::new(tree.training());
         }
         self.has_previous = keeps_previous;
         self.made = 0;
@@ -557,9 +559,14 @@ impl Plane {
         // As workers get them.
         let weights = job.model.precision().round(&weights);
         let samples: &dyn Samples = &job.data.train;
-        let leaves = self.plan.step(self.version).tree().leaves_of(node);
+        let tree = self.plan.step(self.version).tree();
+        let leaves = tree.leaves_of(node);
         let own = self.own.get_or_insert_with(|| job.gradients());
-        own.compute(&weights, samples, self.version, leaves).remove(0)
+        if tree.section_of(node) == Section::Training {
+            return own.compute(&weights, samples, self.version, leaves).remove(0);
+        }
+        let (node, tally) = own.evaluate_leaves(&weights, job.parts(), self.version, leaves).remove(0);
+        NodeSum { node, gradient: Vec::new(), tally }
     }
 }
 
@@ -589,7 +596,9 @@ impl Served {
 /// What the tallies of a step came to.
 fn observed(tallies: &mut Fold) -> Observed {
     let train = tallies.take_root().map_or_else(Tally::default, |root| root.tally);
-    Observed { train, ..Observed::default() }
+    let [last_batch, validation] =
+        [Section::LastBatch, Section::Validation].map(|section| tallies.take_tally(section));
+    Observed { train, last_batch, validation }
 }
 
 /// The hash of a node: of the hashes of its chunks, in order, and its tally.

@@ -368,7 +368,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_is_sent_away_and_stays_loses_its_place() {
-        let plan = BatchPlan { seed: 1, samples: 8, batch: 8, leaf: 4, steps: 1 };
+        let plan = BatchPlan::new(1, 8, 8, 4, 1, None);
         let shape = Shape { plan, parameters: 3, classes: 0, weights: Precision::F32 };
         let places = Arc::new(Semaphore::new(1));
         let (inbox, _events) = mpsc::channel(1);

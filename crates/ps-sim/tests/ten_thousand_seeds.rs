@@ -10,7 +10,8 @@ use ps_sim::{Counts, Faults, Report, SimJob, simulate};
 /// What the reference trainer makes of a job.
 fn expected(job: &SimJob<'_>) -> String {
     let weights =
-        reference::train(&job.model, job.plan, job.optimizer, &job.rate, job.samples, |_, _| {}).unwrap();
+        reference::train(&job.model, job.plan, job.optimizer.clone(), &job.rate, job.samples, |_, _| {})
+            .unwrap();
     weights_hash(&weights)
 }
 

@@ -6,7 +6,7 @@ use crate::{WorkerError, WorkerOptions};
 use bytes::Bytes;
 use ps_config::RunConfig;
 use ps_core::gradient::Flow;
-use ps_core::{Gradients, Node, Tally};
+use ps_core::{Gradients, Node, Section, Tally};
 use ps_proto::convert::WeightsPart;
 use ps_proto::tensor::Emerging;
 use ps_proto::{Shape, v1};
@@ -30,7 +30,10 @@ pub trait Computer: Send {
 
 impl Computer for Gradients {
     fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool {
-        self.compute_flowing(flow, &job.data.train, step, leaves)
+        match Section::of(leaves.start) {
+            Section::Training => self.compute_flowing(flow, &job.data.train, step, leaves),
+            _ => self.evaluate_flowing(flow, job.parts(), step, leaves),
+        }
     }
 }
 
@@ -169,6 +172,7 @@ impl Computing {
             results: &self.results,
             spare: &mut self.spare,
             sums: Vec::new(),
+            evaluated: Vec::new(),
         };
         let is_computed = debug_span!("compute", step, ?leaves)
             .in_scope(|| self.computer.compute(job, &mut flow, step, leaves.clone()));

@@ -21,6 +21,8 @@ pub(crate) struct StepFlow<'a> {
     pub spare: &'a mut Vec<Emerging>,
     /// The nodes of this step.
     pub sums: Vec<Summing>,
+    /// Those that have no gradient.
+    pub evaluated: Vec<(Node, Tally)>,
 }
 
 /// A node whose sum is being computed.
@@ -33,13 +35,12 @@ pub(crate) struct Summing {
 impl StepFlow<'_> {
     /// The nodes' tallies, once all else is sent.
     pub fn into_tallies(self) -> Vec<(Node, Tally)> {
-        let StepFlow { spare, sums, .. } = self;
-        sums.into_iter()
-            .map(|Summing { node, tally, gradient }| {
-                spare.push(gradient);
-                (node, tally)
-            })
-            .collect()
+        let StepFlow { spare, sums, evaluated, .. } = self;
+        let summed = sums.into_iter().map(|Summing { node, tally, gradient }| {
+            spare.push(gradient);
+            (node, tally)
+        });
+        summed.chain(evaluated).collect()
     }
 
     /// Whether so many of the first weights are here, or come in time.
@@ -102,6 +103,10 @@ impl Flow for StepFlow<'_> {
 
     fn gradient(&mut self, number: usize) -> &mut [f32] {
         self.sums[number].gradient.open()
+    }
+
+    fn evaluated(&mut self, node: Node, tally: Tally) {
+        self.evaluated.push((node, tally));
     }
 
     /// Passes on the chunks that are complete; one that begins in an earlier layer waits for it.

@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::{local, output};
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs};
-use ps_core::reference;
+use ps_core::{StepReport, reference};
 use ps_run::{DataProgress, Ending, Job, Recorder, RunFolder, Style};
 use std::path::Path;
 use std::process::ExitCode;
@@ -112,20 +112,15 @@ fn by_workers(
 }
 
 fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), Failure> {
-    let weights = reference::train(
-        &job.model,
-        job.plan,
-        job.optimizer.clone(),
-        &job.rate,
-        &job.data.train,
-        |report, weights| {
-            recorder.step(report, 1);
-            if job.plan.ends_epoch(report.step) {
-                recorder.epoch(job.validate(weights).as_ref());
-            }
-        },
-    )?;
-    Ok((weights, job.plan.steps))
+    let [train, validation] = job.parts();
+    let validation = job.validates().then_some(validation);
+    let mut say = |report: &StepReport, _: &[f32]| recorder.step(report, 1);
+    let mut trainer = reference::run(&job.model, job.trainer(), train, validation, &mut say)?;
+    let validation = recorder.validate(job, trainer.weights());
+    if let Some(event) = trainer.close(validation.as_ref()) {
+        recorder.event(trainer.version(), &event);
+    }
+    Ok((trainer.weights().to_vec(), trainer.version()))
 }
 
 /// Sets up the pool that everything computes on.

@@ -10,7 +10,7 @@ mod worker;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
 use ps_core::trainer::Diverged;
-use ps_core::{Fold, NodeSum, Trainer};
+use ps_core::{Fold, NodeSum, Section, Trainer};
 use ps_run::{FolderError, Job, Recorder};
 use std::collections::VecDeque;
 use std::fmt;
@@ -171,7 +171,12 @@ impl<'a> Hub<'a> {
                 Err(LocalError::Lost("its workers are gone".into()))
             }
             _ => {
-                if !self.trainer.is_done() {
+                if self.trainer.is_done() {
+                    let validation = self.recorder.validate(self.job, self.trainer.weights());
+                    if let Some(event) = self.trainer.close(validation.as_ref()) {
+                        self.recorder.event(self.trainer.version(), &event);
+                    }
+                } else {
                     self.save().map_err(LocalError::Unsaved)?;
                 }
                 Ok((self.trainer.weights().to_vec(), self.trainer.version()))
@@ -229,7 +234,9 @@ impl<'a> Hub<'a> {
 
     fn update(&mut self, step: u64) -> Result<ServerEvent, LocalError> {
         let mut root = self.fold.take_root().expect("the core has seen the same nodes");
-        let report = match self.trainer.finish(&mut root) {
+        let [last_batch, validation] =
+            [Section::LastBatch, Section::Validation].map(|section| self.fold.take_tally(section));
+        let report = match self.trainer.finish_seeing(&mut root, last_batch, validation) {
             Ok(report) => report,
             Err(diverged) => {
                 self.diverged = Some(diverged);
@@ -240,10 +247,6 @@ impl<'a> Hub<'a> {
             self.fold = Fold::new(self.job.plan.step(self.trainer.version()).tree());
         }
         self.recorder.step(&report, self.workers);
-        if self.job.plan.ends_epoch(step) {
-            let validation = self.job.validate(self.trainer.weights());
-            self.recorder.epoch(validation.as_ref());
-        }
         let is_last = report.is_last;
         self.own.recycle(NodeSum { tally: report.tally, ..root });
         if self.recorder.wants_checkpoint(self.trainer.version()).map_err(LocalError::Unsaved)? {

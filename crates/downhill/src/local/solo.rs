@@ -2,6 +2,7 @@
 
 use super::{LocalError, Trained, patience, server_config};
 use ps_coord::{Outcome, ServerAction, ServerCore, ServerEvent, WorkerId};
+use ps_core::Section;
 use ps_core::control::State;
 use ps_core::gradient::InPlace;
 use ps_run::{Job, Recorder};
@@ -21,7 +22,7 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
     }
     let mut core = ServerCore::new(0, server_config(job, 1, holder.version()));
     let (mut actions, mut events) = (Vec::new(), VecDeque::from([ServerEvent::Joined { worker: WORKER }]));
-    let mut stopping = false;
+    let (mut stopping, mut validation) = (false, None);
     loop {
         if !stopping && stop.load(Ordering::Relaxed) {
             stopping = true;
@@ -34,19 +35,20 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
         core.step(now(), event, &mut actions);
         for action in actions.drain(..) {
             match action {
-                ServerAction::Assign { worker, step, .. } => {
-                    holder.compute(&job.data.train);
-                    let node = job.plan.step(step).tree().root();
+                ServerAction::Assign { worker, step, leaves } => {
+                    let section = Section::of(leaves.start);
+                    match section {
+                        Section::Training => holder.compute(&job.data.train),
+                        // It is in place: nobody else waits for the tallies of the other leaves.
+                        _ => validation = job.validate(holder.weights()),
+                    }
+                    let node = job.plan.step(step).tree().root_of(section);
                     events.push_back(ServerEvent::Contributed { worker, step, node, digest: None });
                 }
                 ServerAction::Update { step } => {
-                    let report = holder.update().map_err(LocalError::Diverged)?;
+                    let mut report = holder.update().map_err(LocalError::Diverged)?;
+                    report.validation = validation.take();
                     recorder.step(&report, 1);
-                    if job.plan.ends_epoch(step) {
-                        recorder.epoch(
-                            job.validates().then(|| job.validate(holder.weights())).flatten().as_ref(),
-                        );
-                    }
                     let version = holder.version();
                     if recorder.wants_checkpoint(version).map_err(LocalError::Unsaved)? {
                         save(&mut holder, recorder)?;
@@ -59,6 +61,8 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
                 ServerAction::Finish(_) => {
                     if holder.version() < job.plan.steps {
                         save(&mut holder, recorder)?;
+                    } else {
+                        recorder.validate(job, holder.weights());
                     }
                     return Ok((holder.weights().to_vec(), holder.version()));
                 }

@@ -3,7 +3,7 @@
 use super::NEVER;
 use crossbeam::channel::{Receiver, Sender};
 use ps_coord::{WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId};
-use ps_core::{Gradients, NodeSum};
+use ps_core::{Gradients, NodeSum, Section};
 use ps_run::Job;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -66,6 +66,15 @@ impl<'a> Worker<'a> {
         self.gradients.recycle(sum);
     }
 
+    fn sums(&mut self, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum> {
+        if Section::of(leaves.start) == Section::Training {
+            return self.gradients.compute(weights, &self.job.data.train, step, leaves);
+        }
+        let weights = self.job.model.precision().round(weights);
+        let tallies = self.gradients.evaluate_leaves(&weights, self.job.parts(), step, leaves);
+        tallies.into_iter().map(|(node, tally)| NodeSum { node, gradient: Vec::new(), tally }).collect()
+    }
+
     /// Computes what a letter asks for. The weights are let go before the sums are handed over, so that the
     /// update need not copy them.
     pub fn answer(&mut self, letter: Letter) -> Option<(u64, Vec<NodeSum>)> {
@@ -78,7 +87,7 @@ impl<'a> Worker<'a> {
         while let Some(action) = actions.pop_front() {
             match action {
                 WorkerAction::Compute { step, leaves } => {
-                    sums = self.gradients.compute(&weights, &self.job.data.train, step, leaves.clone());
+                    sums = self.sums(&weights, step, leaves.clone());
                     let mut more = Vec::new();
                     self.core.step(0, WorkerEvent::Computed { step, leaves }, &mut more);
                     actions.extend(more);

@@ -18,6 +18,11 @@ pub trait Flow {
     /// The gradient of a node, as far as it is not final: all elements before the last `from`.
     fn gradient(&mut self, number: usize) -> &mut [f32];
 
+    /// A node that has no gradient was evaluated. It has no number.
+    fn evaluated(&mut self, node: Node, tally: Tally) {
+        *self.node(node) = tally;
+    }
+
     /// All elements of a node's gradient from `from` on are final.
     fn finished(&mut self, number: usize, from: usize);
 }

@@ -28,7 +28,7 @@ use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::model::{Layer, Model};
 use crate::samples::Samples;
-use crate::tree::Node;
+use crate::tree::{Node, Section};
 use flow::Whole;
 use network::{Network, Pass};
 use pack::PackedLayer;
@@ -150,6 +150,70 @@ impl Gradients {
             flow.finished(number, 0);
             self.recycle(sum);
         }
+        true
+    }
+
+    /// Loss and metrics of the nodes that cover `leaves`, ascending, of a section without gradients, at `weights` as
+    /// gradients are computed at them. `training` and `validation` are the parts that it looks at.
+    pub fn evaluate_leaves(
+        &mut self,
+        weights: &[f32],
+        [training, validation]: [&dyn Samples; 2],
+        step: u64,
+        leaves: Range<u32>,
+    ) -> Vec<(Node, Tally)> {
+        let classes = self.model.classes();
+        let place = self.plan.step(step);
+        let section = Section::of(leaves.start);
+        let (samples, leaf) = match section {
+            Section::Validation => (validation, EVALUATION_LEAF),
+            _ => (training, place.leaf),
+        };
+        let last = self.plan.step(step.saturating_sub(1));
+        let order = self.plan.order(last);
+        let at = |offset: usize| {
+            if section == Section::Validation { offset } else { order.at(last.first + offset) }
+        };
+        let mut fold = Fold::new(place.tree());
+        self.pack(
+            weights,
+            0..self.packed.len(),
+            self.is_parallel(place.offsets(leaves.clone()).len()),
+            false,
+        );
+        let together = (EVALUATION_ROWS / leaf).max(1);
+        for first in leaves.clone().step_by(together) {
+            let some = first..leaves.end.min(first.saturating_add(together as u32));
+            let rows = place.offsets(some.clone());
+            let parallel = self.is_parallel(rows.len());
+            let block = block_rows(rows.len(), parallel);
+            let network = Network::new(self.kernel, &self.model, weights, &self.packed, false);
+            let scratch = &mut self.scratch[0];
+            scratch.gather_each(samples, rows.map(at));
+            scratch.run(&network, samples, block, parallel, Pass::Loss);
+            let (targets, outcomes) = scratch.results();
+            for (leaf, (targets, outcomes)) in some.zip(targets.chunks(leaf).zip(outcomes.chunks(leaf))) {
+                let tally = tally(classes, targets, outcomes);
+                fold.insert(NodeSum { node: Node::leaf(leaf), gradient: Vec::new(), tally });
+            }
+        }
+        // Its nodes may have names of nodes below them, where the tree's end cuts them short.
+        let mut tallies = fold.into_sums().into_iter();
+        let named = |node| Some((node, tallies.next()?.tally));
+        place.tree().cover(leaves).into_iter().filter_map(named).collect()
+    }
+
+    /// The same with weights that may still be arriving. Returns whether they came.
+    pub fn evaluate_flowing(
+        &mut self,
+        flow: &mut dyn Flow,
+        samples: [&dyn Samples; 2],
+        step: u64,
+        leaves: Range<u32>,
+    ) -> bool {
+        let Some((_, weights)) = flow.weights(self.model.parameters()) else { return false };
+        let tallies = self.evaluate_leaves(weights, samples, step, leaves);
+        tallies.into_iter().for_each(|(node, tally)| flow.evaluated(node, tally));
         true
     }
 
@@ -337,7 +401,7 @@ impl Gradients {
             let block = block_rows(rows.len(), parallel);
             let network = Network::new(self.kernel, &self.model, weights, &self.packed, false);
             let scratch = &mut self.scratch[0];
-            scratch.gather_range(samples, rows);
+            scratch.gather_each(samples, rows);
             scratch.run(&network, samples, block, parallel, pass);
             take(scratch, first);
         }

@@ -132,10 +132,10 @@ impl Scratch {
         self.take_targets(samples);
     }
 
-    /// Takes samples as they lie.
-    pub fn gather_range(&mut self, samples: &dyn Samples, rows: Range<usize>) {
+    /// Takes these samples.
+    pub fn gather_each(&mut self, samples: &dyn Samples, indices: impl Iterator<Item = usize>) {
         self.indices.clear();
-        self.indices.extend(rows);
+        self.indices.extend(indices);
         self.take_targets(samples);
     }
 

@@ -79,10 +79,11 @@ fn weights_part(chunk: v1::WeightsChunk, shape: &Shape) -> Result<WeightsPart, N
 fn assign(assign: v1::Assign, shape: &Shape) -> Result<ServerMessage, Nonsense> {
     let v1::Assign { step, leaf_start, leaf_end } = assign;
     ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
-    let leaves = shape.plan.step(step).tree().leaves();
+    let tree = shape.plan.step(step).tree();
     ensure!(
-        leaf_start < leaf_end && leaf_end <= leaves,
-        "leaves {leaf_start}..{leaf_end} of step {step}, which has {leaves}"
+        tree.has_leaves(&(leaf_start..leaf_end)),
+        "leaves {leaf_start}..{leaf_end} of step {step}, which has {}",
+        tree.leaves()
     );
     Ok(ServerMessage::Assign { step, leaves: leaf_start..leaf_end })
 }

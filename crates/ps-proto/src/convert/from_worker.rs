@@ -5,7 +5,7 @@ use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
 use crate::status::Refusal;
 use crate::v1::{self, from_worker::Message};
 use bytes::Bytes;
-use ps_core::{Node, Tally};
+use ps_core::{Node, Section, Tally};
 
 /// A worker that asks to be admitted; it speaks our version of the contract.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +105,11 @@ pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMe
 fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<NodePart, Nonsense> {
     let v1::NodeChunk { step, level, index, offset, total, gradient } = chunk;
     let node = existing_node(step, level, index, shape)?;
+    let section = shape.plan.step(step).tree().section_of(node);
+    ensure!(
+        section == Section::Training,
+        "node {node} of step {step} has no gradient: its leaves are evaluated"
+    );
     let offset = check_chunk(offset, total, &gradient, 4, shape.parameters)?;
     Ok(NodePart { step, node, offset, bytes: gradient })
 }
