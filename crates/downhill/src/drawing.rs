@@ -1,6 +1,7 @@
-//! Images in a terminal, two rows of pixels to a line of characters.
+//! Images and curves in a terminal: two rows of pixels, or four of dots, to a line of characters.
 
 use ps_data::Image;
+use ps_plot::number;
 
 /// Characters in which images are drawn side by side.
 const WIDTH: usize = 100;
@@ -49,6 +50,60 @@ fn block(upper: u8, lower: u8) -> char {
     }
 }
 
+/// Characters across and down of a curve.
+const CURVE: (usize, usize) = (64, 12);
+/// Dots across and down of a character.
+const DOTS: (usize, usize) = (2, 4);
+
+/// A curve through `points`, with what it begins at and its least and greatest value beside it; `mark` is a place on the x
+/// axis and what stands below it.
+pub fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>) -> Vec<String> {
+    let range = |value: fn(&(f64, f64)) -> f64| {
+        let values = points.iter().map(value);
+        let low = values.clone().fold(f64::INFINITY, f64::min);
+        (low, (values.fold(f64::NEG_INFINITY, f64::max) - low).max(f64::MIN_POSITIVE))
+    };
+    let ((left, wide), (low, high)) = (range(|point| point.0), range(|point| point.1));
+    let (columns, rows) = (CURVE.0 * DOTS.0, CURVE.1 * DOTS.1);
+    let across = |x: f64| (x - left) / wide * (columns - 1) as f64;
+    let down = |y: f64| (1.0 - (y - low) / high) * (rows - 1) as f64;
+    let mut cells = vec![vec![0_u8; CURVE.0]; CURVE.1];
+    for pair in points.windows(2) {
+        let [from, to] = [pair[0], pair[1]].map(|(x, y)| (across(x), down(y)));
+        let dots = (to.0 - from.0).abs().max((to.1 - from.1).abs()).ceil().max(1.0);
+        for dot in 0..=dots as usize {
+            let part = dot as f64 / dots;
+            let at = |from: f64, to: f64| (from + (to - from) * part).round() as usize;
+            let (column, row) = (at(from.0, to.0), at(from.1, to.1));
+            // Dots 1, 2, 3 and 7 of braille are the left column, 4, 5, 6 and 8 the right one.
+            let bit = [[0, 1, 2, 6], [3, 4, 5, 7]][column % DOTS.0][row % DOTS.1];
+            cells[row / DOTS.1][column / DOTS.0] |= 1 << bit;
+        }
+    }
+    let mark = mark.map(|(x, text)| ((across(x).clamp(0.0, columns as f64 - 1.0)) as usize / DOTS.0, text));
+    let mut lines: Vec<String> = (0..CURVE.1)
+        .map(|row| {
+            let value = match row {
+                0 => number(low + high),
+                _ if row + 1 == CURVE.1 => number(low),
+                _ => String::new(),
+            };
+            let cell = |(column, cell): (usize, &u8)| match cell {
+                0 if mark.as_ref().is_some_and(|(marked, _)| *marked == column) => '│',
+                0 => ' ',
+                dots => char::from_u32(0x2800 + u32::from(*dots)).unwrap_or(' '),
+            };
+            let drawn: String = cells[row].iter().enumerate().map(cell).collect();
+            format!("{value:>8} ┤{drawn}").trim_end().to_string()
+        })
+        .collect();
+    if let Some((column, text)) = mark {
+        let before = (10 + column).saturating_sub(text.chars().count() / 2);
+        lines.push(format!("{:before$}{text}", ""));
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +113,15 @@ mod tests {
         let image = Image { height: 3, width: 3 };
         let pixels = vec![255, 0, 255, 0, 255, 255, 255, 0, 60];
         assert_eq!(sheet(&[(Some(7), pixels)], image), ["7", "▀▄█", "▀ ░"]);
+    }
+
+    #[test]
+    fn a_curve_goes_from_the_upper_left_to_the_lower_right_past_its_mark() {
+        let points: Vec<(f64, f64)> = (0..=100).map(|x| (f64::from(x), 1.0 - f64::from(x) / 100.0)).collect();
+        let lines = curve(&points, Some((75.0, "here".into())));
+        assert_eq!(lines.len(), CURVE.1 + 1);
+        assert!(lines[0].starts_with("       1 ┤⠉") && lines[11].starts_with("       0 ┤"), "{lines:#?}");
+        assert!(lines[0].ends_with('│') && lines[12].trim() == "here", "{lines:#?}");
+        assert_eq!(lines[11].chars().count(), 10 + CURVE.0);
     }
 }

@@ -4,6 +4,7 @@ use crate::local::LocalError;
 use ps_config::ConfigError;
 use ps_core::trainer::Diverged;
 use ps_data::DataError;
+use ps_plot::PlotError;
 use ps_run::{FolderError, JobError};
 use std::fmt;
 use std::process::ExitCode;
@@ -59,6 +60,12 @@ impl From<JobError> for Failure {
 
 impl From<FolderError> for Failure {
     fn from(error: FolderError) -> Self {
+        Failure::new(error.is_usage(), &error)
+    }
+}
+
+impl From<PlotError> for Failure {
+    fn from(error: PlotError) -> Self {
         Failure::new(error.is_usage(), &error)
     }
 }

@@ -1,4 +1,4 @@
-//! The command line of Downhill: train, launch, evaluate, predict, simulate, data inspect, bench, certs, status, verify.
+//! The command line of Downhill: train, launch, find-lr, evaluate, predict, plot, explain, simulate, data inspect, bench, certs, status, verify.
 
 mod children;
 mod commands;
@@ -12,7 +12,9 @@ mod saved;
 use clap::{Parser, Subcommand};
 #[cfg(unix)]
 use commands::verify;
-use commands::{bench, certs, data, evaluate, launch, predict, simulate, status, train};
+use commands::{
+    bench, certs, data, evaluate, explain, find_lr, launch, plot, predict, simulate, status, train,
+};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -30,7 +32,10 @@ struct Arguments {
 enum Command {
     Train(train::Arguments),
     Launch(launch::Arguments),
+    FindLr(find_lr::Arguments),
     Evaluate(evaluate::Arguments),
+    Plot(plot::Arguments),
+    Explain(explain::Arguments),
     Predict(predict::Arguments),
     Simulate(simulate::Arguments),
     #[command(subcommand)]
@@ -47,6 +52,9 @@ Examples:
   downhill train examples/digits.toml
   downhill train examples/digits.toml --threads 4 --set train.epochs=2
   downhill launch examples/mnist.toml --workers 2
+  downhill find-lr examples/digits.toml
+  downhill plot runs/digits-1
+  downhill explain runs/digits-1 --sample 0
   downhill evaluate runs/digits-1
   downhill predict runs/digits-1 --data csv:new.csv --output predictions.csv
   downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 10Gbit
@@ -61,7 +69,10 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Train(arguments) => train::run(&arguments),
         Command::Launch(arguments) => launch::run(&arguments),
+        Command::FindLr(arguments) => find_lr::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Plot(arguments) => plot::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Data(command) => data::run(&command),

@@ -22,7 +22,7 @@ enum Place {
 }
 
 enum Order {
-    Save(Snapshot),
+    Save(Box<Snapshot>),
     Load { allow_fresh: bool, answer: Sender<Result<Found, Error>> },
 }
 
@@ -71,7 +71,7 @@ impl Writer {
         self.is_busy = match &self.place {
             // If the thread is gone, `saved` will say so.
             Place::Thread { orders, .. } => {
-                orders.as_ref().is_some_and(|orders| orders.send(Order::Save(snapshot)).is_ok())
+                orders.as_ref().is_some_and(|orders| orders.send(Order::Save(Box::new(snapshot))).is_ok())
             }
             Place::Here { store, outbox } => {
                 outbox.send((snapshot.progress.step, store.save(&snapshot))).is_ok()

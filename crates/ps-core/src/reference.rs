@@ -194,8 +194,14 @@ fn leaf_sum(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[us
 
 /// The outputs of one sample's forward pass, `[outputs]`, before the head: for evaluation by hand.
 pub fn forward(model: &Model, weights: &[f32], row: &[f32]) -> Vec<f32> {
-    let mut x = row.to_vec();
+    activations(model, weights, row).pop().unwrap_or_default()
+}
+
+/// What goes into each layer in one sample's forward pass, `row` first, and last the outputs before the head.
+pub fn activations(model: &Model, weights: &[f32], row: &[f32]) -> Vec<Vec<f32>> {
+    let mut all = vec![row.to_vec()];
     for (l, layer) in model.layers().iter().enumerate() {
+        let x = &all[l];
         let mut z = vec![0.0; layer.outputs];
         for (o, z) in z.iter_mut().enumerate() {
             let w = &weights[layer.weight + o * layer.inputs..][..layer.inputs];
@@ -204,7 +210,7 @@ pub fn forward(model: &Model, weights: &[f32], row: &[f32]) -> Vec<f32> {
                 *z = model.activation().apply(*z);
             }
         }
-        x = z;
+        all.push(z);
     }
-    x
+    all
 }

@@ -1,9 +1,10 @@
 //! When a run is saved, and what it goes on from.
 
-use crate::folder::{CHECKPOINTS, FolderError, RunFolder};
+use crate::folder::{CHECKPOINTS, FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
 use ps_checkpoint::{Disk, Error, Kept, Snapshot, Store, Writer};
 use ps_config::CheckpointArgs;
+use ps_core::Model;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -145,4 +146,26 @@ fn kept(job: &Job, wanted: &CheckpointArgs) -> Kept {
 
 fn damaged(problem: &String) -> String {
     format!("damaged checkpoint: {problem}")
+}
+
+/// The weights of each checkpoint in the run's folder that can be read, after how many steps, in order. The run may be going
+/// on; nothing is locked, and nothing is verified but that they are weights of `model`.
+///
+/// # Errors
+/// The folder of checkpoints is there and cannot be read.
+pub fn kept_weights(folder: &Path, model: &Model) -> Result<Vec<(u64, Vec<f32>)>, FolderError> {
+    let path = folder.join(CHECKPOINTS);
+    let entries = match std::fs::read_dir(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| FolderError::File { path: path.clone(), error })?,
+    };
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let step = entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
+        let bytes = std::fs::read(entry.path().join(WEIGHTS_FILE)).ok()?;
+        Some((step, ps_checkpoint::tensors::from_bytes(model.layout(), &bytes).ok()?))
+    };
+    let mut kept: Vec<(u64, Vec<f32>)> = entries.filter_map(read).collect();
+    kept.sort_by_key(|(step, _)| *step);
+    Ok(kept)
 }

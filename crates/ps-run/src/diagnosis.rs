@@ -32,7 +32,7 @@ impl Diagnosis {
         let mut ratios: Vec<f64> = probes.iter().map(ratio).filter(|ratio| ratio.is_finite()).collect();
         ratios.sort_by(f64::total_cmp);
         let median = *ratios.get(ratios.len() / 2)?;
-        let rose = |probe: &&ProbeLine| !(probe.actual_decrease >= 0.0);
+        let rose = |probe: &&ProbeLine| probe.actual_decrease < 0.0 || probe.actual_decrease.is_nan();
         let count = probes.iter().filter(rose).count();
         let verdict = match too_large_since(probes) {
             Some(probe) => format!(

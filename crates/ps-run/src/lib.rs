@@ -17,6 +17,7 @@ mod recorder;
 mod summary;
 mod weights;
 
+pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, finished};
 pub use job::{Job, JobError, task};

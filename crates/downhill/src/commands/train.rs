@@ -1,5 +1,6 @@
 //! `downhill train`: a run inside this process.
 
+use crate::commands::threads;
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::{local, output};
@@ -121,12 +122,6 @@ fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), F
         recorder.event(trainer.version(), &event);
     }
     Ok((trainer.weights().to_vec(), trainer.version()))
-}
-
-/// Sets up the pool that everything computes on.
-fn threads(threads: Option<u16>) -> Result<(), Failure> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, usize::from));
-    pool.build_global().map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
 }
 
 /// What results are named after: the run file, without its ending.

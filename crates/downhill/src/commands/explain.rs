@@ -1,0 +1,357 @@
+//! `downhill explain`: what one sample asks of the weights.
+
+use crate::drawing;
+use crate::failure::Failure;
+use crate::output;
+use crate::saved::SavedRun;
+use ps_config::{DataArgs, LogArgs};
+use ps_core::model::Layer;
+use ps_core::{BatchPlan, Gradients, Head, Model, Samples, reference};
+use ps_data::{Image, Split, load_like};
+use ps_plot::{Bars, Figure, Panel, number};
+use ps_run::{DataProgress, Job, Style};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Show what one sample asks of the weights.
+///
+/// Computes the gradient of this one sample's loss: the outputs against the wanted ones, and, layer by layer from the last,
+/// which biases, weights and activations before the layer it would push most, and in which direction, for the loss to fall.
+/// Activations cannot be changed by themselves: their push is what goes on to the layer before.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// A run's folder, or its weights.safetensors.
+    #[arg(value_name = "RUN_DIR")]
+    run: PathBuf,
+
+    /// Which sample, from 0.
+    #[arg(long, value_name = "I")]
+    sample: usize,
+
+    /// Of which part of the run's data.
+    #[arg(long, default_value = "train", conflicts_with = "source")]
+    part: Part,
+
+    /// Of this source instead, such as csv:new.csv; relative paths start here, not at the run file.
+    #[arg(long = "data", value_name = "SOURCE")]
+    source: Option<String>,
+
+    /// How many of the strongest pushes of each kind are shown.
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    top: u16,
+
+    /// Draw it to this .png or .svg file, too: of images what each pixel is pushed to; an older picture there is replaced.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Part {
+    Train,
+    Validation,
+    Test,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill explain runs/digits-1 --sample 0
+  downhill explain runs/mnist-1 --part test --sample 8 --output sample.png
+  downhill explain runs/adult-1 --data csv:new.csv --sample 3 --top 10";
+
+/// Prints the tables and draws the picture.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    arguments.log.start();
+    arguments.output.iter().try_for_each(|path| ps_plot::check(path))?;
+    let style = Style::choose(&arguments.log);
+    let run = SavedRun::open(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
+    let (name, split) = part(arguments, &run.job, style)?;
+    let index = arguments.sample;
+    if index >= split.len() {
+        let samples = split.len();
+        return Err(Failure::Usage(format!(
+            "--sample {index}: {name} has {samples} samples, from 0 to {}",
+            samples - 1
+        )));
+    }
+    let explained = Explained::new(&run.job, &run.saved.weights, &split, index);
+    let mut lines = explained.image.map_or_else(Vec::new, |image| {
+        let pixels = shades(&explained.activations[0]);
+        drawing::sheet(&[(None, pixels)], image).into_iter().filter(|line| !line.is_empty()).collect()
+    });
+    lines.push(format!("sample {index} of {name}: {}", explained.words()));
+    lines.extend(explained.lines(arguments.top.into()));
+    output::lines(&lines)?;
+    if let Some(path) = &arguments.output {
+        explained.figure(&format!("sample {index} of {name}")).write(path)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The samples that are meant, and what they are called.
+fn part(arguments: &Arguments, job: &Job, style: Style) -> Result<(String, Split), Failure> {
+    if let Some(source) = &arguments.source {
+        let progress = DataProgress::new(style);
+        let split = load_like(source, &job.run.data, &job.data, Path::new("."), &progress)?;
+        return Ok((source.clone(), split));
+    }
+    let (name, split) = match arguments.part {
+        Part::Train => ("the training part", Some(job.data.train.clone())),
+        Part::Validation => ("the validation part", job.data.validation.clone()),
+        Part::Test => ("the test source", job.data.test.clone()),
+    };
+    let missing = || {
+        Failure::Usage(format!("the run has no samples for {name}; choose another --part, or name --data"))
+    };
+    Ok((name.to_string(), split.ok_or_else(missing)?))
+}
+
+/// A sample with its gradient.
+struct Explained<'a> {
+    model: &'a Model,
+    weights: &'a [f32],
+    class_names: &'a [String],
+    feature_names: &'a [String],
+    image: Option<Image>,
+    target: f32,
+    loss: f64,
+    /// What goes into each layer, and last the outputs, as the head makes them.
+    activations: Vec<Vec<f32>>,
+    /// Of the parameters, and its negative is their push.
+    gradient: Vec<f32>,
+}
+
+/// One sample of others.
+struct One<'a>(&'a Split, usize);
+
+impl Samples for One<'_> {
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn features(&self) -> usize {
+        self.0.features()
+    }
+
+    fn write_row(&self, _: usize, row: &mut [f32]) {
+        self.0.write_row(self.1, row);
+    }
+
+    fn target(&self, _: usize) -> f32 {
+        self.0.target(self.1)
+    }
+}
+
+/// A name with how far what it names is pushed.
+type Push = (String, f64);
+
+impl<'a> Explained<'a> {
+    fn new(job: &'a Job, weights: &'a [f32], split: &Split, index: usize) -> Self {
+        let (model, one) = (&job.model, One(split, index));
+        let plan = BatchPlan::new(job.run.seed, 1, 1, 1, 1, None);
+        let sum = Gradients::new(model.clone(), plan, job.kernel).compute(weights, &one, 0, 0..1).pop();
+        let sum = sum.expect("a leaf of one sample has a sum");
+        let mut row = vec![0.0; model.features()];
+        one.write_row(0, &mut row);
+        let mut activations = reference::activations(model, weights, &row);
+        if let Some(outputs) = activations.last_mut() {
+            model.head().predict(outputs);
+        }
+        Explained {
+            model,
+            weights,
+            class_names: &job.data.class_names,
+            feature_names: &job.data.feature_names,
+            image: job.data.image,
+            target: one.target(0),
+            loss: sum.tally.mean_loss(),
+            activations,
+            gradient: sum.gradient,
+        }
+    }
+
+    fn outputs(&self) -> &[f32] {
+        self.activations.last().map_or(&[], |outputs| outputs)
+    }
+
+    /// What the outputs should be.
+    fn wanted(&self) -> Vec<f64> {
+        match self.model.head() {
+            Head::Softmax => (0..self.outputs().len())
+                .map(|class| f64::from(u8::from(class as f32 == self.target)))
+                .collect(),
+            Head::Logistic | Head::SquaredError | Head::Poisson => vec![self.target.into()],
+        }
+    }
+
+    fn words(&self) -> String {
+        let class =
+            |index: usize| self.class_names.get(index).map_or_else(|| index.to_string(), Clone::clone);
+        let outputs = self.outputs();
+        let loss = number(self.loss);
+        let likeliest = match self.model.head() {
+            Head::Softmax => (0..outputs.len()).max_by(|a, b| outputs[*a].total_cmp(&outputs[*b])),
+            Head::Logistic => Some(usize::from(outputs[0] > 0.5)),
+            Head::SquaredError | Head::Poisson => None,
+        };
+        match likeliest {
+            Some(likeliest) => {
+                let wanted = class(self.target as usize);
+                format!("class {wanted}, predicted as {}, loss {loss}", class(likeliest))
+            }
+            None => {
+                let [wanted, output] = [self.target, outputs[0]].map(|value| number(value.into()));
+                format!("{wanted}, predicted as {output}, loss {loss}")
+            }
+        }
+    }
+
+    fn lines(&self, top: usize) -> Vec<String> {
+        let mut lines = vec![
+            String::new(),
+            format!("{:>16} {:>10} {:>10} {:>14}", "output", "is", "wanted", "push before head"),
+        ];
+        let layers = self.model.layers();
+        let last = &layers[layers.len() - 1];
+        for (unit, (output, wanted)) in self.outputs().iter().zip(self.wanted()).enumerate() {
+            let push = direction(-f64::from(self.gradient[last.bias + unit]));
+            let [output, wanted] = [f64::from(*output), wanted].map(number);
+            lines.push(format!("{:>16} {output:>10} {wanted:>10} {push:>14}", self.unit(layers.len(), unit)));
+        }
+        for (index, layer) in layers.iter().enumerate().rev() {
+            lines.push(String::new());
+            let (inputs, outputs) = (layer.inputs, layer.outputs);
+            lines.push(format!("layer {index}, {inputs} to {outputs}: strongest pushes"));
+            let kinds = [
+                ("biases", self.biases(index, layer)),
+                ("weights", self.weights_of(index, layer, top)),
+                (if index == 0 { "inputs" } else { "activations before it" }, self.before(index, layer)),
+            ];
+            for (kind, pushes) in kinds {
+                for (place, (name, push)) in strongest(pushes, top).into_iter().enumerate() {
+                    let kind = if place == 0 { kind } else { "" };
+                    lines.push(format!("  {kind:<22} {:>14}  {name}", direction(push)));
+                }
+            }
+        }
+        lines
+    }
+
+    /// What unit `unit` of the input of layer `layer` is called, or of the outputs.
+    fn unit(&self, layer: usize, unit: usize) -> String {
+        if layer == self.model.layers().len() {
+            return match self.model.head() {
+                Head::Softmax => self.class_names.get(unit).map_or_else(|| unit.to_string(), Clone::clone),
+                Head::Logistic => format!("class {}", self.class_names.get(1).map_or("1", |name| name)),
+                Head::SquaredError | Head::Poisson => "value".into(),
+            };
+        }
+        match (layer, self.image) {
+            (0, Some(image)) => format!("pixel in row {}, column {}", unit / image.width, unit % image.width),
+            (0, None) => self.feature_names.get(unit).map_or_else(|| format!("feature {unit}"), Clone::clone),
+            _ => format!("unit {unit}"),
+        }
+    }
+
+    fn biases(&self, index: usize, layer: &Layer) -> Vec<Push> {
+        let push = |unit: usize| (self.unit(index + 1, unit), -f64::from(self.gradient[layer.bias + unit]));
+        (0..layer.outputs).map(push).collect()
+    }
+
+    /// The strongest ones only: there may be millions.
+    fn weights_of(&self, index: usize, layer: &Layer, top: usize) -> Vec<Push> {
+        let mut places: Vec<usize> = (0..layer.inputs * layer.outputs).collect();
+        let size = |place: &usize| self.gradient[layer.weight + place].abs();
+        if top < places.len() {
+            places.select_nth_unstable_by(top, |a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
+            places.truncate(top);
+        }
+        let push = |place: usize| {
+            let (output, input) = (place / layer.inputs, place % layer.inputs);
+            let [weight, active] = [self.weights[layer.weight + place], self.activations[index][input]];
+            let [weight, active] = [weight, active].map(|value| number(value.into()));
+            let (to, from) = (self.unit(index + 1, output), self.unit(index, input));
+            let name = format!("to {to} from {from} (which is {active}); it is {weight}");
+            (name, -f64::from(self.gradient[layer.weight + place]))
+        };
+        places.into_iter().map(push).collect()
+    }
+
+    /// The push of what goes into a layer: its weight, transposed, times the push before its activation.
+    fn before(&self, index: usize, layer: &Layer) -> Vec<Push> {
+        let pushes = self.push_before(layer);
+        let named = |(unit, push)| {
+            let active = number(f64::from(self.activations[index][unit]));
+            (format!("{} (which is {active})", self.unit(index, unit)), push)
+        };
+        pushes.into_iter().enumerate().map(named).collect()
+    }
+
+    fn push_before(&self, layer: &Layer) -> Vec<f64> {
+        let mut pushes = vec![0.0; layer.inputs];
+        for output in 0..layer.outputs {
+            // The derivative by a bias is that by what it is added to.
+            let delta = -f64::from(self.gradient[layer.bias + output]);
+            let row = &self.weights[layer.weight + output * layer.inputs..][..layer.inputs];
+            pushes.iter_mut().zip(row).for_each(|(push, weight)| *push += delta * f64::from(*weight));
+        }
+        pushes
+    }
+
+    fn figure(&self, title: &str) -> Figure {
+        let layers = self.model.layers();
+        let picture = |title: &str, width: usize, values: Vec<f64>, is_signed: bool| {
+            Panel::Image(ps_plot::Image { title: title.into(), width, values, is_signed })
+        };
+        let mut panels = Vec::new();
+        if let Some(image) = self.image {
+            let pixels = shades(&self.activations[0]).into_iter().map(f64::from).collect();
+            panels.push(picture("the sample", image.width, pixels, false));
+            let pushes = self.push_before(&layers[0]);
+            panels.push(picture("push of each pixel: up blue, down red", image.width, pushes, true));
+        }
+        let names = (0..self.outputs().len()).map(|unit| self.unit(layers.len(), unit)).collect();
+        let outputs = self.outputs().iter().map(|output| f64::from(*output)).collect();
+        let groups = vec![("is".into(), 0, outputs), ("wanted".into(), 1, self.wanted())];
+        panels.push(Panel::Bars(Bars { title: "outputs".into(), names, groups }));
+        if let [.., last] = layers
+            && layers.len() > 1
+        {
+            let mut pushes = self.push_before(last);
+            let width = (pushes.len() as f64).sqrt().ceil() as usize;
+            pushes.resize(pushes.len().div_ceil(width) * width, 0.0);
+            panels.push(picture("push of the units before the last layer", width, pushes, true));
+        }
+        Figure { title: format!("{title}: {}", self.words()), columns: 2, panel: (480, 380), panels }
+    }
+}
+
+/// The largest pushes, the largest first.
+fn strongest(mut pushes: Vec<Push>, top: usize) -> Vec<Push> {
+    pushes.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+    pushes.truncate(top);
+    pushes.retain(|(_, push)| *push != 0.0);
+    pushes
+}
+
+fn direction(push: f64) -> String {
+    let size = number(push.abs());
+    match push {
+        _ if size == "0" => "none".into(),
+        _ if push > 0.0 => format!("up {size}"),
+        _ => format!("down {size}"),
+    }
+}
+
+/// A sample as shades from 0, its least value, to 255.
+fn shades(row: &[f32]) -> Vec<u8> {
+    let low = row.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let scale = 255.0 / (high - low).max(f32::MIN_POSITIVE);
+    row.iter().map(|value| ((value - low) * scale) as u8).collect()
+}

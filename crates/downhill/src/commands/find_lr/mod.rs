@@ -1,0 +1,179 @@
+//! `downhill find-lr`: a learning rate, from a short run in which it grows.
+
+mod sweep;
+
+use crate::commands::threads;
+use crate::failure::Failure;
+use crate::{drawing, output};
+use ps_config::{DataArgs, LogArgs, RunArgs};
+use ps_core::{BatchPlan, ControlConfig, LearningRate, Schedule, ScheduleKind};
+use ps_plot::{Axis, Figure, Lines, Mark, Panel, Series, number};
+use ps_run::{DataProgress, Job, Recorder, Style};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use sweep::{Proposal, Sweep};
+
+/// Find a learning rate by trying all of them.
+///
+/// Trains from the initial weights with a rate that grows by the same factor from step to step (the range test of
+/// Smith 2017), draws the loss over the rate, and proposes a rate. Nothing is kept of that run. The schedule of the
+/// run file is left out, all else is as it says.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// Rate of the first step.
+    #[arg(long, value_name = "RATE", default_value_t = 1e-5, value_parser = rate)]
+    from: f64,
+
+    /// Rate of the last step, if the loss does not explode before it.
+    #[arg(long, value_name = "RATE", default_value_t = 10.0, value_parser = rate)]
+    to: f64,
+
+    /// Steps from one to the other.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(50..=100_000))]
+    steps: u64,
+
+    /// Write the curve to this .png or .svg file, too; an older picture there is replaced.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Threads to compute on [default: as many as there are processors].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill find-lr examples/digits.toml
+  downhill find-lr examples/digits.toml --output find-lr.png
+  downhill find-lr examples/digits.toml --set optimizer.kind=adam --from 1e-7 --to 1
+
+The last line of output is the flag that `downhill train` takes. Where the loss explodes at once, never falls or
+is still falling at the last rate, there is no such line, and the exit code is 1.";
+
+/// Draws the curve and prints the proposal.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    arguments.log.start();
+    let Arguments { from, to, .. } = *arguments;
+    if from * 10.0 > to {
+        let why = "--to is to be ten times --from at least, for the loss to be seen over different rates";
+        return Err(Failure::Usage(format!("--from {from} --to {to}: {why}")));
+    }
+    arguments.output.iter().try_for_each(|path| ps_plot::check(path))?;
+    let run = arguments.run.load()?;
+    let style = Style::choose(&arguments.log);
+    threads(arguments.threads)?;
+    let root = arguments.data.root(arguments.run.folder());
+    let mut job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
+    let sweep = test(&mut job, arguments, style)?;
+    let proposal = sweep.proposal();
+    if !arguments.log.quiet {
+        output::lines(&terminal(&sweep, proposal.as_ref().ok()))?;
+    }
+    if let Some(path) = &arguments.output {
+        let name = arguments.run.run.display().to_string();
+        figure(&name, &sweep, proposal.as_ref().ok()).write(path)?;
+    }
+    let Proposal { rate, reason } = proposal.map_err(Failure::Failed)?;
+    // What the run file says is multiplied by this.
+    let batch = job.plan.batch as f64;
+    let scale = batch / job.run.learning_rate.for_batch.map_or(batch, |meant| meant as f64);
+    let mut lines = vec![format!("learning rate {}: {reason}", number(rate))];
+    if scale != 1.0 {
+        let words = format!("the run file's rates are multiplied by {}, for its batch", number(scale));
+        lines.push(words);
+    }
+    lines.push(format!("--set learning_rate.initial={}", sweep::rounded(rate / scale)));
+    output::lines(if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Trains with rates that grow from step to step.
+fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Failure> {
+    let Arguments { from, to, steps, .. } = *arguments;
+    let BatchPlan { seed, samples, batch, leaf, .. } = job.plan;
+    let epochs = (steps * batch as u64).div_ceil(samples as u64) as u32 + 1;
+    job.plan = BatchPlan::new(seed, samples, batch, leaf, epochs, Some(steps));
+    let factor = (to / from).powf(1.0 / (steps - 1) as f64);
+    let growing =
+        LearningRate { schedule: ScheduleKind::Exponential, factor, ..LearningRate::constant(from) };
+    job.rate = Schedule::new(growing, Vec::new());
+    job.control = ControlConfig::default();
+    let (mut trainer, mut gradients, mut sweep) = (job.trainer(), job.gradients(), Sweep::default());
+    let mut recorder = Recorder::new(job, None, style)?;
+    while !trainer.is_done() {
+        let step = trainer.version();
+        let leaves = 0..job.plan.step(step).tree().leaves();
+        let mut sums = gradients.compute(trainer.weights(), &job.data.train, step, leaves);
+        let mut root = sums.pop().expect("all leaves of a step have one sum");
+        let loss = match trainer.finish(&mut root) {
+            Ok(report) => {
+                recorder.step(&report, 1);
+                report.tally.mean_loss()
+            }
+            Err(_) => f64::NAN,
+        };
+        gradients.recycle(root);
+        if !sweep.push(from * factor.powf(step as f64), loss) {
+            break;
+        }
+    }
+    recorder.abandon();
+    Ok(sweep)
+}
+
+/// The curve in characters.
+fn terminal(sweep: &Sweep, proposal: Option<&Proposal>) -> Vec<String> {
+    let points = sweep.points();
+    let [Some(first), Some(last)] = [points.first(), points.last()] else { return Vec::new() };
+    let drawn: Vec<(f64, f64)> = points.iter().map(|point| (point.rate.log10(), point.smooth)).collect();
+    let mark = proposal.map(|proposal| (proposal.rate.log10(), number(proposal.rate)));
+    let end = if sweep.has_exploded() { "; it then explodes" } else { "" };
+    let [from, to] = [first, last].map(|point| number(point.rate));
+    let mut lines = vec![format!("loss, smoothed, over the learning rate from {from} to {to}{end}")];
+    lines.extend(drawing::curve(&drawn, mark));
+    lines
+}
+
+fn figure(name: &str, sweep: &Sweep, proposal: Option<&Proposal>) -> Figure {
+    let points = sweep.points();
+    let top = 1.1 * points.iter().map(|point| point.smooth).fold(0.0, f64::max);
+    let shown = |value: f64| if value <= top { value } else { f64::NAN };
+    let curve = |name: &str, style, value: fn(&sweep::Point) -> f64| Series {
+        name: name.into(),
+        color: 0,
+        style,
+        points: points.iter().map(|point| (point.rate, shown(value(point)))).collect(),
+    };
+    let mark =
+        proposal.map(|it| Mark { at: it.rate, label: format!("proposed: {}", number(it.rate)), color: 1 });
+    let panel = Lines {
+        title: String::new(),
+        x: Axis::log("learning rate"),
+        y: Axis::linear("loss"),
+        series: vec![
+            curve("of each batch", ps_plot::Style::Faint, |point| point.loss),
+            curve("smoothed", ps_plot::Style::Solid, |point| point.smooth),
+        ],
+        marks: mark.into_iter().collect(),
+    };
+    Figure {
+        title: format!("find-lr {name}: loss over the learning rate"),
+        columns: 1,
+        panel: (720, 400),
+        panels: vec![Panel::Lines(panel)],
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "expected a number above 0, such as 1e-5".into())
+}

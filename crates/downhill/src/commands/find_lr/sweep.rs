@@ -1,0 +1,198 @@
+//! The range test: what the losses of a run say whose rate grows by the same factor from step to step (Smith 2017).
+
+use ps_plot::number;
+
+/// Share of the smoothed loss that is kept from step to step.
+const KEPT: f64 = 0.9;
+/// The loss has exploded when, smoothed, it is so many times its best; a best below a tenth of the first counts as that.
+const EXPLODED: f64 = 4.0;
+/// Steps until the smoothed loss means something.
+const SETTLED: usize = 10;
+/// A loss that has not fallen by this share has not fallen.
+const FALLEN: f64 = 0.05;
+/// The slope of the curve is looked at over this share of its points.
+const WINDOW: f64 = 0.05;
+
+/// Losses by rate, ascending.
+#[derive(Default)]
+pub struct Sweep {
+    points: Vec<Point>,
+    mean: f64,
+    has_exploded: bool,
+}
+
+/// A step.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// Its rate.
+    pub rate: f64,
+    /// Mean loss of its batch, before it.
+    pub loss: f64,
+    /// The same, smoothed.
+    pub smooth: f64,
+}
+
+/// A rate to train with.
+#[derive(Debug, PartialEq)]
+pub struct Proposal {
+    /// The rate.
+    pub rate: f64,
+    /// Why this one.
+    pub reason: String,
+}
+
+impl Sweep {
+    /// A step at `rate` on a batch whose mean loss was `loss` before it, not finite if it could not be made. Returns
+    /// whether more steps make sense.
+    pub fn push(&mut self, rate: f64, loss: f64) -> bool {
+        if !loss.is_finite() {
+            self.has_exploded = true;
+            return false;
+        }
+        self.mean = KEPT * self.mean + (1.0 - KEPT) * loss;
+        let smooth = self.mean / (1.0 - KEPT.powi(self.points.len() as i32 + 1));
+        self.points.push(Point { rate, loss, smooth });
+        let best = self.points.iter().map(|point| point.smooth).fold(f64::INFINITY, f64::min);
+        self.has_exploded = smooth > EXPLODED * best.max(0.1 * self.first());
+        !self.has_exploded
+    }
+
+    /// The steps that are worth drawing: without those behind the valley whose losses would make it look flat.
+    pub fn points(&self) -> &[Point] {
+        let smooth = |point: &Point| point.smooth;
+        let lowest = self.points.iter().map(smooth).enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        let lowest = lowest.map_or(0, |(place, _)| place);
+        let wall = self.points[..lowest].iter().map(smooth).fold(0.0, f64::max);
+        let end = self.points[lowest..].iter().position(|point| wall > 0.0 && point.smooth > 1.5 * wall);
+        &self.points[..end.map_or(self.points.len(), |end| lowest + end)]
+    }
+
+    /// Whether the last step was too much.
+    pub fn has_exploded(&self) -> bool {
+        self.has_exploded
+    }
+
+    /// The mean loss of the first steps, which are too small to change it.
+    fn first(&self) -> f64 {
+        let first = &self.points[..self.points.len().min(SETTLED)];
+        first.iter().map(|point| point.loss).sum::<f64>() / first.len().max(1) as f64
+    }
+
+    /// A rate to train with.
+    ///
+    /// # Errors
+    /// Why the curve proposes none, and what to do.
+    pub fn proposal(&self) -> Result<Proposal, String> {
+        let Some(last) = self.points.last().filter(|_| self.points.len() > SETTLED) else {
+            return Err(self.at_once());
+        };
+        let (first, settled) = (self.first(), &self.points[SETTLED..]);
+        let lowest = settled.iter().copied().min_by(|a, b| a.smooth.total_cmp(&b.smooth)).unwrap_or(*last);
+        let place = self.points.iter().position(|point| point.rate == lowest.rate).unwrap_or(0);
+        if lowest.smooth > (1.0 - FALLEN) * first {
+            let [first, lowest, rate] = [first, lowest.smooth, last.rate].map(number);
+            return Err(if self.has_exploded && self.points.len() < 3 * SETTLED {
+                self.at_once()
+            } else if self.has_exploded {
+                format!(
+                    "the loss never falls before it explodes at the rate {rate}: it begins at {first} and gets to {lowest} at \
+                     best; look at the data (data.standardize) and the model, or set optimizer.clip_norm"
+                )
+            } else {
+                format!(
+                    "the loss never falls: it begins at {first} and gets to {lowest} at best, up to the rate {rate}; raise \
+                     --to if these rates are too small, else look at the data and the model"
+                )
+            });
+        }
+        if !self.has_exploded && place + SETTLED / 2 >= self.points.len() {
+            return Err(format!(
+                "the loss still falls at the greatest rate, {}: raise --to, for it is not known where it stops",
+                number(last.rate)
+            ));
+        }
+        let steepest = self.steepest(place);
+        let reason = format!(
+            "halfway, by factors, from {}, where the loss falls most steeply, to {}, where it is lowest{}",
+            number(rounded(steepest.rate)),
+            number(rounded(lowest.rate)),
+            if self.has_exploded {
+                format!("; at {} it explodes", number(rounded(last.rate)))
+            } else {
+                String::new()
+            }
+        );
+        Ok(Proposal { rate: rounded((steepest.rate * lowest.rate).sqrt()), reason })
+    }
+
+    fn at_once(&self) -> String {
+        let (steps, rate) = (self.points.len(), self.points.last().map_or(0.0, |point| point.rate));
+        format!(
+            "the loss explodes at once, within {steps} steps, at the rate {}: lower --from, or look at the data \
+             (data.standardize)",
+            number(rate)
+        )
+    }
+
+    /// Where, before the lowest point, the smoothed loss falls most for the same factor of the rate.
+    fn steepest(&self, lowest: usize) -> Point {
+        let half = ((self.points.len() as f64 * WINDOW / 2.0) as usize).max(1);
+        let slope = |at: usize| {
+            let (low, high) = (at.saturating_sub(half), (at + half).min(self.points.len() - 1));
+            (self.points[high].smooth - self.points[low].smooth) / (high - low) as f64
+        };
+        let at = (SETTLED / 2..=lowest).min_by(|a, b| slope(*a).total_cmp(&slope(*b)));
+        self.points[at.unwrap_or(lowest)]
+    }
+}
+
+/// A rate with two digits.
+pub fn rounded(rate: f64) -> f64 {
+    format!("{rate:.1e}").parse().unwrap_or(rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rates from 1e-5 to 10 in 200 steps, until `loss` of them, by the logarithm, says that it is enough.
+    fn swept(loss: impl Fn(f64) -> f64) -> Sweep {
+        let mut sweep = Sweep::default();
+        for step in 0..200 {
+            let exponent = -5.0 + 6.0 * f64::from(step) / 199.0;
+            if !sweep.push(10_f64.powf(exponent), loss(exponent)) {
+                break;
+            }
+        }
+        sweep
+    }
+
+    /// From 2.3 down to 0.3 around the rate 1e-2, and up from the rate 0.3 on.
+    fn valley(exponent: f64) -> f64 {
+        0.3 + 2.0 / (1.0 + (6.0 * (exponent + 2.0)).exp()) + (8.0 * (exponent + 0.2)).exp()
+    }
+
+    #[test]
+    fn a_valley_proposes_a_rate_between_its_wall_and_its_bottom() {
+        let sweep = swept(valley);
+        assert!(sweep.has_exploded());
+        let proposal = sweep.proposal().unwrap();
+        assert!((0.012..0.12).contains(&proposal.rate), "{proposal:?}");
+        assert!(proposal.reason.contains("it explodes"), "{proposal:?}");
+    }
+
+    #[test]
+    fn a_curve_without_a_valley_proposes_nothing_and_says_why() {
+        let refused = |loss: &dyn Fn(f64) -> f64| swept(loss).proposal().unwrap_err();
+        let at_once = refused(&|exponent| 2.3 * (20.0 * (exponent + 5.0)).exp());
+        assert!(at_once.contains("at once") && at_once.contains("--from"), "{at_once}");
+        let no_number = refused(&|exponent| if exponent > -4.9 { f64::NAN } else { 1.0 });
+        assert!(no_number.contains("at once"), "{no_number}");
+        let flat = refused(&|_| 2.3);
+        assert!(flat.contains("never falls"), "{flat}");
+        let wall = refused(&|exponent| 2.3 + (3.0 * exponent).exp());
+        assert!(wall.contains("never falls"), "{wall}");
+        let falling = refused(&|exponent| 5.0 - exponent);
+        assert!(falling.contains("still falls") && falling.contains("--to"), "{falling}");
+    }
+}

@@ -1,0 +1,193 @@
+//! The lines of metrics files as curves.
+
+use super::name;
+use crate::failure::Failure;
+use ps_plot::{Axis, Figure, Lines, Mark, Panel, Series, Style};
+use ps_run::{EpochLine, EventLine, Line, METRICS_FILE, ProbeLine, StepLine};
+use std::path::Path;
+
+/// More events than this of one run hide one another.
+const MARKS: usize = 12;
+
+/// A curve of more points than this is drawn smoothed, with what it was before behind it.
+const MANY: usize = 150;
+
+/// How a run went.
+pub struct Course {
+    name: String,
+    steps: Vec<StepLine>,
+    epochs: Vec<EpochLine>,
+    probes: Vec<ProbeLine>,
+    events: Vec<EventLine>,
+}
+
+impl Course {
+    /// Reads the metrics of the run in `folder`.
+    pub fn read(folder: &Path) -> Result<Self, Failure> {
+        let mut course = Course {
+            name: name(folder),
+            steps: Vec::new(),
+            epochs: Vec::new(),
+            probes: Vec::new(),
+            events: Vec::new(),
+        };
+        for line in Line::read_all(&folder.join(METRICS_FILE))? {
+            match line {
+                Line::Step(line) => course.steps.push(line),
+                Line::Epoch(line) => course.epochs.push(line),
+                Line::Probe(line) => course.probes.push(line),
+                Line::Event(line) => course.events.push(line),
+            }
+        }
+        if course.steps.is_empty() {
+            let path = folder.join(METRICS_FILE);
+            return Err(Failure::Failed(format!("{}: no step has been made yet", path.display())));
+        }
+        Ok(course)
+    }
+
+    /// A point for each line of steps that has such a value.
+    fn of_steps(&self, value: impl Fn(&StepLine) -> Option<f64>) -> Vec<(f64, f64)> {
+        self.steps.iter().filter_map(|line| Some((line.step as f64, value(line)?))).collect()
+    }
+
+    /// A point for each epoch's validation that has such a value.
+    fn of_validation(&self, value: impl Fn(&ps_run::Measures) -> Option<f64>) -> Vec<(f64, f64)> {
+        let point = |line: &EpochLine| Some((line.step as f64, value(line.validation.as_ref()?)?));
+        self.epochs.iter().filter_map(point).collect()
+    }
+
+    fn of_probes(&self, value: impl Fn(&ProbeLine) -> f64) -> Vec<(f64, f64)> {
+        self.probes.iter().map(|probe| (probe.step as f64, value(probe))).collect()
+    }
+}
+
+/// All that is known of the runs, in one picture.
+pub fn figure(courses: &[Course]) -> Figure {
+    let names: Vec<&str> = courses.iter().map(|course| course.name.as_str()).collect();
+    let pairs = |train: fn(&Course) -> Vec<(f64, f64)>, validation: fn(&Course) -> Vec<(f64, f64)>| {
+        let of = |(index, course): (usize, &Course)| {
+            let words = words(courses, index);
+            // Of one run they have colours of their own, of several that of the run.
+            let other = if courses.len() == 1 { 1 } else { index };
+            let points = train(course);
+            let (faint, shown) = match points.len() {
+                0..=MANY => (Vec::new(), points),
+                _ => (points.clone(), smoothed(&points)),
+            };
+            [
+                series(String::new(), index, Style::Faint, faint),
+                series(words("training"), index, Style::Solid, shown),
+                series(words("validation"), other, Style::Dashed, validation(course)),
+            ]
+        };
+        courses.iter().enumerate().flat_map(of).collect::<Vec<_>>()
+    };
+    let mut panels = vec![panel(
+        "mean loss of a sample",
+        pairs(|it| it.of_steps(|line| Some(line.loss)), |it| it.of_validation(|it| Some(it.loss))),
+        marks(courses),
+    )];
+    let accuracy = pairs(
+        |it| it.of_steps(|line| line.accuracy.map(|share| 100.0 * share)),
+        |it| it.of_validation(|it| it.accuracy.map(|share| 100.0 * share)),
+    );
+    panels.push(panel("accuracy in %", accuracy, Vec::new()));
+    let r_squared = pairs(
+        // Before a model has learned anything it is far below 0, which says no more than 0.
+        |it| it.of_steps(|line| line.r_squared.map(|it| it.max(0.0))),
+        |it| it.of_validation(|it| it.r_squared.map(|it| it.max(0.0))),
+    );
+    panels.push(panel("R²", r_squared, Vec::new()));
+    let each = |name: &str, style, points: fn(&Course) -> Vec<(f64, f64)>| {
+        let of = |(index, course): (usize, &Course)| {
+            series(words(courses, index)(name), index, style, points(course))
+        };
+        courses.iter().enumerate().map(of).collect::<Vec<_>>()
+    };
+    let rates = each("", Style::Solid, |it| it.of_steps(|line| Some(line.learning_rate.into())));
+    panels.push(panel("learning rate", rates, marks(courses)));
+    let norms = each("", Style::Solid, |it| it.of_probes(|probe| probe.gradient_norm));
+    panels.push(panel("norm of the gradient", norms, Vec::new()));
+    let predicted =
+        each("predicted to first order", Style::Solid, |it| it.of_probes(|probe| probe.predicted_decrease));
+    let actual = each("actual", Style::Dots, |it| it.of_probes(|probe| probe.actual_decrease));
+    let actual = actual
+        .into_iter()
+        .map(|series| Series { color: series.color + usize::from(courses.len() == 1), ..series });
+    let decreases: Vec<Series> = predicted.into_iter().chain(actual).collect();
+    panels.push(panel("decrease of the batch's loss by a step", decreases, Vec::new()));
+    let ratio = |probe: &ProbeLine| probe.actual_decrease / probe.predicted_decrease;
+    let ratios = courses.iter().enumerate().map(|(index, course)| {
+        series(words(courses, index)(""), index, Style::Dots, course.of_probes(ratio))
+    });
+    panels.push(panel("actual by predicted decrease", ratios.collect(), Vec::new()));
+    panels.push(panel("change of a layer's weight by its norm", layers(courses), Vec::new()));
+    panels.retain(|panel| panel.series.iter().any(|series| !series.points.is_empty()));
+    let columns = if panels.len() > 1 { 2 } else { 1 };
+    Figure {
+        title: names.join(", "),
+        columns,
+        panel: (560, 320),
+        panels: panels.into_iter().map(Panel::Lines).collect(),
+    }
+}
+
+/// An exponential mean, corrected for its beginning; what is not finite stays as it is.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let kept = 1.0 - 15.0 / points.len().max(30) as f64;
+    let (mut mean, mut weight) = (0.0, 0.0);
+    let smooth = |&(at, value): &(f64, f64)| {
+        if !value.is_finite() {
+            return (at, value);
+        }
+        mean = kept * mean + (1.0 - kept) * value;
+        weight = kept * weight + (1.0 - kept);
+        (at, mean / weight)
+    };
+    points.iter().map(smooth).collect()
+}
+
+/// What a curve of the run `index` is called: `what`, and of several runs the run's name before it.
+fn words(courses: &[Course], index: usize) -> impl Fn(&str) -> String {
+    let run = (courses.len() > 1).then(|| courses[index].name.clone());
+    move |what| match &run {
+        None => what.to_string(),
+        Some(run) if what.is_empty() => run.clone(),
+        Some(run) => format!("{run}, {what}"),
+    }
+}
+
+fn layers(courses: &[Course]) -> Vec<Series> {
+    let of = |(index, course): (usize, &Course)| {
+        let count = course.probes.first().map_or(0, |probe| probe.update_ratios.len());
+        let words = words(courses, index);
+        let layer = |layer: usize| {
+            let points =
+                course.of_probes(|probe| probe.update_ratios.get(layer).copied().unwrap_or(f64::NAN));
+            let color = if courses.len() == 1 { layer } else { index };
+            series(words(&format!("layer {layer}")), color, Style::Solid, points)
+        };
+        (0..count).map(layer).collect::<Vec<_>>()
+    };
+    courses.iter().enumerate().flat_map(of).collect()
+}
+
+fn series(name: String, color: usize, style: Style, points: Vec<(f64, f64)>) -> Series {
+    let name = if points.is_empty() { String::new() } else { name };
+    Series { name, color, style, points }
+}
+
+fn panel(title: &str, series: Vec<Series>, marks: Vec<Mark>) -> Lines {
+    let values = series.iter().flat_map(|series| &series.points).map(|(_, value)| *value);
+    Lines { title: title.into(), x: Axis::linear("step"), y: Axis::fitting("", values), series, marks }
+}
+
+fn marks(courses: &[Course]) -> Vec<Mark> {
+    let of = |(index, course): (usize, &Course)| {
+        let color = if courses.len() == 1 { 6 } else { index };
+        let mark = move |event: &EventLine| Mark { at: event.step as f64, label: event.event.clone(), color };
+        course.events.iter().take(MARKS).map(mark).collect::<Vec<_>>()
+    };
+    courses.iter().enumerate().flat_map(of).collect()
+}

@@ -1,0 +1,245 @@
+//! The loss around the weights of a run: along the gradient, and over a plane through the path of the weights.
+
+use super::name;
+use crate::failure::Failure;
+use crate::output;
+use crate::saved::SavedRun;
+use ps_core::{BatchPlan, Gradients, Samples};
+use ps_data::Split;
+use ps_plot::{Axis, Field, Figure, Lines, Mark, Panel, Series, Style};
+use ps_run::{counted, grouped, kept_weights};
+use std::path::Path;
+
+/// Points of a curve along the gradient.
+const POINTS: usize = 61;
+/// A step length is doubled or halved at most so often to find where the loss is as high as at its beginning.
+const DOUBLINGS: usize = 40;
+/// Share of the path's extent that is drawn around it.
+const ROOM: f64 = 0.35;
+/// Rounds of the power iteration, whose results are only looked at.
+const ROUNDS: usize = 200;
+
+/// What computes losses and gradients of some samples.
+struct Ground {
+    gradients: Gradients,
+    plan: BatchPlan,
+    split: Split,
+}
+
+/// Weights with what is said of them.
+type Place = (String, Vec<f32>);
+
+/// The curves and the plane. `folder` holds the checkpoints.
+pub fn figure(
+    folder: &Path,
+    run: &SavedRun,
+    samples: usize,
+    grid: usize,
+    tells: bool,
+) -> Result<Figure, Failure> {
+    let job = &run.job;
+    let split = job.data.train.head(samples);
+    let count = split.len();
+    let plan = BatchPlan::new(job.run.seed, count, count, job.plan.leaf.min(count), 1, None);
+    let mut ground = Ground { gradients: Gradients::new(job.model.clone(), plan, job.kernel), plan, split };
+    let start = job.model.initial(job.run.seed);
+    let end = &run.saved.weights;
+    let last = run.saved.about.step;
+    let mut path: Vec<Place> = vec![("start".into(), start.clone())];
+    for (step, weights) in kept_weights(folder, &job.model)?.into_iter().filter(|(step, _)| *step < last) {
+        path.push((format!("{step}"), weights));
+    }
+    path.push((format!("end, step {last}"), end.clone()));
+    if tells {
+        output::note(&format!(
+            "computing {} losses of {} along a path of {}",
+            grouped((grid * grid + 2 * POINTS) as f64),
+            counted(count, "sample"),
+            counted(path.len(), "point")
+        ));
+    }
+    let rate = f64::from(job.rate.at(0));
+    let down = ground.down(&start);
+    let first = along(&mut ground, "along the gradient at the start", &start, &down, rate);
+    let (own, rate) = (ground.down(end), f64::from(job.rate.at(last.saturating_sub(1))));
+    let second = along(&mut ground, "along the gradient at the end", end, &own, rate);
+    let plane = plane(&mut ground, path, &down, grid);
+    let panels = [first, second, plane].into_iter().flatten().collect();
+    let title = format!("{}: mean loss of {}", name(folder), counted(count, "training sample"));
+    Ok(Figure { title, columns: 3, panel: (520, 420), panels })
+}
+
+impl Ground {
+    /// Mean loss at `weights`.
+    fn loss(&mut self, weights: &[f32]) -> f64 {
+        self.gradients.evaluate(weights, &self.split).mean_loss()
+    }
+
+    /// The negative gradient of the mean loss at `weights`.
+    fn down(&mut self, weights: &[f32]) -> Vec<f64> {
+        let leaves = 0..self.plan.step(0).tree().leaves();
+        let sum = self.gradients.compute(weights, &self.split, 0, leaves).pop();
+        let count = self.plan.samples as f64;
+        sum.map_or_else(Vec::new, |sum| sum.gradient.iter().map(|g| -f64::from(*g) / count).collect())
+    }
+}
+
+/// The loss from `from` on in the direction of `down`, and what it would be if the ground went on as it begins.
+fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64) -> Option<Panel> {
+    let begin = ground.loss(from);
+    let steepness = dot(down, down);
+    if !begin.is_finite() || !steepness.is_finite() || steepness == 0.0 {
+        return None;
+    }
+    let mut at = |length: f64| ground.loss(&moved(from, &[(length, down)]));
+    // Where the loss is as high again as at the beginning.
+    let mut far = if rate > 0.0 { rate } else { 1.0 };
+    let rises = |loss: f64| loss.is_nan() || loss >= begin;
+    let rose = rises(at(far));
+    for _ in 0..DOUBLINGS {
+        let next = if rose { far / 2.0 } else { far * 2.0 };
+        if rises(at(next)) != rose {
+            far = far.max(next);
+            break;
+        }
+        far = next;
+    }
+    let far = 1.1 * far;
+    let lengths = (0..POINTS).map(|point| far * point as f64 / (POINTS - 1) as f64);
+    let points: Vec<(f64, f64)> = lengths.map(|length| (length, at(length))).collect();
+    let low = points.iter().map(|point| point.1).fold(begin, f64::min);
+    let tangent =
+        [0.0, (begin - low).max(begin * 1e-3) * 1.15 / steepness].map(|x| (x, begin - x * steepness));
+    let series = |name: &str, color, style, points: Vec<(f64, f64)>| Series {
+        name: name.into(),
+        color,
+        style,
+        points,
+    };
+    let in_sight =
+        (rate > 0.0 && rate <= far).then(|| Mark { at: rate, label: "rate of the run".into(), color: 2 });
+    Some(Panel::Lines(Lines {
+        title: title.into(),
+        x: Axis::linear("length of the step (learning rate)"),
+        y: Axis::linear(""),
+        series: vec![
+            series("loss", 0, Style::Solid, points),
+            series("first order: ‖g‖² less each", 1, Style::Dashed, tangent.to_vec()),
+        ],
+        marks: in_sight.into_iter().collect(),
+    }))
+}
+
+/// The loss over the plane that the path of the weights lies in as nearly as in any; the path's end is its origin. A path
+/// of two points is a line: then the plane holds the direction `down` from its start, too.
+fn plane(ground: &mut Ground, path: Vec<Place>, down: &[f64], grid: usize) -> Option<Panel> {
+    let end = path.last()?.1.clone();
+    let ways: Vec<Vec<f64>> = path.iter().map(|(_, weights)| difference(weights, &end)).collect();
+    let first = principal(&ways, &[])?;
+    let second = principal(&ways, &[&first]).or_else(|| principal(&[down.to_vec()], &[&first]));
+    let second =
+        second.or_else(|| principal(&[(0..end.len()).map(|i| (i as f64).sin()).collect()], &[&first]))?;
+    let at: Vec<[f64; 2]> = ways.iter().map(|way| [dot(way, &first), dot(way, &second)]).collect();
+    let widest = range(&at, 0);
+    let extent = widest[1] - widest[0];
+    let room = |[low, high]: [f64; 2]| {
+        // A path that hardly leaves the first direction is drawn in a plane all the same.
+        let missing = (0.5 * extent - (high - low)).max(0.0) / 2.0;
+        let room = (high - low) * ROOM + missing;
+        [low - room, high + room]
+    };
+    let (x, y) = (room(widest), room(range(&at, 1)));
+    let place =
+        |range: [f64; 2], index: usize| range[0] + (range[1] - range[0]) * index as f64 / (grid - 1) as f64;
+    let mut values = Vec::with_capacity(grid * grid);
+    for row in 0..grid {
+        for column in 0..grid {
+            let weights = moved(&end, &[(place(x, column), &first), (place(y, row), &second)]);
+            values.push(ground.loss(&weights));
+        }
+    }
+    let many = path.len() > 8;
+    let label = |index: usize, label: &str| {
+        let is_end = index == 0 || index + 1 == path.len();
+        if is_end || !many { label.to_string() } else { String::new() }
+    };
+    let path = path.iter().zip(&at).enumerate();
+    let path = path.map(|(index, ((text, _), at))| (at[0], at[1], label(index, text))).collect();
+    Some(Panel::Field(Field {
+        title: "the plane of the path".into(),
+        x: ("distance along its main direction".into(), x),
+        y: ("across it".into(), y),
+        columns: grid,
+        values,
+        path,
+    }))
+}
+
+fn range(at: &[[f64; 2]], which: usize) -> [f64; 2] {
+    let values = at.iter().map(|at| at[which]);
+    [values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max)]
+}
+
+/// The direction, of length 1 and at right angles to `others`, that most of `ways` goes along, by power iteration on their
+/// products; none where nothing is left of them.
+fn principal(ways: &[Vec<f64>], others: &[&[f64]]) -> Option<Vec<f64>> {
+    let whole = ways.iter().map(|way| dot(way, way)).fold(0.0, f64::max).sqrt();
+    let ways: Vec<Vec<f64>> = ways
+        .iter()
+        .map(|way| {
+            let mut rest = way.clone();
+            for other in others {
+                let part = dot(&rest, other);
+                rest.iter_mut().zip(*other).for_each(|(rest, other)| *rest -= part * other);
+            }
+            rest
+        })
+        .collect();
+    let products: Vec<Vec<f64>> = ways.iter().map(|a| ways.iter().map(|b| dot(a, b)).collect()).collect();
+    let mut shares: Vec<f64> = products.iter().enumerate().map(|(index, row)| row[index]).collect();
+    for _ in 0..ROUNDS {
+        let next: Vec<f64> = products.iter().map(|row| dot(row, &shares)).collect();
+        let length = dot(&next, &next).sqrt();
+        if length == 0.0 || !length.is_finite() {
+            return None;
+        }
+        shares = next.into_iter().map(|share| share / length).collect();
+    }
+    let mut direction = vec![0.0; ways.first()?.len()];
+    for (share, way) in shares.iter().zip(&ways) {
+        direction.iter_mut().zip(way).for_each(|(sum, element)| *sum += share * element);
+    }
+    let length = dot(&direction, &direction).sqrt();
+    // What remains of weights that are rounded is no direction.
+    (length > 1e-5 * whole && length > 0.0).then(|| direction.into_iter().map(|it| it / length).collect())
+}
+
+fn difference(a: &[f32], b: &[f32]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect()
+}
+
+fn moved(from: &[f32], ways: &[(f64, &[f64])]) -> Vec<f32> {
+    let element = |(index, weight): (usize, &f32)| {
+        ways.iter().fold(f64::from(*weight), |sum, (length, way)| sum + length * way[index]) as f32
+    };
+    from.iter().enumerate().map(element).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plane_of_a_path_holds_its_longest_ways() {
+        let ways = [vec![3.0, 0.0, 4.0, 0.0], vec![0.0, 1.0, 0.0, 0.0], vec![0.0; 4]];
+        let first = principal(&ways, &[]).unwrap();
+        let second = principal(&ways, &[&first]).unwrap();
+        assert!((dot(&first, &[0.6, 0.0, 0.8, 0.0]).abs() - 1.0).abs() < 1e-9, "{first:?}");
+        assert!((second[1].abs() - 1.0).abs() < 1e-9 && dot(&first, &second).abs() < 1e-9, "{second:?}");
+        assert_eq!(principal(&ways[..1], &[&first]), None);
+    }
+}

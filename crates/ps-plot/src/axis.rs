@@ -1,0 +1,155 @@
+//! Where an axis has its ticks, and what stands beside them.
+
+/// What a direction of a panel shows.
+#[derive(Clone, Debug, Default)]
+pub struct Axis {
+    /// What stands beside it.
+    pub label: String,
+    /// Whether equal distances are equal factors.
+    pub is_log: bool,
+}
+
+/// An axis with its range, in the units that are drawn: of a logarithmic one, powers of ten.
+#[derive(Clone, Debug)]
+pub struct Scale {
+    /// The least value drawn.
+    pub low: f64,
+    /// The greatest.
+    pub high: f64,
+    /// Where ticks are, in order.
+    pub ticks: Vec<f64>,
+    is_log: bool,
+}
+
+impl Axis {
+    /// An axis whose equal distances are equal differences.
+    pub fn linear(label: &str) -> Self {
+        Axis { label: label.into(), is_log: false }
+    }
+
+    /// An axis whose equal distances are equal factors.
+    pub fn log(label: &str) -> Self {
+        Axis { label: label.into(), is_log: true }
+    }
+
+    /// Logarithmic if `values` that are above 0 differ by more than a factor of 20 and most of them are.
+    pub fn fitting(label: &str, values: impl Iterator<Item = f64>) -> Self {
+        let (mut low, mut high, mut count, mut above) = (f64::INFINITY, 0.0_f64, 0, 0);
+        for value in values.filter(|value| value.is_finite()) {
+            count += 1;
+            if value > 0.0 {
+                above += 1;
+                (low, high) = (low.min(value), high.max(value));
+            }
+        }
+        Axis { label: label.into(), is_log: above == count && high > 20.0 * low }
+    }
+
+    /// What is drawn of a value: none of one that has no place on the axis.
+    pub fn drawn(&self, value: f64) -> Option<f64> {
+        let drawn = if self.is_log { value.log10() } else { value };
+        drawn.is_finite().then_some(drawn)
+    }
+
+    /// The scale that shows all of `values` with some room around them.
+    pub fn scale(&self, values: impl Iterator<Item = f64>) -> Scale {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for value in values.filter_map(|value| self.drawn(value)) {
+            (low, high) = (low.min(value), high.max(value));
+        }
+        if low > high {
+            (low, high) = (0.0, 1.0);
+        }
+        if high - low <= 1e-9 * high.abs().max(1e-30) {
+            let room = if self.is_log || high == 0.0 { 0.5 } else { high.abs() * 0.1 };
+            (low, high) = (low - room, high + room);
+        }
+        self.between(low, high, 0.04)
+    }
+
+    /// The scale from `low` to `high`, as drawn, with this share of the range around it.
+    pub fn between(&self, low: f64, high: f64, room: f64) -> Scale {
+        let room = (high - low) * room;
+        let (low, high) = (low - room, high + room);
+        let ticks = if self.is_log && high - low >= 0.7 { decades(low, high) } else { round(low, high) };
+        Scale { low, high, ticks, is_log: self.is_log }
+    }
+}
+
+impl Scale {
+    /// What stands beside a tick.
+    pub fn text(&self, tick: f64) -> String {
+        number(if self.is_log { 10_f64.powf(tick) } else { tick })
+    }
+}
+
+/// Ticks at 1, 2 and 5 times powers of ten where there is room for them, else at powers of ten.
+fn decades(low: f64, high: f64) -> Vec<f64> {
+    let span = high - low;
+    let factors: &[f64] = match span {
+        ..1.6 => &[1.0, 2.0, 5.0],
+        ..3.2 => &[1.0, 3.0],
+        _ => &[1.0],
+    };
+    let every = (span / 7.0).ceil().max(1.0) as i64;
+    let decades = (low.floor() as i64)..=(high.ceil() as i64);
+    let decades = decades.filter(|decade| decade.rem_euclid(every) == 0);
+    let ticks = decades.flat_map(|decade| factors.iter().map(move |factor| decade as f64 + factor.log10()));
+    ticks.filter(|tick| (low..=high).contains(tick)).collect()
+}
+
+/// About six ticks at multiples of 1, 2 or 5 times a power of ten.
+fn round(low: f64, high: f64) -> Vec<f64> {
+    let rough = (high - low) / 6.0;
+    let power = 10_f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
+    let step = step.unwrap_or(rough);
+    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
+    (first..=last).map(|tick| tick as f64 * step).collect()
+}
+
+/// A number with few digits, as people write it.
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    if value == 0.0 || size < 1e-12 {
+        return "0".into();
+    }
+    if !(1e-3..1e5).contains(&size) {
+        let text = format!("{value:.1e}");
+        return text.replace(".0e", "e");
+    }
+    let digits = (3 - size.log10().floor() as i32).clamp(0, 6) as usize;
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_numbers_within_the_range() {
+        let scale = Axis::linear("").scale([0.0, 97.0].into_iter());
+        assert_eq!(scale.ticks, [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
+        let scale = Axis::log("").scale([2e-5, 3.0].into_iter());
+        let texts: Vec<String> = scale.ticks.iter().map(|tick| scale.text(*tick)).collect();
+        assert_eq!(texts, ["1e-4", "0.001", "0.01", "0.1", "1"]);
+    }
+
+    #[test]
+    fn one_value_and_no_value_have_a_scale_too() {
+        for values in [vec![], vec![3.0], vec![0.0, 0.0], vec![f64::NAN, 1.0], vec![-5e-20]] {
+            for axis in [Axis::linear(""), Axis::log("")] {
+                let scale = axis.scale(values.iter().copied());
+                assert!(scale.low < scale.high && scale.ticks.len() < 20, "{values:?} {scale:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_axis_is_logarithmic_where_values_differ_much() {
+        assert!(Axis::fitting("", [0.001, 2.0].into_iter()).is_log);
+        assert!(!Axis::fitting("", [0.5, 2.0].into_iter()).is_log);
+        assert!(!Axis::fitting("", [0.0, 2.0].into_iter()).is_log);
+    }
+}

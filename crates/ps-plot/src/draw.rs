@@ -1,0 +1,471 @@
+//! Panels onto a backend of plotters.
+
+use crate::Figure;
+use crate::axis::{Axis, Scale, number};
+use crate::panel::{Bars, Field, Image, Lines, Panel, Series, Style};
+use plotters::chart::{ChartBuilder, ChartContext};
+use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{RGBColor, register_font};
+use std::fmt::Display;
+use std::ops::Range;
+use std::sync::Once;
+
+/// Colours that people who see colours differently tell apart, too (Okabe and Ito 2008).
+const PALETTE: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(90, 90, 90),
+];
+const INK: RGBColor = RGBColor(40, 40, 40);
+const GRID: RGBColor = RGBColor(228, 228, 228);
+const FONT: &str = "downhill";
+/// Pictures of pixels are drawn at twice the size, for screens that show them so.
+const PIXELS: u32 = 2;
+const TITLE: u32 = 34;
+/// Bands of equal value in a field, and how finely it is drawn.
+const BANDS: f64 = 24.0;
+const FINE: usize = 8;
+
+type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<Scale, Scale>>;
+
+impl Ranged for Scale {
+    type ValueType = f64;
+    type FormatOption = NoDefaultFormatting;
+
+    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
+        let share = (value - self.low) / (self.high - self.low);
+        // What lies far outside would not fit the integer.
+        (f64::from(from) + f64::from(to - from) * share.clamp(-10.0, 10.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        // Those between them have no grid lines.
+        if hint.weight().allow_light_points() { Vec::new() } else { self.ticks.clone() }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.low..self.high
+    }
+}
+
+impl ValueFormatter<f64> for Scale {
+    fn format(tick: &f64) -> String {
+        number(*tick)
+    }
+
+    fn format_ext(&self, tick: &f64) -> String {
+        self.text(*tick)
+    }
+}
+
+/// A figure as the bytes of a PNG file.
+pub fn png(figure: &Figure) -> Result<Vec<u8>, String> {
+    let (width, height) = size(figure, PIXELS);
+    let mut pixels = vec![0; (width * height * 3) as usize];
+    let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
+    draw(figure, &backend.into_drawing_area(), PIXELS)?;
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().map_err(text)?;
+    writer.write_image_data(&pixels).map_err(text)?;
+    writer.finish().map_err(text)?;
+    Ok(bytes)
+}
+
+/// A figure as the text of an SVG file.
+pub fn svg(figure: &Figure) -> Result<String, String> {
+    let mut drawn = String::new();
+    let backend = SVGBackend::with_string(&mut drawn, size(figure, 1));
+    draw(figure, &backend.into_drawing_area(), 1)?;
+    // The font is not part of the file; one that a machine has does.
+    Ok(drawn.replace(&format!("font-family=\"{FONT}\""), "font-family=\"DejaVu Sans, Verdana, sans-serif\""))
+}
+
+fn size(figure: &Figure, unit: u32) -> (u32, u32) {
+    let columns = figure.columns.max(1);
+    let rows = figure.panels.len().div_ceil(columns).max(1);
+    let (width, height) = figure.panel;
+    (unit * width * columns as u32, unit * (height * rows as u32 + TITLE))
+}
+
+/// A brush: how large everything is.
+#[derive(Clone, Copy)]
+struct Brush {
+    unit: u32,
+}
+
+fn draw<DB: DrawingBackend>(figure: &Figure, root: &DrawingArea<DB, Shift>, unit: u32) -> Result<(), String> {
+    static FONTS: Once = Once::new();
+    FONTS.call_once(|| {
+        // Only bytes that are no font are refused.
+        let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
+    });
+    let brush = Brush { unit };
+    root.fill(&WHITE).map_err(text)?;
+    let middle = (root.dim_in_pixel().0 as i32 / 2, brush.px(10));
+    let title =
+        Text::new(figure.title.clone(), middle, brush.font(16).pos(Pos::new(HPos::Center, VPos::Top)));
+    root.draw(&title).map_err(text)?;
+    let columns = figure.columns.max(1);
+    let (_, below) = root.split_vertically(brush.px(TITLE as i32) as u32);
+    let areas = below.split_evenly((figure.panels.len().div_ceil(columns).max(1), columns));
+    for (panel, area) in figure.panels.iter().zip(&areas) {
+        match panel {
+            Panel::Lines(lines) => brush.lines(lines, area)?,
+            Panel::Field(field) => brush.field(field, area)?,
+            Panel::Image(image) => brush.image(image, area)?,
+            Panel::Bars(bars) => brush.bars(bars, area)?,
+        }
+    }
+    root.present().map_err(text)
+}
+
+impl Brush {
+    fn px(self, length: i32) -> i32 {
+        length * self.unit as i32
+    }
+
+    fn font(self, size: i32) -> TextStyle<'static> {
+        (FONT, self.px(size)).into_text_style(&(1, 1)).color(&INK)
+    }
+
+    /// A chart with its grid, its numbers and its words.
+    fn chart<'a, DB: DrawingBackend + 'a>(
+        self,
+        area: &'a DrawingArea<DB, Shift>,
+        title: &str,
+        (x_label, x): (&str, &Scale),
+        (y_label, y): (&str, &Scale),
+        grid: bool,
+    ) -> Result<Chart<'a, DB>, String> {
+        let mut chart = ChartBuilder::on(area)
+            .caption(title, self.font(13))
+            .margin(self.px(8))
+            .margin_right(self.px(18))
+            .x_label_area_size(self.px(36))
+            .y_label_area_size(self.px(58))
+            .build_cartesian_2d(x.clone(), y.clone())
+            .map_err(text)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc(x_label)
+            .y_desc(y_label)
+            .label_style(self.font(11))
+            .axis_desc_style(self.font(12))
+            .axis_style(INK.stroke_width(self.unit))
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(
+                if grid { GRID.to_rgba() } else { TRANSPARENT.to_rgba() }.stroke_width(self.unit),
+            )
+            .x_labels(12)
+            .y_labels(12);
+        mesh.draw().map_err(text)?;
+        Ok(chart)
+    }
+
+    fn lines<DB: DrawingBackend>(self, lines: &Lines, area: &DrawingArea<DB, Shift>) -> Result<(), String> {
+        let points = || lines.series.iter().flat_map(|series| &series.points);
+        let marks = lines.marks.iter().map(|mark| mark.at);
+        let x = lines.x.scale(points().map(|(x, _)| *x).chain(marks));
+        let y = lines.y.scale(points().map(|(_, y)| *y));
+        let mut chart = self.chart(area, &lines.title, (&lines.x.label, &x), (&lines.y.label, &y), true)?;
+        for (index, mark) in lines.marks.iter().enumerate() {
+            let Some(at) = lines.x.drawn(mark.at) else { continue };
+            let color = color(mark.color);
+            let line = [(at, y.low), (at, y.high)];
+            chart
+                .draw_series(DashedLineSeries::new(
+                    line,
+                    self.px(4) as u32,
+                    self.px(3) as u32,
+                    color.stroke_width(self.unit),
+                ))
+                .map_err(text)?;
+            // Side by side they would hide one another.
+            let high = y.high - (y.high - y.low) * (0.02 + 0.055 * (index % 6) as f64);
+            let is_left = at < (x.low + x.high) / 2.0;
+            let anchor = Pos::new(if is_left { HPos::Left } else { HPos::Right }, VPos::Top);
+            let room = (x.high - x.low) * if is_left { 0.008 } else { -0.008 };
+            let style = self.font(11).color(&color).pos(anchor);
+            chart.draw_series([Text::new(mark.label.clone(), (at + room, high), style)]).map_err(text)?;
+        }
+        for series in &lines.series {
+            self.series(&mut chart, &lines.x, &lines.y, series)?;
+        }
+        if lines.series.iter().any(|series| !series.name.is_empty()) {
+            chart
+                .configure_series_labels()
+                .position(emptiest(lines, &x, &y))
+                .legend_area_size(self.px(26))
+                .margin(self.px(6))
+                .background_style(WHITE.mix(0.85))
+                .border_style(GRID)
+                .label_font(self.font(11))
+                .draw()
+                .map_err(text)?;
+        }
+        Ok(())
+    }
+
+    fn series<'a, DB: DrawingBackend + 'a>(
+        self,
+        chart: &mut Chart<'a, DB>,
+        x: &Axis,
+        y: &Axis,
+        series: &Series,
+    ) -> Result<(), String> {
+        let color = color(series.color);
+        let drawn = |&(from, to): &(f64, f64)| Some((x.drawn(from)?, y.drawn(to)?));
+        let places: Vec<Option<(f64, f64)>> = series.points.iter().map(drawn).collect();
+        let is_faint = series.style == Style::Faint;
+        let color = color.mix(if is_faint { 0.35 } else { 1.0 });
+        let stroke = color.stroke_width(if is_faint { self.unit } else { 2 * self.unit });
+        let mut first = true;
+        for piece in places.split(Option::is_none).filter(|piece| !piece.is_empty()) {
+            let piece = piece.iter().flatten().copied();
+            let (unit, name) = (self.px(1), series.name.clone());
+            let drawn = match series.style {
+                Style::Dots => chart.draw_series(piece.map(|at| Circle::new(at, self.px(2), color.filled()))),
+                Style::Dashed => {
+                    let (dash, gap) = (self.px(6) as u32, self.px(4) as u32);
+                    chart.draw_series(DashedLineSeries::new(piece, dash, gap, stroke))
+                }
+                Style::Solid | Style::Faint => chart.draw_series(LineSeries::new(piece, stroke)),
+            };
+            let legend = drawn.map_err(text)?;
+            if name.is_empty() || !first {
+                continue;
+            }
+            first = false;
+            let legend = legend.label(name);
+            match series.style {
+                Style::Dots => {
+                    legend.legend(move |(x, y)| Circle::new((x + 10 * unit, y), 2 * unit, color.filled()))
+                }
+                Style::Dashed => legend.legend(move |at| {
+                    let dash =
+                        |from: i32| PathElement::new([(from * unit, 0), ((from + 8) * unit, 0)], stroke);
+                    EmptyElement::at(at) + dash(0) + dash(12)
+                }),
+                Style::Solid | Style::Faint => {
+                    legend.legend(move |(x, y)| PathElement::new([(x, y), (x + 20 * unit, y)], stroke))
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn field<DB: DrawingBackend>(self, field: &Field, area: &DrawingArea<DB, Shift>) -> Result<(), String> {
+        let rows = field.values.len() / field.columns.max(1);
+        if field.columns < 2 || rows < 2 {
+            return Err("a field needs two rows and columns at least".into());
+        }
+        let scale = |label: &str, [low, high]: [f64; 2]| Axis::linear(label).between(low, high, 0.0);
+        let (x, y) = (scale(&field.x.0, field.x.1), scale(&field.y.0, field.y.1));
+        let least =
+            field.values.iter().copied().filter(|value| value.is_finite()).fold(f64::INFINITY, f64::min);
+        // Small differences near the bottom of the valley count as much as large ones on its walls.
+        let height = |value: f64| (value - least).max(0.0).sqrt();
+        let top =
+            field.values.iter().copied().filter(|value| value.is_finite()).map(height).fold(0.0, f64::max);
+        let at = |row: usize, column: usize| field.values[row * field.columns + column];
+        let title = format!(
+            "{}: loss {} (dark) to {} (bright)",
+            field.title,
+            number(least),
+            number(least + top * top)
+        );
+        let mut chart = self.chart(area, &title, (&field.x.0, &x), (&field.y.0, &y), false)?;
+        let (fine_columns, fine_rows) = ((field.columns - 1) * FINE, (rows - 1) * FINE);
+        let cell = |index: usize, fine: usize, scale: &Scale| {
+            scale.low + (scale.high - scale.low) * index as f64 / fine as f64
+        };
+        let mut cells = Vec::new();
+        for row in 0..fine_rows {
+            // Neighbours in the same band are one rectangle.
+            let (mut begin, mut last) = (0, None);
+            for column in 0..fine_columns {
+                let place =
+                    |index: usize| ((index / FINE), (index % FINE) as f64 / FINE as f64 + 0.5 / FINE as f64);
+                let ((r, up), (c, right)) = (place(row), place(column));
+                let low = at(r, c) * (1.0 - right) + at(r, c + 1) * right;
+                let high = at(r + 1, c) * (1.0 - right) + at(r + 1, c + 1) * right;
+                let share = height(low * (1.0 - up) + high * up) / top.max(f64::MIN_POSITIVE);
+                let share = if share.is_finite() { (share * BANDS).floor() / BANDS } else { 1.0 };
+                if let Some(before) = last.filter(|before| *before != share) {
+                    cells.push((row, begin..column, before));
+                    begin = column;
+                }
+                last = Some(share);
+            }
+            cells.extend(last.map(|share| (row, begin..fine_columns, share)));
+        }
+        let cells = cells.into_iter().map(|(row, columns, share)| {
+            let corners = [
+                (cell(columns.start, fine_columns, &x), cell(row, fine_rows, &y)),
+                (cell(columns.end, fine_columns, &x), cell(row + 1, fine_rows, &y)),
+            ];
+            Rectangle::new(corners, valley(share).filled())
+        });
+        chart.draw_series(cells).map_err(text)?;
+        let path: Vec<(f64, f64)> = field.path.iter().map(|(x, y, _)| (*x, *y)).collect();
+        let stroke = WHITE.stroke_width(2 * self.unit);
+        chart.draw_series(LineSeries::new(path.clone(), stroke)).map_err(text)?;
+        let dots = path.iter().map(|at| Circle::new(*at, self.px(3), WHITE.filled()));
+        chart.draw_series(dots).map_err(text)?;
+        for (at_x, at_y, label) in field.path.iter().filter(|(_, _, label)| !label.is_empty()) {
+            let is_left = *at_x < (x.low + x.high) / 2.0;
+            let is_low = *at_y < (y.low + y.high) / 2.0;
+            let vertical = if is_low { VPos::Bottom } else { VPos::Top };
+            let anchor = Pos::new(if is_left { HPos::Left } else { HPos::Right }, vertical);
+            let room = (x.high - x.low) * if is_left { 0.012 } else { -0.012 };
+            let style = self.font(12).color(&WHITE).pos(anchor);
+            let raised = at_y + (y.high - y.low) * if is_low { 0.015 } else { -0.015 };
+            chart.draw_series([Text::new(label.clone(), (at_x + room, raised), style)]).map_err(text)?;
+        }
+        Ok(())
+    }
+
+    fn image<DB: DrawingBackend>(self, image: &Image, area: &DrawingArea<DB, Shift>) -> Result<(), String> {
+        let rows = image.values.len() / image.width.max(1);
+        let (wide, high) = area.dim_in_pixel();
+        let middle = (wide as i32 / 2, self.px(8));
+        let style = self.font(13).pos(Pos::new(HPos::Center, VPos::Top));
+        area.draw(&Text::new(image.title.clone(), middle, style)).map_err(text)?;
+        if rows == 0 {
+            return Ok(());
+        }
+        let room = (wide as i32 - self.px(24), high as i32 - self.px(44));
+        let side = (room.0 / image.width as i32).min(room.1 / rows as i32).max(1);
+        let left = (wide as i32 - side * image.width as i32) / 2;
+        let top = self.px(32);
+        let most = image
+            .values
+            .iter()
+            .map(|value| value.abs())
+            .filter(|value| value.is_finite())
+            .fold(0.0, f64::max);
+        for (index, value) in image.values.iter().enumerate().take(rows * image.width) {
+            let share = if most > 0.0 { value / most } else { 0.0 };
+            let color = if image.is_signed { signed(share) } else { gray(share) };
+            let (column, row) = ((index % image.width) as i32, (index / image.width) as i32);
+            let corner = (left + column * side, top + row * side);
+            let opposite = (corner.0 + side, corner.1 + side);
+            area.draw(&Rectangle::new([corner, opposite], color.filled())).map_err(text)?;
+        }
+        let frame = [(left - 1, top - 1), (left + side * image.width as i32, top + side * rows as i32)];
+        area.draw(&Rectangle::new(frame, INK.stroke_width(self.unit))).map_err(text)
+    }
+
+    fn bars<DB: DrawingBackend>(self, bars: &Bars, area: &DrawingArea<DB, Shift>) -> Result<(), String> {
+        let heights = bars.groups.iter().flat_map(|(_, _, heights)| heights).copied();
+        let y = Axis::linear("").scale(heights.chain([0.0]));
+        let names = bars.names.len() as f64;
+        let mut x = Axis::linear("").between(-0.5, names - 0.5, 0.0);
+        x.ticks.clear();
+        let mut chart = self.chart(area, &bars.title, ("", &x), ("", &y), true)?;
+        let width = 0.8 / bars.groups.len().max(1) as f64;
+        for (place, (name, which, heights)) in bars.groups.iter().enumerate() {
+            let color = color(*which);
+            let left = |index: usize| index as f64 - 0.4 + width * place as f64;
+            let drawn = heights.iter().enumerate().map(|(index, height)| {
+                Rectangle::new([(left(index), 0.0), (left(index) + width * 0.92, *height)], color.filled())
+            });
+            let unit = self.px(1);
+            let legend = chart.draw_series(drawn).map_err(text)?;
+            legend.label(name.clone()).legend(move |(x, y)| {
+                Rectangle::new([(x, y - 4 * unit), (x + 20 * unit, y + 4 * unit)], color.filled())
+            });
+        }
+        let style = self.font(11).pos(Pos::new(HPos::Center, VPos::Top));
+        let origin = y.low + (y.high - y.low) * 0.0;
+        let words = bars.names.iter().enumerate().map(|(index, name)| {
+            EmptyElement::at((index as f64, origin)) + Text::new(name.clone(), (0, self.px(8)), style.clone())
+        });
+        chart.draw_series(words).map_err(text)?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .legend_area_size(self.px(26))
+            .background_style(WHITE.mix(0.85))
+            .border_style(GRID)
+            .label_font(self.font(11))
+            .draw()
+            .map_err(text)
+    }
+}
+
+/// The corner where a legend hides least.
+fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
+    let place = |at: f64, scale: &Scale| (at - scale.low) / (scale.high - scale.low);
+    let points = lines.series.iter().flat_map(|series| &series.points);
+    let points = points.filter_map(|(across, up)| Some((lines.x.drawn(*across)?, lines.y.drawn(*up)?)));
+    let mut places: Vec<(f64, f64)> = points.map(|(across, up)| (place(across, x), place(up, y))).collect();
+    // What stands beside a mark is wider than a point.
+    let mark = places.len() / 8 + 1;
+    let marks = lines.marks.iter().filter_map(|mark| lines.x.drawn(mark.at));
+    places.extend(marks.flat_map(|at| std::iter::repeat_n((place(at, x), 0.95), mark)).collect::<Vec<_>>());
+    let hidden = |is_right: bool, is_upper: bool| {
+        let is_there = |(across, up): &&(f64, f64)| {
+            let across = if is_right { *across } else { 1.0 - across };
+            let up = if is_upper { *up } else { 1.0 - up };
+            across > 0.62 && up > 0.72
+        };
+        places.iter().filter(is_there).count()
+    };
+    let corners = [
+        (SeriesLabelPosition::UpperRight, hidden(true, true)),
+        (SeriesLabelPosition::LowerRight, hidden(true, false)),
+        (SeriesLabelPosition::UpperLeft, hidden(false, true)),
+        (SeriesLabelPosition::LowerLeft, hidden(false, false)),
+    ];
+    let [first, others @ ..] = corners;
+    others.into_iter().fold(first, |best, corner| if corner.1 < best.1 { corner } else { best }).0
+}
+
+fn color(index: usize) -> RGBColor {
+    PALETTE[index % PALETTE.len()]
+}
+
+/// From a dark blue by purple and orange to a pale yellow; like inferno of matplotlib.
+fn valley(share: f64) -> RGBColor {
+    const STOPS: [[f64; 3]; 6] = [
+        [8.0, 8.0, 48.0],
+        [66.0, 18.0, 104.0],
+        [140.0, 41.0, 99.0],
+        [207.0, 68.0, 70.0],
+        [246.0, 132.0, 30.0],
+        [252.0, 222.0, 150.0],
+    ];
+    blend(&STOPS, share)
+}
+
+/// Red below 0, white at it, blue above.
+fn signed(share: f64) -> RGBColor {
+    blend(&[[178.0, 24.0, 43.0], [255.0, 255.0, 255.0], [33.0, 102.0, 172.0]], (share + 1.0) / 2.0)
+}
+
+fn gray(share: f64) -> RGBColor {
+    blend(&[[255.0; 3], [0.0; 3]], share)
+}
+
+fn blend(stops: &[[f64; 3]], share: f64) -> RGBColor {
+    let place = share.clamp(0.0, 1.0) * (stops.len() - 1) as f64;
+    let index = (place as usize).min(stops.len() - 2);
+    let part = place - index as f64;
+    let mix =
+        |channel: usize| (stops[index][channel] * (1.0 - part) + stops[index + 1][channel] * part) as u8;
+    RGBColor(mix(0), mix(1), mix(2))
+}
+
+fn text(error: impl Display) -> String {
+    error.to_string()
+}
