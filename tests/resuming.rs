@@ -32,13 +32,48 @@ initial = 0.05
 schedule = "cosine"
 "#;
 
+/// The same with everything that watches, and much to keep: what is decided goes through checkpoints, too.
+const WATCHING: &str = r#"
+[data]
+train = "digits:4096"
+validation = 0.1
+[model]
+kind = "mlp"
+hidden = [256, 64]
+[train]
+epochs = 8
+batch = 128
+leaf = 16
+early_stopping = 50
+probe_every = 3
+[optimizer]
+kind = "adam"
+clip_norm = 1.0
+noise = 0.0001
+[learning_rate]
+initial = 0.01
+schedule = "plateau"
+factor = 0.5
+patience = 0
+threshold = 0.2
+[guard]
+mode = "recover"
+rise = 1.3
+factor = 0.7
+every = 10
+"#;
+
 /// A run, its results and whoever takes part in it, in a folder that goes with it.
 struct Place(tempfile::TempDir);
 
 impl Place {
     fn new() -> Self {
+        Place::of(RUN)
+    }
+
+    fn of(run: &str) -> Self {
         let place = Place(tempfile::tempdir().unwrap());
-        fs::write(place.path("run.toml"), RUN).unwrap();
+        fs::write(place.path("run.toml"), run).unwrap();
         place
     }
 
@@ -116,7 +151,16 @@ fn ask_to_end(process: &Running) {
 
 #[test]
 fn a_killed_train_goes_on_with_any_threads_and_workers_and_ends_as_if_nothing_had_happened() {
-    let (place, mut random) = (Place::new(), seeded());
+    killed_train(RUN);
+}
+
+#[test]
+fn a_killed_train_that_watches_goes_on_with_any_threads_and_workers_and_ends_as_if_nothing_had_happened() {
+    killed_train(WATCHING);
+}
+
+fn killed_train(file: &str) {
+    let (place, mut random) = (Place::of(file), seeded());
     let wanted = run(&mut place.train("whole", &[])).hash();
     let every = [&["--threads", "1"][..], &["--threads", "2"], &["--workers", "3"]];
     let mut kills = 0;
@@ -141,7 +185,16 @@ fn a_killed_train_goes_on_with_any_threads_and_workers_and_ends_as_if_nothing_ha
 
 #[test]
 fn a_killed_server_goes_on_and_its_workers_come_back() {
-    let (place, mut random) = (Place::new(), seeded());
+    killed_server(RUN);
+}
+
+#[test]
+fn a_killed_server_of_a_run_that_watches_goes_on_and_its_workers_come_back() {
+    killed_server(WATCHING);
+}
+
+fn killed_server(file: &str) {
+    let (place, mut random) = (Place::of(file), seeded());
     let wanted = run(&mut place.train("whole", &[])).hash();
     let mut workers = [0, 1].map(|_| place.worker());
     let mut kills = 0;
@@ -206,7 +259,16 @@ fn a_launch_whose_server_is_killed_ends_and_goes_on_when_it_is_started_again() {
 
 #[test]
 fn a_launch_starts_whoever_is_killed_again_and_ends_as_if_nothing_had_happened() {
-    let (place, mut random) = (Place::new(), seeded());
+    killed_launch(RUN);
+}
+
+#[test]
+fn a_launch_of_a_run_that_watches_starts_whoever_is_killed_again_and_ends_as_if_nothing_had_happened() {
+    killed_launch(WATCHING);
+}
+
+fn killed_launch(file: &str) {
+    let (place, mut random) = (Place::of(file), seeded());
     let wanted = run(&mut place.train("whole", &[])).hash();
     for how in [&["--shards", "1"][..], &["--shards", "2", "--tcp"], &["--shards", "beside"]] {
         let out = format!("launched-{}", how[1]);

@@ -32,12 +32,20 @@ pub struct Progress {
     pub samples: u64,
     /// Loss and metrics of this epoch's steps so far.
     pub tally: Tally,
+    /// Lines of metrics written so far.
+    #[serde(default = "all")]
+    pub lines: u64,
     /// Lines of metrics, as JSON, of epochs that are over and wait for their validation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
     /// What has been decided from what was seen.
     #[serde(default)]
     pub control: ps_core::control::State,
+}
+
+/// Of a checkpoint that does not say.
+fn all() -> u64 {
+    u64::MAX
 }
 
 /// What a checkpoint is, and what its files must be.

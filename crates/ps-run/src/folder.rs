@@ -99,17 +99,16 @@ impl RunFolder {
         write_aside(&self.path.join(RUN_FILE), job.run.to_toml().as_bytes())
     }
 
-    /// Opens the file that metrics go to, with the lines of the first `steps` steps that are there.
-    pub fn metrics(&self, steps: u64) -> Result<File, FolderError> {
+    /// Opens the file that metrics go to, with the first `lines` lines that are there.
+    pub fn metrics(&self, lines: u64) -> Result<File, FolderError> {
         let path = self.path.join(METRICS_FILE);
-        let made = |line: &&str| {
-            let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
-            value.and_then(|value| value["step"].as_u64()).is_some_and(|step| step <= steps)
-        };
-        // What a process that died wrote of later steps is written again.
+        let kept = usize::try_from(lines).unwrap_or(usize::MAX);
+        // What a process that died wrote of later steps is written again, and its last line may be half a one.
+        let is_whole = |line: &&str| serde_json::from_str::<serde_json::Value>(line).is_ok();
         let lines: String = match fs::read(&path) {
             Ok(bytes) => {
-                String::from_utf8_lossy(&bytes).lines().filter(made).flat_map(|line| [line, "\n"]).collect()
+                let text = String::from_utf8_lossy(&bytes);
+                text.lines().take(kept).filter(is_whole).flat_map(|line| [line, "\n"]).collect()
             }
             Err(_) => String::new(),
         };

@@ -29,6 +29,8 @@ pub struct Recorder {
     class_names: Vec<String>,
     folder: Option<RunFolder>,
     metrics: Option<BufWriter<File>>,
+    /// Lines that went there.
+    lines: u64,
     progress: Progress,
     checkpoints: Option<Checkpoints>,
     /// What the run goes on from.
@@ -109,7 +111,7 @@ impl Recorder {
     ) -> Result<Self, FolderError> {
         let from = start.as_ref().map(|start| start.progress.clone()).unwrap_or_default();
         let metrics =
-            folder.as_ref().map(|folder| folder.metrics(from.step)).transpose()?.map(BufWriter::new);
+            folder.as_ref().map(|folder| folder.metrics(from.lines)).transpose()?.map(BufWriter::new);
         if let Some(folder) = &folder {
             folder.write_run(job)?;
         }
@@ -127,6 +129,7 @@ impl Recorder {
             class_names: job.data.class_names.clone(),
             folder,
             metrics,
+            lines: from.lines,
             progress,
             checkpoints: None,
             start,
@@ -175,8 +178,9 @@ impl Recorder {
         };
         let from = found.as_ref().map(|found| found.progress.clone()).unwrap_or_default();
         self.close_metrics()?;
-        let metrics = self.folder.as_ref().map(|folder| folder.metrics(from.step)).transpose()?;
+        let metrics = self.folder.as_ref().map(|folder| folder.metrics(from.lines)).transpose()?;
         self.metrics = metrics.map(BufWriter::new);
+        self.lines = from.lines;
         let (now, classes) = (Instant::now(), self.epoch.tally.classes.len());
         self.epoch = Window::from(&from, classes, now);
         self.recent.restart(now);
@@ -205,6 +209,7 @@ impl Recorder {
     pub fn progress(&self, steps: u64, control: State) -> ps_checkpoint::Progress {
         ps_checkpoint::Progress {
             control,
+            lines: self.lines,
             pending: self.ended.iter().map(|line| Line::Epoch(line.clone()).to_json()).collect(),
             step: steps,
             epoch: self.plan.step(steps).epoch,
@@ -225,12 +230,12 @@ impl Recorder {
         state: Vec<f32>,
     ) -> Result<(), FolderError> {
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
-        let told = checkpoints.save(Snapshot { progress, weights, state })?;
-        told.iter().for_each(|told| self.progress.note(told));
         if let Some(metrics) = &mut self.metrics {
             // What is saved is not written again.
             let _ = metrics.flush();
         }
+        let told = checkpoints.save(Snapshot { progress, weights, state })?;
+        told.iter().for_each(|told| self.progress.note(told));
         Ok(())
     }
 
@@ -463,6 +468,7 @@ impl Recorder {
     /// Adds a line to the metrics file. A full disk shows when the file is closed; it is no reason to stop
     /// training.
     fn write(&mut self, line: &Line) {
+        self.lines = self.lines.saturating_add(1);
         if let Some(metrics) = &mut self.metrics {
             let _ = writeln!(metrics, "{}", line.to_json());
         }

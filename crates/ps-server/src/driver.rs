@@ -76,8 +76,8 @@ pub(crate) struct Driver {
     events: VecDeque<ServerEvent>,
     /// A step that was made and is not told to the recorder yet: the new weights go out first.
     made: Option<StepReport>,
-    /// Sums over the pieces of other shards, of a step that is to be decided about.
-    measured: BTreeMap<u32, Vec<PieceSums>>,
+    /// Sums over the pieces of other shards, of the step that is to be decided about, or already of the one after it.
+    measured: BTreeMap<u32, (u64, Vec<PieceSums>)>,
     /// How far their weights went.
     moved: BTreeMap<u32, Vec<Moved>>,
     diverged: Option<Diverged>,
@@ -211,12 +211,13 @@ impl Driver {
                     }
                 }
             };
-            let Some(event) = event else { continue };
-            self.core.step(millis(self.started.elapsed()), event, &mut actions);
-            if let Some(ServerAction::Finish(outcome)) = actions.last() {
-                break 'run outcome.clone();
+            if let Some(event) = event {
+                self.core.step(millis(self.started.elapsed()), event, &mut actions);
+                if let Some(ServerAction::Finish(outcome)) = actions.last() {
+                    break 'run outcome.clone();
+                }
+                actions.drain(..).for_each(|action| self.perform(action));
             }
-            actions.drain(..).for_each(|action| self.perform(action));
             if self.shards.keepers() > 0 {
                 // They apply a step before the round logic hears that it is made.
                 self.decide();
@@ -417,9 +418,13 @@ impl Driver {
                 return self.fetched(|fetch| fetch.take_state(vector, chunk.clone()));
             }
             ShardSaid::Message(ShardMessage::Measured { step, sums }) => {
-                if step == self.plane.version() {
-                    self.measured.insert(index, sums);
+                let seat = self.shards.kept().find(|(shard, _)| *shard == index);
+                let pieces = seat.map_or(0, |(_, kept)| self.plane.control().rules().pieces(kept));
+                if sums.len() != pieces {
+                    let why = format!("it sent sums over {} pieces and keeps {pieces}", sums.len());
+                    return self.hear_shard(index, ShardSaid::Gone(why));
                 }
+                self.measured.insert(index, (step, sums));
             }
             ShardSaid::Message(ShardMessage::Restored(number)) => {
                 if self.shards.note_restored(index, number) {
@@ -522,7 +527,7 @@ impl Driver {
             self.shards.kept().filter_map(|(index, kept)| Some((kept.start, self.moved.remove(&index)?)));
         moved.extend(others.collect::<Vec<_>>());
         let moved = moved.into_values().collect::<Vec<_>>().concat();
-        self.measured.clear();
+        self.measured.retain(|_, (measured, _)| *measured > step);
         self.moved.clear();
         match self.plane.commit(&moved) {
             Ok(report) => {
@@ -551,7 +556,10 @@ impl Driver {
         let others: Option<Vec<_>> = self
             .shards
             .kept()
-            .map(|(index, kept)| Some((kept.start, self.measured.get(&index)?.clone())))
+            .map(|(index, kept)| {
+                let (step, sums) = self.measured.get(&index)?;
+                (*step == self.plane.version()).then(|| (kept.start, sums.clone()))
+            })
             .collect();
         let Some(others) = others else { return };
         let mut sums = BTreeMap::from([(self.plane.kept().start, self.plane.measure())]);

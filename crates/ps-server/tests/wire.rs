@@ -155,7 +155,7 @@ fn strangers_are_turned_away_at_the_door() {
         let request = v1::JoinRequest { protocol_version: 7, build: "py 0.2".into(), ..Default::default() };
         let status = client.join(request).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
-        assert!(status.message().contains("version 3, the worker (py 0.2) 7"), "{status}");
+        assert!(status.message().contains("version 4, the worker (py 0.2) 7"), "{status}");
 
         let request = v1::JoinRequest {
             protocol_version: ps_proto::limits::PROTOCOL_VERSION,

@@ -289,6 +289,11 @@ impl Rules {
         Norms::new(&self.groups, sums)
     }
 
+    /// How many pieces the elements `range` have, which begins and ends on the grid or at the end of the vector.
+    pub fn pieces(&self, range: Range<usize>) -> usize {
+        pieces(&self.groups, range).count()
+    }
+
     /// The sums over the pieces from element `offset` on, of weights before a step and their gradients' sums, appended to
     /// `sums`.
     pub fn measure(

@@ -135,7 +135,7 @@ pub fn figure(courses: &[Course]) -> Figure {
 
 /// An exponential mean, corrected for its beginning; what is not finite stays as it is.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let kept = 1.0 - 15.0 / points.len().max(30) as f64;
+    let kept = 1.0 - 40.0 / points.len().max(80) as f64;
     let (mut mean, mut weight) = (0.0, 0.0);
     let smooth = |&(at, value): &(f64, f64)| {
         if !value.is_finite() {

@@ -1,0 +1,228 @@
+//! Every optimizer and everything that watches the loss gives one hash: plain loops, threads, workers, servers, shards, and
+//! runs that were killed and went on.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use downhill_tests::{downhill, run};
+use ps_run::{Line, METRICS_FILE};
+use std::path::Path;
+use std::process::Command;
+
+/// A model of several chunks, so that shards have something to keep, and short leaves.
+const RUN: &str = r#"
+seed = 1
+[data]
+train = "digits:600"
+validation = 0.2
+[model]
+kind = "mlp"
+hidden = [96, 40]
+[train]
+epochs = 4
+batch = 48
+leaf = 8
+[learning_rate]
+initial = 0.1
+"#;
+
+/// A run of digits with more keys, and the event that it is to show, if any.
+struct Case {
+    name: &'static str,
+    sets: &'static [&'static str],
+    event: Option<&'static str>,
+}
+
+const fn case(name: &'static str, sets: &'static [&'static str], event: Option<&'static str>) -> Case {
+    Case { name, sets, event }
+}
+
+const OPTIMIZERS: &[Case] = &[
+    case("adagrad", &["optimizer.kind=adagrad", "learning_rate.initial=0.02"], None),
+    case(
+        "rmsprop",
+        &["optimizer.kind=rmsprop", "learning_rate.initial=0.002", "optimizer.momentum=0.5"],
+        None,
+    ),
+    case("adam", &["optimizer.kind=adam", "learning_rate.initial=0.002"], None),
+    case(
+        "adamw",
+        &[
+            "optimizer.kind=adamw",
+            "learning_rate.initial=0.002",
+            "optimizer.weight_decay=0.1",
+            "optimizer.decay_biases=false",
+        ],
+        None,
+    ),
+    case(
+        "lars",
+        &[
+            "optimizer.kind=lars",
+            "learning_rate.initial=2",
+            "optimizer.momentum=0.9",
+            "optimizer.weight_decay=0.001",
+        ],
+        None,
+    ),
+    case("lamb", &["optimizer.kind=lamb", "learning_rate.initial=0.01", "optimizer.weight_decay=0.01"], None),
+    case(
+        "ftrl",
+        &["model.kind=softmax", "optimizer.kind=ftrl", "learning_rate.initial=0.2", "optimizer.l1=0.001"],
+        None,
+    ),
+];
+
+const WATCHES: &[Case] = &[
+    case(
+        "clip by the norm",
+        &["learning_rate.initial=0.1", "optimizer.momentum=0.9", "optimizer.clip_norm=0.5"],
+        None,
+    ),
+    case("noise", &["learning_rate.initial=0.1", "optimizer.noise=0.01"], None),
+    case(
+        "rates of groups",
+        &[
+            "learning_rate.initial=0.1",
+            "optimizer.rates={ biases = 2.0, \"layers.0\" = 0.5 }",
+            "optimizer.momentum=0.9",
+        ],
+        None,
+    ),
+    case("probes", &["learning_rate.initial=0.1", "train.probe_every=3"], None),
+    case(
+        "plateau",
+        &[
+            "learning_rate.initial=0.3",
+            "learning_rate.schedule=plateau",
+            "learning_rate.factor=0.3",
+            "learning_rate.patience=0",
+            "learning_rate.threshold=0.3",
+            "optimizer.momentum=0.9",
+        ],
+        Some("lowered"),
+    ),
+    case(
+        "early stopping",
+        &[
+            "learning_rate.initial=0.4",
+            "optimizer.momentum=0.9",
+            "train.early_stopping=1",
+            "train.min_delta=0.3",
+            "train.epochs=9",
+        ],
+        Some("stopped"),
+    ),
+    case(
+        "warm restarts",
+        &[
+            "learning_rate.initial=0.1",
+            "learning_rate.schedule=cosine-restarts",
+            "learning_rate.every=10",
+            "learning_rate.stretch=2",
+        ],
+        None,
+    ),
+    case(
+        "armijo",
+        &["train.batch=full", "train.epochs=30", "learning_rate.initial=4", "learning_rate.schedule=armijo"],
+        None,
+    ),
+    case(
+        "guard",
+        &[
+            "learning_rate.initial=6",
+            "optimizer.momentum=0.9",
+            "guard.mode=recover",
+            "guard.every=5",
+            "guard.factor=0.2",
+            "train.probe_every=4",
+        ],
+        Some("recovered"),
+    ),
+    case(
+        "all of it at once",
+        &[
+            "learning_rate.initial=0.5",
+            "optimizer.kind=lamb",
+            "learning_rate.schedule=plateau",
+            "learning_rate.factor=0.5",
+            "learning_rate.patience=0",
+            "learning_rate.threshold=0.3",
+            "guard.mode=recover",
+            "guard.every=7",
+            "guard.rise=1.2",
+            "train.early_stopping=3",
+            "train.probe_every=5",
+            "optimizer.noise=0.001",
+            "wire.weights=bf16",
+        ],
+        Some("recovered"),
+    ),
+];
+
+impl Case {
+    fn command(&self, verb: &str, more: &[&str], file: &Path, out: &Path) -> Command {
+        let mut command = downhill(&[verb]);
+        command.arg(file).args(self.sets.iter().flat_map(|set| ["--set", set]));
+        command.args(more).arg("--out").arg(out);
+        command
+    }
+
+    /// The hash of a run, and its events.
+    fn hash(&self, verb: &str, more: &[&str]) -> (String, Vec<(u64, String)>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, out) = (folder.path().join("run.toml"), folder.path().join("run"));
+        // A model without hidden layers must not name any.
+        let is_flat = self.sets.contains(&"model.kind=softmax");
+        std::fs::write(&file, if is_flat { RUN.replace("hidden = [96, 40]", "") } else { RUN.into() })
+            .unwrap();
+        let ended = run(&mut self.command(verb, more, &file, &out));
+        assert!(ended.status.success(), "{} by {verb} {more:?}: {ended}", self.name);
+        (ended.hash(), events(&out))
+    }
+
+    #[track_caller]
+    fn gives_one_hash(&self) {
+        let wanted = self.hash("train", &["--reference"]);
+        if let Some(event) = self.event {
+            assert!(
+                wanted.1.iter().any(|(_, it)| it == event),
+                "{}: no {event} in {:?}",
+                self.name,
+                wanted.1
+            );
+        }
+        let ways: &[(&str, &[&str])] = &[
+            ("train", &["--threads", "1"]),
+            ("train", &["--threads", "3"]),
+            ("train", &["--threads", "2", "--workers", "3"]),
+            ("launch", &["--workers", "1"]),
+            ("launch", &["--workers", "3"]),
+            ("launch", &["--workers", "2", "--shards", "2"]),
+            ("launch", &["--workers", "3", "--shards", "3"]),
+            ("launch", &["--workers", "2", "--shards", "beside"]),
+        ];
+        for (verb, more) in ways {
+            assert_eq!(self.hash(verb, more), wanted, "{} by {verb} {more:?}", self.name);
+        }
+    }
+}
+
+fn events(out: &Path) -> Vec<(u64, String)> {
+    let lines = Line::read_all(&out.join(METRICS_FILE)).unwrap();
+    let event = |line| match line {
+        Line::Event(event) => Some((event.step, event.event)),
+        _ => None,
+    };
+    lines.into_iter().filter_map(event).collect()
+}
+
+#[test]
+fn every_optimizer_gives_one_hash() {
+    OPTIMIZERS.iter().for_each(Case::gives_one_hash);
+}
+
+#[test]
+fn everything_that_watches_gives_one_hash() {
+    WATCHES.iter().for_each(Case::gives_one_hash);
+}
