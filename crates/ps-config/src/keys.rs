@@ -173,7 +173,7 @@ use Use::{Always, BeforePhases, InPhases, When};
 
 /// All keys, in the order of the resolved run file.
 #[rustfmt::skip]
-pub const KEYS: [Key; 61] = [
+pub const KEYS: [Key; 62] = [
     key("seed", Integer(0, MOST), Value("1"), Always,
         "Seed of the sample order, the initial weights and the validation share."),
     key("data.train", Text, Required("\"digits:\""), Always,
@@ -183,6 +183,8 @@ pub const KEYS: [Key; 61] = [
         "Source that is measured on at the end."),
     key("data.validation", ShareOrText, Described("none"), Always,
         "Share of the training source that is set apart and measured on after each epoch, or a source of its own."),
+    key("data.seed", Integer(0, MOST), Described("seed"), Always,
+        "Seed of the validation share, for runs of different seeds that are to be validated on the same samples."),
     key("data.label", TextOrInteger, Described("the last column"), Always,
         "Label column of a CSV source: its name, or its number from 0 (negative numbers count from the end)."),
     key("data.standardize", Flag, Value("false"), Always,

@@ -21,6 +21,9 @@ pub struct DataConfig {
     /// A share of the training source set apart, or a source of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+    /// Seed of a validation share, if not that of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// The label column of a CSV source: its name, or its number from 0 (negative numbers count from the
     /// end). The last column where not given.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
@@ -62,6 +65,7 @@ impl DataConfig {
             train: train.into(),
             test: None,
             validation: None,
+            seed: None,
             label: None,
             standardize: false,
             missing: Missing::Refuse,

@@ -36,7 +36,8 @@ pub struct Loaded {
     encoding: Encoding,
 }
 
-/// Reads what `config` names; relative paths start at `root`, `seed` decides a validation share.
+/// Reads what `config` names; relative paths start at `root`, `seed` decides a validation
+/// share that has no seed of its own.
 pub fn load(
     config: &DataConfig,
     task: Task,
@@ -84,6 +85,7 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Res
 
     let (train_rows, validation_rows) = match config.validation {
         Some(Validation::Share(share)) => {
+            let seed = config.seed.unwrap_or(seed);
             let (train, validation) = set_apart(seed, share, train.samples(), &config.train)?;
             (train, Some(validation))
         }

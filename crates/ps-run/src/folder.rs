@@ -14,6 +14,8 @@ pub const RUN_FILE: &str = "run.toml";
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
+/// The first of several runs that belong together, in their folder.
+const FIRST_RESTART: &str = "restart-1";
 /// The final weights.
 pub const WEIGHTS_FILE: &str = "weights.safetensors";
 /// The result in numbers, ending in the hash of the weights.
@@ -63,12 +65,25 @@ impl RunFolder {
         }
     }
 
+    /// The same for the folder of several runs: one that is there already goes on if it holds such runs and no result.
+    pub fn of_restarts(out: Option<&Path>, name: &str) -> Result<Self, FolderError> {
+        match out {
+            Some(path) => RunFolder::taken_up(path, FIRST_RESTART),
+            None => RunFolder::numbered(Path::new("runs"), name),
+        }
+    }
+
     fn given(path: &Path) -> Result<Self, FolderError> {
+        RunFolder::taken_up(path, CHECKPOINTS)
+    }
+
+    /// A folder that is empty, or holds the folder `begun` and no result.
+    fn taken_up(path: &Path, begun: &str) -> Result<Self, FolderError> {
         fs::create_dir_all(path).map_err(|error| failed(path, error))?;
         let mut entries = fs::read_dir(path).map_err(|error| failed(path, error))?;
         if entries.next().is_some() {
             let finished = is_finished(path);
-            if finished || !path.join(CHECKPOINTS).is_dir() {
+            if finished || !path.join(begun).is_dir() {
                 return Err(FolderError::Taken { path: path.into(), finished });
             }
         }
@@ -140,6 +155,17 @@ impl RunFolder {
         let synced = File::open(&self.path).and_then(|folder| folder.sync_all());
         synced.map_err(|error| failed(&self.path, error))
     }
+}
+
+/// Puts the results of the finished run in `from` into `folder`, too; with the summary, the last of them, it is finished.
+///
+/// # Errors
+/// One cannot be read or written.
+pub fn adopt(folder: &Path, from: &Path) -> Result<(), FolderError> {
+    [RUN_FILE, METRICS_FILE, WEIGHTS_FILE, SUMMARY_FILE].iter().try_for_each(|name| {
+        let bytes = fs::read(from.join(name)).map_err(|error| failed(&from.join(name), error))?;
+        write_aside(&folder.join(name), &bytes)
+    })
 }
 
 /// The summary of a run like `job` that has made all its steps, if `path` holds its results.

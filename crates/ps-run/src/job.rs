@@ -60,6 +60,18 @@ impl Job {
         let root = data_root.unwrap_or(base);
         let data = ps_data::load(&run.data, task(run.model.head), run.seed, root, progress)
             .map_err(JobError::Data)?;
+        Job::of(run, data, kernel)
+    }
+
+    /// The same run with another seed and the same validation part: other initial weights, another order of the samples.
+    pub fn with_seed(&self, seed: u64) -> Job {
+        let mut run = self.run.clone();
+        run.data.seed = Some(run.data.seed.unwrap_or(run.seed));
+        run.seed = seed;
+        Job::of(run, self.data.clone(), self.kernel).expect("nothing depends on the seed that is checked")
+    }
+
+    fn of(run: RunConfig, data: Loaded, kernel: Kernel) -> Result<Job, JobError> {
         let samples = data.train.len();
         run.check_samples(samples).map_err(JobError::Config)?;
         if data.train.features() == 0 {

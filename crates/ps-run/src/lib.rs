@@ -19,7 +19,9 @@ mod weights;
 
 pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;
-pub use folder::{FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, finished};
+pub use folder::{
+    FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, finished,
+};
 pub use job::{Job, JobError, task};
 pub use lines::{EpochLine, EventLine, Line, ProbeLine, StepLine};
 pub use measures::{Measures, counted, grouped, seconds};

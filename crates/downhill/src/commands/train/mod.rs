@@ -1,5 +1,7 @@
 //! `downhill train`: a run inside this process.
 
+mod restarts;
+
 use crate::commands::threads;
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
@@ -32,6 +34,10 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["threads", "workers"])]
     reference: bool,
 
+    /// Train from K seeds side by side, that of the run file first, and keep the best by validation.
+    #[arg(long, value_name = "K", conflicts_with = "reference", value_parser = clap::value_parser!(u16).range(2..=1000))]
+    restarts: Option<u16>,
+
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
@@ -47,10 +53,11 @@ Examples:
   downhill train examples/digits.toml
   downhill train examples/digits.toml --threads 2 --out results
   downhill train examples/digits.toml --set train.epochs=1 --set learning_rate.initial=0.05
+  downhill train examples/digits.toml --restarts 4
 
 Results go to runs/NAME-NUMBER unless --out says otherwise: run.toml (the run file as resolved),
 metrics.jsonl, weights.safetensors, summary.json, checkpoints/. Results of a finished run are never
-written over.
+written over. With --restarts each run has a folder in that one, and those of the best are there, too.
 
 Ctrl-C ends training after the step in hand, saves the run and its results so far and exits with
 code 130; a second Ctrl-C ends at once. With --out at its folder the run goes on where it was last
@@ -64,7 +71,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     threads(arguments.threads)?;
     let root = arguments.data.root(arguments.run.folder());
     let job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
-    let folder = RunFolder::create(arguments.out.out.as_deref(), &name(&arguments.run.run))?;
+    let (out, name) = (arguments.out.out.as_deref(), name(&arguments.run.run));
+    if let Some(count) = arguments.restarts {
+        let folder = RunFolder::of_restarts(out, &name)?;
+        return restarts::run(arguments, job, count.into(), folder.path(), root);
+    }
+    let folder = RunFolder::create(out, &name)?;
     let path = folder.path().to_path_buf();
     let mut recorder = match arguments.reference {
         true => Recorder::new(&job, Some(folder), style)?,

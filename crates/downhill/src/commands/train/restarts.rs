@@ -1,0 +1,221 @@
+//! `downhill train --restarts`: runs of several seeds side by side, of which the best is kept.
+
+use super::Arguments;
+use crate::failure::Failure;
+use crate::interrupt::{self, STOPPED};
+use crate::{local, output};
+use ps_config::{CheckpointArgs, LogArgs};
+use ps_run::{Ending, FolderError, Job, Recorder, RunFolder, Style, Summary, finished};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// What came of each run, in the folder of all of them.
+const RESTARTS_FILE: &str = "restarts.json";
+
+/// A run among the others.
+struct Restart {
+    job: Job,
+    folder: PathBuf,
+}
+
+/// What a run came to, for `restarts.json`.
+#[derive(Serialize)]
+struct Line {
+    /// Its folder, in that of all.
+    folder: String,
+    seed: u64,
+    /// Of its final weights; none of a run that failed.
+    validation_loss: Option<f64>,
+    weights_sha256: Option<String>,
+    /// Why it failed.
+    failure: Option<String>,
+    is_best: bool,
+}
+
+/// All runs, and what they share.
+struct Restarts<'a> {
+    runs: Vec<Restart>,
+    root: &'a Path,
+    workers: usize,
+    checkpoint: &'a CheckpointArgs,
+    style: Style,
+    stop: &'a AtomicBool,
+    /// The next run that nobody has begun.
+    next: AtomicUsize,
+    /// What is known of each.
+    ended: Mutex<Vec<Option<Result<Summary, Failure>>>>,
+}
+
+/// Trains from `count` seeds, that of `job` first, and keeps the best by validation in `folder`.
+pub fn run(
+    arguments: &Arguments,
+    job: Job,
+    count: usize,
+    folder: &Path,
+    root: &Path,
+) -> Result<ExitCode, Failure> {
+    if !job.validates() {
+        return Err(Failure::Usage(
+            "--restarts keeps the best by the validation loss, and there is none: set data.validation, such as \
+             --set data.validation=0.1"
+                .into(),
+        ));
+    }
+    let runs = (0..count as u64).map(|number| Restart {
+        // Seeds of run files are not larger.
+        job: job.with_seed((job.run.seed + number) & i64::MAX as u64),
+        folder: folder.join(format!("restart-{}", number + 1)),
+    });
+    let style = Style::choose(&arguments.log);
+    let note = move || {
+        if style != Style::Quiet {
+            output::note("stopping after the steps in hand; press Ctrl-C again to end at once");
+        }
+    };
+    let stop = interrupt::listen(note, || std::process::exit(STOPPED.into()))?;
+    let restarts = Restarts {
+        runs: runs.collect(),
+        root,
+        workers: arguments.workers.into(),
+        checkpoint: &arguments.checkpoint,
+        style,
+        stop,
+        next: AtomicUsize::new(0),
+        ended: Mutex::new((0..count).map(|_| None).collect()),
+    };
+    restarts.train(rayon::current_num_threads().min(count))?;
+    let ended = restarts.ended.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let ended =
+        ended.into_iter().map(|ended| ended.unwrap_or_else(|| Err(Failure::Failed("was not begun".into()))));
+    let ended: Vec<Result<Summary, Failure>> = ended.collect();
+    let has_stopped =
+        |ended: &Result<Summary, Failure>| matches!(ended, Ok(summary) if summary.outcome == Ending::Stopped);
+    if stop.load(Ordering::Relaxed) || ended.iter().any(has_stopped) {
+        output::lines(&[format!("stopped before the end; with --out {} the runs go on", folder.display())])?;
+        return Ok(ExitCode::from(STOPPED));
+    }
+    keep_best(folder, &restarts.runs, ended, &arguments.log)
+}
+
+impl Restarts<'_> {
+    /// Makes all runs, `beside` of them at a time. They compute on the same pool.
+    fn train(&self, beside: usize) -> Result<(), Failure> {
+        std::thread::scope(|scope| {
+            for place in 0..beside {
+                // One of those that go on side by side is shown: lines of several would be of no use.
+                let style = if place == 0 { self.style } else { Style::Quiet };
+                let thread = std::thread::Builder::new().name(format!("restarts {place}"));
+                let spawned = thread.spawn_scoped(scope, move || self.train_some(style));
+                spawned.map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn train_some(&self, style: Style) {
+        while let Some((index, restart)) = self.take() {
+            let ended = self.train_one(index, restart, style);
+            if self.style != Style::Quiet {
+                let seed = restart.job.run.seed;
+                let said = match &ended {
+                    Ok(summary) => match &summary.validation {
+                        Some(measures) => format!("validation {}", measures.line()),
+                        None => "no validation".into(),
+                    },
+                    Err(failure) => failure.to_string(),
+                };
+                output::note(&format!("restart {} of {}, seed {seed}: {said}", index + 1, self.runs.len()));
+            }
+            let mut all = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            all[index] = Some(ended);
+        }
+    }
+
+    fn take(&self) -> Option<(usize, &Restart)> {
+        if self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        Some((index, self.runs.get(index)?))
+    }
+
+    fn train_one(
+        &self,
+        index: usize,
+        Restart { job, folder }: &Restart,
+        style: Style,
+    ) -> Result<Summary, Failure> {
+        if let Some(summary) = finished(folder, job) {
+            return Ok(summary);
+        }
+        let run = RunFolder::create(Some(folder), "restart")?;
+        let mut recorder = Recorder::with_checkpoints(job, run, style, self.checkpoint)?;
+        recorder.note(&format!(
+            "restart {} of {}, seed {}, begins",
+            index + 1,
+            self.runs.len(),
+            job.run.seed
+        ));
+        match local::train(job, self.workers, self.stop, &mut recorder) {
+            Ok((weights, version)) => Ok(recorder.finish(job, self.root, &weights, version)?),
+            Err(error) => {
+                recorder.abandon();
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Writes what came of all, and the results of the best beside it.
+fn keep_best(
+    folder: &Path,
+    runs: &[Restart],
+    ended: Vec<Result<Summary, Failure>>,
+    log: &LogArgs,
+) -> Result<ExitCode, Failure> {
+    let loss = |ended: &Result<Summary, Failure>| ended.as_ref().ok()?.validation.as_ref().map(|it| it.loss);
+    let losses = ended.iter().map(loss).enumerate().filter_map(|(index, loss)| Some((index, loss?)));
+    let best = losses
+        .filter(|(_, loss)| loss.is_finite())
+        .min_by(|a, b| a.1.total_cmp(&b.1))
+        .map(|(index, _)| index);
+    let name = |index: usize| format!("restart-{}", index + 1);
+    let line = |(index, (restart, ended)): (usize, (&Restart, &Result<Summary, Failure>))| Line {
+        folder: name(index),
+        seed: restart.job.run.seed,
+        validation_loss: loss(ended),
+        weights_sha256: ended.as_ref().ok().map(|summary| summary.weights_sha256.clone()),
+        failure: ended.as_ref().err().map(ToString::to_string),
+        is_best: best == Some(index),
+    };
+    let lines: Vec<Line> = runs.iter().zip(&ended).enumerate().map(line).collect();
+    let path = folder.join(RESTARTS_FILE);
+    let json =
+        serde_json::to_string_pretty(&lines).map_err(|error| Failure::Failed(error.to_string()))? + "\n";
+    std::fs::write(&path, json).map_err(|error| FolderError::File { path, error })?;
+    let Some(best) = best else {
+        let first = ended.into_iter().find_map(Result::err);
+        let why = first.map_or_else(|| "no validation loss is finite".into(), |failure| failure.to_string());
+        return Err(Failure::Failed(format!("none of the {} runs has a result: {why}", runs.len())));
+    };
+    ps_run::adopt(folder, &runs[best].folder)?;
+    let mut shown = vec![format!("{:<12} {:>12}  validation loss", "run", "seed")];
+    shown.extend(lines.iter().map(|line| {
+        let loss = line.validation_loss.map_or_else(|| "failed".into(), |loss| format!("{loss:.4}"));
+        let mark = if line.is_best { "  the best" } else { "" };
+        format!("{:<12} {:>12}  {loss}{mark}", line.folder, line.seed)
+    }));
+    if let Some(Ok(summary)) = ended.get(best) {
+        let lines = summary.lines(Some(folder));
+        let quiet = log.quiet;
+        if quiet {
+            shown.clear();
+        }
+        shown.extend_from_slice(if quiet { &lines[lines.len() - 1..] } else { &lines });
+    }
+    output::lines(&shown)?;
+    Ok(ExitCode::SUCCESS)
+}
