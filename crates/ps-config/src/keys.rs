@@ -183,7 +183,7 @@ pub const KEYS: [Key; 62] = [
         "Source that is measured on at the end."),
     key("data.validation", ShareOrText, Described("none"), Always,
         "Share of the training source that is set apart and measured on after each epoch, or a source of its own."),
-    key("data.seed", Integer(0, MOST), Described("seed"), Always,
+    key("data.validation_seed", Integer(0, MOST), Described("seed"), Always,
         "Seed of the validation share, for runs of different seeds that are to be validated on the same samples."),
     key("data.label", TextOrInteger, Described("the last column"), Always,
         "Label column of a CSV source: its name, or its number from 0 (negative numbers count from the end)."),

@@ -81,7 +81,7 @@ fn data(document: &Document) -> Result<DataConfig, ConfigError> {
             Value::Text(source) if !source.trim().is_empty() => Some(Validation::Source(source.clone())),
             _ => None,
         })?,
-        seed: document.integer("data.seed")?,
+        validation_seed: document.integer("data.validation_seed")?,
         label: document.text("data.label")?,
         standardize: always(document.flag("data.standardize")?),
         missing: always(document.name("data.missing", &MISSING)?),

@@ -99,7 +99,7 @@ impl RunConfig {
                 Validation::Share(share) => number(*share),
                 Validation::Source(source) => quoted(source),
             },
-            "data.seed" => data.seed?.to_string(),
+            "data.validation_seed" => data.validation_seed?.to_string(),
             "data.label" => quoted(data.label.as_ref()?),
             "data.standardize" => data.standardize.to_string(),
             "data.missing" => quoted(name(&MISSING, data.missing)),

@@ -23,7 +23,7 @@ pub struct DataConfig {
     pub validation: Option<Validation>,
     /// Seed of a validation share, if not that of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
+    pub validation_seed: Option<u64>,
     /// The label column of a CSV source: its name, or its number from 0 (negative numbers count from the
     /// end). The last column where not given.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
@@ -65,7 +65,7 @@ impl DataConfig {
             train: train.into(),
             test: None,
             validation: None,
-            seed: None,
+            validation_seed: None,
             label: None,
             standardize: false,
             missing: Missing::Refuse,

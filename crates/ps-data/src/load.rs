@@ -85,7 +85,7 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Res
 
     let (train_rows, validation_rows) = match config.validation {
         Some(Validation::Share(share)) => {
-            let seed = config.seed.unwrap_or(seed);
+            let seed = config.validation_seed.unwrap_or(seed);
             let (train, validation) = set_apart(seed, share, train.samples(), &config.train)?;
             (train, Some(validation))
         }

@@ -66,7 +66,7 @@ impl Job {
     /// The same run with another seed and the same validation part: other initial weights, another order of the samples.
     pub fn with_seed(&self, seed: u64) -> Job {
         let mut run = self.run.clone();
-        run.data.seed = Some(run.data.seed.unwrap_or(run.seed));
+        run.data.validation_seed = Some(run.data.validation_seed.unwrap_or(run.seed));
         run.seed = seed;
         Job::of(run, self.data.clone(), self.kernel).expect("nothing depends on the seed that is checked")
     }
