@@ -10,6 +10,10 @@ use crate::optim::{Finite, Moved, Norms, Rules, Stride, vectors_mut};
 use crate::schedule::{LearningRate, Schedule, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
+/// Share of a mean loss below which its changes are the rounding of the samples' losses to binary32: a descent that went by
+/// them would come to a halt before its gradient says so (Hager and Zhang 2005, section 2).
+const LOSS_NOISE: f64 = 1.0 / 268_435_456.0;
+
 /// What a run watches. The default watches nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ControlConfig {
@@ -626,7 +630,8 @@ impl Control {
             return Ok(if is_last_step { Action::Stay } else { Action::Accept });
         };
         let predicted = base.rate * base.squared;
-        if is_finite && loss <= base.loss - descent.sufficient * predicted {
+        let noise = LOSS_NOISE * base.loss.abs();
+        if is_finite && loss <= base.loss - descent.sufficient * predicted + noise {
             let actual = base.loss - loss;
             self.state.descent = Some(Base { loss, squared, rate: base.rate * descent.grow });
             let norm = squared.sqrt();
@@ -637,7 +642,7 @@ impl Control {
                 )
             } else if predicted <= descent.tolerance {
                 format!("the predicted decrease was {predicted:.3e}, not above {:.3e}", descent.tolerance)
-            } else if actual <= descent.tolerance {
+            } else if actual <= descent.tolerance && descent.tolerance >= noise {
                 format!("the loss fell by {actual:.3e}, not above {:.3e}", descent.tolerance)
             } else {
                 return Ok(if is_last_step { Action::Stay } else { Action::Accept });

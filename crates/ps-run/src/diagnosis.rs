@@ -53,7 +53,18 @@ impl Diagnosis {
                 format!("rate fits: the loss fell by {:.0} % of what the gradient predicts", 100.0 * median)
             }
         };
-        let verdict = format!("{verdict} (median of {} steps looked at)", ratios.len());
+        let mut verdict = format!("{verdict} (median of {} steps looked at)", ratios.len());
+        // What is in the verdict already is not said again.
+        let worst =
+            probes.iter().filter(rose).max_by(|a, b| (-a.actual_decrease).total_cmp(&-b.actual_decrease));
+        if let Some(worst) = worst.filter(|_| too_large_since(probes).is_none()) {
+            verdict += &format!(
+                "; it rose in {} of them, most at step {}, by {}",
+                count,
+                worst.step,
+                short(-worst.actual_decrease)
+            );
+        }
         Some(Diagnosis { looked_at: probes.len(), rose: count, median_ratio: median, verdict })
     }
 }
@@ -95,7 +106,9 @@ mod tests {
         ));
         assert!(verdict(&[0.01, 0.011, 0.009]).starts_with("rate fits: the loss fell by 50 %"));
         assert!(verdict(&[0.0198, 0.0199, 0.0197]).starts_with("rate could be larger"));
-        assert!(verdict(&[0.001, 0.002, -0.001, 0.001]).starts_with("rate rather large"));
+        let one = verdict(&[0.001, 0.002, -0.001, 0.001]);
+        assert!(one.starts_with("rate rather large"), "{one}");
+        assert!(one.ends_with("; it rose in 1 of them, most at step 21, by 0.0010"), "{one}");
         assert_eq!(Diagnosis::of(&[]), None);
     }
 }

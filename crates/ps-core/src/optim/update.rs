@@ -254,6 +254,7 @@ impl Update {
     }
 
     /// The mean gradient of the elements from `offset` on, scaled, with its noise.
+    #[inline(always)]
     fn gradient(&self, offset: usize, g: &[f32], gradient: &mut [f32]) {
         let Update { samples, scale, noise, .. } = *self;
         for (out, &g) in gradient.iter_mut().zip(g) {
@@ -267,6 +268,7 @@ impl Update {
     }
 
     /// The mean gradient with what is added to it, of at most [`GRID`] elements.
+    #[inline(always)]
     pub(super) fn direction(&self, offset: usize, w: &[f32], g: &[f32], direction: &mut [f32]) {
         self.gradient(offset, g, direction);
         for (g, &w) in direction.iter_mut().zip(w) {
@@ -278,7 +280,10 @@ impl Update {
     pub(super) fn measure(&self, offset: usize, w: &[f32], g: &[f32], state: [&[f32]; 2]) -> PieceSums {
         let (mut mean, mut steps) = ([0.0; GRID], [0.0; GRID]);
         let (mean, steps) = (&mut mean[..g.len()], &mut steps[..g.len()]);
-        self.direction(offset, w, g, steps);
+        Kernel::detect().vectorize(
+            #[inline(always)]
+            || self.direction(offset, w, g, steps),
+        );
         if self.rule.kind == OptimizerKind::Lamb {
             let state = state[0].iter().zip(state[1]);
             for ((step, &w), (&m, &s)) in steps.iter_mut().zip(w).zip(state) {
