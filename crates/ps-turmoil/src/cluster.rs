@@ -104,11 +104,13 @@ fn simulate(seed: u64) -> Result<Report, Violation> {
         std::fs::write(folder.path().join("flowers.csv"), flowers()).map_err(|error| error.to_string())?;
         let setting = setting(seed, folder.path());
         let job = setting.job()?;
-        let expected =
-            reference::train(&job.model, job.plan, job.optimizer, &job.rate, &job.data.train, |_, _| {})
-                .map_err(|diverged| diverged.to_string())?;
+        let [train, validation] = job.parts();
+        let mut trainer = reference::run(&job.model, job.trainer(), train, Some(validation), &mut |_, _| ())
+            .map_err(|diverged| diverged.to_string())?;
+        let validated = job.validate(trainer.weights());
+        trainer.close(validated.as_ref());
         let report = Cluster::new(&setting).run()?;
-        match weights_hash(&expected) {
+        match weights_hash(trainer.weights()) {
             hash if hash == report.hash => Ok(report),
             hash => Err(format!("the weights are {}, the reference trainer's {hash}", report.hash)),
         }
@@ -154,12 +156,46 @@ pub fn simulate_all(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> Result<
     total.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// All that watches at once.
+const EVERYTHING: &str = r#"
+early_stopping = 50
+probe_every = 3
+[optimizer]
+kind = "adam"
+clip_norm = 1.0
+noise = 0.001
+[learning_rate]
+initial = 0.02
+schedule = "plateau"
+factor = 0.5
+patience = 0
+threshold = 0.3
+[guard]
+mode = "recover"
+rise = 1.2
+every = 5
+"#;
+
+/// A descent that checks itself.
+const DESCENT: &str = r#"
+[learning_rate]
+initial = 8.0
+schedule = "armijo"
+"#;
+
 /// What a seed trains, and with how many servers and workers.
 fn setting(seed: u64, folder: &Path) -> Setting {
     let servers = 1 + (seed % 3) as u32;
     // Where there are several servers, there must be a chunk of weights for each.
     let hidden = if servers == 1 { "8" } else { "180, 180" };
-    let momentum = if seed.is_multiple_of(5) { 0.0 } else { 0.9 };
+    let rest = match seed / 3 % 4 {
+        0 => "[learning_rate]\ninitial = 0.05\n",
+        1 => "[optimizer]\nmomentum = 0.9\n[learning_rate]\ninitial = 0.05\n",
+        2 => EVERYTHING,
+        _ => DESCENT,
+    };
+    // Its steps are epochs.
+    let (epochs, batch) = if rest == DESCENT { (40, "\"full\"") } else { (8, "24") };
     let run = format!(
         r#"
 seed = {seed}
@@ -171,14 +207,10 @@ validation = 0.2
 kind = "mlp"
 hidden = [{hidden}]
 [train]
-epochs = 8
-batch = 24
+epochs = {epochs}
+batch = {batch}
 leaf = 4
-[optimizer]
-momentum = {momentum}
-[learning_rate]
-initial = 0.05
-"#
+{rest}"#
     );
     Setting { run, folder: folder.into(), servers, every: 1 + seed % 4, seed }
 }
