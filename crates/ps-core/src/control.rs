@@ -500,6 +500,7 @@ impl Control {
             return;
         }
         let LearningRate { factor, patience, threshold, is_absolute, cooldown, end, .. } = *rate;
+        let guarded = self.state.watch.factor;
         let fresh = Plateau { begin, rate: rate.initial, best: None, bad: 0, cooldown: 0 };
         let plateau = self.state.plateau.get_or_insert(fresh);
         if plateau.begin != begin {
@@ -521,12 +522,15 @@ impl Control {
             plateau.cooldown = cooldown;
             plateau.bad = 0;
             if plateau.rate - lower > LEAST_CHANGE {
+                // What a guard has made of it is part of the rate.
+                let [from, to] = [plateau.rate, lower].map(|rate| (rate * guarded) as f32);
                 decided.events.push(Event {
                     kind: EventKind::Lowered,
                     text: format!(
-                        "the validation loss is at {loss:.6}, no better than {:.6}: learning rate {} lowered to {lower}",
+                        "the validation loss is {loss:.6}, and its best, {:.6}, was not beaten by enough in {}: learning rate \
+                         {from} lowered to {to}",
                         plateau.best.unwrap_or(loss),
-                        plateau.rate
+                        if patience == 0 { "this one".into() } else { format!("{} validations in a row", patience + 1) }
                     ),
                 });
                 plateau.rate = lower;

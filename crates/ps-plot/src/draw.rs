@@ -101,6 +101,8 @@ fn size(figure: &Figure, unit: u32) -> (u32, u32) {
 #[derive(Clone, Copy)]
 struct Brush {
     unit: u32,
+    /// Whether lines are drawn piece by piece: where they turn back sharply, the bitmap's corners would be long thorns.
+    by_pieces: bool,
 }
 
 fn draw<DB: DrawingBackend>(figure: &Figure, root: &DrawingArea<DB, Shift>, unit: u32) -> Result<(), String> {
@@ -109,7 +111,7 @@ fn draw<DB: DrawingBackend>(figure: &Figure, root: &DrawingArea<DB, Shift>, unit
         // Only bytes that are no font are refused.
         let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
     });
-    let brush = Brush { unit };
+    let brush = Brush { unit, by_pieces: unit > 1 };
     root.fill(&WHITE).map_err(text)?;
     let middle = (root.dim_in_pixel().0 as i32 / 2, brush.px(10));
     let title =
@@ -226,7 +228,8 @@ impl Brush {
         let drawn = |&(from, to): &(f64, f64)| Some((x.drawn(from)?, y.drawn(to)?));
         let places: Vec<Option<(f64, f64)>> = series.points.iter().map(drawn).collect();
         let is_faint = series.style == Style::Faint;
-        let color = color.mix(if is_faint { 0.35 } else { 1.0 });
+        // Not transparent: where its pieces meet, they would be darker.
+        let color = if is_faint { pale(color) } else { color };
         let stroke = color.stroke_width(if is_faint { self.unit } else { 2 * self.unit });
         let mut first = true;
         for piece in places.split(Option::is_none).filter(|piece| !piece.is_empty()) {
@@ -237,6 +240,14 @@ impl Brush {
                 Style::Dashed => {
                     let (dash, gap) = (self.px(6) as u32, self.px(4) as u32);
                     chart.draw_series(DashedLineSeries::new(piece, dash, gap, stroke))
+                }
+                Style::Solid | Style::Faint if self.by_pieces => {
+                    let points: Vec<(f64, f64)> = piece.collect();
+                    if !is_faint {
+                        let joints = points.iter().map(|at| Circle::new(*at, unit, color.filled()));
+                        chart.draw_series(joints).map_err(text)?;
+                    }
+                    chart.draw_series(points.windows(2).map(|pair| PathElement::new(pair.to_vec(), stroke)))
                 }
                 Style::Solid | Style::Faint => chart.draw_series(LineSeries::new(piece, stroke)),
             };
@@ -403,7 +414,7 @@ impl Brush {
     }
 }
 
-/// The corner where a legend hides least.
+/// Where a legend hides least.
 fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
     let place = |at: f64, scale: &Scale| (at - scale.low) / (scale.high - scale.low);
     let points = lines.series.iter().flat_map(|series| &series.points);
@@ -413,22 +424,34 @@ fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
     let mark = places.len() / 8 + 1;
     let marks = lines.marks.iter().filter_map(|mark| lines.x.drawn(mark.at));
     places.extend(marks.flat_map(|at| std::iter::repeat_n((place(at, x), 0.95), mark)).collect::<Vec<_>>());
-    let hidden = |is_right: bool, is_upper: bool| {
-        let is_there = |(across, up): &&(f64, f64)| {
-            let across = if is_right { *across } else { 1.0 - across };
-            let up = if is_upper { *up } else { 1.0 - up };
-            across > 0.62 && up > 0.72
-        };
-        places.iter().filter(is_there).count()
-    };
-    let corners = [
-        (SeriesLabelPosition::UpperRight, hidden(true, true)),
-        (SeriesLabelPosition::LowerRight, hidden(true, false)),
-        (SeriesLabelPosition::UpperLeft, hidden(false, true)),
-        (SeriesLabelPosition::LowerLeft, hidden(false, false)),
+    use SeriesLabelPosition::*;
+    // Corners before edges, edges before the middle.
+    let at = [
+        (UpperRight, 2, 2),
+        (LowerRight, 2, 0),
+        (UpperLeft, 0, 2),
+        (LowerLeft, 0, 0),
+        (MiddleRight, 2, 1),
+        (MiddleLeft, 0, 1),
+        (UpperMiddle, 1, 2),
+        (LowerMiddle, 1, 0),
+        (MiddleMiddle, 1, 1),
     ];
-    let [first, others @ ..] = corners;
-    others.into_iter().fold(first, |best, corner| if corner.1 < best.1 { corner } else { best }).0
+    let third = |share: f64, third: usize, size: f64| match third {
+        0 => share < size,
+        1 => (share - 0.5).abs() < size / 2.0,
+        _ => share > 1.0 - size,
+    };
+    let hidden = |column: usize, row: usize| {
+        places.iter().filter(|(across, up)| third(*across, column, 0.4) && third(*up, row, 0.3)).count()
+    };
+    let counted = at.into_iter().map(|(position, column, row)| (position, hidden(column, row)));
+    counted.min_by_key(|(_, hidden)| *hidden).map_or(UpperRight, |(position, _)| position)
+}
+
+fn pale(RGBColor(red, green, blue): RGBColor) -> RGBColor {
+    let [red, green, blue] = [red, green, blue].map(|channel| 255 - (255 - channel) / 3);
+    RGBColor(red, green, blue)
 }
 
 fn color(index: usize) -> RGBColor {

@@ -7,7 +7,7 @@ use ps_run::{EpochLine, EventLine, Line, METRICS_FILE, ProbeLine, StepLine};
 use std::path::Path;
 
 /// More events than this of one run hide one another.
-const MARKS: usize = 12;
+const MARKS: usize = 24;
 
 /// A curve of more points than this is drawn smoothed, with what it was before behind it.
 const MANY: usize = 150;
@@ -92,13 +92,13 @@ pub fn figure(courses: &[Course]) -> Figure {
         |it| it.of_steps(|line| line.accuracy.map(|share| 100.0 * share)),
         |it| it.of_validation(|it| it.accuracy.map(|share| 100.0 * share)),
     );
-    panels.push(panel("accuracy in %", accuracy, Vec::new()));
+    panels.push(linear("accuracy in %", accuracy));
     let r_squared = pairs(
         // Before a model has learned anything it is far below 0, which says no more than 0.
         |it| it.of_steps(|line| line.r_squared.map(|it| it.max(0.0))),
         |it| it.of_validation(|it| it.r_squared.map(|it| it.max(0.0))),
     );
-    panels.push(panel("R²", r_squared, Vec::new()));
+    panels.push(linear("R²", r_squared));
     let each = |name: &str, style, points: fn(&Course) -> Vec<(f64, f64)>| {
         let of = |(index, course): (usize, &Course)| {
             series(words(courses, index)(name), index, style, points(course))
@@ -117,11 +117,12 @@ pub fn figure(courses: &[Course]) -> Figure {
         .map(|series| Series { color: series.color + usize::from(courses.len() == 1), ..series });
     let decreases: Vec<Series> = predicted.into_iter().chain(actual).collect();
     panels.push(panel("decrease of the batch's loss by a step", decreases, Vec::new()));
-    let ratio = |probe: &ProbeLine| probe.actual_decrease / probe.predicted_decrease;
+    // Where next to nothing was predicted, the ratio says nothing and would make all others look alike.
+    let ratio = |probe: &ProbeLine| (probe.actual_decrease / probe.predicted_decrease).clamp(-1.0, 3.0);
     let ratios = courses.iter().enumerate().map(|(index, course)| {
         series(words(courses, index)(""), index, Style::Dots, course.of_probes(ratio))
     });
-    panels.push(panel("actual by predicted decrease", ratios.collect(), Vec::new()));
+    panels.push(linear("actual by predicted decrease, cut at -1 and 3", ratios.collect()));
     panels.push(panel("change of a layer's weight by its norm", layers(courses), Vec::new()));
     panels.retain(|panel| panel.series.iter().any(|series| !series.points.is_empty()));
     let columns = if panels.len() > 1 { 2 } else { 1 };
@@ -133,17 +134,19 @@ pub fn figure(courses: &[Course]) -> Figure {
     }
 }
 
-/// An exponential mean, corrected for its beginning; what is not finite stays as it is.
+/// An exponential mean, corrected for its beginning; what is not finite stays as it is. Where all values are above 0 it is
+/// that of their logarithms, in which one explosion does not hide the rest.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let kept = 1.0 - 40.0 / points.len().max(80) as f64;
+    let is_log = points.iter().all(|(_, value)| *value > 0.0 || !value.is_finite());
     let (mut mean, mut weight) = (0.0, 0.0);
     let smooth = |&(at, value): &(f64, f64)| {
         if !value.is_finite() {
             return (at, value);
         }
-        mean = kept * mean + (1.0 - kept) * value;
+        mean = kept * mean + (1.0 - kept) * if is_log { value.ln() } else { value };
         weight = kept * weight + (1.0 - kept);
-        (at, mean / weight)
+        (at, if is_log { (mean / weight).exp() } else { mean / weight })
     };
     points.iter().map(smooth).collect()
 }
@@ -183,10 +186,22 @@ fn panel(title: &str, series: Vec<Series>, marks: Vec<Mark>) -> Lines {
     Lines { title: title.into(), x: Axis::linear("step"), y: Axis::fitting("", values), series, marks }
 }
 
+/// The same with equal differences at equal distances, whatever the values.
+fn linear(title: &str, series: Vec<Series>) -> Lines {
+    Lines { y: Axis::linear(""), ..panel(title, series, Vec::new()) }
+}
+
 fn marks(courses: &[Course]) -> Vec<Mark> {
     let of = |(index, course): (usize, &Course)| {
         let color = if courses.len() == 1 { 6 } else { index };
-        let mark = move |event: &EventLine| Mark { at: event.step as f64, label: event.event.clone(), color };
+        let mut last = "";
+        let mark = |line| {
+            let EventLine { step, event, .. }: &EventLine = line;
+            // The same again is seen from the first.
+            let label = if event == last { String::new() } else { event.clone() };
+            last = event.as_str();
+            Mark { at: *step as f64, label, color }
+        };
         course.events.iter().take(MARKS).map(mark).collect::<Vec<_>>()
     };
     courses.iter().enumerate().flat_map(of).collect()

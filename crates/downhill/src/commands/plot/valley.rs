@@ -93,7 +93,7 @@ fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64
     }
     let mut at = |length: f64| ground.loss(&moved(from, &[(length, down)]));
     // Where the loss is as high again as at the beginning.
-    let mut far = if rate > 0.0 { rate } else { 1.0 };
+    let mut far = 0.1 * begin.abs().max(f64::MIN_POSITIVE) / steepness;
     let rises = |loss: f64| loss.is_nan() || loss >= begin;
     let rose = rises(at(far));
     for _ in 0..DOUBLINGS {
@@ -116,8 +116,11 @@ fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64
         style,
         points,
     };
-    let in_sight =
-        (rate > 0.0 && rate <= far).then(|| Mark { at: rate, label: "rate of the run".into(), color: 2 });
+    let in_sight = (rate > 0.01 * far && rate <= far).then(|| Mark {
+        at: rate,
+        label: "rate of the run".into(),
+        color: 2,
+    });
     Some(Panel::Lines(Lines {
         title: title.into(),
         x: Axis::linear("length of the step (learning rate)"),
