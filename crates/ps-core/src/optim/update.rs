@@ -192,13 +192,13 @@ impl Update {
         let gradient = move |g: f32, w: f32| transform(&rule, mean(g), w);
         match rule.kind {
             Sgd | Lars if first.is_empty() => {
-                each(w, g, [first, second], |w, g, _, _| (-rate).mul_add(gradient(g, w), w))
+                each(w, g, [first, second], move |w, g, _, _| (-rate).mul_add(gradient(g, w), w))
             }
-            Sgd | Lars => each(w, g, [first, second], |w, g, v, _| {
+            Sgd | Lars => each(w, g, [first, second], move |w, g, v, _| {
                 *v = momentum.mul_add(*v, rate * gradient(g, w));
                 w - *v
             }),
-            Adagrad => each(w, g, [first, second], |w, g, squares, _| {
+            Adagrad => each(w, g, [first, second], move |w, g, squares, _| {
                 let g = gradient(g, w);
                 *squares = g.mul_add(g, *squares);
                 (-rate).mul_add(g / (squares.sqrt() + epsilon), w)
@@ -206,7 +206,7 @@ impl Update {
             RmsProp => {
                 let rest = 1.0 - beta2;
                 let has_velocity = !second.is_empty();
-                each(w, g, [first, second], |w, g, squares, v| {
+                each(w, g, [first, second], move |w, g, squares, v| {
                     let g = gradient(g, w);
                     *squares = beta2.mul_add(*squares, rest * (g * g));
                     let mut step = g / (squares.sqrt() + epsilon);
@@ -219,16 +219,16 @@ impl Update {
             }
             Adam | AdamW => {
                 let kept = if rule.kind == AdamW { 1.0 - rate * decay } else { 1.0 };
-                each(w, g, [first, second], |w, g, m, s| {
+                each(w, g, [first, second], move |w, g, m, s| {
                     let step = self.moments(gradient(g, w), m, s);
                     (-rate).mul_add(step, w * kept)
                 })
             }
-            Lamb => each(w, g, [first, second], |w, g, m, s| {
+            Lamb => each(w, g, [first, second], move |w, g, m, s| {
                 let step = decay.mul_add(w, self.moments(gradient(g, w), m, s));
                 (-rate).mul_add(step, w)
             }),
-            Ftrl => each(w, g, [first, second], |w, g, z, n| {
+            Ftrl => each(w, g, [first, second], move |w, g, z, n| {
                 let g = gradient(g, w);
                 let before = n.sqrt();
                 *n = g.mul_add(g, *n);
@@ -313,22 +313,28 @@ fn each(
     step: impl Fn(f32, f32, &mut f32, &mut f32) -> f32 + Copy,
 ) -> Finite {
     Kernel::detect().vectorize(
+        // Everything is moved in, so that nothing is read again for fear that a weight's change has changed it.
         #[inline(always)]
-        || {
+        move || {
             let mut finite = Finite::ALL;
             let mut update = |w: &mut f32, g: f32, a: &mut f32, b: &mut f32| {
                 *w = step(*w, g, a, b);
                 finite.gradient &= g.is_finite();
                 finite.weights &= w.is_finite();
             };
+            // Loops, not `for_each`: that is a function of its own, compiled for any processor.
             if first.is_empty() {
-                w.iter_mut().zip(g).for_each(|(w, &g)| update(w, g, &mut 0.0, &mut 0.0));
+                for (w, &g) in w.iter_mut().zip(g) {
+                    update(w, g, &mut 0.0, &mut 0.0);
+                }
             } else if second.is_empty() {
-                let all = w.iter_mut().zip(g).zip(first);
-                all.for_each(|((w, &g), a)| update(w, g, a, &mut 0.0));
+                for ((w, &g), a) in w.iter_mut().zip(g).zip(first) {
+                    update(w, g, a, &mut 0.0);
+                }
             } else {
-                let all = w.iter_mut().zip(g).zip(first.iter_mut().zip(second));
-                all.for_each(|((w, &g), (a, b))| update(w, g, a, b));
+                for ((w, &g), (a, b)) in w.iter_mut().zip(g).zip(first.iter_mut().zip(second)) {
+                    update(w, g, a, b);
+                }
             }
             finite
         },
