@@ -7,9 +7,12 @@
 mod generated;
 
 use generated::{Targets, table};
+use ps_core::control::{Descent, EarlyStopping, Guard};
+use ps_core::optim::Noise;
 use ps_core::{
-    Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, Precision, Rule, Samples,
-    ScheduleKind, reference, weights_hash,
+    Activation, BatchPlan, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model,
+    OptimizerConfig, OptimizerKind, Precision, Rule, Rules, Samples, ScheduleKind, StepReport, Trainer,
+    reference, weights_hash,
 };
 use ps_data::{DataConfig, Missing, NoProgress, Task, Validation};
 use std::path::{Path, PathBuf};
@@ -34,6 +37,9 @@ struct Run {
     missing: Missing,
     weights: Precision,
     sgd: Rule,
+    /// What an optimizer has besides its rule; that is `sgd`.
+    more: OptimizerConfig,
+    control: ControlConfig,
     rate: LearningRate,
 }
 
@@ -45,7 +51,7 @@ const HEADS: [(Head, &str, &str); 4] = [
 ];
 const ACTIVATIONS: [(Activation, &str); 3] =
     [(Activation::Relu, "relu"), (Activation::Tanh, "tanh"), (Activation::Sigmoid, "sigmoid")];
-const SCHEDULES: [(ScheduleKind, &str); 8] = [
+const SCHEDULES: [(ScheduleKind, &str); 9] = [
     (ScheduleKind::Constant, "constant"),
     (ScheduleKind::Step, "step"),
     (ScheduleKind::Exponential, "exponential"),
@@ -54,6 +60,8 @@ const SCHEDULES: [(ScheduleKind, &str); 8] = [
     (ScheduleKind::Cosine, "cosine"),
     (ScheduleKind::CosineRestarts, "cosine-restarts"),
     (ScheduleKind::OneCycle, "one-cycle"),
+    // Without a validation part it is constant.
+    (ScheduleKind::Plateau, "plateau"),
 ];
 
 impl Run {
@@ -76,6 +84,8 @@ impl Run {
             missing: Missing::Refuse,
             weights: Precision::F32,
             sgd: Rule::default(),
+            more: Rule::default().into(),
+            control: ControlConfig::default(),
             rate: LearningRate::constant(0.1),
         }
     }
@@ -112,15 +122,40 @@ impl Run {
         let (train, classes) = (&data.train, data.class_names.len());
         let model = Model::new(train.features(), &self.hidden, self.activation, self.head, classes)
             .with_precision(self.weights);
-        let plan = BatchPlan::new(self.seed, train.len(), self.batch, self.leaf, self.epochs, self.steps);
+        let samples = data.validation.as_ref().map_or(0, |part| part.len());
+        let plan = BatchPlan::new(
+            self.seed,
+            train.len(),
+            self.batch.min(train.len()),
+            self.leaf,
+            self.epochs,
+            self.steps,
+        );
+        let plan = plan.watching(samples, 0);
         let rate = LearningRate { steps: plan.steps, ..self.rate };
-        let mut loss = 0.0;
-        let trained =
-            reference::train(&model, plan, self.sgd, rate, train, |report, _| loss = report.tally.loss);
-        let weights = match trained {
-            Ok(weights) => weights,
+        let (mut loss, mut events) = (0.0, 0);
+        let optimizer = OptimizerConfig { rule: self.sgd, ..self.more.clone() };
+        let rules = Rules::new(optimizer, &model, self.seed);
+        let trainer = Trainer::controlled(&model, Control::new(self.control.clone(), rules, plan, rate));
+        let validation = data.validation.as_ref().map(|part| part as &dyn Samples);
+        let mut say = |report: &StepReport, _: &[f32]| {
+            loss = report.tally.loss;
+            events += report.events.len();
+        };
+        let trained = reference::run(&model, trainer, train, validation, &mut say);
+        let mut trainer = match trained {
+            Ok(trainer) => trainer,
             Err(diverged) => return format!("diverged at step {}\n", diverged.step),
         };
+        let seen = validation
+            .map(|part| reference::evaluate(&model, &model.precision().round(trainer.weights()), part));
+        events += usize::from(trainer.close(seen.as_ref()).is_some());
+        // A descent decides without a word while it goes on.
+        let watches = self.control.guard.is_some()
+            || self.control.early_stopping.is_some()
+            || (rate.schedule == ScheduleKind::Plateau && validation.is_some());
+        assert!(!watches || events > 0, "{}: nothing was decided", self.name);
+        let weights = trainer.weights().to_vec();
         let mut lines = format!("loss {loss:?}\n");
         if let Some(split) = &data.validation {
             let tally = Gradients::new(model, plan, Kernel::detect()).evaluate(&weights, split);
@@ -173,6 +208,53 @@ impl Run {
             format!("power={:?}", rate.power),
             format!("end={:?}", rate.end),
         ]);
+        let kind = serde_json::to_value(sgd.kind).unwrap();
+        let single = |value: f32| f64::from(value);
+        let factor =
+            |name: &str| self.more.rates.iter().find(|(other, _)| other == name).map_or(1.0, |rate| rate.1);
+        arguments.extend([
+            format!("kind={}", kind.as_str().unwrap()),
+            format!("beta1={:?}", single(sgd.beta1)),
+            format!("beta2={:?}", single(sgd.beta2)),
+            format!("epsilon={:?}", single(sgd.epsilon)),
+            format!("trust={:?}", single(sgd.trust)),
+            format!("decay_biases={}", self.more.decay_biases),
+            format!("rate_of_weights={:?}", single(factor("weights"))),
+            format!("rate_of_biases={:?}", single(factor("biases"))),
+            format!("clip_norm={:?}", single(self.more.clip_norm.unwrap_or(0.0))),
+            format!("patience={}", rate.patience),
+            format!("threshold={:?}", rate.threshold),
+            format!("absolute={}", rate.is_absolute),
+            format!("cooldown={}", rate.cooldown),
+        ]);
+        if let Some(Noise { scale, decay }) = self.more.noise {
+            arguments.extend([format!("noise={scale:?}"), format!("noise_decay={decay:?}")]);
+        }
+        if let Some(EarlyStopping { patience, least }) = self.control.early_stopping {
+            arguments.extend([format!("early_stopping={patience}"), format!("min_delta={least:?}")]);
+        }
+        if let Some(Guard { recovers, factor, retries, rise, every }) = self.control.guard {
+            arguments.extend([
+                format!("guard={}", if recovers { "recover" } else { "warn" }),
+                format!("guard_factor={factor:?}"),
+                format!("guard_every={every}"),
+                format!("retries={retries}"),
+                format!("rise={rise:?}"),
+            ]);
+        }
+        if let Some(Descent { sufficient, shrink, grow, tolerance, gradient_tolerance }) =
+            self.control.descent
+        {
+            // Of two settings of one key the first counts.
+            arguments.insert(0, "schedule=armijo".into());
+            arguments.extend([
+                format!("sufficient={sufficient:?}"),
+                format!("shrink={shrink:?}"),
+                format!("grow={grow:?}"),
+                format!("tolerance={tolerance:?}"),
+                format!("gradient_tolerance={gradient_tolerance:?}"),
+            ]);
+        }
         let output = Command::new(program).args(&arguments).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr));
@@ -398,6 +480,132 @@ fn every_setting_of_the_optimizer() {
             })
         });
         runs.collect()
+    });
+}
+
+#[test]
+fn every_optimizer() {
+    compare(|_| {
+        use OptimizerKind::*;
+        let rule = |kind| Rule { kind, ..Rule::default() };
+        let rules = [
+            ("adagrad", 0.05, Rule { epsilon: 1e-10, ..rule(Adagrad) }),
+            ("rmsprop", 0.01, Rule { beta2: 0.99, ..rule(RmsProp) }),
+            ("rmsprop, momentum", 0.01, Rule { beta2: 0.99, momentum: 0.8, ..rule(RmsProp) }),
+            ("adam", 0.01, Rule { weight_decay: 0.01, ..rule(Adam) }),
+            ("adamw", 0.01, Rule { weight_decay: 0.1, l1: 1e-3, ..rule(AdamW) }),
+            ("lars", 5.0, Rule { weight_decay: 0.01, ..rule(Lars) }),
+            ("lars, momentum", 5.0, Rule { weight_decay: 0.01, momentum: 0.9, ..rule(Lars) }),
+            ("lamb", 0.02, Rule { weight_decay: 0.01, epsilon: 1e-6, ..rule(Lamb) }),
+            ("ftrl", 0.3, Rule { weight_decay: 0.01, l1: 0.5, epsilon: 1.0, ..rule(Ftrl) }),
+            ("sgd", 0.1, Rule { weight_decay: 0.01, momentum: 0.9, ..rule(Sgd) }),
+        ];
+        let mut runs = Vec::new();
+        for (name, rate, sgd) in rules {
+            let plain = Run {
+                // More than one piece of the grid in a tensor.
+                hidden: if sgd.kind == Ftrl { Vec::new() } else { vec![120, 40] },
+                sgd,
+                rate: LearningRate::constant(rate),
+                ..Run::new(name, Head::Softmax)
+            };
+            let rates = vec![("weights".into(), 0.5), ("biases".into(), 2.0)];
+            let more = OptimizerConfig { decay_biases: false, rates, ..sgd.into() };
+            runs.push(Run { name: format!("{name}, groups"), more, ..plain.clone() });
+            let noise = Some(Noise { scale: 0.01, decay: 0.55 });
+            let more = OptimizerConfig { noise, ..sgd.into() };
+            runs.push(Run { name: format!("{name}, noise"), more, ..plain.clone() });
+            if sgd.kind != Lamb {
+                let more = OptimizerConfig { clip_norm: Some(0.05), ..sgd.into() };
+                runs.push(Run { name: format!("{name}, clip_norm"), more, ..plain.clone() });
+            }
+            runs.push(plain);
+        }
+        runs
+    });
+}
+
+#[test]
+fn all_that_is_decided_before_a_step() {
+    compare(|_| {
+        let early = |patience, least| Some(EarlyStopping { patience, least });
+        let watched = |name: &str, rate: LearningRate, control: ControlConfig| Run {
+            hidden: vec![12],
+            validation: Some(0.3),
+            epochs: 12,
+            rate,
+            control,
+            ..Run::new(name, Head::Softmax)
+        };
+        let lowered = LearningRate {
+            schedule: ScheduleKind::Plateau,
+            factor: 0.5,
+            patience: 1,
+            threshold: 0.05,
+            end: 0.01,
+            ..LearningRate::constant(0.5)
+        };
+        let guard = |recovers| Some(Guard { recovers, factor: 0.3, retries: 4, rise: 1.5, every: 3 });
+        let descent = Some(Descent {
+            sufficient: 0.1,
+            shrink: 0.5,
+            grow: 2.0,
+            tolerance: 1e-5,
+            gradient_tolerance: 1e-4,
+        });
+        let full = |name: &str, head, hidden, epochs, rate| Run {
+            batch: 1000,
+            hidden,
+            epochs,
+            sgd: Rule { weight_decay: 0.01, ..Rule::default() },
+            rate: LearningRate::constant(rate),
+            control: ControlConfig { descent, ..ControlConfig::default() },
+            ..Run::new(name, head)
+        };
+        let steep = LearningRate::constant(30.0);
+        vec![
+            watched("plateau", lowered, ControlConfig::default()),
+            watched(
+                "plateau, absolute, cooldown, warm-up",
+                LearningRate { is_absolute: true, cooldown: 1, patience: 0, warmup: 7, ..lowered },
+                ControlConfig::default(),
+            ),
+            watched(
+                "early stopping",
+                lowered,
+                ControlConfig { early_stopping: early(2, 0.05), ..Default::default() },
+            ),
+            watched(
+                "the best at the end",
+                lowered,
+                ControlConfig { early_stopping: early(50, 0.0), ..Default::default() },
+            ),
+            Run {
+                weights: Precision::Bf16,
+                ..watched(
+                    "bf16, the best at the end",
+                    lowered,
+                    ControlConfig { early_stopping: early(50, 0.02), ..Default::default() },
+                )
+            },
+            watched("guard that warns", steep, ControlConfig { guard: guard(false), ..Default::default() }),
+            Run {
+                sgd: Rule { kind: OptimizerKind::Adam, ..Rule::default() },
+                ..watched("guard and adam", steep, ControlConfig { guard: guard(true), ..Default::default() })
+            },
+            Run {
+                sgd: Rule { momentum: 0.9, ..Rule::default() },
+                ..watched(
+                    "guard, plateau, momentum",
+                    LearningRate { initial: 20.0, ..lowered },
+                    ControlConfig { guard: guard(true), early_stopping: early(9, 0.0), ..Default::default() },
+                )
+            },
+            full("descent", Head::Logistic, Vec::new(), 400, 8.0),
+            full("descent, mlp", Head::Softmax, vec![9], 100, 50.0),
+            full("descent to a steep wall", Head::Poisson, Vec::new(), 60, 1e4),
+            full("descent, few steps", Head::SquaredError, vec![5], 7, 1.0),
+        ]
     });
 }
 

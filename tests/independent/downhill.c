@@ -64,7 +64,7 @@ static bool is(const char *key, const char *otherwise, const char *value) {
 
 /* ---- 1. random numbers -------------------------------------------------------------------------------------- */
 
-enum { ORDER = 1, INIT = 2, VALIDATION = 3 };
+enum { ORDER = 1, INIT = 2, VALIDATION = 3, NOISE = 7 };
 
 static void random_words(uint64_t seed, uint32_t purpose, uint32_t epoch, uint64_t index, uint32_t word[4]) {
     uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
@@ -627,28 +627,7 @@ static Node sum_of(const Model *m, const float *w, const Samples *s, const uint6
     return root;
 }
 
-/* ---- 7. the update ------------------------------------------------------------------------------------------ */
-
-static void update(float *w, float *v, const float *sum, uint64_t parameters, uint64_t samples, float rate) {
-    float clip = (float)real("clip", "0"), decay = (float)real("weight_decay", "0"), l1 = (float)real("l1", "0");
-    float momentum = (float)real("momentum", "0"), n = (float)samples;
-    bool nesterov = yes("nesterov");
-    for (uint64_t i = 0; i < parameters; i++) {
-        float g = sum[i] / n;
-        if (clip != 0.0f && g > clip) g = clip;
-        if (clip != 0.0f && g < -clip) g = -clip;
-        if (decay != 0.0f) g = fmaf(decay, w[i], g);
-        if (l1 != 0.0f) g = fmaf(l1, w[i] > 0.0f ? 1.0f : w[i] < 0.0f ? -1.0f : 0.0f, g);
-        float d = g;
-        if (momentum != 0.0f) {
-            v[i] = fmaf(momentum, v[i], g);
-            d = nesterov ? fmaf(momentum, v[i], g) : v[i];
-        }
-        w[i] = fmaf(-rate, d, w[i]);
-    }
-}
-
-/* ---- 8. learning rates -------------------------------------------------------------------------------------- */
+/* ---- 8. functions in binary64, which section 7 needs, too ---------------------------------------------------- */
 
 static const double PI = 3.141592653589793, LN2 = 0.6931471805599453, SQRT2 = 1.4142135623730951;
 
@@ -684,16 +663,196 @@ static double pow_(double b, double e) {
     return e == 0.0 ? 1.0 : e == 1.0 ? b : b == 0.0 ? 0.0 : exp64(e * ln64(b));
 }
 
+/* ---- 7. the update ------------------------------------------------------------------------------------------ */
+
+#define MAX_TENSORS (2 * MAX_LAYERS)
+
+/* The tensors, in the order of the parameters: the weight and the bias of each layer. */
+static uint64_t tensor_start(const Model *m, int tensor) { return (tensor % 2 ? m->bias : m->weight)[tensor / 2]; }
+static uint64_t tensor_end(const Model *m, int tensor) {
+    return tensor + 1 < 2 * m->layers ? tensor_start(m, tensor + 1) : m->parameters;
+}
+
+static struct {
+    const char *kind;
+    float clip, decay, l1, momentum, beta1, beta2, epsilon, trust;
+    double clip_norm, noise, noise_decay;
+    bool nesterov, decay_biases;
+} o;
+
+static void read_optimizer(void) {
+    o.kind = setting("kind", "sgd");
+    o.clip = (float)real("clip", "0"), o.decay = (float)real("weight_decay", "0"), o.l1 = (float)real("l1", "0");
+    o.momentum = (float)real("momentum", "0"), o.beta1 = (float)real("beta1", "0.9");
+    o.beta2 = (float)real("beta2", "0.999"), o.epsilon = (float)real("epsilon", "1e-8");
+    o.trust = (float)real("trust", "0.001"), o.clip_norm = (double)(float)real("clip_norm", "0");
+    o.noise = real("noise", "0"), o.noise_decay = real("noise_decay", "0.55");
+    o.nesterov = yes("nesterov"), o.decay_biases = strcmp(setting("decay_biases", "true"), "false") != 0;
+}
+
+static bool kind_is(const char *kind) { return !strcmp(o.kind, kind); }
+
+static float normal(uint64_t seed, uint64_t step, uint64_t i) {
+    uint32_t word[4];
+    random_words(seed, NOISE, (uint32_t)step, i, word);
+    float x = (float)(word[0] >> 8) * 0x1p-24f, y = (float)(word[1] >> 8) * 0x1p-24f;
+    float radius = sqrtf(-2.0f * ln_(1.0f - x));
+    double turns = 2.0 * (double)y;
+    return (float)((double)radius * cos_pi(turns > 1.0 ? 2.0 - turns : turns));
+}
+
+/* The states of the parameters, and how many steps they have seen. */
+typedef struct {
+    float *first, *second;
+    uint64_t count;
+} State;
+
+typedef struct {
+    uint64_t seed, step, samples;
+    float rate, scale, trust[MAX_TENSORS];
+} Stride;
+
+static float decay_of(bool is_weight) { return is_weight || o.decay_biases ? o.decay : 0.0f; }
+static float l1_of(bool is_weight) { return is_weight || o.decay_biases ? o.l1 : 0.0f; }
+
+/* g of parameter i, after all that is done to it. */
+static float gradient_of(const Stride *s, uint64_t i, bool is_weight, float w, float sum) {
+    float g = sum / (float)s->samples * s->scale;
+    if (o.noise > 0.0) {
+        float deviation = (float)sqrt(o.noise / pow_(1.0 + (double)s->step, o.noise_decay));
+        g = fmaf(deviation, normal(s->seed, s->step, i), g);
+    }
+    if (o.clip != 0.0f && g > o.clip) g = o.clip;
+    if (o.clip != 0.0f && g < -o.clip) g = -o.clip;
+    float decay = decay_of(is_weight), l1 = l1_of(is_weight);
+    if (decay != 0.0f && !kind_is("adamw") && !kind_is("lamb") && !kind_is("ftrl")) g = fmaf(decay, w, g);
+    if (l1 != 0.0f && !kind_is("ftrl")) g = fmaf(l1, w > 0.0f ? 1.0f : w < 0.0f ? -1.0f : 0.0f, g);
+    return g;
+}
+
+static float moments(float g, float *m, float *s, uint64_t count) {
+    float first = (float)(1.0 - pow_((double)o.beta1, (double)count));
+    float second = (float)sqrt(1.0 - pow_((double)o.beta2, (double)count));
+    *m = fmaf(o.beta1, *m, (1.0f - o.beta1) * g);
+    *s = fmaf(o.beta2, *s, (1.0f - o.beta2) * (g * g));
+    return *m / first / (sqrtf(*s) / second + o.epsilon);
+}
+
+/* Parameter w with gradient g, its two states, and its rate. */
+static void update_one(float *w, float g, float *a, float *b, float r, bool is_weight, uint64_t count) {
+    float decay = decay_of(is_weight), l1 = l1_of(is_weight), d = g;
+    if (kind_is("sgd")) {
+        if (o.momentum != 0.0f) {
+            *a = fmaf(o.momentum, *a, g);
+            d = o.nesterov ? fmaf(o.momentum, *a, g) : *a;
+        }
+        *w = fmaf(-r, d, *w);
+    } else if (kind_is("lars")) {
+        if (o.momentum == 0.0f) *w = fmaf(-r, g, *w);
+        else {
+            *a = fmaf(o.momentum, *a, r * g);
+            *w = *w - *a;
+        }
+    } else if (kind_is("adagrad")) {
+        *a = fmaf(g, g, *a);
+        *w = fmaf(-r, g / (sqrtf(*a) + o.epsilon), *w);
+    } else if (kind_is("rmsprop")) {
+        *a = fmaf(o.beta2, *a, (1.0f - o.beta2) * (g * g));
+        d = g / (sqrtf(*a) + o.epsilon);
+        if (o.momentum != 0.0f) d = *b = fmaf(o.momentum, *b, d);
+        *w = fmaf(-r, d, *w);
+    } else if (kind_is("adam") || kind_is("adamw")) {
+        d = moments(g, a, b, count);
+        *w = fmaf(-r, d, *w * (kind_is("adamw") ? 1.0f - r * decay : 1.0f));
+    } else if (kind_is("lamb")) {
+        d = fmaf(decay, *w, moments(g, a, b, count));
+        *w = fmaf(-r, d, *w);
+    } else if (kind_is("ftrl")) {
+        float before = sqrtf(*b);
+        *b = fmaf(g, g, *b);
+        float root = sqrtf(*b), sigma = (root - before) / r;
+        *a = *a + fmaf(-sigma, *w, g);
+        float over = fmaf(l1, *a < 0.0f ? 1.0f : -1.0f, *a);
+        *w = fabsf(*a) <= l1 ? 0.0f : -over / ((o.epsilon + root) / r + decay);
+    } else fail("no such optimizer", o.kind);
+}
+
+static void update(const Model *m, float *w, State *state, const float *sum, const Stride *s) {
+    state->count++;
+    for (int t = 0; t < 2 * m->layers; t++) {
+        bool is_weight = t % 2 == 0;
+        float factor = (float)real(is_weight ? "rate_of_weights" : "rate_of_biases", "1");
+        float r = s->rate * factor * s->trust[t];
+        for (uint64_t i = tensor_start(m, t); i < tensor_end(m, t); i++)
+            update_one(&w[i], gradient_of(s, i, is_weight, w[i], sum[i]), &state->first[i], &state->second[i], r,
+                       is_weight, state->count);
+    }
+}
+
+typedef struct {
+    double gradient, weights, step;
+} Squares;
+
+static double piece(const float *x, uint64_t count) {
+    double lane[16] = {0};
+    for (uint64_t i = 0; i < count; i++) lane[i % 16] += (double)x[i] * (double)x[i];
+    for (int half = 8; half; half /= 2)
+        for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+static void squares_of(const Model *m, const float *w, const State *state, const float *sum, const Stride *s,
+                       Squares squares[]) {
+    for (int t = 0; t < 2 * m->layers; t++) {
+        bool is_weight = t % 2 == 0;
+        squares[t] = (Squares){0, 0, 0};
+        for (uint64_t i = tensor_start(m, t), end = tensor_end(m, t); i < end;) {
+            float mean[1024], step[1024];
+            uint64_t next = (i / 1024 + 1) * 1024, count = (next < end ? next : end) - i;
+            for (uint64_t j = 0; j < count; j++) {
+                mean[j] = sum[i + j] / (float)s->samples;
+                step[j] = gradient_of(s, i + j, is_weight, w[i + j], sum[i + j]);
+                float first = state->first[i + j], second = state->second[i + j];
+                if (kind_is("lamb"))
+                    step[j] = fmaf(decay_of(is_weight), w[i + j], moments(step[j], &first, &second, state->count + 1));
+            }
+            squares[t].gradient += piece(mean, count);
+            squares[t].weights += piece(w + i, count);
+            squares[t].step += piece(step, count);
+            i += count;
+        }
+    }
+}
+
+/* Scale and trust, by the norms. */
+static void fit(const Model *m, const Squares squares[], Stride *s) {
+    double whole_gradient = 0.0;
+    for (int t = 0; t < 2 * m->layers; t++) whole_gradient += squares[t].gradient;
+    if (o.clip_norm > 0.0) {
+        double scale = o.clip_norm / (sqrt(whole_gradient) + 1e-6);
+        s->scale = (float)(scale < 1.0 ? scale : 1.0);
+    }
+    for (int t = 0; t < 2 * m->layers; t += 2) {
+        double weight = sqrt(squares[t].weights), gradient = sqrt(squares[t].gradient), trust = 1.0;
+        if (kind_is("lars"))
+            trust = (double)o.trust * weight / (gradient * (double)s->scale + (double)o.decay * weight);
+        if (kind_is("lamb")) trust = weight / sqrt(squares[t].step);
+        s->trust[t] = weight > 0.0 && isfinite(trust) ? (float)trust : 1.0f;
+    }
+}
+
+/* ---- 8. learning rates -------------------------------------------------------------------------------------- */
+
 static double cosine(double from, double to, double p) {
     if (p < 0.0) p = 0.0;
     if (p > 1.0) p = 1.0;
     return to + (from - to) * (0.5 * (1.0 + cos_pi(p)));
 }
 
-static float rate_at(uint64_t t, uint64_t steps) {
+static double rate_at(uint64_t t, uint64_t steps) {
     double initial = real("initial", "0.1"), end = real("end", "0"), factor = real("factor", "0.1");
     uint64_t warmup = whole("warmup", "0"), every = whole("every", "1");
-    if (t < warmup) return (float)(initial * (double)(t + 1) / (double)warmup);
+    if (t < warmup) return initial * (double)(t + 1) / (double)warmup;
     double s = (double)(t - warmup), periods = s / (double)every;
     double p = s / (double)(steps > warmup + 1 ? steps - warmup : 1);
     const char *schedule = setting("schedule", "constant");
@@ -715,8 +874,9 @@ static float rate_at(uint64_t t, uint64_t steps) {
     else if (!strcmp(schedule, "one-cycle"))
         rate = p < 0.3 ? cosine(initial * (1.0 / 25.0), initial, p / 0.3)
                        : cosine(initial, end, (p - 0.3) / (1.0 - 0.3));
-    else if (strcmp(schedule, "constant")) fail("no such schedule", schedule);
-    return (float)rate;
+    else if (strcmp(schedule, "constant") && strcmp(schedule, "plateau") && strcmp(schedule, "armijo"))
+        fail("no such schedule", schedule);
+    return rate;
 }
 
 /* ---- SHA-256 (FIPS 180-4) ----------------------------------------------------------------------------------- */
@@ -781,27 +941,160 @@ static void print_hash(const float *w, uint64_t parameters) {
     free(bytes);
 }
 
+/* ---- 9. what is decided before a step ----------------------------------------------------------------------- */
+
+/* Weights with their states, put aside. */
+typedef struct {
+    float *w;
+    State state;
+} Kept;
+
+static void keep(Kept *kept, const float *w, const State *state, uint64_t parameters) {
+    if (!kept->w)
+        *kept = (Kept){room(parameters, sizeof(float)), {room(parameters, sizeof(float)), room(parameters, sizeof(float)), 0}};
+    memcpy(kept->w, w, parameters * sizeof *w);
+    memcpy(kept->state.first, state->first, parameters * sizeof *w);
+    memcpy(kept->state.second, state->second, parameters * sizeof *w);
+    kept->state.count = state->count;
+}
+
+static void take(const Kept *kept, float *w, State *state, uint64_t parameters) {
+    memcpy(w, kept->w, parameters * sizeof *w);
+    memcpy(state->first, kept->state.first, parameters * sizeof *w);
+    memcpy(state->second, kept->state.second, parameters * sizeof *w);
+    state->count = kept->state.count;
+}
+
+/* 8. Plateau. */
+static struct {
+    bool begun, has_best;
+    double rate, best;
+    uint64_t bad, cooldown;
+} plateau;
+
+static void see_plateau(double loss) {
+    double threshold = real("threshold", "0.0001");
+    if (!plateau.begun) plateau.begun = true, plateau.rate = real("initial", "0.1");
+    double limit = yes("absolute") ? plateau.best - threshold : plateau.best * (1.0 - threshold);
+    if (!plateau.has_best || loss < limit) plateau.has_best = true, plateau.best = loss, plateau.bad = 0;
+    else plateau.bad++;
+    if (plateau.cooldown > 0) plateau.cooldown--, plateau.bad = 0;
+    if (plateau.bad > whole("patience", "10")) {
+        double lower = plateau.rate * real("factor", "0.1"), end = real("end", "0");
+        if (lower < end) lower = end;
+        plateau.cooldown = whole("cooldown", "0"), plateau.bad = 0;
+        if (plateau.rate - lower > 1e-8) plateau.rate = lower;
+    }
+}
+
+/* Early stopping. */
+static struct {
+    bool has_best;
+    double best;
+    uint64_t waited;
+    Kept kept;
+} early;
+
+static bool is_better(double loss) { return !early.has_best || loss < early.best - real("min_delta", "0"); }
+
+/* The guard. */
+static struct {
+    bool has_first, has_best;
+    double m, k, first, best, factor;
+    uint64_t recoveries, kept_step;
+    Kept kept;
+} guard = {.factor = 1.0};
+
+typedef enum { STEP, RECOVER, DIVERGED } Decision;
+
+static Decision see_guard(double loss, bool finite, uint64_t t, const float *w, const State *state, uint64_t parameters) {
+    bool recovers = is("guard", "off", "recover");
+    if (is("guard", "off", "off")) return finite ? STEP : DIVERGED;
+    if (finite && !guard.has_first) guard.has_first = true, guard.first = loss;
+    double depth = fabs(guard.best), least = 0.1 * fabs(guard.first);
+    double limit = guard.best + (real("rise", "3") - 1.0) * (depth > least ? depth : least);
+    double m = guard.m, k = guard.k;
+    if (finite) guard.m = (1.0 - 0.9) * loss + 0.9 * m, guard.k = (1.0 - 0.9) * 1.0 + 0.9 * k;
+    double mean = guard.m / guard.k;
+    bool has_limit = guard.has_best && guard.has_first;
+    if (finite && !(has_limit && (mean > limit || loss > 10.0 * limit))) {
+        if (!guard.has_best || mean < guard.best) guard.has_best = true, guard.best = mean;
+        if (recovers && (!guard.kept.w || t - guard.kept_step >= whole("guard_every", "100"))) {
+            keep(&guard.kept, w, state, parameters);
+            guard.kept_step = t;
+        }
+        return STEP;
+    }
+    if (recovers && guard.kept.w && guard.recoveries < whole("retries", "10")) {
+        guard.recoveries++;
+        guard.factor *= real("guard_factor", "0.5");
+        guard.m = guard.k = 0.0;
+        return RECOVER;
+    }
+    guard.m = m, guard.k = k;
+    return finite ? STEP : DIVERGED;
+}
+
+/* The descent that checks itself. */
+static struct {
+    float *w, *direction;
+    double loss, square, rate;
+} point;
+
+/* Gives the next weights in w, and whether the run is over; a first point that is not finite is no point. */
+static bool descend(const Model *m, float *w, const float *sum, const Stride *s, double loss, bool finite,
+                    const Squares squares[], bool is_last_step) {
+    double square = 0.0, penalty = 0.0, tolerance = real("tolerance", "1e-9");
+    for (int t = 0; t < 2 * m->layers; t++) {
+        penalty += 0.5 * (double)decay_of(t % 2 == 0) * squares[t].weights;
+        square += squares[t].step;
+    }
+    loss += penalty;
+    bool is_first = !point.w, is_over = is_last_step;
+    double predicted = point.rate * point.square, noise = 0x1p-28 * fabs(point.loss);
+    if (is_first || (finite && loss <= point.loss - real("sufficient", "1e-4") * predicted + noise)) {
+        if (!is_first) {
+            double actual = point.loss - loss;
+            if (sqrt(square) <= real("gradient_tolerance", "1e-6") || predicted <= tolerance ||
+                (actual <= tolerance && tolerance >= noise))
+                is_over = true;
+        } else point.w = room(m->parameters, sizeof *w), point.direction = room(m->parameters, sizeof *w);
+        point.loss = loss, point.square = square;
+        point.rate = is_first ? real("initial", "0.1") : point.rate * real("grow", "2");
+        memcpy(point.w, w, m->parameters * sizeof *w);
+        for (int t = 0; t < 2 * m->layers; t++)
+            for (uint64_t i = tensor_start(m, t); i < tensor_end(m, t); i++)
+                point.direction[i] = gradient_of(s, i, t % 2 == 0, w[i], sum[i]);
+    } else {
+        point.rate *= real("shrink", "0.5");
+        if (point.rate * point.square <= tolerance) is_over = true;
+    }
+    for (uint64_t i = 0; i < m->parameters; i++)
+        w[i] = is_over ? point.w[i] : fmaf(-(float)point.rate, point.direction[i], point.w[i]);
+    return is_over;
+}
+
 /* ---- the run ------------------------------------------------------------------------------------------------ */
 
-/* 9. A sum with an element that is not finite ends the run. */
 static bool is_finite(const Node *sum, uint64_t parameters) {
     bool finite = isfinite(sum->loss);
     for (uint64_t i = 0; i < parameters; i++) finite &= isfinite(sum->gradient[i]) != 0;
     return finite;
 }
 
-static void evaluate(const Model *m, const float *w, const Samples *s) {
+static Node evaluate(const Model *m, const float *w, const Samples *s) {
     uint64_t *index = room(s->n, sizeof *index);
     for (uint64_t i = 0; i < s->n; i++) index[i] = i;
     Node sum = sum_of(m, w, s, index, s->n, 256, false);
-    printf("validation %.17g %llu of %llu\n", sum.loss, (unsigned long long)sum.right, (unsigned long long)s->n);
     free(index);
+    return sum;
 }
 
 int main(int count, char **values) {
     argument_count = count;
     arguments = values;
-    uint64_t seed = whole("seed", "1"), batch = whole("batch", "32"), leaf = whole("leaf", "8");
+    read_optimizer();
+    uint64_t seed = whole("seed", "1"), leaf = whole("leaf", "8");
     bool classes = is("head", "", "logistic") || is("head", "", "softmax");
     Samples all = *setting("images", "")   ? read_idx(setting("images", ""), setting("labels", ""))
                   : *setting("libsvm", "") ? read_libsvm(setting("libsvm", ""), classes)
@@ -812,30 +1105,71 @@ int main(int count, char **values) {
     if (yes("standardize")) standardize(&training, &validation);
 
     Model m = model_of(&all);
-    float *w = initial_parameters(&m, seed), *v = room(m.parameters, sizeof *v);
+    uint64_t n = m.parameters, batch = is("batch", "32", "full") ? training.n : whole("batch", "32");
+    float *w = initial_parameters(&m, seed);
+    State state = {room(n, sizeof *w), room(n, sizeof *w), 0};
     uint64_t per_epoch = (training.n + batch - 1) / batch, steps = whole("epochs", "1") * per_epoch;
-    uint64_t limit = whole("steps", "0");
+    uint64_t limit = whole("steps", "0"), patience = whole("early_stopping", "0");
     if (limit && limit < steps) steps = limit;
     uint64_t *index = room(batch, sizeof *index);
-    bool halves = is("weights", "f32", "bf16");
-    float *at = halves ? room(m.parameters, sizeof *at) : w;
+    bool halves = is("weights", "f32", "bf16"), is_over = false;
+    float *at = halves ? room(n, sizeof *at) : w;
     double loss = 0;
-    for (uint64_t t = 0; t < steps; t++) {
+    for (uint64_t t = 0; t < steps && !is_over; t++) {
         Order order = order_of(seed, ORDER, (uint32_t)(t / per_epoch), training.n);
         uint64_t start = t % per_epoch * batch, held = training.n - start < batch ? training.n - start : batch;
         for (uint64_t p = 0; p < held; p++) index[p] = sample_at(&order, start + p);
-        for (uint64_t i = 0; i < m.parameters && halves; i++) at[i] = rounded(w[i]);
+        for (uint64_t i = 0; i < n && halves; i++) at[i] = rounded(w[i]);
         Node sum = sum_of(&m, at, &training, index, held, leaf, true);
-        if (!is_finite(&sum, m.parameters)) {
-            printf("diverged at step %llu\n", (unsigned long long)t);
-            return 0;
-        }
-        update(w, v, sum.gradient, m.parameters, held, rate_at(t, steps));
+        bool finite = is_finite(&sum, n);
         loss = sum.loss;
+        if (t > 0 && t % per_epoch == 0 && validation.n) {
+            double seen = evaluate(&m, at, &validation).loss / (double)validation.n;
+            if (is("schedule", "constant", "plateau")) see_plateau(seen);
+            if (patience && is_better(seen)) {
+                early.has_best = true, early.best = seen, early.waited = 0;
+                keep(&early.kept, w, &state, n);
+            } else if (patience && ++early.waited >= patience) {
+                is_over = true;
+                memcpy(w, early.kept.w, n * sizeof *w);
+                break;
+            }
+        }
+        double rate = plateau.begun && t >= whole("warmup", "0") ? plateau.rate : rate_at(t, steps);
+        Stride stride = {seed, t, held, 0.0f, 1.0f, {0}};
+        for (int i = 0; i < MAX_TENSORS; i++) stride.trust[i] = 1.0f;
+        Squares squares[MAX_TENSORS];
+        squares_of(&m, w, &state, sum.gradient, &stride, squares);
+        fit(&m, squares, &stride);
+        if (is("schedule", "constant", "armijo")) {
+            if (!finite && !point.w) {
+                printf("diverged at step %llu\n", (unsigned long long)t);
+                return 0;
+            }
+            is_over = descend(&m, w, sum.gradient, &stride, loss / (double)held, finite, squares, t + 1 == steps);
+        } else {
+            Decision decision = see_guard(loss / (double)held, finite, t, w, &state, n);
+            if (decision == DIVERGED) {
+                printf("diverged at step %llu\n", (unsigned long long)t);
+                return 0;
+            }
+            stride.rate = (float)(rate * guard.factor);
+            if (decision == RECOVER) take(&guard.kept, w, &state, n);
+            else update(&m, w, &state, sum.gradient, &stride);
+        }
         free(sum.gradient);
     }
+    if (patience && !is_over && early.has_best) {
+        for (uint64_t i = 0; i < n && halves; i++) at[i] = rounded(w[i]);
+        double seen = evaluate(&m, at, &validation).loss / (double)validation.n;
+        if (!is_better(seen)) memcpy(w, early.kept.w, n * sizeof *w);
+    }
     printf("loss %.17g\n", loss);
-    if (validation.n) evaluate(&m, w, &validation);
-    print_hash(w, m.parameters);
+    if (validation.n) {
+        Node sum = evaluate(&m, w, &validation);
+        printf("validation %.17g %llu of %llu\n", sum.loss, (unsigned long long)sum.right,
+               (unsigned long long)validation.n);
+    }
+    print_hash(w, n);
     return 0;
 }
