@@ -574,8 +574,10 @@ impl Control {
         }
         let what = match limit {
             _ if !is_finite => "the loss or the gradient is not finite".to_string(),
-            Some(limit) => format!("the loss is {loss:.4}, far above its best: the limit is {limit:.4}"),
-            None => format!("the loss is {loss:.4}"),
+            Some(limit) => {
+                format!("the loss is {}, far above its best: the limit is {}", shown(loss), shown(limit))
+            }
+            None => format!("the loss is {}", shown(loss)),
         };
         match watch.good.filter(|_| guard.recovers && watch.recoveries < guard.retries) {
             Some((good, _)) => {
@@ -595,7 +597,7 @@ impl Control {
                 if !std::mem::replace(&mut watch.told, true) {
                     let text = match guard.recovers {
                         true => {
-                            format!("{what}; all {} recoveries are used up, the run goes on", guard.retries)
+                            format!("{what}; no recovery is left of {}, the run goes on", guard.retries)
                         }
                         false => format!("{what}; guard.mode = \"recover\" would go back and lower the rate"),
                     };
@@ -760,4 +762,9 @@ impl Control {
         );
         Some(Event { kind: EventKind::Restored, text })
     }
+}
+
+/// A loss for people.
+fn shown(loss: f64) -> String {
+    if loss.abs() < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
 }

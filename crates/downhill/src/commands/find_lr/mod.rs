@@ -16,8 +16,8 @@ use sweep::{Proposal, Sweep};
 /// Find a learning rate by trying all of them.
 ///
 /// Trains from the initial weights with a rate that grows by the same factor from step to step (the range test of
-/// Smith 2017), draws the loss over the rate, and proposes a rate. Nothing is kept of that run. The schedule of the
-/// run file is left out, all else is as it says.
+/// Smith 2017), draws the loss over the rate, and proposes a rate. Nothing is kept of that run. The run file's schedule
+/// and whatever watches its loss are left out, all else is as it says.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
