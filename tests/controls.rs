@@ -1,9 +1,11 @@
-//! Every optimizer and everything that watches the loss gives one hash: plain loops, threads, workers, servers, shards, and
-//! runs that were killed and went on.
+//! Every optimizer and everything that watches the loss gives one hash: plain loops, threads, workers, servers, shards and
+//! instruction sets. `resuming.rs` has runs that were killed and went on.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use downhill_tests::{downhill, run};
+use ps_core::Kernel;
+use ps_core::kernel::KERNEL_VARIABLE;
 use ps_run::{Line, METRICS_FILE};
 use std::path::Path;
 use std::process::Command;
@@ -170,13 +172,19 @@ impl Case {
 
     /// The hash of a run, and its events.
     fn hash(&self, verb: &str, more: &[&str]) -> (String, Vec<(u64, String)>) {
+        self.hash_with(verb, more, None)
+    }
+
+    /// The same with an instruction set.
+    fn hash_with(&self, verb: &str, more: &[&str], kernel: Option<Kernel>) -> (String, Vec<(u64, String)>) {
         let folder = tempfile::tempdir().unwrap();
         let (file, out) = (folder.path().join("run.toml"), folder.path().join("run"));
         // A model without hidden layers must not name any.
         let is_flat = self.sets.contains(&"model.kind=softmax");
         std::fs::write(&file, if is_flat { RUN.replace("hidden = [96, 40]", "") } else { RUN.into() })
             .unwrap();
-        let ended = run(&mut self.command(verb, more, &file, &out));
+        let mut command = self.command(verb, more, &file, &out);
+        let ended = run(command.envs(kernel.map(|kernel| (KERNEL_VARIABLE, kernel.name()))));
         assert!(ended.status.success(), "{} by {verb} {more:?}: {ended}", self.name);
         (ended.hash(), events(&out))
     }
@@ -204,6 +212,15 @@ impl Case {
         ];
         for (verb, more) in ways {
             assert_eq!(self.hash(verb, more), wanted, "{} by {verb} {more:?}", self.name);
+        }
+        for kernel in Kernel::available() {
+            assert_eq!(
+                self.hash_with("train", &[], Some(kernel)),
+                wanted,
+                "{} with {}",
+                self.name,
+                kernel.name()
+            );
         }
     }
 }

@@ -72,6 +72,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
             optimizer: job.optimizer.clone(),
             rate: job.rate.clone(),
             samples: &job.data.train,
+            validation: &job.data.train,
             kernel: job.kernel,
             workers: 3,
             servers,

@@ -62,11 +62,12 @@ pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
             _ => ranges.push(part.leaves.clone()),
         }
     }
-    let lacking = server.part.missing();
+    let lacking = server.missing();
     let within = |lacking: &Range<u32>| {
         ranges.iter().any(|range| range.start <= lacking.start && lacking.end <= range.end)
     };
     let agree = if shards.is_empty() { ranges == lacking } else { lacking.iter().all(within) };
+    let agree = agree && server.part.missing().iter().all(within);
     match agree {
         true => Ok(()),
         false => Err(format!("step {step}: the core misses leaves {ranges:?}, the data plane {lacking:?}")),
@@ -98,15 +99,15 @@ pub(crate) fn action(
         ServerAction::Update { step } if *step != version => {
             Err(format!("update of step {step} at {version}"))
         }
-        ServerAction::Update { step } if !server.part.is_gathered() => {
-            Err(format!("update of step {step} while leaves {:?} are missing", server.part.missing()))
+        ServerAction::Update { step } if !server.is_gathered() => {
+            Err(format!("update of step {step} while leaves {:?} are missing", server.missing()))
         }
         ServerAction::Update { step } => through(*step, &[], server, shards),
         ServerAction::SendWeights { version: sent, .. } if *sent != version => {
             Err(format!("weights of version {sent} sent at {version}"))
         }
         ServerAction::Assign { step, leaves, .. }
-            if *step != version || leaves.is_empty() || leaves.end > plan.step(*step).tree().leaves() =>
+            if *step != version || !plan.step(*step).tree().has_leaves(leaves) =>
         {
             Err(format!("leaves {leaves:?} of step {step} given out at version {version}"))
         }

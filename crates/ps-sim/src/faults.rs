@@ -181,6 +181,8 @@ pub struct Counts {
     pub lies: u64,
     /// Workers that were banned.
     pub bans: u64,
+    /// Sections of a step that were looked at beside its batch.
+    pub sections: u64,
     /// Nodes that were audited.
     pub audits: u64,
     /// Nodes that the coordinator computed itself to decide.
@@ -202,7 +204,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 40] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 41] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -239,6 +241,7 @@ impl Counts {
             ("sums of a step that is past", &mut self.stale_sums),
             ("lies", &mut self.lies),
             ("workers banned", &mut self.bans),
+            ("sections looked at", &mut self.sections),
             ("nodes audited", &mut self.audits),
             ("nodes computed by the coordinator", &mut self.judged),
             ("steps gathered again", &mut self.starts_over),

@@ -39,6 +39,8 @@ pub struct SimJob<'a> {
     pub rate: Schedule,
     /// The training samples.
     pub samples: &'a dyn Samples,
+    /// The validation part, of as many samples as the plan says.
+    pub validation: &'a dyn Samples,
     /// The kernel that gradients are computed with.
     pub kernel: Kernel,
     /// Workers at the start; faults may add more.

@@ -49,7 +49,7 @@ impl Part {
                 state: vec![0.0; rules.state().len() * kept.len()],
                 rules,
                 chunks: chunks.to_vec(),
-                folds: folds(chunks.len(), job.plan.step(0).tree(), job.planted),
+                folds: folds(chunks.len(), job.plan.step(0).tree().training(), job.planted),
                 version: 0,
                 weights: kept.into(),
                 previous: None,
@@ -78,8 +78,11 @@ impl Part {
         self.version = version;
         self.previous = None;
         self.diverged = false;
-        self.folds =
-            folds(self.chunks.len(), self.plan.step(version.min(self.plan.steps - 1)).tree(), self.planted);
+        self.folds = folds(
+            self.chunks.len(),
+            self.plan.step(version.min(self.plan.steps - 1)).tree().training(),
+            self.planted,
+        );
     }
 
     /// The optimizer's vectors after the last step.
@@ -109,7 +112,7 @@ impl Part {
 
     /// Forgets what was gathered of the step in hand.
     pub fn start_over(&mut self) {
-        self.folds = folds(self.chunks.len(), self.plan.step(self.version).tree(), self.planted);
+        self.folds = folds(self.chunks.len(), self.plan.step(self.version).tree().training(), self.planted);
     }
 
     /// Whether all leaves of all chunks are in.
@@ -149,7 +152,7 @@ impl Part {
         }
         // After the last step nothing is gathered, but the tree of some step is asked for.
         let next = self.plan.step(self.version.min(self.plan.steps - 1));
-        self.folds = folds(self.chunks.len(), next.tree(), self.planted);
+        self.folds = folds(self.chunks.len(), next.tree().training(), self.planted);
         Ok(())
     }
 

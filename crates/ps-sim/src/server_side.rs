@@ -11,8 +11,8 @@ use ps_coord::{
     Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent,
     WorkerId,
 };
-use ps_core::NodeSum;
 use ps_core::planted::Defect;
+use ps_core::{Fold, NodeSum, Section};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub(crate) struct Server {
     pub core: ServerCore,
     pub part: Part,
+    /// Tallies of the step in hand, of all sections of its leaves.
+    pub seen: Fold,
     pub outcome: Option<Outcome>,
     pub is_up: bool,
     /// Whether it and all shards hold weights of one version.
@@ -43,6 +45,7 @@ impl Server {
     pub fn new(job: &SimJob<'_>, part: Part) -> Self {
         Server {
             core: Server::core(0, job, part.version),
+            seen: seen(job, part.version),
             part,
             outcome: None,
             is_up: true,
@@ -60,6 +63,7 @@ impl Server {
     /// What begun this process knows is gone with it, but for its part, which is what was saved.
     fn begin_again(&mut self, now: Millis, job: &SimJob<'_>) {
         self.core = Server::core(now, job, self.part.version);
+        self.seen = seen(job, self.part.version);
         self.is_up = true;
         self.is_whole = job.servers == 1;
         self.seats.fill(None);
@@ -68,6 +72,16 @@ impl Server {
         self.links.clear();
         self.next_worker = 0;
         self.timer = None;
+    }
+
+    /// The leaves that are not in yet.
+    pub fn missing(&self) -> Vec<Range<u32>> {
+        self.seen.coverage().missing()
+    }
+
+    /// Whether all leaves are in, and those with gradients in all chunks that are kept here.
+    pub fn is_gathered(&self) -> bool {
+        self.seen.is_complete() && self.part.is_gathered()
     }
 
     /// Whether a step is being made.
@@ -138,6 +152,10 @@ impl Cluster<'_> {
     ) -> Result<(), String> {
         let is_open = self.server.part.gathers(step) && !self.server.updating;
         self.network.counts.stale_sums += u64::from(step < self.server.part.version);
+        if is_open && self.server.seen.coverage().tree().has(sum.node) {
+            let tally = sum.tally.clone();
+            self.server.seen.insert(NodeSum { node: sum.node, gradient: Vec::new(), tally });
+        }
         for chunk in chunks {
             match is_open && self.server.part.take(chunk, sum) {
                 true => self.network.counts.counted += 1,
@@ -162,9 +180,12 @@ impl Cluster<'_> {
         }
         let part = &mut self.server.part;
         part.diverged |= !part.loss().is_finite();
+        self.look_at_sections(step)?;
+        let part = &mut self.server.part;
         part.finish()?;
         let (version, diverged) = (part.version, part.diverged);
         self.server.updating = diverged;
+        self.server.seen = seen(self.job, version);
         self.strike();
         if diverged {
             self.server.updating = false;
@@ -183,6 +204,47 @@ impl Cluster<'_> {
             self.save_later()?;
         }
         self.server_steps(ServerEvent::Updated { step })
+    }
+
+    /// What is seen besides the batch has come whole, and, where all weights are here, with the bits that it must have.
+    fn look_at_sections(&mut self, step: u64) -> Result<(), String> {
+        let place = self.job.plan.step(step);
+        for section in [Section::LastBatch, Section::Validation] {
+            let leaves = place.tree().section(section);
+            if leaves.is_empty() {
+                continue;
+            }
+            let tally = self.server.seen.take_tally(section);
+            let tally =
+                tally.ok_or_else(|| format!("step {step} is made before all of {section:?} is in"))?;
+            let samples = if section == Section::Validation { place.validation } else { place.last_batch };
+            if tally.samples != samples as u64 {
+                return Err(format!(
+                    "{section:?} of step {step} sums {} samples of {samples}",
+                    tally.samples
+                ));
+            }
+            self.network.counts.sections += 1;
+            if self.shards.is_empty() {
+                let weights = self.server.part.weights();
+                let expected = self.evaluate(&weights, step, leaves);
+                if expected.iter().all(|sum| sum.tally != tally) {
+                    return Err(format!("{section:?} of step {step} sums to {tally:?}, not to {expected:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The sums of the nodes that cover `leaves`, with gradients or without.
+    pub fn evaluate(&mut self, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum> {
+        let job = self.job;
+        if Section::of(leaves.start) == Section::Training {
+            return self.gradients.compute(weights, job.samples, step, leaves);
+        }
+        let tallies = self.gradients.evaluate_leaves(weights, [job.samples, job.validation], step, leaves);
+        let sum = |(node, tally)| NodeSum { node, gradient: Vec::new(), tally };
+        tallies.into_iter().map(sum).collect()
     }
 
     /// The weights of all shards are with the coordinator.
@@ -283,6 +345,7 @@ impl Cluster<'_> {
         let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.state[..]));
         let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
         self.server.part.resume(self.job, version, state);
+        self.server.seen = seen(self.job, version);
         Ok(Arc::new(snapshot))
     }
 
@@ -391,13 +454,14 @@ impl Cluster<'_> {
             ServerAction::Judge { step, node } => {
                 let leaves = self.job.plan.step(step).tree().leaves_of(node);
                 let weights = self.server.part.weights();
-                let sum = self.gradients.compute(&weights, self.job.samples, step, leaves).remove(0);
+                let sum = self.evaluate(&weights, step, leaves).remove(0);
                 let (era, delay) = (self.server.era, self.network.up_to(200));
                 self.at(self.now + 1 + delay, Happening::Judged { era, step, sum: Arc::new(sum) });
             }
             ServerAction::StartOver { .. } => {
                 self.network.counts.starts_over += 1;
                 self.server.part.start_over();
+                self.server.seen = seen(self.job, self.server.part.version);
             }
             ServerAction::Update { step } => {
                 self.server.updating = true;
@@ -424,6 +488,11 @@ impl Cluster<'_> {
         }
         Ok(())
     }
+}
+
+/// Nothing is seen yet of the step after `version` others.
+fn seen(job: &SimJob<'_>, version: u64) -> Fold {
+    Fold::new(job.plan.step(version.min(job.plan.steps - 1)).tree()).planted(job.planted)
 }
 
 /// Stands for a hash of all bits of a sum.

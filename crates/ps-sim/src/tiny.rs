@@ -54,6 +54,7 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
         optimizer: Rule { momentum: 0.9, ..Rule::default() }.into(),
         rate: LearningRate::constant(0.1).into(),
         samples,
+        validation: samples,
         kernel: Kernel::detect(),
         workers,
         servers: 1,
@@ -65,9 +66,12 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
 }
 
 /// The tiny job as the run of `seed` goes about it: with one to five workers at the start, one to four servers, and a
-/// checkpoint every one to three steps; with one server, some or all nodes may be audited.
+/// checkpoint every one to three steps; with one server, some or all nodes may be audited. Every second hundred looks at the
+/// validation part after each epoch, and again at the batch of every other step.
 pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
     let (servers, checkpoint_every) = (1 + (seed / 5 % 4) as u32, 1 + seed / 20 % 3);
     let audit = if servers == 1 { [0.0, 0.3, 1.0][(seed % 3) as usize] } else { 0.0 };
-    SimJob { servers, checkpoint_every, audit, ..tiny_job(samples, 1 + (seed % 5) as u32) }
+    let job = tiny_job(samples, 1 + (seed % 5) as u32);
+    let plan = if seed / 100 % 2 == 1 { job.plan.watching(SAMPLES, 2) } else { job.plan };
+    SimJob { plan, servers, checkpoint_every, audit, ..job }
 }

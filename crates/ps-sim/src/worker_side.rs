@@ -398,7 +398,8 @@ impl Cluster<'_> {
         if std::mem::replace(&mut process.computing, true) {
             return Err(format!("slot {slot} computes two things at once"));
         }
-        let sums = self.gradients.compute(&weights, self.job.samples, step, leaves.clone());
+        let sums = self.evaluate(&weights, step, leaves.clone());
+        let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
         process.sums.insert((step, leaves.start, leaves.end), (process.links[0], sums));
         let longest = LEAF_MS[(slot + self.seed as usize) % LEAF_MS.len()]
             .saturating_mul(leaves.len() as u32)
@@ -454,14 +455,20 @@ impl Cluster<'_> {
         self.network.counts.drains += u64::from(leaves_now);
         let mut messages = Vec::new();
         for mut sum in sums {
-            if lies && self.network.chance(0.3) {
+            // What is only looked at is not lied about here.
+            if lies && !sum.gradient.is_empty() && self.network.chance(0.3) {
                 self.network.counts.lies += 1;
                 let at = self.network.below(sum.gradient.len() as u32) as usize;
                 let bit = self.network.below(32);
                 sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << bit);
             }
+            let is_seen_only = sum.gradient.is_empty();
             let sum = Arc::new(sum);
             let sum = |chunks| Up::Sum { step, sum: sum.clone(), chunks };
+            if is_seen_only {
+                messages.push((process.links[0], sum(0..0)));
+                continue;
+            }
             messages.push((process.links[0], sum(0..self.server.part.chunks())));
             for (shard, &link) in self.shards.iter().zip(&process.links[1..]) {
                 messages.extend((0..shard.part.chunks()).map(|chunk| (link, sum(chunk..chunk + 1))));
