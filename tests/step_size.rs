@@ -44,7 +44,7 @@ fn with_the_proposed_rate_mnist_is_learned_and_with_thirty_times_that_the_guard_
     let (lost, saved) = (folder.path().join("lost"), folder.path().join("saved"));
     let ended = train(file, &[&set, "train.epochs=2"], &lost);
     assert!(!ended.status.success() || accuracy(&lost) < 0.5, "it is not too large\n{ended}");
-    train(file, &[&set, "guard.mode=recover", "train.probe_every=100"], &saved).hash();
+    train(file, &[&set, "train.epochs=5", "guard.mode=recover", "train.probe_every=100"], &saved).hash();
     assert!(accuracy(&saved) > 0.97, "{set}: {}", accuracy(&saved));
     let events = events(&saved);
     assert!(!events.is_empty() && events.iter().all(|(_, event, _)| event == "recovered"), "{events:?}");
