@@ -3,6 +3,7 @@
 use crate::error::ConfigError;
 use crate::run::RunConfig;
 use clap::Args;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Which run.
@@ -43,6 +44,38 @@ pub struct CheckpointArgs {
     /// Begin at step 0 where there are checkpoints but none that is good, which is otherwise refused.
     #[arg(long)]
     pub allow_fresh: bool,
+}
+
+/// What can be seen of a run while it goes on.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Watching")]
+pub struct WatchArgs {
+    /// Serve a page that shows how the run goes [without ADDRESS: 127.0.0.1:8080]. A port in use is warned of.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:8080", env = "DOWNHILL_DASHBOARD")]
+    pub dashboard: Option<String>,
+
+    /// Serve metrics for Prometheus at http://ADDRESS/metrics, to whoever asks.
+    #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_METRICS")]
+    pub metrics: Option<String>,
+
+    /// Also write event files for TensorBoard, to tensorboard/ in the folder of results.
+    #[arg(long)]
+    pub tensorboard: bool,
+
+    /// Write a trace of the rounds for https://ui.perfetto.dev to this file.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+}
+
+impl WatchArgs {
+    /// The same as flags of another program.
+    pub fn flags(&self) -> impl Iterator<Item = OsString> {
+        let dashboard = self.dashboard.as_ref().map(|address| format!("--dashboard={address}").into());
+        let metrics = self.metrics.as_ref().map(|address| format!("--metrics={address}").into());
+        let tensorboard = self.tensorboard.then(|| "--tensorboard".into());
+        let trace = self.trace.as_ref().map(|path| ["--trace".into(), path.clone().into_os_string()]);
+        [dashboard, metrics, tensorboard].into_iter().flatten().chain(trace.into_iter().flatten())
+    }
 }
 
 /// Where the data lies on this machine.

@@ -16,7 +16,7 @@ mod security;
 mod time;
 mod values;
 
-pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs};
+pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs, WatchArgs};
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
 pub use run::{

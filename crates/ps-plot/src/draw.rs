@@ -94,7 +94,12 @@ fn size(figure: &Figure, unit: u32) -> (u32, u32) {
     let columns = figure.columns.max(1);
     let rows = figure.panels.len().div_ceil(columns).max(1);
     let (width, height) = figure.panel;
-    (unit * width * columns as u32, unit * (height * rows as u32 + TITLE))
+    (unit * width * columns as u32, unit * (height * rows as u32 + above(figure)))
+}
+
+/// Room for the title, if there is one.
+fn above(figure: &Figure) -> u32 {
+    if figure.title.is_empty() { 0 } else { TITLE }
 }
 
 /// A brush: how large everything is.
@@ -118,7 +123,7 @@ fn draw<DB: DrawingBackend>(figure: &Figure, root: &DrawingArea<DB, Shift>, unit
         Text::new(figure.title.clone(), middle, brush.font(16).pos(Pos::new(HPos::Center, VPos::Top)));
     root.draw(&title).map_err(text)?;
     let columns = figure.columns.max(1);
-    let (_, below) = root.split_vertically(brush.px(TITLE as i32) as u32);
+    let (_, below) = root.split_vertically(brush.px(above(figure) as i32) as u32);
     let areas = below.split_evenly((figure.panels.len().div_ceil(columns).max(1), columns));
     for (panel, area) in figure.panels.iter().zip(&areas) {
         match panel {
@@ -149,8 +154,11 @@ impl Brush {
         (y_label, y): (&str, &Scale),
         grid: bool,
     ) -> Result<Chart<'a, DB>, String> {
-        let mut chart = ChartBuilder::on(area)
-            .caption(title, self.font(13))
+        let mut builder = ChartBuilder::on(area);
+        if !title.is_empty() {
+            builder.caption(title, self.font(13));
+        }
+        let mut chart = builder
             .margin(self.px(8))
             .margin_right(self.px(18))
             .x_label_area_size(self.px(36))

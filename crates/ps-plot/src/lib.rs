@@ -58,6 +58,16 @@ impl Figure {
     }
 }
 
+impl Figure {
+    /// The figure as the text of an SVG file.
+    ///
+    /// # Errors
+    /// It cannot be drawn.
+    pub fn to_svg(&self) -> Result<String, String> {
+        draw::svg(self)
+    }
+}
+
 /// Refuses a path that a figure cannot be written to because of its name, before there is a figure.
 ///
 /// # Errors

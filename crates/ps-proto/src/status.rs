@@ -49,6 +49,8 @@ pub enum Refusal {
     NotDraining,
     /// The server is ending.
     Ending,
+    /// All steps of the run are made.
+    Over,
     /// Whoever was asked only keeps weights.
     OnlyAShard,
     /// The shard is there already.
@@ -105,6 +107,7 @@ impl std::fmt::Display for Refusal {
                 "the worker does not read what it is sent: too much waits for it; it was dropped and may come back",
             ),
             Refusal::Ending => f.write_str("the server is ending"),
+            Refusal::Over => f.write_str("the run is over"),
             Refusal::OnlyAShard => {
                 f.write_str("this is a shard, which only keeps weights; join at its coordinator's address")
             }
@@ -138,6 +141,7 @@ impl From<Refusal> for Status {
             Refusal::Full { .. } | Refusal::NotDraining | Refusal::TooManyPulls => Code::ResourceExhausted,
             Refusal::NoToken | Refusal::WrongToken => Code::Unauthenticated,
             Refusal::Compressed => Code::Unimplemented,
+            Refusal::Over => Code::Aborted,
         };
         Status::new(code, refusal.to_string())
     }
@@ -154,6 +158,8 @@ pub enum Verdict {
     Refused(String),
     /// Worth another try; what happened.
     Passing(String),
+    /// The run is over: there is nothing to try for.
+    Over,
 }
 
 /// What `status` means to a worker.
@@ -163,6 +169,7 @@ pub fn verdict(status: &Status) -> Verdict {
         Code::FailedPrecondition | Code::Unauthenticated => Verdict::Mismatch(status.message().to_owned()),
         _ if text.contains(WANTS_TLS) => Verdict::Mismatch(WANTS_TLS.into()),
         Code::Unimplemented => Verdict::NotOurs(format!("it does not know Downhill's calls ({text})")),
+        Code::Aborted => Verdict::Over,
         Code::InvalidArgument => Verdict::Refused(status.message().to_owned()),
         _ if is_not_http2(status) => Verdict::NotOurs(format!("it does not speak gRPC ({text})")),
         _ => Verdict::Passing(text),

@@ -4,6 +4,7 @@
 //! begin with. [`RunFolder`] is where its results go, [`Recorder`] what tells the user how it goes.
 //! Nothing here decides a bit of the weights.
 
+mod board;
 mod checkpoints;
 mod diagnosis;
 mod folder;
@@ -11,24 +12,29 @@ mod job;
 mod lines;
 mod measures;
 mod memory;
+mod onlooker;
 mod processors;
 mod progress;
 mod recorder;
 mod summary;
+mod tensorboard;
+mod trace;
 mod weights;
 
+pub use board::{About, Board, Confusion, Meter, Part, Round, STEP_BOUNDS, Seen, Span, WorkerRow};
 pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{
     FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, finished,
 };
 pub use job::{Job, JobError, task};
-pub use lines::{EpochLine, EventLine, Line, ProbeLine, StepLine};
+pub use lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine};
 pub use measures::{Measures, counted, grouped, seconds};
 pub use memory::HugePages;
 pub use processors::Processors;
 pub use progress::{DataProgress, Relay, Style};
 pub use ps_checkpoint::Fingerprint;
-pub use recorder::Recorder;
+pub use recorder::{Recorder, Wanted};
 pub use summary::{Ending, Summary};
+pub use trace::Trace;
 pub use weights::{AboutWeights, SavedWeights, WeightsFile};

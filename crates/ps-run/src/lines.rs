@@ -3,7 +3,11 @@
 use crate::folder::FolderError;
 use crate::measures::{Measures, counted, grouped, percent, seconds, short};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::path::Path;
+
+/// About so many hashes of the weights go to a run's metrics file.
+const HASHES: u64 = 64;
 
 /// A line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +21,8 @@ pub enum Line {
     Probe(ProbeLine),
     /// Something out of the ordinary.
     Event(EventLine),
+    /// What the weights were.
+    Hash(HashLine),
 }
 
 /// What the steps since the line before came to.
@@ -102,6 +108,35 @@ pub struct EventLine {
     pub event: String,
     /// The same for people.
     pub text: String,
+}
+
+/// The weights after some steps: where two runs have the same up to one of these and others from the next, they parted
+/// between them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HashLine {
+    /// Steps made.
+    pub step: u64,
+    /// SHA-256 of the weights.
+    pub weights_sha256: String,
+    /// SHA-256 of this text of the line before, if any, and of the one above: equal where all lines so far are.
+    pub chain: String,
+}
+
+impl HashLine {
+    /// The line after `step` steps, that follows on one with the chain `before`.
+    pub fn new(step: u64, weights: &[f32], before: Option<&str>) -> Self {
+        let weights_sha256 = ps_core::weights_hash(weights);
+        let mut chain = Sha256::new();
+        chain.update(before.unwrap_or_default());
+        chain.update(&weights_sha256);
+        HashLine { step, weights_sha256, chain: ps_core::params::hex(&chain.finalize()) }
+    }
+
+    /// After how many steps there is such a line: a power of two, so that the lines of a shorter run are among those of a
+    /// longer one.
+    pub fn every(steps: u64) -> u64 {
+        steps.div_ceil(HASHES).next_power_of_two()
+    }
 }
 
 impl Line {

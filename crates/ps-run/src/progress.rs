@@ -80,7 +80,7 @@ impl Progress {
                 self.print(&format!("step {}: {}", event.step, event.text));
             }
             // A bar has no room for it, and the summary says what came of all of them.
-            (Style::Bar | Style::Lines, Line::Probe(_)) => {}
+            (Style::Bar | Style::Lines, Line::Probe(_)) | (_, Line::Hash(_)) => {}
             (Style::Json, line) => self.print(&line.to_json()),
             (Style::Quiet, _) => {}
         }

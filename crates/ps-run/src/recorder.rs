@@ -1,13 +1,16 @@
 //! Tells user and metrics file how a run goes.
 
+use crate::board::{About, Board};
 use crate::checkpoints::{Checkpoints, Opened};
 use crate::diagnosis::Diagnosis;
 use crate::folder::{FolderError, RunFolder};
 use crate::job::Job;
-use crate::lines::{EpochLine, EventLine, Line, ProbeLine, StepLine};
+use crate::lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine};
 use crate::measures::Measures;
+use crate::onlooker::Onlooker;
 use crate::progress::{Progress, Style};
 use crate::summary::{Slowest, Summary};
+use crate::tensorboard::EventFile;
 use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
 use ps_core::control::{Event, EventKind, Probe, State};
@@ -15,6 +18,7 @@ use ps_core::{BatchPlan, StepReport, Tally};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where there are more epochs than this, not every one of the quick ones gets a line on the screen.
@@ -58,6 +62,23 @@ pub struct Recorder {
     is_concluded: bool,
     /// Steps that were looked at closely.
     probes: Vec<ProbeLine>,
+    /// After how many steps the weights are hashed.
+    hash_every: u64,
+    /// The chain of hashes so far.
+    chain: Option<String>,
+    /// What others see.
+    board: Arc<Board>,
+    events: Option<Arc<Mutex<EventFile>>>,
+    onlooker: Option<Onlooker>,
+}
+
+/// What whoever holds the weights shall hand over after a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Weights and state, to [`Recorder::checkpoint`].
+    pub save: bool,
+    /// The weights, to [`Recorder::look`], before that.
+    pub look: bool,
 }
 
 /// Steps added up.
@@ -115,7 +136,9 @@ impl Recorder {
         if let Some(folder) = &folder {
             folder.write_run(job)?;
         }
-        let probes = probes(folder.as_ref())?;
+        let lines = written(folder.as_ref())?;
+        let board = Arc::new(Board::new(about(job, folder.as_ref()), seen_of(&lines)));
+        board.tell(|seen| (seen.steps, seen.samples) = (from.step, from.samples));
         let now = Instant::now();
         let window = || Window { since: now, before: 0, tally: Tally::new(job.model.classes()) };
         let epoch = Window::from(&from, job.model.classes(), now);
@@ -145,7 +168,12 @@ impl Recorder {
             slowest: None,
             validated: None,
             is_concluded: false,
-            probes,
+            probes: probes(&lines),
+            hash_every: HashLine::every(job.plan.steps),
+            chain: chain(&lines),
+            board,
+            events: None,
+            onlooker: None,
         })
     }
 
@@ -188,21 +216,69 @@ impl Recorder {
         self.samples = from.samples;
         self.ended = pending(&from);
         self.validated = None;
-        self.probes = probes(self.folder.as_ref())?;
+        let lines = written(self.folder.as_ref())?;
+        (self.probes, self.chain) = (probes(&lines), chain(&lines));
+        self.board.tell(|seen| {
+            (seen.steps, seen.samples) = (from.step, from.samples);
+            seen.lines = seen_of(&lines);
+        });
         Ok(found)
     }
 
-    /// Whether whoever holds the weights shall hand them to [`Recorder::checkpoint`], after `steps` steps that were all
-    /// told of.
+    /// What whoever holds the weights shall hand over after `steps` steps that were all told of.
     ///
     /// # Errors
     /// The checkpoints cannot be trusted any more: the run must not go on.
-    pub fn wants_checkpoint(&mut self, steps: u64) -> Result<bool, FolderError> {
-        let Some(checkpoints) = &mut self.checkpoints else { return Ok(false) };
+    pub fn wants(&mut self, steps: u64) -> Result<Wanted, FolderError> {
+        let goes_on = steps < self.plan.steps && !self.is_concluded;
+        let look = self.is_hashed(steps) || self.is_shown(steps);
+        let Some(checkpoints) = &mut self.checkpoints else { return Ok(Wanted { save: false, look }) };
         let told = checkpoints.look()?;
-        let is_due = steps < self.plan.steps && !self.is_concluded && checkpoints.is_due(steps);
+        let save = goes_on && checkpoints.is_due(steps);
+        let durable = checkpoints.durable();
         told.iter().for_each(|told| self.progress.note(told));
-        Ok(is_due)
+        self.board.checkpoint(durable);
+        Ok(Wanted { save, look })
+    }
+
+    fn is_hashed(&self, steps: u64) -> bool {
+        self.metrics.is_some() && steps < self.plan.steps && steps.is_multiple_of(self.hash_every)
+    }
+
+    fn is_shown(&self, steps: u64) -> bool {
+        self.onlooker.is_some() && steps > 0 && self.plan.ends_epoch(steps - 1)
+    }
+
+    /// Looks at the weights after so many steps, as [`Recorder::wants`] said.
+    pub fn look(&mut self, steps: u64, weights: &[f32]) {
+        if self.is_hashed(steps) {
+            let line = HashLine::new(steps, weights, self.chain.as_deref());
+            self.chain = Some(line.chain.clone());
+            self.write(&Line::Hash(line));
+        }
+        if let Some(onlooker) = self.onlooker.as_ref().filter(|_| self.is_shown(steps)) {
+            onlooker.show(steps, weights.to_vec());
+        }
+    }
+
+    /// What others may see of the run.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// Has weights looked at after each epoch, for whoever watches, and writes event files for TensorBoard where
+    /// `tensorboard` asks for them and there is a folder.
+    ///
+    /// # Errors
+    /// The files cannot be made, or the thread that looks.
+    pub fn be_watched(&mut self, job: &Job, tensorboard: bool) -> Result<(), FolderError> {
+        self.board.watch();
+        if let Some(folder) = self.folder.as_ref().filter(|_| tensorboard) {
+            let file = EventFile::create(folder.path(), self.board.read(|seen| seen.steps))?;
+            self.events = Some(Arc::new(Mutex::new(file)));
+        }
+        self.onlooker = Some(Onlooker::start(job, self.events.clone(), Arc::clone(&self.board))?);
+        Ok(())
     }
 
     /// How far the run is after `steps` steps, which must be those told of so far.
@@ -222,7 +298,7 @@ impl Recorder {
     /// Saves the run as it was at `progress`, while it goes on.
     ///
     /// # Errors
-    /// As for [`Recorder::wants_checkpoint`].
+    /// As for [`Recorder::wants`].
     pub fn checkpoint(
         &mut self,
         progress: ps_checkpoint::Progress,
@@ -275,6 +351,7 @@ impl Recorder {
         self.recent.tally.add(&report.tally);
         self.epoch.tally.add(&report.tally);
         self.samples += report.tally.samples;
+        self.board.step(report, self.samples, now);
         self.is_concluded |= report.is_last;
         report.events.iter().for_each(|event| self.event(report.step, event));
         if let Some(probe) = &report.probe {
@@ -333,6 +410,9 @@ impl Recorder {
         line.validation = validation.map(|tally| Measures::new(tally, &self.class_names));
         self.validated = line.validation.clone().map(|measures| (line.step, measures));
         let (epoch, epochs) = (line.epoch, line.epochs);
+        if let Some(validation) = &line.validation {
+            self.board.tell(|seen| seen.validation = Some(validation.clone()));
+        }
         let line = Line::Epoch(line);
         self.write(&line);
         let now = Instant::now();
@@ -420,10 +500,17 @@ impl Recorder {
             .take()
             .map(|(worker, waited)| Slowest { worker, waited_seconds: waited.as_secs_f64() });
         self.close_metrics()?;
+        if let Some(onlooker) = self.onlooker.take() {
+            onlooker.show(version, weights.to_vec());
+        }
         if let Some(folder) = &self.folder {
             folder.write_weights(job, root, weights, version)?;
             folder.write_summary(&summary)?;
         }
+        self.board.end(match is_done {
+            true => "done".into(),
+            false => "stopped before its end".into(),
+        });
         Ok(summary)
     }
 
@@ -431,6 +518,7 @@ impl Recorder {
     pub fn abandon(mut self) {
         self.progress.close();
         let _ = self.close_metrics();
+        self.board.end("failed".into());
     }
 
     /// Where results go.
@@ -472,6 +560,14 @@ impl Recorder {
         if let Some(metrics) = &mut self.metrics {
             let _ = writeln!(metrics, "{}", line.to_json());
         }
+        self.board.line(line);
+        if let Some(events) = &self.events {
+            let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
+            events.line(line);
+            if matches!(line, Line::Epoch(_)) {
+                events.flush();
+            }
+        }
     }
 }
 
@@ -484,15 +580,50 @@ fn pending(from: &ps_checkpoint::Progress) -> Vec<EpochLine> {
     from.pending.iter().filter_map(line).collect()
 }
 
-/// The steps that a run's metrics file says were looked at closely.
-fn probes(folder: Option<&RunFolder>) -> Result<Vec<ProbeLine>, FolderError> {
-    let Some(folder) = folder else { return Ok(Vec::new()) };
-    let lines = Line::read_all(&folder.path().join(crate::folder::METRICS_FILE))?;
-    let probe = |line| match line {
-        Line::Probe(probe) => Some(probe),
+/// What a run's metrics file holds.
+fn written(folder: Option<&RunFolder>) -> Result<Vec<Line>, FolderError> {
+    match folder {
+        Some(folder) => Line::read_all(&folder.path().join(crate::folder::METRICS_FILE)),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The steps that it says were looked at closely.
+fn probes(lines: &[Line]) -> Vec<ProbeLine> {
+    let probe = |line: &Line| match line {
+        Line::Probe(probe) => Some(probe.clone()),
         _ => None,
     };
-    Ok(lines.into_iter().filter_map(probe).collect())
+    lines.iter().filter_map(probe).collect()
+}
+
+/// How far its chain of hashes goes.
+fn chain(lines: &[Line]) -> Option<String> {
+    lines.iter().rev().find_map(|line| match line {
+        Line::Hash(hash) => Some(hash.chain.clone()),
+        _ => None,
+    })
+}
+
+/// What others see of it.
+fn seen_of(lines: &[Line]) -> Vec<Line> {
+    lines.iter().filter(|line| !matches!(line, Line::Hash(_))).cloned().collect()
+}
+
+/// What the run is, for others.
+fn about(job: &Job, folder: Option<&RunFolder>) -> About {
+    let name = folder.and_then(|folder| folder.path().file_name());
+    let widths = std::iter::once(job.model.features()).chain(job.run.model.hidden.iter().copied());
+    let widths = widths.chain([job.model.outputs()]).map(|width| width.to_string());
+    About {
+        name: name.map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned()),
+        steps: job.plan.steps,
+        epochs: job.plan.step(job.plan.steps.saturating_sub(1)).epoch + 1,
+        parameters: job.model.parameters(),
+        model: widths.collect::<Vec<_>>().join("-"),
+        samples: job.plan.samples,
+        classes: job.data.class_names.clone(),
+    }
 }
 
 impl Window {

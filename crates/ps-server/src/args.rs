@@ -1,7 +1,7 @@
 //! The flags of `ps-server`, and what they come to.
 
 use clap::Parser;
-use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs};
+use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs, WatchArgs};
 use ps_proto::{Address, Security};
 use ps_server::{Layout, ServerOptions};
 use std::time::Duration;
@@ -25,6 +25,16 @@ pub(crate) struct Arguments {
     /// the run and read its weights.
     #[arg(long)]
     pub insecure: bool,
+
+    /// Also answer health checks of gRPC here, without TLS or tokens: for "" as soon as the process has begun, for
+    /// downhill.v1.ParameterServer once workers are served.
+    #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_HEALTH")]
+    pub health: Option<String>,
+
+    /// When the run is over, stay until asked to end (SIGTERM): the page and the metrics are there, and workers that come
+    /// late are told that nothing is left to do. For supervisors that would start the server again.
+    #[arg(long)]
+    pub stay: bool,
 
     /// Let callers ask which services there are (gRPC reflection), for tools such as grpcurl.
     #[arg(long)]
@@ -65,7 +75,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "I/S", value_parser = part)]
     pub shard: Option<(u32, u32)>,
 
-    /// The server that was started with --shard 0/S.
+    /// The server that was started with --shard 0/S. Part 0 has no use for it, so that all parts may be started alike.
     #[arg(long, value_name = "ADDRESS", requires = "shard")]
     pub coordinator: Option<String>,
 
@@ -85,6 +95,9 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     pub checkpoint: CheckpointArgs,
+
+    #[command(flatten)]
+    pub watch: WatchArgs,
 
     #[command(flatten)]
     pub security: SecurityArgs,
@@ -117,16 +130,28 @@ impl Arguments {
     /// Which shard of which coordinator this process is; nothing for a coordinator.
     pub fn placement(&self) -> Result<Option<(u32, String)>, String> {
         match (self.shard, &self.coordinator) {
-            (None | Some((0, _)), None) => Ok(None),
-            (Some((0, _)), Some(_)) => {
-                Err("--shard 0/S is the coordinator itself; leave out --coordinator".into())
-            }
+            (None, None) | (Some((0, _)), _) => Ok(None),
             (Some((index, _)), Some(coordinator)) => Ok(Some((index - 1, coordinator.clone()))),
             (Some((index, parts)), None) => Err(format!(
                 "--shard {index}/{parts} needs --coordinator HOST:PORT, the address of --shard 0/{parts}"
             )),
             (None, Some(_)) => Err("--coordinator needs --shard I/S".into()),
         }
+    }
+
+    /// Refuses to show the run to all that reach an address, unless that is protected or was asked for.
+    pub fn guard_dashboard(&self, security: &Security) -> Result<(), String> {
+        const FLAG: &str = "--dashboard";
+        let Some(text) = &self.watch.dashboard else { return Ok(()) };
+        let wrong =
+            |problem: String| format!("{FLAG} {text}: {problem}; give HOST:PORT, such as 127.0.0.1:8080");
+        let address: Address = text.parse().map_err(wrong)?;
+        if address.is_a_file() {
+            return Err(wrong("a browser cannot open it".into()));
+        }
+        // A browser shows no certificate of ours: only a token keeps the page from others.
+        let tokens_only = if security.asks_token() { security.clone() } else { Security::default() };
+        tokens_only.guard(FLAG, &address, self.insecure)
     }
 
     /// Where to listen. Refuses an address that other machines reach, unless that is protected or was asked for.

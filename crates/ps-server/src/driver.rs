@@ -11,13 +11,14 @@ use ps_coord::{
     Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId,
 };
 use ps_core::optim::{Moved, PieceSums};
-use ps_core::{StepReport, trainer::Diverged};
+use ps_core::{Section, StepReport, trainer::Diverged};
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::{Nonsense, Refusal, tensor, v1};
-use ps_run::{FolderError, Job, Recorder};
+use ps_run::{FolderError, Job, Part, Recorder, Wanted, WorkerRow};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -49,6 +50,8 @@ pub(crate) enum Incoming {
 
 /// A wait for which the driver did not listen this long is not held against any worker.
 const DEAF_AFTER: Duration = Duration::from_millis(500);
+/// Whoever watches is told so often where the workers stand.
+const SHOWN_EVERY: Duration = Duration::from_millis(250);
 /// A worker that was waited for less than this is not worth a word in the summary.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
@@ -64,8 +67,8 @@ pub(crate) struct Driver {
     start: Option<Snapshot>,
     /// The other shards' weights, after a step whose weights are looked at here before the next one begins.
     fetch: Option<Fetch>,
-    /// Whether these are to be saved.
-    is_saved: bool,
+    /// What is to become of these.
+    wanted: Wanted,
     /// What is to be saved of a step while the next ones are made.
     saving: Option<Saving>,
     /// What was saved last, and after how many steps, once more is not to be had.
@@ -89,6 +92,8 @@ pub(crate) struct Driver {
     /// Whether the first leaves were given out.
     begun: bool,
     started: Instant,
+    /// When whoever watches was last told where the workers stand.
+    shown: Option<Instant>,
 }
 
 /// A checkpoint of several shards on its way.
@@ -157,15 +162,15 @@ impl Driver {
         }
         Driver {
             job,
-            recorder,
             fingerprints,
             core: ServerCore::new(0, config),
             plane,
-            peers: Peers::default(),
+            peers: Peers::new(Arc::clone(&recorder.board().meter)),
+            recorder,
             start: start.filter(|_| shards.keepers() > 0),
             shards,
             fetch: None,
-            is_saved: false,
+            wanted: Wanted::default(),
             saving: None,
             fallen_back: None,
             failed: None,
@@ -179,6 +184,7 @@ impl Driver {
             loss: f64::NAN,
             begun: false,
             started: Instant::now(),
+            shown: None,
         }
     }
 
@@ -201,13 +207,22 @@ impl Driver {
                         return Err(self.unsaved(error));
                     }
                     // News comes before the clock, so that a full inbox is not taken for silence.
-                    tokio::select! {
+                    let waiting = std::time::Instant::now();
+                    let is_watched = self.recorder.board().is_watched();
+                    let woken = tokio::select! {
                         biased;
-                        incoming = inbox.recv() => match incoming {
-                            Some(incoming) => self.receive(incoming),
-                            None => break 'run Outcome::Stopped { version: self.plane.version() },
-                        },
-                        () = reach(self.started, self.core.deadline()) => Some(ServerEvent::Timeout),
+                        incoming = inbox.recv() => Some(incoming),
+                        () = reach(self.started, self.core.deadline()) => None,
+                        () = tokio::time::sleep(SHOWN_EVERY), if is_watched => {
+                            self.show();
+                            continue;
+                        }
+                    };
+                    self.recorder.board().meter.spend(Part::Wait, waiting.elapsed());
+                    match woken {
+                        Some(Some(incoming)) => self.receive(incoming),
+                        Some(None) => break 'run Outcome::Stopped { version: self.plane.version() },
+                        None => Some(ServerEvent::Timeout),
                     }
                 }
             };
@@ -222,6 +237,7 @@ impl Driver {
                 // They apply a step before the round logic hears that it is made.
                 self.decide();
             }
+            self.show();
             let dropped = self.peers.take_dropped();
             self.events.extend(dropped.into_iter().map(|(worker, reason)| {
                 self.plane.forget(worker);
@@ -377,16 +393,21 @@ impl Driver {
             }
             WorkerMessage::Node(part) => {
                 let _span = debug_span!("gather", %worker, part.step, node = %part.node).entered();
-                self.plane.take(&self.job, worker, part).map(|made| {
+                let (begun, meter) = (std::time::Instant::now(), &self.recorder.board().meter);
+                meter.receive(part.bytes.len());
+                let taken = self.plane.take(&self.job, worker, part).map(|made| {
                     if let Some(part) = made {
                         self.peers.broadcast(&part);
                     }
                     ServerEvent::Heard { worker }
-                })
+                });
+                meter.spend(Part::Fold, begun.elapsed());
+                taken
             }
             WorkerMessage::NodeDone(done) => {
                 let (step, node) = (done.step, done.node);
                 debug!(%worker, step, %node, "node arrived");
+                self.recorder.board().contributed(|| self.lane(worker));
                 let taken = self.plane.take_end(&self.job, worker, done);
                 taken.map(|digest| ServerEvent::Contributed { worker, step, node, digest })
             }
@@ -437,7 +458,7 @@ impl Driver {
                     self.measured.clear();
                     self.moved.clear();
                     // What it was asked for does not come, and the step is made again.
-                    (self.fetch, self.saving, self.made, self.is_saved) = (None, None, None, false);
+                    (self.fetch, self.saving, self.made, self.wanted) = (None, None, None, Wanted::default());
                     return Some(ServerEvent::ShardLost { shard: index });
                 }
             }
@@ -487,6 +508,7 @@ impl Driver {
                     self.recorder.begin();
                 }
                 debug!(%worker, step, ?leaves, "assigned");
+                self.recorder.board().assigned(|| self.lane(worker), step, || Section::words(&leaves));
                 let assign = v1::Assign { step, leaf_start: leaves.start, leaf_end: leaves.end };
                 self.peers.message(worker, v1::from_server::Message::Assign(assign));
             }
@@ -518,6 +540,7 @@ impl Driver {
     }
 
     fn update(&mut self, step: u64) {
+        let begun = std::time::Instant::now();
         self.decide();
         for part in self.plane.release() {
             self.peers.broadcast(&part);
@@ -529,8 +552,11 @@ impl Driver {
         let moved = moved.into_values().collect::<Vec<_>>().concat();
         self.measured.retain(|_, (measured, _)| *measured > step);
         self.moved.clear();
-        match self.plane.commit(&moved) {
+        let committed = self.plane.commit(&moved);
+        self.recorder.board().meter.spend(Part::Update, begun.elapsed());
+        match committed {
             Ok(report) => {
+                self.recorder.board().made("update", begun);
                 self.loss = report.tally.mean_loss();
                 self.made = Some(report);
                 if self.shards.keepers() > 0 {
@@ -579,19 +605,20 @@ impl Driver {
 
     /// Asks the shards for the weights after `step` if they are needed: for validation, a checkpoint or the result.
     fn want_weights(&mut self, step: u64) {
-        let wants = self.recorder.wants_checkpoint(step + 1).unwrap_or_else(|error| {
+        let mut wanted = self.recorder.wants(step + 1).unwrap_or_else(|error| {
             self.failed = Some(error);
-            false
+            Wanted::default()
         });
-        self.is_saved = wants && self.saving.is_none();
+        wanted.save &= self.saving.is_none();
+        self.wanted = wanted;
         let plan = self.job.plan;
         let is_last = step + 1 == plan.steps || self.made.as_ref().is_some_and(|made| made.is_last);
-        let is_looked_at = is_last;
-        if !self.is_saved && !is_looked_at {
+        let is_looked_at = is_last || wanted.look;
+        if !wanted.save && !is_looked_at {
             return;
         }
         // What is kept as the best may be what the run gives.
-        let is_wanted = self.is_saved || is_last && self.job.control.early_stopping.is_some();
+        let is_wanted = wanted.save || is_last && self.job.control.early_stopping.is_some();
         let vectors = if is_wanted { self.plane.control().vectors().len() } else { 0 };
         let fetch = self.shards.want_weights(self.plane.version(), vectors);
         match is_looked_at {
@@ -618,11 +645,15 @@ impl Driver {
         let Some(report) = self.made.take() else { return Ok(()) };
         let begun = Instant::now();
         self.recorder.step(&report, self.peers.len());
-        let is_saved = match self.shards.keepers() > 0 {
-            true => std::mem::take(&mut self.is_saved),
-            false => self.recorder.wants_checkpoint(self.plane.version())?,
+        let wanted = match self.shards.keepers() > 0 {
+            true => std::mem::take(&mut self.wanted),
+            false => self.recorder.wants(self.plane.version())?,
         };
-        if is_saved {
+        if wanted.look {
+            let weights = self.weights();
+            self.recorder.look(self.plane.version(), &weights);
+        }
+        if wanted.save {
             let own = self.own();
             match &mut self.saving {
                 Some(saving) => saving.own = Some(own),
@@ -630,6 +661,9 @@ impl Driver {
             }
         }
         self.save_fetched()?;
+        if wanted.look && self.plane.version() < self.job.plan.steps && !self.recorder.is_concluded() {
+            self.fetch = None;
+        }
         self.was_deaf_since(begun);
         Ok(())
     }
@@ -695,6 +729,39 @@ impl Driver {
             }
         }
         weights
+    }
+
+    /// What a worker is called by whoever watches.
+    fn lane(&self, worker: WorkerId) -> String {
+        self.seen.get(&worker).map_or_else(|| worker.to_string(), |(name, _)| format!("{worker} {name}"))
+    }
+
+    /// Tells whoever watches where the run and its workers stand, now and then.
+    fn show(&mut self) {
+        let board = self.recorder.board();
+        if !board.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < SHOWN_EVERY) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let status = self.status();
+        let checkpoint = self.recorder.durable();
+        let row = |worker: v1::WorkerStatus| WorkerRow {
+            id: worker.worker_id,
+            name: worker.name,
+            address: worker.address,
+            state: worker.state,
+            leaves: worker.leaves,
+            sums: worker.nodes,
+            speed: worker.leaves_per_second,
+            silent_ms: worker.silent_ms,
+            held_up_ms: worker.held_up_ms,
+        };
+        board.tell(|seen| {
+            (seen.rescued, seen.audited) = (status.rescued_leaves, status.audited_nodes);
+            (seen.state, seen.waited) = (status.state, Duration::from_millis(status.waited_ms));
+            seen.workers = status.workers.into_iter().map(row).collect();
+        });
+        board.checkpoint(checkpoint);
     }
 
     fn status(&self) -> v1::StatusReply {

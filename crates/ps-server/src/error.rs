@@ -42,6 +42,8 @@ pub enum ServerError {
         /// Why.
         why: String,
     },
+    /// The run was over before this shard took part.
+    Over,
     /// The run cannot be saved any more.
     Unsaved(FolderError),
     /// A fault of this program or of the machine.
@@ -78,6 +80,7 @@ impl fmt::Display for ServerError {
             ServerError::Coordinator { address, why } | ServerError::Refused { address, why } => {
                 write!(f, "coordinator {address}: {why}")
             }
+            ServerError::Over => f.write_str("the run is over"),
             ServerError::Unsaved(error) => error.fmt(f),
             ServerError::Internal(what) => f.write_str(what),
         }

@@ -11,7 +11,9 @@
 mod doors;
 mod driver;
 mod error;
+mod health;
 mod outbox;
+mod over;
 mod peers;
 mod plane;
 mod service;
@@ -20,6 +22,8 @@ mod shards;
 pub mod transport;
 
 pub use error::ServerError;
+pub use health::Health;
+pub use over::stay;
 
 use driver::{Driver, Incoming};
 use ps_proto::limits::{self, PROTOCOL_VERSION};

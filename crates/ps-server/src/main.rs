@@ -6,10 +6,11 @@ use args::Arguments;
 use clap::Parser;
 use ps_coord::Dismissal;
 use ps_proto::{Listener, Security};
-use ps_run::{DataProgress, Job, Recorder, RunFolder, Style, Summary};
+use ps_run::{DataProgress, Ending, Job, Meter, Recorder, RunFolder, Style, Summary};
 use ps_server::shard::{self, ShardOptions};
-use ps_server::transport;
-use ps_server::{Finished, ServerError, ServerOptions};
+use ps_server::transport::{self, Entrance};
+use ps_server::{Finished, Health, ServerError, ServerOptions};
+use ps_watch::{Gate, HeaderMap, Source, Watching};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -51,6 +52,8 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let placement = arguments.placement().map_err(|error| failure(error, true))?;
     // Before the data is read, which may take a while: a port in use shows at once.
     let security = Security::open(&arguments.security).map_err(|error| failure(error, true))?;
+    arguments.guard_dashboard(&security).map_err(|error| failure(error, true))?;
+    let health = arguments.health.as_deref().map(open_health).transpose()?;
     let listener = bind(arguments, &security)?;
     let options = arguments.options(&security);
     let style = Style::choose(&arguments.log);
@@ -58,7 +61,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let job = Job::load(run, base, arguments.data.data_root.as_deref(), &DataProgress::new(style))
         .map_err(|error| failure(&error, error.is_usage()))?;
     if let Some((index, coordinator)) = placement {
-        return serve_shard(arguments, &options, listener, job, index, coordinator);
+        return serve_shard(arguments, &options, health.as_ref(), listener, job, index, coordinator);
     }
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
     if let Some(out) = &arguments.out.out
@@ -67,12 +70,14 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         // Whoever starts a server again that has just ended should not take it for a failure.
         info!("this run is finished: its results are there");
         tell(&summary, out);
-        return Ok(());
+        return stay(arguments, &options, health.as_ref(), listener, &summary);
     }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
         .map_err(|error| failure(&error, error.is_usage()))?;
     let path = folder.path().to_path_buf();
-    let recorder = Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)
+    let mut recorder = Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)
+        .map_err(|error| failure(&error, error.is_usage()))?;
+    let watching = ps_watch::start(&arguments.watch, &job, &mut recorder, gate(&security), "ps-server")
         .map_err(|error| failure(&error, error.is_usage()))?;
 
     announce(&listener, &security).map_err(|error| failure(format!("standard output: {error}"), false))?;
@@ -84,11 +89,56 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         }
         recorder.finish(&job, &root, &weights, version)
     };
+    health.iter().for_each(|health| health.ready(true));
+    let address = listener.address().map_err(|error| failure(error, false))?;
     let summary = runtime
-        .block_on(ps_server::run(listener, job, options, recorder, args::asked_to_stop(), finish))
+        .block_on(ps_server::run(listener, job, options.clone(), recorder, args::asked_to_stop(), finish))
         .map_err(|error| failed(&error))?;
     tell(&summary, &path);
+    if arguments.stay && summary.outcome == Ending::Done {
+        let again =
+            Listener::bind(&address).map_err(|error| failure(format!("{address}: {error}"), false))?;
+        stay(arguments, &options, health.as_ref(), again, &summary)?;
+    }
+    drop(watching);
     Ok(())
+}
+
+fn open_health(address: &str) -> Result<Health, Failure> {
+    let health =
+        Health::open(address).map_err(|error| failure(format!("--health {address}: {error}"), false))?;
+    info!("health at {}", health.address());
+    Ok(health)
+}
+
+/// Who may see the page: whoever shows a token, where other callers must.
+fn gate(security: &Security) -> Option<Gate> {
+    let security = security.clone();
+    security
+        .asks_token()
+        .then(|| Arc::new(move |headers: &HeaderMap| security.admits(headers).is_ok()) as Gate)
+}
+
+/// Tells late workers that the run is over, until asked to end; not at all without --stay.
+fn stay(
+    arguments: &Arguments,
+    options: &ServerOptions,
+    health: Option<&Health>,
+    listener: Listener,
+    summary: &Summary,
+) -> Result<(), Failure> {
+    if !arguments.stay {
+        return Ok(());
+    }
+    info!("staying until asked to end");
+    health.iter().for_each(|health| health.ready(true));
+    let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    let entrance =
+        Entrance { security: options.security.clone(), admission_timeout: options.admission_timeout };
+    let steps = (summary.steps, summary.steps_planned);
+    runtime
+        .block_on(ps_server::stay(listener, &entrance, steps, args::asked_to_stop()))
+        .map_err(|error| failure(format!("serving connections: {error}"), false))
 }
 
 /// Prints a summary. The result is in the folder; a reader of the output who has gone is no failure.
@@ -101,6 +151,7 @@ fn tell(summary: &Summary, folder: &Path) {
 fn serve_shard(
     arguments: &Arguments,
     options: &ServerOptions,
+    health: Option<&Health>,
     listener: Listener,
     job: Job,
     index: u32,
@@ -108,22 +159,41 @@ fn serve_shard(
 ) -> Result<(), Failure> {
     announce(&listener, &options.security)
         .map_err(|error| failure(format!("standard output: {error}"), false))?;
+    let meter = Arc::<Meter>::default();
+    let _watching = Watching::metrics(arguments.watch.metrics.as_deref(), Source::Worker(Arc::clone(&meter)));
     let address = match &arguments.advertise {
         Some(address) => address.clone(),
         None => listener.address().map_err(|error| failure(error, false))?.to_string(),
     };
-    let placement = ShardOptions { coordinator, index: Some(index), address };
+    let placement = ShardOptions { coordinator, index: Some(index), address, meter: Arc::clone(&meter) };
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
     runtime.block_on(async {
-        let (_shard, end) = shard::start(listener, Arc::new(job), &placement, options)
-            .await
-            .map_err(|error| failed(&error))?;
-        tokio::select! {
-            end = end => match end.map_err(|error| failed(&error))? {
-                Dismissal::Done => info!("training is done"),
-                reason => info!("stopped: {reason}"),
+        let started = shard::start(listener, Arc::new(job), &placement, options);
+        let end = tokio::select! {
+            biased;
+            started = started => match started {
+                Ok((_shard, end)) => {
+                    health.iter().for_each(|health| health.ready(true));
+                    tokio::select! {
+                        end = end => end,
+                        () = args::asked_to_stop() => {
+                            warn!("stopped; the run waits until this shard is started again");
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(error) => Err(error),
             },
-            () = args::asked_to_stop() => warn!("stopped; the run waits until this shard is started again"),
+            () = args::asked_to_stop() => return Ok(()),
+        };
+        match end {
+            Ok(Dismissal::Done) | Err(ServerError::Over) => info!("training is done"),
+            Ok(reason) => info!("stopped: {reason}"),
+            Err(error) => return Err(failed(&error)),
+        }
+        if arguments.stay {
+            info!("staying until asked to end");
+            args::asked_to_stop().await;
         }
         Ok(())
     })

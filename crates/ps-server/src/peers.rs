@@ -4,7 +4,9 @@ use crate::outbox::{Outbox, Undeliverable};
 use crate::plane::{Plane, WeightsPart};
 use ps_coord::{Departure, WorkerId};
 use ps_proto::{Refusal, v1};
+use ps_run::Meter;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -29,13 +31,18 @@ impl Peer {
 }
 
 /// All of them. Those that take nothing any more are dropped and reported.
-#[derive(Default)]
 pub(crate) struct Peers {
+    meter: Arc<Meter>,
     peers: BTreeMap<WorkerId, Peer>,
     dropped: Vec<(WorkerId, Departure)>,
 }
 
 impl Peers {
+    /// Nobody yet.
+    pub fn new(meter: Arc<Meter>) -> Self {
+        Peers { meter, peers: BTreeMap::new(), dropped: Vec::new() }
+    }
+
     pub fn len(&self) -> usize {
         self.peers.len()
     }
@@ -62,6 +69,7 @@ impl Peers {
     pub fn broadcast(&mut self, part: &WeightsPart) {
         let served: Vec<WorkerId> =
             self.peers.iter().filter(|(_, peer)| peer.is_served).map(|(&worker, _)| worker).collect();
+        self.meter.send(served.len() * part.bytes.len());
         for worker in served {
             self.send(worker, |peer| peer.outbox.weights(part.clone()));
         }
@@ -69,12 +77,16 @@ impl Peers {
 
     /// Sees to it that a worker gets all weights that there are. Older ones need not go out any more.
     pub fn serve(&mut self, worker: WorkerId, plane: &Plane) {
+        let meter = Arc::clone(&self.meter);
         self.send(worker, |peer| {
             peer.outbox.forget_before(plane.oldest());
             if std::mem::replace(&mut peer.is_served, true) {
                 return Ok(());
             }
-            plane.parts().try_for_each(|part| peer.outbox.weights(part))
+            plane.parts().try_for_each(|part| {
+                meter.send(part.bytes.len());
+                peer.outbox.weights(part)
+            })
         });
     }
 

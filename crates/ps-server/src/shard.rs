@@ -18,7 +18,7 @@ use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
 use ps_proto::{Attempts, Listener, Nonsense, Refusal, Security, tensor};
-use ps_run::Job;
+use ps_run::{Job, Meter, Part};
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -42,6 +42,8 @@ pub struct ShardOptions {
     pub index: Option<u32>,
     /// Where workers reach this shard, `HOST:PORT`.
     pub address: String,
+    /// Counts what the shard does.
+    pub meter: Arc<Meter>,
 }
 
 /// A shard that takes part.
@@ -137,7 +139,8 @@ pub async fn start(
         job,
         index: index.clone(),
         service: service.clone(),
-        peers: Peers::default(),
+        peers: Peers::new(Arc::clone(&placement.meter)),
+        meter: Arc::clone(&placement.meter),
         coordinator: None,
         address: placement.coordinator.clone(),
         holding: Holding::Nothing,
@@ -228,6 +231,7 @@ impl Coordinator {
     fn refused(&self, verdict: Verdict) -> Refused {
         match verdict {
             Verdict::Passing(why) => Refused::Passing(why),
+            Verdict::Over => Refused::Final(ServerError::Over),
             Verdict::Mismatch(why) => {
                 Refused::Final(ServerError::Refused { address: self.placement.coordinator.clone(), why })
             }
@@ -311,6 +315,7 @@ struct Driver {
     service: Service,
     plane: Plane,
     peers: Peers,
+    meter: Arc<Meter>,
     /// The way to the coordinator, if it has been there.
     coordinator: Option<mpsc::Sender<v1::FromShard>>,
     address: String,
@@ -503,7 +508,13 @@ impl Driver {
         }
         let oldest = self.plane.oldest();
         let taken = match message {
-            WorkerMessage::Node(part) => self.plane.take(&self.job, worker, part),
+            WorkerMessage::Node(part) => {
+                let begun = std::time::Instant::now();
+                self.meter.receive(part.bytes.len());
+                let taken = self.plane.take(&self.job, worker, part);
+                self.meter.spend(Part::Fold, begun.elapsed());
+                taken
+            }
             WorkerMessage::NodeDone(done) => self.plane.take_end(&self.job, worker, done).map(|_| None),
             WorkerMessage::WeightsWanted => {
                 self.peers.lacks_weights(worker);
@@ -568,7 +579,10 @@ impl Driver {
         let step = self.plane.version();
         let moved = self.plane.measure_way();
         self.is_measured = false;
-        let message = match self.plane.commit(&[]) {
+        let begun = std::time::Instant::now();
+        let committed = self.plane.commit(&[]);
+        self.meter.spend(Part::Update, begun.elapsed());
+        let message = match committed {
             Ok(StepReport { .. }) => from_shard::Message::Applied(convert::applied(step, &moved)),
             Err(_) => {
                 self.has_diverged = true;

@@ -123,8 +123,12 @@ impl Setting {
 
     async fn keep(self, index: u32, stop: &Notify) -> Result<Ended, String> {
         let (job, host) = (Arc::new(self.job()?), Role::Shard(index).host());
-        let placement =
-            ShardOptions { coordinator: address(COORDINATOR), index: Some(index), address: address(&host) };
+        let placement = ShardOptions {
+            coordinator: address(COORDINATOR),
+            index: Some(index),
+            address: address(&host),
+            meter: Arc::default(),
+        };
         let listener = listen(&host).await.map_err(text)?;
         let options = self.options();
         let kept = async {

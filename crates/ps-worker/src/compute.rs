@@ -10,11 +10,11 @@ use ps_core::{Gradients, Node, Section, Tally};
 use ps_proto::convert::WeightsPart;
 use ps_proto::tensor::Emerging;
 use ps_proto::{Shape, v1};
-use ps_run::{DataProgress, Job, Processors};
+use ps_run::{DataProgress, Job, Meter, Part as Doing, Processors};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tracing::{debug_span, info};
@@ -93,7 +93,7 @@ impl Compute {
         let died = |what: &str| WorkerError::Internal(format!("computing thread: {what}"));
         let (job, here) = if options.simulation.is_some() {
             let job = Arc::new(load(&run_toml, &options)?);
-            (job.clone(), Some((Computing::new(job, computer, results), orders)))
+            (job.clone(), Some((Computing::new(job, computer, results, options.meter), orders)))
         } else {
             std::thread::Builder::new()
                 .name("compute".into())
@@ -136,10 +136,16 @@ struct Computing {
     results: UnboundedSender<Computed>,
     /// Work whose weights are not all here, where nobody can wait for them.
     waiting: Option<(u64, Range<u32>)>,
+    meter: Arc<Meter>,
 }
 
 impl Computing {
-    fn new(job: Arc<Job>, computer: Option<Box<dyn Computer>>, results: UnboundedSender<Computed>) -> Self {
+    fn new(
+        job: Arc<Job>,
+        computer: Option<Box<dyn Computer>>,
+        results: UnboundedSender<Computed>,
+        meter: Arc<Meter>,
+    ) -> Self {
         Computing {
             computer: computer.unwrap_or_else(|| Box::new(job.gradients())),
             weights: HeldWeights::new(job.model.parameters(), job.run.wire.weights),
@@ -147,6 +153,7 @@ impl Computing {
             job,
             results,
             waiting: None,
+            meter,
         }
     }
 
@@ -170,13 +177,18 @@ impl Computing {
             held: &mut self.weights,
             orders,
             results: &self.results,
+            meter: &self.meter,
+            pulled: Duration::ZERO,
             spare: &mut self.spare,
             sums: Vec::new(),
             evaluated: Vec::new(),
         };
+        let begun = Instant::now();
         let is_computed = debug_span!("compute", step, ?leaves)
             .in_scope(|| self.computer.compute(job, &mut flow, step, leaves.clone()));
+        self.meter.spend(Doing::Compute, begun.elapsed().saturating_sub(flow.pulled));
         let tallies = is_computed.then(|| flow.into_tallies());
+        self.meter.compute(step, leaves.len());
         self.results.send(Computed::Leaves { step, leaves, tallies }).is_ok()
     }
 
@@ -237,8 +249,12 @@ fn compute(
         if ready.send(Ok(job.clone())).is_err() {
             return;
         }
-        let mut computing = Computing::new(job, computer, results);
-        while let Ok(order) = orders.recv() {
+        let meter = &options.meter;
+        let mut computing = Computing::new(job, computer, results, Arc::clone(meter));
+        loop {
+            let begun = Instant::now();
+            let Ok(order) = orders.recv() else { return };
+            meter.spend(Doing::Wait, begun.elapsed());
             if let Some(work) = computing.take(order)
                 && !computing.compute(work, &orders)
             {

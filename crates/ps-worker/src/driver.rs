@@ -9,10 +9,12 @@ use ps_core::{Node, Tally};
 use ps_proto::convert::{self, Invitation, ServerMessage};
 use ps_proto::status::Verdict;
 use ps_proto::v1::{self, FromWorker, from_worker::Message};
+use ps_run::{Meter, Part as Doing};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::{Instant, timeout};
@@ -34,6 +36,7 @@ pub(crate) struct Driver {
     /// After how long nothing heard from the server means that it is out of reach.
     silence: Duration,
     compute: Compute,
+    meter: Arc<Meter>,
     core: WorkerCore,
     attempt: Option<Attempt>,
     connection: Option<Connection>,
@@ -75,6 +78,7 @@ impl Driver {
             shards: invitation.shards,
             silence: invitation.silence,
             compute,
+            meter: Arc::clone(&options.meter),
             core: WorkerCore::new(0, config),
             attempt: None,
             connection: None,
@@ -165,6 +169,7 @@ impl Driver {
 
     /// The connection, or the attempt at one, has failed.
     fn lost(&mut self, verdict: Verdict) -> Result<WorkerEvent, WorkerError> {
+        self.meter.retry();
         self.connection = None;
         self.order(Order::Forget)?;
         retryable(verdict, &self.server).map(WorkerEvent::Disconnected)
@@ -184,6 +189,7 @@ impl Driver {
                 WorkerEvent::Weights { version: step }
             }
             ServerMessage::Weights(part) => {
+                self.meter.receive(part.bytes.len());
                 self.order(Order::Weights(part))?;
                 WorkerEvent::Heard
             }
@@ -233,6 +239,8 @@ impl Driver {
         let Part { step, node, offset, bytes } = part;
         let _span = debug_span!("push", worker = connection.worker.0, step, %node, offset).entered();
         debug!("sending");
+        let begun = std::time::Instant::now();
+        self.meter.send(bytes.len());
         let total = self.compute.shape.parameters;
         let end = offset + bytes.len() / 4;
         let keeps = |link: &&Link| link.kept.start < end && offset < link.kept.end;
@@ -241,6 +249,7 @@ impl Driver {
             let chunks = convert::part_chunks(step, node, total, offset, bytes.clone(), link.kept.clone());
             is_taken &= send(&link.sender, Item::Chunks(Box::new(chunks)));
         }
+        self.meter.spend(Doing::Push, begun.elapsed());
         if is_taken { Ok(()) } else { self.stuck() }
     }
 

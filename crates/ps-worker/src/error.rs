@@ -47,6 +47,8 @@ pub enum WorkerError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The run was over before this worker took part.
+    Over,
     /// The shard in this process has failed.
     Shard(ServerError),
     /// A fault of this program or of the machine.
@@ -100,6 +102,7 @@ impl fmt::Display for WorkerError {
                 write!(f, "the server and this worker misunderstand each other: {what}")
             }
             WorkerError::Listen { given, error } => write!(f, "--shard-listen {given}: {error}"),
+            WorkerError::Over => f.write_str("the run is over"),
             WorkerError::Shard(error) => write!(f, "the shard of this worker: {error}"),
             WorkerError::Internal(what) => f.write_str(what),
         }

@@ -6,7 +6,9 @@ use ps_core::gradient::Flow;
 use ps_core::{Node, Tally};
 use ps_proto::limits::chunk_elements;
 use ps_proto::tensor::Emerging;
+use ps_run::{Meter, Part as Doing};
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// One step's weights and sums.
@@ -17,6 +19,9 @@ pub(crate) struct StepFlow<'a> {
     pub held: &'a mut HeldWeights,
     pub orders: &'a Receiver<Order>,
     pub results: &'a UnboundedSender<Computed>,
+    pub meter: &'a Meter,
+    /// Time that went into waiting for weights.
+    pub pulled: Duration,
     /// Gradients of former steps, whose memory is used again once they have been sent.
     pub spare: &'a mut Vec<Emerging>,
     /// The nodes of this step.
@@ -57,7 +62,11 @@ impl StepFlow<'_> {
                     if !self.held.may_become(self.step) {
                         return false;
                     }
-                    match self.orders.recv_timeout(WEIGHTS_TIMEOUT) {
+                    let begun = Instant::now();
+                    let order = self.orders.recv_timeout(WEIGHTS_TIMEOUT);
+                    self.meter.spend(Doing::Pull, begun.elapsed());
+                    self.pulled += begun.elapsed();
+                    match order {
                         Ok(order) => order,
                         Err(_) => return false,
                     }

@@ -25,7 +25,7 @@ use ps_proto::convert::Invitation;
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::status::Verdict;
 use ps_proto::{Attempts, Listener, Security};
-use ps_run::{Job, Processors, Style};
+use ps_run::{Job, Meter, Processors, Style};
 use ps_server::ServerOptions;
 use ps_server::shard::{self, Shard, ShardEnd, ShardOptions};
 use std::future::Future;
@@ -60,6 +60,8 @@ pub struct WorkerOptions {
     pub style: Style,
     /// The shard that this process hosts, if it does.
     pub shard: Option<ShardPlace>,
+    /// Counts what the worker does.
+    pub meter: Arc<Meter>,
     /// In a simulation its seed, which decides what the system otherwise does: computing has no thread of its own, and
     /// time goes by the clock of the caller's runtime.
     pub simulation: Option<u64>,
@@ -79,6 +81,7 @@ impl WorkerOptions {
             patience: Duration::from_secs(300),
             style: Style::Quiet,
             shard: None,
+            meter: Arc::default(),
             simulation: None,
         }
     }
@@ -114,6 +117,17 @@ pub async fn run(options: WorkerOptions, shutdown: impl Future<Output = ()>) -> 
 
 /// The same with `computer`, if any, in the place of what computes gradients: for measuring everything else.
 pub async fn run_with(
+    options: WorkerOptions,
+    computer: Option<Box<dyn Computer>>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Ended, WorkerError> {
+    match take_part(options, computer, shutdown).await {
+        Err(WorkerError::Over) => Ok(Ended::Done),
+        ended => ended,
+    }
+}
+
+async fn take_part(
     options: WorkerOptions,
     computer: Option<Box<dyn Computer>>,
     shutdown: impl Future<Output = ()>,
@@ -199,7 +213,8 @@ async fn host(
         Some(address) => address.clone(),
         None => listener.address().map_err(listening)?.to_string(),
     };
-    let placement = ShardOptions { coordinator: options.server.clone(), index: None, address };
+    let meter = Arc::clone(&options.meter);
+    let placement = ShardOptions { coordinator: options.server.clone(), index: None, address, meter };
     let behaviour = ServerOptions {
         contact_timeout: invitation.silence,
         join_timeout: options.patience,
@@ -239,6 +254,7 @@ async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, Wo
 fn retryable(verdict: Verdict, server: &str) -> Result<String, WorkerError> {
     match verdict {
         Verdict::Passing(text) => Ok(text),
+        Verdict::Over => Err(WorkerError::Over),
         Verdict::Mismatch(what) => Err(WorkerError::Mismatch(what)),
         Verdict::NotOurs(sign) => Err(WorkerError::NotOurs { server: server.into(), sign }),
         Verdict::Refused(what) => Err(WorkerError::Protocol(what)),

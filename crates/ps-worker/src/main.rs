@@ -4,8 +4,10 @@ use clap::Parser;
 use ps_config::{DataArgs, LogArgs, SecurityArgs};
 use ps_proto::Security;
 use ps_run::{Processors, Style};
+use ps_watch::{Source, Watching};
 use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::{error, info};
 
@@ -43,6 +45,14 @@ struct Arguments {
     /// This worker's name in logs and status; at most 256 bytes.
     #[arg(long, value_name = "NAME", default_value_t = format!("worker-{}", std::process::id()))]
     name: String,
+
+    /// Serve metrics for Prometheus at http://ADDRESS/metrics, to whoever asks. A port in use is warned of.
+    #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_METRICS")]
+    metrics: Option<String>,
+
+    /// When the run is over, stay until asked to end (SIGTERM): for supervisors that would start the worker again.
+    #[arg(long)]
+    stay: bool,
 
     /// For how long a server that is not there is tried again, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
@@ -101,15 +111,10 @@ fn main() -> ExitCode {
             .then_some(ShardPlace { listen: arguments.shard_listen, advertise: arguments.shard_advertise }),
         ..WorkerOptions::new(arguments.server, arguments.name)
     };
-    match work(options) {
-        Ok(Ended::Done) => {
-            info!("training is done");
-            ExitCode::SUCCESS
-        }
-        Ok(Ended::Stopped(why)) => {
-            info!("stopped: {why}");
-            ExitCode::SUCCESS
-        }
+    let _watching =
+        Watching::metrics(arguments.metrics.as_deref(), Source::Worker(Arc::clone(&options.meter)));
+    match work(options, arguments.stay) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             error!("{failure}");
             ExitCode::from(failure.exit_code())
@@ -129,11 +134,26 @@ fn open(arguments: &Arguments) -> Result<Security, String> {
     Ok(security)
 }
 
-fn work(options: WorkerOptions) -> Result<Ended, WorkerError> {
+fn work(options: WorkerOptions, stays: bool) -> Result<(), WorkerError> {
     let failed = |error: std::io::Error| WorkerError::Internal(format!("starting: {error}"));
     // One connection: one thread serves it best, and leaves the cores to the gradients.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(ps_worker::run(options, asked_to_stop()))
+    runtime.block_on(async {
+        // Watched from now on, so that none is missed between the run and staying.
+        let mut asked = Box::pin(asked_to_stop());
+        match ps_worker::run(options, &mut asked).await? {
+            Ended::Done => info!("training is done"),
+            Ended::Stopped(why) => {
+                info!("stopped: {why}");
+                return Ok(());
+            }
+        }
+        if stays {
+            info!("staying until asked to end");
+            asked.await;
+        }
+        Ok(())
+    })
 }
 
 /// Completes on Ctrl-C or SIGTERM.

@@ -11,7 +11,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError}
 use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
 use ps_core::trainer::Diverged;
 use ps_core::{Fold, NodeSum, Section, Trainer};
-use ps_run::{FolderError, Job, Recorder};
+use ps_run::{FolderError, Job, Part, Recorder, WorkerRow};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,9 @@ const NOTICE_EVERY: Millis = 30_000;
 const LETTERS: usize = 4;
 /// A wish to stop is seen after at most this long.
 const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
+
+/// Whoever watches is told so often where the workers stand.
+const SHOWN_EVERY: Duration = Duration::from_millis(250);
 
 /// Why local training failed.
 #[derive(Debug)]
@@ -69,6 +72,11 @@ pub fn train(
     })
 }
 
+/// What a worker is called by whoever watches.
+fn lane(worker: WorkerId) -> String {
+    format!("worker {}", worker.0)
+}
+
 fn server_config(job: &Job, workers: usize, start_version: u64) -> ServerConfig {
     ServerConfig {
         plan: job.plan,
@@ -109,6 +117,8 @@ struct Hub<'a> {
     own_letters: VecDeque<Letter>,
     diverged: Option<Diverged>,
     finished: Option<Outcome>,
+    /// When whoever watches was last told where the workers stand.
+    shown: Option<Instant>,
 }
 
 impl<'a> Hub<'a> {
@@ -140,6 +150,7 @@ impl<'a> Hub<'a> {
             own_letters: VecDeque::new(),
             diverged: None,
             finished: None,
+            shown: None,
         }
     }
 
@@ -153,10 +164,15 @@ impl<'a> Hub<'a> {
                 stopping = true;
                 self.tell(ServerEvent::Stop)?;
             } else if let Some(letter) = self.own_letters.pop_front() {
+                let begun = Instant::now();
                 let sums = self.own.answer(letter);
+                self.recorder.board().meter.spend(Part::Compute, begun.elapsed());
                 self.receive(Parcel { worker: WorkerId(0), sums })?;
             } else {
-                match self.inbox.recv_timeout(patience(&self.core, self.now())) {
+                let begun = Instant::now();
+                let received = self.inbox.recv_timeout(patience(&self.core, self.now()));
+                self.recorder.board().meter.spend(Part::Wait, begun.elapsed());
+                match received {
                     Ok(parcel) => self.receive(parcel)?,
                     Err(RecvTimeoutError::Timeout) => self.tell(ServerEvent::Timeout)?,
                     Err(RecvTimeoutError::Disconnected) => {
@@ -189,10 +205,13 @@ impl<'a> Hub<'a> {
         let Some((step, sums)) = sums else {
             return Err(LocalError::Lost(format!("the thread of {worker} ended in the middle of the run")));
         };
+        self.recorder.board().contributed(|| lane(worker));
         for sum in sums {
             let node = sum.node;
             if step == self.trainer.version() {
+                let begun = Instant::now();
                 self.fold.insert(sum);
+                self.recorder.board().meter.spend(Part::Fold, begun.elapsed());
             }
             self.tell(ServerEvent::Contributed { worker, step, node, digest: None })?;
         }
@@ -219,6 +238,7 @@ impl<'a> Hub<'a> {
             // Every letter brings the weights along, since sharing them costs nothing.
             ServerAction::SendWeights { .. } => {}
             ServerAction::Assign { worker, step, leaves } => {
+                self.recorder.board().assigned(|| lane(worker), step, || Section::words(&leaves));
                 self.send(worker, Letter { work: (step, leaves), weights: self.trainer.shared_weights() })?;
             }
             ServerAction::Update { step } => return self.update(step).map(Some),
@@ -233,6 +253,7 @@ impl<'a> Hub<'a> {
     }
 
     fn update(&mut self, step: u64) -> Result<ServerEvent, LocalError> {
+        let begun = Instant::now();
         let mut root = self.fold.take_root().expect("the core has seen the same nodes");
         let [last_batch, validation] =
             [Section::LastBatch, Section::Validation].map(|section| self.fold.take_tally(section));
@@ -247,12 +268,45 @@ impl<'a> Hub<'a> {
             self.fold = Fold::new(self.job.plan.step(self.trainer.version()).tree());
         }
         self.recorder.step(&report, self.workers);
+        self.recorder.board().meter.spend(Part::Update, begun.elapsed());
+        self.recorder.board().made("update", begun);
+        self.show();
         let is_last = report.is_last;
         self.own.recycle(NodeSum { tally: report.tally, ..root });
-        if self.recorder.wants_checkpoint(self.trainer.version()).map_err(LocalError::Unsaved)? {
+        let wanted = self.recorder.wants(self.trainer.version()).map_err(LocalError::Unsaved)?;
+        if wanted.look {
+            self.recorder.look(self.trainer.version(), self.trainer.weights());
+        }
+        if wanted.save {
             self.save().map_err(LocalError::Unsaved)?;
         }
         Ok(if is_last { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } })
+    }
+
+    /// Tells whoever watches where the workers stand, now and then.
+    fn show(&mut self) {
+        let board = self.recorder.board();
+        if !board.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < SHOWN_EVERY) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let status = self.core.status();
+        let row = |worker: &ps_coord::WorkerStatus| WorkerRow {
+            id: worker.worker.0,
+            name: lane(worker.worker),
+            address: "a thread of this process".into(),
+            state: worker.state.to_string(),
+            leaves: worker.leaves,
+            sums: worker.contributions,
+            speed: worker.speed.unwrap_or(0.0),
+            silent_ms: 0,
+            held_up_ms: worker.held_up_ms,
+        };
+        let workers = status.workers.iter().map(row).collect();
+        board.tell(|seen| {
+            seen.workers = workers;
+            seen.state = "training".into();
+        });
     }
 
     fn save(&mut self) -> Result<(), FolderError> {

@@ -1,11 +1,11 @@
 //! One worker that is also the holder of the weights: each tile of a gradient is applied as soon as it is known.
 
-use super::{LocalError, Trained, patience, server_config};
+use super::{LocalError, Trained, lane, patience, server_config};
 use ps_coord::{Outcome, ServerAction, ServerCore, ServerEvent, WorkerId};
 use ps_core::Section;
 use ps_core::control::State;
 use ps_core::gradient::InPlace;
-use ps_run::{Job, Recorder};
+use ps_run::{Job, Part, Recorder};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -37,20 +37,31 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
             match action {
                 ServerAction::Assign { worker, step, leaves } => {
                     let section = Section::of(leaves.start);
+                    let begun = Instant::now();
+                    recorder.board().assigned(|| lane(worker), step, || Section::words(&leaves));
                     match section {
                         Section::Training => holder.compute(&job.data.train),
                         // It is in place: nobody else waits for the tallies of the other leaves.
                         _ => validation = job.validate(holder.weights()),
                     }
+                    recorder.board().meter.spend(Part::Compute, begun.elapsed());
+                    recorder.board().contributed(|| lane(worker));
                     let node = job.plan.step(step).tree().root_of(section);
                     events.push_back(ServerEvent::Contributed { worker, step, node, digest: None });
                 }
                 ServerAction::Update { step } => {
+                    let begun = Instant::now();
                     let mut report = holder.update().map_err(LocalError::Diverged)?;
                     report.validation = validation.take();
                     recorder.step(&report, 1);
+                    recorder.board().meter.spend(Part::Update, begun.elapsed());
+                    recorder.board().made("update", begun);
                     let version = holder.version();
-                    if recorder.wants_checkpoint(version).map_err(LocalError::Unsaved)? {
+                    let wanted = recorder.wants(version).map_err(LocalError::Unsaved)?;
+                    if wanted.look {
+                        recorder.look(version, holder.weights());
+                    }
+                    if wanted.save {
                         save(&mut holder, recorder)?;
                     }
                     events.push_back(ServerEvent::Updated { step });

@@ -212,7 +212,12 @@ impl Shard {
         let job = Arc::new(job(run, folder));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let placement = ShardOptions { coordinator: coordinator.to_string(), index: Some(index), address };
+        let placement = ShardOptions {
+            coordinator: coordinator.to_string(),
+            index: Some(index),
+            address,
+            meter: Arc::default(),
+        };
         let (kill, killed) = oneshot::channel::<()>();
         let result = std::thread::spawn(move || {
             let runtime = runtime();

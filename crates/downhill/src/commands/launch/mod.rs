@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
-use ps_config::{CheckpointArgs, DataArgs, LogArgs, LogFormat, OutArgs, RunArgs};
+use ps_config::{CheckpointArgs, DataArgs, LogArgs, LogFormat, OutArgs, RunArgs, WatchArgs};
 use ps_run::{Processors, Relay, RunFolder, Style};
 use seat::{Role, Seat, say_farewell};
 use std::ffi::OsString;
@@ -63,6 +63,8 @@ pub struct Arguments {
     #[command(flatten)]
     checkpoint: CheckpointArgs,
     #[command(flatten)]
+    watch: WatchArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -89,6 +91,7 @@ Examples:
   downhill launch examples/mnist.toml --workers 2
   downhill launch examples/mnist.toml --workers 3 --threads 1 --out results
   downhill launch examples/mnist.toml --workers 2 --shards beside
+  downhill launch examples/mnist.toml --workers 2 --dashboard
 
 Any of the processes may be killed at any moment (kill -9 PID, see the lines that say who was started): it is started
 again, and the weights do not change.
@@ -106,6 +109,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     // Mistakes in the run file are told once and before anything is started.
     arguments.run.load()?;
+    ps_watch::guard(&arguments.watch).map_err(Failure::Usage)?;
     let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
     // Chosen here, so that a server that is started again finds what the one before has saved.
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
@@ -267,6 +271,7 @@ impl Company<'_> {
         }
         flags.extend(["--out".into(), folder.path().into()]);
         flags.extend(arguments.checkpoint.flags().map(OsString::from));
+        flags.extend(arguments.watch.flags());
         flags.extend(shared_flags(arguments));
         if style == Style::Bar {
             // What moves our bar.

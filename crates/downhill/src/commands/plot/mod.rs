@@ -1,14 +1,13 @@
 //! `downhill plot`: pictures of runs.
 
-mod curves;
 mod valley;
 
 use crate::failure::Failure;
 use crate::output;
 use crate::saved::SavedRun;
-use curves::Course;
 use ps_config::{DataArgs, LogArgs};
-use ps_run::Style;
+use ps_run::{Line, METRICS_FILE, Style};
+use ps_watch::curves::{self, Course};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -86,12 +85,22 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         valley::figure(first, &run, arguments.samples as usize, arguments.grid.into(), style != Style::Quiet)?
     } else {
-        let courses = arguments.runs.iter().map(|run| Course::read(run));
+        let courses = arguments.runs.iter().map(|run| course(run));
         curves::figure(&courses.collect::<Result<Vec<_>, Failure>>()?)
     };
     figure.write(&path)?;
     output::lines(&[path.display().to_string()])?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the run in a folder went so far.
+fn course(run: &Path) -> Result<Course, Failure> {
+    let path = run.join(METRICS_FILE);
+    let course = Course::new(name(run), Line::read_all(&path)?);
+    if course.is_empty() {
+        return Err(Failure::Failed(format!("{}: no step has been made yet", path.display())));
+    }
+    Ok(course)
 }
 
 /// What a run is called in a picture: its folder's name.

@@ -6,7 +6,7 @@ use crate::commands::threads;
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::{local, output};
-use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs};
+use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, WatchArgs};
 use ps_core::{StepReport, reference};
 use ps_run::{DataProgress, Ending, Job, Recorder, RunFolder, Style};
 use std::path::Path;
@@ -35,7 +35,8 @@ pub struct Arguments {
     reference: bool,
 
     /// Train from K seeds side by side, that of the run file first, and keep the best by validation.
-    #[arg(long, value_name = "K", conflicts_with = "reference", value_parser = clap::value_parser!(u16).range(2..=1000))]
+    #[arg(long, value_name = "K", conflicts_with_all = ["reference", "dashboard", "metrics", "tensorboard", "trace"],
+          value_parser = clap::value_parser!(u16).range(2..=1000))]
     restarts: Option<u16>,
 
     #[command(flatten)]
@@ -44,6 +45,8 @@ pub struct Arguments {
     out: OutArgs,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    watch: WatchArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -54,6 +57,7 @@ Examples:
   downhill train examples/digits.toml --threads 2 --out results
   downhill train examples/digits.toml --set train.epochs=1 --set learning_rate.initial=0.05
   downhill train examples/digits.toml --restarts 4
+  downhill train examples/digits.toml --dashboard
 
 Results go to runs/NAME-NUMBER unless --out says otherwise: run.toml (the run file as resolved),
 metrics.jsonl, weights.safetensors, summary.json, checkpoints/. Results of a finished run are never
@@ -67,6 +71,7 @@ saved, however it ended.";
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let run = arguments.run.load()?;
+    ps_watch::guard(&arguments.watch).map_err(Failure::Usage)?;
     let style = Style::choose(&arguments.log);
     threads(arguments.threads)?;
     let root = arguments.data.root(arguments.run.folder());
@@ -82,6 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         true => Recorder::new(&job, Some(folder), style)?,
         false => Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)?,
     };
+    let _watching = ps_watch::start(&arguments.watch, &job, &mut recorder, None, "downhill train")?;
     let trained = if arguments.reference {
         by_reference(&job, &mut recorder)
     } else {
@@ -127,7 +133,10 @@ fn by_workers(
 fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), Failure> {
     let [train, validation] = job.parts();
     let validation = job.validates().then_some(validation);
-    let mut say = |report: &StepReport, _: &[f32]| recorder.step(report, 1);
+    let mut say = |report: &StepReport, weights: &[f32]| {
+        recorder.step(report, 1);
+        recorder.look(report.step + 1, weights);
+    };
     let mut trainer = reference::run(&job.model, job.trainer(), train, validation, &mut say)?;
     let validation = recorder.validate(job, trainer.weights());
     if let Some(event) = trainer.close(validation.as_ref()) {

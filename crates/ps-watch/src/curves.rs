@@ -1,10 +1,7 @@
 //! The lines of metrics files as curves.
 
-use super::name;
-use crate::failure::Failure;
 use ps_plot::{Axis, Figure, Lines, Mark, Panel, Series, Style};
-use ps_run::{EpochLine, EventLine, Line, METRICS_FILE, ProbeLine, StepLine};
-use std::path::Path;
+use ps_run::{EpochLine, EventLine, Line, ProbeLine, StepLine};
 
 /// More events than this of one run hide one another.
 const MARKS: usize = 24;
@@ -22,28 +19,25 @@ pub struct Course {
 }
 
 impl Course {
-    /// Reads the metrics of the run in `folder`.
-    pub fn read(folder: &Path) -> Result<Self, Failure> {
-        let mut course = Course {
-            name: name(folder),
-            steps: Vec::new(),
-            epochs: Vec::new(),
-            probes: Vec::new(),
-            events: Vec::new(),
-        };
-        for line in Line::read_all(&folder.join(METRICS_FILE))? {
+    /// What `lines` tell of a run that is called `name`.
+    pub fn new(name: String, lines: Vec<Line>) -> Self {
+        let mut course =
+            Course { name, steps: Vec::new(), epochs: Vec::new(), probes: Vec::new(), events: Vec::new() };
+        for line in lines {
             match line {
                 Line::Step(line) => course.steps.push(line),
                 Line::Epoch(line) => course.epochs.push(line),
                 Line::Probe(line) => course.probes.push(line),
                 Line::Event(line) => course.events.push(line),
+                Line::Hash(_) => {}
             }
         }
-        if course.steps.is_empty() {
-            let path = folder.join(METRICS_FILE);
-            return Err(Failure::Failed(format!("{}: no step has been made yet", path.display())));
-        }
-        Ok(course)
+        course
+    }
+
+    /// Whether no step is told of.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
     }
 
     /// A point for each line of steps that has such a value.
@@ -65,6 +59,17 @@ impl Course {
 /// All that is known of the runs, in one picture.
 pub fn figure(courses: &[Course]) -> Figure {
     let names: Vec<&str> = courses.iter().map(|course| course.name.as_str()).collect();
+    let panels = panels(courses);
+    Figure {
+        title: names.join(", "),
+        columns: if panels.len() > 1 { 2 } else { 1 },
+        panel: (560, 320),
+        panels: panels.into_iter().map(Panel::Lines).collect(),
+    }
+}
+
+/// The panels of that picture, as far as there is something in them.
+pub fn panels(courses: &[Course]) -> Vec<Lines> {
     let pairs = |train: fn(&Course) -> Vec<(f64, f64)>, validation: fn(&Course) -> Vec<(f64, f64)>| {
         let of = |(index, course): (usize, &Course)| {
             let words = words(courses, index);
@@ -125,13 +130,7 @@ pub fn figure(courses: &[Course]) -> Figure {
     panels.push(linear("actual by predicted decrease, cut at -1 and 3", ratios.collect()));
     panels.push(panel("change of a layer's weight by its norm", layers(courses), Vec::new()));
     panels.retain(|panel| panel.series.iter().any(|series| !series.points.is_empty()));
-    let columns = if panels.len() > 1 { 2 } else { 1 };
-    Figure {
-        title: names.join(", "),
-        columns,
-        panel: (560, 320),
-        panels: panels.into_iter().map(Panel::Lines).collect(),
-    }
+    panels
 }
 
 /// An exponential mean, corrected for its beginning; what is not finite stays as it is. Where all values are above 0 it is

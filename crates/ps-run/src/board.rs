@@ -1,0 +1,466 @@
+//! What is known of a run while it goes on, for whoever looks at it from outside: metrics, a dashboard, a trace.
+//!
+//! Drivers and the recorder write on the [`Board`]; nobody waits for who reads it, and nothing that is decided depends on it.
+
+use crate::lines::Line;
+use crate::measures::Measures;
+use crate::trace::Trace;
+use ps_core::StepReport;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lines that are kept at most; of more, every second one of the steps is let go.
+const MAX_LINES: usize = 4000;
+/// Rounds that are kept.
+const MAX_ROUNDS: usize = 48;
+/// Upper ends of the intervals that durations of steps are counted in, in seconds.
+pub const STEP_BOUNDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+/// What a process spends its time on in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Forward and backward passes.
+    Compute,
+    /// Handing sums to the connection.
+    Push,
+    /// Folding sums, with the updates of chunks that are complete.
+    Fold,
+    /// What remains of an update when all sums are there.
+    Update,
+    /// Waiting for weights in the middle of a computation.
+    Pull,
+    /// Waiting for anything else.
+    Wait,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Part; 6] = [Part::Compute, Part::Push, Part::Fold, Part::Update, Part::Pull, Part::Wait];
+
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Compute => "compute",
+            Part::Push => "push",
+            Part::Fold => "fold",
+            Part::Update => "update",
+            Part::Pull => "pull",
+            Part::Wait => "wait",
+        }
+    }
+}
+
+/// Sums that any thread adds to.
+#[derive(Debug, Default)]
+pub struct Meter {
+    nanos: [AtomicU64; Part::ALL.len()],
+    received: AtomicU64,
+    sent: AtomicU64,
+    retries: AtomicU64,
+    leaves: AtomicU64,
+    steps: AtomicU64,
+}
+
+impl Meter {
+    /// Time went into a part.
+    pub fn spend(&self, part: Part, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos[part as usize].fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// Tensor bytes arrived.
+    pub fn receive(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Tensor bytes were handed to a connection.
+    pub fn send(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A connection is tried again.
+    pub fn retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Leaves of a step were computed.
+    pub fn compute(&self, step: u64, leaves: usize) {
+        self.leaves.fetch_add(leaves as u64, Ordering::Relaxed);
+        self.steps.store(step + 1, Ordering::Relaxed);
+    }
+
+    /// Seconds that went into a part.
+    pub fn seconds(&self, part: Part) -> f64 {
+        self.nanos[part as usize].load(Ordering::Relaxed) as f64 / 1e9
+    }
+
+    /// Tensor bytes that were received, and sent.
+    pub fn bytes(&self) -> [u64; 2] {
+        [&self.received, &self.sent].map(|bytes| bytes.load(Ordering::Relaxed))
+    }
+
+    /// Connections that were tried again.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Leaves that were computed, and the step that they last belonged to, from 1.
+    pub fn computed(&self) -> [u64; 2] {
+        [&self.leaves, &self.steps].map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// Shared by those who make the run and those who look at it.
+#[derive(Debug)]
+pub struct Board {
+    /// Times and bytes.
+    pub meter: Arc<Meter>,
+    is_watched: AtomicBool,
+    changes: AtomicU64,
+    began: Instant,
+    seen: Mutex<Seen>,
+}
+
+/// What the run is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct About {
+    /// Its name.
+    pub name: String,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Epochs of it.
+    pub epochs: u32,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// The model, in a few words.
+    pub model: String,
+    /// Training samples.
+    pub samples: usize,
+    /// In classification.
+    pub classes: Vec<String>,
+}
+
+/// What was seen of the run.
+#[derive(Debug)]
+pub struct Seen {
+    /// What the run is.
+    pub about: About,
+    /// Steps made.
+    pub steps: u64,
+    /// The epoch of the last one, from 1.
+    pub epoch: u32,
+    /// Training samples seen.
+    pub samples: u64,
+    /// Of the last step.
+    pub learning_rate: f32,
+    /// Mean loss of its batch.
+    pub loss: f64,
+    /// Share of its batch that was predicted right, in classification.
+    pub accuracy: Option<f64>,
+    /// The last validation.
+    pub validation: Option<Measures>,
+    /// How many steps took at most [`STEP_BOUNDS`] of a second, each without those before, and more than the last.
+    pub durations: [u64; STEP_BOUNDS.len() + 1],
+    /// All of their seconds.
+    pub duration: f64,
+    /// The lines of the metrics file, thinned out.
+    pub lines: Vec<Line>,
+    /// Where the run stands, in words.
+    pub state: String,
+    /// For how long.
+    pub waited: Duration,
+    /// Who takes part.
+    pub workers: Vec<WorkerRow>,
+    /// Leaves of workers that were late or lost, which others computed.
+    pub rescued: u64,
+    /// Sums that were computed twice and compared.
+    pub audited: u64,
+    /// The steps of the newest checkpoint that is durable, and since when.
+    pub checkpoint: Option<(u64, Instant)>,
+    /// The last rounds.
+    pub rounds: VecDeque<Round>,
+    /// Which class was taken for which, in the last validation that was looked at.
+    pub confusion: Option<Confusion>,
+    /// How the run ended, once it has.
+    pub ended: Option<String>,
+    open: Round,
+    last_step: Option<Instant>,
+    trace: Option<Trace>,
+}
+
+/// A worker, as the server sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct WorkerRow {
+    /// Its id in this run.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub address: String,
+    /// Where it stands: its first word is one of few.
+    pub state: String,
+    /// Leaves of the open round that it has yet to send.
+    pub leaves: u32,
+    /// Sums of its that counted.
+    pub sums: u64,
+    /// Leaves per second of late.
+    pub speed: f64,
+    /// Milliseconds since something came from it.
+    pub silent_ms: u64,
+    /// Milliseconds that rounds waited for it alone.
+    pub held_up_ms: u64,
+}
+
+/// A step, and who did what in it. Times are seconds since the process began to watch.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Round {
+    /// The step.
+    pub step: u64,
+    /// When its first work was given out.
+    pub began: f64,
+    /// When it was made.
+    pub ended: f64,
+    /// What was done.
+    pub spans: Vec<Span>,
+}
+
+/// Something that took its time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Span {
+    /// Who did it.
+    pub lane: String,
+    /// What.
+    pub what: &'static str,
+    /// From when.
+    pub from: f64,
+    /// Until when.
+    pub until: f64,
+    /// More about it.
+    pub detail: String,
+}
+
+/// Counts of predictions.
+#[derive(Clone, Debug, Serialize)]
+pub struct Confusion {
+    /// After so many steps.
+    pub step: u64,
+    /// Of each class, row by row, how many samples were taken for each: `[classes, classes]`.
+    pub counts: Vec<Vec<u64>>,
+}
+
+impl Board {
+    /// Of a run that is about to begin, or to go on.
+    pub fn new(about: About, lines: Vec<Line>) -> Self {
+        let seen = Seen {
+            about,
+            steps: 0,
+            epoch: 0,
+            samples: 0,
+            learning_rate: f32::NAN,
+            loss: f64::NAN,
+            accuracy: None,
+            validation: None,
+            durations: [0; STEP_BOUNDS.len() + 1],
+            duration: 0.0,
+            lines,
+            state: "starting".into(),
+            waited: Duration::ZERO,
+            workers: Vec::new(),
+            rescued: 0,
+            audited: 0,
+            checkpoint: None,
+            rounds: VecDeque::new(),
+            confusion: None,
+            ended: None,
+            open: Round::default(),
+            last_step: None,
+            trace: None,
+        };
+        Board {
+            meter: Arc::default(),
+            is_watched: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
+            began: Instant::now(),
+            seen: Mutex::new(seen),
+        }
+    }
+
+    /// From now on rounds and workers are told, too.
+    pub fn watch(&self) {
+        self.is_watched.store(true, Ordering::Relaxed);
+    }
+
+    /// Rounds go to a file, too.
+    pub fn trace(&self, trace: Trace) {
+        self.lock().trace = Some(trace);
+        self.watch();
+    }
+
+    /// Whether rounds and workers are worth telling.
+    pub fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// Grows with everything that is told.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Looks at what was seen.
+    pub fn read<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.lock())
+    }
+
+    /// Tells something.
+    pub fn tell(&self, what: impl FnOnce(&mut Seen)) {
+        what(&mut self.lock());
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step was made, the last of `samples` samples.
+    pub(crate) fn step(&self, report: &StepReport, samples: u64, now: Instant) {
+        let StepReport { step, epoch, rate, ref tally, .. } = *report;
+        self.tell(|seen| {
+            if let Some(last) = seen.last_step.replace(now) {
+                let seconds = (now - last).as_secs_f64();
+                let interval = STEP_BOUNDS.partition_point(|&bound| bound < seconds);
+                seen.durations[interval] += 1;
+                seen.duration += seconds;
+            }
+            (seen.steps, seen.epoch, seen.samples, seen.learning_rate) = (step + 1, epoch + 1, samples, rate);
+            (seen.loss, seen.accuracy) = (tally.mean_loss(), tally.accuracy());
+        });
+    }
+
+    /// A line went to the metrics file.
+    pub(crate) fn line(&self, line: &Line) {
+        if matches!(line, Line::Hash(_)) {
+            return;
+        }
+        self.tell(|seen| {
+            seen.lines.push(line.clone());
+            if seen.lines.len() > MAX_LINES {
+                let mut number = 0;
+                seen.lines.retain(|line| {
+                    number += 1;
+                    number % 2 == 0 || !matches!(line, Line::Step(_) | Line::Epoch(_))
+                });
+            }
+        });
+    }
+
+    /// A worker was given work of `step`.
+    pub fn assigned(&self, lane: impl FnOnce() -> String, step: u64, detail: impl FnOnce() -> String) {
+        if !self.is_watched() {
+            return;
+        }
+        let now = self.began.elapsed().as_secs_f64();
+        self.tell(|seen| {
+            if seen.open.step != step || seen.open.spans.is_empty() {
+                seen.open = Round { step, began: now, ended: now, spans: Vec::new() };
+            }
+            let (lane, detail) = (lane(), detail());
+            // Without an end as long as nothing has come of it.
+            seen.open.spans.push(Span { lane, what: "gradient", from: now, until: now, detail });
+        });
+    }
+
+    /// Something came from that worker.
+    pub fn contributed(&self, lane: impl FnOnce() -> String) {
+        if !self.is_watched() {
+            return;
+        }
+        let now = self.began.elapsed().as_secs_f64();
+        self.tell(|seen| {
+            let lane = lane();
+            if let Some(span) = seen.open.spans.iter_mut().rev().find(|span| span.lane == lane) {
+                span.until = now;
+            }
+        });
+    }
+
+    /// The open round is over: its update began at `updating`.
+    pub fn made(&self, holder: &str, updating: Instant) {
+        if !self.is_watched() {
+            return;
+        }
+        let now = self.began.elapsed().as_secs_f64();
+        let from = updating.saturating_duration_since(self.began).as_secs_f64();
+        self.tell(|seen| {
+            let mut round = std::mem::take(&mut seen.open);
+            let detail = String::new();
+            round.spans.push(Span { lane: holder.into(), what: "update", from, until: now, detail });
+            round.ended = now;
+            // Work that nothing came of was not awaited.
+            round.spans.retain(|span| span.until > span.from);
+            if let Some(trace) = &mut seen.trace {
+                trace.round(&round);
+            }
+            seen.rounds.push_back(round);
+            if seen.rounds.len() > MAX_ROUNDS {
+                seen.rounds.pop_front();
+            }
+        });
+    }
+
+    /// Something was done beside the rounds.
+    pub fn span(&self, lane: &str, what: &'static str, from: Instant) {
+        let [from, until] = [from, Instant::now()].map(|at| at.saturating_duration_since(self.began));
+        let (from, until) = (from.as_secs_f64(), until.as_secs_f64());
+        let span = Span { lane: lane.into(), what, from, until, detail: String::new() };
+        if let Some(trace) = &mut self.lock().trace {
+            trace.span(&span);
+        }
+    }
+
+    /// So many steps are saved, since so long.
+    pub fn checkpoint(&self, durable: Option<(u64, Duration)>) {
+        let Some((steps, age)) = durable else { return };
+        let mut seen = self.lock();
+        if seen.checkpoint.is_none_or(|(known, _)| known != steps) {
+            seen.checkpoint = Instant::now().checked_sub(age).map(|since| (steps, since));
+        }
+    }
+
+    /// Nothing follows.
+    pub(crate) fn end(&self, how: String) {
+        self.tell(|seen| {
+            seen.ended = Some(how);
+            seen.workers.clear();
+            if let Some(trace) = &mut seen.trace {
+                trace.flush();
+            }
+        });
+    }
+}
+
+impl Confusion {
+    /// Of predictions, `[samples, outputs]`: one output says the probability of the second of two classes.
+    pub(crate) fn new(
+        step: u64,
+        classes: usize,
+        outputs: usize,
+        targets: impl Iterator<Item = f32>,
+        said: &[f32],
+    ) -> Self {
+        let mut counts = vec![vec![0; classes]; classes];
+        for (target, said) in targets.zip(said.chunks(outputs)) {
+            let best = match said {
+                [positive] => usize::from(*positive > 0.5),
+                _ => {
+                    (1..said.len()).fold(0, |best, class| if said[class] > said[best] { class } else { best })
+                }
+            };
+            counts[target as usize][best] += 1;
+        }
+        Confusion { step, counts }
+    }
+}

@@ -1,0 +1,90 @@
+//! Rounds as a file that trace viewers read (<https://ui.perfetto.dev>, `chrome://tracing`).
+//!
+//! The JSON array format of Chrome's trace events: <https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU>.
+//! Its closing bracket may be missing, so that the file of a killed process can be read, too.
+
+use crate::board::{Round, Span};
+use crate::folder::FolderError;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// A file that rounds are written to.
+#[derive(Debug)]
+pub struct Trace {
+    file: BufWriter<File>,
+    process: u32,
+    /// Number of each lane.
+    lanes: BTreeMap<String, usize>,
+    is_begun: bool,
+}
+
+impl Trace {
+    /// Makes the file; one that is there is written over, as by other programs that trace.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn create(path: &Path, process: &str) -> Result<Self, FolderError> {
+        let file = File::create(path).map_err(|error| FolderError::File { path: path.into(), error })?;
+        let process_id = std::process::id();
+        let mut trace = Trace {
+            file: BufWriter::new(file),
+            process: process_id,
+            lanes: BTreeMap::new(),
+            is_begun: false,
+        };
+        trace.event(&json!({
+            "ph": "M", "name": "process_name", "pid": process_id, "args": { "name": process },
+        }));
+        Ok(trace)
+    }
+
+    /// A step is made: it and all that was done in it.
+    pub fn round(&mut self, round: &Round) {
+        let step = Span {
+            lane: "steps".into(),
+            what: "step",
+            from: round.began,
+            until: round.ended,
+            detail: format!("step {}", round.step),
+        };
+        self.span(&step);
+        round.spans.iter().for_each(|span| self.span(span));
+    }
+
+    /// Something that was done.
+    pub fn span(&mut self, span: &Span) {
+        let next = self.lanes.len();
+        let lane = *self.lanes.entry(span.lane.clone()).or_insert(next);
+        if lane == next {
+            self.event(&json!({
+                "ph": "M", "name": "thread_name", "pid": self.process, "tid": lane, "args": { "name": span.lane },
+            }));
+        }
+        let micros = |seconds: f64| (seconds * 1e6).round();
+        self.event(&json!({
+            "ph": "X", "name": span.what, "pid": self.process, "tid": lane, "ts": micros(span.from),
+            "dur": micros(span.until - span.from), "args": { "detail": span.detail },
+        }));
+    }
+
+    /// A full disk is no reason to stop training; the file then ends early.
+    fn event(&mut self, event: &Value) {
+        let before = if std::mem::replace(&mut self.is_begun, true) { ",\n" } else { "[\n" };
+        let _ = write!(self.file, "{before}{event}");
+    }
+
+    /// Writes what is not written yet.
+    pub fn flush(&mut self) {
+        let _ = self.file.flush();
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = writeln!(self.file, "\n]");
+        self.flush();
+    }
+}

@@ -1,0 +1,58 @@
+//! The health service at an address of its own, without TLS: whoever starts and stops processes asks there.
+
+use ps_proto::v1::parameter_server_server::SERVICE_NAME;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+
+/// The service, on a thread of its own, for as long as the process lives. It answers for `""`, which is served from the
+/// beginning, and for the parameter server, which is not before [`Health::ready`].
+pub struct Health {
+    reporter: HealthReporter,
+    runtime: tokio::runtime::Handle,
+    address: SocketAddr,
+}
+
+impl Health {
+    /// Begins to answer at `HOST:PORT`.
+    ///
+    /// # Errors
+    /// The system does not let us.
+    pub fn open(address: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (reporter, service) = health_reporter();
+        let handle = runtime.handle().clone();
+        let first = reporter.clone();
+        let serve = async move {
+            first.set_service_status("", ServingStatus::Serving).await;
+            first.set_service_status(SERVICE_NAME, ServingStatus::NotServing).await;
+            let connections = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
+            let served = Server::builder().add_service(service).serve_with_incoming(connections).await;
+            served.map_err(io::Error::other)
+        };
+        std::thread::Builder::new().name("health".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(serve) {
+                tracing::error!("health is not answered for any more: {error}");
+            }
+        })?;
+        Ok(Health { reporter, runtime: handle, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on workers are served, or not any more.
+    pub fn ready(&self, is_ready: bool) {
+        let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let reporter = self.reporter.clone();
+        self.runtime.spawn(async move { reporter.set_service_status(SERVICE_NAME, status).await });
+    }
+}

@@ -1,0 +1,267 @@
+//! Metrics by the conventions of Prometheus (<https://prometheus.io/docs/practices/naming/>). `docs/metrics.md` lists them.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use ps_run::{Board, Meter, Part, STEP_BOUNDS, Seen};
+use std::collections::BTreeMap;
+use std::fmt::Error;
+use std::sync::Arc;
+
+/// The type of what [`Source::page`] gives.
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whose metrics they are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Of a process that holds the weights.
+    Server(Arc<Board>),
+    /// Of a worker or a shard.
+    Worker(Arc<Meter>),
+}
+
+impl Source {
+    /// All metrics of now, as text.
+    pub fn page(&self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self.clone()));
+        let mut page = String::new();
+        match encode(&mut page, &registry) {
+            Ok(()) => page,
+            // Nothing but a string is written to.
+            Err(error) => format!("# {error}\n# EOF\n"),
+        }
+    }
+}
+
+impl Collector for Source {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut page = Page(encoder);
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        page.gauges("downhill_build_info", "1, and the version of this program", [(version, 1.0)])?;
+        match self {
+            Source::Server(board) => {
+                page.meter(&board.meter)?;
+                board.read(|seen| page.run(seen))
+            }
+            Source::Worker(meter) => {
+                page.meter(meter)?;
+                page.worker(meter)
+            }
+        }
+    }
+}
+
+struct Page<'a>(DescriptorEncoder<'a>);
+
+type Labels<'a> = [(&'static str, &'a str); 1];
+
+impl Page<'_> {
+    /// Nothing is told of what is not known.
+    fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) -> Result<(), Error> {
+        let Some(value) = value.filter(|value| value.is_finite()) else { return Ok(()) };
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) -> Result<(), Error> {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        values
+            .into_iter()
+            .try_for_each(|(labels, value)| encoder.encode_family(&labels)?.encode_gauge(&value))
+    }
+
+    /// The name is that without `_total`.
+    fn counter(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encoder.encode_counter::<NoLabelSet, _, f64>(&value, None)
+    }
+
+    fn counters<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) -> Result<(), Error> {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        values.into_iter().try_for_each(|(labels, value)| {
+            encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+        })
+    }
+
+    fn meter(&mut self, meter: &Meter) -> Result<(), Error> {
+        let parts = Part::ALL.map(|part| ([("part", part.name())], meter.seconds(part)));
+        self.counters("downhill_step_part_seconds", "Seconds that went into each part of steps", parts)?;
+        let [received, sent] = meter.bytes();
+        let bytes = [([("direction", "received")], received as f64), ([("direction", "sent")], sent as f64)];
+        self.counters("downhill_tensor_bytes", "Bytes of weights and gradients on connections", bytes)
+    }
+
+    fn worker(&mut self, meter: &Meter) -> Result<(), Error> {
+        let [leaves, step] = meter.computed();
+        self.gauge("downhill_worker_step", "The step last computed, from 1", Some(step as f64))?;
+        self.counter("downhill_worker_leaves", "Leaves computed", leaves as f64)?;
+        self.counter("downhill_worker_retries", "Lost connections, tried again", meter.retries() as f64)
+    }
+
+    fn run(&mut self, seen: &Seen) -> Result<(), Error> {
+        self.counter("downhill_steps", "Steps made", seen.steps as f64)?;
+        self.gauge("downhill_steps_planned", "Steps of the whole run", Some(seen.about.steps as f64))?;
+        self.gauge("downhill_epoch", "The epoch, from 1", Some(seen.epoch.into()))?;
+        self.counter("downhill_samples", "Training samples seen", seen.samples as f64)?;
+        self.gauge("downhill_train_loss", "Mean loss of the last batch, before its step", Some(seen.loss))?;
+        self.gauge(
+            "downhill_train_accuracy_ratio",
+            "Share of the last batch predicted right",
+            seen.accuracy,
+        )?;
+        let validation = seen.validation.as_ref();
+        self.gauge(
+            "downhill_validation_loss",
+            "Mean loss of the validation part",
+            validation.map(|it| it.loss),
+        )?;
+        self.gauge(
+            "downhill_validation_accuracy_ratio",
+            "Share of the validation part predicted right",
+            validation.and_then(|it| it.accuracy),
+        )?;
+        self.gauge(
+            "downhill_learning_rate",
+            "Learning rate of the last step",
+            Some(seen.learning_rate.into()),
+        )?;
+        let bounds = STEP_BOUNDS.into_iter().chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(seen.durations).collect();
+        let count = seen.durations.iter().sum();
+        let help = "Seconds from the end of a step to the end of the next";
+        self.0
+            .encode_descriptor("downhill_step_duration_seconds", help, None, MetricType::Histogram)?
+            .encode_histogram::<NoLabelSet>(seen.duration, count, &buckets, None)?;
+        let mut states =
+            BTreeMap::from([("joining", 0.0), ("training", 0.0), ("draining", 0.0), ("gone", 0.0)]);
+        for worker in &seen.workers {
+            let state = worker.state.split(' ').next().unwrap_or_default();
+            if let Some(count) = states.get_mut(state) {
+                *count += 1.0;
+            }
+        }
+        let states = states.into_iter().map(|(state, count)| ([("state", state)], count));
+        self.gauges("downhill_workers", "Workers, by where they stand", states)?;
+        let names: Vec<String> =
+            seen.workers.iter().map(|worker| format!("w{} {}", worker.id, worker.name)).collect();
+        let named =
+            || names.iter().zip(&seen.workers).map(|(name, worker)| ([("worker", &name[..])], worker));
+        let speeds = named().map(|(labels, worker)| (labels, worker.speed));
+        self.gauges("downhill_worker_leaves_per_second", "Leaves that a worker computes a second", speeds)?;
+        let held_up = named().map(|(labels, worker)| (labels, worker.held_up_ms as f64 / 1000.0));
+        self.counters(
+            "downhill_worker_held_up_seconds",
+            "Seconds that steps waited for a worker alone",
+            held_up,
+        )?;
+        let rescued = "Leaves of late or lost workers that others computed, too";
+        self.counter("downhill_rescued_leaves", rescued, seen.rescued as f64)?;
+        self.counter("downhill_audited_nodes", "Sums computed twice and compared", seen.audited as f64)?;
+        let checkpoint = seen.checkpoint;
+        self.gauge(
+            "downhill_checkpoint_step",
+            "Steps in the newest durable checkpoint",
+            checkpoint.map(|it| it.0 as f64),
+        )?;
+        let age = checkpoint.map(|(_, since)| since.elapsed().as_secs_f64());
+        self.gauge("downhill_checkpoint_age_seconds", "Seconds since it became durable", age)?;
+        let is_ended = f64::from(u8::from(seen.ended.is_some()));
+        self.gauge("downhill_run_ended", "1 once the run is over", Some(is_ended))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_run::About;
+    use std::fmt::Write;
+    use std::time::Instant;
+
+    /// Name, type and meaning of each metric on some pages.
+    fn table(pages: &[String]) -> String {
+        let mut rows = BTreeMap::new();
+        for line in pages.iter().flat_map(|page| page.lines()) {
+            let mut words = line.splitn(4, ' ').skip(1);
+            let (Some(what), Some(name), Some(text)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
+            let row: &mut [String; 2] = rows.entry(name.to_owned()).or_default();
+            match what {
+                "HELP" => row[1] = text.trim_end_matches('.').into(),
+                "TYPE" => row[0] = text.into(),
+                _ => {}
+            }
+        }
+        let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
+        for (name, [kind, help]) in rows.iter().filter(|(_, [kind, _])| !kind.is_empty()) {
+            let total = if kind == "counter" { "_total" } else { "" };
+            writeln!(table, "| `{name}{total}` | {kind} | {help} |").unwrap();
+        }
+        table
+    }
+
+    fn full_board() -> Arc<Board> {
+        let board = Board::new(About { steps: 9, ..About::default() }, Vec::new());
+        board.tell(|seen| {
+            (seen.steps, seen.loss, seen.accuracy, seen.learning_rate) = (3, 0.5, Some(0.75), 0.1);
+            seen.checkpoint = Some((2, Instant::now()));
+            seen.validation =
+                Some(serde_json::from_str(r#"{"samples":4,"loss":0.25,"accuracy":0.5}"#).unwrap());
+            let (name, state) = ("a \"b\"".into(), "gone (it said goodbye)".into());
+            seen.workers = vec![ps_run::WorkerRow { id: 1, name, state, ..Default::default() }];
+            (seen.durations[0], seen.durations[16], seen.duration) = (2, 1, 100.0);
+        });
+        board.meter.spend(Part::Fold, std::time::Duration::from_millis(1500));
+        Arc::new(board)
+    }
+
+    #[test]
+    fn the_table_in_the_docs_lists_what_is_told() {
+        let pages =
+            [Source::Server(full_board()), Source::Worker(Arc::default())].map(|source| source.page());
+        let table = table(&pages);
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = text.split_once("<!-- metrics -->\n").unwrap();
+        let (there, after) = rest.split_once("<!-- end -->").unwrap();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, format!("{before}<!-- metrics -->\n{table}<!-- end -->{after}")).unwrap();
+        } else {
+            assert_eq!(there, table, "run UPDATE_DOCS=1 cargo test -p ps-watch");
+        }
+    }
+
+    #[test]
+    fn a_page_tells_what_is_on_the_board() {
+        let page = Source::Server(full_board()).page();
+        for line in [
+            "downhill_steps_total 3.0",
+            "downhill_train_loss 0.5",
+            "downhill_validation_accuracy_ratio 0.5",
+            "downhill_step_part_seconds_total{part=\"fold\"} 1.5",
+            "downhill_step_duration_seconds_bucket{le=\"0.0001\"} 2",
+            "downhill_step_duration_seconds_bucket{le=\"+Inf\"} 3",
+            "downhill_workers{state=\"gone\"} 1.0",
+            "downhill_workers{state=\"training\"} 0.0",
+            "downhill_worker_leaves_per_second{worker=\"w1 a \\\"b\\\"\"} 0.0",
+            "# EOF",
+        ] {
+            assert!(page.lines().any(|there| there == line), "{line} is not in\n{page}");
+        }
+        // What is not known is not told.
+        let begun = Source::Server(Arc::new(Board::new(About::default(), Vec::new()))).page();
+        assert!(!begun.contains("\ndownhill_train_loss") && !begun.contains("NaN"), "{begun}");
+    }
+}

@@ -1,0 +1,229 @@
+//! What is served: a page with all that is known of the run, and metrics.
+//!
+//! The page asks for nothing from outside and changes nothing here. What it shows comes as events
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>); curves are drawn here, as SVG.
+
+mod state;
+
+use crate::curves::{Course, panels};
+use crate::metrics::{CONTENT_TYPE, Source};
+use crate::site::Gate;
+use axum::Router;
+use axum::extract::{Form, Path as Named, Query, Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE as TYPE, COOKIE,
+    HOST, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use ps_plot::{Axis, Figure, Panel};
+use ps_run::{Board, METRICS_FILE, RUN_FILE, SUMMARY_FILE, WEIGHTS_FILE};
+use serde::Deserialize;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_stream::{Stream, StreamExt};
+
+/// How often a page is told what has changed.
+const TOLD_EVERY: Duration = Duration::from_millis(500);
+/// Widths of a picture, in pixels.
+const WIDTHS: std::ops::RangeInclusive<u32> = 240..=1600;
+
+/// The page of a run.
+#[derive(Clone)]
+pub struct Dashboard {
+    /// What is known of the run.
+    pub board: Arc<Board>,
+    /// The folder of its results, which the page offers.
+    pub folder: Option<PathBuf>,
+    /// Who may see it, where not everybody may.
+    pub gate: Option<Gate>,
+}
+
+/// `/metrics` alone.
+pub(crate) fn metrics(source: Source) -> Router {
+    let page = move || async move { ([(TYPE, CONTENT_TYPE)], source.page()) };
+    Router::new().route("/metrics", get(page))
+}
+
+impl Dashboard {
+    /// All that is served of it.
+    pub(crate) fn routes(self) -> Router {
+        let metrics = metrics(Source::Server(Arc::clone(&self.board)));
+        let inside = Router::new()
+            .route("/", get(|| text("text/html; charset=utf-8", include_str!("index.html"))))
+            .route("/state.json", get(now))
+            .route("/events", get(events))
+            .route("/chart/{number}", get(chart))
+            .route("/results/{file}", get(result))
+            .route_layer(from_fn_with_state(self.clone(), guard));
+        let outside = Router::new()
+            .route("/app.js", get(|| text("text/javascript; charset=utf-8", include_str!("app.js"))))
+            .route("/style.css", get(|| text("text/css; charset=utf-8", include_str!("style.css"))))
+            .route("/enter", post(enter));
+        inside.merge(outside).with_state(self).merge(metrics).layer(map_response(hardened))
+    }
+}
+
+async fn text(kind: &'static str, content: &'static str) -> impl IntoResponse {
+    ([(TYPE, kind)], content)
+}
+
+/// Nothing is loaded from elsewhere, framed, or kept by caches.
+async fn hardened(mut response: Response) -> Response {
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                  form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    let headers: [(HeaderName, &'static str); 4] = [
+        (CONTENT_SECURITY_POLICY, policy),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    headers.into_iter().for_each(|(name, value)| {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    });
+    response
+}
+
+const COOKIE_NAME: &str = "downhill";
+
+/// Lets in whoever shows a token, as other callers of the run do or by the cookie that `/enter` gave. Where none is asked
+/// for, the page must have been asked for by an address or as localhost: no name that some site has pointed here.
+async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    match &dashboard.gate {
+        Some(gate) => {
+            let entered = cookie(headers).is_some_and(|bearer| gate(&bearer));
+            if !entered && !gate(headers) {
+                return (
+                    StatusCode::UNAUTHORIZED,
+                    text("text/html; charset=utf-8", include_str!("enter.html")).await,
+                )
+                    .into_response();
+            }
+        }
+        None if !is_plain(headers) => {
+            let told = "open this page by its address or as localhost; by another name it is shown only where the \
+                        server asks for a token (--token-file)\n";
+            return (StatusCode::FORBIDDEN, told).into_response();
+        }
+        None => {}
+    }
+    next.run(request).await
+}
+
+/// The token of the cookie as a header.
+fn cookie(headers: &HeaderMap) -> Option<HeaderMap> {
+    let cookies = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let (_, coded) = pairs.find(|(name, _)| *name == COOKIE_NAME)?;
+    let bytes =
+        coded.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    bearer(&String::from_utf8(bytes.collect::<Option<Vec<u8>>>()?).ok()?)
+}
+
+fn bearer(token: &str) -> Option<HeaderMap> {
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+    Some(HeaderMap::from_iter([(AUTHORIZATION, value)]))
+}
+
+fn is_plain(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let ip = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    ip.is_ok() || name == "localhost" || name.ends_with(".localhost")
+}
+
+#[derive(Deserialize)]
+struct Entering {
+    token: String,
+}
+
+/// Gives whoever knows a token a cookie that stands for it.
+async fn enter(State(dashboard): State<Dashboard>, Form(Entering { token }): Form<Entering>) -> Response {
+    let knows = |gate: &Gate| bearer(token.trim()).is_some_and(|bearer| gate(&bearer));
+    if !dashboard.gate.as_ref().is_some_and(knows) {
+        return (
+            StatusCode::UNAUTHORIZED,
+            text("text/html; charset=utf-8", include_str!("enter.html")).await,
+        )
+            .into_response();
+    }
+    let coded = ps_core::params::hex(token.trim().as_bytes());
+    let cookie = format!("{COOKIE_NAME}={coded}; HttpOnly; SameSite=Strict; Path=/");
+    ([(SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+}
+
+async fn now(State(dashboard): State<Dashboard>) -> impl IntoResponse {
+    ([(TYPE, "application/json")], state::json(&dashboard))
+}
+
+/// What has changed, whenever something has.
+async fn events(State(dashboard): State<Dashboard>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(TOLD_EVERY));
+    let mut told = None;
+    let news = ticks.filter_map(move |_| {
+        let changes = dashboard.board.changes();
+        (told.replace(changes) != Some(changes)).then(|| Ok(Event::default().data(state::json(&dashboard))))
+    });
+    Sse::new(news).keep_alive(KeepAlive::default())
+}
+
+#[derive(Deserialize)]
+struct Drawing {
+    width: Option<u32>,
+    /// `log` or `linear`, if not what fits the values.
+    scale: Option<String>,
+}
+
+/// One of the curves, as SVG.
+async fn chart(
+    State(dashboard): State<Dashboard>,
+    Named(number): Named<usize>,
+    Query(drawing): Query<Drawing>,
+) -> Response {
+    let lines = dashboard.board.read(|seen| seen.lines.clone());
+    let course = Course::new("run".into(), lines);
+    let Some(mut lines) = panels(&[course]).into_iter().nth(number) else {
+        return (StatusCode::NOT_FOUND, "there is no such chart yet\n").into_response();
+    };
+    lines.title.clear();
+    match drawing.scale.as_deref() {
+        Some("log") => lines.y = Axis::log(""),
+        Some("linear") => lines.y = Axis::linear(""),
+        _ => {}
+    }
+    let width = drawing.width.unwrap_or(560).clamp(*WIDTHS.start(), *WIDTHS.end());
+    let panel = (width, (width * 9 / 16).clamp(200, 420));
+    let figure = Figure { title: String::new(), columns: 1, panel, panels: vec![Panel::Lines(lines)] };
+    match figure.to_svg() {
+        Ok(svg) => ([(TYPE, "image/svg+xml")], svg).into_response(),
+        Err(problem) => (StatusCode::INTERNAL_SERVER_ERROR, problem).into_response(),
+    }
+}
+
+/// A file of the run's results.
+async fn result(State(dashboard): State<Dashboard>, Named(file): Named<String>) -> Response {
+    let known = [RUN_FILE, METRICS_FILE, SUMMARY_FILE, WEIGHTS_FILE].into_iter().find(|known| *known == file);
+    let (Some(file), Some(folder)) = (known, &dashboard.folder) else {
+        return (StatusCode::NOT_FOUND, "no such result\n").into_response();
+    };
+    match std::fs::read(folder.join(file)) {
+        Ok(bytes) => {
+            let name = format!("attachment; filename=\"{file}\"");
+            ([(TYPE, "application/octet-stream".to_owned()), (CONTENT_DISPOSITION, name)], bytes)
+                .into_response()
+        }
+        Err(_) => {
+            (StatusCode::NOT_FOUND, format!("{file} is written at the end of the run\n")).into_response()
+        }
+    }
+}
