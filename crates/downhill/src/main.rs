@@ -1,4 +1,5 @@
-//! The command line of Downhill: train, launch, find-lr, evaluate, predict, plot, explain, simulate, data inspect, bench, certs, status, verify.
+//! The command line of Downhill: train, launch, find-lr, evaluate, predict, plot, explain, runs, diff, simulate, data inspect, bench,
+//! certs, status, verify.
 
 mod children;
 mod commands;
@@ -13,7 +14,8 @@ use clap::{Parser, Subcommand};
 #[cfg(unix)]
 use commands::verify;
 use commands::{
-    bench, certs, data, evaluate, explain, find_lr, launch, plot, predict, simulate, status, train,
+    bench, certs, data, diff, evaluate, explain, find_lr, launch, plot, predict, runs, simulate, status,
+    train,
 };
 use std::process::ExitCode;
 
@@ -37,6 +39,8 @@ enum Command {
     Plot(plot::Arguments),
     Explain(explain::Arguments),
     Predict(predict::Arguments),
+    Runs(runs::Arguments),
+    Diff(diff::Arguments),
     Simulate(simulate::Arguments),
     #[command(subcommand)]
     Data(data::Command),
@@ -57,6 +61,8 @@ Examples:
   downhill explain runs/digits-1 --sample 0
   downhill evaluate runs/digits-1
   downhill predict runs/digits-1 --data csv:new.csv --output predictions.csv
+  downhill runs
+  downhill diff runs/digits-1 runs/digits-2
   downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 10Gbit
   downhill data inspect digits:
   downhill certs --out certs --host train.example --workers 4
@@ -74,6 +80,8 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Plot(arguments) => plot::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Runs(arguments) => runs::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),

@@ -120,7 +120,7 @@ impl Source {
     }
 }
 
-const KINDS: &str = "use idx:IMAGES,LABELS, csv:PATH, libsvm:PATH or digits:COUNT";
+const KINDS: &str = "use idx:IMAGES,LABELS, csv:PATH, libsvm:PATH or digits:COUNT; a path may be a URL";
 
 fn digits(rest: &str) -> Result<Source, String> {
     let (count, seed) = match rest.split_once(',') {

@@ -25,7 +25,8 @@ impl fmt::Display for Outside {
 impl std::error::Error for Outside {}
 
 /// Checks that every file that `config` names lies in `root`: no absolute path, no `..`, and no symbolic link that ends
-/// elsewhere. Nothing is opened. What is no source, or is not there, is left to whoever reads it.
+/// elsewhere. Nothing is opened. What is no source, or is not there, is left to whoever reads it, and URLs to whoever
+/// fetches them.
 ///
 /// # Errors
 /// The first path that leads out.
@@ -40,9 +41,19 @@ pub fn confine(config: &DataConfig, root: &Path) -> Result<(), Outside> {
             Ok(Source::Csv(path) | Source::Libsvm(path)) => [Some(path), None],
             Ok(Source::Digits { .. }) | Err(_) => [None, None],
         };
-        paths.into_iter().flatten().try_for_each(|path| stays(path, root))?;
+        let files = paths.into_iter().flatten().filter(|path| !is_url(path));
+        files.into_iter().try_for_each(|path| stays(path, root))?;
     }
     Ok(())
+}
+
+/// Whether what stands in the place of a path is a URL, which is fetched and never opened.
+pub fn is_url(path: &Path) -> bool {
+    let scheme = path.to_str().and_then(|text| text.split_once("://")).map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| {
+        !scheme.is_empty()
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    })
 }
 
 fn stays(path: PathBuf, root: &Path) -> Result<(), Outside> {
@@ -81,6 +92,8 @@ mod tests {
         for (bad, expected) in [
             ("csv:../secret", "`../secret` has `..`"),
             ("csv:sub/../../secret", "has `..`"),
+            ("csv:://../../secret", "has `..`"),
+            ("csv:a/b://../../secret", "has `..`"),
             ("libsvm:/etc/passwd", "`/etc/passwd` is absolute"),
             ("idx:a.csv,../secret", "`../secret` has `..`"),
         ] {

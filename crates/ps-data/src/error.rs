@@ -27,6 +27,13 @@ pub enum DataError {
         /// The system's word.
         error: std::io::Error,
     },
+    /// What a URL names cannot be had.
+    Remote {
+        /// The URL.
+        url: String,
+        /// Why not, and what to do.
+        problem: String,
+    },
     /// The content of a file is bad.
     Content {
         /// File, and line or item, and column.
@@ -62,6 +69,7 @@ impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DataError::Source { source, problem } => write!(f, "source `{source}`: {problem}"),
+            DataError::Remote { url, problem } => write!(f, "{url}: {problem}"),
             DataError::Option { key, problem } => write!(f, "data.{key}: {problem}"),
             DataError::File { path, error } => write!(f, "{}: {error}", path.display()),
             DataError::Content { place, problem } | DataError::Unfit { place, problem } => {

@@ -24,7 +24,7 @@ mod statistics;
 mod table;
 
 pub use config::{DIGITS_COUNT, DIGITS_SEED, DataConfig, Missing, Source, Validation};
-pub use confine::{Outside, confine};
+pub use confine::{Outside, confine, is_url};
 pub use dataset::{Dataset, Features, Image, Task};
 pub use error::DataError;
 pub use inspect::{ColumnSummary, Inspection, LabelSummary, inspect};

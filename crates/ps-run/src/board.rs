@@ -63,6 +63,9 @@ pub struct Meter {
     retries: AtomicU64,
     leaves: AtomicU64,
     steps: AtomicU64,
+    planned: AtomicU64,
+    /// The bits of a binary64.
+    loss: AtomicU64,
 }
 
 impl Meter {
@@ -87,10 +90,20 @@ impl Meter {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Leaves of a step were computed.
-    pub fn compute(&self, step: u64, leaves: usize) {
+    /// Leaves of a step, one of so many, were computed; their mean loss, if they have one.
+    pub fn compute(&self, step: u64, planned: u64, leaves: usize, loss: Option<f64>) {
         self.leaves.fetch_add(leaves as u64, Ordering::Relaxed);
         self.steps.store(step + 1, Ordering::Relaxed);
+        self.planned.store(planned, Ordering::Relaxed);
+        if let Some(loss) = loss {
+            self.loss.store(loss.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Steps of the run, 0 if nothing was computed yet, and the mean loss of the leaves last computed.
+    pub fn of_run(&self) -> (u64, f64) {
+        let [planned, loss] = [&self.planned, &self.loss].map(|value| value.load(Ordering::Relaxed));
+        (planned, f64::from_bits(loss))
     }
 
     /// Seconds that went into a part.

@@ -48,7 +48,7 @@ pub enum JobError {
 }
 
 impl Job {
-    /// Loads the data of `run` and builds the model that fits it. Relative data paths start at `data_root`
+    /// Loads the data of `run`, fetching what lies at URLs, and builds the model that fits it. Relative data paths start at `data_root`
     /// where given, else at `base`, the run file's folder.
     pub fn load(
         run: RunConfig,
@@ -58,8 +58,9 @@ impl Job {
     ) -> Result<Job, JobError> {
         let kernel = Kernel::chosen().map_err(JobError::Kernel)?;
         let root = data_root.unwrap_or(base);
-        let data = ps_data::load(&run.data, task(run.model.head), run.seed, root, progress)
-            .map_err(JobError::Data)?;
+        let local = ps_fetch::localized_config(&run.data, progress).map_err(JobError::Data)?;
+        let data =
+            ps_data::load(&local, task(run.model.head), run.seed, root, progress).map_err(JobError::Data)?;
         Job::of(run, data, kernel)
     }
 

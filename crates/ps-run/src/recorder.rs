@@ -500,7 +500,9 @@ impl Recorder {
             .take()
             .map(|(worker, waited)| Slowest { worker, waited_seconds: waited.as_secs_f64() });
         self.close_metrics()?;
-        if let Some(onlooker) = self.onlooker.take() {
+        if let Some(onlooker) = self.onlooker.take()
+            && !(version > 0 && self.plan.ends_epoch(version - 1))
+        {
             onlooker.show(version, weights.to_vec());
         }
         if let Some(folder) = &self.folder {

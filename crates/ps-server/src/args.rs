@@ -1,9 +1,9 @@
 //! The flags of `ps-server`, and what they come to.
 
+use crate::{Layout, ServerOptions};
 use clap::Parser;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs, WatchArgs};
 use ps_proto::{Address, Security};
-use ps_server::{Layout, ServerOptions};
 use std::time::Duration;
 
 /// Holds the weights of a run, hands out work to workers and applies their gradients.
@@ -12,7 +12,8 @@ use std::time::Duration;
 /// coordinator (run file, data, version, certificate or token), when starting it again is useless.
 #[derive(Parser)]
 #[command(name = "ps-server", version)]
-pub(crate) struct Arguments {
+pub struct Arguments {
+    /// Which run.
     #[command(flatten)]
     pub run: RunArgs,
 
@@ -87,21 +88,27 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards_beside: Option<u32>,
 
+    /// Where the data lies.
     #[command(flatten)]
     pub data: DataArgs,
 
+    /// Where results go.
     #[command(flatten)]
     pub out: OutArgs,
 
+    /// When it is saved.
     #[command(flatten)]
     pub checkpoint: CheckpointArgs,
 
+    /// What is shown of it.
     #[command(flatten)]
     pub watch: WatchArgs,
 
+    /// What protects it.
     #[command(flatten)]
     pub security: SecurityArgs,
 
+    /// How it logs.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -181,7 +188,7 @@ fn part(text: &str) -> Result<(u32, u32), String> {
 }
 
 /// Completes on Ctrl-C or SIGTERM.
-pub(crate) async fn asked_to_stop() {
+pub async fn asked_to_stop() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

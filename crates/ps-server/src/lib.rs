@@ -8,6 +8,7 @@
 //! The weights may be cut among several servers. One of them, the coordinator, runs the round logic and knows the
 //! others through `shards`; the others, in [`shard`], only fold, update and send what they keep.
 
+pub mod args;
 mod doors;
 mod driver;
 mod error;

@@ -1,12 +1,10 @@
 //! `ps-server`: parse, bind, load, run, exit code.
 
-mod args;
-
-use args::Arguments;
 use clap::Parser;
 use ps_coord::Dismissal;
 use ps_proto::{Listener, Security};
 use ps_run::{DataProgress, Ending, Job, Meter, Recorder, RunFolder, Style, Summary};
+use ps_server::args::{self, Arguments};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::transport::{self, Entrance};
 use ps_server::{Finished, Health, ServerError, ServerOptions};

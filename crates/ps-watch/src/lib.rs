@@ -5,6 +5,7 @@
 //! and left out. Each [`Site`] has a thread and a small runtime of its own, so that `downhill train` needs none.
 
 pub mod curves;
+mod kubeflow;
 mod metrics;
 mod page;
 mod site;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 #[derive(Default)]
 pub struct Watching {
     sites: Vec<Site>,
+    _reporter: Option<kubeflow::Reporter>,
 }
 
 /// Refuses to show the page of a run without a server, which asks for no token, to other machines.
@@ -65,7 +67,10 @@ pub fn start(
         recorder.be_watched(job, wanted.tensorboard)?;
     }
     let board = Arc::clone(recorder.board());
-    let mut watching = Watching::default();
+    let mut watching = Watching {
+        sites: Vec::new(),
+        _reporter: kubeflow::Reporter::of_environment(&Source::Server(Arc::clone(&board))),
+    };
     if let Some(address) = &wanted.metrics {
         board.watch();
         let source = Source::Server(Arc::clone(&board));
@@ -81,9 +86,11 @@ pub fn start(
 }
 
 impl Watching {
-    /// Serves the metrics of `source` at `address`, if one is given. A port that cannot be had is warned of.
+    /// Serves the metrics of `source` at `address`, if one is given, and reports progress where that is wanted. A port that
+    /// cannot be had is warned of.
     pub fn metrics(address: Option<&str>, source: Source) -> Self {
-        let mut watching = Watching::default();
+        let mut watching =
+            Watching { sites: Vec::new(), _reporter: kubeflow::Reporter::of_environment(&source) };
         if let Some(address) = address
             && let Some(told) = watching.open("--metrics", address, "/metrics", page::metrics(source))
         {

@@ -188,7 +188,12 @@ impl Computing {
             .in_scope(|| self.computer.compute(job, &mut flow, step, leaves.clone()));
         self.meter.spend(Doing::Compute, begun.elapsed().saturating_sub(flow.pulled));
         let tallies = is_computed.then(|| flow.into_tallies());
-        self.meter.compute(step, leaves.len());
+        let tallies_of = |(_, tally): &(Node, Tally)| (tally.loss, tally.samples);
+        let (loss, samples) =
+            tallies.iter().flatten().map(tallies_of).fold((0.0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        let loss =
+            (samples > 0 && Section::of(leaves.start) == Section::Training).then(|| loss / samples as f64);
+        self.meter.compute(step, job.plan.steps, leaves.len(), loss);
         self.results.send(Computed::Leaves { step, leaves, tallies }).is_ok()
     }
 
@@ -277,6 +282,10 @@ fn load(run_toml: &str, options: &WorkerOptions) -> Result<Job, WorkerError> {
                  the server"
             ))
         })?;
+    }
+    if !options.allow_any_path {
+        ps_fetch::allowed(&run.data, &options.allowed_urls)
+            .map_err(|outside| WorkerError::Mismatch(format!("{outside}; say so with --allow-url")))?;
     }
     let progress = DataProgress::new(options.style);
     let job = Job::load(run, Path::new("."), options.data_root.as_deref(), &progress).map_err(|error| {

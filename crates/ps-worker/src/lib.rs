@@ -5,6 +5,7 @@
 //! carries out what it says; `compute` is the thread that loads and computes, so that heartbeats go on
 //! meanwhile; `flow` feeds it weights as they arrive and passes on sums as they become final. The wire's types go no further than here.
 
+pub mod args;
 mod client;
 mod compute;
 mod driver;
@@ -46,6 +47,8 @@ pub struct WorkerOptions {
     pub data_root: Option<PathBuf>,
     /// Whether the run file, which comes from the server, may name data that lies elsewhere.
     pub allow_any_path: bool,
+    /// What the run file's URLs of data must begin with.
+    pub allowed_urls: Vec<String>,
     /// What this worker shows and asks for.
     pub security: Security,
     /// Threads that compute; all cores otherwise.
@@ -74,6 +77,7 @@ impl WorkerOptions {
             server: server.into(),
             data_root: None,
             allow_any_path: false,
+            allowed_urls: Vec::new(),
             security: Security::default(),
             threads: None,
             cpus: None,

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::{drawing, output};
 use ps_config::{DataArgs, RunConfig};
-use ps_data::{ColumnSummary, Inspection, LabelSummary, Validation, inspect};
+use ps_data::{ColumnSummary, Inspection, LabelSummary, NoProgress, Validation, inspect};
 use ps_run::{counted, grouped};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -60,12 +60,14 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
             [("training", Some(run.data.train)), ("validation", validation), ("test", run.data.test)];
         for (role, source) in sources {
             let Some(source) = source else { continue };
+            let source = ps_fetch::localized(&source, &NoProgress)?;
             let found = inspect(&source, label.or(run.data.label.as_deref()), root)?;
             describe(&found, Some(role), &mut lines);
         }
     } else {
         let root = arguments.data.root(Path::new(""));
-        describe(&inspect(&arguments.what, label, root)?, None, &mut lines);
+        let source = ps_fetch::localized(&arguments.what, &NoProgress)?;
+        describe(&inspect(&source, label, root)?, None, &mut lines);
     }
     output::lines(&lines)?;
     Ok(ExitCode::SUCCESS)

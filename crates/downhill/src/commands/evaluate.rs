@@ -55,7 +55,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut splits = Vec::new();
     if let Some(source) = &arguments.source {
         let progress = DataProgress::new(style);
-        let split = load_like(source, &run.job.run.data, data, Path::new("."), &progress)?;
+        let split = load_like(
+            &ps_fetch::localized(source, &progress)?,
+            &run.job.run.data,
+            data,
+            Path::new("."),
+            &progress,
+        )?;
         splits.push((source.as_str(), split));
     } else {
         splits.extend(data.validation.clone().map(|split| ("validation", split)));

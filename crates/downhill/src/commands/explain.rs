@@ -97,7 +97,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn part(arguments: &Arguments, job: &Job, style: Style) -> Result<(String, Split), Failure> {
     if let Some(source) = &arguments.source {
         let progress = DataProgress::new(style);
-        let split = load_like(source, &job.run.data, &job.data, Path::new("."), &progress)?;
+        let split = load_like(
+            &ps_fetch::localized(source, &progress)?,
+            &job.run.data,
+            &job.data,
+            Path::new("."),
+            &progress,
+        )?;
         return Ok((source.clone(), split));
     }
     let (name, split) = match arguments.part {

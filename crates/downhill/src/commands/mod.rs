@@ -3,12 +3,14 @@
 pub mod bench;
 pub mod certs;
 pub mod data;
+pub mod diff;
 pub mod evaluate;
 pub mod explain;
 pub mod find_lr;
 pub mod launch;
 pub mod plot;
 pub mod predict;
+pub mod runs;
 pub mod simulate;
 pub mod status;
 pub mod train;

@@ -53,7 +53,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let data = &run.job.data;
     let progress = DataProgress::new(style);
-    let split = load_unlabelled(&arguments.source, &run.job.run.data, data, Path::new("."), &progress)?;
+    let split = load_unlabelled(
+        &ps_fetch::localized(&arguments.source, &progress)?,
+        &run.job.run.data,
+        data,
+        Path::new("."),
+        &progress,
+    )?;
     drop(progress);
     let predictions = run.job.gradients().predict(&run.saved.weights, &split);
     let table =

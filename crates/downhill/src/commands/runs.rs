@@ -1,0 +1,133 @@
+//! `downhill runs`: the runs that are there, and what came of them.
+
+use crate::failure::Failure;
+use crate::output;
+use ps_run::{Line, Measures, PastRun, seconds};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+/// List runs with their results, the latest first.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Folders of runs, or folders that hold such.
+    #[arg(value_name = "DIR", default_value = "runs")]
+    folders: Vec<PathBuf>,
+
+    /// Print JSON, a line for each run.
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  downhill runs
+  downhill runs runs/digits-1 elsewhere
+  downhill runs --json | jq -r 'select(.state == \"unfinished\") .folder'";
+
+/// Prints a table.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let mut runs = Vec::new();
+    for folder in &arguments.folders {
+        find(folder, &mut runs)?;
+    }
+    if runs.is_empty() {
+        let names: Vec<String> =
+            arguments.folders.iter().map(|folder| folder.display().to_string()).collect();
+        return Err(Failure::Failed(format!(
+            "no run in {}: name the folder that --out gave a run, or one that holds such",
+            names.join(", ")
+        )));
+    }
+    runs.sort_by_key(|run| std::cmp::Reverse(run.written));
+    let lines: Vec<String> = match arguments.json {
+        true => runs.iter().map(as_json).collect(),
+        false => table(&runs),
+    };
+    output::lines(&lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The run in `folder`, or those in the folders there.
+fn find(folder: &Path, runs: &mut Vec<PastRun>) -> Result<(), Failure> {
+    if let Some(run) = PastRun::read(folder)? {
+        runs.push(run);
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", folder.display()));
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        match PastRun::read(&path) {
+            Ok(run) => runs.extend(run),
+            // The others are still worth a line.
+            Err(error) => output::note(&format!("warning: {error}")),
+        }
+    }
+    Ok(())
+}
+
+fn as_json(run: &PastRun) -> String {
+    let since = run.written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (step, steps) = run.steps().unzip();
+    json!({
+        "folder": run.folder, "state": run.state(), "step": step, "steps": steps, "written": since, "summary": run.summary,
+    })
+    .to_string()
+}
+
+const HEADINGS: [&str; 8] =
+    ["run", "state", "steps", "training", "validation", "test", "took", "weights sha256"];
+
+fn table(runs: &[PastRun]) -> Vec<String> {
+    let rows: Vec<[String; 8]> =
+        std::iter::once(HEADINGS.map(str::to_owned)).chain(runs.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    let line = |row: &[String; 8]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(run: &PastRun) -> [String; 8] {
+    let nothing = || "-".to_owned();
+    let steps = match run.steps() {
+        Some((made, all)) if made == all => all.to_string(),
+        Some((made, all)) => format!("{made} of {all}"),
+        None => nothing(),
+    };
+    let summary = run.summary.as_ref();
+    let epochs = || {
+        run.lines.iter().rev().find_map(|line| match line {
+            Line::Epoch(line) => Some(line),
+            _ => None,
+        })
+    };
+    let (training, validation) = match summary {
+        Some(summary) => (summary.train.clone(), summary.validation.clone()),
+        None => epochs().map_or((None, None), |line| (Some(line.train.clone()), line.validation.clone())),
+    };
+    let in_short = |measures: Option<Measures>| measures.map_or_else(nothing, |measures| short(&measures));
+    [
+        run.folder.display().to_string(),
+        run.state().into(),
+        steps,
+        in_short(training),
+        in_short(validation),
+        in_short(summary.and_then(|summary| summary.test.clone())),
+        summary.map_or_else(nothing, |summary| seconds(summary.seconds)),
+        summary.map_or_else(nothing, |summary| summary.weights_sha256.chars().take(12).collect()),
+    ]
+}
+
+/// What people ask for first.
+fn short(measures: &Measures) -> String {
+    match (measures.accuracy, measures.r_squared) {
+        (Some(accuracy), _) => format!("{:.2} %", 100.0 * accuracy),
+        (None, Some(r_squared)) => format!("R² {r_squared:.4}"),
+        (None, None) => format!("loss {:.4}", measures.loss),
+    }
+}

@@ -1,0 +1,140 @@
+//! Files that were fetched, and what is known of them.
+
+use crate::locator::{Locator, places};
+use crate::store::{self, Stored};
+use ps_core::params::hex;
+use ps_data::{DataError, Progress};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// A folder of them.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+/// What is written beside a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Known {
+    url: String,
+    stored: Stored,
+    sha256: String,
+}
+
+impl Cache {
+    /// In `folder`, which is made when something is fetched.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Cache { folder: folder.into() }
+    }
+
+    /// That of the user: `DOWNHILL_DATA_CACHE`, or `downhill` where the system wants caches.
+    pub fn of_user() -> Self {
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let folder = variable("DOWNHILL_DATA_CACHE")
+            .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("downhill")))
+            .or_else(|| Some(variable("HOME")?.join(".cache").join("downhill")))
+            .unwrap_or_else(|| std::env::temp_dir().join("downhill-cache"));
+        Cache { folder }
+    }
+
+    /// The same source with a file for each URL in it.
+    ///
+    /// # Errors
+    /// What cannot be fetched, and why.
+    pub fn localized(&self, source: &str, progress: &dyn Progress) -> Result<String, DataError> {
+        let Some((kind, places)) = places(source) else { return Ok(source.into()) };
+        let local = |place: &str| match Locator::parse(place)? {
+            None => Ok(place.to_owned()),
+            Some(locator) => self.get(&locator, progress).map(|path| path.display().to_string()),
+        };
+        let local = places.into_iter().map(local).collect::<Result<Vec<_>, DataError>>()?;
+        Ok(format!("{kind}:{}", local.join(",")))
+    }
+
+    /// The file that has what lies at `locator`.
+    ///
+    /// # Errors
+    /// It cannot be fetched or kept, or is not what it must be.
+    pub fn get(&self, locator: &Locator, progress: &dyn Progress) -> Result<PathBuf, DataError> {
+        let url = locator.url.as_str();
+        let remote = |problem: String| DataError::Remote { url: url.into(), problem };
+        let folder = self.folder.join(&hex(&Sha256::digest(url))[..16]);
+        let path = folder.join(locator.file_name());
+        let known = known(&path, url);
+        let is = |wanted: &String| known.as_ref().is_some_and(|known| known.sha256 == *wanted);
+        if locator.sha256.as_ref().is_some_and(is) {
+            return Ok(path);
+        }
+        match store::look(&locator.url) {
+            Ok(stored) => {
+                if locator.sha256.is_none() && known.is_some_and(|known| known.stored == stored) {
+                    return Ok(path);
+                }
+            }
+            // What is here is as good as what is there was: other processes of the run compare its hash.
+            Err(problem) if known.is_some() && locator.sha256.is_none() => {
+                tracing::warn!("{url}: {problem}; using the copy in {}", path.display());
+                return Ok(path);
+            }
+            Err(problem) => return Err(remote(problem)),
+        }
+        let failed = |path: &Path, error: io::Error| DataError::File { path: path.into(), error };
+        fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
+        // Another process may fetch the same at this moment; whoever is last wins, with the same content.
+        let aside = folder.join(format!(".{}.part-{}", locator.file_name(), std::process::id()));
+        let fetched = File::create(&aside).map_err(|error| failed(&aside, error)).and_then(|mut file| {
+            tracing::info!("fetching {url}");
+            let mut hash = Sha256::new();
+            let mut take = |bytes: &[u8]| {
+                hash.update(bytes);
+                file.write_all(bytes)
+            };
+            let report = |done, total| progress.file(url, done, total);
+            let stored = store::fetch(&locator.url, &mut take, &report).map_err(remote)?;
+            file.sync_all().map_err(|error| failed(&aside, error))?;
+            let sha256 = hex(&hash.finalize());
+            match &locator.sha256 {
+                Some(wanted) if *wanted != sha256 => Err(remote(format!(
+                    "its SHA-256 is {sha256}, the run file asks for {wanted}: what lies there has changed or is damaged"
+                ))),
+                _ => Ok(Known { url: url.into(), stored, sha256 }),
+            }
+        });
+        let kept = fetched.and_then(|known| {
+            let beside = beside(&path);
+            // The file first: without what is known of it, it counts for nothing.
+            let _ = fs::remove_file(&beside);
+            fs::rename(&aside, &path).map_err(|error| failed(&path, error))?;
+            let text = serde_json::to_vec_pretty(&known).map_err(|error| failed(&beside, error.into()))?;
+            fs::write(&beside, text).map_err(|error| failed(&beside, error))
+        });
+        if kept.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+        kept.map(|()| path)
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".json");
+    name.into()
+}
+
+/// What is known of a file, if it is as it was when it was fetched from `url`.
+fn known(path: &Path, url: &str) -> Option<Known> {
+    let known: Known = serde_json::from_slice(&fs::read(beside(path)).ok()?).ok()?;
+    let mut file = File::open(path).ok()?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut buffer).ok()? {
+            0 => break,
+            read => hash.update(&buffer[..read]),
+        }
+    }
+    (known.url == url && known.sha256 == hex(&hash.finalize())).then_some(known)
+}

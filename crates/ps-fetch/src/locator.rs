@@ -1,0 +1,158 @@
+//! URLs of data, taken apart.
+
+use ps_data::{DataConfig, DataError, Validation, is_url};
+use url::Url;
+
+/// Where data lies, and what it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Locator {
+    /// The URL without what comes after `#`.
+    pub url: Url,
+    /// The SHA-256 that it must have, in lower-case hexadecimal.
+    pub sha256: Option<String>,
+}
+
+impl Locator {
+    /// Takes `text` apart; `None` if it is no URL but a path.
+    ///
+    /// # Errors
+    /// It is a URL that data cannot be fetched from.
+    pub fn parse(text: &str) -> Result<Option<Self>, DataError> {
+        let text = text.trim();
+        if !is_url(text.as_ref()) {
+            return Ok(None);
+        }
+        let bad = |problem: &str| DataError::Remote { url: text.into(), problem: problem.into() };
+        let mut url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https" | "s3") {
+            return Err(bad("data is fetched by http://, https:// and s3:// only"));
+        }
+        if url.query().is_some() {
+            return Err(bad(
+                "a URL with `?` in it is of no use here: name the object, and give credentials as \
+                            AWS_ACCESS_KEY_ID and the like",
+            ));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad("credentials do not belong in a run file; for s3:// they are taken from \
+                            AWS_ACCESS_KEY_ID and the like"));
+        }
+        if url.path().trim_matches('/').is_empty() || url.path().ends_with('/') {
+            return Err(bad("it names no file"));
+        }
+        let sha256 = match url.fragment() {
+            None => None,
+            Some(fragment) => Some(
+                fragment
+                    .strip_prefix("sha256=")
+                    .filter(|hash| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                    .ok_or_else(|| bad("after `#` stands sha256= and 64 hexadecimal digits, or nothing"))?
+                    .to_ascii_lowercase(),
+            ),
+        };
+        url.set_fragment(None);
+        Ok(Some(Locator { url, sha256 }))
+    }
+
+    /// The last part of its path.
+    pub fn file_name(&self) -> String {
+        let name = self.url.path().rsplit('/').next().unwrap_or_default();
+        let kept = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let name: String = name.chars().map(kept).collect();
+        if name.trim_matches('.').is_empty() { "data".into() } else { name }
+    }
+}
+
+/// The paths and URLs of a source: what follows its kind, apart at commas where there are two.
+pub(crate) fn places(source: &str) -> Option<(&str, Vec<&str>)> {
+    let (kind, rest) = source.split_once(':')?;
+    match kind.trim() {
+        "idx" => Some((kind, rest.split(',').collect())),
+        "csv" | "libsvm" => Some((kind, vec![rest])),
+        _ => None,
+    }
+}
+
+/// Checks that every URL that `config` names begins with one of `prefixes`, each of which must end in `/` or be the whole URL.
+///
+/// # Errors
+/// The first URL that does not, in words.
+pub fn allowed(config: &DataConfig, prefixes: &[String]) -> Result<(), String> {
+    let validation = match &config.validation {
+        Some(Validation::Source(source)) => Some(source),
+        _ => None,
+    };
+    let sources = [Some(&config.train), validation, config.test.as_ref()].into_iter().flatten();
+    for place in sources.filter_map(|source| places(source)).flat_map(|(_, places)| places) {
+        // What is wrong with it is for whoever reads it to say.
+        let Ok(Some(locator)) = Locator::parse(place) else { continue };
+        let url = locator.url.as_str();
+        let is_below = |prefix: &String| match Url::parse(prefix) {
+            Ok(prefix) if prefix.path().ends_with('/') => url.starts_with(prefix.as_str()),
+            Ok(prefix) => url == prefix.as_str(),
+            Err(_) => false,
+        };
+        // A server may read what is coded otherwise.
+        let is_plain = !url.to_ascii_lowercase().contains("%2e") && !url.contains('\\');
+        if !is_plain || !prefixes.iter().any(is_below) {
+            return Err(format!(
+                "the run's data lies at {url}, which this worker was not told that it may fetch"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> String {
+        Locator::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn urls_are_told_from_paths_and_bad_ones_named() {
+        for path in ["data/train.csv", "/data/train.csv", "C:\\data.csv", "a:b.csv", ""] {
+            assert_eq!(Locator::parse(path).unwrap(), None, "{path}");
+        }
+        let hash = "0123456789abcdefABCDEF0123456789abcdef0123456789abcdef0123456789";
+        let locator = Locator::parse(&format!("s3://bucket/a/b%20c.gz#sha256={hash}")).unwrap().unwrap();
+        assert_eq!(locator.url.as_str(), "s3://bucket/a/b%20c.gz");
+        assert_eq!(locator.sha256.as_deref(), Some(&hash.to_lowercase()[..]));
+        assert_eq!(locator.file_name(), "b_20c.gz");
+        assert!(problem("ftp://host/a").contains("http://, https:// and s3:// only"));
+        assert!(problem("https://host/a?sig=1").contains("`?`"));
+        assert!(problem("https://me:secret@host/a").contains("credentials"));
+        assert!(
+            problem("https://host/").contains("no file") && problem("s3://bucket/a/").contains("no file")
+        );
+        assert!(problem("https://host/a#sha256=12").contains("64 hexadecimal"));
+        assert!(problem("https://host/a#part").contains("sha256="));
+    }
+
+    #[test]
+    fn a_worker_fetches_only_what_it_was_told_that_it_may() {
+        let check =
+            |url: &str, prefix: &str| allowed(&DataConfig::new(format!("csv:{url}")), &[prefix.into()]);
+        assert_eq!(check("s3://bucket/a.csv", "s3://bucket/"), Ok(()));
+        assert_eq!(check("https://host/a/b.csv", "https://host/a/"), Ok(()));
+        assert_eq!(check("https://host/a.csv", "https://host/a.csv"), Ok(()));
+        assert_eq!(check("../secret.csv", "https://host/"), Ok(()), "paths are for others to judge");
+        for (url, prefix) in [
+            ("https://host.evil/a.csv", "https://host"),
+            ("https://host/b.csv", "https://host/a/"),
+            ("https://host/a/../b.csv", "https://host/a/"),
+            ("https://host/a/%2e%2E/b.csv", "https://host/a/"),
+            ("https://host/a/x%2e%2e/b.csv", "https://host/a/"),
+            ("http://host/a.csv", "https://host/"),
+            ("s3://other/a.csv", "s3://bucket/"),
+            ("https://host/a.csv", ""),
+        ] {
+            assert!(check(url, prefix).unwrap_err().contains("was not told"), "{url} {prefix}");
+        }
+        let mut config = DataConfig::new("digits:");
+        config.test = Some("idx:a.gz,http://169.254.169.254/latest".into());
+        assert!(allowed(&config, &["https://host/".into()]).unwrap_err().contains("169.254"));
+    }
+}

@@ -1,0 +1,149 @@
+//! Where URLs lead: stores of objects, asked on a small runtime of their own.
+
+use object_store::aws::AmazonS3Builder;
+use object_store::http::HttpBuilder;
+use object_store::path::Path;
+use object_store::{
+    BackoffConfig, ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig,
+};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::sync::Once;
+use std::time::Duration;
+use tokio_stream::StreamExt;
+use url::{Position, Url};
+
+/// A store that is not reached this fast is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time without a byte.
+const STALLED: Duration = Duration::from_secs(60);
+/// What may pass by itself is tried again so often, for so long.
+const RETRIES: usize = 3;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// By what a store tells one content from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    size: u64,
+    e_tag: Option<String>,
+    /// Seconds since 1970, or 0.
+    modified: i64,
+}
+
+impl From<&ObjectMeta> for Stored {
+    fn from(meta: &ObjectMeta) -> Self {
+        Stored { size: meta.size, e_tag: meta.e_tag.clone(), modified: meta.last_modified.timestamp() }
+    }
+}
+
+/// What lies at `url` now.
+///
+/// # Errors
+/// Why that cannot be told.
+pub(crate) fn look(url: &Url) -> Result<Stored, String> {
+    let (store, path) = open(url)?;
+    block_on(async { Ok(Stored::from(&store.head(&path).await.map_err(|error| problem(url, &error))?)) })
+}
+
+/// Gives `take` what lies at `url`, piece by piece, and `report` how many bytes of how many there were.
+///
+/// # Errors
+/// Why that did not succeed; what was taken until then counts for nothing.
+pub(crate) fn fetch(
+    url: &Url,
+    take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    report: &dyn Fn(u64, u64),
+) -> Result<Stored, String> {
+    let (store, path) = open(url)?;
+    block_on(async {
+        let result = store.get(&path).await.map_err(|error| problem(url, &error))?;
+        let stored = Stored::from(&result.meta);
+        let mut pieces = result.into_stream();
+        let mut done = 0;
+        loop {
+            let next = tokio::time::timeout(STALLED, pieces.next()).await;
+            let stalled = |_| format!("nothing came for {} s, after {done} bytes", STALLED.as_secs());
+            let Some(piece) = next.map_err(stalled)? else { break };
+            let piece = piece.map_err(|error| problem(url, &error))?;
+            take(&piece).map_err(|error| format!("keeping it: {error}"))?;
+            done += piece.len() as u64;
+            report(done, stored.size.max(done));
+        }
+        match done == stored.size {
+            true => Ok(stored),
+            false => Err(format!("it ended after {done} of {} bytes", stored.size)),
+        }
+    })
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("starting: {error}"))?.block_on(work)
+}
+
+fn open(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), String> {
+    static PROVIDER: Once = Once::new();
+    // An error says that there is one already.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout_disabled();
+    let retry =
+        RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT };
+    let path = Path::from_url_path(url.path()).map_err(|error| error.to_string())?;
+    let wrong = |error: Error| error.to_string();
+    let store: Box<dyn ObjectStore> = match url.scheme() {
+        "s3" => {
+            // Without a region, stores that are not Amazon's take this one.
+            let region =
+                ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| std::env::var(name).ok());
+            let builder = AmazonS3Builder::from_env()
+                .with_url(url.as_str())
+                .with_region(region.unwrap_or_else(|| "us-east-1".into()))
+                .with_retry(retry);
+            let plain = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true" || value == "1");
+            Box::new(builder.with_client_options(client.with_allow_http(plain)).build().map_err(wrong)?)
+        }
+        _ => {
+            let client = client.with_allow_http(true);
+            let builder = HttpBuilder::new().with_url(&url[..Position::BeforePath]).with_retry(retry);
+            Box::new(builder.with_client_options(client).build().map_err(wrong)?)
+        }
+    };
+    Ok((store, path))
+}
+
+/// What went wrong, and what to do about it.
+fn problem(url: &Url, error: &Error) -> String {
+    let is_s3 = url.scheme() == "s3";
+    let whole = chain(error);
+    let is_without_credentials = is_s3 && whole.contains("169.254.169.254");
+    match error {
+        Error::NotFound { .. } => "there is nothing at this URL".into(),
+        Error::Unauthenticated { .. } | Error::PermissionDenied { .. } if is_s3 => {
+            "the store refuses; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may read".into()
+        }
+        Error::Unauthenticated { .. } | Error::PermissionDenied { .. } => "the server refuses to give it".into(),
+        _ if is_without_credentials => {
+            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true where \
+             everybody may read"
+                .into()
+        }
+        _ => {
+            let hint = if is_s3 { "AWS_ENDPOINT_URL, AWS_REGION and the network" } else { "the address and the network" };
+            format!("it cannot be reached: {whole}; check {hint}")
+        }
+    }
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,94 @@
+//! Runs that were made, or are being made, as their folders tell.
+
+use crate::folder::{FolderError, METRICS_FILE, RUN_FILE, SUMMARY_FILE};
+use crate::lines::{HashLine, Line};
+use crate::summary::{Ending, Summary};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// What a run's folder tells of it.
+#[derive(Clone, Debug)]
+pub struct PastRun {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The run file as resolved.
+    pub run: String,
+    /// Its lines so far.
+    pub lines: Vec<Line>,
+    /// Its result, if it has one.
+    pub summary: Option<Summary>,
+    /// When something was last written.
+    pub written: SystemTime,
+}
+
+impl PastRun {
+    /// Reads what a folder tells; `None` if it holds no run.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is not what it should be.
+    pub fn read(folder: &Path) -> Result<Option<Self>, FolderError> {
+        let path = folder.join(RUN_FILE);
+        let failed = |path: &Path, error| FolderError::File { path: path.into(), error };
+        let run = match fs::read_to_string(&path) {
+            Ok(run) => run,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(&path, error)),
+        };
+        let metrics = folder.join(METRICS_FILE);
+        let lines = if metrics.exists() { Line::read_all(&metrics)? } else { Vec::new() };
+        let path = folder.join(SUMMARY_FILE);
+        let summary = match fs::read(&path) {
+            Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| FolderError::Content {
+                path: path.clone(),
+                problem: format!("it is no summary of a run: {error}"),
+            })?),
+            Err(_) => None,
+        };
+        let times = [&path, &metrics].into_iter().filter_map(|path| fs::metadata(path).ok()?.modified().ok());
+        let written = times.max().unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(Some(PastRun { folder: folder.into(), run, lines, summary, written }))
+    }
+
+    /// What a run is called: its folder's name.
+    pub fn name(&self) -> String {
+        let full = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+        full.file_name()
+            .map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// Where it stands, in a word.
+    pub fn state(&self) -> &'static str {
+        match self.summary.as_ref().map(|summary| summary.outcome) {
+            Some(Ending::Done) => "done",
+            Some(Ending::Stopped) => "stopped",
+            None => "unfinished",
+        }
+    }
+
+    /// Steps made, as far as is known, and of how many.
+    pub fn steps(&self) -> Option<(u64, u64)> {
+        let told = |line: &Line| match line {
+            Line::Step(line) => Some((line.step, line.steps)),
+            Line::Epoch(line) => Some((line.step, line.steps)),
+            _ => None,
+        };
+        let made = self.summary.as_ref().map(|summary| (summary.steps, summary.steps_planned));
+        made.or_else(|| self.lines.iter().rev().find_map(told))
+    }
+
+    /// The hashes of its weights.
+    pub fn hashes(&self) -> impl Iterator<Item = &HashLine> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::Hash(line) => Some(line),
+            _ => None,
+        })
+    }
+}

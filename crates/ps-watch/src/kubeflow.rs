@@ -1,0 +1,236 @@
+//! Progress for Kubeflow Trainer, which tells a run where to send it by environment variables
+//! (<https://github.com/kubeflow/trainer/tree/master/docs/proposals/2779-trainjob-progress>).
+
+use crate::metrics::Source;
+use ps_run::{Line, Meter, Seen};
+use reqwest::{Certificate, Client};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// It asks for no more than a report in 5 seconds.
+const EVERY: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sends reports until it is dropped, and a last one then.
+pub(crate) struct Reporter {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where reports go.
+struct Receiver {
+    url: String,
+    client: Client,
+    /// The file of the token, which is renewed now and then.
+    token: Option<PathBuf>,
+}
+
+impl Reporter {
+    /// Starts to report, if the environment says where to; what is wrong with that is warned of.
+    pub(crate) fn of_environment(source: &Source) -> Option<Self> {
+        // Of the workers that are told, one is enough.
+        if std::env::var("JOB_COMPLETION_INDEX").is_ok_and(|index| index != "0") {
+            return None;
+        }
+        let url = std::env::var("KUBEFLOW_TRAINER_SERVER_URL").ok().filter(|url| !url.is_empty())?;
+        let started = Receiver::new(&url).and_then(|receiver| Reporter::start(receiver, source.clone()));
+        started.inspect_err(|problem| tracing::warn!("no progress is reported to {url}: {problem}")).ok()
+    }
+
+    fn start(receiver: Receiver, source: Source) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let (end, ended) = channel();
+        let began = Instant::now();
+        let report = move || {
+            let mut is_warned = false;
+            loop {
+                let is_over = !matches!(ended.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
+                let status = match &source {
+                    Source::Server(board) => board.read(of_run),
+                    Source::Worker(meter) => of_worker(meter, began.elapsed(), is_over),
+                };
+                match runtime.block_on(receiver.post(&status)) {
+                    Ok(()) => is_warned = false,
+                    // Once is enough until it works again.
+                    Err(problem) if !std::mem::replace(&mut is_warned, true) => {
+                        tracing::warn!("progress was not reported to {}: {problem}", receiver.url);
+                    }
+                    Err(_) => {}
+                }
+                if is_over {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("kubeflow".into()).spawn(report);
+        let thread = thread.map_err(|error| error.to_string())?;
+        Ok(Reporter { end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Receiver {
+    fn new(url: &str) -> Result<Self, String> {
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        // An error says that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = Client::builder().timeout(TIMEOUT);
+        if let Some(path) = variable("KUBEFLOW_TRAINER_SERVER_CA_CERT") {
+            let failed =
+                |problem: String| format!("KUBEFLOW_TRAINER_SERVER_CA_CERT {}: {problem}", path.display());
+            let pem = std::fs::read(&path).map_err(|error| failed(error.to_string()))?;
+            let certificates =
+                Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.to_string()))?;
+            client = client.tls_certs_only(certificates);
+        }
+        let client = client.build().map_err(|error| error.to_string())?;
+        Ok(Receiver { url: url.into(), client, token: variable("KUBEFLOW_TRAINER_SERVER_TOKEN") })
+    }
+
+    async fn post(&self, status: &Value) -> Result<(), String> {
+        let mut request = self.client.post(&self.url).header("content-type", "application/json");
+        if let Some(path) = &self.token {
+            let token =
+                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            request = request.bearer_auth(token.trim());
+        }
+        let answer = request.body(status.to_string()).send().await.map_err(|error| chain(&error))?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(format!("it answers {status}")),
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// How far the run is.
+fn of_run(seen: &Seen) -> Value {
+    let steps = seen.about.steps.max(1);
+    let is_done = seen.ended.as_deref() == Some("done");
+    let percent = if is_done { 100 } else { (100 * seen.steps / steps).min(99) };
+    let pace = seen.lines.iter().rev().find_map(|line| match line {
+        Line::Step(line) => Some(line.seconds / line.step.max(1) as f64),
+        _ => None,
+    });
+    let left = pace.map(|pace| (pace * steps.saturating_sub(seen.steps) as f64).ceil() as u64);
+    let validation = seen.validation.as_ref();
+    let metrics = [
+        ("loss", Some(seen.loss)),
+        ("accuracy", seen.accuracy),
+        ("learning_rate", Some(seen.learning_rate.into())),
+        ("validation_loss", validation.map(|it| it.loss)),
+        ("validation_accuracy", validation.and_then(|it| it.accuracy)),
+    ];
+    status(percent, if is_done { Some(0) } else { left }, &metrics)
+}
+
+/// How far it is as a worker knows it, who began so long ago: the loss is that of its leaves.
+fn of_worker(meter: &Meter, began: Duration, is_over: bool) -> Value {
+    let ([_, step], (planned, loss)) = (meter.computed(), meter.of_run());
+    let is_done = is_over && step > 0 && step == planned;
+    let percent = if is_done { 100 } else { (100 * step / planned.max(1)).min(99) };
+    // One that has come late knows only its own pace.
+    let left = (step > 0).then(|| began.as_secs() * planned.saturating_sub(step) / step);
+    status(percent, if is_done { Some(0) } else { left }, &[("loss", (planned > 0).then_some(loss))])
+}
+
+fn status(percent: u64, left: Option<u64>, metrics: &[(&str, Option<f64>)]) -> Value {
+    let metrics: Vec<Value> = metrics
+        .iter()
+        .filter_map(|(name, value)| Some((name, value.filter(|value| value.is_finite())?)))
+        .map(|(name, value)| json!({ "name": name, "value": value.to_string() }))
+        .collect();
+    json!({ "trainerStatus": {
+        "progressPercentage": percent,
+        "estimatedRemainingSeconds": left,
+        "metrics": metrics,
+        "lastUpdatedTime": rfc3339(SystemTime::now()),
+    } })
+}
+
+/// A time in UTC, to the second: `2026-01-31T23:59:59Z` (days to dates after Hinnant,
+/// <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_run::{About, Board};
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    #[test]
+    fn times_are_written_as_kubernetes_reads_them() {
+        let at = |seconds| rfc3339(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(at(1_795_720_193), "2026-11-26T19:09:53Z");
+    }
+
+    #[test]
+    fn the_last_report_says_how_the_run_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/status", listener.local_addr().unwrap());
+        let heard = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut text = String::new();
+            let mut buffer = [0; 4096];
+            while !text.contains("lastUpdatedTime") {
+                let read = stream.read(&mut buffer).unwrap();
+                text += std::str::from_utf8(&buffer[..read]).unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+            text
+        });
+        let board = Arc::new(Board::new(About { steps: 8, ..About::default() }, Vec::new()));
+        board.tell(|seen| {
+            (seen.steps, seen.loss, seen.accuracy) = (8, 0.25, Some(1.0));
+            seen.ended = Some("done".into());
+        });
+        drop(Reporter::start(Receiver::new(&url).unwrap(), Source::Server(board)).unwrap());
+        let text = heard.join().unwrap();
+        assert!(text.starts_with("POST /status "), "{text}");
+        let body: Value = serde_json::from_str(&text[text.find("\r\n\r\n").unwrap()..]).unwrap();
+        let status = &body["trainerStatus"];
+        assert_eq!(status["progressPercentage"], 100);
+        assert_eq!(status["estimatedRemainingSeconds"], 0);
+        assert_eq!(status["metrics"][0], json!({ "name": "loss", "value": "0.25" }));
+    }
+}
