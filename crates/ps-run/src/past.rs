@@ -28,22 +28,13 @@ impl PastRun {
     /// # Errors
     /// A file cannot be read, or is not what it should be.
     pub fn read(folder: &Path) -> Result<Option<Self>, FolderError> {
-        let path = folder.join(RUN_FILE);
-        let failed = |path: &Path, error| FolderError::File { path: path.into(), error };
-        let run = match fs::read_to_string(&path) {
-            Ok(run) => run,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-                ) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(failed(&path, error)),
-        };
-        let metrics = folder.join(METRICS_FILE);
-        let lines = if metrics.exists() { Line::read_all(&metrics)? } else { Vec::new() };
+        let [path, metrics] = [RUN_FILE, METRICS_FILE].map(|name| folder.join(name));
+        // A run file alone is what somebody means to run.
+        if !path.is_file() || !metrics.is_file() {
+            return Ok(None);
+        }
+        let run = fs::read_to_string(&path).map_err(|error| FolderError::File { path, error })?;
+        let lines = Line::read_all(&metrics)?;
         let path = folder.join(SUMMARY_FILE);
         let summary = match fs::read(&path) {
             Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| FolderError::Content {

@@ -17,11 +17,10 @@ pub(super) fn json(dashboard: &Dashboard) -> String {
 }
 
 fn of(seen: &Seen, has_results: bool) -> Value {
-    let steps = seen.lines.iter().filter_map(|line| match line {
+    let last = seen.lines.iter().rev().find_map(|line| match line {
         Line::Step(line) => Some(line),
         _ => None,
     });
-    let last = steps.last();
     let events = seen.lines.iter().rev().filter_map(|line| match line {
         Line::Event(EventLine { step, event, text }) => {
             Some(json!({ "step": step, "event": event, "text": text }))
