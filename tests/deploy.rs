@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use clap::Parser;
+use downhill_tests::outside;
 use k8s_openapi::api::{
     apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, core::v1 as core,
 };
@@ -25,22 +26,19 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// A program that may be missing on a machine of one's own, but not where all is checked.
-fn tool(name: &str, variable: &str) -> Option<PathBuf> {
-    let given = std::env::var_os(variable).map(PathBuf::from);
-    let program = given.unwrap_or_else(|| name.into());
-    let found = Command::new(&program).arg("--help").output().is_ok();
+/// kubectl, which may be missing on a machine of one's own, but not where all is checked.
+fn kubectl() -> Option<Command> {
+    let found = Command::new("kubectl").arg("--help").output().is_ok();
     if !found {
-        assert!(std::env::var_os("CI").is_none(), "{name} is not there; .ci/run installs it");
-        println!("skipped: {name} is not there, so the manifests are not checked with it");
+        assert!(std::env::var_os("CI").is_none(), "kubectl is not there");
+        println!("skipped: kubectl is not there, so the manifests cannot be rendered");
     }
-    found.then_some(program)
+    found.then(|| Command::new("kubectl"))
 }
 
 /// What `kubectl kustomize` makes of a folder.
 fn rendered(folder: &Path) -> Option<String> {
-    let kubectl = tool("kubectl", "KUBECTL")?;
-    let output = Command::new(kubectl).arg("kustomize").arg(folder).output().unwrap();
+    let output = kubectl()?.arg("kustomize").arg(folder).output().unwrap();
     assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).unwrap())
 }
@@ -156,7 +154,7 @@ fn every_field_is_one_of_its_type() {
 
 #[test]
 fn schemas_allow_every_overlay() {
-    let Some(validate) = tool("kubernetes-validate", "KUBERNETES_VALIDATE") else { return };
+    let Some(validate) = outside("venv/bin/kubernetes-validate") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut files = Vec::new();
     for (overlay, documents) in overlays() {
@@ -186,6 +184,26 @@ fn schemas_allow_every_overlay() {
     let text = std::fs::read_to_string(&files[0]).unwrap().replacen("\"metadata\"", "\"metadatum\"", 1);
     std::fs::write(&wrong, text).unwrap();
     assert!(!Command::new(&validate).arg("--strict").arg(&wrong).output().unwrap().status.success());
+}
+
+#[test]
+fn custom_resources_fit_the_models_of_their_api() {
+    let Some(python) = outside("venv/bin/python") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let read = |text: String| {
+        let file = folder.path().join("resources.yaml");
+        std::fs::write(&file, text).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("outside/custom_resources.py");
+        let output = Command::new(&python).arg(script).arg(&file).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (overlay, kinds) in [("jobset", 1), ("kubeflow", 2)] {
+        let Some(text) = rendered(&deploy().join("overlays").join(overlay)) else { return };
+        assert_eq!(read(text.clone()), (format!("{kinds}\n"), String::new()), "{overlay}");
+        // It does refuse what is wrong.
+        let (_, problems) = read(text.replace("successPolicy:", "succesPolicy:"));
+        assert!(problems.contains("spec.succesPolicy is not known"), "{problems}");
+    }
 }
 
 /// The only container of a pod.

@@ -25,6 +25,18 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// Something of others that `tests/outside/install` has put into `target/outside`, or `None` (and a line that says so) where it
+/// was not run.
+pub fn outside(path: &str) -> Option<PathBuf> {
+    let file = root().join("target/outside").join(path);
+    if file.exists() {
+        return Some(file);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{} is not there: run tests/outside/install", file.display());
+    println!("skipped: {} is not there; tests/outside/install installs it", file.display());
+    None
+}
+
 /// One of our programs, as built beside the running test.
 pub fn program(name: &str) -> Command {
     let test = std::env::current_exe().expect("a test knows where it lies");

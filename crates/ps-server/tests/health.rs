@@ -1,0 +1,33 @@
+//! The port that Kubernetes' gRPC probes ask.
+
+use ps_server::Health;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+#[tokio::test]
+async fn probes_are_told_whether_workers_are_served() {
+    let health = Health::open("127.0.0.1:0").unwrap();
+    let mut client = HealthClient::connect(format!("http://{}", health.address())).await.unwrap();
+    let mut ask = async |service: &str| {
+        let request = HealthCheckRequest { service: service.into() };
+        client.check(request).await.map(|reply| reply.into_inner().status().as_str_name().to_owned())
+    };
+    let server = "downhill.v1.ParameterServer";
+    assert_eq!(ask("").await.unwrap(), "SERVING");
+    assert_eq!(ask(server).await.unwrap(), "NOT_SERVING");
+    for (is_ready, expected) in [(true, "SERVING"), (false, "NOT_SERVING")] {
+        health.ready(is_ready);
+        // It is told by a task of its own.
+        while ask(server).await.unwrap() != expected {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ask("").await.unwrap(), "SERVING");
+    }
+    assert_eq!(ask("someone.else").await.unwrap_err().code(), tonic::Code::NotFound);
+}
+
+#[test]
+fn a_port_in_use_is_an_error_of_the_system() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = Health::open(&taken.local_addr().unwrap().to_string()).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+}

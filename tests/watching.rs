@@ -1,0 +1,379 @@
+//! What others see of a run, with the programs that they see it with: Prometheus, TensorBoard, Chromium. `tests/outside/install`
+//! installs these; without them the tests say what they skip.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use downhill_tests::{Ended, Running, downhill, outside, program, root, run};
+use serde_json::Value;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const RUN: &str = r#"
+[data]
+train = "digits:4000"
+validation = 0.1
+[model]
+kind = "mlp"
+hidden = [32]
+[train]
+epochs = 4
+batch = 64
+leaf = 16
+[optimizer]
+momentum = 0.9
+[learning_rate]
+initial = 0.05
+"#;
+
+const TOKEN: &str = "0123456789abcdef-for-this-test";
+
+fn place() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("run.toml"), RUN).unwrap();
+    fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
+    folder
+}
+
+fn train(place: &Path, out: &str, more: &[&str]) -> Ended {
+    let mut command = downhill(&["train"]);
+    command.arg(place.join("run.toml")).arg("--out").arg(place.join(out)).args(more);
+    run(&mut command)
+}
+
+/// What an HTTP server answers: the first line with the headers, and the body.
+fn ask(address: &str, path: &str, headers: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let host = if headers.contains("Host:") { String::new() } else { format!("Host: {address}\r\n") };
+    write!(stream, "GET {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n").unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+/// Waits for a line on stderr such as `dashboard at http://127.0.0.1:1234/`, and gives the address.
+fn address(running: &mut Running, what: &str) -> String {
+    let found = std::cell::RefCell::new(String::new());
+    running.log_line(|line| {
+        let Some((_, url)) = line.split_once(&format!("{what} at http://")) else { return false };
+        *found.borrow_mut() = url.split('/').next().unwrap().to_owned();
+        true
+    });
+    found.into_inner()
+}
+
+#[test]
+fn a_port_in_use_is_warned_of_and_training_goes_on() {
+    let folder = place();
+    let wanted = train(folder.path(), "plain", &[]).hash();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = train(folder.path(), "watched", &["--dashboard", &address, "--metrics", &address]);
+    assert_eq!(ended.hash(), wanted);
+    for flag in ["--dashboard", "--metrics"] {
+        let expected = format!("{flag} {address}: another process has this port; the run goes on without it");
+        assert!(ended.stderr.contains(&expected), "{ended}");
+    }
+    // Other machines are not let in by themselves.
+    let open = train(folder.path(), "open", &["--dashboard", "0.0.0.0:0"]);
+    assert_eq!(open.status.code(), Some(2), "{open}");
+    assert!(open.stderr.contains("other machines reach") && !folder.path().join("open").exists(), "{open}");
+}
+
+#[test]
+fn runs_are_listed_and_compared_by_their_hashes() {
+    let folder = place();
+    let place = folder.path();
+    let hash = train(place, "a", &["--threads", "1"]).hash();
+    assert_eq!(train(place, "b", &["--workers", "3", "--threads", "2"]).hash(), hash);
+    train(place, "c", &["--set", "learning_rate.initial=0.06"]).hash();
+    let mut launch = downhill(&["launch", "--workers", "2", "--shards", "2"]);
+    assert_eq!(run(launch.arg(place.join("run.toml")).arg("--out").arg(place.join("d"))).hash(), hash);
+    train(place, "e", &["--reference"]).hash();
+    let hashes = |run: &str| {
+        let text = fs::read_to_string(place.join(run).join("metrics.jsonl")).unwrap();
+        text.lines().filter(|line| line.contains(r#""kind":"hash""#)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(hashes("a").len() > 20);
+    for other in ["b", "d", "e"] {
+        assert_eq!(hashes("a"), hashes(other), "{other}");
+    }
+    assert_ne!(hashes("a"), hashes("c"));
+
+    let diff = |a: &str, b: &str| run(downhill(&["diff"]).arg(place.join(a)).arg(place.join(b)));
+    let same = diff("a", "d");
+    assert_eq!(same.status.code(), Some(0), "{same}");
+    assert!(
+        same.stdout.contains("run file     the same") && same.stdout.contains("the same after all"),
+        "{same}"
+    );
+    let other = diff("a", "c");
+    assert_eq!(other.status.code(), Some(1), "{other}");
+    assert!(other.stdout.contains("learning_rate.initial 0.05 | 0.06"), "{other}");
+    assert!(other.stdout.contains("others already after"), "{other}");
+    // Where one bit was not the same, from some step on.
+    let metrics = place.join("b/metrics.jsonl");
+    let lines = hashes("b");
+    let (from, step) =
+        (&lines[5], |line: &str| serde_json::from_str::<Value>(line).unwrap()["step"].to_string());
+    let hash_of = serde_json::from_str::<Value>(from).unwrap()["weights_sha256"].as_str().unwrap().to_owned();
+    let text = fs::read_to_string(&metrics).unwrap().replace(&hash_of, &"0".repeat(64));
+    fs::write(&metrics, text).unwrap();
+    let parted = diff("a", "b");
+    let expected = format!("the same after {} steps, others after {}", step(&lines[4]), step(&lines[5]));
+    assert!(parted.status.code() == Some(1) && parted.stdout.contains(&expected), "{expected}: {parted}");
+    let nothing = diff("a", "nowhere");
+    assert!(nothing.status.code() == Some(2) && nothing.stderr.contains("no run is there"), "{nothing}");
+
+    let listed = run(downhill(&["runs"]).arg(place));
+    assert!(listed.status.success(), "{listed}");
+    assert_eq!(listed.stdout.lines().count(), 6, "{listed}");
+    assert_eq!(listed.stdout.matches(&hash[..12]).count(), 4, "{listed}");
+    let json = run(downhill(&["runs", "--json"]).arg(place.join("c")));
+    assert_eq!(serde_json::from_str::<Value>(&json.stdout).unwrap()["state"], "done", "{json}");
+    let empty = run(downhill(&["runs"]).arg(root().join("proto")));
+    assert!(empty.status.code() == Some(1) && empty.stderr.contains("no run in"), "{empty}");
+}
+
+#[test]
+fn a_trace_has_a_lane_for_each_worker() {
+    let folder = place();
+    let path = folder.path().join("trace.json");
+    train(folder.path(), "run", &["--workers", "2", "--trace", path.to_str().unwrap()]).hash();
+    let events: Vec<Value> = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let lanes: Vec<&str> = events
+        .iter()
+        .filter(|it| it["name"] == "thread_name")
+        .map(|it| it["args"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(lanes, ["steps", "worker 0", "worker 1", "update"]);
+    let steps = events.iter().filter(|event| event["name"] == "step").count();
+    assert_eq!(steps, 4 * 3600_usize.div_ceil(64));
+    assert!(
+        events.iter().filter(|event| event["ph"] == "X").all(|event| event["dur"].as_f64().unwrap() >= 0.0)
+    );
+}
+
+#[test]
+fn tensorboard_reads_the_event_files() {
+    let folder = place();
+    train(folder.path(), "run", &["--tensorboard"]).hash();
+    let Some(python) = outside("venv/bin/python") else { return };
+    let script = root().join("tests/outside/event_files.py");
+    let ended = run(Command::new(python).arg(script).arg(folder.path().join("run/tensorboard")));
+    assert!(ended.status.success(), "{ended}");
+    let read: Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
+    let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    let epochs: Vec<Value> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["kind"] == "epoch")
+        .collect();
+    let validation = read["scalars"]["loss/validation"].as_array().unwrap();
+    assert_eq!(validation.len(), 4);
+    for (epoch, scalar) in epochs.iter().zip(validation) {
+        assert_eq!(epoch["step"], scalar[0]);
+        let difference = epoch["validation"]["loss"].as_f64().unwrap() - scalar[1].as_f64().unwrap();
+        assert!(difference.abs() < 1e-6, "{epoch} {scalar}");
+    }
+    assert!(read["scalars"]["learning_rate"].as_array().unwrap().len() > 100);
+    for tensor in ["weights/layers.0.weight", "gradients/layers.0.weight", "weights/layers.1.bias"] {
+        let histograms = read["histograms"][tensor].as_array().unwrap_or_else(|| panic!("{tensor}"));
+        assert_eq!(histograms.len(), 4, "{tensor}");
+    }
+    assert_eq!(read["histograms"]["weights/layers.0.weight"][0][1], 784.0 * 32.0);
+}
+
+/// A server whose run takes a while, and two workers.
+struct Cluster {
+    _server: Running,
+    _workers: Vec<Running>,
+    dashboard: String,
+    metrics: [String; 2],
+}
+
+fn cluster(place: &Path) -> Cluster {
+    let mut command = program("ps-server");
+    command.arg(place.join("run.toml")).args(["--set", "train.epochs=100000", "--listen", "127.0.0.1:0"]);
+    command.args(["--dashboard", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--min-workers", "2"]);
+    command.arg("--token-file").arg(place.join("token")).arg("--out").arg(place.join("run"));
+    let mut server = Running::start(&mut command);
+    let metrics = address(&mut server, "metrics");
+    let dashboard = address(&mut server, "dashboard");
+    let line = server.line(|line| line.starts_with("listening on http://"));
+    let listen = line.trim_start_matches("listening on http://").to_owned();
+    let mut workers: Vec<Running> = ["left", "right"]
+        .into_iter()
+        .map(|name| {
+            let mut command = program("ps-worker");
+            command.args(["--server", &listen, "--name", name, "--threads", "1", "--metrics", "127.0.0.1:0"]);
+            Running::start(command.arg("--token-file").arg(place.join("token")))
+        })
+        .collect();
+    let of_worker = address(&mut workers[0], "metrics");
+    Cluster { _server: server, _workers: workers, dashboard, metrics: [metrics, of_worker] }
+}
+
+#[test]
+fn the_page_asks_for_a_token_and_shows_the_run_to_whoever_has_one() {
+    let folder = place();
+    let cluster = cluster(folder.path());
+    let at = &cluster.dashboard;
+    for path in ["/", "/state.json", "/events", "/chart/0", "/results/run.toml"] {
+        let (head, _) = ask(at, path, "");
+        assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
+        let (head, _) = ask(at, path, "Authorization: Bearer something-else-entirely\r\n");
+        assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
+    }
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    let (head, page) = ask(at, "/", &bearer);
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("default-src 'none'"), "{head}");
+    assert!(page.contains("<title>Downhill</title>") && !page.contains("http://"), "{page}");
+    let until = Instant::now() + Duration::from_secs(60);
+    let state = loop {
+        let (_, state) = ask(at, "/state.json", &bearer);
+        let state: Value = serde_json::from_str(&state).unwrap();
+        let many = |what: &str, least| state[what].as_array().is_some_and(|all| all.len() >= least);
+        if many("rounds", 3) && many("workers", 2) && state["confusion"].is_object() {
+            break state;
+        }
+        assert!(Instant::now() < until, "{state}");
+    };
+    assert_eq!(state["workers"].as_array().unwrap().len(), 2, "{state}");
+    let counts = state["confusion"]["counts"].as_array().unwrap();
+    let counted: u64 =
+        counts.iter().flat_map(|row| row.as_array().unwrap()).map(|it| it.as_u64().unwrap()).sum();
+    assert_eq!((counts.len(), counted), (10, 400));
+    let (head, svg) = ask(at, "/chart/0?width=400&scale=log", &bearer);
+    assert!(head.contains("image/svg+xml") && svg.starts_with("<svg"), "{head}");
+    assert!(ask(at, "/results/weights.safetensors", &bearer).0.starts_with("HTTP/1.1 404"));
+    assert!(ask(at, "/results/..%2Ftoken", &bearer).0.starts_with("HTTP/1.1 404"));
+    assert!(ask(at, "/results/run.toml", &bearer).1.contains("train = \"digits:4000\""));
+    for metrics in &cluster.metrics {
+        let (head, body) = ask(metrics, "/metrics", "");
+        assert!(
+            head.contains("application/openmetrics-text") && body.contains("downhill_build_info"),
+            "{head}"
+        );
+        assert!(ask(metrics, "/", "").0.starts_with("HTTP/1.1 404"));
+    }
+}
+
+#[test]
+fn without_a_token_the_page_is_not_shown_under_another_name() {
+    let folder = place();
+    let mut command = downhill(&["train", "--set", "train.epochs=100000", "--dashboard", "127.0.0.1:0"]);
+    let mut training = Running::start(
+        command.arg(folder.path().join("run.toml")).arg("--out").arg(folder.path().join("run")),
+    );
+    let at = address(&mut training, "dashboard");
+    assert!(ask(&at, "/state.json", "").0.starts_with("HTTP/1.1 200"));
+    assert!(ask(&at, "/state.json", "Host: localhost:1\r\n").0.starts_with("HTTP/1.1 200"));
+    // What a site could point here.
+    let (head, body) = ask(&at, "/state.json", "Host: evil.example\r\n");
+    assert!(head.starts_with("HTTP/1.1 403") && body.contains("--token-file"), "{head}");
+}
+
+#[test]
+fn chromium_shows_the_page_live() {
+    let Some(modules) = outside("node_modules") else { return };
+    if !Path::new("/usr/bin/chromium").exists() {
+        assert!(std::env::var_os("CI").is_none(), "chromium is not there; tests/outside/install installs it");
+        return println!("skipped: chromium is not there");
+    }
+    let folder = place();
+    let cluster = cluster(folder.path());
+    let mut command = Command::new("node");
+    command.arg(root().join("tests/outside/dashboard.mjs")).arg(modules);
+    let ended = run(command.arg(format!("http://{}/", cluster.dashboard)).arg(TOKEN));
+    assert!(ended.status.success(), "{ended}");
+}
+
+#[test]
+fn prometheus_scrapes_server_and_workers() {
+    if Command::new("prometheus").arg("--version").output().is_err() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "prometheus is not there; tests/outside/install installs it"
+        );
+        return println!("skipped: prometheus is not there");
+    }
+    let folder = place();
+    let cluster = cluster(folder.path());
+    let config = fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).unwrap();
+    let [server, worker] = &cluster.metrics;
+    let config = config
+        .replace("5s", "1s")
+        .replace("127.0.0.1:9470", server)
+        .replace("127.0.0.1:9471", worker)
+        .replace(", \"127.0.0.1:9472\"", "");
+    fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = Command::new("prometheus");
+    command.arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()));
+    command.arg(format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()));
+    let mut prometheus = Running::start(command.arg(format!("--web.listen-address={port}")));
+    prometheus.log_line(|line| line.contains("Server is ready"));
+    let query = |query: &str| {
+        let (_, body) = ask(&port.to_string(), &format!("/api/v1/query?query={query}"), "");
+        let from = body.find('{').unwrap();
+        let until = body.rfind('}').unwrap();
+        let answer: Value = serde_json::from_str(&body[from..=until]).unwrap();
+        answer["data"]["result"].as_array().cloned().unwrap_or_default()
+    };
+    let until = Instant::now() + Duration::from_secs(60);
+    for (wanted, least) in [
+        ("sum(up)", 2.0),
+        ("max(downhill_steps_total)", 10.0),
+        ("sum(downhill_workers%7Bstate=%22training%22%7D)", 2.0),
+        ("sum(downhill_step_part_seconds_total%7Bpart=%22compute%22%7D)", 0.0),
+        ("sum(downhill_step_duration_seconds_bucket%7Ble=%22%2BInf%22%7D)", 10.0),
+        ("sum(downhill_worker_leaves_total)", 10.0),
+    ] {
+        loop {
+            let value = query(wanted).first().and_then(|it| it["value"][1].as_str()?.parse::<f64>().ok());
+            if value.is_some_and(|value| value >= least) {
+                break;
+            }
+            assert!(Instant::now() < until, "{wanted}: {value:?}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
+    let folder = place();
+    let place = folder.path();
+    let wanted = train(place, "alone", &[]).hash();
+    let mut command = program("ps-server");
+    command.arg(place.join("run.toml")).args([
+        "--listen",
+        "127.0.0.1:0",
+        "--dashboard",
+        "127.0.0.1:0",
+        "--stay",
+    ]);
+    let mut server = Running::start(command.arg("--out").arg(place.join("run")));
+    let dashboard = address(&mut server, "dashboard");
+    let line = server.line(|line| line.starts_with("listening on http://"));
+    let listen = line.trim_start_matches("listening on http://").to_owned();
+    let work = || run(program("ps-worker").args(["--server", &listen, "--threads", "1", "--patience", "60"]));
+    assert!(work().status.success());
+    server.line(|line| line == format!("weights sha256 {wanted}"));
+    server.log_line(|line| line.contains("staying until asked to end"));
+    let late = work();
+    assert!(late.status.success() && late.stderr.contains("training is done"), "{late}");
+    let status = run(&mut downhill(&["status", &listen]));
+    assert!(status.stdout.contains("the run is over"), "{status}");
+    assert!(ask(&dashboard, "/results/summary.json", "").1.contains(&wanted));
+    let asked = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+    assert!(asked.success() && server.finish().status.success());
+}
