@@ -41,7 +41,7 @@ try {
   // On a phone nothing is wider than the screen, and dark is dark.
   await page.setViewportSize({ width: 390, height: 800 });
   await page.emulateMedia({ colorScheme: "dark" });
-  await page.waitForTimeout(500);
+  await page.waitForTimeout(1500);
   expect(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "the page is wider than a phone");
   const back = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
   expect(back.every((part) => part < 60), `dark mode is ${back}`);

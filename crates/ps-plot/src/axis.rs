@@ -71,7 +71,12 @@ impl Axis {
     pub fn between(&self, low: f64, high: f64, room: f64) -> Scale {
         let room = (high - low) * room;
         let (low, high) = (low - room, high + room);
-        let ticks = if self.is_log && high - low >= 0.7 { decades(low, high) } else { round(low, high) };
+        let ticks = match self.is_log {
+            false => round(low, high),
+            true if high - low >= 0.7 => decades(low, high),
+            // Within less than a decade, numbers are rounder than their logarithms.
+            true => round(10_f64.powf(low), 10_f64.powf(high)).into_iter().map(f64::log10).collect(),
+        };
         Scale { low, high, ticks, is_log: self.is_log }
     }
 }
@@ -131,6 +136,9 @@ mod tests {
     fn ticks_are_round_numbers_within_the_range() {
         let scale = Axis::linear("").scale([0.0, 97.0].into_iter());
         assert_eq!(scale.ticks, [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
+        let narrow = Axis::log("").scale([50.0, 100.0].into_iter());
+        let texts: Vec<String> = narrow.ticks.iter().map(|tick| narrow.text(*tick)).collect();
+        assert_eq!(texts, ["50", "60", "70", "80", "90", "100"]);
         let scale = Axis::log("").scale([2e-5, 3.0].into_iter());
         let texts: Vec<String> = scale.ticks.iter().map(|tick| scale.text(*tick)).collect();
         assert_eq!(texts, ["1e-4", "0.001", "0.01", "0.1", "1"]);

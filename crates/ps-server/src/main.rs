@@ -67,7 +67,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     {
         // Whoever starts a server again that has just ended should not take it for a failure.
         info!("this run is finished: its results are there");
-        tell(&summary, out);
+        tell(&summary, out, arguments.log.quiet);
         return stay(arguments, &options, health.as_ref(), listener, &summary);
     }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
@@ -92,7 +92,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let summary = runtime
         .block_on(ps_server::run(listener, job, options.clone(), recorder, args::asked_to_stop(), finish))
         .map_err(|error| failed(&error))?;
-    tell(&summary, &path);
+    tell(&summary, &path, arguments.log.quiet);
     if arguments.stay && summary.outcome == Ending::Done {
         let again =
             Listener::bind(&address).map_err(|error| failure(format!("{address}: {error}"), false))?;
@@ -139,10 +139,12 @@ fn stay(
         .map_err(|error| failure(format!("serving connections: {error}"), false))
 }
 
-/// Prints a summary. The result is in the folder; a reader of the output who has gone is no failure.
-fn tell(summary: &Summary, folder: &Path) {
+/// Prints a summary, or the hash in its last line. The result is in the folder; a reader of the output who has gone is no failure.
+fn tell(summary: &Summary, folder: &Path, is_quiet: bool) {
     let mut out = std::io::stdout().lock();
-    let _ = summary.lines(Some(folder)).iter().try_for_each(|line| writeln!(out, "{line}"));
+    let lines = summary.lines(Some(folder));
+    let shown = if is_quiet { &lines[lines.len() - 1..] } else { &lines };
+    let _ = shown.iter().try_for_each(|line| writeln!(out, "{line}"));
 }
 
 /// Keeps a part of the weights until the coordinator says that the run is over.

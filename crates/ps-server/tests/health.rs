@@ -1,12 +1,14 @@
 //! The port that Kubernetes' gRPC probes ask.
 
 use ps_server::Health;
+use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 #[tokio::test]
 async fn probes_are_told_whether_workers_are_served() {
     let health = Health::open("127.0.0.1:0").unwrap();
-    let mut client = HealthClient::connect(format!("http://{}", health.address())).await.unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", health.address())).unwrap();
+    let mut client = HealthClient::new(endpoint.connect().await.unwrap());
     let mut ask = async |service: &str| {
         let request = HealthCheckRequest { service: service.into() };
         client.check(request).await.map(|reply| reply.into_inner().status().as_str_name().to_owned())

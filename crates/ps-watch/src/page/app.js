@@ -206,7 +206,15 @@ by("pause").addEventListener("click", () => {
   held = !held;
   by("pause").setAttribute("aria-pressed", held);
 });
-addEventListener("resize", () => last && draw(last));
+// Once it has come to rest.
+let resized = 0;
+addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = setTimeout(() => {
+    drawn.force = true;
+    if (last) draw(last);
+  }, 200);
+});
 
 const source = new EventSource("/events");
 source.onmessage = (event) => {
