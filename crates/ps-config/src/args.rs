@@ -62,7 +62,7 @@ pub struct WatchArgs {
     #[arg(long)]
     pub tensorboard: bool,
 
-    /// Write a trace of the rounds for https://ui.perfetto.dev to this file.
+    /// Write a trace of the rounds for Perfetto (ui.perfetto.dev) to this file.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 }
