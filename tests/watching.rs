@@ -353,15 +353,13 @@ fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
     let folder = place();
     let place = folder.path();
     let wanted = train(place, "alone", &[]).hash();
-    let mut command = program("ps-server");
-    command.arg(place.join("run.toml")).args([
-        "--listen",
-        "127.0.0.1:0",
-        "--dashboard",
-        "127.0.0.1:0",
-        "--stay",
-    ]);
-    let mut server = Running::start(command.arg("--out").arg(place.join("run")));
+    let serve = || {
+        let mut command = program("ps-server");
+        command.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
+        command.args(["--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0", "--stay"]);
+        Running::start(&mut command)
+    };
+    let mut server = serve();
     let dashboard = address(&mut server, "dashboard");
     let line = server.line(|line| line.starts_with("listening on http://"));
     let listen = line.trim_start_matches("listening on http://").to_owned();
@@ -374,6 +372,18 @@ fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
     let status = run(&mut downhill(&["status", &listen]));
     assert!(status.stdout.contains("the run is over"), "{status}");
     assert!(ask(&dashboard, "/results/summary.json", "").1.contains(&wanted));
-    let asked = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
-    assert!(asked.success() && server.finish().status.success());
+    let end = |mut server: Running| {
+        let asked = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+        assert!(asked.success() && server.finish().status.success());
+    };
+    end(server);
+    // One that finds the run finished shows it, too.
+    let mut server = serve();
+    let dashboard = address(&mut server, "dashboard");
+    server.log_line(|line| line.contains("staying until asked to end"));
+    assert!(ask(&dashboard, "/results/summary.json", "").1.contains(&wanted));
+    let state: Value = serde_json::from_str(&ask(&dashboard, "/state.json", "").1).unwrap();
+    assert!(state["ended"] == "done" && state["step"] == 228, "{state}");
+    assert!(ask(&dashboard, "/chart/0", "").1.starts_with("<svg"));
+    end(server);
 }

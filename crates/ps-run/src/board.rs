@@ -2,12 +2,14 @@
 //!
 //! Drivers and the recorder write on the [`Board`]; nobody waits for who reads it, and nothing that is decided depends on it.
 
+use crate::job::Job;
 use crate::lines::Line;
 use crate::measures::Measures;
 use crate::trace::Trace;
 use ps_core::StepReport;
 use serde::Serialize;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -157,6 +159,24 @@ pub struct About {
     pub classes: Vec<String>,
 }
 
+impl About {
+    /// What `job` is, whose results are in `folder`, if anywhere.
+    pub fn of(job: &Job, folder: Option<&Path>) -> Self {
+        let name = folder.and_then(Path::file_name);
+        let widths = std::iter::once(job.model.features()).chain(job.run.model.hidden.iter().copied());
+        let widths = widths.chain([job.model.outputs()]).map(|width| width.to_string());
+        About {
+            name: name.map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned()),
+            steps: job.plan.steps,
+            epochs: job.plan.step(job.plan.steps.saturating_sub(1)).epoch + 1,
+            parameters: job.model.parameters(),
+            model: widths.collect::<Vec<_>>().join("-"),
+            samples: job.plan.samples,
+            classes: job.data.class_names.clone(),
+        }
+    }
+}
+
 /// What was seen of the run.
 #[derive(Debug)]
 pub struct Seen {
@@ -266,8 +286,9 @@ pub struct Confusion {
 }
 
 impl Board {
-    /// Of a run that is about to begin, or to go on.
-    pub fn new(about: About, lines: Vec<Line>) -> Self {
+    /// Of a run that is about to begin, or to go on after `lines`.
+    pub fn new(about: About, lines: &[Line]) -> Self {
+        let lines = shown(lines);
         let seen = Seen {
             about,
             steps: 0,
@@ -453,6 +474,11 @@ impl Board {
             }
         });
     }
+}
+
+/// Those of a run's lines that are shown: hashes are for whoever compares runs.
+pub(crate) fn shown(lines: &[Line]) -> Vec<Line> {
+    lines.iter().filter(|line| !matches!(line, Line::Hash(_))).cloned().collect()
 }
 
 impl Confusion {

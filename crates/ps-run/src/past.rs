@@ -1,6 +1,8 @@
 //! Runs that were made, or are being made, as their folders tell.
 
+use crate::board::{About, Board};
 use crate::folder::{FolderError, METRICS_FILE, RUN_FILE, SUMMARY_FILE};
+use crate::job::Job;
 use crate::lines::{HashLine, Line};
 use crate::summary::{Ending, Summary};
 use std::fs;
@@ -62,6 +64,28 @@ impl PastRun {
             Some(Ending::Stopped) => "stopped",
             None => "unfinished",
         }
+    }
+
+    /// What there is to see of it, that is over, where `job` is what it was made of.
+    pub fn board(&self, job: &Job) -> Board {
+        let board = Board::new(About::of(job, Some(&self.folder)), &self.lines);
+        let last = self.lines.iter().rev().find_map(|line| match line {
+            Line::Step(line) => Some(line),
+            _ => None,
+        });
+        board.tell(|seen| {
+            seen.epoch = seen.about.epochs;
+            seen.learning_rate = last.map_or(f32::NAN, |line| line.learning_rate);
+            if let Some(summary) = &self.summary {
+                seen.steps = summary.steps;
+                seen.validation.clone_from(&summary.validation);
+                if let Some(train) = &summary.train {
+                    (seen.loss, seen.accuracy) = (train.loss, train.accuracy);
+                }
+            }
+            seen.ended = Some(self.state().into());
+        });
+        board
     }
 
     /// Steps made, as far as is known, and of how many.

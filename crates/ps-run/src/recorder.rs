@@ -1,6 +1,6 @@
 //! Tells user and metrics file how a run goes.
 
-use crate::board::{About, Board};
+use crate::board::{self, About, Board};
 use crate::checkpoints::{Checkpoints, Opened};
 use crate::diagnosis::Diagnosis;
 use crate::folder::{FolderError, RunFolder};
@@ -137,7 +137,7 @@ impl Recorder {
             folder.write_run(job)?;
         }
         let lines = written(folder.as_ref())?;
-        let board = Arc::new(Board::new(about(job, folder.as_ref()), seen_of(&lines)));
+        let board = Arc::new(Board::new(About::of(job, folder.as_ref().map(RunFolder::path)), &lines));
         board.tell(|seen| (seen.steps, seen.samples) = (from.step, from.samples));
         let now = Instant::now();
         let window = || Window { since: now, before: 0, tally: Tally::new(job.model.classes()) };
@@ -220,7 +220,7 @@ impl Recorder {
         (self.probes, self.chain) = (probes(&lines), chain(&lines));
         self.board.tell(|seen| {
             (seen.steps, seen.samples) = (from.step, from.samples);
-            seen.lines = seen_of(&lines);
+            seen.lines = board::shown(&lines);
         });
         Ok(found)
     }
@@ -605,27 +605,6 @@ fn chain(lines: &[Line]) -> Option<String> {
         Line::Hash(hash) => Some(hash.chain.clone()),
         _ => None,
     })
-}
-
-/// What others see of it.
-fn seen_of(lines: &[Line]) -> Vec<Line> {
-    lines.iter().filter(|line| !matches!(line, Line::Hash(_))).cloned().collect()
-}
-
-/// What the run is, for others.
-fn about(job: &Job, folder: Option<&RunFolder>) -> About {
-    let name = folder.and_then(|folder| folder.path().file_name());
-    let widths = std::iter::once(job.model.features()).chain(job.run.model.hidden.iter().copied());
-    let widths = widths.chain([job.model.outputs()]).map(|width| width.to_string());
-    About {
-        name: name.map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned()),
-        steps: job.plan.steps,
-        epochs: job.plan.step(job.plan.steps.saturating_sub(1)).epoch + 1,
-        parameters: job.model.parameters(),
-        model: widths.collect::<Vec<_>>().join("-"),
-        samples: job.plan.samples,
-        classes: job.data.class_names.clone(),
-    }
 }
 
 impl Window {

@@ -3,7 +3,7 @@
 use clap::Parser;
 use ps_coord::Dismissal;
 use ps_proto::{Listener, Security};
-use ps_run::{DataProgress, Ending, Job, Meter, Recorder, RunFolder, Style, Summary};
+use ps_run::{DataProgress, Ending, Job, Meter, PastRun, Recorder, RunFolder, Style, Summary};
 use ps_server::args::{self, Arguments};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::transport::{self, Entrance};
@@ -68,6 +68,10 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         // Whoever starts a server again that has just ended should not take it for a failure.
         info!("this run is finished: its results are there");
         tell(&summary, out, arguments.log.quiet);
+        let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
+        let _watching = past
+            .filter(|_| arguments.stay)
+            .map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
         return stay(arguments, &options, health.as_ref(), listener, &summary);
     }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)

@@ -219,7 +219,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
             text
         });
-        let board = Arc::new(Board::new(About { steps: 8, ..About::default() }, Vec::new()));
+        let board = Arc::new(Board::new(About { steps: 8, ..About::default() }, &[]));
         board.tell(|seen| {
             (seen.steps, seen.loss, seen.accuracy) = (8, 0.25, Some(1.0));
             seen.ended = Some("done".into());

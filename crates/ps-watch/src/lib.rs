@@ -16,8 +16,9 @@ pub use page::Dashboard;
 pub use site::{Gate, Site};
 
 use ps_config::WatchArgs;
-use ps_run::{FolderError, Job, Recorder, Trace};
+use ps_run::{Board, FolderError, Job, PastRun, Recorder, Trace};
 use std::net::ToSocketAddrs;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What was started for those who watch a run; it ends when this is dropped.
@@ -66,26 +67,43 @@ pub fn start(
     if wanted.dashboard.is_some() || wanted.tensorboard {
         recorder.be_watched(job, wanted.tensorboard)?;
     }
-    let board = Arc::clone(recorder.board());
-    let mut watching = Watching {
-        sites: Vec::new(),
-        _reporter: kubeflow::Reporter::of_environment(&Source::Server(Arc::clone(&board))),
-    };
-    if let Some(address) = &wanted.metrics {
-        board.watch();
-        let source = Source::Server(Arc::clone(&board));
-        let told = watching.open("--metrics", address, "/metrics", page::metrics(source));
-        told.iter().for_each(|told| recorder.note(told));
+    if wanted.metrics.is_some() {
+        recorder.board().watch();
     }
-    if let Some(address) = &wanted.dashboard {
-        let dashboard = Dashboard { board, folder: recorder.folder().map(Into::into), gate };
-        let told = watching.open("--dashboard", address, "/", dashboard.routes());
-        told.iter().for_each(|told| recorder.note(told));
-    }
+    let (watching, told) = Watching::of(wanted, recorder.board(), recorder.folder(), gate);
+    told.iter().for_each(|told| recorder.note(told));
     Ok(watching)
 }
 
+/// Shows a run that is over, as `wanted` asks, for as long as this is kept. `gate` is as for [`start`].
+pub fn show(wanted: &WatchArgs, job: &Job, past: &PastRun, gate: Option<Gate>) -> Watching {
+    let (watching, told) = Watching::of(wanted, &Arc::new(past.board(job)), Some(&past.folder), gate);
+    told.iter().for_each(|told| tracing::info!("{told}"));
+    watching
+}
+
 impl Watching {
+    /// Serves what is on `board`, and what is in `folder`; where, in words.
+    fn of(
+        wanted: &WatchArgs,
+        board: &Arc<Board>,
+        folder: Option<&Path>,
+        gate: Option<Gate>,
+    ) -> (Self, Vec<String>) {
+        let source = Source::Server(Arc::clone(board));
+        let mut watching =
+            Watching { sites: Vec::new(), _reporter: kubeflow::Reporter::of_environment(&source) };
+        let metrics = wanted
+            .metrics
+            .as_ref()
+            .and_then(|address| watching.open("--metrics", address, "/metrics", page::metrics(source)));
+        let dashboard = wanted.dashboard.as_ref().and_then(|address| {
+            let dashboard = Dashboard { board: Arc::clone(board), folder: folder.map(Into::into), gate };
+            watching.open("--dashboard", address, "/", dashboard.routes())
+        });
+        (watching, metrics.into_iter().chain(dashboard).collect())
+    }
+
     /// Serves the metrics of `source` at `address`, if one is given, and reports progress where that is wanted. A port that
     /// cannot be had is warned of.
     pub fn metrics(address: Option<&str>, source: Source) -> Self {

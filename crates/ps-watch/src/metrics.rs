@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn full_board() -> Arc<Board> {
-        let board = Board::new(About { steps: 9, ..About::default() }, Vec::new());
+        let board = Board::new(About { steps: 9, ..About::default() }, &[]);
         board.tell(|seen| {
             (seen.steps, seen.loss, seen.accuracy, seen.learning_rate) = (3, 0.5, Some(0.75), 0.1);
             seen.checkpoint = Some((2, Instant::now()));
@@ -261,7 +261,7 @@ mod tests {
             assert!(page.lines().any(|there| there == line), "{line} is not in\n{page}");
         }
         // What is not known is not told.
-        let begun = Source::Server(Arc::new(Board::new(About::default(), Vec::new()))).page();
+        let begun = Source::Server(Arc::new(Board::new(About::default(), &[]))).page();
         assert!(!begun.contains("\ndownhill_train_loss") && !begun.contains("NaN"), "{begun}");
     }
 }
