@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +63,9 @@ impl Address {
 pub enum Listener {
     /// On a port.
     Tcp(TcpListener),
-    /// On a file, which goes when this is dropped.
+    /// On a file, which goes when this and its clones are dropped.
     #[cfg(unix)]
-    Unix(std::os::unix::net::UnixListener, SocketFile),
+    Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
     /// On a network that is not the system's, where it is reached at this address.
     Other(Box<dyn Accept>, String),
 }
@@ -95,12 +96,25 @@ impl Listener {
         }
     }
 
+    /// Another at the same place, which stays taken until both are dropped: who calls meanwhile waits for either.
+    ///
+    /// # Errors
+    /// The system does not allow it.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Listener::Tcp(listener) => listener.try_clone().map(Listener::Tcp),
+            #[cfg(unix)]
+            Listener::Unix(listener, file) => Ok(Listener::Unix(listener.try_clone()?, Arc::clone(file))),
+            Listener::Other(..) => Err(ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Where it can be reached; for port 0 the one that the system chose.
     pub fn address(&self) -> io::Result<Address> {
         match self {
             Listener::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?.to_string())),
             #[cfg(unix)]
-            Listener::Unix(_, SocketFile(path)) => Ok(Address::Unix(path.clone())),
+            Listener::Unix(_, file) => Ok(Address::Unix(file.0.clone())),
             Listener::Other(_, address) => Ok(Address::Tcp(address.clone())),
         }
     }
@@ -128,7 +142,7 @@ fn bind_file(path: &Path) -> io::Result<Listener> {
         }
         bound => bound,
     };
-    Ok(Listener::Unix(bound?, SocketFile(path.to_path_buf())))
+    Ok(Listener::Unix(bound?, Arc::new(SocketFile(path.to_path_buf()))))
 }
 
 #[cfg(test)]

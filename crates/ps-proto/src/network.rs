@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Both directions of a connection, of whatever kind.
@@ -44,7 +45,7 @@ impl Accept for tokio::net::TcpListener {
 }
 
 #[cfg(unix)]
-impl Accept for (tokio::net::UnixListener, SocketFile) {
+impl Accept for (tokio::net::UnixListener, Arc<SocketFile>) {
     fn accept(&self) -> Accepting<'_> {
         Box::pin(async {
             let (stream, _) = self.0.accept().await?;

@@ -92,14 +92,16 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         recorder.finish(&job, &root, &weights, version)
     };
     health.iter().for_each(|health| health.ready(true));
-    let address = listener.address().map_err(|error| failure(error, false))?;
+    // Kept from now on: a port that is given up may be another process's a moment later.
+    let again = arguments.stay.then(|| listener.try_clone()).transpose();
+    let again = again.map_err(|error| failure(format!("--stay: {error}"), false))?;
     let summary = runtime
         .block_on(ps_server::run(listener, job, options.clone(), recorder, args::asked_to_stop(), finish))
         .map_err(|error| failed(&error))?;
     tell(&summary, &path, arguments.log.quiet);
-    if arguments.stay && summary.outcome == Ending::Done {
-        let again =
-            Listener::bind(&address).map_err(|error| failure(format!("{address}: {error}"), false))?;
+    if let Some(again) = again
+        && summary.outcome == Ending::Done
+    {
         stay(arguments, &options, health.as_ref(), again, &summary)?;
     }
     drop(watching);
