@@ -150,6 +150,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_clone_keeps_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        for place in ["127.0.0.1:0".to_owned(), format!("unix:{}", folder.path().join("socket").display())] {
+            let listener = Listener::bind(&place.parse().unwrap()).unwrap();
+            let address = listener.address().unwrap();
+            let clone = listener.try_clone().unwrap();
+            drop(listener);
+            assert_eq!(Listener::bind(&address).unwrap_err().kind(), ErrorKind::AddrInUse, "{address}");
+            drop(clone);
+            drop(Listener::bind(&address).unwrap());
+        }
+    }
+
+    #[test]
     fn addresses_are_told_from_what_is_none() {
         for (text, expected) in [
             ("127.0.0.1:4370", "127.0.0.1:4370"),

@@ -1,7 +1,7 @@
 //! What can be seen of a run from outside while it goes on: metrics for Prometheus, a page for people, progress for
 //! Kubeflow.
 //!
-//! All of it reads the [`Board`](ps_run::Board) of the run; nothing here is waited for by training, and what cannot be started is warned of
+//! All of it reads the [`Board`] of the run; nothing here is waited for by training, and what cannot be started is warned of
 //! and left out. Each [`Site`] has a thread and a small runtime of its own, so that `downhill train` needs none.
 
 pub mod curves;
