@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use clap::Parser;
-use downhill_tests::outside;
+use downhill_tests::{outside, outside_program};
 use k8s_openapi::api::{
     apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, core::v1 as core,
 };
@@ -26,19 +26,9 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// kubectl, which may be missing on a machine of one's own, but not where all is checked.
-fn kubectl() -> Option<Command> {
-    let found = Command::new("kubectl").arg("--help").output().is_ok();
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "kubectl is not there");
-        println!("skipped: kubectl is not there, so the manifests cannot be rendered");
-    }
-    found.then(|| Command::new("kubectl"))
-}
-
 /// What `kubectl kustomize` makes of a folder.
 fn rendered(folder: &Path) -> Option<String> {
-    let output = kubectl()?.arg("kustomize").arg(folder).output().unwrap();
+    let output = outside_program("kubectl")?.arg("kustomize").arg(folder).output().unwrap();
     assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).unwrap())
 }

@@ -32,9 +32,23 @@ pub fn outside(path: &str) -> Option<PathBuf> {
     if file.exists() {
         return Some(file);
     }
-    assert!(std::env::var_os("CI").is_none(), "{} is not there: run tests/outside/install", file.display());
-    println!("skipped: {} is not there; tests/outside/install installs it", file.display());
+    missing(&file.display().to_string());
     None
+}
+
+/// A program of others on the path, or `None` as for [`outside`].
+pub fn outside_program(name: &str) -> Option<Command> {
+    if Command::new(name).arg("--help").output().is_ok() {
+        return Some(Command::new(name));
+    }
+    missing(name);
+    None
+}
+
+/// Where all is checked, nothing may be missing.
+fn missing(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what} is not there: run tests/outside/install");
+    println!("skipped: {what} is not there; tests/outside/install installs it");
 }
 
 /// One of our programs, as built beside the running test.
@@ -127,14 +141,20 @@ impl Running {
         }
     }
 
+    /// Where a server without certificates says that it listens.
+    pub fn listens(&mut self) -> String {
+        let listening = "listening on http://";
+        self.line(|line| line.starts_with(listening)).trim_start_matches(listening).to_owned()
+    }
+
     /// Waits for a line on stderr that `wanted` accepts.
-    pub fn log_line(&mut self, wanted: impl Fn(&str) -> bool) {
+    pub fn log_line(&mut self, wanted: impl Fn(&str) -> bool) -> String {
         loop {
             match self.stderr.recv_timeout(DEADLINE.saturating_sub(self.since.elapsed())) {
                 Ok(line) => {
                     self.seen_log += &format!("{line}\n");
                     if wanted(&line) {
-                        return;
+                        return line;
                     }
                 }
                 Err(error) => {

@@ -187,8 +187,7 @@ fn workers_fetch_only_from_where_they_were_told() {
     command.arg(folder.join("run.toml")).args(["--listen", "127.0.0.1:0"]);
     let mut server =
         Running::start(command.arg("--out").arg(folder.join("run")).env("DOWNHILL_DATA_CACHE", &cache));
-    let line = server.line(|line| line.starts_with("listening on http://"));
-    let listen = line.trim_start_matches("listening on http://").to_owned();
+    let listen = server.listens();
     let worker = |allowed: &[&str]| {
         let mut command = program("ps-worker");
         command.args(["--server", &listen, "--threads", "1"]).args(allowed);
@@ -212,13 +211,9 @@ fn an_s3_store_gives_the_same_data() {
     fs::write(folder.join("table.csv"), table()).unwrap();
     let wanted = train(folder, "file", "table.csv", &[]).hash();
     let mut store = Running::start(Command::new(moto).args(["-H", "127.0.0.1", "-p", "0"]));
-    let address = std::cell::RefCell::new(String::new());
-    store.log_line(|line| {
-        let Some((_, found)) = line.split_once("Running on http://") else { return false };
-        *address.borrow_mut() = found.trim().to_owned();
-        true
-    });
-    let endpoint = format!("http://{}", address.borrow());
+    let line = store.log_line(|line| line.contains("Running on http://"));
+    let address = line.split_once("http://").unwrap().1.trim();
+    let endpoint = format!("http://{address}");
     let environment = [
         ("AWS_ENDPOINT_URL", endpoint.as_str()),
         ("AWS_ALLOW_HTTP", "true"),
@@ -226,12 +221,12 @@ fn an_s3_store_gives_the_same_data() {
         ("AWS_SECRET_ACCESS_KEY", "not-a-secret"),
     ];
     let put = |path: &str, body: &[u8]| {
-        let mut stream = TcpStream::connect(&*address.borrow()).unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
         let credentials = "AWS4-HMAC-SHA256 Credential=reader/20260101/us-east-1/s3/aws4_request";
         write!(
             stream,
             "PUT {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: {credentials}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            address.borrow(),
+            address,
             body.len()
         )
         .unwrap();

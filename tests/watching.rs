@@ -4,7 +4,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use downhill_tests::{Ended, Running, downhill, outside, program, root, run};
+use downhill_tests::{Ended, Running, downhill, outside, outside_program, program, root, run};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
@@ -60,13 +60,9 @@ fn ask(address: &str, path: &str, headers: &str) -> (String, String) {
 
 /// Waits for a line on stderr such as `dashboard at http://127.0.0.1:1234/`, and gives the address.
 fn address(running: &mut Running, what: &str) -> String {
-    let found = std::cell::RefCell::new(String::new());
-    running.log_line(|line| {
-        let Some((_, url)) = line.split_once(&format!("{what} at http://")) else { return false };
-        *found.borrow_mut() = url.split('/').next().unwrap().to_owned();
-        true
-    });
-    found.into_inner()
+    let before = format!("{what} at http://");
+    let line = running.log_line(|line| line.contains(&before));
+    line.split_once(&before).unwrap().1.split('/').next().unwrap().to_owned()
 }
 
 #[test]
@@ -207,8 +203,7 @@ fn cluster(place: &Path) -> Cluster {
     let mut server = Running::start(&mut command);
     let metrics = address(&mut server, "metrics");
     let dashboard = address(&mut server, "dashboard");
-    let line = server.line(|line| line.starts_with("listening on http://"));
-    let listen = line.trim_start_matches("listening on http://").to_owned();
+    let listen = server.listens();
     let mut workers: Vec<Running> = ["left", "right"]
         .into_iter()
         .map(|name| {
@@ -284,9 +279,8 @@ fn without_a_token_the_page_is_not_shown_under_another_name() {
 #[test]
 fn chromium_shows_the_page_live() {
     let Some(modules) = outside("node_modules") else { return };
-    if !Path::new("/usr/bin/chromium").exists() {
-        assert!(std::env::var_os("CI").is_none(), "chromium is not there; tests/outside/install installs it");
-        return println!("skipped: chromium is not there");
+    if outside_program("/usr/bin/chromium").is_none() {
+        return;
     }
     let folder = place();
     let cluster = cluster(folder.path());
@@ -298,13 +292,7 @@ fn chromium_shows_the_page_live() {
 
 #[test]
 fn prometheus_scrapes_server_and_workers() {
-    if Command::new("prometheus").arg("--version").output().is_err() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "prometheus is not there; tests/outside/install installs it"
-        );
-        return println!("skipped: prometheus is not there");
-    }
+    let Some(mut command) = outside_program("prometheus") else { return };
     let folder = place();
     let cluster = cluster(folder.path());
     let config = fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).unwrap();
@@ -316,7 +304,6 @@ fn prometheus_scrapes_server_and_workers() {
         .replace(", \"127.0.0.1:9472\"", "");
     fs::write(folder.path().join("prometheus.yml"), config).unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut command = Command::new("prometheus");
     command.arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()));
     command.arg(format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()));
     let mut prometheus = Running::start(command.arg(format!("--web.listen-address={port}")));
@@ -361,8 +348,7 @@ fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
     };
     let mut server = serve();
     let dashboard = address(&mut server, "dashboard");
-    let line = server.line(|line| line.starts_with("listening on http://"));
-    let listen = line.trim_start_matches("listening on http://").to_owned();
+    let listen = server.listens();
     let work = || run(program("ps-worker").args(["--server", &listen, "--threads", "1", "--patience", "60"]));
     assert!(work().status.success());
     server.line(|line| line == format!("weights sha256 {wanted}"));

@@ -68,11 +68,12 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         // Whoever starts a server again that has just ended should not take it for a failure.
         info!("this run is finished: its results are there");
         tell(&summary, out, arguments.log.quiet);
+        if !arguments.stay {
+            return Ok(());
+        }
         let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
-        let _watching = past
-            .filter(|_| arguments.stay)
-            .map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
-        return stay(arguments, &options, health.as_ref(), listener, &summary);
+        let _watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
+        return stay(&options, health.as_ref(), listener, &summary);
     }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
         .map_err(|error| failure(&error, error.is_usage()))?;
@@ -102,7 +103,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(again) = again
         && summary.outcome == Ending::Done
     {
-        stay(arguments, &options, health.as_ref(), again, &summary)?;
+        stay(&options, health.as_ref(), again, &summary)?;
     }
     drop(watching);
     Ok(())
@@ -123,17 +124,13 @@ fn gate(security: &Security) -> Option<Gate> {
         .then(|| Arc::new(move |headers: &HeaderMap| security.admits(headers).is_ok()) as Gate)
 }
 
-/// Tells late workers that the run is over, until asked to end; not at all without --stay.
+/// Tells late workers that the run is over, until asked to end.
 fn stay(
-    arguments: &Arguments,
     options: &ServerOptions,
     health: Option<&Health>,
     listener: Listener,
     summary: &Summary,
 ) -> Result<(), Failure> {
-    if !arguments.stay {
-        return Ok(());
-    }
     info!("staying until asked to end");
     health.iter().for_each(|health| health.ready(true));
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
