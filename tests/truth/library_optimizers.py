@@ -1,7 +1,7 @@
 """Ten steps of each optimizer as PyTorch and optax make them, and the rates that PyTorch's ReduceLROnPlateau sets.
 
 Needs numpy, torch and optax; run it with any Python that has them. It writes library_optimizers.json beside this file;
-tests/optimizers.rs reads that and needs no Python. The parameters are a weight of 3 x 4 and a bias of 3; the gradients are
+tests/it/optimizers.rs reads that and needs no Python. The parameters are a weight of 3 x 4 and a bias of 3; the gradients are
 given, not computed. All is in binary64, so that what differs is our rounding. Two rules that no library has are written out
 here from their papers: lars with weight decay (You et al. 2017, algorithm 1) and ftrl (McMahan et al. 2013, algorithm 1).
 """

@@ -1,7 +1,7 @@
 """Learning rates as PyTorch and optax themselves give them, step by step, for schedules that follow one another.
 
 Needs torch, optax and nothing else; run it with any Python that has them. It writes library_schedules.json beside this
-file; tests/schedules.rs reads that and needs no Python. Each row has the `[learning_rate]` table of a run file, the run's
+file; tests/it/schedules.rs reads that and needs no Python. Each row has the `[learning_rate]` table of a run file, the run's
 epochs and steps per epoch, and the rates of all its steps.
 """
 

@@ -2,7 +2,7 @@
 
 Everything runs in float64 with numpy matrices and its own exp and log; only the sample order and the initial weights
 follow docs/numerics.md (sections 1, 2 and 4). The update is that of torch.optim.SGD. `python3 ten_steps.py` writes
-ten_steps.json and schedules.json beside this file; tests/truth.rs and tests/schedules.rs read them and need no
+ten_steps.json and schedules.json beside this file; tests/it/truth.rs and tests/it/schedules.rs read them and need no
 Python. Made with Python 3 and numpy 2.4.
 """
 

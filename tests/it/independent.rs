@@ -4,9 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod generated;
-
-use generated::{Targets, table};
+use crate::generated::{Targets, table};
 use ps_core::control::{Descent, EarlyStopping, Guard};
 use ps_core::optim::Noise;
 use ps_core::{

@@ -1,8 +1,6 @@
 //! The well-known sets, where they are at hand.
 
-mod common;
-
-use common::{counts, row, shared};
+use crate::common::{counts, row, shared};
 use ps_core::Samples;
 use ps_data::{DataConfig, Features, Image, Loaded, Missing, NoProgress, Task, inspect, load};
 use std::path::Path;

@@ -7,7 +7,7 @@ use ps_core::control::EventKind;
 use ps_core::{Activation, Control, Head, Model, Observed, Rules, Tally};
 use serde_json::Value;
 
-const TABLE: &str = include_str!("truth/library_optimizers.json");
+const TABLE: &str = include_str!("../truth/library_optimizers.json");
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()

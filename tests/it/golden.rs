@@ -3,9 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod generated;
-
-use generated::{Targets, table};
+use crate::generated::{Targets, table};
 use ps_core::{
     Activation, BatchPlan, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Rule, Samples,
     ScheduleKind, Trainer, reference, weights_hash,

@@ -1,8 +1,6 @@
 //! Bad files are refused with their place and value; nothing panics.
 
-mod common;
-
-use common::{Folder, gz, idx};
+use crate::common::{Folder, gz, idx};
 use ps_data::{DataConfig, Missing, Task, Validation, load_like, load_unlabelled};
 
 fn images() -> Vec<u8> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 #[test]
 fn every_schedule_has_the_rates_of_the_libraries_formulas() {
-    let table: Vec<Value> = serde_json::from_str(include_str!("truth/schedules.json")).unwrap();
+    let table: Vec<Value> = serde_json::from_str(include_str!("../truth/schedules.json")).unwrap();
     assert_eq!(table.len(), 14);
     for row in &table {
         let number = |key: &str| row[key].as_f64().unwrap();
@@ -44,7 +44,7 @@ fn every_schedule_has_the_rates_of_the_libraries_formulas() {
 
 #[test]
 fn schedules_that_follow_one_another_have_the_rates_that_the_libraries_give() {
-    let table: Vec<Value> = serde_json::from_str(include_str!("truth/library_schedules.json")).unwrap();
+    let table: Vec<Value> = serde_json::from_str(include_str!("../truth/library_schedules.json")).unwrap();
     assert_eq!(table.len(), 8);
     for row in &table {
         let library = row["library"].as_str().unwrap();

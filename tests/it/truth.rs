@@ -3,15 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod generated;
-
-use generated::Table;
+use crate::generated::Table;
 use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, Rule, reference};
 use serde_json::Value;
 
 #[test]
 fn ten_steps_have_the_losses_of_another_implementation() {
-    let cases: Vec<Value> = serde_json::from_str(include_str!("truth/ten_steps.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../truth/ten_steps.json")).unwrap();
     assert_eq!(cases.len(), 50);
     let mut worst = 0.0_f64;
     for case in &cases {

@@ -3,9 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod generated;
-
-use generated::{Table, Targets, table};
+use crate::generated::{Table, Targets, table};
 use ps_core::seed::{Purpose, Stream};
 use ps_core::{Activation, BatchPlan, Gradients, Head, Kernel, Model, Samples, reference};
 

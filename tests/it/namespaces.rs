@@ -6,7 +6,6 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-#[path = "namespaces/network.rs"]
 mod network;
 
 use downhill_tests::{Running, downhill, program, run};

@@ -4,17 +4,11 @@
 
 use clap::Parser;
 use downhill_tests::{outside, outside_program};
-use k8s_openapi::api::{
-    apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, core::v1 as core,
-};
-use k8s_openapi::api::{networking::v1 as networking, policy::v1 as policy};
 use ps_config::{RunConfig, SecurityArgs};
 use ps_proto::Security;
 use ps_server::args::Arguments as ServerArguments;
 use ps_worker::WorkerError;
 use ps_worker::args::Arguments as WorkerArguments;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,64 +76,6 @@ fn pods(documents: &[Value]) -> Vec<(String, Value, Value)> {
         }
     }
     pods
-}
-
-fn typed<T: DeserializeOwned + Serialize>(value: &Value) -> Value {
-    serde_json::to_value(serde_json::from_value::<T>(value.clone()).unwrap()).unwrap()
-}
-
-/// Every key of `wanted` is in `there`, with the same value.
-fn survives(path: &str, wanted: &Value, there: &Value) {
-    match (wanted, there) {
-        (Value::Object(wanted), Value::Object(there)) => {
-            for (key, value) in wanted {
-                let path = format!("{path}.{key}");
-                survives(
-                    &path,
-                    value,
-                    there.get(key).unwrap_or_else(|| panic!("{path} is no field of that type")),
-                );
-            }
-        }
-        (Value::Array(wanted), Value::Array(there)) => {
-            assert_eq!(wanted.len(), there.len(), "{path}");
-            wanted.iter().zip(there).enumerate().for_each(|(index, (wanted, there))| {
-                survives(&format!("{path}[{index}]"), wanted, there);
-            });
-        }
-        // An empty object may go.
-        (Value::Object(wanted), Value::Null) if wanted.is_empty() => {}
-        _ => assert_eq!(wanted, there, "{path}"),
-    }
-}
-
-#[test]
-fn every_field_is_one_of_its_type() {
-    for (overlay, documents) in overlays() {
-        for document in &documents {
-            let place = format!("{overlay}: {} {}", kind(document), name(document));
-            for (job, template) in replicated(document) {
-                survives(&format!("{place}: {job}"), &template, &typed::<batch::JobTemplateSpec>(&template));
-            }
-            let there = match kind(document) {
-                "Namespace" => typed::<core::Namespace>(document),
-                "ServiceAccount" => typed::<core::ServiceAccount>(document),
-                "ConfigMap" => typed::<core::ConfigMap>(document),
-                "Service" => typed::<core::Service>(document),
-                "PersistentVolumeClaim" => typed::<core::PersistentVolumeClaim>(document),
-                "StatefulSet" => typed::<apps::StatefulSet>(document),
-                "Deployment" => typed::<apps::Deployment>(document),
-                "Job" => typed::<batch::Job>(document),
-                "NetworkPolicy" => typed::<networking::NetworkPolicy>(document),
-                "PodDisruptionBudget" => typed::<policy::PodDisruptionBudget>(document),
-                "HorizontalPodAutoscaler" => typed::<autoscaling::HorizontalPodAutoscaler>(document),
-                // Kinds of others, whose Jobs were typed above.
-                "JobSet" | "ClusterTrainingRuntime" | "TrainJob" => continue,
-                other => panic!("{place}: the test knows no type for {other}"),
-            };
-            survives(&place, document, &there);
-        }
-    }
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! Many workers at once.
 
-mod support;
-
+use crate::support::{Server, Worker, options, runtime};
 use ps_worker::Ended;
 use std::fmt::Write;
 use std::future::pending;
-use support::{Server, Worker, options, runtime};
 use tokio::task::JoinSet;
 
 const WORKERS: u32 = 256;

@@ -6,7 +6,6 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-#[path = "proxied/proxy.rs"]
 mod proxy;
 
 use downhill_tests::{Ended, Running, downhill, program, run};

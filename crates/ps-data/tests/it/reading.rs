@@ -1,8 +1,6 @@
 //! What is read is what the files say.
 
-mod common;
-
-use common::{Folder, counts, gz, idx, row};
+use crate::common::{Folder, counts, gz, idx, row};
 use ps_core::{Order, Samples};
 use ps_data::{DataConfig, Features, Missing, Progress, Task, Validation, load};
 use std::path::Path;

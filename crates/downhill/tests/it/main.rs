@@ -1,0 +1,7 @@
+//! The command line as its users run it.
+
+mod benching;
+mod command_line;
+mod interrupting;
+mod launching;
+mod simulating;

@@ -1,0 +1,24 @@
+//! End-to-end tests in one program, so that those that wait overlap those that compute.
+
+mod controls;
+mod deploy;
+mod faults;
+mod generated;
+mod golden;
+mod gradients;
+mod independent;
+mod killing;
+mod minima;
+mod namespaces;
+mod optimizers;
+mod pictures;
+mod protected;
+mod proxied;
+mod restarts;
+mod resuming;
+mod same_bits;
+mod schedules;
+mod step_size;
+mod stores;
+mod truth;
+mod watching;
