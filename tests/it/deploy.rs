@@ -37,6 +37,20 @@ fn overlays() -> Vec<(&'static str, Vec<Value>)> {
     OVERLAYS.iter().filter_map(render).collect()
 }
 
+/// The base with each component of data.
+fn components() -> Vec<(&'static str, Vec<Value>)> {
+    let render = |component: &&'static str| {
+        let folder = tempfile::tempdir_in(deploy().join("overlays")).unwrap();
+        let text = format!(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: downhill\n\
+             resources: [../../base]\ncomponents: [../../components/{component}]\n"
+        );
+        std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
+        Some((*component, documents(&rendered(folder.path())?)))
+    };
+    ["data-pvc", "data-image", "data-url"].iter().filter_map(render).collect()
+}
+
 fn kind(document: &Value) -> &str {
     document["kind"].as_str().unwrap()
 }
@@ -79,11 +93,11 @@ fn pods(documents: &[Value]) -> Vec<(String, Value, Value)> {
 }
 
 #[test]
-fn schemas_allow_every_overlay() {
+fn schemas_allow_every_overlay_and_component() {
     let Some(validate) = outside("venv/bin/kubernetes-validate") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut files = Vec::new();
-    for (overlay, documents) in overlays() {
+    for (name, documents) in overlays().into_iter().chain(components()) {
         let jobs = documents.iter().flat_map(replicated).map(|(job, template)| {
             json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": job }, "spec": template["spec"] })
         });
@@ -92,7 +106,7 @@ fn schemas_allow_every_overlay() {
             .filter(|document| replicated(document).is_empty() && kind(document) != "TrainJob");
         for (index, document) in known.cloned().chain(jobs).enumerate() {
             // What is JSON is YAML.
-            let path = folder.path().join(format!("{overlay}-{index}.yaml"));
+            let path = folder.path().join(format!("{name}-{index}.yaml"));
             std::fs::write(&path, document.to_string()).unwrap();
             files.push(path);
         }
@@ -105,11 +119,17 @@ fn schemas_allow_every_overlay() {
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("Couldn't find schema"), "{said}");
     assert_eq!(said.matches(" passed for resource ").count(), files.len(), "{said}");
-    // It does refuse what is wrong.
-    let wrong = folder.path().join("wrong.yaml");
-    let text = std::fs::read_to_string(&files[0]).unwrap().replacen("\"metadata\"", "\"metadatum\"", 1);
-    std::fs::write(&wrong, text).unwrap();
-    assert!(!Command::new(&validate).arg("--strict").arg(&wrong).output().unwrap().status.success());
+    // It refuses a field that its schema does not have, at the top and deep inside.
+    let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    for (field, misspelt) in [("\"metadata\"", "\"metadatum\""), ("\"runAsNonRoot\"", "\"runAsNotRoot\"")] {
+        let text = texts.iter().find(|text| text.contains(field)).unwrap().replacen(field, misspelt, 1);
+        let wrong = folder.path().join("wrong.yaml");
+        std::fs::write(&wrong, text).unwrap();
+        assert!(
+            !Command::new(&validate).arg("--strict").arg(&wrong).output().unwrap().status.success(),
+            "{misspelt}"
+        );
+    }
 }
 
 #[test]
@@ -446,21 +466,8 @@ fn pods_keep_to_the_restricted_standard() {
 
 #[test]
 fn components_add_their_data_to_servers_and_workers() {
-    for component in ["data-pvc", "data-image", "data-url"] {
-        let folder = tempfile::tempdir_in(deploy().join("overlays")).unwrap();
-        let text = format!(
-            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: downhill\n\
-             resources: [../../base]\ncomponents: [../../components/{component}]\n"
-        );
-        std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
-        let Some(yaml) = rendered(folder.path()) else { return };
-        let documents = documents(&yaml);
+    for (component, documents) in components() {
         for document in documents.iter().filter(|document| ["StatefulSet", "Job"].contains(&kind(document))) {
-            let there = match kind(document) {
-                "Job" => typed::<batch::Job>(document),
-                _ => typed::<apps::StatefulSet>(document),
-            };
-            survives(&format!("{component}: {}", kind(document)), document, &there);
             let container = container(&document["spec"]["template"]);
             let environment = environment(container);
             match component {

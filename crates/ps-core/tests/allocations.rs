@@ -117,9 +117,10 @@ fn steps_after_the_first_ask_for_no_memory() {
     // Handing work to other threads, rayon takes a block for its queue now and then; nothing else asks for any.
     let shared = asked_for(&[300, 300], 100, 2);
     assert!(shared <= 17, "{shared} in 17 steps on two threads");
-    // What a step in place asks for is its report: the tally that it hands out.
+    // A step in place asks for one block, the metric sums that it hands out. On a busy machine rayon's queue takes one or
+    // two of its own; one more in each step would make 34.
     let in_place = asked_for_in_place(&[300, 300], 1);
-    assert!(in_place <= 17, "{in_place} in 17 steps in place");
+    assert!(in_place <= 17 + 8, "{in_place} in 17 steps in place");
     let shared = asked_for_in_place(&[300, 300], 2);
     assert!(shared <= 2 * 17, "{shared} in 17 steps in place on two threads");
     // A small model's large batch is folded part by part, whose book-keeping takes a few small blocks a step.

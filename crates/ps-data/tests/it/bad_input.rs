@@ -1,6 +1,6 @@
 //! Bad files are refused with their place and value; nothing panics.
 
-use crate::common::{Folder, gz, idx};
+use crate::common::{Folder, gz, idx, row};
 use ps_data::{DataConfig, Missing, Task, Validation, load_like, load_unlabelled};
 
 fn images() -> Vec<u8> {
@@ -192,7 +192,7 @@ fn other_csv_files_are_held_to_the_training_data() {
     assert!(like("csv:new").unwrap_err().to_string().ends_with("the label column `kind` is missing"));
     let split = load_unlabelled("csv:new", &config, &loaded, folder.path(), &ps_data::NoProgress).unwrap();
     assert!(!split.has_targets());
-    assert_eq!(common::row(&split, 0), [1.0, 0.0, 5.0]);
+    assert_eq!(row(&split, 0), [1.0, 0.0, 5.0]);
 }
 
 #[test]

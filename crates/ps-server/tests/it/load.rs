@@ -1,6 +1,9 @@
 //! Many workers at once.
 
+#![cfg(unix)]
+
 use crate::support::{Server, Worker, options, runtime};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ps_worker::Ended;
 use std::fmt::Write;
 use std::future::pending;
@@ -30,8 +33,10 @@ fn two_hundred_and_fifty_six_workers_end_with_the_hash_of_the_plain_trainer() {
         writeln!(text, "{},{}", f64::from(row % 37) / 37.0, f64::from(row % 11) / 11.0).unwrap();
     }
     std::fs::write(folder.path().join("points.csv"), text).unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let server = Server::start(RUN, folder.path(), options(WORKERS));
-    // On one runtime, so that the test gets by with the usual limit of open files.
+    // On one runtime, so that each worker needs only a few open files.
     runtime().block_on(async {
         let mut workers = JoinSet::new();
         for _ in 0..WORKERS {
