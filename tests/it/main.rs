@@ -20,5 +20,6 @@ mod same_bits;
 mod schedules;
 mod step_size;
 mod stores;
+mod terminal;
 mod truth;
 mod watching;

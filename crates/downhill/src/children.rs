@@ -140,7 +140,8 @@ pub fn relayed(label: String, screen: Arc<Relay>) -> Sink {
 fn log_line(json: &str) -> String {
     let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(json) else { return json.to_string() };
     let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
-    let mut text = String::new();
+    let is_warning = fields.get("kind").is_some_and(|kind| kind == "warning");
+    let mut text = String::from(if is_warning { "warning: " } else { "" });
     for key in ["level", "message", "text"] {
         text += &fields.get(key).map_or_else(String::new, |value| plain(value) + " ");
     }
@@ -188,6 +189,7 @@ mod tests {
     fn log_lines_lose_their_json() {
         let json = r#"{"timestamp":"t","level":"INFO","message":"worker admitted","worker":"w0","n":2,"target":"x"}"#;
         assert_eq!(log_line(json), "INFO worker admitted n=2 worker=w0");
+        assert_eq!(log_line(r#"{"kind":"warning","text":"no checkpoint"}"#), "warning: no checkpoint");
         assert_eq!(log_line("thread main panicked"), "thread main panicked");
     }
 }

@@ -50,24 +50,26 @@ fn block(upper: u8, lower: u8) -> char {
     }
 }
 
-/// Characters across and down of a curve.
-const CURVE: (usize, usize) = (64, 12);
+/// Characters down of a curve.
+const CURVE_ROWS: usize = 12;
+/// Columns before a curve, for its values.
+pub const CURVE_MARGIN: usize = 10;
 /// Dots across and down of a character.
 const DOTS: (usize, usize) = (2, 4);
 
-/// A curve through `points`, with what it begins at and its least and greatest value beside it; `mark` is a place on the x
-/// axis and what stands below it.
-pub fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>) -> Vec<String> {
+/// A curve through `points`, `width` characters wide behind its margin, with its minimum and maximum beside it; `mark` is
+/// a position on the x axis and its label below.
+pub fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>, width: usize) -> Vec<String> {
     let range = |value: fn(&(f64, f64)) -> f64| {
         let values = points.iter().map(value);
         let low = values.clone().fold(f64::INFINITY, f64::min);
         (low, (values.fold(f64::NEG_INFINITY, f64::max) - low).max(f64::MIN_POSITIVE))
     };
     let ((left, wide), (low, high)) = (range(|point| point.0), range(|point| point.1));
-    let (columns, rows) = (CURVE.0 * DOTS.0, CURVE.1 * DOTS.1);
+    let (columns, rows) = (width * DOTS.0, CURVE_ROWS * DOTS.1);
     let across = |x: f64| (x - left) / wide * (columns - 1) as f64;
     let down = |y: f64| (1.0 - (y - low) / high) * (rows - 1) as f64;
-    let mut cells = vec![vec![0_u8; CURVE.0]; CURVE.1];
+    let mut cells = vec![vec![0_u8; width]; CURVE_ROWS];
     for pair in points.windows(2) {
         let [from, to] = [pair[0], pair[1]].map(|(x, y)| (across(x), down(y)));
         let dots = (to.0 - from.0).abs().max((to.1 - from.1).abs()).ceil().max(1.0);
@@ -81,11 +83,11 @@ pub fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>) -> Vec<String> 
         }
     }
     let mark = mark.map(|(x, text)| ((across(x).clamp(0.0, columns as f64 - 1.0)) as usize / DOTS.0, text));
-    let mut lines: Vec<String> = (0..CURVE.1)
+    let mut lines: Vec<String> = (0..CURVE_ROWS)
         .map(|row| {
             let value = match row {
                 0 => number(low + high),
-                _ if row + 1 == CURVE.1 => number(low),
+                _ if row + 1 == CURVE_ROWS => number(low),
                 _ => String::new(),
             };
             let cell = |(column, cell): (usize, &u8)| match cell {
@@ -98,7 +100,10 @@ pub fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>) -> Vec<String> 
         })
         .collect();
     if let Some((column, text)) = mark {
-        let before = (10 + column).saturating_sub(text.chars().count() / 2);
+        let columns = text.chars().count();
+        let before = (CURVE_MARGIN + column)
+            .saturating_sub(columns / 2)
+            .min(CURVE_MARGIN + width - columns.min(width));
         lines.push(format!("{:before$}{text}", ""));
     }
     lines
@@ -118,10 +123,10 @@ mod tests {
     #[test]
     fn a_curve_goes_from_the_upper_left_to_the_lower_right_past_its_mark() {
         let points: Vec<(f64, f64)> = (0..=100).map(|x| (f64::from(x), 1.0 - f64::from(x) / 100.0)).collect();
-        let lines = curve(&points, Some((75.0, "here".into())));
-        assert_eq!(lines.len(), CURVE.1 + 1);
+        let lines = curve(&points, Some((75.0, "here".into())), 64);
+        assert_eq!(lines.len(), CURVE_ROWS + 1);
         assert!(lines[0].starts_with("       1 ┤⠉") && lines[11].starts_with("       0 ┤"), "{lines:#?}");
         assert!(lines[0].ends_with('│') && lines[12].trim() == "here", "{lines:#?}");
-        assert_eq!(lines[11].chars().count(), 10 + CURVE.0);
+        assert_eq!(lines[11].chars().count(), CURVE_MARGIN + 64);
     }
 }

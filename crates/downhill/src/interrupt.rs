@@ -1,6 +1,7 @@
-//! Ctrl-C: the first asks to finish, the second to end at once.
+//! Ctrl-C: the first asks to finish, the second to end at once, and the run can be resumed after either.
 
 use crate::failure::Failure;
+use ps_run::ResumeHint;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Exit code of a run that was stopped by a signal: that of a shell for SIGINT, so that a script does not go
@@ -19,4 +20,12 @@ pub fn listen(
     ctrlc::set_handler(handler)
         .map_err(|error| Failure::Failed(format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(&STOP)
+}
+
+/// A handler for the second Ctrl-C that prints how to resume the run from its last checkpoint and ends the process.
+pub fn end_at_once(hint: ResumeHint) -> impl Fn() + Send + 'static {
+    move || {
+        hint.print();
+        ps_terminal::exit(STOPPED)
+    }
 }

@@ -1,7 +1,7 @@
 //! What goes to stdout and stderr.
 
 use crate::failure::Failure;
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 
 /// Writes to stdout through `write`. A reader who closes the pipe early has what it wants: no failure.
 pub fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
@@ -21,13 +21,16 @@ pub fn lines(lines: &[String]) -> Result<(), Failure> {
 
 /// Tells of an error on stderr, whether or not anybody reads it.
 pub fn error(message: &str) {
-    let mut stderr = io::stderr();
-    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (on, off) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    let _ = writeln!(stderr, "{on}error:{off} {message}");
+    let (on, off) = if ps_terminal::has_color() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    ps_terminal::print(&format!("{on}error:{off} {message}"));
 }
 
 /// Tells the user something on stderr.
 pub fn note(message: &str) {
-    let _ = writeln!(io::stderr(), "{message}");
+    ps_terminal::print(message);
+}
+
+/// Warns the user on stderr.
+pub fn warn(message: &str) {
+    ps_terminal::print(&format!("warning: {message}"));
 }

@@ -58,8 +58,14 @@ pub fn prepare() {
 /// Measures what is asked for. Costs are those of `run`, if there is one, and of [`RUN_FILE`] else.
 ///
 /// # Errors
-/// A figure cannot be told, or something that was to be measured does not work on this machine.
+/// A figure cannot be told, or something that was to be measured does not work on this machine. A machine that is too busy
+/// for some figure is reported in the end, after all others are measured.
 pub fn run(bench: &mut Bench, run: Option<&Job>) -> Result<(), Error> {
+    measure(bench, run)?;
+    bench.finish()
+}
+
+fn measure(bench: &mut Bench, run: Option<&Job>) -> Result<(), Error> {
     let kernel = ps_core::Kernel::chosen().map_err(|why| Error::failed("anything", why))?;
     peak::measure(bench)?;
     kernel::measure(bench, kernel)?;

@@ -63,6 +63,8 @@ pub enum Error {
         /// What went wrong.
         why: String,
     },
+    /// These figures could not be measured; all others were.
+    Incomplete(Vec<Error>),
 }
 
 impl Error {
@@ -77,6 +79,10 @@ impl fmt::Display for Error {
         match self {
             Error::Report(error) => write!(f, "cannot write what was measured: {error}"),
             Error::Failed { what, why } => write!(f, "cannot measure {what}: {why}"),
+            Error::Incomplete(errors) => {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
         }
     }
 }
@@ -91,12 +97,13 @@ pub struct Bench<'a> {
     effort: Effort,
     only: Vec<String>,
     report: Report<'a>,
+    skipped: Vec<Error>,
 }
 
 impl<'a> Bench<'a> {
     /// Everything, told to `report`.
     pub fn new(effort: Effort, report: Report<'a>) -> Self {
-        Bench { effort, only: Vec::new(), report }
+        Bench { effort, only: Vec::new(), report, skipped: Vec::new() }
     }
 
     /// Only names that are, or begin with, one of these; everything if there are none.
@@ -115,6 +122,24 @@ impl<'a> Bench<'a> {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         self.only.is_empty() || self.only.iter().any(|only| within(name, only) || within(only, name))
+    }
+
+    /// Goes on without the figure `name`, which cannot be measured because of `why`.
+    pub(crate) fn skip(&mut self, name: &str, why: impl fmt::Display) {
+        if self.wants(name) {
+            self.skipped.push(Error::failed(name, why));
+        }
+    }
+
+    /// Ends the measurements.
+    ///
+    /// # Errors
+    /// Some figures were skipped.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        match std::mem::take(&mut self.skipped) {
+            skipped if skipped.is_empty() => Ok(()),
+            skipped => Err(Error::Incomplete(skipped)),
+        }
     }
 
     /// Tells a figure if it is asked for.
@@ -146,6 +171,17 @@ mod tests {
             assert_eq!(bench(only).wants(name), wanted, "--only {only}: {name}");
         }
         assert!(Bench::new(Effort::Quick, Box::new(|_| Ok(()))).wants("anything"));
+    }
+
+    #[test]
+    fn what_is_skipped_is_named_in_the_end() {
+        let mut bench = Bench::new(Effort::Quick, Box::new(|_| Ok(()))).only(vec!["round".into()]);
+        bench.skip("step/a", "not asked for");
+        assert!(bench.finish().is_ok());
+        bench.skip("round/a", "too busy");
+        bench.skip("round/b", "too busy");
+        let error = bench.finish().unwrap_err().to_string();
+        assert_eq!(error, "cannot measure round/a: too busy\ncannot measure round/b: too busy");
     }
 
     #[test]

@@ -65,14 +65,15 @@ pub fn race(entrants: &mut [Entrant], effort: Effort) -> Vec<f64> {
             times.push(entrant.seconds(repeat) / repeat as f64);
         }
     }
-    times.into_iter().map(|times| quantile(times, 0.5)).collect()
+    let median = |times| quantile(times, 0.5).expect("all have taken several turns");
+    times.into_iter().map(median).collect()
 }
 
-/// The value below which a share `at` of all lie, by nearest rank.
-pub fn quantile(mut values: Vec<f64>, at: f64) -> f64 {
+/// The value below which a share `at` of all lie, by nearest rank; `None` if there are no values.
+pub fn quantile(mut values: Vec<f64>, at: f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let rank = (at * values.len() as f64).ceil() as usize;
-    values[rank.clamp(1, values.len()) - 1]
+    values.get(rank.max(1) - 1).or(values.last()).copied()
 }
 
 #[cfg(test)]
@@ -83,8 +84,9 @@ mod tests {
     fn quantiles_are_values_that_were_seen() {
         let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
         let at = |share| quantile(values.clone(), share);
-        assert_eq!([at(0.0), at(0.5), at(0.99), at(1.0)], [1.0, 50.0, 99.0, 100.0]);
-        assert_eq!(quantile(vec![7.0], 0.99), 7.0);
+        assert_eq!([at(0.0), at(0.5), at(0.99), at(1.0)], [1.0, 50.0, 99.0, 100.0].map(Some));
+        assert_eq!(quantile(vec![7.0], 0.99), Some(7.0));
+        assert_eq!(quantile(Vec::new(), 0.5), None);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The log of a process: lines on stderr, or JSON.
 
 use clap::{Args, ValueEnum};
-use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -16,7 +15,7 @@ pub struct LogArgs {
     #[arg(long = "log", env = "DOWNHILL_LOG", default_value = "info", value_name = "LEVEL", value_parser = filter)]
     pub level: String,
 
-    /// Log warnings and errors only.
+    /// Write only warnings and errors to standard error, and only the result to standard output.
     #[arg(long, short)]
     pub quiet: bool,
 }
@@ -38,20 +37,15 @@ impl LogArgs {
         let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(std::io::stderr)
+            .with_writer(|| ps_terminal::Stderr)
             .with_span_events(FmtSpan::NONE)
             .with_target(false);
         // Only fails where a log is already set up, as in tests that start two processes in one.
         let _ = match self.log_format {
             LogFormat::Json => builder.json().flatten_event(true).with_target(true).try_init(),
-            LogFormat::Text => builder.with_ansi(colour()).try_init(),
+            LogFormat::Text => builder.with_ansi(ps_terminal::has_color()).try_init(),
         };
     }
-}
-
-/// Colour where a person reads, and has not said no (<https://no-color.org>).
-fn colour() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn filter(text: &str) -> Result<String, String> {

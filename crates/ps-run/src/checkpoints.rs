@@ -22,7 +22,7 @@ pub struct Checkpoints {
     durable: Option<(u64, Instant)>,
 }
 
-/// The checkpoints of a run, what it goes on from, and lines for the user about what was found.
+/// The checkpoints of a run, the snapshot it resumes from, and warnings for the user about damaged ones.
 pub(crate) type Opened = (Checkpoints, Option<Snapshot>, Vec<String>);
 
 impl Checkpoints {
@@ -54,7 +54,7 @@ impl Checkpoints {
         wanted: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
         let found = store.newest(wanted.allow_fresh)?;
-        let notes = found.problems.iter().map(damaged).collect();
+        let warnings = found.problems.iter().map(damaged).collect();
         let writer = start(store)?;
         let checkpoints = Checkpoints {
             writer,
@@ -65,7 +65,7 @@ impl Checkpoints {
             is_asked_for: false,
             durable: found.snapshot.as_ref().map(|found| (found.progress.step, Instant::now())),
         };
-        Ok((checkpoints, found.snapshot, notes))
+        Ok((checkpoints, found.snapshot, warnings))
     }
 
     /// Whether a checkpoint is to be made after so many steps, and can be: while one is being saved none is.
@@ -87,24 +87,24 @@ impl Checkpoints {
         self.durable.map(|(steps, since)| (steps, since.elapsed()))
     }
 
-    /// Begins to save a snapshot, after the one before is saved.
+    /// Begins to save a snapshot, after the previous one is saved. Returns a warning if that one was not.
     pub(crate) fn save(&mut self, snapshot: Snapshot) -> Result<Option<String>, Error> {
-        let told = self.wait()?;
+        let warning = self.wait()?;
         self.is_asked_for = false;
         self.last = Instant::now();
         self.writer.save(snapshot);
-        Ok(told)
+        Ok(warning)
     }
 
-    /// The newest good checkpoint, after what is being saved, and lines for the user about what was found.
+    /// Waits for the snapshot that is being saved and returns the newest good checkpoint, with warnings for the user.
     pub(crate) fn newest(&mut self) -> Result<(Option<Snapshot>, Vec<String>), Error> {
-        let mut notes: Vec<String> = self.wait()?.into_iter().collect();
+        let mut warnings: Vec<String> = self.wait()?.into_iter().collect();
         let found = self.writer.newest(self.allow_fresh)?;
-        notes.extend(found.problems.iter().map(damaged));
-        Ok((found.snapshot, notes))
+        warnings.extend(found.problems.iter().map(damaged));
+        Ok((found.snapshot, warnings))
     }
 
-    /// What has come of the last snapshot, for the user.
+    /// A warning for the user if the last snapshot could not be saved.
     ///
     /// # Errors
     /// The run cannot go on.
@@ -127,9 +127,9 @@ impl Checkpoints {
                 Ok(None)
             }
             Some((_, Err(error))) if error.is_final() => Err(error),
-            Some((steps, Err(error))) => Ok(Some(format!(
-                "warning: no checkpoint was saved after {steps} steps: {error}; the run goes on"
-            ))),
+            Some((steps, Err(error))) => {
+                Ok(Some(format!("no checkpoint was saved after {steps} steps: {error}; the run goes on")))
+            }
         }
     }
 }

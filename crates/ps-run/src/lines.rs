@@ -9,6 +9,9 @@ use std::path::Path;
 /// About so many hashes of the weights go to a run's metrics file.
 const HASHES: u64 = 64;
 
+/// [`EventLine::event`] of a warning.
+pub(crate) const WARNED: &str = "warned";
+
 /// A line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -184,16 +187,14 @@ impl StepLine {
 }
 
 impl EpochLine {
-    /// How the epoch went; `speed` says whether the samples per second belong to it.
-    pub fn text(&self, speed: bool) -> String {
+    /// How the epoch went, in full.
+    pub fn text(&self) -> String {
         let mut text = format!("epoch {}/{}  {}", self.epoch, self.epochs, self.train.line());
         if let Some(validation) = &self.validation {
             text += &format!("  validation {}", validation.line());
         }
-        if speed {
-            text += &format!("  {} samples/s", grouped(self.samples_per_second));
-        }
-        text + &format!("  {}", seconds(self.seconds))
+        let (speed, time) = (grouped(self.samples_per_second), seconds(self.seconds));
+        text + &format!("  {speed} samples/s  {time}")
     }
 }
 
@@ -228,6 +229,6 @@ mod tests {
         );
         assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), line);
         let Line::Epoch(epoch) = line else { panic!() };
-        assert_eq!(epoch.text(true), "epoch 1/2  loss 0.2500  accuracy 50.00 %  1,234 samples/s  0.50 s");
+        assert_eq!(epoch.text(), "epoch 1/2  loss 0.2500  accuracy 50.00 %  1,234 samples/s  0.50 s");
     }
 }

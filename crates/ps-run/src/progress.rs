@@ -1,10 +1,10 @@
 //! Progress on stderr: a bar for people, lines for pipes, JSON for programs.
 
-use crate::lines::Line;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::display;
+use crate::lines::{Line, WARNED};
 use ps_config::{LogArgs, LogFormat};
+use ps_terminal::{Bar, print};
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub enum Style {
     Lines,
     /// A JSON object a line, as in the metrics file.
     Json,
-    /// Not at all.
+    /// Not at all, except for warnings.
     Quiet,
 }
 
@@ -27,7 +27,7 @@ impl Style {
         match log.log_format {
             _ if log.quiet => Style::Quiet,
             LogFormat::Json => Style::Json,
-            LogFormat::Text if std::io::stderr().is_terminal() => Style::Bar,
+            LogFormat::Text if ps_terminal::is_interactive() => Style::Bar,
             LogFormat::Text => Style::Lines,
         }
     }
@@ -36,18 +36,12 @@ impl Style {
 /// The progress of a run.
 pub(crate) struct Progress {
     style: Style,
-    bar: ProgressBar,
+    bar: Bar,
 }
 
 impl Progress {
-    pub(crate) fn new(style: Style, steps: u64) -> Self {
-        let template = "{prefix}  {bar:30.cyan/dim}  {percent} %, {eta} left\n{msg}";
-        let bar = bar(style, steps, template);
-        Progress { style, bar }
-    }
-
-    pub(crate) fn is_bar(&self) -> bool {
-        self.style == Style::Bar
+    pub(crate) fn new(style: Style) -> Self {
+        Progress { style, bar: bar(style) }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -67,45 +61,49 @@ impl Progress {
     pub(crate) fn show(&self, line: &Line) {
         match (self.style, line) {
             (Style::Bar, Line::Step(line)) => {
-                self.bar.set_length(line.steps);
-                self.bar.set_prefix(line.head());
-                self.bar.set_message(line.text());
-                self.bar.set_position(line.step);
+                self.bar.show(line.step, line.steps, |width, left| {
+                    display::step(line, width, left, ps_terminal::has_color())
+                });
             }
-            // The bar has just said how fast it was.
-            (Style::Bar, Line::Epoch(line)) => self.print(&line.text(false)),
-            (Style::Lines, Line::Step(line)) => self.print(&format!("{}  {}", line.head(), line.text())),
-            (Style::Lines, Line::Epoch(line)) => self.print(&line.text(true)),
+            (Style::Bar, Line::Epoch(line)) => {
+                print(
+                    &ps_terminal::stderr_width()
+                        .map_or_else(|| line.text(), |width| display::epoch(line, width)),
+                );
+            }
+            (Style::Lines, Line::Step(line)) => print(&format!("{}  {}", line.head(), line.text())),
+            (Style::Lines, Line::Epoch(line)) => print(&line.text()),
+            (Style::Json, line) => print(&line.to_json()),
+            (Style::Bar | Style::Lines | Style::Quiet, Line::Event(event)) if event.event == WARNED => {
+                self.warn(&format!("step {}: {}", event.step, event.text));
+            }
             (Style::Bar | Style::Lines, Line::Event(event)) => {
-                self.print(&format!("step {}: {}", event.step, event.text));
+                print(&format!("step {}: {}", event.step, event.text));
             }
             // A bar has no room for it, and the summary says what came of all of them.
-            (Style::Bar | Style::Lines, Line::Probe(_)) | (_, Line::Hash(_)) => {}
-            (Style::Json, line) => self.print(&line.to_json()),
-            (Style::Quiet, _) => {}
+            (Style::Bar | Style::Lines, Line::Probe(_) | Line::Hash(_)) | (Style::Quiet, _) => {}
         }
     }
 
-    /// A word to the user.
+    /// Writes a line for the user.
     pub(crate) fn note(&self, text: &str) {
         match self.style {
-            Style::Bar | Style::Lines => self.print(text),
-            Style::Json => self.print(&serde_json::json!({ "kind": "note", "text": text }).to_string()),
+            Style::Bar | Style::Lines => print(text),
+            Style::Json => print(&serde_json::json!({ "kind": "note", "text": text }).to_string()),
             Style::Quiet => {}
         }
     }
 
-    /// A line that stays. A reader who has gone is no reason to stop.
-    fn print(&self, text: &str) {
-        if self.is_bar() && !self.bar.is_hidden() {
-            self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{text}")));
-        } else {
-            let _ = writeln!(std::io::stderr(), "{text}");
+    /// Writes a warning, in every style.
+    pub(crate) fn warn(&self, text: &str) {
+        match self.style {
+            Style::Json => print(&serde_json::json!({ "kind": "warning", "text": text }).to_string()),
+            Style::Bar | Style::Lines | Style::Quiet => print(&format!("warning: {text}")),
         }
     }
 
     pub(crate) fn close(&self) {
-        self.bar.finish_and_clear();
+        self.bar.close();
     }
 }
 
@@ -117,7 +115,7 @@ pub struct Relay {
 impl Relay {
     /// Nothing is known of the run yet.
     pub fn new(style: Style) -> Self {
-        Relay { progress: Progress::new(style, 0) }
+        Relay { progress: Progress::new(style) }
     }
 
     /// Shows a line of progress, and says whether it was one.
@@ -127,9 +125,9 @@ impl Relay {
         line.is_ok()
     }
 
-    /// Writes a line that stays.
+    /// Writes a line, above the bar if one is drawn.
     pub fn print(&self, text: &str) {
-        self.progress.print(text);
+        print(text);
     }
 
     /// The bar goes.
@@ -140,46 +138,28 @@ impl Relay {
 
 /// Shows how far reading the data has come; on a terminal only.
 pub struct DataProgress {
-    bar: ProgressBar,
+    bar: Bar,
     files: Mutex<BTreeMap<String, (u64, u64)>>,
 }
 
 impl DataProgress {
     /// Nothing is read yet.
     pub fn new(style: Style) -> Self {
-        let template = "reading {msg}  {bar:30.cyan/dim}  {bytes} of {total_bytes}";
-        DataProgress { bar: bar(style, 0, template), files: Mutex::default() }
+        DataProgress { bar: bar(style), files: Mutex::default() }
     }
 }
 
 impl ps_data::Progress for DataProgress {
     fn file(&self, name: &str, bytes_done: u64, bytes_total: u64) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = files.insert(name.into(), (bytes_done, bytes_total)).is_none();
-        if new {
-            let name = name.rsplit('/').next().unwrap_or(name);
-            let others = files.len() - 1;
-            let message = if others > 0 { format!("{name} and {others} more") } else { name.to_string() };
-            self.bar.set_message(message);
-        }
+        files.insert(name.into(), (bytes_done, bytes_total));
         let (done, total) = files.values().fold((0, 0), |sum, file| (sum.0 + file.0, sum.1 + file.1));
-        self.bar.set_length(total);
-        self.bar.set_position(done);
+        let color = ps_terminal::has_color();
+        self.bar
+            .show(done, total, |width, _| display::reading(name, files.len(), [done, total], width, color));
     }
 }
 
-impl Drop for DataProgress {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-fn bar(style: Style, length: u64, template: &str) -> ProgressBar {
-    if style != Style::Bar {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template(template).expect("the template is well formed");
-    bar.set_style(style.progress_chars("━╸━"));
-    bar
+fn bar(style: Style) -> Bar {
+    if style == Style::Bar { Bar::new() } else { Bar::hidden() }
 }

@@ -5,7 +5,7 @@ use crate::checkpoints::{Checkpoints, Opened};
 use crate::diagnosis::Diagnosis;
 use crate::folder::{FolderError, RunFolder};
 use crate::job::Job;
-use crate::lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine};
+use crate::lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine, WARNED};
 use crate::measures::Measures;
 use crate::onlooker::Onlooker;
 use crate::progress::{Progress, Style};
@@ -116,11 +116,11 @@ impl Recorder {
         job: &Job,
         folder: Option<RunFolder>,
         style: Style,
-        (checkpoints, start, notes): Opened,
+        (checkpoints, start, warnings): Opened,
     ) -> Result<Self, FolderError> {
         let mut recorder = Recorder::opened(job, folder, style, start)?;
         recorder.checkpoints = Some(checkpoints);
-        notes.iter().for_each(|note| recorder.progress.note(note));
+        warnings.iter().for_each(|warning| recorder.progress.warn(warning));
         Ok(recorder)
     }
 
@@ -142,7 +142,7 @@ impl Recorder {
         let now = Instant::now();
         let window = || Window { since: now, before: 0, tally: Tally::new(job.model.classes()) };
         let epoch = Window::from(&from, job.model.classes(), now);
-        let progress = Progress::new(style, job.plan.steps);
+        let progress = Progress::new(style);
         if let Some(start) = &start {
             let (step, steps) = (start.progress.step, job.plan.steps);
             progress.note(&format!("going on after {step} of {steps} steps, from the checkpoint"));
@@ -198,8 +198,8 @@ impl Recorder {
     pub fn rewind(&mut self) -> Result<Option<Snapshot>, FolderError> {
         let found = match &mut self.checkpoints {
             Some(checkpoints) => {
-                let (found, notes) = checkpoints.newest()?;
-                notes.iter().for_each(|note| self.progress.note(note));
+                let (found, warnings) = checkpoints.newest()?;
+                warnings.iter().for_each(|warning| self.progress.warn(warning));
                 found
             }
             None => None,
@@ -233,10 +233,10 @@ impl Recorder {
         let goes_on = steps < self.plan.steps && !self.is_concluded;
         let look = self.is_hashed(steps) || self.is_shown(steps);
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(Wanted { save: false, look }) };
-        let told = checkpoints.look()?;
+        let warning = checkpoints.look()?;
         let save = goes_on && checkpoints.is_due(steps);
         let durable = checkpoints.durable();
-        told.iter().for_each(|told| self.progress.note(told));
+        warning.iter().for_each(|warning| self.progress.warn(warning));
         self.board.checkpoint(durable);
         Ok(Wanted { save, look })
     }
@@ -310,8 +310,8 @@ impl Recorder {
             // What is saved is not written again.
             let _ = metrics.flush();
         }
-        let told = checkpoints.save(Snapshot { progress, weights, state })?;
-        told.iter().for_each(|told| self.progress.note(told));
+        let warning = checkpoints.save(Snapshot { progress, weights, state })?;
+        warning.iter().for_each(|warning| self.progress.warn(warning));
         Ok(())
     }
 
@@ -432,7 +432,7 @@ impl Recorder {
         let kind = match event.kind {
             EventKind::Lowered => "lowered",
             EventKind::Recovered => "recovered",
-            EventKind::Warned => "warned",
+            EventKind::Warned => WARNED,
             EventKind::Stopped => "stopped",
             EventKind::Restored => "restored",
         };
@@ -480,8 +480,8 @@ impl Recorder {
     ) -> Result<Summary, FolderError> {
         let trained = self.seconds();
         if let Some(checkpoints) = &mut self.checkpoints {
-            let told = checkpoints.wait()?;
-            told.iter().for_each(|told| self.progress.note(told));
+            let warning = checkpoints.wait()?;
+            warning.iter().for_each(|warning| self.progress.warn(warning));
         }
         self.progress.close();
         let validated = self.validated.take().filter(|(steps, _)| *steps == version);

@@ -60,6 +60,9 @@ pub enum Ending {
     Stopped,
 }
 
+/// Columns before the values in [`Summary::lines`].
+pub const SUMMARY_INDENT: usize = 13;
+
 impl Summary {
     /// Measures the weights on what the run has to measure on and they were not yet; the recorder fills in the
     /// rest.

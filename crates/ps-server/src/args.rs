@@ -37,6 +37,10 @@ pub struct Arguments {
     #[arg(long)]
     pub stay: bool,
 
+    /// Set by `downhill launch`, which itself prints how to resume the run.
+    #[arg(long, hide = true)]
+    pub launched: bool,
+
     /// Let callers ask which services there are (gRPC reflection), for tools such as grpcurl.
     #[arg(long)]
     pub reflection: bool,

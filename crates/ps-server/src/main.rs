@@ -3,7 +3,10 @@
 use clap::Parser;
 use ps_coord::Dismissal;
 use ps_proto::{Listener, Security};
-use ps_run::{DataProgress, Ending, Job, Meter, PastRun, Recorder, RunFolder, Style, Summary};
+use ps_run::{
+    DataProgress, Ending, Job, Meter, PastRun, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT, Style,
+    Summary,
+};
 use ps_server::args::{self, Arguments};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::transport::{self, Entrance};
@@ -100,6 +103,9 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         .block_on(ps_server::run(listener, job, options.clone(), recorder, args::asked_to_stop(), finish))
         .map_err(|error| failed(&error))?;
     tell(&summary, &path, arguments.log.quiet);
+    if summary.outcome == Ending::Stopped && !arguments.launched {
+        ResumeHint::new(&arguments.out, &path, style).print();
+    }
     if let Some(again) = again
         && summary.outcome == Ending::Done
     {
@@ -147,6 +153,7 @@ fn tell(summary: &Summary, folder: &Path, is_quiet: bool) {
     let mut out = std::io::stdout().lock();
     let lines = summary.lines(Some(folder));
     let shown = if is_quiet { &lines[lines.len() - 1..] } else { &lines };
+    let shown = ps_terminal::hang(shown, ps_terminal::stdout_width(), SUMMARY_INDENT);
     let _ = shown.iter().try_for_each(|line| writeln!(out, "{line}"));
 }
 

@@ -7,8 +7,8 @@ use ps_config::SecurityArgs;
 use ps_proto::Security;
 use ps_proto::status::Verdict;
 use ps_proto::v1::{self, WorkerStatus};
+use ps_terminal::{Narrow, Table, clip_start, hang};
 use serde_json::{Value, json};
-use std::fmt::Write;
 use std::time::Duration;
 
 /// A runtime for a few calls.
@@ -98,9 +98,11 @@ impl Report {
         self.0.checkpoint
     }
 
-    /// For people.
-    pub fn lines(&self) -> Vec<String> {
+    /// For people: lines that fit in `width` columns of a terminal, or are complete without one.
+    pub fn lines(&self, width: Option<usize>) -> Vec<String> {
         let v1::StatusReply { version, steps, state, loss, waited_ms, .. } = &self.0;
+        // The names behind the ids are in the table, too.
+        let state = if width.is_some() { state.split(" [").next().unwrap_or(state) } else { state };
         let share = 100.0 * *version as f64 / (*steps).max(1) as f64;
         let loss = if loss.is_nan() { String::new() } else { format!(", loss {loss:.4}") };
         let mut lines = vec![
@@ -120,10 +122,11 @@ impl Report {
         if self.0.audited_nodes > 0 {
             lines.push(format!("audited     {} sums", self.0.audited_nodes));
         }
+        let mut lines = hang(&lines, width, 12);
         if self.0.workers.is_empty() {
             lines.push("workers     none".into());
         } else {
-            lines.extend(table(&self.0.workers));
+            lines.extend(table(&self.0.workers, width));
         }
         lines
     }
@@ -149,11 +152,25 @@ impl Report {
     }
 }
 
+const HEADINGS: [&str; 9] =
+    ["worker", "name", "address", "state", "leaves", "sums", "leaves/s", "heard", "waited for"];
+/// The line above the table names workers by their ids, so these stay, and so does what tells a slow worker.
+const NARROWING: [Narrow; 9] = [
+    Narrow::Drop(5),
+    Narrow::Shorten(2, 21, clip_start),
+    Narrow::Shorten(1, 24, clip_start),
+    Narrow::Drop(2),
+    Narrow::Drop(4),
+    Narrow::Shorten(1, 16, clip_start),
+    Narrow::Drop(7),
+    Narrow::Shorten(1, 8, clip_start),
+    Narrow::Drop(6),
+];
+
 /// One line for each worker, under a line of headings.
-fn table(workers: &[WorkerStatus]) -> Vec<String> {
-    let heading = ["worker", "name", "address", "state", "leaves", "sums", "leaves/s", "heard", "waited for"];
+fn table(workers: &[WorkerStatus], width: Option<usize>) -> Vec<String> {
     let row = |worker: &WorkerStatus| {
-        [
+        vec![
             format!("w{}", worker.worker_id),
             worker.name.clone(),
             worker.address.clone(),
@@ -165,21 +182,8 @@ fn table(workers: &[WorkerStatus]) -> Vec<String> {
             seconds(worker.held_up_ms),
         ]
     };
-    let rows: Vec<[String; 9]> =
-        std::iter::once(heading.map(str::to_owned)).chain(workers.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..9).map(width).collect();
-    let line = |row: &[String; 9]| {
-        let mut line = String::new();
-        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            // Numbers stand right.
-            let written =
-                if column < 4 { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
-            written.expect("a string takes everything");
-        }
-        line.trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
+    let rows = workers.iter().map(row).collect();
+    Table { headings: &HEADINGS, rows, right: &[4, 5, 6, 7, 8], narrowing: &NARROWING }.lines(width)
 }
 
 fn seconds(ms: u64) -> String {

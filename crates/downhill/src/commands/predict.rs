@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let style = Style::choose(&arguments.log);
     let run = SavedRun::open(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
     if run.data_changed() {
-        output::note("note: the data is not what the run was trained on, so preprocessing may differ");
+        output::warn("the data is not what the run was trained on, so preprocessing may differ");
     }
     let data = &run.job.data;
     let progress = DataProgress::new(style);
@@ -81,7 +81,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     table.write(&mut bytes).map_err(failed)?;
     let aside = PathBuf::from(format!("{}.part", path.display()));
     fs::write(&aside, &bytes).and_then(|()| fs::rename(&aside, path)).map_err(failed)?;
-    output::note(&format!("{} written to {}", counted(split.len(), "prediction"), path.display()));
+    if !arguments.log.quiet {
+        output::note(&format!("{} written to {}", counted(split.len(), "prediction"), path.display()));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::output;
 use ps_run::{Line, Measures, PastRun, seconds};
+use ps_terminal::{Narrow, Table, clip_start, stdout_width};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     runs.sort_by_key(|run| std::cmp::Reverse(run.written));
     let lines: Vec<String> = match arguments.json {
         true => runs.iter().map(as_json).collect(),
-        false => table(&runs),
+        false => table(&runs, stdout_width()),
     };
     output::lines(&lines)?;
     Ok(ExitCode::SUCCESS)
@@ -62,7 +63,7 @@ fn find(folder: &Path, runs: &mut Vec<PastRun>) -> Result<(), Failure> {
         match PastRun::read(&path) {
             Ok(run) => runs.extend(run),
             // The others are still worth a line.
-            Err(error) => output::note(&format!("warning: {error}")),
+            Err(error) => output::warn(&error.to_string()),
         }
     }
     Ok(())
@@ -79,17 +80,22 @@ fn as_json(run: &PastRun) -> String {
 
 const HEADINGS: [&str; 8] =
     ["run", "state", "steps", "training", "validation", "test", "took", "weights sha256"];
+/// Results matter most: the hash is abbreviated first and dropped before them.
+const NARROWING: [Narrow; 9] = [
+    Narrow::Shorten(7, 8, |hash, digits| hash.chars().take(digits).collect()),
+    Narrow::Drop(6),
+    Narrow::Shorten(0, 30, clip_start),
+    Narrow::Drop(7),
+    Narrow::Drop(3),
+    Narrow::Shorten(0, 20, clip_start),
+    Narrow::Drop(5),
+    Narrow::Shorten(0, 12, clip_start),
+    Narrow::Drop(1),
+];
 
-fn table(runs: &[PastRun]) -> Vec<String> {
-    let rows: Vec<[String; 8]> =
-        std::iter::once(HEADINGS.map(str::to_owned)).chain(runs.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
-    let line = |row: &[String; 8]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
+fn table(runs: &[PastRun], width: Option<usize>) -> Vec<String> {
+    let rows = runs.iter().map(|run| row(run).to_vec()).collect();
+    Table { headings: &HEADINGS, rows, right: &[], narrowing: &NARROWING }.lines(width)
 }
 
 fn row(run: &PastRun) -> [String; 8] {

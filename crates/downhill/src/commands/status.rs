@@ -3,9 +3,9 @@
 use crate::failure::Failure;
 use crate::output;
 use ps_config::SecurityArgs;
+use ps_terminal::stdout_size;
 use ps_worker::WorkerError;
 use ps_worker::observe::{self, Report};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -84,21 +84,48 @@ fn show(report: &Report, arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json {
         return output::lines(&[report.to_json()]);
     }
-    let mut lines = report.lines();
-    if arguments.watch.is_some() {
-        if std::io::stdout().is_terminal() {
-            // The picture stays where it is: to the corner, and whatever was there goes.
-            lines.insert(0, "\x1b[H\x1b[2J".into());
-        } else {
+    let size = stdout_size();
+    let mut lines = report.lines(size.map(|(_, columns)| columns));
+    match (arguments.watch, size) {
+        (Some(_), Some((rows, _))) => output::to_stdout(|out| out.write_all(picture(lines, rows).as_bytes())),
+        (Some(_), None) => {
+            // A blank line separates one report from the next.
             lines.push(String::new());
+            output::lines(&lines)
         }
+        (None, _) => output::lines(&lines),
     }
-    output::lines(&lines)
+}
+
+/// Text that redraws a terminal of `rows` rows without flicker: each line overwrites its row, and the rest of the previous
+/// picture is erased.
+fn picture(mut lines: Vec<String>, rows: usize) -> String {
+    // The cursor is below the last line.
+    let most = rows.saturating_sub(1).max(1);
+    if lines.len() > most {
+        let hidden = lines.len() - (most - 1);
+        lines.truncate(most - 1);
+        lines.push(format!("… and {hidden} more; --json has all"));
+    }
+    let lines: String = lines.iter().map(|line| format!("{line}\x1b[K\n")).collect();
+    format!("\x1b[H{lines}\x1b[J")
 }
 
 fn failed(error: WorkerError) -> Failure {
     match error.exit_code() {
         2 => Failure::Usage(error.to_string().replacen("--server ", "", 1)),
         _ => Failure::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_never_scrolls() {
+        let lines = |count: usize| (1..=count).map(|line| line.to_string()).collect::<Vec<_>>();
+        assert_eq!(picture(lines(2), 3), "\x1b[H1\x1b[K\n2\x1b[K\n\x1b[J");
+        assert_eq!(picture(lines(3), 3), "\x1b[H1\x1b[K\n… and 2 more; --json has all\x1b[K\n\x1b[J");
     }
 }

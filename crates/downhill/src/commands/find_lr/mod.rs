@@ -3,12 +3,14 @@
 mod sweep;
 
 use crate::commands::threads;
+use crate::drawing::{self, CURVE_MARGIN};
 use crate::failure::Failure;
-use crate::{drawing, output};
+use crate::output;
 use ps_config::{DataArgs, LogArgs, RunArgs};
 use ps_core::{BatchPlan, ControlConfig, LearningRate, Schedule, ScheduleKind};
 use ps_plot::{Axis, Figure, Lines, Mark, Panel, Series, number};
 use ps_run::{DataProgress, Job, Recorder, Style};
+use ps_terminal::{hang, stderr_width, stdout_width, wrap};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use sweep::{Proposal, Sweep};
@@ -59,6 +61,11 @@ Examples:
 The last line of output is the flag that `downhill train` takes. Where the loss explodes at once, never falls or
 is still falling at the last rate, there is no such line, and the exit code is 1.";
 
+/// Width of the curve in a pipe or a file, in characters.
+const CURVE: usize = 64;
+/// Width of the curve in a wide terminal: a wider one would only look flatter.
+const WIDEST_CURVE: usize = 100;
+
 /// Draws the curve and prints the proposal.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
@@ -76,13 +83,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let sweep = test(&mut job, arguments, style)?;
     let proposal = sweep.proposal();
     if !arguments.log.quiet {
-        output::lines(&terminal(&sweep, proposal.as_ref().ok()))?;
+        output::lines(&terminal(&sweep, proposal.as_ref().ok(), stdout_width()))?;
     }
     if let Some(path) = &arguments.output {
         let name = arguments.run.run.display().to_string();
         figure(&name, &sweep, proposal.as_ref().ok()).write(path)?;
     }
-    let Proposal { rate, reason } = proposal.map_err(Failure::Failed)?;
+    // The first line follows `error: `, and the others stand below it.
+    let width = stderr_width().map(|width| width.saturating_sub("error: ".len()));
+    let wrapped = |why: String| Failure::Failed(wrap(&why, width, 0).join("\n       "));
+    let Proposal { rate, reason } = proposal.map_err(wrapped)?;
     // What the run file says is multiplied by this.
     let batch = job.plan.batch as f64;
     let scale = batch / job.run.learning_rate.for_batch.map_or(batch, |meant| meant as f64);
@@ -92,7 +102,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         lines.push(words);
     }
     lines.push(format!("--set learning_rate.initial={}", sweep::rounded(rate / scale)));
-    output::lines(if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines })?;
+    let shown = if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines };
+    output::lines(&hang(shown, stdout_width(), 2))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -130,16 +141,18 @@ fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Fai
     Ok(sweep)
 }
 
-/// The curve in characters.
-fn terminal(sweep: &Sweep, proposal: Option<&Proposal>) -> Vec<String> {
+/// The curve in characters, as wide as a terminal of `width` columns allows.
+fn terminal(sweep: &Sweep, proposal: Option<&Proposal>, width: Option<usize>) -> Vec<String> {
     let points = sweep.points();
     let [Some(first), Some(last)] = [points.first(), points.last()] else { return Vec::new() };
     let drawn: Vec<(f64, f64)> = points.iter().map(|point| (point.rate.log10(), point.smooth)).collect();
     let mark = proposal.map(|proposal| (proposal.rate.log10(), number(proposal.rate)));
     let end = if sweep.has_exploded() { "; it then explodes" } else { "" };
     let [from, to] = [first, last].map(|point| number(point.rate));
-    let mut lines = vec![format!("loss, smoothed, over the learning rate from {from} to {to}{end}")];
-    lines.extend(drawing::curve(&drawn, mark));
+    let title = format!("loss, smoothed, over the learning rate from {from} to {to}{end}");
+    let mut lines = wrap(&title, width, 0);
+    let columns = width.map_or(CURVE, |width| width.saturating_sub(CURVE_MARGIN).clamp(20, WIDEST_CURVE));
+    lines.extend(drawing::curve(&drawn, mark, columns));
     lines
 }
 

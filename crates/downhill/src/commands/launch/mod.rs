@@ -8,10 +8,10 @@ use crate::interrupt::{self, STOPPED};
 use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, LogFormat, OutArgs, RunArgs, WatchArgs};
-use ps_run::{Processors, Relay, RunFolder, Style};
+use ps_run::{Processors, Relay, ResumeHint, RunFolder, SUMMARY_INDENT, Style};
+use ps_terminal::{stdout_width, wrap};
 use seat::{Role, Seat, say_farewell};
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
@@ -99,7 +99,7 @@ again, and the weights do not change.
 With --out at the folder of a run that was stopped or killed it goes on where it was last saved.
 
 Ctrl-C has the server finish, write the results so far and end, and the workers with it (exit code 130); a
-second Ctrl-C ends all of them at once.";
+second Ctrl-C ends all of them at once. Either way, the command that resumes the run is printed.";
 
 /// Children are looked after this often.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
@@ -119,21 +119,22 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         SIGNALS.fetch_add(1, Ordering::SeqCst);
     };
     let style = Style::choose(&arguments.log);
+    let hint = ResumeHint::new(&arguments.out, folder.path(), style);
     let screen = Arc::new(Relay::new(style));
     let told = Arc::clone(&screen);
     let first = move || {
-        if style != Style::Json {
+        if !matches!(style, Style::Json | Style::Quiet) {
             told.print("stopping; press Ctrl-C again to end at once");
         }
     };
     let stop = interrupt::listen(first, again)?;
     let meeting = Meeting::new(arguments.tcp)?;
-    let company = Company { arguments, programs: &programs, meeting: &meeting, screen: &screen };
-    let (role, first_line) = company.server(&folder, style);
+    let company = Company { arguments, style, programs: &programs, meeting: &meeting, screen: &screen };
+    let (role, first_line) = company.server(&folder);
     let mut server = Seat::new(role, arguments.restart, Arc::clone(&screen));
     server.start()?;
     let Some(address) = first_line.wait(&mut server, stop)? else {
-        return Ok(server_code(server.ended(), stop));
+        return Ok(server_code(server.ended(), stop, &hint));
     };
     if let Some(listen) = server.role.flags.iter_mut().skip_while(|flag| *flag != "--listen").nth(1) {
         // One that is started again is to be found where the first was.
@@ -157,6 +158,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             server.ask_to_end();
         }
         if SIGNALS.load(Ordering::SeqCst) > 1 {
+            screen.close();
+            hint.print();
             return Ok(ExitCode::from(STOPPED));
         }
         for seat in &mut crew {
@@ -172,7 +175,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !status.success() {
         output::error(&format!("the server {}", describe(status)));
     }
-    Ok(server_code(Some(status), stop))
+    Ok(server_code(Some(status), stop, &hint))
 }
 
 /// The processors of a worker, if all have their own and none is left over: whoever leaves some does so for others.
@@ -182,9 +185,12 @@ fn processors(arguments: &Arguments, worker: u16, threads: u16) -> Option<Proces
     (!arguments.no_pin && workers * threads == ours.count()).then(|| ours.some(worker * threads, threads))
 }
 
-fn server_code(status: Option<ExitStatus>, stop: &AtomicBool) -> ExitCode {
+fn server_code(status: Option<ExitStatus>, stop: &AtomicBool, hint: &ResumeHint) -> ExitCode {
     match status.and_then(|status| status.code()) {
-        Some(0) if stop.load(Ordering::SeqCst) => ExitCode::from(STOPPED),
+        Some(0) if stop.load(Ordering::SeqCst) => {
+            hint.print();
+            ExitCode::from(STOPPED)
+        }
         Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         None => ExitCode::FAILURE,
     }
@@ -250,6 +256,7 @@ impl FirstLine {
 /// Who is launched, and how.
 struct Company<'a> {
     arguments: &'a Arguments,
+    style: Style,
     /// `ps-server` and `ps-worker`.
     programs: &'a [PathBuf; 2],
     meeting: &'a Meeting,
@@ -257,7 +264,7 @@ struct Company<'a> {
 }
 
 impl Company<'_> {
-    fn server(&self, folder: &RunFolder, style: Style) -> (Role, FirstLine) {
+    fn server(&self, folder: &RunFolder) -> (Role, FirstLine) {
         let arguments = self.arguments;
         let mut flags = self.run_flags();
         flags.extend(["--listen".into(), self.meeting.address("server").into(), "--min-workers".into()]);
@@ -269,21 +276,16 @@ impl Company<'_> {
                 flags.extend(["--shards-beside".into(), arguments.workers.to_string().into()]);
             }
         }
-        flags.extend(["--out".into(), folder.path().into()]);
+        // The command that resumes the run is ours, not the server's.
+        flags.extend(["--launched".into(), "--out".into(), folder.path().into()]);
         flags.extend(arguments.checkpoint.flags().map(OsString::from));
         flags.extend(arguments.watch.flags());
-        flags.extend(shared_flags(arguments));
-        if style == Style::Bar {
-            // What moves our bar.
-            flags.extend(["--log-format", "json"].map(OsString::from));
-        }
+        flags.extend(self.shared_flags());
         let (found, first_line) = channel::bounded(1);
         let (label, screen) = (label(arguments, "server", 0), Arc::clone(self.screen));
+        let log = self.log();
         let sinks = move || {
-            let stderr = match style {
-                Style::Bar => relayed(label.clone(), Arc::clone(&screen)),
-                _ => labelled(label.clone(), Arc::clone(&screen)),
-            };
+            let stderr = log(&label, &screen);
             let (found, screen, mut is_first) = (found.clone(), Arc::clone(&screen), true);
             let stdout = Box::new(move |line: &str| {
                 if std::mem::take(&mut is_first) {
@@ -293,7 +295,7 @@ impl Company<'_> {
                 }
                 // The summary; a reader who has gone has what it wants.
                 screen.close();
-                drop(output::lines(&[line.to_string()]));
+                drop(output::lines(&wrap(line, stdout_width(), SUMMARY_INDENT)));
             });
             [stdout as Sink, stderr]
         };
@@ -308,12 +310,12 @@ impl Company<'_> {
             flags.extend(["--shard".into(), format!("{index}/{count}").into()]);
             flags.extend(["--coordinator", coordinator, "--listen"].map(OsString::from));
             flags.push(self.meeting.address(&format!("shard-{index}")).into());
-            flags.extend(shared_flags(self.arguments));
+            flags.extend(self.shared_flags());
             let (label, screen) =
                 (label(self.arguments, &format!("shard {index}"), index as u16), Arc::clone(self.screen));
             // Where it listens is for the workers, who learn it from the coordinator.
-            let sinks =
-                move || [Box::new(|_: &str| ()) as Sink, labelled(label.clone(), Arc::clone(&screen))];
+            let log = self.log();
+            let sinks = move || [Box::new(|_: &str| ()) as Sink, log(&label, &screen)];
             self.role(&format!("shard {index}"), index as u16, flags, true, Box::new(sinks))
         };
         (1..count).map(shard).collect()
@@ -343,9 +345,10 @@ impl Company<'_> {
                 // Paths of the run file start at its folder, which the server does not tell.
                 flags.extend(["--data-root".into(), arguments.data.root(arguments.run.folder()).into()]);
             }
-            flags.extend(shared_flags(arguments));
+            flags.extend(self.shared_flags());
             let (label, screen) = (label(arguments, &name, number), Arc::clone(self.screen));
-            let sinks = move || [0, 1].map(|_| labelled(label.clone(), Arc::clone(&screen)));
+            let log = self.log();
+            let sinks = move || [labelled(label.clone(), Arc::clone(&screen)), log(&label, &screen)];
             self.role(&name, number, flags, false, Box::new(sinks))
         };
         (1..=arguments.workers).map(worker).collect()
@@ -371,21 +374,31 @@ impl Company<'_> {
         let sets = run.sets.iter().flat_map(|set| ["--set".into(), set.into()]);
         std::iter::once(run.run.clone().into()).chain(sets).collect()
     }
-}
 
-fn shared_flags(arguments: &Arguments) -> Vec<OsString> {
-    let mut flags: Vec<OsString> = Vec::new();
-    if let Some(root) = &arguments.data.data_root {
-        flags.extend(["--data-root".into(), root.into()]);
+    fn shared_flags(&self) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = Vec::new();
+        if let Some(root) = &self.arguments.data.data_root {
+            flags.extend(["--data-root".into(), root.into()]);
+        }
+        let log = &self.arguments.log;
+        flags.extend(["--log".into(), log.level.clone().into()]);
+        // On a terminal, our bar shows the progress that the server reports as JSON.
+        if log.log_format == LogFormat::Json || self.style == Style::Bar {
+            flags.extend(["--log-format", "json"].map(OsString::from));
+        }
+        if log.quiet {
+            flags.push("--quiet".into());
+        }
+        flags
     }
-    flags.extend(["--log".into(), arguments.log.level.clone().into()]);
-    if arguments.log.log_format == LogFormat::Json {
-        flags.extend(["--log-format", "json"].map(OsString::from));
+
+    /// Makes the sink that shows the log of a process.
+    fn log(&self) -> fn(&str, &Arc<Relay>) -> Sink {
+        match self.style {
+            Style::Bar => |label, screen| relayed(label.into(), Arc::clone(screen)),
+            _ => |label, screen| labelled(label.into(), Arc::clone(screen)),
+        }
     }
-    if arguments.log.quiet {
-        flags.push("--quiet".into());
-    }
-    flags
 }
 
 /// What stands before the lines of a process; nothing before JSON, which a program reads.
@@ -394,8 +407,7 @@ fn label(arguments: &Arguments, name: &str, number: u16) -> String {
     if arguments.log.log_format == LogFormat::Json {
         return String::new();
     }
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    if colour {
+    if ps_terminal::has_color() {
         let code = COLOURS[usize::from(number) % COLOURS.len()];
         format!("\x1b[{code}m[{name}]\x1b[0m ")
     } else {

@@ -8,7 +8,8 @@ use crate::interrupt::{self, STOPPED};
 use crate::{local, output};
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, WatchArgs};
 use ps_core::{StepReport, reference};
-use ps_run::{DataProgress, Ending, Job, Recorder, RunFolder, Style};
+use ps_run::{DataProgress, Ending, Job, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT, Style};
+use ps_terminal::{hang, stdout_width};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -64,8 +65,8 @@ metrics.jsonl, weights.safetensors, summary.json, checkpoints/. Results of a fin
 written over. With --restarts each run has a folder in that one, and those of the best are there, too.
 
 Ctrl-C ends training after the step in hand, saves the run and its results so far and exits with
-code 130; a second Ctrl-C ends at once. With --out at its folder the run goes on where it was last
-saved, however it ended.";
+code 130; a second Ctrl-C ends at once. Either way, the command that resumes the run is printed. With
+--out at its folder the run goes on where it was last saved, however it ended.";
 
 /// Trains and prints the summary, whose last line is the hash of the weights.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -83,6 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let folder = RunFolder::create(out, &name)?;
     let path = folder.path().to_path_buf();
+    let hint = ResumeHint::new(&arguments.out, &path, style);
     let mut recorder = match arguments.reference {
         true => Recorder::new(&job, Some(folder), style)?,
         false => Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)?,
@@ -91,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let trained = if arguments.reference {
         by_reference(&job, &mut recorder)
     } else {
-        by_workers(&job, arguments.workers.into(), style, &mut recorder)
+        by_workers(&job, arguments.workers.into(), style, &hint, &mut recorder)
     };
     let (weights, version) = match trained {
         Ok(trained) => trained,
@@ -102,10 +104,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let summary = recorder.finish(&job, root, &weights, version)?;
     let lines = summary.lines(Some(&path));
-    output::lines(if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines })?;
+    let shown = if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines };
+    output::lines(&hang(shown, stdout_width(), SUMMARY_INDENT))?;
     Ok(match summary.outcome {
         Ending::Done => ExitCode::SUCCESS,
-        Ending::Stopped => ExitCode::from(STOPPED),
+        Ending::Stopped => {
+            hint.print();
+            ExitCode::from(STOPPED)
+        }
     })
 }
 
@@ -113,6 +119,7 @@ fn by_workers(
     job: &Job,
     workers: usize,
     style: Style,
+    hint: &ResumeHint,
     recorder: &mut Recorder,
 ) -> Result<(Vec<f32>, u64), Failure> {
     let first = move || {
@@ -120,7 +127,7 @@ fn by_workers(
             output::note("stopping after this step; press Ctrl-C again to end at once");
         }
     };
-    let stop = interrupt::listen(first, || std::process::exit(STOPPED.into()))?;
+    let stop = interrupt::listen(first, interrupt::end_at_once(hint.clone()))?;
     if workers == 1 {
         // The only worker is then itself a thread of the pool, and none has to be woken to hand it work.
         rayon::scope(|_| local::train(job, workers, stop, recorder))

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::{local, output};
 use ps_config::{CheckpointArgs, LogArgs};
-use ps_run::{Ending, FolderError, Job, Recorder, RunFolder, Style, Summary, finished};
+use ps_run::{Ending, FolderError, Job, Recorder, ResumeHint, RunFolder, Style, Summary, finished};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -75,7 +75,8 @@ pub fn run(
             output::note("stopping after the steps in hand; press Ctrl-C again to end at once");
         }
     };
-    let stop = interrupt::listen(note, || std::process::exit(STOPPED.into()))?;
+    let hint = ResumeHint::new(&arguments.out, folder, style);
+    let stop = interrupt::listen(note, interrupt::end_at_once(hint.clone()))?;
     let restarts = Restarts {
         runs: runs.collect(),
         root,
@@ -94,7 +95,10 @@ pub fn run(
     let has_stopped =
         |ended: &Result<Summary, Failure>| matches!(ended, Ok(summary) if summary.outcome == Ending::Stopped);
     if stop.load(Ordering::Relaxed) || ended.iter().any(has_stopped) {
-        output::lines(&[format!("stopped before the end; with --out {} the runs go on", folder.display())])?;
+        if !arguments.log.quiet {
+            output::lines(&[format!("stopped before the end; the runs so far are in {}", folder.display())])?;
+        }
+        hint.print();
         return Ok(ExitCode::from(STOPPED));
     }
     keep_best(folder, &restarts.runs, ended, &arguments.log)
