@@ -2,67 +2,81 @@
 
 use crate::error::ConfigError;
 use crate::run::RunConfig;
-use clap::Args;
+use clap::{Args, ValueHint};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Which run.
+/// The run file and the keys of it that are overridden.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// The run file.
+    /// Run file
     #[arg(value_name = "RUN.toml")]
     pub run: PathBuf,
 
-    /// Override a key of the run file, such as train.batch=256; may be given several times.
+    /// Override a key of the run file; can be repeated
+    ///
+    /// For example, --set train.batch=256. Strings need no quotes. With nothing after the equals sign, as in
+    /// --set train.steps=, the key is unset: it has its default, as if it were not in the run file.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
 }
 
 /// Where results go.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Results and checkpoints")]
 pub struct OutArgs {
-    /// Folder for the results.
-    #[arg(long, value_name = "DIR")]
+    /// Folder for the results [default: a new one in runs/]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out: Option<PathBuf>,
 }
 
-/// When a run is saved, and what it goes on from.
+/// When a run is saved.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Results and checkpoints")]
 pub struct CheckpointArgs {
-    /// Save the run after every so many steps. A run that is started again with the same --out goes on from there.
-    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Save a checkpoint every N steps
+    ///
+    /// A run that is started again with the same --out resumes from its newest checkpoint.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub checkpoint_every: Option<u64>,
 
-    /// Save it so many seconds after it was last saved; 0: not by time.
+    /// Save a checkpoint this long after the last; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub checkpoint_seconds: u64,
 
-    /// How many of the last checkpoints are kept.
+    /// Number of checkpoints to keep
     #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub checkpoint_keep: u32,
 
-    /// Begin at step 0 where there are checkpoints but none that is good, which is otherwise refused.
+    /// Start from step 0 if there are checkpoints but all of them are damaged
+    ///
+    /// Without this flag, Downhill refuses to start such a run.
     #[arg(long)]
     pub allow_fresh: bool,
 }
 
-/// What can be seen of a run while it goes on.
+/// How a run can be watched while it trains.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Watching")]
+#[command(next_help_heading = "Monitoring")]
 pub struct WatchArgs {
-    /// Serve a page that shows how the run goes [without ADDRESS: 127.0.0.1:8080]. A port in use is warned of.
-    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:8080", env = "DOWNHILL_DASHBOARD")]
+    /// Serve a live page of the run [if no ADDRESS is given: 127.0.0.1:8080]
+    ///
+    /// If the port is in use, training continues without the page.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:8080",
+          env = "DOWNHILL_DASHBOARD")]
     pub dashboard: Option<String>,
 
-    /// Serve metrics for Prometheus at http://ADDRESS/metrics, to whoever asks.
+    /// Serve Prometheus metrics at http://ADDRESS/metrics
+    ///
+    /// Every client that can reach the address can read them; no token is required.
     #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_METRICS")]
     pub metrics: Option<String>,
 
-    /// Also write event files for TensorBoard, to tensorboard/ in the folder of results.
+    /// Write TensorBoard event files to tensorboard/ in the results folder
     #[arg(long)]
     pub tensorboard: bool,
 
-    /// Write a trace of the rounds for Perfetto (ui.perfetto.dev) to this file.
+    /// Write a trace of the rounds to FILE, for Perfetto (ui.perfetto.dev)
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 }
@@ -80,9 +94,12 @@ impl WatchArgs {
 
 /// Where the data lies on this machine.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Data")]
 pub struct DataArgs {
-    /// Folder that relative paths of the run file's sources start at, instead of the run file's own.
-    #[arg(long, value_name = "DIR", env = "DOWNHILL_DATA_ROOT")]
+    /// Base folder for relative paths of data sources
+    ///
+    /// By default, this is the folder of the run file; for ps-worker, it is the current folder.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DOWNHILL_DATA_ROOT")]
     pub data_root: Option<PathBuf>,
 }
 

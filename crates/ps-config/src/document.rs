@@ -91,11 +91,11 @@ impl Document {
         Ok(())
     }
 
-    /// One `KEY=VALUE`. A value that is not TOML is taken for a text without its quotes.
+    /// One `KEY=VALUE`, where a value that is not TOML is a string without its quotes; or `KEY=`, which unsets the key.
     fn set(&mut self, set: &str) -> Result<(), ConfigError> {
         let place = Place::Flag(set.to_string());
         let Some((path, text)) = set.split_once('=') else {
-            let problem = "expected KEY=VALUE, such as train.batch=256".to_string();
+            let problem = "expected KEY=VALUE, such as train.batch=256, or KEY= to unset a key".to_string();
             return Err(ConfigError::Syntax { place, problem });
         };
         let (path, text) = (path.trim(), text.trim());
@@ -107,8 +107,8 @@ impl Document {
             return Err(ConfigError::Unknown { place, key: path.into(), hint: nearest(path, false) });
         };
         if text.is_empty() {
-            let problem = format!("no value follows the equals sign; {} is {}", key.path, key.accepts);
-            return Err(ConfigError::Syntax { place, problem });
+            self.entries.remove(key.path);
+            return Ok(());
         }
         let value = match DeValue::parse(text) {
             Ok(value) => read_value(key, value.get_ref(), &format!("--set {set}"), text)?,

@@ -10,6 +10,7 @@ mod error;
 pub mod keys;
 mod log;
 mod parse;
+mod program;
 mod resolved;
 mod run;
 mod security;
@@ -19,6 +20,7 @@ mod values;
 pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs, WatchArgs};
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
+pub use program::{is_heading, parse, program, version};
 pub use run::{
     Batch, GuardConfig, GuardMode, ModelConfig, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
 };

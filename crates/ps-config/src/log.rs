@@ -6,27 +6,30 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 /// How a process logs.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// How log lines look.
+    /// Format of log lines
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug or trace, or per module such as info,ps_server=debug.
+    /// Log level: error, warn, info, debug or trace
+    ///
+    /// Levels can be set per module, as in info,ps_server=debug.
     #[arg(long = "log", env = "DOWNHILL_LOG", default_value = "info", value_name = "LEVEL", value_parser = filter)]
     pub level: String,
 
-    /// Write only warnings and errors to standard error, and only the result to standard output.
+    /// Log only warnings and errors, and print only the result
     #[arg(long, short)]
     pub quiet: bool,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable lines
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line
     Json,
 }
 

@@ -20,14 +20,14 @@ use std::path::Path;
 const LEAF: usize = 32;
 
 impl RunConfig {
-    /// Reads the run file `path` and lets `sets` (each `KEY=VALUE`) override it.
+    /// Reads the run file `path` and lets `sets` (each `KEY=VALUE`, or `KEY=` to unset a key) override it.
     pub fn load(path: &Path, sets: &[String]) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::File { path: path.to_path_buf(), error })?;
         Self::parse(&text, &path.display().to_string(), sets)
     }
 
-    /// Reads `text`, which errors call `origin`, and lets `sets` (each `KEY=VALUE`) override it.
+    /// Reads `text`, which errors call `origin`, and lets `sets` override it, as [`RunConfig::load`] does.
     ///
     /// Unknown keys, wrong types, impossible values and keys without effect are refused with their place.
     pub fn parse(text: &str, origin: &str, sets: &[String]) -> Result<Self, ConfigError> {

@@ -197,8 +197,14 @@ impl Document {
         }
         let Some(entry) = self.entries.get(key.path) else { return Ok(false) };
         let one_of = values.iter().map(|value| format!("\"{value}\"")).collect::<Vec<_>>().join(", ");
-        let reason =
-            format!("{path} is \"{chosen}\" and only {one_of} use it; remove this key or change {path}");
+        let is_flag = |entry: &Entry| matches!(entry.place, Place::Flag(_));
+        let remove = match self.entries.get(path) {
+            Some(chosen) if is_flag(chosen) && !is_flag(entry) => {
+                format!("unset it with --set {}=", key.path)
+            }
+            _ => "remove this key".to_string(),
+        };
+        let reason = format!("{path} is \"{chosen}\" and only {one_of} use it; {remove} or change {path}");
         Err(ConfigError::Unused { place: entry.place.clone(), key: key.path.into(), reason })
     }
 
@@ -246,7 +252,9 @@ fn expected(key: &Key, value: &Value) -> String {
                 None => format!("expected {accepts}"),
             };
         }
-        (Accepts::Text | Accepts::ShareOrText, Value::Text(_)) => "; it is empty".to_string(),
+        (Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger, Value::Text(_)) => {
+            "; it is empty".to_string()
+        }
         (Accepts::Widths, Value::List(items)) if items.is_empty() => {
             "; without hidden layers use kind \"linear\", \"logistic\", \"softmax\" or \"poisson\""
                 .to_string()

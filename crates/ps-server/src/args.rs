@@ -6,90 +6,93 @@ use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArg
 use ps_proto::{Address, Security};
 use std::time::Duration;
 
-/// Holds the weights of a run, hands out work to workers and applies their gradients.
+/// Hold the weights of a run and apply the gradients that workers compute
 ///
-/// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage, and 42 if a shard does not fit its
-/// coordinator (run file, data, version, certificate or token), when starting it again is useless.
+/// Workers connect to this server with ps-worker. With --shard, several servers each hold a part of the weights.
 #[derive(Parser)]
-#[command(name = "ps-server", version)]
+#[command(name = "ps-server", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Arguments {
-    /// Which run.
+    /// The run file and the keys of it that are overridden.
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// Where to listen: HOST:PORT, with port 0 for any free one, which is then printed; or unix:PATH, for workers on
-    /// this machine.
+    /// Address to listen on: HOST:PORT or unix:PATH
+    ///
+    /// With port 0, the system chooses a free port, which is then printed. A Unix socket serves workers on the same machine.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4370", env = "DOWNHILL_LISTEN")]
     pub listen: String,
 
-    /// Listen on an address that other machines reach without certificates or tokens: whoever reaches it can take part in
-    /// the run and read its weights.
-    #[arg(long)]
-    pub insecure: bool,
-
-    /// Also answer health checks of gRPC here, without TLS or tokens: for "" as soon as the process has begun, for
-    /// downhill.v1.ParameterServer once workers are served.
-    #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_HEALTH")]
-    pub health: Option<String>,
-
-    /// When the run is over, stay until asked to end (SIGTERM): the page and the metrics are there, and workers that come
-    /// late are told that nothing is left to do. For supervisors that would start the server again.
+    /// Do not exit when the run is done; wait for SIGTERM
+    ///
+    /// The live page and the metrics remain available, and workers that connect late learn that the run is done. This is
+    /// for supervisors that would otherwise restart the server.
     #[arg(long)]
     pub stay: bool,
 
-    /// Set by `downhill launch`, which itself prints how to resume the run.
+    /// Set by `downhill launch`, which itself prints how to resume the run
     #[arg(long, hide = true)]
     pub launched: bool,
 
-    /// Let callers ask which services there are (gRPC reflection), for tools such as grpcurl.
+    /// Allow gRPC reflection, for tools such as grpcurl
     #[arg(long)]
     pub reflection: bool,
 
-    /// Workers without whom training does not begin.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Number of workers to wait for before training starts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..),
+          help_heading = "Workers")]
     pub min_workers: u32,
 
-    /// Workers at most: more are turned away until one leaves.
+    /// Maximum number of workers; more are turned away
     #[arg(long, value_name = "N", default_value_t = ServerOptions::default().max_workers,
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
+          value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Workers")]
     pub max_workers: u32,
 
-    /// Have this share of the sums, 0 to 1, computed by a second worker, and compare the bits. A worker that has sent
-    /// something else than its samples give is banned, and the step is made without it. Costs this share of computing
-    /// more, and new weights go out only when a step is complete. Not where the weights are cut into parts.
-    #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = share, conflicts_with_all = ["shard", "shards_beside"])]
-    pub audit: f64,
-
-    /// Too few workers, or missing shards, for this long end the run, in seconds; so does a missing coordinator a shard.
+    /// End the run if workers or shards are missing this long
+    ///
+    /// A shard ends if its coordinator is missing for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().join_timeout.as_secs(),
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub join_timeout: u64,
 
-    /// A worker of whom nothing is heard for this long is lost, in seconds.
+    /// Consider a worker lost if it sends nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().contact_timeout.as_secs(),
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub worker_timeout: u64,
 
-    /// Work that is not back after this long is also given to another worker, in seconds.
+    /// Also give work to a second worker after this long
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().work_timeout.as_secs(),
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub work_timeout: u64,
 
-    /// Keep only one of S parts of the weights. Part 0 is the coordinator, which hands out the work and keeps the
-    /// first part; each other part is a process of its own with --coordinator.
-    #[arg(long, value_name = "I/S", value_parser = part)]
+    /// Share of gradient sums to check with a second worker
+    ///
+    /// From 0 for none to 1 for all. The second worker computes the same sums, and the server compares the bits. A worker that sent a wrong sum is banned,
+    /// and the step is made without it. Checking costs this share of additional computation, and new weights are sent only
+    /// once a step is complete. Not supported with sharded weights.
+    #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = share, conflicts_with_all = ["shard", "shards_beside"],
+          help_heading = "Workers")]
+    pub audit: f64,
+
+    /// Hold only part I of S of the weights
+    ///
+    /// Part 0 is the coordinator, which also distributes the work. Each other part is a separate process, started with
+    /// --coordinator.
+    #[arg(long, value_name = "I/S", value_parser = part, help_heading = "Sharding")]
     pub shard: Option<(u32, u32)>,
 
-    /// The server that was started with --shard 0/S. Part 0 has no use for it, so that all parts may be started alike.
-    #[arg(long, value_name = "ADDRESS", requires = "shard")]
+    /// Address of the server that was started with --shard 0/S
+    ///
+    /// Part 0 ignores this flag, so all parts can be started with the same flags.
+    #[arg(long, value_name = "ADDRESS", requires = "shard", help_heading = "Sharding")]
     pub coordinator: Option<String>,
 
-    /// The address of this shard that workers are told, if it is not the one listened on.
-    #[arg(long, value_name = "ADDRESS", requires = "coordinator")]
+    /// Address at which workers reach this shard, if not --listen
+    #[arg(long, value_name = "ADDRESS", requires = "coordinator", help_heading = "Sharding")]
     pub advertise: Option<String>,
 
-    /// Keep no weights here: N workers, started with --with-shard, each keep a part.
-    #[arg(long, value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Hold no weights: N workers with --with-shard hold a part each
+    #[arg(long, value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..=1024),
+          help_heading = "Sharding")]
     pub shards_beside: Option<u32>,
 
     /// Where the data lies.
@@ -100,25 +103,63 @@ pub struct Arguments {
     #[command(flatten)]
     pub out: OutArgs,
 
-    /// When it is saved.
+    /// When the run is saved.
     #[command(flatten)]
     pub checkpoint: CheckpointArgs,
 
-    /// What is shown of it.
+    /// How the run can be watched.
     #[command(flatten)]
     pub watch: WatchArgs,
 
-    /// What protects it.
+    /// Answer gRPC health checks on this address
+    ///
+    /// The service "" is serving once the process has started, and downhill.v1.ParameterServer once workers are served.
+    /// Neither TLS nor a token is required.
+    #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_HEALTH", help_heading = "Monitoring")]
+    pub health: Option<String>,
+
+    /// What protects connections.
     #[command(flatten)]
     pub security: SecurityArgs,
 
-    /// How it logs.
+    /// Allow unprotected connections from other machines
+    ///
+    /// Allows a --listen address that other machines can reach, without certificates or a token. Every client that can reach
+    /// the address can then take part in the run and read its weights.
+    #[arg(long, help_heading = "Security")]
+    pub insecure: bool,
+
+    /// How the process logs.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  # A server for two workers on this machine
+  ps-server examples/digits.toml --min-workers 2
+
+  # A server for workers on other machines, which must know the token
+  openssl rand -hex 32 > token && chmod 600 token
+  ps-server examples/digits.toml --listen 0.0.0.0:4370 --token-file token
+
+  # Two servers that each hold half of the weights
+  ps-server examples/digits.toml --shard 0/2
+  ps-server examples/digits.toml --shard 1/2 --listen 127.0.0.1:4371 \\
+      --coordinator 127.0.0.1:4370";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done, or stopped by Ctrl-C or SIGTERM
+  1   failed
+  2   wrong command line or run file
+  42  refused by the coordinator
+
+Code 42 means that the run file, data, version, certificate or token of a shard does not match that of its coordinator. \
+Starting the shard again cannot help.";
+
 impl Arguments {
-    /// How the server is to behave.
+    /// The behaviour of the server.
     pub fn options(&self, security: &Security) -> ServerOptions {
         ServerOptions {
             min_workers: self.min_workers,

@@ -1,6 +1,5 @@
 //! `ps-server`: parse, bind, load, run, exit code.
 
-use clap::Parser;
 use ps_coord::Dismissal;
 use ps_proto::{Listener, Security};
 use ps_run::{
@@ -36,7 +35,7 @@ fn failed(error: &ServerError) -> Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = ps_config::parse(ps_version::commit!());
     arguments.log.start();
     ps_proto::allocator::keep_large_blocks();
     match serve(&arguments) {

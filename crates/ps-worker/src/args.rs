@@ -5,81 +5,133 @@ use ps_config::{DataArgs, LogArgs, SecurityArgs};
 use ps_proto::Security;
 use ps_run::Processors;
 
-/// Computes gradients for a Downhill server. The run file comes from the server; the data does not.
+/// Compute gradients for a Downhill server
 ///
-/// Exits with 0 when training is done or was stopped, 1 on failure, 2 on wrong usage, and 42 if run file, data, version,
-/// certificate or token do not fit the server's, when starting it again is useless.
+/// The worker gets the run file from the server, and reads the data itself.
 #[derive(Parser)]
-#[command(name = "ps-worker", version)]
+#[command(name = "ps-worker", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Arguments {
-    /// The server: HOST:PORT, or unix:PATH for one on this machine. With the --tls flags, TLS is spoken.
+    /// Server address: HOST:PORT or unix:PATH
+    ///
+    /// With the --tls flags, the connection is encrypted.
     #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_SERVER")]
     pub server: String,
+
+    /// Number of computing threads [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+
+    /// Bind each computing thread to one of these processors, such as 0-3,8
+    ///
+    /// Workers on the same machine that are bound to different processors do not slow each other down. Linux only.
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<Processors>,
+
+    /// Name of this worker in logs and status [default: worker-PID]
+    ///
+    /// At most 256 bytes.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// How long to try to reach a server that does not answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub patience: u64,
+
+    /// Do not exit when the run is done; wait for SIGTERM
+    ///
+    /// This is for supervisors that would otherwise restart the worker.
+    #[arg(long)]
+    pub stay: bool,
 
     /// Where the data lies.
     #[command(flatten)]
     pub data: DataArgs,
 
-    /// Let the server's run file name data by absolute paths, or outside of --data-root (or of the current folder): the
-    /// server then decides what this worker reads.
-    #[arg(long)]
+    /// Allow the server's run file to name data outside --data-root
+    ///
+    /// Without this flag, absolute paths and paths that leave the folder are refused, and so are all URLs that --allow-url
+    /// does not permit. With it, the server decides what this worker reads.
+    #[arg(long, help_heading = "Data")]
     pub allow_any_path: bool,
 
-    /// Fetch data by the URLs in the server's run file that begin with this, such as s3://bucket/ or https://host/data/; may
-    /// be given several times. With --allow-any-path, all may be.
-    #[arg(long, value_name = "URL", env = "DOWNHILL_ALLOW_URL", value_delimiter = ',')]
+    /// Allow data URLs with this prefix; can be repeated
+    ///
+    /// For example, --allow-url s3://bucket/. Several prefixes can also be separated by commas.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DOWNHILL_ALLOW_URL",
+        value_delimiter = ',',
+        help_heading = "Data"
+    )]
     pub allow_url: Vec<String>,
 
-    /// Threads that compute; one for each processor if not given.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub threads: Option<u16>,
-
-    /// Bind the computing threads to these processors, one each in turn, such as 0-3,8: so that workers on one machine
-    /// never wait behind one another. Linux only.
-    #[arg(long, value_name = "LIST")]
-    pub cpus: Option<Processors>,
-
-    /// This worker's name in logs and status; at most 256 bytes.
-    #[arg(long, value_name = "NAME", default_value_t = format!("worker-{}", std::process::id()))]
-    pub name: String,
-
-    /// Serve metrics for Prometheus at http://ADDRESS/metrics, to whoever asks. A port in use is warned of.
-    #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_METRICS")]
-    pub metrics: Option<String>,
-
-    /// When the run is over, stay until asked to end (SIGTERM): for supervisors that would start the worker again.
-    #[arg(long)]
-    pub stay: bool,
-
-    /// For how long a server that is not there is tried again, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub patience: u64,
-
-    /// Also keep a part of the weights, in this process: its part never touches a socket here. The server must have
-    /// been started with --shards-beside.
-    #[arg(long)]
+    /// Also hold a part of the weights
+    ///
+    /// The gradients of that part do not pass through a socket on this machine. The server must have been started with
+    /// --shards-beside.
+    #[arg(long, help_heading = "Sharding")]
     pub with_shard: bool,
 
-    /// Where other workers reach that part; port 0 for any free one.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0", requires = "with_shard")]
+    /// Address to listen on for other workers
+    ///
+    /// With port 0, the system chooses a free port.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:0",
+        requires = "with_shard",
+        help_heading = "Sharding"
+    )]
     pub shard_listen: String,
 
-    /// The address that other workers are told, if it is not the one listened on.
-    #[arg(long, value_name = "ADDRESS", requires = "with_shard")]
+    /// Address at which other workers reach this one, if not --shard-listen
+    #[arg(long, value_name = "ADDRESS", requires = "with_shard", help_heading = "Sharding")]
     pub shard_advertise: Option<String>,
 
-    /// Let --shard-listen be an address that other machines reach without certificates or tokens.
-    #[arg(long, requires = "with_shard")]
-    pub insecure: bool,
+    /// Serve Prometheus metrics at http://ADDRESS/metrics
+    ///
+    /// Every client that can reach the address can read them; no token is required. If the port is in use, the worker runs
+    /// without metrics.
+    #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_METRICS", help_heading = "Monitoring")]
+    pub metrics: Option<String>,
 
-    /// What protects its connections.
+    /// What protects connections.
     #[command(flatten)]
     pub security: SecurityArgs,
 
-    /// How it logs.
+    /// Allow unprotected connections from other machines
+    ///
+    /// Allows a --shard-listen address that other machines can reach, without certificates or a token. Every client that can
+    /// reach the address can then take part in the run.
+    #[arg(long, requires = "with_shard", help_heading = "Security")]
+    pub insecure: bool,
+
+    /// How the process logs.
     #[command(flatten)]
     pub log: LogArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # A worker for a server on this machine
+  ps-worker --server 127.0.0.1:4370
+
+  # A worker with its data in /data, for a server that requires a token
+  ps-worker --server train.example:4370 --token-file token --data-root /data
+
+  # A worker that also holds a part of the weights
+  ps-worker --server 127.0.0.1:4370 --with-shard";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done, or stopped by Ctrl-C or SIGTERM
+  1   failed
+  2   wrong command line
+  42  refused or banned by the server
+
+Code 42 means that the run file, data, version, certificate or token of the worker does not match that of the server, or that \
+its gradients were wrong. Starting the worker again cannot help.";
 
 impl Arguments {
     /// What protects our connections, which those of other workers to us may need.

@@ -1,6 +1,5 @@
 //! `ps-worker`: parse, connect, compute, exit code.
 
-use clap::Parser;
 use ps_run::Style;
 use ps_watch::{Source, Watching};
 use ps_worker::args::Arguments;
@@ -14,7 +13,7 @@ use tracing::{error, info};
 static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = ps_config::parse(ps_version::commit!());
     arguments.log.start();
     ps_proto::allocator::keep_large_blocks();
     let style = match Style::choose(&arguments.log) {
@@ -29,6 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let name = arguments.name.unwrap_or_else(|| format!("worker-{}", std::process::id()));
     let options = WorkerOptions {
         data_root: arguments.data.data_root,
         allow_any_path: arguments.allow_any_path,
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         shard: arguments
             .with_shard
             .then_some(ShardPlace { listen: arguments.shard_listen, advertise: arguments.shard_advertise }),
-        ..WorkerOptions::new(arguments.server, arguments.name)
+        ..WorkerOptions::new(arguments.server, name)
     };
     let _watching =
         Watching::metrics(arguments.metrics.as_deref(), Source::Worker(Arc::clone(&options.meter)));

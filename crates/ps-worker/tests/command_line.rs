@@ -21,6 +21,15 @@ fn help_names_the_flags() {
 }
 
 #[test]
+fn the_version_names_the_numerics_version() {
+    let (output, _) = worker(&["--version"]);
+    let version = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success());
+    let expected = format!("numerics {})\n", ps_core::NUMERICS_VERSION);
+    assert!(version.starts_with("ps-worker ") && version.ends_with(&expected), "{version}");
+}
+
+#[test]
 fn a_wrong_command_line_ends_with_2() {
     for arguments in
         [&["--sever", "127.0.0.1:1"][..], &[], &["--server", "localhost"], &["--server", "a:b:c"]]

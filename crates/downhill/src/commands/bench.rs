@@ -11,26 +11,30 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Measure how well Downhill runs on this machine.
+/// Measure how fast Downhill runs on this machine
 ///
-/// Each figure is shown as soon as it is known, and beside what bounds it: products beside the core's peak, the
-/// server's work beside a copy in memory, rounds beside bare sockets. Best on a machine that does nothing else.
+/// Each figure is shown as soon as it is measured, beside what bounds it: matrix products beside the peak of the core, the
+/// server's update beside a copy in memory, rounds beside bare sockets. Run it on an otherwise idle machine.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Write one JSON object a line: name, value, unit, and the ratio to what it is held against.
+    /// Print one JSON object per figure
+    ///
+    /// Each has a name, a value, a unit, and the ratio of the value to its bound.
     #[arg(long)]
     json: bool,
 
-    /// Take about a quarter of a minute instead of a minute and a half; leaves out rounds of 100 MB.
+    /// Measure for about 15 seconds instead of 90, without rounds of 100 MB
     #[arg(long)]
     quick: bool,
 
-    /// Measure only what has these names or begins with them, such as peak or round/10kB.
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    /// Measure only figures whose names start with these, such as round/10kB
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
 
-    /// Measure the costs of this run, which `simulate` asks for [default: 784-512-256-10 on built-in data].
+    /// Run file to measure the costs of, for 'downhill simulate'
+    ///
+    /// By default, the model is 784-512-256-10 on built-in data.
     #[arg(long, value_name = "RUN.toml")]
     run: Option<PathBuf>,
 
@@ -43,8 +47,8 @@ Examples:
   downhill bench
   downhill bench --quick --only peak,kernel
   downhill bench --json > this-machine.jsonl
-  downhill bench --json --only cost --run examples/mnist.toml > costs.jsonl
-  downhill simulate examples/mnist.toml --bench costs.jsonl";
+  downhill bench --json --only cost --run examples/digits.toml > costs.jsonl
+  downhill simulate examples/digits.toml --bench costs.jsonl";
 
 /// Measures and tells.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {

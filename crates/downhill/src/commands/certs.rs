@@ -13,42 +13,44 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-/// Make certificates for ps-server and ps-worker.
+/// Create certificates for mutual TLS between servers and workers
 ///
-/// Writes a private authority, a certificate for the server and one for each worker, each with its key. No file is
-/// overwritten. Then prints the flags that use them.
+/// Writes a private certificate authority, a certificate for the server and one for each worker, each with its key, and prints
+/// the flags to use them. Existing files are not overwritten.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Folder for the files.
-    #[arg(long, value_name = "DIR", default_value = "certs")]
+    /// Folder to write to
+    #[arg(long, value_name = "DIR", default_value = "certs", value_hint = clap::ValueHint::DirPath)]
     out: PathBuf,
 
-    /// A name or address by which workers reach the server, besides localhost, 127.0.0.1 and ::1; may be given several
-    /// times.
+    /// Name or address of the server; can be repeated
+    ///
+    /// The server's certificate is always valid for localhost, 127.0.0.1 and ::1.
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
 
-    /// For how many days they are valid.
+    /// Number of days the certificates are valid
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
 
-    /// How many workers get one of their own.
+    /// Number of workers to create certificates for
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
 
-    /// Let workers serve as well, for `ps-worker --with-shard`: the hosts are in their certificates, too. Without it, a
-    /// worker's certificate cannot pass for a server's.
+    /// Allow workers to act as servers too, for 'ps-worker --with-shard'
+    ///
+    /// Adds the hosts to the workers' certificates. Without this flag, a worker's certificate cannot be used as a server's.
     #[arg(long)]
     with_shards: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  downhill certs --out certs
-  downhill certs --out certs --host train.example --host 10.0.0.7 --workers 8 --days 30
+  downhill certs
+  downhill certs --out cluster --host train.example --host 10.0.0.7 --workers 8
 
-Give each machine ca.pem and its own certificate and key, and nobody ca-key.pem, which can make more: put it away.";
+Copy ca.pem and one certificate with its key to each machine. Keep ca-key.pem private: it can sign further certificates.";
 
 /// What every server's certificate is good for.
 const OWN_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];

@@ -8,21 +8,25 @@ use ps_run::{counted, grouped};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Look at data.
+/// Inspect data sources
 #[derive(clap::Subcommand)]
 pub enum Command {
     Inspect(InspectArguments),
 }
 
-/// Show what a source holds: samples, features, ranges, classes, missing values, and a few images.
+/// Show what a data source contains
+///
+/// Shows the number of samples, the features with their ranges, the classes, missing values, and a few images.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct InspectArguments {
-    /// A source such as csv:PATH, or a run file, whose sources are all shown.
+    /// A source such as csv:PATH, or a run file to show all sources of
     #[arg(value_name = "SOURCE|RUN.toml")]
     what: String,
 
-    /// The label column of a CSV source: its name, or its number from 0 [default: the last, or the run file's].
+    /// Label column of a CSV source, by name or number [default: the last]
+    ///
+    /// Numbers start from 0; negative numbers count from the end. For a run file, the default is its data.label.
     #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
     label: Option<String>,
 
@@ -34,8 +38,8 @@ const EXAMPLES: &str = "\
 Examples:
   downhill data inspect digits:
   downhill data inspect csv:housing.csv --label median_house_value
-  downhill data inspect idx:train-images-idx3-ubyte.gz,train-labels-idx1-ubyte.gz
-  downhill data inspect examples/mnist.toml";
+  downhill data inspect idx:images.gz,labels.gz
+  downhill data inspect examples/digits.toml";
 
 /// At most this many columns, classes and texts of a column are listed.
 const MAX_COLUMNS: usize = 60;

@@ -7,28 +7,32 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Say in what two runs differ: keys of their run files, data, results, and where their weights parted.
+/// Compare two runs: run files, data, results and weights
 ///
-/// A run keeps the hash of its weights after every so many steps (a power of two). Runs that were made of the same must have
-/// the same hashes, on whatever machines; where they do not, the first step that differs says where to look.
-///
-/// Exits with 0 if the weights are the same as far as both are known, 1 if they differ, 2 if that cannot be told.
+/// A run records a hash of its weights at regular steps. Runs with the same run file, data and numerics version must have the
+/// same hashes on all machines. Where they do not, the first step that differs shows where to look.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Arguments {
-    /// The folder of a run.
-    #[arg(value_name = "RUN_DIR")]
+    /// Folder of a run
+    #[arg(value_name = "RUN_DIR", value_hint = clap::ValueHint::DirPath)]
     first: PathBuf,
 
-    /// That of another.
-    #[arg(value_name = "RUN_DIR")]
+    /// Folder of another run
+    #[arg(value_name = "RUN_DIR", value_hint = clap::ValueHint::DirPath)]
     second: PathBuf,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   downhill diff runs/digits-1 runs/digits-2
-  downhill diff laptop cluster && echo the same bits";
+  downhill diff runs/digits-1 results && echo identical";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  the weights are identical as far as both are known
+  1  the weights differ
+  2  the weights cannot be compared";
 
 /// Compares and prints.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {

@@ -10,24 +10,29 @@ use ps_run::{DataProgress, Measures, Style, counted, grouped};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Measure the weights of a finished run.
+/// Measure the weights of a finished run
 ///
-/// Without --data: on its validation part and test source, as at its end. The run's training data is read
-/// too, since columns, classes and preprocessing come from it.
+/// Without --data, this measures on the run's validation part and test source, as training does at its end. The run's training
+/// data is read as well, because it determines the columns, classes and preprocessing.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// A run's folder, or its weights.safetensors.
+    /// Folder of the run, or its weights.safetensors
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
 
-    /// Measure on this source instead, such as csv:new.csv; relative paths start here, not at the run file.
-    #[arg(long = "data", value_name = "SOURCE")]
-    source: Option<String>,
-
-    /// Override a key of the run file, such as data.test=csv:other.csv; may be given several times.
+    /// Override a key of the run file; can be repeated
+    ///
+    /// For example, --set data.test=csv:other.csv. With nothing after the equals sign, as in --set data.test=, the key is
+    /// unset: it has its default, as if it were not in the run file.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+
+    /// Measure on this source instead, such as csv:new.csv
+    ///
+    /// Relative paths start from the current folder, not from the run file's.
+    #[arg(long = "data", value_name = "SOURCE", help_heading = "Data")]
+    source: Option<String>,
 
     #[command(flatten)]
     data: DataArgs,
@@ -38,8 +43,8 @@ pub struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   downhill evaluate runs/digits-1
-  downhill evaluate runs/digits-1 --data digits:1000,seed=9
-  downhill evaluate runs/adult-1/weights.safetensors --set data.test=csv:adult_test.csv";
+  downhill evaluate runs/digits-1 --data digits:1000
+  downhill evaluate runs/digits-1/weights.safetensors --set data.test=digits:500";
 
 /// Prints loss, accuracy or R², and the error of each class.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {

@@ -13,37 +13,41 @@ use ps_run::{DataProgress, Job, Style};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Show what one sample asks of the weights.
+/// Show how the weights would change to lower the loss of one sample
 ///
-/// Computes the gradient of this one sample's loss: the outputs against the wanted ones, and, layer by layer from the last,
-/// which biases, weights and activations before the layer it would push most, and in which direction, for the loss to fall.
-/// Activations cannot be changed by themselves: their push is what goes on to the layer before.
+/// Computes the gradient of the loss of this sample, and shows the outputs beside their targets. Then lists, layer by layer from
+/// the last to the first, the biases, weights and input activations with the largest gradients and the direction in which they
+/// would have to change. Activations cannot be changed directly: their gradient is what propagates to the layer before.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// A run's folder, or its weights.safetensors.
+    /// Folder of the run, or its weights.safetensors
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
 
-    /// Which sample, from 0.
+    /// Index of the sample, from 0
     #[arg(long, value_name = "I")]
     sample: usize,
 
-    /// Of which part of the run's data.
-    #[arg(long, default_value = "train", conflicts_with = "source")]
-    part: Part,
-
-    /// Of this source instead, such as csv:new.csv; relative paths start here, not at the run file.
-    #[arg(long = "data", value_name = "SOURCE")]
-    source: Option<String>,
-
-    /// How many of the strongest pushes of each kind are shown.
+    /// Number of gradients of each kind to show, largest first
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     top: u16,
 
-    /// Draw it to this .png or .svg file, too: of images what each pixel is pushed to; an older picture there is replaced.
+    /// Also draw a picture to this .png or .svg file, which is overwritten
+    ///
+    /// For images, it shows in which direction each pixel would have to change.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// Part of the run's data that contains the sample
+    #[arg(long, default_value = "train", conflicts_with = "source", help_heading = "Data")]
+    part: Part,
+
+    /// Take the sample from this source instead, such as csv:new.csv
+    ///
+    /// Relative paths start from the current folder, not from the run file's.
+    #[arg(long = "data", value_name = "SOURCE", help_heading = "Data")]
+    source: Option<String>,
 
     #[command(flatten)]
     data: DataArgs,
@@ -61,8 +65,8 @@ enum Part {
 const EXAMPLES: &str = "\
 Examples:
   downhill explain runs/digits-1 --sample 0
-  downhill explain runs/mnist-1 --part test --sample 8 --output sample.png
-  downhill explain runs/adult-1 --data csv:new.csv --sample 3 --top 10";
+  downhill explain runs/digits-1 --part validation --sample 8 --output 8.png
+  downhill explain runs/digits-1 --data digits:100 --sample 3 --top 10";
 
 /// Prints the tables and draws the picture.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {

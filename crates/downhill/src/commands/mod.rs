@@ -2,12 +2,14 @@
 
 pub mod bench;
 pub mod certs;
+pub mod completions;
 pub mod data;
 pub mod diff;
 pub mod evaluate;
 pub mod explain;
 pub mod find_lr;
 pub mod launch;
+pub mod man;
 pub mod plot;
 pub mod predict;
 pub mod runs;

@@ -12,25 +12,27 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Predict with the weights of a finished run.
+/// Predict with the weights of a finished run
 ///
-/// Writes CSV, one line for each sample in the source's order: for classes the predicted one and the
-/// probability of each, otherwise the predicted value or rate. Labels in the source are not looked at and need
-/// not be there. The run's training data is read too, since columns and preprocessing come from it.
+/// Writes CSV with one line per sample, in the order of the source: the predicted class and the probability of each class, or
+/// the predicted value or rate. The source needs no labels, and its labels are ignored. The run's training data is read as well,
+/// because it determines the columns and preprocessing.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// A run's folder, or its weights.safetensors.
+    /// Folder of the run, or its weights.safetensors
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
 
-    /// The samples, such as csv:new.csv or idx:images.gz; relative paths start here, not at the run file.
-    #[arg(long = "data", value_name = "SOURCE")]
-    source: String,
-
-    /// Write here instead of to standard output; must not exist yet.
+    /// Write to this file, which must not exist, instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// Source of the samples, such as csv:new.csv or idx:images.gz
+    ///
+    /// Relative paths start from the current folder, not from the run file's.
+    #[arg(long = "data", value_name = "SOURCE", help_heading = "Data")]
+    source: String,
 
     #[command(flatten)]
     data: DataArgs,
@@ -40,8 +42,8 @@ pub struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  downhill predict runs/adult-1 --data csv:new.csv --output predictions.csv
-  downhill predict runs/mnist-1 --data idx:t10k-images-idx3-ubyte.gz | head";
+  downhill predict runs/digits-1 --data digits:100 --output predictions.csv
+  downhill predict runs/digits-1 --data digits:100 | head";
 
 /// Writes the predictions.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {

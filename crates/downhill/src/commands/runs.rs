@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-/// List runs with their results, the latest first.
+/// List runs and their results, newest first
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Folders of runs, or folders that hold such.
-    #[arg(value_name = "DIR", default_value = "runs")]
+    /// Folders of runs, or folders that contain them
+    #[arg(value_name = "DIR", default_value = "runs", value_hint = clap::ValueHint::DirPath)]
     folders: Vec<PathBuf>,
 
-    /// Print JSON, a line for each run.
+    /// Print one JSON object per run
     #[arg(long)]
     json: bool,
 }
@@ -25,7 +25,7 @@ pub struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   downhill runs
-  downhill runs runs/digits-1 elsewhere
+  downhill runs runs results
   downhill runs --json | jq -r 'select(.state == \"unfinished\") .folder'";
 
 /// Prints a table.

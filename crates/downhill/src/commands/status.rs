@@ -9,24 +9,24 @@ use ps_worker::observe::{self, Report};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Show how far a run is, who takes part, how fast, and what it waits for.
+/// Show the progress of a run, its workers, and what it waits for
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The server: HOST:PORT, or unix:PATH for one on this machine.
+    /// Server address: HOST:PORT or unix:PATH
     #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:4370", env = "DOWNHILL_SERVER")]
     server: String,
 
-    /// Look again every so many seconds, until the server is gone.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
+    /// Repeat every N seconds until the server exits [if no N is given: 1]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1",
           value_parser = clap::value_parser!(u64).range(1..))]
     watch: Option<u64>,
 
-    /// Have the run saved after the step in hand, and wait until that is done.
+    /// Have the run saved after the current step, and wait until it is
     #[arg(long, conflicts_with = "watch")]
     checkpoint: bool,
 
-    /// Print JSON, a line each time.
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 

@@ -2,6 +2,7 @@
 
 mod benching;
 mod command_line;
+mod documenting;
 mod interrupting;
 mod launching;
 mod simulating;

@@ -5,3 +5,4 @@ mod flags;
 mod reference;
 mod refused;
 mod resolved;
+mod unset;

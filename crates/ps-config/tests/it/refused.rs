@@ -497,10 +497,9 @@ fn phases_that_do_not_follow_one_another_are_refused() {
 
 #[test]
 fn bad_flags_are_named() {
-    refused(with(&["train.batch"]), "--set train.batch: expected KEY=VALUE, such as train.batch=256");
     refused(
-        with(&["train.batch="]),
-        "--set train.batch=: no value follows the equals sign; train.batch is an integer from 1 to 4294967295, or \"full\"",
+        with(&["train.batch"]),
+        "--set train.batch: expected KEY=VALUE, such as train.batch=256, or KEY= to unset a key",
     );
     refused(
         with(&["train.bacth=3"]),
@@ -529,7 +528,7 @@ fn bad_flags_are_named() {
     );
     refused(
         with(&["model.kind=linear"]),
-        r#"run.toml:7: model.hidden has no effect: model.kind is "linear" and only "mlp" use it; remove this key or change model.kind"#,
+        r#"run.toml:7: model.hidden has no effect: model.kind is "linear" and only "mlp" use it; unset it with --set model.hidden= or change model.kind"#,
     );
     refused(
         with(&["train.leaf=128"]),

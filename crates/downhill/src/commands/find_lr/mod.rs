@@ -15,34 +15,36 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use sweep::{Proposal, Sweep};
 
-/// Find a learning rate by trying all of them.
+/// Find a learning rate by trying increasing ones in a short run
 ///
-/// Trains from the initial weights with a rate that grows by the same factor from step to step (the range test of
-/// Smith 2017), draws the loss over the rate, and proposes a rate. Nothing is kept of that run. The run file's schedule
-/// and whatever watches its loss are left out, all else is as it says.
+/// Trains from the initial weights with a rate that grows by the same factor at each step (the range test of Smith 2017),
+/// draws the loss over the rate, and proposes a rate. The trained weights are discarded. The run file's schedule, early
+/// stopping and guard are ignored.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub struct Arguments {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Rate of the first step.
+    /// Learning rate of the first step
     #[arg(long, value_name = "RATE", default_value_t = 1e-5, value_parser = rate)]
     from: f64,
 
-    /// Rate of the last step, if the loss does not explode before it.
+    /// Learning rate of the last step
+    ///
+    /// The run ends earlier if the loss explodes.
     #[arg(long, value_name = "RATE", default_value_t = 10.0, value_parser = rate)]
     to: f64,
 
-    /// Steps from one to the other.
+    /// Number of steps
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(50..=100_000))]
     steps: u64,
 
-    /// Write the curve to this .png or .svg file, too; an older picture there is replaced.
+    /// Also draw the curve to this .png or .svg file, which is overwritten
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Threads to compute on [default: as many as there are processors].
+    /// Number of threads [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
@@ -56,10 +58,12 @@ const EXAMPLES: &str = "\
 Examples:
   downhill find-lr examples/digits.toml
   downhill find-lr examples/digits.toml --output find-lr.png
-  downhill find-lr examples/digits.toml --set optimizer.kind=adam --from 1e-7 --to 1
+  downhill find-lr examples/digits.toml --from 1e-7 --to 1 \\
+      --set optimizer.kind=adam --set optimizer.momentum=";
 
-The last line of output is the flag that `downhill train` takes. Where the loss explodes at once, never falls or
-is still falling at the last rate, there is no such line, and the exit code is 1.";
+const DETAILS: &str = "\
+The last line of the output is the flag to pass to 'downhill train'. If the loss explodes at once, never falls, or is still \
+falling at the last rate, there is no such line and the exit code is 1.";
 
 /// Width of the curve in a pipe or a file, in characters.
 const CURVE: usize = 64;

@@ -19,40 +19,45 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Train with a server and workers as processes on this machine.
+/// Train a model with server and worker processes on this machine
 ///
-/// Starts ps-server on a free port and the workers, shows their output with a label before each line, and
-/// ends with the server's summary. The weights are those of `downhill train`, to the last bit.
+/// Starts ps-server and the workers, prefixes each line of their output with the name of the process, and ends with the
+/// server's summary. The weights are bit-identical to those of 'downhill train'.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub struct Arguments {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Worker processes.
+    /// Number of worker processes
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
 
-    /// Threads of each worker [default: the processors shared out among the workers].
+    /// Number of threads per worker [default: processors / workers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// Do not bind the workers' threads to processors of their own, which is done where they are as many as the
-    /// processors, so that no worker waits behind another.
+    /// Do not bind the workers' threads to processors
+    ///
+    /// By default, the threads are bound if their number equals the number of processors, so that no worker waits for another.
     #[arg(long)]
     no_pin: bool,
 
-    /// Cut the weights into S parts, each kept by a server process of its own, or `beside`: each worker keeps a part.
-    /// When one of them dies, all go back to the last checkpoint.
+    /// Shard the weights over S servers, or beside the workers
+    ///
+    /// With 'beside', each worker process also holds a part of the weights. If a process that holds a part of the weights dies, the run goes back to its last checkpoint.
     #[arg(long, value_name = "S|beside", default_value = "1", value_parser = shards)]
     shards: Shards,
 
-    /// Connect through TCP instead of Unix sockets, which are faster and are used where the system has them.
+    /// Connect over TCP instead of Unix sockets
+    ///
+    /// Unix sockets are faster, and are the default on systems that have them.
     #[arg(long)]
     tcp: bool,
 
-    /// How many times each process is started again: a worker after it was killed or failed, a server after it was
-    /// killed; 0: never.
+    /// How many times to restart each process; 0 for never
+    ///
+    /// A worker is restarted if it fails or is killed, a server only if it is killed.
     #[arg(long, value_name = "TIMES", default_value_t = 10)]
     restart: u32,
 
@@ -88,18 +93,20 @@ fn shards(text: &str) -> Result<Shards, String> {
 
 const EXAMPLES: &str = "\
 Examples:
-  downhill launch examples/mnist.toml --workers 2
-  downhill launch examples/mnist.toml --workers 3 --threads 1 --out results
-  downhill launch examples/mnist.toml --workers 2 --shards beside
-  downhill launch examples/mnist.toml --workers 2 --dashboard
+  downhill launch examples/digits.toml --workers 2
+  downhill launch examples/digits.toml --workers 3 --threads 1 --out results
+  downhill launch examples/digits.toml --workers 2 --shards beside
+  downhill launch examples/digits.toml --workers 2 --dashboard";
 
-Any of the processes may be killed at any moment (kill -9 PID, see the lines that say who was started): it is started
-again, and the weights do not change.
+const DETAILS: &str = "\
+Fault tolerance:
+Any of the processes can be killed at any time. It is restarted, and the weights do not change. To try it, run kill -9 with \
+one of the process IDs that are printed at the start.
 
-With --out at the folder of a run that was stopped or killed it goes on where it was last saved.
-
-Ctrl-C has the server finish, write the results so far and end, and the workers with it (exit code 130); a
-second Ctrl-C ends all of them at once. Either way, the command that resumes the run is printed.";
+Stopping and resuming:
+Ctrl-C stops the server, which saves the run and its results so far, and then the workers; the exit code is 130. A second \
+Ctrl-C stops all of them immediately. Either way, the command that resumes the run is printed. To resume a run, however it \
+ended, start it again with --out set to its folder.";
 
 /// Children are looked after this often.
 const WATCH_EVERY: Duration = Duration::from_millis(20);

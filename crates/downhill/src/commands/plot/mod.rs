@@ -11,34 +11,42 @@ use ps_watch::curves::{self, Course};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Draw how runs went.
+/// Draw the curves of runs
 ///
-/// Loss, accuracy or R², learning rate and, of runs with train.probe_every, the closer look at steps, of one or several
-/// runs in one picture; what the guard, plateaus and early stopping did is marked. A run may still be going on.
+/// Draws the loss, the accuracy or R², and the learning rate of one or several runs into one picture, with marks where the guard,
+/// a plateau or early stopping intervened. For runs with train.probe_every, it also draws the predicted and actual decrease of
+/// the loss. The runs may still be training.
 ///
-/// With --valley instead the loss itself, of one finished run: along the gradient at its first and its last weights, and
-/// over a plane through the path that the weights took, as far as its checkpoints tell.
+/// With --valley, draws the loss around the weights of one finished run instead: along the gradient at its first and last
+/// weights, and over a plane through the path of the weights between its checkpoints. For a finer path, train with
+/// --checkpoint-every 20 --checkpoint-keep 100.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Folders of runs.
-    #[arg(value_name = "RUN_DIR", required = true)]
+    /// Folders of the runs
+    #[arg(value_name = "RUN_DIR", required = true, value_hint = clap::ValueHint::DirPath)]
     runs: Vec<PathBuf>,
 
-    /// The .png or .svg file; an older picture there is replaced [default: plot.png or valley.png in the run's folder].
+    /// Picture to write, .png or .svg [default: plot.png in the run's folder]
+    ///
+    /// An existing file is overwritten. With --valley, the default is valley.png in the run's folder.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Draw the loss around the weights.
-    #[arg(long)]
+    /// Draw the loss around the weights
+    #[arg(long, help_heading = "Valley")]
     valley: bool,
 
-    /// Samples whose loss --valley draws: the first ones of the training part.
-    #[arg(long, value_name = "N", default_value_t = 1000, requires = "valley", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Number of training samples to compute the loss on
+    ///
+    /// These are the first ones of the training part.
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "valley",
+          value_parser = clap::value_parser!(u32).range(1..), help_heading = "Valley")]
     samples: u32,
 
-    /// Points of the plane on a side, of --valley.
-    #[arg(long, value_name = "N", default_value_t = 25, requires = "valley", value_parser = clap::value_parser!(u16).range(5..=201))]
+    /// Number of points per side of the plane
+    #[arg(long, value_name = "N", default_value_t = 25, requires = "valley",
+          value_parser = clap::value_parser!(u16).range(5..=201), help_heading = "Valley")]
     grid: u16,
 
     #[command(flatten)]
@@ -51,9 +59,7 @@ const EXAMPLES: &str = "\
 Examples:
   downhill plot runs/digits-1
   downhill plot runs/digits-1 runs/digits-2 --output both.svg
-  downhill plot runs/digits-1 --valley
-
-A finer path for --valley: train with --checkpoint-every 20 --checkpoint-keep 100.";
+  downhill plot runs/digits-1 --valley";
 
 /// Writes the picture and says where.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {

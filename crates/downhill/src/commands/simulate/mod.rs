@@ -11,61 +11,72 @@ use ps_scale::{Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers,
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Predict how many steps a second a run makes with many workers.
+/// Predict the speed of a run with different numbers of workers
 ///
-/// A model of a round adds up what was measured on this machine: gradients of the run's own model, folding, sending,
-/// waking. Workers and servers are taken to be machines like this one, each with a link of its own.
+/// Measures the costs of a step on this machine (gradients of the run's model, summation, sending, waking) and simulates rounds
+/// with them. Each worker and server is assumed to be a machine like this one, with its own network link.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub struct Arguments {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Numbers of workers.
-    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "1,2,4,8,16,32,64",
+    /// Numbers of workers
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "1,2,4,8,16,32,64",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: Vec<u32>,
 
-    /// Parts into which the weights are cut, each kept by a server of its own, or `beside`: each worker keeps a part.
+    /// Shard the weights over S servers, or beside the workers
+    ///
+    /// With 'beside', each worker also holds a part of the weights.
     #[arg(long, value_name = "S|beside", default_value = "1", value_parser = shards)]
     shards: Shards,
 
-    /// What each machine's link carries in each direction [default: 10Gbit; with --together no limit].
-    #[arg(long, value_name = "RATE", value_parser = units::bandwidth)]
-    bandwidth: Option<f64>,
-
-    /// How long a message is under way between two machines [default: 50us; with --together 0].
-    #[arg(long, value_name = "TIME", value_parser = units::latency)]
-    latency: Option<f64>,
-
-    /// Cores of each machine [default: those of this one].
-    #[arg(long, value_name = "C", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    cores_per_host: Option<u16>,
-
-    /// Threads on which each worker computes [default: all cores of this machine; with --together 1].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-
-    /// All processes share one machine's cores, as with `launch --tcp`.
-    #[arg(long)]
-    together: bool,
-
-    /// In each step a worker is slow with this probability, by this factor, such as 0.01:3.
-    #[arg(long, value_name = "SHARE:FACTOR", value_parser = stragglers)]
-    stragglers: Option<Stragglers>,
-
-    /// Take figures from this file, JSON lines as `downhill bench --json` or --save writes them; only what it lacks
-    /// is measured.
-    #[arg(long, value_name = "FILE")]
-    bench: Option<PathBuf>,
-
-    /// Write the figures that were used to this file.
-    #[arg(long, value_name = "FILE")]
-    save: Option<PathBuf>,
-
-    /// Print a JSON object a line instead of a table.
+    /// Print one JSON object per line instead of a table
     #[arg(long)]
     json: bool,
+
+    /// Bandwidth of each machine's link, in each direction [default: 10Gbit]
+    ///
+    /// With --together, the default is no limit.
+    #[arg(long, value_name = "RATE", value_parser = units::bandwidth, help_heading = "Cluster")]
+    bandwidth: Option<f64>,
+
+    /// Latency of a message between two machines [default: 50us]
+    ///
+    /// With --together, the default is 0.
+    #[arg(long, value_name = "TIME", value_parser = units::latency, help_heading = "Cluster")]
+    latency: Option<f64>,
+
+    /// Number of cores per machine [default: as on this machine]
+    #[arg(long, value_name = "C", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Cluster")]
+    cores_per_host: Option<u16>,
+
+    /// Number of threads per worker [default: one per core of this machine]
+    ///
+    /// With --together, the default is 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Cluster")]
+    threads: Option<u16>,
+
+    /// Let all processes share one machine, as with 'downhill launch --tcp'
+    #[arg(long, help_heading = "Cluster")]
+    together: bool,
+
+    /// Make workers slow, with probability P in each step and by FACTOR
+    ///
+    /// For example, 0.01:3 makes one step in a hundred take three times as long.
+    #[arg(long, value_name = "P:FACTOR", value_parser = stragglers, help_heading = "Cluster")]
+    stragglers: Option<Stragglers>,
+
+    /// Read costs from this file, and measure only those it lacks
+    ///
+    /// The file contains JSON lines, as written by 'downhill bench --json' or --save.
+    #[arg(long, value_name = "FILE", help_heading = "Costs")]
+    bench: Option<PathBuf>,
+
+    /// Write the costs to this file
+    #[arg(long, value_name = "FILE", help_heading = "Costs")]
+    save: Option<PathBuf>,
 
     #[command(flatten)]
     data: DataArgs,
@@ -82,11 +93,11 @@ enum Shards {
 
 const EXAMPLES: &str = "\
 Examples:
-  downhill simulate examples/mnist.toml --workers 1,2,4,8 --bandwidth 1Gbit
-  downhill simulate examples/mnist.toml --set train.batch=4096 --shards beside --bandwidth 25Gbit --latency 20us
-  downhill simulate examples/mnist.toml --stragglers 0.01:3
+  downhill simulate examples/digits.toml --workers 1,2,4,8 --bandwidth 1Gbit
+  downhill simulate examples/digits.toml --set train.batch=1024 --shards beside
+  downhill simulate examples/digits.toml --stragglers 0.01:3";
 
-docs/scaling.md says how the model works and how far it can be trusted.";
+const DETAILS: &str = "docs/scaling.md describes the model and its accuracy.";
 
 fn shards(text: &str) -> Result<Shards, String> {
     match text.parse() {

@@ -13,29 +13,33 @@ use ps_terminal::{hang, stdout_width};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Train in this process.
+/// Train a model in this process
 ///
-/// The weights do not depend on --threads, --workers or --reference: the last line of output, their SHA-256,
-/// is the same for all of them and for `downhill launch`.
+/// The weights do not depend on --threads, --workers or --reference: their SHA-256, printed last, is the same for all of them
+/// and for 'downhill launch'.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub struct Arguments {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Threads to compute on, all together [default: as many as there are processors].
+    /// Total number of threads [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// Workers that share each step's samples, as threads of this process.
+    /// Number of workers that share each step's samples
+    ///
+    /// Workers are threads of this process.
     #[arg(long, value_name = "M", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
 
-    /// Train with the reference trainer: plain loops on one thread, slow, for comparing.
+    /// Train with the reference trainer: plain, slow loops on one thread
     #[arg(long, conflicts_with_all = ["threads", "workers"])]
     reference: bool,
 
-    /// Train from K seeds side by side, that of the run file first, and keep the best by validation.
+    /// Train with K seeds and keep the run with the best validation result
+    ///
+    /// The first seed is that of the run file. The runs train side by side.
     #[arg(long, value_name = "K", conflicts_with_all = ["reference", "dashboard", "metrics", "tensorboard", "trace"],
           value_parser = clap::value_parser!(u16).range(2..=1000))]
     restarts: Option<u16>,
@@ -56,17 +60,20 @@ const EXAMPLES: &str = "\
 Examples:
   downhill train examples/digits.toml
   downhill train examples/digits.toml --threads 2 --out results
-  downhill train examples/digits.toml --set train.epochs=1 --set learning_rate.initial=0.05
+  downhill train examples/digits.toml --set learning_rate.schedule=
   downhill train examples/digits.toml --restarts 4
-  downhill train examples/digits.toml --dashboard
+  downhill train examples/digits.toml --dashboard";
 
-Results go to runs/NAME-NUMBER unless --out says otherwise: run.toml (the run file as resolved),
-metrics.jsonl, weights.safetensors, summary.json, checkpoints/. Results of a finished run are never
-written over. With --restarts each run has a folder in that one, and those of the best are there, too.
+const DETAILS: &str = "\
+Results:
+The results folder contains run.toml (the run file with all defaults and overrides), metrics.jsonl, weights.safetensors, \
+summary.json and checkpoints/. The results of a finished run are never overwritten. With --restarts, the folder contains a \
+folder for each run, and the results of the best one.
 
-Ctrl-C ends training after the step in hand, saves the run and its results so far and exits with
-code 130; a second Ctrl-C ends at once. Either way, the command that resumes the run is printed. With
---out at its folder the run goes on where it was last saved, however it ended.";
+Stopping and resuming:
+Ctrl-C ends training after the current step, saves the run and its results so far, and exits with code 130; a second Ctrl-C \
+exits immediately. Either way, the command that resumes the run is printed. To resume a run, however it ended, start it again \
+with --out set to its folder.";
 
 /// Trains and prints the summary, whose last line is the hash of the weights.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {

@@ -15,39 +15,43 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Kill server and workers of a run at random, and compare its weights with those of a run that is left alone.
+/// Kill the processes of a run at random and compare its weights
 ///
-/// Trains once in one process, undisturbed. Then trains the same with servers and workers, which are killed (SIGKILL),
-/// held (SIGSTOP, SIGCONT) and ended (SIGTERM) at random and started again. Prints what was done and both hashes; ends
-/// with 0 if they are the same. Takes less than two minutes.
+/// Trains once in one process. Then trains the same run with servers and workers that are killed (SIGKILL), paused (SIGSTOP and
+/// SIGCONT) and terminated (SIGTERM) at random, and restarted. Prints the signals and the hashes of the weights, and exits
+/// with 0 if they are the same. This takes less than two minutes.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The run file to train by [default: a small network on built-in digits].
+    /// Run file [default: a small network on built-in digits]
     #[arg(value_name = "RUN.toml")]
     run: Option<PathBuf>,
 
-    /// Worker processes.
+    /// Number of worker processes
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
 
-    /// Servers that keep a part of the weights each.
+    /// Number of server processes, which share the weights
     #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
     shards: u16,
 
-    /// Signals to send. If a run ends before, it is trained once more from the beginning.
+    /// Number of signals to send
+    ///
+    /// If a run ends before that, it is started again from the beginning.
     #[arg(long, value_name = "N", default_value_t = 40)]
     signals: u32,
 
-    /// Go on for so many minutes instead, run after run.
+    /// Send signals for this many minutes instead, run after run
     #[arg(long, value_name = "MINUTES", conflicts_with = "signals", value_parser = clap::value_parser!(u64).range(1..))]
     soak: Option<u64>,
 
-    /// The longest pause between two signals, in seconds [default: 0.4; 15 with --soak].
+    /// Longest pause between signals, in seconds [default: 0.4]
+    ///
+    /// With --soak, the default is 15.
     #[arg(long, value_name = "SECONDS", value_parser = pause)]
     pause: Option<f64>,
 
-    /// Seed of what is done to whom and when [default: a new one, which is printed].
+    /// Seed of the random signals [default: a new one, which is printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
@@ -55,7 +59,7 @@ pub struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   downhill verify
-  downhill verify examples/mnist.toml --workers 3 --signals 100
+  downhill verify examples/digits.toml --workers 3 --signals 100
   downhill verify --soak 60";
 
 /// Steps of about 10 ms on one core, with a model of several chunks and momentum; a run of a few seconds.

@@ -1,0 +1,122 @@
+//! The command lines of all three programs, from which completions and manual pages are made.
+
+use clap::{Command, CommandFactory};
+
+/// The commit that this program is built from, if it is known.
+pub const COMMIT: Option<&str> = ps_version::commit!();
+
+/// The names of the programs, in the order of [`all`].
+pub const NAMES: [&str; 3] = ["downhill", "ps-server", "ps-worker"];
+
+/// The command lines of the programs.
+pub fn all() -> [Command; 3] {
+    [
+        crate::Arguments::command(),
+        ps_server::args::Arguments::command(),
+        ps_worker::args::Arguments::command(),
+    ]
+    .map(|command| ps_config::program(command, COMMIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls `check` with each program and each subcommand, and the words to call it. Fails with all problems that it finds.
+    fn check_each(check: impl Fn(&str, &Command, &mut Vec<String>)) {
+        fn visit(
+            path: &str,
+            command: &Command,
+            check: &impl Fn(&str, &Command, &mut Vec<String>),
+            problems: &mut Vec<String>,
+        ) {
+            check(path, command, problems);
+            for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+                visit(&format!("{path} {}", subcommand.get_name()), subcommand, check, problems);
+            }
+        }
+        let mut problems = Vec::new();
+        for mut program in all() {
+            program.build();
+            visit(program.get_name(), &program, &check, &mut problems);
+        }
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
+    }
+
+    #[test]
+    fn names_are_in_order() {
+        assert_eq!(all().map(|program| program.get_name().to_owned()), NAMES);
+    }
+
+    #[test]
+    fn help_fits_the_terminal() {
+        check_each(|path, command, problems| {
+            for width in [60, 80, 100] {
+                let mut command = command.clone().term_width(width);
+                let helps = [command.render_help(), command.render_long_help()].map(|help| help.to_string());
+                let lines = helps.iter().flat_map(|help| help.lines());
+                let is_one_word = |line: &str| !line.trim().contains(' ');
+                let wide = lines.filter(|line| line.chars().count() > width && !is_one_word(line));
+                problems.extend(wide.map(|line| format!("{path}: longer than {width}: {line}")));
+            }
+        });
+    }
+
+    /// With its default, a summary takes one line in a terminal of 80 columns.
+    #[test]
+    fn summaries_are_short_and_have_no_full_stop() {
+        const FLAG_INDENT: usize = 10;
+        const COMMAND_INDENT: usize = 15;
+        let is_good = |summary: &str, room: usize| {
+            !summary.is_empty()
+                && summary.chars().count() <= room
+                && !summary.ends_with('.')
+                && !summary.contains(". ")
+        };
+        check_each(|path, command, problems| {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            let is_command = path.contains(' ');
+            if !is_good(&about, if is_command { 80 - COMMAND_INDENT } else { 80 }) {
+                problems.push(format!("{path}: {about}"));
+            }
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                let values = argument.get_default_values().iter().map(|value| value.len() + 1).sum::<usize>();
+                let has_default = argument.get_action().takes_values() && values > 0;
+                let default = if has_default { " [default:]".len() + values } else { 0 };
+                if !is_good(&help, 80 - FLAG_INDENT - default) {
+                    problems.push(format!("{path}, {argument}: {help}"));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn examples_in_help_parse() {
+        check_each(|path, command, problems| {
+            let text = command.get_after_long_help().or_else(|| command.get_after_help());
+            let text = text.map(ToString::to_string).unwrap_or_default();
+            let wide = text.lines().filter(|line| line.starts_with("  ") && line.len() > 80);
+            problems.extend(wide.map(|line| format!("{path}: longer than 80: {line}")));
+            let mut examples = 0;
+            for line in text.replace("\\\n", "").lines().map(str::trim) {
+                // What a pipe, a redirection or another command gets is not ours.
+                let line = line.trim_start_matches("source <(").trim_end_matches(')');
+                let end = [" | ", " > ", " && "].iter().filter_map(|end| line.find(end)).min();
+                let words: Vec<&str> = line[..end.unwrap_or(line.len())].split_whitespace().collect();
+                let Some(program) =
+                    all().into_iter().find(|program| words.first() == Some(&program.get_name()))
+                else {
+                    continue;
+                };
+                examples += 1;
+                if let Err(error) = program.try_get_matches_from(words) {
+                    problems.push(format!("{path}: {line}: {error}"));
+                }
+            }
+            if examples == 0 && path != "downhill data" {
+                problems.push(format!("{path}: no example"));
+            }
+        });
+    }
+}
