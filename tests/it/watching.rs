@@ -7,7 +7,7 @@
 use downhill_tests::{Ended, Running, downhill, outside, outside_program, program, root, run};
 use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -290,6 +290,160 @@ fn chromium_shows_the_page_live() {
     assert!(ended.status.success(), "{ended}");
 }
 
+/// The events that a page receives.
+struct Events(BufReader<TcpStream>);
+
+impl Events {
+    fn open(address: &str, path: &str) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+        Events(BufReader::new(stream))
+    }
+
+    /// The next state with a phase that `wanted` accepts.
+    fn state(&mut self, wanted: impl Fn(&str) -> bool) -> Value {
+        let mut phases = Vec::new();
+        for line in self.0.by_ref().lines() {
+            let line = line.unwrap();
+            let Some(json) = line.strip_prefix("data: ") else { continue };
+            let state: Value = serde_json::from_str(json).unwrap();
+            let phase = state["phase"].as_str().unwrap_or("none").to_owned();
+            if wanted(&phase) {
+                return state;
+            }
+            phases.push(phase);
+        }
+        panic!("the process ended; phases were {phases:?}");
+    }
+}
+
+fn signal(running: &Running, name: &str) {
+    let sent = Command::new("kill").args([name, &running.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// A server that serves its page and waits for a worker, and where both are.
+fn waiting_server(place: &Path, more: &[&str]) -> (Running, String, String) {
+    let mut command = program("ps-server");
+    command.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
+    command.args(["--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0"]).args(more);
+    let mut server = Running::start(&mut command);
+    let dashboard = address(&mut server, "dashboard");
+    let listen = server.listens();
+    (server, dashboard, listen)
+}
+
+fn work(listen: &str) -> Ended {
+    run(program("ps-worker").args(["--server", listen, "--threads", "1", "--patience", "60"]))
+}
+
+#[test]
+fn an_open_page_gets_the_result_before_the_process_exits() {
+    let folder = place();
+    let (mut server, dashboard, listen) = waiting_server(folder.path(), &[]);
+    let mut page = Events::open(&dashboard, "/events");
+    // Nobody waits for one that shows the end already.
+    let mut other = Events::open(&dashboard, "/events?after_end=yes");
+    let starting = page.state(|phase| phase == "starting");
+    assert!(starting["state"].as_str().unwrap().contains("waits for workers"), "{starting}");
+    other.state(|phase| phase == "starting");
+    assert!(work(&listen).status.success());
+    let done = page.state(|phase| phase != "starting" && phase != "training" && phase != "finishing");
+    assert!(done["phase"] == "done" && done["state"] == "completed all 228 steps", "{done}");
+    assert_eq!(done["files"].as_array().unwrap().len(), 4, "{done}");
+    drop(page);
+    let ended = server.finish();
+    assert_eq!(done["summary"]["weights_sha256"], ended.hash());
+    assert_eq!(done["workers"][0]["state"], "dismissed", "{done}");
+}
+
+#[test]
+fn an_open_page_is_told_why_a_run_failed() {
+    let folder = place();
+    let diverging = ["--set", "learning_rate.initial=1e30"];
+    let (mut server, dashboard, listen) = waiting_server(folder.path(), &diverging);
+    let mut page = Events::open(&dashboard, "/events");
+    page.state(|phase| phase == "starting");
+    work(&listen);
+    let failed = page.state(|phase| phase == "failed");
+    drop(page);
+    let ended = server.finish();
+    assert_eq!(ended.status.code(), Some(1), "{ended}");
+    let why = failed["state"].as_str().unwrap();
+    let (why, _) = why.rsplit_once(" (").unwrap();
+    assert!(ended.stderr.contains(why), "{why} is not in\n{ended}");
+    let files: Vec<&str> =
+        failed["files"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+    assert_eq!(files, ["metrics.jsonl", "run.toml"]);
+}
+
+#[test]
+fn training_in_one_process_shows_its_phases_and_how_it_was_stopped() {
+    let folder = place();
+    let mut command = downhill(&["train", "--set", "train.epochs=100000", "--dashboard", "127.0.0.1:0"]);
+    command.arg(folder.path().join("run.toml")).arg("--out").arg(folder.path().join("run"));
+    let mut training = Running::start(&mut command);
+    let at = address(&mut training, "dashboard");
+    let mut page = Events::open(&at, "/events");
+    page.state(|phase| phase == "training");
+    signal(&training, "-INT");
+    let stopped = page.state(|phase| phase == "stopped");
+    drop(page);
+    let ended = training.finish();
+    assert_eq!(ended.status.code(), Some(130), "{ended}");
+    assert!(
+        stopped["state"].as_str().unwrap().contains("to resume, start the run again with --out"),
+        "{stopped}"
+    );
+    let hash = stopped["summary"]["weights_sha256"].as_str().unwrap();
+    assert!(ended.stdout.contains(hash), "{hash}: {ended}");
+}
+
+#[test]
+fn with_stay_the_result_is_served_until_ctrl_c() {
+    let folder = place();
+    for (command, workers) in [("train", "1"), ("launch", "2")] {
+        let mut staying = downhill(&[command, "--workers", workers, "--dashboard", "127.0.0.1:0", "--stay"]);
+        staying.arg(folder.path().join("run.toml")).arg("--out").arg(folder.path().join(command));
+        let mut staying = Running::start(&mut staying);
+        let at = address(&mut staying, "dashboard");
+        let hash = staying.line(|line| line.starts_with("weights sha256 "));
+        staying.log_line(|line| {
+            line.contains("dashboard stays at") || line.contains("staying until asked to end")
+        });
+        let state: Value = serde_json::from_str(&ask(&at, "/state.json", "").1).unwrap();
+        assert_eq!(state["phase"], "done", "{command}: {state}");
+        assert!(hash.ends_with(state["summary"]["weights_sha256"].as_str().unwrap()), "{hash}: {state}");
+        signal(&staying, "-INT");
+        let ended = staying.finish();
+        // The run was done before.
+        assert!(ended.status.success(), "{command}: {ended}");
+    }
+    let alone = run(downhill(&["train", "--stay"])
+        .arg(folder.path().join("run.toml"))
+        .env_remove("DOWNHILL_DASHBOARD"));
+    assert!(alone.status.code() == Some(2) && alone.stderr.contains("--dashboard"), "{alone}");
+}
+
+#[test]
+fn chromium_shows_the_result_when_the_process_is_gone() {
+    let Some(modules) = outside("node_modules") else { return };
+    if outside_program("/usr/bin/chromium").is_none() {
+        return;
+    }
+    let folder = place();
+    let (mut server, dashboard, listen) = waiting_server(folder.path(), &["--set", "train.epochs=20"]);
+    let mut command = Command::new("node");
+    command.arg(root().join("tests/outside/finished.mjs")).arg(modules).arg(format!("http://{dashboard}/"));
+    let mut browser = Running::start(&mut command);
+    browser.line(|line| line == "open");
+    assert!(work(&listen).status.success());
+    server.finish().hash();
+    let ended = browser.finish();
+    assert!(ended.status.success(), "{ended}");
+}
+
 #[test]
 fn prometheus_scrapes_server_and_workers() {
     let Some(mut command) = outside_program("prometheus") else { return };
@@ -369,7 +523,8 @@ fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
     server.log_line(|line| line.contains("staying until asked to end"));
     assert!(ask(&dashboard, "/results/summary.json", "").1.contains(&wanted));
     let state: Value = serde_json::from_str(&ask(&dashboard, "/state.json", "").1).unwrap();
-    assert!(state["ended"] == "done" && state["step"] == 228, "{state}");
+    assert!(state["phase"] == "done" && state["step"] == 228, "{state}");
+    assert_eq!(state["summary"]["weights_sha256"], wanted);
     assert!(ask(&dashboard, "/chart/0", "").1.starts_with("<svg"));
     end(server);
 }

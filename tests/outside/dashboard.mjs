@@ -1,18 +1,11 @@
 // Looks at a run's page as people do: node dashboard.mjs NODE_MODULES URL TOKEN PICTURE. Exits with 0 if all is as it should be.
-import { createRequire } from "node:module";
+import { cutOff, look } from "./browser.mjs";
 const [modules, url, token, picture] = process.argv.slice(2);
-const { chromium } = createRequire(modules + "/")("playwright-core");
-const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync"];
-const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: flags });
-const problems = [];
-const expect = (is, what) => { if (!is) problems.push(what); };
-try {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+
+await look(modules, async (page, expect) => {
   const hosts = new Set();
   page.on("request", (request) => hosts.add(new URL(request.url()).origin));
-  page.on("pageerror", (error) => problems.push(`script: ${error.message}`));
-  page.on("console", (message) => { if (message.type() === "error" && !message.text().includes("401")) problems.push(`console: ${message.text()}`); });
+  page.on("console", (message) => expect(message.type() !== "error" || message.text().includes("401"), `console: ${message.text()}`));
   await page.goto(url);
   if (token) {
     await page.fill("#token", "this-is-not-the-token");
@@ -24,7 +17,7 @@ try {
   await page.waitForSelector("figure svg");
   await page.waitForSelector("#rounds svg .gradient");
   await page.waitForSelector("#confusion td");
-  expect((await page.textContent("#live")) !== "not reached", "it is not live");
+  expect((await page.textContent("#phase")) === "training", "the page does not say that the run trains");
   expect((await page.locator("#workers tr").count()) >= 3, "two workers are not in the table");
   // A click on another scale draws the curves anew.
   const loss = () => page.locator("figure svg").first().innerHTML();
@@ -38,19 +31,15 @@ try {
   await page.click("#pause");
   expect((await page.getAttribute("#pause", "aria-pressed")) === "true", "the rounds are not held");
   if (picture) await page.screenshot({ path: picture, fullPage: true });
-  // On a phone nothing is wider than the screen, and dark is dark.
-  await page.setViewportSize({ width: 390, height: 800 });
+  // On a phone nothing is wider than the screen or hidden, and dark is dark.
   await page.emulateMedia({ colorScheme: "dark" });
-  await page.waitForTimeout(1500);
-  expect(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "the page is wider than a phone");
+  for (const width of [360, 390]) {
+    await page.setViewportSize({ width, height: 800 });
+    await page.waitForTimeout(1500);
+    expect(!(await cutOff(page)).length, `${width} px wide, cut off: ${(await cutOff(page)).join("; ")}`);
+  }
   const back = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
   expect(back.every((part) => part < 60), `dark mode is ${back}`);
   if (picture) await page.screenshot({ path: picture.replace(".png", "-phone.png"), fullPage: true });
   expect(hosts.size === 1, `it asks ${[...hosts].join(", ")}`);
-} catch (error) {
-  problems.push(error.message);
-} finally {
-  await browser.close();
-}
-problems.forEach((problem) => console.error(problem));
-process.exit(problems.length ? 1 : 0);
+});

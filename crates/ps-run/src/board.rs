@@ -5,10 +5,13 @@
 use crate::job::Job;
 use crate::lines::Line;
 use crate::measures::Measures;
+use crate::phase::Phase;
+use crate::summary::{Ending, Summary};
 use crate::trace::Trace;
 use ps_core::StepReport;
 use serde::Serialize;
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -157,12 +160,19 @@ pub struct About {
     pub samples: usize,
     /// In classification.
     pub classes: Vec<String>,
+    /// The folder of its results, as an absolute path.
+    pub folder: Option<String>,
+    /// Whether it may be done before all steps are made.
+    pub may_end_early: bool,
+    /// Whether its only worker is the process itself.
+    pub trains_alone: bool,
 }
 
 impl About {
     /// What `job` is, whose results are in `folder`, if anywhere.
     pub fn of(job: &Job, folder: Option<&Path>) -> Self {
-        let name = folder.and_then(Path::file_name);
+        let folder = folder.map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.into()));
+        let name = folder.as_deref().and_then(Path::file_name);
         let widths = std::iter::once(job.model.features()).chain(job.run.model.hidden.iter().copied());
         let widths = widths.chain([job.model.outputs()]).map(|width| width.to_string());
         About {
@@ -173,6 +183,9 @@ impl About {
             model: widths.collect::<Vec<_>>().join("-"),
             samples: job.plan.samples,
             classes: job.data.class_names.clone(),
+            may_end_early: job.control.early_stopping.is_some() || job.control.descent.is_some(),
+            trains_alone: false,
+            folder: folder.map(|folder| folder.display().to_string()),
         }
     }
 }
@@ -202,10 +215,14 @@ pub struct Seen {
     pub duration: f64,
     /// The lines of the metrics file, thinned out.
     pub lines: Vec<Line>,
-    /// Where the run stands, in words.
-    pub state: String,
+    /// Where the run stands.
+    pub phase: Phase,
+    /// What the process does or waits for in this phase, in words; empty where the phase says it all.
+    pub activity: String,
     /// For how long.
     pub waited: Duration,
+    /// The step at which this process resumed the run; 0 if it began it.
+    pub resumed_at: u64,
     /// Who takes part.
     pub workers: Vec<WorkerRow>,
     /// Leaves of workers that were late or lost, which others computed.
@@ -218,8 +235,10 @@ pub struct Seen {
     pub rounds: VecDeque<Round>,
     /// Which class was taken for which, in the last validation that was looked at.
     pub confusion: Option<Confusion>,
-    /// How the run ended, once it has.
-    pub ended: Option<String>,
+    /// The result, once the run is done or stopped.
+    pub summary: Option<Summary>,
+    /// Why the run failed, if it has.
+    pub failure: Option<String>,
     open: Round,
     last_step: Option<Instant>,
     trace: Option<Trace>,
@@ -234,7 +253,7 @@ pub struct WorkerRow {
     pub name: String,
     /// Where it is.
     pub address: String,
-    /// Where it stands: its first word is one of few.
+    /// Where it stands: its first word is `joining`, `training`, `draining`, `gone` or `dismissed`.
     pub state: String,
     /// Leaves of the open round that it has yet to send.
     pub leaves: u32,
@@ -288,8 +307,7 @@ pub struct Confusion {
 impl Board {
     /// Of a run that is about to begin, or to go on after `lines`.
     pub fn new(about: About, lines: &[Line]) -> Self {
-        let lines = shown(lines);
-        let seen = Seen {
+        let mut seen = Seen {
             about,
             steps: 0,
             epoch: 0,
@@ -300,20 +318,24 @@ impl Board {
             validation: None,
             durations: [0; STEP_BOUNDS.len() + 1],
             duration: 0.0,
-            lines,
-            state: "starting".into(),
+            lines: Vec::new(),
+            phase: Phase::Starting,
+            activity: String::new(),
             waited: Duration::ZERO,
+            resumed_at: 0,
             workers: Vec::new(),
             rescued: 0,
             audited: 0,
             checkpoint: None,
             rounds: VecDeque::new(),
             confusion: None,
-            ended: None,
+            summary: None,
+            failure: None,
             open: Round::default(),
             last_step: None,
             trace: None,
         };
+        seen.recall(lines);
         Board {
             meter: Arc::default(),
             is_watched: AtomicBool::new(false),
@@ -369,6 +391,7 @@ impl Board {
                 seen.durations[interval] += 1;
                 seen.duration += seconds;
             }
+            seen.phase.advance(Phase::Training);
             (seen.steps, seen.epoch, seen.samples, seen.learning_rate) = (step + 1, epoch + 1, samples, rate);
             (seen.loss, seen.accuracy) = (tally.mean_loss(), tally.accuracy());
         });
@@ -464,20 +487,81 @@ impl Board {
         }
     }
 
-    /// Nothing follows.
-    pub(crate) fn end(&self, how: String) {
+    /// The first step begins.
+    pub fn begin(&self) {
+        self.tell(|seen| seen.phase.advance(Phase::Training));
+    }
+
+    /// No step follows: the process is at `activity`.
+    pub(crate) fn finishing(&self, activity: &str) {
         self.tell(|seen| {
-            seen.ended = Some(how);
-            seen.workers.clear();
-            if let Some(trace) = &mut seen.trace {
-                trace.flush();
+            seen.phase.advance(Phase::Finishing);
+            seen.activity = activity.into();
+            seen.waited = Duration::ZERO;
+            seen.release_workers();
+        });
+    }
+
+    /// The run has ended, and these are its results.
+    pub(crate) fn end(&self, summary: &Summary) {
+        self.tell(|seen| {
+            seen.end(match summary.outcome {
+                Ending::Done => Phase::Done,
+                Ending::Stopped => Phase::Stopped,
+            });
+            seen.summary = Some(summary.clone());
+        });
+    }
+
+    /// The run has failed. Does nothing if it had already ended.
+    pub fn fail(&self, reason: &dyn Display) {
+        self.tell(|seen| {
+            if !seen.phase.is_over() {
+                seen.end(Phase::Failed);
+                seen.failure = Some(reason.to_string());
             }
         });
     }
 }
 
+impl Seen {
+    /// Takes over what the lines of a metrics file tell of the steps up to here.
+    pub(crate) fn recall(&mut self, lines: &[Line]) {
+        self.lines = shown(lines);
+        (self.epoch, self.learning_rate) = (0, f32::NAN);
+        (self.loss, self.accuracy, self.validation) = (f64::NAN, None, None);
+        for line in lines {
+            match line {
+                Line::Step(line) => {
+                    (self.epoch, self.learning_rate) = (line.epoch, line.learning_rate);
+                    (self.loss, self.accuracy) = (line.loss, line.accuracy);
+                }
+                Line::Epoch(line) => self.validation.clone_from(&line.validation),
+                Line::Probe(_) | Line::Event(_) | Line::Hash(_) => {}
+            }
+        }
+    }
+
+    fn end(&mut self, phase: Phase) {
+        self.phase.advance(phase);
+        self.activity.clear();
+        self.waited = Duration::ZERO;
+        self.release_workers();
+        if let Some(trace) = &mut self.trace {
+            trace.flush();
+        }
+    }
+
+    /// The workers have nothing left to do.
+    fn release_workers(&mut self) {
+        for worker in self.workers.iter_mut().filter(|worker| !worker.state.starts_with("gone")) {
+            (worker.state, worker.leaves, worker.silent_ms) = ("dismissed".into(), 0, 0);
+        }
+    }
+}
+
 /// Those of a run's lines that are shown: hashes are for whoever compares runs.
-pub(crate) fn shown(lines: &[Line]) -> Vec<Line> {
+fn shown(lines: &[Line]) -> Vec<Line> {
     lines.iter().filter(|line| !matches!(line, Line::Hash(_))).cloned().collect()
 }
 
@@ -501,5 +585,52 @@ impl Confusion {
             counts[target as usize][best] += 1;
         }
         Confusion { step, counts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn lines() -> Vec<Line> {
+        let step = json!({ "kind": "step", "step": 40, "steps": 90, "epoch": 2, "epochs": 3, "loss": 0.5, "accuracy": 0.75,
+            "learning_rate": 0.5, "samples_per_second": 8.0, "workers": 1, "seconds": 6.0 });
+        let measures = json!({ "samples": 4, "loss": 0.25, "accuracy": 1.0 });
+        let epoch = json!({ "kind": "epoch", "epoch": 1, "epochs": 3, "step": 30, "steps": 90, "train": measures,
+            "validation": measures, "learning_rate": 0.5, "samples_per_second": 8.0, "workers": 1, "seconds": 5.0 });
+        [epoch, step].into_iter().map(|line| serde_json::from_value(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_resumed_run_shows_what_was_known_of_it() {
+        Board::new(About::default(), &lines()).read(|seen| {
+            assert_eq!((seen.epoch, seen.loss, seen.accuracy, seen.learning_rate), (2, 0.5, Some(0.75), 0.5));
+            assert_eq!(seen.validation.as_ref().map(|it| it.loss), Some(0.25));
+            assert_eq!((seen.phase, seen.lines.len()), (Phase::Starting, 2));
+        });
+        // One that went back to its beginning does not.
+        let board = Board::new(About::default(), &lines());
+        board.tell(|seen| seen.recall(&[]));
+        board.read(|seen| assert!(seen.loss.is_nan() && seen.epoch == 0 && seen.validation.is_none()));
+    }
+
+    #[test]
+    fn workers_are_released_when_no_step_follows() {
+        let board = Board::new(About::default(), &[]);
+        board.begin();
+        let row = |state: &str| WorkerRow { state: state.into(), leaves: 2, ..WorkerRow::default() };
+        board.tell(|seen| seen.workers = vec![row("training"), row("gone (it said goodbye)")]);
+        board.finishing("evaluating the final weights");
+        board.read(|seen| {
+            let states: Vec<&str> = seen.workers.iter().map(|worker| &worker.state[..]).collect();
+            assert_eq!(states, ["dismissed", "gone (it said goodbye)"]);
+            assert_eq!((seen.phase, &seen.activity[..]), (Phase::Finishing, "evaluating the final weights"));
+        });
+        board.fail(&"the disk is full");
+        board.read(|seen| {
+            assert_eq!((seen.phase, seen.failure.as_deref()), (Phase::Failed, Some("the disk is full")));
+            assert!(seen.activity.is_empty());
+        });
     }
 }

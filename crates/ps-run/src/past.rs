@@ -69,22 +69,16 @@ impl PastRun {
     /// What there is to see of it, that is over, where `job` is what it was made of.
     pub fn board(&self, job: &Job) -> Board {
         let board = Board::new(About::of(job, Some(&self.folder)), &self.lines);
-        let last = self.lines.iter().rev().find_map(|line| match line {
-            Line::Step(line) => Some(line),
-            _ => None,
-        });
-        board.tell(|seen| {
-            seen.epoch = seen.about.epochs;
-            seen.learning_rate = last.map_or(f32::NAN, |line| line.learning_rate);
-            if let Some(summary) = &self.summary {
+        if let Some(summary) = &self.summary {
+            board.tell(|seen| {
                 seen.steps = summary.steps;
                 seen.validation.clone_from(&summary.validation);
                 if let Some(train) = &summary.train {
                     (seen.loss, seen.accuracy) = (train.loss, train.accuracy);
                 }
-            }
-            seen.ended = Some(self.state().into());
-        });
+            });
+            board.end(summary);
+        }
         board
     }
 

@@ -1,6 +1,6 @@
 //! Tells user and metrics file how a run goes.
 
-use crate::board::{self, About, Board};
+use crate::board::{About, Board};
 use crate::checkpoints::{Checkpoints, Opened};
 use crate::diagnosis::Diagnosis;
 use crate::folder::{FolderError, RunFolder};
@@ -15,6 +15,7 @@ use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
 use ps_core::control::{Event, EventKind, Probe, State};
 use ps_core::{BatchPlan, StepReport, Tally};
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 /// Where there are more epochs than this, not every one of the quick ones gets a line on the screen.
 const MANY_EPOCHS: u32 = 50;
 const QUICK_EPOCH: Duration = Duration::from_millis(200);
+/// Shown after the last step.
+const EVALUATING: &str = "evaluating the final weights";
 /// A run's metrics file holds about this many lines of steps.
 const STEP_LINES: u64 = 1000;
 
@@ -60,6 +63,8 @@ pub struct Recorder {
     validated: Option<(u64, Measures)>,
     /// Whether the run is over, though not all steps are made.
     is_concluded: bool,
+    /// Whether the final weights are those of an earlier step, the best one.
+    is_restored: bool,
     /// Steps that were looked at closely.
     probes: Vec<ProbeLine>,
     /// After how many steps the weights are hashed.
@@ -138,7 +143,7 @@ impl Recorder {
         }
         let lines = written(folder.as_ref())?;
         let board = Arc::new(Board::new(About::of(job, folder.as_ref().map(RunFolder::path)), &lines));
-        board.tell(|seen| (seen.steps, seen.samples) = (from.step, from.samples));
+        board.tell(|seen| (seen.steps, seen.samples, seen.resumed_at) = (from.step, from.samples, from.step));
         let now = Instant::now();
         let window = || Window { since: now, before: 0, tally: Tally::new(job.model.classes()) };
         let epoch = Window::from(&from, job.model.classes(), now);
@@ -168,6 +173,7 @@ impl Recorder {
             slowest: None,
             validated: None,
             is_concluded: false,
+            is_restored: false,
             probes: probes(&lines),
             hash_every: HashLine::every(job.plan.steps),
             chain: chain(&lines),
@@ -183,6 +189,7 @@ impl Recorder {
         for window in [&mut self.epoch, &mut self.recent, &mut self.unseen] {
             window.since = self.started;
         }
+        self.board.begin();
     }
 
     /// What the run goes on from, for whoever holds the weights; nothing if it begins.
@@ -219,8 +226,8 @@ impl Recorder {
         let lines = written(self.folder.as_ref())?;
         (self.probes, self.chain) = (probes(&lines), chain(&lines));
         self.board.tell(|seen| {
+            seen.recall(&lines);
             (seen.steps, seen.samples) = (from.step, from.samples);
-            seen.lines = board::shown(&lines);
         });
         Ok(found)
     }
@@ -396,6 +403,7 @@ impl Recorder {
     /// No step follows, and these are the weights after the last one: what validation says of them, if an epoch waits for
     /// it.
     pub fn validate(&mut self, job: &Job, weights: &[f32]) -> Option<Tally> {
+        self.board.finishing(EVALUATING);
         let validation = (!self.ended.is_empty()).then(|| job.validate(weights)).flatten()?;
         self.epoch(Some(&validation));
         Some(validation)
@@ -439,6 +447,7 @@ impl Recorder {
         if event.kind == EventKind::Restored {
             // It was of other weights.
             self.validated = None;
+            self.is_restored = true;
         }
         let line = Line::Event(EventLine { step, event: kind.into(), text: event.text.clone() });
         self.write(&line);
@@ -472,6 +481,18 @@ impl Recorder {
     /// The run is over: measures its weights, writes the results (relative data paths started at `root`) and
     /// returns the summary.
     pub fn finish(
+        self,
+        job: &Job,
+        root: &Path,
+        weights: &[f32],
+        version: u64,
+    ) -> Result<Summary, FolderError> {
+        let board = Arc::clone(&self.board);
+        let finished = self.write_results(job, root, weights, version);
+        finished.inspect(|summary| board.end(summary)).inspect_err(|error| board.fail(error))
+    }
+
+    fn write_results(
         mut self,
         job: &Job,
         root: &Path,
@@ -479,9 +500,11 @@ impl Recorder {
         version: u64,
     ) -> Result<Summary, FolderError> {
         let trained = self.seconds();
+        self.board.finishing(EVALUATING);
         if let Some(checkpoints) = &mut self.checkpoints {
             let warning = checkpoints.wait()?;
             warning.iter().for_each(|warning| self.progress.warn(warning));
+            self.board.checkpoint(checkpoints.durable());
         }
         self.progress.close();
         let validated = self.validated.take().filter(|(steps, _)| *steps == version);
@@ -499,9 +522,10 @@ impl Recorder {
             .slowest
             .take()
             .map(|(worker, waited)| Slowest { worker, waited_seconds: waited.as_secs_f64() });
+        self.board.finishing("writing the results");
         self.close_metrics()?;
         if let Some(onlooker) = self.onlooker.take()
-            && !(version > 0 && self.plan.ends_epoch(version - 1))
+            && (self.is_restored || version == 0 || !self.plan.ends_epoch(version - 1))
         {
             onlooker.show(version, weights.to_vec());
         }
@@ -509,18 +533,17 @@ impl Recorder {
             folder.write_weights(job, root, weights, version)?;
             folder.write_summary(&summary)?;
         }
-        self.board.end(match is_done {
-            true => "done".into(),
-            false => "stopped before its end".into(),
-        });
         Ok(summary)
     }
 
-    /// The run failed: the bar goes, the metrics so far stay, no results are written.
-    pub fn abandon(mut self) {
+    /// The run failed for this reason: the bar goes, the metrics so far stay, no results are written.
+    pub fn abandon(mut self, reason: &dyn Display) {
         self.progress.close();
         let _ = self.close_metrics();
-        self.board.end("failed".into());
+        let board = Arc::clone(&self.board);
+        // What others see is complete before the end is: the thread that looks at weights ends with the recorder.
+        drop(self);
+        board.fail(reason);
     }
 
     /// Where results go.

@@ -269,7 +269,7 @@ impl Driver {
     }
 
     fn unsaved(self, error: FolderError) -> ServerError {
-        self.recorder.abandon();
+        self.recorder.abandon(&error);
         unsaved(&self.shards, error)
     }
 
@@ -758,7 +758,7 @@ impl Driver {
         };
         board.tell(|seen| {
             (seen.rescued, seen.audited) = (status.rescued_leaves, status.audited_nodes);
-            (seen.state, seen.waited) = (status.state, Duration::from_millis(status.waited_ms));
+            (seen.activity, seen.waited) = (status.state, Duration::from_millis(status.waited_ms));
             seen.workers = status.workers.into_iter().map(row).collect();
         });
         board.checkpoint(checkpoint);
@@ -832,6 +832,9 @@ impl Driver {
         finish: impl FnOnce(Finished) -> Result<T, FolderError>,
     ) -> Result<T, ServerError> {
         let is_done = outcome == Outcome::Done;
+        // What each worker did in the last steps is seen, too.
+        self.shown = None;
+        self.show();
         let result = match outcome {
             Outcome::Done => Ok((self.plane.version(), self.close())),
             Outcome::Stopped { .. } => {
@@ -855,7 +858,7 @@ impl Driver {
                 Err(error) => return Err(unsaved(&shards, error)),
             },
             Err(error) => {
-                recorder.abandon();
+                recorder.abandon(&error);
                 Err(error)
             }
         };

@@ -74,8 +74,8 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
             return Ok(());
         }
         let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
-        let _watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
-        return stay(&options, health.as_ref(), listener, &summary);
+        let watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
+        return stay(&options, health.as_ref(), listener, &summary, watching.as_ref());
     }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
         .map_err(|error| failure(&error, error.is_usage()))?;
@@ -98,20 +98,24 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     // Kept from now on: a port that is given up may be another process's a moment later.
     let again = arguments.stay.then(|| listener.try_clone()).transpose();
     let again = again.map_err(|error| failure(format!("--stay: {error}"), false))?;
-    let summary = runtime
+    let board = Arc::clone(recorder.board());
+    let ended = runtime
         .block_on(ps_server::run(listener, job, options.clone(), recorder, args::asked_to_stop(), finish))
-        .map_err(|error| failed(&error))?;
-    tell(&summary, &path, arguments.log.quiet);
-    if summary.outcome == Ending::Stopped && !arguments.launched {
+        .inspect(|summary| tell(summary, &path, arguments.log.quiet))
+        .inspect_err(|error| board.fail(error));
+    if let Ok(summary) = &ended
+        && summary.outcome == Ending::Stopped
+        && !arguments.launched
+    {
         ResumeHint::new(&arguments.out, &path, style).print();
     }
-    if let Some(again) = again
-        && summary.outcome == Ending::Done
-    {
-        stay(&options, health.as_ref(), again, &summary)?;
+    match (again, &ended) {
+        (Some(again), Ok(summary)) if summary.outcome == Ending::Done => {
+            stay(&options, health.as_ref(), again, summary, Some(&watching))?;
+        }
+        _ => watching.see_off(|| false),
     }
-    drop(watching);
-    Ok(())
+    ended.map(drop).map_err(|error| failed(&error))
 }
 
 fn open_health(address: &str) -> Result<Health, Failure> {
@@ -135,8 +139,13 @@ fn stay(
     health: Option<&Health>,
     listener: Listener,
     summary: &Summary,
+    watching: Option<&Watching>,
 ) -> Result<(), Failure> {
-    info!("staying until asked to end");
+    let page = watching.and_then(Watching::page);
+    info!(
+        "staying until asked to end{}",
+        page.map_or_else(String::new, |page| format!("; dashboard at {page}"))
+    );
     health.iter().for_each(|health| health.ready(true));
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
     let entrance =

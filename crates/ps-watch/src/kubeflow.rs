@@ -2,7 +2,7 @@
 //! (<https://github.com/kubeflow/trainer/tree/master/docs/proposals/2779-trainjob-progress>).
 
 use crate::metrics::Source;
-use ps_run::{Line, Meter, Seen};
+use ps_run::{Line, Meter, Phase, Seen};
 use reqwest::{Certificate, Client};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -128,7 +128,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// How far the run is.
 fn of_run(seen: &Seen) -> Value {
     let steps = seen.about.steps.max(1);
-    let is_done = seen.ended.as_deref() == Some("done");
+    let is_done = seen.phase == Phase::Done;
     let percent = if is_done { 100 } else { (100 * seen.steps / steps).min(99) };
     let pace = seen.lines.iter().rev().find_map(|line| match line {
         Line::Step(line) => Some(line.seconds / line.step.max(1) as f64),
@@ -222,7 +222,7 @@ mod tests {
         let board = Arc::new(Board::new(About { steps: 8, ..About::default() }, &[]));
         board.tell(|seen| {
             (seen.steps, seen.loss, seen.accuracy) = (8, 0.25, Some(1.0));
-            seen.ended = Some("done".into());
+            seen.phase = Phase::Done;
         });
         drop(Reporter::start(Receiver::new(&url).unwrap(), Source::Server(board)).unwrap());
         let text = heard.join().unwrap();

@@ -15,16 +15,23 @@ pub use metrics::Source;
 pub use page::Dashboard;
 pub use site::{Gate, Site};
 
+use page::Viewers;
 use ps_config::WatchArgs;
 use ps_run::{Board, FolderError, Job, PastRun, Recorder, Trace};
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// After the end of a run, its page is served this much longer at most to browsers that have it open.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What was started for those who watch a run; it ends when this is dropped.
 #[derive(Default)]
 pub struct Watching {
     sites: Vec<Site>,
+    page: Option<String>,
+    viewers: Viewers,
     _reporter: Option<kubeflow::Reporter>,
 }
 
@@ -91,39 +98,56 @@ impl Watching {
         gate: Option<Gate>,
     ) -> (Self, Vec<String>) {
         let source = Source::Server(Arc::clone(board));
-        let mut watching =
-            Watching { sites: Vec::new(), _reporter: kubeflow::Reporter::of_environment(&source) };
+        let mut watching = Watching::reporting(&source);
         let metrics = wanted
             .metrics
             .as_ref()
             .and_then(|address| watching.open("--metrics", address, "/metrics", page::metrics(source)));
-        let dashboard = wanted.dashboard.as_ref().and_then(|address| {
-            let dashboard = Dashboard { board: Arc::clone(board), folder: folder.map(Into::into), gate };
+        let viewers = watching.viewers.clone();
+        watching.page = wanted.dashboard.as_ref().and_then(|address| {
+            let (board, folder) = (Arc::clone(board), folder.map(Into::into));
+            let dashboard = Dashboard { board, folder, gate, viewers };
             watching.open("--dashboard", address, "/", dashboard.routes())
         });
-        (watching, metrics.into_iter().chain(dashboard).collect())
+        let lines = [("metrics", metrics), ("dashboard", watching.page.clone())];
+        let line = |(what, url): (&str, Option<String>)| Some(format!("{what} at {}", url?));
+        (watching, lines.into_iter().filter_map(line).collect())
+    }
+
+    fn reporting(source: &Source) -> Self {
+        Watching { _reporter: kubeflow::Reporter::of_environment(source), ..Watching::default() }
+    }
+
+    /// The URL of the page, if it is served.
+    pub fn page(&self) -> Option<&str> {
+        self.page.as_deref()
+    }
+
+    /// To be called at the end of the run: waits until the pages that are open show it, for a few seconds at most, and not
+    /// once `is_cancelled` says so.
+    pub fn see_off(&self, is_cancelled: impl Fn() -> bool) {
+        self.viewers.wait(FAREWELL, is_cancelled);
     }
 
     /// Serves the metrics of `source` at `address`, if one is given, and reports progress where that is wanted. A port that
     /// cannot be had is warned of.
     pub fn metrics(address: Option<&str>, source: Source) -> Self {
-        let mut watching =
-            Watching { sites: Vec::new(), _reporter: kubeflow::Reporter::of_environment(&source) };
+        let mut watching = Watching::reporting(&source);
         if let Some(address) = address
-            && let Some(told) = watching.open("--metrics", address, "/metrics", page::metrics(source))
+            && let Some(url) = watching.open("--metrics", address, "/metrics", page::metrics(source))
         {
-            tracing::info!("{told}");
+            tracing::info!("metrics at {url}");
         }
         watching
     }
 
-    /// Opens a site; gives a line for the user, unless it was warned of.
+    /// Opens a site and returns the URL of `path` there; a port that cannot be had is warned of.
     fn open(&mut self, flag: &str, address: &str, path: &str, routes: axum::Router) -> Option<String> {
         match Site::open(address, routes) {
             Ok(site) => {
-                let told = format!("{} at http://{}{path}", &flag[2..], site.address());
+                let url = format!("http://{}{path}", site.address());
                 self.sites.push(site);
-                Some(told)
+                Some(url)
             }
             Err(problem) => {
                 tracing::warn!(

@@ -158,7 +158,10 @@ impl Page<'_> {
             seen.workers.iter().map(|worker| format!("w{} {}", worker.id, worker.name)).collect();
         let named =
             || names.iter().zip(&seen.workers).map(|(name, worker)| ([("worker", &name[..])], worker));
-        let speeds = named().map(|(labels, worker)| (labels, worker.speed));
+        // After the end, nobody computes.
+        let speeds = named()
+            .filter(|(_, worker)| worker.state != "dismissed")
+            .map(|(labels, worker)| (labels, worker.speed));
         self.gauges("downhill_worker_leaves_per_second", "Leaves that a worker computes a second", speeds)?;
         let held_up = named().map(|(labels, worker)| (labels, worker.held_up_ms as f64 / 1000.0));
         self.counters(
@@ -177,7 +180,7 @@ impl Page<'_> {
         )?;
         let age = checkpoint.map(|(_, since)| since.elapsed().as_secs_f64());
         self.gauge("downhill_checkpoint_age_seconds", "Seconds since it became durable", age)?;
-        let is_ended = f64::from(u8::from(seen.ended.is_some()));
+        let is_ended = f64::from(u8::from(seen.phase.is_over()));
         self.gauge("downhill_run_ended", "1 once the run is over", Some(is_ended))
     }
 }

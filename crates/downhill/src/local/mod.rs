@@ -158,6 +158,7 @@ impl<'a> Hub<'a> {
         for id in 0..self.workers as u32 {
             self.tell(ServerEvent::Joined { worker: WorkerId(id) })?;
         }
+        self.show();
         let mut stopping = false;
         while self.finished.is_none() {
             if !stopping && self.stop.load(Ordering::Relaxed) {
@@ -181,6 +182,8 @@ impl<'a> Hub<'a> {
                 }
             }
         }
+        self.shown = None;
+        self.show();
         match (self.finished.take(), self.diverged.take()) {
             (_, Some(diverged)) => Err(LocalError::Diverged(diverged)),
             (Some(Outcome::TooFewWorkers { .. }), None) => {
@@ -283,7 +286,7 @@ impl<'a> Hub<'a> {
         Ok(if is_last { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } })
     }
 
-    /// Tells whoever watches where the workers stand, now and then.
+    /// Shows those who watch where the workers stand, now and then.
     fn show(&mut self) {
         let board = self.recorder.board();
         if !board.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < SHOWN_EVERY) {
@@ -303,10 +306,7 @@ impl<'a> Hub<'a> {
             held_up_ms: worker.held_up_ms,
         };
         let workers = status.workers.iter().map(row).collect();
-        board.tell(|seen| {
-            seen.workers = workers;
-            seen.state = "training".into();
-        });
+        board.tell(|seen| seen.workers = workers);
     }
 
     fn save(&mut self) -> Result<(), FolderError> {

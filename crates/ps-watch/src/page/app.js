@@ -1,13 +1,16 @@
-// Shows what /events tells. Curves are drawn by the server; everything else is built here, as nodes and never from text
-// that is taken for markup, for names of workers and classes come from elsewhere.
+// Shows the state of the run that /events sends. Curves are drawn by the server; everything else is built here, as nodes and
+// never as markup, because names of workers and classes come from elsewhere.
 "use strict";
 
 const DRAW_EVERY = 2000;
+const RETRY_AFTER = 5000;
 const by = (id) => document.getElementById(id);
 let scale = "fitting";
 let held = false;
-let drawn = { key: "", at: 0 };
+let drawn = { key: "", at: 0, done: Promise.resolve() };
 let last = null;
+let lastAt = null;
+let source = null;
 
 function element(name, text, attributes = {}) {
   const space = ["svg", "rect", "text", "line", "g", "title"].includes(name) ? "http://www.w3.org/2000/svg" : null;
@@ -17,77 +20,134 @@ function element(name, text, attributes = {}) {
   return made;
 }
 
+const known = (value) => value !== null && value !== undefined;
 const count = (value) => Math.round(value).toLocaleString("en");
 const percent = (share) => (100 * share).toFixed(2) + " %";
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (text ? "." : "");
 function short(value) {
-  if (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 1e5)) return value.toFixed(4);
-  return value.toExponential(2);
+  const size = Math.abs(value);
+  if (size >= 1000 && size < 1e6) return value.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+  return value === 0 || (size >= 0.001 && size < 1000) ? value.toFixed(4) : value.toExponential(2);
 }
 function time(seconds) {
-  if (seconds < 0.1) return (1000 * seconds).toFixed(seconds < 0.01 ? 2 : 1) + " ms";
+  const ms = 1000 * seconds;
+  if (ms < 0.005) return "0 s";
+  if (ms < 100) return ms.toFixed(ms < 1 ? 2 : ms < 10 ? 1 : 0) + " ms";
   if (seconds < 120) return seconds.toFixed(seconds < 10 ? 2 : 1) + " s";
   if (seconds < 7200) return Math.floor(seconds / 60) + " min " + Math.floor(seconds % 60) + " s";
-  return Math.floor(seconds / 3600) + " h " + Math.floor((seconds / 60) % 60) + " min";
+  return count(Math.floor(seconds / 3600)) + " h " + Math.floor((seconds / 60) % 60) + " min";
 }
 
+const roughly = (seconds) => (seconds < 120 ? Math.max(1, Math.round(seconds)) + " s" : time(seconds));
+
+// The curves are drawn when the promise is fulfilled.
 function show(run) {
   last = run;
+  lastAt = new Date();
   const { about } = run;
+  const share = run.phase === "done" ? 1 : run.step / about.steps;
   by("name").textContent = about.name;
-  document.title = `${run.step === about.steps ? "done" : Math.floor((100 * run.step) / about.steps) + " %"} · ${about.name} · Downhill`;
-  by("about").textContent =
-    `${about.model}, ${count(about.parameters)} parameters, ${count(about.samples)} training samples; ` +
-    `step ${count(run.step)} of ${count(about.steps)}, epoch ${run.epoch} of ${about.epochs}`;
-  by("progress").value = run.step / about.steps;
-  const left = run.seconds_left && !run.ended ? `; about ${time(run.seconds_left)} left` : "";
-  by("state").textContent = (run.ended ? `The run is over: ${run.ended}` : run.state + (run.waited >= 1 ? `, for ${time(run.waited)}` : "")) + left;
+  document.title = `${run.phase === "training" ? Math.floor(100 * share) + " %" : run.phase} · ${about.name} · Downhill`;
+  by("phase").textContent = run.phase;
+  by("phase").className = "badge " + run.phase;
+  by("about").textContent = [
+    about.model, `${count(about.parameters)} parameters`, `${count(about.samples)} training samples`,
+    `step ${count(run.step)} of ${count(about.steps)}`, `epoch ${count(run.epoch)} of ${count(about.epochs)}`,
+  ].join(" · ");
+  by("progress").value = share;
+  const left = known(run.seconds_left) ? `${about.may_end_early ? "at most " : ""}about ${roughly(run.seconds_left)} left` : "";
+  by("state").textContent = sentence([run.state, left].filter(Boolean).join("; "));
+  by("link").hidden = true;
+  result(run);
   tiles(run);
-  workers(run.workers);
+  workers(run);
   if (!held) rounds(run.rounds);
   confusion(run);
   events(run.events);
-  by("results-card").hidden = !run.results;
-  draw(run);
+  return draw(run);
+}
+
+function result({ about, files, over, phase, summary }) {
+  by("result-card").hidden = !over || !(summary || files.length);
+  by("result-title").textContent = summary ? "Result" : "Files";
+  const rows = summary ? [
+    ["Training time", time(summary.seconds)],
+    ["Throughput", `${count(summary.samples_per_second)} samples/s`],
+    ["Slowest worker", summary.slowest && `${summary.slowest.worker}: steps waited ${time(summary.slowest.waited_seconds)} for it alone`],
+    ["Step size", summary.steps_taken && summary.steps_taken.verdict],
+    ["Weights SHA-256", summary.weights_sha256],
+  ] : [];
+  rows.push(["Folder", about.folder]);
+  by("result").replaceChildren(...rows.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", name), element("dd", value, name === "Weights SHA-256" ? { class: "hash" } : {})]));
+  by("files").replaceChildren(...files.map((file) => element("a", file, { href: "/results/" + file })));
+  const parts = summary ? ["train", "validation", "test"].filter((part) => summary[part]) : [];
+  const columns = [["samples", "samples", count], ["loss", "loss", short], ["accuracy", "accuracy", percent], ["R²", "r_squared", short]]
+    .filter(([, key]) => parts.some((part) => known(summary[part][key])));
+  const head = element("tr");
+  head.append(element("th", ""), ...columns.map(([name]) => element("th", name, { class: "number" })));
+  const lines = parts.map((part) => {
+    const line = element("tr");
+    const name = part === "train" ? "training" : part;
+    line.append(element("th", name), ...columns.map(([, key, text]) =>
+      element("td", known(summary[part][key]) ? text(summary[part][key]) : "–", { class: "number" })));
+    return line;
+  });
+  by("measures").replaceChildren(...(lines.length ? [head, ...lines] : []));
 }
 
 function tiles(run) {
-  const validation = run.validation;
+  const { summary, validation } = run;
+  by("tiles").hidden = Boolean(summary);
   const shown = [
-    ["loss", run.loss, short],
-    ["accuracy", run.accuracy, percent],
+    ["loss of the last batch", run.loss, short],
+    ["accuracy of the last batch", run.accuracy, percent],
     ["validation loss", validation && validation.loss, short],
     ["validation accuracy", validation && validation.accuracy, percent],
     ["validation R²", validation && validation.r_squared, short],
     ["learning rate", run.learning_rate, short],
-    ["samples a second", run.samples_per_second, count],
-    ["trained for", run.seconds, time],
-    ["last checkpoint", run.checkpoint && run.checkpoint.step, (step) => "step " + count(step)],
-    ["leaves rescued", run.rescued || null, count],
+    ["samples/s", run.samples_per_second, count],
+    ["training time", run.seconds, time],
+    ["step of the last checkpoint", run.checkpoint && run.checkpoint.step, count],
+    ["leaves reassigned", run.rescued || null, count],
   ];
-  const tiles = shown.filter(([, value]) => value !== null && value !== undefined).map(([name, value, text]) => {
+  const made = shown.filter(([, value]) => known(value)).map(([name, value, text]) => {
     const tile = element("div", null, { class: "tile" });
     tile.append(element("b", text(value)), element("span", name));
     return tile;
   });
-  by("tiles").replaceChildren(...tiles);
+  by("tiles").replaceChildren(...made);
 }
 
-function workers(rows) {
-  const columns = ["worker", "address", "state", "leaves to do", "sums", "leaves/s", "silent for", "waited for alone"];
+function workers({ about, over, workers: rows }) {
+  by("workers-card").hidden = !rows.length && (over || about.trains_alone);
+  const columns = [
+    ["worker", (row) => row.name],
+    ["address", (row) => row.address],
+    ["state", (row) => row.state],
+    ["leaves pending", (row) => count(row.leaves), "live"],
+    ["sums sent", (row) => count(row.sums)],
+    ["leaves/s", (row) => count(row.speed)],
+    ["last heard from", (row) => (row.silent_ms < 1000 ? "now" : time(row.silent_ms / 1000) + " ago"), "live"],
+    ["steps waited for it", (row) => time(row.held_up_ms / 1000)],
+  ].filter(([, , live]) => !(live && over));
   const head = element("tr");
-  columns.forEach((name, index) => head.append(element("th", name, index > 2 ? { class: "number" } : {})));
+  const kind = (index) => (index > 2 ? { class: "number" } : {});
+  columns.forEach(([name], index) => head.append(element("th", name, kind(index))));
   const body = rows.map((row) => {
     const line = element("tr");
-    const state = element("td");
-    state.append(element("span", null, { class: "dot " + row.state.split(" ")[0] }), row.state);
-    line.append(element("td", row.name), element("td", row.address), state);
-    const numbers = [count(row.leaves), count(row.sums), count(row.speed), time(row.silent_ms / 1000), time(row.held_up_ms / 1000)];
-    numbers.forEach((text) => line.append(element("td", text, { class: "number" })));
+    columns.forEach(([name, text], index) => {
+      // On a narrow screen each cell stands on a line, after its name.
+      const cell = element("td", null, { ...kind(index), "data-name": name });
+      const value = element("span", text(row));
+      if (name === "state") value.prepend(element("span", null, { class: "dot " + row.state.split(" ")[0] }));
+      cell.append(value);
+      line.append(cell);
+    });
     return line;
   });
   if (!rows.length) {
     const line = element("tr");
-    line.append(element("td", "Nobody but this process.", { colspan: columns.length, class: "none" }));
+    line.append(element("td", "No worker is connected.", { colspan: columns.length, class: "none" }));
     body.push(line);
   }
   by("workers").replaceChildren(head, ...body);
@@ -95,11 +155,13 @@ function workers(rows) {
 
 // A lane for each worker: its work, and behind it the time until the round was over, in which it waited for others.
 function rounds(list) {
+  by("rounds-card").hidden = !list.length;
   if (!list.length) return;
   const lanes = [...new Set(list.flatMap((round) => round.spans.map((span) => span.lane)))].sort();
   const began = list[0].began, ended = list[list.length - 1].ended;
-  const left = 150, width = 1000, height = 24;
-  const x = (at) => left + ((at - began) / Math.max(ended - began, 1e-9)) * (width - left - 10);
+  const width = Math.max(by("rounds").clientWidth, 240), height = 24, isNarrow = width < 560;
+  const left = isNarrow ? 84 : 150, letters = isNarrow ? 11 : 22;
+  const x = (at) => left + ((at - began) / Math.max(ended - began, 1e-9)) * (width - left - 4);
   const picture = element("svg", null, { viewBox: `0 0 ${width} ${lanes.length * height + 26}`, role: "img" });
   picture.setAttribute("aria-label", "who worked when in the last rounds");
   const bar = (kind, lane, from, until, words) => {
@@ -115,11 +177,11 @@ function rounds(list) {
     const work = round.spans.filter((span) => span.what === "gradient");
     for (const span of work) {
       const took = time(span.until - span.from), waits = time(round.ended - span.until);
-      bar("idle", span.lane, span.until, round.ended, `${span.lane} waited ${waits} in step ${round.step}`);
-      bar("gradient", span.lane, span.from, span.until, `${span.lane}: ${span.detail} of step ${round.step} in ${took}`);
+      bar("idle", span.lane, span.until, round.ended, `${span.lane} waited ${waits} in step ${count(round.step)}`);
+      bar("gradient", span.lane, span.from, span.until, `${span.lane}: ${span.detail} of step ${count(round.step)} in ${took}`);
     }
     for (const span of round.spans.filter((span) => span.what === "update"))
-      bar("update", span.lane, span.from, span.until, `update of step ${round.step} in ${time(span.until - span.from)}`);
+      bar("update", span.lane, span.from, span.until, `update of step ${count(round.step)} in ${time(span.until - span.from)}`);
     if (work.length > 1) {
       const order = [...work].sort((a, b) => b.until - a.until);
       const wait = order[0].until - order[1].until;
@@ -127,42 +189,46 @@ function rounds(list) {
     }
   }
   lanes.forEach((lane, index) => {
-    picture.append(element("text", lane.length > 22 ? lane.slice(0, 21) + "…" : lane, { x: 0, y: index * height + 16 }));
+    const text = lane.length > letters ? lane.slice(0, letters - 1) + "…" : lane;
+    picture.append(element("text", text, { x: 0, y: index * height + 16 }));
   });
   const axis = lanes.length * height + 18;
-  picture.append(element("text", `steps ${list[0].step} to ${list[list.length - 1].step}`, { x: left, y: axis, class: "axis" }));
-  picture.append(element("text", time(ended - began), { x: width - 10, y: axis, class: "axis", "text-anchor": "end" }));
+  const [first, final] = [list[0].step, list[list.length - 1].step];
+  const steps = first === final ? `step ${count(first)}` : `steps ${count(first)} to ${count(final)}`;
+  picture.append(element("text", steps, { x: left, y: axis, class: "axis" }));
+  picture.append(element("text", time(ended - began), { x: width - 4, y: axis, class: "axis", "text-anchor": "end" }));
   by("rounds").replaceChildren(picture);
   by("waited").textContent = slowest
-    ? `The longest wait of these rounds: ${time(slowest.wait)} for ${slowest.lane} alone, in step ${slowest.step}.` : "";
+    ? `The longest wait in these rounds: ${time(slowest.wait)} for ${slowest.lane} alone, in step ${count(slowest.step)}.` : "";
 }
 
 function confusion(run) {
   const seen = run.confusion;
-  by("confusion-card").hidden = !seen;
-  if (!seen || seen.counts.length > 40) return;
+  by("confusion-card").hidden = !seen || seen.counts.length > 40;
+  if (by("confusion-card").hidden) return;
   const names = run.about.classes;
-  const wrong = seen.counts.flatMap((row, index) => row.filter((_, other) => other !== index));
-  const most = Math.max(1, ...wrong), all = seen.counts.flat().reduce((sum, n) => sum + n, 0);
+  const total = seen.counts.flat().reduce((sum, n) => sum + n, 0);
   const right = seen.counts.reduce((sum, row, index) => sum + row[index], 0);
+  const most = Math.max(1, ...seen.counts.flatMap((row, index) => row.filter((_, other) => other !== index)));
   by("confusion-about").textContent =
-    `After ${count(seen.step)} steps ${percent(right / Math.max(all, 1))} of ${count(all)} samples were predicted right. ` +
-    "A row is a class, a column what its samples were taken for.";
+    `${percent(right / Math.max(total, 1))} of ${count(total)} samples predicted correctly after step ${count(seen.step)}. ` +
+    "Rows: true class; columns: predicted class.";
   const head = element("tr");
   head.append(element("th", ""), ...names.map((name) => element("th", name)));
   const rows = seen.counts.map((row, index) => {
     const line = element("tr");
     line.append(element("th", names[index]));
     row.forEach((n, other) => {
-      const cell = element("td", n ? count(n) : "·", n ? {} : { class: "zero" });
+      const cell = element("td", n ? (n < 10000 ? n : count(n)) : "·", n ? {} : { class: "zero" });
       if (n) cell.style.backgroundColor = index === other
         ? "color-mix(in srgb, var(--green) 35%, transparent)"
         : `color-mix(in srgb, var(--bad) ${Math.round(15 + (60 * n) / most)}%, transparent)`;
-      cell.title = `${n} of class ${names[index]} taken for ${names[other]}`;
+      cell.title = `${count(n)} of class ${names[index]} predicted as ${names[other]}`;
       line.append(cell);
     });
     return line;
   });
+  by("confusion").style.minWidth = `${26 * (names.length + 1)}px`;
   by("confusion").replaceChildren(head, ...rows);
 }
 
@@ -171,13 +237,18 @@ function events(list) {
   by("events").replaceChildren(...list.map((event) => element("li", `step ${count(event.step)}: ${event.text}`)));
 }
 
-async function draw(run) {
-  const key = [run.drawn, scale, run.charts.join("|"), innerWidth].join();
+function draw(run) {
+  const key = [run.process, run.drawn, scale, run.charts.join("|"), innerWidth].join();
   const now = Date.now();
-  if (!run.charts.length || key === drawn.key || (drawn.key && now - drawn.at < DRAW_EVERY && !run.ended && !drawn.force)) return;
-  drawn = { key, at: now, force: false };
-  const width = Math.round(by("charts").clientWidth / Math.max(1, Math.floor(by("charts").clientWidth / 432))) - 12;
-  const figures = await Promise.all(run.charts.map(async (title, number) => {
+  const isDue = !drawn.key || drawn.force || run.over || now - drawn.at >= DRAW_EVERY;
+  if (run.charts.length && key !== drawn.key && isDue) drawn = { key, at: now, force: false, done: fetchCharts(run, key) };
+  return drawn.done;
+}
+
+async function fetchCharts(run, key) {
+  const whole = by("charts").clientWidth;
+  const width = Math.round(whole / Math.max(1, Math.floor((whole + 12) / 392))) - 12;
+  const drawings = run.charts.map(async (title, number) => {
     const answer = await fetch(`/chart/${number}?width=${width}&scale=${scale}`);
     if (!answer.ok) return null;
     const svg = new DOMParser().parseFromString(await answer.text(), "image/svg+xml").documentElement;
@@ -187,13 +258,57 @@ async function draw(run) {
     const figure = element("figure");
     figure.append(element("figcaption", title), svg);
     return figure;
-  }));
-  by("charts").replaceChildren(...figures.filter(Boolean));
+  });
+  try {
+    const figures = await Promise.all(drawings);
+    // Unless another drawing has begun meanwhile.
+    if (key === drawn.key) by("charts").replaceChildren(...figures.filter(Boolean));
+  } catch {
+    // The process is gone; the curves that are there stay.
+  }
 }
 
-function badge(text, kind) {
-  by("live").textContent = text;
-  by("live").className = "badge " + kind;
+// The server counts open streams and does not exit before they are closed, for some seconds. Once the end of the run is on
+// the page, a stream that is not counted shows whether the process is still there.
+function listen(isAfterEnd) {
+  if (source) source.close();
+  const mine = source = new EventSource(isAfterEnd ? "/events?after_end=yes" : "/events");
+  mine.onmessage = async (event) => {
+    const run = JSON.parse(event.data);
+    // Another process shows its run here now.
+    if (isAfterEnd && !run.over) return listen(false);
+    await show(run);
+    if (run.over && !isAfterEnd && mine === source) listen(true);
+  };
+  mine.onerror = () => {
+    lost();
+    if (mine.readyState === EventSource.CLOSED && mine === source) setTimeout(() => mine === source && listen(isAfterEnd), RETRY_AFTER);
+  };
+}
+
+function lost() {
+  const notice = by("link");
+  if (!notice.hidden) return;
+  notice.hidden = false;
+  if (!last) {
+    notice.textContent = "No connection to the process.";
+    return;
+  }
+  notice.classList.toggle("bad", !last.over);
+  if (last.over) {
+    notice.textContent = `The process has ended. Last state received: ${last.phase}.`;
+    by("files").replaceChildren();
+    return;
+  }
+  by("phase").textContent = "no connection";
+  by("phase").className = "badge lost";
+  // How much time is left is not known any more.
+  by("state").textContent = "";
+  document.title = `no connection · ${last.about.name} · Downhill`;
+  notice.textContent =
+    "No connection: the process has ended or cannot be reached. " +
+    `Last state received at ${lastAt.toLocaleTimeString("en", { hour12: false })}: ${last.phase}, ` +
+    `step ${count(last.step)} of ${count(last.about.steps)}.`;
 }
 
 document.querySelectorAll("[data-scale]").forEach((button) => button.addEventListener("click", () => {
@@ -212,14 +327,9 @@ addEventListener("resize", () => {
   clearTimeout(resized);
   resized = setTimeout(() => {
     drawn.force = true;
-    if (last) draw(last);
+    if (!last) return;
+    rounds(last.rounds);
+    draw(last);
   }, 200);
 });
-
-const source = new EventSource("/events");
-source.onmessage = (event) => {
-  const run = JSON.parse(event.data);
-  badge(run.ended ? "over" : "live", run.ended ? "" : "live");
-  show(run);
-};
-source.onerror = () => badge(last && last.ended ? "over" : "not reached", last && last.ended ? "" : "lost");
+listen(false);

@@ -4,6 +4,7 @@
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>); curves are drawn here, as SVG.
 
 mod state;
+mod viewers;
 
 use crate::curves::{Course, panels};
 use crate::metrics::{CONTENT_TYPE, Source};
@@ -27,10 +28,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt};
+pub(crate) use viewers::Viewers;
 
-/// How often a page is told what has changed.
-const TOLD_EVERY: Duration = Duration::from_millis(500);
+/// The least time between two events to a page; the end of the run does not wait for it.
+const EVENT_EVERY: Duration = Duration::from_millis(500);
+/// How often a stream of events looks for news.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Widths of a picture, in pixels.
 const WIDTHS: std::ops::RangeInclusive<u32> = 240..=1600;
 
@@ -43,7 +48,12 @@ pub struct Dashboard {
     pub folder: Option<PathBuf>,
     /// Who may see it, where not everybody may.
     pub gate: Option<Gate>,
+    /// The open pages that still wait for the end of the run.
+    pub(crate) viewers: Viewers,
 }
+
+/// The files of a run's results.
+const RESULTS: [&str; 4] = [WEIGHTS_FILE, SUMMARY_FILE, METRICS_FILE, RUN_FILE];
 
 /// `/metrics` alone.
 pub(crate) fn metrics(source: Source) -> Router {
@@ -52,6 +62,12 @@ pub(crate) fn metrics(source: Source) -> Router {
 }
 
 impl Dashboard {
+    /// The results that there are.
+    fn results(&self) -> Vec<&'static str> {
+        let Some(folder) = &self.folder else { return Vec::new() };
+        RESULTS.into_iter().filter(|file| folder.join(file).is_file()).collect()
+    }
+
     /// All that is served of it.
     pub(crate) fn routes(self) -> Router {
         let metrics = metrics(Source::Server(Arc::clone(&self.board)));
@@ -166,13 +182,30 @@ async fn now(State(dashboard): State<Dashboard>) -> impl IntoResponse {
     ([(TYPE, "application/json")], state::json(&dashboard))
 }
 
-/// What has changed, whenever something has.
-async fn events(State(dashboard): State<Dashboard>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(TOLD_EVERY));
-    let mut told = None;
-    let news = ticks.filter_map(move |_| {
-        let changes = dashboard.board.changes();
-        (told.replace(changes) != Some(changes)).then(|| Ok(Event::default().data(state::json(&dashboard))))
+#[derive(Deserialize)]
+struct Listening {
+    /// Present where the page shows the end already and only wants to notice when the process is gone.
+    after_end: Option<String>,
+}
+
+/// The state of the run, again whenever it has changed.
+async fn events(
+    State(dashboard): State<Dashboard>,
+    Query(Listening { after_end }): Query<Listening>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let viewer = after_end.is_none().then(|| dashboard.viewers.enter());
+    let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(LOOK_EVERY));
+    let mut sent: Option<(u64, Instant)> = None;
+    let news = ticks.filter_map(move |now| {
+        // Lives as long as the stream.
+        let _viewer = &viewer;
+        let (changes, is_over) =
+            (dashboard.board.changes(), dashboard.board.read(|seen| seen.phase.is_over()));
+        let is_due = sent.is_none_or(|(known, at)| changes != known && (is_over || now - at >= EVENT_EVERY));
+        is_due.then(|| {
+            sent = Some((changes, now));
+            Ok(Event::default().data(state::json(&dashboard)))
+        })
     });
     Sse::new(news).keep_alive(KeepAlive::default())
 }
@@ -212,7 +245,7 @@ async fn chart(
 
 /// A file of the run's results.
 async fn result(State(dashboard): State<Dashboard>, Named(file): Named<String>) -> Response {
-    let known = [RUN_FILE, METRICS_FILE, SUMMARY_FILE, WEIGHTS_FILE].into_iter().find(|known| *known == file);
+    let known = RESULTS.into_iter().find(|known| *known == file);
     let (Some(file), Some(folder)) = (known, &dashboard.folder) else {
         return (StatusCode::NOT_FOUND, "no such result\n").into_response();
     };
@@ -222,8 +255,6 @@ async fn result(State(dashboard): State<Dashboard>, Named(file): Named<String>) 
             ([(TYPE, "application/octet-stream".to_owned()), (CONTENT_DISPOSITION, name)], bytes)
                 .into_response()
         }
-        Err(_) => {
-            (StatusCode::NOT_FOUND, format!("{file} is written at the end of the run\n")).into_response()
-        }
+        Err(_) => (StatusCode::NOT_FOUND, format!("{file} has not been written\n")).into_response(),
     }
 }

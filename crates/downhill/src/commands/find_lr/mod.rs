@@ -141,7 +141,7 @@ fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Fai
             break;
         }
     }
-    recorder.abandon();
+    recorder.abandon(&"the sweep is over");
     Ok(sweep)
 }
 

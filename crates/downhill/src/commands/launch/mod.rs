@@ -61,6 +61,10 @@ pub struct Arguments {
     #[arg(long, value_name = "TIMES", default_value_t = 10)]
     restart: u32,
 
+    /// Keep serving the dashboard after the run is done, until Ctrl-C.
+    #[arg(long, requires = "dashboard")]
+    stay: bool,
+
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
@@ -96,7 +100,7 @@ Examples:
   downhill launch examples/digits.toml --workers 2
   downhill launch examples/digits.toml --workers 3 --threads 1 --out results
   downhill launch examples/digits.toml --workers 2 --shards beside
-  downhill launch examples/digits.toml --workers 2 --dashboard";
+  downhill launch examples/digits.toml --workers 2 --dashboard --stay";
 
 const DETAILS: &str = "\
 Fault tolerance:
@@ -136,12 +140,22 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let stop = interrupt::listen(first, again)?;
     let meeting = Meeting::new(arguments.tcp)?;
-    let company = Company { arguments, style, programs: &programs, meeting: &meeting, screen: &screen };
+    let is_done = Arc::<AtomicBool>::default();
+    let company = Company {
+        arguments,
+        style,
+        programs: &programs,
+        meeting: &meeting,
+        screen: &screen,
+        is_done: &is_done,
+        stop,
+    };
+    let was_stopped = || stop.load(Ordering::SeqCst) && !is_done.load(Ordering::SeqCst);
     let (role, first_line) = company.server(&folder);
     let mut server = Seat::new(role, arguments.restart, Arc::clone(&screen));
     server.start()?;
     let Some(address) = first_line.wait(&mut server, stop)? else {
-        return Ok(server_code(server.ended(), stop, &hint));
+        return Ok(server_code(server.ended(), was_stopped(), &hint));
     };
     if let Some(listen) = server.role.flags.iter_mut().skip_while(|flag| *flag != "--listen").nth(1) {
         // One that is started again is to be found where the first was.
@@ -182,7 +196,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !status.success() {
         output::error(&format!("the server {}", describe(status)));
     }
-    Ok(server_code(Some(status), stop, &hint))
+    Ok(server_code(Some(status), was_stopped(), &hint))
 }
 
 /// The processors of a worker, if all have their own and none is left over: whoever leaves some does so for others.
@@ -192,9 +206,9 @@ fn processors(arguments: &Arguments, worker: u16, threads: u16) -> Option<Proces
     (!arguments.no_pin && workers * threads == ours.count()).then(|| ours.some(worker * threads, threads))
 }
 
-fn server_code(status: Option<ExitStatus>, stop: &AtomicBool, hint: &ResumeHint) -> ExitCode {
+fn server_code(status: Option<ExitStatus>, was_stopped: bool, hint: &ResumeHint) -> ExitCode {
     match status.and_then(|status| status.code()) {
-        Some(0) if stop.load(Ordering::SeqCst) => {
+        Some(0) if was_stopped => {
             hint.print();
             ExitCode::from(STOPPED)
         }
@@ -268,6 +282,9 @@ struct Company<'a> {
     programs: &'a [PathBuf; 2],
     meeting: &'a Meeting,
     screen: &'a Arc<Relay>,
+    /// Set once the server has printed the summary of a run that nobody stopped.
+    is_done: &'a Arc<AtomicBool>,
+    stop: &'static AtomicBool,
 }
 
 impl Company<'_> {
@@ -287,13 +304,18 @@ impl Company<'_> {
         flags.extend(["--launched".into(), "--out".into(), folder.path().into()]);
         flags.extend(arguments.checkpoint.flags().map(OsString::from));
         flags.extend(arguments.watch.flags());
+        if arguments.stay {
+            flags.push("--stay".into());
+        }
         flags.extend(self.shared_flags());
         let (found, first_line) = channel::bounded(1);
         let (label, screen) = (label(arguments, "server", 0), Arc::clone(self.screen));
         let log = self.log();
+        let (is_done, stop) = (Arc::clone(self.is_done), self.stop);
         let sinks = move || {
             let stderr = log(&label, &screen);
             let (found, screen, mut is_first) = (found.clone(), Arc::clone(&screen), true);
+            let is_done = Arc::clone(&is_done);
             let stdout = Box::new(move |line: &str| {
                 if std::mem::take(&mut is_first) {
                     // Of one that is started again it is known already.
@@ -303,6 +325,10 @@ impl Company<'_> {
                 // The summary; a reader who has gone has what it wants.
                 screen.close();
                 drop(output::lines(&wrap(line, stdout_width(), SUMMARY_INDENT)));
+                // The last line of the summary.
+                if line.starts_with("weights sha256 ") && !stop.load(Ordering::SeqCst) {
+                    is_done.store(true, Ordering::SeqCst);
+                }
             });
             [stdout as Sink, stderr]
         };

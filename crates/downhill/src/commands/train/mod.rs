@@ -12,6 +12,8 @@ use ps_run::{DataProgress, Ending, Job, Recorder, ResumeHint, RunFolder, SUMMARY
 use ps_terminal::{hang, stdout_width};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Train a model in this process
 ///
@@ -44,6 +46,10 @@ pub struct Arguments {
           value_parser = clap::value_parser!(u16).range(2..=1000))]
     restarts: Option<u16>,
 
+    /// Keep serving the dashboard after the run has ended, until Ctrl-C.
+    #[arg(long, requires = "dashboard")]
+    stay: bool,
+
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
@@ -62,7 +68,7 @@ Examples:
   downhill train examples/digits.toml --threads 2 --out results
   downhill train examples/digits.toml --set learning_rate.schedule=
   downhill train examples/digits.toml --restarts 4
-  downhill train examples/digits.toml --dashboard";
+  downhill train examples/digits.toml --dashboard --stay";
 
 const DETAILS: &str = "\
 Results:
@@ -96,21 +102,79 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         true => Recorder::new(&job, Some(folder), style)?,
         false => Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)?,
     };
-    let _watching = ps_watch::start(&arguments.watch, &job, &mut recorder, None, "downhill train")?;
+    let watching = ps_watch::start(&arguments.watch, &job, &mut recorder, None, "downhill train")?;
+    recorder.board().tell(|seen| {
+        seen.about.trains_alone = arguments.reference || arguments.workers == 1 && job.updates_in_place();
+    });
+    let stop = stop_flag(arguments.reference, style, &hint)?;
+    let trained = train(arguments, &job, &path, stop, &hint, recorder);
+    IS_OVER.store(true, Ordering::SeqCst);
+    let code = trained.unwrap_or_else(|failure| {
+        output::error(&failure.to_string());
+        failure.exit_code()
+    });
+    let was_stopped = stop.load(Ordering::SeqCst);
+    let is_enough = || !was_stopped && stop.load(Ordering::SeqCst);
+    if let Some(page) = watching.page().filter(|_| arguments.stay && !was_stopped) {
+        if style != Style::Quiet {
+            output::note(&format!("the dashboard stays at {page}; press Ctrl-C to end"));
+        }
+        while !is_enough() {
+            std::thread::sleep(STOP_SEEN_WITHIN);
+        }
+    }
+    watching.see_off(is_enough);
+    Ok(code)
+}
+
+/// Whether the run has ended, and Ctrl-C only ends the serving of its page.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+
+/// A wish to end the serving of the page is seen after at most this long.
+const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
+
+/// Set by the first Ctrl-C; the second ends the process. The reference trainer has no other end.
+fn stop_flag(is_reference: bool, style: Style, hint: &ResumeHint) -> Result<&'static AtomicBool, Failure> {
+    let first = move || match IS_OVER.load(Ordering::SeqCst) {
+        true => {}
+        // It saves nothing on the way, so there is nothing to resume.
+        false if is_reference => ps_terminal::exit(STOPPED),
+        false if style == Style::Quiet => {}
+        false => output::note("stopping after this step; press Ctrl-C again to end at once"),
+    };
+    let end = interrupt::end_at_once(hint.clone());
+    let again = move || match IS_OVER.load(Ordering::SeqCst) {
+        true => ps_terminal::exit(STOPPED),
+        false => end(),
+    };
+    interrupt::listen(first, again)
+}
+
+/// Trains, writes the results to the folder at `path`, and prints the summary.
+fn train(
+    arguments: &Arguments,
+    job: &Job,
+    path: &Path,
+    stop: &AtomicBool,
+    hint: &ResumeHint,
+    mut recorder: Recorder,
+) -> Result<ExitCode, Failure> {
+    recorder.board().begin();
     let trained = if arguments.reference {
-        by_reference(&job, &mut recorder)
+        by_reference(job, &mut recorder)
     } else {
-        by_workers(&job, arguments.workers.into(), style, &hint, &mut recorder)
+        by_workers(job, arguments.workers.into(), stop, &mut recorder)
     };
     let (weights, version) = match trained {
         Ok(trained) => trained,
         Err(failure) => {
-            recorder.abandon();
+            recorder.abandon(&failure);
             return Err(failure);
         }
     };
-    let summary = recorder.finish(&job, root, &weights, version)?;
-    let lines = summary.lines(Some(&path));
+    let root = arguments.data.root(arguments.run.folder());
+    let summary = recorder.finish(job, root, &weights, version)?;
+    let lines = summary.lines(Some(path));
     let shown = if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines };
     output::lines(&hang(shown, stdout_width(), SUMMARY_INDENT))?;
     Ok(match summary.outcome {
@@ -125,16 +189,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn by_workers(
     job: &Job,
     workers: usize,
-    style: Style,
-    hint: &ResumeHint,
+    stop: &AtomicBool,
     recorder: &mut Recorder,
 ) -> Result<(Vec<f32>, u64), Failure> {
-    let first = move || {
-        if style != Style::Quiet {
-            output::note("stopping after this step; press Ctrl-C again to end at once");
-        }
-    };
-    let stop = interrupt::listen(first, interrupt::end_at_once(hint.clone()))?;
     if workers == 1 {
         // The only worker is then itself a thread of the pool, and none has to be woken to hand it work.
         rayon::scope(|_| local::train(job, workers, stop, recorder))

@@ -166,7 +166,7 @@ impl Restarts<'_> {
         match local::train(job, self.workers, self.stop, &mut recorder) {
             Ok((weights, version)) => Ok(recorder.finish(job, self.root, &weights, version)?),
             Err(error) => {
-                recorder.abandon();
+                recorder.abandon(&error);
                 Err(error.into())
             }
         }
