@@ -145,6 +145,27 @@ fn plot_draws_one_or_several_runs() {
 }
 
 #[test]
+fn a_short_run_beside_a_long_one_is_drawn_on_a_logarithmic_axis_of_steps() {
+    let place = Place::new();
+    let short = place.trained("short", &["--set", "train.epochs=1"]);
+    let long = place.trained("long", &["--set", "train.epochs=60"]);
+    let drawn = |flags: &[&str]| {
+        let picture = place.path("both.svg");
+        let mut command = downhill(&["plot"]);
+        command.args([&short, &long]).arg("--output").arg(&picture).args(flags);
+        assert!(run(&mut command).status.success());
+        fs::read_to_string(picture).unwrap()
+    };
+    let svg = drawn(&[]);
+    for words in ["short (20 steps), training", "long (1,200 steps), validation", "(log scale)", "1,000"] {
+        assert!(svg.contains(words), "no {words} in the figure");
+    }
+    assert!(!drawn(&["--x-axis", "linear"]).contains("(log scale)"));
+    let valley = run(downhill(&["plot"]).arg(&long).args(["--valley", "--x-axis", "log"]));
+    assert_eq!(valley.status.code(), Some(2), "{valley}");
+}
+
+#[test]
 fn the_valley_is_drawn_with_and_without_checkpoints() {
     let place = Place::new();
     for (name, flags) in
@@ -204,4 +225,49 @@ fn explain_shows_what_a_sample_pushes() {
     assert!(outside.stderr.contains("from 0 to 639"), "{outside}");
     let none = run(downhill(&["explain"]).arg(&out).args(["--sample", "0", "--part", "test"]));
     assert!(none.status.code() == Some(2) && none.stderr.contains("--data"), "{none}");
+}
+
+/// A table in which the label is `yes` where the first column is large; the second one says nothing.
+const TABLE: &str = "size,colour,answer\n1,red,no\n2,green,no\n3,red,no\n,green,no\n7,red,yes\n8,green,yes\n9,red,yes\n9,,yes\n";
+
+#[test]
+fn explain_names_the_columns_of_a_table_and_what_they_add() {
+    let place = Place::new();
+    fs::write(place.path("table.csv"), TABLE).unwrap();
+    let explained = |model: &str, flags: &[&str]| {
+        let name = model.split('"').next().unwrap();
+        let file = format!(
+            "[data]\ntrain = \"csv:table.csv\"\nstandardize = true\nmissing = \"mean\"\n[model]\nkind = \"{model}\n\
+             [train]\nepochs = 30\nbatch = 4\n[learning_rate]\ninitial = 0.5\n"
+        );
+        fs::write(place.path("run.toml"), file).unwrap();
+        run(downhill(&["explain"]).arg(place.trained(name, &[])).args(flags))
+    };
+    let told = explained("logistic\"", &["--sample", "4"]);
+    assert!(told.stdout.contains("contributions to the log-odds of class yes: weight × input"), "{told}");
+    let amount = |name: &str| -> f64 {
+        let row = told.stdout.lines().find(|line| line.starts_with(&format!("  {name} "))).unwrap();
+        row.split_whitespace().last().unwrap().parse().unwrap()
+    };
+    let sum = amount("size") + amount("colour=red") + amount("bias");
+    assert!(amount("size") > 0.5 && (sum - amount("sum")).abs() < 2e-3, "{told}");
+    let empty = run(downhill(&["explain"]).arg(place.path("logistic")).args(["--sample", "7", "--top", "2"]));
+    assert!(
+        empty.stdout.lines().any(|line| line.starts_with("  colour ") && line.contains("missing")),
+        "{empty}"
+    );
+
+    let picture = place.path("why.svg");
+    let flags = ["--sample", "4", "--class", "no", "--output", picture.to_str().unwrap()];
+    let told = explained("mlp\"\nhidden = [4]", &flags);
+    assert!(told.stdout.contains("the logit of class no: gradient × input"), "{told}");
+    assert!(told.stdout.contains("  remainder "), "{told}");
+    let svg = fs::read_to_string(picture).unwrap();
+    for words in ["size=7", "colour=red", "remainder", "gradient × input"] {
+        assert!(svg.contains(words), "no {words} in the figure");
+    }
+    let unknown =
+        run(downhill(&["explain"]).arg(place.path("mlp")).args(["--sample", "4", "--class", "maybe"]));
+    assert_eq!(unknown.status.code(), Some(2), "{unknown}");
+    assert!(unknown.stderr.contains("the classes are no, yes"), "{unknown}");
 }

@@ -1,6 +1,7 @@
 //! Samples in memory as they were read.
 
 use ndarray::Array2;
+use std::ops::Range;
 
 /// What a model needs of the targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,17 @@ pub struct Image {
     pub width: usize,
 }
 
+/// What a source has of each sample beside its label, and the features that a model sees of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The column's name in a CSV file, `feature 7` in a LIBSVM file, `pixel 3,5` in an image.
+    pub name: String,
+    /// The categories of a column of text, each of which is a feature that is 1 or 0; empty for a column of numbers.
+    pub categories: Vec<String>,
+    /// Its features: one for a column of numbers, one for each category otherwise.
+    pub features: Range<usize>,
+}
+
 /// A source in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
@@ -74,6 +86,34 @@ pub struct Dataset {
     pub image: Option<Image>,
     /// The source's text.
     pub source: String,
+    /// The cells that the source leaves empty.
+    pub missing: MissingCells,
+}
+
+/// Which cells of `[samples, features]` had no value before means took their place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MissingCells {
+    /// A bit for each cell, row by row; empty if no cell is missing.
+    bits: Vec<u64>,
+    width: usize,
+}
+
+impl MissingCells {
+    /// The cells of `values` that are NaN.
+    pub(crate) fn of(values: &Array2<f32>) -> Self {
+        let mut bits = Vec::new();
+        for (cell, _) in values.iter().enumerate().filter(|(_, value)| value.is_nan()) {
+            bits.resize(values.len().div_ceil(64), 0);
+            bits[cell / 64] |= 1 << (cell % 64);
+        }
+        MissingCells { bits, width: values.ncols() }
+    }
+
+    /// Whether a sample's feature had no value.
+    pub fn contains(&self, row: usize, feature: usize) -> bool {
+        let cell = row * self.width + feature;
+        self.bits.get(cell / 64).is_some_and(|word| word >> (cell % 64) & 1 == 1)
+    }
 }
 
 impl Dataset {

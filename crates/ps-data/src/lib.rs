@@ -25,7 +25,7 @@ mod table;
 
 pub use config::{DIGITS_COUNT, DIGITS_SEED, DataConfig, Missing, Source, Validation};
 pub use confine::{Outside, confine, is_url};
-pub use dataset::{Dataset, Features, Image, Task};
+pub use dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 pub use error::DataError;
 pub use inspect::{ColumnSummary, Inspection, LabelSummary, inspect};
 pub use load::{Loaded, load, load_from_memory, load_like, load_unlabelled};

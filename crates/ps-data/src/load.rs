@@ -1,7 +1,7 @@
 //! All sources of a run, read, encoded and split.
 
 use crate::config::{DataConfig, Missing, Source, Validation};
-use crate::dataset::{Dataset, Features, Image, Task};
+use crate::dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 use crate::encoding::Encoding;
 use crate::error::DataError;
 use crate::fingerprint::fingerprint;
@@ -34,6 +34,13 @@ pub struct Loaded {
     /// The shape of samples that are images.
     pub image: Option<Image>,
     encoding: Encoding,
+}
+
+impl Loaded {
+    /// The columns of the training source without its label, in order: those of every source of the run.
+    pub fn columns(&self) -> Vec<Column> {
+        self.encoding.columns()
+    }
 }
 
 /// Reads what `config` names; relative paths start at `root`, `seed` decides a validation
@@ -201,6 +208,7 @@ fn fill_values(
 
 fn fill_missing(dataset: &mut Dataset, fill: Option<&[f32]>) {
     if let (Features::F32(values), Some(fill)) = (&mut dataset.features, fill) {
+        dataset.missing = MissingCells::of(values);
         for mut row in values.rows_mut() {
             row.iter_mut().zip(fill).filter(|(cell, _)| cell.is_nan()).for_each(|(cell, &mean)| *cell = mean);
         }

@@ -66,6 +66,16 @@ impl Split {
         }
     }
 
+    /// Writes the features of sample `index` to `row` (`[features]`) as the source has them, not standardised.
+    pub fn write_raw_row(&self, index: usize, row: &mut [f32]) {
+        self.write_values(index, row, None);
+    }
+
+    /// Whether the source has no value for `feature` of sample `index`, so that the training part's mean stands in.
+    pub fn is_missing(&self, index: usize, feature: usize) -> bool {
+        self.dataset.missing.contains(self.row(index), feature)
+    }
+
     /// Some rows of the data set.
     pub(crate) fn of_rows(&self, rows: &[u32]) -> Split {
         Split { rows: Some(rows.into()), ..self.clone() }
@@ -76,18 +86,8 @@ impl Split {
         let rows = (0..count.min(self.len())).map(|index| self.row(index) as u32).collect();
         Split { rows: Some(rows), ..self.clone() }
     }
-}
 
-impl Samples for Split {
-    fn len(&self) -> usize {
-        self.rows.as_ref().map_or(self.dataset.samples(), |rows| rows.len())
-    }
-
-    fn features(&self) -> usize {
-        self.dataset.features.width()
-    }
-
-    fn write_row(&self, index: usize, row: &mut [f32]) {
+    fn write_values(&self, index: usize, row: &mut [f32], standard: Option<&Standard>) {
         let first = self.row(index) * row.len();
         // Every sample of every step passes here, so the loops are compiled for the processor's vectors.
         Kernel::detect().vectorize(
@@ -104,13 +104,27 @@ impl Samples for Split {
                         row.copy_from_slice(&values[first..first + row.len()]);
                     }
                 }
-                if let Some(Standard { mean, inv_std }) = &self.preprocessing.standard {
+                if let Some(Standard { mean, inv_std }) = standard {
                     for ((slot, mean), inv_std) in row.iter_mut().zip(mean).zip(inv_std) {
                         *slot = (*slot - mean) * inv_std;
                     }
                 }
             },
         );
+    }
+}
+
+impl Samples for Split {
+    fn len(&self) -> usize {
+        self.rows.as_ref().map_or(self.dataset.samples(), |rows| rows.len())
+    }
+
+    fn features(&self) -> usize {
+        self.dataset.features.width()
+    }
+
+    fn write_row(&self, index: usize, row: &mut [f32]) {
+        self.write_values(index, row, self.preprocessing.standard.as_ref());
     }
 
     fn prefetch(&self, index: usize) {

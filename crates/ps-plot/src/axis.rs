@@ -7,6 +7,8 @@ pub struct Axis {
     pub label: String,
     /// Whether equal distances are equal factors.
     pub is_log: bool,
+    /// Values above this are not shown: curves end at the plot's edge.
+    pub top: Option<f64>,
 }
 
 /// An axis with its range, in the units that are drawn: of a logarithmic one, powers of ten.
@@ -24,12 +26,12 @@ pub struct Scale {
 impl Axis {
     /// An axis whose equal distances are equal differences.
     pub fn linear(label: &str) -> Self {
-        Axis { label: label.into(), is_log: false }
+        Axis { label: label.into(), ..Axis::default() }
     }
 
     /// An axis whose equal distances are equal factors.
     pub fn log(label: &str) -> Self {
-        Axis { label: label.into(), is_log: true }
+        Axis { label: label.into(), is_log: true, top: None }
     }
 
     /// Logarithmic if `values` that are above 0 differ by more than a factor of 20 and most of them are.
@@ -42,7 +44,12 @@ impl Axis {
                 (low, high) = (low.min(value), high.max(value));
             }
         }
-        Axis { label: label.into(), is_log: above == count && high > 20.0 * low }
+        Axis { label: label.into(), is_log: above == count && high > 20.0 * low, top: None }
+    }
+
+    /// The same axis without what is above `top`.
+    pub fn up_to(self, top: f64) -> Self {
+        Axis { top: Some(top), ..self }
     }
 
     /// What is drawn of a value: none of one that has no place on the axis.
@@ -51,10 +58,11 @@ impl Axis {
         drawn.is_finite().then_some(drawn)
     }
 
-    /// The scale that shows all of `values` with some room around them.
+    /// The scale that shows all of `values`, up to the axis' top, with some room around them.
     pub fn scale(&self, values: impl Iterator<Item = f64>) -> Scale {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        for value in values.filter_map(|value| self.drawn(value)) {
+        let shown = values.filter(|value| self.top.is_none_or(|top| *value <= top));
+        for value in shown.filter_map(|value| self.drawn(value)) {
             (low, high) = (low.min(value), high.max(value));
         }
         if low > high {
@@ -113,19 +121,37 @@ fn round(low: f64, high: f64) -> Vec<f64> {
     (first..=last).map(|tick| tick as f64 * step).collect()
 }
 
-/// A number with few digits, as people write it.
+/// A number with few digits, as people write it: `0.0123`, `1,000`, `2.5e7`.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 || size < 1e-12 {
         return "0".into();
     }
-    if !(1e-3..1e5).contains(&size) {
+    // Longer numbers with all their digits have no room beside an axis.
+    if !(1e-3..1e7).contains(&size) {
         let text = format!("{value:.1e}");
         return text.replace(".0e", "e");
     }
     let digits = (3 - size.log10().floor() as i32).clamp(0, 6) as usize;
     let text = format!("{value:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').into()
+    } else {
+        separated(&text)
+    }
+}
+
+/// The digits of a whole number in groups of three.
+fn separated(number: &str) -> String {
+    let mut text = String::with_capacity(number.len() + number.len() / 3);
+    for (index, digit) in number.char_indices() {
+        let is_start = text.is_empty() || text == "-";
+        if !is_start && (number.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -152,6 +178,20 @@ mod tests {
                 assert!(scale.low < scale.high && scale.ticks.len() < 20, "{values:?} {scale:?}");
             }
         }
+    }
+
+    #[test]
+    fn thousands_are_separated() {
+        let numbers = [999.0, 1000.0, -1000.0, 12_345.6, -999_999.0, 1e6, 2.5e7, 1234.5, 0.5, -100.0];
+        let texts =
+            ["999", "1,000", "-1,000", "12,346", "-999,999", "1,000,000", "2.5e7", "1,234", "0.5", "-100"];
+        assert_eq!(numbers.map(number), texts);
+    }
+
+    #[test]
+    fn an_axis_ends_at_its_top() {
+        let scale = Axis::linear("").up_to(3.0).scale([0.0, 2.0, 50.0].into_iter());
+        assert!(scale.low < 0.0 && (2.0..3.2).contains(&scale.high), "{scale:?}");
     }
 
     #[test]

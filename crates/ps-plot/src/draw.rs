@@ -2,7 +2,9 @@
 
 use crate::Figure;
 use crate::axis::{Axis, Scale, number};
-use crate::panel::{Bars, Field, Image, Lines, Panel, Series, Style};
+use crate::clip::clip;
+use crate::panel::{Amounts, Bars, Field, Image, Lines, Panel, Series, Style};
+use crate::smooth::smooth;
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
@@ -10,6 +12,7 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{RGBColor, register_font};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Once;
@@ -33,6 +36,10 @@ const TITLE: u32 = 34;
 /// Bands of equal value in a field, and how finely it is drawn.
 const BANDS: f64 = 24.0;
 const FINE: usize = 8;
+/// A noisy curve of no more points than this is drawn as it is: each of its points can be seen.
+const FEW: usize = 150;
+/// Characters of a name beside a bar.
+const NAME: usize = 34;
 
 type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<Scale, Scale>>;
 
@@ -131,6 +138,7 @@ fn draw<DB: DrawingBackend>(figure: &Figure, root: &DrawingArea<DB, Shift>, unit
             Panel::Field(field) => brush.field(field, area)?,
             Panel::Image(image) => brush.image(image, area)?,
             Panel::Bars(bars) => brush.bars(bars, area)?,
+            Panel::Amounts(amounts) => brush.amounts(amounts, area)?,
         }
     }
     root.present().map_err(text)
@@ -207,8 +215,12 @@ impl Brush {
             let style = self.font(11).color(&color).pos(anchor);
             chart.draw_series([Text::new(mark.label.clone(), (at + room, high), style)]).map_err(text)?;
         }
-        for series in &lines.series {
-            self.series(&mut chart, &lines.x, &lines.y, series)?;
+        let drawn: Vec<Drawn> =
+            lines.series.iter().flat_map(|series| drawn(series, &lines.x, &lines.y)).collect();
+        let (behind, before): (Vec<&Drawn>, Vec<&Drawn>) =
+            drawn.iter().partition(|curve| curve.style == Style::Faint);
+        for curve in behind.into_iter().chain(before) {
+            self.curve(&mut chart, &x, &y, curve)?;
         }
         if lines.series.iter().any(|series| !series.name.is_empty()) {
             chart
@@ -225,31 +237,38 @@ impl Brush {
         Ok(())
     }
 
-    fn series<'a, DB: DrawingBackend + 'a>(
+    fn curve<'a, DB: DrawingBackend + 'a>(
         self,
         chart: &mut Chart<'a, DB>,
-        x: &Axis,
-        y: &Axis,
-        series: &Series,
+        x: &Scale,
+        y: &Scale,
+        curve: &Drawn,
     ) -> Result<(), String> {
-        let color = color(series.color);
-        let drawn = |&(from, to): &(f64, f64)| Some((x.drawn(from)?, y.drawn(to)?));
-        let places: Vec<Option<(f64, f64)>> = series.points.iter().map(drawn).collect();
-        let is_faint = series.style == Style::Faint;
+        let is_faint = curve.style == Style::Faint;
         // Not transparent: where its pieces meet, they would be darker.
-        let color = if is_faint { pale(color) } else { color };
+        let color = if is_faint { pale(color(curve.color)) } else { color(curve.color) };
         let stroke = color.stroke_width(if is_faint { self.unit } else { 2 * self.unit });
+        let (across, up) = (x.low..=x.high, y.low..=y.high);
+        let known =
+            curve.points.split(Option::is_none).map(|piece| piece.iter().flatten().copied().collect());
+        let pieces = known.flat_map(|piece: Vec<(f64, f64)>| match curve.style {
+            Style::Dots => {
+                let is_inside = |at: &(f64, f64)| across.contains(&at.0) && up.contains(&at.1);
+                vec![piece.into_iter().filter(is_inside).collect()]
+            }
+            _ => clip(&piece, &across, &up),
+        });
         let mut first = true;
-        for piece in places.split(Option::is_none).filter(|piece| !piece.is_empty()) {
-            let piece = piece.iter().flatten().copied();
-            let (unit, name) = (self.px(1), series.name.clone());
-            let drawn = match series.style {
+        for piece in pieces.filter(|piece| !piece.is_empty()) {
+            let piece = piece.into_iter();
+            let (unit, name) = (self.px(1), curve.name);
+            let drawn = match curve.style {
                 Style::Dots => chart.draw_series(piece.map(|at| Circle::new(at, self.px(2), color.filled()))),
                 Style::Dashed => {
                     let (dash, gap) = (self.px(6) as u32, self.px(4) as u32);
                     chart.draw_series(DashedLineSeries::new(piece, dash, gap, stroke))
                 }
-                Style::Solid | Style::Faint if self.by_pieces => {
+                _ if self.by_pieces => {
                     let points: Vec<(f64, f64)> = piece.collect();
                     if !is_faint {
                         let joints = points.iter().map(|at| Circle::new(*at, unit, color.filled()));
@@ -257,7 +276,7 @@ impl Brush {
                     }
                     chart.draw_series(points.windows(2).map(|pair| PathElement::new(pair.to_vec(), stroke)))
                 }
-                Style::Solid | Style::Faint => chart.draw_series(LineSeries::new(piece, stroke)),
+                _ => chart.draw_series(LineSeries::new(piece, stroke)),
             };
             let legend = drawn.map_err(text)?;
             if name.is_empty() || !first {
@@ -265,7 +284,7 @@ impl Brush {
             }
             first = false;
             let legend = legend.label(name);
-            match series.style {
+            match curve.style {
                 Style::Dots => {
                     legend.legend(move |(x, y)| Circle::new((x + 10 * unit, y), 2 * unit, color.filled()))
                 }
@@ -274,9 +293,7 @@ impl Brush {
                         |from: i32| PathElement::new([(from * unit, 0), ((from + 8) * unit, 0)], stroke);
                     EmptyElement::at(at) + dash(0) + dash(12)
                 }),
-                Style::Solid | Style::Faint => {
-                    legend.legend(move |(x, y)| PathElement::new([(x, y), (x + 20 * unit, y)], stroke))
-                }
+                _ => legend.legend(move |(x, y)| PathElement::new([(x, y), (x + 20 * unit, y)], stroke)),
             };
         }
         Ok(())
@@ -385,10 +402,14 @@ impl Brush {
     }
 
     fn bars<DB: DrawingBackend>(self, bars: &Bars, area: &DrawingArea<DB, Shift>) -> Result<(), String> {
-        let heights = bars.groups.iter().flat_map(|(_, _, heights)| heights).copied();
-        let y = Axis::linear("").scale(heights.chain([0.0]));
+        let heights = || bars.groups.iter().flat_map(|(_, _, heights)| heights).copied();
+        // Above the bars, there is room for the legend.
+        let top = heights().fold(0.0, f64::max) * 1.15;
+        let y = Axis::linear("").scale(heights().chain([0.0, top]));
         let names = bars.names.len() as f64;
-        let mut x = Axis::linear("").between(-0.5, names - 0.5, 0.0);
+        // One or two groups do not fill the panel with their bars.
+        let beside = (3.0 - names).max(0.0) / 2.0;
+        let mut x = Axis::linear("").between(-0.5 - beside, names - 0.5 + beside, 0.0);
         x.ticks.clear();
         let mut chart = self.chart(area, &bars.title, ("", &x), ("", &y), true)?;
         let width = 0.8 / bars.groups.len().max(1) as f64;
@@ -420,18 +441,133 @@ impl Brush {
             .draw()
             .map_err(text)
     }
+
+    fn amounts<DB: DrawingBackend>(
+        self,
+        amounts: &Amounts,
+        area: &DrawingArea<DB, Shift>,
+    ) -> Result<(), String> {
+        let (wide, high) = area.dim_in_pixel();
+        let names: Vec<String> = amounts.rows.iter().map(|(name, _)| cut(name)).collect();
+        let style = self.font(11);
+        let widths = names.iter().map(|name| area.estimate_text_size(name, &style).map(|size| size.0));
+        let widest = widths.collect::<Result<Vec<u32>, _>>().map_err(text)?.into_iter().max().unwrap_or(0);
+        let (left, right) = (widest as i32 + self.px(20), wide as i32 - self.px(18));
+        let (top, bottom) = (self.px(32), high as i32 - self.px(30));
+        let middle = ((left + right) / 2, self.px(8));
+        let above = self.font(13).pos(Pos::new(HPos::Center, VPos::Top));
+        area.draw(&Text::new(amounts.title.clone(), middle, above)).map_err(text)?;
+
+        let values = amounts.rows.iter().map(|(_, amount)| *amount);
+        let scale = Axis::linear("").scale(values.chain([0.0]));
+        // The number beside a bar needs room, on the side that the bar points to.
+        let room = (scale.high - scale.low) * 0.16;
+        let low =
+            if amounts.rows.iter().any(|(_, amount)| *amount < 0.0) { scale.low - room } else { scale.low };
+        let high =
+            if amounts.rows.iter().any(|(_, amount)| *amount > 0.0) { scale.high + room } else { scale.high };
+        let across =
+            |value: f64| left + ((value - low) / (high - low) * f64::from(right - left)).round() as i32;
+        for tick in scale.ticks.iter().filter(|tick| (low..=high).contains(*tick)) {
+            let (at, is_zero) = (across(*tick), *tick == 0.0);
+            let stroke = if is_zero { INK } else { GRID }.stroke_width(self.unit);
+            area.draw(&PathElement::new([(at, top), (at, bottom)], stroke)).map_err(text)?;
+            let below = self.font(11).pos(Pos::new(HPos::Center, VPos::Top));
+            area.draw(&Text::new(scale.text(*tick), (at, bottom + self.px(6)), below)).map_err(text)?;
+        }
+        let pitch = f64::from(bottom - top) / names.len().max(1) as f64;
+        let thick = (pitch * 0.35).clamp(1.0, f64::from(self.px(9)));
+        for (row, (name, (_, amount))) in names.iter().zip(&amounts.rows).enumerate() {
+            let center = f64::from(top) + pitch * (row as f64 + 0.5);
+            let level = |offset: f64| (center + offset).round() as i32;
+            let anchor = |side| self.font(11).pos(Pos::new(side, VPos::Center));
+            let beside = (left - self.px(8), level(0.0));
+            area.draw(&Text::new(name.as_str(), beside, anchor(HPos::Right))).map_err(text)?;
+            if !amount.is_finite() {
+                continue;
+            }
+            let color = color(usize::from(*amount < 0.0));
+            let corners = [(across(0.0), level(-thick)), (across(*amount), level(thick))];
+            area.draw(&Rectangle::new(corners, color.filled())).map_err(text)?;
+            let (side, gap) =
+                if *amount < 0.0 { (HPos::Right, -self.px(5)) } else { (HPos::Left, self.px(5)) };
+            let number = Text::new(number(*amount), (across(*amount) + gap, level(0.0)), anchor(side));
+            area.draw(&number).map_err(text)?;
+        }
+        Ok(())
+    }
 }
 
-/// Where a legend hides least.
+/// A curve in the units of its axes.
+struct Drawn<'a> {
+    name: &'a str,
+    color: usize,
+    style: Style,
+    points: Vec<Option<(f64, f64)>>,
+}
+
+/// What is drawn of a series.
+fn drawn<'a>(series: &'a Series, x: &Axis, y: &Axis) -> Vec<Drawn<'a>> {
+    let Series { name, color, style, points } = series;
+    let points = points.iter().map(|(across, up)| Some((x.drawn(*across)?, y.drawn(*up)?))).collect();
+    let curve = |name: &'a str, style, points| Drawn { name, color: *color, style, points };
+    match style {
+        Style::Noisy if series.points.len() <= FEW => vec![curve(name, Style::Solid, points)],
+        Style::Noisy => {
+            let trend = smooth(&points);
+            vec![curve("", Style::Faint, points), curve(name, Style::Solid, trend)]
+        }
+        _ => vec![curve(name, *style, points)],
+    }
+}
+
+/// A name that is no longer than [`NAME`].
+fn cut(name: &str) -> String {
+    match name.char_indices().nth(NAME) {
+        None => name.into(),
+        Some(_) => name.chars().take(NAME - 1).chain(['…']).collect(),
+    }
+}
+
+/// Cells of a plot in which curves are looked for, to place a legend.
+const CELLS: (f64, f64) = (60.0, 40.0);
+/// Room that the label of a mark takes, as a share of the plot: across, and from the top down.
+const LABEL: (f64, f64) = (0.15, 0.08);
+
+/// Where a legend hides least of the curves' length. The number of points would say little: where a loss falls quickly there
+/// are few of them.
 fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
-    let place = |at: f64, scale: &Scale| (at - scale.low) / (scale.high - scale.low);
-    let points = lines.series.iter().flat_map(|series| &series.points);
-    let points = points.filter_map(|(across, up)| Some((lines.x.drawn(*across)?, lines.y.drawn(*up)?)));
-    let mut places: Vec<(f64, f64)> = points.map(|(across, up)| (place(across, x), place(up, y))).collect();
-    // What stands beside a mark is wider than a point.
-    let mark = places.len() / 8 + 1;
-    let marks = lines.marks.iter().filter_map(|mark| lines.x.drawn(mark.at));
-    places.extend(marks.flat_map(|at| std::iter::repeat_n((place(at, x), 0.95), mark)).collect::<Vec<_>>());
+    let cell = |across: f64, up: f64| ((across * CELLS.0) as i32, (up * CELLS.1) as i32);
+    let share = |at: f64, scale: &Scale| (at - scale.low) / (scale.high - scale.low);
+    let mut cells = BTreeSet::new();
+    for series in &lines.series {
+        let place = |&(across, up): &(f64, f64)| {
+            let at = (share(lines.x.drawn(across)?, x), share(lines.y.drawn(up)?, y));
+            Some(at).filter(|at| (-0.1..1.1).contains(&at.0) && (-0.1..1.1).contains(&at.1))
+        };
+        let mut before = None;
+        for at in series.points.iter().map(place) {
+            let Some(at) = at else {
+                before = None;
+                continue;
+            };
+            let from = before.filter(|_| series.style != Style::Dots).unwrap_or(at);
+            let (right, up) = (at.0 - from.0, at.1 - from.1);
+            let pieces = (right.abs() * CELLS.0).max(up.abs() * CELLS.1).ceil().max(1.0);
+            cells.extend((0..=pieces as u32).map(|piece| {
+                let part = f64::from(piece) / pieces;
+                cell(from.0 + part * right, from.1 + part * up)
+            }));
+            before = Some(at);
+        }
+    }
+    for mark in lines.marks.iter().filter(|mark| !mark.label.is_empty()) {
+        let Some(at) = lines.x.drawn(mark.at).map(|at| share(at, x)) else { continue };
+        let begin = if at < 0.5 { at } else { at - LABEL.0 };
+        let (left, bottom) = cell(begin, 1.0 - LABEL.1);
+        let (right, top) = cell(begin + LABEL.0, 1.0);
+        cells.extend((left..right).flat_map(|across| (bottom..top).map(move |up| (across, up))));
+    }
     use SeriesLabelPosition::*;
     // Corners before edges, edges before the middle.
     let at = [
@@ -451,7 +587,12 @@ fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
         _ => share > 1.0 - size,
     };
     let hidden = |column: usize, row: usize| {
-        places.iter().filter(|(across, up)| third(*across, column, 0.4) && third(*up, row, 0.3)).count()
+        let within = |&&(across, up): &&(i32, i32)| {
+            let [across, up] =
+                [(across, CELLS.0), (up, CELLS.1)].map(|(cell, of)| (f64::from(cell) + 0.5) / of);
+            third(across, column, 0.4) && third(up, row, 0.3)
+        };
+        cells.iter().filter(within).count()
     };
     let counted = at.into_iter().map(|(position, column, row)| (position, hidden(column, row)));
     counted.min_by_key(|(_, hidden)| *hidden).map_or(UpperRight, |(position, _)| position)

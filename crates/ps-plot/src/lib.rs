@@ -4,11 +4,13 @@
 //! every machine.
 
 mod axis;
+mod clip;
 mod draw;
 mod panel;
+mod smooth;
 
 pub use axis::{Axis, number};
-pub use panel::{Bars, Field, Image, Lines, Mark, Panel, Series, Style};
+pub use panel::{Amounts, Bars, Field, Image, Lines, Mark, Panel, Series, Style};
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};

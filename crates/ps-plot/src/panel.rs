@@ -13,6 +13,8 @@ pub enum Panel {
     Image(Image),
     /// Bars side by side.
     Bars(Bars),
+    /// Named amounts, one below the other.
+    Amounts(Amounts),
 }
 
 /// Curves over a common axis.
@@ -52,6 +54,8 @@ pub enum Style {
     Dashed,
     /// A thin pale line, behind others.
     Faint,
+    /// A thin pale line with a smooth curve over it; of few points a line.
+    Noisy,
     /// Points without a line.
     Dots,
 }
@@ -106,4 +110,13 @@ pub struct Bars {
     pub names: Vec<String>,
     /// A bar of each group: its name, its colour, its heights.
     pub groups: Vec<(String, usize, Vec<f64>)>,
+}
+
+/// Amounts as horizontal bars to the left and right of 0, each with its name before it.
+#[derive(Clone, Debug)]
+pub struct Amounts {
+    /// What stands above.
+    pub title: String,
+    /// Top to bottom; long names are cut.
+    pub rows: Vec<(String, f64)>,
 }

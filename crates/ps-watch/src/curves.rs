@@ -6,9 +6,6 @@ use ps_run::{EpochLine, EventLine, Line, ProbeLine, StepLine};
 /// More events than this of one run hide one another.
 const MARKS: usize = 24;
 
-/// A curve of more points than this is drawn smoothed, with what it was before behind it.
-const MANY: usize = 150;
-
 /// How a run went.
 pub struct Course {
     name: String,
@@ -33,11 +30,6 @@ impl Course {
             }
         }
         course
-    }
-
-    /// Whether no step is told of.
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
     }
 
     /// A point for each line of steps that has such a value.
@@ -75,14 +67,8 @@ pub fn panels(courses: &[Course]) -> Vec<Lines> {
             let words = words(courses, index);
             // Of one run they have colours of their own, of several that of the run.
             let other = if courses.len() == 1 { 1 } else { index };
-            let points = train(course);
-            let (faint, shown) = match points.len() {
-                0..=MANY => (Vec::new(), points),
-                _ => (points.clone(), smoothed(&points)),
-            };
             [
-                series(String::new(), index, Style::Faint, faint),
-                series(words("training"), index, Style::Solid, shown),
+                series(words("training"), index, Style::Noisy, train(course)),
                 series(words("validation"), other, Style::Dashed, validation(course)),
             ]
         };
@@ -131,23 +117,6 @@ pub fn panels(courses: &[Course]) -> Vec<Lines> {
     panels.push(panel("change of a layer's weight by its norm", layers(courses), Vec::new()));
     panels.retain(|panel| panel.series.iter().any(|series| !series.points.is_empty()));
     panels
-}
-
-/// An exponential mean, corrected for its beginning; what is not finite stays as it is. Where all values are above 0 it is
-/// that of their logarithms, in which one explosion does not hide the rest.
-fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let kept = 1.0 - 40.0 / points.len().max(80) as f64;
-    let is_log = points.iter().all(|(_, value)| *value > 0.0 || !value.is_finite());
-    let (mut mean, mut weight) = (0.0, 0.0);
-    let smooth = |&(at, value): &(f64, f64)| {
-        if !value.is_finite() {
-            return (at, value);
-        }
-        mean = kept * mean + (1.0 - kept) * if is_log { value.ln() } else { value };
-        weight = kept * weight + (1.0 - kept);
-        (at, if is_log { (mean / weight).exp() } else { mean / weight })
-    };
-    points.iter().map(smooth).collect()
 }
 
 /// What a curve of the run `index` is called: `what`, and of several runs the run's name before it.

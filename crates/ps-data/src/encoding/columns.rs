@@ -1,6 +1,7 @@
 //! Table columns: numbers as they are, categories one-hot.
 
 use crate::config::Missing;
+use crate::dataset;
 use crate::error::DataError;
 use crate::number::{Cell, nearest};
 use crate::table::Table;
@@ -92,6 +93,18 @@ fn learn_column(table: &Table, column: usize) -> Result<Column, DataError> {
 /// The names of all features.
 pub(crate) fn feature_names(columns: &[Column]) -> Vec<String> {
     columns.iter().flat_map(Column::feature_names).collect()
+}
+
+/// Each column with the features that it becomes.
+pub(crate) fn with_features(columns: &[Column]) -> Vec<dataset::Column> {
+    let mut end = 0;
+    let mut with_features = |column: &Column| {
+        let begin = end;
+        end += column.width();
+        let Column { name, categories } = column.clone();
+        dataset::Column { name, categories, features: begin..end }
+    };
+    columns.iter().map(&mut with_features).collect()
 }
 
 /// Encodes a table by the columns of the training data, which are found by name; `label` is no feature.

@@ -5,7 +5,7 @@ pub(crate) mod labels;
 mod pixels;
 
 use crate::config::{DataConfig, Missing};
-use crate::dataset::{Dataset, Features, Image, Task};
+use crate::dataset::{self, Dataset, Features, Image, MissingCells, Task};
 use crate::error::DataError;
 use crate::libsvm::Sparse;
 use crate::raw::Raw;
@@ -136,7 +136,23 @@ impl Encoding {
             class_names: self.classes.names.clone(),
             image: self.image,
             source: source.into(),
+            missing: MissingCells::default(),
         })
+    }
+
+    /// What a source has of each sample, with the features that it becomes.
+    pub fn columns(&self) -> Vec<dataset::Column> {
+        let single = |(feature, name): (usize, String)| dataset::Column {
+            name,
+            categories: Vec::new(),
+            features: feature..feature + 1,
+        };
+        let names = self.feature_names.iter();
+        match &self.form {
+            Form::Pixels => names.cloned().enumerate().map(single).collect(),
+            Form::Sparse => names.map(|index| format!("feature {index}")).enumerate().map(single).collect(),
+            Form::Table { columns, .. } => columns::with_features(columns),
+        }
     }
 
     fn targets(&self, labels: &Labels<'_>) -> Result<Vec<f32>, DataError> {

@@ -76,6 +76,41 @@ fn missing_cells_take_the_mean_of_the_training_part() {
 }
 
 #[test]
+fn columns_know_their_features_and_samples_which_of_them_are_missing() {
+    let folder = Folder::new();
+    folder.write("t", "x,c,y,z\n1,a,0,5\n?,b,0,6\n4,NA,0,7\n3,b,0,8\n").write("s", "1 2:3\n0 1:1\n");
+    let config = DataConfig {
+        missing: Missing::Mean,
+        standardize: true,
+        label: Some("y".into()),
+        ..DataConfig::new("csv:t")
+    };
+    let loaded = folder.load(&config, Task::Regression).unwrap();
+    let columns: Vec<_> =
+        loaded.columns().into_iter().map(|it| (it.name, it.categories, it.features)).collect();
+    let categories = vec!["a".to_string(), "b".to_string()];
+    let expected = [("x", vec![], 0..1), ("c", categories, 1..3), ("z", vec![], 3..4)];
+    assert_eq!(
+        columns,
+        expected.map(|(name, categories, features)| (name.to_string(), categories, features))
+    );
+    let train = &loaded.train;
+    let missing: Vec<(usize, usize)> = (0..4)
+        .flat_map(|row| (0..4).map(move |feature| (row, feature)))
+        .filter(|at| train.is_missing(at.0, at.1))
+        .collect();
+    assert_eq!(missing, [(1, 0), (2, 1), (2, 2)]);
+    let mut raw = [0.0; 4];
+    train.write_raw_row(3, &mut raw);
+    assert_eq!(raw, [3.0, 0.0, 1.0, 8.0]);
+    assert_ne!(row(train, 3), raw);
+    let sparse = folder.load(&DataConfig::new("libsvm:s"), Task::Binary).unwrap();
+    let names: Vec<String> = sparse.columns().into_iter().map(|column| column.name).collect();
+    assert_eq!(names, ["feature 1", "feature 2"]);
+    assert!(!sparse.train.is_missing(1, 1));
+}
+
+#[test]
 fn standardisation_comes_from_the_training_part_only() {
     let folder = Folder::new();
     folder.write("t", "x,k,y\n1,0.1,0\n3,0.1,0\n5,0.1,0\n").write("v", "x,k,y\n100,7.1,0\n");

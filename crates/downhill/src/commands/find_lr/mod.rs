@@ -161,24 +161,23 @@ fn terminal(sweep: &Sweep, proposal: Option<&Proposal>, width: Option<usize>) ->
 }
 
 fn figure(name: &str, sweep: &Sweep, proposal: Option<&Proposal>) -> Figure {
-    let points = sweep.points();
-    let top = 1.1 * points.iter().map(|point| point.smooth).fold(0.0, f64::max);
-    let shown = |value: f64| if value <= top { value } else { f64::NAN };
+    // One step of an exploding loss would make everything before it look flat: such curves end at the upper edge.
+    let top = 1.1 * sweep.points().iter().map(|point| point.smooth).fold(0.0, f64::max);
     let curve = |name: &str, style, value: fn(&sweep::Point) -> f64| Series {
         name: name.into(),
         color: 0,
         style,
-        points: points.iter().map(|point| (point.rate, shown(value(point)))).collect(),
+        points: sweep.steps().iter().map(|point| (point.rate, value(point))).collect(),
     };
     let mark =
         proposal.map(|it| Mark { at: it.rate, label: format!("proposed: {}", number(it.rate)), color: 1 });
     let panel = Lines {
         title: String::new(),
         x: Axis::log("learning rate"),
-        y: Axis::linear("loss"),
+        y: Axis::linear("loss").up_to(top),
         series: vec![
             curve("of each batch", ps_plot::Style::Faint, |point| point.loss),
-            curve("smoothed", ps_plot::Style::Solid, |point| point.smooth),
+            curve("exponential mean", ps_plot::Style::Solid, |point| point.smooth),
         ],
         marks: mark.into_iter().collect(),
     };

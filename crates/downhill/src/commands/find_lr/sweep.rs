@@ -57,6 +57,11 @@ impl Sweep {
         !self.has_exploded
     }
 
+    /// Every step, including those that [`Sweep::points`] leaves out.
+    pub fn steps(&self) -> &[Point] {
+        &self.points
+    }
+
     /// The steps that are worth drawing: without those behind the valley whose losses would make it look flat.
     pub fn points(&self) -> &[Point] {
         let smooth = |point: &Point| point.smooth;

@@ -6,7 +6,9 @@ use crate::failure::Failure;
 use crate::output;
 use crate::saved::SavedRun;
 use ps_config::{DataArgs, LogArgs};
-use ps_run::{Line, METRICS_FILE, Style};
+use ps_plot::Style::Noisy;
+use ps_plot::{Axis, Figure, Panel, Series};
+use ps_run::{Line, METRICS_FILE, Style, counted};
 use ps_watch::curves::{self, Course};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +18,9 @@ use std::process::ExitCode;
 /// Draws the loss, the accuracy or R², and the learning rate of one or several runs into one picture, with marks where the guard,
 /// a plateau or early stopping intervened. For runs with train.probe_every, it also draws the predicted and actual decrease of
 /// the loss. The runs may still be training.
+///
+/// The bold curve of a loss or an accuracy smooths the pale one behind it. If one run is much longer than another, the axis of
+/// steps is logarithmic, so that both can be read; --x-axis overrides this.
 ///
 /// With --valley, draws the loss around the weights of one finished run instead: along the gradient at its first and last
 /// weights, and over a plane through the path of the weights between its checkpoints. For a finer path, train with
@@ -32,6 +37,10 @@ pub struct Arguments {
     /// An existing file is overwritten. With --valley, the default is valley.png in the run's folder.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// Axis of the steps; auto is logarithmic if one run is more than five times as long as another, else linear
+    #[arg(long, value_name = "AXIS", default_value = "auto", conflicts_with = "valley")]
+    x_axis: XAxis,
 
     /// Draw the loss around the weights
     #[arg(long, help_heading = "Valley")]
@@ -55,10 +64,21 @@ pub struct Arguments {
     log: LogArgs,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum XAxis {
+    Auto,
+    Linear,
+    Log,
+}
+
+/// A run that is shorter than the longest one by more than this factor gets too little of a linear axis.
+const MUCH_LONGER: u64 = 5;
+
 const EXAMPLES: &str = "\
 Examples:
   downhill plot runs/digits-1
   downhill plot runs/digits-1 runs/digits-2 --output both.svg
+  downhill plot runs/short runs/long --x-axis linear --output both.png
   downhill plot runs/digits-1 --valley";
 
 /// Writes the picture and says where.
@@ -89,22 +109,72 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         valley::figure(first, &run, arguments.samples as usize, arguments.grid.into(), style != Style::Quiet)?
     } else {
-        let courses = arguments.runs.iter().map(|run| course(run));
-        curves::figure(&courses.collect::<Result<Vec<_>, Failure>>()?)
+        let runs = arguments.runs.iter().map(|run| read(run)).collect::<Result<Vec<_>, Failure>>()?;
+        curves_of(runs, arguments.x_axis)
     };
     figure.write(&path)?;
     output::lines(&[path.display().to_string()])?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// How the run in a folder went so far.
-fn course(run: &Path) -> Result<Course, Failure> {
+/// A run's name, its metrics, and how many steps it has made so far.
+struct Run {
+    name: String,
+    lines: Vec<Line>,
+    length: u64,
+}
+
+fn read(run: &Path) -> Result<Run, Failure> {
     let path = run.join(METRICS_FILE);
-    let course = Course::new(name(run), Line::read_all(&path)?);
-    if course.is_empty() {
-        return Err(Failure::Failed(format!("{}: no step has been made yet", path.display())));
+    let lines = Line::read_all(&path)?;
+    let steps = lines.iter().filter_map(|line| match line {
+        Line::Step(line) => Some(line.step),
+        _ => None,
+    });
+    match steps.max() {
+        Some(length) => Ok(Run { name: name(run), length, lines }),
+        None => Err(Failure::Failed(format!("{}: no step has been made yet", path.display()))),
     }
-    Ok(course)
+}
+
+/// The curves of all runs over a common axis of steps.
+fn curves_of(runs: Vec<Run>, x_axis: XAxis) -> Figure {
+    let lengths = || runs.iter().map(|run| run.length);
+    let [shortest, longest] = [lengths().min(), lengths().max()].map(Option::unwrap_or_default);
+    let differ = longest > MUCH_LONGER.saturating_mul(shortest);
+    let is_log = match x_axis {
+        XAxis::Auto => differ,
+        XAxis::Linear => false,
+        XAxis::Log => true,
+    };
+    let course = |run: Run| {
+        let name = if differ {
+            format!("{} ({})", run.name, counted(run.length as usize, "step"))
+        } else {
+            run.name
+        };
+        Course::new(name, run.lines)
+    };
+    let mut figure = curves::figure(&runs.into_iter().map(course).collect::<Vec<_>>());
+    for panel in &mut figure.panels {
+        let Panel::Lines(lines) = panel else { continue };
+        lines.series.iter_mut().filter(|series| series.style == Noisy).for_each(center);
+        if is_log {
+            lines.x = Axis::log("step (log scale)");
+        }
+    }
+    figure
+}
+
+/// Moves points to the middle of the steps that they are the mean of, which are those since the point before. At the
+/// beginning of a logarithmic axis it makes a difference.
+fn center(series: &mut Series) {
+    let mut before = 0.0;
+    for (step, _) in &mut series.points {
+        let last = *step;
+        *step = (before + 1.0 + last) / 2.0;
+        before = last;
+    }
 }
 
 /// What a run is called in a picture: its folder's name.

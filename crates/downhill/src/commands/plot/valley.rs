@@ -47,9 +47,9 @@ pub fn figure(
     let last = run.saved.about.step;
     let mut path: Vec<Place> = vec![("start".into(), start.clone())];
     for (step, weights) in kept_weights(folder, &job.model)?.into_iter().filter(|(step, _)| *step < last) {
-        path.push((format!("{step}"), weights));
+        path.push((grouped(step as f64), weights));
     }
-    path.push((format!("end, step {last}"), end.clone()));
+    path.push((format!("end, step {}", grouped(last as f64)), end.clone()));
     if tells {
         output::note(&format!(
             "computing {} losses of {} along a path of {}",

@@ -1,22 +1,34 @@
-//! `downhill explain`: what one sample asks of the weights.
+//! `downhill explain`: where the output for one sample comes from, and what the sample would change.
+
+mod contributions;
 
 use crate::drawing;
 use crate::failure::Failure;
 use crate::output;
 use crate::saved::SavedRun;
+use contributions::{Contributions, Sample, cut};
 use ps_config::{DataArgs, LogArgs};
 use ps_core::model::Layer;
 use ps_core::{BatchPlan, Gradients, Head, Model, Samples, reference};
-use ps_data::{Image, Split, load_like};
-use ps_plot::{Bars, Figure, Panel, number};
+use ps_data::{Column, Image, Split, load_like};
+use ps_plot::{Amounts, Bars, Figure, Panel, number};
 use ps_run::{DataProgress, Job, Style};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Show how the weights would change to lower the loss of one sample
+/// Columns that a table shows unless told otherwise, and pushes of each kind.
+const COLUMNS: usize = 10;
+const PUSHES: usize = 5;
+/// Characters of an input's name in a line about a weight: with them, it fits into 80 columns.
+const NAME: usize = 24;
+
+/// Explain the output for one sample, and how the weights would change to lower its loss
 ///
-/// Computes the gradient of the loss of this sample, and shows the outputs beside their targets. Then lists, layer by layer from
-/// the last to the first, the biases, weights and input activations with the largest gradients and the direction in which they
+/// For a sample of a table (CSV or LIBSVM), lists the columns that contribute most to the output before the head: weight ×
+/// input, where the contributions and the bias sum to the output, or gradient × input if the model has hidden layers.
+///
+/// For any sample, computes the gradient of its loss, and shows the outputs beside their targets. Then lists, layer by layer
+/// from the last to the first, the biases, weights and activations with the largest gradients and the direction in which they
 /// would have to change. Activations cannot be changed directly: their gradient is what propagates to the layer before.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -29,13 +41,19 @@ pub struct Arguments {
     #[arg(long, value_name = "I")]
     sample: usize,
 
-    /// Number of gradients of each kind to show, largest first
-    #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    top: u16,
+    /// Number of columns and of gradients of each kind to show, largest first [default: 10 columns, 5 gradients]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    top: Option<u16>,
+
+    /// Class whose contributions to show [default: the predicted class]
+    ///
+    /// For models with an output for each class.
+    #[arg(long, value_name = "CLASS")]
+    class: Option<String>,
 
     /// Also draw a picture to this .png or .svg file, which is overwritten
     ///
-    /// For images, it shows in which direction each pixel would have to change.
+    /// For tables, it shows the contributions as bars; for images, in which direction each pixel would have to change.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -66,7 +84,8 @@ const EXAMPLES: &str = "\
 Examples:
   downhill explain runs/digits-1 --sample 0
   downhill explain runs/digits-1 --part validation --sample 8 --output 8.png
-  downhill explain runs/digits-1 --data digits:100 --sample 3 --top 10";
+  downhill explain runs/adult-1 --data csv:new.csv --sample 3 --output why.png
+  downhill explain runs/penguins-1 --sample 3 --class Gentoo --top 5";
 
 /// Prints the tables and draws the picture.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -88,11 +107,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let pixels = shades(&explained.activations[0]);
         drawing::sheet(&[(None, pixels)], image).into_iter().filter(|line| !line.is_empty()).collect()
     });
+    let contributions = explained.contributions(&run.job.data.columns(), arguments.class.as_deref())?;
+    let [columns, pushes] = [COLUMNS, PUSHES].map(|default| arguments.top.map_or(default, usize::from));
     lines.push(format!("sample {index} of {name}: {}", explained.words()));
-    lines.extend(explained.lines(arguments.top.into()));
+    lines.push(String::new());
+    lines.extend(explained.outputs_table());
+    if let Some(contributions) = &contributions {
+        lines.push(String::new());
+        lines.extend(contributions.lines(columns));
+    }
+    lines.extend(explained.pushes(pushes));
     output::lines(&lines)?;
     if let Some(path) = &arguments.output {
-        explained.figure(&format!("sample {index} of {name}")).write(path)?;
+        let bars = contributions.map(|contributions| contributions.bars(columns));
+        explained.figure(&format!("sample {index} of {name}"), bars).write(path)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -128,10 +156,14 @@ struct Explained<'a> {
     class_names: &'a [String],
     feature_names: &'a [String],
     image: Option<Image>,
+    split: &'a Split,
+    index: usize,
     target: f32,
     loss: f64,
-    /// What goes into each layer, and last the outputs, as the head makes them.
+    /// What goes into each layer, and last the outputs before the head.
     activations: Vec<Vec<f32>>,
+    /// The outputs of the head.
+    outputs: Vec<f32>,
     /// Of the parameters, and its negative is their push.
     gradient: Vec<f32>,
 }
@@ -161,38 +193,36 @@ impl Samples for One<'_> {
 type Push = (String, f64);
 
 impl<'a> Explained<'a> {
-    fn new(job: &'a Job, weights: &'a [f32], split: &Split, index: usize) -> Self {
+    fn new(job: &'a Job, weights: &'a [f32], split: &'a Split, index: usize) -> Self {
         let (model, one) = (&job.model, One(split, index));
         let plan = BatchPlan::new(job.run.seed, 1, 1, 1, 1, None);
         let sum = Gradients::new(model.clone(), plan, job.kernel).compute(weights, &one, 0, 0..1).pop();
         let sum = sum.expect("a leaf of one sample has a sum");
         let mut row = vec![0.0; model.features()];
         one.write_row(0, &mut row);
-        let mut activations = reference::activations(model, weights, &row);
-        if let Some(outputs) = activations.last_mut() {
-            model.head().predict(outputs);
-        }
+        let activations = reference::activations(model, weights, &row);
+        let mut outputs = activations.last().cloned().unwrap_or_default();
+        model.head().predict(&mut outputs);
         Explained {
             model,
             weights,
             class_names: &job.data.class_names,
             feature_names: &job.data.feature_names,
             image: job.data.image,
+            split,
+            index,
             target: one.target(0),
             loss: sum.tally.mean_loss(),
             activations,
+            outputs,
             gradient: sum.gradient,
         }
-    }
-
-    fn outputs(&self) -> &[f32] {
-        self.activations.last().map_or(&[], |outputs| outputs)
     }
 
     /// What the outputs should be.
     fn wanted(&self) -> Vec<f64> {
         match self.model.head() {
-            Head::Softmax => (0..self.outputs().len())
+            Head::Softmax => (0..self.outputs.len())
                 .map(|class| f64::from(u8::from(class as f32 == self.target)))
                 .collect(),
             Head::Logistic | Head::SquaredError | Head::Poisson => vec![self.target.into()],
@@ -202,10 +232,10 @@ impl<'a> Explained<'a> {
     fn words(&self) -> String {
         let class =
             |index: usize| self.class_names.get(index).map_or_else(|| index.to_string(), Clone::clone);
-        let outputs = self.outputs();
+        let outputs = &self.outputs;
         let loss = number(self.loss);
         let likeliest = match self.model.head() {
-            Head::Softmax => (0..outputs.len()).max_by(|a, b| outputs[*a].total_cmp(&outputs[*b])),
+            Head::Softmax => Some(self.likeliest()),
             Head::Logistic => Some(usize::from(outputs[0] > 0.5)),
             Head::SquaredError | Head::Poisson => None,
         };
@@ -221,32 +251,76 @@ impl<'a> Explained<'a> {
         }
     }
 
-    fn lines(&self, top: usize) -> Vec<String> {
-        let mut lines = vec![
-            String::new(),
-            format!("{:>16} {:>10} {:>10} {:>14}", "output", "is", "wanted", "push before head"),
-        ];
+    fn likeliest(&self) -> usize {
+        (0..self.outputs.len()).max_by(|a, b| self.outputs[*a].total_cmp(&self.outputs[*b])).unwrap_or(0)
+    }
+
+    /// The contributions of a table's columns to the output for `class`, by default the likeliest; `None` for an image.
+    fn contributions(
+        &self,
+        columns: &[Column],
+        class: Option<&str>,
+    ) -> Result<Option<Contributions>, Failure> {
+        let usage = |class: &str, problem: &str| Err(Failure::Usage(format!("--class {class}: {problem}")));
+        if self.image.is_some() {
+            return class.map_or(Ok(None), |class| {
+                usage(class, "the samples are images, which have no columns; remove it")
+            });
+        }
+        let unit = match (class, self.model.head()) {
+            (None, Head::Softmax) => self.likeliest(),
+            (None, _) => 0,
+            (Some(class), Head::Softmax) => match self.class_names.iter().position(|name| name == class) {
+                Some(unit) => unit,
+                None => return usage(class, &format!("the classes are {}", self.class_names.join(", "))),
+            },
+            (Some(class), _) => return usage(class, "the model has a single output; remove it"),
+        };
+        let mut raw = vec![0.0; self.model.features()];
+        self.split.write_raw_row(self.index, &mut raw);
+        let sample = Sample {
+            raw: &raw,
+            is_standardized: self.split.preprocessing().standard.is_some(),
+            is_missing: &|feature| self.split.is_missing(self.index, feature),
+            activations: &self.activations,
+        };
+        let class = self.class_names.get(if self.model.head() == Head::Logistic { 1 } else { unit });
+        let total = self.activations[self.model.layers().len()][unit];
+        let output = (unit, class.map_or("", String::as_str), total);
+        Ok(Some(Contributions::new(self.model, self.weights, columns, &sample, output)))
+    }
+
+    fn outputs_table(&self) -> Vec<String> {
+        let header = format!("{:>16} {:>10} {:>10} {:>16}", "output", "is", "wanted", "push before head");
         let layers = self.model.layers();
         let last = &layers[layers.len() - 1];
-        for (unit, (output, wanted)) in self.outputs().iter().zip(self.wanted()).enumerate() {
+        let rows = self.outputs.iter().zip(self.wanted()).enumerate().map(|(unit, (output, wanted))| {
             let push = direction(-f64::from(self.gradient[last.bias + unit]));
             let [output, wanted] = [f64::from(*output), wanted].map(number);
-            lines.push(format!("{:>16} {output:>10} {wanted:>10} {push:>14}", self.unit(layers.len(), unit)));
-        }
+            format!("{:>16} {output:>10} {wanted:>10} {push:>16}", self.unit(layers.len(), unit))
+        });
+        [header].into_iter().chain(rows).collect()
+    }
+
+    /// The `top` strongest pushes of each kind, layer by layer from the last.
+    fn pushes(&self, top: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        let layers = self.model.layers();
         for (index, layer) in layers.iter().enumerate().rev() {
             lines.push(String::new());
             let (inputs, outputs) = (layer.inputs, layer.outputs);
             lines.push(format!("layer {index}, {inputs} to {outputs}: strongest pushes"));
             let kinds = [
                 ("biases", self.biases(index, layer)),
-                ("weights", self.weights_of(index, layer, top)),
+                ("weights, each with its input in parentheses", self.weights_of(index, layer, top)),
                 (if index == 0 { "inputs" } else { "activations before it" }, self.before(index, layer)),
             ];
             for (kind, pushes) in kinds {
-                for (place, (name, push)) in strongest(pushes, top).into_iter().enumerate() {
-                    let kind = if place == 0 { kind } else { "" };
-                    lines.push(format!("  {kind:<22} {:>14}  {name}", direction(push)));
-                }
+                let strongest = strongest(pushes, top);
+                lines.extend((!strongest.is_empty()).then(|| format!("  {kind}")));
+                lines.extend(
+                    strongest.iter().map(|(name, push)| format!("  {:>14}  {name}", direction(*push))),
+                );
             }
         }
         lines
@@ -286,7 +360,7 @@ impl<'a> Explained<'a> {
             let [weight, active] = [self.weights[layer.weight + place], self.activations[index][input]];
             let [weight, active] = [weight, active].map(|value| number(value.into()));
             let (to, from) = (self.unit(index + 1, output), self.unit(index, input));
-            let name = format!("to {to} from {from} (which is {active}); it is {weight}");
+            let name = format!("{} ({active}) to {to}, now {weight}", cut(&from, NAME));
             (name, -f64::from(self.gradient[layer.weight + place]))
         };
         places.into_iter().map(push).collect()
@@ -297,7 +371,7 @@ impl<'a> Explained<'a> {
         let pushes = self.push_before(layer);
         let named = |(unit, push)| {
             let active = number(f64::from(self.activations[index][unit]));
-            (format!("{} (which is {active})", self.unit(index, unit)), push)
+            (format!("{} ({active})", self.unit(index, unit)), push)
         };
         pushes.into_iter().enumerate().map(named).collect()
     }
@@ -313,20 +387,24 @@ impl<'a> Explained<'a> {
         pushes
     }
 
-    fn figure(&self, title: &str) -> Figure {
+    /// The picture: of a table with `bars`, its contributions.
+    fn figure(&self, title: &str, bars: Option<Amounts>) -> Figure {
         let layers = self.model.layers();
         let picture = |title: &str, width: usize, values: Vec<f64>, is_signed: bool| {
             Panel::Image(ps_plot::Image { title: title.into(), width, values, is_signed })
         };
         let mut panels = Vec::new();
+        let rows = bars.as_ref().map_or(0, |bars| bars.rows.len() as u32);
+        let panel = if bars.is_some() { (600, (70 + 24 * rows).max(380)) } else { (480, 380) };
+        panels.extend(bars.map(Panel::Amounts));
         if let Some(image) = self.image {
             let pixels = shades(&self.activations[0]).into_iter().map(f64::from).collect();
             panels.push(picture("the sample", image.width, pixels, false));
             let pushes = self.push_before(&layers[0]);
             panels.push(picture("push of each pixel: up blue, down red", image.width, pushes, true));
         }
-        let names = (0..self.outputs().len()).map(|unit| self.unit(layers.len(), unit)).collect();
-        let outputs = self.outputs().iter().map(|output| f64::from(*output)).collect();
+        let names = (0..self.outputs.len()).map(|unit| self.unit(layers.len(), unit)).collect();
+        let outputs = self.outputs.iter().map(|output| f64::from(*output)).collect();
         let groups = vec![("is".into(), 0, outputs), ("wanted".into(), 1, self.wanted())];
         panels.push(Panel::Bars(Bars { title: "outputs".into(), names, groups }));
         if let [.., last] = layers
@@ -337,7 +415,7 @@ impl<'a> Explained<'a> {
             pushes.resize(pushes.len().div_ceil(width) * width, 0.0);
             panels.push(picture("push of the units before the last layer", width, pushes, true));
         }
-        Figure { title: format!("{title}: {}", self.words()), columns: 2, panel: (480, 380), panels }
+        Figure { title: format!("{title}: {}", self.words()), columns: 2, panel, panels }
     }
 }
 
