@@ -9,7 +9,7 @@ pub fn open(folder: &Path) -> Result<Store, Error> {
     layout.push("layers.0.weight".into(), vec![2, 3]);
     layout.push("layers.0.bias".into(), vec![2]);
     let fingerprint = Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 };
-    Store::open(folder, Kept { fingerprint, layout, state: vec!["velocity"], last: 2 })
+    Store::open(folder, Kept::new(fingerprint, layout, vec!["velocity"], 2))
 }
 
 pub fn snapshot(step: u64) -> Snapshot {

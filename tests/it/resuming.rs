@@ -4,6 +4,8 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod longer;
+
 use downhill_tests::{Ended, Running, children, downhill, program, run};
 use ps_core::seed::{Purpose, Stream};
 use serde_json::Value;
@@ -123,6 +125,21 @@ impl Place {
             }
         }
         !process.ends_within(Duration::from_micros(u64::from(random.below(20_000))))
+    }
+
+    /// Kills a run at a random moment after it was saved.
+    fn kill_once(&self, out: &str, random: &mut Stream) {
+        let mut process = Running::start(&mut self.train(out, &[]));
+        assert!(self.let_run(out, &mut process, random), "{}", process.finish());
+        process.kill();
+        process.finish();
+    }
+
+    /// A run file's number of epochs that ends a little after the newest checkpoint.
+    fn epochs_beyond(&self, out: &str) -> String {
+        const STEPS_PER_EPOCH: u64 = 29;
+        let made = self.checkpoints(out).pop().unwrap();
+        format!("train.epochs={}", made / STEPS_PER_EPOCH + 2)
     }
 
     /// What the run has told: all but the times that it took.
@@ -380,9 +397,9 @@ fn a_server_that_is_started_again_after_the_end_has_nothing_to_do() {
     assert!(again.stderr.contains("this run is finished"), "{again}");
     assert_eq!(place.told("out"), told);
     // Of another run it says nothing.
-    let other = run(place.server("out").args(["--set", "train.epochs=9"]));
+    let other = run(place.server("out").args(["--set", "optimizer.momentum=0.8"]));
     assert_eq!(other.status.code(), Some(2), "{other}");
-    assert!(other.stderr.contains("finished run"), "{other}");
+    assert!(other.stderr.contains("optimizer.momentum = 0.9, the run file has 0.8"), "{other}");
 }
 
 #[test]
@@ -466,7 +483,10 @@ fn a_run_does_not_go_on_from_another_ones_checkpoints() {
     process.finish();
     let ended = run(&mut place.train("run", &["--set", "seed=2"]));
     assert_eq!(ended.status.code(), Some(2), "{ended}");
-    assert!(ended.stderr.contains("are of another run") && ended.stderr.contains("--out"), "{ended}");
+    assert!(
+        ended.stderr.contains("has seed = 1, the run file has 2") && ended.stderr.contains("--out"),
+        "{ended}"
+    );
 }
 
 fn copy_folder(from: &Path, to: &Path) {

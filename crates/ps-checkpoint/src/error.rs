@@ -19,12 +19,12 @@ pub enum Error {
         /// Our number, and the one that is there now.
         holders: [u64; 2],
     },
-    /// What the folder holds is of another run.
+    /// This run may not resume from what the folder holds.
     OtherRun {
         /// Which folder.
         folder: PathBuf,
-        /// What differs.
-        differences: Vec<String>,
+        /// The reason, and what to do.
+        why: String,
     },
     /// There were checkpoints, and none is good.
     NoneIsGood {
@@ -88,12 +88,7 @@ impl fmt::Display for Error {
                  this one ends, so that there are not two",
                 folder.display()
             ),
-            Error::OtherRun { folder, differences } => write!(
-                f,
-                "{}: these checkpoints are of another run: {}; choose another --out",
-                folder.display(),
-                differences.join("; ")
-            ),
+            Error::OtherRun { folder, why } => write!(f, "{}: {why}", folder.display()),
             Error::NoneIsGood { folder, problems } => write!(
                 f,
                 "{}: no checkpoint is good: {}; say --allow-fresh to begin again at step 0",

@@ -27,7 +27,7 @@ mod writer;
 pub use disk::{Disk, RealDisk};
 pub use error::Error;
 pub use manifest::{FileEntry, Fingerprint, Manifest, Progress};
-pub use store::{Found, Kept, Store};
+pub use store::{Found, Judge, Kept, Store};
 pub use writer::{Saved, Writer};
 
 /// What a run is at one step, complete enough to go on from.

@@ -32,6 +32,9 @@ pub struct Progress {
     pub samples: u64,
     /// Loss and metrics of this epoch's steps so far.
     pub tally: Tally,
+    /// Loss and metrics of the steps since the last line of steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recent: Option<Tally>,
     /// Lines of metrics written so far.
     #[serde(default = "all")]
     pub lines: u64,
@@ -55,6 +58,9 @@ pub struct Manifest {
     pub format: u32,
     /// Which run it is.
     pub fingerprint: Fingerprint,
+    /// The run file as resolved, in TOML. Checkpoints of earlier releases do not hold it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_file: Option<String>,
     /// How far it is.
     pub progress: Progress,
     /// Which of the processes that used the folder, in their order, has written it.
@@ -153,6 +159,7 @@ mod tests {
             let manifest = Manifest {
                 format: FORMAT,
                 fingerprint: Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 },
+                run_file: None,
                 progress: Progress { seconds: number(), tally, ..Progress::default() },
                 holder: 1,
                 files: Vec::new(),

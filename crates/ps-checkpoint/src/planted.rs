@@ -57,7 +57,7 @@ mod tests {
         let mut layout = Layout::default();
         layout.push("layers.0.weight".into(), vec![2, 3]);
         let fingerprint = Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 };
-        let kept = Kept { fingerprint, layout, state: vec!["velocity"], last: 1 };
+        let kept = Kept::new(fingerprint, layout, vec!["velocity"], 1);
         Store::planted(Box::new(disk.clone()), Path::new("/"), kept, Planted { defect })
     }
 

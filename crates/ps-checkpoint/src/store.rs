@@ -6,9 +6,11 @@ use crate::manifest::{FORMAT, FileEntry, Fingerprint, Manifest, sha256};
 use crate::planted::{Defect, Planted};
 use crate::{Snapshot, tensors};
 use ps_core::Layout;
+use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const LOCK: &str = "lock";
 const HOLDER: &str = "holder";
@@ -24,12 +26,53 @@ const DAMAGED: &str = ".damaged";
 pub struct Kept {
     /// Of which run.
     pub fingerprint: Fingerprint,
+    /// That run's run file as resolved, in TOML, for whoever resumes it with another one.
+    pub run_file: Option<String>,
+    /// Decides whether the run may resume from a checkpoint that has another fingerprint. Without it, no run may.
+    pub judge: Option<Judge>,
     /// The model's tensors.
     pub layout: Layout,
     /// Names of the vectors of its state besides the weights; each is a file.
     pub state: Vec<&'static str>,
     /// How many checkpoints, at least 1.
     pub last: usize,
+}
+
+/// Decides from a checkpoint's manifest whether a run may resume from it.
+#[derive(Clone)]
+pub struct Judge(Arc<dyn Fn(&Manifest) -> Result<(), String> + Send + Sync>);
+
+impl Judge {
+    /// One that asks `judge`, which gives the reason why a run may not.
+    pub fn new(judge: impl Fn(&Manifest) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Judge(Arc::new(judge))
+    }
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Judge")
+    }
+}
+
+impl Kept {
+    /// Of a run that resumes from its own checkpoints only.
+    pub fn new(fingerprint: Fingerprint, layout: Layout, state: Vec<&'static str>, last: usize) -> Self {
+        Kept { fingerprint, run_file: None, judge: None, layout, state, last }
+    }
+
+    /// Why the run may not resume from the checkpoint of `manifest`.
+    fn judged(&self, manifest: &Manifest) -> Result<(), String> {
+        let differences = self.fingerprint.differences(&manifest.fingerprint);
+        match &self.judge {
+            _ if differences.is_empty() => Ok(()),
+            Some(Judge(judge)) => judge(manifest),
+            None => Err(format!(
+                "these checkpoints are of another run: {}; choose another folder",
+                differences.join("; ")
+            )),
+        }
+    }
 }
 
 /// A folder of checkpoints of one run, used by this process alone.
@@ -109,7 +152,7 @@ impl Store {
     /// written when a process died is removed.
     ///
     /// # Errors
-    /// There are checkpoints, but none is good, unless `allow_fresh`; they are of another run; the system refuses.
+    /// There are checkpoints, but none is good, unless `allow_fresh`; this run may not resume from them; the system refuses.
     pub fn newest(&self, allow_fresh: bool) -> Result<Found, Error> {
         let mut found = Found::default();
         let names = self.names()?;
@@ -175,6 +218,7 @@ impl Store {
         let manifest = Manifest {
             format: FORMAT,
             fingerprint: self.kept.fingerprint.clone(),
+            run_file: self.kept.run_file.clone(),
             progress: snapshot.progress.clone(),
             holder: self.holder,
             files: files.iter().map(|(name, content)| FileEntry::of(name, content)).collect(),
@@ -235,9 +279,8 @@ impl Store {
             Ok(manifest) => manifest,
             Err(problem) => return Ok(Err(problem)),
         };
-        let differences = self.kept.fingerprint.differences(&manifest.fingerprint);
-        if !differences.is_empty() {
-            return Err(Error::OtherRun { folder: self.folder.clone(), differences });
+        if let Err(why) = self.kept.judged(&manifest) {
+            return Err(Error::OtherRun { folder: self.folder.clone(), why });
         }
         let theirs = manifest.progress.step;
         if theirs != step {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
-use ps_checkpoint::{Error, Fingerprint, Kept, Progress, Snapshot, Store};
+use ps_checkpoint::{Error, Fingerprint, Judge, Kept, Progress, Snapshot, Store};
 use ps_core::{Layout, Tally};
 use std::fs;
 use std::io::ErrorKind;
@@ -20,7 +20,7 @@ fn layout() -> Layout {
 }
 
 fn kept() -> Kept {
-    Kept { fingerprint: fingerprint(), layout: layout(), state: vec!["velocity"], last: 2 }
+    Kept::new(fingerprint(), layout(), vec!["velocity"], 2)
 }
 
 fn open(folder: &Path) -> Result<Store, Error> {
@@ -98,6 +98,29 @@ fn checkpoints_of_another_run_are_refused_and_left_alone() {
     assert!(error.is_usage() && error.to_string().contains("is x here and rrr"), "{error}");
     drop(store);
     assert_eq!(newest(&open(parent.path()).unwrap()), (Some(7), vec![]));
+}
+
+#[test]
+fn a_judge_decides_whether_another_run_resumes_and_sees_the_run_file_of_what_is_saved() {
+    let parent = tempfile::tempdir().unwrap();
+    let first = Kept { run_file: Some("epochs = 1".into()), ..kept() };
+    Store::open(parent.path(), first).unwrap().save(&snapshot(7)).unwrap();
+    let other = |judge| Kept {
+        fingerprint: Fingerprint { run: "x".into(), ..fingerprint() },
+        run_file: Some("epochs = 2".into()),
+        judge: Some(judge),
+        ..kept()
+    };
+    let refusing = other(Judge::new(|manifest| Err(format!("{:?} was saved", manifest.run_file))));
+    let error = Store::open(parent.path(), refusing).unwrap().newest(false).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains(r#"Some("epochs = 1") was saved"#), "{error}");
+    let store = Store::open(parent.path(), other(Judge::new(|_| Ok(())))).unwrap();
+    assert_eq!(newest(&store), (Some(7), vec![]));
+    // What it saves itself is not judged.
+    store.save(&snapshot(8)).unwrap();
+    drop(store);
+    let own = other(Judge::new(|_| Err("judged".into())));
+    assert_eq!(newest(&Store::open(parent.path(), own).unwrap()), (Some(8), vec![]));
 }
 
 #[test]

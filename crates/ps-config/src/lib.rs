@@ -5,6 +5,7 @@
 //! Every key of the run file is defined once, in [`keys`]: its name, values, default and help.
 
 mod args;
+mod difference;
 mod document;
 mod error;
 pub mod keys;
@@ -18,6 +19,7 @@ mod time;
 mod values;
 
 pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs, WatchArgs};
+pub use difference::Difference;
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
 pub use program::{is_heading, parse, program, version};

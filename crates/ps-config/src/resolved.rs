@@ -14,6 +14,16 @@ use std::fmt::Write;
 /// each machine.
 const PLACES: [&str; 3] = ["data.train", "data.test", "data.label"];
 
+/// A key and its value.
+pub(crate) struct Setting {
+    /// The key's path; of a phase, `learning_rate.then.NUMBER.key`, from 0.
+    pub(crate) key: String,
+    /// In TOML.
+    pub(crate) value: String,
+    /// Whether the key only says where data lies.
+    pub(crate) is_place: bool,
+}
+
 impl RunConfig {
     /// The run file as resolved: every key that applies, defaults and overrides included. It reads back as
     /// the same run.
@@ -51,23 +61,33 @@ impl RunConfig {
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("numerics = {NUMERICS_VERSION}\n"));
-        for (key, value) in self.values() {
-            let place = PLACES.contains(&key.path)
-                || key.path == "data.validation"
-                    && matches!(self.data.validation, Some(Validation::Source(_)));
-            if !place {
-                hash.update(format!("{} = {value}\n", key.path));
-            }
-        }
-        for (number, phase) in self.learning_rate.then.iter().enumerate() {
-            for (key, value) in phase.values() {
-                hash.update(format!("learning_rate.then.{number}.{} = {value}\n", key.parts().1));
-            }
+        for Setting { key, value, .. } in self.settings().iter().filter(|setting| !setting.is_place) {
+            hash.update(format!("{key} = {value}\n"));
         }
         hash.finalize().iter().fold(String::new(), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");
             text
         })
+    }
+
+    /// Every key that is set and applies, in the order of [`KEYS`], and then those of the phases.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        let is_source = matches!(self.data.validation, Some(Validation::Source(_)));
+        let setting = |(key, value): (&Key, String)| Setting {
+            key: key.path.into(),
+            value,
+            is_place: PLACES.contains(&key.path) || key.path == "data.validation" && is_source,
+        };
+        let phase = |(number, phase): (usize, &Phase)| {
+            let setting = move |(key, value): (&Key, String)| Setting {
+                key: format!("learning_rate.then.{number}.{}", key.parts().1),
+                value,
+                is_place: false,
+            };
+            phase.values().map(setting).collect::<Vec<_>>()
+        };
+        let phases = self.learning_rate.then.iter().enumerate().flat_map(phase);
+        self.values().map(setting).chain(phases).collect()
     }
 
     fn values(&self) -> impl Iterator<Item = (&'static Key, String)> {

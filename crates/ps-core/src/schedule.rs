@@ -167,6 +167,25 @@ impl Schedule {
         begun.map_or((0, &self.first), |(begin, rate)| (*begin, rate))
     }
 
+    /// The first step below `steps` whose rate is not the same under `other`: either it has other bits before it is
+    /// rounded, or a plateau decides it by other rules.
+    pub fn first_difference(&self, other: &Schedule, steps: u64) -> Option<u64> {
+        if self == other {
+            return None;
+        }
+        (0..steps).find(|&step| self.rule_of(step) != other.rule_of(step))
+    }
+
+    /// What decides the rate of step `step`: the bits that it has without validation, and, within a plateau, the step at
+    /// which the plateau begins and its settings.
+    fn rule_of(&self, step: u64) -> (u64, Option<(u64, LearningRate)>) {
+        let (begin, rate) = self.phase(step);
+        // How long a plateau lasts decides nothing.
+        let plateau = || (begin, LearningRate { steps: 0, ..*rate });
+        let is_plateau = rate.schedule == ScheduleKind::Plateau;
+        (rate.exact(step - begin).to_bits(), is_plateau.then(plateau))
+    }
+
     /// Whether validation decides any rate.
     pub fn watches(&self) -> bool {
         let rates = self.then.iter().map(|(_, rate)| rate);
@@ -189,4 +208,42 @@ impl From<&Schedule> for Schedule {
 /// Half a cosine from `from` (progress 0) to `to` (progress 1).
 fn cosine(from: f64, to: f64, progress: f64) -> f64 {
     to + (from - to) * (0.5 * (1.0 + function::cos_pi(progress.clamp(0.0, 1.0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(schedule: ScheduleKind, steps: u64) -> Schedule {
+        LearningRate { schedule, steps, every: 7, factor: 0.5, end: 0.01, ..LearningRate::constant(0.1) }
+            .into()
+    }
+
+    #[test]
+    fn only_schedules_that_are_stretched_over_the_run_differ_with_its_length() {
+        use ScheduleKind::*;
+        for kind in [Constant, Step, Exponential, InverseTime, CosineRestarts, Plateau] {
+            assert_eq!(of(kind, 100).first_difference(&of(kind, 200), 100), None, "{kind:?}");
+        }
+        for (kind, first) in [(Polynomial, 1), (Cosine, 1), (OneCycle, 1)] {
+            assert_eq!(of(kind, 100).first_difference(&of(kind, 100), 100), None, "{kind:?}");
+            assert_eq!(of(kind, 100).first_difference(&of(kind, 200), 100), Some(first), "{kind:?}");
+            // Before that step the two are the same.
+            assert_eq!(of(kind, 100).first_difference(&of(kind, 200), first), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_phase_that_begins_elsewhere_differs_from_the_step_where_it_first_matters() {
+        let with = |begin, kind| {
+            let then = LearningRate { schedule: kind, ..LearningRate::constant(0.1) };
+            Schedule::new(LearningRate::constant(0.1), vec![(begin, then)])
+        };
+        // A phase of the same rate makes no difference, but a plateau counts from its beginning.
+        let constant = |begin| with(begin, ScheduleKind::Constant);
+        assert_eq!(constant(50).first_difference(&constant(60), 100), None);
+        let plateau = |begin| with(begin, ScheduleKind::Plateau);
+        assert_eq!(plateau(50).first_difference(&plateau(60), 100), Some(50));
+        assert_eq!(plateau(50).first_difference(&plateau(60), 50), None);
+    }
 }

@@ -70,7 +70,7 @@ fn place(disk: &SimulatedDisk, files: [&[u8]; 3]) {
 
 fn store(disk: &SimulatedDisk, choice: u8) -> Store {
     let state = if choice & 2 == 0 { vec!["velocity"] } else { Vec::new() };
-    let kept = Kept { fingerprint: fingerprint(), layout: layout(), state, last: 2 };
+    let kept = Kept::new(fingerprint(), layout(), state, 2);
     Store::on(Box::new(disk.clone()), Path::new("/"), kept).expect("nothing is wrong with the disk")
 }
 

@@ -2,6 +2,7 @@
 
 use crate::folder::{CHECKPOINTS, FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
+use crate::resume::judge;
 use ps_checkpoint::{Disk, Error, Kept, Snapshot, Store, Writer};
 use ps_config::CheckpointArgs;
 use ps_core::Model;
@@ -33,9 +34,16 @@ impl Checkpoints {
         wanted: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
         let path = folder.path().join(CHECKPOINTS);
-        let store = Store::open(&path, kept(job, wanted))?;
+        let store = Store::open(&path, kept(job, wanted, Some(folder.path())))?;
         let start = |store| Writer::start(store).map_err(|error| FolderError::File { path, error });
-        Checkpoints::on(store, start, wanted)
+        let opened = Checkpoints::on(store, start, wanted).map_err(|error| match error {
+            FolderError::Checkpoint(Error::OtherRun { why, .. }) => {
+                FolderError::OtherRun { path: folder.path().into(), why }
+            }
+            error => error,
+        })?;
+        folder.check_results(opened.1.is_some())?;
+        Ok(opened)
     }
 
     /// The same on the root of another disk.
@@ -44,7 +52,7 @@ impl Checkpoints {
         job: &Job,
         wanted: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
-        let store = Store::on(disk, Path::new("/"), kept(job, wanted))?;
+        let store = Store::on(disk, Path::new("/"), kept(job, wanted, None))?;
         Checkpoints::on(store, |store| Ok(Writer::here(store)), wanted)
     }
 
@@ -77,6 +85,16 @@ impl Checkpoints {
             && self.writer.is_free()
     }
 
+    /// Whether checkpoints are wanted without being asked for.
+    pub(crate) fn are_wanted(&self) -> bool {
+        self.every.is_some() || self.interval.is_some()
+    }
+
+    /// Whether a checkpoint can be saved now that is not due, so that the run can be made longer.
+    pub(crate) fn takes_extra(&self) -> bool {
+        self.are_wanted() && self.writer.is_free()
+    }
+
     /// Has one made as soon as can be.
     pub(crate) fn ask_for_one(&mut self) {
         self.is_asked_for = true;
@@ -94,6 +112,13 @@ impl Checkpoints {
         self.last = Instant::now();
         self.writer.save(snapshot);
         Ok(warning)
+    }
+
+    /// Saves the state after the last step, and returns once it is durable.
+    pub(crate) fn save_end(&mut self, snapshot: Snapshot) -> Result<(), Error> {
+        self.wait()?;
+        self.writer.save(snapshot);
+        self.writer.wait().map_or(Err(Error::WriterGone), |(_, saved)| saved.map(drop))
     }
 
     /// Waits for the snapshot that is being saved and returns the newest good checkpoint, with warnings for the user.
@@ -134,10 +159,12 @@ impl Checkpoints {
     }
 }
 
-/// What a store keeps for a job.
-fn kept(job: &Job, wanted: &CheckpointArgs) -> Kept {
+/// What a store keeps for a job whose results go to `folder`.
+fn kept(job: &Job, wanted: &CheckpointArgs, folder: Option<&Path>) -> Kept {
     Kept {
         fingerprint: job.fingerprint.clone(),
+        run_file: Some(job.run.to_toml()),
+        judge: Some(judge(job, folder)),
         layout: job.model.layout().clone(),
         state: job.control().vectors(),
         last: wanted.checkpoint_keep as usize,

@@ -1,8 +1,10 @@
 //! Where a run's results go.
 
 use crate::job::Job;
-use crate::summary::{Ending, Summary};
+use crate::lines::{Length, Line};
+use crate::summary::Summary;
 use crate::weights;
+use ps_config::RunConfig;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -34,8 +36,15 @@ pub enum FolderError {
     Taken {
         /// Which folder.
         path: PathBuf,
-        /// Whether it is the result of a finished run.
-        finished: bool,
+        /// What it holds.
+        held: Held,
+    },
+    /// The run may not resume from what the folder holds.
+    OtherRun {
+        /// Which folder.
+        path: PathBuf,
+        /// The reason, and what to do.
+        why: String,
     },
     /// The system refused.
     File {
@@ -55,12 +64,28 @@ pub enum FolderError {
     },
 }
 
+/// What a folder holds that a run cannot use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Something other than the results of a finished run.
+    Something,
+    /// The results of a finished run, which this run cannot continue.
+    Results,
+    /// The results of this very run, which is finished.
+    SameRun,
+    /// The results of a finished run, and no checkpoint to resume from.
+    NoCheckpoint,
+}
+
 impl RunFolder {
-    /// Makes `out`, which must be empty or not there yet, or be that of a run that has checkpoints and is not finished;
-    /// without it, the first free one of `runs/<name>-1`, `runs/<name>-2`, …
-    pub fn create(out: Option<&Path>, name: &str) -> Result<Self, FolderError> {
+    /// Creates `out`, or the first free one of `runs/<name>-1`, `runs/<name>-2`, … if there is none.
+    ///
+    /// A folder that exists must be empty, or hold checkpoints that `resumed` may go on from: those of an unfinished run,
+    /// or of a finished one with another run file. Whether it may is decided once the data is known, by
+    /// [`crate::Recorder::with_checkpoints`]. Without `resumed` the run has no checkpoints, and the folder must be empty.
+    pub fn create(out: Option<&Path>, name: &str, resumed: Option<&RunConfig>) -> Result<Self, FolderError> {
         match out {
-            Some(path) => RunFolder::given(path),
+            Some(path) => RunFolder::given(path, resumed),
             None => RunFolder::numbered(Path::new("runs"), name),
         }
     }
@@ -68,26 +93,70 @@ impl RunFolder {
     /// The same for the folder of several runs: one that is there already goes on if it holds such runs and no result.
     pub fn of_restarts(out: Option<&Path>, name: &str) -> Result<Self, FolderError> {
         match out {
-            Some(path) => RunFolder::taken_up(path, FIRST_RESTART),
+            Some(path) => match is_empty(path)? {
+                true => Ok(RunFolder { path: path.into() }),
+                false if is_finished(path) => Err(taken(path, Held::Results)),
+                false => RunFolder::begun(path, FIRST_RESTART),
+            },
             None => RunFolder::numbered(Path::new("runs"), name),
         }
     }
 
-    fn given(path: &Path) -> Result<Self, FolderError> {
-        RunFolder::taken_up(path, CHECKPOINTS)
+    fn given(path: &Path, resumed: Option<&RunConfig>) -> Result<Self, FolderError> {
+        if is_empty(path)? {
+            return Ok(RunFolder { path: path.into() });
+        }
+        let results = read_summary(path).filter(|read| read.as_ref().map_or(true, Summary::is_done));
+        match (results, resumed) {
+            (None, Some(_)) => RunFolder::begun(path, CHECKPOINTS),
+            (None, None) => Err(taken(path, Held::Something)),
+            (Some(Ok(summary)), Some(run)) if summary.fingerprint.run != run.fingerprint() => {
+                match path.join(CHECKPOINTS).is_dir() {
+                    true => Ok(RunFolder { path: path.into() }),
+                    false => Err(taken(path, Held::NoCheckpoint)),
+                }
+            }
+            (Some(Ok(_)), Some(_)) => Err(taken(path, Held::SameRun)),
+            (Some(_), _) => Err(taken(path, Held::Results)),
+        }
     }
 
-    /// A folder that is empty, or holds the folder `begun` and no result.
-    fn taken_up(path: &Path, begun: &str) -> Result<Self, FolderError> {
-        fs::create_dir_all(path).map_err(|error| failed(path, error))?;
-        let mut entries = fs::read_dir(path).map_err(|error| failed(path, error))?;
-        if entries.next().is_some() {
-            let finished = is_finished(path);
-            if finished || !path.join(begun).is_dir() {
-                return Err(FolderError::Taken { path: path.into(), finished });
-            }
+    /// A folder in which an unfinished run has begun to use the folder `begun`.
+    fn begun(path: &Path, begun: &str) -> Result<Self, FolderError> {
+        match path.join(begun).is_dir() {
+            true => Ok(RunFolder { path: path.into() }),
+            false => Err(taken(path, Held::Something)),
         }
-        Ok(RunFolder { path: path.into() })
+    }
+
+    /// Looks at the results of a finished run that is to become longer: there must be a checkpoint to resume from, and
+    /// the run must have ended because its steps were made, not by itself.
+    pub(crate) fn check_results(&self, has_checkpoint: bool) -> Result<(), FolderError> {
+        let Some(Ok(summary)) = read_summary(&self.path) else { return Ok(()) };
+        if !summary.is_done() {
+            return Ok(());
+        }
+        if !has_checkpoint {
+            return Err(taken(&self.path, Held::NoCheckpoint));
+        }
+        if summary.steps >= summary.steps_planned {
+            return Ok(());
+        }
+        let stopped = |line: &Line| match line {
+            Line::Event(event) if event.event == "stopped" => Some(format!(" ({})", event.text)),
+            _ => None,
+        };
+        let lines = Line::read_all(&self.path.join(METRICS_FILE)).unwrap_or_default();
+        Err(FolderError::OtherRun {
+            path: self.path.clone(),
+            why: format!(
+                "the run saved here has ended by itself after {} of {} steps, and a longer one would end there as well{}; \
+                 start in another folder with --out",
+                summary.steps,
+                summary.steps_planned,
+                lines.iter().rev().find_map(stopped).unwrap_or_default()
+            ),
+        })
     }
 
     fn numbered(parent: &Path, name: &str) -> Result<Self, FolderError> {
@@ -114,21 +183,35 @@ impl RunFolder {
         write_aside(&self.path.join(RUN_FILE), job.run.to_toml().as_bytes())
     }
 
-    /// Opens the file that metrics go to, with the first `lines` lines that are there.
-    pub fn metrics(&self, lines: u64) -> Result<File, FolderError> {
+    /// Opens the file that metrics go to, with the first `lines` lines that are there, as lines of a run of this length.
+    pub(crate) fn metrics(&self, lines: u64, length: Length) -> Result<File, FolderError> {
         let path = self.path.join(METRICS_FILE);
         let kept = usize::try_from(lines).unwrap_or(usize::MAX);
         // What a process that died wrote of later steps is written again, and its last line may be half a one.
         let is_whole = |line: &&str| serde_json::from_str::<serde_json::Value>(line).is_ok();
+        let of_length = |line: &str| match serde_json::from_str::<Line>(line) {
+            Ok(read) => read.of_length(length).to_json() + "\n",
+            Err(_) => format!("{line}\n"),
+        };
         let lines: String = match fs::read(&path) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
-                text.lines().take(kept).filter(is_whole).flat_map(|line| [line, "\n"]).collect()
+                text.lines().take(kept).filter(is_whole).map(of_length).collect()
             }
             Err(_) => String::new(),
         };
         write_aside(&path, lines.as_bytes())?;
         File::options().append(true).open(&path).map_err(|error| failed(&path, error))
+    }
+
+    /// Removes the summary of a run with another run file, before its other results are replaced.
+    pub(crate) fn retire_summary(&self, job: &Job) -> Result<(), FolderError> {
+        let is_other = |summary: Summary| summary.fingerprint != job.fingerprint;
+        if !read_summary(&self.path).is_some_and(|read| read.map_or(true, is_other)) {
+            return Ok(());
+        }
+        let path = self.path.join(SUMMARY_FILE);
+        fs::remove_file(&path).map_err(|error| failed(&path, error))
     }
 
     /// Writes the final weights; relative data paths of the run started at `root`.
@@ -171,12 +254,22 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<(), FolderError> {
 /// The summary of a run like `job` that has made all its steps, if `path` holds its results.
 pub fn finished(path: &Path, job: &Job) -> Option<Summary> {
     let summary = read_summary(path)?.ok()?;
-    (summary.outcome == Ending::Done && summary.fingerprint == job.fingerprint).then_some(summary)
+    (summary.is_done() && summary.fingerprint == job.fingerprint).then_some(summary)
 }
 
 /// Whether a folder holds the results of a run that has made all its steps.
 fn is_finished(path: &Path) -> bool {
-    read_summary(path).is_some_and(|read| read.map_or(true, |summary| summary.outcome == Ending::Done))
+    read_summary(path).is_some_and(|read| read.as_ref().map_or(true, Summary::is_done))
+}
+
+/// Whether a folder, which is created if necessary, holds nothing.
+fn is_empty(path: &Path) -> Result<bool, FolderError> {
+    fs::create_dir_all(path).map_err(|error| failed(path, error))?;
+    Ok(fs::read_dir(path).map_err(|error| failed(path, error))?.next().is_none())
+}
+
+fn taken(path: &Path, held: Held) -> FolderError {
+    FolderError::Taken { path: path.into(), held }
 }
 
 /// The summary in a folder, if there is one.
@@ -206,7 +299,7 @@ impl FolderError {
     /// Whether the command line must change.
     pub fn is_usage(&self) -> bool {
         match self {
-            FolderError::Taken { .. } => true,
+            FolderError::Taken { .. } | FolderError::OtherRun { .. } => true,
             FolderError::Checkpoint(error) => error.is_usage(),
             _ => false,
         }
@@ -216,11 +309,22 @@ impl FolderError {
 impl fmt::Display for FolderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FolderError::Taken { path, finished } => {
-                let path = path.display();
-                let what = if *finished { "holds the results of a finished run" } else { "is not empty" };
-                write!(f, "{path}: the folder {what} and nothing is written over; choose another --out")
+            FolderError::Taken { path, held } => {
+                let why = match held {
+                    Held::Something => "is not empty and nothing is written over; choose another --out",
+                    Held::Results => {
+                        "holds the results of a finished run and nothing is written over; choose another --out"
+                    }
+                    Held::SameRun => {
+                        "holds the results of a finished run; to train on, raise train.epochs, or choose another --out"
+                    }
+                    Held::NoCheckpoint => {
+                        "holds the results of a finished run, and no checkpoint to resume from; choose another --out"
+                    }
+                };
+                write!(f, "{}: the folder {why}", path.display())
             }
+            FolderError::OtherRun { path, why } => write!(f, "{}: {why}", path.display()),
             FolderError::File { path, error } => write!(f, "{}: {error}", path.display()),
             FolderError::Checkpoint(error) => error.fmt(f),
             FolderError::Content { path, problem } => write!(f, "{}: {problem}", path.display()),
@@ -252,9 +356,9 @@ mod tests {
     fn a_folder_that_holds_anything_is_refused_and_left_alone() {
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("deep/run");
-        let folder = RunFolder::create(Some(&out), "x").unwrap();
+        let folder = RunFolder::create(Some(&out), "x", None).unwrap();
         write_aside(&folder.path().join(SUMMARY_FILE), b"{}").unwrap();
-        let error = RunFolder::create(Some(&out), "x").unwrap_err();
+        let error = RunFolder::create(Some(&out), "x", None).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("finished run"), "{error}");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
     }

@@ -20,6 +20,7 @@ mod processors;
 mod progress;
 mod recorder;
 mod resume;
+mod resume_hint;
 mod summary;
 mod tensorboard;
 mod trace;
@@ -29,7 +30,7 @@ pub use board::{About, Board, Confusion, Meter, Part, Round, STEP_BOUNDS, Seen, 
 pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{
-    FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, finished,
+    FolderError, Held, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, finished,
 };
 pub use job::{Job, JobError, task};
 pub use lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine};
@@ -41,7 +42,7 @@ pub use processors::Processors;
 pub use progress::{DataProgress, Relay, Style};
 pub use ps_checkpoint::Fingerprint;
 pub use recorder::{Recorder, Wanted};
-pub use resume::ResumeHint;
+pub use resume_hint::ResumeHint;
 pub use summary::{Ending, SUMMARY_INDENT, Summary};
 pub use trace::Trace;
 pub use weights::{AboutWeights, SavedWeights, WeightsFile};

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-/// About so many hashes of the weights go to a run's metrics file.
-const HASHES: u64 = 64;
+/// After this many steps, each of which has its hash, hashes of the weights become rarer.
+const EACH_HASHED: u64 = 16;
+/// After this many steps, each of which has its line, lines of steps become rarer.
+const EACH_TOLD: u64 = 1024;
 
 /// [`EventLine::event`] of a warning.
 pub(crate) const WARNED: &str = "warned";
@@ -135,11 +137,25 @@ impl HashLine {
         HashLine { step, weights_sha256, chain: ps_core::params::hex(&chain.finalize()) }
     }
 
-    /// After how many steps there is such a line: a power of two, so that the lines of a shorter run are among those of a
-    /// longer one.
-    pub fn every(steps: u64) -> u64 {
-        steps.div_ceil(HASHES).next_power_of_two()
+    /// Whether there is such a line after `step` steps.
+    pub fn is_due(step: u64) -> bool {
+        is_due(step, EACH_HASHED)
     }
+}
+
+/// Whether a line is due after `step` steps: after each of the first `each`, and then half as often whenever their number
+/// has doubled. Nothing but the step decides this, so that a longer run begins with the lines of a shorter one.
+fn is_due(step: u64, each: u64) -> bool {
+    step > 0 && step.is_multiple_of(step.div_ceil(each).next_power_of_two())
+}
+
+/// How long a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Length {
+    /// Its steps.
+    pub steps: u64,
+    /// Its epochs, of which the last may be cut short.
+    pub epochs: u32,
 }
 
 impl Line {
@@ -159,6 +175,15 @@ impl Line {
         lines.map(read).collect()
     }
 
+    /// The same line of a run of another length.
+    pub(crate) fn of_length(self, Length { steps, epochs }: Length) -> Self {
+        match self {
+            Line::Step(line) => Line::Step(StepLine { steps, epochs, ..line }),
+            Line::Epoch(line) => Line::Epoch(EpochLine { steps, epochs, ..line }),
+            other => other,
+        }
+    }
+
     /// One line, without its end.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("plain numbers and texts become JSON")
@@ -166,6 +191,11 @@ impl Line {
 }
 
 impl StepLine {
+    /// Whether there is such a line after `step` steps, within an epoch.
+    pub fn is_due(step: u64) -> bool {
+        is_due(step, EACH_TOLD)
+    }
+
     /// Where the run is.
     pub fn head(&self) -> String {
         format!("epoch {}/{}  step {}/{}", self.epoch, self.epochs, self.step, self.steps)
@@ -230,5 +260,15 @@ mod tests {
         assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), line);
         let Line::Epoch(epoch) = line else { panic!() };
         assert_eq!(epoch.text(), "epoch 1/2  loss 0.2500  accuracy 50.00 %  1,234 samples/s  0.50 s");
+    }
+
+    #[test]
+    fn lines_become_rarer_as_a_run_goes_on_and_do_not_depend_on_its_length() {
+        let due: Vec<u64> = (1..200).filter(|step| HashLine::is_due(*step)).collect();
+        assert_eq!(due[..16], (1..=16).collect::<Vec<_>>());
+        assert_eq!(due[16..26], [18, 20, 22, 24, 26, 28, 30, 32, 36, 40]);
+        assert!((1..=EACH_TOLD).all(StepLine::is_due));
+        let told = (1..=1_000_000).filter(|step| StepLine::is_due(*step)).count();
+        assert!((5000..7000).contains(&told), "{told}");
     }
 }

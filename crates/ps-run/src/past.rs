@@ -38,13 +38,16 @@ impl PastRun {
         let run = fs::read_to_string(&path).map_err(|error| FolderError::File { path, error })?;
         let lines = Line::read_all(&metrics)?;
         let path = folder.join(SUMMARY_FILE);
-        let summary = match fs::read(&path) {
+        let summary: Option<Summary> = match fs::read(&path) {
             Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| FolderError::Content {
                 path: path.clone(),
                 problem: format!("it is no summary of a run: {error}"),
             })?),
             Err(_) => None,
         };
+        // A finished run that is made longer keeps its results until those of the longer one replace them.
+        let planned = told(&lines).map(|(_, steps)| steps);
+        let summary = summary.filter(|summary| planned.is_none_or(|steps| steps == summary.steps_planned));
         let times = [&path, &metrics].into_iter().filter_map(|path| fs::metadata(path).ok()?.modified().ok());
         let written = times.max().unwrap_or(SystemTime::UNIX_EPOCH);
         Ok(Some(PastRun { folder: folder.into(), run, lines, summary, written }))
@@ -84,13 +87,8 @@ impl PastRun {
 
     /// Steps made, as far as is known, and of how many.
     pub fn steps(&self) -> Option<(u64, u64)> {
-        let told = |line: &Line| match line {
-            Line::Step(line) => Some((line.step, line.steps)),
-            Line::Epoch(line) => Some((line.step, line.steps)),
-            _ => None,
-        };
         let made = self.summary.as_ref().map(|summary| (summary.steps, summary.steps_planned));
-        made.or_else(|| self.lines.iter().rev().find_map(told))
+        made.or_else(|| told(&self.lines))
     }
 
     /// The hashes of its weights.
@@ -100,4 +98,13 @@ impl PastRun {
             _ => None,
         })
     }
+}
+
+/// The steps made by the last line that counts them, and of how many.
+fn told(lines: &[Line]) -> Option<(u64, u64)> {
+    lines.iter().rev().find_map(|line| match line {
+        Line::Step(line) => Some((line.step, line.steps)),
+        Line::Epoch(line) => Some((line.step, line.steps)),
+        _ => None,
+    })
 }

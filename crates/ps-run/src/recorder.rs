@@ -5,7 +5,7 @@ use crate::checkpoints::{Checkpoints, Opened};
 use crate::diagnosis::Diagnosis;
 use crate::folder::{FolderError, RunFolder};
 use crate::job::Job;
-use crate::lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine, WARNED};
+use crate::lines::{EpochLine, EventLine, HashLine, Length, Line, ProbeLine, StepLine, WARNED};
 use crate::measures::Measures;
 use crate::onlooker::Onlooker;
 use crate::progress::{Progress, Style};
@@ -14,7 +14,7 @@ use crate::tensorboard::EventFile;
 use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
 use ps_core::control::{Event, EventKind, Probe, State};
-use ps_core::{BatchPlan, StepReport, Tally};
+use ps_core::{BatchPlan, Step, StepReport, Tally};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -27,8 +27,6 @@ const MANY_EPOCHS: u32 = 50;
 const QUICK_EPOCH: Duration = Duration::from_millis(200);
 /// Shown after the last step.
 const EVALUATING: &str = "evaluating the final weights";
-/// A run's metrics file holds about this many lines of steps.
-const STEP_LINES: u64 = 1000;
 
 /// Told of every step and epoch. A step costs it a clock reading and a few additions.
 pub struct Recorder {
@@ -67,8 +65,12 @@ pub struct Recorder {
     is_restored: bool,
     /// Steps that were looked at closely.
     probes: Vec<ProbeLine>,
-    /// After how many steps the weights are hashed.
-    hash_every: u64,
+    /// Whether each step is checked, see [`ps_core::control::Descent`].
+    descends: bool,
+    /// Where a longer run would stand after the last step, if that is not the last of its epoch.
+    cut: Option<Cut>,
+    /// The state after the last step, to be saved after the results, so that the run can be made longer.
+    end: Option<Snapshot>,
     /// The chain of hashes so far.
     chain: Option<String>,
     /// What others see.
@@ -84,6 +86,23 @@ pub struct Wanted {
     pub save: bool,
     /// The weights, to [`Recorder::look`], before that.
     pub look: bool,
+}
+
+/// The last step that was made.
+struct Made {
+    /// Steps made, this one included.
+    steps: u64,
+    /// Its epoch, from 0.
+    epoch: u32,
+    rate: f32,
+    workers: usize,
+}
+
+/// What is recorded of an epoch that the end of the run cuts short, before the epoch is taken to be over.
+struct Cut {
+    lines: u64,
+    epoch: Tally,
+    recent: Tally,
 }
 
 /// Steps added up.
@@ -136,8 +155,9 @@ impl Recorder {
         start: Option<Snapshot>,
     ) -> Result<Self, FolderError> {
         let from = start.as_ref().map(|start| start.progress.clone()).unwrap_or_default();
-        let metrics =
-            folder.as_ref().map(|folder| folder.metrics(from.lines)).transpose()?.map(BufWriter::new);
+        let length = length(&job.plan);
+        let ended = pending(&from, length);
+        let metrics = folder.as_ref().map(|folder| folder.metrics(from.lines, length)).transpose()?;
         if let Some(folder) = &folder {
             folder.write_run(job)?;
         }
@@ -145,18 +165,19 @@ impl Recorder {
         let board = Arc::new(Board::new(About::of(job, folder.as_ref().map(RunFolder::path)), &lines));
         board.tell(|seen| (seen.steps, seen.samples, seen.resumed_at) = (from.step, from.samples, from.step));
         let now = Instant::now();
-        let window = || Window { since: now, before: 0, tally: Tally::new(job.model.classes()) };
-        let epoch = Window::from(&from, job.model.classes(), now);
+        let classes = job.model.classes();
+        let window = || Window { since: now, before: 0, tally: Tally::new(classes) };
+        let (epoch, recent) = (Window::of_epoch(&from, classes, now), Window::of_recent(&from, classes, now));
         let progress = Progress::new(style);
         if let Some(start) = &start {
             let (step, steps) = (start.progress.step, job.plan.steps);
             progress.note(&format!("going on after {step} of {steps} steps, from the checkpoint"));
         }
-        Ok(Recorder {
+        let mut recorder = Recorder {
             plan: job.plan,
             class_names: job.data.class_names.clone(),
             folder,
-            metrics,
+            metrics: metrics.map(BufWriter::new),
             lines: from.lines,
             progress,
             checkpoints: None,
@@ -164,23 +185,40 @@ impl Recorder {
             before: from.seconds,
             started: now,
             unseen: window(),
-            recent: window(),
+            recent,
             epoch,
             told: None,
-            ended: pending(&from),
+            train: last_epoch(&lines, &ended),
+            ended,
             samples: from.samples,
-            train: None,
             slowest: None,
             validated: None,
             is_concluded: false,
             is_restored: false,
             probes: probes(&lines),
-            hash_every: HashLine::every(job.plan.steps),
+            descends: job.control.descent.is_some(),
+            cut: None,
+            end: None,
             chain: chain(&lines),
             board,
             events: None,
             onlooker: None,
-        })
+        };
+        if let Some(start) = recorder.start.take() {
+            recorder.hash_start(&start, &lines);
+            recorder.start = Some(start);
+        }
+        Ok(recorder)
+    }
+
+    /// Writes the hash of the weights that the run resumes from, unless it is there: it is not where they were the last
+    /// of a run that has become longer.
+    fn hash_start(&mut self, start: &Snapshot, lines: &[Line]) {
+        let step = start.progress.step;
+        let is_there = |line: &Line| matches!(line, Line::Hash(line) if line.step == step);
+        if !lines.iter().any(is_there) {
+            self.hash(step, &start.weights);
+        }
     }
 
     /// Training begins only now: what came before does not count as its time.
@@ -213,15 +251,17 @@ impl Recorder {
         };
         let from = found.as_ref().map(|found| found.progress.clone()).unwrap_or_default();
         self.close_metrics()?;
-        let metrics = self.folder.as_ref().map(|folder| folder.metrics(from.lines)).transpose()?;
+        let length = length(&self.plan);
+        let metrics = self.folder.as_ref().map(|folder| folder.metrics(from.lines, length)).transpose()?;
         self.metrics = metrics.map(BufWriter::new);
         self.lines = from.lines;
         let (now, classes) = (Instant::now(), self.epoch.tally.classes.len());
-        self.epoch = Window::from(&from, classes, now);
-        self.recent.restart(now);
+        self.epoch = Window::of_epoch(&from, classes, now);
+        self.recent = Window::of_recent(&from, classes, now);
         self.unseen.restart(now);
         self.samples = from.samples;
-        self.ended = pending(&from);
+        self.ended = pending(&from, length);
+        self.cut = None;
         self.validated = None;
         let lines = written(self.folder.as_ref())?;
         (self.probes, self.chain) = (probes(&lines), chain(&lines));
@@ -229,6 +269,9 @@ impl Recorder {
             seen.recall(&lines);
             (seen.steps, seen.samples) = (from.step, from.samples);
         });
+        if let Some(found) = &found {
+            self.hash_start(found, &lines);
+        }
         Ok(found)
     }
 
@@ -241,7 +284,9 @@ impl Recorder {
         let look = self.is_hashed(steps) || self.is_shown(steps);
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(Wanted { save: false, look }) };
         let warning = checkpoints.look()?;
-        let save = goes_on && checkpoints.is_due(steps);
+        // A descent moves no weight in its last step, so a longer run resumes before it.
+        let precedes_end = self.descends && steps + 1 == self.plan.steps;
+        let save = goes_on && (checkpoints.is_due(steps) || precedes_end && checkpoints.takes_extra());
         let durable = checkpoints.durable();
         warning.iter().for_each(|warning| self.progress.warn(warning));
         self.board.checkpoint(durable);
@@ -249,7 +294,16 @@ impl Recorder {
     }
 
     fn is_hashed(&self, steps: u64) -> bool {
-        self.metrics.is_some() && steps < self.plan.steps && steps.is_multiple_of(self.hash_every)
+        self.metrics.is_some() && steps < self.plan.steps && HashLine::is_due(steps)
+    }
+
+    fn hash(&mut self, steps: u64, weights: &[f32]) {
+        if !self.is_hashed(steps) {
+            return;
+        }
+        let line = HashLine::new(steps, weights, self.chain.as_deref());
+        self.chain = Some(line.chain.clone());
+        self.write(&Line::Hash(line));
     }
 
     fn is_shown(&self, steps: u64) -> bool {
@@ -258,11 +312,7 @@ impl Recorder {
 
     /// Looks at the weights after so many steps, as [`Recorder::wants`] said.
     pub fn look(&mut self, steps: u64, weights: &[f32]) {
-        if self.is_hashed(steps) {
-            let line = HashLine::new(steps, weights, self.chain.as_deref());
-            self.chain = Some(line.chain.clone());
-            self.write(&Line::Hash(line));
-        }
+        self.hash(steps, weights);
         if let Some(onlooker) = self.onlooker.as_ref().filter(|_| self.is_shown(steps)) {
             onlooker.show(steps, weights.to_vec());
         }
@@ -290,16 +340,51 @@ impl Recorder {
 
     /// How far the run is after `steps` steps, which must be those told of so far.
     pub fn progress(&self, steps: u64, control: State) -> ps_checkpoint::Progress {
+        let pending = || self.ended.iter().map(|line| Line::Epoch(line.clone()).to_json()).collect();
+        let (lines, pending, tally, recent) = match &self.cut {
+            Some(Cut { lines, epoch, recent }) => (*lines, Vec::new(), epoch, recent),
+            None => (self.lines, pending(), &self.epoch.tally, &self.recent.tally),
+        };
         ps_checkpoint::Progress {
             control,
-            lines: self.lines,
-            pending: self.ended.iter().map(|line| Line::Epoch(line.clone()).to_json()).collect(),
+            lines,
+            pending,
             step: steps,
             epoch: self.plan.step(steps).epoch,
             seconds: self.seconds(),
             samples: self.samples,
-            tally: self.epoch.tally.clone(),
+            tally: tally.clone(),
+            recent: (recent.samples > 0).then(|| recent.clone()),
         }
+    }
+
+    /// Whether [`Recorder::keep_end`] is to be given the state after the last step, which is made.
+    pub fn keeps_end(&self) -> bool {
+        let are_wanted = self.checkpoints.as_ref().is_some_and(Checkpoints::are_wanted);
+        are_wanted && self.folder.is_some() && !self.is_concluded && !self.descends
+    }
+
+    /// Keeps the run as it is after the last step, `steps`, and before its weights are validated, until the results are
+    /// written. Then it is saved, so that the run can be made longer.
+    pub fn keep_end(&mut self, steps: u64, control: State, weights: Vec<f32>, state: Vec<f32>) {
+        self.end = Some(Snapshot { progress: self.progress(steps, control), weights, state });
+    }
+
+    /// The weights that the run gives and the number of its steps, if what it resumes from has made all of them.
+    pub fn take_complete(&mut self, job: &Job) -> Option<(Vec<f32>, u64)> {
+        let Snapshot { progress, mut weights, state } =
+            self.start.take_if(|start| start.progress.step >= self.plan.steps)?;
+        let (steps, mut control) = (progress.step, job.control());
+        control.resume(progress.control);
+        if self.epoch.tally.samples > 0 {
+            let Step { epoch, .. } = self.plan.step(steps - 1);
+            self.end_epoch(&Made { steps, epoch, rate: control.rate(steps - 1), workers: 1 }, Instant::now());
+        }
+        let validation = self.validate(job, &weights);
+        if let Some(event) = control.close(&mut weights, &state, validation.as_ref()) {
+            self.event(steps, &event);
+        }
+        Some((weights, steps))
     }
 
     /// Saves the run as it was at `progress`, while it goes on.
@@ -364,40 +449,58 @@ impl Recorder {
         if let Some(probe) = &report.probe {
             self.probe(probe);
         }
-        let ends_epoch = self.plan.ends_epoch(report.step);
-        let made = report.step + 1;
-        let every = (self.plan.steps / STEP_LINES).max(1);
+        let made = Made { steps: report.step + 1, epoch: report.epoch, rate: report.rate, workers };
         let due = self.progress.due();
         if now - self.unseen.since >= due {
-            let line = self.step_line(&self.unseen, report, workers, now);
+            let line = self.step_line(&self.unseen, &made, now);
             self.unseen.restart(now);
             self.progress.show(&line);
         }
-        if made.is_multiple_of(every) || ends_epoch {
-            let line = self.step_line(&self.recent, report, workers, now);
-            self.recent.restart(now);
-            self.write(&line);
+        if StepLine::is_due(made.steps) {
+            self.write_step(&made, now);
         }
-        if ends_epoch {
-            let train = Measures::new(&self.epoch.tally, &self.class_names);
-            self.train = Some(train.clone());
-            self.ended.push(EpochLine {
-                epoch: report.epoch + 1,
-                epochs: self.epochs(),
-                step: made,
-                steps: self.plan.steps,
-                samples_per_second: self.epoch.speed(now),
-                train,
-                validation: None,
-                learning_rate: report.rate,
-                workers,
-                seconds: self.before + (now - self.started).as_secs_f64(),
+        if self.plan.ends_epoch(report.step) {
+            self.end_epoch(&made, now);
+        }
+    }
+
+    /// The step was the last of its epoch, or of the run.
+    fn end_epoch(&mut self, made: &Made, now: Instant) {
+        if !made.steps.is_multiple_of(self.plan.steps_per_epoch()) {
+            self.cut = Some(Cut {
+                lines: self.lines,
+                epoch: self.epoch.tally.clone(),
+                recent: self.recent.tally.clone(),
             });
-            self.epoch.restart(now);
-            if self.plan.validation == 0 {
-                self.epoch(None);
-            }
         }
+        if self.recent.tally.samples > 0 {
+            self.write_step(made, now);
+        }
+        let train = Measures::new(&self.epoch.tally, &self.class_names);
+        self.train = Some(train.clone());
+        let Length { steps, epochs } = length(&self.plan);
+        self.ended.push(EpochLine {
+            epoch: made.epoch + 1,
+            epochs,
+            step: made.steps,
+            steps,
+            samples_per_second: self.epoch.speed(now),
+            train,
+            validation: None,
+            learning_rate: made.rate,
+            workers: made.workers,
+            seconds: self.before + (now - self.started).as_secs_f64(),
+        });
+        self.epoch.restart(now);
+        if self.plan.validation == 0 {
+            self.epoch(None);
+        }
+    }
+
+    fn write_step(&mut self, made: &Made, now: Instant) {
+        let line = self.step_line(&self.recent, made, now);
+        self.recent.restart(now);
+        self.write(&line);
     }
 
     /// No step follows, and these are the weights after the last one: what validation says of them, if an epoch waits for
@@ -530,10 +633,23 @@ impl Recorder {
             onlooker.show(version, weights.to_vec());
         }
         if let Some(folder) = &self.folder {
+            folder.retire_summary(job)?;
             folder.write_weights(job, root, weights, version)?;
             folder.write_summary(&summary)?;
         }
+        self.save_end();
         Ok(summary)
+    }
+
+    /// Saves the state after the last step. The results are there, so that a failure only keeps the run from being made
+    /// longer.
+    fn save_end(&mut self) {
+        let (Some(checkpoints), Some(end)) = (&mut self.checkpoints, self.end.take()) else { return };
+        if let Err(error) = checkpoints.save_end(end) {
+            self.progress.warn(&format!(
+                "warning: the state after the last step was not saved: {error}; a longer run resumes from an earlier step"
+            ));
+        }
     }
 
     /// The run failed for this reason: the bar goes, the metrics so far stay, no results are written.
@@ -557,25 +673,21 @@ impl Recorder {
         metrics.flush().map_err(|error| FolderError::File { path, error })
     }
 
-    fn step_line(&self, window: &Window, report: &StepReport, workers: usize, now: Instant) -> Line {
-        let tally = &window.tally;
+    fn step_line(&self, window: &Window, made: &Made, now: Instant) -> Line {
+        let (tally, Length { steps, epochs }) = (&window.tally, length(&self.plan));
         Line::Step(StepLine {
-            step: report.step + 1,
-            steps: self.plan.steps,
-            epoch: report.epoch + 1,
-            epochs: self.epochs(),
+            step: made.steps,
+            steps,
+            epoch: made.epoch + 1,
+            epochs,
             loss: tally.mean_loss(),
             accuracy: tally.accuracy(),
             r_squared: tally.r_squared(),
-            learning_rate: report.rate,
+            learning_rate: made.rate,
             samples_per_second: window.speed(now),
-            workers,
+            workers: made.workers,
             seconds: self.before + (now - self.started).as_secs_f64(),
         })
-    }
-
-    fn epochs(&self) -> u32 {
-        self.plan.step(self.plan.steps - 1).epoch + 1
     }
 
     /// Adds a line to the metrics file. A full disk shows when the file is closed; it is no reason to stop
@@ -596,13 +708,25 @@ impl Recorder {
     }
 }
 
+/// How long a run is.
+fn length(plan: &BatchPlan) -> Length {
+    Length { steps: plan.steps, epochs: plan.step(plan.steps - 1).epoch + 1 }
+}
+
 /// The epochs that were over when this was saved, and waited for their validation.
-fn pending(from: &ps_checkpoint::Progress) -> Vec<EpochLine> {
-    let line = |json: &String| match serde_json::from_str(json) {
+fn pending(from: &ps_checkpoint::Progress, length: Length) -> Vec<EpochLine> {
+    let line = |json: &String| match serde_json::from_str(json).map(|line: Line| line.of_length(length)) {
         Ok(Line::Epoch(line)) => Some(line),
         _ => None,
     };
     from.pending.iter().filter_map(line).collect()
+}
+
+/// What the last epoch that is over came to.
+fn last_epoch(lines: &[Line], ended: &[EpochLine]) -> Option<Measures> {
+    let written =
+        || lines.iter().rev().find_map(|line| if let Line::Epoch(line) = line { Some(line) } else { None });
+    ended.last().or_else(written).map(|line| line.train.clone())
 }
 
 /// What a run's metrics file holds.
@@ -632,8 +756,14 @@ fn chain(lines: &[Line]) -> Option<String> {
 
 impl Window {
     /// The epoch that goes on from here.
-    fn from(start: &ps_checkpoint::Progress, classes: usize, now: Instant) -> Self {
+    fn of_epoch(start: &ps_checkpoint::Progress, classes: usize, now: Instant) -> Self {
         let tally = if start.step == 0 { Tally::new(classes) } else { start.tally.clone() };
+        Window { since: now, before: tally.samples, tally }
+    }
+
+    /// The steps since the last line of steps, which go on from here.
+    fn of_recent(start: &ps_checkpoint::Progress, classes: usize, now: Instant) -> Self {
+        let tally = start.recent.clone().unwrap_or_else(|| Tally::new(classes));
         Window { since: now, before: tally.samples, tally }
     }
 

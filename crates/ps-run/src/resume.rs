@@ -1,33 +1,389 @@
-//! How to resume a run that was stopped.
+//! Decides whether a run may resume from a checkpoint that was saved under another run file.
+//!
+//! The run file may differ in the length of the run, and only if every step already made would have been the same: the
+//! result is then, bit for bit, that of a run of the new length from the start. Anything else is refused, with the keys
+//! or the schedule that stand in the way.
 
-use crate::progress::Style;
-use ps_config::OutArgs;
+use crate::folder::RUN_FILE;
+use crate::job::Job;
+use ps_checkpoint::{Fingerprint, Judge, Manifest};
+use ps_config::{ConfigError, Difference, RunConfig};
+use ps_core::control::Guard;
+use ps_core::{BatchPlan, ControlConfig, Schedule};
+use std::fs;
 use std::path::Path;
 
-/// Tells the user how to resume the run of this process.
-#[derive(Clone, Debug)]
-pub struct ResumeHint {
-    /// What is printed; nothing in quiet runs.
-    text: Option<String>,
+/// The keys that set the length of a run.
+const LENGTH_KEYS: [&str; 2] = ["train.epochs", "train.steps"];
+/// Keys that differ beyond this many are counted rather than named.
+const NAMED_KEYS: usize = 5;
+/// Digits of a hash that a message shows.
+const HASH_DIGITS: usize = 12;
+const ELSEWHERE: &str = "or start in another folder with --out";
+
+/// Decides whether `job` may resume from checkpoints in `folder`.
+pub(crate) fn judge(job: &Job, folder: Option<&Path>) -> Judge {
+    // Read now: the file is about to be replaced. It serves where a checkpoint does not hold its run file.
+    let text = folder.and_then(|folder| fs::read_to_string(folder.join(RUN_FILE)).ok());
+    let written = text.and_then(|text| RunConfig::parse(&text, RUN_FILE, &[]).ok());
+    let run = Timeline {
+        run: job.run.clone(),
+        plan: job.plan,
+        rate: job.rate.clone(),
+        control: job.control.clone(),
+    };
+    let fingerprint = job.fingerprint.clone();
+    Judge::new(move |manifest| {
+        let saved = saved_run(manifest, written.as_ref(), &run.run, &fingerprint);
+        check(saved, &manifest.fingerprint, manifest.progress.step, &run, &fingerprint)
+    })
 }
 
-impl ResumeHint {
-    /// For a run whose results are in `folder`. The command is the one that started this process, with `--out folder` if
-    /// the user left the choice of a folder to us.
-    pub fn new(out: &OutArgs, folder: &Path, style: Style) -> Self {
-        let out = if out.out.is_some() { Vec::new() } else { vec!["--out".into(), folder.into()] };
-        let command = ps_terminal::this_command(&out);
-        let text = match style {
-            Style::Quiet => None,
-            // The command has a line to itself, so that it can be copied whole.
-            Style::Bar | Style::Lines => Some(format!("to resume this run:\n  {command}")),
-            Style::Json => Some(serde_json::json!({ "kind": "resume", "command": command }).to_string()),
+/// The run file that a checkpoint was saved under, if it is known.
+fn saved_run(
+    manifest: &Manifest,
+    written: Option<&RunConfig>,
+    ours: &RunConfig,
+    fingerprint: &Fingerprint,
+) -> Option<RunConfig> {
+    let saved = &manifest.fingerprint.run;
+    let parse = |text: &String| RunConfig::parse(text, "the run file of the checkpoint", &[]).ok();
+    let written = || written.filter(|run| run.fingerprint() == *saved).cloned();
+    let same = || (fingerprint.run == *saved).then(|| ours.clone());
+    manifest.run_file.as_ref().and_then(parse).or_else(written).or_else(same)
+}
+
+/// What the length of a run decides.
+struct Timeline {
+    run: RunConfig,
+    plan: BatchPlan,
+    rate: Schedule,
+    control: ControlConfig,
+}
+
+impl Timeline {
+    /// Of a run with as much data as the run of `plan`.
+    fn of(run: RunConfig, plan: &BatchPlan) -> Result<Self, ConfigError> {
+        let plan = run.plan(plan.samples, plan.validation);
+        let (rate, control) = (run.rate(&plan)?, run.control(&plan));
+        Ok(Timeline { run, plan, rate, control })
+    }
+}
+
+/// Why `run` may not resume from a checkpoint of the run `saved` after `made` steps.
+fn check(
+    saved: Option<RunConfig>,
+    saved_as: &Fingerprint,
+    made: u64,
+    run: &Timeline,
+    fingerprint: &Fingerprint,
+) -> Result<(), String> {
+    if saved_as.numerics != fingerprint.numerics {
+        return Err(format!(
+            "the run saved here was computed by version {} of the numerics, and this release computes other bits, by \
+             version {}; finish the run with the release that started it, {ELSEWHERE}",
+            saved_as.numerics, fingerprint.numerics
+        ));
+    }
+    let Some(saved) = saved else {
+        return Err(format!(
+            "the run saved here has another run file (fingerprint {}, here {}), and its checkpoint does not say which \
+             keys differ; resume with the run file it was started with, {ELSEWHERE}",
+            short(&saved_as.run),
+            short(&fingerprint.run)
+        ));
+    };
+    let (places, keys): (Vec<_>, Vec<_>) =
+        saved.differences(&run.run).into_iter().partition(|difference| difference.is_place);
+    let (lengths, keys): (Vec<_>, Vec<_>) =
+        keys.into_iter().partition(|difference| LENGTH_KEYS.contains(&difference.key.as_str()));
+    if !keys.is_empty() {
+        return Err(other_keys(&keys));
+    }
+    if saved_as.data != fingerprint.data {
+        return Err(other_data([&saved_as.data, &fingerprint.data], &places));
+    }
+    if lengths.is_empty() {
+        return Ok(());
+    }
+    let saved =
+        Timeline::of(saved, &run.plan).map_err(|error| format!("the run file saved here: {error}"))?;
+    check_length(&saved, run, made, &lengths)
+}
+
+fn other_keys(keys: &[Difference]) -> String {
+    if let [Difference { key, values: [saved, ours], .. }] = keys {
+        let had = saved.as_ref().map_or_else(|| format!("no {key}"), |value| format!("{key} = {value}"));
+        let has = ours.as_ref().map_or("does not set it".into(), |value| format!("has {value}"));
+        return format!("the run saved here has {had}, the run file {has}; restore the value, {ELSEWHERE}");
+    }
+    let named = keys.iter().take(NAMED_KEYS).map(|Difference { key, values: [saved, ours], .. }| {
+        let had = saved.as_ref().map_or_else(|| format!("no {key}"), |value| format!("{key} = {value}"));
+        format!("{had} (now {})", ours.as_deref().unwrap_or("not set"))
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = match keys.len().saturating_sub(NAMED_KEYS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("the run saved here has {named}{more}; restore the values, {ELSEWHERE}")
+}
+
+fn other_data([saved, ours]: [&str; 2], places: &[Difference]) -> String {
+    let place = |Difference { key, values, .. }: &Difference| {
+        let [was, is] = values.each_ref().map(|value| value.as_deref().unwrap_or("not set"));
+        format!("; {key} was {was} and is {is}")
+    };
+    format!(
+        "the data is not that of the run saved here: the hash of its content was {}… and is {}…{}; restore the data, \
+         {ELSEWHERE}",
+        short(saved),
+        short(ours),
+        places.iter().map(place).collect::<String>()
+    )
+}
+
+/// Why `run`, whose length alone differs from that of `saved`, may not resume after `made` steps.
+fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Difference]) -> Result<(), String> {
+    let (changes, restored) = (changes(lengths), restored(lengths));
+    if made > run.plan.steps {
+        return Err(format!(
+            "the run saved here has made {made} steps, and with {changes} it would end after {}; steps cannot be taken \
+             back: ask for more, {ELSEWHERE}",
+            run.plan.steps
+        ));
+    }
+    let refused = |why: String| Err(format!("{why}; {restored}, {ELSEWHERE}"));
+    let ends_within = saved.plan.steps != run.plan.steps && made >= saved.plan.steps.min(run.plan.steps);
+    if run.control.descent.is_some() && ends_within {
+        return refused(format!(
+            "learning_rate.schedule = \"armijo\" moves no weight in the last step of a run, so with {changes} the steps \
+             already made would have been others"
+        ));
+    }
+    if let Some(step) = saved.rate.first_difference(&run.rate, made) {
+        let [was, would_be] = [saved, run].map(|timeline| timeline.rate.at(step));
+        let example = match was == would_be {
+            true => String::new(),
+            false => format!(" (step {}: {would_be} instead of {was})", step + 1),
         };
-        ResumeHint { text }
+        let why = run.run.rate_depends_on_length().join(" and ");
+        return refused(format!(
+            "{why}, so with {changes} the steps already made would have had other rates{example}"
+        ));
+    }
+    let share = |key: &str, value: String| format!("{key} = {value} is a share of the whole run");
+    if (0..made).any(|step| saved.plan.probes(step) != run.plan.probes(step)) {
+        let every = run.run.train.probe_every.map(|every| every.to_string()).unwrap_or_default();
+        let why = share("train.probe_every", every);
+        return refused(format!("{why}, so with {changes} other steps would have been probed"));
+    }
+    let every = |timeline: &Timeline| {
+        timeline.control.guard.filter(|guard| guard.recovers).map(|Guard { every, .. }| every)
+    };
+    let [was, would_be] = [saved, run].map(every);
+    // Before either has passed, only the first weights are kept.
+    if was != would_be && Some(made) > was.min(would_be) {
+        let why = share("guard.every", run.run.guard.every.to_string());
+        return refused(format!(
+            "{why}, so with {changes} the guard would have kept the weights of other steps"
+        ));
+    }
+    Ok(())
+}
+
+/// `train.epochs = 20 instead of 10`.
+fn changes(lengths: &[Difference]) -> String {
+    let change = |Difference { key, values: [was, is], .. }: &Difference| match (was, is) {
+        (Some(was), Some(is)) => format!("{key} = {is} instead of {was}"),
+        (None, Some(is)) => format!("{key} = {is}"),
+        _ => format!("no {key}"),
+    };
+    lengths.iter().map(change).collect::<Vec<_>>().join(" and ")
+}
+
+/// `restore train.epochs = 10`.
+fn restored(lengths: &[Difference]) -> String {
+    let restore = |Difference { key, values: [was, _], .. }: &Difference| match was {
+        Some(was) => format!("restore {key} = {was}"),
+        None => format!("leave {key} out"),
+    };
+    lengths.iter().map(restore).collect::<Vec<_>>().join(" and ")
+}
+
+fn short(hash: &str) -> String {
+    hash.chars().take(HASH_DIGITS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = r#"
+[data]
+train = "digits:1000"
+validation = 0.1
+[model]
+kind = "softmax"
+[train]
+epochs = 4
+batch = 90
+[learning_rate]
+initial = 0.1
+"#;
+
+    /// The steps of an epoch of 900 training samples.
+    const EPOCH: u64 = 10;
+
+    fn run(sets: &[&str]) -> RunConfig {
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        RunConfig::parse(RUN, "run.toml", &sets).unwrap()
     }
 
-    /// Prints the command on standard error.
-    pub fn print(&self) {
-        self.text.iter().for_each(|text| ps_terminal::print(text));
+    fn fingerprint(run: &RunConfig) -> Fingerprint {
+        Fingerprint { run: run.fingerprint(), data: "d".repeat(64), numerics: 1 }
+    }
+
+    /// Why a run may not resume after so many steps of another.
+    fn refusal(saved: &[&str], made: u64, ours: &[&str]) -> Option<String> {
+        let (saved, ours) = (run(saved), run(ours));
+        let fingerprints = [&saved, &ours].map(fingerprint);
+        let plan = ours.plan(900, 100);
+        let ours = Timeline::of(ours, &plan).unwrap();
+        check(Some(saved), &fingerprints[0], made, &ours, &fingerprints[1]).err()
+    }
+
+    #[track_caller]
+    fn refused(saved: &[&str], made: u64, ours: &[&str], expected: &str) {
+        let text = refusal(saved, made, ours).unwrap_or_else(|| panic!("{ours:?} is not refused"));
+        assert!(text.contains(expected), "{text}");
+        assert!(text.ends_with(ELSEWHERE), "{text}");
+    }
+
+    #[test]
+    fn keys_that_differ_are_named_with_both_values() {
+        refused(
+            &["optimizer.momentum=0.9", "train.epochs=9"],
+            0,
+            &["optimizer.momentum=0.5"],
+            "the run saved here has optimizer.momentum = 0.9, the run file has 0.5; restore the value",
+        );
+        refused(&[], 3, &["optimizer.clip=1"], "has no optimizer.clip, the run file has 1.0");
+        refused(&["optimizer.clip=1"], 3, &[], "has optimizer.clip = 1.0, the run file does not set it");
+        refused(
+            &["seed=7"],
+            3,
+            &["train.early_stopping=2"],
+            "has seed = 7 (now 1), no train.early_stopping (now 2); restore the values",
+        );
+        let many = [
+            "seed=2",
+            "train.batch=100",
+            "optimizer.kind=adam",
+            "learning_rate.initial=1",
+            "wire.weights=bf16",
+            "data.standardize=true",
+        ];
+        let text = refusal(&[], 3, &many).unwrap();
+        assert!(text.contains(" more; ") && text.matches("(now ").count() == NAMED_KEYS, "{text}");
+    }
+
+    #[test]
+    fn other_data_and_other_numerics_are_named_and_other_places_are_not() {
+        let same = run(&[]);
+        let plan = same.plan(900, 100);
+        let ours = Timeline::of(same.clone(), &plan).unwrap();
+        let told = |saved: RunConfig, saved_as: Fingerprint| {
+            check(Some(saved), &saved_as, 5, &ours, &fingerprint(&same)).unwrap_err()
+        };
+        let other = Fingerprint { data: "e".repeat(64), ..fingerprint(&same) };
+        let text = told(same.clone(), other.clone());
+        assert!(text.contains("content was eeeeeeeeeeee… and is dddddddddddd…; restore the data"), "{text}");
+        let moved = run(&["data.train=csv:a"]);
+        let text = told(moved.clone(), other);
+        assert!(text.contains(r#"data.train was "csv:a" and is "digits:1000""#), "{text}");
+        assert_eq!(check(Some(moved), &fingerprint(&same), 5, &ours, &fingerprint(&same)), Ok(()));
+        let numerics = Fingerprint { numerics: 7, run: "other".into(), ..fingerprint(&same) };
+        let text = told(same.clone(), numerics);
+        assert!(text.contains("version 7 of the numerics") && text.contains("version 1"), "{text}");
+        // A checkpoint that does not hold its run file.
+        let unknown = Fingerprint { run: "x".repeat(64), ..fingerprint(&same) };
+        let text = check(None, &unknown, 5, &ours, &fingerprint(&same)).unwrap_err();
+        assert!(text.contains("fingerprint xxxxxxxxxxxx") && text.contains("does not say"), "{text}");
+    }
+
+    #[test]
+    fn the_length_may_change_where_no_step_made_would_have_been_another() {
+        let longer = ["train.epochs=8"];
+        let schedules: [&[&str]; 6] = [
+            &[],
+            &["learning_rate.schedule=step", "learning_rate.every=1 epoch", "learning_rate.factor=0.5"],
+            &["learning_rate.schedule=plateau", "learning_rate.factor=0.5", "learning_rate.warmup=7"],
+            &["learning_rate.schedule=cosine-restarts", "learning_rate.every=9"],
+            &["train.early_stopping=3", "train.probe_every=7", "optimizer.noise=0.1"],
+            &["guard.mode=recover", "guard.every=1 epoch"],
+        ];
+        for sets in schedules {
+            let with = |length: &[&'static str]| [sets, length].concat();
+            for made in [0, 1, 25, 4 * EPOCH] {
+                assert_eq!(refusal(sets, made, &with(&longer)), None, "{sets:?} {made}");
+            }
+            assert_eq!(refusal(&with(&["train.steps=25"]), 25, &with(&["train.steps=33"])), None, "{sets:?}");
+            assert_eq!(refusal(sets, 2 * EPOCH, &with(&["train.epochs=2"])), None, "{sets:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_not_cut_below_what_it_has_made() {
+        refused(
+            &[],
+            21,
+            &["train.epochs=2"],
+            "has made 21 steps, and with train.epochs = 2 instead of 4 it would end after 20; steps cannot be taken back",
+        );
+        refused(&[], 21, &["train.steps=20"], "with train.steps = 20 it would end after 20");
+    }
+
+    #[test]
+    fn what_goes_by_the_length_of_the_run_is_refused_from_the_step_where_it_matters() {
+        let cosine = ["learning_rate.schedule=cosine"];
+        let longer = ["learning_rate.schedule=cosine", "train.epochs=8"];
+        // The first step has the initial rate in both.
+        assert_eq!(refusal(&cosine, 1, &longer), None);
+        refused(
+            &cosine,
+            2,
+            &longer,
+            "learning_rate.schedule = \"cosine\" is stretched over the whole run, so with train.epochs = 8 instead of 4 the \
+             steps already made would have had other rates (step 2: 0.09",
+        );
+        refused(&cosine, 2, &longer, "; restore train.epochs = 4, or");
+        let shorter = [&cosine[..], &["train.steps=30"]].concat();
+        refused(&cosine, 2, &shorter, "; leave train.steps out, or");
+        let cases: [(&str, u64, &str); 4] = [
+            ("learning_rate.warmup=25%", 1, r#"learning_rate.warmup = "25%" is a share of the whole run"#),
+            (
+                r#"learning_rate.then=[{ from = "50%", initial = 0.01 }]"#,
+                21,
+                r#"learning_rate.then.0.from = "50%" is a share of the whole run"#,
+            ),
+            ("train.probe_every=25%", 11, r#"train.probe_every = "25%" is a share of the whole run"#),
+            ("guard.every=25%", 11, r#"guard.every = "25%" is a share of the whole run"#),
+        ];
+        for (set, first, expected) in cases {
+            let guard = if set.starts_with("guard") { vec!["guard.mode=recover"] } else { vec![] };
+            let saved = [&guard[..], &[set]].concat();
+            let ours = [&saved[..], &["train.epochs=8"]].concat();
+            assert_eq!(refusal(&saved, first - 1, &ours), None, "{set}");
+            refused(&saved, first, &ours, expected);
+        }
+    }
+
+    #[test]
+    fn a_descent_that_has_made_its_last_step_is_refused() {
+        let saved = ["train.batch=full", "learning_rate.schedule=armijo", "optimizer.momentum=0"];
+        let longer = [&saved[..], &["train.epochs=8"]].concat();
+        assert_eq!(refusal(&saved, 3, &longer), None);
+        refused(&saved, 4, &longer, "moves no weight in the last step");
     }
 }

@@ -64,6 +64,11 @@ pub enum Ending {
 pub const SUMMARY_INDENT: usize = 13;
 
 impl Summary {
+    /// Whether the run has made all its steps.
+    pub fn is_done(&self) -> bool {
+        self.outcome == Ending::Done
+    }
+
     /// Measures the weights on what the run has to measure on and they were not yet; the recorder fills in the
     /// rest.
     pub(crate) fn new(

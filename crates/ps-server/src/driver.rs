@@ -618,7 +618,8 @@ impl Driver {
             return;
         }
         // What is kept as the best may be what the run gives.
-        let is_wanted = wanted.save || is_last && self.job.control.early_stopping.is_some();
+        let is_kept = self.job.control.early_stopping.is_some() || self.recorder.keeps_end();
+        let is_wanted = wanted.save || is_last && is_kept;
         let vectors = if is_wanted { self.plane.control().vectors().len() } else { 0 };
         let fetch = self.shards.want_weights(self.plane.version(), vectors);
         match is_looked_at {
@@ -721,6 +722,11 @@ impl Driver {
     /// The weights that the run gives, of which the last step is made.
     fn close(&mut self) -> Vec<f32> {
         let mut weights = self.weights();
+        if self.recorder.keeps_end() {
+            let (_, _, state) = self.own().joined(&self.job, self.fetch.as_ref());
+            let control = self.plane.control().state().clone();
+            self.recorder.keep_end(self.plane.version(), control, weights.clone(), state);
+        }
         let validation = self.recorder.validate(&self.job, &weights);
         if self.job.control.early_stopping.is_some() && !self.recorder.is_concluded() {
             let (_, _, state) = self.own().joined(&self.job, self.fetch.as_ref());

@@ -146,10 +146,15 @@ pub async fn run<T: Send + 'static>(
     listener: impl Into<Listener>,
     job: Job,
     options: ServerOptions,
-    recorder: Recorder,
+    mut recorder: Recorder,
     shutdown: impl Future<Output = ()>,
     finish: impl FnOnce(Finished) -> Result<T, FolderError> + Send + 'static,
 ) -> Result<T, ServerError> {
+    if let Some((weights, version)) = recorder.take_complete(&job) {
+        // Nobody is needed.
+        let finished = Finished { job, recorder, weights, version, is_done: true };
+        return finish(finished).map_err(ServerError::Unsaved);
+    }
     let listener = listener.into();
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let heartbeat = heartbeat(&options);

@@ -77,7 +77,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         let watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
         return stay(&options, health.as_ref(), listener, &summary, watching.as_ref());
     }
-    let folder = RunFolder::create(arguments.out.out.as_deref(), &name)
+    let folder = RunFolder::create(arguments.out.out.as_deref(), &name, Some(&job.run))
         .map_err(|error| failure(&error, error.is_usage()))?;
     let path = folder.path().to_path_buf();
     let mut recorder = Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)

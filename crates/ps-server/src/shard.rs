@@ -11,13 +11,14 @@ use crate::peers::Peers;
 use crate::plane::{Plane, StatePart};
 use crate::service::{Place, Service};
 use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
+use ps_config::{Difference, RunConfig};
 use ps_coord::{Departure, Dismissal, WorkerId};
-use ps_core::StepReport;
+use ps_core::{NUMERICS_VERSION, StepReport};
 use ps_proto::convert::{self, Attached, Greeting, NodePart, StateChunk, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
-use ps_proto::{Attempts, Listener, Nonsense, Refusal, Security, tensor};
+use ps_proto::{Attempts, Line, Listener, Nonsense, Refusal, Security, tensor};
 use ps_run::{Job, Meter, Part};
 use std::future::Future;
 use std::ops::Range;
@@ -32,6 +33,8 @@ use tracing::{debug, info, warn};
 
 /// Messages to the coordinator that wait: one a step, and the weights when it asks for them.
 const WAITING_MESSAGES: usize = 64;
+/// Keys that differ from the coordinator's beyond this many are not named.
+const NAMED_KEYS: usize = 5;
 
 /// How a shard is placed.
 #[derive(Clone, Debug)]
@@ -115,6 +118,7 @@ pub async fn start(
     let coordinator = Coordinator {
         placement: placement.clone(),
         fingerprints: fingerprints.clone(),
+        run: job.run.clone(),
         parameters: job.model.parameters(),
         patience: options.join_timeout,
         security: options.security.clone(),
@@ -170,6 +174,7 @@ fn plane(job: &Job, kept: Range<usize>) -> Plane {
 struct Coordinator {
     placement: ShardOptions,
     fingerprints: v1::Fingerprints,
+    run: RunConfig,
     parameters: usize,
     /// For how long one that is not there is tried again.
     patience: Duration,
@@ -262,11 +267,44 @@ impl Coordinator {
             Ok::<_, tonic::Status>((stream, first.unwrap_or_default()))
         };
         let late = |_| Refused::Passing(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
-        let greeted = tokio::time::timeout(CALL_TIMEOUT, greet).await.map_err(late)?;
-        let (stream, first) = greeted.map_err(|status| self.refused(verdict(&status)))?;
+        let (stream, first) = match tokio::time::timeout(CALL_TIMEOUT, greet).await.map_err(late)? {
+            Ok(greeted) => greeted,
+            Err(status) => {
+                let verdict = match verdict(&status) {
+                    Verdict::Mismatch(why) => {
+                        Verdict::Mismatch(self.keys_that_differ(&mut client).await.unwrap_or(why))
+                    }
+                    verdict => verdict,
+                };
+                return Err(self.refused(verdict));
+            }
+        };
         let attached = convert::attached(first, self.parameters);
         let attached = attached.map_err(|nonsense| wrong(nonsense.to_string()))?;
         Ok((attached, (sender, stream)))
+    }
+
+    /// The keys in which our run file is not the coordinator's, as an error; `None` if there are none or it does not say.
+    async fn keys_that_differ(&self, client: &mut ParameterServerClient<Line>) -> Option<String> {
+        let request = v1::JoinRequest {
+            protocol_version: PROTOCOL_VERSION,
+            worker_name: self.placement.address.clone(),
+            build: BUILD.into(),
+            numerics_version: NUMERICS_VERSION,
+        };
+        let reply = tokio::time::timeout(CALL_TIMEOUT, client.join(request)).await.ok()?.ok()?.into_inner();
+        let theirs = RunConfig::parse(&reply.run_toml, "the coordinator's run file", &[]).ok()?;
+        let mut differences = self.run.differences(&theirs);
+        differences.retain(|difference| !difference.is_place);
+        let named = differences.iter().take(NAMED_KEYS).map(|Difference { key, values, .. }| {
+            let [ours, theirs] = values.each_ref().map(|value| value.as_deref().unwrap_or("not set"));
+            format!("{key} is {theirs} there and {ours} here")
+        });
+        let named = named.collect::<Vec<_>>().join(", ");
+        let and_more = if differences.len() > NAMED_KEYS { ", and more" } else { "" };
+        (!named.is_empty()).then(|| {
+            format!("its run file is not this shard's: {named}{and_more}; start this shard with the same run file and --set")
+        })
     }
 
     /// Passes on what the coordinator says; when its stream ends, looks for it again.

@@ -38,12 +38,9 @@ pub(crate) enum Saved {
 
 impl Saving {
     pub fn new(job: &SimJob<'_>, every: u64) -> Self {
-        let kept = Kept {
-            fingerprint: Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 },
-            layout: job.model.layout().clone(),
-            state: job.optimizer.rule.state().to_vec(),
-            last: KEPT,
-        };
+        let fingerprint = Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 };
+        let state = job.optimizer.rule.state().to_vec();
+        let kept = Kept::new(fingerprint, job.model.layout().clone(), state, KEPT);
         Saving { disk: SimulatedDisk::default(), kept, every, store: None, durable: 0, planted: job.planted }
     }
 

@@ -56,6 +56,11 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
+    /// Whether the server refuses what this worker has loaded.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, WorkerError::Mismatch(_) | WorkerError::Shard(ServerError::Refused { .. }))
+    }
+
     /// The process's exit code: 2 for the command line, 42 for what no retry can mend, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -31,7 +31,9 @@ use ps_server::ServerOptions;
 use ps_server::shard::{self, Shard, ShardEnd, ShardOptions};
 use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -133,86 +135,141 @@ pub async fn run_with(
 
 async fn take_part(
     options: WorkerOptions,
-    computer: Option<Box<dyn Computer>>,
+    mut computer: Option<Box<dyn Computer>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, WorkerError> {
     if let Some(problem) = options.cpus.as_ref().and_then(Processors::objection) {
         return Err(WorkerError::Processors(problem));
     }
     let client = Client::new(&options.server, &options.name, &options.security)?;
+    let stopped = || Ok(Ended::Stopped("the worker was stopped before it took part".into()));
+    let is_stopping = AtomicBool::new(false);
+    let shutdown = async {
+        shutdown.await;
+        is_stopping.store(true, Ordering::Relaxed);
+    };
     tokio::pin!(shutdown);
-    let prepared = async {
-        let invitation = find(&client, &options).await?;
-        info!(server = options.server, build = invitation.build, "server found, loading its data");
-        let compute = Compute::start(invitation.run_toml.clone(), options.clone(), computer).await?;
-        let (shard, end) = match &options.shard {
-            Some(place) => {
-                let (shard, end) = host(place, &options, &invitation, compute.job.clone()).await?;
-                (Some(Arc::new(shard)), Some(end))
-            }
-            None => (None, None),
+    let mut listener = None;
+    let mut refused: Option<(Invitation, WorkerError)> = None;
+    loop {
+        let invitation = tokio::select! {
+            biased;
+            found = find(&client, &options) => found?,
+            () = &mut shutdown => return stopped(),
         };
-        Ok((invitation, compute, shard, end))
-    };
-    let (invitation, compute, shard, end) = tokio::select! {
-        biased;
-        prepared = prepared => prepared?,
-        () = &mut shutdown => return Ok(Ended::Stopped("the worker was stopped before it took part".into())),
-    };
-    let client = match shard {
-        Some(shard) => client.beside(shard),
-        None => client,
-    };
-    let driver = Driver::new(client, compute, &invitation, &options);
-    let hosts = end.is_some();
-    let ended = async {
-        match end {
-            Some(end) => end.await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(ended);
-    let driven = driver.run(shutdown);
-    tokio::pin!(driven);
-    let outcome = tokio::select! {
-        biased;
-        outcome = &mut driven => {
-            let outcome = outcome?;
-            // The coordinator still wants the weights that are kept here; it says when it has them.
-            if hosts && tokio::time::timeout(SHARD_ANSWER_TIMEOUT, &mut ended).await.is_err() {
-                warn!("the coordinator has not let go of this worker's shard");
+        if let Some((before, error)) = refused.take() {
+            if before.run_toml == invitation.run_toml {
+                return Err(error);
             }
-            outcome
+            info!(server = options.server, "the server has another run file now: joining again");
         }
-        // A run that is over is over for the worker, too, which will hear of it.
-        end = &mut ended => match end {
-            Ok(_) => driven.await?,
-            Err(error) => return Err(WorkerError::Shard(error)),
+        let prepared = tokio::select! {
+            biased;
+            prepared = prepare(&client, &options, &invitation, computer.take(), &mut listener) => prepared?,
+            () = &mut shutdown => return stopped(),
+        };
+        match prepared.run(&options, &invitation, shutdown.as_mut()).await {
+            // A server that was started again with another run file, such as one with more epochs, refuses what this
+            // worker has loaded.
+            Err(error) if error.is_refusal() && !is_stopping.load(Ordering::Relaxed) => {
+                refused = Some((invitation, error))
+            }
+            ended => return ended,
         }
-    };
-    match outcome {
-        WorkerOutcome::Done => Ok(Ended::Done),
-        WorkerOutcome::Ended(reason) => Ok(Ended::Stopped(reason)),
-        WorkerOutcome::Banned(reason) => Err(WorkerError::Banned(reason)),
-        WorkerOutcome::Unreachable { last, waited_ms } => Err(WorkerError::Unreachable {
-            server: options.server,
-            waited: Duration::from_millis(waited_ms),
-            last,
-        }),
     }
 }
 
-/// Starts the shard of this process.
+/// What takes part in a run, its data loaded.
+struct Prepared {
+    client: Client,
+    compute: Compute,
+    /// Completes when the shard in this process ends, if there is one.
+    shard_end: Option<ShardEnd>,
+}
+
+/// Loads what `invitation` names, and starts the shard of this process, which listens where the one before it did.
+async fn prepare(
+    client: &Client,
+    options: &WorkerOptions,
+    invitation: &Invitation,
+    computer: Option<Box<dyn Computer>>,
+    listener: &mut Option<Listener>,
+) -> Result<Prepared, WorkerError> {
+    info!(server = options.server, build = invitation.build, "server found, loading its data");
+    let compute = Compute::start(invitation.run_toml.clone(), options.clone(), computer).await?;
+    let Some(place) = &options.shard else {
+        return Ok(Prepared { client: client.clone(), compute, shard_end: None });
+    };
+    let (shard, end) = host(place, options, invitation, compute.job.clone(), listener).await?;
+    Ok(Prepared { client: client.clone().beside(Arc::new(shard)), compute, shard_end: Some(end) })
+}
+
+impl Prepared {
+    /// Takes part until the run is over, the worker is stopped, or the server refuses it.
+    async fn run(
+        self,
+        options: &WorkerOptions,
+        invitation: &Invitation,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Ended, WorkerError> {
+        let Prepared { client, compute, shard_end } = self;
+        let hosts = shard_end.is_some();
+        let ended = async {
+            match shard_end {
+                Some(end) => end.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(ended);
+        let driven = Driver::new(client, compute, invitation, options).run(shutdown);
+        tokio::pin!(driven);
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut driven => {
+                // The coordinator still wants the weights that are kept here; it says when it has them. One that refuses the
+                // worker refuses its shard, too.
+                let is_over = outcome.as_ref().map_or_else(WorkerError::is_refusal, |_| true);
+                if hosts && is_over && tokio::time::timeout(SHARD_ANSWER_TIMEOUT, &mut ended).await.is_err() {
+                    warn!("the coordinator has not let go of this worker's shard");
+                }
+                outcome?
+            }
+            // A run that is over is over for the worker, too, which will hear of it.
+            end = &mut ended => match end {
+                Ok(_) => driven.await?,
+                Err(error) => return Err(WorkerError::Shard(error)),
+            }
+        };
+        match outcome {
+            WorkerOutcome::Done => Ok(Ended::Done),
+            WorkerOutcome::Ended(reason) => Ok(Ended::Stopped(reason)),
+            WorkerOutcome::Banned(reason) => Err(WorkerError::Banned(reason)),
+            WorkerOutcome::Unreachable { last, waited_ms } => Err(WorkerError::Unreachable {
+                server: options.server.clone(),
+                waited: Duration::from_millis(waited_ms),
+                last,
+            }),
+        }
+    }
+}
+
+/// Starts the shard of this process. A clone of its listener stays in `kept`, for the one that may follow.
 async fn host(
     place: &ShardPlace,
     options: &WorkerOptions,
     invitation: &Invitation,
     job: Arc<Job>,
+    kept: &mut Option<Listener>,
 ) -> Result<(Shard, ShardEnd), WorkerError> {
     let listening = |error| WorkerError::Listen { given: place.listen.clone(), error };
     let wrong = |problem: String| listening(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
-    let listener =
-        Listener::bind(&options.security.address(&place.listen).map_err(wrong)?).map_err(listening)?;
+    let listener = match kept.take() {
+        Some(listener) => listener,
+        None => {
+            Listener::bind(&options.security.address(&place.listen).map_err(wrong)?).map_err(listening)?
+        }
+    };
+    *kept = listener.try_clone().ok();
     let address = match &place.advertise {
         Some(address) => address.clone(),
         None => listener.address().map_err(listening)?.to_string(),

@@ -51,6 +51,9 @@ pub fn train(
     stop: &AtomicBool,
     recorder: &mut Recorder,
 ) -> Result<Trained, LocalError> {
+    if let Some(trained) = recorder.take_complete(job) {
+        return Ok(trained);
+    }
     if workers == 1 && job.updates_in_place() {
         return solo::train(job, stop, recorder);
     }
@@ -191,6 +194,7 @@ impl<'a> Hub<'a> {
             }
             _ => {
                 if self.trainer.is_done() {
+                    self.keep_end();
                     let validation = self.recorder.validate(self.job, self.trainer.weights());
                     if let Some(event) = self.trainer.close(validation.as_ref()) {
                         self.recorder.event(self.trainer.version(), &event);
@@ -313,6 +317,14 @@ impl<'a> Hub<'a> {
         let (weights, state) = (self.trainer.weights().to_vec(), self.trainer.state().to_vec());
         let progress = self.recorder.progress(self.trainer.version(), self.trainer.control().state().clone());
         self.recorder.checkpoint(progress, weights, state)
+    }
+
+    fn keep_end(&mut self) {
+        if self.recorder.keeps_end() {
+            let (weights, state) = (self.trainer.weights().to_vec(), self.trainer.state().to_vec());
+            let control = self.trainer.control().state().clone();
+            self.recorder.keep_end(self.trainer.version(), control, weights, state);
+        }
     }
 
     fn send(&mut self, worker: WorkerId, letter: Letter) -> Result<(), LocalError> {

@@ -73,6 +73,11 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
                     if holder.version() < job.plan.steps {
                         save(&mut holder, recorder)?;
                     } else {
+                        if recorder.keeps_end() {
+                            let (version, weights) = (holder.version(), holder.weights().to_vec());
+                            let velocity = holder.velocity().to_vec();
+                            recorder.keep_end(version, State::plain(version), weights, velocity);
+                        }
                         recorder.validate(job, holder.weights());
                     }
                     return Ok((holder.weights().to_vec(), holder.version()));

@@ -153,3 +153,58 @@ fn phases_read_back_and_are_part_of_the_fingerprint() {
     fingerprints.dedup();
     assert_eq!(fingerprints.len(), count);
 }
+
+#[test]
+fn differences_name_the_keys_with_both_values() {
+    let base = parse(GOOD).unwrap();
+    let told = |sets: &[&str]| -> Vec<String> {
+        let other = with(sets).unwrap();
+        let tell = |difference: ps_config::Difference| {
+            let [a, b] = difference.values.map(|value| value.unwrap_or("-".into()));
+            format!("{} {a} {b}{}", difference.key, if difference.is_place { " place" } else { "" })
+        };
+        base.differences(&other).into_iter().map(tell).collect()
+    };
+    assert_eq!(told(&["learning_rate.end=0"]), [""; 0]);
+    assert_eq!(told(&["train.steps=9", "seed=8"]), ["seed 7 8", "train.steps - 9"]);
+    assert_eq!(
+        told(&["data.train=csv:a", "data.validation=csv:b"]),
+        [r#"data.train "digits:" "csv:a" place"#, r#"data.validation 0.1 "csv:b""#]
+    );
+    // Keys that do not apply to one of the runs, and phases.
+    assert_eq!(
+        told(&["learning_rate.schedule=constant", "learning_rate.then=[{ from = 9, initial = 0.5 }]"]),
+        [
+            r#"learning_rate.schedule "cosine" "constant""#,
+            "learning_rate.end 0.0 -",
+            "learning_rate.then.0.from - 9",
+            "learning_rate.then.0.initial - 0.5",
+            r#"learning_rate.then.0.schedule - "constant""#,
+            "learning_rate.then.0.warmup - 0",
+        ]
+    );
+}
+
+#[test]
+fn what_goes_by_the_length_of_the_run_is_named() {
+    let told = |sets: &[&str]| with(sets).unwrap().rate_depends_on_length();
+    let cosine = r#"learning_rate.schedule = "cosine" is stretched over the whole run"#;
+    assert_eq!(told(&[]), [cosine]);
+    assert_eq!(told(&["learning_rate.schedule=constant"]), [""; 0]);
+    assert_eq!(
+        told(&["learning_rate.warmup=5%"]),
+        [cosine, r#"learning_rate.warmup = "5%" is a share of the whole run"#]
+    );
+    // The first schedule ends where the second begins.
+    assert_eq!(told(&["learning_rate.then=[{ from = 9, initial = 0.5 }]"]), [""; 0]);
+    assert_eq!(
+        told(&[r#"learning_rate.then=[{ from = "50%", initial = 0.5, schedule = "polynomial" }]"#]),
+        [
+            r#"learning_rate.then.0.from = "50%" is a share of the whole run"#,
+            r#"learning_rate.then.0.schedule = "polynomial" is stretched over the whole run"#
+        ]
+    );
+    let pieces =
+        ["learning_rate.schedule=piecewise", r#"learning_rate.at=[5, "90%"]"#, "learning_rate.rates=[1, 2]"];
+    assert_eq!(told(&pieces), [r#"learning_rate.at = [5, "90%"] is a share of the whole run"#]);
+}

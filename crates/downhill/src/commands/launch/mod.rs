@@ -119,12 +119,12 @@ const WATCH_EVERY: Duration = Duration::from_millis(20);
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     // Mistakes in the run file are told once and before anything is started.
-    arguments.run.load()?;
+    let run = arguments.run.load()?;
     ps_watch::guard(&arguments.watch).map_err(Failure::Usage)?;
     let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
     // Chosen here, so that a server that is started again finds what the one before has saved.
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
-    let folder = RunFolder::create(arguments.out.out.as_deref(), &name)?;
+    let folder = RunFolder::create(arguments.out.out.as_deref(), &name, Some(&run))?;
     static SIGNALS: AtomicU32 = AtomicU32::new(1);
     let again = || {
         SIGNALS.fetch_add(1, Ordering::SeqCst);

@@ -73,13 +73,14 @@ Examples:
 const DETAILS: &str = "\
 Results:
 The results folder contains run.toml (the run file with all defaults and overrides), metrics.jsonl, weights.safetensors, \
-summary.json and checkpoints/. The results of a finished run are never overwritten. With --restarts, the folder contains a \
-folder for each run, and the results of the best one.
+summary.json and checkpoints/. The results of a finished run are never overwritten by another run. With --restarts, the folder \
+contains a folder for each run, and the results of the best one.
 
 Stopping and resuming:
 Ctrl-C ends training after the current step, saves the run and its results so far, and exits with code 130; a second Ctrl-C \
 exits immediately. Either way, the command that resumes the run is printed. To resume a run, however it ended, start it again \
-with --out set to its folder.";
+with --out set to its folder. train.epochs and train.steps may be changed then if every step already made would have been the \
+same, so --out DIR --set train.epochs=20 extends a finished run.";
 
 /// Trains and prints the summary, whose last line is the hash of the weights.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -95,7 +96,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let folder = RunFolder::of_restarts(out, &name)?;
         return restarts::run(arguments, job, count.into(), folder.path(), root);
     }
-    let folder = RunFolder::create(out, &name)?;
+    // A run by the reference trainer has no checkpoints, and so nothing to resume from.
+    let folder = RunFolder::create(out, &name, (!arguments.reference).then_some(&job.run))?;
     let path = folder.path().to_path_buf();
     let hint = ResumeHint::new(&arguments.out, &path, style);
     let mut recorder = match arguments.reference {

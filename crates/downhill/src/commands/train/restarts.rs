@@ -155,7 +155,7 @@ impl Restarts<'_> {
         if let Some(summary) = finished(folder, job) {
             return Ok(summary);
         }
-        let run = RunFolder::create(Some(folder), "restart")?;
+        let run = RunFolder::create(Some(folder), "restart", Some(&job.run))?;
         let mut recorder = Recorder::with_checkpoints(job, run, style, self.checkpoint)?;
         recorder.note(&format!(
             "restart {} of {}, seed {}, begins",
