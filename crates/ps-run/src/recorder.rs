@@ -647,7 +647,7 @@ impl Recorder {
         let (Some(checkpoints), Some(end)) = (&mut self.checkpoints, self.end.take()) else { return };
         if let Err(error) = checkpoints.save_end(end) {
             self.progress.warn(&format!(
-                "warning: the state after the last step was not saved: {error}; a longer run resumes from an earlier step"
+                "the state after the last step was not saved: {error}; a longer run resumes from an earlier step"
             ));
         }
     }

@@ -164,8 +164,7 @@ fn lines_that_become_rarer_go_on_where_they_were() {
     let wanted = run(&mut place.train("whole", &long)).hash();
     run(&mut place.train("longer", &short)).hash();
     // Killed after an odd number of steps, in the middle of what a line is about.
-    let mut process =
-        Running::start(&mut place.train("longer", &[&long[..], &["--checkpoint-every", "3"]].concat()));
+    let mut process = Running::start(&mut place.train("longer", &long));
     while !process.ends_within(Duration::from_millis(1)) && place.checkpoints("longer").pop() == Some(1101) {}
     process.kill();
     process.finish();

@@ -22,7 +22,7 @@ const PUSHES: usize = 5;
 /// Characters of an input's name in a line about a weight: with them, it fits into 80 columns.
 const NAME: usize = 24;
 
-/// Explain the output for one sample, and how the weights would change to lower its loss
+/// Explain the output and the gradient for one sample
 ///
 /// For a sample of a table (CSV or LIBSVM), lists the columns that contribute most to the output before the head: weight ×
 /// input, where the contributions and the bias sum to the output, or gradient × input if the model has hidden layers.
@@ -41,7 +41,7 @@ pub struct Arguments {
     #[arg(long, value_name = "I")]
     sample: usize,
 
-    /// Number of columns and of gradients of each kind to show, largest first [default: 10 columns, 5 gradients]
+    /// Number of columns and gradients to show, largest first [default: 10, 5]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1000))]
     top: Option<u16>,
 

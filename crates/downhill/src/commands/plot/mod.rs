@@ -38,7 +38,9 @@ pub struct Arguments {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Axis of the steps; auto is logarithmic if one run is more than five times as long as another, else linear
+    /// Axis of the steps
+    ///
+    /// With auto, it is logarithmic if one run is more than five times as long as another.
     #[arg(long, value_name = "AXIS", default_value = "auto", conflicts_with = "valley")]
     x_axis: XAxis,
 
