@@ -777,12 +777,24 @@ static void update_one(float *w, float g, float *a, float *b, float r, bool is_w
     } else fail("no such optimizer", o.kind);
 }
 
+/* The product of the factors whose names match a tensor, in ascending order of the names. */
+static float rate_factor(int tensor) {
+    bool is_weight = tensor % 2 == 0;
+    char key[64];
+    /* The names that could match, in ascending order. */
+    float product = is_weight ? 1.0f : (float)real("rates.biases", "1");
+    snprintf(key, sizeof key, "rates.layers.%d", tensor / 2);
+    product = product * (float)real(key, "1");
+    snprintf(key, sizeof key, "rates.layers.%d.%s", tensor / 2, is_weight ? "weight" : "bias");
+    product = product * (float)real(key, "1");
+    return is_weight ? product * (float)real("rates.weights", "1") : product;
+}
+
 static void update(const Model *m, float *w, State *state, const float *sum, const Stride *s) {
     state->count++;
     for (int t = 0; t < 2 * m->layers; t++) {
         bool is_weight = t % 2 == 0;
-        float factor = (float)real(is_weight ? "rate_of_weights" : "rate_of_biases", "1");
-        float r = s->rate * factor * s->trust[t];
+        float r = s->rate * rate_factor(t) * s->trust[t];
         for (uint64_t i = tensor_start(m, t); i < tensor_end(m, t); i++)
             update_one(&w[i], gradient_of(s, i, is_weight, w[i], sum[i]), &state->first[i], &state->second[i], r,
                        is_weight, state->count);
@@ -975,8 +987,9 @@ static struct {
 static void see_plateau(double loss) {
     double threshold = real("threshold", "0.0001");
     if (!plateau.begun) plateau.begun = true, plateau.rate = real("initial", "0.1");
-    double limit = yes("absolute") ? plateau.best - threshold : plateau.best * (1.0 - threshold);
-    if (!plateau.has_best || loss < limit) plateau.has_best = true, plateau.best = loss, plateau.bad = 0;
+    double margin = yes("absolute") ? threshold : threshold * fabs(plateau.best);
+    if (isfinite(loss) && (!plateau.has_best || loss < plateau.best - margin))
+        plateau.has_best = true, plateau.best = loss, plateau.bad = 0;
     else plateau.bad++;
     if (plateau.cooldown > 0) plateau.cooldown--, plateau.bad = 0;
     if (plateau.bad > whole("patience", "10")) {
@@ -995,43 +1008,55 @@ static struct {
     Kept kept;
 } early;
 
-static bool is_better(double loss) { return !early.has_best || loss < early.best - real("min_delta", "0"); }
+static bool is_better(double loss) {
+    return isfinite(loss) && (!early.has_best || loss < early.best - real("min_delta", "0"));
+}
 
 /* The guard. */
 static struct {
     bool has_first, has_best;
-    double m, k, first, best, factor;
+    double sum, weight, first, best, factor;
     uint64_t recoveries, kept_step;
+    double kept_sum, kept_weight;
     Kept kept;
 } guard = {.factor = 1.0};
 
 typedef enum { STEP, RECOVER, DIVERGED } Decision;
 
+/* Whether the loss has exploded; if not, it is added to the mean. */
+static bool has_exploded(double loss, bool finite) {
+    if (!finite) return true;
+    if (!guard.has_first) guard.has_first = true, guard.first = loss;
+    double sum = (1.0 - 0.9) * loss + 0.9 * guard.sum, weight = (1.0 - 0.9) + 0.9 * guard.weight;
+    double mean = sum / weight;
+    if (guard.has_best) {
+        double magnitude = fabs(guard.best), floor = 0.1 * fabs(guard.first);
+        double limit = guard.best + (real("rise", "3") - 1.0) * (magnitude > floor ? magnitude : floor);
+        double spike = guard.best + 10.0 * (limit - guard.best);
+        if (mean > limit || loss > spike) return true;
+    }
+    guard.sum = sum, guard.weight = weight;
+    if (!guard.has_best || mean < guard.best) guard.has_best = true, guard.best = mean;
+    return false;
+}
+
 static Decision see_guard(double loss, bool finite, uint64_t t, const float *w, const State *state, uint64_t parameters) {
     bool recovers = is("guard", "off", "recover");
     if (is("guard", "off", "off")) return finite ? STEP : DIVERGED;
-    if (finite && !guard.has_first) guard.has_first = true, guard.first = loss;
-    double depth = fabs(guard.best), least = 0.1 * fabs(guard.first);
-    double limit = guard.best + (real("rise", "3") - 1.0) * (depth > least ? depth : least);
-    double m = guard.m, k = guard.k;
-    if (finite) guard.m = (1.0 - 0.9) * loss + 0.9 * m, guard.k = (1.0 - 0.9) * 1.0 + 0.9 * k;
-    double mean = guard.m / guard.k;
-    bool has_limit = guard.has_best && guard.has_first;
-    if (finite && !(has_limit && (mean > limit || loss > 10.0 * limit))) {
-        if (!guard.has_best || mean < guard.best) guard.has_best = true, guard.best = mean;
+    if (!has_exploded(loss, finite)) {
         if (recovers && (!guard.kept.w || t - guard.kept_step >= whole("guard_every", "100"))) {
             keep(&guard.kept, w, state, parameters);
-            guard.kept_step = t;
+            guard.kept_step = t, guard.kept_sum = guard.sum, guard.kept_weight = guard.weight;
         }
         return STEP;
     }
     if (recovers && guard.kept.w && guard.recoveries < whole("retries", "10")) {
         guard.recoveries++;
         guard.factor *= real("guard_factor", "0.5");
-        guard.m = guard.k = 0.0;
+        guard.sum = guard.kept_sum, guard.weight = guard.kept_weight;
+        guard.best = guard.sum / guard.weight;
         return RECOVER;
     }
-    guard.m = m, guard.k = k;
     return finite ? STEP : DIVERGED;
 }
 
@@ -1041,7 +1066,7 @@ static struct {
     double loss, square, rate;
 } point;
 
-/* Gives the next weights in w, and whether the run is over; a first point that is not finite is no point. */
+/* Gives the next weights in w, and whether the descent has arrived; a first point that is not finite is no point. */
 static bool descend(const Model *m, float *w, const float *sum, const Stride *s, double loss, bool finite,
                     const Squares squares[], bool is_last_step) {
     double square = 0.0, penalty = 0.0, tolerance = real("tolerance", "1e-9");
@@ -1050,7 +1075,7 @@ static bool descend(const Model *m, float *w, const float *sum, const Stride *s,
         square += squares[t].step;
     }
     loss += penalty;
-    bool is_first = !point.w, is_over = is_last_step;
+    bool is_first = !point.w, is_over = false;
     double predicted = point.rate * point.square, noise = 0x1p-28 * fabs(point.loss);
     if (is_first || (finite && loss <= point.loss - real("sufficient", "1e-4") * predicted + noise)) {
         if (!is_first) {
@@ -1070,7 +1095,7 @@ static bool descend(const Model *m, float *w, const float *sum, const Stride *s,
         if (point.rate * point.square <= tolerance) is_over = true;
     }
     for (uint64_t i = 0; i < m->parameters; i++)
-        w[i] = is_over ? point.w[i] : fmaf(-(float)point.rate, point.direction[i], point.w[i]);
+        w[i] = is_over || is_last_step ? point.w[i] : fmaf(-(float)point.rate, point.direction[i], point.w[i]);
     return is_over;
 }
 
@@ -1129,7 +1154,7 @@ int main(int count, char **values) {
             if (patience && is_better(seen)) {
                 early.has_best = true, early.best = seen, early.waited = 0;
                 keep(&early.kept, w, &state, n);
-            } else if (patience && ++early.waited >= patience) {
+            } else if (patience && early.has_best && ++early.waited >= patience) {
                 is_over = true;
                 memcpy(w, early.kept.w, n * sizeof *w);
                 break;

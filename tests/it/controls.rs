@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use downhill_tests::{downhill, run};
-use ps_core::Kernel;
+use ps_core::control::{EarlyStopping, Guard};
 use ps_core::kernel::KERNEL_VARIABLE;
+use ps_core::{
+    Activation, BatchPlan, Control, ControlConfig, Head, Kernel, LearningRate, Model, Observed, Rule, Rules,
+    ScheduleKind, Tally,
+};
 use ps_run::{Line, METRICS_FILE};
 use std::path::Path;
 use std::process::Command;
@@ -232,6 +236,69 @@ fn events(out: &Path) -> Vec<(u64, String)> {
         _ => None,
     };
     lines.into_iter().filter_map(event).collect()
+}
+
+/// What decides about a run that watches everything it can beside a schedule, in steps that are epochs.
+fn watching() -> Control {
+    let model = Model::new(1, &[], Activation::Relu, Head::Poisson, 1);
+    let plan = BatchPlan::new(1, 1, 1, 1, 1000, None).watching(1, 0);
+    let rate = LearningRate {
+        schedule: ScheduleKind::Plateau,
+        factor: 0.5,
+        patience: 2,
+        threshold: 0.1,
+        ..LearningRate::constant(0.5)
+    };
+    let config = ControlConfig {
+        early_stopping: Some(EarlyStopping { patience: 90, least: 0.0 }),
+        guard: Some(Guard { recovers: true, factor: 0.7, retries: 2, rise: 1.5, every: 20 }),
+        descent: None,
+    };
+    Control::new(config, Rules::new(Rule::default(), &model, 1), plan, rate)
+}
+
+#[test]
+fn what_a_run_remembers_goes_through_a_checkpoint_at_any_step() {
+    // The loss falls below 0 and explodes three times; after the first two it is that of the weights of steps 40 and 80.
+    let learning = |steps: u64| 3.0 - 0.1 * steps as f64;
+    let loss = |step: u64| match step {
+        ..55 => learning(step),
+        55 => 1e300,
+        ..100 => learning(step - 16),
+        100 => f64::INFINITY,
+        ..150 => learning(step - 37),
+        150.. => 1e5,
+    };
+    let validation = |step: u64| match step {
+        0 => f64::INFINITY,
+        1 | 30 => f64::NAN,
+        _ => -0.01 * (step as f64).sqrt() + 1.0 / step as f64,
+    };
+    let tally = |loss| Tally { samples: 1, loss, ..Tally::default() };
+    let (mut whole, mut resumed) = (watching(), watching());
+    let mut actions = std::collections::BTreeMap::new();
+    for step in 0..170 {
+        let observed = Observed {
+            train: tally(loss(step)),
+            last_batch: None,
+            validation: Some(tally(validation(step))),
+        };
+        let at = whole.plan().step(step);
+        let norms = whole.rules().norms(&[]);
+        let decided = whole.decide(at, &observed, &norms).unwrap();
+        // Checkpoints are JSON.
+        let text = serde_json::to_string(resumed.state()).unwrap();
+        resumed = watching();
+        resumed.resume(
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("step {step}: {error}: {text}")),
+        );
+        assert_eq!(resumed.decide(at, &observed, &norms).unwrap(), decided, "step {step}");
+        for event in decided.1.events {
+            *actions.entry(format!("{:?}", event.kind)).or_insert(0) += 1;
+        }
+    }
+    assert_eq!((actions["Recovered"], actions["Warned"]), (2, 1), "{actions:?}");
+    assert!(actions["Lowered"] > 3, "{actions:?}");
 }
 
 #[test]

@@ -208,8 +208,6 @@ impl Run {
         ]);
         let kind = serde_json::to_value(sgd.kind).unwrap();
         let single = |value: f32| f64::from(value);
-        let factor =
-            |name: &str| self.more.rates.iter().find(|(other, _)| other == name).map_or(1.0, |rate| rate.1);
         arguments.extend([
             format!("kind={}", kind.as_str().unwrap()),
             format!("beta1={:?}", single(sgd.beta1)),
@@ -217,14 +215,14 @@ impl Run {
             format!("epsilon={:?}", single(sgd.epsilon)),
             format!("trust={:?}", single(sgd.trust)),
             format!("decay_biases={}", self.more.decay_biases),
-            format!("rate_of_weights={:?}", single(factor("weights"))),
-            format!("rate_of_biases={:?}", single(factor("biases"))),
             format!("clip_norm={:?}", single(self.more.clip_norm.unwrap_or(0.0))),
             format!("patience={}", rate.patience),
             format!("threshold={:?}", rate.threshold),
             format!("absolute={}", rate.is_absolute),
             format!("cooldown={}", rate.cooldown),
         ]);
+        arguments
+            .extend(self.more.rates.iter().map(|(name, rate)| format!("rates.{name}={:?}", single(*rate))));
         if let Some(Noise { scale, decay }) = self.more.noise {
             arguments.extend([format!("noise={scale:?}"), format!("noise_decay={decay:?}")]);
         }
@@ -282,7 +280,7 @@ fn labels_of(images: &Path) -> PathBuf {
 }
 
 /// The C program, compiled; `None` where there is no compiler.
-fn compile(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn compile(folder: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("independent/downhill.c");
     let program = folder.join("downhill");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
@@ -334,7 +332,10 @@ fn write_generated(folder: &Path) {
         // Their order by bytes is not that of the class numbers here.
         ["north", "east", "south", "West"][class as usize].into()
     });
-    table(4, 203, 3, Targets::Count).write_csv(&folder.join("count.csv"), number);
+    let counts = table(4, 203, 3, Targets::Count);
+    counts.write_csv(&folder.join("count.csv"), number);
+    // Counts so large that a good fit has a loss below 0.
+    counts.write_csv(&folder.join("large-count.csv"), |count| number(count + 6.0));
     table(5, 203, 30, Targets::Classes(3)).write_idx(&folder.join("images.idx"), &folder.join("labels.idx"));
 }
 
@@ -507,7 +508,7 @@ fn every_optimizer() {
                 rate: LearningRate::constant(rate),
                 ..Run::new(name, Head::Softmax)
             };
-            let rates = vec![("weights".into(), 0.5), ("biases".into(), 2.0)];
+            let rates = [("biases", 2.0), ("weights", 0.5)].map(|(name, rate)| (name.into(), rate)).to_vec();
             let more = OptimizerConfig { decay_biases: false, rates, ..sgd.into() };
             runs.push(Run { name: format!("{name}, groups"), more, ..plain.clone() });
             let noise = Some(Noise { scale: 0.01, decay: 0.55 });
@@ -520,6 +521,22 @@ fn every_optimizer() {
             runs.push(plain);
         }
         runs
+    });
+}
+
+#[test]
+fn factors_of_the_rate_are_multiplied_in_the_order_of_their_names() {
+    let factors = [("biases", 3.0), ("layers.0", 0.3), ("layers.0.weight", 0.7), ("weights", 0.9)];
+    let run = |factors: &[(&str, f32)]| {
+        let rates = factors.iter().map(|(name, factor)| (name.to_string(), *factor)).collect();
+        let more = OptimizerConfig { rates, ..Rule::default().into() };
+        Run { more, hidden: vec![9], ..Run::new("factors of the rate", Head::Softmax) }
+    };
+    compare(|folder| {
+        let reversed: Vec<_> = factors.iter().rev().copied().collect();
+        let (ascending, descending) = (run(&factors), run(&reversed));
+        assert_ne!(ascending.in_rust(folder), descending.in_rust(folder), "the order shows in the result");
+        vec![ascending]
     });
 }
 
@@ -561,6 +578,14 @@ fn all_that_is_decided_before_a_step() {
             ..Run::new(name, head)
         };
         let steep = LearningRate::constant(30.0);
+        let rising = |initial| LearningRate { warmup: 60, ..LearningRate::constant(initial) };
+        // Losses from 1 down to about -5.
+        let negative = |name: &str, rate, control| Run {
+            file: "large-count.csv".into(),
+            head: Head::Poisson,
+            hidden: Vec::new(),
+            ..watched(name, rate, control)
+        };
         vec![
             watched("plateau", lowered, ControlConfig::default()),
             watched(
@@ -599,10 +624,41 @@ fn all_that_is_decided_before_a_step() {
                     ControlConfig { guard: guard(true), early_stopping: early(9, 0.0), ..Default::default() },
                 )
             },
+            Run {
+                sgd: Rule { momentum: 0.9, ..Rule::default() },
+                ..watched(
+                    "guard that returns to weights of long before",
+                    rising(30.0),
+                    ControlConfig {
+                        guard: Some(Guard { recovers: true, factor: 0.3, retries: 4, rise: 1.5, every: 20 }),
+                        ..Default::default()
+                    },
+                )
+            },
+            negative(
+                "guard, losses below 0",
+                rising(3.0),
+                ControlConfig { guard: guard(true), ..Default::default() },
+            ),
+            negative(
+                "plateau, losses below 0",
+                LearningRate { initial: 0.1, ..lowered },
+                ControlConfig { early_stopping: early(9, 0.0), ..Default::default() },
+            ),
             full("descent", Head::Logistic, Vec::new(), 400, 8.0),
             full("descent, mlp", Head::Softmax, vec![9], 100, 50.0),
             full("descent to a steep wall", Head::Poisson, Vec::new(), 60, 1e4),
             full("descent, few steps", Head::SquaredError, vec![5], 7, 1.0),
+            Run {
+                validation: Some(0.3),
+                control: ControlConfig { descent, early_stopping: early(2, 0.01), ..Default::default() },
+                ..full("descent, early stopping", Head::Softmax, vec![9], 100, 50.0)
+            },
+            Run {
+                validation: Some(0.3),
+                control: ControlConfig { descent, early_stopping: early(50, 0.5), ..Default::default() },
+                ..full("descent, the best at the end", Head::SquaredError, vec![5], 7, 1.0)
+            },
         ]
     });
 }

@@ -10,6 +10,7 @@ mod independent;
 mod killing;
 mod minima;
 mod namespaces;
+mod numerics;
 mod optimizers;
 mod pictures;
 mod protected;

@@ -9,8 +9,10 @@ use serde_json::Value;
 
 const TABLE: &str = include_str!("../truth/library_optimizers.json");
 
+/// Numbers of the table, in which null stands for NaN.
 fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+    let number = |value: &Value| if value.is_null() { f64::NAN } else { value.as_f64().unwrap() };
+    value.as_array().unwrap().iter().map(number).collect()
 }
 
 /// What decides about the steps of a run file with these lines, whose batches are one sample.
@@ -69,7 +71,9 @@ fn ten_steps_of_every_optimizer_are_those_of_pytorch_optax_or_its_paper() {
 #[test]
 fn a_plateau_lowers_the_rate_when_pytorch_does() {
     let table: Value = serde_json::from_str(TABLE).unwrap();
-    for row in table["plateaus"].as_array().unwrap() {
+    let rows = table["plateaus"].as_array().unwrap();
+    assert_eq!(rows.len(), 6);
+    for row in rows {
         let settings = row["table"].as_str().unwrap();
         let (_, mut control) = control("", settings);
         let rates = numbers(&row["rates_after"]);

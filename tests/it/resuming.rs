@@ -34,7 +34,8 @@ initial = 0.05
 schedule = "cosine"
 "#;
 
-/// The same with everything that watches, and much to keep: what is decided goes through checkpoints, too.
+/// Like [`RUN`], but with all that watches, and with much to keep: what is decided goes through checkpoints, too. The guard is so
+/// sensitive that the run recovers a few times.
 const WATCHING: &str = r#"
 [data]
 train = "digits:4096"
@@ -60,7 +61,7 @@ patience = 0
 threshold = 0.2
 [guard]
 mode = "recover"
-rise = 1.3
+rise = 1.05
 factor = 0.7
 every = 10
 "#;
@@ -179,6 +180,8 @@ fn a_killed_train_that_watches_goes_on_with_any_threads_and_workers_and_ends_as_
 fn killed_train(file: &str) {
     let (place, mut random) = (Place::of(file), seeded());
     let wanted = run(&mut place.train("whole", &[])).hash();
+    let recovered = place.told("whole").0.iter().any(|line| line["event"] == "recovered");
+    assert_eq!(recovered, file == WATCHING);
     let every = [&["--threads", "1"][..], &["--threads", "2"], &["--workers", "3"]];
     let mut kills = 0;
     for flags in every.iter().cycle().take(6) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use downhill_tests::{Ended, downhill, root, run, shared};
+use ps_core::seed::{Purpose, Stream};
 use ps_run::{Line, METRICS_FILE};
 use serde_json::Value;
 use std::fs;
@@ -48,6 +49,87 @@ fn with_the_proposed_rate_mnist_is_learned_and_with_thirty_times_that_the_guard_
     assert!(accuracy(&saved) > 0.97, "{set}: {}", accuracy(&saved));
     let events = events(&saved);
     assert!(!events.is_empty() && events.iter().all(|(_, event, _)| event == "recovered"), "{events:?}");
+}
+
+/// Learns for 60 steps, is thrown far away by a single one, and learns for 67 more.
+const THROWN: &str = r#"
+[data]
+train = "digits:1024"
+[model]
+kind = "softmax"
+[train]
+epochs = 8
+batch = 64
+[learning_rate]
+initial = 0.5
+schedule = "piecewise"
+at = [60, 61]
+rates = [300, 0.5]
+[guard]
+mode = "recover"
+"#;
+
+#[test]
+fn a_single_explosion_costs_a_single_recovery() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("run.toml"), folder.path().join("out"));
+    fs::write(&file, THROWN).unwrap();
+    let ended = train(file.to_str().unwrap(), &[], &out);
+    ended.hash();
+    let events = events(&out);
+    let [(step, event, text)] = &events[..] else { panic!("{events:?}\n{ended}") };
+    assert_eq!((*step, &event[..]), (61, "recovered"), "{text}");
+    assert!(text.contains("back to the weights of step 0, learning rate 0.25"), "{text}");
+    let epoch = |line| match line {
+        Line::Epoch(line) => Some((line.learning_rate, line.train.loss)),
+        _ => None,
+    };
+    let epochs = Line::read_all(&out.join(METRICS_FILE)).unwrap().into_iter().filter_map(epoch);
+    let (rate, loss) = epochs.last().unwrap();
+    assert!(rate == 0.25 && loss < 1.0, "{rate} {loss}");
+}
+
+/// Counts of about 50 with a share of noise, so that losses are about -140.
+fn counts(path: &Path) {
+    let mut stream = Stream::new(3, Purpose::Simulation, 0);
+    let mut csv = String::from("a,b,count\n");
+    for _ in 0..400 {
+        let [a, b] = [0, 1].map(|_| f64::from(stream.unit()) - 0.5);
+        let count = (50.0 * (a + 0.5 * b).exp() * (0.9 + 0.2 * f64::from(stream.unit()))).round();
+        csv += &format!("{a},{b},{count}\n");
+    }
+    fs::write(path, csv).unwrap();
+}
+
+#[test]
+fn losses_below_0_are_guarded_and_have_plateaus_like_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.toml");
+    counts(&folder.path().join("counts.csv"));
+    fs::write(
+        &file,
+        "[data]\ntrain = \"csv:counts.csv\"\nvalidation = 0.2\n[model]\nkind = \"poisson\"\n[train]\nepochs = 60\nbatch = 32\n\
+         [learning_rate]\ninitial = 0.002\n",
+    )
+    .unwrap();
+    let trained = |name: &str, sets: &[&str]| {
+        let out = folder.path().join(name);
+        let hash = train(file.to_str().unwrap(), sets, &out).hash();
+        let loss = summary(&out)["train"]["loss"].as_f64().unwrap();
+        assert!(loss < -100.0, "{name}: {loss}");
+        (hash, events(&out))
+    };
+    let (plain, _) = trained("plain", &[]);
+    let (guarded, acted) = trained("guarded", &["guard.mode=recover", "guard.rise=1.2", "guard.every=5"]);
+    assert_eq!(
+        (guarded, acted),
+        (plain, vec![]),
+        "the loss falls, and a guard that never acts changes no bit"
+    );
+    let plateau = ["schedule=plateau", "factor=0.5", "patience=2", "threshold=0.01"]
+        .map(|set| format!("learning_rate.{set}"));
+    let (_, lowered) = trained("plateau", &plateau.each_ref().map(String::as_str));
+    assert!(!lowered.is_empty() && lowered.iter().all(|(_, event, _)| event == "lowered"), "{lowered:?}");
 }
 
 #[test]

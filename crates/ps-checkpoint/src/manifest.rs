@@ -71,6 +71,15 @@ pub struct Manifest {
     pub sha256: String,
 }
 
+/// The part of a manifest that says which release can read the rest of it. What [`Progress`] holds may change with the version of
+/// the numbers, so it is read only once the fingerprints agree.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Header {
+    format: u32,
+    pub(crate) fingerprint: Fingerprint,
+    sha256: String,
+}
+
 /// A file beside the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
@@ -83,7 +92,8 @@ pub struct FileEntry {
 }
 
 impl Fingerprint {
-    /// What differs, with both values; empty if nothing does.
+    /// What differs, with both values; empty if nothing does. The hash of the run file includes the version of the numbers, so it
+    /// is compared only where that is the same.
     pub fn differences(&self, theirs: &Fingerprint) -> Vec<String> {
         let mut differences = Vec::new();
         let mut compare = |what: &str, ours: &str, theirs: &str| {
@@ -91,7 +101,9 @@ impl Fingerprint {
                 differences.push(format!("{what} is {ours} here and {theirs} there"));
             }
         };
-        compare("the run file's fingerprint", &self.run, &theirs.run);
+        if self.numerics == theirs.numerics {
+            compare("the run file's fingerprint", &self.run, &theirs.run);
+        }
         compare("the data's fingerprint", &self.data, &theirs.data);
         compare("the version of the numbers", &self.numerics.to_string(), &theirs.numerics.to_string());
         differences
@@ -115,20 +127,8 @@ impl Manifest {
 
     /// Reads what [`Manifest::seal`] gave; any other byte is an error, and what it is.
     pub fn open(bytes: &[u8]) -> Result<Self, String> {
-        let manifest: Manifest =
-            serde_json::from_slice(bytes).map_err(|error| format!("it is no manifest: {error}"))?;
-        if manifest.format != FORMAT {
-            let theirs = manifest.format;
-            return Err(format!("it is of format {theirs}; this release reads format {FORMAT}"));
-        }
-        // The hash is over the bytes as they are, not as they would be written again.
-        let stated = manifest.sha256.as_bytes();
-        let at = bytes.windows(stated.len().max(1)).rposition(|window| window == stated);
-        let blank = at.map(|at| [&bytes[..at], &bytes[at + stated.len()..]].concat());
-        match blank {
-            Some(blank) if sha256(&blank).as_bytes() == stated => Ok(manifest),
-            _ => Err("its SHA-256 is not the one that it states".into()),
-        }
+        Header::open(bytes)?;
+        parse(bytes)
     }
 
     fn text(&self) -> Result<Vec<u8>, serde_json::Error> {
@@ -136,6 +136,30 @@ impl Manifest {
         text.push(b'\n');
         Ok(text)
     }
+}
+
+impl Header {
+    /// Reads the header of a manifest that this or another release has sealed, and verifies the hash of the whole. The error says
+    /// what is wrong.
+    pub(crate) fn open(bytes: &[u8]) -> Result<Self, String> {
+        let header: Header = parse(bytes)?;
+        if header.format != FORMAT {
+            let theirs = header.format;
+            return Err(format!("it is of format {theirs}; this release reads format {FORMAT}"));
+        }
+        // The hash is over the bytes as they are, not as they would be written again.
+        let stated = header.sha256.as_bytes();
+        let at = bytes.windows(stated.len().max(1)).rposition(|window| window == stated);
+        let blank = at.map(|at| [&bytes[..at], &bytes[at + stated.len()..]].concat());
+        match blank {
+            Some(blank) if sha256(&blank).as_bytes() == stated => Ok(header),
+            _ => Err("its SHA-256 is not the one that it states".into()),
+        }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(bytes).map_err(|error| format!("it is no manifest: {error}"))
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {

@@ -2,7 +2,7 @@
 
 use crate::disk::{Disk, RealDisk};
 use crate::error::Error;
-use crate::manifest::{FORMAT, FileEntry, Fingerprint, Manifest, sha256};
+use crate::manifest::{FORMAT, FileEntry, Fingerprint, Header, Manifest, sha256};
 use crate::planted::{Defect, Planted};
 use crate::{Snapshot, tensors};
 use ps_core::Layout;
@@ -67,12 +67,13 @@ impl Kept {
         match &self.judge {
             _ if differences.is_empty() => Ok(()),
             Some(Judge(judge)) => judge(manifest),
-            None => Err(format!(
-                "these checkpoints are of another run: {}; choose another folder",
-                differences.join("; ")
-            )),
+            None => Err(other_run(&differences)),
         }
     }
+}
+
+fn other_run(differences: &[String]) -> String {
+    format!("these checkpoints are of another run: {}; choose another folder", differences.join("; "))
 }
 
 /// A folder of checkpoints of one run, used by this process alone.
@@ -273,9 +274,19 @@ impl Store {
     fn load(&self, path: &Path, step: u64) -> Result<Result<Snapshot, String>, Error> {
         // What cannot be read is damaged, too, whether it is missing or its disk gives errors.
         let read = |name: &str| self.disk.read(&path.join(name)).map_err(|error| format!("{name}: {error}"));
-        let manifest = read(MANIFEST)
-            .and_then(|bytes| Manifest::open(&bytes).map_err(|problem| format!("{MANIFEST}: {problem}")));
-        let manifest = match manifest {
+        let named = |problem: String| format!("{MANIFEST}: {problem}");
+        let opened = read(MANIFEST).and_then(|bytes| Ok((Header::open(&bytes).map_err(named)?, bytes)));
+        let (header, bytes) = match opened {
+            Ok(opened) => opened,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        // What another version of the numbers has remembered may not be readable here, so the header is compared first.
+        let ours = &self.kept.fingerprint;
+        if ours.numerics != header.fingerprint.numerics {
+            let why = other_run(&ours.differences(&header.fingerprint));
+            return Err(Error::OtherRun { folder: self.folder.clone(), why });
+        }
+        let manifest = match Manifest::open(&bytes).map_err(named) {
             Ok(manifest) => manifest,
             Err(problem) => return Ok(Err(problem)),
         };

@@ -4,6 +4,7 @@
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
 use ps_checkpoint::{Error, Fingerprint, Judge, Kept, Progress, Snapshot, Store};
 use ps_core::{Layout, Tally};
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -70,6 +71,44 @@ fn what_is_saved_is_found_and_the_last_few_are_kept() {
     assert_eq!(names(&folder), ["holder", "lock", "step-000000000020", "step-000000000100"]);
     drop(store);
     assert_eq!(newest(&open(&folder).unwrap()), (Some(100), vec![]));
+}
+
+/// Changes the manifest of a checkpoint, and seals it again.
+fn rewrite_manifest(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let path = path.join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut manifest);
+    manifest["sha256"] = "".into();
+    let unsealed = serde_json::to_string_pretty(&manifest).unwrap();
+    let hash: String = Sha256::digest(&unsealed).iter().map(|byte| format!("{byte:02x}")).collect();
+    manifest["sha256"] = hash.into();
+    fs::write(path, serde_json::to_string_pretty(&manifest).unwrap()).unwrap();
+}
+
+#[test]
+fn checkpoints_of_another_version_of_the_numbers_are_refused_as_such_and_stay() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = open(parent.path()).unwrap();
+    let path = store.save(&snapshot(3)).unwrap();
+    // What a run remembers has another form in each version; this one has never been.
+    rewrite_manifest(&path, |manifest| {
+        manifest["progress"]["control"] = serde_json::json!({ "count": [1, 2] })
+    });
+    let before = fs::read(path.join("manifest.json")).unwrap();
+    rewrite_manifest(&path, |manifest| {
+        manifest["fingerprint"]["numerics"] = 0.into();
+        manifest["fingerprint"]["run"] = "0".into();
+    });
+    let error = store.newest(false).unwrap_err();
+    assert!(matches!(error, Error::OtherRun { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("the version of the numbers is 1 here and 0 there"), "{text}");
+    assert!(!text.contains("run file"), "{text}");
+    assert!(path.is_dir(), "{:?}", names(parent.path()));
+    // Of the same version it is damaged.
+    fs::write(path.join("manifest.json"), before).unwrap();
+    let error = store.newest(false).unwrap_err();
+    assert!(matches!(error, Error::NoneIsGood { .. }), "{error}");
 }
 
 #[test]

@@ -233,7 +233,7 @@ pub const KEYS: [Key; 62] = [
         "Whether weight_decay and l1 hold for biases, too."),
     key("optimizer.rates", Factors, Described("none"), Always,
         "What the rate of some parameters is multiplied by: of `weights`, `biases`, a layer such as `layers.0`, or a tensor such \
-         as `layers.0.bias`. Where several names fit, all factors hold."),
+         as `layers.0.bias`. Where several names fit, the factors are multiplied."),
     key("optimizer.beta1", SHARE, Value("0.9"), MOMENTS,
         "Share of the mean of gradients that is kept."),
     key("optimizer.beta2", SHARE, Described("0.999; of rmsprop 0.99"),
@@ -244,7 +244,7 @@ pub const KEYS: [Key; 62] = [
         When(OPTIMIZER, &["adagrad", "rmsprop", "adam", "adamw", "lamb", "ftrl"]),
         "Added to the root of the squared gradients; beta of ftrl."),
     key("optimizer.trust", Single(POSITIVE.0, POSITIVE.1), Value("0.001"), When(OPTIMIZER, &["lars"]),
-        "The rate of a layer is multiplied by this times the norm of its weight by the norm of its step."),
+        "The rate of a layer's weight w with gradient g is multiplied by this · ‖w‖ / (‖g‖ + weight_decay · ‖w‖)."),
     key("optimizer.noise", Double(POSITIVE.0, POSITIVE.1), Described("none"), Always,
         "Variance of normal noise on the mean gradient at the first step."),
     key("optimizer.noise_decay", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Described("0.55"), Always,
@@ -275,7 +275,7 @@ pub const KEYS: [Key; 62] = [
     key("learning_rate.threshold", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0001"), PLATEAU,
         "By how much a validation loss must be below the best to be better."),
     key("learning_rate.threshold_mode", Name(&names(&THRESHOLDS)), Value("\"relative\""), PLATEAU,
-        "Whether that is a share of the best loss, or a loss."),
+        "Whether `threshold` is a share of the magnitude of the best loss, or an absolute difference."),
     key("learning_rate.cooldown", Integer(0, MOST), Value("0"), PLATEAU,
         "Validations after the rate was lowered that do not count."),
     key("learning_rate.sufficient", BETWEEN, Value("0.0001"), ARMIJO,
@@ -299,8 +299,8 @@ pub const KEYS: [Key; 62] = [
         "What happens when the loss explodes or is no number: the run goes on or fails, says so, or goes back to the last good \
          weights and lowers the rate."),
     key("guard.rise", Double(Excluded(1.0), Unbounded), Value("3.0"), When("guard.mode", &["warn", "recover"]),
-        "The loss has exploded when its exponential mean is so many times its best, a best below a tenth of the first loss \
-         counting as that."),
+        "The loss has exploded when its running mean exceeds the best mean by more than (rise - 1) times the magnitude of that, or \
+         of a tenth of the first loss if that is larger."),
     key("guard.factor", BETWEEN, Value("0.5"), RECOVERS,
         "What the rate is multiplied by."),
     key("guard.retries", Integer(1, 1000), Value("10"), RECOVERS,

@@ -89,7 +89,7 @@ impl Document {
         })
     }
 
-    /// The factors at `path`, by name.
+    /// The factors at `path`, in ascending order of their names: their products are rounded, so the order is part of the result.
     pub(crate) fn factors(&self, path: &str) -> Result<Option<Vec<(String, f32)>>, ConfigError> {
         self.read(path, |_, value| {
             let Value::Table(entries) = value else { return None };
@@ -97,7 +97,9 @@ impl Document {
                 let factor = real(value)? as f32;
                 (factor >= 0.0 && factor.is_finite()).then(|| (name.clone(), factor))
             };
-            entries.iter().map(factor).collect()
+            let mut factors = entries.iter().map(factor).collect::<Option<Vec<_>>>()?;
+            factors.sort_by(|(left, _), (right, _)| left.cmp(right));
+            Some(factors)
         })
     }
 

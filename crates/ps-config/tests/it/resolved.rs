@@ -65,6 +65,14 @@ fn flags_override_the_file_and_the_last_one_wins() {
 }
 
 #[test]
+fn factors_of_the_rate_are_in_the_order_of_their_names() {
+    let factors = r#"optimizer.rates={ weights = 0.9, "layers.1" = 0.5, biases = 2, "layers.0.weight" = 0.7, "layers.0" = 0.3 }"#;
+    let run = with(&[factors]).unwrap();
+    let names: Vec<&str> = run.optimizer.rates.iter().map(|(name, _)| &name[..]).collect();
+    assert_eq!(names, ["biases", "layers.0", "layers.0.weight", "layers.1", "weights"]);
+}
+
+#[test]
 fn the_resolved_run_file_reads_back_as_the_same_run() {
     for sets in [
         &[][..],

@@ -123,7 +123,8 @@ pub struct OptimizerConfig {
     pub rule: Rule,
     /// Whether weight decay and L1 hold for biases.
     pub decay_biases: bool,
-    /// Factors of the rate: of the parameters that a name means, see [`OptimizerConfig::matches`].
+    /// Factors of the rate of the parameters that a name stands for, see [`OptimizerConfig::matches`]. They are multiplied in this
+    /// order, which is that of the names, ascending.
     pub rates: Vec<(String, f32)>,
     /// The mean gradient is scaled down to this Euclidean norm where it is longer (Pascanu et al. 2013).
     pub clip_norm: Option<f32>,

@@ -4,10 +4,19 @@
 //! [`Control`] is a pure function of the run file and of the tallies and norms of the steps so far: whoever holds the
 //! weights asks it once a step, and carries out its [`Verdict`] on every part of them.
 
+mod guard;
+mod plateau;
+#[cfg(test)]
+mod tests;
+
+pub use guard::Guard;
+
 use crate::batch::{BatchPlan, Step};
 use crate::metrics::{Observed, Tally};
 use crate::optim::{Finite, Moved, Norms, Rules, Stride, vectors_mut};
-use crate::schedule::{LearningRate, Schedule, ScheduleKind};
+use crate::schedule::{Schedule, ScheduleKind};
+use guard::{Candidate, Decision, GuardState};
+use plateau::Plateau;
 use serde::{Deserialize, Serialize};
 
 /// Share of a mean loss below which its changes are the rounding of the samples' losses to binary32: a descent that went by
@@ -32,22 +41,6 @@ pub struct EarlyStopping {
     pub patience: u64,
     /// By how much a loss must be below the best to be better.
     pub least: f64,
-}
-
-/// Takes explosions back.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Guard {
-    /// Whether it goes back to the last good state, or only says so.
-    pub recovers: bool,
-    /// What the rate is multiplied by each time.
-    pub factor: f64,
-    /// How many times.
-    pub retries: u32,
-    /// The loss has exploded above so many times its best; at least 1. A best that is below a tenth of the first loss counts
-    /// as that much.
-    pub rise: f64,
-    /// Steps between two states that are kept; at least 1.
-    pub every: u64,
 }
 
 /// Full-batch descent that takes a step only if the loss falls enough (Armijo 1966).
@@ -82,7 +75,7 @@ pub struct State {
     count: u64,
     plateau: Option<Plateau>,
     best: Option<Best>,
-    watch: Watch,
+    guard: GuardState,
     descent: Option<Base>,
     probe: Option<Pending>,
 }
@@ -94,17 +87,6 @@ impl State {
     }
 }
 
-/// Of a schedule that waits for validation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Plateau {
-    /// The step at which its phase began.
-    begin: u64,
-    rate: f64,
-    best: Option<f64>,
-    bad: u64,
-    cooldown: u64,
-}
-
 /// The best validation loss.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Best {
@@ -113,38 +95,6 @@ struct Best {
     step: u64,
     /// Validations since.
     waited: u64,
-}
-
-/// The guard's view of the loss.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Watch {
-    /// What the scheduled rate is multiplied by.
-    factor: f64,
-    recoveries: u32,
-    /// The first loss.
-    first: Option<f64>,
-    /// Sum and weight of an exponential mean of the losses.
-    mean: [f64; 2],
-    /// The best mean.
-    best: Option<f64>,
-    /// The step whose weights are kept, and the optimizer's count there.
-    good: Option<(u64, u64)>,
-    /// Whether it was said that the loss has exploded, and it has not come back since.
-    told: bool,
-}
-
-impl Default for Watch {
-    fn default() -> Self {
-        Watch { factor: 1.0, recoveries: 0, first: None, mean: [0.0; 2], best: None, good: None, told: false }
-    }
-}
-
-impl Watch {
-    /// Above this the loss has exploded. Losses may be negative.
-    fn limit(&self, rise: f64) -> Option<f64> {
-        let (best, first) = (self.best?, self.first?);
-        Some(best + (rise - 1.0) * best.abs().max(FLOOR * first.abs()))
-    }
 }
 
 /// The last point that a descent has accepted.
@@ -270,15 +220,6 @@ pub struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFinite;
 
-/// How much of the exponential mean of losses is kept.
-const KEPT: f64 = 0.9;
-/// Below this share of the first loss a loss has not exploded, however good the best one was.
-const FLOOR: f64 = 0.1;
-/// A single loss so many times above the limit is an explosion, whatever the mean says.
-const SPIKE: f64 = 10.0;
-/// A plateau's rate that would fall by less stays, as in PyTorch.
-const LEAST_CHANGE: f64 = 1e-8;
-
 impl Control {
     /// Of a run before its first step.
     pub fn new(config: ControlConfig, rules: Rules, plan: BatchPlan, schedule: impl Into<Schedule>) -> Self {
@@ -347,13 +288,13 @@ impl Control {
 
     /// The rate of a step, before anything is decided from it.
     pub fn rate(&self, step: u64) -> f32 {
-        (self.exact_rate(step) * self.state.watch.factor) as f32
+        (self.exact_rate(step) * self.state.guard.factor()) as f32
     }
 
     fn exact_rate(&self, step: u64) -> f64 {
         let (begin, rate) = self.schedule.phase(step);
         match &self.state.plateau {
-            Some(plateau) if rate.is_watching(step - begin) && plateau.begin == begin => plateau.rate,
+            Some(plateau) if rate.is_watching(step - begin) && plateau.begin() == begin => plateau.rate(),
             _ => rate.exact(step - begin),
         }
     }
@@ -423,7 +364,7 @@ impl Control {
         if let Some(descent) = self.config.descent {
             verdict.action = self.descend(descent, step, loss, is_finite, norms, &mut decided)?;
         } else {
-            let (action, keep_good) = self.watch(step, loss, is_finite, &mut decided)?;
+            let (action, keep_good) = self.guard_step(step, loss, is_finite, &mut decided)?;
             (verdict.action, verdict.keep_good) = (action, keep_good);
         }
         verdict.stride.rate = match &self.state.descent {
@@ -433,7 +374,7 @@ impl Control {
         verdict.stride.trust = self.rules.trust(norms, verdict.stride.scale);
         match verdict.action {
             Action::Step => self.state.count += 1,
-            Action::Recover => self.state.count = self.state.watch.good.map_or(0, |(_, count)| count),
+            Action::Recover => self.state.count = self.state.guard.kept_count(),
             _ => {}
         }
         verdict.count = self.state.count;
@@ -471,7 +412,7 @@ impl Control {
         let loss = validation.mean_loss();
         self.lower(step, loss, decided);
         let Some(EarlyStopping { patience, least }) = self.config.early_stopping else { return false };
-        if self.state.best.is_none_or(|best| loss < best.loss - least) {
+        if loss.is_finite() && self.state.best.is_none_or(|best| loss < best.loss - least) {
             self.state.best = Some(Best { loss, step: step.step, waited: 0 });
             return true;
         }
@@ -492,54 +433,38 @@ impl Control {
         false
     }
 
-    /// Lowers a plateau's rate where it is time, by the rules of PyTorch's `ReduceLROnPlateau`.
+    /// Lowers the rate of a `plateau` schedule when it is time.
     fn lower(&mut self, step: Step, loss: f64, decided: &mut Decided) {
         let (begin, rate) = self.schedule.phase(step.step);
         if rate.schedule != ScheduleKind::Plateau {
             self.state.plateau = None;
             return;
         }
-        let LearningRate { factor, patience, threshold, is_absolute, cooldown, end, .. } = *rate;
-        let guarded = self.state.watch.factor;
-        let fresh = Plateau { begin, rate: rate.initial, best: None, bad: 0, cooldown: 0 };
+        let fresh = Plateau::new(begin, rate.initial);
         let plateau = self.state.plateau.get_or_insert(fresh);
-        if plateau.begin != begin {
+        if plateau.begin() != begin {
             *plateau = fresh;
         }
-        let limit = |best: f64| if is_absolute { best - threshold } else { best * (1.0 - threshold) };
-        if plateau.best.is_none_or(|best| loss < limit(best)) && !loss.is_nan() {
-            plateau.best = Some(loss);
-            plateau.bad = 0;
-        } else {
-            plateau.bad += 1;
-        }
-        if plateau.cooldown > 0 {
-            plateau.cooldown -= 1;
-            plateau.bad = 0;
-        }
-        if plateau.bad > patience {
-            let lower = (plateau.rate * factor).max(end);
-            plateau.cooldown = cooldown;
-            plateau.bad = 0;
-            if plateau.rate - lower > LEAST_CHANGE {
-                // What a guard has made of it is part of the rate.
-                let [from, to] = [plateau.rate, lower].map(|rate| (rate * guarded) as f32);
-                decided.events.push(Event {
-                    kind: EventKind::Lowered,
-                    text: format!(
-                        "the validation loss is {loss:.6}, and its best, {:.6}, was not beaten by enough in {}: learning rate \
-                         {from} lowered to {to}",
-                        plateau.best.unwrap_or(loss),
-                        if patience == 0 { "this one".into() } else { format!("{} validations in a row", patience + 1) }
-                    ),
-                });
-                plateau.rate = lower;
-            }
-        }
+        let Some(rates) = plateau.observe(rate, loss) else { return };
+        // The guard's factor is part of the rate.
+        let guarded = self.state.guard.factor();
+        let [from, to] = rates.map(|rate| (rate * guarded) as f32);
+        decided.events.push(Event {
+            kind: EventKind::Lowered,
+            text: format!(
+                "the validation loss is {loss:.6}, and its best, {:.6}, was not beaten by enough in {}: learning rate \
+                 {from} lowered to {to}",
+                plateau.best().unwrap_or(loss),
+                match rate.patience {
+                    0 => "this one".into(),
+                    patience => format!("{} validations in a row", patience + 1),
+                }
+            ),
+        });
     }
 
-    /// Looks whether the loss has exploded, and says what to do and whether the weights before the step are good.
-    fn watch(
+    /// Has the guard decide about the step: what happens to the weights, and whether those before it are kept.
+    fn guard_step(
         &mut self,
         step: Step,
         loss: f64,
@@ -549,64 +474,17 @@ impl Control {
         let Some(guard) = self.config.guard else {
             return if is_finite { Ok((Action::Step, false)) } else { Err(NotFinite) };
         };
-        let rate = self.exact_rate(step.step);
-        let watch = &mut self.state.watch;
-        if is_finite {
-            watch.first.get_or_insert(loss);
-        }
-        let limit = watch.limit(guard.rise);
-        let before = watch.mean;
-        if is_finite {
-            watch.mean = [loss, 1.0].map(|new| (1.0 - KEPT) * new);
-            watch.mean[0] += KEPT * before[0];
-            watch.mean[1] += KEPT * before[1];
-        }
-        let mean = watch.mean[0] / watch.mean[1];
-        let exploded = !is_finite || limit.is_some_and(|limit| mean > limit || loss > SPIKE * limit);
-        if !exploded {
-            watch.told = false;
-            watch.best = Some(watch.best.map_or(mean, |best| best.min(mean)));
-            let keeps = guard.recovers && watch.good.is_none_or(|(good, _)| step.step - good >= guard.every);
-            if keeps {
-                watch.good = Some((step.step, self.state.count));
-            }
-            return Ok((Action::Step, keeps));
-        }
-        let what = match limit {
-            _ if !is_finite => "the loss or the gradient is not finite".to_string(),
-            Some(limit) => {
-                format!("the loss is {}, far above its best: the limit is {}", shown(loss), shown(limit))
-            }
-            None => format!("the loss is {}", shown(loss)),
+        let candidate = Candidate {
+            step: step.step,
+            count: self.state.count,
+            loss: is_finite.then_some(loss),
+            rate: self.exact_rate(step.step),
         };
-        match watch.good.filter(|_| guard.recovers && watch.recoveries < guard.retries) {
-            Some((good, _)) => {
-                watch.recoveries += 1;
-                watch.factor *= guard.factor;
-                watch.mean = [0.0; 2];
-                let (number, most) = (watch.recoveries, guard.retries);
-                let text = format!(
-                    "{what}; back to the weights of step {good}, learning rate {:.6} (recovery {number} of {most})",
-                    rate * watch.factor
-                );
-                decided.events.push(Event { kind: EventKind::Recovered, text });
-                Ok((Action::Recover, false))
-            }
-            None if !is_finite => Err(NotFinite),
-            None => {
-                if !std::mem::replace(&mut watch.told, true) {
-                    let text = match guard.recovers {
-                        true => {
-                            format!("{what}; no recovery is left of {}, the run goes on", guard.retries)
-                        }
-                        false => format!("{what}; guard.mode = \"recover\" would go back and lower the rate"),
-                    };
-                    decided.events.push(Event { kind: EventKind::Warned, text });
-                }
-                watch.mean = before;
-                Ok((Action::Step, false))
-            }
-        }
+        Ok(match self.state.guard.decide(&guard, candidate, &mut decided.events)? {
+            Decision::Step => (Action::Step, false),
+            Decision::Keep => (Action::Step, true),
+            Decision::Recover => (Action::Recover, false),
+        })
     }
 
     /// Accepts the point or not, and says how to go on.
@@ -762,9 +640,4 @@ impl Control {
         );
         Some(Event { kind: EventKind::Restored, text })
     }
-}
-
-/// A loss for people.
-fn shown(loss: f64) -> String {
-    if loss.abs() < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
 }
