@@ -174,8 +174,13 @@ static bool is_number(const char *text) {
 }
 
 static bool is_missing(const char *text) {
-    bool nan = (text[0] | 32) == 'n' && (text[1] | 32) == 'a' && (text[2] | 32) == 'n' && !text[3];
-    return nan || !*text || !strcmp(text, "?") || !strcmp(text, "NA");
+    static const char *const markers[] = {
+        "", "?", "NA", "N/A", "n/a", "NULL", "null", "None", "-NaN", "-nan", "<NA>", "#NA", "#N/A", "#N/A N/A",
+        "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+    };
+    for (size_t i = 0; i < sizeof markers / sizeof *markers; i++)
+        if (!strcmp(text, markers[i])) return true;
+    return (text[0] | 32) == 'n' && (text[1] | 32) == 'a' && (text[2] | 32) == 'n' && !text[3];
 }
 
 /* Texts, compared as numbers where all are. */

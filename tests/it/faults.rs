@@ -249,6 +249,26 @@ fn a_run_whose_checkpoints_do_not_fit_says_so_and_ends_with_the_same_weights() {
 }
 
 #[test]
+fn predictions_that_do_not_fit_on_the_disk_leave_nothing_behind() {
+    let place = tempfile::tempdir().unwrap();
+    let file = run_file(place.path());
+    let out = place.path().join("out");
+    run(program("downhill").arg("train").arg(&file).arg("--out").arg(&out)).hash();
+    let script = r#"
+        "$DOWNHILL" predict "$1" --data digits:2000 --output "$M/predictions.csv"
+        echo "ended with $?: $(ls -A "$M")"
+        "$DOWNHILL" predict "$1" --data digits:20 --output "$M/predictions.csv"
+        echo "ended with $?: $(ls -A "$M")"
+        "$DOWNHILL" predict "$1" --data digits:20 --output "$M/predictions.csv"
+        echo "ended with $?: $(ls -A "$M")"
+    "#;
+    let Some(ended) = with_mount(64 << 10, script, &[&out]) else { return };
+    let expected = "ended with 1: \nended with 0: predictions.csv\nended with 2: predictions.csv\n";
+    assert_eq!(ended.stdout, expected, "{ended}");
+    assert!(ended.stderr.contains("predictions.csv: No space left on device"), "{ended}");
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_refused_at_once_and_nothing_is_lost() {
     let place = tempfile::tempdir().unwrap();
     let file = run_file(place.path());

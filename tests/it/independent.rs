@@ -346,7 +346,7 @@ fn write_mixed(folder: &Path) {
     let mut mixed = String::from("size,colour,which,width\n");
     let mut sparse = String::new();
     for (row, &class) in samples.values.chunks(4).zip(&samples.targets) {
-        let colour = ["red", "Blue", "green", "7", "?"][((row[1] + 1.0) * 2.49) as usize];
+        let colour = ["red", "Blue", "green", "7", "null"][((row[1] + 1.0) * 2.49) as usize];
         let size = if row[0] > 0.8 { "NA".into() } else { row[0].to_string() };
         let width = if row[2] < -0.9 { String::new() } else { format!("{}e-1", row[2]) };
         // Two texts of one number, and an order that is not that of the bytes.

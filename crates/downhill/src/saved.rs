@@ -16,6 +16,9 @@ pub struct SavedRun {
 impl SavedRun {
     /// Opens a run's folder or its file of weights. `sets` override keys of the run file, `data_root` says
     /// where the data lies now, if not where it lay then.
+    ///
+    /// # Errors
+    /// A file cannot be read or does not fit, or the training data has changed, so that predictions would be different.
     pub fn open(
         path: &Path,
         sets: &[String],
@@ -27,20 +30,20 @@ impl SavedRun {
         let run = RunConfig::parse(&file.about.run, &format!("{}, its run file", path.display()), sets)?;
         let root = data_root.unwrap_or(&file.about.data_root);
         let job = Job::load(run, root, None, &DataProgress::new(style))?;
-        let saved = file.weights(&job.model)?;
-        if saved.about.class_names != job.data.class_names {
+        if !file.about.fits(&job) {
             return Err(Failure::Failed(format!(
-                "{}: the weights tell apart the classes {:?}, the training data now holds {:?}; \
-                 use the data that the run was trained on",
+                "{}: the training data, `{}` in {}, is not what the run was trained on, and its columns, classes and \
+                 preprocessing come from there; put it back, or name the folder of a copy with --data-root",
                 path.display(),
-                saved.about.class_names,
-                job.data.class_names
+                job.run.data.train,
+                root.display()
             )));
         }
+        let saved = file.weights(&job.model)?;
         Ok(SavedRun { job, saved })
     }
 
-    /// Whether the training data has changed since, which changes preprocessing and validation part.
+    /// Whether the validation or test data has changed since.
     pub fn data_changed(&self) -> bool {
         self.job.fingerprint.data != self.saved.about.fingerprint.data
     }

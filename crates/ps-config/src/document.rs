@@ -99,7 +99,11 @@ impl Document {
             return Err(ConfigError::Syntax { place, problem });
         };
         let (path, text) = (path.trim(), text.trim());
-        let Some(key) = Key::find(path) else {
+        let (key, name) = match inside_a_table(path) {
+            Some((key, name)) => (Some(key), Some(name)),
+            None => (Key::find(path), None),
+        };
+        let Some(key) = key else {
             if is_table(path) {
                 let hint = format!("{path} is a table; name one of its keys, such as {}", first_key(path));
                 return Err(ConfigError::Unknown { place, key: path.into(), hint });
@@ -117,9 +121,33 @@ impl Document {
             }
             Err(_) => Value::Text(text.to_string()),
         };
+        let value = match name {
+            Some(name) => self.with(key, name, value),
+            None => value,
+        };
         self.entries.insert(key.path, Entry { value, text: shorten(text), place });
         Ok(())
     }
+
+    /// The table at `key` with `name` set to `value` in it.
+    fn with(&self, key: &Key, name: &str, value: Value) -> Value {
+        let mut names = match self.entries.get(key.path) {
+            Some(Entry { value: Value::Table(names), .. }) => names.clone(),
+            _ => Vec::new(),
+        };
+        names.retain(|(other, _)| other != name);
+        names.push((name.to_string(), value));
+        Value::Table(names)
+    }
+}
+
+/// The key of a table of names, and a name in it, that `path` consists of, such as `data.columns.size`. The name may be in
+/// quotes, as in a run file.
+fn inside_a_table(path: &str) -> Option<(&'static Key, &str)> {
+    let mut tables = KEYS.iter().filter(|key| matches!(key.accepts, Accepts::Columns | Accepts::Factors));
+    let (key, name) = tables.find_map(|key| Some((key, path.strip_prefix(key.path)?.strip_prefix('.')?)))?;
+    let unquoted = |quote| name.strip_prefix(quote)?.strip_suffix(quote);
+    Some((key, unquoted('"').or_else(|| unquoted('\'')).unwrap_or(name)))
 }
 
 /// What stands for `key` in `text`, which errors call `origin`. Phases are tables with keys of its own table.

@@ -6,7 +6,7 @@
 use crate::run::{GuardMode, Shape};
 use ps_core::model::ModelKind;
 use ps_core::{Activation, Head, OptimizerKind, Precision, ScheduleKind};
-use ps_data::Missing;
+use ps_data::{ColumnKind, Missing};
 use std::fmt;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
@@ -50,6 +50,10 @@ pub enum Accepts {
     Rates,
     /// A table of names of parameters, each with a number of at least 0.
     Factors,
+    /// A table of names of columns, each with what it is.
+    Columns,
+    /// A list of texts, which may be empty.
+    Texts,
     /// An integer from 1 to that, or the text `full`.
     Batch(u64),
     /// Tables of their own, each with keys of the same table.
@@ -130,6 +134,8 @@ pub(crate) const SCHEDULES: Names<Shape, 11> = [
 ];
 pub(crate) const PRECISIONS: Names<Precision, 2> = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
 pub(crate) const MISSING: Names<Missing, 2> = [("refuse", Missing::Refuse), ("mean", Missing::Mean)];
+pub(crate) const COLUMN_KINDS: Names<ColumnKind, 3> =
+    [("number", ColumnKind::Number), ("category", ColumnKind::Category), ("ignore", ColumnKind::Ignore)];
 
 const fn names<T, const N: usize>(pairs: &Names<T, N>) -> [&'static str; N] {
     let mut names = [""; N];
@@ -165,15 +171,15 @@ const fn key(path: &'static str, accepts: Accepts, default: Fallback, used: Use,
 }
 
 use Accepts::{
-    Batch, Double, Factors, Flag, Integer, Name, Phases, Rates, ShareOrText, Single, Text, TextOrInteger,
-    Time, Times, Widths,
+    Batch, Columns, Double, Factors, Flag, Integer, Name, Phases, Rates, ShareOrText, Single, Text,
+    TextOrInteger, Texts, Time, Times, Widths,
 };
 use Fallback::{Described, Required, Value};
 use Use::{Always, BeforePhases, InPhases, When};
 
 /// All keys, in the order of the resolved run file.
 #[rustfmt::skip]
-pub const KEYS: [Key; 62] = [
+pub const KEYS: [Key; 65] = [
     key("seed", Integer(0, MOST), Value("1"), Always,
         "Seed of the sample order, the initial weights and the validation share."),
     key("data.train", Text, Required("\"digits:\""), Always,
@@ -187,6 +193,14 @@ pub const KEYS: [Key; 62] = [
         "Seed of the validation share, for runs of different seeds that are to be validated on the same samples."),
     key("data.label", TextOrInteger, Described("the last column"), Always,
         "Label column of a CSV source: its name, or its number from 0 (negative numbers count from the end)."),
+    key("data.header", Flag, Described("decided by the first row"), Always,
+        "Whether the first row of a CSV source names its columns. If unset, it does if no cell of it is a number or missing (one may \
+         be empty) and a column below it holds only numbers; otherwise the source is refused."),
+    key("data.columns", Columns, Described("decided by the cells"), Always,
+        "What each CSV column is: a number, a category (a feature of 0 or 1 for each text), or ignored. Columns without a header are \
+         called by their number from 0."),
+    key("data.missing_values", Texts, Described("`?`, NaN and the markers of pandas"), Always,
+        "CSV cells that count as missing besides the empty cell."),
     key("data.standardize", Flag, Value("false"), Always,
         "Shift and scale each feature to mean 0 and standard deviation 1 of the training part."),
     key("data.missing", Name(&names(&MISSING)), Value("\"refuse\""), Always,
@@ -361,6 +375,11 @@ impl fmt::Display for Accepts {
             Factors => {
                 write!(f, "a table of numbers above 0, such as {{ biases = 2.0, \"layers.0\" = 0.1 }}")
             }
+            Columns => write!(
+                f,
+                "a table of columns, each \"number\", \"category\" or \"ignore\", such as {{ id = \"ignore\" }}"
+            ),
+            Texts => write!(f, "a list of texts, such as [\"NA\", \"-\"]"),
             Batch(most) => write!(f, "an integer from 1 to {most}, or \"full\""),
             Phases => write!(f, "tables of their own, [[learning_rate.then]]"),
             ShareOrText => write!(f, "a number above 0 and below 1, or a source in quotes"),

@@ -3,7 +3,8 @@
 use crate::document::{Document, Value};
 use crate::error::{ConfigError, Place};
 use crate::keys::{
-    ACTIVATIONS, GUARDS, HEADS, MISSING, MODEL_KINDS, OPTIMIZERS, PRECISIONS, SCHEDULES, THRESHOLDS,
+    ACTIVATIONS, COLUMN_KINDS, GUARDS, HEADS, MISSING, MODEL_KINDS, OPTIMIZERS, PRECISIONS, SCHEDULES,
+    THRESHOLDS,
 };
 use crate::run::{
     Batch, GuardConfig, GuardMode, ModelConfig, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
@@ -83,6 +84,9 @@ fn data(document: &Document) -> Result<DataConfig, ConfigError> {
         })?,
         validation_seed: document.integer("data.validation_seed")?,
         label: document.text("data.label")?,
+        header: document.flag("data.header")?,
+        columns: document.named("data.columns", &COLUMN_KINDS)?.unwrap_or_default(),
+        missing_values: document.texts("data.missing_values")?,
         standardize: always(document.flag("data.standardize")?),
         missing: always(document.name("data.missing", &MISSING)?),
     })

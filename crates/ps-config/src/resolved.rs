@@ -1,18 +1,20 @@
 //! A run as text: the resolved run file, and the fingerprint of what decides its bits.
 
 use crate::keys::{
-    ACTIVATIONS, GUARDS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, OPTIMIZERS, PRECISIONS, SCHEDULES,
-    THRESHOLDS, Use,
+    ACTIVATIONS, COLUMN_KINDS, GUARDS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, OPTIMIZERS, PRECISIONS,
+    SCHEDULES, THRESHOLDS, Use,
 };
 use crate::run::{Batch, Phase, RateConfig, RunConfig};
 use ps_core::NUMERICS_VERSION;
-use ps_data::Validation;
+use ps_data::{ColumnKind, Validation};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Keys that say where data lies. What lies there has a fingerprint of its own, so it may lie elsewhere on
-/// each machine.
-const PLACES: [&str; 3] = ["data.train", "data.test", "data.label"];
+/// Keys that say where data lies and how it is read. What comes of that has a fingerprint of its own, so it may lie
+/// elsewhere on each machine.
+const PLACES: [&str; 6] =
+    ["data.train", "data.test", "data.label", "data.header", "data.columns", "data.missing_values"];
 
 /// A key and its value.
 pub(crate) struct Setting {
@@ -121,6 +123,9 @@ impl RunConfig {
             },
             "data.validation_seed" => data.validation_seed?.to_string(),
             "data.label" => quoted(data.label.as_ref()?),
+            "data.header" => data.header?.to_string(),
+            "data.columns" => columns(&data.columns)?,
+            "data.missing_values" => list(data.missing_values.as_ref()?.iter().map(|text| quoted(text))),
             "data.standardize" => data.standardize.to_string(),
             "data.missing" => quoted(name(&MISSING, data.missing)),
             "model.kind" => quoted(name(&MODEL_KINDS, model.kind)),
@@ -226,6 +231,13 @@ fn factors(factors: &[(String, f32)]) -> Option<String> {
     let entry = |(name, factor): &(String, f32)| format!("{} = {}", quoted(name), single(*factor));
     let entries = factors.iter().map(entry).collect::<Vec<_>>().join(", ");
     (!entries.is_empty()).then(|| format!("{{ {entries} }}"))
+}
+
+/// The same; a column may have any name.
+fn columns(columns: &BTreeMap<String, ColumnKind>) -> Option<String> {
+    let entry = |(column, kind): (&String, &ColumnKind)| (column.clone(), name(&COLUMN_KINDS, *kind).into());
+    let table: toml::Table = columns.iter().map(entry).collect();
+    (!table.is_empty()).then(|| toml::Value::Table(table).to_string())
 }
 
 /// The shortest decimal that reads back as `value`.

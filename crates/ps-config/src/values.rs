@@ -5,6 +5,7 @@ use crate::error::{ConfigError, Place};
 use crate::keys::{Accepts, Fallback, Key, MOST_WIDTH, Names, Use};
 use crate::run::Batch;
 use crate::time::Time;
+use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 
 impl Document {
@@ -103,6 +104,34 @@ impl Document {
         })
     }
 
+    /// The table at `path`, whose values are names of `names`.
+    pub(crate) fn named<T: Copy, const N: usize>(
+        &self,
+        path: &str,
+        names: &Names<T, N>,
+    ) -> Result<Option<BTreeMap<String, T>>, ConfigError> {
+        self.read(path, |_, value| {
+            let Value::Table(entries) = value else { return None };
+            let entry = |(key, value): &(String, Value)| match value {
+                Value::Text(text) => Some((key.clone(), find(names, text)?)),
+                _ => None,
+            };
+            entries.iter().map(entry).collect()
+        })
+    }
+
+    /// The texts at `path`.
+    pub(crate) fn texts(&self, path: &str) -> Result<Option<Vec<String>>, ConfigError> {
+        self.read(path, |_, value| {
+            let Value::List(items) = value else { return None };
+            let text = |item: &Value| match item {
+                Value::Text(text) => Some(text.clone()),
+                _ => None,
+            };
+            items.iter().map(text).collect()
+        })
+    }
+
     /// The batch at `path`.
     pub(crate) fn batch(&self, path: &str) -> Result<Option<Batch>, ConfigError> {
         self.read(path, |accepts, value| match (accepts, value) {
@@ -130,7 +159,7 @@ impl Document {
         names: &Names<T, N>,
     ) -> Result<Option<T>, ConfigError> {
         self.read(path, |_, value| match value {
-            Value::Text(text) => names.iter().find(|(name, _)| name == text).map(|(_, value)| *value),
+            Value::Text(text) => find(names, text),
             _ => None,
         })
     }
@@ -220,6 +249,11 @@ impl Document {
     }
 }
 
+/// What `text` stands for.
+fn find<T: Copy, const N: usize>(names: &Names<T, N>, text: &str) -> Option<T> {
+    names.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
+}
+
 /// A list that is not empty.
 fn list<T>(value: &Value, take: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
     let Value::List(items) = value else { return None };
@@ -270,7 +304,9 @@ fn expected(key: &Key, value: &Value) -> String {
             "; this rounds to 0 in binary32".to_string()
         }
         (_, Value::Other(what)) => format!("; this is {what}"),
-        (_, Value::Table(_)) if !matches!(accepts, Accepts::Factors) => "; this is a table".to_string(),
+        (_, Value::Table(_)) if !matches!(accepts, Accepts::Factors | Accepts::Columns) => {
+            "; this is a table".to_string()
+        }
         _ => String::new(),
     };
     format!("expected {accepts}{note}")

@@ -2,6 +2,7 @@
 
 use crate::error::DataError;
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Drawings of `digits:` without a count.
@@ -28,6 +29,16 @@ pub struct DataConfig {
     /// end). The last column where not given.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub label: Option<String>,
+    /// Whether the first row of a CSV source is a header. If not given, the training source must have one that
+    /// cannot be mistaken for data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<bool>,
+    /// Kinds of CSV columns, by name; for the others the cells of the training source decide.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, ColumnKind>,
+    /// CSV cells that count as missing besides empty ones, instead of [`USUAL_MARKERS`](crate::USUAL_MARKERS) and NaN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_values: Option<Vec<String>>,
     /// Whether each feature is shifted and scaled to mean 0 and standard deviation 1 of the training part.
     #[serde(default)]
     pub standardize: bool,
@@ -46,7 +57,19 @@ pub enum Validation {
     Source(String),
 }
 
-/// What becomes of a missing CSV cell: an empty one, `?`, `NA` or `NaN`.
+/// The kind of a CSV column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ColumnKind {
+    /// Each cell is a number, and a feature.
+    Number,
+    /// Each distinct text of the training source, numbers included, is a feature of 0 or 1.
+    Category,
+    /// The column is no feature, and other sources need not have it.
+    Ignore,
+}
+
+/// What becomes of a missing CSV cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Missing {
@@ -67,6 +90,9 @@ impl DataConfig {
             validation: None,
             validation_seed: None,
             label: None,
+            header: None,
+            columns: BTreeMap::new(),
+            missing_values: None,
             standardize: false,
             missing: Missing::Refuse,
         }
@@ -83,7 +109,7 @@ pub enum Source {
         /// The labels.
         labels: Option<PathBuf>,
     },
-    /// A table with a header.
+    /// Rows of cells separated by commas.
     Csv(PathBuf),
     /// Sparse rows in text.
     Libsvm(PathBuf),

@@ -7,32 +7,55 @@
 //! as little-endian binary32; the byte `o`, a byte for `standardize` (0 or 1), a byte for `missing` (0 for
 //! refuse, 1 for mean); and, where a share is set apart for validation, the byte `s` and the share as
 //! little-endian binary64. Names of files, features and classes do not enter.
+//!
+//! A second hash covers only what determines encoding and preprocessing: it leaves out the validation and test sources, and
+//! ends, if there is a share, with the seed of that share as a little-endian 64-bit number.
 
 use crate::config::{DataConfig, Missing, Validation};
 use crate::dataset::{Dataset, Features};
 use ps_core::params::hex;
 use sha2::{Digest, Sha256};
 
-/// The fingerprint of data as encoded, before missing cells are filled.
-pub(crate) fn fingerprint(
+/// Hashes of data as encoded, before missing cells are filled.
+pub(crate) struct Fingerprints {
+    /// Of all of it.
+    pub all: String,
+    /// Of what determines encoding and preprocessing: the training source, the options, and the share and seed of the
+    /// validation part.
+    pub training: String,
+}
+
+/// Hashes the sources; `seed` is that of a validation share.
+pub(crate) fn fingerprints(
     config: &DataConfig,
+    seed: u64,
     train: &Dataset,
     validation: Option<&Dataset>,
     test: Option<&Dataset>,
-) -> String {
-    let mut hasher = Sha256::new();
-    hasher.update(b"downhill data 1\n");
-    for (tag, dataset) in [(b't', Some(train)), (b'v', validation), (b'e', test)] {
+) -> Fingerprints {
+    let mut all = Sha256::new();
+    all.update(b"downhill data 1\n");
+    add(&mut all, b't', train);
+    let mut training = all.clone();
+    for (tag, dataset) in [(b'v', validation), (b'e', test)] {
         if let Some(dataset) = dataset {
-            add(&mut hasher, tag, dataset);
+            add(&mut all, tag, dataset);
         }
     }
+    add_options(&mut all, config);
+    add_options(&mut training, config);
+    if matches!(config.validation, Some(Validation::Share(_))) {
+        training.update(seed.to_le_bytes());
+    }
+    Fingerprints { all: hex(&all.finalize()), training: hex(&training.finalize()) }
+}
+
+fn add_options(hasher: &mut Sha256, config: &DataConfig) {
     hasher.update([b'o', u8::from(config.standardize), u8::from(config.missing == Missing::Mean)]);
     if let Some(Validation::Share(share)) = &config.validation {
         hasher.update(b"s");
         hasher.update(share.to_le_bytes());
     }
-    hex(&hasher.finalize())
 }
 
 fn add(hasher: &mut Sha256, tag: u8, dataset: &Dataset) {

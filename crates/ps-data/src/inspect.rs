@@ -1,7 +1,8 @@
 //! What a source holds, for a person to look at before training on it.
 
-use crate::config::Source;
+use crate::config::{ColumnKind, DataConfig, Source};
 use crate::dataset::Image;
+use crate::encoding::columns::{self, Content};
 use crate::encoding::labels::Labels;
 use crate::encoding::{with_sparse_labels, with_table_labels};
 use crate::error::DataError;
@@ -9,7 +10,7 @@ use crate::libsvm::Sparse;
 use crate::number::Cell;
 use crate::progress::{NoProgress, Place};
 use crate::raw::{self, Pixels, Raw};
-use crate::table::Table;
+use crate::table::{Format, Table};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -56,6 +57,22 @@ pub struct ColumnSummary {
     pub range: Option<[f32; 3]>,
     /// How often each text occurs; empty for a column of numbers.
     pub texts: BTreeMap<String, usize>,
+    /// What training would make of it.
+    pub becomes: ColumnUse,
+}
+
+/// What training would make of a column.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ColumnUse {
+    /// One feature, its numbers.
+    #[default]
+    Number,
+    /// A feature for each of this many categories.
+    Categories(usize),
+    /// No feature at all.
+    Ignored,
+    /// Training would end with this error.
+    Refused(String),
 }
 
 /// The labels of a source, as found.
@@ -71,8 +88,8 @@ pub struct LabelSummary {
     pub range: Option<[f32; 3]>,
 }
 
-/// Looks at `source`; `label` names a CSV source's label column as in a run file.
-pub fn inspect(source: &str, label: Option<&str>, root: &Path) -> Result<Inspection, DataError> {
+/// Looks at `source`; the label, header, columns and missing values of `config` say how a table is read.
+pub fn inspect(source: &str, config: &DataConfig, root: &Path) -> Result<Inspection, DataError> {
     let parsed = Source::parse(source)?;
     let format = match parsed {
         Source::Idx { .. } => "IDX",
@@ -80,12 +97,13 @@ pub fn inspect(source: &str, label: Option<&str>, root: &Path) -> Result<Inspect
         Source::Libsvm(_) => "LIBSVM",
         Source::Digits { .. } => "digits",
     };
-    let raw = raw::read(&parsed, Place { root, memory: None, progress: &NoProgress })?;
+    let place = Place { root, memory: None, progress: &NoProgress };
+    let raw = raw::read(&parsed, place, &Format::of_training(config))?;
     let samples = raw.rows();
     let mut inspection = match raw {
         Raw::Pixels(pixels) => of_pixels(&pixels),
         Raw::Sparse(sparse) => of_sparse(&sparse),
-        Raw::Table(table) => of_table(&table, table.label_column(label)?),
+        Raw::Table(table) => of_table(&table, table.label_column(config.label.as_deref())?, config),
     };
     inspection.source = source.into();
     inspection.format = format;
@@ -155,10 +173,13 @@ fn of_sparse(sparse: &Sparse) -> Inspection {
     }
 }
 
-fn of_table(table: &Table, label: usize) -> Inspection {
-    let others = (0..table.header.len()).filter(|&column| column != label);
-    let columns: Vec<ColumnSummary> = others.map(|column| column_summary(table, column)).collect();
-    let ranges = columns.iter().filter(|column| column.texts.is_empty()).filter_map(|column| column.range);
+fn of_table(table: &Table, label: usize, config: &DataConfig) -> Inspection {
+    let others = (0..table.width()).filter(|&column| column != label);
+    let declared = |column: usize| config.columns.get(&table.header[column]).copied();
+    let columns: Vec<ColumnSummary> =
+        others.map(|column| column_summary(table, column, declared(column))).collect();
+    let numbers = columns.iter().filter(|column| column.becomes == ColumnUse::Number);
+    let ranges = numbers.filter_map(|column| column.range);
     let range = ranges.map(|[low, _, high]| [low, high]);
     Inspection {
         features: columns.len(),
@@ -169,15 +190,21 @@ fn of_table(table: &Table, label: usize) -> Inspection {
     }
 }
 
-fn column_summary(table: &Table, column: usize) -> ColumnSummary {
-    let mut summary = ColumnSummary { name: table.header[column].clone(), ..ColumnSummary::default() };
+fn column_summary(table: &Table, column: usize, declared: Option<ColumnKind>) -> ColumnSummary {
+    let becomes = match columns::content(table, column, declared) {
+        Ok(Some(Content::Number)) => ColumnUse::Number,
+        Ok(Some(Content::Category(categories))) => ColumnUse::Categories(categories.count()),
+        Ok(None) => ColumnUse::Ignored,
+        Err(error) => ColumnUse::Refused(error.to_string()),
+    };
+    let mut summary =
+        ColumnSummary { name: table.header[column].clone(), becomes, ..ColumnSummary::default() };
     let mut values = Values::default();
     for row in 0..table.rows() {
-        let text = table.cell(row, column);
-        match Cell::of(text) {
+        match table.value(row, column) {
             Cell::Missing => summary.missing += 1,
-            Cell::Number(value) => values.add(value),
-            Cell::Infinite | Cell::Text => *summary.texts.entry(text.into()).or_default() += 1,
+            Cell::Number(value) if declared != Some(ColumnKind::Category) => values.add(value),
+            _ => *summary.texts.entry(table.cell(row, column).into()).or_default() += 1,
         }
     }
     summary.numbers = values.count;
@@ -194,14 +221,15 @@ fn label_summary(name: String, labels: &Labels<'_>) -> Option<LabelSummary> {
         let text = (labels.text)(row);
         present |= text.is_some();
         let text = text.unwrap_or_default();
-        match Cell::of(text) {
-            Cell::Missing => missing += 1,
+        match Cell::of(text, labels.markers) {
+            Cell::Missing => {
+                missing += 1;
+                continue;
+            }
             Cell::Number(value) => values.add(value),
             Cell::Infinite | Cell::Text => texts += 1,
         }
-        if Cell::of(text) != Cell::Missing {
-            *counts.entry(text).or_default() += 1;
-        }
+        *counts.entry(text).or_default() += 1;
     }
     let mut counts: Vec<(String, usize)> = counts.into_iter().map(|(text, n)| (text.into(), n)).collect();
     let number = |text: &str| text.parse::<f64>().unwrap_or(f64::NAN);

@@ -78,6 +78,9 @@ fn parse_line(sparse: &mut Sparse, line: u64, start: usize, content: &str) -> Re
     let Some(first) = tokens.peek() else { return Ok(()) };
     let mut label = None;
     if !first.contains(':') {
+        if !first.parse::<f64>().is_ok_and(f64::is_finite) {
+            return Err(format!("label `{first}` is not a finite number"));
+        }
         let at = start + (first.as_ptr() as usize - content.as_ptr() as usize);
         label = Some(at..at + first.len());
         tokens.next();

@@ -4,11 +4,12 @@ use crate::config::{DataConfig, Missing, Source, Validation};
 use crate::dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 use crate::encoding::Encoding;
 use crate::error::DataError;
-use crate::fingerprint::fingerprint;
+use crate::fingerprint::fingerprints;
 use crate::progress::{NoProgress, Place, Progress};
 use crate::raw::{self, Raw};
 use crate::split::{Preprocessing, Split};
 use crate::statistics;
+use crate::table::Format;
 use ps_core::Order;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,9 @@ pub struct Loaded {
     pub test: Option<Split>,
     /// SHA-256 of the content of all of it, in lower-case hexadecimal.
     pub fingerprint: String,
+    /// SHA-256 of what determines encoding and preprocessing: the training source, the options and the validation share. If it
+    /// and the names of features and classes are the same, a model gives the same predictions.
+    pub training_fingerprint: String,
     /// What the model needs of the targets.
     pub task: Task,
     /// Name of each class; empty for regression and counts.
@@ -78,7 +82,7 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Res
         .into_iter()
         .flatten()
         .collect();
-    let mut raws = read_all(&texts, from)?.into_iter().zip(texts);
+    let mut raws = read_all(&texts, config, from)?.into_iter().zip(texts);
     let (raw, text) = raws.next().expect("one raw source for each text");
     let encoding = Encoding::learn(&raw, config, task)?;
     let mut train = encoding.encode(raw, text, config.missing, true)?;
@@ -88,12 +92,12 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Res
     };
     let mut validation = next(validation_source.is_some())?;
     let mut test = next(config.test.is_some())?;
-    let fingerprint = fingerprint(config, &train, validation.as_ref(), test.as_ref());
+    let share_seed = config.validation_seed.unwrap_or(seed);
+    let fingerprints = fingerprints(config, share_seed, &train, validation.as_ref(), test.as_ref());
 
     let (train_rows, validation_rows) = match config.validation {
         Some(Validation::Share(share)) => {
-            let seed = config.validation_seed.unwrap_or(seed);
-            let (train, validation) = set_apart(seed, share, train.samples(), &config.train)?;
+            let (train, validation) = set_apart(share_seed, share, train.samples(), &config.train)?;
             (train, Some(validation))
         }
         _ => ((0..train.samples() as u32).collect(), None),
@@ -113,13 +117,21 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Res
         },
         train: if validation_rows.is_some() { whole.of_rows(&train_rows) } else { whole },
         test: test.map(&split),
-        fingerprint,
+        fingerprint: fingerprints.all,
+        training_fingerprint: fingerprints.training,
         task,
         class_names: encoding.class_names().to_vec(),
         feature_names: encoding.feature_names.clone(),
         image: encoding.image,
         encoding,
     })
+}
+
+impl Loaded {
+    /// Name and number of categories of each category column of a table; a column becomes that many features.
+    pub fn categories(&self) -> Vec<(String, usize)> {
+        self.encoding.categories()
+    }
 }
 
 /// Reads another source the way `like` was read: with its columns, categories, classes and preprocessing.
@@ -153,19 +165,25 @@ fn load_other(
     progress: &dyn Progress,
     labelled: bool,
 ) -> Result<Split, DataError> {
-    let raw = raw::read(&Source::parse(source)?, Place { root, memory: None, progress })?;
+    let place = Place { root, memory: None, progress };
+    let raw = raw::read(&Source::parse(source)?, place, &Format::of_other(config))?;
     let mut dataset = like.encoding.encode(raw, source, config.missing, labelled)?;
     let preprocessing = Arc::clone(like.train.preprocessing());
     fill_missing(&mut dataset, preprocessing.fill.as_deref());
     Ok(Split::new(Arc::new(dataset), None, preprocessing))
 }
 
-/// Reads all sources side by side; the first error in their order counts.
-fn read_all(texts: &[&str], from: Place<'_>) -> Result<Vec<Raw>, DataError> {
+/// Reads all sources, of which the training source is the first, side by side; the first error in their order counts.
+fn read_all(texts: &[&str], config: &DataConfig, from: Place<'_>) -> Result<Vec<Raw>, DataError> {
     let sources = texts.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let formats =
+        std::iter::once(Format::of_training(config)).chain(std::iter::repeat(Format::of_other(config)));
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            sources.iter().map(|source| scope.spawn(move || raw::read(source, from))).collect();
+        let threads: Vec<_> = sources
+            .iter()
+            .zip(formats)
+            .map(|(source, format)| scope.spawn(move || raw::read(source, from, &format)))
+            .collect();
         let results = threads.into_iter().map(|thread| match thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -1,5 +1,7 @@
 //! Numbers in text files, and texts that are meant to be others.
 
+use crate::markers::Markers;
+
 /// A finite number in binary32, correctly rounded from its decimal text.
 pub(crate) fn finite(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
@@ -13,7 +15,7 @@ pub(crate) fn finite(text: &str) -> Result<f32, String> {
 /// A CSV cell.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Cell {
-    /// Empty, `?`, `NA` or `NaN`.
+    /// Empty, or a marker of missing values.
     Missing,
     Number(f32),
     /// A number that is infinite or beyond binary32.
@@ -23,16 +25,51 @@ pub(crate) enum Cell {
 
 impl Cell {
     /// What `text`, free of surrounding blanks, is.
-    pub fn of(text: &str) -> Self {
-        if matches!(text, "" | "?" | "NA") || text.eq_ignore_ascii_case("nan") {
-            return Cell::Missing;
-        }
-        match text.parse::<f32>() {
-            Ok(value) if value.is_finite() => Cell::Number(value),
-            Ok(value) if value.is_infinite() => Cell::Infinite,
-            _ => Cell::Text,
+    pub fn of(text: &str, markers: &Markers) -> Self {
+        match text.parse::<f32>().ok().filter(|number| !number.is_nan()) {
+            // Most cells end here and need not be compared with the markers.
+            Some(number) if number.is_finite() && !markers.has_numbers() => Cell::Number(number),
+            _ if markers.contains(text) => Cell::Missing,
+            Some(number) if number.is_finite() => Cell::Number(number),
+            Some(_) => Cell::Infinite,
+            None => Cell::Text,
         }
     }
+}
+
+/// Separators between groups of digits.
+const SEPARATORS: [char; 8] = [',', '.', ' ', '\'', '_', '\u{2019}', '\u{a0}', '\u{202f}'];
+
+/// Whether `text` would be a number without its thousands separators, decimal comma or `%`.
+pub(crate) fn resembles_number(text: &str) -> bool {
+    let without_percent = text.strip_suffix('%').map(str::trim_end);
+    let text = without_percent.unwrap_or(text);
+    let is_number = |text: &str| text.parse::<f32>().is_ok_and(|number| !number.is_nan());
+    without_percent.is_some_and(is_number)
+        || is_number(&text.replacen(',', ".", 1))
+        || has_grouped_digits(text)
+}
+
+/// Whether `text` is like `-1,234,567.8`, `1.234,5`, `1 234` or `1,00,000`.
+fn has_grouped_digits(text: &str) -> bool {
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_grouped = |whole: &str, separator: char| {
+        let whole = whole.strip_prefix(['+', '-']).unwrap_or(whole);
+        let groups: Vec<&str> = whole.split(separator).collect();
+        let [first, between @ .., last] = &groups[..] else { return false };
+        (1..=3).contains(&first.len())
+            && between.iter().all(|group| matches!(group.len(), 2 | 3))
+            && last.len() == 3
+            && groups.iter().all(|group| is_digits(group))
+    };
+    SEPARATORS.iter().any(|&separator| {
+        is_grouped(text, separator)
+            || ['.', ',']
+                .iter()
+                .filter(|&&point| point != separator)
+                .filter_map(|&point| text.split_once(point))
+                .any(|(whole, fraction)| is_digits(fraction) && is_grouped(whole, separator))
+    })
 }
 
 /// "; did you mean …", where some known text is near.
@@ -41,5 +78,56 @@ pub(crate) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) 
     match known.into_iter().min_by_key(|known| distance(known)) {
         Some(known) => format!("; the nearest known is `{known}`"),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resembles_number;
+
+    #[test]
+    fn formatted_numbers_are_recognised() {
+        for text in [
+            "1,200",
+            "1,234,567",
+            "-1,234.5",
+            "12%",
+            "12.5 %",
+            "1,5%",
+            "3,5",
+            ",5",
+            "-0,25",
+            "1.234,5",
+            "1.200.000",
+            "1 200",
+            "1'200",
+            "1_000_000",
+            "1\u{a0}200,75",
+            "1,00,000",
+            "2,5e3",
+        ] {
+            assert!(resembles_number(text), "{text}");
+        }
+        for text in [
+            "",
+            "%",
+            ",",
+            "-",
+            "a",
+            "1,2,3",
+            "1,20,3000",
+            "12:30",
+            "2024-01-02",
+            "10.0.0.1",
+            "5 kg",
+            "$1,200",
+            "1,200a",
+            "nan%",
+            "3+",
+            "1,,200",
+            "é,5",
+        ] {
+            assert!(!resembles_number(text), "{text}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::dataset::Image;
 use crate::error::DataError;
 use crate::libsvm::{self, Sparse};
 use crate::progress::Place;
-use crate::table::{self, Table};
+use crate::table::{self, Format, Table};
 use crate::{digits, idx};
 use ndarray::Array2;
 
@@ -43,15 +43,15 @@ impl Raw {
     }
 }
 
-/// Reads `source`.
-pub(crate) fn read(source: &Source, from: Place<'_>) -> Result<Raw, DataError> {
+/// Reads `source`; a table as `format` says.
+pub(crate) fn read(source: &Source, from: Place<'_>, format: &Format) -> Result<Raw, DataError> {
     let root = from.root;
     match source {
         Source::Idx { images, labels } => {
             let labels = labels.as_ref().map(|path| root.join(path));
             idx::read(&root.join(images), labels.as_deref(), from).map(Raw::Pixels)
         }
-        Source::Csv(path) => table::read(&root.join(path), from).map(Raw::Table),
+        Source::Csv(path) => table::read(&root.join(path), from, format).map(Raw::Table),
         Source::Libsvm(path) => libsvm::read(&root.join(path), from).map(Raw::Sparse),
         Source::Digits { count, seed } => Ok(Raw::Pixels(digits::draw(*count, *seed, from.progress))),
     }

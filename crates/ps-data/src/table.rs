@@ -1,16 +1,44 @@
-//! CSV files with a header, as text in memory: what a cell means is known only once all of a column is seen.
+//! CSV files as text in memory: what a cell means is known only once all of a column is seen.
 
+use crate::config::DataConfig;
 use crate::error::DataError;
-use crate::number::nearest;
+use crate::header::{self, FirstRow};
+use crate::markers::Markers;
+use crate::number::{Cell, nearest};
 use crate::progress::{Place, Watched};
+use crate::quotes;
 use std::path::Path;
+use std::sync::Arc;
+
+/// How a CSV file is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Format {
+    pub first_row: FirstRow,
+    pub markers: Arc<Markers>,
+}
+
+impl Format {
+    /// Of the training source of `config`.
+    pub fn of_training(config: &DataConfig) -> Self {
+        let markers = Arc::new(Markers::new(config.missing_values.as_deref()));
+        Format { first_row: FirstRow::of_training(config.header), markers }
+    }
+
+    /// Of a source that is encoded like the training source of `config`.
+    pub fn of_other(config: &DataConfig) -> Self {
+        Format { first_row: FirstRow::of_other(config.header), ..Format::of_training(config) }
+    }
+}
 
 /// A CSV file's cells.
 pub(crate) struct Table {
     /// The path, for error texts.
     pub place: String,
-    /// Names of the columns.
+    /// Names of the columns, or their numbers from 0 if the file has no header.
     pub header: Vec<String>,
+    markers: Arc<Markers>,
+    /// Rows before the data: 1 with a header, else 0.
+    skipped: usize,
     /// All cells' texts, one after the other.
     text: String,
     rows: Vec<Row>,
@@ -28,11 +56,17 @@ struct Row {
 impl Table {
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.rows.len()
+        self.rows.len() - self.skipped
+    }
+
+    /// Number of columns.
+    pub fn width(&self) -> usize {
+        self.header.len()
     }
 
     /// A cell's text without surrounding blanks.
     pub fn cell(&self, row: usize, column: usize) -> &str {
+        let row = row + self.skipped;
         let first = row * self.header.len();
         let start = if column == 0 { 0 } else { self.ends[first + column - 1] as usize };
         let end = self.ends[first + column] as usize;
@@ -40,9 +74,29 @@ impl Table {
         self.text[base + start..base + end].trim_ascii()
     }
 
+    /// What a cell is.
+    pub fn value(&self, row: usize, column: usize) -> Cell {
+        Cell::of(self.cell(row, column), &self.markers)
+    }
+
+    /// Which cells are missing.
+    pub fn markers(&self) -> &Markers {
+        &self.markers
+    }
+
+    /// File and line of the first row, for error texts about the columns.
+    pub fn first_line(&self) -> String {
+        format!("{}:{}", self.place, self.rows[0].line)
+    }
+
+    /// File and line, for error texts.
+    pub fn line_of(&self, row: usize) -> String {
+        format!("{}:{}", self.place, self.rows[row + self.skipped].line)
+    }
+
     /// File, line and column, for error texts.
     pub fn place_of(&self, row: usize, column: usize) -> String {
-        format!("{}:{}: column `{}`", self.place, self.rows[row].line, self.header[column])
+        format!("{}: column `{}`", self.line_of(row), self.header[column])
     }
 
     /// The number of the column `name`.
@@ -73,25 +127,53 @@ impl Table {
 }
 
 /// Reads the file at `path`.
-pub(crate) fn read(path: &Path, from: Place<'_>) -> Result<Table, DataError> {
+pub(crate) fn read(path: &Path, from: Place<'_>, format: &Format) -> Result<Table, DataError> {
     let place = path.display().to_string();
     let bytes = Watched::open(path, from)?.read_whole()?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     if bytes.is_empty() {
         return Err(DataError::content(place, "the file is empty"));
     }
+    quotes::check(bytes).map_err(|(line, problem)| DataError::content(format!("{place}:{line}"), problem))?;
+    let mut table = read_rows(path, place, bytes, format)?;
+    if format.first_row == FirstRow::Unknown {
+        header::check(&table)?;
+    }
+    if format.first_row != FirstRow::Data {
+        table.header = (0..table.width()).map(|column| table.cell(0, column).to_string()).collect();
+        check_names(&table)?;
+        table.skipped = 1;
+    }
+    if table.rows() == 0 {
+        return Err(DataError::content(table.place, "the file holds a header but no rows"));
+    }
+    Ok(table)
+}
+
+/// Reads all rows, the first one included, and names the columns by their numbers.
+fn read_rows(path: &Path, place: String, bytes: &[u8], format: &Format) -> Result<Table, DataError> {
     let mut lines = Lines { bytes, counted: 0, line: 1 };
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(bytes);
-    let header = reader.headers().map_err(|error| csv_error(path, &mut lines, error))?;
-    let header: Vec<String> = header.iter().map(|name| name.trim_ascii().to_string()).collect();
-    check_header(&place, &header)?;
-    let mut table = Table { place, header, text: String::new(), rows: Vec::new(), ends: Vec::new() };
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
+    let markers = Arc::clone(&format.markers);
+    let mut table = Table {
+        place,
+        header: Vec::new(),
+        markers,
+        skipped: 0,
+        text: String::new(),
+        rows: Vec::new(),
+        ends: Vec::new(),
+    };
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(|error| csv_error(path, &mut lines, error))? {
         let line = lines.of(record.position());
-        if record.len() != table.header.len() {
-            let (cells, columns) = (record.len(), table.header.len());
-            let problem = format!("{cells} cells where the header has {columns} columns");
+        if table.rows.is_empty() {
+            table.header = (0..record.len()).map(|column| column.to_string()).collect();
+        }
+        if record.len() != table.width() {
+            let (cells, columns) = (record.len(), table.width());
+            let first = if format.first_row == FirstRow::Data { "first row" } else { "header" };
+            let problem = format!("{cells} cells where the {first} has {columns} columns");
             return Err(DataError::content(format!("{}:{line}", table.place), problem));
         }
         table.rows.push(Row { start: table.text.len(), line });
@@ -106,7 +188,7 @@ pub(crate) fn read(path: &Path, from: Place<'_>) -> Result<Table, DataError> {
         }
     }
     if table.rows.is_empty() {
-        return Err(DataError::content(table.place, "the file holds a header but no rows"));
+        return Err(DataError::content(table.place, "the file holds no rows"));
     }
     Ok(table)
 }
@@ -132,18 +214,14 @@ impl Lines<'_> {
     }
 }
 
-fn check_header(place: &str, header: &[String]) -> Result<(), DataError> {
-    let bad = |problem: String| Err(DataError::content(format!("{place}:1"), problem));
-    if header.iter().all(String::is_empty) {
-        return bad("the first line names no columns".into());
+/// Refuses names of columns that are all empty or not distinct.
+fn check_names(table: &Table) -> Result<(), DataError> {
+    let bad = |problem: String| Err(DataError::content(table.first_line(), problem));
+    if table.header.iter().all(String::is_empty) {
+        return bad("the first row names no columns".into());
     }
-    if header.iter().all(|name| name.parse::<f64>().is_ok()) {
-        return bad(
-            "the first line holds only numbers where the columns' names were expected; add a header".into()
-        );
-    }
-    for (number, name) in header.iter().enumerate() {
-        if header[..number].contains(name) {
+    for (number, name) in table.header.iter().enumerate() {
+        if table.header[..number].contains(name) {
             return bad(format!("column {number} is named `{name}` like one before it"));
         }
     }

@@ -4,7 +4,9 @@ use crate::{Seed, choice, part, with_length};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ps_core::Samples;
-use ps_data::{DataConfig, DataError, Loaded, Missing, Split, Task, Validation, load_from_memory};
+use ps_data::{
+    ColumnKind, DataConfig, DataError, Loaded, Missing, Split, Task, Validation, load_from_memory,
+};
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -25,7 +27,12 @@ pub(crate) fn csv(input: &[u8]) {
         2 => Some("-2"),
         _ => Some("label"),
     };
-    let config = DataConfig { label: label.map(String::from), ..DataConfig::new("csv:train") };
+    let mut config = DataConfig { label: label.map(String::from), ..DataConfig::new("csv:train") };
+    if choice & 32 != 0 {
+        config.header = Some(false);
+        config.columns = BTreeMap::from([("1".into(), ColumnKind::Category)]);
+        config.missing_values = Some(vec!["-".into(), "0".into()]);
+    }
     with_test(choice, config, rest);
 }
 
@@ -141,6 +148,10 @@ pub(crate) fn csv_seeds() -> Vec<Seed> {
         ("ragged", with(0, "a,b\n1,2,3\n")),
         ("open-quote", with(0, "a,b\n\"1,2\n")),
         ("large", with(2, "a,y\n3.4e38,1e39\n")),
+        ("no-header", with(0x20 | 8 | 2, "1.5,u,3\n-,v,4\n0,u,5\n\02,v,6\n")),
+        ("numbers-in-disguise", with(0, "a,b\n\"1,200\",u\n\"3,4\",v\n12%,u\n")),
+        ("nearly-all-different", with(2, "a,y\nu,1\nv,2\nw,3\nx,4\ny,5\n")),
+        ("quotes", with(2, "a,y\n\"u\"\"v\" ,1\n\"w\"x,2\n")),
     ]
 }
 
@@ -148,7 +159,8 @@ pub(crate) fn libsvm_seeds() -> Vec<Seed> {
     let with = |choice: u8, text: &str| [&[choice][..], text.as_bytes()].concat();
     vec![
         ("classes", with(1, "+1 1:0.5 3:2\n-1 2:1e-3 # said\n\n+1 3:-7\n")),
-        ("test", with(4, "a 1:1 2:2\nb 1:3\n\0b 2:1\na 1:2\n")),
+        ("test", with(4, "7 1:1 2:2\n-2 1:3\n\0-2 2:1\n7 1:2\n")),
+        ("text-as-label", with(0, "7 1:1\nspam 1:3\n")),
         ("regression", with(2 | 16, "0.25 1:1\n3 2:2\n-1 1:1 2:1\n")),
         ("descending", with(0, "1 2:1 1:1\n")),
         ("beyond-memory", with(2, "1 4294967295:1\n")),

@@ -288,7 +288,11 @@ fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
         file.sync_all()?;
         fs::rename(&aside, path)
     };
-    write().map_err(|error| failed(path, error))
+    write().map_err(|error| {
+        // Half a file is of no use and may be what fills the disk.
+        let _ = fs::remove_file(&aside);
+        failed(path, error)
+    })
 }
 
 fn failed(path: &Path, error: io::Error) -> FolderError {

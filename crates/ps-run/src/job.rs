@@ -130,6 +130,19 @@ impl Job {
         self.data.validation.is_some()
     }
 
+    /// A line with the number of categories of each category column, if there are any.
+    pub fn categories(&self) -> Option<String> {
+        let categories =
+            self.data.categories().into_iter().map(|(column, count)| format!("{column} {count}"));
+        let columns: Vec<String> = categories.collect();
+        (!columns.is_empty()).then(|| format!("categories by column: {}", columns.join(", ")))
+    }
+
+    /// Loss and metrics of `weights` on the training part.
+    pub fn measure(&self, weights: &[f32]) -> Tally {
+        self.gradients().evaluate(weights, &self.data.train)
+    }
+
     /// Loss and metrics of `weights` on the validation part, where there is one. They are rounded as for gradients, so that
     /// it is the same here and in a round.
     pub fn validate(&self, weights: &[f32]) -> Option<Tally> {

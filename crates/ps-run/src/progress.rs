@@ -107,6 +107,12 @@ impl Progress {
     }
 }
 
+/// Shows a line to the user while there is no bar.
+pub fn note(style: Style, text: &str) {
+    let style = if style == Style::Bar { Style::Lines } else { style };
+    Progress::new(style).note(text);
+}
+
 /// Shows how another process's run goes, from what it writes as JSON.
 pub struct Relay {
     progress: Progress,

@@ -3,7 +3,7 @@
 use crate::board::{About, Board};
 use crate::checkpoints::{Checkpoints, Opened};
 use crate::diagnosis::Diagnosis;
-use crate::folder::{FolderError, RunFolder};
+use crate::folder::{FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
 use crate::lines::{EpochLine, EventLine, HashLine, Length, Line, ProbeLine, StepLine, WARNED};
 use crate::measures::Measures;
@@ -548,7 +548,7 @@ impl Recorder {
             EventKind::Restored => "restored",
         };
         if event.kind == EventKind::Restored {
-            // It was of other weights.
+            // What was measured is of other weights.
             self.validated = None;
             self.is_restored = true;
         }
@@ -581,8 +581,8 @@ impl Recorder {
         self.progress.note(text);
     }
 
-    /// The run is over: measures its weights, writes the results (relative data paths started at `root`) and
-    /// returns the summary.
+    /// The run is over: writes the results (relative data paths started at `root`), measures the weights and returns the
+    /// summary. The weights are written before anything else, so that no later failure loses them.
     pub fn finish(
         self,
         job: &Job,
@@ -602,39 +602,53 @@ impl Recorder {
         weights: &[f32],
         version: u64,
     ) -> Result<Summary, FolderError> {
-        let trained = self.seconds();
+        let seconds = self.seconds();
         self.board.finishing(EVALUATING);
+        if let Some(folder) = &self.folder {
+            folder.retire_summary(job)?;
+            folder.write_weights(job, root, weights, version)?;
+        }
+        let concluded = self.conclude(job, weights, version, seconds);
+        if let (Err(_), Some(folder)) = (&concluded, self.folder()) {
+            self.progress.note(&format!("the weights are in {}", folder.join(WEIGHTS_FILE).display()));
+        }
+        concluded
+    }
+
+    /// Writes and measures everything else.
+    fn conclude(
+        &mut self,
+        job: &Job,
+        weights: &[f32],
+        version: u64,
+        seconds: f64,
+    ) -> Result<Summary, FolderError> {
         if let Some(checkpoints) = &mut self.checkpoints {
             let warning = checkpoints.wait()?;
             warning.iter().for_each(|warning| self.progress.warn(warning));
             self.board.checkpoint(checkpoints.durable());
         }
         self.progress.close();
+        self.close_metrics()?;
         let validated = self.validated.take().filter(|(steps, _)| *steps == version);
         let is_done = self.is_concluded || version >= job.plan.steps;
         let mut summary =
             Summary::new(job, weights, version, is_done, validated.map(|(_, measures)| measures));
         summary.steps_taken = Diagnosis::of(&self.probes);
-        summary.seconds = trained;
-        summary.samples_per_second = self.samples as f64 / trained.max(1e-9);
-        if self.epoch.tally.samples > 0 {
-            self.train = Some(Measures::new(&self.epoch.tally, &self.class_names));
-        }
-        summary.train = self.train.take();
+        summary.seconds = seconds;
+        summary.samples_per_second = self.samples as f64 / seconds.max(1e-9);
+        summary.train = self.measure_training(job, weights);
         summary.slowest = self
             .slowest
             .take()
             .map(|(worker, waited)| Slowest { worker, waited_seconds: waited.as_secs_f64() });
         self.board.finishing("writing the results");
-        self.close_metrics()?;
         if let Some(onlooker) = self.onlooker.take()
             && (self.is_restored || version == 0 || !self.plan.ends_epoch(version - 1))
         {
             onlooker.show(version, weights.to_vec());
         }
         if let Some(folder) = &self.folder {
-            folder.retire_summary(job)?;
-            folder.write_weights(job, root, weights, version)?;
             folder.write_summary(&summary)?;
         }
         self.save_end();
@@ -650,6 +664,20 @@ impl Recorder {
                 "the state after the last step was not saved: {error}; a longer run resumes from an earlier step"
             ));
         }
+    }
+
+    /// The measures of training: over the steps of the last epoch or, if `weights` are not those after the last step, of
+    /// `weights` on the whole training part.
+    fn measure_training(&mut self, job: &Job, weights: &[f32]) -> Option<Measures> {
+        // A descent that checks itself may return to an earlier point in its last step.
+        let is_of_earlier_weights = self.is_concluded || self.is_restored || job.control.descent.is_some();
+        if is_of_earlier_weights {
+            return Some(Measures::new(&job.measure(weights), &self.class_names));
+        }
+        if self.epoch.tally.samples > 0 {
+            return Some(Measures::new(&self.epoch.tally, &self.class_names));
+        }
+        self.train.take()
     }
 
     /// The run failed for this reason: the bar goes, the metrics so far stay, no results are written.
@@ -775,5 +803,34 @@ impl Window {
         self.since = now;
         self.before = 0;
         self.tally = Tally::new(self.tally.classes.len());
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::folder::SUMMARY_FILE;
+    use ps_config::RunConfig;
+    use ps_data::NoProgress;
+
+    #[test]
+    fn weights_are_written_even_if_metrics_cannot_be() {
+        let place = tempfile::tempdir().unwrap();
+        let text =
+            "data.train = 'digits:20'\nmodel.kind = 'softmax'\ntrain.batch = 20\nlearning_rate.initial = 1";
+        let run = RunConfig::parse(text, "test", &[]).unwrap();
+        let job = Job::load(run, place.path(), None, &NoProgress).unwrap();
+        let out = place.path().join("out");
+        let folder = RunFolder::create(Some(&out), "test").unwrap();
+        let mut recorder = Recorder::new(&job, Some(folder), Style::Quiet).unwrap();
+        recorder.metrics = Some(BufWriter::new(File::options().write(true).open("/dev/full").unwrap()));
+        recorder.write(&Line::Event(EventLine { step: 1, event: "warned".into(), text: String::new() }));
+        let weights = job.model.initial(1);
+        let error = recorder.finish(&job, place.path(), &weights, job.plan.steps).unwrap_err();
+        assert!(error.to_string().contains("metrics.jsonl: No space left on device"), "{error}");
+        let saved = crate::SavedWeights::open(&out.join(WEIGHTS_FILE)).unwrap();
+        assert_eq!(saved.weights(&job.model).unwrap().weights, weights);
+        // Without a summary the run is not finished, and can be resumed.
+        assert!(!out.join(SUMMARY_FILE).exists());
     }
 }

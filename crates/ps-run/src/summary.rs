@@ -25,7 +25,8 @@ pub struct Summary {
     pub seconds: f64,
     /// Training samples seen per second.
     pub samples_per_second: f64,
-    /// Over the last epoch's steps, each before its update.
+    /// Over the last epoch's steps, each before its update; or, if the final weights are not those after the last step, of
+    /// the final weights on the whole training part.
     pub train: Option<Measures>,
     /// Of the final weights on the validation part.
     pub validation: Option<Measures>,

@@ -2,6 +2,7 @@
 
 use crate::folder::FolderError;
 use crate::job::Job;
+use crate::paths;
 use ps_checkpoint::{Fingerprint, tensors};
 use ps_core::{Model, weights_hash};
 use safetensors::SafeTensors;
@@ -36,7 +37,11 @@ pub struct AboutWeights {
     /// The run file as resolved: model, sources and preprocessing.
     pub run: String,
     /// Folder that relative data paths of the run start at.
+    #[serde(with = "paths::as_text")]
     pub data_root: PathBuf,
+    /// SHA-256 of what determined encoding and preprocessing, see [`ps_data::Loaded::training_fingerprint`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_data: Option<String>,
     /// SHA-256 of the weights.
     pub weights_sha256: String,
 }
@@ -49,12 +54,28 @@ pub(crate) fn to_bytes(job: &Job, root: &Path, weights: &[f32], version: u64) ->
         feature_names: if job.data.image.is_some() { Vec::new() } else { job.data.feature_names.clone() },
         fingerprint: job.fingerprint.clone(),
         run: job.run.to_toml(),
-        data_root: std::path::absolute(root).map_err(|error| error.to_string())?,
+        // If there is no current folder any more, a relative path is better than no weights.
+        data_root: std::path::absolute(root).unwrap_or_else(|_| root.into()),
+        training_data: Some(job.data.training_fingerprint.clone()),
         weights_sha256: weights_hash(weights),
     };
     let about = serde_json::to_string(&about).map_err(|error| error.to_string())?;
     let metadata = HashMap::from([(KEY.to_string(), about)]);
     tensors::to_bytes(job.model.layout(), weights, Some(metadata))
+}
+
+impl AboutWeights {
+    /// Whether `job` encodes and preprocesses samples as the run did, so that predictions are the same.
+    pub fn fits(&self, job: &Job) -> bool {
+        let data = &job.data;
+        let is_same_data = match &self.training_data {
+            Some(training) => *training == data.training_fingerprint,
+            None => self.fingerprint.data == data.fingerprint,
+        };
+        is_same_data
+            && self.class_names == data.class_names
+            && (data.image.is_some() || self.feature_names == data.feature_names)
+    }
 }
 
 impl SavedWeights {

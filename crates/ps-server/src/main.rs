@@ -60,6 +60,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let base = arguments.run.folder();
     let job = Job::load(run, base, arguments.data.data_root.as_deref(), &DataProgress::new(style))
         .map_err(|error| failure(&error, error.is_usage()))?;
+    job.categories().iter().for_each(|line| ps_run::note(style, line));
     if let Some((index, coordinator)) = placement {
         return serve_shard(arguments, &options, health.as_ref(), listener, job, index, coordinator);
     }

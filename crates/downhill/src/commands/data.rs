@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::{drawing, output};
 use ps_config::{DataArgs, RunConfig};
-use ps_data::{ColumnSummary, Inspection, LabelSummary, NoProgress, Validation, inspect};
+use ps_data::{ColumnSummary, ColumnUse, Inspection, LabelSummary, NoProgress, Validation, inspect};
 use ps_run::{counted, grouped};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,6 +30,10 @@ pub struct InspectArguments {
     #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
     label: Option<String>,
 
+    /// Override a key of the run file, or set one for a source, such as data.header=false; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+
     #[command(flatten)]
     data: DataArgs,
 }
@@ -38,9 +42,12 @@ const EXAMPLES: &str = "\
 Examples:
   downhill data inspect digits:
   downhill data inspect csv:housing.csv --label median_house_value
+  downhill data inspect csv:people.csv --set data.columns.name=ignore
   downhill data inspect idx:images.gz,labels.gz
   downhill data inspect examples/digits.toml";
 
+/// What a run file needs besides data, for sources without one.
+const REST: &str = "model.kind = \"linear\"\nlearning_rate.initial = 1";
 /// At most this many columns, classes and texts of a column are listed.
 const MAX_COLUMNS: usize = 60;
 const MAX_CLASSES: usize = 30;
@@ -49,29 +56,28 @@ const MAX_TEXTS: usize = 5;
 /// Prints what was found.
 pub fn run(command: &Command) -> Result<ExitCode, Failure> {
     let Command::Inspect(arguments) = command;
-    let mut lines = Vec::new();
-    let label = arguments.label.as_deref();
-    if Path::new(&arguments.what).extension().is_some_and(|ending| ending == "toml") {
-        let path = PathBuf::from(&arguments.what);
-        let run = RunConfig::load(&path, &[])?;
-        let base = path.parent().unwrap_or(Path::new(""));
-        let root = arguments.data.root(base);
-        let validation = match &run.data.validation {
-            Some(Validation::Source(source)) => Some(source.clone()),
-            _ => None,
-        };
-        let sources =
-            [("training", Some(run.data.train)), ("validation", validation), ("test", run.data.test)];
-        for (role, source) in sources {
-            let Some(source) = source else { continue };
-            let source = ps_fetch::localized(&source, &NoProgress)?;
-            let found = inspect(&source, label.or(run.data.label.as_deref()), root)?;
-            describe(&found, Some(role), &mut lines);
-        }
+    let path = PathBuf::from(&arguments.what);
+    let is_run = path.extension().is_some_and(|ending| ending == "toml");
+    let mut data = if is_run {
+        RunConfig::load(&path, &arguments.sets)?.data
     } else {
-        let root = arguments.data.root(Path::new(""));
-        let source = ps_fetch::localized(&arguments.what, &NoProgress)?;
-        describe(&inspect(&source, label, root)?, None, &mut lines);
+        let run = format!("data.train = {}\n{REST}", toml::Value::from(arguments.what.as_str()));
+        RunConfig::parse(&run, &arguments.what, &arguments.sets)?.data
+    };
+    data.label = arguments.label.clone().or(data.label);
+    let validation = match &data.validation {
+        Some(Validation::Source(source)) => Some(source.as_str()),
+        _ => None,
+    };
+    let sources =
+        [("training", Some(data.train.as_str())), ("validation", validation), ("test", data.test.as_deref())];
+    let base = path.parent().filter(|_| is_run).unwrap_or(Path::new(""));
+    let mut lines = Vec::new();
+    for (role, source) in sources {
+        let Some(source) = source else { continue };
+        let source = ps_fetch::localized(source, &NoProgress)?;
+        let found = inspect(&source, &data, arguments.data.root(base))?;
+        describe(&found, Some(role).filter(|_| is_run), &mut lines);
     }
     output::lines(&lines)?;
     Ok(ExitCode::SUCCESS)
@@ -132,32 +138,53 @@ fn describe_columns(columns: &[ColumnSummary], lines: &mut Vec<String>) {
     row(lines, "columns", "");
     let width = columns.iter().map(|column| column.name.chars().count()).max().unwrap_or(0);
     for column in columns.iter().take(MAX_COLUMNS) {
-        let mut text = match column.range {
-            Some([low, mean, high]) if column.texts.is_empty() => {
-                format!("{} to {}, mean {}", number(low), number(high), number(mean))
-            }
-            _ => texts(column),
+        let what = match &column.becomes {
+            ColumnUse::Number | ColumnUse::Refused(_) => String::new(),
+            ColumnUse::Categories(1) => "1 category: ".into(),
+            ColumnUse::Categories(count) => format!("{} categories: ", grouped(*count as f64)),
+            ColumnUse::Ignored => "ignored: ".into(),
         };
-        if column.missing > 0 {
-            text += &format!(", {} missing", grouped(column.missing as f64));
-        }
-        lines.push(format!("    {:<width$}  {text}", column.name));
+        let missing = match column.missing {
+            0 => String::new(),
+            missing => format!(", {} missing", grouped(missing as f64)),
+        };
+        lines.push(format!("    {:<width$}  {what}{}{missing}", column.name, cells(column)));
     }
     if columns.len() > MAX_COLUMNS {
         lines.push(format!("    and {} more", columns.len() - MAX_COLUMNS));
     }
+    let refused = |column: &ColumnSummary| match &column.becomes {
+        ColumnUse::Refused(error) => Some(error.clone()),
+        _ => None,
+    };
+    let refused: Vec<String> = columns.iter().filter_map(refused).collect();
+    if !refused.is_empty() {
+        row(lines, "training refuses this:", "");
+        lines.extend(refused.iter().map(|error| format!("    {error}")));
+    }
 }
 
-/// The commonest texts of a column.
-fn texts(column: &ColumnSummary) -> String {
+/// The numbers of a column and its commonest texts.
+fn cells(column: &ColumnSummary) -> String {
+    let mut parts = Vec::new();
+    if let Some([low, mean, high]) = column.range {
+        let beside = match column.texts.is_empty() {
+            true => String::new(),
+            false => format!("{}, ", counted(column.numbers, "number")),
+        };
+        parts.push(format!("{beside}{} to {}, mean {}", number(low), number(high), number(mean)));
+    }
     let mut counts: Vec<_> = column.texts.iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let shown = counts.iter().take(MAX_TEXTS).map(|(text, count)| format!("{text} ({count})"));
-    let more = if counts.len() > MAX_TEXTS { ", …" } else { "" };
-    let mixed =
-        if column.numbers > 0 { format!(" beside {} numbers", column.numbers) } else { String::new() };
-    let shown: Vec<String> = shown.collect();
-    format!("{}{mixed}: {}{more}", counted(counts.len(), "text"), shown.join(", "))
+    let mut shown: Vec<String> = shown.collect();
+    if counts.len() > MAX_TEXTS {
+        shown.push("…".into());
+    }
+    if !shown.is_empty() {
+        parts.push(shown.join(", "));
+    }
+    parts.join("; ")
 }
 
 fn row(lines: &mut Vec<String>, name: &str, value: &str) {

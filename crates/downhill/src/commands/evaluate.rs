@@ -13,7 +13,7 @@ use std::process::ExitCode;
 /// Measure the weights of a finished run
 ///
 /// Without --data, this measures on the run's validation part and test source, as training does at its end. The run's training
-/// data is read as well, because it determines the columns, classes and preprocessing.
+/// data is read as well and must not have changed, because it determines the columns, classes and preprocessing.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let style = Style::choose(&arguments.log);
     let run = SavedRun::open(&arguments.run, &arguments.sets, arguments.data.data_root.as_deref(), style)?;
     if run.data_changed() {
-        output::warn("the data is not what the run was trained on, so the figures are not the run's own");
+        output::warn("the validation or test data is not that of the run, so the figures are not the run's own");
     }
     let data = &run.job.data;
     let mut splits = Vec::new();

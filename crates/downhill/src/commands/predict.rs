@@ -7,16 +7,15 @@ use ps_config::{DataArgs, LogArgs};
 use ps_core::{Head, Samples};
 use ps_data::{DataError, load_unlabelled};
 use ps_run::{DataProgress, Style, counted};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Predict with the weights of a finished run
 ///
 /// Writes CSV with one line per sample, in the order of the source: the predicted class and the probability of each class, or
-/// the predicted value or rate. The source needs no labels, and its labels are ignored. The run's training data is read as well,
-/// because it determines the columns and preprocessing.
+/// the predicted value or rate. The source needs no labels, and its labels are ignored. The run's training data is read as well
+/// and must not have changed, because it determines the columns and preprocessing.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -49,10 +48,10 @@ Examples:
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
-    let run = SavedRun::open(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
-    if run.data_changed() {
-        output::warn("the data is not what the run was trained on, so preprocessing may differ");
+    if let Some(path) = arguments.output.as_ref().filter(|path| path.exists()) {
+        return Err(taken(path));
     }
+    let run = SavedRun::open(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
     let data = &run.job.data;
     let progress = DataProgress::new(style);
     let split = load_unlabelled(
@@ -70,23 +69,37 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         output::to_stdout(|out| table.write(out))?;
         return Ok(ExitCode::SUCCESS);
     };
-    let failed = |error| Failure::from(DataError::File { path: path.clone(), error });
-    // Reserves the name; the content is written aside, so that the file is whole or empty.
-    File::create_new(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Failure::Usage(format!(
-            "{}: the file exists and nothing is written over; choose another --output",
-            path.display()
-        )),
-        _ => failed(error),
-    })?;
-    let mut bytes = Vec::new();
-    table.write(&mut bytes).map_err(failed)?;
-    let aside = PathBuf::from(format!("{}.part", path.display()));
-    fs::write(&aside, &bytes).and_then(|()| fs::rename(&aside, path)).map_err(failed)?;
+    write_new(path, |out| table.write(out))?;
     if !arguments.log.quiet {
         output::note(&format!("{} written to {}", counted(split.len(), "prediction"), path.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Creates the file `path`, whole or not at all; an existing file is never replaced.
+fn write_new(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let failed = |error| Failure::from(DataError::File { path: path.into(), error });
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut aside = tempfile::Builder::new();
+    // The permissions of any new file; by default only the owner could read a temporary one.
+    #[cfg(unix)]
+    aside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let aside = aside.tempfile_in(folder).map_err(failed)?;
+    let mut out = BufWriter::new(&aside);
+    write(&mut out).and_then(|()| out.flush()).map_err(failed)?;
+    drop(out);
+    aside.as_file().sync_all().map_err(failed)?;
+    aside.persist_noclobber(path).map(drop).map_err(|error| match error.error.kind() {
+        io::ErrorKind::AlreadyExists => taken(path),
+        _ => failed(error.error),
+    })
+}
+
+fn taken(path: &Path) -> Failure {
+    Failure::Usage(format!(
+        "{}: the file exists and nothing is written over; choose another --output",
+        path.display()
+    ))
 }
 
 /// Predictions, `[samples, outputs]` row-major, and what they mean.

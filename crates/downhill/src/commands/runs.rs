@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::output;
-use ps_run::{Line, Measures, PastRun, seconds};
+use ps_run::{Line, Measures, PastRun, escaped, seconds};
 use ps_terminal::{Narrow, Table, clip_start, stdout_width};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ fn as_json(run: &PastRun) -> String {
     let since = run.written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (step, steps) = run.steps().unzip();
     json!({
-        "folder": run.folder, "state": run.state(), "step": step, "steps": steps, "written": since, "summary": run.summary,
+        "folder": escaped(&run.folder), "state": run.state(), "step": step, "steps": steps, "written": since, "summary": run.summary,
     })
     .to_string()
 }

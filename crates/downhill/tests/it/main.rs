@@ -5,4 +5,5 @@ mod command_line;
 mod documenting;
 mod interrupting;
 mod launching;
+mod results;
 mod simulating;

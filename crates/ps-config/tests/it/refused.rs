@@ -122,6 +122,22 @@ fn wrong_types_and_impossible_values_are_refused() {
         "missing = \"median\"",
         r#"run.toml:4: data.missing = "median": did you mean "mean"? expected "refuse" or "mean""#,
     );
+    line("validation = 0.1", "header = 1", "run.toml:4: data.header = 1: expected true or false");
+    line(
+        "validation = 0.1",
+        "missing_values = \"-\"",
+        r#"run.toml:4: data.missing_values = "-": expected a list of texts, such as ["NA", "-"]"#,
+    );
+    line(
+        "validation = 0.1",
+        "missing_values = [-999]",
+        r#"run.toml:4: data.missing_values = [-999]: expected a list of texts, such as ["NA", "-"]"#,
+    );
+    line(
+        "validation = 0.1",
+        "columns = { id = \"drop\" }",
+        r#"run.toml:4: data.columns = { id = "drop" }: expected a table of columns, each "number", "category" or "ignore", such as { id = "ignore" }"#,
+    );
     line(
         "kind = \"mlp\"",
         "kind = \"MLP\"",

@@ -2,7 +2,7 @@
 
 use ps_config::{Batch, ConfigError, RunConfig, Shape};
 use ps_core::{Activation, Head, ScheduleKind};
-use ps_data::Validation;
+use ps_data::{ColumnKind, Validation};
 
 const GOOD: &str = r#"seed = 7
 [data]
@@ -77,6 +77,11 @@ fn the_resolved_run_file_reads_back_as_the_same_run() {
     for sets in [
         &[][..],
         &["data.train='csv:C:\\odd \"path\".csv'", "data.test=csv:t", "data.label=x", "data.missing=mean"],
+        &["data.header=false", "data.missing_values=['-', '', \"a\\nb\"]", "data.columns.0=ignore"],
+        &[
+            "data.missing_values=[]",
+            "data.columns={ 'a b' = 'category', \"c\\nd\" = 'number', '' = 'ignore' }",
+        ],
         &["data.validation=csv:v", "train.steps=77", "train.leaf=5", "data.standardize=true"],
         &["learning_rate.schedule=polynomial", "learning_rate.power=0.3", "learning_rate.end=1e-9"],
         &["learning_rate.schedule=inverse-time", "learning_rate.every=9", "learning_rate.factor=1e16"],
@@ -104,6 +109,9 @@ fn the_fingerprint_changes_with_the_numbers_and_not_with_places() {
         &["data.train=csv:elsewhere.csv"][..],
         &["data.test=csv:test.csv"],
         &["data.label=species"],
+        &["data.header=true"],
+        &["data.columns.id=ignore"],
+        &["data.missing_values=['-']"],
         &["train.leaf=32"],
         &["learning_rate.end=0"],
     ] {
@@ -138,6 +146,33 @@ fn the_fingerprint_changes_with_the_numbers_and_not_with_places() {
         assert!(!seen.contains(&fingerprint), "{other:?}");
         seen.push(fingerprint);
     }
+}
+
+#[test]
+fn an_entry_of_a_table_can_be_set_by_itself() {
+    let run = with(&[
+        "data.columns={ id = 'ignore', size = 'number' }",
+        "data.columns.size=category",
+        "data.columns.a column.of \"many\" words = ignore",
+        "data.columns.\"in quotes\"='number'",
+        "optimizer.rates.layers.0.bias=2",
+        "optimizer.rates.weights=0.5",
+    ])
+    .unwrap();
+    let columns: Vec<(&str, ColumnKind)> =
+        run.data.columns.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+    assert_eq!(
+        columns,
+        [
+            ("a column.of \"many\" words", ColumnKind::Ignore),
+            ("id", ColumnKind::Ignore),
+            ("in quotes", ColumnKind::Number),
+            ("size", ColumnKind::Category),
+        ]
+    );
+    assert_eq!(run.optimizer.rates, [("layers.0.bias".to_string(), 2.0), ("weights".to_string(), 0.5)]);
+    let table = parse(&GOOD.replace("[model]", "[data.columns]\nid = \"ignore\"\n[model]")).unwrap();
+    assert_eq!(table.data.columns["id"], ColumnKind::Ignore);
 }
 
 #[test]

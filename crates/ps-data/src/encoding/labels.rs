@@ -2,6 +2,7 @@
 
 use crate::dataset::Task;
 use crate::error::DataError;
+use crate::markers::Markers;
 use crate::number::{Cell, finite, nearest};
 
 /// The labels of a text file.
@@ -11,6 +12,8 @@ pub(crate) struct Labels<'a> {
     pub text: &'a dyn Fn(usize) -> Option<&'a str>,
     /// Where it stands, for error texts.
     pub place: &'a dyn Fn(usize) -> String,
+    /// Which of them are missing.
+    pub markers: &'a Markers,
 }
 
 /// The classes of the training data, in order.
@@ -79,10 +82,15 @@ fn known<'a>(labels: &Labels<'a>, row: usize) -> Result<&'a str, DataError> {
         None => {
             Err(DataError::content((labels.place)(row), "the line has no label before its index:value pairs"))
         }
-        Some(text) => match Cell::of(text) {
+        Some(text) => match Cell::of(text, labels.markers) {
+            Cell::Missing if text.is_empty() => {
+                Err(DataError::content((labels.place)(row), "the label is missing; remove the row"))
+            }
             Cell::Missing => Err(DataError::content(
                 (labels.place)(row),
-                format!("the label is missing (`{text}`); remove the row"),
+                format!(
+                    "the label is missing (`{text}`); remove the row, or leave `{text}` out of data.missing_values"
+                ),
             )),
             Cell::Infinite => {
                 Err(DataError::content((labels.place)(row), format!("label `{text}` is not finite")))

@@ -8,9 +8,10 @@ use crate::config::{DataConfig, Missing};
 use crate::dataset::{self, Dataset, Features, Image, MissingCells, Task};
 use crate::error::DataError;
 use crate::libsvm::Sparse;
+use crate::markers::Markers;
 use crate::raw::Raw;
 use crate::table::Table;
-use columns::Column;
+use columns::Columns;
 use labels::{Classes, Labels};
 use ndarray::Array2;
 
@@ -28,16 +29,22 @@ pub(crate) struct Encoding {
 enum Form {
     Pixels,
     Sparse,
-    Table { columns: Vec<Column>, label: String },
+    Table(Columns),
 }
 
 impl Encoding {
     /// What `raw`, the training source, asks for.
     pub fn learn(raw: &Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
-        if config.label.is_some() && !matches!(raw, Raw::Table(_)) {
-            let problem =
-                format!("only a CSV source has a label column, not `{}`; remove the key", config.train);
-            return Err(DataError::Option { key: "label", problem });
+        let of_tables = [
+            ("label", config.label.is_some()),
+            ("header", config.header.is_some()),
+            ("columns", !config.columns.is_empty()),
+            ("missing_values", config.missing_values.is_some()),
+        ];
+        let unused = of_tables.into_iter().find(|(_, is_set)| *is_set && !matches!(raw, Raw::Table(_)));
+        if let Some((key, _)) = unused {
+            let problem = format!("only a CSV source uses this, not `{}`; remove the key", config.train);
+            return Err(DataError::Option { key, problem });
         }
         let classes_of = |labels: &Labels<'_>, place: &str| {
             if !task.has_classes() {
@@ -73,12 +80,12 @@ impl Encoding {
             }
             Raw::Table(table) => {
                 let label = table.label_column(config.label.as_deref())?;
-                let columns = columns::learn(table, label)?;
+                let columns = Columns::learn(table, label, config)?;
                 Ok(Encoding {
                     task,
                     classes: with_table_labels(table, label, |labels| classes_of(labels, &table.place))?,
-                    feature_names: columns::feature_names(&columns),
-                    form: Form::Table { columns, label: table.header[label].clone() },
+                    feature_names: columns.feature_names(),
+                    form: Form::Table(columns),
                     image: None,
                 })
             }
@@ -88,6 +95,14 @@ impl Encoding {
     /// Name of each class.
     pub fn class_names(&self) -> &[String] {
         &self.classes.names
+    }
+
+    /// Name and number of categories of each category column of a table.
+    pub fn categories(&self) -> Vec<(String, usize)> {
+        match &self.form {
+            Form::Table(columns) => columns.categories(),
+            Form::Pixels | Form::Sparse => Vec::new(),
+        }
     }
 
     /// Encodes `raw`; `labelled` says whether targets are wanted.
@@ -112,16 +127,16 @@ impl Encoding {
                 let targets = labelled.then(|| with_sparse_labels(&sparse, |labels| self.targets(labels)));
                 (Features::F32(dense(&sparse, self.feature_names.len())?), targets.transpose()?)
             }
-            (Form::Table { columns, label }, Raw::Table(table)) => {
-                let features = columns::encode(&table, columns, label, missing)?;
-                let targets = labelled.then(|| self.table_targets(&table, label)).transpose()?;
+            (Form::Table(columns), Raw::Table(table)) => {
+                let features = columns.encode(&table, missing)?;
+                let targets = labelled.then(|| self.table_targets(&table, columns.label())).transpose()?;
                 (Features::F32(features), targets)
             }
             (form, _) => {
                 let kind = match form {
                     Form::Pixels => "images (idx: or digits:)",
                     Form::Sparse => "a libsvm: source",
-                    Form::Table { .. } => "a csv: source",
+                    Form::Table(_) => "a csv: source",
                 };
                 return Err(DataError::Source {
                     source: source.into(),
@@ -151,7 +166,7 @@ impl Encoding {
         match &self.form {
             Form::Pixels => names.cloned().enumerate().map(single).collect(),
             Form::Sparse => names.map(|index| format!("feature {index}")).enumerate().map(single).collect(),
-            Form::Table { columns, .. } => columns::with_features(columns),
+            Form::Table(columns) => columns.with_features(),
         }
     }
 
@@ -161,7 +176,7 @@ impl Encoding {
 
     fn table_targets(&self, table: &Table, label: &str) -> Result<Vec<f32>, DataError> {
         let column = table.column(label).ok_or_else(|| {
-            DataError::content(format!("{}:1", table.place), format!("the label column `{label}` is missing"))
+            DataError::content(table.first_line(), format!("the label column `{label}` is missing"))
         })?;
         with_table_labels(table, column, |labels| self.targets(labels))
     }
@@ -173,12 +188,19 @@ pub(crate) fn with_table_labels<T>(table: &Table, column: usize, work: impl FnOn
         count: table.rows(),
         text: &|row| Some(table.cell(row, column)),
         place: &|row| table.place_of(row, column),
+        markers: table.markers(),
     })
 }
 
 /// Runs `work` on the labels of a LIBSVM file.
 pub(crate) fn with_sparse_labels<T>(sparse: &Sparse, work: impl FnOnce(&Labels<'_>) -> T) -> T {
-    work(&Labels { count: sparse.rows(), text: &|row| sparse.label(row), place: &|row| sparse.place_of(row) })
+    work(&Labels {
+        count: sparse.rows(),
+        text: &|row| sparse.label(row),
+        place: &|row| sparse.place_of(row),
+        // The labels that are there are numbers.
+        markers: &Markers::new(Some(&[])),
+    })
 }
 
 fn dense(sparse: &Sparse, width: usize) -> Result<Array2<f32>, DataError> {

@@ -177,6 +177,38 @@ fn the_fingerprint_follows_content_and_options_but_not_names() {
 }
 
 #[test]
+fn the_training_fingerprint_follows_what_encoding_and_preprocessing_come_from() {
+    let folder = Folder::new();
+    folder.write("a", "x,y\n1,2\n3,4\n5,6\n").write("changed", "x,y\n1,2\n3,4\n5,7\n");
+    let hash = |config: &DataConfig| folder.load(config, Task::Regression).unwrap().training_fingerprint;
+    let a = DataConfig::new("csv:a");
+    let whole = hash(&a);
+    for other in [
+        DataConfig { test: Some("csv:changed".into()), ..a.clone() },
+        DataConfig { validation: Some(Validation::Source("csv:changed".into())), ..a.clone() },
+        DataConfig { header: Some(true), ..a.clone() },
+        DataConfig { missing_values: Some(vec!["-".into()]), ..a.clone() },
+    ] {
+        assert_eq!(hash(&other), whole, "{other:?}");
+    }
+    let share =
+        |seed| DataConfig { validation: Some(Validation::Share(0.4)), validation_seed: seed, ..a.clone() };
+    let others = [
+        DataConfig::new("csv:changed"),
+        DataConfig { standardize: true, ..a.clone() },
+        DataConfig { missing: Missing::Mean, ..a.clone() },
+        share(None),
+        share(Some(9)),
+    ];
+    let mut hashes: Vec<String> = others.iter().chain([&a]).map(hash).collect();
+    hashes.sort();
+    hashes.dedup();
+    assert_eq!(hashes.len(), others.len() + 1);
+    // The seed of a share counts, whether it is that of the run or its own.
+    assert_eq!(hash(&share(None)), hash(&share(Some(1))));
+}
+
+#[test]
 fn drawings_never_change() {
     let fingerprint = |source: &str| {
         load(&DataConfig::new(source), Task::Classes, 1, Path::new("."), &ps_data::NoProgress)

@@ -2,7 +2,7 @@
 
 use crate::common::{counts, row, shared};
 use ps_core::Samples;
-use ps_data::{DataConfig, Features, Image, Loaded, Missing, NoProgress, Task, inspect, load};
+use ps_data::{ColumnUse, DataConfig, Features, Image, Loaded, Missing, NoProgress, Task, inspect, load};
 use std::path::Path;
 
 fn read(root: &Path, config: &DataConfig, task: Task) -> Loaded {
@@ -40,7 +40,7 @@ fn a9a_takes_its_width_from_the_training_data() {
     assert_eq!(counts(&loaded.train), [24_720, 7_841]);
     let test = loaded.test.unwrap();
     assert_eq!((test.features(), counts(&test)), (123, vec![12_435, 3_846]));
-    let seen = inspect("libsvm:a9a/a9a", None, &root).unwrap();
+    let seen = inspect("libsvm:a9a/a9a", &DataConfig::new(""), &root).unwrap();
     assert_eq!((seen.samples, seen.features, seen.non_zero), (32_561, 123, Some(451_592)));
     assert_eq!(seen.labels.unwrap().counts, [("-1".to_string(), 24_720), ("+1".to_string(), 7_841)]);
 }
@@ -74,10 +74,12 @@ fn housing_lacks_207_cells_that_the_mean_can_fill() {
     // Row 290 is the first without: after standardisation the mean is (nearly) zero.
     assert!(row(&loaded.train, 290)[4].abs() < 1e-6);
     assert!(row(&loaded.train, 5).iter().all(|value| value.is_finite()));
-    let seen = inspect(&format!("csv:{path}"), Some("-2"), &root).unwrap();
+    let seen = inspect(&format!("csv:{path}"), &csv(path, Some("-2")), &root).unwrap();
     let bedrooms = seen.columns.iter().find(|column| column.name == "total_bedrooms").unwrap();
     assert_eq!((bedrooms.missing, bedrooms.numbers), (207, 20_433));
     assert_eq!(seen.columns.last().unwrap().texts.len(), 5);
+    assert_eq!(seen.columns.last().unwrap().becomes, ColumnUse::Categories(5));
+    assert!(seen.columns[..8].iter().all(|column| column.becomes == ColumnUse::Number));
     let labels = seen.labels.unwrap();
     assert!(labels.counts.is_empty() && labels.range.unwrap()[2] == 500_001.0);
 }
@@ -89,6 +91,14 @@ fn adult_test_labels_end_in_a_full_stop_and_are_refused() {
     let loaded = read(&root, &config, Task::Binary);
     assert_eq!(loaded.class_names, ["<=50K", ">50K"]);
     assert_eq!(counts(&loaded.train), [24_720, 7_841]);
+    let categories: Vec<String> =
+        loaded.categories().iter().map(|(column, count)| format!("{column} {count}")).collect();
+    assert_eq!(
+        categories.join(", "),
+        "workclass 8, education 16, marital_status 7, occupation 14, relationship 6, race 5, sex 2, native_country 41"
+    );
+    // By itself the other file is read without a key, too.
+    read(&root, &DataConfig { train: "csv:adult/adult_test.csv".into(), ..config.clone() }, Task::Binary);
     let with_test = DataConfig { test: Some("csv:adult/adult_test.csv".into()), ..config };
     let error = load(&with_test, Task::Binary, 1, &root, &NoProgress).unwrap_err().to_string();
     assert!(
@@ -107,7 +117,7 @@ fn small_tables_are_read() {
     let penguins = read(&root, &penguins, Task::Classes);
     assert_eq!(penguins.class_names, ["Adelie", "Chinstrap", "Gentoo"]);
     assert_eq!(counts(&penguins.train), [152, 68, 124]);
-    let seen = inspect("csv:penguins/penguins.csv", Some("species"), &root).unwrap();
+    let seen = inspect("csv:penguins/penguins.csv", &csv("", Some("species")), &root).unwrap();
     assert_eq!(seen.columns.iter().map(|column| column.missing).sum::<usize>(), 2 * 4 + 11);
 
     let iris = read(&root, &csv("iris/iris.csv", None), Task::Classes);
@@ -130,7 +140,7 @@ fn small_tables_are_read() {
 
 #[test]
 fn inspecting_drawings_shows_the_first_few() {
-    let seen = inspect("digits:40", None, Path::new(".")).unwrap();
+    let seen = inspect("digits:40", &DataConfig::new(""), Path::new(".")).unwrap();
     assert_eq!((seen.samples, seen.features, seen.format), (40, 784, "digits"));
     assert_eq!(seen.image, Some(Image { height: 28, width: 28 }));
     assert!(

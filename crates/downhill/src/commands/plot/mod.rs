@@ -107,7 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let style = Style::choose(&arguments.log);
         let run = SavedRun::open(first, &[], arguments.data.data_root.as_deref(), style)?;
         if run.data_changed() {
-            output::warn("the data is not what the run was trained on, so the losses are not the run's own");
+            output::warn("the validation data is not that of the run, so the losses are not the run's own");
         }
         valley::figure(first, &run, arguments.samples as usize, arguments.grid.into(), style != Style::Quiet)?
     } else {

@@ -1,0 +1,227 @@
+//! The results of a run are complete and correct, and what is computed from them later does not change silently.
+#![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const RUN: &str = r#"
+[data]
+train = "csv:train.csv"
+validation = "csv:validation.csv"
+standardize = true
+[model]
+kind = "softmax"
+[train]
+epochs = 4
+batch = 16
+leaf = 4
+[learning_rate]
+initial = 0.5
+"#;
+
+/// A folder with a run file and its data.
+struct Place {
+    folder: PathBuf,
+    _parent: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place::called("place".as_ref())
+    }
+
+    fn called(name: &std::ffi::OsStr) -> Self {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let place = Place { folder, _parent: parent };
+        place.write("run.toml", RUN).write("train.csv", &table(100)).write("validation.csv", &table(30));
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> &Self {
+        fs::write(self.path(name), text).unwrap();
+        self
+    }
+
+    fn run(&self, arguments: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_downhill"));
+        command.current_dir(&self.folder).args(arguments.split_whitespace()).env_remove("DOWNHILL_LOG");
+        command.output().unwrap()
+    }
+
+    /// Standard output and error of a run that must succeed.
+    fn succeed(&self, arguments: &str) -> [String; 2] {
+        let output = self.run(arguments);
+        let [out, error] =
+            [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        assert!(output.status.success(), "downhill {arguments}: {error}");
+        [out, error]
+    }
+
+    /// Standard error of a run that must end with `code`.
+    fn fail(&self, arguments: &str, code: i32) -> String {
+        let output = self.run(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "downhill {arguments}: {error}");
+        assert!(!error.contains("panicked"), "{error}");
+        error
+    }
+}
+
+/// Two classes, not quite told apart by a line; a column of three categories.
+fn table(rows: u32) -> String {
+    let row = |row: u32| {
+        let (a, b) = (row * 7 % 23, row * 5 % 19);
+        let class = if a + b + row % 7 > 24 { "high" } else { "low" };
+        format!("{a},{b},{},{class}\n", ["red", "green", "blue"][(row % 3) as usize])
+    };
+    format!("a,b,colour,class\n{}", (0..rows).map(row).collect::<String>())
+}
+
+fn summary(folder: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(folder.join("summary.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn weights_that_are_restored_are_measured_on_the_whole_training_part() {
+    let place = Place::new();
+    // No validation is better than the first by so much: the run stops early, or goes back after its last step.
+    for (out, patience) in [("stopped", 2), ("restored", 50)] {
+        let sets = format!("--set train.early_stopping={patience} --set train.min_delta=100");
+        let [stdout, _] = place.succeed(&format!("train run.toml --out {out} {sets}"));
+        let summary = summary(&place.path(out));
+        let [evaluated, _] = place.succeed(&format!("evaluate {out} --data csv:train.csv"));
+        let evaluated = evaluated.lines().next().unwrap();
+        let measured =
+            evaluated.strip_prefix("csv:train.csv").unwrap().trim().strip_suffix("  (100 samples)").unwrap();
+        let said = stdout.lines().find_map(|line| line.strip_prefix("training ")).unwrap().trim();
+        assert_eq!(said, measured, "{out}: {stdout}");
+        assert_eq!(summary["train"]["samples"], 100, "{out}: {summary}");
+        let accuracy = format!("{:.2} %", 100.0 * summary["train"]["accuracy"].as_f64().unwrap());
+        assert!(measured.ends_with(&accuracy), "{measured}: {accuracy}");
+        let [listed, _] = place.succeed(&format!("runs {out}"));
+        assert!(listed.contains(&accuracy), "{listed}: {accuracy}");
+    }
+    assert_eq!(summary(&place.path("stopped"))["steps_planned"], 28);
+    assert_ne!(summary(&place.path("stopped"))["steps"], 28);
+    assert_eq!(summary(&place.path("restored"))["steps"], 28);
+}
+
+#[test]
+fn answers_do_not_change_with_the_training_data() {
+    let place = Place::new();
+    place.succeed("train run.toml --out run --set data.validation=0.2");
+    place.write("new.csv", "b,colour,a\n3,red,9\n18,blue,20\n");
+    let commands = [
+        "predict run --data csv:new.csv",
+        "evaluate run",
+        "evaluate run --data csv:validation.csv",
+        "explain run --sample 0 --data csv:validation.csv",
+    ];
+    let before: Vec<[String; 2]> = commands.iter().map(|command| place.succeed(command)).collect();
+    let good = table(100);
+    let changes = [
+        ("a row more", table(101)),
+        ("another cell", good.replacen("0,0,red", "1,0,red", 1)),
+        ("columns of other names", good.replacen("a,b,", "b,a,", 1)),
+        ("other names of classes", good.replace("high", "huge")),
+        ("other names of categories", good.replace("blue", "azure")),
+    ];
+    for (what, changed) in changes {
+        assert_ne!(changed, good);
+        place.write("train.csv", &changed);
+        for command in commands {
+            let error = place.fail(command, 1);
+            assert!(error.contains("is not what the run was trained on"), "{what}: {command}: {error}");
+            assert!(error.contains("csv:train.csv"), "{what}: {command}: {error}");
+        }
+    }
+    let error = place.fail("evaluate run --set data.standardize=false", 1);
+    assert!(error.contains("is not what the run was trained on"), "{error}");
+    // The same content, written in another way, gives the same answers; so does a copy elsewhere.
+    place.write("train.csv", &good.replace('\n', "\r\n"));
+    for (command, before) in commands.iter().zip(&before) {
+        assert_eq!(place.succeed(command), *before, "{command}");
+    }
+    fs::create_dir(place.path("copy")).unwrap();
+    place.write("copy/train.csv", &good).write("train.csv", "gone");
+    assert_eq!(place.succeed("predict run --data csv:new.csv --data-root copy"), before[0]);
+    // Another test source is measured, with a word about it.
+    place.write("train.csv", &good).write("test.csv", &table(20));
+    let [_, note] = place.succeed("evaluate run --set data.test=csv:test.csv");
+    assert!(note.contains("not that of the run"), "{note}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_whose_name_is_no_text_costs_no_run() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::called(std::ffi::OsStr::from_bytes(b"d\xff \x80"));
+    let [stdout, _] = place.succeed("train run.toml");
+    let hash = stdout.lines().last().unwrap().to_string();
+    let [evaluated, _] = place.succeed("evaluate runs/run-1");
+    assert_eq!(evaluated.lines().last(), Some(hash.as_str()));
+    // From elsewhere, with the path in full.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_downhill"));
+    let output = command.arg("evaluate").arg(place.path("runs/run-1")).current_dir("/").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(env!("CARGO_BIN_EXE_downhill"))
+        .args(["runs", "--json"])
+        .arg(place.path("runs"))
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(listed["folder"].as_str().unwrap().ends_with("/d%FF%20%80/runs/run-1"), "{listed}");
+    // A file of predictions is made beside where it goes, not at a name that only looks like it.
+    let output = Command::new(env!("CARGO_BIN_EXE_downhill"))
+        .arg("predict")
+        .arg(place.path("runs/run-1"))
+        .args(["--data", "csv:train.csv", "--output"])
+        .arg(place.path("predicted.csv"))
+        .current_dir(&place.folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_to_string(place.path("predicted.csv")).unwrap().lines().count(), 101);
+}
+
+#[test]
+fn training_and_inspecting_say_how_many_categories_there_are() {
+    let place = Place::new();
+    let [_, stderr] = place.succeed("train run.toml");
+    assert!(stderr.contains("categories by column: colour 3\n"), "{stderr}");
+    let [_, stderr] = place.succeed("train run.toml --log-format json");
+    let noted = r#"{"kind":"note","text":"categories by column: colour 3"}"#;
+    assert!(stderr.lines().any(|line| line == noted), "{stderr}");
+    let [stdout, _] = place.succeed("data inspect run.toml");
+    assert!(stdout.contains("3 categories: ") && !stdout.contains("refuses"), "{stdout}");
+
+    let named = |row: usize| format!("person {row},\"{},500\",{row}\n", row + 1);
+    place.write("named.csv", &format!("name,pay,age\n{}", (0..20).map(named).collect::<String>()));
+    let [stdout, _] = place.succeed("data inspect csv:named.csv");
+    assert!(
+        stdout.contains("data.columns.name = \"ignore\"") && stdout.contains("data.columns.pay"),
+        "{stdout}"
+    );
+    let [stdout, _] = place
+        .succeed("data inspect csv:named.csv --set data.columns.name=ignore --set data.columns.pay=category");
+    assert!(stdout.contains("ignored: ") && stdout.contains("20 categories: "), "{stdout}");
+    let refused = place.fail("train run.toml --set data.train=csv:named.csv", 1);
+    assert!(refused.contains("named.csv:2: column `name`: `person 0` is one of 20 different"), "{refused}");
+    place.write("headless.csv", "red,1\nblue,2\n");
+    let refused = place.fail("data inspect csv:headless.csv", 1);
+    assert!(
+        refused.contains("headless.csv:1: the first row may be data") && refused.contains("data.header"),
+        "{refused}"
+    );
+    let [stdout, _] = place.succeed("data inspect csv:headless.csv --set data.header=false");
+    assert!(stdout.contains("samples    2"), "{stdout}");
+}

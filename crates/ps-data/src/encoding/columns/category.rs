@@ -1,0 +1,67 @@
+//! Category columns: each category becomes a feature of 0 or 1.
+
+use super::key;
+use crate::error::DataError;
+use crate::number::{Cell, nearest};
+use crate::table::Table;
+
+/// The most categories that a column may have.
+const MAX_CATEGORIES: usize = 1000;
+
+/// The categories of a column, in order of their bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Categories(Vec<String>);
+
+impl Categories {
+    /// Collects the distinct texts of `column`.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn learn(table: &Table, column: usize) -> Result<Self, DataError> {
+        let mut known: Vec<&str> = Vec::new();
+        for row in 0..table.rows() {
+            if table.value(row, column) == Cell::Missing {
+                continue;
+            }
+            let text = table.cell(row, column);
+            let Err(place) = known.binary_search(&text) else { continue };
+            if known.len() == MAX_CATEGORIES {
+                let problem = format!(
+                    "`{text}` is category number {}, and a column may have at most {MAX_CATEGORIES}; set {} = \"ignore\"",
+                    MAX_CATEGORIES + 1,
+                    key(&table.header[column])
+                );
+                return Err(DataError::content(table.place_of(row, column), problem));
+            }
+            known.insert(place, text);
+        }
+        if known.is_empty() {
+            let place = format!("{}: column `{}`", table.place, table.header[column]);
+            return Err(DataError::content(place, "no cell of the column holds a category"));
+        }
+        Ok(Categories(known.into_iter().map(String::from).collect()))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Their texts.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// The names of the features that they become, in a column called `column`.
+    pub fn feature_names(&self, column: &str) -> Vec<String> {
+        self.0.iter().map(|category| format!("{column}={category}")).collect()
+    }
+
+    /// The number of the category `text`.
+    pub fn find(&self, text: &str) -> Result<usize, String> {
+        self.0.binary_search_by(|category| category.as_str().cmp(text)).map_err(|_| {
+            let near = nearest(text, self.0.iter().map(String::as_str));
+            format!("category `{text}` does not occur in the training data{near}")
+        })
+    }
+}

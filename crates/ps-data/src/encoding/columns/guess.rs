@@ -1,0 +1,99 @@
+//! What a column of the training data holds if the run file does not declare it.
+//!
+//! If all cells are numbers, the column holds numbers; otherwise it holds categories. Two kinds of columns are refused, because
+//! they would silently become hundreds of features: numbers that are formatted in some way, and texts that hardly ever repeat.
+
+use super::category::Categories;
+use super::{Content, key};
+use crate::error::DataError;
+use crate::number::{Cell, resembles_number};
+use crate::table::Table;
+use std::collections::BTreeSet;
+
+/// If a column has fewer distinct values than this, it means little that they all differ.
+const FEW: usize = 5;
+
+/// What `column` holds.
+///
+/// # Errors
+/// Its values are mostly numbers, plain or formatted, or nearly all different, or there are too many.
+pub(super) fn content(table: &Table, column: usize) -> Result<Content, DataError> {
+    let is_text = |row: &usize| table.value(*row, column) == Cell::Text;
+    let Some(row) = (0..table.rows()).find(is_text) else { return Ok(Content::Number) };
+    let seen = Seen::of(table, column);
+    let (text, key) = (table.cell(row, column), key(&table.header[column]));
+    let refuse = |problem: String| Err(DataError::content(table.place_of(row, column), problem));
+    if let Some(mostly) = seen.mostly_numbers() {
+        return refuse(format!(
+            "`{text}` where a number was expected: {mostly}; write it as a plain number, list it in data.missing_values, or \
+             set {key} = \"category\" or \"ignore\""
+        ));
+    }
+    if seen.is_nearly_all_different() {
+        let Seen { cells, different, .. } = seen;
+        return refuse(format!(
+            "`{text}` is one of {} different values among {cells}, and each would become a feature; set {key} = \"ignore\", \
+             or \"category\" if that is meant",
+            different.len()
+        ));
+    }
+    Ok(Content::Category(Categories::learn(table, column)?))
+}
+
+/// The values of a column, that is, its cells that are not missing.
+struct Seen<'a> {
+    cells: usize,
+    /// Those that are numbers.
+    plain: usize,
+    /// Those that are numbers or resemble one.
+    numbers: usize,
+    different: BTreeSet<&'a str>,
+    /// Different ones that are numbers or resemble one.
+    different_numbers: usize,
+}
+
+impl<'a> Seen<'a> {
+    fn of(table: &'a Table, column: usize) -> Self {
+        let mut seen =
+            Seen { cells: 0, plain: 0, numbers: 0, different: BTreeSet::new(), different_numbers: 0 };
+        for row in 0..table.rows() {
+            let text = table.cell(row, column);
+            let is_plain = match table.value(row, column) {
+                Cell::Missing => continue,
+                Cell::Number(_) | Cell::Infinite => true,
+                Cell::Text => false,
+            };
+            let is_number = is_plain || resembles_number(text);
+            seen.cells += 1;
+            seen.plain += usize::from(is_plain);
+            seen.numbers += usize::from(is_number);
+            seen.different_numbers += usize::from(seen.different.insert(text) && is_number);
+        }
+        seen
+    }
+
+    /// Why they seem to be meant as numbers: more than half of the cells are numbers or resemble one, or, since a single
+    /// text may fill most cells, more than half of the distinct values.
+    fn mostly_numbers(&self) -> Option<String> {
+        let Seen { cells, plain, numbers, different_numbers, .. } = self;
+        let different = self.different.len();
+        let removed = match numbers == plain {
+            true => "",
+            false => " once separators, decimal commas and `%` are removed",
+        };
+        if 2 * numbers > *cells {
+            Some(format!("{numbers} of the column's {cells} values are numbers{removed}"))
+        } else if 2 * different_numbers > different {
+            Some(format!(
+                "{different_numbers} of the column's {different} different values are numbers{removed}"
+            ))
+        } else {
+            None
+        }
+    }
+
+    /// Whether there are at least nine distinct values for every ten cells.
+    fn is_nearly_all_different(&self) -> bool {
+        self.different.len() >= FEW && 10 * self.different.len() >= 9 * self.cells
+    }
+}
