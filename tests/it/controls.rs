@@ -1,8 +1,6 @@
 //! Every optimizer and everything that watches the loss gives one hash: plain loops, threads, workers, servers, shards and
 //! instruction sets. `resuming.rs` has runs that were killed and went on.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{downhill, run};
 use ps_core::control::{EarlyStopping, Guard};
 use ps_core::kernel::KERNEL_VARIABLE;

@@ -1,7 +1,5 @@
 //! The manifests of `deploy/`: rendered by kustomize, typed, and held against the programs that they start.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use clap::Parser;
 use downhill_tests::{outside, outside_program};
 use ps_config::{RunConfig, SecurityArgs};

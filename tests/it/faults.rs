@@ -4,8 +4,6 @@
 //! their own. Where the system allows one of these not, the test says so and checks nothing.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{Ended, program, run};
 use rayon::prelude::*;
 use std::fs;

@@ -1,8 +1,6 @@
 //! Hashes of a few small runs. They hold version 2 of `docs/numerics.md`: when one of them changes, a bit of
 //! somebody's result does, and `NUMERICS_VERSION` has to change with it.
 
-#![allow(clippy::unwrap_used)]
-
 use crate::generated::{Targets, table};
 use ps_core::control::Guard;
 use ps_core::{

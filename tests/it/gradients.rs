@@ -1,8 +1,6 @@
 //! The gradient of every head and activation against central differences of the loss, both in binary64 and written
 //! here a second time, as textbook formulas.
 
-#![allow(clippy::unwrap_used)]
-
 use crate::generated::{Table, Targets, table};
 use ps_core::seed::{Purpose, Stream};
 use ps_core::{Activation, BatchPlan, Gradients, Head, Kernel, Model, Samples, reference};

@@ -2,8 +2,6 @@
 //! same SHA-256 of the weights and the same loss, to the last bit. Without a C compiler the test says so and
 //! passes.
 
-#![allow(clippy::unwrap_used)]
-
 use crate::generated::{Targets, table};
 use ps_core::control::{Descent, EarlyStopping, Guard};
 use ps_core::optim::Noise;

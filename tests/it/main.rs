@@ -1,5 +1,7 @@
 //! End-to-end tests in one program, so that those that wait overlap those that compute.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod controls;
 mod deploy;
 mod faults;

@@ -1,7 +1,5 @@
 //! A poor minimum is left by momentum, by warm restarts, by noise and by other seeds, each by itself.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use ps_core::optim::Noise;
 use ps_core::{
     Activation, BatchPlan, Head, LearningRate, Model, NodeSum, OptimizerConfig, Rule, ScheduleKind, Tally,

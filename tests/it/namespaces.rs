@@ -4,8 +4,6 @@
 //! Where namespaces are not allowed the tests say so and check nothing. What else is not there is said, too.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 mod network;
 
 use downhill_tests::{Running, downhill, program, run};

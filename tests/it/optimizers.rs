@@ -1,7 +1,5 @@
 //! Optimizers and the plateau schedule against what PyTorch and optax themselves do (`truth/library_optimizers.py`).
 
-#![allow(clippy::unwrap_used)]
-
 use ps_config::RunConfig;
 use ps_core::control::EventKind;
 use ps_core::{Activation, Control, Head, Model, Observed, Rules, Tally};

@@ -1,7 +1,5 @@
 //! `downhill find-lr`, `plot` and `explain`: what they say, what they draw and what they refuse.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{Ended, downhill, run};
 use std::ffi::OsStr;
 use std::fs;

@@ -1,7 +1,5 @@
 //! A cluster of real processes behind certificates and tokens, as the documentation sets it up.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{Running, downhill, program, run};
 use std::fs;
 use std::path::Path;

@@ -4,8 +4,6 @@
 //! `PROXY_SEED=N` has the proxy do again what it did with the seed that a test has printed.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 mod proxy;
 
 use downhill_tests::{Ended, Running, downhill, program, run};

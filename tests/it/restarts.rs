@@ -1,7 +1,5 @@
 //! `downhill train --restarts`: the best of several seeds, the same however they are trained.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{Ended, downhill, run};
 use serde_json::Value;
 use std::fs;

@@ -2,8 +2,6 @@
 //! happened: same weights, same metrics.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 mod longer;
 
 use downhill_tests::{Ended, Running, children, downhill, program, run};

@@ -1,8 +1,6 @@
 //! One run file, one hash: from the plain trainer, threads, the simulator, processes, every instruction set and
 //! processes that are killed.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{Running, children, downhill, run, shared};
 use ps_config::RunConfig;
 use ps_core::Kernel;

@@ -2,8 +2,6 @@
 //! (it names which for each schedule) with the platform's own cos and pow, and against one that `truth/library_schedules.py`
 //! had from the libraries themselves.
 
-#![allow(clippy::unwrap_used)]
-
 use ps_config::RunConfig;
 use ps_core::{LearningRate, ScheduleKind};
 use serde_json::Value;

@@ -1,7 +1,5 @@
 //! What finding, checking and rescuing the step size comes to on real data.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{Ended, downhill, root, run, shared};
 use ps_core::seed::{Purpose, Stream};
 use ps_run::{Line, METRICS_FILE};

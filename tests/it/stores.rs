@@ -2,8 +2,6 @@
 //! which `tests/outside/install` installs; the web server is a few lines of our own, so that it can misbehave.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{Ended, Running, downhill, outside, program, run};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;

@@ -1,8 +1,6 @@
 //! Ten training steps of every kind of model against losses, initial weights and final weights that
 //! `truth/ten_steps.py` computed in binary64 with numpy and stored in `truth/ten_steps.json`.
 
-#![allow(clippy::unwrap_used)]
-
 use crate::generated::Table;
 use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, Rule, reference};
 use serde_json::Value;

@@ -2,8 +2,6 @@
 //! installs these; without them the tests say what they skip.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use downhill_tests::{Ended, Running, downhill, outside, outside_program, program, root, run};
 use serde_json::Value;
 use std::fs;

@@ -40,7 +40,9 @@ pub struct Kept {
 
 /// Decides from a checkpoint's manifest whether a run may resume from it.
 #[derive(Clone)]
-pub struct Judge(Arc<dyn Fn(&Manifest) -> Result<(), String> + Send + Sync>);
+pub struct Judge(Arc<Judging>);
+
+type Judging = dyn Fn(&Manifest) -> Result<(), String> + Send + Sync;
 
 impl Judge {
     /// One that asks `judge`, which gives the reason why a run may not.

@@ -93,12 +93,8 @@ fn a_descent_becomes_longer_from_before_its_last_step() {
     let place = Place::of(DESCENT);
     let wanted = run(&mut place.train("whole", &[])).hash();
     let short = ["--set", "train.epochs=22", "--checkpoint-every", "1000"];
-    run(&mut downhill(&["train"])
-        .arg(place.path("run.toml"))
-        .arg("--out")
-        .arg(place.path("longer"))
-        .args(short))
-    .hash();
+    run(downhill(&["train"]).arg(place.path("run.toml")).arg("--out").arg(place.path("longer")).args(short))
+        .hash();
     assert_eq!(place.checkpoints("longer"), [21]);
     assert_eq!(run(&mut place.train("longer", &[])).hash(), wanted);
     assert_eq!(place.told("longer"), place.told("whole"));

@@ -1,5 +1,4 @@
 //! `downhill bench` as a program reads it. How fast anything is, is not asked here.
-#![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use serde_json::Value;
 use std::collections::BTreeSet;

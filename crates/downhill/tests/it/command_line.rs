@@ -1,5 +1,4 @@
 //! The real binary on a tiny run: same bits whatever the flags, results where they belong, errors as promised.
-#![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! Completions, manual pages and the version.
-#![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use std::fs;
 use std::process::{Command, Output};

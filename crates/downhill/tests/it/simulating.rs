@@ -1,5 +1,4 @@
 //! `downhill simulate` with figures from a file, so that nothing is measured.
-#![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use serde_json::Value;
 use std::fs;

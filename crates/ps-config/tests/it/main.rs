@@ -1,5 +1,7 @@
 //! What run files and flags are accepted, resolved to, and refused with.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod examples;
 mod flags;
 mod reference;

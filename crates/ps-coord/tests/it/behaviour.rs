@@ -1,7 +1,5 @@
 //! What holds whatever happens, and in whatever order.
 
-#![allow(clippy::unwrap_used)] // In tests a panic is the report.
-
 use ps_coord::{
     Departure, Digest, Dismissal, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
     WorkerConfig, WorkerCore, WorkerEvent, WorkerId, WorkerOutcome,

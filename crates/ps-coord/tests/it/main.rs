@@ -1,4 +1,6 @@
 //! The two state machines: scenarios as text, and properties over random histories.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod behaviour;
 mod scenarios;

@@ -1,8 +1,6 @@
 //! Runs every file of `tests/scenarios`: blocks of commands, a line of dashes, and what came of them.
 //! `UPDATE_SCENARIOS=1` rewrites the expectations; the change is then reviewed as a diff.
 
-#![allow(clippy::unwrap_used)] // In tests a panic is the report.
-
 use ps_coord::{
     Departure, Digest, Dismissal, Millis, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
     WorkerConfig, WorkerCore, WorkerEvent, WorkerId,

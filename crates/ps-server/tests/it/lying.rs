@@ -1,7 +1,5 @@
 //! A worker whose sums are finite but wrong is found out where sums are audited.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use crate::support::{self, Server, Tapped, Worker, data, options, reference_hash, run_file, wide_run};
 use ps_core::gradient::Flow;
 use ps_core::{Gradients, weights_hash};

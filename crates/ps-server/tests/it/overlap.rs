@@ -1,7 +1,5 @@
 //! Sending while computing: what is final leaves at once, and what never came whole harms nobody.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use crate::support::{self, Server, Tapped, Worker, data, options, run_file, runtime};
 use ps_core::Gradients;
 use ps_core::gradient::Flow;

@@ -1,7 +1,5 @@
 //! Whoever should not come in, and what becomes of those who should meanwhile.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use crate::support::{Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use bytes::Bytes;
 use ps_config::SecurityArgs;

@@ -1,7 +1,5 @@
 //! Ten thousand runs in which everything goes wrong end with the reference trainer's weights.
 
-#![allow(clippy::unwrap_used)] // In tests a panic is the report.
-
 use ps_coord::Outcome;
 use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, Samples, reference, weights_hash};
 use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
