@@ -260,11 +260,11 @@ fn what_a_run_remembers_goes_through_a_checkpoint_at_any_step() {
     // The loss falls below 0 and explodes three times; after the first two it is that of the weights of steps 40 and 80.
     let learning = |steps: u64| 3.0 - 0.1 * steps as f64;
     let loss = |step: u64| match step {
-        ..55 => learning(step),
+        0..=54 => learning(step),
         55 => 1e300,
-        ..100 => learning(step - 16),
+        56..=99 => learning(step - 16),
         100 => f64::INFINITY,
-        ..150 => learning(step - 37),
+        101..=149 => learning(step - 37),
         150.. => 1e5,
     };
     let validation = |step: u64| match step {

@@ -56,9 +56,13 @@ fn the_table_of_settings_says_of_every_number_how_it_is_rounded() {
             Accepts::Double(..) | Accepts::Rates | Accepts::ShareOrText => "binary64",
             Accepts::Time(_) | Accepts::Times => "integers, or binary64 for times in epochs or hundredths",
             Accepts::Integer(..) | Accepts::Widths | Accepts::Batch(_) => "integers",
-            Accepts::Flag | Accepts::Text | Accepts::Name(_) | Accepts::Phases | Accepts::TextOrInteger => {
-                continue;
-            }
+            Accepts::Flag
+            | Accepts::Text
+            | Accepts::Texts
+            | Accepts::Name(_)
+            | Accepts::Phases
+            | Accepts::Columns
+            | Accepts::TextOrInteger => continue,
         };
         wanted.entry(used.into()).or_default().insert(key.path.into());
     }

@@ -82,8 +82,8 @@ fn a_single_explosion_costs_a_single_recovery() {
         Line::Epoch(line) => Some((line.learning_rate, line.train.loss)),
         _ => None,
     };
-    let epochs = Line::read_all(&out.join(METRICS_FILE)).unwrap().into_iter().filter_map(epoch);
-    let (rate, loss) = epochs.last().unwrap();
+    let mut epochs = Line::read_all(&out.join(METRICS_FILE)).unwrap().into_iter().filter_map(epoch);
+    let (rate, loss) = epochs.next_back().unwrap();
     assert!(rate == 0.25 && loss < 1.0, "{rate} {loss}");
 }
 

@@ -36,6 +36,16 @@ pub enum ServerEvent {
         /// Why.
         reason: Departure,
     },
+    /// A worker has sent something that cannot be right, and can no longer be talked to.
+    Refused {
+        /// Who.
+        worker: WorkerId,
+        /// What was wrong.
+        why: String,
+        /// Whether something that it sent is part of the open step's sums, which are to be gathered again without it. With
+        /// shards the driver says [`ServerEvent::Rewind`] instead.
+        counted: bool,
+    },
     /// Something arrived from a worker: it lives.
     Heard {
         /// Who.
@@ -73,6 +83,11 @@ pub enum ServerEvent {
     ShardLost {
         /// Which.
         shard: u32,
+    },
+    /// All shards have been told to go back to what is saved, though none of them is lost.
+    Rewind {
+        /// Why.
+        why: String,
     },
     /// All shards are there, and every part of the weights is of `version`: a checkpoint's, which may be older than
     /// steps that were made. The driver reports this before anything else of a run with other shards.
@@ -133,7 +148,7 @@ pub enum ServerAction {
         /// The node.
         node: Node,
     },
-    /// Some of what was gathered of `step` is wrong: forget all of it.
+    /// Some of what was gathered of `step` is wrong: forget all of it, and what was made of it.
     StartOver {
         /// The step.
         step: u64,
@@ -243,6 +258,14 @@ pub enum WorkerEvent {
     },
     /// The data plane has carried out [`WorkerAction::Compute`].
     Computed {
+        /// The step.
+        step: u64,
+        /// The leaves.
+        leaves: Range<u32>,
+    },
+    /// Leaves cannot be computed any more, for the weights of `step` have made way for newer ones: the server has moved on
+    /// without us.
+    Superseded {
         /// The step.
         step: u64,
         /// The leaves.

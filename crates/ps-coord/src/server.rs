@@ -116,6 +116,7 @@ impl ServerCore {
         match event {
             ServerEvent::Joined { worker } => self.join(worker, actions),
             ServerEvent::Left { worker, reason } => self.lose(worker, reason, actions),
+            ServerEvent::Refused { worker, why, counted } => self.refuse(worker, why, counted, actions),
             ServerEvent::Heard { worker } => self.members.hear(worker, self.now),
             ServerEvent::Contributed { worker, step, node, digest } => {
                 self.contribute(worker, step, node, digest, actions);
@@ -129,6 +130,12 @@ impl ServerCore {
                 }
             }
             ServerEvent::ShardLost { shard } => self.lose_shard(shard, actions),
+            ServerEvent::Rewind { why } => {
+                if self.config.shards > 0 {
+                    self.absent.extend(0..self.config.shards);
+                    self.fall_back(why, actions);
+                }
+            }
             ServerEvent::Restored { version } => self.restored(version, actions),
             ServerEvent::WeightsWanted { worker } => self.resend_weights(worker, actions),
             ServerEvent::Updated { step } => self.updated(step, false, actions),
@@ -255,6 +262,29 @@ impl ServerCore {
         }
     }
 
+    /// A worker that has sent what cannot be right is gone; nothing of it is to be part of the open step.
+    fn refuse(&mut self, worker: WorkerId, why: String, counted: bool, actions: &mut Vec<ServerAction>) {
+        self.lose(worker, Departure::Misbehaved(why), actions);
+        if let Phase::Open(round) = &self.phase
+            && counted
+            && !self.planted.has(Defect::RefusedSumStays)
+        {
+            let step = round.step;
+            self.start_over(step, actions);
+        }
+    }
+
+    /// Gathers the open step again from the beginning.
+    fn start_over(&mut self, step: u64, actions: &mut Vec<ServerAction>) {
+        if let Phase::Open(round) = &mut self.phase {
+            round.begin_again(self.now);
+            actions.push(ServerAction::StartOver { step });
+            // What is on its way may have begun to arrive before, and weights of a step that is taken back may have been
+            // sent: nobody knows any more what of it counts.
+            self.send_all_away(Dismissal::Rewound(format!("step {step} is gathered again")), actions);
+        }
+    }
+
     /// A live worker is no more: its leaves are to go to others.
     fn mourn(&mut self, worker: WorkerId, why: &str, actions: &mut Vec<ServerAction>) {
         let (step, present) = (self.version, self.members.live_count());
@@ -349,14 +379,8 @@ impl ServerCore {
                 actions.push(ServerAction::Notice(format!("{worker}, who is gone, lied: {why}")));
             }
         }
-        if let Phase::Open(round) = &mut self.phase
-            && is_wrong
-            && !self.planted.has(Defect::LiarsSumStays)
-        {
-            round.begin_again(self.now);
-            actions.push(ServerAction::StartOver { step });
-            // What is on its way may have begun to arrive before: nobody knows any more what of it counts.
-            self.send_all_away(Dismissal::Rewound(format!("step {step} is gathered again")), actions);
+        if is_wrong && !self.planted.has(Defect::LiarsSumStays) {
+            self.start_over(step, actions);
         }
     }
 
@@ -396,6 +420,11 @@ impl ServerCore {
             self.number(shard),
             self.version
         );
+        self.fall_back(why, actions);
+    }
+
+    /// All begin anew once every shard holds what is saved.
+    fn fall_back(&mut self, why: String, actions: &mut Vec<ServerAction>) {
         actions.push(ServerAction::Notice(why.clone()));
         self.send_all_away(Dismissal::Rewound(why), actions);
         match self.phase {

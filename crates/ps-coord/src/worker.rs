@@ -131,6 +131,12 @@ impl WorkerCore {
             WorkerEvent::Assigned { step, leaves } => self.assigned(step, leaves),
             WorkerEvent::Weights { version } => self.weights(version),
             WorkerEvent::Computed { step, leaves } => self.computed(step, leaves, actions),
+            WorkerEvent::Superseded { step, leaves } => {
+                if let Link::Serving(serving) = &mut self.link {
+                    serving.advance_to(step + 1);
+                }
+                self.computed(step, leaves, actions);
+            }
             WorkerEvent::Dismissed(reason) => self.dismissed(reason, actions),
             WorkerEvent::Heard | WorkerEvent::Timeout => {}
             WorkerEvent::Stop => self.leaving = true,

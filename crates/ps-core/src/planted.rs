@@ -29,6 +29,8 @@ pub enum Defect {
     AuditsNotAwaited,
     /// What a liar has sent stays, though it is banned.
     LiarsSumStays,
+    /// What a worker sent that was refused in the middle of a step stays.
+    RefusedSumStays,
     /// The round logic goes on a step after the one that was restored.
     ResumesAtNextStep,
     /// A worker takes the weights that it holds for those of the step it is given leaves of.

@@ -148,7 +148,7 @@ pub(crate) fn csv_seeds() -> Vec<Seed> {
         ("ragged", with(0, "a,b\n1,2,3\n")),
         ("open-quote", with(0, "a,b\n\"1,2\n")),
         ("large", with(2, "a,y\n3.4e38,1e39\n")),
-        ("no-header", with(0x20 | 8 | 2, "1.5,u,3\n-,v,4\n0,u,5\n\02,v,6\n")),
+        ("no-header", with(0x20 | 8 | 2, "1.5,u,3\n-,v,4\n0,u,5\n\x002,v,6\n")),
         ("numbers-in-disguise", with(0, "a,b\n\"1,200\",u\n\"3,4\",v\n12%,u\n")),
         ("nearly-all-different", with(2, "a,y\nu,1\nv,2\nw,3\nx,4\ny,5\n")),
         ("quotes", with(2, "a,y\n\"u\"\"v\" ,1\n\"w\"x,2\n")),

@@ -28,12 +28,13 @@ pub(crate) fn from_worker(input: &[u8]) {
             is_in(part.offset, &part.bytes, 4, 0..shape.parameters);
             assert!(shape.plan.step(part.step).tree().has(part.node));
         }
-        Ok(WorkerMessage::NodeDone(done)) => {
+        Ok(WorkerMessage::NodeMetrics(metrics)) => {
             // As the server adds them up.
             let mut sum = Tally::new(shape.classes);
-            (0..shape.plan.batch).for_each(|_| sum.add(&done.tally));
+            (0..shape.plan.batch).for_each(|_| sum.add(&metrics.tally));
             assert!(sum.correct <= sum.samples);
         }
+        Ok(WorkerMessage::NodeDone(done)) => assert!(shape.plan.step(done.step).tree().has(done.node)),
         Ok(WorkerMessage::Goodbye(reason)) => is_printable(&reason, MAX_TEXT_BYTES),
         Ok(WorkerMessage::Heartbeat | WorkerMessage::WeightsWanted) => {}
         Err(nonsense) => is_short(&nonsense.to_string()),
@@ -155,24 +156,26 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         index: Some(1),
         address: "unix:s".into(),
     };
-    use v1::from_shard::Message::{Applied, Hello as ShardHello, Measured, State, Weights};
+    use v1::from_shard::Message::{Applied, Hello as ShardHello, Measured, State, Tainted, Weights};
     use v1::from_worker::Message::{Goodbye, Hello, WeightsWanted};
     let worker = |message| encoded(0, &v1::FromWorker { message: Some(message) });
     let shard_says = |message| encoded(0x80, &v1::FromShard { message: Some(message) });
     vec![
         ("hello", worker(Hello(hello))),
         ("node", encoded(0, &chunk.expect("there are elements"))),
-        ("node-done", encoded(0, &convert::node_done(1, node, tally))),
+        ("node-metrics", encoded(0, &convert::node_metrics(1, node, tally))),
         (
-            "node-done-regression",
-            encoded(8, &convert::node_done(1, node, Tally { samples: 8, ..Tally::default() })),
+            "node-metrics-regression",
+            encoded(8, &convert::node_metrics(1, node, Tally { samples: 8, ..Tally::default() })),
         ),
+        ("node-done", encoded(0, &convert::node_done(1, node))),
         ("weights-wanted", worker(WeightsWanted(v1::WeightsWanted {}))),
         ("goodbye", worker(Goodbye(v1::Goodbye { reason: "bye\n".into() }))),
         ("shard-hello", shard_says(ShardHello(shard))),
         ("shard-applied", shard_says(Applied(convert::applied(3, &[Moved::default()])))),
         ("shard-measured", shard_says(Measured(convert::measured(3, &[PieceSums::default()])))),
         ("shard-state", shard_says(State(convert::state_part(3, 1, 0, 7, Bytes::from(vec![1; 28]))))),
+        ("shard-tainted", shard_says(Tainted(v1::ShardTainted { step: 3, reason: "bad\n".into() }))),
         ("shard-weights", shard_says(Weights(convert::weights_chunk(3, 0, 7, Bytes::from(vec![1; 28]))))),
     ]
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 /// Version of the contract in `proto/downhill/v1`; both sides must speak the same.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Longest HTTP/2 frame. The one setting that matters for large tensors: 16 KiB frames, the default, halve the
 /// throughput, frames above 1 MiB gain nothing. Both sides set it.

@@ -821,7 +821,7 @@ mod tests {
         let run = RunConfig::parse(text, "test", &[]).unwrap();
         let job = Job::load(run, place.path(), None, &NoProgress).unwrap();
         let out = place.path().join("out");
-        let folder = RunFolder::create(Some(&out), "test").unwrap();
+        let folder = RunFolder::create(Some(&out), "test", None).unwrap();
         let mut recorder = Recorder::new(&job, Some(folder), Style::Quiet).unwrap();
         recorder.metrics = Some(BufWriter::new(File::options().write(true).open("/dev/full").unwrap()));
         recorder.write(&Line::Event(EventLine { step: 1, event: "warned".into(), text: String::new() }));

@@ -140,9 +140,6 @@ impl Driver {
         if let Some(start) = &start {
             plane.resume_from(start);
         }
-        if recorder.has_checkpoints() {
-            plane.keep_state();
-        }
         let config = ServerConfig {
             plan: job.plan,
             start_version: plane.version(),
@@ -337,12 +334,11 @@ impl Driver {
                 Some(ServerEvent::Joined { worker })
             }
             Incoming::Message { worker, message } => self.hear(worker, message),
+            Incoming::Left { worker, reason: Departure::Misbehaved(why) } => {
+                Some(self.refuse(worker, Nonsense::new(why)))
+            }
             Incoming::Left { worker, reason } => {
-                let refusal = match &reason {
-                    Departure::Misbehaved(why) => Some(Refusal::Nonsense(Nonsense::new(why.clone()))),
-                    _ => None,
-                };
-                self.part(worker, refusal);
+                self.part(worker, None);
                 Some(ServerEvent::Left { worker, reason })
             }
             // Whoever asked may be gone, here and below.
@@ -391,6 +387,10 @@ impl Driver {
                 self.part(worker, None);
                 Ok(ServerEvent::Left { worker, reason: Departure::Leaving })
             }
+            WorkerMessage::NodeMetrics(metrics) => {
+                let taken = self.plane.take_metrics(&self.job, worker, metrics);
+                taken.map(|()| ServerEvent::Heard { worker })
+            }
             WorkerMessage::Node(part) => {
                 let _span = debug_span!("gather", %worker, part.step, node = %part.node).entered();
                 let (begun, meter) = (std::time::Instant::now(), &self.recorder.board().meter);
@@ -408,15 +408,35 @@ impl Driver {
                 let (step, node) = (done.step, done.node);
                 debug!(%worker, step, %node, "node arrived");
                 self.recorder.board().contributed(|| self.lane(worker));
-                let taken = self.plane.take_end(&self.job, worker, done);
+                let taken = self.plane.take_end(worker, done);
                 taken.map(|digest| ServerEvent::Contributed { worker, step, node, digest })
             }
         };
-        Some(taken.unwrap_or_else(|nonsense| {
-            let reason = Departure::Misbehaved(nonsense.to_string());
-            self.part(worker, Some(nonsense.into()));
-            ServerEvent::Left { worker, reason }
-        }))
+        Some(taken.unwrap_or_else(|nonsense| self.refuse(worker, nonsense)))
+    }
+
+    /// Ends the stream of a worker that has sent what cannot be right. A step that it is part of is made again without it.
+    fn refuse(&mut self, worker: WorkerId, nonsense: Nonsense) -> ServerEvent {
+        let (why, mut counted) = (nonsense.to_string(), self.plane.counts_on(worker));
+        self.part(worker, Some(nonsense.into()));
+        if counted && self.shards.keepers() > 0 {
+            // Its chunks may be anywhere, and some shards may have applied the step.
+            self.rewind(format!("{}, which is part of the step, was refused: {why}", self.lane(worker)));
+            counted = false;
+        }
+        ServerEvent::Refused { worker, why, counted }
+    }
+
+    /// Has everybody go back to what is saved, though no shard is lost.
+    fn rewind(&mut self, why: String) {
+        warn!("{why}; the run goes back to what is saved");
+        self.events.push_back(ServerEvent::Rewind { why });
+        (self.fetch, self.saving, self.made, self.wanted) = (None, None, None, Wanted::default());
+        if self.shards.are_there()
+            && let Err(error) = self.restore()
+        {
+            self.failed = Some(error);
+        }
     }
 
     fn hear_shard(&mut self, index: u32, said: ShardSaid) -> Option<ServerEvent> {
@@ -446,6 +466,12 @@ impl Driver {
                     return self.hear_shard(index, ShardSaid::Gone(why));
                 }
                 self.measured.insert(index, (step, sums));
+            }
+            ShardSaid::Message(ShardMessage::Tainted { step, reason }) => {
+                // A step that is made already stays.
+                if step >= self.plane.version() {
+                    self.rewind(format!("{} has refused a worker: {reason}", self.shards.name(index)));
+                }
             }
             ShardSaid::Message(ShardMessage::Restored(number)) => {
                 if self.shards.note_restored(index, number) {

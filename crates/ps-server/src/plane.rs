@@ -17,12 +17,16 @@ use ps_core::trainer::Diverged;
 use ps_core::{BatchPlan, ChunkFold, Control, Fold, Gradients, Node, NodeSum, Observed, Precision, Section};
 use ps_core::{Samples, StepReport, Tally};
 use ps_proto::Nonsense;
-use ps_proto::convert::{NodeDone, NodePart};
+use ps_proto::convert::{NodeDone, NodeMetrics, NodePart};
 use ps_proto::limits::chunk_elements;
 use ps_run::Job;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+
+/// Nodes that a worker may have begun and not ended: those that cover its leaves, at most two for each level of a tree of
+/// 2^32 leaves. What each takes here is bounded by the model, so this bounds what one worker can have a server hold.
+const MAX_OPEN_NODES: usize = 64;
 
 /// The weights that one server keeps, and the sums of the step in hand.
 pub(crate) struct Plane {
@@ -47,9 +51,14 @@ pub(crate) struct Plane {
     tallies: Fold,
     /// What they came to, once the step was decided about.
     observed: Option<Observed>,
-    /// Chunks that each worker has sent of a node of this step: of each its hash, where nodes are audited.
-    arrived: BTreeMap<(WorkerId, Node), Vec<Option<[u8; 32]>>>,
-    /// Whether chunks wait until the whole step is found good, and nodes are hashed.
+    /// What each worker has sent of a node of this step that it has not ended.
+    pushed: BTreeMap<(WorkerId, Node), Pushed>,
+    /// Workers of whom something is part of this step's sums.
+    counted: BTreeSet<WorkerId>,
+    /// Likewise of the last step, while its weights before are kept: it may not be applied everywhere yet.
+    counted_before: BTreeSet<WorkerId>,
+    /// Whether a node's chunks enter the sums only when it ends, and weights are made only when the whole step is
+    /// found good. Nodes are hashed then.
     audits: bool,
     pool: Pool,
     /// Whether the weights before the last step are kept until the next one begins: a shard may be a step ahead of the
@@ -57,12 +66,24 @@ pub(crate) struct Plane {
     keeps_previous: bool,
     /// Whether they are there.
     has_previous: bool,
-    /// Whether the state may be asked for in the middle of a step. It costs a copy of it in each.
-    keeps_state: bool,
     /// Made when a worker first claims that a gradient is not finite.
     own: Option<Gradients>,
     /// A step of which such a claim was found to be true.
     confirmed: Option<u64>,
+}
+
+/// A node that a worker is sending: no chunk of it is taken before its metric sums.
+struct Pushed {
+    tally: Tally,
+    /// Of each chunk whether it has come; where nodes are audited, its bytes and their hash.
+    chunks: Vec<Option<Arrived>>,
+}
+
+/// A chunk of a node.
+struct Arrived {
+    hash: [u8; 32],
+    /// What waits for the node's end to enter the sums; nothing where it has entered them.
+    bytes: Bytes,
 }
 
 struct Chunk {
@@ -71,7 +92,7 @@ struct Chunk {
     fold: ChunkFold,
     /// `[vectors, elements]`, see [`Control::vectors`].
     state: Vec<f32>,
-    /// The state that belongs to the weights, once the next ones are made.
+    /// The state that belongs to the weights, once the next ones are made: the step may have to start over.
     state_before: Vec<f32>,
     weights: Served,
     next: Option<Served>,
@@ -147,12 +168,13 @@ impl Plane {
             diverged: false,
             tallies: Fold::new(tree),
             observed: None,
-            arrived: BTreeMap::new(),
+            pushed: BTreeMap::new(),
+            counted: BTreeSet::new(),
+            counted_before: BTreeSet::new(),
             audits: false,
             pool,
             keeps_previous: false,
             has_previous: false,
-            keeps_state: false,
             own: None,
             confirmed: None,
         }
@@ -170,11 +192,6 @@ impl Plane {
         self.audits = true;
     }
 
-    /// Keeps the state that belongs to the weights while chunks are already a step ahead.
-    pub fn keep_state(&mut self) {
-        self.keeps_state = true;
-    }
-
     /// Goes on after `version` steps, with the weights and state of then, `[kept]` and `[vectors, kept]`, of the elements
     /// that are kept here. Whatever was gathered is forgotten.
     pub fn resume(&mut self, version: u64, weights: &[f32], state: &[f32]) {
@@ -184,7 +201,9 @@ impl Plane {
         (self.verdict, self.decided, self.observed) = (None, None, None);
         self.confirmed = None;
         self.has_previous = false;
-        self.arrived.clear();
+        self.pushed.clear();
+        self.counted.clear();
+        self.counted_before.clear();
         for chunk in &mut self.chunks {
             let at = chunk.offset - self.kept.start;
             let at = at..at + chunk.weights.kept.len() / 4;
@@ -222,7 +241,6 @@ impl Plane {
     }
 
     /// The vectors of the state at `version`, for those that [`Plane::parts_at`] has: vector by vector, by first element.
-    /// They must have been kept, unless no chunk is a step ahead.
     pub fn state_at(&self, version: u64) -> Vec<StatePart> {
         let is_before = version < self.version;
         let part = |chunk: &Chunk, vector: usize| {
@@ -321,6 +339,36 @@ impl Plane {
         self.version - u64::from(self.has_previous)
     }
 
+    /// Takes the metric sums of a node that exists: from now on its chunks are taken.
+    pub fn take_metrics(
+        &mut self,
+        job: &Job,
+        worker: WorkerId,
+        metrics: NodeMetrics,
+    ) -> Result<(), Nonsense> {
+        let NodeMetrics { step, node, tally } = metrics;
+        self.check_open(step, node)?;
+        if step < self.version {
+            return Ok(());
+        }
+        if self.can_confirm(job) && !is_finite_tally(&tally) {
+            self.confirm_divergence(job, node)?;
+        }
+        if self.kept.len() < job.model.parameters() {
+            // Its chunks may be part of the sums of other shards.
+            self.counted.insert(worker);
+        }
+        let open = self.pushed.keys().filter(|&&(sender, _)| sender == worker).count();
+        if open >= MAX_OPEN_NODES {
+            return Err(Nonsense::new(format!("{open} nodes of step {step} are begun and not ended")));
+        }
+        let is_evaluated = self.plan.step(step).tree().section_of(node) != Section::Training;
+        let chunks = if is_evaluated { 0 } else { self.chunks.len() };
+        let chunks = (0..chunks).map(|_| None).collect();
+        self.pushed.insert((worker, node), Pushed { tally, chunks });
+        Ok(())
+    }
+
     /// Takes a chunk of a step and node that exist. Gives the chunk of new weights that it completes, if it does.
     pub fn take(
         &mut self,
@@ -339,21 +387,47 @@ impl Plane {
         if step < self.version {
             return Ok(None);
         }
+        if !self.pushed.contains_key(&(worker, node)) {
+            return Err(Nonsense::new(format!(
+                "a chunk of node {node} of step {step}, whose metric sums have not come"
+            )));
+        }
         if std::mem::take(&mut self.has_previous) {
             self.chunks.iter_mut().for_each(|chunk| chunk.previous = None);
+            self.counted_before.clear();
         }
         let index = (offset - self.kept.start) / chunk_elements(job.model.parameters());
-        let hash: Option<[u8; 32]> = self.audits.then(|| Sha256::digest(&bytes).into());
-        if !self.chunks[index].fold.covers(node) {
-            if self.can_confirm(job) && !is_finite(&bytes) {
-                self.confirm_divergence(job, node)?;
-            }
-            self.chunks[index].fold.insert(node, bytes, &self.pool);
+        let is_covered = self.chunks[index].fold.covers(node);
+        if !is_covered && self.can_confirm(job) && !is_finite(&bytes) {
+            self.confirm_divergence(job, node)?;
         }
-        let chunks = self.chunks.len();
-        let hash = hash.unwrap_or_default();
-        self.arrived.entry((worker, node)).or_insert_with(|| vec![None; chunks])[index] = Some(hash);
+        let arrived = match self.audits {
+            true => Arrived { hash: Sha256::digest(&bytes).into(), bytes },
+            false => {
+                if !is_covered {
+                    self.chunks[index].fold.insert(node, bytes, &self.pool);
+                    self.counted.insert(worker);
+                }
+                Arrived { hash: Default::default(), bytes: Bytes::new() }
+            }
+        };
+        if let Some(pushed) = self.pushed.get_mut(&(worker, node)) {
+            pushed.chunks[index] = Some(arrived);
+        }
         Ok(if self.audits || self.is_held() { None } else { self.advance(index) })
+    }
+
+    /// Whether something that `worker` has sent is part of the sums of the step in hand.
+    pub fn counts_on(&self, worker: WorkerId) -> bool {
+        self.counted.contains(&worker)
+    }
+
+    /// The step of which something that `worker` has sent is part: the one in hand, or the last one, while that may not be
+    /// applied everywhere.
+    pub fn counted_at(&self, worker: WorkerId) -> Option<u64> {
+        let is_before = self.counted_before.contains(&worker);
+        let last = is_before.then(|| self.version.saturating_sub(1));
+        last.or(self.counts_on(worker).then_some(self.version))
     }
 
     /// Makes all chunks of the step, whose leaves are all covered, as far as they are not made yet.
@@ -361,12 +435,21 @@ impl Plane {
         (0..self.chunks.len()).filter_map(|index| self.advance(index)).collect()
     }
 
-    /// Forgets what was gathered of the step in hand, of which no chunk is made.
+    /// Forgets what was gathered of the step in hand, and takes back the chunks that were made of it.
     pub fn start_over(&mut self) {
         let tree = self.plan.step(self.version).tree();
-        self.chunks.iter_mut().for_each(|chunk| chunk.fold = ChunkFold::new(tree.training()));
+        for chunk in &mut self.chunks {
+            chunk.fold = ChunkFold::new(tree.training());
+            if chunk.next.take().is_some() {
+                std::mem::swap(&mut chunk.state, &mut chunk.state_before);
+            }
+        }
+        self.made = 0;
+        self.diverged = false;
+        (self.verdict, self.decided, self.observed) = (None, None, None);
         self.tallies = Fold::new(tree);
-        self.arrived.clear();
+        self.pushed.clear();
+        self.counted.clear();
     }
 
     /// What a node of the step in hand is, computed here.
@@ -378,30 +461,30 @@ impl Plane {
     }
 
     /// Takes the end of a node whose chunks must all have come before. Gives its hash, where nodes are audited.
-    pub fn take_end(
-        &mut self,
-        job: &Job,
-        worker: WorkerId,
-        done: NodeDone,
-    ) -> Result<Option<Digest>, Nonsense> {
-        let NodeDone { step, node, tally } = done;
+    pub fn take_end(&mut self, worker: WorkerId, done: NodeDone) -> Result<Option<Digest>, Nonsense> {
+        let NodeDone { step, node } = done;
         self.check_open(step, node)?;
         if step < self.version {
             return Ok(None);
         }
-        let is_evaluated = self.plan.step(step).tree().section_of(node) != Section::Training;
-        let chunks = if is_evaluated { 0 } else { self.chunks.len() };
-        let arrived = self.arrived.remove(&(worker, node)).unwrap_or_else(|| vec![None; chunks]);
-        let missing = arrived.iter().filter(|chunk| chunk.is_none()).count();
+        let Some(Pushed { tally, chunks }) = self.pushed.remove(&(worker, node)) else {
+            return Err(Nonsense::new(format!(
+                "node {node} of step {step} ends, and its metric sums have not come"
+            )));
+        };
+        let missing = chunks.iter().filter(|chunk| chunk.is_none()).count();
         if missing > 0 {
             return Err(Nonsense::new(format!(
                 "node {node} of step {step} ends, and {missing} chunks are missing"
             )));
         }
-        if self.can_confirm(job) && !is_finite_tally(&tally) {
-            self.confirm_divergence(job, node)?;
+        let digest = self.audits.then(|| digest(chunks.iter().flatten().map(|chunk| chunk.hash), &tally));
+        if self.audits {
+            for (chunk, arrived) in self.chunks.iter_mut().zip(chunks.into_iter().flatten()) {
+                chunk.fold.insert(node, arrived.bytes, &self.pool);
+            }
         }
-        let digest = self.audits.then(|| digest(arrived.into_iter().flatten(), &tally));
+        self.counted.insert(worker);
         self.tallies.insert(NodeSum { node, gradient: Vec::new(), tally });
         Ok(digest)
     }
@@ -425,9 +508,7 @@ impl Plane {
         let step = self.plan.step(self.version);
         let old: &[Element] = chunk.weights.kept.as_chunks().0;
         let mut new = self.pool.take(old.len());
-        if self.keeps_state {
-            chunk.state_before.clone_from(&chunk.state);
-        }
+        chunk.state_before.clone_from(&chunk.state);
         let verdict = self.verdict.get_or_insert_with(|| self.control.plain(step));
         let finite = chunk.fold.update(&self.control, verdict, chunk.offset, old, &mut chunk.state, &mut new);
         let served = Served::new(new.share(), self.precision);
@@ -441,9 +522,10 @@ impl Plane {
         (!self.diverged).then_some(part)
     }
 
-    /// The worker is gone; what is known of its nodes goes with it.
+    /// The worker is gone; what is known of its nodes goes with it. Where nodes are not audited, chunks that have come stay
+    /// in the sums.
     pub fn forget(&mut self, worker: WorkerId) {
-        self.arrived.retain(|&(sender, _), _| sender != worker);
+        self.pushed.retain(|&(sender, _), _| sender != worker);
     }
 
     /// Whether the next weights of all chunks are made.
@@ -487,7 +569,9 @@ impl Plane {
         self.has_previous = keeps_previous;
         self.made = 0;
         self.tallies = Fold::new(tree);
-        self.arrived.clear();
+        self.pushed.clear();
+        let counted = std::mem::take(&mut self.counted);
+        self.counted_before = if keeps_previous { counted } else { BTreeSet::new() };
         Ok(StepReport::new(step, rate, observed, decided))
     }
 

@@ -14,7 +14,7 @@ use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve
 use ps_config::{Difference, RunConfig};
 use ps_coord::{Departure, Dismissal, WorkerId};
 use ps_core::{NUMERICS_VERSION, StepReport};
-use ps_proto::convert::{self, Attached, Greeting, NodePart, StateChunk, ToShardMessage, WorkerMessage};
+use ps_proto::convert::{self, Attached, Greeting, StateChunk, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
@@ -70,9 +70,8 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// Hands the shard a chunk of a node's sum.
-    pub async fn push(&self, part: NodePart) {
-        let message = WorkerMessage::Node(part);
+    /// Hands the shard metrics or a chunk of a node.
+    pub async fn push(&self, message: WorkerMessage) {
         // If the shard is gone, its end is noticed where it is waited for.
         let _ = self.inbox.send(Incoming::Message { worker: self.worker, message }).await;
     }
@@ -165,9 +164,7 @@ pub async fn start(
 
 /// The data plane of a shard that keeps `kept`.
 fn plane(job: &Job, kept: Range<usize>) -> Plane {
-    let mut plane = Plane::new(job, kept).keep_previous();
-    plane.keep_state();
-    plane
+    Plane::new(job, kept).keep_previous()
 }
 
 /// The way to the coordinator.
@@ -428,13 +425,10 @@ impl Driver {
                 }
             }
             Incoming::Message { worker, message } => self.hear(worker, message).await,
-            Incoming::Left { worker, reason } => {
-                let refusal = match reason {
-                    Departure::Misbehaved(why) => Some(Refusal::Nonsense(Nonsense::new(why))),
-                    _ => None,
-                };
-                self.part(worker, refusal);
+            Incoming::Left { worker, reason: Departure::Misbehaved(why) } => {
+                self.refuse(worker, Nonsense::new(why)).await;
             }
+            Incoming::Left { worker, .. } => self.part(worker, None),
             // Whoever asked may be gone, here and below.
             Incoming::Weights(reply) => {
                 let _ = reply.send((self.plane.version(), self.plane.kept_parts()));
@@ -546,6 +540,9 @@ impl Driver {
         }
         let oldest = self.plane.oldest();
         let taken = match message {
+            WorkerMessage::NodeMetrics(metrics) => {
+                self.plane.take_metrics(&self.job, worker, metrics).map(|()| None)
+            }
             WorkerMessage::Node(part) => {
                 let begun = std::time::Instant::now();
                 self.meter.receive(part.bytes.len());
@@ -553,7 +550,7 @@ impl Driver {
                 self.meter.spend(Part::Fold, begun.elapsed());
                 taken
             }
-            WorkerMessage::NodeDone(done) => self.plane.take_end(&self.job, worker, done).map(|_| None),
+            WorkerMessage::NodeDone(done) => self.plane.take_end(worker, done).map(|_| None),
             WorkerMessage::WeightsWanted => {
                 self.peers.lacks_weights(worker);
                 self.peers.serve(worker, &self.plane);
@@ -568,10 +565,7 @@ impl Driver {
         match taken {
             Ok(Some(part)) => self.peers.broadcast(&part),
             Ok(None) => {}
-            Err(nonsense) => {
-                info!(%worker, "worker dropped: {nonsense}");
-                self.part(worker, Some(nonsense.into()));
-            }
+            Err(nonsense) => self.refuse(worker, nonsense).await,
         }
         if self.plane.oldest() > oldest {
             self.serve_all();
@@ -582,6 +576,17 @@ impl Driver {
             self.tell(from_shard::Message::Measured(measured)).await;
         }
         self.commit_if_complete().await;
+    }
+
+    /// Ends the stream of a worker that has sent what cannot be right. If it is part of a step that may not be made
+    /// everywhere, the coordinator has all go back to what is saved.
+    async fn refuse(&mut self, worker: WorkerId, nonsense: Nonsense) {
+        let (reason, step) = (nonsense.to_string(), self.plane.counted_at(worker));
+        info!(%worker, "worker dropped: {reason}");
+        self.part(worker, Some(nonsense.into()));
+        if let Some(step) = step {
+            self.tell(from_shard::Message::Tainted(v1::ShardTainted { step, reason })).await;
+        }
     }
 
     /// Makes the step that was waiting for this.

@@ -81,10 +81,14 @@ impl Shards {
         !seat.kept.is_empty()
     }
 
+    /// Whether all are there.
+    pub fn are_there(&self) -> bool {
+        self.seats.iter().all(|seat| seat.shard.is_some())
+    }
+
     /// Whether all are there and those that keep anything are to be given what the run goes on from.
     pub fn is_to_be_restored(&self) -> bool {
-        self.seats.iter().all(|seat| seat.shard.is_some())
-            && self.seats.iter().any(|seat| !seat.kept.is_empty() && !seat.is_restored)
+        self.are_there() && self.seats.iter().any(|seat| !seat.kept.is_empty() && !seat.is_restored)
     }
 
     /// Gives all what the run goes on from: the whole weights and state after `version` steps, of which the optimizer's state

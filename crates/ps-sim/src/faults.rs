@@ -45,6 +45,9 @@ pub struct Faults {
     pub rot: f32,
     /// Share of the workers that lie from time to time, where every node is audited.
     pub lie: f32,
+    /// Share of the pushes that send a wrong chunk and then a message that is refused, where one server keeps all: of
+    /// several, some may have made the step by then.
+    pub break_off: f32,
     /// Workers at most.
     pub most_workers: u32,
     /// From this moment on nothing new goes wrong, and the run must end soon: what hangs is not rescued by the
@@ -75,6 +78,7 @@ impl Faults {
             save_error: 0.0,
             rot: 0.0,
             lie: 0.0,
+            break_off: 0.0,
             most_workers: u32::MAX,
             heal_ms: 0,
         }
@@ -102,6 +106,7 @@ impl Faults {
             save_error: 0.03,
             rot: 0.2,
             lie: 0.2,
+            break_off: 0.03,
             most_workers: 7,
             heal_ms: 8_000,
         }
@@ -181,6 +186,10 @@ pub struct Counts {
     pub lies: u64,
     /// Workers that were banned.
     pub bans: u64,
+    /// Workers that were refused for a message that cannot be right.
+    pub refused: u64,
+    /// Of these, those of whom a wrong chunk had entered the open step's sums.
+    pub refused_counted: u64,
     /// Sections of a step that were looked at beside its batch.
     pub sections: u64,
     /// Nodes that were audited.
@@ -204,7 +213,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 41] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 43] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -241,6 +250,8 @@ impl Counts {
             ("sums of a step that is past", &mut self.stale_sums),
             ("lies", &mut self.lies),
             ("workers banned", &mut self.bans),
+            ("workers refused", &mut self.refused),
+            ("workers refused of whom a wrong chunk counted", &mut self.refused_counted),
             ("sections looked at", &mut self.sections),
             ("nodes audited", &mut self.audits),
             ("nodes computed by the coordinator", &mut self.judged),

@@ -21,6 +21,12 @@ pub(crate) enum Up {
         sum: Arc<NodeSum>,
         chunks: Range<usize>,
     },
+    /// Chunks of a node that are wrong, and a message after them that cannot be right.
+    Breaking {
+        step: u64,
+        sum: Arc<NodeSum>,
+        chunks: Range<usize>,
+    },
     AskWeights,
     Goodbye,
 }

@@ -1,9 +1,11 @@
 //! What one server keeps of the weights, with the sums of the step in hand.
 
 use crate::{SimJob, checks};
+use ps_coord::WorkerId;
 use ps_core::optim::{Stride, vectors_mut};
 use ps_core::planted::{Defect, Planted};
 use ps_core::{BatchPlan, Fold, NodeSum, Rules, Schedule, Tree};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ pub(crate) struct Part {
     chunks: Vec<Range<usize>>,
     /// The gathering of each chunk.
     folds: Vec<Fold>,
+    /// Workers of whom something is in these, where that is asked for.
+    counted: BTreeSet<WorkerId>,
     /// Steps applied.
     pub version: u64,
     weights: Arc<[f32]>,
@@ -50,6 +54,7 @@ impl Part {
                 rules,
                 chunks: chunks.to_vec(),
                 folds: folds(chunks.len(), job.plan.step(0).tree().training(), job.planted),
+                counted: BTreeSet::new(),
                 version: 0,
                 weights: kept.into(),
                 previous: None,
@@ -78,6 +83,7 @@ impl Part {
         self.version = version;
         self.previous = None;
         self.diverged = false;
+        self.counted.clear();
         self.folds = folds(
             self.chunks.len(),
             self.plan.step(version.min(self.plan.steps - 1)).tree().training(),
@@ -110,8 +116,23 @@ impl Part {
         !self.diverged && fold.coverage().tree().has(part.node) && fold.insert(part)
     }
 
+    /// The same of a worker of whom [`Part::has_of`] is to know.
+    pub fn take_of(&mut self, worker: WorkerId, chunk: usize, sum: &NodeSum) -> bool {
+        let is_new = self.take(chunk, sum);
+        if is_new {
+            self.counted.insert(worker);
+        }
+        is_new
+    }
+
+    /// Whether something of `worker` is in the sums of the step in hand.
+    pub fn has_of(&self, worker: WorkerId) -> bool {
+        self.counted.contains(&worker)
+    }
+
     /// Forgets what was gathered of the step in hand.
     pub fn start_over(&mut self) {
+        self.counted.clear();
         self.folds = folds(self.chunks.len(), self.plan.step(self.version).tree().training(), self.planted);
     }
 
@@ -150,6 +171,7 @@ impl Part {
             self.version += 1;
             self.previous = Some(std::mem::replace(&mut self.weights, weights.into()));
         }
+        self.counted.clear();
         // After the last step nothing is gathered, but the tree of some step is asked for.
         let next = self.plan.step(self.version.min(self.plan.steps - 1));
         self.folds = folds(self.chunks.len(), next.tree().training(), self.planted);

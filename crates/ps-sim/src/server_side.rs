@@ -135,6 +135,11 @@ impl Cluster<'_> {
             }
             Up::AskWeights => self.server_steps(ServerEvent::WeightsWanted { worker }),
             Up::Sum { step, sum, chunks } => self.server_folds(worker, step, &sum, chunks),
+            Up::Breaking { step, sum, chunks } => {
+                link.server_open = false;
+                self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "refused" });
+                self.server_refuses(worker, step, &sum, chunks)
+            }
             Up::Goodbye => {
                 link.server_open = false;
                 self.server_steps(ServerEvent::Left { worker, reason: Departure::Leaving })
@@ -157,13 +162,36 @@ impl Cluster<'_> {
             self.server.seen.insert(NodeSum { node: sum.node, gradient: Vec::new(), tally });
         }
         for chunk in chunks {
-            match is_open && self.server.part.take(chunk, sum) {
+            match is_open && self.server.part.take_of(worker, chunk, sum) {
                 true => self.network.counts.counted += 1,
                 false => self.network.counts.ignored += 1,
             }
         }
         let digest = (self.job.audit > 0.0).then(|| digest(sum));
         self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node, digest })
+    }
+
+    /// Wrong chunks came, and then something that is refused. Where nodes are audited, chunks of a node that has not ended
+    /// are not in the sums yet.
+    fn server_refuses(
+        &mut self,
+        worker: WorkerId,
+        step: u64,
+        sum: &NodeSum,
+        chunks: Range<usize>,
+    ) -> Result<(), String> {
+        let is_open = step == self.server.part.version && !self.server.updating && self.job.audit == 0.0;
+        let mut counted = self.server.part.has_of(worker);
+        for chunk in chunks {
+            counted |= is_open && self.server.part.take_of(worker, chunk, sum);
+        }
+        self.network.counts.refused += 1;
+        self.network.counts.refused_counted += u64::from(counted);
+        self.server_steps(ServerEvent::Refused {
+            worker,
+            why: "a message that cannot be right".into(),
+            counted,
+        })
     }
 
     pub fn server_sees_end(&mut self, id: LinkId) -> Result<(), String> {

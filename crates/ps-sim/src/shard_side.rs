@@ -66,7 +66,7 @@ impl Cluster<'_> {
             }
             Up::AskWeights => self.shard_serves(index, id),
             Up::Goodbye => self.shard_sees_end(index, id),
-            Up::Hello | Up::Heartbeat => {}
+            Up::Hello | Up::Heartbeat | Up::Breaking { .. } => {}
         }
         Ok(())
     }

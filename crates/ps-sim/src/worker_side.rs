@@ -422,19 +422,14 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The work is older than all weights that are here: it was on its way for long. Connecting again clears the
-    /// way, as in the real driver.
+    /// The work is older than all weights that are here: it was on its way for long.
     fn cannot_compute(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
         let held: Vec<u64> = process.held.0.keys().copied().collect();
         if held.first().is_none_or(|&oldest| oldest <= step) {
             return Err(format!("slot {slot} computes step {step}; it holds weights of {held:?}"));
         }
-        let links = process.links.clone();
-        self.hang_up(&links, 500);
-        let why = format!("the weights of version {step} did not arrive");
-        self.worker_steps(slot, WorkerEvent::Disconnected(why))?;
-        self.worker_steps(slot, WorkerEvent::Computed { step, leaves })
+        self.worker_steps(slot, WorkerEvent::Superseded { step, leaves })
     }
 
     fn push(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
@@ -453,6 +448,19 @@ impl Cluster<'_> {
             ));
         }
         self.network.counts.drains += u64::from(leaves_now);
+        if self.job.servers == 1
+            && let Some(sum) = sums.iter().find(|sum| !sum.gradient.is_empty())
+            && self.network.strikes(self.now, self.network.faults.break_off)
+        {
+            let mut sum = sum.clone();
+            let at = self.network.below(sum.gradient.len() as u32) as usize;
+            sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1);
+            // Some of its chunks, or none: its metric sums may be wrong already.
+            let chunks = 0..self.network.below(self.server.part.chunks() as u32) as usize;
+            let coordinator = process.links[0];
+            self.send_up(coordinator, Up::Breaking { step, sum: Arc::new(sum), chunks });
+            return Ok(());
+        }
         let mut messages = Vec::new();
         for mut sum in sums {
             // What is only looked at is not lied about here.

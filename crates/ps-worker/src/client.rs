@@ -238,8 +238,10 @@ impl Client {
                 tokio::select! {
                     message = outgoing.next() => match message {
                         Some(Ok(message)) => {
-                            if let Ok(WorkerMessage::Node(part)) = convert::worker_message(message, &shape) {
-                                inside.push(part).await;
+                            // The shard wants sums and nothing else; heartbeats are for the coordinator.
+                            let message = convert::worker_message(message, &shape);
+                            if let Ok(sum @ (WorkerMessage::NodeMetrics(_) | WorkerMessage::Node(_))) = message {
+                                inside.push(sum).await;
                             }
                         }
                         _ => return,

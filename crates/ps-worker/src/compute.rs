@@ -49,10 +49,15 @@ pub(crate) enum Order {
 
 /// What the thread has computed.
 pub(crate) enum Computed {
+    /// The metric sums of a node, before its first part.
+    Metrics { step: u64, node: Node, tally: Tally },
     /// Some chunks of a node's sum, while it goes on.
     Part(Part),
-    /// All chunks of all nodes that cover these leaves, whose tallies these are; `None`: the weights did not come.
-    Leaves { step: u64, leaves: Range<u32>, tallies: Option<Vec<(Node, Tally)>> },
+    /// All parts of the nodes that cover these leaves were passed on.
+    Leaves { step: u64, leaves: Range<u32>, nodes: Vec<Node> },
+    /// Nothing more comes of these leaves, for the weights of the step did not come. `is_superseded`: newer ones came, so the
+    /// server needs nothing of that step any more.
+    Missed { step: u64, leaves: Range<u32>, is_superseded: bool },
 }
 
 /// Whole chunks of a node's sum.
@@ -187,14 +192,26 @@ impl Computing {
         let is_computed = debug_span!("compute", step, ?leaves)
             .in_scope(|| self.computer.compute(job, &mut flow, step, leaves.clone()));
         self.meter.spend(Doing::Compute, begun.elapsed().saturating_sub(flow.pulled));
-        let tallies = is_computed.then(|| flow.into_tallies());
+        let sums = is_computed.then(|| flow.into_sums());
         let tallies_of = |(_, tally): &(Node, Tally)| (tally.loss, tally.samples);
         let (loss, samples) =
-            tallies.iter().flatten().map(tallies_of).fold((0.0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+            sums.iter().flatten().map(tallies_of).fold((0.0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
         let loss =
             (samples > 0 && Section::of(leaves.start) == Section::Training).then(|| loss / samples as f64);
         self.meter.compute(step, job.plan.steps, leaves.len(), loss);
-        self.results.send(Computed::Leaves { step, leaves, tallies }).is_ok()
+        let computed = match sums {
+            Some(sums) => {
+                let nodes = sums.into_iter().map(|(node, _)| node).collect();
+                Computed::Leaves { step, leaves, nodes }
+            }
+            None => self.missed(step, leaves),
+        };
+        self.results.send(computed).is_ok()
+    }
+
+    /// Leaves of a step whose weights did not come.
+    fn missed(&self, step: u64, leaves: Range<u32>) -> Computed {
+        Computed::Missed { step, leaves, is_superseded: !self.weights.may_become(step) }
     }
 
     /// Does what can be done without waiting.
@@ -204,7 +221,8 @@ impl Computing {
             let Some((step, leaves)) = self.take(order).or_else(|| self.waiting.take()) else { continue };
             let is_whole = self.weights.of(step).is_some_and(|(here, _)| here == self.job.model.parameters());
             let goes_on = if is_lost || !self.weights.may_become(step) {
-                self.results.send(Computed::Leaves { step, leaves, tallies: None }).is_ok()
+                let missed = self.missed(step, leaves);
+                self.results.send(missed).is_ok()
             } else if is_whole {
                 self.compute((step, leaves), orders)
             } else {

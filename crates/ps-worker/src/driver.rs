@@ -40,8 +40,8 @@ pub(crate) struct Driver {
     core: WorkerCore,
     attempt: Option<Attempt>,
     connection: Option<Connection>,
-    /// Nodes whose sums are computed, chunks sent, and ends not.
-    computed: Option<Vec<(Node, Tally)>>,
+    /// Nodes whose metrics and chunks are sent, and whose ends are not.
+    computed: Option<Vec<Node>>,
     /// Events that an event has brought about, taken before any from outside.
     events: VecDeque<WorkerEvent>,
     started: Instant,
@@ -143,6 +143,12 @@ impl Driver {
                 return Err(WorkerError::Protocol(format!("{}: {what}", self.server)));
             }
             Woken::Received(Said::Ended(verdict)) => self.lost(verdict)?,
+            Woken::Computed(Some(Computed::Metrics { step, node, tally })) => {
+                if self.core.wants_sums() {
+                    self.push_metrics(step, node, tally)?;
+                }
+                return Ok(None);
+            }
             Woken::Computed(Some(Computed::Part(part))) => {
                 // What is of no use any more never will be, so of what ends as a push every part was sent.
                 if self.core.wants_sums() {
@@ -150,15 +156,22 @@ impl Driver {
                 }
                 return Ok(None);
             }
-            Woken::Computed(Some(Computed::Leaves { step, leaves, tallies })) => {
-                let computed = WorkerEvent::Computed { step, leaves };
-                if tallies.is_none() && self.core.wants_sums() {
+            Woken::Computed(Some(Computed::Leaves { step, leaves, nodes })) => {
+                self.computed = Some(nodes);
+                WorkerEvent::Computed { step, leaves }
+            }
+            // Seen where a worker was slow: others had done its leaves, and the weights of two later steps had come.
+            Woken::Computed(Some(Computed::Missed { step, leaves, is_superseded: true })) => {
+                WorkerEvent::Superseded { step, leaves }
+            }
+            Woken::Computed(Some(Computed::Missed { step, leaves, .. })) => {
+                self.events.push_back(WorkerEvent::Superseded { step, leaves });
+                match self.core.wants_sums() {
                     // What the computation waited for will not come on this connection.
-                    self.events.push_back(computed);
-                    self.lost(Verdict::Passing(format!("the weights of version {step} did not arrive")))?
-                } else {
-                    self.computed = tallies;
-                    computed
+                    true => {
+                        self.lost(Verdict::Passing(format!("the weights of version {step} did not arrive")))?
+                    }
+                    false => return Ok(None),
                 }
             }
             Woken::Computed(None) => return Err(self.compute_is_gone()),
@@ -218,8 +231,8 @@ impl Driver {
                 self.order(Order::Work { step, leaves })?;
             }
             WorkerAction::Push { step, .. } => {
-                for (node, tally) in self.computed.take().expect("what is pushed was just computed") {
-                    self.push_end(step, node, tally)?;
+                for node in self.computed.take().expect("what is pushed was just computed") {
+                    self.push_end(step, node)?;
                 }
             }
             WorkerAction::Discard { .. } => self.computed = None,
@@ -231,6 +244,17 @@ impl Driver {
             WorkerAction::Finish(_) => unreachable!("the loop ends there"),
         }
         Ok(())
+    }
+
+    /// Sends a node's metric sums to the first server and to every other that keeps something.
+    fn push_metrics(&mut self, step: u64, node: Node, tally: Tally) -> Result<(), WorkerError> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let metrics = convert::node_metrics(step, node, tally);
+        let mut is_taken = true;
+        for link in &connection.links {
+            is_taken &= send(&link.sender, Item::Metrics(metrics.clone()));
+        }
+        if is_taken { Ok(()) } else { self.stuck() }
     }
 
     /// Sends each server the chunks that it keeps.
@@ -254,9 +278,9 @@ impl Driver {
     }
 
     /// Tells the first server that all chunks of a node are sent.
-    fn push_end(&mut self, step: u64, node: Node, tally: Tally) -> Result<(), WorkerError> {
+    fn push_end(&mut self, step: u64, node: Node) -> Result<(), WorkerError> {
         let Some(connection) = &self.connection else { return Ok(()) };
-        let done = convert::node_done(step, node, tally);
+        let done = convert::node_done(step, node);
         if send(&connection.links[0].sender, Item::Message(done)) { Ok(()) } else { self.stuck() }
     }
 

@@ -32,16 +32,19 @@ pub(crate) struct StepFlow<'a> {
 
 /// A node whose sum is being computed.
 pub(crate) struct Summing {
-    pub node: Node,
-    pub tally: Tally,
+    node: Node,
+    /// Final once a part of the gradient is.
+    tally: Tally,
+    /// Whether the tally was passed on.
+    is_announced: bool,
     gradient: Emerging,
 }
 
 impl StepFlow<'_> {
-    /// The nodes' tallies, once all else is sent.
-    pub fn into_tallies(self) -> Vec<(Node, Tally)> {
+    /// The nodes that were computed, with their tallies, all of which were passed on.
+    pub fn into_sums(self) -> Vec<(Node, Tally)> {
         let StepFlow { spare, sums, evaluated, .. } = self;
-        let summed = sums.into_iter().map(|Summing { node, tally, gradient }| {
+        let summed = sums.into_iter().map(|Summing { node, tally, gradient, .. }| {
             spare.push(gradient);
             (node, tally)
         });
@@ -78,6 +81,12 @@ impl StepFlow<'_> {
         }
     }
 
+    /// Passes on a node's metric sums, without which no server takes a chunk of it.
+    fn announce(&self, node: Node, tally: Tally) {
+        // If nobody listens, the end of this computation will show it.
+        let _ = self.results.send(Computed::Metrics { step: self.step, node, tally });
+    }
+
     /// Takes what has arrived; `false` means that nothing more comes.
     fn take(&mut self, order: Order) -> bool {
         match order {
@@ -106,7 +115,8 @@ impl Flow for StepFlow<'_> {
         let gradient =
             free.map_or_else(|| Emerging::new(self.parameters), |index| self.spare.swap_remove(index));
         let number = self.sums.len();
-        self.sums.push(Summing { node, tally: Tally::new(self.classes), gradient });
+        let tally = Tally::new(self.classes);
+        self.sums.push(Summing { node, tally, is_announced: false, gradient });
         &mut self.sums[number].tally
     }
 
@@ -115,11 +125,17 @@ impl Flow for StepFlow<'_> {
     }
 
     fn evaluated(&mut self, node: Node, tally: Tally) {
+        self.announce(node, tally.clone());
         self.evaluated.push((node, tally));
     }
 
     /// Passes on the chunks that are complete; one that begins in an earlier layer waits for it.
     fn finished(&mut self, number: usize, from: usize) {
+        let Summing { node, tally, is_announced, .. } = &mut self.sums[number];
+        if !std::mem::replace(is_announced, true) {
+            let (node, tally) = (*node, tally.clone());
+            self.announce(node, tally);
+        }
         let Summing { node, gradient, .. } = &mut self.sums[number];
         let offset = from.next_multiple_of(chunk_elements(self.parameters));
         if offset < gradient.open().len() {

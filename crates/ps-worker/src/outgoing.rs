@@ -10,6 +10,8 @@ use tonic::Status;
 
 /// What goes to a server.
 pub(crate) enum Item {
+    /// The metric sums of a node; they go before any chunk that waits, for a chunk is refused without them.
+    Metrics(FromWorker),
     /// One message; it goes after all chunks that were handed over before.
     Message(FromWorker),
     /// Chunks of a node.
@@ -21,6 +23,7 @@ pub(crate) enum Item {
 pub(crate) struct Outgoing {
     receiver: mpsc::Receiver<Item>,
     is_closed: bool,
+    metrics: VecDeque<FromWorker>,
     /// By step, first element and number.
     chunks: BTreeMap<(u64, u64, usize), FromWorker>,
     /// Chunks so far.
@@ -32,11 +35,13 @@ impl Outgoing {
     /// Begins with `hello`, if there is one.
     pub fn new(receiver: mpsc::Receiver<Item>, hello: Option<FromWorker>) -> Self {
         let messages = hello.into_iter().collect();
-        Outgoing { receiver, is_closed: false, chunks: BTreeMap::new(), number: 0, messages }
+        let (metrics, chunks) = (VecDeque::new(), BTreeMap::new());
+        Outgoing { receiver, is_closed: false, metrics, chunks, number: 0, messages }
     }
 
     fn take(&mut self, item: Item) {
         match item {
+            Item::Metrics(message) => self.metrics.push_back(message),
             Item::Message(message) => self.messages.push_back(message),
             Item::Chunks(chunks) => {
                 for message in chunks {
@@ -61,7 +66,7 @@ impl Stream for Outgoing {
                 Poll::Pending => break,
             }
         }
-        let chunk = self.chunks.pop_first().map(|(_, chunk)| chunk);
+        let chunk = self.metrics.pop_front().or_else(|| self.chunks.pop_first().map(|(_, chunk)| chunk));
         match chunk.or_else(|| self.messages.pop_front()) {
             Some(message) => Poll::Ready(Some(Ok(message))),
             None if self.is_closed => Poll::Ready(None),
@@ -76,7 +81,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use ps_core::{Node, Tally};
-    use ps_proto::convert::{node_done, part_chunks};
+    use ps_proto::convert::{node_done, node_metrics, part_chunks};
     use ps_proto::limits::chunk_elements;
     use tokio_stream::StreamExt;
 
@@ -96,25 +101,38 @@ mod tests {
             Message::Node(chunk) => {
                 format!("{} of {}", chunk.offset / chunk_elements(PARAMETERS) as u64, chunk.index)
             }
+            Message::NodeMetrics(metrics) => format!("metrics of {}", metrics.index),
             Message::NodeDone(done) => format!("end of {}", done.index),
             other => format!("{other:?}"),
         }
     }
 
     #[tokio::test]
-    async fn the_first_layers_chunks_overtake_those_that_wait_and_a_nodes_end_comes_after_them_all() {
+    async fn metrics_go_first_then_the_first_layers_chunks_and_a_nodes_end_comes_after_them_all() {
         let (sender, receiver) = mpsc::channel(16);
         let mut outgoing = Outgoing::new(receiver, None);
         sender.try_send(chunks(0, 2, 4)).unwrap_or_else(|_| panic!());
         assert_eq!(describe(outgoing.next().await.unwrap()), "2 of 0");
-        sender.try_send(chunks(1, 2, 4)).unwrap_or_else(|_| panic!());
         sender.try_send(chunks(0, 0, 2)).unwrap_or_else(|_| panic!());
-        let done = node_done(7, Node::leaf(0), Tally::default());
+        let metrics = node_metrics(7, Node::leaf(1), Tally::default());
+        sender.try_send(Item::Metrics(metrics)).unwrap_or_else(|_| panic!());
+        sender.try_send(chunks(1, 2, 4)).unwrap_or_else(|_| panic!());
+        let done = node_done(7, Node::leaf(0));
         sender.try_send(Item::Message(done)).unwrap_or_else(|_| panic!());
         sender.try_send(chunks(1, 0, 2)).unwrap_or_else(|_| panic!());
         drop(sender);
         let rest: Vec<String> = outgoing.map(describe).collect().await;
-        let expected = ["0 of 0", "0 of 1", "1 of 0", "1 of 1", "2 of 1", "3 of 0", "3 of 1", "end of 0"];
+        let expected = [
+            "metrics of 1",
+            "0 of 0",
+            "0 of 1",
+            "1 of 0",
+            "1 of 1",
+            "2 of 1",
+            "3 of 0",
+            "3 of 1",
+            "end of 0",
+        ];
         assert_eq!(rest, expected);
     }
 }

@@ -137,12 +137,20 @@ fn a_run_that_has_made_all_steps_of_a_shorter_one_is_finished_without_another_st
         let shorter = ["--set", &format!("train.steps={steps}")];
         let wanted = run(&mut place.train("whole", &shorter)).hash();
         let flags = ["--set", "train.epochs=200", "--checkpoint-keep", "1000"];
-        let mut long = Running::start(&mut place.train("stopped", &flags));
-        while !place.checkpoints("stopped").contains(&steps) {
-            assert!(!long.ends_within(Duration::from_millis(1)), "{}", long.finish());
-        }
-        long.kill();
-        long.finish();
+        // On a busy machine a checkpoint is left out where the one before is still being written.
+        let is_saved = || {
+            let mut long = Running::start(&mut place.train("stopped", &flags));
+            while !place.checkpoints("stopped").contains(&steps) {
+                if long.ends_within(Duration::from_millis(1)) {
+                    fs::remove_dir_all(place.path("stopped")).unwrap();
+                    return false;
+                }
+            }
+            long.kill();
+            long.finish();
+            true
+        };
+        assert!((0..10).any(|_| is_saved()), "no checkpoint after {steps} steps in ten runs");
         // As if the process had been killed right after that step.
         for step in place.checkpoints("stopped").into_iter().filter(|step| *step > steps) {
             fs::remove_dir_all(place.path(&format!("stopped/checkpoints/step-{step:012}"))).unwrap();

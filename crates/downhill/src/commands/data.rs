@@ -30,7 +30,9 @@ pub struct InspectArguments {
     #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
     label: Option<String>,
 
-    /// Override a key of the run file, or set one for a source, such as data.header=false; may be given several times.
+    /// Override a key of the run file
+    ///
+    /// For a source without a run file, it sets a key, such as data.header=false. The flag can be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
 

@@ -52,7 +52,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let style = Style::choose(&arguments.log);
     let run = SavedRun::open(&arguments.run, &arguments.sets, arguments.data.data_root.as_deref(), style)?;
     if run.data_changed() {
-        output::warn("the validation or test data is not that of the run, so the figures are not the run's own");
+        output::warn(
+            "the validation or test data is not that of the run, so the figures are not the run's own",
+        );
     }
     let data = &run.job.data;
     let mut splits = Vec::new();

@@ -120,6 +120,10 @@ impl Cast {
             "lose" => {
                 ServerEvent::Left { worker, reason: Departure::Disconnected("connection reset".into()) }
             }
+            "refused" => {
+                ServerEvent::Refused { worker, why: "hello came twice".into(), counted: words.len() > 2 }
+            }
+            "rewind" => ServerEvent::Rewind { why: "shard 1 has refused a worker".into() },
             "heard" => ServerEvent::Heard { worker },
             "ask" => ServerEvent::WeightsWanted { worker },
             "applied" => ServerEvent::Applied { shard: words[1].parse().unwrap(), step },
@@ -214,6 +218,7 @@ fn worker_event(words: &[&str]) -> WorkerEvent {
         "assigned" => WorkerEvent::Assigned { step: step(), leaves: range(words[2]) },
         "weights" => WorkerEvent::Weights { version: step() },
         "computed" => WorkerEvent::Computed { step: step(), leaves: range(words[2]) },
+        "superseded" => WorkerEvent::Superseded { step: step(), leaves: range(words[2]) },
         "dismissed" => WorkerEvent::Dismissed(match words[1] {
             "done" => Dismissal::Done,
             "silent" => Dismissal::Silent { silent_ms: 1000 },

@@ -23,7 +23,7 @@ pub trait Flow {
         *self.node(node) = tally;
     }
 
-    /// All elements of a node's gradient from `from` on are final.
+    /// All elements of a node's gradient from `from` on are final; so is its tally, from the first call on.
     fn finished(&mut self, number: usize, from: usize);
 }
 

@@ -3,7 +3,7 @@
 use super::from_server::dismissal;
 use super::from_worker::{fingerprints, printable};
 use super::{Nonsense, Shape, check_chunk, ensure};
-use crate::limits::{MAX_NAME_BYTES, PROTOCOL_VERSION, chunk_elements};
+use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION, chunk_elements};
 use crate::status::Refusal;
 use crate::v1::{self, from_shard, to_shard};
 use bytes::Bytes;
@@ -50,6 +50,13 @@ pub enum ShardMessage {
     State(usize, StateChunk),
     /// It holds what it was given by the order of this number.
     Restored(u64),
+    /// It has refused a worker of which some chunks are part of its sums, or of a step that not all have applied.
+    Tainted {
+        /// The step that it was gathering.
+        step: u64,
+        /// What the worker sent, printable.
+        reason: String,
+    },
 }
 
 /// A chunk of weights or state between servers.
@@ -141,6 +148,9 @@ pub fn shard_message(
             Ok(ShardMessage::State(vector, chunk))
         }
         Some(from_shard::Message::Restored(restored)) => Ok(ShardMessage::Restored(restored.number)),
+        Some(from_shard::Message::Tainted(v1::ShardTainted { step, reason })) => {
+            Ok(ShardMessage::Tainted { step, reason: printable("reason", reason, MAX_TEXT_BYTES)? })
+        }
         Some(from_shard::Message::Hello(_)) => Err(Nonsense::new("hello came twice")),
         None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
     }

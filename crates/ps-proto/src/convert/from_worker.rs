@@ -23,6 +23,8 @@ pub struct Greeting {
 pub enum WorkerMessage {
     /// It lives.
     Heartbeat,
+    /// The metric sums of a node, before its chunks.
+    NodeMetrics(NodeMetrics),
     /// A chunk of a node's sum.
     Node(NodePart),
     /// The end of a node.
@@ -46,15 +48,24 @@ pub struct NodePart {
     pub bytes: Bytes,
 }
 
-/// The end of a node that fits the run.
+/// Metric sums that fit the run and the samples of their node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NodeDone {
-    /// The step it was computed for.
+pub struct NodeMetrics {
+    /// The step they were computed for.
     pub step: u64,
     /// The node.
     pub node: Node,
     /// Loss and metrics of its samples.
     pub tally: Tally,
+}
+
+/// The end of a node that fits the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeDone {
+    /// The step it was computed for.
+    pub step: u64,
+    /// The node.
+    pub node: Node,
 }
 
 /// Checks the first message of a stream, which must be `Hello`.
@@ -91,7 +102,11 @@ pub(super) fn fingerprints(theirs: Option<v1::Fingerprints>) -> Result<v1::Finge
 pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMessage, Nonsense> {
     match message.message {
         Some(Message::Node(chunk)) => Ok(WorkerMessage::Node(node_part(chunk, shape)?)),
-        Some(Message::NodeDone(done)) => Ok(WorkerMessage::NodeDone(node_done(done, shape)?)),
+        Some(Message::NodeMetrics(metrics)) => Ok(WorkerMessage::NodeMetrics(node_metrics(metrics, shape)?)),
+        Some(Message::NodeDone(v1::NodeDone { step, level, index })) => {
+            let node = existing_node(step, level, index, shape)?;
+            Ok(WorkerMessage::NodeDone(NodeDone { step, node }))
+        }
         Some(Message::Heartbeat(_)) => Ok(WorkerMessage::Heartbeat),
         Some(Message::WeightsWanted(_)) => Ok(WorkerMessage::WeightsWanted),
         Some(Message::Goodbye(goodbye)) => {
@@ -114,11 +129,11 @@ fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<NodePart, Nonsense> 
     Ok(NodePart { step, node, offset, bytes: gradient })
 }
 
-fn node_done(done: v1::NodeDone, shape: &Shape) -> Result<NodeDone, Nonsense> {
-    let v1::NodeDone { step, level, index, tally } = done;
+fn node_metrics(metrics: v1::NodeMetrics, shape: &Shape) -> Result<NodeMetrics, Nonsense> {
+    let v1::NodeMetrics { step, level, index, tally } = metrics;
     let node = existing_node(step, level, index, shape)?;
     let tally = tally.ok_or_else(|| Nonsense::new(format!("node {node} of step {step} has no tally")))?;
-    Ok(NodeDone { step, node, tally: self::tally(tally, step, node, shape)? })
+    Ok(NodeMetrics { step, node, tally: self::tally(tally, step, node, shape)? })
 }
 
 /// A node that exists at a step that exists.
@@ -174,7 +189,7 @@ pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convert::{node_chunks, node_done};
+    use crate::convert::{node_chunks, node_done, node_metrics};
     use ps_core::{BatchPlan, Precision};
 
     /// Two epochs of 100 samples in steps of 40: 10, 10 and 5 leaves of 4.
@@ -219,8 +234,10 @@ mod tests {
             }
         }
         assert_eq!(arrived, values);
-        let done = worker_message(node_done(3, node, tally(40)), &shape).unwrap();
-        assert_eq!(done, WorkerMessage::NodeDone(NodeDone { step: 3, node, tally: tally(40) }));
+        let metrics = worker_message(node_metrics(3, node, tally(40)), &shape).unwrap();
+        assert_eq!(metrics, WorkerMessage::NodeMetrics(NodeMetrics { step: 3, node, tally: tally(40) }));
+        let done = worker_message(node_done(3, node), &shape).unwrap();
+        assert_eq!(done, WorkerMessage::NodeDone(NodeDone { step: 3, node }));
     }
 
     #[test]
@@ -239,28 +256,28 @@ mod tests {
 
     #[test]
     fn a_tally_that_does_not_fit_its_node_is_refused() {
-        let spoil = |change: fn(&mut v1::NodeDone), expected: &str| {
-            let message = node_done(1, Node { level: 1, index: 2 }, tally(8)).message;
-            let Some(Message::NodeDone(mut done)) = message else { panic!("not an end") };
-            assert!(node_done_of(done.clone()).is_ok());
-            change(&mut done);
-            let text = node_done_of(done).unwrap_err().to_string();
+        let spoil = |change: fn(&mut v1::NodeMetrics), expected: &str| {
+            let message = node_metrics(1, Node { level: 1, index: 2 }, tally(8)).message;
+            let Some(Message::NodeMetrics(mut metrics)) = message else { panic!("not metrics") };
+            assert!(super::node_metrics(metrics.clone(), &shape(7)).is_ok());
+            change(&mut metrics);
+            let text = super::node_metrics(metrics, &shape(7)).unwrap_err().to_string();
             assert!(text.contains(expected), "{text:?} does not say {expected:?}");
         };
-        fn node_done_of(done: v1::NodeDone) -> Result<NodeDone, Nonsense> {
-            super::node_done(done, &shape(7))
+        fn tally_of(metrics: &mut v1::NodeMetrics) -> &mut v1::Tally {
+            metrics.tally.as_mut().unwrap()
         }
-        fn tally_of(done: &mut v1::NodeDone) -> &mut v1::Tally {
-            done.tally.as_mut().unwrap()
-        }
-        spoil(|done| done.tally = None, "has no tally");
-        spoil(|done| done.step = 6, "step 6 of a run of 6 steps");
-        spoil(|done| tally_of(done).samples = 9, "tally of 9 samples, its leaves have 8");
-        spoil(|done| tally_of(done).class_samples = vec![1], "tally of 1 and 3 classes, the model has 3");
-        spoil(|done| tally_of(done).class_errors.push(0), "tally of 3 and 4 classes");
-        spoil(|done| tally_of(done).class_errors[0] = 2, "counts more");
-        spoil(|done| tally_of(done).class_samples[0] = u64::MAX, "counts more");
-        spoil(|done| tally_of(done).correct = 9, "counts more");
+        spoil(|metrics| metrics.tally = None, "has no tally");
+        spoil(|metrics| metrics.step = 6, "step 6 of a run of 6 steps");
+        spoil(|metrics| tally_of(metrics).samples = 9, "tally of 9 samples, its leaves have 8");
+        spoil(
+            |metrics| tally_of(metrics).class_samples = vec![1],
+            "tally of 1 and 3 classes, the model has 3",
+        );
+        spoil(|metrics| tally_of(metrics).class_errors.push(0), "tally of 3 and 4 classes");
+        spoil(|metrics| tally_of(metrics).class_errors[0] = 2, "counts more");
+        spoil(|metrics| tally_of(metrics).class_samples[0] = u64::MAX, "counts more");
+        spoil(|metrics| tally_of(metrics).correct = 9, "counts more");
     }
 
     #[test]

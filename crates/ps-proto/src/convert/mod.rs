@@ -14,7 +14,9 @@ pub use from_shard::{
     shard_greeting, shard_message, state_part, verdict_to_wire,
 };
 pub use from_shard::{places, to_shard};
-pub use from_worker::{Greeting, NodeDone, NodePart, WorkerMessage, first_message, hello, worker_message};
+pub use from_worker::{
+    Greeting, NodeDone, NodeMetrics, NodePart, WorkerMessage, first_message, hello, worker_message,
+};
 
 use crate::limits::chunk_elements;
 use crate::v1;
@@ -132,10 +134,16 @@ pub fn part_chunks(
     })
 }
 
-/// The message that follows the chunks of a node.
-pub fn node_done(step: u64, node: Node, tally: Tally) -> v1::FromWorker {
+/// The message that precedes the chunks of a node.
+pub fn node_metrics(step: u64, node: Node, tally: Tally) -> v1::FromWorker {
     let tally = Some(tally_to_wire(tally));
-    let done = v1::NodeDone { step, level: node.level, index: node.index, tally };
+    let metrics = v1::NodeMetrics { step, level: node.level, index: node.index, tally };
+    v1::FromWorker { message: Some(v1::from_worker::Message::NodeMetrics(metrics)) }
+}
+
+/// The message that follows the chunks of a node.
+pub fn node_done(step: u64, node: Node) -> v1::FromWorker {
+    let done = v1::NodeDone { step, level: node.level, index: node.index };
     v1::FromWorker { message: Some(v1::from_worker::Message::NodeDone(done)) }
 }
 

@@ -96,10 +96,11 @@ fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_
             let tree = job.plan.step(0).tree();
             let weights = job.model.precision().round(&job.model.initial(job.plan.seed)).into_owned();
             let sum = job.gradients().compute(&weights, &job.data.train, 0, 0..tree.leaves()).remove(0);
+            let metrics = ps_proto::convert::node_metrics(0, tree.root(), sum.tally);
             let gradient = ps_proto::tensor::share(sum.gradient);
             let kept = place.start as usize..place.end as usize;
             let chunks = ps_proto::convert::node_chunks(0, tree.root(), gradient, kept);
-            let messages: Vec<_> = [hello].into_iter().chain(chunks).collect();
+            let messages: Vec<_> = [hello, metrics].into_iter().chain(chunks).collect();
             let outgoing = tokio_stream::iter(messages).chain(tokio_stream::pending());
             let mut shard = support::client(&place.address).await;
             let stream = shard.rounds(outgoing).await.unwrap();

@@ -1,12 +1,20 @@
-//! A worker whose sums are finite but wrong is found out where sums are audited.
+//! A worker whose sums are finite but wrong is found out where sums are audited, and one that is refused leaves nothing behind.
 
-use crate::support::{self, Server, Tapped, Worker, data, options, reference_hash, run_file, wide_run};
+use crate::overlap::{join, two_chunks};
+use crate::support::{
+    self, Server, Shard, Tapped, Worker, data, options, reference_hash, run_file, runtime, wide_run,
+};
 use ps_core::gradient::Flow;
 use ps_core::{Gradients, weights_hash};
+use ps_proto::convert::{node_chunks, node_metrics};
+use ps_proto::limits::chunk_elements;
+use ps_proto::v1::{self, from_server, from_worker::Message};
+use ps_proto::{tensor, v1::FromWorker};
 use ps_run::Job;
-use ps_server::ServerOptions;
+use ps_server::{Layout, ServerOptions};
 use ps_worker::{Computer, Ended, WorkerError};
 use std::ops::Range;
+use tokio::sync::mpsc::Sender;
 
 /// Computes as every worker does, but for one bit of one element in some steps.
 struct Liar(Gradients);
@@ -73,4 +81,110 @@ fn without_audit_a_lie_gets_through() {
     assert!(finished.is_done);
     assert_ne!(weights_hash(&finished.weights), reference_hash(&support::job(&run, folder.path())));
     assert_eq!(liar.finish().unwrap(), Ended::Done);
+}
+
+/// Joins by hand as the only worker, waits for leaves, and pushes a wrong second chunk of each node that covers them. Returns
+/// when the weights made of it have come, or, where none are to be made, at once.
+async fn push_a_wrong_chunk(server: &Server, job: &Job, is_made: bool) -> Sender<FromWorker> {
+    let parameters = job.model.parameters();
+    let (sender, mut stream) = join(server).await;
+    loop {
+        match stream.message().await.unwrap().unwrap().message.unwrap() {
+            from_server::Message::Assign(assign) => {
+                let leaves = assign.leaf_start..assign.leaf_end;
+                let sums = job.gradients().compute(&job.model.initial(3), &job.data.train, 0, leaves);
+                for mut sum in sums {
+                    sum.gradient.iter_mut().for_each(|value| *value += 1.0);
+                    sender.send(node_metrics(0, sum.node, sum.tally)).await.unwrap();
+                    let range = chunk_elements(parameters)..parameters;
+                    for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
+                        sender.send(chunk).await.unwrap();
+                    }
+                }
+                if !is_made {
+                    break;
+                }
+            }
+            from_server::Message::Weights(chunk) if chunk.version == 1 => break,
+            _ => {}
+        }
+    }
+    // What the server still says is not read, but its stream stays open as long as ours.
+    tokio::spawn(async move { while let Ok(Some(_)) = stream.message().await {} });
+    sender
+}
+
+#[test]
+fn with_audit_chunks_of_a_node_that_never_ends_do_not_count() {
+    let folder = data(1);
+    let run = two_chunks(2);
+    let job = support::job(&run, folder.path());
+    let server = Server::start(&run, folder.path(), ServerOptions { audit: 1.0, ..options(1) });
+    runtime().block_on(async {
+        let sender = push_a_wrong_chunk(&server, &job, false).await;
+        let goodbye = Message::Goodbye(v1::Goodbye { reason: "enough".into() });
+        sender.send(support::from_worker(goodbye)).await.unwrap();
+        // Until the server has let go of it, its chunks have come.
+        sender.closed().await;
+    });
+    let worker = Worker::start(&server.address, folder.path());
+    server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+}
+
+#[test]
+fn a_step_starts_over_without_what_a_refused_worker_has_sent() {
+    let folder = data(1);
+    let run = two_chunks(2);
+    let job = support::job(&run, folder.path());
+    let server = Server::start(&run, folder.path(), options(1));
+    runtime().block_on(async {
+        let sender = push_a_wrong_chunk(&server, &job, true).await;
+        let nonsense = Message::Hello(v1::Hello::default());
+        sender.send(support::from_worker(nonsense)).await.unwrap();
+        sender.closed().await;
+    });
+    let worker = Worker::start(&server.address, folder.path());
+    server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+}
+
+#[test]
+fn all_go_back_to_what_is_saved_when_a_shard_refuses_a_worker_that_counts() {
+    let folder = data(1);
+    let run = wide_run(4, "");
+    let layout = Layout { parts: 2, coordinator_keeps: true };
+    let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(2) });
+    let shard = Shard::start(&server.address, 0, &run, folder.path());
+    let worker = Worker::start(&server.address, folder.path());
+    runtime().block_on(async {
+        let (job, place) = (support::job(&run, folder.path()), server.places(1).await.swap_remove(0));
+        // To the coordinator it is a worker that never does anything.
+        let (_idle, mut stream) = join(&server).await;
+        let leaves = loop {
+            if let from_server::Message::Assign(assign) =
+                stream.message().await.unwrap().unwrap().message.unwrap()
+            {
+                break assign.leaf_start..assign.leaf_end;
+            }
+        };
+        let (sender, receiver) = tokio::sync::mpsc::channel(64);
+        sender.send(server.hello().await).await.unwrap();
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let mut stream = support::client(&place.address).await.rounds(outgoing).await.unwrap().into_inner();
+        let sums = job.gradients().compute(&job.model.initial(3), &job.data.train, 0, leaves);
+        for mut sum in sums {
+            sum.gradient.iter_mut().for_each(|value| *value += 1.0);
+            sender.send(node_metrics(0, sum.node, sum.tally)).await.unwrap();
+            let range = place.start as usize..place.end as usize;
+            for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
+                sender.send(chunk).await.unwrap();
+            }
+        }
+        sender.send(support::from_worker(Message::Hello(v1::Hello::default()))).await.unwrap();
+        while let Ok(Some(_)) = stream.message().await {}
+    });
+    server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+    drop(shard.finish().unwrap());
 }

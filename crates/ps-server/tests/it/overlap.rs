@@ -3,7 +3,7 @@
 use crate::support::{self, Server, Tapped, Worker, data, options, run_file, runtime};
 use ps_core::Gradients;
 use ps_core::gradient::Flow;
-use ps_proto::convert::node_chunks;
+use ps_proto::convert::{node_chunks, node_metrics};
 use ps_proto::limits::chunk_elements;
 use ps_proto::v1::{from_server, from_worker::Message};
 use ps_proto::{tensor, v1};
@@ -18,7 +18,7 @@ use tonic::codec::Streaming;
 const LONG: Duration = Duration::from_secs(60);
 
 /// A run of a model of two chunks whose batches are one leaf.
-fn two_chunks(epochs: u32) -> String {
+pub(crate) fn two_chunks(epochs: u32) -> String {
     run_file(epochs)
         .replace("hidden = [8]", "hidden = [300, 300]")
         .replace("batch = 32", "batch = 150")
@@ -26,7 +26,9 @@ fn two_chunks(epochs: u32) -> String {
 }
 
 /// Opens a stream of rounds by hand: what we say, and what the server says.
-async fn join(server: &Server) -> (tokio::sync::mpsc::Sender<v1::FromWorker>, Streaming<v1::FromServer>) {
+pub(crate) async fn join(
+    server: &Server,
+) -> (tokio::sync::mpsc::Sender<v1::FromWorker>, Streaming<v1::FromServer>) {
     let (sender, receiver) = tokio::sync::mpsc::channel(64);
     sender.send(server.hello().await).await.unwrap();
     let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
@@ -110,6 +112,7 @@ fn a_node_of_which_only_some_chunks_came_changes_no_bit() {
                 from_server::Message::Assign(_) => {
                     let sums = job.gradients().compute(&job.model.initial(3), &job.data.train, 0, 0..1);
                     for sum in sums {
+                        sender.send(node_metrics(0, sum.node, sum.tally)).await.unwrap();
                         let range = chunk_elements(parameters)..parameters;
                         for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
                             sender.send(chunk).await.unwrap();

@@ -56,8 +56,8 @@ fn node(value: f32) -> v1::NodeChunk {
     }
 }
 
-/// The end of that node.
-fn done() -> v1::NodeDone {
+/// The metric sums of that node.
+fn metrics() -> v1::NodeMetrics {
     let tally = v1::Tally {
         samples: 4,
         loss: 4.0,
@@ -66,7 +66,12 @@ fn done() -> v1::NodeDone {
         class_errors: vec![0; 3],
         ..v1::Tally::default()
     };
-    v1::NodeDone { step: 0, level: 0, index: 1, tally: Some(tally) }
+    v1::NodeMetrics { step: 0, level: 0, index: 1, tally: Some(tally) }
+}
+
+/// The end of that node.
+fn done() -> v1::NodeDone {
+    v1::NodeDone { step: 0, level: 0, index: 1 }
 }
 
 #[test]
@@ -74,29 +79,27 @@ fn nonsense_gets_a_clear_status_and_changes_no_bit() {
     let folder = data(1);
     let server = Server::start(&run_file(4), folder.path(), options(2));
     runtime().block_on(async {
-        let cases: Vec<(from_worker::Message, &str)> = vec![
-            (from_worker::Message::Node(v1::NodeChunk { step: 3, ..node(1.0) }), "step 3, which is not open"),
-            (from_worker::Message::Node(v1::NodeChunk { step: 99, ..node(1.0) }), "step 99 of a run of 20"),
+        use from_worker::Message::{Hello, Node, NodeDone, NodeMetrics};
+        let samples = |samples| Some(v1::Tally { samples, ..metrics().tally.unwrap() });
+        let cases: Vec<(Vec<from_worker::Message>, &str)> = vec![
+            (vec![Node(v1::NodeChunk { step: 3, ..node(1.0) })], "step 3, which is not open"),
+            (vec![Node(v1::NodeChunk { step: 99, ..node(1.0) })], "step 99 of a run of 20"),
+            (vec![Node(v1::NodeChunk { index: 9, ..node(1.0) })], "node (0, 9) does not exist"),
+            (vec![Node(v1::NodeChunk { total: 1 << 60, ..node(1.0) })], "the model has 59"),
             (
-                from_worker::Message::Node(v1::NodeChunk { index: 9, ..node(1.0) }),
-                "node (0, 9) does not exist",
-            ),
-            (from_worker::Message::Node(v1::NodeChunk { total: 1 << 60, ..node(1.0) }), "the model has 59"),
-            (
-                from_worker::Message::Node(v1::NodeChunk {
-                    offset: 1,
-                    gradient: node(1.0).gradient.slice(4..),
-                    ..node(1.0)
-                }),
+                vec![Node(v1::NodeChunk { offset: 1, gradient: node(1.0).gradient.slice(4..), ..node(1.0) })],
                 "where none begins",
             ),
-            (from_worker::Message::NodeDone(done()), "1 chunks are missing"),
-            (from_worker::Message::NodeDone(v1::NodeDone { tally: None, ..done() }), "has no tally"),
-            (from_worker::Message::Node(node(f32::NAN)), "not finite; computed here, all are"),
-            (from_worker::Message::Hello(v1::Hello::default()), "hello came twice"),
+            (vec![Node(node(1.0))], "whose metric sums have not come"),
+            (vec![NodeDone(done())], "ends, and its metric sums have not come"),
+            (vec![NodeMetrics(metrics()), NodeDone(done())], "1 chunks are missing"),
+            (vec![NodeMetrics(v1::NodeMetrics { tally: None, ..metrics() })], "has no tally"),
+            (vec![NodeMetrics(v1::NodeMetrics { tally: samples(0), ..metrics() })], "tally of 0 samples"),
+            (vec![NodeMetrics(metrics()), Node(node(f32::NAN))], "not finite; computed here, all are"),
+            (vec![Hello(v1::Hello::default())], "hello came twice"),
         ];
         for (nonsense, expected) in cases {
-            let status = answer_to(&server, vec![nonsense]).await;
+            let status = answer_to(&server, nonsense).await;
             assert_eq!(status.code(), Code::InvalidArgument, "{expected}: {status}");
             assert!(status.message().contains(expected), "{status} does not say {expected}");
         }
@@ -131,7 +134,8 @@ fn a_shard_refuses_what_is_not_its_own_and_serves_everybody_else() {
                 vec![from_worker::Message::Node(v1::NodeChunk { gradient: chunk(2).gradient, ..chunk(1) })],
                 "it has 65536 elements",
             ),
-            (vec![from_worker::Message::NodeDone(done())], "1 chunks are missing"),
+            (vec![from_worker::Message::Node(chunk(1))], "whose metric sums have not come"),
+            (vec![from_worker::Message::NodeDone(done())], "its metric sums have not come"),
         ];
         for (nonsense, expected) in cases {
             let shard = support::client(&place.address).await;
@@ -155,7 +159,7 @@ fn strangers_are_turned_away_at_the_door() {
         let request = v1::JoinRequest { protocol_version: 7, build: "py 0.2".into(), ..Default::default() };
         let status = client.join(request).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
-        assert!(status.message().contains("version 4, the worker (py 0.2) 7"), "{status}");
+        assert!(status.message().contains("version 5, the worker (py 0.2) 7"), "{status}");
 
         let request = v1::JoinRequest {
             protocol_version: ps_proto::limits::PROTOCOL_VERSION,
@@ -213,13 +217,15 @@ fn a_worker_written_by_hand_trains_to_the_same_hash() {
                     let mut sums = gradients.compute(&weights.1, &job.data.train, assign.step, range);
                     let sum = sums.pop().unwrap();
                     assert_eq!(sum.node, Node::leaf(leaf));
+                    let metrics = ps_proto::convert::node_metrics(assign.step, sum.node, sum.tally);
+                    sender.send(metrics).await.unwrap();
                     let gradient = ps_proto::tensor::share(sum.gradient);
                     let chunks =
                         ps_proto::convert::node_chunks(assign.step, sum.node, gradient, 0..PARAMETERS);
                     for chunk in chunks {
                         sender.send(chunk).await.unwrap();
                     }
-                    let done = ps_proto::convert::node_done(assign.step, sum.node, sum.tally);
+                    let done = ps_proto::convert::node_done(assign.step, sum.node);
                     sender.send(done).await.unwrap();
                 }
             }
