@@ -41,7 +41,7 @@ pub struct Arguments {
     #[arg(long, value_name = "I")]
     sample: usize,
 
-    /// Number of columns and gradients to show, largest first [default: 10, 5]
+    /// Number of columns and gradients to show [default: 10, 5]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1000))]
     top: Option<u16>,
 
