@@ -9,7 +9,7 @@ await look(modules, async (page, expect) => {
   await page.setViewportSize({ width: 360, height: 800 });
   await page.goto(url);
   await phase("starting");
-  expect(/waits for workers/.test(await page.textContent("#state")), "the page does not say what the run waits for");
+  await page.waitForFunction(() => /waits for workers/.test(document.getElementById("state").textContent));
   console.log("open");
   await phase("training");
   await page.waitForSelector("figure svg");

@@ -22,7 +22,7 @@ pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs, WatchArgs};
 pub use difference::Difference;
 pub use error::{ConfigError, Place};
 pub use log::{LogArgs, LogFormat};
-pub use program::{is_heading, parse, program, version};
+pub use program::{is_heading, parse, program};
 pub use run::{
     Batch, GuardConfig, GuardMode, ModelConfig, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
 };

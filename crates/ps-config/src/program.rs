@@ -21,7 +21,7 @@ pub fn program(command: Command, commit: Option<&str>) -> Command {
 }
 
 /// Such as `0.1.0 (44561d3, numerics 3)`: the version, the commit where it is known, and the version of `docs/numerics.md`.
-pub fn version(commit: Option<&str>) -> String {
+fn version(commit: Option<&str>) -> String {
     let commit = commit.map(|commit| format!("{commit}, ")).unwrap_or_default();
     format!("{} ({commit}numerics {NUMERICS_VERSION})", env!("CARGO_PKG_VERSION"))
 }

@@ -22,7 +22,7 @@ function element(name, text, attributes = {}) {
 
 const known = (value) => value !== null && value !== undefined;
 const count = (value) => Math.round(value).toLocaleString("en");
-const percent = (share) => (100 * share).toFixed(2) + " %";
+const percent = (share) => (100 * share).toFixed(2) + "\u00a0%";
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (text ? "." : "");
 function short(value) {
   const size = Math.abs(value);

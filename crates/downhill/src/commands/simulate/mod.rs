@@ -64,7 +64,7 @@ pub struct Arguments {
 
     /// Make workers slow, with probability P in each step and by FACTOR
     ///
-    /// For example, 0.01:3 makes one step in a hundred take three times as long.
+    /// For example, with 0.01:3, each worker is three times slower in one step out of a hundred.
     #[arg(long, value_name = "P:FACTOR", value_parser = stragglers, help_heading = "Cluster")]
     stragglers: Option<Stragglers>,
 
