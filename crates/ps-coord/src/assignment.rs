@@ -2,6 +2,7 @@
 
 use crate::event::{Millis, ServerAction, WorkerId};
 use crate::membership::Members;
+use crate::rhythm::Rhythm;
 use crate::round::{Round, Run};
 use ps_core::Section;
 use std::collections::BTreeMap;
@@ -94,26 +95,38 @@ fn speeds(takers: &[WorkerId], members: &Members) -> Vec<f64> {
     known.into_iter().map(|pace| pace.unwrap_or(mean).max(fastest / SLOWEST)).collect()
 }
 
+/// The share of a step's leaves, divided by the number of workers, that a worker gets a copy of while it is not trusted:
+/// so little that one which is ten times slower is still done within the step.
+const COPY_SHARE: u32 = 16;
+
 /// Gives out the leaves of `round` that nobody holds (at its opening, all), once more those that are overdue, and to
 /// idle workers those that are late; afterwards the round knows when to look again. There must be a live worker.
+///
+/// Only trusted workers get leaves that the step depends on. The others get copies of a few, at the round's opening.
 pub(crate) fn give_out(
     round: &mut Round,
     members: &mut Members,
+    rhythm: &Rhythm,
     now: Millis,
     timeout: Millis,
     actions: &mut Vec<ServerAction>,
 ) {
-    let live = members.live();
+    let all_leaves = round.all_leaves();
+    let patience = |members: &Members, worker, held| rhythm.patience(members, worker, held, all_leaves);
     let is_first = round.is_untouched();
+    if is_first {
+        give_copies(round, members, now, actions);
+    }
+    let trusted = members.trusted();
     let mut loads = round.loads();
     round.has_late = false;
     for run in round.runs() {
         let is_due = run.due(timeout) <= now;
-        let is_late = run.late(|worker| members.pace(worker)) <= now;
+        let is_late = run.late(|worker, held| patience(members, worker, held)) <= now;
         if !is_due && !is_late {
             continue;
         }
-        let takers = takers(&live, &loads, &run, is_due);
+        let takers = takers(members, &loads, &run, is_due);
         if takers.is_empty() {
             round.has_late = true;
             continue;
@@ -138,22 +151,51 @@ pub(crate) fn give_out(
             let line = format!("step {step}: {leaves}{late} given to {names}");
             actions.push(ServerAction::Notice(line));
         }
+        // Where nobody else is trusted, nobody is known to be better.
+        if let Some(&holder) = run.holders.last().filter(|holder| !takers.contains(holder))
+            && takers.iter().any(|taker| trusted.contains(taker))
+            && members.note_miss(holder)
+        {
+            actions.push(ServerAction::Notice(copies_only(holder)));
+        }
     }
     let next = |run: &Run| {
-        let late = run.late(|worker| members.pace(worker));
+        let late = run.late(|worker, held| patience(members, worker, held));
         // What is late already goes to whoever is idle first.
         run.due(timeout).min(if late > now { late } else { Millis::MAX })
     };
     round.check_at = round.runs().iter().map(next).min().unwrap_or(Millis::MAX);
 }
 
-/// Who may take a run: if nobody holds it, anybody. If it is late or overdue, whoever is idle; if nobody is, and it is
-/// overdue, the holder who was given it longest ago is asked again, in case the message was lost (to one that is at
-/// it, that changes nothing). A copy for a busy worker would only make the next step late.
-fn takers(live: &[WorkerId], loads: &BTreeMap<WorkerId, u32>, run: &Run, is_due: bool) -> Vec<WorkerId> {
-    let Some(&longest_ago) = run.holders.first() else { return live.to_vec() };
-    let idle: Vec<WorkerId> = live.iter().copied().filter(|&worker| load(loads, worker) == 0).collect();
-    if idle.is_empty() && is_due { vec![longest_ago] } else { idle }
+/// What is said of a worker that is not trusted any more.
+pub(crate) fn copies_only(worker: WorkerId) -> String {
+    format!("{worker} gets only copies of what others compute until it delivers in time")
+}
+
+/// Gives each worker that is not trusted a copy of a few leaves; the step does not wait for it.
+fn give_copies(round: &Round, members: &mut Members, now: Millis, actions: &mut Vec<ServerAction>) {
+    let (live, trusted) = (members.live(), members.trusted());
+    // One node, and one that any tree with this many leaves has.
+    let share = round.leaves() / (COPY_SHARE * live.len() as u32);
+    let leaves = 0..1 << share.max(1).ilog2();
+    for worker in live.into_iter().filter(|worker| !trusted.contains(worker)) {
+        members.note_given(worker, now);
+        actions.push(ServerAction::Assign { worker, step: round.step, leaves: leaves.clone() });
+    }
+}
+
+/// Who may take a run: if nobody holds it, any trusted worker. If it is late or overdue, those of them who are idle, or
+/// other idle ones where nobody but its holders is trusted; if nobody is idle, and it is overdue, the holder who was
+/// given it longest ago is asked again, in case the message was lost (to one that is at it, that changes nothing). A copy
+/// for a busy worker would only make the next step late.
+fn takers(members: &Members, loads: &BTreeMap<WorkerId, u32>, run: &Run, is_due: bool) -> Vec<WorkerId> {
+    let mut takers = members.trusted();
+    let Some(&longest_ago) = run.holders.first() else { return takers };
+    if takers.iter().all(|worker| run.holders.contains(worker)) {
+        takers = members.live();
+    }
+    takers.retain(|&worker| load(loads, worker) == 0);
+    if takers.is_empty() && is_due { vec![longest_ago] } else { takers }
 }
 
 fn load(loads: &BTreeMap<WorkerId, u32>, worker: WorkerId) -> u32 {

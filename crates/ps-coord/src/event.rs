@@ -63,6 +63,11 @@ pub enum ServerEvent {
         /// The hash of its sum, where [`crate::ServerConfig::audit`] is not 0.
         digest: Option<Digest>,
     },
+    /// A worker has given up what it was computing, because newer weights have made it useless.
+    Dropped {
+        /// Who.
+        worker: WorkerId,
+    },
     /// The answer to [`ServerAction::Judge`]: what a node of the open step is, computed here.
     Judged {
         /// The step.
@@ -78,6 +83,15 @@ pub enum ServerEvent {
         shard: u32,
         /// The step.
         step: u64,
+    },
+    /// The answer to [`ServerAction::AskMissing`].
+    Missing {
+        /// Which shard: from 0, below [`crate::ServerConfig::shards`].
+        shard: u32,
+        /// The step.
+        step: u64,
+        /// Leaves of the step's batch that the shard lacks, at least in part.
+        leaves: Vec<Range<u32>>,
     },
     /// Another shard can no longer be talked to. What it kept is lost: all others must go back to what is saved.
     ShardLost {
@@ -148,6 +162,12 @@ pub enum ServerAction {
         /// The node.
         node: Node,
     },
+    /// All leaves of `step` are in here, but a shard has not applied it: ask all shards which leaves they lack, and answer
+    /// [`ServerEvent::Missing`] for each that lacks some.
+    AskMissing {
+        /// The step.
+        step: u64,
+    },
     /// Some of what was gathered of `step` is wrong: forget all of it, and what was made of it.
     StartOver {
         /// The step.
@@ -196,6 +216,11 @@ pub enum Dismissal {
     Silent {
         /// For how long.
         silent_ms: Millis,
+    },
+    /// It held work for this long and delivered nothing, while others did.
+    Stuck {
+        /// For how long.
+        held_ms: Millis,
     },
     /// The run goes back to an earlier step, or to the beginning of this one; the reason. It is welcome again at once.
     Rewound(String),
@@ -308,6 +333,12 @@ pub enum WorkerAction {
         step: u64,
         /// The leaves.
         leaves: Range<u32>,
+    },
+    /// Tell the server that work of `step` was given up because newer weights have made it useless: it then knows that we are
+    /// slow, not stuck.
+    TellDropped {
+        /// The step.
+        step: u64,
     },
     /// Ask the server for its weights.
     AskWeights,

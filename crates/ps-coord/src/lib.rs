@@ -14,6 +14,7 @@ pub mod assignment;
 mod audit;
 pub mod event;
 mod membership;
+mod rhythm;
 mod round;
 mod server;
 mod status;

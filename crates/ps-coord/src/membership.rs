@@ -12,6 +12,10 @@ const PACE_MEMORY: f64 = 0.9;
 const PACE_KNOWN_MS: f64 = 20.0;
 /// What a round without work takes off the time that a pace was measured over: one that was slow is tried again.
 const FORGIVENESS: f64 = 0.95;
+/// A worker forgets one miss for this many nodes that it delivers while it is trusted.
+const NODES_PER_MISS: u32 = 16;
+/// From one miss to the next a worker owes twice as many copies, up to 2 to the power of this many.
+const MAX_MISSES: u32 = 6;
 
 /// One worker, in the state it is in.
 #[derive(Clone, Debug)]
@@ -38,6 +42,16 @@ pub(crate) struct Record {
     millis: f64,
     /// Since when it has been at the work that the next contribution ends.
     busy_since: Millis,
+    /// When a node of it last arrived.
+    delivered: Option<Millis>,
+    /// Since when it holds work of which nothing has arrived.
+    waiting_since: Option<Millis>,
+    /// Copies that it must deliver before it gets leaves that nobody else computes.
+    owes: u32,
+    /// How often it kept such leaves for too long; fades with what it delivers.
+    misses: u32,
+    /// Nodes delivered since the number of misses last changed.
+    nodes_since_miss: u32,
 }
 
 impl Record {
@@ -68,11 +82,23 @@ impl Members {
         true
     }
 
-    /// A joining worker has been sent weights: it takes part from now on.
+    /// A joining worker has been sent weights: it takes part from now on. If others have shown that they deliver, so must
+    /// it: what it gets first is a copy of what one of them computes.
     pub fn start_training(&mut self, worker: WorkerId) {
+        let owes =
+            u32::from(self.records().any(|(_, record)| record.owes == 0 && record.delivered.is_some()));
         if let Some(member @ Member::Joining { .. }) = self.0.get_mut(&worker) {
-            *member = Member::Training { heard: member.heard(), record: Record::default() };
+            *member =
+                Member::Training { heard: member.heard(), record: Record { owes, ..Record::default() } };
         }
+    }
+
+    /// Workers in training with what they have done.
+    fn records(&self) -> impl Iterator<Item = (WorkerId, &Record)> {
+        self.0.iter().filter_map(|(&worker, member)| match member {
+            Member::Training { record, .. } => Some((worker, record)),
+            _ => None,
+        })
     }
 
     /// Something arrived from `worker`.
@@ -84,9 +110,70 @@ impl Members {
 
     /// `worker` was given leaves.
     pub fn note_given(&mut self, worker: WorkerId, now: Millis) {
+        self.note_asked(worker, now);
         if let Some(record) = self.in_training(worker) {
             record.busy_since = now;
         }
+    }
+
+    /// `worker` was asked for a copy, while it may be at other work.
+    pub fn note_asked(&mut self, worker: WorkerId, now: Millis) {
+        if let Some(record) = self.in_training(worker)
+            && record.waiting_since.is_none()
+        {
+            record.waiting_since = Some(now);
+            record.busy_since = now;
+        }
+    }
+
+    /// A node of `worker` has arrived, in time or not: it computes. Says whether this makes it trusted again after a miss.
+    pub fn note_delivery(&mut self, worker: WorkerId, now: Millis) -> bool {
+        let Some(record) = self.in_training(worker) else { return false };
+        record.delivered = Some(now);
+        record.waiting_since = None;
+        if record.owes > 0 {
+            record.owes -= 1;
+            return record.owes == 0 && record.misses > 0;
+        }
+        record.nodes_since_miss += 1;
+        if record.nodes_since_miss >= NODES_PER_MISS {
+            record.nodes_since_miss = 0;
+            record.misses = record.misses.saturating_sub(1);
+        }
+        false
+    }
+
+    /// `worker` has given up work because newer weights came: it computes, but too slowly.
+    pub fn note_dropped(&mut self, worker: WorkerId) {
+        if let Some(record) = self.in_training(worker) {
+            record.waiting_since = None;
+        }
+    }
+
+    /// `worker` kept leaves for so long that another got them, too. From now on it gets copies only, until it has
+    /// delivered one, and twice as many after each further miss. Says whether it was trusted until now.
+    pub fn note_miss(&mut self, worker: WorkerId) -> bool {
+        let Some(record) = self.in_training(worker).filter(|record| record.owes == 0) else { return false };
+        record.misses = (record.misses + 1).min(MAX_MISSES);
+        record.nodes_since_miss = 0;
+        record.owes = 1 << (record.misses - 1);
+        true
+    }
+
+    /// Live workers that may get leaves which nobody else computes: those that owe no copies, or all if each does.
+    pub fn trusted(&self) -> Vec<WorkerId> {
+        let mut trusted = self.live();
+        trusted.retain(|worker| self.0[worker].record().owes == 0);
+        if trusted.is_empty() { self.live() } else { trusted }
+    }
+
+    /// Of the workers that hold work of which nothing has arrived while others delivered, the one that has held it
+    /// longest, and since when.
+    pub fn most_stuck(&self) -> Option<(Millis, WorkerId)> {
+        // Nobody waits since before its own last delivery, so the last of all is another's.
+        let last = self.records().filter_map(|(_, record)| record.delivered).max()?;
+        let waiting = self.records().filter_map(|(worker, record)| Some((record.waiting_since?, worker)));
+        waiting.filter(|&(since, _)| since < last).min()
     }
 
     /// A node of `worker` has come, of so many leaves, and `counts` or was known.
@@ -123,6 +210,16 @@ impl Members {
     pub fn pace(&self, worker: WorkerId) -> Option<f64> {
         let record = self.0.get(&worker)?.record();
         record.speed().filter(|_| record.millis >= PACE_KNOWN_MS)
+    }
+
+    /// Mean leaves per second of all but `worker`, however little is known of them.
+    pub fn pace_of_others(&self, worker: WorkerId) -> Option<f64> {
+        let speeds: Vec<f64> = self
+            .records()
+            .filter(|&(other, _)| other != worker)
+            .filter_map(|(_, record)| record.speed().filter(|&speed| speed > 0.0))
+            .collect();
+        (!speeds.is_empty()).then(|| speeds.iter().sum::<f64>() / speeds.len() as f64)
     }
 
     fn in_training(&mut self, worker: WorkerId) -> Option<&mut Record> {

@@ -9,11 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// After the same leaves were given out this often the time until the next time no longer doubles.
-const MAX_DOUBLINGS: usize = 4;
-/// Leaves are also given to an idle worker once their holder has taken so many times as long as it usually does…
-const LATE_TIMES: f64 = 3.0;
-/// … and at least this long, so that what is just a little late does not cost anybody's time.
-const LATE_AT_LEAST_MS: Millis = 100;
+pub(crate) const MAX_DOUBLINGS: u32 = 4;
 
 /// The gathering of one step's gradient.
 #[derive(Clone, Debug)]
@@ -22,6 +18,10 @@ pub(crate) struct Round {
     pub opened: Millis,
     /// When the last leaf came in.
     pub gathered: Option<Millis>,
+    /// When shards were last asked what they lack, and how often.
+    pub asked: Option<(Millis, u32)>,
+    /// Nodes that another worker computes, too, because of what they answered since.
+    pub copied: BTreeSet<Node>,
     coverage: Coverage,
     /// What came in from whom.
     contributions: Vec<(WorkerId, Node)>,
@@ -49,7 +49,7 @@ struct Given {
     /// When it was first given these leaves, among all that was given.
     first: usize,
     /// How often it was given these leaves.
-    times: usize,
+    times: u32,
 }
 
 /// Missing leaves that all have the same holders.
@@ -59,7 +59,7 @@ pub(crate) struct Run {
     /// In the order in which they were last given it.
     pub holders: Vec<WorkerId>,
     /// How often they were given out.
-    pub times: usize,
+    pub times: u32,
     /// When they were last given to anybody.
     pub since: Option<Millis>,
     /// How many leaves whoever was last given these was given with them.
@@ -75,15 +75,11 @@ impl Run {
         self.since.map_or(0, |since| since.saturating_add(timeout.saturating_mul(self.doubled())))
     }
 
-    /// When these leaves are also to be given to a worker that is idle, if the pace of their last holder, in leaves per
-    /// second, is known.
-    pub fn late(&self, pace: impl Fn(WorkerId) -> Option<f64>) -> Millis {
-        let holder = self.holders.last().and_then(|&holder| pace(holder));
-        let (Some(pace), Some(since)) = (holder.filter(|&pace| pace > 0.0), self.since) else {
-            return Millis::MAX;
-        };
-        let usual = (LATE_TIMES * 1000.0 * f64::from(self.held) / pace).min(1e15) as Millis;
-        since.saturating_add(usual.max(LATE_AT_LEAST_MS).saturating_mul(self.doubled()))
+    /// When these leaves are also to be given to a worker that is idle, if there is a `patience` with their last holder.
+    pub fn late(&self, patience: impl Fn(WorkerId, u32) -> Option<Millis>) -> Millis {
+        let patience = self.holders.last().and_then(|&holder| patience(holder, self.held));
+        let (Some(patience), Some(since)) = (patience, self.since) else { return Millis::MAX };
+        since.saturating_add(patience.saturating_mul(self.doubled()))
     }
 
     fn doubled(&self) -> Millis {
@@ -108,6 +104,8 @@ impl Round {
             step,
             opened: now,
             gathered: None,
+            asked: None,
+            copied: BTreeSet::new(),
             coverage: Coverage::new(tree),
             contributions: Vec::new(),
             applied: BTreeSet::new(),
@@ -170,6 +168,21 @@ impl Round {
         let silent = live.iter().copied().filter(|&worker| was_given(worker) && !self.counts_on(worker));
         let idle = live.iter().copied().filter(|&worker| !was_given(worker));
         [silent.collect(), idle.collect()]
+    }
+
+    /// Leaves of the step, those that are only evaluated included.
+    pub fn all_leaves(&self) -> u32 {
+        self.coverage.tree().all_leaves()
+    }
+
+    /// Leaves of the step's batch.
+    pub fn leaves(&self) -> u32 {
+        self.coverage.tree().leaves()
+    }
+
+    /// What counts, and from whom.
+    pub fn contributions(&self) -> &[(WorkerId, Node)] {
+        &self.contributions
     }
 
     /// Whether the step has this node.

@@ -1,14 +1,16 @@
 //! The server's half of the round logic.
 
-use crate::assignment::give_out;
+use crate::assignment::{assign, copies_only, give_out};
 use crate::event::{Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId};
 use crate::membership::Members;
-use crate::round::Round;
+use crate::rhythm::Rhythm;
+use crate::round::{MAX_DOUBLINGS, Round};
 use crate::status::{MissingLeaves, Status, WaitsFor, WorkerStatus};
 use ps_core::planted::{Defect, Planted};
 use ps_core::seed::{Purpose, random};
 use ps_core::{BatchPlan, Node, Section};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// What the server goes by.
 #[derive(Clone, Debug)]
@@ -51,6 +53,7 @@ pub struct ServerCore {
     now: Millis,
     version: u64,
     members: Members,
+    rhythm: Rhythm,
     /// Other shards that do not hold weights of the version.
     absent: BTreeSet<u32>,
     /// Whether a round was ever opened.
@@ -88,6 +91,7 @@ impl ServerCore {
             now,
             version: config.start_version,
             members: Members::default(),
+            rhythm: Rhythm::default(),
             absent: (0..config.shards).collect(),
             begun: false,
             rescued: 0,
@@ -121,6 +125,10 @@ impl ServerCore {
             ServerEvent::Contributed { worker, step, node, digest } => {
                 self.contribute(worker, step, node, digest, actions);
             }
+            ServerEvent::Dropped { worker } => {
+                self.members.hear(worker, self.now);
+                self.members.note_dropped(worker);
+            }
             ServerEvent::Judged { step, node, digest } => self.judged(step, node, digest, actions),
             ServerEvent::Applied { shard, step } => {
                 if let Phase::Open(round) = &mut self.phase
@@ -128,6 +136,9 @@ impl ServerCore {
                 {
                     round.apply(shard);
                 }
+            }
+            ServerEvent::Missing { shard, step, leaves } => {
+                self.copy_what_is_missing(shard, step, &leaves, actions);
             }
             ServerEvent::ShardLost { shard } => self.lose_shard(shard, actions),
             ServerEvent::Rewind { why } => {
@@ -162,16 +173,19 @@ impl ServerCore {
         };
         let overdue = match &self.phase {
             Phase::Open(round) if round.is_complete() && !round.unapplied(self.config.shards).is_empty() => {
-                Some(self.unapplied_at(round))
+                Some(Self::unapplied_at(&self.config, &self.rhythm, self.planted, round))
             }
             Phase::Open(round) if silent.is_some() && !round.is_complete() => Some(round.check_at),
             _ => None,
         };
         let audit = match &self.phase {
-            Phase::Open(round) => round.audits.late_at(self.config.work_timeout_ms),
+            Phase::Open(round) => round.audits.late_at(self.overdue(round)),
             _ => None,
         };
-        [Some(self.notice_at), silent, too_few, overdue, audit].into_iter().flatten().min()
+        // A round that closes may bring it forward to a time that is past.
+        let stuck = self.members.most_stuck().and_then(|(since, _)| self.stuck_at(since));
+        let stuck = stuck.map(|at| at.max(self.now + 1));
+        [Some(self.notice_at), silent, too_few, overdue, audit, stuck].into_iter().flatten().min()
     }
 
     /// Steps applied so far.
@@ -317,6 +331,11 @@ impl ServerCore {
         actions: &mut Vec<ServerAction>,
     ) {
         self.members.hear(worker, self.now);
+        if self.members.note_delivery(worker, self.now) {
+            actions.push(ServerAction::Notice(format!(
+                "{worker} delivers in time and gets leaves of its own again"
+            )));
+        }
         let Phase::Open(round) = &mut self.phase else { return };
         let is_stale = round.step != step && !self.planted.has(Defect::StaleSumCounts);
         if is_stale || !round.has(node) {
@@ -324,8 +343,8 @@ impl ServerCore {
         }
         let leaves = round.contribute(worker, node, digest, self.now);
         self.members.credit(worker, round.leaves_of(node).len() as u32, leaves > 0, self.now);
-        if round.has_late {
-            // Somebody may be idle now.
+        if round.has_late || self.rhythm.usual(0).is_none() {
+            // Somebody may be idle now, and this may be the first that is known of how long leaves take.
             round.check_at = self.now;
         }
         if leaves > 0 && digest.is_some() {
@@ -344,7 +363,7 @@ impl ServerCore {
         self.audited += 1;
         let loads = round.loads();
         let others: Vec<WorkerId> =
-            self.members.live().into_iter().filter(|&other| other != worker).collect();
+            self.members.trusted().into_iter().filter(|&other| other != worker).collect();
         let idle: Vec<WorkerId> =
             others.iter().copied().filter(|other| loads.get(other).is_none_or(|&load| load == 0)).collect();
         let from = if idle.is_empty() { others } else { idle };
@@ -352,6 +371,7 @@ impl ServerCore {
         round.audits.begin(node, second, self.now);
         if let Some(worker) = second {
             let (step, leaves) = (round.step, round.leaves_of(node));
+            self.members.note_asked(worker, self.now);
             actions.push(ServerAction::Assign { worker, step, leaves });
         }
     }
@@ -512,6 +532,7 @@ impl ServerCore {
     /// Draws all conclusions from what is known at this time.
     fn settle(&mut self, actions: &mut Vec<ServerAction>) {
         self.dismiss_the_silent(actions);
+        self.dismiss_the_stuck(actions);
         self.count_workers();
         if self.is_over() {
             self.finish(Dismissal::Done, Outcome::Done, actions);
@@ -520,24 +541,14 @@ impl ServerCore {
             self.open_round();
             self.count_workers();
         }
-        let (shards, patience) = (self.config.shards, self.unapplied_patience());
-        if let Phase::Open(round) = &mut self.phase
-            && round.is_complete()
-            && let missing = round.unapplied(shards)
-            && !missing.is_empty()
-            && let waited = self.now - round.gathered.unwrap_or(round.opened)
-            && waited >= patience
-        {
-            let step = round.step;
-            let missing: Vec<u32> =
-                missing.into_iter().map(|shard| shard + self.config.first_shard).collect();
-            actions.push(ServerAction::Notice(format!(
-                "step {step} is not applied by shards {missing:?} {waited} ms after its last leaf: giving all out again"
-            )));
-            round.begin_again(self.now);
-        }
+        self.ask_what_is_missing(actions);
+        let shards = self.config.shards;
+        let overdue = match &self.phase {
+            Phase::Open(round) => self.overdue(round),
+            _ => 0,
+        };
         if let Phase::Open(round) = &mut self.phase {
-            round.audits.give_up_late(self.now, self.config.work_timeout_ms);
+            round.audits.give_up_late(self.now, overdue);
             let step = round.step;
             actions.extend(round.audits.ask().into_iter().map(|node| ServerAction::Judge { step, node }));
             if round.is_complete() {
@@ -553,12 +564,13 @@ impl ServerCore {
                         self.members.blame(worker, waited);
                     }
                     self.rescued += u64::from(round.rescued);
+                    self.rhythm.note(self.now - round.opened, round.all_leaves());
                     self.enter(Phase::Updating { stopping: false });
                 }
             } else if round.check_at <= self.now && self.members.live_count() > 0 {
                 let never = self.planted.has(Defect::OverdueLeavesNotGivenOut);
                 let timeout = if never { Millis::MAX } else { self.config.work_timeout_ms };
-                give_out(round, &mut self.members, self.now, timeout, actions);
+                give_out(round, &mut self.members, &self.rhythm, self.now, timeout, actions);
             }
         }
         self.give_up_waiting(actions);
@@ -585,15 +597,117 @@ impl ServerCore {
         heard.saturating_add(self.config.contact_timeout_ms)
     }
 
-    /// When leaves that are all in, but not applied by every shard, are given out again.
-    fn unapplied_at(&self, round: &Round) -> Millis {
-        round.gathered.unwrap_or(round.opened).saturating_add(self.unapplied_patience())
+    /// A worker that answers heartbeats but never delivers anything.
+    fn dismiss_the_stuck(&mut self, actions: &mut Vec<ServerAction>) {
+        while let Some((since, worker)) = self.members.most_stuck()
+            && self.stuck_at(since).is_some_and(|at| at <= self.now)
+        {
+            let reason = Dismissal::Stuck { held_ms: self.now - since };
+            let why = reason.to_string();
+            self.members.drain(worker, reason.clone());
+            actions.push(ServerAction::Dismiss { worker, reason });
+            self.mourn(worker, &why, actions);
+        }
     }
 
-    /// How long they may not be.
-    fn unapplied_patience(&self) -> Millis {
-        let never = self.planted.has(Defect::UnappliedStepStays);
-        if never { Millis::MAX } else { self.config.work_timeout_ms }
+    /// When a worker is sent away that has held work since `since` while others delivered; nothing in the first round, in which
+    /// nobody knows how long the work takes.
+    fn stuck_at(&self, since: Millis) -> Option<Millis> {
+        let leaves = match &self.phase {
+            Phase::Open(round) => round.all_leaves(),
+            _ => 0,
+        };
+        Some(since.saturating_add(self.rhythm.stuck(leaves, self.config.work_timeout_ms)?))
+    }
+
+    /// All leaves are in here, but a shard does not apply the step: a worker may have stopped between one server and the
+    /// next, or the shard may just be slow.
+    fn ask_what_is_missing(&mut self, actions: &mut Vec<ServerAction>) {
+        let Phase::Open(round) = &mut self.phase else { return };
+        let (step, missing) = (round.step, round.unapplied(self.config.shards));
+        if !round.is_complete()
+            || missing.is_empty()
+            || Self::unapplied_at(&self.config, &self.rhythm, self.planted, round) > self.now
+        {
+            return;
+        }
+        round.asked = Some((self.now, round.asked.map_or(1, |(_, times)| times + 1)));
+        round.copied.clear();
+        let waited = self.now - round.gathered.unwrap_or(round.opened);
+        let missing: Vec<u32> = missing.into_iter().map(|shard| self.number(shard)).collect();
+        actions.push(ServerAction::Notice(format!(
+            "step {step} is not applied by shards {missing:?} {waited} ms after its last leaf: asking what they lack"
+        )));
+        actions.push(ServerAction::AskMissing { step });
+    }
+
+    /// A shard lacks leaves that are in here. Other workers compute each node of which some are missing; where the shard
+    /// knows a part of it already, the copy changes nothing.
+    fn copy_what_is_missing(
+        &mut self,
+        shard: u32,
+        step: u64,
+        leaves: &[Range<u32>],
+        actions: &mut Vec<ServerAction>,
+    ) {
+        let shard = self.number(shard);
+        let Phase::Open(round) = &mut self.phase else { return };
+        if round.step != step || !round.is_complete() {
+            return;
+        }
+        let is_missing = |node: Node| {
+            let its = round.leaves_of(node);
+            leaves.iter().any(|missing| missing.start < its.end && its.start < missing.end)
+        };
+        let lacking: Vec<(WorkerId, Node)> = round
+            .contributions()
+            .iter()
+            .copied()
+            .filter(|&(_, node)| is_missing(node) && !round.copied.contains(&node))
+            .collect();
+        let trusted = self.members.trusted();
+        for (sender, node) in lacking {
+            let mut takers: Vec<WorkerId> =
+                trusted.iter().copied().filter(|&worker| worker != sender).collect();
+            if takers.is_empty() {
+                takers = trusted.clone();
+            }
+            round.copied.insert(node);
+            let leaves = round.leaves_of(node);
+            let words = Section::words(&leaves);
+            let mut names = Vec::new();
+            for (&worker, leaves) in takers.iter().zip(assign(leaves, &vec![1.0; takers.len()])) {
+                if !leaves.is_empty() {
+                    self.members.note_asked(worker, self.now);
+                    actions.push(ServerAction::Assign { worker, step, leaves });
+                    names.push(worker.to_string());
+                }
+            }
+            let names = names.join(", ");
+            actions.push(ServerAction::Notice(format!(
+                "step {step}: {words} of {sender} have not all reached shard {shard}, given to {names}"
+            )));
+            if !takers.contains(&sender) && self.members.note_miss(sender) {
+                actions.push(ServerAction::Notice(copies_only(sender)));
+            }
+        }
+    }
+
+    /// When leaves that are all in, but not applied by every shard, are asked for again. The pause doubles.
+    fn unapplied_at(config: &ServerConfig, rhythm: &Rhythm, planted: Planted, round: &Round) -> Millis {
+        if planted.has(Defect::UnappliedStepStays) {
+            return Millis::MAX;
+        }
+        let gathered = round.gathered.unwrap_or(round.opened);
+        let (asked, times) = round.asked.unwrap_or((gathered, 0));
+        let pause = rhythm.overdue(round.all_leaves(), gathered - round.opened, config.work_timeout_ms);
+        gathered.max(asked).saturating_add(pause.saturating_mul(1 << times.min(MAX_DOUBLINGS)))
+    }
+
+    /// How long a round of which all leaves are in may wait for something else.
+    fn overdue(&self, round: &Round) -> Millis {
+        let gathered = round.gathered.unwrap_or(self.now) - round.opened;
+        self.rhythm.overdue(round.all_leaves(), gathered, self.config.work_timeout_ms)
     }
 
     /// Whether a run that was complete when it was saved is whole here.

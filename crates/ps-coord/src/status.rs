@@ -195,6 +195,9 @@ impl fmt::Display for Dismissal {
             Dismissal::Done => write!(f, "training is done"),
             Dismissal::Ended(why) => write!(f, "{why}"),
             Dismissal::Silent { silent_ms } => write!(f, "nothing was heard from it for {silent_ms} ms"),
+            Dismissal::Stuck { held_ms } => {
+                write!(f, "it delivered nothing of the work that it held for {held_ms} ms, while others did")
+            }
             Dismissal::Rewound(why) | Dismissal::Banned(why) => write!(f, "{why}"),
         }
     }

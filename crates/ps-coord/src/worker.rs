@@ -128,12 +128,12 @@ impl WorkerCore {
         match event {
             WorkerEvent::Connected => self.connected(),
             WorkerEvent::Disconnected(why) => self.disconnected(why, actions),
-            WorkerEvent::Assigned { step, leaves } => self.assigned(step, leaves),
-            WorkerEvent::Weights { version } => self.weights(version),
+            WorkerEvent::Assigned { step, leaves } => self.assigned(step, leaves, actions),
+            WorkerEvent::Weights { version } => self.weights(version, actions),
             WorkerEvent::Computed { step, leaves } => self.computed(step, leaves, actions),
             WorkerEvent::Superseded { step, leaves } => {
                 if let Link::Serving(serving) = &mut self.link {
-                    serving.advance_to(step + 1);
+                    serving.advance_to(step + 1, self.computing.is_none(), actions);
                 }
                 self.computed(step, leaves, actions);
             }
@@ -202,10 +202,13 @@ impl WorkerCore {
         longest - ((u128::from(longest / 2) * u128::from(word)) >> 32) as Millis
     }
 
-    fn assigned(&mut self, step: u64, leaves: Range<u32>) {
+    fn assigned(&mut self, step: u64, leaves: Range<u32>, actions: &mut Vec<WorkerAction>) {
         let Link::Serving(serving) = &mut self.link else { return };
         serving.search = None;
-        serving.advance_to(step);
+        serving.advance_to(step, self.computing.is_none(), actions);
+        if step < serving.newest && self.computing.is_none() {
+            actions.push(WorkerAction::TellDropped { step });
+        }
         if self.planted.has(Defect::WeightsOfAnotherStep) {
             serving.held = serving.held.map(|_| serving.newest);
         }
@@ -218,10 +221,10 @@ impl WorkerCore {
         }
     }
 
-    fn weights(&mut self, version: u64) {
+    fn weights(&mut self, version: u64, actions: &mut Vec<WorkerAction>) {
         let Link::Serving(serving) = &mut self.link else { return };
         serving.search = None;
-        serving.advance_to(version);
+        serving.advance_to(version, self.computing.is_none(), actions);
         serving.held = Some(version);
     }
 
@@ -236,13 +239,17 @@ impl WorkerCore {
 
     fn computed(&mut self, step: u64, leaves: Range<u32>, actions: &mut Vec<WorkerAction>) {
         let wanted = self.wants_sums();
-        if self.computing.take_if(|c| c.step == step && c.leaves == leaves).is_none() {
+        let Some(computing) = self.computing.take_if(|c| c.step == step && c.leaves == leaves) else {
             return;
-        }
+        };
         actions.push(match wanted {
             true => WorkerAction::Push { step, leaves },
             false => WorkerAction::Discard { step, leaves },
         });
+        // Another connection's work is nothing that this server waits for.
+        if !wanted && computing.wanted && matches!(self.link, Link::Serving(_)) {
+            actions.push(WorkerAction::TellDropped { step });
+        }
     }
 
     fn dismissed(&mut self, reason: Dismissal, actions: &mut Vec<WorkerAction>) {
@@ -251,6 +258,9 @@ impl WorkerCore {
             Dismissal::Ended(why) => self.finish(WorkerOutcome::Ended(why), actions),
             Dismissal::Silent { silent_ms } => {
                 self.disconnected(format!("the server heard nothing from us for {silent_ms} ms"), actions);
+            }
+            Dismissal::Stuck { held_ms } => {
+                self.disconnected(format!("the server got no result from us for {held_ms} ms"), actions);
             }
             Dismissal::Rewound(why) => self.disconnected(why, actions),
             Dismissal::Banned(why) => self.finish(WorkerOutcome::Banned(why), actions),
@@ -313,8 +323,12 @@ impl WorkerCore {
 
 impl Serving {
     /// Work for steps before `step` is of no use any more: the server has what it needs of them.
-    fn advance_to(&mut self, step: u64) {
+    fn advance_to(&mut self, step: u64, is_idle: bool, actions: &mut Vec<WorkerAction>) {
         if step > self.newest {
+            // Whoever is computing says so when that is over.
+            if is_idle && !self.queue.is_empty() {
+                actions.push(WorkerAction::TellDropped { step: self.newest });
+            }
             self.newest = step;
             self.queue.clear();
             self.lacking = None;

@@ -62,6 +62,11 @@ impl ChunkFold {
         self.coverage.is_complete()
     }
 
+    /// The leaves that are not covered, ascending.
+    pub fn missing(&self) -> Vec<Range<u32>> {
+        self.coverage.missing()
+    }
+
     /// Takes a node's part of the chunk (4 bytes an element), which must exist in the tree. One that is covered
     /// already is ignored.
     pub fn insert(&mut self, node: Node, part: Bytes, pool: &Pool) {

@@ -36,7 +36,7 @@ pub(crate) fn from_worker(input: &[u8]) {
         }
         Ok(WorkerMessage::NodeDone(done)) => assert!(shape.plan.step(done.step).tree().has(done.node)),
         Ok(WorkerMessage::Goodbye(reason)) => is_printable(&reason, MAX_TEXT_BYTES),
-        Ok(WorkerMessage::Heartbeat | WorkerMessage::WeightsWanted) => {}
+        Ok(WorkerMessage::Heartbeat | WorkerMessage::WeightsWanted | WorkerMessage::Dropped) => {}
         Err(nonsense) => is_short(&nonsense.to_string()),
     }
 }
@@ -156,8 +156,8 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         index: Some(1),
         address: "unix:s".into(),
     };
-    use v1::from_shard::Message::{Applied, Hello as ShardHello, Measured, State, Tainted, Weights};
-    use v1::from_worker::Message::{Goodbye, Hello, WeightsWanted};
+    use v1::from_shard::Message::{Applied, Hello as ShardHello, Measured, Missing, State, Tainted, Weights};
+    use v1::from_worker::Message::{Dropped, Goodbye, Hello, WeightsWanted};
     let worker = |message| encoded(0, &v1::FromWorker { message: Some(message) });
     let shard_says = |message| encoded(0x80, &v1::FromShard { message: Some(message) });
     vec![
@@ -170,10 +170,12 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         ),
         ("node-done", encoded(0, &convert::node_done(1, node))),
         ("weights-wanted", worker(WeightsWanted(v1::WeightsWanted {}))),
+        ("dropped", worker(Dropped(v1::Dropped { step: 1 }))),
         ("goodbye", worker(Goodbye(v1::Goodbye { reason: "bye\n".into() }))),
         ("shard-hello", shard_says(ShardHello(shard))),
         ("shard-applied", shard_says(Applied(convert::applied(3, &[Moved::default()])))),
         ("shard-measured", shard_says(Measured(convert::measured(3, &[PieceSums::default()])))),
+        ("shard-missing", shard_says(Missing(convert::missing(1, &[0..1, 2..3])))),
         ("shard-state", shard_says(State(convert::state_part(3, 1, 0, 7, Bytes::from(vec![1; 28]))))),
         ("shard-tainted", shard_says(Tainted(v1::ShardTainted { step: 3, reason: "bad\n".into() }))),
         ("shard-weights", shard_says(Weights(convert::weights_chunk(3, 0, 7, Bytes::from(vec![1; 28]))))),

@@ -382,6 +382,7 @@ impl Driver {
                 self.peers.lacks_weights(worker);
                 Ok(ServerEvent::WeightsWanted { worker })
             }
+            WorkerMessage::Dropped => Ok(ServerEvent::Dropped { worker }),
             WorkerMessage::Goodbye(why) => {
                 info!(%worker, why, "worker leaves");
                 self.part(worker, None);
@@ -473,6 +474,9 @@ impl Driver {
                     self.rewind(format!("{} has refused a worker: {reason}", self.shards.name(index)));
                 }
             }
+            ShardSaid::Message(ShardMessage::Missing { step, leaves }) => {
+                return Some(ServerEvent::Missing { shard: index, step, leaves });
+            }
             ShardSaid::Message(ShardMessage::Restored(number)) => {
                 if self.shards.note_restored(index, number) {
                     return Some(ServerEvent::Restored { version: self.plane.version() });
@@ -544,6 +548,7 @@ impl Driver {
                 self.events.push_back(ServerEvent::Judged { step, node, digest });
                 self.was_deaf_since(begun);
             }
+            ServerAction::AskMissing { step } => self.shards.ask_missing(step),
             ServerAction::StartOver { step } => {
                 warn!(step, "what was gathered of this step is forgotten, and gathered again");
                 self.plane.start_over();

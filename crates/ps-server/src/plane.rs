@@ -528,6 +528,25 @@ impl Plane {
         self.pushed.retain(|&(sender, _), _| sender != worker);
     }
 
+    /// Leaves of the open step's batch of which some chunk is missing, ascending.
+    pub fn missing(&self) -> Vec<Range<u32>> {
+        let leaves = self.plan.step(self.version.min(self.plan.steps - 1)).tree().leaves();
+        let mut is_missing = vec![false; leaves as usize];
+        for chunk in self.chunks.iter().filter(|chunk| chunk.next.is_none()) {
+            for range in chunk.fold.missing() {
+                is_missing[range.start as usize..range.end as usize].fill(true);
+            }
+        }
+        let mut ranges: Vec<Range<u32>> = Vec::new();
+        for leaf in (0..leaves).filter(|&leaf| is_missing[leaf as usize]) {
+            match ranges.last_mut() {
+                Some(last) if last.end == leaf => last.end += 1,
+                _ => ranges.push(leaf..leaf + 1),
+            }
+        }
+        ranges
+    }
+
     /// Whether the next weights of all chunks are made.
     pub fn is_complete(&self) -> bool {
         self.made == self.chunks.len()

@@ -495,7 +495,11 @@ impl Driver {
                 self.take_state(chunk, |arriving| arriving.state.get_mut(vector).unwrap_or_default()).await
             }
             ToShardMessage::Verdict(verdict) => self.follow(verdict).await,
-            ToShardMessage::Dismissed(_) => {}
+            ToShardMessage::MissingWanted(step) if step == self.plane.version() => {
+                let missing = convert::missing(step, &self.plane.missing());
+                self.tell(from_shard::Message::Missing(missing)).await;
+            }
+            ToShardMessage::MissingWanted(_) | ToShardMessage::Dismissed(_) => {}
         }
     }
 
@@ -560,7 +564,7 @@ impl Driver {
                 self.part(worker, None);
                 Ok(None)
             }
-            WorkerMessage::Heartbeat => Ok(None),
+            WorkerMessage::Heartbeat | WorkerMessage::Dropped => Ok(None),
         };
         match taken {
             Ok(Some(part)) => self.peers.broadcast(&part),

@@ -229,6 +229,11 @@ impl Shards {
         self.tell(v1::to_shard::Message::Dismissed(convert::dismissal_to_wire(reason)));
     }
 
+    /// Asks all which leaves of a step they lack.
+    pub fn ask_missing(&self, step: u64) {
+        self.tell(v1::to_shard::Message::MissingWanted(v1::ShardMissingWanted { step }));
+    }
+
     fn tell(&self, message: v1::to_shard::Message) {
         for (index, seat) in self.seats.iter().enumerate() {
             if let Some(shard) = &seat.shard

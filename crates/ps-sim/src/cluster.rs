@@ -36,6 +36,8 @@ pub(crate) enum Happening {
     Save { process: u32, snapshot: Arc<Snapshot> },
     /// The coordinator hears that a shard has applied a step, or cannot.
     Applied { era: u32, shard: usize, step: u64, diverged: bool },
+    /// The coordinator hears which leaves of a step a shard lacks.
+    Missing { era: u32, shard: usize, step: u64 },
     /// The coordinator hears that a shard asks to take part.
     Attach { shard: usize, process: u32 },
     /// A shard is given what is saved.
@@ -203,6 +205,7 @@ impl<'a> Cluster<'a> {
             Happening::Judged { era, step, sum } => self.judged(era, step, &sum),
             Happening::Save { process, snapshot } => self.save(process, &snapshot),
             Happening::Applied { era, shard, step, diverged } => self.applied(era, shard, step, diverged),
+            Happening::Missing { era, shard, step } => self.shard_lacks(era, shard, step),
             Happening::Attach { shard, process } => self.shard_attaches(shard, process),
             Happening::Restore { shard, process, era, snapshot } => {
                 self.shard_restores(shard, process, era, &snapshot)

@@ -19,6 +19,8 @@ pub struct Faults {
     /// Share of the computations that take up to a second longer and in the middle of which the worker's connections
     /// break, which both ends notice.
     pub interrupt: f32,
+    /// Share of the computations that do not end before all faults do, while the worker goes on to send heartbeats.
+    pub hang: f32,
     /// Chance at each step that a worker stands still for up to 3 s.
     pub stall: f32,
     /// Chance at each step that a worker joins, while there are fewer than `most_workers`.
@@ -66,6 +68,7 @@ impl Faults {
             cut: 0.0,
             crash: 0.0,
             interrupt: 0.0,
+            hang: 0.0,
             stall: 0.0,
             join: 0.0,
             leave: 0.0,
@@ -94,6 +97,7 @@ impl Faults {
             cut: 0.005,
             crash: 0.05,
             interrupt: 0.05,
+            hang: 0.01,
             stall: 0.15,
             join: 0.15,
             leave: 0.05,
@@ -132,6 +136,10 @@ pub struct Counts {
     pub crashes_pushing: u64,
     /// Connections that broke in the middle of a computation.
     pub interruptions: u64,
+    /// Computations that did not end.
+    pub hangs: u64,
+    /// Workers that were sent away because they delivered nothing.
+    pub stuck: u64,
     /// Workers that stood still.
     pub stalls: u64,
     /// Workers that joined after the start.
@@ -213,7 +221,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 43] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 45] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -223,6 +231,8 @@ impl Counts {
             ("crashes computing", &mut self.crashes_computing),
             ("crashes pushing", &mut self.crashes_pushing),
             ("connections cut in the middle of a computation", &mut self.interruptions),
+            ("computations that did not end", &mut self.hangs),
+            ("workers sent away because they delivered nothing", &mut self.stuck),
             ("stalls", &mut self.stalls),
             ("joins", &mut self.joins),
             ("leaves", &mut self.leaves),

@@ -28,6 +28,7 @@ pub(crate) enum Up {
         chunks: Range<usize>,
     },
     AskWeights,
+    Dropped,
     Goodbye,
 }
 

@@ -146,6 +146,11 @@ impl Part {
         self.folds[0].coverage().missing()
     }
 
+    /// The leaves that any chunk lacks; ranges may overlap.
+    pub fn missing_anywhere(&self) -> Vec<Range<u32>> {
+        self.folds.iter().flat_map(|fold| fold.coverage().missing()).collect()
+    }
+
     /// Whether nothing of `step` is to be done here any more.
     pub fn is_through(&self, step: u64) -> bool {
         self.version > step || self.version == step && self.diverged

@@ -133,6 +133,7 @@ impl Cluster<'_> {
                 self.send_down(id, Down::HeartbeatSeen);
                 self.server_steps(ServerEvent::Heard { worker })
             }
+            Up::Dropped => self.server_steps(ServerEvent::Dropped { worker }),
             Up::AskWeights => self.server_steps(ServerEvent::WeightsWanted { worker }),
             Up::Sum { step, sum, chunks } => self.server_folds(worker, step, &sum, chunks),
             Up::Breaking { step, sum, chunks } => {
@@ -496,9 +497,16 @@ impl Cluster<'_> {
                 let pause = self.network.up_to(20);
                 self.at(self.now + pause, Happening::UpdateDone { era: self.server.era, step });
             }
+            ServerAction::AskMissing { step } => {
+                for shard in 0..self.shards.len() {
+                    let arrival = self.network.arrival(self.now);
+                    self.at(arrival, Happening::Missing { era: self.server.era, shard, step });
+                }
+            }
             ServerAction::Dismiss { worker, reason } => {
                 let is_silent = matches!(reason, Dismissal::Silent { .. });
                 self.network.counts.expiries += u64::from(is_silent);
+                self.network.counts.stuck += u64::from(matches!(reason, Dismissal::Stuck { .. }));
                 self.network.counts.bans += u64::from(matches!(reason, Dismissal::Banned(_)));
                 let link = self.server.links[&worker];
                 self.send_down(link, Down::Dismissed(reason));

@@ -66,7 +66,7 @@ impl Cluster<'_> {
             }
             Up::AskWeights => self.shard_serves(index, id),
             Up::Goodbye => self.shard_sees_end(index, id),
-            Up::Hello | Up::Heartbeat | Up::Breaking { .. } => {}
+            Up::Hello | Up::Heartbeat | Up::Dropped | Up::Breaking { .. } => {}
         }
         Ok(())
     }
@@ -199,6 +199,20 @@ impl Cluster<'_> {
             link.server_open = false;
         }
         self.shards[index].links.remove(&id);
+    }
+
+    /// The coordinator hears which leaves of a step a shard lacks, if it has not applied it.
+    pub fn shard_lacks(&mut self, era: u32, index: usize, step: u64) -> Result<(), String> {
+        let shard = &self.shards[index];
+        if !self.server.is_up
+            || self.server.era != era
+            || shard.era != Some(era)
+            || shard.part.version != step
+        {
+            return Ok(());
+        }
+        let leaves = shard.part.missing_anywhere();
+        self.server_steps(ServerEvent::Missing { shard: index as u32, step, leaves })
     }
 
     /// The coordinator hears that a shard is through with a step.

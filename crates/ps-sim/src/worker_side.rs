@@ -336,6 +336,10 @@ impl Cluster<'_> {
                     self.send_up(link, Up::AskWeights);
                 }
             }
+            WorkerAction::TellDropped { .. } => {
+                let coordinator = process.links[0];
+                self.send_up(coordinator, Up::Dropped);
+            }
             // Shards need none: they have no view of who takes part.
             WorkerAction::Heartbeat => {
                 let coordinator = process.links[0];
@@ -413,6 +417,10 @@ impl Cluster<'_> {
             self.at(moment, Happening::WorkerSeesEnd { link: coordinator, why: "connection reset" });
             self.at(moment + 1, Happening::ServerSeesEnd { link: coordinator });
         }
+        if self.network.strikes(self.now, self.network.faults.hang) {
+            self.network.counts.hangs += 1;
+            time += self.network.faults.heal_ms.saturating_sub(self.now);
+        }
         if self.network.strikes(self.now, self.network.faults.crash) {
             self.network.counts.crashes_computing += 1;
             let moment = self.network.up_to(time as u32);
@@ -454,7 +462,8 @@ impl Cluster<'_> {
         {
             let mut sum = sum.clone();
             let at = self.network.below(sum.gradient.len() as u32) as usize;
-            sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1);
+            // The highest bit of the mantissa: no rounding hides it.
+            sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << 22);
             // Some of its chunks, or none: its metric sums may be wrong already.
             let chunks = 0..self.network.below(self.server.part.chunks() as u32) as usize;
             let coordinator = process.links[0];

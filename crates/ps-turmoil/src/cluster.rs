@@ -251,7 +251,8 @@ impl Cluster<'_> {
         let roles = [Role::Coordinator]
             .into_iter()
             .chain((0..setting.servers - 1).map(Role::Shard))
-            .chain((0..workers).map(Role::Worker));
+            .chain((0..workers).map(Role::Worker))
+            .chain((setting.seed % 4 == 3).then_some(Role::Idler));
         let processes = roles.map(|role| {
             let (stop, ended) = (Arc::new(Notify::new()), Rc::new(RefCell::new(None)));
             let (given, heard, written, host) = (setting.clone(), stop.clone(), ended.clone(), role.host());
@@ -314,10 +315,14 @@ impl Cluster<'_> {
                     let count = match process.role {
                         Role::Coordinator => &mut self.counts.coordinator_stops,
                         Role::Shard(_) => &mut self.counts.shard_stops,
-                        Role::Worker(_) => &mut self.counts.worker_stops,
+                        Role::Worker(_) | Role::Idler => &mut self.counts.worker_stops,
                     };
                     *count += 1;
                     State::Down(now + self.schedule.time(1000))
+                }
+                Ended::Stuck => {
+                    self.counts.idlers += 1;
+                    State::Down(now + RESTART_PAUSE)
                 }
                 Ended::Failed(why) => {
                     self.counts.failures += 1;
@@ -336,7 +341,7 @@ impl Cluster<'_> {
         let count = match process.role {
             Role::Coordinator => &mut self.counts.coordinator_deaths,
             Role::Shard(_) => &mut self.counts.shard_deaths,
-            Role::Worker(_) => &mut self.counts.worker_deaths,
+            Role::Worker(_) | Role::Idler => &mut self.counts.worker_deaths,
         };
         *count += 1;
         self.sim.crash(process.host.as_str());
@@ -402,8 +407,11 @@ impl Cluster<'_> {
 
     /// Two hosts of which one is a server, in either order.
     fn pair(&mut self) -> (String, String) {
-        let servers =
-            self.processes.iter().filter(|process| !matches!(process.role, Role::Worker(_))).count();
+        let servers = self
+            .processes
+            .iter()
+            .filter(|process| matches!(process.role, Role::Coordinator | Role::Shard(_)))
+            .count();
         let server = self.schedule.below(servers);
         let mut other = self.schedule.below(self.processes.len() - 1);
         other += usize::from(other >= server);

@@ -7,6 +7,10 @@ use ps_coord::Dismissal;
 use ps_core::weights_hash;
 use ps_data::NoProgress;
 use ps_proto::Security;
+use ps_proto::limits::PROTOCOL_VERSION;
+use ps_proto::status::Verdict;
+use ps_proto::stream::{self, Reader, Side};
+use ps_proto::v1::{self, FromWorker, from_server, from_worker::Message};
 use ps_run::{Job, Recorder};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::{Finished, Layout, ServerOptions};
@@ -15,7 +19,9 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// The host of the coordinator.
 pub const COORDINATOR: &str = "coordinator";
@@ -44,6 +50,8 @@ pub enum Role {
     Shard(u32),
     /// `ps-worker`.
     Worker(u32),
+    /// A peer that joins as a worker and answers, but never computes.
+    Idler,
 }
 
 /// How a process ended.
@@ -53,6 +61,8 @@ pub enum Ended {
     Done(Option<String>),
     /// It was asked to.
     Stopped,
+    /// It was sent away because it delivered nothing.
+    Stuck,
     /// With exit code 1: another try may help.
     Failed(String),
     /// What never may be.
@@ -88,6 +98,7 @@ impl Setting {
             Role::Coordinator => self.coordinate(disk, &stop).await,
             Role::Shard(index) => self.keep(index, &stop).await,
             Role::Worker(index) => self.work(index, &stop).await,
+            Role::Idler => self.idle(&stop).await,
         };
         ran.unwrap_or_else(Ended::Failed)
     }
@@ -162,6 +173,60 @@ impl Setting {
     }
 }
 
+impl Setting {
+    /// Joins the coordinator, and only sends heartbeats from then on.
+    async fn idle(self, stop: &Notify) -> Result<Ended, String> {
+        let (job, security) = (self.job()?, self.security());
+        let mut line = security.address(&address(COORDINATOR))?.connect(&security).await.map_err(verdict)?;
+        let (sender, receiver) = mpsc::channel(64);
+        let fingerprints = v1::Fingerprints {
+            run: job.fingerprint.run.clone(),
+            data: job.fingerprint.data.clone(),
+            numerics: job.fingerprint.numerics,
+            probe: job.probe(),
+        };
+        let hello = v1::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            worker_name: Role::Idler.host(),
+            build: "a peer that only answers".into(),
+            fingerprints: Some(fingerprints),
+        };
+        say(&sender, Message::Hello(hello));
+        let outgoing = ReceiverStream::new(receiver).map(Ok);
+        let call = stream::call(&mut line, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client));
+        let mut reader = Reader::<v1::FromServer>::new(call.await.map_err(text)?);
+        let mut beat = tokio::time::interval(Duration::from_millis(300));
+        loop {
+            let said = tokio::select! {
+                biased;
+                () = stop.notified() => return Ok(Ended::Stopped),
+                said = reader.message() => said.map_err(text)?.ok_or("the server closed the stream")?,
+                _ = beat.tick() => {
+                    say(&sender, Message::Heartbeat(v1::Heartbeat {}));
+                    continue;
+                }
+            };
+            if let Some(from_server::Message::Dismissed(dismissed)) = said.message
+                && dismissed.kind() == v1::DismissalKind::Stuck
+            {
+                return Ok(Ended::Stuck);
+            }
+        }
+    }
+}
+
+/// What does not fit is not said: the server is not reading.
+fn say(sender: &mpsc::Sender<FromWorker>, message: Message) {
+    let _ = sender.try_send(FromWorker { message: Some(message) });
+}
+
+fn verdict(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Passing(why) | Verdict::Refused(why) => why,
+        other => format!("{other:?}"),
+    }
+}
+
 impl Role {
     /// The name of its host.
     pub fn host(self) -> String {
@@ -169,6 +234,7 @@ impl Role {
             Role::Coordinator => COORDINATOR.into(),
             Role::Shard(index) => format!("shard-{index}"),
             Role::Worker(index) => format!("worker-{index}"),
+            Role::Idler => "idler".into(),
         }
     }
 }

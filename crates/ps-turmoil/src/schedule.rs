@@ -98,6 +98,8 @@ counts! {
     shard_stops: "shards that were asked to stop",
     /// Workers that were asked to stop, and did.
     worker_stops: "workers that were asked to stop",
+    /// Peers that only answered and were sent away for it.
+    idlers: "peers that only answered and were sent away",
     /// Processes that ended with exit code 1 and were started again.
     failures: "processes that gave up and were started again",
     /// Partitions.

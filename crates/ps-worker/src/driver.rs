@@ -236,6 +236,12 @@ impl Driver {
                 }
             }
             WorkerAction::Discard { .. } => self.computed = None,
+            WorkerAction::TellDropped { step } => {
+                if let Some(connection) = &self.connection {
+                    let dropped = Message::Dropped(v1::Dropped { step });
+                    send(&connection.links[0].sender, Item::Message(FromWorker { message: Some(dropped) }));
+                }
+            }
             WorkerAction::AskWeights => {
                 self.say(Message::WeightsWanted(v1::WeightsWanted {}));
             }

@@ -86,6 +86,7 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
                 ServerAction::SendWeights { .. }
                 | ServerAction::Dismiss { .. }
                 | ServerAction::Judge { .. }
+                | ServerAction::AskMissing { .. }
                 | ServerAction::StartOver { .. } => {}
             }
         }

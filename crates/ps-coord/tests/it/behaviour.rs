@@ -51,7 +51,9 @@ fn server_event(random: &mut Stream, version: u64, ids: u32, asked: &mut Vec<(u6
         },
         20 if random.below(4) == 0 => ServerEvent::ShardLost { shard: 0 },
         20 => ServerEvent::Restored { version: random.below(2).into() },
+        21 if random.below(2) == 0 => ServerEvent::Missing { shard: 0, step, leaves: vec![1..3] },
         21 => ServerEvent::Applied { shard: 0, step },
+        22 if random.below(2) == 0 => ServerEvent::Dropped { worker },
         22 => ServerEvent::WeightsWanted { worker },
         23..25 if !asked.is_empty() => {
             let (step, node) = asked.remove(0);
@@ -140,6 +142,7 @@ fn no_order_of_worker_events_breaks_a_rule() {
                     Some((step, leaves)) => WorkerEvent::Computed { step, leaves },
                     None => WorkerEvent::Computed { step, leaves },
                 },
+                26 if random.below(2) == 0 => WorkerEvent::Dismissed(Dismissal::Stuck { held_ms: 1 }),
                 26 => WorkerEvent::Dismissed(Dismissal::Silent { silent_ms: 1 }),
                 27 => WorkerEvent::Heard,
                 _ => WorkerEvent::Timeout,

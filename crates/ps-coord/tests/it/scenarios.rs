@@ -125,8 +125,14 @@ impl Cast {
             }
             "rewind" => ServerEvent::Rewind { why: "shard 1 has refused a worker".into() },
             "heard" => ServerEvent::Heard { worker },
+            "dropped" => ServerEvent::Dropped { worker },
             "ask" => ServerEvent::WeightsWanted { worker },
             "applied" => ServerEvent::Applied { shard: words[1].parse().unwrap(), step },
+            "lacks" => ServerEvent::Missing {
+                shard: words[1].parse().unwrap(),
+                step,
+                leaves: words[2..].iter().map(|word| range(word)).collect(),
+            },
             "losing" => ServerEvent::ShardLost { shard: words[1].parse().unwrap() },
             "restored" => ServerEvent::Restored { version: words[1].parse().unwrap() },
             "judged" => ServerEvent::Judged {
@@ -222,6 +228,7 @@ fn worker_event(words: &[&str]) -> WorkerEvent {
         "dismissed" => WorkerEvent::Dismissed(match words[1] {
             "done" => Dismissal::Done,
             "silent" => Dismissal::Silent { silent_ms: 1000 },
+            "stuck" => Dismissal::Stuck { held_ms: 1000 },
             "banned" => Dismissal::Banned("its sum is wrong".into()),
             _ => Dismissal::Ended(words[1..].join(" ")),
         }),
@@ -243,6 +250,7 @@ fn server_action(action: &ServerAction) -> String {
             format!("work {worker} step={step} leaves={leaves:?}")
         }
         ServerAction::Judge { step, node } => format!("judge node {node} of step {step}"),
+        ServerAction::AskMissing { step } => format!("ask shards what they lack of step={step}"),
         ServerAction::StartOver { step } => format!("start over step={step}"),
         ServerAction::Update { step } => format!("update step={step}"),
         ServerAction::Dismiss { worker, reason } => format!("dismiss {worker}: {reason}"),
@@ -256,6 +264,7 @@ fn worker_action(action: &WorkerAction) -> String {
         WorkerAction::Connect => "connect".into(),
         WorkerAction::Compute { step, leaves } => format!("compute step={step} leaves={leaves:?}"),
         WorkerAction::Push { step, leaves } => format!("push step={step} leaves={leaves:?}"),
+        WorkerAction::TellDropped { step } => format!("tell dropped step={step}"),
         WorkerAction::Discard { step, leaves } => format!("discard step={step} leaves={leaves:?}"),
         WorkerAction::AskWeights => "ask for weights".into(),
         WorkerAction::Heartbeat => "heartbeat".into(),

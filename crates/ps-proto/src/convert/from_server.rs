@@ -96,6 +96,7 @@ pub(super) fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense>
         Ok(v1::DismissalKind::Rewound) => Ok(Dismissal::Rewound(reason)),
         Ok(v1::DismissalKind::Banned) => Ok(Dismissal::Banned(reason)),
         Ok(v1::DismissalKind::Silent) => Ok(Dismissal::Silent { silent_ms: dismissed.silent_ms }),
+        Ok(v1::DismissalKind::Stuck) => Ok(Dismissal::Stuck { held_ms: dismissed.held_ms }),
         _ => Err(Nonsense::new(format!("dismissal of kind {}", dismissed.kind))),
     }
 }
@@ -186,6 +187,7 @@ mod tests {
             Dismissal::Done,
             Dismissal::Ended("stopped".into()),
             Dismissal::Silent { silent_ms: 9 },
+            Dismissal::Stuck { held_ms: 9 },
             Dismissal::Rewound("again".into()),
             Dismissal::Banned("wrong".into()),
         ] {

@@ -57,6 +57,13 @@ pub enum ShardMessage {
         /// What the worker sent, printable.
         reason: String,
     },
+    /// Leaves of a step of which it lacks some chunk: ranges that exist, ascending and disjoint.
+    Missing {
+        /// The step.
+        step: u64,
+        /// Which.
+        leaves: Vec<Range<u32>>,
+    },
 }
 
 /// A chunk of weights or state between servers.
@@ -95,6 +102,8 @@ pub enum ToShardMessage {
     State(usize, StateChunk),
     /// What is decided about a step.
     Verdict(Verdict),
+    /// It wants to know which leaves of a step the shard lacks.
+    MissingWanted(u64),
     /// The run is over.
     Dismissed(Dismissal),
 }
@@ -151,8 +160,36 @@ pub fn shard_message(
         Some(from_shard::Message::Tainted(v1::ShardTainted { step, reason })) => {
             Ok(ShardMessage::Tainted { step, reason: printable("reason", reason, MAX_TEXT_BYTES)? })
         }
+        Some(from_shard::Message::Missing(v1::ShardMissing { step, starts, ends })) => {
+            Ok(ShardMessage::Missing { step, leaves: ranges(step, &starts, &ends, shape)? })
+        }
         Some(from_shard::Message::Hello(_)) => Err(Nonsense::new("hello came twice")),
         None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
+    }
+}
+
+/// Ranges of leaves of the batch of a step.
+fn ranges(step: u64, starts: &[u32], ends: &[u32], shape: &Shape) -> Result<Vec<Range<u32>>, Nonsense> {
+    ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
+    ensure!(starts.len() == ends.len(), "{} ranges begin and {} end", starts.len(), ends.len());
+    let leaves = shape.plan.step(step).tree().leaves();
+    let mut last = 0;
+    for (&start, &end) in starts.iter().zip(ends) {
+        ensure!(
+            last <= start && start < end && end <= leaves,
+            "leaves {start}..{end} after leaf {last} of step {step}, which has {leaves}"
+        );
+        last = end;
+    }
+    Ok(starts.iter().zip(ends).map(|(&start, &end)| start..end).collect())
+}
+
+/// Which leaves a shard lacks.
+pub fn missing(step: u64, leaves: &[Range<u32>]) -> v1::ShardMissing {
+    v1::ShardMissing {
+        step,
+        starts: leaves.iter().map(|leaves| leaves.start).collect(),
+        ends: leaves.iter().map(|leaves| leaves.end).collect(),
     }
 }
 
@@ -288,6 +325,9 @@ pub fn to_shard(
         }
         Some(to_shard::Message::Restore(v1::ShardRestore { version, number, count })) => {
             Ok(ToShardMessage::Restore { version, number, count })
+        }
+        Some(to_shard::Message::MissingWanted(v1::ShardMissingWanted { step })) => {
+            Ok(ToShardMessage::MissingWanted(step))
         }
         Some(to_shard::Message::Verdict(message)) => verdict(message).map(ToShardMessage::Verdict),
         Some(to_shard::Message::Weights(chunk)) => {

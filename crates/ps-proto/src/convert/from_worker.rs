@@ -31,6 +31,8 @@ pub enum WorkerMessage {
     NodeDone(NodeDone),
     /// It lacks weights.
     WeightsWanted,
+    /// It has given up work that newer weights made useless.
+    Dropped,
     /// It leaves; why.
     Goodbye(String),
 }
@@ -109,6 +111,10 @@ pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMe
         }
         Some(Message::Heartbeat(_)) => Ok(WorkerMessage::Heartbeat),
         Some(Message::WeightsWanted(_)) => Ok(WorkerMessage::WeightsWanted),
+        Some(Message::Dropped(v1::Dropped { step })) => {
+            ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
+            Ok(WorkerMessage::Dropped)
+        }
         Some(Message::Goodbye(goodbye)) => {
             Ok(WorkerMessage::Goodbye(printable("reason", goodbye.reason, MAX_TEXT_BYTES)?))
         }

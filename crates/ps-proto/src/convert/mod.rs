@@ -10,7 +10,7 @@ mod from_worker;
 
 pub use from_server::{Invitation, ServerMessage, WeightsPart, invitation, server_message};
 pub use from_shard::{
-    Attached, ShardGreeting, ShardMessage, StateChunk, ToShardMessage, applied, attached, measured,
+    Attached, ShardGreeting, ShardMessage, StateChunk, ToShardMessage, applied, attached, measured, missing,
     shard_greeting, shard_message, state_part, verdict_to_wire,
 };
 pub use from_shard::{places, to_shard};
@@ -167,16 +167,22 @@ pub fn dismissed(dismissal: &Dismissal) -> v1::from_server::Message {
 
 /// Why somebody is sent away.
 pub fn dismissal_to_wire(dismissal: &Dismissal) -> v1::Dismissed {
-    let (kind, reason, silent_ms) = match dismissal {
-        Dismissal::Done => (v1::DismissalKind::Done, "training is done".to_owned(), 0),
-        Dismissal::Ended(reason) => (v1::DismissalKind::Ended, reason.clone(), 0),
-        Dismissal::Silent { silent_ms } => {
-            (v1::DismissalKind::Silent, format!("nothing was heard for {silent_ms} ms"), *silent_ms)
+    let (mut silent_ms, mut held_ms) = (0, 0);
+    let (kind, reason) = match dismissal {
+        Dismissal::Done => (v1::DismissalKind::Done, "training is done".to_owned()),
+        Dismissal::Ended(reason) => (v1::DismissalKind::Ended, reason.clone()),
+        Dismissal::Silent { silent_ms: ms } => {
+            silent_ms = *ms;
+            (v1::DismissalKind::Silent, format!("nothing was heard for {ms} ms"))
         }
-        Dismissal::Rewound(reason) => (v1::DismissalKind::Rewound, reason.clone(), 0),
-        Dismissal::Banned(reason) => (v1::DismissalKind::Banned, reason.clone(), 0),
+        Dismissal::Stuck { held_ms: ms } => {
+            held_ms = *ms;
+            (v1::DismissalKind::Stuck, format!("nothing was delivered for {ms} ms"))
+        }
+        Dismissal::Rewound(reason) => (v1::DismissalKind::Rewound, reason.clone()),
+        Dismissal::Banned(reason) => (v1::DismissalKind::Banned, reason.clone()),
     };
-    v1::Dismissed { kind: kind.into(), reason, silent_ms }
+    v1::Dismissed { kind: kind.into(), reason, silent_ms, held_ms }
 }
 
 /// The message that admits a worker to a server that keeps the elements `kept`.

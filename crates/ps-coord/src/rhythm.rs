@@ -1,0 +1,88 @@
+//! How long rounds take, and from that how long is too long: no constant fits both a step of 3 ms and one of 3 minutes.
+
+use crate::event::{Millis, WorkerId};
+use crate::membership::Members;
+use std::collections::VecDeque;
+
+/// Rounds remembered. Their median does not follow a few that were slow.
+const REMEMBERED: usize = 16;
+/// Leaves are also given to an idle worker after this many times as long as they should take. Together with the copy,
+/// which takes about as long as the step, a worker that stops thus costs three steps.
+const LATE_TIMES: u64 = 3;
+/// After this many times as long as a step should take, counted from its last leaf, a shard that has not applied it lacks
+/// something, or a second computation for an audit does not come.
+const OVERDUE_TIMES: u64 = 2;
+/// Nothing counts as late before this, so that what is just a little late costs nobody's time.
+const LATE_AT_LEAST_MS: Millis = 100;
+/// A worker is sent away once it has let this many work timeouts pass without delivering.
+const TIMEOUTS: u64 = 3;
+
+/// The lengths of the last rounds, from their opening until they could be closed, and their numbers of leaves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rhythm(VecDeque<(Millis, u32)>);
+
+impl Rhythm {
+    /// A round of `leaves` leaves took `took`.
+    pub fn note(&mut self, took: Millis, leaves: u32) {
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back((took, leaves));
+    }
+
+    /// How long a round of `leaves` leaves should take: the median of the last ones, stretched where they were smaller.
+    /// Nothing before the first round is over.
+    pub fn usual(&self, leaves: u32) -> Option<Millis> {
+        let stretched = |&(took, its_leaves): &(Millis, u32)| {
+            (u128::from(took) * u128::from(leaves.max(its_leaves)) / u128::from(its_leaves.max(1))) as Millis
+        };
+        let mut usual: Vec<Millis> = self.0.iter().map(stretched).collect();
+        usual.sort_unstable();
+        usual.get(usual.len().saturating_sub(1) / 2).copied()
+    }
+
+    /// How long `worker` may take for `held` leaves of a round of `leaves`, by its own pace, or by that of the others while
+    /// it has none; no longer than by that of the last rounds. Nothing if none of this is known.
+    pub fn patience(&self, members: &Members, worker: WorkerId, held: u32, leaves: u32) -> Option<Millis> {
+        let pace = members.pace(worker).or_else(|| members.pace_of_others(worker)).filter(|&pace| pace > 0.0);
+        let own = pace.map(|pace| (1000.0 * f64::from(held) / pace).min(1e15) as Millis);
+        let usual = own.into_iter().chain(self.usual(leaves)).min()?;
+        Some(usual.saturating_mul(LATE_TIMES).max(LATE_AT_LEAST_MS))
+    }
+
+    /// How long a round of `leaves` leaves, all of which were in after `gathered`, may wait for something else.
+    pub fn overdue(&self, leaves: u32, gathered: Millis, timeout: Millis) -> Millis {
+        let usual = self.usual(leaves).unwrap_or(gathered).saturating_mul(OVERDUE_TIMES);
+        usual.min(timeout).max(LATE_AT_LEAST_MS)
+    }
+
+    /// How long a worker may hold work of a round of `leaves` leaves while only others deliver. Nothing before the first
+    /// round is over.
+    pub fn stuck(&self, leaves: u32, timeout: Millis) -> Option<Millis> {
+        let usual = self.usual(leaves)?.saturating_mul(LATE_TIMES);
+        Some(timeout.max(usual).saturating_mul(TIMEOUTS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_of_more_leaves_may_take_longer() {
+        let mut rhythm = Rhythm::default();
+        assert_eq!(rhythm.usual(10), None);
+        for took in [90, 100, 5000] {
+            rhythm.note(took, 10);
+        }
+        assert_eq!((rhythm.usual(10), rhythm.usual(5), rhythm.usual(30)), (Some(100), Some(100), Some(300)));
+    }
+
+    #[test]
+    fn only_the_last_rounds_count() {
+        let mut rhythm = Rhythm::default();
+        (0..REMEMBERED).for_each(|_| rhythm.note(1000, 4));
+        (0..REMEMBERED).for_each(|_| rhythm.note(10, 4));
+        assert_eq!(rhythm.usual(4), Some(10));
+    }
+}
