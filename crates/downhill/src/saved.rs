@@ -28,6 +28,13 @@ impl SavedRun {
         let file = if path.is_dir() { path.join(WEIGHTS_FILE) } else { path.to_path_buf() };
         let file: WeightsFile = SavedWeights::open(&file)?;
         let run = RunConfig::parse(&file.about.run, &format!("{}, its run file", path.display()), sets)?;
+        if run.data.reads_stdin() {
+            return Err(Failure::Failed(format!(
+                "{}: the run was trained on standard input, which cannot be read again, and how samples are encoded \
+                 depends on the training data; train from a file",
+                path.display()
+            )));
+        }
         let root = data_root.unwrap_or(&file.about.data_root);
         let job = Job::load(run, root, None, &DataProgress::new(style))?;
         if !file.about.fits(&job) {

@@ -1,5 +1,6 @@
 //! What a store asks of a file system, so that a simulated one can stand in for it.
 
+use ps_host::Ceiling;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -45,7 +46,7 @@ impl Disk for RealDisk {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        ps_host::read(path, Ceiling::memory(1))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {

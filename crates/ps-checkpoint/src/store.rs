@@ -8,7 +8,7 @@ use crate::{Snapshot, tensors};
 use ps_core::Layout;
 use std::fmt;
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,6 +100,20 @@ pub struct Found {
     pub problems: Vec<String>,
 }
 
+/// Why a checkpoint was not loaded.
+enum Unloaded {
+    /// It is renamed, and the previous one is tried.
+    Damaged(String),
+    /// It may be good, so no other is loaded in its place.
+    Refused(Error),
+}
+
+impl From<String> for Unloaded {
+    fn from(problem: String) -> Self {
+        Unloaded::Damaged(problem)
+    }
+}
+
 impl Store {
     /// Takes the folder, which is made if its parent is there.
     ///
@@ -107,7 +121,7 @@ impl Store {
     /// Another process has it; the system refuses.
     pub fn open(folder: &Path, kept: Kept) -> Result<Self, Error> {
         if let Err(error) = std::fs::create_dir(folder)
-            && error.kind() != io::ErrorKind::AlreadyExists
+            && error.kind() != ErrorKind::AlreadyExists
         {
             return Err(failed("making", folder, error));
         }
@@ -165,12 +179,13 @@ impl Store {
         }
         for (step, name) in checkpoints(&names).into_iter().rev() {
             let path = self.folder.join(&name);
-            match self.load(&path, step)? {
+            match self.load(&path, step) {
                 Ok(snapshot) => {
                     found.snapshot = Some(snapshot);
                     break;
                 }
-                Err(problem) => {
+                Err(Unloaded::Refused(error)) => return Err(error),
+                Err(Unloaded::Damaged(problem)) => {
                     let aside = self.aside(&names, &name);
                     self.disk.rename(&path, &aside).map_err(|error| failed("renaming", &path, error))?;
                     found.problems.push(format!("{name}: {problem} (it is now {})", aside.display()));
@@ -272,51 +287,53 @@ impl Store {
         Ok(())
     }
 
-    /// The checkpoint of a step, or what is wrong with it.
-    fn load(&self, path: &Path, step: u64) -> Result<Result<Snapshot, String>, Error> {
-        // What cannot be read is damaged, too, whether it is missing or its disk gives errors.
-        let read = |name: &str| self.disk.read(&path.join(name)).map_err(|error| format!("{name}: {error}"));
-        let named = |problem: String| format!("{MANIFEST}: {problem}");
-        let opened = read(MANIFEST).and_then(|bytes| Ok((Header::open(&bytes).map_err(named)?, bytes)));
-        let (header, bytes) = match opened {
-            Ok(opened) => opened,
-            Err(problem) => return Ok(Err(problem)),
+    /// The checkpoint of a step.
+    fn load(&self, path: &Path, step: u64) -> Result<Snapshot, Unloaded> {
+        let read = |name: &str| {
+            let path = path.join(name);
+            self.disk.read(&path).map_err(|error| match error.kind() {
+                // Too little memory says nothing about the checkpoint, which must not be set aside for it.
+                ErrorKind::FileTooLarge | ErrorKind::OutOfMemory => {
+                    Unloaded::Refused(failed("reading", &path, error))
+                }
+                // A file that cannot be read is damaged, whether it is missing or its disk reports errors.
+                _ => Unloaded::Damaged(format!("{name}: {error}")),
+            })
         };
+        let of_another_run = |why| Unloaded::Refused(Error::OtherRun { folder: self.folder.clone(), why });
+        let named = |problem: String| Unloaded::Damaged(format!("{MANIFEST}: {problem}"));
+        let bytes = read(MANIFEST)?;
         // What another version of the numbers has remembered may not be readable here, so the header is compared first.
-        let ours = &self.kept.fingerprint;
+        let (header, ours) = (Header::open(&bytes).map_err(named)?, &self.kept.fingerprint);
         if ours.numerics != header.fingerprint.numerics {
-            let why = other_run(&ours.differences(&header.fingerprint));
-            return Err(Error::OtherRun { folder: self.folder.clone(), why });
+            return Err(of_another_run(other_run(&ours.differences(&header.fingerprint))));
         }
-        let manifest = match Manifest::open(&bytes).map_err(named) {
-            Ok(manifest) => manifest,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        if let Err(why) = self.kept.judged(&manifest) {
-            return Err(Error::OtherRun { folder: self.folder.clone(), why });
-        }
+        let manifest = Manifest::open(&bytes).map_err(named)?;
+        self.kept.judged(&manifest).map_err(of_another_run)?;
         let theirs = manifest.progress.step;
         if theirs != step {
-            return Ok(Err(format!("{MANIFEST} is of step {theirs}, the folder's name says {step}")));
+            return Err(format!("{MANIFEST} is of step {theirs}, the folder's name says {step}").into());
         }
-        let tensors = |name: &str| {
+        let tensors = |name: &str| -> Result<Vec<f32>, Unloaded> {
             let entry = manifest.files.iter().find(|entry| entry.name == name);
             let entry = entry.ok_or_else(|| format!("{name} is not in the manifest"))?;
             let bytes = read(name)?;
             if bytes.len() as u64 != entry.bytes {
-                return Err(format!("{name} has {} bytes, the manifest states {}", bytes.len(), entry.bytes));
+                let found = bytes.len();
+                return Err(format!("{name} has {found} bytes, the manifest states {}", entry.bytes).into());
             }
             let found = sha256(&bytes);
             if found != entry.sha256 && !self.has(Defect::LoadWithoutVerify) {
-                return Err(format!("{name} has the SHA-256 {found}, the manifest states {}", entry.sha256));
+                let stated = &entry.sha256;
+                return Err(format!("{name} has the SHA-256 {found}, the manifest states {stated}").into());
             }
-            tensors::from_bytes(&self.kept.layout, &bytes).map_err(|problem| format!("{name}: {problem}"))
+            tensors::from_bytes(&self.kept.layout, &bytes)
+                .map_err(|problem| Unloaded::Damaged(format!("{name}: {problem}")))
         };
-        Ok(tensors(WEIGHTS).and_then(|weights| {
-            let vectors = self.kept.state.iter().map(|name| tensors(&vector_file(name)));
-            let state = vectors.collect::<Result<Vec<_>, _>>()?.concat();
-            Ok(Snapshot { progress: manifest.progress.clone(), weights, state })
-        }))
+        let weights = tensors(WEIGHTS)?;
+        let vectors = self.kept.state.iter().map(|name| tensors(&vector_file(name)));
+        let state = vectors.collect::<Result<Vec<_>, _>>()?.concat();
+        Ok(Snapshot { progress: manifest.progress.clone(), weights, state })
     }
 
     fn to_bytes(&self, values: &[f32]) -> Result<Vec<u8>, String> {
@@ -351,7 +368,7 @@ impl Store {
         let path = self.folder.join(HOLDER);
         match self.disk.read(&path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim().parse().unwrap_or(0)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
             Err(error) => Err(failed("reading", &path, error)),
         }
     }

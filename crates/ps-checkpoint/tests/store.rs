@@ -111,6 +111,42 @@ fn checkpoints_of_another_version_of_the_numbers_are_refused_as_such_and_stay() 
     assert!(matches!(error, Error::NoneIsGood { .. }), "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_device_in_the_place_of_a_file_is_damage_that_takes_no_memory() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = open(parent.path()).unwrap();
+    for (step, name) in [(1, "manifest.json"), (2, "weights.safetensors")] {
+        store.save(&snapshot(0)).unwrap();
+        store.save(&snapshot(step)).unwrap();
+        let path = parent.path().join(format!("step-{step:012}")).join(name);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let (found, problems) = newest(&store);
+        assert_eq!(found, Some(0));
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert!(problem.contains(&format!("{name}: this is a device, not a regular file")), "{problem}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_checkpoint_that_is_larger_than_memory_is_not_set_aside() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = open(parent.path()).unwrap();
+    store.save(&snapshot(1)).unwrap();
+    store.save(&snapshot(2)).unwrap();
+    let before = names(parent.path());
+    let weights = parent.path().join("step-000000000002/weights.safetensors");
+    fs::File::options().write(true).open(&weights).unwrap().set_len(1 << 42).unwrap();
+    let error = store.newest(true).unwrap_err().to_string();
+    assert!(
+        error.contains(&weights.display().to_string()) && error.contains("the file has 4.0 TiB"),
+        "{error}"
+    );
+    assert_eq!(names(parent.path()), before);
+}
+
 #[test]
 fn a_folder_has_one_user_at_a_time_and_an_older_one_publishes_nothing() {
     let parent = tempfile::tempdir().unwrap();

@@ -183,8 +183,8 @@ pub const KEYS: [Key; 65] = [
     key("seed", Integer(0, MOST), Value("1"), Always,
         "Seed of the sample order, the initial weights and the validation share."),
     key("data.train", Text, Required("\"digits:\""), Always,
-        "Training source: `digits:`, `digits:COUNT`, `idx:IMAGES,LABELS`, `csv:PATH` or `libsvm:PATH`. \
-         Relative paths start at the run file's folder."),
+        "Training source: `digits:`, `digits:COUNT`, `idx:IMAGES,LABELS`, `csv:PATH` or `libsvm:PATH`; `csv:-` and \
+         `libsvm:-` read standard input. Relative paths start at the run file's folder."),
     key("data.test", Text, Described("none"), Always,
         "Source that is measured on at the end."),
     key("data.validation", ShareOrText, Described("none"), Always,

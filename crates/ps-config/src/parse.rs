@@ -15,6 +15,7 @@ use ps_core::model::ModelKind;
 use ps_core::optim::Noise;
 use ps_core::{Head, OptimizerConfig, OptimizerKind, Rule, ScheduleKind};
 use ps_data::{DataConfig, Validation};
+use ps_host::Ceiling;
 use std::path::Path;
 
 /// Leaf size where none is given and the batch is no smaller.
@@ -23,7 +24,7 @@ const LEAF: usize = 32;
 impl RunConfig {
     /// Reads the run file `path` and lets `sets` (each `KEY=VALUE`, or `KEY=` to unset a key) override it.
     pub fn load(path: &Path, sets: &[String]) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let text = ps_host::read_text(path, Ceiling::TEXT)
             .map_err(|error| ConfigError::File { path: path.to_path_buf(), error })?;
         Self::parse(&text, &path.display().to_string(), sets)
     }

@@ -3,6 +3,7 @@
 use crate::error::DataError;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 /// Drawings of `digits:` without a count.
@@ -97,6 +98,17 @@ impl DataConfig {
             missing: Missing::Refuse,
         }
     }
+
+    /// Whether a source is standard input, which can be read only once and by one process.
+    pub fn reads_stdin(&self) -> bool {
+        let validation = match &self.validation {
+            Some(Validation::Source(source)) => Some(source),
+            _ => None,
+        };
+        let sources = [Some(&self.train), validation, self.test.as_ref()].into_iter().flatten();
+        // A text that is not a source is refused when it is read.
+        sources.filter_map(|source| Source::parse(source).ok()).any(|source| source.reads_stdin())
+    }
 }
 
 /// A source's text, taken apart.
@@ -135,6 +147,10 @@ impl Source {
         };
         match kind.trim() {
             "idx" => Ok(match rest.split_once(',') {
+                Some((images, labels)) if [images, labels].iter().any(|path| is_stdin(path.trim())) => {
+                    return Err(bad(STDIN_KINDS.into()));
+                }
+                None if is_stdin(rest.trim()) => return Err(bad(STDIN_KINDS.into())),
                 Some((images, labels)) => Source::Idx { images: path(images)?, labels: Some(path(labels)?) },
                 None => Source::Idx { images: path(rest)?, labels: None },
             }),
@@ -144,7 +160,20 @@ impl Source {
             other => Err(bad(format!("`{other}` is no kind of source; {KINDS}"))),
         }
     }
+
+    /// Whether it is `csv:-` or `libsvm:-`, which read standard input.
+    pub fn reads_stdin(&self) -> bool {
+        matches!(self, Source::Csv(path) | Source::Libsvm(path) if is_stdin(path))
+    }
 }
+
+/// Whether a path stands for standard input.
+fn is_stdin(path: impl AsRef<OsStr>) -> bool {
+    path.as_ref() == "-"
+}
+
+const STDIN_KINDS: &str =
+    "only csv:- and libsvm:- read standard input; name a file (./- if it is called `-`)";
 
 const KINDS: &str = "use idx:IMAGES,LABELS, csv:PATH, libsvm:PATH or digits:COUNT; a path may be a URL";
 

@@ -18,7 +18,7 @@ pub struct Outside {
 impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outside { path, root, how } = self;
-        write!(f, "data path `{}` {how}, out of {}", path.display(), root.display())
+        write!(f, "data path `{}` {how} out of {}", path.display(), root.display())
     }
 }
 
@@ -58,6 +58,9 @@ pub fn is_url(path: &Path) -> bool {
 
 fn stays(path: PathBuf, root: &Path) -> Result<(), Outside> {
     let outside = |path, how| Err(Outside { path, root: root.into(), how });
+    if path.as_os_str() == "-" {
+        return outside(path, "is standard input and leads");
+    }
     for component in path.components() {
         match component {
             Component::Normal(_) | Component::CurDir => {}
@@ -96,6 +99,8 @@ mod tests {
             ("csv:a/b://../../secret", "has `..`"),
             ("libsvm:/etc/passwd", "`/etc/passwd` is absolute"),
             ("idx:a.csv,../secret", "`../secret` has `..`"),
+            ("csv:-", "`-` is standard input"),
+            ("libsvm: - ", "`-` is standard input"),
         ] {
             let error = check(bad, &root).unwrap_err();
             assert!(error.contains(expected), "{error}");

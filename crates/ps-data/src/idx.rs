@@ -6,6 +6,7 @@ use crate::progress::{Place, Watched};
 use crate::raw::Pixels;
 use flate2::bufread::MultiGzDecoder;
 use ndarray::Array2;
+use ps_host::Ceiling;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -118,6 +119,14 @@ fn parse(path: &Path, labels: bool, mut reader: impl Read, limit: u64, gz: bool)
     }
     if shape[0] > 0 && expected == 0 {
         return Err(bad(format!("the header's shape {shape:?} leaves no room for a single pixel")));
+    }
+    // A gzip stream may unfold to a thousand times its size.
+    if Ceiling::memory(1).bytes() < expected {
+        return Err(bad(format!(
+            "the header's shape {shape:?} asks for {}; {}",
+            ps_host::bytes(expected.into()),
+            Ceiling::memory(1)
+        )));
     }
     let mut bytes = Vec::new();
     bytes

@@ -1,13 +1,10 @@
 //! Files opened with their size known and every byte reported.
 
 use crate::error::DataError;
+use ps_host::Ceiling;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-/// Bytes between two reports of a file that is read whole.
-const PIECE: u64 = 1 << 20;
 
 /// Hears of reading as it goes on; called from several threads.
 pub trait Progress: Sync {
@@ -58,33 +55,24 @@ impl<'a> Watched<'a> {
             let content = files.get(path).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
             return Ok(watched(Box::new(content.as_slice()), content.len() as u64));
         }
-        let file = File::open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if metadata.is_dir() {
-            return Err(failed(io::Error::new(
-                io::ErrorKind::IsADirectory,
-                "this is a directory, not a file",
-            )));
-        }
-        Ok(watched(Box::new(file), metadata.len()))
+        let file = ps_host::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => {
+                let hint = "write `-` in place of the path to read standard input";
+                failed(io::Error::new(error.kind(), format!("{error}; {hint}")))
+            }
+            _ => failed(error),
+        })?;
+        let size = file.metadata().map_err(failed)?.len();
+        Ok(watched(Box::new(file), size))
     }
 }
 
 impl Watched<'_> {
-    /// The whole content, read in pieces so that progress is seen.
+    /// The whole content, which must fit into memory beside what its reader makes of it.
     pub(crate) fn read_whole(mut self) -> Result<Vec<u8>, DataError> {
-        let mut bytes = Vec::new();
-        let size = usize::try_from(self.total).unwrap_or(usize::MAX);
-        if bytes.try_reserve_exact(size.saturating_add(1)).is_err() {
-            return Err(DataError::content(self.name, format!("no memory for its {size} bytes")));
-        }
-        loop {
-            match (&mut self).take(PIECE).read_to_end(&mut bytes) {
-                Ok(0) => return Ok(bytes),
-                Ok(_) => {}
-                Err(error) => return Err(DataError::File { path: self.path, error }),
-            }
-        }
+        let size = self.total;
+        ps_host::drain(&mut self, size, Ceiling::memory(2))
+            .map_err(|error| DataError::File { path: self.path, error })
     }
 }
 

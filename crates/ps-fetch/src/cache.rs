@@ -4,6 +4,7 @@ use crate::locator::{Locator, places};
 use crate::store::{self, Stored};
 use ps_core::params::hex;
 use ps_data::{DataError, Progress};
+use ps_host::Ceiling;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -74,6 +75,8 @@ impl Cache {
                 if locator.sha256.is_none() && known.is_some_and(|known| known.stored == stored) {
                     return Ok(path);
                 }
+                // What cannot be read later need not be fetched.
+                Ceiling::memory(1).check(stored.size).map_err(|error| remote(error.to_string()))?;
             }
             // What is here is as good as what is there was: other processes of the run compare its hash.
             Err(problem) if known.is_some() && locator.sha256.is_none() => {
@@ -127,8 +130,8 @@ fn beside(path: &Path) -> PathBuf {
 
 /// What is known of a file, if it is as it was when it was fetched from `url`.
 fn known(path: &Path, url: &str) -> Option<Known> {
-    let known: Known = serde_json::from_slice(&fs::read(beside(path)).ok()?).ok()?;
-    let mut file = File::open(path).ok()?;
+    let known: Known = serde_json::from_slice(&ps_host::read(&beside(path), Ceiling::TEXT).ok()?).ok()?;
+    let mut file = ps_host::open(path).ok()?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         match file.read(&mut buffer).ok()? {

@@ -24,7 +24,7 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// By what a store tells one content from another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stored {
-    size: u64,
+    pub(crate) size: u64,
     e_tag: Option<String>,
     /// Seconds since 1970, or 0.
     modified: i64,
@@ -65,6 +65,9 @@ pub(crate) fn fetch(
             let stalled = |_| format!("nothing came for {} s, after {done} bytes", STALLED.as_secs());
             let Some(piece) = next.map_err(stalled)? else { break };
             let piece = piece.map_err(|error| problem(url, &error))?;
+            if piece.len() as u64 > stored.size - done {
+                return Err(format!("it goes on after its {} bytes", stored.size));
+            }
             take(&piece).map_err(|error| format!("keeping it: {error}"))?;
             done += piece.len() as u64;
             report(done, stored.size.max(done));

@@ -12,9 +12,8 @@ pub(crate) use tls::verdict;
 use crate::network::Network;
 use crate::{Address, Refusal};
 use ps_config::SecurityArgs;
+use ps_host::Ceiling;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,8 +23,8 @@ use tokio_rustls::TlsAcceptor;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tracing::warn;
 
-/// Longest file of certificates, keys or tokens that is read.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Longest file of certificates, keys or tokens that is read: a bundle of all public authorities has a quarter of that.
+const MAX_FILE: Ceiling = Ceiling::fixed(1 << 20);
 
 /// What a process shows of itself and asks of others; by default nothing. Clones share it. It also says over which network
 /// others are called, so that whoever calls needs nothing else.
@@ -158,14 +157,7 @@ impl Security {
 
 /// What a flag's file holds.
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
-    let failed = |what: String| format!("{flag} {}: {what}", path.display());
-    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
-    match bytes.len() as u64 > MAX_FILE_BYTES {
-        true => Err(failed(format!("it is longer than {MAX_FILE_BYTES} bytes; is it the right file?"))),
-        false => Ok(bytes),
-    }
+    ps_host::read(path, MAX_FILE).map_err(|error| format!("{flag} {}: {error}", path.display()))
 }
 
 /// Tells of a secret that anybody on the machine can read.
@@ -245,6 +237,24 @@ mod tests {
             (
                 SecurityArgs { token_file: Some("/nowhere/token".into()), ..Default::default() },
                 "/nowhere/token: No such",
+            ),
+            (
+                SecurityArgs { token_file: Some(folder.path().into()), ..Default::default() },
+                "this is a directory",
+            ),
+            (
+                SecurityArgs { token_file: file("long", &"#".repeat(2 << 20)), ..Default::default() },
+                "the file has 2.0 MiB",
+            ),
+            #[cfg(unix)]
+            (
+                SecurityArgs {
+                    tls_cert: empty.clone(),
+                    tls_key: empty.clone(),
+                    tls_ca: Some("/dev/zero".into()),
+                    ..Default::default()
+                },
+                "/dev/zero: this is a device, not a regular file",
             ),
         ];
         for (args, expected) in cases {

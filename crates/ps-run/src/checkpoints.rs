@@ -6,6 +6,7 @@ use crate::resume::judge;
 use ps_checkpoint::{Disk, Error, Kept, Snapshot, Store, Writer};
 use ps_config::CheckpointArgs;
 use ps_core::Model;
+use ps_host::Ceiling;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -189,7 +190,7 @@ pub fn kept_weights(folder: &Path, model: &Model) -> Result<Vec<(u64, Vec<f32>)>
     let read = |entry: std::io::Result<std::fs::DirEntry>| {
         let entry = entry.ok()?;
         let step = entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
-        let bytes = std::fs::read(entry.path().join(WEIGHTS_FILE)).ok()?;
+        let bytes = ps_host::read(&entry.path().join(WEIGHTS_FILE), Ceiling::memory(2)).ok()?;
         Some((step, ps_checkpoint::tensors::from_bytes(model.layout(), &bytes).ok()?))
     };
     let mut kept: Vec<(u64, Vec<f32>)> = entries.filter_map(read).collect();

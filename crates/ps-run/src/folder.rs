@@ -5,6 +5,7 @@ use crate::lines::{Length, Line};
 use crate::summary::Summary;
 use crate::weights;
 use ps_config::RunConfig;
+use ps_host::Ceiling;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -193,12 +194,13 @@ impl RunFolder {
             Ok(read) => read.of_length(length).to_json() + "\n",
             Err(_) => format!("{line}\n"),
         };
-        let lines: String = match fs::read(&path) {
+        let lines: String = match ps_host::read(&path, Ceiling::memory(3)) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
                 text.lines().take(kept).filter(is_whole).map(of_length).collect()
             }
-            Err(_) => String::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed(&path, error)),
         };
         write_aside(&path, lines.as_bytes())?;
         File::options().append(true).open(&path).map_err(|error| failed(&path, error))
@@ -246,7 +248,8 @@ impl RunFolder {
 /// One cannot be read or written.
 pub fn adopt(folder: &Path, from: &Path) -> Result<(), FolderError> {
     [RUN_FILE, METRICS_FILE, WEIGHTS_FILE, SUMMARY_FILE].iter().try_for_each(|name| {
-        let bytes = fs::read(from.join(name)).map_err(|error| failed(&from.join(name), error))?;
+        let bytes = ps_host::read(&from.join(name), Ceiling::memory(1))
+            .map_err(|error| failed(&from.join(name), error))?;
         write_aside(&folder.join(name), &bytes)
     })
 }
@@ -274,7 +277,7 @@ fn taken(path: &Path, held: Held) -> FolderError {
 
 /// The summary in a folder, if there is one.
 fn read_summary(path: &Path) -> Option<serde_json::Result<Summary>> {
-    fs::read(path.join(SUMMARY_FILE)).ok().map(|bytes| serde_json::from_slice(&bytes))
+    ps_host::read(&path.join(SUMMARY_FILE), Ceiling::TEXT).ok().map(|bytes| serde_json::from_slice(&bytes))
 }
 
 /// Writes a file that is either whole or not there.

@@ -165,7 +165,7 @@ impl Line {
     /// The file cannot be read, or a line of it is no line of metrics.
     pub fn read_all(path: &Path) -> Result<Vec<Line>, FolderError> {
         let failed = |error| FolderError::File { path: path.into(), error };
-        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let text = ps_host::read_text(path, ps_host::Ceiling::memory(3)).map_err(failed)?;
         let lines = text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'));
         let read = |(number, line): (usize, &str)| {
             let wrong = |error| format!("line {} is no line of metrics: {error}", number + 1);

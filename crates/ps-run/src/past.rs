@@ -5,7 +5,9 @@ use crate::folder::{FolderError, METRICS_FILE, RUN_FILE, SUMMARY_FILE};
 use crate::job::Job;
 use crate::lines::{HashLine, Line};
 use crate::summary::{Ending, Summary};
+use ps_host::Ceiling;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -35,15 +37,17 @@ impl PastRun {
         if !path.is_file() || !metrics.is_file() {
             return Ok(None);
         }
-        let run = fs::read_to_string(&path).map_err(|error| FolderError::File { path, error })?;
+        let run = ps_host::read_text(&path, Ceiling::TEXT);
+        let run = run.map_err(|error| FolderError::File { path, error })?;
         let lines = Line::read_all(&metrics)?;
         let path = folder.join(SUMMARY_FILE);
-        let summary: Option<Summary> = match fs::read(&path) {
+        let summary: Option<Summary> = match ps_host::read(&path, Ceiling::TEXT) {
             Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| FolderError::Content {
                 path: path.clone(),
                 problem: format!("it is no summary of a run: {error}"),
             })?),
-            Err(_) => None,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(FolderError::File { path, error }),
         };
         // A finished run that is made longer keeps its results until those of the longer one replace them.
         let planned = told(&lines).map(|(_, steps)| steps);

@@ -10,7 +10,7 @@ use ps_checkpoint::{Fingerprint, Judge, Manifest};
 use ps_config::{ConfigError, Difference, RunConfig};
 use ps_core::control::Guard;
 use ps_core::{BatchPlan, ControlConfig, Schedule};
-use std::fs;
+use ps_host::Ceiling;
 use std::path::Path;
 
 /// The keys that set the length of a run.
@@ -24,7 +24,7 @@ const ELSEWHERE: &str = "or start in another folder with --out";
 /// Decides whether `job` may resume from checkpoints in `folder`.
 pub(crate) fn judge(job: &Job, folder: Option<&Path>) -> Judge {
     // Read now: the file is about to be replaced. It serves where a checkpoint does not hold its run file.
-    let text = folder.and_then(|folder| fs::read_to_string(folder.join(RUN_FILE)).ok());
+    let text = folder.and_then(|folder| ps_host::read_text(&folder.join(RUN_FILE), Ceiling::TEXT).ok());
     let written = text.and_then(|text| RunConfig::parse(&text, RUN_FILE, &[]).ok());
     let run = Timeline {
         run: job.run.clone(),

@@ -5,6 +5,7 @@ use crate::job::Job;
 use crate::paths;
 use ps_checkpoint::{Fingerprint, tensors};
 use ps_core::{Model, weights_hash};
+use ps_host::Ceiling;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -82,7 +83,8 @@ impl SavedWeights {
     /// Reads what the file `path` says of itself, and the bytes that its tensors are taken from once the
     /// model is known.
     pub fn open(path: &Path) -> Result<WeightsFile, FolderError> {
-        let bytes = std::fs::read(path).map_err(|error| FolderError::File { path: path.into(), error })?;
+        let bytes = ps_host::read(path, Ceiling::memory(2))
+            .map_err(|error| FolderError::File { path: path.into(), error })?;
         let bad = |problem: String| FolderError::Content { path: path.into(), problem };
         let (_, metadata) =
             SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("no safetensors file ({e})")))?;

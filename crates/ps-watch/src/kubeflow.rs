@@ -2,6 +2,7 @@
 //! (<https://github.com/kubeflow/trainer/tree/master/docs/proposals/2779-trainjob-progress>).
 
 use crate::metrics::Source;
+use ps_host::Ceiling;
 use ps_run::{Line, Meter, Phase, Seen};
 use reqwest::{Certificate, Client};
 use serde_json::{Value, json};
@@ -91,7 +92,7 @@ impl Receiver {
         if let Some(path) = variable("KUBEFLOW_TRAINER_SERVER_CA_CERT") {
             let failed =
                 |problem: String| format!("KUBEFLOW_TRAINER_SERVER_CA_CERT {}: {problem}", path.display());
-            let pem = std::fs::read(&path).map_err(|error| failed(error.to_string()))?;
+            let pem = ps_host::read(&path, Ceiling::TEXT).map_err(|error| failed(error.to_string()))?;
             let certificates =
                 Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.to_string()))?;
             client = client.tls_certs_only(certificates);
@@ -103,8 +104,8 @@ impl Receiver {
     async fn post(&self, status: &Value) -> Result<(), String> {
         let mut request = self.client.post(&self.url).header("content-type", "application/json");
         if let Some(path) = &self.token {
-            let token =
-                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let token = ps_host::read_text(path, Ceiling::TEXT)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             request = request.bearer_auth(token.trim());
         }
         let answer = request.body(status.to_string()).send().await.map_err(|error| chain(&error))?;

@@ -577,3 +577,15 @@ fn a_file_that_is_not_there_is_named() {
     std::fs::write(&path, format!("\u{feff}{}", GOOD.replace('\n', "\r\n"))).unwrap();
     assert_eq!(RunConfig::load(&path, &[]).unwrap(), parse(GOOD).unwrap());
 }
+
+#[test]
+fn a_run_file_must_be_a_regular_file_of_a_size_that_people_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let refusal = |path: &std::path::Path| RunConfig::load(path, &[]).unwrap_err().to_string();
+    assert!(refusal(folder.path()).contains("this is a directory"));
+    let large = folder.path().join("large.toml");
+    std::fs::File::create(&large).unwrap().set_len(1 << 40).unwrap();
+    assert!(refusal(&large).contains("the file has 1.0 TiB; files of this kind are read up to 16.0 MiB"));
+    #[cfg(unix)]
+    assert!(refusal("/dev/zero".as_ref()).contains("this is a device, not a regular file"));
+}

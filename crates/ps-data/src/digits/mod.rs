@@ -7,11 +7,13 @@ mod pen;
 mod shapes;
 
 use crate::dataset::Image;
+use crate::error::DataError;
 use crate::progress::Progress;
 use crate::raw::Pixels;
 use ndarray::Array2;
 use pen::{Canvas, SIDE};
 use ps_core::seed::{Purpose, random};
+use ps_host::Ceiling;
 use rayon::prelude::*;
 use shapes::{Point, SHAPES};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +26,16 @@ const PIECES: usize = 6;
 const ROUNDING: usize = 14;
 /// Vectors along each side of the grid that distorts a drawing.
 const GRID: usize = 4;
+
+/// Refuses more drawings than fit into memory.
+pub(crate) fn check_size(count: usize) -> Result<(), DataError> {
+    let (size, ceiling) = (count as u64 * (SIDE * SIDE + 1) as u64, Ceiling::memory(1));
+    if size <= ceiling.bytes() {
+        return Ok(());
+    }
+    let size = ps_host::bytes(size.into());
+    Err(DataError::unfit(format!("digits:{count}"), format!("the drawings take {size}; {ceiling}")))
+}
 
 /// The first `count` drawings of series `seed`.
 pub(crate) fn draw(count: usize, seed: u64, progress: &dyn Progress) -> Pixels {

@@ -14,6 +14,7 @@ use crate::table::Table;
 use columns::Columns;
 use labels::{Classes, Labels};
 use ndarray::Array2;
+use ps_host::Memory;
 
 /// Learnt from the training source, applied to all.
 #[derive(Clone, Debug)]
@@ -223,19 +224,51 @@ const MAX_VALUES: usize = 1 << 32;
 
 /// Whether dense rows can be kept, before any memory is taken for them.
 fn check_size(place: &str, rows: usize, width: usize) -> Result<(), DataError> {
+    fits(rows, width, Memory::here()).map_err(|problem| DataError::unfit(place, problem))
+}
+
+/// Checks that dense rows fit into `memory`, if that is known.
+fn fits(rows: usize, width: usize, memory: Option<Memory>) -> Result<(), String> {
     let values = rows.checked_mul(width).filter(|&values| width <= MAX_FEATURES && values <= MAX_VALUES);
-    if values.is_some_and(|values| Vec::<f32>::new().try_reserve_exact(values).is_ok()) {
+    let Some(values) = values else {
+        return Err(format!(
+            "{rows} rows of {width} features are too many for a dense table (at most {MAX_FEATURES} features and \
+             {MAX_VALUES} values)"
+        ));
+    };
+    let size = 4 * values as u64;
+    let is_granted = || Vec::<f32>::new().try_reserve_exact(values).is_ok();
+    if memory.is_none_or(|memory| size <= memory.bytes) && is_granted() {
         return Ok(());
     }
-    let problem = format!(
-        "{rows} rows of {width} features do not fit in memory as a dense table (at most {MAX_FEATURES} features \
-         and {MAX_VALUES} values, and no more than the machine has room for)"
-    );
-    Err(DataError::unfit(place, problem))
+    let size = ps_host::bytes(size.into());
+    let memory =
+        memory.map_or_else(|| "the memory that the system grants".to_owned(), |memory| memory.to_string());
+    Err(format!("{rows} rows of {width} features take {size} as a dense table, more than {memory}"))
 }
 
 /// Room for dense rows, or why there is none.
 pub(crate) fn zeros(place: &str, rows: usize, width: usize) -> Result<Array2<f32>, DataError> {
     check_size(place, rows, width)?;
     Ok(Array2::zeros((rows, width)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_host::Bound;
+
+    #[test]
+    fn a_table_that_is_larger_than_memory_is_refused_with_both_sizes() {
+        let memory = |bytes| Some(Memory { bytes, bound: Bound::ControlGroup });
+        assert_eq!(fits(1 << 10, 1 << 10, memory(4 << 20)), Ok(()));
+        assert_eq!(
+            fits(1 << 10, 1 << 10, memory((4 << 20) - 1)).unwrap_err(),
+            "1024 rows of 1024 features take 4.0 MiB as a dense table, more than the control group's memory limit of \
+             4.0 MiB"
+        );
+        for (rows, width) in [(1, MAX_FEATURES + 1), (MAX_VALUES, 2), (usize::MAX, 2)] {
+            assert!(fits(rows, width, None).unwrap_err().contains("too many for a dense table"));
+        }
+    }
 }

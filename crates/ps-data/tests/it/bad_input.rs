@@ -48,6 +48,67 @@ fn idx_headers_and_sizes_are_checked() {
     assert!(refusal(&idx(&[3, 0, 2], &[])).ends_with("leaves no room for a single pixel"));
 }
 
+/// A path in `folder` for each thing that is not a regular file, with what it is called.
+#[cfg(unix)]
+fn irregular(folder: &Folder) -> Vec<(&'static str, &'static str)> {
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap();
+    assert!(made.success());
+    // The file of a socket stays when the socket is closed.
+    std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("zeros")).unwrap();
+    vec![("pipe", "a pipe"), ("socket", "a socket"), ("zeros", "a device")]
+}
+
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_read() {
+    let folder = Folder::new();
+    folder.write("images", images());
+    for (name, what) in irregular(&folder) {
+        for source in ["csv:NAME", "libsvm:NAME", "idx:NAME", "idx:images,NAME"] {
+            let config = DataConfig::new(source.replace("NAME", name));
+            let expected = format!(
+                "{name}: this is {what}, not a regular file; write `-` in place of the path to read standard input"
+            );
+            assert_eq!(folder.refusal(&config, Task::Classes), expected);
+        }
+    }
+    for source in ["csv:.", "libsvm:.", "idx:."] {
+        let refusal = folder.refusal(&DataConfig::new(source), Task::Classes);
+        assert!(refusal.ends_with("this is a directory, not a file"), "{refusal}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_does_not_fit_into_memory_is_refused_with_what_there_is() {
+    let folder = Folder::new();
+    std::fs::File::create(folder.path().join("file")).unwrap().set_len(1 << 42).unwrap();
+    for source in ["csv:file", "libsvm:file"] {
+        let refusal = folder.refusal(&DataConfig::new(source), Task::Classes);
+        assert!(refusal.starts_with("file: the file has 4.0 TiB; at most "), "{refusal}");
+        assert!(refusal.contains(" GiB can be read, half of the "), "{refusal}");
+    }
+    // A gzip stream is short for what its header claims, but might hold it.
+    let claim = gz(&[idx(&[1 << 22, 1 << 11, 1 << 9], &[]), vec![0; 1 << 23]].concat());
+    std::fs::write(folder.path().join("file"), &claim).unwrap();
+    std::fs::File::options().write(true).open(folder.path().join("file")).unwrap().set_len(1 << 33).unwrap();
+    let refusal = folder.refusal(&DataConfig::new("idx:file"), Task::Classes);
+    assert!(refusal.contains("[4194304, 2048, 512] asks for 4.0 TiB; at most "), "{refusal}");
+}
+
+#[test]
+fn standard_input_is_named_by_those_who_can_read_it() {
+    let folder = Folder::new();
+    folder.write("labels", []);
+    for source in ["idx:-", "idx:-,labels", "idx:images, -"] {
+        let refusal = folder.refusal(&DataConfig::new(source), Task::Classes);
+        assert!(refusal.contains("only csv:- and libsvm:- read standard input"), "{refusal}");
+    }
+    // A file that is called so has another path.
+    assert!(folder.refusal(&DataConfig::new("csv:./-"), Task::Classes).contains("No such file"));
+}
+
 #[test]
 fn damaged_gzip_streams_are_refused() {
     let labels = idx(&[3], &[0, 1, 2]);
@@ -205,7 +266,7 @@ fn libsvm_places_are_exact() {
     assert_eq!(refusal("1 1:1\n2:1\n"), "file:2: the line has no label before its index:value pairs");
     assert_eq!(refusal("one 1:1\n"), "file:1: label `one` is not a finite number");
     assert_eq!(refusal("1\n2\n"), "file: the file holds no index:value pair at all");
-    assert!(refusal("1 4000000000:1\n2 1:1\n3 1:1\n").contains("do not fit in memory"));
+    assert!(refusal("1 4000000000:1\n2 1:1\n3 1:1\n").contains("too many for a dense table"));
     let refusal = folder.refuses("libsvm", b"1 1:1\n\xff\n", Task::Regression);
     assert!(refusal.starts_with("file:2: the line is not text"), "{refusal}");
 

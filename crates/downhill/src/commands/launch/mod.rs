@@ -120,6 +120,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     // Mistakes in the run file are told once and before anything is started.
     let run = arguments.run.load()?;
+    if run.data.reads_stdin() {
+        return Err(Failure::Usage(
+            "standard input can be read by one process only; train with `downhill train`, or name a file"
+                .into(),
+        ));
+    }
     ps_watch::guard(&arguments.watch).map_err(Failure::Usage)?;
     let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
     // Chosen here, so that a server that is started again finds what the one before has saved.

@@ -173,7 +173,8 @@ fn costs(arguments: &Arguments, job: &Job, compute: &str, threads: usize) -> Res
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
+    ps_host::read_text(path, ps_host::Ceiling::TEXT)
+        .map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
 }
 
 fn cluster(arguments: &Arguments, job: &Job, workers: usize, threads: usize, cores: usize) -> Cluster {

@@ -185,7 +185,7 @@ pub fn hash_of(line: &str) -> Option<String> {
 
 /// Whether a run has made all its steps.
 fn is_done(out: &Path) -> bool {
-    let Ok(bytes) = std::fs::read(out.join("summary.json")) else { return false };
+    let Ok(bytes) = ps_host::read(&out.join("summary.json"), ps_host::Ceiling::TEXT) else { return false };
     let summary: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
     summary.is_some_and(|summary| summary["outcome"] == "done")
 }

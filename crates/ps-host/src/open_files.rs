@@ -1,0 +1,23 @@
+//! How many files a process may have open.
+
+/// More than all ports of a process can use.
+#[cfg(unix)]
+const ENOUGH: u64 = 4096;
+
+/// The number of files, including connections, that this process may have open at a time. Raises the soft limit first, as far as
+/// the hard limit allows: the usual soft limit of 1024 exists for programs that use `select`, and a large run has more
+/// connections.
+pub fn open_files() -> u64 {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return ENOUGH };
+        let wanted = hard.min(ENOUGH);
+        if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
+            return wanted;
+        }
+        soft
+    }
+    #[cfg(not(unix))]
+    u64::MAX
+}
