@@ -1,5 +1,6 @@
 //! A run ready to start: its file, data, model and plan.
 
+use crate::footprint::{self, Footprint};
 use ps_checkpoint::Fingerprint;
 use ps_config::{ConfigError, RunConfig};
 use ps_core::gradient::InPlace;
@@ -9,6 +10,7 @@ use ps_core::{
     Rules, Samples, Schedule, Tally, Trainer,
 };
 use ps_data::{DataError, Loaded, Progress, Task};
+use ps_host::Memory;
 use std::fmt;
 use std::path::Path;
 
@@ -43,7 +45,7 @@ pub enum JobError {
     Config(ConfigError),
     /// The environment forces an instruction set that is not there.
     Kernel(String),
-    /// No model can be built for the data.
+    /// No model can be built for the data, or it does not fit into memory.
     Unfit(String),
 }
 
@@ -61,6 +63,9 @@ impl Job {
         let local = ps_fetch::localized_config(&run.data, progress).map_err(JobError::Data)?;
         let data =
             ps_data::load(&local, task(run.model.head), run.seed, root, progress).map_err(JobError::Data)?;
+        let (model, features, classes) = (&run.model, data.train.features(), data.class_names.len());
+        let parameters = footprint::parameters(features, &model.hidden, model.head, classes);
+        Footprint::of_worker(parameters).check(Memory::here()).map_err(JobError::Unfit)?;
         Job::of(run, data, kernel)
     }
 
@@ -95,6 +100,16 @@ impl Job {
         let (rate, optimizer) = (run.rate(&plan).map_err(JobError::Config)?, run.optimizer.clone());
         let control = run.control(&plan);
         Ok(Job { run, data, model, plan, rate, optimizer, control, fingerprint, kernel })
+    }
+
+    /// Checks that there is enough memory to hold and save the weights.
+    ///
+    /// # Errors
+    /// The memory that is needed and available.
+    pub fn check_memory(&self) -> Result<(), JobError> {
+        let vectors = self.control().vectors().len();
+        let footprint = Footprint::of_holder(self.model.parameters() as u128, vectors);
+        footprint.check(Memory::here()).map_err(JobError::Unfit)
     }
 
     /// The holder of the weights, before the first step.

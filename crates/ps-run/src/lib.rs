@@ -9,6 +9,7 @@ mod checkpoints;
 mod diagnosis;
 mod display;
 mod folder;
+mod footprint;
 mod job;
 mod lines;
 mod measures;

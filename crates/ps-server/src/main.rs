@@ -9,7 +9,7 @@ use ps_run::{
 use ps_server::args::{self, Arguments};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::transport::{self, Entrance};
-use ps_server::{Finished, Health, ServerError, ServerOptions};
+use ps_server::{Finished, Health, Layout, ServerError, ServerOptions};
 use ps_watch::{Gate, HeaderMap, Source, Watching};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -77,6 +77,9 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
         let watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
         return stay(&options, health.as_ref(), listener, &summary, watching.as_ref());
+    }
+    if options.layout == Layout::default() {
+        job.check_memory().map_err(|error| failure(&error, error.is_usage()))?;
     }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name, Some(&job.run))
         .map_err(|error| failure(&error, error.is_usage()))?;

@@ -1,0 +1,126 @@
+//! How much memory a model takes, before any is taken for it.
+
+use ps_core::Head;
+use ps_host::{Memory, bytes};
+use std::fmt;
+
+/// Rough estimate of the memory that a process needs for a model, without its data. It is checked beforehand because a failed
+/// allocation aborts the process, and one that the system grants but cannot back gets the process killed; neither names the
+/// key of the run file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Footprint {
+    parameters: u128,
+    /// Purpose and size in bytes.
+    parts: Vec<(&'static str, u128)>,
+}
+
+/// Bytes per parameter.
+const SIZE: u128 = 4;
+
+impl Footprint {
+    /// Of a process that computes gradients, which every process of a run does when it starts.
+    pub fn of_worker(parameters: u128) -> Self {
+        // The weights as they came and as the products read them; the sum of one node.
+        Footprint::new(parameters, &[("weights", 2), ("gradients", 1)])
+    }
+
+    /// Of a process that also holds and saves the weights, with `vectors` vectors of optimizer state and kept weights.
+    pub fn of_holder(parameters: u128, vectors: usize) -> Self {
+        let vectors = vectors as u128;
+        // While training goes on, a checkpoint takes a copy of weights and state, the files made of it, and one of them as
+        // it is read back.
+        let saving = 2 * (1 + vectors) + 1;
+        Footprint::new(
+            parameters,
+            &[("weights", 2), ("gradients", 1), ("optimizer state", vectors), ("a checkpoint", saving)],
+        )
+    }
+
+    fn new(parameters: u128, copies: &[(&'static str, u128)]) -> Self {
+        let size = parameters.saturating_mul(SIZE);
+        let parts = copies.iter().filter(|(_, copies)| *copies > 0);
+        Footprint {
+            parameters,
+            parts: parts.map(|&(what, copies)| (what, size.saturating_mul(copies))).collect(),
+        }
+    }
+
+    /// The sum of all parts, in bytes.
+    pub fn total(&self) -> u128 {
+        self.parts.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size))
+    }
+
+    /// Checks that it fits into `memory`, if that is known. The error states what is needed and available.
+    pub fn check(&self, memory: Option<Memory>) -> Result<(), String> {
+        match memory {
+            Some(memory) if self.total() > memory.bytes.into() => {
+                Err(format!("{self}, more than {memory}; make the layers in model.hidden smaller"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, total) = (self.parameters, bytes(self.total()));
+        write!(f, "a model of {count} parameters needs about {total} of memory (")?;
+        for (index, (what, size)) in self.parts.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{what} {}", bytes(*size))?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The number of parameters of a model, even of one that is too large for any machine.
+pub(crate) fn parameters(features: usize, hidden: &[usize], head: Head, classes: usize) -> u128 {
+    let outputs = if head == Head::Softmax { classes } else { 1 };
+    let widths: Vec<u128> =
+        [features].iter().chain(hidden).chain(&[outputs]).map(|&width| width as u128).collect();
+    let layers = widths.windows(2).map(|pair| (pair[0] + 1).saturating_mul(pair[1]));
+    layers.fold(0, u128::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_core::{Activation, Model};
+    use ps_host::Bound;
+
+    #[test]
+    fn parameters_are_those_of_the_model() {
+        for (hidden, head, classes) in [
+            (&[][..], Head::Softmax, 3),
+            (&[], Head::Poisson, 0),
+            (&[5, 7], Head::Softmax, 10),
+            (&[9], Head::Logistic, 2),
+        ] {
+            let model = Model::new(4, hidden, Activation::Relu, head, classes);
+            assert_eq!(parameters(4, hidden, head, classes), model.parameters() as u128);
+        }
+        assert_eq!(parameters(784, &[1_000_000; 2], Head::Softmax, 10), 1_000_796_000_010);
+        // More than 64 bits hold.
+        let wide = vec![1 << 24; 1 << 20];
+        assert_eq!(parameters(1 << 24, &wide, Head::SquaredError, 0) >> 68, 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() {
+        let memory = |bytes| Some(Memory { bytes, bound: Bound::Available });
+        let holder = Footprint::of_holder(1 << 28, 1);
+        assert_eq!(holder.total(), 9 << 30);
+        assert_eq!(holder.check(memory(9 << 30)), Ok(()));
+        assert_eq!(holder.check(None), Ok(()));
+        assert_eq!(
+            holder.check(memory((9 << 30) - 1)).unwrap_err(),
+            "a model of 268435456 parameters needs about 9.0 GiB of memory (weights 2.0 GiB, gradients 1.0 GiB, \
+             optimizer state 1.0 GiB, a checkpoint 5.0 GiB), more than the available memory of 9.0 GiB; make the layers \
+             in model.hidden smaller"
+        );
+        // A worker keeps no state and saves nothing, and plain descent has no state.
+        assert_eq!(Footprint::of_worker(1 << 28).total(), 3 << 30);
+        assert!(!Footprint::of_holder(1, 0).to_string().contains("optimizer"));
+        assert!(Footprint::of_worker(u128::MAX).check(memory(u64::MAX)).is_err());
+    }
+}
