@@ -23,6 +23,7 @@ mod same_bits;
 mod schedules;
 mod step_size;
 mod stores;
+mod strangers;
 mod terminal;
 mod truth;
 mod watching;

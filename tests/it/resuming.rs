@@ -450,7 +450,8 @@ fn a_damaged_checkpoint_is_told_of_and_without_a_good_one_nothing_begins_again_u
     damage(&steps[steps.len() - 1..]);
     let copy = place.path("copy");
     copy_folder(&place.path("run"), &copy);
-    let ended = run(&mut place.train("run", &[]));
+    // Warnings are written even with --quiet.
+    let ended = run(&mut place.train("run", &["--quiet"]));
     assert_eq!(ended.hash(), wanted);
     assert!(
         ended.stderr.contains("damaged checkpoint: step-") && ended.stderr.contains("SHA-256"),

@@ -1,13 +1,14 @@
 //! The wire contract: types generated from `proto/downhill/v1`, the checks that everything from the network
 //! passes ([`convert`]), faults as gRPC statuses ([`status`]), the framing of streams of tensors ([`stream`]), how
-//! servers are reached ([`address`], [`mod@line`], [`network`]), what protects connections ([`security`]) and every size and wait of the
-//! wire ([`limits`]).
+//! servers are reached ([`address`], [`mod@line`], [`network`]), what protects connections ([`security`]), how many of them there may
+//! be ([`connections`]), and every size and wait of the wire and of all ports ([`limits`]).
 //!
 //! Generated types appear here and in the two gRPC shells, nowhere else.
 
 pub mod address;
 pub mod allocator;
 mod attempts;
+pub mod connections;
 pub mod convert;
 pub mod limits;
 pub mod line;

@@ -1,35 +1,32 @@
-//! The way in: how many connections there are, how long a stranger may take to make itself known, and which calls are
-//! let in.
+//! The way in: how long a stranger may take to make itself known, and which calls are let in. How many connections there
+//! are is counted by [`Connections`].
 //!
 //! A connection is accepted, becomes TLS where certificates are asked for, and is then watched ([`Guarded`]) until it has
 //! brought a call that was let in ([`Door`]). One that does not in time is closed, whatever it was slow at.
 
 use crate::transport::Entrance;
-use ps_proto::limits::{
-    FAREWELL_TIMEOUT, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS, PULL_TIMEOUT, UNARY_TIMEOUT,
-};
+use ps_proto::connections::{ACCEPT_PAUSE, Complaints, Connections, Place};
+use ps_proto::limits::{Capacity, FAREWELL_TIMEOUT, PULL_TIMEOUT, UNARY_TIMEOUT};
 use ps_proto::network::{Accept, Duplex};
 use ps_proto::security::handshake_refusal;
 use ps_proto::stream::ROUNDS_PATH;
 use ps_proto::{Refusal, Security};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::transport::server::Connected;
 use tower::{Service, ServiceExt};
-use tracing::{debug, info};
+use tracing::debug;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -41,36 +38,42 @@ struct Seen {
     place: String,
     /// Whether a call of it was let in.
     is_admitted: AtomicBool,
+    /// What is logged of the peers of its port.
+    complaints: Arc<Complaints>,
 }
 
 impl Visitor {
-    fn new(place: String) -> Self {
-        Visitor(Arc::new(Seen { place, is_admitted: AtomicBool::new(false) }))
+    fn new(place: String, complaints: Arc<Complaints>) -> Self {
+        Visitor(Arc::new(Seen { place, is_admitted: AtomicBool::new(false), complaints }))
+    }
+
+    /// The one whose call has these extensions.
+    pub fn of(extensions: &http::Extensions) -> Self {
+        extensions.get().cloned().unwrap_or_else(|| Visitor::new("unknown".into(), Arc::default()))
     }
 
     /// Where it is, in words if it has no address.
     pub fn place(&self) -> &str {
         &self.0.place
     }
-}
 
-/// Where the caller is, as far as its connection tells.
-pub(crate) fn place(extensions: &http::Extensions) -> String {
-    extensions.get::<Visitor>().map_or_else(|| "unknown".to_owned(), |visitor| visitor.place().to_owned())
+    /// Logs that something of it was refused, and why, unless that was said of others of its port just now.
+    pub fn refused(&self, what: &str, why: &str) {
+        self.0.complaints.log(|| format!("{}: {what} refused: {why}", self.place()));
+    }
 }
 
 /// Every call passes here before any service sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Door<S> {
     security: Security,
-    complaints: Arc<Complaints>,
     services: S,
 }
 
 impl<S> Door<S> {
     /// In front of `services`.
     pub fn new(security: Security, services: S) -> Self {
-        Door { security, complaints: Arc::default(), services }
+        Door { security, services }
     }
 
     /// Whether a call with these headers may come in.
@@ -100,15 +103,12 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let visitor = request.extensions().get::<Visitor>();
+        let visitor = Visitor::of(request.extensions());
         if let Err(refusal) = self.admits(&request) {
-            let place = visitor.map_or("unknown", Visitor::place);
-            self.complaints.tell(|| format!("{place}: call refused: {refusal}"));
+            visitor.refused("call", &refusal.to_string());
             return Box::pin(std::future::ready(Ok(Status::from(refusal).into_http())));
         }
-        if let Some(visitor) = visitor {
-            visitor.0.is_admitted.store(true, Ordering::Relaxed);
-        }
+        visitor.0.is_admitted.store(true, Ordering::Relaxed);
         let patience = patience(request.uri().path());
         let answer = self.services.clone().oneshot(request);
         Box::pin(async move {
@@ -135,94 +135,18 @@ fn patience(path: &str) -> Option<Duration> {
     }
 }
 
-/// What strangers cause to be said, at most once a second: whoever knocks often fills no disk.
-#[derive(Debug, Default)]
-struct Complaints(Mutex<(Option<Instant>, u64)>);
-
-impl Complaints {
-    const EVERY: Duration = Duration::from_secs(1);
-
-    fn tell(&self, what: impl FnOnce() -> String) {
-        let mut said = lock(&self.0);
-        if said.0.is_some_and(|last| last.elapsed() < Self::EVERY) {
-            said.1 += 1;
-            return;
-        }
-        match said.1 {
-            0 => info!("{}", what()),
-            unsaid => info!(unsaid, "{}", what()),
-        }
-        *said = (Some(Instant::now()), 0);
-    }
-}
-
-/// How many connections there are, and from where.
-#[derive(Debug, Default)]
-struct Places {
-    all: usize,
-    /// Of each address that has any.
-    of: BTreeMap<IpAddr, usize>,
-}
-
-/// A connection's place among all, free again when this is dropped.
-#[derive(Debug)]
-struct Place {
-    places: Arc<Mutex<Places>>,
-    address: Option<IpAddr>,
-}
-
-impl Place {
-    /// One more from `address`, or why there is none.
-    fn take(places: &Arc<Mutex<Places>>, address: Option<IpAddr>) -> Result<Place, String> {
-        let mut held = lock(places);
-        if held.all >= MAX_CONNECTIONS {
-            return Err(format!("there are {MAX_CONNECTIONS} connections, which is the limit"));
-        }
-        if let Some(address) = address {
-            let count = held.of.entry(address).or_default();
-            if *count >= MAX_CONNECTIONS_PER_ADDRESS {
-                return Err(format!(
-                    "there are {MAX_CONNECTIONS_PER_ADDRESS} connections from there, which is the limit"
-                ));
-            }
-            *count += 1;
-        }
-        held.all += 1;
-        drop(held);
-        Ok(Place { places: places.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut places = lock(&self.places);
-        places.all -= 1;
-        if let Some(address) = self.address
-            && let Some(count) = places.of.get_mut(&address)
-        {
-            *count -= 1;
-            if *count == 0 {
-                places.of.remove(&address);
-            }
-        }
-    }
-}
-
-/// The state is consistent between any two statements, so a panic elsewhere does not spoil it.
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Connections that are ready to be served, until the stream of them is dropped: then nothing listens any more.
+/// Connections that are ready to be served, no more than `capacity` at a time, until the stream of them is dropped: then
+/// nothing listens any more.
 pub(crate) fn connections(
     listener: Box<dyn Accept>,
     entrance: &Entrance,
+    capacity: Capacity,
 ) -> ReceiverStream<io::Result<Guarded>> {
     let (ready, connections) = tokio::sync::mpsc::channel(16);
     let (acceptor, patience) = (entrance.security.acceptor(), entrance.admission_timeout);
     tokio::spawn(async move {
-        let places = Arc::<Mutex<Places>>::default();
-        let complaints = Arc::<Complaints>::default();
+        let connections = Connections::new(capacity);
+        let complaints = connections.complaints();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -233,31 +157,28 @@ pub(crate) fn connections(
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Such as too many open files: some will be closed.
-                    complaints.tell(|| format!("accepting connections: {error}"));
+                    complaints.log(|| format!("accepting connections: {error}"));
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let whence = address.map_or_else(|| "this machine".to_owned(), |address| address.to_string());
-            let place = match Place::take(&places, address.map(|address| address.ip().to_canonical())) {
+            let visitor = Visitor::new(whence, Arc::clone(complaints));
+            let place = match connections.take(address.map(|address| address.ip())) {
                 Ok(place) => place,
                 Err(why) => {
-                    complaints.tell(|| format!("{whence}: connection refused: {why}"));
+                    visitor.refused("connection", &why);
                     continue;
                 }
             };
-            let visitor = Visitor::new(whence);
-            let (ready, acceptor, complaints) = (ready.clone(), acceptor.clone(), complaints.clone());
+            let (ready, acceptor) = (ready.clone(), acceptor.clone());
             tokio::spawn(async move {
                 let deadline = Box::pin(sleep(patience));
                 let stream = match acceptor {
                     None => stream,
                     Some(acceptor) => match timeout(patience, secure(acceptor, stream)).await {
                         Ok(Ok(stream)) => stream,
-                        Ok(Err(why)) => {
-                            complaints.tell(|| format!("{}: connection refused: {why}", visitor.place()));
-                            return;
-                        }
+                        Ok(Err(why)) => return visitor.refused("connection", &why),
                         Err(_) => return,
                     },
                 };
@@ -269,9 +190,6 @@ pub(crate) fn connections(
     });
     ReceiverStream::new(connections)
 }
-
-/// Between two attempts to accept, when the system does not let us.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes a connection TLS; says why not otherwise.
 async fn secure(
@@ -380,28 +298,5 @@ impl AsyncWrite for Guarded {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_counted_by_address_and_given_back() {
-        let places = Arc::<Mutex<Places>>::default();
-        let address = |last| Some(IpAddr::from([10, 0, 0, last]));
-        let held: Vec<Place> =
-            (0..MAX_CONNECTIONS_PER_ADDRESS).map(|_| Place::take(&places, address(1)).unwrap()).collect();
-        assert!(Place::take(&places, address(1)).unwrap_err().contains("from there"));
-        let other = Place::take(&places, address(2)).unwrap();
-        drop(held);
-        assert_eq!(lock(&places).of.len(), 1);
-        drop(other);
-        let all: Vec<Place> = (0..MAX_CONNECTIONS).map(|_| Place::take(&places, None).unwrap()).collect();
-        assert!(Place::take(&places, address(1)).unwrap_err().contains("the limit"));
-        drop(all);
-        let left = lock(&places);
-        assert_eq!((left.all, left.of.len()), (0, 0));
     }
 }

@@ -1,10 +1,10 @@
 //! The health service at an address of its own, without TLS: whoever starts and stops processes asks there.
 
+use crate::transport;
 use ps_proto::v1::parameter_server_server::SERVICE_NAME;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
@@ -23,7 +23,6 @@ impl Health {
     /// The system does not let us.
     pub fn open(address: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (reporter, service) = health_reporter();
@@ -32,9 +31,7 @@ impl Health {
         let serve = async move {
             first.set_service_status("", ServingStatus::Serving).await;
             first.set_service_status(SERVICE_NAME, ServingStatus::NotServing).await;
-            let connections = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
-            let served = Server::builder().add_service(service).serve_with_incoming(connections).await;
-            served.map_err(io::Error::other)
+            transport::serve_probes(Routes::new(service), listener)?.await.map_err(io::Error::other)
         };
         std::thread::Builder::new().name("health".into()).spawn(move || {
             if let Err(error) = runtime.block_on(serve) {

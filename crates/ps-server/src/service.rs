@@ -1,6 +1,6 @@
 //! Requests to events: admission, and one reading task for each worker.
 
-use crate::doors;
+use crate::doors::Visitor;
 use crate::driver::{Incoming, Peer};
 use crate::outbox::{self, LeftOver, Outgoing};
 use crate::shards::{AttachRequest, ShardSaid};
@@ -25,7 +25,7 @@ use tonic::body::Body;
 use tonic::codegen::{Service as HttpService, http};
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{Instrument, debug, info, info_span};
+use tracing::{Instrument, debug, info_span};
 
 /// The gRPC service of one run; clones share it.
 #[derive(Clone)]
@@ -111,6 +111,17 @@ impl Service {
         Ok(greeting)
     }
 
+    /// The same for a shard.
+    async fn admit_shard(
+        &self,
+        stream: &mut Streaming<v1::FromShard>,
+    ) -> Result<convert::ShardGreeting, Status> {
+        let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
+        let greeting = convert::shard_greeting(first.map_err(|_| Refusal::NoHello)??.unwrap_or_default())?;
+        self.compare(&greeting.fingerprints)?;
+        Ok(greeting)
+    }
+
     fn compare(&self, theirs: &v1::Fingerprints) -> Result<(), Refusal> {
         match status::differences(&self.0.expected, theirs) {
             Some(differences) => Err(Refusal::Differs(differences)),
@@ -140,13 +151,13 @@ impl Service {
 
     /// The stream of the rounds.
     async fn rounds(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        let address = doors::place(request.extensions());
+        let visitor = Visitor::of(request.extensions());
         let mut stream = Reader::<FromWorker>::new(request.into_body());
-        let greeting = self.admit(&mut stream).await.inspect_err(|refusal| {
-            info!(address, "worker refused: {}", refusal.message());
-        })?;
+        let refused = |refusal: &Status| visitor.refused("worker", refusal.message());
+        let greeting = self.admit(&mut stream).await.inspect_err(refused)?;
         let name = greeting.name.clone();
-        let (worker, outgoing, place) = self.enter(greeting, address).await?;
+        let entered = self.enter(greeting, visitor.place().to_owned()).await;
+        let (worker, outgoing, place) = entered.inspect_err(refused)?;
         let span = info_span!("worker", %worker, name);
         tokio::spawn(read(stream, worker, self.0.shape, self.0.inbox.clone(), place).instrument(span));
         let mut response = http::Response::new(stream::body(outgoing, Side::Server));
@@ -163,17 +174,17 @@ impl ParameterServer for Service {
     type PullWeightsStream = Pin<Box<dyn Stream<Item = Result<v1::WeightsChunk, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answer<v1::JoinReply> {
-        let address = doors::place(request.extensions());
-        let asked = request.into_inner();
+        let visitor = Visitor::of(request.extensions());
+        let asked = convert::join_request(request.into_inner()).map_err(Refusal::from)?;
         if asked.protocol_version != PROTOCOL_VERSION {
-            let build = asked.build.chars().filter(|c| !c.is_control()).take(64).collect();
-            return Err(Refusal::Protocol { theirs: asked.protocol_version, build }.into());
+            let (theirs, build) = (asked.protocol_version, asked.build);
+            return Err(Refusal::Protocol { theirs, build }.into());
         }
         let ours = self.0.expected.numerics;
         if asked.numerics_version != ours {
             return Err(Refusal::Numerics { theirs: asked.numerics_version, ours }.into());
         }
-        debug!(?address, name = ?asked.worker_name, "a worker asks what the run is");
+        debug!(address = visitor.place(), name = asked.worker_name, "a worker asks what the run is");
         self.0.invitation.clone().map(Response::new).ok_or_else(|| Refusal::OnlyAShard.into())
     }
 
@@ -186,22 +197,21 @@ impl ParameterServer for Service {
     }
 
     async fn attach(&self, request: Request<Streaming<v1::FromShard>>) -> Answer<Self::AttachStream> {
+        let visitor = Visitor::of(request.extensions());
         let mut stream = request.into_inner();
-        let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
-        let greeting = convert::shard_greeting(first.map_err(|_| Refusal::NoHello)??.unwrap_or_default())?;
-        self.compare(&greeting.fingerprints)?;
+        let greeting = self.admit_shard(&mut stream).await;
+        let greeting = greeting.inspect_err(|refusal| visitor.refused("shard", refusal.message()))?;
         let service = self.clone();
         let (seated, seat) = oneshot::channel();
         // On a task of its own: this call ends when its connection does, but whoever was given a seat must be missed, or
         // nobody else is ever given it.
         tokio::spawn(async move {
-            let address = greeting.address.clone();
             let ask = |reply| Incoming::Attach(AttachRequest { greeting, reply });
             let given = service.ask(ask).await.and_then(|given| given.map_err(Status::from));
             let (index, kept, outgoing) = match given {
                 Ok(given) => given,
                 Err(refusal) => {
-                    info!(address, "shard refused: {}", refusal.message());
+                    visitor.refused("shard", refusal.message());
                     let _ = seated.send(Err(refusal));
                     return;
                 }

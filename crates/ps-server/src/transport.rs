@@ -1,15 +1,17 @@
 //! How connections are served, with all settings of [`limits`]; the benches serve theirs in the same way.
 
 use crate::doors::{self, Door};
-use ps_proto::limits;
+use ps_proto::limits::{self, Capacity};
 use ps_proto::network::Accept;
 use ps_proto::{Listener, Security};
 use std::future::Future;
 use std::io;
+use std::net::TcpListener;
 use std::pin::Pin;
 use std::time::Duration;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tracing::info;
 
 /// Completes when all connections are closed after the end was asked for.
 pub type Serving = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
@@ -67,6 +69,33 @@ pub fn serve(
     entrance: &Entrance,
     closed: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Serving> {
+    let capacity = Capacity::of_calls(ps_host::open_files());
+    if capacity.all < limits::MAX_CONNECTIONS {
+        info!("at most {} connections: this process may open no more files (ulimit -n)", capacity.all);
+    }
+    serve_some(builder(), services, listener, entrance, capacity, closed)
+}
+
+/// Serves `services` to whoever asks now and then, without TLS or tokens: connections are few and do not last.
+///
+/// # Errors
+/// As for [`serve`].
+pub(crate) fn serve_probes(services: Routes, listener: TcpListener) -> io::Result<Serving> {
+    // Those who stay do not get to hear why they are cut off: no probe does.
+    let builder =
+        builder().max_connection_age(limits::HEALTH_CONNECTION_AGE).max_connection_age_grace(Duration::ZERO);
+    let capacity = Capacity::of_health(ps_host::open_files());
+    serve_some(builder, services, listener.into(), &Entrance::default(), capacity, std::future::pending())
+}
+
+fn serve_some(
+    builder: Server,
+    services: Routes,
+    listener: Listener,
+    entrance: &Entrance,
+    capacity: Capacity,
+    closed: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<Serving> {
     let listener: Box<dyn Accept> = match listener {
         Listener::Tcp(listener) => {
             listener.set_nonblocking(true)?;
@@ -80,6 +109,6 @@ pub fn serve(
         Listener::Other(listener, _) => listener,
     };
     let door = Door::new(entrance.security.clone(), services.prepare());
-    let connections = doors::connections(listener, entrance);
-    Ok(Box::pin(builder().serve_with_incoming_shutdown(door, connections, closed)))
+    let connections = doors::connections(listener, entrance, capacity);
+    Ok(Box::pin(builder.serve_with_incoming_shutdown(door, connections, closed)))
 }

@@ -17,7 +17,9 @@ pub use site::{Gate, Site};
 
 use page::Viewers;
 use ps_config::WatchArgs;
+use ps_proto::limits::Capacity;
 use ps_run::{Board, FolderError, Job, PastRun, Recorder, Trace};
+use site::Bounds;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
@@ -99,15 +101,13 @@ impl Watching {
     ) -> (Self, Vec<String>) {
         let source = Source::Server(Arc::clone(board));
         let mut watching = Watching::reporting(&source);
-        let metrics = wanted
-            .metrics
-            .as_ref()
-            .and_then(|address| watching.open("--metrics", address, "/metrics", page::metrics(source)));
+        let metrics = wanted.metrics.as_ref().and_then(|address| watching.open_metrics(address, source));
         let viewers = watching.viewers.clone();
         watching.page = wanted.dashboard.as_ref().and_then(|address| {
             let (board, folder) = (Arc::clone(board), folder.map(Into::into));
             let dashboard = Dashboard { board, folder, gate, viewers };
-            watching.open("--dashboard", address, "/", dashboard.routes())
+            let capacity = Capacity::of_page(ps_host::open_files());
+            watching.open("--dashboard", address, "/", dashboard.routes(capacity), capacity)
         });
         let lines = [("metrics", metrics), ("dashboard", watching.page.clone())];
         let line = |(what, url): (&str, Option<String>)| Some(format!("{what} at {}", url?));
@@ -134,16 +134,28 @@ impl Watching {
     pub fn metrics(address: Option<&str>, source: Source) -> Self {
         let mut watching = Watching::reporting(&source);
         if let Some(address) = address
-            && let Some(url) = watching.open("--metrics", address, "/metrics", page::metrics(source))
+            && let Some(url) = watching.open_metrics(address, source)
         {
             tracing::info!("metrics at {url}");
         }
         watching
     }
 
+    fn open_metrics(&mut self, address: &str, source: Source) -> Option<String> {
+        let capacity = Capacity::of_metrics(ps_host::open_files());
+        self.open("--metrics", address, "/metrics", page::metrics(source), capacity)
+    }
+
     /// Opens a site and returns the URL of `path` there; a port that cannot be had is warned of.
-    fn open(&mut self, flag: &str, address: &str, path: &str, routes: axum::Router) -> Option<String> {
-        match Site::open(address, routes) {
+    fn open(
+        &mut self,
+        flag: &str,
+        address: &str,
+        path: &str,
+        routes: axum::Router,
+        capacity: Capacity,
+    ) -> Option<String> {
+        match Site::open(address, routes, Bounds::new(capacity)) {
             Ok(site) => {
                 let url = format!("http://{}{path}", site.address());
                 self.sites.push(site);

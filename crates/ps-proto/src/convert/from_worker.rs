@@ -89,6 +89,13 @@ pub fn hello(hello: v1::Hello) -> Result<Greeting, Refusal> {
     Ok(Greeting { name, build, fingerprints })
 }
 
+/// Checks the strings of `JoinRequest`; its versions are for the server to compare.
+pub fn join_request(request: v1::JoinRequest) -> Result<v1::JoinRequest, Nonsense> {
+    let worker_name = printable("worker_name", request.worker_name, MAX_NAME_BYTES)?;
+    let build = printable("build", request.build, MAX_NAME_BYTES)?;
+    Ok(v1::JoinRequest { worker_name, build, ..request })
+}
+
 /// Checks what a process says that it has loaded.
 pub(super) fn fingerprints(theirs: Option<v1::Fingerprints>) -> Result<v1::Fingerprints, Nonsense> {
     let Some(theirs) = theirs else { return Err(Nonsense::new("hello without fingerprints")) };
@@ -284,6 +291,26 @@ mod tests {
         spoil(|metrics| tally_of(metrics).class_errors[0] = 2, "counts more");
         spoil(|metrics| tally_of(metrics).class_samples[0] = u64::MAX, "counts more");
         spoil(|metrics| tally_of(metrics).correct = 9, "counts more");
+    }
+
+    #[test]
+    fn a_request_to_join_is_short_and_printable() {
+        let good = v1::JoinRequest {
+            protocol_version: 7,
+            worker_name: "a\u{1b}[2Jb".into(),
+            build: "x".repeat(MAX_NAME_BYTES),
+            ..Default::default()
+        };
+        let checked = join_request(good.clone()).unwrap();
+        assert_eq!((&checked.worker_name[..], checked.protocol_version), ("a\u{fffd}[2Jb", 7));
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        for (request, expected) in [
+            (v1::JoinRequest { worker_name: long.clone(), ..good.clone() }, "worker_name of 257 bytes"),
+            (v1::JoinRequest { build: long, ..good }, "build of 257 bytes"),
+        ] {
+            let text = join_request(request).unwrap_err().to_string();
+            assert!(text.contains(expected), "{text}");
+        }
     }
 
     #[test]

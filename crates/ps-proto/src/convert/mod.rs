@@ -15,7 +15,8 @@ pub use from_shard::{
 };
 pub use from_shard::{places, to_shard};
 pub use from_worker::{
-    Greeting, NodeDone, NodeMetrics, NodePart, WorkerMessage, first_message, hello, worker_message,
+    Greeting, NodeDone, NodeMetrics, NodePart, WorkerMessage, first_message, hello, join_request,
+    worker_message,
 };
 
 use crate::limits::chunk_elements;

@@ -1,6 +1,10 @@
 //! The port that Kubernetes' gRPC probes ask.
 
+use ps_proto::limits::Capacity;
 use ps_server::Health;
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::time::Duration;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -28,8 +32,24 @@ async fn probes_are_told_whether_workers_are_served() {
 }
 
 #[test]
+fn strangers_take_no_more_than_their_share_of_connections() {
+    let health = Health::open("127.0.0.1:0").unwrap();
+    let most = Capacity::of_health(ps_host::open_files()).of_one_address;
+    let connect = || TcpStream::connect(health.address()).unwrap();
+    let held: Vec<TcpStream> = (0..most).map(|_| connect()).collect();
+    // Accepted and closed, while those that came before wait for a call.
+    let mut refused = connect();
+    refused.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    match refused.read(&mut [0]) {
+        Ok(read) => assert_eq!(read, 0),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+    drop(held);
+}
+
+#[test]
 fn a_port_in_use_is_an_error_of_the_system() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let error = Health::open(&taken.local_addr().unwrap().to_string()).err().unwrap();
-    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
 }

@@ -3,6 +3,8 @@
 use crate::support::{Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use bytes::Bytes;
 use ps_config::SecurityArgs;
+use ps_core::NUMERICS_VERSION;
+use ps_proto::limits::{MAX_NAME_BYTES, PROTOCOL_VERSION};
 use ps_proto::stream::{self, Reader};
 use ps_proto::v1::{self, parameter_server_client::ParameterServerClient};
 use ps_proto::{Address, Listener, Security};
@@ -372,6 +374,22 @@ fn what_claims_too_much_or_is_packed_is_refused_before_memory_is_taken() {
         let status = server.client().await.join(old).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert!(status.message().contains("use the same release"), "{status}");
+
+        let ours = v1::JoinRequest {
+            protocol_version: PROTOCOL_VERSION,
+            numerics_version: NUMERICS_VERSION,
+            ..Default::default()
+        };
+        server.client().await.join(ours.clone()).await.unwrap();
+        let long = || "a".repeat(MAX_NAME_BYTES + 1);
+        for request in [
+            v1::JoinRequest { worker_name: long(), ..ours.clone() },
+            v1::JoinRequest { build: long(), ..ours.clone() },
+        ] {
+            let status = server.client().await.join(request).await.unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(status.message().contains("257 bytes, the limit is 256"), "{status}");
+        }
     });
     finish(server, folder.path(), &Security::default(), 1);
 }

@@ -10,10 +10,11 @@ use crate::curves::{Course, panels};
 use crate::metrics::{CONTENT_TYPE, Source};
 use crate::site::Gate;
 use axum::Router;
-use axum::extract::{Form, Path as Named, Query, Request, State};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Form, Path as Named, Query, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE as TYPE, COOKIE,
-    HOST, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE as TYPE, COOKIE, HOST, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state, map_response};
@@ -21,15 +22,19 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use ps_plot::{Axis, Figure, Panel};
+use ps_proto::limits::{self, Capacity, MAX_FORM_BYTES, PAGE_BUFFER_BYTES};
 use ps_run::{Board, METRICS_FILE, RUN_FILE, SUMMARY_FILE, WEIGHTS_FILE};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::StreamExt;
+use tokio_util::io::ReaderStream;
 pub(crate) use viewers::Viewers;
 
 /// The least time between two events to a page; the end of the run does not wait for it.
@@ -69,12 +74,13 @@ impl Dashboard {
     }
 
     /// All that is served of it.
-    pub(crate) fn routes(self) -> Router {
+    pub(crate) fn routes(self, capacity: Capacity) -> Router {
+        let events = Events { opened: Arc::default(), most: limits::event_streams(capacity) as u64 };
         let metrics = metrics(Source::Server(Arc::clone(&self.board)));
         let inside = Router::new()
             .route("/", get(|| text("text/html; charset=utf-8", include_str!("index.html"))))
             .route("/state.json", get(now))
-            .route("/events", get(events))
+            .route("/events", get(move |dashboard, query| self::events(dashboard, query, events.clone())))
             .route("/chart/{number}", get(chart))
             .route("/results/{file}", get(result))
             .route_layer(from_fn_with_state(self.clone(), guard));
@@ -82,7 +88,8 @@ impl Dashboard {
             .route("/app.js", get(|| text("text/javascript; charset=utf-8", include_str!("app.js"))))
             .route("/style.css", get(|| text("text/css; charset=utf-8", include_str!("style.css"))))
             .route("/enter", post(enter));
-        inside.merge(outside).with_state(self).merge(metrics).layer(map_response(hardened))
+        let all = inside.merge(outside).with_state(self).merge(metrics);
+        all.layer(DefaultBodyLimit::max(MAX_FORM_BYTES)).layer(map_response(hardened))
     }
 }
 
@@ -188,13 +195,25 @@ struct Listening {
     after_end: Option<String>,
 }
 
-/// The state of the run, again whenever it has changed.
+/// The streams of events of a page.
+#[derive(Clone)]
+struct Events {
+    /// Streams opened so far.
+    opened: Arc<AtomicU64>,
+    /// Streams that may be open at a time.
+    most: u64,
+}
+
+/// Sends the state of the run whenever it has changed, until enough newer streams are open.
 async fn events(
     State(dashboard): State<Dashboard>,
     Query(Listening { after_end }): Query<Listening>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    Events { opened, most }: Events,
+) -> impl IntoResponse {
+    let number = opened.fetch_add(1, Ordering::Relaxed);
     let viewer = after_end.is_none().then(|| dashboard.viewers.enter());
     let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(LOOK_EVERY));
+    let ticks = ticks.take_while(move |_| opened.load(Ordering::Relaxed) - number <= most);
     let mut sent: Option<(u64, Instant)> = None;
     let news = ticks.filter_map(move |now| {
         // Lives as long as the stream.
@@ -204,10 +223,11 @@ async fn events(
         let is_due = sent.is_none_or(|(known, at)| changes != known && (is_over || now - at >= EVENT_EVERY));
         is_due.then(|| {
             sent = Some((changes, now));
-            Ok(Event::default().data(state::json(&dashboard)))
+            Event::default().data(state::json(&dashboard))
         })
     });
-    Sse::new(news).keep_alive(KeepAlive::default())
+    // Once the stream has ended, its connection must not hold a place.
+    ([(CONNECTION, "close")], Sse::new(news.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::default()))
 }
 
 #[derive(Deserialize)]
@@ -249,12 +269,121 @@ async fn result(State(dashboard): State<Dashboard>, Named(file): Named<String>) 
     let (Some(file), Some(folder)) = (known, &dashboard.folder) else {
         return (StatusCode::NOT_FOUND, "no such result\n").into_response();
     };
-    match std::fs::read(folder.join(file)) {
-        Ok(bytes) => {
-            let name = format!("attachment; filename=\"{file}\"");
-            ([(TYPE, "application/octet-stream".to_owned()), (CONTENT_DISPOSITION, name)], bytes)
-                .into_response()
+    // Opening a local file is quick, so it may hold up the other clients of the page.
+    let opened =
+        ps_host::open(&folder.join(file)).and_then(|content| Ok((content.metadata()?.len(), content)));
+    let Ok((size, content)) = opened else {
+        return (StatusCode::NOT_FOUND, format!("{file} has not been written\n")).into_response();
+    };
+    // The metrics may grow while they are sent, beyond the length in the header.
+    let content = tokio::fs::File::from_std(content).take(size);
+    let content = Body::from_stream(ReaderStream::with_capacity(content, PAGE_BUFFER_BYTES));
+    let headers = [
+        (TYPE, "application/octet-stream".to_owned()),
+        (CONTENT_LENGTH, size.to_string()),
+        (CONTENT_DISPOSITION, format!("attachment; filename=\"{file}\"")),
+    ];
+    (headers, content).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::{Bounds, Site};
+    use ps_run::About;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpStream;
+
+    fn site(folder: Option<PathBuf>, all: usize) -> Site {
+        let board = Arc::new(Board::new(About::default(), &[]));
+        let capacity = Capacity { all, of_one_address: all };
+        let viewers = Viewers::default();
+        let routes = Dashboard { board, folder, gate: None, viewers }.routes(capacity);
+        Site::open("127.0.0.1:0", routes, Bounds::new(capacity)).unwrap()
+    }
+
+    fn ask(site: &Site, path: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(site.address()).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+        socket
+    }
+
+    fn head(socket: &mut impl BufRead) -> String {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(socket.read_line(&mut head).unwrap(), 0, "{head}");
         }
-        Err(_) => (StatusCode::NOT_FOUND, format!("{file} has not been written\n")).into_response(),
+        head
+    }
+
+    #[test]
+    fn a_result_larger_than_memory_is_served_piece_by_piece() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = std::fs::File::create(folder.path().join(WEIGHTS_FILE)).unwrap();
+        weights.set_len(1 << 42).unwrap();
+        let site = site(Some(folder.path().into()), 8);
+        let mut reader = BufReader::new(ask(&site, "/results/weights.safetensors"));
+        let head = head(&mut reader);
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK") && head.contains("content-length: 4398046511104"),
+            "{head}"
+        );
+        let mut first = vec![1; 1 << 20];
+        reader.read_exact(&mut first).unwrap();
+        assert!(first.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_result_is_a_regular_file() {
+        let folder = tempfile::tempdir().unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join(WEIGHTS_FILE)).unwrap();
+        let site = site(Some(folder.path().into()), 8);
+        assert!(
+            head(&mut BufReader::new(ask(&site, "/results/weights.safetensors"))).starts_with("HTTP/1.1 404")
+        );
+    }
+
+    #[test]
+    fn the_newest_streams_of_events_are_kept() {
+        let site = site(None, 8);
+        // Two at once, so the third ends the first, which others cannot prevent by not reading theirs.
+        let mut streams: Vec<_> = (0..4)
+            .map(|_| {
+                let mut stream = BufReader::new(ask(&site, "/events"));
+                assert!(head(&mut stream).starts_with("HTTP/1.1 200"));
+                stream
+            })
+            .collect();
+        let newest = streams.split_off(2);
+        for mut stream in streams {
+            let mut all = String::new();
+            stream.read_to_string(&mut all).unwrap();
+            assert!(all == "0\r\n\r\n" || all.ends_with("\r\n0\r\n\r\n"), "{all}");
+        }
+        for mut stream in newest {
+            let mut line = String::new();
+            while !line.starts_with("data: ") {
+                line.clear();
+                assert_ne!(stream.read_line(&mut line).unwrap(), 0);
+            }
+        }
+        assert!(head(&mut BufReader::new(ask(&site, "/state.json"))).starts_with("HTTP/1.1 200"));
+    }
+
+    #[test]
+    fn a_form_that_is_too_long_is_refused() {
+        let site = site(None, 8);
+        let mut socket = TcpStream::connect(site.address()).unwrap();
+        let body = "token=".to_owned() + &"a".repeat(MAX_FORM_BYTES);
+        let kind = "application/x-www-form-urlencoded";
+        write!(
+            socket,
+            "POST /enter HTTP/1.1\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .unwrap();
+        let _ = socket.write_all(body.as_bytes());
+        assert!(head(&mut BufReader::new(socket)).starts_with("HTTP/1.1 413"));
     }
 }

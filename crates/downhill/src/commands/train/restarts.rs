@@ -122,7 +122,8 @@ impl Restarts<'_> {
     fn train_some(&self, style: Style) {
         while let Some((index, restart)) = self.take() {
             let ended = self.train_one(index, restart, style);
-            if self.style != Style::Quiet {
+            // A failure is reported even with --quiet.
+            if self.style != Style::Quiet || ended.is_err() {
                 let seed = restart.job.run.seed;
                 let said = match &ended {
                     Ok(summary) => match &summary.validation {

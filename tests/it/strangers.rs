@@ -1,0 +1,195 @@
+//! Hostile clients of the ports and files that are not regular: they keep no worker out, and no program hangs or uses up memory.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use downhill_tests::{Ended, Running, downhill, program, run};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const RUN: &str = r#"
+[data]
+train = "csv:data.csv"
+[model]
+kind = "mlp"
+hidden = [8]
+[train]
+epochs = 2
+batch = 20
+leaf = 5
+[learning_rate]
+initial = 0.1
+"#;
+
+/// A folder with a run and its data.
+fn place() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("run.toml"), RUN).unwrap();
+    let row = |row: u32| format!("{},{},{}\n", row % 7, row % 5, ["a", "b"][(row % 2) as usize]);
+    let rows: String = (0..100).map(row).collect();
+    fs::write(folder.path().join("data.csv"), format!("x,y,class\n{rows}")).unwrap();
+    folder
+}
+
+fn train(place: &Path, out: &str, more: &[&str]) -> Command {
+    let mut command = downhill(&["train"]);
+    command.arg(place.join("run.toml")).arg("--out").arg(place.join(out)).args(more);
+    command
+}
+
+/// What follows `before` in a line on stderr, up to a slash.
+fn address(running: &mut Running, before: &str) -> String {
+    let line = running.log_line(|line| line.contains(before));
+    line.split_once(before).unwrap().1.split('/').next().unwrap().to_owned()
+}
+
+#[test]
+fn silent_connections_to_other_ports_keep_no_worker_out() {
+    let folder = place();
+    let place = folder.path();
+    let wanted = run(&mut train(place, "alone", &[])).hash();
+    // The server may open fewer files than there are hostile connections.
+    let mut server = Command::new("sh");
+    server.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]).arg(program("ps-server").get_program());
+    server.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
+    for flag in ["--listen", "--health", "--metrics", "--dashboard"] {
+        server.args([flag, "127.0.0.1:0"]);
+    }
+    let mut server = Running::start(&mut server);
+    let ports = ["health at ", "metrics at http://", "dashboard at http://"];
+    let ports = ports.map(|before| address(&mut server, before));
+    let listen = server.listens();
+    let strangers: Vec<TcpStream> =
+        ports.iter().flat_map(|port| (0..100).map(move |_| TcpStream::connect(port).unwrap())).collect();
+    let mut worker = program("ps-worker");
+    worker.args(["--server", &listen, "--threads", "1", "--patience", "20", "--data-root"]).arg(place);
+    let ended = run(&mut worker);
+    assert!(ended.status.success(), "{ended}");
+    let ended = server.finish();
+    assert_eq!(ended.hash(), wanted);
+    assert!(ended.stderr.contains("this process may open no more files (ulimit -n)"), "{ended}");
+    assert!(ended.stderr.contains("connection refused: there are"), "{ended}");
+    // Hundreds of refusals take up a few lines.
+    assert!(ended.stderr.matches("refused").count() < 12, "{ended}");
+    drop(strangers);
+}
+
+#[test]
+fn clients_that_read_no_events_keep_nobody_from_the_page() {
+    let folder = place();
+    let mut training =
+        train(folder.path(), "run", &["--set", "train.epochs=10000000", "--dashboard", "127.0.0.1:0"]);
+    let mut training = Running::start(&mut training);
+    let port = address(&mut training, "dashboard at http://");
+    let unread: Vec<TcpStream> = (0..500)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&port).unwrap();
+            // One that was refused may be closed already.
+            let _ = write!(stream, "GET /events HTTP/1.1\r\nHost: {port}\r\n\r\n");
+            stream
+        })
+        .collect();
+    // Older streams give way to newer ones.
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut answer = String::new();
+        if let Ok(mut stream) = TcpStream::connect(&port)
+            && write!(stream, "GET / HTTP/1.1\r\nHost: {port}\r\nConnection: close\r\n\r\n").is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.starts_with("HTTP/1.1 200")
+        {
+            break;
+        }
+        assert!(Instant::now() < until, "{answer}");
+        std::thread::yield_now();
+    }
+    drop(unread);
+}
+
+/// Runs a command under a memory limit.
+fn refusal(command: &mut Command) -> Ended {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 4000000; exec \"$@\"", "sh"]).arg(command.get_program());
+    limited.args(command.get_args()).stdin(Stdio::null());
+    run(&mut limited)
+}
+
+#[test]
+fn what_is_not_a_regular_file_is_refused_wherever_a_file_is_named() {
+    let folder = place();
+    let place = folder.path();
+    let pipe = place.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let zeros = Path::new("/dev/zero");
+    for (file, what) in [(&*pipe, "this is a pipe, not a regular file"), (zeros, "this is a device")] {
+        let file = file.to_str().unwrap();
+        let data = format!("data.train=csv:{file}");
+        let run_file = place.join("run.toml");
+        let run_file = run_file.to_str().unwrap();
+        let server = |flags: &[&str]| {
+            let mut command = program("ps-server");
+            command.arg(run_file).args(["--listen", "127.0.0.1:0"]).args(flags);
+            command
+        };
+        for mut command in [
+            downhill(&["train", file]),
+            downhill(&["train", run_file, "--set", &data]),
+            downhill(&["data", "inspect", &format!("libsvm:{file}")]),
+            downhill(&["evaluate", file]),
+            server(&["--token-file", file]),
+            server(&["--tls-cert", file, "--tls-key", file, "--tls-ca", file]),
+        ] {
+            let ended = refusal(&mut command);
+            assert!(!ended.status.success() && ended.stderr.contains(what), "{command:?}: {ended}");
+            assert!(ended.stderr.contains(file), "{command:?}: {ended}");
+        }
+    }
+}
+
+#[test]
+fn a_model_that_does_not_fit_into_memory_is_refused_with_what_it_needs() {
+    let folder = place();
+    let place = folder.path();
+    let mut server = program("ps-server");
+    server.arg(place.join("run.toml")).args(["--listen", "127.0.0.1:0"]).arg("--out").arg(place.join("a"));
+    for mut command in [server, train(place, "b", &[])] {
+        let ended = run(command.args(["--set", "model.hidden=[1000000, 1000000]"]));
+        assert_eq!(ended.status.code(), Some(1), "{ended}");
+        for expected in
+            ["1000006000002 parameters needs about", " TiB of memory (weights 7.3 TiB", "model.hidden"]
+        {
+            assert!(ended.stderr.contains(expected), "{expected}: {ended}");
+        }
+    }
+}
+
+#[test]
+fn standard_input_is_read_where_a_dash_names_it() {
+    let folder = place();
+    let place = folder.path();
+    let stdin = || File::open(place.join("data.csv")).unwrap();
+    let wanted = run(&mut train(place, "file", &[])).hash();
+    let from_stdin = ["--set", "data.train=csv:-"];
+    assert_eq!(run(train(place, "stdin", &from_stdin).stdin(stdin())).hash(), wanted);
+    let ended = run(downhill(&["data", "inspect", "csv:-"]).stdin(stdin()));
+    assert!(ended.status.success() && ended.stdout.contains("100"), "{ended}");
+    // Prediction needs the training data, which cannot be read again.
+    let ended = run(downhill(&["predict"]).arg(place.join("stdin")).args(["--data", "csv:-"]).stdin(stdin()));
+    assert!(ended.status.code() == Some(1) && ended.stderr.contains("trained on standard input"), "{ended}");
+    let predict = |source: &str| {
+        let mut command = downhill(&["predict"]);
+        run(command.arg(place.join("file")).args(["--data", source]).stdin(stdin()))
+    };
+    let from_file = format!("csv:{}", place.join("data.csv").display());
+    assert_eq!(predict("csv:-").stdout, predict(&from_file).stdout);
+    // Standard input cannot be read twice.
+    let twice = [&from_stdin[..], &["--set", "data.test=csv:-"]].concat();
+    let ended = run(train(place, "twice", &twice).stdin(stdin()));
+    assert!(ended.stderr.contains("standard input: it can be read only once"), "{ended}");
+    let ended = run(downhill(&["launch"]).arg(place.join("run.toml")).args(from_stdin));
+    assert!(ended.status.code() == Some(2) && ended.stderr.contains("one process only"), "{ended}");
+}
