@@ -3,9 +3,11 @@
 //! A [`Security`] is opened once from the flags. Whoever serves takes its acceptor and asks it about each call; whoever
 //! calls gives it to [`Address::connect`]. Nothing in it can be printed.
 
+mod credential;
 mod tls;
 mod token;
 
+pub use credential::{Credential, certificate_name};
 pub use tls::refusal as handshake_refusal;
 pub(crate) use tls::verdict;
 
@@ -141,12 +143,12 @@ impl Security {
         self.tls.as_deref()
     }
 
-    /// Whether a call with these headers may come in.
-    pub fn admits(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        match &self.tokens {
-            Some(tokens) => tokens.admits(headers),
-            None => Ok(()),
-        }
+    /// Whether a call with these headers may come in, and if tokens are asked for, the line of its token in the file, from 1.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn admits(&self, headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
+        self.tokens.as_ref().map(|tokens| tokens.admits(headers)).transpose()
     }
 
     /// What our own calls carry, read anew.

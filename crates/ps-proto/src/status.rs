@@ -33,8 +33,12 @@ pub enum Refusal {
         /// How many there are.
         workers: usize,
     },
-    /// A worker of this name and address has sent a wrong sum.
+    /// A worker with this credential has sent a wrong sum.
     Banned,
+    /// A worker with this credential takes part already, and each has one of its own.
+    CredentialInUse,
+    /// Each worker has a credential of its own, and this one has shown none that can be told from others.
+    Unidentified,
     /// So many pull the weights that no more may.
     TooManyPulls,
     /// The call carries no token.
@@ -92,7 +96,15 @@ impl std::fmt::Display for Refusal {
             Refusal::NoHello => write!(f, "no hello within {} s", HELLO_TIMEOUT.as_secs()),
             Refusal::Full { workers } => write!(f, "the server has {workers} workers, which is its limit"),
             Refusal::Banned => f.write_str(
-                "a worker of this name and address has sent a sum that is not what its leaves give: it is banned",
+                "a worker with this credential has sent a sum that is not what its leaves give: it is banned",
+            ),
+            Refusal::CredentialInUse => f.write_str(
+                "another worker takes part with the same credential; each needs its own, because the server was started \
+                 with --individual-credentials",
+            ),
+            Refusal::Unidentified => f.write_str(
+                "the server was started with --individual-credentials and cannot read this worker's certificate; issue \
+                 another one",
             ),
             Refusal::TooManyPulls => write!(f, "{MAX_PULLS} others pull the weights already; try again"),
             Refusal::NoToken => f.write_str(
@@ -131,6 +143,7 @@ impl From<Refusal> for Status {
             | Refusal::Numerics { .. }
             | Refusal::Differs(_)
             | Refusal::Banned
+            | Refusal::Unidentified
             | Refusal::OnlyAShard => Code::FailedPrecondition,
             Refusal::ShardTaken => Code::AlreadyExists,
             Refusal::Nonsense(_) => Code::InvalidArgument,
@@ -138,7 +151,10 @@ impl From<Refusal> for Status {
                 Code::Unavailable
             }
             Refusal::NoHello | Refusal::TooSlow => Code::DeadlineExceeded,
-            Refusal::Full { .. } | Refusal::NotDraining | Refusal::TooManyPulls => Code::ResourceExhausted,
+            Refusal::Full { .. }
+            | Refusal::CredentialInUse
+            | Refusal::NotDraining
+            | Refusal::TooManyPulls => Code::ResourceExhausted,
             Refusal::NoToken | Refusal::WrongToken => Code::Unauthenticated,
             Refusal::Compressed => Code::Unimplemented,
             Refusal::Over => Code::Aborted,
@@ -259,6 +275,9 @@ mod tests {
         check(Refusal::Numerics { theirs: 2, ours: 1 }, Verdict::Mismatch);
         check(Refusal::Differs("data differs".into()), Verdict::Mismatch);
         check(Refusal::Full { workers: 2 }, Verdict::Passing);
+        check(Refusal::Banned, Verdict::Mismatch);
+        // A connection that broke may not be known to be gone yet.
+        check(Refusal::CredentialInUse, Verdict::Passing);
         check(Refusal::NoToken, Verdict::Mismatch);
         check(Refusal::WrongToken, Verdict::Mismatch);
         check(Refusal::NotDraining, Verdict::Passing);

@@ -8,7 +8,7 @@ use crate::transport::Entrance;
 use ps_proto::connections::{ACCEPT_PAUSE, Complaints, Connections, Place};
 use ps_proto::limits::{Capacity, FAREWELL_TIMEOUT, PULL_TIMEOUT, UNARY_TIMEOUT};
 use ps_proto::network::{Accept, Duplex};
-use ps_proto::security::handshake_refusal;
+use ps_proto::security::{Credential, certificate_name, handshake_refusal};
 use ps_proto::stream::ROUNDS_PATH;
 use ps_proto::{Refusal, Security};
 use std::future::Future;
@@ -36,6 +36,8 @@ pub(crate) struct Visitor(Arc<Seen>);
 struct Seen {
     /// Its address, or that it is on this machine.
     place: String,
+    /// Subject and issuer of its certificate.
+    certificate: Option<String>,
     /// Whether a call of it was let in.
     is_admitted: AtomicBool,
     /// What is logged of the peers of its port.
@@ -44,7 +46,18 @@ struct Seen {
 
 impl Visitor {
     fn new(place: String, complaints: Arc<Complaints>) -> Self {
-        Visitor(Arc::new(Seen { place, is_admitted: AtomicBool::new(false), complaints }))
+        Visitor(Arc::new(Seen { place, certificate: None, is_admitted: AtomicBool::new(false), complaints }))
+    }
+
+    /// The same, once TLS has shown its certificate.
+    fn certified(&self, certificate: Option<String>) -> Self {
+        let Seen { place, complaints, .. } = &*self.0;
+        Visitor(Arc::new(Seen {
+            place: place.clone(),
+            certificate,
+            is_admitted: AtomicBool::new(false),
+            complaints: Arc::clone(complaints),
+        }))
     }
 
     /// The one whose call has these extensions.
@@ -76,12 +89,12 @@ impl<S> Door<S> {
         Door { security, services }
     }
 
-    /// Whether a call with these headers may come in.
-    fn admits(&self, request: &http::Request<Body>) -> Result<(), Refusal> {
-        self.security.admits(request.headers())?;
+    /// Whether a call with these headers may come in, and the line of its token.
+    fn admits(&self, request: &http::Request<Body>) -> Result<Option<usize>, Refusal> {
+        let token_line = self.security.admits(request.headers())?;
         let encoding = request.headers().get("grpc-encoding");
         match encoding.is_none_or(|encoding| encoding.as_bytes() == b"identity") {
-            true => Ok(()),
+            true => Ok(token_line),
             false => Err(Refusal::Compressed),
         }
     }
@@ -102,12 +115,17 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let visitor = Visitor::of(request.extensions());
-        if let Err(refusal) = self.admits(&request) {
-            visitor.refused("call", &refusal.to_string());
-            return Box::pin(std::future::ready(Ok(Status::from(refusal).into_http())));
-        }
+        let token_line = match self.admits(&request) {
+            Ok(token_line) => token_line,
+            Err(refusal) => {
+                visitor.refused("call", &refusal.to_string());
+                return Box::pin(std::future::ready(Ok(Status::from(refusal).into_http())));
+            }
+        };
+        let certificate = visitor.0.certificate.clone();
+        request.extensions_mut().insert(Credential { certificate, token_line });
         visitor.0.is_admitted.store(true, Ordering::Relaxed);
         let patience = patience(request.uri().path());
         let answer = self.services.clone().oneshot(request);
@@ -174,10 +192,10 @@ pub(crate) fn connections(
             let (ready, acceptor) = (ready.clone(), acceptor.clone());
             tokio::spawn(async move {
                 let deadline = Box::pin(sleep(patience));
-                let stream = match acceptor {
-                    None => stream,
+                let (stream, visitor) = match acceptor {
+                    None => (stream, visitor),
                     Some(acceptor) => match timeout(patience, secure(acceptor, stream)).await {
-                        Ok(Ok(stream)) => stream,
+                        Ok(Ok((stream, certificate))) => (stream, visitor.certified(certificate)),
                         Ok(Err(why)) => return visitor.refused("connection", &why),
                         Err(_) => return,
                     },
@@ -191,13 +209,16 @@ pub(crate) fn connections(
     ReceiverStream::new(connections)
 }
 
-/// Makes a connection TLS; says why not otherwise.
+/// Makes a connection TLS, and says whose certificate it shows; says why not otherwise.
 async fn secure(
     acceptor: tokio_rustls::TlsAcceptor,
     stream: Box<dyn Duplex>,
-) -> Result<Box<dyn Duplex>, String> {
+) -> Result<(Box<dyn Duplex>, Option<String>), String> {
     match acceptor.accept(stream).into_fallible().await {
-        Ok(stream) => Ok(Box::new(stream)),
+        Ok(stream) => {
+            let certificate = certificate_name(stream.get_ref().1.peer_certificates());
+            Ok((Box::new(stream), certificate))
+        }
         Err((error, mut stream)) => {
             // An alert is on its way. Closed with something unread, the connection would be reset, and the other end
             // would never read why.

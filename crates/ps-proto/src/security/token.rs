@@ -6,7 +6,7 @@ use crate::limits::{MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TOKEN_FILE_INTERVAL};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tracing::{info, warn};
@@ -24,9 +24,15 @@ pub(super) struct Tokens {
 
 /// The tokens as last read. No `Debug`: they are printed nowhere.
 struct Held {
-    tokens: Vec<Vec<u8>>,
+    tokens: Vec<Token>,
     stamp: Option<Stamp>,
     looked: Instant,
+}
+
+/// A token, and the line that it is on, from 1.
+struct Token {
+    line: usize,
+    text: Vec<u8>,
 }
 
 /// What tells a changed file.
@@ -43,21 +49,23 @@ impl Tokens {
         Ok(Tokens { path: path.into(), held: Mutex::new(held) })
     }
 
-    /// Whether the headers hold one of the tokens.
-    pub fn admits(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// The line of the token that the headers hold.
+    pub fn admits(&self, headers: &HeaderMap) -> Result<usize, Refusal> {
         let given = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?;
         let given = given.as_bytes().strip_prefix(SCHEME.as_bytes()).ok_or(Refusal::NoToken)?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         self.look_again(&mut held);
         // All are compared, each in a time that does not tell where it differs.
-        let is_one = held.tokens.iter().fold(Choice::from(0), |found, token| found | token.ct_eq(given));
-        if bool::from(is_one) { Ok(()) } else { Err(Refusal::WrongToken) }
+        let line = held.tokens.iter().fold(0, |line, Token { line: this, text }| {
+            u64::conditional_select(&line, &(*this as u64), text.ct_eq(given))
+        });
+        if line > 0 { Ok(line as usize) } else { Err(Refusal::WrongToken) }
     }
 
     /// The header with the first token of the file as it is now.
     pub fn authorization(&self) -> Result<HeaderValue, String> {
         let first = tokens(&self.path)?.swap_remove(0);
-        let mut value = HeaderValue::from_bytes(&[SCHEME.as_bytes(), &first].concat())
+        let mut value = HeaderValue::from_bytes(&[SCHEME.as_bytes(), &first.text].concat())
             .map_err(|_| format!("{FLAG} {}: the token does not fit a header", self.path.display()))?;
         value.set_sensitive(true);
         Ok(value)
@@ -90,7 +98,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 /// The tokens of a file, at least one.
-fn tokens(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+fn tokens(path: &Path) -> Result<Vec<Token>, String> {
     let bytes = read(FLAG, path)?;
     let wrong = |what: String| format!("{FLAG} {}: {what}", path.display());
     let mut tokens = Vec::new();
@@ -112,7 +120,7 @@ fn tokens(path: &Path) -> Result<Vec<Vec<u8>>, String> {
                 line.len()
             )));
         }
-        tokens.push(line.to_vec());
+        tokens.push(Token { line: number, text: line.to_vec() });
     }
     match tokens.is_empty() {
         true => Err(wrong("no token is in it; write one on a line of its own".into())),
