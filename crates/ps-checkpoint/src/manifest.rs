@@ -4,6 +4,7 @@ use ps_core::Tally;
 use ps_core::params::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// Version of the format; what another version wrote is not read.
 pub(crate) const FORMAT: u32 = 1;
@@ -41,6 +42,9 @@ pub struct Progress {
     /// Lines of metrics, as JSON, of epochs that are over and wait for their validation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
+    /// Where only some sums are audited: who has had a part in the weights, and since which step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub contributors: BTreeMap<String, u64>,
     /// What has been decided from what was seen.
     #[serde(default)]
     pub control: ps_core::control::State,

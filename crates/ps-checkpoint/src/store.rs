@@ -177,21 +177,7 @@ impl Store {
             let path = self.folder.join(name);
             self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
         }
-        for (step, name) in checkpoints(&names).into_iter().rev() {
-            let path = self.folder.join(&name);
-            match self.load(&path, step) {
-                Ok(snapshot) => {
-                    found.snapshot = Some(snapshot);
-                    break;
-                }
-                Err(Unloaded::Refused(error)) => return Err(error),
-                Err(Unloaded::Damaged(problem)) => {
-                    let aside = self.aside(&names, &name);
-                    self.disk.rename(&path, &aside).map_err(|error| failed("renaming", &path, error))?;
-                    found.problems.push(format!("{name}: {problem} (it is now {})", aside.display()));
-                }
-            }
-        }
+        self.find(&names, u64::MAX, &mut found)?;
         // One that was found to be damaged before counts, too: it was not nothing that is begun again from.
         let damaged =
             names.iter().filter(|name| name.ends_with(DAMAGED)).map(|name| format!("{name} is damaged"));
@@ -200,6 +186,49 @@ impl Store {
             return Err(Error::NoneIsGood { folder: self.folder.clone(), problems });
         }
         Ok(found)
+    }
+
+    /// Goes back to the newest good checkpoint of at most `step` steps, because later ones cannot be trusted: they are removed.
+    ///
+    /// The beginning of the run counts as its first checkpoint: as long as fewer are there than are kept, it may be gone back
+    /// to, and `Some` without a snapshot says so. `None` if neither is to be had; then nothing is removed.
+    ///
+    /// # Errors
+    /// As for [`Store::newest`].
+    pub fn go_back(&self, step: u64) -> Result<Option<Found>, Error> {
+        let mut found = Found::default();
+        let names = self.names()?;
+        let all = checkpoints(&names);
+        self.find(&names, step, &mut found)?;
+        if found.snapshot.is_none() && all.len() >= self.kept.last.max(1) {
+            return Ok(None);
+        }
+        for (_, name) in all.iter().rev().take_while(|(later, _)| *later > step) {
+            let path = self.folder.join(name);
+            self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
+        }
+        self.sync(&self.folder)?;
+        Ok(Some(found))
+    }
+
+    /// Loads the newest good checkpoint of at most `most` steps, and renames damaged ones that it meets.
+    fn find(&self, names: &[String], most: u64, found: &mut Found) -> Result<(), Error> {
+        for (step, name) in checkpoints(names).into_iter().rev().skip_while(|(step, _)| *step > most) {
+            let path = self.folder.join(&name);
+            match self.load(&path, step) {
+                Ok(snapshot) => {
+                    found.snapshot = Some(snapshot);
+                    break;
+                }
+                Err(Unloaded::Refused(error)) => return Err(error),
+                Err(Unloaded::Damaged(problem)) => {
+                    let aside = self.aside(names, &name);
+                    self.disk.rename(&path, &aside).map_err(|error| failed("renaming", &path, error))?;
+                    found.problems.push(format!("{name}: {problem} (it is now {})", aside.display()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Saves a snapshot. It is durable when this returns `Ok`, and older ones are then removed but for the last few.

@@ -24,6 +24,7 @@ enum Place {
 enum Order {
     Save(Box<Snapshot>),
     Load { allow_fresh: bool, answer: Sender<Result<Found, Error>> },
+    GoBack { step: u64, answer: Sender<Result<Option<Found>, Error>> },
 }
 
 /// What has come of a snapshot: of how many steps it is, and where, or why not.
@@ -46,6 +47,9 @@ impl Writer {
                     }
                     Order::Load { allow_fresh, answer } => {
                         let _ = answer.send(store.newest(allow_fresh));
+                    }
+                    Order::GoBack { step, answer } => {
+                        let _ = answer.send(store.go_back(step));
                     }
                 }
             }
@@ -92,6 +96,23 @@ impl Writer {
         if let Some(orders) = orders {
             // If the thread is gone, so is the answer.
             let _ = orders.send(Order::Load { allow_fresh, answer });
+        }
+        found.recv().unwrap_or(Err(Error::WriterGone))
+    }
+
+    /// Goes back to a checkpoint of at most `step` steps, after the one that is being saved. See [`Store::go_back`].
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn go_back(&self, step: u64) -> Result<Option<Found>, Error> {
+        let orders = match &self.place {
+            Place::Here { store, .. } => return store.go_back(step),
+            Place::Thread { orders, .. } => orders,
+        };
+        let (answer, found) = channel::bounded(1);
+        if let Some(orders) = orders {
+            // If the thread is gone, so is the answer.
+            let _ = orders.send(Order::GoBack { step, answer });
         }
         found.recv().unwrap_or(Err(Error::WriterGone))
     }

@@ -111,6 +111,29 @@ fn checkpoints_of_another_version_of_the_numbers_are_refused_as_such_and_stay() 
     assert!(matches!(error, Error::NoneIsGood { .. }), "{error}");
 }
 
+#[test]
+fn going_back_removes_all_later_checkpoints_or_none() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = open(parent.path()).unwrap();
+    let back =
+        |step| store.go_back(step).unwrap().map(|found| found.snapshot.map(|found| found.progress.step));
+    // As long as fewer checkpoints are there than are kept, the beginning counts as one.
+    assert_eq!(back(0), Some(None));
+    store.save(&snapshot(4)).unwrap();
+    assert_eq!(back(3), Some(None));
+    assert_eq!(names(parent.path()), ["holder", "lock"]);
+    for step in [4, 8] {
+        store.save(&snapshot(step)).unwrap();
+    }
+    assert_eq!(back(3), None);
+    assert_eq!(newest(&store), (Some(8), vec![]));
+    assert_eq!(back(7), Some(Some(4)));
+    assert_eq!(names(parent.path()), ["holder", "lock", "step-000000000004"]);
+    // The same step can be saved anew.
+    store.save(&snapshot(8)).unwrap();
+    assert_eq!(back(8), Some(Some(8)));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_device_in_the_place_of_a_file_is_damage_that_takes_no_memory() {

@@ -17,6 +17,11 @@ impl std::fmt::Display for WorkerId {
     }
 }
 
+/// Whose sums they are, as far as that can be known: a worker keeps this number when it comes back under another id. A driver
+/// that identifies workers identifies all of them; one that does not has each worker be a contributor with its id's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Contributor(pub u32);
+
 /// Hash of all bits of a node's sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
@@ -28,6 +33,13 @@ pub enum ServerEvent {
     Joined {
         /// The id it was admitted under.
         worker: WorkerId,
+    },
+    /// Whose connection a worker is, which is about to join.
+    Identified {
+        /// The id that it will be admitted under.
+        worker: WorkerId,
+        /// Who it is.
+        contributor: Contributor,
     },
     /// A worker can no longer be talked to.
     Left {
@@ -77,6 +89,13 @@ pub enum ServerEvent {
         /// The hash of its sum.
         digest: Digest,
     },
+    /// The answer to [`ServerAction::GoBack`]: the weights are those of `version` again.
+    WentBack {
+        /// The version, which is at most the step that was named.
+        version: u64,
+    },
+    /// The other answer to it: the weights of that time are gone. Those that there are stay, with whatever is wrong in them.
+    CannotGoBack,
     /// Another shard has all leaves of a step and has applied it to its part of the weights.
     Applied {
         /// Which: from 0, below [`crate::ServerConfig::shards`].
@@ -172,6 +191,22 @@ pub enum ServerAction {
     StartOver {
         /// The step.
         step: u64,
+    },
+    /// A worker, which may be gone already, has sent a sum that is not what its leaves give.
+    Ban {
+        /// Who.
+        worker: WorkerId,
+        /// Which sum.
+        what: String,
+        /// The first step with an unaudited sum of this contributor that is part of the weights, if there is one.
+        since: Option<u64>,
+    },
+    /// Sums that may be wrong are part of the weights since `since`: make the weights those of that step or an earlier one, see
+    /// to it that no later ones are resumed from, and answer [`ServerEvent::WentBack`], or
+    /// [`ServerEvent::CannotGoBack`] if there are none.
+    GoBack {
+        /// The version, and the step in which the first of the sums counted.
+        since: u64,
     },
     /// All leaves of `step` are covered, here and in every shard: divide the root by the sample count, update the
     /// weights, answer [`ServerEvent::Updated`] or [`ServerEvent::Diverged`]. Unless nodes are audited, a

@@ -13,6 +13,7 @@
 pub mod assignment;
 mod audit;
 pub mod event;
+mod history;
 mod membership;
 mod rhythm;
 mod round;
@@ -21,8 +22,8 @@ mod status;
 mod worker;
 
 pub use event::{
-    Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerAction, WorkerEvent,
-    WorkerId, WorkerOutcome,
+    Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerAction,
+    WorkerEvent, WorkerId, WorkerOutcome,
 };
 pub use server::{ServerConfig, ServerCore};
 pub use status::{MissingLeaves, Status, WaitsFor, WorkerState, WorkerStatus};

@@ -200,6 +200,11 @@ impl Round {
         self.contributions.iter().any(|&(sender, _)| sender == worker)
     }
 
+    /// All workers of whom anything counts.
+    pub fn contributors(&self) -> impl Iterator<Item = WorkerId> {
+        self.contributions.iter().map(|&(worker, _)| worker)
+    }
+
     /// Another shard has applied the step.
     pub fn apply(&mut self, shard: u32) {
         self.applied.insert(shard);

@@ -1,7 +1,10 @@
 //! The server's half of the round logic.
 
 use crate::assignment::{assign, copies_only, give_out};
-use crate::event::{Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId};
+use crate::event::{
+    Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId,
+};
+use crate::history::History;
 use crate::membership::Members;
 use crate::rhythm::Rhythm;
 use crate::round::{MAX_DOUBLINGS, Round};
@@ -53,6 +56,8 @@ pub struct ServerCore {
     now: Millis,
     version: u64,
     members: Members,
+    /// Who has had a part in the weights without having been checked.
+    history: History,
     rhythm: Rhythm,
     /// Other shards that do not hold weights of the version.
     absent: BTreeSet<u32>,
@@ -80,6 +85,8 @@ enum Phase {
     Open(Box<Round>),
     /// All leaves are in; the data plane is at work.
     Updating { stopping: bool },
+    /// A liar's sums may be part of the weights; those of an earlier version are awaited.
+    GoingBack { stopping: bool },
     /// Nothing happens any more.
     Finished,
 }
@@ -91,6 +98,7 @@ impl ServerCore {
             now,
             version: config.start_version,
             members: Members::default(),
+            history: History::default(),
             rhythm: Rhythm::default(),
             absent: (0..config.shards).collect(),
             begun: false,
@@ -111,6 +119,18 @@ impl ServerCore {
         ServerCore { planted, ..self }
     }
 
+    /// Goes on with weights that contributors had a part in before this process began: each since the step given with it.
+    pub fn remembering(mut self, contributors: impl IntoIterator<Item = (Contributor, u64)>) -> Self {
+        contributors.into_iter().for_each(|(contributor, step)| self.history.recall(contributor, step));
+        self
+    }
+
+    /// Who has had a part in the weights without all of their sums having been checked, and since which step. Nobody where
+    /// all nodes are audited, or none.
+    pub fn contributors(&self) -> impl Iterator<Item = (Contributor, u64)> {
+        self.history.iter()
+    }
+
     /// Takes in what has happened and appends what is to be done about it.
     pub fn step(&mut self, now: Millis, event: ServerEvent, actions: &mut Vec<ServerAction>) {
         if matches!(self.phase, Phase::Finished) {
@@ -119,6 +139,7 @@ impl ServerCore {
         self.now = self.now.max(now);
         match event {
             ServerEvent::Joined { worker } => self.join(worker, actions),
+            ServerEvent::Identified { worker, contributor } => self.history.identify(worker, contributor),
             ServerEvent::Left { worker, reason } => self.lose(worker, reason, actions),
             ServerEvent::Refused { worker, why, counted } => self.refuse(worker, why, counted, actions),
             ServerEvent::Heard { worker } => self.members.hear(worker, self.now),
@@ -130,6 +151,8 @@ impl ServerCore {
                 self.members.note_dropped(worker);
             }
             ServerEvent::Judged { step, node, digest } => self.judged(step, node, digest, actions),
+            ServerEvent::WentBack { version } => self.went_back(Some(version), actions),
+            ServerEvent::CannotGoBack => self.went_back(None, actions),
             ServerEvent::Applied { shard, step } => {
                 if let Phase::Open(round) = &mut self.phase
                     && round.step == step
@@ -168,7 +191,7 @@ impl ServerCore {
         }
         let silent = self.members.most_silent().map(|(heard, _)| self.silent_at(heard));
         let too_few = match self.phase {
-            Phase::Updating { .. } => None,
+            Phase::Updating { .. } | Phase::GoingBack { .. } => None,
             _ => self.short_since.map(|since| since.saturating_add(self.config.join_timeout_ms)),
         };
         let overdue = match &self.phase {
@@ -230,6 +253,7 @@ impl ServerCore {
         match (&self.phase, self.short_since) {
             (Phase::Finished, _) => (WaitsFor::Nothing, self.since),
             (Phase::Updating { .. }, _) => (WaitsFor::Update { step }, self.since),
+            (Phase::GoingBack { .. }, _) => (WaitsFor::EarlierWeights { step }, self.since),
             (_, since) if !self.absent.is_empty() => {
                 let shards = self.absent.iter().map(|&shard| self.number(shard)).collect();
                 (WaitsFor::Parts { step, shards }, since.unwrap_or(self.since))
@@ -385,11 +409,13 @@ impl ServerCore {
         let leaves = round.leaves_of(node);
         let liars = round.audits.judge(node, digest);
         let is_wrong = liars.iter().any(|&liar| round.counts_on(liar));
+        let mut first = None;
         for worker in liars {
-            let why = format!(
-                "its sum of {} of step {step} is not what they give: it is banned",
-                Section::words(&leaves)
-            );
+            let what = format!("its sum of {} of step {step} is not what they give", Section::words(&leaves));
+            let why = format!("{what}: it is banned");
+            let since = self.history.take(worker);
+            first = since.into_iter().chain(first).min();
+            actions.push(ServerAction::Ban { worker, what, since });
             let reason = Dismissal::Banned(why.clone());
             if self.members.is_live(worker) {
                 self.members.drain(worker, reason.clone());
@@ -399,8 +425,41 @@ impl ServerCore {
                 actions.push(ServerAction::Notice(format!("{worker}, who is gone, lied: {why}")));
             }
         }
-        if is_wrong && !self.planted.has(Defect::LiarsSumStays) {
-            self.start_over(step, actions);
+        match first.filter(|_| !self.planted.has(Defect::LiarsPastStays)) {
+            Some(since) => self.go_back(since, actions),
+            None if is_wrong && !self.planted.has(Defect::LiarsSumStays) => self.start_over(step, actions),
+            None => {}
+        }
+    }
+
+    /// Sums that may be wrong are part of the weights since this step.
+    fn go_back(&mut self, since: u64, actions: &mut Vec<ServerAction>) {
+        actions.push(ServerAction::GoBack { since });
+        let why = format!("the weights since step {since} may hold wrong sums; the run goes back");
+        self.send_all_away(Dismissal::Rewound(why), actions);
+        self.enter(Phase::GoingBack { stopping: false });
+    }
+
+    /// The weights are of `version`, or there are none but those of now.
+    fn went_back(&mut self, version: Option<u64>, actions: &mut Vec<ServerAction>) {
+        let Phase::GoingBack { stopping } = self.phase else { return };
+        match version {
+            Some(version) => {
+                let (from, to) = (self.version, version);
+                actions
+                    .push(ServerAction::Notice(format!("the run goes on from step {to} instead of {from}")));
+                self.version = version;
+                self.history.go_back(version);
+            }
+            None => actions.push(ServerAction::StartOver { step: self.version }),
+        }
+        if stopping {
+            self.finish_stopped(actions);
+            return;
+        }
+        self.enter(Phase::Waiting);
+        for worker in self.members.live() {
+            self.send_weights(worker, actions);
         }
     }
 
@@ -419,10 +478,10 @@ impl ServerCore {
         }
     }
 
-    /// Whether there is a version to send. While an update is under way there is none, and the new one goes to
-    /// everybody; likewise what the shards are given.
+    /// Whether there is a version to send. While an update is under way or the run goes back there is none, and the new one
+    /// goes to everybody; likewise what the shards are given.
     fn has_weights(&self) -> bool {
-        self.absent.is_empty() && !matches!(self.phase, Phase::Updating { .. })
+        self.absent.is_empty() && !matches!(self.phase, Phase::Updating { .. } | Phase::GoingBack { .. })
     }
 
     /// Whoever is at a step may hold work for it that will not come about: all workers are to begin anew.
@@ -500,7 +559,7 @@ impl ServerCore {
 
     fn stop(&mut self, actions: &mut Vec<ServerAction>) {
         match &mut self.phase {
-            Phase::Updating { stopping } => *stopping = true,
+            Phase::Updating { stopping } | Phase::GoingBack { stopping } => *stopping = true,
             Phase::Waiting | Phase::Open(_) => self.finish_stopped(actions),
             Phase::Finished => {}
         }
@@ -557,6 +616,9 @@ impl ServerCore {
                 let is_audited = round.audits.are_settled() || self.planted.has(Defect::AuditsNotAwaited);
                 if is_applied && is_audited {
                     actions.push(ServerAction::Update { step: round.step });
+                    if self.config.audit > 0.0 && self.config.audit < 1.0 {
+                        self.history.commit(round.contributors(), round.step);
+                    }
                     let [silent, idle] = round.silent_and_idle(&self.members.live());
                     silent.into_iter().for_each(|worker| self.members.charge(worker, self.now));
                     idle.into_iter().for_each(|worker| self.members.forgive(worker));

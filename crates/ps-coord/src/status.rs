@@ -98,6 +98,11 @@ pub enum WaitsFor {
         /// Their leaves, and who computes them; nobody if the server does.
         audits: Vec<MissingLeaves>,
     },
+    /// The weights of an earlier version.
+    EarlierWeights {
+        /// The step that waits.
+        step: u64,
+    },
     /// The data plane's update.
     Update {
         /// The step.
@@ -145,6 +150,9 @@ impl fmt::Display for WaitsFor {
             }
             WaitsFor::Shards { step, shards } => {
                 write!(f, "step {step} waits for shards that have not applied it: {shards:?}")
+            }
+            WaitsFor::EarlierWeights { step } => {
+                write!(f, "step {step} is given up; the run waits for the weights of an earlier step")
             }
             WaitsFor::Update { step } => write!(f, "step {step} waits for the update of the weights"),
             WaitsFor::Nothing => write!(f, "nothing is awaited"),

@@ -29,6 +29,8 @@ pub enum Defect {
     AuditsNotAwaited,
     /// What a liar has sent stays, though it is banned.
     LiarsSumStays,
+    /// What a liar contributed to earlier steps stays, though it is banned.
+    LiarsPastStays,
     /// What a worker sent that was refused in the middle of a step stays.
     RefusedSumStays,
     /// The round logic goes on a step after the one that was restored.

@@ -2,6 +2,7 @@
 //!
 //! Drivers and the recorder write on the [`Board`]; nobody waits for who reads it, and nothing that is decided depends on it.
 
+use crate::bans::Ban;
 use crate::job::Job;
 use crate::lines::Line;
 use crate::measures::Measures;
@@ -229,6 +230,8 @@ pub struct Seen {
     pub rescued: u64,
     /// Sums that were computed twice and compared.
     pub audited: u64,
+    /// Workers that were banned.
+    pub bans: Vec<Ban>,
     /// The steps of the newest checkpoint that is durable, and since when.
     pub checkpoint: Option<(u64, Instant)>,
     /// The last rounds.
@@ -326,6 +329,7 @@ impl Board {
             workers: Vec::new(),
             rescued: 0,
             audited: 0,
+            bans: Vec::new(),
             checkpoint: None,
             rounds: VecDeque::new(),
             confusion: None,
@@ -509,6 +513,7 @@ impl Board {
                 Ending::Done => Phase::Done,
                 Ending::Stopped => Phase::Stopped,
             });
+            seen.bans = summary.bans.clone();
             seen.summary = Some(summary.clone());
         });
     }

@@ -3,7 +3,7 @@
 use crate::folder::{CHECKPOINTS, FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
 use crate::resume::judge;
-use ps_checkpoint::{Disk, Error, Kept, Snapshot, Store, Writer};
+use ps_checkpoint::{Disk, Error, Found, Kept, Snapshot, Store, Writer};
 use ps_config::CheckpointArgs;
 use ps_core::Model;
 use ps_host::Ceiling;
@@ -24,26 +24,36 @@ pub struct Checkpoints {
     durable: Option<(u64, Instant)>,
 }
 
-/// The checkpoints of a run, the snapshot it resumes from, and warnings for the user about damaged ones.
-pub(crate) type Opened = (Checkpoints, Option<Snapshot>, Vec<String>);
+/// The checkpoints of a run when it begins.
+pub(crate) struct Opened {
+    pub checkpoints: Checkpoints,
+    /// What it resumes from.
+    pub start: Option<Snapshot>,
+    /// For the user, about damaged checkpoints.
+    pub warnings: Vec<String>,
+    /// The step that it went back to, if later ones could not be trusted.
+    pub went_back_to: Option<u64>,
+}
 
 impl Checkpoints {
-    /// Takes the run's folder of checkpoints and finds the newest good one.
+    /// Takes the run's folder of checkpoints and finds the newest good one. The run was about to go back to one
+    /// of at most `pending` steps when the process ended.
     pub(crate) fn open(
         job: &Job,
         folder: &RunFolder,
         wanted: &CheckpointArgs,
+        pending: Option<u64>,
     ) -> Result<Opened, FolderError> {
         let path = folder.path().join(CHECKPOINTS);
         let store = Store::open(&path, kept(job, wanted, Some(folder.path())))?;
         let start = |store| Writer::start(store).map_err(|error| FolderError::File { path, error });
-        let opened = Checkpoints::on(store, start, wanted).map_err(|error| match error {
+        let opened = Checkpoints::on(store, start, wanted, pending).map_err(|error| match error {
             FolderError::Checkpoint(Error::OtherRun { why, .. }) => {
                 FolderError::OtherRun { path: folder.path().into(), why }
             }
             error => error,
         })?;
-        folder.check_results(opened.1.is_some())?;
+        folder.check_results(opened.start.is_some())?;
         Ok(opened)
     }
 
@@ -54,14 +64,17 @@ impl Checkpoints {
         wanted: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
         let store = Store::on(disk, Path::new("/"), kept(job, wanted, None))?;
-        Checkpoints::on(store, |store| Ok(Writer::here(store)), wanted)
+        Checkpoints::on(store, |store| Ok(Writer::here(store)), wanted, None)
     }
 
     fn on(
         store: Store,
         start: impl FnOnce(Store) -> Result<Writer, FolderError>,
         wanted: &CheckpointArgs,
+        pending: Option<u64>,
     ) -> Result<Opened, FolderError> {
+        let trusted = pending.map(|step| store.go_back(step)).transpose()?.flatten();
+        let went_back_to = trusted.map(|found| found.snapshot.map_or(0, |found| found.progress.step));
         let found = store.newest(wanted.allow_fresh)?;
         let warnings = found.problems.iter().map(damaged).collect();
         let writer = start(store)?;
@@ -74,7 +87,7 @@ impl Checkpoints {
             is_asked_for: false,
             durable: found.snapshot.as_ref().map(|found| (found.progress.step, Instant::now())),
         };
-        Ok((checkpoints, found.snapshot, warnings))
+        Ok(Opened { checkpoints, start: found.snapshot, warnings, went_back_to })
     }
 
     /// Whether a checkpoint is to be made after so many steps, and can be: while one is being saved none is.
@@ -128,6 +141,16 @@ impl Checkpoints {
         let found = self.writer.newest(self.allow_fresh)?;
         warnings.extend(found.problems.iter().map(damaged));
         Ok((found.snapshot, warnings))
+    }
+
+    /// Waits for the snapshot that is being saved, and goes back to a checkpoint of at most `step` steps; see
+    /// [`ps_checkpoint::Store::go_back`]. The problems are warnings for the user.
+    pub(crate) fn go_back(&mut self, step: u64) -> Result<Option<Found>, Error> {
+        let mut problems: Vec<String> = self.wait()?.into_iter().collect();
+        let Some(found) = self.writer.go_back(step)? else { return Ok(None) };
+        problems.extend(found.problems.iter().map(damaged));
+        self.durable = found.snapshot.as_ref().map(|found| (found.progress.step, Instant::now()));
+        Ok(Some(Found { problems, ..found }))
     }
 
     /// A warning for the user if the last snapshot could not be saved.

@@ -1,5 +1,6 @@
 //! Where a run's results go.
 
+use crate::bans::{self, BANS_FILE, Ban};
 use crate::job::Job;
 use crate::lines::{Length, Line};
 use crate::summary::Summary;
@@ -182,6 +183,22 @@ impl RunFolder {
     /// Writes the run file as resolved.
     pub fn write_run(&self, job: &Job) -> Result<(), FolderError> {
         write_aside(&self.path.join(RUN_FILE), job.run.to_toml().as_bytes())
+    }
+
+    /// The workers that were banned.
+    pub(crate) fn bans(&self) -> Result<Vec<Ban>, FolderError> {
+        let path = self.path.join(BANS_FILE);
+        match ps_host::read(&path, Ceiling::TEXT) {
+            Ok(content) => bans::parse(&content, &path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(failed(&path, error)),
+        }
+    }
+
+    /// Writes down who was banned.
+    pub(crate) fn write_bans(&self, bans: &[Ban]) -> Result<(), FolderError> {
+        let text = serde_json::to_string_pretty(bans).expect("plain numbers and texts become JSON") + "\n";
+        write_aside(&self.path.join(BANS_FILE), text.as_bytes())
     }
 
     /// Opens the file that metrics go to, with the first `lines` lines that are there, as lines of a run of this length.

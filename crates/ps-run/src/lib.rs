@@ -4,6 +4,7 @@
 //! begin with. [`RunFolder`] is where its results go, [`Recorder`] what tells the user how it goes.
 //! Nothing here decides a bit of the weights.
 
+mod bans;
 mod board;
 mod checkpoints;
 mod diagnosis;
@@ -28,6 +29,7 @@ mod tensorboard;
 mod trace;
 mod weights;
 
+pub use bans::{BANS_FILE, Ban};
 pub use board::{About, Board, Confusion, Meter, Part, Round, STEP_BOUNDS, Seen, Span, WorkerRow};
 pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;

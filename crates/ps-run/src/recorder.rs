@@ -1,5 +1,6 @@
 //! Tells user and metrics file how a run goes.
 
+use crate::bans::{self, Ban};
 use crate::board::{About, Board};
 use crate::checkpoints::{Checkpoints, Opened};
 use crate::diagnosis::Diagnosis;
@@ -15,6 +16,7 @@ use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
 use ps_core::control::{Event, EventKind, Probe, State};
 use ps_core::{BatchPlan, Step, StepReport, Tally};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -38,6 +40,9 @@ pub struct Recorder {
     lines: u64,
     progress: Progress,
     checkpoints: Option<Checkpoints>,
+    bans: Vec<Ban>,
+    /// Who has had a part in the weights without all of it having been checked, and since which step.
+    contributors: BTreeMap<String, u64>,
     /// What the run goes on from.
     start: Option<Snapshot>,
     /// Seconds of training before that.
@@ -126,8 +131,20 @@ impl Recorder {
         style: Style,
         wanted: &CheckpointArgs,
     ) -> Result<Self, FolderError> {
-        let opened = Checkpoints::open(job, &folder, wanted)?;
-        Recorder::saved(job, Some(folder), style, opened)
+        let mut bans = folder.bans()?;
+        let pending = bans::pending_since(&bans);
+        let opened = Checkpoints::open(job, &folder, wanted, pending)?;
+        if pending.is_some() {
+            match opened.went_back_to {
+                Some(step) => bans::undo(&mut bans, step),
+                None => bans::accept(&mut bans),
+            }
+            folder.write_bans(&bans)?;
+        }
+        let mut recorder = Recorder::saved(job, Some(folder), style, opened)?;
+        recorder.board.tell(|seen| seen.bans = bans.clone());
+        recorder.bans = bans;
+        Ok(recorder)
     }
 
     /// The same for a run that is saved on the root of another disk, on the caller's thread, and has no other results.
@@ -140,8 +157,9 @@ impl Recorder {
         job: &Job,
         folder: Option<RunFolder>,
         style: Style,
-        (checkpoints, start, warnings): Opened,
+        opened: Opened,
     ) -> Result<Self, FolderError> {
+        let Opened { checkpoints, start, warnings, .. } = opened;
         let mut recorder = Recorder::opened(job, folder, style, start)?;
         recorder.checkpoints = Some(checkpoints);
         warnings.iter().for_each(|warning| recorder.progress.warn(warning));
@@ -181,6 +199,8 @@ impl Recorder {
             lines: from.lines,
             progress,
             checkpoints: None,
+            bans: Vec::new(),
+            contributors: start.as_ref().map(|start| start.progress.contributors.clone()).unwrap_or_default(),
             start,
             before: from.seconds,
             started: now,
@@ -249,7 +269,38 @@ impl Recorder {
             }
             None => None,
         };
-        let from = found.as_ref().map(|found| found.progress.clone()).unwrap_or_default();
+        self.resume_at(found.as_ref())?;
+        Ok(found)
+    }
+
+    /// Goes back to a checkpoint of at most `step` steps, or to the beginning if that counts as one: later weights may hold
+    /// wrong sums, and what was saved of them is removed. Gives what was saved; nothing at all if neither is to be had, and
+    /// then the weights stay as they are.
+    ///
+    /// # Errors
+    /// As for [`Recorder::rewind`].
+    pub fn go_back(&mut self, step: u64) -> Result<Option<Option<Snapshot>>, FolderError> {
+        let found = match &mut self.checkpoints {
+            Some(checkpoints) => {
+                let Some(found) = checkpoints.go_back(step)? else {
+                    bans::accept(&mut self.bans);
+                    self.write_bans()?;
+                    return Ok(None);
+                };
+                found.problems.iter().for_each(|warning| self.progress.warn(warning));
+                found.snapshot
+            }
+            None => None,
+        };
+        self.resume_at(found.as_ref())?;
+        bans::undo(&mut self.bans, found.as_ref().map_or(0, |found| found.progress.step));
+        self.write_bans()?;
+        Ok(Some(found))
+    }
+
+    /// Forgets what was told of steps later than those of `found`, or of all.
+    fn resume_at(&mut self, found: Option<&Snapshot>) -> Result<(), FolderError> {
+        let from = found.map(|found| found.progress.clone()).unwrap_or_default();
         self.close_metrics()?;
         let length = length(&self.plan);
         let metrics = self.folder.as_ref().map(|folder| folder.metrics(from.lines, length)).transpose()?;
@@ -269,10 +320,34 @@ impl Recorder {
             seen.recall(&lines);
             (seen.steps, seen.samples) = (from.step, from.samples);
         });
-        if let Some(found) = &found {
+        if let Some(found) = found {
             self.hash_start(found, &lines);
         }
-        Ok(found)
+        Ok(())
+    }
+
+    /// The workers that were banned so far.
+    pub fn bans(&self) -> &[Ban] {
+        &self.bans
+    }
+
+    /// A worker was banned.
+    ///
+    /// # Errors
+    /// The folder cannot be written: after a restart nobody would know.
+    pub fn ban(&mut self, ban: Ban) -> Result<(), FolderError> {
+        self.bans.push(ban);
+        self.write_bans()
+    }
+
+    fn write_bans(&self) -> Result<(), FolderError> {
+        self.board.tell(|seen| seen.bans = self.bans.clone());
+        self.folder.as_ref().map_or(Ok(()), |folder| folder.write_bans(&self.bans))
+    }
+
+    /// Who has had a part in the weights that are saved next, and since which step.
+    pub fn note_contributors(&mut self, contributors: BTreeMap<String, u64>) {
+        self.contributors = contributors;
     }
 
     /// What whoever holds the weights shall hand over after `steps` steps that were all told of.
@@ -355,6 +430,7 @@ impl Recorder {
             samples: self.samples,
             tally: tally.clone(),
             recent: (recent.samples > 0).then(|| recent.clone()),
+            contributors: self.contributors.clone(),
         }
     }
 
@@ -634,6 +710,8 @@ impl Recorder {
         let is_done = self.is_concluded || version >= job.plan.steps;
         let mut summary =
             Summary::new(job, weights, version, is_done, validated.map(|(_, measures)| measures));
+        summary.is_tainted = self.bans.iter().any(Ban::is_tainting);
+        summary.bans = std::mem::take(&mut self.bans);
         summary.steps_taken = Diagnosis::of(&self.probes);
         summary.seconds = seconds;
         summary.samples_per_second = self.samples as f64 / seconds.max(1e-9);
@@ -813,13 +891,47 @@ mod tests {
     use ps_config::RunConfig;
     use ps_data::NoProgress;
 
-    #[test]
-    fn weights_are_written_even_if_metrics_cannot_be() {
-        let place = tempfile::tempdir().unwrap();
+    #[allow(clippy::unwrap_used, reason = "a test may panic")]
+    fn job(place: &Path) -> Job {
         let text =
             "data.train = 'digits:20'\nmodel.kind = 'softmax'\ntrain.batch = 20\nlearning_rate.initial = 1";
         let run = RunConfig::parse(text, "test", &[]).unwrap();
-        let job = Job::load(run, place.path(), None, &NoProgress).unwrap();
+        Job::load(run, place, None, &NoProgress).unwrap()
+    }
+
+    #[test]
+    fn a_run_that_was_about_to_go_back_does_so_when_it_is_resumed() {
+        let place = tempfile::tempdir().unwrap();
+        let (job, out) = (job(place.path()), place.path().join("out"));
+        let wanted = CheckpointArgs {
+            checkpoint_every: Some(1),
+            checkpoint_seconds: 0,
+            checkpoint_keep: 2,
+            allow_fresh: false,
+        };
+        let open = || {
+            let folder = RunFolder::create(Some(&out), "test", Some(&job.run)).unwrap();
+            Recorder::with_checkpoints(&job, folder, Style::Quiet, &wanted).unwrap()
+        };
+        for (since, expected, remains) in [(3, 2, false), (1, 4, true)] {
+            let mut recorder = open();
+            for step in [2, 4] {
+                let progress = recorder.progress(step, job.control().state().clone());
+                recorder.checkpoint(progress, job.model.initial(step), Vec::new()).unwrap();
+            }
+            recorder.ban(Ban { since: Some(since), ..Ban::default() }).unwrap();
+            drop(recorder);
+            let mut recorder = open();
+            assert_eq!(recorder.take_start().unwrap().progress.step, expected);
+            let ban = recorder.bans().last().unwrap();
+            assert_eq!((ban.went_back_to.is_none(), ban.remains), (remains, remains));
+        }
+    }
+
+    #[test]
+    fn weights_are_written_even_if_metrics_cannot_be() {
+        let place = tempfile::tempdir().unwrap();
+        let job = job(place.path());
         let out = place.path().join("out");
         let folder = RunFolder::create(Some(&out), "test", None).unwrap();
         let mut recorder = Recorder::new(&job, Some(folder), Style::Quiet).unwrap();

@@ -1,6 +1,8 @@
 //! A run's result in numbers.
 
+use crate::bans::Ban;
 use crate::diagnosis::Diagnosis;
+use crate::folder::SUMMARY_FILE;
 use crate::job::Job;
 use crate::measures::{Measures, counted, grouped, seconds};
 use ps_checkpoint::Fingerprint;
@@ -38,6 +40,12 @@ pub struct Summary {
     /// What the steps that were looked at closely say of the learning rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps_taken: Option<Diagnosis>,
+    /// Workers that were banned because their sums were wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bans: Vec<Ban>,
+    /// Whether wrong sums of a banned worker may be part of the weights.
+    #[serde(default, rename = "tainted", skip_serializing_if = "std::ops::Not::not")]
+    pub is_tainted: bool,
     /// SHA-256 of the final weights.
     pub weights_sha256: String,
 }
@@ -60,6 +68,9 @@ pub enum Ending {
     /// The user stopped it.
     Stopped,
 }
+
+/// Bans that get a line each.
+const BANS_SHOWN: usize = 4;
 
 /// Columns before the values in [`Summary::lines`].
 pub const SUMMARY_INDENT: usize = 13;
@@ -93,6 +104,8 @@ impl Summary {
             test: measure(job.test(weights)),
             slowest: None,
             steps_taken: None,
+            bans: Vec::new(),
+            is_tainted: false,
             weights_sha256: weights_hash(weights),
         }
     }
@@ -128,6 +141,15 @@ impl Summary {
                 "slowest      {worker}: steps waited {} for it alone",
                 seconds(*waited_seconds)
             ));
+        }
+        for ban in self.bans.iter().take(BANS_SHOWN) {
+            lines.push(format!("{:<12} {}", "banned", ban.line()));
+        }
+        if let Some(more @ 1..) = self.bans.len().checked_sub(BANS_SHOWN) {
+            lines.push(format!("{:<12} {more} more, see {SUMMARY_FILE}", ""));
+        }
+        if self.is_tainted {
+            lines.push(format!("{:<12} the weights may hold wrong sums of a banned worker", "tainted"));
         }
         if let Some(steps) = &self.steps_taken {
             lines.push(format!("{:<12} {}", "step size", steps.verdict));

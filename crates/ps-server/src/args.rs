@@ -73,6 +73,14 @@ pub struct Arguments {
           help_heading = "Workers")]
     pub audit: f64,
 
+    /// Exit with 0 even if the weights may hold wrong sums
+    ///
+    /// With an --audit share below 1, a worker that is banned may have sent other wrong sums before. The run then goes back to the
+    /// last checkpoint before the worker's first contribution. If none is kept, the run finishes, but the server exits with 1
+    /// unless this flag is given.
+    #[arg(long, help_heading = "Workers")]
+    pub accept_tainted: bool,
+
     /// Hold only part I of S of the weights
     ///
     /// Part 0 is the coordinator, which also distributes the work. Each other part is a separate process, started with
@@ -129,6 +137,14 @@ pub struct Arguments {
     #[arg(long, help_heading = "Security")]
     pub insecure: bool,
 
+    /// Each worker has its own certificate or token
+    ///
+    /// A ban then follows the subject and issuer of the certificate, or the line of the token in --token-file, and a second
+    /// worker with the same one is refused while the first is connected. Without this flag, workers may share credentials, and
+    /// a banned worker can come back.
+    #[arg(long, help_heading = "Security")]
+    pub individual_credentials: bool,
+
     /// How the process logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -174,6 +190,7 @@ impl Arguments {
                 (None, None) => Layout::default(),
             },
             security: security.clone(),
+            individual_credentials: self.individual_credentials,
             reflection: self.reflection,
             ..ServerOptions::default()
         }
@@ -188,6 +205,17 @@ impl Arguments {
                 "--shard {index}/{parts} needs --coordinator HOST:PORT, the address of --shard 0/{parts}"
             )),
             (None, Some(_)) => Err("--coordinator needs --shard I/S".into()),
+        }
+    }
+
+    /// Refuses to tell workers apart by credentials that are not asked for.
+    pub fn guard_credentials(&self, security: &Security) -> Result<(), String> {
+        match self.individual_credentials && !security.is_encrypted() && !security.asks_token() {
+            true => {
+                Err("--individual-credentials needs --tls-cert, --tls-key and --tls-ca, or --token-file"
+                    .into())
+            }
+            false => Ok(()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The one task that owns the round logic and the data plane: events in, actions carried out.
 
+use crate::identities::Identities;
 pub(crate) use crate::peers::Peer;
 use crate::peers::Peers;
 use crate::plane::{Plane, StatePart};
@@ -12,11 +13,12 @@ use ps_coord::{
 };
 use ps_core::optim::{Moved, PieceSums};
 use ps_core::{Section, StepReport, trainer::Diverged};
+use ps_proto::connections::Complaints;
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::{Nonsense, Refusal, tensor, v1};
-use ps_run::{FolderError, Job, Part, Recorder, Wanted, WorkerRow};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use ps_run::{Ban, FolderError, Job, Part, Recorder, Wanted, WorkerRow};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,8 +88,12 @@ pub(crate) struct Driver {
     diverged: Option<Diverged>,
     /// Names and addresses of all workers that ever were admitted.
     seen: BTreeMap<WorkerId, (String, String)>,
-    /// Names and hosts of workers that have lied.
-    banned: BTreeSet<(String, String)>,
+    /// Who they are, and whom bans keep out.
+    identities: Identities,
+    /// Bans that the log has.
+    logged_bans: usize,
+    /// What is logged of workers that are turned away.
+    complaints: Complaints,
     loss: f64,
     /// Whether the first leaves were given out.
     begun: bool,
@@ -157,10 +163,15 @@ impl Driver {
         if options.audit > 0.0 {
             plane.audit();
         }
+        let logged_bans = recorder.bans().len();
+        let mut identities = Identities::new(options.individual_credentials, recorder.bans());
+        let contributors = start.iter().flat_map(|start| &start.progress.contributors);
+        let known = contributors.map(|(name, since)| (identities.contributor(name.clone()), *since));
+        let core = ServerCore::new(0, config).remembering(known);
         Driver {
             job,
             fingerprints,
-            core: ServerCore::new(0, config),
+            core,
             plane,
             peers: Peers::new(Arc::clone(&recorder.board().meter)),
             recorder,
@@ -177,7 +188,9 @@ impl Driver {
             moved: BTreeMap::new(),
             diverged: None,
             seen: BTreeMap::new(),
-            banned: BTreeSet::new(),
+            identities,
+            logged_bans,
+            complaints: Complaints::default(),
             loss: f64::NAN,
             begun: false,
             started: Instant::now(),
@@ -323,16 +336,7 @@ impl Driver {
     /// What an incoming message means to the round logic.
     fn receive(&mut self, incoming: Incoming) -> Option<ServerEvent> {
         match incoming {
-            Incoming::Joined { peer, .. } if self.banned.contains(&peer.place()) => {
-                info!(name = peer.name, address = peer.address, "a banned worker is turned away");
-                peer.outbox.abandon(Refusal::Banned.into());
-                None
-            }
-            Incoming::Joined { worker, peer } => {
-                self.seen.insert(worker, (peer.name.clone(), peer.address.clone()));
-                self.peers.admit(worker, peer);
-                Some(ServerEvent::Joined { worker })
-            }
+            Incoming::Joined { worker, peer } => self.admit(worker, peer),
             Incoming::Message { worker, message } => self.hear(worker, message),
             Incoming::Left { worker, reason: Departure::Misbehaved(why) } => {
                 Some(self.refuse(worker, Nonsense::new(why)))
@@ -371,6 +375,19 @@ impl Driver {
             Incoming::Shard { index, said } => self.hear_shard(index, said),
             Incoming::Stop => Some(ServerEvent::Stop),
         }
+    }
+
+    fn admit(&mut self, worker: WorkerId, peer: Peer) -> Option<ServerEvent> {
+        if let Some(refusal) = self.identities.refusal(&peer, self.peers.iter()) {
+            self.complaints.log(|| format!("{}: worker {} refused: {refusal}", peer.address, peer.name));
+            peer.outbox.abandon(refusal.into());
+            return None;
+        }
+        self.seen.insert(worker, (peer.name.clone(), peer.address.clone()));
+        let contributor = self.identities.admit(worker, &peer);
+        self.peers.admit(worker, peer);
+        self.events.push_back(ServerEvent::Joined { worker });
+        Some(ServerEvent::Identified { worker, contributor })
     }
 
     fn hear(&mut self, worker: WorkerId, message: WorkerMessage) -> Option<ServerEvent> {
@@ -548,6 +565,8 @@ impl Driver {
                 self.events.push_back(ServerEvent::Judged { step, node, digest });
                 self.was_deaf_since(begun);
             }
+            ServerAction::Ban { worker, what, since } => self.ban(worker, what, since),
+            ServerAction::GoBack { since } => self.go_back_before(since),
             ServerAction::AskMissing { step } => self.shards.ask_missing(step),
             ServerAction::StartOver { step } => {
                 warn!(step, "what was gathered of this step is forgotten, and gathered again");
@@ -555,10 +574,8 @@ impl Driver {
             }
             ServerAction::Update { step } => info_span!("update", step).in_scope(|| self.update(step)),
             ServerAction::Dismiss { worker, reason } => {
-                if let (Dismissal::Banned(_), Some(peer)) = (&reason, self.peers.get(worker)) {
-                    warn!(%worker, name = peer.name, address = peer.address, "worker banned: {reason}");
-                    self.banned.insert(peer.place());
-                } else if !matches!(reason, Dismissal::Done) {
+                // Of a ban, the log has more than this.
+                if !matches!(reason, Dismissal::Done | Dismissal::Banned(_)) {
                     info!(%worker, %reason, "worker dismissed");
                 }
                 self.peers.message(worker, convert::dismissed(&reason));
@@ -568,6 +585,52 @@ impl Driver {
             // The loop ends there.
             ServerAction::Finish(_) => {}
         }
+    }
+
+    /// A worker has sent a wrong sum, and has had a part in the weights since `since`.
+    fn ban(&mut self, worker: WorkerId, reason: String, since: Option<u64>) {
+        let (name, address) = self.seen.get(&worker).cloned().unwrap_or_default();
+        let credential = self.identities.ban(worker);
+        let ban = Ban {
+            worker: name,
+            address,
+            credential,
+            step: self.plane.version(),
+            reason,
+            since,
+            ..Ban::default()
+        };
+        // With a part in the weights, what becomes of them is known in a moment.
+        if since.is_none() {
+            warn!(%worker, "worker banned: {}", ban.line());
+        }
+        if let Err(error) = self.recorder.ban(ban) {
+            self.failed = Some(error);
+        }
+    }
+
+    /// Wrong sums may be part of the weights since this step.
+    fn go_back_before(&mut self, since: u64) {
+        self.made = None;
+        match self.recorder.go_back(since) {
+            Ok(Some(found)) => {
+                match &found {
+                    Some(start) => self.plane.resume_from(start),
+                    None => self.plane.begin(&self.job),
+                }
+                self.events.push_back(ServerEvent::WentBack { version: self.plane.version() });
+            }
+            Ok(None) => self.events.push_back(ServerEvent::CannotGoBack),
+            Err(error) => {
+                self.failed = Some(error);
+                return;
+            }
+        }
+        let bans = self.recorder.bans();
+        for ban in bans.iter().skip(self.logged_bans).filter(|ban| ban.since.is_some()) {
+            warn!("worker banned: {}", ban.line());
+        }
+        self.logged_bans = bans.len();
     }
 
     fn update(&mut self, step: u64) {
@@ -716,8 +779,11 @@ impl Driver {
     }
 
     /// The coordinator's part of a checkpoint of now.
-    fn own(&self) -> Own {
+    fn own(&mut self) -> Own {
         let version = self.plane.version();
+        let name = |contributor| self.identities.name(contributor).map(str::to_owned);
+        let contributors = self.core.contributors().filter_map(|(it, since)| Some((name(it)?, since)));
+        self.recorder.note_contributors(contributors.collect());
         Own {
             progress: self.recorder.progress(version, self.plane.control().state().clone()),
             weights: self.plane.kept_parts(),

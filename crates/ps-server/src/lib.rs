@@ -13,6 +13,7 @@ mod doors;
 mod driver;
 mod error;
 mod health;
+mod identities;
 mod outbox;
 mod over;
 mod peers;
@@ -64,6 +65,9 @@ pub struct ServerOptions {
     pub layout: Layout,
     /// What callers must show, and what this server shows where it calls others.
     pub security: Security,
+    /// Whether each worker has a certificate or token of its own, so that a ban can be enforced. A second worker with the same
+    /// one is refused while the first is there.
+    pub individual_credentials: bool,
     /// A connection that brought no call that was let in for this long is closed.
     pub admission_timeout: Duration,
     /// Whether whoever is let in may ask for the description of the services.
@@ -117,6 +121,7 @@ impl Default for ServerOptions {
             audit: 0.0,
             layout: Layout::default(),
             security: Security::default(),
+            individual_credentials: false,
             admission_timeout: limits::ADMISSION_TIMEOUT,
             reflection: false,
             simulation: None,

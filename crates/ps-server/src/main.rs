@@ -53,6 +53,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     // Before the data is read, which may take a while: a port in use shows at once.
     let security = Security::open(&arguments.security).map_err(|error| failure(error, true))?;
     arguments.guard_dashboard(&security).map_err(|error| failure(error, true))?;
+    arguments.guard_credentials(&security).map_err(|error| failure(error, true))?;
     let health = arguments.health.as_deref().map(open_health).transpose()?;
     let listener = bind(arguments, &security)?;
     let options = arguments.options(&security);
@@ -72,11 +73,12 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         info!("this run is finished: its results are there");
         tell(&summary, out, arguments.log.quiet);
         if !arguments.stay {
-            return Ok(());
+            return check_trust(&summary, arguments);
         }
         let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
         let watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
-        return stay(&options, health.as_ref(), listener, &summary, watching.as_ref());
+        stay(&options, health.as_ref(), listener, &summary, watching.as_ref())?;
+        return check_trust(&summary, arguments);
     }
     if options.layout == Layout::default() {
         job.check_memory().map_err(|error| failure(&error, error.is_usage()))?;
@@ -119,7 +121,18 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         }
         _ => watching.see_off(|| false),
     }
-    ended.map(drop).map_err(|error| failed(&error))
+    let summary = ended.map_err(|error| failed(&error))?;
+    check_trust(&summary, arguments)
+}
+
+/// Weights of a finished run that may be wrong are a failure, unless the user accepts them.
+fn check_trust(summary: &Summary, arguments: &Arguments) -> Result<(), Failure> {
+    if !summary.is_tainted || !summary.is_done() || arguments.accept_tainted {
+        return Ok(());
+    }
+    let text = "the run is finished, but the weights may hold wrong sums of a banned worker; train again in another \
+                folder with --out, or accept them with --accept-tainted";
+    Err((text.into(), 1))
 }
 
 fn open_health(address: &str) -> Result<Health, Failure> {

@@ -3,6 +3,7 @@
 use crate::outbox::{Outbox, Undeliverable};
 use crate::plane::{Plane, WeightsPart};
 use ps_coord::{Departure, WorkerId};
+use ps_proto::security::Credential;
 use ps_proto::{Refusal, v1};
 use ps_run::Meter;
 use std::collections::BTreeMap;
@@ -15,19 +16,13 @@ pub(crate) struct Peer {
     pub name: String,
     /// Where it is, in words if it has no address.
     pub address: String,
+    /// What it has shown of itself.
+    pub credential: Credential,
     pub outbox: Outbox,
     /// Whether it has been sent all weights, so that new ones are sent to it as they are made.
     pub is_served: bool,
     /// Going away, it tells whoever reads from the worker that it has been let go of.
     pub _parting: oneshot::Sender<()>,
-}
-
-impl Peer {
-    /// Its name and host: what is known of it when it comes back.
-    pub fn place(&self) -> (String, String) {
-        let host = self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host);
-        (self.name.clone(), host.to_owned())
-    }
 }
 
 /// All of them. Those that take nothing any more are dropped and reported.
@@ -49,6 +44,10 @@ impl Peers {
 
     pub fn get(&self, worker: WorkerId) -> Option<&Peer> {
         self.peers.get(&worker)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
     }
 
     pub fn ids(&self) -> impl Iterator<Item = WorkerId> {

@@ -7,6 +7,7 @@ use crate::shards::{AttachRequest, ShardSaid};
 use ps_coord::{Departure, WorkerId};
 use ps_proto::convert::{self, Shape, WorkerMessage};
 use ps_proto::limits::{FAREWELL_TIMEOUT, HELLO_TIMEOUT, MAX_PULLS, MAX_WORKERS, PROTOCOL_VERSION};
+use ps_proto::security::Credential;
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, parameter_server_server::ParameterServer};
 use ps_proto::{Refusal, status};
@@ -134,6 +135,7 @@ impl Service {
         &self,
         greeting: convert::Greeting,
         address: String,
+        credential: Credential,
     ) -> Result<(WorkerId, Outgoing, Place), Status> {
         let full = |_| Refusal::Full { workers: self.0.workers };
         let place = self.0.places.clone().try_acquire_owned().map_err(full)?;
@@ -144,7 +146,8 @@ impl Service {
         let _ = outbox.message(convert::admitted(worker, parameters, self.kept().clone()));
         let (parting, parted) = oneshot::channel();
         let place = Place { parted, left_over: outbox.left_over(), _permit: place };
-        let peer = Peer { name: greeting.name, address, outbox, is_served: false, _parting: parting };
+        let peer =
+            Peer { name: greeting.name, address, credential, outbox, is_served: false, _parting: parting };
         self.0.inbox.send(Incoming::Joined { worker, peer }).await.map_err(|_| Refusal::Ending)?;
         Ok((worker, outgoing, place))
     }
@@ -152,11 +155,12 @@ impl Service {
     /// The stream of the rounds.
     async fn rounds(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let visitor = Visitor::of(request.extensions());
+        let credential = request.extensions().get::<Credential>().cloned().unwrap_or_default();
         let mut stream = Reader::<FromWorker>::new(request.into_body());
         let refused = |refusal: &Status| visitor.refused("worker", refusal.message());
         let greeting = self.admit(&mut stream).await.inspect_err(refused)?;
         let name = greeting.name.clone();
-        let entered = self.enter(greeting, visitor.place().to_owned()).await;
+        let entered = self.enter(greeting, visitor.place().to_owned(), credential).await;
         let (worker, outgoing, place) = entered.inspect_err(refused)?;
         let span = info_span!("worker", %worker, name);
         tokio::spawn(read(stream, worker, self.0.shape, self.0.inbox.clone(), place).instrument(span));

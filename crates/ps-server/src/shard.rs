@@ -16,6 +16,7 @@ use ps_coord::{Departure, Dismissal, WorkerId};
 use ps_core::{NUMERICS_VERSION, StepReport};
 use ps_proto::convert::{self, Attached, Greeting, StateChunk, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
+use ps_proto::security::Credential;
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
 use ps_proto::{Attempts, Line, Listener, Nonsense, Refusal, Security, tensor};
@@ -96,7 +97,7 @@ impl Shard {
     /// # Errors
     /// The shard is ending.
     pub async fn enter(&self, greeting: Greeting) -> Result<Inside, String> {
-        let entered = self.service.enter(greeting, "this process".into()).await;
+        let entered = self.service.enter(greeting, "this process".into(), Credential::default()).await;
         let (worker, messages, place) = entered.map_err(|status| status.message().to_owned())?;
         Ok(Inside { worker, messages, inbox: self.inbox.clone(), _place: place })
     }

@@ -1,6 +1,7 @@
 //! The event loop: everything that happens, in the order of (time, sequence).
 
 use crate::faults::Faults;
+use crate::lies::Lies;
 use crate::network::{Down, Link, LinkId, Network, Up};
 use crate::part::Part;
 use crate::saving::Saving;
@@ -33,7 +34,9 @@ pub(crate) enum Happening {
     /// The coordinator has computed a node itself.
     Judged { era: u32, step: u64, sum: Arc<NodeSum> },
     /// A copy of the run is saved.
-    Save { process: u32, snapshot: Arc<Snapshot> },
+    Save { process: u32, returns: u32, snapshot: Arc<Snapshot> },
+    /// The coordinator has gone back to earlier weights, or there are none.
+    WentBack { era: u32, version: Option<u64> },
     /// The coordinator hears that a shard has applied a step, or cannot.
     Applied { era: u32, shard: usize, step: u64, diverged: bool },
     /// The coordinator hears which leaves of a step a shard lacks.
@@ -89,6 +92,7 @@ pub(crate) struct Cluster<'a> {
     /// The other servers.
     pub shards: Vec<Shard>,
     pub slots: Vec<Slot>,
+    pub lies: Lies,
     pub links: BTreeMap<LinkId, Link>,
     pub gradients: Gradients,
     pub seed: u64,
@@ -113,6 +117,7 @@ impl<'a> Cluster<'a> {
             rewound: false,
             shards: parts.map(Shard::new).collect(),
             slots: Vec::new(),
+            lies: Lies::default(),
             links: BTreeMap::new(),
             gradients: Gradients::new(job.model.clone(), job.plan, job.kernel),
             seed,
@@ -152,7 +157,12 @@ impl<'a> Cluster<'a> {
         }
         let outcome =
             self.server.outcome.take().ok_or("nothing is left to happen, but the run is not over")?;
-        let expected = self.job.expected.as_deref().filter(|_| outcome == Outcome::Done);
+        // A lie that was never found out stays, where not all is audited; so does one that could not be undone.
+        let is_right = self.lies.committed.is_empty() && !self.lies.is_tainted;
+        if !is_right && self.job.audit >= 1.0 {
+            return Err(format!("lies are part of the weights: {:?}", self.lies.committed));
+        }
+        let expected = self.job.expected.as_deref().filter(|_| outcome == Outcome::Done && is_right);
         let hash = checks::weights(expected, &self.weights()?)?;
         self.add_up();
         let (steps, counts) = (self.server.part.version, self.network.counts);
@@ -203,7 +213,8 @@ impl<'a> Cluster<'a> {
             Happening::UpdateDone { era, step } => self.update_done(era, step),
             Happening::Fetched { era, step } => self.fetched(era, step),
             Happening::Judged { era, step, sum } => self.judged(era, step, &sum),
-            Happening::Save { process, snapshot } => self.save(process, &snapshot),
+            Happening::Save { process, returns, snapshot } => self.save(process, returns, &snapshot),
+            Happening::WentBack { era, version } => self.went_back(era, version),
             Happening::Applied { era, shard, step, diverged } => self.applied(era, shard, step, diverged),
             Happening::Missing { era, shard, step } => self.shard_lacks(era, shard, step),
             Happening::Attach { shard, process } => self.shard_attaches(shard, process),

@@ -45,7 +45,7 @@ pub struct Faults {
     pub save_error: f32,
     /// Share of the coordinator's starts at which the newest checkpoint has been damaged.
     pub rot: f32,
-    /// Share of the workers that lie from time to time, where every node is audited.
+    /// Share of the workers that lie from time to time, where nodes are audited.
     pub lie: f32,
     /// Share of the pushes that send a wrong chunk and then a message that is refused, where one server keeps all: of
     /// several, some may have made the step by then.
@@ -194,6 +194,10 @@ pub struct Counts {
     pub lies: u64,
     /// Workers that were banned.
     pub bans: u64,
+    /// Times that the run went back because of what a banned worker had contributed to earlier steps.
+    pub returns: u64,
+    /// Times that it could not.
+    pub taints: u64,
     /// Workers that were refused for a message that cannot be right.
     pub refused: u64,
     /// Of these, those of whom a wrong chunk had entered the open step's sums.
@@ -221,7 +225,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 45] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 47] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -260,6 +264,8 @@ impl Counts {
             ("sums of a step that is past", &mut self.stale_sums),
             ("lies", &mut self.lies),
             ("workers banned", &mut self.bans),
+            ("returns to before a liar's first contribution", &mut self.returns),
+            ("lies that could not be undone", &mut self.taints),
             ("workers refused", &mut self.refused),
             ("workers refused of whom a wrong chunk counted", &mut self.refused_counted),
             ("sections looked at", &mut self.sections),

@@ -10,6 +10,7 @@
 mod checks;
 mod cluster;
 mod faults;
+mod lies;
 mod network;
 mod part;
 mod saving;
@@ -50,7 +51,7 @@ pub struct SimJob<'a> {
     pub servers: u32,
     /// Steps between two checkpoints.
     pub checkpoint_every: u64,
-    /// The share of nodes that are audited: only with one server; workers may lie if it is 1.
+    /// The share of nodes that are audited: only with one server; workers may lie unless it is 0.
     pub audit: f64,
     /// The hash that the weights of a finished run must have, where it is known.
     pub expected: Option<String>,

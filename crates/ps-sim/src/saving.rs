@@ -3,9 +3,8 @@
 use crate::SimJob;
 use crate::network::Network;
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
-use ps_checkpoint::{Disk, Fingerprint, Kept, Progress, Snapshot, Store};
+use ps_checkpoint::{Disk, Fingerprint, Kept, Snapshot, Store};
 use ps_coord::Millis;
-use ps_core::Tally;
 use ps_core::planted::{Defect, Planted};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -85,15 +84,20 @@ impl Saving {
         }
     }
 
+    /// What the run goes back to that was saved after at most `step` steps; nothing within if it begins again, and nothing
+    /// at all if that is not to be had any more.
+    pub fn go_back(&mut self, step: u64, network: &mut Network) -> Result<Option<Option<Snapshot>>, String> {
+        let store = self.store.as_ref().ok_or("nothing is gone back to before the folder is open")?;
+        let found = store.go_back(step).map_err(|error| format!("the run cannot go back: {error}"))?;
+        let Some(found) = found else { return Ok(None) };
+        network.counts.fallbacks += u64::from(!found.problems.is_empty());
+        self.durable = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.progress.step);
+        Ok(Some(found.snapshot))
+    }
+
     /// Saves, while things go wrong.
-    pub fn save(
-        &mut self,
-        now: Millis,
-        version: u64,
-        weights: &[f32],
-        state: &[f32],
-        network: &mut Network,
-    ) -> Result<Saved, String> {
+    pub fn save(&mut self, now: Millis, snapshot: &Snapshot, network: &mut Network) -> Result<Saved, String> {
+        let version = snapshot.progress.step;
         let Some(store) = &self.store else { return Ok(Saved::On) };
         let faults = network.faults.clone();
         let operation = self.disk.operations() + u64::from(network.below(OPERATIONS));
@@ -104,12 +108,10 @@ impl Saving {
             () => None,
         };
         fault.iter().for_each(|fault| self.disk.fault_at(operation, *fault));
-        let progress = Progress { step: version, tally: Tally::new(2), ..Progress::default() };
-        let snapshot = Snapshot { progress, weights: weights.to_vec(), state: state.to_vec() };
         if self.planted.has(Defect::SavedBeforeDurable) {
             self.durable = self.durable.max(version);
         }
-        let saved = store.save(&snapshot);
+        let saved = store.save(snapshot);
         network.counts.saves += u64::from(saved.is_ok());
         match (saved, fault) {
             (Ok(_), _) => {

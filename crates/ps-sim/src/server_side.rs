@@ -6,13 +6,13 @@ use crate::part::Part;
 use crate::saving::Saved;
 use crate::shard_side::Shard;
 use crate::{SimJob, checks};
-use ps_checkpoint::Snapshot;
+use ps_checkpoint::{Progress, Snapshot};
 use ps_coord::{
-    Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent,
-    WorkerId,
+    Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore,
+    ServerEvent, WorkerId,
 };
 use ps_core::planted::Defect;
-use ps_core::{Fold, NodeSum, Section};
+use ps_core::{Fold, NodeSum, Section, Tally};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub(crate) struct Server {
     pub seats: Vec<Option<u32>>,
     /// Shards that have not taken what they are given yet.
     pub restoring: BTreeSet<usize>,
+    /// Counts the times that it went back because of a liar: what was to be saved before is not.
+    returns: u32,
     /// Whether the data plane is at an update.
     updating: bool,
     links: BTreeMap<WorkerId, LinkId>,
@@ -44,7 +46,7 @@ pub(crate) struct Server {
 impl Server {
     pub fn new(job: &SimJob<'_>, part: Part) -> Self {
         Server {
-            core: Server::core(0, job, part.version),
+            core: Server::core(0, job, part.version, &BTreeMap::new()),
             seen: seen(job, part.version),
             part,
             outcome: None,
@@ -53,6 +55,7 @@ impl Server {
             era: 0,
             seats: vec![None; job.servers as usize - 1],
             restoring: BTreeSet::new(),
+            returns: 0,
             updating: false,
             links: BTreeMap::new(),
             next_worker: 0,
@@ -61,8 +64,8 @@ impl Server {
     }
 
     /// What begun this process knows is gone with it, but for its part, which is what was saved.
-    fn begin_again(&mut self, now: Millis, job: &SimJob<'_>) {
-        self.core = Server::core(now, job, self.part.version);
+    fn begin_again(&mut self, now: Millis, job: &SimJob<'_>, contributors: &BTreeMap<String, u64>) {
+        self.core = Server::core(now, job, self.part.version, contributors);
         self.seen = seen(job, self.part.version);
         self.is_up = true;
         self.is_whole = job.servers == 1;
@@ -89,7 +92,12 @@ impl Server {
         self.updating
     }
 
-    fn core(now: Millis, job: &SimJob<'_>, start_version: u64) -> ServerCore {
+    fn core(
+        now: Millis,
+        job: &SimJob<'_>,
+        start_version: u64,
+        contributors: &BTreeMap<String, u64>,
+    ) -> ServerCore {
         let config = ServerConfig {
             plan: job.plan,
             start_version,
@@ -103,7 +111,8 @@ impl Server {
             audit: job.audit,
             audit_seed: now,
         };
-        ServerCore::new(now, config).planted(job.planted)
+        let known = |(slot, since): (&String, &u64)| Some((Contributor(slot.parse().ok()?), *since));
+        ServerCore::new(now, config).planted(job.planted).remembering(contributors.iter().filter_map(known))
     }
 }
 
@@ -122,7 +131,9 @@ impl Cluster<'_> {
             self.server.next_worker += 1;
             self.server.links.insert(worker, id);
             self.network.counts.admissions += 1;
+            let contributor = Contributor(self.links[&id].slot as u32);
             self.send_down(id, Down::Welcome);
+            self.server_steps(ServerEvent::Identified { worker, contributor })?;
             return self.server_steps(ServerEvent::Joined { worker });
         }
         // Whatever overtakes the greeting is dropped, as a stream that is not open yet carries nothing.
@@ -162,13 +173,17 @@ impl Cluster<'_> {
             let tally = sum.tally.clone();
             self.server.seen.insert(NodeSum { node: sum.node, gradient: Vec::new(), tally });
         }
+        let digest = (self.job.audit > 0.0).then(|| digest(sum));
         for chunk in chunks {
             match is_open && self.server.part.take_of(worker, chunk, sum) {
-                true => self.network.counts.counted += 1,
+                true => {
+                    self.network.counts.counted += 1;
+                    let slot = self.links[&self.server.links[&worker]].slot;
+                    digest.iter().for_each(|&digest| self.lies.count(slot, digest));
+                }
                 false => self.network.counts.ignored += 1,
             }
         }
-        let digest = (self.job.audit > 0.0).then(|| digest(sum));
         self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node, digest })
     }
 
@@ -213,6 +228,9 @@ impl Cluster<'_> {
         let part = &mut self.server.part;
         part.finish()?;
         let (version, diverged) = (part.version, part.diverged);
+        if !diverged {
+            self.lies.commit(step)?;
+        }
         self.server.updating = diverged;
         self.server.seen = seen(self.job, version);
         self.strike();
@@ -299,19 +317,24 @@ impl Cluster<'_> {
             vectors.iter_mut().zip(part.state()).for_each(|(vector, part)| vector.extend(part));
         }
         let state = vectors.concat();
-        let progress = ps_checkpoint::Progress { step: version, ..Default::default() };
+        let contributors = self.server.core.contributors();
+        let contributors = contributors.map(|(Contributor(slot), since)| (slot.to_string(), since)).collect();
+        let progress = Progress { step: version, tally: Tally::new(2), contributors, ..Progress::default() };
         let snapshot = Arc::new(Snapshot { progress, weights, state });
         let delay = self.network.up_to(50);
-        self.at(self.now + 1 + delay, Happening::Save { process: self.server_process, snapshot });
+        self.at(
+            self.now + 1 + delay,
+            Happening::Save { process: self.server_process, returns: self.server.returns, snapshot },
+        );
         Ok(())
     }
 
-    pub fn save(&mut self, process: u32, snapshot: &Snapshot) -> Result<(), String> {
-        if !self.server.is_up || self.server_process != process || self.server.outcome.is_some() {
+    pub fn save(&mut self, process: u32, returns: u32, snapshot: &Snapshot) -> Result<(), String> {
+        let is_same = self.server_process == process && self.server.returns == returns;
+        if !self.server.is_up || !is_same || self.server.outcome.is_some() {
             return Ok(());
         }
-        let Snapshot { progress, weights, state } = snapshot;
-        match self.saving.save(self.now, progress.step, weights, state, &mut self.network)? {
+        match self.saving.save(self.now, snapshot, &mut self.network)? {
             Saved::On => {}
             Saved::Ended => self.server_crashes(self.server_process),
         }
@@ -358,8 +381,9 @@ impl Cluster<'_> {
     /// A new process goes on from what is saved.
     pub fn server_starts(&mut self) -> Result<(), String> {
         self.saving.start(self.now, &mut self.network)?;
-        self.load()?;
-        self.server.begin_again(self.now, self.job);
+        let saved = self.load()?;
+        let contributors = saved.iter().map(|saved| &saved.progress.contributors).next();
+        self.server.begin_again(self.now, self.job, contributors.unwrap_or(&BTreeMap::new()));
         self.rewound = true;
         self.network.counts.restores += u64::from(self.server.part.version > 0);
         let version = self.server.part.version;
@@ -375,7 +399,44 @@ impl Cluster<'_> {
         let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
         self.server.part.resume(self.job, version, state);
         self.server.seen = seen(self.job, version);
+        self.lies.go_back(version);
         Ok(Arc::new(snapshot))
+    }
+
+    /// Sums of a liar may be part of the weights since this step.
+    fn go_back(&mut self, since: u64) -> Result<(), String> {
+        let saved = self.saving.go_back(since, &mut self.network)?;
+        let version = saved.map(|snapshot| {
+            let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.state[..]));
+            let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
+            self.server.part.resume(self.job, version, state);
+            self.server.seen = seen(self.job, version);
+            self.lies.go_back(version);
+            version
+        });
+        match version {
+            Some(_) => self.network.counts.returns += 1,
+            None => {
+                self.network.counts.taints += 1;
+                self.lies.accept();
+            }
+        }
+        self.server.is_whole = false;
+        self.server.era += 1;
+        self.server.returns += 1;
+        self.at(self.now + 1, Happening::WentBack { era: self.server.era, version });
+        Ok(())
+    }
+
+    /// The coordinator hears that its weights are earlier ones, or that there are none.
+    pub fn went_back(&mut self, era: u32, version: Option<u64>) -> Result<(), String> {
+        if !self.server.is_up || self.server.era != era {
+            return Ok(());
+        }
+        self.server.is_whole = true;
+        self.rewound = true;
+        let event = version.map_or(ServerEvent::CannotGoBack, |version| ServerEvent::WentBack { version });
+        self.server_steps(event)
     }
 
     /// A shard asks to take part. Once all are there, all are given what is saved.
@@ -489,9 +550,16 @@ impl Cluster<'_> {
             }
             ServerAction::StartOver { .. } => {
                 self.network.counts.starts_over += 1;
+                self.lies.start_over();
                 self.server.part.start_over();
                 self.server.seen = seen(self.job, self.server.part.version);
             }
+            ServerAction::Ban { worker, .. } => {
+                self.network.counts.bans += 1;
+                let slot = self.links[&self.server.links[&worker]].slot;
+                self.lies.find_out(slot);
+            }
+            ServerAction::GoBack { since } => self.go_back(since)?,
             ServerAction::Update { step } => {
                 self.server.updating = true;
                 let pause = self.network.up_to(20);
@@ -507,7 +575,6 @@ impl Cluster<'_> {
                 let is_silent = matches!(reason, Dismissal::Silent { .. });
                 self.network.counts.expiries += u64::from(is_silent);
                 self.network.counts.stuck += u64::from(matches!(reason, Dismissal::Stuck { .. }));
-                self.network.counts.bans += u64::from(matches!(reason, Dismissal::Banned(_)));
                 let link = self.server.links[&worker];
                 self.send_down(link, Down::Dismissed(reason));
                 self.at(self.now + 1, Happening::ServerSeesEnd { link });
@@ -532,7 +599,7 @@ fn seen(job: &SimJob<'_>, version: u64) -> Fold {
 }
 
 /// Stands for a hash of all bits of a sum.
-fn digest(sum: &NodeSum) -> Digest {
+pub(crate) fn digest(sum: &NodeSum) -> Digest {
     let mut values = sum.gradient.clone();
     values.extend([sum.tally.loss as f32, sum.tally.correct as f32]);
     let hash = ps_core::weights_hash(&values);

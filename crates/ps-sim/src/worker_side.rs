@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, Happening};
 use crate::network::{Down, Link, LinkId, Up};
+use crate::server_side::digest;
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
 use ps_core::NodeSum;
 use ps_core::planted::Defect;
@@ -161,8 +162,7 @@ impl Cluster<'_> {
         slot.incarnation += 1;
         slot.stalled_until = 0;
         slot.leaving = false;
-        // Where only some nodes are audited, some lies would get through.
-        slot.lies = self.job.audit >= 1.0 && self.network.strikes(self.now, self.network.faults.lie);
+        slot.lies = self.job.audit > 0.0 && self.network.strikes(self.now, self.network.faults.lie);
         let config = WorkerConfig {
             heartbeat_ms: 200,
             server_timeout_ms: 1_500,
@@ -476,8 +476,10 @@ impl Cluster<'_> {
             if lies && !sum.gradient.is_empty() && self.network.chance(0.3) {
                 self.network.counts.lies += 1;
                 let at = self.network.below(sum.gradient.len() as u32) as usize;
-                let bit = self.network.below(32);
+                // Where only some nodes are audited, a lie may get through; it is not to make the run diverge.
+                let bit = self.network.below(if self.job.audit < 1.0 { 20 } else { 32 });
                 sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << bit);
+                self.lies.tell(digest(&sum));
             }
             let is_seen_only = sum.gradient.is_empty();
             let sum = Arc::new(sum);

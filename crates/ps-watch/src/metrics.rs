@@ -5,7 +5,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use ps_run::{Board, Meter, Part, STEP_BOUNDS, Seen};
+use ps_run::{Ban, Board, Meter, Part, STEP_BOUNDS, Seen};
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
@@ -172,6 +172,11 @@ impl Page<'_> {
         let rescued = "Leaves of late or lost workers that others computed, too";
         self.counter("downhill_rescued_leaves", rescued, seen.rescued as f64)?;
         self.counter("downhill_audited_nodes", "Sums computed twice and compared", seen.audited as f64)?;
+        let bans = "Workers banned because a sum of theirs was wrong";
+        self.counter("downhill_banned_workers", bans, seen.bans.len() as f64)?;
+        let is_tainted = f64::from(u8::from(seen.bans.iter().any(Ban::is_tainting)));
+        let tainted = "1 if wrong sums of a banned worker may be part of the weights";
+        self.gauge("downhill_tainted", tainted, Some(is_tainted))?;
         let checkpoint = seen.checkpoint;
         self.gauge(
             "downhill_checkpoint_step",
@@ -224,6 +229,7 @@ mod tests {
                 Some(serde_json::from_str(r#"{"samples":4,"loss":0.25,"accuracy":0.5}"#).unwrap());
             let (name, state) = ("a \"b\"".into(), "gone (it said goodbye)".into());
             seen.workers = vec![ps_run::WorkerRow { id: 1, name, state, ..Default::default() }];
+            seen.bans = vec![Ban { since: Some(4), ..Ban::default() }, Ban::default()];
             (seen.durations[0], seen.durations[16], seen.duration) = (2, 1, 100.0);
         });
         board.meter.spend(Part::Fold, std::time::Duration::from_millis(1500));
@@ -256,6 +262,8 @@ mod tests {
             "downhill_step_part_seconds_total{part=\"fold\"} 1.5",
             "downhill_step_duration_seconds_bucket{le=\"0.0001\"} 2",
             "downhill_step_duration_seconds_bucket{le=\"+Inf\"} 3",
+            "downhill_banned_workers_total 2.0",
+            "downhill_tainted 1.0",
             "downhill_workers{state=\"gone\"} 1.0",
             "downhill_workers{state=\"training\"} 0.0",
             "downhill_worker_leaves_per_second{worker=\"w1 a \\\"b\\\"\"} 0.0",

@@ -252,8 +252,11 @@ impl<'a> Hub<'a> {
             // Workers end when their letter boxes are closed.
             ServerAction::Dismiss { .. } => {}
             // Nobody lies in one process, so nothing is audited.
-            ServerAction::Judge { .. } | ServerAction::AskMissing { .. } | ServerAction::StartOver { .. } => {
-            }
+            ServerAction::Judge { .. }
+            | ServerAction::AskMissing { .. }
+            | ServerAction::Ban { .. }
+            | ServerAction::GoBack { .. }
+            | ServerAction::StartOver { .. } => {}
             ServerAction::Notice(text) => tracing::debug!("{text}"),
             ServerAction::Finish(outcome) => self.finished = Some(outcome),
         }

@@ -87,6 +87,8 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
                 | ServerAction::Dismiss { .. }
                 | ServerAction::Judge { .. }
                 | ServerAction::AskMissing { .. }
+                | ServerAction::Ban { .. }
+                | ServerAction::GoBack { .. }
                 | ServerAction::StartOver { .. } => {}
             }
         }

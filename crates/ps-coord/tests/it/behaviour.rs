@@ -1,8 +1,8 @@
 //! What holds whatever happens, and in whatever order.
 
 use ps_coord::{
-    Departure, Digest, Dismissal, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
-    WorkerConfig, WorkerCore, WorkerEvent, WorkerId, WorkerOutcome,
+    Contributor, Departure, Digest, Dismissal, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent,
+    WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId, WorkerOutcome,
 };
 use ps_core::seed::{Purpose, Stream};
 use ps_core::{BatchPlan, Coverage, Node};
@@ -36,7 +36,13 @@ fn worker_config(jitter_seed: u64) -> WorkerConfig {
 }
 
 /// Any event, sensible or not.
-fn server_event(random: &mut Stream, version: u64, ids: u32, asked: &mut Vec<(u64, Node)>) -> ServerEvent {
+fn server_event(
+    random: &mut Stream,
+    version: u64,
+    ids: u32,
+    asked: &mut Vec<(u64, Node)>,
+    wanted: &mut Option<u64>,
+) -> ServerEvent {
     let worker = WorkerId(random.below(ids));
     let step = (version + u64::from(random.below(3))).saturating_sub(1);
     match random.below(40) {
@@ -47,7 +53,7 @@ fn server_event(random: &mut Stream, version: u64, ids: u32, asked: &mut Vec<(u6
             worker,
             step,
             node: Node { level: random.below(4), index: random.below(7) },
-            digest: ids.is_multiple_of(3).then(|| Digest([u8::from(random.below(300) == 0); 32])),
+            digest: ids.is_multiple_of(3).then(|| Digest([u8::from(random.below(12) == 0); 32])),
         },
         20 if random.below(4) == 0 => ServerEvent::ShardLost { shard: 0 },
         20 => ServerEvent::Restored { version: random.below(2).into() },
@@ -62,14 +68,17 @@ fn server_event(random: &mut Stream, version: u64, ids: u32, asked: &mut Vec<(u6
         23..30 => ServerEvent::Updated { step },
         30 if random.below(200) == 0 => ServerEvent::Diverged { step },
         30 if random.below(200) == 0 => ServerEvent::Stop,
-        30..36 => ServerEvent::Timeout,
+        30 if random.below(20) == 0 => ServerEvent::CannotGoBack,
+        30..34 => ServerEvent::Timeout,
+        34 => ServerEvent::Identified { worker, contributor: Contributor(random.below(3)) },
+        35 => ServerEvent::WentBack { version: wanted.take().map_or(0, |since| since / 2) },
         _ => ServerEvent::Heard { worker },
     }
 }
 
 #[test]
 fn no_order_of_server_events_breaks_a_rule() {
-    let (mut done, mut few) = (0, 0);
+    let (mut done, mut few, mut went_back) = (0, 0, 0);
     for seed in 0..600 {
         let mut random = Stream::new(seed, Purpose::Simulation, 0);
         let (mut now, mut finished) = (0, None);
@@ -77,18 +86,21 @@ fn no_order_of_server_events_breaks_a_rule() {
         let mut core = ServerCore::new(now, config.clone());
         let mut coverage = Coverage::new(config.plan.step(0).tree());
         let mut updating = false;
-        let mut asked = Vec::new();
+        let (mut asked, mut wanted) = (Vec::new(), None);
         for round in 0..600 {
             now += u64::from(random.below(60));
             let before = core.version();
-            let event = server_event(&mut random, before, 4 + round / 20, &mut asked);
+            let event = server_event(&mut random, before, 4 + round / 20, &mut asked, &mut wanted);
             if let ServerEvent::Contributed { step, node, .. } = event
                 && (step, updating) == (before, false)
                 && coverage.tree().has(node)
             {
                 coverage.gather(node);
             }
-            let begins_anew = matches!(event, ServerEvent::Restored { .. } | ServerEvent::ShardLost { .. });
+            let begins_anew = matches!(
+                event,
+                ServerEvent::Restored { .. } | ServerEvent::ShardLost { .. } | ServerEvent::WentBack { .. }
+            );
             let mut actions = Vec::new();
             core.step(now, event, &mut actions);
             assert!(finished.is_none() || actions.is_empty(), "seed {seed}: {actions:?} after {finished:?}");
@@ -105,6 +117,11 @@ fn no_order_of_server_events_breaks_a_rule() {
                         updating = true;
                     }
                     ServerAction::Judge { step, node } => asked.push((step, node)),
+                    ServerAction::GoBack { since } => {
+                        assert!(since < core.version(), "seed {seed}: back to {since}, which is not past");
+                        wanted = Some(since);
+                        went_back += 1;
+                    }
                     ServerAction::StartOver { step } => {
                         coverage = Coverage::new(config.plan.step(step).tree());
                     }
@@ -121,6 +138,7 @@ fn no_order_of_server_events_breaks_a_rule() {
         few += u32::from(matches!(finished, Some(Outcome::TooFewWorkers { .. })));
     }
     assert!(done > 20 && few > 20, "the events lead somewhere: {done} done, {few} deserted");
+    assert!(went_back > 5, "the run goes back {went_back} times");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! `UPDATE_SCENARIOS=1` rewrites the expectations; the change is then reviewed as a diff.
 
 use ps_coord::{
-    Departure, Digest, Dismissal, Millis, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
-    WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
+    Contributor, Departure, Digest, Dismissal, Millis, ServerAction, ServerConfig, ServerCore, ServerEvent,
+    WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
 };
 use ps_core::{BatchPlan, Tree};
 use std::collections::BTreeMap;
@@ -134,6 +134,11 @@ impl Cast {
                 leaves: words[2..].iter().map(|word| range(word)).collect(),
             },
             "losing" => ServerEvent::ShardLost { shard: words[1].parse().unwrap() },
+            "identified" => {
+                ServerEvent::Identified { worker, contributor: Contributor(words[2].parse().unwrap()) }
+            }
+            "back" => ServerEvent::WentBack { version: words[1].parse().unwrap() },
+            "stuck" => ServerEvent::CannotGoBack,
             "restored" => ServerEvent::Restored { version: words[1].parse().unwrap() },
             "judged" => ServerEvent::Judged {
                 step,
@@ -191,7 +196,7 @@ fn server(now: Millis, settings: &BTreeMap<&str, u64>) -> (ServerCore, Tree) {
         notice_every_ms: number("notice_every_ms", 100_000),
         shards: number("shards", 0) as u32,
         first_shard: 0,
-        audit: number("audit", 0) as f64,
+        audit: number("audit", 0) as f64 / number("audit_of", 1) as f64,
         audit_seed: 1,
     };
     (ServerCore::new(now, config), plan.step(0).tree())
@@ -252,6 +257,11 @@ fn server_action(action: &ServerAction) -> String {
         ServerAction::Judge { step, node } => format!("judge node {node} of step {step}"),
         ServerAction::AskMissing { step } => format!("ask shards what they lack of step={step}"),
         ServerAction::StartOver { step } => format!("start over step={step}"),
+        ServerAction::Ban { worker, since: None, .. } => format!("ban {worker}"),
+        ServerAction::Ban { worker, since: Some(since), .. } => {
+            format!("ban {worker}, whose sums count since step {since}")
+        }
+        ServerAction::GoBack { since } => format!("go back to step {since} or before"),
         ServerAction::Update { step } => format!("update step={step}"),
         ServerAction::Dismiss { worker, reason } => format!("dismiss {worker}: {reason}"),
         ServerAction::Notice(line) => format!("notice: {line}"),

@@ -1,6 +1,7 @@
 //! A worker whose sums are finite but wrong is found out where sums are audited, and one that is refused leaves nothing behind.
 
 use crate::overlap::{join, two_chunks};
+use crate::security::{Authority, tokens};
 use crate::support::{
     self, Server, Shard, Tapped, Worker, data, options, reference_hash, run_file, runtime, wide_run,
 };
@@ -8,33 +9,46 @@ use ps_core::gradient::Flow;
 use ps_core::{Gradients, weights_hash};
 use ps_proto::convert::{node_chunks, node_metrics};
 use ps_proto::limits::chunk_elements;
+use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_server, from_worker::Message};
-use ps_proto::{tensor, v1::FromWorker};
-use ps_run::Job;
+use ps_proto::{Security, tensor, v1::FromWorker};
+use ps_run::{BANS_FILE, Ban, Job};
 use ps_server::{Layout, ServerOptions};
-use ps_worker::{Computer, Ended, WorkerError};
+use ps_worker::{Computer, Ended, WorkerError, WorkerOptions};
+use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
-/// Computes as every worker does, but for one bit of one element in some steps.
-struct Liar(Gradients);
+/// Computes as every worker does, but for one bit of one element from some step on.
+struct Liar {
+    gradients: Gradients,
+    from: u64,
+}
 
 impl Liar {
-    fn of(run: &str, folder: &std::path::Path) -> Box<dyn Computer> {
-        Box::new(Liar(support::job(run, folder).gradients()))
+    fn of(run: &str, folder: &Path) -> Box<dyn Computer> {
+        Liar::from(3, run, folder)
+    }
+
+    fn from(from: u64, run: &str, folder: &Path) -> Box<dyn Computer> {
+        Box::new(Liar { gradients: support::job(run, folder).gradients(), from })
     }
 }
 
 impl Computer for Liar {
     fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool {
         let finished = |flow: &mut dyn Flow, number, from: usize| {
-            if step >= 3 {
+            if step >= self.from {
                 let element = &mut flow.gradient(number)[from];
                 *element = f32::from_bits(element.to_bits() ^ 1);
             }
             flow.finished(number, from);
         };
-        self.0.compute_flowing(&mut Tapped { flow, finished }, &job.data.train, step, leaves)
+        self.gradients.compute_flowing(&mut Tapped { flow, finished }, &job.data.train, step, leaves)
     }
 }
 
@@ -62,13 +76,234 @@ fn the_server_itself_is_the_second_where_there_is_only_one_worker() {
     let server = Server::start(&run, folder.path(), ServerOptions { audit: 1.0, ..options(1) });
     let liar = Worker::start_computing(&server.address, folder.path(), Liar::of(&run, folder.path()));
     assert!(matches!(liar.finish(), Err(WorkerError::Banned(_))));
-    // It does not get in again under the same name.
-    let again = Worker::start(&server.address, folder.path()).finish().unwrap_err();
-    assert_eq!(again.exit_code(), 42, "{again}");
-    assert!(again.to_string().contains("it is banned"), "{again}");
-    let honest = Worker::start_named(&server.address, folder.path(), "honest");
-    server.finish_at_reference();
+    // Its name proves nothing: where workers share credentials, a ban keeps out nobody who gives the same one.
+    let honest = Worker::start(&server.address, folder.path());
+    let bans = server.finish_at_reference();
     assert_eq!(honest.finish().unwrap(), Ended::Done);
+    let [ban] = &bans[..] else { panic!("{bans:?}") };
+    assert_eq!((&ban.worker[..], &ban.credential, ban.step, ban.since), ("test", &None, 3, None));
+    assert!(ban.line().contains("--individual-credentials"), "{}", ban.line());
+}
+
+/// A worker that shows what `security` has.
+fn with(server: &Server, folder: &Path, name: &str, security: &Security) -> WorkerOptions {
+    WorkerOptions {
+        name: name.into(),
+        security: security.clone(),
+        ..Worker::options(&server.address, folder)
+    }
+}
+
+/// A liar, banned by its credential, does not come in again under any name; an honest worker under its name does.
+fn a_ban_follows(server: &Security, liar: &Security, honest: &Security) -> Ban {
+    let folder = data(1);
+    let run = run_file(8);
+    let options =
+        ServerOptions { audit: 1.0, security: server.clone(), individual_credentials: true, ..options(1) };
+    let server = Server::start(&run, folder.path(), options);
+    let lies = Liar::of(&run, folder.path());
+    let first = Worker::start_computing_with(with(&server, folder.path(), "honest", liar), lies);
+    assert!(matches!(first.finish(), Err(WorkerError::Banned(_))));
+    for name in ["honest", "another"] {
+        let again = Worker::start_with(with(&server, folder.path(), name, liar)).finish().unwrap_err();
+        assert_eq!(again.exit_code(), 42, "{again}");
+        assert!(again.to_string().contains("a worker with this credential has sent a sum"), "{again}");
+    }
+    let worker = Worker::start_with(with(&server, folder.path(), "honest", honest));
+    let bans = server.finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+    let [ban] = &bans[..] else { panic!("{bans:?}") };
+    ban.clone()
+}
+
+#[test]
+fn a_ban_follows_the_line_of_the_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["token-of-the-first-worker", "token-of-the-second-worker"];
+    let open = |name: &str, text: String| Security::open(&tokens(folder.path(), name, &text)).unwrap();
+    let server = open("server", format!("# one each\n{a}\n{b}\n"));
+    let ban = a_ban_follows(&server, &open("a", a.into()), &open("b", b.into()));
+    assert_eq!(ban.credential.as_deref(), Some("the token on line 2"));
+}
+
+#[test]
+fn a_ban_follows_the_names_in_the_certificate() {
+    let authority = Authority::new();
+    let [server, liar, honest] = ["server", "worker-1", "worker-2"].map(|name| authority.security(name));
+    let ban = a_ban_follows(&server, &liar, &honest);
+    let credential = ban.credential.unwrap();
+    assert!(credential.starts_with("the certificate \"CN=worker-1\" issued by "), "{credential}");
+}
+
+#[test]
+fn a_ban_outlives_the_server() {
+    let folder = data(1);
+    let [a, b] = ["token-of-the-first-worker", "token-of-the-second-worker"];
+    let open = |name: &str, text: String| Security::open(&tokens(folder.path(), name, &text)).unwrap();
+    let security = open("server", format!("{a}\n{b}\n"));
+    let out = folder.path().join("out");
+    std::fs::create_dir_all(out.join("checkpoints")).unwrap();
+    let ban =
+        r#"[{"worker": "w", "address": "a", "credential": "the token on line 1", "step": 3, "reason": "r"}]"#;
+    std::fs::write(out.join(BANS_FILE), ban).unwrap();
+    let options = ServerOptions { security, individual_credentials: true, ..options(1) };
+    let server = Server::start_in(&out, (100, 1), &run_file(4), folder.path(), options);
+    let banned = Worker::start_with(with(&server, folder.path(), "banned", &open("a", a.into())));
+    assert_eq!(banned.finish().unwrap_err().exit_code(), 42);
+    let honest = Worker::start_with(with(&server, folder.path(), "honest", &open("b", b.into())));
+    assert_eq!(server.finish_at_reference().len(), 1);
+    assert_eq!(honest.finish().unwrap(), Ended::Done);
+}
+
+#[test]
+fn individual_credentials_need_certificates_or_tokens() {
+    let folder = data(1);
+    std::fs::write(folder.path().join("run.toml"), run_file(1)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ps-server"));
+    command.current_dir(folder.path()).args([
+        "run.toml",
+        "--listen",
+        "127.0.0.1:0",
+        "--individual-credentials",
+    ]);
+    let ended = command.output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{text}");
+    assert!(text.contains("--individual-credentials needs --tls-cert"), "{text}");
+}
+
+#[test]
+fn a_credential_admits_one_worker_at_a_time() {
+    let folder = data(1);
+    let [a, b] = ["token-of-the-first-worker", "token-of-the-second-worker"];
+    let open = |name: &str, text: String| Security::open(&tokens(folder.path(), name, &text)).unwrap();
+    let [all, a, b] = [("server", format!("{a}\n{b}\n")), ("a", a.into()), ("b", b.into())]
+        .map(|(name, text)| open(name, text));
+    let options = ServerOptions { security: all, individual_credentials: true, ..options(2) };
+    let server = Server::start(&run_file(4), folder.path(), options);
+    let first = Worker::start_with(with(&server, folder.path(), "first", &a));
+    runtime().block_on(async {
+        let mut client = ParameterServerClient::new(server.address.connect(&a).await.unwrap());
+        while client.status(v1::StatusRequest {}).await.unwrap().into_inner().workers.is_empty() {}
+    });
+    // It tries again, because the first one might be gone without anybody knowing yet.
+    let patience = Duration::from_millis(300);
+    let second = WorkerOptions { patience, ..with(&server, folder.path(), "second", &a) };
+    let error = Worker::start_with(second).finish().unwrap_err();
+    assert!(error.to_string().contains("another worker takes part with the same credential"), "{error}");
+    let second = Worker::start_with(with(&server, folder.path(), "second", &b));
+    server.finish_at_reference();
+    [first, second].into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));
+}
+
+/// An honest worker that stands still in step 12 until it is told to go on.
+struct Waiting {
+    gradients: Gradients,
+    gate: mpsc::Receiver<()>,
+    is_open: bool,
+}
+
+impl Computer for Waiting {
+    fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool {
+        if step >= 12 && !self.is_open {
+            self.is_open = self.gate.recv().is_ok();
+        }
+        self.gradients.compute_flowing(flow, &job.data.train, step, leaves)
+    }
+}
+
+/// Two workers of whom one comes after twelve steps, and lies from the fortieth on.
+fn a_late_liar(server: &Server, run: &str, folder: &Path) -> [Worker; 2] {
+    let (opened, gate) = mpsc::channel();
+    let gradients = support::job(run, folder).gradients();
+    let waiting = Box::new(Waiting { gradients, gate, is_open: false });
+    let honest = Worker::start_computing_with(
+        WorkerOptions { name: "honest".into(), ..Worker::options(&server.address, folder) },
+        waiting,
+    );
+    runtime().block_on(server.reach(12));
+    let liar = Worker::start_computing(&server.address, folder, Liar::from(40, run, folder));
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        while client.status(v1::StatusRequest {}).await.unwrap().into_inner().workers.len() < 2 {}
+    });
+    opened.send(()).unwrap();
+    [honest, liar]
+}
+
+#[test]
+fn the_run_goes_back_to_before_the_first_contribution_of_a_liar() {
+    let folder = data(1);
+    let run = run_file(400);
+    let out = folder.path().join("out");
+    let options = ServerOptions { audit: 0.3, ..options(1) };
+    let server = Server::start_in(&out, (5, 1000), &run, folder.path(), options);
+    let [honest, liar] = a_late_liar(&server, &run, folder.path());
+    assert!(matches!(liar.finish(), Err(WorkerError::Banned(_))));
+    let bans = server.finish_at_reference();
+    assert_eq!(honest.finish().unwrap(), Ended::Done);
+    let [ban] = &bans[..] else { panic!("{bans:?}") };
+    assert!(ban.step >= 40 && ban.since >= Some(12), "{ban:?}");
+    // A checkpoint that was due while another was being saved is not there.
+    assert!(ban.went_back_to >= Some(5) && ban.went_back_to <= ban.since, "{ban:?}");
+    let written = std::fs::read_to_string(out.join(BANS_FILE)).unwrap();
+    assert!(written.contains("\"went_back_to\""), "{written}");
+}
+
+#[test]
+fn a_young_run_begins_again_without_a_liar() {
+    let folder = data(1);
+    let run = run_file(400);
+    let options = ServerOptions { audit: 0.3, ..options(1) };
+    let server = Server::start_in(&folder.path().join("out"), (1_000_000, 1), &run, folder.path(), options);
+    let [honest, liar] = a_late_liar(&server, &run, folder.path());
+    assert!(matches!(liar.finish(), Err(WorkerError::Banned(_))));
+    let bans = server.finish_at_reference();
+    assert_eq!(honest.finish().unwrap(), Ended::Done);
+    assert_eq!(bans[0].went_back_to, Some(0), "{bans:?}");
+}
+
+#[test]
+fn a_run_whose_weights_cannot_be_restored_fails_and_is_not_trained_again() {
+    let folder = data(1);
+    let run = run_file(40);
+    std::fs::write(folder.path().join("run.toml"), &run).unwrap();
+    let out = folder.path().join("out");
+    let server = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ps-server"));
+        // The only checkpoint that is kept is the newest.
+        command.current_dir(folder.path()).args(["run.toml", "--out", "out", "--listen", "127.0.0.1:0"]);
+        command.args(["--audit", "0.3", "--checkpoint-every", "1", "--checkpoint-keep", "1"]).args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let mut child = server(&[]).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on http://").unwrap().parse().unwrap();
+    let liar = Worker::start_computing(&address, folder.path(), Liar::from(20, &run, folder.path()));
+    assert!(matches!(liar.finish(), Err(WorkerError::Banned(_))));
+    let honest = Worker::start(&address, folder.path());
+    assert_eq!(honest.finish().unwrap(), Ended::Done);
+    stdout.read_to_string(&mut line).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{line}{text}");
+    assert!(text.contains("accept them with --accept-tainted"), "{text}");
+    assert!(line.contains("\nbanned       test at 127.0.0.1:") && line.contains("\ntainted      "), "{line}");
+    let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
+    assert!(summary.contains("\"tainted\": true") && summary.contains("\"since\": 0"), "{summary}");
+
+    let written = || std::fs::metadata(out.join("weights.safetensors")).unwrap().modified().unwrap();
+    let before = written();
+    for (more, code) in [(&[][..], 1), (&["--accept-tainted"], 0)] {
+        let again = server(more).output().unwrap();
+        let text = String::from_utf8_lossy(&again.stderr);
+        assert_eq!(again.status.code(), Some(code), "{text}");
+        assert!(String::from_utf8_lossy(&again.stdout).contains("\ntainted      "), "{text}");
+    }
+    assert_eq!(written(), before);
 }
 
 #[test]

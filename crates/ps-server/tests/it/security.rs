@@ -11,8 +11,8 @@ use ps_proto::{Address, Listener, Security};
 use ps_server::{Layout, ServerOptions};
 use ps_worker::WorkerOptions;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, date_time_ymd,
 };
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -32,13 +32,13 @@ const OLD: &str = "an-old-token-of-some-length";
 const NEW: &str = "a-new-token-of-some-length!";
 
 /// Who signs, in a folder of its own.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -50,6 +50,8 @@ impl Authority {
     /// The flags of a process called `name`, whose certificate is good up to `year`.
     fn issue(&self, name: &str, year: i32) -> SecurityArgs {
         let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_after = date_time_ymd(year, 1, 1);
@@ -67,12 +69,12 @@ impl Authority {
         }
     }
 
-    fn security(&self, name: &str) -> Security {
+    pub(crate) fn security(&self, name: &str) -> Security {
         Security::open(&self.issue(name, 4000)).unwrap()
     }
 }
 
-fn tokens(folder: &Path, name: &str, text: &str) -> SecurityArgs {
+pub(crate) fn tokens(folder: &Path, name: &str, text: &str) -> SecurityArgs {
     let path = folder.join(name);
     std::fs::write(&path, text).unwrap();
     SecurityArgs { token_file: Some(path), ..SecurityArgs::default() }

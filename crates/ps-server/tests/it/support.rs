@@ -2,7 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and a test may panic")]
 
-use ps_config::RunConfig;
+use ps_config::{CheckpointArgs, RunConfig};
 use ps_coord::Dismissal;
 use ps_core::gradient::Flow;
 use ps_core::{Node, Tally, reference, weights_hash};
@@ -10,7 +10,7 @@ use ps_data::NoProgress;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_worker};
 use ps_proto::{Address, Listener};
-use ps_run::{Job, Recorder, Style};
+use ps_run::{Ban, Job, Recorder, RunFolder, Style};
 use ps_server::shard::{self, ShardOptions};
 use ps_server::{Finished, ServerError, ServerOptions};
 use ps_worker::{Computer, Ended, ShardPlace, WorkerError, WorkerOptions};
@@ -100,10 +100,40 @@ impl Server {
     }
 
     pub fn start_at(listener: impl Into<Listener>, run: &str, folder: &Path, options: ServerOptions) -> Self {
-        let listener = listener.into();
         let job = job(run, folder);
-        let own = self::job(run, folder);
         let recorder = Recorder::new(&job, None, Style::Quiet).unwrap();
+        Server::start_recording(listener, run, folder, options, recorder)
+    }
+
+    /// A server that saves the run in the folder `out` every so many steps, and keeps so many checkpoints.
+    pub fn start_in(
+        out: &Path,
+        (every, kept): (u64, u32),
+        run: &str,
+        folder: &Path,
+        options: ServerOptions,
+    ) -> Self {
+        let wanted = CheckpointArgs {
+            checkpoint_every: Some(every),
+            checkpoint_seconds: 0,
+            checkpoint_keep: kept,
+            allow_fresh: false,
+        };
+        let job = job(run, folder);
+        let out = RunFolder::create(Some(out), "test", Some(&job.run)).unwrap();
+        let recorder = Recorder::with_checkpoints(&job, out, Style::Quiet, &wanted).unwrap();
+        Server::start_recording(TcpListener::bind("127.0.0.1:0").unwrap(), run, folder, options, recorder)
+    }
+
+    fn start_recording(
+        listener: impl Into<Listener>,
+        run: &str,
+        folder: &Path,
+        options: ServerOptions,
+        recorder: Recorder,
+    ) -> Self {
+        let listener = listener.into();
+        let (job, own) = (job(run, folder), job(run, folder));
         let address = listener.address().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async {
@@ -126,12 +156,13 @@ impl Server {
         self.result.join().unwrap()
     }
 
-    /// Waits for the end, which must be a good one at the reference's hash.
-    pub fn finish_at_reference(self) {
+    /// Waits for the end, which must be a good one at the reference's hash. Gives the workers that were banned.
+    pub fn finish_at_reference(self) -> Vec<Ban> {
         let reference = reference_hash(&self.job);
         let finished = self.finish().unwrap_or_else(|error| panic!("{error}"));
         assert!(finished.is_done);
         assert_eq!(weights_hash(&finished.weights), reference);
+        finished.recorder.bans().to_vec()
     }
 
     pub async fn client(&self) -> ParameterServerClient<Channel> {
@@ -279,7 +310,11 @@ impl Worker {
 
     /// A worker that computes in another way.
     pub fn start_computing(server: &Address, folder: &Path, computer: Box<dyn Computer>) -> Self {
-        Worker::start_as(Worker::options(server, folder), Some(computer))
+        Worker::start_computing_with(Worker::options(server, folder), computer)
+    }
+
+    pub fn start_computing_with(options: WorkerOptions, computer: Box<dyn Computer>) -> Self {
+        Worker::start_as(options, Some(computer))
     }
 
     pub fn start_with(options: WorkerOptions) -> Self {

@@ -36,6 +36,7 @@ fn each_defect_comes_to_light_within_two_hundred_seeds() {
         ShardsNotAwaited,
         AuditsNotAwaited,
         LiarsSumStays,
+        LiarsPastStays,
         RefusedSumStays,
         ResumesAtNextStep,
         WeightsOfAnotherStep,

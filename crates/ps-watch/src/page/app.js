@@ -61,6 +61,9 @@ function show(run) {
   result(run);
   tiles(run);
   workers(run);
+  by("tainted").hidden = !run.tainted;
+  by("bans-card").hidden = !run.bans.length;
+  by("bans").replaceChildren(...run.bans.map((ban) => element("li", ban)));
   if (!held) rounds(run.rounds);
   confusion(run);
   events(run.events);

@@ -2,7 +2,7 @@
 
 use super::Dashboard;
 use crate::curves::{Course, panels};
-use ps_run::{EventLine, Line, Phase, Seen, grouped, seconds};
+use ps_run::{Ban, EventLine, Line, Phase, Seen, grouped, seconds};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ fn of(seen: &Seen, files: &[&str]) -> Value {
         "state": state(seen),
         "workers": seen.workers,
         "rescued": seen.rescued,
+        "bans": seen.bans.iter().map(Ban::line).collect::<Vec<_>>(),
+        "tainted": seen.bans.iter().any(Ban::is_tainting),
         "checkpoint": seen.checkpoint.map(|(step, since)| json!({
             "step": step, "age": since.elapsed().as_secs(),
         })),
@@ -180,6 +182,16 @@ mod tests {
             (phase, &text[..]),
             (Phase::Failed, "step 3: the loss is not finite (0 of 9 steps completed)")
         );
+    }
+
+    #[test]
+    fn banned_workers_are_shown_and_whether_their_sums_remain() {
+        let board = Board::new(About::default(), &[]);
+        assert_eq!(board.read(|seen| of(seen, &[]))["tainted"], false);
+        board.tell(|seen| seen.bans = vec![Ban { worker: "liar".into(), since: Some(3), ..Ban::default() }]);
+        let state = board.read(|seen| of(seen, &[]));
+        assert!(state["bans"][0].as_str().is_some_and(|line| line.starts_with("liar at")), "{state}");
+        assert_eq!(state["tainted"], true);
     }
 
     #[test]
