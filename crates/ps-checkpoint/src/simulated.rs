@@ -29,6 +29,8 @@ pub enum Fault {
     Crash,
     /// It fails with this error, after half of what it writes.
     Error(ErrorKind),
+    /// No file can be opened: the process has too many open.
+    Shortage,
     /// A bit of what is written flips, and nobody says so.
     Flip,
 }
@@ -162,6 +164,8 @@ impl Disk for SimulatedDisk {
         let mut content = bytes.to_vec();
         match fault {
             Some(Fault::Flip) if !content.is_empty() => content[bytes.len() / 2] ^= 4,
+            // The file is not even made.
+            Some(Fault::Shortage) => return Fault::Shortage.as_error(),
             Some(Fault::Crash | Fault::Error(_)) => content.truncate(bytes.len() / 2),
             _ => {}
         }
@@ -238,6 +242,8 @@ impl Fault {
         match self {
             Fault::Crash => Err(io::Error::other("the machine is down")),
             Fault::Error(kind) => Err(kind.into()),
+            // EMFILE.
+            Fault::Shortage => Err(io::Error::from_raw_os_error(24)),
             Fault::Flip => Ok(()),
         }
     }

@@ -240,7 +240,8 @@ impl Store {
         let name = format!("{STEP}{:012}", snapshot.progress.step);
         let path = self.folder.join(&name);
         if self.names()?.contains(&name) {
-            return Ok(path);
+            // It may have got its name by an attempt that then could not make it durable.
+            return self.sync(&self.folder).map(|()| path);
         }
         let part = self.folder.join(format!("{name}{PART}"));
         let published = self.write(&part, snapshot).and_then(|()| self.publish(&part, &path));
@@ -389,7 +390,11 @@ impl Store {
     }
 
     fn sync(&self, path: &Path) -> Result<(), Error> {
-        self.disk.sync(path).map_err(|error| Error::NotDurable { path: path.into(), error })
+        self.disk.sync(path).map_err(|error| match is_shortage(&error) {
+            // Nothing was asked of the disk yet.
+            true => failed("opening", path, error),
+            false => Error::NotDurable { path: path.into(), error },
+        })
     }
 
     /// The number of the process that last took the folder; 0: none has, or what it wrote is lost.
@@ -423,6 +428,14 @@ fn checkpoints(names: &[String]) -> Vec<(u64, String)> {
 
 fn failed(action: &'static str, path: &Path, error: io::Error) -> Error {
     Error::File { action, path: path.into(), error }
+}
+
+/// ENFILE and EMFILE, which have these numbers on Linux, macOS and the BSDs.
+const TOO_MANY_OPEN_FILES: [i32; 2] = [23, 24];
+
+/// Whether a file could not be opened because the system or this process has too many open. Like a full disk, this passes.
+fn is_shortage(error: &io::Error) -> bool {
+    cfg!(unix) && error.raw_os_error().is_some_and(|code| TOO_MANY_OPEN_FILES.contains(&code))
 }
 
 /// The file of a vector of state.

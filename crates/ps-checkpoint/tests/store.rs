@@ -352,6 +352,29 @@ fn an_error_at_any_operation_is_told_and_never_costs_what_was_there() {
 }
 
 #[test]
+fn a_shortage_of_open_files_at_any_operation_passes_like_a_full_disk() {
+    let mut met = 0;
+    for point in 0..14 {
+        let disk = SimulatedDisk::default();
+        prepared(&disk);
+        let store = on(&disk).unwrap();
+        disk.fault_at(disk.operations() + point, Fault::Shortage);
+        if let Err(error) = store.save(&snapshot(3)) {
+            assert!(!error.is_final(), "{point}: {error}");
+            met += 1;
+        }
+        disk.restart();
+        // The next attempt is durable, also where the first one had given the checkpoint its name.
+        store.save(&snapshot(3)).unwrap();
+        for seed in 0..8 {
+            disk.crash(seed);
+            assert_eq!(newest(&on(&disk).unwrap()), (Some(3), vec![]), "{point}");
+        }
+    }
+    assert!(met > 8, "{met}");
+}
+
+#[test]
 fn a_disk_that_writes_something_else_is_found_out_at_once() {
     let mut found = 0;
     for point in 0..12 {
