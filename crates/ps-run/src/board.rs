@@ -72,6 +72,7 @@ pub struct Meter {
     planned: AtomicU64,
     /// The bits of a binary64.
     loss: AtomicU64,
+    is_finished: AtomicBool,
 }
 
 impl Meter {
@@ -110,6 +111,16 @@ impl Meter {
     pub fn of_run(&self) -> (u64, f64) {
         let [planned, loss] = [&self.planned, &self.loss].map(|value| value.load(Ordering::Relaxed));
         (planned, f64::from_bits(loss))
+    }
+
+    /// The run is done.
+    pub fn finish(&self) {
+        self.is_finished.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the run is done.
+    pub fn is_finished(&self) -> bool {
+        self.is_finished.load(Ordering::Relaxed)
     }
 
     /// Seconds that went into a part.

@@ -52,7 +52,7 @@ impl Reporter {
                 let is_over = !matches!(ended.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
                 let status = match &source {
                     Source::Server(board) => board.read(of_run),
-                    Source::Worker(meter) => of_worker(meter, began.elapsed(), is_over),
+                    Source::Worker(meter) => of_worker(meter, began.elapsed()),
                 };
                 match runtime.block_on(receiver.post(&status)) {
                     Ok(()) => is_warned = false,
@@ -148,9 +148,10 @@ fn of_run(seen: &Seen) -> Value {
 }
 
 /// How far it is as a worker knows it, who began so long ago: the loss is that of its leaves.
-fn of_worker(meter: &Meter, began: Duration, is_over: bool) -> Value {
+fn of_worker(meter: &Meter, began: Duration) -> Value {
     let ([_, step], (planned, loss)) = (meter.computed(), meter.of_run());
-    let is_done = is_over && step > 0 && step == planned;
+    // Others may have computed the last step.
+    let is_done = meter.is_finished();
     let percent = if is_done { 100 } else { (100 * step / planned.max(1)).min(99) };
     // One that has come late knows only its own pace.
     let left = (step > 0).then(|| began.as_secs() * planned.saturating_sub(step) / step);
@@ -233,5 +234,15 @@ mod tests {
         assert_eq!(status["progressPercentage"], 100);
         assert_eq!(status["estimatedRemainingSeconds"], 0);
         assert_eq!(status["metrics"][0], json!({ "name": "loss", "value": "0.25" }));
+    }
+
+    #[test]
+    fn a_worker_reports_that_a_run_is_done_whose_last_step_others_computed() {
+        let meter = Meter::default();
+        let percent =
+            || of_worker(&meter, Duration::from_secs(1))["trainerStatus"]["progressPercentage"].clone();
+        assert_eq!(percent(), 0);
+        meter.finish();
+        assert_eq!(percent(), 100);
     }
 }

@@ -127,10 +127,15 @@ pub async fn run_with(
     computer: Option<Box<dyn Computer>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, WorkerError> {
-    match take_part(options, computer, shutdown).await {
+    let meter = Arc::clone(&options.meter);
+    let ended = match take_part(options, computer, shutdown).await {
         Err(WorkerError::Over) => Ok(Ended::Done),
         ended => ended,
+    };
+    if matches!(ended, Ok(Ended::Done)) {
+        meter.finish();
     }
+    ended
 }
 
 async fn take_part(
