@@ -4,6 +4,8 @@
 
 mod controls;
 mod deploy;
+#[cfg(unix)]
+mod ending;
 mod faults;
 mod generated;
 mod golden;

@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use commands::verify;
 use commands::{
     bench, certs, completions, data, diff, evaluate, explain, find_lr, launch, man, plot, predict, runs,
-    simulate, status, train,
+    simulate, status, stop, train,
 };
 use std::process::ExitCode;
 
@@ -45,6 +45,7 @@ enum Command {
     #[command(subcommand)]
     Data(data::Command),
     Status(status::Arguments),
+    Stop(stop::Arguments),
     Certs(certs::Arguments),
     #[cfg(unix)]
     Verify(verify::Arguments),
@@ -67,6 +68,7 @@ Exit codes:
   0    done
   1    failed
   2    wrong command line or run file
+  3    the launched run was ended with 'downhill stop'
   130  stopped by Ctrl-C, with the results so far saved";
 
 fn main() -> ExitCode {
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Data(command) => data::run(&command),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Stop(arguments) => stop::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),
         #[cfg(unix)]
         Command::Verify(arguments) => verify::run(&arguments),

@@ -199,7 +199,7 @@ fn work(options: WorkerOptions, computer: Box<Ready>) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     match runtime.block_on(ps_worker::run_with(options, Some(computer), pending())) {
         Ok(Ended::Done) => Ok(()),
-        Ok(Ended::Stopped(why)) => Err(format!("a worker was stopped: {why}")),
+        Ok(ended) => Err(format!("a worker did not train to the end: {ended:?}")),
         Err(error) => Err(format!("a worker: {error}")),
     }
 }

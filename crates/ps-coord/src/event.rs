@@ -148,8 +148,11 @@ pub enum ServerEvent {
         /// The step.
         step: u64,
     },
-    /// The user asked to stop: close the round in hand if it can be closed at once, then finish.
+    /// This process is to stop: close the round in hand if it can be closed at once, then finish. The run resumes when a
+    /// server is started again.
     Stop,
+    /// The run is to end for good, on request: like `Stop`, but nobody is to wait for another server.
+    End,
     /// The time that [`crate::ServerCore::deadline`] named has come.
     Timeout,
 }
@@ -245,8 +248,12 @@ pub enum Departure {
 pub enum Dismissal {
     /// Training is done.
     Done,
-    /// The run was stopped or has failed; the reason.
+    /// The run was ended on request, for good; the details.
     Ended(String),
+    /// The server stops, and the run resumes when it is started again; the details. The worker is to keep trying.
+    Stopped(String),
+    /// The run has failed; the reason.
+    Failed(String),
     /// Nothing was heard from it for this long.
     Silent {
         /// For how long.
@@ -268,8 +275,13 @@ pub enum Dismissal {
 pub enum Outcome {
     /// All steps were made.
     Done,
-    /// The user stopped it; this many steps were made.
+    /// The server was stopped; this many steps were made.
     Stopped {
+        /// Steps made.
+        version: u64,
+    },
+    /// The run was ended on request, for good; this many steps were made.
+    Ended {
         /// Steps made.
         version: u64,
     },
@@ -391,8 +403,12 @@ pub enum WorkerAction {
 pub enum WorkerOutcome {
     /// Training is done.
     Done,
-    /// The server ended the run, or we were asked to stop; why.
+    /// We were asked to stop.
+    Stopped,
+    /// The run was ended on request, for good; what the server says.
     Ended(String),
+    /// The run has failed; what the server says.
+    Failed(String),
     /// The server has found that we compute wrongly; what it says.
     Banned(String),
     /// The server could not be reached for too long.

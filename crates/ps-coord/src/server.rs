@@ -69,6 +69,8 @@ pub struct ServerCore {
     looked_at: u64,
     audited: u64,
     phase: Phase,
+    /// Whether the run ends for good when it stops.
+    ends: bool,
     /// When the phase began.
     since: Millis,
     /// Since when there have been too few workers, or shards.
@@ -106,6 +108,7 @@ impl ServerCore {
             looked_at: 0,
             audited: 0,
             phase: Phase::Waiting,
+            ends: false,
             since: now,
             short_since: Some(now),
             notice_at: now.saturating_add(config.notice_every_ms),
@@ -176,6 +179,10 @@ impl ServerCore {
             ServerEvent::Concluded { step } => self.updated(step, true, actions),
             ServerEvent::Diverged { step } => self.diverged(step, actions),
             ServerEvent::Stop => self.stop(actions),
+            ServerEvent::End => {
+                self.ends = true;
+                self.stop(actions);
+            }
             ServerEvent::Timeout => {}
         }
         self.settle(actions);
@@ -553,7 +560,7 @@ impl ServerCore {
     fn diverged(&mut self, step: u64, actions: &mut Vec<ServerAction>) {
         if matches!(self.phase, Phase::Updating { .. }) && step == self.version {
             let reason = format!("the loss or a weight is not finite at step {step}");
-            self.finish(Dismissal::Ended(reason), Outcome::Diverged { step }, actions);
+            self.finish(Dismissal::Failed(reason), Outcome::Diverged { step }, actions);
         }
     }
 
@@ -567,8 +574,17 @@ impl ServerCore {
 
     fn finish_stopped(&mut self, actions: &mut Vec<ServerAction>) {
         let version = self.version;
-        let reason = format!("the run was stopped after {version} steps");
-        self.finish(Dismissal::Ended(reason), Outcome::Stopped { version }, actions);
+        let (reason, outcome) = match self.ends {
+            true => {
+                let reason = format!("the run was ended on request after {version} steps");
+                (Dismissal::Ended(reason), Outcome::Ended { version })
+            }
+            false => {
+                let reason = format!("the server was stopped after {version} steps");
+                (Dismissal::Stopped(reason), Outcome::Stopped { version })
+            }
+        };
+        self.finish(reason, outcome, actions);
     }
 
     fn finish(&mut self, reason: Dismissal, outcome: Outcome, actions: &mut Vec<ServerAction>) {
@@ -805,10 +821,14 @@ impl ServerCore {
         if !self.absent.is_empty() {
             let shards: Vec<u32> = self.absent.iter().map(|&shard| self.number(shard)).collect();
             let reason = format!("shards {shards:?} were missing for {waited_ms} ms");
-            self.finish(Dismissal::Ended(reason), Outcome::ShardsMissing { shards, waited_ms }, actions);
+            self.finish(Dismissal::Failed(reason), Outcome::ShardsMissing { shards, waited_ms }, actions);
             return;
         }
         let reason = format!("too few workers for {waited_ms} ms: {needed} needed, {present} present");
-        self.finish(Dismissal::Ended(reason), Outcome::TooFewWorkers { present, needed, waited_ms }, actions);
+        self.finish(
+            Dismissal::Failed(reason),
+            Outcome::TooFewWorkers { present, needed, waited_ms },
+            actions,
+        );
     }
 }

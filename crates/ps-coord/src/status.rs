@@ -201,7 +201,7 @@ impl fmt::Display for Dismissal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Dismissal::Done => write!(f, "training is done"),
-            Dismissal::Ended(why) => write!(f, "{why}"),
+            Dismissal::Ended(why) | Dismissal::Stopped(why) | Dismissal::Failed(why) => write!(f, "{why}"),
             Dismissal::Silent { silent_ms } => write!(f, "nothing was heard from it for {silent_ms} ms"),
             Dismissal::Stuck { held_ms } => {
                 write!(f, "it delivered nothing of the work that it held for {held_ms} ms, while others did")

@@ -256,13 +256,14 @@ impl WorkerCore {
         match reason {
             Dismissal::Done => self.finish(WorkerOutcome::Done, actions),
             Dismissal::Ended(why) => self.finish(WorkerOutcome::Ended(why), actions),
+            Dismissal::Failed(why) => self.finish(WorkerOutcome::Failed(why), actions),
             Dismissal::Silent { silent_ms } => {
                 self.disconnected(format!("the server heard nothing from us for {silent_ms} ms"), actions);
             }
             Dismissal::Stuck { held_ms } => {
                 self.disconnected(format!("the server got no result from us for {held_ms} ms"), actions);
             }
-            Dismissal::Rewound(why) => self.disconnected(why, actions),
+            Dismissal::Stopped(why) | Dismissal::Rewound(why) => self.disconnected(why, actions),
             Dismissal::Banned(why) => self.finish(WorkerOutcome::Banned(why), actions),
         }
     }
@@ -284,7 +285,7 @@ impl WorkerCore {
     fn settle(&mut self, actions: &mut Vec<WorkerAction>) {
         if self.leaving && !self.wants_sums() {
             // What is not begun is handed back by leaving.
-            return self.finish(WorkerOutcome::Ended("the worker was stopped".into()), actions);
+            return self.finish(WorkerOutcome::Stopped, actions);
         }
         let silent = match &self.link {
             Link::Serving(serving) if self.silent_at(serving) <= self.now => self.now - serving.heard,

@@ -34,6 +34,8 @@ const MAX_FILE: Ceiling = Ceiling::fixed(1 << 20);
 pub struct Security {
     tls: Option<Arc<Tls>>,
     tokens: Option<Arc<Tokens>>,
+    /// Tokens of administrators, which are no worker's.
+    admin: Option<Arc<Tokens>>,
     network: Option<Arc<dyn Network>>,
 }
 
@@ -65,8 +67,30 @@ impl Security {
                 return Err(format!("TLS needs --tls-cert, --tls-key and --tls-ca together; add {missing}"));
             }
         };
-        let tokens = args.token_file.as_deref().map(Tokens::open).transpose()?.map(Arc::new);
-        Ok(Security { tls, tokens, network: None })
+        let tokens = args.token_file.as_deref().map(|path| Tokens::open("--token-file", path));
+        let tokens = tokens.transpose()?.map(Arc::new);
+        Ok(Security { tls, tokens, admin: None, network: None })
+    }
+
+    /// With the tokens of administrators in the file at `path`. A server lets their calls in, too; a caller shows the first one.
+    ///
+    /// # Errors
+    /// The file is unfit, or one of its tokens is also a worker's.
+    pub fn with_admin(self, path: &Path) -> Result<Self, String> {
+        const FLAG: &str = "--admin-token-file";
+        let admin = Tokens::open(FLAG, path)?;
+        if self.tokens.as_ref().is_some_and(|tokens| tokens.shares_any(&admin)) {
+            let path = path.display();
+            return Err(format!(
+                "{FLAG} {path}: a token in it is also in --token-file, so every worker could end the run; use another"
+            ));
+        }
+        Ok(Security { admin: Some(Arc::new(admin)), ..self })
+    }
+
+    /// Whether a call with these headers carries an administrator's token.
+    pub fn is_admin(&self, headers: &HeaderMap) -> bool {
+        self.admin.as_ref().is_some_and(|admin| admin.admits(headers).is_ok())
     }
 
     /// Others are called over `network`, not over the system's.
@@ -144,16 +168,21 @@ impl Security {
     }
 
     /// Whether a call with these headers may come in, and if tokens are asked for, the line of its token in the file, from 1.
+    /// An administrator's token has none.
     ///
     /// # Errors
     /// Why it may not.
     pub fn admits(&self, headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
-        self.tokens.as_ref().map(|tokens| tokens.admits(headers)).transpose()
+        match &self.tokens {
+            Some(_) if self.is_admin(headers) => Ok(None),
+            Some(tokens) => tokens.admits(headers).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// What our own calls carry, read anew.
     pub(crate) fn authorization(&self) -> Result<Option<HeaderValue>, String> {
-        self.tokens.as_ref().map(|tokens| tokens.authorization()).transpose()
+        self.admin.as_ref().or(self.tokens.as_ref()).map(|tokens| tokens.authorization()).transpose()
     }
 }
 

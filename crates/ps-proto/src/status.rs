@@ -45,6 +45,10 @@ pub enum Refusal {
     NoToken,
     /// The call carries a token that is none of ours.
     WrongToken,
+    /// Only an administrator may make the call.
+    NotAdmin,
+    /// The run could not be saved; why.
+    Unsaved(String),
     /// The call wants to be compressed.
     Compressed,
     /// A unary call took too long.
@@ -113,6 +117,11 @@ impl std::fmt::Display for Refusal {
             Refusal::WrongToken => f.write_str(
                 "the token is none of the server's; check the first line of --token-file here and the file there",
             ),
+            Refusal::NotAdmin => f.write_str(
+                "only an administrator may end the run; give --admin-token-file with one of the tokens of the server's \
+                 --admin-token-file, or connect to the server's Unix socket",
+            ),
+            Refusal::Unsaved(why) => f.write_str(why),
             Refusal::Compressed => f.write_str("nothing may be compressed; call without grpc-encoding"),
             Refusal::TooSlow => f.write_str("the call took too long and was given up"),
             Refusal::NotDraining => f.write_str(
@@ -156,6 +165,8 @@ impl From<Refusal> for Status {
             | Refusal::NotDraining
             | Refusal::TooManyPulls => Code::ResourceExhausted,
             Refusal::NoToken | Refusal::WrongToken => Code::Unauthenticated,
+            Refusal::NotAdmin => Code::PermissionDenied,
+            Refusal::Unsaved(_) => Code::DataLoss,
             Refusal::Compressed => Code::Unimplemented,
             Refusal::Over => Code::Aborted,
         };
@@ -182,7 +193,9 @@ pub enum Verdict {
 pub fn verdict(status: &Status) -> Verdict {
     let text = describe(status);
     match status.code() {
-        Code::FailedPrecondition | Code::Unauthenticated => Verdict::Mismatch(status.message().to_owned()),
+        Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied => {
+            Verdict::Mismatch(status.message().to_owned())
+        }
         _ if text.contains(WANTS_TLS) => Verdict::Mismatch(WANTS_TLS.into()),
         Code::Unimplemented => Verdict::NotOurs(format!("it does not know Downhill's calls ({text})")),
         Code::Aborted => Verdict::Over,
@@ -280,6 +293,7 @@ mod tests {
         check(Refusal::CredentialInUse, Verdict::Passing);
         check(Refusal::NoToken, Verdict::Mismatch);
         check(Refusal::WrongToken, Verdict::Mismatch);
+        check(Refusal::NotAdmin, Verdict::Mismatch);
         check(Refusal::NotDraining, Verdict::Passing);
         check(Refusal::Ending, Verdict::Passing);
         check(Refusal::Nonsense(Nonsense::new("chunk is empty")), Verdict::Refused);

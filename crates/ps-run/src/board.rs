@@ -522,7 +522,7 @@ impl Board {
         self.tell(|seen| {
             seen.end(match summary.outcome {
                 Ending::Done => Phase::Done,
-                Ending::Stopped => Phase::Stopped,
+                Ending::Stopped | Ending::Ended => Phase::Stopped,
             });
             seen.bans = summary.bans.clone();
             seen.summary = Some(summary.clone());

@@ -168,6 +168,17 @@ impl Checkpoints {
         self.hear(saved)
     }
 
+    /// Waits for the snapshot that is being saved, if there is one.
+    ///
+    /// # Errors
+    /// It could not be saved.
+    pub(crate) fn settle(&mut self) -> Result<(), Error> {
+        match self.writer.wait() {
+            Some((_, Err(error))) => Err(error),
+            saved => self.hear(saved).map(drop),
+        }
+    }
+
     fn hear(&mut self, saved: Option<ps_checkpoint::Saved>) -> Result<Option<String>, Error> {
         match saved {
             None => Ok(None),

@@ -3,7 +3,7 @@
 use crate::bans::{self, BANS_FILE, Ban};
 use crate::job::Job;
 use crate::lines::{Length, Line};
-use crate::summary::Summary;
+use crate::summary::{Ending, Summary};
 use crate::weights;
 use ps_config::RunConfig;
 use ps_host::Ceiling;
@@ -275,6 +275,21 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<(), FolderError> {
 pub fn finished(path: &Path, job: &Job) -> Option<Summary> {
     let summary = read_summary(path)?.ok()?;
     (summary.is_done() && summary.fingerprint == job.fingerprint).then_some(summary)
+}
+
+/// The summary of a run that an administrator has ended for good, if `path` holds its results.
+pub fn ended(path: &Path) -> Option<Summary> {
+    read_summary(path)?.ok().filter(|summary| summary.outcome == Ending::Ended)
+}
+
+/// Turns a run in `path` that was ended for good into one that was stopped, which servers resume.
+///
+/// # Errors
+/// The summary cannot be written.
+pub fn reopen(path: &Path) -> Result<(), FolderError> {
+    let Some(summary) = ended(path) else { return Ok(()) };
+    let stopped = Summary { outcome: Ending::Stopped, ..summary };
+    write_aside(&path.join(SUMMARY_FILE), stopped.to_json().as_bytes())
 }
 
 /// Whether a folder holds the results of a run that has made all its steps.

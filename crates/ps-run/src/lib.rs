@@ -34,7 +34,8 @@ pub use board::{About, Board, Confusion, Meter, Part, Round, STEP_BOUNDS, Seen, 
 pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{
-    FolderError, Held, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, finished,
+    FolderError, Held, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, ended, finished,
+    reopen,
 };
 pub use job::{Job, JobError, task};
 pub use lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine};

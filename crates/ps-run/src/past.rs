@@ -69,6 +69,7 @@ impl PastRun {
         match self.summary.as_ref().map(|summary| summary.outcome) {
             Some(Ending::Done) => "done",
             Some(Ending::Stopped) => "stopped",
+            Some(Ending::Ended) => "ended",
             None => "unfinished",
         }
     }

@@ -10,7 +10,7 @@ use crate::lines::{EpochLine, EventLine, HashLine, Length, Line, ProbeLine, Step
 use crate::measures::Measures;
 use crate::onlooker::Onlooker;
 use crate::progress::{Progress, Style};
-use crate::summary::{Slowest, Summary};
+use crate::summary::{Ending, Slowest, Summary};
 use crate::tensorboard::EventFile;
 use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
@@ -66,6 +66,8 @@ pub struct Recorder {
     validated: Option<(u64, Measures)>,
     /// Whether the run is over, though not all steps are made.
     is_concluded: bool,
+    /// Whether an administrator has ended the run.
+    is_ended: bool,
     /// Whether the final weights are those of an earlier step, the best one.
     is_restored: bool,
     /// Steps that were looked at closely.
@@ -214,6 +216,7 @@ impl Recorder {
             slowest: None,
             validated: None,
             is_concluded: false,
+            is_ended: false,
             is_restored: false,
             probes: probes(&lines),
             descends: job.control.descent.is_some(),
@@ -652,6 +655,11 @@ impl Recorder {
         self.is_concluded
     }
 
+    /// An administrator has ended the run: a server that is started again in its folder does not resume it unasked.
+    pub fn end_for_good(&mut self) {
+        self.is_ended = true;
+    }
+
     /// A line for the user that does not disturb the bar.
     pub fn note(&self, text: &str) {
         self.progress.note(text);
@@ -699,17 +707,26 @@ impl Recorder {
         version: u64,
         seconds: f64,
     ) -> Result<Summary, FolderError> {
+        let outcome = match self.is_concluded || version >= job.plan.steps {
+            true => Ending::Done,
+            false if self.is_ended => Ending::Ended,
+            false => Ending::Stopped,
+        };
         if let Some(checkpoints) = &mut self.checkpoints {
-            let warning = checkpoints.wait()?;
-            warning.iter().for_each(|warning| self.progress.warn(warning));
+            if outcome == Ending::Done {
+                let warning = checkpoints.wait()?;
+                warning.iter().for_each(|warning| self.progress.warn(warning));
+            } else {
+                // A run that is to be resumed needs its last checkpoint.
+                checkpoints.settle()?;
+            }
             self.board.checkpoint(checkpoints.durable());
         }
         self.progress.close();
         self.close_metrics()?;
         let validated = self.validated.take().filter(|(steps, _)| *steps == version);
-        let is_done = self.is_concluded || version >= job.plan.steps;
         let mut summary =
-            Summary::new(job, weights, version, is_done, validated.map(|(_, measures)| measures));
+            Summary::new(job, weights, version, outcome, validated.map(|(_, measures)| measures));
         summary.is_tainted = self.bans.iter().any(Ban::is_tainting);
         summary.bans = std::mem::take(&mut self.bans);
         summary.steps_taken = Diagnosis::of(&self.probes);

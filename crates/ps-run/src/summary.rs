@@ -67,6 +67,8 @@ pub enum Ending {
     Done,
     /// The user stopped it.
     Stopped,
+    /// An administrator ended it, for good.
+    Ended,
 }
 
 /// Bans that get a line each.
@@ -87,12 +89,12 @@ impl Summary {
         job: &Job,
         weights: &[f32],
         version: u64,
-        is_done: bool,
+        outcome: Ending,
         validated: Option<Measures>,
     ) -> Self {
         let measure = |tally: Option<_>| tally.map(|tally| Measures::new(&tally, &job.data.class_names));
         Summary {
-            outcome: if is_done { Ending::Done } else { Ending::Stopped },
+            outcome,
             steps: version,
             steps_planned: job.plan.steps,
             parameters: job.model.parameters(),
@@ -123,6 +125,7 @@ impl Summary {
             }
             Ending::Done => String::new(),
             Ending::Stopped => format!(" of {}, stopped before its end", grouped(self.steps_planned as f64)),
+            Ending::Ended => format!(" of {}, ended on request", grouped(self.steps_planned as f64)),
         };
         let mut lines = vec![format!(
             "trained      {}{of} in {}, {} samples/s",

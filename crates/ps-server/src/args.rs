@@ -4,6 +4,7 @@ use crate::{Layout, ServerOptions};
 use clap::Parser;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs, WatchArgs};
 use ps_proto::{Address, Security};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Hold the weights of a run and apply the gradients that workers compute
@@ -21,6 +22,13 @@ pub struct Arguments {
     /// With port 0, the system chooses a free port, which is then printed. A Unix socket serves workers on the same machine.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4370", env = "DOWNHILL_LISTEN")]
     pub listen: String,
+
+    /// Resume a run that was ended with 'downhill stop'
+    ///
+    /// Without this flag, a server that is started in the folder of such a run exits with code 3 again. Other runs resume without
+    /// it.
+    #[arg(long)]
+    pub resume: bool,
 
     /// Do not exit when the run is done; wait for SIGTERM
     ///
@@ -130,6 +138,12 @@ pub struct Arguments {
     #[command(flatten)]
     pub security: SecurityArgs,
 
+    /// File with secret tokens that allow 'downhill stop' to end the run
+    ///
+    /// The format is that of --token-file. Keep these tokens from workers. On a Unix socket, 'downhill stop' needs no token.
+    #[arg(long, value_name = "FILE", env = "DOWNHILL_ADMIN_TOKEN_FILE", help_heading = "Security")]
+    pub admin_token_file: Option<PathBuf>,
+
     /// Allow unprotected connections from other machines
     ///
     /// Allows a --listen address that other machines can reach, without certificates or a token. Every client that can reach
@@ -166,12 +180,16 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   done, or stopped by Ctrl-C or SIGTERM
-  1   failed
-  2   wrong command line or run file
-  42  refused by the coordinator
+  0    done
+  1    failed
+  2    wrong command line or run file
+  3    ended with 'downhill stop'
+  42   refused by the coordinator
+  130  stopped by Ctrl-C before the run was done
+  143  stopped by SIGTERM before the run was done
 
-Code 42 means that the run file, data, version, certificate or token of a shard does not match that of its coordinator. \
+A server that is stopped saves the run, which resumes when the server is started again; workers and shards wait for it. After \
+'downhill stop', it resumes only with --resume. Code 42 means that the run file, data, version, certificate or token of a shard does not match that of its coordinator. \
 Starting the shard again cannot help.";
 
 impl Arguments {
@@ -193,6 +211,15 @@ impl Arguments {
             individual_credentials: self.individual_credentials,
             reflection: self.reflection,
             ..ServerOptions::default()
+        }
+    }
+
+    /// What protects connections.
+    pub fn security(&self) -> Result<Security, String> {
+        let security = Security::open(&self.security)?;
+        match &self.admin_token_file {
+            Some(path) => security.with_admin(path),
+            None => Ok(security),
         }
     }
 
@@ -258,23 +285,4 @@ fn part(text: &str) -> Result<(u32, u32), String> {
     let (index, parts) = text.split_once('/').ok_or_else(wrong)?;
     let (index, parts) = (index.parse().map_err(|_| wrong())?, parts.parse().map_err(|_| wrong())?);
     if index < parts && parts <= 1024 { Ok((index, parts)) } else { Err(wrong()) }
-}
-
-/// Completes on Ctrl-C or SIGTERM.
-pub async fn asked_to_stop() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    // Without signals the process can still be killed.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
-    }
 }

@@ -38,6 +38,8 @@ struct Seen {
     place: String,
     /// Subject and issuer of its certificate.
     certificate: Option<String>,
+    /// Whether it came over the server's Unix socket.
+    is_on_socket: bool,
     /// Whether a call of it was let in.
     is_admitted: AtomicBool,
     /// What is logged of the peers of its port.
@@ -45,15 +47,17 @@ struct Seen {
 }
 
 impl Visitor {
-    fn new(place: String, complaints: Arc<Complaints>) -> Self {
-        Visitor(Arc::new(Seen { place, certificate: None, is_admitted: AtomicBool::new(false), complaints }))
+    fn new(place: String, is_on_socket: bool, complaints: Arc<Complaints>) -> Self {
+        let is_admitted = AtomicBool::new(false);
+        Visitor(Arc::new(Seen { place, is_on_socket, certificate: None, is_admitted, complaints }))
     }
 
     /// The same, once TLS has shown its certificate.
     fn certified(&self, certificate: Option<String>) -> Self {
-        let Seen { place, complaints, .. } = &*self.0;
+        let Seen { place, is_on_socket, complaints, .. } = &*self.0;
         Visitor(Arc::new(Seen {
             place: place.clone(),
+            is_on_socket: *is_on_socket,
             certificate,
             is_admitted: AtomicBool::new(false),
             complaints: Arc::clone(complaints),
@@ -62,7 +66,7 @@ impl Visitor {
 
     /// The one whose call has these extensions.
     pub fn of(extensions: &http::Extensions) -> Self {
-        extensions.get().cloned().unwrap_or_else(|| Visitor::new("unknown".into(), Arc::default()))
+        extensions.get().cloned().unwrap_or_else(|| Visitor::new("unknown".into(), false, Arc::default()))
     }
 
     /// Where it is, in words if it has no address.
@@ -75,6 +79,10 @@ impl Visitor {
         self.0.complaints.log(|| format!("{}: {what} refused: {why}", self.place()));
     }
 }
+
+/// Marks a call whose caller may end the run: it carries an administrator's token, or came over the server's Unix socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Administrator;
 
 /// Every call passes here before any service sees it.
 #[derive(Clone, Debug)]
@@ -117,6 +125,9 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let visitor = Visitor::of(request.extensions());
+        if visitor.0.is_on_socket || self.security.is_admin(request.headers()) {
+            request.extensions_mut().insert(Administrator);
+        }
         let token_line = match self.admits(&request) {
             Ok(token_line) => token_line,
             Err(refusal) => {
@@ -148,7 +159,8 @@ fn patience(path: &str) -> Option<Duration> {
         _ if path == ROUNDS_PATH => None,
         "Attach" | "Watch" => None,
         _ if service.starts_with("grpc.reflection") => None,
-        "PullWeights" => Some(PULL_TIMEOUT),
+        // Both may have to ask the shards for their weights.
+        "PullWeights" | "Stop" => Some(PULL_TIMEOUT),
         _ => Some(UNARY_TIMEOUT),
     }
 }
@@ -181,7 +193,7 @@ pub(crate) fn connections(
                 }
             };
             let whence = address.map_or_else(|| "this machine".to_owned(), |address| address.to_string());
-            let visitor = Visitor::new(whence, Arc::clone(complaints));
+            let visitor = Visitor::new(whence, address.is_none(), Arc::clone(complaints));
             let place = match connections.take(address.map(|address| address.ip())) {
                 Ok(place) => place,
                 Err(why) => {

@@ -46,8 +46,10 @@ pub(crate) enum Incoming {
     Attach(AttachRequest),
     /// A shard has said something, or is gone.
     Shard { index: u32, said: ShardSaid },
-    /// The user asks to stop.
+    /// This process is asked to stop; the run resumes when a server is started again.
     Stop,
+    /// An administrator asks to end the run for good. The answer, once it is saved: its steps.
+    End(oneshot::Sender<Result<u64, Refusal>>),
 }
 
 /// A wait for which the driver did not listen this long is not held against any worker.
@@ -86,6 +88,8 @@ pub(crate) struct Driver {
     /// How far their weights went.
     moved: BTreeMap<u32, Vec<Moved>>,
     diverged: Option<Diverged>,
+    /// Administrators who wait for the end of the run.
+    enders: Vec<oneshot::Sender<Result<u64, Refusal>>>,
     /// Names and addresses of all workers that ever were admitted.
     seen: BTreeMap<WorkerId, (String, String)>,
     /// Who they are, and whom bans keep out.
@@ -187,6 +191,7 @@ impl Driver {
             measured: BTreeMap::new(),
             moved: BTreeMap::new(),
             diverged: None,
+            enders: Vec::new(),
             seen: BTreeMap::new(),
             identities,
             logged_bans,
@@ -261,10 +266,11 @@ impl Driver {
         let (reason, worth_fetching) = match &outcome {
             // The last step was not over before its weights were here.
             Outcome::Done => (Dismissal::Done, false),
-            Outcome::Stopped { .. } => (Dismissal::Ended("the run was stopped".into()), true),
-            Outcome::Diverged { .. } => (Dismissal::Ended("training diverged".into()), false),
-            Outcome::TooFewWorkers { .. } => (Dismissal::Ended("too few workers".into()), true),
-            Outcome::ShardsMissing { .. } => (Dismissal::Ended("shards are missing".into()), false),
+            Outcome::Stopped { .. } => (Dismissal::Stopped("the coordinator was stopped".into()), true),
+            Outcome::Ended { .. } => (Dismissal::Ended("the run was ended on request".into()), true),
+            Outcome::Diverged { .. } => (Dismissal::Failed("training diverged".into()), false),
+            Outcome::TooFewWorkers { .. } => (Dismissal::Failed("too few workers".into()), true),
+            Outcome::ShardsMissing { .. } => (Dismissal::Failed("shards are missing".into()), false),
         };
         if worth_fetching && let Err(why) = self.fetch_all(&mut inbox).await {
             warn!("the last weights are not to be had: {why}; going back to what is saved");
@@ -278,9 +284,9 @@ impl Driver {
         self.end(outcome, &reason, farewells, finish)
     }
 
-    fn unsaved(self, error: FolderError) -> ServerError {
+    fn unsaved(mut self, error: FolderError) -> ServerError {
         self.recorder.abandon(&error);
-        unsaved(&self.shards, error)
+        unsaved(&self.shards, &mut self.peers, self.enders, error)
     }
 
     /// Without the shards, what was saved last is what there is.
@@ -374,6 +380,10 @@ impl Driver {
             }
             Incoming::Shard { index, said } => self.hear_shard(index, said),
             Incoming::Stop => Some(ServerEvent::Stop),
+            Incoming::End(reply) => {
+                self.enders.push(reply);
+                Some(ServerEvent::End)
+            }
         }
     }
 
@@ -800,7 +810,7 @@ impl Driver {
     /// A run that is stopped can be gone on with.
     fn save_last(&mut self, outcome: &Outcome) -> Result<(), FolderError> {
         match outcome {
-            Outcome::Stopped { .. } | Outcome::TooFewWorkers { .. }
+            Outcome::Stopped { .. } | Outcome::Ended { .. } | Outcome::TooFewWorkers { .. }
                 if self.recorder.has_checkpoints() && self.fallen_back.is_none() =>
             {
                 let own = self.own();
@@ -935,12 +945,13 @@ impl Driver {
         finish: impl FnOnce(Finished) -> Result<T, FolderError>,
     ) -> Result<T, ServerError> {
         let is_done = outcome == Outcome::Done;
+        let is_ended = matches!(outcome, Outcome::Ended { .. });
         // What each worker did in the last steps is seen, too.
         self.shown = None;
         self.show();
         let result = match outcome {
             Outcome::Done => Ok((self.plane.version(), self.close())),
-            Outcome::Stopped { .. } => {
+            Outcome::Stopped { .. } | Outcome::Ended { .. } => {
                 Ok(self.fallen_back.take().unwrap_or_else(|| (self.plane.version(), self.weights())))
             }
             Outcome::TooFewWorkers { present, needed, waited_ms } => {
@@ -954,12 +965,18 @@ impl Driver {
                 self.diverged.take().expect("the data plane said that it diverged"),
             )),
         };
-        let Driver { job, recorder, mut peers, shards, .. } = self;
+        let Driver { job, recorder, mut peers, shards, enders, .. } = self;
+        let mut saved = None;
         let ended = match result {
-            Ok((version, weights)) => match finish(Finished { job, recorder, weights, version, is_done }) {
-                Ok(result) => Ok(result),
-                Err(error) => return Err(unsaved(&shards, error)),
-            },
+            Ok((version, weights)) => {
+                match finish(Finished { job, recorder, weights, version, is_done, is_ended }) {
+                    Ok(result) => {
+                        saved = Some(version);
+                        Ok(result)
+                    }
+                    Err(error) => return Err(unsaved(&shards, &mut peers, enders, error)),
+                }
+            }
             Err(error) => {
                 recorder.abandon(&error);
                 Err(error)
@@ -973,6 +990,10 @@ impl Driver {
             }
         }
         shards.dismiss(reason);
+        // One who came too late is told that the server is ending.
+        if let Some(version) = saved.filter(|_| is_done || is_ended) {
+            enders.into_iter().for_each(|ender| drop(ender.send(Ok(version))));
+        }
         ended
     }
 }
@@ -983,9 +1004,22 @@ fn over(made: &StepReport) -> ServerEvent {
     if made.is_last { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } }
 }
 
-/// The run cannot be saved: shards hear why, workers find no server until it is started again.
-fn unsaved(shards: &Shards, error: FolderError) -> ServerError {
-    shards.dismiss(&Dismissal::Ended(error.to_string()));
+/// The run cannot be saved: everybody hears why, and fails with it.
+fn unsaved(
+    shards: &Shards,
+    peers: &mut Peers,
+    enders: Vec<oneshot::Sender<Result<u64, Refusal>>>,
+    error: FolderError,
+) -> ServerError {
+    let reason = Dismissal::Failed(format!("the run cannot be saved: {error}"));
+    for worker in peers.ids().collect::<Vec<_>>() {
+        peers.message(worker, convert::dismissed(&reason));
+        peers.part(worker, None);
+    }
+    shards.dismiss(&reason);
+    for ender in enders {
+        let _ = ender.send(Err(Refusal::Unsaved(format!("the run cannot be saved: {error}"))));
+    }
     ServerError::Unsaved(error)
 }
 

@@ -44,11 +44,16 @@ pub enum ServerError {
     },
     /// The run was over before this shard took part.
     Over,
+    /// The run has failed; what the coordinator says.
+    RunFailed(String),
     /// The run cannot be saved any more.
     Unsaved(FolderError),
     /// A fault of this program or of the machine.
     Internal(String),
 }
+
+/// The exit code of every process of a run that an administrator has ended for good. A supervisor is not to start it again.
+pub const ENDED: u8 = 3;
 
 impl ServerError {
     /// The process's exit code: 42 for what no retry can mend, else 1.
@@ -81,6 +86,7 @@ impl fmt::Display for ServerError {
                 write!(f, "coordinator {address}: {why}")
             }
             ServerError::Over => f.write_str("the run is over"),
+            ServerError::RunFailed(why) => write!(f, "the run has failed: {why}"),
             ServerError::Unsaved(error) => error.fmt(f),
             ServerError::Internal(what) => f.write_str(what),
         }

@@ -21,9 +21,10 @@ mod plane;
 mod service;
 pub mod shard;
 mod shards;
+pub mod signals;
 pub mod transport;
 
-pub use error::ServerError;
+pub use error::{ENDED, ServerError};
 pub use health::Health;
 pub use over::stay;
 
@@ -139,12 +140,15 @@ pub struct Finished {
     pub weights: Vec<f32>,
     /// Steps applied to them.
     pub version: u64,
-    /// Whether these are all; otherwise the run was stopped.
+    /// Whether these are all; otherwise the run was stopped or ended.
     pub is_done: bool,
+    /// Whether an administrator ended the run before that, for good.
+    pub is_ended: bool,
 }
 
-/// Serves `job` on `listener` until training is done or `shutdown` completes. `finish` then writes the results; only
-/// afterwards anybody is told that the run is over.
+/// Serves `job` on `listener` until training is done, an administrator ends the run, or `shutdown` completes. `finish` then
+/// writes the results; only afterwards anybody is told that the run is over. After a `shutdown`, workers and shards wait for
+/// the next server.
 ///
 /// The connections are served on the caller's tokio runtime; rounds and tensors have a thread of their own.
 pub async fn run<T: Send + 'static>(
@@ -157,7 +161,7 @@ pub async fn run<T: Send + 'static>(
 ) -> Result<T, ServerError> {
     if let Some((weights, version)) = recorder.take_complete(&job) {
         // Nobody is needed.
-        let finished = Finished { job, recorder, weights, version, is_done: true };
+        let finished = Finished { job, recorder, weights, version, is_done: true, is_ended: false };
         return finish(finished).map_err(ServerError::Unsaved);
     }
     let listener = listener.into();

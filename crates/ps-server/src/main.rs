@@ -6,10 +6,11 @@ use ps_run::{
     DataProgress, Ending, Job, Meter, PastRun, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT, Style,
     Summary,
 };
-use ps_server::args::{self, Arguments};
+use ps_server::args::Arguments;
 use ps_server::shard::{self, ShardOptions};
+use ps_server::signals::{Signal, Signals};
 use ps_server::transport::{self, Entrance};
-use ps_server::{Finished, Health, Layout, ServerError, ServerOptions};
+use ps_server::{ENDED, Finished, Health, Layout, ServerError, ServerOptions};
 use ps_watch::{Gate, HeaderMap, Source, Watching};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -38,22 +39,29 @@ fn main() -> ExitCode {
     let arguments: Arguments = ps_config::parse(ps_version::commit!());
     arguments.log.start();
     ps_proto::allocator::keep_large_blocks();
-    match serve(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((text, code)) => {
-            error!("{text}");
-            ExitCode::from(code)
-        }
-    }
+    let served = Signals::listen()
+        .map_err(|error| failure(format!("listening for signals: {error}"), false))
+        .and_then(|signals| serve(&arguments, &signals));
+    ExitCode::from(served.unwrap_or_else(|(text, code)| {
+        error!("{text}");
+        code
+    }))
 }
 
-fn serve(arguments: &Arguments) -> Result<(), Failure> {
+/// Serves the run, or a part of the weights, and gives the exit code.
+fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     let run = arguments.run.load().map_err(|error| failure(error, true))?;
     let placement = arguments.placement().map_err(|error| failure(error, true))?;
     // Before the data is read, which may take a while: a port in use shows at once.
-    let security = Security::open(&arguments.security).map_err(|error| failure(error, true))?;
+    let security = arguments.security().map_err(|error| failure(error, true))?;
     arguments.guard_dashboard(&security).map_err(|error| failure(error, true))?;
     arguments.guard_credentials(&security).map_err(|error| failure(error, true))?;
+    if placement.is_none()
+        && let Some(out) = &arguments.out.out
+        && let Some(code) = stays_ended(out, arguments)?
+    {
+        return Ok(code);
+    }
     let health = arguments.health.as_deref().map(open_health).transpose()?;
     let listener = bind(arguments, &security)?;
     let options = arguments.options(&security);
@@ -63,7 +71,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         .map_err(|error| failure(&error, error.is_usage()))?;
     job.categories().iter().for_each(|line| ps_run::note(style, line));
     if let Some((index, coordinator)) = placement {
-        return serve_shard(arguments, &options, health.as_ref(), listener, job, index, coordinator);
+        return serve_shard(arguments, &options, signals, health.as_ref(), listener, job, index, coordinator);
     }
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
     if let Some(out) = &arguments.out.out
@@ -71,14 +79,17 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     {
         // Whoever starts a server again that has just ended should not take it for a failure.
         info!("this run is finished: its results are there");
-        tell(&summary, out, arguments.log.quiet);
+        let tell = || tell(&summary, out, arguments.log.quiet);
         if !arguments.stay {
-            return check_trust(&summary, arguments);
+            tell();
+            check_trust(&summary, arguments)?;
+            return Ok(0);
         }
         let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
         let watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
-        stay(&options, health.as_ref(), listener, &summary, watching.as_ref())?;
-        return check_trust(&summary, arguments);
+        let code = stay(&options, signals, health.as_ref(), listener, &summary, watching.as_ref(), tell)?;
+        check_trust(&summary, arguments)?;
+        return Ok(code);
     }
     if options.layout == Layout::default() {
         job.check_memory().map_err(|error| failure(&error, error.is_usage()))?;
@@ -94,8 +105,11 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     announce(&listener, &security).map_err(|error| failure(format!("standard output: {error}"), false))?;
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
     let root = arguments.data.root(base).to_path_buf();
-    let finish = move |Finished { job, recorder, weights, version, is_done }| {
-        if !is_done {
+    let finish = move |Finished { job, mut recorder, weights, version, is_done, is_ended }| {
+        if is_ended {
+            warn!(version, steps = job.plan.steps, "ended on request");
+            recorder.end_for_good();
+        } else if !is_done {
             warn!(version, steps = job.plan.steps, "stopped before the end");
         }
         recorder.finish(&job, &root, &weights, version)
@@ -105,24 +119,39 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let again = arguments.stay.then(|| listener.try_clone()).transpose();
     let again = again.map_err(|error| failure(format!("--stay: {error}"), false))?;
     let board = Arc::clone(recorder.board());
-    let ended = runtime
-        .block_on(ps_server::run(listener, job, options.clone(), recorder, args::asked_to_stop(), finish))
-        .inspect(|summary| tell(summary, &path, arguments.log.quiet))
-        .inspect_err(|error| board.fail(error));
-    if let Ok(summary) = &ended
-        && summary.outcome == Ending::Stopped
-        && !arguments.launched
-    {
+    signals.defer();
+    let stop = async {
+        signals.received().await;
+    };
+    let ended = runtime.block_on(ps_server::run(listener, job, options.clone(), recorder, stop, finish));
+    let summary = match ended {
+        Ok(summary) => summary,
+        Err(error) => {
+            board.fail(&error);
+            watching.see_off(|| false);
+            return Err(failed(&error));
+        }
+    };
+    let tell = || tell(&summary, &path, arguments.log.quiet);
+    let code = match summary.outcome {
+        Ending::Done => {
+            if let Some(again) = again {
+                let code = stay(&options, signals, health.as_ref(), again, &summary, Some(&watching), tell)?;
+                check_trust(&summary, arguments)?;
+                return Ok(code);
+            }
+            0
+        }
+        Ending::Stopped => signals.first().map_or(1, Signal::exit_code),
+        Ending::Ended => ENDED,
+    };
+    tell();
+    if summary.outcome == Ending::Stopped && !arguments.launched {
         ResumeHint::new(&arguments.out, &path, style).print();
     }
-    match (again, &ended) {
-        (Some(again), Ok(summary)) if summary.outcome == Ending::Done => {
-            stay(&options, health.as_ref(), again, summary, Some(&watching))?;
-        }
-        _ => watching.see_off(|| false),
-    }
-    let summary = ended.map_err(|error| failed(&error))?;
-    check_trust(&summary, arguments)
+    watching.see_off(|| false);
+    check_trust(&summary, arguments)?;
+    Ok(code)
 }
 
 /// Weights of a finished run that may be wrong are a failure, unless the user accepts them.
@@ -133,6 +162,23 @@ fn check_trust(summary: &Summary, arguments: &Arguments) -> Result<(), Failure> 
     let text = "the run is finished, but the weights may hold wrong sums of a banned worker; train again in another \
                 folder with --out, or accept them with --accept-tainted";
     Err((text.into(), 1))
+}
+
+/// The exit code for a run in the folder `out` that was ended for good, unless it is to be resumed.
+fn stays_ended(out: &Path, arguments: &Arguments) -> Result<Option<u8>, Failure> {
+    let Some(summary) = ps_run::ended(out) else { return Ok(None) };
+    if arguments.resume {
+        ps_run::reopen(out).map_err(|error| failure(error, false))?;
+        return Ok(None);
+    }
+    warn!(
+        "{}: the run was ended on request after {} of {} steps; start the server with --resume to resume it",
+        out.display(),
+        summary.steps,
+        summary.steps_planned
+    );
+    tell(&summary, out, arguments.log.quiet);
+    Ok(Some(ENDED))
 }
 
 fn open_health(address: &str) -> Result<Health, Failure> {
@@ -150,14 +196,16 @@ fn gate(security: &Security) -> Option<Gate> {
         .then(|| Arc::new(move |headers: &HeaderMap| security.admits(headers).is_ok()) as Gate)
 }
 
-/// Tells late workers that the run is over, until asked to end.
+/// Tells late workers that the run is over, until a signal comes. `tell` prints the summary, as the last of what is logged.
 fn stay(
     options: &ServerOptions,
+    signals: &Signals,
     health: Option<&Health>,
     listener: Listener,
     summary: &Summary,
     watching: Option<&Watching>,
-) -> Result<(), Failure> {
+    tell: impl FnOnce(),
+) -> Result<u8, Failure> {
     let page = watching.and_then(Watching::page);
     info!(
         "staying until asked to end{}",
@@ -168,9 +216,15 @@ fn stay(
     let entrance =
         Entrance { security: options.security.clone(), admission_timeout: options.admission_timeout };
     let steps = (summary.steps, summary.steps_planned);
+    tell();
+    signals.defer();
+    let received = signals.received();
     runtime
-        .block_on(ps_server::stay(listener, &entrance, steps, args::asked_to_stop()))
-        .map_err(|error| failure(format!("serving connections: {error}"), false))
+        .block_on(ps_server::stay(listener, &entrance, steps, async {
+            received.await;
+        }))
+        .map_err(|error| failure(format!("serving connections: {error}"), false))?;
+    Ok(0)
 }
 
 /// Prints a summary, or the hash in its last line. The result is in the folder; a reader of the output who has gone is no failure.
@@ -182,16 +236,18 @@ fn tell(summary: &Summary, folder: &Path, is_quiet: bool) {
     let _ = shown.iter().try_for_each(|line| writeln!(out, "{line}"));
 }
 
-/// Keeps a part of the weights until the coordinator says that the run is over.
+/// Keeps a part of the weights until the coordinator says that the run is over, and gives the exit code.
+#[allow(clippy::too_many_arguments)] // What `serve` has prepared, once.
 fn serve_shard(
     arguments: &Arguments,
     options: &ServerOptions,
+    signals: &Signals,
     health: Option<&Health>,
     listener: Listener,
     job: Job,
     index: u32,
     coordinator: String,
-) -> Result<(), Failure> {
+) -> Result<u8, Failure> {
     announce(&listener, &options.security)
         .map_err(|error| failure(format!("standard output: {error}"), false))?;
     let meter = Arc::<Meter>::default();
@@ -202,35 +258,37 @@ fn serve_shard(
     };
     let placement = ShardOptions { coordinator, index: Some(index), address, meter: Arc::clone(&meter) };
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    signals.defer();
     runtime.block_on(async {
-        let started = shard::start(listener, Arc::new(job), &placement, options);
+        let kept = async {
+            let (_shard, end) = shard::start(listener, Arc::new(job), &placement, options).await?;
+            health.iter().for_each(|health| health.ready(true));
+            end.await
+        };
         let end = tokio::select! {
             biased;
-            started = started => match started {
-                Ok((_shard, end)) => {
-                    health.iter().for_each(|health| health.ready(true));
-                    tokio::select! {
-                        end = end => end,
-                        () = args::asked_to_stop() => {
-                            warn!("stopped; the run waits until this shard is started again");
-                            return Ok(());
-                        }
-                    }
-                }
-                Err(error) => Err(error),
-            },
-            () = args::asked_to_stop() => return Ok(()),
+            end = kept => end,
+            signal = signals.received() => {
+                warn!("stopped; the run waits until this shard is started again");
+                return Ok(signal.exit_code());
+            }
         };
         match end {
             Ok(Dismissal::Done) | Err(ServerError::Over) => info!("training is done"),
-            Ok(reason) => info!("stopped: {reason}"),
+            Ok(Dismissal::Ended(reason)) => {
+                warn!("{reason}");
+                return Ok(ENDED);
+            }
+            Ok(reason) => return Err(failed(&ServerError::RunFailed(reason.to_string()))),
             Err(error) => return Err(failed(&error)),
         }
         if arguments.stay {
             info!("staying until asked to end");
-            args::asked_to_stop().await;
+            // One that was started after the end of the run has nothing more to wait for, either.
+            health.iter().for_each(|health| health.ready(true));
+            signals.received().await;
         }
-        Ok(())
+        Ok(0)
     })
 }
 

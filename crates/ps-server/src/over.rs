@@ -79,6 +79,10 @@ impl ParameterServer for Over {
         Err(Refusal::Over.into())
     }
 
+    async fn stop(&self, _: Request<v1::StopRequest>) -> Result<Response<v1::StopReply>, Status> {
+        Err(Refusal::Over.into())
+    }
+
     async fn pull_weights(
         &self,
         _: Request<v1::PullWeightsRequest>,

@@ -1,6 +1,6 @@
 //! Requests to events: admission, and one reading task for each worker.
 
-use crate::doors::Visitor;
+use crate::doors::{Administrator, Visitor};
 use crate::driver::{Incoming, Peer};
 use crate::outbox::{self, LeftOver, Outgoing};
 use crate::shards::{AttachRequest, ShardSaid};
@@ -26,7 +26,7 @@ use tonic::body::Body;
 use tonic::codegen::{Service as HttpService, http};
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{Instrument, debug, info_span};
+use tracing::{Instrument, debug, info, info_span};
 
 /// The gRPC service of one run; clones share it.
 #[derive(Clone)]
@@ -253,6 +253,17 @@ impl ParameterServer for Service {
     async fn checkpoint(&self, _: Request<v1::CheckpointRequest>) -> Answer<v1::CheckpointReply> {
         let version = self.ask(Incoming::Checkpoint).await??;
         Ok(Response::new(v1::CheckpointReply { version }))
+    }
+
+    async fn stop(&self, request: Request<v1::StopRequest>) -> Answer<v1::StopReply> {
+        let visitor = Visitor::of(request.extensions());
+        if request.extensions().get::<Administrator>().is_none() {
+            visitor.refused("call to end the run", "the caller is no administrator");
+            return Err(Refusal::NotAdmin.into());
+        }
+        info!(caller = visitor.place(), "asked to end the run");
+        let version = self.ask(Incoming::End).await??;
+        Ok(Response::new(v1::StopReply { version }))
     }
 
     async fn pull_weights(&self, _: Request<v1::PullWeightsRequest>) -> Answer<Self::PullWeightsStream> {

@@ -27,7 +27,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::{debug, info, warn};
@@ -53,11 +53,13 @@ pub struct ShardOptions {
 /// A shard that takes part.
 pub struct Shard {
     index: Arc<AtomicU32>,
+    leaving: watch::Sender<bool>,
     service: Service,
     inbox: mpsc::Sender<Incoming>,
 }
 
-/// Completes when the coordinator ends the run, or something else ends the shard.
+/// Completes when the coordinator says that the run is over, or something else ends the shard. A coordinator that only stops
+/// does neither: the shard waits for the next one.
 pub type ShardEnd = Pin<Box<dyn Future<Output = Result<Dismissal, ServerError>> + Send>>;
 
 /// A worker's connection to a shard in its own process.
@@ -92,6 +94,11 @@ impl Shard {
         self.index.load(Ordering::Relaxed)
     }
 
+    /// From now on the shard ends when its coordinator stops, instead of waiting for the next one.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
     /// Takes a worker of this process in.
     ///
     /// # Errors
@@ -114,12 +121,14 @@ pub async fn start(
     options: &ServerOptions,
 ) -> Result<(Shard, ShardEnd), ServerError> {
     let listener = listener.into();
+    let (leaving, is_leaving) = watch::channel(false);
     let fingerprints = expected(&job);
     let coordinator = Coordinator {
         placement: placement.clone(),
         fingerprints: fingerprints.clone(),
         run: job.run.clone(),
         parameters: job.model.parameters(),
+        leaving: is_leaving,
         patience: options.join_timeout,
         security: options.security.clone(),
     };
@@ -160,7 +169,7 @@ pub async fn start(
     };
     let end = drive(driver, options)?;
     let end = Box::pin(async { end.await.unwrap_or_else(|_| Err(ServerError::panicked())) });
-    Ok((Shard { index, service, inbox }, end))
+    Ok((Shard { index, leaving, service, inbox }, end))
 }
 
 /// The data plane of a shard that keeps `kept`.
@@ -174,6 +183,8 @@ struct Coordinator {
     fingerprints: v1::Fingerprints,
     run: RunConfig,
     parameters: usize,
+    /// Set by [`Shard::leave`].
+    leaving: watch::Receiver<bool>,
     /// For how long one that is not there is tried again.
     patience: Duration,
     security: Security,
@@ -305,6 +316,14 @@ impl Coordinator {
         })
     }
 
+    /// Completes once the shard leaves.
+    async fn left(&self) {
+        if self.leaving.clone().wait_for(|&is_leaving| is_leaving).await.is_err() {
+            // The shard was dropped without leaving.
+            std::future::pending().await
+        }
+    }
+
     /// Passes on what the coordinator says; when its stream ends, looks for it again.
     async fn stay_in_touch(self, attached: Attached, link: Link, orders: mpsc::Sender<Order>) {
         let (mut attached, (mut sender, mut stream)) = (attached, link);
@@ -320,6 +339,10 @@ impl Coordinator {
                     Err(status) => break status.message().to_owned(),
                 };
                 let order = match message {
+                    // It is not gone for good.
+                    Ok(ToShardMessage::Dismissed(Dismissal::Stopped(why))) if !*self.leaving.borrow() => {
+                        break why;
+                    }
                     Ok(message) => Order::Message(message),
                     Err(nonsense) => break nonsense.to_string(),
                 };
@@ -332,6 +355,7 @@ impl Coordinator {
             let found = tokio::select! {
                 biased;
                 found = self.find() => found,
+                () = self.left() => Err(self.failed(why)),
                 () = orders.closed() => return,
             };
             (attached, (sender, stream)) = match found {
@@ -434,7 +458,7 @@ impl Driver {
             Incoming::Weights(reply) => {
                 let _ = reply.send((self.plane.version(), self.plane.kept_parts()));
             }
-            Incoming::Checkpoint(reply) => {
+            Incoming::Checkpoint(reply) | Incoming::End(reply) => {
                 let _ = reply.send(Err(Refusal::OnlyAShard));
             }
             Incoming::Status(reply) => {

@@ -511,7 +511,7 @@ impl Cluster<'_> {
     fn worker_ends(&mut self, slot: usize, outcome: WorkerOutcome) {
         let process = self.slots[slot].process.take();
         let links = process.map_or(Vec::new(), |process| process.links);
-        if let WorkerOutcome::Ended(_) = outcome {
+        if outcome == WorkerOutcome::Stopped {
             for &link in &links {
                 self.send_up(link, Up::Goodbye);
             }

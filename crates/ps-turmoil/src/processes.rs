@@ -146,7 +146,9 @@ impl Setting {
             let (_shard, end) = shard::start(listener, job, &placement, &options).await.map_err(text)?;
             match end.await.map_err(text)? {
                 Dismissal::Done => Ok(Ended::Done(None)),
-                _ => Ok(Ended::Stopped),
+                Dismissal::Failed(why) => Err(why),
+                // Nobody ends the run, and a coordinator that stops is waited for.
+                reason => Ok(Ended::Wrong(format!("dismissed: {reason}"))),
             }
         };
         tokio::select! {
@@ -165,7 +167,8 @@ impl Setting {
         };
         match ps_worker::run(options, stop.notified()).await {
             Ok(ps_worker::Ended::Done) => Ok(Ended::Done(None)),
-            Ok(ps_worker::Ended::Stopped(_)) => Ok(Ended::Stopped),
+            Ok(ps_worker::Ended::Stopped) => Ok(Ended::Stopped),
+            Ok(ps_worker::Ended::OnRequest(why)) => Ok(Ended::Wrong(why)),
             // Nothing that befalls them is a reason to give up for good.
             Err(error) if error.exit_code() == 42 => Ok(Ended::Wrong(text(error))),
             Err(error) => Err(text(error)),

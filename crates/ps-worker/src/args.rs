@@ -125,12 +125,15 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   done, or stopped by Ctrl-C or SIGTERM
-  1   failed
-  2   wrong command line
-  42  refused or banned by the server
+  0    done
+  1    failed
+  2    wrong command line
+  3    the run was ended with 'downhill stop'
+  42   refused or banned by the server
+  130  stopped by Ctrl-C before the run was done
+  143  stopped by SIGTERM before the run was done
 
-Code 42 means that the run file, data, version, certificate or token of the worker does not match that of the server, or that \
+If the server stops, the worker waits for it for the time that --patience gives. Code 42 means that the run file, data, version, certificate or token of the worker does not match that of the server, or that \
 its gradients were wrong. Starting the worker again cannot help.";
 
 impl Arguments {

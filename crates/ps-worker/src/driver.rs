@@ -306,8 +306,8 @@ impl Driver {
 
     /// Leaves the server in good order, if it is there.
     async fn farewell(&mut self, outcome: &WorkerOutcome) {
-        if let WorkerOutcome::Ended(reason) = outcome {
-            self.say(Message::Goodbye(v1::Goodbye { reason: reason.clone() }));
+        if *outcome == WorkerOutcome::Stopped {
+            self.say(Message::Goodbye(v1::Goodbye { reason: "the worker was stopped".into() }));
         }
         let Some(Connection { links, mut said, tasks: _reading, leaving, .. }) = self.connection.take()
         else {

@@ -49,6 +49,10 @@ pub enum WorkerError {
     },
     /// The run was over before this worker took part.
     Over,
+    /// The run has failed; what the server says.
+    RunFailed(String),
+    /// Only an administrator may do what was asked for; what the server says.
+    NotAdmin(String),
     /// The shard in this process has failed.
     Shard(ServerError),
     /// A fault of this program or of the machine.
@@ -108,6 +112,8 @@ impl fmt::Display for WorkerError {
             }
             WorkerError::Listen { given, error } => write!(f, "--shard-listen {given}: {error}"),
             WorkerError::Over => f.write_str("the run is over"),
+            WorkerError::RunFailed(why) => write!(f, "the run has failed: {why}"),
+            WorkerError::NotAdmin(why) => f.write_str(why),
             WorkerError::Shard(error) => write!(f, "the shard of this worker: {error}"),
             WorkerError::Internal(what) => f.write_str(what),
         }

@@ -102,19 +102,25 @@ pub struct ShardPlace {
     pub advertise: Option<String>,
 }
 
-/// How a worker's part ended well.
+/// How a worker's part ended without a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// Training is done.
     Done,
-    /// The run or the worker was stopped; why.
-    Stopped(String),
+    /// The worker was asked to stop before that.
+    Stopped,
+    /// An administrator has ended the run for good; what the server says.
+    OnRequest(String),
 }
+
+/// For how long a worker that is asked to stop keeps its shard, in case its coordinator is stopping, too, and saves.
+const SHARD_FAREWELL: Duration = Duration::from_secs(10);
 
 /// The first pause between two attempts to reach a server that is not there yet, and the longest.
 const JOIN_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 
-/// Takes part in the run of the server until it is over or `shutdown` completes.
+/// Takes part in the run of the server until it is over or `shutdown` completes. A server that stops does not end it: the
+/// worker waits for the next one.
 ///
 /// Runs on a current-thread tokio runtime as well as on any other; computing has threads of its own.
 pub async fn run(options: WorkerOptions, shutdown: impl Future<Output = ()>) -> Result<Ended, WorkerError> {
@@ -147,7 +153,6 @@ async fn take_part(
         return Err(WorkerError::Processors(problem));
     }
     let client = Client::new(&options.server, &options.name, &options.security)?;
-    let stopped = || Ok(Ended::Stopped("the worker was stopped before it took part".into()));
     let is_stopping = AtomicBool::new(false);
     let shutdown = async {
         shutdown.await;
@@ -160,7 +165,7 @@ async fn take_part(
         let invitation = tokio::select! {
             biased;
             found = find(&client, &options) => found?,
-            () = &mut shutdown => return stopped(),
+            () = &mut shutdown => return Ok(Ended::Stopped),
         };
         if let Some((before, error)) = refused.take() {
             if before.run_toml == invitation.run_toml {
@@ -171,7 +176,7 @@ async fn take_part(
         let prepared = tokio::select! {
             biased;
             prepared = prepare(&client, &options, &invitation, computer.take(), &mut listener) => prepared?,
-            () = &mut shutdown => return stopped(),
+            () = &mut shutdown => return Ok(Ended::Stopped),
         };
         match prepared.run(&options, &invitation, shutdown.as_mut()).await {
             // A server that was started again with another run file, such as one with more epochs, refuses what this
@@ -188,8 +193,8 @@ async fn take_part(
 struct Prepared {
     client: Client,
     compute: Compute,
-    /// Completes when the shard in this process ends, if there is one.
-    shard_end: Option<ShardEnd>,
+    /// The shard in this process, if there is one, and what completes when it ends.
+    shard: Option<(Arc<Shard>, ShardEnd)>,
 }
 
 /// Loads what `invitation` names, and starts the shard of this process, which listens where the one before it did.
@@ -203,10 +208,11 @@ async fn prepare(
     info!(server = options.server, build = invitation.build, "server found, loading its data");
     let compute = Compute::start(invitation.run_toml.clone(), options.clone(), computer).await?;
     let Some(place) = &options.shard else {
-        return Ok(Prepared { client: client.clone(), compute, shard_end: None });
+        return Ok(Prepared { client: client.clone(), compute, shard: None });
     };
     let (shard, end) = host(place, options, invitation, compute.job.clone(), listener).await?;
-    Ok(Prepared { client: client.clone().beside(Arc::new(shard)), compute, shard_end: Some(end) })
+    let shard = Arc::new(shard);
+    Ok(Prepared { client: client.clone().beside(Arc::clone(&shard)), compute, shard: Some((shard, end)) })
 }
 
 impl Prepared {
@@ -217,8 +223,8 @@ impl Prepared {
         invitation: &Invitation,
         shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Ended, WorkerError> {
-        let Prepared { client, compute, shard_end } = self;
-        let hosts = shard_end.is_some();
+        let Prepared { client, compute, shard } = self;
+        let (shard, shard_end) = shard.unzip();
         let ended = async {
             match shard_end {
                 Some(end) => end.await,
@@ -234,8 +240,13 @@ impl Prepared {
                 // The coordinator still wants the weights that are kept here; it says when it has them. One that refuses the
                 // worker refuses its shard, too.
                 let is_over = outcome.as_ref().map_or_else(WorkerError::is_refusal, |_| true);
-                if hosts && is_over && tokio::time::timeout(SHARD_ANSWER_TIMEOUT, &mut ended).await.is_err() {
-                    warn!("the coordinator has not let go of this worker's shard");
+                if let Some(shard) = shard.filter(|_| is_over) {
+                    let is_stopped = matches!(outcome, Ok(WorkerOutcome::Stopped));
+                    let patience = if is_stopped { SHARD_FAREWELL } else { SHARD_ANSWER_TIMEOUT };
+                    shard.leave();
+                    if tokio::time::timeout(patience, &mut ended).await.is_err() && !is_stopped {
+                        warn!("the coordinator has not let go of this worker's shard");
+                    }
                 }
                 outcome?
             }
@@ -247,7 +258,9 @@ impl Prepared {
         };
         match outcome {
             WorkerOutcome::Done => Ok(Ended::Done),
-            WorkerOutcome::Ended(reason) => Ok(Ended::Stopped(reason)),
+            WorkerOutcome::Stopped => Ok(Ended::Stopped),
+            WorkerOutcome::Ended(reason) => Ok(Ended::OnRequest(reason)),
+            WorkerOutcome::Failed(reason) => Err(WorkerError::RunFailed(reason)),
             WorkerOutcome::Banned(reason) => Err(WorkerError::Banned(reason)),
             WorkerOutcome::Unreachable { last, waited_ms } => Err(WorkerError::Unreachable {
                 server: options.server.clone(),

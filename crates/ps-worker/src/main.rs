@@ -1,13 +1,15 @@
 //! `ps-worker`: parse, connect, compute, exit code.
 
 use ps_run::Style;
+use ps_server::ENDED;
+use ps_server::signals::{Signal, Signals};
 use ps_watch::{Source, Watching};
 use ps_worker::args::Arguments;
 use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 #[global_allocator]
 static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
@@ -45,52 +47,38 @@ fn main() -> ExitCode {
     };
     let _watching =
         Watching::metrics(arguments.metrics.as_deref(), Source::Worker(Arc::clone(&options.meter)));
-    match work(options, arguments.stay) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            error!("{failure}");
-            ExitCode::from(failure.exit_code())
-        }
-    }
+    ExitCode::from(work(options, arguments.stay).unwrap_or_else(|failure| {
+        error!("{failure}");
+        failure.exit_code()
+    }))
 }
 
-fn work(options: WorkerOptions, stays: bool) -> Result<(), WorkerError> {
+/// Takes part in the run, and gives the exit code.
+fn work(options: WorkerOptions, stays: bool) -> Result<u8, WorkerError> {
     let failed = |error: std::io::Error| WorkerError::Internal(format!("starting: {error}"));
     // One connection: one thread serves it best, and leaves the cores to the gradients.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let signals = Signals::listen().map_err(failed)?;
+    signals.defer();
     runtime.block_on(async {
-        // Watched from now on, so that none is missed between the run and staying.
-        let mut asked = Box::pin(asked_to_stop());
-        match ps_worker::run(options, &mut asked).await? {
+        let stop = async {
+            signals.received().await;
+        };
+        match ps_worker::run(options, stop).await? {
             Ended::Done => info!("training is done"),
-            Ended::Stopped(why) => {
-                info!("stopped: {why}");
-                return Ok(());
+            Ended::Stopped => {
+                info!("stopped before training was done");
+                return Ok(signals.first().map_or(1, Signal::exit_code));
+            }
+            Ended::OnRequest(why) => {
+                warn!("{why}");
+                return Ok(ENDED);
             }
         }
         if stays {
             info!("staying until asked to end");
-            asked.await;
+            signals.received().await;
         }
-        Ok(())
+        Ok(0)
     })
-}
-
-/// Completes on Ctrl-C or SIGTERM.
-async fn asked_to_stop() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    // Without signals the process can still be killed.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
-    }
 }

@@ -5,11 +5,14 @@ use crate::client::{Client, answer, service};
 use crate::retryable;
 use ps_config::SecurityArgs;
 use ps_proto::Security;
-use ps_proto::status::Verdict;
+use ps_proto::limits::PULL_TIMEOUT;
+use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, WorkerStatus};
 use ps_terminal::{Narrow, Table, clip_start, hang};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
+use tonic::Code;
 
 /// A runtime for a few calls.
 pub struct Runtime(tokio::runtime::Runtime);
@@ -58,6 +61,35 @@ pub async fn checkpoint(server: &str, security: &SecurityArgs) -> Result<u64, Wo
         answer(client.checkpoint(v1::CheckpointRequest {})).await.map_err(Failed::Call)
     };
     reply.await.map(|reply| reply.into_inner().version).map_err(|failed| failed.at(server))
+}
+
+/// Has the server end the run for good; gives the steps of the run that it has saved. The call carries the first token of
+/// `admin`, if that is given.
+///
+/// # Errors
+/// As for [`status`]; the caller is no administrator.
+pub async fn stop(server: &str, security: &SecurityArgs, admin: Option<&Path>) -> Result<u64, WorkerError> {
+    let reply = async {
+        let mut security = open(security)?;
+        if let Some(path) = admin {
+            security = security.with_admin(path).map_err(WorkerError::Security)?;
+        }
+        let line = Client::new(server, "stop", &security)?.connect().await.map_err(Failed::Call)?;
+        // The server may have to wait for its shards, and saves before it answers.
+        let reply = tokio::time::timeout(PULL_TIMEOUT, service(line).stop(v1::StopRequest {})).await;
+        match reply {
+            Ok(Ok(reply)) => Ok(reply.into_inner().version),
+            Ok(Err(status)) if status.code() == Code::PermissionDenied => {
+                Err(Failed::Before(WorkerError::NotAdmin(format!("{server}: {}", status.message()))))
+            }
+            Ok(Err(status)) => Err(Failed::Call(verdict(&status))),
+            Err(_) => {
+                let seconds = PULL_TIMEOUT.as_secs();
+                Err(Failed::Call(Verdict::Passing(format!("no answer within {seconds} s"))))
+            }
+        }
+    };
+    reply.await.map_err(|failed| failed.at(server))
 }
 
 fn open(security: &SecurityArgs) -> Result<Security, WorkerError> {

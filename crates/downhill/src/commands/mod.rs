@@ -15,6 +15,7 @@ pub mod predict;
 pub mod runs;
 pub mod simulate;
 pub mod status;
+pub mod stop;
 pub mod train;
 #[cfg(unix)]
 pub mod verify;

@@ -111,7 +111,7 @@ fn picture(mut lines: Vec<String>, rows: usize) -> String {
     format!("\x1b[H{lines}\x1b[J")
 }
 
-fn failed(error: WorkerError) -> Failure {
+pub(super) fn failed(error: WorkerError) -> Failure {
     match error.exit_code() {
         2 => Failure::Usage(error.to_string().replacen("--server ", "", 1)),
         _ => Failure::Failed(error.to_string()),

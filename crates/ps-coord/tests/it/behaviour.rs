@@ -67,7 +67,10 @@ fn server_event(
         }
         23..30 => ServerEvent::Updated { step },
         30 if random.below(200) == 0 => ServerEvent::Diverged { step },
-        30 if random.below(200) == 0 => ServerEvent::Stop,
+        30 if random.below(200) == 0 => match random.below(2) {
+            0 => ServerEvent::Stop,
+            _ => ServerEvent::End,
+        },
         30 if random.below(20) == 0 => ServerEvent::CannotGoBack,
         30..34 => ServerEvent::Timeout,
         34 => ServerEvent::Identified { worker, contributor: Contributor(random.below(3)) },

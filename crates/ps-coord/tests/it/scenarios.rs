@@ -148,6 +148,7 @@ impl Cast {
             "updated" => ServerEvent::Updated { step },
             "diverged" => ServerEvent::Diverged { step },
             "stop" => ServerEvent::Stop,
+            "end" => ServerEvent::End,
             "push" => {
                 for node in tree.cover(range(words[2])) {
                     self.server_step(ServerEvent::Contributed {
@@ -235,6 +236,8 @@ fn worker_event(words: &[&str]) -> WorkerEvent {
             "silent" => Dismissal::Silent { silent_ms: 1000 },
             "stuck" => Dismissal::Stuck { held_ms: 1000 },
             "banned" => Dismissal::Banned("its sum is wrong".into()),
+            "stopped" => Dismissal::Stopped("the server was stopped".into()),
+            "failed" => Dismissal::Failed("training diverged".into()),
             _ => Dismissal::Ended(words[1..].join(" ")),
         }),
         "heard" => WorkerEvent::Heard,

@@ -93,6 +93,8 @@ pub(super) fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense>
     match v1::DismissalKind::try_from(dismissed.kind) {
         Ok(v1::DismissalKind::Done) => Ok(Dismissal::Done),
         Ok(v1::DismissalKind::Ended) => Ok(Dismissal::Ended(reason)),
+        Ok(v1::DismissalKind::Stopped) => Ok(Dismissal::Stopped(reason)),
+        Ok(v1::DismissalKind::Failed) => Ok(Dismissal::Failed(reason)),
         Ok(v1::DismissalKind::Rewound) => Ok(Dismissal::Rewound(reason)),
         Ok(v1::DismissalKind::Banned) => Ok(Dismissal::Banned(reason)),
         Ok(v1::DismissalKind::Silent) => Ok(Dismissal::Silent { silent_ms: dismissed.silent_ms }),
@@ -185,7 +187,9 @@ mod tests {
         let send = |message| server_message(v1::FromServer { message }, &shape());
         for dismissal in [
             Dismissal::Done,
-            Dismissal::Ended("stopped".into()),
+            Dismissal::Ended("on request".into()),
+            Dismissal::Stopped("stopped".into()),
+            Dismissal::Failed("diverged".into()),
             Dismissal::Silent { silent_ms: 9 },
             Dismissal::Stuck { held_ms: 9 },
             Dismissal::Rewound("again".into()),

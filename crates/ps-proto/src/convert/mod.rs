@@ -172,6 +172,8 @@ pub fn dismissal_to_wire(dismissal: &Dismissal) -> v1::Dismissed {
     let (kind, reason) = match dismissal {
         Dismissal::Done => (v1::DismissalKind::Done, "training is done".to_owned()),
         Dismissal::Ended(reason) => (v1::DismissalKind::Ended, reason.clone()),
+        Dismissal::Stopped(reason) => (v1::DismissalKind::Stopped, reason.clone()),
+        Dismissal::Failed(reason) => (v1::DismissalKind::Failed, reason.clone()),
         Dismissal::Silent { silent_ms: ms } => {
             silent_ms = *ms;
             (v1::DismissalKind::Silent, format!("nothing was heard for {ms} ms"))

@@ -11,13 +11,13 @@ use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tracing::{info, warn};
 
-const FLAG: &str = "--token-file";
-
 /// What stands before a token in the header `authorization`.
 const SCHEME: &str = "Bearer ";
 
 /// The tokens of a file.
 pub(super) struct Tokens {
+    /// The flag that names the file.
+    flag: &'static str,
     path: PathBuf,
     held: Mutex<Held>,
 }
@@ -40,13 +40,13 @@ type Stamp = (SystemTime, u64);
 
 impl Tokens {
     /// Reads `path`; says what is wrong with it otherwise.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub fn open(flag: &'static str, path: &Path) -> Result<Self, String> {
         // Before the file is read: a change meanwhile is then found later.
         let stamp = stamp(path);
-        let tokens = tokens(path)?;
-        warn_if_public(FLAG, path);
+        let tokens = tokens(flag, path)?;
+        warn_if_public(flag, path);
         let held = Held { tokens, stamp, looked: Instant::now() };
-        Ok(Tokens { path: path.into(), held: Mutex::new(held) })
+        Ok(Tokens { flag, path: path.into(), held: Mutex::new(held) })
     }
 
     /// The line of the token that the headers hold.
@@ -62,11 +62,18 @@ impl Tokens {
         if line > 0 { Ok(line as usize) } else { Err(Refusal::WrongToken) }
     }
 
+    /// Whether one of the tokens is also among those of `other`.
+    pub fn shares_any(&self, other: &Tokens) -> bool {
+        let [ours, theirs] = [self, other].map(|it| it.held.lock().unwrap_or_else(PoisonError::into_inner));
+        let is_theirs = |token: &Token| theirs.tokens.iter().any(|other| other.text == token.text);
+        ours.tokens.iter().any(is_theirs)
+    }
+
     /// The header with the first token of the file as it is now.
     pub fn authorization(&self) -> Result<HeaderValue, String> {
-        let first = tokens(&self.path)?.swap_remove(0);
+        let first = tokens(self.flag, &self.path)?.swap_remove(0);
         let mut value = HeaderValue::from_bytes(&[SCHEME.as_bytes(), &first.text].concat())
-            .map_err(|_| format!("{FLAG} {}: the token does not fit a header", self.path.display()))?;
+            .map_err(|_| format!("{} {}: the token does not fit a header", self.flag, self.path.display()))?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -82,9 +89,9 @@ impl Tokens {
             return;
         }
         held.stamp = stamp;
-        match tokens(&self.path) {
+        match tokens(self.flag, &self.path) {
             Ok(tokens) => {
-                info!("{FLAG} {}: {} tokens are accepted now", self.path.display(), tokens.len());
+                info!("{} {}: {} tokens are accepted now", self.flag, self.path.display(), tokens.len());
                 held.tokens = tokens;
             }
             Err(error) => warn!("{error}; the tokens stay what they were"),
@@ -98,9 +105,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 /// The tokens of a file, at least one.
-fn tokens(path: &Path) -> Result<Vec<Token>, String> {
-    let bytes = read(FLAG, path)?;
-    let wrong = |what: String| format!("{FLAG} {}: {what}", path.display());
+fn tokens(flag: &str, path: &Path) -> Result<Vec<Token>, String> {
+    let bytes = read(flag, path)?;
+    let wrong = |what: String| format!("{flag} {}: {what}", path.display());
     let mut tokens = Vec::new();
     for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         let line = line.trim_ascii();

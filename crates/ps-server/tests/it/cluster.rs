@@ -254,15 +254,45 @@ fn garbage_on_the_port_harms_nobody() {
 }
 
 #[test]
-fn stopping_the_server_ends_its_workers_in_good_order() {
+fn workers_and_shards_of_a_server_that_stops_wait_for_the_next() {
     let folder = data(1);
-    let server = Server::start(&run_file(1_000_000), folder.path(), options(1));
-    let worker = Worker::start(&server.address, folder.path());
-    runtime().block_on(server.reach(3));
-    let finished = server.stop().unwrap();
-    assert!(!finished.is_done && finished.version >= 3);
-    let Ended::Stopped(reason) = worker.finish().unwrap() else { panic!("not stopped") };
-    assert!(reason.contains("stopped"), "{reason}");
+    let run = wide_run(40, "");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = || ServerOptions { layout: Layout { parts: 2, coordinator_keeps: true }, ..options(1) };
+    let first = Server::start_at(listener.try_clone().unwrap(), &run, folder.path(), options());
+    let shard = Shard::start(&first.address, 0, &run, folder.path());
+    let worker = Worker::start(&first.address, folder.path());
+    runtime().block_on(first.reach(3));
+    let finished = first.stop().unwrap();
+    assert!(!finished.is_done && !finished.is_ended && finished.version >= 3);
+    Server::start_at(listener, &run, folder.path(), options()).finish_at_reference();
+    assert_eq!(worker.finish().unwrap(), Ended::Done);
+    assert_eq!(shard.finish().unwrap(), Dismissal::Done);
+}
+
+#[test]
+fn results_that_cannot_be_written_fail_everybody() {
+    let folder = data(1);
+    let run = wide_run(2, "");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let job = support::job(&run, folder.path());
+    let address = Address::Tcp(listener.local_addr().unwrap().to_string());
+    let recorder = ps_run::Recorder::new(&job, None, ps_run::Style::Quiet).unwrap();
+    let options = ServerOptions { layout: Layout { parts: 2, coordinator_keeps: true }, ..options(1) };
+    let full = |_| -> Result<(), _> {
+        let error = std::io::ErrorKind::StorageFull.into();
+        Err(ps_run::FolderError::File { path: "results".into(), error })
+    };
+    let server = std::thread::spawn(move || {
+        runtime().block_on(ps_server::run(listener, job, options, recorder, std::future::pending(), full))
+    });
+    let shard = Shard::start(&address, 0, &run, folder.path());
+    let worker = Worker::start(&address, folder.path());
+    let error = server.join().unwrap().unwrap_err();
+    assert!(matches!(error, ps_server::ServerError::Unsaved(_)), "{error}");
+    let error = worker.finish().unwrap_err();
+    assert!(matches!(error, WorkerError::RunFailed(_)) && error.exit_code() == 1, "{error}");
+    assert!(matches!(shard.finish().unwrap(), Dismissal::Failed(_)));
 }
 
 #[test]
@@ -288,7 +318,7 @@ fn divergence_names_step_and_rate_and_ends_everybody() {
     let error = server.join().unwrap().err().unwrap();
     assert!(matches!(error, ps_server::ServerError::Diverged(_)), "{error}");
     assert!(error.to_string().contains("learning rate"), "{error}");
-    assert!(matches!(worker.finish().unwrap(), Ended::Stopped(_)));
+    assert!(matches!(worker.finish().unwrap_err(), WorkerError::RunFailed(_)));
 }
 
 #[test]
@@ -354,7 +384,7 @@ fn no_more_workers_are_let_in_than_asked_for() {
         assert!(refused.message().contains("has 1 workers"), "{refused}");
     });
     assert!(!server.stop().unwrap().is_done);
-    first.finish().unwrap();
+    first.kill();
 }
 
 #[test]
@@ -368,5 +398,5 @@ fn the_status_says_who_works_how_fast_and_what_is_awaited() {
     assert!(of_worker.nodes >= 50 && of_worker.silent_ms < 10_000, "{status:?}");
     assert!(status.state.contains("step "), "{status:?}");
     assert!(!server.stop().unwrap().is_done);
-    worker.finish().unwrap();
+    worker.kill();
 }

@@ -2,7 +2,7 @@
 
 use super::Dashboard;
 use crate::curves::{Course, panels};
-use ps_run::{Ban, EventLine, Line, Phase, Seen, grouped, seconds};
+use ps_run::{Ban, Ending, EventLine, Line, Phase, Seen, grouped, seconds};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -103,8 +103,10 @@ fn state(seen: &Seen) -> String {
         Phase::Done => format!("completed all {planned} steps"),
         Phase::Stopped => match (&seen.about.folder, seen.checkpoint) {
             (Some(folder), Some(_)) => {
+                let is_ended = seen.summary.as_ref().is_some_and(|summary| summary.outcome == Ending::Ended);
+                let resume = if is_ended { " --resume" } else { "" };
                 format!(
-                    "completed {made} of {planned} steps; to resume, start the run again with --out {folder}"
+                    "completed {made} of {planned} steps; to resume, start the run again with --out {folder}{resume}"
                 )
             }
             _ => format!("completed {made} of {planned} steps"),

@@ -9,6 +9,7 @@ use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, LogFormat, OutArgs, RunArgs, WatchArgs};
 use ps_run::{Processors, Relay, ResumeHint, RunFolder, SUMMARY_INDENT, Style};
+use ps_server::signals::Signal;
 use ps_terminal::{stdout_width, wrap};
 use seat::{Role, Seat, say_farewell};
 use std::ffi::OsString;
@@ -112,6 +113,8 @@ Ctrl-C stops the server, which saves the run and its results so far, and then th
 Ctrl-C stops all of them immediately. Either way, the command that resumes the run is printed. To resume a run, however it \
 ended, start it again with --out set to its folder.";
 
+/// Exit code of a server that we have asked to end before its run was done.
+const STOPPED_SERVER: i32 = Signal::Terminate.exit_code() as i32;
 /// Children are looked after this often.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 
@@ -198,8 +201,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         std::thread::sleep(WATCH_EVERY);
     };
-    say_farewell(&mut crew)?;
-    if !status.success() {
+    say_farewell(&mut crew, !status.success())?;
+    let is_asked_for = was_stopped() || status.code() == Some(ps_server::ENDED.into());
+    if !status.success() && !is_asked_for {
         output::error(&format!("the server {}", describe(status)));
     }
     Ok(server_code(Some(status), was_stopped(), &hint))
@@ -214,7 +218,7 @@ fn processors(arguments: &Arguments, worker: u16, threads: u16) -> Option<Proces
 
 fn server_code(status: Option<ExitStatus>, was_stopped: bool, hint: &ResumeHint) -> ExitCode {
     match status.and_then(|status| status.code()) {
-        Some(0) if was_stopped => {
+        Some(0 | STOPPED_SERVER) if was_stopped => {
             hint.print();
             ExitCode::from(STOPPED)
         }
@@ -308,6 +312,8 @@ impl Company<'_> {
         }
         // The command that resumes the run is ours, not the server's.
         flags.extend(["--launched".into(), "--out".into(), folder.path().into()]);
+        // To launch a run again is to resume it.
+        flags.push("--resume".into());
         flags.extend(arguments.checkpoint.flags().map(OsString::from));
         flags.extend(arguments.watch.flags());
         if arguments.stay {

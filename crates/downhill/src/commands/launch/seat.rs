@@ -17,6 +17,8 @@ const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)]
 /// Exit codes with which a worker says that starting it again is useless: wrong usage, and a run or data that
 /// do not fit the server's.
 const HOPELESS: [i32; 2] = [2, 42];
+/// Exit code of all processes of a run that was ended for good.
+const ENDED: i32 = ps_server::ENDED as i32;
 
 /// What sits in a seat, and how it is started.
 pub struct Role {
@@ -47,8 +49,8 @@ enum State {
     /// Nobody was there yet.
     Empty,
     Running(Child),
-    /// To be started again at this time.
-    Pausing(Instant),
+    /// To be started again at this time, with a word about why.
+    Pausing(Instant, String),
     /// It is not started again.
     Ended(ExitStatus),
 }
@@ -69,7 +71,7 @@ impl Seat {
 
     /// Whether nobody will sit there any more, and not because all was done.
     pub fn is_lost(&self) -> bool {
-        self.ended().is_some_and(|status| !status.success())
+        self.ended().is_some_and(|status| !status.success() && status.code() != Some(ENDED))
     }
 
     /// Starts the process.
@@ -91,7 +93,10 @@ impl Seat {
                     self.state = self.next(status, wanted);
                 }
             }
-            State::Pausing(until) if *until <= Instant::now() => self.start()?,
+            State::Pausing(until, why) if *until <= Instant::now() => {
+                self.screen.print(why);
+                self.start()?;
+            }
             _ => {}
         }
         Ok(())
@@ -106,7 +111,8 @@ impl Seat {
 
     fn next(&mut self, status: ExitStatus, wanted: bool) -> State {
         let code = status.code();
-        if status.success() || !wanted || self.role.keeps_weights && code.is_some() {
+        let is_over = status.success() || code == Some(ENDED);
+        if is_over || !wanted || self.role.keeps_weights && code.is_some() {
             return State::Ended(status);
         }
         let (name, how, most) = (&self.role.name, describe(status), self.most_restarts);
@@ -123,14 +129,17 @@ impl Seat {
         let pause = PAUSE[0].saturating_mul(1 << self.restarts.min(16)).min(PAUSE[1]);
         self.restarts += 1;
         let count = self.restarts;
-        self.screen.print(&format!("{name} {how}; starting it again ({count} of at most {most} times)"));
-        State::Pausing(Instant::now() + pause)
+        let why = format!("{name} {how}; starting it again ({count} of at most {most} times)");
+        State::Pausing(Instant::now() + pause, why)
     }
 }
 
-/// The server has ended; the others are about to.
-pub fn say_farewell(crew: &mut [Seat]) -> Result<(), Failure> {
+/// The server has ended; the others are about to, or are asked to where they would wait for the next server.
+pub fn say_farewell(crew: &mut [Seat], wait_for_next: bool) -> Result<(), Failure> {
     let patience = Instant::now() + FAREWELL;
+    if wait_for_next {
+        crew.iter_mut().for_each(Seat::ask_to_end);
+    }
     for seat in crew {
         let State::Running(child) = &mut seat.state else { continue };
         while child.ended()?.is_none() {

@@ -183,7 +183,7 @@ fn train(
     output::lines(&hang(shown, stdout_width(), SUMMARY_INDENT))?;
     Ok(match summary.outcome {
         Ending::Done => ExitCode::SUCCESS,
-        Ending::Stopped => {
+        Ending::Stopped | Ending::Ended => {
             hint.print();
             ExitCode::from(STOPPED)
         }

@@ -2,6 +2,7 @@
 
 use crate::children::{Child, Sink, describe};
 use crate::failure::Failure;
+use ps_server::signals::Signal;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -9,6 +10,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Exit code of a process that took SIGTERM in order, before its run was done.
+const TERMINATED: i32 = Signal::Terminate.exit_code() as i32;
 
 /// What is done to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,9 +148,10 @@ impl Cluster {
                 self.is_done = true;
                 return Ok(false);
             }
-            // Whoever hears of the end of the run before we do ends well, too.
-            // A process that has just been started does not know yet that SIGTERM is to be taken in order.
-            let expected = status.success() || harm.is_some() && status.code().is_none();
+            // A process that hears of the end of the run before we do ends well, but no other does. One that has just been started
+            // does not take SIGTERM in order yet.
+            let is_asked_for = matches!(status.code(), None | Some(TERMINATED));
+            let expected = status.success() && is_done(&self.out) || harm.is_some() && is_asked_for;
             if !expected {
                 return Err(Failure::Failed(format!(
                     "{} {}, which nobody asked for",

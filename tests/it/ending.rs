@@ -1,0 +1,248 @@
+//! How processes end, and what their exit codes say to a supervisor: 0 means that training is done and nothing else.
+
+use downhill_tests::{Ended, Running, downhill, program, run};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// Some thousand steps, with weights for two servers.
+const RUN: &str = r#"
+seed = 7
+[data]
+train = "digits:600"
+[model]
+kind = "mlp"
+hidden = [180, 180]
+[train]
+epochs = 120
+batch = 40
+leaf = 10
+[learning_rate]
+initial = 0.05
+"#;
+
+/// A run, its results and its sockets, in a folder that goes with it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new(run: &str) -> Self {
+        let place = Place(tempfile::tempdir().unwrap());
+        fs::write(place.path("run.toml"), run).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn address(&self, name: &str) -> String {
+        format!("unix:{}", self.path(name).display())
+    }
+
+    /// A server, the first of `shards`.
+    fn server(&self, shards: u32) -> Command {
+        let mut command = program("ps-server");
+        command.arg(self.path("run.toml")).arg("--out").arg(self.path("out"));
+        command.args(["--checkpoint-every", "5", "--listen", &self.address("socket")]);
+        command.arg(format!("--shard=0/{shards}"));
+        command
+    }
+
+    /// The second of two servers.
+    fn shard(&self) -> Running {
+        let mut command = program("ps-server");
+        command.arg(self.path("run.toml")).args(["--listen", &self.address("shard"), "--shard", "1/2"]);
+        Running::start(command.args(["--coordinator", &self.address("socket")]))
+    }
+
+    fn worker(&self) -> Running {
+        let mut command = program("ps-worker");
+        Running::start(command.args(["--threads", "1", "--server", &self.address("socket")]))
+    }
+
+    /// The hash of the run in one process.
+    fn wanted(&self) -> String {
+        run(downhill(&["train"]).arg(self.path("run.toml")).arg("--out").arg(self.path("alone"))).hash()
+    }
+
+    /// Waits for the first checkpoint.
+    fn let_run(&self, server: &mut Running) {
+        let is_saved = || {
+            let entries = fs::read_dir(self.path("out/checkpoints")).into_iter().flatten().flatten();
+            let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            names.any(|name| name.starts_with("step-") && !name.ends_with(".part"))
+        };
+        while !is_saved() {
+            assert!(!server.ends_within(Duration::from_millis(1)), "{}", server.finish());
+        }
+    }
+}
+
+fn send(process: &Running, signal: &str) {
+    let sent = Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap();
+    assert!(sent.success(), "{signal}");
+}
+
+fn code(ended: &Ended, wanted: i32) {
+    assert_eq!(ended.status.code(), Some(wanted), "{ended}");
+}
+
+#[test]
+fn a_worker_that_is_stopped_before_the_end_says_so_and_the_run_goes_on() {
+    let place = Place::new(RUN);
+    let wanted = place.wanted();
+    let mut server = Running::start(&mut place.server(1));
+    let [mut first, mut second] = [place.worker(), place.worker()];
+    place.let_run(&mut server);
+    send(&first, "-TERM");
+    code(&first.finish(), 143);
+    send(&second, "-INT");
+    code(&second.finish(), 130);
+    let mut third = place.worker();
+    assert_eq!(server.finish().hash(), wanted);
+    code(&third.finish(), 0);
+}
+
+#[test]
+fn a_server_that_is_stopped_is_waited_for_by_workers_and_shards() {
+    let place = Place::new(RUN);
+    let wanted = place.wanted();
+    let (mut shard, mut worker) = (place.shard(), place.worker());
+    for signal in ["-TERM", "-INT"] {
+        let mut server = Running::start(&mut place.server(2));
+        server.log_line(|line| line.contains("worker admitted"));
+        place.let_run(&mut server);
+        send(&server, signal);
+        let ended = server.finish();
+        code(&ended, if signal == "-TERM" { 143 } else { 130 });
+        assert!(ended.stdout.contains("stopped before its end"), "{ended}");
+    }
+    assert_eq!(run(&mut place.server(2)).hash(), wanted);
+    let (shard, worker) = (shard.finish(), worker.finish());
+    code(&shard, 0);
+    code(&worker, 0);
+    assert!(shard.stderr.contains("looking for it again"), "{shard}");
+}
+
+#[test]
+fn a_run_that_was_ended_on_request_stays_ended_until_it_is_to_be_resumed() {
+    let place = Place::new(RUN);
+    let wanted = place.wanted();
+    let mut server = Running::start(&mut place.server(2));
+    let (mut shard, mut worker) = (place.shard(), place.worker());
+    place.let_run(&mut server);
+    let stopped = run(&mut downhill(&["stop", &place.address("socket")]));
+    assert!(stopped.status.success() && stopped.stdout.starts_with("ended; saved after "), "{stopped}");
+    let ended = server.finish();
+    code(&ended, 3);
+    let last = ended.stdout.lines().last().unwrap();
+    assert!(last.starts_with("weights sha256 ") && ended.stdout.contains("ended on request"), "{ended}");
+    for process in [&mut shard, &mut worker] {
+        let ended = process.finish();
+        code(&ended, 3);
+        assert!(ended.stderr.contains("ended on request"), "{ended}");
+    }
+    // Started again as before, it does not go on.
+    let again = run(&mut place.server(2));
+    code(&again, 3);
+    assert!(again.stderr.contains("--resume") && again.stdout.lines().last() == Some(last), "{again}");
+    let listed = run(downhill(&["runs"]).arg(place.path("")));
+    assert!(listed.stdout.contains("ended"), "{listed}");
+    let mut server = Running::start(place.server(2).arg("--resume"));
+    let (mut shard, mut worker) = (place.shard(), place.worker());
+    // From now on it is a run like any other.
+    server.log_line(|line| line.contains("worker admitted"));
+    server.kill();
+    server.finish();
+    assert_eq!(run(&mut place.server(2)).hash(), wanted);
+    code(&shard.finish(), 0);
+    code(&worker.finish(), 0);
+}
+
+#[test]
+fn a_run_is_ended_by_administrators_only() {
+    let place = Place::new(RUN);
+    let token = |name: &str, text: &str| {
+        fs::write(place.path(name), format!("{text}\n")).unwrap();
+        place.path(name)
+    };
+    let workers = token("workers", "a-token-of-all-workers");
+    let admin = token("admin", "a-token-of-administrators");
+    let serve = |listen: &str, admin: &PathBuf| {
+        let mut command = program("ps-server");
+        command.arg(place.path("run.toml")).arg("--out").arg(place.path("out")).args(["--listen", listen]);
+        command.arg("--token-file").arg(&workers).arg("--admin-token-file").arg(admin);
+        Running::start(&mut command)
+    };
+    let both = serve("127.0.0.1:0", &workers).finish();
+    code(&both, 2);
+    assert!(both.stderr.contains("every worker could end the run"), "{both}");
+    let mut server = serve("127.0.0.1:0", &admin);
+    let address = server.listens();
+    let stop = |flag: &str, file: &PathBuf| run(downhill(&["stop", &address, flag]).arg(file));
+    let refused = stop("--token-file", &workers);
+    code(&refused, 1);
+    assert!(refused.stderr.contains("only an administrator may end the run"), "{refused}");
+    let mut worker = program("ps-worker");
+    worker.args(["--threads", "1", "--server", &address, "--token-file"]).arg(&workers);
+    let mut worker = Running::start(&mut worker);
+    server.log_line(|line| line.contains("worker admitted"));
+    assert!(stop("--admin-token-file", &admin).status.success());
+    code(&server.finish(), 3);
+    code(&worker.finish(), 3);
+}
+
+#[test]
+fn processes_that_are_stopped_before_the_run_begins_do_not_end_well() {
+    let place = Place::new(RUN);
+    let mut lonely = place.worker();
+    lonely.log_line(|line| line.contains("server not there yet"));
+    let mut shard = place.shard();
+    shard.line(|line| line.starts_with("listening on "));
+    let mut server = Running::start(place.server(1).args(["--checkpoint-seconds", "0"]));
+    server.line(|line| line.starts_with("listening on "));
+    for process in [&mut lonely, &mut shard, &mut server] {
+        send(process, "-TERM");
+        code(&process.finish(), 143);
+    }
+}
+
+#[test]
+fn when_the_coordinator_fails_so_do_its_shards_and_workers() {
+    let place = Place::new(&RUN.replace("0.05", "1e30"));
+    let mut server = Running::start(&mut place.server(2));
+    let (mut shard, mut worker) = (place.shard(), place.worker());
+    for process in [&mut server, &mut shard, &mut worker] {
+        code(&process.finish(), 1);
+    }
+}
+
+#[test]
+fn a_launched_run_that_is_ended_on_request_ends_as_a_whole() {
+    let place = Place::new(RUN);
+    let mut command = downhill(&["launch"]);
+    command.arg(place.path("run.toml")).args([
+        "--workers",
+        "2",
+        "--threads",
+        "1",
+        "--checkpoint-every",
+        "5",
+        "--out",
+    ]);
+    let mut launch = Running::start(command.arg(place.path("out")));
+    let found = launch.log_line(|line| line.contains("server found"));
+    let address =
+        found.split("server=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().replace('"', "");
+    place.let_run(&mut launch);
+    assert!(run(&mut downhill(&["stop", &address])).status.success());
+    let ended = launch.finish();
+    code(&ended, 3);
+    assert!(!ended.stderr.contains("starting it again") && !ended.stderr.contains("error"), "{ended}");
+    // To launch it again is to resume it.
+    let mut launch = Running::start(&mut command);
+    launch.log_line(|line| line.contains("worker admitted"));
+    send(&launch, "-INT");
+    code(&launch.finish(), 130);
+}
