@@ -126,6 +126,24 @@ fn a_server_that_is_stopped_is_waited_for_by_workers_and_shards() {
 }
 
 #[test]
+fn a_server_that_is_stopped_while_it_waits_for_a_shard_saves_what_the_shard_holds() {
+    // Every step ends an epoch, whose weights are fetched from the shard to be validated. A shard that stands still keeps the
+    // coordinator waiting, sometimes for these.
+    let run = RUN.replace("batch = 40", "batch = \"full\"").replace("epochs = 120", "epochs = 100000");
+    let run = run.replace("digits:600", "digits:40").replace("[model]", "validation = 0.1\n[model]");
+    let place = Place::new(&(run + "[optimizer]\nmomentum = 0.9\n"));
+    for _ in 0..4 {
+        let mut server = Running::start(&mut place.server(2));
+        let (shard, _worker) = (place.shard(), place.worker());
+        server.log_line(|line| line.starts_with("epoch "));
+        send(&shard, "-STOP");
+        send(&server, "-TERM");
+        send(&shard, "-CONT");
+        code(&server.finish(), 143);
+    }
+}
+
+#[test]
 fn a_run_that_was_ended_on_request_stays_ended_until_it_is_to_be_resumed() {
     let place = Place::new(RUN);
     let wanted = place.wanted();

@@ -272,6 +272,10 @@ impl Driver {
             Outcome::TooFewWorkers { .. } => (Dismissal::Failed("too few workers".into()), true),
             Outcome::ShardsMissing { .. } => (Dismissal::Failed("shards are missing".into()), false),
         };
+        // First, for at the end of an epoch it uses up the weights that were fetched to be looked at.
+        if let Err(error) = self.record() {
+            return Err(self.unsaved(error));
+        }
         if worth_fetching && let Err(why) = self.fetch_all(&mut inbox).await {
             warn!("the last weights are not to be had: {why}; going back to what is saved");
             if let Err(error) = self.go_back() {
