@@ -4,7 +4,9 @@ use clap::Parser;
 use downhill_tests::{outside, outside_program};
 use ps_config::{RunConfig, SecurityArgs};
 use ps_proto::Security;
+use ps_server::ENDED;
 use ps_server::args::Arguments as ServerArguments;
+use ps_server::signals::Signal;
 use ps_worker::WorkerError;
 use ps_worker::args::Arguments as WorkerArguments;
 use serde_json::{Value, json};
@@ -73,7 +75,7 @@ fn pods(documents: &[Value]) -> Vec<(String, Value, Value)> {
     let mut pods = Vec::new();
     for document in documents {
         match kind(document) {
-            "StatefulSet" | "Deployment" | "Job" => {
+            "StatefulSet" | "Job" => {
                 let spec = &document["spec"];
                 pods.push((
                     format!("{} {}", kind(document), name(document)),
@@ -112,6 +114,7 @@ fn schemas_allow_every_overlay_and_component() {
     if files.is_empty() {
         return;
     }
+    files.extend(["namespace.yaml", "claim.yaml", "collect.yaml"].map(|file| deploy().join(file)));
     let output = Command::new(&validate).arg("--strict").args(&files).output().unwrap();
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -255,6 +258,9 @@ fn the_programs_take_their_command_lines() {
                     servers.push((arguments, template.clone()));
                 }
                 Some("ps-worker") => {
+                    // Workers must not be able to end the run.
+                    let mounts = template["spec"]["volumes"].to_string();
+                    assert!(!mounts.contains("downhill-admin"), "{place}");
                     let arguments = WorkerArguments::try_parse_from(&words)
                         .unwrap_or_else(|error| panic!("{place}: {error}"));
                     let metrics =
@@ -286,21 +292,72 @@ fn the_programs_take_their_command_lines() {
         if let Some(coordinator) = &servers[0].0.coordinator {
             assert_eq!(coordinator, server, "{overlay}: shards and workers call the same server");
         }
-        // Exit codes that end a Job are those that say that trying again is useless.
+        // Exit codes that end a Job are those that say that trying again is useless; those that it ignores say that somebody
+        // has ended the pod.
         let useless = [WorkerError::Mismatch(String::new()), WorkerError::Security(String::new())];
-        let mut useless = useless.map(|error| u64::from(error.exit_code()));
+        let mut useless = useless.map(|error| u64::from(error.exit_code())).to_vec();
+        useless.push(ENDED.into());
         useless.sort();
-        if let Some(rules) = workers[0].1["podFailurePolicy"]["rules"].as_array() {
-            let codes = rules.iter().find_map(|rule| rule["onExitCodes"]["values"].as_array()).unwrap();
-            assert_eq!(
-                codes.iter().map(|code| code.as_u64().unwrap()).collect::<Vec<_>>(),
-                useless,
-                "{overlay}"
-            );
-        } else {
-            assert_eq!(overlay, "spot", "a Job has a policy");
-            assert!(workers[0].0.stay, "what ends is started again");
+        let ended = vec![u64::from(Signal::Terminate.exit_code())];
+        for (place, spec, template) in pods(&documents) {
+            let Some(rules) = spec["podFailurePolicy"]["rules"].as_array() else {
+                assert!(place.starts_with("StatefulSet"), "{overlay}: {place} has no policy");
+                continue;
+            };
+            assert_eq!(rules[0]["onPodConditions"][0]["type"], "DisruptionTarget", "{overlay}: {place}");
+            for (action, codes) in [("Ignore", &ended), ("FailJob", &useless)] {
+                let is_of = |rule: &&Value| rule["action"] == action && rule["onExitCodes"].is_object();
+                let rule = &rules.iter().find(is_of).unwrap()["onExitCodes"];
+                assert_eq!(rule["containerName"], container(&template)["name"], "{overlay}: {place}");
+                assert_eq!(rule["values"], json!(codes), "{overlay}: {place}: {action}");
+            }
         }
+    }
+}
+
+#[test]
+fn deleting_a_kustomization_leaves_the_results() {
+    for (overlay, documents) in overlays().into_iter().chain(components()) {
+        for document in documents {
+            assert!(
+                !["Namespace", "PersistentVolumeClaim"].contains(&kind(&document)),
+                "{overlay}: {} {}",
+                kind(&document),
+                name(&document)
+            );
+        }
+    }
+    // They are applied by themselves, and what the README applies is there.
+    let readme = std::fs::read_to_string(deploy().join("README.md")).unwrap();
+    for file in ["namespace.yaml", "claim.yaml", "collect.yaml"] {
+        assert!(deploy().join(file).exists() && readme.contains(&format!("deploy/{file}")), "{file}");
+    }
+}
+
+/// A `kubectl` that waits for ever, but for the condition that is to be seen.
+#[cfg(unix)]
+#[test]
+fn waiting_tells_success_from_failure() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let stub = folder.path().join("kubectl");
+    let text = "#!/bin/sh\ncase \"$*\" in *condition=$SEEN*) exit 0;; esac\nexec sleep 600\n";
+    std::fs::write(&stub, text).unwrap();
+    std::fs::set_permissions(&stub, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let cases = [
+        ("job/downhill-worker", "Complete", 0),
+        ("job/downhill-worker", "Failed", 3),
+        ("jobset/downhill", "Completed", 0),
+        ("jobset/downhill", "Failed", 3),
+        ("trainjob/downhill", "Failed", 3),
+    ];
+    for (object, seen, code) in cases {
+        let mut wait = Command::new(deploy().join("wait"));
+        let output = wait.arg(object).env("PATH", &path).env("SEEN", seen).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{object} {seen}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("has failed"), code == 3, "{object} {seen}: {said}");
     }
 }
 
@@ -336,22 +393,17 @@ fn names_that_must_match_do() {
                         );
                     }
                 }
-                "StatefulSet" | "Deployment" => {
+                "StatefulSet" => {
                     assert!(
                         has(&spec["template"]["metadata"]["labels"], &spec["selector"]["matchLabels"]),
                         "{place}"
                     );
-                    if kind(document) == "StatefulSet" {
-                        assert!(named("Service", spec["serviceName"].as_str().unwrap()), "{place}");
-                    }
+                    assert!(named("Service", spec["serviceName"].as_str().unwrap()), "{place}");
                 }
-                "PodDisruptionBudget" => assert!(selects(&spec["selector"]["matchLabels"]), "{place}"),
-                "HorizontalPodAutoscaler" => {
-                    let target = &spec["scaleTargetRef"];
-                    assert!(
-                        named(target["kind"].as_str().unwrap(), target["name"].as_str().unwrap()),
-                        "{place}"
-                    );
+                "PodDisruptionBudget" => {
+                    assert!(selects(&spec["selector"]["matchLabels"]), "{place}");
+                    // A server that does not get ready must not keep its node from being drained.
+                    assert_eq!(spec["unhealthyPodEvictionPolicy"], "AlwaysAllow", "{place}");
                 }
                 "NetworkPolicy" => {
                     if let Some(labels) = spec["podSelector"]["matchLabels"].as_object() {
