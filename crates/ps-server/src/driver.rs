@@ -272,7 +272,7 @@ impl Driver {
             Outcome::TooFewWorkers { .. } => (Dismissal::Failed("too few workers".into()), true),
             Outcome::ShardsMissing { .. } => (Dismissal::Failed("shards are missing".into()), false),
         };
-        // First, for at the end of an epoch it uses up the weights that were fetched to be looked at.
+        // Before fetching what is to be saved: recording the end of an epoch drops what was fetched to be looked at.
         if let Err(error) = self.record() {
             return Err(self.unsaved(error));
         }
