@@ -102,6 +102,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let folder = RunFolder::create(out, &name, (!arguments.reference).then_some(&job.run))?;
     let path = folder.path().to_path_buf();
     let hint = ResumeHint::new(&arguments.out, &path, style);
+    // Before anything says that the run has begun.
+    let stop = stop_flag(arguments.reference, style, &hint)?;
     let mut recorder = match arguments.reference {
         true => Recorder::new(&job, Some(folder), style)?,
         false => Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)?,
@@ -110,7 +112,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     recorder.board().tell(|seen| {
         seen.about.trains_alone = arguments.reference || arguments.workers == 1 && job.updates_in_place();
     });
-    let stop = stop_flag(arguments.reference, style, &hint)?;
     let trained = train(arguments, &job, &path, stop, &hint, recorder);
     IS_OVER.store(true, Ordering::SeqCst);
     let code = trained.unwrap_or_else(|failure| {
