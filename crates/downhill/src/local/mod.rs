@@ -22,13 +22,20 @@ use worker::{Letter, Parcel, Worker};
 const NEVER: Millis = Millis::MAX / 4;
 /// A step that takes longer than this is reported.
 const NOTICE_EVERY: Millis = 30_000;
-/// A worker has one letter to work on, and at most its dismissal behind it.
-const LETTERS: usize = 4;
+/// Letters of one step that may wait for a worker: its own leaves, those of others that are late, and copies.
+const LETTERS: usize = 16;
 /// A wish to stop is seen after at most this long.
 const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
 
 /// Whoever watches is told so often where the workers stand.
 const SHOWN_EVERY: Duration = Duration::from_millis(250);
+
+/// The way to a worker's thread.
+struct Seat {
+    letters: Sender<Letter>,
+    /// The other end, from which letters that nobody needs any more are taken back.
+    waiting: Receiver<Letter>,
+}
 
 /// Why local training failed.
 #[derive(Debug)]
@@ -62,12 +69,12 @@ pub fn train(
         let mut seats = Vec::new();
         for id in 1..workers as u32 {
             let (letters, mailbox) = channel::bounded(LETTERS);
-            let parcels = parcels.clone();
+            let (parcels, waiting) = (parcels.clone(), mailbox.clone());
             let run = move || Worker::new(job, WorkerId(id)).serve(mailbox, parcels);
             let thread = std::thread::Builder::new().name(format!("worker {id}"));
             let spawned = thread.spawn_scoped(scope, run);
             spawned.map_err(|error| LocalError::Lost(format!("worker {id} cannot be started: {error}")))?;
-            seats.push(letters);
+            seats.push(Seat { letters, waiting });
         }
         let hub = Hub::new(job, workers, stop, recorder, seats, inbox);
         drop(parcels);
@@ -113,7 +120,7 @@ struct Hub<'a> {
     fold: Fold,
     workers: usize,
     /// Letter boxes of workers 1, 2, …
-    seats: Vec<Sender<Letter>>,
+    seats: Vec<Seat>,
     inbox: Receiver<Parcel>,
     /// Worker 0, on this thread, and its letters.
     own: Worker<'a>,
@@ -130,7 +137,7 @@ impl<'a> Hub<'a> {
         workers: usize,
         stop: &'a AtomicBool,
         recorder: &'a mut Recorder,
-        seats: Vec<Sender<Letter>>,
+        seats: Vec<Seat>,
         inbox: Receiver<Parcel>,
     ) -> Self {
         let mut trainer = job.trainer();
@@ -336,12 +343,19 @@ impl<'a> Hub<'a> {
             self.own_letters.push_back(letter);
             return Ok(());
         };
-        self.seats[seat].try_send(letter).map_err(|error| {
-            LocalError::Lost(match error {
-                TrySendError::Full(_) => format!("the thread of {worker} does not take its work"),
-                TrySendError::Disconnected(_) => format!("the thread of {worker} is gone"),
-            })
-        })
+        let Seat { letters, waiting } = &self.seats[seat];
+        // A thread that is slow, or that the system does not run, has not taken those of earlier steps. Others have done
+        // that work.
+        let current: Vec<Letter> = waiting.try_iter().filter(|old| old.work.0 >= letter.work.0).collect();
+        for letter in current.into_iter().chain([letter]) {
+            letters.try_send(letter).map_err(|error| {
+                LocalError::Lost(match error {
+                    TrySendError::Full(_) => format!("the thread of {worker} does not take its work"),
+                    TrySendError::Disconnected(_) => format!("the thread of {worker} is gone"),
+                })
+            })?;
+        }
+        Ok(())
     }
 
     fn now(&self) -> Millis {

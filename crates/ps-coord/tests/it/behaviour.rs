@@ -57,7 +57,7 @@ fn server_event(
         },
         20 if random.below(4) == 0 => ServerEvent::ShardLost { shard: 0 },
         20 => ServerEvent::Restored { version: random.below(2).into() },
-        21 if random.below(2) == 0 => ServerEvent::Missing { shard: 0, step, leaves: Vec::from([1..3]) },
+        21 if random.below(2) == 0 => ServerEvent::Missing { shard: 0, step, leaves: vec![1..2, 3..4] },
         21 => ServerEvent::Applied { shard: 0, step },
         22 if random.below(2) == 0 => ServerEvent::Dropped { worker },
         22 => ServerEvent::WeightsWanted { worker },
