@@ -203,7 +203,7 @@ impl ServerCore {
         };
         let overdue = match &self.phase {
             Phase::Open(round) if round.is_complete() && !round.unapplied(self.config.shards).is_empty() => {
-                Some(Self::unapplied_at(&self.config, &self.rhythm, self.planted, round))
+                Some(self.unapplied_at(round))
             }
             Phase::Open(round) if silent.is_some() && !round.is_complete() => Some(round.check_at),
             _ => None,
@@ -701,22 +701,21 @@ impl ServerCore {
     /// All leaves are in here, but a shard does not apply the step: a worker may have stopped between one server and the
     /// next, or the shard may just be slow.
     fn ask_what_is_missing(&mut self, actions: &mut Vec<ServerAction>) {
-        let Phase::Open(round) = &mut self.phase else { return };
+        let Phase::Open(round) = &self.phase else { return };
         let (step, missing) = (round.step, round.unapplied(self.config.shards));
-        if !round.is_complete()
-            || missing.is_empty()
-            || Self::unapplied_at(&self.config, &self.rhythm, self.planted, round) > self.now
-        {
+        if !round.is_complete() || missing.is_empty() || self.unapplied_at(round) > self.now {
             return;
         }
-        round.asked = Some((self.now, round.asked.map_or(1, |(_, times)| times + 1)));
-        round.copied.clear();
         let waited = self.now - round.gathered.unwrap_or(round.opened);
         let missing: Vec<u32> = missing.into_iter().map(|shard| self.number(shard)).collect();
         actions.push(ServerAction::Notice(format!(
             "step {step} is not applied by shards {missing:?} {waited} ms after its last leaf: asking what they lack"
         )));
         actions.push(ServerAction::AskMissing { step });
+        if let Phase::Open(round) = &mut self.phase {
+            round.asked = Some((self.now, round.asked.map_or(1, |(_, times)| times + 1)));
+            round.copied.clear();
+        }
     }
 
     /// A shard lacks leaves that are in here. Other workers compute each node of which some are missing; where the shard
@@ -772,14 +771,14 @@ impl ServerCore {
     }
 
     /// When leaves that are all in, but not applied by every shard, are asked for again. The pause doubles.
-    fn unapplied_at(config: &ServerConfig, rhythm: &Rhythm, planted: Planted, round: &Round) -> Millis {
-        if planted.has(Defect::UnappliedStepStays) {
+    fn unapplied_at(&self, round: &Round) -> Millis {
+        if self.planted.has(Defect::UnappliedStepStays) {
             return Millis::MAX;
         }
         let gathered = round.gathered.unwrap_or(round.opened);
         let (asked, times) = round.asked.unwrap_or((gathered, 0));
-        let pause = rhythm.overdue(round.all_leaves(), gathered - round.opened, config.work_timeout_ms);
-        gathered.max(asked).saturating_add(pause.saturating_mul(1 << times.min(MAX_DOUBLINGS)))
+        let pause = self.overdue(round).saturating_mul(1 << times.min(MAX_DOUBLINGS));
+        gathered.max(asked).saturating_add(pause)
     }
 
     /// How long a round of which all leaves are in may wait for something else.
