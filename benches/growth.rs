@@ -8,7 +8,8 @@ mod plot;
 
 use plot::{Panel, Series};
 use ps_core::model::{Activation, Head};
-use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_plan::BatchPlan;
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::process::ExitCode;

@@ -5,9 +5,10 @@ use downhill_tests::{downhill, run};
 use ps_core::control::{EarlyStopping, Guard};
 use ps_core::kernel::KERNEL_VARIABLE;
 use ps_core::{
-    Activation, BatchPlan, Control, ControlConfig, Head, Kernel, LearningRate, Model, Observed, Rule, Rules,
+    Activation, Control, ControlConfig, Head, Kernel, LearningRate, Model, Observed, Rule, Rules,
     ScheduleKind, Tally,
 };
+use ps_plan::BatchPlan;
 use ps_run::{Line, METRICS_FILE};
 use std::path::Path;
 use std::process::Command;

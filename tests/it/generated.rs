@@ -4,7 +4,7 @@
 #![allow(dead_code)] // Each test uses a part.
 
 use ps_core::Samples;
-use ps_core::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream};
 use std::io::Write;
 use std::path::Path;
 

@@ -4,10 +4,11 @@
 use crate::generated::{Targets, table};
 use ps_core::control::Guard;
 use ps_core::{
-    Activation, BatchPlan, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model,
-    NUMERICS_VERSION, Rule, Rules, Samples, ScheduleKind, StepReport, Trainer, reference, weights_hash,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Rule,
+    Rules, Samples, ScheduleKind, StepReport, Trainer, reference, weights_hash,
 };
 use ps_data::{DataConfig, NoProgress, Task};
+use ps_plan::BatchPlan;
 use std::path::Path;
 
 const LINEAR: &str = "c1d95aa632bf27d6e4eca0d42f50e61d62216248a4faa26be508feaa29a65f95";

@@ -2,8 +2,9 @@
 //! here a second time, as textbook formulas.
 
 use crate::generated::{Table, Targets, table};
-use ps_core::seed::{Purpose, Stream};
-use ps_core::{Activation, BatchPlan, Gradients, Head, Kernel, Model, Samples, reference};
+use ps_core::{Activation, Gradients, Head, Kernel, Model, Samples, reference};
+use ps_plan::BatchPlan;
+use ps_plan::seed::{Purpose, Stream};
 
 const SAMPLES: usize = 21;
 const FEATURES: usize = 5;

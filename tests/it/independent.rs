@@ -6,11 +6,12 @@ use crate::generated::{Targets, table};
 use ps_core::control::{Descent, EarlyStopping, Guard};
 use ps_core::optim::Noise;
 use ps_core::{
-    Activation, BatchPlan, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model,
-    OptimizerConfig, OptimizerKind, Precision, Rule, Rules, Samples, ScheduleKind, StepReport, Trainer,
-    reference, weights_hash,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, OptimizerConfig,
+    OptimizerKind, Precision, Rule, Rules, Samples, ScheduleKind, StepReport, Trainer, reference,
+    weights_hash,
 };
 use ps_data::{DataConfig, Missing, NoProgress, Task, Validation};
+use ps_plan::BatchPlan;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

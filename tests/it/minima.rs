@@ -2,9 +2,9 @@
 
 use ps_core::optim::Noise;
 use ps_core::{
-    Activation, BatchPlan, Head, LearningRate, Model, NodeSum, OptimizerConfig, Rule, ScheduleKind, Tally,
-    Trainer,
+    Activation, Head, LearningRate, Model, NodeSum, OptimizerConfig, Rule, ScheduleKind, Tally, Trainer,
 };
+use ps_plan::BatchPlan;
 
 const STEPS: u64 = 20_000;
 

@@ -5,7 +5,7 @@
 mod longer;
 
 use downhill_tests::{Ended, Running, children, downhill, program, run};
-use ps_core::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! What finding, checking and rescuing the step size comes to on real data.
 
 use downhill_tests::{Ended, downhill, root, run, shared};
-use ps_core::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream};
 use ps_run::{Line, METRICS_FILE};
 use serde_json::Value;
 use std::fs;

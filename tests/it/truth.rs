@@ -2,7 +2,8 @@
 //! `truth/ten_steps.py` computed in binary64 with numpy and stored in `truth/ten_steps.json`.
 
 use crate::generated::Table;
-use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, Rule, reference};
+use ps_core::{Activation, Head, LearningRate, Model, Rule, reference};
+use ps_plan::BatchPlan;
 use serde_json::Value;
 
 #[test]

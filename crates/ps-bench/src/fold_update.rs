@@ -2,11 +2,10 @@
 
 use crate::{Bench, Entrant, Error, Measurement, race};
 use bytes::Bytes;
-use ps_core::chunk::{Element, Pool, Pooled};
-use ps_core::{
-    Activation, BatchPlan, ChunkFold, Control, ControlConfig, Head, LearningRate, Model, Node, Rule, Rules,
-    Tree,
-};
+use ps_core::chunk::{Pool, Pooled};
+use ps_core::precision::Element;
+use ps_core::{Activation, ChunkFold, Control, ControlConfig, Head, LearningRate, Model, Rule, Rules};
+use ps_plan::{BatchPlan, Node, Tree};
 use ps_proto::limits::chunk_elements;
 use std::ops::Range;
 

@@ -3,7 +3,8 @@
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
-use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_plan::BatchPlan;
 
 /// The usual leaf.
 const LEAF: usize = 32;

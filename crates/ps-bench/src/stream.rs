@@ -3,7 +3,7 @@
 use crate::cost::time::thread_seconds;
 use crate::raw::Way;
 use bytes::Bytes;
-use ps_core::Node;
+use ps_plan::Node;
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{FromServer, FromWorker, Heartbeat, from_server, from_worker};
 use ps_proto::{Address, Listener, Security, convert};

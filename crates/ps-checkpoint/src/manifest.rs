@@ -173,7 +173,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_core::seed::{Purpose, Stream};
+    use ps_plan::seed::{Purpose, Stream};
 
     #[test]
     fn any_number_is_read_as_it_was_written() {

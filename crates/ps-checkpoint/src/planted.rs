@@ -45,8 +45,8 @@ mod tests {
     use super::*;
     use crate::simulated::{Fault, SimulatedDisk};
     use crate::{Disk, Error, Fingerprint, Kept, Progress, Snapshot, Store};
-    use ps_core::seed::{Purpose, Stream};
     use ps_core::{Layout, Tally};
+    use ps_plan::seed::{Purpose, Stream};
     use std::io::ErrorKind;
     use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! A disk in memory that forgets what was not made durable, for tests.
 
 use crate::disk::Disk;
-use ps_core::seed::{Purpose, random};
+use ps_plan::seed::{Purpose, random};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};

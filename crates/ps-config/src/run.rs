@@ -5,10 +5,10 @@ use crate::time::Time;
 use ps_core::control::{Descent, EarlyStopping, Guard};
 use ps_core::model::ModelKind;
 use ps_core::{
-    Activation, BatchPlan, ControlConfig, Head, LearningRate, OptimizerConfig, Precision, Schedule,
-    ScheduleKind,
+    Activation, ControlConfig, Head, LearningRate, OptimizerConfig, Precision, Schedule, ScheduleKind,
 };
 use ps_data::DataConfig;
+use ps_plan::BatchPlan;
 
 /// A run, valid by construction: made by [`RunConfig::parse`] alone.
 #[derive(Clone, Debug, PartialEq)]

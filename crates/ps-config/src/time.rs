@@ -1,6 +1,6 @@
 //! Times of a run, in steps, epochs or shares of it.
 
-use ps_core::BatchPlan;
+use ps_plan::BatchPlan;
 use std::fmt;
 
 /// A moment of a run, or how long something lasts.

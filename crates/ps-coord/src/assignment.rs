@@ -4,7 +4,7 @@ use crate::event::{Millis, ServerAction, WorkerId};
 use crate::membership::Members;
 use crate::rhythm::Rhythm;
 use crate::round::{Round, Run};
-use ps_core::Section;
+use ps_plan::Section;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -205,7 +205,7 @@ fn load(loads: &BTreeMap<WorkerId, u32>, worker: WorkerId) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_core::Tree;
+    use ps_plan::Tree;
 
     #[test]
     fn ranges_are_contiguous_and_nearly_equal() {

@@ -4,7 +4,7 @@
 //! the copies differ, or there is no second worker, whoever runs the round computes them itself, which decides.
 
 use crate::event::{Digest, Millis, WorkerId};
-use ps_core::Node;
+use ps_plan::Node;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The audits of one round.

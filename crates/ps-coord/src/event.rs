@@ -1,7 +1,7 @@
 //! Everything that can happen and everything that can be done about it: reading this file is reading the
 //! protocol.
 
-use ps_core::Node;
+use ps_plan::Node;
 use std::ops::Range;
 
 /// Milliseconds since the driver's own start; only differences mean anything.

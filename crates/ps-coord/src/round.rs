@@ -3,8 +3,8 @@
 use crate::audit::Audits;
 use crate::event::{Digest, Millis, WorkerId};
 use crate::status::MissingLeaves;
-use ps_core::tree::Gathered;
-use ps_core::{Coverage, Node, Tree};
+use ps_plan::Gathered;
+use ps_plan::{Coverage, Node, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 

@@ -9,9 +9,9 @@ use crate::membership::Members;
 use crate::rhythm::Rhythm;
 use crate::round::{MAX_DOUBLINGS, Round};
 use crate::status::{MissingLeaves, Status, WaitsFor, WorkerStatus};
-use ps_core::planted::{Defect, Planted};
-use ps_core::seed::{Purpose, random};
-use ps_core::{BatchPlan, Node, Section};
+use ps_plan::planted::{Defect, Planted};
+use ps_plan::seed::{Purpose, random};
+use ps_plan::{BatchPlan, Node, Section};
 use std::collections::BTreeSet;
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! What the server is at, as data and in words.
 
 use crate::event::{Departure, Dismissal, Millis, WorkerId};
-use ps_core::Section;
+use ps_plan::Section;
 use std::fmt;
 use std::ops::Range;
 

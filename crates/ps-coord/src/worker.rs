@@ -1,8 +1,8 @@
 //! The worker's half of the round logic.
 
 use crate::event::{Dismissal, Millis, WorkerAction, WorkerEvent, WorkerOutcome};
-use ps_core::planted::{Defect, Planted};
-use ps_core::seed::{Purpose, random};
+use ps_plan::planted::{Defect, Planted};
+use ps_plan::seed::{Purpose, random};
 use std::collections::VecDeque;
 use std::ops::Range;
 

@@ -7,14 +7,12 @@
 use crate::control::{Control, Verdict};
 use crate::kernel::{Buffer, Kernel};
 use crate::optim::{Finite, GRID, Moved, PieceSums, Rules, Stride, vectors, vectors_mut};
-use crate::tree::{Coverage, Gathered, Node, Tree};
+use crate::precision::Element;
 use bytes::Bytes;
+use ps_plan::{Coverage, Gathered, Node, Tree};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// One element as it travels: binary32, little-endian.
-pub type Element = [u8; 4];
 
 /// A node's part of a chunk, `[elements]`.
 #[derive(Debug)]
@@ -314,13 +312,13 @@ impl Drop for Pooled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::BatchPlan;
     use crate::control::ControlConfig;
     use crate::fold::{Fold, NodeSum};
     use crate::metrics::Tally;
     use crate::model::{Activation, Head, Model};
     use crate::optim::Rule;
     use crate::schedule::LearningRate;
+    use ps_plan::BatchPlan;
 
     fn bytes(values: &[f32]) -> Bytes {
         values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()

@@ -2,8 +2,8 @@
 
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
-use crate::planted::{Defect, Planted};
-use crate::tree::{Coverage, Gathered, Node, Section, Tree};
+use ps_plan::planted::{Defect, Planted};
+use ps_plan::{Coverage, Gathered, Node, Section, Tree};
 use std::collections::BTreeMap;
 
 /// The sum over a node's samples.

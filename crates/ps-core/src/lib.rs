@@ -1,13 +1,12 @@
 //! The numbers: everything that decides a bit of the weights.
 //!
 //! Parameters are one flat `f32` vector with a named layout ([`Layout`]); a batch is cut into leaves whose
-//! gradients are summed in one binary tree ([`Tree`], [`Node`]); every product is a chain of fused
+//! gradients are summed in one binary tree ([`ps_plan::Tree`]); every product is a chain of fused
 //! multiply-adds ([`kernel`]); the update, the schedules and the metrics follow written-out orders of
 //! operations. `docs/numerics.md` is the specification, [`mod@reference`] the plainest program that meets it.
 //!
 //! This crate never does input or output, never reads a clock and never iterates over a hash map.
 
-pub mod batch;
 pub mod chunk;
 pub mod control;
 pub mod fold;
@@ -17,18 +16,13 @@ pub mod kernel;
 pub mod metrics;
 pub mod model;
 pub mod optim;
-pub mod order;
 pub mod params;
-pub mod planted;
 pub mod precision;
 pub mod reference;
 pub mod samples;
 pub mod schedule;
-pub mod seed;
 pub mod trainer;
-pub mod tree;
 
-pub use batch::{BatchPlan, Step};
 pub use chunk::ChunkFold;
 pub use control::{Control, ControlConfig};
 pub use fold::{Fold, NodeSum};
@@ -37,13 +31,11 @@ pub use kernel::Kernel;
 pub use metrics::{Observed, Outcome, Tally};
 pub use model::{Activation, Head, Model};
 pub use optim::{OptimizerConfig, OptimizerKind, Rule, Rules};
-pub use order::Order;
 pub use params::{Layout, TensorSpec, weights_hash};
 pub use precision::Precision;
 pub use samples::Samples;
 pub use schedule::{LearningRate, Schedule, ScheduleKind};
 pub use trainer::{StepReport, Trainer};
-pub use tree::{Coverage, Node, Section, Tree};
 
 /// Version of `docs/numerics.md`; it changes whenever any bit of any result does.
 pub const NUMERICS_VERSION: u32 = 2;

@@ -8,7 +8,7 @@ use crate::function;
 use crate::metrics::Outcome;
 use crate::params::Layout;
 use crate::precision::Precision;
-use crate::seed::{Purpose, random};
+use ps_plan::seed::{Purpose, random};
 use serde::{Deserialize, Serialize};
 
 /// What the run file calls a model.

@@ -4,9 +4,11 @@
 //! at the weights rounded to bfloat16, the upper half of a binary32, by every worker and in every mode, so the bits
 //! agree as they do without it. docs/numerics.md specifies the rounding.
 
-use crate::chunk::Element;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+
+/// One binary32 as it travels, little-endian.
+pub type Element = [u8; 4];
 
 /// The precision of the weights that gradients are computed at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

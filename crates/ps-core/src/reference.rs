@@ -2,9 +2,7 @@
 //! number at a time. Everything else is compared with it, so it shares no arithmetic with the fast path but
 //! the elementary functions, the heads and the update.
 
-use crate::batch::{BatchPlan, Step};
 use crate::fold::NodeSum;
-use crate::gradient::EVALUATION_LEAF;
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::model::Model;
@@ -12,7 +10,7 @@ use crate::optim::OptimizerConfig;
 use crate::samples::Samples;
 use crate::schedule::Schedule;
 use crate::trainer::{Diverged, StepReport, Trainer};
-use crate::tree::Node;
+use ps_plan::{BatchPlan, EVALUATION_LEAF, Node, Step};
 
 /// Trains from the initial weights to the last step, telling `report` of each, and returns the weights.
 pub fn train(

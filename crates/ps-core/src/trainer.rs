@@ -1,6 +1,5 @@
 //! The holder of the weights: what whoever closes a round does with its root.
 
-use crate::batch::{BatchPlan, Step};
 use crate::control::{Control, ControlConfig, Decided, Event, NotFinite, Probe, State};
 use crate::fold::NodeSum;
 use crate::metrics::Observed;
@@ -8,6 +7,7 @@ use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::{OptimizerConfig, Rules};
 use crate::schedule::Schedule;
+use ps_plan::{BatchPlan, Step};
 use std::sync::Arc;
 
 /// Weights and state of a run, and what decides about its steps.
@@ -219,8 +219,8 @@ fn all_finite(values: &[f32]) -> bool {
 mod tests {
     use super::*;
     use crate::model::{Activation, Head};
-    use crate::tree::Node;
     use crate::{LearningRate, Rule};
+    use ps_plan::Node;
 
     #[test]
     fn a_last_step_that_overflows_is_no_result() {

@@ -4,7 +4,8 @@
 
 use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
-use ps_core::{BatchPlan, Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_plan::BatchPlan;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};

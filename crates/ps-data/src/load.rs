@@ -10,7 +10,7 @@ use crate::raw::{self, Raw};
 use crate::split::{Preprocessing, Split};
 use crate::statistics;
 use crate::table::Format;
-use ps_core::Order;
+use ps_plan::Order;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Inputs made of others, for tests that have no fuzzer at hand.
 
-use ps_core::seed::Stream;
+use ps_plan::seed::Stream;
 
 /// What parsers treat specially.
 const TOKENS: [&[u8]; 16] = [

@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use ps_core::seed::{Purpose, Stream};
 use ps_fuzz::mutate::mutate;
 use ps_fuzz::{TARGETS, Target};
+use ps_plan::seed::{Purpose, Stream};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -6,11 +6,12 @@ use ps_config::{ConfigError, RunConfig};
 use ps_core::gradient::InPlace;
 use ps_core::params::weights_hash;
 use ps_core::{
-    BatchPlan, Control, ControlConfig, Gradients, Head, Kernel, Model, NUMERICS_VERSION, OptimizerConfig,
-    Rules, Samples, Schedule, Tally, Trainer,
+    Control, ControlConfig, Gradients, Head, Kernel, Model, NUMERICS_VERSION, OptimizerConfig, Rules,
+    Samples, Schedule, Tally, Trainer,
 };
 use ps_data::{DataError, Loaded, Progress, Task};
 use ps_host::Memory;
+use ps_plan::BatchPlan;
 use std::fmt;
 use std::path::Path;
 

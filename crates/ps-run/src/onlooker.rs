@@ -4,8 +4,9 @@ use crate::board::{Board, Confusion};
 use crate::folder::FolderError;
 use crate::job::Job;
 use crate::tensorboard::EventFile;
-use ps_core::{BatchPlan, Gradients, Kernel, Model, Samples};
+use ps_core::{Gradients, Kernel, Model, Samples};
 use ps_data::Split;
+use ps_plan::BatchPlan;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,7 +86,7 @@ impl Looking {
         let Some(events) = &self.events else { return };
         // Of the step that follows, or of the last one's batch.
         let step = steps.min(self.plan.steps - 1);
-        let leaves = self.plan.step(step).tree().section(ps_core::Section::Training);
+        let leaves = self.plan.step(step).tree().section(ps_plan::Section::Training);
         let sums = gradients.compute(&rounded, &self.train, step, leaves);
         let samples: u64 = sums.iter().map(|sum| sum.tally.samples).sum();
         let mut gradient = vec![0.0; weights.len()];

@@ -9,8 +9,9 @@ use crate::job::Job;
 use ps_checkpoint::{Fingerprint, Judge, Manifest};
 use ps_config::{ConfigError, Difference, RunConfig};
 use ps_core::control::Guard;
-use ps_core::{BatchPlan, ControlConfig, Schedule};
+use ps_core::{ControlConfig, Schedule};
 use ps_host::Ceiling;
+use ps_plan::BatchPlan;
 use std::path::Path;
 
 /// The keys that set the length of a run.

@@ -6,8 +6,8 @@ use crate::costs::Costs;
 use crate::host::{Foreseen, Hosts, Job, Thread};
 use crate::network::{Departure, Network, Parcel, Process};
 use ps_coord::assignment::assign;
-use ps_core::Tree;
-use ps_core::seed::{Purpose, random};
+use ps_plan::Tree;
+use ps_plan::seed::{Purpose, random};
 use std::collections::BTreeMap;
 
 /// Steps before a steady state is measured, and steps that are measured, where all of them are alike.

@@ -12,7 +12,8 @@ use ps_coord::{
     Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId,
 };
 use ps_core::optim::{Moved, PieceSums};
-use ps_core::{Section, StepReport, trainer::Diverged};
+use ps_core::{StepReport, trainer::Diverged};
+use ps_plan::Section;
 use ps_proto::connections::Complaints;
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::SHARD_ANSWER_TIMEOUT;

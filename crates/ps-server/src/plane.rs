@@ -9,13 +9,15 @@
 use bytes::Bytes;
 use ps_checkpoint::Snapshot;
 use ps_coord::{Digest, WorkerId};
-use ps_core::chunk::{Element, Pool};
+use ps_core::chunk::Pool;
 use ps_core::control::{Decided, NotFinite, Verdict};
 use ps_core::optim::{Moved, Norms, PieceSums};
+use ps_core::precision::Element;
 use ps_core::precision::encode_bf16;
 use ps_core::trainer::Diverged;
-use ps_core::{BatchPlan, ChunkFold, Control, Fold, Gradients, Node, NodeSum, Observed, Precision, Section};
+use ps_core::{ChunkFold, Control, Fold, Gradients, NodeSum, Observed, Precision};
 use ps_core::{Samples, StepReport, Tally};
+use ps_plan::{BatchPlan, Node, Section};
 use ps_proto::Nonsense;
 use ps_proto::convert::{NodeDone, NodeMetrics, NodePart};
 use ps_proto::limits::chunk_elements;

@@ -373,7 +373,8 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http_body::Frame;
-    use ps_core::{BatchPlan, Precision};
+    use ps_core::Precision;
+    use ps_plan::BatchPlan;
     use tokio_stream::StreamExt;
 
     /// A body that stays open and says nothing.

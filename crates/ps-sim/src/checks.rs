@@ -3,7 +3,8 @@
 use crate::server_side::Server;
 use crate::shard_side::Shard;
 use ps_coord::{ServerAction, WaitsFor, WorkerState};
-use ps_core::{BatchPlan, NodeSum, weights_hash};
+use ps_core::{NodeSum, weights_hash};
+use ps_plan::BatchPlan;
 use std::ops::Range;
 
 /// Virtual time that a run may take after the last fault to get over what it left behind: every timeout once.

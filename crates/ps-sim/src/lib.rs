@@ -24,8 +24,9 @@ pub use faults::{Counts, Faults};
 
 use cluster::Cluster;
 use ps_coord::Outcome;
-use ps_core::planted::Planted;
-use ps_core::{BatchPlan, Kernel, Model, OptimizerConfig, Samples, Schedule};
+use ps_core::{Kernel, Model, OptimizerConfig, Samples, Schedule};
+use ps_plan::BatchPlan;
+use ps_plan::planted::Planted;
 use std::collections::VecDeque;
 
 /// What is trained, and by how many workers at the start.

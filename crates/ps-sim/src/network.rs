@@ -3,7 +3,7 @@
 use crate::faults::{Counts, Faults};
 use ps_coord::{Dismissal, Millis, WorkerId};
 use ps_core::NodeSum;
-use ps_core::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream};
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -3,8 +3,9 @@
 use crate::{SimJob, checks};
 use ps_coord::WorkerId;
 use ps_core::optim::{Stride, vectors_mut};
-use ps_core::planted::{Defect, Planted};
-use ps_core::{BatchPlan, Fold, NodeSum, Rules, Schedule, Tree};
+use ps_core::{Fold, NodeSum, Rules, Schedule};
+use ps_plan::planted::{Defect, Planted};
+use ps_plan::{BatchPlan, Tree};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;

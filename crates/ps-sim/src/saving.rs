@@ -5,7 +5,7 @@ use crate::network::Network;
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
 use ps_checkpoint::{Disk, Fingerprint, Kept, Snapshot, Store};
 use ps_coord::Millis;
-use ps_core::planted::{Defect, Planted};
+use ps_plan::planted::{Defect, Planted};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 

@@ -11,8 +11,9 @@ use ps_coord::{
     Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore,
     ServerEvent, WorkerId,
 };
-use ps_core::planted::Defect;
-use ps_core::{Fold, NodeSum, Section, Tally};
+use ps_core::{Fold, NodeSum, Tally};
+use ps_plan::Section;
+use ps_plan::planted::Defect;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;

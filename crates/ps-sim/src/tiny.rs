@@ -1,9 +1,10 @@
 //! A job so small that a thousand runs of it take seconds.
 
 use crate::SimJob;
-use ps_core::planted::Planted;
-use ps_core::seed::{Purpose, random};
-use ps_core::{Activation, BatchPlan, Head, Kernel, LearningRate, Model, Rule, Samples};
+use ps_core::{Activation, Head, Kernel, LearningRate, Model, Rule, Samples};
+use ps_plan::BatchPlan;
+use ps_plan::planted::Planted;
+use ps_plan::seed::{Purpose, random};
 
 /// Samples of the tiny job.
 const SAMPLES: usize = 50;

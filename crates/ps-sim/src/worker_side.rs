@@ -5,7 +5,7 @@ use crate::network::{Down, Link, LinkId, Up};
 use crate::server_side::digest;
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
 use ps_core::NodeSum;
-use ps_core::planted::Defect;
+use ps_plan::planted::Defect;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;

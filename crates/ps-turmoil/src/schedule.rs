@@ -1,6 +1,6 @@
 //! What may befall a run, and how often it did.
 
-use ps_core::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream};
 use std::time::Duration;
 
 /// What may befall the hosts and what is between them.

@@ -2,8 +2,9 @@
 
 use crate::compute::{Computed, Order, Part, WEIGHTS_TIMEOUT};
 use crate::weights::HeldWeights;
+use ps_core::Tally;
 use ps_core::gradient::Flow;
-use ps_core::{Node, Tally};
+use ps_plan::Node;
 use ps_proto::limits::chunk_elements;
 use ps_proto::tensor::Emerging;
 use ps_run::{Meter, Part as Doing};

@@ -80,7 +80,8 @@ impl Stream for Outgoing {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use ps_core::{Node, Tally};
+    use ps_core::Tally;
+    use ps_plan::Node;
     use ps_proto::convert::{node_done, node_metrics, part_chunks};
     use ps_proto::limits::chunk_elements;
     use tokio_stream::StreamExt;

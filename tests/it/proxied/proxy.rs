@@ -3,7 +3,7 @@
 //! What happens after how many bytes of a connection follows from a seed. Each fault is dealt to a connection; one that it
 //! does not live to see, or is too quiet for, goes to another.
 
-use ps_core::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream};
 use socket2::SockRef;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};

@@ -2,9 +2,9 @@
 
 use super::{LocalError, Trained, lane, patience, server_config};
 use ps_coord::{Outcome, ServerAction, ServerCore, ServerEvent, WorkerId};
-use ps_core::Section;
 use ps_core::control::State;
 use ps_core::gradient::InPlace;
+use ps_plan::Section;
 use ps_run::{Job, Part, Recorder};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};

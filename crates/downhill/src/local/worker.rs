@@ -3,7 +3,8 @@
 use super::NEVER;
 use crossbeam::channel::{Receiver, Sender};
 use ps_coord::{WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId};
-use ps_core::{Gradients, NodeSum, Section};
+use ps_core::{Gradients, NodeSum};
+use ps_plan::Section;
 use ps_run::Job;
 use std::collections::VecDeque;
 use std::ops::Range;

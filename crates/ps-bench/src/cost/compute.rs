@@ -2,7 +2,8 @@
 
 use crate::cost::time::{Passing, median};
 use ps_core::gradient::Flow;
-use ps_core::{Gradients, Node, Samples, Tally};
+use ps_core::{Gradients, Samples, Tally};
+use ps_plan::Node;
 use ps_run::Job;
 use ps_scale::Costs;
 use rayon::ThreadPool;

@@ -1,7 +1,7 @@
 //! The round logic, of which each event looks at every worker.
 
 use ps_coord::{ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
-use ps_core::BatchPlan;
+use ps_plan::BatchPlan;
 use ps_scale::Costs;
 use std::time::Instant;
 

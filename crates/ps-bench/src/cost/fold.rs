@@ -3,7 +3,7 @@
 use crate::cost::time::median_seconds;
 use crate::fold_update::Kept;
 use bytes::Bytes;
-use ps_core::chunk::Element;
+use ps_core::precision::Element;
 use ps_proto::tensor;
 use ps_run::Job;
 use ps_scale::Costs;

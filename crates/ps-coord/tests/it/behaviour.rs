@@ -4,8 +4,8 @@ use ps_coord::{
     Contributor, Departure, Digest, Dismissal, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent,
     WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId, WorkerOutcome,
 };
-use ps_core::seed::{Purpose, Stream};
-use ps_core::{BatchPlan, Coverage, Node};
+use ps_plan::seed::{Purpose, Stream};
+use ps_plan::{BatchPlan, Coverage, Node};
 
 fn config(shards: u32) -> ServerConfig {
     ServerConfig {

@@ -4,8 +4,8 @@ use ps_coord::{
     Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
     WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
 };
-use ps_core::seed::{Purpose, Stream};
-use ps_core::{BatchPlan, Coverage, Node};
+use ps_plan::seed::{Purpose, Stream};
+use ps_plan::{BatchPlan, Coverage, Node};
 use std::collections::BTreeMap;
 use std::ops::Range;
 

@@ -5,7 +5,7 @@ use ps_coord::{
     Contributor, Departure, Digest, Dismissal, Millis, ServerAction, ServerConfig, ServerCore, ServerEvent,
     WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
 };
-use ps_core::{BatchPlan, Tree};
+use ps_plan::{BatchPlan, Tree};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;

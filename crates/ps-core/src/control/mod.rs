@@ -11,12 +11,12 @@ mod tests;
 
 pub use guard::Guard;
 
-use crate::batch::{BatchPlan, Step};
 use crate::metrics::{Observed, Tally};
 use crate::optim::{Finite, Moved, Norms, Rules, Stride, vectors_mut};
 use crate::schedule::{Schedule, ScheduleKind};
 use guard::{Candidate, Decision, GuardState};
 use plateau::Plateau;
+use ps_plan::{BatchPlan, Step};
 use serde::{Deserialize, Serialize};
 
 /// Share of a mean loss below which its changes are the rounding of the samples' losses to binary32: a descent that went by

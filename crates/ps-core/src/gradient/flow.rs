@@ -3,7 +3,7 @@
 use super::scratch::Spare;
 use crate::fold::NodeSum;
 use crate::metrics::Tally;
-use crate::tree::Node;
+use ps_plan::Node;
 
 /// Weights that arrive while a gradient is computed, and sums that leave meanwhile: a forward pass needs the first
 /// layer's weights first, a backward pass makes the last layer's gradient first. All calls come from one thread.

@@ -6,7 +6,6 @@
 use super::pack::{PackedLayer, is_wide};
 use super::weight::WeightGradient;
 use super::{Gradients, SMALL_MODEL};
-use crate::batch::BatchPlan;
 use crate::control::Decided;
 use crate::kernel::Kernel;
 use crate::metrics::Observed;
@@ -17,6 +16,7 @@ use crate::precision::Precision;
 use crate::samples::Samples;
 use crate::schedule::Schedule;
 use crate::trainer::{Diverged, StepReport};
+use ps_plan::BatchPlan;
 use rayon::prelude::*;
 
 /// Holder of the weights and their only user. What it makes has the bits of [`crate::Trainer`] and [`Gradients`].

@@ -4,9 +4,9 @@ use super::network::Network;
 use super::scratch::Places;
 use super::weight::{WeightGradient, segments};
 use super::{Gradients, block_rows};
-use crate::batch::BatchPlan;
 use crate::kernel::{Buffer, Kernel, Segment};
 use crate::model::{Activation, Model};
+use ps_plan::BatchPlan;
 
 /// One layer's products alone, for benches: `rows` samples, a weight of `[outputs, inputs]`.
 #[doc(hidden)]

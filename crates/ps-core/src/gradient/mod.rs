@@ -22,16 +22,15 @@ pub use in_place::InPlace;
 #[doc(hidden)]
 pub use layer::LayerProducts;
 
-use crate::batch::{BatchPlan, Step};
 use crate::fold::{Fold, NodeSum};
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use crate::model::{Layer, Model};
 use crate::samples::Samples;
-use crate::tree::{Node, Section};
 use flow::Whole;
 use network::{Network, Pass};
 use pack::PackedLayer;
+use ps_plan::{BatchPlan, EVALUATION_LEAF, Node, Section, Step};
 use rayon::prelude::*;
 use scratch::{Scratch, Spare, tally};
 use std::ops::Range;
@@ -56,8 +55,6 @@ const LEAVING_TOGETHER: usize = 1 << 16;
 const PART_ROWS: usize = 128;
 /// Rows that an evaluation computes at once.
 const EVALUATION_ROWS: usize = 2048;
-/// Samples of a leaf in an evaluation.
-pub const EVALUATION_LEAF: usize = 256;
 
 /// Computes gradients of a model's minibatches; keeps its buffers from step to step.
 pub struct Gradients {

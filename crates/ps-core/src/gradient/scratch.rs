@@ -4,13 +4,12 @@ use super::matrix::Shape;
 use super::network::{Block, Network, Pass};
 use super::pack::is_wide;
 use super::weight::{WeightGradient, segments};
-use crate::batch::{BatchPlan, Step};
 use crate::fold::NodeSum;
 use crate::kernel::{Buffer, Kernel, Segment};
 use crate::metrics::{Outcome, Tally};
 use crate::model::Model;
 use crate::samples::Samples;
-use crate::tree::Node;
+use ps_plan::{BatchPlan, Node, Step};
 use rayon::prelude::*;
 use std::ops::Range;
 

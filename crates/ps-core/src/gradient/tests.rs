@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{Activation, Head};
 use crate::reference;
-use crate::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream};
 
 struct Table {
     rows: Vec<Vec<f32>>,

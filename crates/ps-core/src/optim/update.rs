@@ -4,7 +4,7 @@ use super::norms::dot;
 use super::{GRID, OptimizerConfig, OptimizerKind, PieceSums, Rule, Stride};
 use crate::function::{self, pow};
 use crate::kernel::Kernel;
-use crate::seed::{Purpose, random};
+use ps_plan::seed::{Purpose, random};
 
 /// One step's settings, for parameters of one rule.
 #[derive(Clone, Copy)]

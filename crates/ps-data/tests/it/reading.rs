@@ -1,8 +1,9 @@
 //! What is read is what the files say.
 
 use crate::common::{Folder, counts, gz, idx, row};
-use ps_core::{Order, Samples};
+use ps_core::Samples;
 use ps_data::{DataConfig, Features, Missing, Progress, Task, Validation, load};
+use ps_plan::Order;
 use std::path::Path;
 use std::sync::Mutex;
 

@@ -148,7 +148,8 @@ pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, Nonsense> {
 mod tests {
     use super::*;
     use crate::convert::{admitted, dismissed, weights_chunk};
-    use ps_core::{BatchPlan, Precision};
+    use ps_core::Precision;
+    use ps_plan::BatchPlan;
 
     fn shape() -> Shape {
         let plan = BatchPlan::new(1, 100, 40, 4, 2, None);

@@ -5,7 +5,8 @@ use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
 use crate::status::Refusal;
 use crate::v1::{self, from_worker::Message};
 use bytes::Bytes;
-use ps_core::{Node, Section, Tally};
+use ps_core::Tally;
+use ps_plan::{Node, Section};
 
 /// A worker that asks to be admitted; it speaks our version of the contract.
 #[derive(Clone, Debug, PartialEq)]
@@ -203,7 +204,8 @@ pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<Strin
 mod tests {
     use super::*;
     use crate::convert::{node_chunks, node_done, node_metrics};
-    use ps_core::{BatchPlan, Precision};
+    use ps_core::Precision;
+    use ps_plan::BatchPlan;
 
     /// Two epochs of 100 samples in steps of 40: 10, 10 and 5 leaves of 4.
     fn shape(parameters: usize) -> Shape {

@@ -23,7 +23,8 @@ use crate::limits::chunk_elements;
 use crate::v1;
 use bytes::Bytes;
 use ps_coord::{Dismissal, WorkerId};
-use ps_core::{BatchPlan, Node, Precision, Tally};
+use ps_core::{Precision, Tally};
+use ps_plan::{BatchPlan, Node};
 use std::ops::Range;
 
 /// What messages are checked against: the run's steps and the model's sizes.

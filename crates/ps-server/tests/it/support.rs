@@ -5,8 +5,9 @@
 use ps_config::{CheckpointArgs, RunConfig};
 use ps_coord::Dismissal;
 use ps_core::gradient::Flow;
-use ps_core::{Node, Tally, reference, weights_hash};
+use ps_core::{Tally, reference, weights_hash};
 use ps_data::NoProgress;
+use ps_plan::Node;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_worker};
 use ps_proto::{Address, Listener};

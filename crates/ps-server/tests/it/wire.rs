@@ -3,7 +3,8 @@
 use crate::support::{
     self, Server, Shard, Worker, data, from_worker as message, options, run_file, runtime, wide_run,
 };
-use ps_core::{Node, weights_hash};
+use ps_core::weights_hash;
+use ps_plan::Node;
 use ps_proto::limits::chunk_elements;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_server, from_worker};

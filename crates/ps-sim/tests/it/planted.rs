@@ -1,7 +1,7 @@
 //! Defects that are planted into the code come to light in the runs that must find them.
 
-use ps_core::planted::{Defect, Planted};
 use ps_core::{reference, weights_hash};
+use ps_plan::planted::{Defect, Planted};
 use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
 use ps_sim::{Faults, SimJob, Violation, simulate};
 

@@ -1,7 +1,8 @@
 //! Ten thousand runs in which everything goes wrong end with the reference trainer's weights.
 
 use ps_coord::Outcome;
-use ps_core::{Activation, BatchPlan, Head, LearningRate, Model, Samples, reference, weights_hash};
+use ps_core::{Activation, Head, LearningRate, Model, Samples, reference, weights_hash};
+use ps_plan::BatchPlan;
 use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
 use ps_sim::{Counts, Faults, Report, SimJob, simulate};
 

@@ -6,7 +6,7 @@ use crate::children;
 use crate::failure::Failure;
 use crate::output;
 use cluster::{Cluster, Harm};
-use ps_core::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};

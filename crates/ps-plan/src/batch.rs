@@ -1,9 +1,11 @@
 //! From a step's number to its epoch, samples and leaves.
 
-use crate::gradient::EVALUATION_LEAF;
 use crate::order::Order;
 use crate::tree::{Section, Tree};
 use std::ops::Range;
+
+/// Samples of a leaf of the validation part and of any other evaluation.
+pub const EVALUATION_LEAF: usize = 256;
 
 /// How a run is cut into epochs, steps and leaves. Valid by construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

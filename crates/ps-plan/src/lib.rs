@@ -1,0 +1,18 @@
+//! What to compute, and in which order: everything that server and workers must agree on before they compute a number.
+//!
+//! A [`BatchPlan`] says which samples step `t` takes ([`Step`], [`Order`]) and cuts them into leaves; their gradients are
+//! summed in one binary tree ([`Tree`], [`Node`], [`Coverage`]). Random numbers are a function of a seed, a purpose and a
+//! counter ([`seed`]). `docs/numerics.md` specifies all of it.
+//!
+//! This crate depends on no other, so that the round logic can use it without the numbers. It never allocates per sample,
+//! does input or output, reads a clock or iterates over a hash map.
+
+mod batch;
+mod order;
+pub mod planted;
+pub mod seed;
+mod tree;
+
+pub use batch::{BatchPlan, EVALUATION_LEAF, Step};
+pub use order::Order;
+pub use tree::{Coverage, Gathered, Node, Section, Tree};
