@@ -3,10 +3,11 @@
 use clap::Parser;
 use downhill_tests::{outside, outside_program};
 use ps_config::{RunConfig, SecurityArgs};
-use ps_proto::Security;
+use ps_net::Security;
 use ps_server::ENDED;
 use ps_server::args::Arguments as ServerArguments;
 use ps_server::signals::Signal;
+use ps_server::transport::open_security;
 use ps_worker::WorkerError;
 use ps_worker::args::Arguments as WorkerArguments;
 use serde_json::{Value, json};
@@ -201,7 +202,7 @@ fn security(container: &Value, folder: &Path) -> Security {
     let token = folder.join("token");
     std::fs::write(&token, "made-up-for-the-tests\n").unwrap();
     let token_file = environment(container).contains_key("DOWNHILL_TOKEN_FILE").then_some(token);
-    Security::open(&SecurityArgs { token_file, ..SecurityArgs::default() }).unwrap()
+    open_security(&SecurityArgs { token_file, ..SecurityArgs::default() }).unwrap()
 }
 
 #[test]
@@ -553,7 +554,7 @@ fn wrong_values_are_told_of_by_name() {
     assert!(open.guard_dashboard(&nothing).unwrap_err().contains("--dashboard 0.0.0.0:8080"));
     // A Secret that was not mounted.
     let args = SecurityArgs { token_file: Some("/secrets/token/token".into()), ..SecurityArgs::default() };
-    let missing = Security::open(&args).unwrap_err();
+    let missing = open_security(&args).unwrap_err();
     assert!(missing.contains("--token-file /secrets/token/token"), "{missing}");
 }
 

@@ -52,7 +52,7 @@ pub const GROUPS: [&str; 9] =
 
 /// Sets the process up as servers and workers are. Called once, at its start.
 pub fn prepare() {
-    ps_proto::allocator::keep_large_blocks();
+    ps_host::keep_large_blocks();
 }
 
 /// Measures what is asked for. Costs are those of `run`, if there is one, and of [`RUN_FILE`] else.

@@ -11,7 +11,7 @@ use ps_config::RunConfig;
 use ps_core::Tally;
 use ps_core::gradient::Flow;
 use ps_data::NoProgress;
-use ps_proto::Listener;
+use ps_net::Listener;
 use ps_run::{Job, Recorder, Style};
 use ps_server::{Layout, ServerOptions, transport};
 use ps_worker::{Computer, Ended, ShardPlace, WorkerOptions};

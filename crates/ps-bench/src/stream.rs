@@ -3,10 +3,11 @@
 use crate::cost::time::thread_seconds;
 use crate::raw::Way;
 use bytes::Bytes;
+use ps_net::{Address, Listener, Security};
 use ps_plan::Node;
+use ps_proto::convert;
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{FromServer, FromWorker, Heartbeat, from_server, from_worker};
-use ps_proto::{Address, Listener, Security, convert};
 use ps_server::transport::{self, Entrance};
 use std::convert::Infallible;
 use std::future::Future;

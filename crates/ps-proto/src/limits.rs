@@ -1,22 +1,9 @@
-//! Every size, window and wait of the wire and of all ports (calls, health, metrics and the page), each with the reason
-//! for its value.
+//! The sizes of messages, with the reason for each. Those of connections and ports are in [`ps_net::limits`].
 
 use std::ops::Range;
-use std::time::Duration;
 
 /// Version of the contract in `proto/downhill/v1`; both sides must speak the same.
 pub const PROTOCOL_VERSION: u32 = 5;
-
-/// Longest HTTP/2 frame. The one setting that matters for large tensors: 16 KiB frames, the default, halve the
-/// throughput, frames above 1 MiB gain nothing. Both sides set it.
-pub const MAX_FRAME_BYTES: u32 = 1 << 20;
-
-/// What one stream may send before the receiver has read it: a few chunks, so that the sender never waits for
-/// the receiver's next read, and no more, since the memory is per worker.
-pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-
-/// The same for a whole connection: the stream of the rounds and some pulls beside it.
-pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Longest message that is read. A chunk is at most 1 MiB; the rest is room for the tally of many classes and
 /// for the run file. Anything longer is refused before memory is taken for it.
@@ -37,164 +24,6 @@ pub const MAX_NAME_BYTES: usize = 256;
 /// Longest reason and fingerprint of a peer, in bytes, likewise.
 pub const MAX_TEXT_BYTES: usize = 1024;
 
-/// Workers at once: each costs a buffer of the size of the model while its node arrives.
-pub const MAX_WORKERS: usize = 1024;
-
-/// Streams at once on one connection: the rounds, and a few unary calls beside them.
-pub const MAX_STREAMS_PER_CONNECTION: u32 = 16;
-
-/// Connections for calls at once: all workers, as many shards, and those who ask for the status.
-pub const MAX_CONNECTIONS: usize = 2 * MAX_WORKERS;
-
-/// The same from one address, so that no machine takes all places: more than `launch` starts there.
-pub const MAX_CONNECTIONS_PER_ADDRESS: usize = 512;
-
-/// Connections to the page at once: a few dozen viewers, each with a stream of events and a handful of requests beside it.
-pub const MAX_PAGE_CONNECTIONS: usize = 128;
-
-/// Connections to the metrics at once: a scraper needs one.
-pub const MAX_METRICS_CONNECTIONS: usize = 64;
-
-/// Connections to the health service at once: a supervisor needs one, for less than a second.
-pub const MAX_HEALTH_CONNECTIONS: usize = 32;
-
-/// Files that are reserved for the process itself: listeners, data, checkpoints, logs, and connections that it opens.
-pub const OWN_FILES: u64 = 48;
-
-/// Connections that a port accepts at once. If the process may open only a few files, each port has a fixed share of them, so
-/// that no port uses up the files that another port or a checkpoint needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// In total.
-    pub all: usize,
-    /// From one address, so that no machine takes all places.
-    pub of_one_address: usize,
-}
-
-impl Capacity {
-    /// Of the port for calls, in a process that may open `open_files` files.
-    pub fn of_calls(open_files: u64) -> Self {
-        let Capacity { all, of_one_address } = Capacity::share(open_files, 20, MAX_CONNECTIONS);
-        Capacity { all, of_one_address: of_one_address.min(MAX_CONNECTIONS_PER_ADDRESS) }
-    }
-
-    /// Of the page.
-    pub fn of_page(open_files: u64) -> Self {
-        Capacity::share(open_files, 4, MAX_PAGE_CONNECTIONS)
-    }
-
-    /// Of the metrics.
-    pub fn of_metrics(open_files: u64) -> Self {
-        Capacity::share(open_files, 2, MAX_METRICS_CONNECTIONS)
-    }
-
-    /// Of the health service.
-    pub fn of_health(open_files: u64) -> Self {
-        Capacity::share(open_files, 1, MAX_HEALTH_CONNECTIONS)
-    }
-
-    /// `share` 32nds of the files, at most `most`, and half of that from one address. The ports together get 27 of the 32.
-    fn share(open_files: u64, share: u64, most: usize) -> Self {
-        let files = open_files.saturating_sub(OWN_FILES) / 32 * share;
-        let all = usize::try_from(files).unwrap_or(usize::MAX).clamp(2, most);
-        Capacity { all, of_one_address: all.div_ceil(2) }
-    }
-}
-
-/// Streams of events to pages at once: a quarter of the places, so that a page can always be opened, however many streams
-/// are never read. The newest replaces the oldest; a browser whose stream ends opens another by itself.
-pub fn event_streams(page: Capacity) -> usize {
-    page.all.div_ceil(4)
-}
-
-/// Until a connection to the page or the metrics has sent the headers of its first or next request: a browser sends them at
-/// once, and a scraper that returns later opens another connection.
-pub const PAGE_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Until the body of a request to the page is there, and the answer begins.
-pub const PAGE_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a reader of the page, the metrics or a result may accept no data while some is waiting for it.
-pub const PAGE_STALL_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Memory for a request to the page, and for a file or stream on its way to a reader, whatever it asks for. Headers with a
-/// token fit in.
-pub const PAGE_BUFFER_BYTES: usize = 64 << 10;
-
-/// Longest body of a request to the page: the form with a token, of which each byte may be written as three.
-pub const MAX_FORM_BYTES: usize = 4 * MAX_TOKEN_BYTES;
-
-/// How long a connection to the health service may last: each probe opens its own, and connections that stay must not keep
-/// it out.
-pub const HEALTH_CONNECTION_AGE: Duration = Duration::from_secs(60);
-
-/// Until a connection must have brought a call that was let in: TCP, TLS, HTTP/2 and headers together. Whoever sends
-/// nothing, or a byte now and then, is gone after that.
-pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Headers of one call, in bytes: a token, and what gRPC needs.
-pub const MAX_HEADER_BYTES: u32 = 16 << 10;
-
-/// Streams of one connection that the peer has reset before they were looked at; more end the connection.
-pub const MAX_PENDING_RESETS: usize = 20;
-
-/// Streams of one connection that were reset because the peer broke the rules, such as by opening too many; more end
-/// the connection.
-pub const MAX_ERROR_RESETS: usize = 128;
-
-/// Until a unary call is answered, its body and the driver's answer included.
-pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Until a pull of all weights begins to be answered: shards may have to be asked for theirs.
-pub const PULL_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// Pulls of all weights at once: each keeps a copy of the model alive until its reader is done.
-pub const MAX_PULLS: usize = 8;
-
-/// Shortest token: no shorter one is safe from guessing.
-pub const MIN_TOKEN_BYTES: usize = 16;
-
-/// Longest token: with the other headers it stays below [`MAX_HEADER_BYTES`].
-pub const MAX_TOKEN_BYTES: usize = 4096;
-
-/// A changed file of tokens is noticed this soon.
-pub const TOKEN_FILE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Messages from all workers that wait for the driver: enough to keep it busy, little enough that a driver in
-/// the middle of an update holds at most 64 MiB of chunks and pushes back on the connections.
-pub const INBOX_MESSAGES: usize = 64;
-
-/// Messages that wait for one worker. A round costs two or three; a worker that is this far behind is not
-/// draining its stream and is dropped.
-pub const OUTBOX_MESSAGES: usize = 64;
-
-/// How long messages may wait for a worker whose connection takes none of them: newer weights replace older
-/// ones meanwhile, so a slow link just skips some, but a worker that takes nothing at all is dropped.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Until a TCP connection stands.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Until a unary call, or the answer to `Hello`, is there: a server that is loading its data answers late, one
-/// that is not ours never.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Until `Hello` must have come on an open stream.
-pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Until all shards have answered with their weights.
-pub const SHARD_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// HTTP/2 pings on a connection: how an unplugged cable is found while nothing is sent.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How long a ping may stay unanswered before the connection counts as dead.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How long a server that is done waits for its workers to take their leave before it closes on them, and for a worker
-/// that it has sent away before it stops listening to it.
-pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// Elements of a chunk of a tensor of `elements` elements.
 pub fn chunk_elements(elements: usize) -> usize {
     let bytes = if elements * 4 < SMALL_TENSOR_BYTES { SMALL_CHUNK_BYTES } else { MAX_CHUNK_BYTES };
@@ -214,6 +43,7 @@ pub fn part(elements: usize, part: u32, parts: u32) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ps_net::limits::MAX_FRAME_BYTES;
 
     #[test]
     fn parts_are_whole_chunks_and_cover_all_once() {
@@ -232,31 +62,6 @@ mod tests {
                 assert_eq!(next, elements);
             }
         }
-    }
-
-    #[test]
-    fn all_ports_together_leave_files_to_the_process() {
-        let capacities = |files| {
-            [
-                Capacity::of_calls(files),
-                Capacity::of_page(files),
-                Capacity::of_metrics(files),
-                Capacity::of_health(files),
-            ]
-        };
-        for files in 80..5000 {
-            let all: usize = capacities(files).iter().map(|capacity| capacity.all).sum();
-            assert!(all as u64 + OWN_FILES <= files + 8, "{files}: {all}");
-        }
-        for files in [0, 1, 64, 256, 1024, 4096, u64::MAX] {
-            for Capacity { all, of_one_address } in capacities(files) {
-                assert!(of_one_address > 0 && of_one_address < all, "{files}");
-            }
-        }
-        let most = [MAX_CONNECTIONS, MAX_PAGE_CONNECTIONS, MAX_METRICS_CONNECTIONS, MAX_HEALTH_CONNECTIONS];
-        assert_eq!(capacities(4096).map(|capacity| capacity.all), most);
-        // The usual limit is enough for hundreds of workers.
-        assert_eq!(capacities(1024).map(|capacity| capacity.all), [600, 120, 60, 30]);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Faults as gRPC statuses and back, in one place.
 
 use crate::convert::Nonsense;
-use crate::limits::{HELLO_TIMEOUT, MAX_PULLS, PROTOCOL_VERSION};
+use crate::limits::PROTOCOL_VERSION;
 use crate::v1::Fingerprints;
+use ps_net::limits::{HELLO_TIMEOUT, MAX_PULLS};
+use ps_net::{ConnectError, TokenError, WANTS_TLS};
 use tonic::{Code, Status};
 
 /// Why the server refuses a worker or ends its stream.
@@ -79,6 +81,15 @@ pub enum Refusal {
 impl From<Nonsense> for Refusal {
     fn from(nonsense: Nonsense) -> Self {
         Refusal::Nonsense(nonsense)
+    }
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Missing => Refusal::NoToken,
+            TokenError::Unknown => Refusal::WrongToken,
+        }
     }
 }
 
@@ -189,6 +200,15 @@ pub enum Verdict {
     Over,
 }
 
+impl From<ConnectError> for Verdict {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Permanent(why) => Verdict::Mismatch(why),
+            ConnectError::Transient(why) => Verdict::Passing(why),
+        }
+    }
+}
+
 /// What `status` means to a worker.
 pub fn verdict(status: &Status) -> Verdict {
     let text = describe(status);
@@ -204,10 +224,6 @@ pub fn verdict(status: &Status) -> Verdict {
         _ => Verdict::Passing(text),
     }
 }
-
-/// What a line without TLS ends with at a server with it. The way through HTTP/2 leaves only the text.
-pub(crate) const WANTS_TLS: &str =
-    "the server speaks TLS only; give --tls-cert, --tls-key and --tls-ca, which `downhill certs` makes";
 
 /// Code, message and the chain of causes, each once.
 fn describe(status: &Status) -> String {

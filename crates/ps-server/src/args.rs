@@ -1,9 +1,10 @@
 //! The flags of `ps-server`, and what they come to.
 
+use crate::transport::open_security;
 use crate::{Layout, ServerOptions};
 use clap::Parser;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs, WatchArgs};
-use ps_proto::{Address, Security};
+use ps_net::{Address, Security};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -216,7 +217,7 @@ impl Arguments {
 
     /// What protects connections.
     pub fn security(&self) -> Result<Security, String> {
-        let security = Security::open(&self.security)?;
+        let security = open_security(&self.security)?;
         match &self.admin_token_file {
             Some(path) => security.with_admin(path),
             None => Ok(security),
@@ -237,7 +238,7 @@ impl Arguments {
 
     /// Refuses to tell workers apart by credentials that are not asked for.
     pub fn guard_credentials(&self, security: &Security) -> Result<(), String> {
-        match self.individual_credentials && !security.is_encrypted() && !security.asks_token() {
+        match self.individual_credentials && !security.is_encrypted() && !security.requires_token() {
             true => {
                 Err("--individual-credentials needs --tls-cert, --tls-key and --tls-ca, or --token-file"
                     .into())
@@ -253,11 +254,11 @@ impl Arguments {
         let wrong =
             |problem: String| format!("{FLAG} {text}: {problem}; give HOST:PORT, such as 127.0.0.1:8080");
         let address: Address = text.parse().map_err(wrong)?;
-        if address.is_a_file() {
+        if address.is_unix() {
             return Err(wrong("a browser cannot open it".into()));
         }
         // A browser shows no certificate of ours: only a token keeps the page from others.
-        let tokens_only = if security.asks_token() { security.clone() } else { Security::default() };
+        let tokens_only = if security.requires_token() { security.clone() } else { Security::default() };
         tokens_only.guard(FLAG, &address, self.insecure)
     }
 

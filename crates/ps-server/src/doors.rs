@@ -5,12 +5,13 @@
 //! brought a call that was let in ([`Door`]). One that does not in time is closed, whatever it was slow at.
 
 use crate::transport::Entrance;
-use ps_proto::connections::{ACCEPT_PAUSE, Complaints, Connections, Place};
-use ps_proto::limits::{Capacity, FAREWELL_TIMEOUT, PULL_TIMEOUT, UNARY_TIMEOUT};
-use ps_proto::network::{Accept, Duplex};
-use ps_proto::security::{Credential, certificate_name, handshake_refusal};
+use ps_net::Security;
+use ps_net::connections::{ACCEPT_PAUSE, Complaints, Connections, Permit};
+use ps_net::limits::{Capacity, FAREWELL_TIMEOUT, PULL_TIMEOUT, UNARY_TIMEOUT};
+use ps_net::network::{Accept, Duplex};
+use ps_net::security::{Credential, certificate_name, handshake_refusal};
+use ps_proto::Refusal;
 use ps_proto::stream::ROUNDS_PATH;
-use ps_proto::{Refusal, Security};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -194,8 +195,8 @@ pub(crate) fn connections(
             };
             let whence = address.map_or_else(|| "this machine".to_owned(), |address| address.to_string());
             let visitor = Visitor::new(whence, address.is_none(), Arc::clone(complaints));
-            let place = match connections.take(address.map(|address| address.ip())) {
-                Ok(place) => place,
+            let permit = match connections.admit(address.map(|address| address.ip())) {
+                Ok(permit) => permit,
                 Err(why) => {
                     visitor.refused("connection", &why);
                     continue;
@@ -212,7 +213,7 @@ pub(crate) fn connections(
                         Err(_) => return,
                     },
                 };
-                let guarded = Guarded { stream, visitor, deadline: Some(deadline), _place: place };
+                let guarded = Guarded { stream, visitor, deadline: Some(deadline), _permit: permit };
                 // If nobody takes it, nothing is served any more.
                 let _ = ready.send(Ok(guarded)).await;
             });
@@ -260,7 +261,7 @@ pub(crate) struct Guarded {
     visitor: Visitor,
     /// Until it is let in.
     deadline: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    _permit: Permit,
 }
 
 impl Guarded {

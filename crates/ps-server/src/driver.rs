@@ -13,10 +13,10 @@ use ps_coord::{
 };
 use ps_core::optim::{Moved, PieceSums};
 use ps_core::{StepReport, trainer::Diverged};
+use ps_net::connections::Complaints;
+use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_plan::Section;
-use ps_proto::connections::Complaints;
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
-use ps_proto::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::{Nonsense, Refusal, tensor, v1};
 use ps_run::{Ban, FolderError, Job, Part, Recorder, Wanted, WorkerRow};
 use std::collections::{BTreeMap, VecDeque};

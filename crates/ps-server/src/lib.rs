@@ -29,9 +29,11 @@ pub use health::Health;
 pub use over::stay;
 
 use driver::{Driver, Incoming};
-use ps_proto::limits::{self, PROTOCOL_VERSION};
+use ps_net::limits;
+use ps_net::{Listener, Security};
+use ps_proto::Shape;
+use ps_proto::limits::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION, part};
 use ps_proto::v1::{self, parameter_server_server::ParameterServerServer};
-use ps_proto::{Listener, Security, Shape};
 use ps_run::{FolderError, Job, Recorder};
 use service::{Front, Service};
 use std::future::Future;
@@ -96,7 +98,7 @@ impl Default for Layout {
 impl Layout {
     /// What the coordinator keeps of `parameters` elements.
     fn own(self, parameters: usize) -> Range<usize> {
-        if self.coordinator_keeps { limits::part(parameters, 0, self.parts) } else { 0..0 }
+        if self.coordinator_keeps { part(parameters, 0, self.parts) } else { 0..0 }
     }
 
     /// The number of the first of the other shards, as `--shard` counts them.
@@ -106,7 +108,7 @@ impl Layout {
 
     /// What each of the other shards keeps.
     fn others(self, parameters: usize) -> Vec<Range<usize>> {
-        (self.first()..self.parts).map(|part| limits::part(parameters, part, self.parts)).collect()
+        (self.first()..self.parts).map(|index| part(parameters, index, self.parts)).collect()
     }
 }
 
@@ -212,8 +214,8 @@ async fn serve(
     closing: oneshot::Receiver<()>,
 ) -> Result<(transport::Serving, HealthReporter), ServerError> {
     let rest = ParameterServerServer::new(service.clone())
-        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ParameterServerServer<Service>>().await;
     let mut services = Routes::new(health_service).add_service(Front { service, rest });

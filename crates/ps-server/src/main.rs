@@ -1,7 +1,7 @@
 //! `ps-server`: parse, bind, load, run, exit code.
 
 use ps_coord::Dismissal;
-use ps_proto::{Listener, Security};
+use ps_net::{Listener, Security};
 use ps_run::{
     DataProgress, Ending, Job, Meter, PastRun, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT, Style,
     Summary,
@@ -38,7 +38,7 @@ fn failed(error: &ServerError) -> Failure {
 fn main() -> ExitCode {
     let arguments: Arguments = ps_config::parse(ps_version::commit!());
     arguments.log.start();
-    ps_proto::allocator::keep_large_blocks();
+    ps_host::keep_large_blocks();
     let served = Signals::listen()
         .map_err(|error| failure(format!("listening for signals: {error}"), false))
         .and_then(|signals| serve(&arguments, &signals));
@@ -192,7 +192,7 @@ fn open_health(address: &str) -> Result<Health, Failure> {
 fn gate(security: &Security) -> Option<Gate> {
     let security = security.clone();
     security
-        .asks_token()
+        .requires_token()
         .then(|| Arc::new(move |headers: &HeaderMap| security.admits(headers).is_ok()) as Gate)
 }
 
@@ -296,9 +296,7 @@ fn bind(arguments: &Arguments, security: &Security) -> Result<Listener, Failure>
     let address = arguments.address(security).map_err(|error| failure(error, true))?;
     Listener::bind(&address).map_err(|error| {
         let hint = match error.kind() {
-            ErrorKind::AddrInUse if address.is_a_file() => {
-                "; another server listens there, or it is no socket"
-            }
+            ErrorKind::AddrInUse if address.is_unix() => "; another server listens there, or it is no socket",
             ErrorKind::AddrInUse => "; another process has this port, choose another or 0 for any",
             _ => "",
         };
@@ -310,6 +308,6 @@ fn bind(arguments: &Arguments, security: &Security) -> Result<Listener, Failure>
 fn announce(listener: &Listener, security: &Security) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let address = listener.address()?;
-    writeln!(out, "listening on {}{address}", if address.is_a_file() { "" } else { security.scheme() })?;
+    writeln!(out, "listening on {}{address}", if address.is_unix() { "" } else { security.scheme() })?;
     out.flush()
 }

@@ -2,8 +2,8 @@
 
 use crate::plane::WeightsPart;
 use bytes::Bytes;
+use ps_net::limits::{DRAIN_TIMEOUT, OUTBOX_MESSAGES};
 use ps_proto::convert::weights_chunk;
-use ps_proto::limits::{DRAIN_TIMEOUT, OUTBOX_MESSAGES};
 use ps_proto::v1::{FromServer, Heartbeat, from_server::Message};
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;

@@ -3,7 +3,7 @@
 use crate::outbox::{Outbox, Undeliverable};
 use crate::plane::{Plane, WeightsPart};
 use ps_coord::{Departure, WorkerId};
-use ps_proto::security::Credential;
+use ps_net::security::Credential;
 use ps_proto::{Refusal, v1};
 use ps_run::Meter;
 use std::collections::BTreeMap;

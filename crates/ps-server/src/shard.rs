@@ -14,12 +14,14 @@ use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve
 use ps_config::{Difference, RunConfig};
 use ps_coord::{Departure, Dismissal, WorkerId};
 use ps_core::{NUMERICS_VERSION, StepReport};
+use ps_net::limits::{self, CALL_TIMEOUT};
+use ps_net::security::Credential;
+use ps_net::{Attempts, Connection, Listener, Security};
 use ps_proto::convert::{self, Attached, Greeting, StateChunk, ToShardMessage, WorkerMessage};
-use ps_proto::limits::{self, CALL_TIMEOUT, PROTOCOL_VERSION};
-use ps_proto::security::Credential;
+use ps_proto::limits::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
-use ps_proto::{Attempts, Line, Listener, Nonsense, Refusal, Security, tensor};
+use ps_proto::{Nonsense, Refusal, tensor};
 use ps_run::{Job, Meter, Part};
 use std::future::Future;
 use std::ops::Range;
@@ -257,9 +259,8 @@ impl Coordinator {
     async fn attach(&self) -> Result<(Attached, Link), Refused> {
         let wrong = |why| Refused::Final(self.failed(why));
         let address = self.security.address(&self.placement.coordinator).map_err(wrong)?;
-        let channel = address.connect(&self.security).await.map_err(|verdict| self.refused(verdict))?;
-        let mut client =
-            ParameterServerClient::new(channel).max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        let channel = address.connect(&self.security).await.map_err(|error| self.refused(error.into()))?;
+        let mut client = ParameterServerClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
         let hello = v1::ShardHello {
             protocol_version: PROTOCOL_VERSION,
@@ -294,7 +295,7 @@ impl Coordinator {
     }
 
     /// The keys in which our run file is not the coordinator's, as an error; `None` if there are none or it does not say.
-    async fn keys_that_differ(&self, client: &mut ParameterServerClient<Line>) -> Option<String> {
+    async fn keys_that_differ(&self, client: &mut ParameterServerClient<Connection>) -> Option<String> {
         let request = v1::JoinRequest {
             protocol_version: PROTOCOL_VERSION,
             worker_name: self.placement.address.clone(),

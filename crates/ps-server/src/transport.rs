@@ -1,9 +1,10 @@
 //! How connections are served, with all settings of [`limits`]; the benches serve theirs in the same way.
 
 use crate::doors::{self, Door};
-use ps_proto::limits::{self, Capacity};
-use ps_proto::network::Accept;
-use ps_proto::{Listener, Security};
+use ps_config::SecurityArgs;
+use ps_net::limits::{self, Capacity};
+use ps_net::network::Accept;
+use ps_net::{Listener, Security, SecurityFiles};
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
@@ -15,6 +16,21 @@ use tracing::info;
 
 /// Completes when all connections are closed after the end was asked for.
 pub type Serving = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
+
+/// Opens what the flags name.
+///
+/// # Errors
+/// As for [`Security::open`].
+pub fn open_security(args: &SecurityArgs) -> Result<Security, String> {
+    let SecurityArgs { tls_cert, tls_key, tls_ca, tls_name, token_file } = args;
+    Security::open(SecurityFiles {
+        tls_cert: tls_cert.as_deref(),
+        tls_key: tls_key.as_deref(),
+        tls_ca: tls_ca.as_deref(),
+        tls_name: tls_name.as_deref(),
+        token_file: token_file.as_deref(),
+    })
+}
 
 /// The runtime that serves connections: one thread is fastest for a few workers on a small machine, and a
 /// quarter of a large one's cores serves many.

@@ -1,7 +1,7 @@
 //! Connections over the simulated network.
 
-use ps_proto::Listener;
-use ps_proto::network::{Accept, Accepting, Connecting, Network};
+use ps_net::Listener;
+use ps_net::network::{Accept, Accepting, Connecting, Network};
 use std::fmt;
 use std::io;
 use turmoil::net::{TcpListener, TcpStream};

@@ -6,7 +6,7 @@ use ps_config::{CheckpointArgs, RunConfig};
 use ps_coord::Dismissal;
 use ps_core::weights_hash;
 use ps_data::NoProgress;
-use ps_proto::Security;
+use ps_net::Security;
 use ps_proto::limits::PROTOCOL_VERSION;
 use ps_proto::status::Verdict;
 use ps_proto::stream::{self, Reader, Side};
@@ -180,7 +180,11 @@ impl Setting {
     /// Joins the coordinator, and only sends heartbeats from then on.
     async fn idle(self, stop: &Notify) -> Result<Ended, String> {
         let (job, security) = (self.job()?, self.security());
-        let mut line = security.address(&address(COORDINATOR))?.connect(&security).await.map_err(verdict)?;
+        let mut line = security
+            .address(&address(COORDINATOR))?
+            .connect(&security)
+            .await
+            .map_err(|error| verdict(error.into()))?;
         let (sender, receiver) = mpsc::channel(64);
         let fingerprints = v1::Fingerprints {
             run: job.fingerprint.run.clone(),

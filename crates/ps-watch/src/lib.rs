@@ -17,7 +17,7 @@ pub use site::{Gate, Site};
 
 use page::Viewers;
 use ps_config::WatchArgs;
-use ps_proto::limits::Capacity;
+use ps_net::limits::Capacity;
 use ps_run::{Board, FolderError, Job, PastRun, Recorder, Trace};
 use site::Bounds;
 use std::net::ToSocketAddrs;

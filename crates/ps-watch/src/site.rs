@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use ps_proto::connections::{ACCEPT_PAUSE, Connections, Place};
-use ps_proto::limits::{
+use ps_net::connections::{ACCEPT_PAUSE, Connections, Permit};
+use ps_net::limits::{
     Capacity, PAGE_BUFFER_BYTES, PAGE_HEADER_TIMEOUT, PAGE_REQUEST_TIMEOUT, PAGE_STALL_TIMEOUT,
 };
 use std::io;
@@ -49,7 +49,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// The bounds in [`ps_proto::limits`].
+    /// The bounds in [`ps_net::limits`].
     pub fn new(capacity: Capacity) -> Self {
         Bounds {
             capacity,
@@ -124,14 +124,14 @@ async fn serve(
                 continue;
             }
         };
-        match connections.take(Some(peer.ip())) {
-            Ok(place) => drop(tokio::spawn(serve_one(stream, routes.clone(), bounds, place))),
+        match connections.admit(Some(peer.ip())) {
+            Ok(permit) => drop(tokio::spawn(serve_one(stream, routes.clone(), bounds, permit))),
             Err(why) => connections.complaints().log(|| format!("{peer}: connection refused: {why}")),
         }
     }
 }
 
-async fn serve_one(stream: TcpStream, routes: Router, bounds: Bounds, _place: Place) {
+async fn serve_one(stream: TcpStream, routes: Router, bounds: Bounds, _permit: Permit) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(bounds.stall_timeout));
     let served = http1::Builder::new()

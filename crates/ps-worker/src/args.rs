@@ -2,8 +2,9 @@
 
 use clap::Parser;
 use ps_config::{DataArgs, LogArgs, SecurityArgs};
-use ps_proto::Security;
+use ps_net::Security;
 use ps_run::Processors;
+use ps_server::transport::open_security;
 
 /// Compute gradients for a Downhill server
 ///
@@ -140,7 +141,7 @@ impl Arguments {
     /// What protects our connections, which those of other workers to us may need.
     pub fn security(&self) -> Result<Security, String> {
         const FLAG: &str = "--shard-listen";
-        let security = Security::open(&self.security)?;
+        let security = open_security(&self.security)?;
         if self.with_shard {
             let listen = &self.shard_listen;
             let address =

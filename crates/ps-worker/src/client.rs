@@ -4,12 +4,14 @@ use crate::outgoing::{Item, Outgoing};
 use crate::{BUILD, WorkerError};
 use ps_coord::WorkerId;
 use ps_core::NUMERICS_VERSION;
+use ps_net::limits::CALL_TIMEOUT;
+use ps_net::{Address, Connection, Security};
+use ps_proto::Nonsense;
 use ps_proto::convert::{self, Greeting, Invitation, ServerMessage, Shape, WorkerMessage};
-use ps_proto::limits;
+use ps_proto::limits::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, from_worker::Message, parameter_server_client::ParameterServerClient};
-use ps_proto::{Address, Line, Nonsense, Security};
 use ps_server::shard::Shard;
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,8 +43,8 @@ pub(crate) struct Client {
     own: Option<Arc<Shard>>,
 }
 
-/// Open streams of rounds: to the server that hands out work, and to every other shard.
-pub(crate) struct Connection {
+/// The open streams of a worker: to the coordinator, and to every other shard.
+pub(crate) struct Session {
     pub worker: WorkerId,
     pub links: Vec<Link>,
     /// What all of them say, until one ends.
@@ -97,15 +99,15 @@ impl Client {
     }
 
     /// A connection to the server.
-    pub async fn connect(&self) -> Result<Line, Verdict> {
-        self.server.connect(&self.security).await
+    pub async fn connect(&self) -> Result<Connection, Verdict> {
+        Ok(self.server.connect(&self.security).await?)
     }
 
     /// Asks what the run is.
     pub async fn join(&self) -> Result<Invitation, Verdict> {
         let mut client = service(self.server.connect(&self.security).await?);
         let request = v1::JoinRequest {
-            protocol_version: limits::PROTOCOL_VERSION,
+            protocol_version: PROTOCOL_VERSION,
             worker_name: self.name.clone(),
             build: BUILD.into(),
             numerics_version: NUMERICS_VERSION,
@@ -122,15 +124,15 @@ impl Client {
         shape: Shape,
         shards: u32,
         silence: Duration,
-    ) -> Result<Connection, Verdict> {
-        let line = self.server.connect(&self.security).await?;
+    ) -> Result<Session, Verdict> {
+        let connection = self.server.connect(&self.security).await?;
         let (saying, said) = mpsc::channel(WAITING_WORDS);
         let (leaving, left) = watch::channel(false);
         let ear = Ear { saying, left };
         let mut tasks = JoinSet::new();
         let mut others = Vec::new();
         if shards > 0 {
-            let reply = answer(service(line.clone()).shards(v1::ShardsRequest {})).await?.into_inner();
+            let reply = answer(service(connection.clone()).shards(v1::ShardsRequest {})).await?.into_inner();
             let places = convert::places(reply, shape.parameters).map_err(refused)?;
             for (index, address, kept) in places.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
                 let (opened, sender) = match &self.own {
@@ -140,8 +142,8 @@ impl Client {
                     _ => {
                         let unreachable = |why| Verdict::Refused(format!("shard at {address}: {why}"));
                         let address = self.security.address(&address).map_err(unreachable)?;
-                        let line = address.connect(&self.security).await?;
-                        self.greet(line, &ours, shape, &ear, &mut tasks, None).await?
+                        let connection = address.connect(&self.security).await?;
+                        self.greet(connection, &ours, shape, &ear, &mut tasks, None).await?
                     }
                 };
                 if opened.1 != kept {
@@ -153,18 +155,18 @@ impl Client {
             }
         }
         let ((worker, kept), sender) =
-            self.greet(line, &ours, shape, &ear, &mut tasks, Some(silence)).await?;
+            self.greet(connection, &ours, shape, &ear, &mut tasks, Some(silence)).await?;
         debug!(server = %self.server, shards, "admitted everywhere");
         let mut links = vec![Link { kept, sender }];
         links.append(&mut others);
-        Ok(Connection { worker, links, said, tasks, leaving })
+        Ok(Session { worker, links, said, tasks, leaving })
     }
 
     /// Opens one stream, greets, and waits until we are admitted. Whoever hands out work must not be silent for longer than
     /// `silence`: what shards say meanwhile does not make up for that.
     async fn greet(
         &self,
-        mut line: Line,
+        mut connection: Connection,
         ours: &v1::Fingerprints,
         shape: Shape,
         ear: &Ear,
@@ -173,7 +175,7 @@ impl Client {
     ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
         let (sender, receiver) = mpsc::channel(WAITING_ITEMS);
         let hello = v1::Hello {
-            protocol_version: limits::PROTOCOL_VERSION,
+            protocol_version: PROTOCOL_VERSION,
             worker_name: self.name.clone(),
             build: BUILD.into(),
             fingerprints: Some(ours.clone()),
@@ -181,7 +183,7 @@ impl Client {
         let first = FromWorker { message: Some(Message::Hello(hello)) };
         let outgoing = Outgoing::new(receiver, Some(first));
         let call = async {
-            stream::call(&mut line, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client)).await
+            stream::call(&mut connection, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client)).await
         };
         let mut reader = Reader::<v1::FromServer>::new(answer(call).await?);
         let admission = admission(answer(reader.message()).await?, &shape)?;
@@ -284,19 +286,19 @@ fn refused(nonsense: Nonsense) -> Verdict {
     Verdict::Refused(nonsense.to_string())
 }
 
-pub(crate) fn service(line: Line) -> ParameterServerClient<Line> {
-    ParameterServerClient::new(line)
-        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
+pub(crate) fn service(connection: Connection) -> ParameterServerClient<Connection> {
+    ParameterServerClient::new(connection)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// An answer in time, or what its absence means.
 pub(crate) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Verdict> {
-    match timeout(limits::CALL_TIMEOUT, call).await {
+    match timeout(CALL_TIMEOUT, call).await {
         Ok(answer) => answer.map_err(|status| verdict(&status)),
         Err(_) => Err(Verdict::Passing(format!(
             "connected, but no answer within {} s: the server is still starting, or it is no Downhill server",
-            limits::CALL_TIMEOUT.as_secs()
+            CALL_TIMEOUT.as_secs()
         ))),
     }
 }

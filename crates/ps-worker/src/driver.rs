@@ -1,6 +1,6 @@
 //! The one task that owns the worker's round logic: events in, actions carried out.
 
-use crate::client::{Client, Connection, Link, Said};
+use crate::client::{Client, Link, Said, Session};
 use crate::compute::{Compute, Computed, Order, Part};
 use crate::outgoing::Item;
 use crate::{WorkerError, WorkerOptions, retryable};
@@ -40,7 +40,7 @@ pub(crate) struct Driver {
     meter: Arc<Meter>,
     core: WorkerCore,
     attempt: Option<Attempt>,
-    connection: Option<Connection>,
+    connection: Option<Session>,
     /// Nodes whose metrics and chunks are sent, and whose ends are not.
     computed: Option<Vec<Node>>,
     /// Events that an event has brought about, taken before any from outside.
@@ -48,11 +48,11 @@ pub(crate) struct Driver {
     started: Instant,
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<Connection, Verdict>> + Send>>;
+type Attempt = Pin<Box<dyn Future<Output = Result<Session, Verdict>> + Send>>;
 
 /// What woke the driver.
 enum Woken {
-    Connected(Result<Connection, Verdict>),
+    Connected(Result<Session, Verdict>),
     Received(Said),
     Computed(Option<Computed>),
     Stop,
@@ -310,8 +310,7 @@ impl Driver {
         if *outcome == WorkerOutcome::Stopped {
             self.say(Message::Goodbye(v1::Goodbye { reason: "the worker was stopped".into() }));
         }
-        let Some(Connection { links, mut said, tasks: _reading, leaving, .. }) = self.connection.take()
-        else {
+        let Some(Session { links, mut said, tasks: _reading, leaving, .. }) = self.connection.take() else {
             return;
         };
         leaving.send_replace(true);
@@ -335,14 +334,14 @@ fn send(sender: &mpsc::Sender<Item>, item: Item) -> bool {
     !matches!(sender.try_send(item), Err(TrySendError::Full(_)))
 }
 
-async fn attempted(attempt: &mut Option<Attempt>) -> Result<Connection, Verdict> {
+async fn attempted(attempt: &mut Option<Attempt>) -> Result<Session, Verdict> {
     match attempt {
         Some(attempt) => attempt.await,
         None => std::future::pending().await,
     }
 }
 
-async fn received(connection: &mut Option<Connection>) -> Said {
+async fn received(connection: &mut Option<Session>) -> Said {
     match connection {
         Some(connection) => {
             let ended = || Said::Ended(Verdict::Passing("the server closed the stream".into()));

@@ -17,7 +17,7 @@ static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
 fn main() -> ExitCode {
     let arguments: Arguments = ps_config::parse(ps_version::commit!());
     arguments.log.start();
-    ps_proto::allocator::keep_large_blocks();
+    ps_host::keep_large_blocks();
     let style = match Style::choose(&arguments.log) {
         // Several workers may share a terminal; a bar that moves would be lost between their lines.
         Style::Bar => Style::Lines,

@@ -4,10 +4,11 @@ use crate::WorkerError;
 use crate::client::{Client, answer, service};
 use crate::retryable;
 use ps_config::SecurityArgs;
-use ps_proto::Security;
-use ps_proto::limits::PULL_TIMEOUT;
+use ps_net::Security;
+use ps_net::limits::PULL_TIMEOUT;
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, WorkerStatus};
+use ps_server::transport::open_security;
 use ps_terminal::{Narrow, Table, clip_start, hang};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -74,9 +75,9 @@ pub async fn stop(server: &str, security: &SecurityArgs, admin: Option<&Path>) -
         if let Some(path) = admin {
             security = security.with_admin(path).map_err(WorkerError::Security)?;
         }
-        let line = Client::new(server, "stop", &security)?.connect().await.map_err(Failed::Call)?;
+        let connection = Client::new(server, "stop", &security)?.connect().await.map_err(Failed::Call)?;
         // The server may have to wait for its shards, and saves before it answers.
-        let reply = tokio::time::timeout(PULL_TIMEOUT, service(line).stop(v1::StopRequest {})).await;
+        let reply = tokio::time::timeout(PULL_TIMEOUT, service(connection).stop(v1::StopRequest {})).await;
         match reply {
             Ok(Ok(reply)) => Ok(reply.into_inner().version),
             Ok(Err(status)) if status.code() == Code::PermissionDenied => {
@@ -93,7 +94,7 @@ pub async fn stop(server: &str, security: &SecurityArgs, admin: Option<&Path>) -
 }
 
 fn open(security: &SecurityArgs) -> Result<Security, WorkerError> {
-    Security::open(security).map_err(WorkerError::Security)
+    open_security(security).map_err(WorkerError::Security)
 }
 
 enum Failed {

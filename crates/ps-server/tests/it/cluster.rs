@@ -2,8 +2,8 @@
 
 use crate::support::{self, Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use ps_coord::Dismissal;
+use ps_net::{Address, Listener};
 use ps_proto::v1::from_server::Message;
-use ps_proto::{Address, Listener};
 use ps_server::{Layout, ServerOptions};
 use ps_worker::{Ended, WorkerError};
 use std::io::{Read, Write};

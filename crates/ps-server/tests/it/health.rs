@@ -1,6 +1,6 @@
 //! The port that Kubernetes' gRPC probes ask.
 
-use ps_proto::limits::Capacity;
+use ps_net::limits::Capacity;
 use ps_server::Health;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;

@@ -7,12 +7,14 @@ use crate::support::{
 };
 use ps_core::gradient::Flow;
 use ps_core::{Gradients, weights_hash};
+use ps_net::Security;
 use ps_proto::convert::{node_chunks, node_metrics};
 use ps_proto::limits::chunk_elements;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_server, from_worker::Message};
-use ps_proto::{Security, tensor, v1::FromWorker};
+use ps_proto::{tensor, v1::FromWorker};
 use ps_run::{BANS_FILE, Ban, Job};
+use ps_server::transport::open_security;
 use ps_server::{Layout, ServerOptions};
 use ps_worker::{Computer, Ended, WorkerError, WorkerOptions};
 use std::io::{BufRead, BufReader, Read};
@@ -120,7 +122,7 @@ fn a_ban_follows(server: &Security, liar: &Security, honest: &Security) -> Ban {
 fn a_ban_follows_the_line_of_the_token() {
     let folder = tempfile::tempdir().unwrap();
     let [a, b] = ["token-of-the-first-worker", "token-of-the-second-worker"];
-    let open = |name: &str, text: String| Security::open(&tokens(folder.path(), name, &text)).unwrap();
+    let open = |name: &str, text: String| open_security(&tokens(folder.path(), name, &text)).unwrap();
     let server = open("server", format!("# one each\n{a}\n{b}\n"));
     let ban = a_ban_follows(&server, &open("a", a.into()), &open("b", b.into()));
     assert_eq!(ban.credential.as_deref(), Some("the token on line 2"));
@@ -139,7 +141,7 @@ fn a_ban_follows_the_names_in_the_certificate() {
 fn a_ban_outlives_the_server() {
     let folder = data(1);
     let [a, b] = ["token-of-the-first-worker", "token-of-the-second-worker"];
-    let open = |name: &str, text: String| Security::open(&tokens(folder.path(), name, &text)).unwrap();
+    let open = |name: &str, text: String| open_security(&tokens(folder.path(), name, &text)).unwrap();
     let security = open("server", format!("{a}\n{b}\n"));
     let out = folder.path().join("out");
     std::fs::create_dir_all(out.join("checkpoints")).unwrap();
@@ -176,7 +178,7 @@ fn individual_credentials_need_certificates_or_tokens() {
 fn a_credential_admits_one_worker_at_a_time() {
     let folder = data(1);
     let [a, b] = ["token-of-the-first-worker", "token-of-the-second-worker"];
-    let open = |name: &str, text: String| Security::open(&tokens(folder.path(), name, &text)).unwrap();
+    let open = |name: &str, text: String| open_security(&tokens(folder.path(), name, &text)).unwrap();
     let [all, a, b] = [("server", format!("{a}\n{b}\n")), ("a", a.into()), ("b", b.into())]
         .map(|(name, text)| open(name, text));
     let options = ServerOptions { security: all, individual_credentials: true, ..options(2) };

@@ -4,10 +4,11 @@ use crate::support::{Server, Shard, Worker, data, options, run_file, runtime, wi
 use bytes::Bytes;
 use ps_config::SecurityArgs;
 use ps_core::NUMERICS_VERSION;
+use ps_net::{Address, Listener, Security};
 use ps_proto::limits::{MAX_NAME_BYTES, PROTOCOL_VERSION};
 use ps_proto::stream::{self, Reader};
 use ps_proto::v1::{self, parameter_server_client::ParameterServerClient};
-use ps_proto::{Address, Listener, Security};
+use ps_server::transport::open_security;
 use ps_server::{Layout, ServerOptions};
 use ps_worker::WorkerOptions;
 use rcgen::{
@@ -70,7 +71,7 @@ impl Authority {
     }
 
     pub(crate) fn security(&self, name: &str) -> Security {
-        Security::open(&self.issue(name, 4000)).unwrap()
+        open_security(&self.issue(name, 4000)).unwrap()
     }
 }
 
@@ -121,16 +122,16 @@ fn whoever_has_no_good_certificate_stays_outside() {
 
     // It trusts the server, but the server does not trust it.
     let args = SecurityArgs { tls_ca: ours.issue("x", 4000).tls_ca, ..theirs.issue("half", 4000) };
-    let text = refused(worker(&server.address, folder.path(), &Security::open(&args).unwrap()));
+    let text = refused(worker(&server.address, folder.path(), &open_security(&args).unwrap()));
     assert!(text.contains("does not accept this process's --tls-cert"), "{text}");
 
     let elsewhere = SecurityArgs { tls_name: Some("train.example".into()), ..ours.issue("named", 4000) };
-    let text = refused(worker(&server.address, folder.path(), &Security::open(&elsewhere).unwrap()));
+    let text = refused(worker(&server.address, folder.path(), &open_security(&elsewhere).unwrap()));
     assert!(text.contains("--tls-name"), "{text}");
 
     // What no worker of ours does: the server says no by itself.
     let expired = ours.issue("expired", 2001);
-    assert!(Security::open(&expired).unwrap_err().contains("not valid today"));
+    assert!(open_security(&expired).unwrap_err().contains("not valid today"));
     let alert = runtime().block_on(shake_hands(&server.address, &ours, Some(&expired)));
     assert!(alert.contains("CertificateExpired"), "{alert}");
     let alert = runtime().block_on(shake_hands(&server.address, &ours, None));
@@ -217,7 +218,7 @@ fn shards_and_workers_are_protected_in_every_direction() {
         token_file: tokens(folder.path(), "token", OLD).token_file,
         ..ours.issue("all", 4000)
     };
-    let security = Security::open(&held).unwrap();
+    let security = open_security(&held).unwrap();
     let run = wide_run(2, "");
     let layout = Layout { parts: 2, coordinator_keeps: true };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..guarded(&security, 1) });
@@ -287,8 +288,8 @@ async fn call_all(server: &Server, token: Option<&str>) -> Vec<(&'static str, Co
 fn every_call_needs_a_token_and_tokens_are_changed_while_it_runs() {
     let folder = data(1);
     let both = tokens(folder.path(), "server", &format!("# first the new one\n{NEW}\n\n{OLD}\n"));
-    let server = Server::start(&run_file(4), folder.path(), guarded(&Security::open(&both).unwrap(), 1));
-    let open = |name: &str, token: &str| Security::open(&tokens(folder.path(), name, token)).unwrap();
+    let server = Server::start(&run_file(4), folder.path(), guarded(&open_security(&both).unwrap(), 1));
+    let open = |name: &str, token: &str| open_security(&tokens(folder.path(), name, token)).unwrap();
     let (old, new) = (open("old", OLD), open("new", NEW));
     runtime().block_on(async {
         for wrong in [None, Some("another-token-of-some-length"), Some(&OLD[1..]), Some("")] {

@@ -1,20 +1,20 @@
-//! What callers have shown of themselves.
+//! What a caller has proved about itself.
 
 use std::fmt;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::parse_x509_certificate;
 
-/// What tells one caller from another: its certificate, its token, or both. It holds no secret.
+/// What identifies a caller: its certificate, its token, or both. It contains no secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Credential {
-    /// Subject and issuer of the certificate that the connection was opened with.
+    /// Subject and issuer of the client certificate of the connection.
     pub certificate: Option<String>,
-    /// The line of the token file, from 1, that has the call's token.
+    /// The line of the call's token in the token file, from 1.
     pub token_line: Option<usize>,
 }
 
 impl Credential {
-    /// Whether anything was shown that could tell callers apart.
+    /// Whether there is anything to tell callers apart by.
     pub fn is_known(&self) -> bool {
         self.certificate.is_some() || self.token_line.is_some()
     }
@@ -33,7 +33,7 @@ impl fmt::Display for Credential {
     }
 }
 
-/// Subject and issuer of the first of these certificates, which the handshake has verified. Nothing if it cannot be read.
+/// Subject and issuer of the first certificate of a chain that the handshake has verified; `None` if it cannot be parsed.
 pub fn certificate_name(chain: Option<&[CertificateDer<'_>]>) -> Option<String> {
     let (_, certificate) = parse_x509_certificate(chain?.first()?).ok()?;
     Some(format!("\"{}\" issued by \"{}\"", certificate.subject(), certificate.issuer()))

@@ -1,8 +1,8 @@
-//! The C library's allocator, told to keep what it has.
+//! Settings of the C library's allocator.
 
-/// Lets glibc keep large freed blocks instead of returning them to the system: a message of a megabyte is
-/// otherwise mapped and unmapped each time, which costs more than copying it. Does nothing elsewhere. Called
-/// once, at the start of a process.
+/// Makes glibc keep large freed blocks instead of returning them to the system: otherwise every message of a megabyte is
+/// mapped and unmapped, which costs more than copying it. Has no effect with other C libraries. Programs call it once, when
+/// they start.
 pub fn keep_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

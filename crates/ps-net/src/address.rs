@@ -1,4 +1,4 @@
-//! Where a server listens and how it is reached: `HOST:PORT`, or `unix:PATH` for processes of one machine.
+//! Addresses of servers, `HOST:PORT` or `unix:PATH`, and the listeners bound to them.
 
 use crate::network::Accept;
 use std::fmt;
@@ -20,7 +20,7 @@ pub enum Address {
 impl FromStr for Address {
     type Err = String;
 
-    /// Reads `HOST:PORT`, with or without `http://` before it, or `unix:PATH`; says what is wrong otherwise.
+    /// Parses `HOST:PORT`, with or without a leading `http://`, or `unix:PATH`.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
@@ -52,21 +52,21 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Whether only processes of this machine reach it, as far as its text says.
-    pub fn is_a_file(&self) -> bool {
+    /// Whether this is the path of a Unix socket.
+    pub fn is_unix(&self) -> bool {
         matches!(self, Address::Unix(_))
     }
 }
 
-/// A server's end: bound, and not served yet.
+/// A bound listener.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a port.
+    /// On a TCP port.
     Tcp(TcpListener),
-    /// On a file, which goes when this and its clones are dropped.
+    /// On a Unix socket, whose file is removed when this listener and its clones are dropped.
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
-    /// On a network that is not the system's, where it is reached at this address.
+    /// On a simulated network, with its address there.
     Other(Box<dyn Accept>, String),
 }
 
@@ -76,13 +76,13 @@ pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody may have removed it before.
+        // The file may have been removed already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
 impl Listener {
-    /// Binds `address`. A socket file that nobody listens on any more is replaced.
+    /// Binds `address`. A stale socket file, which no process listens on any more, is replaced.
     ///
     /// # Errors
     /// The port or the file is in use, or the system does not allow it.
@@ -96,7 +96,7 @@ impl Listener {
         }
     }
 
-    /// Another at the same place, which stays taken until both are dropped: who calls meanwhile waits for either.
+    /// Another handle to the same socket. The address stays bound until all handles are dropped.
     ///
     /// # Errors
     /// The system does not allow it.
@@ -109,7 +109,7 @@ impl Listener {
         }
     }
 
-    /// Where it can be reached; for port 0 the one that the system chose.
+    /// The address it is bound to; for port 0 with the port that the system chose.
     pub fn address(&self) -> io::Result<Address> {
         match self {
             Listener::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?.to_string())),
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clone_keeps_the_place() {
+    fn a_clone_keeps_the_address_bound() {
         let folder = tempfile::tempdir().unwrap();
         for place in ["127.0.0.1:0".to_owned(), format!("unix:{}", folder.path().join("socket").display())] {
             let listener = Listener::bind(&place.parse().unwrap()).unwrap();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_from_what_is_none() {
+    fn valid_addresses_are_accepted_and_others_explained() {
         for (text, expected) in [
             ("127.0.0.1:4370", "127.0.0.1:4370"),
             ("http://server.example:80/", "server.example:80"),
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(Listener::bind(&address).unwrap_err().kind(), ErrorKind::AddrInUse);
         drop(first);
         assert!(!path.exists());
-        // Left behind by a process that was killed.
+        // What a killed process leaves behind.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         drop(Listener::bind(&address).unwrap());

@@ -1,13 +1,13 @@
-//! A caller's connection to a server: dialled, protected, and told apart from what is no server of ours.
+//! A client's connection to a server.
 //!
-//! The socket is opened and its TLS finished before tonic sees it, so that whatever goes wrong is known by its type:
-//! whether another try may help is decided here. A line that breaks is not dialled again behind its owner's back.
+//! The socket is opened and the TLS handshake completed before tonic gets the stream. Errors therefore keep their type, and
+//! this module can tell whether another attempt may help. A connection that breaks is never reopened implicitly: its owner
+//! has to know that the server may be another one now.
 
 use crate::address::Address;
 use crate::limits::{self, CALL_TIMEOUT, CONNECT_TIMEOUT};
 use crate::network::{Duplex, Network};
 use crate::security::Security;
-use crate::status::{Verdict, WANTS_TLS};
 use bytes::{Buf, Bytes, BytesMut};
 use hyper_util::rt::TokioIo;
 use std::error::Error;
@@ -24,14 +24,28 @@ use tonic::codegen::http::{HeaderValue, Request, Response};
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
-/// A connection whose calls carry our token, if we have one.
+/// Why a connection could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// Certificates, token or address do not match those of the server; another attempt would fail in the same way.
+    Permanent(String),
+    /// The server may be starting, or the network may be down: another attempt may succeed.
+    Transient(String),
+}
+
+/// How a plaintext connection to a server that requires TLS ends. On the way through HTTP/2 only the text of an error
+/// survives, so callers recognise it by this text.
+pub const WANTS_TLS: &str =
+    "the server speaks TLS only; give --tls-cert, --tls-key and --tls-ca, which `downhill certs` makes";
+
+/// A connection to a server. Its calls carry the token of this process, if there is one.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub struct Connection {
     channel: Channel,
     authorization: Option<HeaderValue>,
 }
 
-impl Service<Request<Body>> for Line {
+impl Service<Request<Body>> for Connection {
     type Response = Response<Body>;
     type Error = tonic::transport::Error;
     type Future = <Channel as Service<Request<Body>>>::Future;
@@ -49,18 +63,18 @@ impl Service<Request<Body>> for Line {
 }
 
 impl Address {
-    /// A connection, with all settings of [`limits`], protected by `security`, whose token is read anew.
+    /// Connects with the settings in [`limits`]. `security` protects the connection; its token file is read again.
     ///
     /// # Errors
-    /// Why there is none, and whether another try may help.
-    pub async fn connect(&self, security: &Security) -> Result<Line, Verdict> {
-        let authorization = security.authorization().map_err(Verdict::Mismatch)?;
+    /// The connection cannot be made.
+    pub async fn connect(&self, security: &Security) -> Result<Connection, ConnectError> {
+        let authorization = security.authorization().map_err(ConnectError::Permanent)?;
         let stream = match self.dial(security).await {
-            // A bit that is flipped while TLS begins can look like an end that does not fit. What comes twice is believed.
-            Err(Verdict::Mismatch(_)) => self.dial(security).await?,
+            // A bit flipped during the handshake can look like a mismatch; a mismatch that occurs twice is real.
+            Err(ConnectError::Permanent(_)) => self.dial(security).await?,
             dialled => dialled?,
         };
-        // Handed over once; when it breaks, so does the line.
+        // Tonic takes the stream once; when it asks again, the connection has broken.
         let stream = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
         let connect = move |_| {
             let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -70,19 +84,19 @@ impl Address {
         };
         let uri = match self {
             Address::Tcp(address) => format!("{}{address}", security.scheme()),
-            // The name goes into requests and nowhere else.
+            // HTTP/2 requests need a host name; this one is never resolved.
             Address::Unix(_) => format!("{}localhost", security.scheme()),
         };
-        let wrong = |error: tonic::transport::Error| Verdict::Passing(describe(&error));
+        let wrong = |error: tonic::transport::Error| ConnectError::Transient(describe(&error));
         let channel = endpoint(uri).map_err(wrong)?.connect_with_connector(tower::service_fn(connect)).await;
-        Ok(Line { channel: channel.map_err(wrong)?, authorization })
+        Ok(Connection { channel: channel.map_err(wrong)?, authorization })
     }
 
-    /// A socket, with TLS around it if there is to be.
-    async fn dial(&self, security: &Security) -> Result<Opened, Verdict> {
+    /// Opens a socket and completes the TLS handshake if `security` asks for it.
+    async fn dial(&self, security: &Security) -> Result<Opened, ConnectError> {
         let opened = timeout(CONNECT_TIMEOUT, self.open(security.network())).await;
         let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let stream = opened.map_err(|error| Verdict::Passing(describe(&error)))?;
+        let stream = opened.map_err(|error| ConnectError::Transient(describe(&error)))?;
         let Some(tls) = security.tls() else {
             return Ok(Opened { stream, first: Bytes::new(), is_plain: true });
         };
@@ -90,11 +104,11 @@ impl Address {
             Address::Tcp(address) => address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host),
             Address::Unix(_) => "localhost",
         };
-        let name = tls.name(host).map_err(Verdict::Mismatch)?;
+        let name = tls.name(host).map_err(ConnectError::Permanent)?;
         let begin = async {
             let mut stream = tls.connector().connect(name, stream).await?;
-            // A server of HTTP/2 speaks first. One that refuses our certificate says so here, where nothing else of
-            // ours is on its way to it.
+            // An HTTP/2 server sends its settings first. In TLS 1.3 a server rejects the client's certificate only after
+            // the client's handshake is complete, so the alert would otherwise surface in some later call.
             let mut first = BytesMut::with_capacity(1024);
             match stream.read_buf(&mut first).await? {
                 0 => Err(io::Error::new(
@@ -105,8 +119,8 @@ impl Address {
             }
         };
         match timeout(CALL_TIMEOUT, begin).await {
-            Ok(begun) => begun.map_err(|error| crate::security::verdict(&error)),
-            Err(_) => Err(Verdict::Passing(format!(
+            Ok(begun) => begun.map_err(|error| crate::security::connect_error(&error)),
+            Err(_) => Err(ConnectError::Transient(format!(
                 "connected, but no answer to TLS within {} s: the server is still starting, or it does not speak TLS",
                 CALL_TIMEOUT.as_secs()
             ))),
@@ -138,7 +152,7 @@ fn endpoint(uri: String) -> Result<Endpoint, tonic::transport::Error> {
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT))
 }
 
-/// An error with its causes, each once.
+/// An error and its causes; a cause whose text is already part of the message is left out.
 fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -152,17 +166,17 @@ fn describe(error: &dyn Error) -> String {
     text
 }
 
-/// A stream of which something may have been read already.
+/// An open stream, of which [`Address::dial`] may have read the first bytes.
 struct Opened {
     stream: Box<dyn Duplex>,
-    /// What was read.
+    /// Bytes that were read and not yet handed on.
     first: Bytes,
-    /// Nothing was read yet, and nothing protects it.
+    /// Whether the stream is plaintext and its first byte has not been checked for a TLS alert.
     is_plain: bool,
 }
 
-/// First byte of a TLS record that carries an alert. An HTTP/2 server's first byte is that of the length of its
-/// settings, which is 0.
+/// First byte of a TLS record that carries an alert. The first byte of an HTTP/2 server is the highest byte of the length of
+/// its settings frame, which is 0.
 const ALERT: u8 = 0x15;
 
 impl AsyncRead for Opened {

@@ -1,5 +1,5 @@
-//! The connections of a port: how many there may be, and what is logged about those that are refused. All ports count their
-//! connections here: those of calls, the health service, the metrics and the page.
+//! Limits on the connections of a port, and the log of those that are refused. Every port uses them: calls, the health
+//! service, the metrics and the dashboard.
 
 use crate::limits::Capacity;
 use std::collections::BTreeMap;
@@ -9,27 +9,27 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-/// Pause after accepting a connection has failed, for example because too many files are open.
+/// Pause after an error of `accept`, for example because too many files are open.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The connections of one port.
+/// The open connections of one port.
 #[derive(Debug)]
 pub struct Connections {
     capacity: Capacity,
-    held: Mutex<Held>,
+    open: Mutex<Open>,
     complaints: Arc<Complaints>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Open {
     all: usize,
-    /// Of each address that has any.
-    of: BTreeMap<IpAddr, usize>,
+    /// Addresses with at least one connection.
+    by_address: BTreeMap<IpAddr, usize>,
 }
 
-/// A connection's place among those of its port, free again when this is dropped.
+/// Permission for one open connection; dropping it makes room for another.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     connections: Arc<Connections>,
     address: Option<IpAddr>,
 }
@@ -37,54 +37,54 @@ pub struct Place {
 impl Connections {
     /// Allows at most `capacity` connections.
     pub fn new(capacity: Capacity) -> Arc<Self> {
-        Arc::new(Connections { capacity, held: Mutex::default(), complaints: Arc::default() })
+        Arc::new(Connections { capacity, open: Mutex::default(), complaints: Arc::default() })
     }
 
-    /// Takes a place for one more connection, from `address` if it has one.
+    /// Admits one more connection, from `address` if it has one.
     ///
     /// # Errors
     /// The limit that is reached; the caller closes the connection.
-    pub fn take(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, String> {
+    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, String> {
         let Capacity { all, of_one_address } = self.capacity;
-        // The same machine may come as 10.0.0.1 and as ::ffff:10.0.0.1.
+        // One machine can appear as 10.0.0.1 and as ::ffff:10.0.0.1.
         let address = address.map(|address| address.to_canonical());
-        let mut held = lock(&self.held);
-        if held.all >= all {
+        let mut open = lock(&self.open);
+        if open.all >= all {
             return Err(format!("there are {all} connections, which is the limit"));
         }
         if let Some(address) = address {
-            let count = held.of.entry(address).or_default();
+            let count = open.by_address.entry(address).or_default();
             if *count >= of_one_address {
                 return Err(format!("there are {of_one_address} connections from there, which is the limit"));
             }
             *count += 1;
         }
-        held.all += 1;
-        drop(held);
-        Ok(Place { connections: Arc::clone(self), address })
+        open.all += 1;
+        drop(open);
+        Ok(Permit { connections: Arc::clone(self), address })
     }
 
     /// The number of open connections.
     pub fn count(&self) -> usize {
-        lock(&self.held).all
+        lock(&self.open).all
     }
 
-    /// The log of peers of this port that are refused.
+    /// The log of refused peers of this port.
     pub fn complaints(&self) -> &Arc<Complaints> {
         &self.complaints
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut held = lock(&self.connections.held);
-        held.all -= 1;
+        let mut open = lock(&self.connections.open);
+        open.all -= 1;
         if let Some(address) = self.address
-            && let Some(count) = held.of.get_mut(&address)
+            && let Some(count) = open.by_address.get_mut(&address)
         {
             *count -= 1;
             if *count == 0 {
-                held.of.remove(&address);
+                open.by_address.remove(&address);
             }
         }
     }
@@ -97,7 +97,7 @@ pub struct Complaints(Mutex<(Option<Instant>, u64)>);
 impl Complaints {
     const EVERY: Duration = Duration::from_secs(1);
 
-    /// Logs `what`, or counts it as left out; the next line says how many were.
+    /// Logs `what`, or only counts it if the last line is too recent; the next line has the count.
     pub fn log(&self, what: impl FnOnce() -> String) {
         match self.due() {
             None => {}
@@ -106,7 +106,7 @@ impl Complaints {
         }
     }
 
-    /// If a line is due, the number of lines left out since the last one.
+    /// If a line is due, the number of lines left out since the previous one.
     fn due(&self) -> Option<u64> {
         let mut last = lock(&self.0);
         if last.0.is_some_and(|last| last.elapsed() < Self::EVERY) {
@@ -119,7 +119,7 @@ impl Complaints {
     }
 }
 
-/// The state is consistent between any two statements, so a panic elsewhere does not spoil it.
+/// Ignores poisoning: every critical section leaves the state consistent, wherever it panics.
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -129,21 +129,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_counted_by_address_and_given_back() {
+    fn connections_are_limited_in_total_and_by_address() {
         let connections = Connections::new(Capacity { all: 5, of_one_address: 3 });
         let address = |last| Some(IpAddr::from([10, 0, 0, last]));
-        let mut held: Vec<Place> = (0..2).map(|_| connections.take(address(1)).unwrap()).collect();
-        // The same address in its other form.
-        held.push(connections.take(Some("::ffff:10.0.0.1".parse().unwrap())).unwrap());
-        assert!(connections.take(address(1)).unwrap_err().contains("3 connections from there"));
-        let other = connections.take(address(2)).unwrap();
+        let mut held: Vec<Permit> = (0..2).map(|_| connections.admit(address(1)).unwrap()).collect();
+        // The same address, mapped to IPv6.
+        held.push(connections.admit(Some("::ffff:10.0.0.1".parse().unwrap())).unwrap());
+        assert!(connections.admit(address(1)).unwrap_err().contains("3 connections from there"));
+        let other = connections.admit(address(2)).unwrap();
         drop(held);
-        assert_eq!((connections.count(), lock(&connections.held).of.len()), (1, 1));
+        assert_eq!((connections.count(), lock(&connections.open).by_address.len()), (1, 1));
         drop(other);
-        let all: Vec<Place> = (0..5).map(|_| connections.take(None).unwrap()).collect();
-        assert!(connections.take(address(1)).unwrap_err().contains("5 connections, which is the limit"));
+        let all: Vec<Permit> = (0..5).map(|_| connections.admit(None).unwrap()).collect();
+        assert!(connections.admit(address(1)).unwrap_err().contains("5 connections, which is the limit"));
         drop(all);
-        assert_eq!((connections.count(), lock(&connections.held).of.len()), (0, 0));
+        assert_eq!((connections.count(), lock(&connections.open).by_address.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,19 +1,18 @@
-//! What protects connections: certificates of both ends, tokens, or both.
+//! What protects connections: mutual TLS, tokens, or both.
 //!
-//! A [`Security`] is opened once from the flags. Whoever serves takes its acceptor and asks it about each call; whoever
-//! calls gives it to [`Address::connect`]. Nothing in it can be printed.
+//! A process opens one [`Security`]. A server uses its acceptor and asks it about each call; a client passes it to
+//! [`Address::connect`]. Its `Debug` output contains no secret.
 
 mod credential;
 mod tls;
 mod token;
 
 pub use credential::{Credential, certificate_name};
+pub(crate) use tls::connect_error;
 pub use tls::refusal as handshake_refusal;
-pub(crate) use tls::verdict;
 
+use crate::Address;
 use crate::network::Network;
-use crate::{Address, Refusal};
-use ps_config::SecurityArgs;
 use ps_host::Ceiling;
 use std::fmt;
 use std::net::ToSocketAddrs;
@@ -25,38 +24,60 @@ use tokio_rustls::TlsAcceptor;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tracing::warn;
 
-/// Longest file of certificates, keys or tokens that is read: a bundle of all public authorities has a quarter of that.
+/// Longest file of certificates, keys or tokens. A bundle of all public authorities has a quarter of this.
 const MAX_FILE: Ceiling = Ceiling::fixed(1 << 20);
 
-/// What a process shows of itself and asks of others; by default nothing. Clones share it. It also says over which network
-/// others are called, so that whoever calls needs nothing else.
+/// The files that protect the connections of a process. Errors name them by the flags of the programs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SecurityFiles<'a> {
+    /// Certificate of this process, in PEM format (`--tls-cert`).
+    pub tls_cert: Option<&'a Path>,
+    /// Private key of the certificate, in PEM format (`--tls-key`).
+    pub tls_key: Option<&'a Path>,
+    /// Certificate of the authority that signs all certificates, in PEM format (`--tls-ca`).
+    pub tls_ca: Option<&'a Path>,
+    /// Name in the server's certificate, if not the host of its address (`--tls-name`).
+    pub tls_name: Option<&'a str>,
+    /// Tokens, one per line (`--token-file`).
+    pub token_file: Option<&'a Path>,
+}
+
+/// Why a call is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// The call carries no token.
+    Missing,
+    /// The token of the call is not in the token file.
+    Unknown,
+}
+
+/// The credentials of a process and what it demands of its peers; by default neither. Clones share them. It also holds the
+/// network that connections run over, so that a client needs nothing else to connect.
 #[derive(Clone, Default)]
 pub struct Security {
     tls: Option<Arc<Tls>>,
     tokens: Option<Arc<Tokens>>,
-    /// Tokens of administrators, which are no worker's.
+    /// Tokens of administrators; none of them is in `tokens`.
     admin: Option<Arc<Tokens>>,
     network: Option<Arc<dyn Network>>,
 }
 
 impl fmt::Debug for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (tls, token) = (self.is_encrypted(), self.asks_token());
+        let (tls, token) = (self.is_encrypted(), self.requires_token());
         f.debug_struct("Security").field("tls", &tls).field("token", &token).finish_non_exhaustive()
     }
 }
 
 impl Security {
-    /// Reads what the flags name.
+    /// Reads the files.
     ///
     /// # Errors
-    /// Which flag is missing or which file is unfit, why, and what to do; always something wrong with the command line.
-    pub fn open(args: &SecurityArgs) -> Result<Self, String> {
-        let tls = match (&args.tls_cert, &args.tls_key, &args.tls_ca) {
-            (Some(cert), Some(key), Some(ca)) => {
-                Some(Arc::new(Tls::open(cert, key, ca, args.tls_name.as_deref())?))
-            }
-            (None, None, None) if args.tls_name.is_some() => {
+    /// The flag that is missing, or the file that is invalid and why; in each case the user has to change the command line.
+    pub fn open(files: SecurityFiles<'_>) -> Result<Self, String> {
+        let tls = match (files.tls_cert, files.tls_key, files.tls_ca) {
+            (Some(cert), Some(key), Some(ca)) => Some(Arc::new(Tls::open(cert, key, ca, files.tls_name)?)),
+            (None, None, None) if files.tls_name.is_some() => {
                 return Err("--tls-name is of no use without --tls-cert, --tls-key and --tls-ca".into());
             }
             (None, None, None) => None,
@@ -67,15 +88,15 @@ impl Security {
                 return Err(format!("TLS needs --tls-cert, --tls-key and --tls-ca together; add {missing}"));
             }
         };
-        let tokens = args.token_file.as_deref().map(|path| Tokens::open("--token-file", path));
+        let tokens = files.token_file.map(|path| Tokens::open("--token-file", path));
         let tokens = tokens.transpose()?.map(Arc::new);
         Ok(Security { tls, tokens, admin: None, network: None })
     }
 
-    /// With the tokens of administrators in the file at `path`. A server lets their calls in, too; a caller shows the first one.
+    /// Adds the tokens of administrators in the file at `path`. A server admits their calls, too; a client sends the first one.
     ///
     /// # Errors
-    /// The file is unfit, or one of its tokens is also a worker's.
+    /// The file is invalid, or one of its tokens is also in `--token-file`.
     pub fn with_admin(self, path: &Path) -> Result<Self, String> {
         const FLAG: &str = "--admin-token-file";
         let admin = Tokens::open(FLAG, path)?;
@@ -93,7 +114,7 @@ impl Security {
         self.admin.as_ref().is_some_and(|admin| admin.admits(headers).is_ok())
     }
 
-    /// Others are called over `network`, not over the system's.
+    /// Connects over `network` instead of the system's.
     pub fn over(self, network: Arc<dyn Network>) -> Self {
         Security { network: Some(network), ..self }
     }
@@ -102,25 +123,25 @@ impl Security {
         self.network.as_deref()
     }
 
-    /// Whether connections are encrypted and both ends show certificates.
+    /// Whether connections use mutual TLS.
     pub fn is_encrypted(&self) -> bool {
         self.tls.is_some()
     }
 
     /// Whether calls must carry a token.
-    pub fn asks_token(&self) -> bool {
+    pub fn requires_token(&self) -> bool {
         self.tokens.is_some()
     }
 
-    /// What stands before an address of ours in a log.
+    /// The scheme of this process's addresses, for logs and requests.
     pub fn scheme(&self) -> &'static str {
         if self.is_encrypted() { "https://" } else { "http://" }
     }
 
-    /// Reads the address of a server as [`Address`] does; `https://` may stand before it where there are certificates.
+    /// Parses the address of a server like [`Address`]; with TLS it may begin with `https://`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the address.
     pub fn address(&self, text: &str) -> Result<Address, String> {
         match text.strip_prefix("https://") {
             Some(rest) if self.is_encrypted() => rest.parse(),
@@ -128,17 +149,17 @@ impl Security {
         }
     }
 
-    /// Checks that `address`, which `flag` gave, may be listened on: where other machines reach it, certificates or tokens
-    /// must protect it, unless it is meant to be `insecure`. Warns of what is left open.
+    /// Checks that the process may listen on `address`, the value of `flag`. An address that other machines can reach requires
+    /// TLS or a token, unless `insecure` is set. Logs a warning if the address remains open or unencrypted.
     ///
     /// # Errors
-    /// It is no address, or open to all; what to do.
+    /// The address cannot be resolved, or it is not protected.
     pub fn guard(&self, flag: &str, address: &Address, insecure: bool) -> Result<(), String> {
         let Address::Tcp(text) = address else { return Ok(()) };
         let mut addresses = text.to_socket_addrs().map_err(|error| format!("{flag} {text}: {error}"))?;
         let Some(reached) = addresses.find(|address| !address.ip().is_loopback()) else { return Ok(()) };
         let ip = reached.ip();
-        match (self.is_encrypted(), self.asks_token()) {
+        match (self.is_encrypted(), self.requires_token()) {
             (true, _) => {}
             (false, true) => warn!(
                 "{flag} {text}: the token and all else travel readable on the network; encrypt with --tls-cert, \
@@ -158,7 +179,7 @@ impl Security {
         Ok(())
     }
 
-    /// What makes accepted connections TLS, if they are to be.
+    /// Turns accepted connections into TLS connections; `None` without TLS.
     pub fn acceptor(&self) -> Option<TlsAcceptor> {
         self.tls.as_ref().map(|tls| tls.acceptor())
     }
@@ -167,12 +188,12 @@ impl Security {
         self.tls.as_deref()
     }
 
-    /// Whether a call with these headers may come in, and if tokens are asked for, the line of its token in the file, from 1.
-    /// An administrator's token has none.
+    /// Checks the token of a call with these headers. Returns its line in the token file, from 1; `None` if no token is
+    /// required or the token is an administrator's.
     ///
     /// # Errors
-    /// Why it may not.
-    pub fn admits(&self, headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
+    /// The call may not be admitted.
+    pub fn admits(&self, headers: &HeaderMap) -> Result<Option<usize>, TokenError> {
         match &self.tokens {
             Some(_) if self.is_admin(headers) => Ok(None),
             Some(tokens) => tokens.admits(headers).map(Some),
@@ -180,18 +201,18 @@ impl Security {
         }
     }
 
-    /// What our own calls carry, read anew.
+    /// The `authorization` header of this process's own calls. Reads the token file again.
     pub(crate) fn authorization(&self) -> Result<Option<HeaderValue>, String> {
         self.admin.as_ref().or(self.tokens.as_ref()).map(|tokens| tokens.authorization()).transpose()
     }
 }
 
-/// What a flag's file holds.
+/// Reads the file that `flag` names.
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
     ps_host::read(path, MAX_FILE).map_err(|error| format!("{flag} {}: {error}", path.display()))
 }
 
-/// Tells of a secret that anybody on the machine can read.
+/// Logs a warning if every user of the machine can read a secret.
 fn warn_if_public(flag: &str, path: &Path) {
     #[cfg(unix)]
     {
@@ -214,82 +235,60 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    fn opened(args: SecurityArgs) -> String {
-        Security::open(&args).unwrap_err()
-    }
-
     #[test]
-    fn what_is_missing_or_unfit_is_named() {
+    fn missing_flags_and_invalid_files_are_named() {
         let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, text: &str| -> Option<PathBuf> {
+        let file = |name: &str, text: &str| -> PathBuf {
             let path = folder.path().join(name);
             std::fs::write(&path, text).unwrap();
-            Some(path)
+            path
         };
-        let empty = file("empty.pem", "nothing here");
+        let [empty, short, none, space, long] = [
+            file("empty.pem", "nothing here"),
+            file("short", "# a comment\nabc\n"),
+            file("none", "# only a comment\n\n"),
+            file("space", "0123456789 0123456789\n"),
+            file("long", &"#".repeat(2 << 20)),
+        ];
+        let empty = Some(empty.as_path());
+        let tokens = |path| SecurityFiles { token_file: Some(path), ..SecurityFiles::default() };
         let cases = [
-            (SecurityArgs { tls_cert: empty.clone(), ..Default::default() }, "add --tls-key and --tls-ca"),
+            (SecurityFiles { tls_cert: empty, ..Default::default() }, "add --tls-key and --tls-ca"),
+            (SecurityFiles { tls_cert: empty, tls_ca: empty, ..Default::default() }, "add --tls-key"),
+            (SecurityFiles { tls_name: Some("a"), ..Default::default() }, "--tls-name is of no use"),
             (
-                SecurityArgs { tls_cert: empty.clone(), tls_ca: empty.clone(), ..Default::default() },
-                "add --tls-key",
-            ),
-            (SecurityArgs { tls_name: Some("a".into()), ..Default::default() }, "--tls-name is of no use"),
-            (
-                SecurityArgs {
-                    tls_cert: empty.clone(),
-                    tls_key: empty.clone(),
-                    tls_ca: Some("/nowhere/ca.pem".into()),
+                SecurityFiles {
+                    tls_cert: empty,
+                    tls_key: empty,
+                    tls_ca: Some("/nowhere/ca.pem".as_ref()),
                     tls_name: None,
                     token_file: None,
                 },
                 "--tls-ca /nowhere/ca.pem: No such file",
             ),
             (
-                SecurityArgs {
-                    tls_cert: empty.clone(),
-                    tls_key: empty.clone(),
-                    tls_ca: empty.clone(),
-                    ..Default::default()
-                },
+                SecurityFiles { tls_cert: empty, tls_key: empty, tls_ca: empty, ..Default::default() },
                 "empty.pem: no certificate in PEM is in it",
             ),
-            (
-                SecurityArgs { token_file: file("short", "# a comment\nabc\n"), ..Default::default() },
-                "line 2 has 3 characters",
-            ),
-            (
-                SecurityArgs { token_file: file("none", "# only a comment\n\n"), ..Default::default() },
-                "no token",
-            ),
-            (
-                SecurityArgs { token_file: file("space", "0123456789 0123456789\n"), ..Default::default() },
-                "line 1 holds something else than",
-            ),
-            (
-                SecurityArgs { token_file: Some("/nowhere/token".into()), ..Default::default() },
-                "/nowhere/token: No such",
-            ),
-            (
-                SecurityArgs { token_file: Some(folder.path().into()), ..Default::default() },
-                "this is a directory",
-            ),
-            (
-                SecurityArgs { token_file: file("long", &"#".repeat(2 << 20)), ..Default::default() },
-                "the file has 2.0 MiB",
-            ),
+            (tokens(short.as_path()), "line 2 has 3 characters"),
+            (tokens(none.as_path()), "no token"),
+            (tokens(space.as_path()), "line 1 holds something else than"),
+            (tokens("/nowhere/token".as_ref()), "/nowhere/token: No such"),
+            (tokens(folder.path()), "this is a directory"),
+            (tokens(long.as_path()), "the file has 2.0 MiB"),
             #[cfg(unix)]
             (
-                SecurityArgs {
-                    tls_cert: empty.clone(),
-                    tls_key: empty.clone(),
-                    tls_ca: Some("/dev/zero".into()),
+                SecurityFiles {
+                    tls_cert: empty,
+                    tls_key: empty,
+                    tls_ca: Some("/dev/zero".as_ref()),
                     ..Default::default()
                 },
                 "/dev/zero: this is a device, not a regular file",
             ),
         ];
-        for (args, expected) in cases {
-            let error = opened(args);
+        for (files, expected) in cases {
+            let error = Security::open(files).unwrap_err();
             assert!(error.contains(expected), "{error} does not say {expected}");
             assert!(!error.contains('\n') && !error.contains("0123456789"), "{error}");
         }
@@ -301,8 +300,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "a-secret-of-sixteen\n").unwrap();
-        let args = SecurityArgs { token_file: Some(path), ..SecurityArgs::default() };
-        let security = Security::open(&args).unwrap();
+        let files = SecurityFiles { token_file: Some(&path), ..SecurityFiles::default() };
+        let security = Security::open(files).unwrap();
         assert!(!format!("{security:?}").contains("secret"));
         assert!(!format!("{:?}", security.authorization().unwrap()).contains("secret"));
     }

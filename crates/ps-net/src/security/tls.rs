@@ -1,7 +1,7 @@
-//! Certificates of both ends, by rustls: TLS 1.3 only, always mutual.
+//! Mutual TLS with rustls; only TLS 1.3.
 
 use super::{read, warn_if_public};
-use crate::status::Verdict;
+use crate::ConnectError;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,19 +19,22 @@ use tokio_rustls::rustls::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// The one protocol that is spoken inside of TLS.
+/// The only protocol that is offered inside TLS (ALPN).
 const HTTP2: &[u8] = b"h2";
 
-/// Our certificate and the authority, ready for both ends of a connection.
+/// The TLS configurations of a server and of a client, from the same certificate and authority.
 pub(crate) struct Tls {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
-    /// The name that servers must have, if it is not the host's.
+    /// The name that server certificates must carry, if not the host of the address.
     name: Option<ServerName<'static>>,
 }
 
 impl Tls {
-    /// Reads the three files; says what is wrong with them otherwise.
+    /// Reads the three PEM files.
+    ///
+    /// # Errors
+    /// The flag, the file and what is wrong with it.
     pub fn open(cert: &Path, key: &Path, ca: &Path, name: Option<&str>) -> Result<Self, String> {
         let in_file = |flag: &str, path: &Path, what: &str| format!("{flag} {}: {what}", path.display());
         let unfit = |flag: &str, path: &Path, error: Error| in_file(flag, path, &words(&error));
@@ -61,7 +64,7 @@ impl Tls {
             .with_single_cert(chain.clone(), private.clone_key())
             .map_err(|error| unfit("--tls-key", key, error))?;
         server.alpn_protocols = vec![HTTP2.to_vec()];
-        // A connection lasts for a whole run; nothing is resumed, so that every one shows its certificate.
+        // Connections last for a whole run. Sessions are never resumed, so that every connection shows its certificate.
         server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
@@ -85,7 +88,7 @@ impl Tls {
         TlsConnector::from(self.client.clone())
     }
 
-    /// The name that the server at `host` must have.
+    /// The name that the certificate of the server at `host` must carry.
     pub fn name(&self, host: &str) -> Result<ServerName<'static>, String> {
         if let Some(name) = &self.name {
             return Ok(name.clone());
@@ -110,8 +113,8 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-/// Whether our own certificate is valid today, which the others would otherwise have to tell us. Who signed it, and for
-/// what name, is theirs to judge.
+/// Checks that the certificate of this process is valid today, so that an expired one is reported here and not by every
+/// peer. Issuer and name are for the peers to judge.
 fn is_current(
     chain: &[CertificateDer<'static>],
     roots: &Arc<RootCertStore>,
@@ -135,7 +138,7 @@ fn is_about_time(error: &CertificateError) -> bool {
     matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
-/// What rustls found, with what to do about it where that is known.
+/// Describes an error of rustls, with a hint where there is one.
 fn words(error: &Error) -> String {
     use CertificateError::{
         BadSignature, InvalidPurpose, InvalidPurposeContext, NotValidForName, NotValidForNameContext,
@@ -162,7 +165,7 @@ fn words(error: &Error) -> String {
     }
 }
 
-/// What a failed handshake comes down to, in words.
+/// Describes a failed handshake for the server's log.
 pub fn refusal(error: &io::Error) -> String {
     match typed(error) {
         Some(Error::NoCertificatesPresented) => "it shows no certificate".into(),
@@ -172,11 +175,11 @@ pub fn refusal(error: &io::Error) -> String {
     }
 }
 
-/// What a failed handshake means to whoever called: mostly that another try would end in the same way. Not so where bytes
-/// came other than they were sent, whichever end has noticed.
-pub(crate) fn verdict(error: &io::Error) -> Verdict {
+/// Classifies a failed handshake for the client. Most failures are permanent; those that corrupted bytes can cause, on
+/// either end, are transient.
+pub(crate) fn connect_error(error: &io::Error) -> ConnectError {
     use AlertDescription as Alert;
-    let hopeless = |text: String| Verdict::Mismatch(text);
+    let hopeless = |text: String| ConnectError::Permanent(text);
     match typed(error) {
         Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
             hopeless("the server does not speak TLS; leave out the --tls flags and https, or start it with them".into())
@@ -200,7 +203,7 @@ pub(crate) fn verdict(error: &io::Error) -> Verdict {
             | Alert::DecodeError
             | Alert::IllegalParameter
             | Alert::RecordOverflow
-            | Alert::UnexpectedMessage => Verdict::Passing(format!("TLS: {error}")),
+            | Alert::UnexpectedMessage => ConnectError::Transient(format!("TLS: {error}")),
             other => hopeless(format!("the server refuses the connection: {other:?}; check the --tls flags of both ends")),
         },
         Some(
@@ -210,13 +213,13 @@ pub(crate) fn verdict(error: &io::Error) -> Verdict {
             | Error::InvalidMessage(_)
             | Error::PeerMisbehaved(_)
             | Error::PeerSentOversizedRecord),
-        ) => Verdict::Passing(format!("TLS: {error}")),
+        ) => ConnectError::Transient(format!("TLS: {error}")),
         Some(other) => hopeless(format!("TLS: {other}")),
-        None => Verdict::Passing(format!("TLS: {error}")),
+        None => ConnectError::Transient(format!("TLS: {error}")),
     }
 }
 
-/// The error of rustls in one of the system.
+/// The rustls error inside of an I/O error.
 fn typed(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
@@ -226,13 +229,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bit_that_was_flipped_on_the_way_is_no_reason_to_give_up() {
-        let is_passing = |error| matches!(verdict(&io::Error::other(error)), Verdict::Passing(_));
-        let alert = |alert| is_passing(Error::AlertReceived(alert));
-        assert!(is_passing(Error::DecryptError) && is_passing(InvalidMessage::InvalidServerName.into()));
+    fn errors_that_corrupted_bytes_can_cause_are_transient() {
+        let is_transient =
+            |error| matches!(connect_error(&io::Error::other(error)), ConnectError::Transient(_));
+        let alert = |alert| is_transient(Error::AlertReceived(alert));
+        assert!(is_transient(Error::DecryptError) && is_transient(InvalidMessage::InvalidServerName.into()));
         assert!(alert(AlertDescription::BadRecordMac) && alert(AlertDescription::DecodeError));
-        assert!(!is_passing(InvalidMessage::InvalidContentType.into()));
-        assert!(!is_passing(CertificateError::UnknownIssuer.into()));
+        assert!(!is_transient(InvalidMessage::InvalidContentType.into()));
+        assert!(!is_transient(CertificateError::UnknownIssuer.into()));
         assert!(!alert(AlertDescription::UnknownCA) && !alert(AlertDescription::NoApplicationProtocol));
     }
 }

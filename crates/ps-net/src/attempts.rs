@@ -1,10 +1,9 @@
-//! How often somebody who is not there is tried again.
+//! Retries with exponential backoff.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Attempts at reaching somebody: after each that failed a pause, twice as long as the one before up to a limit, until
-/// patience ends.
+/// Attempts at reaching a peer. The pause doubles after each failure up to a limit; `patience` bounds the total time.
 pub struct Attempts {
     started: Instant,
     pause: Duration,
@@ -12,27 +11,27 @@ pub struct Attempts {
     patience: Duration,
 }
 
-/// The time until the next attempt.
+/// The pause before the next attempt.
 pub struct Pause {
-    /// How long it is.
+    /// Time until the next attempt.
     pub length: Duration,
-    /// For how much longer attempts are made, the pause included.
+    /// Time for which attempts go on, including this pause.
     pub left: Duration,
 }
 
 impl Attempts {
-    /// The first attempt is made now; `pauses` are the first and the longest.
+    /// Starts now; `pauses` are the first and the longest pause.
     pub fn new(pauses: [Duration; 2], patience: Duration) -> Self {
         let [pause, longest] = pauses;
         Attempts { started: Instant::now(), pause, longest, patience }
     }
 
-    /// For how long attempts have been made.
+    /// Time since the first attempt.
     pub fn waited(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// An attempt has failed: the pause before the next one; nothing once patience has ended.
+    /// Records a failed attempt and returns the pause before the next one, or `None` once patience has run out.
     pub fn failed(&mut self) -> Option<Pause> {
         let left = self.patience.saturating_sub(self.waited());
         let length = self.pause.min(left);

@@ -1,7 +1,6 @@
-//! A file of secret tokens, read again when it changes.
+//! A file of secret tokens; it is read again when it changes.
 
-use super::{read, warn_if_public};
-use crate::Refusal;
+use super::{TokenError, read, warn_if_public};
 use crate::limits::{MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TOKEN_FILE_INTERVAL};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -11,10 +10,10 @@ use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tracing::{info, warn};
 
-/// What stands before a token in the header `authorization`.
+/// Prefix of a token in the header `authorization`.
 const SCHEME: &str = "Bearer ";
 
-/// The tokens of a file.
+/// A token file and the tokens in it.
 pub(super) struct Tokens {
     /// The flag that names the file.
     flag: &'static str,
@@ -22,26 +21,29 @@ pub(super) struct Tokens {
     held: Mutex<Held>,
 }
 
-/// The tokens as last read. No `Debug`: they are printed nowhere.
+/// The tokens as last read. Not `Debug`, so that they cannot be logged.
 struct Held {
     tokens: Vec<Token>,
     stamp: Option<Stamp>,
     looked: Instant,
 }
 
-/// A token, and the line that it is on, from 1.
+/// A token and its line in the file, from 1.
 struct Token {
     line: usize,
     text: Vec<u8>,
 }
 
-/// What tells a changed file.
+/// Modification time and length: a difference means that the file has changed.
 type Stamp = (SystemTime, u64);
 
 impl Tokens {
-    /// Reads `path`; says what is wrong with it otherwise.
+    /// Reads the tokens in `path`.
+    ///
+    /// # Errors
+    /// The flag, the file and what is wrong with it.
     pub fn open(flag: &'static str, path: &Path) -> Result<Self, String> {
-        // Before the file is read: a change meanwhile is then found later.
+        // Taken before the file is read, so that a change in between is noticed later.
         let stamp = stamp(path);
         let tokens = tokens(flag, path)?;
         warn_if_public(flag, path);
@@ -49,27 +51,27 @@ impl Tokens {
         Ok(Tokens { flag, path: path.into(), held: Mutex::new(held) })
     }
 
-    /// The line of the token that the headers hold.
-    pub fn admits(&self, headers: &HeaderMap) -> Result<usize, Refusal> {
-        let given = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?;
-        let given = given.as_bytes().strip_prefix(SCHEME.as_bytes()).ok_or(Refusal::NoToken)?;
+    /// The line of the token in `headers`.
+    pub fn admits(&self, headers: &HeaderMap) -> Result<usize, TokenError> {
+        let given = headers.get(AUTHORIZATION).ok_or(TokenError::Missing)?;
+        let given = given.as_bytes().strip_prefix(SCHEME.as_bytes()).ok_or(TokenError::Missing)?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         self.look_again(&mut held);
-        // All are compared, each in a time that does not tell where it differs.
+        // Compares with every token, each in constant time, so that timing reveals nothing about them.
         let line = held.tokens.iter().fold(0, |line, Token { line: this, text }| {
             u64::conditional_select(&line, &(*this as u64), text.ct_eq(given))
         });
-        if line > 0 { Ok(line as usize) } else { Err(Refusal::WrongToken) }
+        if line > 0 { Ok(line as usize) } else { Err(TokenError::Unknown) }
     }
 
-    /// Whether one of the tokens is also among those of `other`.
+    /// Whether `other` contains one of these tokens.
     pub fn shares_any(&self, other: &Tokens) -> bool {
         let [ours, theirs] = [self, other].map(|it| it.held.lock().unwrap_or_else(PoisonError::into_inner));
         let is_theirs = |token: &Token| theirs.tokens.iter().any(|other| other.text == token.text);
         ours.tokens.iter().any(is_theirs)
     }
 
-    /// The header with the first token of the file as it is now.
+    /// The value of the `authorization` header, with the first token of the file as it is now.
     pub fn authorization(&self) -> Result<HeaderValue, String> {
         let first = tokens(self.flag, &self.path)?.swap_remove(0);
         let mut value = HeaderValue::from_bytes(&[SCHEME.as_bytes(), &first.text].concat())
@@ -78,7 +80,7 @@ impl Tokens {
         Ok(value)
     }
 
-    /// Reads the file again if it has changed. One that is unfit leaves the tokens as they were.
+    /// Reads the file again if it has changed. If the file is invalid, the tokens stay as they are.
     fn look_again(&self, held: &mut Held) {
         if held.looked.elapsed() < TOKEN_FILE_INTERVAL {
             return;
