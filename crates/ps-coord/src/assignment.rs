@@ -2,9 +2,9 @@
 
 use crate::event::{Millis, ServerAction, WorkerId};
 use crate::membership::Members;
+use crate::notice::Notice;
 use crate::rhythm::Rhythm;
 use crate::round::{Round, Run};
-use ps_plan::Section;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -133,30 +133,27 @@ pub(crate) fn give_out(
         }
         let held: Vec<u32> = takers.iter().map(|taker| load(&loads, *taker)).collect();
         let shares = level_out(run.leaves.len() as u32, &held, &speeds(&takers, members));
-        let mut names = Vec::new();
+        let mut given = Vec::new();
         for (&worker, leaves) in takers.iter().zip(assign(run.leaves.clone(), &shares)) {
             if leaves.is_empty() {
                 continue;
             }
             *loads.entry(worker).or_default() += leaves.len() as u32;
-            names.push(worker.to_string());
+            given.push(worker);
             round.give(worker, leaves.clone(), now);
             members.note_given(worker, now);
             actions.push(ServerAction::Assign { worker, step: round.step, leaves });
         }
         if !is_first {
-            let (step, leaves) = (round.step, Section::words(&run.leaves));
-            let late = run.lateness(now);
-            let names = names.join(", ");
-            let line = format!("step {step}: {leaves}{late} given to {names}");
-            actions.push(ServerAction::Notice(line));
+            let (step, leaves, late) = (round.step, run.leaves.clone(), run.lateness(now));
+            actions.push(ServerAction::Notice(Notice::Reassigned { step, leaves, late, takers: given }));
         }
         // Where nobody else is trusted, nobody is known to be better.
         if let Some(&holder) = run.holders.last().filter(|holder| !takers.contains(holder))
             && takers.iter().any(|taker| trusted.contains(taker))
             && members.note_miss(holder)
         {
-            actions.push(ServerAction::Notice(copies_only(holder)));
+            actions.push(ServerAction::Notice(Notice::Distrusted { worker: holder }));
         }
     }
     let next = |run: &Run| {
@@ -165,11 +162,6 @@ pub(crate) fn give_out(
         run.due(timeout).min(if late > now { late } else { Millis::MAX })
     };
     round.check_at = round.runs().iter().map(next).min().unwrap_or(Millis::MAX);
-}
-
-/// What is said of a worker that is not trusted any more.
-pub(crate) fn copies_only(worker: WorkerId) -> String {
-    format!("{worker} gets only copies of what others compute until it delivers in time")
 }
 
 /// Gives each worker that is not trusted a copy of a few leaves; the step does not wait for it.

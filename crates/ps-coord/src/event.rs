@@ -1,6 +1,7 @@
 //! Everything that can happen and everything that can be done about it: reading this file is reading the
 //! protocol.
 
+use crate::notice::{Notice, RewindCause, WorkerNotice};
 use ps_plan::Node;
 use std::ops::Range;
 
@@ -117,11 +118,8 @@ pub enum ServerEvent {
         /// Which.
         shard: u32,
     },
-    /// All shards have been told to go back to what is saved, though none of them is lost.
-    Rewind {
-        /// Why.
-        why: String,
-    },
+    /// All servers go back to what is saved, though no shard is lost.
+    Rewind(RewindCause),
     /// All shards are there, and every part of the weights is of `version`: a checkpoint's, which may be older than
     /// steps that were made. The driver reports this before anything else of a run with other shards.
     Restored {
@@ -225,9 +223,8 @@ pub enum ServerAction {
         /// Why.
         reason: Dismissal,
     },
-    /// What the round waits for has changed, or has not for a while: one line for the log, with who, what and
-    /// for how long.
-    Notice(String),
+    /// One line for the log.
+    Notice(Notice),
     /// The run is over. Nothing follows.
     Finish(Outcome),
 }
@@ -392,8 +389,8 @@ pub enum WorkerAction {
     /// Tell the server that we live. The server's driver answers at once by itself, which arrives here as
     /// `Heard`: so both sides hear from each other however long a computation or a round takes.
     Heartbeat,
-    /// One line for the log: what is awaited, from whom, for how long.
-    Notice(String),
+    /// One line for the log.
+    Notice(WorkerNotice),
     /// Nothing more is to be done.
     Finish(WorkerOutcome),
 }

@@ -15,6 +15,7 @@ mod audit;
 pub mod event;
 mod history;
 mod membership;
+mod notice;
 mod rhythm;
 mod round;
 mod server;
@@ -25,6 +26,7 @@ pub use event::{
     Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerAction,
     WorkerEvent, WorkerId, WorkerOutcome,
 };
+pub use notice::{LossCause, Notice, RewindCause, WorkerNotice};
 pub use server::{ServerConfig, ServerCore};
 pub use status::{MissingLeaves, Status, WaitsFor, WorkerState, WorkerStatus};
 pub use worker::{WorkerConfig, WorkerCore};

@@ -86,14 +86,9 @@ impl Run {
         1 << self.times.saturating_sub(1).min(MAX_DOUBLINGS)
     }
 
-    /// Why these leaves are given out, in words that follow their numbers.
-    pub fn lateness(&self, now: Millis) -> String {
-        match (self.since, self.holders.last()) {
-            (Some(since), Some(holder)) => {
-                format!(", not back from {holder} after {} ms,", now.saturating_sub(since))
-            }
-            _ => ", held by nobody,".into(),
-        }
+    /// Who was given these leaves last, and how long ago.
+    pub fn lateness(&self, now: Millis) -> Option<(WorkerId, Millis)> {
+        Some((*self.holders.last()?, now.saturating_sub(self.since?)))
     }
 }
 

@@ -1,11 +1,12 @@
 //! The server's half of the round logic.
 
-use crate::assignment::{assign, copies_only, give_out};
+use crate::assignment::{assign, give_out};
 use crate::event::{
     Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId,
 };
 use crate::history::History;
 use crate::membership::Members;
+use crate::notice::{LossCause, Notice, RewindCause};
 use crate::rhythm::Rhythm;
 use crate::round::{MAX_DOUBLINGS, Round};
 use crate::status::{MissingLeaves, Status, WaitsFor, WorkerStatus};
@@ -167,10 +168,10 @@ impl ServerCore {
                 self.copy_what_is_missing(shard, step, &leaves, actions);
             }
             ServerEvent::ShardLost { shard } => self.lose_shard(shard, actions),
-            ServerEvent::Rewind { why } => {
+            ServerEvent::Rewind(cause) => {
                 if self.config.shards > 0 {
                     self.absent.extend(0..self.config.shards);
-                    self.fall_back(why, actions);
+                    self.fall_back(cause, actions);
                 }
             }
             ServerEvent::Restored { version } => self.restored(version, actions),
@@ -292,18 +293,13 @@ impl ServerCore {
             self.send_weights(worker, actions);
         }
         let (step, present) = (self.version, self.members.live_count());
-        let needed = match self.begun {
-            false => format!(" of {} needed", self.config.min_workers),
-            true => String::new(),
-        };
-        actions
-            .push(ServerAction::Notice(format!("{worker} joined at step {step}: {present} present{needed}")));
+        let needed = (!self.begun).then_some(self.config.min_workers);
+        actions.push(ServerAction::Notice(Notice::Joined { worker, step, present, needed }));
     }
 
     fn lose(&mut self, worker: WorkerId, reason: Departure, actions: &mut Vec<ServerAction>) {
-        let why = reason.to_string();
-        if self.members.bury(worker, reason) {
-            self.mourn(worker, &why, actions);
+        if self.members.bury(worker, reason.clone()) {
+            self.mourn(worker, LossCause::Departed(reason), actions);
         }
     }
 
@@ -331,13 +327,11 @@ impl ServerCore {
     }
 
     /// A live worker is no more: its leaves are to go to others.
-    fn mourn(&mut self, worker: WorkerId, why: &str, actions: &mut Vec<ServerAction>) {
+    fn mourn(&mut self, worker: WorkerId, cause: LossCause, actions: &mut Vec<ServerAction>) {
         let (step, present) = (self.version, self.members.live_count());
-        let mut held = String::new();
+        let mut owed = None;
         if let Phase::Open(round) = &mut self.phase {
-            if let Some(leaves) = round.loads().get(&worker) {
-                held = format!("; leaves it still owed: {leaves}");
-            }
+            owed = round.loads().get(&worker).copied();
             if self.planted.has(Defect::LostLeavesSkipped) {
                 round.skip(worker, self.now);
             }
@@ -348,9 +342,7 @@ impl ServerCore {
                 round.distrust(worker);
             }
         }
-        actions.push(ServerAction::Notice(format!(
-            "{worker} lost at step {step}: {why}{held}; {present} present"
-        )));
+        actions.push(ServerAction::Notice(Notice::Lost { worker, step, cause, owed, present }));
     }
 
     fn contribute(
@@ -363,9 +355,7 @@ impl ServerCore {
     ) {
         self.members.hear(worker, self.now);
         if self.members.note_delivery(worker, self.now) {
-            actions.push(ServerAction::Notice(format!(
-                "{worker} delivers in time and gets leaves of its own again"
-            )));
+            actions.push(ServerAction::Notice(Notice::Trusted { worker }));
         }
         let Phase::Open(round) = &mut self.phase else { return };
         let is_stale = round.step != step && !self.planted.has(Defect::StaleSumCounts);
@@ -426,10 +416,10 @@ impl ServerCore {
             let reason = Dismissal::Banned(why.clone());
             if self.members.is_live(worker) {
                 self.members.drain(worker, reason.clone());
-                actions.push(ServerAction::Dismiss { worker, reason });
-                self.mourn(worker, &why, actions);
+                actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
+                self.mourn(worker, LossCause::Dismissed(reason), actions);
             } else {
-                actions.push(ServerAction::Notice(format!("{worker}, who is gone, lied: {why}")));
+                actions.push(ServerAction::Notice(Notice::LiarGone { worker, why }));
             }
         }
         match first.filter(|_| !self.planted.has(Defect::LiarsPastStays)) {
@@ -453,8 +443,7 @@ impl ServerCore {
         match version {
             Some(version) => {
                 let (from, to) = (self.version, version);
-                actions
-                    .push(ServerAction::Notice(format!("the run goes on from step {to} instead of {from}")));
+                actions.push(ServerAction::Notice(Notice::Rewound { from, to }));
                 self.version = version;
                 self.history.go_back(version);
             }
@@ -501,17 +490,14 @@ impl ServerCore {
         if !is_first {
             return;
         }
-        let why = format!(
-            "shard {} was lost at step {}: the run goes back to what is saved",
-            self.number(shard),
-            self.version
-        );
-        self.fall_back(why, actions);
+        let cause = RewindCause::ShardLost { shard: self.number(shard), step: self.version };
+        self.fall_back(cause, actions);
     }
 
     /// All begin anew once every shard holds what is saved.
-    fn fall_back(&mut self, why: String, actions: &mut Vec<ServerAction>) {
-        actions.push(ServerAction::Notice(why.clone()));
+    fn fall_back(&mut self, cause: RewindCause, actions: &mut Vec<ServerAction>) {
+        let why = cause.to_string();
+        actions.push(ServerAction::Notice(Notice::Rewinding(cause)));
         self.send_all_away(Dismissal::Rewound(why), actions);
         match self.phase {
             Phase::Updating { stopping: true } => self.finish_stopped(actions),
@@ -526,7 +512,7 @@ impl ServerCore {
         self.absent.clear();
         if version < self.version {
             let (from, to) = (self.version, version);
-            actions.push(ServerAction::Notice(format!("the run goes on from step {to} instead of {from}")));
+            actions.push(ServerAction::Notice(Notice::Rewound { from, to }));
         }
         self.version = version + u64::from(self.planted.has(Defect::ResumesAtNextStep));
         for worker in self.members.live() {
@@ -653,7 +639,9 @@ impl ServerCore {
         }
         self.give_up_waiting(actions);
         if !matches!(self.phase, Phase::Finished) && self.notice_at <= self.now {
-            actions.push(ServerAction::Notice(self.status().to_string()));
+            let (waits_for, since) = self.waits_for();
+            let waited_ms = self.now.saturating_sub(since);
+            actions.push(ServerAction::Notice(Notice::Waiting { waits_for, waited_ms }));
             self.notice_at = self.now.saturating_add(self.config.notice_every_ms);
         }
     }
@@ -664,10 +652,9 @@ impl ServerCore {
             && !matches!(self.phase, Phase::Finished)
         {
             let reason = Dismissal::Silent { silent_ms: self.now - heard };
-            let why = reason.to_string();
             self.members.drain(worker, reason.clone());
-            actions.push(ServerAction::Dismiss { worker, reason });
-            self.mourn(worker, &why, actions);
+            actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
+            self.mourn(worker, LossCause::Dismissed(reason), actions);
         }
     }
 
@@ -681,10 +668,9 @@ impl ServerCore {
             && self.stuck_at(since).is_some_and(|at| at <= self.now)
         {
             let reason = Dismissal::Stuck { held_ms: self.now - since };
-            let why = reason.to_string();
             self.members.drain(worker, reason.clone());
-            actions.push(ServerAction::Dismiss { worker, reason });
-            self.mourn(worker, &why, actions);
+            actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
+            self.mourn(worker, LossCause::Dismissed(reason), actions);
         }
     }
 
@@ -706,11 +692,9 @@ impl ServerCore {
         if !round.is_complete() || missing.is_empty() || self.unapplied_at(round) > self.now {
             return;
         }
-        let waited = self.now - round.gathered.unwrap_or(round.opened);
-        let missing: Vec<u32> = missing.into_iter().map(|shard| self.number(shard)).collect();
-        actions.push(ServerAction::Notice(format!(
-            "step {step} is not applied by shards {missing:?} {waited} ms after its last leaf: asking what they lack"
-        )));
+        let waited_ms = self.now - round.gathered.unwrap_or(round.opened);
+        let shards = missing.into_iter().map(|shard| self.number(shard)).collect();
+        actions.push(ServerAction::Notice(Notice::Unapplied { step, shards, waited_ms }));
         actions.push(ServerAction::AskMissing { step });
         if let Phase::Open(round) = &mut self.phase {
             round.asked = Some((self.now, round.asked.map_or(1, |(_, times)| times + 1)));
@@ -751,21 +735,17 @@ impl ServerCore {
             }
             round.copied.insert(node);
             let leaves = round.leaves_of(node);
-            let words = Section::words(&leaves);
-            let mut names = Vec::new();
-            for (&worker, leaves) in takers.iter().zip(assign(leaves, &vec![1.0; takers.len()])) {
-                if !leaves.is_empty() {
-                    self.members.note_asked(worker, self.now);
-                    actions.push(ServerAction::Assign { worker, step, leaves });
-                    names.push(worker.to_string());
-                }
+            let shares = assign(leaves.clone(), &vec![1.0; takers.len()]);
+            let shares = takers.iter().copied().zip(shares).filter(|(_, leaves)| !leaves.is_empty());
+            let (taken, shares): (Vec<WorkerId>, Vec<Range<u32>>) = shares.unzip();
+            for (&worker, leaves) in taken.iter().zip(shares) {
+                self.members.note_asked(worker, self.now);
+                actions.push(ServerAction::Assign { worker, step, leaves });
             }
-            let names = names.join(", ");
-            actions.push(ServerAction::Notice(format!(
-                "step {step}: {words} of {sender} have not all reached shard {shard}, given to {names}"
-            )));
+            let notice = Notice::NotReached { step, leaves, sender, shard, takers: taken };
+            actions.push(ServerAction::Notice(notice));
             if !takers.contains(&sender) && self.members.note_miss(sender) {
-                actions.push(ServerAction::Notice(copies_only(sender)));
+                actions.push(ServerAction::Notice(Notice::Distrusted { worker: sender }));
             }
         }
     }

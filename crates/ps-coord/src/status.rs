@@ -5,6 +5,9 @@ use ps_plan::Section;
 use std::fmt;
 use std::ops::Range;
 
+/// Ranges of leaves that a status line names; a line stays a line.
+const SHOWN: usize = 4;
+
 /// A picture of the run at the time of the last event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
@@ -160,9 +163,22 @@ impl fmt::Display for WaitsFor {
     }
 }
 
-/// A line stays a line: the first few say enough.
+impl WaitsFor {
+    /// The workers that the text names, ascending.
+    pub fn workers(&self) -> Vec<WorkerId> {
+        let (WaitsFor::Leaves { missing: leaves, .. } | WaitsFor::Audits { audits: leaves, .. }) = self
+        else {
+            return Vec::new();
+        };
+        let mut workers: Vec<WorkerId> =
+            leaves.iter().take(SHOWN).flat_map(|leaves| leaves.holders.iter().copied()).collect();
+        workers.sort_unstable();
+        workers.dedup();
+        workers
+    }
+}
+
 fn list(f: &mut fmt::Formatter<'_>, missing: &[MissingLeaves], link: &str, nobody: &str) -> fmt::Result {
-    const SHOWN: usize = 4;
     for (index, leaves) in missing.iter().take(SHOWN).enumerate() {
         let MissingLeaves { leaves, holders } = leaves;
         let comma = if index == 0 { "" } else { ", " };

@@ -1,6 +1,7 @@
 //! The worker's half of the round logic.
 
 use crate::event::{Dismissal, Millis, WorkerAction, WorkerEvent, WorkerOutcome};
+use crate::notice::WorkerNotice;
 use ps_plan::planted::{Defect, Planted};
 use ps_plan::seed::{Purpose, random};
 use std::collections::VecDeque;
@@ -174,22 +175,23 @@ impl WorkerCore {
 
     /// The connection, or the attempt at one, has failed: try again after a pause.
     fn disconnected(&mut self, why: String, actions: &mut Vec<WorkerAction>) {
-        let (mut search, what) = match &self.link {
+        let (mut search, was_connected) = match &self.link {
             Link::Serving(serving) => {
                 let fresh = Search { since: self.now, attempts: 0, last: String::new() };
-                (serving.search.clone().unwrap_or(fresh), "connection to the server lost")
+                (serving.search.clone().unwrap_or(fresh), true)
             }
-            Link::Connecting { search, .. } => (search.clone(), "server not reached"),
+            Link::Connecting { search, .. } => (search.clone(), false),
             Link::Pausing { .. } | Link::Finished => return,
         };
         if let Some(computing) = &mut self.computing {
             computing.wanted = self.planted.has(Defect::SumsOfOldConnection);
         }
-        let pause = self.pause(search.attempts);
-        actions.push(WorkerAction::Notice(format!("{what}: {why}; trying again in {pause} ms")));
+        let pause_ms = self.pause(search.attempts);
+        let notice = WorkerNotice::Retrying { was_connected, why: why.clone(), pause_ms };
+        actions.push(WorkerAction::Notice(notice));
         search.attempts = search.attempts.saturating_add(1);
         search.last = why;
-        self.link = Link::Pausing { until: self.now.saturating_add(pause), search };
+        self.link = Link::Pausing { until: self.now.saturating_add(pause_ms), search };
     }
 
     /// Doubling pauses, each shortened by up to a half at random.
@@ -364,11 +366,8 @@ impl Serving {
         if lacking.ask_at <= now {
             // Twice as long each time: large weights may just take their time.
             lacking.ask_at = ask_at.max(now + (now - lacking.since));
-            let held = self.held.map_or("none".into(), |version| version.to_string());
-            let waited = now - lacking.since;
-            actions.push(WorkerAction::Notice(format!(
-                "step {step} waits for its weights for {waited} ms (held: {held}): asking the server again"
-            )));
+            let notice = WorkerNotice::WeightsLate { step, held: self.held, waited_ms: now - lacking.since };
+            actions.push(WorkerAction::Notice(notice));
             actions.push(WorkerAction::AskWeights);
         }
     }

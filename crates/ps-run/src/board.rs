@@ -9,8 +9,10 @@ use crate::measures::Measures;
 use crate::phase::Phase;
 use crate::summary::{Ending, Summary};
 use crate::trace::Trace;
+use ps_coord::WorkerState;
 use ps_core::StepReport;
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::path::Path;
@@ -267,8 +269,9 @@ pub struct WorkerRow {
     pub name: String,
     /// Where it is.
     pub address: String,
-    /// Where it stands: its first word is `joining`, `training`, `draining`, `gone` or `dismissed`.
-    pub state: String,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub standing: WorkerStanding,
     /// Leaves of the open round that it has yet to send.
     pub leaves: u32,
     /// Sums of its that counted.
@@ -279,6 +282,15 @@ pub struct WorkerRow {
     pub silent_ms: u64,
     /// Milliseconds that rounds waited for it alone.
     pub held_up_ms: u64,
+}
+
+/// Where a worker stands, as the page and the metrics show it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkerStanding {
+    /// The run goes on; what the coordinator knows of the worker.
+    Known(WorkerState),
+    /// The last step is made: no worker is needed any more.
+    Dismissed,
 }
 
 /// A step, and who did what in it. Times are seconds since the process began to watch.
@@ -570,9 +582,45 @@ impl Seen {
 
     /// The workers have nothing left to do.
     fn release_workers(&mut self) {
-        for worker in self.workers.iter_mut().filter(|worker| !worker.state.starts_with("gone")) {
-            (worker.state, worker.leaves, worker.silent_ms) = ("dismissed".into(), 0, 0);
+        for worker in self.workers.iter_mut().filter(|worker| !worker.standing.is_gone()) {
+            (worker.standing, worker.leaves, worker.silent_ms) = (WorkerStanding::Dismissed, 0, 0);
         }
+    }
+}
+
+impl WorkerStanding {
+    /// The kind of standing in one word, without its reason: a label of the metrics, and a class of the page's style.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            WorkerStanding::Known(WorkerState::Joining) => "joining",
+            WorkerStanding::Known(WorkerState::Training) => "training",
+            WorkerStanding::Known(WorkerState::Draining(_)) => "draining",
+            WorkerStanding::Known(WorkerState::Gone(_)) => "gone",
+            WorkerStanding::Dismissed => "dismissed",
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(self, WorkerStanding::Known(WorkerState::Gone(_)))
+    }
+}
+
+impl Default for WorkerStanding {
+    fn default() -> Self {
+        WorkerStanding::Known(WorkerState::Joining)
+    }
+}
+
+impl Serialize for WorkerStanding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = match self {
+            WorkerStanding::Known(state) => state.to_string(),
+            WorkerStanding::Dismissed => self.kind().into(),
+        };
+        let mut standing = serializer.serialize_struct("WorkerStanding", 2)?;
+        standing.serialize_field("standing", self.kind())?;
+        standing.serialize_field("state", &text)?;
+        standing.end()
     }
 }
 
@@ -607,6 +655,7 @@ impl Confusion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ps_coord::Departure;
     use serde_json::json;
 
     fn lines() -> Vec<Line> {
@@ -635,12 +684,15 @@ mod tests {
     fn workers_are_released_when_no_step_follows() {
         let board = Board::new(About::default(), &[]);
         board.begin();
-        let row = |state: &str| WorkerRow { state: state.into(), leaves: 2, ..WorkerRow::default() };
-        board.tell(|seen| seen.workers = vec![row("training"), row("gone (it said goodbye)")]);
+        let row =
+            |state| WorkerRow { standing: WorkerStanding::Known(state), leaves: 2, ..WorkerRow::default() };
+        let gone = WorkerState::Gone(Departure::Leaving);
+        board.tell(|seen| seen.workers = vec![row(WorkerState::Training), row(gone)]);
         board.finishing("evaluating the final weights");
         board.read(|seen| {
-            let states: Vec<&str> = seen.workers.iter().map(|worker| &worker.state[..]).collect();
-            assert_eq!(states, ["dismissed", "gone (it said goodbye)"]);
+            let rows: Vec<_> = seen.workers.iter().map(|row| serde_json::to_value(row).unwrap()).collect();
+            assert_eq!([&rows[0]["standing"], &rows[1]["standing"]], ["dismissed", "gone"]);
+            assert_eq!([&rows[0]["state"], &rows[1]["state"]], ["dismissed", "gone (it said goodbye)"]);
             assert_eq!((seen.phase, &seen.activity[..]), (Phase::Finishing, "evaluating the final weights"));
         });
         board.fail(&"the disk is full");

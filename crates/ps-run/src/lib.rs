@@ -30,7 +30,9 @@ mod trace;
 mod weights;
 
 pub use bans::{BANS_FILE, Ban};
-pub use board::{About, Board, Confusion, Meter, Part, Round, STEP_BOUNDS, Seen, Span, WorkerRow};
+pub use board::{
+    About, Board, Confusion, Meter, Part, Round, STEP_BOUNDS, Seen, Span, WorkerRow, WorkerStanding,
+};
 pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{

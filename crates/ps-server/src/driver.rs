@@ -9,7 +9,8 @@ use crate::{Finished, ServerError, ServerOptions};
 use bytes::Bytes;
 use ps_checkpoint::Snapshot;
 use ps_coord::{
-    Departure, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId,
+    Departure, Dismissal, Millis, Notice, Outcome, RewindCause, ServerAction, ServerConfig, ServerCore,
+    ServerEvent, WorkerId, WorkerStatus,
 };
 use ps_core::optim::{Moved, PieceSums};
 use ps_core::{StepReport, trainer::Diverged};
@@ -18,8 +19,9 @@ use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_plan::Section;
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::{Nonsense, Refusal, tensor, v1};
-use ps_run::{Ban, FolderError, Job, Part, Recorder, Wanted, WorkerRow};
+use ps_run::{Ban, FolderError, Job, Part, Recorder, Wanted, WorkerRow, WorkerStanding};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -454,16 +456,15 @@ impl Driver {
         self.part(worker, Some(nonsense.into()));
         if counted && self.shards.keepers() > 0 {
             // Its chunks may be anywhere, and some shards may have applied the step.
-            self.rewind(format!("{}, which is part of the step, was refused: {why}", self.lane(worker)));
+            self.rewind(RewindCause::WorkerRefused { worker, why: why.clone() });
             counted = false;
         }
         ServerEvent::Refused { worker, why, counted }
     }
 
     /// Has everybody go back to what is saved, though no shard is lost.
-    fn rewind(&mut self, why: String) {
-        warn!("{why}; the run goes back to what is saved");
-        self.events.push_back(ServerEvent::Rewind { why });
+    fn rewind(&mut self, cause: RewindCause) {
+        self.events.push_back(ServerEvent::Rewind(cause));
         (self.fetch, self.saving, self.made, self.wanted) = (None, None, None, Wanted::default());
         if self.shards.are_there()
             && let Err(error) = self.restore()
@@ -503,7 +504,7 @@ impl Driver {
             ShardSaid::Message(ShardMessage::Tainted { step, reason }) => {
                 // A step that is made already stays.
                 if step >= self.plane.version() {
-                    self.rewind(format!("{} has refused a worker: {reason}", self.shards.name(index)));
+                    self.rewind(RewindCause::Tainted { shard: self.shards.number(index), why: reason });
                 }
             }
             ShardSaid::Message(ShardMessage::Missing { step, leaves }) => {
@@ -596,7 +597,10 @@ impl Driver {
                 self.peers.message(worker, convert::dismissed(&reason));
                 self.part(worker, None);
             }
-            ServerAction::Notice(text) => info!("{}", self.named(text)),
+            ServerAction::Notice(notice @ Notice::Rewinding(_)) => {
+                warn!("{}", self.named(&notice, &notice.workers()));
+            }
+            ServerAction::Notice(notice) => info!("{}", self.named(&notice, &notice.workers())),
             // The loop ends there.
             ServerAction::Finish(_) => {}
         }
@@ -861,23 +865,29 @@ impl Driver {
             return;
         }
         self.shown = Some(Instant::now());
-        let status = self.status();
+        let status = self.core.status();
+        let now = millis(self.started.elapsed());
+        let activity = self.named(&status.waits_for, &status.waits_for.workers());
         let checkpoint = self.recorder.durable();
-        let row = |worker: v1::WorkerStatus| WorkerRow {
-            id: worker.worker_id,
-            name: worker.name,
-            address: worker.address,
-            state: worker.state,
-            leaves: worker.leaves,
-            sums: worker.nodes,
-            speed: worker.leaves_per_second,
-            silent_ms: worker.silent_ms,
-            held_up_ms: worker.held_up_ms,
+        let row = |worker: WorkerStatus| {
+            let peer = self.peers.get(worker.worker)?;
+            Some(WorkerRow {
+                id: worker.worker.0,
+                name: peer.name.clone(),
+                address: peer.address.clone(),
+                standing: WorkerStanding::Known(worker.state),
+                leaves: worker.leaves,
+                sums: worker.contributions,
+                speed: worker.speed.unwrap_or(0.0),
+                silent_ms: now.saturating_sub(worker.last_heard),
+                held_up_ms: worker.held_up_ms,
+            })
         };
         board.tell(|seen| {
-            (seen.rescued, seen.audited) = (status.rescued_leaves, status.audited_nodes);
-            (seen.activity, seen.waited) = (status.state, Duration::from_millis(status.waited_ms));
-            seen.workers = status.workers.into_iter().map(row).collect();
+            (seen.rescued, seen.audited) = (status.rescued, status.audited);
+            seen.activity = activity;
+            seen.waited = Duration::from_millis(now.saturating_sub(status.since));
+            seen.workers = status.workers.into_iter().filter_map(row).collect();
         });
         board.checkpoint(checkpoint);
     }
@@ -903,7 +913,7 @@ impl Driver {
         v1::StatusReply {
             version: status.version,
             steps: status.steps,
-            state: self.named(status.waits_for.to_string()),
+            state: self.named(&status.waits_for, &status.waits_for.workers()),
             workers: workers.collect(),
             loss: self.loss,
             fingerprints: Some(self.fingerprints.clone()),
@@ -915,18 +925,14 @@ impl Driver {
         }
     }
 
-    /// A line of the round logic, in which workers are numbers, with the names and addresses of those it speaks of.
-    fn named(&self, line: String) -> String {
-        let is_of = |id: &WorkerId| {
-            let text = id.to_string();
-            line.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == text)
-        };
-        // A line stays a line: the first few say enough.
+    /// A line of the round logic, which names workers by id, followed by the names and addresses of these.
+    fn named(&self, line: &impl Display, workers: &[WorkerId]) -> String {
+        // A line stays a line: the first few are enough.
         const SHOWN: usize = 4;
-        let spoken_of = self.seen.iter().filter(|(id, _)| is_of(id)).take(SHOWN);
+        let known = workers.iter().filter_map(|id| Some((id, self.seen.get(id)?))).take(SHOWN);
         let names: Vec<String> =
-            spoken_of.map(|(id, (name, address))| format!("{id}: {name} at {address}")).collect();
-        if names.is_empty() { line } else { format!("{line} [{}]", names.join(", ")) }
+            known.map(|(id, (name, address))| format!("{id}: {name} at {address}")).collect();
+        if names.is_empty() { line.to_string() } else { format!("{line} [{}]", names.join(", ")) }
     }
 
     /// Tells the recorder whom the run waited for, if it was long enough to matter.

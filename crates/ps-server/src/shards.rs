@@ -185,6 +185,11 @@ impl Shards {
         }
     }
 
+    /// A shard's number among all servers.
+    pub fn number(&self, index: u32) -> u32 {
+        index + self.first
+    }
+
     /// Which shard this is, in words.
     pub fn name(&self, index: u32) -> String {
         let address = self.seats.get(index as usize).and_then(|seat| seat.shard.as_ref());

@@ -5,7 +5,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use ps_run::{Ban, Board, Meter, Part, STEP_BOUNDS, Seen};
+use ps_run::{Ban, Board, Meter, Part, STEP_BOUNDS, Seen, WorkerStanding};
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
@@ -147,8 +147,7 @@ impl Page<'_> {
         let mut states =
             BTreeMap::from([("joining", 0.0), ("training", 0.0), ("draining", 0.0), ("gone", 0.0)]);
         for worker in &seen.workers {
-            let state = worker.state.split(' ').next().unwrap_or_default();
-            if let Some(count) = states.get_mut(state) {
+            if let Some(count) = states.get_mut(worker.standing.kind()) {
                 *count += 1.0;
             }
         }
@@ -160,7 +159,7 @@ impl Page<'_> {
             || names.iter().zip(&seen.workers).map(|(name, worker)| ([("worker", &name[..])], worker));
         // After the end, nobody computes.
         let speeds = named()
-            .filter(|(_, worker)| worker.state != "dismissed")
+            .filter(|(_, worker)| worker.standing != WorkerStanding::Dismissed)
             .map(|(labels, worker)| (labels, worker.speed));
         self.gauges("downhill_worker_leaves_per_second", "Leaves that a worker computes a second", speeds)?;
         let held_up = named().map(|(labels, worker)| (labels, worker.held_up_ms as f64 / 1000.0));
@@ -193,6 +192,7 @@ impl Page<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ps_coord::{Departure, WorkerState};
     use ps_run::About;
     use std::fmt::Write;
     use std::time::Instant;
@@ -227,8 +227,9 @@ mod tests {
             seen.checkpoint = Some((2, Instant::now()));
             seen.validation =
                 Some(serde_json::from_str(r#"{"samples":4,"loss":0.25,"accuracy":0.5}"#).unwrap());
-            let (name, state) = ("a \"b\"".into(), "gone (it said goodbye)".into());
-            seen.workers = vec![ps_run::WorkerRow { id: 1, name, state, ..Default::default() }];
+            let name = "a \"b\"".into();
+            let standing = WorkerStanding::Known(WorkerState::Gone(Departure::Leaving));
+            seen.workers = vec![ps_run::WorkerRow { id: 1, name, standing, ..Default::default() }];
             seen.bans = vec![Ban { since: Some(4), ..Ban::default() }, Ban::default()];
             (seen.durations[0], seen.durations[16], seen.duration) = (2, 1, 100.0);
         });

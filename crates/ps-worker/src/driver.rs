@@ -247,7 +247,7 @@ impl Driver {
                 self.say(Message::WeightsWanted(v1::WeightsWanted {}));
             }
             WorkerAction::Heartbeat => self.say(Message::Heartbeat(v1::Heartbeat {})),
-            WorkerAction::Notice(text) => info!(server = self.server, "{text}"),
+            WorkerAction::Notice(notice) => info!(server = self.server, "{notice}"),
             WorkerAction::Finish(_) => unreachable!("the loop ends there"),
         }
         Ok(())

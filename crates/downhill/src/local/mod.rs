@@ -12,7 +12,7 @@ use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEv
 use ps_core::trainer::Diverged;
 use ps_core::{Fold, NodeSum, Trainer};
 use ps_plan::Section;
-use ps_run::{FolderError, Job, Part, Recorder, WorkerRow};
+use ps_run::{FolderError, Job, Part, Recorder, WorkerRow, WorkerStanding};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -265,7 +265,7 @@ impl<'a> Hub<'a> {
             | ServerAction::Ban { .. }
             | ServerAction::GoBack { .. }
             | ServerAction::StartOver { .. } => {}
-            ServerAction::Notice(text) => tracing::debug!("{text}"),
+            ServerAction::Notice(notice) => tracing::debug!("{notice}"),
             ServerAction::Finish(outcome) => self.finished = Some(outcome),
         }
         Ok(None)
@@ -314,7 +314,7 @@ impl<'a> Hub<'a> {
             id: worker.worker.0,
             name: lane(worker.worker),
             address: "a thread of this process".into(),
-            state: worker.state.to_string(),
+            standing: WorkerStanding::Known(worker.state.clone()),
             leaves: worker.leaves,
             sums: worker.contributions,
             speed: worker.speed.unwrap_or(0.0),

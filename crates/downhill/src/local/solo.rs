@@ -82,7 +82,7 @@ pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Tr
                     }
                     return Ok((holder.weights().to_vec(), holder.version()));
                 }
-                ServerAction::Notice(text) => tracing::debug!("{text}"),
+                ServerAction::Notice(notice) => tracing::debug!("{notice}"),
                 ServerAction::SendWeights { .. }
                 | ServerAction::Dismiss { .. }
                 | ServerAction::Judge { .. }

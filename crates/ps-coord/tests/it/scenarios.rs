@@ -2,8 +2,8 @@
 //! `UPDATE_SCENARIOS=1` rewrites the expectations; the change is then reviewed as a diff.
 
 use ps_coord::{
-    Contributor, Departure, Digest, Dismissal, Millis, ServerAction, ServerConfig, ServerCore, ServerEvent,
-    WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
+    Contributor, Departure, Digest, Dismissal, Millis, RewindCause, ServerAction, ServerConfig, ServerCore,
+    ServerEvent, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
 };
 use ps_plan::{BatchPlan, Tree};
 use std::collections::BTreeMap;
@@ -123,7 +123,9 @@ impl Cast {
             "refused" => {
                 ServerEvent::Refused { worker, why: "hello came twice".into(), counted: words.len() > 2 }
             }
-            "rewind" => ServerEvent::Rewind { why: "shard 1 has refused a worker".into() },
+            "rewind" => {
+                ServerEvent::Rewind(RewindCause::Tainted { shard: 1, why: "hello came twice".into() })
+            }
             "heard" => ServerEvent::Heard { worker },
             "dropped" => ServerEvent::Dropped { worker },
             "ask" => ServerEvent::WeightsWanted { worker },

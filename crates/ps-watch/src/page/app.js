@@ -142,7 +142,7 @@ function workers({ about, over, workers: rows }) {
       // On a narrow screen each cell stands on a line, after its name.
       const cell = element("td", null, { ...kind(index), "data-name": name });
       const value = element("span", text(row));
-      if (name === "state") value.prepend(element("span", null, { class: "dot " + row.state.split(" ")[0] }));
+      if (name === "state") value.prepend(element("span", null, { class: "dot " + row.standing }));
       cell.append(value);
       line.append(cell);
     });
