@@ -212,6 +212,20 @@ pub fn make_little_endian(values: &mut [f32]) {
     }
 }
 
+/// The bytes of `values` as they travel; the memory is freed with the last slice of them.
+pub fn share(mut values: Vec<f32>) -> Bytes {
+    make_little_endian(&mut values);
+    Bytes::from_owner(Shared(values))
+}
+
+struct Shared(Vec<f32>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
 /// `left + right`, in a buffer that one of them has, if any.
 fn add(left: Sum, right: Sum, pool: &Pool) -> Sum {
     let sum = |a: Element, b: Element| (f32::from_le_bytes(a) + f32::from_le_bytes(b)).to_le_bytes();

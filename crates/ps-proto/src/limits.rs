@@ -30,6 +30,12 @@ pub fn chunk_elements(elements: usize) -> usize {
     bytes / 4
 }
 
+/// The chunks of the elements `kept` of a tensor of `elements` elements.
+pub fn chunks(elements: usize, kept: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let size = chunk_elements(elements);
+    kept.clone().step_by(size).map(move |start| start..kept.end.min(start + size))
+}
+
 /// The elements that part `part` of `parts` keeps of a tensor of `elements`: whole chunks, as equal as can be. Where
 /// there are fewer chunks than parts, the last parts keep none.
 pub fn part(elements: usize, part: u32, parts: u32) -> Range<usize> {

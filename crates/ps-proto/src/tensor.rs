@@ -1,15 +1,9 @@
 //! Tensors as bytes and back, with as few copies as the wire allows.
 
 use bytes::{Bytes, BytesMut};
+pub use ps_core::chunk::share;
 use ps_core::chunk::{self, make_little_endian};
 use std::sync::mpsc::{Receiver, Sender, channel};
-
-/// The bytes of `values` as they travel; the buffer goes when the last slice does.
-pub fn share(values: Vec<f32>) -> Bytes {
-    let mut values = values;
-    make_little_endian(&mut values);
-    Bytes::from_owner(Shared(values))
-}
 
 /// Writes the elements that `bytes` holds (4 for each of `values`).
 pub fn read(bytes: &[u8], values: &mut [f32]) {
@@ -19,14 +13,6 @@ pub fn read(bytes: &[u8], values: &mut [f32]) {
         "the length of a chunk is checked where it arrives"
     );
     chunk::read(elements, values);
-}
-
-struct Shared(Vec<f32>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
 }
 
 /// A tensor that becomes final from its end on: what is final travels while the rest is still written. Its memory is

@@ -3,7 +3,7 @@
 use crate::identities::Identities;
 pub(crate) use crate::peers::Peer;
 use crate::peers::Peers;
-use crate::plane::{Plane, StatePart};
+use crate::plane::{LocalGradients, new_plane, restore};
 use crate::shards::{AttachRequest, Fetch, ShardSaid, Shards};
 use crate::{Finished, ServerError, ServerOptions};
 use bytes::Bytes;
@@ -13,10 +13,11 @@ use ps_coord::{
     ServerEvent, WorkerId, WorkerStatus,
 };
 use ps_core::optim::{Moved, PieceSums};
-use ps_core::{StepReport, trainer::Diverged};
+use ps_core::{Gradients, StepReport, trainer::Diverged};
 use ps_net::connections::Complaints;
 use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_plan::Section;
+use ps_plane::{Plane, StatePart};
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::{Nonsense, Refusal, tensor, v1};
 use ps_run::{Ban, FolderError, Job, Part, Recorder, Wanted, WorkerRow, WorkerStanding};
@@ -68,6 +69,8 @@ pub(crate) struct Driver {
     fingerprints: v1::Fingerprints,
     core: ServerCore,
     plane: Plane,
+    /// Built when a worker is first doubted.
+    gradients: Option<Gradients>,
     peers: Peers,
     shards: Shards,
     /// What the shards go on from when they are first there.
@@ -148,10 +151,10 @@ impl Driver {
     ) -> Self {
         let parameters = job.model.parameters();
         let shards = Shards::new(parameters, options.layout.others(parameters), options.layout.first());
-        let mut plane = Plane::new(&job, options.layout.own(parameters));
+        let mut plane = new_plane(&job, options.layout.own(parameters));
         let start = recorder.take_start();
         if let Some(start) = &start {
-            plane.resume_from(start);
+            restore(&mut plane, start);
         }
         let config = ServerConfig {
             plan: job.plan,
@@ -180,6 +183,7 @@ impl Driver {
             fingerprints,
             core,
             plane,
+            gradients: None,
             peers: Peers::new(Arc::clone(&recorder.board().meter)),
             recorder,
             start: start.filter(|_| shards.keepers() > 0),
@@ -410,6 +414,7 @@ impl Driver {
     fn hear(&mut self, worker: WorkerId, message: WorkerMessage) -> Option<ServerEvent> {
         // One that was sent away does not count, whatever it still says.
         self.peers.get(worker)?;
+        let mut recompute = LocalGradients { job: &self.job, gradients: &mut self.gradients };
         let taken = match message {
             WorkerMessage::Heartbeat => Ok(ServerEvent::Heard { worker }),
             WorkerMessage::WeightsWanted => {
@@ -423,14 +428,14 @@ impl Driver {
                 Ok(ServerEvent::Left { worker, reason: Departure::Leaving })
             }
             WorkerMessage::NodeMetrics(metrics) => {
-                let taken = self.plane.take_metrics(&self.job, worker, metrics);
+                let taken = self.plane.take_metrics(worker, metrics, &mut recompute);
                 taken.map(|()| ServerEvent::Heard { worker })
             }
             WorkerMessage::Node(part) => {
                 let _span = debug_span!("gather", %worker, part.step, node = %part.node).entered();
                 let (begun, meter) = (std::time::Instant::now(), &self.recorder.board().meter);
                 meter.receive(part.bytes.len());
-                let taken = self.plane.take(&self.job, worker, part).map(|made| {
+                let taken = self.plane.take(worker, part, &mut recompute).map(|made| {
                     if let Some(part) = made {
                         self.peers.broadcast(&part);
                     }
@@ -447,7 +452,7 @@ impl Driver {
                 taken.map(|digest| ServerEvent::Contributed { worker, step, node, digest })
             }
         };
-        Some(taken.unwrap_or_else(|nonsense| self.refuse(worker, nonsense)))
+        Some(taken.unwrap_or_else(|rejected| self.refuse(worker, rejected.into())))
     }
 
     /// Ends the stream of a worker that has sent what cannot be right. A step that it is part of is made again without it.
@@ -552,8 +557,8 @@ impl Driver {
     fn restore(&mut self) -> Result<(), FolderError> {
         let found = self.saved_last()?;
         match &found {
-            Some(start) => self.plane.resume_from(start),
-            None => self.plane.begin(&self.job),
+            Some(start) => restore(&mut self.plane, start),
+            None => self.plane.restart(),
         }
         self.measured.clear();
         self.moved.clear();
@@ -577,7 +582,8 @@ impl Driver {
             }
             ServerAction::Judge { step, node } => {
                 let begun = Instant::now();
-                let digest = self.plane.judge(&self.job, node);
+                let mut recompute = LocalGradients { job: &self.job, gradients: &mut self.gradients };
+                let digest = self.plane.judge(node, &mut recompute);
                 self.events.push_back(ServerEvent::Judged { step, node, digest });
                 self.was_deaf_since(begun);
             }
@@ -634,8 +640,8 @@ impl Driver {
         match self.recorder.go_back(since) {
             Ok(Some(found)) => {
                 match &found {
-                    Some(start) => self.plane.resume_from(start),
-                    None => self.plane.begin(&self.job),
+                    Some(start) => restore(&mut self.plane, start),
+                    None => self.plane.restart(),
                 }
                 self.events.push_back(ServerEvent::WentBack { version: self.plane.version() });
             }

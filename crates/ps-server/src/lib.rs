@@ -2,7 +2,7 @@
 //!
 //! [`run`] is given a bound listener, a loaded job and a future that says when to stop; it parses no flags,
 //! binds no ports and catches no signals. Requests become events in `service`; `driver` owns the round logic
-//! and carries out what it says; `plane` is the data plane; `peers` and `outbox` are what goes to workers; `doors` says
+//! and carries out what it says; `plane` ties a job to the [`ps_plane::Plane`] that holds its weights; `peers` and `outbox` are what goes to workers; `doors` says
 //! who comes in. The wire's types go no further than here.
 //!
 //! The weights may be cut among several servers. One of them, the coordinator, runs the round logic and knows the

@@ -1,8 +1,8 @@
 //! What waits to be sent to one worker: bounded, never blocking whoever fills it.
 
-use crate::plane::WeightsPart;
 use bytes::Bytes;
 use ps_net::limits::{DRAIN_TIMEOUT, OUTBOX_MESSAGES};
+use ps_plane::WeightsPart;
 use ps_proto::convert::weights_chunk;
 use ps_proto::v1::{FromServer, Heartbeat, from_server::Message};
 use std::collections::{BTreeMap, VecDeque};

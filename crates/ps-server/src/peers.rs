@@ -1,9 +1,9 @@
 //! The workers that can be talked to, and what goes to them.
 
 use crate::outbox::{Outbox, Undeliverable};
-use crate::plane::{Plane, WeightsPart};
 use ps_coord::{Departure, WorkerId};
 use ps_net::security::Credential;
+use ps_plane::{Plane, WeightsPart};
 use ps_proto::{Refusal, v1};
 use ps_run::Meter;
 use std::collections::BTreeMap;

@@ -8,15 +8,16 @@
 use crate::driver::Incoming;
 use crate::outbox::Outgoing;
 use crate::peers::Peers;
-use crate::plane::{Plane, StatePart};
+use crate::plane::{LocalGradients, new_plane};
 use crate::service::{Place, Service};
 use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
 use ps_config::{Difference, RunConfig};
 use ps_coord::{Departure, Dismissal, WorkerId};
-use ps_core::{NUMERICS_VERSION, StepReport};
+use ps_core::{Gradients, NUMERICS_VERSION, StepReport};
 use ps_net::limits::{self, CALL_TIMEOUT};
 use ps_net::security::Credential;
 use ps_net::{Attempts, Connection, Listener, Security};
+use ps_plane::{Plane, StatePart};
 use ps_proto::convert::{self, Attached, Greeting, StateChunk, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
@@ -151,6 +152,7 @@ pub async fn start(
     let driver = Driver {
         parameters: shape.parameters,
         plane: plane(&job, kept),
+        gradients: None,
         job,
         index: index.clone(),
         service: service.clone(),
@@ -176,7 +178,7 @@ pub async fn start(
 
 /// The data plane of a shard that keeps `kept`.
 fn plane(job: &Job, kept: Range<usize>) -> Plane {
-    Plane::new(job, kept).keep_previous()
+    new_plane(job, kept).keep_previous()
 }
 
 /// The way to the coordinator.
@@ -375,6 +377,8 @@ struct Driver {
     index: Arc<AtomicU32>,
     service: Service,
     plane: Plane,
+    /// Built when a worker is first doubted.
+    gradients: Option<Gradients>,
     peers: Peers,
     meter: Arc<Meter>,
     /// The way to the coordinator, if it has been there.
@@ -500,7 +504,7 @@ impl Driver {
                 self.is_measured = false;
                 self.send_all_away();
                 if version == 0 {
-                    self.plane.begin(&self.job);
+                    self.plane.restart();
                     return self.is_restored(number).await;
                 }
                 let kept = self.plane.kept().len();
@@ -545,7 +549,7 @@ impl Driver {
         }
         if arriving.missing == 0 {
             let number = arriving.number;
-            self.plane.resume(version, &arriving.weights, &arriving.state);
+            self.plane.restore(version, &arriving.weights, &arriving.state);
             self.plane.control_mut().follow(arriving.count);
             self.is_restored(number).await;
         }
@@ -569,14 +573,15 @@ impl Driver {
             return;
         }
         let oldest = self.plane.oldest();
+        let mut recompute = LocalGradients { job: &self.job, gradients: &mut self.gradients };
         let taken = match message {
             WorkerMessage::NodeMetrics(metrics) => {
-                self.plane.take_metrics(&self.job, worker, metrics).map(|()| None)
+                self.plane.take_metrics(worker, metrics, &mut recompute).map(|()| None)
             }
             WorkerMessage::Node(part) => {
                 let begun = std::time::Instant::now();
                 self.meter.receive(part.bytes.len());
-                let taken = self.plane.take(&self.job, worker, part);
+                let taken = self.plane.take(worker, part, &mut recompute);
                 self.meter.spend(Part::Fold, begun.elapsed());
                 taken
             }
@@ -595,7 +600,7 @@ impl Driver {
         match taken {
             Ok(Some(part)) => self.peers.broadcast(&part),
             Ok(None) => {}
-            Err(nonsense) => self.refuse(worker, nonsense).await,
+            Err(rejected) => self.refuse(worker, rejected.into()).await,
         }
         if self.plane.oldest() > oldest {
             self.serve_all();

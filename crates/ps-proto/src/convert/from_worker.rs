@@ -4,9 +4,9 @@ use super::{Nonsense, Shape, check_chunk, ensure};
 use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
 use crate::status::Refusal;
 use crate::v1::{self, from_worker::Message};
-use bytes::Bytes;
 use ps_core::Tally;
 use ps_plan::{Node, Section};
+use ps_plane::{GradientChunk, NodeDone, NodeMetrics};
 
 /// A worker that asks to be admitted; it speaks our version of the contract.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +27,7 @@ pub enum WorkerMessage {
     /// The metric sums of a node, before its chunks.
     NodeMetrics(NodeMetrics),
     /// A chunk of a node's sum.
-    Node(NodePart),
+    Node(GradientChunk),
     /// The end of a node.
     NodeDone(NodeDone),
     /// It lacks weights.
@@ -36,39 +36,6 @@ pub enum WorkerMessage {
     Dropped,
     /// It leaves; why.
     Goodbye(String),
-}
-
-/// A chunk of a node's sum that fits the run: the step, the node and the chunk exist.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodePart {
-    /// The step it was computed for.
-    pub step: u64,
-    /// The node.
-    pub node: Node,
-    /// Index of the first element.
-    pub offset: usize,
-    /// Little-endian binary32.
-    pub bytes: Bytes,
-}
-
-/// Metric sums that fit the run and the samples of their node.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeMetrics {
-    /// The step they were computed for.
-    pub step: u64,
-    /// The node.
-    pub node: Node,
-    /// Loss and metrics of its samples.
-    pub tally: Tally,
-}
-
-/// The end of a node that fits the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeDone {
-    /// The step it was computed for.
-    pub step: u64,
-    /// The node.
-    pub node: Node,
 }
 
 /// Checks the first message of a stream, which must be `Hello`.
@@ -131,7 +98,7 @@ pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMe
     }
 }
 
-fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<NodePart, Nonsense> {
+fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<GradientChunk, Nonsense> {
     let v1::NodeChunk { step, level, index, offset, total, gradient } = chunk;
     let node = existing_node(step, level, index, shape)?;
     let section = shape.plan.step(step).tree().section_of(node);
@@ -140,7 +107,7 @@ fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<NodePart, Nonsense> 
         "node {node} of step {step} has no gradient: its leaves are evaluated"
     );
     let offset = check_chunk(offset, total, &gradient, 4, shape.parameters)?;
-    Ok(NodePart { step, node, offset, bytes: gradient })
+    Ok(GradientChunk { step, node, offset, bytes: gradient })
 }
 
 fn node_metrics(metrics: v1::NodeMetrics, shape: &Shape) -> Result<NodeMetrics, Nonsense> {
@@ -204,6 +171,7 @@ pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<Strin
 mod tests {
     use super::*;
     use crate::convert::{node_chunks, node_done, node_metrics};
+    use bytes::Bytes;
     use ps_core::Precision;
     use ps_plan::BatchPlan;
 

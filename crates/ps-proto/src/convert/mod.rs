@@ -14,10 +14,7 @@ pub use from_shard::{
     shard_greeting, shard_message, state_part, verdict_to_wire,
 };
 pub use from_shard::{places, to_shard};
-pub use from_worker::{
-    Greeting, NodeDone, NodeMetrics, NodePart, WorkerMessage, first_message, hello, join_request,
-    worker_message,
-};
+pub use from_worker::{Greeting, WorkerMessage, first_message, hello, join_request, worker_message};
 
 use crate::limits::chunk_elements;
 use crate::v1;
@@ -58,6 +55,12 @@ impl std::fmt::Display for Nonsense {
 }
 
 impl std::error::Error for Nonsense {}
+
+impl From<ps_plane::Rejected> for Nonsense {
+    fn from(rejected: ps_plane::Rejected) -> Self {
+        Nonsense(rejected.to_string())
+    }
+}
 
 /// Fails with a text unless a condition holds.
 macro_rules! ensure {

@@ -1,0 +1,152 @@
+//! One chunk of the weights and of the state that belongs to them.
+
+use bytes::Bytes;
+use ps_core::chunk::Pool;
+use ps_core::control::Verdict;
+use ps_core::optim::{Finite, Moved, PieceSums, Rules, Stride};
+use ps_core::precision::{Element, encode_bf16};
+use ps_core::{ChunkFold, Control, Precision};
+use ps_plan::Tree;
+use std::ops::Range;
+
+/// A chunk of the weights.
+pub(crate) struct Chunk {
+    /// Index of the first element in the flat vector.
+    pub offset: usize,
+    /// What has come of the gradient.
+    pub fold: ChunkFold,
+    pub weights: Served,
+    /// The weights after the step, once they are made.
+    pub next: Option<Served>,
+    /// The weights before the last step, where they may be needed.
+    pub previous: Option<Served>,
+    /// `[vectors, elements]`, see [`Control::vectors`]; it belongs to `next` once that is made.
+    state: Vec<f32>,
+    /// The state that belongs to `weights`, once the next ones are made: the step may have to start over.
+    state_before: Vec<f32>,
+}
+
+/// A chunk of weights: as it is kept, and as it travels to workers.
+#[derive(Clone)]
+pub(crate) struct Served {
+    /// Little-endian binary32.
+    pub kept: Bytes,
+    /// In the precision of the run.
+    pub sent: Bytes,
+}
+
+impl Chunk {
+    /// A chunk at rest: `vectors` vectors of state, all 0.
+    pub fn new(
+        offset: usize,
+        values: &[f32],
+        vectors: usize,
+        tree: Tree,
+        pool: &Pool,
+        precision: Precision,
+    ) -> Self {
+        Chunk {
+            offset,
+            fold: ChunkFold::new(tree),
+            weights: Served::of(values, pool, precision),
+            next: None,
+            previous: None,
+            state: vec![0.0; vectors * values.len()],
+            state_before: Vec::new(),
+        }
+    }
+
+    /// The indices of its elements in the flat vector.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.weights.elements().len()
+    }
+
+    /// Replaces weights and state, and discards what has come of the gradient.
+    pub fn restore(&mut self, weights: Served, state: Vec<f32>, tree: Tree) {
+        self.fold = ChunkFold::new(tree);
+        self.weights = weights;
+        (self.next, self.previous) = (None, None);
+        self.state = state;
+        self.state_before.clear();
+    }
+
+    /// Discards what has come of the gradient, and the weights that were made of it.
+    pub fn start_over(&mut self, tree: Tree) {
+        self.fold = ChunkFold::new(tree);
+        if self.next.take().is_some() {
+            std::mem::swap(&mut self.state, &mut self.state_before);
+        }
+    }
+
+    /// Makes the next weights of the sum over all leaves, which must be covered.
+    pub fn make(
+        &mut self,
+        control: &Control,
+        verdict: &Verdict,
+        pool: &Pool,
+        precision: Precision,
+    ) -> (Served, Finite) {
+        let old = self.weights.elements();
+        let mut new = pool.take(old.len());
+        self.state_before.clone_from(&self.state);
+        let finite = self.fold.update(control, verdict, self.offset, old, &mut self.state, &mut new);
+        let next = Served::new(new.share(), precision);
+        self.next = Some(next.clone());
+        (next, finite)
+    }
+
+    /// The next weights become the weights.
+    pub fn commit(&mut self, tree: Tree, keeps_previous: bool) {
+        let next = self.next.take().expect("all chunks are made before a step is committed");
+        self.previous = Some(std::mem::replace(&mut self.weights, next)).filter(|_| keeps_previous);
+        self.fold = ChunkFold::new(tree);
+    }
+
+    /// A vector of the state that belongs to the weights, or, with `is_previous`, to the weights before them.
+    pub fn state(&self, vector: usize, is_previous: bool) -> &[f32] {
+        let is_before = is_previous || self.next.is_some();
+        let state = if is_before { &self.state_before } else { &self.state };
+        let size = self.weights.elements().len();
+        &state[vector * size..(vector + 1) * size]
+    }
+
+    /// Appends the sums over its pieces, of which all leaves are covered.
+    pub fn measure(&self, rules: &Rules, stride: &Stride, sums: &mut Vec<PieceSums>) {
+        self.fold.measure(rules, stride, self.offset, self.weights.elements(), &self.state, sums);
+    }
+
+    /// Appends how far its weights go in this step, if the next ones are made.
+    pub fn measure_way(&self, rules: &Rules, samples: usize, sums: &mut Vec<Moved>) {
+        let Some(next) = &self.next else { return };
+        let ways = [&self.weights, next].map(Served::elements);
+        self.fold.measure_way(rules, samples, self.offset, ways, sums);
+    }
+}
+
+impl Served {
+    pub fn of(values: &[f32], pool: &Pool, precision: Precision) -> Self {
+        let mut buffer = pool.take(values.len());
+        for (element, value) in buffer.elements_mut().iter_mut().zip(values) {
+            *element = value.to_le_bytes();
+        }
+        Served::new(buffer.share(), precision)
+    }
+
+    fn new(kept: Bytes, precision: Precision) -> Self {
+        let sent = match precision {
+            Precision::F32 => kept.clone(),
+            Precision::Bf16 => {
+                let elements: &[Element] = kept.as_chunks().0;
+                let mut sent = vec![0; 2 * elements.len()];
+                encode_bf16(elements, &mut sent);
+                sent.into()
+            }
+        };
+        Served { kept, sent }
+    }
+
+    /// The weights as they are kept.
+    pub fn elements(&self) -> &[Element] {
+        self.kept.as_chunks().0
+    }
+}

@@ -1,0 +1,23 @@
+//! The hash of a node's sum, by which audits compare what two computers made of the same samples.
+
+use ps_coord::Digest;
+use ps_core::Tally;
+use sha2::{Digest as _, Sha256};
+
+/// The hash of a chunk.
+pub(crate) fn of_chunk(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// The hash of a node: of the hashes of its chunks, in order, and of its metric sums.
+pub(crate) fn of_node(chunks: impl Iterator<Item = [u8; 32]>, tally: &Tally) -> Digest {
+    let mut hash = Sha256::new();
+    chunks.for_each(|chunk| hash.update(chunk));
+    for sum in [tally.loss, tally.target, tally.target_squared, tally.residual_squared] {
+        hash.update(sum.to_bits().to_le_bytes());
+    }
+    for count in [tally.samples, tally.correct].iter().chain(tally.classes.iter().flatten()) {
+        hash.update(count.to_le_bytes());
+    }
+    Digest(hash.finalize().into())
+}

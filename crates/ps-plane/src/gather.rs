@@ -1,0 +1,234 @@
+//! What comes from workers: metric sums and chunks of nodes.
+
+use crate::digest;
+use crate::message::{GradientChunk, NodeDone, NodeMetrics, Recompute, Rejected, WeightsPart};
+use crate::plane::{Arrived, Plane, Pushed};
+use bytes::Bytes;
+use ps_coord::{Digest, WorkerId};
+use ps_core::chunk::{read, share};
+use ps_core::precision::Element;
+use ps_core::{NodeSum, Tally};
+use ps_plan::{Node, Section};
+use std::ops::Range;
+
+/// Nodes that a worker may have begun and not ended: those that cover its leaves, at most two for each level of a tree of
+/// 2^32 leaves. What each takes here is bounded by the model, so this bounds what one worker can have a server hold.
+const MAX_OPEN_NODES: usize = 64;
+
+impl Plane {
+    /// Takes the metric sums of a node that exists: from now on its chunks are taken.
+    ///
+    /// # Errors
+    /// They cannot be right; the sender's connection should end.
+    pub fn take_metrics(
+        &mut self,
+        worker: WorkerId,
+        metrics: NodeMetrics,
+        recompute: &mut dyn Recompute,
+    ) -> Result<(), Rejected> {
+        let NodeMetrics { step, node, tally } = metrics;
+        self.check_open(step, node)?;
+        if step < self.version {
+            return Ok(());
+        }
+        if self.can_confirm() && !is_finite_tally(&tally) {
+            self.confirm_divergence(node, recompute)?;
+        }
+        if self.kept.len() < self.model.parameters() {
+            // Its chunks may be part of the sums of other shards.
+            self.counted.insert(worker);
+        }
+        let open = self.pushed.keys().filter(|&&(sender, _)| sender == worker).count();
+        if open >= MAX_OPEN_NODES {
+            return Err(Rejected::TooManyNodes { step, open });
+        }
+        let is_evaluated = self.plan.step(step).tree().section_of(node) != Section::Training;
+        let chunks = if is_evaluated { 0 } else { self.chunks.len() };
+        let chunks = (0..chunks).map(|_| None).collect();
+        self.pushed.insert((worker, node), Pushed { tally, chunks });
+        Ok(())
+    }
+
+    /// Takes a chunk of a step and node that exist. Returns the chunk of new weights that it completes, if it does.
+    ///
+    /// # Errors
+    /// It cannot be right; the sender's connection should end.
+    pub fn take(
+        &mut self,
+        worker: WorkerId,
+        chunk: GradientChunk,
+        recompute: &mut dyn Recompute,
+    ) -> Result<Option<WeightsPart>, Rejected> {
+        let GradientChunk { step, node, offset, bytes } = chunk;
+        self.check_open(step, node)?;
+        if !self.kept.contains(&offset) {
+            return Err(Rejected::NotKept { node, offset, kept: self.kept.clone() });
+        }
+        if step < self.version {
+            return Ok(None);
+        }
+        if !self.pushed.contains_key(&(worker, node)) {
+            return Err(Rejected::ChunkBeforeMetrics { step, node });
+        }
+        if std::mem::take(&mut self.has_previous) {
+            self.chunks.iter_mut().for_each(|chunk| chunk.previous = None);
+            self.counted_before.clear();
+        }
+        let index = self.chunks.partition_point(|chunk| chunk.offset <= offset) - 1;
+        let is_covered = self.chunks[index].fold.covers(node);
+        if !is_covered && self.can_confirm() && !is_finite(&bytes) {
+            self.confirm_divergence(node, recompute)?;
+        }
+        let arrived = match self.audits {
+            true => Arrived { hash: digest::of_chunk(&bytes), bytes },
+            false => {
+                if !is_covered {
+                    self.chunks[index].fold.insert(node, bytes, &self.pool);
+                    self.counted.insert(worker);
+                }
+                Arrived { hash: Default::default(), bytes: Bytes::new() }
+            }
+        };
+        if let Some(pushed) = self.pushed.get_mut(&(worker, node))
+            && let Some(place) = pushed.chunks.get_mut(index)
+        {
+            *place = Some(arrived);
+        }
+        Ok(if self.audits || self.is_held() { None } else { self.advance(index) })
+    }
+
+    /// Takes the end of a node whose chunks must all have come. Returns its hash, where nodes are audited.
+    ///
+    /// # Errors
+    /// It cannot be right; the sender's connection should end.
+    pub fn take_end(&mut self, worker: WorkerId, done: NodeDone) -> Result<Option<Digest>, Rejected> {
+        let NodeDone { step, node } = done;
+        self.check_open(step, node)?;
+        if step < self.version {
+            return Ok(None);
+        }
+        let Some(Pushed { tally, chunks }) = self.pushed.remove(&(worker, node)) else {
+            return Err(Rejected::DoneBeforeMetrics { step, node });
+        };
+        let missing = chunks.iter().filter(|chunk| chunk.is_none()).count();
+        if missing > 0 {
+            return Err(Rejected::Incomplete { step, node, missing });
+        }
+        let hashes = chunks.iter().flatten().map(|chunk| chunk.hash);
+        let digest = self.audits.then(|| digest::of_node(hashes, &tally));
+        if self.audits {
+            for (chunk, arrived) in self.chunks.iter_mut().zip(chunks.into_iter().flatten()) {
+                chunk.fold.insert(node, arrived.bytes, &self.pool);
+            }
+        }
+        self.counted.insert(worker);
+        self.metrics.insert(NodeSum { node, gradient: Vec::new(), tally });
+        Ok(digest)
+    }
+
+    /// The worker is gone: discards what has come of nodes that it has not ended. Without audits, chunks that have come stay
+    /// in the sums.
+    pub fn forget(&mut self, worker: WorkerId) {
+        self.pushed.retain(|&(sender, _), _| sender != worker);
+    }
+
+    /// Whether something that `worker` has sent is part of the sums of the open step.
+    pub fn counts_on(&self, worker: WorkerId) -> bool {
+        self.counted.contains(&worker)
+    }
+
+    /// The step of which something that `worker` has sent is part: the open one, or the last one while that may not be
+    /// applied everywhere.
+    pub fn counted_at(&self, worker: WorkerId) -> Option<u64> {
+        let is_before = self.counted_before.contains(&worker);
+        let last = is_before.then(|| self.version.saturating_sub(1));
+        last.or(self.counts_on(worker).then_some(self.version))
+    }
+
+    /// Whether all leaves of all chunks that are kept here are in.
+    pub fn is_gathered(&self) -> bool {
+        self.chunks.iter().all(|chunk| chunk.fold.is_complete())
+    }
+
+    /// Whether all metric sums of the step are in, too.
+    pub fn is_seen(&self) -> bool {
+        self.metrics.is_complete()
+    }
+
+    /// Leaves of the open step's batch of which a chunk is missing, ascending.
+    pub fn missing(&self) -> Vec<Range<u32>> {
+        let leaves = self.tree_of(self.version).leaves();
+        let mut is_missing = vec![false; leaves as usize];
+        for chunk in self.chunks.iter().filter(|chunk| chunk.next.is_none()) {
+            for range in chunk.fold.missing() {
+                is_missing[range.start as usize..range.end as usize].fill(true);
+            }
+        }
+        let mut ranges: Vec<Range<u32>> = Vec::new();
+        for leaf in (0..leaves).filter(|&leaf| is_missing[leaf as usize]) {
+            match ranges.last_mut() {
+                Some(last) if last.end == leaf => last.end += 1,
+                _ => ranges.push(leaf..leaf + 1),
+            }
+        }
+        ranges
+    }
+
+    /// The hash of a node of the open step, computed here. All weights must be kept here.
+    pub fn judge(&self, node: Node, recompute: &mut dyn Recompute) -> Digest {
+        let NodeSum { gradient, tally, .. } = self.compute(node, recompute);
+        let bytes = share(gradient);
+        // A node of a section that is only evaluated has no gradient.
+        let ranges =
+            self.chunks.iter().map(|chunk| chunk.range()).filter(|range| range.end <= bytes.len() / 4);
+        let hashes = ranges.map(|range| digest::of_chunk(&bytes[4 * range.start..4 * range.end]));
+        digest::of_node(hashes, &tally)
+    }
+
+    fn check_open(&self, step: u64, node: Node) -> Result<(), Rejected> {
+        let version = self.version;
+        if step > version { Err(Rejected::NotOpen { step, node, version }) } else { Ok(()) }
+    }
+
+    /// Whether a gradient can be computed here. Where other shards keep a part of the weights nobody can tell who is
+    /// broken, so values are not looked at as they come; the update sees whether their sum is finite.
+    fn can_confirm(&self) -> bool {
+        self.kept.len() == self.model.parameters()
+    }
+
+    /// A worker sent values that are not finite. Either training diverges: then the same leaves are not finite here
+    /// either, and the end of the step will say so. Or the worker is broken and must not end the run.
+    fn confirm_divergence(&mut self, node: Node, recompute: &mut dyn Recompute) -> Result<(), Rejected> {
+        let step = self.version;
+        if self.confirmed == Some(step) {
+            // One such node is enough for the step to fail: no need to look at each chunk of each.
+            return Ok(());
+        }
+        let sum = self.compute(node, recompute);
+        if is_finite_tally(&sum.tally) && sum.gradient.iter().all(|value| value.is_finite()) {
+            return Err(Rejected::NotFinite { step, node });
+        }
+        self.confirmed = Some(step);
+        Ok(())
+    }
+
+    /// The sum of a node of the open step.
+    fn compute(&self, node: Node, recompute: &mut dyn Recompute) -> NodeSum {
+        let mut weights = vec![0.0; self.model.parameters()];
+        for chunk in &self.chunks {
+            read(chunk.weights.elements(), &mut weights[chunk.range()]);
+        }
+        recompute.node_sum(&self.model.precision().round(&weights), self.version, node)
+    }
+}
+
+/// Whether no element is NaN or infinite.
+fn is_finite(bytes: &[u8]) -> bool {
+    let (elements, _) = bytes.as_chunks::<4>();
+    let is_finite = |element: &Element| f32::from_le_bytes(*element).is_finite();
+    elements.chunks(4096).all(|run| run.iter().fold(true, |finite, element| finite & is_finite(element)))
+}
+
+fn is_finite_tally(tally: &Tally) -> bool {
+    [tally.loss, tally.target, tally.target_squared, tally.residual_squared].iter().all(|sum| sum.is_finite())
+}

@@ -1,0 +1,21 @@
+//! The holder of the weights: gradients in, new weights out.
+//!
+//! A [`Plane`] keeps all weights or a range of them, cut into chunks. Each chunk goes its own way through a step: nodes are
+//! folded as they arrive, the chunk is updated as soon as all leaves are covered, and it can be sent at once. The weights
+//! before the step stay until all chunks are updated and the step is committed, so a step that diverges, starts over or is
+//! broken off leaves them intact.
+//!
+//! The server and its shards, the simulator and training inside one process drive the same plane. It is pure and
+//! synchronous: bytes in, bytes out. It knows no connection, no run file, no checkpoint and no clock; what it cannot know,
+//! the gradient of a node, it asks of a [`Recompute`].
+
+mod chunk;
+mod digest;
+mod gather;
+mod message;
+mod plane;
+mod serve;
+mod step;
+
+pub use message::{GradientChunk, NodeDone, NodeMetrics, Recompute, Rejected, StatePart, WeightsPart};
+pub use plane::Plane;

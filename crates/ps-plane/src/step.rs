@@ -1,0 +1,142 @@
+//! From the sums of a step to the next weights.
+
+use crate::message::WeightsPart;
+use crate::plane::Plane;
+use ps_core::control::{NotFinite, Verdict};
+use ps_core::optim::{Moved, PieceSums};
+use ps_core::trainer::Diverged;
+use ps_core::{Fold, Observed, StepReport, Tally};
+use ps_plan::Section;
+use std::collections::BTreeSet;
+
+impl Plane {
+    /// Whether the open step waits to be decided about.
+    pub fn is_held(&self) -> bool {
+        self.verdict.is_none() && self.control.holds(self.version)
+    }
+
+    /// The sums over the pieces that are kept here, of which all leaves are in.
+    pub fn measure(&self) -> Vec<PieceSums> {
+        let stride = self.control.plain(self.plan.step(self.version)).stride;
+        let mut sums = Vec::new();
+        for chunk in &self.chunks {
+            chunk.measure(self.control.rules(), &stride, &mut sums);
+        }
+        sums
+    }
+
+    /// Decides about the open step, of which all is seen, by the sums over all pieces of all servers, in order.
+    pub fn decide(&mut self, sums: &[PieceSums]) -> Option<&Verdict> {
+        let step = self.plan.step(self.version);
+        let observed = self.observed.get_or_insert_with(|| observed(&mut self.metrics));
+        let norms = self.control.rules().norms(sums);
+        match self.control.decide(step, observed, &norms) {
+            Ok((verdict, decided)) => {
+                self.decided = Some(decided);
+                Some(self.verdict.insert(verdict))
+            }
+            Err(NotFinite) => {
+                self.diverged = true;
+                self.verdict = Some(self.control.plain(step));
+                None
+            }
+        }
+    }
+
+    /// Takes what another server has decided about the open step.
+    pub fn follow(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+    }
+
+    /// Updates all chunks, whose leaves are all covered, as far as they are not updated yet.
+    pub fn release(&mut self) -> Vec<WeightsPart> {
+        (0..self.chunks.len()).filter_map(|index| self.advance(index)).collect()
+    }
+
+    /// Updates a chunk if all leaves are covered and it is not updated yet.
+    pub(crate) fn advance(&mut self, index: usize) -> Option<WeightsPart> {
+        let chunk = &mut self.chunks[index];
+        if chunk.next.is_some() || !chunk.fold.is_complete() {
+            return None;
+        }
+        let step = self.plan.step(self.version);
+        let verdict = self.verdict.get_or_insert_with(|| self.control.plain(step));
+        let (served, finite) = chunk.make(&self.control, verdict, &self.pool, self.model.precision());
+        self.made += 1;
+        // A weight that overflows shows in the next step's loss; after the last step nobody would look.
+        let is_last = self.version + 1 >= self.plan.steps
+            || self.decided.as_ref().is_some_and(|decided| decided.is_last);
+        self.diverged |= !finite.gradient || is_last && !finite.weights;
+        let part = WeightsPart { version: self.version + 1, offset: chunk.offset, bytes: served.sent };
+        (!self.diverged).then_some(part)
+    }
+
+    /// Whether the next weights of all chunks are made.
+    pub fn is_complete(&self) -> bool {
+        self.made == self.chunks.len()
+    }
+
+    /// How far the weights that are kept here go in the open step, of which all chunks are made; nothing if the step is not
+    /// probed.
+    pub fn measure_way(&self) -> Vec<Moved> {
+        let mut sums = Vec::new();
+        if self.verdict.as_ref().is_some_and(|verdict| verdict.measures) {
+            let samples = self.plan.step(self.version).samples;
+            for chunk in &self.chunks {
+                chunk.measure_way(self.control.rules(), samples, &mut sums);
+            }
+        }
+        sums
+    }
+
+    /// Another shard cannot make `step`.
+    pub fn diverge(&mut self, step: u64) {
+        self.diverged |= step == self.version;
+    }
+
+    /// Discards what was gathered of the open step, and takes back the chunks that were made of it.
+    pub fn start_over(&mut self) {
+        let tree = self.tree_of(self.version);
+        self.chunks.iter_mut().for_each(|chunk| chunk.start_over(tree.training()));
+        self.open_step(tree);
+    }
+
+    /// Makes the step, of which all chunks are made: their next weights become the weights. A shard gets no metric sums, so
+    /// its report counts nothing. `moved` is [`Plane::measure_way`] of all servers, in order.
+    ///
+    /// # Errors
+    /// The loss or an element is not finite; the weights stay as they are.
+    pub fn commit(&mut self, moved: &[Moved]) -> Result<StepReport, Diverged> {
+        let observed = self.observed.take().unwrap_or_else(|| observed(&mut self.metrics));
+        let step = self.plan.step(self.version);
+        let verdict = self.verdict.take().unwrap_or_else(|| self.control.plain(step));
+        let rate = verdict.stride.rate;
+        let decided = self.decided.take();
+        if self.diverged || decided.is_none() && !observed.train.loss.is_finite() {
+            return Err(Diverged { step: step.step, rate, loss: observed.train.mean_loss() });
+        }
+        if verdict.measures && !moved.is_empty() {
+            self.control.measured(moved);
+        }
+        // Where another server has decided, only the count is known here.
+        self.control.follow(verdict.count);
+        let decided = decided.unwrap_or_else(|| self.control.made_plain(&verdict, &observed));
+        self.version += 1;
+        let tree = self.tree_of(self.version);
+        let keeps_previous = self.keeps_previous;
+        self.chunks.iter_mut().for_each(|chunk| chunk.commit(tree.training(), keeps_previous));
+        self.has_previous = keeps_previous;
+        let counted = std::mem::take(&mut self.counted);
+        self.counted_before = if keeps_previous { counted } else { BTreeSet::new() };
+        self.open_step(tree);
+        Ok(StepReport::new(step, rate, observed, decided))
+    }
+}
+
+/// What the metric sums of a step came to.
+fn observed(metrics: &mut Fold) -> Observed {
+    let train = metrics.take_root().map_or_else(Tally::default, |root| root.tally);
+    let [last_batch, validation] =
+        [Section::LastBatch, Section::Validation].map(|section| metrics.take_tally(section));
+    Observed { train, last_batch, validation }
+}
