@@ -1,15 +1,7 @@
-//! The run file's `[data]` table, and what a source's text means.
+//! The run file's `[data]` table.
 
-use crate::error::DataError;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::path::PathBuf;
-
-/// Drawings of `digits:` without a count.
-pub const DIGITS_COUNT: usize = 20_000;
-/// Seed of `digits:` without one.
-pub const DIGITS_SEED: u64 = 1;
 
 /// Where the samples come from and how they are prepared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,104 +91,13 @@ impl DataConfig {
         }
     }
 
-    /// Whether a source is standard input, which can be read only once and by one process.
-    pub fn reads_stdin(&self) -> bool {
-        let validation = match &self.validation {
+    /// The validation source, if it is not a share of the training source.
+    pub fn validation_source(&self) -> Option<&str> {
+        match &self.validation {
             Some(Validation::Source(source)) => Some(source),
             _ => None,
-        };
-        let sources = [Some(&self.train), validation, self.test.as_ref()].into_iter().flatten();
-        // A text that is not a source is refused when it is read.
-        sources.filter_map(|source| Source::parse(source).ok()).any(|source| source.reads_stdin())
-    }
-}
-
-/// A source's text, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A file of images and one of labels (which may be absent where no labels are needed).
-    Idx {
-        /// The images.
-        images: PathBuf,
-        /// The labels.
-        labels: Option<PathBuf>,
-    },
-    /// Rows of cells separated by commas.
-    Csv(PathBuf),
-    /// Sparse rows in text.
-    Libsvm(PathBuf),
-    /// The built-in drawings.
-    Digits {
-        /// How many.
-        count: usize,
-        /// Of which series.
-        seed: u64,
-    },
-}
-
-impl Source {
-    /// Takes `text` apart.
-    pub fn parse(text: &str) -> Result<Self, DataError> {
-        let bad = |problem: String| DataError::Source { source: text.into(), problem };
-        let Some((kind, rest)) = text.split_once(':') else {
-            return Err(bad(format!("it names no kind of source; {KINDS}")));
-        };
-        let path = |path: &str| match path.trim() {
-            "" => Err(bad(format!("no path follows `{kind}:`"))),
-            path => Ok(PathBuf::from(path)),
-        };
-        match kind.trim() {
-            "idx" => Ok(match rest.split_once(',') {
-                Some((images, labels)) if [images, labels].iter().any(|path| is_stdin(path.trim())) => {
-                    return Err(bad(STDIN_KINDS.into()));
-                }
-                None if is_stdin(rest.trim()) => return Err(bad(STDIN_KINDS.into())),
-                Some((images, labels)) => Source::Idx { images: path(images)?, labels: Some(path(labels)?) },
-                None => Source::Idx { images: path(rest)?, labels: None },
-            }),
-            "csv" => Ok(Source::Csv(path(rest)?)),
-            "libsvm" => Ok(Source::Libsvm(path(rest)?)),
-            "digits" => digits(rest).map_err(bad),
-            other => Err(bad(format!("`{other}` is no kind of source; {KINDS}"))),
         }
     }
-
-    /// Whether it is `csv:-` or `libsvm:-`, which read standard input.
-    pub fn reads_stdin(&self) -> bool {
-        matches!(self, Source::Csv(path) | Source::Libsvm(path) if is_stdin(path))
-    }
-}
-
-/// Whether a path stands for standard input.
-fn is_stdin(path: impl AsRef<OsStr>) -> bool {
-    path.as_ref() == "-"
-}
-
-const STDIN_KINDS: &str =
-    "only csv:- and libsvm:- read standard input; name a file (./- if it is called `-`)";
-
-const KINDS: &str = "use idx:IMAGES,LABELS, csv:PATH, libsvm:PATH or digits:COUNT; a path may be a URL";
-
-fn digits(rest: &str) -> Result<Source, String> {
-    let (count, seed) = match rest.split_once(',') {
-        Some((count, seed)) => (count.trim(), Some(seed.trim())),
-        None => (rest.trim(), None),
-    };
-    let count = match count {
-        "" => DIGITS_COUNT,
-        text => match text.parse() {
-            Ok(count @ 1..=10_000_000) => count,
-            _ => return Err(format!("`{text}` is not a number of drawings from 1 to 10000000")),
-        },
-    };
-    let seed = match seed {
-        None => DIGITS_SEED,
-        Some(text) => text
-            .strip_prefix("seed=")
-            .and_then(|number| number.trim().parse().ok())
-            .ok_or_else(|| format!("`{text}` where seed=N was expected"))?,
-    };
-    Ok(Source::Digits { count, seed })
 }
 
 /// Lets `label = 3` stand for `label = "3"`.

@@ -1,6 +1,7 @@
 //! Whether a configuration that somebody else wrote reads only what it should.
 
-use crate::config::{DataConfig, Source, Validation};
+use crate::config::DataConfig;
+use crate::format::Source;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
@@ -31,18 +32,11 @@ impl std::error::Error for Outside {}
 /// # Errors
 /// The first path that leads out.
 pub fn confine(config: &DataConfig, root: &Path) -> Result<(), Outside> {
-    let validation = match &config.validation {
-        Some(Validation::Source(source)) => Some(source),
-        _ => None,
-    };
-    for source in [Some(&config.train), validation, config.test.as_ref()].into_iter().flatten() {
-        let paths = match Source::parse(source) {
-            Ok(Source::Idx { images, labels }) => [Some(images), labels],
-            Ok(Source::Csv(path) | Source::Libsvm(path)) => [Some(path), None],
-            Ok(Source::Digits { .. }) | Err(_) => [None, None],
-        };
-        let files = paths.into_iter().flatten().filter(|path| !is_url(path));
-        files.into_iter().try_for_each(|path| stays(path, root))?;
+    for source in config.sources() {
+        // The text of an invalid source is an error where it is read.
+        let Ok(source) = Source::parse(source) else { continue };
+        let paths = source.files().into_iter().map(PathBuf::from).filter(|path| !is_url(path));
+        paths.into_iter().try_for_each(|path| stays(path, root))?;
     }
     Ok(())
 }
@@ -77,6 +71,7 @@ fn stays(path: PathBuf, root: &Path) -> Result<(), Outside> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Validation;
 
     fn check(text: &str, root: &Path) -> Result<(), String> {
         confine(&DataConfig::new(text), root).map_err(|outside| outside.to_string())

@@ -1,16 +1,17 @@
 //! What a source holds, for a person to look at before training on it.
 
-use crate::config::{ColumnKind, DataConfig, Source};
+use crate::config::{ColumnKind, DataConfig};
 use crate::dataset::Image;
 use crate::encoding::columns::{self, Content};
 use crate::encoding::labels::Labels;
 use crate::encoding::{with_sparse_labels, with_table_labels};
 use crate::error::DataError;
-use crate::libsvm::Sparse;
+use crate::format::Source;
+use crate::format::csv::{Options, Table};
+use crate::format::libsvm::Sparse;
 use crate::number::Cell;
 use crate::progress::{NoProgress, Place};
-use crate::raw::{self, Pixels, Raw};
-use crate::table::{Format, Table};
+use crate::raw::{Pixels, Raw};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -24,7 +25,7 @@ const MAX_LISTED: usize = 100;
 pub struct Inspection {
     /// The source's text.
     pub source: String,
-    /// `IDX`, `CSV`, `LIBSVM` or `digits`.
+    /// Name of the format.
     pub format: &'static str,
     /// Number of samples.
     pub samples: usize,
@@ -91,14 +92,8 @@ pub struct LabelSummary {
 /// Looks at `source`; the label, header, columns and missing values of `config` say how a table is read.
 pub fn inspect(source: &str, config: &DataConfig, root: &Path) -> Result<Inspection, DataError> {
     let parsed = Source::parse(source)?;
-    let format = match parsed {
-        Source::Idx { .. } => "IDX",
-        Source::Csv(_) => "CSV",
-        Source::Libsvm(_) => "LIBSVM",
-        Source::Digits { .. } => "digits",
-    };
     let place = Place { root, memory: None, progress: &NoProgress };
-    let raw = raw::read(&parsed, place, &Format::of_training(config))?;
+    let raw = parsed.read(place, &Options::of_training(config))?;
     let samples = raw.rows();
     let mut inspection = match raw {
         Raw::Pixels(pixels) => of_pixels(&pixels),
@@ -106,7 +101,7 @@ pub fn inspect(source: &str, config: &DataConfig, root: &Path) -> Result<Inspect
         Raw::Table(table) => of_table(&table, table.label_column(config.label.as_deref())?, config),
     };
     inspection.source = source.into();
-    inspection.format = format;
+    inspection.format = parsed.format().name;
     inspection.samples = samples;
     Ok(inspection)
 }

@@ -1,35 +1,31 @@
 //! Files and built-in sources to samples in memory.
 //!
-//! A source is `idx:IMAGES,LABELS`, `csv:PATH`, `libsvm:PATH` or `digits:`. [`load`] reads all sources of a
-//! run, each once and side by side, encodes them the way the training data asks for, sets the validation
-//! share apart and states the fingerprint of all of it. Pixels stay bytes in memory; a [`Split`] scales and
-//! standardises while it writes a row.
+//! A [`Source`] is `idx:IMAGES,LABELS`, `csv:PATH`, `libsvm:PATH` or `digits:`; [`FORMATS`] lists the formats. [`load`]
+//! reads all sources of a run, each once and in parallel, encodes them as the training source requires, sets the
+//! validation share apart and computes the fingerprint of the result. Pixels stay bytes in memory; a [`Split`] scales
+//! and standardises while it writes a row.
 
 mod config;
 mod confine;
 mod dataset;
-mod digits;
 mod encoding;
 mod error;
 mod fingerprint;
-mod header;
-mod idx;
+mod format;
 mod inspect;
-mod libsvm;
 mod load;
 mod markers;
 mod number;
 mod progress;
-mod quotes;
 mod raw;
 mod split;
 mod statistics;
-mod table;
 
-pub use config::{ColumnKind, DIGITS_COUNT, DIGITS_SEED, DataConfig, Missing, Source, Validation};
+pub use config::{ColumnKind, DataConfig, Missing, Validation};
 pub use confine::{Outside, confine, is_url};
 pub use dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 pub use error::DataError;
+pub use format::{DIGITS_COUNT, DIGITS_SEED, FORMATS, Format, Source};
 pub use inspect::{ColumnSummary, ColumnUse, Inspection, LabelSummary, inspect};
 pub use load::{Loaded, load, load_from_memory, load_like, load_unlabelled};
 pub use markers::USUAL_MARKERS;

@@ -1,15 +1,16 @@
 //! All sources of a run, read, encoded and split.
 
-use crate::config::{DataConfig, Missing, Source, Validation};
+use crate::config::{DataConfig, Missing, Validation};
 use crate::dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 use crate::encoding::Encoding;
 use crate::error::DataError;
 use crate::fingerprint::fingerprints;
+use crate::format::Source;
+use crate::format::csv::Options;
 use crate::progress::{NoProgress, Place, Progress};
-use crate::raw::{self, Raw};
+use crate::raw::Raw;
 use crate::split::{Preprocessing, Split};
 use crate::statistics;
-use crate::table::Format;
 use ps_plan::Order;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -70,18 +71,13 @@ pub fn load_from_memory(
 }
 
 fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Result<Loaded, DataError> {
-    let validation_source = match &config.validation {
-        Some(Validation::Source(source)) => Some(source.as_str()),
-        Some(Validation::Share(share)) if !(*share > 0.0 && *share < 1.0) => {
-            let problem = format!("{share} is not a share above 0 and below 1");
-            return Err(DataError::Option { key: "validation", problem });
-        }
-        _ => None,
-    };
-    let texts: Vec<&str> = [Some(config.train.as_str()), validation_source, config.test.as_deref()]
-        .into_iter()
-        .flatten()
-        .collect();
+    if let Some(Validation::Share(share)) = config.validation
+        && !(share > 0.0 && share < 1.0)
+    {
+        let problem = format!("{share} is not a share above 0 and below 1");
+        return Err(DataError::Option { key: "validation", problem });
+    }
+    let texts: Vec<&str> = config.sources().collect();
     let mut raws = read_all(&texts, config, from)?.into_iter().zip(texts);
     let (raw, text) = raws.next().expect("one raw source for each text");
     let encoding = Encoding::learn(&raw, config, task)?;
@@ -90,7 +86,7 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Res
         let Some((raw, text)) = wanted.then(|| raws.next()).flatten() else { return Ok(None) };
         encoding.encode(raw, text, config.missing, true).map(Some)
     };
-    let mut validation = next(validation_source.is_some())?;
+    let mut validation = next(config.validation_source().is_some())?;
     let mut test = next(config.test.is_some())?;
     let share_seed = config.validation_seed.unwrap_or(seed);
     let fingerprints = fingerprints(config, share_seed, &train, validation.as_ref(), test.as_ref());
@@ -166,7 +162,7 @@ fn load_other(
     labelled: bool,
 ) -> Result<Split, DataError> {
     let place = Place { root, memory: None, progress };
-    let raw = raw::read(&Source::parse(source)?, place, &Format::of_other(config))?;
+    let raw = Source::parse(source)?.read(place, &Options::of_other(config))?;
     let mut dataset = like.encoding.encode(raw, source, config.missing, labelled)?;
     let preprocessing = Arc::clone(like.train.preprocessing());
     fill_missing(&mut dataset, preprocessing.fill.as_deref());
@@ -176,13 +172,13 @@ fn load_other(
 /// Reads all sources, of which the training source is the first, side by side; the first error in their order counts.
 fn read_all(texts: &[&str], config: &DataConfig, from: Place<'_>) -> Result<Vec<Raw>, DataError> {
     let sources = texts.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    let formats =
-        std::iter::once(Format::of_training(config)).chain(std::iter::repeat(Format::of_other(config)));
+    let options =
+        std::iter::once(Options::of_training(config)).chain(std::iter::repeat(Options::of_other(config)));
     std::thread::scope(|scope| {
         let threads: Vec<_> = sources
             .iter()
-            .zip(formats)
-            .map(|(source, format)| scope.spawn(move || raw::read(source, from, &format)))
+            .zip(options)
+            .map(|(source, options)| scope.spawn(move || source.read(from, &options)))
             .collect();
         let results = threads.into_iter().map(|thread| match thread.join() {
             Ok(result) => result,

@@ -1,9 +1,9 @@
 //! Files that were fetched, and what is known of them.
 
-use crate::locator::{Locator, places};
+use crate::locator::Locator;
 use crate::store::{self, Stored};
 use ps_core::params::hex;
-use ps_data::{DataError, Progress};
+use ps_data::{DataError, Progress, Source};
 use ps_host::Ceiling;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -47,13 +47,13 @@ impl Cache {
     /// # Errors
     /// What cannot be fetched, and why.
     pub fn localized(&self, source: &str, progress: &dyn Progress) -> Result<String, DataError> {
-        let Some((kind, places)) = places(source) else { return Ok(source.into()) };
-        let local = |place: &str| match Locator::parse(place)? {
-            None => Ok(place.to_owned()),
+        let parsed = Source::parse(source)?;
+        let local = |file: &str| match Locator::parse(file)? {
+            None => Ok(file.to_owned()),
             Some(locator) => self.get(&locator, progress).map(|path| path.display().to_string()),
         };
-        let local = places.into_iter().map(local).collect::<Result<Vec<_>, DataError>>()?;
-        Ok(format!("{kind}:{}", local.join(",")))
+        let local = parsed.files().into_iter().map(local).collect::<Result<Vec<_>, DataError>>()?;
+        Ok(parsed.with_files(&local))
     }
 
     /// The file that has what lies at `locator`.

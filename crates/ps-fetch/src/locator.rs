@@ -1,6 +1,6 @@
 //! URLs of data, taken apart.
 
-use ps_data::{DataConfig, DataError, Validation, is_url};
+use ps_data::{DataConfig, DataError, Source, is_url};
 use url::Url;
 
 /// Where data lies, and what it must be.
@@ -63,29 +63,15 @@ impl Locator {
     }
 }
 
-/// The paths and URLs of a source: what follows its kind, apart at commas where there are two.
-pub(crate) fn places(source: &str) -> Option<(&str, Vec<&str>)> {
-    let (kind, rest) = source.split_once(':')?;
-    match kind.trim() {
-        "idx" => Some((kind, rest.split(',').collect())),
-        "csv" | "libsvm" => Some((kind, vec![rest])),
-        _ => None,
-    }
-}
-
 /// Checks that every URL that `config` names begins with one of `prefixes`, each of which must end in `/` or be the whole URL.
 ///
 /// # Errors
 /// The first URL that does not, in words.
 pub fn allowed(config: &DataConfig, prefixes: &[String]) -> Result<(), String> {
-    let validation = match &config.validation {
-        Some(Validation::Source(source)) => Some(source),
-        _ => None,
-    };
-    let sources = [Some(&config.train), validation, config.test.as_ref()].into_iter().flatten();
-    for place in sources.filter_map(|source| places(source)).flat_map(|(_, places)| places) {
-        // What is wrong with it is for whoever reads it to say.
-        let Ok(Some(locator)) = Locator::parse(place) else { continue };
+    // An invalid source or URL is an error where it is fetched or read.
+    let sources: Vec<Source> = config.sources().filter_map(|text| Source::parse(text).ok()).collect();
+    for file in sources.iter().flat_map(Source::files) {
+        let Ok(Some(locator)) = Locator::parse(file) else { continue };
         let url = locator.url.as_str();
         let is_below = |prefix: &String| match Url::parse(prefix) {
             Ok(prefix) if prefix.path().ends_with('/') => url.starts_with(prefix.as_str()),

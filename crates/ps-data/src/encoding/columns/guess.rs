@@ -6,8 +6,8 @@
 use super::category::Categories;
 use super::{Content, key};
 use crate::error::DataError;
+use crate::format::csv::Table;
 use crate::number::{Cell, resembles_number};
-use crate::table::Table;
 use std::collections::BTreeSet;
 
 /// If a column has fewer distinct values than this, it means little that they all differ.

@@ -1,26 +1,56 @@
-//! IDX files (the MNIST family), plain or gzipped.
+//! `idx:IMAGES,LABELS`: IDX files (the MNIST family), plain or gzipped.
 
+use super::{Format, Reader, csv, path};
 use crate::dataset::Image;
 use crate::error::DataError;
 use crate::progress::{Place, Watched};
-use crate::raw::Pixels;
+use crate::raw::{Pixels, Raw};
 use flate2::bufread::MultiGzDecoder;
 use ndarray::Array2;
 use ps_host::Ceiling;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+pub(super) const FORMAT: Format = Format {
+    prefix: "idx",
+    name: "IDX",
+    usage: "idx:IMAGES,LABELS",
+    reads_stdin: false,
+    parse: |rest| {
+        let (images, labels) =
+            rest.split_once(',').map_or((rest, None), |(images, labels)| (images, Some(labels)));
+        let labels = labels.map(|labels| path("idx", labels)).transpose();
+        Ok(Box::new(Idx { images: path("idx", images)?, labels: labels? }))
+    },
+};
+
+/// A file of images and one of labels, which may be absent where no labels are needed.
+struct Idx {
+    images: String,
+    labels: Option<String>,
+}
+
+impl Reader for Idx {
+    fn files(&self) -> Vec<&str> {
+        [Some(&self.images), self.labels.as_ref()].into_iter().flatten().map(String::as_str).collect()
+    }
+
+    fn read(&self, files: &[PathBuf], from: Place<'_>, _: &csv::Options) -> Result<Raw, DataError> {
+        read(&files[0], files.get(1).map(PathBuf::as_path), from).map(Raw::Pixels)
+    }
+}
 
 /// Deflate never expands a byte to more than this many.
 const MAX_EXPANSION: u64 = 1032;
 
 /// One file: its dimensions and its bytes.
-struct Idx {
+struct Content {
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
 /// Reads the images and, where given, their labels, side by side.
-pub(crate) fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Result<Pixels, DataError> {
+fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Result<Pixels, DataError> {
     let (pixels, labels_read) = std::thread::scope(|scope| {
         let labels_read = labels.map(|path| scope.spawn(move || read_file(path, true, from)));
         let pixels = read_file(images, false, from);
@@ -60,7 +90,7 @@ pub(crate) fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Res
     })
 }
 
-fn read_file(path: &Path, labels: bool, from: Place<'_>) -> Result<Idx, DataError> {
+fn read_file(path: &Path, labels: bool, from: Place<'_>) -> Result<Content, DataError> {
     let file = Watched::open(path, from)?;
     let size = file.total;
     let mut reader = BufReader::with_capacity(1 << 18, file);
@@ -77,7 +107,13 @@ fn read_file(path: &Path, labels: bool, from: Place<'_>) -> Result<Idx, DataErro
 }
 
 /// Reads header and bytes from `reader`, which cannot hold more than `limit` bytes.
-fn parse(path: &Path, labels: bool, mut reader: impl Read, limit: u64, gz: bool) -> Result<Idx, DataError> {
+fn parse(
+    path: &Path,
+    labels: bool,
+    mut reader: impl Read,
+    limit: u64,
+    gz: bool,
+) -> Result<Content, DataError> {
     let bad = |problem: String| DataError::content(path.display().to_string(), problem);
     let failed = |error: io::Error, read: u64| match error.kind() {
         io::ErrorKind::UnexpectedEof if gz => bad(format!(
@@ -146,7 +182,7 @@ fn parse(path: &Path, labels: bool, mut reader: impl Read, limit: u64, gz: bool)
     if more > 0 {
         return Err(bad(format!("{more} bytes follow the {expected} of the header's shape {shape:?}")));
     }
-    Ok(Idx { shape: shape.into_iter().map(|size| size as usize).collect(), bytes })
+    Ok(Content { shape: shape.into_iter().map(|size| size as usize).collect(), bytes })
 }
 
 /// The number of dimensions.

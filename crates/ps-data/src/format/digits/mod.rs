@@ -1,4 +1,4 @@
-//! The built-in set: handwritten-looking digits, 28x28, drawn by code.
+//! `digits:COUNT,seed=N`: the built-in set, handwritten-looking digits of 28x28 pixels, drawn by code.
 //!
 //! Drawing i of a series depends on the series' seed and on i alone. Only additions, multiplications,
 //! divisions, square roots and comparisons of binary32 take part, so every platform draws the same bytes.
@@ -6,17 +6,71 @@
 mod pen;
 mod shapes;
 
+use super::{Format, Reader, csv};
 use crate::dataset::Image;
 use crate::error::DataError;
-use crate::progress::Progress;
-use crate::raw::Pixels;
+use crate::progress::{Place, Progress};
+use crate::raw::{Pixels, Raw};
 use ndarray::Array2;
 use pen::{Canvas, SIDE};
 use ps_host::Ceiling;
 use ps_plan::seed::{Purpose, random};
 use rayon::prelude::*;
 use shapes::{Point, SHAPES};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Drawings of `digits:` without a count.
+pub const DIGITS_COUNT: usize = 20_000;
+/// Seed of `digits:` without one.
+pub const DIGITS_SEED: u64 = 1;
+
+pub(super) const FORMAT: Format = Format {
+    prefix: "digits",
+    name: "digits",
+    usage: "digits:COUNT",
+    reads_stdin: false,
+    parse: |rest| Ok(Box::new(parse(rest)?)),
+};
+
+/// The first `count` drawings of the series `seed`.
+struct Digits {
+    count: usize,
+    seed: u64,
+}
+
+impl Reader for Digits {
+    fn files(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    fn read(&self, _: &[PathBuf], from: Place<'_>, _: &csv::Options) -> Result<Raw, DataError> {
+        check_size(self.count)?;
+        Ok(Raw::Pixels(draw(self.count, self.seed, from.progress)))
+    }
+}
+
+fn parse(rest: &str) -> Result<Digits, String> {
+    let (count, seed) = match rest.split_once(',') {
+        Some((count, seed)) => (count.trim(), Some(seed.trim())),
+        None => (rest.trim(), None),
+    };
+    let count = match count {
+        "" => DIGITS_COUNT,
+        text => match text.parse() {
+            Ok(count @ 1..=10_000_000) => count,
+            _ => return Err(format!("`{text}` is not a number of drawings from 1 to 10000000")),
+        },
+    };
+    let seed = match seed {
+        None => DIGITS_SEED,
+        Some(text) => text
+            .strip_prefix("seed=")
+            .and_then(|number| number.trim().parse().ok())
+            .ok_or_else(|| format!("`{text}` where seed=N was expected"))?,
+    };
+    Ok(Digits { count, seed })
+}
 
 /// Drawings that a thread makes at once.
 const BLOCK: usize = 64;
@@ -28,7 +82,7 @@ const ROUNDING: usize = 14;
 const GRID: usize = 4;
 
 /// Refuses more drawings than fit into memory.
-pub(crate) fn check_size(count: usize) -> Result<(), DataError> {
+fn check_size(count: usize) -> Result<(), DataError> {
     let (size, ceiling) = (count as u64 * (SIDE * SIDE + 1) as u64, Ceiling::memory(1));
     if size <= ceiling.bytes() {
         return Ok(());
@@ -38,7 +92,7 @@ pub(crate) fn check_size(count: usize) -> Result<(), DataError> {
 }
 
 /// The first `count` drawings of series `seed`.
-pub(crate) fn draw(count: usize, seed: u64, progress: &dyn Progress) -> Pixels {
+fn draw(count: usize, seed: u64, progress: &dyn Progress) -> Pixels {
     let mut pixels = Array2::zeros((count, SIDE * SIDE));
     let mut labels = vec![0; count];
     let total = (count * SIDE * SIDE) as u64;

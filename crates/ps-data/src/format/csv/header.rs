@@ -1,8 +1,8 @@
 //! Whether the first row of a table names its columns.
 
+use super::Table;
 use crate::error::DataError;
 use crate::number::{Cell, resembles_number};
-use crate::table::Table;
 
 /// What is known of the first row before a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

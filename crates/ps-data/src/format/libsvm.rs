@@ -1,10 +1,33 @@
-//! LIBSVM files: a label and `index:value` pairs on each line.
+//! `libsvm:PATH`: a label and `index:value` pairs on each line.
 
+use super::{Format, Reader, csv, path};
 use crate::error::DataError;
 use crate::number::finite;
 use crate::progress::{Place, Watched};
+use crate::raw::Raw;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+pub(super) const FORMAT: Format = Format {
+    prefix: "libsvm",
+    name: "LIBSVM",
+    usage: "libsvm:PATH",
+    reads_stdin: true,
+    parse: |rest| Ok(Box::new(Libsvm(path("libsvm", rest)?))),
+};
+
+/// Sparse rows in text.
+struct Libsvm(String);
+
+impl Reader for Libsvm {
+    fn files(&self) -> Vec<&str> {
+        vec![&self.0]
+    }
+
+    fn read(&self, files: &[PathBuf], from: Place<'_>, _: &csv::Options) -> Result<Raw, DataError> {
+        read(&files[0], from).map(Raw::Sparse)
+    }
+}
 
 /// A file's rows, sparse as they stand in it.
 pub(crate) struct Sparse {
@@ -48,7 +71,7 @@ impl Sparse {
 }
 
 /// Reads the file at `path`.
-pub(crate) fn read(path: &Path, from: Place<'_>) -> Result<Sparse, DataError> {
+fn read(path: &Path, from: Place<'_>) -> Result<Sparse, DataError> {
     let place = path.display().to_string();
     let bytes = Watched::open(path, from)?.read_whole()?;
     let text = String::from_utf8(bytes).map_err(|error| {

@@ -1,32 +1,56 @@
-//! CSV files as text in memory: what a cell means is known only once all of a column is seen.
+//! `csv:PATH`: rows of cells separated by commas.
 
+mod header;
+mod quotes;
+
+use super::{Format, Reader, path};
 use crate::config::DataConfig;
 use crate::error::DataError;
-use crate::header::{self, FirstRow};
 use crate::markers::Markers;
 use crate::number::{Cell, nearest};
 use crate::progress::{Place, Watched};
-use crate::quotes;
-use std::path::Path;
+use crate::raw::Raw;
+use header::FirstRow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub(super) const FORMAT: Format = Format {
+    prefix: "csv",
+    name: "CSV",
+    usage: "csv:PATH",
+    reads_stdin: true,
+    parse: |rest| Ok(Box::new(Csv(path("csv", rest)?))),
+};
+
+struct Csv(String);
+
+impl Reader for Csv {
+    fn files(&self) -> Vec<&str> {
+        vec![&self.0]
+    }
+
+    fn read(&self, files: &[PathBuf], from: Place<'_>, options: &Options) -> Result<Raw, DataError> {
+        read(&files[0], from, options).map(Raw::Table)
+    }
+}
 
 /// How a CSV file is read.
 #[derive(Clone, Debug)]
-pub(crate) struct Format {
+pub(crate) struct Options {
     pub first_row: FirstRow,
     pub markers: Arc<Markers>,
 }
 
-impl Format {
+impl Options {
     /// Of the training source of `config`.
     pub fn of_training(config: &DataConfig) -> Self {
         let markers = Arc::new(Markers::new(config.missing_values.as_deref()));
-        Format { first_row: FirstRow::of_training(config.header), markers }
+        Options { first_row: FirstRow::of_training(config.header), markers }
     }
 
     /// Of a source that is encoded like the training source of `config`.
     pub fn of_other(config: &DataConfig) -> Self {
-        Format { first_row: FirstRow::of_other(config.header), ..Format::of_training(config) }
+        Options { first_row: FirstRow::of_other(config.header), ..Options::of_training(config) }
     }
 }
 
@@ -127,7 +151,7 @@ impl Table {
 }
 
 /// Reads the file at `path`.
-pub(crate) fn read(path: &Path, from: Place<'_>, format: &Format) -> Result<Table, DataError> {
+fn read(path: &Path, from: Place<'_>, options: &Options) -> Result<Table, DataError> {
     let place = path.display().to_string();
     let bytes = Watched::open(path, from)?.read_whole()?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
@@ -135,11 +159,11 @@ pub(crate) fn read(path: &Path, from: Place<'_>, format: &Format) -> Result<Tabl
         return Err(DataError::content(place, "the file is empty"));
     }
     quotes::check(bytes).map_err(|(line, problem)| DataError::content(format!("{place}:{line}"), problem))?;
-    let mut table = read_rows(path, place, bytes, format)?;
-    if format.first_row == FirstRow::Unknown {
+    let mut table = read_rows(path, place, bytes, options)?;
+    if options.first_row == FirstRow::Unknown {
         header::check(&table)?;
     }
-    if format.first_row != FirstRow::Data {
+    if options.first_row != FirstRow::Data {
         table.header = (0..table.width()).map(|column| table.cell(0, column).to_string()).collect();
         check_names(&table)?;
         table.skipped = 1;
@@ -151,10 +175,10 @@ pub(crate) fn read(path: &Path, from: Place<'_>, format: &Format) -> Result<Tabl
 }
 
 /// Reads all rows, the first one included, and names the columns by their numbers.
-fn read_rows(path: &Path, place: String, bytes: &[u8], format: &Format) -> Result<Table, DataError> {
+fn read_rows(path: &Path, place: String, bytes: &[u8], options: &Options) -> Result<Table, DataError> {
     let mut lines = Lines { bytes, counted: 0, line: 1 };
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
-    let markers = Arc::clone(&format.markers);
+    let markers = Arc::clone(&options.markers);
     let mut table = Table {
         place,
         header: Vec::new(),
@@ -172,7 +196,7 @@ fn read_rows(path: &Path, place: String, bytes: &[u8], format: &Format) -> Resul
         }
         if record.len() != table.width() {
             let (cells, columns) = (record.len(), table.width());
-            let first = if format.first_row == FirstRow::Data { "first row" } else { "header" };
+            let first = if options.first_row == FirstRow::Data { "first row" } else { "header" };
             let problem = format!("{cells} cells where the {first} has {columns} columns");
             return Err(DataError::content(format!("{}:{line}", table.place), problem));
         }
