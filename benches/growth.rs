@@ -8,7 +8,8 @@ mod plot;
 
 use plot::{Panel, Series};
 use ps_core::model::{Activation, Head};
-use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_core::optim::Sgd;
+use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
 use ps_plan::BatchPlan;
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -158,7 +159,7 @@ fn measure(name: String, cases: Vec<(f64, Case)>, samples: &Pixels) -> Series {
 /// Makes the next step each time it is called.
 fn step<'a>(case: &Case, samples: &'a Pixels) -> Box<dyn FnMut() + Send + 'a> {
     let plan = BatchPlan::new(1, SAMPLES, case.batch, LEAF.min(case.batch), 1_000_000, None);
-    let momentum = Rule { momentum: 0.9, ..Rule::default() };
+    let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
     let mut trainer = Trainer::new(&case.model, plan, momentum, LearningRate::constant(1e-4));
     let kernel = Kernel::chosen().unwrap_or_else(|error| panic!("{error}"));
     let mut gradients = Gradients::new(case.model.clone(), plan, kernel);

@@ -4,9 +4,10 @@
 use downhill_tests::{downhill, run};
 use ps_core::control::{EarlyStopping, Guard};
 use ps_core::kernel::KERNEL_VARIABLE;
+use ps_core::optim::Sgd;
 use ps_core::{
-    Activation, Control, ControlConfig, Head, Kernel, LearningRate, Model, Observed, Rule, Rules,
-    ScheduleKind, Tally,
+    Activation, Control, ControlConfig, Head, Kernel, LearningRate, Model, Observed, Rules, ScheduleKind,
+    Tally,
 };
 use ps_plan::BatchPlan;
 use ps_run::{Line, METRICS_FILE};
@@ -253,7 +254,7 @@ fn watching() -> Control {
         guard: Some(Guard { recovers: true, factor: 0.7, retries: 2, rise: 1.5, every: 20 }),
         descent: None,
     };
-    Control::new(config, Rules::new(Rule::default(), &model, 1), plan, rate)
+    Control::new(config, Rules::new(Sgd::default(), &model, 1), plan, rate)
 }
 
 #[test]

@@ -3,9 +3,10 @@
 
 use crate::generated::{Targets, table};
 use ps_core::control::Guard;
+use ps_core::optim::Sgd;
 use ps_core::{
-    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION, Rule,
-    Rules, Samples, ScheduleKind, StepReport, Trainer, reference, weights_hash,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION,
+    OptimizerParams, Rules, Samples, ScheduleKind, StepReport, Trainer, reference, weights_hash,
 };
 use ps_data::{DataConfig, NoProgress, Task};
 use ps_plan::BatchPlan;
@@ -101,7 +102,7 @@ fn guarded(head: Head, rate: LearningRate) -> String {
     let plan = BatchPlan::new(7, samples.len(), 20, 6, 12, None).watching(validation.len(), 0);
     let guard = Guard { recovers: true, factor: 0.5, retries: 10, rise: 1.5, every: 20 };
     let config = ControlConfig { guard: Some(guard), ..ControlConfig::default() };
-    let rules = Rules::new(Rule { momentum: 0.5, ..Rule::default() }, &model, plan.seed);
+    let rules = Rules::new(Sgd { momentum: 0.5, ..Sgd::default() }, &model, plan.seed);
     let trainer = Trainer::controlled(&model, Control::new(config, rules, plan, rate));
     let mut events = 0;
     let mut count = |report: &StepReport, _: &[f32]| events += report.events.len();
@@ -113,13 +114,11 @@ fn guarded(head: Head, rate: LearningRate) -> String {
 /// The hash after two epochs with everything switched on, by plain loops and by the kernels.
 fn hash_of(samples: &dyn Samples, model: &Model) -> String {
     let plan = BatchPlan::new(7, samples.len(), 20, 6, 2, None);
-    let sgd = Rule {
-        momentum: 0.9,
-        nesterov: true,
+    let sgd = OptimizerParams {
         weight_decay: 1e-3,
         l1: 1e-5,
         clip: Some(0.5),
-        ..Rule::default()
+        ..Sgd { momentum: 0.9, nesterov: true }.into()
     };
     let rate = LearningRate {
         schedule: ScheduleKind::Cosine,

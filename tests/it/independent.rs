@@ -4,11 +4,11 @@
 
 use crate::generated::{Targets, table};
 use ps_core::control::{Descent, EarlyStopping, Guard};
-use ps_core::optim::Noise;
+use ps_core::optim::{Adagrad, Adam, AdamW, Conflict, Ftrl, Lamb, Lars, Noise, RmsProp, Sgd, Value};
 use ps_core::{
-    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, OptimizerConfig,
-    OptimizerKind, Precision, Rule, Rules, Samples, ScheduleKind, StepReport, Trainer, reference,
-    weights_hash,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, Optimizer,
+    OptimizerConfig, OptimizerParams, Precision, Rules, Samples, ScheduleKind, StepReport, Trainer,
+    reference, weights_hash,
 };
 use ps_data::{DataConfig, Missing, NoProgress, Task, Validation};
 use ps_plan::BatchPlan;
@@ -33,9 +33,7 @@ struct Run {
     standardize: bool,
     missing: Missing,
     weights: Precision,
-    sgd: Rule,
-    /// What an optimizer has besides its rule; that is `sgd`.
-    more: OptimizerConfig,
+    optimizer: OptimizerConfig,
     control: ControlConfig,
     rate: LearningRate,
 }
@@ -80,8 +78,7 @@ impl Run {
             standardize: false,
             missing: Missing::Refuse,
             weights: Precision::F32,
-            sgd: Rule::default(),
-            more: Rule::default().into(),
+            optimizer: OptimizerConfig::default(),
             control: ControlConfig::default(),
             rate: LearningRate::constant(0.1),
         }
@@ -131,8 +128,7 @@ impl Run {
         let plan = plan.watching(samples, 0);
         let rate = LearningRate { steps: plan.steps, ..self.rate };
         let (mut loss, mut events) = (0.0, 0);
-        let optimizer = OptimizerConfig { rule: self.sgd, ..self.more.clone() };
-        let rules = Rules::new(optimizer, &model, self.seed);
+        let rules = Rules::new(self.optimizer.clone(), &model, self.seed);
         let trainer = Trainer::controlled(&model, Control::new(self.control.clone(), rules, plan, rate));
         let validation = data.validation.as_ref().map(|part| part as &dyn Samples);
         let mut say = |report: &StepReport, _: &[f32]| {
@@ -176,7 +172,7 @@ impl Run {
             }
             format => vec![format!("{format}={}", file.display()), format!("label={}", self.label)],
         };
-        let (sgd, rate) = (self.sgd, self.rate);
+        let (params, rate) = (self.optimizer.params, self.rate);
         arguments.extend([
             format!("head={}", name_of(&HEADS)),
             format!("hidden={}", hidden.join(",")),
@@ -191,11 +187,9 @@ impl Run {
             format!("missing={}", if self.missing == Missing::Mean { "mean" } else { "refuse" }),
             format!("weights={}", if self.weights == Precision::Bf16 { "bf16" } else { "f32" }),
             // Every binary32 is a binary64: the decimal text of that one is read back without loss.
-            format!("momentum={:?}", f64::from(sgd.momentum)),
-            format!("nesterov={}", sgd.nesterov),
-            format!("weight_decay={:?}", f64::from(sgd.weight_decay)),
-            format!("l1={:?}", f64::from(sgd.l1)),
-            format!("clip={:?}", f64::from(sgd.clip.unwrap_or(0.0))),
+            format!("weight_decay={:?}", f64::from(params.weight_decay)),
+            format!("l1={:?}", f64::from(params.l1)),
+            format!("clip={:?}", f64::from(params.clip.unwrap_or(0.0))),
             format!("initial={:?}", rate.initial),
             format!("schedule={schedule}"),
             format!("warmup={}", rate.warmup),
@@ -205,24 +199,24 @@ impl Run {
             format!("power={:?}", rate.power),
             format!("end={:?}", rate.end),
         ]);
-        let kind = serde_json::to_value(sgd.kind).unwrap();
         let single = |value: f32| f64::from(value);
+        arguments.extend(params.optimizer.settings().into_iter().map(|(setting, value)| match value {
+            Value::Flag(flag) => format!("{}={flag}", setting.name),
+            Value::Number(number) => format!("{}={:?}", setting.name, single(number)),
+        }));
         arguments.extend([
-            format!("kind={}", kind.as_str().unwrap()),
-            format!("beta1={:?}", single(sgd.beta1)),
-            format!("beta2={:?}", single(sgd.beta2)),
-            format!("epsilon={:?}", single(sgd.epsilon)),
-            format!("trust={:?}", single(sgd.trust)),
-            format!("decay_biases={}", self.more.decay_biases),
-            format!("clip_norm={:?}", single(self.more.clip_norm.unwrap_or(0.0))),
+            format!("kind={}", params.optimizer.name()),
+            format!("decay_biases={}", self.optimizer.decay_biases),
+            format!("clip_norm={:?}", single(self.optimizer.clip_norm.unwrap_or(0.0))),
             format!("patience={}", rate.patience),
             format!("threshold={:?}", rate.threshold),
             format!("absolute={}", rate.is_absolute),
             format!("cooldown={}", rate.cooldown),
         ]);
-        arguments
-            .extend(self.more.rates.iter().map(|(name, rate)| format!("rates.{name}={:?}", single(*rate))));
-        if let Some(Noise { scale, decay }) = self.more.noise {
+        arguments.extend(
+            self.optimizer.rates.iter().map(|(name, rate)| format!("rates.{name}={:?}", single(*rate))),
+        );
+        if let Some(Noise { scale, decay }) = self.optimizer.noise {
             arguments.extend([format!("noise={scale:?}"), format!("noise_decay={decay:?}")]);
         }
         if let Some(EarlyStopping { patience, least }) = self.control.early_stopping {
@@ -423,14 +417,13 @@ fn weights_that_travel_as_bfloat16() {
             hidden: vec![9],
             activation: Activation::Tanh,
             // Weight decay and l1 see the weights as they are kept.
-            sgd: Rule {
-                momentum: 0.9,
-                nesterov: true,
+            optimizer: OptimizerParams {
                 weight_decay: 0.01,
                 l1: 1e-3,
                 clip: Some(0.05),
-                ..Rule::default()
-            },
+                ..Sgd { momentum: 0.9, nesterov: true }.into()
+            }
+            .into(),
             ..Run::new("bf16, all settings", Head::Softmax)
         };
         let rounded = tanh.in_rust(folder);
@@ -451,29 +444,20 @@ fn weights_that_travel_as_bfloat16() {
 #[test]
 fn every_setting_of_the_optimizer() {
     compare(|_| {
-        let plain = Rule::default();
+        let sgd = |momentum, nesterov| OptimizerParams::from(Sgd { momentum, nesterov });
+        let plain = sgd(0.0, false);
         let settings = [
-            ("momentum", Rule { momentum: 0.9, ..plain }),
-            ("nesterov", Rule { momentum: 0.9, nesterov: true, ..plain }),
-            ("weight decay", Rule { weight_decay: 0.01, ..plain }),
-            ("l1", Rule { l1: 0.003, ..plain }),
-            ("clip", Rule { clip: Some(0.02), ..plain }),
-            (
-                "all",
-                Rule {
-                    momentum: 0.8,
-                    nesterov: true,
-                    weight_decay: 1e-3,
-                    l1: 1e-4,
-                    clip: Some(0.05),
-                    ..Rule::default()
-                },
-            ),
+            ("momentum", sgd(0.9, false)),
+            ("nesterov", sgd(0.9, true)),
+            ("weight decay", OptimizerParams { weight_decay: 0.01, ..plain }),
+            ("l1", OptimizerParams { l1: 0.003, ..plain }),
+            ("clip", OptimizerParams { clip: Some(0.02), ..plain }),
+            ("all", OptimizerParams { weight_decay: 1e-3, l1: 1e-4, clip: Some(0.05), ..sgd(0.8, true) }),
         ];
-        let runs = settings.into_iter().flat_map(|(name, sgd)| {
+        let runs = settings.into_iter().flat_map(|(name, params)| {
             [Head::Softmax, Head::SquaredError].map(|head| Run {
                 hidden: if head == Head::Softmax { vec![8] } else { Vec::new() },
-                sgd,
+                optimizer: params.into(),
                 ..Run::new(format!("{name}, {head:?}"), head)
             })
         });
@@ -484,38 +468,45 @@ fn every_setting_of_the_optimizer() {
 #[test]
 fn every_optimizer() {
     compare(|_| {
-        use OptimizerKind::*;
-        let rule = |kind| Rule { kind, ..Rule::default() };
-        let rules = [
-            ("adagrad", 0.05, Rule { epsilon: 1e-10, ..rule(Adagrad) }),
-            ("rmsprop", 0.01, Rule { beta2: 0.99, ..rule(RmsProp) }),
-            ("rmsprop, momentum", 0.01, Rule { beta2: 0.99, momentum: 0.8, ..rule(RmsProp) }),
-            ("adam", 0.01, Rule { weight_decay: 0.01, ..rule(Adam) }),
-            ("adamw", 0.01, Rule { weight_decay: 0.1, l1: 1e-3, ..rule(AdamW) }),
-            ("lars", 5.0, Rule { weight_decay: 0.01, ..rule(Lars) }),
-            ("lars, momentum", 5.0, Rule { weight_decay: 0.01, momentum: 0.9, ..rule(Lars) }),
-            ("lamb", 0.02, Rule { weight_decay: 0.01, epsilon: 1e-6, ..rule(Lamb) }),
-            ("ftrl", 0.3, Rule { weight_decay: 0.01, l1: 0.5, epsilon: 1.0, ..rule(Ftrl) }),
-            ("sgd", 0.1, Rule { weight_decay: 0.01, momentum: 0.9, ..rule(Sgd) }),
+        let with =
+            |weight_decay, l1, optimizer: Optimizer| OptimizerParams { weight_decay, l1, ..optimizer.into() };
+        let optimizers = [
+            ("adagrad", 0.05, Adagrad::default().into()),
+            ("rmsprop", 0.01, RmsProp::default().into()),
+            ("rmsprop, momentum", 0.01, RmsProp { momentum: 0.8, ..RmsProp::default() }.into()),
+            ("adam", 0.01, with(0.01, 0.0, Adam::default().into())),
+            ("adamw", 0.01, with(0.1, 1e-3, AdamW::default().into())),
+            ("lars", 5.0, with(0.01, 0.0, Lars::default().into())),
+            ("lars, momentum", 5.0, with(0.01, 0.0, Lars { momentum: 0.9, ..Lars::default() }.into())),
+            ("lamb", 0.02, with(0.01, 0.0, Lamb::default().into())),
+            ("ftrl", 0.3, with(0.01, 0.5, Ftrl::default().into())),
+            ("sgd", 0.1, with(0.01, 0.0, Sgd { momentum: 0.9, nesterov: false }.into())),
         ];
+        let tried = optimizers.map(|(_, _, params): (_, _, OptimizerParams)| params.optimizer.name());
+        assert!(Optimizer::NAMES.iter().all(|name| tried.contains(name)), "every optimizer has a row");
         let mut runs = Vec::new();
-        for (name, rate, sgd) in rules {
+        for (name, rate, params) in optimizers {
+            let optimizer = OptimizerConfig::from(params);
             let plain = Run {
                 // More than one piece of the grid in a tensor.
-                hidden: if sgd.kind == Ftrl { Vec::new() } else { vec![120, 40] },
-                sgd,
+                hidden: if params.optimizer.conflict(Conflict::HiddenLayers).is_some() {
+                    Vec::new()
+                } else {
+                    vec![120, 40]
+                },
+                optimizer: optimizer.clone(),
                 rate: LearningRate::constant(rate),
                 ..Run::new(name, Head::Softmax)
             };
+            let mut add = |what, optimizer| {
+                runs.push(Run { name: format!("{name}, {what}"), optimizer, ..plain.clone() });
+            };
             let rates = [("biases", 2.0), ("weights", 0.5)].map(|(name, rate)| (name.into(), rate)).to_vec();
-            let more = OptimizerConfig { decay_biases: false, rates, ..sgd.into() };
-            runs.push(Run { name: format!("{name}, groups"), more, ..plain.clone() });
+            add("groups", OptimizerConfig { decay_biases: false, rates, ..optimizer.clone() });
             let noise = Some(Noise { scale: 0.01, decay: 0.55 });
-            let more = OptimizerConfig { noise, ..sgd.into() };
-            runs.push(Run { name: format!("{name}, noise"), more, ..plain.clone() });
-            if sgd.kind != Lamb {
-                let more = OptimizerConfig { clip_norm: Some(0.05), ..sgd.into() };
-                runs.push(Run { name: format!("{name}, clip_norm"), more, ..plain.clone() });
+            add("noise", OptimizerConfig { noise, ..optimizer.clone() });
+            if params.optimizer.conflict(Conflict::ClipNorm).is_none() {
+                add("clip_norm", OptimizerConfig { clip_norm: Some(0.05), ..optimizer });
             }
             runs.push(plain);
         }
@@ -528,8 +519,8 @@ fn factors_of_the_rate_are_multiplied_in_the_order_of_their_names() {
     let factors = [("biases", 3.0), ("layers.0", 0.3), ("layers.0.weight", 0.7), ("weights", 0.9)];
     let run = |factors: &[(&str, f32)]| {
         let rates = factors.iter().map(|(name, factor)| (name.to_string(), *factor)).collect();
-        let more = OptimizerConfig { rates, ..Rule::default().into() };
-        Run { more, hidden: vec![9], ..Run::new("factors of the rate", Head::Softmax) }
+        let optimizer = OptimizerConfig { rates, ..OptimizerConfig::default() };
+        Run { optimizer, hidden: vec![9], ..Run::new("factors of the rate", Head::Softmax) }
     };
     compare(|folder| {
         let reversed: Vec<_> = factors.iter().rev().copied().collect();
@@ -571,7 +562,7 @@ fn all_that_is_decided_before_a_step() {
             batch: 1000,
             hidden,
             epochs,
-            sgd: Rule { weight_decay: 0.01, ..Rule::default() },
+            optimizer: OptimizerParams { weight_decay: 0.01, ..Sgd::default().into() }.into(),
             rate: LearningRate::constant(rate),
             control: ControlConfig { descent, ..ControlConfig::default() },
             ..Run::new(name, head)
@@ -612,11 +603,11 @@ fn all_that_is_decided_before_a_step() {
             },
             watched("guard that warns", steep, ControlConfig { guard: guard(false), ..Default::default() }),
             Run {
-                sgd: Rule { kind: OptimizerKind::Adam, ..Rule::default() },
+                optimizer: Adam::default().into(),
                 ..watched("guard and adam", steep, ControlConfig { guard: guard(true), ..Default::default() })
             },
             Run {
-                sgd: Rule { momentum: 0.9, ..Rule::default() },
+                optimizer: Sgd { momentum: 0.9, nesterov: false }.into(),
                 ..watched(
                     "guard, plateau, momentum",
                     LearningRate { initial: 20.0, ..lowered },
@@ -624,7 +615,7 @@ fn all_that_is_decided_before_a_step() {
                 )
             },
             Run {
-                sgd: Rule { momentum: 0.9, ..Rule::default() },
+                optimizer: Sgd { momentum: 0.9, nesterov: false }.into(),
                 ..watched(
                     "guard that returns to weights of long before",
                     rising(30.0),
@@ -730,7 +721,7 @@ fn real_data() {
         standardize: true,
         validation: Some(0.2),
         epochs: 4,
-        sgd: Rule { momentum: 0.9, ..Rule::default() },
+        optimizer: Sgd { momentum: 0.9, nesterov: false }.into(),
         rate: LearningRate { schedule: ScheduleKind::Cosine, ..LearningRate::constant(0.05) },
         ..Run::new(file, head)
     };

@@ -1,8 +1,8 @@
 //! A poor minimum is left by momentum, by warm restarts, by noise and by other seeds, each by itself.
 
-use ps_core::optim::Noise;
+use ps_core::optim::{Noise, Sgd};
 use ps_core::{
-    Activation, Head, LearningRate, Model, NodeSum, OptimizerConfig, Rule, ScheduleKind, Tally, Trainer,
+    Activation, Head, LearningRate, Model, NodeSum, OptimizerConfig, ScheduleKind, Tally, Trainer,
 };
 use ps_plan::BatchPlan;
 
@@ -44,7 +44,7 @@ fn descend(seed: u64, optimizer: OptimizerConfig, rate: LearningRate) -> f64 {
 }
 
 fn plain() -> OptimizerConfig {
-    Rule::default().into()
+    Sgd::default().into()
 }
 
 fn is_good(w: f64) -> bool {
@@ -65,7 +65,7 @@ fn plain_descent_ends_in_the_poor_minimum() {
 
 #[test]
 fn momentum_carries_over_the_ridge() {
-    let momentum = Rule { momentum: 0.98, ..Rule::default() };
+    let momentum = Sgd { momentum: 0.98, ..Sgd::default() };
     let end = descend(seed_of_the_poor_side(), momentum.into(), LearningRate::constant(0.02));
     assert!(is_good(end), "{end}");
 }

@@ -50,7 +50,7 @@ fn the_table_of_settings_says_of_every_number_how_it_is_rounded() {
     table.retain(|_, keys| !keys.is_empty());
 
     let mut wanted = BTreeMap::<String, BTreeSet<String>>::new();
-    for key in &KEYS {
+    for key in KEYS.iter() {
         let used = match key.accepts {
             Accepts::Single(..) | Accepts::Factors => "binary32",
             Accepts::Double(..) | Accepts::Rates | Accepts::ShareOrText => "binary64",

@@ -2,7 +2,8 @@
 //! `truth/ten_steps.py` computed in binary64 with numpy and stored in `truth/ten_steps.json`.
 
 use crate::generated::Table;
-use ps_core::{Activation, Head, LearningRate, Model, Rule, reference};
+use ps_core::optim::Sgd;
+use ps_core::{Activation, Head, LearningRate, Model, OptimizerParams, reference};
 use ps_plan::BatchPlan;
 use serde_json::Value;
 
@@ -27,12 +28,8 @@ fn ten_steps_have_the_losses_of_another_implementation() {
         let plan =
             BatchPlan::new(case["seed"].as_u64().unwrap(), samples.targets.len(), batch, 3, 9, Some(10));
         let single = |key: &str| case[key].as_f64().unwrap() as f32;
-        let sgd = Rule {
-            momentum: single("momentum"),
-            nesterov: case["nesterov"].as_bool().unwrap(),
-            weight_decay: single("weight_decay"),
-            ..Rule::default()
-        };
+        let sgd = Sgd { momentum: single("momentum"), nesterov: case["nesterov"].as_bool().unwrap() };
+        let sgd = OptimizerParams { weight_decay: single("weight_decay"), ..sgd.into() };
         let rate = LearningRate::constant(case["rate"].as_f64().unwrap());
         let mut losses = Vec::new();
         let weights = reference::train(&model, plan, sgd, rate, &samples, |report, _| {

@@ -3,8 +3,11 @@
 use crate::{Bench, Entrant, Error, Measurement, race};
 use bytes::Bytes;
 use ps_core::chunk::{Pool, Pooled};
+use ps_core::optim::Sgd;
 use ps_core::precision::Element;
-use ps_core::{Activation, ChunkFold, Control, ControlConfig, Head, LearningRate, Model, Rule, Rules};
+use ps_core::{
+    Activation, ChunkFold, Control, ControlConfig, Head, LearningRate, Model, OptimizerParams, Rules,
+};
 use ps_plan::{BatchPlan, Node, Tree};
 use ps_proto::limits::chunk_elements;
 use std::ops::Range;
@@ -21,7 +24,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
         return Ok(());
     }
     let gradients = [1, 2].map(|seed| Bytes::from(bytes(ELEMENTS, seed)));
-    let mut kept = Kept::new(ELEMENTS, Rule { momentum: 0.9, ..Rule::default() });
+    let mut kept = Kept::new(ELEMENTS, Sgd { momentum: 0.9, ..Sgd::default() });
     let (old, mut copied) = (bytes(ELEMENTS, 3), bytes(ELEMENTS, 5));
     let chunk = 4 * chunk_elements(ELEMENTS);
     let mut entrants = [
@@ -64,20 +67,21 @@ struct Chunk {
 
 impl Kept {
     /// So many.
-    pub fn new(elements: usize, rule: Rule) -> Self {
+    pub fn new(elements: usize, optimizer: impl Into<OptimizerParams>) -> Self {
+        let optimizer = optimizer.into();
         let old = Bytes::from(bytes(elements, 3));
         let size = chunk_elements(elements);
         let pool = Pool::default();
         let chunk = |first| {
             let elements = size.min(elements - first);
             let bytes = 4 * first..4 * (first + elements);
-            let state = vec![0.0; rule.state().len() * elements];
+            let state = vec![0.0; optimizer.optimizer.vectors().len() * elements];
             Chunk { old: old.slice(bytes.clone()), bytes, new: pool.take(elements), state }
         };
         let chunks = (0..elements).step_by(size).map(chunk).collect();
         let model = Model::new(elements - 1, &[], Activation::Relu, Head::SquaredError, 1);
         let plan = BatchPlan::new(1, 64, 64, 32, 1, None);
-        let rules = Rules::new(rule, &model, 1);
+        let rules = Rules::new(optimizer, &model, 1);
         let control = Control::new(ControlConfig::default(), rules, plan, LearningRate::constant(0.01));
         Kept { control, pool, chunks }
     }

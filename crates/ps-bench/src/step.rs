@@ -3,7 +3,8 @@
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
-use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_core::optim::Sgd;
+use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
 use ps_plan::BatchPlan;
 
 /// The usual leaf.
@@ -94,7 +95,7 @@ fn step<'a>(
     leaf: usize,
 ) -> Entrant<'a> {
     let (model, plan) = (model(samples, hidden), plan(samples, batch, leaf));
-    let momentum = Rule { momentum: 0.9, ..Rule::default() };
+    let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
     let rate = LearningRate::constant(0.001);
     if InPlace::suits(&model, &momentum.into()) {
         let mut holder = InPlace::new(&model, plan, momentum, rate, kernel);

@@ -5,10 +5,12 @@
 
 use crate::run::{GuardMode, Shape};
 use ps_core::model::ModelKind;
-use ps_core::{Activation, Head, OptimizerKind, Precision, ScheduleKind};
+use ps_core::optim::{self, Setting};
+use ps_core::{Activation, Head, Optimizer, Precision, ScheduleKind};
 use ps_data::{ColumnKind, Missing};
 use std::fmt;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
+use std::sync::LazyLock;
 
 /// One key of the run file.
 #[derive(Clone, Copy, Debug)]
@@ -106,16 +108,6 @@ pub(crate) const HEADS: Names<Head, 4> = [
     ("softmax", Head::Softmax),
     ("poisson", Head::Poisson),
 ];
-pub(crate) const OPTIMIZERS: Names<OptimizerKind, 8> = [
-    ("sgd", OptimizerKind::Sgd),
-    ("adagrad", OptimizerKind::Adagrad),
-    ("rmsprop", OptimizerKind::RmsProp),
-    ("adam", OptimizerKind::Adam),
-    ("adamw", OptimizerKind::AdamW),
-    ("lars", OptimizerKind::Lars),
-    ("lamb", OptimizerKind::Lamb),
-    ("ftrl", OptimizerKind::Ftrl),
-];
 pub(crate) const GUARDS: Names<GuardMode, 3> =
     [("off", GuardMode::Off), ("warn", GuardMode::Warn), ("recover", GuardMode::Recover)];
 pub(crate) const THRESHOLDS: Names<bool, 2> = [("relative", false), ("absolute", true)];
@@ -153,10 +145,7 @@ const PERIODIC: Use = When(SCHEDULE, &["step", "exponential", "inverse-time", "c
 const FACTORED: Use = When(SCHEDULE, &["step", "exponential", "inverse-time", "plateau"]);
 const PLATEAU: Use = When(SCHEDULE, &["plateau"]);
 const ARMIJO: Use = When(SCHEDULE, &["armijo"]);
-const OPTIMIZER: &str = "optimizer.kind";
-const MOMENTS: Use = When(OPTIMIZER, &["adam", "adamw", "lamb"]);
 const RECOVERS: Use = When("guard.mode", &["recover"]);
-const SHARE: Accepts = Single(Included(0.0), Excluded(1.0));
 const BETWEEN: Accepts = Double(Excluded(0.0), Excluded(1.0));
 const PIECEWISE: Use = When(SCHEDULE, &["piecewise"]);
 /// What TOML's integers reach.
@@ -178,8 +167,77 @@ use Fallback::{Described, Required, Value};
 use Use::{Always, BeforePhases, InPhases, When};
 
 /// All keys, in the order of the resolved run file.
+pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let mut optimizer = OPTIMIZER.to_vec();
+    optimizer.extend(settings());
+    // What the order does not name comes last.
+    optimizer.sort_by_key(|key| {
+        OPTIMIZER_ORDER.iter().position(|name| *name == key.parts().1).unwrap_or(usize::MAX)
+    });
+    [&BEFORE_OPTIMIZER[..], &optimizer, &AFTER_OPTIMIZER].concat()
+});
+
+/// The order of keys under `[optimizer]`: fingerprints of runs depend on it.
+const OPTIMIZER_ORDER: [&str; 15] = [
+    "kind",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "l1",
+    "clip",
+    "clip_norm",
+    "decay_biases",
+    "rates",
+    "beta1",
+    "beta2",
+    "epsilon",
+    "trust",
+    "noise",
+    "noise_decay",
+];
+
+/// A key for each setting that some optimizers have.
+fn settings() -> Vec<Key> {
+    let mut found: Vec<(&Setting, Vec<(&'static str, String)>)> = Vec::new();
+    for optimizer in Optimizer::all() {
+        for (setting, value) in optimizer.settings() {
+            let default = match value {
+                optim::Value::Flag(flag) => flag.to_string(),
+                optim::Value::Number(number) => format!("{number:?}"),
+            };
+            match found.iter_mut().find(|(known, _)| known.name == setting.name) {
+                Some((_, defaults)) => defaults.push((optimizer.name(), default)),
+                None => found.push((setting, vec![(optimizer.name(), default)])),
+            }
+        }
+    }
+    let leak = |text: String| &*text.leak();
+    let key = |(setting, defaults): (&Setting, Vec<(&'static str, String)>)| {
+        let usual = defaults.iter().map(|(_, default)| default);
+        let usual = usual.max_by_key(|value| defaults.iter().filter(|(_, other)| other == *value).count());
+        let usual = usual.expect("a setting is one of an optimizer").clone();
+        let others = defaults.iter().filter(|(_, default)| *default != usual);
+        let others: Vec<String> =
+            others.map(|(name, default)| format!("of {name} {}", default.trim_end_matches(".0"))).collect();
+        Key {
+            path: leak(format!("optimizer.{}", setting.name)),
+            accepts: match setting.accepts {
+                optim::Accepts::Flag => Flag,
+                optim::Accepts::Number(low, high) => Single(low, high),
+            },
+            default: match others.is_empty() {
+                true => Value(leak(usual)),
+                false => Described(leak(format!("{usual}; {}", others.join(", ")))),
+            },
+            used: When("optimizer.kind", defaults.iter().map(|(name, _)| *name).collect::<Vec<_>>().leak()),
+            help: setting.help,
+        }
+    };
+    found.into_iter().map(key).collect()
+}
+
 #[rustfmt::skip]
-pub const KEYS: [Key; 65] = [
+const BEFORE_OPTIMIZER: [Key; 22] = [
     key("seed", Integer(0, MOST), Value("1"), Always,
         "Seed of the sample order, the initial weights and the validation share."),
     key("data.train", Text, Required("\"digits:\""), Always,
@@ -229,12 +287,12 @@ pub const KEYS: [Key; 65] = [
     key("train.probe_every", Time(1), Described("none"), Always,
         "Look closely at a step this often: how much the loss of its batch was to fall to first order, and how much it fell. \
          It costs a forward pass."),
-    key("optimizer.kind", Name(&names(&OPTIMIZERS)), Value("\"sgd\""), Always,
+];
+
+#[rustfmt::skip]
+const OPTIMIZER: [Key; 9] = [
+    key("optimizer.kind", Name(Optimizer::NAMES), Value("\"sgd\""), Always,
         "How a step follows the gradient. Ftrl is for models without hidden layers."),
-    key("optimizer.momentum", SHARE, Value("0.0"), When(OPTIMIZER, &["sgd", "rmsprop", "lars"]),
-        "Share of the last step's velocity that is kept."),
-    key("optimizer.nesterov", Flag, Value("false"), When(OPTIMIZER, &["sgd"]),
-        "Take the gradient ahead of the velocity; needs momentum."),
     key("optimizer.weight_decay", Single(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"), Always,
         "L2: this times the weight is added to its gradient; of adamw and lamb to the step, of ftrl to its proximal step."),
     key("optimizer.l1", Single(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Value("0.0"), Always,
@@ -248,21 +306,14 @@ pub const KEYS: [Key; 65] = [
     key("optimizer.rates", Factors, Described("none"), Always,
         "What the rate of some parameters is multiplied by: of `weights`, `biases`, a layer such as `layers.0`, or a tensor such \
          as `layers.0.bias`. Where several names fit, the factors are multiplied."),
-    key("optimizer.beta1", SHARE, Value("0.9"), MOMENTS,
-        "Share of the mean of gradients that is kept."),
-    key("optimizer.beta2", SHARE, Described("0.999; of rmsprop 0.99"),
-        When(OPTIMIZER, &["adam", "adamw", "lamb", "rmsprop"]),
-        "Share of the mean of squared gradients that is kept."),
-    key("optimizer.epsilon", Single(POSITIVE.0, POSITIVE.1),
-        Described("1e-8; of adagrad 1e-10, of lamb 1e-6, of ftrl 1"),
-        When(OPTIMIZER, &["adagrad", "rmsprop", "adam", "adamw", "lamb", "ftrl"]),
-        "Added to the root of the squared gradients; beta of ftrl."),
-    key("optimizer.trust", Single(POSITIVE.0, POSITIVE.1), Value("0.001"), When(OPTIMIZER, &["lars"]),
-        "The rate of a layer's weight w with gradient g is multiplied by this · ‖w‖ / (‖g‖ + weight_decay · ‖w‖)."),
     key("optimizer.noise", Double(POSITIVE.0, POSITIVE.1), Described("none"), Always,
         "Variance of normal noise on the mean gradient at the first step."),
     key("optimizer.noise_decay", Double(NOT_NEGATIVE.0, NOT_NEGATIVE.1), Described("0.55"), Always,
         "How fast the noise goes: its variance is noise / (1 + step)^this."),
+];
+
+#[rustfmt::skip]
+const AFTER_OPTIMIZER: [Key; 28] = [
     key("learning_rate.from", Time(1), Required("\"50%\""), InPhases,
         "When this phase begins; it ends where the next one begins, and its schedule counts from here."),
     key("learning_rate.initial", Double(POSITIVE.0, POSITIVE.1), Required("0.1"), Always,
@@ -394,7 +445,7 @@ pub(crate) const MOST_WIDTH: u64 = 1_000_000;
 /// The README's table of all keys, in Markdown.
 pub fn reference_table() -> String {
     let mut table = String::from("| key | value | default | applies to | meaning |\n|---|---|---|---|---|\n");
-    for key in &KEYS {
+    for key in KEYS.iter() {
         let accepts = match key.accepts {
             Text => "a text".to_string(),
             Integer(low, MOST_SAMPLES) => format!("an integer of at least {low}"),

@@ -3,8 +3,8 @@
 use crate::document::{Document, Value};
 use crate::error::{ConfigError, Place};
 use crate::keys::{
-    ACTIVATIONS, COLUMN_KINDS, GUARDS, HEADS, MISSING, MODEL_KINDS, OPTIMIZERS, PRECISIONS, SCHEDULES,
-    THRESHOLDS,
+    ACTIVATIONS, Accepts, COLUMN_KINDS, GUARDS, HEADS, KEYS, MISSING, MODEL_KINDS, PRECISIONS, SCHEDULES,
+    THRESHOLDS, Use,
 };
 use crate::run::{
     Batch, GuardConfig, GuardMode, ModelConfig, Phase, RateConfig, RunConfig, Shape, TrainConfig, WireConfig,
@@ -12,8 +12,8 @@ use crate::run::{
 use crate::time::Time;
 use ps_core::control::Descent;
 use ps_core::model::ModelKind;
-use ps_core::optim::Noise;
-use ps_core::{Head, OptimizerConfig, OptimizerKind, Rule, ScheduleKind};
+use ps_core::optim::{self, Conflict, Noise, Refusal};
+use ps_core::{Head, Optimizer, OptimizerConfig, OptimizerParams, ScheduleKind};
 use ps_data::{DataConfig, Validation};
 use ps_host::Ceiling;
 use std::path::Path;
@@ -127,43 +127,36 @@ fn train(document: &Document) -> Result<TrainConfig, ConfigError> {
 }
 
 fn optimizer(document: &Document) -> Result<OptimizerConfig, ConfigError> {
-    let kind = always(document.name("optimizer.kind", &OPTIMIZERS)?);
-    let single = |path| Ok(document.number(path)?.map(|value| value as f32));
-    let plain = Rule::default();
-    let (beta2, epsilon) = match kind {
-        OptimizerKind::Adagrad => (plain.beta2, 1e-10),
-        OptimizerKind::RmsProp => (0.99, 1e-8),
-        OptimizerKind::Lamb => (plain.beta2, 1e-6),
-        OptimizerKind::Ftrl => (plain.beta2, 1.0),
-        _ => (plain.beta2, plain.epsilon),
-    };
-    let rule = Rule {
-        kind,
-        momentum: single("optimizer.momentum")?.unwrap_or(0.0),
-        nesterov: document.flag("optimizer.nesterov")?.unwrap_or(false),
+    let mut optimizer = always(document.read("optimizer.kind", |_, value| match value {
+        Value::Text(name) => Optimizer::all().find(|optimizer| optimizer.name() == name),
+        _ => None,
+    })?);
+    let single = |path: &str| Ok(document.number(path)?.map(|value| value as f32));
+    // Those of other optimizers are refused where they are set.
+    for key in KEYS.iter().filter(|key| matches!(key.used, Use::When("optimizer.kind", _))) {
+        let value = match key.accepts {
+            Accepts::Flag => document.flag(key.path)?.map(optim::Value::Flag),
+            _ => single(key.path)?.map(optim::Value::Number),
+        };
+        if let Some(value) = value {
+            optimizer.set(key.parts().1, value);
+        }
+    }
+    if let Err(Refusal { setting, reason }) = optimizer.check() {
+        return Err(document.bad_value(&format!("optimizer.{setting}"), reason.into()));
+    }
+    let params = OptimizerParams {
         weight_decay: always(single("optimizer.weight_decay")?),
         l1: always(single("optimizer.l1")?),
         clip: single("optimizer.clip")?,
-        beta1: single("optimizer.beta1")?.unwrap_or(plain.beta1),
-        beta2: single("optimizer.beta2")?.unwrap_or(beta2),
-        epsilon: single("optimizer.epsilon")?.unwrap_or(epsilon),
-        trust: single("optimizer.trust")?.unwrap_or(plain.trust),
-        rate: 1.0,
+        ..optimizer.into()
     };
-    if rule.nesterov && rule.momentum == 0.0 {
-        let expected =
-            "there is no velocity to look ahead along; set optimizer.momentum, such as 0.9".to_string();
-        return Err(document.bad_value("optimizer.nesterov", expected));
-    }
     let clip_norm = single("optimizer.clip_norm")?;
-    let fighting = match (clip_norm.is_some(), rule.clip.is_some()) {
-        (true, true) => Some("optimizer.clip already cuts the gradient: set one of them"),
-        (true, false) if kind == OptimizerKind::Lamb => {
-            Some("lamb's steps have the length of the weights whatever the gradient's norm is: leave it out")
-        }
-        _ => None,
+    let refusal = match params.clip {
+        Some(_) => Some("optimizer.clip already cuts the gradient: set one of them"),
+        None => optimizer.conflict(Conflict::ClipNorm),
     };
-    if let Some(expected) = fighting {
+    if let Some(expected) = refusal.filter(|_| clip_norm.is_some()) {
         return Err(document.bad_value("optimizer.clip_norm", expected.into()));
     }
     let noise = document.number("optimizer.noise")?;
@@ -173,7 +166,7 @@ fn optimizer(document: &Document) -> Result<OptimizerConfig, ConfigError> {
         return Err(document.bad_value("optimizer.noise_decay", expected));
     }
     Ok(OptimizerConfig {
-        rule,
+        params,
         decay_biases: document.flag("optimizer.decay_biases")?.unwrap_or(true),
         rates: document.factors("optimizer.rates")?.unwrap_or_default(),
         clip_norm,
@@ -195,7 +188,7 @@ fn guard(document: &Document) -> Result<GuardConfig, ConfigError> {
 /// What one table says must make sense beside the others.
 fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError> {
     let refuse = |key: &str, why: &str| Err(document.bad_value(key, why.into()));
-    let (rate, rule) = (&run.learning_rate, &run.optimizer.rule);
+    let (rate, params) = (&run.learning_rate, &run.optimizer.params);
     let phases = || std::iter::once(rate).chain(rate.then.iter().map(|phase| &phase.rate));
     if run.data.validation.is_none() {
         let is_plateau = |rate: &RateConfig| rate.schedule == Shape::Is(ScheduleKind::Plateau);
@@ -216,11 +209,10 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
     if run.train.min_delta.is_some() && run.train.early_stopping.is_none() {
         return refuse("train.min_delta", "nothing looks at it; set train.early_stopping, such as 5");
     }
-    if rule.kind == OptimizerKind::Ftrl && run.model.kind == ModelKind::Mlp {
-        return refuse(
-            "optimizer.kind",
-            "ftrl makes weights of its sums, which begin at 0, and hidden layers that begin at 0 learn nothing; try \"adam\"",
-        );
+    if let Some(why) =
+        params.optimizer.conflict(Conflict::HiddenLayers).filter(|_| run.model.kind == ModelKind::Mlp)
+    {
+        return refuse("optimizer.kind", why);
     }
     let names = |name: &str| {
         let is_layer = |rest: &str| {
@@ -249,10 +241,10 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
     }
     let plain = "armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule";
     let odd = [
-        ("optimizer.kind", rule.kind != OptimizerKind::Sgd),
-        ("optimizer.momentum", rule.momentum != 0.0),
-        ("optimizer.l1", rule.l1 != 0.0),
-        ("optimizer.clip", rule.clip.is_some()),
+        ("optimizer.kind", !matches!(params.optimizer, Optimizer::Sgd(_))),
+        ("optimizer.momentum", !params.optimizer.vectors().is_empty()),
+        ("optimizer.l1", params.l1 != 0.0),
+        ("optimizer.clip", params.clip.is_some()),
         ("optimizer.clip_norm", run.optimizer.clip_norm.is_some()),
         ("optimizer.noise", run.optimizer.noise.is_some()),
         ("optimizer.rates", !run.optimizer.rates.is_empty()),

@@ -1,11 +1,11 @@
 //! A run as text: the resolved run file, and the fingerprint of what decides its bits.
 
 use crate::keys::{
-    ACTIVATIONS, COLUMN_KINDS, GUARDS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, OPTIMIZERS, PRECISIONS,
-    SCHEDULES, THRESHOLDS, Use,
+    ACTIVATIONS, COLUMN_KINDS, GUARDS, HEADS, KEYS, Key, MISSING, MODEL_KINDS, Names, PRECISIONS, SCHEDULES,
+    THRESHOLDS, Use,
 };
 use crate::run::{Batch, Phase, RateConfig, RunConfig};
-use ps_core::NUMERICS_VERSION;
+use ps_core::{NUMERICS_VERSION, optim};
 use ps_data::{ColumnKind, Validation};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -101,9 +101,7 @@ impl RunConfig {
         match key.used {
             Use::Always => true,
             Use::When("model.kind", kinds) => kinds.contains(&name(&MODEL_KINDS, self.model.kind)),
-            Use::When("optimizer.kind", kinds) => {
-                kinds.contains(&name(&OPTIMIZERS, self.optimizer.rule.kind))
-            }
+            Use::When("optimizer.kind", kinds) => kinds.contains(&self.optimizer.params.optimizer.name()),
             Use::When("guard.mode", modes) => modes.contains(&name(&GUARDS, self.guard.mode)),
             Use::When(..) | Use::BeforePhases | Use::InPhases => self.learning_rate.has(key, false),
         }
@@ -112,7 +110,7 @@ impl RunConfig {
     /// What `key` is set to, in TOML; `None` where it is not set.
     fn value(&self, key: &Key) -> Option<String> {
         let (data, model, train) = (&self.data, &self.model, &self.train);
-        let (optimizer, rule, guard) = (&self.optimizer, &self.optimizer.rule, &self.guard);
+        let (optimizer, params, guard) = (&self.optimizer, &self.optimizer.params, &self.guard);
         Some(match key.path {
             "seed" => self.seed.to_string(),
             "data.train" => quoted(&data.train),
@@ -142,19 +140,13 @@ impl RunConfig {
             "train.early_stopping" => train.early_stopping?.to_string(),
             "train.min_delta" => number(train.min_delta?),
             "train.probe_every" => train.probe_every?.to_string(),
-            "optimizer.kind" => quoted(name(&OPTIMIZERS, rule.kind)),
-            "optimizer.momentum" => single(rule.momentum),
-            "optimizer.nesterov" => rule.nesterov.to_string(),
-            "optimizer.weight_decay" => single(rule.weight_decay),
-            "optimizer.l1" => single(rule.l1),
-            "optimizer.clip" => single(rule.clip?),
+            "optimizer.kind" => quoted(params.optimizer.name()),
+            "optimizer.weight_decay" => single(params.weight_decay),
+            "optimizer.l1" => single(params.l1),
+            "optimizer.clip" => single(params.clip?),
             "optimizer.clip_norm" => single(optimizer.clip_norm?),
             "optimizer.decay_biases" => (!optimizer.decay_biases).then(|| false.to_string())?,
             "optimizer.rates" => factors(&optimizer.rates)?,
-            "optimizer.beta1" => single(rule.beta1),
-            "optimizer.beta2" => single(rule.beta2),
-            "optimizer.epsilon" => single(rule.epsilon),
-            "optimizer.trust" => single(rule.trust),
             "optimizer.noise" => number(optimizer.noise?.scale),
             "optimizer.noise_decay" => number(optimizer.noise?.decay),
             "guard.mode" => quoted(name(&GUARDS, guard.mode)),
@@ -163,7 +155,18 @@ impl RunConfig {
             "guard.retries" => guard.retries.to_string(),
             "guard.every" => guard.every.to_string(),
             "wire.weights" => quoted(name(&PRECISIONS, self.wire.weights)),
-            _ => return self.learning_rate.value(key),
+            _ => return self.setting(key).or_else(|| self.learning_rate.value(key)),
+        })
+    }
+
+    /// What `key` is set to, if it is a setting of the optimizer.
+    fn setting(&self, key: &Key) -> Option<String> {
+        let name = key.path.strip_prefix("optimizer.")?;
+        let settings = self.optimizer.params.optimizer.settings();
+        let (_, value) = settings.into_iter().find(|(setting, _)| setting.name == name)?;
+        Some(match value {
+            optim::Value::Flag(flag) => flag.to_string(),
+            optim::Value::Number(number) => single(number),
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::control::{Control, Verdict};
 use crate::kernel::{Buffer, Kernel};
-use crate::optim::{Finite, GRID, Moved, PieceSums, Rules, Stride, vectors, vectors_mut};
+use crate::optim::{Finite, GRID, Moved, PieceSums, Rules, Stride, split_front, vectors, vectors_mut};
 use crate::precision::Element;
 use bytes::Bytes;
 use ps_plan::{Coverage, Gathered, Node, Tree};
@@ -118,12 +118,11 @@ impl ChunkFold {
             return finite;
         }
         let (mut finite, mut total) = (Finite::ALL, [0.0; RUN]);
-        let [mut first, mut second] = vectors_mut(state, new.len());
+        let mut state = vectors_mut(state, new.len());
         for start in (0..new.len()).step_by(RUN) {
             let run = start..new.len().min(start + RUN);
             let (new, total) = (&mut new[run.clone()], &mut total[..run.len()]);
-            let state = [&mut first, &mut second];
-            let state = state.map(|state| state.split_off_mut(..run.len()).unwrap_or_default());
+            let state = split_front(&mut state, run.len());
             read(&old[run.clone()], new);
             self.read_root(run, total);
             finite = finite.and(control.rules().update(&verdict.stride, offset + start, new, total, state));
@@ -330,7 +329,7 @@ mod tests {
     use crate::fold::{Fold, NodeSum};
     use crate::metrics::Tally;
     use crate::model::{Activation, Head, Model};
-    use crate::optim::Rule;
+    use crate::optim::{OptimizerParams, Sgd};
     use crate::schedule::LearningRate;
     use ps_plan::BatchPlan;
 
@@ -343,28 +342,29 @@ mod tests {
         (*state >> 40) as f32 / 8_388_608.0 - 1.0
     }
 
-    fn control(rule: Rule, features: usize, rate: f64) -> Control {
+    fn control(optimizer: impl Into<OptimizerParams>, features: usize, rate: f64) -> Control {
         let model = Model::new(features, &[], Activation::Relu, Head::SquaredError, 1);
         let plan = BatchPlan::new(1, 5, 5, 1, 9, None);
-        let rules = Rules::new(rule, &model, 1);
+        let rules = Rules::new(optimizer.into(), &model, 1);
         Control::new(ControlConfig::default(), rules, plan, LearningRate::constant(rate))
     }
 
     #[test]
     fn a_chunk_has_the_bits_of_the_whole_fold_and_update_in_any_order() {
+        let sgd = |momentum, nesterov| OptimizerParams::from(Sgd { momentum, nesterov });
         let every = [
-            Rule::default(),
-            Rule { momentum: 0.9, ..Rule::default() },
-            Rule { momentum: 0.9, nesterov: true, weight_decay: 0.01, ..Rule::default() },
-            Rule { l1: 0.1, clip: Some(0.2), ..Rule::default() },
+            sgd(0.0, false),
+            sgd(0.9, false),
+            OptimizerParams { weight_decay: 0.01, ..sgd(0.9, true) },
+            OptimizerParams { l1: 0.1, clip: Some(0.2), ..sgd(0.0, false) },
         ];
         for (seed, leaves) in (1..14_u32).flat_map(|leaves| (0..4).map(move |seed| (seed, leaves))) {
-            let rule = every[seed];
+            let params = every[seed];
             let elements = 37;
             let tree = Tree::new(leaves);
             let mut random = seed as u64 + 17;
             let mut weights: Vec<f32> = (0..elements).map(|_| number(&mut random)).collect();
-            let control = control(rule, elements - 1, 0.1);
+            let control = control(params, elements - 1, 0.1);
             let mut old: Vec<Element> = weights.iter().map(|w| w.to_le_bytes()).collect();
             let mut state = [(); 2].map(|()| vec![0.0; control.vectors().len() * elements]);
             let pool = Pool::default();
@@ -391,7 +391,7 @@ mod tests {
                 assert_eq!(finite, Finite { gradient: true, weights: true });
                 old.copy_from_slice(new.elements());
                 let same = weights.iter().zip(&old).all(|(w, o)| w.to_le_bytes() == *o);
-                assert!(same && state[0] == state[1], "{leaves} leaves, {rule:?}");
+                assert!(same && state[0] == state[1], "{leaves} leaves, {params:?}");
             }
         }
     }
@@ -402,7 +402,7 @@ mod tests {
             let mut chunk = ChunkFold::new(Tree::new(1));
             chunk.insert(Node::leaf(0), bytes(&[1.0, gradient, 2.0]), &Pool::default());
             let mut new = Pool::default().take(3);
-            let control = control(Rule::default(), 2, rate);
+            let control = control(Sgd::default(), 2, rate);
             let verdict = control.plain(control.plan().step(0));
             chunk.update(&control, &verdict, 0, &[[0; 4]; 3], &mut [], &mut new)
         };

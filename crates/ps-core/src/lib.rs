@@ -30,7 +30,7 @@ pub use gradient::Gradients;
 pub use kernel::Kernel;
 pub use metrics::{Observed, Outcome, Tally};
 pub use model::{Activation, Head, Model};
-pub use optim::{OptimizerConfig, OptimizerKind, Rule, Rules};
+pub use optim::{Optimizer, OptimizerConfig, OptimizerParams, Rules};
 pub use params::{Layout, TensorSpec, weights_hash};
 pub use precision::Precision;
 pub use samples::Samples;

@@ -218,15 +218,16 @@ fn all_finite(values: &[f32]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LearningRate;
     use crate::model::{Activation, Head};
-    use crate::{LearningRate, Rule};
+    use crate::optim::Sgd;
     use ps_plan::Node;
 
     #[test]
     fn a_last_step_that_overflows_is_no_result() {
         let model = Model::new(1, &[], Activation::Relu, Head::SquaredError, 1);
         let plan = BatchPlan::new(1, 1, 1, 1, 1, None);
-        let mut trainer = Trainer::new(&model, plan, Rule::default(), LearningRate::constant(1e30));
+        let mut trainer = Trainer::new(&model, plan, Sgd::default(), LearningRate::constant(1e30));
         let tally = Tally { samples: 1, ..Tally::default() };
         let mut root = NodeSum { node: Node::leaf(0), gradient: vec![1e30, 1.0], tally };
         assert_eq!(trainer.finish(&mut root).unwrap_err().step, 0);

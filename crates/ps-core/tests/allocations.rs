@@ -4,7 +4,8 @@
 
 use ps_core::gradient::InPlace;
 use ps_core::model::{Activation, Head};
-use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Rule, Samples, Trainer};
+use ps_core::optim::Sgd;
+use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
 use ps_plan::BatchPlan;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -60,7 +61,7 @@ fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
     let pool = pool(threads);
     let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
     let plan = BatchPlan::new(1, 1000, batch, 8, 1000, None);
-    let momentum = Rule { momentum: 0.9, ..Rule::default() };
+    let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
     let mut trainer = Trainer::new(&model, plan, momentum, LearningRate::constant(0.001));
     let mut gradients = Gradients::new(model, plan, Kernel::detect());
     let mut sums = Vec::new();
@@ -87,7 +88,7 @@ fn asked_for_in_place(hidden: &[usize], threads: usize) -> u64 {
     let pool = pool(threads);
     let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
     let plan = BatchPlan::new(1, 1000, 100, 8, 1000, None);
-    let momentum = Rule { momentum: 0.9, ..Rule::default() };
+    let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
     let rate = LearningRate::constant(0.001);
     let mut holder = InPlace::new(&model, plan, momentum, rate, Kernel::detect());
     let mut before = 0;

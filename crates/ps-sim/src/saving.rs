@@ -38,7 +38,7 @@ pub(crate) enum Saved {
 impl Saving {
     pub fn new(job: &SimJob<'_>, every: u64) -> Self {
         let fingerprint = Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 };
-        let state = job.optimizer.rule.state().to_vec();
+        let state = job.optimizer.params.optimizer.vectors().iter().map(|vector| vector.name).collect();
         let kept = Kept::new(fingerprint, job.model.layout().clone(), state, KEPT);
         Saving { disk: SimulatedDisk::default(), kept, every, store: None, durable: 0, planted: job.planted }
     }

@@ -1,7 +1,8 @@
 //! A job so small that a thousand runs of it take seconds.
 
 use crate::SimJob;
-use ps_core::{Activation, Head, Kernel, LearningRate, Model, Rule, Samples};
+use ps_core::optim::Sgd;
+use ps_core::{Activation, Head, Kernel, LearningRate, Model, Samples};
 use ps_plan::BatchPlan;
 use ps_plan::planted::Planted;
 use ps_plan::seed::{Purpose, random};
@@ -52,7 +53,7 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
     SimJob {
         model: Model::new(FEATURES, &[4], Activation::Tanh, Head::Softmax, 2),
         plan: BatchPlan::new(11, SAMPLES, 16, 3, 3, None),
-        optimizer: Rule { momentum: 0.9, ..Rule::default() }.into(),
+        optimizer: Sgd { momentum: 0.9, ..Sgd::default() }.into(),
         rate: LearningRate::constant(0.1).into(),
         samples,
         validation: samples,

@@ -16,7 +16,7 @@ const WORKER: WorkerId = WorkerId(0);
 pub fn train(job: &Job, stop: &AtomicBool, recorder: &mut Recorder) -> Result<Trained, LocalError> {
     let clock = Instant::now();
     let now = || clock.elapsed().as_millis() as u64;
-    let mut holder = InPlace::new(&job.model, job.plan, job.optimizer.rule, &job.rate, job.kernel);
+    let mut holder = InPlace::new(&job.model, job.plan, job.optimizer.params, &job.rate, job.kernel);
     if let Some(start) = recorder.take_start() {
         holder.resume(start.progress.step, start.weights, start.state);
     }

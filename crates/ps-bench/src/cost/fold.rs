@@ -14,7 +14,7 @@ pub(crate) fn measure(job: &Job, costs: &mut Costs) {
     let elements = job.model.parameters();
     let bytes = 4.0 * elements as f64;
     let nodes: Vec<Bytes> = (0..4).map(|_| tensor::share(vec![0.001; elements])).collect();
-    let mut kept = Kept::new(elements, job.optimizer.rule);
+    let mut kept = Kept::new(elements, job.optimizer.params);
     // The last two nodes are added by the update, the others before.
     let [two, four] = [2, 4].map(|count| median_seconds(TURNS, || kept.step(&nodes[..count])));
     costs.update_byte = two / bytes;

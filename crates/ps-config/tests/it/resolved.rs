@@ -38,7 +38,7 @@ fn defaults_fill_what_is_not_set() {
     assert_eq!((run.train.steps, run.data.validation.clone(), run.data.test.clone()), (None, None, None));
     assert_eq!((run.model.head, run.model.activation), (Head::Logistic, Activation::Relu));
     assert_eq!(run.learning_rate.schedule, Shape::Is(ScheduleKind::Constant));
-    assert_eq!(run.optimizer.rule, ps_core::Rule::default());
+    assert_eq!(run.optimizer, ps_core::OptimizerConfig::default());
     let small = RunConfig::parse(text, "run.toml", &["train.batch=8".into()]).unwrap();
     assert_eq!(small.train.leaf, 8);
 }

@@ -253,16 +253,11 @@ impl Control {
 
     /// The vectors of a run's state, each `[parameters]` and 0 at first: the optimizer's, and what is kept aside.
     pub fn vectors(&self) -> Vec<&'static str> {
-        let mut names = self.rules.state().to_vec();
+        let mut names: Vec<_> = self.rules.state().iter().map(|vector| vector.name).collect();
         names.extend(self.config.early_stopping.map(|_| "best"));
         if self.config.guard.is_some_and(|guard| guard.recovers) {
             names.push("good");
-            names.extend(self.rules.state().iter().map(|name| match *name {
-                "velocity" => "good-velocity",
-                "mean" => "good-mean",
-                "sums" => "good-sums",
-                _ => "good-squares",
-            }));
+            names.extend(self.rules.state().iter().map(|vector| vector.kept));
         }
         if self.config.descent.is_some() {
             names.extend(["base", "direction"]);

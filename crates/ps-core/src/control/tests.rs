@@ -3,14 +3,14 @@
 use super::*;
 use crate::LearningRate;
 use crate::model::{Activation, Head, Model};
-use crate::optim::Rule;
+use crate::optim::Sgd;
 
 const RATE: f64 = 0.5;
 
 fn control(config: ControlConfig, rate: LearningRate) -> Control {
     let model = Model::new(1, &[], Activation::Relu, Head::Poisson, 1);
     let plan = BatchPlan::new(1, 1, 1, 1, 1000, None).watching(1, 0);
-    Control::new(config, Rules::new(Rule::default(), &model, 1), plan, rate)
+    Control::new(config, Rules::new(Sgd::default(), &model, 1), plan, rate)
 }
 
 fn guarded(guard: Guard) -> Control {

@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::metrics::Observed;
 use crate::metrics::Tally;
 use crate::model::Model;
-use crate::optim::{Finite, OptimizerConfig, Rule, Update};
+use crate::optim::{Finite, OptimizerConfig, OptimizerParams, Update};
 use crate::precision::Precision;
 use crate::samples::Samples;
 use crate::schedule::Schedule;
@@ -22,7 +22,7 @@ use rayon::prelude::*;
 /// Holder of the weights and their only user. What it makes has the bits of [`crate::Trainer`] and [`Gradients`].
 pub struct InPlace {
     gradients: Gradients,
-    optimizer: Rule,
+    optimizer: OptimizerParams,
     rate: Schedule,
     version: u64,
     /// `[parameters]`; of wide layers only the biases are up to date, their weights are in `gradients.packed`.
@@ -50,14 +50,14 @@ impl InPlace {
     pub fn new(
         model: &Model,
         plan: BatchPlan,
-        optimizer: Rule,
+        optimizer: impl Into<OptimizerParams>,
         rate: impl Into<Schedule>,
         kernel: Kernel,
     ) -> Self {
-        let weights = model.initial(plan.seed);
+        let (optimizer, weights) = (optimizer.into(), model.initial(plan.seed));
         let mut gradients = Gradients::new(model.clone(), plan, kernel);
         gradients.pack(&weights, 0..model.layers().len(), true, true);
-        let has_velocity = optimizer.momentum != 0.0;
+        let has_velocity = !optimizer.optimizer.vectors().is_empty();
         let packed_velocity = model.layers().iter().zip(&gradients.packed).map(|(layer, packed)| {
             let mut velocity = PackedLayer::default();
             if has_velocity && is_wide(layer) {

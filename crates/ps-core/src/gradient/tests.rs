@@ -118,12 +118,12 @@ fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
 
 #[test]
 fn steps_in_place_have_the_bits_of_gradients_and_updates_apart() {
-    use crate::optim::Rule;
+    use crate::optim::{OptimizerParams, Sgd};
     use crate::reference;
     use crate::schedule::LearningRate;
-    let plain = Rule::default();
-    let momentum = Rule { momentum: 0.9, ..plain };
-    let all = Rule { nesterov: true, weight_decay: 0.01, l1: 0.001, clip: Some(0.05), ..momentum };
+    let sgd = |momentum, nesterov| OptimizerParams::from(Sgd { momentum, nesterov });
+    let (plain, momentum) = (sgd(0.0, false), sgd(0.9, false));
+    let all = OptimizerParams { weight_decay: 0.01, l1: 0.001, clip: Some(0.05), ..sgd(0.9, true) };
     // Features, hidden widths, classes, batch, leaf; the last batch of an epoch is short.
     let cases: [(usize, &[usize], usize, usize, usize); 4] = [
         (33, &[40], 10, 40, 8),

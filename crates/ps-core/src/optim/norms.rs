@@ -1,9 +1,9 @@
 //! Sums over whole tensors in an order that does not depend on how the flat vector is cut.
 //!
 //! Each tensor is cut where the flat vector's index is a multiple of [`GRID`]. A piece is summed in 16 lanes, which are
-//! added pairwise; a tensor is the sum of its pieces in order. Whoever keeps whole runs of the grid can sum its pieces.
+//! added pairwise; a tensor is the sum of its pieces in order. A shard that keeps whole runs of the grid can sum its pieces.
 
-use super::Group;
+use super::tensors::Group;
 use std::ops::Range;
 
 /// Elements between two cuts. Chunks of the wire are multiples of it.
@@ -43,7 +43,7 @@ pub struct Norms {
 
 impl Norms {
     /// From the sums of all pieces, in order.
-    pub fn new(groups: &[Group], sums: &[PieceSums]) -> Self {
+    pub(super) fn new(groups: &[Group], sums: &[PieceSums]) -> Self {
         let mut tensors = vec![PieceSums::default(); groups.len()];
         let end = groups.last().map_or(0, |group| group.elements.end);
         for ((number, _), sums) in pieces(groups, 0..end).zip(sums) {
@@ -68,7 +68,7 @@ impl Norms {
 
 /// The pieces of the elements `range`, which begins and ends on the grid or at the end of the vector: each with the number
 /// of its tensor.
-pub fn pieces(groups: &[Group], range: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+pub(super) fn pieces(groups: &[Group], range: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
     let first = groups.partition_point(|group| group.elements.end <= range.start);
     let (mut number, mut at) = (first, range.start);
     std::iter::from_fn(move || {

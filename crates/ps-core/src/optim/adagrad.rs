@@ -1,0 +1,36 @@
+//! Adagrad (Duchi et al. 2011).
+
+use super::pass::{Pass, StepParams};
+use super::rule::{Rule, StateVector, state_vectors};
+use super::setting::{EPSILON, Field};
+use crate::optim::Finite;
+
+/// Settings of Adagrad.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adagrad {
+    /// Added to the root of the sum of squared gradients.
+    pub epsilon: f32,
+}
+
+impl Default for Adagrad {
+    fn default() -> Self {
+        Adagrad { epsilon: 1e-10 }
+    }
+}
+
+impl Rule for Adagrad {
+    const NAME: &'static str = "adagrad";
+    const SETTINGS: &'static [Field<Self>] = &[EPSILON.number(|adagrad| &mut adagrad.epsilon)];
+    const VECTORS: &'static [StateVector] = state_vectors!["squares"];
+
+    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+        let (Adagrad { epsilon }, rate) = (*self, params.rate);
+        pass.each(
+            #[inline(always)]
+            move |w, g, [squares]| {
+                *squares = g.mul_add(g, *squares);
+                (-rate).mul_add(g / (squares.sqrt() + epsilon), w)
+            },
+        )
+    }
+}

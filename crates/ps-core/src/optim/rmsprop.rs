@@ -1,0 +1,64 @@
+//! RMSProp (Hinton 2012, lecture 6e of "Neural networks for machine learning").
+
+use super::pass::{Pass, StepParams};
+use super::rule::{Rule, StateVector, state_vectors};
+use super::setting::{BETA2, EPSILON, Field, MOMENTUM};
+use crate::optim::Finite;
+
+/// Settings of RMSProp.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RmsProp {
+    /// Share of the last step's velocity that is kept; 0 is no momentum.
+    pub momentum: f32,
+    /// Share of the mean of squared gradients that is kept.
+    pub beta2: f32,
+    /// Added to the root of that mean.
+    pub epsilon: f32,
+}
+
+impl Default for RmsProp {
+    fn default() -> Self {
+        RmsProp { momentum: 0.0, beta2: 0.99, epsilon: 1e-8 }
+    }
+}
+
+impl Rule for RmsProp {
+    const NAME: &'static str = "rmsprop";
+    const SETTINGS: &'static [Field<Self>] = &[
+        MOMENTUM.number(|rmsprop| &mut rmsprop.momentum),
+        BETA2.number(|rmsprop| &mut rmsprop.beta2),
+        EPSILON.number(|rmsprop| &mut rmsprop.epsilon),
+    ];
+    const VECTORS: &'static [StateVector] = state_vectors!["squares", "velocity"];
+
+    fn vectors(&self) -> usize {
+        if self.momentum == 0.0 { 1 } else { 2 }
+    }
+
+    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+        let (rmsprop, momentum, rate) = (*self, self.momentum, params.rate);
+        if momentum == 0.0 {
+            pass.each(
+                #[inline(always)]
+                move |w, g, [squares]| (-rate).mul_add(rmsprop.scale(g, squares), w),
+            )
+        } else {
+            pass.each(
+                #[inline(always)]
+                move |w, g, [squares, v]| {
+                    *v = momentum.mul_add(*v, rmsprop.scale(g, squares));
+                    (-rate).mul_add(*v, w)
+                },
+            )
+        }
+    }
+}
+
+impl RmsProp {
+    /// Adds `g` to the mean of squares and returns it divided by the root of that.
+    #[inline(always)]
+    fn scale(&self, g: f32, squares: &mut f32) -> f32 {
+        *squares = self.beta2.mul_add(*squares, (1.0 - self.beta2) * (g * g));
+        g / (squares.sqrt() + self.epsilon)
+    }
+}

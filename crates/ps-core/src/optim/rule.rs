@@ -1,0 +1,184 @@
+//! What an optimizer's file says about it, and the list of all optimizers.
+
+use super::pass::{Pass, StepParams};
+use super::setting::{Field, Refusal};
+use crate::optim::Finite;
+
+/// An optimizer: its settings, its state and its elementwise step. `docs/numerics.md` specifies each.
+pub(super) trait Rule: Copy + Default + 'static {
+    /// Its name in the run file.
+    const NAME: &'static str;
+    /// Its settings. Their defaults are those of `Default`.
+    const SETTINGS: &'static [Field<Self>];
+    /// The vectors of state that it may keep, each as long as the weights and 0 at first. Checkpoints go by the names.
+    const VECTORS: &'static [StateVector];
+    /// Whether weight decay is part of its step and not added to the gradient.
+    const OWN_DECAY: bool = false;
+    /// Whether L1 is.
+    const OWN_L1: bool = false;
+    /// Whether the learning rate of each tensor depends on [`Rule::trust`], and so on norms of the whole gradient.
+    const NEEDS_NORMS: bool = false;
+    /// What it cannot be combined with, and why.
+    const CONFLICTS: &'static [(Conflict, &'static str)] = &[];
+
+    /// How many of [`Rule::VECTORS`], from the first, it keeps with these settings.
+    fn vectors(&self) -> usize {
+        Self::VECTORS.len()
+    }
+
+    /// Refuses settings that contradict each other.
+    fn check(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Updates the elements of `pass` by [`Pass::each`].
+    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite;
+
+    /// Turns the gradients in `steps` into what the learning rate will multiply, for [`TensorNorms::step`]. `state` has
+    /// the vectors that it keeps; they stay as they are.
+    fn predict(&self, _params: &StepParams, _w: &[f32], _state: &[&[f32]], _steps: &mut [f32]) {}
+
+    /// What the learning rate of a weight is multiplied by; used where [`Rule::NEEDS_NORMS`].
+    fn trust(&self, _norms: TensorNorms, _weight_decay: f32) -> f64 {
+        1.0
+    }
+}
+
+/// Name of a vector of an optimizer's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateVector {
+    /// As checkpoints call it.
+    pub name: &'static str,
+    /// As checkpoints call the copy that the guard keeps of it.
+    pub kept: &'static str,
+}
+
+macro_rules! state_vectors {
+    ($($name:literal),*) => {
+        &[$(StateVector { name: $name, kept: concat!("good-", $name) }),*]
+    };
+}
+pub(super) use state_vectors;
+
+/// Norms of one tensor before a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TensorNorms {
+    pub weights: f64,
+    /// Of the mean gradient, scaled to `clip_norm`.
+    pub gradient: f64,
+    /// Of what the learning rate will multiply.
+    pub step: f64,
+}
+
+/// What an optimizer may be impossible to combine with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// Clipping by the norm of the whole gradient.
+    ClipNorm,
+    /// A model with hidden layers.
+    HiddenLayers,
+}
+
+/// Declares the enum of optimizers. Every function of [`Optimizer`] matches once, outside all
+/// loops.
+macro_rules! optimizers {
+    ($($(#[$doc:meta])* $module:ident::$name:ident,)*) => {
+        $(pub use $module::$name;)*
+
+        /// The optimizers, with their settings.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Optimizer {
+            $($(#[$doc])* $name($name),)*
+        }
+
+        $(impl From<$name> for Optimizer {
+            fn from(optimizer: $name) -> Self {
+                Optimizer::$name(optimizer)
+            }
+        })*
+
+        /// The most vectors of state that an optimizer keeps.
+        pub const MAX_VECTORS: usize = {
+            let mut most = 0;
+            $(if $name::VECTORS.len() > most { most = $name::VECTORS.len(); })*
+            most
+        };
+
+        impl Optimizer {
+            /// The names of all optimizers in the run file.
+            pub const NAMES: &'static [&'static str] = &[$($name::NAME),*];
+
+            /// All optimizers with their default settings.
+            pub fn all() -> impl Iterator<Item = Optimizer> {
+                [$(Optimizer::$name($name::default())),*].into_iter()
+            }
+
+            /// Its name in the run file.
+            pub fn name(&self) -> &'static str {
+                match self { $(Optimizer::$name(_) => $name::NAME),* }
+            }
+
+            /// Its settings with their values.
+            pub fn settings(&self) -> Vec<(&'static Setting, Value)> {
+                match self {
+                    $(Optimizer::$name(optimizer) => {
+                        $name::SETTINGS.iter().map(|field| (field.setting, field.get(*optimizer))).collect()
+                    })*
+                }
+            }
+
+            /// Sets one of its settings; one that it does not have is ignored.
+            pub fn set(&mut self, name: &str, value: Value) {
+                match self {
+                    $(Optimizer::$name(optimizer) => {
+                        let named = |field: &&Field<$name>| field.setting.name == name;
+                        if let Some(field) = $name::SETTINGS.iter().find(named) {
+                            field.set(optimizer, value);
+                        }
+                    })*
+                }
+            }
+
+            /// Refuses settings that contradict each other.
+            pub fn check(&self) -> Result<(), Refusal> {
+                match self { $(Optimizer::$name(optimizer) => optimizer.check()),* }
+            }
+
+            /// Why it cannot be combined with `other`, if so.
+            pub fn conflict(&self, other: Conflict) -> Option<&'static str> {
+                let conflicts = match self { $(Optimizer::$name(_) => $name::CONFLICTS),* };
+                conflicts.iter().find(|(conflict, _)| *conflict == other).map(|(_, why)| *why)
+            }
+
+            /// The vectors of state that it keeps, each as long as the weights and 0 at first.
+            pub fn vectors(&self) -> &'static [StateVector] {
+                match self { $(Optimizer::$name(optimizer) => &$name::VECTORS[..optimizer.vectors()]),* }
+            }
+
+            fn owns_decay(&self) -> bool {
+                match self { $(Optimizer::$name(_) => $name::OWN_DECAY),* }
+            }
+
+            fn owns_l1(&self) -> bool {
+                match self { $(Optimizer::$name(_) => $name::OWN_L1),* }
+            }
+
+            fn needs_norms(&self) -> bool {
+                match self { $(Optimizer::$name(_) => $name::NEEDS_NORMS),* }
+            }
+
+            fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+                match self { $(Optimizer::$name(optimizer) => optimizer.update(params, pass)),* }
+            }
+
+            fn predict(&self, params: &StepParams, w: &[f32], state: &[&[f32]], steps: &mut [f32]) {
+                match self { $(Optimizer::$name(optimizer) => optimizer.predict(params, w, state, steps)),* }
+            }
+
+            fn trust(&self, norms: TensorNorms, weight_decay: f32) -> f64 {
+                match self { $(Optimizer::$name(optimizer) => optimizer.trust(norms, weight_decay)),* }
+            }
+        }
+    };
+}
+pub(super) use optimizers;

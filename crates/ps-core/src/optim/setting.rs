@@ -1,0 +1,96 @@
+//! Settings of optimizers: keys of the run file's `[optimizer]` table that only some optimizers have.
+
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
+
+/// A setting that one or more optimizers have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Setting {
+    /// Its key in the `[optimizer]` table.
+    pub name: &'static str,
+    /// Its type and range.
+    pub accepts: Accepts,
+    /// What it means, as shown in the README's table of keys.
+    pub help: &'static str,
+}
+
+/// Type and range of a [`Setting`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Accepts {
+    /// A [`Value::Flag`].
+    Flag,
+    /// A [`Value::Number`] between these bounds.
+    Number(Bound<f64>, Bound<f64>),
+}
+
+/// Value of a [`Setting`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// Of a setting that is on or off.
+    Flag(bool),
+    /// Of a setting that is a number.
+    Number(f32),
+}
+
+/// Why an optimizer refuses its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The setting to blame.
+    pub setting: &'static str,
+    /// What is wrong with it, and what to do.
+    pub reason: &'static str,
+}
+
+pub(super) const POSITIVE: (Bound<f64>, Bound<f64>) = (Excluded(0.0), Unbounded);
+/// Of something that is kept from step to step.
+const SHARE: Accepts = Accepts::Number(Included(0.0), Excluded(1.0));
+
+pub(super) static MOMENTUM: Setting =
+    Setting { name: "momentum", accepts: SHARE, help: "Share of the last step's velocity that is kept." };
+pub(super) static BETA1: Setting =
+    Setting { name: "beta1", accepts: SHARE, help: "Share of the mean of gradients that is kept." };
+pub(super) static BETA2: Setting =
+    Setting { name: "beta2", accepts: SHARE, help: "Share of the mean of squared gradients that is kept." };
+pub(super) static EPSILON: Setting = Setting {
+    name: "epsilon",
+    accepts: Accepts::Number(POSITIVE.0, POSITIVE.1),
+    help: "Added to the root of the squared gradients; beta of ftrl.",
+};
+
+/// Where an optimizer of type `O` keeps a setting. Optimizers are `Copy`, so one accessor serves to read and to write.
+pub(super) struct Field<O> {
+    pub setting: &'static Setting,
+    place: Place<O>,
+}
+
+enum Place<O> {
+    Flag(fn(&mut O) -> &mut bool),
+    Number(fn(&mut O) -> &mut f32),
+}
+
+impl Setting {
+    pub(super) const fn flag<O>(&'static self, place: fn(&mut O) -> &mut bool) -> Field<O> {
+        Field { setting: self, place: Place::Flag(place) }
+    }
+
+    pub(super) const fn number<O>(&'static self, place: fn(&mut O) -> &mut f32) -> Field<O> {
+        Field { setting: self, place: Place::Number(place) }
+    }
+}
+
+impl<O: Copy> Field<O> {
+    pub(super) fn get(&self, mut optimizer: O) -> Value {
+        match self.place {
+            Place::Flag(place) => Value::Flag(*place(&mut optimizer)),
+            Place::Number(place) => Value::Number(*place(&mut optimizer)),
+        }
+    }
+
+    /// Sets it. A value of another type is ignored.
+    pub(super) fn set(&self, optimizer: &mut O, value: Value) {
+        match (&self.place, value) {
+            (Place::Flag(place), Value::Flag(value)) => *place(optimizer) = value,
+            (Place::Number(place), Value::Number(value)) => *place(optimizer) = value,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Stochastic gradient descent, with momentum (Polyak 1964) unless that is 0.
+
+use super::pass::{Pass, StepParams};
+use super::rule::{Rule, StateVector, state_vectors};
+use super::setting::{Accepts, Field, MOMENTUM, Refusal, Setting};
+use crate::optim::Finite;
+
+/// Settings of stochastic gradient descent.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sgd {
+    /// Share of the last step's velocity that is kept; 0 is plain descent.
+    pub momentum: f32,
+    /// Whether the gradient is taken ahead of the velocity (Nesterov 1983, as in Sutskever et al. 2013).
+    pub nesterov: bool,
+}
+
+static NESTEROV: Setting = Setting {
+    name: "nesterov",
+    accepts: Accepts::Flag,
+    help: "Take the gradient ahead of the velocity; needs momentum.",
+};
+
+impl Rule for Sgd {
+    const NAME: &'static str = "sgd";
+    const SETTINGS: &'static [Field<Self>] =
+        &[MOMENTUM.number(|sgd| &mut sgd.momentum), NESTEROV.flag(|sgd| &mut sgd.nesterov)];
+    const VECTORS: &'static [StateVector] = state_vectors!["velocity"];
+
+    fn vectors(&self) -> usize {
+        usize::from(self.momentum != 0.0)
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        if self.nesterov && self.momentum == 0.0 {
+            let reason = "there is no velocity to look ahead along; set optimizer.momentum, such as 0.9";
+            return Err(Refusal { setting: NESTEROV.name, reason });
+        }
+        Ok(())
+    }
+
+    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+        let (Sgd { momentum, nesterov }, rate) = (*self, params.rate);
+        if momentum == 0.0 {
+            pass.each(
+                #[inline(always)]
+                move |w, g, []| (-rate).mul_add(g, w),
+            )
+        } else if nesterov {
+            pass.each(
+                #[inline(always)]
+                move |w, g, [v]| {
+                    *v = momentum.mul_add(*v, g);
+                    (-rate).mul_add(momentum.mul_add(*v, g), w)
+                },
+            )
+        } else {
+            pass.each(
+                #[inline(always)]
+                move |w, g, [v]| {
+                    *v = momentum.mul_add(*v, g);
+                    (-rate).mul_add(*v, w)
+                },
+            )
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The optimizer of a run for the tensors of its model: settings that differ between tensors, norms and trust.
+
+use super::norms::{self, pieces};
+use super::{
+    Finite, Moved, Norms, OptimizerConfig, OptimizerParams, PieceSums, State, StateMut, StateVector,
+    TensorNorms, Update, split_front, vectors, vectors_mut,
+};
+use crate::model::Model;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A tensor and what updates it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Group {
+    /// Its elements in the flat vector.
+    pub elements: Range<usize>,
+    pub params: OptimizerParams,
+    /// Whether it is a weight rather than a bias.
+    pub is_weight: bool,
+}
+
+/// The optimizer of a run, for the tensors of its model.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    seed: u64,
+    groups: Arc<[Group]>,
+    /// Whether all tensors have the same parameters, so that one pass updates several.
+    is_uniform: bool,
+    config: Arc<OptimizerConfig>,
+}
+
+/// Parameters of one step that are the same in every part of the weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stride {
+    /// The step.
+    pub step: u64,
+    /// Steps that the optimizer's state has seen with this one, from 1.
+    pub count: u64,
+    /// Samples that the gradient is summed over.
+    pub samples: usize,
+    /// The learning rate.
+    pub rate: f32,
+    /// What the mean gradient is multiplied by; below 1 where it is longer than `clip_norm`.
+    pub scale: f32,
+    /// What the learning rate is multiplied by, for each tensor; empty if 1 for all.
+    pub trust: Vec<f32>,
+}
+
+impl Stride {
+    /// A step that needs no norms, of a run whose optimizer has seen every step.
+    pub fn plain(step: u64, samples: usize, rate: f32) -> Self {
+        Stride { step, count: step + 1, samples, rate, scale: 1.0, trust: Vec::new() }
+    }
+}
+
+impl Rules {
+    /// The optimizer of a run with this seed.
+    pub fn new(config: impl Into<OptimizerConfig>, model: &Model, seed: u64) -> Self {
+        let config = config.into();
+        let group = |tensor: &crate::TensorSpec| {
+            let is_weight = tensor.shape.len() > 1;
+            let mut params = config.params;
+            if !is_weight && !config.decay_biases {
+                (params.weight_decay, params.l1) = (0.0, 0.0);
+            }
+            for (_, rate) in
+                config.rates.iter().filter(|(name, _)| OptimizerConfig::matches(name, &tensor.name))
+            {
+                params.rate *= rate;
+            }
+            Group { elements: tensor.offset..tensor.offset + tensor.len(), params, is_weight }
+        };
+        let groups: Arc<[Group]> = model.layout().tensors().iter().map(group).collect();
+        let is_uniform = groups.iter().all(|group| group.params == config.params);
+        Rules { seed, groups, is_uniform, config: config.into() }
+    }
+
+    /// The settings of the run file.
+    pub fn config(&self) -> &OptimizerConfig {
+        &self.config
+    }
+
+    /// The vectors of the optimizer's state, each `[parameters]` and 0 at first.
+    pub fn state(&self) -> &'static [StateVector] {
+        self.config.params.optimizer.vectors()
+    }
+
+    /// Updates the elements from `offset` on by their gradients' sums `g`.
+    pub fn update(
+        &self,
+        stride: &Stride,
+        offset: usize,
+        w: &mut [f32],
+        g: &[f32],
+        mut state: StateMut<'_>,
+    ) -> Finite {
+        let mut finite = Finite::ALL;
+        if self.is_uniform && stride.trust.is_empty() {
+            return Update::of(&self.config, self.config.params, stride, 1.0, self.seed)
+                .apply(offset, w, g, state);
+        }
+        let (mut w, mut g, mut at) = (w, g, offset);
+        for (number, group) in self.groups.iter().enumerate() {
+            if group.elements.end <= at || w.is_empty() {
+                continue;
+            }
+            let size = w.len().min(group.elements.end - at);
+            let trust = stride.trust.get(number).copied().unwrap_or(1.0);
+            let update = Update::of(&self.config, group.params, stride, trust, self.seed);
+            let (here, rest) = std::mem::take(&mut w).split_at_mut(size);
+            finite = finite.and(update.apply(at, here, &g[..size], split_front(&mut state, size)));
+            (w, g, at) = (rest, &g[size..], at + size);
+        }
+        finite
+    }
+
+    /// What the sums over the pieces of the whole vector, in order, come to.
+    pub fn norms(&self, sums: &[PieceSums]) -> Norms {
+        Norms::new(&self.groups, sums)
+    }
+
+    /// How many pieces the elements `range` have, which begins and ends on the grid or at the end of the vector.
+    pub fn pieces(&self, range: Range<usize>) -> usize {
+        pieces(&self.groups, range).count()
+    }
+
+    /// The sums over the pieces from element `offset` on, of weights before a step and their gradients' sums, appended to
+    /// `sums`.
+    pub fn measure(
+        &self,
+        stride: &Stride,
+        offset: usize,
+        w: &[f32],
+        g: &[f32],
+        state: State<'_>,
+        sums: &mut Vec<PieceSums>,
+    ) {
+        for (number, piece) in pieces(&self.groups, offset..offset + w.len()) {
+            let at = piece.start - offset..piece.end - offset;
+            let update = Update::of(&self.config, self.groups[number].params, stride, 1.0, self.seed);
+            let state = state.map(|state| state.get(at.clone()).unwrap_or_default());
+            sums.push(update.measure(piece.start, &w[at.clone()], &g[at], state));
+        }
+    }
+
+    /// What weight decay adds to the mean loss, so that the step is the gradient of the sum.
+    pub fn penalty(&self, norms: &Norms) -> f64 {
+        let of =
+            |(group, sums): (&Group, &PieceSums)| 0.5 * f64::from(group.params.weight_decay) * sums.weights;
+        self.groups.iter().zip(&norms.tensors).map(of).fold(0.0, |sum, part| sum + part)
+    }
+
+    /// Writes the direction of a step for elements from `offset` on, decay included.
+    pub fn direction(&self, stride: &Stride, offset: usize, w: &[f32], g: &[f32], direction: &mut [f32]) {
+        for (number, piece) in pieces(&self.groups, offset..offset + w.len()) {
+            let at = piece.start - offset..piece.end - offset;
+            let update = Update::of(&self.config, self.groups[number].params, stride, 1.0, self.seed);
+            update.direction(piece.start, &w[at.clone()], &g[at.clone()], &mut direction[at]);
+        }
+    }
+
+    /// The sums over the pieces from element `offset` on of how far its weights went, appended to `sums`.
+    pub fn measure_way(
+        &self,
+        samples: usize,
+        offset: usize,
+        [before, after]: [&[f32]; 2],
+        g: &[f32],
+        sums: &mut Vec<Moved>,
+    ) {
+        for (_, piece) in pieces(&self.groups, offset..offset + before.len()) {
+            let at = piece.start - offset..piece.end - offset;
+            sums.push(norms::moved(samples, [&before[at.clone()], &after[at.clone()]], &g[at]));
+        }
+    }
+
+    /// What these sums of all pieces come to: the predicted decrease, and for each layer how far its weight went by its
+    /// norm.
+    pub fn moved(&self, sums: &[Moved]) -> (f64, Vec<f64>) {
+        let mut tensors = vec![Moved::default(); self.groups.len()];
+        let end = self.groups.last().map_or(0, |group| group.elements.end);
+        for ((number, _), sums) in pieces(&self.groups, 0..end).zip(sums) {
+            tensors[number].way += sums.way;
+            tensors[number].weights += sums.weights;
+            tensors[number].predicted += sums.predicted;
+        }
+        let ratio = |moved: &Moved| {
+            let ratio = (moved.way / moved.weights).sqrt();
+            if ratio.is_finite() { ratio } else { 0.0 }
+        };
+        let weights = self.groups.iter().zip(&tensors).filter(|(group, _)| group.is_weight);
+        (
+            tensors.iter().fold(0.0, |sum, tensor| sum + tensor.predicted),
+            weights.map(|(_, moved)| ratio(moved)).collect(),
+        )
+    }
+
+    /// What the learning rate of each tensor is multiplied by, given the norms of a step; empty if 1 for all.
+    pub fn trust(&self, norms: &Norms, scale: f32) -> Vec<f32> {
+        let of = |(group, sums): (&Group, &PieceSums)| {
+            let [weights, gradient, step] = [sums.weights, sums.gradient, sums.step].map(f64::sqrt);
+            let norms = TensorNorms { weights, gradient: gradient * f64::from(scale), step };
+            let OptimizerParams { optimizer, weight_decay, .. } = group.params;
+            let trust = optimizer.trust(norms, weight_decay);
+            // A norm of 0 gives no ratio, and a bias is no layer.
+            if group.is_weight && weights > 0.0 && trust.is_finite() { trust as f32 } else { 1.0 }
+        };
+        if self.config.params.optimizer.needs_norms() {
+            self.groups.iter().zip(&norms.tensors).map(of).collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// What the mean gradient is multiplied by, given its norm.
+    pub fn scale(&self, norms: &Norms) -> f32 {
+        // As in PyTorch's clip_grad_norm_.
+        self.config.clip_norm.map_or(1.0, |most| {
+            let scale = f64::from(most) / (norms.gradient() + 1e-6);
+            scale.min(1.0) as f32
+        })
+    }
+
+    /// Updates all weights, on the threads of the current rayon pool; `state` is `[vectors, parameters]`.
+    pub fn update_all(&self, stride: &Stride, w: &mut [f32], g: &[f32], state: &mut [f32]) {
+        assert_eq!(w.len(), g.len());
+        let parameters = w.len();
+        self.update_parts(stride, 0, w, g, vectors_mut(state, parameters));
+    }
+
+    /// Halves the elements until threads have parts of at most [`PART`].
+    fn update_parts(
+        &self,
+        stride: &Stride,
+        offset: usize,
+        w: &mut [f32],
+        g: &[f32],
+        mut state: StateMut<'_>,
+    ) {
+        if w.len() <= PART {
+            self.update(stride, offset, w, g, state);
+            return;
+        }
+        let half = w.len().div_ceil(PART).div_ceil(2) * PART;
+        let ((w, w_rest), (g, g_rest)) = (w.split_at_mut(half), g.split_at(half));
+        let front = split_front(&mut state, half);
+        rayon::join(
+            || self.update_parts(stride, offset, w, g, front),
+            || self.update_parts(stride, offset + half, w_rest, g_rest, state),
+        );
+    }
+
+    /// The sums over the pieces of all weights.
+    pub fn measure_all(&self, stride: &Stride, w: &[f32], g: &[f32], state: &[f32]) -> Norms {
+        let state = vectors(state, w.len());
+        let parts: Vec<Vec<PieceSums>> = w
+            .par_chunks(PART)
+            .enumerate()
+            .map(|(index, w)| {
+                let at = index * PART..index * PART + w.len();
+                let state = state.map(|state| state.get(at.clone()).unwrap_or_default());
+                let mut sums = Vec::new();
+                self.measure(stride, at.start, w, &g[at], state, &mut sums);
+                sums
+            })
+            .collect();
+        self.norms(&parts.concat())
+    }
+}
+
+/// Parameters that one thread updates at a time: more than a few make waking another thread worth it.
+const PART: usize = 1 << 15;
