@@ -7,9 +7,8 @@
 mod plot;
 
 use plot::{Panel, Series};
-use ps_core::model::{Activation, Head};
 use ps_core::optim::Sgd;
-use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
+use ps_core::{Activation, Gradients, Head, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
 use ps_plan::BatchPlan;
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -96,7 +95,7 @@ impl Case {
     /// for each weight and sample.
     fn operations(&self) -> f64 {
         let per_sample = |layer: usize, weights: usize| if layer == 0 { 4 * weights } else { 6 * weights };
-        let layers = self.model.layers().iter().enumerate();
+        let layers = self.model.dense_layers().enumerate();
         layers.map(|(l, layer)| per_sample(l, layer.inputs * layer.outputs) * self.batch).sum::<usize>()
             as f64
     }
@@ -106,7 +105,7 @@ impl Case {
     /// forward and for the gradient. Of each hidden unit: written and read forward, read and written backward, and
     /// read twice for the gradient.
     fn bytes(&self) -> f64 {
-        let hidden: usize = self.model.layers().iter().skip(1).map(|layer| layer.inputs).sum();
+        let hidden: usize = self.model.dense_layers().skip(1).map(|layer| layer.inputs).sum();
         (4 * (8 * self.model.parameters() + (4 * FEATURES + 6 * hidden) * self.batch)) as f64
     }
 }

@@ -2,9 +2,8 @@
 
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_core::gradient::InPlace;
-use ps_core::model::{Activation, Head};
 use ps_core::optim::Sgd;
-use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
+use ps_core::{Activation, Gradients, Head, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
 use ps_plan::BatchPlan;
 
 /// The usual leaf.

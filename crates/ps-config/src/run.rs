@@ -3,9 +3,10 @@
 use crate::error::{ConfigError, Place};
 use crate::time::Time;
 use ps_core::control::{Descent, EarlyStopping, Guard};
-use ps_core::model::ModelKind;
+use ps_core::model::{ModelKind, chain};
 use ps_core::{
-    Activation, ControlConfig, Head, LearningRate, OptimizerConfig, Precision, Schedule, ScheduleKind,
+    Activation, ControlConfig, Head, LayerSpec, LearningRate, OptimizerConfig, Precision, Schedule,
+    ScheduleKind,
 };
 use ps_data::DataConfig;
 use ps_plan::BatchPlan;
@@ -42,6 +43,13 @@ pub struct ModelConfig {
     pub activation: Activation,
     /// What the outputs mean (mlp only; the other kinds have their own).
     pub head: Head,
+}
+
+impl ModelConfig {
+    /// The layers before the last one, first to last.
+    pub fn hidden_layers(&self) -> Vec<LayerSpec> {
+        chain(&self.hidden, self.activation)
+    }
 }
 
 /// The `[train]` table.

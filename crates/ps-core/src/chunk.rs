@@ -327,8 +327,9 @@ mod tests {
     use super::*;
     use crate::control::ControlConfig;
     use crate::fold::{Fold, NodeSum};
+    use crate::layer::Activation;
     use crate::metrics::Tally;
-    use crate::model::{Activation, Head, Model};
+    use crate::model::{Head, Model};
     use crate::optim::{OptimizerParams, Sgd};
     use crate::schedule::LearningRate;
     use ps_plan::BatchPlan;

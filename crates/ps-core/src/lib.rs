@@ -7,17 +7,20 @@
 //!
 //! This crate never does input or output, never reads a clock and never iterates over a hash map.
 
+mod block;
 pub mod chunk;
 pub mod control;
 pub mod fold;
 pub mod function;
 pub mod gradient;
 pub mod kernel;
+pub mod layer;
 pub mod metrics;
 pub mod model;
 pub mod optim;
 pub mod params;
 pub mod precision;
+mod product;
 pub mod reference;
 pub mod samples;
 pub mod schedule;
@@ -28,8 +31,9 @@ pub use control::{Control, ControlConfig};
 pub use fold::{Fold, NodeSum};
 pub use gradient::Gradients;
 pub use kernel::Kernel;
+pub use layer::{Activation, Dense, Layer, LayerSpec};
 pub use metrics::{Observed, Outcome, Tally};
-pub use model::{Activation, Head, Model};
+pub use model::{Head, Model};
 pub use optim::{Optimizer, OptimizerConfig, OptimizerParams, Rules};
 pub use params::{Layout, TensorSpec, weights_hash};
 pub use precision::Precision;

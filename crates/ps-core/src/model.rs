@@ -1,14 +1,14 @@
-//! Models: a chain of dense layers with an activation between them and a head that turns the last outputs
-//! into a loss.
+//! Models: a list of layers and a head that turns the outputs of the last one into a loss.
 //!
-//! The generalised linear models are the chain without hidden layers; every loss is a negative
-//! log-likelihood per sample, up to constants that no weight changes.
+//! The generalised linear models have no hidden layers; every loss is a negative log-likelihood per sample, up to
+//! constants that no weight changes.
 
+use crate::block::{Boundary, Delta, Shape};
 use crate::function;
+use crate::layer::{Activation, Dense, Fusion, Layer, LayerSpec, fuse};
 use crate::metrics::Outcome;
 use crate::params::Layout;
 use crate::precision::Precision;
-use ps_plan::seed::{Purpose, random};
 use serde::{Deserialize, Serialize};
 
 /// What the run file calls a model.
@@ -27,19 +27,6 @@ pub enum ModelKind {
     Mlp,
 }
 
-/// The nonlinearity after each hidden layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Activation {
-    /// max(0, z).
-    #[default]
-    Relu,
-    /// The hyperbolic tangent.
-    Tanh,
-    /// The logistic function.
-    Sigmoid,
-}
-
 /// What the last layer's outputs mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -54,27 +41,20 @@ pub enum Head {
     Poisson,
 }
 
-/// A dense layer's place in the flat parameter vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layer {
-    /// Width of its input.
-    pub inputs: usize,
-    /// Width of its output.
-    pub outputs: usize,
-    /// Index of its weight, `[outputs, inputs]` row-major.
-    pub weight: usize,
-    /// Index of its bias, `[outputs]`.
-    pub bias: usize,
-}
-
 /// A model's structure; the parameters are a flat vector of [`Model::parameters`] elements beside it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
+    /// The last one is dense.
     layers: Vec<Layer>,
-    activation: Activation,
     head: Head,
     layout: Layout,
     precision: Precision,
+    /// What is kept of the values between layers: one more than layers.
+    boundaries: Vec<Boundary>,
+    /// By layer.
+    fusions: Vec<Fusion>,
+    /// How many parameters the layers up to each have.
+    ends: Vec<usize>,
 }
 
 impl Head {
@@ -87,11 +67,16 @@ impl Head {
             ModelKind::Poisson => Head::Poisson,
         }
     }
+
+    /// The last layer of a model for `classes` classes (which only softmax looks at).
+    fn layer(self, classes: usize) -> LayerSpec {
+        LayerSpec::Dense { units: if self == Head::Softmax { classes } else { 1 } }
+    }
 }
 
 impl Model {
-    /// A chain from `features` inputs through `hidden` widths to what `head` needs for `classes` classes
-    /// (which only softmax looks at).
+    /// A chain of dense layers from `features` inputs through `hidden` widths, each followed by `activation`, to what
+    /// `head` needs for `classes` classes (which only softmax looks at).
     pub fn new(
         features: usize,
         hidden: &[usize],
@@ -99,19 +84,25 @@ impl Model {
         head: Head,
         classes: usize,
     ) -> Self {
-        let outputs = if head == Head::Softmax { classes } else { 1 };
-        let widths: Vec<usize> =
-            [features].into_iter().chain(hidden.iter().copied()).chain([outputs]).collect();
-        assert!(widths.iter().all(|&width| width > 0), "a layer without units: {widths:?}");
+        Model::of_layers(features, &chain(hidden, activation), head, classes)
+    }
+
+    /// The layers `hidden` and a dense one whose width `head` needs for `classes` classes.
+    pub fn of_layers(features: usize, hidden: &[LayerSpec], head: Head, classes: usize) -> Self {
+        let mut shapes = vec![Shape { rows_per_sample: 1, columns: features }];
         let mut layout = Layout::default();
-        let layers = widths.windows(2).enumerate().map(|(index, pair)| Layer {
-            inputs: pair[0],
-            outputs: pair[1],
-            weight: layout.push(format!("layers.{index}.weight"), vec![pair[1], pair[0]]),
-            bias: layout.push(format!("layers.{index}.bias"), vec![pair[1]]),
-        });
-        let layers = layers.collect();
-        Model { layers, activation, head, layout, precision: Precision::F32 }
+        let (mut layers, mut ends): (Vec<Layer>, Vec<usize>) = Default::default();
+        for spec in hidden.iter().copied().chain([head.layer(classes)]) {
+            let input = shapes[layers.len()];
+            let number = layers.iter().filter(|layer| layer.dense().is_some()).count();
+            let layer = spec.build(input, number, &mut layout);
+            shapes.push(layer.output(input));
+            layers.push(layer);
+            ends.push(layout.len());
+        }
+        let boundaries = boundaries(&layers, &shapes);
+        let fusions = fuse(&layers, &boundaries);
+        Model { layers, head, layout, precision: Precision::F32, boundaries, fusions, ends }
     }
 
     /// The same model with gradients computed at weights of this precision.
@@ -129,9 +120,9 @@ impl Model {
         &self.layers
     }
 
-    /// The nonlinearity between layers.
-    pub fn activation(&self) -> Activation {
-        self.activation
+    /// The dense layers, first to last.
+    pub fn dense_layers(&self) -> impl DoubleEndedIterator<Item = &Dense> {
+        self.layers.iter().filter_map(Layer::dense)
     }
 
     /// The head.
@@ -151,12 +142,46 @@ impl Model {
 
     /// Width of a sample.
     pub fn features(&self) -> usize {
-        self.layers[0].inputs
+        self.boundaries[0].shape.columns
     }
 
     /// Width of the last layer.
     pub fn outputs(&self) -> usize {
-        self.layers[self.layers.len() - 1].outputs
+        self.boundaries[self.layers.len()].shape.columns
+    }
+
+    /// Multiply-adds of a sample's forward pass.
+    pub(crate) fn cost(&self) -> usize {
+        self.layers.iter().map(Layer::cost).sum()
+    }
+
+    /// The first layer with parameters. Derivatives by what goes into it are not needed.
+    pub(crate) fn first_trained(&self) -> usize {
+        self.layers.iter().position(|layer| layer.dense().is_some()).unwrap_or(0)
+    }
+
+    /// How many of the first parameters it takes to go through layer `k` and, if it has none itself, to the next one that
+    /// has.
+    pub(crate) fn needed(&self, k: usize) -> usize {
+        self.ends[k..].iter().copied().find(|&end| end > 0).unwrap_or(0)
+    }
+
+    /// How many of the first layers have all of their parameters among the first `here`.
+    pub(crate) fn complete(&self, here: usize) -> usize {
+        self.ends.partition_point(|&end| end <= here)
+    }
+
+    /// The shapes of the values of a sample, before the first layer and after each.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = Shape> {
+        self.boundaries.iter().map(|boundary| boundary.shape)
+    }
+
+    pub(crate) fn boundaries(&self) -> &[Boundary] {
+        &self.boundaries
+    }
+
+    pub(crate) fn fusion(&self, k: usize) -> Fusion {
+        self.fusions[k]
     }
 
     /// Classes that the tally counts: 2 for logistic, the outputs for softmax, 0 for regression.
@@ -168,63 +193,50 @@ impl Model {
         }
     }
 
-    /// Initial parameters. Biases, and all of a model without hidden layers, are 0. Other weights are uniform
-    /// in ±limit: He et al. 2015 before relu (limit² = 6 / inputs), Glorot and Bengio 2010 elsewhere
-    /// (limit² = 6 / (inputs + outputs)).
+    /// Initial parameters, which are all 0 in a model with only one dense layer.
     pub fn initial(&self, seed: u64) -> Vec<f32> {
         let mut weights = vec![0.0; self.parameters()];
-        if self.layers.len() == 1 {
-            return weights;
-        }
-        for (index, layer) in self.layers.iter().enumerate() {
-            let hidden = index + 1 < self.layers.len();
-            let fan = match self.activation {
-                Activation::Relu if hidden => layer.inputs,
-                _ => layer.inputs + layer.outputs,
-            };
-            let limit = (6.0 / fan as f64).sqrt() as f32;
-            let end = layer.weight + layer.inputs * layer.outputs;
-            for (at, weight) in weights[layer.weight..end].iter_mut().enumerate() {
-                let word = random(seed, Purpose::Weights, 0, (layer.weight + at) as u64)[0];
-                *weight = ((word >> 8) as f32 * (1.0 / 8_388_608.0) - 1.0) * limit;
+        if self.dense_layers().count() > 1 {
+            for (k, layer) in self.layers.iter().enumerate() {
+                layer.initialize(seed, self.layers.get(k + 1), &mut weights);
             }
         }
         weights
     }
 }
 
-impl Activation {
-    /// The activation of `z`.
-    #[inline(always)]
-    pub fn apply(self, z: f32) -> f32 {
-        match self {
-            Activation::Relu => {
-                if z > 0.0 {
-                    z
-                } else {
-                    0.0
-                }
-            }
-            Activation::Tanh => function::tanh(z),
-            Activation::Sigmoid => function::sigmoid(z),
-        }
-    }
+/// Dense layers of these widths, each followed by `activation`.
+pub fn chain(widths: &[usize], activation: Activation) -> Vec<LayerSpec> {
+    let pair = |&units: &usize| [LayerSpec::Dense { units }, LayerSpec::Activation(activation)];
+    widths.iter().flat_map(pair).collect()
+}
 
-    /// The derivative of the loss by z, from that by a and from a = `apply(z)`.
-    #[inline(always)]
-    pub fn backward(self, a: f32, delta: f32) -> f32 {
-        match self {
-            Activation::Relu => {
-                if a > 0.0 {
-                    delta
-                } else {
-                    0.0
-                }
-            }
-            Activation::Tanh => delta * (-a).mul_add(a, 1.0),
-            Activation::Sigmoid => delta * (a * (1.0 - a)),
-        }
-    }
+/// The number of parameters of [`Model::of_layers`], even of a model that is too large for any machine.
+pub fn count_parameters(features: usize, hidden: &[LayerSpec], head: Head, classes: usize) -> u128 {
+    let layers = hidden.iter().copied().chain([head.layer(classes)]);
+    let count = |(sum, width): (u128, u128), layer: LayerSpec| {
+        let (parameters, width) = layer.size(width);
+        (sum.saturating_add(parameters), width)
+    };
+    layers.fold((0, features as u128), count).0
+}
+
+/// What a block keeps between layers.
+fn boundaries(layers: &[Layer], shapes: &[Shape]) -> Vec<Boundary> {
+    let first = layers.iter().position(|layer| layer.dense().is_some()).unwrap_or(0);
+    let boundary = |(k, &shape): (usize, &Shape)| {
+        let before = k.checked_sub(1).map(|before| &layers[before]);
+        let overwrites = before.is_some_and(Layer::is_elementwise);
+        // The value before may be overwritten unless the backward pass reads it.
+        let is_read = || layers[k - 1].reads_input() || k > 1 && layers[k - 2].reads_output();
+        let delta = match k {
+            _ if k <= first => Delta::None,
+            _ if overwrites && k > first + 1 => Delta::Overwritten,
+            _ => Delta::Own,
+        };
+        Boundary { shape, overwrites_value: overwrites && !is_read(), delta }
+    };
+    shapes.iter().enumerate().map(boundary).collect()
 }
 
 impl Head {
@@ -298,4 +310,28 @@ fn exp_all(z: &mut [f32], largest: f32) -> f32 {
         *value = function::exp(*value - largest);
     }
     z.iter().fold(0.0, |sum, value| sum + value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_counted_even_of_models_too_large_for_any_machine() {
+        let count = |features, hidden: &[usize], head, classes| {
+            count_parameters(features, &chain(hidden, Activation::Relu), head, classes)
+        };
+        for (hidden, head, classes) in [
+            (&[][..], Head::Softmax, 3),
+            (&[], Head::Poisson, 0),
+            (&[5, 7], Head::Softmax, 10),
+            (&[9], Head::Logistic, 2),
+        ] {
+            let model = Model::new(4, hidden, Activation::Relu, head, classes);
+            assert_eq!(count(4, hidden, head, classes), model.parameters() as u128);
+        }
+        assert_eq!(count(784, &[1_000_000; 2], Head::Softmax, 10), 1_000_796_000_010);
+        // More than 64 bits hold.
+        assert_eq!(count(1 << 24, &vec![1 << 24; 1 << 20], Head::SquaredError, 0) >> 68, 1);
+    }
 }

@@ -1,6 +1,6 @@
-//! The reference trainer: a page of plain loops straight from `docs/numerics.md`, one sample, one thread, one
-//! number at a time. Everything else is compared with it, so it shares no arithmetic with the fast path but
-//! the elementary functions, the heads and the update.
+//! The reference trainer: plain loops straight from `docs/numerics.md`, one sample, one thread, one number at a time.
+//! Everything else is compared with it, so it shares no arithmetic with the fast path but the elementary functions,
+//! the heads and the update. The loops of each layer are in the layer's file.
 
 use crate::fold::NodeSum;
 use crate::kernel::Kernel;
@@ -117,98 +117,83 @@ fn add_pair(pair: &[NodeSum]) -> NodeSum {
 /// The sum over the samples `indices` of one leaf, in that order, each added by fused multiply-adds.
 #[inline(always)]
 fn leaf_sum(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[usize]) -> NodeSum {
-    let layers = model.layers();
-    let last = layers.len() - 1;
+    let mut pass = Sample::new(model, weights);
     let mut gradient = vec![0.0_f32; model.parameters()];
     let mut tally = Tally::new(model.classes());
-    // W transposed, `[inputs, outputs]`, so that the innermost loop below runs over outputs.
-    let transposed: Vec<Vec<f32>> = layers
-        .iter()
-        .map(|layer| {
-            let mut t = vec![0.0; layer.inputs * layer.outputs];
-            for o in 0..layer.outputs {
-                for i in 0..layer.inputs {
-                    t[i * layer.outputs + o] = weights[layer.weight + o * layer.inputs + i];
-                }
-            }
-            t
-        })
-        .collect();
-    // activations[l] is the input of layer l; the last one is the output of the last layer.
-    let mut activations: Vec<Vec<f32>> = vec![vec![0.0; model.features()]];
-    activations.extend(layers.iter().map(|layer| vec![0.0; layer.outputs]));
-
     for &index in indices {
-        samples.write_row(index, &mut activations[0]);
-
-        // Forward: z = x W^T + b, then the activation on all but the last layer.
-        for (l, layer) in layers.iter().enumerate() {
-            let (before, after) = activations.split_at_mut(l + 1);
-            let (x, z) = (&before[l], &mut after[0]);
-            z.fill(0.0);
-            for i in 0..layer.inputs {
-                for (z, &w) in z.iter_mut().zip(&transposed[l][i * layer.outputs..][..layer.outputs]) {
-                    *z = x[i].mul_add(w, *z);
-                }
-            }
-            for (z, &b) in z.iter_mut().zip(&weights[layer.bias..][..layer.outputs]) {
-                *z += b;
-                if l < last {
-                    *z = model.activation().apply(*z);
-                }
-            }
-        }
-
-        // Backward: delta is the derivative of the loss by z, from the last layer to the first.
-        let mut delta = activations[last + 1].clone();
+        samples.write_row(index, &mut pass.values[0]);
+        pass.forward();
         let target = samples.target(index);
-        tally.count(target, model.head().backward(&mut delta, target));
-        for (l, layer) in layers.iter().enumerate().rev() {
-            let x = &activations[l];
-            for o in 0..layer.outputs {
-                let row = &mut gradient[layer.weight + o * layer.inputs..][..layer.inputs];
-                for (g, &x) in row.iter_mut().zip(x) {
-                    *g = delta[o].mul_add(x, *g);
-                }
-                gradient[layer.bias + o] += delta[o];
-            }
-            if l > 0 {
-                let mut below = vec![0.0; layer.inputs];
-                for o in 0..layer.outputs {
-                    let row = &weights[layer.weight + o * layer.inputs..][..layer.inputs];
-                    for (b, &w) in below.iter_mut().zip(row) {
-                        *b = delta[o].mul_add(w, *b);
-                    }
-                }
-                for (b, &a) in below.iter_mut().zip(x) {
-                    *b = model.activation().backward(a, *b);
-                }
-                delta = below;
-            }
+        let last = model.layers().len();
+        pass.deltas[last].copy_from_slice(&pass.values[last]);
+        tally.count(target, model.head().backward(&mut pass.deltas[last], target));
+        pass.backward(model.first_trained() + 1);
+        for (k, layer) in model.layers().iter().enumerate() {
+            layer.plain_gradient(k, &pass.values, &pass.deltas, &mut gradient);
         }
     }
     NodeSum { node: Node::leaf(0), gradient, tally }
 }
 
-/// The outputs of one sample's forward pass, `[outputs]`, before the head: for evaluation by hand.
-pub fn forward(model: &Model, weights: &[f32], row: &[f32]) -> Vec<f32> {
-    activations(model, weights, row).pop().unwrap_or_default()
+/// One sample on its way through a model.
+struct Sample<'a> {
+    model: &'a Model,
+    weights: &'a [f32],
+    /// By layer; see [`crate::Layer::plain_transposed`].
+    transposed: Vec<Vec<f32>>,
+    /// What goes into each layer, and last the outputs before the head.
+    values: Vec<Vec<f32>>,
+    /// The derivatives by the values.
+    deltas: Vec<Vec<f32>>,
 }
 
-/// What goes into each layer in one sample's forward pass, `row` first, and last the outputs before the head.
-pub fn activations(model: &Model, weights: &[f32], row: &[f32]) -> Vec<Vec<f32>> {
-    let mut all = vec![row.to_vec()];
-    for (l, layer) in model.layers().iter().enumerate() {
-        let x = &all[l];
-        let mut z = vec![0.0; layer.outputs];
-        for (o, z) in z.iter_mut().enumerate() {
-            let w = &weights[layer.weight + o * layer.inputs..][..layer.inputs];
-            *z = x.iter().zip(w).fold(0.0, |sum: f32, (&x, &w)| x.mul_add(w, sum)) + weights[layer.bias + o];
-            if l + 1 < model.layers().len() {
-                *z = model.activation().apply(*z);
-            }
-        }
-        all.push(z);
+impl<'a> Sample<'a> {
+    #[inline(always)]
+    fn new(model: &'a Model, weights: &'a [f32]) -> Self {
+        let transposed = model.layers().iter().map(|layer| layer.plain_transposed(weights)).collect();
+        let zeros = model.shapes().map(|shape| vec![0.0; shape.rows_per_sample * shape.columns]);
+        let values: Vec<Vec<f32>> = zeros.collect();
+        Sample { model, weights, transposed, deltas: values.clone(), values }
     }
-    all
+
+    /// From the first value to the last.
+    #[inline(always)]
+    fn forward(&mut self) {
+        for (k, layer) in self.model.layers().iter().enumerate() {
+            layer.plain_forward(k, self.weights, &self.transposed[k], &mut self.values);
+        }
+    }
+
+    /// From the last delta to that at the input of layer `first`.
+    #[inline(always)]
+    fn backward(&mut self, first: usize) {
+        for (k, layer) in self.model.layers().iter().enumerate().skip(first).rev() {
+            layer.plain_backward(k, self.weights, &self.values, &mut self.deltas);
+        }
+    }
+}
+
+/// The outputs of one sample's forward pass, `[outputs]`, before the head: for evaluation by hand.
+pub fn forward(model: &Model, weights: &[f32], row: &[f32]) -> Vec<f32> {
+    dense_inputs(model, weights, row).pop().unwrap_or_default()
+}
+
+/// What goes into each dense layer in one sample's forward pass, and last the outputs before the head.
+pub fn dense_inputs(model: &Model, weights: &[f32], row: &[f32]) -> Vec<Vec<f32>> {
+    let mut pass = Sample::new(model, weights);
+    pass.values[0].copy_from_slice(row);
+    pass.forward();
+    let outputs = pass.values.pop();
+    let inputs = model.layers().iter().zip(pass.values).filter(|(layer, _)| layer.dense().is_some());
+    inputs.map(|(_, value)| value).chain(outputs).collect()
+}
+
+/// The derivative of output `unit` before the head by each element of `row`.
+pub fn input_gradient(model: &Model, weights: &[f32], row: &[f32], unit: usize) -> Vec<f32> {
+    let mut pass = Sample::new(model, weights);
+    pass.values[0].copy_from_slice(row);
+    pass.forward();
+    pass.deltas[model.layers().len()][unit] = 1.0;
+    pass.backward(0);
+    pass.deltas.swap_remove(0)
 }

@@ -219,7 +219,8 @@ fn all_finite(values: &[f32]) -> bool {
 mod tests {
     use super::*;
     use crate::LearningRate;
-    use crate::model::{Activation, Head};
+    use crate::layer::Activation;
+    use crate::model::Head;
     use crate::optim::Sgd;
     use ps_plan::Node;
 

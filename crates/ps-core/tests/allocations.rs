@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use ps_core::gradient::InPlace;
-use ps_core::model::{Activation, Head};
 use ps_core::optim::Sgd;
-use ps_core::{Gradients, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
+use ps_core::{Activation, Gradients, Head, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
 use ps_plan::BatchPlan;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

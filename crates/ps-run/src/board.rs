@@ -187,8 +187,8 @@ impl About {
     pub fn of(job: &Job, folder: Option<&Path>) -> Self {
         let folder = folder.map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.into()));
         let name = folder.as_deref().and_then(Path::file_name);
-        let widths = std::iter::once(job.model.features()).chain(job.run.model.hidden.iter().copied());
-        let widths = widths.chain([job.model.outputs()]).map(|width| width.to_string());
+        let layers = job.model.dense_layers().map(|layer| layer.outputs);
+        let widths = [job.model.features()].into_iter().chain(layers).map(|width| width.to_string());
         About {
             name: name.map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned()),
             steps: job.plan.steps,

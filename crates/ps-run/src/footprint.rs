@@ -1,6 +1,5 @@
 //! How much memory a model takes, before any is taken for it.
 
-use ps_core::Head;
 use ps_host::{Memory, bytes};
 use std::fmt;
 
@@ -73,37 +72,10 @@ impl fmt::Display for Footprint {
     }
 }
 
-/// The number of parameters of a model, even of one that is too large for any machine.
-pub(crate) fn parameters(features: usize, hidden: &[usize], head: Head, classes: usize) -> u128 {
-    let outputs = if head == Head::Softmax { classes } else { 1 };
-    let widths: Vec<u128> =
-        [features].iter().chain(hidden).chain(&[outputs]).map(|&width| width as u128).collect();
-    let layers = widths.windows(2).map(|pair| (pair[0] + 1).saturating_mul(pair[1]));
-    layers.fold(0, u128::saturating_add)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_core::{Activation, Model};
     use ps_host::Bound;
-
-    #[test]
-    fn parameters_are_those_of_the_model() {
-        for (hidden, head, classes) in [
-            (&[][..], Head::Softmax, 3),
-            (&[], Head::Poisson, 0),
-            (&[5, 7], Head::Softmax, 10),
-            (&[9], Head::Logistic, 2),
-        ] {
-            let model = Model::new(4, hidden, Activation::Relu, head, classes);
-            assert_eq!(parameters(4, hidden, head, classes), model.parameters() as u128);
-        }
-        assert_eq!(parameters(784, &[1_000_000; 2], Head::Softmax, 10), 1_000_796_000_010);
-        // More than 64 bits hold.
-        let wide = vec![1 << 24; 1 << 20];
-        assert_eq!(parameters(1 << 24, &wide, Head::SquaredError, 0) >> 68, 1);
-    }
 
     #[test]
     fn what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() {

@@ -1,9 +1,10 @@
 //! A run ready to start: its file, data, model and plan.
 
-use crate::footprint::{self, Footprint};
+use crate::footprint::Footprint;
 use ps_checkpoint::Fingerprint;
 use ps_config::{ConfigError, RunConfig};
 use ps_core::gradient::InPlace;
+use ps_core::model::count_parameters;
 use ps_core::params::weights_hash;
 use ps_core::{
     Control, ControlConfig, Gradients, Head, Kernel, Model, NUMERICS_VERSION, OptimizerConfig, Rules,
@@ -65,7 +66,7 @@ impl Job {
         let data =
             ps_data::load(&local, task(run.model.head), run.seed, root, progress).map_err(JobError::Data)?;
         let (model, features, classes) = (&run.model, data.train.features(), data.class_names.len());
-        let parameters = footprint::parameters(features, &model.hidden, model.head, classes);
+        let parameters = count_parameters(features, &model.hidden_layers(), model.head, classes);
         Footprint::of_worker(parameters).check(Memory::here()).map_err(JobError::Unfit)?;
         Job::of(run, data, kernel)
     }
@@ -84,14 +85,9 @@ impl Job {
         if data.train.features() == 0 {
             return Err(JobError::Unfit(format!("{}: the samples have no features", run.data.train)));
         }
-        let model = Model::new(
-            data.train.features(),
-            &run.model.hidden,
-            run.model.activation,
-            run.model.head,
-            data.class_names.len(),
-        )
-        .with_precision(run.wire.weights);
+        let (features, classes) = (data.train.features(), data.class_names.len());
+        let model = Model::of_layers(features, &run.model.hidden_layers(), run.model.head, classes)
+            .with_precision(run.wire.weights);
         let plan = run.plan(samples, data.validation.as_ref().map_or(0, |part| part.len()));
         let fingerprint = Fingerprint {
             run: run.fingerprint(),
@@ -175,7 +171,7 @@ impl Job {
     /// of step 0. Two machines that give different ones would not compute the same bits.
     pub fn probe(&self) -> String {
         let mut weights = self.model.initial(self.run.seed);
-        if self.model.layers().len() == 1 {
+        if self.model.dense_layers().count() == 1 {
             // These models start at 0, where every product is 0 on any machine.
             for (index, weight) in weights.iter_mut().enumerate() {
                 *weight = (index % 17) as f32 / 1024.0 - 1.0 / 128.0;

@@ -56,8 +56,8 @@ pub fn measure(job: &Job, threads: usize) -> Result<Costs, Error> {
 
 /// The name of the figures of a run's computation, on so many threads.
 pub fn compute_name(job: &Job, threads: usize) -> String {
-    let layers = job.model.layers();
-    let widths = layers.iter().map(|layer| layer.inputs).chain(layers.last().map(|layer| layer.outputs));
+    let layers = job.model.dense_layers().map(|layer| layer.outputs);
+    let widths = [job.model.features()].into_iter().chain(layers);
     let model = widths.map(|width| width.to_string()).collect::<Vec<_>>().join("-");
     ps_scale::compute_name(&model, job.plan.leaf, threads)
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::LearningRate;
-use crate::model::{Activation, Head, Model};
+use crate::layer::Activation;
+use crate::model::{Head, Model};
 use crate::optim::Sgd;
 
 const RATE: f64 = 0.5;

@@ -3,16 +3,17 @@
 //! The weights stay as the products read them, and each tile of a weight's gradient is applied as soon as it is folded:
 //! a large model's gradient is never written to memory, and its weights are never packed again.
 
-use super::pack::{PackedLayer, is_wide};
-use super::weight::WeightGradient;
+use super::scratch::dense_layers;
 use super::{Gradients, SMALL_MODEL};
 use crate::control::Decided;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Left, MOST_COLUMNS, Tile, fold_tiles, prefetch};
+use crate::layer::Dense;
 use crate::metrics::Observed;
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::{Finite, OptimizerConfig, OptimizerParams, Update};
 use crate::precision::Precision;
+use crate::product::{MAX_TILE, PackedWeight, WeightGradient, strips};
 use crate::samples::Samples;
 use crate::schedule::Schedule;
 use crate::trainer::{Diverged, StepReport};
@@ -25,12 +26,12 @@ pub struct InPlace {
     optimizer: OptimizerParams,
     rate: Schedule,
     version: u64,
-    /// `[parameters]`; of wide layers only the biases are up to date, their weights are in `gradients.packed`.
+    /// `[parameters]`. Of wide layers, only the biases are current: their weights are in `gradients.packed`.
     weights: Vec<f32>,
     /// Likewise; empty without momentum.
     velocity: Vec<f32>,
-    /// Velocities of wide layers' weights, as these are packed; empty without momentum and for other layers.
-    packed_velocity: Vec<PackedLayer>,
+    /// Velocities of wide layers' weights, packed like these, by layer; empty without momentum and for other layers.
+    packed_velocity: Vec<PackedWeight>,
     /// The gradient of a layer that is not wide.
     narrow: Vec<f32>,
     /// Loss and metrics of the step that was computed and is not applied yet.
@@ -58,15 +59,14 @@ impl InPlace {
         let mut gradients = Gradients::new(model.clone(), plan, kernel);
         gradients.pack(&weights, 0..model.layers().len(), true, true);
         let has_velocity = !optimizer.optimizer.vectors().is_empty();
-        let packed_velocity = model.layers().iter().zip(&gradients.packed).map(|(layer, packed)| {
-            let mut velocity = PackedLayer::default();
-            if has_velocity && is_wide(layer) {
-                velocity.forward.resize(packed.forward.as_slice().len());
+        let mut packed_velocity: Vec<_> = model.layers().iter().map(|_| PackedWeight::default()).collect();
+        if has_velocity {
+            for (k, _) in wide_layers(model) {
+                packed_velocity[k].forward.resize(gradients.packed[k].forward.as_slice().len());
             }
-            velocity
-        });
+        }
         InPlace {
-            packed_velocity: packed_velocity.collect(),
+            packed_velocity,
             velocity: if has_velocity { vec![0.0; weights.len()] } else { Vec::new() },
             narrow: Vec::new(),
             tally: Tally::new(model.classes()),
@@ -89,11 +89,9 @@ impl InPlace {
         (self.version, self.weights, self.velocity) = (version, weights, velocity);
         let Gradients { model, kernel, .. } = &self.gradients;
         if !self.velocity.is_empty() {
-            for (layer, packed) in model.layers().iter().zip(&mut self.packed_velocity) {
-                if is_wide(layer) {
-                    let velocity = &self.velocity[layer.weight..][..layer.inputs * layer.outputs];
-                    packed.pack(*kernel, layer, velocity, false, false);
-                }
+            for (k, dense) in wide_layers(model) {
+                let velocity = &self.velocity[dense.weight_range()];
+                self.packed_velocity[k].pack(*kernel, dense.shape(), velocity, false, false);
             }
         }
         self.gradients.pack(&self.weights, 0..self.gradients.packed.len(), true, true);
@@ -103,11 +101,9 @@ impl InPlace {
     pub fn velocity(&mut self) -> &[f32] {
         let Gradients { model, kernel, .. } = &self.gradients;
         if !self.velocity.is_empty() {
-            for (layer, packed) in model.layers().iter().zip(&self.packed_velocity) {
-                if is_wide(layer) {
-                    let velocity = &mut self.velocity[layer.weight..][..layer.inputs * layer.outputs];
-                    packed.unpack(*kernel, layer, velocity);
-                }
+            for (k, dense) in wide_layers(model) {
+                let velocity = &mut self.velocity[dense.weight_range()];
+                self.packed_velocity[k].unpack(*kernel, dense.inputs, velocity);
             }
         }
         &self.velocity
@@ -121,9 +117,8 @@ impl InPlace {
     /// The weights after [`InPlace::version`] steps, `[parameters]`.
     pub fn weights(&mut self) -> &[f32] {
         let Gradients { model, packed, kernel, .. } = &self.gradients;
-        for (layer, packed) in model.layers().iter().zip(packed).filter(|(layer, _)| is_wide(layer)) {
-            let weight = &mut self.weights[layer.weight..][..layer.inputs * layer.outputs];
-            packed.unpack(*kernel, layer, weight);
+        for (k, dense) in wide_layers(model) {
+            packed[k].unpack(*kernel, dense.inputs, &mut self.weights[dense.weight_range()]);
         }
         &self.weights
     }
@@ -134,14 +129,14 @@ impl InPlace {
         let parallel = self.gradients.is_parallel(step.samples);
         let tree = step.tree();
         let gradients = &mut self.gradients;
-        for l in 0..gradients.packed.len() {
-            if !is_wide(&gradients.model.layers()[l]) {
-                gradients.pack(&self.weights, l..l + 1, parallel, true);
+        for k in 0..gradients.packed.len() {
+            if !gradients.model.layers()[k].dense().is_some_and(|dense| dense.shape().is_wide()) {
+                gradients.pack(&self.weights, k..k + 1, parallel, true);
             }
         }
         gradients.scratch[0].gather(samples, gradients.plan, step, 0..tree.leaves());
         gradients.pass(&self.weights, samples, 0..gradients.model.layers().len(), parallel);
-        gradients.scratch[0].open_node(tree.root(), step, 0, &mut self.tally);
+        gradients.scratch[0].sum_tally(tree.root(), step, 0, &mut self.tally);
     }
 
     /// Makes the step that was computed. After divergence the weights are of no use.
@@ -166,27 +161,29 @@ impl InPlace {
     }
 
     fn apply(&mut self, update: Update, parallel: bool) -> Finite {
-        let Gradients { model, packed, kernel, scratch, .. } = &mut self.gradients;
+        let Gradients { model, packed, kernel, scratch, plan, .. } = &mut self.gradients;
+        let step = plan.step(self.version);
         let mut finite = Finite::ALL;
         let (mut weights, mut velocity) = (&mut self.weights[..], &mut self.velocity[..]);
-        for (l, layer) in model.layers().iter().enumerate() {
-            let size = layer.inputs * layer.outputs;
-            let products = scratch[0].weight_gradient(l, *kernel);
+        for (k, dense) in dense_layers(model) {
+            let size = dense.inputs * dense.outputs;
+            scratch[0].find_rows(dense, step.tree().root(), step, 0);
+            let products = scratch[0].weight_gradient(k, dense, *kernel);
             let weight = weights.split_off_mut(..size).unwrap_or_default();
-            let bias = weights.split_off_mut(..layer.outputs).unwrap_or_default();
-            // Without momentum there is none.
+            let bias = weights.split_off_mut(..dense.outputs).unwrap_or_default();
+            // Empty without momentum.
             let weight_velocity = velocity.split_off_mut(..size).unwrap_or_default();
-            let bias_velocity = velocity.split_off_mut(..layer.outputs).unwrap_or_default();
-            finite = finite.and(if is_wide(layer) {
-                let weight = &mut packed[l].forward.as_mut_slice()[..];
-                let weight_velocity = self.packed_velocity[l].forward.as_mut_slice();
+            let bias_velocity = velocity.split_off_mut(..dense.outputs).unwrap_or_default();
+            finite = finite.and(if dense.shape().is_wide() {
+                let weight = &mut packed[k].forward.as_mut_slice()[..];
+                let weight_velocity = self.packed_velocity[k].forward.as_mut_slice();
                 update_wide(&products, update, [weight, weight_velocity], [bias, bias_velocity], parallel)
             } else {
                 self.narrow.resize(self.narrow.len().max(size), 0.0);
                 let gradient = &mut self.narrow[..size];
                 products.panel(0, gradient);
                 let finite = update.chunk(weight, gradient, weight_velocity);
-                finite.and(products.update_bias(0, update, bias, bias_velocity))
+                finite.and(update_bias(&products, 0, update, bias, bias_velocity))
             });
         }
         finite
@@ -202,13 +199,13 @@ fn update_wide(
     parallel: bool,
 ) -> Finite {
     let width = products.kernel.width();
-    let len = products.input.0.columns * width;
+    let len = products.input.panels.columns * width;
     // On one thread nothing is split.
     let least = if parallel { 1 } else { usize::MAX };
     let panels = weight.par_chunks_mut(len).zip(bias.par_chunks_mut(width)).enumerate();
     let run = |panel, [weight, weight_velocity]: [&mut [f32]; 2], [bias, bias_velocity]: [&mut [f32]; 2]| {
-        let finite = products.update_panel(panel, update, weight, weight_velocity);
-        finite.and(products.update_bias(panel, update, bias, bias_velocity))
+        let finite = update_panel(products, panel, update, weight, weight_velocity);
+        finite.and(update_bias(products, panel, update, bias, bias_velocity))
     };
     if weight_velocity.is_empty() {
         panels
@@ -222,4 +219,65 @@ fn update_wide(
             .map(|((panel, (weight, bias)), (wv, bv))| run(panel, [weight, wv], [bias, bv]))
             .reduce(|| Finite::ALL, Finite::and)
     }
+}
+
+/// The layers whose weights stay packed, each with its place in the list of layers.
+fn wide_layers(model: &Model) -> impl Iterator<Item = (usize, &Dense)> {
+    dense_layers(model).filter(|(_, dense)| dense.shape().is_wide())
+}
+
+/// Updates a panel of outputs of a packed weight, `[inputs, width]`, by its gradient, tile by tile; `velocity` is
+/// empty or as long.
+fn update_panel(
+    products: &WeightGradient,
+    panel: usize,
+    update: Update,
+    weight: &mut [f32],
+    velocity: &mut [f32],
+) -> Finite {
+    let (input, delta) = (products.input.panels, products.delta.panels);
+    let (b, width) = (&products.memory[products.delta.at + delta.panel(panel)..], input.width);
+    // What lies beyond the last output is no gradient.
+    let existing = delta.columns_of(panel);
+    let mut sums = [0.0; MAX_TILE];
+    let mut finite = Finite::ALL;
+    products.with_stack(|stack| {
+        for below in 0..input.panels() {
+            let inputs = &products.memory[products.input.at + input.panel(below)..];
+            for (first, rows) in strips(input.columns_of(below), products.kernel) {
+                let at = (below * width + first) * width;
+                let weight = &mut weight[at..at + rows * width];
+                let velocity = velocity.get_mut(at..at + rows * width).unwrap_or_default();
+                prefetch(bytemuck::cast_slice(weight));
+                prefetch(bytemuck::cast_slice(velocity));
+                let tile =
+                    Tile { a: &inputs[first..], left: Left::Columns, b, rows, columns: width, ahead: 0 };
+                fold_tiles(products.kernel, &tile, products.segments, stack, &mut sums, width);
+                if existing == width {
+                    finite = finite.and(update.chunk(weight, &sums[..rows * width], velocity));
+                    continue;
+                }
+                for (row, weight) in weight.chunks_mut(width).enumerate() {
+                    let at = row * width..row * width + existing;
+                    let velocity = velocity.get_mut(at.clone()).unwrap_or_default();
+                    finite = finite.and(update.chunk(&mut weight[..existing], &sums[at], velocity));
+                }
+            }
+        }
+    });
+    finite
+}
+
+/// Updates a panel of the bias by its gradient, `[outputs of the panel]`; `velocity` is empty or as long.
+fn update_bias(
+    products: &WeightGradient,
+    panel: usize,
+    update: Update,
+    bias: &mut [f32],
+    velocity: &mut [f32],
+) -> Finite {
+    let mut sums = [0.0; MOST_COLUMNS];
+    let sums = &mut sums[..bias.len()];
+    products.bias(panel, sums);
+    update.chunk(bias, sums, velocity)
 }

@@ -8,31 +8,28 @@
 
 mod flow;
 mod in_place;
-mod layer;
-mod matrix;
 mod network;
-mod pack;
+mod products;
 mod scratch;
 #[cfg(test)]
 mod tests;
-mod weight;
 
 pub use flow::Flow;
 pub use in_place::InPlace;
 #[doc(hidden)]
-pub use layer::LayerProducts;
+pub use products::LayerProducts;
 
 use crate::fold::{Fold, NodeSum};
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
-use crate::model::{Layer, Model};
+use crate::model::Model;
+use crate::product::PackedWeight;
 use crate::samples::Samples;
 use flow::Whole;
 use network::{Network, Pass};
-use pack::PackedLayer;
 use ps_plan::{BatchPlan, EVALUATION_LEAF, Node, Section, Step};
 use rayon::prelude::*;
-use scratch::{Scratch, Spare, tally};
+use scratch::{Scratch, Spare, dense_layers, tally};
 use std::ops::Range;
 
 /// Most rows that go forward and backward as one block: more would leave the cache, fewer would read the
@@ -61,8 +58,8 @@ pub struct Gradients {
     model: Model,
     plan: BatchPlan,
     kernel: Kernel,
-    /// The weights as the products read them, per layer.
-    packed: Vec<PackedLayer>,
+    /// The weights as the products read them, by layer; of layers without a weight, nothing.
+    packed: Vec<PackedWeight>,
     /// One for each thread that computes a part of its own; there is always one.
     scratch: Vec<Scratch>,
     /// Sums given back by [`Gradients::recycle`].
@@ -73,7 +70,7 @@ impl Gradients {
     /// For a model whose steps follow `plan`.
     pub fn new(model: Model, plan: BatchPlan, kernel: Kernel) -> Self {
         Gradients {
-            packed: model.layers().iter().map(|_| PackedLayer::default()).collect(),
+            packed: model.layers().iter().map(|_| PackedWeight::default()).collect(),
             scratch: vec![Scratch::default()],
             spare: Spare::default(),
             model,
@@ -217,11 +214,10 @@ impl Gradients {
     fn flow(&mut self, flow: &mut dyn Flow, samples: &dyn Samples, step: Step, leaves: Range<u32>) -> bool {
         self.scratch[0].gather(samples, self.plan, step, leaves.clone());
         let parallel = self.is_parallel(self.scratch[0].rows());
-        let end = |layer: &Layer| layer.bias + layer.outputs;
         let mut next = 0;
-        while let Some(layer) = self.model.layers().get(next) {
-            let Some((here, weights)) = flow.weights(end(layer)) else { return false };
-            let layers = next..self.model.layers().partition_point(|layer| end(layer) <= here);
+        while next < self.packed.len() {
+            let Some((here, weights)) = flow.weights(self.model.needed(next)) else { return false };
+            let layers = next..self.model.complete(here);
             next = layers.end;
             self.pack(weights, layers.clone(), parallel, true);
             self.pass(weights, samples, layers, parallel);
@@ -229,20 +225,20 @@ impl Gradients {
         let threads = rayon::current_num_threads();
         let (tree, scratch) = (step.tree(), &mut self.scratch[0]);
         tree.cover_each(leaves.clone(), |node| {
-            scratch.open_node(node, step, leaves.start, flow.node(node));
+            scratch.sum_tally(node, step, leaves.start, flow.node(node));
         });
-        for (l, layer) in self.model.layers().iter().enumerate().rev() {
+        for (k, dense) in dense_layers(&self.model).rev() {
             let mut number = 0;
             tree.cover_each(leaves.clone(), |node| {
-                scratch.find_rows(node, step, leaves.start);
-                let products = scratch.weight_gradient(l, self.kernel);
-                products.biases(&mut flow.gradient(number)[layer.bias..end(layer)]);
+                scratch.find_rows(dense, node, step, leaves.start);
+                let products = scratch.weight_gradient(k, dense, self.kernel);
+                products.biases(&mut flow.gradient(number)[dense.bias_range()]);
                 // What is final leaves while the next rows are computed.
-                let panel = self.kernel.width() * layer.inputs;
+                let panel = self.kernel.width() * dense.inputs;
                 let together = (LEAVING_TOGETHER / panel).max(if parallel { 2 * threads } else { 1 });
-                for first in (0..layer.outputs.div_ceil(self.kernel.width())).step_by(together).rev() {
-                    let start = layer.weight + first * panel;
-                    let rows = start..layer.bias.min(start + together * panel);
+                for first in (0..dense.outputs.div_ceil(self.kernel.width())).step_by(together).rev() {
+                    let start = dense.weight + first * panel;
+                    let rows = start..dense.bias.min(start + together * panel);
                     products.panels(first, &mut flow.gradient(number)[rows], parallel);
                     flow.finished(number, start);
                 }
@@ -306,7 +302,7 @@ impl Gradients {
                 tree.cover_each(leaves.clone(), |node| {
                     let sum = scratch.node_sum(
                         network.model,
-                        network.kernel,
+                        network.context.engine.kernel,
                         node,
                         step,
                         leaves.start,
@@ -405,15 +401,16 @@ impl Gradients {
     }
 
     fn is_parallel(&self, rows: usize) -> bool {
-        rayon::current_num_threads() > 1 && rows * self.model.parameters() >= PARALLEL_WORK
+        rayon::current_num_threads() > 1 && rows * self.model.cost() >= PARALLEL_WORK
     }
 
     /// Lays the weights of `layers` out as the products read them.
     fn pack(&mut self, weights: &[f32], layers: Range<usize>, parallel: bool, with_backward: bool) {
-        for l in layers {
-            let (layer, packed) = (&self.model.layers()[l], &mut self.packed[l]);
-            let weight = &weights[layer.weight..][..layer.inputs * layer.outputs];
-            packed.pack(self.kernel, layer, weight, parallel, l > 0 && with_backward);
+        let first = self.model.first_trained();
+        for k in layers {
+            let with_backward = with_backward && k > first;
+            let how = [parallel, with_backward];
+            self.model.layers()[k].pack(self.kernel, weights, how, &mut self.packed[k]);
         }
     }
 }
@@ -424,21 +421,6 @@ fn block_rows(rows: usize, parallel: bool) -> usize {
     // As many equal blocks for every thread as the largest block demands.
     let rounds = rows.div_ceil(shares * MAX_BLOCK);
     rows.div_ceil(shares * rounds).clamp(MIN_BLOCK, MAX_BLOCK)
-}
-
-/// Runs `run` on each chunk of `size` elements, on the threads of the pool or one after the other.
-fn each_chunk(
-    parallel: bool,
-    values: &mut [f32],
-    size: usize,
-    run: impl Fn(usize, &mut [f32]) + Sync + Send,
-) {
-    if parallel {
-        let chunks = values.par_chunks_mut(size).enumerate().with_max_len(1);
-        chunks.for_each(|(index, chunk)| run(index, chunk));
-    } else {
-        values.chunks_mut(size).enumerate().for_each(|(index, chunk)| run(index, chunk));
-    }
 }
 
 /// The sum of consecutive leaves in the tree.

@@ -1,13 +1,13 @@
 //! The memory of a pass: samples as they were drawn, and every matrix of every block.
 
-use super::matrix::Shape;
-use super::network::{Block, Network, Pass};
-use super::pack::is_wide;
-use super::weight::{WeightGradient, segments};
+use super::network::{Drawn, Network, Pass};
+use crate::block::{Block, BlockLayout};
 use crate::fold::NodeSum;
 use crate::kernel::{Buffer, Kernel, Segment};
+use crate::layer::{Dense, Layer};
 use crate::metrics::{Outcome, Tally};
 use crate::model::Model;
+use crate::product::WeightGradient;
 use crate::samples::Samples;
 use ps_plan::{BatchPlan, Node, Step};
 use rayon::prelude::*;
@@ -19,78 +19,14 @@ pub(super) struct Scratch {
     indices: Vec<usize>,
     targets: Vec<f32>,
     outcomes: Vec<Outcome>,
-    /// Block after block, each as [`Places`] says.
+    /// Block after block.
     memory: Buffer,
-    places: Places,
+    layout: BlockLayout,
+    /// Rows of each leaf of the open node; see [`Scratch::find_rows`].
     segments: Vec<Segment>,
     /// Sums of leaves that wait for their siblings.
     tallies: Vec<Tally>,
     pub spare: Spare,
-}
-
-/// Where the matrices of a block lie: every layer's input, then every layer's output, whose place the derivative by
-/// it takes, then room for one of these turned round, then a row. Hidden outputs hold derivatives only: their values are
-/// the next layer's input.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Places {
-    pub block: usize,
-    pub width: usize,
-    columns: Vec<(usize, usize)>,
-    inputs: Vec<usize>,
-    deltas: Vec<usize>,
-    turned: usize,
-    row: usize,
-    len: usize,
-}
-
-impl Places {
-    /// For blocks of `block` rows.
-    pub fn lay_out(&mut self, model: &Model, kernel: Kernel, block: usize) {
-        if self.block == block && !self.inputs.is_empty() {
-            return;
-        }
-        (self.block, self.width, self.len) = (block, kernel.width(), 0);
-        self.columns = model.layers().iter().map(|layer| (layer.inputs, layer.outputs)).collect();
-        let mut place = |columns: usize| {
-            let at = self.len;
-            self.len += Shape { columns, block, width: kernel.width() }.block_len();
-            at
-        };
-        self.inputs = self.columns.iter().map(|columns| place(columns.0)).collect();
-        self.deltas = self.columns.iter().map(|columns| place(columns.1)).collect();
-        let turned = model.layers().iter().skip(1).filter(|layer| is_wide(layer));
-        let turned = turned.map(|layer| layer.outputs * block.next_multiple_of(self.width)).max();
-        self.turned = self.len;
-        self.len += turned.unwrap_or(0);
-        let widest = model.features().max(model.outputs());
-        self.row = self.len;
-        self.len += widest.next_multiple_of(kernel.width());
-    }
-
-    /// Elements of a block.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The input of layer `l`: its shape and where it starts.
-    pub fn input(&self, l: usize) -> (Shape, usize) {
-        (Shape { columns: self.columns[l].0, block: self.block, width: self.width }, self.inputs[l])
-    }
-
-    /// The output of layer `l`, and later the derivative by it.
-    pub fn delta(&self, l: usize) -> (Shape, usize) {
-        (Shape { columns: self.columns[l].1, block: self.block, width: self.width }, self.deltas[l])
-    }
-
-    /// A derivative with rows and columns exchanged; see [`Network::turn`].
-    pub fn turned(&self) -> usize {
-        self.turned
-    }
-
-    /// A row of the widest end of the model.
-    pub fn row(&self) -> usize {
-        self.row
-    }
 }
 
 /// Sums that are no longer needed, to be filled anew.
@@ -153,11 +89,12 @@ impl Scratch {
         parallel: bool,
         pass: Pass,
     ) {
-        self.places.lay_out(network.model, network.kernel, block);
-        let (places, len) = (&self.places, self.places.len());
+        lay_out(&mut self.layout, network.model, network.context.engine.kernel, block);
+        let (layout, len) = (&self.layout, self.layout.len());
         let memory = self.memory.resize(self.indices.len().div_ceil(block) * len);
         let run = |memory: &mut [f32], indices: &[usize], targets: &[f32], outcomes: &mut [Outcome]| {
-            network.run(samples, places, &mut Block { indices, targets, outcomes, memory }, pass);
+            let mut block = Block::new(layout, indices.len(), memory);
+            network.run(samples, &mut Drawn { indices, targets, outcomes }, &mut block, pass);
         };
         if parallel {
             memory
@@ -185,12 +122,11 @@ impl Scratch {
         (&self.targets, &self.outcomes)
     }
 
-    /// What the last layer says of a row.
-    pub fn read_output(&self, row: usize, out: &mut [f32]) {
-        let last = self.places.deltas.len() - 1;
-        let (shape, at) = self.places.delta(last);
-        let block = row / self.places.block;
-        shape.read_row(&self.memory.as_slice()[block * self.places.len + at..], row % self.places.block, out);
+    /// Reads what the head made of the outputs of a sample of the last pass.
+    pub fn read_output(&self, sample: usize, out: &mut [f32]) {
+        let (outputs, samples) = (self.layout.outputs(), self.layout.samples());
+        let at = sample / samples * self.layout.len() + outputs.at;
+        outputs.panels.read_row(&self.memory.as_slice()[at..], sample % samples, out);
     }
 
     /// The whole sum of one node of the last pass, whose rows began with leaf `first_leaf`: its gradient tile by tile, its
@@ -207,39 +143,32 @@ impl Scratch {
         spare: &mut Spare,
     ) -> NodeSum {
         let mut sum = spare.take_or_make(node, model.parameters(), model.classes());
-        self.open_node(node, step, first_leaf, &mut sum.tally);
+        self.sum_tally(node, step, first_leaf, &mut sum.tally);
         let mut rest: &mut [f32] = &mut sum.gradient;
-        for (l, layer) in model.layers().iter().enumerate() {
-            let (weight, after) = rest.split_at_mut(layer.inputs * layer.outputs);
-            let (bias, after) = after.split_at_mut(layer.outputs);
+        for (k, dense) in dense_layers(model) {
+            let (weight, after) = rest.split_at_mut(dense.inputs * dense.outputs);
+            let (bias, after) = after.split_at_mut(dense.outputs);
             rest = after;
-            self.weight_gradient(l, kernel).all_panels(weight, bias, parallel);
+            self.find_rows(dense, node, step, first_leaf);
+            self.weight_gradient(k, dense, kernel).all_panels(weight, bias, parallel);
         }
         sum
     }
 
-    /// Finds where the rows of a node of the last pass lie, whose rows began with leaf `first_leaf`, for
-    /// [`Scratch::weight_gradient`], and sums its tally.
-    pub fn open_node(&mut self, node: Node, step: Step, first_leaf: u32, tally: &mut Tally) {
-        self.find_rows(node, step, first_leaf);
-        self.fold_tallies(rows_of_leaves(node, step, first_leaf), tally);
+    /// Sums the tally of a node of the last pass, which began with leaf `first_leaf`.
+    pub fn sum_tally(&mut self, node: Node, step: Step, first_leaf: u32, tally: &mut Tally) {
+        self.fold_tallies(samples_of_leaves(node, step, first_leaf), tally);
     }
 
-    /// The first half of [`Scratch::open_node`].
-    pub fn find_rows(&mut self, node: Node, step: Step, first_leaf: u32) {
-        segments(&self.places, rows_of_leaves(node, step, first_leaf), &mut self.segments);
+    /// Finds where the rows of a node of the last pass lie in the matrices of a layer, for [`Scratch::weight_gradient`].
+    pub fn find_rows(&mut self, dense: &Dense, node: Node, step: Step, first_leaf: u32) {
+        let leaves = samples_of_leaves(node, step, first_leaf);
+        dense.find_leaves(&self.layout, leaves, &mut self.segments);
     }
 
-    /// The products of the open node's weight gradient in layer `l`.
-    pub fn weight_gradient(&self, l: usize, kernel: Kernel) -> WeightGradient<'_> {
-        WeightGradient {
-            kernel,
-            input: self.places.input(l),
-            delta: self.places.delta(l),
-            memory: self.memory.as_slice(),
-            segments: &self.segments,
-            leaves: self.segments.iter().filter(|segment| segment.ends_leaf).count(),
-        }
+    /// The products of the weight gradient of a layer, which is number `k`, for the node whose rows were found.
+    pub fn weight_gradient(&self, k: usize, dense: &Dense, kernel: Kernel) -> WeightGradient<'_> {
+        dense.weight_gradient(k, kernel, (&self.layout, self.memory.as_slice()), &self.segments)
     }
 
     /// The tallies of consecutive leaves, added in the tree whose first leaf is the first one, by a binary counter as
@@ -274,8 +203,21 @@ impl Scratch {
     }
 }
 
-/// The rows of each leaf of a node in a pass that began with leaf `first_leaf`.
-fn rows_of_leaves(node: Node, step: Step, first_leaf: u32) -> impl Iterator<Item = Range<usize>> {
+/// The dense layers of a model, each with its place in the list of layers.
+pub(super) fn dense_layers(model: &Model) -> impl DoubleEndedIterator<Item = (usize, &Dense)> {
+    model.layers().iter().enumerate().filter_map(|(k, layer)| Some((k, layer.dense()?)))
+}
+
+/// Lays out blocks of `samples` samples.
+pub(super) fn lay_out(layout: &mut BlockLayout, model: &Model, kernel: Kernel, samples: usize) {
+    let above_first = &model.layers()[model.first_trained() + 1..];
+    let wide = above_first.iter().filter_map(Layer::dense).filter(|dense| dense.shape().is_wide());
+    let transposed = wide.map(|dense| dense.outputs).max().unwrap_or(0);
+    layout.lay_out(model.boundaries(), transposed, samples, kernel.width());
+}
+
+/// The samples of each leaf of a node in a pass that began with leaf `first_leaf`.
+fn samples_of_leaves(node: Node, step: Step, first_leaf: u32) -> impl Iterator<Item = Range<usize>> {
     let first_row = step.offsets(first_leaf..first_leaf).start;
     step.tree().leaves_of(node).map(move |leaf| {
         let rows = step.offsets(leaf..leaf + 1);

@@ -1,7 +1,8 @@
 //! The fast path against the plain one.
 
 use super::*;
-use crate::model::{Activation, Head};
+use crate::layer::{Activation, LayerSpec};
+use crate::model::{Head, chain};
 use crate::reference;
 use ps_plan::seed::{Purpose, Stream};
 
@@ -42,22 +43,29 @@ fn same(left: &NodeSum, right: &NodeSum, what: &str) {
 
 #[test]
 fn every_kernel_thread_count_and_shape_gives_the_bits_of_the_reference() {
-    type Case = (usize, &'static [usize], Activation, Head, usize, usize, usize);
-    // Features, hidden widths, activation, head, classes, batch, leaf.
-    let cases: [Case; 9] = [
-        (7, &[], Activation::Relu, Head::SquaredError, 1, 20, 4),
-        (33, &[], Activation::Relu, Head::Logistic, 2, 64, 8),
-        (70, &[], Activation::Relu, Head::Softmax, 10, 128, 32),
-        (5, &[], Activation::Relu, Head::Poisson, 4, 31, 7),
-        (40, &[50], Activation::Relu, Head::Softmax, 10, 200, 32),
-        (100, &[70, 33], Activation::Tanh, Head::Softmax, 40, 150, 16),
-        (17, &[16, 16], Activation::Sigmoid, Head::SquaredError, 1, 97, 13),
-        (3, &[1], Activation::Tanh, Head::Logistic, 2, 13, 1),
-        (300, &[200], Activation::Relu, Head::Softmax, 3, 300, 150),
+    use LayerSpec::{Activation as Act, Dense};
+    let lists = [
+        vec![Act(Activation::Relu)],
+        vec![Act(Activation::Tanh), Dense { units: 40 }],
+        vec![Dense { units: 35 }, Act(Activation::Relu), Act(Activation::Tanh), Dense { units: 20 }],
+        vec![Dense { units: 3 }, Dense { units: 50 }, Act(Activation::Sigmoid), Act(Activation::Relu)],
     ];
-    for (features, hidden, activation, head, classes, batch, leaf) in cases {
+    // Features, layers, head, classes, batch, leaf.
+    let cases = [
+        (7, vec![], Head::SquaredError, 1, 20, 4),
+        (33, vec![], Head::Logistic, 2, 64, 8),
+        (70, vec![], Head::Softmax, 10, 128, 32),
+        (5, vec![], Head::Poisson, 4, 31, 7),
+        (40, chain(&[50], Activation::Relu), Head::Softmax, 10, 200, 32),
+        (100, chain(&[70, 33], Activation::Tanh), Head::Softmax, 40, 150, 16),
+        (17, chain(&[16, 16], Activation::Sigmoid), Head::SquaredError, 1, 97, 13),
+        (3, chain(&[1], Activation::Tanh), Head::Logistic, 2, 13, 1),
+        (300, chain(&[200], Activation::Relu), Head::Softmax, 3, 300, 150),
+    ];
+    let lists = lists.into_iter().map(|layers| (21, layers, Head::Softmax, 40, 130, 9));
+    for (features, layers, head, classes, batch, leaf) in cases.into_iter().chain(lists) {
         let samples = table(batch + batch / 2, features, classes as u32);
-        let model = Model::new(features, hidden, activation, head, classes);
+        let model = Model::of_layers(features, &layers, head, classes);
         let plan = BatchPlan::new(3, samples.len(), batch, leaf, 1, None);
         let mut weights = model.initial(1);
         let mut stream = Stream::new(9, Purpose::Probe, 0);
@@ -70,7 +78,7 @@ fn every_kernel_thread_count_and_shape_gives_the_bits_of_the_reference() {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let mut gradients = Gradients::new(model.clone(), plan, kernel);
                     let tree = place.tree();
-                    let what = format!("{features} {hidden:?} {head:?} step {step} {}", kernel.name());
+                    let what = format!("{features} {layers:?} {head:?} step {step} {}", kernel.name());
                     let got = pool.install(|| gradients.compute(&weights, &samples, step, 0..tree.leaves()));
                     assert_eq!(got.len(), 1);
                     same(&got[0], &wanted, &what);
@@ -173,7 +181,7 @@ struct Slow {
 impl Slow {
     fn new(model: &Model, all: &[f32]) -> Self {
         Slow {
-            ends: model.layers().iter().map(|layer| layer.bias + layer.outputs).collect(),
+            ends: model.dense_layers().map(|dense| dense.bias_range().end).collect(),
             arriving: vec![f32::NAN; all.len()],
             all: all.to_vec(),
             come: usize::MAX,

@@ -1,6 +1,6 @@
 //! Which columns of a table an output comes from.
 
-use ps_core::{Head, Model};
+use ps_core::{Head, Model, reference};
 use ps_data::Column;
 use ps_plot::{Amounts, number};
 
@@ -16,7 +16,7 @@ pub struct Sample<'a> {
     pub is_standardized: bool,
     /// Whether the source has no value for a feature.
     pub is_missing: &'a dyn Fn(usize) -> bool,
-    /// What goes into each layer, `[layers][inputs]`; further elements are not read.
+    /// What goes into each dense layer, `[layers][inputs]`; further elements are not read.
     pub activations: &'a [Vec<f32>],
 }
 
@@ -180,23 +180,8 @@ impl Contribution {
 /// Of each feature, the derivative of output `unit` by it, times its value: `weight × input` where there are no hidden
 /// layers.
 fn gradient_times_input(model: &Model, weights: &[f32], activations: &[Vec<f32>], unit: usize) -> Vec<f64> {
-    let layers = model.layers();
-    let mut slopes = vec![0.0; model.outputs()];
-    slopes[unit] = 1.0;
-    for (index, layer) in layers.iter().enumerate().rev() {
-        if index + 1 < layers.len() {
-            for (slope, active) in slopes.iter_mut().zip(&activations[index + 1]) {
-                *slope *= f64::from(model.activation().backward(*active, 1.0));
-            }
-        }
-        let mut below = vec![0.0; layer.inputs];
-        for (output, slope) in slopes.iter().enumerate() {
-            let row = &weights[layer.weight + output * layer.inputs..][..layer.inputs];
-            below.iter_mut().zip(row).for_each(|(below, weight)| *below += slope * f64::from(*weight));
-        }
-        slopes = below;
-    }
-    slopes.iter().zip(&activations[0]).map(|(slope, input)| slope * f64::from(*input)).collect()
+    let slopes = reference::input_gradient(model, weights, &activations[0], unit);
+    slopes.iter().zip(&activations[0]).map(|(slope, input)| f64::from(*slope) * f64::from(*input)).collect()
 }
 
 /// A number with its sign.
@@ -218,8 +203,7 @@ pub fn cut(name: &str, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_core::model::Activation;
-    use ps_core::reference;
+    use ps_core::Activation;
 
     /// A column of numbers and one of three categories.
     fn columns() -> Vec<Column> {
@@ -238,8 +222,8 @@ mod tests {
         row: &[f32],
         raw: &[f32],
     ) -> (Contributions, f32) {
-        let activations = reference::activations(model, weights, row);
-        let total = activations[model.layers().len()][unit];
+        let activations = reference::dense_inputs(model, weights, row);
+        let total = activations[model.dense_layers().count()][unit];
         let sample =
             Sample { raw, is_standardized: row != raw, is_missing: &|_| false, activations: &activations };
         (Contributions::new(model, weights, &columns(), &sample, (unit, "yes", total)), total)
@@ -255,7 +239,7 @@ mod tests {
             let weights: Vec<f32> = (0..model.parameters()).map(|index| (index as f32 * 1.7).sin()).collect();
             for unit in 0..model.outputs() {
                 let (parts, total) = explained(&model, &weights, unit, &row, &[3.0, 0.0, 1.0, 0.0]);
-                let bias = weights[model.layers()[0].bias + unit];
+                let bias = weights[model.dense_layers().next().unwrap().bias + unit];
                 assert!((parts.remainder - f64::from(bias)).abs() < 1e-6, "{head:?} {unit}");
                 let sum: f64 = parts.parts.iter().map(|part| part.amount).sum();
                 assert!((sum + f64::from(bias) - f64::from(total)).abs() < 1e-6, "{head:?} {unit}");
@@ -280,7 +264,7 @@ mod tests {
     fn without_biases_a_relu_network_is_the_sum_of_its_contributions() {
         let model = Model::new(4, &[5, 3], Activation::Relu, Head::Softmax, 2);
         let mut weights: Vec<f32> = (0..model.parameters()).map(|index| (index as f32 * 2.3).sin()).collect();
-        for layer in model.layers() {
+        for layer in model.dense_layers() {
             weights[layer.bias..][..layer.outputs].fill(0.0);
         }
         let row = [1.5, -0.5, 2.0, -0.25];
@@ -295,7 +279,7 @@ mod tests {
         let mut columns = columns();
         columns[0].name = "a name of a column that is far longer than a terminal is wide".into();
         let row = [0.1, 0.2, -0.3, 0.1];
-        let activations = reference::activations(&model, &weights, &row);
+        let activations = reference::dense_inputs(&model, &weights, &row);
         let sample = Sample {
             raw: &[1234.5, 0.3, 0.3, 0.4],
             is_standardized: true,

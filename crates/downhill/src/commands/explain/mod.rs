@@ -8,8 +8,7 @@ use crate::output;
 use crate::saved::SavedRun;
 use contributions::{Contributions, Sample, cut};
 use ps_config::{DataArgs, LogArgs};
-use ps_core::model::Layer;
-use ps_core::{Gradients, Head, Model, Samples, reference};
+use ps_core::{Dense, Gradients, Head, Model, Samples, reference};
 use ps_data::{Column, Image, Split, load_like};
 use ps_plan::BatchPlan;
 use ps_plot::{Amounts, Bars, Figure, Panel, number};
@@ -161,7 +160,7 @@ struct Explained<'a> {
     index: usize,
     target: f32,
     loss: f64,
-    /// What goes into each layer, and last the outputs before the head.
+    /// What goes into each dense layer, and last the outputs before the head.
     activations: Vec<Vec<f32>>,
     /// The outputs of the head.
     outputs: Vec<f32>,
@@ -201,7 +200,7 @@ impl<'a> Explained<'a> {
         let sum = sum.expect("a leaf of one sample has a sum");
         let mut row = vec![0.0; model.features()];
         one.write_row(0, &mut row);
-        let activations = reference::activations(model, weights, &row);
+        let activations = reference::dense_inputs(model, weights, &row);
         let mut outputs = activations.last().cloned().unwrap_or_default();
         model.head().predict(&mut outputs);
         Explained {
@@ -218,6 +217,11 @@ impl<'a> Explained<'a> {
             outputs,
             gradient: sum.gradient,
         }
+    }
+
+    /// The layers that have parameters.
+    fn layers(&self) -> Vec<&Dense> {
+        self.model.dense_layers().collect()
     }
 
     /// What the outputs should be.
@@ -286,15 +290,15 @@ impl<'a> Explained<'a> {
             activations: &self.activations,
         };
         let class = self.class_names.get(if self.model.head() == Head::Logistic { 1 } else { unit });
-        let total = self.activations[self.model.layers().len()][unit];
+        let total = self.activations[self.layers().len()][unit];
         let output = (unit, class.map_or("", String::as_str), total);
         Ok(Some(Contributions::new(self.model, self.weights, columns, &sample, output)))
     }
 
     fn outputs_table(&self) -> Vec<String> {
         let header = format!("{:>16} {:>10} {:>10} {:>16}", "output", "is", "wanted", "push before head");
-        let layers = self.model.layers();
-        let last = &layers[layers.len() - 1];
+        let layers = self.layers();
+        let last = layers[layers.len() - 1];
         let rows = self.outputs.iter().zip(self.wanted()).enumerate().map(|(unit, (output, wanted))| {
             let push = direction(-f64::from(self.gradient[last.bias + unit]));
             let [output, wanted] = [f64::from(*output), wanted].map(number);
@@ -306,8 +310,7 @@ impl<'a> Explained<'a> {
     /// The `top` strongest pushes of each kind, layer by layer from the last.
     fn pushes(&self, top: usize) -> Vec<String> {
         let mut lines = Vec::new();
-        let layers = self.model.layers();
-        for (index, layer) in layers.iter().enumerate().rev() {
+        for (index, layer) in self.layers().into_iter().enumerate().rev() {
             lines.push(String::new());
             let (inputs, outputs) = (layer.inputs, layer.outputs);
             lines.push(format!("layer {index}, {inputs} to {outputs}: strongest pushes"));
@@ -329,7 +332,7 @@ impl<'a> Explained<'a> {
 
     /// What unit `unit` of the input of layer `layer` is called, or of the outputs.
     fn unit(&self, layer: usize, unit: usize) -> String {
-        if layer == self.model.layers().len() {
+        if layer == self.layers().len() {
             return match self.model.head() {
                 Head::Softmax => self.class_names.get(unit).map_or_else(|| unit.to_string(), Clone::clone),
                 Head::Logistic => format!("class {}", self.class_names.get(1).map_or("1", |name| name)),
@@ -343,13 +346,13 @@ impl<'a> Explained<'a> {
         }
     }
 
-    fn biases(&self, index: usize, layer: &Layer) -> Vec<Push> {
+    fn biases(&self, index: usize, layer: &Dense) -> Vec<Push> {
         let push = |unit: usize| (self.unit(index + 1, unit), -f64::from(self.gradient[layer.bias + unit]));
         (0..layer.outputs).map(push).collect()
     }
 
     /// The strongest ones only: there may be millions.
-    fn weights_of(&self, index: usize, layer: &Layer, top: usize) -> Vec<Push> {
+    fn weights_of(&self, index: usize, layer: &Dense, top: usize) -> Vec<Push> {
         let mut places: Vec<usize> = (0..layer.inputs * layer.outputs).collect();
         let size = |place: &usize| self.gradient[layer.weight + place].abs();
         if top < places.len() {
@@ -368,7 +371,7 @@ impl<'a> Explained<'a> {
     }
 
     /// The push of what goes into a layer: its weight, transposed, times the push before its activation.
-    fn before(&self, index: usize, layer: &Layer) -> Vec<Push> {
+    fn before(&self, index: usize, layer: &Dense) -> Vec<Push> {
         let pushes = self.push_before(layer);
         let named = |(unit, push)| {
             let active = number(f64::from(self.activations[index][unit]));
@@ -377,7 +380,7 @@ impl<'a> Explained<'a> {
         pushes.into_iter().enumerate().map(named).collect()
     }
 
-    fn push_before(&self, layer: &Layer) -> Vec<f64> {
+    fn push_before(&self, layer: &Dense) -> Vec<f64> {
         let mut pushes = vec![0.0; layer.inputs];
         for output in 0..layer.outputs {
             // The derivative by a bias is that by what it is added to.
@@ -390,7 +393,7 @@ impl<'a> Explained<'a> {
 
     /// The picture: of a table with `bars`, its contributions.
     fn figure(&self, title: &str, bars: Option<Amounts>) -> Figure {
-        let layers = self.model.layers();
+        let layers = self.layers();
         let picture = |title: &str, width: usize, values: Vec<f64>, is_signed: bool| {
             Panel::Image(ps_plot::Image { title: title.into(), width, values, is_signed })
         };
@@ -401,16 +404,14 @@ impl<'a> Explained<'a> {
         if let Some(image) = self.image {
             let pixels = shades(&self.activations[0]).into_iter().map(f64::from).collect();
             panels.push(picture("the sample", image.width, pixels, false));
-            let pushes = self.push_before(&layers[0]);
+            let pushes = self.push_before(layers[0]);
             panels.push(picture("push of each pixel: up blue, down red", image.width, pushes, true));
         }
         let names = (0..self.outputs.len()).map(|unit| self.unit(layers.len(), unit)).collect();
         let outputs = self.outputs.iter().map(|output| f64::from(*output)).collect();
         let groups = vec![("is".into(), 0, outputs), ("wanted".into(), 1, self.wanted())];
         panels.push(Panel::Bars(Bars { title: "outputs".into(), names, groups }));
-        if let [.., last] = layers
-            && layers.len() > 1
-        {
+        if let [_, .., last] = &layers[..] {
             let mut pushes = self.push_before(last);
             let width = (pushes.len() as f64).sqrt().ceil() as usize;
             pushes.resize(pushes.len().div_ceil(width) * width, 0.0);

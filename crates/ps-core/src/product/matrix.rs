@@ -1,22 +1,26 @@
-//! Where an activation or its derivative lies in memory: in the order in which the kernel reads it, whether
+//! How a block's values or their derivatives lie in memory: in the order in which the kernel reads them, whether
 //! as left operand, right operand or result.
-//!
-//! Rows (samples) are cut into blocks of `block` rows, columns into panels of `width` columns; a panel of a
-//! block is contiguous, row after row. A block is one slice, so blocks can be filled in parallel.
 
 use crate::kernel::Kernel;
 
-/// The shape of a `[rows, columns]` matrix cut into blocks and panels.
+/// A `[rows, columns]` matrix cut into panels of `width` columns. A panel is contiguous, row after row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
+pub(crate) struct Panels {
     pub columns: usize,
-    /// Rows of a block.
-    pub block: usize,
+    pub rows: usize,
     /// Columns of a panel.
     pub width: usize,
 }
 
-impl Shape {
+/// A matrix of a block of memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub panels: Panels,
+    /// Where it starts in its block.
+    pub at: usize,
+}
+
+impl Panels {
     /// Number of panels.
     pub fn panels(self) -> usize {
         self.columns.div_ceil(self.width)
@@ -32,36 +36,36 @@ impl Shape {
         if 2 * self.columns_of(panel) <= self.width { self.width / 2 } else { self.width }
     }
 
-    /// Where `panel` starts in its block.
+    /// Where `panel` starts.
     pub fn panel(self, panel: usize) -> usize {
-        panel * self.width * self.block
+        panel * self.width * self.rows
     }
 
-    /// Elements of a block.
-    pub fn block_len(self) -> usize {
-        self.panels() * self.width * self.block
+    /// Elements, those of the last panel's missing columns included.
+    pub fn len(self) -> usize {
+        self.panels() * self.width * self.rows
     }
 
-    /// Writes `row` (`[columns]`) as row `index` of a block.
+    /// Writes `row` (`[columns]`) as row `index` of the matrix.
     #[inline(always)]
-    pub fn write_row(self, block: &mut [f32], index: usize, row: &[f32]) {
+    pub fn write_row(self, matrix: &mut [f32], index: usize, row: &[f32]) {
         for (panel, columns) in row.chunks(self.width).enumerate() {
-            copy(&mut block[self.panel(panel) + index * self.width..][..columns.len()], columns);
+            copy(&mut matrix[self.panel(panel) + index * self.width..][..columns.len()], columns);
         }
     }
 
-    /// Reads row `index` of a block into `row` (`[columns]`).
+    /// Reads row `index` of the matrix into `row` (`[columns]`).
     #[inline(always)]
-    pub fn read_row(self, block: &[f32], index: usize, row: &mut [f32]) {
+    pub fn read_row(self, matrix: &[f32], index: usize, row: &mut [f32]) {
         for (panel, columns) in row.chunks_mut(self.width).enumerate() {
-            let from = &block[self.panel(panel) + index * self.width..][..columns.len()];
+            let from = &matrix[self.panel(panel) + index * self.width..][..columns.len()];
             copy(columns, from);
         }
     }
 }
 
-/// `to = from`, of equal lengths. A few lines of a panel are too short to be worth a call of `memcpy`, whose
-/// time would show.
+/// `to = from`, of equal lengths. A row of a panel is so short that a call of `memcpy` would cost more than the
+/// copy.
 #[inline(always)]
 pub(super) fn copy(to: &mut [f32], from: &[f32]) {
     assert_eq!(to.len(), from.len());

@@ -3,48 +3,56 @@
 use super::each_chunk;
 use super::matrix::copy;
 use crate::kernel::{Buffer, Kernel, MOST_COLUMNS, transpose};
-use crate::model::Layer;
 
-/// A layer's weight as the products read it.
+/// The shape of a weight, `[outputs, inputs]` row-major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WeightShape {
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+impl WeightShape {
+    /// Whether the input gradient is computed transposed, with samples in the lanes, so that the weight need not be packed
+    /// a second time. For few outputs, packing costs less than transposing.
+    pub fn is_wide(self) -> bool {
+        self.outputs > 16
+    }
+}
+
+/// A weight as the products read it.
 #[derive(Default)]
-pub(super) struct PackedLayer {
+pub(crate) struct PackedWeight {
     /// Panels of outputs: element (output, input) at `panel * inputs * width + input * width + output % width`. The
-    /// right operand of the forward product and, of a wide layer, the left one of the input gradient.
+    /// right operand of the forward product and, of a wide weight, the left one of the input gradient.
     pub forward: Buffer,
-    /// Of a layer that is not wide, panels of inputs, the right operand of the input gradient: element (output, input)
+    /// Of a weight that is not wide, panels of inputs, the right operand of the input gradient: element (output, input)
     /// at `panel * outputs * width + output * width + input % width`.
     pub backward: Buffer,
 }
 
-/// Whether the input gradient is computed turned round, with samples in the lanes, so that the weight need not be packed
-/// a second time. With few outputs packing costs nothing, turning would.
-pub(super) fn is_wide(layer: &Layer) -> bool {
-    layer.outputs > 16
-}
-
-impl PackedLayer {
-    /// Packs `weight` (`[outputs, inputs]`).
+impl PackedWeight {
+    /// Packs `weight` (`[outputs, inputs]`), for the input gradient only if asked to.
     pub fn pack(
         &mut self,
         kernel: Kernel,
-        layer: &Layer,
+        shape: WeightShape,
         weight: &[f32],
         parallel: bool,
         with_backward: bool,
     ) {
-        let (inputs, outputs, width) = (layer.inputs, layer.outputs, kernel.width());
+        let (WeightShape { inputs, outputs }, width) = (shape, kernel.width());
         let packed = self.forward.resize(inputs * outputs.next_multiple_of(width));
         each_chunk(parallel, packed, inputs * width, |panel, packed| {
             let columns = width.min(outputs - panel * width);
             let rows = &weight[panel * width * inputs..];
-            // A few inputs at a time, so that the lines that are written stay in cache until they are whole.
+            // A few inputs at a time, so that the cache lines that are written stay in cache until they are complete.
             for (at, packed) in packed.chunks_mut(INPUTS_AT_A_TIME * width).enumerate() {
                 let (from, depth) = (&rows[at * INPUTS_AT_A_TIME..], packed.len() / width);
                 if columns == width {
                     transpose(kernel, from, inputs, [width, depth], packed, width);
                     continue;
                 }
-                // The last panel, with zeros for outputs that there are not.
+                // The last panel is padded with zeros.
                 let mut whole = [0.0; MOST_COLUMNS * INPUTS_AT_A_TIME];
                 for (whole, row) in whole.chunks_mut(INPUTS_AT_A_TIME).zip(from.chunks(inputs)).take(columns)
                 {
@@ -53,7 +61,7 @@ impl PackedLayer {
                 transpose(kernel, &whole, INPUTS_AT_A_TIME, [width, depth], packed, width);
             }
         });
-        if with_backward && !is_wide(layer) {
+        if with_backward && !shape.is_wide() {
             let packed = self.backward.resize(outputs * inputs.next_multiple_of(width));
             each_chunk(parallel, packed, outputs * width, |panel, packed| {
                 let columns = width.min(inputs - panel * width);
@@ -66,9 +74,9 @@ impl PackedLayer {
         }
     }
 
-    /// The weight as it lies in the parameters, `[outputs, inputs]`.
-    pub fn unpack(&self, kernel: Kernel, layer: &Layer, weight: &mut [f32]) {
-        let (inputs, width) = (layer.inputs, kernel.width());
+    /// Writes the weight as it lies in the parameters, `[outputs, inputs]`.
+    pub fn unpack(&self, kernel: Kernel, inputs: usize, weight: &mut [f32]) {
+        let width = kernel.width();
         let panels = self.forward.as_slice().chunks(inputs * width);
         for (weight, panel) in weight.chunks_mut(width * inputs).zip(panels) {
             transpose(kernel, panel, width, [inputs, weight.len() / inputs], weight, inputs);

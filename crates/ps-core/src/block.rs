@@ -1,0 +1,269 @@
+//! The memory in which a block of samples goes through a model.
+//!
+//! The *value* at boundary k is what goes into layer k, so that at boundary 0 are the samples and at the last one the
+//! outputs before the head; the *delta* at a boundary is the derivative of the loss by its value. A layer that works
+//! elementwise may overwrite the value or delta that it reads.
+
+use crate::product::{Panels, Place};
+
+/// The shape of one sample's value at a boundary, `[rows_per_sample, columns]`.
+///
+/// A product treats all rows alike, whatever sample they belong to: a layer that applies the same weight at several
+/// places of a sample, such as a convolution, has several rows for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Rows of a sample; 1 for samples and outputs.
+    pub rows_per_sample: usize,
+    /// Elements of a row.
+    pub columns: usize,
+}
+
+/// What a block keeps for a boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Boundary {
+    pub shape: Shape,
+    /// Whether the value overwrites that of the boundary before.
+    pub overwrites_value: bool,
+    pub delta: Delta,
+}
+
+/// Where the delta of a boundary lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delta {
+    /// Nowhere: no layer before the boundary has parameters.
+    None,
+    /// In its own place.
+    Own,
+    /// In the place of the boundary before, whose delta overwrites it.
+    Overwritten,
+}
+
+/// Where the matrices of a block lie: the values, then the deltas, then room for one of these transposed, then one row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BlockLayout {
+    samples: usize,
+    width: usize,
+    values: Vec<Place>,
+    /// As many as values; those of boundaries without a delta have no columns.
+    deltas: Vec<Place>,
+    transposed: usize,
+    row: usize,
+    len: usize,
+}
+
+/// A matrix to read.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub panels: Panels,
+    pub values: &'a [f32],
+}
+
+/// A matrix to write.
+pub(crate) struct MatrixMut<'a> {
+    pub panels: Panels,
+    pub values: &'a mut [f32],
+}
+
+/// The matrices of a layer's forward pass.
+pub(crate) struct Forward<'a> {
+    pub rows: usize,
+    pub input: Matrix<'a>,
+    pub output: MatrixMut<'a>,
+}
+
+/// The matrices of a layer's input gradient.
+pub(crate) struct Backward<'a> {
+    pub rows: usize,
+    /// The value that went into the layer.
+    pub input: Matrix<'a>,
+    /// The delta at the layer's output.
+    pub above: Matrix<'a>,
+    /// The delta at its input.
+    pub below: MatrixMut<'a>,
+    /// Room for `above` transposed, with its rows rounded up to whole panels.
+    pub transposed: &'a mut [f32],
+}
+
+/// Some samples of a batch on their way through a model.
+pub(crate) struct Block<'a> {
+    layout: &'a BlockLayout,
+    /// Samples in it, at most as many as the layout has room for.
+    samples: usize,
+    memory: &'a mut [f32],
+}
+
+impl BlockLayout {
+    /// Lays out blocks of `samples` samples for panels of `width` columns. The last value takes the place of its delta,
+    /// which the head replaces it by. `transposed` is the widest delta that is ever transposed.
+    pub fn lay_out(&mut self, boundaries: &[Boundary], transposed: usize, samples: usize, width: usize) {
+        if self.samples == samples && self.width == width && self.values.len() == boundaries.len() {
+            return;
+        }
+        (self.samples, self.width, self.len) = (samples, width, 0);
+        self.values.clear();
+        self.deltas.clear();
+        let mut place = |shape: Shape, is_new: bool, before: Option<&Place>| {
+            let rows = samples * shape.rows_per_sample;
+            let panels = Panels { columns: shape.columns, rows, width };
+            match before {
+                Some(before) if !is_new => Place { panels, at: before.at },
+                _ => {
+                    let at = self.len;
+                    self.len += panels.len();
+                    Place { panels, at }
+                }
+            }
+        };
+        for boundary in &boundaries[..boundaries.len() - 1] {
+            let value = place(boundary.shape, !boundary.overwrites_value, self.values.last());
+            self.values.push(value);
+        }
+        for boundary in boundaries {
+            let shape = match boundary.delta {
+                Delta::None => Shape { columns: 0, ..boundary.shape },
+                Delta::Own | Delta::Overwritten => boundary.shape,
+            };
+            let delta = place(shape, boundary.delta != Delta::Overwritten, self.deltas.last());
+            self.deltas.push(delta);
+        }
+        self.values.extend(self.deltas.last());
+        let rows = boundaries.iter().map(|boundary| boundary.shape.rows_per_sample).max().unwrap_or(1);
+        self.transposed = self.len;
+        self.len += transposed * (samples * rows).next_multiple_of(width);
+        self.row = self.len;
+        let ends = [boundaries.first(), boundaries.last()].into_iter().flatten();
+        let widest = ends.map(|boundary| boundary.shape.columns).max().unwrap_or(0);
+        self.len += widest.next_multiple_of(width);
+    }
+
+    /// Samples of a block.
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// Columns of a panel.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Elements of a block.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where the value at a boundary lies in each block.
+    pub fn value(&self, boundary: usize) -> Place {
+        self.values[boundary]
+    }
+
+    /// Where the delta at a boundary lies in each block.
+    pub fn delta(&self, boundary: usize) -> Place {
+        self.deltas[boundary]
+    }
+
+    /// Where the outputs before the head lie in each block.
+    pub fn outputs(&self) -> Place {
+        self.deltas[self.deltas.len() - 1]
+    }
+}
+
+impl<'a> Matrix<'a> {
+    /// The first `rows` rows of each panel.
+    pub fn each_panel(self, rows: usize) -> impl Iterator<Item = &'a [f32]> {
+        let Panels { rows: room, width, .. } = self.panels;
+        self.values.chunks(room * width).take(self.panels.panels()).map(move |panel| &panel[..rows * width])
+    }
+}
+
+impl<'a> MatrixMut<'a> {
+    /// The first `rows` rows of each panel.
+    pub fn each_panel(self, rows: usize) -> impl Iterator<Item = &'a mut [f32]> {
+        let Panels { rows: room, width, .. } = self.panels;
+        let panels = self.values.chunks_mut(room * width).take(self.panels.panels());
+        panels.map(move |panel| &mut panel[..rows * width])
+    }
+}
+
+impl<'a> Block<'a> {
+    /// A block of `samples` samples in `memory`, `[layout.len()]`.
+    pub fn new(layout: &'a BlockLayout, samples: usize, memory: &'a mut [f32]) -> Self {
+        Block { layout, samples, memory }
+    }
+
+    /// Samples in the block.
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// The samples' features, and room for one row of them.
+    pub fn features(&mut self) -> (MatrixMut<'_>, &mut [f32]) {
+        self.with_row(self.layout.values[0])
+    }
+
+    /// The outputs before the head, whose place the derivatives by them take, and room for one row of them.
+    pub fn outputs(&mut self) -> (MatrixMut<'_>, &mut [f32]) {
+        self.with_row(self.layout.outputs())
+    }
+
+    /// The matrices of the forward pass of layer `k`, whose output does not overwrite its input.
+    pub fn forward(&mut self, k: usize) -> Forward<'_> {
+        let (from, to) = (self.layout.values[k], self.layout.values[k + 1]);
+        let rows = self.rows(from);
+        let (before, output) = self.memory.split_at_mut(to.at);
+        Forward {
+            rows,
+            input: Matrix { panels: from.panels, values: &before[from.at..] },
+            output: MatrixMut { panels: to.panels, values: output },
+        }
+    }
+
+    /// What layer `k` puts out, which is first a copy of what goes in, and the number of its rows.
+    pub fn copied_value(&mut self, k: usize) -> (usize, MatrixMut<'_>) {
+        let (from, to) = (self.layout.values[k], self.layout.values[k + 1]);
+        let len = from.panels.len();
+        if from.at != to.at {
+            self.memory.copy_within(from.at..from.at + len, to.at);
+        }
+        (self.rows(to), MatrixMut { panels: to.panels, values: &mut self.memory[to.at..to.at + len] })
+    }
+
+    /// The matrices of the input gradient of layer `k`, which does not overwrite the delta at its output.
+    pub fn backward(&mut self, k: usize) -> Backward<'_> {
+        let (value, above, below) = (self.layout.values[k], self.layout.deltas[k + 1], self.layout.deltas[k]);
+        let rows = self.rows(value);
+        // Deltas follow one another in the order of their boundaries, and every value but the last lies before them.
+        let (before, rest) = self.memory.split_at_mut(above.at);
+        let (values, deltas) = before.split_at_mut(below.at);
+        let (above_values, transposed) = rest.split_at_mut(self.layout.transposed - above.at);
+        let transposed = &mut transposed[..self.layout.row - self.layout.transposed];
+        Backward {
+            rows,
+            input: Matrix { panels: value.panels, values: &values[value.at..] },
+            above: Matrix { panels: above.panels, values: above_values },
+            below: MatrixMut { panels: below.panels, values: deltas },
+            transposed,
+        }
+    }
+
+    /// The value that layer `k` has put out, and the delta at it, which that at the layer's input overwrites; and their rows.
+    pub fn overwritten_delta(&mut self, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
+        let (value, delta) = (self.layout.values[k + 1], self.layout.deltas[k + 1]);
+        let rows = self.rows(value);
+        let (values, deltas) = self.memory.split_at_mut(delta.at);
+        (
+            rows,
+            Matrix { panels: value.panels, values: &values[value.at..] },
+            MatrixMut { panels: delta.panels, values: &mut deltas[..delta.panels.len()] },
+        )
+    }
+
+    fn with_row(&mut self, place: Place) -> (MatrixMut<'_>, &mut [f32]) {
+        let (matrices, row) = self.memory.split_at_mut(self.layout.row);
+        let panels = place.panels;
+        (MatrixMut { panels, values: &mut matrices[place.at..] }, &mut row[..panels.columns])
+    }
+
+    fn rows(&self, place: Place) -> usize {
+        self.samples * (place.panels.rows / self.layout.samples)
+    }
+}

@@ -1,0 +1,114 @@
+//! Activations: one nonlinear function of each element.
+
+use super::Context;
+use crate::block::Block;
+use crate::function;
+use serde::{Deserialize, Serialize};
+
+/// A nonlinear function of each element.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// max(0, z).
+    #[default]
+    Relu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// The logistic function.
+    Sigmoid,
+}
+
+impl Activation {
+    /// The activation of `z`.
+    #[inline(always)]
+    pub fn apply(self, z: f32) -> f32 {
+        match self {
+            Activation::Relu => {
+                if z > 0.0 {
+                    z
+                } else {
+                    0.0
+                }
+            }
+            Activation::Tanh => function::tanh(z),
+            Activation::Sigmoid => function::sigmoid(z),
+        }
+    }
+
+    /// The derivative of the loss by z, from that by a and from a = `apply(z)`.
+    #[inline(always)]
+    pub fn derivative(self, a: f32, delta: f32) -> f32 {
+        match self {
+            Activation::Relu => {
+                if a > 0.0 {
+                    delta
+                } else {
+                    0.0
+                }
+            }
+            Activation::Tanh => delta * (-a).mul_add(a, 1.0),
+            Activation::Sigmoid => delta * (a * (1.0 - a)),
+        }
+    }
+
+    /// Applies it to all `values`, with the choice of the function outside of the loop.
+    #[inline(always)]
+    pub(super) fn apply_all(self, values: &mut [f32]) {
+        match self {
+            Activation::Relu => each(values, |z| Activation::Relu.apply(z)),
+            Activation::Tanh => each(values, |z| Activation::Tanh.apply(z)),
+            Activation::Sigmoid => each(values, |z| Activation::Sigmoid.apply(z)),
+        }
+    }
+
+    /// Replaces each delta by the derivative by z; `values` are the a.
+    #[inline(always)]
+    pub(super) fn derive_all(self, values: &[f32], deltas: &mut [f32]) {
+        match self {
+            Activation::Relu => derive(values, deltas, |a, d| Activation::Relu.derivative(a, d)),
+            Activation::Tanh => derive(values, deltas, |a, d| Activation::Tanh.derivative(a, d)),
+            Activation::Sigmoid => derive(values, deltas, |a, d| Activation::Sigmoid.derivative(a, d)),
+        }
+    }
+
+    pub(super) fn forward(self, k: usize, context: &Context, block: &mut Block) {
+        let (rows, output) = block.copied_value(k);
+        context.engine.kernel.vectorize(
+            #[inline(always)]
+            || output.each_panel(rows).for_each(|values| self.apply_all(values)),
+        );
+    }
+
+    pub(super) fn backward(self, k: usize, context: &Context, block: &mut Block) {
+        let (rows, output, delta) = block.overwritten_delta(k);
+        let panels = output.each_panel(rows).zip(delta.each_panel(rows));
+        context.engine.kernel.vectorize(
+            #[inline(always)]
+            || panels.for_each(|(values, deltas)| self.derive_all(values, deltas)),
+        );
+    }
+
+    #[inline(always)]
+    pub(super) fn plain_forward(self, input: &[f32], output: &mut [f32]) {
+        for (a, &z) in output.iter_mut().zip(input) {
+            *a = self.apply(z);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn plain_backward(self, output: &[f32], above: &[f32], below: &mut [f32]) {
+        for (below, (&a, &above)) in below.iter_mut().zip(output.iter().zip(above)) {
+            *below = self.derivative(a, above);
+        }
+    }
+}
+
+#[inline(always)]
+fn each(values: &mut [f32], activation: impl Fn(f32) -> f32) {
+    values.iter_mut().for_each(|z| *z = activation(*z));
+}
+
+#[inline(always)]
+fn derive(values: &[f32], deltas: &mut [f32], derivative: impl Fn(f32, f32) -> f32) {
+    deltas.iter_mut().zip(values).for_each(|(d, &a)| *d = derivative(a, *d));
+}

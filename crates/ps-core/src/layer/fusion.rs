@@ -1,0 +1,36 @@
+//! Activations that the dense layer beside them applies while a tile is in registers or in cache.
+
+use super::{Activation, Layer};
+use crate::block::{Boundary, Delta};
+
+/// What a layer does for the layers beside it, and what these do for it. No bit depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Fusion {
+    /// The activation that the layer applies to its output.
+    pub after: Option<Activation>,
+    /// The activation whose derivative the layer applies to the delta at its input.
+    pub before: Option<Activation>,
+    /// Whether the layer before applies this one.
+    pub is_forward_done: bool,
+    /// Whether the layer after applies this one's derivative.
+    pub is_backward_done: bool,
+}
+
+/// The fusions of a list of layers, by looking at two at a time.
+pub(crate) fn fuse(layers: &[Layer], boundaries: &[Boundary]) -> Vec<Fusion> {
+    let mut fusions = vec![Fusion::default(); layers.len()];
+    for (k, pair) in layers.windows(2).enumerate() {
+        match pair {
+            [Layer::Dense(_), Layer::Activation(activation)] if boundaries[k + 2].overwrites_value => {
+                fusions[k].after = Some(*activation);
+                fusions[k + 1].is_forward_done = true;
+            }
+            [Layer::Activation(activation), Layer::Dense(_)] if boundaries[k + 1].delta != Delta::None => {
+                fusions[k + 1].before = Some(*activation);
+                fusions[k].is_backward_done = true;
+            }
+            _ => {}
+        }
+    }
+    fusions
+}

@@ -1,0 +1,217 @@
+//! The layers that models are made of, one file each.
+//!
+//! A file holds all there is to know about its layer: its shape and parameters, how these start, what it costs, its
+//! forward and backward pass over a block of rows, and the plain loops over one sample that the reference trainer runs.
+//! [`Layer`] lists the layers and passes each call on.
+
+mod activation;
+mod dense;
+mod fusion;
+
+pub use activation::Activation;
+pub use dense::Dense;
+pub(crate) use fusion::{Fusion, fuse};
+
+use crate::block::{Block, Shape};
+use crate::kernel::Kernel;
+use crate::params::Layout;
+use crate::product::{Engine, PackedWeight};
+
+/// A layer as it is asked for, before the shape of its input is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LayerSpec {
+    /// See [`Dense`].
+    Dense {
+        /// Width of its output.
+        units: usize,
+    },
+    /// See [`Activation`].
+    Activation(Activation),
+}
+
+/// A layer of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Layer {
+    /// See [`Dense`].
+    Dense(Dense),
+    /// See [`Activation`].
+    Activation(Activation),
+}
+
+/// What the layers of a pass over a batch share.
+pub(crate) struct Context<'a> {
+    pub engine: Engine,
+    /// `[parameters]`; only the biases are read.
+    pub weights: &'a [f32],
+    /// The weights as the products read them, by layer.
+    pub packed: &'a [PackedWeight],
+}
+
+impl LayerSpec {
+    /// The layer for an input of this shape. Its parameters, if it has any, are named after `number`, the count of the
+    /// layers with parameters before it.
+    pub(crate) fn build(self, input: Shape, number: usize, parameters: &mut Layout) -> Layer {
+        match self {
+            LayerSpec::Dense { units } => Layer::Dense(Dense::new(input, units, number, parameters)),
+            LayerSpec::Activation(activation) => Layer::Activation(activation),
+        }
+    }
+
+    /// Number of parameters and width of the output for an input of this width. Saturates, so that it is defined for
+    /// layers that are too large for any machine.
+    pub(crate) fn size(self, inputs: u128) -> (u128, u128) {
+        match self {
+            LayerSpec::Dense { units } => Dense::size(inputs, units),
+            LayerSpec::Activation(_) => (0, inputs),
+        }
+    }
+}
+
+impl Layer {
+    /// The shape of its output for an input of shape `input`.
+    pub(crate) fn output(&self, input: Shape) -> Shape {
+        match self {
+            Layer::Dense(dense) => Shape { columns: dense.outputs, ..input },
+            Layer::Activation(_) => input,
+        }
+    }
+
+    /// The layer if it is dense.
+    pub fn dense(&self) -> Option<&Dense> {
+        match self {
+            Layer::Dense(dense) => Some(dense),
+            Layer::Activation(_) => None,
+        }
+    }
+
+    /// Multiply-adds of a sample's forward pass, of which each of the two gradients takes as many again.
+    pub(crate) fn cost(&self) -> usize {
+        self.dense().map_or(0, Dense::cost)
+    }
+
+    /// Whether its backward pass reads its input.
+    pub(crate) fn reads_input(&self) -> bool {
+        match self {
+            Layer::Dense(_) => true,
+            Layer::Activation(_) => false,
+        }
+    }
+
+    /// Whether its backward pass reads its output.
+    pub(crate) fn reads_output(&self) -> bool {
+        match self {
+            Layer::Dense(_) => false,
+            Layer::Activation(_) => true,
+        }
+    }
+
+    /// Whether each element of its output follows from the element at the same place of its input, and likewise backward.
+    pub(crate) fn is_elementwise(&self) -> bool {
+        match self {
+            Layer::Dense(_) => false,
+            Layer::Activation(_) => true,
+        }
+    }
+
+    /// Sets its initial parameters in `weights`, which are 0 before. `next` is the layer after it.
+    pub(crate) fn initialize(&self, seed: u64, next: Option<&Layer>, weights: &mut [f32]) {
+        match self {
+            Layer::Dense(dense) => dense.initialize(seed, next, weights),
+            Layer::Activation(_) => {}
+        }
+    }
+
+    /// Lays its weight out as the products read it.
+    pub(crate) fn pack(
+        &self,
+        kernel: Kernel,
+        weights: &[f32],
+        [parallel, with_backward]: [bool; 2],
+        packed: &mut PackedWeight,
+    ) {
+        match self {
+            Layer::Dense(dense) => {
+                packed.pack(kernel, dense.shape(), &weights[dense.weight_range()], parallel, with_backward);
+            }
+            Layer::Activation(_) => {}
+        }
+    }
+
+    /// Takes a block through the layer, which is number `k`.
+    #[inline]
+    pub(crate) fn forward(&self, k: usize, fusion: Fusion, context: &Context, block: &mut Block) {
+        match self {
+            _ if fusion.is_forward_done => {}
+            Layer::Dense(dense) => dense.forward(k, fusion.after, context, block),
+            Layer::Activation(activation) => activation.forward(k, context, block),
+        }
+    }
+
+    /// Takes the derivatives of a block back through the layer, which is number `k`.
+    #[inline]
+    pub(crate) fn backward(&self, k: usize, fusion: Fusion, context: &Context, block: &mut Block) {
+        match self {
+            _ if fusion.is_backward_done => {}
+            Layer::Dense(dense) => dense.backward(k, fusion.before, context, block),
+            Layer::Activation(activation) => activation.backward(k, context, block),
+        }
+    }
+
+    /// What [`Layer::plain_forward`] reads instead of the weight, so that its innermost loop runs over outputs.
+    #[inline(always)]
+    pub(crate) fn plain_transposed(&self, weights: &[f32]) -> Vec<f32> {
+        match self {
+            Layer::Dense(dense) => dense.plain_transposed(weights),
+            Layer::Activation(_) => Vec::new(),
+        }
+    }
+
+    /// Computes the value of one sample at boundary `k + 1` from those before; the layer is number `k`.
+    #[inline(always)]
+    pub(crate) fn plain_forward(
+        &self,
+        k: usize,
+        weights: &[f32],
+        transposed: &[f32],
+        values: &mut [Vec<f32>],
+    ) {
+        let (before, after) = values.split_at_mut(k + 1);
+        let (input, output) = (&before[k][..], &mut after[0][..]);
+        match self {
+            Layer::Dense(dense) => dense.plain_forward(weights, transposed, input, output),
+            Layer::Activation(activation) => activation.plain_forward(input, output),
+        }
+    }
+
+    /// Computes the delta of one sample at boundary `k` from those after; the layer is number `k`.
+    #[inline(always)]
+    pub(crate) fn plain_backward(
+        &self,
+        k: usize,
+        weights: &[f32],
+        values: &[Vec<f32>],
+        deltas: &mut [Vec<f32>],
+    ) {
+        let (before, after) = deltas.split_at_mut(k + 1);
+        let (below, above) = (&mut before[k][..], &after[0][..]);
+        match self {
+            Layer::Dense(dense) => dense.plain_backward(weights, above, below),
+            Layer::Activation(activation) => activation.plain_backward(&values[k + 1], above, below),
+        }
+    }
+
+    /// Adds what one sample contributes to the gradient of the layer's parameters; the layer is number `k`.
+    #[inline(always)]
+    pub(crate) fn plain_gradient(
+        &self,
+        k: usize,
+        values: &[Vec<f32>],
+        deltas: &[Vec<f32>],
+        gradient: &mut [f32],
+    ) {
+        match self {
+            Layer::Dense(dense) => dense.plain_gradient(&values[k], &deltas[k + 1], gradient),
+            Layer::Activation(_) => {}
+        }
+    }
+}

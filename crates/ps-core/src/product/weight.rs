@@ -1,0 +1,116 @@
+//! The gradient of one weight and its bias, tile by tile.
+
+use super::each_chunk;
+use super::matrix::{Place, copy, strips};
+use crate::kernel::{Kernel, Left, MOST_COLUMNS, Segment, Tile, fold_tiles};
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// The products of one weight's gradient, `delta^T input` summed leaf by leaf.
+pub(crate) struct WeightGradient<'a> {
+    pub kernel: Kernel,
+    /// The input of the weight's layer in each block.
+    pub input: Place,
+    /// The derivative by the layer's output in each block.
+    pub delta: Place,
+    /// All blocks.
+    pub memory: &'a [f32],
+    /// See [`segments`].
+    pub segments: &'a [Segment],
+    /// Leaves of the node.
+    pub leaves: usize,
+}
+
+/// Elements of the largest tile of any instruction set.
+pub(crate) const MAX_TILE: usize = 12 * MOST_COLUMNS;
+
+thread_local! {
+    /// Subtrees that wait for their siblings, a tile each.
+    static STACK: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl WeightGradient<'_> {
+    /// Writes the weight's gradient, `[outputs, inputs]`, and that of the bias, `[outputs]`.
+    pub fn all_panels(&self, weight: &mut [f32], bias: &mut [f32], parallel: bool) {
+        self.biases(bias);
+        self.panels(0, weight, parallel);
+    }
+
+    /// Writes the rows of the weight's gradient, `[outputs, inputs]`, from panel `first` on, as many as there is room for.
+    pub fn panels(&self, first: usize, weight: &mut [f32], parallel: bool) {
+        let len = self.kernel.width() * self.input.panels.columns;
+        each_chunk(parallel, weight, len, |panel, weight| self.panel(first + panel, weight));
+    }
+
+    /// Writes the bias's gradient, `[outputs]`.
+    pub fn biases(&self, bias: &mut [f32]) {
+        let panels = bias.chunks_mut(self.kernel.width());
+        panels.enumerate().for_each(|(panel, bias)| self.bias(panel, bias));
+    }
+
+    /// Writes the rows of the weight's gradient that belong to a panel of outputs, `[outputs of the panel, inputs]`.
+    pub fn panel(&self, panel: usize, weight: &mut [f32]) {
+        let (input, delta) = (self.input.panels, self.delta.panels);
+        let outputs = &self.memory[self.delta.at + delta.panel(panel)..];
+        self.with_stack(|stack| {
+            for below in 0..input.panels() {
+                let (columns, existing) = (input.tile_columns(below), input.columns_of(below));
+                let b = &self.memory[self.input.at + input.panel(below)..];
+                for (first, rows) in strips(delta.columns_of(panel), self.kernel) {
+                    let tile = Tile { a: &outputs[first..], left: Left::Columns, b, rows, columns, ahead: 0 };
+                    let out = &mut weight[first * input.columns + below * input.width..];
+                    if existing == columns {
+                        fold_tiles(self.kernel, &tile, self.segments, stack, out, input.columns);
+                        continue;
+                    }
+                    let mut sums = [0.0; MAX_TILE];
+                    fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, columns);
+                    for (out, sums) in out.chunks_mut(input.columns).zip(sums.chunks(columns)).take(rows) {
+                        copy(&mut out[..existing], &sums[..existing]);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Writes the bias's gradient, `[outputs of the panel]`: that of a weight whose input is always 1, so that the right
+    /// operand is delta itself.
+    pub fn bias(&self, panel: usize, bias: &mut [f32]) {
+        let delta = self.delta.panels;
+        let b = &self.memory[self.delta.at + delta.panel(panel)..];
+        let columns = delta.tile_columns(panel);
+        let tile = Tile { a: &[1.0], left: Left::Constant, b, rows: 1, columns, ahead: 0 };
+        let mut sums = [0.0; MAX_TILE];
+        self.with_stack(|stack| fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, columns));
+        bias.copy_from_slice(&sums[..bias.len()]);
+    }
+
+    pub fn with_stack(&self, run: impl FnOnce(&mut [f32])) {
+        let depth = 1 + self.leaves.ilog2() as usize;
+        STACK.with_borrow_mut(|stack| {
+            stack.resize(stack.len().max(depth * self.kernel.max_rows() * self.kernel.width()), 0.0);
+            run(stack);
+        });
+    }
+}
+
+/// Where the rows of each leaf lie, relative to a panel of any matrix with that many rows in a block. A leaf that
+/// crosses blocks has several segments.
+pub(crate) fn segments(
+    block_rows: usize,
+    block_len: usize,
+    width: usize,
+    leaves: impl Iterator<Item = Range<usize>>,
+    segments: &mut Vec<Segment>,
+) {
+    segments.clear();
+    for rows in leaves {
+        let mut row = rows.start;
+        while row < rows.end {
+            let end = rows.end.min((row / block_rows + 1) * block_rows);
+            let at = row / block_rows * block_len + row % block_rows * width;
+            segments.push(Segment { k: end - row, a: at, b: at, ends_leaf: end == rows.end });
+            row = end;
+        }
+    }
+}
