@@ -9,6 +9,7 @@ use crate::kernel::{Buffer, Kernel};
 use crate::optim::{Finite, GRID, Moved, PieceSums, Rules, Stride, split_front, vectors, vectors_mut};
 use crate::precision::Element;
 use bytes::Bytes;
+use ps_plan::planted::{Defect, Planted};
 use ps_plan::{Coverage, Gathered, Node, Tree};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -42,12 +43,28 @@ pub struct ChunkFold {
     sums: BTreeMap<Node, Sum>,
     /// The two children of the root, once all leaves are covered, or the root alone.
     root: Option<(Sum, Option<Sum>)>,
+    planted: Planted,
 }
 
 impl ChunkFold {
     /// Nothing gathered yet.
     pub fn new(tree: Tree) -> Self {
-        ChunkFold { coverage: Coverage::new(tree), sums: BTreeMap::new(), root: None }
+        ChunkFold {
+            coverage: Coverage::new(tree),
+            sums: BTreeMap::new(),
+            root: None,
+            planted: Planted::default(),
+        }
+    }
+
+    /// Plants a defect.
+    pub fn planted(self, planted: Planted) -> Self {
+        ChunkFold { planted, ..self }
+    }
+
+    /// Discards what was gathered, for a step with this tree.
+    pub fn reset(&mut self, tree: Tree) {
+        *self = ChunkFold::new(tree).planted(self.planted);
     }
 
     /// Whether a sum of `node` would be of no use.
@@ -69,12 +86,35 @@ impl ChunkFold {
     /// already is ignored.
     pub fn insert(&mut self, node: Node, part: Bytes, pool: &Pool) {
         let tree = self.coverage.tree();
-        let Gathered::New { dropped, merged } = self.coverage.gather(node) else { return };
+        let mut sum = Sum::Received(part);
+        let Gathered::New { dropped, merged } = self.coverage.gather(node) else {
+            if self.planted.has(Defect::CopyCountsTwice)
+                && let Some(&kept) = self.sums.keys().find(|kept| kept.contains(node))
+                && let Some(other) = self.sums.remove(&kept)
+            {
+                self.sums.insert(kept, add(other, sum, pool));
+            }
+            return;
+        };
         for node in dropped {
-            self.sums.remove(&node);
+            let smaller = self.sums.remove(&node);
+            if let Some(smaller) = smaller.filter(|_| self.planted.has(Defect::SmallerNodesStay)) {
+                sum = add(sum, smaller, pool);
+            }
+        }
+        if self.planted.has(Defect::SumsInOrderOfArrival) {
+            let total = match self.sums.remove(&tree.root()) {
+                Some(total) => add(total, sum, pool),
+                None => sum,
+            };
+            if self.coverage.is_complete() {
+                self.root = Some((total, None));
+            } else {
+                self.sums.insert(tree.root(), total);
+            }
+            return;
         }
         let mut node = tree.canonical(node);
-        let mut sum = Sum::Received(part);
         for parent in merged {
             let [left, right] = [0, 1]
                 .map(|side| tree.canonical(Node { level: parent.level - 1, index: 2 * parent.index + side }));

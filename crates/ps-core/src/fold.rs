@@ -2,7 +2,6 @@
 
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
-use ps_plan::planted::{Defect, Planted};
 use ps_plan::{Coverage, Gathered, Node, Section, Tree};
 use std::collections::BTreeMap;
 
@@ -34,18 +33,12 @@ impl NodeSum {
 pub struct Fold {
     coverage: Coverage,
     sums: BTreeMap<Node, NodeSum>,
-    planted: Planted,
 }
 
 impl Fold {
     /// Nothing gathered yet.
     pub fn new(tree: Tree) -> Self {
-        Fold { coverage: Coverage::new(tree), sums: BTreeMap::new(), planted: Planted::default() }
-    }
-
-    /// The same, with a defect.
-    pub fn planted(self, planted: Planted) -> Self {
-        Fold { planted, ..self }
+        Fold { coverage: Coverage::new(tree), sums: BTreeMap::new() }
     }
 
     /// Takes a node's sum. Returns whether it was new; a node that is covered already is ignored.
@@ -58,24 +51,11 @@ impl Fold {
     pub fn insert_and_return(&mut self, mut sum: NodeSum, done: &mut impl FnMut(NodeSum)) -> bool {
         let tree = self.coverage.tree();
         let Gathered::New { dropped, merged } = self.coverage.gather(sum.node) else {
-            if self.planted.has(Defect::CopyCountsTwice)
-                && let Some(kept) = self.sums.values_mut().find(|kept| kept.node.contains(sum.node))
-            {
-                kept.merge(&sum, kept.node);
-            }
             done(sum);
             return false;
         };
         for node in dropped {
             self.sums.remove(&node).map(&mut *done);
-        }
-        if self.planted.has(Defect::SumsInOrderOfArrival) {
-            let root = tree.root();
-            match self.sums.get_mut(&root) {
-                Some(total) => total.merge(&sum, root),
-                None => drop(self.sums.insert(root, sum)),
-            }
-            return true;
         }
         sum.node = tree.canonical(sum.node);
         for parent in merged {

@@ -47,6 +47,22 @@ pub enum Defect {
     StepSkippedOnResume,
     /// Weights are restored without velocity.
     VelocityNotRestored,
+    /// A node that stands in for smaller ones is added to them.
+    SmallerNodesStay,
+    /// A step that starts over keeps the state that was updated with it.
+    StateNotTakenBack,
+    /// The metric sums of a step stay when it is committed.
+    MetricsOfLastStepStay,
+    /// What is served as the weights before the last step are the weights after it.
+    PreviousWeightsAreNew,
+    /// A shard drops the weights before a step as soon as it has applied it.
+    PreviousWeightsDropped,
+    /// Two sums that differ only in their metrics have one hash.
+    DigestOmitsMetrics,
+    /// A chunk enters the sums, and its sender is not known to be part of them.
+    SenderNotCounted,
+    /// A chunk of an audited node enters the sums before the node has ended.
+    UnendedNodeCounts,
 }
 
 /// The defect that a run has, if any.

@@ -7,6 +7,7 @@ use ps_core::optim::{Finite, Moved, PieceSums, Rules, Stride};
 use ps_core::precision::{Element, encode_bf16};
 use ps_core::{ChunkFold, Control, Precision};
 use ps_plan::Tree;
+use ps_plan::planted::{Defect, Planted};
 use std::ops::Range;
 
 /// A chunk of the weights.
@@ -24,6 +25,7 @@ pub(crate) struct Chunk {
     state: Vec<f32>,
     /// The state that belongs to `weights`, once the next ones are made: the step may have to start over.
     state_before: Vec<f32>,
+    planted: Planted,
 }
 
 /// A chunk of weights: as it is kept, and as it travels to workers.
@@ -53,7 +55,14 @@ impl Chunk {
             previous: None,
             state: vec![0.0; vectors * values.len()],
             state_before: Vec::new(),
+            planted: Planted::default(),
         }
+    }
+
+    /// Plants a defect.
+    pub fn plant(&mut self, planted: Planted, tree: Tree) {
+        self.planted = planted;
+        self.fold = ChunkFold::new(tree).planted(planted);
     }
 
     /// The indices of its elements in the flat vector.
@@ -63,7 +72,7 @@ impl Chunk {
 
     /// Replaces weights and state, and discards what has come of the gradient.
     pub fn restore(&mut self, weights: Served, state: Vec<f32>, tree: Tree) {
-        self.fold = ChunkFold::new(tree);
+        self.fold.reset(tree);
         self.weights = weights;
         (self.next, self.previous) = (None, None);
         self.state = state;
@@ -72,8 +81,8 @@ impl Chunk {
 
     /// Discards what has come of the gradient, and the weights that were made of it.
     pub fn start_over(&mut self, tree: Tree) {
-        self.fold = ChunkFold::new(tree);
-        if self.next.take().is_some() {
+        self.fold.reset(tree);
+        if self.next.take().is_some() && !self.planted.has(Defect::StateNotTakenBack) {
             std::mem::swap(&mut self.state, &mut self.state_before);
         }
     }
@@ -98,8 +107,12 @@ impl Chunk {
     /// The next weights become the weights.
     pub fn commit(&mut self, tree: Tree, keeps_previous: bool) {
         let next = self.next.take().expect("all chunks are made before a step is committed");
+        let keeps_previous = keeps_previous && !self.planted.has(Defect::PreviousWeightsDropped);
         self.previous = Some(std::mem::replace(&mut self.weights, next)).filter(|_| keeps_previous);
-        self.fold = ChunkFold::new(tree);
+        if self.planted.has(Defect::PreviousWeightsAreNew) && keeps_previous {
+            self.previous = Some(self.weights.clone());
+        }
+        self.fold.reset(tree);
     }
 
     /// A vector of the state that belongs to the weights, or, with `is_previous`, to the weights before them.

@@ -2,6 +2,7 @@
 
 use ps_coord::Digest;
 use ps_core::Tally;
+use ps_plan::planted::{Defect, Planted};
 use sha2::{Digest as _, Sha256};
 
 /// The hash of a chunk.
@@ -10,9 +11,12 @@ pub(crate) fn of_chunk(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// The hash of a node: of the hashes of its chunks, in order, and of its metric sums.
-pub(crate) fn of_node(chunks: impl Iterator<Item = [u8; 32]>, tally: &Tally) -> Digest {
+pub(crate) fn of_node(chunks: impl Iterator<Item = [u8; 32]>, tally: &Tally, planted: Planted) -> Digest {
     let mut hash = Sha256::new();
     chunks.for_each(|chunk| hash.update(chunk));
+    if planted.has(Defect::DigestOmitsMetrics) {
+        return Digest(hash.finalize().into());
+    }
     for sum in [tally.loss, tally.target, tally.target_squared, tally.residual_squared] {
         hash.update(sum.to_bits().to_le_bytes());
     }

@@ -6,6 +6,7 @@ use ps_coord::WorkerId;
 use ps_core::chunk::Pool;
 use ps_core::control::{Decided, State, Verdict};
 use ps_core::{Control, Fold, Model, Observed, Tally};
+use ps_plan::planted::{Defect, Planted};
 use ps_plan::{BatchPlan, Node, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -54,6 +55,7 @@ pub struct Plane {
     pub(crate) made: usize,
     /// Whether an element of this step's gradient is not finite, or one of the last step's weights.
     pub(crate) diverged: bool,
+    pub(crate) planted: Planted,
 }
 
 /// A node that a worker is sending: no chunk of it is taken before its metric sums.
@@ -115,7 +117,15 @@ impl Plane {
             decided: None,
             made: 0,
             diverged: false,
+            planted: Planted::default(),
         }
+    }
+
+    /// Plants a defect.
+    pub fn planted(mut self, planted: Planted) -> Self {
+        let tree = self.tree_of(0).training();
+        self.chunks.iter_mut().for_each(|chunk| chunk.plant(planted, tree));
+        Plane { planted, ..self }
     }
 
     /// Also keeps the weights before the last step, until a chunk of the next one comes: its sender was told that the last
@@ -139,7 +149,11 @@ impl Plane {
             let at = start - self.kept.start..end - self.kept.start;
             let served = Served::of(&weights[at.clone()], &self.pool, self.model.precision());
             let vectors = state.chunks(weights.len().max(1)).map(|vector| &vector[at.clone()]);
-            chunk.restore(served, vectors.collect::<Vec<_>>().concat(), tree.training());
+            let mut state = vectors.collect::<Vec<_>>().concat();
+            if self.planted.has(Defect::VelocityNotRestored) {
+                state.fill(0.0);
+            }
+            chunk.restore(served, state, tree.training());
         }
         self.version = version;
         self.has_previous = false;

@@ -7,6 +7,7 @@ use ps_core::optim::{Moved, PieceSums};
 use ps_core::trainer::Diverged;
 use ps_core::{Fold, Observed, StepReport, Tally};
 use ps_plan::Section;
+use ps_plan::planted::Defect;
 use std::collections::BTreeSet;
 
 impl Plane {
@@ -128,7 +129,9 @@ impl Plane {
         self.has_previous = keeps_previous;
         let counted = std::mem::take(&mut self.counted);
         self.counted_before = if keeps_previous { counted } else { BTreeSet::new() };
+        let stays = self.planted.has(Defect::MetricsOfLastStepStay).then(|| self.metrics.clone());
         self.open_step(tree);
+        self.metrics = stays.unwrap_or_else(|| Fold::new(tree));
         Ok(StepReport::new(step, rate, observed, decided))
     }
 }

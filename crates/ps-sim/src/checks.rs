@@ -3,7 +3,7 @@
 use crate::server_side::Server;
 use crate::shard_side::Shard;
 use ps_coord::{ServerAction, WaitsFor, WorkerState};
-use ps_core::{NodeSum, weights_hash};
+use ps_core::{Tally, weights_hash};
 use ps_plan::BatchPlan;
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ pub(crate) const LONGEST_GOODBYE_MS: u64 = 60_000;
 
 /// Versions grow one by one, but where the run goes on from a checkpoint; the core's version is the data plane's, and no shard is behind or far ahead.
 pub(crate) fn versions(before: Option<u64>, server: &Server, shards: &[Shard]) -> Result<(), String> {
-    let (after, own) = (server.core.version(), server.part.version);
+    let (after, own) = (server.core.version(), server.plane.version());
     if let Some(before) = before
         && after != before
         && after != before + 1
@@ -29,7 +29,7 @@ pub(crate) fn versions(before: Option<u64>, server: &Server, shards: &[Shard]) -
         return Err(format!("the core is at version {after}, the weights are at {own}"));
     }
     for (index, shard) in shards.iter().enumerate() {
-        let version = shard.part.version;
+        let version = shard.plane.version();
         let is_known = shard.era == Some(server.era);
         if is_known && version != after && version != after + 1 {
             return Err(format!("the core is at version {after}, shard {index} at {version}"));
@@ -63,12 +63,12 @@ pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
             _ => ranges.push(part.leaves.clone()),
         }
     }
-    let lacking = server.missing();
+    let lacking = server.plane.unseen();
     let within = |lacking: &Range<u32>| {
         ranges.iter().any(|range| range.start <= lacking.start && lacking.end <= range.end)
     };
     let agree = if shards.is_empty() { ranges == lacking } else { lacking.iter().all(within) };
-    let agree = agree && server.part.missing().iter().all(within);
+    let agree = agree && server.plane.missing().iter().all(within);
     match agree {
         true => Ok(()),
         false => Err(format!("step {step}: the core misses leaves {ranges:?}, the data plane {lacking:?}")),
@@ -80,7 +80,7 @@ fn through(step: u64, waited: &[u32], server: &Server, shards: &[Shard]) -> Resu
     for (index, shard) in shards.iter().enumerate() {
         // One that has died, of which nobody knows yet, has taken what it knew along.
         let is_known = shard.era == Some(server.era);
-        if is_known && !waited.contains(&(index as u32)) && !shard.part.is_through(step) {
+        if is_known && !waited.contains(&(index as u32)) && !shard.is_through(step) {
             return Err(format!("step {step} does not wait for shard {index}, which has not applied it"));
         }
     }
@@ -94,14 +94,14 @@ pub(crate) fn action(
     plan: &BatchPlan,
     action: &ServerAction,
 ) -> Result<(), String> {
-    let version = server.part.version;
+    let version = server.plane.version();
     match action {
         _ if server.outcome.is_some() => Err(format!("{action:?} after the end")),
         ServerAction::Update { step } if *step != version => {
             Err(format!("update of step {step} at {version}"))
         }
-        ServerAction::Update { step } if !server.is_gathered() => {
-            Err(format!("update of step {step} while leaves {:?} are missing", server.missing()))
+        ServerAction::Update { step } if !(server.plane.is_seen() && server.plane.is_gathered()) => {
+            Err(format!("update of step {step} while leaves {:?} are missing", server.plane.unseen()))
         }
         ServerAction::Update { step } => through(*step, &[], server, shards),
         ServerAction::SendWeights { version: sent, .. } if *sent != version => {
@@ -116,12 +116,12 @@ pub(crate) fn action(
     }
 }
 
-/// No leaf is counted twice and none is left out: the root sums exactly the step's samples.
-pub(crate) fn root(plan: &BatchPlan, step: u64, root: &NodeSum) -> Result<(), String> {
-    let (summed, samples) = (root.tally.samples, plan.step(step).samples as u64);
+/// No leaf is counted twice and none is left out: the metric sums are of exactly the step's samples.
+pub(crate) fn samples(plan: &BatchPlan, step: u64, tally: &Tally) -> Result<(), String> {
+    let (summed, samples) = (tally.samples, plan.step(step).samples as u64);
     match summed == samples {
         true => Ok(()),
-        false => Err(format!("the root of step {step} sums {summed} samples of {samples}")),
+        false => Err(format!("the metrics of step {step} are of {summed} samples, not {samples}")),
     }
 }
 

@@ -3,15 +3,19 @@
 use crate::faults::Faults;
 use crate::lies::Lies;
 use crate::network::{Down, Link, LinkId, Network, Up};
-use crate::part::Part;
 use crate::saving::Saving;
 use crate::server_side::Server;
 use crate::shard_side::Shard;
 use crate::worker_side::Slot;
 use crate::{Report, SimJob, checks};
 use ps_checkpoint::Snapshot;
-use ps_coord::{Millis, Outcome};
-use ps_core::{Gradients, NodeSum};
+use ps_coord::{Digest, Millis, Outcome};
+use ps_core::Gradients;
+use ps_core::chunk::read;
+use ps_core::control::Verdict;
+use ps_core::optim::{Moved, PieceSums};
+use ps_plan::Node;
+use ps_plane::{Plane, StatePart};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,19 +36,23 @@ pub(crate) enum Happening {
     /// The shards have given the coordinator their weights after the step.
     Fetched { era: u32, step: u64 },
     /// The coordinator has computed a node itself.
-    Judged { era: u32, step: u64, sum: Arc<NodeSum> },
+    Judged { era: u32, step: u64, node: Node, digest: Digest },
     /// A copy of the run is saved.
     Save { process: u32, returns: u32, snapshot: Arc<Snapshot> },
     /// The coordinator has gone back to earlier weights, or there are none.
     WentBack { era: u32, version: Option<u64> },
-    /// The coordinator hears that a shard has applied a step, or cannot.
-    Applied { era: u32, shard: usize, step: u64, diverged: bool },
+    /// The coordinator is sent the sums over the pieces of a step that waits for what it decides.
+    Measured { era: u32, shard: usize, step: u64, sums: Vec<PieceSums> },
+    /// A shard is sent what was decided.
+    Decided { era: u32, shard: usize, verdict: Arc<Verdict> },
+    /// The coordinator hears that a shard has applied a step, and how far its weights went, or that it cannot.
+    Applied { era: u32, shard: usize, step: u64, moved: Option<Vec<Moved>> },
     /// The coordinator hears which leaves of a step a shard lacks.
     Missing { era: u32, shard: usize, step: u64 },
     /// The coordinator hears that a shard asks to take part.
     Attach { shard: usize, process: u32 },
     /// A shard is given what is saved.
-    Restore { shard: usize, process: u32, era: u32, snapshot: Arc<Option<Snapshot>> },
+    Restore { shard: usize, process: u32, era: u32, count: u64, snapshot: Arc<Option<Snapshot>> },
     /// The coordinator hears that a shard holds it.
     Restored { shard: usize, era: u32 },
     /// The coordinator hears that a shard is gone.
@@ -95,6 +103,10 @@ pub(crate) struct Cluster<'a> {
     pub lies: Lies,
     pub links: BTreeMap<LinkId, Link>,
     pub gradients: Gradients,
+    /// The elements of each chunk.
+    pub chunks: Vec<Range<usize>>,
+    /// The chunks that each server keeps, the coordinator first.
+    pub kept: Vec<Range<usize>>,
     pub seed: u64,
     /// When the server finished.
     pub finished_at: Option<Millis>,
@@ -105,20 +117,20 @@ pub(crate) struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     pub fn new(job: &'a SimJob<'a>, faults: &Faults, seed: u64, trace: Trace<'a>) -> Self {
-        let mut parts = Part::of_all(job).into_iter();
-        let own = parts.next().expect("there is a part for each server, and at least one server");
         let mut cluster = Cluster {
             job,
             now: 0,
             network: Network::new(faults.clone(), seed),
-            server: Server::new(job, own),
+            server: Server::new(job, job.plane(0)),
             server_process: 0,
             saving: Saving::new(job, job.checkpoint_every),
             rewound: false,
-            shards: parts.map(Shard::new).collect(),
+            shards: (1..job.servers as usize).map(|server| Shard::new(job.plane(server))).collect(),
             slots: Vec::new(),
             lies: Lies::default(),
             links: BTreeMap::new(),
+            chunks: job.chunks(),
+            kept: (0..job.servers as usize).map(|server| job.kept(server)).collect(),
             gradients: Gradients::new(job.model.clone(), job.plan, job.kernel),
             seed,
             finished_at: None,
@@ -165,21 +177,41 @@ impl<'a> Cluster<'a> {
         let expected = self.job.expected.as_deref().filter(|_| outcome == Outcome::Done && is_right);
         let hash = checks::weights(expected, &self.weights()?)?;
         self.add_up();
-        let (steps, counts) = (self.server.part.version, self.network.counts);
+        let (steps, counts) = (self.server.plane.version(), self.network.counts);
         let virtual_ms = self.finished_at.unwrap_or(self.now);
         Ok(Report { outcome, hash, steps, events, virtual_ms, counts })
     }
 
     /// The whole weights after the last step that was made everywhere.
     pub fn weights(&self) -> Result<Vec<f32>, String> {
-        let version = self.server.part.version;
-        let parts = std::iter::once(&self.server.part).chain(self.shards.iter().map(|shard| &shard.part));
-        let mut weights = Vec::new();
-        for (server, part) in parts.enumerate() {
-            let part = part.at(version);
-            weights.extend(part.ok_or_else(|| format!("server {server} has no weights of {version}"))?);
+        let version = self.server.plane.version();
+        let mut weights = vec![0.0; self.job.model.parameters()];
+        for (server, plane) in self.planes().enumerate() {
+            let parts = plane.parts_at(version);
+            for (offset, bytes) in
+                parts.ok_or_else(|| format!("server {server} has no weights of {version}"))?
+            {
+                let elements = bytes.as_chunks().0;
+                read(elements, &mut weights[offset..offset + elements.len()]);
+            }
         }
         Ok(weights)
+    }
+
+    /// The state that belongs to them, `[vectors, parameters]`.
+    pub fn state(&self) -> Vec<f32> {
+        let (version, parameters) = (self.server.plane.version(), self.job.model.parameters());
+        let mut state = vec![0.0; self.server.plane.control().vectors().len() * parameters];
+        for StatePart { vector, offset, bytes } in self.planes().flat_map(|plane| plane.state_at(version)) {
+            let (elements, start) = (bytes.as_chunks().0, vector * parameters + offset);
+            read(elements, &mut state[start..start + elements.len()]);
+        }
+        state
+    }
+
+    /// What holds the weights, the coordinator first.
+    fn planes(&self) -> impl Iterator<Item = &Plane> {
+        std::iter::once(&self.server.plane).chain(self.shards.iter().map(|shard| &shard.plane))
     }
 
     /// The run must end within a bounded time after the last fault; the workers, too, after the server.
@@ -212,14 +244,16 @@ impl<'a> Cluster<'a> {
             },
             Happening::UpdateDone { era, step } => self.update_done(era, step),
             Happening::Fetched { era, step } => self.fetched(era, step),
-            Happening::Judged { era, step, sum } => self.judged(era, step, &sum),
+            Happening::Judged { era, step, node, digest } => self.judged(era, step, node, digest),
             Happening::Save { process, returns, snapshot } => self.save(process, returns, &snapshot),
             Happening::WentBack { era, version } => self.went_back(era, version),
-            Happening::Applied { era, shard, step, diverged } => self.applied(era, shard, step, diverged),
+            Happening::Measured { era, shard, step, sums } => self.measured(era, shard, step, sums),
+            Happening::Decided { era, shard, verdict } => self.shard_follows(era, shard, &verdict),
+            Happening::Applied { era, shard, step, moved } => self.applied(era, shard, step, moved),
             Happening::Missing { era, shard, step } => self.shard_lacks(era, shard, step),
             Happening::Attach { shard, process } => self.shard_attaches(shard, process),
-            Happening::Restore { shard, process, era, snapshot } => {
-                self.shard_restores(shard, process, era, &snapshot)
+            Happening::Restore { shard, process, era, count, snapshot } => {
+                self.shard_restores(shard, process, era, count, &snapshot)
             }
             Happening::Restored { shard, era } => self.shard_is_restored(shard, era),
             Happening::ShardLost { shard, process } => self.shard_is_lost(shard, process),

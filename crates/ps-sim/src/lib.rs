@@ -12,7 +12,6 @@ mod cluster;
 mod faults;
 mod lies;
 mod network;
-mod part;
 mod saving;
 pub mod seeds;
 mod server_side;
@@ -24,10 +23,15 @@ pub use faults::{Counts, Faults};
 
 use cluster::Cluster;
 use ps_coord::Outcome;
-use ps_core::{Kernel, Model, OptimizerConfig, Samples, Schedule};
+use ps_core::{
+    Control, ControlConfig, Gradients, Kernel, Model, NodeSum, OptimizerConfig, Rules, Samples, Schedule,
+};
 use ps_plan::BatchPlan;
 use ps_plan::planted::Planted;
+use ps_plan::{Node, Section};
+use ps_plane::{Plane, Recompute};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// What is trained, and by how many workers at the start.
 pub struct SimJob<'a> {
@@ -58,6 +62,68 @@ pub struct SimJob<'a> {
     pub expected: Option<String>,
     /// The defect that the code has, where a test wants one.
     pub planted: Planted,
+}
+
+/// Chunks that the weights are cut into: more than there can be servers, so that each has some.
+const CHUNKS: usize = 8;
+
+impl SimJob<'_> {
+    /// The chunks of the flat vector. Norms are summed over pieces that are the same however the vector is cut, and a chunk of
+    /// a real run consists of whole pieces; where a step is probed, so does each of these: a tensor this small is one piece.
+    fn chunks(&self) -> Vec<Range<usize>> {
+        if self.plan.probe_every > 0 {
+            let tensors = self.model.layout().tensors().iter();
+            return tensors.map(|tensor| tensor.offset..tensor.offset + tensor.len()).collect();
+        }
+        let parameters = self.model.parameters();
+        let size = parameters.div_ceil(CHUNKS);
+        (0..parameters).step_by(size).map(|start| start..parameters.min(start + size)).collect()
+    }
+
+    /// The indices of the chunks that a server keeps; 0 is the coordinator.
+    fn kept(&self, server: usize) -> Range<usize> {
+        let (chunks, servers) = (self.chunks().len(), self.servers as usize);
+        assert!(servers <= chunks, "each server keeps a chunk");
+        chunks * server / servers..chunks * (server + 1) / servers
+    }
+
+    fn plane(&self, server: usize) -> Plane {
+        let chunks = self.chunks()[self.kept(server)].to_vec();
+        let kept = chunks[0].start..chunks[chunks.len() - 1].end;
+        let rules = Rules::new(self.optimizer.clone(), &self.model, self.plan.seed);
+        let control = Control::new(ControlConfig::default(), rules, self.plan, self.rate.clone());
+        let plane = Plane::new(self.model.clone(), control, kept, chunks).planted(self.planted);
+        if server > 0 { plane.keep_previous() } else { plane }
+    }
+
+    /// The sums of the nodes that cover `leaves`, with gradients or without.
+    fn sums(
+        &self,
+        gradients: &mut Gradients,
+        weights: &[f32],
+        step: u64,
+        leaves: Range<u32>,
+    ) -> Vec<NodeSum> {
+        if Section::of(leaves.start) == Section::Training {
+            return gradients.compute(weights, self.samples, step, leaves);
+        }
+        let tallies = gradients.evaluate_leaves(weights, [self.samples, self.validation], step, leaves);
+        let sum = |(node, tally)| NodeSum { node, gradient: Vec::new(), tally };
+        tallies.into_iter().map(sum).collect()
+    }
+}
+
+/// What the coordinator computes by itself.
+struct OwnGradients<'a> {
+    job: &'a SimJob<'a>,
+    gradients: &'a mut Gradients,
+}
+
+impl Recompute for OwnGradients<'_> {
+    fn node_sum(&mut self, weights: &[f32], step: u64, node: Node) -> NodeSum {
+        let leaves = self.job.plan.step(step).tree().leaves_of(node);
+        self.job.sums(self.gradients, weights, step, leaves).remove(0)
+    }
 }
 
 /// A run that kept all invariants.

@@ -1,13 +1,10 @@
 //! Lies that counted, and what has become of them.
 
-use ps_coord::Digest;
 use std::collections::BTreeSet;
 
 /// The lies of a run.
 #[derive(Default)]
 pub(crate) struct Lies {
-    /// All that were told, by the hash of the sum.
-    told: BTreeSet<Digest>,
     /// Slots of the workers that lied in the open step.
     open: BTreeSet<usize>,
     /// Lies that are part of the weights.
@@ -26,16 +23,9 @@ pub(crate) struct Lie {
 }
 
 impl Lies {
-    /// A sum that is not what its leaves give was sent.
-    pub fn tell(&mut self, sum: Digest) {
-        self.told.insert(sum);
-    }
-
-    /// A sum counts in the open step.
-    pub fn count(&mut self, slot: usize, sum: Digest) {
-        if self.told.contains(&sum) {
-            self.open.insert(slot);
-        }
+    /// A lie of the worker in `slot` counts in the open step.
+    pub fn count(&mut self, slot: usize) {
+        self.open.insert(slot);
     }
 
     /// The open step starts over.

@@ -1,8 +1,10 @@
 //! Connections and messages: what is delayed, lost, repeated or cut is decided here.
 
 use crate::faults::{Counts, Faults};
+use bytes::Bytes;
 use ps_coord::{Dismissal, Millis, WorkerId};
-use ps_core::NodeSum;
+use ps_core::Tally;
+use ps_plan::Node;
 use ps_plan::seed::{Purpose, Stream};
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,21 +12,33 @@ use std::sync::Arc;
 /// One connection to one server; a worker that reconnects gets others.
 pub(crate) type LinkId = u64;
 
+/// The sum of a node as it travels.
+#[derive(Debug)]
+pub(crate) struct Sum {
+    pub node: Node,
+    pub tally: Tally,
+    /// Each chunk with its first element; none if the node is only evaluated.
+    pub chunks: Vec<(usize, Bytes)>,
+    /// Whether it is not what its leaves give.
+    pub is_lie: bool,
+}
+
 /// From worker to server.
 #[derive(Clone, Debug)]
 pub(crate) enum Up {
     Hello,
     Heartbeat,
-    /// These chunks of a node's sum, counted among those that the receiver keeps.
+    /// The metric sums of a node, some of its chunks and, for the coordinator, which is sent all that it keeps, the end of
+    /// the node.
     Sum {
         step: u64,
-        sum: Arc<NodeSum>,
+        sum: Arc<Sum>,
         chunks: Range<usize>,
     },
-    /// Chunks of a node that are wrong, and a message after them that cannot be right.
+    /// The metric sums of a node and some of its chunks, which are wrong, and a message after them that cannot be right.
     Breaking {
         step: u64,
-        sum: Arc<NodeSum>,
+        sum: Arc<Sum>,
         chunks: Range<usize>,
     },
     AskWeights,
@@ -37,10 +51,10 @@ pub(crate) enum Up {
 pub(crate) enum Down {
     Welcome,
     HeartbeatSeen,
-    /// All that the sender keeps.
+    /// All chunks that the sender keeps, each with its first element.
     Weights {
         version: u64,
-        part: Arc<[f32]>,
+        parts: Vec<(usize, Bytes)>,
     },
     Work {
         step: u64,

@@ -1,19 +1,20 @@
 //! The coordinator's driver and data plane in the simulator.
 
 use crate::cluster::{Cluster, Happening};
-use crate::network::{Down, LinkId, Up};
-use crate::part::Part;
+use crate::network::{Down, LinkId, Sum, Up};
 use crate::saving::Saved;
-use crate::shard_side::Shard;
-use crate::{SimJob, checks};
+use crate::shard_side::{Shard, current};
+use crate::{OwnGradients, SimJob, checks};
 use ps_checkpoint::{Progress, Snapshot};
 use ps_coord::{
     Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore,
     ServerEvent, WorkerId,
 };
-use ps_core::{Fold, NodeSum, Tally};
-use ps_plan::Section;
+use ps_core::optim::{Moved, PieceSums};
+use ps_core::{StepReport, Tally};
 use ps_plan::planted::Defect;
+use ps_plan::{Node, Section};
+use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Rejected};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,9 +22,11 @@ use std::sync::Arc;
 /// The process that runs the round logic and keeps the first part of the weights. It may die and start again.
 pub(crate) struct Server {
     pub core: ServerCore,
-    pub part: Part,
-    /// Tallies of the step in hand, of all sections of its leaves.
-    pub seen: Fold,
+    pub plane: Plane,
+    /// What the shards have measured of the step that waits for a decision.
+    measured: BTreeMap<usize, (u64, Vec<PieceSums>)>,
+    /// How far their weights went in the step that they have applied.
+    pub moved: BTreeMap<usize, Vec<Moved>>,
     pub outcome: Option<Outcome>,
     pub is_up: bool,
     /// Whether it and all shards hold weights of one version.
@@ -45,11 +48,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub fn new(job: &SimJob<'_>, part: Part) -> Self {
+    pub fn new(job: &SimJob<'_>, mut plane: Plane) -> Self {
+        if job.audit > 0.0 {
+            plane.audit();
+        }
         Server {
-            core: Server::core(0, job, part.version, &BTreeMap::new()),
-            seen: seen(job, part.version),
-            part,
+            core: Server::core(0, job, plane.version(), &BTreeMap::new()),
+            plane,
+            measured: BTreeMap::new(),
+            moved: BTreeMap::new(),
             outcome: None,
             is_up: true,
             is_whole: job.servers == 1,
@@ -66,8 +73,7 @@ impl Server {
 
     /// What begun this process knows is gone with it, but for its part, which is what was saved.
     fn begin_again(&mut self, now: Millis, job: &SimJob<'_>, contributors: &BTreeMap<String, u64>) {
-        self.core = Server::core(now, job, self.part.version, contributors);
-        self.seen = seen(job, self.part.version);
+        self.core = Server::core(now, job, self.plane.version(), contributors);
         self.is_up = true;
         self.is_whole = job.servers == 1;
         self.seats.fill(None);
@@ -76,16 +82,6 @@ impl Server {
         self.links.clear();
         self.next_worker = 0;
         self.timer = None;
-    }
-
-    /// The leaves that are not in yet.
-    pub fn missing(&self) -> Vec<Range<u32>> {
-        self.seen.coverage().missing()
-    }
-
-    /// Whether all leaves are in, and those with gradients in all chunks that are kept here.
-    pub fn is_gathered(&self) -> bool {
-        self.seen.is_complete() && self.part.is_gathered()
     }
 
     /// Whether a step is being made.
@@ -147,11 +143,10 @@ impl Cluster<'_> {
             }
             Up::Dropped => self.server_steps(ServerEvent::Dropped { worker }),
             Up::AskWeights => self.server_steps(ServerEvent::WeightsWanted { worker }),
-            Up::Sum { step, sum, chunks } => self.server_folds(worker, step, &sum, chunks),
+            Up::Sum { step, sum, chunks } => self.server_gathers(worker, step, &sum, chunks),
             Up::Breaking { step, sum, chunks } => {
-                link.server_open = false;
-                self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "refused" });
-                self.server_refuses(worker, step, &sum, chunks)
+                self.server_closes(worker);
+                self.server_breaks_off(worker, step, &sum, chunks)
             }
             Up::Goodbye => {
                 link.server_open = false;
@@ -160,61 +155,100 @@ impl Cluster<'_> {
         }
     }
 
-    /// All chunks of a node's sum that are kept here: what follows the last of them says that the node is done.
-    fn server_folds(
+    /// The whole of what the coordinator keeps of a node's sum, which ends with it.
+    fn server_gathers(
         &mut self,
         worker: WorkerId,
         step: u64,
-        sum: &NodeSum,
+        sum: &Sum,
         chunks: Range<usize>,
     ) -> Result<(), String> {
-        let is_open = self.server.part.gathers(step) && !self.server.updating;
-        self.network.counts.stale_sums += u64::from(step < self.server.part.version);
-        if is_open && self.server.seen.coverage().tree().has(sum.node) {
-            let tally = sum.tally.clone();
-            self.server.seen.insert(NodeSum { node: sum.node, gradient: Vec::new(), tally });
-        }
-        let digest = (self.job.audit > 0.0).then(|| digest(sum));
-        for chunk in chunks {
-            match is_open && self.server.part.take_of(worker, chunk, sum) {
-                true => {
-                    self.network.counts.counted += 1;
-                    let slot = self.links[&self.server.links[&worker]].slot;
-                    digest.iter().for_each(|&digest| self.lies.count(slot, digest));
+        let version = self.server.plane.version();
+        self.network.counts.stale_sums += u64::from(step < version);
+        let covered =
+            |plane: &Plane| sum.chunks.first().is_none_or(|&(offset, _)| plane.covers(offset, sum.node));
+        let is_new = step == version && !covered(&self.server.plane);
+        let taken = self
+            .server_takes(worker, step, sum, chunks.clone())
+            .and_then(|()| self.server.plane.take_end(worker, NodeDone { step, node: sum.node }));
+        match taken {
+            Ok(digest) => {
+                let count = chunks.len() as u64;
+                match is_new && covered(&self.server.plane) {
+                    true => self.network.counts.counted += count,
+                    false => self.network.counts.ignored += count,
                 }
-                false => self.network.counts.ignored += 1,
+                if is_new && sum.is_lie {
+                    self.lies.count(self.links[&self.server.links[&worker]].slot);
+                }
+                self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node, digest })?;
+                // Shards apply a step before the round logic hears that it is made.
+                if self.shards.is_empty() { Ok(()) } else { self.decide() }
             }
+            Err(rejected) if sum.is_lie => {
+                self.server_closes(worker);
+                self.server_refuses(worker, rejected.to_string())
+            }
+            Err(rejected) => Err(format!("an honest worker is refused: {rejected}")),
         }
-        self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node, digest })
+    }
+
+    /// The metric sums of a node and some of its chunks.
+    fn server_takes(
+        &mut self,
+        worker: WorkerId,
+        step: u64,
+        sum: &Sum,
+        chunks: Range<usize>,
+    ) -> Result<(), Rejected> {
+        let node = sum.node;
+        let mut own = OwnGradients { job: self.job, gradients: &mut self.gradients };
+        let plane = &mut self.server.plane;
+        plane.take_metrics(worker, NodeMetrics { step, node, tally: sum.tally.clone() }, &mut own)?;
+        for (offset, bytes) in sum.chunks.get(chunks).unwrap_or_default() {
+            let chunk = GradientChunk { step, node, offset: *offset, bytes: bytes.clone() };
+            plane.take(worker, chunk, &mut own)?;
+        }
+        Ok(())
     }
 
     /// Wrong chunks came, and then something that is refused. Where nodes are audited, chunks of a node that has not ended
     /// are not in the sums yet.
-    fn server_refuses(
+    fn server_breaks_off(
         &mut self,
         worker: WorkerId,
         step: u64,
-        sum: &NodeSum,
+        sum: &Sum,
         chunks: Range<usize>,
     ) -> Result<(), String> {
-        let is_open = step == self.server.part.version && !self.server.updating && self.job.audit == 0.0;
-        let mut counted = self.server.part.has_of(worker);
-        for chunk in chunks {
-            counted |= is_open && self.server.part.take_of(worker, chunk, sum);
-        }
+        let taken = self.server_takes(worker, step, sum, chunks);
+        let why =
+            taken.err().map_or("a message that cannot be right".into(), |rejected| rejected.to_string());
+        self.server_refuses(worker, why)
+    }
+
+    fn server_refuses(&mut self, worker: WorkerId, why: String) -> Result<(), String> {
+        let counted = self.server.plane.counts_on(worker);
+        self.server.plane.forget(worker);
         self.network.counts.refused += 1;
         self.network.counts.refused_counted += u64::from(counted);
-        self.server_steps(ServerEvent::Refused {
-            worker,
-            why: "a message that cannot be right".into(),
-            counted,
-        })
+        self.server_steps(ServerEvent::Refused { worker, why, counted })
+    }
+
+    /// The coordinator ends the connection to a worker.
+    fn server_closes(&mut self, worker: WorkerId) {
+        let id = self.server.links[&worker];
+        if let Some(link) = self.links.get_mut(&id) {
+            link.server_open = false;
+        }
+        self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "refused" });
     }
 
     pub fn server_sees_end(&mut self, id: LinkId) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.server_open) else { return Ok(()) };
         link.server_open = false;
         let Some(worker) = link.worker else { return Ok(()) };
+        self.server.plane.forget(worker);
         let reason = Departure::Disconnected("connection reset".into());
         self.server_steps(ServerEvent::Left { worker, reason })
     }
@@ -223,22 +257,21 @@ impl Cluster<'_> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
-        let part = &mut self.server.part;
-        part.diverged |= !part.loss().is_finite();
-        self.look_at_sections(step)?;
-        let part = &mut self.server.part;
-        part.finish()?;
-        let (version, diverged) = (part.version, part.diverged);
-        if !diverged {
-            self.lies.commit(step)?;
-        }
-        self.server.updating = diverged;
-        self.server.seen = seen(self.job, version);
+        self.decide()?;
+        let expected = self.expected_sections(step)?;
+        let plane = &mut self.server.plane;
+        plane.release();
+        let moved =
+            std::iter::once(plane.measure_way()).chain(std::mem::take(&mut self.server.moved).into_values());
+        let committed = plane.commit(&moved.collect::<Vec<_>>().concat());
+        self.server.measured.clear();
+        self.server.updating = false;
         self.strike();
-        if diverged {
-            self.server.updating = false;
-            return self.server_steps(ServerEvent::Diverged { step });
-        }
+        let Ok(report) = committed else { return self.server_steps(ServerEvent::Diverged { step }) };
+        self.lies.commit(step)?;
+        checks::samples(&self.job.plan, step, &report.tally)?;
+        self.look_at_sections(&report, expected)?;
+        let version = self.server.plane.version();
         let is_last = version >= self.job.plan.steps;
         let is_due = self.saving.is_due(version);
         if !self.shards.is_empty() && (is_due || is_last) {
@@ -254,45 +287,94 @@ impl Cluster<'_> {
         self.server_steps(ServerEvent::Updated { step })
     }
 
-    /// What is seen besides the batch has come whole, and, where all weights are here, with the bits that it must have.
-    fn look_at_sections(&mut self, step: u64) -> Result<(), String> {
-        let place = self.job.plan.step(step);
-        for section in [Section::LastBatch, Section::Validation] {
-            let leaves = place.tree().section(section);
-            if leaves.is_empty() {
-                continue;
+    /// Decides about the step that waits for it, once all is seen, here and by the shards.
+    fn decide(&mut self) -> Result<(), String> {
+        let plane = &mut self.server.plane;
+        let (version, shards) = (plane.version(), self.shards.len());
+        let is_measured =
+            self.server.measured.values().filter(|(step, _)| *step == version).count() == shards;
+        if !(plane.is_held() && plane.is_seen() && plane.is_gathered() && is_measured) {
+            return Ok(());
+        }
+        let mut sums = plane.measure();
+        self.server.measured.values().for_each(|(_, measured)| sums.extend(measured));
+        match plane.decide(&sums).cloned() {
+            Some(verdict) => {
+                let verdict = Arc::new(verdict);
+                for shard in 0..shards {
+                    let (arrival, verdict) = (self.network.arrival(self.now), verdict.clone());
+                    self.at(arrival, Happening::Decided { era: self.server.era, shard, verdict });
+                }
             }
-            let tally = self.server.seen.take_tally(section);
-            let tally =
-                tally.ok_or_else(|| format!("step {step} is made before all of {section:?} is in"))?;
-            let samples = if section == Section::Validation { place.validation } else { place.last_batch };
-            if tally.samples != samples as u64 {
-                return Err(format!(
-                    "{section:?} of step {step} sums {} samples of {samples}",
-                    tally.samples
-                ));
-            }
-            self.network.counts.sections += 1;
-            if self.shards.is_empty() {
-                let weights = self.server.part.weights();
-                let expected = self.evaluate(&weights, step, leaves);
-                if expected.iter().all(|sum| sum.tally != tally) {
-                    return Err(format!("{section:?} of step {step} sums to {tally:?}, not to {expected:?}"));
+            // Nobody makes this step.
+            None => {
+                for shard in 0..shards as u32 {
+                    self.server_steps(ServerEvent::Applied { shard, step: version })?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The sums of the nodes that cover `leaves`, with gradients or without.
-    pub fn evaluate(&mut self, weights: &[f32], step: u64, leaves: Range<u32>) -> Vec<NodeSum> {
-        let job = self.job;
-        if Section::of(leaves.start) == Section::Training {
-            return self.gradients.compute(weights, job.samples, step, leaves);
+    /// The sums over the pieces of a shard are there.
+    pub fn measured(
+        &mut self,
+        era: u32,
+        shard: usize,
+        step: u64,
+        sums: Vec<PieceSums>,
+    ) -> Result<(), String> {
+        if !self.server.is_up || self.server.era != era {
+            return Ok(());
         }
-        let tallies = self.gradients.evaluate_leaves(weights, [job.samples, job.validation], step, leaves);
-        let sum = |(node, tally)| NodeSum { node, gradient: Vec::new(), tally };
-        tallies.into_iter().map(sum).collect()
+        self.server.measured.insert(shard, (step, sums));
+        self.decide()
+    }
+
+    /// Loss and metrics of the sections that are only evaluated, where all weights are here.
+    fn expected_sections(&mut self, step: u64) -> Result<[Option<Tally>; 2], String> {
+        let (job, tree) = (self.job, self.job.plan.step(step).tree());
+        if !self.shards.is_empty() || tree.all_leaves() == tree.leaves() {
+            return Ok([None, None]);
+        }
+        let weights = self.weights()?;
+        Ok([Section::LastBatch, Section::Validation].map(|section| {
+            let leaves = tree.section(section);
+            (!leaves.is_empty())
+                .then(|| job.sums(&mut self.gradients, &weights, step, leaves).remove(0).tally)
+        }))
+    }
+
+    /// What is seen besides the batch has come whole, and, where all weights are here, with the bits that it must have.
+    fn look_at_sections(&mut self, report: &StepReport, expected: [Option<Tally>; 2]) -> Result<(), String> {
+        let step = report.step;
+        let place = self.job.plan.step(step);
+        let [last_batch, validation] = expected;
+        if place.validation > 0 {
+            self.network.counts.sections += 1;
+            let samples = report.validation.as_ref().map(|tally| tally.samples);
+            if samples != Some(place.validation as u64) {
+                return Err(format!("validation of step {step} is of {samples:?} samples"));
+            }
+            if validation.is_some() && validation != report.validation {
+                let found = &report.validation;
+                return Err(format!("validation of step {step} sums to {found:?}, not to {validation:?}"));
+            }
+        }
+        if place.last_batch > 0 {
+            self.network.counts.sections += 1;
+            let Some(probe) = &report.probe else {
+                return Err(format!("step {step} tells nothing of the step before it, which was probed"));
+            };
+            let actual = last_batch.map(|tally| probe.loss - tally.mean_loss());
+            if actual.is_some_and(|actual| actual != probe.actual) {
+                return Err(format!(
+                    "step {} lowered the loss by {actual:?}, not by {}",
+                    probe.step, probe.actual
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The weights of all shards are with the coordinator.
@@ -308,19 +390,13 @@ impl Cluster<'_> {
 
     /// Takes a copy, which is saved while training goes on.
     fn save_later(&mut self) -> Result<(), String> {
-        let version = self.server.part.version;
-        let weights = self.weights()?;
-        let mut vectors: Vec<Vec<f32>> = self.server.part.state().map(<[f32]>::to_vec).collect();
-        for (index, Shard { part, .. }) in self.shards.iter().enumerate() {
-            if part.version != version {
-                return Err(format!("shard {index} gives its state of {}, not {version}", part.version));
-            }
-            vectors.iter_mut().zip(part.state()).for_each(|(vector, part)| vector.extend(part));
-        }
-        let state = vectors.concat();
+        let version = self.server.plane.version();
+        let (weights, state) = (self.weights()?, self.state());
         let contributors = self.server.core.contributors();
         let contributors = contributors.map(|(Contributor(slot), since)| (slot.to_string(), since)).collect();
-        let progress = Progress { step: version, tally: Tally::new(2), contributors, ..Progress::default() };
+        let control = self.server.plane.control().state().clone();
+        let progress =
+            Progress { step: version, tally: Tally::new(2), contributors, control, ..Progress::default() };
         let snapshot = Arc::new(Snapshot { progress, weights, state });
         let delay = self.network.up_to(50);
         self.at(
@@ -371,12 +447,12 @@ impl Cluster<'_> {
     }
 
     /// The coordinator has computed a node.
-    pub fn judged(&mut self, era: u32, step: u64, sum: &NodeSum) -> Result<(), String> {
+    pub fn judged(&mut self, era: u32, step: u64, node: Node, digest: Digest) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
         self.network.counts.judged += 1;
-        self.server_steps(ServerEvent::Judged { step, node: sum.node, digest: digest(sum) })
+        self.server_steps(ServerEvent::Judged { step, node, digest })
     }
 
     /// A new process goes on from what is saved.
@@ -386,8 +462,8 @@ impl Cluster<'_> {
         let contributors = saved.iter().map(|saved| &saved.progress.contributors).next();
         self.server.begin_again(self.now, self.job, contributors.unwrap_or(&BTreeMap::new()));
         self.rewound = true;
-        self.network.counts.restores += u64::from(self.server.part.version > 0);
-        let version = self.server.part.version;
+        let version = self.server.plane.version();
+        self.network.counts.restores += u64::from(version > 0);
         self.note(|| format!("  the coordinator starts from step {version}"));
         self.set_server_timer();
         Ok(())
@@ -396,24 +472,29 @@ impl Cluster<'_> {
     /// The coordinator's own part becomes what is saved, or what it was at the beginning. Gives it all.
     fn load(&mut self) -> Result<Arc<Option<Snapshot>>, String> {
         let snapshot = self.saving.newest(&mut self.network)?;
-        let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.state[..]));
-        let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
-        self.server.part.resume(self.job, version, state);
-        self.server.seen = seen(self.job, version);
-        self.lies.go_back(version);
+        self.server_restores(&snapshot);
         Ok(Arc::new(snapshot))
+    }
+
+    fn server_restores(&mut self, snapshot: &Option<Snapshot>) {
+        let plane = &mut self.server.plane;
+        match snapshot {
+            Some(Snapshot { progress, weights, state }) => {
+                plane.restore_whole(progress.step, weights, state, progress.control.clone());
+            }
+            None => plane.restart(),
+        }
+        self.server.measured.clear();
+        self.server.moved.clear();
+        self.lies.go_back(self.server.plane.version());
     }
 
     /// Sums of a liar may be part of the weights since this step.
     fn go_back(&mut self, since: u64) -> Result<(), String> {
         let saved = self.saving.go_back(since, &mut self.network)?;
         let version = saved.map(|snapshot| {
-            let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.state[..]));
-            let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
-            self.server.part.resume(self.job, version, state);
-            self.server.seen = seen(self.job, version);
-            self.lies.go_back(version);
-            version
+            self.server_restores(&snapshot);
+            self.server.plane.version()
         });
         match version {
             Some(_) => self.network.counts.returns += 1,
@@ -456,12 +537,13 @@ impl Cluster<'_> {
         self.network.counts.rewinds += 1;
         let version = self.server.core.version();
         let snapshot = self.load()?;
-        self.network.counts.rewinds_back += u64::from(self.server.part.version < version);
+        self.network.counts.rewinds_back += u64::from(self.server.plane.version() < version);
         self.server.restoring = (0..self.shards.len()).collect();
-        let era = self.server.era;
+        let (era, count) = (self.server.era, self.server.plane.control().count());
         for shard in 0..self.shards.len() {
             let (arrival, process) = (self.network.arrival(self.now), self.shards[shard].process);
-            self.at(arrival, Happening::Restore { shard, process, era, snapshot: snapshot.clone() });
+            let snapshot = snapshot.clone();
+            self.at(arrival, Happening::Restore { shard, process, era, count, snapshot });
         }
         Ok(())
     }
@@ -476,7 +558,7 @@ impl Cluster<'_> {
         }
         self.server.is_whole = true;
         self.rewound = true;
-        let version = self.server.part.version;
+        let version = self.server.plane.version();
         self.server_steps(ServerEvent::Restored { version })
     }
 
@@ -490,6 +572,8 @@ impl Cluster<'_> {
         self.server.is_whole = false;
         self.server.era += u32::from(!self.job.planted.has(Defect::OrderNumberUsedTwice));
         self.server.updating = false;
+        self.server.measured.clear();
+        self.server.moved.clear();
         self.server_steps(ServerEvent::ShardLost { shard: shard as u32 })
     }
 
@@ -536,24 +620,22 @@ impl Cluster<'_> {
     fn server_performs(&mut self, action: ServerAction) -> Result<(), String> {
         match action {
             ServerAction::SendWeights { worker, version } => {
-                let part = self.server.part.weights();
-                self.send_down(self.server.links[&worker], Down::Weights { version, part });
+                let parts = current(&self.server.plane);
+                self.send_down(self.server.links[&worker], Down::Weights { version, parts });
             }
             ServerAction::Assign { worker, step, leaves } => {
                 self.send_down(self.server.links[&worker], Down::Work { step, leaves });
             }
             ServerAction::Judge { step, node } => {
-                let leaves = self.job.plan.step(step).tree().leaves_of(node);
-                let weights = self.server.part.weights();
-                let sum = self.evaluate(&weights, step, leaves).remove(0);
+                let mut own = OwnGradients { job: self.job, gradients: &mut self.gradients };
+                let digest = self.server.plane.judge(node, &mut own);
                 let (era, delay) = (self.server.era, self.network.up_to(200));
-                self.at(self.now + 1 + delay, Happening::Judged { era, step, sum: Arc::new(sum) });
+                self.at(self.now + 1 + delay, Happening::Judged { era, step, node, digest });
             }
             ServerAction::StartOver { .. } => {
                 self.network.counts.starts_over += 1;
                 self.lies.start_over();
-                self.server.part.start_over();
-                self.server.seen = seen(self.job, self.server.part.version);
+                self.server.plane.start_over();
             }
             ServerAction::Ban { worker, .. } => {
                 self.network.counts.bans += 1;
@@ -578,7 +660,11 @@ impl Cluster<'_> {
                 self.network.counts.stuck += u64::from(matches!(reason, Dismissal::Stuck { .. }));
                 let link = self.server.links[&worker];
                 self.send_down(link, Down::Dismissed(reason));
-                self.at(self.now + 1, Happening::ServerSeesEnd { link });
+                // What it still sends does not count.
+                self.server.plane.forget(worker);
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.server_open = false;
+                }
                 self.at(self.now + 2_000, Happening::WorkerSeesEnd { link, why: "closed by the server" });
             }
             ServerAction::Notice(_) => {}
@@ -592,19 +678,4 @@ impl Cluster<'_> {
         }
         Ok(())
     }
-}
-
-/// Nothing is seen yet of the step after `version` others.
-fn seen(job: &SimJob<'_>, version: u64) -> Fold {
-    Fold::new(job.plan.step(version.min(job.plan.steps - 1)).tree()).planted(job.planted)
-}
-
-/// Stands for a hash of all bits of a sum.
-pub(crate) fn digest(sum: &NodeSum) -> Digest {
-    let mut values = sum.gradient.clone();
-    values.extend([sum.tally.loss as f32, sum.tally.correct as f32]);
-    let hash = ps_core::weights_hash(&values);
-    let mut digest = [0; 32];
-    digest.copy_from_slice(&hash.as_bytes()[..32]);
-    Digest(digest)
 }

@@ -1,15 +1,24 @@
 //! The shards that are not the coordinator: each folds, updates and sends out its part, and tells the coordinator.
 
+use crate::OwnGradients;
 use crate::cluster::{Cluster, Happening};
-use crate::network::{Down, Link, LinkId, Up};
-use crate::part::Part;
+use crate::network::{Down, Link, LinkId, Sum, Up};
+use bytes::Bytes;
 use ps_checkpoint::Snapshot;
 use ps_coord::{ServerEvent, WorkerId};
-use std::collections::BTreeSet;
+use ps_core::control::{State, Verdict};
+use ps_core::optim::Moved;
+use ps_plane::{GradientChunk, NodeMetrics, Plane, Rejected};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// A shard: a process that may die and start again with nothing.
 pub(crate) struct Shard {
-    pub part: Part,
+    pub plane: Plane,
+    /// Whether it cannot make the step in hand.
+    has_diverged: bool,
+    /// Whether the coordinator has been sent what it decides that step by.
+    is_measured: bool,
     pub is_up: bool,
     /// Counts its processes.
     pub process: u32,
@@ -20,8 +29,25 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub fn new(part: Part) -> Self {
-        Shard { part, is_up: true, process: 0, era: None, links: BTreeSet::new() }
+    pub fn new(plane: Plane) -> Self {
+        let (has_diverged, is_measured) = (false, false);
+        Shard { plane, has_diverged, is_measured, is_up: true, process: 0, era: None, links: BTreeSet::new() }
+    }
+
+    /// Whether nothing of `step` is to be done here any more.
+    pub fn is_through(&self, step: u64) -> bool {
+        let version = self.plane.version();
+        version > step || version == step && self.has_diverged
+    }
+
+    fn restore(&mut self, count: u64, snapshot: &Option<Snapshot>) {
+        match snapshot {
+            Some(Snapshot { progress, weights, state }) => {
+                self.plane.restore_whole(progress.step, weights, state, State::plain(count));
+            }
+            None => self.plane.restart(),
+        }
+        (self.has_diverged, self.is_measured) = (false, false);
     }
 }
 
@@ -49,21 +75,7 @@ impl Cluster<'_> {
             return Ok(());
         }
         match message {
-            Up::Sum { step, sum, chunks } => {
-                let shard = &mut self.shards[index];
-                let version = shard.part.version;
-                if step > version {
-                    return Err(format!("shard {index} at version {version} is sent a sum of step {step}"));
-                }
-                self.network.counts.stale_sums += u64::from(step < version);
-                for chunk in chunks {
-                    match shard.part.gathers(step) && shard.part.take(chunk, &sum) {
-                        true => self.network.counts.counted += 1,
-                        false => self.network.counts.ignored += 1,
-                    }
-                }
-                self.shard_applies(index)?;
-            }
+            Up::Sum { step, sum, chunks } => self.shard_gathers(index, id, step, &sum, chunks)?,
             Up::AskWeights => self.shard_serves(index, id),
             Up::Goodbye => self.shard_sees_end(index, id),
             Up::Hello | Up::Heartbeat | Up::Dropped | Up::Breaking { .. } => {}
@@ -71,18 +83,75 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// Makes the step once all leaves are in, whatever the coordinator knows.
-    fn shard_applies(&mut self, index: usize) -> Result<(), String> {
-        let part = &mut self.shards[index].part;
-        let step = part.version;
-        if part.is_through(step) || !part.is_gathered() {
+    /// The metric sums of a node and some of its chunks.
+    fn shard_gathers(
+        &mut self,
+        index: usize,
+        id: LinkId,
+        step: u64,
+        sum: &Sum,
+        chunks: Range<usize>,
+    ) -> Result<(), String> {
+        let Shard { plane, has_diverged, .. } = &mut self.shards[index];
+        let (version, worker, node) = (plane.version(), WorkerId(id as u32), sum.node);
+        self.network.counts.stale_sums += u64::from(step < version);
+        let mut own = OwnGradients { job: self.job, gradients: &mut self.gradients };
+        let metrics = NodeMetrics { step, node, tally: sum.tally.clone() };
+        let take = || {
+            plane.take_metrics(worker, metrics, &mut own)?;
+            for (offset, bytes) in sum.chunks.get(chunks).unwrap_or_default() {
+                let is_new = step == version && !*has_diverged && !plane.covers(*offset, node);
+                match is_new {
+                    true => self.network.counts.counted += 1,
+                    false => self.network.counts.ignored += 1,
+                }
+                let chunk = GradientChunk { step, node, offset: *offset, bytes: bytes.clone() };
+                plane.take(worker, chunk, &mut own)?;
+            }
+            Ok(())
+        };
+        take().map_err(|rejected: Rejected| format!("shard {index} refuses an honest worker: {rejected}"))?;
+        self.shard_measures(index);
+        self.shard_applies(index)
+    }
+
+    /// Sends the coordinator what it decides the step by, if it does.
+    fn shard_measures(&mut self, index: usize) {
+        let Shard { plane, has_diverged, is_measured, era, .. } = &mut self.shards[index];
+        let Some(era) = *era else { return };
+        if !plane.is_held() || !plane.is_gathered() || *has_diverged || std::mem::replace(is_measured, true) {
+            return;
+        }
+        let (step, sums) = (plane.version(), plane.measure());
+        let arrival = self.network.arrival(self.now);
+        self.at(arrival, Happening::Measured { era, shard: index, step, sums });
+    }
+
+    /// The step that waited is decided about.
+    pub fn shard_follows(&mut self, era: u32, index: usize, verdict: &Verdict) -> Result<(), String> {
+        let Shard { plane, era: held, .. } = &mut self.shards[index];
+        if *held != Some(era) || !plane.is_held() || !plane.is_gathered() {
             return Ok(());
         }
-        part.finish()?;
-        let (version, diverged, weights) = (part.version, part.diverged, part.weights());
+        plane.follow(verdict.clone());
+        plane.release();
+        self.shard_applies(index)
+    }
+
+    /// Makes the step once all its chunks are updated, whatever the coordinator knows.
+    fn shard_applies(&mut self, index: usize) -> Result<(), String> {
+        let Shard { plane, has_diverged, is_measured, .. } = &mut self.shards[index];
+        if *has_diverged || !plane.is_complete() {
+            return Ok(());
+        }
+        let (step, moved) = (plane.version(), plane.measure_way());
+        *is_measured = false;
+        *has_diverged = plane.commit(&[]).is_err();
+        let moved = (!*has_diverged).then_some(moved);
+        let (version, parts) = (plane.version(), current(plane));
         self.note(|| format!("  shard {index} has applied step {step}"));
         for id in self.shards[index].links.clone() {
-            self.send_down(id, Down::Weights { version, part: weights.clone() });
+            self.send_down(id, Down::Weights { version, parts: parts.clone() });
         }
         // Nothing is lost between the servers: what was given to a shard does not outlive that connection.
         if let Some(era) = self.shards[index].era {
@@ -92,7 +161,7 @@ impl Cluster<'_> {
                 arrival += self.network.up_to(1000);
                 self.shard_is_cut(index);
             }
-            self.at(arrival, Happening::Applied { era, shard: index, step, diverged });
+            self.at(arrival, Happening::Applied { era, shard: index, step, moved });
         }
         Ok(())
     }
@@ -120,7 +189,7 @@ impl Cluster<'_> {
     pub fn shard_starts(&mut self, index: usize) {
         let shard = &mut self.shards[index];
         shard.is_up = true;
-        shard.part.resume(self.job, 0, None);
+        shard.restore(0, &None);
         self.attach_later(index, 50);
     }
 
@@ -148,15 +217,14 @@ impl Cluster<'_> {
         index: usize,
         process: u32,
         era: u32,
+        count: u64,
         snapshot: &Option<Snapshot>,
     ) -> Result<(), String> {
         let shard = &mut self.shards[index];
         if !shard.is_up || shard.process != process || shard.era.is_some_and(|held| held > era) {
             return Ok(());
         }
-        let state = snapshot.as_ref().map(|found| (&found.weights[..], &found.state[..]));
-        let version = snapshot.as_ref().map_or(0, |found| found.progress.step);
-        shard.part.resume(self.job, version, state);
+        shard.restore(count, snapshot);
         shard.era = Some(era);
         shard.links.clear();
         self.close_links_of(index + 1);
@@ -186,11 +254,16 @@ impl Cluster<'_> {
 
     /// Sends all that a worker that has just come, or lacks weights, may need.
     fn shard_serves(&mut self, index: usize, id: LinkId) {
-        let served = self.shards[index].part.served();
-        let is_ahead = self.shards[index].part.version > self.server.part.version;
-        self.network.counts.behind += u64::from(is_ahead && served.len() > 1);
-        for (version, part) in served {
-            self.send_down(id, Down::Weights { version, part });
+        let plane = &self.shards[index].plane;
+        let (version, oldest) = (plane.version(), plane.oldest());
+        let is_ahead = version > self.server.plane.version();
+        self.network.counts.behind += u64::from(is_ahead && oldest < version);
+        let mut served: BTreeMap<u64, Vec<(usize, Bytes)>> = BTreeMap::new();
+        for part in plane.parts().filter(|part| part.version <= version) {
+            served.entry(part.version).or_default().push((part.offset, part.bytes));
+        }
+        for (version, parts) in served {
+            self.send_down(id, Down::Weights { version, parts });
         }
     }
 
@@ -207,24 +280,39 @@ impl Cluster<'_> {
         if !self.server.is_up
             || self.server.era != era
             || shard.era != Some(era)
-            || shard.part.version != step
+            || shard.plane.version() != step
         {
             return Ok(());
         }
-        let leaves = shard.part.missing_anywhere();
+        let leaves = shard.plane.missing();
         self.server_steps(ServerEvent::Missing { shard: index as u32, step, leaves })
     }
 
     /// The coordinator hears that a shard is through with a step.
-    pub fn applied(&mut self, era: u32, shard: usize, step: u64, diverged: bool) -> Result<(), String> {
+    pub fn applied(
+        &mut self,
+        era: u32,
+        shard: usize,
+        step: u64,
+        moved: Option<Vec<Moved>>,
+    ) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
         let sender = &self.shards[shard];
-        if sender.era == Some(era) && !sender.part.is_through(step) {
+        if sender.era == Some(era) && !sender.is_through(step) {
             return Err(format!("that shard {shard} applied step {step} counts, though it went back since"));
         }
-        self.server.part.diverged |= diverged;
+        match moved {
+            Some(moved) => drop(self.server.moved.insert(shard, moved)),
+            None => self.server.plane.diverge(step),
+        }
         self.server_steps(ServerEvent::Applied { shard: shard as u32, step })
     }
+}
+
+/// The chunks of the current weights.
+pub(crate) fn current(plane: &Plane) -> Vec<(usize, Bytes)> {
+    let parts = plane.parts().filter(|part| part.version == plane.version());
+    parts.map(|part| (part.offset, part.bytes)).collect()
 }

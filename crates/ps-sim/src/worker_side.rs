@@ -1,10 +1,11 @@
 //! The workers' driver and data plane in the simulator, and what befalls them.
 
 use crate::cluster::{Cluster, Happening};
-use crate::network::{Down, Link, LinkId, Up};
-use crate::server_side::digest;
+use crate::network::{Down, Link, LinkId, Sum, Up};
+use bytes::Bytes;
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
 use ps_core::NodeSum;
+use ps_core::chunk::{read, share};
 use ps_plan::planted::Defect;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -44,30 +45,36 @@ struct Process {
     timer: Option<Millis>,
 }
 
-/// The weights that a worker holds and that are arriving: parts by server, of two versions, for leaves of the step
-/// in hand may be asked for again when some shards are done with it.
+/// The weights that a worker holds and that are arriving: chunks by first element, of two versions, for leaves of the step in
+/// hand may be asked for again when some shards are done with it.
 #[derive(Default)]
-struct Held(BTreeMap<u64, BTreeMap<usize, Arc<[f32]>>>);
+struct Held(BTreeMap<u64, BTreeMap<usize, Bytes>>);
 
 impl Held {
-    /// Takes a part; whether this is the newest version of which all `servers` parts are here.
-    fn take(&mut self, version: u64, server: usize, part: Arc<[f32]>, servers: usize) -> bool {
-        self.0.entry(version).or_default().insert(server, part);
+    /// Takes chunks; whether this is the newest version of which all `chunks` chunks are here.
+    fn take(&mut self, version: u64, parts: Vec<(usize, Bytes)>, chunks: usize) -> bool {
+        self.0.entry(version).or_default().extend(parts);
         while self.0.len() > 2 {
             self.0.pop_first();
         }
-        self.newest(servers) == Some(version)
+        self.newest(chunks) == Some(version)
     }
 
-    /// The newest weights of which all parts are here.
-    fn newest(&self, servers: usize) -> Option<u64> {
-        self.0.iter().rev().find(|(_, parts)| parts.len() == servers).map(|(&version, _)| version)
+    /// The newest weights of which all chunks are here.
+    fn newest(&self, chunks: usize) -> Option<u64> {
+        self.0.iter().rev().find(|(_, parts)| parts.len() == chunks).map(|(&version, _)| version)
     }
 
     /// The whole weights of a version.
-    fn whole(&self, version: u64, servers: usize) -> Option<Vec<f32>> {
-        let parts = self.0.get(&version).filter(|parts| parts.len() == servers)?;
-        Some(parts.values().flat_map(|part| part.iter().copied()).collect())
+    fn whole(&self, version: u64, chunks: usize) -> Option<Vec<f32>> {
+        let parts = self.0.get(&version).filter(|parts| parts.len() == chunks)?;
+        let mut weights = Vec::new();
+        for bytes in parts.values() {
+            let start = weights.len();
+            weights.resize(start + bytes.len() / 4, 0.0);
+            read(bytes.as_chunks().0, &mut weights[start..]);
+        }
+        Some(weights)
     }
 }
 
@@ -257,9 +264,8 @@ impl Cluster<'_> {
                     false => return Ok(()),
                 },
                 Down::HeartbeatSeen => WorkerEvent::Heard,
-                Down::Weights { version, part } => {
-                    let server = self.links[&link].server;
-                    match process.held.take(version, server, part, self.job.servers as usize) {
+                Down::Weights { version, parts } => {
+                    match process.held.take(version, parts, self.chunks.len()) {
                         true => WorkerEvent::Weights { version },
                         false => WorkerEvent::Heard,
                     }
@@ -391,18 +397,18 @@ impl Cluster<'_> {
     fn compute(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
         let incarnation = self.slots[slot].incarnation;
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
-        let servers = self.job.servers as usize;
+        let chunks = self.chunks.len();
         let version = match self.job.planted.has(Defect::WeightsOfAnotherStep) {
-            true => process.held.newest(servers).unwrap_or(step),
+            true => process.held.newest(chunks).unwrap_or(step),
             false => step,
         };
-        let Some(weights) = process.held.whole(version, servers) else {
+        let Some(weights) = process.held.whole(version, chunks) else {
             return self.cannot_compute(slot, step, leaves);
         };
         if std::mem::replace(&mut process.computing, true) {
             return Err(format!("slot {slot} computes two things at once"));
         }
-        let sums = self.evaluate(&weights, step, leaves.clone());
+        let sums = self.job.sums(&mut self.gradients, &weights, step, leaves.clone());
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
         process.sums.insert((step, leaves.start, leaves.end), (process.links[0], sums));
         let longest = LEAF_MS[(slot + self.seed as usize) % LEAF_MS.len()]
@@ -464,33 +470,37 @@ impl Cluster<'_> {
             let at = self.network.below(sum.gradient.len() as u32) as usize;
             // The highest bit of the mantissa: no rounding hides it.
             sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << 22);
-            // Some of its chunks, or none: its metric sums may be wrong already.
-            let chunks = 0..self.network.below(self.server.part.chunks() as u32) as usize;
+            // Some of its chunks, or none.
+            let chunks = 0..self.network.below(self.kept[0].len() as u32) as usize;
             let coordinator = process.links[0];
-            self.send_up(coordinator, Up::Breaking { step, sum: Arc::new(sum), chunks });
+            let sum = travelling(sum, true, &self.chunks);
+            self.send_up(coordinator, Up::Breaking { step, sum, chunks });
             return Ok(());
         }
         let mut messages = Vec::new();
         for mut sum in sums {
-            // What is only looked at is not lied about here.
-            if lies && !sum.gradient.is_empty() && self.network.chance(0.3) {
+            // What is only evaluated is not lied about here.
+            let is_lie = lies && !sum.gradient.is_empty() && self.network.chance(0.3);
+            if is_lie {
                 self.network.counts.lies += 1;
-                let at = self.network.below(sum.gradient.len() as u32) as usize;
                 // Where only some nodes are audited, a lie may get through; it is not to make the run diverge.
                 let bit = self.network.below(if self.job.audit < 1.0 { 20 } else { 32 });
-                sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << bit);
-                self.lies.tell(digest(&sum));
+                if self.network.chance(0.8) {
+                    let at = self.network.below(sum.gradient.len() as u32) as usize;
+                    sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << bit);
+                } else {
+                    sum.tally.loss = f64::from_bits(sum.tally.loss.to_bits() ^ 1 << bit);
+                }
             }
-            let is_seen_only = sum.gradient.is_empty();
-            let sum = Arc::new(sum);
+            let is_evaluated = sum.gradient.is_empty();
+            let sum = travelling(sum, is_lie, &self.chunks);
             let sum = |chunks| Up::Sum { step, sum: sum.clone(), chunks };
-            if is_seen_only {
-                messages.push((process.links[0], sum(0..0)));
-                continue;
-            }
-            messages.push((process.links[0], sum(0..self.server.part.chunks())));
-            for (shard, &link) in self.shards.iter().zip(&process.links[1..]) {
-                messages.extend((0..shard.part.chunks()).map(|chunk| (link, sum(chunk..chunk + 1))));
+            let own = self.kept[0].clone();
+            messages.push((process.links[0], sum(if is_evaluated { 0..0 } else { own })));
+            if !is_evaluated {
+                for (kept, &link) in self.kept[1..].iter().zip(&process.links[1..]) {
+                    messages.extend(kept.clone().map(|chunk| (link, sum(chunk..chunk + 1))));
+                }
             }
         }
         let crashes = self.network.strikes(self.now, self.network.faults.crash);
@@ -519,4 +529,13 @@ impl Cluster<'_> {
         self.hang_up(&links, 1500);
         self.start_again(slot);
     }
+}
+
+/// A node's sum cut into chunks.
+fn travelling(sum: NodeSum, is_lie: bool, chunks: &[Range<usize>]) -> Arc<Sum> {
+    let NodeSum { node, gradient, tally } = sum;
+    let chunks = if gradient.is_empty() { &[] } else { chunks };
+    let bytes = share(gradient);
+    let chunk = |range: &Range<usize>| (range.start, bytes.slice(4 * range.start..4 * range.end));
+    Arc::new(Sum { node, tally, chunks: chunks.iter().map(chunk).collect(), is_lie })
 }

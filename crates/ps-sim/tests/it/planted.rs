@@ -45,6 +45,14 @@ fn each_defect_comes_to_light_within_two_hundred_seeds() {
         SavedBeforeDurable,
         StepSkippedOnResume,
         VelocityNotRestored,
+        SmallerNodesStay,
+        StateNotTakenBack,
+        MetricsOfLastStepStay,
+        PreviousWeightsAreNew,
+        PreviousWeightsDropped,
+        DigestOmitsMetrics,
+        SenderNotCounted,
+        UnendedNodeCounts,
     ] {
         match first_violation(Planted::new(defect)) {
             Some(violation) => println!("{defect:?}: {violation}"),
