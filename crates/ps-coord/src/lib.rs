@@ -12,21 +12,31 @@
 
 pub mod assignment;
 mod audit;
+mod coordinator;
 pub mod event;
+mod fetch;
 mod history;
 mod membership;
 mod notice;
 mod rhythm;
 mod round;
 mod server;
+mod shard;
+mod shard_event;
 mod status;
 mod worker;
 
+pub use coordinator::{CoordinatorConfig, CoordinatorCore};
 pub use event::{
     Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerAction,
     WorkerEvent, WorkerId, WorkerOutcome,
 };
 pub use notice::{LossCause, Notice, RewindCause, WorkerNotice};
 pub use server::{ServerConfig, ServerCore};
+pub use shard::ShardCore;
+pub use shard_event::{
+    ChunkId, CoordinatorAction, CoordinatorEvent, NoSeat, Purpose, ShardAction, ShardEvent, ShardReport,
+    Unfetched, Wanted,
+};
 pub use status::{MissingLeaves, Status, WaitsFor, WorkerState, WorkerStatus};
 pub use worker::{WorkerConfig, WorkerCore};

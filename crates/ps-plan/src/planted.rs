@@ -39,8 +39,24 @@ pub enum Defect {
     WeightsOfAnotherStep,
     /// What a worker began on one connection is pushed over the next.
     SumsOfOldConnection,
-    /// What was under way when a shard was lost counts for what comes after.
+    /// Two orders to restore the weights have the same number, so that the answer to the first counts for the second.
     OrderNumberUsedTwice,
+    /// The run resumes when the first shard is restored, not all of them.
+    FirstRestoredIsEnough,
+    /// What a shard reports before it is restored counts.
+    LateReportsCount,
+    /// The coordinator does not go back when a shard has refused a worker that is part of its sums.
+    TaintedStepStays,
+    /// A shard that refuses such a worker does not report it.
+    TaintNotReported,
+    /// A step is over before the shards have sent the weights that it waits for.
+    FetchNotAwaited,
+    /// A checkpoint is saved before all of it has arrived from the shards.
+    SavedBeforeArrived,
+    /// A shard resumes before all of its weights have arrived.
+    ResumesFromFirstChunk,
+    /// A shard does not send its workers away when it goes back.
+    WorkersStayOnRestore,
     /// A checkpoint counts as saved before it is.
     SavedBeforeDurable,
     /// A checkpoint is taken for that of the step after.

@@ -1,7 +1,8 @@
-//! The two state machines: scenarios as text, and properties over random histories.
+//! The state machines: scenarios as text, and properties over random histories.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod behaviour;
 mod liveness;
 mod scenarios;
+mod shard_scenarios;

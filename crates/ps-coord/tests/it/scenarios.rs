@@ -1,9 +1,11 @@
 //! Runs every file of `tests/scenarios`: blocks of commands, a line of dashes, and what came of them.
 //! `UPDATE_SCENARIOS=1` rewrites the expectations; the change is then reviewed as a diff.
 
+use crate::shard_scenarios;
 use ps_coord::{
-    Contributor, Departure, Digest, Dismissal, Millis, RewindCause, ServerAction, ServerConfig, ServerCore,
-    ServerEvent, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerId,
+    Contributor, CoordinatorCore, CoordinatorEvent, Departure, Digest, Dismissal, Millis, RewindCause,
+    ServerAction, ServerConfig, ServerCore, ServerEvent, ShardCore, ShardEvent, WorkerAction, WorkerConfig,
+    WorkerCore, WorkerEvent, WorkerId,
 };
 use ps_plan::{BatchPlan, Tree};
 use std::collections::BTreeMap;
@@ -57,6 +59,8 @@ struct Cast {
     now: Millis,
     server: Option<(ServerCore, Tree)>,
     worker: Option<WorkerCore>,
+    coordinator: Option<CoordinatorCore>,
+    shard: Option<ShardCore>,
     said: Vec<String>,
 }
 
@@ -71,8 +75,14 @@ impl Cast {
         match words[0] {
             "server" => self.server = Some(server(self.now, &settings)),
             "worker" => self.worker = Some(worker(self.now, &settings)),
+            "coordinator" => self.coordinator = Some(shard_scenarios::coordinator(&settings)),
+            "shard" => self.shard = Some(shard_scenarios::shard(&settings)),
             "advance" => self.advance(words[1].parse().unwrap()),
             "status" => self.status(),
+            _ if self.coordinator.is_some() => {
+                self.coordinator_step(shard_scenarios::coordinator_event(&words, &settings));
+            }
+            _ if self.shard.is_some() => self.shard_step(shard_scenarios::shard_event(&words, &settings)),
             _ if self.server.is_some() => self.server_command(&words, &settings),
             _ => self.worker_step(worker_event(&words)),
         }
@@ -82,16 +92,18 @@ impl Cast {
     fn advance(&mut self, by: Millis) {
         let end = self.now + by;
         loop {
-            let deadline = match (&self.server, &self.worker) {
-                (Some((server, _)), _) => server.deadline(),
-                (None, Some(worker)) => worker.deadline(),
-                (None, None) => panic!("nobody to wait for"),
+            let deadline = match (&self.server, &self.worker, &self.coordinator) {
+                (Some((server, _)), ..) => server.deadline(),
+                (_, Some(worker), _) => worker.deadline(),
+                (.., Some(coordinator)) => coordinator.deadline(),
+                (None, None, None) => panic!("nobody to wait for"),
             };
             let Some(deadline) = deadline.filter(|&deadline| deadline <= end) else { break };
             self.now = self.now.max(deadline);
-            match self.server.is_some() {
-                true => self.server_step(ServerEvent::Timeout),
-                false => self.worker_step(WorkerEvent::Timeout),
+            match (&self.server, &self.worker) {
+                (Some(_), _) => self.server_step(ServerEvent::Timeout),
+                (_, Some(_)) => self.worker_step(WorkerEvent::Timeout),
+                (None, None) => self.coordinator_step(CoordinatorEvent::Timeout),
             }
         }
         self.now = end;
@@ -177,6 +189,18 @@ impl Cast {
         let mut actions = Vec::new();
         self.worker.as_mut().unwrap().step(self.now, event, &mut actions);
         self.say(actions.iter().map(worker_action));
+    }
+
+    fn coordinator_step(&mut self, event: CoordinatorEvent) {
+        let mut actions = Vec::new();
+        self.coordinator.as_mut().unwrap().step(self.now, event, &mut actions);
+        self.say(actions.iter().map(shard_scenarios::coordinator_action));
+    }
+
+    fn shard_step(&mut self, event: ShardEvent) {
+        let mut actions = Vec::new();
+        self.shard.as_mut().unwrap().step(event, &mut actions);
+        self.said.extend(actions.iter().map(shard_scenarios::shard_action));
     }
 
     fn say(&mut self, lines: impl Iterator<Item = String>) {

@@ -1,0 +1,437 @@
+//! The coordinator's half of the shard logic: which shards are present, what they resume from, what they report of the open
+//! step, and when a step that was made is over.
+//!
+//! [`crate::ServerCore`] deals with workers and knows only whether the shards hold the weights of its version and have applied
+//! its step; this machine reports both to it. Where one server keeps all weights there is no other shard, and what remains is
+//! the order in which a step is made, recorded and saved.
+
+use crate::event::{Millis, ServerEvent};
+use crate::fetch::{Chunks, Fetch};
+use crate::notice::RewindCause;
+use crate::shard_event::{ChunkId, CoordinatorAction, CoordinatorEvent, NoSeat, Purpose, Unfetched, Wanted};
+use ps_plan::planted::{Defect, Planted};
+use std::ops::Range;
+
+/// The layout of the weights among the other shards.
+#[derive(Clone, Debug)]
+pub struct CoordinatorConfig {
+    /// The elements that each of the other shards keeps. Those that keep none come last: they are admitted, and nothing
+    /// waits for them but the beginning.
+    pub kept: Vec<Range<usize>>,
+    /// Elements of a chunk, but for the last.
+    pub chunk_elements: usize,
+    /// Vectors of the optimizer's state, each as long as the weights.
+    pub state_vectors: usize,
+    /// The number by which users know the first of these shards.
+    pub first_shard: u32,
+    /// The version that the run starts from.
+    pub start_version: u64,
+    /// How long shards may take to send their weights at the end of the run.
+    pub answer_timeout_ms: Millis,
+}
+
+/// Admits shards, restores them, and makes, records and saves steps together with them.
+#[derive(Clone, Debug)]
+pub struct CoordinatorCore {
+    config: CoordinatorConfig,
+    chunks: Chunks,
+    /// In the order of the shards' numbers.
+    seats: Vec<Seat>,
+    /// Counts the times that all shards were given weights.
+    number: u64,
+    version: u64,
+    /// The step that waits for a decision and of which all leaves are in here.
+    gathered: Option<u64>,
+    /// The step that was decided about last.
+    decided: Option<u64>,
+    /// A step that was made and is not recorded.
+    made: Option<Made>,
+    /// The weights that the next step, or the end of the run, waits for.
+    fetch: Option<Fetch>,
+    /// The checkpoint that is being put together while training goes on.
+    saving: Option<Saving>,
+    closing: Closing,
+    planted: Planted,
+}
+
+/// What is known of the process that keeps a part of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seat {
+    /// There is none.
+    Vacant,
+    /// It does not hold the weights that the run resumes from. What it sends is about weights that do not count any more.
+    Attached,
+    /// It holds them, or has made steps from them.
+    Restored {
+        /// The step that it waits for a decision about, or waited for last.
+        measured: Option<u64>,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    step: u64,
+    is_last: bool,
+    wanted: Wanted,
+    /// Whether the next step may begin.
+    is_over: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Saving {
+    fetch: Fetch,
+    /// Whether this process has set aside its own part.
+    is_captured: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Closing {
+    /// The run goes on.
+    No,
+    /// The whole weights are awaited.
+    Since { begun: Millis },
+    /// They are here, or will not come.
+    Done,
+}
+
+impl CoordinatorCore {
+    /// A coordinator to which no shard is attached.
+    pub fn new(config: CoordinatorConfig) -> Self {
+        CoordinatorCore {
+            chunks: Chunks::new(&config.kept, config.chunk_elements, config.state_vectors),
+            seats: vec![Seat::Vacant; config.kept.len()],
+            number: 0,
+            version: config.start_version,
+            gathered: None,
+            decided: None,
+            made: None,
+            fetch: None,
+            saving: None,
+            closing: Closing::No,
+            planted: Planted::default(),
+            config,
+        }
+    }
+
+    /// Plants a defect.
+    pub fn planted(self, planted: Planted) -> Self {
+        CoordinatorCore { planted, ..self }
+    }
+
+    /// Takes in what has happened and appends what is to be done about it.
+    pub fn step(&mut self, now: Millis, event: CoordinatorEvent, actions: &mut Vec<CoordinatorAction>) {
+        match event {
+            CoordinatorEvent::AttachRequested { shard } => self.attach(shard, actions),
+            CoordinatorEvent::Lost { shard } => self.lose(shard, actions),
+            CoordinatorEvent::Loaded { version } => self.loaded(version),
+            CoordinatorEvent::Restored { shard, number } => self.restored(shard, number, actions),
+            CoordinatorEvent::Gathered { step } => {
+                self.gathered = Some(step);
+                self.decide(actions);
+            }
+            CoordinatorEvent::Measured { shard, step } => {
+                if let Some(Seat::Restored { measured }) = self.seats.get_mut(shard as usize) {
+                    *measured = Some(step);
+                    self.decide(actions);
+                }
+            }
+            CoordinatorEvent::NotFinite { step } => {
+                let applied = |shard| CoordinatorAction::Report(ServerEvent::Applied { shard, step });
+                actions.extend(self.keepers().map(applied));
+            }
+            CoordinatorEvent::Applied { shard, step } if self.is_restored(shard) => {
+                actions.push(CoordinatorAction::Report(ServerEvent::Applied { shard, step }));
+            }
+            CoordinatorEvent::Diverged { shard, step } if self.is_restored(shard) => {
+                // The round ends as if the step were made: everybody has what it needs of it.
+                actions.push(CoordinatorAction::Diverge { step });
+                actions.push(CoordinatorAction::Report(ServerEvent::Applied { shard, step }));
+            }
+            CoordinatorEvent::Tainted { shard, step, why } if self.is_restored(shard) => {
+                // A step that is made stays, as it does when the coordinator itself refuses a worker.
+                if step >= self.version && !self.planted.has(Defect::TaintedStepStays) {
+                    self.rewind(RewindCause::Tainted { shard: self.number_of(shard), why }, actions);
+                }
+            }
+            CoordinatorEvent::Refused { worker, why } => {
+                self.rewind(RewindCause::WorkerRefused { worker, why }, actions);
+            }
+            CoordinatorEvent::Missing { shard, step, leaves } if self.is_restored(shard) => {
+                actions.push(CoordinatorAction::Report(ServerEvent::Missing { shard, step, leaves }));
+            }
+            CoordinatorEvent::Arrived { shard, chunk } if self.is_restored(shard) => {
+                self.arrived(chunk, actions);
+            }
+            CoordinatorEvent::Made { step, is_last, wanted } => self.made(step, is_last, wanted, actions),
+            CoordinatorEvent::Idle => self.idle(actions),
+            CoordinatorEvent::Closing { with_state } => self.close(now, with_state, actions),
+            CoordinatorEvent::Applied { .. }
+            | CoordinatorEvent::Diverged { .. }
+            | CoordinatorEvent::Tainted { .. }
+            | CoordinatorEvent::Missing { .. }
+            | CoordinatorEvent::Arrived { .. }
+            | CoordinatorEvent::Timeout => {}
+        }
+        if let Closing::Since { begun } = self.closing
+            && self.deadline().is_some_and(|deadline| deadline <= now)
+        {
+            self.closed(Err(Unfetched::Late { waited_ms: now.saturating_sub(begun) }), actions);
+        }
+    }
+
+    /// When the driver must step with `Timeout`, unless something happens before.
+    pub fn deadline(&self) -> Option<Millis> {
+        match self.closing {
+            Closing::Since { begun } => Some(begun.saturating_add(self.config.answer_timeout_ms)),
+            Closing::No | Closing::Done => None,
+        }
+    }
+
+    /// Whether a shard is present and holds its weights, or keeps none: workers may be sent to it.
+    pub fn is_ready(&self, shard: u32) -> bool {
+        match self.seats.get(shard as usize) {
+            None | Some(Seat::Vacant) => false,
+            Some(Seat::Attached) => !self.keeps(shard),
+            Some(Seat::Restored { .. }) => true,
+        }
+    }
+
+    /// Whether a step that was made is not recorded yet because shards still have to send their weights.
+    pub fn is_making(&self) -> bool {
+        self.made.is_some()
+    }
+
+    fn attach(&mut self, wanted: Option<u32>, actions: &mut Vec<CoordinatorAction>) {
+        let shards = self.seats.len() as u32;
+        let shard = match wanted {
+            Some(shard) if shard >= shards => {
+                return actions.push(CoordinatorAction::Refuse(NoSeat::Unknown { shard, shards }));
+            }
+            Some(shard) => Some(shard).filter(|&shard| self.seats[shard as usize] == Seat::Vacant),
+            None => (0..shards).find(|&shard| self.seats[shard as usize] == Seat::Vacant),
+        };
+        let Some(shard) = shard else { return actions.push(CoordinatorAction::Refuse(NoSeat::Taken)) };
+        self.seats[shard as usize] = Seat::Attached;
+        actions.push(CoordinatorAction::Admit { shard });
+        self.restore_if_present(actions);
+    }
+
+    fn lose(&mut self, shard: u32, actions: &mut Vec<CoordinatorAction>) {
+        let Some(seat) = self.seats.get_mut(shard as usize) else { return };
+        if std::mem::replace(seat, Seat::Vacant) == Seat::Vacant || !self.keeps(shard) {
+            return;
+        }
+        match self.closing {
+            Closing::No => {
+                self.abandon(actions);
+                actions.push(CoordinatorAction::Report(ServerEvent::ShardLost { shard }));
+            }
+            Closing::Since { .. } => {
+                self.closed(Err(Unfetched::Lost { shard: self.number_of(shard) }), actions);
+            }
+            Closing::Done => {}
+        }
+    }
+
+    /// Has all servers go back to what is saved, though no shard is lost.
+    fn rewind(&mut self, cause: RewindCause, actions: &mut Vec<CoordinatorAction>) {
+        match self.closing {
+            Closing::No => {
+                self.abandon(actions);
+                actions.push(CoordinatorAction::Report(ServerEvent::Rewind(cause)));
+                self.restore_if_present(actions);
+            }
+            Closing::Since { .. } => self.closed(Err(Unfetched::Tainted), actions),
+            Closing::Done => {}
+        }
+    }
+
+    /// The open step is made again, from older weights: what was fetched or made of it does not count, and nothing that
+    /// shards report does until they are restored.
+    fn abandon(&mut self, actions: &mut Vec<CoordinatorAction>) {
+        for seat in &mut self.seats {
+            if matches!(seat, Seat::Restored { .. }) && !self.planted.has(Defect::LateReportsCount) {
+                *seat = Seat::Attached;
+            }
+        }
+        self.gathered = None;
+        if self.made.take().is_some() {
+            actions.push(CoordinatorAction::Unmake);
+        }
+        if self.fetch.take().is_some() {
+            actions.push(CoordinatorAction::Forget { purpose: Purpose::Look });
+        }
+        if self.saving.take().is_some() {
+            actions.push(CoordinatorAction::Forget { purpose: Purpose::Save });
+        }
+    }
+
+    /// Once all shards are present, those that keep anything are given what was saved last.
+    fn restore_if_present(&mut self, actions: &mut Vec<CoordinatorAction>) {
+        let is_present = self.seats.iter().all(|&seat| seat != Seat::Vacant);
+        let is_restored = self.keepers().all(|shard| self.is_restored(shard));
+        if !is_present || is_restored || !matches!(self.closing, Closing::No) {
+            return;
+        }
+        // An answer to an earlier order must not be taken for one to this.
+        self.number += u64::from(!self.planted.has(Defect::OrderNumberUsedTwice) || self.number == 0);
+        self.seats.fill(Seat::Attached);
+        actions.push(CoordinatorAction::Restore { number: self.number });
+    }
+
+    fn loaded(&mut self, version: u64) {
+        self.version = version;
+        (self.gathered, self.decided, self.made) = (None, None, None);
+    }
+
+    fn restored(&mut self, shard: u32, number: u64, actions: &mut Vec<CoordinatorAction>) {
+        let Some(seat @ Seat::Attached) = self.seats.get_mut(shard as usize) else { return };
+        if number != self.number {
+            return;
+        }
+        *seat = Seat::Restored { measured: None };
+        let is_enough = self.planted.has(Defect::FirstRestoredIsEnough);
+        if is_enough || self.keepers().all(|shard| self.is_restored(shard)) {
+            actions.push(CoordinatorAction::Report(ServerEvent::Restored { version: self.version }));
+        }
+    }
+
+    /// Once all leaves are in here and at all shards, with the sums over all pieces.
+    fn decide(&mut self, actions: &mut Vec<CoordinatorAction>) {
+        let step = self.version;
+        let has_measured = |shard: u32| {
+            let seat = self.seats[shard as usize];
+            matches!(seat, Seat::Restored { measured } if measured == Some(step))
+        };
+        if self.gathered == Some(step) && self.decided != Some(step) && self.keepers().all(has_measured) {
+            self.decided = Some(step);
+            actions.push(CoordinatorAction::Decide { step });
+        }
+    }
+
+    fn made(&mut self, step: u64, is_last: bool, wanted: Wanted, actions: &mut Vec<CoordinatorAction>) {
+        self.version = step + 1;
+        // One checkpoint at a time is put together.
+        let wanted = Wanted { save: wanted.save && self.saving.is_none(), ..wanted };
+        self.made = Some(Made { step, is_last, wanted, is_over: false });
+        if self.keepers().next().is_some() {
+            let with_state = wanted.save || is_last && wanted.state;
+            if is_last || wanted.look {
+                self.fetch(Purpose::Look, with_state, actions);
+            } else if wanted.save {
+                self.fetch(Purpose::Save, with_state, actions);
+            }
+        }
+        self.end_step(actions);
+    }
+
+    fn fetch(&mut self, purpose: Purpose, with_state: bool, actions: &mut Vec<CoordinatorAction>) {
+        let version = self.version;
+        let fetch = Fetch::new(&self.chunks, version, with_state);
+        match purpose {
+            Purpose::Look => self.fetch = Some(fetch),
+            Purpose::Save => self.saving = Some(Saving { fetch, is_captured: false }),
+        }
+        actions.push(CoordinatorAction::Fetch { purpose, version, with_state });
+    }
+
+    fn arrived(&mut self, chunk: ChunkId, actions: &mut Vec<CoordinatorAction>) {
+        if self.fetch.as_mut().is_some_and(|fetch| fetch.take(chunk)) {
+            actions.push(CoordinatorAction::Keep { purpose: Purpose::Look });
+        }
+        if self.saving.as_mut().is_some_and(|saving| saving.fetch.take(chunk)) {
+            actions.push(CoordinatorAction::Keep { purpose: Purpose::Save });
+        }
+        self.end_step(actions);
+        self.save_if_complete(actions);
+        self.close_if_complete(actions);
+    }
+
+    /// The next step may begin once the shards have sent what it waits for, or, where that is only saved, have copied it.
+    fn end_step(&mut self, actions: &mut Vec<CoordinatorAction>) {
+        let is_looked_at = self.fetch.as_ref().is_none_or(Fetch::is_complete);
+        let is_copied = self.saving.as_ref().is_none_or(|saving| saving.fetch.is_begun());
+        let waits = !(is_looked_at && is_copied) && !self.planted.has(Defect::FetchNotAwaited);
+        let Some(made) = self.made.as_mut().filter(|made| !made.is_over && !waits) else { return };
+        made.is_over = true;
+        let step = made.step;
+        actions.push(CoordinatorAction::Report(match made.is_last {
+            true => ServerEvent::Concluded { step },
+            false => ServerEvent::Updated { step },
+        }));
+    }
+
+    /// A step that is over is recorded while workers compute the next one.
+    fn idle(&mut self, actions: &mut Vec<CoordinatorAction>) {
+        let Some(Made { step, is_last, wanted, .. }) = self.made.take_if(|made| made.is_over) else { return };
+        let version = step + 1;
+        actions.push(CoordinatorAction::Record { step });
+        if wanted.look {
+            actions.push(CoordinatorAction::Look { version });
+        }
+        if wanted.save {
+            actions.push(CoordinatorAction::Capture { version });
+            match &mut self.saving {
+                Some(saving) => saving.is_captured = true,
+                None => actions.push(CoordinatorAction::Save { purpose: Purpose::Look }),
+            }
+        }
+        self.save_if_complete(actions);
+        // The last weights are the run's result.
+        if !is_last && self.fetch.take().is_some() {
+            actions.push(CoordinatorAction::Forget { purpose: Purpose::Look });
+        }
+    }
+
+    fn save_if_complete(&mut self, actions: &mut Vec<CoordinatorAction>) {
+        let is_whole = |saving: &mut Saving| {
+            let is_here = saving.fetch.is_complete() || self.planted.has(Defect::SavedBeforeArrived);
+            saving.is_captured && is_here
+        };
+        if self.saving.take_if(is_whole).is_some() {
+            actions.push(CoordinatorAction::Save { purpose: Purpose::Save });
+        }
+    }
+
+    fn close(&mut self, now: Millis, with_state: bool, actions: &mut Vec<CoordinatorAction>) {
+        if !self.keepers().all(|shard| self.is_restored(shard)) {
+            return self.closed(Err(Unfetched::Absent), actions);
+        }
+        self.closing = Closing::Since { begun: now };
+        let is_enough = |fetch: &Fetch| fetch.version == self.version && (fetch.with_state || !with_state);
+        if self.keepers().next().is_some() && !self.fetch.as_ref().is_some_and(is_enough) {
+            self.fetch(Purpose::Look, with_state, actions);
+        }
+        self.close_if_complete(actions);
+    }
+
+    fn close_if_complete(&mut self, actions: &mut Vec<CoordinatorAction>) {
+        let is_complete = self.fetch.as_ref().is_none_or(Fetch::is_complete);
+        if matches!(self.closing, Closing::Since { .. }) && is_complete {
+            self.closed(Ok(()), actions);
+        }
+    }
+
+    fn closed(&mut self, result: Result<(), Unfetched>, actions: &mut Vec<CoordinatorAction>) {
+        self.closing = Closing::Done;
+        actions.push(CoordinatorAction::Closed(result));
+    }
+
+    /// The shards that keep a part of the weights.
+    fn keepers(&self) -> impl Iterator<Item = u32> + use<'_> {
+        (0..self.seats.len() as u32).filter(|&shard| self.keeps(shard))
+    }
+
+    fn keeps(&self, shard: u32) -> bool {
+        self.config.kept.get(shard as usize).is_some_and(|kept| !kept.is_empty())
+    }
+
+    fn is_restored(&self, shard: u32) -> bool {
+        matches!(self.seats.get(shard as usize), Some(Seat::Restored { .. }))
+    }
+
+    /// How users know a shard.
+    fn number_of(&self, shard: u32) -> u32 {
+        shard + self.config.first_shard
+    }
+}

@@ -1,0 +1,218 @@
+//! The logic of a shard that is not the coordinator: when it serves workers, makes a step, and reports.
+//!
+//! A shard needs no view of who takes part: it makes a step of its part as soon as all leaves are in. It outlives its
+//! coordinator's process, but not what that process has saved: whenever the coordinator attaches it anew or loses a server,
+//! the shard is given weights to resume from.
+
+use crate::event::Dismissal;
+use crate::shard_event::{ShardAction, ShardEvent, ShardReport};
+use ps_plan::planted::{Defect, Planted};
+use std::ops::Range;
+
+/// Serves workers, applies steps and reports to the coordinator.
+#[derive(Clone, Debug)]
+pub struct ShardCore {
+    kept: Range<usize>,
+    version: u64,
+    phase: Phase,
+    /// Whether reports reach the coordinator.
+    is_attached: bool,
+    planted: Planted,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    /// It holds no weights that the run resumes from.
+    Empty,
+    /// Weights are arriving: `missing` elements are not here yet.
+    Restoring { version: u64, number: u64, missing: usize },
+    /// Gathering the step that the version names.
+    Gathering,
+    /// All leaves are in, and the coordinator is to decide about the step.
+    Measured,
+    /// The coordinator has decided; the data plane makes the chunks.
+    Following,
+    /// The data plane commits the step.
+    Committing,
+    /// The result of the step is not finite. The coordinator ends the run, or has everybody go back.
+    Diverged,
+    /// Nothing happens any more.
+    Finished,
+}
+
+impl ShardCore {
+    /// A shard that was told to keep these elements and holds no weights yet.
+    pub fn new(kept: Range<usize>) -> Self {
+        ShardCore { kept, version: 0, phase: Phase::Empty, is_attached: true, planted: Planted::default() }
+    }
+
+    /// Plants a defect.
+    pub fn planted(self, planted: Planted) -> Self {
+        ShardCore { planted, ..self }
+    }
+
+    /// Steps applied to the weights that are kept here.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes in what has happened and appends what is to be done about it.
+    pub fn step(&mut self, event: ShardEvent, actions: &mut Vec<ShardAction>) {
+        if matches!(self.phase, Phase::Finished) {
+            return;
+        }
+        match event {
+            ShardEvent::Attached { kept } => self.attached(kept, actions),
+            ShardEvent::CoordinatorLost => self.coordinator_lost(),
+            ShardEvent::Dismissed(reason) => self.finish(reason, actions),
+            ShardEvent::Restore { version, number, elements } => {
+                self.restore(version, number, elements, actions);
+            }
+            ShardEvent::Arrived { version, elements } => self.arrived(version, elements, actions),
+            ShardEvent::Joined { worker } => actions.push(match self.holds_weights() {
+                true => ShardAction::Serve { worker },
+                // Weights of a version that the run may not resume from would be of no use to it.
+                false => ShardAction::TurnAway { worker },
+            }),
+            ShardEvent::WeightsWanted { worker } if self.holds_weights() => {
+                actions.push(ShardAction::Serve { worker });
+            }
+            ShardEvent::Refused { counted, why } => {
+                if let Some(step) = counted
+                    && !self.planted.has(Defect::TaintNotReported)
+                {
+                    self.report(ShardReport::Tainted { step, why }, actions);
+                }
+            }
+            ShardEvent::Gathered { step } => self.gathered(step, actions),
+            ShardEvent::Decided { step } => self.decided(step, actions),
+            ShardEvent::Completed { step } => self.completed(step, actions),
+            ShardEvent::Committed { step } => self.committed(step, actions),
+            ShardEvent::Diverged { step } => self.diverged(step, actions),
+            ShardEvent::WeightsAsked { version, with_state } if self.keeps(version) => {
+                actions.push(ShardAction::SendWeights { version, with_state });
+            }
+            ShardEvent::MissingAsked { step } if self.is_at(step) => {
+                self.report(ShardReport::Missing { step }, actions);
+            }
+            ShardEvent::WeightsWanted { .. }
+            | ShardEvent::WeightsAsked { .. }
+            | ShardEvent::MissingAsked { .. } => {}
+        }
+    }
+
+    /// Weights of another part are of no use.
+    fn attached(&mut self, kept: Range<usize>, actions: &mut Vec<ShardAction>) {
+        self.is_attached = true;
+        if kept != self.kept {
+            self.kept = kept.clone();
+            self.phase = Phase::Empty;
+            actions.extend([ShardAction::SendAllAway, ShardAction::Keep { kept }]);
+        }
+    }
+
+    /// What was arriving will not arrive any more. Workers are served as before: what they compute may still be of use to
+    /// them until the next coordinator sends them away.
+    fn coordinator_lost(&mut self) {
+        self.is_attached = false;
+        if matches!(self.phase, Phase::Restoring { .. }) {
+            self.phase = Phase::Empty;
+        }
+    }
+
+    fn restore(&mut self, version: u64, number: u64, elements: usize, actions: &mut Vec<ShardAction>) {
+        // What they send from now on may belong to a step that is made differently the next time.
+        if !self.planted.has(Defect::WorkersStayOnRestore) {
+            actions.push(ShardAction::SendAllAway);
+        }
+        if version == 0 {
+            actions.push(ShardAction::Begin);
+            self.restored(version, number, actions);
+        } else {
+            self.phase = Phase::Restoring { version, number, missing: elements };
+        }
+    }
+
+    fn arrived(&mut self, version: u64, elements: usize, actions: &mut Vec<ShardAction>) {
+        let Phase::Restoring { version: expected, number, missing } = &mut self.phase else { return };
+        if version != *expected {
+            return;
+        }
+        *missing = missing.saturating_sub(elements);
+        let number = *number;
+        if *missing == 0 || self.planted.has(Defect::ResumesFromFirstChunk) {
+            actions.push(ShardAction::Resume { version });
+            self.restored(version, number, actions);
+        }
+    }
+
+    fn restored(&mut self, version: u64, number: u64, actions: &mut Vec<ShardAction>) {
+        self.version = version;
+        self.phase = Phase::Gathering;
+        self.report(ShardReport::Restored { number }, actions);
+    }
+
+    fn gathered(&mut self, step: u64, actions: &mut Vec<ShardAction>) {
+        if matches!(self.phase, Phase::Gathering) && step == self.version {
+            self.phase = Phase::Measured;
+            actions.push(ShardAction::Measure { step });
+        }
+    }
+
+    fn decided(&mut self, step: u64, actions: &mut Vec<ShardAction>) {
+        if matches!(self.phase, Phase::Measured) && step == self.version {
+            self.phase = Phase::Following;
+            actions.push(ShardAction::Follow { step });
+        } else {
+            actions.push(ShardAction::WarnUselessVerdict { step });
+        }
+    }
+
+    fn completed(&mut self, step: u64, actions: &mut Vec<ShardAction>) {
+        if matches!(self.phase, Phase::Gathering | Phase::Following) && step == self.version {
+            self.phase = Phase::Committing;
+            actions.push(ShardAction::Commit { step });
+        }
+    }
+
+    fn committed(&mut self, step: u64, actions: &mut Vec<ShardAction>) {
+        if matches!(self.phase, Phase::Committing) && step == self.version {
+            self.version += 1;
+            self.phase = Phase::Gathering;
+            actions.push(ShardAction::ServeAll);
+            self.report(ShardReport::Applied { step }, actions);
+        }
+    }
+
+    fn diverged(&mut self, step: u64, actions: &mut Vec<ShardAction>) {
+        if matches!(self.phase, Phase::Committing) && step == self.version {
+            self.phase = Phase::Diverged;
+            actions.push(ShardAction::ServeAll);
+            self.report(ShardReport::Diverged { step }, actions);
+        }
+    }
+
+    fn finish(&mut self, reason: Dismissal, actions: &mut Vec<ShardAction>) {
+        self.phase = Phase::Finished;
+        actions.push(ShardAction::Finish(reason));
+    }
+
+    fn report(&self, report: ShardReport, actions: &mut Vec<ShardAction>) {
+        if self.is_attached {
+            actions.push(ShardAction::Report(report));
+        }
+    }
+
+    fn holds_weights(&self) -> bool {
+        !matches!(self.phase, Phase::Empty | Phase::Restoring { .. } | Phase::Finished)
+    }
+
+    fn is_at(&self, step: u64) -> bool {
+        self.holds_weights() && step == self.version
+    }
+
+    /// The weights before the last step stay until the next one begins, because the other servers may not have made it.
+    fn keeps(&self, version: u64) -> bool {
+        self.holds_weights() && (version == self.version || version + 1 == self.version)
+    }
+}
