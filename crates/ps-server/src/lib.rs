@@ -23,6 +23,7 @@ pub mod shard;
 mod shards;
 pub mod signals;
 pub mod transport;
+mod whole;
 
 pub use error::{ENDED, ServerError};
 pub use health::Health;

@@ -12,8 +12,9 @@ use crate::plane::{LocalGradients, new_plane};
 use crate::service::{Place, Service};
 use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
 use ps_config::{Difference, RunConfig};
-use ps_coord::{Departure, Dismissal, WorkerId};
-use ps_core::{Gradients, NUMERICS_VERSION, StepReport};
+use ps_coord::{Departure, Dismissal, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId};
+use ps_core::optim::Moved;
+use ps_core::{Gradients, NUMERICS_VERSION};
 use ps_net::limits::{self, CALL_TIMEOUT};
 use ps_net::security::Credential;
 use ps_net::{Attempts, Connection, Listener, Security};
@@ -24,6 +25,7 @@ use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
 use ps_proto::{Nonsense, Refusal, tensor};
 use ps_run::{Job, Meter, Part};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -150,6 +152,7 @@ pub async fn start(
         }
     });
     let driver = Driver {
+        core: ShardCore::new(kept.clone()),
         parameters: shape.parameters,
         plane: plane(&job, kept),
         gradients: None,
@@ -160,9 +163,9 @@ pub async fn start(
         meter: Arc::clone(&placement.meter),
         coordinator: None,
         address: placement.coordinator.clone(),
-        holding: Holding::Nothing,
-        has_diverged: false,
-        is_measured: false,
+        arriving: None,
+        verdict: None,
+        moved: Vec::new(),
     };
     let (orders, said) = mpsc::channel(WAITING_MESSAGES);
     tokio::spawn(coordinator.stay_in_touch(attached, link, orders));
@@ -202,8 +205,10 @@ enum Order {
     /// It has taken us, perhaps again and in another place: this is the way to it.
     Attached(Attached, mpsc::Sender<v1::FromShard>),
     Message(ToShardMessage),
-    /// It is gone and not there again within our patience, or wants none of us.
-    Lost(ServerError),
+    /// It can no longer be reached; we look for it.
+    Lost,
+    /// It did not come back within our patience, or does not take us.
+    Gone(ServerError),
 }
 
 /// Why the coordinator does not take us, and whether it may yet.
@@ -355,6 +360,9 @@ impl Coordinator {
                 }
             };
             warn!(address = self.placement.coordinator, "coordinator lost: {why}; looking for it again");
+            if orders.send(Order::Lost).await.is_err() {
+                return;
+            }
             let found = tokio::select! {
                 biased;
                 found = self.find() => found,
@@ -363,14 +371,15 @@ impl Coordinator {
             };
             (attached, (sender, stream)) = match found {
                 Ok(found) => found,
-                Err(error) => return drop(orders.send(Order::Lost(error)).await),
+                Err(error) => return drop(orders.send(Order::Gone(error)).await),
             };
         }
     }
 }
 
-/// The one task that owns the shard's data plane.
+/// The one task that owns the shard's logic and its data plane.
 struct Driver {
+    core: ShardCore,
     job: Arc<Job>,
     parameters: usize,
     /// Which shard it is, and what workers are told of it.
@@ -384,34 +393,23 @@ struct Driver {
     /// The way to the coordinator, if it has been there.
     coordinator: Option<mpsc::Sender<v1::FromShard>>,
     address: String,
-    holding: Holding,
-    has_diverged: bool,
-    /// Whether the coordinator was told that all leaves of the step in hand are in.
-    is_measured: bool,
+    /// The weights that the shard is to resume from, while they arrive.
+    arriving: Option<Arriving>,
+    /// The coordinator's last verdict, until it is carried out.
+    verdict: Option<ps_core::control::Verdict>,
+    /// How far the weights that are kept here moved in the last step, where that is looked at.
+    moved: Vec<Moved>,
 }
 
-/// What the shard holds.
-enum Holding {
-    /// Nothing that it knows the run to go on from.
-    Nothing,
-    /// What was given to it by now of what it is to go on from.
-    Arriving(Box<Arriving>),
-    /// The weights of its version.
-    Weights,
-}
-
-/// The state after `version` steps, on its way here.
+/// The state after some steps, on its way here.
 struct Arriving {
     version: u64,
-    number: u64,
     /// `[kept]`.
     weights: Vec<f32>,
     /// `[vectors, kept]`.
     state: Vec<f32>,
     /// Steps that the optimizer's state has seen.
     count: u64,
-    /// Elements that are not here yet.
-    missing: usize,
 }
 
 impl Driver {
@@ -420,23 +418,23 @@ impl Driver {
         mut inbox: mpsc::Receiver<Incoming>,
         mut orders: mpsc::Receiver<Order>,
     ) -> Result<Dismissal, ServerError> {
+        let (mut events, mut actions) = (VecDeque::new(), Vec::new());
         loop {
             tokio::select! {
                 biased;
-                order = orders.recv() => match order {
-                    Some(Order::Attached(attached, coordinator)) => {
-                        self.coordinator = Some(coordinator);
-                        self.take_place(attached);
+                order = orders.recv() => events.extend(self.obey(order.ok_or_else(ServerError::panicked)?)?),
+                incoming = inbox.recv() => {
+                    events.extend(self.receive(incoming.ok_or_else(ServerError::panicked)?));
+                }
+            }
+            while let Some(event) = events.pop_front() {
+                self.core.step(event, &mut actions);
+                for action in actions.drain(..) {
+                    if let ShardAction::Finish(reason) = action {
+                        return Ok(reason);
                     }
-                    Some(Order::Message(ToShardMessage::Dismissed(reason))) => return Ok(reason),
-                    Some(Order::Message(message)) => self.obey(message).await,
-                    Some(Order::Lost(error)) => return Err(error),
-                    None => return Err(ServerError::panicked()),
-                },
-                incoming = inbox.recv() => match incoming {
-                    Some(incoming) => self.receive(incoming).await,
-                    None => return Err(ServerError::panicked()),
-                },
+                    events.extend(self.perform(action).await);
+                }
             }
             for (worker, _) in self.peers.take_dropped() {
                 self.plane.forget(worker);
@@ -444,19 +442,76 @@ impl Driver {
         }
     }
 
-    async fn receive(&mut self, incoming: Incoming) {
+    /// What a message of the coordinator means to the shard's logic.
+    fn obey(&mut self, order: Order) -> Result<Option<ShardEvent>, ServerError> {
+        let message = match order {
+            Order::Attached(Attached { index, kept }, coordinator) => {
+                self.coordinator = Some(coordinator);
+                self.index.store(index, Ordering::Relaxed);
+                return Ok(Some(ShardEvent::Attached { kept }));
+            }
+            Order::Lost => return Ok(Some(ShardEvent::CoordinatorLost)),
+            Order::Gone(error) => return Err(error),
+            Order::Message(message) => message,
+        };
+        Ok(match message {
+            ToShardMessage::Restore { version, number, count } => {
+                let kept = self.plane.kept().len();
+                let state = self.plane.control().vectors().len() * kept;
+                self.arriving = (version > 0).then(|| Arriving {
+                    version,
+                    weights: vec![0.0; kept],
+                    state: vec![0.0; state],
+                    count,
+                });
+                Some(ShardEvent::Restore { version, number, elements: kept + state })
+            }
+            ToShardMessage::Weights(chunk) => self.arrived(chunk, |arriving| &mut arriving.weights),
+            ToShardMessage::State(vector, chunk) => {
+                let kept = self.plane.kept().len();
+                let vector = vector * kept..(vector + 1) * kept;
+                self.arrived(chunk, |arriving| arriving.state.get_mut(vector).unwrap_or_default())
+            }
+            ToShardMessage::Verdict(verdict) => {
+                let step = verdict.stride.step;
+                self.verdict = Some(verdict);
+                Some(ShardEvent::Decided { step })
+            }
+            ToShardMessage::WeightsWanted { version, state } => {
+                Some(ShardEvent::WeightsAsked { version, with_state: state })
+            }
+            ToShardMessage::MissingWanted(step) => Some(ShardEvent::MissingAsked { step }),
+            ToShardMessage::Dismissed(reason) => Some(ShardEvent::Dismissed(reason)),
+        })
+    }
+
+    /// Keeps a chunk of what the shard is to resume from; they come in order, each once.
+    fn arrived(
+        &mut self,
+        chunk: StateChunk,
+        values: impl FnOnce(&mut Arriving) -> &mut [f32],
+    ) -> Option<ShardEvent> {
+        let StateChunk { version, offset, bytes } = chunk;
+        let start = self.plane.kept().start;
+        let arriving = self.arriving.as_mut().filter(|arriving| arriving.version == version)?;
+        let elements = bytes.len() / 4;
+        // A vector that this run does not have is of no use.
+        if let Some(values) = values(arriving).get_mut(offset - start..offset - start + elements) {
+            tensor::read(&bytes, values);
+        }
+        Some(ShardEvent::Arrived { version, elements })
+    }
+
+    /// What a message of a worker or a caller means to the shard's logic.
+    fn receive(&mut self, incoming: Incoming) -> Vec<ShardEvent> {
         match incoming {
             Incoming::Joined { worker, peer } => {
                 self.peers.admit(worker, peer);
-                match self.holding {
-                    Holding::Weights => self.peers.serve(worker, &self.plane),
-                    // Of a version that nobody is at it would be of no use.
-                    _ => self.part(worker, Some(Refusal::NotReady)),
-                }
+                return vec![ShardEvent::Joined { worker }];
             }
-            Incoming::Message { worker, message } => self.hear(worker, message).await,
+            Incoming::Message { worker, message } => return self.hear(worker, message),
             Incoming::Left { worker, reason: Departure::Misbehaved(why) } => {
-                self.refuse(worker, Nonsense::new(why)).await;
+                return vec![self.refuse(worker, Nonsense::new(why))];
             }
             Incoming::Left { worker, .. } => self.part(worker, None),
             // Whoever asked may be gone, here and below.
@@ -477,100 +532,13 @@ impl Driver {
             }
             Incoming::Shard { .. } | Incoming::Stop => {}
         }
+        Vec::new()
     }
 
-    /// The coordinator says what is kept here. Where that is something else than before, what is here is of no use.
-    fn take_place(&mut self, Attached { index, kept }: Attached) {
-        self.index.store(index, Ordering::Relaxed);
-        if kept != self.plane.kept() {
-            info!(index, elements = ?kept, "this shard keeps another part from now on");
-            self.send_all_away();
-            self.holding = Holding::Nothing;
-            self.plane = plane(&self.job, kept.clone());
-            self.service.keep(kept);
-        }
-    }
-
-    fn send_all_away(&mut self) {
-        let workers: Vec<WorkerId> = self.peers.ids().collect();
-        workers.into_iter().for_each(|worker| self.part(worker, Some(Refusal::Rewound)));
-    }
-
-    async fn obey(&mut self, message: ToShardMessage) {
-        match message {
-            ToShardMessage::WeightsWanted { version, state } => self.send_weights(version, state),
-            ToShardMessage::Restore { version, number, count } => {
-                self.has_diverged = false;
-                self.is_measured = false;
-                self.send_all_away();
-                if version == 0 {
-                    self.plane.restart();
-                    return self.is_restored(number).await;
-                }
-                let kept = self.plane.kept().len();
-                let state = self.plane.control().vectors().len() * kept;
-                self.holding = Holding::Arriving(Box::new(Arriving {
-                    version,
-                    number,
-                    weights: vec![0.0; kept],
-                    state: vec![0.0; state],
-                    count,
-                    missing: kept + state,
-                }));
-            }
-            ToShardMessage::Weights(chunk) => self.take_state(chunk, |arriving| &mut arriving.weights).await,
-            ToShardMessage::State(vector, chunk) => {
-                let kept = self.plane.kept().len();
-                let vector = vector * kept..(vector + 1) * kept;
-                self.take_state(chunk, |arriving| arriving.state.get_mut(vector).unwrap_or_default()).await
-            }
-            ToShardMessage::Verdict(verdict) => self.follow(verdict).await,
-            ToShardMessage::MissingWanted(step) if step == self.plane.version() => {
-                let missing = convert::missing(step, &self.plane.missing());
-                self.tell(from_shard::Message::Missing(missing)).await;
-            }
-            ToShardMessage::MissingWanted(_) | ToShardMessage::Dismissed(_) => {}
-        }
-    }
-
-    /// Takes a chunk of what the shard is to go on from; they come in order, each once.
-    async fn take_state(&mut self, chunk: StateChunk, values: impl FnOnce(&mut Arriving) -> &mut [f32]) {
-        let StateChunk { version, offset, bytes } = chunk;
-        let start = self.plane.kept().start;
-        let Holding::Arriving(arriving) = &mut self.holding else { return };
-        let at = offset - start..offset - start + bytes.len() / 4;
-        if arriving.version != version {
-            return;
-        }
-        arriving.missing = arriving.missing.saturating_sub(at.len());
-        // A vector that this run does not have is of no use.
-        if let Some(values) = values(arriving).get_mut(at) {
-            tensor::read(&bytes, values);
-        }
-        if arriving.missing == 0 {
-            let number = arriving.number;
-            self.plane.restore(version, &arriving.weights, &arriving.state);
-            self.plane.control_mut().follow(arriving.count);
-            self.is_restored(number).await;
-        }
-    }
-
-    async fn is_restored(&mut self, number: u64) {
-        info!(version = self.plane.version(), "this shard goes on from here");
-        self.holding = Holding::Weights;
-        self.tell(from_shard::Message::Restored(v1::ShardRestored { number })).await;
-    }
-
-    /// Says something to the coordinator. If it is gone, its stream's end says so.
-    async fn tell(&self, message: from_shard::Message) {
-        if let Some(coordinator) = &self.coordinator {
-            let _ = coordinator.send(from_shard(message)).await;
-        }
-    }
-
-    async fn hear(&mut self, worker: WorkerId, message: WorkerMessage) {
+    fn hear(&mut self, worker: WorkerId, message: WorkerMessage) -> Vec<ShardEvent> {
+        let mut events = Vec::new();
         if self.peers.get(worker).is_none() {
-            return;
+            return events;
         }
         let oldest = self.plane.oldest();
         let mut recompute = LocalGradients { job: &self.job, gradients: &mut self.gradients };
@@ -588,7 +556,7 @@ impl Driver {
             WorkerMessage::NodeDone(done) => self.plane.take_end(worker, done).map(|_| None),
             WorkerMessage::WeightsWanted => {
                 self.peers.lacks_weights(worker);
-                self.peers.serve(worker, &self.plane);
+                events.push(ShardEvent::WeightsWanted { worker });
                 Ok(None)
             }
             WorkerMessage::Goodbye(_) => {
@@ -600,48 +568,123 @@ impl Driver {
         match taken {
             Ok(Some(part)) => self.peers.broadcast(&part),
             Ok(None) => {}
-            Err(rejected) => self.refuse(worker, rejected.into()).await,
+            Err(rejected) => events.push(self.refuse(worker, rejected.into())),
         }
         if self.plane.oldest() > oldest {
             self.serve_all();
         }
-        if self.plane.is_held() && self.plane.is_gathered() && !self.has_diverged && !self.is_measured {
-            self.is_measured = true;
-            let measured = convert::measured(self.plane.version(), &self.plane.measure());
-            self.tell(from_shard::Message::Measured(measured)).await;
-        }
-        self.commit_if_complete().await;
+        events.extend(self.progress());
+        events
     }
 
-    /// Ends the stream of a worker that has sent what cannot be right. If it is part of a step that may not be made
-    /// everywhere, the coordinator has all go back to what is saved.
-    async fn refuse(&mut self, worker: WorkerId, nonsense: Nonsense) {
-        let (reason, step) = (nonsense.to_string(), self.plane.counted_at(worker));
-        info!(%worker, "worker dropped: {reason}");
+    /// What the step in hand has come to.
+    fn progress(&self) -> Option<ShardEvent> {
+        let step = self.plane.version();
+        match self.plane.is_held() {
+            true => self.plane.is_gathered().then_some(ShardEvent::Gathered { step }),
+            false => self.plane.is_complete().then_some(ShardEvent::Completed { step }),
+        }
+    }
+
+    /// Ends the stream of a worker that has sent what cannot be right.
+    fn refuse(&mut self, worker: WorkerId, nonsense: Nonsense) -> ShardEvent {
+        let (why, counted) = (nonsense.to_string(), self.plane.counted_at(worker));
+        info!(%worker, "worker dropped: {why}");
         self.part(worker, Some(nonsense.into()));
-        if let Some(step) = step {
-            self.tell(from_shard::Message::Tainted(v1::ShardTainted { step, reason })).await;
-        }
+        ShardEvent::Refused { counted, why }
     }
 
-    /// Makes the step that was waiting for this.
-    async fn follow(&mut self, verdict: ps_core::control::Verdict) {
-        let step = verdict.stride.step;
-        let is_open = step == self.plane.version() && self.plane.is_held() && self.plane.is_gathered();
-        if !is_open || !self.plane.control().can(&verdict) {
+    async fn perform(&mut self, action: ShardAction) -> Option<ShardEvent> {
+        match action {
+            ShardAction::Keep { kept } => {
+                let index = self.index.load(Ordering::Relaxed);
+                info!(index, elements = ?kept, "this shard keeps another part from now on");
+                self.plane = plane(&self.job, kept.clone());
+                self.service.keep(kept);
+            }
+            ShardAction::SendAllAway => {
+                let workers: Vec<WorkerId> = self.peers.ids().collect();
+                workers.into_iter().for_each(|worker| self.part(worker, Some(Refusal::Rewound)));
+            }
+            ShardAction::Serve { worker } => self.peers.serve(worker, &self.plane),
+            ShardAction::ServeAll => self.serve_all(),
+            ShardAction::TurnAway { worker } => self.part(worker, Some(Refusal::NotReady)),
+            ShardAction::Begin => {
+                self.plane.restart();
+                info!(version = 0, "this shard resumes from here");
+            }
+            ShardAction::Resume { version } => {
+                if let Some(Arriving { weights, state, count, .. }) = self.arriving.take() {
+                    self.plane.restore(version, &weights, &state);
+                    self.plane.control_mut().follow(count);
+                    info!(version, "this shard resumes from here");
+                }
+            }
+            ShardAction::Measure { step } => {
+                let measured = convert::measured(step, &self.plane.measure());
+                self.send(from_shard::Message::Measured(measured)).await;
+            }
+            ShardAction::Follow { step } => return self.follow(step),
+            ShardAction::Commit { step } => return Some(self.commit(step)),
+            ShardAction::Report(report) => {
+                let message = self.message(report);
+                self.send(message).await;
+            }
+            ShardAction::SendWeights { version, with_state } => self.send_weights(version, with_state),
+            ShardAction::WarnUselessVerdict { step } => {
+                warn!(step, "a verdict came that this shard has no use for");
+            }
+            // The loop ends there.
+            ShardAction::Finish(_) => {}
+        }
+        None
+    }
+
+    /// Makes the chunks of the step that was waiting for the verdict.
+    fn follow(&mut self, step: u64) -> Option<ShardEvent> {
+        let verdict = self.verdict.take()?;
+        if !self.plane.control().can(&verdict) {
             warn!(step, "a verdict came that this shard has no use for");
-            return;
+            return None;
         }
         self.plane.follow(verdict);
         for part in self.plane.release() {
             self.peers.broadcast(&part);
         }
-        self.commit_if_complete().await;
+        self.progress()
     }
 
-    async fn commit_if_complete(&mut self) {
-        if self.plane.is_complete() && !self.has_diverged {
-            self.commit().await;
+    fn commit(&mut self, step: u64) -> ShardEvent {
+        self.moved = self.plane.measure_way();
+        let begun = std::time::Instant::now();
+        let committed = self.plane.commit(&[]);
+        self.meter.spend(Part::Update, begun.elapsed());
+        match committed {
+            Ok(_) => ShardEvent::Committed { step },
+            Err(_) => ShardEvent::Diverged { step },
+        }
+    }
+
+    fn message(&mut self, report: ShardReport) -> from_shard::Message {
+        match report {
+            ShardReport::Restored { number } => from_shard::Message::Restored(v1::ShardRestored { number }),
+            ShardReport::Applied { step } => {
+                from_shard::Message::Applied(convert::applied(step, &std::mem::take(&mut self.moved)))
+            }
+            ShardReport::Diverged { step } => from_shard::Message::Diverged(v1::ShardDiverged { step }),
+            ShardReport::Tainted { step, why } => {
+                from_shard::Message::Tainted(v1::ShardTainted { step, reason: why })
+            }
+            ShardReport::Missing { step } => {
+                from_shard::Message::Missing(convert::missing(step, &self.plane.missing()))
+            }
+        }
+    }
+
+    /// Sends a message to the coordinator. If it is gone, its stream's end reports it.
+    async fn send(&self, message: from_shard::Message) {
+        if let Some(coordinator) = &self.coordinator {
+            let _ = coordinator.send(from_shard(message)).await;
         }
     }
 
@@ -652,30 +695,11 @@ impl Driver {
         }
     }
 
-    /// All chunks of the step are made.
-    async fn commit(&mut self) {
-        let step = self.plane.version();
-        let moved = self.plane.measure_way();
-        self.is_measured = false;
-        let begun = std::time::Instant::now();
-        let committed = self.plane.commit(&[]);
-        self.meter.spend(Part::Update, begun.elapsed());
-        let message = match committed {
-            Ok(StepReport { .. }) => from_shard::Message::Applied(convert::applied(step, &moved)),
-            Err(_) => {
-                self.has_diverged = true;
-                from_shard::Message::Diverged(v1::ShardDiverged { step })
-            }
-        };
-        self.serve_all();
-        self.tell(message).await;
-    }
-
     /// Sends the coordinator what is kept here as it is now, while rounds go on.
-    fn send_weights(&self, version: u64, state: bool) {
+    fn send_weights(&self, version: u64, with_state: bool) {
         let Some(coordinator) = self.coordinator.clone() else { return };
         let Some(weights) = self.plane.parts_at(version) else { return };
-        let state = if state { self.plane.state_at(version) } else { Vec::new() };
+        let state = if with_state { self.plane.state_at(version) } else { Vec::new() };
         let parameters = self.parameters;
         tokio::spawn(async move {
             let chunk = |(offset, bytes)| convert::weights_chunk(version, offset, parameters, bytes);
@@ -685,7 +709,7 @@ impl Driver {
                 from_shard::Message::State(convert::state_part(version, vector, offset, parameters, bytes))
             };
             for message in weights.chain(state.into_iter().map(part)) {
-                // If the coordinator is gone, its stream's end says so.
+                // If the coordinator is gone, its stream's end reports it.
                 if coordinator.send(from_shard(message)).await.is_err() {
                     return;
                 }

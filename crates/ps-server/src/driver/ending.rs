@@ -1,0 +1,211 @@
+//! The end of a run: what is fetched and saved, what it gives, and who is told.
+
+use super::{Driver, Incoming, reach};
+use crate::peers::Peers;
+use crate::shards::Shards;
+use crate::whole::whole;
+use crate::{Finished, ServerError};
+use ps_coord::{CoordinatorEvent, Dismissal, Outcome, Purpose, ServerAction, Unfetched};
+use ps_net::limits::SHARD_ANSWER_TIMEOUT;
+use ps_proto::{Refusal, convert};
+use ps_run::FolderError;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
+
+impl Driver {
+    /// Records the last step, and has the whole weights here and saved where the run can be resumed.
+    ///
+    /// # Errors
+    /// The run cannot be saved or loaded any more.
+    pub(super) async fn close(
+        &mut self,
+        outcome: &Outcome,
+        inbox: &mut mpsc::Receiver<Incoming>,
+    ) -> Result<(), FolderError> {
+        self.blame_the_slowest();
+        // Before fetching what is to be saved: recording a step drops what was fetched to be looked at.
+        self.idle()?;
+        let is_resumable = match outcome {
+            Outcome::Stopped { .. } | Outcome::Ended { .. } | Outcome::TooFewWorkers { .. } => true,
+            // The last step was not over before its weights were here.
+            Outcome::Done => false,
+            Outcome::Diverged { .. } | Outcome::ShardsMissing { .. } => false,
+        };
+        if !is_resumable {
+            return Ok(());
+        }
+        let with_state = self.recorder.has_checkpoints();
+        self.coordinate(CoordinatorEvent::Closing { with_state });
+        while self.closed.is_none() {
+            let deadline = self.coordinator.deadline();
+            let incoming = tokio::select! {
+                biased;
+                incoming = inbox.recv() => incoming,
+                () = reach(self.started, deadline) => {
+                    self.coordinate(CoordinatorEvent::Timeout);
+                    continue;
+                }
+            };
+            match incoming {
+                // The round logic is over.
+                Some(incoming) => drop(self.receive(incoming)),
+                None => break,
+            }
+        }
+        match self.closed {
+            Some(Ok(())) if self.recorder.has_checkpoints() => {
+                let own = self.own();
+                let (progress, weights, state) = own.joined(&self.job, self.fetched.get(&Purpose::Look));
+                self.recorder.checkpoint(progress, weights, state)
+            }
+            Some(Ok(())) => Ok(()),
+            Some(Err(why)) => self.fall_back(&unfetched(why)),
+            None => self.fall_back("the service has ended"),
+        }
+    }
+
+    /// Without the shards' weights, what was saved last is what there is.
+    fn fall_back(&mut self, why: &str) -> Result<(), FolderError> {
+        warn!("the last weights are not available: {why}; going back to what is saved");
+        self.made = None;
+        self.fallen_back = Some(match self.saved_last()? {
+            Some(found) => (found.progress.step, found.weights),
+            None => (0, self.job.model.initial(self.job.plan.seed)),
+        });
+        Ok(())
+    }
+
+    /// The whole weights, `[parameters]`: those kept here, and those fetched from the other shards.
+    pub(super) fn weights(&self) -> Vec<f32> {
+        let parameters = self.job.model.parameters();
+        whole(parameters, &self.plane.kept_parts(), self.fetched.get(&Purpose::Look), 0)
+    }
+
+    /// The weights that the run gives, of which the last step is made.
+    fn result(&mut self) -> Vec<f32> {
+        let mut weights = self.weights();
+        if self.recorder.keeps_end() {
+            let (_, _, state) = self.own().joined(&self.job, self.fetched.get(&Purpose::Look));
+            let control = self.plane.control().state().clone();
+            self.recorder.keep_end(self.plane.version(), control, weights.clone(), state);
+        }
+        let validation = self.recorder.validate(&self.job, &weights);
+        if self.job.control.early_stopping.is_some() && !self.recorder.is_concluded() {
+            let (_, _, state) = self.own().joined(&self.job, self.fetched.get(&Purpose::Look));
+            if let Some(event) = self.plane.control().close(&mut weights, &state, validation.as_ref()) {
+                self.recorder.event(self.plane.version(), &event);
+            }
+        }
+        weights
+    }
+
+    /// Writes the results, and then tells everybody.
+    pub(super) fn end<T>(
+        mut self,
+        outcome: Outcome,
+        farewells: Vec<ServerAction>,
+        finish: impl FnOnce(Finished) -> Result<T, FolderError>,
+    ) -> Result<T, ServerError> {
+        let is_done = outcome == Outcome::Done;
+        let is_ended = matches!(outcome, Outcome::Ended { .. });
+        let reason = dismissal(&outcome);
+        // What each worker did in the last steps is shown, too.
+        if self.recorder.board().is_watched() {
+            self.show_now();
+        }
+        let result = match outcome {
+            Outcome::Done => Ok((self.plane.version(), self.result())),
+            Outcome::Stopped { .. } | Outcome::Ended { .. } => {
+                Ok(self.fallen_back.take().unwrap_or_else(|| (self.plane.version(), self.weights())))
+            }
+            Outcome::TooFewWorkers { present, needed, waited_ms } => {
+                let waited = Duration::from_millis(waited_ms);
+                Err(ServerError::TooFewWorkers { present, needed, waited })
+            }
+            Outcome::ShardsMissing { shards, waited_ms } => {
+                Err(ServerError::ShardsMissing { shards, waited: Duration::from_millis(waited_ms) })
+            }
+            Outcome::Diverged { .. } => Err(ServerError::Diverged(
+                self.diverged.take().expect("the data plane reported that it diverged"),
+            )),
+        };
+        let Driver { job, recorder, mut peers, shards, enders, .. } = self;
+        let mut saved = None;
+        let ended = match result {
+            Ok((version, weights)) => {
+                match finish(Finished { job, recorder, weights, version, is_done, is_ended }) {
+                    Ok(result) => {
+                        saved = Some(version);
+                        Ok(result)
+                    }
+                    Err(error) => return Err(report_unsaved(&shards, &mut peers, enders, error)),
+                }
+            }
+            Err(error) => {
+                recorder.abandon(&error);
+                Err(error)
+            }
+        };
+        for farewell in farewells {
+            if let ServerAction::Dismiss { worker, reason } = farewell {
+                debug!(%worker, %reason, "worker dismissed");
+                peers.message(worker, convert::dismissed(&reason));
+                peers.part(worker, None);
+            }
+        }
+        shards.dismiss(&reason);
+        // An administrator who came too late is told that the server is ending.
+        if let Some(version) = saved.filter(|_| is_done || is_ended) {
+            enders.into_iter().for_each(|ender| drop(ender.send(Ok(version))));
+        }
+        ended
+    }
+
+    pub(super) fn unsaved(mut self, error: FolderError) -> ServerError {
+        self.recorder.abandon(&error);
+        report_unsaved(&self.shards, &mut self.peers, self.enders, error)
+    }
+}
+
+/// What the other shards are told.
+fn dismissal(outcome: &Outcome) -> Dismissal {
+    match outcome {
+        Outcome::Done => Dismissal::Done,
+        Outcome::Stopped { .. } => Dismissal::Stopped("the coordinator was stopped".into()),
+        Outcome::Ended { .. } => Dismissal::Ended("the run was ended on request".into()),
+        Outcome::Diverged { .. } => Dismissal::Failed("training diverged".into()),
+        Outcome::TooFewWorkers { .. } => Dismissal::Failed("too few workers".into()),
+        Outcome::ShardsMissing { .. } => Dismissal::Failed("shards are missing".into()),
+    }
+}
+
+fn unfetched(why: Unfetched) -> String {
+    match why {
+        Unfetched::Absent => "not all shards are present".into(),
+        Unfetched::Lost { shard } => format!("shard {shard} is gone"),
+        Unfetched::Tainted => "a worker was refused whose sums some shards may hold".into(),
+        Unfetched::Late { .. } => {
+            format!("no weights of the shards within {} s", SHARD_ANSWER_TIMEOUT.as_secs())
+        }
+    }
+}
+
+/// The run cannot be saved: everybody is told why, and fails with it.
+fn report_unsaved(
+    shards: &Shards,
+    peers: &mut Peers,
+    enders: Vec<oneshot::Sender<Result<u64, Refusal>>>,
+    error: FolderError,
+) -> ServerError {
+    let reason = Dismissal::Failed(format!("the run cannot be saved: {error}"));
+    for worker in peers.ids().collect::<Vec<_>>() {
+        peers.message(worker, convert::dismissed(&reason));
+        peers.part(worker, None);
+    }
+    shards.dismiss(&reason);
+    for ender in enders {
+        let _ = ender.send(Err(Refusal::Unsaved(format!("the run cannot be saved: {error}"))));
+    }
+    ServerError::Unsaved(error)
+}

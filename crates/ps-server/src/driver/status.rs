@@ -1,0 +1,144 @@
+//! What others are shown of the run: its status, the board, and log lines with the workers' names.
+
+use super::{Driver, millis};
+use crate::peers::Peer;
+use ps_coord::{WorkerId, WorkerStatus};
+use ps_proto::v1;
+use ps_run::{WorkerRow, WorkerStanding};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A worker that was waited for less than this is not worth a word in the summary.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+/// Workers whose names follow a log line. A line stays a line: the first few are enough.
+const NAMED: usize = 4;
+
+/// Names and addresses of all workers that ever were admitted.
+#[derive(Default)]
+pub(super) struct Roster(BTreeMap<WorkerId, (String, String)>);
+
+impl Roster {
+    pub fn note(&mut self, worker: WorkerId, peer: &Peer) {
+        self.0.insert(worker, (peer.name.clone(), peer.address.clone()));
+    }
+
+    /// A worker's name and address.
+    pub fn find(&self, worker: WorkerId) -> Option<(String, String)> {
+        self.0.get(&worker).cloned()
+    }
+
+    /// A worker's id and name.
+    pub fn lane(&self, worker: WorkerId) -> String {
+        self.0.get(&worker).map_or_else(|| worker.to_string(), |(name, _)| format!("{worker} {name}"))
+    }
+
+    /// A line of the round logic, which names workers by id, followed by the names and addresses of these.
+    pub fn named(&self, line: &impl Display, workers: &[WorkerId]) -> String {
+        let known = workers.iter().filter_map(|id| Some((id, self.0.get(id)?))).take(NAMED);
+        let names: Vec<String> =
+            known.map(|(id, (name, address))| format!("{id}: {name} at {address}")).collect();
+        if names.is_empty() { line.to_string() } else { format!("{line} [{}]", names.join(", ")) }
+    }
+}
+
+/// What is shown besides what the round logic knows.
+pub(super) struct Watch {
+    fingerprints: v1::Fingerprints,
+    /// The mean loss of the last step's batch.
+    pub loss: f64,
+    /// When the board was last updated.
+    shown: Option<Instant>,
+}
+
+impl Watch {
+    /// The board is updated this often while somebody watches.
+    pub const EVERY: Duration = Duration::from_millis(250);
+
+    pub fn new(fingerprints: v1::Fingerprints) -> Self {
+        Watch { fingerprints, loss: f64::NAN, shown: None }
+    }
+}
+
+impl Driver {
+    /// Shows those who watch where the run and its workers stand, now and then.
+    pub(super) fn show(&mut self) {
+        let is_recent = self.watch.shown.is_some_and(|shown| shown.elapsed() < Watch::EVERY);
+        if self.recorder.board().is_watched() && !is_recent {
+            self.show_now();
+        }
+    }
+
+    pub(super) fn show_now(&mut self) {
+        self.watch.shown = Some(Instant::now());
+        let (status, now) = (self.core.status(), self.now());
+        let activity = self.roster.named(&status.waits_for, &status.waits_for.workers());
+        let row = |worker: WorkerStatus| {
+            let peer = self.peers.get(worker.worker)?;
+            Some(WorkerRow {
+                id: worker.worker.0,
+                name: peer.name.clone(),
+                address: peer.address.clone(),
+                standing: WorkerStanding::Known(worker.state),
+                leaves: worker.leaves,
+                sums: worker.contributions,
+                speed: worker.speed.unwrap_or(0.0),
+                silent_ms: now.saturating_sub(worker.last_heard),
+                held_up_ms: worker.held_up_ms,
+            })
+        };
+        let board = self.recorder.board();
+        board.tell(|seen| {
+            (seen.rescued, seen.audited) = (status.rescued, status.audited);
+            seen.activity = activity;
+            seen.waited = Duration::from_millis(now.saturating_sub(status.since));
+            seen.workers = status.workers.into_iter().filter_map(row).collect();
+        });
+        board.checkpoint(self.recorder.durable());
+    }
+
+    pub(super) fn status(&self) -> v1::StatusReply {
+        let (status, now) = (self.core.status(), self.now());
+        let workers = status.workers.iter().filter_map(|worker| {
+            let peer = self.peers.get(worker.worker)?;
+            Some(v1::WorkerStatus {
+                worker_id: worker.worker.0,
+                name: peer.name.clone(),
+                address: peer.address.clone(),
+                nodes: worker.contributions,
+                state: worker.state.to_string(),
+                leaves: worker.leaves,
+                silent_ms: now.saturating_sub(worker.last_heard),
+                leaves_per_second: worker.speed.unwrap_or(0.0),
+                held_up_ms: worker.held_up_ms,
+            })
+        });
+        let (checkpoint, age) = self.recorder.durable().unwrap_or_default();
+        v1::StatusReply {
+            version: status.version,
+            steps: status.steps,
+            state: self.roster.named(&status.waits_for, &status.waits_for.workers()),
+            workers: workers.collect(),
+            loss: self.watch.loss,
+            fingerprints: Some(self.watch.fingerprints.clone()),
+            waited_ms: now.saturating_sub(status.since),
+            checkpoint,
+            checkpoint_age_ms: millis(age),
+            rescued_leaves: status.rescued,
+            audited_nodes: status.audited,
+        }
+    }
+
+    /// Tells the recorder whom the run waited for, if it was long enough to matter.
+    pub(super) fn blame_the_slowest(&mut self) {
+        let slowest = self.core.status().workers.into_iter().max_by_key(|worker| worker.held_up_ms);
+        let Some(slowest) = slowest else { return };
+        let waited = Duration::from_millis(slowest.held_up_ms);
+        if waited >= WORTH_TELLING && 20 * waited >= Duration::from_millis(self.now()) {
+            let unknown = || (slowest.worker.to_string(), "an unknown address".to_owned());
+            let (name, address) = self.roster.find(slowest.worker).unwrap_or_else(unknown);
+            self.recorder.blame(format!("{name} at {address}"), waited);
+        }
+    }
+}
