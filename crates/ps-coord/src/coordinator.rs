@@ -6,20 +6,17 @@
 //! the order in which a step is made, recorded and saved.
 
 use crate::event::{Millis, ServerEvent};
-use crate::fetch::{Chunks, Fetch};
+use crate::fetch::Fetch;
 use crate::notice::RewindCause;
 use crate::shard_event::{ChunkId, CoordinatorAction, CoordinatorEvent, NoSeat, Purpose, Unfetched, Wanted};
 use ps_plan::planted::{Defect, Planted};
-use std::ops::Range;
 
 /// The layout of the weights among the other shards.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
-    /// The elements that each of the other shards keeps. Those that keep none come last: they are admitted, and nothing
-    /// waits for them but the beginning.
-    pub kept: Vec<Range<usize>>,
-    /// Elements of a chunk, but for the last.
-    pub chunk_elements: usize,
+    /// The first elements of the chunks that each of the other shards keeps, ascending. A shard may keep none: it must be
+    /// present before the run begins, but is never restored or missed.
+    pub chunks: Vec<Vec<usize>>,
     /// Vectors of the optimizer's state, each as long as the weights.
     pub state_vectors: usize,
     /// The number by which users know the first of these shards.
@@ -34,7 +31,6 @@ pub struct CoordinatorConfig {
 #[derive(Clone, Debug)]
 pub struct CoordinatorCore {
     config: CoordinatorConfig,
-    chunks: Chunks,
     /// In the order of the shards' numbers.
     seats: Vec<Seat>,
     /// Counts the times that all shards were given weights.
@@ -98,8 +94,7 @@ impl CoordinatorCore {
     /// A coordinator to which no shard is attached.
     pub fn new(config: CoordinatorConfig) -> Self {
         CoordinatorCore {
-            chunks: Chunks::new(&config.kept, config.chunk_elements, config.state_vectors),
-            seats: vec![Seat::Vacant; config.kept.len()],
+            seats: vec![Seat::Vacant; config.chunks.len()],
             number: 0,
             version: config.start_version,
             gathered: None,
@@ -194,11 +189,6 @@ impl CoordinatorCore {
             Some(Seat::Attached) => !self.keeps(shard),
             Some(Seat::Restored { .. }) => true,
         }
-    }
-
-    /// Whether a step that was made is not recorded yet because shards still have to send their weights.
-    pub fn is_making(&self) -> bool {
-        self.made.is_some()
     }
 
     fn attach(&mut self, wanted: Option<u32>, actions: &mut Vec<CoordinatorAction>) {
@@ -327,7 +317,8 @@ impl CoordinatorCore {
 
     fn fetch(&mut self, purpose: Purpose, with_state: bool, actions: &mut Vec<CoordinatorAction>) {
         let version = self.version;
-        let fetch = Fetch::new(&self.chunks, version, with_state);
+        let CoordinatorConfig { chunks, state_vectors, .. } = &self.config;
+        let fetch = Fetch::new(chunks, version, *state_vectors, with_state);
         match purpose {
             Purpose::Look => self.fetch = Some(fetch),
             Purpose::Save => self.saving = Some(Saving { fetch, is_captured: false }),
@@ -351,8 +342,8 @@ impl CoordinatorCore {
     fn end_step(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let is_looked_at = self.fetch.as_ref().is_none_or(Fetch::is_complete);
         let is_copied = self.saving.as_ref().is_none_or(|saving| saving.fetch.is_begun());
-        let waits = !(is_looked_at && is_copied) && !self.planted.has(Defect::FetchNotAwaited);
-        let Some(made) = self.made.as_mut().filter(|made| !made.is_over && !waits) else { return };
+        let may_begin = is_looked_at && is_copied || self.planted.has(Defect::FetchNotAwaited);
+        let Some(made) = self.made.as_mut().filter(|made| !made.is_over && may_begin) else { return };
         made.is_over = true;
         let step = made.step;
         actions.push(CoordinatorAction::Report(match made.is_last {
@@ -423,7 +414,7 @@ impl CoordinatorCore {
     }
 
     fn keeps(&self, shard: u32) -> bool {
-        self.config.kept.get(shard as usize).is_some_and(|kept| !kept.is_empty())
+        self.config.chunks.get(shard as usize).is_some_and(|chunks| !chunks.is_empty())
     }
 
     fn is_restored(&self, shard: u32) -> bool {

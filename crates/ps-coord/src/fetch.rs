@@ -2,24 +2,6 @@
 
 use crate::shard_event::ChunkId;
 use std::collections::BTreeSet;
-use std::ops::Range;
-
-/// The chunks of some elements, which may be fetched.
-#[derive(Clone, Debug)]
-pub(crate) struct Chunks {
-    /// First elements of each shard's chunks.
-    offsets: Vec<Vec<usize>>,
-    /// Vectors of the optimizer's state.
-    state_vectors: usize,
-}
-
-impl Chunks {
-    /// Shards keep these elements, in chunks of `chunk_elements`.
-    pub fn new(kept: &[Range<usize>], chunk_elements: usize, state_vectors: usize) -> Self {
-        let offsets = kept.iter().map(|kept| kept.clone().step_by(chunk_elements).collect());
-        Chunks { offsets: offsets.collect(), state_vectors }
-    }
-}
 
 /// Chunks on their way here.
 #[derive(Clone, Debug)]
@@ -33,12 +15,16 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    pub fn new(chunks: &Chunks, version: u64, with_state: bool) -> Self {
-        let vectors = 0..=if with_state { chunks.state_vectors } else { 0 };
-        let offsets = || chunks.offsets.iter().flatten();
-        let missing = vectors.flat_map(|vector| offsets().map(move |&offset| (vector, offset))).collect();
-        let first = chunks.offsets.iter().filter_map(|offsets| offsets.first().copied()).collect();
-        Fetch { version, with_state, missing, first }
+    /// Of the weights, and of this many vectors of the state: each shard's chunks, by their first elements.
+    pub fn new(chunks: &[Vec<usize>], version: u64, state_vectors: usize, with_state: bool) -> Self {
+        let offsets = || chunks.iter().flatten();
+        let of_vector = |vector| offsets().map(move |&offset| (vector, offset));
+        Fetch {
+            version,
+            with_state,
+            missing: (0..=if with_state { state_vectors } else { 0 }).flat_map(of_vector).collect(),
+            first: chunks.iter().filter_map(|chunks| chunks.first().copied()).collect(),
+        }
     }
 
     /// Whether the chunk was missing.

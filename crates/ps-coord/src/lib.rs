@@ -1,14 +1,16 @@
-//! The round logic: what a server and a worker decide, as two state machines fed with events.
+//! What servers and workers decide, as state machines fed with events.
 //!
-//! Time is an argument, bytes are somebody else's: the machines move ids of workers, steps and nodes of the
-//! tree, and three drivers (the simulator, local threads, gRPC) carry out what they say. This crate never
-//! reads a clock, never does input or output and never iterates over a hash map; its `clippy.toml` sees to
-//! that.
+//! [`ServerCore`] and [`WorkerCore`] are the round logic: who computes which leaves, and when a step is made. Where the weights
+//! are cut among several servers, [`CoordinatorCore`] and [`ShardCore`] are the shard logic: what shards resume from, what
+//! they have applied, and what the coordinator fetches from them.
 //!
-//! A driver feeds [`ServerCore::step`] or [`WorkerCore::step`] with events in the order in which they
-//! happened, carries out the actions in order, and steps with `Timeout` when [`ServerCore::deadline`] has
-//! come *and no other event is waiting* (so that news in the inbox is not taken for silence). A `Timeout` too
-//! early or too many does no harm.
+//! Time is an argument, and the machines know the ids of workers, shards, steps, nodes and chunks, never their bytes. Drivers
+//! (the simulator, local threads, gRPC) carry out their actions. This crate never reads a clock, never does input or output
+//! and never iterates over a hash map; its `clippy.toml` sees to that.
+//!
+//! A driver steps a machine with events in the order in which they happened, carries out the actions in order, and steps with
+//! `Timeout` when the machine's deadline has come *and no other event is waiting*, so that news in the inbox is not taken for
+//! silence. A `Timeout` too early or too many does no harm.
 
 pub mod assignment;
 mod audit;

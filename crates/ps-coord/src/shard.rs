@@ -56,6 +56,11 @@ impl ShardCore {
         self.version
     }
 
+    /// Whether this shard has nothing left to do for a step: it has applied it, or cannot.
+    pub fn is_through(&self, step: u64) -> bool {
+        self.version > step || self.version == step && matches!(self.phase, Phase::Diverged)
+    }
+
     /// Takes in what has happened and appends what is to be done about it.
     pub fn step(&mut self, event: ShardEvent, actions: &mut Vec<ShardAction>) {
         if matches!(self.phase, Phase::Finished) {

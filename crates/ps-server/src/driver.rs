@@ -23,7 +23,7 @@ use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_plan::Section;
 use ps_plane::Plane;
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
-use ps_proto::limits::chunk_elements;
+use ps_proto::limits::chunks;
 use ps_proto::{Nonsense, Refusal, v1};
 use ps_run::{Ban, FolderError, Job, Part, Recorder};
 use status::{Roster, Watch};
@@ -138,8 +138,10 @@ impl Driver {
             audit_seed: options.simulation.unwrap_or_else(|| RandomState::new().hash_one(std::process::id())),
         };
         let coordinator = CoordinatorCore::new(CoordinatorConfig {
-            kept: others,
-            chunk_elements: chunk_elements(parameters),
+            chunks: others
+                .into_iter()
+                .map(|kept| chunks(parameters, kept).map(|chunk| chunk.start).collect())
+                .collect(),
             state_vectors: plane.control().vectors().len(),
             first_shard,
             start_version: plane.version(),

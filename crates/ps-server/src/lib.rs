@@ -1,12 +1,13 @@
 //! The parameter server: it holds the weights, hands out leaves, closes the rounds.
 //!
 //! [`run`] is given a bound listener, a loaded job and a future that says when to stop; it parses no flags,
-//! binds no ports and catches no signals. Requests become events in `service`; `driver` owns the round logic
-//! and carries out what it says; `plane` ties a job to the [`ps_plane::Plane`] that holds its weights; `peers` and `outbox` are what goes to workers; `doors` says
-//! who comes in. The wire's types go no further than here.
+//! binds no ports and catches no signals. Requests become events in `service`; `driver` steps the round logic and the shard
+//! logic of [`ps_coord`] and carries out their actions; `plane` ties a job to the [`ps_plane::Plane`] that holds its weights;
+//! `peers` and `outbox` are what goes to workers; `doors` says who comes in. The wire's types go no further than here.
 //!
-//! The weights may be cut among several servers. One of them, the coordinator, runs the round logic and knows the
-//! others through `shards`; the others, in [`shard`], only fold, update and send what they keep.
+//! The weights may be cut among several servers. One of them, the coordinator, runs the round logic and has the connections
+//! to the others in `shards`, and `whole` puts vectors together from their chunks; the others, in [`shard`], only fold, update
+//! and send what they keep.
 
 pub mod args;
 mod doors;

@@ -7,14 +7,13 @@ use ps_coord::{
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Chunks of one element each; `empty` shards keep none.
+/// Chunks of one element each, of which `empty` shards keep none.
 pub fn coordinator(settings: &BTreeMap<&str, u64>) -> CoordinatorCore {
     let number = |key, default| settings.get(key).copied().unwrap_or(default) as usize;
     let chunks = number("chunks", 1);
-    let kept = (1..=number("shards", 2)).map(|shard| shard * chunks..(shard + 1) * chunks);
+    let kept = (1..=number("shards", 2)).map(|shard| (shard * chunks..(shard + 1) * chunks).collect());
     CoordinatorCore::new(CoordinatorConfig {
-        kept: kept.chain((0..number("empty", 0)).map(|_| 0..0)).collect(),
-        chunk_elements: 1,
+        chunks: kept.chain((0..number("empty", 0)).map(|_| Vec::new())).collect(),
         state_vectors: number("state", 1),
         first_shard: 1,
         start_version: number("start_version", 0) as u64,
