@@ -1,17 +1,18 @@
 //! What a source holds, for a person to look at before training on it.
 
-use crate::config::{ColumnKind, DataConfig};
+use crate::config::{ColumnKind, DataConfig, Missing};
 use crate::dataset::Image;
 use crate::encoding::columns::{self, Content};
 use crate::encoding::labels::Labels;
 use crate::encoding::{with_sparse_labels, with_table_labels};
 use crate::error::DataError;
 use crate::format::Source;
-use crate::format::csv::{Options, Table};
+use crate::format::csv::Options;
 use crate::format::libsvm::Sparse;
 use crate::number::Cell;
 use crate::progress::{NoProgress, Place};
 use crate::raw::{Pixels, Raw};
+use crate::table::Table;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -172,7 +173,7 @@ fn of_table(table: &Table, label: usize, config: &DataConfig) -> Inspection {
     let others = (0..table.width()).filter(|&column| column != label);
     let declared = |column: usize| config.columns.get(&table.header[column]).copied();
     let columns: Vec<ColumnSummary> =
-        others.map(|column| column_summary(table, column, declared(column))).collect();
+        others.map(|column| column_summary(table, column, declared(column), config.missing)).collect();
     let numbers = columns.iter().filter(|column| column.becomes == ColumnUse::Number);
     let ranges = numbers.filter_map(|column| column.range);
     let range = ranges.map(|[low, _, high]| [low, high]);
@@ -185,10 +186,15 @@ fn of_table(table: &Table, label: usize, config: &DataConfig) -> Inspection {
     }
 }
 
-fn column_summary(table: &Table, column: usize, declared: Option<ColumnKind>) -> ColumnSummary {
-    let becomes = match columns::content(table, column, declared) {
-        Ok(Some(Content::Number)) => ColumnUse::Number,
-        Ok(Some(Content::Category(categories))) => ColumnUse::Categories(categories.count()),
+fn column_summary(
+    table: &Table,
+    column: usize,
+    declared: Option<ColumnKind>,
+    missing: Missing,
+) -> ColumnSummary {
+    let becomes = match columns::content(table, column, declared, missing) {
+        Ok(Some((Content::Number, _))) => ColumnUse::Number,
+        Ok(Some((Content::Category(categories), _))) => ColumnUse::Categories(categories.count()),
         Ok(None) => ColumnUse::Ignored,
         Err(error) => ColumnUse::Refused(error.to_string()),
     };

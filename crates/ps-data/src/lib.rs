@@ -20,6 +20,7 @@ mod progress;
 mod raw;
 mod split;
 mod statistics;
+mod table;
 
 pub use config::{ColumnKind, DataConfig, Missing, Validation};
 pub use confine::{Outside, confine, is_url};

@@ -79,8 +79,8 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Res
     }
     let texts: Vec<&str> = config.sources().collect();
     let mut raws = read_all(&texts, config, from)?.into_iter().zip(texts);
-    let (raw, text) = raws.next().expect("one raw source for each text");
-    let encoding = Encoding::learn(&raw, config, task)?;
+    let (mut raw, text) = raws.next().expect("one raw source for each text");
+    let encoding = Encoding::learn(&mut raw, config, task)?;
     let mut train = encoding.encode(raw, text, config.missing, true)?;
     let mut next = |wanted: bool| -> Result<Option<Dataset>, DataError> {
         let Some((raw, text)) = wanted.then(|| raws.next()).flatten() else { return Ok(None) };

@@ -1,8 +1,8 @@
 //! What a source holds before the training data has said how to encode it.
 
 use crate::dataset::Image;
-use crate::format::csv::Table;
 use crate::format::libsvm::Sparse;
+use crate::table::Table;
 use ndarray::Array2;
 
 /// A source as read.

@@ -7,10 +7,10 @@ mod pixels;
 use crate::config::{DataConfig, Missing};
 use crate::dataset::{self, Dataset, Features, Image, MissingCells, Task};
 use crate::error::DataError;
-use crate::format::csv::Table;
 use crate::format::libsvm::Sparse;
 use crate::markers::Markers;
 use crate::raw::Raw;
+use crate::table::Table;
 use columns::Columns;
 use labels::{Classes, Labels};
 use ndarray::Array2;
@@ -35,7 +35,7 @@ enum Form {
 
 impl Encoding {
     /// What `raw`, the training source, asks for.
-    pub fn learn(raw: &Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
+    pub fn learn(raw: &mut Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
         let of_tables = [
             ("label", config.label.is_some()),
             ("header", config.header.is_some()),
@@ -128,8 +128,8 @@ impl Encoding {
                 let targets = labelled.then(|| with_sparse_labels(&sparse, |labels| self.targets(labels)));
                 (Features::F32(dense(&sparse, self.feature_names.len())?), targets.transpose()?)
             }
-            (Form::Table(columns), Raw::Table(table)) => {
-                let features = columns.encode(&table, missing)?;
+            (Form::Table(columns), Raw::Table(mut table)) => {
+                let features = columns.encode(&mut table, missing)?;
                 let targets = labelled.then(|| self.table_targets(&table, columns.label())).transpose()?;
                 (Features::F32(features), targets)
             }
@@ -177,7 +177,7 @@ impl Encoding {
 
     fn table_targets(&self, table: &Table, label: &str) -> Result<Vec<f32>, DataError> {
         let column = table.column(label).ok_or_else(|| {
-            DataError::content(table.first_line(), format!("the label column `{label}` is missing"))
+            DataError::content(table.first_place(), format!("the label column `{label}` is missing"))
         })?;
         with_table_labels(table, column, |labels| self.targets(labels))
     }
@@ -189,7 +189,7 @@ pub(crate) fn with_table_labels<T>(table: &Table, column: usize, work: impl FnOn
         count: table.rows(),
         text: &|row| Some(table.cell(row, column)),
         place: &|row| table.place_of(row, column),
-        markers: table.markers(),
+        markers: &table.markers,
     })
 }
 

@@ -2,8 +2,8 @@
 
 use super::key;
 use crate::error::DataError;
-use crate::format::csv::Table;
 use crate::number::{Cell, nearest};
+use crate::table::Table;
 
 /// The most categories that a column may have.
 const MAX_CATEGORIES: usize = 1000;

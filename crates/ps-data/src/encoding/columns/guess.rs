@@ -4,10 +4,11 @@
 //! they would silently become hundreds of features: numbers that are formatted in some way, and texts that hardly ever repeat.
 
 use super::category::Categories;
-use super::{Content, key};
+use super::{Content, Learnt, key};
+use crate::config::Missing;
 use crate::error::DataError;
-use crate::format::csv::Table;
 use crate::number::{Cell, resembles_number};
+use crate::table::{Column, Table};
 use std::collections::BTreeSet;
 
 /// If a column has fewer distinct values than this, it means little that they all differ.
@@ -17,9 +18,12 @@ const FEW: usize = 5;
 ///
 /// # Errors
 /// Its values are mostly numbers, plain or formatted, or nearly all different, or there are too many.
-pub(super) fn content(table: &Table, column: usize) -> Result<Content, DataError> {
+pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<Learnt, DataError> {
+    if let Ok(values) = table.strings(column).numbers(&table.markers, missing) {
+        return Ok((Content::Number, Some(Column::F32(values))));
+    }
     let is_text = |row: &usize| table.value(*row, column) == Cell::Text;
-    let Some(row) = (0..table.rows()).find(is_text) else { return Ok(Content::Number) };
+    let Some(row) = (0..table.rows()).find(is_text) else { return Ok((Content::Number, None)) };
     let seen = Seen::of(table, column);
     let (text, key) = (table.cell(row, column), key(&table.header[column]));
     let refuse = |problem: String| Err(DataError::content(table.place_of(row, column), problem));
@@ -37,7 +41,7 @@ pub(super) fn content(table: &Table, column: usize) -> Result<Content, DataError
             different.len()
         ));
     }
-    Ok(Content::Category(Categories::learn(table, column)?))
+    Ok((Content::Category(Categories::learn(table, column)?), None))
 }
 
 /// The values of a column, that is, its cells that are not missing.

@@ -6,19 +6,25 @@ mod guess;
 use crate::config::{ColumnKind, DataConfig, Missing};
 use crate::dataset;
 use crate::error::DataError;
-use crate::format::csv::Table;
-use crate::number::{Cell, nearest};
+use crate::markers::Markers;
+use crate::number::nearest;
+use crate::table::{Column, MISSING, Strings, Table};
 use category::Categories;
 use ndarray::Array2;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Rows that a thread takes at once.
-const BLOCK: usize = 1024;
+/// Rows that a thread fills column by column: they stay in cache, and so does the line of each column that it reads.
+const TILE: usize = 16;
+
+/// Columns that are converted at once. Their strings are dropped before the next ones are converted, so that a wide table
+/// never takes up memory as strings and as numbers.
+const AT_ONCE: usize = 64;
 
 /// The columns of the training data.
 #[derive(Clone, Debug)]
 pub(crate) struct Columns {
-    features: Vec<Column>,
+    features: Vec<Feature>,
     /// Names of those that are no features.
     ignored: Vec<String>,
     /// Name of the label column.
@@ -27,7 +33,7 @@ pub(crate) struct Columns {
 
 /// A column that becomes features.
 #[derive(Clone, Debug)]
-struct Column {
+struct Feature {
     name: String,
     content: Content,
 }
@@ -58,19 +64,27 @@ impl Content {
         }
     }
 
-    /// Writes what a cell that is not missing becomes to `slots`, which are 0.
-    fn encode(&self, text: &str, cell: Cell, slots: &mut [f32]) -> Result<(), String> {
-        match (self, cell) {
-            (Content::Category(categories), _) => slots[categories.find(text)?] = 1.0,
-            (Content::Number, Cell::Number(value)) => slots[0] = value,
-            (Content::Number, Cell::Infinite) => {
-                return Err(format!("`{text}` is infinite or too large for a 32-bit float"));
+    /// Converts the cells of a column.
+    ///
+    /// # Errors
+    /// The row of the first cell that cannot be used, and why.
+    fn convert(
+        &self,
+        cells: &Strings,
+        markers: &Markers,
+        missing: Missing,
+    ) -> Result<Column, (usize, String)> {
+        match self {
+            Content::Number => cells.numbers(markers, missing).map(Column::F32),
+            Content::Category(categories) => {
+                cells.codes(markers, missing, |text| categories.find(text)).map(Column::Category)
             }
-            (Content::Number, _) => return Err(format!("`{text}` where a number was expected")),
         }
-        Ok(())
     }
 }
+
+/// What a column of the training data holds, and its converted cells if finding out has converted them.
+pub(crate) type Learnt = (Content, Option<Column>);
 
 /// What `column` of the training data holds; `None` if it is ignored.
 ///
@@ -80,12 +94,13 @@ pub(crate) fn content(
     table: &Table,
     column: usize,
     declared: Option<ColumnKind>,
-) -> Result<Option<Content>, DataError> {
+    missing: Missing,
+) -> Result<Option<Learnt>, DataError> {
     match declared {
         Some(ColumnKind::Ignore) => Ok(None),
-        Some(ColumnKind::Number) => Ok(Some(Content::Number)),
-        Some(ColumnKind::Category) => Ok(Some(Content::Category(Categories::learn(table, column)?))),
-        None => guess::content(table, column).map(Some),
+        Some(ColumnKind::Number) => Ok(Some((Content::Number, None))),
+        Some(ColumnKind::Category) => Ok(Some((Content::Category(Categories::learn(table, column)?), None))),
+        None => guess::content(table, column, missing).map(Some),
     }
 }
 
@@ -99,8 +114,9 @@ fn key(name: &str) -> String {
 }
 
 impl Columns {
-    /// Learns the columns of the training data; `label` is the number of the label column.
-    pub fn learn(table: &Table, label: usize, config: &DataConfig) -> Result<Self, DataError> {
+    /// Learns the columns of the training data, and converts those whose type that determines; `label` is the number of the
+    /// label column.
+    pub fn learn(table: &mut Table, label: usize, config: &DataConfig) -> Result<Self, DataError> {
         let declared = &config.columns;
         let bad = |problem: String| DataError::Option { key: "columns", problem };
         for name in declared.keys() {
@@ -118,19 +134,23 @@ impl Columns {
             }
         }
         let others: Vec<usize> = (0..table.width()).filter(|&column| column != label).collect();
-        let learn = |column: usize| {
-            let name = table.header[column].clone();
-            let content = content(table, column, declared.get(&name).copied())?;
-            Ok((name, content))
-        };
-        let learnt: Vec<Result<(String, Option<Content>), DataError>> =
-            others.into_par_iter().map(learn).collect();
-        let label = table.header[label].clone();
-        let mut columns = Columns { features: Vec::new(), ignored: Vec::new(), label };
-        for learnt in learnt {
-            match learnt? {
-                (name, Some(content)) => columns.features.push(Column { name, content }),
-                (name, None) => columns.ignored.push(name),
+        let mut columns =
+            Columns { features: Vec::new(), ignored: Vec::new(), label: table.header[label].clone() };
+        for some in others.chunks(AT_ONCE) {
+            let learn = |&column: &usize| {
+                content(table, column, declared.get(&table.header[column]).copied(), config.missing)
+            };
+            let learnt: Vec<Result<Option<Learnt>, DataError>> = some.par_iter().map(learn).collect();
+            for (learnt, &column) in learnt.into_iter().zip(some) {
+                let name = table.header[column].clone();
+                let Some((content, converted)) = learnt? else {
+                    columns.ignored.push(name);
+                    continue;
+                };
+                columns.features.push(Feature { name, content });
+                if let Some(converted) = converted {
+                    table.columns[column] = converted;
+                }
             }
         }
         if columns.features.is_empty() {
@@ -154,7 +174,7 @@ impl Columns {
     /// Each column with the features that it becomes.
     pub fn with_features(&self) -> Vec<dataset::Column> {
         let mut end = 0;
-        let with_features = |column: &Column| {
+        let with_features = |column: &Feature| {
             let begin = end;
             end += column.content.width();
             let categories = match &column.content {
@@ -168,52 +188,68 @@ impl Columns {
 
     /// Name and number of categories of each category column.
     pub fn categories(&self) -> Vec<(String, usize)> {
-        let categories = |column: &Column| match &column.content {
+        let categories = |column: &Feature| match &column.content {
             Content::Category(categories) => Some((column.name.clone(), categories.count())),
             Content::Number => None,
         };
         self.features.iter().filter_map(categories).collect()
     }
 
-    /// Encodes a table, whose columns are found by name. Missing cells become NaN where they are allowed.
-    pub fn encode(&self, table: &Table, missing: Missing) -> Result<Array2<f32>, DataError> {
+    /// Encodes a table, whose columns are found by name, and converts them on the way. Missing cells become NaN where they are
+    /// allowed.
+    pub fn encode(&self, table: &mut Table, missing: Missing) -> Result<Array2<f32>, DataError> {
         let places = self.find(table)?;
         let width: usize = self.features.iter().map(|column| column.content.width()).sum();
         let mut values = super::zeros(&table.place, table.rows(), width)?;
-        let encode_row = |row: usize, mut rest: &mut [f32]| {
-            for (column, &place) in self.features.iter().zip(&places) {
-                let (slots, after) = rest.split_at_mut(column.content.width());
-                rest = after;
-                let text = table.cell(row, place);
-                let encoded = match table.value(row, place) {
-                    Cell::Missing if missing == Missing::Refuse => Err(refused(text)),
-                    Cell::Missing => {
-                        slots.fill(f32::NAN);
-                        Ok(())
-                    }
-                    cell => column.content.encode(text, cell, slots),
-                };
-                encoded.map_err(|problem| DataError::content(table.place_of(row, place), problem))?;
-            }
-            Ok(())
-        };
-        let flat = values.as_slice_mut().expect("features are row-major");
-        let blocks: Vec<Result<(), DataError>> = flat
-            .par_chunks_mut(BLOCK * width)
-            .enumerate()
-            .map(|(block, rows)| {
-                let mut rows = rows.chunks_exact_mut(width).enumerate();
-                rows.try_for_each(|(row, slots)| encode_row(block * BLOCK + row, slots))
+        self.convert(table, &places, missing)?;
+        let mut begin = 0;
+        let columns: Vec<(&Column, Range<usize>)> = (self.features.iter().zip(&places))
+            .map(|(feature, &place)| {
+                let slots = begin..begin + feature.content.width();
+                begin = slots.end;
+                (&table.columns[place], slots)
             })
             .collect();
-        blocks.into_iter().collect::<Result<(), _>>()?;
+        let flat = values.as_slice_mut().expect("features are row-major");
+        flat.par_chunks_mut(TILE * width).enumerate().for_each(|(tile, rows)| {
+            for (column, slots) in &columns {
+                write(column, tile * TILE, rows.chunks_exact_mut(width).map(|row| &mut row[slots.clone()]));
+            }
+        });
         Ok(values)
+    }
+
+    /// Converts the columns at `places` that are still strings.
+    fn convert(&self, table: &mut Table, places: &[usize], missing: Missing) -> Result<(), DataError> {
+        let mut first: Option<(usize, usize, String)> = None;
+        for (features, places) in self.features.chunks(AT_ONCE).zip(places.chunks(AT_ONCE)) {
+            let convert = |(feature, &place): (&Feature, &usize)| match &table.columns[place] {
+                Column::String(cells) => feature.content.convert(cells, &table.markers, missing).map(Some),
+                Column::F32(_) | Column::Category(_) => Ok(None),
+            };
+            let converted: Vec<_> = features.par_iter().zip(places).map(convert).collect();
+            for (converted, &place) in converted.into_iter().zip(places) {
+                match converted {
+                    Ok(Some(column)) => table.columns[place] = column,
+                    Ok(None) => {}
+                    // Reported is the first cell in the order of the file.
+                    Err((row, problem)) if first.as_ref().is_none_or(|first| row < first.0) => {
+                        first = Some((row, place, problem));
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        match first {
+            Some((row, place, problem)) => Err(DataError::content(table.place_of(row, place), problem)),
+            None => Ok(()),
+        }
     }
 
     /// Finds in `table` each column that becomes features. Apart from the label and ignored columns there must be no others.
     fn find(&self, table: &Table) -> Result<Vec<usize>, DataError> {
         let names = || self.features.iter().map(|column| column.name.as_str());
-        let bad = |problem: String| DataError::content(table.first_line(), problem);
+        let bad = |problem: String| DataError::content(table.first_place(), problem);
         let is_known = |name: &String| {
             *name == self.label || self.ignored.contains(name) || names().any(|known| known == name)
         };
@@ -231,7 +267,14 @@ impl Columns {
     }
 }
 
-fn refused(text: &str) -> String {
-    let shown = if text.is_empty() { "an empty cell".into() } else { format!("`{text}`") };
-    format!("missing value ({shown}); remove the row or set data.missing = \"mean\"")
+/// Writes a column's cells from row `first` on into the slots of its features, which are 0, one item for each row.
+fn write<'a>(column: &Column, first: usize, rows: impl Iterator<Item = &'a mut [f32]>) {
+    match column {
+        Column::F32(values) => rows.zip(&values[first..]).for_each(|(slots, &value)| slots[0] = value),
+        Column::Category(codes) => rows.zip(&codes[first..]).for_each(|(slots, &code)| match code {
+            MISSING => slots.fill(f32::NAN),
+            code => slots[code as usize] = 1.0,
+        }),
+        Column::String(_) => unreachable!("the columns of features have been converted"),
+    }
 }

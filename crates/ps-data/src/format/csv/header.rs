@@ -1,12 +1,12 @@
 //! Whether the first row of a table names its columns.
 
-use super::Table;
 use crate::error::DataError;
 use crate::number::{Cell, resembles_number};
+use crate::table::Table;
 
 /// What is known of the first row before a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FirstRow {
+pub(super) enum FirstRow {
     /// It names the columns.
     Names,
     /// It is a row like any other.
@@ -32,24 +32,22 @@ impl FirstRow {
     }
 }
 
-/// Refuses `table`, whose rows still include the first one, unless that row is clearly a header: none of its cells is a
-/// number or missing, except for one that may be empty, and below it some column holds only numbers and missing cells.
-pub(crate) fn check(table: &Table) -> Result<(), DataError> {
-    let Some(doubt) = doubt(table) else { return Ok(()) };
+/// Refuses `table` unless `first`, the row above its rows, is clearly a header: none of its cells is a number or missing,
+/// except for one that may be empty, and below it some column holds only numbers and missing cells.
+pub(super) fn check(table: &Table, first: &csv::StringRecord) -> Result<(), DataError> {
+    let Some(doubt) = doubt(table, first) else { return Ok(()) };
     let problem = format!(
         "the first row may be data: {doubt}; set data.header = true if it names the columns, or false if it does not"
     );
-    Err(DataError::content(table.first_line(), problem))
+    Err(DataError::content(table.first_place(), problem))
 }
 
 /// Why the first row may be data rather than names.
-fn doubt(table: &Table) -> Option<String> {
-    let columns = 0..table.width();
+fn doubt(table: &Table, first: &csv::StringRecord) -> Option<String> {
     // pandas leaves the name of an index empty.
     let mut may_be_empty = true;
-    for column in columns.clone() {
-        let text = table.cell(0, column);
-        match table.value(0, column) {
+    for text in first.iter().map(str::trim_ascii) {
+        match Cell::of(text, &table.markers) {
             Cell::Missing if text.is_empty() && may_be_empty => may_be_empty = false,
             Cell::Missing if text.is_empty() => return Some("two names are empty".into()),
             Cell::Missing => return Some(format!("`{text}` stands for a missing value")),
@@ -58,17 +56,17 @@ fn doubt(table: &Table) -> Option<String> {
             Cell::Text => {}
         }
     }
-    if table.rows() == 1 || columns.clone().any(|column| is_numeric(table, column)) {
+    if table.rows() == 0 || (0..table.width()).any(|column| is_numeric(table, column)) {
         return None;
     }
-    let commas = if columns.len() == 1 { " (cells are separated by commas)" } else { "" };
+    let commas = if table.width() == 1 { " (cells are separated by commas)" } else { "" };
     Some(format!("no column below it holds only numbers{commas}"))
 }
 
-/// Whether all cells below the first row are numbers or missing, and one at least is a number.
+/// Whether all cells of a column are numbers or missing, and at least one is a number.
 fn is_numeric(table: &Table, column: usize) -> bool {
     let mut has_number = false;
-    for row in 1..table.rows() {
+    for row in 0..table.rows() {
         match table.value(row, column) {
             Cell::Missing => continue,
             Cell::Text if !resembles_number(table.cell(row, column)) => return false,

@@ -7,9 +7,9 @@ use super::{Format, Reader, path};
 use crate::config::DataConfig;
 use crate::error::DataError;
 use crate::markers::Markers;
-use crate::number::{Cell, nearest};
 use crate::progress::{Place, Watched};
 use crate::raw::Raw;
+use crate::table::{Column, Strings, Table};
 use header::FirstRow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,8 +37,8 @@ impl Reader for Csv {
 /// How a CSV file is read.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub first_row: FirstRow,
-    pub markers: Arc<Markers>,
+    first_row: FirstRow,
+    markers: Arc<Markers>,
 }
 
 impl Options {
@@ -54,102 +54,6 @@ impl Options {
     }
 }
 
-/// A CSV file's cells.
-pub(crate) struct Table {
-    /// The path, for error texts.
-    pub place: String,
-    /// Names of the columns, or their numbers from 0 if the file has no header.
-    pub header: Vec<String>,
-    markers: Arc<Markers>,
-    /// Rows before the data: 1 with a header, else 0.
-    skipped: usize,
-    /// All cells' texts, one after the other.
-    text: String,
-    rows: Vec<Row>,
-    /// Per cell its end in `text`, counted from the row's start.
-    ends: Vec<u32>,
-}
-
-struct Row {
-    /// Start of its first cell in the text.
-    start: usize,
-    /// Its line in the file, from 1.
-    line: u64,
-}
-
-impl Table {
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows.len() - self.skipped
-    }
-
-    /// Number of columns.
-    pub fn width(&self) -> usize {
-        self.header.len()
-    }
-
-    /// A cell's text without surrounding blanks.
-    pub fn cell(&self, row: usize, column: usize) -> &str {
-        let row = row + self.skipped;
-        let first = row * self.header.len();
-        let start = if column == 0 { 0 } else { self.ends[first + column - 1] as usize };
-        let end = self.ends[first + column] as usize;
-        let base = self.rows[row].start;
-        self.text[base + start..base + end].trim_ascii()
-    }
-
-    /// What a cell is.
-    pub fn value(&self, row: usize, column: usize) -> Cell {
-        Cell::of(self.cell(row, column), &self.markers)
-    }
-
-    /// Which cells are missing.
-    pub fn markers(&self) -> &Markers {
-        &self.markers
-    }
-
-    /// File and line of the first row, for error texts about the columns.
-    pub fn first_line(&self) -> String {
-        format!("{}:{}", self.place, self.rows[0].line)
-    }
-
-    /// File and line, for error texts.
-    pub fn line_of(&self, row: usize) -> String {
-        format!("{}:{}", self.place, self.rows[row + self.skipped].line)
-    }
-
-    /// File, line and column, for error texts.
-    pub fn place_of(&self, row: usize, column: usize) -> String {
-        format!("{}: column `{}`", self.line_of(row), self.header[column])
-    }
-
-    /// The number of the column `name`.
-    pub fn column(&self, name: &str) -> Option<usize> {
-        self.header.iter().position(|column| column == name)
-    }
-
-    /// The number of the label column that `label` asks for.
-    pub fn label_column(&self, label: Option<&str>) -> Result<usize, DataError> {
-        let Some(label) = label else { return Ok(self.header.len() - 1) };
-        let width = self.header.len() as i64;
-        let by_number =
-            label.parse::<i64>().ok().map(|number| if number < 0 { number + width } else { number });
-        match (self.column(label), by_number) {
-            (Some(column), _) => Ok(column),
-            (None, Some(number)) if (0..width).contains(&number) => Ok(number as usize),
-            (None, Some(_)) => {
-                let problem = format!("{} has no column {label}, it has {width} columns", self.place);
-                Err(DataError::Option { key: "label", problem })
-            }
-            (None, None) => {
-                let near = nearest(label, self.header.iter().map(String::as_str));
-                let problem = format!("{} has no column `{label}`{near}", self.place);
-                Err(DataError::Option { key: "label", problem })
-            }
-        }
-    }
-}
-
 /// Reads the file at `path`.
 fn read(path: &Path, from: Place<'_>, options: &Options) -> Result<Table, DataError> {
     let place = path.display().to_string();
@@ -159,14 +63,12 @@ fn read(path: &Path, from: Place<'_>, options: &Options) -> Result<Table, DataEr
         return Err(DataError::content(place, "the file is empty"));
     }
     quotes::check(bytes).map_err(|(line, problem)| DataError::content(format!("{place}:{line}"), problem))?;
-    let mut table = read_rows(path, place, bytes, options)?;
+    let (table, first) = read_rows(path, place, bytes, options)?;
     if options.first_row == FirstRow::Unknown {
-        header::check(&table)?;
+        header::check(&table, &first)?;
     }
     if options.first_row != FirstRow::Data {
-        table.header = (0..table.width()).map(|column| table.cell(0, column).to_string()).collect();
         check_names(&table)?;
-        table.skipped = 1;
     }
     if table.rows() == 0 {
         return Err(DataError::content(table.place, "the file holds a header but no rows"));
@@ -174,47 +76,53 @@ fn read(path: &Path, from: Place<'_>, options: &Options) -> Result<Table, DataEr
     Ok(table)
 }
 
-/// Reads all rows, the first one included, and names the columns by their numbers.
-fn read_rows(path: &Path, place: String, bytes: &[u8], options: &Options) -> Result<Table, DataError> {
+/// Reads all rows. Returns the first one, too, which names the columns unless it is data.
+fn read_rows(
+    path: &Path,
+    place: String,
+    bytes: &[u8],
+    options: &Options,
+) -> Result<(Table, csv::StringRecord), DataError> {
     let mut lines = Lines { bytes, counted: 0, line: 1 };
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
-    let markers = Arc::clone(&options.markers);
-    let mut table = Table {
-        place,
-        header: Vec::new(),
-        markers,
-        skipped: 0,
-        text: String::new(),
-        rows: Vec::new(),
-        ends: Vec::new(),
-    };
     let mut record = csv::StringRecord::new();
-    while reader.read_record(&mut record).map_err(|error| csv_error(path, &mut lines, error))? {
-        let line = lines.of(record.position());
-        if table.rows.is_empty() {
-            table.header = (0..record.len()).map(|column| column.to_string()).collect();
-        }
-        if record.len() != table.width() {
-            let (cells, columns) = (record.len(), table.width());
-            let first = if options.first_row == FirstRow::Data { "first row" } else { "header" };
-            let problem = format!("{cells} cells where the {first} has {columns} columns");
-            return Err(DataError::content(format!("{}:{line}", table.place), problem));
-        }
-        table.rows.push(Row { start: table.text.len(), line });
-        let mut end = 0;
-        for cell in &record {
-            end += cell.len();
-            let fits = u32::try_from(end).map_err(|_| {
-                DataError::content(format!("{}:{line}", table.place), "a row of more than 4 GiB")
-            })?;
-            table.ends.push(fits);
-            table.text.push_str(cell);
-        }
+    let mut next = |record: &mut csv::StringRecord| {
+        let found = reader.read_record(record).map_err(|error| csv_error(path, &mut lines, error))?;
+        Ok::<_, DataError>(found.then(|| lines.of(record.position())))
+    };
+    let Some(first_line) = next(&mut record)? else {
+        return Err(DataError::content(place, "the file holds no rows"));
+    };
+    let (first, width) = (record.clone(), record.len());
+    let is_data = options.first_row == FirstRow::Data;
+    let header = match is_data {
+        true => (0..width).map(|column| column.to_string()).collect(),
+        false => first.iter().map(|name| name.trim_ascii().to_owned()).collect(),
+    };
+    // A row takes a byte for each of its cells and ends at a line break, or at the end of the file.
+    let line_breaks = bytes.iter().filter(|&&byte| byte == b'\n').count();
+    let most_rows = line_breaks.min(bytes.len() / width.max(1)) + 1;
+    let mut cells: Vec<Strings> = (0..width).map(|_| Strings::with_capacity(most_rows)).collect();
+    let mut row_lines = Vec::new();
+    let mut line = is_data.then_some(first_line);
+    if line.is_none() {
+        line = next(&mut record)?;
     }
-    if table.rows.is_empty() {
-        return Err(DataError::content(table.place, "the file holds no rows"));
+    while let Some(of_row) = line {
+        let wrong = |problem| DataError::content(format!("{place}:{of_row}"), problem);
+        if record.len() != width {
+            let first = if is_data { "first row" } else { "header" };
+            return Err(wrong(format!("{} cells where the {first} has {width} columns", record.len())));
+        }
+        if !cells.iter_mut().zip(&record).all(|(strings, cell)| strings.push(cell)) {
+            return Err(wrong("some rows of a column hold more than 4 GiB".into()));
+        }
+        row_lines.push(of_row);
+        line = next(&mut record)?;
     }
-    Ok(table)
+    let columns = cells.into_iter().map(Column::String).collect();
+    let markers = Arc::clone(&options.markers);
+    Ok((Table { place, header, columns, markers, lines: row_lines, first_line }, first))
 }
 
 /// The lines on which records begin. The csv crate counts a record from the end of the one before it, blank
@@ -240,7 +148,7 @@ impl Lines<'_> {
 
 /// Refuses names of columns that are all empty or not distinct.
 fn check_names(table: &Table) -> Result<(), DataError> {
-    let bad = |problem: String| Err(DataError::content(table.first_line(), problem));
+    let bad = |problem: String| Err(DataError::content(table.first_place(), problem));
     if table.header.iter().all(String::is_empty) {
         return bad("the first row names no columns".into());
     }

@@ -1,0 +1,248 @@
+//! Tables: named columns, each of one type.
+//!
+//! A text format yields columns of strings, because the type of a column is known only when all of it has been read, or from
+//! the training source. Encoding turns each into numbers or categories once ([`Strings::numbers`], [`Strings::codes`]), and
+//! works on typed columns from there on.
+
+use crate::config::Missing;
+use crate::error::DataError;
+use crate::markers::Markers;
+use crate::number::{Cell, nearest};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Cells that a thread converts at once.
+const BLOCK: usize = 1024;
+
+/// The code of a missing cell in a column of categories.
+pub(crate) const MISSING: u32 = u32::MAX;
+
+/// Rows of cells, stored by columns.
+pub(crate) struct Table {
+    /// The path, for error messages.
+    pub place: String,
+    /// Names of the columns, or their numbers from 0 if the source does not name them.
+    pub header: Vec<String>,
+    pub columns: Vec<Column>,
+    /// Which strings stand for a missing value.
+    pub markers: Arc<Markers>,
+    /// The line of each row in the file, from 1.
+    pub lines: Vec<u64>,
+    /// The line of the file's first row, which may be the header.
+    pub first_line: u64,
+}
+
+/// The cells of a column.
+#[derive(Clone, Debug)]
+pub(crate) enum Column {
+    /// Numbers; NaN where a cell is missing.
+    F32(Vec<f32>),
+    /// The number of each cell's category, or [`MISSING`].
+    Category(Vec<u32>),
+    /// Strings that nothing has been made of yet, or the label.
+    String(Strings),
+}
+
+impl Table {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Number of columns.
+    pub fn width(&self) -> usize {
+        self.header.len()
+    }
+
+    /// The strings of a column that has not been converted.
+    ///
+    /// # Panics
+    /// The column has been converted.
+    pub fn strings(&self, column: usize) -> &Strings {
+        match &self.columns[column] {
+            Column::String(strings) => strings,
+            Column::F32(_) | Column::Category(_) => {
+                unreachable!("columns are converted once, when they are encoded")
+            }
+        }
+    }
+
+    /// The string in a cell of a column that has not been converted.
+    pub fn cell(&self, row: usize, column: usize) -> &str {
+        self.strings(column).get(row)
+    }
+
+    /// What [`Table::cell`] is.
+    pub fn value(&self, row: usize, column: usize) -> Cell {
+        Cell::of(self.cell(row, column), &self.markers)
+    }
+
+    /// File and line of the first row, for error messages about the columns.
+    pub fn first_place(&self) -> String {
+        format!("{}:{}", self.place, self.first_line)
+    }
+
+    /// File and line, for error messages.
+    pub fn line_of(&self, row: usize) -> String {
+        format!("{}:{}", self.place, self.lines[row])
+    }
+
+    /// File, line and column, for error messages.
+    pub fn place_of(&self, row: usize, column: usize) -> String {
+        format!("{}: column `{}`", self.line_of(row), self.header[column])
+    }
+
+    /// The number of the column `name`.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.header.iter().position(|column| column == name)
+    }
+
+    /// The number of the label column that `label`, a key of the run file, selects: by name, or by number, which counts from
+    /// the end if it is negative. Without `label` it is the last column.
+    pub fn label_column(&self, label: Option<&str>) -> Result<usize, DataError> {
+        let Some(label) = label else { return Ok(self.header.len() - 1) };
+        let width = self.header.len() as i64;
+        let by_number =
+            label.parse::<i64>().ok().map(|number| if number < 0 { number + width } else { number });
+        match (self.column(label), by_number) {
+            (Some(column), _) => Ok(column),
+            (None, Some(number)) if (0..width).contains(&number) => Ok(number as usize),
+            (None, Some(_)) => {
+                let problem = format!("{} has no column {label}, it has {width} columns", self.place);
+                Err(DataError::Option { key: "label", problem })
+            }
+            (None, None) => {
+                let near = nearest(label, self.header.iter().map(String::as_str));
+                let problem = format!("{} has no column `{label}`{near}", self.place);
+                Err(DataError::Option { key: "label", problem })
+            }
+        }
+    }
+}
+
+/// Strings in one piece of memory, without surrounding blanks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Strings {
+    text: String,
+    /// The end of each string, from the start of its block in `text`: half the memory of a `usize`.
+    ends: Vec<u32>,
+    /// The start of each block of [`BLOCK`] strings.
+    blocks: Vec<usize>,
+}
+
+impl Strings {
+    /// No strings yet, with room for `capacity`: growing thousands of columns would leave memory in pieces.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Strings { ends: Vec::with_capacity(capacity), ..Strings::default() }
+    }
+
+    /// Appends `cell`; returns false if its block would be longer than 4 GiB.
+    pub fn push(&mut self, cell: &str) -> bool {
+        if self.ends.len().is_multiple_of(BLOCK) {
+            self.blocks.push(self.text.len());
+        }
+        self.text.push_str(cell.trim_ascii());
+        let start = self.blocks[self.ends.len() / BLOCK];
+        let end = u32::try_from(self.text.len() - start);
+        self.ends.extend(end);
+        end.is_ok()
+    }
+
+    /// The string in row `row`.
+    pub fn get(&self, row: usize) -> &str {
+        let block = self.blocks[row / BLOCK];
+        let start = if row.is_multiple_of(BLOCK) { 0 } else { self.ends[row - 1] as usize };
+        &self.text[block + start..block + self.ends[row] as usize]
+    }
+
+    fn rows(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The cells as numbers, NaN where one is missing.
+    ///
+    /// # Errors
+    /// The row of the first cell that cannot be used, and why.
+    pub fn numbers(&self, markers: &Markers, missing: Missing) -> Result<Vec<f32>, (usize, String)> {
+        self.convert(markers, missing, f32::NAN, |text, cell| match cell {
+            Cell::Number(value) => Ok(value),
+            Cell::Infinite => Err(format!("`{text}` is infinite or too large for a 32-bit float")),
+            Cell::Missing | Cell::Text => Err(format!("`{text}` where a number was expected")),
+        })
+    }
+
+    /// The cells as numbers of categories, which `find` looks up; [`MISSING`] where one is missing.
+    ///
+    /// # Errors
+    /// The row of the first cell that cannot be used, and why.
+    pub fn codes(
+        &self,
+        markers: &Markers,
+        missing: Missing,
+        find: impl Fn(&str) -> Result<usize, String> + Sync,
+    ) -> Result<Vec<u32>, (usize, String)> {
+        self.convert(markers, missing, MISSING, |text, _| find(text).map(|category| category as u32))
+    }
+
+    fn convert<T: Copy + Default + Send + Sync>(
+        &self,
+        markers: &Markers,
+        missing: Missing,
+        absent: T,
+        value: impl Fn(&str, Cell) -> Result<T, String> + Sync,
+    ) -> Result<Vec<T>, (usize, String)> {
+        let mut values = vec![T::default(); self.rows()];
+        let fill = |(block, slots): (usize, &mut [T])| {
+            (block * BLOCK..).zip(slots).find_map(|(row, slot)| {
+                let text = self.get(row);
+                let converted = match Cell::of(text, markers) {
+                    Cell::Missing if missing == Missing::Refuse => Err(refused(text)),
+                    Cell::Missing => Ok(absent),
+                    cell => value(text, cell),
+                };
+                converted.map(|value| *slot = value).err().map(|problem| (row, problem))
+            })
+        };
+        match values.par_chunks_mut(BLOCK).enumerate().find_map_first(fill) {
+            Some(problem) => Err(problem),
+            None => Ok(values),
+        }
+    }
+}
+
+fn refused(text: &str) -> String {
+    let shown = if text.is_empty() { "an empty cell".into() } else { format!("`{text}`") };
+    format!("missing value ({shown}); remove the row or set data.missing = \"mean\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_found_again_across_blocks() {
+        let mut strings = Strings::default();
+        let text = |row: usize| if row.is_multiple_of(3) { String::new() } else { format!("{row}") };
+        for row in 0..3 * BLOCK + 5 {
+            assert!(strings.push(&format!(" {}\t", text(row))));
+        }
+        for row in 0..strings.rows() {
+            assert_eq!(strings.get(row), text(row), "{row}");
+        }
+    }
+
+    #[test]
+    fn the_first_cell_that_cannot_be_used_is_named() {
+        let mut strings = Strings::default();
+        for row in 0..4 * BLOCK {
+            strings.push(match row {
+                1500 => "x",
+                3000 => "y",
+                4000 => "1e39",
+                _ => "1",
+            });
+        }
+        let (row, problem) = strings.numbers(&Markers::new(None), Missing::Refuse).unwrap_err();
+        assert_eq!((row, problem.as_str()), (1500, "`x` where a number was expected"));
+    }
+}
