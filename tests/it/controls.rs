@@ -294,11 +294,11 @@ fn what_a_run_remembers_goes_through_a_checkpoint_at_any_step() {
         );
         assert_eq!(resumed.decide(at, &observed, &norms).unwrap(), decided, "step {step}");
         for event in decided.1.events {
-            *actions.entry(format!("{:?}", event.kind)).or_insert(0) += 1;
+            *actions.entry(event.name()).or_insert(0) += 1;
         }
     }
-    assert_eq!((actions["Recovered"], actions["Warned"]), (2, 1), "{actions:?}");
-    assert!(actions["Lowered"] > 3, "{actions:?}");
+    assert_eq!((actions["recovered"], actions["warned"]), (2, 1), "{actions:?}");
+    assert!(actions["lowered"] > 3, "{actions:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Optimizers and the plateau schedule against what PyTorch and optax themselves do (`truth/library_optimizers.py`).
 
 use ps_config::RunConfig;
-use ps_core::control::EventKind;
+use ps_core::control::Event;
 use ps_core::{Activation, Control, Head, Model, Observed, Rules, Tally};
 use serde_json::Value;
 
@@ -81,7 +81,7 @@ fn a_plateau_lowers_the_rate_when_pytorch_does() {
             let norms = control.rules().norms(&[]);
             let (verdict, decided) = control.decide(at, &observed(Some(loss)), &norms).unwrap();
             assert_eq!(verdict.stride.rate, wanted as f32, "{settings}, after validation {step} of {loss}");
-            let lowered = decided.events.iter().any(|event| event.kind == EventKind::Lowered);
+            let lowered = decided.events.iter().any(|event| matches!(event, Event::Lowered { .. }));
             assert_eq!(lowered, wanted != before, "{settings}, validation {step}");
             before = wanted;
         }

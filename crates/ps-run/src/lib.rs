@@ -9,6 +9,7 @@ mod board;
 mod checkpoints;
 mod diagnosis;
 mod display;
+mod events;
 mod folder;
 mod footprint;
 mod job;

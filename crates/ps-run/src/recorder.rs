@@ -4,9 +4,10 @@ use crate::bans::{self, Ban};
 use crate::board::{About, Board};
 use crate::checkpoints::{Checkpoints, Opened};
 use crate::diagnosis::Diagnosis;
+use crate::events;
 use crate::folder::{FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
-use crate::lines::{EpochLine, EventLine, HashLine, Length, Line, ProbeLine, StepLine, WARNED};
+use crate::lines::{EpochLine, EventLine, HashLine, Length, Line, ProbeLine, StepLine};
 use crate::measures::Measures;
 use crate::onlooker::Onlooker;
 use crate::progress::{Progress, Style};
@@ -14,7 +15,7 @@ use crate::summary::{Ending, Slowest, Summary};
 use crate::tensorboard::EventFile;
 use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
-use ps_core::control::{Event, EventKind, Probe, State};
+use ps_core::control::{Event, Probe, State};
 use ps_core::{StepReport, Tally};
 use ps_plan::{BatchPlan, Step};
 use std::collections::BTreeMap;
@@ -620,19 +621,12 @@ impl Recorder {
 
     /// Something out of the ordinary, after so many steps.
     pub fn event(&mut self, step: u64, event: &Event) {
-        let kind = match event.kind {
-            EventKind::Lowered => "lowered",
-            EventKind::Recovered => "recovered",
-            EventKind::Warned => WARNED,
-            EventKind::Stopped => "stopped",
-            EventKind::Restored => "restored",
-        };
-        if event.kind == EventKind::Restored {
+        if let Event::Restored { .. } = event {
             // What was measured is of other weights.
             self.validated = None;
             self.is_restored = true;
         }
-        let line = Line::Event(EventLine { step, event: kind.into(), text: event.text.clone() });
+        let line = Line::Event(EventLine { step, event: event.name().into(), text: events::text(event) });
         self.write(&line);
         self.progress.show(&line);
     }

@@ -1,7 +1,7 @@
 //! The guard: notices that the loss explodes, and returns to weights that it has kept. Section 9 of `docs/numerics.md` has its
 //! rule as pseudocode.
 
-use super::{Event, EventKind, NotFinite};
+use super::{Event, NotFinite};
 use serde::{Deserialize, Serialize};
 
 /// Share of the running mean that remains when a loss is added to it.
@@ -86,6 +86,27 @@ pub(super) enum Decision {
     Recover,
 }
 
+/// What shows that the loss has exploded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Explosion {
+    /// The loss or the gradient is not finite.
+    NotFinite,
+    /// The running mean of the loss is above its limit.
+    Mean {
+        /// The mean.
+        value: f64,
+        /// Its limit.
+        limit: f64,
+    },
+    /// A single loss is above its limit.
+    Loss {
+        /// The loss.
+        value: f64,
+        /// Its limit.
+        limit: f64,
+    },
+}
+
 impl Default for GuardState {
     fn default() -> Self {
         GuardState {
@@ -132,45 +153,36 @@ impl GuardState {
         &mut self,
         guard: &Guard,
         candidate: Candidate,
-        events: &mut Vec<Event>,
-    ) -> Result<Decision, NotFinite> {
+    ) -> Result<(Decision, Option<Event>), NotFinite> {
         let Candidate { step, count, loss, rate } = candidate;
-        let Err(what) = self.add(guard.rise, loss) else {
+        let Err(explosion) = self.add(guard.rise, loss) else {
             self.is_reported = false;
             let keeps = guard.recovers && self.kept.is_none_or(|kept| step - kept.step >= guard.every);
             if !keeps {
-                return Ok(Decision::Step);
+                return Ok((Decision::Step, None));
             }
             self.kept = Some(Kept { step, count, mean: self.mean });
-            return Ok(Decision::Keep);
+            return Ok((Decision::Keep, None));
         };
         match self.kept.filter(|_| self.recoveries < guard.retries) {
             Some(kept) => {
                 self.recoveries += 1;
                 self.factor *= guard.factor;
                 (self.mean, self.best) = (kept.mean, Some(kept.mean.value()));
-                let text = format!(
-                    "{what}; back to the weights of step {}, learning rate {:.6} (recovery {} of {})",
-                    kept.step,
-                    rate * self.factor,
-                    self.recoveries,
-                    guard.retries
-                );
-                events.push(Event { kind: EventKind::Recovered, text });
-                Ok(Decision::Recover)
+                let event = Event::Recovered {
+                    explosion,
+                    step: kept.step,
+                    rate: rate * self.factor,
+                    recovery: self.recoveries,
+                    retries: guard.retries,
+                };
+                Ok((Decision::Recover, Some(event)))
             }
             None if loss.is_none() => Err(NotFinite),
             None => {
-                if !std::mem::replace(&mut self.is_reported, true) {
-                    let text = match guard.recovers {
-                        true => {
-                            format!("{what}; all {} recoveries are used up, the run continues", guard.retries)
-                        }
-                        false => format!("{what}; guard.mode = \"recover\" would go back and lower the rate"),
-                    };
-                    events.push(Event { kind: EventKind::Warned, text });
-                }
-                Ok(Decision::Step)
+                let retries = guard.recovers.then_some(guard.retries);
+                let is_new = !std::mem::replace(&mut self.is_reported, true);
+                Ok((Decision::Step, is_new.then_some(Event::Warned { explosion, retries })))
             }
         }
     }
@@ -178,32 +190,24 @@ impl GuardState {
     /// Adds a loss to the running mean.
     ///
     /// # Errors
-    /// The loss has exploded: the mean is unchanged, and the text says what is wrong.
-    fn add(&mut self, rise: f64, loss: Option<f64>) -> Result<(), String> {
-        let loss = loss.ok_or("the loss or the gradient is not finite")?;
+    /// The loss has exploded; the mean is unchanged.
+    fn add(&mut self, rise: f64, loss: Option<f64>) -> Result<(), Explosion> {
+        let loss = loss.ok_or(Explosion::NotFinite)?;
         let first = *self.first.get_or_insert(loss);
         let mean = self.mean.with(loss);
         if let Some(best) = self.best {
             let limit = best + (rise - 1.0) * best.abs().max(FLOOR * first.abs());
             // Relative to the best mean, not to 0: losses may be negative.
             let spike = best + SPIKE * (limit - best);
-            let above = |what, value, limit| {
-                Err(format!("the {what} is {}, above the limit of {}", shown(value), shown(limit)))
-            };
             if mean.value() > limit {
-                return above("running mean of the loss", mean.value(), limit);
+                return Err(Explosion::Mean { value: mean.value(), limit });
             }
             if loss > spike {
-                return above("loss", loss, spike);
+                return Err(Explosion::Loss { value: loss, limit: spike });
             }
         }
         self.mean = mean;
         self.best = Some(self.best.map_or(mean.value(), |best| best.min(mean.value())));
         Ok(())
     }
-}
-
-/// A loss for people.
-fn shown(loss: f64) -> String {
-    if loss.abs() < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
 }

@@ -1,0 +1,136 @@
+//! Full-batch descent that takes a step only if the loss falls by enough (Armijo 1966). Each step of the run evaluates one
+//! point: it accepts the point and goes on along its gradient, or returns to the last accepted one and tries a shorter step.
+
+use super::{Action, NotFinite};
+use serde::{Deserialize, Serialize};
+
+/// Share of a mean loss below which its changes are the rounding of the samples' losses to binary32: a descent that went by
+/// them would come to a halt before its gradient says so (Hager and Zhang 2005, section 2).
+const LOSS_NOISE: f64 = 1.0 / 268_435_456.0;
+
+/// Settings of the descent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Descent {
+    /// The share of the first-order prediction by which the loss must fall.
+    pub sufficient: f64,
+    /// Factor of the rate after a step that was not taken.
+    pub shrink: f64,
+    /// Factor of the rate after a step that was taken.
+    pub grow: f64,
+    /// The run ends when the predicted or the actual decrease is not above this …
+    pub tolerance: f64,
+    /// … or the norm of the gradient is not above this.
+    pub gradient_tolerance: f64,
+}
+
+/// The last accepted point.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Base {
+    loss: f64,
+    /// The squared norm of its gradient.
+    squared: f64,
+    /// The rate of the step from there that is tried.
+    rate: f64,
+}
+
+/// A point that the descent has stepped to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Point {
+    /// Its loss, weight decay included.
+    pub loss: f64,
+    /// The squared norm of its gradient.
+    pub squared: f64,
+    /// Whether loss and gradient are finite.
+    pub is_finite: bool,
+    /// Whether the run ends after this step, so that there is no step from here.
+    pub is_last: bool,
+}
+
+/// The end of a descent: no step from here lowers the loss by a relevant amount.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Arrival {
+    /// The loss at the weights that the run ends with, weight decay included.
+    pub loss: f64,
+    /// What shows it.
+    pub sign: ArrivalSign,
+    /// The tolerance that it is not above.
+    pub tolerance: f64,
+}
+
+/// What shows that a descent has arrived.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ArrivalSign {
+    /// The norm of the gradient.
+    GradientNorm(f64),
+    /// The decrease that was predicted for the step just taken.
+    PredictedDecrease(f64),
+    /// The decrease that the step just taken has brought.
+    Decrease(f64),
+    /// No step lowered the loss; this is the decrease that is predicted for the next, shorter one.
+    NoStep(f64),
+}
+
+impl Base {
+    /// The rate of the step that is tried from here.
+    pub(super) fn rate(&self) -> f64 {
+        self.rate
+    }
+}
+
+impl Descent {
+    /// Accepts the point or not, and decides how to go on; `initial` is the rate of the first step.
+    ///
+    /// # Errors
+    /// Loss or gradient of the first point is not finite.
+    pub(super) fn decide(
+        &self,
+        base: &mut Option<Base>,
+        point: Point,
+        initial: f64,
+    ) -> Result<(Action, Option<Arrival>), NotFinite> {
+        let Point { loss, squared, is_finite, is_last } = point;
+        let accept = if is_last { Action::Stay } else { Action::Accept };
+        let Some(before) = *base else {
+            if !is_finite {
+                return Err(NotFinite);
+            }
+            *base = Some(Base { loss, squared, rate: initial });
+            return Ok((accept, None));
+        };
+        let predicted = before.rate * before.squared;
+        let noise = LOSS_NOISE * before.loss.abs();
+        if is_finite && loss <= before.loss - self.sufficient * predicted + noise {
+            *base = Some(Base { loss, squared, rate: before.rate * self.grow });
+            let sign = self.sign_of_arrival(squared.sqrt(), predicted, before.loss - loss, noise);
+            let Some((sign, tolerance)) = sign else { return Ok((accept, None)) };
+            return Ok((Action::Stay, Some(Arrival { loss, sign, tolerance })));
+        }
+        let rate = before.rate * self.shrink;
+        *base = Some(Base { rate, ..before });
+        let (predicted, tolerance) = (rate * before.squared, self.tolerance);
+        if predicted <= tolerance {
+            let sign = ArrivalSign::NoStep(predicted);
+            return Ok((Action::Base, Some(Arrival { loss: before.loss, sign, tolerance })));
+        }
+        Ok((if is_last { Action::Base } else { Action::Retry }, None))
+    }
+
+    /// What shows that an accepted point is the last one, with the tolerance that it is not above.
+    fn sign_of_arrival(
+        &self,
+        norm: f64,
+        predicted: f64,
+        actual: f64,
+        noise: f64,
+    ) -> Option<(ArrivalSign, f64)> {
+        if norm <= self.gradient_tolerance {
+            Some((ArrivalSign::GradientNorm(norm), self.gradient_tolerance))
+        } else if predicted <= self.tolerance {
+            Some((ArrivalSign::PredictedDecrease(predicted), self.tolerance))
+        } else if actual <= self.tolerance && self.tolerance >= noise {
+            Some((ArrivalSign::Decrease(actual), self.tolerance))
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Carrying out a verdict on weights and state. Beside the optimizer's vectors, the state has those that policies keep aside:
+//! the best weights, what the guard restores, and the base point of a descent with its direction.
+
+use super::{Action, Control, ControlConfig, Event, Verdict};
+use crate::metrics::Tally;
+use crate::optim::{Finite, Rules, Stride, vectors_mut};
+
+impl Control {
+    /// The vectors of a run's state, each `[parameters]` and 0 at first: the optimizer's, and what is kept aside.
+    pub fn vectors(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.rules.state().iter().map(|vector| vector.name).collect();
+        names.extend(self.config.early_stopping.map(|_| "best"));
+        if self.config.guard.is_some_and(|guard| guard.recovers) {
+            names.push("good");
+            names.extend(self.rules.state().iter().map(|vector| vector.kept));
+        }
+        if self.config.descent.is_some() {
+            names.extend(["base", "direction"]);
+        }
+        names
+    }
+
+    /// Whether a verdict can be carried out here: it needs nothing that this run does not keep.
+    pub fn can(&self, verdict: &Verdict) -> bool {
+        let ControlConfig { early_stopping, guard, descent, .. } = &self.config;
+        let recovers = guard.is_some_and(|guard| guard.recovers);
+        let can = match verdict.action {
+            Action::Step | Action::Stay => true,
+            Action::Recover => recovers,
+            Action::Best => early_stopping.is_some(),
+            Action::Accept | Action::Retry | Action::Base => descent.is_some(),
+        };
+        can && (!verdict.keep_best || early_stopping.is_some()) && (!verdict.keep_good || recovers)
+    }
+
+    /// Carries out a verdict on the elements from `offset` on: `w` are their weights, `g` their gradients' sums, `state`
+    /// their vectors, `[vectors, elements]`.
+    pub fn carry_out(
+        &self,
+        verdict: &Verdict,
+        offset: usize,
+        w: &mut [f32],
+        g: &[f32],
+        state: &mut [f32],
+    ) -> Finite {
+        self.carry_out_by(verdict, offset, w, g, state, |rules, stride, w, g, state| {
+            let size = w.len();
+            rules.update(stride, offset, w, g, vectors_mut(state, size))
+        })
+    }
+
+    /// Like [`Control::carry_out`], on all weights and on the threads of the current rayon pool.
+    pub fn carry_out_all(&self, verdict: &Verdict, w: &mut [f32], g: &[f32], state: &mut [f32]) {
+        self.carry_out_by(verdict, 0, w, g, state, |rules, stride, w, g, state| {
+            rules.update_all(stride, w, g, state);
+            Finite::ALL
+        });
+    }
+
+    fn carry_out_by(
+        &self,
+        verdict: &Verdict,
+        offset: usize,
+        w: &mut [f32],
+        g: &[f32],
+        state: &mut [f32],
+        update: impl FnOnce(&Rules, &Stride, &mut [f32], &[f32], &mut [f32]) -> Finite,
+    ) -> Finite {
+        let size = w.len();
+        let own = self.rules.state().len();
+        let (own_state, mut aside) = state.split_at_mut(own * size);
+        let mut take = |wanted: bool, vectors: usize| {
+            let size = if wanted { vectors * size } else { 0 };
+            aside.split_off_mut(..size).unwrap_or_default()
+        };
+        let best = take(self.config.early_stopping.is_some(), 1);
+        let good = take(self.config.guard.is_some_and(|guard| guard.recovers), 1 + own);
+        let base = take(self.config.descent.is_some(), 2);
+        if verdict.keep_best {
+            best.copy_from_slice(w);
+        }
+        if verdict.keep_good {
+            let (weights, rest) = good.split_at_mut(size);
+            weights.copy_from_slice(w);
+            rest.copy_from_slice(own_state);
+        }
+        match verdict.action {
+            Action::Step => return update(&self.rules, &verdict.stride, w, g, own_state),
+            Action::Recover => {
+                w.copy_from_slice(&good[..size]);
+                own_state.copy_from_slice(&good[size..]);
+            }
+            Action::Stay => {}
+            Action::Best => w.copy_from_slice(best),
+            Action::Accept | Action::Retry => {
+                let (point, direction) = base.split_at_mut(size);
+                if verdict.action == Action::Accept {
+                    point.copy_from_slice(w);
+                    self.rules.direction(&verdict.stride, offset, w, g, direction);
+                }
+                let rate = verdict.stride.rate;
+                for ((w, &point), &direction) in w.iter_mut().zip(&*point).zip(&*direction) {
+                    *w = (-rate).mul_add(direction, point);
+                }
+            }
+            Action::Base => w.copy_from_slice(&base[..size]),
+        }
+        Finite { gradient: true, weights: w.iter().all(|w| w.is_finite()) }
+    }
+
+    /// Restores the best weights after the last step, unless those of the last step, whose loss is `validation`, are better.
+    /// `state` is `[vectors, parameters]`.
+    pub fn close(&self, weights: &mut [f32], state: &[f32], validation: Option<&Tally>) -> Option<Event> {
+        let early_stopping = self.config.early_stopping?;
+        let best = self.state.best?;
+        let loss = validation?.mean_loss();
+        if early_stopping.is_better(&best, loss) {
+            return None;
+        }
+        let at = self.rules.state().len() * weights.len();
+        weights.copy_from_slice(&state[at..at + weights.len()]);
+        Some(Event::Restored { loss, best: best.loss, step: best.step })
+    }
+}

@@ -1,0 +1,50 @@
+//! Early stopping: ends a run whose validation loss no longer improves and returns to the best weights.
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of early stopping.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EarlyStopping {
+    /// Validations in a row without improvement after which the run ends; at least 1.
+    pub patience: u64,
+    /// How far a loss must be below the best to be an improvement.
+    pub least: f64,
+}
+
+/// The best validation loss so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Best {
+    pub loss: f64,
+    /// Steps made when it was seen.
+    pub step: u64,
+    /// Validations since then.
+    pub waited: u64,
+}
+
+/// What a validation means for the run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Validated {
+    /// The weights are the best so far.
+    Best,
+    /// They are not, and the run goes on.
+    NotBetter,
+    /// They are not, and the run ends with the best weights.
+    Exhausted(Best),
+}
+
+impl EarlyStopping {
+    /// Takes in the validation loss at the weights before `step`. A loss that is not finite is never an improvement.
+    pub(super) fn observe(&self, best: &mut Option<Best>, step: u64, loss: f64) -> Validated {
+        if loss.is_finite() && best.is_none_or(|best| self.is_better(&best, loss)) {
+            *best = Some(Best { loss, step, waited: 0 });
+            return Validated::Best;
+        }
+        let Some(best) = best else { return Validated::NotBetter };
+        best.waited += 1;
+        if best.waited < self.patience { Validated::NotBetter } else { Validated::Exhausted(*best) }
+    }
+
+    pub(super) fn is_better(&self, best: &Best, loss: f64) -> bool {
+        loss < best.loss - self.least
+    }
+}

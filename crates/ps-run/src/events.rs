@@ -1,0 +1,126 @@
+//! Texts for what [`ps_core::control`] reports.
+
+use ps_core::control::{Arrival, ArrivalSign, Event, Explosion, Stop};
+
+/// What happened and why.
+pub(crate) fn text(event: &Event) -> String {
+    match *event {
+        Event::Lowered { loss, best, patience, rates: [from, to] } => {
+            let validations = match patience {
+                0 => "this one".into(),
+                patience => format!("{} validations in a row", patience + 1),
+            };
+            format!(
+                "the validation loss is {loss:.6}, and its best, {best:.6}, was not beaten by enough in {validations}: \
+                 learning rate {from} lowered to {to}"
+            )
+        }
+        Event::Recovered { explosion, step, rate, recovery, retries } => format!(
+            "{}; back to the weights of step {step}, learning rate {rate:.6} (recovery {recovery} of {retries})",
+            explained(explosion)
+        ),
+        Event::Warned { explosion, retries: Some(retries) } => {
+            format!("{}; all {retries} recoveries are used up, the run continues", explained(explosion))
+        }
+        Event::Warned { explosion, retries: None } => {
+            format!("{}; guard.mode = \"recover\" would go back and lower the rate", explained(explosion))
+        }
+        Event::Stopped(Stop::NoImprovement { best, validations, step }) => format!(
+            "stopped early: the validation loss was not below {best:.6} in {validations} validations; the weights after \
+             step {step} are restored"
+        ),
+        Event::Stopped(Stop::Arrived(Arrival { loss, sign, tolerance })) => {
+            let why = match sign {
+                ArrivalSign::GradientNorm(norm) => format!("the norm of the gradient is {norm:.3e}"),
+                ArrivalSign::PredictedDecrease(fall) => format!("the predicted decrease was {fall:.3e}"),
+                ArrivalSign::Decrease(fall) => format!("the loss fell by {fall:.3e}"),
+                ArrivalSign::NoStep(fall) => {
+                    format!("no step lowers it, and of the next one only {fall:.3e} is predicted")
+                }
+            };
+            format!("the descent has arrived at loss {loss:.9}: {why}, not above {tolerance:.3e}")
+        }
+        Event::Restored { loss, best, step } => format!(
+            "the validation loss is {loss:.6}, not below the best, {best:.6}: the weights after step {step} are restored"
+        ),
+    }
+}
+
+fn explained(explosion: Explosion) -> String {
+    let above =
+        |what, value, limit| format!("the {what} is {}, above the limit of {}", shown(value), shown(limit));
+    match explosion {
+        Explosion::NotFinite => "the loss or the gradient is not finite".into(),
+        Explosion::Mean { value, limit } => above("running mean of the loss", value, limit),
+        Explosion::Loss { value, limit } => above("loss", value, limit),
+    }
+}
+
+/// A loss with as many digits as are of interest.
+fn shown(loss: f64) -> String {
+    if loss.abs() < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_says_what_happened_and_why() {
+        let above = Explosion::Mean { value: 12.34567, limit: 3e7 };
+        let arrived = |sign| Event::Stopped(Stop::Arrived(Arrival { loss: 0.5, sign, tolerance: 1e-9 }));
+        for (event, wanted) in [
+            (
+                Event::Lowered { loss: 0.25, best: 0.2, patience: 0, rates: [0.1, 0.05] },
+                "the validation loss is 0.250000, and its best, 0.200000, was not beaten by enough in this one: learning rate \
+                 0.1 lowered to 0.05",
+            ),
+            (
+                Event::Lowered { loss: 0.25, best: 0.2, patience: 2, rates: [0.1, 0.05] },
+                "the validation loss is 0.250000, and its best, 0.200000, was not beaten by enough in 3 validations in a row: \
+                 learning rate 0.1 lowered to 0.05",
+            ),
+            (
+                Event::Recovered { explosion: above, step: 40, rate: 0.05, recovery: 1, retries: 10 },
+                "the running mean of the loss is 12.3457, above the limit of 3.000e7; back to the weights of step 40, learning \
+                 rate 0.050000 (recovery 1 of 10)",
+            ),
+            (
+                Event::Warned { explosion: Explosion::Loss { value: 9.0, limit: 8.0 }, retries: Some(3) },
+                "the loss is 9.0000, above the limit of 8.0000; all 3 recoveries are used up, the run continues",
+            ),
+            (
+                Event::Warned { explosion: Explosion::NotFinite, retries: None },
+                "the loss or the gradient is not finite; guard.mode = \"recover\" would go back and lower the rate",
+            ),
+            (
+                Event::Stopped(Stop::NoImprovement { best: 0.2, validations: 5, step: 30 }),
+                "stopped early: the validation loss was not below 0.200000 in 5 validations; the weights after step 30 are \
+                 restored",
+            ),
+            (
+                arrived(ArrivalSign::GradientNorm(1e-10)),
+                "the descent has arrived at loss 0.500000000: the norm of the gradient is 1.000e-10, not above 1.000e-9",
+            ),
+            (
+                arrived(ArrivalSign::PredictedDecrease(1e-10)),
+                "the descent has arrived at loss 0.500000000: the predicted decrease was 1.000e-10, not above 1.000e-9",
+            ),
+            (
+                arrived(ArrivalSign::Decrease(1e-10)),
+                "the descent has arrived at loss 0.500000000: the loss fell by 1.000e-10, not above 1.000e-9",
+            ),
+            (
+                arrived(ArrivalSign::NoStep(1e-10)),
+                "the descent has arrived at loss 0.500000000: no step lowers it, and of the next one only 1.000e-10 is \
+                 predicted, not above 1.000e-9",
+            ),
+            (
+                Event::Restored { loss: 0.25, best: 0.2, step: 30 },
+                "the validation loss is 0.250000, not below the best, 0.200000: the weights after step 30 are restored",
+            ),
+        ] {
+            assert_eq!(text(&event), wanted);
+        }
+    }
+}
