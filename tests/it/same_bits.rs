@@ -42,7 +42,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
     if shared("mnist/train-images-idx3-ubyte.gz").is_none() {
         return;
     }
-    let case = Case::new("examples/mnist.toml", &["train.steps=200"]);
+    let case = Case::new("examples/mnist.toml", &["train.steps=60"]);
     let wanted = case.hash("train", &["--reference"]);
     for threads in ["1", "2", "3", "8"] {
         assert_eq!(case.hash("train", &["--threads", threads]), wanted, "{threads} threads");
@@ -74,7 +74,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
             kernel: job.kernel,
             workers: 3,
             servers,
-            checkpoint_every: 50,
+            checkpoint_every: 20,
             audit: 0.0,
             expected: Some(wanted.clone()),
             planted: Default::default(),
