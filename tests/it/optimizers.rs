@@ -47,7 +47,8 @@ fn ten_steps_of_every_optimizer_are_those_of_pytorch_optax_or_its_paper() {
             let at = control.plan().step(step as u64);
             let verdict = if control.holds(at.step) {
                 let stride = control.plain(at).stride;
-                let norms = control.rules().measure_all(&stride, &weights, &gradient, &state);
+                let rules = control.rules();
+                let norms = rules.norms(&rules.measure_all(&stride, &weights, &gradient, &state));
                 control.decide(at, &observed(None), &norms).unwrap().0
             } else {
                 let verdict = control.plain(at);

@@ -3,8 +3,11 @@
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_core::gradient::InPlace;
 use ps_core::optim::Sgd;
-use ps_core::{Activation, Gradients, Head, Kernel, LearningRate, Model, NodeSum, Samples, Trainer};
+use ps_core::{
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, NodeSum, Rules, Samples,
+};
 use ps_plan::BatchPlan;
+use ps_plane::Plane;
 
 /// The usual leaf.
 const LEAF: usize = 32;
@@ -96,21 +99,25 @@ fn step<'a>(
     let (model, plan) = (model(samples, hidden), plan(samples, batch, leaf));
     let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
     let rate = LearningRate::constant(0.001);
-    if InPlace::suits(&model, &momentum.into()) {
-        let mut holder = InPlace::new(&model, plan, momentum, rate, kernel);
+    let suits = InPlace::suits(&model, &momentum.into());
+    let control = Control::new(ControlConfig::default(), Rules::new(momentum, &model, plan.seed), plan, rate);
+    if suits {
+        let mut plane = Plane::fused(model, control, kernel);
         return Entrant::new(name, move || {
-            holder.compute(samples);
-            holder.update().expect("so small a rate does not diverge");
+            plane.compute(samples);
+            plane.finish().expect("so small a rate does not diverge");
         });
     }
-    let mut trainer = Trainer::new(&model, plan, momentum, rate);
+    let mut plane = Plane::shared(model.clone(), control);
     let mut gradients = Gradients::new(model, plan, kernel);
     Entrant::new(name, move || {
-        let version = trainer.version();
+        let version = plane.version();
         let leaves = plan.step(version).tree().leaves();
-        let mut root = gradients.compute(trainer.weights(), samples, version, 0..leaves).remove(0);
-        let report = trainer.finish(&mut root).expect("so small a rate does not diverge");
-        gradients.recycle(NodeSum { tally: report.tally, ..root });
+        let root = gradients.compute(plane.weights(), samples, version, 0..leaves).remove(0);
+        let node = root.node;
+        plane.take_sum(root);
+        let report = plane.finish().expect("so small a rate does not diverge");
+        gradients.recycle(NodeSum { node, gradient: plane.take_gradient(), tally: report.tally });
     })
 }
 

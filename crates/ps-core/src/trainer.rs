@@ -176,7 +176,7 @@ impl Trainer {
         let (verdict, decided) = if self.control.holds(step.step) {
             let stride = self.control.plain(step).stride;
             let rules = self.control.rules();
-            let norms = rules.measure_all(&stride, &self.weights, gradient, &self.state);
+            let norms = rules.norms(&rules.measure_all(&stride, &self.weights, gradient, &self.state));
             let decided = self.control.decide(step, &observed, &norms);
             decided.map_err(|NotFinite| diverged.clone())?
         } else {

@@ -39,7 +39,8 @@ impl Plane {
             // Its chunks may be part of the sums of other shards.
             self.count(worker);
         }
-        let open = self.pushed.keys().filter(|&&(sender, _)| sender == worker).count();
+        let of_worker = (worker, Node::leaf(0))..;
+        let open = self.pushed.range(of_worker).take_while(|((sender, _), _)| *sender == worker).count();
         if open >= MAX_OPEN_NODES {
             return Err(Rejected::TooManyNodes { step, open });
         }
@@ -189,7 +190,7 @@ impl Plane {
 
     /// The hash of a node of the open step, computed here. All weights must be kept here.
     pub fn judge(&self, node: Node, recompute: &mut dyn Recompute) -> Digest {
-        let NodeSum { gradient, tally, .. } = self.compute(node, recompute);
+        let NodeSum { gradient, tally, .. } = self.recompute(node, recompute);
         let bytes = share(gradient);
         // A node of a section that is only evaluated has no gradient.
         let ranges =
@@ -236,7 +237,7 @@ impl Plane {
             // One such node is enough for the step to fail: no need to look at each chunk of each.
             return Ok(());
         }
-        let sum = self.compute(node, recompute);
+        let sum = self.recompute(node, recompute);
         if is_finite_tally(&sum.tally) && sum.gradient.iter().all(|value| value.is_finite()) {
             return Err(Rejected::NotFinite { step, node });
         }
@@ -245,7 +246,7 @@ impl Plane {
     }
 
     /// The sum of a node of the open step.
-    fn compute(&self, node: Node, recompute: &mut dyn Recompute) -> NodeSum {
+    fn recompute(&self, node: Node, recompute: &mut dyn Recompute) -> NodeSum {
         let mut weights = vec![0.0; self.model.parameters()];
         for chunk in &self.chunks {
             read(chunk.weights.elements(), &mut weights[chunk.range()]);

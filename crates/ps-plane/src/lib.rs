@@ -16,6 +16,7 @@ mod message;
 mod plane;
 mod serve;
 mod step;
+mod whole;
 
 pub use message::{GradientChunk, NodeDone, NodeMetrics, Recompute, Rejected, StatePart, WeightsPart};
 pub use plane::Plane;

@@ -1,6 +1,7 @@
 //! The state of a plane between two messages.
 
 use crate::chunk::{Chunk, Served};
+use crate::whole::Whole;
 use bytes::Bytes;
 use ps_coord::WorkerId;
 use ps_core::chunk::Pool;
@@ -23,6 +24,8 @@ pub struct Plane {
     pub(crate) version: u64,
     /// By ascending offset; they cover `kept`.
     pub(crate) chunks: Vec<Chunk>,
+    /// All weights, of a plane that has no chunks.
+    pub(crate) whole: Option<Whole>,
     /// Buffers of chunks, which come back when the last message that holds a slice of one is gone.
     pub(crate) pool: Pool,
 
@@ -102,6 +105,7 @@ impl Plane {
             kept,
             version: 0,
             chunks,
+            whole: None,
             pool,
             model,
             audits: false,
@@ -154,6 +158,9 @@ impl Plane {
                 state.fill(0.0);
             }
             chunk.restore(served, state, tree.training());
+        }
+        if let Some(whole) = &mut self.whole {
+            whole.restore(weights, state);
         }
         self.version = version;
         self.has_previous = false;

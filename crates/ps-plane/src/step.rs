@@ -2,10 +2,11 @@
 
 use crate::message::WeightsPart;
 use crate::plane::Plane;
+use crate::whole::Checks;
 use ps_core::control::{NotFinite, Verdict};
 use ps_core::optim::{Moved, PieceSums};
 use ps_core::trainer::Diverged;
-use ps_core::{Fold, Observed, StepReport, Tally};
+use ps_core::{Fold, Observed, StepReport};
 use ps_plan::Section;
 use ps_plan::planted::Defect;
 use std::collections::BTreeSet;
@@ -18,8 +19,11 @@ impl Plane {
 
     /// The sums over the pieces that are kept here, of which all leaves are in.
     pub fn measure(&self) -> Vec<PieceSums> {
-        let stride = self.control.plain(self.plan.step(self.version)).stride;
-        let mut sums = Vec::new();
+        let step = self.plan.step(self.version);
+        if let Some(whole) = &self.whole {
+            return whole.measure(&self.control, step);
+        }
+        let (stride, mut sums) = (self.control.plain(step).stride, Vec::new());
         for chunk in &self.chunks {
             chunk.measure(self.control.rules(), &stride, &mut sums);
         }
@@ -29,9 +33,11 @@ impl Plane {
     /// Decides about the open step, of which all is seen, by the sums over all pieces of all servers, in order.
     pub fn decide(&mut self, sums: &[PieceSums]) -> Option<&Verdict> {
         let step = self.plan.step(self.version);
-        let observed = self.observed.get_or_insert_with(|| observed(&mut self.metrics));
         let norms = self.control.rules().norms(sums);
-        match self.control.decide(step, observed, &norms) {
+        let observed = self.observe();
+        let decision = self.control.decide(step, &observed, &norms);
+        self.observed = Some(observed);
+        match decision {
             Ok((verdict, decided)) => {
                 self.decided = Some(decided);
                 Some(self.verdict.insert(verdict))
@@ -51,7 +57,32 @@ impl Plane {
 
     /// Updates all chunks, whose leaves are all covered, as far as they are not updated yet.
     pub fn release(&mut self) -> Vec<WeightsPart> {
+        self.update_whole();
         (0..self.chunks.len()).filter_map(|index| self.advance(index)).collect()
+    }
+
+    /// Updates weights that are not cut into chunks. Nothing takes that back, so it is not done if the step is to fail.
+    fn update_whole(&mut self) {
+        if self.whole.is_none() {
+            return;
+        }
+        let observed = self.observe();
+        let is_decided = self.decided.is_some();
+        self.diverged |= !is_decided && !observed.train.loss.is_finite();
+        self.observed = Some(observed);
+        let checks = Checks { gradient: !is_decided, weights: self.is_last() };
+        if let Some(whole) = self.whole.as_mut().filter(|_| !self.diverged) {
+            let step = self.plan.step(self.version);
+            let verdict = self.verdict.get_or_insert_with(|| self.control.plain(step));
+            let is_last = checks.weights;
+            let finite = whole.update(&self.control, verdict, step, checks);
+            self.diverged |= !finite.gradient || is_last && !finite.weights;
+        }
+    }
+
+    /// Whether the run is over after the open step, as far as that is decided.
+    fn is_last(&self) -> bool {
+        self.version + 1 >= self.plan.steps || self.decided.as_ref().is_some_and(|decided| decided.is_last)
     }
 
     /// Updates a chunk if all leaves are covered and it is not updated yet.
@@ -64,11 +95,9 @@ impl Plane {
         let verdict = self.verdict.get_or_insert_with(|| self.control.plain(step));
         let (served, finite) = chunk.make(&self.control, verdict, &self.pool, self.model.precision());
         self.made += 1;
-        // A weight that overflows shows in the next step's loss; after the last step nobody would look.
-        let is_last = self.version + 1 >= self.plan.steps
-            || self.decided.as_ref().is_some_and(|decided| decided.is_last);
-        self.diverged |= !finite.gradient || is_last && !finite.weights;
         let part = WeightsPart { version: self.version + 1, offset: chunk.offset, bytes: served.sent };
+        // A weight that overflows shows in the next step's loss; after the last step nobody would look.
+        self.diverged |= !finite.gradient || self.is_last() && !finite.weights;
         (!self.diverged).then_some(part)
     }
 
@@ -79,10 +108,13 @@ impl Plane {
 
     /// How far the weights that are kept here go in the open step, of which all chunks are made; nothing if the step is not
     /// probed.
-    pub fn measure_way(&self) -> Vec<Moved> {
+    pub fn measure_way(&mut self) -> Vec<Moved> {
         let mut sums = Vec::new();
         if self.verdict.as_ref().is_some_and(|verdict| verdict.measures) {
             let samples = self.plan.step(self.version).samples;
+            if let Some(whole) = &mut self.whole {
+                return whole.measure_way(self.control.rules(), samples);
+            }
             for chunk in &self.chunks {
                 chunk.measure_way(self.control.rules(), samples, &mut sums);
             }
@@ -108,7 +140,7 @@ impl Plane {
     /// # Errors
     /// The loss or an element is not finite; the weights stay as they are.
     pub fn commit(&mut self, moved: &[Moved]) -> Result<StepReport, Diverged> {
-        let observed = self.observed.take().unwrap_or_else(|| observed(&mut self.metrics));
+        let observed = self.observe();
         let step = self.plan.step(self.version);
         let verdict = self.verdict.take().unwrap_or_else(|| self.control.plain(step));
         let rate = verdict.stride.rate;
@@ -134,12 +166,19 @@ impl Plane {
         self.metrics = stays.unwrap_or_else(|| Fold::new(tree));
         Ok(StepReport::new(step, rate, observed, decided))
     }
-}
 
-/// What the metric sums of a step came to.
-fn observed(metrics: &mut Fold) -> Observed {
-    let train = metrics.take_root().map_or_else(Tally::default, |root| root.tally);
-    let [last_batch, validation] =
-        [Section::LastBatch, Section::Validation].map(|section| metrics.take_tally(section));
-    Observed { train, last_batch, validation }
+    /// What the metric sums of the open step came to. Takes the gradient with them, where it is not cut into chunks.
+    pub(crate) fn observe(&mut self) -> Observed {
+        if let Some(observed) = self.observed.take() {
+            return observed;
+        }
+        let root = self.metrics.take_root().map(|root| (root.tally, root.gradient));
+        let (train, gradient) = root.unwrap_or_default();
+        if let Some(whole) = &mut self.whole {
+            whole.take_gradient(gradient);
+        }
+        let [last_batch, validation] =
+            [Section::LastBatch, Section::Validation].map(|section| self.metrics.take_tally(section));
+        Observed { train, last_batch, validation }
+    }
 }

@@ -2,19 +2,21 @@
 //!
 //! The caller's thread owns the weights and is also the first worker, so that a run of one worker passes no
 //! message to another thread; further workers have threads of their own. Gradients are moved and weights are
-//! shared. All compute on the current rayon pool. A large model's only worker updates its weights in place (`solo.rs`).
+//! shared. All compute on the current rayon pool. A large model's only worker updates its weights in place: no worker computes
+//! then, but the plane that holds them ([`Plane::fused`]).
 
-mod solo;
 mod worker;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
+use ps_core::NodeSum;
 use ps_core::trainer::Diverged;
-use ps_core::{Fold, NodeSum, Trainer};
-use ps_plan::Section;
+use ps_plan::{Node, Section};
+use ps_plane::Plane;
 use ps_run::{FolderError, Job, Part, Recorder, WorkerRow, WorkerStanding};
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use worker::{Letter, Parcel, Worker};
@@ -61,9 +63,6 @@ pub fn train(
 ) -> Result<Trained, LocalError> {
     if let Some(trained) = recorder.take_complete(job) {
         return Ok(trained);
-    }
-    if workers == 1 && job.updates_in_place() {
-        return solo::train(job, stop, recorder);
     }
     let (parcels, inbox) = channel::bounded(workers);
     std::thread::scope(|scope| {
@@ -117,8 +116,9 @@ struct Hub<'a> {
     recorder: &'a mut Recorder,
     clock: Instant,
     core: ServerCore,
-    trainer: Trainer,
-    fold: Fold,
+    plane: Plane,
+    /// Whether the run is over before its last step.
+    is_concluded: bool,
     workers: usize,
     /// Letter boxes of workers 1, 2, …
     seats: Vec<Seat>,
@@ -126,6 +126,8 @@ struct Hub<'a> {
     /// Worker 0, on this thread, and its letters.
     own: Worker<'a>,
     own_letters: VecDeque<Letter>,
+    /// Leaves that the plane computes itself.
+    in_place: VecDeque<(u64, Range<u32>)>,
     diverged: Option<Diverged>,
     finished: Option<Outcome>,
     /// When whoever watches was last told where the workers stand.
@@ -141,24 +143,30 @@ impl<'a> Hub<'a> {
         seats: Vec<Seat>,
         inbox: Receiver<Parcel>,
     ) -> Self {
-        let mut trainer = job.trainer();
+        let (model, control) = (job.model.clone(), job.control());
+        let mut plane = match workers == 1 && job.updates_in_place() {
+            true => Plane::fused(model, control, job.kernel),
+            false => Plane::shared(model, control),
+        };
         if let Some(start) = recorder.take_start() {
-            trainer.resume(start.progress.step, start.weights, start.state, start.progress.control);
+            let progress = start.progress;
+            plane.restore_whole(progress.step, &start.weights, &start.state, progress.control);
         }
-        let version = trainer.version();
+        let version = plane.version();
         Hub {
             job,
             stop,
             recorder,
             clock: Instant::now(),
             core: ServerCore::new(0, server_config(job, workers, version)),
-            trainer,
-            fold: Fold::new(job.plan.step(version.min(job.plan.steps - 1)).tree()),
+            plane,
+            is_concluded: false,
             workers,
             seats,
             inbox,
             own: Worker::new(job, WorkerId(0)),
             own_letters: VecDeque::new(),
+            in_place: VecDeque::new(),
             diverged: None,
             finished: None,
             shown: None,
@@ -180,6 +188,8 @@ impl<'a> Hub<'a> {
                 let sums = self.own.answer(letter);
                 self.recorder.board().meter.spend(Part::Compute, begun.elapsed());
                 self.receive(Parcel { worker: WorkerId(0), sums })?;
+            } else if let Some((step, leaves)) = self.in_place.pop_front() {
+                self.compute(step, leaves)?;
             } else {
                 let begun = Instant::now();
                 let received = self.inbox.recv_timeout(patience(&self.core, self.now()));
@@ -201,16 +211,11 @@ impl<'a> Hub<'a> {
                 Err(LocalError::Lost("its workers are gone".into()))
             }
             _ => {
-                if self.trainer.is_done() {
-                    self.keep_end();
-                    let validation = self.recorder.validate(self.job, self.trainer.weights());
-                    if let Some(event) = self.trainer.close(validation.as_ref()) {
-                        self.recorder.event(self.trainer.version(), &event);
-                    }
-                } else {
-                    self.save().map_err(LocalError::Unsaved)?;
+                if self.is_concluded || self.plane.version() >= self.job.plan.steps {
+                    return Ok(self.close());
                 }
-                Ok((self.trainer.weights().to_vec(), self.trainer.version()))
+                self.save().map_err(LocalError::Unsaved)?;
+                Ok((self.plane.weights().to_vec(), self.plane.version()))
             }
         }
     }
@@ -223,9 +228,9 @@ impl<'a> Hub<'a> {
         self.recorder.board().contributed(|| lane(worker));
         for sum in sums {
             let node = sum.node;
-            if step == self.trainer.version() {
+            if step == self.plane.version() {
                 let begun = Instant::now();
-                self.fold.insert(sum);
+                self.plane.take_sum(sum);
                 self.recorder.board().meter.spend(Part::Fold, begun.elapsed());
             }
             self.tell(ServerEvent::Contributed { worker, step, node, digest: None })?;
@@ -254,7 +259,10 @@ impl<'a> Hub<'a> {
             ServerAction::SendWeights { .. } => {}
             ServerAction::Assign { worker, step, leaves } => {
                 self.recorder.board().assigned(|| lane(worker), step, || Section::words(&leaves));
-                self.send(worker, Letter { work: (step, leaves), weights: self.trainer.shared_weights() })?;
+                match self.plane.shared_weights() {
+                    Some(weights) => self.send(worker, Letter { work: (step, leaves), weights })?,
+                    None => self.in_place.push_back((step, leaves)),
+                }
             }
             ServerAction::Update { step } => return self.update(step).map(Some),
             // Workers end when their letter boxes are closed.
@@ -273,33 +281,69 @@ impl<'a> Hub<'a> {
 
     fn update(&mut self, step: u64) -> Result<ServerEvent, LocalError> {
         let begun = Instant::now();
-        let mut root = self.fold.take_root().expect("the core has seen the same nodes");
-        let [last_batch, validation] =
-            [Section::LastBatch, Section::Validation].map(|section| self.fold.take_tally(section));
-        let report = match self.trainer.finish_seeing(&mut root, last_batch, validation) {
+        let report = match self.plane.finish() {
             Ok(report) => report,
             Err(diverged) => {
                 self.diverged = Some(diverged);
                 return Ok(ServerEvent::Diverged { step });
             }
         };
-        if !self.trainer.is_done() {
-            self.fold = Fold::new(self.job.plan.step(self.trainer.version()).tree());
-        }
         self.recorder.step(&report, self.workers);
         self.recorder.board().meter.spend(Part::Update, begun.elapsed());
         self.recorder.board().made("update", begun);
         self.show();
-        let is_last = report.is_last;
-        self.own.recycle(NodeSum { tally: report.tally, ..root });
-        let wanted = self.recorder.wants(self.trainer.version()).map_err(LocalError::Unsaved)?;
+        self.is_concluded = report.is_last;
+        self.own.recycle(NodeSum {
+            node: Node::leaf(0),
+            gradient: self.plane.take_gradient(),
+            tally: report.tally,
+        });
+        let version = self.plane.version();
+        let wanted = self.recorder.wants(version).map_err(LocalError::Unsaved)?;
         if wanted.look {
-            self.recorder.look(self.trainer.version(), self.trainer.weights());
+            self.recorder.look(version, self.plane.weights());
         }
         if wanted.save {
             self.save().map_err(LocalError::Unsaved)?;
         }
-        Ok(if is_last { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } })
+        Ok(if self.is_concluded { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } })
+    }
+
+    /// Computes leaves where the weights are.
+    fn compute(&mut self, step: u64, leaves: Range<u32>) -> Result<(), LocalError> {
+        let (worker, section) = (WorkerId(0), Section::of(leaves.start));
+        let node = self.job.plan.step(step).tree().root_of(section);
+        let begun = Instant::now();
+        match section {
+            Section::Training => self.plane.compute(&self.job.data.train),
+            // No one else waits for the metrics of the other leaves.
+            _ => {
+                if let Some(tally) = self.job.validate(self.plane.weights()) {
+                    self.plane.take_sum(NodeSum { node, gradient: Vec::new(), tally });
+                }
+            }
+        }
+        self.recorder.board().meter.spend(Part::Compute, begun.elapsed());
+        self.recorder.board().contributed(|| lane(worker));
+        self.tell(ServerEvent::Contributed { worker, step, node, digest: None })
+    }
+
+    /// The weights that the run gives, of which the last step is made.
+    fn close(&mut self) -> Trained {
+        let version = self.plane.version();
+        let mut weights = self.plane.weights().to_vec();
+        if self.recorder.keeps_end() {
+            let (control, state) = (self.plane.control().state().clone(), self.plane.state().to_vec());
+            self.recorder.keep_end(version, control, weights.clone(), state);
+        }
+        let validation = self.recorder.validate(self.job, &weights);
+        if self.job.control.early_stopping.is_some() && !self.is_concluded {
+            let state = self.plane.state().to_vec();
+            if let Some(event) = self.plane.control().close(&mut weights, &state, validation.as_ref()) {
+                self.recorder.event(version, &event);
+            }
+        }
+        (weights, version)
     }
 
     /// Shows those who watch where the workers stand, now and then.
@@ -326,17 +370,9 @@ impl<'a> Hub<'a> {
     }
 
     fn save(&mut self) -> Result<(), FolderError> {
-        let (weights, state) = (self.trainer.weights().to_vec(), self.trainer.state().to_vec());
-        let progress = self.recorder.progress(self.trainer.version(), self.trainer.control().state().clone());
+        let (weights, state) = (self.plane.weights().to_vec(), self.plane.state().to_vec());
+        let progress = self.recorder.progress(self.plane.version(), self.plane.control().state().clone());
         self.recorder.checkpoint(progress, weights, state)
-    }
-
-    fn keep_end(&mut self) {
-        if self.recorder.keeps_end() {
-            let (weights, state) = (self.trainer.weights().to_vec(), self.trainer.state().to_vec());
-            let control = self.trainer.control().state().clone();
-            self.recorder.keep_end(self.trainer.version(), control, weights, state);
-        }
     }
 
     fn send(&mut self, worker: WorkerId, letter: Letter) -> Result<(), LocalError> {

@@ -5,27 +5,21 @@
 
 use super::scratch::dense_layers;
 use super::{Gradients, SMALL_MODEL};
-use crate::control::Decided;
 use crate::kernel::{Kernel, Left, MOST_COLUMNS, Tile, fold_tiles, prefetch};
 use crate::layer::Dense;
-use crate::metrics::Observed;
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::{Finite, OptimizerConfig, OptimizerParams, Update};
 use crate::precision::Precision;
 use crate::product::{MAX_TILE, PackedWeight, WeightGradient, strips};
 use crate::samples::Samples;
-use crate::schedule::Schedule;
-use crate::trainer::{Diverged, StepReport};
-use ps_plan::BatchPlan;
+use ps_plan::{BatchPlan, Step};
 use rayon::prelude::*;
 
-/// Holder of the weights and their only user. What it makes has the bits of [`crate::Trainer`] and [`Gradients`].
+/// Weights, and what computes at them. The result has the bits of [`Gradients`] and [`crate::optim::Rules::update_all`].
 pub struct InPlace {
     gradients: Gradients,
     optimizer: OptimizerParams,
-    rate: Schedule,
-    version: u64,
     /// `[parameters]`. Of wide layers, only the biases are current: their weights are in `gradients.packed`.
     weights: Vec<f32>,
     /// Likewise; empty without momentum.
@@ -47,12 +41,11 @@ impl InPlace {
         model.parameters() > SMALL_MODEL && model.precision() == Precision::F32 && optimizer.is_plain()
     }
 
-    /// A run before its first step.
+    /// The initial weights.
     pub fn new(
         model: &Model,
         plan: BatchPlan,
         optimizer: impl Into<OptimizerParams>,
-        rate: impl Into<Schedule>,
         kernel: Kernel,
     ) -> Self {
         let (optimizer, weights) = (optimizer.into(), model.initial(plan.seed));
@@ -72,21 +65,18 @@ impl InPlace {
             tally: Tally::new(model.classes()),
             gradients,
             optimizer,
-            rate: rate.into(),
-            version: 0,
             weights,
         }
     }
 
-    /// Goes on after `version` steps, with the weights and velocity of then, `[parameters]` (no velocity without
-    /// momentum).
-    pub fn resume(&mut self, version: u64, weights: Vec<f32>, velocity: Vec<f32>) {
+    /// Replaces the weights and the velocity, `[parameters]` (no velocity without momentum).
+    pub fn restore(&mut self, weights: Vec<f32>, velocity: Vec<f32>) {
         assert_eq!(
             [weights.len(), velocity.len()],
             [self.weights.len(), self.velocity.len()],
             "they are of the same model and optimizer"
         );
-        (self.version, self.weights, self.velocity) = (version, weights, velocity);
+        (self.weights, self.velocity) = (weights, velocity);
         let Gradients { model, kernel, .. } = &self.gradients;
         if !self.velocity.is_empty() {
             for (k, dense) in wide_layers(model) {
@@ -97,7 +87,7 @@ impl InPlace {
         self.gradients.pack(&self.weights, 0..self.gradients.packed.len(), true, true);
     }
 
-    /// The velocity after as many steps, `[parameters]`; empty without momentum.
+    /// The velocity, `[parameters]`; empty without momentum.
     pub fn velocity(&mut self) -> &[f32] {
         let Gradients { model, kernel, .. } = &self.gradients;
         if !self.velocity.is_empty() {
@@ -109,12 +99,7 @@ impl InPlace {
         &self.velocity
     }
 
-    /// Steps made.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// The weights after [`InPlace::version`] steps, `[parameters]`.
+    /// The weights, `[parameters]`.
     pub fn weights(&mut self) -> &[f32] {
         let Gradients { model, packed, kernel, .. } = &self.gradients;
         for (k, dense) in wide_layers(model) {
@@ -123,9 +108,8 @@ impl InPlace {
         &self.weights
     }
 
-    /// Takes the samples of the next step forward and back.
-    pub fn compute(&mut self, samples: &dyn Samples) {
-        let step = self.gradients.plan.step(self.version);
+    /// Takes the samples of a step forward and back. Returns their loss and metrics.
+    pub fn compute(&mut self, samples: &dyn Samples, step: Step) -> &Tally {
         let parallel = self.gradients.is_parallel(step.samples);
         let tree = step.tree();
         let gradients = &mut self.gradients;
@@ -137,32 +121,14 @@ impl InPlace {
         gradients.scratch[0].gather(samples, gradients.plan, step, 0..tree.leaves());
         gradients.pass(&self.weights, samples, 0..gradients.model.layers().len(), parallel);
         gradients.scratch[0].sum_tally(tree.root(), step, 0, &mut self.tally);
+        &self.tally
     }
 
-    /// Makes the step that was computed. After divergence the weights are of no use.
-    pub fn update(&mut self) -> Result<StepReport, Diverged> {
-        let step = self.gradients.plan.step(self.version);
-        let rate = self.rate.at(step.step);
-        let diverged = Diverged { step: step.step, rate, loss: self.tally.mean_loss() };
-        if !self.tally.loss.is_finite() {
-            return Err(diverged);
-        }
-        let finite = self.apply(
-            Update::plain(self.optimizer, step.samples, rate),
-            self.gradients.is_parallel(step.samples),
-        );
-        // A weight that overflows shows in the next step's loss; after the last step nobody would look.
-        if !finite.gradient || self.version + 1 >= self.gradients.plan.steps && !finite.weights {
-            return Err(diverged);
-        }
-        self.version += 1;
-        let observed = Observed { train: self.tally.clone(), ..Observed::default() };
-        Ok(StepReport::new(step, rate, observed, Decided::default()))
-    }
-
-    fn apply(&mut self, update: Update, parallel: bool) -> Finite {
-        let Gradients { model, packed, kernel, scratch, plan, .. } = &mut self.gradients;
-        let step = plan.step(self.version);
+    /// Updates all weights by the gradients of the step that was computed, at this learning rate.
+    pub fn update(&mut self, step: Step, rate: f32) -> Finite {
+        let parallel = self.gradients.is_parallel(step.samples);
+        let update = Update::plain(self.optimizer, step.samples, rate);
+        let Gradients { model, packed, kernel, scratch, .. } = &mut self.gradients;
         let mut finite = Finite::ALL;
         let (mut weights, mut velocity) = (&mut self.weights[..], &mut self.velocity[..]);
         for (k, dense) in dense_layers(model) {

@@ -150,11 +150,11 @@ fn steps_in_place_have_the_bits_of_gradients_and_updates_apart() {
                 Kernel::available().into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 3)])
             {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let mut holder = InPlace::new(&model, plan, optimizer, rate, kernel);
+                let mut holder = InPlace::new(&model, plan, optimizer, kernel);
                 pool.install(|| {
-                    while holder.version() < plan.steps {
-                        holder.compute(&samples);
-                        holder.update().unwrap();
+                    for step in (0..plan.steps).map(|step| plan.step(step)) {
+                        holder.compute(&samples, step);
+                        assert!(holder.update(step, 0.1).gradient);
                     }
                 });
                 let what = format!("{features} {hidden:?} {optimizer:?} {}", kernel.name());

@@ -9,6 +9,7 @@ use crate::output;
 use ps_config::{DataArgs, LogArgs, RunArgs};
 use ps_core::{ControlConfig, LearningRate, Schedule, ScheduleKind};
 use ps_plan::BatchPlan;
+use ps_plane::Plane;
 use ps_plot::{Axis, Figure, Lines, Mark, Panel, Series, number};
 use ps_run::{DataProgress, Job, Recorder, Style};
 use ps_terminal::{hang, stderr_width, stdout_width, wrap};
@@ -123,21 +124,21 @@ fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Fai
         LearningRate { schedule: ScheduleKind::Exponential, factor, ..LearningRate::constant(from) };
     job.rate = Schedule::new(growing, Vec::new());
     job.control = ControlConfig::default();
-    let (mut trainer, mut gradients, mut sweep) = (job.trainer(), job.gradients(), Sweep::default());
+    let mut plane = Plane::shared(job.model.clone(), job.control());
+    let (mut gradients, mut sweep) = (job.gradients(), Sweep::default());
     let mut recorder = Recorder::new(job, None, style)?;
-    while !trainer.is_done() {
-        let step = trainer.version();
+    for step in 0..job.plan.steps {
         let leaves = 0..job.plan.step(step).tree().leaves();
-        let mut sums = gradients.compute(trainer.weights(), &job.data.train, step, leaves);
-        let mut root = sums.pop().expect("all leaves of a step have one sum");
-        let loss = match trainer.finish(&mut root) {
+        let sums = gradients.compute(plane.weights(), &job.data.train, step, leaves);
+        sums.into_iter().for_each(|sum| plane.take_sum(sum));
+        let loss = match plane.finish() {
             Ok(report) => {
                 recorder.step(&report, 1);
                 report.tally.mean_loss()
             }
             Err(_) => f64::NAN,
         };
-        gradients.recycle(root);
+        gradients.recycle_gradient(plane.take_gradient());
         if !sweep.push(from * factor.powf(step as f64), loss) {
             break;
         }

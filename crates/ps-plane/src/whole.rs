@@ -1,0 +1,187 @@
+//! All weights in one process, which computes the gradients itself: nothing is cut into chunks, nothing is copied, and no
+//! step is taken back.
+
+use crate::plane::Plane;
+use ps_core::control::Verdict;
+use ps_core::gradient::InPlace;
+use ps_core::optim::{Finite, Moved, PieceSums, Rules};
+use ps_core::trainer::Diverged;
+use ps_core::{Control, Kernel, Model, NodeSum, Samples, StepReport};
+use ps_plan::Step;
+use std::sync::Arc;
+
+/// How a plane without chunks holds its weights.
+pub(crate) enum Whole {
+    /// As one vector that the threads of the process share.
+    Shared(Shared),
+    /// As the products read them; each is updated as soon as its gradient is known.
+    Fused(Box<InPlace>),
+}
+
+/// What an update looks at, each of which costs a pass.
+pub(crate) struct Checks {
+    pub gradient: bool,
+    pub weights: bool,
+}
+
+/// One vector of weights.
+pub(crate) struct Shared {
+    /// Copied for the update only while a thread still holds them.
+    weights: Arc<Vec<f32>>,
+    /// `[vectors, parameters]`.
+    state: Vec<f32>,
+    /// The sum of all leaves, once the step is decided about or updated.
+    gradient: Vec<f32>,
+    /// The weights before an update that may have to be given up, or that is measured.
+    before: Option<Arc<Vec<f32>>>,
+}
+
+impl Plane {
+    /// Keeps all weights as one vector, which the threads of this process share.
+    pub fn shared(model: Model, control: Control) -> Self {
+        let weights = model.initial(control.plan().seed);
+        let state = vec![0.0; control.vectors().len() * weights.len()];
+        let shared = Shared { weights: Arc::new(weights), state, gradient: Vec::new(), before: None };
+        Plane::whole(model, control, Whole::Shared(shared))
+    }
+
+    /// Keeps all weights as the products read them, and updates each as soon as its gradient is known. The model and the
+    /// optimizer must suit, see [`InPlace::suits`], and `control` must watch nothing. After a divergence the weights are
+    /// of no use.
+    pub fn fused(model: Model, control: Control, kernel: Kernel) -> Self {
+        assert!(!control.watches(), "an update in place waits for nothing");
+        let params = control.rules().config().params;
+        let in_place = InPlace::new(&model, control.plan(), params, kernel);
+        Plane::whole(model, control, Whole::Fused(Box::new(in_place)))
+    }
+
+    fn whole(model: Model, control: Control, whole: Whole) -> Self {
+        let kept = 0..model.parameters();
+        Plane { kept, whole: Some(whole), ..Plane::new(model, control, 0..0, []) }
+    }
+
+    /// The weights, to compute at; nothing where [`Plane::compute`] does that. An update copies them unless all holds on them
+    /// are dropped before it.
+    pub fn shared_weights(&self) -> Option<Arc<Vec<f32>>> {
+        match &self.whole {
+            Some(Whole::Shared(shared)) => Some(Arc::clone(&shared.weights)),
+            _ => None,
+        }
+    }
+
+    /// All weights, `[parameters]`, of a plane that keeps them whole.
+    pub fn weights(&mut self) -> &[f32] {
+        match &mut self.whole {
+            Some(Whole::Shared(shared)) => &shared.weights,
+            Some(Whole::Fused(in_place)) => in_place.weights(),
+            None => &[],
+        }
+    }
+
+    /// Their state, `[vectors, parameters]`.
+    pub fn state(&mut self) -> &[f32] {
+        match &mut self.whole {
+            Some(Whole::Shared(shared)) => &shared.state,
+            Some(Whole::Fused(in_place)) => in_place.velocity(),
+            None => &[],
+        }
+    }
+
+    /// Takes the sum of a node of the open step from a thread of this process, or, without a gradient, its metric sums.
+    pub fn take_sum(&mut self, sum: NodeSum) {
+        self.metrics.insert(sum);
+    }
+
+    /// Computes all training leaves of the open step, of which the update is made in place.
+    pub fn compute(&mut self, samples: &dyn Samples) {
+        let Some(Whole::Fused(in_place)) = &mut self.whole else { return };
+        let step = self.plan.step(self.version);
+        let tally = in_place.compute(samples, step).clone();
+        self.metrics.insert(NodeSum { node: step.tree().root(), gradient: Vec::new(), tally });
+    }
+
+    /// Makes the open step, of which all sums are in: decides about it, if it waits for that, updates and commits.
+    ///
+    /// # Errors
+    /// The loss or an element is not finite; unless the plane is [`Plane::fused`], the weights stay as they are.
+    pub fn finish(&mut self) -> Result<StepReport, Diverged> {
+        if self.is_held() {
+            self.observed = Some(self.observe());
+            let sums = self.measure();
+            self.decide(&sums);
+        }
+        self.release();
+        let moved = self.measure_way();
+        self.commit(&moved)
+    }
+
+    /// The gradient of the step that was made last, so that another can be computed in its memory.
+    pub fn take_gradient(&mut self) -> Vec<f32> {
+        match &mut self.whole {
+            Some(Whole::Shared(shared)) => std::mem::take(&mut shared.gradient),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Whole {
+    /// Takes the sum of all leaves.
+    pub fn take_gradient(&mut self, gradient: Vec<f32>) {
+        if let Whole::Shared(shared) = self {
+            shared.gradient = gradient;
+        }
+    }
+
+    pub fn restore(&mut self, weights: &[f32], state: &[f32]) {
+        match self {
+            Whole::Shared(shared) => {
+                (shared.weights, shared.state) = (Arc::new(weights.to_vec()), state.to_vec());
+            }
+            Whole::Fused(in_place) => in_place.restore(weights.to_vec(), state.to_vec()),
+        }
+    }
+
+    /// The sums over all pieces.
+    pub fn measure(&self, control: &Control, step: Step) -> Vec<PieceSums> {
+        match self {
+            Whole::Shared(Shared { weights, state, gradient, .. }) => {
+                control.rules().measure_all(&control.plain(step).stride, weights, gradient, state)
+            }
+            Whole::Fused(_) => Vec::new(),
+        }
+    }
+
+    /// Carries the verdict out on all weights. Shared ones stay as they are if what is checked is not finite.
+    pub fn update(&mut self, control: &Control, verdict: &Verdict, step: Step, checks: Checks) -> Finite {
+        let Shared { weights, state, gradient, before } = match self {
+            Whole::Shared(shared) => shared,
+            Whole::Fused(in_place) => return in_place.update(step, verdict.stride.rate),
+        };
+        if checks.gradient && !all_finite(gradient) {
+            return Finite { gradient: false, weights: true };
+        }
+        *before = (checks.weights || verdict.measures).then(|| Arc::clone(weights));
+        control.carry_out_all(verdict, Arc::make_mut(weights).as_mut_slice(), gradient, state);
+        let is_finite = !checks.weights || all_finite(weights);
+        if let Some(before) = before.take_if(|_| !is_finite) {
+            *weights = before;
+        }
+        Finite { gradient: true, weights: is_finite }
+    }
+
+    /// Appends how far the weights went.
+    pub fn measure_way(&mut self, rules: &Rules, samples: usize) -> Vec<Moved> {
+        let mut sums = Vec::new();
+        if let Whole::Shared(Shared { weights, gradient, before, .. }) = self
+            && let Some(before) = before.take()
+        {
+            rules.measure_way(samples, 0, [&before, weights], gradient, &mut sums);
+        }
+        sums
+    }
+}
+
+/// Whether no element is NaN or infinite: looked at in runs without a way out, which are vectorised.
+fn all_finite(values: &[f32]) -> bool {
+    values.chunks(4096).all(|run| run.iter().fold(true, |finite, value| finite & value.is_finite()))
+}
