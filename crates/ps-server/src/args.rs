@@ -38,7 +38,7 @@ pub struct Arguments {
     #[arg(long)]
     pub stay: bool,
 
-    /// Set by `downhill launch`, which itself prints how to resume the run
+    /// Set by `downhill launch`, which reads messages from standard output and itself prints how to resume the run
     #[arg(long, hide = true)]
     pub launched: bool,
 

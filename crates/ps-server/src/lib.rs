@@ -15,6 +15,7 @@ mod driver;
 mod error;
 mod health;
 mod identities;
+pub mod launched;
 mod outbox;
 mod over;
 mod peers;

@@ -7,6 +7,7 @@ use ps_run::{
     Summary,
 };
 use ps_server::args::Arguments;
+use ps_server::launched::Message;
 use ps_server::shard::{self, ShardOptions};
 use ps_server::signals::{Signal, Signals};
 use ps_server::transport::{self, Entrance};
@@ -79,7 +80,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     {
         // Whoever starts a server again that has just ended should not take it for a failure.
         info!("this run is finished: its results are there");
-        let tell = || tell(&summary, out, arguments.log.quiet);
+        let tell = || tell(&summary, out, arguments);
         if !arguments.stay {
             tell();
             check_trust(&summary, arguments)?;
@@ -102,7 +103,8 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     let watching = ps_watch::start(&arguments.watch, &job, &mut recorder, gate(&security), "ps-server")
         .map_err(|error| failure(&error, error.is_usage()))?;
 
-    announce(&listener, &security).map_err(|error| failure(format!("standard output: {error}"), false))?;
+    announce(&listener, &security, arguments)
+        .map_err(|error| failure(format!("standard output: {error}"), false))?;
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
     let root = arguments.data.root(base).to_path_buf();
     let finish = move |Finished { job, mut recorder, weights, version, is_done, is_ended }| {
@@ -132,7 +134,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
             return Err(failed(&error));
         }
     };
-    let tell = || tell(&summary, &path, arguments.log.quiet);
+    let tell = || tell(&summary, &path, arguments);
     let code = match summary.outcome {
         Ending::Done => {
             if let Some(again) = again {
@@ -177,7 +179,7 @@ fn stays_ended(out: &Path, arguments: &Arguments) -> Result<Option<u8>, Failure>
         summary.steps,
         summary.steps_planned
     );
-    tell(&summary, out, arguments.log.quiet);
+    tell(&summary, out, arguments);
     Ok(Some(ENDED))
 }
 
@@ -228,10 +230,14 @@ fn stay(
 }
 
 /// Prints a summary, or the hash in its last line. The result is in the folder; a reader of the output who has gone is no failure.
-fn tell(summary: &Summary, folder: &Path, is_quiet: bool) {
+fn tell(summary: &Summary, folder: &Path, arguments: &Arguments) {
     let mut out = std::io::stdout().lock();
     let lines = summary.lines(Some(folder));
-    let shown = if is_quiet { &lines[lines.len() - 1..] } else { &lines };
+    let shown = if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines };
+    if arguments.launched {
+        let _ = writeln!(out, "{}", Message::Summary { lines: shown.to_vec() }.to_line());
+        return;
+    }
     let shown = ps_terminal::hang(shown, ps_terminal::stdout_width(), SUMMARY_INDENT);
     let _ = shown.iter().try_for_each(|line| writeln!(out, "{line}"));
 }
@@ -248,7 +254,7 @@ fn serve_shard(
     index: u32,
     coordinator: String,
 ) -> Result<u8, Failure> {
-    announce(&listener, &options.security)
+    announce(&listener, &options.security, arguments)
         .map_err(|error| failure(format!("standard output: {error}"), false))?;
     let meter = Arc::<Meter>::default();
     let _watching = Watching::metrics(arguments.watch.metrics.as_deref(), Source::Worker(Arc::clone(&meter)));
@@ -304,10 +310,14 @@ fn bind(arguments: &Arguments, security: &Security) -> Result<Listener, Failure>
     })
 }
 
-/// Tells whoever started us where we are; `--listen HOST:0` has the system choose the port.
-fn announce(listener: &Listener, security: &Security) -> std::io::Result<()> {
+/// Prints where the server listens; `--listen HOST:0` has the system choose the port.
+fn announce(listener: &Listener, security: &Security, arguments: &Arguments) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let address = listener.address()?;
-    writeln!(out, "listening on {}{address}", if address.is_unix() { "" } else { security.scheme() })?;
+    if arguments.launched {
+        writeln!(out, "{}", Message::Listening { address: address.to_string() }.to_line())?;
+    } else {
+        writeln!(out, "listening on {}{address}", if address.is_unix() { "" } else { security.scheme() })?;
+    }
     out.flush()
 }

@@ -9,6 +9,7 @@ use crate::output;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, LogFormat, OutArgs, RunArgs, WatchArgs};
 use ps_run::{Processors, Relay, ResumeHint, RunFolder, SUMMARY_INDENT, Style};
+use ps_server::launched::Message;
 use ps_server::signals::Signal;
 use ps_terminal::{stdout_width, wrap};
 use seat::{Role, Seat, say_farewell};
@@ -160,10 +161,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         stop,
     };
     let was_stopped = || stop.load(Ordering::SeqCst) && !is_done.load(Ordering::SeqCst);
-    let (role, first_line) = company.server(&folder);
+    let (role, announced) = company.server(&folder);
     let mut server = Seat::new(role, arguments.restart, Arc::clone(&screen));
     server.start()?;
-    let Some(address) = first_line.wait(&mut server, stop)? else {
+    let Some(address) = announced.wait(&mut server, stop)? else {
         return Ok(server_code(server.ended(), was_stopped(), &hint));
     };
     if let Some(listen) = server.role.flags.iter_mut().skip_while(|flag| *flag != "--listen").nth(1) {
@@ -252,22 +253,20 @@ impl Meeting {
     }
 }
 
-/// The server's first line.
-struct FirstLine(Receiver<String>);
+/// The address that the server announces, or a line in its place that is not a message.
+struct Announced(Receiver<Result<String, String>>);
 
-impl FirstLine {
-    /// Waits for it, and gives where the server listens: reading the data comes first and may take its time. `None`: the
-    /// server ended instead.
+impl Announced {
+    /// Waits for the address: the server reads the data first. `None` if the server has ended instead.
     fn wait(self, server: &mut Seat, stop: &AtomicBool) -> Result<Option<String>, Failure> {
         let mut asked = false;
         loop {
             match self.0.recv_timeout(WATCH_EVERY) {
-                Ok(line) => {
-                    let address = line.strip_prefix("listening on ");
-                    let address = address.map(|at| at.strip_prefix("http://").unwrap_or(at).to_string());
-                    return address.map(Some).ok_or_else(|| {
-                        Failure::Failed(format!("the server's first line is `{line}`, not where it listens"))
-                    });
+                Ok(Ok(address)) => return Ok(Some(address)),
+                Ok(Err(line)) => {
+                    return Err(Failure::Failed(format!(
+                        "the server's first line is `{line}`, not where it listens; use the same release of ps-server"
+                    )));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(WATCH_EVERY),
@@ -298,7 +297,7 @@ struct Company<'a> {
 }
 
 impl Company<'_> {
-    fn server(&self, folder: &RunFolder) -> (Role, FirstLine) {
+    fn server(&self, folder: &RunFolder) -> (Role, Announced) {
         let arguments = self.arguments;
         let mut flags = self.run_flags();
         flags.extend(["--listen".into(), self.meeting.address("server").into(), "--min-workers".into()]);
@@ -320,31 +319,32 @@ impl Company<'_> {
             flags.push("--stay".into());
         }
         flags.extend(self.shared_flags());
-        let (found, first_line) = channel::bounded(1);
+        let (found, announced) = channel::bounded(1);
         let (label, screen) = (label(arguments, "server", 0), Arc::clone(self.screen));
         let log = self.log();
         let (is_done, stop) = (Arc::clone(self.is_done), self.stop);
         let sinks = move || {
             let stderr = log(&label, &screen);
-            let (found, screen, mut is_first) = (found.clone(), Arc::clone(&screen), true);
-            let is_done = Arc::clone(&is_done);
-            let stdout = Box::new(move |line: &str| {
-                if std::mem::take(&mut is_first) {
-                    // Of one that is started again it is known already.
-                    let _ = found.try_send(line.to_string());
-                    return;
+            let (found, screen, is_done) = (found.clone(), Arc::clone(&screen), Arc::clone(&is_done));
+            let stdout = Box::new(move |line: &str| match Message::parse(line) {
+                Some(Message::Listening { address }) => {
+                    // A server that is started again keeps its address; nothing waits for it then.
+                    let _ = found.try_send(Ok(address));
                 }
-                // The summary; a reader who has gone has what it wants.
-                screen.close();
-                drop(output::lines(&wrap(line, stdout_width(), SUMMARY_INDENT)));
-                // The last line of the summary.
-                if line.starts_with("weights sha256 ") && !stop.load(Ordering::SeqCst) {
-                    is_done.store(true, Ordering::SeqCst);
+                Some(Message::Summary { lines }) => {
+                    screen.close();
+                    let wrapped = lines.iter().flat_map(|line| wrap(line, stdout_width(), SUMMARY_INDENT));
+                    // A reader of our output that has gone has seen what it wanted.
+                    drop(output::lines(&wrapped.collect::<Vec<_>>()));
+                    if !stop.load(Ordering::SeqCst) {
+                        is_done.store(true, Ordering::SeqCst);
+                    }
                 }
+                None => drop(found.try_send(Err(line.into()))),
             });
             [stdout as Sink, stderr]
         };
-        (self.role("server", 0, flags, true, Box::new(sinks)), FirstLine(first_line))
+        (self.role("server", 0, flags, true, Box::new(sinks)), Announced(announced))
     }
 
     /// The servers that keep the other parts of the weights.
