@@ -240,7 +240,7 @@ impl CoordinatorCore {
     /// shards report does until they are restored.
     fn abandon(&mut self, actions: &mut Vec<CoordinatorAction>) {
         for seat in &mut self.seats {
-            if matches!(seat, Seat::Restored { .. }) && !self.planted.has(Defect::LateReportsCount) {
+            if matches!(seat, Seat::Restored { .. }) {
                 *seat = Seat::Attached;
             }
         }

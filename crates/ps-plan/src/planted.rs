@@ -43,8 +43,6 @@ pub enum Defect {
     OrderNumberUsedTwice,
     /// The run resumes when the first shard is restored, not all of them.
     FirstRestoredIsEnough,
-    /// What a shard reports before it is restored counts.
-    LateReportsCount,
     /// The coordinator does not go back when a shard has refused a worker that is part of its sums.
     TaintedStepStays,
     /// A shard that refuses such a worker does not report it.

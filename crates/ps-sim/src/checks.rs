@@ -80,7 +80,7 @@ fn through(step: u64, waited: &[u32], server: &Server, shards: &[Shard]) -> Resu
     for (index, shard) in shards.iter().enumerate() {
         // One that has died, of which nobody knows yet, has taken what it knew along.
         let is_known = shard.era == Some(server.era);
-        if is_known && !waited.contains(&(index as u32)) && !shard.is_through(step) {
+        if is_known && !waited.contains(&(index as u32)) && !shard.core.is_through(step) {
             return Err(format!("step {step} does not wait for shard {index}, which has not applied it"));
         }
     }
@@ -131,5 +131,34 @@ pub(crate) fn weights(expected: Option<&str>, weights: &[f32]) -> Result<String,
     match expected {
         Some(expected) if expected != hash => Err(format!("the weights are {hash}, expected {expected}")),
         _ => Ok(hash),
+    }
+}
+
+/// Every shard that the coordinator reaches holds the weights that it was given last.
+pub(crate) fn restored(server: &Server, shards: &[Shard]) -> Result<(), String> {
+    for (index, shard) in shards.iter().enumerate() {
+        // One that has died, or whose connection has, of which nobody knows yet.
+        let is_reached = shard.is_up && shard.tie.is_some() && shard.tie == server.seats[index];
+        if is_reached && shard.era != Some(server.era) {
+            return Err(format!("the run resumes before shard {index} does"));
+        }
+    }
+    Ok(())
+}
+
+/// A shard has applied the step, unless it has died since.
+pub(crate) fn applied(server: &Server, shard: &Shard, step: u64) -> Result<(), String> {
+    match shard.era == Some(server.era) && !shard.core.is_through(step) {
+        true => Err(format!("that a shard applied step {step} counts, though it went back since")),
+        false => Ok(()),
+    }
+}
+
+/// What was put together from chunks has the bits that it must have.
+pub(crate) fn same(what: &str, found: &[f32], expected: &[f32]) -> Result<(), String> {
+    let [found, expected] = [found, expected].map(weights_hash);
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("{what} has weights {found}, not {expected}")),
     }
 }

@@ -1,19 +1,18 @@
 //! The event loop: everything that happens, in the order of (time, sequence).
 
+use crate::disk::CheckpointDisk;
 use crate::faults::Faults;
 use crate::lies::Lies;
 use crate::network::{Down, Link, LinkId, Network, Up};
-use crate::saving::Saving;
 use crate::server_side::Server;
 use crate::shard_side::Shard;
+use crate::ties::{FromShard, Tie, TieId, ToShard};
 use crate::worker_side::Slot;
 use crate::{Report, SimJob, checks};
 use ps_checkpoint::Snapshot;
 use ps_coord::{Digest, Millis, Outcome};
 use ps_core::Gradients;
 use ps_core::chunk::read;
-use ps_core::control::Verdict;
-use ps_core::optim::{Moved, PieceSums};
 use ps_plan::Node;
 use ps_plane::{Plane, StatePart};
 use std::collections::BTreeMap;
@@ -33,30 +32,18 @@ pub(crate) enum Happening {
     WorkerSeesEnd { link: LinkId, why: &'static str },
     /// The data plane has done the update.
     UpdateDone { era: u32, step: u64 },
-    /// The shards have given the coordinator their weights after the step.
-    Fetched { era: u32, step: u64 },
     /// The coordinator has computed a node itself.
     Judged { era: u32, step: u64, node: Node, digest: Digest },
     /// A copy of the run is saved.
     Save { process: u32, returns: u32, snapshot: Arc<Snapshot> },
     /// The coordinator has gone back to earlier weights, or there are none.
     WentBack { era: u32, version: Option<u64> },
-    /// The coordinator is sent the sums over the pieces of a step that waits for what it decides.
-    Measured { era: u32, shard: usize, step: u64, sums: Vec<PieceSums> },
-    /// A shard is sent what was decided.
-    Decided { era: u32, shard: usize, verdict: Arc<Verdict> },
-    /// The coordinator hears that a shard has applied a step, and how far its weights went, or that it cannot.
-    Applied { era: u32, shard: usize, step: u64, moved: Option<Vec<Moved>> },
-    /// The coordinator hears which leaves of a step a shard lacks.
-    Missing { era: u32, shard: usize, step: u64 },
-    /// The coordinator hears that a shard asks to take part.
+    /// A message of a shard reaches the coordinator.
+    ToCoordinator { tie: TieId, message: FromShard },
+    /// A message of the coordinator reaches a shard.
+    ToShard { tie: TieId, message: ToShard },
+    /// A shard asks to take part.
     Attach { shard: usize, process: u32 },
-    /// A shard is given what is saved.
-    Restore { shard: usize, process: u32, era: u32, count: u64, snapshot: Arc<Option<Snapshot>> },
-    /// The coordinator hears that a shard holds it.
-    Restored { shard: usize, era: u32 },
-    /// The coordinator hears that a shard is gone.
-    ShardLost { shard: usize, process: u32 },
     /// The connection between a shard and the coordinator breaks.
     ShardCut { shard: usize },
     /// A shard dies.
@@ -94,7 +81,7 @@ pub(crate) struct Cluster<'a> {
     /// Counts its processes.
     pub server_process: u32,
     /// Its disk.
-    pub saving: Saving,
+    pub disk: CheckpointDisk,
     /// Whether the last event had the run go on from an earlier version.
     pub rewound: bool,
     /// The other servers.
@@ -102,6 +89,8 @@ pub(crate) struct Cluster<'a> {
     pub slots: Vec<Slot>,
     pub lies: Lies,
     pub links: BTreeMap<LinkId, Link>,
+    /// Connections between the coordinator and the other shards.
+    pub ties: Vec<Tie>,
     pub gradients: Gradients,
     /// The elements of each chunk.
     pub chunks: Vec<Range<usize>>,
@@ -121,14 +110,17 @@ impl<'a> Cluster<'a> {
             job,
             now: 0,
             network: Network::new(faults.clone(), seed),
-            server: Server::new(job, job.plane(0)),
+            server: Server::new(job, 0, job.plane(0), &BTreeMap::new()),
             server_process: 0,
-            saving: Saving::new(job, job.checkpoint_every),
+            disk: CheckpointDisk::new(job),
             rewound: false,
-            shards: (1..job.servers as usize).map(|server| Shard::new(job.plane(server))).collect(),
+            shards: (1..job.servers as usize)
+                .map(|server| Shard::new(job.plane(server), job.planted))
+                .collect(),
             slots: Vec::new(),
             lies: Lies::default(),
             links: BTreeMap::new(),
+            ties: Vec::new(),
             chunks: job.chunks(),
             kept: (0..job.servers as usize).map(|server| job.kept(server)).collect(),
             gradients: Gradients::new(job.model.clone(), job.plan, job.kernel),
@@ -151,7 +143,7 @@ impl<'a> Cluster<'a> {
     /// Runs to the end: the server has finished and every worker, too. An error names the broken invariant.
     pub fn run(mut self) -> Result<Report, String> {
         let mut events = 0;
-        self.saving.start(0, &mut self.network)?;
+        self.disk.start(0, &mut self.network)?;
         while let Some(((time, _), happening)) = self.queue.pop_first() {
             self.now = time;
             events += 1;
@@ -175,38 +167,33 @@ impl<'a> Cluster<'a> {
             return Err(format!("lies are part of the weights: {:?}", self.lies.committed));
         }
         let expected = self.job.expected.as_deref().filter(|_| outcome == Outcome::Done && is_right);
-        let hash = checks::weights(expected, &self.weights()?)?;
+        let hash = checks::weights(expected, &self.server.result)?;
         self.add_up();
         let (steps, counts) = (self.server.plane.version(), self.network.counts);
         let virtual_ms = self.finished_at.unwrap_or(self.now);
         Ok(Report { outcome, hash, steps, events, virtual_ms, counts })
     }
 
-    /// The whole weights after the last step that was made everywhere.
-    pub fn weights(&self) -> Result<Vec<f32>, String> {
-        let version = self.server.plane.version();
-        let mut weights = vec![0.0; self.job.model.parameters()];
-        for (server, plane) in self.planes().enumerate() {
-            let parts = plane.parts_at(version);
-            for (offset, bytes) in
-                parts.ok_or_else(|| format!("server {server} has no weights of {version}"))?
-            {
+    /// The whole weights after the last step that was made everywhere, and the state that belongs to them, `[vectors,
+    /// parameters]`: nothing if a shard has died.
+    pub fn truth(&self) -> Option<(Vec<f32>, Vec<f32>)> {
+        let (version, parameters) = (self.server.plane.version(), self.job.model.parameters());
+        if !self.shards.iter().all(|shard| shard.era == Some(self.server.era)) {
+            return None;
+        }
+        let mut weights = vec![0.0; parameters];
+        let mut state = vec![0.0; self.server.plane.control().vectors().len() * parameters];
+        for plane in self.planes() {
+            for (offset, bytes) in plane.parts_at(version)? {
                 let elements = bytes.as_chunks().0;
                 read(elements, &mut weights[offset..offset + elements.len()]);
             }
+            for StatePart { vector, offset, bytes } in plane.state_at(version) {
+                let (elements, start) = (bytes.as_chunks().0, vector * parameters + offset);
+                read(elements, &mut state[start..start + elements.len()]);
+            }
         }
-        Ok(weights)
-    }
-
-    /// The state that belongs to them, `[vectors, parameters]`.
-    pub fn state(&self) -> Vec<f32> {
-        let (version, parameters) = (self.server.plane.version(), self.job.model.parameters());
-        let mut state = vec![0.0; self.server.plane.control().vectors().len() * parameters];
-        for StatePart { vector, offset, bytes } in self.planes().flat_map(|plane| plane.state_at(version)) {
-            let (elements, start) = (bytes.as_chunks().0, vector * parameters + offset);
-            read(elements, &mut state[start..start + elements.len()]);
-        }
-        state
+        Some((weights, state))
     }
 
     /// What holds the weights, the coordinator first.
@@ -243,20 +230,15 @@ impl<'a> Cluster<'a> {
                 }
             },
             Happening::UpdateDone { era, step } => self.update_done(era, step),
-            Happening::Fetched { era, step } => self.fetched(era, step),
             Happening::Judged { era, step, node, digest } => self.judged(era, step, node, digest),
             Happening::Save { process, returns, snapshot } => self.save(process, returns, &snapshot),
             Happening::WentBack { era, version } => self.went_back(era, version),
-            Happening::Measured { era, shard, step, sums } => self.measured(era, shard, step, sums),
-            Happening::Decided { era, shard, verdict } => self.shard_follows(era, shard, &verdict),
-            Happening::Applied { era, shard, step, moved } => self.applied(era, shard, step, moved),
-            Happening::Missing { era, shard, step } => self.shard_lacks(era, shard, step),
-            Happening::Attach { shard, process } => self.shard_attaches(shard, process),
-            Happening::Restore { shard, process, era, count, snapshot } => {
-                self.shard_restores(shard, process, era, count, &snapshot)
+            Happening::ToCoordinator { tie, message } => self.coordinator_is_sent(tie, message),
+            Happening::ToShard { tie, message } => self.shard_is_sent(tie, message),
+            Happening::Attach { shard, process } => {
+                self.shard_attaches(shard, process);
+                Ok(())
             }
-            Happening::Restored { shard, era } => self.shard_is_restored(shard, era),
-            Happening::ShardLost { shard, process } => self.shard_is_lost(shard, process),
             Happening::ShardCut { shard } => {
                 self.shard_is_cut(shard);
                 Ok(())

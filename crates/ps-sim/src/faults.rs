@@ -39,6 +39,10 @@ pub struct Faults {
     /// Chance at each step that the connection between a shard and the coordinator breaks: of one of them at any moment,
     /// and of each when it says that it has applied the step.
     pub shard_cut: f32,
+    /// Share of the shards' reports that they hold the weights they were given after which the connection breaks.
+    pub restore_cut: f32,
+    /// Share of the connections between a shard and the coordinator on which every message takes up to a second.
+    pub slow_tie: f32,
     /// Share of the saves in the middle of which the machine stops.
     pub save_crash: f32,
     /// Share of the saves in the middle of which the disk is full, and of those in which it flips a bit.
@@ -47,8 +51,7 @@ pub struct Faults {
     pub rot: f32,
     /// Share of the workers that lie from time to time, where nodes are audited.
     pub lie: f32,
-    /// Share of the pushes that send a wrong chunk and then a message that is refused, where one server keeps all: of
-    /// several, some may have made the step by then.
+    /// Share of the pushes that send one server a wrong chunk and then a message that is refused.
     pub break_off: f32,
     /// Workers at most.
     pub most_workers: u32,
@@ -77,6 +80,8 @@ impl Faults {
             server_crash: 0.0,
             shard_crash: 0.0,
             shard_cut: 0.0,
+            restore_cut: 0.0,
+            slow_tie: 0.0,
             save_crash: 0.0,
             save_error: 0.0,
             rot: 0.0,
@@ -106,6 +111,8 @@ impl Faults {
             server_crash: 0.04,
             shard_crash: 0.03,
             shard_cut: 0.02,
+            restore_cut: 0.2,
+            slow_tie: 0.1,
             save_crash: 0.05,
             save_error: 0.03,
             rot: 0.2,
@@ -184,10 +191,14 @@ pub struct Counts {
     pub shard_crashes: u64,
     /// Connections of shards that broke.
     pub shard_cuts: u64,
+    /// Connections of shards that were slow.
+    pub slow_ties: u64,
     /// Times that all servers went back to what was saved.
     pub rewinds: u64,
     /// Of these, to an earlier step than the open one.
     pub rewinds_back: u64,
+    /// Of these, because a worker was refused that was part of the open step.
+    pub rewinds_refused: u64,
     /// Sums of a step that is past.
     pub stale_sums: u64,
     /// Sums that are not what their leaves give.
@@ -225,7 +236,7 @@ impl Counts {
     }
 
     /// Names and values, for reports and checks.
-    pub fn fields(&mut self) -> [(&'static str, &mut u64); 47] {
+    pub fn fields(&mut self) -> [(&'static str, &mut u64); 49] {
         [
             ("messages", &mut self.messages),
             ("losses", &mut self.losses),
@@ -259,8 +270,10 @@ impl Counts {
             ("damaged checkpoints passed over", &mut self.fallbacks),
             ("deaths of shards", &mut self.shard_crashes),
             ("connections of shards cut", &mut self.shard_cuts),
+            ("slow connections of shards", &mut self.slow_ties),
             ("rewinds", &mut self.rewinds),
             ("rewinds to an earlier step", &mut self.rewinds_back),
+            ("rewinds because a worker was refused", &mut self.rewinds_refused),
             ("sums of a step that is past", &mut self.stale_sums),
             ("lies", &mut self.lies),
             ("workers banned", &mut self.bans),

@@ -1,21 +1,21 @@
 //! Server and workers on one thread in virtual time, with seeded faults.
 //!
-//! The same [`ps_coord::ServerCore`] and [`ps_coord::WorkerCore`] that run over gRPC and on local threads run
-//! here over a network that delays, loses, repeats and reorders messages and breaks connections, among workers
-//! that crash, stall, leave and join. The weights may be cut among several servers, to each of which a worker has a
-//! connection of its own; servers crash, too, and go on from checkpoints on a simulated disk. The numbers are real ([`ps_core`]'s), so a run must end with the
-//! reference trainer's weights to the last bit. All chance comes from one seed: a failing run is replayed by
-//! its number.
+//! The state machines of [`ps_coord`] and the planes of [`ps_plane`] that run over gRPC run here over a network that
+//! delays, loses, repeats and reorders messages and breaks connections, among workers that crash, stall, leave and join. The
+//! weights may be cut among several servers, each with a connection to every worker and to the coordinator; servers crash,
+//! too, and resume from checkpoints on a simulated disk. The numbers are real ([`ps_core`]'s), so a run must end with the
+//! reference trainer's weights to the last bit. All chance comes from one seed: a failing run is replayed by its number.
 
 mod checks;
 mod cluster;
+mod disk;
 mod faults;
 mod lies;
 mod network;
-mod saving;
 pub mod seeds;
 mod server_side;
 mod shard_side;
+mod ties;
 pub mod tiny;
 mod worker_side;
 

@@ -1,45 +1,56 @@
 //! The coordinator's driver and data plane in the simulator.
 
 use crate::cluster::{Cluster, Happening};
+use crate::disk::Saved;
 use crate::network::{Down, LinkId, Sum, Up};
-use crate::saving::Saved;
-use crate::shard_side::{Shard, current};
+use crate::shard_side::current;
+use crate::ties::{FromShard, TieId, ToShard};
 use crate::{OwnGradients, SimJob, checks};
+use bytes::Bytes;
 use ps_checkpoint::{Progress, Snapshot};
 use ps_coord::{
-    Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore,
-    ServerEvent, WorkerId,
+    ChunkId, Contributor, CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Departure,
+    Digest, Dismissal, Millis, Outcome, Purpose, ServerAction, ServerConfig, ServerCore, ServerEvent, Wanted,
+    WorkerId,
 };
+use ps_core::chunk::read;
 use ps_core::optim::{Moved, PieceSums};
 use ps_core::{StepReport, Tally};
-use ps_plan::planted::Defect;
 use ps_plan::{Node, Section};
-use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Rejected};
-use std::collections::{BTreeMap, BTreeSet};
+use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Rejected, StatePart};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The process that runs the round logic and keeps the first part of the weights. It may die and start again.
+/// The process that runs the round logic and the shard logic, and keeps the first part of the weights. It may die and start
+/// again.
 pub(crate) struct Server {
     pub core: ServerCore,
+    pub coordinator: CoordinatorCore,
     pub plane: Plane,
-    /// What the shards have measured of the step that waits for a decision.
-    measured: BTreeMap<usize, (u64, Vec<PieceSums>)>,
-    /// How far their weights went in the step that they have applied.
-    pub moved: BTreeMap<usize, Vec<Moved>>,
+    /// Events that actions have brought about.
+    events: VecDeque<ServerEvent>,
+    /// The sums over its pieces that each shard has sent last, and of which step.
+    measured: BTreeMap<u32, (u64, Vec<PieceSums>)>,
+    /// How far its weights moved in the step that it has applied last.
+    moved: BTreeMap<u32, (u64, Vec<Moved>)>,
+    /// Chunks that shards have sent.
+    fetched: BTreeMap<Purpose, Chunks>,
+    /// Its own part of a checkpoint.
+    captured: Option<Captured>,
     pub outcome: Option<Outcome>,
+    /// The weights that the run gives.
+    pub result: Vec<f32>,
     pub is_up: bool,
     /// Whether it and all shards hold weights of one version.
     pub is_whole: bool,
-    /// Grows when that ends. What was on its way between servers then means nothing any more.
+    /// Grows when that ends.
     pub era: u32,
-    /// The process of each shard that is attached.
-    pub seats: Vec<Option<u32>>,
-    /// Shards that have not taken what they are given yet.
-    pub restoring: BTreeSet<usize>,
+    /// The connection of each shard that is attached.
+    pub seats: Vec<Option<TieId>>,
     /// Counts the times that it went back because of a liar: what was to be saved before is not.
     returns: u32,
-    /// Whether the data plane is at an update.
+    /// Whether a step is being made.
     updating: bool,
     links: BTreeMap<WorkerId, LinkId>,
     next_worker: u32,
@@ -47,46 +58,66 @@ pub(crate) struct Server {
     timer: Option<Millis>,
 }
 
+/// A process's own part of a checkpoint.
+struct Captured {
+    progress: Progress,
+    own: Chunks,
+    /// The weights and state of the whole checkpoint, where they are known.
+    truth: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// Chunks by vector, of which 0 is the weights, and first element.
+type Chunks = BTreeMap<(usize, usize), Bytes>;
+
 impl Server {
-    pub fn new(job: &SimJob<'_>, mut plane: Plane) -> Self {
+    pub fn new(
+        job: &SimJob<'_>,
+        now: Millis,
+        mut plane: Plane,
+        contributors: &BTreeMap<String, u64>,
+    ) -> Self {
         if job.audit > 0.0 {
             plane.audit();
         }
         Server {
-            core: Server::core(0, job, plane.version(), &BTreeMap::new()),
+            core: Server::core(now, job, plane.version(), contributors),
+            coordinator: Server::coordinator(job, &plane),
             plane,
+            events: VecDeque::new(),
             measured: BTreeMap::new(),
             moved: BTreeMap::new(),
+            fetched: BTreeMap::new(),
+            captured: None,
             outcome: None,
+            result: Vec::new(),
             is_up: true,
             is_whole: job.servers == 1,
             era: 0,
             seats: vec![None; job.servers as usize - 1],
-            restoring: BTreeSet::new(),
             returns: 0,
             updating: false,
             links: BTreeMap::new(),
             next_worker: 0,
-            timer: Some(0),
+            timer: None,
         }
-    }
-
-    /// What begun this process knows is gone with it, but for its part, which is what was saved.
-    fn begin_again(&mut self, now: Millis, job: &SimJob<'_>, contributors: &BTreeMap<String, u64>) {
-        self.core = Server::core(now, job, self.plane.version(), contributors);
-        self.is_up = true;
-        self.is_whole = job.servers == 1;
-        self.seats.fill(None);
-        self.restoring.clear();
-        self.updating = false;
-        self.links.clear();
-        self.next_worker = 0;
-        self.timer = None;
     }
 
     /// Whether a step is being made.
     pub fn is_updating(&self) -> bool {
         self.updating
+    }
+
+    fn coordinator(job: &SimJob<'_>, plane: &Plane) -> CoordinatorCore {
+        let chunks = job.chunks();
+        let offsets = |server| chunks[job.kept(server)].iter().map(|chunk| chunk.start).collect();
+        CoordinatorCore::new(CoordinatorConfig {
+            chunks: (1..job.servers as usize).map(offsets).collect(),
+            state_vectors: plane.control().vectors().len(),
+            first_shard: 0,
+            start_version: plane.version(),
+            answer_timeout_ms: 0,
+        })
+        .planted(job.planted)
     }
 
     fn core(
@@ -181,9 +212,11 @@ impl Cluster<'_> {
                 if is_new && sum.is_lie {
                     self.lies.count(self.links[&self.server.links[&worker]].slot);
                 }
-                self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node, digest })?;
-                // Shards apply a step before the round logic hears that it is made.
-                if self.shards.is_empty() { Ok(()) } else { self.decide() }
+                // Shards wait for the verdict.
+                if !self.shards.is_empty() {
+                    self.decide_if_gathered()?;
+                }
+                self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node, digest })
             }
             Err(rejected) if sum.is_lie => {
                 self.server_closes(worker);
@@ -228,10 +261,14 @@ impl Cluster<'_> {
     }
 
     fn server_refuses(&mut self, worker: WorkerId, why: String) -> Result<(), String> {
-        let counted = self.server.plane.counts_on(worker);
+        let mut counted = self.server.plane.counts_on(worker);
         self.server.plane.forget(worker);
         self.network.counts.refused += 1;
         self.network.counts.refused_counted += u64::from(counted);
+        if counted && !self.shards.is_empty() {
+            self.coordinate(CoordinatorEvent::Refused { worker, why: why.clone() })?;
+            counted = false;
+        }
         self.server_steps(ServerEvent::Refused { worker, why, counted })
     }
 
@@ -257,78 +294,218 @@ impl Cluster<'_> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
-        self.decide()?;
+        self.decide_if_gathered()?;
         let expected = self.expected_sections(step)?;
-        let plane = &mut self.server.plane;
+        let Server { plane, moved, .. } = &mut self.server;
         plane.release();
-        let moved =
-            std::iter::once(plane.measure_way()).chain(std::mem::take(&mut self.server.moved).into_values());
-        let committed = plane.commit(&moved.collect::<Vec<_>>().concat());
-        self.server.measured.clear();
-        self.server.updating = false;
+        let others = moved.values().filter(|(moved, _)| *moved == step).map(|(_, moved)| moved.clone());
+        let moved: Vec<Vec<Moved>> = std::iter::once(plane.measure_way()).chain(others).collect();
+        let committed = plane.commit(&moved.concat());
         self.strike();
-        let Ok(report) = committed else { return self.server_steps(ServerEvent::Diverged { step }) };
+        let Ok(report) = committed else {
+            self.server.updating = false;
+            return self.server_steps(ServerEvent::Diverged { step });
+        };
         self.lies.commit(step)?;
         checks::samples(&self.job.plan, step, &report.tally)?;
         self.look_at_sections(&report, expected)?;
         let version = self.server.plane.version();
+        let wanted = Wanted {
+            look: self.job.plan.ends_epoch(step),
+            save: version.is_multiple_of(self.job.checkpoint_every),
+            state: true,
+        };
         let is_last = version >= self.job.plan.steps;
-        let is_due = self.saving.is_due(version);
-        if !self.shards.is_empty() && (is_due || is_last) {
-            // The step is not over before the shards have given what is to be saved.
-            self.server.updating = true;
-            let arrival = self.network.arrival(self.now);
-            self.at(arrival, Happening::Fetched { era, step });
-            return Ok(());
-        }
-        if is_due {
-            self.save_later()?;
-        }
-        self.server_steps(ServerEvent::Updated { step })
+        self.coordinate(CoordinatorEvent::Made { step, is_last, wanted })?;
+        self.server_handles_events()
     }
 
-    /// Decides about the step that waits for it, once all is seen, here and by the shards.
-    fn decide(&mut self) -> Result<(), String> {
-        let plane = &mut self.server.plane;
-        let (version, shards) = (plane.version(), self.shards.len());
-        let is_measured =
-            self.server.measured.values().filter(|(step, _)| *step == version).count() == shards;
-        if !(plane.is_held() && plane.is_seen() && plane.is_gathered() && is_measured) {
-            return Ok(());
+    fn decide_if_gathered(&mut self) -> Result<(), String> {
+        let plane = &self.server.plane;
+        match plane.is_held() && plane.is_seen() && plane.is_gathered() {
+            true => self.coordinate(CoordinatorEvent::Gathered { step: plane.version() }),
+            false => Ok(()),
         }
+    }
+
+    /// Decides about the step by the sums over all pieces.
+    fn decide(&mut self, step: u64) -> Result<(), String> {
+        let Server { plane, measured, .. } = &mut self.server;
         let mut sums = plane.measure();
-        self.server.measured.values().for_each(|(_, measured)| sums.extend(measured));
+        let of_step = measured.values().filter(|(measured, _)| *measured == step);
+        of_step.for_each(|(_, measured)| sums.extend(measured));
         match plane.decide(&sums).cloned() {
             Some(verdict) => {
                 let verdict = Arc::new(verdict);
-                for shard in 0..shards {
-                    let (arrival, verdict) = (self.network.arrival(self.now), verdict.clone());
-                    self.at(arrival, Happening::Decided { era: self.server.era, shard, verdict });
+                self.send_to_shards(|| ToShard::Decided { verdict: verdict.clone() });
+                Ok(())
+            }
+            None => self.coordinate(CoordinatorEvent::NotFinite { step }),
+        }
+    }
+
+    /// A message of a shard, on the connection of now.
+    pub fn coordinator_is_sent(&mut self, tie: TieId, message: FromShard) -> Result<(), String> {
+        let index = self.ties[tie].shard;
+        let shard = index as u32;
+        if !self.leads_to_coordinator(tie) || self.server.outcome.is_some() {
+            return Ok(());
+        }
+        if let FromShard::Attach = message {
+            return self.coordinator_admits(tie);
+        }
+        if self.server.seats[index] != Some(tie) {
+            return Ok(());
+        }
+        let event = match message {
+            FromShard::Attach => return Ok(()),
+            FromShard::Restored { number } => CoordinatorEvent::Restored { shard, number },
+            FromShard::Measured { step, sums } => {
+                self.server.measured.insert(shard, (step, sums));
+                CoordinatorEvent::Measured { shard, step }
+            }
+            FromShard::Applied { step, moved } => {
+                self.server.moved.insert(shard, (step, moved));
+                CoordinatorEvent::Applied { shard, step }
+            }
+            FromShard::Diverged { step } => CoordinatorEvent::Diverged { shard, step },
+            FromShard::Tainted { step, why } => CoordinatorEvent::Tainted { shard, step, why },
+            FromShard::Missing { step, leaves } => CoordinatorEvent::Missing { shard, step, leaves },
+            FromShard::Chunk { chunk, bytes } => {
+                for action in self.decisions(CoordinatorEvent::Arrived { shard, chunk }) {
+                    match action {
+                        CoordinatorAction::Keep { purpose } => {
+                            let chunks = self.server.fetched.entry(purpose).or_default();
+                            chunks.insert((chunk.vector, chunk.offset), bytes.clone());
+                        }
+                        action => self.carry_out(action)?,
+                    }
+                }
+                return self.server_handles_events();
+            }
+            FromShard::Ended => {
+                self.server.seats[index] = None;
+                CoordinatorEvent::Lost { shard }
+            }
+        };
+        self.coordinate(event)?;
+        self.server_handles_events()
+    }
+
+    fn coordinator_admits(&mut self, tie: TieId) -> Result<(), String> {
+        let index = self.ties[tie].shard;
+        for action in self.decisions(CoordinatorEvent::AttachRequested { shard: Some(index as u32) }) {
+            match action {
+                CoordinatorAction::Admit { .. } => {
+                    self.server.seats[index] = Some(tie);
+                    self.send_to_shard(tie, ToShard::Admitted);
+                }
+                CoordinatorAction::Refuse(_) => self.cut_tie(tie, 0),
+                action => self.carry_out(action)?,
+            }
+        }
+        self.server_handles_events()
+    }
+
+    fn send_to_shards(&mut self, message: impl Fn() -> ToShard) {
+        for tie in self.server.seats.clone().into_iter().flatten() {
+            self.send_to_shard(tie, message());
+        }
+    }
+
+    /// Steps the shard logic and carries out what it decides.
+    fn coordinate(&mut self, event: CoordinatorEvent) -> Result<(), String> {
+        self.decisions(event).into_iter().try_for_each(|action| self.carry_out(action))
+    }
+
+    fn decisions(&mut self, event: CoordinatorEvent) -> Vec<CoordinatorAction> {
+        let mut actions = Vec::new();
+        self.server.coordinator.step(self.now, event, &mut actions);
+        for action in &actions {
+            self.note(|| format!("  coordinator: {action:?}"));
+        }
+        actions
+    }
+
+    fn carry_out(&mut self, action: CoordinatorAction) -> Result<(), String> {
+        match action {
+            CoordinatorAction::Report(event) => self.reported(event)?,
+            CoordinatorAction::Restore { number } => {
+                let version = self.restore(number)?;
+                self.coordinate(CoordinatorEvent::Loaded { version })?;
+            }
+            CoordinatorAction::Decide { step } => self.decide(step)?,
+            CoordinatorAction::Diverge { step } => self.server.plane.diverge(step),
+            CoordinatorAction::Fetch { purpose, version, with_state } => {
+                self.server.fetched.insert(purpose, Chunks::new());
+                self.send_to_shards(|| ToShard::WeightsWanted { version, with_state });
+            }
+            CoordinatorAction::Look { .. } => {
+                let (weights, _) = self.whole(self.own_chunks(), Purpose::Look, 1)?;
+                if let Some((truth, _)) = self.truth() {
+                    checks::same("what is looked at", &weights, &truth)?;
                 }
             }
-            // Nobody makes this step.
-            None => {
-                for shard in 0..shards as u32 {
-                    self.server_steps(ServerEvent::Applied { shard, step: version })?;
-                }
-            }
+            CoordinatorAction::Capture { version } => self.capture(version),
+            CoordinatorAction::Save { purpose } => self.save_later(purpose)?,
+            CoordinatorAction::Forget { purpose } => drop(self.server.fetched.remove(&purpose)),
+            CoordinatorAction::Closed(result) => return Err(format!("closed early: {result:?}")),
+            // A step is recorded by nobody here.
+            CoordinatorAction::Record { .. } | CoordinatorAction::Unmake => {}
+            // These answer what has just come in and are carried out where it did.
+            CoordinatorAction::Admit { .. }
+            | CoordinatorAction::Refuse(_)
+            | CoordinatorAction::Keep { .. } => {}
         }
         Ok(())
     }
 
-    /// The sums over the pieces of a shard are there.
-    pub fn measured(
-        &mut self,
-        era: u32,
-        shard: usize,
-        step: u64,
-        sums: Vec<PieceSums>,
-    ) -> Result<(), String> {
-        if !self.server.is_up || self.server.era != era {
-            return Ok(());
+    /// What the shard logic reports to the round logic must be so.
+    fn reported(&mut self, event: ServerEvent) -> Result<(), String> {
+        match &event {
+            ServerEvent::ShardLost { .. } | ServerEvent::Rewind(_) => {
+                self.server.is_whole = false;
+                self.server.updating = false;
+                self.server.era += 1;
+                self.network.counts.rewinds_refused += u64::from(matches!(event, ServerEvent::Rewind(_)));
+            }
+            ServerEvent::Restored { .. } => {
+                checks::restored(&self.server, &self.shards)?;
+                self.server.is_whole = true;
+                self.rewound = true;
+            }
+            ServerEvent::Applied { shard, step } => {
+                checks::applied(&self.server, &self.shards[*shard as usize], *step)?;
+            }
+            ServerEvent::Updated { .. } | ServerEvent::Concluded { .. } => self.server.updating = false,
+            _ => {}
         }
-        self.server.measured.insert(shard, (step, sums));
-        self.decide()
+        self.server.events.push_back(event);
+        Ok(())
+    }
+
+    /// The coordinator's own part becomes what is saved, and the shards are sent theirs.
+    fn restore(&mut self, number: u64) -> Result<u64, String> {
+        self.network.counts.rewinds += 1;
+        let before = self.server.core.version();
+        let snapshot = self.load()?;
+        let (version, era) = (self.server.plane.version(), self.server.era);
+        self.network.counts.rewinds_back += u64::from(version < before);
+        let count = self.server.plane.control().count();
+        self.send_to_shards(|| ToShard::Restore { era, version, number, count });
+        let Some(Snapshot { weights, state, .. }) = snapshot else { return Ok(version) };
+        let vectors = std::iter::once(&weights[..]).chain(state.chunks(weights.len()));
+        for (vector, values) in vectors.enumerate() {
+            for (index, tie) in self.server.seats.clone().into_iter().enumerate() {
+                let Some(tie) = tie else { continue };
+                for chunk in self.kept[index + 1].clone() {
+                    let range = self.chunks[chunk].clone();
+                    let chunk = ChunkId { version, vector, offset: range.start };
+                    self.send_to_shard(tie, ToShard::Chunk { chunk, values: values[range].into() });
+                }
+            }
+        }
+        Ok(version)
     }
 
     /// Loss and metrics of the sections that are only evaluated, where all weights are here.
@@ -337,7 +514,7 @@ impl Cluster<'_> {
         if !self.shards.is_empty() || tree.all_leaves() == tree.leaves() {
             return Ok([None, None]);
         }
-        let weights = self.weights()?;
+        let Some((weights, _)) = self.truth() else { return Ok([None, None]) };
         Ok([Section::LastBatch, Section::Validation].map(|section| {
             let leaves = tree.section(section);
             (!leaves.is_empty())
@@ -377,32 +554,62 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The weights of all shards are with the coordinator.
-    pub fn fetched(&mut self, era: u32, step: u64) -> Result<(), String> {
-        let answer = |shard: &Shard| shard.is_up && shard.era == Some(era);
-        if !self.server.is_up || self.server.era != era || !self.shards.iter().all(answer) {
-            return Ok(());
-        }
-        self.server.updating = false;
-        self.save_later()?;
-        self.server_steps(ServerEvent::Updated { step })
+    /// The chunks of its weights and state.
+    fn own_chunks(&self) -> Chunks {
+        let plane = &self.server.plane;
+        let weights = plane.kept_parts().into_iter().map(|(offset, bytes)| ((0, offset), bytes));
+        let part = |StatePart { vector, offset, bytes }| ((1 + vector, offset), bytes);
+        weights.chain(plane.state_at(plane.version()).into_iter().map(part)).collect()
     }
 
-    /// Takes a copy, which is saved while training goes on.
-    fn save_later(&mut self) -> Result<(), String> {
-        let version = self.server.plane.version();
-        let (weights, state) = (self.weights()?, self.state());
+    /// The first `vectors` whole vectors, of which 0 is the weights: its own chunks, and those that shards have sent.
+    fn whole(
+        &self,
+        mut own: Chunks,
+        purpose: Purpose,
+        vectors: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>), String> {
+        own.extend(
+            self.server.fetched.get(&purpose).into_iter().flatten().map(|(id, bytes)| (*id, bytes.clone())),
+        );
+        let parameters = self.job.model.parameters();
+        let mut values = vec![0.0; vectors * parameters];
+        for vector in 0..vectors {
+            for chunk in &self.chunks {
+                let bytes = own.get(&(vector, chunk.start));
+                let bytes = bytes.ok_or_else(|| format!("chunk {chunk:?} of vector {vector} is not here"))?;
+                read(bytes.as_chunks().0, &mut values[vector * parameters + chunk.start..][..chunk.len()]);
+            }
+        }
+        let state = values.split_off(parameters);
+        Ok((values, state))
+    }
+
+    /// Sets its own part of a checkpoint aside.
+    fn capture(&mut self, version: u64) {
         let contributors = self.server.core.contributors();
         let contributors = contributors.map(|(Contributor(slot), since)| (slot.to_string(), since)).collect();
         let control = self.server.plane.control().state().clone();
         let progress =
             Progress { step: version, tally: Tally::new(2), contributors, control, ..Progress::default() };
+        let (own, truth) = (self.own_chunks(), self.truth());
+        self.server.captured = Some(Captured { progress, own, truth });
+    }
+
+    /// Saves what was set aside while training goes on.
+    fn save_later(&mut self, purpose: Purpose) -> Result<(), String> {
+        let captured = self.server.captured.take().ok_or("nothing was set aside to be saved")?;
+        let Captured { progress, own, truth } = captured;
+        let vectors = 1 + self.server.plane.control().vectors().len();
+        let (weights, state) = self.whole(own, purpose, vectors)?;
+        if let Some((its_weights, its_state)) = truth {
+            checks::same("a checkpoint", &weights, &its_weights)?;
+            checks::same("a checkpoint's state", &state, &its_state)?;
+        }
         let snapshot = Arc::new(Snapshot { progress, weights, state });
         let delay = self.network.up_to(50);
-        self.at(
-            self.now + 1 + delay,
-            Happening::Save { process: self.server_process, returns: self.server.returns, snapshot },
-        );
+        let (process, returns) = (self.server_process, self.server.returns);
+        self.at(self.now + 1 + delay, Happening::Save { process, returns, snapshot });
         Ok(())
     }
 
@@ -411,7 +618,7 @@ impl Cluster<'_> {
         if !self.server.is_up || !is_same || self.server.outcome.is_some() {
             return Ok(());
         }
-        match self.saving.save(self.now, snapshot, &mut self.network)? {
+        match self.disk.save(self.now, snapshot, &mut self.network)? {
             Saved::On => {}
             Saved::Ended => self.server_crashes(self.server_process),
         }
@@ -430,11 +637,9 @@ impl Cluster<'_> {
         self.server.is_up = false;
         self.server.is_whole = false;
         self.server.era += 1;
-        self.saving.end(&mut self.network);
+        self.disk.end(&mut self.network);
         self.close_links_of(0);
-        for shard in 0..self.shards.len() {
-            self.attach_later(shard, 500);
-        }
+        self.cut_all_ties(500);
         let delay = self.network.up_to(2500);
         self.at(self.now + 1 + delay, Happening::ServerStart);
     }
@@ -457,10 +662,12 @@ impl Cluster<'_> {
 
     /// A new process goes on from what is saved.
     pub fn server_starts(&mut self) -> Result<(), String> {
-        self.saving.start(self.now, &mut self.network)?;
+        self.disk.start(self.now, &mut self.network)?;
         let saved = self.load()?;
-        let contributors = saved.iter().map(|saved| &saved.progress.contributors).next();
-        self.server.begin_again(self.now, self.job, contributors.unwrap_or(&BTreeMap::new()));
+        let contributors = saved.map(|saved| saved.progress.contributors).unwrap_or_default();
+        let (era, returns) = (self.server.era, self.server.returns);
+        let plane = std::mem::replace(&mut self.server.plane, self.job.plane(0));
+        self.server = Server { era, returns, ..Server::new(self.job, self.now, plane, &contributors) };
         self.rewound = true;
         let version = self.server.plane.version();
         self.network.counts.restores += u64::from(version > 0);
@@ -470,10 +677,10 @@ impl Cluster<'_> {
     }
 
     /// The coordinator's own part becomes what is saved, or what it was at the beginning. Gives it all.
-    fn load(&mut self) -> Result<Arc<Option<Snapshot>>, String> {
-        let snapshot = self.saving.newest(&mut self.network)?;
+    fn load(&mut self) -> Result<Option<Snapshot>, String> {
+        let snapshot = self.disk.newest(&mut self.network)?;
         self.server_restores(&snapshot);
-        Ok(Arc::new(snapshot))
+        Ok(snapshot)
     }
 
     fn server_restores(&mut self, snapshot: &Option<Snapshot>) {
@@ -484,14 +691,12 @@ impl Cluster<'_> {
             }
             None => plane.restart(),
         }
-        self.server.measured.clear();
-        self.server.moved.clear();
         self.lies.go_back(self.server.plane.version());
     }
 
     /// Sums of a liar may be part of the weights since this step.
     fn go_back(&mut self, since: u64) -> Result<(), String> {
-        let saved = self.saving.go_back(since, &mut self.network)?;
+        let saved = self.disk.go_back(since, &mut self.network)?;
         let version = saved.map(|snapshot| {
             self.server_restores(&snapshot);
             self.server.plane.version()
@@ -517,64 +722,11 @@ impl Cluster<'_> {
         }
         self.server.is_whole = true;
         self.rewound = true;
+        if let Some(version) = version {
+            self.coordinate(CoordinatorEvent::Loaded { version })?;
+        }
         let event = version.map_or(ServerEvent::CannotGoBack, |version| ServerEvent::WentBack { version });
         self.server_steps(event)
-    }
-
-    /// A shard asks to take part. Once all are there, all are given what is saved.
-    pub fn shard_attaches(&mut self, index: usize, process: u32) -> Result<(), String> {
-        let shard = &self.shards[index];
-        if !shard.is_up || shard.process != process || self.server.outcome.is_some() {
-            return Ok(());
-        }
-        if !self.server.is_up || self.server.seats[index].is_some_and(|seated| seated != process) {
-            self.attach_later(index, 300);
-            return Ok(());
-        }
-        if self.server.seats[index].replace(process).is_some() || self.server.seats.contains(&None) {
-            return Ok(());
-        }
-        self.network.counts.rewinds += 1;
-        let version = self.server.core.version();
-        let snapshot = self.load()?;
-        self.network.counts.rewinds_back += u64::from(self.server.plane.version() < version);
-        self.server.restoring = (0..self.shards.len()).collect();
-        let (era, count) = (self.server.era, self.server.plane.control().count());
-        for shard in 0..self.shards.len() {
-            let (arrival, process) = (self.network.arrival(self.now), self.shards[shard].process);
-            let snapshot = snapshot.clone();
-            self.at(arrival, Happening::Restore { shard, process, era, count, snapshot });
-        }
-        Ok(())
-    }
-
-    /// A shard holds what it was given.
-    pub fn shard_is_restored(&mut self, shard: usize, era: u32) -> Result<(), String> {
-        if !self.server.is_up || self.server.era != era || !self.server.restoring.remove(&shard) {
-            return Ok(());
-        }
-        if !self.server.restoring.is_empty() {
-            return Ok(());
-        }
-        self.server.is_whole = true;
-        self.rewound = true;
-        let version = self.server.plane.version();
-        self.server_steps(ServerEvent::Restored { version })
-    }
-
-    /// The coordinator notices that a shard, or the connection to it, is gone.
-    pub fn shard_is_lost(&mut self, shard: usize, process: u32) -> Result<(), String> {
-        if !self.server.is_up || self.server.seats[shard] != Some(process) || self.server.outcome.is_some() {
-            return Ok(());
-        }
-        self.server.seats[shard] = None;
-        self.server.restoring.clear();
-        self.server.is_whole = false;
-        self.server.era += u32::from(!self.job.planted.has(Defect::OrderNumberUsedTwice));
-        self.server.updating = false;
-        self.server.measured.clear();
-        self.server.moved.clear();
-        self.server_steps(ServerEvent::ShardLost { shard: shard as u32 })
     }
 
     pub fn server_timer(&mut self) -> Result<(), String> {
@@ -592,6 +744,40 @@ impl Cluster<'_> {
     }
 
     pub fn server_steps(&mut self, event: ServerEvent) -> Result<(), String> {
+        self.server.events.push_back(event);
+        self.server_handles_events()
+    }
+
+    fn server_handles_events(&mut self) -> Result<(), String> {
+        let mut stepped = false;
+        loop {
+            while let Some(event) = self.server.events.pop_front() {
+                self.server_handles(event)?;
+                stepped = true;
+            }
+            self.coordinate(CoordinatorEvent::Idle)?;
+            if self.server.events.is_empty() {
+                break;
+            }
+        }
+        match self.server.outcome {
+            Some(Outcome::Done) => {
+                (self.server.result, _) = self.whole(self.own_chunks(), Purpose::Look, 1)?;
+            }
+            Some(_) => self.server.result = self.truth().map(|(weights, _)| weights).unwrap_or_default(),
+            None => {}
+        }
+        if !self.server.updating && self.server.is_whole {
+            checks::round(&self.server, &self.shards)?;
+        }
+        if stepped && self.server.core.deadline().is_some_and(|deadline| deadline <= self.now) {
+            return Err(format!("the server's deadline stays at {:?}", self.server.core.deadline()));
+        }
+        self.set_server_timer();
+        Ok(())
+    }
+
+    fn server_handles(&mut self, event: ServerEvent) -> Result<(), String> {
         let mut actions = Vec::new();
         self.server.core.step(self.now, event, &mut actions);
         for action in actions {
@@ -599,13 +785,6 @@ impl Cluster<'_> {
             checks::action(&self.server, &self.shards, &self.job.plan, &action)?;
             self.server_performs(action)?;
         }
-        if !self.server.updating && self.server.is_whole {
-            checks::round(&self.server, &self.shards)?;
-        }
-        if self.server.core.deadline().is_some_and(|deadline| deadline <= self.now) {
-            return Err(format!("the server's deadline stays at {:?}", self.server.core.deadline()));
-        }
-        self.set_server_timer();
         Ok(())
     }
 
@@ -649,10 +828,7 @@ impl Cluster<'_> {
                 self.at(self.now + pause, Happening::UpdateDone { era: self.server.era, step });
             }
             ServerAction::AskMissing { step } => {
-                for shard in 0..self.shards.len() {
-                    let arrival = self.network.arrival(self.now);
-                    self.at(arrival, Happening::Missing { era: self.server.era, shard, step });
-                }
+                self.send_to_shards(|| ToShard::MissingWanted { step });
             }
             ServerAction::Dismiss { worker, reason } => {
                 let is_silent = matches!(reason, Dismissal::Silent { .. });

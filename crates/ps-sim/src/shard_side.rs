@@ -1,53 +1,63 @@
-//! The shards that are not the coordinator: each folds, updates and sends out its part, and tells the coordinator.
+//! The shell of a shard: it carries out what [`ShardCore`] decides.
 
 use crate::OwnGradients;
 use crate::cluster::{Cluster, Happening};
 use crate::network::{Down, Link, LinkId, Sum, Up};
+use crate::ties::{FromShard, TieId, ToShard};
 use bytes::Bytes;
-use ps_checkpoint::Snapshot;
-use ps_coord::{ServerEvent, WorkerId};
-use ps_core::control::{State, Verdict};
+use ps_coord::{ChunkId, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId};
+use ps_core::control::Verdict;
 use ps_core::optim::Moved;
-use ps_plane::{GradientChunk, NodeMetrics, Plane, Rejected};
-use std::collections::{BTreeMap, BTreeSet};
+use ps_plan::planted::Planted;
+use ps_plane::{GradientChunk, NodeMetrics, Plane, Rejected, StatePart};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A shard: a process that may die and start again with nothing.
 pub(crate) struct Shard {
+    pub core: ShardCore,
     pub plane: Plane,
-    /// Whether it cannot make the step in hand.
-    has_diverged: bool,
-    /// Whether the coordinator has been sent what it decides that step by.
-    is_measured: bool,
     pub is_up: bool,
     /// Counts its processes.
     pub process: u32,
     /// The era of what it holds, if the coordinator has given it anything.
     pub era: Option<u32>,
-    /// Connections that are open.
+    /// The connection to the coordinator.
+    pub tie: Option<TieId>,
+    arriving: Option<Arriving>,
+    verdict: Option<Arc<Verdict>>,
+    /// How far its weights moved in the last step.
+    moved: Vec<Moved>,
+    /// Connections of workers that are open.
     links: BTreeSet<LinkId>,
 }
 
+/// The weights that it is to resume from.
+struct Arriving {
+    era: u32,
+    /// Steps that the optimizer's state has seen.
+    count: u64,
+    /// `[kept]`.
+    weights: Vec<f32>,
+    /// `[vectors, kept]`.
+    state: Vec<f32>,
+}
+
 impl Shard {
-    pub fn new(plane: Plane) -> Self {
-        let (has_diverged, is_measured) = (false, false);
-        Shard { plane, has_diverged, is_measured, is_up: true, process: 0, era: None, links: BTreeSet::new() }
-    }
-
-    /// Whether nothing of `step` is to be done here any more.
-    pub fn is_through(&self, step: u64) -> bool {
-        let version = self.plane.version();
-        version > step || version == step && self.has_diverged
-    }
-
-    fn restore(&mut self, count: u64, snapshot: &Option<Snapshot>) {
-        match snapshot {
-            Some(Snapshot { progress, weights, state }) => {
-                self.plane.restore_whole(progress.step, weights, state, State::plain(count));
-            }
-            None => self.plane.restart(),
+    pub fn new(plane: Plane, planted: Planted) -> Self {
+        Shard {
+            core: ShardCore::new(plane.kept()).planted(planted),
+            plane,
+            is_up: true,
+            process: 0,
+            era: None,
+            tie: None,
+            arriving: None,
+            verdict: None,
+            moved: Vec::new(),
+            links: BTreeSet::new(),
         }
-        (self.has_diverged, self.is_measured) = (false, false);
     }
 }
 
@@ -57,17 +67,15 @@ impl Cluster<'_> {
         if !self.shards[index].is_up {
             return Ok(());
         }
+        // A shard counts its connections for itself; the numbers mean nothing to anybody else.
+        let worker = WorkerId(id as u32);
         if let Up::Hello = message {
-            if self.shards[index].era.is_none() {
-                // It does not know yet what it goes on from.
-                link.server_open = false;
-                self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "not ready" });
-            } else if link.worker.is_none() {
-                // A shard counts its connections for itself; the numbers mean nothing to anybody else.
-                link.worker = Some(WorkerId(id as u32));
+            if link.worker.replace(worker).is_none() {
                 self.shards[index].links.insert(id);
-                self.send_down(id, Down::Welcome);
-                self.shard_serves(index, id);
+                self.shard_steps(index, [ShardEvent::Joined { worker }])?;
+                if self.shards[index].links.contains(&id) {
+                    self.send_down(id, Down::Welcome);
+                }
             }
             return Ok(());
         }
@@ -75,95 +83,241 @@ impl Cluster<'_> {
             return Ok(());
         }
         match message {
-            Up::Sum { step, sum, chunks } => self.shard_gathers(index, id, step, &sum, chunks)?,
-            Up::AskWeights => self.shard_serves(index, id),
-            Up::Goodbye => self.shard_sees_end(index, id),
-            Up::Hello | Up::Heartbeat | Up::Dropped | Up::Breaking { .. } => {}
+            Up::Sum { step, sum, chunks } => {
+                let taken = self.shard_takes(index, worker, step, &sum, chunks);
+                taken.map_err(|rejected| format!("shard {index} refuses an honest worker: {rejected}"))?;
+                let progress = self.progress(index);
+                self.shard_steps(index, progress)
+            }
+            Up::Breaking { step, sum, chunks } => {
+                let taken = self.shard_takes(index, worker, step, &sum, chunks);
+                let invalid = || "a message that cannot be right".into();
+                self.shard_refuses(
+                    index,
+                    id,
+                    taken.err().map_or_else(invalid, |rejected| rejected.to_string()),
+                )
+            }
+            Up::AskWeights => self.shard_steps(index, [ShardEvent::WeightsWanted { worker }]),
+            Up::Goodbye => {
+                self.shard_sees_end(index, id);
+                Ok(())
+            }
+            Up::Hello | Up::Heartbeat | Up::Dropped => Ok(()),
         }
-        Ok(())
     }
 
     /// The metric sums of a node and some of its chunks.
-    fn shard_gathers(
+    fn shard_takes(
         &mut self,
         index: usize,
-        id: LinkId,
+        worker: WorkerId,
         step: u64,
         sum: &Sum,
         chunks: Range<usize>,
-    ) -> Result<(), String> {
-        let Shard { plane, has_diverged, .. } = &mut self.shards[index];
-        let (version, worker, node) = (plane.version(), WorkerId(id as u32), sum.node);
+    ) -> Result<(), Rejected> {
+        let Shard { plane, core, .. } = &mut self.shards[index];
+        let (version, node) = (plane.version(), sum.node);
         self.network.counts.stale_sums += u64::from(step < version);
         let mut own = OwnGradients { job: self.job, gradients: &mut self.gradients };
-        let metrics = NodeMetrics { step, node, tally: sum.tally.clone() };
-        let take = || {
-            plane.take_metrics(worker, metrics, &mut own)?;
-            for (offset, bytes) in sum.chunks.get(chunks).unwrap_or_default() {
-                let is_new = step == version && !*has_diverged && !plane.covers(*offset, node);
-                match is_new {
-                    true => self.network.counts.counted += 1,
-                    false => self.network.counts.ignored += 1,
-                }
-                let chunk = GradientChunk { step, node, offset: *offset, bytes: bytes.clone() };
-                plane.take(worker, chunk, &mut own)?;
+        plane.take_metrics(worker, NodeMetrics { step, node, tally: sum.tally.clone() }, &mut own)?;
+        for (offset, bytes) in sum.chunks.get(chunks).unwrap_or_default() {
+            let is_new = step == version && !core.is_through(step) && !plane.covers(*offset, node);
+            match is_new {
+                true => self.network.counts.counted += 1,
+                false => self.network.counts.ignored += 1,
             }
-            Ok(())
-        };
-        take().map_err(|rejected: Rejected| format!("shard {index} refuses an honest worker: {rejected}"))?;
-        self.shard_measures(index);
-        self.shard_applies(index)
-    }
-
-    /// Sends the coordinator what it decides the step by, if it does.
-    fn shard_measures(&mut self, index: usize) {
-        let Shard { plane, has_diverged, is_measured, era, .. } = &mut self.shards[index];
-        let Some(era) = *era else { return };
-        if !plane.is_held() || !plane.is_gathered() || *has_diverged || std::mem::replace(is_measured, true) {
-            return;
-        }
-        let (step, sums) = (plane.version(), plane.measure());
-        let arrival = self.network.arrival(self.now);
-        self.at(arrival, Happening::Measured { era, shard: index, step, sums });
-    }
-
-    /// The step that waited is decided about.
-    pub fn shard_follows(&mut self, era: u32, index: usize, verdict: &Verdict) -> Result<(), String> {
-        let Shard { plane, era: held, .. } = &mut self.shards[index];
-        if *held != Some(era) || !plane.is_held() || !plane.is_gathered() {
-            return Ok(());
-        }
-        plane.follow(verdict.clone());
-        plane.release();
-        self.shard_applies(index)
-    }
-
-    /// Makes the step once all its chunks are updated, whatever the coordinator knows.
-    fn shard_applies(&mut self, index: usize) -> Result<(), String> {
-        let Shard { plane, has_diverged, is_measured, .. } = &mut self.shards[index];
-        if *has_diverged || !plane.is_complete() {
-            return Ok(());
-        }
-        let (step, moved) = (plane.version(), plane.measure_way());
-        *is_measured = false;
-        *has_diverged = plane.commit(&[]).is_err();
-        let moved = (!*has_diverged).then_some(moved);
-        let (version, parts) = (plane.version(), current(plane));
-        self.note(|| format!("  shard {index} has applied step {step}"));
-        for id in self.shards[index].links.clone() {
-            self.send_down(id, Down::Weights { version, parts: parts.clone() });
-        }
-        // Nothing is lost between the servers: what was given to a shard does not outlive that connection.
-        if let Some(era) = self.shards[index].era {
-            let mut arrival = self.network.arrival(self.now);
-            if self.network.strikes(self.now, self.network.faults.shard_cut) {
-                // It may come when all have gone back already.
-                arrival += self.network.up_to(1000);
-                self.shard_is_cut(index);
-            }
-            self.at(arrival, Happening::Applied { era, shard: index, step, moved });
+            let chunk = GradientChunk { step, node, offset: *offset, bytes: bytes.clone() };
+            plane.take(worker, chunk, &mut own)?;
         }
         Ok(())
+    }
+
+    /// Ends the connection of a worker that has sent what cannot be right.
+    fn shard_refuses(&mut self, index: usize, id: LinkId, why: String) -> Result<(), String> {
+        let plane = &mut self.shards[index].plane;
+        let (worker, counted) = (WorkerId(id as u32), plane.counted_at(WorkerId(id as u32)));
+        plane.forget(worker);
+        self.network.counts.refused += 1;
+        self.network.counts.refused_counted += u64::from(counted.is_some());
+        self.shard_sees_end(index, id);
+        self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "refused" });
+        let refused = ShardEvent::Refused { counted, why };
+        let progress = self.progress(index);
+        self.shard_steps(index, std::iter::once(refused).chain(progress))
+    }
+
+    /// What the step in hand has come to.
+    fn progress(&self, index: usize) -> Option<ShardEvent> {
+        let plane = &self.shards[index].plane;
+        let step = plane.version();
+        match plane.is_held() {
+            true => plane.is_gathered().then_some(ShardEvent::Gathered { step }),
+            false => plane.is_complete().then_some(ShardEvent::Completed { step }),
+        }
+    }
+
+    /// A message of the coordinator, on the connection of now.
+    pub fn shard_is_sent(&mut self, tie: TieId, message: ToShard) -> Result<(), String> {
+        let index = self.ties[tie].shard;
+        let shard = &mut self.shards[index];
+        if !shard.is_up || shard.tie != Some(tie) {
+            return Ok(());
+        }
+        let kept = shard.plane.kept();
+        let event = match message {
+            ToShard::Admitted => ShardEvent::Attached { kept },
+            ToShard::Restore { era, version, number, count } => {
+                let (weights, vectors) = (vec![0.0; kept.len()], shard.plane.control().vectors().len());
+                let state = vec![0.0; vectors * kept.len()];
+                let elements = weights.len() + state.len();
+                shard.arriving = Some(Arriving { era, count, weights, state });
+                shard.era = None;
+                ShardEvent::Restore { version, number, elements }
+            }
+            ToShard::Chunk { chunk: ChunkId { version, vector, offset }, values } => {
+                let Some(arriving) = &mut shard.arriving else { return Ok(()) };
+                let (elements, at) = (values.len(), offset - kept.start);
+                let vector = match vector.checked_sub(1) {
+                    None => &mut arriving.weights,
+                    Some(vector) => &mut arriving.state[vector * kept.len()..],
+                };
+                vector[at..at + elements].copy_from_slice(&values);
+                ShardEvent::Arrived { version, elements }
+            }
+            ToShard::Decided { verdict } => {
+                let step = verdict.stride.step;
+                shard.verdict = Some(verdict);
+                ShardEvent::Decided { step }
+            }
+            ToShard::WeightsWanted { version, with_state } => {
+                ShardEvent::WeightsAsked { version, with_state }
+            }
+            ToShard::MissingWanted { step } => ShardEvent::MissingAsked { step },
+            ToShard::Ended => {
+                shard.tie = None;
+                self.attach_later(index, 300);
+                ShardEvent::CoordinatorLost
+            }
+        };
+        self.shard_steps(index, [event])
+    }
+
+    fn shard_steps(
+        &mut self,
+        index: usize,
+        events: impl IntoIterator<Item = ShardEvent>,
+    ) -> Result<(), String> {
+        let (mut events, mut actions) = (VecDeque::from_iter(events), Vec::new());
+        while let Some(event) = events.pop_front() {
+            self.shards[index].core.step(event, &mut actions);
+            for action in actions.drain(..) {
+                self.note(|| format!("  shard {index}: {action:?}"));
+                events.extend(self.shard_performs(index, action));
+            }
+        }
+        let Shard { core, plane, era, .. } = &self.shards[index];
+        match era.is_some() && core.version() != plane.version() {
+            true => {
+                Err(format!("shard {index} is at {}, its weights at {}", core.version(), plane.version()))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn shard_performs(&mut self, index: usize, action: ShardAction) -> Option<ShardEvent> {
+        let shard = &mut self.shards[index];
+        match action {
+            ShardAction::SendAllAway => {
+                let links = std::mem::take(&mut shard.links);
+                links.iter().for_each(|&id| shard.plane.forget(WorkerId(id as u32)));
+                self.close_links_of(index + 1);
+            }
+            ShardAction::Serve { worker } => self.shard_serves(index, LinkId::from(worker.0)),
+            ShardAction::ServeAll => {
+                let (version, parts) = (shard.plane.version(), current(&shard.plane));
+                for id in shard.links.clone() {
+                    self.send_down(id, Down::Weights { version, parts: parts.clone() });
+                }
+            }
+            ShardAction::TurnAway { worker } => {
+                let id = LinkId::from(worker.0);
+                self.shard_sees_end(index, id);
+                self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "not ready" });
+            }
+            ShardAction::Begin => {
+                shard.plane.restart();
+                shard.era = shard.arriving.take().map(|arriving| arriving.era);
+            }
+            ShardAction::Resume { version } => {
+                let Arriving { era, count, weights, state } = shard.arriving.take()?;
+                shard.plane.restore(version, &weights, &state);
+                shard.plane.control_mut().follow(count);
+                shard.era = Some(era);
+            }
+            ShardAction::Measure { step } => {
+                let sums = shard.plane.measure();
+                self.shard_reports(index, FromShard::Measured { step, sums });
+            }
+            ShardAction::Follow { .. } => {
+                let verdict = shard.verdict.take()?;
+                shard.plane.follow(Verdict::clone(&verdict));
+                shard.plane.release();
+                return self.progress(index);
+            }
+            ShardAction::Commit { step } => {
+                shard.moved = shard.plane.measure_way();
+                return Some(match shard.plane.commit(&[]) {
+                    Ok(_) => ShardEvent::Committed { step },
+                    Err(_) => ShardEvent::Diverged { step },
+                });
+            }
+            ShardAction::Report(report) => {
+                let message = match report {
+                    ShardReport::Restored { number } => FromShard::Restored { number },
+                    ShardReport::Applied { step } => {
+                        FromShard::Applied { step, moved: std::mem::take(&mut shard.moved) }
+                    }
+                    ShardReport::Diverged { step } => FromShard::Diverged { step },
+                    ShardReport::Tainted { step, why } => FromShard::Tainted { step, why },
+                    ShardReport::Missing { step } => {
+                        FromShard::Missing { step, leaves: shard.plane.missing() }
+                    }
+                };
+                let cut = match &message {
+                    FromShard::Applied { .. } => self.network.faults.shard_cut,
+                    FromShard::Restored { .. } => self.network.faults.restore_cut,
+                    _ => 0.0,
+                };
+                self.shard_reports(index, message);
+                if self.network.strikes(self.now, cut) {
+                    self.shard_is_cut(index);
+                }
+            }
+            ShardAction::SendWeights { version, with_state } => {
+                let weights = shard.plane.parts_at(version)?.into_iter();
+                let mut chunks: Vec<(ChunkId, Bytes)> =
+                    weights.map(|(offset, bytes)| (ChunkId { version, vector: 0, offset }, bytes)).collect();
+                if with_state {
+                    let part = |StatePart { vector, offset, bytes }| {
+                        (ChunkId { version, vector: 1 + vector, offset }, bytes)
+                    };
+                    chunks.extend(shard.plane.state_at(version).into_iter().map(part));
+                }
+                for (chunk, bytes) in chunks {
+                    self.shard_reports(index, FromShard::Chunk { chunk, bytes });
+                }
+            }
+            // Every shard keeps the same part in all eras; nobody sends one away before the end.
+            ShardAction::Keep { .. } | ShardAction::WarnUselessVerdict { .. } | ShardAction::Finish(_) => {}
+        }
+        None
+    }
+
+    fn shard_reports(&mut self, index: usize, message: FromShard) {
+        if let Some(tie) = self.shards[index].tie {
+            self.send_to_coordinator(tie, message);
+        }
     }
 
     /// The process dies with all it had.
@@ -173,34 +327,32 @@ impl Cluster<'_> {
             return;
         }
         self.network.counts.shard_crashes += 1;
-        let process = shard.process;
         shard.is_up = false;
         shard.process += 1;
         shard.era = None;
         shard.links.clear();
+        let tie = shard.tie.take();
         self.note(|| format!("  shard {index} dies"));
         self.close_links_of(index + 1);
-        let delay = self.network.up_to(500);
-        self.at(self.now + 1 + delay, Happening::ShardLost { shard: index, process });
+        tie.into_iter().for_each(|tie| self.cut_tie(tie, 500));
         let delay = self.network.up_to(2500);
         self.at(self.now + 1 + delay, Happening::ShardStart { shard: index });
     }
 
     pub fn shard_starts(&mut self, index: usize) {
-        let shard = &mut self.shards[index];
-        shard.is_up = true;
-        shard.restore(0, &None);
+        let process = self.shards[index].process;
+        self.shards[index] = Shard { process, ..Shard::new(self.job.plane(index + 1), self.job.planted) };
         self.attach_later(index, 50);
     }
 
     /// The connection to the coordinator breaks, which both notice.
-    pub fn shard_is_cut(&mut self, shard: usize) {
-        if self.shards[shard].is_up && self.server.outcome.is_none() {
+    pub fn shard_is_cut(&mut self, index: usize) {
+        if self.shards[index].is_up
+            && self.server.outcome.is_none()
+            && let Some(tie) = self.shards[index].tie
+        {
             self.network.counts.shard_cuts += 1;
-            let process = self.shards[shard].process;
-            let delay = self.network.up_to(500);
-            self.at(self.now + 1 + delay, Happening::ShardLost { shard, process });
-            self.at(self.now + 2 + delay, Happening::Attach { shard, process });
+            self.cut_tie(tie, 500);
         }
     }
 
@@ -211,26 +363,14 @@ impl Cluster<'_> {
         self.at(self.now + 1 + delay, Happening::Attach { shard, process });
     }
 
-    /// The coordinator has given the shard what it is to go on from. Whoever is connected is to begin anew.
-    pub fn shard_restores(
-        &mut self,
-        index: usize,
-        process: u32,
-        era: u32,
-        count: u64,
-        snapshot: &Option<Snapshot>,
-    ) -> Result<(), String> {
-        let shard = &mut self.shards[index];
-        if !shard.is_up || shard.process != process || shard.era.is_some_and(|held| held > era) {
-            return Ok(());
+    pub fn shard_attaches(&mut self, index: usize, process: u32) {
+        let shard = &self.shards[index];
+        if !shard.is_up || shard.process != process || shard.tie.is_some() || self.server.outcome.is_some() {
+            return;
         }
-        shard.restore(count, snapshot);
-        shard.era = Some(era);
-        shard.links.clear();
-        self.close_links_of(index + 1);
-        let arrival = self.network.arrival(self.now);
-        self.at(arrival, Happening::Restored { shard: index, era });
-        Ok(())
+        let tie = self.tie(index);
+        self.shards[index].tie = Some(tie);
+        self.send_to_coordinator(tie, FromShard::Attach);
     }
 
     /// A server closes all its connections to workers, who mostly hear of it.
@@ -272,42 +412,6 @@ impl Cluster<'_> {
             link.server_open = false;
         }
         self.shards[index].links.remove(&id);
-    }
-
-    /// The coordinator hears which leaves of a step a shard lacks, if it has not applied it.
-    pub fn shard_lacks(&mut self, era: u32, index: usize, step: u64) -> Result<(), String> {
-        let shard = &self.shards[index];
-        if !self.server.is_up
-            || self.server.era != era
-            || shard.era != Some(era)
-            || shard.plane.version() != step
-        {
-            return Ok(());
-        }
-        let leaves = shard.plane.missing();
-        self.server_steps(ServerEvent::Missing { shard: index as u32, step, leaves })
-    }
-
-    /// The coordinator hears that a shard is through with a step.
-    pub fn applied(
-        &mut self,
-        era: u32,
-        shard: usize,
-        step: u64,
-        moved: Option<Vec<Moved>>,
-    ) -> Result<(), String> {
-        if !self.server.is_up || self.server.era != era {
-            return Ok(());
-        }
-        let sender = &self.shards[shard];
-        if sender.era == Some(era) && !sender.is_through(step) {
-            return Err(format!("that shard {shard} applied step {step} counts, though it went back since"));
-        }
-        match moved {
-            Some(moved) => drop(self.server.moved.insert(shard, moved)),
-            None => self.server.plane.diverge(step),
-        }
-        self.server_steps(ServerEvent::Applied { shard: shard as u32, step })
     }
 }
 

@@ -369,7 +369,7 @@ impl Cluster<'_> {
         self.hang_up(&old, 500);
         match &links[1..] {
             [] if self.server.is_up && self.server.outcome.is_none() => self.send_up(first, Up::Hello),
-            shards if self.server.is_whole && self.server.outcome.is_none() => {
+            shards if self.are_ready() && self.server.outcome.is_none() => {
                 shards.iter().for_each(|&id| self.send_up(id, Up::Hello));
             }
             // Nobody is there, or not all are.
@@ -377,6 +377,12 @@ impl Cluster<'_> {
                 self.at(self.now + 1, Happening::WorkerSeesEnd { link: first, why: "connection refused" });
             }
         }
+    }
+
+    /// Whether the coordinator says where the shards are.
+    fn are_ready(&self) -> bool {
+        let mut shards = 0..self.shards.len() as u32;
+        self.server.is_up && shards.all(|shard| self.server.coordinator.is_ready(shard))
     }
 
     /// A server has admitted us; whether it is the coordinator, the last.
@@ -462,19 +468,23 @@ impl Cluster<'_> {
             ));
         }
         self.network.counts.drains += u64::from(leaves_now);
-        if self.job.servers == 1
-            && let Some(sum) = sums.iter().find(|sum| !sum.gradient.is_empty())
+        if let Some(sum) = sums.iter().find(|sum| !sum.gradient.is_empty())
             && self.network.strikes(self.now, self.network.faults.break_off)
         {
             let mut sum = sum.clone();
-            let at = self.network.below(sum.gradient.len() as u32) as usize;
-            // The highest bit of the mantissa: no rounding hides it.
-            sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << 22);
-            // Some of its chunks, or none.
-            let chunks = 0..self.network.below(self.kept[0].len() as u32) as usize;
-            let coordinator = process.links[0];
+            let server = self.network.below(self.job.servers) as usize;
+            let kept = self.kept[server].clone();
+            // Some of the server's chunks, the last of which is wrong, or none.
+            let count = self.network.below(kept.len() as u32 + 1) as usize;
+            let chunks = kept.start..kept.start + count;
+            if let Some(wrong) = self.chunks[chunks.clone()].last() {
+                let at = wrong.start + self.network.below(wrong.len() as u32) as usize;
+                // The highest bit of the mantissa: no rounding hides it.
+                sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << 22);
+            }
+            let link = process.links[server];
             let sum = travelling(sum, true, &self.chunks);
-            self.send_up(coordinator, Up::Breaking { step, sum, chunks });
+            self.send_up(link, Up::Breaking { step, sum, chunks });
             return Ok(());
         }
         let mut messages = Vec::new();
@@ -485,7 +495,7 @@ impl Cluster<'_> {
                 self.network.counts.lies += 1;
                 // Where only some nodes are audited, a lie may get through; it is not to make the run diverge.
                 let bit = self.network.below(if self.job.audit < 1.0 { 20 } else { 32 });
-                if self.network.chance(0.8) {
+                if self.network.chance(0.6) {
                     let at = self.network.below(sum.gradient.len() as u32) as usize;
                     sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << bit);
                 } else {

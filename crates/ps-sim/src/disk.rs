@@ -1,4 +1,5 @@
-//! What the coordinator saves, how saving goes wrong, and what it finds when it starts again.
+//! The coordinator's disk: how saving on it goes wrong, what a process finds there, and that nothing that was reported as
+//! saved is lost.
 
 use crate::SimJob;
 use crate::network::Network;
@@ -15,11 +16,9 @@ const KEPT: usize = 2;
 const OPERATIONS: u32 = 16;
 
 /// The coordinator's disk, and what it promised to keep. It outlives the process.
-pub(crate) struct Saving {
+pub(crate) struct CheckpointDisk {
     disk: SimulatedDisk,
     kept: Kept,
-    /// Steps between two checkpoints.
-    every: u64,
     /// The open folder of the process that now is.
     store: Option<Store>,
     /// The newest step that was reported as saved.
@@ -35,16 +34,12 @@ pub(crate) enum Saved {
     Ended,
 }
 
-impl Saving {
-    pub fn new(job: &SimJob<'_>, every: u64) -> Self {
+impl CheckpointDisk {
+    pub fn new(job: &SimJob<'_>) -> Self {
         let fingerprint = Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 };
         let state = job.optimizer.params.optimizer.vectors().iter().map(|vector| vector.name).collect();
         let kept = Kept::new(fingerprint, job.model.layout().clone(), state, KEPT);
-        Saving { disk: SimulatedDisk::default(), kept, every, store: None, durable: 0, planted: job.planted }
-    }
-
-    pub fn is_due(&self, version: u64) -> bool {
-        version.is_multiple_of(self.every)
+        CheckpointDisk { disk: SimulatedDisk::default(), kept, store: None, durable: 0, planted: job.planted }
     }
 
     /// The process is gone, and perhaps the machine has lost what was not durable.

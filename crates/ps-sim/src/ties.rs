@@ -1,0 +1,137 @@
+//! Connections between the coordinator and the other shards.
+//!
+//! What is sent on one arrives in the order in which it was sent, and nothing of it is lost but by a cut, which both ends
+//! notice: after what was sent before.
+
+use crate::cluster::{Cluster, Happening};
+use bytes::Bytes;
+use ps_coord::{ChunkId, Millis};
+use ps_core::control::Verdict;
+use ps_core::optim::{Moved, PieceSums};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A shard that attaches again gets another.
+pub(crate) type TieId = usize;
+
+/// A connection, with both its ends.
+pub(crate) struct Tie {
+    pub shard: usize,
+    /// The coordinator's process that it leads to.
+    server_process: u32,
+    /// Whether nothing passes any more.
+    is_cut: bool,
+    /// Whether every message takes up to a second while things go wrong.
+    is_slow: bool,
+    /// When the message that was sent last arrives, at the shard and at the coordinator.
+    last_arrival: [Millis; 2],
+}
+
+/// From a shard to the coordinator.
+#[derive(Clone, Debug)]
+pub(crate) enum FromShard {
+    Attach,
+    Restored { number: u64 },
+    Measured { step: u64, sums: Vec<PieceSums> },
+    Applied { step: u64, moved: Vec<Moved> },
+    Diverged { step: u64 },
+    Tainted { step: u64, why: String },
+    Missing { step: u64, leaves: Vec<Range<u32>> },
+    Chunk { chunk: ChunkId, bytes: Bytes },
+    Ended,
+}
+
+/// From the coordinator to a shard.
+#[derive(Clone, Debug)]
+pub(crate) enum ToShard {
+    Admitted,
+    /// The era is the simulator's own: the machines know only the number.
+    Restore {
+        era: u32,
+        version: u64,
+        number: u64,
+        count: u64,
+    },
+    Chunk {
+        chunk: ChunkId,
+        values: Arc<[f32]>,
+    },
+    Decided {
+        verdict: Arc<Verdict>,
+    },
+    WeightsWanted {
+        version: u64,
+        with_state: bool,
+    },
+    MissingWanted {
+        step: u64,
+    },
+    Ended,
+}
+
+impl Cluster<'_> {
+    /// Opens a connection to the coordinator, if that is there.
+    pub fn tie(&mut self, shard: usize) -> TieId {
+        let is_cut = !self.server.is_up || self.server.outcome.is_some();
+        let server_process = self.server_process;
+        let is_slow = self.network.strikes(self.now, self.network.faults.slow_tie);
+        self.network.counts.slow_ties += u64::from(is_slow);
+        self.ties.push(Tie { shard, server_process, is_cut, is_slow, last_arrival: [0; 2] });
+        let id = self.ties.len() - 1;
+        if is_cut {
+            self.at(self.now + 1, Happening::ToShard { tie: id, message: ToShard::Ended });
+        }
+        id
+    }
+
+    pub fn send_to_coordinator(&mut self, tie: TieId, message: FromShard) {
+        if let Some(arrival) = self.arrival_on(tie, 1, 0) {
+            self.at(arrival, Happening::ToCoordinator { tie, message });
+        }
+    }
+
+    pub fn send_to_shard(&mut self, tie: TieId, message: ToShard) {
+        if let Some(arrival) = self.arrival_on(tie, 0, 0) {
+            self.at(arrival, Happening::ToShard { tie, message });
+        }
+    }
+
+    /// Nothing that is sent from now on passes. Both ends notice within `within` ms.
+    pub fn cut_tie(&mut self, tie: TieId, within: u32) {
+        for direction in 0..2 {
+            let Some(arrival) = self.arrival_on(tie, direction, within) else { return };
+            self.at(
+                arrival,
+                match direction {
+                    0 => Happening::ToShard { tie, message: ToShard::Ended },
+                    _ => Happening::ToCoordinator { tie, message: FromShard::Ended },
+                },
+            );
+        }
+        self.ties[tie].is_cut = true;
+    }
+
+    /// The coordinator is gone.
+    pub fn cut_all_ties(&mut self, within: u32) {
+        (0..self.ties.len()).for_each(|tie| self.cut_tie(tie, within));
+    }
+
+    /// Whether the coordinator's process that a connection leads to still runs.
+    pub fn leads_to_coordinator(&self, tie: TieId) -> bool {
+        self.server.is_up && self.ties[tie].server_process == self.server_process
+    }
+
+    /// When something that is sent now arrives, up to `more` ms later than a message may take.
+    fn arrival_on(&mut self, tie: TieId, direction: usize, more: u32) -> Option<Millis> {
+        if self.ties[tie].is_cut {
+            return None;
+        }
+        let mut arrival = self.network.arrival(self.now) + self.network.up_to(more);
+        if self.ties[tie].is_slow && self.now < self.network.faults.heal_ms {
+            arrival += self.network.up_to(1000);
+        }
+        let last = &mut self.ties[tie].last_arrival[direction];
+        *last = arrival.max(*last);
+        Some(*last)
+    }
+}
