@@ -41,6 +41,7 @@ use ps_run::{FolderError, Job, Recorder};
 use service::{Front, Service};
 use std::future::Future;
 use std::ops::Range;
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tonic::service::Routes;
@@ -160,16 +161,48 @@ pub async fn run<T: Send + 'static>(
     listener: impl Into<Listener>,
     job: Job,
     options: ServerOptions,
-    mut recorder: Recorder,
-    shutdown: impl Future<Output = ()>,
+    recorder: Recorder,
+    shutdown: impl Future<Output = ()> + Send,
     finish: impl FnOnce(Finished) -> Result<T, FolderError> + Send + 'static,
 ) -> Result<T, ServerError> {
+    let (send, mut receive) = oneshot::channel();
+    let finish = Box::new(move |finished| {
+        // The receiver lives as long as this function.
+        finish(finished).map(|result| drop(send.send(result)))
+    });
+    serve_run(listener.into(), job, options, recorder, Box::pin(shutdown), finish).await?;
+    receive.try_recv().map_err(|_| ServerError::panicked())
+}
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+type Finish = Box<dyn FnOnce(Finished) -> Result<(), FolderError> + Send>;
+
+/// [`run`] without types of the caller: compiled once, with this crate, instead of once more with each program and test
+/// that runs a server.
+fn serve_run<'a>(
+    listener: Listener,
+    job: Job,
+    options: ServerOptions,
+    recorder: Recorder,
+    shutdown: Boxed<'a, ()>,
+    finish: Finish,
+) -> Boxed<'a, Result<(), ServerError>> {
+    Box::pin(serve_until_over(listener, job, options, recorder, shutdown, finish))
+}
+
+async fn serve_until_over(
+    listener: Listener,
+    job: Job,
+    options: ServerOptions,
+    mut recorder: Recorder,
+    mut shutdown: Boxed<'_, ()>,
+    finish: Finish,
+) -> Result<(), ServerError> {
     if let Some((weights, version)) = recorder.take_complete(&job) {
         // Nobody is needed.
         let finished = Finished { job, recorder, weights, version, is_done: true, is_ended: false };
         return finish(finished).map_err(ServerError::Unsaved);
     }
-    let listener = listener.into();
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let heartbeat = heartbeat(&options);
     let parameters = job.model.parameters();
@@ -181,7 +214,7 @@ pub async fn run<T: Send + 'static>(
         Service::new(Some(invitation), expected.clone(), shape(&job), kept, heartbeat, most, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
     let (server, health) = serve(service, listener, &options, closing).await?;
-    tokio::pin!(server, shutdown);
+    tokio::pin!(server);
     let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events, finish), &options)?;
 
     let mut stopping = false;

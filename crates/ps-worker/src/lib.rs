@@ -123,7 +123,10 @@ const JOIN_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_se
 /// worker waits for the next one.
 ///
 /// Runs on a current-thread tokio runtime as well as on any other; computing has threads of its own.
-pub async fn run(options: WorkerOptions, shutdown: impl Future<Output = ()>) -> Result<Ended, WorkerError> {
+pub async fn run(
+    options: WorkerOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<Ended, WorkerError> {
     run_with(options, None, shutdown).await
 }
 
@@ -131,10 +134,10 @@ pub async fn run(options: WorkerOptions, shutdown: impl Future<Output = ()>) -> 
 pub async fn run_with(
     options: WorkerOptions,
     computer: Option<Box<dyn Computer>>,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()> + Send,
 ) -> Result<Ended, WorkerError> {
     let meter = Arc::clone(&options.meter);
-    let ended = match take_part(options, computer, shutdown).await {
+    let ended = match take_part_boxed(options, computer, Box::pin(shutdown)).await {
         Err(WorkerError::Over) => Ok(Ended::Done),
         ended => ended,
     };
@@ -144,10 +147,22 @@ pub async fn run_with(
     ended
 }
 
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// [`take_part`] without types of the caller: compiled once, with this crate, instead of once more with each program and
+/// test that runs a worker.
+fn take_part_boxed<'a>(
+    options: WorkerOptions,
+    computer: Option<Box<dyn Computer>>,
+    shutdown: Boxed<'a, ()>,
+) -> Boxed<'a, Result<Ended, WorkerError>> {
+    Box::pin(take_part(options, computer, shutdown))
+}
+
 async fn take_part(
     options: WorkerOptions,
     mut computer: Option<Box<dyn Computer>>,
-    shutdown: impl Future<Output = ()>,
+    shutdown: Boxed<'_, ()>,
 ) -> Result<Ended, WorkerError> {
     if let Some(problem) = options.cpus.as_ref().and_then(Processors::objection) {
         return Err(WorkerError::Processors(problem));
