@@ -1,7 +1,8 @@
 //! How two run files differ, and what in one depends on the length of the run.
 
 use crate::resolved::Setting;
-use crate::run::{RunConfig, Shape};
+use crate::run::RunConfig;
+use crate::tables::Shape;
 use ps_core::ScheduleKind;
 
 /// A key that two runs set to different values.
@@ -35,7 +36,7 @@ impl RunConfig {
     pub fn rate_depends_on_length(&self) -> Vec<String> {
         let rate = &self.learning_rate;
         let (table, last) = match rate.then.len().checked_sub(1) {
-            Some(number) => (format!("learning_rate.then.{number}"), &rate.then[number].rate),
+            Some(number) => (format!("learning_rate.then.{number}"), &rate.then[number]),
             None => ("learning_rate".to_string(), rate),
         };
         // Other phases end where the next one begins.

@@ -1,7 +1,8 @@
 //! A run file's text and `--set` flags as a flat list of known keys with their values and places.
 
 use crate::error::{ConfigError, Place};
-use crate::keys::{Accepts, KEYS, Key};
+use crate::key::{Accepts, Key};
+use crate::keys::{self, KEYS};
 use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 
@@ -62,7 +63,7 @@ impl Document {
             let place = place(&self.origin, text, name.span().start);
             let path = join(table, name.get_ref());
             let source = text.get(value.span()).unwrap_or_default();
-            if let Some(key) = Key::find(&path) {
+            if let Some(key) = keys::find(&path) {
                 let value = read_value(key, value.get_ref(), &self.origin, text)?;
                 self.entries.insert(key.path, Entry { value, text: shorten(source), place });
                 continue;
@@ -101,7 +102,7 @@ impl Document {
         let (path, text) = (path.trim(), text.trim());
         let (key, name) = match inside_a_table(path) {
             Some((key, name)) => (Some(key), Some(name)),
-            None => (Key::find(path), None),
+            None => (keys::find(path), None),
         };
         let Some(key) = key else {
             if is_table(path) {
@@ -129,6 +130,14 @@ impl Document {
         Ok(())
     }
 
+    /// The phases at `path`; none if they are not set.
+    pub(crate) fn phases(&self, path: &str) -> &[Document] {
+        match self.entries.get(path) {
+            Some(Entry { value: Value::Phases(phases), .. }) => phases,
+            _ => &[],
+        }
+    }
+
     /// The table at `key` with `name` set to `value` in it.
     fn with(&self, key: &Key, name: &str, value: Value) -> Value {
         let mut names = match self.entries.get(key.path) {
@@ -144,7 +153,8 @@ impl Document {
 /// The key of a table of names, and a name in it, that `path` consists of, such as `data.columns.size`. The name may be in
 /// quotes, as in a run file.
 fn inside_a_table(path: &str) -> Option<(&'static Key, &str)> {
-    let mut tables = KEYS.iter().filter(|key| matches!(key.accepts, Accepts::Columns | Accepts::Factors));
+    let mut tables =
+        KEYS.iter().copied().filter(|key| matches!(key.accepts, Accepts::Columns | Accepts::Factors));
     let (key, name) = tables.find_map(|key| Some((key, path.strip_prefix(key.path)?.strip_prefix('.')?)))?;
     let unquoted = |quote| name.strip_prefix(quote)?.strip_suffix(quote);
     Some((key, unquoted('"').or_else(|| unquoted('\'')).unwrap_or(name)))
@@ -258,7 +268,7 @@ fn nearest(path: &str, table: bool) -> String {
         return format!("a run file has seed and the tables {}", tables.join(", "));
     }
     let names: Vec<&str> =
-        KEYS.iter().map(Key::parts).filter(|parts| parts.0 == inside).map(|parts| parts.1).collect();
+        KEYS.iter().map(|key| key.parts()).filter(|parts| parts.0 == inside).map(|parts| parts.1).collect();
     format!("[{inside}] has {}", names.join(", "))
 }
 

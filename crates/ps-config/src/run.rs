@@ -1,15 +1,23 @@
 //! The run file: everything that processes of one run must agree on.
 
+use crate::document::Document;
 use crate::error::{ConfigError, Place};
-use crate::time::Time;
-use ps_core::control::{Descent, EarlyStopping, Guard};
-use ps_core::model::{ModelKind, chain};
-use ps_core::{
-    Activation, ControlConfig, Head, LayerSpec, LearningRate, OptimizerConfig, Precision, Schedule,
-    ScheduleKind,
+use crate::field::Field;
+use crate::key::{Always, Integer, Key, MOST, Value};
+use crate::setting::Setting;
+use crate::tables::{
+    Batch, GuardConfig, GuardMode, ModelConfig, RateConfig, Shape, ThresholdMode, TrainConfig, WireConfig,
 };
+use crate::tables::{data, guard, learning_rate, model, optimizer, train, wire};
+use crate::time::Time;
+use ps_core::control::{EarlyStopping, Guard};
+use ps_core::model::ModelKind;
+use ps_core::optim::Conflict;
+use ps_core::{ControlConfig, LearningRate, Optimizer, OptimizerConfig, Schedule, ScheduleKind};
 use ps_data::DataConfig;
+use ps_host::Ceiling;
 use ps_plan::BatchPlan;
+use std::path::Path;
 
 /// A run, valid by construction: made by [`RunConfig::parse`] alone.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,152 +40,156 @@ pub struct RunConfig {
     pub wire: WireConfig,
 }
 
-/// The `[model]` table.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelConfig {
-    /// Which model.
-    pub kind: ModelKind,
-    /// Widths of the hidden layers (mlp only).
-    pub hidden: Vec<usize>,
-    /// Nonlinearity of the hidden layers (mlp only).
-    pub activation: Activation,
-    /// What the outputs mean (mlp only; the other kinds have their own).
-    pub head: Head,
-}
+/// The only key outside all tables.
+pub(crate) static SEED: [Field<u64>; 1] = [Field {
+    key: Key {
+        path: "seed",
+        accepts: Integer(0, MOST),
+        default: Value("1"),
+        used: Always,
+        help: "Seed of the sample order, the initial weights and the validation share.",
+    },
+    get: |seed, _| seed.write(),
+    set: |seed, key, value| u64::read(key.accepts, value).map(|value| *seed = value).is_some(),
+}];
 
-impl ModelConfig {
-    /// The layers before the last one, first to last.
-    pub fn hidden_layers(&self) -> Vec<LayerSpec> {
-        chain(&self.hidden, self.activation)
+impl RunConfig {
+    /// Reads the run file `path` and lets `sets` (each `KEY=VALUE`, or `KEY=` to unset a key) override it.
+    pub fn load(path: &Path, sets: &[String]) -> Result<Self, ConfigError> {
+        let text = ps_host::read_text(path, Ceiling::TEXT)
+            .map_err(|error| ConfigError::File { path: path.to_path_buf(), error })?;
+        Self::parse(&text, &path.display().to_string(), sets)
+    }
+
+    /// Reads `text`, which errors call `origin`, and lets `sets` override it, as [`RunConfig::load`] does.
+    ///
+    /// Unknown keys, wrong types, impossible values and keys without effect are refused with their place.
+    pub fn parse(text: &str, origin: &str, sets: &[String]) -> Result<Self, ConfigError> {
+        let document = Document::parse(text, origin, sets)?;
+        let mut seed = 0;
+        document.read(&SEED, &mut seed)?;
+        let run = RunConfig {
+            seed,
+            data: data::read(&document)?,
+            model: model::read(&document)?,
+            train: train::read(&document)?,
+            optimizer: optimizer::read(&document)?,
+            learning_rate: learning_rate::read(&document)?,
+            guard: guard::read(&document)?,
+            wire: wire::read(&document)?,
+        };
+        fit_together(&document, &run)?;
+        Ok(run)
+    }
+
+    /// Refuses a batch that is larger than the training part of the data.
+    pub fn check_samples(&self, samples: usize) -> Result<(), ConfigError> {
+        let batch = match self.train.batch {
+            Batch::Full if samples > 0 => return Ok(()),
+            Batch::Full => 1,
+            Batch::Of(batch) => batch,
+        };
+        if batch <= samples {
+            return Ok(());
+        }
+        let expected = match samples {
+            0 => "there is no training sample".to_string(),
+            _ => format!(
+                "the batch is larger than the training part of {samples} samples; \
+                 try --set train.batch={samples}"
+            ),
+        };
+        Err(ConfigError::Value {
+            place: Place::Resolved,
+            key: "train.batch".into(),
+            value: batch.to_string(),
+            expected,
+        })
     }
 }
 
-/// The `[train]` table.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TrainConfig {
-    /// Passes over the training samples.
-    pub epochs: u32,
-    /// Samples of a step.
-    pub batch: Batch,
-    /// Samples of a leaf.
-    pub leaf: usize,
-    /// Stop after this many steps even if the epochs are not over.
-    pub steps: Option<u64>,
-    /// End the run when validation was no better so many times in a row.
-    pub early_stopping: Option<u64>,
-    /// By how much a validation loss must be below the best to be better.
-    pub min_delta: Option<f64>,
-    /// How often a step is looked at closely.
-    pub probe_every: Option<Time>,
-}
-
-/// Samples of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Batch {
-    /// The whole training part.
-    Full,
-    /// So many.
-    Of(usize),
-}
-
-/// The `[guard]` table; see [`ps_core::control::Guard`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GuardConfig {
-    /// Whether it does anything.
-    pub mode: GuardMode,
-    /// What an explosion is.
-    pub rise: f64,
-    /// What the rate is multiplied by.
-    pub factor: f64,
-    /// How often.
-    pub retries: u32,
-    /// How often the weights are kept.
-    pub every: Time,
-}
-
-/// What happens when the loss explodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuardMode {
-    /// Nothing.
-    Off,
-    /// It is said.
-    Warn,
-    /// The run goes back, and lowers the rate.
-    Recover,
-}
-
-/// The `[learning_rate]` table, or one of the phases that follow it; see [`LearningRate`] for what each key means.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RateConfig {
-    /// Rate that the schedule starts from (one-cycle: its peak).
-    pub initial: f64,
-    /// Shape of the schedule.
-    pub schedule: Shape,
-    /// The batch that the rates are meant for.
-    pub for_batch: Option<usize>,
-    /// Linear warm-up before it.
-    pub warmup: Time,
-    /// When the rate changes, and to what (piecewise).
-    pub pieces: Vec<(Time, f64)>,
-    /// Period of step, exponential and inverse-time, first period of cosine-restarts.
-    pub every: Time,
-    /// How many times as long each period of cosine-restarts is.
-    pub stretch: u64,
-    /// Factor of step and exponential, decay of inverse-time.
-    pub factor: f64,
-    /// Of plateau.
-    pub patience: u64,
-    /// Of plateau.
-    pub threshold: f64,
-    /// Of plateau.
-    pub is_absolute: bool,
-    /// Of plateau.
-    pub cooldown: u64,
-    /// How a descent checks itself (armijo).
-    pub descent: Option<Descent>,
-    /// Exponent of polynomial.
-    pub power: f64,
-    /// Rate that polynomial, cosine, cosine-restarts and one-cycle end at.
-    pub end: f64,
-    /// What follows; empty in a phase.
-    pub then: Vec<Phase>,
-}
-
-/// A schedule that follows another.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Phase {
-    /// When.
-    pub from: Time,
-    /// What it is.
-    pub rate: RateConfig,
-}
-
-/// What a schedule looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// A function of the step.
-    Is(ScheduleKind),
-    /// A constant, from some times on another.
-    Pieces,
-    /// What a descent finds that checks itself.
-    Armijo,
-}
-
-/// The `[wire]` table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WireConfig {
-    /// Precision of the weights that gradients are computed at.
-    pub weights: Precision,
+/// What one table says must make sense beside the others.
+fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError> {
+    let refuse = |key: &str, why: &str| Err(document.bad_value(key, why.into()));
+    let (rate, params) = (&run.learning_rate, &run.optimizer.params);
+    let phases = || std::iter::once(rate).chain(&rate.then);
+    if run.data.validation.is_none() {
+        let is_plateau = |rate: &RateConfig| rate.schedule == Shape::Is(ScheduleKind::Plateau);
+        let key = if is_plateau(rate) { "learning_rate.schedule" } else { "learning_rate.then" };
+        if phases().any(is_plateau) {
+            return refuse(
+                key,
+                "a plateau is seen in the validation loss, and there is none; set data.validation, such as 0.1",
+            );
+        }
+        if run.train.early_stopping.is_some() {
+            return refuse(
+                "train.early_stopping",
+                "the validation loss says when to stop, and there is none; set data.validation, such as 0.1",
+            );
+        }
+    }
+    if run.train.min_delta.is_some() && run.train.early_stopping.is_none() {
+        return refuse("train.min_delta", "nothing looks at it; set train.early_stopping, such as 5");
+    }
+    if let Some(why) =
+        params.optimizer.conflict(Conflict::HiddenLayers).filter(|_| run.model.kind == ModelKind::Mlp)
+    {
+        return refuse("optimizer.kind", why);
+    }
+    let names = |name: &str| {
+        let is_layer = |rest: &str| {
+            let (number, part) = rest.split_once('.').unwrap_or((rest, "weight"));
+            number.parse().is_ok_and(|number: usize| number <= run.model.hidden.len())
+                && matches!(part, "weight" | "bias")
+        };
+        matches!(name, "weights" | "biases") || name.strip_prefix("layers.").is_some_and(is_layer)
+    };
+    if let Some((name, _)) = run.optimizer.rates.iter().find(|(name, _)| !names(name)) {
+        let layers = run.model.hidden.len();
+        let why = format!(
+            "no parameter is called {name}; there are weights, biases, and layers.0 to layers.{layers}, each with .weight and .bias"
+        );
+        return refuse("optimizer.rates", &why);
+    }
+    if rate.schedule != Shape::Armijo {
+        return Ok(());
+    }
+    if run.train.batch != Batch::Full {
+        return refuse(
+            "learning_rate.schedule",
+            "armijo compares the loss of one point with that of another, and each minibatch has a loss of its own; set \
+             train.batch = \"full\", or take another schedule",
+        );
+    }
+    let plain = "armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule";
+    let odd = [
+        ("optimizer.kind", !matches!(params.optimizer, Optimizer::Sgd(_))),
+        ("optimizer.momentum", !params.optimizer.vectors().is_empty()),
+        ("optimizer.l1", params.l1 != 0.0),
+        ("optimizer.clip", params.clip.is_some()),
+        ("optimizer.clip_norm", run.optimizer.clip_norm.is_some()),
+        ("optimizer.noise", run.optimizer.noise.is_some()),
+        ("optimizer.rates", !run.optimizer.rates.is_empty()),
+        ("guard.mode", run.guard.mode != GuardMode::Off),
+        ("learning_rate.warmup", rate.warmup != Time::Steps(0)),
+        ("learning_rate.then", !rate.then.is_empty()),
+        ("train.probe_every", run.train.probe_every.is_some()),
+    ];
+    match odd.iter().find(|(_, is_set)| *is_set) {
+        Some((key, _)) => refuse(key, plain),
+        None => Ok(()),
+    }
 }
 
 impl RateConfig {
     /// What follows it: the phases, or the pieces as phases of a constant rate.
-    fn phases(&self) -> Vec<Phase> {
-        let piece = |&(from, initial): &(Time, f64)| {
+    fn phases(&self) -> Vec<RateConfig> {
+        let piece = |(&from, &initial): (&Time, &f64)| {
             let schedule = Shape::Is(ScheduleKind::Constant);
-            Phase { from, rate: RateConfig { initial, schedule, warmup: Time::Steps(0), ..self.clone() } }
+            RateConfig { from, initial, schedule, warmup: Time::Steps(0), ..self.clone() }
         };
-        self.then.iter().cloned().chain(self.pieces.iter().map(piece)).collect()
+        self.then.iter().cloned().chain(self.at.iter().zip(&self.rates).map(piece)).collect()
     }
 }
 
@@ -210,7 +222,7 @@ impl RunConfig {
             early_stopping: early_stopping
                 .map(|patience| EarlyStopping { patience, least: min_delta.unwrap_or(0.0) }),
             guard: (mode != GuardMode::Off).then_some(guard),
-            descent: self.learning_rate.descent,
+            descent: (self.learning_rate.schedule == Shape::Armijo).then_some(self.learning_rate.descent),
         }
     }
 
@@ -227,8 +239,7 @@ impl RunConfig {
             if step <= before {
                 return Err(ConfigError::Value {
                     place: Place::Resolved,
-                    key: if rate.pieces.is_empty() { "learning_rate.from" } else { "learning_rate.at" }
-                        .into(),
+                    key: if rate.at.is_empty() { "learning_rate.from" } else { "learning_rate.at" }.into(),
                     value: phase.from.to_string(),
                     expected: format!(
                         "this is step {step}, which does not come after step {before}, where the phase before it begins; \
@@ -240,7 +251,7 @@ impl RunConfig {
             begins.push(step);
         }
         let ends = begins[1..].iter().copied().chain([plan.steps]);
-        let rates = std::iter::once(rate).chain(phases.iter().map(|phase| &phase.rate));
+        let rates = std::iter::once(rate).chain(&phases);
         // A phase that begins after the end of the run is not come to.
         let mut shapes = begins
             .iter()
@@ -268,7 +279,7 @@ impl RunConfig {
             power: rate.power,
             patience: rate.patience,
             threshold: rate.threshold,
-            is_absolute: rate.is_absolute,
+            is_absolute: rate.threshold_mode == ThresholdMode::Absolute,
             cooldown: rate.cooldown,
             end: rate.end * scale,
             steps,

@@ -1,0 +1,231 @@
+//! The `[learning_rate]` table, and the phases `[[learning_rate.then]]` with the same keys.
+
+use crate::document::{Document, Value as Toml};
+use crate::error::ConfigError;
+use crate::field::{Field, field};
+use crate::key::*;
+use crate::setting::{Named, Setting, filled, list, named};
+use crate::time::Time;
+use ps_core::ScheduleKind;
+use ps_core::control::Descent;
+use std::ops::Bound::{Included, Unbounded};
+
+/// The `[learning_rate]` table, or one of the phases that follow it; see [`ps_core::LearningRate`] for what each key means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateConfig {
+    /// When it begins; 0 unless it is a phase.
+    pub from: Time,
+    /// Rate that the schedule starts from (one-cycle: its peak).
+    pub initial: f64,
+    /// Shape of the schedule.
+    pub schedule: Shape,
+    /// The batch that the rates are meant for.
+    pub for_batch: Option<usize>,
+    /// Linear warm-up before it.
+    pub warmup: Time,
+    /// When the rate changes (piecewise).
+    pub at: Vec<Time>,
+    /// The rates from these times on (piecewise).
+    pub rates: Vec<f64>,
+    /// Period of step, exponential and inverse-time, first period of cosine-restarts.
+    pub every: Time,
+    /// How many times as long as the one before each period of cosine-restarts is.
+    pub stretch: u64,
+    /// Factor of step, exponential and plateau, decay of inverse-time.
+    pub factor: f64,
+    /// Validations without improvement that plateau tolerates.
+    pub patience: u64,
+    /// How far below the best a loss is an improvement (plateau).
+    pub threshold: f64,
+    /// What the threshold is relative to (plateau).
+    pub threshold_mode: ThresholdMode,
+    /// Validations after a change that plateau ignores.
+    pub cooldown: u64,
+    /// How a descent checks itself (armijo).
+    pub descent: Descent,
+    /// Exponent of polynomial.
+    pub power: f64,
+    /// Rate that polynomial, cosine, cosine-restarts and one-cycle end at, and the least of plateau.
+    pub end: f64,
+    /// The phases that follow; empty in a phase.
+    pub then: Vec<RateConfig>,
+}
+
+/// Shape of a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A function of the step.
+    Is(ScheduleKind),
+    /// A rate that changes at given times.
+    Pieces,
+    /// Rates that a descent finds, which checks each step.
+    Armijo,
+}
+
+/// What a plateau's threshold is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThresholdMode {
+    /// A share of the magnitude of the best loss.
+    Relative,
+    /// A difference of losses.
+    Absolute,
+}
+
+named!(Shape {
+    "constant" = Shape::Is(ScheduleKind::Constant),
+    "piecewise" = Shape::Pieces,
+    "step" = Shape::Is(ScheduleKind::Step),
+    "exponential" = Shape::Is(ScheduleKind::Exponential),
+    "inverse-time" = Shape::Is(ScheduleKind::InverseTime),
+    "polynomial" = Shape::Is(ScheduleKind::Polynomial),
+    "cosine" = Shape::Is(ScheduleKind::Cosine),
+    "cosine-restarts" = Shape::Is(ScheduleKind::CosineRestarts),
+    "one-cycle" = Shape::Is(ScheduleKind::OneCycle),
+    "plateau" = Shape::Is(ScheduleKind::Plateau),
+    "armijo" = Shape::Armijo,
+});
+named!(ThresholdMode { "relative" = ThresholdMode::Relative, "absolute" = ThresholdMode::Absolute, });
+
+const SCHEDULE: &str = "learning_rate.schedule";
+const PERIODIC: Use = When(SCHEDULE, &["step", "exponential", "inverse-time", "cosine-restarts"]);
+const FACTORED: Use = When(SCHEDULE, &["step", "exponential", "inverse-time", "plateau"]);
+const PIECEWISE: Use = When(SCHEDULE, &["piecewise"]);
+const PLATEAU: Use = When(SCHEDULE, &["plateau"]);
+const ARMIJO: Use = When(SCHEDULE, &["armijo"]);
+
+#[rustfmt::skip]
+pub(crate) static FIELDS: &[Field<RateConfig>] = &[
+    field!(from, "learning_rate.from", Accepts::Time(1), Required("\"50%\""), InPhases,
+        "When this phase begins; it ends where the next one begins, and its schedule counts from here."),
+    field!(initial, "learning_rate.initial", POSITIVE, Required("0.1"), Always,
+        "The rate that the schedule starts from; of one-cycle, its peak."),
+    field!(schedule, "learning_rate.schedule", Name(Shape::NAMES), Value("\"constant\""), Always,
+        "How the rate changes with the step."),
+    field!(for_batch, "learning_rate.for_batch", Integer(1, MOST_SAMPLES), Described("train.batch"), BeforePhases,
+        "The batch that the rates are meant for: each is multiplied by train.batch / this (Goyal et al. 2017)."),
+    field!(warmup, "learning_rate.warmup", Accepts::Time(0), Value("0"), Always,
+        "Time in which the rate rises linearly before the schedule starts."),
+    field!(at, "learning_rate.at", Times, Required("[\"30%\", \"60%\"]"), PIECEWISE,
+        "When the rate changes, in order."),
+    field!(rates, "learning_rate.rates", Rates, Required("[0.01, 0.001]"), PIECEWISE,
+        "What it is from each of these times on."),
+    field!(every, "learning_rate.every", Accepts::Time(1), Required("1000"), PERIODIC,
+        "Period; of cosine-restarts, the first one."),
+    field!(stretch, "learning_rate.stretch", Integer(1, 1 << 20), Value("1"), When(SCHEDULE, &["cosine-restarts"]),
+        "How many times as long as the one before each period is."),
+    field!(factor, "learning_rate.factor", POSITIVE, Required("0.5"), FACTORED,
+        "What the rate is multiplied by each period, or at each plateau; for inverse-time, the rate is initial / (1 + factor · \
+         periods)."),
+    field!(patience, "learning_rate.patience", Integer(0, MOST), Value("10"), PLATEAU,
+        "Validations no better than the best that are borne; one more in a row lowers the rate."),
+    field!(threshold, "learning_rate.threshold", NOT_NEGATIVE, Value("0.0001"), PLATEAU,
+        "By how much a validation loss must be below the best to be better."),
+    field!(threshold_mode, "learning_rate.threshold_mode", Name(ThresholdMode::NAMES), Value("\"relative\""), PLATEAU,
+        "Whether `threshold` is a share of the magnitude of the best loss, or an absolute difference."),
+    field!(cooldown, "learning_rate.cooldown", Integer(0, MOST), Value("0"), PLATEAU,
+        "Validations after the rate was lowered that do not count."),
+    field!(descent.sufficient, "learning_rate.sufficient", BETWEEN, Value("0.0001"), ARMIJO,
+        "A step is taken if the loss falls by at least this share of what is predicted to first order."),
+    field!(descent.shrink, "learning_rate.shrink", BETWEEN, Value("0.5"), ARMIJO,
+        "What the rate is multiplied by when a step was not taken."),
+    field!(descent.grow, "learning_rate.grow", Double(Included(1.0), Unbounded), Value("2.0"), ARMIJO,
+        "What it is multiplied by when one was."),
+    field!(descent.tolerance, "learning_rate.tolerance", NOT_NEGATIVE, Value("1e-9"), ARMIJO,
+        "The run is over when a step lowers the loss by no more than this, or none is predicted to."),
+    field!(descent.gradient_tolerance, "learning_rate.gradient_tolerance", NOT_NEGATIVE, Value("1e-6"), ARMIJO,
+        "Or when the norm of the gradient is no more than this."),
+    field!(power, "learning_rate.power", POSITIVE, Value("1.0"), When(SCHEDULE, &["polynomial"]),
+        "Exponent of the remaining share of the run."),
+    field!(end, "learning_rate.end", NOT_NEGATIVE, Value("0.0"),
+        When(SCHEDULE, &["polynomial", "cosine", "cosine-restarts", "one-cycle", "plateau"]),
+        "The rate at the end of the run, of the phase, or of each period; the least of plateau."),
+    Field {
+        key: Key {
+            path: "learning_rate.then",
+            accepts: Phases,
+            default: Described("none"),
+            used: BeforePhases,
+            help: "Schedules that follow, each a table `[[learning_rate.then]]` with `from` and the keys of this one.",
+        },
+        // Phases are tables of their own wherever they are written.
+        get: |_, _| None,
+        set: |_, _, value| matches!(value, Toml::Phases(_)),
+    },
+];
+
+pub(crate) fn read(document: &Document) -> Result<RateConfig, ConfigError> {
+    let mut rate = phase(document)?;
+    let phases = document.phases("learning_rate.then");
+    let phases = phases.iter().map(|document| {
+        let rate = phase(document)?;
+        let expected = match rate.schedule {
+            Shape::Pieces => "a phase has one shape; write each piece as a phase of its own",
+            Shape::Armijo => "armijo finds its rates itself, for a whole run; nothing comes before it",
+            Shape::Is(_) => return Ok(rate),
+        };
+        Err(document.bad_value(SCHEDULE, expected.into()))
+    });
+    rate.then = phases.collect::<Result<Vec<_>, ConfigError>>()?;
+    if !rate.then.is_empty() && rate.schedule == Shape::Pieces {
+        let expected = "two schedules would be at odds: write the pieces as phases [[learning_rate.then]], too, or leave \
+                        these out";
+        return Err(document.bad_value("learning_rate.at", expected.into()));
+    }
+    Ok(rate)
+}
+
+/// One schedule. Settings that it does not use have the values that change nothing.
+fn phase(document: &Document) -> Result<RateConfig, ConfigError> {
+    let mut rate = RateConfig {
+        from: Time::Steps(0),
+        initial: 0.0,
+        schedule: Shape::Is(ScheduleKind::Constant),
+        for_batch: None,
+        warmup: Time::Steps(0),
+        at: Vec::new(),
+        rates: Vec::new(),
+        every: Time::Steps(1),
+        stretch: 1,
+        factor: 1.0,
+        patience: 0,
+        threshold: 0.0,
+        threshold_mode: ThresholdMode::Relative,
+        cooldown: 0,
+        descent: Descent { sufficient: 0.0, shrink: 0.0, grow: 0.0, tolerance: 0.0, gradient_tolerance: 0.0 },
+        power: 1.0,
+        end: 0.0,
+        then: Vec::new(),
+    };
+    document.read(FIELDS, &mut rate)?;
+    if rate.at.len() != rate.rates.len() {
+        let expected = format!("expected {} rates, one for each time of learning_rate.at", rate.at.len());
+        return Err(document.bad_value("learning_rate.rates", expected));
+    }
+    Ok(rate)
+}
+
+impl Setting for Time {
+    fn read(accepts: Accepts, value: &Toml) -> Option<Self> {
+        match (accepts, value) {
+            (Accepts::Time(low), Toml::Integer(steps)) => {
+                u64::try_from(*steps).ok().filter(|steps| *steps >= low).map(Time::Steps)
+            }
+            (_, Toml::Text(text)) => Time::parse(text),
+            _ => None,
+        }
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Setting for Vec<Time> {
+    fn read(_: Accepts, value: &Toml) -> Option<Self> {
+        filled(value, |item| Time::read(Accepts::Time(1), item))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(list(self))
+    }
+}

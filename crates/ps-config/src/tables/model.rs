@@ -1,0 +1,76 @@
+//! The `[model]` table: what is trained.
+
+use crate::document::Document;
+use crate::error::ConfigError;
+use crate::field::{Field, field};
+use crate::key::*;
+use crate::setting::{Named, named};
+use ps_core::model::{ModelKind, chain};
+use ps_core::{Activation, Head, LayerSpec};
+
+/// The `[model]` table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Regression or multilayer perceptron.
+    pub kind: ModelKind,
+    /// Widths of the hidden layers (mlp only).
+    pub hidden: Vec<usize>,
+    /// Nonlinearity of the hidden layers (mlp only).
+    pub activation: Activation,
+    /// What the outputs mean. Only mlp has a choice.
+    pub head: Head,
+}
+
+impl ModelConfig {
+    /// The layers before the last one, first to last.
+    pub fn hidden_layers(&self) -> Vec<LayerSpec> {
+        chain(&self.hidden, self.activation)
+    }
+}
+
+named!(ModelKind {
+    "linear" = ModelKind::Linear,
+    "logistic" = ModelKind::Logistic,
+    "softmax" = ModelKind::Softmax,
+    "poisson" = ModelKind::Poisson,
+    "mlp" = ModelKind::Mlp,
+});
+named!(Activation {
+    "relu" = Activation::Relu,
+    "tanh" = Activation::Tanh,
+    "sigmoid" = Activation::Sigmoid,
+});
+named!(Head {
+    "squared-error" = Head::SquaredError,
+    "logistic" = Head::Logistic,
+    "softmax" = Head::Softmax,
+    "poisson" = Head::Poisson,
+});
+
+const MLP: Use = When("model.kind", &["mlp"]);
+
+#[rustfmt::skip]
+pub(crate) static FIELDS: &[Field<ModelConfig>] = &[
+    field!(kind, "model.kind", Name(ModelKind::NAMES), Required("\"softmax\""), Always,
+        "Linear, logistic, softmax or Poisson regression, or a multilayer perceptron."),
+    field!(hidden, "model.hidden", Widths, Required("[128]"), MLP,
+        "Widths of the hidden layers, first to last."),
+    field!(activation, "model.activation", Name(Activation::NAMES), Value("\"relu\""), MLP,
+        "Nonlinearity after each hidden layer."),
+    field!(head, "model.head", Name(Head::NAMES), Value("\"softmax\""), MLP,
+        "What the outputs mean, and so the loss."),
+];
+
+pub(crate) fn read(document: &Document) -> Result<ModelConfig, ConfigError> {
+    let mut model = ModelConfig {
+        kind: ModelKind::Softmax,
+        hidden: Vec::new(),
+        activation: Activation::default(),
+        head: Head::Softmax,
+    };
+    document.read(FIELDS, &mut model)?;
+    if model.kind != ModelKind::Mlp {
+        model.head = Head::of(model.kind);
+    }
+    Ok(model)
+}

@@ -1,0 +1,97 @@
+//! The `[train]` table: how the samples are cut into steps, and when the run ends.
+
+use crate::document::{Document, Value as Toml};
+use crate::error::ConfigError;
+use crate::field::{Field, field};
+use crate::key::*;
+use crate::setting::{Setting, quoted};
+use crate::time::Time;
+
+/// The `[train]` table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainConfig {
+    /// Passes over the training samples.
+    pub epochs: u32,
+    /// Samples of a step.
+    pub batch: Batch,
+    /// Samples of a leaf.
+    pub leaf: usize,
+    /// Stop after this many steps even if the epochs are not over.
+    pub steps: Option<u64>,
+    /// End the run after this many validations in a row without improvement.
+    pub early_stopping: Option<u64>,
+    /// How far a validation loss must be below the best to be an improvement.
+    pub min_delta: Option<f64>,
+    /// Time between two probed steps.
+    pub probe_every: Option<Time>,
+}
+
+/// Samples of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// The whole training part.
+    Full,
+    /// This many.
+    Of(usize),
+}
+
+#[rustfmt::skip]
+pub(crate) static FIELDS: &[Field<TrainConfig>] = &[
+    field!(epochs, "train.epochs", Integer(1, u32::MAX as u64), Value("5"), Always,
+        "Passes over the training samples."),
+    field!(batch, "train.batch", Accepts::Batch(MOST_SAMPLES), Value("128"), Always,
+        "Samples of a step; \"full\" is the whole training part."),
+    field!(leaf, "train.leaf", Integer(1, MOST_SAMPLES), Described("32, or the batch where that is smaller"), Always,
+        "Samples of a leaf, the unit in which work is shared out. It decides the order of summation, so it is part of the result."),
+    field!(steps, "train.steps", Integer(1, MOST), Described("none"), Always,
+        "Stop after this many steps even if the epochs are not over. The learning rate is scheduled over the steps that are made."),
+    field!(early_stopping, "train.early_stopping", Integer(1, MOST), Described("none"), Always,
+        "End the run when the validation loss was no better than its best in so many validations in a row, and give the best \
+         weights; needs data.validation."),
+    field!(min_delta, "train.min_delta", NOT_NEGATIVE, Described("0"), Always,
+        "By how much a validation loss must be below the best to be better, for early_stopping."),
+    field!(probe_every, "train.probe_every", Accepts::Time(1), Described("none"), Always,
+        "Look closely at a step this often: how much the loss of its batch was to fall to first order, and how much it fell. \
+         It costs a forward pass."),
+];
+
+/// Leaf size where none is given and the batch is no smaller.
+const LEAF: usize = 32;
+
+pub(crate) fn read(document: &Document) -> Result<TrainConfig, ConfigError> {
+    let mut train = TrainConfig {
+        epochs: 1,
+        batch: Batch::Full,
+        leaf: LEAF,
+        steps: None,
+        early_stopping: None,
+        min_delta: None,
+        probe_every: None,
+    };
+    document.read(FIELDS, &mut train)?;
+    let Batch::Of(batch) = train.batch else { return Ok(train) };
+    if !document.has("train.leaf") {
+        train.leaf = LEAF.min(batch);
+    } else if train.leaf > batch {
+        let expected = format!("a leaf is part of a batch; expected at most train.batch = {batch}");
+        return Err(document.bad_value("train.leaf", expected));
+    }
+    Ok(train)
+}
+
+impl Setting for Batch {
+    fn read(accepts: Accepts, value: &Toml) -> Option<Self> {
+        match (accepts, value) {
+            (Accepts::Batch(_), Toml::Text(text)) => (text == "full").then_some(Batch::Full),
+            (Accepts::Batch(most), value) => usize::read(Integer(1, most), value).map(Batch::Of),
+            _ => None,
+        }
+    }
+
+    fn write(&self) -> Option<String> {
+        match self {
+            Batch::Full => Some(quoted("full")),
+            Batch::Of(batch) => batch.write(),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The `[wire]` table: what travels between processes.
+
+use crate::document::Document;
+use crate::error::ConfigError;
+use crate::field::{Field, field};
+use crate::key::*;
+use crate::setting::{Named, named};
+use ps_core::Precision;
+
+/// The `[wire]` table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WireConfig {
+    /// Precision of the weights that gradients are computed at.
+    pub weights: Precision,
+}
+
+named!(Precision { "f32" = Precision::F32, "bf16" = Precision::Bf16, });
+
+#[rustfmt::skip]
+pub(crate) static FIELDS: &[Field<WireConfig>] = &[
+    field!(weights, "wire.weights", Name(Precision::NAMES), Value("\"f32\""), Always,
+        "Precision of the weights that gradients are computed at; bf16 halves their bytes on the wire. The weights \
+         themselves are kept in f32, and every mode computes at the same rounded ones."),
+];
+
+pub(crate) fn read(document: &Document) -> Result<WireConfig, ConfigError> {
+    let mut wire = WireConfig::default();
+    document.read(FIELDS, &mut wire)?;
+    Ok(wire)
+}
