@@ -89,8 +89,8 @@ pub enum Use {
 }
 
 pub(crate) use Accepts::{
-    Columns, Double, Factors, Flag, Integer, Name, Phases, Rates, ShareOrText, Single, Text, TextOrInteger, Texts, Times,
-    Widths,
+    Columns, Double, Factors, Flag, Integer, Name, Phases, Rates, ShareOrText, Single, Text, TextOrInteger,
+    Texts, Times, Widths,
 };
 pub(crate) use Fallback::{Described, Required, Value};
 pub(crate) use Use::{Always, BeforePhases, InPhases, When};
@@ -122,7 +122,7 @@ impl fmt::Display for Accepts {
                 (Unbounded, _) => write!(f, "a finite number"),
             },
             Flag => write!(f, "true or false"),
-            Text => write!(f, "a text in quotes"),
+            Text => write!(f, "a string in quotes"),
             Name(names) => {
                 for (index, name) in names.iter().enumerate() {
                     let between = match index {
@@ -138,7 +138,7 @@ impl fmt::Display for Accepts {
             Accepts::Time(low) => {
                 write!(
                     f,
-                    "a number of steps of at least {low}, or a text such as \"2 epochs\" or \"5%\" of the run"
+                    "a number of steps of at least {low}, or a string such as \"2 epochs\" or \"5%\" of the run"
                 )
             }
             Times => write!(f, "a list of such times, such as [1000, \"3 epochs\", \"90%\"]"),
@@ -150,9 +150,9 @@ impl fmt::Display for Accepts {
                 f,
                 "a table of columns, each \"number\", \"category\" or \"ignore\", such as {{ id = \"ignore\" }}"
             ),
-            Texts => write!(f, "a list of texts, such as [\"NA\", \"-\"]"),
+            Texts => write!(f, "a list of strings, such as [\"NA\", \"-\"]"),
             Accepts::Batch(most) => write!(f, "an integer from 1 to {most}, or \"full\""),
-            Phases => write!(f, "tables of their own, [[learning_rate.then]]"),
+            Phases => write!(f, "an array of tables, [[learning_rate.then]]"),
             ShareOrText => write!(f, "a number above 0 and below 1, or a source in quotes"),
             TextOrInteger => write!(f, "a column's name in quotes or its number"),
         }

@@ -33,7 +33,7 @@ pub fn reference_table() -> String {
     let mut table = String::from("| key | value | default | applies to | meaning |\n|---|---|---|---|---|\n");
     for key in KEYS.iter() {
         let accepts = match key.accepts {
-            Accepts::Text => "a text".to_string(),
+            Accepts::Text => "a string".to_string(),
             Accepts::Integer(low, MOST_SAMPLES) => format!("an integer of at least {low}"),
             other => other.to_string(),
         };

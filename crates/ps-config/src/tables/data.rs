@@ -21,25 +21,25 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
         "Training source: `digits:`, `digits:COUNT`, `idx:IMAGES,LABELS`, `csv:PATH` or `libsvm:PATH`; `csv:-` and \
          `libsvm:-` read standard input. Relative paths start at the run file's folder."),
     field!(test, "data.test", Text, Described("none"), Always,
-        "Source that is measured on at the end."),
+        "Source to evaluate on when the run ends."),
     field!(validation, "data.validation", ShareOrText, Described("none"), Always,
-        "Share of the training source that is set apart and measured on after each epoch, or a source of its own."),
+        "Share of the training source to set apart and evaluate on after each epoch, or a separate source."),
     field!(validation_seed, "data.validation_seed", Integer(0, MOST), Described("seed"), Always,
-        "Seed of the validation share, for runs of different seeds that are to be validated on the same samples."),
+        "Seed of the validation share, to validate runs with different seeds on the same samples."),
     field!(label, "data.label", TextOrInteger, Described("the last column"), Always,
         "Label column of a CSV source: its name, or its number from 0 (negative numbers count from the end)."),
     field!(header, "data.header", Flag, Described("decided by the first row"), Always,
         "Whether the first row of a CSV source names its columns. If unset, it does if no cell of it is a number or missing (one may \
          be empty) and a column below it holds only numbers; otherwise the source is refused."),
     field!(columns, "data.columns", Columns, Described("decided by the cells"), Always,
-        "What each CSV column is: a number, a category (a feature of 0 or 1 for each text), or ignored. Columns without a header are \
-         called by their number from 0."),
+        "The kind of each CSV column: a number, a category (a feature of 0 or 1 for each string), or ignored. Without a header, \
+         columns are named by their number from 0."),
     field!(missing_values, "data.missing_values", Texts, Described("`?`, NaN and the markers of pandas"), Always,
         "CSV cells that count as missing besides the empty cell."),
     field!(standardize, "data.standardize", Flag, Value("false"), Always,
         "Shift and scale each feature to mean 0 and standard deviation 1 of the training part."),
     field!(missing, "data.missing", Name(Missing::NAMES), Value("\"refuse\""), Always,
-        "What becomes of missing CSV cells: an error, or the column's mean over the training part."),
+        "How missing CSV cells are handled: refused, or replaced by the column's mean over the training part."),
 ];
 
 /// Keys that say where data lies and how it is read. The data has a fingerprint, so it may lie elsewhere on each machine.

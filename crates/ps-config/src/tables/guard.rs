@@ -42,17 +42,17 @@ const RECOVERS: Use = When("guard.mode", &["recover"]);
 #[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<GuardConfig>] = &[
     field!(mode, "guard.mode", Name(GuardMode::NAMES), Value("\"off\""), Always,
-        "What happens when the loss explodes or is no number: the run goes on or fails, says so, or goes back to the last good \
-         weights and lowers the rate."),
+        "What happens when the loss explodes or is NaN: the run continues or fails, warns, or returns to the last good weights \
+         and lowers the rate."),
     field!(rise, "guard.rise", Double(Excluded(1.0), Unbounded), Value("3.0"), WATCHES,
         "The loss has exploded when its running mean exceeds the best mean by more than (rise - 1) times the magnitude of that, or \
          of a tenth of the first loss if that is larger."),
     field!(factor, "guard.factor", BETWEEN, Value("0.5"), RECOVERS,
-        "What the rate is multiplied by."),
+        "Factor of the rate at each recovery."),
     field!(retries, "guard.retries", Integer(1, 1000), Value("10"), RECOVERS,
-        "How often that is done at most."),
+        "Maximum number of recoveries."),
     field!(every, "guard.every", Accepts::Time(1), Value("100"), RECOVERS,
-        "How often the weights are kept to go back to."),
+        "Time between two copies of the weights to return to."),
 ];
 
 /// Settings that a mode does not use have the values that change nothing.

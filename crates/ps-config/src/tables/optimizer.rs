@@ -57,7 +57,7 @@ fn common() -> Vec<Field<OptimizerConfig>> {
                 accepts: Flag,
                 default: Described("true"),
                 used: Always,
-                help: "Whether weight_decay and l1 hold for biases, too.",
+                help: "Whether weight_decay and l1 apply to biases, too.",
             },
             get: |config, _| if config.decay_biases { None } else { config.decay_biases.write() },
             set: |config, key, value| {
@@ -66,8 +66,8 @@ fn common() -> Vec<Field<OptimizerConfig>> {
             },
         },
         field!(rates, "optimizer.rates", Factors, Described("none"), Always,
-            "What the rate of some parameters is multiplied by: of `weights`, `biases`, a layer such as `layers.0`, or a tensor such \
-             as `layers.0.bias`. Where several names fit, the factors are multiplied."),
+            "Factors of the learning rate for some parameters: `weights`, `biases`, a layer such as `layers.0`, or a tensor such \
+             as `layers.0.bias`. If several names match, the factors are multiplied."),
         Field {
             key: Key {
                 path: "optimizer.noise",
@@ -88,7 +88,7 @@ fn common() -> Vec<Field<OptimizerConfig>> {
                 accepts: NOT_NEGATIVE,
                 default: Described(format!("{NOISE_DECAY}").leak()),
                 used: Always,
-                help: "How fast the noise goes: its variance is noise / (1 + step)^this.",
+                help: "How fast the noise decays: its variance is noise / (1 + step)^this.",
             },
             get: |config, _| config.noise?.decay.write(),
             set: |config, key, value| {

@@ -46,13 +46,13 @@ pub(crate) static FIELDS: &[Field<TrainConfig>] = &[
     field!(steps, "train.steps", Integer(1, MOST), Described("none"), Always,
         "Stop after this many steps even if the epochs are not over. The learning rate is scheduled over the steps that are made."),
     field!(early_stopping, "train.early_stopping", Integer(1, MOST), Described("none"), Always,
-        "End the run when the validation loss was no better than its best in so many validations in a row, and give the best \
-         weights; needs data.validation."),
+        "End the run after this many validations in a row without improvement, and return the best weights; needs \
+         data.validation."),
     field!(min_delta, "train.min_delta", NOT_NEGATIVE, Described("0"), Always,
-        "By how much a validation loss must be below the best to be better, for early_stopping."),
+        "How far a validation loss must be below the best to count as an improvement, for early_stopping."),
     field!(probe_every, "train.probe_every", Accepts::Time(1), Described("none"), Always,
-        "Look closely at a step this often: how much the loss of its batch was to fall to first order, and how much it fell. \
-         It costs a forward pass."),
+        "Probe a step this often: compare how far the loss of its batch should fall to first order with how far it fell. \
+         Each probe costs a forward pass."),
 ];
 
 /// Leaf size where none is given and the batch is no smaller.

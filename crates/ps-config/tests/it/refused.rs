@@ -104,8 +104,8 @@ fn wrong_types_and_impossible_values_are_refused() {
         "[seed]",
         "run.toml:1: seed = [seed]: expected an integer of at least 0; this is a table",
     );
-    line("\"digits:\"", "5", "run.toml:3: data.train = 5: expected a text in quotes");
-    line("\"digits:\"", "\"\"", r#"run.toml:3: data.train = "": expected a text in quotes; it is empty"#);
+    line("\"digits:\"", "5", "run.toml:3: data.train = 5: expected a string in quotes");
+    line("\"digits:\"", "\"\"", r#"run.toml:3: data.train = "": expected a string in quotes; it is empty"#);
     line(
         "validation = 0.1",
         "validation = 1.5",
@@ -126,12 +126,12 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "validation = 0.1",
         "missing_values = \"-\"",
-        r#"run.toml:4: data.missing_values = "-": expected a list of texts, such as ["NA", "-"]"#,
+        r#"run.toml:4: data.missing_values = "-": expected a list of strings, such as ["NA", "-"]"#,
     );
     line(
         "validation = 0.1",
         "missing_values = [-999]",
-        r#"run.toml:4: data.missing_values = [-999]: expected a list of texts, such as ["NA", "-"]"#,
+        r#"run.toml:4: data.missing_values = [-999]: expected a list of strings, such as ["NA", "-"]"#,
     );
     line(
         "validation = 0.1",
@@ -370,7 +370,7 @@ fn schedules_that_are_at_odds_are_refused() {
     );
     rates(
         &then("from = \"3 laps\"\ninitial = 1"),
-        "run.toml:16: learning_rate.from = \"3 laps\": expected a number of steps of at least 1, or a text such as \"2 epochs\" or \"5%\" of the run",
+        "run.toml:16: learning_rate.from = \"3 laps\": expected a number of steps of at least 1, or a string such as \"2 epochs\" or \"5%\" of the run",
     );
     rates(
         &then("from = 3\ninitial = 1\nschedule = \"piecewise\"\nat = [4]\nrates = [1]"),
@@ -386,7 +386,7 @@ fn schedules_that_are_at_odds_are_refused() {
     );
     rates(
         "initial = 0.05\nthen = [1]",
-        "run.toml:15: learning_rate.then = [1]: expected tables of their own, [[learning_rate.then]]; this is a list",
+        "run.toml:15: learning_rate.then = [1]: expected an array of tables, [[learning_rate.then]]; this is a list",
     );
 }
 
