@@ -69,6 +69,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
             plan: job.plan,
             optimizer: job.optimizer.clone(),
             rate: job.rate.clone(),
+            control: job.control.clone(),
             samples: &job.data.train,
             validation: &job.data.train,
             kernel: job.kernel,

@@ -61,6 +61,16 @@ pub enum Defect {
     StepSkippedOnResume,
     /// Weights are restored without velocity.
     VelocityNotRestored,
+    /// A recovery restores the weights and not the optimizer's state.
+    RecoveryKeepsState,
+    /// A recovery does not restore the number of steps that the optimizer's state has seen.
+    RecoveryKeepsCount,
+    /// The guard keeps the weights at the step after the one that it chose.
+    GoodWeightsKeptLate,
+    /// A shard counts its steps instead of taking the coordinator's count.
+    ShardCountsSteps,
+    /// Policies do not remember what they have seen when a run resumes.
+    PoliciesForgetOnResume,
     /// A node that stands in for smaller ones is added to them.
     SmallerNodesStay,
     /// A step that starts over keeps the state that was updated with it.

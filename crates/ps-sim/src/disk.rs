@@ -37,7 +37,7 @@ pub(crate) enum Saved {
 impl CheckpointDisk {
     pub fn new(job: &SimJob<'_>) -> Self {
         let fingerprint = Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 };
-        let state = job.optimizer.params.optimizer.vectors().iter().map(|vector| vector.name).collect();
+        let state = job.control().vectors();
         let kept = Kept::new(fingerprint, job.model.layout().clone(), state, KEPT);
         CheckpointDisk { disk: SimulatedDisk::default(), kept, store: None, durable: 0, planted: job.planted }
     }

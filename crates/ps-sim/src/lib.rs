@@ -23,8 +23,11 @@ pub use faults::{Counts, Faults};
 
 use cluster::Cluster;
 use ps_coord::Outcome;
+use ps_core::control::Event;
+use ps_core::trainer::Diverged;
 use ps_core::{
     Control, ControlConfig, Gradients, Kernel, Model, NodeSum, OptimizerConfig, Rules, Samples, Schedule,
+    StepReport, Trainer, reference, weights_hash,
 };
 use ps_plan::BatchPlan;
 use ps_plan::planted::Planted;
@@ -43,6 +46,8 @@ pub struct SimJob<'a> {
     pub optimizer: OptimizerConfig,
     /// The learning rate.
     pub rate: Schedule,
+    /// The policies that decide about steps.
+    pub control: ControlConfig,
     /// The training samples.
     pub samples: &'a dyn Samples,
     /// The validation part, of as many samples as the plan says.
@@ -69,9 +74,9 @@ const CHUNKS: usize = 8;
 
 impl SimJob<'_> {
     /// The chunks of the flat vector. Norms are summed over pieces that are the same however the vector is cut, and a chunk of
-    /// a real run consists of whole pieces; where a step is probed, so does each of these: a tensor this small is one piece.
+    /// a real run consists of whole pieces; where norms are needed, so does each of these: a tensor this small is one piece.
     fn chunks(&self) -> Vec<Range<usize>> {
-        if self.plan.probe_every > 0 {
+        if self.plan.probe_every > 0 || self.control().watches() {
             let tensors = self.model.layout().tensors().iter();
             return tensors.map(|tensor| tensor.offset..tensor.offset + tensor.len()).collect();
         }
@@ -87,11 +92,29 @@ impl SimJob<'_> {
         chunks * server / servers..chunks * (server + 1) / servers
     }
 
+    /// What decides about steps, without a defect.
+    pub(crate) fn control(&self) -> Control {
+        let rules = Rules::new(self.optimizer.clone(), &self.model, self.plan.seed);
+        Control::new(self.control.clone(), rules, self.plan, self.rate.clone())
+    }
+
+    /// Hash of the weights that the reference trainer ends with, and the events of its steps.
+    ///
+    /// # Errors
+    /// The run diverges.
+    pub fn reference(&self) -> Result<(String, Vec<Event>), Diverged> {
+        let trainer = Trainer::controlled(&self.model, self.control());
+        let validation = (self.plan.validation > 0).then_some(self.validation);
+        let mut events = Vec::new();
+        let mut report = |report: &StepReport, _: &[f32]| events.extend(report.events.iter().cloned());
+        let trained = reference::run(&self.model, trainer, self.samples, validation, &mut report)?;
+        Ok((weights_hash(trained.weights()), events))
+    }
+
     fn plane(&self, server: usize) -> Plane {
         let chunks = self.chunks()[self.kept(server)].to_vec();
         let kept = chunks[0].start..chunks[chunks.len() - 1].end;
-        let rules = Rules::new(self.optimizer.clone(), &self.model, self.plan.seed);
-        let control = Control::new(ControlConfig::default(), rules, self.plan, self.rate.clone());
+        let control = self.control().planted(self.planted);
         let plane = Plane::new(self.model.clone(), control, kept, chunks).planted(self.planted);
         if server > 0 { plane.keep_previous() } else { plane }
     }

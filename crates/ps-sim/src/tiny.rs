@@ -1,8 +1,9 @@
 //! A job so small that a thousand runs of it take seconds.
 
 use crate::SimJob;
-use ps_core::optim::Sgd;
-use ps_core::{Activation, Head, Kernel, LearningRate, Model, Samples};
+use ps_core::control::Guard;
+use ps_core::optim::{Adam, Sgd};
+use ps_core::{Activation, ControlConfig, Head, Kernel, LearningRate, Model, Samples, ScheduleKind};
 use ps_plan::BatchPlan;
 use ps_plan::planted::Planted;
 use ps_plan::seed::{Purpose, random};
@@ -55,6 +56,7 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
         plan: BatchPlan::new(11, SAMPLES, 16, 3, 3, None),
         optimizer: Sgd { momentum: 0.9, ..Sgd::default() }.into(),
         rate: LearningRate::constant(0.1).into(),
+        control: ControlConfig::default(),
         samples,
         validation: samples,
         kernel: Kernel::detect(),
@@ -69,11 +71,28 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
 
 /// The tiny job as the run of `seed` goes about it: with one to five workers at the start, one to four servers, and a
 /// checkpoint every one to three steps; with one server, some or all nodes may be audited. Every second hundred looks at the
-/// validation part after each epoch, and again at the batch of every other step.
+/// validation part after each epoch, and again at the batch of every other step; every second run of these is
+/// [`watched`].
 pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
     let (servers, checkpoint_every) = (1 + (seed / 5 % 4) as u32, 1 + seed / 20 % 3);
     let audit = if servers == 1 { [0.0, 0.3, 1.0][(seed % 3) as usize] } else { 0.0 };
     let job = tiny_job(samples, 1 + (seed % 5) as u32);
     let plan = if seed / 100 % 2 == 1 { job.plan.watching(SAMPLES, 2) } else { job.plan };
-    SimJob { plan, servers, checkpoint_every, audit, ..job }
+    let job = SimJob { plan, servers, checkpoint_every, audit, ..job };
+    if seed / 100 % 2 == 1 && seed % 2 == 1 { watched(job) } else { job }
+}
+
+/// A job in which policies decide about steps: its rate is so high that the guard recovers three times, and is lowered after a
+/// validation. Adam's state has vectors and a count of steps, which a recovery restores.
+fn watched(job: SimJob<'_>) -> SimJob<'_> {
+    let rate = LearningRate {
+        schedule: ScheduleKind::Plateau,
+        factor: 0.5,
+        patience: 0,
+        threshold: 0.9,
+        ..LearningRate::constant(1.0)
+    };
+    let guard = Guard { recovers: true, factor: 0.5, retries: 3, rise: 1.2, every: 2 };
+    let control = ControlConfig { guard: Some(guard), ..ControlConfig::default() };
+    SimJob { optimizer: Adam::default().into(), rate: rate.into(), control, ..job }
 }

@@ -4,6 +4,7 @@
 use super::{Action, Control, ControlConfig, Event, Verdict};
 use crate::metrics::Tally;
 use crate::optim::{Finite, Rules, Stride, vectors_mut};
+use ps_plan::planted::Defect;
 
 impl Control {
     /// The vectors of a run's state, each `[parameters]` and 0 at first: the optimizer's, and what is kept aside.
@@ -85,10 +86,18 @@ impl Control {
             rest.copy_from_slice(own_state);
         }
         match verdict.action {
-            Action::Step => return update(&self.rules, &verdict.stride, w, g, own_state),
+            Action::Step => {
+                let finite = update(&self.rules, &verdict.stride, w, g, own_state);
+                if verdict.keep_good && self.planted.has(Defect::GoodWeightsKeptLate) {
+                    good[..size].copy_from_slice(w);
+                }
+                return finite;
+            }
             Action::Recover => {
                 w.copy_from_slice(&good[..size]);
-                own_state.copy_from_slice(&good[size..]);
+                if !self.planted.has(Defect::RecoveryKeepsState) {
+                    own_state.copy_from_slice(&good[size..]);
+                }
             }
             Action::Stay => {}
             Action::Best => w.copy_from_slice(best),

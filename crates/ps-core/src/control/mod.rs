@@ -29,6 +29,7 @@ use early_stopping::{Best, Validated};
 use guard::{Candidate, Decision, GuardState};
 use plateau::Plateau;
 use probe::Pending;
+use ps_plan::planted::{Defect, Planted};
 use ps_plan::{BatchPlan, Step};
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,7 @@ pub struct Control {
     schedule: Schedule,
     rules: Rules,
     state: State,
+    planted: Planted,
 }
 
 /// What the policies remember between steps. Checkpoints contain it.
@@ -75,7 +77,13 @@ impl State {
 impl Control {
     /// The policies of a run before its first step.
     pub fn new(config: ControlConfig, rules: Rules, plan: BatchPlan, schedule: impl Into<Schedule>) -> Self {
-        Control { config, rules, plan, schedule: schedule.into(), state: State::default() }
+        let planted = Planted::default();
+        Control { config, rules, plan, schedule: schedule.into(), state: State::default(), planted }
+    }
+
+    /// Plants a defect.
+    pub fn planted(self, planted: Planted) -> Self {
+        Control { planted, ..self }
     }
 
     /// How the run is cut into steps.
@@ -100,7 +108,8 @@ impl Control {
 
     /// Continues from a state of the same run.
     pub fn resume(&mut self, state: State) {
-        self.state = state;
+        let forgets = self.planted.has(Defect::PoliciesForgetOnResume);
+        self.state = if forgets { State::plain(state.count) } else { state };
     }
 
     /// Whether any policy decides about steps, so that a step waits for everything that is seen before it.
@@ -149,7 +158,8 @@ impl Control {
 
     /// Sets the number of steps that the optimizer's state has seen, on a shard, whose coordinator decides.
     pub fn follow(&mut self, count: u64) {
-        self.state.count = count;
+        let counts = self.planted.has(Defect::ShardCountsSteps);
+        self.state.count = if counts { self.state.count + 1 } else { count };
     }
 
     /// Records a step that was made by [`Control::plain`].
@@ -194,7 +204,9 @@ impl Control {
         verdict.stride.trust = self.rules.trust(norms, verdict.stride.scale);
         match verdict.action {
             Action::Step => self.state.count += 1,
-            Action::Recover => self.state.count = self.state.guard.kept_count(),
+            Action::Recover if !self.planted.has(Defect::RecoveryKeepsCount) => {
+                self.state.count = self.state.guard.kept_count();
+            }
             _ => {}
         }
         verdict.count = self.state.count;

@@ -1,8 +1,7 @@
 //! Defects that are planted into the code come to light in the runs that must find them.
 
-use ps_core::{reference, weights_hash};
 use ps_plan::planted::{Defect, Planted};
-use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
+use ps_sim::tiny::{TinySamples, tiny_job_of};
 use ps_sim::{Faults, SimJob, Violation, simulate};
 
 /// In how many seeds a defect must come to light.
@@ -11,11 +10,10 @@ const SEEDS: u64 = 200;
 /// The first seed whose run breaks an invariant: the same runs as the first of the ten thousand.
 fn first_violation(planted: Planted) -> Option<Violation> {
     let samples = TinySamples::new();
-    let SimJob { model, plan, optimizer, rate, .. } = tiny_job(&samples, 1);
-    let weights = reference::train(&model, plan, optimizer, rate, &samples, |_, _| {});
-    let expected = weights_hash(&weights.expect("the tiny job does not diverge"));
     (0..SEEDS).find_map(|seed| {
-        let job = SimJob { expected: Some(expected.clone()), planted, ..tiny_job_of(&samples, seed) };
+        let job = tiny_job_of(&samples, seed);
+        let (expected, _) = job.reference().expect("the tiny job does not diverge");
+        let job = SimJob { expected: Some(expected), planted, ..job };
         simulate(&job, &Faults::mix(), seed).err()
     })
 }
@@ -52,6 +50,11 @@ fn each_defect_comes_to_light_within_two_hundred_seeds() {
         SavedBeforeDurable,
         StepSkippedOnResume,
         VelocityNotRestored,
+        RecoveryKeepsState,
+        RecoveryKeepsCount,
+        GoodWeightsKeptLate,
+        ShardCountsSteps,
+        PoliciesForgetOnResume,
         SmallerNodesStay,
         StateNotTakenBack,
         MetricsOfLastStepStay,
