@@ -385,6 +385,8 @@ impl CoordinatorCore {
     }
 
     fn close(&mut self, now: Millis, with_state: bool, actions: &mut Vec<CoordinatorAction>) {
+        // Recording the last step needs what was fetched for it, which the new weights replace.
+        self.idle(actions);
         if !self.keepers().all(|shard| self.is_restored(shard)) {
             return self.closed(Err(Unfetched::Absent), actions);
         }

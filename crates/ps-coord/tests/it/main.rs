@@ -5,4 +5,5 @@
 mod behaviour;
 mod liveness;
 mod scenarios;
+mod shard_behaviour;
 mod shard_scenarios;
