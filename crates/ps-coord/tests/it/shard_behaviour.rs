@@ -45,7 +45,7 @@ fn coordinator_event(random: &mut Stream, expected: &Expected, version: u64) -> 
         19 if random.below(3) == 0 => {
             CoordinatorEvent::Refused { worker: WorkerId(1), why: "nonsense".into() }
         }
-        20 => CoordinatorEvent::Missing { shard, step, leaves: vec![1..2] },
+        20 => CoordinatorEvent::Missing { shard, step, leaves: vec![1..2, 3..4] },
         21..23 => CoordinatorEvent::Idle,
         23 if random.below(20) == 0 && !expected.is_closing => {
             CoordinatorEvent::Closing { with_state: random.below(2) == 0 }
