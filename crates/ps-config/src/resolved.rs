@@ -52,7 +52,7 @@ impl RunConfig {
 
     /// SHA-256, in hexadecimal, of the text that decides the bits of the weights besides the data itself:
     /// a line for the numerics version, then one line `key = value` for each key that applies, in the order
-    /// of [`KEYS`], without those that only say where data lies; then the phases of the learning rate, whose keys are called
+    /// of [`crate::keys::KEYS`], without those that only say where data lies; then the phases of the learning rate, whose keys are called
     /// `learning_rate.then.NUMBER.key`, from 0.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
@@ -66,7 +66,7 @@ impl RunConfig {
         })
     }
 
-    /// Every key that is set and applies, in the order of [`KEYS`], and then those of the phases.
+    /// Every key that is set and applies, in the order of [`crate::keys::KEYS`], and then those of the phases.
     pub(crate) fn settings(&self) -> Vec<Setting> {
         let is_source = matches!(self.data.validation, Some(Validation::Source(_)));
         let setting = |(key, value): (&Key, String)| Setting {

@@ -36,7 +36,7 @@ impl Control {
 
     /// Carries out a verdict on the elements from `offset` on: `w` are their weights, `g` their gradients' sums, `state`
     /// their vectors, `[vectors, elements]`.
-    pub fn carry_out(
+    pub(crate) fn carry_out(
         &self,
         verdict: &Verdict,
         offset: usize,
@@ -50,7 +50,7 @@ impl Control {
         })
     }
 
-    /// Like [`Control::carry_out`], on all weights and on the threads of the current rayon pool.
+    /// Carries out a verdict on all weights, on the threads of the current rayon pool.
     pub fn carry_out_all(&self, verdict: &Verdict, w: &mut [f32], g: &[f32], state: &mut [f32]) {
         self.carry_out_by(verdict, 0, w, g, state, |rules, stride, w, g, state| {
             rules.update_all(stride, w, g, state);

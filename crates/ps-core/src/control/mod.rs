@@ -124,7 +124,7 @@ impl Control {
     }
 
     /// Whether the step is probed.
-    pub fn probes(&self, step: u64) -> bool {
+    pub(crate) fn probes(&self, step: u64) -> bool {
         self.plan.probes(step)
     }
 

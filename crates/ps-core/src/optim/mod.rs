@@ -22,9 +22,10 @@ mod tensors;
 
 pub use chain::Noise;
 pub use config::{OptimizerConfig, OptimizerParams};
-pub use norms::{GRID, Moved, Norms, PieceSums};
-pub use pass::{Finite, StateMut, Update, vectors_mut};
-pub(crate) use pass::{State, split_front, vectors};
+pub(crate) use norms::GRID;
+pub use norms::{Moved, Norms, PieceSums};
+pub use pass::Finite;
+pub(crate) use pass::{State, StateMut, Update, split_front, vectors, vectors_mut};
 pub use rule::{Conflict, StateVector};
 pub use setting::{Accepts, Refusal, Setting, Value};
 pub use tensors::{Rules, Stride};

@@ -7,7 +7,7 @@ use super::tensors::Group;
 use std::ops::Range;
 
 /// Elements between two cuts. Chunks of the wire are multiples of it.
-pub const GRID: usize = 1024;
+pub(crate) const GRID: usize = 1024;
 
 /// Lanes of a piece's sum.
 const LANES: usize = 16;

@@ -6,10 +6,10 @@ use super::{GRID, MAX_VECTORS, Optimizer, OptimizerConfig, OptimizerParams, Piec
 use crate::kernel::Kernel;
 
 /// State of some elements: a slice of each vector that the optimizer keeps, then empty ones.
-pub type StateMut<'a> = [&'a mut [f32]; MAX_VECTORS];
+pub(crate) type StateMut<'a> = [&'a mut [f32]; MAX_VECTORS];
 
 /// Like [`StateMut`], to read.
-pub type State<'a> = [&'a [f32]; MAX_VECTORS];
+pub(crate) type State<'a> = [&'a [f32]; MAX_VECTORS];
 
 /// What an elementwise step goes by, the same for all elements of a tensor.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ pub(super) trait Pass {
 
 /// One step's update, for elements of tensors with the same settings.
 #[derive(Clone, Copy)]
-pub struct Update {
+pub(crate) struct Update {
     optimizer: Optimizer,
     params: StepParams,
     mean: Mean,
@@ -270,7 +270,7 @@ pub(crate) fn split_front<'a>(state: &mut StateMut<'a>, len: usize) -> StateMut<
 }
 
 /// The first vectors of `size` elements each that lie in `state` one after the other; empty where there are fewer.
-pub fn vectors_mut(state: &mut [f32], size: usize) -> StateMut<'_> {
+pub(crate) fn vectors_mut(state: &mut [f32], size: usize) -> StateMut<'_> {
     let mut vectors = state.chunks_exact_mut(size.max(1));
     std::array::from_fn(|_| vectors.next().unwrap_or_default())
 }
@@ -292,10 +292,10 @@ pub struct Finite {
 
 impl Finite {
     /// Nothing that is not finite was seen yet.
-    pub const ALL: Finite = Finite { gradient: true, weights: true };
+    pub(crate) const ALL: Finite = Finite { gradient: true, weights: true };
 
     /// What two updates saw together.
-    pub fn and(self, other: Finite) -> Finite {
+    pub(crate) fn and(self, other: Finite) -> Finite {
         Finite { gradient: self.gradient & other.gradient, weights: self.weights & other.weights }
     }
 }

@@ -98,7 +98,7 @@ macro_rules! optimizers {
         })*
 
         /// The most vectors of state that an optimizer keeps.
-        pub const MAX_VECTORS: usize = {
+        pub(crate) const MAX_VECTORS: usize = {
             let mut most = 0;
             $(if $name::VECTORS.len() > most { most = $name::VECTORS.len(); })*
             most

@@ -82,12 +82,12 @@ impl Rules {
     }
 
     /// The vectors of the optimizer's state, each `[parameters]` and 0 at first.
-    pub fn state(&self) -> &'static [StateVector] {
+    pub(crate) fn state(&self) -> &'static [StateVector] {
         self.config.params.optimizer.vectors()
     }
 
     /// Updates the elements from `offset` on by their gradients' sums `g`.
-    pub fn update(
+    pub(crate) fn update(
         &self,
         stride: &Stride,
         offset: usize,
@@ -127,7 +127,7 @@ impl Rules {
 
     /// The sums over the pieces from element `offset` on, of weights before a step and their gradients' sums, appended to
     /// `sums`.
-    pub fn measure(
+    pub(crate) fn measure(
         &self,
         stride: &Stride,
         offset: usize,
@@ -145,14 +145,21 @@ impl Rules {
     }
 
     /// What weight decay adds to the mean loss, so that the step is the gradient of the sum.
-    pub fn penalty(&self, norms: &Norms) -> f64 {
+    pub(crate) fn penalty(&self, norms: &Norms) -> f64 {
         let of =
             |(group, sums): (&Group, &PieceSums)| 0.5 * f64::from(group.params.weight_decay) * sums.weights;
         self.groups.iter().zip(&norms.tensors).map(of).fold(0.0, |sum, part| sum + part)
     }
 
     /// Writes the direction of a step for elements from `offset` on, decay included.
-    pub fn direction(&self, stride: &Stride, offset: usize, w: &[f32], g: &[f32], direction: &mut [f32]) {
+    pub(crate) fn direction(
+        &self,
+        stride: &Stride,
+        offset: usize,
+        w: &[f32],
+        g: &[f32],
+        direction: &mut [f32],
+    ) {
         for (number, piece) in pieces(&self.groups, offset..offset + w.len()) {
             let at = piece.start - offset..piece.end - offset;
             let update = Update::of(&self.config, self.groups[number].params, stride, 1.0, self.seed);
@@ -177,7 +184,7 @@ impl Rules {
 
     /// What these sums of all pieces come to: the predicted decrease, and for each layer how far its weight went by its
     /// norm.
-    pub fn moved(&self, sums: &[Moved]) -> (f64, Vec<f64>) {
+    pub(crate) fn moved(&self, sums: &[Moved]) -> (f64, Vec<f64>) {
         let mut tensors = vec![Moved::default(); self.groups.len()];
         let end = self.groups.last().map_or(0, |group| group.elements.end);
         for ((number, _), sums) in pieces(&self.groups, 0..end).zip(sums) {
@@ -197,7 +204,7 @@ impl Rules {
     }
 
     /// What the learning rate of each tensor is multiplied by, given the norms of a step; empty if 1 for all.
-    pub fn trust(&self, norms: &Norms, scale: f32) -> Vec<f32> {
+    pub(crate) fn trust(&self, norms: &Norms, scale: f32) -> Vec<f32> {
         let of = |(group, sums): (&Group, &PieceSums)| {
             let [weights, gradient, step] = [sums.weights, sums.gradient, sums.step].map(f64::sqrt);
             let norms = TensorNorms { weights, gradient: gradient * f64::from(scale), step };
@@ -214,7 +221,7 @@ impl Rules {
     }
 
     /// What the mean gradient is multiplied by, given its norm.
-    pub fn scale(&self, norms: &Norms) -> f32 {
+    pub(crate) fn scale(&self, norms: &Norms) -> f32 {
         // As in PyTorch's clip_grad_norm_.
         self.config.clip_norm.map_or(1.0, |most| {
             let scale = f64::from(most) / (norms.gradient() + 1e-6);
