@@ -7,7 +7,7 @@ use std::ops::Range;
 /// Samples of a leaf of the validation part and of any other evaluation.
 pub const EVALUATION_LEAF: usize = 256;
 
-/// How a run is cut into epochs, steps and leaves. Valid by construction.
+/// How a run is cut into epochs, steps and leaves, the runs of samples whose gradients are summed first. Valid by construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPlan {
     /// Seed of the sample order.
@@ -20,13 +20,13 @@ pub struct BatchPlan {
     pub leaf: usize,
     /// Steps of the whole run.
     pub steps: u64,
-    /// Samples of the validation part, which is looked at in the step after an epoch; 0: there is none.
+    /// Samples of the validation part, which is evaluated in the step after an epoch; 0 if there is none.
     pub validation: usize,
-    /// How often a step's batch is looked at once more in the step after it, see [`BatchPlan::probes`]; 0: never.
+    /// The batch of every step that is a multiple of this is evaluated again in the next step; 0 for never.
     pub probe_every: u64,
 }
 
-/// One step's place in the run.
+/// Where a step lies in the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The step's number, from 0.
@@ -39,9 +39,9 @@ pub struct Step {
     pub samples: usize,
     /// Samples of a leaf.
     pub leaf: usize,
-    /// Samples of the batch of the step before, where its loss is looked at; else 0.
+    /// Samples of the previous step's batch, if that step was probed; else 0.
     pub last_batch: usize,
-    /// Samples of the validation part, where that is looked at; else 0.
+    /// Samples of the validation part, if it is evaluated in this step; else 0.
     pub validation: usize,
 }
 
@@ -63,12 +63,12 @@ impl BatchPlan {
         BatchPlan { seed, samples, batch, leaf, steps, validation: 0, probe_every: 0 }
     }
 
-    /// The same, with a validation part of so many samples, and a look at so many steps.
+    /// Adds a validation part of `validation` samples, and probes every `probe_every`-th step.
     pub fn watching(self, validation: usize, probe_every: u64) -> Self {
         BatchPlan { validation, probe_every, ..self }
     }
 
-    /// Whether a step is looked at closely.
+    /// Whether a step is probed: its batch is evaluated again in the next step.
     pub fn probes(&self, step: u64) -> bool {
         self.probe_every > 0 && step.is_multiple_of(self.probe_every)
     }
@@ -78,7 +78,7 @@ impl BatchPlan {
         self.samples.div_ceil(self.batch) as u64
     }
 
-    /// Where step `step` lies.
+    /// The place of a step in the run.
     pub fn step(&self, step: u64) -> Step {
         let per_epoch = self.steps_per_epoch();
         let first = (step % per_epoch) as usize * self.batch;
@@ -115,8 +115,7 @@ impl Step {
             .with(Section::Validation, self.validation.div_ceil(EVALUATION_LEAF) as u32)
     }
 
-    /// The samples of a range of leaves of one section, as offsets into the batch, into that of the step before, or into the
-    /// validation part.
+    /// The samples of a range of leaves of one section, as offsets into the batch, the previous batch or the validation part.
     pub fn offsets(&self, leaves: Range<u32>) -> Range<usize> {
         let section = Section::of(leaves.start);
         let (samples, leaf) = match section {

@@ -2,7 +2,7 @@
 //!
 //! Level 0 holds the leaves. Node `(l, i)` is `(l-1, 2i) + (l-1, 2i+1)`; an odd last node passes up
 //! unchanged. Any two nodes are nested or disjoint, so any set of nodes that covers the leaves folds to the
-//! same bits, whoever computed them and in whatever order they arrive.
+//! same bits, no matter who computed them and in which order they arrive.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -44,19 +44,19 @@ impl std::fmt::Display for Node {
     }
 }
 
-/// What a step's leaves are leaves of. Each section has a tree of its own, and no node sums leaves of two.
+/// The set of samples that a leaf belongs to. Each section has a separate tree, and no node sums leaves of two sections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     /// The samples whose gradient is summed.
     Training,
-    /// The batch of the step before: what that step did to its loss.
+    /// The previous step's batch, evaluated to see what that step did to its loss.
     LastBatch,
     /// The validation part.
     Validation,
 }
 
 impl Section {
-    /// All, in the order of their leaves.
+    /// All sections, in the order of their leaves.
     pub const ALL: [Section; 3] = [Section::Training, Section::LastBatch, Section::Validation];
 
     /// The section of a leaf.
@@ -64,12 +64,12 @@ impl Section {
         Section::ALL[((leaf >> SECTION_BITS) as usize).min(2)]
     }
 
-    /// The number of its first leaf.
+    /// The number of the section's first leaf.
     pub const fn first(self) -> u32 {
         (self as u32) << SECTION_BITS
     }
 
-    /// Leaves of one section, in words.
+    /// A range of leaves of one section as text.
     pub fn words(leaves: &Range<u32>) -> String {
         let section = Section::of(leaves.start);
         let (start, end) = (leaves.start - section.first(), leaves.end - section.first());
@@ -82,10 +82,10 @@ impl Section {
     }
 }
 
-/// Leaves of a section are numbered from its number, shifted by so many bits.
+/// The number of a section's first leaf is the section's number, shifted left by this many bits.
 const SECTION_BITS: u32 = 30;
 
-/// The tree over the leaves of a step; or, where it has leaves of other sections, one beside the other for each.
+/// The tree over the leaves of a step: a forest if the step has leaves of several sections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tree {
     /// Leaves of each section.
@@ -99,24 +99,24 @@ impl Tree {
         Tree { leaves: [leaves, 0, 0] }
     }
 
-    /// The same, with a tree for so many leaves of another section.
+    /// Adds a tree over `leaves` leaves of another section.
     pub fn with(mut self, section: Section, leaves: u32) -> Self {
         assert!(leaves < 1 << SECTION_BITS, "a section has at most 2^30 leaves, not {leaves}");
         self.leaves[section as usize] = leaves;
         self
     }
 
-    /// That of the training leaves alone.
+    /// The tree over the training leaves alone.
     pub fn training(self) -> Self {
         Tree::new(self.leaves())
     }
 
-    /// How many training leaves there are.
+    /// The number of training leaves.
     pub const fn leaves(self) -> u32 {
         self.leaves[0]
     }
 
-    /// How many leaves there are in all sections.
+    /// The number of leaves in all sections.
     pub const fn all_leaves(self) -> u32 {
         self.leaves[0] + self.leaves[1] + self.leaves[2]
     }
@@ -126,7 +126,7 @@ impl Tree {
         section.first()..section.first() + self.leaves[section as usize]
     }
 
-    /// Whether all of these are leaves of one section.
+    /// Whether `leaves` is a range of existing leaves of one section.
     pub fn has_leaves(self, leaves: &Range<u32>) -> bool {
         let section = self.section(Section::of(leaves.start));
         section.start <= leaves.start && leaves.start < leaves.end && leaves.end <= section.end
@@ -137,7 +137,7 @@ impl Tree {
         self.root_of(Section::Training)
     }
 
-    /// The node that is the sum of all leaves of a section, which must have some.
+    /// The node that is the sum of all leaves of a section, which must not be empty.
     pub fn root_of(self, section: Section) -> Node {
         let level = self.leaves[section as usize].next_power_of_two().trailing_zeros();
         Node { level, index: section.first() >> level }
@@ -169,7 +169,7 @@ impl Tree {
         nodes
     }
 
-    /// The same nodes, one after the other.
+    /// Calls `each` with the nodes of [`Tree::cover`], without allocating.
     pub fn cover_each(self, range: Range<u32>, mut each: impl FnMut(Node)) {
         let section = Section::of(range.start);
         assert!(range.end <= self.section(section).end, "leaves {range:?} of {:?}", self.leaves);
@@ -235,7 +235,7 @@ pub enum Gathered {
 }
 
 impl Coverage {
-    /// Nothing is covered yet.
+    /// A coverage without any node.
     pub fn new(tree: Tree) -> Self {
         Coverage { tree, nodes: BTreeSet::new(), covered: 0 }
     }
@@ -270,7 +270,7 @@ impl Coverage {
         }
     }
 
-    /// Takes `node` (which must exist in the tree) and says what it changes.
+    /// Adds `node`, which must exist in the tree, and returns what that changes.
     pub fn gather(&mut self, node: Node) -> Gathered {
         assert!(self.tree.has(node), "node {node} is not in a tree of {:?} leaves", self.tree.leaves);
         let mut node = self.tree.canonical(node);
