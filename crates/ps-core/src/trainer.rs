@@ -1,6 +1,6 @@
-//! The holder of the weights: what whoever closes a round does with its root.
+//! The reference for every holder of weights: it makes a step from the sum of all its leaves, and nothing else.
 
-use crate::control::{Control, ControlConfig, Decided, Event, NotFinite, Probe, State};
+use crate::control::{Control, ControlConfig, Decided, Event, NotFinite, Probe};
 use crate::fold::NodeSum;
 use crate::metrics::Observed;
 use crate::metrics::Tally;
@@ -8,7 +8,6 @@ use crate::model::Model;
 use crate::optim::{OptimizerConfig, Rules};
 use crate::schedule::Schedule;
 use ps_plan::{BatchPlan, Step};
-use std::sync::Arc;
 
 /// Weights and state of a run, and what decides about its steps.
 #[derive(Clone, Debug)]
@@ -19,8 +18,7 @@ pub struct Trainer {
     state: Vec<f32>,
     /// Whether the run is over, whatever the plan says.
     is_over: bool,
-    /// Shared with whoever computes at them; copied for the update only while somebody still holds them.
-    weights: Arc<Vec<f32>>,
+    weights: Vec<f32>,
     version: u64,
 }
 
@@ -96,43 +94,17 @@ impl Trainer {
         let plan = control.plan();
         let weights = model.initial(plan.seed);
         let state = vec![0.0; control.vectors().len() * weights.len()];
-        Trainer { plan, control, state, is_over: false, weights: Arc::new(weights), version: 0 }
-    }
-
-    /// Goes on after `version` steps, with what [`Trainer::weights`], [`Trainer::state`] and [`Trainer::control`] were then.
-    pub fn resume(&mut self, version: u64, weights: Vec<f32>, state: Vec<f32>, decided: State) {
-        assert_eq!(weights.len(), self.weights.len(), "the weights are of the same model");
-        assert_eq!(state.len(), self.state.len(), "the state is of the same optimizer");
-        self.state = state;
-        self.weights = Arc::new(weights);
-        self.version = version;
-        self.control.resume(decided);
-    }
-
-    /// The vectors of the optimizer's state and what is kept aside, `[vectors, parameters]`.
-    pub fn state(&self) -> &[f32] {
-        &self.state
-    }
-
-    /// What decides about the steps.
-    pub fn control(&self) -> &Control {
-        &self.control
+        Trainer { plan, control, state, is_over: false, weights, version: 0 }
     }
 
     /// The weights that the run gives, if `validation` is that of [`Trainer::weights`]: see [`Control::close`].
     pub fn close(&mut self, validation: Option<&Tally>) -> Option<Event> {
-        let weights = Arc::make_mut(&mut self.weights);
-        if self.is_over { None } else { self.control.close(weights, &self.state, validation) }
+        if self.is_over { None } else { self.control.close(&mut self.weights, &self.state, validation) }
     }
 
     /// The weights after [`Trainer::version`] steps, `[parameters]`.
     pub fn weights(&self) -> &[f32] {
         &self.weights
-    }
-
-    /// The same, to hold on to. The update copies them unless all such holds are dropped before it.
-    pub fn shared_weights(&self) -> Arc<Vec<f32>> {
-        Arc::clone(&self.weights)
     }
 
     /// Steps made.
@@ -189,9 +161,8 @@ impl Trainer {
         };
         // A weight that overflows shows in the next step's loss; after the last step nobody would look.
         let is_last = self.version + 1 >= self.plan.steps || decided.is_last;
-        let before = (is_last || verdict.measures).then(|| Arc::clone(&self.weights));
-        let weights = Arc::make_mut(&mut self.weights).as_mut_slice();
-        self.control.carry_out_all(&verdict, weights, gradient, &mut self.state);
+        let before = (is_last || verdict.measures).then(|| self.weights.clone());
+        self.control.carry_out_all(&verdict, &mut self.weights, gradient, &mut self.state);
         if let Some(before) = before {
             if is_last && !all_finite(&self.weights) {
                 self.weights = before;
