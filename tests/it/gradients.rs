@@ -2,6 +2,7 @@
 //! here a second time, as textbook formulas.
 
 use crate::generated::{Table, Targets, table};
+use ps_core::layer::KINDS;
 use ps_core::{Activation, Gradients, Head, Kernel, Layer, Model, Samples, reference};
 use ps_plan::BatchPlan;
 use ps_plan::seed::{Purpose, Stream};
@@ -27,6 +28,9 @@ fn gradients_agree_with_central_differences() {
                 check(&name, &Model::new(FEATURES, hidden, activation, head, CLASSES));
             }
         }
+    }
+    for kind in KINDS {
+        check(kind.name, &Model::of_layers(FEATURES, kind.example, Head::Softmax, CLASSES));
     }
 }
 

@@ -5,6 +5,7 @@ use downhill_tests::{Running, children, downhill, run, shared};
 use ps_config::RunConfig;
 use ps_core::Kernel;
 use ps_core::kernel::KERNEL_VARIABLE;
+use ps_core::layer::KINDS;
 use ps_data::NoProgress;
 use ps_plan::seed::{Purpose, Stream};
 use ps_run::Job;
@@ -155,23 +156,26 @@ fn every_kind_of_model_gives_one_hash() {
         table += &format!("{a},{b},{c},{colour},{size},{kind},{many},{group}\n");
     }
     std::fs::write(folder.path().join("table.csv"), table).unwrap();
-    let models = [
-        ("linear", "size", "kind = \"linear\""),
-        ("logistic", "kind", "kind = \"logistic\""),
-        ("softmax", "group", "kind = \"softmax\""),
-        ("poisson", "many", "kind = \"poisson\""),
-        ("mlp with a softmax head", "group", "kind = \"mlp\"\nhidden = [9, 5]"),
+    let mut models = vec![
+        ("linear", "size", "kind = \"linear\"".to_string()),
+        ("logistic", "kind", "kind = \"logistic\"".into()),
+        ("softmax", "group", "kind = \"softmax\"".into()),
+        ("poisson", "many", "kind = \"poisson\"".into()),
+        ("mlp with a softmax head", "group", "kind = \"mlp\"\nhidden = [9, 5]".into()),
         (
             "mlp with a logistic head",
             "kind",
-            "kind = \"mlp\"\nhidden = [7]\nactivation = \"sigmoid\"\nhead = \"logistic\"",
+            "kind = \"mlp\"\nhidden = [7]\nactivation = \"sigmoid\"\nhead = \"logistic\"".into(),
         ),
         (
             "mlp with a squared-error head",
             "size",
-            "kind = \"mlp\"\nhidden = [20]\nactivation = \"tanh\"\nhead = \"squared-error\"",
+            "kind = \"mlp\"\nhidden = [20]\nactivation = \"tanh\"\nhead = \"squared-error\"".into(),
         ),
     ];
+    let layers = KINDS.iter().flat_map(|kind| kind.example).map(ToString::to_string);
+    let layers = layers.collect::<Vec<_>>().join(", ");
+    models.push(("every kind of layer", "group", format!("kind = \"mlp\"\nlayers = [{layers}]")));
     for (name, label, model) in models {
         let file = folder.path().join(format!("{}.toml", name.replace(' ', "-")));
         let text = format!(

@@ -4,6 +4,7 @@ use crate::document::{Document, Entry, Value, likeness};
 use crate::error::{ConfigError, Place};
 use crate::key::{Accepts, Fallback, Key, Use};
 use crate::keys;
+use crate::layers::layers;
 use crate::setting::quoted;
 
 /// A key of the table whose settings are a `T`.
@@ -66,6 +67,15 @@ impl Document {
         self.entries.contains_key(path)
     }
 
+    /// Refuses the keys `others`, whose place `key` takes.
+    pub(crate) fn refuse_beside(&self, key: &str, others: &[&str]) -> Result<(), ConfigError> {
+        let Some((other, entry)) = others.iter().find_map(|other| self.entries.get_key_value(other)) else {
+            return Ok(());
+        };
+        let reason = format!("{key} is set, which takes its place; remove one of them");
+        Err(ConfigError::Unused { place: entry.place.clone(), key: other.to_string(), reason })
+    }
+
     /// The error that says what the value at `path` should have been.
     pub(crate) fn bad_value(&self, path: &str, expected: String) -> ConfigError {
         let (place, value) = match self.entries.get(path) {
@@ -115,7 +125,8 @@ impl Document {
         Err(ConfigError::Unused { place: entry.place.clone(), key: key.path.into(), reason })
     }
 
-    fn missing(&self, key: &Key, example: &str) -> ConfigError {
+    /// The error that says that `key` must be set, for example to `example`.
+    pub(crate) fn missing(&self, key: &Key, example: &str) -> ConfigError {
         let (table, name) = key.parts();
         let hint = match table {
             "" => format!("add a line such as {name} = {example}"),
@@ -137,6 +148,7 @@ fn expected(key: &Key, value: &Value) -> String {
                 None => format!("expected {accepts}"),
             };
         }
+        (Accepts::Layers, value) => return layers(value).err().unwrap_or_default(),
         (Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger, Value::Text(_)) => {
             "; it is empty".to_string()
         }

@@ -42,6 +42,8 @@ pub enum Accepts {
     Name(&'static [&'static str]),
     /// A list of layer widths.
     Widths,
+    /// A list of tables, see [`ps_core::layer::KINDS`].
+    Layers,
     /// A number of steps, at least this many, or a string of epochs or a share of the run.
     Time(u64),
     /// A list of those.
@@ -89,8 +91,8 @@ pub enum Use {
 }
 
 pub(crate) use Accepts::{
-    Columns, Double, Factors, Flag, Integer, Name, Phases, Rates, ShareOrText, Single, Text, TextOrInteger,
-    Texts, Times, Widths,
+    Columns, Double, Factors, Flag, Integer, Layers, Name, Phases, Rates, ShareOrText, Single, Text,
+    TextOrInteger, Texts, Times, Widths,
 };
 pub(crate) use Fallback::{Described, Required, Value};
 pub(crate) use Use::{Always, BeforePhases, InPhases, When};
@@ -135,6 +137,12 @@ impl fmt::Display for Accepts {
                 Ok(())
             }
             Widths => write!(f, "a list of integers from 1 to {MOST_WIDTH}, such as [512, 256]"),
+            Layers => {
+                write!(
+                    f,
+                    "a list of tables, such as [{{ kind = \"dense\", units = 64 }}, {{ kind = \"relu\" }}]"
+                )
+            }
             Accepts::Time(low) => {
                 write!(
                     f,

@@ -5,6 +5,7 @@
 use crate::key::MOST_SAMPLES;
 use crate::run::SEED;
 use crate::tables::{data, guard, learning_rate, model, optimizer, train, wire};
+use ps_core::layer::KINDS;
 use std::sync::LazyLock;
 
 pub use crate::key::{Accepts, Fallback, Key, Use};
@@ -28,7 +29,7 @@ pub(crate) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().copied().find(|key| key.path == path)
 }
 
-/// The README's table of all keys, in Markdown.
+/// The README's table of all keys and that of the layers, in Markdown.
 pub fn reference_table() -> String {
     let mut table = String::from("| key | value | default | applies to | meaning |\n|---|---|---|---|---|\n");
     for key in KEYS.iter() {
@@ -50,6 +51,13 @@ pub fn reference_table() -> String {
             }
         };
         table += &format!("| `{}` | {accepts} | {default} | {used} | {} |\n", key.path, key.help);
+    }
+    table += "\nEach table of `model.layers` has a `kind` and the keys of that kind:\n\n";
+    table += "| kind | keys | what the layer does |\n|---|---|---|\n";
+    for kind in KINDS {
+        let settings = kind.settings.iter().map(|setting| format!("`{}`: {}", setting.name, setting.accepts));
+        let settings = settings.collect::<Vec<_>>().join("; ");
+        table += &format!("| `{}` | {settings} | {} |\n", kind.name, kind.help);
     }
     table
 }

@@ -12,6 +12,7 @@ mod error;
 mod field;
 mod key;
 pub mod keys;
+mod layers;
 mod log;
 mod program;
 mod resolved;

@@ -137,18 +137,17 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
     {
         return refuse("optimizer.kind", why);
     }
+    let last = run.model.hidden_layers().into_iter().filter(|layer| layer.has_parameters()).count();
     let names = |name: &str| {
         let is_layer = |rest: &str| {
             let (number, part) = rest.split_once('.').unwrap_or((rest, "weight"));
-            number.parse().is_ok_and(|number: usize| number <= run.model.hidden.len())
-                && matches!(part, "weight" | "bias")
+            number.parse().is_ok_and(|number: usize| number <= last) && matches!(part, "weight" | "bias")
         };
         matches!(name, "weights" | "biases") || name.strip_prefix("layers.").is_some_and(is_layer)
     };
     if let Some((name, _)) = run.optimizer.rates.iter().find(|(name, _)| !names(name)) {
-        let layers = run.model.hidden.len();
         let why = format!(
-            "no parameter is called {name}; there are weights, biases, and layers.0 to layers.{layers}, each with .weight and .bias"
+            "no parameter is called {name}; there are weights, biases, and layers.0 to layers.{last}, each with .weight and .bias"
         );
         return refuse("optimizer.rates", &why);
     }

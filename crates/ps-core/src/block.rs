@@ -87,6 +87,8 @@ pub(crate) struct Backward<'a> {
 /// Some samples of a batch on their way through a model.
 pub(crate) struct Block<'a> {
     layout: &'a BlockLayout,
+    /// The position in the batch of its first sample. The others follow it.
+    first: usize,
     /// Samples in it, at most as many as the layout has room for.
     samples: usize,
     memory: &'a mut [f32],
@@ -185,9 +187,14 @@ impl<'a> MatrixMut<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// A block of `samples` samples in `memory`, `[layout.len()]`.
-    pub fn new(layout: &'a BlockLayout, samples: usize, memory: &'a mut [f32]) -> Self {
-        Block { layout, samples, memory }
+    /// A block of `samples` samples from position `first` in the batch on, in `memory`, `[layout.len()]`.
+    pub fn new(layout: &'a BlockLayout, first: usize, samples: usize, memory: &'a mut [f32]) -> Self {
+        Block { layout, first, samples, memory }
+    }
+
+    /// The position in the batch of its first sample.
+    pub fn first(&self) -> usize {
+        self.first
     }
 
     /// Samples in the block.

@@ -5,7 +5,7 @@
 
 use crate::block::{Boundary, Delta, Shape};
 use crate::function;
-use crate::layer::{Activation, Dense, Fusion, Layer, LayerSpec, fuse};
+use crate::layer::{Activation, Dense, Fusion, Layer, LayerSpec, Training, fuse};
 use crate::metrics::Outcome;
 use crate::params::Layout;
 use crate::precision::Precision;
@@ -182,6 +182,11 @@ impl Model {
 
     pub(crate) fn fusion(&self, k: usize) -> Fusion {
         self.fusions[k]
+    }
+
+    /// What random numbers in the forward pass of a step are drawn by.
+    pub(crate) fn training(&self, seed: u64, step: u64) -> Training {
+        Training { seed, step, draws: self.layers.iter().map(Layer::draws).sum() }
     }
 
     /// Classes that the tally counts: 2 for logistic, the outputs for softmax, 0 for regression.

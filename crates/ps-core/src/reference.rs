@@ -4,6 +4,7 @@
 
 use crate::fold::NodeSum;
 use crate::kernel::Kernel;
+use crate::layer::{Layer, PlainContext, Training};
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::OptimizerConfig;
@@ -54,7 +55,8 @@ pub fn run(
 /// Loss and metrics of all samples: leaves of [`EVALUATION_LEAF`], added pairwise level by level.
 pub fn evaluate(model: &Model, weights: &[f32], samples: &dyn Samples) -> Tally {
     let indices: Vec<usize> = (0..samples.len()).collect();
-    let leaves = indices.chunks(EVALUATION_LEAF).map(|indices| leaf_sum(model, weights, samples, indices));
+    let leaves = indices.chunks(EVALUATION_LEAF);
+    let leaves = leaves.map(|indices| leaf_sum(model, weights, samples, indices, None, 0));
     let mut level: Vec<NodeSum> = leaves.collect();
     while level.len() > 1 {
         level = level.chunks(2).map(add_pair).collect();
@@ -89,14 +91,14 @@ pub fn leaf(
     step: Step,
     index: u32,
 ) -> NodeSum {
-    let order = plan.order(step);
-    let indices: Vec<usize> =
-        step.offsets(index..index + 1).map(|offset| order.at(step.first + offset)).collect();
+    let (order, positions) = (plan.order(step), step.offsets(index..index + 1));
+    let indices: Vec<usize> = positions.clone().map(|position| order.at(step.first + position)).collect();
+    let training = Some(model.training(plan.seed, step.step));
     // The loops are compiled for the processor's vectors; a fused multiply-add rounds once on any of them, so
     // this changes the time and nothing else.
     let sum = Kernel::detect().vectorize(
         #[inline(always)]
-        || leaf_sum(model, weights, samples, &indices),
+        || leaf_sum(model, weights, samples, &indices, training, positions.start),
     );
     NodeSum { node: Node::leaf(index), ..sum }
 }
@@ -114,13 +116,22 @@ fn add_pair(pair: &[NodeSum]) -> NodeSum {
     sum
 }
 
-/// The sum over the samples `indices` of one leaf, in that order, each added by fused multiply-adds.
+/// The sum over the samples `indices` of one leaf, in that order, each added by fused multiply-adds. The first is at
+/// position `first` in the batch.
 #[inline(always)]
-fn leaf_sum(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[usize]) -> NodeSum {
-    let mut pass = Sample::new(model, weights);
+fn leaf_sum(
+    model: &Model,
+    weights: &[f32],
+    samples: &dyn Samples,
+    indices: &[usize],
+    training: Option<Training>,
+    first: usize,
+) -> NodeSum {
+    let mut pass = Sample::new(model, PlainContext { weights, training, position: first });
     let mut gradient = vec![0.0_f32; model.parameters()];
     let mut tally = Tally::new(model.classes());
-    for &index in indices {
+    for (number, &index) in indices.iter().enumerate() {
+        pass.context.position = first + number;
         samples.write_row(index, &mut pass.values[0]);
         pass.forward();
         let target = samples.target(index);
@@ -138,7 +149,7 @@ fn leaf_sum(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[us
 /// One sample on its way through a model.
 struct Sample<'a> {
     model: &'a Model,
-    weights: &'a [f32],
+    context: PlainContext<'a>,
     /// By layer; see [`crate::Layer::plain_transposed`].
     transposed: Vec<Vec<f32>>,
     /// What goes into each layer, and last the outputs before the head.
@@ -149,18 +160,19 @@ struct Sample<'a> {
 
 impl<'a> Sample<'a> {
     #[inline(always)]
-    fn new(model: &'a Model, weights: &'a [f32]) -> Self {
-        let transposed = model.layers().iter().map(|layer| layer.plain_transposed(weights)).collect();
+    fn new(model: &'a Model, context: PlainContext<'a>) -> Self {
+        let transposed = |layer: &Layer| layer.plain_transposed(context.weights);
+        let transposed = model.layers().iter().map(transposed).collect();
         let zeros = model.shapes().map(|shape| vec![0.0; shape.rows_per_sample * shape.columns]);
         let values: Vec<Vec<f32>> = zeros.collect();
-        Sample { model, weights, transposed, deltas: values.clone(), values }
+        Sample { model, context, transposed, deltas: values.clone(), values }
     }
 
     /// From the first value to the last.
     #[inline(always)]
     fn forward(&mut self) {
         for (k, layer) in self.model.layers().iter().enumerate() {
-            layer.plain_forward(k, self.weights, &self.transposed[k], &mut self.values);
+            layer.plain_forward(k, &self.context, &self.transposed[k], &mut self.values);
         }
     }
 
@@ -168,9 +180,17 @@ impl<'a> Sample<'a> {
     #[inline(always)]
     fn backward(&mut self, first: usize) {
         for (k, layer) in self.model.layers().iter().enumerate().skip(first).rev() {
-            layer.plain_backward(k, self.weights, &self.values, &mut self.deltas);
+            layer.plain_backward(k, &self.context, &self.values, &mut self.deltas);
         }
     }
+}
+
+/// A sample after the forward pass of an evaluation.
+fn evaluated<'a>(model: &'a Model, weights: &'a [f32], row: &[f32]) -> Sample<'a> {
+    let mut pass = Sample::new(model, PlainContext { weights, training: None, position: 0 });
+    pass.values[0].copy_from_slice(row);
+    pass.forward();
+    pass
 }
 
 /// The outputs of one sample's forward pass, `[outputs]`, before the head: for evaluation by hand.
@@ -180,9 +200,7 @@ pub fn forward(model: &Model, weights: &[f32], row: &[f32]) -> Vec<f32> {
 
 /// What goes into each dense layer in one sample's forward pass, and last the outputs before the head.
 pub fn dense_inputs(model: &Model, weights: &[f32], row: &[f32]) -> Vec<Vec<f32>> {
-    let mut pass = Sample::new(model, weights);
-    pass.values[0].copy_from_slice(row);
-    pass.forward();
+    let mut pass = evaluated(model, weights, row);
     let outputs = pass.values.pop();
     let inputs = model.layers().iter().zip(pass.values).filter(|(layer, _)| layer.dense().is_some());
     inputs.map(|(_, value)| value).chain(outputs).collect()
@@ -190,9 +208,7 @@ pub fn dense_inputs(model: &Model, weights: &[f32], row: &[f32]) -> Vec<Vec<f32>
 
 /// The derivative of output `unit` before the head by each element of `row`.
 pub fn input_gradient(model: &Model, weights: &[f32], row: &[f32], unit: usize) -> Vec<f32> {
-    let mut pass = Sample::new(model, weights);
-    pass.values[0].copy_from_slice(row);
-    pass.forward();
+    let mut pass = evaluated(model, weights, row);
     pass.deltas[model.layers().len()][unit] = 1.0;
     pass.backward(0);
     pass.deltas.swap_remove(0)

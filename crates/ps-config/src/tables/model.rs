@@ -4,7 +4,7 @@ use crate::document::Document;
 use crate::error::ConfigError;
 use crate::field::{Field, field};
 use crate::key::*;
-use crate::setting::{Named, named};
+use crate::setting::{Named, Setting, named};
 use ps_core::model::{ModelKind, chain};
 use ps_core::{Activation, Head, LayerSpec};
 
@@ -17,6 +17,8 @@ pub struct ModelConfig {
     pub hidden: Vec<usize>,
     /// Nonlinearity of the hidden layers (mlp only).
     pub activation: Activation,
+    /// The hidden layers if they are listed one by one, rather than by their widths and activation (mlp only).
+    pub layers: Option<Vec<LayerSpec>>,
     /// What the outputs mean. Only mlp has a choice.
     pub head: Head,
 }
@@ -24,7 +26,7 @@ pub struct ModelConfig {
 impl ModelConfig {
     /// The layers before the last one, first to last.
     pub fn hidden_layers(&self) -> Vec<LayerSpec> {
-        chain(&self.hidden, self.activation)
+        self.layers.clone().unwrap_or_else(|| chain(&self.hidden, self.activation))
     }
 }
 
@@ -50,13 +52,28 @@ named!(Head {
 const MLP: Use = When("model.kind", &["mlp"]);
 
 #[rustfmt::skip]
+const HIDDEN: Field<ModelConfig> =
+    field!(hidden, "model.hidden", Widths, Described("required unless `layers` is set"), MLP,
+        "Widths of the hidden layers, first to last.");
+#[rustfmt::skip]
+const ACTIVATION: Field<ModelConfig> =
+    field!(activation, "model.activation", Name(Activation::NAMES), Value("\"relu\""), MLP,
+        "Nonlinearity after each hidden layer.");
+
+#[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<ModelConfig>] = &[
     field!(kind, "model.kind", Name(ModelKind::NAMES), Required("\"softmax\""), Always,
         "Linear, logistic, softmax or Poisson regression, or a multilayer perceptron."),
-    field!(hidden, "model.hidden", Widths, Required("[128]"), MLP,
-        "Widths of the hidden layers, first to last."),
-    field!(activation, "model.activation", Name(Activation::NAMES), Value("\"relu\""), MLP,
-        "Nonlinearity after each hidden layer."),
+    Field {
+        get: |model, _| if model.layers.is_none() { model.hidden.write() } else { None },
+        ..HIDDEN
+    },
+    Field {
+        get: |model, _| if model.layers.is_none() { model.activation.write() } else { None },
+        ..ACTIVATION
+    },
+    field!(layers, "model.layers", Layers, Described("dense layers as `hidden` and `activation` say"), MLP,
+        "The hidden layers one by one, in place of `hidden` and `activation`; see below."),
     field!(head, "model.head", Name(Head::NAMES), Value("\"softmax\""), MLP,
         "What the outputs mean, and so the loss."),
 ];
@@ -66,9 +83,15 @@ pub(crate) fn read(document: &Document) -> Result<ModelConfig, ConfigError> {
         kind: ModelKind::Softmax,
         hidden: Vec::new(),
         activation: Activation::default(),
+        layers: None,
         head: Head::Softmax,
     };
     document.read(FIELDS, &mut model)?;
+    if model.layers.is_some() {
+        document.refuse_beside("model.layers", &["model.hidden", "model.activation"])?;
+    } else if model.kind == ModelKind::Mlp && model.hidden.is_empty() {
+        return Err(document.missing(&HIDDEN.key, "[128]"));
+    }
     if model.kind != ModelKind::Mlp {
         model.head = Head::of(model.kind);
     }

@@ -4,6 +4,7 @@
 
 mod examples;
 mod flags;
+mod layers;
 mod reference;
 mod refused;
 mod resolved;

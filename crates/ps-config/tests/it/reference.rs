@@ -32,6 +32,7 @@ fn every_key_can_be_set_and_shows_in_the_resolved_run() {
             (Fallback::Value(text) | Fallback::Required(text), _) => text,
             // Its keys are those of the table that it follows.
             (_, Accepts::Phases) => "[{ from = 9, initial = 1 }]",
+            (_, Accepts::Layers) => "[{ kind = \"relu\" }]",
             (_, Accepts::Flag) => "false",
             (_, Accepts::Single(_, Bound::Excluded(_))) => "0.3",
             (_, Accepts::Factors) => "{ biases = 3.0 }",
@@ -100,7 +101,7 @@ fn run_for(key: &Key, sets: &[String]) -> RunConfig {
     if !run.iter().any(|set| set.starts_with("model.kind")) {
         needed.push("model.kind=linear".to_string());
     }
-    if is("model.kind", "=mlp") {
+    if is("model.kind", "=mlp") && key.path != "model.layers" {
         needed.push("model.hidden=[4]".to_string());
     }
     let is_one_of =

@@ -119,7 +119,7 @@ impl InPlace {
             }
         }
         gradients.scratch[0].gather(samples, gradients.plan, step, 0..tree.leaves());
-        gradients.pass(&self.weights, samples, 0..gradients.model.layers().len(), parallel);
+        gradients.pass(&self.weights, samples, step, 0..gradients.packed.len(), parallel);
         gradients.scratch[0].sum_tally(tree.root(), step, 0, &mut self.tally);
         &self.tally
     }

@@ -168,6 +168,8 @@ impl Gradients {
         let at = |offset: usize| {
             if section == Section::Validation { offset } else { order.at(last.first + offset) }
         };
+        // The loss of a batch that is looked at again must be comparable to that of its step.
+        let draws = (section == Section::LastBatch).then(|| self.model.training(self.plan.seed, last.step));
         let mut fold = Fold::new(place.tree());
         self.pack(
             weights,
@@ -181,9 +183,9 @@ impl Gradients {
             let rows = place.offsets(some.clone());
             let parallel = self.is_parallel(rows.len());
             let block = block_rows(rows.len(), parallel);
-            let network = Network::new(self.kernel, &self.model, weights, &self.packed, false);
+            let network = Network::new(self.kernel, &self.model, weights, &self.packed, draws);
             let scratch = &mut self.scratch[0];
-            scratch.gather_each(samples, rows.map(at));
+            scratch.gather_each(samples, rows.start, rows.map(at));
             scratch.run(&network, samples, block, parallel, Pass::Loss);
             let (targets, outcomes) = scratch.results();
             for (leaf, (targets, outcomes)) in some.zip(targets.chunks(leaf).zip(outcomes.chunks(leaf))) {
@@ -220,7 +222,7 @@ impl Gradients {
             let layers = next..self.model.complete(here);
             next = layers.end;
             self.pack(weights, layers.clone(), parallel, true);
-            self.pass(weights, samples, layers, parallel);
+            self.pass(weights, samples, step, layers, parallel);
         }
         let threads = rayon::current_num_threads();
         let (tree, scratch) = (step.tree(), &mut self.scratch[0]);
@@ -250,15 +252,21 @@ impl Gradients {
 
     /// Takes the samples that were gathered through `layers`, whose weights are packed, and after the last one back;
     /// `weights` are there for the biases.
-    fn pass(&mut self, weights: &[f32], samples: &dyn Samples, layers: Range<usize>, parallel: bool) {
+    fn pass(
+        &mut self,
+        weights: &[f32],
+        samples: &dyn Samples,
+        step: Step,
+        layers: Range<usize>,
+        parallel: bool,
+    ) {
         let scratch = &mut self.scratch[0];
         let shares_panels = parallel && scratch.rows() <= MAX_BLOCK && self.model.parameters() >= LARGE_MODEL;
         let by_rows = parallel && !shares_panels;
         let block = block_rows(scratch.rows(), by_rows);
-        let network = Network {
-            layers,
-            ..Network::new(self.kernel, &self.model, weights, &self.packed, shares_panels)
-        };
+        let training = Some(self.model.training(self.plan.seed, step.step));
+        let network = Network::new(self.kernel, &self.model, weights, &self.packed, training);
+        let network = Network { layers, ..network.sharing_panels(shares_panels) };
         scratch.run(&network, samples, block, by_rows, Pass::Gradient);
     }
 
@@ -288,7 +296,8 @@ impl Gradients {
         let (first, last) = (leaves.start / part, leaves.end.div_ceil(part));
         let threads = threads.min(last - first);
         self.scratch.resize_with(self.scratch.len().max(threads as usize), Scratch::default);
-        let network = Network::new(self.kernel, &self.model, weights, &self.packed, false);
+        let training = Some(self.model.training(self.plan.seed, step.step));
+        let network = Network::new(self.kernel, &self.model, weights, &self.packed, training);
         let (plan, tree) = (self.plan, step.tree());
         let block = (part as usize * step.leaf).clamp(MIN_BLOCK, MAX_BLOCK);
         let run = |scratch: &mut Scratch, thread: u32| {
@@ -392,9 +401,9 @@ impl Gradients {
             let rows = first..samples.len().min(first + EVALUATION_ROWS);
             let parallel = self.is_parallel(rows.len());
             let block = block_rows(rows.len(), parallel);
-            let network = Network::new(self.kernel, &self.model, weights, &self.packed, false);
+            let network = Network::new(self.kernel, &self.model, weights, &self.packed, None);
             let scratch = &mut self.scratch[0];
-            scratch.gather_each(samples, rows);
+            scratch.gather_each(samples, rows.start, rows);
             scratch.run(&network, samples, block, parallel, pass);
             take(scratch, first);
         }

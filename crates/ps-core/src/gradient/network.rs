@@ -2,7 +2,7 @@
 
 use crate::block::Block;
 use crate::kernel::Kernel;
-use crate::layer::Context;
+use crate::layer::{Context, Training};
 use crate::metrics::Outcome;
 use crate::model::Model;
 use crate::product::{Engine, PackedWeight};
@@ -40,15 +40,22 @@ pub(super) struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
+    /// All layers, in a training step or in an evaluation.
     pub fn new(
         kernel: Kernel,
         model: &'a Model,
         weights: &'a [f32],
         packed: &'a [PackedWeight],
-        shares_panels: bool,
+        training: Option<Training>,
     ) -> Self {
-        let context = Context { engine: Engine { kernel, shares_panels }, weights, packed };
-        Network { model, context, layers: 0..model.layers().len() }
+        let engine = Engine { kernel, shares_panels: false };
+        Network { model, context: Context { engine, training, weights, packed }, layers: 0..packed.len() }
+    }
+
+    /// See [`Engine::shares_panels`].
+    pub fn sharing_panels(mut self, shares_panels: bool) -> Self {
+        self.context.engine.shares_panels = shares_panels;
+        self
     }
 
     /// Takes a block through [`Network::layers`] and, if the last one is among them, on as far as `pass` says.

@@ -45,12 +45,12 @@ impl LayerProducts {
     fn blocks(&mut self, run: impl Fn(&Model, &Context, &mut Block)) {
         let Gradients { kernel, model, packed, .. } = &self.gradients;
         let engine = Engine { kernel: *kernel, shares_panels: false };
-        let context = Context { engine, weights: &self.weights, packed };
+        let context = Context { engine, training: None, weights: &self.weights, packed };
         let (samples, len) = (self.layout.samples(), self.layout.len());
         let memory = self.memory.resize(self.rows.div_ceil(samples) * len);
         for (b, memory) in memory.chunks_mut(len).enumerate() {
             let rows = samples.min(self.rows - b * samples);
-            run(model, &context, &mut Block::new(&self.layout, rows, memory));
+            run(model, &context, &mut Block::new(&self.layout, b * samples, rows, memory));
         }
     }
 

@@ -17,6 +17,8 @@ use std::ops::Range;
 #[derive(Default)]
 pub(super) struct Scratch {
     indices: Vec<usize>,
+    /// The position in the batch of the first of them. The others follow it.
+    first: usize,
     targets: Vec<f32>,
     outcomes: Vec<Outcome>,
     /// Block after block.
@@ -62,19 +64,15 @@ impl Scratch {
     /// Draws the samples of `leaves` of a step.
     pub fn gather(&mut self, samples: &dyn Samples, plan: BatchPlan, step: Step, leaves: Range<u32>) {
         let order = plan.order(step);
-        self.indices.clear();
-        self.indices.extend(step.offsets(leaves).map(|offset| order.at(step.first + offset)));
-        self.take_targets(samples);
+        let positions = step.offsets(leaves);
+        self.gather_each(samples, positions.start, positions.map(|position| order.at(step.first + position)));
     }
 
-    /// Takes these samples.
-    pub fn gather_each(&mut self, samples: &dyn Samples, indices: impl Iterator<Item = usize>) {
+    /// Takes these samples, which are at consecutive positions of a batch from `first` on.
+    pub fn gather_each(&mut self, samples: &dyn Samples, first: usize, indices: impl Iterator<Item = usize>) {
+        self.first = first;
         self.indices.clear();
         self.indices.extend(indices);
-        self.take_targets(samples);
-    }
-
-    fn take_targets(&mut self, samples: &dyn Samples) {
         self.targets.clear();
         self.targets.extend(self.indices.iter().map(|&index| samples.target(index)));
         self.outcomes.resize(self.indices.len(), Outcome::default());
@@ -92,8 +90,11 @@ impl Scratch {
         lay_out(&mut self.layout, network.model, network.context.engine.kernel, block);
         let (layout, len) = (&self.layout, self.layout.len());
         let memory = self.memory.resize(self.indices.len().div_ceil(block) * len);
-        let run = |memory: &mut [f32], indices: &[usize], targets: &[f32], outcomes: &mut [Outcome]| {
-            let mut block = Block::new(layout, indices.len(), memory);
+        let first = self.first;
+        let run = |number: usize,
+                   memory: &mut [f32],
+                   (indices, targets, outcomes): (&[usize], &[f32], &mut [Outcome])| {
+            let mut block = Block::new(layout, first + number * block, indices.len(), memory);
             network.run(samples, &mut Drawn { indices, targets, outcomes }, &mut block, pass);
         };
         if parallel {
@@ -101,13 +102,16 @@ impl Scratch {
                 .par_chunks_mut(len)
                 .zip(self.indices.par_chunks(block))
                 .zip(self.targets.par_chunks(block).zip(self.outcomes.par_chunks_mut(block)))
+                .enumerate()
                 .with_max_len(1)
-                .for_each(|((memory, indices), (targets, outcomes))| run(memory, indices, targets, outcomes));
+                .for_each(|(number, ((memory, indices), (targets, outcomes)))| {
+                    run(number, memory, (indices, targets, outcomes));
+                });
         } else {
             let blocks = memory.chunks_mut(len).zip(self.indices.chunks(block));
             let results = self.targets.chunks(block).zip(self.outcomes.chunks_mut(block));
-            for ((memory, indices), (targets, outcomes)) in blocks.zip(results) {
-                run(memory, indices, targets, outcomes);
+            for (number, ((memory, indices), (targets, outcomes))) in blocks.zip(results).enumerate() {
+                run(number, memory, (indices, targets, outcomes));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The fast path against the plain one.
 
 use super::*;
-use crate::layer::{Activation, LayerSpec};
+use crate::layer::{Activation, KINDS, LayerSpec};
 use crate::model::{Head, chain};
 use crate::reference;
 use ps_plan::seed::{Purpose, Stream};
@@ -43,13 +43,6 @@ fn same(left: &NodeSum, right: &NodeSum, what: &str) {
 
 #[test]
 fn every_kernel_thread_count_and_shape_gives_the_bits_of_the_reference() {
-    use LayerSpec::{Activation as Act, Dense};
-    let lists = [
-        vec![Act(Activation::Relu)],
-        vec![Act(Activation::Tanh), Dense { units: 40 }],
-        vec![Dense { units: 35 }, Act(Activation::Relu), Act(Activation::Tanh), Dense { units: 20 }],
-        vec![Dense { units: 3 }, Dense { units: 50 }, Act(Activation::Sigmoid), Act(Activation::Relu)],
-    ];
     // Features, layers, head, classes, batch, leaf.
     let cases = [
         (7, vec![], Head::SquaredError, 1, 20, 4),
@@ -61,9 +54,15 @@ fn every_kernel_thread_count_and_shape_gives_the_bits_of_the_reference() {
         (17, chain(&[16, 16], Activation::Sigmoid), Head::SquaredError, 1, 97, 13),
         (3, chain(&[1], Activation::Tanh), Head::Logistic, 2, 13, 1),
         (300, chain(&[200], Activation::Relu), Head::Softmax, 3, 300, 150),
+        (8, vec![LayerSpec::Activation(Activation::Relu)], Head::Softmax, 3, 30, 15),
     ];
-    let lists = lists.into_iter().map(|layers| (21, layers, Head::Softmax, 40, 130, 9));
-    for (features, layers, head, classes, batch, leaf) in cases.into_iter().chain(lists) {
+    // The example of each kind of layer, as the first layers and behind others.
+    let of_kinds = KINDS.into_iter().flat_map(|kind| {
+        let dense = [LayerSpec::Dense { units: 40 }, LayerSpec::Activation(Activation::Tanh)];
+        let lists = [kind.example.to_vec(), [&dense, kind.example].concat()];
+        lists.map(|layers| (21, layers, Head::Softmax, 40, 130, 9))
+    });
+    for (features, layers, head, classes, batch, leaf) in cases.into_iter().chain(of_kinds) {
         let samples = table(batch + batch / 2, features, classes as u32);
         let model = Model::of_layers(features, &layers, head, classes);
         let plan = BatchPlan::new(3, samples.len(), batch, leaf, 1, None);

@@ -1,6 +1,7 @@
 //! Activations: one nonlinear function of each element.
 
-use super::Context;
+use super::kind::Kind;
+use super::{Context, LayerSpec};
 use crate::block::Block;
 use crate::function;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,36 @@ pub enum Activation {
     Sigmoid,
 }
 
+macro_rules! kind {
+    ($name:literal, $activation:expr, $help:literal) => {
+        Kind {
+            name: $name,
+            help: $help,
+            settings: &[],
+            example: &[
+                LayerSpec::Dense { units: 21 },
+                LayerSpec::Activation($activation),
+                LayerSpec::Activation(Activation::Sigmoid),
+            ],
+            build: |_| LayerSpec::Activation($activation),
+        }
+    };
+}
+
+static RELU: Kind = kind!("relu", Activation::Relu, "replaces negative elements by 0");
+static TANH: Kind = kind!("tanh", Activation::Tanh, "takes the hyperbolic tangent of each element");
+static SIGMOID: Kind = kind!("sigmoid", Activation::Sigmoid, "takes 1 / (1 + e^-z) of each element z");
+
 impl Activation {
+    /// See [`super::LayerSpec`].
+    pub(super) const fn kind(self) -> &'static Kind {
+        match self {
+            Activation::Relu => &RELU,
+            Activation::Tanh => &TANH,
+            Activation::Sigmoid => &SIGMOID,
+        }
+    }
+
     /// The activation of `z`.
     #[inline(always)]
     pub fn apply(self, z: f32) -> f32 {

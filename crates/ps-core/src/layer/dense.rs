@@ -1,6 +1,7 @@
 //! Dense layers: every output is a weighted sum of all inputs.
 
-use super::{Activation, Context, Layer};
+use super::kind::{Accepts, Kind, Setting};
+use super::{Activation, Context, Layer, LayerSpec};
 use crate::block::{Backward, Block, BlockLayout, Forward, Shape};
 use crate::kernel::{Finish, Kernel, MOST_COLUMNS, Segment};
 use crate::params::Layout;
@@ -22,6 +23,17 @@ pub struct Dense {
     /// Index of its bias, `[outputs]`.
     pub bias: usize,
 }
+
+pub(super) static KIND: Kind = Kind {
+    name: "dense",
+    help: "outputs `units` weighted sums of all inputs",
+    settings: &[Setting { name: "units", accepts: Accepts::Count(MAX_UNITS) }],
+    example: &[LayerSpec::Dense { units: 6 }, LayerSpec::Dense { units: 19 }],
+    build: |settings| LayerSpec::Dense { units: settings[0] as usize },
+};
+
+/// More units would not fit into the memory of any machine.
+const MAX_UNITS: u64 = 1_000_000;
 
 impl Dense {
     pub(super) fn new(input: Shape, units: usize, number: usize, parameters: &mut Layout) -> Self {

@@ -7,15 +7,21 @@
 mod activation;
 mod dense;
 mod fusion;
+mod kind;
 
 pub use activation::Activation;
 pub use dense::Dense;
 pub(crate) use fusion::{Fusion, fuse};
+pub use kind::{Accepts, Kind, Setting};
 
 use crate::block::{Block, Shape};
 use crate::kernel::Kernel;
 use crate::params::Layout;
 use crate::product::{Engine, PackedWeight};
+
+/// All kinds of layers that a run file can name.
+pub const KINDS: [&Kind; 4] =
+    [&dense::KIND, Activation::Relu.kind(), Activation::Tanh.kind(), Activation::Sigmoid.kind()];
 
 /// A layer as it is asked for, before the shape of its input is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,13 +47,43 @@ pub enum Layer {
 /// What the layers of a pass over a batch share.
 pub(crate) struct Context<'a> {
     pub engine: Engine,
+    /// `None` in an evaluation.
+    pub training: Option<Training>,
     /// `[parameters]`; only the biases are read.
     pub weights: &'a [f32],
     /// The weights as the products read them, by layer.
     pub packed: &'a [PackedWeight],
 }
 
+/// What the layers of a sample's plain loops share.
+pub(crate) struct PlainContext<'a> {
+    /// `[parameters]`.
+    pub weights: &'a [f32],
+    /// `None` in an evaluation.
+    pub training: Option<Training>,
+    /// The sample's position in its batch.
+    pub position: usize,
+}
+
+/// What random numbers in the forward pass of a training step are drawn by, besides the position of a sample in the batch:
+/// the same wherever, and however often, a leaf of the step is computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Training {
+    pub seed: u64,
+    pub step: u64,
+    /// Random numbers of a sample, in all layers.
+    pub draws: u64,
+}
+
 impl LayerSpec {
+    /// Its kind and settings.
+    fn parts(self) -> (&'static Kind, Vec<f64>) {
+        match self {
+            LayerSpec::Dense { units } => (&dense::KIND, vec![units as f64]),
+            LayerSpec::Activation(activation) => (activation.kind(), Vec::new()),
+        }
+    }
+
     /// The layer for an input of this shape. Its parameters, if it has any, are named after `number`, the count of the
     /// layers with parameters before it.
     pub(crate) fn build(self, input: Shape, number: usize, parameters: &mut Layout) -> Layer {
@@ -55,6 +91,11 @@ impl LayerSpec {
             LayerSpec::Dense { units } => Layer::Dense(Dense::new(input, units, number, parameters)),
             LayerSpec::Activation(activation) => Layer::Activation(activation),
         }
+    }
+
+    /// Whether it has parameters.
+    pub fn has_parameters(self) -> bool {
+        self.size(1).0 > 0
     }
 
     /// Number of parameters and width of the output for an input of this width. Saturates, so that it is defined for
@@ -87,6 +128,13 @@ impl Layer {
     /// Multiply-adds of a sample's forward pass, of which each of the two gradients takes as many again.
     pub(crate) fn cost(&self) -> usize {
         self.dense().map_or(0, Dense::cost)
+    }
+
+    /// Random numbers that each sample takes in training.
+    pub(crate) fn draws(&self) -> u64 {
+        match self {
+            Layer::Dense(_) | Layer::Activation(_) => 0,
+        }
     }
 
     /// Whether its backward pass reads its input.
@@ -171,14 +219,14 @@ impl Layer {
     pub(crate) fn plain_forward(
         &self,
         k: usize,
-        weights: &[f32],
+        context: &PlainContext,
         transposed: &[f32],
         values: &mut [Vec<f32>],
     ) {
         let (before, after) = values.split_at_mut(k + 1);
         let (input, output) = (&before[k][..], &mut after[0][..]);
         match self {
-            Layer::Dense(dense) => dense.plain_forward(weights, transposed, input, output),
+            Layer::Dense(dense) => dense.plain_forward(context.weights, transposed, input, output),
             Layer::Activation(activation) => activation.plain_forward(input, output),
         }
     }
@@ -188,14 +236,14 @@ impl Layer {
     pub(crate) fn plain_backward(
         &self,
         k: usize,
-        weights: &[f32],
+        context: &PlainContext,
         values: &[Vec<f32>],
         deltas: &mut [Vec<f32>],
     ) {
         let (before, after) = deltas.split_at_mut(k + 1);
         let (below, above) = (&mut before[k][..], &after[0][..]);
         match self {
-            Layer::Dense(dense) => dense.plain_backward(weights, above, below),
+            Layer::Dense(dense) => dense.plain_backward(context.weights, above, below),
             Layer::Activation(activation) => activation.plain_backward(&values[k + 1], above, below),
         }
     }
