@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_LAYERS 16
+#define MAX_LAYERS 64
 
 static void fail(const char *what, const char *detail) {
     fprintf(stderr, "%s: %s\n", what, detail);
@@ -64,7 +64,7 @@ static bool is(const char *key, const char *otherwise, const char *value) {
 
 /* ---- 1. random numbers -------------------------------------------------------------------------------------- */
 
-enum { ORDER = 1, INIT = 2, VALIDATION = 3, NOISE = 7 };
+enum { ORDER = 1, INIT = 2, VALIDATION = 3, NOISE = 7, DROPOUT = 8 };
 
 static void random_words(uint64_t seed, uint32_t purpose, uint32_t epoch, uint64_t index, uint32_t word[4]) {
     uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
@@ -451,45 +451,93 @@ static float softplus_(float x) { return (x > 0.0f ? x : 0.0f) + ln_(1.0f + exp_
 /* ---- 4. model ----------------------------------------------------------------------------------------------- */
 
 typedef enum { SQUARED_ERROR, LOGISTIC, SOFTMAX, POISSON } Head;
-typedef enum { RELU, TANH, SIGMOID } Activation;
+typedef enum { DENSE, RELU, TANH, SIGMOID, DROP, RESIDUAL } Kind;
+
+/* A layer of the list. Value k goes into it, value k + 1 comes out. */
+typedef struct {
+    Kind kind;
+    int dense;           /* the number of a dense layer among these */
+    uint64_t first_unit; /* of dropout, among the units of all such layers */
+    float rate;          /* of dropout */
+    int source;          /* the value that a residual layer adds */
+} Layer;
 
 typedef struct {
-    int layers;
-    uint64_t width[MAX_LAYERS + 1]; /* width[l] inputs and width[l + 1] outputs of layer l */
-    uint64_t weight[MAX_LAYERS], bias[MAX_LAYERS], parameters;
+    int count, layers; /* of the list, and dense ones */
+    Layer list[MAX_LAYERS];
+    uint64_t width[MAX_LAYERS + 1]; /* of the values */
+    uint64_t inputs[MAX_LAYERS], outputs[MAX_LAYERS], weight[MAX_LAYERS], bias[MAX_LAYERS], parameters; /* dense ones */
+    uint64_t units; /* that may be dropped */
+    uint64_t seed;
     Head head;
-    Activation activation;
 } Model;
+
+static void add_layer(Model *m, Kind kind, const char *argument) {
+    if (m->count >= MAX_LAYERS) fail("too many layers", argument);
+    int k = m->count++;
+    m->list[k] = (Layer){.kind = kind};
+    m->width[k + 1] = m->width[k];
+    if (kind == DENSE) {
+        int l = m->list[k].dense = m->layers++;
+        m->inputs[l] = m->width[k];
+        m->outputs[l] = m->width[k + 1] = strtoull(argument, NULL, 10);
+        m->weight[l] = m->parameters;
+        m->bias[l] = m->weight[l] + m->inputs[l] * m->outputs[l];
+        m->parameters = m->bias[l] + m->outputs[l];
+    } else if (kind == DROP) {
+        m->list[k].rate = (float)strtod(argument, NULL);
+        m->list[k].first_unit = m->units;
+        m->units += m->width[k];
+    } else if (kind == RESIDUAL) {
+        m->list[k].source = k - atoi(argument);
+    }
+}
+
+/* Splits "a:1,b" into names and what follows the colon; gives where the next one starts. */
+static const char *next_name(const char *list, char name[16], const char **argument) {
+    size_t length = strcspn(list, ",:");
+    if (length >= 16) fail("a long name", list);
+    memcpy(name, list, length), name[length] = 0;
+    *argument = list[length] == ':' ? list + length + 1 : "";
+    list += strcspn(list, ",");
+    return *list ? list + 1 : list;
+}
 
 static Model model_of(const Samples *samples) {
     Model m = {.head = is("head", "", "squared-error") ? SQUARED_ERROR
                        : is("head", "", "logistic")    ? LOGISTIC
                        : is("head", "", "softmax")     ? SOFTMAX
                                                        : POISSON,
-               .activation = is("activation", "relu", "relu")   ? RELU
-                             : is("activation", "relu", "tanh") ? TANH
-                                                                : SIGMOID};
+               .seed = whole("seed", "1")};
+    Kind activation = is("activation", "relu", "relu") ? RELU : is("activation", "relu", "tanh") ? TANH : SIGMOID;
+    static const char *const names[] = {"dense", "relu", "tanh", "sigmoid", "dropout", "residual"};
+    char name[16];
+    const char *argument;
     m.width[0] = samples->width;
+    for (const char *layers = setting("layers", ""); *layers;) {
+        layers = next_name(layers, name, &argument);
+        int kind = DENSE;
+        while (kind <= RESIDUAL && strcmp(name, names[kind])) kind++;
+        if (kind > RESIDUAL) fail("no such layer", name);
+        add_layer(&m, (Kind)kind, argument);
+    }
     for (const char *hidden = setting("hidden", ""); *hidden;) {
-        if (m.layers + 1 >= MAX_LAYERS) fail("too many layers", hidden);
-        char *end;
-        m.width[++m.layers] = strtoull(hidden, &end, 10);
-        hidden = *end == ',' ? end + 1 : end;
+        hidden = next_name(hidden, name, &argument);
+        add_layer(&m, DENSE, name);
+        add_layer(&m, activation, "");
     }
-    m.width[++m.layers] = m.head == SOFTMAX ? samples->classes : 1;
-    for (int l = 0; l < m.layers; l++) {
-        m.weight[l] = m.parameters;
-        m.bias[l] = m.weight[l] + m.width[l] * m.width[l + 1];
-        m.parameters = m.bias[l] + m.width[l + 1];
-    }
+    snprintf(name, sizeof name, "%d", m.head == SOFTMAX ? (int)samples->classes : 1);
+    add_layer(&m, DENSE, name);
     return m;
 }
 
 static float *initial_parameters(const Model *m, uint64_t seed) {
     float *w = room(m->parameters, sizeof *w);
-    for (int l = 0; l < m->layers && m->layers > 1; l++) {
-        bool relu = m->activation == RELU && l + 1 < m->layers;
-        double fan = (double)(relu ? m->width[l] : m->width[l] + m->width[l + 1]);
+    for (int k = 0; k < m->count && m->layers > 1; k++) {
+        if (m->list[k].kind != DENSE) continue;
+        int l = m->list[k].dense;
+        bool relu = k + 1 < m->count && m->list[k + 1].kind == RELU;
+        double fan = (double)(relu ? m->inputs[l] : m->inputs[l] + m->outputs[l]);
         float limit = (float)sqrt(6.0 / fan);
         for (uint64_t i = m->weight[l]; i < m->bias[l]; i++) {
             uint32_t word[4];
@@ -500,25 +548,67 @@ static float *initial_parameters(const Model *m, uint64_t seed) {
     return w;
 }
 
-static float activate(Activation f, float z) {
+static float activate(Kind f, float z) {
     return f == RELU ? (z > 0.0f ? z : 0.0f) : f == TANH ? tanh_(z) : sigmoid_(z);
 }
 
-static float activate_backward(Activation f, float d, float a) {
+static float activate_backward(Kind f, float d, float a) {
     return f == RELU ? (a > 0.0f ? d : 0.0f) : f == TANH ? d * fmaf(-a, a, 1.0f) : d * (a * (1.0f - a));
 }
 
-/* The values of every layer for one sample: value[0] is x, value[L + 1] the z of the last layer. */
-static void forward(const Model *m, const float *w, const float *x, float *value[]) {
+/* A sample of a step: its position in the batch. In an evaluation nothing is dropped. */
+typedef struct {
+    bool is_training;
+    uint64_t step, position;
+} Place;
+
+static float drop(const Model *m, const Layer *layer, Place place, uint64_t unit, float x) {
+    if (!place.is_training) return x;
+    uint32_t word[4];
+    uint64_t number = place.position * m->units + layer->first_unit + unit;
+    random_words(m->seed, DROPOUT, (uint32_t)place.step, number, word);
+    bool is_kept = (float)(word[0] >> 8) * 0x1p-24f >= layer->rate;
+    return is_kept ? x * (1.0f / (1.0f - layer->rate)) : 0.0f;
+}
+
+/* The values for one sample: value[0] is x, the last one what goes to the head. */
+static void forward(const Model *m, const float *w, const float *x, Place place, float *value[]) {
     memcpy(value[0], x, m->width[0] * sizeof(float));
-    for (int l = 0; l < m->layers; l++) {
-        for (uint64_t o = 0; o < m->width[l + 1]; o++) {
-            const float *row = w + m->weight[l] + o * m->width[l];
+    for (int k = 0; k < m->count; k++) {
+        const Layer *layer = &m->list[k];
+        int l = layer->dense;
+        for (uint64_t o = 0; o < m->width[k + 1]; o++) {
             float acc = 0.0f;
-            for (uint64_t i = 0; i < m->width[l]; i++) acc = fmaf(value[l][i], row[i], acc);
-            float z = acc + w[m->bias[l] + o];
-            value[l + 1][o] = l + 1 < m->layers ? activate(m->activation, z) : z;
+            switch (layer->kind) {
+            case DENSE:
+                for (uint64_t i = 0; i < m->inputs[l]; i++)
+                    acc = fmaf(value[k][i], w[m->weight[l] + o * m->inputs[l] + i], acc);
+                value[k + 1][o] = acc + w[m->bias[l] + o];
+                break;
+            case DROP: value[k + 1][o] = drop(m, layer, place, o, value[k][o]); break;
+            case RESIDUAL: value[k + 1][o] = value[k][o] + value[layer->source][o]; break;
+            default: value[k + 1][o] = activate(layer->kind, value[k][o]);
+            }
         }
+    }
+}
+
+/* The derivative by value k, of which those after it are known. */
+static void backward(const Model *m, const float *w, int k, Place place, float *value[], float *delta[]) {
+    const Layer *layer = &m->list[k];
+    int l = layer->dense;
+    for (uint64_t i = 0; i < m->width[k]; i++) {
+        float d = layer->kind == DENSE ? 0.0f : delta[k + 1][i];
+        if (layer->kind == DENSE)
+            for (uint64_t o = 0; o < m->outputs[l]; o++)
+                d = fmaf(delta[k + 1][o], w[m->weight[l] + o * m->inputs[l] + i], d);
+        else if (layer->kind == DROP)
+            d = drop(m, layer, place, i, d);
+        else if (layer->kind != RESIDUAL)
+            d = activate_backward(layer->kind, d, value[k + 1][i]);
+        for (int r = k; r < m->count; r++)
+            if (m->list[r].kind == RESIDUAL && m->list[r].source == k) d = d + delta[r + 1][i];
+        delta[k][i] = d;
     }
 }
 
@@ -537,7 +627,7 @@ static float head_loss(const Model *m, const float *z, float y, float *delta) {
     }
     default: break;
     }
-    uint64_t classes = m->width[m->layers], label = (uint64_t)y;
+    uint64_t classes = m->width[m->count], label = (uint64_t)y;
     float most = z[0], sum = 0.0f;
     for (uint64_t j = 1; j < classes; j++)
         if (z[j] > most) most = z[j];
@@ -550,7 +640,7 @@ static float head_loss(const Model *m, const float *z, float y, float *delta) {
 static bool is_right(const Model *m, const float *z, float y) {
     uint64_t best = 0;
     if (m->head == LOGISTIC) return (z[0] > 0.0f ? 1.0f : 0.0f) == y;
-    for (uint64_t j = 1; j < m->width[m->layers]; j++)
+    for (uint64_t j = 1; j < m->width[m->count]; j++)
         if (z[j] > z[best]) best = j;
     return (float)best == y;
 }
@@ -563,38 +653,37 @@ typedef struct {
     uint64_t right;
 } Node;
 
-/* The sum over the samples index[0..count], one leaf. */
+/* The sum over the samples index[0..count], one leaf, of which the first is at `place`. */
 static Node leaf_of(const Model *m, const float *w, const Samples *s, const uint64_t *index, uint64_t count,
-                    bool with_gradient) {
+                    Place place) {
+    bool with_gradient = place.is_training;
     Node node = {.gradient = with_gradient ? room(m->parameters, sizeof(float)) : NULL};
     float *value[MAX_LAYERS + 1], *delta[MAX_LAYERS + 1];
-    for (int l = 0; l <= m->layers; l++) {
-        value[l] = room(m->width[l], sizeof(float));
-        delta[l] = room(m->width[l], sizeof(float));
+    for (int k = 0; k <= m->count; k++) {
+        value[k] = room(m->width[k], sizeof(float));
+        delta[k] = room(m->width[k], sizeof(float));
     }
-    for (uint64_t p = 0; p < count; p++) {
-        forward(m, w, s->x + index[p] * s->width, value);
-        float *z = value[m->layers], *top = delta[m->layers], y = s->y[index[p]];
+    for (uint64_t p = 0; p < count; p++, place.position++) {
+        forward(m, w, s->x + index[p] * s->width, place, value);
+        float *z = value[m->count], *top = delta[m->count], y = s->y[index[p]];
         node.loss += (double)head_loss(m, z, y, top);
         if (m->head == LOGISTIC || m->head == SOFTMAX) node.right += is_right(m, z, y);
-        for (int l = m->layers - 1; l >= 0 && with_gradient; l--) {
-            uint64_t inputs = m->width[l], outputs = m->width[l + 1];
-            const float *weight = w + m->weight[l];
-            for (uint64_t o = 0; o < outputs; o++) {
-                float d = delta[l + 1][o], *row = node.gradient + m->weight[l] + o * inputs;
-                for (uint64_t i = 0; i < inputs; i++) row[i] = fmaf(d, value[l][i], row[i]);
+        /* Nothing before the first dense layer has parameters. */
+        for (int k = m->count - 1, left = m->layers; left > 0 && with_gradient; k--) {
+            if (m->list[k].kind == DENSE) left--;
+            if (left > 0) backward(m, w, k, place, value, delta);
+            if (m->list[k].kind != DENSE) continue;
+            int l = m->list[k].dense;
+            for (uint64_t o = 0; o < m->outputs[l]; o++) {
+                float d = delta[k + 1][o], *row = node.gradient + m->weight[l] + o * m->inputs[l];
+                for (uint64_t i = 0; i < m->inputs[l]; i++) row[i] = fmaf(d, value[k][i], row[i]);
                 node.gradient[m->bias[l] + o] = node.gradient[m->bias[l] + o] + d;
-            }
-            for (uint64_t i = 0; i < inputs && l > 0; i++) {
-                float acc = 0.0f;
-                for (uint64_t o = 0; o < outputs; o++) acc = fmaf(delta[l + 1][o], weight[o * inputs + i], acc);
-                delta[l][i] = activate_backward(m->activation, acc, value[l][i]);
             }
         }
     }
-    for (int l = 0; l <= m->layers; l++) {
-        free(value[l]);
-        free(delta[l]);
+    for (int k = 0; k <= m->count; k++) {
+        free(value[k]);
+        free(delta[k]);
     }
     return node;
 }
@@ -605,14 +694,16 @@ static float rounded(float w) {
     return isnan(w) ? w : number_of((b + 0x7fffu + (b >> 16 & 1u)) & 0xffff0000u);
 }
 
-/* The root of the tree over the leaves of samples index[0..count]. */
+/* The root of the tree over the leaves of samples index[0..count], those of a step or of an evaluation. */
 static Node sum_of(const Model *m, const float *w, const Samples *s, const uint64_t *index, uint64_t count,
-                   uint64_t leaf, bool with_gradient) {
+                   uint64_t leaf, Place place) {
+    bool with_gradient = place.is_training;
     uint64_t nodes = (count + leaf - 1) / leaf;
     Node *level = room(nodes, sizeof *level);
     for (uint64_t i = 0; i < nodes; i++) {
         uint64_t start = i * leaf, held = count - start < leaf ? count - start : leaf;
-        level[i] = leaf_of(m, w, s, index + start, held, with_gradient);
+        place.position = start;
+        level[i] = leaf_of(m, w, s, index + start, held, place);
     }
     for (; nodes > 1; nodes = (nodes + 1) / 2)
         for (uint64_t i = 0; i < (nodes + 1) / 2; i++) {
@@ -1115,7 +1206,7 @@ static bool is_finite(const Node *sum, uint64_t parameters) {
 static Node evaluate(const Model *m, const float *w, const Samples *s) {
     uint64_t *index = room(s->n, sizeof *index);
     for (uint64_t i = 0; i < s->n; i++) index[i] = i;
-    Node sum = sum_of(m, w, s, index, s->n, 256, false);
+    Node sum = sum_of(m, w, s, index, s->n, 256, (Place){.is_training = false});
     free(index);
     return sum;
 }
@@ -1150,7 +1241,7 @@ int main(int count, char **values) {
         uint64_t start = t % per_epoch * batch, held = training.n - start < batch ? training.n - start : batch;
         for (uint64_t p = 0; p < held; p++) index[p] = sample_at(&order, start + p);
         for (uint64_t i = 0; i < n && halves; i++) at[i] = rounded(w[i]);
-        Node sum = sum_of(&m, at, &training, index, held, leaf, true);
+        Node sum = sum_of(&m, at, &training, index, held, leaf, (Place){.is_training = true, .step = t});
         bool finite = is_finite(&sum, n);
         loss = sum.loss;
         if (t > 0 && t % per_epoch == 0 && validation.n) {

@@ -3,9 +3,9 @@
 
 use crate::generated::{Table, Targets, table};
 use ps_core::layer::KINDS;
-use ps_core::{Activation, Gradients, Head, Kernel, Layer, Model, Samples, reference};
+use ps_core::{Activation, Dropout, Gradients, Head, Kernel, Layer, Model, Samples, reference};
 use ps_plan::BatchPlan;
-use ps_plan::seed::{Purpose, Stream};
+use ps_plan::seed::{Purpose, Stream, random};
 
 const SAMPLES: usize = 21;
 const FEATURES: usize = 5;
@@ -49,7 +49,7 @@ fn check(name: &str, model: &Model) {
     let weights = (0..).map(|seed| random_weights(model, seed)).find(|w| is_smooth(model, w, &samples));
     let weights = weights.expect("some weights are far from every kink");
 
-    let plan = BatchPlan::new(1, SAMPLES, SAMPLES, 4, 1, None);
+    let plan = plan();
     let step = plan.step(0);
     let plain = reference::batch_sum(model, &weights, &samples, plan, step);
     let mut fast = Gradients::new(model.clone(), plan, Kernel::detect());
@@ -90,17 +90,20 @@ fn random_weights(model: &Model, seed: u64) -> Vec<f32> {
 
 fn is_smooth(model: &Model, weights: &[f32], samples: &Table) -> bool {
     let w: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
-    (0..samples.len()).all(|index| {
-        let (_, sums) = forward(model, &w, samples, index);
+    (0..samples.len()).all(|position| {
+        let (_, sums) = forward(model, &w, samples, position);
         sums.iter().all(|z| z.abs() > FAR_FROM_KINK)
     })
 }
 
-/// The last layer's outputs for one sample, and what goes into every relu.
-fn forward(model: &Model, w: &[f64], samples: &Table, index: usize) -> (Vec<f64>, Vec<f64>) {
+/// The last layer's outputs for the sample at a position of the batch, and what goes into every relu.
+fn forward(model: &Model, w: &[f64], samples: &Table, position: usize) -> (Vec<f64>, Vec<f64>) {
+    let index = plan().order(plan().step(0)).at(position);
     let row = &samples.values[index * FEATURES..][..FEATURES];
     let mut values: Vec<Vec<f64>> = vec![row.iter().map(|&x| f64::from(x)).collect()];
     let mut kinks = Vec::new();
+    // Of each sample and unit that may be dropped.
+    let mut random_words = dropout_words(model, position);
     for layer in model.layers() {
         let x = &values[values.len() - 1];
         let output = match layer {
@@ -114,17 +117,42 @@ fn forward(model: &Model, w: &[f64], samples: &Table, index: usize) -> (Vec<f64>
             }
             Layer::Activation(Activation::Tanh) => x.iter().map(|z| z.tanh()).collect(),
             Layer::Activation(Activation::Sigmoid) => x.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect(),
+            Layer::Dropout(Dropout { rate, .. }) => {
+                let (rate, words) = (f64::from(*rate), random_words.by_ref());
+                let kept = words.map(|word| f64::from(word >> 8) / 16_777_216.0 >= rate);
+                x.iter().zip(kept).map(|(x, kept)| if kept { x / (1.0 - rate) } else { 0.0 }).collect()
+            }
         };
         values.push(output);
     }
     (values.pop().unwrap(), kinks)
 }
 
+/// The random words of the sample at a position of the batch in step 0, for the units of all dropout layers.
+fn dropout_words(model: &Model, position: usize) -> impl Iterator<Item = u32> {
+    let mut width = FEATURES as u64;
+    let mut units = 0;
+    for layer in model.layers() {
+        match layer {
+            Layer::Dense(dense) => width = dense.outputs as u64,
+            Layer::Dropout(_) => units += width,
+            _ => {}
+        }
+    }
+    let first = position as u64 * units;
+    (first..first + units).map(|number| random(plan().seed, Purpose::Dropout, 0, number)[0])
+}
+
+/// All samples in one batch.
+fn plan() -> BatchPlan {
+    BatchPlan::new(1, SAMPLES, SAMPLES, 4, 1, None)
+}
+
 /// The sum of all samples' negative log-likelihoods.
 fn loss(model: &Model, w: &[f64], samples: &Table) -> f64 {
-    let of_sample = |index: usize| {
-        let (z, _) = forward(model, w, samples, index);
-        let y = f64::from(samples.targets[index]);
+    let of_sample = |position: usize| {
+        let (z, _) = forward(model, w, samples, position);
+        let y = f64::from(samples.targets[plan().order(plan().step(0)).at(position)]);
         match model.head() {
             Head::SquaredError => (z[0] - y).powi(2) / 2.0,
             Head::Logistic => (1.0 + z[0].exp()).ln() - y * z[0],

@@ -4,9 +4,11 @@
 
 use crate::generated::{Targets, table};
 use ps_core::control::{Descent, EarlyStopping, Guard};
+use ps_core::layer::KINDS;
+use ps_core::model::chain;
 use ps_core::optim::{Adagrad, Adam, AdamW, Conflict, Ftrl, Lamb, Lars, Noise, RmsProp, Sgd, Value};
 use ps_core::{
-    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, Optimizer,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LayerSpec, LearningRate, Model, Optimizer,
     OptimizerConfig, OptimizerParams, Precision, Rules, Samples, ScheduleKind, StepReport, Trainer,
     reference, weights_hash,
 };
@@ -24,6 +26,8 @@ struct Run {
     head: Head,
     hidden: Vec<usize>,
     activation: Activation,
+    /// In place of `hidden` and `activation`.
+    layers: Vec<LayerSpec>,
     seed: u64,
     epochs: u32,
     steps: Option<u64>,
@@ -69,6 +73,7 @@ impl Run {
             head,
             hidden: Vec::new(),
             activation: Activation::Relu,
+            layers: Vec::new(),
             seed: 1,
             epochs: 3,
             steps: None,
@@ -114,8 +119,9 @@ impl Run {
         };
         let data = ps_data::load(&config, task, self.seed, folder, &NoProgress).unwrap();
         let (train, classes) = (&data.train, data.class_names.len());
-        let model = Model::new(train.features(), &self.hidden, self.activation, self.head, classes)
-            .with_precision(self.weights);
+        let layers = [&chain(&self.hidden, self.activation)[..], &self.layers].concat();
+        let model =
+            Model::of_layers(train.features(), &layers, self.head, classes).with_precision(self.weights);
         let samples = data.validation.as_ref().map_or(0, |part| part.len());
         let plan = BatchPlan::new(
             self.seed,
@@ -177,6 +183,7 @@ impl Run {
             format!("head={}", name_of(&HEADS)),
             format!("hidden={}", hidden.join(",")),
             format!("activation={activation}"),
+            format!("layers={}", self.layers.iter().map(layer_in_c).collect::<Vec<_>>().join(",")),
             format!("seed={}", self.seed),
             format!("epochs={}", self.epochs),
             format!("steps={}", self.steps.unwrap_or(0)),
@@ -373,6 +380,26 @@ fn every_head_and_activation_with_hidden_layers() {
         });
         runs.collect()
     });
+}
+
+#[test]
+fn every_kind_of_layer() {
+    let each = KINDS.map(|kind| (kind.name, kind.example.to_vec()));
+    let all = ("all kinds of layers", KINDS.iter().flat_map(|kind| kind.example).copied().collect());
+    let run = |(name, layers)| Run { layers, batch: 30, leaf: 7, ..Run::new(name, Head::Softmax) };
+    let mut runs: Vec<Run> = each.into_iter().chain([all]).map(run).collect();
+    // The validation part is evaluated, in which nothing is random.
+    let validated = runs[runs.len() - 1].clone();
+    runs.push(Run { validation: Some(0.3), ..validated });
+    compare(|_| runs);
+}
+
+/// A layer in the words of the C program.
+fn layer_in_c(layer: &LayerSpec) -> String {
+    let text = layer.to_string();
+    let kind = text.split('"').nth(1).unwrap();
+    let setting = text.split(['=', '}']).nth(2).map_or("", str::trim);
+    if setting.is_empty() { kind.into() } else { format!("{kind}:{setting}") }
 }
 
 #[test]

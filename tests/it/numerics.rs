@@ -6,6 +6,7 @@ use crate::independent::compile;
 use downhill_tests::{downhill, root, run};
 use ps_config::RunConfig;
 use ps_config::keys::{Accepts, KEYS};
+use ps_core::layer::{self, KINDS};
 use ps_core::{Model, NUMERICS_VERSION, Samples, reference, weights_hash};
 use ps_data::Task;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +64,16 @@ fn the_table_of_settings_says_of_every_number_how_it_is_rounded() {
             | Accepts::Phases
             | Accepts::Columns
             | Accepts::TextOrInteger => continue,
+            Accepts::Layers => {
+                for setting in KINDS.iter().flat_map(|kind| kind.settings) {
+                    let used = match setting.accepts {
+                        layer::Accepts::Count(_) => "integers",
+                        layer::Accepts::Share => "binary32",
+                    };
+                    wanted.entry(used.into()).or_default().insert(setting.name.into());
+                }
+                continue;
+            }
         };
         wanted.entry(used.into()).or_default().insert(key.path.into());
     }

@@ -13,7 +13,7 @@ use crate::time::Time;
 use ps_core::control::{EarlyStopping, Guard};
 use ps_core::model::ModelKind;
 use ps_core::optim::Conflict;
-use ps_core::{ControlConfig, LearningRate, Optimizer, OptimizerConfig, Schedule, ScheduleKind};
+use ps_core::{ControlConfig, LayerSpec, LearningRate, Optimizer, OptimizerConfig, Schedule, ScheduleKind};
 use ps_data::DataConfig;
 use ps_host::Ceiling;
 use ps_plan::BatchPlan;
@@ -159,6 +159,13 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
             "learning_rate.schedule",
             "armijo compares the loss of one point with that of another, and each minibatch has a loss of its own; set \
              train.batch = \"full\", or take another schedule",
+        );
+    }
+    if run.model.hidden_layers().into_iter().any(LayerSpec::is_random) {
+        return refuse(
+            "model.layers",
+            "armijo compares the loss of one point with that of another, and with dropout each step has a loss of its own; leave \
+             dropout out, or take another schedule",
         );
     }
     let plain = "armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule";

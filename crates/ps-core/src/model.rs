@@ -5,7 +5,7 @@
 
 use crate::block::{Boundary, Delta, Shape};
 use crate::function;
-use crate::layer::{Activation, Dense, Fusion, Layer, LayerSpec, Training, fuse};
+use crate::layer::{Activation, Dense, Fusion, Layer, LayerSpec, Overwrites, Training, fuse};
 use crate::metrics::Outcome;
 use crate::params::Layout;
 use crate::precision::Precision;
@@ -94,8 +94,7 @@ impl Model {
         let (mut layers, mut ends): (Vec<Layer>, Vec<usize>) = Default::default();
         for spec in hidden.iter().copied().chain([head.layer(classes)]) {
             let input = shapes[layers.len()];
-            let number = layers.iter().filter(|layer| layer.dense().is_some()).count();
-            let layer = spec.build(input, number, &mut layout);
+            let layer = spec.build(input, &layers, &mut layout);
             shapes.push(layer.output(input));
             layers.push(layer);
             ends.push(layout.len());
@@ -230,16 +229,15 @@ pub fn count_parameters(features: usize, hidden: &[LayerSpec], head: Head, class
 fn boundaries(layers: &[Layer], shapes: &[Shape]) -> Vec<Boundary> {
     let first = layers.iter().position(|layer| layer.dense().is_some()).unwrap_or(0);
     let boundary = |(k, &shape): (usize, &Shape)| {
-        let before = k.checked_sub(1).map(|before| &layers[before]);
-        let overwrites = before.is_some_and(Layer::is_elementwise);
-        // The value before may be overwritten unless the backward pass reads it.
-        let is_read = || layers[k - 1].reads_input() || k > 1 && layers[k - 2].reads_output();
-        let delta = match k {
+        let overwrites = k.checked_sub(1).map_or(Overwrites::Nothing, |before| layers[before].overwrites());
+        // The value before may be overwritten unless the backward pass of the layer that put it out reads it.
+        let is_read = || k > 1 && layers[k - 2].reads_output();
+        let delta = match overwrites {
             _ if k <= first => Delta::None,
-            _ if overwrites && k > first + 1 => Delta::Overwritten,
+            Overwrites::ValuesAndDeltas if k > first + 1 => Delta::Overwritten,
             _ => Delta::Own,
         };
-        Boundary { shape, overwrites_value: overwrites && !is_read(), delta }
+        Boundary { shape, overwrites_value: overwrites != Overwrites::Nothing && !is_read(), delta }
     };
     shapes.iter().enumerate().map(boundary).collect()
 }

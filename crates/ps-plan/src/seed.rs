@@ -19,10 +19,13 @@ pub enum Purpose {
     Probe = 6,
     /// Noise on the gradient, by step (in the place of the epoch) and index of the parameter.
     Noise = 7,
+    /// Dropout, by step (in the place of the epoch), and sample and unit.
+    Dropout = 8,
 }
 
 /// The four words of Philox4x32-10 for counter `[index low, index high, epoch, purpose]` under key `seed`
 /// (low word first).
+#[inline]
 pub fn random(seed: u64, purpose: Purpose, epoch: u32, index: u64) -> [u32; 4] {
     const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
     const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];

@@ -21,6 +21,7 @@ pub use products::LayerProducts;
 
 use crate::fold::{Fold, NodeSum};
 use crate::kernel::Kernel;
+use crate::layer::Training;
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::product::PackedWeight;
@@ -64,6 +65,8 @@ pub struct Gradients {
     scratch: Vec<Scratch>,
     /// Sums given back by [`Gradients::recycle`].
     spare: Spare,
+    /// Whether gradients are those of an evaluation, in which nothing is random.
+    evaluates: bool,
 }
 
 impl Gradients {
@@ -73,10 +76,16 @@ impl Gradients {
             packed: model.layers().iter().map(|_| PackedWeight::default()).collect(),
             scratch: vec![Scratch::default()],
             spare: Spare::default(),
+            evaluates: false,
             model,
             plan,
             kernel,
         }
+    }
+
+    /// The same for gradients of what the model computes in an evaluation, in which nothing is random.
+    pub fn of_evaluation(self) -> Self {
+        Gradients { evaluates: true, ..self }
     }
 
     /// The sums of the nodes that cover `leaves` of step `step`, ascending, at `weights` (`[parameters]`), which are
@@ -169,7 +178,7 @@ impl Gradients {
             if section == Section::Validation { offset } else { order.at(last.first + offset) }
         };
         // The loss of a batch that is looked at again must be comparable to that of its step.
-        let draws = (section == Section::LastBatch).then(|| self.model.training(self.plan.seed, last.step));
+        let draws = if section == Section::LastBatch { self.training(last) } else { None };
         let mut fold = Fold::new(place.tree());
         self.pack(
             weights,
@@ -260,11 +269,11 @@ impl Gradients {
         layers: Range<usize>,
         parallel: bool,
     ) {
+        let training = self.training(step);
         let scratch = &mut self.scratch[0];
         let shares_panels = parallel && scratch.rows() <= MAX_BLOCK && self.model.parameters() >= LARGE_MODEL;
         let by_rows = parallel && !shares_panels;
         let block = block_rows(scratch.rows(), by_rows);
-        let training = Some(self.model.training(self.plan.seed, step.step));
         let network = Network::new(self.kernel, &self.model, weights, &self.packed, training);
         let network = Network { layers, ..network.sharing_panels(shares_panels) };
         scratch.run(&network, samples, block, by_rows, Pass::Gradient);
@@ -296,8 +305,7 @@ impl Gradients {
         let (first, last) = (leaves.start / part, leaves.end.div_ceil(part));
         let threads = threads.min(last - first);
         self.scratch.resize_with(self.scratch.len().max(threads as usize), Scratch::default);
-        let training = Some(self.model.training(self.plan.seed, step.step));
-        let network = Network::new(self.kernel, &self.model, weights, &self.packed, training);
+        let network = Network::new(self.kernel, &self.model, weights, &self.packed, self.training(step));
         let (plan, tree) = (self.plan, step.tree());
         let block = (part as usize * step.leaf).clamp(MIN_BLOCK, MAX_BLOCK);
         let run = |scratch: &mut Scratch, thread: u32| {
@@ -407,6 +415,11 @@ impl Gradients {
             scratch.run(&network, samples, block, parallel, pass);
             take(scratch, first);
         }
+    }
+
+    /// What the random numbers of a step are drawn by.
+    fn training(&self, step: Step) -> Option<Training> {
+        (!self.evaluates).then(|| self.model.training(self.plan.seed, step.step))
     }
 
     fn is_parallel(&self, rows: usize) -> bool {

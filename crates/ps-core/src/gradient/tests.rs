@@ -124,6 +124,37 @@ fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
 }
 
 #[test]
+fn a_batch_that_is_looked_at_again_is_dropped_from_as_in_its_step_and_validation_not_at_all() {
+    let samples = table(90, 20, 5);
+    let layers = [LayerSpec::Dense { units: 30 }, LayerSpec::Dropout { rate: 0.5 }];
+    let model = Model::of_layers(20, &layers, Head::Softmax, 5);
+    let without = Model::of_layers(20, &layers[..1], Head::Softmax, 5);
+    let weights = model.initial(4);
+    let plan = BatchPlan::new(1, 90, 40, 8, 2, None).watching(90, 1);
+    for kernel in Kernel::available() {
+        let mut gradients = Gradients::new(model.clone(), plan, kernel);
+        // The step after the first epoch.
+        let tree = plan.step(3).tree();
+        let mut tally = |section: Section| {
+            let parts: [&dyn Samples; 2] = [&samples, &samples];
+            let mut sums = gradients.evaluate_leaves(&weights, parts, 3, tree.section(section));
+            sums.pop().unwrap().1
+        };
+        let again = tally(Section::LastBatch);
+        assert_eq!(again, reference::batch_sum(&model, &weights, &samples, plan, plan.step(2)).tally);
+        assert_ne!(again, reference::batch_sum(&without, &weights, &samples, plan, plan.step(2)).tally);
+        let validation = reference::evaluate(&without, &weights, &samples);
+        assert_eq!(tally(Section::Validation), validation);
+        assert_eq!(gradients.evaluate(&weights, &samples), validation);
+        // What an explanation asks for.
+        let mut evaluated = Gradients::new(model.clone(), plan, kernel).of_evaluation();
+        let leaves = plan.step(2).tree().leaves();
+        let sum = evaluated.compute(&weights, &samples, 2, 0..leaves).pop().unwrap();
+        same(&sum, &reference::batch_sum(&without, &weights, &samples, plan, plan.step(2)), "an evaluation");
+    }
+}
+
+#[test]
 fn steps_in_place_have_the_bits_of_gradients_and_updates_apart() {
     use crate::optim::{OptimizerParams, Sgd};
     use crate::reference;

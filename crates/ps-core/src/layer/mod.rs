@@ -6,11 +6,13 @@
 
 mod activation;
 mod dense;
+mod dropout;
 mod fusion;
 mod kind;
 
 pub use activation::Activation;
 pub use dense::Dense;
+pub use dropout::Dropout;
 pub(crate) use fusion::{Fusion, fuse};
 pub use kind::{Accepts, Kind, Setting};
 
@@ -20,8 +22,13 @@ use crate::params::Layout;
 use crate::product::{Engine, PackedWeight};
 
 /// All kinds of layers that a run file can name.
-pub const KINDS: [&Kind; 4] =
-    [&dense::KIND, Activation::Relu.kind(), Activation::Tanh.kind(), Activation::Sigmoid.kind()];
+pub const KINDS: [&Kind; 5] = [
+    &dense::KIND,
+    Activation::Relu.kind(),
+    Activation::Tanh.kind(),
+    Activation::Sigmoid.kind(),
+    &dropout::KIND,
+];
 
 /// A layer as it is asked for, before the shape of its input is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +40,11 @@ pub enum LayerSpec {
     },
     /// See [`Activation`].
     Activation(Activation),
+    /// See [`Dropout`].
+    Dropout {
+        /// At least 0 and below 1.
+        rate: f32,
+    },
 }
 
 /// A layer of a model.
@@ -42,6 +54,19 @@ pub enum Layer {
     Dense(Dense),
     /// See [`Activation`].
     Activation(Activation),
+    /// See [`Dropout`].
+    Dropout(Dropout),
+}
+
+/// What a layer may write over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overwrites {
+    /// Its backward pass reads its input, too.
+    Nothing,
+    /// The value that it reads forward.
+    Values,
+    /// Likewise, and the delta that it reads backward.
+    ValuesAndDeltas,
 }
 
 /// What the layers of a pass over a batch share.
@@ -81,16 +106,29 @@ impl LayerSpec {
         match self {
             LayerSpec::Dense { units } => (&dense::KIND, vec![units as f64]),
             LayerSpec::Activation(activation) => (activation.kind(), Vec::new()),
+            LayerSpec::Dropout { rate } => (&dropout::KIND, vec![rate.into()]),
         }
     }
 
-    /// The layer for an input of this shape. Its parameters, if it has any, are named after `number`, the count of the
-    /// layers with parameters before it.
-    pub(crate) fn build(self, input: Shape, number: usize, parameters: &mut Layout) -> Layer {
+    /// The layer that follows the layers `before`, the last of which puts out `input`. Parameters are named after the count
+    /// of layers with parameters before it.
+    pub(crate) fn build(self, input: Shape, before: &[Layer], parameters: &mut Layout) -> Layer {
         match self {
-            LayerSpec::Dense { units } => Layer::Dense(Dense::new(input, units, number, parameters)),
+            LayerSpec::Dense { units } => {
+                let number = before.iter().filter(|layer| layer.dense().is_some()).count();
+                Layer::Dense(Dense::new(input, units, number, parameters))
+            }
             LayerSpec::Activation(activation) => Layer::Activation(activation),
+            LayerSpec::Dropout { rate } => {
+                let first = before.iter().map(Layer::draws).sum();
+                Layer::Dropout(Dropout { rate, shape: input, first })
+            }
         }
+    }
+
+    /// Whether what it puts out in training is random.
+    pub fn is_random(self) -> bool {
+        matches!(self, LayerSpec::Dropout { .. })
     }
 
     /// Whether it has parameters.
@@ -103,7 +141,7 @@ impl LayerSpec {
     pub(crate) fn size(self, inputs: u128) -> (u128, u128) {
         match self {
             LayerSpec::Dense { units } => Dense::size(inputs, units),
-            LayerSpec::Activation(_) => (0, inputs),
+            LayerSpec::Activation(_) | LayerSpec::Dropout { .. } => (0, inputs),
         }
     }
 }
@@ -111,18 +149,12 @@ impl LayerSpec {
 impl Layer {
     /// The shape of its output for an input of shape `input`.
     pub(crate) fn output(&self, input: Shape) -> Shape {
-        match self {
-            Layer::Dense(dense) => Shape { columns: dense.outputs, ..input },
-            Layer::Activation(_) => input,
-        }
+        self.dense().map_or(input, |dense| Shape { columns: dense.outputs, ..input })
     }
 
-    /// The layer if it is dense.
+    /// The layer if it is dense, which those with parameters are.
     pub fn dense(&self) -> Option<&Dense> {
-        match self {
-            Layer::Dense(dense) => Some(dense),
-            Layer::Activation(_) => None,
-        }
+        if let Layer::Dense(dense) = self { Some(dense) } else { None }
     }
 
     /// Multiply-adds of a sample's forward pass, of which each of the two gradients takes as many again.
@@ -132,40 +164,27 @@ impl Layer {
 
     /// Random numbers that each sample takes in training.
     pub(crate) fn draws(&self) -> u64 {
-        match self {
-            Layer::Dense(_) | Layer::Activation(_) => 0,
-        }
+        if let Layer::Dropout(dropout) = self { dropout.draws() } else { 0 }
     }
 
-    /// Whether its backward pass reads its input.
-    pub(crate) fn reads_input(&self) -> bool {
-        match self {
-            Layer::Dense(_) => true,
-            Layer::Activation(_) => false,
-        }
-    }
-
-    /// Whether its backward pass reads its output.
+    /// Whether its backward pass reads its output, which must then not be overwritten.
     pub(crate) fn reads_output(&self) -> bool {
-        match self {
-            Layer::Dense(_) => false,
-            Layer::Activation(_) => true,
-        }
+        matches!(self, Layer::Activation(_))
     }
 
-    /// Whether each element of its output follows from the element at the same place of its input, and likewise backward.
-    pub(crate) fn is_elementwise(&self) -> bool {
+    /// Whether its output may take the place of its input, and backward, the delta at its input that of the delta at its
+    /// output.
+    pub(crate) fn overwrites(&self) -> Overwrites {
         match self {
-            Layer::Dense(_) => false,
-            Layer::Activation(_) => true,
+            Layer::Dense(_) => Overwrites::Nothing,
+            Layer::Activation(_) | Layer::Dropout(_) => Overwrites::ValuesAndDeltas,
         }
     }
 
     /// Sets its initial parameters in `weights`, which are 0 before. `next` is the layer after it.
     pub(crate) fn initialize(&self, seed: u64, next: Option<&Layer>, weights: &mut [f32]) {
-        match self {
-            Layer::Dense(dense) => dense.initialize(seed, next, weights),
-            Layer::Activation(_) => {}
+        if let Layer::Dense(dense) = self {
+            dense.initialize(seed, next, weights);
         }
     }
 
@@ -177,11 +196,8 @@ impl Layer {
         [parallel, with_backward]: [bool; 2],
         packed: &mut PackedWeight,
     ) {
-        match self {
-            Layer::Dense(dense) => {
-                packed.pack(kernel, dense.shape(), &weights[dense.weight_range()], parallel, with_backward);
-            }
-            Layer::Activation(_) => {}
+        if let Layer::Dense(dense) = self {
+            packed.pack(kernel, dense.shape(), &weights[dense.weight_range()], parallel, with_backward);
         }
     }
 
@@ -192,26 +208,25 @@ impl Layer {
             _ if fusion.is_forward_done => {}
             Layer::Dense(dense) => dense.forward(k, fusion.after, context, block),
             Layer::Activation(activation) => activation.forward(k, context, block),
+            Layer::Dropout(dropout) => dropout.forward(k, context, block),
         }
     }
 
-    /// Takes the derivatives of a block back through the layer, which is number `k`.
+    /// Takes the deltas of a block back through the layer, which is number `k`.
     #[inline]
     pub(crate) fn backward(&self, k: usize, fusion: Fusion, context: &Context, block: &mut Block) {
         match self {
             _ if fusion.is_backward_done => {}
             Layer::Dense(dense) => dense.backward(k, fusion.before, context, block),
             Layer::Activation(activation) => activation.backward(k, context, block),
+            Layer::Dropout(dropout) => dropout.backward(k, context, block),
         }
     }
 
     /// What [`Layer::plain_forward`] reads instead of the weight, so that its innermost loop runs over outputs.
     #[inline(always)]
     pub(crate) fn plain_transposed(&self, weights: &[f32]) -> Vec<f32> {
-        match self {
-            Layer::Dense(dense) => dense.plain_transposed(weights),
-            Layer::Activation(_) => Vec::new(),
-        }
+        if let Layer::Dense(dense) = self { dense.plain_transposed(weights) } else { Vec::new() }
     }
 
     /// Computes the value of one sample at boundary `k + 1` from those before; the layer is number `k`.
@@ -228,10 +243,11 @@ impl Layer {
         match self {
             Layer::Dense(dense) => dense.plain_forward(context.weights, transposed, input, output),
             Layer::Activation(activation) => activation.plain_forward(input, output),
+            Layer::Dropout(dropout) => dropout.plain(context, input, output),
         }
     }
 
-    /// Computes the delta of one sample at boundary `k` from those after; the layer is number `k`.
+    /// Computes the delta of one sample at boundary `k` from that after it; the layer is number `k`.
     #[inline(always)]
     pub(crate) fn plain_backward(
         &self,
@@ -245,6 +261,7 @@ impl Layer {
         match self {
             Layer::Dense(dense) => dense.plain_backward(context.weights, above, below),
             Layer::Activation(activation) => activation.plain_backward(&values[k + 1], above, below),
+            Layer::Dropout(dropout) => dropout.plain(context, above, below),
         }
     }
 
@@ -257,9 +274,8 @@ impl Layer {
         deltas: &[Vec<f32>],
         gradient: &mut [f32],
     ) {
-        match self {
-            Layer::Dense(dense) => dense.plain_gradient(&values[k], &deltas[k + 1], gradient),
-            Layer::Activation(_) => {}
+        if let Layer::Dense(dense) = self {
+            dense.plain_gradient(&values[k], &deltas[k + 1], gradient);
         }
     }
 }

@@ -196,7 +196,8 @@ impl<'a> Explained<'a> {
     fn new(job: &'a Job, weights: &'a [f32], split: &'a Split, index: usize) -> Self {
         let (model, one) = (&job.model, One(split, index));
         let plan = BatchPlan::new(job.run.seed, 1, 1, 1, 1, None);
-        let sum = Gradients::new(model.clone(), plan, job.kernel).compute(weights, &one, 0, 0..1).pop();
+        let mut gradients = Gradients::new(model.clone(), plan, job.kernel).of_evaluation();
+        let sum = gradients.compute(weights, &one, 0, 0..1).pop();
         let sum = sum.expect("a leaf of one sample has a sum");
         let mut row = vec![0.0; model.features()];
         one.write_row(0, &mut row);
