@@ -117,6 +117,7 @@ fn forward(model: &Model, w: &[f64], samples: &Table, position: usize) -> (Vec<f
             }
             Layer::Activation(Activation::Tanh) => x.iter().map(|z| z.tanh()).collect(),
             Layer::Activation(Activation::Sigmoid) => x.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect(),
+            Layer::Residual(residual) => x.iter().zip(&values[residual.source]).map(|(x, s)| x + s).collect(),
             Layer::Dropout(Dropout { rate, .. }) => {
                 let (rate, words) = (f64::from(*rate), random_words.by_ref());
                 let kept = words.map(|word| f64::from(word >> 8) / 16_777_216.0 >= rate);

@@ -5,6 +5,7 @@ use crate::key::Accepts;
 use crate::setting::Setting;
 use ps_core::LayerSpec;
 use ps_core::layer::{self, KINDS, Kind};
+use ps_core::model::check_layers;
 
 /// More layers than this are a mistake.
 const MAX_LAYERS: usize = 1000;
@@ -30,7 +31,9 @@ pub(crate) fn layers(value: &Value) -> Result<Vec<LayerSpec>, String> {
         }
     };
     let layer = |(number, item)| layer(item).map_err(|problem| format!("layer {number}: {problem}"));
-    items.iter().enumerate().map(layer).collect()
+    let layers = items.iter().enumerate().map(layer).collect::<Result<Vec<_>, _>>()?;
+    check_layers(None, &layers)?;
+    Ok(layers)
 }
 
 fn layer(item: &Value) -> Result<LayerSpec, String> {

@@ -11,7 +11,7 @@ use crate::tables::{
 use crate::tables::{data, guard, learning_rate, model, optimizer, train, wire};
 use crate::time::Time;
 use ps_core::control::{EarlyStopping, Guard};
-use ps_core::model::ModelKind;
+use ps_core::model::{ModelKind, check_layers};
 use ps_core::optim::Conflict;
 use ps_core::{ControlConfig, LayerSpec, LearningRate, Optimizer, OptimizerConfig, Schedule, ScheduleKind};
 use ps_data::DataConfig;
@@ -80,6 +80,17 @@ impl RunConfig {
         };
         fit_together(&document, &run)?;
         Ok(run)
+    }
+
+    /// Refuses hidden layers that do not fit samples of this width.
+    pub fn check_features(&self, features: usize) -> Result<(), ConfigError> {
+        let layers = self.model.hidden_layers();
+        check_layers(Some(features), &layers).map_err(|expected| ConfigError::Value {
+            place: Place::Resolved,
+            key: "model.layers".into(),
+            value: layers.write().unwrap_or_default(),
+            expected,
+        })
     }
 
     /// Refuses a batch that is larger than the training part of the data.

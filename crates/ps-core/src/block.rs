@@ -234,6 +234,24 @@ impl<'a> Block<'a> {
         (self.rows(to), MatrixMut { panels: to.panels, values: &mut self.memory[to.at..to.at + len] })
     }
 
+    /// The value at an earlier boundary and what layer `k` puts out, which is first a copy of what goes in; and their rows.
+    pub fn value_and_copy(&mut self, boundary: usize, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
+        let (rows, _) = self.copied_value(k);
+        let (value, to) = (self.layout.values[boundary], self.layout.values[k + 1]);
+        let (before, output) = self.memory.split_at_mut(to.at);
+        let value = Matrix { panels: value.panels, values: &before[value.at..] };
+        (rows, value, MatrixMut { panels: to.panels, values: output })
+    }
+
+    /// The delta at a later boundary and the one at boundary `to`; and their rows.
+    pub fn delta_pair(&mut self, later: usize, to: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
+        let (later, to) = (self.layout.deltas[later], self.layout.deltas[to]);
+        let rows = self.rows(to);
+        let (before, from) = self.memory.split_at_mut(later.at);
+        let to = MatrixMut { panels: to.panels, values: &mut before[to.at..] };
+        (rows, Matrix { panels: later.panels, values: from }, to)
+    }
+
     /// The matrices of the input gradient of layer `k`, which does not overwrite the delta at its output.
     pub fn backward(&mut self, k: usize) -> Backward<'_> {
         let (value, above, below) = (self.layout.values[k], self.layout.deltas[k + 1], self.layout.deltas[k]);

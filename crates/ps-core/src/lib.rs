@@ -31,7 +31,7 @@ pub use control::{Control, ControlConfig};
 pub use fold::{Fold, NodeSum};
 pub use gradient::Gradients;
 pub use kernel::Kernel;
-pub use layer::{Activation, Dense, Dropout, Layer, LayerSpec};
+pub use layer::{Activation, Dense, Dropout, Layer, LayerSpec, Residual};
 pub use metrics::{Observed, Outcome, Tally};
 pub use model::{Head, Model};
 pub use optim::{Optimizer, OptimizerConfig, OptimizerParams, Rules};

@@ -87,7 +87,7 @@ impl Model {
         Model::of_layers(features, &chain(hidden, activation), head, classes)
     }
 
-    /// The layers `hidden` and a dense one whose width `head` needs for `classes` classes.
+    /// The layers `hidden`, which [`check_layers`] accepts, and a dense one whose width `head` needs for `classes` classes.
     pub fn of_layers(features: usize, hidden: &[LayerSpec], head: Head, classes: usize) -> Self {
         let mut shapes = vec![Shape { rows_per_sample: 1, columns: features }];
         let mut layout = Layout::default();
@@ -183,6 +183,11 @@ impl Model {
         self.fusions[k]
     }
 
+    /// The layers that read the value at boundary `k` besides layer `k`, first to last.
+    pub(crate) fn readers(&self, k: usize) -> impl Iterator<Item = usize> {
+        (k..self.layers.len()).filter(move |&reader| self.layers[reader].source() == Some(k))
+    }
+
     /// What random numbers in the forward pass of a step are drawn by.
     pub(crate) fn training(&self, seed: u64, step: u64) -> Training {
         Training { seed, step, draws: self.layers.iter().map(Layer::draws).sum() }
@@ -225,13 +230,28 @@ pub fn count_parameters(features: usize, hidden: &[LayerSpec], head: Head, class
     layers.fold((0, features as u128), count).0
 }
 
+/// Checks that hidden layers fit together, as far as is known without the number of features.
+///
+/// # Errors
+/// The first layer that does not fit, from 0, and why.
+pub fn check_layers(features: Option<usize>, hidden: &[LayerSpec]) -> Result<(), String> {
+    let mut widths = vec![features];
+    for (number, layer) in hidden.iter().enumerate() {
+        let width = layer.check(&widths).map_err(|problem| format!("layer {number}: {problem}"))?;
+        widths.push(width);
+    }
+    Ok(())
+}
+
 /// What a block keeps between layers.
 fn boundaries(layers: &[Layer], shapes: &[Shape]) -> Vec<Boundary> {
     let first = layers.iter().position(|layer| layer.dense().is_some()).unwrap_or(0);
     let boundary = |(k, &shape): (usize, &Shape)| {
         let overwrites = k.checked_sub(1).map_or(Overwrites::Nothing, |before| layers[before].overwrites());
-        // The value before may be overwritten unless the backward pass of the layer that put it out reads it.
-        let is_read = || k > 1 && layers[k - 2].reads_output();
+        // The value before may be overwritten unless the backward pass of the layer that put it out, or a later layer, reads it.
+        let is_read = || {
+            k > 1 && layers[k - 2].reads_output() || layers.iter().any(|layer| layer.source() == Some(k - 1))
+        };
         let delta = match overwrites {
             _ if k <= first => Delta::None,
             Overwrites::ValuesAndDeltas if k > first + 1 => Delta::Overwritten,

@@ -4,7 +4,7 @@
 
 use crate::fold::NodeSum;
 use crate::kernel::Kernel;
-use crate::layer::{Layer, PlainContext, Training};
+use crate::layer::{Layer, PlainContext, Training, add};
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::OptimizerConfig;
@@ -181,6 +181,10 @@ impl<'a> Sample<'a> {
     fn backward(&mut self, first: usize) {
         for (k, layer) in self.model.layers().iter().enumerate().skip(first).rev() {
             layer.plain_backward(k, &self.context, &self.values, &mut self.deltas);
+            for reader in self.model.readers(k) {
+                let (before, after) = self.deltas.split_at_mut(reader + 1);
+                add(&after[0], &mut before[k]);
+            }
         }
     }
 }

@@ -66,6 +66,7 @@ impl Job {
         let data =
             ps_data::load(&local, task(run.model.head), run.seed, root, progress).map_err(JobError::Data)?;
         let (model, features, classes) = (&run.model, data.train.features(), data.class_names.len());
+        run.check_features(features).map_err(JobError::Config)?;
         let parameters = count_parameters(features, &model.hidden_layers(), model.head, classes);
         Footprint::of_worker(parameters).check(Memory::here()).map_err(JobError::Unfit)?;
         Job::of(run, data, kernel)

@@ -53,6 +53,23 @@ fn lists_that_make_no_sense_are_refused_with_the_layer_and_the_reason() {
     value("{ kind = \"dense\", units = 2.5 }", "layer 0: units: expected an integer from 1 to 1000000");
     value("{ kind = \"dense\", unit = 2 }", "layer 0: unknown key \"unit\"; did you mean \"units\"?");
     value("{ kind = \"relu\", units = 2 }", "layer 0: relu has no key units");
+    value(
+        "{ kind = \"relu\" }, { kind = \"residual\", over = 2 }",
+        "layer 1: residual over 2 layers: there are only 1 before it",
+    );
+    let narrow =
+        "{ kind = \"dense\", units = 3 }, { kind = \"dense\", units = 4 }, { kind = \"residual\", over = 1 }";
+    match with(narrow, "") {
+        Ok(_) => panic!("accepted"),
+        Err(error) => assert!(
+            error.to_string().ends_with(
+                "layer 2: residual over 1 layers: 3 columns go into the first of them, and 4 come out of the last"
+            ),
+            "{error}"
+        ),
+    }
+    // Known when the data is loaded.
+    assert!(with("{ kind = \"dense\", units = 3 }, { kind = \"residual\", over = 1 }", "").is_ok());
     refused(
         "{ kind = \"relu\" }",
         "hidden = [3]\n",

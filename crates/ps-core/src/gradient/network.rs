@@ -2,7 +2,7 @@
 
 use crate::block::Block;
 use crate::kernel::Kernel;
-use crate::layer::{Context, Training};
+use crate::layer::{Context, Training, add};
 use crate::metrics::Outcome;
 use crate::model::Model;
 use crate::product::{Engine, PackedWeight};
@@ -74,6 +74,10 @@ impl<'a> Network<'a> {
         if pass == Pass::Gradient {
             for k in (self.model.first_trained() + 1..layers.len()).rev() {
                 layers[k].backward(k, self.model.fusion(k), &self.context, block);
+                for reader in self.model.readers(k) {
+                    let (rows, from, to) = block.delta_pair(reader + 1, k);
+                    from.each_panel(rows).zip(to.each_panel(rows)).for_each(|(from, to)| add(from, to));
+                }
             }
         }
     }

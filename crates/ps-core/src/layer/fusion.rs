@@ -19,13 +19,17 @@ pub(crate) struct Fusion {
 /// The fusions of a list of layers, by looking at two at a time.
 pub(crate) fn fuse(layers: &[Layer], boundaries: &[Boundary]) -> Vec<Fusion> {
     let mut fusions = vec![Fusion::default(); layers.len()];
+    // Its delta is added to before it goes back through the activation.
+    let is_source = |k| layers.iter().any(|layer| layer.source() == Some(k));
     for (k, pair) in layers.windows(2).enumerate() {
         match pair {
             [Layer::Dense(_), Layer::Activation(activation)] if boundaries[k + 2].overwrites_value => {
                 fusions[k].after = Some(*activation);
                 fusions[k + 1].is_forward_done = true;
             }
-            [Layer::Activation(activation), Layer::Dense(_)] if boundaries[k + 1].delta != Delta::None => {
+            [Layer::Activation(activation), Layer::Dense(_)]
+                if boundaries[k + 1].delta != Delta::None && !is_source(k + 1) =>
+            {
                 fusions[k + 1].before = Some(*activation);
                 fusions[k].is_backward_done = true;
             }

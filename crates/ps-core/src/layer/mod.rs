@@ -9,12 +9,15 @@ mod dense;
 mod dropout;
 mod fusion;
 mod kind;
+mod residual;
 
 pub use activation::Activation;
 pub use dense::Dense;
 pub use dropout::Dropout;
 pub(crate) use fusion::{Fusion, fuse};
 pub use kind::{Accepts, Kind, Setting};
+pub use residual::Residual;
+pub(crate) use residual::add;
 
 use crate::block::{Block, Shape};
 use crate::kernel::Kernel;
@@ -22,12 +25,13 @@ use crate::params::Layout;
 use crate::product::{Engine, PackedWeight};
 
 /// All kinds of layers that a run file can name.
-pub const KINDS: [&Kind; 5] = [
+pub const KINDS: [&Kind; 6] = [
     &dense::KIND,
     Activation::Relu.kind(),
     Activation::Tanh.kind(),
     Activation::Sigmoid.kind(),
     &dropout::KIND,
+    &residual::KIND,
 ];
 
 /// A layer as it is asked for, before the shape of its input is known.
@@ -45,6 +49,11 @@ pub enum LayerSpec {
         /// At least 0 and below 1.
         rate: f32,
     },
+    /// See [`Residual`].
+    Residual {
+        /// How many layers lie between what is added and what it is added to.
+        over: usize,
+    },
 }
 
 /// A layer of a model.
@@ -56,6 +65,8 @@ pub enum Layer {
     Activation(Activation),
     /// See [`Dropout`].
     Dropout(Dropout),
+    /// See [`Residual`].
+    Residual(Residual),
 }
 
 /// What a layer may write over.
@@ -107,6 +118,7 @@ impl LayerSpec {
             LayerSpec::Dense { units } => (&dense::KIND, vec![units as f64]),
             LayerSpec::Activation(activation) => (activation.kind(), Vec::new()),
             LayerSpec::Dropout { rate } => (&dropout::KIND, vec![rate.into()]),
+            LayerSpec::Residual { over } => (&residual::KIND, vec![over as f64]),
         }
     }
 
@@ -123,7 +135,22 @@ impl LayerSpec {
                 let first = before.iter().map(Layer::draws).sum();
                 Layer::Dropout(Dropout { rate, shape: input, first })
             }
+            LayerSpec::Residual { over } => Layer::Residual(Residual { source: before.len() - over }),
         }
+    }
+
+    /// Checks that it fits behind layers whose inputs have these `widths`, the last of which is its own, as far as they are
+    /// known, and gives the width of its output.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn check(self, widths: &[Option<usize>]) -> Result<Option<usize>, String> {
+        match self {
+            LayerSpec::Dense { units } => return Ok(Some(units)),
+            LayerSpec::Activation(_) | LayerSpec::Dropout { .. } => {}
+            LayerSpec::Residual { over } => Residual::check(over, widths)?,
+        }
+        Ok(widths[widths.len() - 1])
     }
 
     /// Whether what it puts out in training is random.
@@ -141,7 +168,7 @@ impl LayerSpec {
     pub(crate) fn size(self, inputs: u128) -> (u128, u128) {
         match self {
             LayerSpec::Dense { units } => Dense::size(inputs, units),
-            LayerSpec::Activation(_) | LayerSpec::Dropout { .. } => (0, inputs),
+            LayerSpec::Activation(_) | LayerSpec::Dropout { .. } | LayerSpec::Residual { .. } => (0, inputs),
         }
     }
 }
@@ -167,6 +194,11 @@ impl Layer {
         if let Layer::Dropout(dropout) = self { dropout.draws() } else { 0 }
     }
 
+    /// The boundary before its input whose value it reads, too. The delta at its output is also added to the one there.
+    pub(crate) fn source(&self) -> Option<usize> {
+        if let Layer::Residual(residual) = self { Some(residual.source) } else { None }
+    }
+
     /// Whether its backward pass reads its output, which must then not be overwritten.
     pub(crate) fn reads_output(&self) -> bool {
         matches!(self, Layer::Activation(_))
@@ -177,6 +209,7 @@ impl Layer {
     pub(crate) fn overwrites(&self) -> Overwrites {
         match self {
             Layer::Dense(_) => Overwrites::Nothing,
+            Layer::Residual(_) => Overwrites::Values,
             Layer::Activation(_) | Layer::Dropout(_) => Overwrites::ValuesAndDeltas,
         }
     }
@@ -209,6 +242,7 @@ impl Layer {
             Layer::Dense(dense) => dense.forward(k, fusion.after, context, block),
             Layer::Activation(activation) => activation.forward(k, context, block),
             Layer::Dropout(dropout) => dropout.forward(k, context, block),
+            Layer::Residual(residual) => residual.forward(k, context, block),
         }
     }
 
@@ -220,6 +254,7 @@ impl Layer {
             Layer::Dense(dense) => dense.backward(k, fusion.before, context, block),
             Layer::Activation(activation) => activation.backward(k, context, block),
             Layer::Dropout(dropout) => dropout.backward(k, context, block),
+            Layer::Residual(residual) => residual.backward(k, block),
         }
     }
 
@@ -244,6 +279,7 @@ impl Layer {
             Layer::Dense(dense) => dense.plain_forward(context.weights, transposed, input, output),
             Layer::Activation(activation) => activation.plain_forward(input, output),
             Layer::Dropout(dropout) => dropout.plain(context, input, output),
+            Layer::Residual(residual) => residual.plain_forward(input, &before[residual.source], output),
         }
     }
 
@@ -262,6 +298,7 @@ impl Layer {
             Layer::Dense(dense) => dense.plain_backward(context.weights, above, below),
             Layer::Activation(activation) => activation.plain_backward(&values[k + 1], above, below),
             Layer::Dropout(dropout) => dropout.plain(context, above, below),
+            Layer::Residual(_) => below.copy_from_slice(above),
         }
     }
 
