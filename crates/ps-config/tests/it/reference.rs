@@ -33,6 +33,7 @@ fn every_key_can_be_set_and_shows_in_the_resolved_run() {
             // Its keys are those of the table that it follows.
             (_, Accepts::Phases) => "[{ from = 9, initial = 1 }]",
             (_, Accepts::Layers) => "[{ kind = \"relu\" }]",
+            (_, Accepts::Widths) => "[128]",
             (_, Accepts::Flag) => "false",
             (_, Accepts::Single(_, Bound::Excluded(_))) => "0.3",
             (_, Accepts::Factors) => "{ biases = 3.0 }",
