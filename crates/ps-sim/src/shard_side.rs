@@ -213,6 +213,10 @@ impl Cluster<'_> {
             self.shards[index].core.step(event, &mut actions);
             for action in actions.drain(..) {
                 self.note(|| format!("  shard {index}: {action:?}"));
+                let resumes = matches!(action, ShardAction::Begin | ShardAction::Resume { .. });
+                if resumes && !self.shards[index].links.is_empty() {
+                    return Err(format!("shard {index} resumes, and workers of before are still connected"));
+                }
                 events.extend(self.shard_performs(index, action));
             }
         }
