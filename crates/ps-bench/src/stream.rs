@@ -8,7 +8,7 @@ use ps_plan::Node;
 use ps_proto::convert;
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{FromServer, FromWorker, Heartbeat, from_server, from_worker};
-use ps_server::transport::{self, Entrance};
+use ps_shard::transport::{self, Entrance};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;

@@ -4,7 +4,7 @@ use crate::raw::Way;
 use crate::stream::{Chunks, Stream};
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_proto::tensor;
-use ps_server::transport;
+use ps_shard::transport;
 use std::io::{self, Read, Write};
 
 /// Bytes of a message that goes to and fro.

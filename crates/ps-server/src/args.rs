@@ -1,10 +1,10 @@
 //! The flags of `ps-server`, and what they come to.
 
-use crate::transport::open_security;
 use crate::{Layout, ServerOptions};
 use clap::Parser;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs, WatchArgs};
 use ps_net::{Address, Security};
+use ps_shard::transport::open_security;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -4,13 +4,9 @@ mod ending;
 mod status;
 
 use crate::identities::Identities;
-pub(crate) use crate::peers::Peer;
-use crate::peers::Peers;
-use crate::plane::{LocalGradients, new_plane, restore};
-use crate::shards::{AttachRequest, ShardSaid, Shards};
+use crate::shards::Shards;
 use crate::whole::{Fetched, Own};
 use crate::{Finished, ServerError, ServerOptions};
-use bytes::Bytes;
 use ps_checkpoint::Snapshot;
 use ps_coord::{
     CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Departure, Dismissal, Millis,
@@ -26,6 +22,9 @@ use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::chunks;
 use ps_proto::{Nonsense, Refusal, v1};
 use ps_run::{Ban, FolderError, Job, Part, Recorder};
+use ps_shard::peers::{Peer, Peers};
+use ps_shard::plane::{LocalGradients, new_plane, restore};
+use ps_shard::requests::{AttachRequest, Incoming, ShardSaid};
 use status::{Roster, Watch};
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -34,32 +33,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, debug_span, info, info_span, warn};
-
-/// What the connections tell the driver.
-pub(crate) enum Incoming {
-    /// A worker was admitted.
-    Joined { worker: WorkerId, peer: Peer },
-    /// It said something that passed the checks.
-    Message { worker: WorkerId, message: WorkerMessage },
-    /// Its stream has ended, or it said something that did not pass.
-    Left { worker: WorkerId, reason: Departure },
-    /// Somebody asks for a checkpoint.
-    Checkpoint(oneshot::Sender<Result<u64, Refusal>>),
-    /// Somebody asks how far the run is.
-    Status(oneshot::Sender<v1::StatusReply>),
-    /// Somebody asks for the weights that are kept here: their version, and each chunk's first element and bytes.
-    Weights(oneshot::Sender<(u64, Vec<(usize, Bytes)>)>),
-    /// Somebody asks where the shards are.
-    Places(oneshot::Sender<Result<v1::ShardsReply, Refusal>>),
-    /// A shard asks to take part.
-    Attach(AttachRequest),
-    /// A shard has said something, or is gone.
-    Shard { index: u32, said: ShardSaid },
-    /// This process is asked to stop; the run resumes when a server is started again.
-    Stop,
-    /// An administrator asks to end the run for good. The answer, once it is saved: its steps.
-    End(oneshot::Sender<Result<u64, Refusal>>),
-}
 
 /// A wait for which the driver did not listen this long is not held against any worker.
 const DEAF_AFTER: Duration = Duration::from_millis(500);

@@ -1,7 +1,7 @@
 //! The health service at an address of its own, without TLS: whoever starts and stops processes asks there.
 
-use crate::transport;
 use ps_proto::v1::parameter_server_server::SERVICE_NAME;
+use ps_shard::transport;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use tonic::service::Routes;

@@ -5,10 +5,10 @@
 //! name cannot be told from a new one, and a ban only ends its connection; its name and host still serve to find what it has
 //! contributed before, which at worst undoes more than necessary.
 
-use crate::peers::Peer;
 use ps_coord::{Contributor, WorkerId};
 use ps_proto::Refusal;
 use ps_run::Ban;
+use ps_shard::peers::Peer;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All workers that ever were admitted, by what they are known by.

@@ -8,10 +8,10 @@ use ps_run::{
 };
 use ps_server::args::Arguments;
 use ps_server::launched::Message;
-use ps_server::shard::{self, ShardOptions};
-use ps_server::signals::{Signal, Signals};
-use ps_server::transport::{self, Entrance};
 use ps_server::{ENDED, Finished, Health, Layout, ServerError, ServerOptions};
+use ps_shard::shard::{self, ShardOptions};
+use ps_shard::signals::{Signal, Signals};
+use ps_shard::transport::{self, Entrance};
 use ps_watch::{Gate, HeaderMap, Source, Watching};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};

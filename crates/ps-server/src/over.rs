@@ -1,11 +1,11 @@
 //! What a server says whose run is over, for as long as it stays: late workers and shards need not try again.
 
-use crate::transport::{self, Entrance};
 use ps_net::Listener;
 use ps_proto::Refusal;
 use ps_proto::v1::{
     self, parameter_server_server::ParameterServer, parameter_server_server::ParameterServerServer,
 };
+use ps_shard::transport::{self, Entrance};
 use std::future::Future;
 use std::pin::Pin;
 use tokio_stream::Stream;

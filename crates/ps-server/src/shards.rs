@@ -1,48 +1,21 @@
 //! The connections of the other shards, what goes out on them, and the sums that they have sent.
 
 use bytes::Bytes;
-use ps_coord::{Dismissal, NoSeat};
+use ps_coord::Dismissal;
 use ps_core::control::Verdict;
 use ps_core::optim::{Moved, PieceSums};
-use ps_proto::convert::{self, ShardGreeting, ShardMessage};
-use ps_proto::{Nonsense, Refusal, limits, v1};
+use ps_proto::convert;
+use ps_proto::{Refusal, limits, v1};
+use ps_shard::requests::AttachRequest;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::Status;
 use tracing::{info, warn};
 
 /// Messages that wait for one shard: a few chunks of what it resumes from, and hardly any others.
 const WAITING_MESSAGES: usize = 16;
-
-/// A shard asks to take part; the answer is its index, what it keeps, and what is sent to it.
-pub(crate) struct AttachRequest {
-    pub greeting: ShardGreeting,
-    pub reply: oneshot::Sender<Result<Admission, Refusal>>,
-}
-
-type Admission = (u32, Range<usize>, mpsc::Receiver<Result<v1::ToShard, Status>>);
-
-/// What came of a shard.
-pub(crate) enum ShardSaid {
-    Message(ShardMessage),
-    /// Its stream has ended; why.
-    Gone(String),
-}
-
-impl AttachRequest {
-    pub fn refuse(self, why: NoSeat) {
-        let refusal = match why {
-            NoSeat::Unknown { shard, shards } => {
-                Nonsense::new(format!("shard {shard} of a run with {shards} other shards")).into()
-            }
-            NoSeat::Taken => Refusal::ShardTaken,
-        };
-        // The process that asked may be gone.
-        let _ = self.reply.send(Err(refusal));
-    }
-}
 
 /// The other shards of a run, by index.
 pub(crate) struct Shards {

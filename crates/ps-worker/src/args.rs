@@ -4,7 +4,7 @@ use clap::Parser;
 use ps_config::{DataArgs, LogArgs, SecurityArgs};
 use ps_net::Security;
 use ps_run::Processors;
-use ps_server::transport::open_security;
+use ps_shard::transport::open_security;
 
 /// Compute gradients for a Downhill server
 ///

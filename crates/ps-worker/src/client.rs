@@ -12,7 +12,7 @@ use ps_proto::limits::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, from_worker::Message, parameter_server_client::ParameterServerClient};
-use ps_server::shard::Shard;
+use ps_shard::shard::Shard;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;

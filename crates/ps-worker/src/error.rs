@@ -1,6 +1,6 @@
 //! Why a worker's part came to no good end.
 
-use ps_server::ServerError;
+use ps_shard::ServerError;
 use std::fmt;
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! `ps-worker`: parse, connect, compute, exit code.
 
 use ps_run::Style;
-use ps_server::ENDED;
-use ps_server::signals::{Signal, Signals};
+use ps_shard::ENDED;
+use ps_shard::signals::{Signal, Signals};
 use ps_watch::{Source, Watching};
 use ps_worker::args::Arguments;
 use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};

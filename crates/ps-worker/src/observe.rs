@@ -8,7 +8,7 @@ use ps_net::Security;
 use ps_net::limits::PULL_TIMEOUT;
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, WorkerStatus};
-use ps_server::transport::open_security;
+use ps_shard::transport::open_security;
 use ps_terminal::{Narrow, Table, clip_start, hang};
 use serde_json::{Value, json};
 use std::path::Path;

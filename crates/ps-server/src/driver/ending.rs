@@ -1,7 +1,6 @@
 //! The end of a run: what is fetched and saved, what it gives, and who is told.
 
 use super::{Driver, Incoming, reach};
-use crate::peers::Peers;
 use crate::shards::Shards;
 use crate::whole::whole;
 use crate::{Finished, ServerError};
@@ -9,6 +8,7 @@ use ps_coord::{CoordinatorEvent, Dismissal, Outcome, Purpose, ServerAction, Unfe
 use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::{Refusal, convert};
 use ps_run::FolderError;
+use ps_shard::peers::Peers;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};

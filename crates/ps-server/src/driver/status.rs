@@ -1,10 +1,10 @@
 //! What others are shown of the run: its status, the board, and log lines with the workers' names.
 
 use super::{Driver, millis};
-use crate::peers::Peer;
 use ps_coord::{WorkerId, WorkerStatus};
 use ps_proto::v1;
 use ps_run::{WorkerRow, WorkerStanding};
+use ps_shard::peers::Peer;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;

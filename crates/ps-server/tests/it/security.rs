@@ -8,8 +8,8 @@ use ps_net::{Address, Listener, Security};
 use ps_proto::limits::{MAX_NAME_BYTES, PROTOCOL_VERSION};
 use ps_proto::stream::{self, Reader};
 use ps_proto::v1::{self, parameter_server_client::ParameterServerClient};
-use ps_server::transport::open_security;
 use ps_server::{Layout, ServerOptions};
+use ps_shard::transport::open_security;
 use ps_worker::WorkerOptions;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,

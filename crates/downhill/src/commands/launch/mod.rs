@@ -10,7 +10,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, LogFormat, OutArgs, RunArgs, WatchArgs};
 use ps_run::{Processors, Relay, ResumeHint, RunFolder, SUMMARY_INDENT, Style};
 use ps_server::launched::Message;
-use ps_server::signals::Signal;
+use ps_shard::signals::Signal;
 use ps_terminal::{stdout_width, wrap};
 use seat::{Role, Seat, say_farewell};
 use std::ffi::OsString;

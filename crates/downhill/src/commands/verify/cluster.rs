@@ -2,7 +2,7 @@
 
 use crate::children::{Child, Sink, describe};
 use crate::failure::Failure;
-use ps_server::signals::Signal;
+use ps_shard::signals::Signal;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;

@@ -12,12 +12,14 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 /// A worker that can be talked to.
-pub(crate) struct Peer {
+pub struct Peer {
+    /// What it calls itself.
     pub name: String,
     /// Where it is, in words if it has no address.
     pub address: String,
     /// What it has shown of itself.
     pub credential: Credential,
+    /// What is sent to it.
     pub outbox: Outbox,
     /// Whether it has been sent all weights, so that new ones are sent to it as they are made.
     pub is_served: bool,
@@ -26,7 +28,7 @@ pub(crate) struct Peer {
 }
 
 /// All of them. Those that take nothing any more are dropped and reported.
-pub(crate) struct Peers {
+pub struct Peers {
     meter: Arc<Meter>,
     peers: BTreeMap<WorkerId, Peer>,
     dropped: Vec<(WorkerId, Departure)>,
@@ -38,22 +40,27 @@ impl Peers {
         Peers { meter, peers: BTreeMap::new(), dropped: Vec::new() }
     }
 
+    /// Number of workers.
     pub fn len(&self) -> usize {
         self.peers.len()
     }
 
+    /// The worker, if it is still connected.
     pub fn get(&self, worker: WorkerId) -> Option<&Peer> {
         self.peers.get(&worker)
     }
 
+    /// All workers, by their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.peers.values()
     }
 
+    /// The ids of all workers, ascending.
     pub fn ids(&self) -> impl Iterator<Item = WorkerId> {
         self.peers.keys().copied()
     }
 
+    /// Adds a worker.
     pub fn admit(&mut self, worker: WorkerId, peer: Peer) {
         info!(%worker, name = peer.name, address = peer.address, "worker admitted");
         self.peers.insert(worker, peer);

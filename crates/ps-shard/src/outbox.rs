@@ -15,7 +15,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 /// The driver's end.
-pub(crate) struct Outbox {
+pub struct Outbox {
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -45,7 +45,7 @@ impl LeftOver {
 
 /// Why nothing more can be sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Undeliverable {
+pub enum Undeliverable {
     /// The connection is gone.
     Closed,
     /// The worker does not read what it is sent.
@@ -98,7 +98,7 @@ impl Outbox {
     }
 
     /// What will wait once this is gone.
-    pub fn left_over(&self) -> LeftOver {
+    pub(crate) fn left_over(&self) -> LeftOver {
         LeftOver(self.shared.clone())
     }
 

@@ -1,9 +1,9 @@
 //! Requests to events: admission, and one reading task for each worker.
 
 use crate::doors::{Administrator, Visitor};
-use crate::driver::{Incoming, Peer};
 use crate::outbox::{self, LeftOver, Outgoing};
-use crate::shards::{AttachRequest, ShardSaid};
+use crate::peers::Peer;
+use crate::requests::{AttachRequest, Incoming, ShardSaid};
 use ps_coord::{Departure, WorkerId};
 use ps_net::limits::{FAREWELL_TIMEOUT, HELLO_TIMEOUT, MAX_PULLS, MAX_WORKERS};
 use ps_net::security::Credential;
@@ -31,7 +31,7 @@ use tracing::{Instrument, debug, info, info_span};
 
 /// The gRPC service of one run; clones share it.
 #[derive(Clone)]
-pub(crate) struct Service(Arc<Shared>);
+pub struct Service(Arc<Shared>);
 
 struct Shared {
     /// What `Join` answers; a shard has none to give.
@@ -50,7 +50,7 @@ struct Shared {
 }
 
 /// A worker's place among all; it is free again when this is dropped.
-pub(crate) struct Place {
+pub struct Place {
     /// Completes when the server has let go of the worker.
     parted: oneshot::Receiver<()>,
     /// What still waits for it then.

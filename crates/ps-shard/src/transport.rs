@@ -96,7 +96,7 @@ pub fn serve(
 ///
 /// # Errors
 /// As for [`serve`].
-pub(crate) fn serve_probes(services: Routes, listener: TcpListener) -> io::Result<Serving> {
+pub fn serve_probes(services: Routes, listener: TcpListener) -> io::Result<Serving> {
     // Those who stay do not get to hear why they are cut off: no probe does.
     let builder =
         builder().max_connection_age(limits::HEALTH_CONNECTION_AGE).max_connection_age_grace(Duration::ZERO);

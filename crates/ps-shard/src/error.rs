@@ -61,7 +61,8 @@ impl ServerError {
         if matches!(self, ServerError::Refused { .. }) { 42 } else { 1 }
     }
 
-    pub(crate) fn panicked() -> Self {
+    /// The driver has panicked.
+    pub fn panicked() -> Self {
         ServerError::Internal("the thread of the rounds ended; what it said is above".into())
     }
 }

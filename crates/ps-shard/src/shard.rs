@@ -5,12 +5,13 @@
 //! before the first step and whenever a server was lost; it outlives its coordinator's process. [`start`] is given a loaded job; [`Shard::enter`]
 //! is for a worker in the same process, to which and from which no byte passes a socket.
 
-use crate::driver::Incoming;
 use crate::outbox::Outgoing;
 use crate::peers::Peers;
 use crate::plane::{LocalGradients, new_plane};
+use crate::requests::Incoming;
 use crate::service::{Place, Service};
-use crate::{BUILD, ServerError, ServerOptions, drive, expected, heartbeat, serve, shape};
+use crate::serving::{drive, expected, heartbeat, serve, shape};
+use crate::{BUILD, ServerError, ServerOptions};
 use ps_config::{Difference, RunConfig};
 use ps_coord::{Departure, Dismissal, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId};
 use ps_core::optim::Moved;

@@ -9,19 +9,20 @@ use ps_run::Job;
 use std::ops::Range;
 
 /// The initial weights of `job`, of which `kept` is kept here.
-pub(crate) fn new_plane(job: &Job, kept: Range<usize>) -> Plane {
+pub fn new_plane(job: &Job, kept: Range<usize>) -> Plane {
     let chunks = chunks(job.model.parameters(), kept.clone());
     Plane::new(job.model.clone(), job.control(), kept, chunks)
 }
 
 /// Continues from a checkpoint.
-pub(crate) fn restore(plane: &mut Plane, snapshot: &Snapshot) {
+pub fn restore(plane: &mut Plane, snapshot: &Snapshot) {
     let Snapshot { progress, weights, state } = snapshot;
     plane.restore_whole(progress.step, weights, state, progress.control.clone());
 }
 
 /// Gradients computed on the current rayon pool, for a plane that doubts what came from a worker.
-pub(crate) struct LocalGradients<'a> {
+pub struct LocalGradients<'a> {
+    /// The run, with its data.
     pub job: &'a Job,
     /// Built when it is first needed: most servers never compute.
     pub gradients: &'a mut Option<Gradients>,

@@ -1,0 +1,24 @@
+//! What a process needs to serve weights: admission of connections ([`transport`]), the gRPC service that turns calls into
+//! [`requests`], the workers and what is sent to them ([`peers`], [`outbox`]), and a whole [`shard`].
+//!
+//! The coordinator, in `ps-server`, adds the round logic and the other shards to it; a worker hosts a shard with nothing else.
+//! No flag is parsed here, and no port bound.
+
+mod doors;
+mod error;
+mod options;
+pub mod outbox;
+pub mod peers;
+pub mod plane;
+pub mod requests;
+pub mod service;
+pub mod serving;
+pub mod shard;
+pub mod signals;
+pub mod transport;
+
+pub use error::{ENDED, ServerError};
+pub use options::{Layout, ServerOptions};
+
+/// Name and version of the server, as peers see it.
+pub const BUILD: &str = concat!("ps-server ", env!("CARGO_PKG_VERSION"));
