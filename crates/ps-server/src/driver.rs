@@ -659,7 +659,7 @@ impl Driver {
     fn record(&mut self) {
         let Some(report) = self.made.take() else { return };
         let begun = Instant::now();
-        self.recorder.step(&report, self.peers.len());
+        self.recorder.step(&report, self.peers.count());
         self.excuse_since(begun);
     }
 

@@ -41,7 +41,7 @@ impl Peers {
     }
 
     /// Number of workers.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.peers.len()
     }
 
