@@ -367,13 +367,13 @@ fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were
     let short = ["train.batch=2048", "train.epochs=60", "model.hidden=[64, 32]"];
     let short = short.map(|set| ["--set", set]).concat();
     let short = short.as_slice();
-    let wanted = run(&mut place.train("whole", &short)).hash();
+    let wanted = run(&mut place.train("whole", short)).hash();
     let mut stops = 0;
     let ended = loop {
         let mut server = place.server("stopped");
         let mut server = Running::start(server.args(short).args(["--shard", "0/2"]));
         // They would wait for the next server.
-        let (_shard, _worker) = (shard(&short), place.worker());
+        let (_shard, _worker) = (shard(short), place.worker());
         if stops == 8 || !place.let_run("stopped", &mut server, &mut random) {
             break server.finish();
         }
