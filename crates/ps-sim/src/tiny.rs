@@ -71,8 +71,8 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
 
 /// The tiny job as the run of `seed` goes about it: with one to five workers at the start, one to four servers, and a
 /// checkpoint every one to three steps; with one server, some or all nodes may be audited. Every second hundred looks at the
-/// validation part after each epoch, and again at the batch of every other step; every second run of these is
-/// [`watched`].
+/// validation part after each epoch, and again at the batch of every other step; every second run of these has policies
+/// that decide about its steps.
 pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
     let (servers, checkpoint_every) = (1 + (seed / 5 % 4) as u32, 1 + seed / 20 % 3);
     let audit = if servers == 1 { [0.0, 0.3, 1.0][(seed % 3) as usize] } else { 0.0 };
