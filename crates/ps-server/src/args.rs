@@ -38,7 +38,9 @@ pub struct Arguments {
     #[arg(long)]
     pub stay: bool,
 
-    /// Set by `downhill launch`, which reads messages from standard output and itself prints how to resume the run
+    /// Write messages for 'downhill launch' to standard output
+    ///
+    /// The launcher sets this, and itself prints how to resume the run.
     #[arg(long, hide = true)]
     pub launched: bool,
 
