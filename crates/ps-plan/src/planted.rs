@@ -4,9 +4,22 @@
 //! Only the feature `planted` can plant one, and no released binary has it: elsewhere [`Planted`] is nothing, and what
 //! it says is known to the compiler.
 
-/// What can be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Defect {
+macro_rules! defects {
+    ($($(#[$documentation:meta])* $name:ident,)*) => {
+        /// What can be wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Defect {
+            $($(#[$documentation])* $name,)*
+        }
+
+        impl Defect {
+            /// All of them, so that a test cannot leave one out.
+            pub const ALL: &[Defect] = &[$(Defect::$name,)*];
+        }
+    };
+}
+
+defects! {
     /// Sums are added to one total as they come, not by the tree.
     SumsInOrderOfArrival,
     /// A node's sum that is covered already is added once more.

@@ -20,50 +20,8 @@ fn first_violation(planted: Planted) -> Option<Violation> {
 
 #[test]
 fn each_defect_comes_to_light_within_two_hundred_seeds() {
-    use Defect::*;
     let mut hidden = Vec::new();
-    for defect in [
-        SumsInOrderOfArrival,
-        CopyCountsTwice,
-        StaleSumCounts,
-        LostLeavesSkipped,
-        LostLeavesNotGivenOut,
-        OverdueLeavesNotGivenOut,
-        UnappliedStepStays,
-        LostWeightsNotSentAgain,
-        ShardsNotAwaited,
-        AuditsNotAwaited,
-        LiarsSumStays,
-        LiarsPastStays,
-        RefusedSumStays,
-        ResumesAtNextStep,
-        WeightsOfAnotherStep,
-        SumsOfOldConnection,
-        OrderNumberUsedTwice,
-        FirstRestoredIsEnough,
-        TaintedStepStays,
-        TaintNotReported,
-        FetchNotAwaited,
-        SavedBeforeArrived,
-        ResumesFromFirstChunk,
-        WorkersStayOnRestore,
-        SavedBeforeDurable,
-        StepSkippedOnResume,
-        VelocityNotRestored,
-        RecoveryKeepsState,
-        RecoveryKeepsCount,
-        GoodWeightsKeptLate,
-        ShardCountsSteps,
-        PoliciesForgetOnResume,
-        SmallerNodesStay,
-        StateNotTakenBack,
-        MetricsOfLastStepStay,
-        PreviousWeightsAreNew,
-        PreviousWeightsDropped,
-        DigestOmitsMetrics,
-        SenderNotCounted,
-        UnendedNodeCounts,
-    ] {
+    for &defect in Defect::ALL {
         match first_violation(Planted::new(defect)) {
             Some(violation) => println!("{defect:?}: {violation}"),
             None => hidden.push(defect),
