@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Lists what is linked into programs, with licences and their texts: licenses.py TRIPLE PROGRAM...
+"""Lists what is linked into programs, with licences and their texts: licenses.py TRIPLE PACKAGE...
 
-Asks Cargo which packages the programs link for that target and takes the texts from the packages' own sources, once each.
+Asks Cargo what the programs of these packages link for that target and takes the texts from the packages' own sources, once
+each.
 """
 
 import hashlib
@@ -10,14 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-triple, programs = sys.argv[1], sys.argv[2:]
+triple, roots = sys.argv[1], sys.argv[2:]
 
 
 def cargo(*arguments):
     return subprocess.run(["cargo", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-selected = [flag for program in programs for flag in ("-p", program)]
+selected = [flag for root in roots for flag in ("-p", root)]
 tree = cargo("tree", "--locked", "-e", "normal", "--target", triple, "--prefix", "none", "--format", "{p}", *selected)
 # A line is `name vVERSION`, followed by a path or a note in parentheses.
 linked = {tuple(line.split()[:2]) for line in tree.splitlines() if line}
@@ -43,7 +44,7 @@ for package in packages:
         digest = hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
         texts.setdefault(digest, (text, []))[1].append(f"{package['name']} {package['version']}")
 
-print(f"These packages are linked into {', '.join(programs)} for {triple}.\n")
+print(f"These packages are linked into the programs of {', '.join(roots)} for {triple}.\n")
 for package in packages:
     licence = package["license"] or package["license_file"]
     if not licence:

@@ -5,7 +5,6 @@ mod commands;
 mod drawing;
 mod failure;
 mod interrupt;
-mod local;
 mod output;
 mod programs;
 mod saved;

@@ -1,6 +1,6 @@
 //! Why a command did not do what it was asked for.
 
-use crate::local::LocalError;
+use downhill::LocalError;
 use ps_config::ConfigError;
 use ps_core::trainer::Diverged;
 use ps_data::DataError;
