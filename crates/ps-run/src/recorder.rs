@@ -9,7 +9,9 @@ use crate::folder::{FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
 use crate::lines::{EpochLine, EventLine, HashLine, Length, Line, ProbeLine, StepLine};
 use crate::measures::Measures;
+use crate::observer::{Observer, Requests, Resumed, StepMade, StepWeights};
 use crate::onlooker::Onlooker;
+use crate::phase::Phase;
 use crate::progress::{Progress, Style};
 use crate::summary::{Ending, Slowest, Summary};
 use crate::tensorboard::EventFile;
@@ -86,6 +88,8 @@ pub struct Recorder {
     board: Arc<Board>,
     events: Option<Arc<Mutex<EventFile>>>,
     onlooker: Option<Onlooker>,
+    observers: Vec<Box<dyn Observer>>,
+    requests: Requests,
 }
 
 /// What whoever holds the weights shall hand over after a step.
@@ -228,6 +232,8 @@ impl Recorder {
             board,
             events: None,
             onlooker: None,
+            observers: Vec::new(),
+            requests: Requests::default(),
         };
         if let Some(start) = recorder.start.take() {
             recorder.hash_start(&start, &lines);
@@ -253,6 +259,25 @@ impl Recorder {
             window.since = self.started;
         }
         self.board.begin();
+        self.phase(Phase::Training, "");
+    }
+
+    /// Reports the run to `observer`, too.
+    pub fn observe(&mut self, mut observer: Box<dyn Observer>) {
+        if let Some(start) = &self.start {
+            let (step, samples) = (start.progress.step, start.progress.samples);
+            self.board.read(|seen| observer.on_resume(&Resumed { step, samples, lines: &seen.lines }));
+        }
+        self.observers.push(observer);
+    }
+
+    /// Whether an observer has asked for the end of the run.
+    pub fn is_stop_requested(&self) -> bool {
+        self.requests.stop
+    }
+
+    fn phase(&mut self, phase: Phase, activity: &str) {
+        self.observers.iter_mut().for_each(|observer| observer.on_phase(phase, activity));
     }
 
     /// What the run goes on from, for whoever holds the weights; nothing if it begins.
@@ -325,6 +350,8 @@ impl Recorder {
             seen.recall(&lines);
             (seen.steps, seen.samples) = (from.step, from.samples);
         });
+        let from = Resumed { step: from.step, samples: from.samples, lines: &lines };
+        self.observers.iter_mut().for_each(|observer| observer.on_resume(&from));
         if let Some(found) = found {
             self.hash_start(found, &lines);
         }
@@ -361,7 +388,8 @@ impl Recorder {
     /// The checkpoints cannot be trusted any more: the run must not go on.
     pub fn wants(&mut self, steps: u64) -> Result<Wanted, FolderError> {
         let goes_on = steps < self.plan.steps && !self.is_concluded;
-        let look = self.is_hashed(steps) || self.is_shown(steps);
+        let is_observed = self.observers.iter().any(|observer| observer.wants_weights(steps));
+        let look = self.is_hashed(steps) || self.is_shown(steps) || is_observed;
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(Wanted { save: false, look }) };
         let warning = checkpoints.look()?;
         // A descent moves no weight in its last step, so a longer run resumes before it.
@@ -396,6 +424,9 @@ impl Recorder {
         if let Some(onlooker) = self.onlooker.as_ref().filter(|_| self.is_shown(steps)) {
             onlooker.show(steps, weights.to_vec());
         }
+        let weights = StepWeights { step: steps, values: weights };
+        let wanting = self.observers.iter_mut().filter(|observer| observer.wants_weights(steps));
+        wanting.for_each(|observer| observer.on_weights(&weights));
     }
 
     /// What others may see of the run.
@@ -531,6 +562,7 @@ impl Recorder {
             self.probe(probe);
         }
         let made = Made { steps: report.step + 1, epoch: report.epoch, rate: report.rate, workers };
+        self.observe_step(&made, &report.tally, now);
         let due = self.progress.due();
         if now - self.unseen.since >= due {
             let line = self.step_line(&self.unseen, &made, now);
@@ -542,6 +574,31 @@ impl Recorder {
         }
         if self.plan.ends_epoch(report.step) {
             self.end_epoch(&made, now);
+        }
+    }
+
+    fn observe_step(&mut self, made: &Made, batch: &Tally, now: Instant) {
+        let Length { steps, epochs } = length(&self.plan);
+        let step = StepMade {
+            step: made.steps,
+            steps,
+            epoch: made.epoch + 1,
+            epochs,
+            learning_rate: made.rate,
+            batch,
+            samples: self.samples,
+            workers: made.workers,
+            seconds: self.before + (now - self.started).as_secs_f64(),
+            at: now,
+        };
+        self.observers.iter_mut().for_each(|observer| observer.on_step(&step, &mut self.requests));
+        self.grant_checkpoint();
+    }
+
+    /// Has the run saved if an observer has asked for it.
+    fn grant_checkpoint(&mut self) {
+        if std::mem::take(&mut self.requests.checkpoint) {
+            self.ask_for_checkpoint();
         }
     }
 
@@ -588,6 +645,7 @@ impl Recorder {
     /// it.
     pub fn validate(&mut self, job: &Job, weights: &[f32]) -> Option<Tally> {
         self.board.finishing(EVALUATING);
+        self.phase(Phase::Finishing, EVALUATING);
         let validation = (!self.ended.is_empty()).then(|| job.validate(weights)).flatten()?;
         self.epoch(Some(&validation));
         Some(validation)
@@ -605,8 +663,10 @@ impl Recorder {
         if let Some(validation) = &line.validation {
             self.board.tell(|seen| seen.validation = Some(validation.clone()));
         }
+        self.observers.iter_mut().for_each(|observer| observer.on_epoch(&line, &mut self.requests));
         let line = Line::Epoch(line);
         self.write(&line);
+        self.grant_checkpoint();
         let now = Instant::now();
         let quick = self.told.is_some_and(|told| now - told < QUICK_EPOCH);
         if !quick || epochs <= MANY_EPOCHS || epoch == epochs || self.progress.is_json() {
@@ -626,6 +686,8 @@ impl Recorder {
             self.validated = None;
             self.is_restored = true;
         }
+        self.observers.iter_mut().for_each(|observer| observer.on_event(step, event, &mut self.requests));
+        self.grant_checkpoint();
         let line = Line::Event(EventLine { step, event: event.name().into(), text: events::text(event) });
         self.write(&line);
         self.progress.show(&line);
@@ -663,15 +725,20 @@ impl Recorder {
     /// The run is over: writes the results (relative data paths started at `root`), measures the weights and returns the
     /// summary. The weights are written before anything else, so that no later failure loses them.
     pub fn finish(
-        self,
+        mut self,
         job: &Job,
         root: &Path,
         weights: &[f32],
         version: u64,
     ) -> Result<Summary, FolderError> {
-        let board = Arc::clone(&self.board);
+        let (board, mut observers) = (Arc::clone(&self.board), std::mem::take(&mut self.observers));
         let finished = self.write_results(job, root, weights, version);
-        finished.inspect(|summary| board.end(summary)).inspect_err(|error| board.fail(error))
+        let finished = finished.inspect(|summary| board.end(summary)).inspect_err(|error| board.fail(error));
+        observers.iter_mut().for_each(|observer| match &finished {
+            Ok(summary) => observer.on_finish(summary),
+            Err(error) => observer.on_failure(error),
+        });
+        finished
     }
 
     fn write_results(
@@ -774,10 +841,11 @@ impl Recorder {
     pub fn abandon(mut self, reason: &dyn Display) {
         self.progress.close();
         let _ = self.close_metrics();
-        let board = Arc::clone(&self.board);
+        let (board, observers) = (Arc::clone(&self.board), std::mem::take(&mut self.observers));
         // What others see is complete before the end is: the thread that looks at weights ends with the recorder.
         drop(self);
         board.fail(reason);
+        observers.into_iter().for_each(|mut observer| observer.on_failure(reason));
     }
 
     /// Where results go.
@@ -816,6 +884,7 @@ impl Recorder {
             let _ = writeln!(metrics, "{}", line.to_json());
         }
         self.board.line(line);
+        self.observers.iter_mut().for_each(|observer| observer.on_line(line));
         if let Some(events) = &self.events {
             let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
             events.line(line);

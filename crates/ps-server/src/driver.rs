@@ -660,6 +660,9 @@ impl Driver {
         let Some(report) = self.made.take() else { return };
         let begun = Instant::now();
         self.recorder.step(&report, self.peers.count());
+        if self.recorder.is_stop_requested() {
+            self.events.push_back(ServerEvent::Stop);
+        }
         self.excuse_since(begun);
     }
 

@@ -61,6 +61,7 @@ pub fn train(
     stop: &AtomicBool,
     recorder: &mut Recorder,
 ) -> Result<Trained, LocalError> {
+    recorder.begin();
     if let Some(trained) = recorder.take_complete(job) {
         return Ok(trained);
     }
@@ -180,7 +181,7 @@ impl<'a> Hub<'a> {
         self.show();
         let mut stopping = false;
         while self.finished.is_none() {
-            if !stopping && self.stop.load(Ordering::Relaxed) {
+            if !stopping && (self.stop.load(Ordering::Relaxed) || self.recorder.is_stop_requested()) {
                 stopping = true;
                 self.tell(ServerEvent::Stop)?;
             } else if let Some(letter) = self.own_letters.pop_front() {

@@ -164,7 +164,6 @@ fn train(
     hint: &ResumeHint,
     mut recorder: Recorder,
 ) -> Result<ExitCode, Failure> {
-    recorder.board().begin();
     let trained = if arguments.reference {
         by_reference(job, &mut recorder)
     } else {
@@ -207,6 +206,7 @@ fn by_workers(
 }
 
 fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), Failure> {
+    recorder.begin();
     let [train, validation] = job.parts();
     let validation = job.validates().then_some(validation);
     let mut say = |report: &StepReport, weights: &[f32]| {

@@ -1,0 +1,211 @@
+//! Observers of a run by the reference trainer, and what they may ask for.
+
+use ps_config::{CheckpointArgs, RunConfig};
+use ps_core::control::Event;
+use ps_core::reference;
+use ps_data::NoProgress;
+use ps_run::{
+    EpochLine, Job, Line, Observer, Phase, Recorder, Requests, Resumed, RunFolder, StepMade, StepWeights,
+    Style, Summary,
+};
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+fn job(keys: &str) -> Job {
+    let text = format!(
+        "data.train = 'digits:40'\nmodel.kind = 'softmax'\ntrain.batch = 20\nlearning_rate.initial = 0.1\n{keys}"
+    );
+    let run = RunConfig::parse(&text, "test", &[]).unwrap();
+    Job::load(run, Path::new("."), None, &NoProgress).unwrap()
+}
+
+/// Reports steps of the reference trainer to `recorder` until the end, or until an observer asks for it. Returns the
+/// weights and the steps made.
+fn train(job: &Job, recorder: &mut Recorder) -> (Vec<f32>, u64) {
+    recorder.begin();
+    let [train, validation] = job.parts();
+    let validation = job.validates().then_some(validation);
+    let mut made = (job.model.initial(job.plan.seed), 0);
+    let mut report = |report: &ps_core::StepReport, weights: &[f32]| {
+        if recorder.is_stop_requested() {
+            return;
+        }
+        recorder.step(report, 1);
+        if recorder.wants(report.step + 1).unwrap().look {
+            recorder.look(report.step + 1, weights);
+        }
+        made = (weights.to_vec(), report.step + 1);
+    };
+    reference::run(&job.model, job.trainer(), train, validation, &mut report).unwrap();
+    if made.1 == job.plan.steps {
+        recorder.validate(job, &made.0);
+    }
+    made
+}
+
+/// Writes down what is reported, in order.
+#[derive(Clone, Default)]
+struct Protocol(Arc<Mutex<Vec<String>>>);
+
+impl Protocol {
+    fn add(&self, entry: impl Into<String>) {
+        self.0.lock().unwrap().push(entry.into());
+    }
+
+    fn entries(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Observer for Protocol {
+    fn on_resume(&mut self, from: &Resumed<'_>) {
+        self.add(format!("resume {} samples={} lines={}", from.step, from.samples, from.lines.len()));
+    }
+
+    fn on_phase(&mut self, phase: Phase, activity: &str) {
+        self.add(format!("{phase:?} {activity}").trim_end());
+    }
+
+    fn on_step(&mut self, step: &StepMade<'_>, _: &mut Requests) {
+        assert!(step.loss().is_finite() && step.accuracy().is_some() && step.seconds >= 0.0);
+        self.add(format!(
+            "step {}/{} epoch {}/{} samples={}",
+            step.step, step.steps, step.epoch, step.epochs, step.samples
+        ));
+    }
+
+    fn on_epoch(&mut self, epoch: &EpochLine, _: &mut Requests) {
+        let validated = epoch.validation.as_ref().map(|measures| measures.samples);
+        self.add(format!("epoch {} validated={validated:?}", epoch.epoch));
+    }
+
+    fn on_event(&mut self, step: u64, event: &Event, _: &mut Requests) {
+        self.add(format!("event {step} {}", event.name()));
+    }
+
+    fn on_line(&mut self, line: &Line) {
+        let kind = serde_json::to_value(line).unwrap()["kind"].clone();
+        self.add(format!("line {}", kind.as_str().unwrap()));
+    }
+
+    fn wants_weights(&self, step: u64) -> bool {
+        step == 2
+    }
+
+    fn on_weights(&mut self, weights: &StepWeights<'_>) {
+        self.add(format!("weights {} len={}", weights.step, weights.values.len()));
+    }
+
+    fn on_finish(&mut self, summary: &Summary) {
+        self.add(format!("finish {}", summary.steps));
+    }
+
+    fn on_failure(&mut self, reason: &dyn Display) {
+        self.add(format!("failure {reason}"));
+    }
+}
+
+#[test]
+fn an_observer_sees_all_of_a_run_in_order() {
+    let job = job("data.validation = 'digits:10,seed=5'\ntrain.epochs = 2");
+    let mut recorder = Recorder::new(&job, None, Style::Quiet).unwrap();
+    let protocol = Protocol::default();
+    recorder.observe(Box::new(protocol.clone()));
+    let (weights, version) = train(&job, &mut recorder);
+    recorder.finish(&job, Path::new("."), &weights, version).unwrap();
+    assert_eq!(
+        protocol.entries(),
+        [
+            "Training",
+            "step 1/4 epoch 1/2 samples=20",
+            "line step",
+            "step 2/4 epoch 1/2 samples=40",
+            "line step",
+            "weights 2 len=7850",
+            // The validation after an epoch arrives with the next step.
+            "epoch 1 validated=Some(10)",
+            "line epoch",
+            "step 3/4 epoch 2/2 samples=60",
+            "line step",
+            "step 4/4 epoch 2/2 samples=80",
+            "line step",
+            "Finishing evaluating the final weights",
+            "epoch 2 validated=Some(10)",
+            "line epoch",
+            "finish 4",
+        ]
+    );
+}
+
+struct StopAfterEpoch(u32);
+
+impl Observer for StopAfterEpoch {
+    fn on_epoch(&mut self, epoch: &EpochLine, requests: &mut Requests) {
+        if epoch.epoch == self.0 {
+            requests.stop();
+        }
+    }
+}
+
+#[test]
+fn an_observer_ends_a_run_after_the_step_in_hand() {
+    let job = job("train.epochs = 5");
+    let mut recorder = Recorder::new(&job, None, Style::Quiet).unwrap();
+    recorder.observe(Box::new(StopAfterEpoch(2)));
+    let (weights, version) = train(&job, &mut recorder);
+    let summary = recorder.finish(&job, Path::new("."), &weights, version).unwrap();
+    assert_eq!((summary.steps, summary.is_done()), (4, false));
+}
+
+struct SaveEachEpoch;
+
+impl Observer for SaveEachEpoch {
+    fn on_epoch(&mut self, _: &EpochLine, requests: &mut Requests) {
+        requests.checkpoint();
+    }
+}
+
+#[test]
+fn an_observer_has_a_run_saved_and_sees_where_it_resumes() {
+    let place = tempfile::tempdir().unwrap();
+    let job = job("train.epochs = 3");
+    let wanted = CheckpointArgs {
+        checkpoint_every: None,
+        checkpoint_seconds: 0,
+        checkpoint_keep: 2,
+        allow_fresh: false,
+    };
+    let open = || {
+        let folder = RunFolder::create(Some(&place.path().join("out")), "test", Some(&job.run)).unwrap();
+        Recorder::with_checkpoints(&job, folder, Style::Quiet, &wanted).unwrap()
+    };
+    let mut recorder = open();
+    recorder.observe(Box::new(SaveEachEpoch));
+    let trainer = job.trainer();
+    let mut steps = 0;
+    let mut report = |report: &ps_core::StepReport, weights: &[f32]| {
+        if steps == 3 {
+            return;
+        }
+        steps = report.step + 1;
+        recorder.step(report, 1);
+        if recorder.wants(steps).unwrap().save {
+            let progress = recorder.progress(steps, job.control().state().clone());
+            recorder.checkpoint(progress, weights.to_vec(), Vec::new()).unwrap();
+        }
+    };
+    reference::run(&job.model, trainer, job.parts()[0], None, &mut report).unwrap();
+    drop(recorder);
+    let mut resumed = open();
+    let protocol = Protocol::default();
+    resumed.observe(Box::new(protocol.clone()));
+    // Two steps and their epoch.
+    assert_eq!(protocol.entries(), ["resume 2 samples=40 lines=3"]);
+    assert_eq!(resumed.take_start().unwrap().progress.step, 2);
+    resumed.rewind().unwrap();
+    resumed.abandon(&"the disk is full");
+    // The hash of the weights that it resumes from is another line.
+    let later = ["resume 2 samples=40 lines=3", "line hash", "failure the disk is full"];
+    assert_eq!(protocol.entries()[1..], later);
+}
