@@ -1,17 +1,34 @@
 //! Data files of every format, as training and as test data, through encoding and standardisation.
 
-use crate::{Seed, choice, part, with_length};
+use crate::{Seed, Target, choice, part, with_length};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ps_core::Samples;
 use ps_data::{
-    ColumnKind, DataConfig, DataError, Loaded, Missing, Split, Task, Validation, load_from_memory,
+    ColumnKind, DataConfig, DataError, FORMATS, Loaded, Missing, Split, Task, Validation, load_from_memory,
 };
 use std::collections::BTreeMap;
 use std::io::Write;
 
+/// A target for each format, named after its prefix.
+///
+/// # Panics
+/// A format has none.
+pub(crate) fn targets() -> impl Iterator<Item = Target> {
+    FORMATS.iter().map(|format| {
+        let (run, seeds): (fn(&[u8]), fn() -> Vec<Seed>) = match format.prefix {
+            "idx" => (idx, idx_seeds),
+            "csv" => (csv, csv_seeds),
+            "libsvm" => (libsvm, libsvm_seeds),
+            "digits" => (digits, digits_seeds),
+            prefix => panic!("sources that begin with `{prefix}:` are not fuzzed: add a function and seeds"),
+        };
+        Target { name: format.prefix, run, seeds }
+    })
+}
+
 /// Labels, then images.
-pub(crate) fn idx(input: &[u8]) {
+fn idx(input: &[u8]) {
     let (choice, rest) = choice(input);
     let (labels, images) = part(rest);
     let labelled = DataConfig::new("idx:images,labels");
@@ -19,7 +36,7 @@ pub(crate) fn idx(input: &[u8]) {
 }
 
 /// A table, and after a zero byte the table that the model is tested on.
-pub(crate) fn csv(input: &[u8]) {
+fn csv(input: &[u8]) {
     let (choice, rest) = choice(input);
     let label = match choice >> 6 {
         0 => None,
@@ -36,8 +53,8 @@ pub(crate) fn csv(input: &[u8]) {
     with_test(choice, config, rest);
 }
 
-/// Likewise.
-pub(crate) fn libsvm(input: &[u8]) {
+/// A file, and after a zero byte the file that the model is tested on.
+fn libsvm(input: &[u8]) {
     let (choice, rest) = choice(input);
     if !is_only_slow(rest) {
         with_test(choice, DataConfig::new("libsvm:train"), rest);
@@ -50,6 +67,17 @@ fn is_only_slow(input: &[u8]) -> bool {
     let numbers = input.split(|byte| !byte.is_ascii_digit());
     let mut numbers = numbers.filter_map(|digits| std::str::from_utf8(digits).ok()?.parse::<usize>().ok());
     numbers.any(|number| number <= 1 << 24 && number.saturating_mul(lines) > 1 << 18)
+}
+
+/// What follows `digits:`.
+fn digits(input: &[u8]) {
+    let (choice, rest) = choice(input);
+    let Ok(text) = std::str::from_utf8(rest) else { return };
+    let count = text.split(',').next().unwrap_or_default().trim();
+    let is_slow = count.is_empty() || count.parse::<usize>().is_ok_and(|count| count > 16);
+    if !is_slow {
+        check(choice, DataConfig::new(&format!("digits:{text}")), &[]);
+    }
 }
 
 fn with_test(choice: u8, mut config: DataConfig, input: &[u8]) {
@@ -105,11 +133,12 @@ fn is_sound(loaded: &Loaded, split: &Split, standardized: bool) {
 /// An error is about what was given, in a line.
 fn is_told_well(error: &DataError) {
     let text = error.to_string();
-    let told = ["images", "labels", "train", "test", "data."].iter().any(|place| text.contains(place));
+    let told =
+        ["images", "labels", "train", "test", "digits:", "data."].iter().any(|place| text.contains(place));
     assert!(told && !matches!(error, DataError::File { .. }), "{text}");
 }
 
-pub(crate) fn idx_seeds() -> Vec<Seed> {
+fn idx_seeds() -> Vec<Seed> {
     let labels = [&[0, 0, 8, 1, 0, 0, 0, 4][..], &[0, 1, 2, 1]].concat();
     let pixels: Vec<u8> = (0..24).map(|index| index * 10).collect();
     let images = [&[0, 0, 8, 3, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0, 3][..], &pixels].concat();
@@ -136,7 +165,7 @@ fn gz(bytes: &[u8]) -> Vec<u8> {
     written.expect("memory takes everything")
 }
 
-pub(crate) fn csv_seeds() -> Vec<Seed> {
+fn csv_seeds() -> Vec<Seed> {
     let with = |choice: u8, text: &str| [&[choice][..], text.as_bytes()].concat();
     vec![
         ("classes", with(0, "a,b,label\n1,x,yes\n2.5,y,no\n-3e2,x,yes\n")),
@@ -155,7 +184,7 @@ pub(crate) fn csv_seeds() -> Vec<Seed> {
     ]
 }
 
-pub(crate) fn libsvm_seeds() -> Vec<Seed> {
+fn libsvm_seeds() -> Vec<Seed> {
     let with = |choice: u8, text: &str| [&[choice][..], text.as_bytes()].concat();
     vec![
         ("classes", with(1, "+1 1:0.5 3:2\n-1 2:1e-3 # said\n\n+1 3:-7\n")),
@@ -166,5 +195,18 @@ pub(crate) fn libsvm_seeds() -> Vec<Seed> {
         ("beyond-memory", with(2, "1 4294967295:1\n")),
         ("beyond-the-index", with(2, "1 4294967296:1\n")),
         ("no-label", with(0, "1:1\n")),
+    ]
+}
+
+fn digits_seeds() -> Vec<Seed> {
+    let with = |choice: u8, text: &str| [&[choice][..], text.as_bytes()].concat();
+    vec![
+        ("plain", with(0, "10")),
+        ("standardized-with-validation", with(4 | 16, "12,seed=7")),
+        ("one", with(2 | 16, "1")),
+        ("none", with(0, "0")),
+        ("beyond-the-limit", with(0, "10000001")),
+        ("unknown-option", with(0, "5,count=3")),
+        ("seed-beyond-u64", with(0, "5,seed=18446744073709551616")),
     ]
 }

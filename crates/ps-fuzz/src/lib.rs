@@ -1,7 +1,7 @@
 //! Everything that reads what others wrote (messages, checkpoints, data files, run files) as functions of bytes.
 //!
 //! A [`Target`] takes any bytes at all. It fails by panicking, by taking memory that the bytes do not justify, or by not
-//! coming back; and it panics itself where something was accepted that should not have been. The programs in `fuzz/` give
+//! coming back; and it panics itself where something was accepted that should not have been. The program in `fuzz/` gives
 //! targets to libFuzzer; `tests/corpus.rs` gives them the files of `fuzz/seeds` and a fixed number of [`mutate`]d ones.
 //!
 //! Nothing here is part of a run.
@@ -16,7 +16,7 @@ mod stream;
 /// Something that reads what others wrote.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its name: that of its program in `fuzz/fuzz_targets` and of its folder in `fuzz/seeds`.
+    /// Selects the target in `fuzz/run`, and is the name of its folder in `fuzz/seeds`.
     pub name: &'static str,
     /// Reads the bytes; panics if that goes wrong.
     pub run: fn(&[u8]),
@@ -27,25 +27,16 @@ pub struct Target {
 /// An input to begin from, and its name.
 pub type Seed = (&'static str, Vec<u8>);
 
-/// All targets.
-pub const TARGETS: [Target; 8] = [
-    Target { name: "from_worker", run: messages::from_worker, seeds: messages::worker_seeds },
-    Target { name: "from_server", run: messages::from_server, seeds: messages::server_seeds },
-    Target { name: "stream", run: stream::run, seeds: stream::seeds },
-    Target { name: "checkpoint", run: checkpoint::run, seeds: checkpoint::seeds },
-    Target { name: "idx", run: data::idx, seeds: data::idx_seeds },
-    Target { name: "csv", run: data::csv, seeds: data::csv_seeds },
-    Target { name: "libsvm", run: data::libsvm, seeds: data::libsvm_seeds },
-    Target { name: "run_file", run: run_file::run, seeds: run_file::seeds },
-];
-
-/// Runs the target `name`.
-///
-/// # Panics
-/// There is none of that name; the target does.
-pub fn run(name: &str, input: &[u8]) {
-    let target = TARGETS.iter().find(|target| target.name == name);
-    (target.expect("the programs name targets that there are").run)(input);
+/// All targets: one for each format of data, and those listed here.
+pub fn targets() -> impl Iterator<Item = Target> {
+    let others = [
+        Target { name: "from_worker", run: messages::from_worker, seeds: messages::worker_seeds },
+        Target { name: "from_server", run: messages::from_server, seeds: messages::server_seeds },
+        Target { name: "stream", run: stream::run, seeds: stream::seeds },
+        Target { name: "checkpoint", run: checkpoint::run, seeds: checkpoint::seeds },
+        Target { name: "run_file", run: run_file::run, seeds: run_file::seeds },
+    ];
+    data::targets().chain(others)
 }
 
 /// The first byte, which chooses between variants, and the others.

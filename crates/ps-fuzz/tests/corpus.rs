@@ -4,13 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use ps_fuzz::mutate::mutate;
-use ps_fuzz::{TARGETS, Target};
+use ps_fuzz::{Target, targets};
 use ps_plan::seed::{Purpose, Stream};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Inputs made for each target.
@@ -43,9 +42,6 @@ unsafe impl GlobalAlloc for Counted {
     }
 }
 
-/// What is held is counted for one target at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
 fn seeds_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds")
 }
@@ -62,74 +58,35 @@ fn files(target: &Target) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-fn check(name: &str) {
-    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+#[test]
+fn every_target_takes_any_input_and_little_memory() {
     let seed = u64::from(std::process::id());
-    println!("seed {seed}");
-    let take = |input: &[u8], what: &dyn std::fmt::Display| {
-        let held = HELD.load(Relaxed);
-        MOST_HELD.store(held, Relaxed);
-        let ended = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
-        let most = MOST_HELD.load(Relaxed).saturating_sub(held);
-        let input = input.escape_ascii();
-        assert!(ended.is_ok(), "{what} panicked, see above: {input}");
-        assert!(most < MOST_BYTES, "{what} took {most} bytes of memory: {input}");
-    };
-    let files = files(target);
-    files.iter().for_each(|(file, input)| take(input, file));
-    let mut random = Stream::new(seed, Purpose::Simulation, 0);
-    for number in 0..INPUTS {
-        let mut some = || &files[random.below(files.len() as u32) as usize].1;
-        let (input, other) = (some(), some());
-        take(&mutate(&mut random, input, other), &format_args!("input {number} of seed {seed}"));
+    for target in targets() {
+        let take = |input: &[u8], what: &dyn std::fmt::Display| {
+            let held = HELD.load(Relaxed);
+            MOST_HELD.store(held, Relaxed);
+            let ended = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
+            let most = MOST_HELD.load(Relaxed).saturating_sub(held);
+            let (name, input) = (target.name, input.escape_ascii());
+            assert!(ended.is_ok(), "{name} panicked on {what}, see above: {input}");
+            assert!(most < MOST_BYTES, "{name} took {most} bytes of memory for {what}: {input}");
+        };
+        let files = files(&target);
+        files.iter().for_each(|(file, input)| take(input, file));
+        let mut random = Stream::new(seed, Purpose::Simulation, 0);
+        for number in 0..INPUTS {
+            let mut some = || &files[random.below(files.len() as u32) as usize].1;
+            let (input, other) = (some(), some());
+            take(&mutate(&mut random, input, other), &format_args!("input {number} of seed {seed}"));
+        }
     }
-}
-
-#[test]
-fn messages_of_workers_and_shards_may_be_anything() {
-    check("from_worker");
-}
-
-#[test]
-fn messages_of_servers_and_coordinators_may_be_anything() {
-    check("from_server");
-}
-
-#[test]
-fn streams_may_be_anything_in_any_pieces() {
-    check("stream");
-}
-
-#[test]
-fn files_of_checkpoints_may_hold_anything() {
-    check("checkpoint");
-}
-
-#[test]
-fn idx_files_may_hold_anything() {
-    check("idx");
-}
-
-#[test]
-fn csv_files_may_hold_anything() {
-    check("csv");
-}
-
-#[test]
-fn libsvm_files_may_hold_anything() {
-    check("libsvm");
-}
-
-#[test]
-fn run_files_and_overrides_may_hold_anything() {
-    check("run_file");
 }
 
 /// `UPDATE_SEEDS=1 cargo test -p ps-fuzz` writes them.
 #[test]
 fn the_seeds_are_those_that_the_code_makes_and_those_that_were_found() {
-    for target in &TARGETS {
+    for target in targets() {
+        assert!(!(target.seeds)().is_empty(), "{} has no seeds", target.name);
         for (name, input) in (target.seeds)() {
             let file = seeds_folder().join(target.name).join(name);
             if std::env::var_os("UPDATE_SEEDS").is_some() {
@@ -140,7 +97,7 @@ fn the_seeds_are_those_that_the_code_makes_and_those_that_were_found() {
                 assert!(is_same, "{}: run UPDATE_SEEDS=1 cargo test -p ps-fuzz", file.display());
             }
         }
-        for (name, _) in files(target) {
+        for (name, _) in files(&target) {
             let is_made = (target.seeds)().iter().any(|(made, _)| *made == name);
             assert!(is_made || name.starts_with("found-"), "{}/{name}: nothing makes it", target.name);
         }
