@@ -16,14 +16,14 @@ use std::io::Write;
 /// A format has none.
 pub(crate) fn targets() -> impl Iterator<Item = Target> {
     FORMATS.iter().map(|format| {
-        let (run, seeds): (fn(&[u8]), fn() -> Vec<Seed>) = match format.prefix {
-            "idx" => (idx, idx_seeds),
-            "csv" => (csv, csv_seeds),
-            "libsvm" => (libsvm, libsvm_seeds),
-            "digits" => (digits, digits_seeds),
+        let target = |run: fn(&[u8]), seeds: fn() -> Vec<Seed>| Target { name: format.prefix, run, seeds };
+        match format.prefix {
+            "idx" => target(idx, idx_seeds),
+            "csv" => target(csv, csv_seeds),
+            "libsvm" => target(libsvm, libsvm_seeds),
+            "digits" => target(digits, digits_seeds),
             prefix => panic!("sources that begin with `{prefix}:` are not fuzzed: add a function and seeds"),
-        };
-        Target { name: format.prefix, run, seeds }
+        }
     })
 }
 
@@ -76,7 +76,7 @@ fn digits(input: &[u8]) {
     let count = text.split(',').next().unwrap_or_default().trim();
     let is_slow = count.is_empty() || count.parse::<usize>().is_ok_and(|count| count > 16);
     if !is_slow {
-        check(choice, DataConfig::new(&format!("digits:{text}")), &[]);
+        check(choice, DataConfig::new(format!("digits:{text}")), &[]);
     }
 }
 
