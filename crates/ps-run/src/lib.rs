@@ -17,7 +17,7 @@ mod lines;
 mod measures;
 mod memory;
 mod observer;
-mod onlooker;
+mod observers;
 mod past;
 mod paths;
 mod phase;
@@ -27,7 +27,6 @@ mod recorder;
 mod resume;
 mod resume_hint;
 mod summary;
-mod tensorboard;
 mod trace;
 mod weights;
 

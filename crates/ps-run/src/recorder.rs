@@ -10,11 +10,11 @@ use crate::job::Job;
 use crate::lines::{EpochLine, EventLine, HashLine, Length, Line, ProbeLine, StepLine};
 use crate::measures::Measures;
 use crate::observer::{Observer, Requests, Resumed, StepMade, StepWeights};
-use crate::onlooker::Onlooker;
+use crate::observers::tensorboard::EventFile;
+use crate::observers::weight_inspector::WeightInspector;
 use crate::phase::Phase;
 use crate::progress::{Progress, Style};
 use crate::summary::{Ending, Slowest, Summary};
-use crate::tensorboard::EventFile;
 use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
 use ps_core::control::{Event, Probe, State};
@@ -87,7 +87,7 @@ pub struct Recorder {
     /// What others see.
     board: Arc<Board>,
     events: Option<Arc<Mutex<EventFile>>>,
-    onlooker: Option<Onlooker>,
+    inspector: Option<WeightInspector>,
     observers: Vec<Box<dyn Observer>>,
     requests: Requests,
 }
@@ -231,7 +231,7 @@ impl Recorder {
             chain: chain(&lines),
             board,
             events: None,
-            onlooker: None,
+            inspector: None,
             observers: Vec::new(),
             requests: Requests::default(),
         };
@@ -415,14 +415,14 @@ impl Recorder {
     }
 
     fn is_shown(&self, steps: u64) -> bool {
-        self.onlooker.is_some() && steps > 0 && self.plan.ends_epoch(steps - 1)
+        self.inspector.is_some() && steps > 0 && self.plan.ends_epoch(steps - 1)
     }
 
     /// Looks at the weights after so many steps, as [`Recorder::wants`] said.
     pub fn look(&mut self, steps: u64, weights: &[f32]) {
         self.hash(steps, weights);
-        if let Some(onlooker) = self.onlooker.as_ref().filter(|_| self.is_shown(steps)) {
-            onlooker.show(steps, weights.to_vec());
+        if let Some(inspector) = self.inspector.as_ref().filter(|_| self.is_shown(steps)) {
+            inspector.show(steps, weights.to_vec());
         }
         let weights = StepWeights { step: steps, values: weights };
         let wanting = self.observers.iter_mut().filter(|observer| observer.wants_weights(steps));
@@ -445,7 +445,7 @@ impl Recorder {
             let file = EventFile::create(folder.path(), self.board.read(|seen| seen.steps))?;
             self.events = Some(Arc::new(Mutex::new(file)));
         }
-        self.onlooker = Some(Onlooker::start(job, self.events.clone(), Arc::clone(&self.board))?);
+        self.inspector = Some(WeightInspector::start(job, self.events.clone(), Arc::clone(&self.board))?);
         Ok(())
     }
 
@@ -800,10 +800,10 @@ impl Recorder {
             .take()
             .map(|(worker, waited)| Slowest { worker, waited_seconds: waited.as_secs_f64() });
         self.board.finishing("writing the results");
-        if let Some(onlooker) = self.onlooker.take()
+        if let Some(inspector) = self.inspector.take()
             && (self.is_restored || version == 0 || !self.plan.ends_epoch(version - 1))
         {
-            onlooker.show(version, weights.to_vec());
+            inspector.show(version, weights.to_vec());
         }
         if let Some(folder) = &self.folder {
             folder.write_summary(&summary)?;

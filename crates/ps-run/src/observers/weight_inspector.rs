@@ -1,9 +1,9 @@
 //! A thread that looks at whole weights after an epoch: what is drawn of them takes a while, and training goes on meanwhile.
 
+use super::tensorboard::EventFile;
 use crate::board::{Board, Confusion};
 use crate::folder::FolderError;
 use crate::job::Job;
-use crate::tensorboard::EventFile;
 use ps_core::{Gradients, Kernel, Model, Samples};
 use ps_data::Split;
 use ps_plan::BatchPlan;
@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 const CONFUSED: usize = 10_000;
 
 /// The thread, until this is dropped.
-pub(crate) struct Onlooker {
+pub(crate) struct WeightInspector {
     weights: Option<SyncSender<(u64, Vec<f32>)>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -31,7 +31,7 @@ struct Looking {
     board: Arc<Board>,
 }
 
-impl Onlooker {
+impl WeightInspector {
     /// Looks at the weights of `job`: for `board`, and for `events` where there is such a file.
     pub(crate) fn start(
         job: &Job,
@@ -50,10 +50,12 @@ impl Onlooker {
         // One may wait: who comes with a third waits for the first to be looked at.
         let (weights, arriving) = sync_channel::<(u64, Vec<f32>)>(1);
         let look = move || arriving.into_iter().for_each(|(steps, weights)| looking.look(steps, &weights));
-        let thread = std::thread::Builder::new().name("onlooker".into()).spawn(look);
-        let thread =
-            thread.map_err(|error| FolderError::File { path: PathBuf::from("onlooker thread"), error })?;
-        Ok(Onlooker { weights: Some(weights), thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("inspector".into()).spawn(look);
+        let thread = thread.map_err(|error| FolderError::File {
+            path: PathBuf::from("the thread that inspects weights"),
+            error,
+        })?;
+        Ok(WeightInspector { weights: Some(weights), thread: Some(thread) })
     }
 
     /// Has it look at the weights after so many steps.
@@ -63,7 +65,7 @@ impl Onlooker {
     }
 }
 
-impl Drop for Onlooker {
+impl Drop for WeightInspector {
     fn drop(&mut self) {
         self.weights = None;
         if let Some(thread) = self.thread.take() {
