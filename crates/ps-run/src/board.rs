@@ -4,13 +4,13 @@
 
 use crate::bans::Ban;
 use crate::job::Job;
-use crate::lines::Line;
+use crate::lines::{EpochLine, Line};
 use crate::measures::Measures;
+use crate::observer::{Observer, Requests, Resumed, StepMade};
 use crate::phase::Phase;
 use crate::summary::{Ending, Summary};
 use crate::trace::Trace;
 use ps_coord::WorkerState;
-use ps_core::StepReport;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use std::collections::VecDeque;
@@ -408,39 +408,6 @@ impl Board {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A step was made, the last of `samples` samples.
-    pub(crate) fn step(&self, report: &StepReport, samples: u64, now: Instant) {
-        let StepReport { step, epoch, rate, ref tally, .. } = *report;
-        self.tell(|seen| {
-            if let Some(last) = seen.last_step.replace(now) {
-                let seconds = (now - last).as_secs_f64();
-                let interval = STEP_BOUNDS.partition_point(|&bound| bound < seconds);
-                seen.durations[interval] += 1;
-                seen.duration += seconds;
-            }
-            seen.phase.advance(Phase::Training);
-            (seen.steps, seen.epoch, seen.samples, seen.learning_rate) = (step + 1, epoch + 1, samples, rate);
-            (seen.loss, seen.accuracy) = (tally.mean_loss(), tally.accuracy());
-        });
-    }
-
-    /// A line went to the metrics file.
-    pub(crate) fn line(&self, line: &Line) {
-        if matches!(line, Line::Hash(_)) {
-            return;
-        }
-        self.tell(|seen| {
-            seen.lines.push(line.clone());
-            if seen.lines.len() > MAX_LINES {
-                let mut number = 0;
-                seen.lines.retain(|line| {
-                    number += 1;
-                    number % 2 == 0 || !matches!(line, Line::Step(_) | Line::Epoch(_))
-                });
-            }
-        });
-    }
-
     /// A worker was given work of `step`.
     pub fn assigned(&self, lane: impl FnOnce() -> String, step: u64, detail: impl FnOnce() -> String) {
         if !self.is_watched() {
@@ -519,16 +486,6 @@ impl Board {
         self.tell(|seen| seen.phase.advance(Phase::Training));
     }
 
-    /// No step follows: the process is at `activity`.
-    pub(crate) fn finishing(&self, activity: &str) {
-        self.tell(|seen| {
-            seen.phase.advance(Phase::Finishing);
-            seen.activity = activity.into();
-            seen.waited = Duration::ZERO;
-            seen.release_workers();
-        });
-    }
-
     /// The run has ended, and these are its results.
     pub(crate) fn end(&self, summary: &Summary) {
         self.tell(|seen| {
@@ -549,6 +506,68 @@ impl Board {
                 seen.failure = Some(reason.to_string());
             }
         });
+    }
+}
+
+impl Observer for Arc<Board> {
+    fn on_resume(&mut self, from: &Resumed<'_>) {
+        self.tell(|seen| {
+            seen.recall(from.lines);
+            (seen.steps, seen.samples) = (from.step, from.samples);
+        });
+    }
+
+    fn on_phase(&mut self, phase: Phase, activity: &str) {
+        self.tell(|seen| {
+            seen.phase.advance(phase);
+            if phase == Phase::Finishing {
+                seen.activity = activity.into();
+                seen.waited = Duration::ZERO;
+                seen.release_workers();
+            }
+        });
+    }
+
+    fn on_step(&mut self, step: &StepMade<'_>, _: &mut Requests) {
+        self.tell(|seen| {
+            if let Some(last) = seen.last_step.replace(step.at) {
+                let seconds = (step.at - last).as_secs_f64();
+                let interval = STEP_BOUNDS.partition_point(|&bound| bound < seconds);
+                seen.durations[interval] += 1;
+                seen.duration += seconds;
+            }
+            seen.phase.advance(Phase::Training);
+            (seen.steps, seen.epoch, seen.samples) = (step.step, step.epoch, step.samples);
+            (seen.loss, seen.accuracy, seen.learning_rate) =
+                (step.loss(), step.accuracy(), step.learning_rate);
+        });
+    }
+
+    fn on_line(&mut self, line: &Line) {
+        if matches!(line, Line::Hash(_)) {
+            return;
+        }
+        self.tell(|seen| {
+            if let Line::Epoch(EpochLine { validation: Some(validation), .. }) = line {
+                seen.validation = Some(validation.clone());
+            }
+            seen.lines.push(line.clone());
+            if seen.lines.len() > MAX_LINES {
+                let mut number = 0;
+                seen.lines.retain(|line| {
+                    number += 1;
+                    number % 2 == 0 || !matches!(line, Line::Step(_) | Line::Epoch(_))
+                });
+            }
+        });
+    }
+
+    fn on_finish(&mut self, summary: &Summary) {
+        self.end(summary);
+    }
+
+    fn on_failure(&mut self, reason: &dyn Display) {
+        self.fail(reason);
     }
 }
 
@@ -682,13 +701,13 @@ mod tests {
 
     #[test]
     fn workers_are_released_when_no_step_follows() {
-        let board = Board::new(About::default(), &[]);
-        board.begin();
+        let mut board = Arc::new(Board::new(About::default(), &[]));
+        board.on_phase(Phase::Training, "");
         let row =
             |state| WorkerRow { standing: WorkerStanding::Known(state), leaves: 2, ..WorkerRow::default() };
         let gone = WorkerState::Gone(Departure::Leaving);
         board.tell(|seen| seen.workers = vec![row(WorkerState::Training), row(gone)]);
-        board.finishing("evaluating the final weights");
+        board.on_phase(Phase::Finishing, "evaluating the final weights");
         board.read(|seen| {
             let rows: Vec<_> = seen.workers.iter().map(|row| serde_json::to_value(row).unwrap()).collect();
             assert_eq!([&rows[0]["standing"], &rows[1]["standing"]], ["dismissed", "gone"]);

@@ -7,6 +7,7 @@ use ps_checkpoint::{Disk, Error, Found, Kept, Snapshot, Store, Writer};
 use ps_config::CheckpointArgs;
 use ps_core::Model;
 use ps_host::Ceiling;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,15 @@ pub struct Checkpoints {
     is_asked_for: bool,
     /// The steps of the newest one that is durable, and since when it is.
     durable: Option<(u64, Instant)>,
+    /// The last step before which a checkpoint is worth an extra one, because the last step of a descent moves no weight: a
+    /// longer run resumes before it.
+    extra_after: Option<u64>,
+    /// Whether the state after the last step is saved, so that the run can be made longer.
+    keeps_end: bool,
+    /// That state, until the results are written.
+    end: Option<Snapshot>,
+    /// Workers whose unchecked sums may be part of the weights, and since which step.
+    contributors: BTreeMap<String, u64>,
 }
 
 /// The checkpoints of a run when it begins.
@@ -47,13 +57,16 @@ impl Checkpoints {
         let path = folder.path().join(CHECKPOINTS);
         let store = Store::open(&path, kept(job, wanted, Some(folder.path())))?;
         let start = |store| Writer::start(store).map_err(|error| FolderError::File { path, error });
-        let opened = Checkpoints::on(store, start, wanted, pending).map_err(|error| match error {
-            FolderError::Checkpoint(Error::OtherRun { why, .. }) => {
-                FolderError::OtherRun { path: folder.path().into(), why }
-            }
-            error => error,
-        })?;
+        let mut opened =
+            Checkpoints::on(store, start, job, wanted, pending).map_err(|error| match error {
+                FolderError::Checkpoint(Error::OtherRun { why, .. }) => {
+                    FolderError::OtherRun { path: folder.path().into(), why }
+                }
+                error => error,
+            })?;
         folder.check_results(opened.start.is_some())?;
+        let checkpoints = &mut opened.checkpoints;
+        checkpoints.keeps_end = checkpoints.are_wanted() && job.control.descent.is_none();
         Ok(opened)
     }
 
@@ -64,12 +77,13 @@ impl Checkpoints {
         wanted: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
         let store = Store::on(disk, Path::new("/"), kept(job, wanted, None))?;
-        Checkpoints::on(store, |store| Ok(Writer::here(store)), wanted, None)
+        Checkpoints::on(store, |store| Ok(Writer::here(store)), job, wanted, None)
     }
 
     fn on(
         store: Store,
         start: impl FnOnce(Store) -> Result<Writer, FolderError>,
+        job: &Job,
         wanted: &CheckpointArgs,
         pending: Option<u64>,
     ) -> Result<Opened, FolderError> {
@@ -86,30 +100,53 @@ impl Checkpoints {
             last: Instant::now(),
             is_asked_for: false,
             durable: found.snapshot.as_ref().map(|found| (found.progress.step, Instant::now())),
+            extra_after: job.control.descent.is_some().then(|| job.plan.steps - 1),
+            keeps_end: false,
+            end: None,
+            contributors: found
+                .snapshot
+                .as_ref()
+                .map(|found| found.progress.contributors.clone())
+                .unwrap_or_default(),
         };
         Ok(Opened { checkpoints, start: found.snapshot, warnings, went_back_to })
     }
 
-    /// Whether a checkpoint is to be made after so many steps, and can be: while one is being saved none is.
-    pub(crate) fn is_due(&self, steps: u64) -> bool {
-        let by_steps = self.every.is_some_and(|every| steps.is_multiple_of(every));
-        (by_steps
+    /// Whether a checkpoint is to be made after `step` steps, and can be: while one is being saved none is.
+    pub(crate) fn is_due(&self, step: u64) -> bool {
+        let is_due = self.every.is_some_and(|every| step.is_multiple_of(every))
             || self.is_asked_for
-            || self.interval.is_some_and(|interval| self.last.elapsed() >= interval))
-            && self.writer.is_free()
+            || self.interval.is_some_and(|interval| self.last.elapsed() >= interval)
+            || self.extra_after == Some(step) && self.are_wanted();
+        is_due && self.writer.is_free()
     }
 
     /// Whether checkpoints are wanted without being asked for.
-    pub(crate) fn are_wanted(&self) -> bool {
+    fn are_wanted(&self) -> bool {
         self.every.is_some() || self.interval.is_some()
     }
 
-    /// Whether a checkpoint can be saved now that is not due, so that the run can be made longer.
-    pub(crate) fn takes_extra(&self) -> bool {
-        self.are_wanted() && self.writer.is_free()
+    /// Whether [`Checkpoints::keep_end`] is to be given the state after the last step.
+    pub(crate) fn keeps_end(&self) -> bool {
+        self.keeps_end
     }
 
-    /// Has one made as soon as can be.
+    /// Keeps the state after the last step until [`Checkpoints::save_end`].
+    pub(crate) fn keep_end(&mut self, end: Snapshot) {
+        self.end = Some(end);
+    }
+
+    /// Sets whose unchecked sums may be part of the weights that are saved next, and since which step.
+    pub(crate) fn note_contributors(&mut self, contributors: BTreeMap<String, u64>) {
+        self.contributors = contributors;
+    }
+
+    /// Whose unchecked sums may be part of the weights.
+    pub(crate) fn contributors(&self) -> &BTreeMap<String, u64> {
+        &self.contributors
+    }
+
+    /// Has one made as soon as possible.
     pub(crate) fn ask_for_one(&mut self) {
         self.is_asked_for = true;
     }
@@ -128,10 +165,11 @@ impl Checkpoints {
         Ok(warning)
     }
 
-    /// Saves the state after the last step, and returns once it is durable.
-    pub(crate) fn save_end(&mut self, snapshot: Snapshot) -> Result<(), Error> {
+    /// Saves the state after the last step, if it was kept, and returns once it is durable.
+    pub(crate) fn save_end(&mut self) -> Result<(), Error> {
+        let Some(end) = self.end.take() else { return Ok(()) };
         self.wait()?;
-        self.writer.save(snapshot);
+        self.writer.save(end);
         self.writer.wait().map_or(Err(Error::WriterGone), |(_, saved)| saved.map(drop))
     }
 

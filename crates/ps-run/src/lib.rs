@@ -4,6 +4,7 @@
 //! begin with. [`RunFolder`] is where its results go, [`Recorder`] what tells the user how it goes.
 //! Nothing here decides a bit of the weights.
 
+mod accumulator;
 mod bans;
 mod board;
 mod checkpoints;
@@ -12,6 +13,7 @@ mod display;
 mod events;
 mod folder;
 mod footprint;
+mod hash_chain;
 mod job;
 mod lines;
 mod measures;
@@ -29,6 +31,7 @@ mod resume_hint;
 mod summary;
 mod trace;
 mod weights;
+mod window;
 
 pub use bans::{BANS_FILE, Ban};
 pub use board::{

@@ -2,6 +2,7 @@
 
 use crate::folder::FolderError;
 use crate::measures::{Measures, counted, grouped, percent, seconds, short};
+use ps_plan::BatchPlan;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -156,6 +157,12 @@ pub(crate) struct Length {
     pub steps: u64,
     /// Its epochs, of which the last may be cut short.
     pub epochs: u32,
+}
+
+impl Length {
+    pub(crate) fn of(plan: &BatchPlan) -> Self {
+        Length { steps: plan.steps, epochs: plan.step(plan.steps - 1).epoch + 1 }
+    }
 }
 
 impl Line {

@@ -49,6 +49,16 @@ pub trait Observer: Send {
         let _ = line;
     }
 
+    /// A message for the user that is not about a step.
+    fn on_note(&mut self, text: &str) {
+        let _ = text;
+    }
+
+    /// A warning for the user, such as that a checkpoint was not saved.
+    fn on_warning(&mut self, text: &str) {
+        let _ = text;
+    }
+
     /// Whether [`Observer::on_weights`] is to be called after `step` steps. Where weights are cut among servers they are
     /// fetched for it and the next step waits, so this should be rare, such as once an epoch.
     fn wants_weights(&self, step: u64) -> bool {
@@ -80,8 +90,8 @@ pub struct Resumed<'a> {
     pub step: u64,
     /// Training samples seen in these steps.
     pub samples: u64,
-    /// The lines of metrics up to there.
-    pub lines: &'a [Line],
+    /// The lines of metrics up to there, for the page.
+    pub(crate) lines: &'a [Line],
 }
 
 /// A step that was made.

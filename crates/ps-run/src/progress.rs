@@ -33,23 +33,23 @@ impl Style {
     }
 }
 
-/// The progress of a run.
-pub(crate) struct Progress {
+/// Writes progress to stderr in a style.
+pub(crate) struct Terminal {
     style: Style,
     bar: Bar,
 }
 
-impl Progress {
+impl Terminal {
     pub(crate) fn new(style: Style) -> Self {
-        Progress { style, bar: bar(style) }
+        Terminal { style, bar: bar(style) }
     }
 
     pub(crate) fn is_json(&self) -> bool {
         self.style == Style::Json
     }
 
-    /// After how long steps are shown again.
-    pub(crate) fn due(&self) -> Duration {
+    /// The time after which steps are shown again.
+    pub(crate) fn interval(&self) -> Duration {
         match self.style {
             Style::Bar => Duration::from_millis(100),
             Style::Json => Duration::from_secs(1),
@@ -110,24 +110,24 @@ impl Progress {
 /// Shows a line to the user while there is no bar.
 pub fn note(style: Style, text: &str) {
     let style = if style == Style::Bar { Style::Lines } else { style };
-    Progress::new(style).note(text);
+    Terminal::new(style).note(text);
 }
 
 /// Shows how another process's run goes, from what it writes as JSON.
 pub struct Relay {
-    progress: Progress,
+    terminal: Terminal,
 }
 
 impl Relay {
     /// Nothing is known of the run yet.
     pub fn new(style: Style) -> Self {
-        Relay { progress: Progress::new(style) }
+        Relay { terminal: Terminal::new(style) }
     }
 
     /// Shows a line of progress, and says whether it was one.
     pub fn take(&self, json: &str) -> bool {
         let line = serde_json::from_str(json);
-        line.iter().for_each(|line| self.progress.show(line));
+        line.iter().for_each(|line| self.terminal.show(line));
         line.is_ok()
     }
 
@@ -138,7 +138,7 @@ impl Relay {
 
     /// The bar goes.
     pub fn close(&self) {
-        self.progress.close();
+        self.terminal.close();
     }
 }
 

@@ -6,19 +6,25 @@
 
 use crate::folder::FolderError;
 use crate::lines::Line;
+use crate::observer::Observer;
 use prost::Message;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The folder of event files, in that of the run.
-pub(crate) const TENSORBOARD: &str = "tensorboard";
+const TENSORBOARD: &str = "tensorboard";
 /// Intervals of a histogram.
 const INTERVALS: usize = 40;
 
-/// A file that is being written.
-pub(crate) struct EventFile(BufWriter<File>);
+/// Writes lines of metrics to an event file, and shares it with what inspects weights.
+#[derive(Clone)]
+pub(crate) struct TensorBoard(Arc<Mutex<EventFile>>);
+
+struct EventFile(BufWriter<File>);
 
 #[derive(Clone, PartialEq, Message)]
 struct Event {
@@ -76,7 +82,7 @@ struct Histogram {
     bucket: Vec<f64>,
 }
 
-impl EventFile {
+impl TensorBoard {
     /// Makes a new file in the run's folder; what other files there say of steps after `step` is void.
     pub(crate) fn create(run: &Path, step: u64) -> Result<Self, FolderError> {
         let folder = run.join(TENSORBOARD);
@@ -90,11 +96,48 @@ impl EventFile {
         file.write(Event { file_version: Some("brain.Event:2".into()), ..Event::default() });
         let session_log = Some(SessionLog { status: 1 });
         file.write(Event { step: signed(step), session_log, ..Event::default() });
-        Ok(file)
+        Ok(TensorBoard(Arc::new(Mutex::new(file))))
     }
 
+    /// How the values of tensors are distributed after `step` steps.
+    pub(super) fn histograms<'a>(&self, step: u64, tensors: impl Iterator<Item = (String, &'a [f32])>) {
+        let value = |(tag, values): (String, &[f32])| Value {
+            tag,
+            simple_value: None,
+            histo: Some(Histogram::of(values)),
+        };
+        let values = tensors.map(value).collect();
+        let mut file = self.lock();
+        file.summary(step, values);
+        file.flush();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, EventFile> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for TensorBoard {
+    fn on_line(&mut self, line: &Line) {
+        let mut file = self.lock();
+        file.line(line);
+        if matches!(line, Line::Epoch(_)) {
+            file.flush();
+        }
+    }
+
+    fn on_finish(&mut self, _: &crate::Summary) {
+        self.lock().flush();
+    }
+
+    fn on_failure(&mut self, _: &dyn Display) {
+        self.lock().flush();
+    }
+}
+
+impl EventFile {
     /// A line of metrics as curves.
-    pub(crate) fn line(&mut self, line: &Line) {
+    fn line(&mut self, line: &Line) {
         let mut values = Vec::new();
         let mut add = |tag: &str, value: Option<f64>| {
             if let Some(value) = value {
@@ -128,17 +171,6 @@ impl EventFile {
         }
     }
 
-    /// How the values of tensors are distributed after `step` steps.
-    pub(crate) fn histograms<'a>(&mut self, step: u64, tensors: impl Iterator<Item = (String, &'a [f32])>) {
-        let value = |(tag, values): (String, &[f32])| Value {
-            tag,
-            simple_value: None,
-            histo: Some(Histogram::of(values)),
-        };
-        self.summary(step, tensors.map(value).collect());
-        self.flush();
-    }
-
     fn summary(&mut self, step: u64, value: Vec<Value>) {
         self.write(Event { step: signed(step), summary: Some(Summary { value }), ..Event::default() });
     }
@@ -152,7 +184,7 @@ impl EventFile {
     }
 
     /// For whoever follows the file.
-    pub(crate) fn flush(&mut self) {
+    fn flush(&mut self) {
         let _ = self.0.flush();
     }
 }

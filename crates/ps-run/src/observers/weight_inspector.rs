@@ -1,67 +1,82 @@
-//! A thread that looks at whole weights after an epoch: what is drawn of them takes a while, and training goes on meanwhile.
+//! A thread that inspects whole weights after each epoch, which takes a while, while training goes on.
 
-use super::tensorboard::EventFile;
+use super::tensorboard::TensorBoard;
 use crate::board::{Board, Confusion};
 use crate::folder::FolderError;
 use crate::job::Job;
+use crate::observer::{Observer, StepWeights};
 use ps_core::{Gradients, Kernel, Model, Samples};
 use ps_data::Split;
 use ps_plan::BatchPlan;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Samples of the validation part that the confusion is counted on, at most.
 const CONFUSED: usize = 10_000;
 
-/// The thread, until this is dropped.
+/// Counts which classes are taken for which, for the page, and draws histograms of weights and gradients for TensorBoard. The
+/// thread ends when this is dropped, after the weights that it was given.
 pub(crate) struct WeightInspector {
+    plan: BatchPlan,
     weights: Option<SyncSender<(u64, Vec<f32>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Looking {
+/// What the thread owns.
+struct Inspection {
     model: Model,
     plan: BatchPlan,
     kernel: Kernel,
     train: Split,
     validation: Option<Split>,
-    events: Option<Arc<Mutex<EventFile>>>,
+    tensorboard: Option<TensorBoard>,
     board: Arc<Board>,
 }
 
 impl WeightInspector {
-    /// Looks at the weights of `job`: for `board`, and for `events` where there is such a file.
+    /// Inspects the weights of `job`: for `board`, and for `tensorboard` where there is such a file.
     pub(crate) fn start(
         job: &Job,
-        events: Option<Arc<Mutex<EventFile>>>,
+        tensorboard: Option<TensorBoard>,
         board: Arc<Board>,
     ) -> Result<Self, FolderError> {
-        let looking = Looking {
+        let validation = job.data.validation.as_ref().or(job.data.test.as_ref());
+        let inspection = Inspection {
             model: job.model.clone(),
             plan: job.plan,
             kernel: job.kernel,
             train: job.data.train.clone(),
-            validation: job.data.validation.as_ref().or(job.data.test.as_ref()).map(|it| it.head(CONFUSED)),
-            events,
+            validation: validation.map(|part| part.head(CONFUSED)),
+            tensorboard,
             board,
         };
-        // One may wait: who comes with a third waits for the first to be looked at.
+        // One may wait: the caller that brings a third waits until the first is inspected.
         let (weights, arriving) = sync_channel::<(u64, Vec<f32>)>(1);
-        let look = move || arriving.into_iter().for_each(|(steps, weights)| looking.look(steps, &weights));
-        let thread = std::thread::Builder::new().name("inspector".into()).spawn(look);
-        let thread = thread.map_err(|error| FolderError::File {
-            path: PathBuf::from("the thread that inspects weights"),
-            error,
-        })?;
-        Ok(WeightInspector { weights: Some(weights), thread: Some(thread) })
+        let inspect =
+            move || arriving.into_iter().for_each(|(step, weights)| inspection.inspect(step, &weights));
+        let thread =
+            std::thread::Builder::new().name("inspector".into()).spawn(inspect).map_err(|error| {
+                FolderError::File { path: PathBuf::from("the thread that inspects weights"), error }
+            })?;
+        Ok(WeightInspector { plan: job.plan, weights: Some(weights), thread: Some(thread) })
     }
 
-    /// Has it look at the weights after so many steps.
-    pub(crate) fn show(&self, steps: u64, weights: Vec<f32>) {
-        // One that has ended said why.
-        let _ = self.weights.iter().try_for_each(|sender| sender.send((steps, weights.clone())));
+    /// Has the thread inspect the weights after `step` steps.
+    pub(crate) fn inspect(&self, step: u64, weights: &[f32]) {
+        // A thread that has panicked has said why.
+        let _ = self.weights.iter().try_for_each(|sender| sender.send((step, weights.to_vec())));
+    }
+}
+
+impl Observer for WeightInspector {
+    fn wants_weights(&self, step: u64) -> bool {
+        step > 0 && self.plan.ends_epoch(step - 1)
+    }
+
+    fn on_weights(&mut self, weights: &StepWeights<'_>) {
+        self.inspect(weights.step, weights.values);
     }
 }
 
@@ -74,22 +89,22 @@ impl Drop for WeightInspector {
     }
 }
 
-impl Looking {
-    fn look(&self, steps: u64, weights: &[f32]) {
+impl Inspection {
+    fn inspect(&self, step: u64, weights: &[f32]) {
         let mut gradients = Gradients::new(self.model.clone(), self.plan, self.kernel);
         let rounded = self.model.precision().round(weights);
         let classes = self.model.classes();
         if let Some(validation) = self.validation.as_ref().filter(|_| classes > 0) {
             let said = gradients.predict(&rounded, validation);
             let targets = (0..validation.len()).map(|index| validation.target(index));
-            let confusion = Confusion::new(steps, classes, self.model.outputs(), targets, &said);
+            let confusion = Confusion::new(step, classes, self.model.outputs(), targets, &said);
             self.board.tell(|seen| seen.confusion = Some(confusion));
         }
-        let Some(events) = &self.events else { return };
-        // Of the step that follows, or of the last one's batch.
-        let step = steps.min(self.plan.steps - 1);
-        let leaves = self.plan.step(step).tree().section(ps_plan::Section::Training);
-        let sums = gradients.compute(&rounded, &self.train, step, leaves);
+        let Some(tensorboard) = &self.tensorboard else { return };
+        // The gradient of the step that follows; after the last one, of its batch again.
+        let next = step.min(self.plan.steps - 1);
+        let leaves = self.plan.step(next).tree().section(ps_plan::Section::Training);
+        let sums = gradients.compute(&rounded, &self.train, next, leaves);
         let samples: u64 = sums.iter().map(|sum| sum.tally.samples).sum();
         let mut gradient = vec![0.0; weights.len()];
         for sum in &sums {
@@ -104,6 +119,6 @@ impl Looking {
                 (format!("gradients/{}", tensor.name), &gradient[at]),
             ]
         });
-        events.lock().unwrap_or_else(PoisonError::into_inner).histograms(steps, tensors);
+        tensorboard.histograms(step, tensors);
     }
 }

@@ -1,0 +1,496 @@
+//! Steps added up to the lines of metrics.
+
+use crate::events;
+use crate::lines::{EpochLine, EventLine, Length, Line, ProbeLine, StepLine};
+use crate::measures::Measures;
+use crate::observer::StepMade;
+use crate::window::Window;
+use ps_core::control::{Event, Probe, State};
+use ps_core::{StepReport, Tally};
+use ps_plan::BatchPlan;
+use std::time::Instant;
+
+/// Adds steps up to lines of metrics, and keeps what a checkpoint and the summary need of them.
+///
+/// A driver reports each step after it is made, and the validation of an epoch with the step after its last one. What
+/// follows from a report goes to the caller's closure in order, as [`Record`]s. Nothing here reads a clock or a file.
+pub(crate) struct Accumulator {
+    plan: BatchPlan,
+    length: Length,
+    class_names: Vec<String>,
+    /// When training began in this process.
+    started: Instant,
+    /// Seconds of training in earlier processes.
+    before: f64,
+    samples: u64,
+    /// The steps since the last line of steps.
+    recent: Window,
+    epoch: Window,
+    /// The epoch that is over and waits for its validation.
+    ended: Option<EpochLine>,
+    /// Lines so far.
+    lines: u64,
+    cut: Option<Cut>,
+    findings: Findings,
+}
+
+/// What follows from a report.
+#[derive(Debug)]
+pub(crate) enum Record<'a> {
+    Step(&'a StepMade<'a>),
+    /// After how many steps it happened, and what.
+    Event(u64, &'a Event),
+    Line(&'a Line),
+}
+
+/// What the summary says of the steps.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// Of the last epoch that is over, or of the steps of an open one.
+    pub(crate) train: Option<Measures>,
+    /// The last validation, and after how many steps.
+    pub(crate) validated: Option<(u64, Measures)>,
+    /// Whether the run is over, though not all steps are made.
+    pub(crate) is_concluded: bool,
+    /// Whether the final weights are those of an earlier step, the best one.
+    pub(crate) is_restored: bool,
+    pub(crate) probes: Vec<ProbeLine>,
+}
+
+/// Where a longer run would stand after the last step of this one, if that is not the last step of an epoch.
+struct Cut {
+    lines: u64,
+    epoch: Tally,
+    recent: Tally,
+}
+
+impl Accumulator {
+    /// For a run that continues from what was saved, of which it has these lines; from an empty progress, it begins.
+    pub(crate) fn new(
+        plan: BatchPlan,
+        class_names: &[String],
+        classes: usize,
+        from: &ps_checkpoint::Progress,
+        lines: &[Line],
+        now: Instant,
+    ) -> Self {
+        let (length, empty) = (Length::of(&plan), || Window::new(Tally::new(classes), now));
+        let mut accumulator = Accumulator {
+            plan,
+            length,
+            class_names: class_names.to_vec(),
+            started: now,
+            before: from.seconds,
+            samples: 0,
+            recent: empty(),
+            epoch: empty(),
+            ended: None,
+            lines: 0,
+            cut: None,
+            findings: Findings::default(),
+        };
+        accumulator.resume(from, lines, now);
+        let ended = accumulator.ended.as_ref().or_else(|| last_epoch(lines));
+        accumulator.findings.train = ended.map(|line| line.train.clone());
+        accumulator
+    }
+
+    /// Training begins only now: the time before does not count.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.started = now;
+        self.epoch.begin(now);
+        self.recent.begin(now);
+    }
+
+    /// Continues from what was saved, of which there are these lines; what was reported of later steps is dropped. The time
+    /// that they took still counts.
+    pub(crate) fn resume(&mut self, from: &ps_checkpoint::Progress, lines: &[Line], now: Instant) {
+        let empty = Tally::new(self.epoch.sums().classes.len());
+        let of_epoch = if from.step == 0 { empty.clone() } else { from.tally.clone() };
+        self.epoch = Window::new(of_epoch, now);
+        self.recent = Window::new(from.recent.clone().unwrap_or(empty), now);
+        self.samples = from.samples;
+        self.lines = from.lines;
+        self.ended = pending(from, self.length);
+        self.cut = None;
+        self.findings.validated = None;
+        self.findings.probes = probes(lines);
+    }
+
+    /// Adds a step that `workers` workers made.
+    pub(crate) fn step(
+        &mut self,
+        report: &StepReport,
+        workers: usize,
+        now: Instant,
+        out: &mut impl FnMut(Record<'_>),
+    ) {
+        self.end_wait(report.validation.as_ref(), out);
+        self.recent.add(&report.tally);
+        self.epoch.add(&report.tally);
+        self.samples += report.tally.samples;
+        self.findings.is_concluded |= report.is_last;
+        report.events.iter().for_each(|event| self.event(report.step, event, out));
+        if let Some(probe) = &report.probe {
+            self.probe(probe, out);
+        }
+        let step =
+            StepMade { workers, ..self.made(report.step, report.epoch, report.rate, &report.tally, now) };
+        out(Record::Step(&step));
+        if StepLine::is_due(step.step) {
+            self.close_recent(&step, out);
+        }
+        if self.plan.ends_epoch(report.step) {
+            self.end_epoch(&step, out);
+        }
+    }
+
+    /// A step, numbered from 0, that one worker made.
+    fn made<'a>(&self, step: u64, epoch: u32, rate: f32, batch: &'a Tally, now: Instant) -> StepMade<'a> {
+        StepMade {
+            step: step + 1,
+            steps: self.length.steps,
+            epoch: epoch + 1,
+            epochs: self.length.epochs,
+            learning_rate: rate,
+            batch,
+            samples: self.samples,
+            workers: 1,
+            seconds: self.seconds(now),
+            at: now,
+        }
+    }
+
+    /// What the run resumes from has made all steps, `steps`, but the end of the run cuts the last epoch short, and it is over
+    /// only now. `rate` is that of the last step.
+    pub(crate) fn end_cut_epoch(
+        &mut self,
+        steps: u64,
+        rate: f32,
+        now: Instant,
+        out: &mut impl FnMut(Record<'_>),
+    ) {
+        if !self.epoch.is_empty() {
+            let (batch, last) = (Tally::default(), self.plan.step(steps - 1));
+            let step = self.made(last.step, last.epoch, rate, &batch, now);
+            self.end_epoch(&step, out);
+        }
+    }
+
+    /// The step was the last of its epoch, or of the run.
+    fn end_epoch(&mut self, step: &StepMade<'_>, out: &mut impl FnMut(Record<'_>)) {
+        if !step.step.is_multiple_of(self.plan.steps_per_epoch()) {
+            let (epoch, recent) = (self.epoch.sums().clone(), self.recent.sums().clone());
+            self.cut = Some(Cut { lines: self.lines, epoch, recent });
+        }
+        if !self.recent.is_empty() {
+            self.close_recent(step, out);
+        }
+        let train = Measures::new(self.epoch.sums(), &self.class_names);
+        self.findings.train = Some(train.clone());
+        self.ended = Some(EpochLine {
+            epoch: step.epoch,
+            epochs: step.epochs,
+            step: step.step,
+            steps: step.steps,
+            samples_per_second: self.epoch.speed(step.at),
+            train,
+            validation: None,
+            learning_rate: step.learning_rate,
+            workers: step.workers,
+            seconds: step.seconds,
+        });
+        self.epoch.restart(step.at);
+        if self.plan.validation == 0 {
+            self.end_wait(None, out);
+        }
+    }
+
+    /// Whether an epoch waits for its validation.
+    pub(crate) fn awaits_validation(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// The epoch that waits, if one does, has this validation.
+    pub(crate) fn end_wait(&mut self, validation: Option<&Tally>, out: &mut impl FnMut(Record<'_>)) {
+        let Some(mut line) = self.ended.take() else { return };
+        line.validation = validation.map(|sums| Measures::new(sums, &self.class_names));
+        self.findings.validated = line.validation.clone().map(|measures| (line.step, measures));
+        self.line(&Line::Epoch(line), out);
+    }
+
+    /// Something out of the ordinary happened, after `step` steps.
+    pub(crate) fn event(&mut self, step: u64, event: &Event, out: &mut impl FnMut(Record<'_>)) {
+        if let Event::Restored { .. } = event {
+            // What was measured is of other weights.
+            self.findings.validated = None;
+            self.findings.is_restored = true;
+        }
+        out(Record::Event(step, event));
+        let line = EventLine { step, event: event.name().into(), text: events::text(event) };
+        self.line(&Line::Event(line), out);
+    }
+
+    fn probe(&mut self, probe: &Probe, out: &mut impl FnMut(Record<'_>)) {
+        let line = ProbeLine {
+            step: probe.step + 1,
+            learning_rate: probe.rate,
+            loss: probe.loss,
+            gradient_norm: probe.gradient_norm,
+            predicted_decrease: probe.predicted,
+            actual_decrease: probe.actual,
+            update_ratios: probe.ratios.clone(),
+        };
+        self.findings.probes.push(line.clone());
+        self.line(&Line::Probe(line), out);
+    }
+
+    fn close_recent(&mut self, step: &StepMade<'_>, out: &mut impl FnMut(Record<'_>)) {
+        let line = self.recent.close(step);
+        self.line(&Line::Step(line), out);
+    }
+
+    /// The run has another line.
+    pub(crate) fn line(&mut self, line: &Line, out: &mut impl FnMut(Record<'_>)) {
+        self.lines = self.lines.saturating_add(1);
+        out(Record::Line(line));
+    }
+
+    /// Seconds of training, those in earlier processes included.
+    pub(crate) fn seconds(&self, now: Instant) -> f64 {
+        self.before + (now - self.started).as_secs_f64()
+    }
+
+    /// Training samples seen.
+    pub(crate) fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// Whether the run is over, though not all steps are made.
+    pub(crate) fn is_concluded(&self) -> bool {
+        self.findings.is_concluded
+    }
+
+    /// What a checkpoint after `step` steps saves, all of which were reported. Contributors are the caller's.
+    pub(crate) fn progress(&self, step: u64, control: State, now: Instant) -> ps_checkpoint::Progress {
+        let pending = || self.ended.iter().map(|line| Line::Epoch(line.clone()).to_json()).collect();
+        let (lines, pending, tally, recent) = match &self.cut {
+            Some(Cut { lines, epoch, recent }) => (*lines, Vec::new(), epoch, recent),
+            None => (self.lines, pending(), self.epoch.sums(), self.recent.sums()),
+        };
+        ps_checkpoint::Progress {
+            control,
+            lines,
+            pending,
+            step,
+            epoch: self.plan.step(step).epoch,
+            seconds: self.seconds(now),
+            samples: self.samples,
+            tally: tally.clone(),
+            recent: (recent.samples > 0).then(|| recent.clone()),
+            contributors: Default::default(),
+        }
+    }
+
+    /// What the summary says of the steps. Those of an epoch that is not over are its last ones.
+    pub(crate) fn take_findings(&mut self) -> Findings {
+        let mut findings = std::mem::take(&mut self.findings);
+        if !self.epoch.is_empty() {
+            findings.train = Some(Measures::new(self.epoch.sums(), &self.class_names));
+        }
+        findings
+    }
+}
+
+/// The epoch that was over when this was saved, and waited for its validation.
+fn pending(from: &ps_checkpoint::Progress, length: Length) -> Option<EpochLine> {
+    from.pending.iter().find_map(|json| {
+        match serde_json::from_str(json).map(|line: Line| line.of_length(length)) {
+            Ok(Line::Epoch(line)) => Some(line),
+            _ => None,
+        }
+    })
+}
+
+/// The last epoch that was over.
+fn last_epoch(lines: &[Line]) -> Option<&EpochLine> {
+    lines.iter().rev().find_map(|line| match line {
+        Line::Epoch(line) => Some(line),
+        _ => None,
+    })
+}
+
+/// The steps that were probed.
+fn probes(lines: &[Line]) -> Vec<ProbeLine> {
+    let probe = |line: &Line| match line {
+        Line::Probe(probe) => Some(probe.clone()),
+        _ => None,
+    };
+    lines.iter().filter_map(probe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_core::control::Stop;
+    use std::time::Duration;
+
+    /// Epochs of four steps; `steps` in all.
+    fn plan(steps: u64, validation: usize) -> BatchPlan {
+        BatchPlan::new(1, 40, 10, 5, 9, Some(steps)).watching(validation, 0)
+    }
+
+    fn fresh(plan: BatchPlan, now: Instant) -> Accumulator {
+        Accumulator::new(plan, &[], 2, &ps_checkpoint::Progress::default(), &[], now)
+    }
+
+    /// Step `step` of ten samples, each with the loss `step`.
+    fn report(plan: BatchPlan, step: u64) -> StepReport {
+        let sums =
+            |samples: u64| Tally { samples, loss: (samples * step) as f64, correct: 4, ..Tally::new(2) };
+        let place = plan.step(step);
+        StepReport {
+            step,
+            epoch: place.epoch,
+            rate: 0.5,
+            tally: sums(10),
+            validation: (place.validation > 0).then(|| sums(place.validation as u64)),
+            is_last: false,
+            events: Vec::new(),
+            probe: None,
+        }
+    }
+
+    /// Reports steps and returns the lines that follow. Speeds depend on when a process began, so they are set to 0.
+    fn run(accumulator: &mut Accumulator, steps: std::ops::Range<u64>, now: Instant) -> Vec<Line> {
+        let mut lines = Vec::new();
+        for step in steps {
+            let report = report(accumulator.plan, step);
+            accumulator.step(&report, 1, now, &mut |record| collect(&mut lines, record));
+        }
+        lines
+    }
+
+    fn collect(lines: &mut Vec<Line>, record: Record<'_>) {
+        if let Record::Line(line) = record {
+            lines.push(match line.clone() {
+                Line::Step(line) => Line::Step(StepLine { samples_per_second: 0.0, ..line }),
+                Line::Epoch(line) => Line::Epoch(EpochLine { samples_per_second: 0.0, ..line }),
+                line => line,
+            });
+        }
+    }
+
+    fn epochs(lines: &[Line]) -> Vec<&EpochLine> {
+        lines.iter().filter_map(|line| if let Line::Epoch(line) = line { Some(line) } else { None }).collect()
+    }
+
+    #[test]
+    fn an_epoch_waits_for_its_validation_which_comes_with_the_next_step() {
+        let now = Instant::now();
+        let mut accumulator = fresh(plan(8, 20), now);
+        let lines = run(&mut accumulator, 0..4, now);
+        assert!(epochs(&lines).is_empty() && accumulator.awaits_validation());
+        let lines = run(&mut accumulator, 4..5, now);
+        let epoch = epochs(&lines)[0];
+        // Steps 0 to 3 of training, and the validation that step 4 has made of the weights before it.
+        assert_eq!((epoch.epoch, epoch.step, epoch.train.samples, epoch.train.loss), (1, 4, 40, 1.5));
+        assert_eq!(epoch.validation.as_ref().map(|it| (it.samples, it.loss)), Some((20, 4.0)));
+        assert!(matches!(lines[..], [Line::Epoch(_), Line::Step(_)]));
+        assert!(!accumulator.awaits_validation());
+    }
+
+    #[test]
+    fn an_epoch_without_validation_is_over_with_its_last_step() {
+        let now = Instant::now();
+        let mut accumulator = fresh(plan(8, 0), now);
+        let lines = run(&mut accumulator, 0..8, now);
+        assert_eq!(epochs(&lines).iter().map(|line| line.step).collect::<Vec<_>>(), [4, 8]);
+        assert!(!accumulator.awaits_validation());
+    }
+
+    #[test]
+    fn what_was_saved_after_any_step_continues_with_the_same_lines() {
+        let now = Instant::now();
+        let plan = plan(11, 20);
+        let mut whole = fresh(plan, now);
+        let expected = run(&mut whole, 0..11, now);
+        for step in 1..11 {
+            let mut first = fresh(plan, now);
+            let mut lines = run(&mut first, 0..step, now);
+            let saved = first.progress(step, State::default(), now);
+            assert_eq!(saved.lines, lines.len() as u64);
+            let mut second = Accumulator::new(plan, &[], 2, &saved, &lines, now);
+            lines.extend(run(&mut second, step..11, now));
+            assert_eq!(lines, expected, "resumed after {step} steps");
+            assert_eq!(second.samples(), whole.samples());
+        }
+    }
+
+    #[test]
+    fn a_run_that_ends_within_an_epoch_saves_what_a_longer_one_would() {
+        let now = Instant::now();
+        for steps in [6, 8] {
+            let (mut short, mut long) = (fresh(plan(steps, 20), now), fresh(plan(11, 20), now));
+            let lines = run(&mut short, 0..steps, now);
+            run(&mut long, 0..steps, now);
+            let [saved, expected] =
+                [&short, &long].map(|accumulator| accumulator.progress(steps, State::default(), now));
+            let pending = |saved: &ps_checkpoint::Progress| pending(saved, Length::of(&plan(11, 20)));
+            assert_eq!(pending(&saved), pending(&expected));
+            let saved = ps_checkpoint::Progress { pending: expected.pending.clone(), ..saved };
+            assert_eq!(saved, expected);
+            assert!(lines.len() as u64 >= saved.lines);
+        }
+    }
+
+    #[test]
+    fn going_back_drops_what_later_steps_said_but_not_the_time_that_they_took() {
+        let begun = Instant::now();
+        let plan = plan(11, 20);
+        let mut accumulator = fresh(plan, begun);
+        let lines = run(&mut accumulator, 0..3, begun);
+        let saved = accumulator.progress(3, State::default(), begun);
+        let later = begun + Duration::from_secs(9);
+        let expected = run(&mut accumulator, 3..6, later);
+        assert!(accumulator.findings.validated.is_some());
+        accumulator.resume(&saved, &lines, later);
+        assert!(accumulator.findings.validated.is_none());
+        assert_eq!((accumulator.samples(), accumulator.seconds(later)), (30, 9.0));
+        assert_eq!(run(&mut accumulator, 3..6, later), expected);
+    }
+
+    #[test]
+    fn the_validation_of_weights_that_are_replaced_is_not_that_of_the_run() {
+        let now = Instant::now();
+        let mut accumulator = fresh(plan(4, 20), now);
+        run(&mut accumulator, 0..4, now);
+        let mut lines = Vec::new();
+        accumulator.end_wait(Some(&report(plan(8, 20), 4).tally), &mut |record| collect(&mut lines, record));
+        assert_eq!(accumulator.findings.validated.as_ref().map(|it| it.0), Some(4));
+        let restored = Event::Restored { loss: 4.0, best: 1.0, step: 2 };
+        accumulator.event(4, &restored, &mut |record| collect(&mut lines, record));
+        assert!(matches!(&lines[..], [Line::Epoch(_), Line::Event(line)] if line.event == "restored"));
+        let findings = accumulator.take_findings();
+        assert!(findings.validated.is_none() && findings.is_restored && !findings.is_concluded);
+    }
+
+    #[test]
+    fn events_of_a_step_are_reported_before_it() {
+        let now = Instant::now();
+        let mut accumulator = fresh(plan(8, 0), now);
+        let stop = Event::Stopped(Stop::NoImprovement { best: 0.5, validations: 2, step: 0 });
+        let report = StepReport { is_last: true, events: vec![stop], ..report(plan(8, 0), 0) };
+        let mut order = Vec::new();
+        accumulator.step(&report, 1, now, &mut |record| {
+            order.push(match record {
+                Record::Event(step, event) => format!("{step} {}", event.name()),
+                Record::Line(Line::Event(_)) => "its line".into(),
+                Record::Step(step) => format!("step {}", step.step),
+                Record::Line(_) => "its line".into(),
+            });
+        });
+        assert_eq!(order, ["0 stopped", "its line", "step 1", "its line"]);
+        assert!(accumulator.is_concluded());
+    }
+}

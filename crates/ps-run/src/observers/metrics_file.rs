@@ -1,0 +1,68 @@
+//! The metrics file, `metrics.jsonl`.
+
+use super::epoch_throttle::EpochThrottle;
+use crate::folder::{FolderError, METRICS_FILE, RunFolder};
+use crate::lines::{Length, Line};
+use crate::observer::Observer;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::time::Instant;
+
+/// Writes each line of metrics to a file. A full disk shows when the file is closed; it is no reason to stop training.
+pub(crate) struct MetricsFile {
+    folder: RunFolder,
+    length: Length,
+    file: BufWriter<File>,
+    throttle: EpochThrottle,
+}
+
+impl MetricsFile {
+    /// Opens the file in `folder` of a run of this length, and drops all but the first `lines` lines that are there.
+    pub(crate) fn open(folder: RunFolder, lines: u64, length: Length) -> Result<Self, FolderError> {
+        let file = BufWriter::new(folder.metrics(lines, length)?);
+        Ok(MetricsFile { folder, length, file, throttle: EpochThrottle::default() })
+    }
+
+    /// The lines that are in the file.
+    pub(crate) fn read(&self) -> Result<Vec<Line>, FolderError> {
+        Line::read_all(&self.folder.path().join(METRICS_FILE))
+    }
+
+    /// Drops all but the first `lines` lines.
+    pub(crate) fn rewind(self, lines: u64) -> Result<Self, FolderError> {
+        let (folder, length) = (self.folder.clone(), self.length);
+        self.close()?;
+        MetricsFile::open(folder, lines, length)
+    }
+
+    /// Writes what is not written yet, for those who follow the file.
+    pub(crate) fn flush(&mut self) {
+        let _ = self.file.flush();
+    }
+
+    /// Writes what is not written yet.
+    ///
+    /// # Errors
+    /// The file is not complete.
+    pub(crate) fn close(mut self) -> Result<(), FolderError> {
+        let flushed = self.file.flush();
+        flushed.map_err(|error| FolderError::File { path: self.folder.path().join(METRICS_FILE), error })
+    }
+
+    /// Writes to another file.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn redirect(&mut self, file: File) {
+        self.file = BufWriter::new(file);
+    }
+}
+
+impl Observer for MetricsFile {
+    fn on_line(&mut self, line: &Line) {
+        let _ = writeln!(self.file, "{}", line.to_json());
+        if let Line::Epoch(epoch) = line
+            && self.throttle.admits(epoch, Instant::now())
+        {
+            self.flush();
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The end of a run: its results and its summary.
+
+use super::{EVALUATING, Recorder};
+use crate::accumulator::Findings;
+use crate::bans::Ban;
+use crate::diagnosis::Diagnosis;
+use crate::folder::{FolderError, WEIGHTS_FILE};
+use crate::job::Job;
+use crate::measures::Measures;
+use crate::phase::Phase;
+use crate::summary::{Ending, Summary};
+use std::path::Path;
+use std::time::Instant;
+
+impl Recorder {
+    /// The run is over: writes the results (relative data paths started at `root`), measures the weights and returns the
+    /// summary. The weights are written before anything else, so that no later failure loses them.
+    pub fn finish(
+        mut self,
+        job: &Job,
+        root: &Path,
+        weights: &[f32],
+        version: u64,
+    ) -> Result<Summary, FolderError> {
+        let finished = self.write_results(job, root, weights, version);
+        self.end(|observer| match &finished {
+            Ok(summary) => observer.on_finish(summary),
+            Err(error) => observer.on_failure(error),
+        });
+        finished
+    }
+
+    fn write_results(
+        &mut self,
+        job: &Job,
+        root: &Path,
+        weights: &[f32],
+        version: u64,
+    ) -> Result<Summary, FolderError> {
+        let seconds = self.accumulator.seconds(Instant::now());
+        self.observers.phase(Phase::Finishing, EVALUATING);
+        let Some(folder) = self.folder.clone() else { return self.conclude(job, weights, version, seconds) };
+        folder.retire_summary(job)?;
+        folder.write_weights(job, root, weights, version)?;
+        self.conclude(job, weights, version, seconds).inspect_err(|_| {
+            self.note(&format!("the weights are in {}", folder.path().join(WEIGHTS_FILE).display()));
+        })
+    }
+
+    /// Writes and measures everything else.
+    fn conclude(
+        &mut self,
+        job: &Job,
+        weights: &[f32],
+        version: u64,
+        seconds: f64,
+    ) -> Result<Summary, FolderError> {
+        let outcome = match self.is_concluded() || version >= job.plan.steps {
+            true => Ending::Done,
+            false if self.is_ended => Ending::Ended,
+            false => Ending::Stopped,
+        };
+        self.settle_checkpoints(outcome)?;
+        self.observers.terminal.close();
+        if let Some(metrics) = self.observers.metrics.take() {
+            metrics.close()?;
+        }
+        let findings = self.accumulator.take_findings();
+        let is_inspected = version > 0 && self.plan.ends_epoch(version - 1) && !findings.is_restored;
+        let summary = self.summarize(job, weights, version, outcome, seconds, findings);
+        self.observers.phase(Phase::Finishing, "writing the results");
+        if let Some(inspector) = self.observers.inspector.take().filter(|_| !is_inspected) {
+            inspector.inspect(version, weights);
+        }
+        if let Some(folder) = &self.folder {
+            folder.write_summary(&summary)?;
+        }
+        self.save_end();
+        Ok(summary)
+    }
+
+    /// Waits for the checkpoint that is being saved.
+    fn settle_checkpoints(&mut self, outcome: Ending) -> Result<(), FolderError> {
+        let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
+        let warning = match outcome {
+            Ending::Done => checkpoints.wait()?,
+            // A run that is to be resumed needs its last checkpoint.
+            Ending::Stopped | Ending::Ended => {
+                checkpoints.settle()?;
+                None
+            }
+        };
+        self.observers.board.checkpoint(checkpoints.durable());
+        self.warn(warning);
+        Ok(())
+    }
+
+    fn summarize(
+        &mut self,
+        job: &Job,
+        weights: &[f32],
+        version: u64,
+        outcome: Ending,
+        seconds: f64,
+        findings: Findings,
+    ) -> Summary {
+        let validated = findings.validated.filter(|(step, _)| *step == version).map(|(_, measures)| measures);
+        // A descent that checks itself may return to an earlier point in its last step.
+        let is_of_earlier_weights =
+            findings.is_concluded || findings.is_restored || job.control.descent.is_some();
+        let train = match is_of_earlier_weights {
+            true => Some(Measures::new(&job.measure(weights), &job.data.class_names)),
+            false => findings.train,
+        };
+        Summary {
+            is_tainted: self.bans.iter().any(Ban::is_tainting),
+            bans: std::mem::take(&mut self.bans),
+            steps_taken: Diagnosis::of(&findings.probes),
+            seconds,
+            samples_per_second: self.accumulator.samples() as f64 / seconds.max(1e-9),
+            train,
+            slowest: self.slowest.take(),
+            ..Summary::new(job, weights, version, outcome, validated)
+        }
+    }
+
+    /// Saves the state after the last step. The results are there, so that a failure only keeps the run from being made
+    /// longer.
+    fn save_end(&mut self) {
+        let Some(Err(error)) = self.checkpoints.as_mut().map(|checkpoints| checkpoints.save_end()) else {
+            return;
+        };
+        self.warn([format!(
+            "the state after the last step was not saved: {error}; a longer run resumes from an earlier step"
+        )]);
+    }
+}

@@ -1,0 +1,61 @@
+//! Recording a step asks the system for no memory, unless the step gets a line.
+
+use crate::observers::job;
+use ps_core::{StepReport, Tally};
+use ps_run::{Recorder, StepLine, Style, Wanted};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// Counts what a thread asks of the system's allocator while it is told to.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+// SAFETY: layouts and pointers go to the system's allocator as they come, which keeps the trait's promises; counting
+// neither allocates nor unwinds. The trait's own `realloc` and `alloc_zeroed` go through these two.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.set(ASKED.get().map(|asked| asked + 1));
+        // SAFETY: the caller promises that the layout has a size above 0.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller promises that `memory` came from `alloc`, so from the system's, with this layout.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_step_without_a_line_asks_for_no_memory() {
+    let job = job("train.epochs = 1000");
+    let mut recorder = Recorder::new(&job, None, Style::Quiet).unwrap();
+    let mut counted = 0;
+    for step in 0..job.plan.steps {
+        let report = StepReport {
+            step,
+            epoch: job.plan.step(step).epoch,
+            rate: 0.1,
+            tally: Tally { samples: 20, loss: 46.0, correct: 2, ..Tally::new(10) },
+            validation: None,
+            is_last: false,
+            events: Vec::new(),
+            probe: None,
+        };
+        ASKED.set(Some(0));
+        recorder.step(&report, 1);
+        let wanted = recorder.wants(step + 1).unwrap();
+        let asked = ASKED.take().unwrap();
+        assert_eq!(wanted, Wanted::default());
+        if !StepLine::is_due(step + 1) && !job.plan.ends_epoch(step) {
+            assert_eq!(asked, 0, "step {step}");
+            counted += 1;
+        }
+    }
+    assert!(counted > 0);
+}
