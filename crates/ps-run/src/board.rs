@@ -1,6 +1,7 @@
 //! What is known of a run while it goes on, for whoever looks at it from outside: metrics, a dashboard, a trace.
 //!
-//! Drivers and the recorder write on the [`Board`]; nobody waits for who reads it, and nothing that is decided depends on it.
+//! Drivers write to the [`Board`], and so does the recorder, to which it is an observer. No writer waits for a reader, and nothing
+//! that is decided depends on it.
 
 use crate::bans::Ban;
 use crate::job::Job;

@@ -1,7 +1,8 @@
 //! From a run file to loaded data and model, and from a run to its folder and progress.
 //!
 //! [`Job`] is a run ready to start: what the reference, the local driver, the server and the workers all
-//! begin with. [`RunFolder`] is where its results go, [`Recorder`] what tells the user how it goes.
+//! begin with. [`RunFolder`] is where its results go. A driver reports its steps to a [`Recorder`], which reports to
+//! every [`Observer`].
 //! Nothing here decides a bit of the weights.
 
 mod accumulator;
