@@ -30,6 +30,9 @@ pub struct OutArgs {
     pub out: Option<PathBuf>,
 }
 
+const CHECKPOINT_SECONDS: u64 = 60;
+const CHECKPOINTS_KEPT: u32 = 3;
+
 /// When a run is saved.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Results and checkpoints")]
@@ -41,11 +44,11 @@ pub struct CheckpointArgs {
     pub checkpoint_every: Option<u64>,
 
     /// Save a checkpoint this long after the last; 0 for never
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_SECONDS)]
     pub checkpoint_seconds: u64,
 
     /// Number of checkpoints to keep
-    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "K", default_value_t = CHECKPOINTS_KEPT, value_parser = clap::value_parser!(u32).range(1..))]
     pub checkpoint_keep: u32,
 
     /// Start from step 0 if there are checkpoints but all of them are damaged
@@ -101,6 +104,17 @@ pub struct DataArgs {
     /// By default, this is the folder of the run file; for ps-worker, it is the current folder.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DOWNHILL_DATA_ROOT")]
     pub data_root: Option<PathBuf>,
+}
+
+impl Default for CheckpointArgs {
+    fn default() -> Self {
+        CheckpointArgs {
+            checkpoint_every: None,
+            checkpoint_seconds: CHECKPOINT_SECONDS,
+            checkpoint_keep: CHECKPOINTS_KEPT,
+            allow_fresh: false,
+        }
+    }
 }
 
 impl CheckpointArgs {

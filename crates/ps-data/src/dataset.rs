@@ -1,6 +1,7 @@
 //! Samples in memory as they were read.
 
 use ndarray::Array2;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// What a model needs of the targets.
@@ -41,6 +42,11 @@ impl Features {
         }
     }
 
+    /// Whether they are bytes.
+    pub(crate) fn are_pixels(&self) -> bool {
+        matches!(self, Features::U8(_))
+    }
+
     /// Features of every sample.
     pub fn width(&self) -> usize {
         match self {
@@ -51,7 +57,7 @@ impl Features {
 }
 
 /// The shape of samples that are images; features are their pixels row by row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// Rows.
     pub height: usize,

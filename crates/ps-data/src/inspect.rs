@@ -1,5 +1,6 @@
 //! What a source holds, for a person to look at before training on it.
 
+use crate::arrays::NamedArrays;
 use crate::config::{ColumnKind, DataConfig, Missing};
 use crate::dataset::Image;
 use crate::encoding::columns::{self, Content};
@@ -93,12 +94,13 @@ pub struct LabelSummary {
 /// Looks at `source`; the label, header, columns and missing values of `config` say how a table is read.
 pub fn inspect(source: &str, config: &DataConfig, root: &Path) -> Result<Inspection, DataError> {
     let parsed = Source::parse(source)?;
-    let place = Place { root, memory: None, progress: &NoProgress };
+    let place = Place { root, memory: None, arrays: &NamedArrays::new(), progress: &NoProgress };
     let raw = parsed.read(place, &Options::of_training(config))?;
     let samples = raw.rows();
     let mut inspection = match raw {
         Raw::Pixels(pixels) => of_pixels(&pixels),
         Raw::Sparse(sparse) => of_sparse(&sparse),
+        Raw::Arrays(_) => unreachable!("no source is read as arrays"),
         Raw::Table(table) => of_table(&table, table.label_column(config.label.as_deref())?, config),
     };
     inspection.source = source.into();

@@ -5,6 +5,7 @@
 //! validation share apart and computes the fingerprint of the result. Pixels stay bytes in memory; a [`Split`] scales
 //! and standardises while it writes a row.
 
+mod arrays;
 mod config;
 mod confine;
 mod dataset;
@@ -22,13 +23,14 @@ mod split;
 mod statistics;
 mod table;
 
+pub use arrays::{ArrayEncoding, ArrayLabels, Arrays, NamedArrays};
 pub use config::{ColumnKind, DataConfig, Missing, Validation};
 pub use confine::{Outside, confine, is_url};
 pub use dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 pub use error::DataError;
 pub use format::{DIGITS_COUNT, DIGITS_SEED, FORMATS, Format, Source};
 pub use inspect::{ColumnSummary, ColumnUse, Inspection, LabelSummary, inspect};
-pub use load::{Loaded, load, load_from_memory, load_like, load_unlabelled};
+pub use load::{Encoder, Loaded, load, load_arrays, load_from_memory, load_like, load_unlabelled};
 pub use markers::USUAL_MARKERS;
 pub use progress::{NoProgress, Progress};
 pub use split::{Preprocessing, Split, Standard};

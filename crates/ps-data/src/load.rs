@@ -1,5 +1,6 @@
 //! All sources of a run, read, encoded and split.
 
+use crate::arrays::{ArrayEncoding, Arrays, NamedArrays};
 use crate::config::{DataConfig, Missing, Validation};
 use crate::dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 use crate::encoding::Encoding;
@@ -12,6 +13,7 @@ use crate::raw::Raw;
 use crate::split::{Preprocessing, Split};
 use crate::statistics;
 use ps_plan::Order;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,7 +59,19 @@ pub fn load(
     root: &Path,
     progress: &dyn Progress,
 ) -> Result<Loaded, DataError> {
-    load_from(config, task, seed, Place { root, memory: None, progress })
+    load_arrays(config, task, seed, &NO_ARRAYS, root, progress)
+}
+
+/// Like [`load`], where the texts in `config` that are keys of `arrays` are not sources but stand for these arrays.
+pub fn load_arrays(
+    config: &DataConfig,
+    task: Task,
+    seed: u64,
+    arrays: &NamedArrays,
+    root: &Path,
+    progress: &dyn Progress,
+) -> Result<Loaded, DataError> {
+    load_from(config, task, seed, Place { root, memory: None, arrays, progress })
 }
 
 /// The same where the files are in memory, by the paths that `config` names them by; there are no others.
@@ -67,8 +81,11 @@ pub fn load_from_memory(
     seed: u64,
     files: &BTreeMap<PathBuf, Vec<u8>>,
 ) -> Result<Loaded, DataError> {
-    load_from(config, task, seed, Place { root: Path::new(""), memory: Some(files), progress: &NoProgress })
+    let (root, memory) = (Path::new(""), Some(files));
+    load_from(config, task, seed, Place { root, memory, arrays: &NO_ARRAYS, progress: &NoProgress })
 }
+
+const NO_ARRAYS: NamedArrays = NamedArrays::new();
 
 fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Result<Loaded, DataError> {
     if let Some(Validation::Share(share)) = config.validation
@@ -138,7 +155,7 @@ pub fn load_like(
     root: &Path,
     progress: &dyn Progress,
 ) -> Result<Split, DataError> {
-    load_other(source, config, like, root, progress, true)
+    like.encoder().load(source, config, true, root, progress)
 }
 
 /// Reads another source for prediction: labels are not looked at and need not be there (a CSV file without
@@ -150,42 +167,99 @@ pub fn load_unlabelled(
     root: &Path,
     progress: &dyn Progress,
 ) -> Result<Split, DataError> {
-    load_other(source, config, like, root, progress, false)
+    like.encoder().load(source, config, false, root, progress)
 }
 
-fn load_other(
-    source: &str,
-    config: &DataConfig,
-    like: &Loaded,
-    root: &Path,
-    progress: &dyn Progress,
-    labelled: bool,
-) -> Result<Split, DataError> {
-    let place = Place { root, memory: None, progress };
-    let raw = Source::parse(source)?.read(place, &Options::of_other(config))?;
-    let mut dataset = like.encoding.encode(raw, source, config.missing, labelled)?;
-    let preprocessing = Arc::clone(like.train.preprocessing());
-    fill_missing(&mut dataset, preprocessing.fill.as_deref());
-    Ok(Split::new(Arc::new(dataset), None, preprocessing))
+/// How the training data says other data is encoded and preprocessed.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    encoding: Encoding,
+    preprocessing: Arc<Preprocessing>,
+}
+
+impl Loaded {
+    /// What makes other data like this.
+    pub fn encoder(&self) -> Encoder {
+        Encoder { encoding: self.encoding.clone(), preprocessing: Arc::clone(self.train.preprocessing()) }
+    }
+}
+
+impl Encoder {
+    /// The encoder of a model that was trained on arrays and saved.
+    pub fn restored(task: Task, class_names: Vec<String>, saved: &ArrayEncoding) -> Self {
+        let encoding = Encoding::of_arrays(task, class_names, saved);
+        Encoder { encoding, preprocessing: Arc::new(saved.preprocessing.clone()) }
+    }
+
+    /// What a model that was trained on arrays has to keep; `None` if it was trained on a source, which can be read again.
+    pub fn array_encoding(&self) -> Option<ArrayEncoding> {
+        self.encoding.is_of_arrays().then(|| ArrayEncoding {
+            feature_names: self.encoding.feature_names.clone(),
+            image: self.encoding.image,
+            are_pixels: self.encoding.are_pixels(),
+            preprocessing: (*self.preprocessing).clone(),
+        })
+    }
+
+    /// Name of each class; empty for regression and counts.
+    pub fn class_names(&self) -> &[String] {
+        self.encoding.class_names()
+    }
+
+    /// Name of each feature.
+    pub fn feature_names(&self) -> &[String] {
+        &self.encoding.feature_names
+    }
+
+    /// Reads a source with the columns, categories, classes and preprocessing of the training data. Without `labelled`, labels
+    /// are ignored and need not be there (a CSV file without the label column, `idx:IMAGES` alone), and [`Split::has_targets`]
+    /// is false.
+    pub fn load(
+        &self,
+        source: &str,
+        config: &DataConfig,
+        labelled: bool,
+        root: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Split, DataError> {
+        let place = Place { root, memory: None, arrays: &NO_ARRAYS, progress };
+        let raw = Source::parse(source)?.read(place, &Options::of_other(config))?;
+        self.encode(raw, source, config.missing, labelled)
+    }
+
+    /// Like [`Encoder::load`], from arrays whose columns are the features of the model. Errors call them `name`.
+    pub fn load_arrays(
+        &self,
+        arrays: &Arrays,
+        name: &str,
+        config: &DataConfig,
+        labelled: bool,
+    ) -> Result<Split, DataError> {
+        self.encode(Raw::Arrays(arrays.clone()), name, config.missing, labelled)
+    }
+
+    fn encode(&self, raw: Raw, source: &str, missing: Missing, labelled: bool) -> Result<Split, DataError> {
+        let mut dataset = self.encoding.encode(raw, source, missing, labelled)?;
+        fill_missing(&mut dataset, self.preprocessing.fill.as_deref());
+        Ok(Split::new(Arc::new(dataset), None, Arc::clone(&self.preprocessing)))
+    }
 }
 
 /// Reads all sources, of which the training source is the first, side by side; the first error in their order counts.
 fn read_all(texts: &[&str], config: &DataConfig, from: Place<'_>) -> Result<Vec<Raw>, DataError> {
-    let sources = texts.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    let options =
-        std::iter::once(Options::of_training(config)).chain(std::iter::repeat(Options::of_other(config)));
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = sources
-            .iter()
-            .zip(options)
-            .map(|(source, options)| scope.spawn(move || source.read(from, &options)))
-            .collect();
-        let results = threads.into_iter().map(|thread| match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        results.collect::<Vec<_>>().into_iter().collect()
-    })
+    let options = |index| if index == 0 { Options::of_training(config) } else { Options::of_other(config) };
+    let read = |(index, text): (usize, &&str)| match from.arrays.get(*text) {
+        Some(arrays) => Ok(Raw::Arrays((**arrays).clone())),
+        None => Source::parse(text)?.read(from, &options(index)),
+    };
+    // All texts are parsed before anything is read.
+    texts
+        .iter()
+        .filter(|text| !from.arrays.contains_key(**text))
+        .try_for_each(|text| Source::parse(text).map(drop))?;
+    // On the caller's threads: those that a source is drawn or converted on.
+    let read: Vec<Result<Raw, DataError>> = texts.par_iter().enumerate().map(read).collect();
+    read.into_iter().collect()
 }
 
 /// Rows for training and for validation, both ascending: those at the last round(share * n) positions (at

@@ -1,5 +1,6 @@
 //! Files opened with their size known and every byte reported.
 
+use crate::arrays::NamedArrays;
 use crate::error::DataError;
 use ps_host::Ceiling;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub(crate) struct Place<'a> {
     pub root: &'a Path,
     /// What stands in for the file system, where something does.
     pub memory: Option<&'a BTreeMap<PathBuf, Vec<u8>>>,
+    /// What stands in for sources.
+    pub arrays: &'a NamedArrays,
     pub progress: &'a dyn Progress,
 }
 

@@ -1,5 +1,6 @@
 //! What a source holds before the training data has said how to encode it.
 
+use crate::arrays::Arrays;
 use crate::dataset::Image;
 use crate::format::libsvm::Sparse;
 use crate::table::Table;
@@ -13,6 +14,8 @@ pub(crate) enum Raw {
     Table(Table),
     /// From a LIBSVM file.
     Sparse(Sparse),
+    /// From the calling program.
+    Arrays(Arrays),
 }
 
 /// Bytes, and a byte of label for each row.
@@ -35,6 +38,7 @@ impl Raw {
             Raw::Pixels(pixels) => pixels.pixels.nrows(),
             Raw::Table(table) => table.rows(),
             Raw::Sparse(sparse) => sparse.rows(),
+            Raw::Arrays(arrays) => arrays.features.samples(),
         }
     }
 }

@@ -3,10 +3,11 @@
 use crate::dataset::{Dataset, Features};
 use ps_core::kernel::prefetch;
 use ps_core::{Kernel, Samples};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What is done to a row's features while it is written. Comes from the training part only.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
     /// What takes the place of a missing cell, per feature, where missing cells are allowed. Applied when a
     /// source is encoded.
@@ -16,7 +17,7 @@ pub struct Preprocessing {
 }
 
 /// Per feature, x becomes (x - mean) * inv_std, both steps in binary32.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standard {
     /// The mean over the training part, summed in binary64 in ascending sample order, rounded to binary32.
     pub mean: Vec<f32>,

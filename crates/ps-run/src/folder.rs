@@ -4,7 +4,7 @@ use crate::bans::{self, BANS_FILE, Ban};
 use crate::job::Job;
 use crate::lines::{Length, Line};
 use crate::summary::{Ending, Summary};
-use crate::weights;
+use crate::weights::AboutWeights;
 use ps_config::RunConfig;
 use ps_host::Ceiling;
 use std::fmt;
@@ -241,10 +241,8 @@ impl RunFolder {
         weights: &[f32],
         version: u64,
     ) -> Result<(), FolderError> {
-        let path = self.path.join(WEIGHTS_FILE);
-        let bytes = weights::to_bytes(job, root, weights, version)
-            .map_err(|problem| FolderError::Content { path: path.clone(), problem })?;
-        write_aside(&path, &bytes)
+        let about = AboutWeights::new(job, root, weights, version);
+        about.write(&self.path.join(WEIGHTS_FILE), job.model.layout(), weights)
     }
 
     /// Writes the summary, after all else; with it the run is finished, and so it is after a power failure.
@@ -313,7 +311,7 @@ fn read_summary(path: &Path) -> Option<serde_json::Result<Summary>> {
 }
 
 /// Writes a file that is either whole or not there.
-fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".part");
     let aside = PathBuf::from(aside);

@@ -53,7 +53,8 @@ pub enum JobError {
 
 impl Job {
     /// Loads the data of `run`, fetching what lies at URLs, and builds the model that fits it. Relative data paths start at `data_root`
-    /// where given, else at `base`, the run file's folder.
+    /// where given, else at `base`, the run file's folder. The environment may force an instruction set and says where the cache
+    /// is.
     pub fn load(
         run: RunConfig,
         base: &Path,
@@ -62,14 +63,24 @@ impl Job {
     ) -> Result<Job, JobError> {
         let kernel = Kernel::chosen().map_err(JobError::Kernel)?;
         let root = data_root.unwrap_or(base);
-        let local = ps_fetch::localized_config(&run.data, progress).map_err(JobError::Data)?;
-        let data =
-            ps_data::load(&local, task(run.model.head), run.seed, root, progress).map_err(JobError::Data)?;
-        let (model, features, classes) = (&run.model, data.train.features(), data.class_names.len());
+        let local = ps_fetch::localized_config(&run.data, progress)?;
+        let data = ps_data::load(&local, task(run.model.head), run.seed, root, progress)?;
+        Job::new(run, data, kernel)
+    }
+
+    /// Builds the model of `run` that fits `data`.
+    pub fn new(run: RunConfig, data: Loaded, kernel: Kernel) -> Result<Job, JobError> {
+        let model = Job::network(&run, data.train.features(), data.class_names.len())?;
+        Job::of(run, data, model, kernel)
+    }
+
+    /// The model of `run` for samples with so many features and classes.
+    pub fn network(run: &RunConfig, features: usize, classes: usize) -> Result<Model, JobError> {
+        let (hidden, head) = (run.model.hidden_layers(), run.model.head);
         run.check_features(features).map_err(JobError::Config)?;
-        let parameters = count_parameters(features, &model.hidden_layers(), model.head, classes);
+        let parameters = count_parameters(features, &hidden, head, classes);
         Footprint::of_worker(parameters).check(Memory::here()).map_err(JobError::Unfit)?;
-        Job::of(run, data, kernel)
+        Ok(Model::of_layers(features, &hidden, head, classes).with_precision(run.wire.weights))
     }
 
     /// The same run with another seed and the same validation part: other initial weights, another order of the samples.
@@ -77,18 +88,16 @@ impl Job {
         let mut run = self.run.clone();
         run.data.validation_seed = Some(run.data.validation_seed.unwrap_or(run.seed));
         run.seed = seed;
-        Job::of(run, self.data.clone(), self.kernel).expect("nothing depends on the seed that is checked")
+        Job::of(run, self.data.clone(), self.model.clone(), self.kernel)
+            .expect("nothing depends on the seed that is checked")
     }
 
-    fn of(run: RunConfig, data: Loaded, kernel: Kernel) -> Result<Job, JobError> {
+    fn of(run: RunConfig, data: Loaded, model: Model, kernel: Kernel) -> Result<Job, JobError> {
         let samples = data.train.len();
         run.check_samples(samples).map_err(JobError::Config)?;
         if data.train.features() == 0 {
             return Err(JobError::Unfit(format!("{}: the samples have no features", run.data.train)));
         }
-        let (features, classes) = (data.train.features(), data.class_names.len());
-        let model = Model::of_layers(features, &run.model.hidden_layers(), run.model.head, classes)
-            .with_precision(run.wire.weights);
         let plan = run.plan(samples, data.validation.as_ref().map_or(0, |part| part.len()));
         let fingerprint = Fingerprint {
             run: run.fingerprint(),
@@ -185,6 +194,12 @@ impl Job {
             *element = f32::NAN;
         }
         weights_hash(&gradient)
+    }
+}
+
+impl From<DataError> for JobError {
+    fn from(error: DataError) -> Self {
+        JobError::Data(error)
     }
 }
 

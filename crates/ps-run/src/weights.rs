@@ -1,10 +1,11 @@
 //! Weights as a safetensors file that says what it is good for.
 
-use crate::folder::FolderError;
+use crate::folder::{FolderError, write_aside};
 use crate::job::Job;
 use crate::paths;
 use ps_checkpoint::{Fingerprint, tensors};
-use ps_core::{Model, weights_hash};
+use ps_core::{Layout, Model, weights_hash};
+use ps_data::ArrayEncoding;
 use ps_host::Ceiling;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
@@ -43,29 +44,42 @@ pub struct AboutWeights {
     /// SHA-256 of what determined encoding and preprocessing, see [`ps_data::Loaded::training_fingerprint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training_data: Option<String>,
+    /// How samples are encoded, if the run was trained on arrays. Otherwise the training data, which is read again, says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrays: Option<ArrayEncoding>,
     /// SHA-256 of the weights.
     pub weights_sha256: String,
 }
 
-/// The bytes of the file.
-pub(crate) fn to_bytes(job: &Job, root: &Path, weights: &[f32], version: u64) -> Result<Vec<u8>, String> {
-    let about = AboutWeights {
-        step: version,
-        class_names: job.data.class_names.clone(),
-        feature_names: if job.data.image.is_some() { Vec::new() } else { job.data.feature_names.clone() },
-        fingerprint: job.fingerprint.clone(),
-        run: job.run.to_toml(),
-        // If there is no current folder any more, a relative path is better than no weights.
-        data_root: std::path::absolute(root).unwrap_or_else(|_| root.into()),
-        training_data: Some(job.data.training_fingerprint.clone()),
-        weights_sha256: weights_hash(weights),
-    };
-    let about = serde_json::to_string(&about).map_err(|error| error.to_string())?;
-    let metadata = HashMap::from([(KEY.to_string(), about)]);
-    tensors::to_bytes(job.model.layout(), weights, Some(metadata))
-}
-
 impl AboutWeights {
+    /// What the file says of `weights` after `version` steps; relative data paths of the run started at `root`.
+    pub fn new(job: &Job, root: &Path, weights: &[f32], version: u64) -> Self {
+        AboutWeights {
+            step: version,
+            class_names: job.data.class_names.clone(),
+            feature_names: if job.data.image.is_some() { Vec::new() } else { job.data.feature_names.clone() },
+            fingerprint: job.fingerprint.clone(),
+            run: job.run.to_toml(),
+            // If there is no current folder any more, a relative path is better than no weights.
+            data_root: std::path::absolute(root).unwrap_or_else(|_| root.into()),
+            training_data: Some(job.data.training_fingerprint.clone()),
+            arrays: job.data.encoder().array_encoding(),
+            weights_sha256: weights_hash(weights),
+        }
+    }
+
+    /// Writes `weights`, of which this is said and whose tensors `layout` names, to the file `path`. A file that is there is
+    /// replaced as a whole.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn write(&self, path: &Path, layout: &Layout, weights: &[f32]) -> Result<(), FolderError> {
+        let bad = |problem| FolderError::Content { path: path.into(), problem };
+        let about = serde_json::to_string(self).map_err(|error| bad(error.to_string()))?;
+        let metadata = HashMap::from([(KEY.to_string(), about)]);
+        write_aside(path, &tensors::to_bytes(layout, weights, Some(metadata)).map_err(bad)?)
+    }
+
     /// Whether `job` encodes and preprocesses samples as the run did, so that predictions are the same.
     pub fn fits(&self, job: &Job) -> bool {
         let data = &job.data;

@@ -1,5 +1,6 @@
 //! From label texts to targets.
 
+use crate::arrays::{self, ArrayLabels};
 use crate::dataset::Task;
 use crate::error::DataError;
 use crate::markers::Markers;
@@ -25,9 +26,10 @@ pub(crate) struct Classes {
 }
 
 impl Classes {
-    /// Classes whose labels need no translation.
+    /// Classes that are known by their names, in order.
     pub fn named(names: Vec<String>) -> Self {
-        Classes { names, numbers: None }
+        let numbers = names.iter().map(|name| number(name)).collect();
+        Classes { names, numbers }
     }
 
     /// The distinct labels, sorted as numbers if all are numbers and by their bytes otherwise.
@@ -40,23 +42,38 @@ impl Classes {
                 names.insert(place, name);
             }
         }
-        let numbers = names.iter().map(|name| number(name)).collect::<Option<Vec<f64>>>();
-        let Some(mut numbers) = numbers else {
-            return Ok(Classes { names: names.into_iter().map(String::from).collect(), numbers: None });
-        };
+        match names.iter().map(|name| number(name)).collect() {
+            Some(numbers) => Ok(Classes::of_numbers(numbers)),
+            None => Ok(Classes { names: names.into_iter().map(String::from).collect(), numbers: None }),
+        }
+    }
+
+    /// The distinct labels of arrays, as [`Classes::learn`] orders them.
+    pub fn learn_arrays(labels: &ArrayLabels, source: &str) -> Result<Self, DataError> {
+        match labels {
+            ArrayLabels::Numbers(values) => {
+                let value = |(row, &value): (usize, &f64)| finite_label(value, source, row);
+                values.iter().enumerate().map(value).collect::<Result<_, _>>().map(Classes::of_numbers)
+            }
+            ArrayLabels::Names(names) => with_names(names, source, Classes::learn),
+        }
+    }
+
+    fn of_numbers(mut numbers: Vec<f64>) -> Self {
         numbers.sort_by(f64::total_cmp);
         numbers.dedup();
-        Ok(Classes { names: numbers.iter().map(f64::to_string).collect(), numbers: Some(numbers) })
+        Classes { names: numbers.iter().map(f64::to_string).collect(), numbers: Some(numbers) }
     }
 
     fn find(&self, text: &str) -> Option<usize> {
         match &self.numbers {
-            Some(numbers) => {
-                let value = number(text)?;
-                numbers.binary_search_by(|known| known.total_cmp(&value)).ok()
-            }
+            Some(_) => self.find_number(number(text)?),
             None => self.names.binary_search_by(|name| name.as_str().cmp(text)).ok(),
         }
+    }
+
+    fn find_number(&self, value: f64) -> Option<usize> {
+        self.numbers.as_ref()?.binary_search_by(|known| known.total_cmp(&value)).ok()
     }
 
     fn unknown(&self, text: &str) -> String {
@@ -114,10 +131,70 @@ pub(crate) fn targets(labels: &Labels<'_>, task: Task, classes: &Classes) -> Res
     (0..labels.count).map(target).collect()
 }
 
+/// The targets of arrays.
+pub(crate) fn array_targets(
+    labels: &ArrayLabels,
+    source: &str,
+    task: Task,
+    classes: &Classes,
+) -> Result<Vec<f32>, DataError> {
+    let values = match labels {
+        ArrayLabels::Names(names) => {
+            return with_names(names, source, |labels| targets(labels, task, classes));
+        }
+        ArrayLabels::Numbers(values) => values,
+    };
+    let target = |(row, &value): (usize, &f64)| {
+        let value = finite_label(value, source, row)?;
+        let bad = |problem| DataError::content(arrays::place(source, row), problem);
+        let rounded = value as f32;
+        match task {
+            _ if task.has_classes() => {
+                let class = match classes.numbers {
+                    Some(_) => classes.find_number(value),
+                    None => classes.find(&value.to_string()),
+                };
+                class.map(|class| class as f32).ok_or_else(|| bad(classes.unknown(&value.to_string())))
+            }
+            _ if !rounded.is_finite() => {
+                Err(bad(format!("the target {value} is too large for a 32-bit float")))
+            }
+            Task::Count if value < 0.0 => Err(bad(negative(&value.to_string()))),
+            _ => Ok(rounded),
+        }
+    };
+    values.iter().enumerate().map(target).collect()
+}
+
+/// Runs `work` on labels that are strings in memory.
+fn with_names<T>(names: &[String], source: &str, work: impl FnOnce(&Labels<'_>) -> T) -> T {
+    work(&Labels {
+        count: names.len(),
+        text: &|row| Some(&names[row]),
+        place: &|row| arrays::place(source, row),
+        // Only an empty string is no name.
+        markers: &Markers::new(Some(&[])),
+    })
+}
+
+/// A label that must be finite; -0 counts as 0.
+fn finite_label(value: f64, source: &str, row: usize) -> Result<f64, DataError> {
+    let bad = |problem: String| Err(DataError::content(arrays::place(source, row), problem));
+    match value {
+        _ if value.is_nan() => bad("the label is missing (NaN); remove the row".into()),
+        _ if value.is_infinite() => bad(format!("label {value} is not finite")),
+        _ => Ok(value + 0.0),
+    }
+}
+
+fn negative(text: &str) -> String {
+    format!("the target {text} is negative; counts start at 0")
+}
+
 fn value(text: &str, task: Task) -> Result<f32, String> {
     let value = finite(text).map_err(|problem| format!("{problem} as the target"))?;
     match task {
-        Task::Count if value < 0.0 => Err(format!("the target {text} is negative; counts start at 0")),
+        Task::Count if value < 0.0 => Err(negative(text)),
         _ => Ok(value),
     }
 }

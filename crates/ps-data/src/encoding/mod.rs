@@ -4,6 +4,7 @@ pub(crate) mod columns;
 pub(crate) mod labels;
 mod pixels;
 
+use crate::arrays::{self, ArrayEncoding, ArrayLabels, Arrays};
 use crate::config::{DataConfig, Missing};
 use crate::dataset::{self, Dataset, Features, Image, MissingCells, Task};
 use crate::error::DataError;
@@ -31,6 +32,7 @@ enum Form {
     Pixels,
     Sparse,
     Table(Columns),
+    Arrays { are_pixels: bool },
 }
 
 impl Encoding {
@@ -90,6 +92,40 @@ impl Encoding {
                     image: None,
                 })
             }
+            Raw::Arrays(arrays) => {
+                let labels = required_labels(arrays, &config.train)?;
+                let classes = match task.has_classes() {
+                    true => Classes::learn_arrays(labels, &config.train)?,
+                    false => Classes::default(),
+                };
+                if task.has_classes() {
+                    labels::check_classes(&classes.names, task, &config.train)?;
+                }
+                let names = array_names(arrays, &config.train)?;
+                let form = Form::Arrays { are_pixels: arrays.features.are_pixels() };
+                Ok(Encoding { task, form, classes, feature_names: names, image: arrays.image })
+            }
+        }
+    }
+
+    /// What the arrays of a model that was saved asked for.
+    pub fn of_arrays(task: Task, class_names: Vec<String>, saved: &ArrayEncoding) -> Self {
+        let ArrayEncoding { feature_names, image, are_pixels, .. } = saved.clone();
+        let (form, classes) = (Form::Arrays { are_pixels }, Classes::named(class_names));
+        Encoding { task, form, classes, feature_names, image }
+    }
+
+    /// Whether the training data is arrays.
+    pub fn is_of_arrays(&self) -> bool {
+        matches!(self.form, Form::Arrays { .. })
+    }
+
+    /// Whether features are bytes that stand for values from 0 to 1.
+    pub fn are_pixels(&self) -> bool {
+        match self.form {
+            Form::Pixels => true,
+            Form::Arrays { are_pixels } => are_pixels,
+            Form::Sparse | Form::Table(_) => false,
         }
     }
 
@@ -102,7 +138,7 @@ impl Encoding {
     pub fn categories(&self) -> Vec<(String, usize)> {
         match &self.form {
             Form::Table(columns) => columns.categories(),
-            Form::Pixels | Form::Sparse => Vec::new(),
+            Form::Pixels | Form::Sparse | Form::Arrays { .. } => Vec::new(),
         }
     }
 
@@ -133,8 +169,16 @@ impl Encoding {
                 let targets = labelled.then(|| self.table_targets(&table, columns.label())).transpose()?;
                 (Features::F32(features), targets)
             }
+            (_, Raw::Arrays(arrays)) => {
+                let targets = labelled.then(|| {
+                    let labels = required_labels(&arrays, source)?;
+                    labels::array_targets(labels, source, self.task, &self.classes)
+                });
+                (self.array_features(arrays.features, source, missing)?, targets.transpose()?)
+            }
             (form, _) => {
                 let kind = match form {
+                    Form::Arrays { .. } => "arrays",
                     Form::Pixels => "images (idx: or digits:)",
                     Form::Sparse => "a libsvm: source",
                     Form::Table(_) => "a csv: source",
@@ -165,10 +209,54 @@ impl Encoding {
         };
         let names = self.feature_names.iter();
         match &self.form {
-            Form::Pixels => names.cloned().enumerate().map(single).collect(),
+            Form::Pixels | Form::Arrays { .. } => names.cloned().enumerate().map(single).collect(),
             Form::Sparse => names.map(|index| format!("feature {index}")).enumerate().map(single).collect(),
             Form::Table(columns) => columns.with_features(),
         }
+    }
+
+    /// The features of arrays, with one bit pattern for all missing cells.
+    fn array_features(
+        &self,
+        mut features: Features,
+        source: &str,
+        missing: Missing,
+    ) -> Result<Features, DataError> {
+        let (width, wanted) = (features.width(), self.feature_names.len());
+        if width != wanted {
+            let problem = format!("the arrays have {width} features, the training data {wanted}");
+            return Err(DataError::unfit(source, problem));
+        }
+        if features.are_pixels() != self.are_pixels() {
+            let what = |are_pixels| if are_pixels { "bytes (pixels)" } else { "32-bit floats" };
+            let (here, there) = (what(features.are_pixels()), what(self.are_pixels()));
+            return Err(DataError::unfit(
+                source,
+                format!("the features are {here}, the training data's {there}"),
+            ));
+        }
+        let Features::F32(values) = &mut features else { return Ok(features) };
+        for (row, mut cells) in values.rows_mut().into_iter().enumerate() {
+            let cells = cells.iter_mut().zip(&self.feature_names);
+            for (cell, name) in cells.filter(|(cell, _)| !cell.is_finite()) {
+                let bad = |problem| {
+                    Err(DataError::content(
+                        format!("{}: feature `{name}`", arrays::place(source, row)),
+                        problem,
+                    ))
+                };
+                match missing {
+                    _ if cell.is_infinite() => return bad(format!("{cell} is not finite")),
+                    Missing::Refuse => {
+                        return bad(
+                            "missing value (NaN); remove the row or set data.missing = \"mean\"".into()
+                        );
+                    }
+                    Missing::Mean => *cell = f32::NAN,
+                }
+            }
+        }
+        Ok(features)
     }
 
     fn targets(&self, labels: &Labels<'_>) -> Result<Vec<f32>, DataError> {
@@ -202,6 +290,32 @@ pub(crate) fn with_sparse_labels<T>(sparse: &Sparse, work: impl FnOnce(&Labels<'
         // The labels that are there are numbers.
         markers: &Markers::new(Some(&[])),
     })
+}
+
+fn required_labels<'a>(arrays: &'a Arrays, source: &str) -> Result<&'a ArrayLabels, DataError> {
+    let samples = arrays.features.samples();
+    match &arrays.labels {
+        None => Err(DataError::unfit(source, "the arrays have no labels")),
+        Some(labels) if labels.len() != samples => {
+            let problem = format!("there are {samples} rows of features and {} labels", labels.len());
+            Err(DataError::unfit(source, problem))
+        }
+        Some(labels) => Ok(labels),
+    }
+}
+
+/// The names of the features of arrays.
+fn array_names(arrays: &Arrays, source: &str) -> Result<Vec<String>, DataError> {
+    let width = arrays.features.width();
+    match (&arrays.feature_names, arrays.image) {
+        (Some(names), _) if names.len() != width => {
+            let problem = format!("there are {width} features and {} names of features", names.len());
+            Err(DataError::unfit(source, problem))
+        }
+        (Some(names), _) => Ok(names.clone()),
+        (None, Some(image)) => Ok(pixels::pixel_names(image)),
+        (None, None) => Ok((0..width).map(|index| index.to_string()).collect()),
+    }
 }
 
 fn dense(sparse: &Sparse, width: usize) -> Result<Array2<f32>, DataError> {

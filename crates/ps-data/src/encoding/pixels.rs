@@ -42,11 +42,14 @@ pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Vec<String>, 
 /// The names of the features.
 pub(super) fn feature_names(pixels: &Pixels) -> Vec<String> {
     match pixels.image {
-        Some(Image { height, width }) => {
-            (0..height).flat_map(|y| (0..width).map(move |x| format!("pixel {y},{x}"))).collect()
-        }
+        Some(image) => pixel_names(image),
         None => (0..pixels.pixels.ncols()).map(|index| format!("value {index}")).collect(),
     }
+}
+
+/// The names of the pixels of an image.
+pub(super) fn pixel_names(Image { height, width }: Image) -> Vec<String> {
+    (0..height).flat_map(|y| (0..width).map(move |x| format!("pixel {y},{x}"))).collect()
 }
 
 /// The targets of a source, given the number of classes of the training data.
