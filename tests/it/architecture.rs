@@ -19,6 +19,22 @@ const OURS: &[(&str, &[&str])] = &[
     ("ps-checkpoint", &["ps-core", "ps-host", "ps-plan"]),
     ("ps-fetch", &["ps-core", "ps-data", "ps-host", "ps-plan"]),
     ("ps-config", &["ps-core", "ps-data", "ps-host", "ps-plan", "ps-terminal"]),
+    (
+        "downhill",
+        &[
+            "ps-checkpoint",
+            "ps-config",
+            "ps-coord",
+            "ps-core",
+            "ps-data",
+            "ps-fetch",
+            "ps-host",
+            "ps-plan",
+            "ps-plane",
+            "ps-run",
+            "ps-terminal",
+        ],
+    ),
     ("ps-proto", &["ps-coord", "ps-core", "ps-host", "ps-net", "ps-plan", "ps-plane"]),
 ];
 

@@ -1,6 +1,6 @@
 //! Why a command did not do what it was asked for.
 
-use downhill::LocalError;
+use downhill::internal::LocalError;
 use ps_config::ConfigError;
 use ps_core::trainer::Diverged;
 use ps_data::DataError;
@@ -73,6 +73,12 @@ impl From<PlotError> for Failure {
 impl From<LocalError> for Failure {
     fn from(error: LocalError) -> Self {
         Failure::new(false, &error)
+    }
+}
+
+impl From<downhill::Error> for Failure {
+    fn from(error: downhill::Error) -> Self {
+        Failure::new(error.is_usage(), &error)
     }
 }
 

@@ -7,7 +7,6 @@ mod failure;
 mod interrupt;
 mod output;
 mod programs;
-mod saved;
 
 use clap::{Parser, Subcommand};
 #[cfg(unix)]

@@ -1,5 +1,74 @@
-//! Training in the calling process.
+//! Trains models by gradient descent in the calling process, reproducibly: the weights depend on the settings and the data, not
+//! on the number of threads or the machine, down to the last bit.
+//!
+//! - [`Run`] is what to train, from a run file or from settings, and [`Run::train`] trains it.
+//! - [`Dataset`] is what to train on, to measure on or to predict: a source such as `csv:people.csv`, or arrays.
+//! - [`Model`] is the result, which [predicts](Model::predict), is [evaluated](Model::evaluate), [saved](Model::save) and
+//!   [loaded](Model::load).
+//! - [`Observer`] sees each step and epoch, and may stop the run.
+//!
+//! Files are those of the command line: a model that [`Model::save`] writes can be used with `downhill predict`, and
+//! [`Model::load`] reads the results folder of `downhill train`.
+//!
+//! ```
+//! use downhill::{Dataset, Run};
+//!
+//! let run = Run::from_toml(
+//!     r#"
+//!     data.train = "digits:1000"
+//!     data.validation = 0.1
+//!     model.kind = "mlp"
+//!     model.hidden = [32]
+//!     train.batch = 50
+//!     learning_rate.initial = 0.1
+//!     "#,
+//! );
+//! let trained = run.set("train.epochs", 3).train()?;
+//! println!("validation {}", trained.summary.validation.as_ref().expect("a share was set apart").line());
+//!
+//! let evaluation = trained.model.evaluate(&Dataset::open("digits:200,seed=7")?)?;
+//! assert!(evaluation.measures.accuracy > Some(0.5));
+//! # Ok::<(), downhill::Error>(())
+//! ```
+//!
+//! # What the library leaves alone
+//!
+//! It starts threads for each run and each model, and no others; it never touches the global pool of `rayon`, the allocator, the
+//! environment variables, signals or standard error, and it opens no socket. Sources with URLs must be downloaded first. The
+//! programs do more: `downhill train` shows progress, serves a dashboard and fetches data, and `ps-server` trains on several
+//! machines.
 
+#![deny(missing_docs)]
+
+mod dataset;
+mod error;
 mod local;
+mod model;
+mod run;
+mod saved;
+mod threads;
+mod value;
 
-pub use local::{LocalError, Trained, train};
+pub use dataset::{Dataset, Labels, Rows};
+pub use error::{Error, ErrorKind};
+pub use model::{ClassErrors, Evaluation, LoadOptions, Model, Predictions};
+pub use ndarray;
+pub use ps_core::Tally;
+pub use ps_core::control::Event;
+pub use ps_run::{
+    Ending, EpochLine, Line, Measures, Observer, Phase, Requests, Resumed, StepMade, StepWeights, Summary,
+};
+pub use run::{Run, Trained};
+pub use value::Value;
+
+/// The examples of the README are run, too.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
+/// What the command line shares with the library. Its types are those of the crates below, and any of it may change.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::local::{LocalError, train};
+    pub use crate::saved::SavedRun;
+}

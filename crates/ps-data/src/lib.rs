@@ -30,7 +30,7 @@ pub use dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 pub use error::DataError;
 pub use format::{DIGITS_COUNT, DIGITS_SEED, FORMATS, Format, Source};
 pub use inspect::{ColumnSummary, ColumnUse, Inspection, LabelSummary, inspect};
-pub use load::{Encoder, Loaded, load, load_arrays, load_from_memory, load_like, load_unlabelled};
+pub use load::{Encoder, Loaded, load, load_arrays, load_from_memory};
 pub use markers::USUAL_MARKERS;
 pub use progress::{NoProgress, Progress};
 pub use split::{Preprocessing, Split, Standard};

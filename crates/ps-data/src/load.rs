@@ -147,29 +147,6 @@ impl Loaded {
     }
 }
 
-/// Reads another source the way `like` was read: with its columns, categories, classes and preprocessing.
-pub fn load_like(
-    source: &str,
-    config: &DataConfig,
-    like: &Loaded,
-    root: &Path,
-    progress: &dyn Progress,
-) -> Result<Split, DataError> {
-    like.encoder().load(source, config, true, root, progress)
-}
-
-/// Reads another source for prediction: labels are not looked at and need not be there (a CSV file without
-/// the label column, `idx:IMAGES` alone). [`Split::has_targets`] is false for the result.
-pub fn load_unlabelled(
-    source: &str,
-    config: &DataConfig,
-    like: &Loaded,
-    root: &Path,
-    progress: &dyn Progress,
-) -> Result<Split, DataError> {
-    like.encoder().load(source, config, false, root, progress)
-}
-
 /// How the training data says other data is encoded and preprocessed.
 #[derive(Clone, Debug)]
 pub struct Encoder {

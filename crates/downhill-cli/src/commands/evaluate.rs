@@ -2,12 +2,10 @@
 
 use crate::failure::Failure;
 use crate::output;
-use crate::saved::SavedRun;
+use downhill::{ClassErrors, Evaluation};
 use ps_config::{DataArgs, LogArgs};
-use ps_core::Samples;
-use ps_data::load_like;
-use ps_run::{DataProgress, Measures, Style, counted, grouped};
-use std::path::{Path, PathBuf};
+use ps_run::{Style, counted, grouped};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Measure the weights of a finished run
@@ -50,54 +48,48 @@ Examples:
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
-    let run = SavedRun::open(&arguments.run, &arguments.sets, arguments.data.data_root.as_deref(), style)?;
+    let run = super::open_run(&arguments.run, &arguments.sets, arguments.data.data_root.as_deref(), style)?;
     if run.data_changed() {
         output::warn(
             "the validation or test data is not that of the run, so the figures are not the run's own",
         );
     }
-    let data = &run.job.data;
-    let mut splits = Vec::new();
-    if let Some(source) = &arguments.source {
-        let progress = DataProgress::new(style);
-        let split = load_like(
-            &ps_fetch::localized(source, &progress)?,
-            &run.job.run.data,
-            data,
-            Path::new("."),
-            &progress,
-        )?;
-        splits.push((source.as_str(), split));
-    } else {
-        splits.extend(data.validation.clone().map(|split| ("validation", split)));
-        splits.extend(data.test.clone().map(|split| ("test", split)));
-    }
-    if splits.is_empty() {
+    let (model, data) = (&run.model, &run.job.data);
+    let parts = [("validation", &data.validation), ("test", &data.test)];
+    let evaluations: Vec<(&str, Evaluation)> = match &arguments.source {
+        Some(source) => {
+            let split = super::read_data(model, source, true, style)?;
+            vec![(source.as_str(), model.evaluate_encoded(&split))]
+        }
+        None => {
+            let parts = parts.into_iter().filter_map(|(name, split)| Some((name, split.as_ref()?)));
+            parts.map(|(name, split)| (name, model.evaluate_encoded(split))).collect()
+        }
+    };
+    if evaluations.is_empty() {
         return Err(Failure::Usage(
             "the run has neither validation part nor test source; name a source with --data".into(),
         ));
     }
-    let mut gradients = run.job.gradients();
     let mut lines = Vec::new();
-    for (name, split) in splits {
-        let tally = gradients.evaluate(&run.saved.weights, &split);
-        let measures = Measures::new(&tally, &data.class_names);
-        lines.push(format!("{name:<12} {}  ({})", measures.line(), counted(split.len(), "sample")));
-        lines.extend(class_lines(&data.class_names, &tally.classes));
+    for (name, Evaluation { measures, classes }) in evaluations {
+        let samples = counted(measures.samples as usize, "sample");
+        lines.push(format!("{name:<12} {}  ({samples})", measures.line()));
+        lines.extend(class_lines(&classes));
     }
-    lines.push(format!("weights sha256 {}", run.saved.about.weights_sha256));
+    lines.push(format!("weights sha256 {}", model.weights_sha256()));
     output::lines(&lines)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A line for each class: how many samples it has and the share of them predicted as another.
-fn class_lines(names: &[String], classes: &[[u64; 2]]) -> Vec<String> {
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-    let known = names.iter().zip(classes).filter(|(_, [all, _])| *all > 0);
+fn class_lines(classes: &[ClassErrors]) -> Vec<String> {
+    let width = classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0);
+    let known = classes.iter().filter(|class| class.samples > 0);
     known
-        .map(|(name, &[all, wrong])| {
-            let share = 100.0 * wrong as f64 / all as f64;
-            format!("  class {name:<width$}  {share:6.2} % wrong  of {}", grouped(all as f64))
+        .map(|ClassErrors { name, samples, wrong }| {
+            let share = 100.0 * *wrong as f64 / *samples as f64;
+            format!("  class {name:<width$}  {share:6.2} % wrong  of {}", grouped(*samples as f64))
         })
         .collect()
 }

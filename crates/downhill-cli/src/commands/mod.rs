@@ -21,6 +21,30 @@ pub mod train;
 pub mod verify;
 
 use crate::failure::Failure;
+use downhill::internal::SavedRun;
+use downhill::{Dataset, Model};
+use ps_data::Split;
+use ps_run::{DataProgress, Job, Style};
+use std::path::Path;
+
+/// Opens a run's folder or its file of weights, and reads its data again. `sets` override keys of the run file, `data_root` says
+/// where the data lies now, if not where it lay then.
+fn open_run(
+    path: &Path,
+    sets: &[String],
+    data_root: Option<&Path>,
+    style: Style,
+) -> Result<SavedRun, Failure> {
+    let progress = DataProgress::new(style);
+    Ok(SavedRun::open(path, sets, data_root, |run, root| Job::load(run, root, None, &progress))?)
+}
+
+/// Reads the source of a flag as `model` needs it; relative paths start at the current folder.
+fn read_data(model: &Model, source: &str, is_labelled: bool, style: Style) -> Result<Split, Failure> {
+    let progress = DataProgress::new(style);
+    let data = Dataset::open(&ps_fetch::localized(source, &progress)?)?;
+    Ok(model.encode(&data, is_labelled, &progress)?)
+}
 
 /// Sets up the pool that everything computes on.
 pub fn threads(threads: Option<u16>) -> Result<(), Failure> {

@@ -2,12 +2,13 @@
 
 use crate::failure::Failure;
 use crate::output;
-use crate::saved::SavedRun;
+use downhill::Predictions;
 use ps_config::{DataArgs, LogArgs};
 use ps_core::{Head, Samples};
-use ps_data::{DataError, load_unlabelled};
-use ps_run::{DataProgress, Style, counted};
+use ps_data::DataError;
+use ps_run::{Style, counted};
 use std::io::{self, BufWriter, Write};
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -51,25 +52,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(path) = arguments.output.as_ref().filter(|path| path.exists()) {
         return Err(taken(path));
     }
-    let run = SavedRun::open(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
-    let data = &run.job.data;
-    let progress = DataProgress::new(style);
-    let split = load_unlabelled(
-        &ps_fetch::localized(&arguments.source, &progress)?,
-        &run.job.run.data,
-        data,
-        Path::new("."),
-        &progress,
-    )?;
-    drop(progress);
-    let predictions = run.job.gradients().predict(&run.saved.weights, &split);
-    let table =
-        Table { head: run.job.model.head(), class_names: &data.class_names, predictions: &predictions };
+    let run = super::open_run(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
+    let split = super::read_data(&run.model, &arguments.source, false, style)?;
+    let predictions = run.model.predict_encoded(&split);
+    let head = run.job.model.head();
     let Some(path) = &arguments.output else {
-        output::to_stdout(|out| table.write(out))?;
+        output::to_stdout(|out| write_table(&predictions, head, out))?;
         return Ok(ExitCode::SUCCESS);
     };
-    write_new(path, |out| table.write(out))?;
+    write_new(path, |out| write_table(&predictions, head, out))?;
     if !arguments.log.quiet {
         output::note(&format!("{} written to {}", counted(split.len(), "prediction"), path.display()));
     }
@@ -102,48 +93,18 @@ fn taken(path: &Path) -> Failure {
     ))
 }
 
-/// Predictions, `[samples, outputs]` row-major, and what they mean.
-struct Table<'a> {
-    head: Head,
-    class_names: &'a [String],
-    predictions: &'a [f32],
-}
-
-impl Table<'_> {
-    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut csv = csv::Writer::from_writer(out);
-        match self.head {
-            Head::SquaredError => csv.write_record(["prediction"]).map_err(io_error)?,
-            Head::Poisson => csv.write_record(["rate"]).map_err(io_error)?,
-            Head::Logistic | Head::Softmax => {
-                let names = self.class_names.iter().map(|name| format!("probability of {name}"));
-                csv.write_record(["prediction".to_string()].into_iter().chain(names)).map_err(io_error)?;
-            }
-        }
-        let outputs = if self.head == Head::Softmax { self.class_names.len() } else { 1 };
-        for row in self.predictions.chunks_exact(outputs) {
-            match self.head {
-                Head::SquaredError | Head::Poisson => {
-                    csv.write_record([row[0].to_string()]).map_err(io_error)?;
-                }
-                Head::Logistic => self.write_classes(&mut csv, &[1.0 - row[0], row[0]])?,
-                Head::Softmax => self.write_classes(&mut csv, row)?,
-            }
-        }
-        csv.flush()
+/// Writes a line for each sample: its value or rate, or the most probable class and all probabilities.
+fn write_table(predictions: &Predictions, head: Head, out: &mut dyn Write) -> io::Result<()> {
+    let (mut csv, names) = (csv::Writer::from_writer(out), predictions.class_names());
+    let first = if head == Head::Poisson { "rate" } else { "prediction" };
+    let header = names.iter().map(|name| format!("probability of {name}"));
+    csv.write_record(iter::once(first.to_owned()).chain(header)).map_err(io_error)?;
+    let classes = predictions.classes();
+    for (sample, row) in predictions.values().rows().into_iter().enumerate() {
+        let name = classes.as_ref().map(|classes| names[classes[sample]].clone());
+        csv.write_record(name.into_iter().chain(row.iter().map(f32::to_string))).map_err(io_error)?;
     }
-
-    /// The first most probable class, and all probabilities.
-    fn write_classes(&self, csv: &mut csv::Writer<&mut dyn Write>, probabilities: &[f32]) -> io::Result<()> {
-        let mut best = 0;
-        for (class, probability) in probabilities.iter().enumerate() {
-            if *probability > probabilities[best] {
-                best = class;
-            }
-        }
-        let name = self.class_names.get(best).cloned().unwrap_or_else(|| best.to_string());
-        csv.write_record([name].into_iter().chain(probabilities.iter().map(f32::to_string))).map_err(io_error)
-    }
+    csv.flush()
 }
 
 /// The error as the writer below gave it, whose kind says whether a pipe was closed.

@@ -1,7 +1,7 @@
 //! Bad files are refused with their place and value; nothing panics.
 
 use crate::common::{Folder, gz, idx, row};
-use ps_data::{DataConfig, Missing, Task, Validation, load_like, load_unlabelled};
+use ps_data::{DataConfig, Missing, Task, Validation};
 
 fn images() -> Vec<u8> {
     idx(&[3, 2, 2], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
@@ -239,9 +239,10 @@ fn other_csv_files_are_held_to_the_training_data() {
     let loaded = folder.load(&DataConfig::new("csv:train"), Task::Classes).unwrap();
     folder.write("new", "size,colour\n5,blue\n");
     let config = DataConfig::new("csv:train");
-    let like = |name| load_like(name, &config, &loaded, folder.path(), &ps_data::NoProgress);
+    let like = |name| loaded.encoder().load(name, &config, true, folder.path(), &ps_data::NoProgress);
     assert!(like("csv:new").unwrap_err().to_string().ends_with("the label column `kind` is missing"));
-    let split = load_unlabelled("csv:new", &config, &loaded, folder.path(), &ps_data::NoProgress).unwrap();
+    let split =
+        loaded.encoder().load("csv:new", &config, false, folder.path(), &ps_data::NoProgress).unwrap();
     assert!(!split.has_targets());
     assert_eq!(row(&split, 0), [1.0, 0.0, 5.0]);
 }

@@ -2,9 +2,7 @@
 
 use crate::common::{Folder, row, shared};
 use ps_core::Samples;
-use ps_data::{
-    ColumnKind, ColumnUse, DataConfig, Missing, NoProgress, Task, inspect, load_like, load_unlabelled,
-};
+use ps_data::{ColumnKind, ColumnUse, DataConfig, Missing, NoProgress, Task, inspect};
 use std::collections::BTreeMap;
 
 fn columns<const N: usize>(columns: [(&str, ColumnKind); N]) -> BTreeMap<String, ColumnKind> {
@@ -111,11 +109,12 @@ fn other_sources_have_a_header_where_the_training_source_has_one() {
     folder.write("bare", "red,1\nblue,2\n").write("short", "red\nblue\n");
     let bare = DataConfig { header: Some(false), ..DataConfig::new("csv:bare") };
     let loaded = folder.load(&bare, Task::Regression).unwrap();
-    let read = load_unlabelled("csv:short", &bare, &loaded, folder.path(), &NoProgress).unwrap();
+    let read = loaded.encoder().load("csv:short", &bare, false, folder.path(), &NoProgress).unwrap();
     assert_eq!((read.len(), row(&read, 1)), (2, vec![1.0, 0.0]));
     let first = DataConfig { label: Some("0".into()), ..bare };
     let loaded = folder.load(&first, Task::Classes).unwrap();
-    let error = load_like("csv:short", &first, &loaded, folder.path(), &NoProgress).unwrap_err().to_string();
+    let error =
+        loaded.encoder().load("csv:short", &first, true, folder.path(), &NoProgress).unwrap_err().to_string();
     assert!(error.ends_with("short:1: column `1` of the training data is missing"), "{error}");
 }
 

@@ -5,15 +5,15 @@ mod contributions;
 use crate::drawing;
 use crate::failure::Failure;
 use crate::output;
-use crate::saved::SavedRun;
 use contributions::{Contributions, Sample, cut};
+use downhill::internal::SavedRun;
 use ps_config::{DataArgs, LogArgs};
 use ps_core::{Dense, Gradients, Head, Model, Samples, reference};
-use ps_data::{Column, Image, Split, load_like};
+use ps_data::{Column, Image, Split};
 use ps_plan::BatchPlan;
 use ps_plot::{Amounts, Bars, Figure, Panel, number};
-use ps_run::{DataProgress, Job, Style};
-use std::path::{Path, PathBuf};
+use ps_run::{Job, Style};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Columns that a table shows unless told otherwise, and pushes of each kind.
@@ -92,8 +92,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     arguments.output.iter().try_for_each(|path| ps_plot::check(path))?;
     let style = Style::choose(&arguments.log);
-    let run = SavedRun::open(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
-    let (name, split) = part(arguments, &run.job, style)?;
+    let run = super::open_run(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
+    let (name, split) = part(arguments, &run, style)?;
     let index = arguments.sample;
     if index >= split.len() {
         let samples = split.len();
@@ -102,7 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             samples - 1
         )));
     }
-    let explained = Explained::new(&run.job, &run.saved.weights, &split, index);
+    let explained = Explained::new(&run.job, run.model.weights(), &split, index);
     let mut lines = explained.image.map_or_else(Vec::new, |image| {
         let pixels = shades(&explained.activations[0]);
         drawing::sheet(&[(None, pixels)], image).into_iter().filter(|line| !line.is_empty()).collect()
@@ -126,22 +126,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// The samples that are meant, and what they are called.
-fn part(arguments: &Arguments, job: &Job, style: Style) -> Result<(String, Split), Failure> {
+fn part(arguments: &Arguments, run: &SavedRun, style: Style) -> Result<(String, Split), Failure> {
     if let Some(source) = &arguments.source {
-        let progress = DataProgress::new(style);
-        let split = load_like(
-            &ps_fetch::localized(source, &progress)?,
-            &job.run.data,
-            &job.data,
-            Path::new("."),
-            &progress,
-        )?;
-        return Ok((source.clone(), split));
+        return Ok((source.clone(), super::read_data(&run.model, source, true, style)?));
     }
+    let data = &run.job.data;
     let (name, split) = match arguments.part {
-        Part::Train => ("the training part", Some(job.data.train.clone())),
-        Part::Validation => ("the validation part", job.data.validation.clone()),
-        Part::Test => ("the test source", job.data.test.clone()),
+        Part::Train => ("the training part", Some(data.train.clone())),
+        Part::Validation => ("the validation part", data.validation.clone()),
+        Part::Test => ("the test source", data.test.clone()),
     };
     let missing = || {
         Failure::Usage(format!("the run has no samples for {name}; choose another --part, or name --data"))

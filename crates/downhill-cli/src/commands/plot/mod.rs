@@ -4,7 +4,6 @@ mod valley;
 
 use crate::failure::Failure;
 use crate::output;
-use crate::saved::SavedRun;
 use ps_config::{DataArgs, LogArgs};
 use ps_plot::Style::Noisy;
 use ps_plot::{Axis, Figure, Panel, Series};
@@ -105,7 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             return Err(Failure::Usage("--valley draws one run: each has its own valley".into()));
         }
         let style = Style::choose(&arguments.log);
-        let run = SavedRun::open(first, &[], arguments.data.data_root.as_deref(), style)?;
+        let run = super::open_run(first, &[], arguments.data.data_root.as_deref(), style)?;
         if run.data_changed() {
             output::warn("the validation data is not that of the run, so the losses are not the run's own");
         }

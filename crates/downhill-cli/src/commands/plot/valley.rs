@@ -3,7 +3,7 @@
 use super::name;
 use crate::failure::Failure;
 use crate::output;
-use crate::saved::SavedRun;
+use downhill::internal::SavedRun;
 use ps_core::{Gradients, Samples};
 use ps_data::Split;
 use ps_plan::BatchPlan;
@@ -44,13 +44,13 @@ pub fn figure(
     let plan = BatchPlan::new(job.run.seed, count, count, job.plan.leaf.min(count), 1, None);
     let mut ground = Ground { gradients: Gradients::new(job.model.clone(), plan, job.kernel), plan, split };
     let start = job.model.initial(job.run.seed);
-    let end = &run.saved.weights;
-    let last = run.saved.about.step;
+    let end = run.model.weights();
+    let last = run.model.steps();
     let mut path: Vec<Place> = vec![("start".into(), start.clone())];
     for (step, weights) in kept_weights(folder, &job.model)?.into_iter().filter(|(step, _)| *step < last) {
         path.push((grouped(step as f64), weights));
     }
-    path.push((format!("end, step {}", grouped(last as f64)), end.clone()));
+    path.push((format!("end, step {}", grouped(last as f64)), end.to_vec()));
     if tells {
         output::note(&format!(
             "computing {} losses of {} along a path of {}",

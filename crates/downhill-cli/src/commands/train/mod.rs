@@ -6,6 +6,7 @@ use crate::commands::threads;
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
+use downhill::internal as local;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, WatchArgs};
 use ps_core::{StepReport, reference};
 use ps_run::{DataProgress, Ending, Job, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT, Style};
@@ -198,9 +199,9 @@ fn by_workers(
 ) -> Result<(Vec<f32>, u64), Failure> {
     if workers == 1 {
         // The only worker is then itself a thread of the pool, and none has to be woken to hand it work.
-        rayon::scope(|_| downhill::train(job, workers, stop, recorder))
+        rayon::scope(|_| local::train(job, workers, stop, recorder))
     } else {
-        downhill::train(job, workers, stop, recorder)
+        local::train(job, workers, stop, recorder)
     }
     .map_err(Failure::from)
 }

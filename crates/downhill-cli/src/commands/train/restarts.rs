@@ -4,6 +4,7 @@ use super::Arguments;
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
+use downhill::internal as local;
 use ps_config::{CheckpointArgs, LogArgs};
 use ps_run::{Ending, FolderError, Job, Recorder, ResumeHint, RunFolder, Style, Summary, finished};
 use serde::Serialize;
@@ -164,7 +165,7 @@ impl Restarts<'_> {
             self.runs.len(),
             job.run.seed
         ));
-        match downhill::train(job, self.workers, self.stop, &mut recorder) {
+        match local::train(job, self.workers, self.stop, &mut recorder) {
             Ok((weights, version)) => Ok(recorder.finish(job, self.root, &weights, version)?),
             Err(error) => {
                 recorder.abandon(&error);

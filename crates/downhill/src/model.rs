@@ -1,0 +1,283 @@
+//! A trained model.
+
+use crate::dataset::{Content, Dataset, refuse_urls};
+use crate::error::{Error, ErrorKind};
+use crate::saved::{self, SavedRun};
+use crate::threads::Threads;
+use ndarray::{Array2, ArrayView2};
+use ps_config::RunConfig;
+use ps_core::{Gradients, Head, Kernel, Samples};
+use ps_data::{DataConfig, Encoder, NoProgress, Progress, Split};
+use ps_plan::BatchPlan;
+use ps_run::{AboutWeights, Job, Measures, SavedWeights, WeightsFile, task};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A trained model: the weights, and how samples become what they are multiplied with.
+///
+/// Cloning is cheap. A model and its clones compute on threads of their own and may be used from several threads at once.
+///
+/// [`Run`](crate::Run) has an example.
+#[derive(Clone, Debug)]
+pub struct Model(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    network: ps_core::Model,
+    weights: Vec<f32>,
+    about: AboutWeights,
+    encoder: Encoder,
+    data: DataConfig,
+    kernel: Kernel,
+    threads: Threads,
+}
+
+impl Model {
+    pub(crate) fn new(job: &Job, saved: SavedWeights, threads: Threads) -> Self {
+        Model(Arc::new(Inner {
+            network: job.model.clone(),
+            weights: saved.weights,
+            about: saved.about,
+            encoder: job.data.encoder(),
+            data: job.run.data.clone(),
+            kernel: job.kernel,
+            threads,
+        }))
+    }
+
+    /// Loads a model from a file that [`Model::save`] wrote, from a run's results folder, or from the `weights.safetensors` in it.
+    ///
+    /// A model that was trained on a source needs that source again, unchanged, because how samples are encoded follows from it. A
+    /// model that was trained on arrays needs nothing else.
+    ///
+    /// # Errors
+    /// The file is damaged or not of a model, or the training data is missing or has changed.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Model::load_with(path, &LoadOptions::default())
+    }
+
+    /// Like [`Model::load`], with options.
+    ///
+    /// # Errors
+    /// As for [`Model::load`].
+    pub fn load_with(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, Error> {
+        let (path, threads) = (path.as_ref(), Threads::start(options.threads)?);
+        let file = saved::open(path)?;
+        if file.about.arrays.is_some() {
+            return Model::of_arrays(file, path, threads);
+        }
+        let load = |run: RunConfig, root: &Path| {
+            let data = ps_data::load(&run.data, task(run.model.head), run.seed, root, &NoProgress)?;
+            Job::new(run, data, Kernel::detect())
+        };
+        let data_root = options.data_root.as_deref();
+        threads.run(|| Ok(SavedRun::of(file, path, &[], data_root, threads.clone(), load)?.model))
+    }
+
+    fn of_arrays(file: WeightsFile, path: &Path, threads: Threads) -> Result<Self, Error> {
+        let run = saved::run_file(&file, path, &[])?;
+        let Some(arrays) = &file.about.arrays else { unreachable!("the caller has looked") };
+        let classes = file.about.class_names.clone();
+        let network = Job::network(&run, arrays.feature_names.len(), classes.len())?;
+        let encoder = Encoder::restored(task(run.model.head), classes, arrays);
+        let SavedWeights { weights, about } = file.weights(&network)?;
+        let (data, kernel) = (run.data, Kernel::detect());
+        Ok(Model(Arc::new(Inner { network, weights, about, encoder, data, kernel, threads })))
+    }
+
+    /// Saves the model as a safetensors file like those in results folders. A file that is there is replaced as a whole.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let Inner { network, weights, about, .. } = &*self.0;
+        Ok(about.write(path.as_ref(), network.layout(), weights)?)
+    }
+
+    /// Predicts each sample of `data`, whose labels are ignored and may be absent.
+    ///
+    /// # Errors
+    /// The data cannot be read or does not have the features of the training data.
+    pub fn predict(&self, data: &Dataset) -> Result<Predictions, Error> {
+        self.0.threads.run(|| {
+            let split = self.encode(data, false, &NoProgress)?;
+            Ok(self.predict_encoded(&split))
+        })
+    }
+
+    /// Measures the model on `data`.
+    ///
+    /// # Errors
+    /// As for [`Model::predict`]; or there are no labels, or no samples.
+    pub fn evaluate(&self, data: &Dataset) -> Result<Evaluation, Error> {
+        self.0.threads.run(|| {
+            let split = self.encode(data, true, &NoProgress)?;
+            match split.is_empty() {
+                true => Err(Error::new(ErrorKind::Data, "there is no sample to measure on")),
+                false => Ok(self.evaluate_encoded(&split)),
+            }
+        })
+    }
+
+    /// Reads and encodes data.
+    #[doc(hidden)]
+    pub fn encode(&self, data: &Dataset, is_labelled: bool, progress: &dyn Progress) -> Result<Split, Error> {
+        let Inner { encoder, data: config, .. } = &*self.0;
+        Ok(match &data.0 {
+            Content::Source(source) => {
+                refuse_urls([source.as_str()])?;
+                encoder.load(source, config, is_labelled, Path::new("."), progress)?
+            }
+            Content::Arrays(arrays) => encoder.load_arrays(arrays, "arrays", config, is_labelled)?,
+        })
+    }
+
+    /// Like [`Model::predict`], for data that is encoded.
+    #[doc(hidden)]
+    pub fn predict_encoded(&self, split: &Split) -> Predictions {
+        let values = self.gradients().predict(&self.0.weights, split);
+        Predictions::new(self.0.network.head(), values, split.len(), self.class_names())
+    }
+
+    /// Like [`Model::evaluate`], for data that is encoded.
+    #[doc(hidden)]
+    pub fn evaluate_encoded(&self, split: &Split) -> Evaluation {
+        let tally = self.gradients().evaluate(&self.0.weights, split);
+        let classes = self.class_names().iter().zip(&tally.classes);
+        let classes =
+            classes.map(|(name, &[samples, wrong])| ClassErrors { name: name.clone(), samples, wrong });
+        Evaluation { measures: Measures::new(&tally, self.class_names()), classes: classes.collect() }
+    }
+
+    /// Name of each class, in the order of the columns of predictions; empty for regression and counts.
+    pub fn class_names(&self) -> &[String] {
+        self.0.encoder.class_names()
+    }
+
+    /// Name of each feature, in the order of the columns of arrays.
+    pub fn feature_names(&self) -> &[String] {
+        self.0.encoder.feature_names()
+    }
+
+    /// The parameters as one vector, in the order of the tensors in the model file.
+    pub fn weights(&self) -> &[f32] {
+        &self.0.weights
+    }
+
+    /// SHA-256 of the parameters, in hexadecimal. Two runs that agree in it have the same weights to the last bit.
+    pub fn weights_sha256(&self) -> &str {
+        &self.0.about.weights_sha256
+    }
+
+    /// The number of steps that made these weights.
+    pub fn steps(&self) -> u64 {
+        self.0.about.step
+    }
+
+    /// The run file that the model was trained with, with all defaults.
+    pub fn run_file(&self) -> &str {
+        &self.0.about.run
+    }
+
+    /// Whether all of the data of `job` is as it was when the model was trained.
+    pub(crate) fn is_of_data(&self, job: &Job) -> bool {
+        self.0.about.fingerprint.data == job.fingerprint.data
+    }
+
+    fn gradients(&self) -> Gradients {
+        // Nothing is trained, so any plan will do.
+        let plan = BatchPlan::new(0, 1, 1, 1, 1, None);
+        Gradients::new(self.0.network.clone(), plan, self.0.kernel).of_evaluation()
+    }
+}
+
+/// How [`Model::load_with`] loads a model.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    threads: Option<NonZeroUsize>,
+    data_root: Option<PathBuf>,
+}
+
+impl LoadOptions {
+    /// The options of [`Model::load`].
+    pub fn new() -> Self {
+        LoadOptions::default()
+    }
+
+    /// The number of threads that the model computes on, instead of one per processor; 0 counts as 1.
+    pub fn threads(self, count: usize) -> Self {
+        LoadOptions { threads: Some(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)), ..self }
+    }
+
+    /// The folder where relative paths of the training data start, if it has moved.
+    pub fn data_root(self, folder: impl Into<PathBuf>) -> Self {
+        LoadOptions { data_root: Some(folder.into()), ..self }
+    }
+}
+
+/// What a model predicts of some samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predictions {
+    values: Array2<f32>,
+    class_names: Vec<String>,
+}
+
+impl Predictions {
+    fn new(head: Head, values: Vec<f32>, samples: usize, class_names: &[String]) -> Self {
+        let (values, columns) = match head {
+            Head::SquaredError | Head::Poisson => (values, 1),
+            Head::Logistic => (values.into_iter().flat_map(|p| [1.0 - p, p]).collect(), 2),
+            Head::Softmax => (values, class_names.len()),
+        };
+        let values = Array2::from_shape_vec((samples, columns), values);
+        let values = values.expect("the network has an output for each column");
+        Predictions { values, class_names: class_names.to_vec() }
+    }
+
+    /// `[samples, classes]` with the probability of each class; `[samples, 1]` with the value in regression, or the rate of
+    /// counts.
+    pub fn values(&self) -> ArrayView2<'_, f32> {
+        self.values.view()
+    }
+
+    /// Like [`Predictions::values`], without a copy.
+    pub fn into_values(self) -> Array2<f32> {
+        self.values
+    }
+
+    /// The number of the most probable class of each sample, the first of several that are equally probable; `None` for
+    /// regression and counts.
+    pub fn classes(&self) -> Option<Vec<usize>> {
+        let best = |row: ndarray::ArrayView1<'_, f32>| {
+            (0..row.len()).reduce(|best, class| if row[class] > row[best] { class } else { best })
+        };
+        let classes = self.values.rows().into_iter().map(|row| best(row).unwrap_or_default());
+        (!self.class_names.is_empty()).then(|| classes.collect())
+    }
+
+    /// Name of each class; empty for regression and counts.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+}
+
+/// What [`Model::evaluate`] finds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Loss, accuracy and R².
+    pub measures: Measures,
+    /// The errors of each class, in the order of [`Model::class_names`].
+    pub classes: Vec<ClassErrors>,
+}
+
+/// How often samples of a class are predicted as another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassErrors {
+    /// The name of the class.
+    pub name: String,
+    /// Samples of this class.
+    pub samples: u64,
+    /// Those of them that were predicted as another.
+    pub wrong: u64,
+}

@@ -1,0 +1,278 @@
+//! A run from its settings to a trained model.
+
+use crate::dataset::{Content, Dataset, absolute_source, refuse_urls};
+use crate::error::Error;
+use crate::local;
+use crate::model::Model;
+use crate::threads::Threads;
+use crate::value::Value;
+use ps_config::{CheckpointArgs, ConfigError, RunConfig};
+use ps_core::Kernel;
+use ps_data::{NamedArrays, NoProgress};
+use ps_run::{
+    AboutWeights, FolderError, Job, Observer, Recorder, RunFolder, SavedWeights, Style, Summary, task,
+};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// A run: settings, data, and where its results go.
+///
+/// Settings are the keys of a run file. They come from such a file, from calls of [`Run::set`], or from both, and are checked when
+/// the run is trained. Nothing but settings and data decides a bit of the weights: not the number of threads, not the machine.
+///
+/// ```
+/// use downhill::{Dataset, Model, Run};
+/// use downhill::ndarray::{Array2, array};
+///
+/// // Points of two classes, on either side of a line.
+/// let rows = Array2::from_shape_fn((200, 2), |(row, column)| ((row * (7 + column)) % 31) as f32 / 31.0);
+/// let labels: Vec<&str> = rows.rows().into_iter().map(|row| if row.sum() < 1.0 { "low" } else { "high" }).collect();
+///
+/// let trained = Run::new()
+///     .data(&Dataset::from_arrays(rows, labels)?)
+///     .set("model.kind", "logistic")
+///     .set("train.epochs", 50)
+///     .set("train.batch", 20)
+///     .set("learning_rate.initial", 2.0)
+///     .threads(2)
+///     .train()?;
+/// let accuracy = trained.summary.train.as_ref().and_then(|measures| measures.accuracy);
+/// assert!(accuracy > Some(0.95), "{accuracy:?}");
+///
+/// let folder = tempfile::tempdir()?;
+/// let file = folder.path().join("points.safetensors");
+/// trained.model.save(&file)?;
+/// let model = Model::load(&file)?;
+/// assert_eq!(model.weights_sha256(), trained.summary.weights_sha256);
+///
+/// let predicted = model.predict(&Dataset::from_features(array![[0.1_f32, 0.2], [0.9, 0.8]]))?;
+/// assert_eq!(predicted.class_names(), ["high", "low"]);
+/// assert_eq!(predicted.classes(), Some(vec![1, 0]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Run {
+    text: String,
+    /// What errors call the text.
+    origin: String,
+    /// Where relative paths in the text start.
+    base: PathBuf,
+    sets: Vec<String>,
+    data: [Option<Dataset>; 3],
+    data_root: Option<PathBuf>,
+    threads: Option<NonZeroUsize>,
+    out: Option<PathBuf>,
+    checkpoints: CheckpointArgs,
+}
+
+/// The keys that [`Run::data`], [`Run::validation`] and [`Run::test`] replace.
+const ROLES: [&str; 3] = ["train", "validation", "test"];
+
+/// What [`Run::train`] returns.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// The trained model.
+    pub model: Model,
+    /// What `summary.json` contains: how the run ended, its metrics and the hash of its weights.
+    pub summary: Summary,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run::new()
+    }
+}
+
+impl Run {
+    /// A run without settings.
+    pub fn new() -> Self {
+        Run::of(String::new(), "run".into(), ".".into())
+    }
+
+    /// A run with the settings of a run file, whose relative paths start at its folder.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let text = ps_host::read_text(path, ps_host::Ceiling::TEXT)
+            .map_err(|error| ConfigError::File { path: path.into(), error })?;
+        let base = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Ok(Run::of(text, path.display().to_string(), base.unwrap_or(Path::new(".")).into()))
+    }
+
+    /// A run with the settings of a run file's text, whose relative paths start at the current folder.
+    pub fn from_toml(text: impl Into<String>) -> Self {
+        Run::of(text.into(), "run".into(), ".".into())
+    }
+
+    fn of(text: String, origin: String, base: PathBuf) -> Self {
+        Run {
+            text,
+            origin,
+            base,
+            sets: Vec::new(),
+            data: [None, None, None],
+            data_root: None,
+            threads: None,
+            out: None,
+            checkpoints: CheckpointArgs::default(),
+        }
+    }
+
+    /// Sets a key, such as `train.epochs`; the README lists all of them. The last call for a key counts, and so does a call rather
+    /// than the run file.
+    pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.sets.push(format!("{key}={}", value.into()));
+        self
+    }
+
+    /// Unsets a key: it has its default, as if it were not in the run file.
+    pub fn unset(mut self, key: &str) -> Self {
+        self.sets.push(format!("{key}="));
+        self
+    }
+
+    /// Trains on `data` instead of the source `data.train`.
+    pub fn data(self, data: &Dataset) -> Self {
+        self.with(0, data)
+    }
+
+    /// Validates on `data` after each epoch, instead of `data.validation`.
+    pub fn validation(self, data: &Dataset) -> Self {
+        self.with(1, data)
+    }
+
+    /// Measures the trained model on `data`, instead of the source `data.test`.
+    pub fn test(self, data: &Dataset) -> Self {
+        self.with(2, data)
+    }
+
+    fn with(mut self, role: usize, data: &Dataset) -> Self {
+        self.data[role] = Some(data.clone());
+        self
+    }
+
+    /// The folder where relative paths of sources in the settings start, instead of the run file's.
+    pub fn data_root(self, folder: impl Into<PathBuf>) -> Self {
+        Run { data_root: Some(folder.into()), ..self }
+    }
+
+    /// The number of threads to compute on, instead of one per processor; 0 counts as 1. They are this run's alone, so runs may go
+    /// on side by side.
+    pub fn threads(self, count: usize) -> Self {
+        Run { threads: Some(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)), ..self }
+    }
+
+    /// The folder for results and checkpoints, as `downhill train --out` writes them. Without one, nothing is written. A folder that
+    /// holds an unfinished run like this one resumes it.
+    pub fn out(self, folder: impl Into<PathBuf>) -> Self {
+        Run { out: Some(folder.into()), ..self }
+    }
+
+    /// Saves a checkpoint every `steps` steps in the folder for results, in addition to one every minute.
+    pub fn checkpoint_every(mut self, steps: u64) -> Self {
+        self.checkpoints.checkpoint_every = Some(steps.max(1));
+        self
+    }
+
+    /// Checks all settings and returns the run file that they make, with all defaults.
+    ///
+    /// # Errors
+    /// A key is unknown, missing, has no effect, or its value is out of range.
+    pub fn resolved(&self) -> Result<String, Error> {
+        Ok(self.config()?.0.to_toml())
+    }
+
+    /// Trains the model.
+    ///
+    /// # Errors
+    /// The settings or the data are wrong, the machine is too small, the loss diverged, or results cannot be written.
+    pub fn train(&self) -> Result<Trained, Error> {
+        self.train_observed([])
+    }
+
+    /// Like [`Run::train`], and reports what happens to `observers`, which may also stop the run.
+    ///
+    /// ```
+    /// use downhill::{Observer, Requests, Run, StepMade};
+    /// use std::sync::mpsc::{Sender, channel};
+    ///
+    /// /// Sends the loss of each step, and stops the run after the tenth.
+    /// struct Losses(Sender<f64>);
+    ///
+    /// impl Observer for Losses {
+    ///     fn on_step(&mut self, step: &StepMade<'_>, requests: &mut Requests) {
+    ///         let _ = self.0.send(step.loss());
+    ///         if step.step == 10 {
+    ///             requests.stop();
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let (sender, losses) = channel();
+    /// let run = Run::new().set("data.train", "digits:200").set("model.kind", "softmax").set("learning_rate.initial", 0.5);
+    /// let trained = run.set("train.epochs", 20).set("train.batch", 50).train_observed([Box::new(Losses(sender)) as _])?;
+    /// let losses: Vec<f64> = losses.iter().collect();
+    /// assert_eq!((losses.len(), trained.summary.steps), (10, 10));
+    /// assert!(losses[9] < losses[0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Run::train`].
+    pub fn train_observed(
+        &self,
+        observers: impl IntoIterator<Item = Box<dyn Observer>>,
+    ) -> Result<Trained, Error> {
+        let (config, arrays) = self.config()?;
+        refuse_urls(config.data.sources())?;
+        let root = self.data_root.as_deref().unwrap_or(&self.base);
+        let threads = Threads::start(self.threads)?;
+        let job = threads.run(|| {
+            let (task, seed) = (task(config.model.head), config.seed);
+            let data = ps_data::load_arrays(&config.data, task, seed, &arrays, root, &NoProgress)?;
+            Job::new(config, data, Kernel::detect())
+        })?;
+        drop(arrays);
+        job.check_memory()?;
+        let mut recorder = self.recorder(&job)?;
+        observers.into_iter().for_each(|observer| recorder.observe(observer));
+        let stop = AtomicBool::new(false);
+        let (weights, version) = match threads.run(|| local::train(&job, 1, &stop, &mut recorder)) {
+            Ok(trained) => trained,
+            Err(error) => {
+                recorder.abandon(&error);
+                return Err(error.into());
+            }
+        };
+        let summary = threads.run(|| recorder.finish(&job, root, &weights, version))?;
+        let about = AboutWeights::new(&job, root, &weights, version);
+        Ok(Trained { model: Model::new(&job, SavedWeights { weights, about }, threads), summary })
+    }
+
+    /// The settings, checked, and the arrays that stand for sources in them.
+    fn config(&self) -> Result<(RunConfig, NamedArrays), Error> {
+        let (mut sets, mut arrays) = (self.sets.clone(), NamedArrays::new());
+        for (role, data) in ROLES.iter().zip(&self.data) {
+            let text = match data.as_ref().map(|data| &data.0) {
+                None => continue,
+                Some(Content::Source(source)) => absolute_source(source)?,
+                Some(Content::Arrays(given)) => {
+                    let name = format!("arrays:{role}");
+                    arrays.insert(name.clone(), given.clone());
+                    name
+                }
+            };
+            sets.push(format!("data.{role}={}", Value::from(text)));
+        }
+        Ok((RunConfig::parse(&self.text, &self.origin, &sets)?, arrays))
+    }
+
+    fn recorder(&self, job: &Job) -> Result<Recorder, FolderError> {
+        let Some(out) = &self.out else { return Recorder::new(job, None, Style::Quiet) };
+        let folder = RunFolder::create(Some(out), "run", Some(&job.run))?;
+        Recorder::with_checkpoints(job, folder, Style::Quiet, &self.checkpoints)
+    }
+}

@@ -1,0 +1,86 @@
+//! A finished run, found again.
+
+use crate::error::{Error, ErrorKind};
+use crate::model::Model;
+use crate::threads::Threads;
+use ps_config::RunConfig;
+use ps_run::{Job, JobError, SavedWeights, WEIGHTS_FILE, WeightsFile};
+use std::path::Path;
+
+/// A trained model with the job that it came from.
+pub struct SavedRun {
+    /// The run and its data.
+    pub job: Job,
+    /// The model.
+    pub model: Model,
+}
+
+/// Opens the weights of a run: in its folder, or a file of weights.
+pub(crate) fn open(path: &Path) -> Result<WeightsFile, Error> {
+    let file = if path.is_dir() { path.join(WEIGHTS_FILE) } else { path.to_path_buf() };
+    Ok(SavedWeights::open(&file)?)
+}
+
+/// The run file that a file of weights contains; `sets` override its keys.
+pub(crate) fn run_file(file: &WeightsFile, path: &Path, sets: &[String]) -> Result<RunConfig, Error> {
+    Ok(RunConfig::parse(&file.about.run, &format!("{}, its run file", path.display()), sets)?)
+}
+
+impl SavedRun {
+    /// Opens a run's folder or its file of weights. `sets` override keys of the run file, `data_root` says where the data lies
+    /// now, if not where it lay then, and `load` reads it. The model computes on the threads of its caller.
+    ///
+    /// # Errors
+    /// A file cannot be read or does not fit, or the training data has changed, so that predictions would be different.
+    pub fn open(
+        path: &Path,
+        sets: &[String],
+        data_root: Option<&Path>,
+        load: impl FnOnce(RunConfig, &Path) -> Result<Job, JobError>,
+    ) -> Result<Self, Error> {
+        SavedRun::of(open(path)?, path, sets, data_root, Threads::of_caller(), load)
+    }
+
+    pub(crate) fn of(
+        file: WeightsFile,
+        path: &Path,
+        sets: &[String],
+        data_root: Option<&Path>,
+        threads: Threads,
+        load: impl FnOnce(RunConfig, &Path) -> Result<Job, JobError>,
+    ) -> Result<Self, Error> {
+        let run = run_file(&file, path, sets)?;
+        let bad = |problem: String| Error::new(ErrorKind::Data, format!("{}: {problem}", path.display()));
+        if file.about.arrays.is_some() {
+            return Err(bad(
+                "the run was trained on arrays, which are not saved with it; load the model with the \
+                 library, `downhill::Model::load`"
+                    .into(),
+            ));
+        }
+        if run.data.reads_stdin() {
+            return Err(bad(
+                "the run was trained on standard input, which cannot be read again, and how samples are \
+                 encoded depends on the training data; train from a file"
+                    .into(),
+            ));
+        }
+        let root = data_root.unwrap_or(&file.about.data_root);
+        let job = load(run, root)?;
+        if !file.about.fits(&job) {
+            return Err(bad(format!(
+                "the training data, `{}` in {}, is not what the run was trained on, and its columns, classes and \
+                 preprocessing come from there; put it back, or name the folder of a copy with --data-root",
+                job.run.data.train,
+                root.display()
+            )));
+        }
+        let model = Model::new(&job, file.weights(&job.model)?, threads);
+        Ok(SavedRun { job, model })
+    }
+
+    /// Whether the validation or test data has changed since.
+    pub fn data_changed(&self) -> bool {
+        !self.model.is_of_data(&self.job)
+    }
+}

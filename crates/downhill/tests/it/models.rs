@@ -1,0 +1,56 @@
+//! Models are saved and loaded, and say what they are of.
+
+use crate::{short, table};
+use downhill::{Dataset, ErrorKind, LoadOptions, Model, Run};
+
+fn is_for_threads<T: Send + Sync + Clone + 'static>() {}
+
+#[test]
+fn runs_data_sets_and_models_can_be_shared_between_threads() {
+    is_for_threads::<Run>();
+    is_for_threads::<Dataset>();
+    is_for_threads::<Model>();
+}
+
+#[test]
+fn a_model_is_loaded_from_its_results_folder_and_from_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = table(folder.path(), "train.csv", 60);
+    let (out, file) = (folder.path().join("out"), folder.path().join("model.safetensors"));
+    let trained = short().set("data.train", data.as_str()).out(&out).train().unwrap();
+    trained.model.save(&file).unwrap();
+    // The same file, byte for byte.
+    assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(out.join("weights.safetensors")).unwrap());
+    let data = Dataset::open(&data).unwrap();
+    let evaluation = trained.model.evaluate(&data).unwrap();
+    assert_eq!(evaluation.measures.samples, 60);
+    assert_eq!(evaluation.classes.iter().map(|class| class.samples).sum::<u64>(), 60);
+    for path in [out, file] {
+        assert_eq!(
+            Model::load_with(path, &LoadOptions::new().threads(2)).unwrap().evaluate(&data).unwrap(),
+            evaluation
+        );
+    }
+}
+
+#[test]
+fn a_model_whose_training_data_has_changed_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    let data = table(folder.path(), "train.csv", 60);
+    short().set("data.train", data).train().unwrap().model.save(&file).unwrap();
+    table(folder.path(), "train.csv", 61);
+    let error = Model::load(&file).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(error.to_string().contains("is not what the run was trained on"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    std::fs::write(&file, "nothing").unwrap();
+    let error = Model::load(&file).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Files);
+    assert!(error.to_string().contains("model.safetensors: no safetensors file"), "{error}");
+}
