@@ -3,6 +3,14 @@
 //! Drivers write to the [`Board`], and so does the recorder, to which it is an observer. No writer waits for a reader, and nothing
 //! that is decided depends on it.
 
+mod confusion;
+mod meter;
+mod workers;
+
+pub use confusion::Confusion;
+pub use meter::{Meter, Part};
+pub use workers::{WorkerRow, WorkerStanding};
+
 use crate::bans::Ban;
 use crate::job::Job;
 use crate::lines::{EpochLine, Line};
@@ -11,9 +19,7 @@ use crate::observer::{Observer, Requests, Resumed, StepMade};
 use crate::phase::Phase;
 use crate::summary::{Ending, Summary};
 use crate::trace::Trace;
-use ps_coord::WorkerState;
-use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::path::Path;
@@ -28,124 +34,6 @@ const MAX_ROUNDS: usize = 48;
 /// Upper ends of the intervals that durations of steps are counted in, in seconds.
 pub const STEP_BOUNDS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
-
-/// What a process spends its time on in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Forward and backward passes.
-    Compute,
-    /// Handing sums to the connection.
-    Push,
-    /// Folding sums, with the updates of chunks that are complete.
-    Fold,
-    /// What remains of an update when all sums are there.
-    Update,
-    /// Waiting for weights in the middle of a computation.
-    Pull,
-    /// Waiting for anything else.
-    Wait,
-}
-
-impl Part {
-    /// All of them.
-    pub const ALL: [Part; 6] = [Part::Compute, Part::Push, Part::Fold, Part::Update, Part::Pull, Part::Wait];
-
-    /// In one word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Part::Compute => "compute",
-            Part::Push => "push",
-            Part::Fold => "fold",
-            Part::Update => "update",
-            Part::Pull => "pull",
-            Part::Wait => "wait",
-        }
-    }
-}
-
-/// Sums that any thread adds to.
-#[derive(Debug, Default)]
-pub struct Meter {
-    nanos: [AtomicU64; Part::ALL.len()],
-    received: AtomicU64,
-    sent: AtomicU64,
-    retries: AtomicU64,
-    leaves: AtomicU64,
-    steps: AtomicU64,
-    planned: AtomicU64,
-    /// The bits of a binary64.
-    loss: AtomicU64,
-    is_finished: AtomicBool,
-}
-
-impl Meter {
-    /// Time went into a part.
-    pub fn spend(&self, part: Part, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos[part as usize].fetch_add(nanos, Ordering::Relaxed);
-    }
-
-    /// Tensor bytes arrived.
-    pub fn receive(&self, bytes: usize) {
-        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Tensor bytes were handed to a connection.
-    pub fn send(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// A connection is tried again.
-    pub fn retry(&self) {
-        self.retries.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Leaves of a step, one of so many, were computed; their mean loss, if they have one.
-    pub fn compute(&self, step: u64, planned: u64, leaves: usize, loss: Option<f64>) {
-        self.leaves.fetch_add(leaves as u64, Ordering::Relaxed);
-        self.steps.store(step + 1, Ordering::Relaxed);
-        self.planned.store(planned, Ordering::Relaxed);
-        if let Some(loss) = loss {
-            self.loss.store(loss.to_bits(), Ordering::Relaxed);
-        }
-    }
-
-    /// Steps of the run, 0 if nothing was computed yet, and the mean loss of the leaves last computed.
-    pub fn of_run(&self) -> (u64, f64) {
-        let [planned, loss] = [&self.planned, &self.loss].map(|value| value.load(Ordering::Relaxed));
-        (planned, f64::from_bits(loss))
-    }
-
-    /// The run is done.
-    pub fn finish(&self) {
-        self.is_finished.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the run is done.
-    pub fn is_finished(&self) -> bool {
-        self.is_finished.load(Ordering::Relaxed)
-    }
-
-    /// Seconds that went into a part.
-    pub fn seconds(&self, part: Part) -> f64 {
-        self.nanos[part as usize].load(Ordering::Relaxed) as f64 / 1e9
-    }
-
-    /// Tensor bytes that were received, and sent.
-    pub fn bytes(&self) -> [u64; 2] {
-        [&self.received, &self.sent].map(|bytes| bytes.load(Ordering::Relaxed))
-    }
-
-    /// Connections that were tried again.
-    pub fn retries(&self) -> u64 {
-        self.retries.load(Ordering::Relaxed)
-    }
-
-    /// Leaves that were computed, and the step that they last belonged to, from 1.
-    pub fn computed(&self) -> [u64; 2] {
-        [&self.leaves, &self.steps].map(|count| count.load(Ordering::Relaxed))
-    }
-}
 
 /// Shared by those who make the run and those who look at it.
 #[derive(Debug)]
@@ -261,39 +149,6 @@ pub struct Seen {
     trace: Option<Trace>,
 }
 
-/// A worker, as the server sees it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct WorkerRow {
-    /// Its id in this run.
-    pub id: u32,
-    /// Its name.
-    pub name: String,
-    /// Where it is.
-    pub address: String,
-    /// Where it stands.
-    #[serde(flatten)]
-    pub standing: WorkerStanding,
-    /// Leaves of the open round that it has yet to send.
-    pub leaves: u32,
-    /// Sums of its that counted.
-    pub sums: u64,
-    /// Leaves per second of late.
-    pub speed: f64,
-    /// Milliseconds since something came from it.
-    pub silent_ms: u64,
-    /// Milliseconds that rounds waited for it alone.
-    pub held_up_ms: u64,
-}
-
-/// Where a worker stands, as the page and the metrics show it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum WorkerStanding {
-    /// The run goes on; what the coordinator knows of the worker.
-    Known(WorkerState),
-    /// The last step is made: no worker is needed any more.
-    Dismissed,
-}
-
 /// A step, and who did what in it. Times are seconds since the process began to watch.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Round {
@@ -320,15 +175,6 @@ pub struct Span {
     pub until: f64,
     /// More about it.
     pub detail: String,
-}
-
-/// Counts of predictions.
-#[derive(Clone, Debug, Serialize)]
-pub struct Confusion {
-    /// After so many steps.
-    pub step: u64,
-    /// Of each class, row by row, how many samples were taken for each: `[classes, classes]`.
-    pub counts: Vec<Vec<u64>>,
 }
 
 impl Board {
@@ -608,74 +454,15 @@ impl Seen {
     }
 }
 
-impl WorkerStanding {
-    /// The kind of standing in one word, without its reason: a label of the metrics, and a class of the page's style.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            WorkerStanding::Known(WorkerState::Joining) => "joining",
-            WorkerStanding::Known(WorkerState::Training) => "training",
-            WorkerStanding::Known(WorkerState::Draining(_)) => "draining",
-            WorkerStanding::Known(WorkerState::Gone(_)) => "gone",
-            WorkerStanding::Dismissed => "dismissed",
-        }
-    }
-
-    fn is_gone(&self) -> bool {
-        matches!(self, WorkerStanding::Known(WorkerState::Gone(_)))
-    }
-}
-
-impl Default for WorkerStanding {
-    fn default() -> Self {
-        WorkerStanding::Known(WorkerState::Joining)
-    }
-}
-
-impl Serialize for WorkerStanding {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = match self {
-            WorkerStanding::Known(state) => state.to_string(),
-            WorkerStanding::Dismissed => self.kind().into(),
-        };
-        let mut standing = serializer.serialize_struct("WorkerStanding", 2)?;
-        standing.serialize_field("standing", self.kind())?;
-        standing.serialize_field("state", &text)?;
-        standing.end()
-    }
-}
-
 /// Those of a run's lines that are shown: hashes are for whoever compares runs.
 fn shown(lines: &[Line]) -> Vec<Line> {
     lines.iter().filter(|line| !matches!(line, Line::Hash(_))).cloned().collect()
 }
 
-impl Confusion {
-    /// Of predictions, `[samples, outputs]`: one output says the probability of the second of two classes.
-    pub(crate) fn new(
-        step: u64,
-        classes: usize,
-        outputs: usize,
-        targets: impl Iterator<Item = f32>,
-        said: &[f32],
-    ) -> Self {
-        let mut counts = vec![vec![0; classes]; classes];
-        for (target, said) in targets.zip(said.chunks(outputs)) {
-            let best = match said {
-                [positive] => usize::from(*positive > 0.5),
-                _ => {
-                    (1..said.len()).fold(0, |best, class| if said[class] > said[best] { class } else { best })
-                }
-            };
-            counts[target as usize][best] += 1;
-        }
-        Confusion { step, counts }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_coord::Departure;
+    use ps_coord::{Departure, WorkerState};
     use serde_json::json;
 
     fn lines() -> Vec<Line> {

@@ -1,0 +1,35 @@
+//! Which class was taken for which.
+
+use serde::Serialize;
+
+/// Counts of predictions.
+#[derive(Clone, Debug, Serialize)]
+pub struct Confusion {
+    /// After so many steps.
+    pub step: u64,
+    /// Of each class, row by row, how many samples were taken for each: `[classes, classes]`.
+    pub counts: Vec<Vec<u64>>,
+}
+
+impl Confusion {
+    /// Of predictions, `[samples, outputs]`: one output says the probability of the second of two classes.
+    pub(crate) fn new(
+        step: u64,
+        classes: usize,
+        outputs: usize,
+        targets: impl Iterator<Item = f32>,
+        said: &[f32],
+    ) -> Self {
+        let mut counts = vec![vec![0; classes]; classes];
+        for (target, said) in targets.zip(said.chunks(outputs)) {
+            let best = match said {
+                [positive] => usize::from(*positive > 0.5),
+                _ => {
+                    (1..said.len()).fold(0, |best, class| if said[class] > said[best] { class } else { best })
+                }
+            };
+            counts[target as usize][best] += 1;
+        }
+        Confusion { step, counts }
+    }
+}
