@@ -35,9 +35,7 @@ mod weights;
 mod window;
 
 pub use bans::{BANS_FILE, Ban};
-pub use board::{
-    About, Board, Confusion, Meter, Part, Round, STEP_BOUNDS, Seen, Span, WorkerRow, WorkerStanding,
-};
+pub use board::{About, Board, Confusion, Meter, Part, STEP_BOUNDS, Seen, WorkerRow, WorkerStanding};
 pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{

@@ -5,10 +5,12 @@
 
 mod confusion;
 mod meter;
+mod rounds;
 mod workers;
 
 pub use confusion::Confusion;
 pub use meter::{Meter, Part};
+pub use rounds::{Round, Rounds, Span};
 pub use workers::{WorkerRow, WorkerStanding};
 
 use crate::bans::Ban;
@@ -20,7 +22,6 @@ use crate::phase::Phase;
 use crate::summary::{Ending, Summary};
 use crate::trace::Trace;
 use serde::Serialize;
-use std::collections::VecDeque;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,8 +30,6 @@ use std::time::{Duration, Instant};
 
 /// Lines that are kept at most; of more, every second one of the steps is let go.
 const MAX_LINES: usize = 4000;
-/// Rounds that are kept.
-const MAX_ROUNDS: usize = 48;
 /// Upper ends of the intervals that durations of steps are counted in, in seconds.
 pub const STEP_BOUNDS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
@@ -137,44 +136,14 @@ pub struct Seen {
     /// The steps of the newest checkpoint that is durable, and since when.
     pub checkpoint: Option<(u64, Instant)>,
     /// The last rounds.
-    pub rounds: VecDeque<Round>,
+    pub rounds: Rounds,
     /// Which class was taken for which, in the last validation that was looked at.
     pub confusion: Option<Confusion>,
     /// The result, once the run is done or stopped.
     pub summary: Option<Summary>,
     /// Why the run failed, if it has.
     pub failure: Option<String>,
-    open: Round,
     last_step: Option<Instant>,
-    trace: Option<Trace>,
-}
-
-/// A step, and who did what in it. Times are seconds since the process began to watch.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Round {
-    /// The step.
-    pub step: u64,
-    /// When its first work was given out.
-    pub began: f64,
-    /// When it was made.
-    pub ended: f64,
-    /// What was done.
-    pub spans: Vec<Span>,
-}
-
-/// Something that took its time.
-#[derive(Clone, Debug, Serialize)]
-pub struct Span {
-    /// Who did it.
-    pub lane: String,
-    /// What.
-    pub what: &'static str,
-    /// From when.
-    pub from: f64,
-    /// Until when.
-    pub until: f64,
-    /// More about it.
-    pub detail: String,
 }
 
 impl Board {
@@ -201,13 +170,11 @@ impl Board {
             audited: 0,
             bans: Vec::new(),
             checkpoint: None,
-            rounds: VecDeque::new(),
+            rounds: Rounds::default(),
             confusion: None,
             summary: None,
             failure: None,
-            open: Round::default(),
             last_step: None,
-            trace: None,
         };
         seen.recall(lines);
         Board {
@@ -226,7 +193,7 @@ impl Board {
 
     /// Rounds go to a file, too.
     pub fn trace(&self, trace: Trace) {
-        self.lock().trace = Some(trace);
+        self.lock().rounds.trace(trace);
         self.watch();
     }
 
@@ -257,69 +224,40 @@ impl Board {
 
     /// A worker was given work of `step`.
     pub fn assigned(&self, lane: impl FnOnce() -> String, step: u64, detail: impl FnOnce() -> String) {
-        if !self.is_watched() {
-            return;
+        if self.is_watched() {
+            let now = self.seconds(Instant::now());
+            self.tell(|seen| seen.rounds.assign(lane(), step, detail(), now));
         }
-        let now = self.began.elapsed().as_secs_f64();
-        self.tell(|seen| {
-            if seen.open.step != step || seen.open.spans.is_empty() {
-                seen.open = Round { step, began: now, ended: now, spans: Vec::new() };
-            }
-            let (lane, detail) = (lane(), detail());
-            // Without an end as long as nothing has come of it.
-            seen.open.spans.push(Span { lane, what: "gradient", from: now, until: now, detail });
-        });
     }
 
     /// Something came from that worker.
     pub fn contributed(&self, lane: impl FnOnce() -> String) {
-        if !self.is_watched() {
-            return;
+        if self.is_watched() {
+            let now = self.seconds(Instant::now());
+            self.tell(|seen| seen.rounds.contribute(&lane(), now));
         }
-        let now = self.began.elapsed().as_secs_f64();
-        self.tell(|seen| {
-            let lane = lane();
-            if let Some(span) = seen.open.spans.iter_mut().rev().find(|span| span.lane == lane) {
-                span.until = now;
-            }
-        });
     }
 
     /// The open round is over: its update began at `updating`.
     pub fn made(&self, holder: &str, updating: Instant) {
-        if !self.is_watched() {
-            return;
+        if self.is_watched() {
+            let [from, now] = [updating, Instant::now()].map(|at| self.seconds(at));
+            self.tell(|seen| seen.rounds.close(holder, from, now));
         }
-        let now = self.began.elapsed().as_secs_f64();
-        let from = updating.saturating_duration_since(self.began).as_secs_f64();
-        self.tell(|seen| {
-            let mut round = std::mem::take(&mut seen.open);
-            let detail = String::new();
-            round.spans.push(Span { lane: holder.into(), what: "update", from, until: now, detail });
-            round.ended = now;
-            // Work that nothing came of was not awaited.
-            round.spans.retain(|span| span.until > span.from);
-            if let Some(trace) = &mut seen.trace {
-                trace.round(&round);
-            }
-            seen.rounds.push_back(round);
-            if seen.rounds.len() > MAX_ROUNDS {
-                seen.rounds.pop_front();
-            }
-        });
     }
 
     /// Something was done beside the rounds.
     pub fn span(&self, lane: &str, what: &'static str, from: Instant) {
-        let [from, until] = [from, Instant::now()].map(|at| at.saturating_duration_since(self.began));
-        let (from, until) = (from.as_secs_f64(), until.as_secs_f64());
-        let span = Span { lane: lane.into(), what, from, until, detail: String::new() };
-        if let Some(trace) = &mut self.lock().trace {
-            trace.span(&span);
-        }
+        let [from, until] = [from, Instant::now()].map(|at| self.seconds(at));
+        self.lock().rounds.beside(lane, what, from, until);
     }
 
-    /// So many steps are saved, since so long.
+    /// The time since the process began to watch.
+    fn seconds(&self, at: Instant) -> f64 {
+        at.saturating_duration_since(self.began).as_secs_f64()
+    }
+
+    /// The newest checkpoint that is durable: its steps, and how long it has been so.
     pub fn checkpoint(&self, durable: Option<(u64, Duration)>) {
         let Some((steps, age)) = durable else { return };
         let mut seen = self.lock();
@@ -441,9 +379,7 @@ impl Seen {
         self.activity.clear();
         self.waited = Duration::ZERO;
         self.release_workers();
-        if let Some(trace) = &mut self.trace {
-            trace.flush();
-        }
+        self.rounds.flush();
     }
 
     /// The workers have nothing left to do.
