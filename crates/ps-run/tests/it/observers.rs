@@ -89,6 +89,10 @@ impl Observer for Protocol {
         self.add(format!("line {}", kind.as_str().unwrap()));
     }
 
+    fn on_note(&mut self, text: &str) {
+        self.add(format!("note {text}"));
+    }
+
     fn wants_weights(&self, step: u64) -> bool {
         step == 2
     }
@@ -204,8 +208,10 @@ fn an_observer_has_a_run_saved_and_sees_where_it_resumes() {
     assert_eq!(protocol.entries(), ["resume 2 samples=40"]);
     assert_eq!(resumed.take_start().unwrap().progress.step, 2);
     resumed.rewind().unwrap();
+    resumed.note("the page is elsewhere");
     resumed.abandon(&"the disk is full");
     // The hash of the weights that it resumes from is another line.
-    let later = ["resume 2 samples=40", "line hash", "failure the disk is full"];
+    let later =
+        ["resume 2 samples=40", "line hash", "note the page is elsewhere", "failure the disk is full"];
     assert_eq!(protocol.entries()[1..], later);
 }
