@@ -27,7 +27,6 @@ const OURS: &[(&str, &[&str])] = &[
             "ps-coord",
             "ps-core",
             "ps-data",
-            "ps-fetch",
             "ps-host",
             "ps-plan",
             "ps-plane",
@@ -47,6 +46,8 @@ const NEVER: &[(&[&str], &[&str])] = &[
     ),
     // The round logic computes nothing.
     (&["ps-coord"], &["rayon", "sha2", "bytes", "ndarray"]),
+    // The library and what it is made of stay off the network, and start no runtime.
+    (&["downhill"], &["tokio", "tonic", "rustls", "reqwest", "object_store"]),
     // Flags are parsed where programs are.
     (&["ps-net", "ps-proto"], &["clap"]),
     (&["ps-worker"], &["ps-server"]),

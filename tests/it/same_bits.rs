@@ -63,7 +63,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
     }
     let file = downhill_tests::root().join(&case.file);
     let config = RunConfig::load(&file, &case.sets).unwrap();
-    let job = Job::load(config, file.parent().unwrap(), None, &NoProgress).unwrap();
+    let job = Job::load(config, file.parent().unwrap(), &NoProgress).unwrap();
     for servers in [1, 3] {
         let simulated = SimJob {
             model: job.model.clone(),

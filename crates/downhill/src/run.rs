@@ -66,6 +66,19 @@ pub struct Run {
     checkpoints: CheckpointArgs,
 }
 
+/// Passes messages on to `tracing`, where a program may or may not listen.
+struct Traced;
+
+impl Observer for Traced {
+    fn on_note(&mut self, text: &str) {
+        tracing::info!("{text}");
+    }
+
+    fn on_warning(&mut self, text: &str) {
+        tracing::warn!("{text}");
+    }
+}
+
 /// The keys that [`Run::data`], [`Run::validation`] and [`Run::test`] replace.
 const ROLES: [&str; 3] = ["train", "validation", "test"];
 
@@ -238,6 +251,7 @@ impl Run {
         drop(arrays);
         job.check_memory()?;
         let mut recorder = self.recorder(&job)?;
+        recorder.observe(Box::new(Traced));
         observers.into_iter().for_each(|observer| recorder.observe(observer));
         let stop = AtomicBool::new(false);
         let (weights, version) = match threads.run(|| local::train(&job, 1, &stop, &mut recorder)) {
@@ -271,8 +285,8 @@ impl Run {
     }
 
     fn recorder(&self, job: &Job) -> Result<Recorder, FolderError> {
-        let Some(out) = &self.out else { return Recorder::new(job, None, Style::Quiet) };
+        let Some(out) = &self.out else { return Recorder::new(job, None, Style::Silent) };
         let folder = RunFolder::create(Some(out), "run", Some(&job.run))?;
-        Recorder::with_checkpoints(job, folder, Style::Quiet, &self.checkpoints)
+        Recorder::with_checkpoints(job, folder, Style::Silent, &self.checkpoints)
     }
 }

@@ -86,5 +86,5 @@ fn measure(bench: &mut Bench, run: Option<&Job>) -> Result<(), Error> {
 pub(crate) fn built_in(run_file: &str) -> Result<Job, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::failed("a run", error);
     let run = RunConfig::parse(run_file, "bench", &[]).map_err(|error| failed(&error))?;
-    Job::load(run, Path::new("."), None, &NoProgress).map_err(|error| failed(&error))
+    Job::load(run, Path::new("."), &NoProgress).map_err(|error| failed(&error))
 }

@@ -111,7 +111,7 @@ fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f6
     let folder = tempfile::tempdir().map_err(|error| format!("a temporary folder: {error}"))?;
     std::fs::write(folder.path().join("two.csv"), "a,b\n1,2\n3,4\n").map_err(|error| error.to_string())?;
     let run = RunConfig::parse(&run_file(size), "bench", &[]).map_err(|error| error.to_string())?;
-    let job = Job::load(run, folder.path(), None, &NoProgress).map_err(|error| error.to_string())?;
+    let job = Job::load(run, folder.path(), &NoProgress).map_err(|error| error.to_string())?;
     debug_assert_eq!(job.model.parameters(), elements);
     let recorder = Recorder::new(&job, None, Style::Quiet).map_err(|error| error.to_string())?;
     let listener = Listener::bind(&address(way, folder.path())).map_err(|error| error.to_string())?;

@@ -10,7 +10,7 @@ use ps_core::{
     Control, ControlConfig, Gradients, Head, Kernel, Model, NUMERICS_VERSION, OptimizerConfig, Rules,
     Samples, Schedule, Tally, Trainer,
 };
-use ps_data::{DataError, Loaded, Progress, Task};
+use ps_data::{DataConfig, DataError, Loaded, Progress, Task};
 use ps_host::Memory;
 use ps_plan::BatchPlan;
 use std::fmt;
@@ -52,19 +52,22 @@ pub enum JobError {
 }
 
 impl Job {
-    /// Loads the data of `run`, fetching what lies at URLs, and builds the model that fits it. Relative data paths start at `data_root`
-    /// where given, else at `base`, the run file's folder. The environment may force an instruction set and says where the cache
-    /// is.
-    pub fn load(
+    /// Loads the data of `run`, in which relative paths start at `root`, and builds the model that fits it. The environment may
+    /// force an instruction set. Nothing is fetched, see [`Job::load_local`].
+    pub fn load(run: RunConfig, root: &Path, progress: &dyn Progress) -> Result<Job, JobError> {
+        let local = run.data.clone();
+        Job::load_local(run, &local, root, progress)
+    }
+
+    /// Like [`Job::load`], where `local` names the sources of the run file as they lie on this machine.
+    pub fn load_local(
         run: RunConfig,
-        base: &Path,
-        data_root: Option<&Path>,
+        local: &DataConfig,
+        root: &Path,
         progress: &dyn Progress,
     ) -> Result<Job, JobError> {
         let kernel = Kernel::chosen().map_err(JobError::Kernel)?;
-        let root = data_root.unwrap_or(base);
-        let local = ps_fetch::localized_config(&run.data, progress)?;
-        let data = ps_data::load(&local, task(run.model.head), run.seed, root, progress)?;
+        let data = ps_data::load(local, task(run.model.head), run.seed, root, progress)?;
         Job::new(run, data, kernel)
     }
 

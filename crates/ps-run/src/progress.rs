@@ -19,6 +19,8 @@ pub enum Style {
     Json,
     /// Not at all, except for warnings.
     Quiet,
+    /// Not at all; observers see everything.
+    Silent,
 }
 
 impl Style {
@@ -53,7 +55,7 @@ impl Terminal {
         match self.style {
             Style::Bar => Duration::from_millis(100),
             Style::Json => Duration::from_secs(1),
-            Style::Lines | Style::Quiet => Duration::from_secs(5),
+            Style::Lines | Style::Quiet | Style::Silent => Duration::from_secs(5),
         }
     }
 
@@ -81,7 +83,8 @@ impl Terminal {
                 print(&format!("step {}: {}", event.step, event.text));
             }
             // A bar has no room for it, and the summary says what came of all of them.
-            (Style::Bar | Style::Lines, Line::Probe(_) | Line::Hash(_)) | (Style::Quiet, _) => {}
+            (Style::Bar | Style::Lines, Line::Probe(_) | Line::Hash(_))
+            | (Style::Quiet | Style::Silent, _) => {}
         }
     }
 
@@ -90,15 +93,16 @@ impl Terminal {
         match self.style {
             Style::Bar | Style::Lines => print(text),
             Style::Json => print(&serde_json::json!({ "kind": "note", "text": text }).to_string()),
-            Style::Quiet => {}
+            Style::Quiet | Style::Silent => {}
         }
     }
 
-    /// Writes a warning, in every style.
+    /// Writes a warning, in every style but one.
     pub(crate) fn warn(&self, text: &str) {
         match self.style {
             Style::Json => print(&serde_json::json!({ "kind": "warning", "text": text }).to_string()),
             Style::Bar | Style::Lines | Style::Quiet => print(&format!("warning: {text}")),
+            Style::Silent => {}
         }
     }
 

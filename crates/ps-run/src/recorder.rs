@@ -42,6 +42,8 @@ pub struct Recorder {
     bans: Vec<Ban>,
     /// What the run resumes from, until the driver takes it.
     start: Option<Snapshot>,
+    /// Warnings about what is saved, for observers that come later.
+    early_warnings: Vec<String>,
     slowest: Option<Slowest>,
     /// Whether an administrator has ended the run.
     is_ended: bool,
@@ -101,6 +103,7 @@ impl Recorder {
         let Opened { checkpoints, start, warnings, .. } = opened;
         let mut recorder = Recorder::opened(job, folder, style, start)?;
         recorder.checkpoints = Some(checkpoints);
+        recorder.early_warnings.clone_from(&warnings);
         recorder.warn(warnings);
         Ok(recorder)
     }
@@ -131,6 +134,7 @@ impl Recorder {
             checkpoints: None,
             bans: Vec::new(),
             start: None,
+            early_warnings: Vec::new(),
             slowest: None,
             is_ended: false,
         };
@@ -149,6 +153,7 @@ impl Recorder {
             let (step, samples) = (start.progress.step, start.progress.samples);
             observer.on_resume(&Resumed { step, samples, lines: &[] });
         }
+        self.early_warnings.iter().for_each(|warning| observer.on_warning(warning));
         self.observers.others.push(observer);
     }
 
@@ -389,7 +394,7 @@ mod tests {
         let text =
             "data.train = 'digits:20'\nmodel.kind = 'softmax'\ntrain.batch = 20\nlearning_rate.initial = 1";
         let run = RunConfig::parse(text, "test", &[]).unwrap();
-        Job::load(run, place, None, &NoProgress).unwrap()
+        Job::load(run, place, &NoProgress).unwrap()
     }
 
     #[test]

@@ -18,7 +18,7 @@ impl ResumeHint {
         let out = if out.out.is_some() { Vec::new() } else { vec!["--out".into(), folder.into()] };
         let command = ps_terminal::this_command(&out);
         let text = match style {
-            Style::Quiet => None,
+            Style::Quiet | Style::Silent => None,
             // The command has a line to itself, so that it can be copied whole.
             Style::Bar | Style::Lines => Some(format!("to resume this run:\n  {command}")),
             Style::Json => Some(serde_json::json!({ "kind": "resume", "command": command }).to_string()),

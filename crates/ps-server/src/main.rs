@@ -3,8 +3,8 @@
 use ps_coord::Dismissal;
 use ps_net::{Listener, Security};
 use ps_run::{
-    DataProgress, Ending, Job, Meter, PastRun, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT, Style,
-    Summary,
+    DataProgress, Ending, Job, JobError, Meter, PastRun, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT,
+    Style, Summary,
 };
 use ps_server::args::Arguments;
 use ps_server::launched::Message;
@@ -67,9 +67,13 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     let listener = bind(arguments, &security)?;
     let options = arguments.options(&security);
     let style = Style::choose(&arguments.log);
-    let base = arguments.run.folder();
-    let job = Job::load(run, base, arguments.data.data_root.as_deref(), &DataProgress::new(style))
+    let root = arguments.data.root(arguments.run.folder());
+    let progress = DataProgress::new(style);
+    let job = ps_fetch::localized_config(&run.data, &progress)
+        .map_err(JobError::from)
+        .and_then(|local| Job::load_local(run, &local, root, &progress))
         .map_err(|error| failure(&error, error.is_usage()))?;
+    drop(progress);
     job.categories().iter().for_each(|line| ps_run::note(style, line));
     if let Some((index, coordinator)) = placement {
         return serve_shard(arguments, &options, signals, health.as_ref(), listener, job, index, coordinator);
@@ -106,7 +110,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     announce(&listener, &security, arguments)
         .map_err(|error| failure(format!("standard output: {error}"), false))?;
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
-    let root = arguments.data.root(base).to_path_buf();
+    let root = root.to_path_buf();
     let finish = move |Finished { job, mut recorder, weights, version, is_done, is_ended }| {
         if is_ended {
             warn!(version, steps = job.plan.steps, "ended on request");

@@ -73,7 +73,7 @@ impl Setting {
     /// The run, loaded as each process does.
     pub fn job(&self) -> Result<Job, String> {
         let run = RunConfig::parse(&self.run, "simulation", &[]).map_err(text)?;
-        Job::load(run, &self.folder, None, &NoProgress).map_err(text)
+        Job::load(run, &self.folder, &NoProgress).map_err(text)
     }
 
     fn security(&self) -> Security {

@@ -11,7 +11,7 @@ use ps_plan::{Node, Section};
 use ps_proto::convert::WeightsPart;
 use ps_proto::tensor::Emerging;
 use ps_proto::{Shape, v1};
-use ps_run::{DataProgress, Job, Meter, Part as Doing, Processors};
+use ps_run::{DataProgress, Job, JobError, Meter, Part as Doing, Processors};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -307,7 +307,8 @@ fn load(run_toml: &str, options: &WorkerOptions) -> Result<Job, WorkerError> {
             .map_err(|outside| WorkerError::Mismatch(format!("{outside}; say so with --allow-url")))?;
     }
     let progress = DataProgress::new(options.style);
-    let job = Job::load(run, Path::new("."), options.data_root.as_deref(), &progress).map_err(|error| {
+    let local = ps_fetch::localized_config(&run.data, &progress).map_err(JobError::from);
+    let job = local.and_then(|local| Job::load_local(run, &local, root, &progress)).map_err(|error| {
         let hint = match options.data_root {
             Some(_) => "check --data-root",
             None => "say where this machine's copy of the data lies with --data-root",

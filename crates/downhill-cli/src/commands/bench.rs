@@ -88,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn load(arguments: &Arguments, run: &Path) -> Result<Job, Failure> {
     let run = RunArgs { run: run.into(), sets: Vec::new() };
     let root = arguments.data.root(run.folder());
-    Ok(Job::load(run.load()?, run.folder(), Some(root), &NoProgress)?)
+    Ok(super::load(run.load()?, root, &NoProgress)?)
 }
 
 fn line(figure: &Measurement) -> serde_json::Value {

@@ -23,8 +23,9 @@ pub mod verify;
 use crate::failure::Failure;
 use downhill::internal::SavedRun;
 use downhill::{Dataset, Model};
-use ps_data::Split;
-use ps_run::{DataProgress, Job, Style};
+use ps_config::RunConfig;
+use ps_data::{Progress, Split};
+use ps_run::{DataProgress, Job, JobError, Style};
 use std::path::Path;
 
 /// Opens a run's folder or its file of weights, and reads its data again. `sets` override keys of the run file, `data_root` says
@@ -36,7 +37,13 @@ fn open_run(
     style: Style,
 ) -> Result<SavedRun, Failure> {
     let progress = DataProgress::new(style);
-    Ok(SavedRun::open(path, sets, data_root, |run, root| Job::load(run, root, None, &progress))?)
+    Ok(SavedRun::open(path, sets, data_root, |run, root| load(run, root, &progress))?)
+}
+
+/// Loads the data of a run, of which what lies at URLs is fetched; relative paths start at `root`.
+fn load(run: RunConfig, root: &Path, progress: &dyn Progress) -> Result<Job, JobError> {
+    let local = ps_fetch::localized_config(&run.data, progress)?;
+    Job::load_local(run, &local, root, progress)
 }
 
 /// Reads the source of a flag as `model` needs it; relative paths start at the current folder.

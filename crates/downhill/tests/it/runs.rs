@@ -43,22 +43,47 @@ fn runs_side_by_side_give_what_they_give_alone_and_leave_the_global_pool_alone()
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().unwrap();
 }
 
-#[test]
-fn a_run_that_was_stopped_is_resumed_with_other_threads() {
-    struct Stop;
-    impl Observer for Stop {
-        fn on_step(&mut self, step: &StepMade<'_>, requests: &mut Requests) {
-            if step.step == 5 {
-                requests.stop();
-            }
+/// Stops after some steps, and passes warnings on.
+struct Stop(u64, Sender<String>);
+
+impl Observer for Stop {
+    fn on_step(&mut self, step: &StepMade<'_>, requests: &mut Requests) {
+        if step.step == self.0 {
+            requests.stop();
         }
     }
+
+    fn on_warning(&mut self, text: &str) {
+        let _ = self.1.send(text.into());
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_is_resumed_with_other_threads() {
     let folder = tempfile::tempdir().unwrap();
     let run = on_digits().out(folder.path());
-    let stopped = run.clone().threads(1).train_observed([Box::new(Stop) as _]).unwrap().summary;
+    let stopped =
+        run.clone().threads(1).train_observed([Box::new(Stop(5, channel().0)) as _]).unwrap().summary;
     assert_eq!((stopped.steps, stopped.steps_planned), (5, 12));
     let resumed = run.threads(2).train().unwrap().summary;
     assert_eq!(resumed.weights_sha256, on_digits().train().unwrap().summary.weights_sha256);
+}
+
+#[test]
+fn observers_are_warned_of_a_damaged_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = on_digits().out(folder.path());
+    let (warnings, warned) = channel();
+    let train = |until| run.train_observed([Box::new(Stop(until, warnings.clone())) as _]).unwrap();
+    train(5);
+    train(8);
+    let checkpoints = std::fs::read_dir(folder.path().join("checkpoints")).unwrap();
+    let newest = checkpoints.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).max().unwrap();
+    std::fs::write(newest.join("weights.safetensors"), "damaged").unwrap();
+    assert_eq!(train(12).summary.weights_sha256, on_digits().train().unwrap().summary.weights_sha256);
+    drop(warnings);
+    let warned: Vec<String> = warned.iter().collect();
+    assert!(matches!(&warned[..], [one] if one.starts_with("damaged checkpoint: ")), "{warned:?}");
 }
 
 #[test]

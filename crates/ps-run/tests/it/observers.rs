@@ -17,7 +17,7 @@ pub fn job(keys: &str) -> Job {
         "data.train = 'digits:40'\nmodel.kind = 'softmax'\ntrain.batch = 20\nlearning_rate.initial = 0.1\n{keys}"
     );
     let run = RunConfig::parse(&text, "test", &[]).unwrap();
-    Job::load(run, Path::new("."), None, &NoProgress).unwrap()
+    Job::load(run, Path::new("."), &NoProgress).unwrap()
 }
 
 /// Reports steps of the reference trainer to `recorder` until the end, or until an observer asks for it. Returns the

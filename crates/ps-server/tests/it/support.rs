@@ -76,7 +76,7 @@ pub fn wide_run(epochs: u32, more: &str) -> String {
 
 pub fn job(run: &str, folder: &Path) -> Job {
     let run = RunConfig::parse(run, "test", &[]).unwrap();
-    Job::load(run, folder, None, &NoProgress).unwrap()
+    Job::load(run, folder, &NoProgress).unwrap()
 }
 
 /// The hash that the plain trainer ends with.

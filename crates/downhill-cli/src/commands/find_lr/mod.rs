@@ -85,7 +85,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let style = Style::choose(&arguments.log);
     threads(arguments.threads)?;
     let root = arguments.data.root(arguments.run.folder());
-    let mut job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
+    let mut job = super::load(run, root, &DataProgress::new(style))?;
     let sweep = test(&mut job, arguments, style)?;
     let proposal = sweep.proposal();
     if !arguments.log.quiet {

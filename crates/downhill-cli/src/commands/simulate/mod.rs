@@ -123,7 +123,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let run = arguments.run.load()?;
     let style = Style::choose(&arguments.log);
     let root = arguments.data.root(arguments.run.folder());
-    let job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
+    let job = super::load(run, root, &DataProgress::new(style))?;
     let here = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = arguments.threads.map_or(if arguments.together { 1 } else { here }, usize::from);
     let compute = ps_bench::compute_name(&job, threads);

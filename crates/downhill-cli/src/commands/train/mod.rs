@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let style = Style::choose(&arguments.log);
     threads(arguments.threads)?;
     let root = arguments.data.root(arguments.run.folder());
-    let job = Job::load(run, arguments.run.folder(), Some(root), &DataProgress::new(style))?;
+    let job = super::load(run, root, &DataProgress::new(style))?;
     job.categories().iter().for_each(|line| ps_run::note(style, line));
     job.check_memory()?;
     let (out, name) = (arguments.out.out.as_deref(), name(&arguments.run.run));
