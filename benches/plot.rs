@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 /// One size of a series.
-pub struct Point {
+pub(crate) struct Point {
     /// Where it stands on the axis.
     pub at: f64,
     /// Floating-point operations of a step.
@@ -18,7 +18,7 @@ pub struct Point {
 }
 
 /// Points that differ in one size only.
-pub struct Series {
+pub(crate) struct Series {
     /// The model.
     pub name: String,
     /// Threads it was measured with: 1 or 2.
@@ -30,7 +30,7 @@ pub struct Series {
 impl Series {
     /// How much faster the time grows than the work between any two points, at most; the work grows as its operations
     /// or its bytes, whichever grow more.
-    pub fn excess(&self) -> f64 {
+    pub(crate) fn excess(&self) -> f64 {
         let pairs =
             self.points.iter().enumerate().flat_map(|(i, a)| self.points[..i].iter().map(move |b| (b, a)));
         let excess = |(small, large): (&Point, &Point)| {
@@ -42,7 +42,7 @@ impl Series {
 }
 
 /// Series over the same axis.
-pub struct Panel {
+pub(crate) struct Panel {
     pub title: String,
     pub x: String,
     pub series: Vec<Series>,
@@ -60,7 +60,7 @@ const INK: &str = "#7a828c";
 const COLOURS: [&str; 4] = ["#2f81f7", "#d1700f", "#2f9e4f", "#a05fe0"];
 
 /// The picture.
-pub fn svg(panels: &[Panel; 2]) -> String {
+pub(crate) fn svg(panels: &[Panel; 2]) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
          height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\" fill=\"{INK}\" stroke-width=\"1.5\">\n\

@@ -4,7 +4,7 @@ use ps_checkpoint::{Error, Fingerprint, Kept, Progress, Snapshot, Store};
 use ps_core::{Layout, Tally};
 use std::path::Path;
 
-pub fn open(folder: &Path) -> Result<Store, Error> {
+pub(crate) fn open(folder: &Path) -> Result<Store, Error> {
     let mut layout = Layout::default();
     layout.push("layers.0.weight".into(), vec![2, 3]);
     layout.push("layers.0.bias".into(), vec![2]);
@@ -12,7 +12,7 @@ pub fn open(folder: &Path) -> Result<Store, Error> {
     Store::open(folder, Kept::new(fingerprint, layout, vec!["velocity"], 2))
 }
 
-pub fn snapshot(step: u64) -> Snapshot {
+pub(crate) fn snapshot(step: u64) -> Snapshot {
     let tally = Tally { samples: step, loss: 0.1 + step as f64, ..Tally::new(3) };
     let progress =
         Progress { step, epoch: 1, seconds: 1.5, samples: 10 * step, tally, ..Progress::default() };
@@ -21,7 +21,7 @@ pub fn snapshot(step: u64) -> Snapshot {
 }
 
 /// The step of the newest checkpoint, which is to the last bit what was saved; that there is none, or a damaged one, is an error.
-pub fn newest(folder: &Path) -> Result<u64, String> {
+pub(crate) fn newest(folder: &Path) -> Result<u64, String> {
     let found = open(folder).and_then(|store| store.newest(false)).map_err(|error| error.to_string())?;
     if !found.problems.is_empty() {
         return Err(found.problems.join("; "));

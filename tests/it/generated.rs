@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// What the targets of a generated table are.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Targets {
+pub(crate) enum Targets {
     /// Any number.
     Value,
     /// 0 or 1.
@@ -23,14 +23,14 @@ pub enum Targets {
 
 /// Samples in memory, `[targets.len(), features]`.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub(crate) struct Table {
     pub features: usize,
     pub values: Vec<f32>,
     pub targets: Vec<f32>,
 }
 
 /// Features are multiples of 1/64 in -1..1; targets follow from them and a little noise.
-pub fn table(seed: u64, samples: usize, features: usize, targets: Targets) -> Table {
+pub(crate) fn table(seed: u64, samples: usize, features: usize, targets: Targets) -> Table {
     let mut stream = Stream::new(seed, Purpose::Simulation, 0);
     let slopes: Vec<f32> = (0..features).map(|_| stream.below(17) as f32 / 8.0 - 1.0).collect();
     let mut made = Table { features, values: Vec::new(), targets: Vec::new() };
@@ -70,7 +70,7 @@ impl Samples for Table {
 
 impl Table {
     /// Writes the table as a CSV file with the label in the column `label`, by `name` of the target.
-    pub fn write_csv(&self, path: &Path, name: impl Fn(f32) -> String) {
+    pub(crate) fn write_csv(&self, path: &Path, name: impl Fn(f32) -> String) {
         let mut text: String = (0..self.features).map(|feature| format!("x{feature},")).collect();
         text += "label\n";
         for (row, &target) in self.values.chunks(self.features).zip(&self.targets) {
@@ -82,7 +82,7 @@ impl Table {
     }
 
     /// Writes the table as plain IDX files, its values mapped to bytes.
-    pub fn write_idx(&self, images: &Path, labels: &Path) {
+    pub(crate) fn write_idx(&self, images: &Path, labels: &Path) {
         let mut file = std::fs::File::create(images).unwrap();
         for number in [0x803, self.len() as u32, 1, self.features as u32] {
             file.write_all(&number.to_be_bytes()).unwrap();

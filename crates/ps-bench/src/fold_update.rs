@@ -67,7 +67,7 @@ struct Chunk {
 
 impl Kept {
     /// So many.
-    pub fn new(elements: usize, optimizer: impl Into<OptimizerParams>) -> Self {
+    pub(crate) fn new(elements: usize, optimizer: impl Into<OptimizerParams>) -> Self {
         let optimizer = optimizer.into();
         let old = Bytes::from(bytes(elements, 3));
         let size = chunk_elements(elements);
@@ -87,7 +87,7 @@ impl Kept {
     }
 
     /// Folds the gradients of so many leaves and updates, chunk by chunk. The weights before stay.
-    pub fn step(&mut self, gradients: &[Bytes]) {
+    pub(crate) fn step(&mut self, gradients: &[Bytes]) {
         let verdict = self.control.plain(self.control.plan().step(0));
         for Chunk { bytes, old, new, state } in &mut self.chunks {
             let mut fold = ChunkFold::new(Tree::new(gradients.len() as u32));

@@ -32,7 +32,7 @@ impl Measurement {
     }
 
     /// The same, held against another of the same unit.
-    pub fn against(self, of: impl Into<String>, other: f64) -> Self {
+    pub(crate) fn against(self, of: impl Into<String>, other: f64) -> Self {
         let held = Held { ratio: self.value / other, of: of.into() };
         Measurement { held: Some(held), ..self }
     }
@@ -112,7 +112,7 @@ impl<'a> Bench<'a> {
     }
 
     /// How much time is spent.
-    pub fn effort(&self) -> Effort {
+    pub(crate) fn effort(&self) -> Effort {
         self.effort
     }
 

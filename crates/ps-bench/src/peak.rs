@@ -4,10 +4,10 @@ use crate::{Bench, Entrant, Error, Measurement, race};
 use std::hint::black_box;
 
 /// Its name.
-pub const NAME: &str = "peak/fma";
+pub(crate) const NAME: &str = "peak/fma";
 
 /// Floating-point operations of one call of [`multiply_adds`].
-pub const OPERATIONS: f64 = 2.0 * CHAINED as f64;
+pub(crate) const OPERATIONS: f64 = 2.0 * CHAINED as f64;
 
 /// Fused multiply-adds of one call.
 const CHAINED: usize = 12 * 16 * 50_000;
@@ -22,7 +22,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
 
 /// Chains of fused multiply-adds that need no memory, on one core: their rate is the most that any product can
 /// reach. Makes [`OPERATIONS`].
-pub fn multiply_adds() {
+pub(crate) fn multiply_adds() {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::*;

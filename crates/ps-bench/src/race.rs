@@ -13,7 +13,7 @@ pub enum Effort {
 
 impl Effort {
     /// One of two values.
-    pub fn pick<T>(self, full: T, quick: T) -> T {
+    pub(crate) fn pick<T>(self, full: T, quick: T) -> T {
         match self {
             Effort::Full => full,
             Effort::Quick => quick,
@@ -70,7 +70,7 @@ pub fn race(entrants: &mut [Entrant], effort: Effort) -> Vec<f64> {
 }
 
 /// The value below which a share `at` of all lie, by nearest rank; `None` if there are no values.
-pub fn quantile(mut values: Vec<f64>, at: f64) -> Option<f64> {
+pub(crate) fn quantile(mut values: Vec<f64>, at: f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let rank = (at * values.len() as f64).ceil() as usize;
     values.get(rank.max(1) - 1).or(values.last()).copied()

@@ -17,14 +17,14 @@ pub(crate) enum Way {
 
 impl Way {
     /// All that this system has.
-    pub const ALL: &[Way] = &[
+    pub(crate) const ALL: &[Way] = &[
         Way::Tcp,
         #[cfg(unix)]
         Way::Unix,
     ];
 
     /// Its part of a name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Way::Tcp => "tcp",
             #[cfg(unix)]
@@ -33,7 +33,7 @@ impl Way {
     }
 
     /// Two ends of a connection.
-    pub fn pair(self) -> io::Result<[Box<dyn Socket>; 2]> {
+    pub(crate) fn pair(self) -> io::Result<[Box<dyn Socket>; 2]> {
         Ok(match self {
             Way::Tcp => {
                 let listener = TcpListener::bind("127.0.0.1:0")?;

@@ -55,7 +55,7 @@ struct Busy {
 
 impl Stream {
     /// Over a socket of this kind; `far` runs the other end.
-    pub fn new(way: Way, far: Runtime, chunks: Chunks) -> io::Result<Self> {
+    pub(crate) fn new(way: Way, far: Runtime, chunks: Chunks) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
         let listener = Listener::bind(&address(way, folder.path()))?;
         let address = listener.address()?;
@@ -83,7 +83,7 @@ impl Stream {
     }
 
     /// Sends a gradient `times` times in chunks, then a heartbeat, and waits for that to be answered.
-    pub fn there_and_back(&mut self, gradient: &Bytes, times: usize) {
+    pub(crate) fn there_and_back(&mut self, gradient: &Bytes, times: usize) {
         let Stream { runtime, sender, reader, .. } = self;
         runtime.block_on(async {
             for _ in 0..times {
@@ -98,7 +98,7 @@ impl Stream {
     }
 
     /// Seconds that the calling thread, and that the other end's has been busy. That one must have only one.
-    pub fn busy(&self) -> [f64; 2] {
+    pub(crate) fn busy(&self) -> [f64; 2] {
         [thread_seconds(self.busy.begun), 1e-9 * self.busy.ns.load(Ordering::Acquire) as f64]
     }
 }

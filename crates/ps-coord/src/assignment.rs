@@ -57,7 +57,7 @@ fn coarsest(low: u64, high: u64) -> u64 {
 
 /// The shares of `leaves` more leaves with which workers, who hold `loads` already, are done as equally early as can
 /// be at these `speeds`, which are positive. With no loads and equal speeds, equal shares.
-pub fn level_out(leaves: u32, loads: &[u32], speeds: &[f64]) -> Vec<f64> {
+fn level_out(leaves: u32, loads: &[u32], speeds: &[f64]) -> Vec<f64> {
     // Worker i, with load l and speed v, is done with its load at l / v. Those who are done before time t take what
     // they can do until then; t is such that they take all.
     let mut workers: Vec<(f64, f64)> =

@@ -22,7 +22,7 @@ pub(crate) struct Audits {
 
 impl Audits {
     /// A copy of a node has come.
-    pub fn take(&mut self, worker: WorkerId, node: Node, digest: Digest) {
+    pub(crate) fn take(&mut self, worker: WorkerId, node: Node, digest: Digest) {
         let copies = self.copies.entry(node).or_default();
         let differs = copies.iter().any(|&(_, other)| other != digest);
         let is_second = copies.iter().any(|&(other, _)| other != worker);
@@ -38,7 +38,7 @@ impl Audits {
     }
 
     /// `worker` computes a node for the second time; without one it is to be computed here.
-    pub fn begin(&mut self, node: Node, worker: Option<WorkerId>, now: Millis) {
+    pub(crate) fn begin(&mut self, node: Node, worker: Option<WorkerId>, now: Millis) {
         match worker {
             Some(worker) => drop(self.pending.insert(node, (worker, now))),
             None => drop(self.disputed.insert(node)),
@@ -46,17 +46,17 @@ impl Audits {
     }
 
     /// A worker is lost: what it was to compute is computed here.
-    pub fn forget(&mut self, worker: WorkerId) {
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
         self.give_up(|second, _| second == worker);
     }
 
     /// Copies that have not come within `patience` are computed here.
-    pub fn give_up_late(&mut self, now: Millis, patience: Millis) {
+    pub(crate) fn give_up_late(&mut self, now: Millis, patience: Millis) {
         self.give_up(|_, since| since.saturating_add(patience) <= now);
     }
 
     /// When that is next to be looked at.
-    pub fn late_at(&self, patience: Millis) -> Option<Millis> {
+    pub(crate) fn late_at(&self, patience: Millis) -> Option<Millis> {
         self.pending.values().map(|(_, since)| since.saturating_add(patience)).min()
     }
 
@@ -71,14 +71,14 @@ impl Audits {
     }
 
     /// Nodes to compute here that were not asked for yet.
-    pub fn ask(&mut self) -> Vec<Node> {
+    pub(crate) fn ask(&mut self) -> Vec<Node> {
         let asked: Vec<Node> = self.disputed.difference(&self.asked).copied().collect();
         self.asked.extend(&asked);
         asked
     }
 
     /// What a node is. Gives those whose copies are not.
-    pub fn judge(&mut self, node: Node, digest: Digest) -> BTreeSet<WorkerId> {
+    pub(crate) fn judge(&mut self, node: Node, digest: Digest) -> BTreeSet<WorkerId> {
         self.disputed.remove(&node);
         self.asked.remove(&node);
         let copies = self.copies.get(&node).into_iter().flatten();
@@ -86,13 +86,13 @@ impl Audits {
     }
 
     /// What is not settled: nodes, and who computes them if it is not us.
-    pub fn open(&self) -> Vec<(Node, Option<WorkerId>)> {
+    pub(crate) fn open(&self) -> Vec<(Node, Option<WorkerId>)> {
         let pending = self.pending.iter().map(|(&node, &(worker, _))| (node, Some(worker)));
         pending.chain(self.disputed.iter().map(|&node| (node, None))).collect()
     }
 
     /// Whether nothing is.
-    pub fn are_settled(&self) -> bool {
+    pub(crate) fn are_settled(&self) -> bool {
         self.pending.is_empty() && self.disputed.is_empty()
     }
 }

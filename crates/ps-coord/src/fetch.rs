@@ -16,7 +16,7 @@ pub(crate) struct Fetch {
 
 impl Fetch {
     /// Of the weights, and of this many vectors of the state: each shard's chunks, by their first elements.
-    pub fn new(chunks: &[Vec<usize>], version: u64, state_vectors: usize, with_state: bool) -> Self {
+    pub(crate) fn new(chunks: &[Vec<usize>], version: u64, state_vectors: usize, with_state: bool) -> Self {
         let offsets = || chunks.iter().flatten();
         let of_vector = |vector| offsets().map(move |&offset| (vector, offset));
         Fetch {
@@ -28,16 +28,16 @@ impl Fetch {
     }
 
     /// Whether the chunk was missing.
-    pub fn take(&mut self, chunk: ChunkId) -> bool {
+    pub(crate) fn take(&mut self, chunk: ChunkId) -> bool {
         chunk.version == self.version && self.missing.remove(&(chunk.vector, chunk.offset))
     }
 
     /// Whether all shards have begun to send: each has copied what it keeps, and may change it from now on.
-    pub fn is_begun(&self) -> bool {
+    pub(crate) fn is_begun(&self) -> bool {
         self.first.iter().all(|&first| !self.missing.contains(&(0, first)))
     }
 
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.missing.is_empty()
     }
 }

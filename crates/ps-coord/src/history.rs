@@ -16,17 +16,17 @@ pub(crate) struct History {
 
 impl History {
     /// `worker` is this contributor.
-    pub fn identify(&mut self, worker: WorkerId, contributor: Contributor) {
+    pub(crate) fn identify(&mut self, worker: WorkerId, contributor: Contributor) {
         self.contributors.insert(worker, contributor);
     }
 
     /// A contributor has had a part in the weights since `step`, before this process began.
-    pub fn recall(&mut self, contributor: Contributor, step: u64) {
+    pub(crate) fn recall(&mut self, contributor: Contributor, step: u64) {
         self.since.insert(contributor, step);
     }
 
     /// A step is made with what these workers have sent.
-    pub fn commit(&mut self, workers: impl Iterator<Item = WorkerId>, step: u64) {
+    pub(crate) fn commit(&mut self, workers: impl Iterator<Item = WorkerId>, step: u64) {
         for worker in workers {
             self.since.entry(self.contributor(worker)).or_insert(step);
         }
@@ -34,17 +34,17 @@ impl History {
 
     /// Since which step `worker`, on this connection or an earlier one, has had a part in the weights. What it contributed
     /// is forgotten, for it is about to be undone or accepted.
-    pub fn take(&mut self, worker: WorkerId) -> Option<u64> {
+    pub(crate) fn take(&mut self, worker: WorkerId) -> Option<u64> {
         self.since.remove(&self.contributor(worker))
     }
 
     /// The weights are those of `version` again.
-    pub fn go_back(&mut self, version: u64) {
+    pub(crate) fn go_back(&mut self, version: u64) {
         self.since.retain(|_, step| *step < version);
     }
 
     /// All that have had a part in the weights, and since which step.
-    pub fn iter(&self) -> impl Iterator<Item = (Contributor, u64)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Contributor, u64)> {
         self.since.iter().map(|(&contributor, &step)| (contributor, step))
     }
 

@@ -63,7 +63,7 @@ impl Record {
     }
 
     /// Leaves per second; nothing before the first contribution.
-    pub fn speed(&self) -> Option<f64> {
+    pub(crate) fn speed(&self) -> Option<f64> {
         (self.millis > 0.0).then(|| 1000.0 * self.leaves / self.millis)
     }
 }
@@ -74,7 +74,7 @@ pub(crate) struct Members(BTreeMap<WorkerId, Member>);
 
 impl Members {
     /// Admits a worker; `false` if the id is known already.
-    pub fn admit(&mut self, worker: WorkerId, now: Millis) -> bool {
+    pub(crate) fn admit(&mut self, worker: WorkerId, now: Millis) -> bool {
         if self.0.contains_key(&worker) {
             return false;
         }
@@ -84,7 +84,7 @@ impl Members {
 
     /// A joining worker has been sent weights: it takes part from now on. If others have shown that they deliver, so must
     /// it: what it gets first is a copy of what one of them computes.
-    pub fn start_training(&mut self, worker: WorkerId) {
+    pub(crate) fn start_training(&mut self, worker: WorkerId) {
         let owes =
             u32::from(self.records().any(|(_, record)| record.owes == 0 && record.delivered.is_some()));
         if let Some(member @ Member::Joining { .. }) = self.0.get_mut(&worker) {
@@ -102,14 +102,14 @@ impl Members {
     }
 
     /// Something arrived from `worker`.
-    pub fn hear(&mut self, worker: WorkerId, now: Millis) {
+    pub(crate) fn hear(&mut self, worker: WorkerId, now: Millis) {
         if let Some(Member::Joining { heard } | Member::Training { heard, .. }) = self.0.get_mut(&worker) {
             *heard = now;
         }
     }
 
     /// `worker` was given leaves.
-    pub fn note_given(&mut self, worker: WorkerId, now: Millis) {
+    pub(crate) fn note_given(&mut self, worker: WorkerId, now: Millis) {
         self.note_asked(worker, now);
         if let Some(record) = self.in_training(worker) {
             record.busy_since = now;
@@ -117,7 +117,7 @@ impl Members {
     }
 
     /// `worker` was asked for a copy, while it may be at other work.
-    pub fn note_asked(&mut self, worker: WorkerId, now: Millis) {
+    pub(crate) fn note_asked(&mut self, worker: WorkerId, now: Millis) {
         if let Some(record) = self.in_training(worker)
             && record.waiting_since.is_none()
         {
@@ -127,7 +127,7 @@ impl Members {
     }
 
     /// A node of `worker` has arrived, in time or not: it computes. Says whether this makes it trusted again after a miss.
-    pub fn note_delivery(&mut self, worker: WorkerId, now: Millis) -> bool {
+    pub(crate) fn note_delivery(&mut self, worker: WorkerId, now: Millis) -> bool {
         let Some(record) = self.in_training(worker) else { return false };
         record.delivered = Some(now);
         record.waiting_since = None;
@@ -144,7 +144,7 @@ impl Members {
     }
 
     /// `worker` has given up work because newer weights came: it computes, but too slowly.
-    pub fn note_dropped(&mut self, worker: WorkerId) {
+    pub(crate) fn note_dropped(&mut self, worker: WorkerId) {
         if let Some(record) = self.in_training(worker) {
             record.waiting_since = None;
         }
@@ -152,7 +152,7 @@ impl Members {
 
     /// `worker` kept leaves for so long that another got them, too. From now on it gets copies only, until it has
     /// delivered one, and twice as many after each further miss. Says whether it was trusted until now.
-    pub fn note_miss(&mut self, worker: WorkerId) -> bool {
+    pub(crate) fn note_miss(&mut self, worker: WorkerId) -> bool {
         let Some(record) = self.in_training(worker).filter(|record| record.owes == 0) else { return false };
         record.misses = (record.misses + 1).min(MAX_MISSES);
         record.nodes_since_miss = 0;
@@ -161,7 +161,7 @@ impl Members {
     }
 
     /// Live workers that may get leaves which nobody else computes: those that owe no copies, or all if each does.
-    pub fn trusted(&self) -> Vec<WorkerId> {
+    pub(crate) fn trusted(&self) -> Vec<WorkerId> {
         let mut trusted = self.live();
         trusted.retain(|worker| self.0[worker].record().owes == 0);
         if trusted.is_empty() { self.live() } else { trusted }
@@ -169,7 +169,7 @@ impl Members {
 
     /// Of the workers that hold work of which nothing has arrived while others delivered, the one that has held it
     /// longest, and since when.
-    pub fn most_stuck(&self) -> Option<(Millis, WorkerId)> {
+    pub(crate) fn most_stuck(&self) -> Option<(Millis, WorkerId)> {
         // Nobody waits since before its own last delivery, so the last of all is another's.
         let last = self.records().filter_map(|(_, record)| record.delivered).max()?;
         let waiting = self.records().filter_map(|(worker, record)| Some((record.waiting_since?, worker)));
@@ -177,7 +177,7 @@ impl Members {
     }
 
     /// A node of `worker` has come, of so many leaves, and `counts` or was known.
-    pub fn credit(&mut self, worker: WorkerId, leaves: u32, counts: bool, now: Millis) {
+    pub(crate) fn credit(&mut self, worker: WorkerId, leaves: u32, counts: bool, now: Millis) {
         if let Some(record) = self.in_training(worker) {
             record.contributions += u64::from(counts);
             record.work(leaves, now);
@@ -185,19 +185,19 @@ impl Members {
     }
 
     /// A round has closed for which `worker` was given leaves, and sent nothing.
-    pub fn charge(&mut self, worker: WorkerId, now: Millis) {
+    pub(crate) fn charge(&mut self, worker: WorkerId, now: Millis) {
         self.credit(worker, 0, false, now);
     }
 
     /// A round has closed for which `worker` was given nothing.
-    pub fn forgive(&mut self, worker: WorkerId) {
+    pub(crate) fn forgive(&mut self, worker: WorkerId) {
         if let Some(record) = self.in_training(worker) {
             record.millis *= FORGIVENESS;
         }
     }
 
     /// Rounds waited for `worker` so long.
-    pub fn blame(&mut self, worker: WorkerId, waited: Millis) {
+    pub(crate) fn blame(&mut self, worker: WorkerId, waited: Millis) {
         if let Some(
             Member::Training { record, .. } | Member::Draining { record, .. } | Member::Gone { record, .. },
         ) = self.0.get_mut(&worker)
@@ -207,13 +207,13 @@ impl Members {
     }
 
     /// Leaves per second of `worker`, once that is known well enough to go by.
-    pub fn pace(&self, worker: WorkerId) -> Option<f64> {
+    pub(crate) fn pace(&self, worker: WorkerId) -> Option<f64> {
         let record = self.0.get(&worker)?.record();
         record.speed().filter(|_| record.millis >= PACE_KNOWN_MS)
     }
 
     /// Mean leaves per second of all but `worker`, however little is known of them.
-    pub fn pace_of_others(&self, worker: WorkerId) -> Option<f64> {
+    pub(crate) fn pace_of_others(&self, worker: WorkerId) -> Option<f64> {
         let speeds: Vec<f64> = self
             .records()
             .filter(|&(other, _)| other != worker)
@@ -230,14 +230,14 @@ impl Members {
     }
 
     /// `worker` is sent away; its stream still has to close.
-    pub fn drain(&mut self, worker: WorkerId, reason: Dismissal) {
+    pub(crate) fn drain(&mut self, worker: WorkerId, reason: Dismissal) {
         if let Some(member) = self.0.get_mut(&worker) {
             *member = Member::Draining { reason, heard: member.heard(), record: member.record() };
         }
     }
 
     /// `worker` can no longer be talked to; whether it was live until now.
-    pub fn bury(&mut self, worker: WorkerId, reason: Departure) -> bool {
+    pub(crate) fn bury(&mut self, worker: WorkerId, reason: Departure) -> bool {
         let Some(member) = self.0.get_mut(&worker) else { return false };
         let was_live = member.is_live();
         if !matches!(member, Member::Gone { .. }) {
@@ -252,39 +252,39 @@ impl Members {
     }
 
     /// Workers that can be talked to, ascending by id.
-    pub fn live(&self) -> Vec<WorkerId> {
+    pub(crate) fn live(&self) -> Vec<WorkerId> {
         self.0.iter().filter(|(_, member)| member.is_live()).map(|(&id, _)| id).collect()
     }
 
     /// How many there are of those.
-    pub fn live_count(&self) -> u32 {
+    pub(crate) fn live_count(&self) -> u32 {
         self.0.values().filter(|member| member.is_live()).count() as u32
     }
 
     /// Whether `worker` can be talked to.
-    pub fn is_live(&self, worker: WorkerId) -> bool {
+    pub(crate) fn is_live(&self, worker: WorkerId) -> bool {
         self.0.get(&worker).is_some_and(Member::is_live)
     }
 
     /// When the live worker that has been silent longest was last heard, and which it is.
-    pub fn most_silent(&self) -> Option<(Millis, WorkerId)> {
+    pub(crate) fn most_silent(&self) -> Option<(Millis, WorkerId)> {
         self.0.iter().filter(|(_, member)| member.is_live()).map(|(&id, member)| (member.heard(), id)).min()
     }
 
     /// All that are remembered.
-    pub fn iter(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
         self.0.iter().map(|(&id, member)| (id, member))
     }
 }
 
 impl Member {
     /// Whether it can be talked to and counts.
-    pub fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         matches!(self, Member::Joining { .. } | Member::Training { .. })
     }
 
     /// When something last arrived from it.
-    pub fn heard(&self) -> Millis {
+    pub(crate) fn heard(&self) -> Millis {
         match self {
             Member::Joining { heard }
             | Member::Training { heard, .. }
@@ -294,7 +294,7 @@ impl Member {
     }
 
     /// What it has done.
-    pub fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         match self {
             Member::Joining { .. } => Record::default(),
             Member::Training { record, .. }
@@ -304,7 +304,7 @@ impl Member {
     }
 
     /// The state as the status shows it.
-    pub fn state(&self) -> WorkerState {
+    pub(crate) fn state(&self) -> WorkerState {
         match self {
             Member::Joining { .. } => WorkerState::Joining,
             Member::Training { .. } => WorkerState::Training,

@@ -23,7 +23,7 @@ pub(crate) struct Rhythm(VecDeque<(Millis, u32)>);
 
 impl Rhythm {
     /// A round of `leaves` leaves took `took`.
-    pub fn note(&mut self, took: Millis, leaves: u32) {
+    pub(crate) fn note(&mut self, took: Millis, leaves: u32) {
         if self.0.len() == REMEMBERED {
             self.0.pop_front();
         }
@@ -32,7 +32,7 @@ impl Rhythm {
 
     /// How long a round of `leaves` leaves should take: the median of the last ones, stretched where they were smaller.
     /// Nothing before the first round is over.
-    pub fn usual(&self, leaves: u32) -> Option<Millis> {
+    pub(crate) fn usual(&self, leaves: u32) -> Option<Millis> {
         let stretched = |&(took, its_leaves): &(Millis, u32)| {
             (u128::from(took) * u128::from(leaves.max(its_leaves)) / u128::from(its_leaves.max(1))) as Millis
         };
@@ -43,7 +43,13 @@ impl Rhythm {
 
     /// How long `worker` may take for `held` leaves of a round of `leaves`, by its own pace, or by that of the others while
     /// it has none; no longer than by that of the last rounds. Nothing if none of this is known.
-    pub fn patience(&self, members: &Members, worker: WorkerId, held: u32, leaves: u32) -> Option<Millis> {
+    pub(crate) fn patience(
+        &self,
+        members: &Members,
+        worker: WorkerId,
+        held: u32,
+        leaves: u32,
+    ) -> Option<Millis> {
         let pace = members.pace(worker).or_else(|| members.pace_of_others(worker)).filter(|&pace| pace > 0.0);
         let own = pace.map(|pace| (1000.0 * f64::from(held) / pace).min(1e15) as Millis);
         let usual = own.into_iter().chain(self.usual(leaves)).min()?;
@@ -51,14 +57,14 @@ impl Rhythm {
     }
 
     /// How long a round of `leaves` leaves, all of which were in after `gathered`, may wait for something else.
-    pub fn overdue(&self, leaves: u32, gathered: Millis, timeout: Millis) -> Millis {
+    pub(crate) fn overdue(&self, leaves: u32, gathered: Millis, timeout: Millis) -> Millis {
         let usual = self.usual(leaves).unwrap_or(gathered).saturating_mul(OVERDUE_TIMES);
         usual.min(timeout).max(LATE_AT_LEAST_MS)
     }
 
     /// How long a worker may hold work of a round of `leaves` leaves while only others deliver. Nothing before the first
     /// round is over.
-    pub fn stuck(&self, leaves: u32, timeout: Millis) -> Option<Millis> {
+    pub(crate) fn stuck(&self, leaves: u32, timeout: Millis) -> Option<Millis> {
         let usual = self.usual(leaves)?.saturating_mul(LATE_TIMES);
         Some(timeout.max(usual).saturating_mul(TIMEOUTS))
     }

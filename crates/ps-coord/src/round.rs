@@ -71,12 +71,12 @@ impl Run {
     /// last time, doubled each time so that a batch that is slow for everybody is not computed by all.
     ///
     /// What is late before that is due for idle workers, see [`Run::late`].
-    pub fn due(&self, timeout: Millis) -> Millis {
+    pub(crate) fn due(&self, timeout: Millis) -> Millis {
         self.since.map_or(0, |since| since.saturating_add(timeout.saturating_mul(self.doubled())))
     }
 
     /// When these leaves are also to be given to a worker that is idle, if there is a `patience` with their last holder.
-    pub fn late(&self, patience: impl Fn(WorkerId, u32) -> Option<Millis>) -> Millis {
+    pub(crate) fn late(&self, patience: impl Fn(WorkerId, u32) -> Option<Millis>) -> Millis {
         let patience = self.holders.last().and_then(|&holder| patience(holder, self.held));
         let (Some(patience), Some(since)) = (patience, self.since) else { return Millis::MAX };
         since.saturating_add(patience.saturating_mul(self.doubled()))
@@ -87,14 +87,14 @@ impl Run {
     }
 
     /// Who was given these leaves last, and how long ago.
-    pub fn lateness(&self, now: Millis) -> Option<(WorkerId, Millis)> {
+    pub(crate) fn lateness(&self, now: Millis) -> Option<(WorkerId, Millis)> {
         Some((*self.holders.last()?, now.saturating_sub(self.since?)))
     }
 }
 
 impl Round {
     /// A round in which no leaf is held by anybody yet.
-    pub fn open(step: u64, tree: Tree, now: Millis) -> Self {
+    pub(crate) fn open(step: u64, tree: Tree, now: Millis) -> Self {
         Round {
             step,
             opened: now,
@@ -116,7 +116,13 @@ impl Round {
 
     /// Counts a node and returns how many leaves it covers that were missing. Whose it is does not matter: a
     /// node's sum has the same bits from anybody who does not lie, and the data plane has folded it by the same rule.
-    pub fn contribute(&mut self, worker: WorkerId, node: Node, digest: Option<Digest>, now: Millis) -> u32 {
+    pub(crate) fn contribute(
+        &mut self,
+        worker: WorkerId,
+        node: Node,
+        digest: Option<Digest>,
+        now: Millis,
+    ) -> u32 {
         if !self.coverage.tree().has(node) {
             return 0;
         }
@@ -151,14 +157,14 @@ impl Round {
     }
 
     /// Of a round whose leaves are all in: for whom all others waited, and for how long.
-    pub fn held_up_by(&self) -> Option<(WorkerId, Millis)> {
+    pub(crate) fn held_up_by(&self) -> Option<(WorkerId, Millis)> {
         let (worker, at) = self.last?;
         let alone = self.given.iter().all(|given| given.worker == worker);
         (!alone).then(|| (worker, at.saturating_sub(self.others)))
     }
 
     /// Who was given leaves and has sent nothing that counts, of `live` workers; and who was given none.
-    pub fn silent_and_idle(&self, live: &[WorkerId]) -> [Vec<WorkerId>; 2] {
+    pub(crate) fn silent_and_idle(&self, live: &[WorkerId]) -> [Vec<WorkerId>; 2] {
         let was_given = |worker| self.given.iter().any(|given| given.worker == worker);
         let silent = live.iter().copied().filter(|&worker| was_given(worker) && !self.counts_on(worker));
         let idle = live.iter().copied().filter(|&worker| !was_given(worker));
@@ -166,53 +172,53 @@ impl Round {
     }
 
     /// Leaves of the step, those that are only evaluated included.
-    pub fn all_leaves(&self) -> u32 {
+    pub(crate) fn all_leaves(&self) -> u32 {
         self.coverage.tree().all_leaves()
     }
 
     /// Leaves of the step's batch.
-    pub fn leaves(&self) -> u32 {
+    pub(crate) fn leaves(&self) -> u32 {
         self.coverage.tree().leaves()
     }
 
     /// What counts, and from whom.
-    pub fn contributions(&self) -> &[(WorkerId, Node)] {
+    pub(crate) fn contributions(&self) -> &[(WorkerId, Node)] {
         &self.contributions
     }
 
     /// Whether the step has this node.
-    pub fn has(&self, node: Node) -> bool {
+    pub(crate) fn has(&self, node: Node) -> bool {
         self.coverage.tree().has(node)
     }
 
     /// The leaves that a node of it sums.
-    pub fn leaves_of(&self, node: Node) -> Range<u32> {
+    pub(crate) fn leaves_of(&self, node: Node) -> Range<u32> {
         self.coverage.tree().leaves_of(node)
     }
 
     /// Whether anything counts that came from `worker`.
-    pub fn counts_on(&self, worker: WorkerId) -> bool {
+    pub(crate) fn counts_on(&self, worker: WorkerId) -> bool {
         self.contributions.iter().any(|&(sender, _)| sender == worker)
     }
 
     /// All workers of whom anything counts.
-    pub fn contributors(&self) -> impl Iterator<Item = WorkerId> {
+    pub(crate) fn contributors(&self) -> impl Iterator<Item = WorkerId> {
         self.contributions.iter().map(|&(worker, _)| worker)
     }
 
     /// Another shard has applied the step.
-    pub fn apply(&mut self, shard: u32) {
+    pub(crate) fn apply(&mut self, shard: u32) {
         self.applied.insert(shard);
     }
 
     /// Those of `shards` other shards that have not applied the step.
-    pub fn unapplied(&self, shards: u32) -> Vec<u32> {
+    pub(crate) fn unapplied(&self, shards: u32) -> Vec<u32> {
         (0..shards).filter(|shard| !self.applied.contains(shard)).collect()
     }
 
     /// What `worker` contributed may not have reached every shard: others are to compute it, too. Parts that have
     /// arrived anywhere are just known there.
-    pub fn distrust(&mut self, worker: WorkerId) {
+    pub(crate) fn distrust(&mut self, worker: WorkerId) {
         self.contributions.retain(|&(sender, _)| sender != worker);
         self.coverage = Coverage::new(self.coverage.tree());
         for &(_, node) in &self.contributions {
@@ -224,23 +230,23 @@ impl Round {
     }
 
     /// What has come in is of no use, or has not come everywhere: everything is given out once more.
-    pub fn begin_again(&mut self, now: Millis) {
+    pub(crate) fn begin_again(&mut self, now: Millis) {
         let tree = self.coverage.tree();
         *self = Round { applied: std::mem::take(&mut self.applied), ..Round::open(self.step, tree, now) };
     }
 
     /// Whether every leaf is in.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.coverage.is_complete()
     }
 
     /// Whether nothing was given out and nothing has come in yet.
-    pub fn is_untouched(&self) -> bool {
+    pub(crate) fn is_untouched(&self) -> bool {
         self.given.is_empty() && self.coverage.covered() == 0
     }
 
     /// Notes that `worker` was given `leaves`.
-    pub fn give(&mut self, worker: WorkerId, leaves: Range<u32>, now: Millis) {
+    pub(crate) fn give(&mut self, worker: WorkerId, leaves: Range<u32>, now: Millis) {
         let is_same = |given: &Given| given.worker == worker && given.leaves == leaves;
         let before = self.given.iter().find(|given| is_same(given));
         let next = self.given.iter().map(|given| given.first + 1).max().unwrap_or(0);
@@ -250,14 +256,14 @@ impl Round {
     }
 
     /// `worker` is lost: what it holds counts as not given, and is to be given out at once.
-    pub fn forget(&mut self, worker: WorkerId, now: Millis) {
+    pub(crate) fn forget(&mut self, worker: WorkerId, now: Millis) {
         self.given.retain(|given| given.worker != worker);
         self.audits.forget(worker);
         self.check_at = now;
     }
 
     /// What `worker` holds counts as if it were in: only a planted defect wants that.
-    pub fn skip(&mut self, worker: WorkerId, now: Millis) {
+    pub(crate) fn skip(&mut self, worker: WorkerId, now: Millis) {
         let tree = self.coverage.tree();
         for run in self.runs().into_iter().filter(|run| run.holders.contains(&worker)) {
             for node in tree.cover(run.leaves) {
@@ -267,7 +273,7 @@ impl Round {
     }
 
     /// The missing leaves, ascending, cut where the holders change.
-    pub fn runs(&self) -> Vec<Run> {
+    pub(crate) fn runs(&self) -> Vec<Run> {
         let mut runs = Vec::new();
         for missing in self.coverage.missing() {
             let mut cuts: Vec<u32> = self.given.iter().flat_map(|g| [g.leaves.start, g.leaves.end]).collect();
@@ -292,7 +298,7 @@ impl Round {
     }
 
     /// Missing leaves by holder.
-    pub fn loads(&self) -> BTreeMap<WorkerId, u32> {
+    pub(crate) fn loads(&self) -> BTreeMap<WorkerId, u32> {
         let mut loads = BTreeMap::new();
         for mut run in self.runs() {
             run.holders.sort_unstable();
@@ -305,7 +311,7 @@ impl Round {
     }
 
     /// The missing leaves as the status shows them.
-    pub fn missing(&self) -> Vec<MissingLeaves> {
+    pub(crate) fn missing(&self) -> Vec<MissingLeaves> {
         let mut missing: Vec<MissingLeaves> = Vec::new();
         for mut run in self.runs() {
             run.holders.sort_unstable();

@@ -97,7 +97,13 @@ pub(crate) struct Block<'a> {
 impl BlockLayout {
     /// Lays out blocks of `samples` samples for panels of `width` columns. The last value takes the place of its delta,
     /// which the head replaces it by. `transposed` is the widest delta that is ever transposed.
-    pub fn lay_out(&mut self, boundaries: &[Boundary], transposed: usize, samples: usize, width: usize) {
+    pub(crate) fn lay_out(
+        &mut self,
+        boundaries: &[Boundary],
+        transposed: usize,
+        samples: usize,
+        width: usize,
+    ) {
         if self.samples == samples && self.width == width && self.values.len() == boundaries.len() {
             return;
         }
@@ -139,39 +145,39 @@ impl BlockLayout {
     }
 
     /// Samples of a block.
-    pub fn samples(&self) -> usize {
+    pub(crate) fn samples(&self) -> usize {
         self.samples
     }
 
     /// Columns of a panel.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 
     /// Elements of a block.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Where the value at a boundary lies in each block.
-    pub fn value(&self, boundary: usize) -> Place {
+    pub(crate) fn value(&self, boundary: usize) -> Place {
         self.values[boundary]
     }
 
     /// Where the delta at a boundary lies in each block.
-    pub fn delta(&self, boundary: usize) -> Place {
+    pub(crate) fn delta(&self, boundary: usize) -> Place {
         self.deltas[boundary]
     }
 
     /// Where the outputs before the head lie in each block.
-    pub fn outputs(&self) -> Place {
+    pub(crate) fn outputs(&self) -> Place {
         self.deltas[self.deltas.len() - 1]
     }
 }
 
 impl<'a> Matrix<'a> {
     /// The first `rows` rows of each panel.
-    pub fn each_panel(self, rows: usize) -> impl Iterator<Item = &'a [f32]> {
+    pub(crate) fn each_panel(self, rows: usize) -> impl Iterator<Item = &'a [f32]> {
         let Panels { rows: room, width, .. } = self.panels;
         self.values.chunks(room * width).take(self.panels.panels()).map(move |panel| &panel[..rows * width])
     }
@@ -179,7 +185,7 @@ impl<'a> Matrix<'a> {
 
 impl<'a> MatrixMut<'a> {
     /// The first `rows` rows of each panel.
-    pub fn each_panel(self, rows: usize) -> impl Iterator<Item = &'a mut [f32]> {
+    pub(crate) fn each_panel(self, rows: usize) -> impl Iterator<Item = &'a mut [f32]> {
         let Panels { rows: room, width, .. } = self.panels;
         let panels = self.values.chunks_mut(room * width).take(self.panels.panels());
         panels.map(move |panel| &mut panel[..rows * width])
@@ -188,32 +194,32 @@ impl<'a> MatrixMut<'a> {
 
 impl<'a> Block<'a> {
     /// A block of `samples` samples from position `first` in the batch on, in `memory`, `[layout.len()]`.
-    pub fn new(layout: &'a BlockLayout, first: usize, samples: usize, memory: &'a mut [f32]) -> Self {
+    pub(crate) fn new(layout: &'a BlockLayout, first: usize, samples: usize, memory: &'a mut [f32]) -> Self {
         Block { layout, first, samples, memory }
     }
 
     /// The position in the batch of its first sample.
-    pub fn first(&self) -> usize {
+    pub(crate) fn first(&self) -> usize {
         self.first
     }
 
     /// Samples in the block.
-    pub fn samples(&self) -> usize {
+    pub(crate) fn samples(&self) -> usize {
         self.samples
     }
 
     /// The samples' features, and room for one row of them.
-    pub fn features(&mut self) -> (MatrixMut<'_>, &mut [f32]) {
+    pub(crate) fn features(&mut self) -> (MatrixMut<'_>, &mut [f32]) {
         self.with_row(self.layout.values[0])
     }
 
     /// The outputs before the head, whose place the derivatives by them take, and room for one row of them.
-    pub fn outputs(&mut self) -> (MatrixMut<'_>, &mut [f32]) {
+    pub(crate) fn outputs(&mut self) -> (MatrixMut<'_>, &mut [f32]) {
         self.with_row(self.layout.outputs())
     }
 
     /// The matrices of the forward pass of layer `k`, whose output does not overwrite its input.
-    pub fn forward(&mut self, k: usize) -> Forward<'_> {
+    pub(crate) fn forward(&mut self, k: usize) -> Forward<'_> {
         let (from, to) = (self.layout.values[k], self.layout.values[k + 1]);
         let rows = self.rows(from);
         let (before, output) = self.memory.split_at_mut(to.at);
@@ -225,7 +231,7 @@ impl<'a> Block<'a> {
     }
 
     /// What layer `k` puts out, which is first a copy of what goes in, and the number of its rows.
-    pub fn copied_value(&mut self, k: usize) -> (usize, MatrixMut<'_>) {
+    pub(crate) fn copied_value(&mut self, k: usize) -> (usize, MatrixMut<'_>) {
         let (from, to) = (self.layout.values[k], self.layout.values[k + 1]);
         let len = from.panels.len();
         if from.at != to.at {
@@ -235,7 +241,7 @@ impl<'a> Block<'a> {
     }
 
     /// The value at an earlier boundary and what layer `k` puts out, which is first a copy of what goes in; and their rows.
-    pub fn value_and_copy(&mut self, boundary: usize, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
+    pub(crate) fn value_and_copy(&mut self, boundary: usize, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
         let (rows, _) = self.copied_value(k);
         let (value, to) = (self.layout.values[boundary], self.layout.values[k + 1]);
         let (before, output) = self.memory.split_at_mut(to.at);
@@ -244,7 +250,7 @@ impl<'a> Block<'a> {
     }
 
     /// The delta at a later boundary and the one at boundary `to`; and their rows.
-    pub fn delta_pair(&mut self, later: usize, to: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
+    pub(crate) fn delta_pair(&mut self, later: usize, to: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
         let (later, to) = (self.layout.deltas[later], self.layout.deltas[to]);
         let rows = self.rows(to);
         let (before, from) = self.memory.split_at_mut(later.at);
@@ -253,7 +259,7 @@ impl<'a> Block<'a> {
     }
 
     /// The matrices of the input gradient of layer `k`, which does not overwrite the delta at its output.
-    pub fn backward(&mut self, k: usize) -> Backward<'_> {
+    pub(crate) fn backward(&mut self, k: usize) -> Backward<'_> {
         let (value, above, below) = (self.layout.values[k], self.layout.deltas[k + 1], self.layout.deltas[k]);
         let rows = self.rows(value);
         // Deltas follow one another in the order of their boundaries, and every value but the last lies before them.
@@ -271,7 +277,7 @@ impl<'a> Block<'a> {
     }
 
     /// The value that layer `k` has put out, and the delta at it, which that at the layer's input overwrites; and their rows.
-    pub fn overwritten_delta(&mut self, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
+    pub(crate) fn overwritten_delta(&mut self, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
         let (value, delta) = (self.layout.values[k + 1], self.layout.deltas[k + 1]);
         let rows = self.rows(value);
         let (values, deltas) = self.memory.split_at_mut(delta.at);

@@ -48,7 +48,7 @@ impl Fold {
     }
 
     /// The same; sums that are of no use any more, for others hold what they held, go to `done`.
-    pub fn insert_and_return(&mut self, mut sum: NodeSum, done: &mut impl FnMut(NodeSum)) -> bool {
+    pub(crate) fn insert_and_return(&mut self, mut sum: NodeSum, done: &mut impl FnMut(NodeSum)) -> bool {
         let tree = self.coverage.tree();
         let Gathered::New { dropped, merged } = self.coverage.gather(sum.node) else {
             done(sum);

@@ -80,13 +80,13 @@ pub fn sigmoid(x: f32) -> f32 {
 
 /// ln(1 + e^x), for the logistic loss.
 #[inline(always)]
-pub fn softplus(x: f32) -> f32 {
+pub(crate) fn softplus(x: f32) -> f32 {
     let positive = if x > 0.0 { x } else { 0.0 };
     positive + ln(1.0 + exp(-x.abs()))
 }
 
 /// cos(pi x) for x in [0, 1], by the Taylor series at 0 of the half nearer to it.
-pub fn cos_pi(x: f64) -> f64 {
+pub(crate) fn cos_pi(x: f64) -> f64 {
     let (x, sign) = if x > 0.5 { (1.0 - x, -1.0) } else { (x, 1.0) };
     let square = (std::f64::consts::PI * x) * (std::f64::consts::PI * x);
     let mut sum = 1.0;
@@ -99,7 +99,7 @@ pub fn cos_pi(x: f64) -> f64 {
 }
 
 /// `base^exponent` for base >= 0, as e^(exponent ln base); exactly 1 for exponent 0 and `base` for exponent 1.
-pub fn pow(base: f64, exponent: f64) -> f64 {
+pub(crate) fn pow(base: f64, exponent: f64) -> f64 {
     if exponent == 0.0 {
         1.0
     } else if exponent == 1.0 {

@@ -266,7 +266,7 @@ impl Head {
     /// Replaces the last layer's outputs `z` of one sample by the derivative of the loss by them, and says what
     /// [`crate::Tally::count`] needs.
     #[inline(always)]
-    pub fn backward(self, z: &mut [f32], target: f32) -> Outcome {
+    pub(crate) fn backward(self, z: &mut [f32], target: f32) -> Outcome {
         match self {
             Head::SquaredError => {
                 z[0] -= target;

@@ -49,7 +49,7 @@ pub fn bf16(value: f32) -> u16 {
 
 /// The binary32 of the same value.
 #[inline(always)]
-pub fn widen(value: u16) -> f32 {
+fn widen(value: u16) -> f32 {
     f32::from_bits(u32::from(value) << 16)
 }
 

@@ -129,7 +129,7 @@ impl Trainer {
     }
 
     /// The same where more was seen than the batch: the batch of the step before, and the validation part.
-    pub fn finish_seeing(
+    pub(crate) fn finish_seeing(
         &mut self,
         root: &mut NodeSum,
         last_batch: Option<Tally>,

@@ -92,7 +92,7 @@ impl DataConfig {
     }
 
     /// The validation source, if it is not a share of the training source.
-    pub fn validation_source(&self) -> Option<&str> {
+    pub(crate) fn validation_source(&self) -> Option<&str> {
         match &self.validation {
             Some(Validation::Source(source)) => Some(source),
             _ => None,

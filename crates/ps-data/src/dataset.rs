@@ -19,7 +19,7 @@ pub enum Task {
 
 impl Task {
     /// Whether targets are class numbers.
-    pub fn has_classes(self) -> bool {
+    pub(crate) fn has_classes(self) -> bool {
         matches!(self, Task::Binary | Task::Classes)
     }
 }

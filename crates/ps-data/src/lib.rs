@@ -28,7 +28,7 @@ pub use config::{ColumnKind, DataConfig, Missing, Validation};
 pub use confine::{Outside, confine, is_url};
 pub use dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 pub use error::DataError;
-pub use format::{DIGITS_COUNT, DIGITS_SEED, FORMATS, Format, Source};
+pub use format::{FORMATS, Format, Source};
 pub use inspect::{ColumnSummary, ColumnUse, Inspection, LabelSummary, inspect};
 pub use load::{Encoder, Loaded, load, load_arrays, load_from_memory};
 pub use markers::USUAL_MARKERS;

@@ -20,7 +20,7 @@ pub(crate) struct Markers {
 
 impl Markers {
     /// The markers that a run file lists, or the usual ones.
-    pub fn new(listed: Option<&[String]>) -> Self {
+    pub(crate) fn new(listed: Option<&[String]>) -> Self {
         let Some(listed) = listed else {
             let texts = USUAL_MARKERS.map(String::from).to_vec();
             return Markers { texts, has_nan: true, has_numbers: false };
@@ -33,12 +33,12 @@ impl Markers {
     }
 
     /// Whether a number may be one of them.
-    pub fn has_numbers(&self) -> bool {
+    pub(crate) fn has_numbers(&self) -> bool {
         self.has_numbers
     }
 
     /// Whether a cell with `text`, free of surrounding blanks, is missing.
-    pub fn contains(&self, text: &str) -> bool {
+    pub(crate) fn contains(&self, text: &str) -> bool {
         text.is_empty()
             || self.has_nan && text.eq_ignore_ascii_case("nan")
             || self.texts.binary_search_by(|marker| marker.as_str().cmp(text)).is_ok()

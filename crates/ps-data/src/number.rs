@@ -25,7 +25,7 @@ pub(crate) enum Cell {
 
 impl Cell {
     /// What `text`, free of surrounding blanks, is.
-    pub fn of(text: &str, markers: &Markers) -> Self {
+    pub(crate) fn of(text: &str, markers: &Markers) -> Self {
         match text.parse::<f32>().ok().filter(|number| !number.is_nan()) {
             // Most cells end here and need not be compared with the markers.
             Some(number) if number.is_finite() && !markers.has_numbers() => Cell::Number(number),

@@ -33,7 +33,7 @@ pub(crate) struct Pixels {
 
 impl Raw {
     /// Number of samples.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         match self {
             Raw::Pixels(pixels) => pixels.pixels.nrows(),
             Raw::Table(table) => table.rows(),

@@ -45,12 +45,12 @@ pub(crate) enum Column {
 
 impl Table {
     /// Number of rows.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.lines.len()
     }
 
     /// Number of columns.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.header.len()
     }
 
@@ -58,7 +58,7 @@ impl Table {
     ///
     /// # Panics
     /// The column has been converted.
-    pub fn strings(&self, column: usize) -> &Strings {
+    pub(crate) fn strings(&self, column: usize) -> &Strings {
         match &self.columns[column] {
             Column::String(strings) => strings,
             Column::F32(_) | Column::Category(_) => {
@@ -68,38 +68,38 @@ impl Table {
     }
 
     /// The string in a cell of a column that has not been converted.
-    pub fn cell(&self, row: usize, column: usize) -> &str {
+    pub(crate) fn cell(&self, row: usize, column: usize) -> &str {
         self.strings(column).get(row)
     }
 
     /// What [`Table::cell`] is.
-    pub fn value(&self, row: usize, column: usize) -> Cell {
+    pub(crate) fn value(&self, row: usize, column: usize) -> Cell {
         Cell::of(self.cell(row, column), &self.markers)
     }
 
     /// File and line of the first row, for error messages about the columns.
-    pub fn first_place(&self) -> String {
+    pub(crate) fn first_place(&self) -> String {
         format!("{}:{}", self.place, self.first_line)
     }
 
     /// File and line, for error messages.
-    pub fn line_of(&self, row: usize) -> String {
+    fn line_of(&self, row: usize) -> String {
         format!("{}:{}", self.place, self.lines[row])
     }
 
     /// File, line and column, for error messages.
-    pub fn place_of(&self, row: usize, column: usize) -> String {
+    pub(crate) fn place_of(&self, row: usize, column: usize) -> String {
         format!("{}: column `{}`", self.line_of(row), self.header[column])
     }
 
     /// The number of the column `name`.
-    pub fn column(&self, name: &str) -> Option<usize> {
+    pub(crate) fn column(&self, name: &str) -> Option<usize> {
         self.header.iter().position(|column| column == name)
     }
 
     /// The number of the label column that `label`, a key of the run file, selects: by name, or by number, which counts from
     /// the end if it is negative. Without `label` it is the last column.
-    pub fn label_column(&self, label: Option<&str>) -> Result<usize, DataError> {
+    pub(crate) fn label_column(&self, label: Option<&str>) -> Result<usize, DataError> {
         let Some(label) = label else { return Ok(self.header.len() - 1) };
         let width = self.header.len() as i64;
         let by_number =
@@ -132,12 +132,12 @@ pub(crate) struct Strings {
 
 impl Strings {
     /// No strings yet, with room for `capacity`: growing thousands of columns would leave memory in pieces.
-    pub fn with_capacity(capacity: usize) -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         Strings { ends: Vec::with_capacity(capacity), ..Strings::default() }
     }
 
     /// Appends `cell`; returns false if its block would be longer than 4 GiB.
-    pub fn push(&mut self, cell: &str) -> bool {
+    pub(crate) fn push(&mut self, cell: &str) -> bool {
         if self.ends.len().is_multiple_of(BLOCK) {
             self.blocks.push(self.text.len());
         }
@@ -149,7 +149,7 @@ impl Strings {
     }
 
     /// The string in row `row`.
-    pub fn get(&self, row: usize) -> &str {
+    pub(crate) fn get(&self, row: usize) -> &str {
         let block = self.blocks[row / BLOCK];
         let start = if row.is_multiple_of(BLOCK) { 0 } else { self.ends[row - 1] as usize };
         &self.text[block + start..block + self.ends[row] as usize]
@@ -163,7 +163,7 @@ impl Strings {
     ///
     /// # Errors
     /// The row of the first cell that cannot be used, and why.
-    pub fn numbers(&self, markers: &Markers, missing: Missing) -> Result<Vec<f32>, (usize, String)> {
+    pub(crate) fn numbers(&self, markers: &Markers, missing: Missing) -> Result<Vec<f32>, (usize, String)> {
         self.convert(markers, missing, f32::NAN, |text, cell| match cell {
             Cell::Number(value) => Ok(value),
             Cell::Infinite => Err(format!("`{text}` is infinite or too large for a 32-bit float")),
@@ -175,7 +175,7 @@ impl Strings {
     ///
     /// # Errors
     /// The row of the first cell that cannot be used, and why.
-    pub fn codes(
+    pub(crate) fn codes(
         &self,
         markers: &Markers,
         missing: Missing,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// A folder of them.
 #[derive(Clone, Debug)]
-pub struct Cache {
+pub(crate) struct Cache {
     folder: PathBuf,
 }
 
@@ -26,13 +26,8 @@ struct Known {
 }
 
 impl Cache {
-    /// In `folder`, which is made when something is fetched.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Cache { folder: folder.into() }
-    }
-
     /// That of the user: `DOWNHILL_DATA_CACHE`, or `downhill` where the system wants caches.
-    pub fn of_user() -> Self {
+    pub(crate) fn of_user() -> Self {
         let variable =
             |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let folder = variable("DOWNHILL_DATA_CACHE")

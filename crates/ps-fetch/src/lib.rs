@@ -7,9 +7,9 @@ mod cache;
 mod locator;
 mod store;
 
-pub use cache::Cache;
 pub use locator::{Locator, allowed};
 
+use cache::Cache;
 use ps_data::{DataConfig, DataError, Progress, Validation};
 
 /// The same source with a file of the user's cache for each URL in it, which is fetched if need be.

@@ -24,19 +24,19 @@ pub const MAX_STREAMS_PER_CONNECTION: u32 = 16;
 pub const MAX_CONNECTIONS: usize = 2 * MAX_WORKERS;
 
 /// Connections for calls from one address, so that one machine cannot use up all of them. `downhill launch` starts fewer.
-pub const MAX_CONNECTIONS_PER_ADDRESS: usize = 512;
+const MAX_CONNECTIONS_PER_ADDRESS: usize = 512;
 
 /// Connections to the page at once: a few dozen viewers, each with a stream of events and a handful of requests beside it.
-pub const MAX_PAGE_CONNECTIONS: usize = 128;
+const MAX_PAGE_CONNECTIONS: usize = 128;
 
 /// Connections to the metrics at once: a scraper needs one.
-pub const MAX_METRICS_CONNECTIONS: usize = 64;
+const MAX_METRICS_CONNECTIONS: usize = 64;
 
 /// Connections to the health service at once: a supervisor needs one, for less than a second.
-pub const MAX_HEALTH_CONNECTIONS: usize = 32;
+const MAX_HEALTH_CONNECTIONS: usize = 32;
 
 /// Files that are reserved for the process itself: listeners, data, checkpoints, logs, and connections that it opens.
-pub const OWN_FILES: u64 = 48;
+const OWN_FILES: u64 = 48;
 
 /// Connections that a port accepts at once. If the process may open only a few files, each port has a fixed share of them, so
 /// that no port uses up the files that another port or a checkpoint needs.
@@ -129,13 +129,13 @@ pub const PULL_TIMEOUT: Duration = Duration::from_secs(90);
 pub const MAX_PULLS: usize = 8;
 
 /// Shortest token: no shorter one is safe from guessing.
-pub const MIN_TOKEN_BYTES: usize = 16;
+pub(crate) const MIN_TOKEN_BYTES: usize = 16;
 
 /// Longest token: with the other headers it stays below [`MAX_HEADER_BYTES`].
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
 /// A changed file of tokens is noticed this soon.
-pub const TOKEN_FILE_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const TOKEN_FILE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Messages from all workers that wait for the driver: enough to keep it busy, little enough that a driver in
 /// the middle of an update holds at most 64 MiB of chunks and pushes back on the connections.

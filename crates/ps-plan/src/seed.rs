@@ -63,7 +63,7 @@ impl Stream {
     }
 
     /// The next 32 bits.
-    pub fn next_u32(&mut self) -> u32 {
+    fn next_u32(&mut self) -> u32 {
         let word = (self.next % 4) as usize;
         if word == 0 {
             self.words = random(self.seed, self.purpose, self.epoch, self.next / 4);

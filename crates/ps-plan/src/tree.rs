@@ -28,7 +28,7 @@ impl Node {
     }
 
     /// The other child of this node's parent.
-    pub const fn sibling(self) -> Self {
+    const fn sibling(self) -> Self {
         Node { level: self.level, index: self.index ^ 1 }
     }
 

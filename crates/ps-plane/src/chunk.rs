@@ -39,7 +39,7 @@ pub(crate) struct Served {
 
 impl Chunk {
     /// A chunk at rest: `vectors` vectors of state, all 0.
-    pub fn new(
+    pub(crate) fn new(
         offset: usize,
         values: &[f32],
         vectors: usize,
@@ -60,18 +60,18 @@ impl Chunk {
     }
 
     /// Plants a defect.
-    pub fn plant(&mut self, planted: Planted, tree: Tree) {
+    pub(crate) fn plant(&mut self, planted: Planted, tree: Tree) {
         self.planted = planted;
         self.fold = ChunkFold::new(tree).planted(planted);
     }
 
     /// The indices of its elements in the flat vector.
-    pub fn range(&self) -> Range<usize> {
+    pub(crate) fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.weights.elements().len()
     }
 
     /// Replaces weights and state, and discards what has come of the gradient.
-    pub fn restore(&mut self, weights: Served, state: Vec<f32>, tree: Tree) {
+    pub(crate) fn restore(&mut self, weights: Served, state: Vec<f32>, tree: Tree) {
         self.fold.reset(tree);
         self.weights = weights;
         (self.next, self.previous) = (None, None);
@@ -80,7 +80,7 @@ impl Chunk {
     }
 
     /// Discards what has come of the gradient, and the weights that were made of it.
-    pub fn start_over(&mut self, tree: Tree) {
+    pub(crate) fn start_over(&mut self, tree: Tree) {
         self.fold.reset(tree);
         if self.next.take().is_some() && !self.planted.has(Defect::StateNotTakenBack) {
             std::mem::swap(&mut self.state, &mut self.state_before);
@@ -88,7 +88,7 @@ impl Chunk {
     }
 
     /// Makes the next weights of the sum over all leaves, which must be covered.
-    pub fn make(
+    pub(crate) fn make(
         &mut self,
         control: &Control,
         verdict: &Verdict,
@@ -105,7 +105,7 @@ impl Chunk {
     }
 
     /// The next weights become the weights.
-    pub fn commit(&mut self, tree: Tree, keeps_previous: bool) {
+    pub(crate) fn commit(&mut self, tree: Tree, keeps_previous: bool) {
         let next = self.next.take().expect("all chunks are made before a step is committed");
         let keeps_previous = keeps_previous && !self.planted.has(Defect::PreviousWeightsDropped);
         self.previous = Some(std::mem::replace(&mut self.weights, next)).filter(|_| keeps_previous);
@@ -116,7 +116,7 @@ impl Chunk {
     }
 
     /// A vector of the state that belongs to the weights, or, with `is_previous`, to the weights before them.
-    pub fn state(&self, vector: usize, is_previous: bool) -> &[f32] {
+    pub(crate) fn state(&self, vector: usize, is_previous: bool) -> &[f32] {
         let is_before = is_previous || self.next.is_some();
         let state = if is_before { &self.state_before } else { &self.state };
         let size = self.weights.elements().len();
@@ -124,12 +124,12 @@ impl Chunk {
     }
 
     /// Appends the sums over its pieces, of which all leaves are covered.
-    pub fn measure(&self, rules: &Rules, stride: &Stride, sums: &mut Vec<PieceSums>) {
+    pub(crate) fn measure(&self, rules: &Rules, stride: &Stride, sums: &mut Vec<PieceSums>) {
         self.fold.measure(rules, stride, self.offset, self.weights.elements(), &self.state, sums);
     }
 
     /// Appends how far its weights go in this step, if the next ones are made.
-    pub fn measure_way(&self, rules: &Rules, samples: usize, sums: &mut Vec<Moved>) {
+    pub(crate) fn measure_way(&self, rules: &Rules, samples: usize, sums: &mut Vec<Moved>) {
         let Some(next) = &self.next else { return };
         let ways = [&self.weights, next].map(Served::elements);
         self.fold.measure_way(rules, samples, self.offset, ways, sums);
@@ -137,7 +137,7 @@ impl Chunk {
 }
 
 impl Served {
-    pub fn of(values: &[f32], pool: &Pool, precision: Precision) -> Self {
+    pub(crate) fn of(values: &[f32], pool: &Pool, precision: Precision) -> Self {
         let mut buffer = pool.take(values.len());
         for (element, value) in buffer.elements_mut().iter_mut().zip(values) {
             *element = value.to_le_bytes();
@@ -159,7 +159,7 @@ impl Served {
     }
 
     /// The weights as they are kept.
-    pub fn elements(&self) -> &[Element] {
+    pub(crate) fn elements(&self) -> &[Element] {
         self.kept.as_chunks().0
     }
 }

@@ -126,13 +126,13 @@ impl Plane {
 
 impl Whole {
     /// Takes the sum of all leaves.
-    pub fn take_gradient(&mut self, gradient: Vec<f32>) {
+    pub(crate) fn take_gradient(&mut self, gradient: Vec<f32>) {
         if let Whole::Shared(shared) = self {
             shared.gradient = gradient;
         }
     }
 
-    pub fn restore(&mut self, weights: &[f32], state: &[f32]) {
+    pub(crate) fn restore(&mut self, weights: &[f32], state: &[f32]) {
         match self {
             Whole::Shared(shared) => {
                 (shared.weights, shared.state) = (Arc::new(weights.to_vec()), state.to_vec());
@@ -142,7 +142,7 @@ impl Whole {
     }
 
     /// The sums over all pieces.
-    pub fn measure(&self, control: &Control, step: Step) -> Vec<PieceSums> {
+    pub(crate) fn measure(&self, control: &Control, step: Step) -> Vec<PieceSums> {
         match self {
             Whole::Shared(Shared { weights, state, gradient, .. }) => {
                 control.rules().measure_all(&control.plain(step).stride, weights, gradient, state)
@@ -152,7 +152,13 @@ impl Whole {
     }
 
     /// Carries the verdict out on all weights. Shared ones stay as they are if what is checked is not finite.
-    pub fn update(&mut self, control: &Control, verdict: &Verdict, step: Step, checks: Checks) -> Finite {
+    pub(crate) fn update(
+        &mut self,
+        control: &Control,
+        verdict: &Verdict,
+        step: Step,
+        checks: Checks,
+    ) -> Finite {
         let Shared { weights, state, gradient, before } = match self {
             Whole::Shared(shared) => shared,
             Whole::Fused(in_place) => return in_place.update(step, verdict.stride.rate),
@@ -170,7 +176,7 @@ impl Whole {
     }
 
     /// Appends how far the weights went.
-    pub fn measure_way(&mut self, rules: &Rules, samples: usize) -> Vec<Moved> {
+    pub(crate) fn measure_way(&mut self, rules: &Rules, samples: usize) -> Vec<Moved> {
         let mut sums = Vec::new();
         if let Whole::Shared(Shared { weights, gradient, before, .. }) = self
             && let Some(before) = before.take()

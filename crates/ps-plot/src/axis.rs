@@ -53,7 +53,7 @@ impl Axis {
     }
 
     /// What is drawn of a value: none of one that has no place on the axis.
-    pub fn drawn(&self, value: f64) -> Option<f64> {
+    pub(crate) fn drawn(&self, value: f64) -> Option<f64> {
         let drawn = if self.is_log { value.log10() } else { value };
         drawn.is_finite().then_some(drawn)
     }
@@ -76,7 +76,7 @@ impl Axis {
     }
 
     /// The scale from `low` to `high`, as drawn, with this share of the range around it.
-    pub fn between(&self, low: f64, high: f64, room: f64) -> Scale {
+    pub(crate) fn between(&self, low: f64, high: f64, room: f64) -> Scale {
         let room = (high - low) * room;
         let (low, high) = (low - room, high + room);
         let ticks = match self.is_log {

@@ -4,7 +4,11 @@ use std::ops::RangeInclusive;
 
 /// The pieces of the line through `points` that lie within `x` and `y`. Where the line crosses an edge, a piece ends at the
 /// crossing.
-pub fn clip(points: &[(f64, f64)], x: &RangeInclusive<f64>, y: &RangeInclusive<f64>) -> Vec<Vec<(f64, f64)>> {
+pub(crate) fn clip(
+    points: &[(f64, f64)],
+    x: &RangeInclusive<f64>,
+    y: &RangeInclusive<f64>,
+) -> Vec<Vec<(f64, f64)>> {
     if let [point] = points {
         let is_inside = x.contains(&point.0) && y.contains(&point.1);
         return if is_inside { vec![vec![*point]] } else { Vec::new() };

@@ -74,7 +74,7 @@ impl ValueFormatter<f64> for Scale {
 }
 
 /// A figure as the bytes of a PNG file.
-pub fn png(figure: &Figure) -> Result<Vec<u8>, String> {
+pub(crate) fn png(figure: &Figure) -> Result<Vec<u8>, String> {
     let (width, height) = size(figure, PIXELS);
     let mut pixels = vec![0; (width * height * 3) as usize];
     let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
@@ -89,7 +89,7 @@ pub fn png(figure: &Figure) -> Result<Vec<u8>, String> {
 }
 
 /// A figure as the text of an SVG file.
-pub fn svg(figure: &Figure) -> Result<String, String> {
+pub(crate) fn svg(figure: &Figure) -> Result<String, String> {
     let mut drawn = String::new();
     let backend = SVGBackend::with_string(&mut drawn, size(figure, 1));
     draw(figure, &backend.into_drawing_area(), 1)?;

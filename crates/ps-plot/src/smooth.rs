@@ -14,7 +14,7 @@ const HALF_WIDTH: f64 = 0.03;
 /// straight line, which comes out unchanged, and one spike counts as what it looks like. They are in ascending order of x.
 /// The window is a share of the curve's extent, so it covers the same number of pixels whatever the number of points. It
 /// never reaches further back than halfway to the first point: most of what a training does, it does at the beginning.
-pub fn smooth(points: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
+pub(crate) fn smooth(points: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
     let known: Vec<(f64, f64)> = points.iter().flatten().copied().collect();
     let [Some(first), Some(last)] = [known.first(), known.last()] else { return points.to_vec() };
     let widest = HALF_WIDTH * (last.0 - first.0);

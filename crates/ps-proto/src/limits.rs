@@ -10,7 +10,7 @@ pub const PROTOCOL_VERSION: u32 = 5;
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Longest chunk of a tensor, in bytes: with its header it still fits into one frame.
-pub const MAX_CHUNK_BYTES: usize = (1 << 20) - 4096;
+const MAX_CHUNK_BYTES: usize = (1 << 20) - 4096;
 
 /// Chunk of a small tensor, in bytes: several chunks overlap sending with receiving.
 const SMALL_CHUNK_BYTES: usize = 256 << 10;

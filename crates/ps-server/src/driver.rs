@@ -82,7 +82,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub fn new(
+    pub(crate) fn new(
         job: Job,
         mut recorder: Recorder,
         fingerprints: v1::Fingerprints,
@@ -161,7 +161,7 @@ impl Driver {
     ///
     /// `finish` writes the results before any worker is told that there are any: it need not come again, whatever becomes of
     /// this process.
-    pub async fn run<T>(
+    pub(crate) async fn run<T>(
         mut self,
         mut inbox: mpsc::Receiver<Incoming>,
         finish: impl FnOnce(Finished) -> Result<T, FolderError>,

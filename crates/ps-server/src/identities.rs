@@ -24,7 +24,7 @@ pub(crate) struct Identities {
 
 impl Identities {
     /// Nobody yet, but for whom these bans keep out.
-    pub fn new(are_individual: bool, bans: &[Ban]) -> Self {
+    pub(crate) fn new(are_individual: bool, bans: &[Ban]) -> Self {
         let banned = bans.iter().filter_map(|ban| ban.credential.clone()).filter(|_| are_individual);
         Identities {
             are_individual,
@@ -36,7 +36,11 @@ impl Identities {
     }
 
     /// Why a worker is not to be admitted beside the `present` ones.
-    pub fn refusal<'a>(&self, peer: &Peer, mut present: impl Iterator<Item = &'a Peer>) -> Option<Refusal> {
+    pub(crate) fn refusal<'a>(
+        &self,
+        peer: &Peer,
+        mut present: impl Iterator<Item = &'a Peer>,
+    ) -> Option<Refusal> {
         match self.are_individual {
             false => None,
             true if !peer.credential.is_known() => Some(Refusal::Unidentified),
@@ -48,21 +52,21 @@ impl Identities {
     }
 
     /// A worker is admitted; who it is.
-    pub fn admit(&mut self, worker: WorkerId, peer: &Peer) -> Contributor {
+    pub(crate) fn admit(&mut self, worker: WorkerId, peer: &Peer) -> Contributor {
         let contributor = self.contributor(self.name_of(peer));
         self.workers.insert(worker, contributor);
         contributor
     }
 
     /// Bans a worker. Gives the credential that the ban follows, if it can be enforced.
-    pub fn ban(&mut self, worker: WorkerId) -> Option<String> {
+    pub(crate) fn ban(&mut self, worker: WorkerId) -> Option<String> {
         let name = self.name(*self.workers.get(&worker).filter(|_| self.are_individual)?)?.to_owned();
         self.banned.insert(name.clone());
         Some(name)
     }
 
     /// The number of the contributor that is known by this name.
-    pub fn contributor(&mut self, name: String) -> Contributor {
+    pub(crate) fn contributor(&mut self, name: String) -> Contributor {
         let next = Contributor(self.names.len() as u32);
         *self.numbers.entry(name).or_insert_with_key(|name| {
             self.names.push(name.clone());
@@ -71,7 +75,7 @@ impl Identities {
     }
 
     /// What a contributor is known by.
-    pub fn name(&self, contributor: Contributor) -> Option<&str> {
+    pub(crate) fn name(&self, contributor: Contributor) -> Option<&str> {
         self.names.get(contributor.0 as usize).map(String::as_str)
     }
 

@@ -39,7 +39,7 @@ struct Link {
 
 impl Shards {
     /// For shards that keep these elements, in order, of which users know the first by the number `first`.
-    pub fn new(kept: Vec<Range<usize>>, first: u32) -> Self {
+    pub(crate) fn new(kept: Vec<Range<usize>>, first: u32) -> Self {
         Shards {
             kept,
             links: BTreeMap::new(),
@@ -51,17 +51,17 @@ impl Shards {
     }
 
     /// How many of them keep anything: these come first.
-    pub fn keepers(&self) -> u32 {
+    pub(crate) fn keepers(&self) -> u32 {
         self.kept.iter().filter(|kept| !kept.is_empty()).count() as u32
     }
 
     /// What a shard keeps.
-    pub fn kept(&self, shard: u32) -> Range<usize> {
+    pub(crate) fn kept(&self, shard: u32) -> Range<usize> {
         self.kept.get(shard as usize).cloned().unwrap_or_default()
     }
 
     /// Admits the process that asked.
-    pub fn admit(&mut self, shard: u32, request: AttachRequest) {
+    pub(crate) fn admit(&mut self, shard: u32, request: AttachRequest) {
         let AttachRequest { greeting, reply } = request;
         let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
         let kept = self.kept(shard);
@@ -75,13 +75,13 @@ impl Shards {
     }
 
     /// A shard can no longer be reached.
-    pub fn remove(&mut self, shard: u32) {
+    pub(crate) fn remove(&mut self, shard: u32) {
         self.links.remove(&shard);
     }
 
     /// Gives all what the run resumes from: the whole weights and state after `version` steps, of which the optimizer's state
     /// has seen `count`.
-    pub fn restore(&mut self, number: u64, version: u64, count: u64, state: Option<(&[f32], &[f32])>) {
+    pub(crate) fn restore(&mut self, number: u64, version: u64, count: u64, state: Option<(&[f32], &[f32])>) {
         for (&shard, link) in &self.links {
             let Some(kept) = self.kept.get(shard as usize).filter(|kept| !kept.is_empty()) else { continue };
             let restore = v1::ShardRestore { version, number, count };
@@ -112,7 +112,7 @@ impl Shards {
     }
 
     /// Where all are, once all are present and `is_ready`.
-    pub fn places(&self, is_ready: impl Fn(u32) -> bool) -> Result<v1::ShardsReply, Refusal> {
+    pub(crate) fn places(&self, is_ready: impl Fn(u32) -> bool) -> Result<v1::ShardsReply, Refusal> {
         let ready = self.links.iter().filter(|&(&shard, _)| is_ready(shard));
         let place = |(&index, link): (&u32, &Link)| {
             let kept = self.kept(index);
@@ -127,13 +127,13 @@ impl Shards {
     }
 
     /// A shard's number and address, in words.
-    pub fn name(&self, shard: u32) -> String {
+    pub(crate) fn name(&self, shard: u32) -> String {
         let address = self.links.get(&shard).map_or("an unknown address", |link| &link.address);
         format!("shard {} at {address}", shard + self.first)
     }
 
     /// The sums over the pieces of all shards, by the first element that each keeps.
-    pub fn measured_at(&self, step: u64) -> impl Iterator<Item = (usize, Vec<PieceSums>)> + use<'_> {
+    pub(crate) fn measured_at(&self, step: u64) -> impl Iterator<Item = (usize, Vec<PieceSums>)> + use<'_> {
         let of_step = move |(&shard, (measured, sums)): (&u32, &(u64, Vec<PieceSums>))| {
             (*measured == step).then(|| (self.kept(shard).start, sums.clone()))
         };
@@ -141,7 +141,7 @@ impl Shards {
     }
 
     /// How far the weights of all shards moved, by the first element that each keeps.
-    pub fn moved_at(&self, step: u64) -> impl Iterator<Item = (usize, Vec<Moved>)> + use<'_> {
+    pub(crate) fn moved_at(&self, step: u64) -> impl Iterator<Item = (usize, Vec<Moved>)> + use<'_> {
         let of_step = move |(&shard, (moved, sums)): (&u32, &(u64, Vec<Moved>))| {
             (*moved == step).then(|| (self.kept(shard).start, sums.clone()))
         };
@@ -149,22 +149,22 @@ impl Shards {
     }
 
     /// Asks all for their weights, and perhaps the state.
-    pub fn fetch(&self, version: u64, state: bool) {
+    pub(crate) fn fetch(&self, version: u64, state: bool) {
         self.tell(v1::to_shard::Message::WeightsWanted(v1::ShardWeightsWanted { version, state }));
     }
 
     /// Tells all what is decided about a step.
-    pub fn decide(&self, verdict: &Verdict) {
+    pub(crate) fn decide(&self, verdict: &Verdict) {
         self.tell(v1::to_shard::Message::Verdict(convert::verdict_to_wire(verdict)));
     }
 
     /// Sends all away.
-    pub fn dismiss(&self, reason: &Dismissal) {
+    pub(crate) fn dismiss(&self, reason: &Dismissal) {
         self.tell(v1::to_shard::Message::Dismissed(convert::dismissal_to_wire(reason)));
     }
 
     /// Asks all which leaves of a step they lack.
-    pub fn ask_missing(&self, step: u64) {
+    pub(crate) fn ask_missing(&self, step: u64) {
         self.tell(v1::to_shard::Message::MissingWanted(v1::ShardMissingWanted { step }));
     }
 

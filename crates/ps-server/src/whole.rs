@@ -11,7 +11,7 @@ pub(crate) struct Fetched(Vec<Vec<(usize, Bytes)>>);
 
 impl Fetched {
     /// Keeps a chunk of a vector, of which 0 is the weights.
-    pub fn keep(&mut self, vector: usize, offset: usize, bytes: Bytes) {
+    pub(crate) fn keep(&mut self, vector: usize, offset: usize, bytes: Bytes) {
         if self.0.len() <= vector {
             self.0.resize(vector + 1, Vec::new());
         }
@@ -32,7 +32,7 @@ pub(crate) struct Own {
 
 impl Own {
     /// The whole weights and state, with the parts of the other shards.
-    pub fn joined(
+    pub(crate) fn joined(
         self,
         job: &Job,
         fetched: Option<&Fetched>,

@@ -66,17 +66,17 @@ impl Visitor {
     }
 
     /// The one whose call has these extensions.
-    pub fn of(extensions: &http::Extensions) -> Self {
+    pub(crate) fn of(extensions: &http::Extensions) -> Self {
         extensions.get().cloned().unwrap_or_else(|| Visitor::new("unknown".into(), false, Arc::default()))
     }
 
     /// Where it is, in words if it has no address.
-    pub fn place(&self) -> &str {
+    pub(crate) fn place(&self) -> &str {
         &self.0.place
     }
 
     /// Logs that something of it was refused, and why, unless that was said of others of its port just now.
-    pub fn refused(&self, what: &str, why: &str) {
+    pub(crate) fn refused(&self, what: &str, why: &str) {
         self.0.complaints.log(|| format!("{}: {what} refused: {why}", self.place()));
     }
 }
@@ -94,7 +94,7 @@ pub(crate) struct Door<S> {
 
 impl<S> Door<S> {
     /// In front of `services`.
-    pub fn new(security: Security, services: S) -> Self {
+    pub(crate) fn new(security: Security, services: S) -> Self {
         Door { security, services }
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct LeftOver(Arc<Mutex<Shared>>);
 
 impl LeftOver {
     /// Forgets it and ends the stream.
-    pub fn drop_all(self) {
+    pub(crate) fn drop_all(self) {
         let mut shared = lock(&self.0);
         shared.messages.clear();
         shared.weights.clear();
@@ -90,7 +90,7 @@ impl Outbox {
     }
 
     /// Weights before `version`, and work at them, are of no use any more.
-    pub fn forget_before(&self, version: u64) {
+    pub(crate) fn forget_before(&self, version: u64) {
         let mut shared = lock(&self.shared);
         let older = |message: &Message| matches!(message, Message::Assign(assign) if assign.step < version);
         shared.messages.retain(|message| !older(message));

@@ -105,7 +105,7 @@ pub(crate) struct Cluster<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    pub fn new(job: &'a SimJob<'a>, faults: &Faults, seed: u64, trace: Trace<'a>) -> Self {
+    pub(crate) fn new(job: &'a SimJob<'a>, faults: &Faults, seed: u64, trace: Trace<'a>) -> Self {
         let mut cluster = Cluster {
             job,
             now: 0,
@@ -141,7 +141,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// Runs to the end: the server has finished and every worker, too. An error names the broken invariant.
-    pub fn run(mut self) -> Result<Report, String> {
+    pub(crate) fn run(mut self) -> Result<Report, String> {
         let mut events = 0;
         self.disk.start(0, &mut self.network)?;
         while let Some(((time, _), happening)) = self.queue.pop_first() {
@@ -176,7 +176,7 @@ impl<'a> Cluster<'a> {
 
     /// The whole weights after the last step that was made everywhere, and the state that belongs to them, `[vectors,
     /// parameters]`: nothing if a shard has died.
-    pub fn truth(&self) -> Option<(Vec<f32>, Vec<f32>)> {
+    pub(crate) fn truth(&self) -> Option<(Vec<f32>, Vec<f32>)> {
         let (version, parameters) = (self.server.plane.version(), self.job.model.parameters());
         if !self.shards.iter().all(|shard| shard.era == Some(self.server.era)) {
             return None;
@@ -265,25 +265,25 @@ impl<'a> Cluster<'a> {
     }
 
     /// Puts something into the queue.
-    pub fn at(&mut self, time: Millis, happening: Happening) {
+    pub(crate) fn at(&mut self, time: Millis, happening: Happening) {
         self.queue.insert((time, self.sequence), happening);
         self.sequence += 1;
     }
 
     /// Writes a line to the trace.
-    pub fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace(format!("t={:<6} {}", self.now, line()));
         }
     }
 
     /// Sends a message to the server.
-    pub fn send_up(&mut self, link: LinkId, message: Up) {
+    pub(crate) fn send_up(&mut self, link: LinkId, message: Up) {
         self.send(link, true, |link| Happening::ToServer { link, message: message.clone() });
     }
 
     /// Sends a message to a worker.
-    pub fn send_down(&mut self, link: LinkId, message: Down) {
+    pub(crate) fn send_down(&mut self, link: LinkId, message: Down) {
         self.send(link, false, |link| Happening::ToWorker { link, message: message.clone() });
     }
 

@@ -35,7 +35,7 @@ pub(crate) enum Saved {
 }
 
 impl CheckpointDisk {
-    pub fn new(job: &SimJob<'_>) -> Self {
+    pub(crate) fn new(job: &SimJob<'_>) -> Self {
         let fingerprint = Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 };
         let state = job.control().vectors();
         let kept = Kept::new(fingerprint, job.model.layout().clone(), state, KEPT);
@@ -43,7 +43,7 @@ impl CheckpointDisk {
     }
 
     /// The process is gone, and perhaps the machine has lost what was not durable.
-    pub fn end(&mut self, network: &mut Network) {
+    pub(crate) fn end(&mut self, network: &mut Network) {
         self.store = None;
         if network.chance(0.5) {
             network.counts.machine_crashes += 1;
@@ -55,7 +55,7 @@ impl CheckpointDisk {
     }
 
     /// A new process takes the folder.
-    pub fn start(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
+    pub(crate) fn start(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
         self.rot(now, network)?;
         let store = Store::on(Box::new(self.disk.clone()), Path::new("/"), self.kept.clone());
         self.store = Some(store.map_err(|error| format!("the checkpoints are not opened: {error}"))?);
@@ -63,7 +63,7 @@ impl CheckpointDisk {
     }
 
     /// What the run goes on from; nothing if it begins. It is never older than what was reported as saved.
-    pub fn newest(&mut self, network: &mut Network) -> Result<Option<Snapshot>, String> {
+    pub(crate) fn newest(&mut self, network: &mut Network) -> Result<Option<Snapshot>, String> {
         let store = self.store.as_ref().ok_or("nothing is loaded before the folder is open")?;
         let mut found = store.newest(false).map_err(|error| format!("nothing is found: {error}"))?;
         network.counts.fallbacks += u64::from(!found.problems.is_empty());
@@ -81,7 +81,11 @@ impl CheckpointDisk {
 
     /// What the run goes back to that was saved after at most `step` steps; nothing within if it begins again, and nothing
     /// at all if that is not to be had any more.
-    pub fn go_back(&mut self, step: u64, network: &mut Network) -> Result<Option<Option<Snapshot>>, String> {
+    pub(crate) fn go_back(
+        &mut self,
+        step: u64,
+        network: &mut Network,
+    ) -> Result<Option<Option<Snapshot>>, String> {
         let store = self.store.as_ref().ok_or("nothing is gone back to before the folder is open")?;
         let found = store.go_back(step).map_err(|error| format!("the run cannot go back: {error}"))?;
         let Some(found) = found else { return Ok(None) };
@@ -91,7 +95,12 @@ impl CheckpointDisk {
     }
 
     /// Saves, while things go wrong.
-    pub fn save(&mut self, now: Millis, snapshot: &Snapshot, network: &mut Network) -> Result<Saved, String> {
+    pub(crate) fn save(
+        &mut self,
+        now: Millis,
+        snapshot: &Snapshot,
+        network: &mut Network,
+    ) -> Result<Saved, String> {
         let version = snapshot.progress.step;
         let Some(store) = &self.store else { return Ok(Saved::On) };
         let faults = network.faults.clone();

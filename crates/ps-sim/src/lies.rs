@@ -24,17 +24,17 @@ pub(crate) struct Lie {
 
 impl Lies {
     /// A lie of the worker in `slot` counts in the open step.
-    pub fn count(&mut self, slot: usize) {
+    pub(crate) fn count(&mut self, slot: usize) {
         self.open.insert(slot);
     }
 
     /// The open step starts over.
-    pub fn start_over(&mut self) {
+    pub(crate) fn start_over(&mut self) {
         self.open.clear();
     }
 
     /// The open step is made. No lie of a worker that was banned may be part of the weights then.
-    pub fn commit(&mut self, step: u64) -> Result<(), String> {
+    pub(crate) fn commit(&mut self, step: u64) -> Result<(), String> {
         let lies = std::mem::take(&mut self.open).into_iter();
         self.committed.extend(lies.map(|slot| Lie { step, slot, is_found: false }));
         match self.committed.iter().find(|lie| lie.is_found) {
@@ -46,18 +46,18 @@ impl Lies {
     }
 
     /// The worker in `slot` is banned.
-    pub fn find_out(&mut self, slot: usize) {
+    pub(crate) fn find_out(&mut self, slot: usize) {
         self.committed.iter_mut().filter(|lie| lie.slot == slot).for_each(|lie| lie.is_found = true);
     }
 
     /// The weights are those of `version` again.
-    pub fn go_back(&mut self, version: u64) {
+    pub(crate) fn go_back(&mut self, version: u64) {
         self.open.clear();
         self.committed.retain(|lie| lie.step < version);
     }
 
     /// What was found out cannot be undone.
-    pub fn accept(&mut self) {
+    pub(crate) fn accept(&mut self) {
         self.is_tainted |= self.committed.iter().any(|lie| lie.is_found);
         self.committed.retain(|lie| !lie.is_found);
     }

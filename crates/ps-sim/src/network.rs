@@ -85,7 +85,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub fn new(slot: usize, incarnation: u32, server: usize) -> Self {
+    pub(crate) fn new(slot: usize, incarnation: u32, server: usize) -> Self {
         Link {
             slot,
             incarnation,
@@ -118,27 +118,27 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub fn new(faults: Faults, seed: u64) -> Self {
+    pub(crate) fn new(faults: Faults, seed: u64) -> Self {
         Network { faults, counts: Counts::default(), random: Stream::new(seed, Purpose::Simulation, 0) }
     }
 
     /// Whether a fault of this probability happens at this moment.
-    pub fn strikes(&mut self, now: Millis, probability: f32) -> bool {
+    pub(crate) fn strikes(&mut self, now: Millis, probability: f32) -> bool {
         now < self.faults.heal_ms && self.chance(probability)
     }
 
     /// True with this probability.
-    pub fn chance(&mut self, probability: f32) -> bool {
+    pub(crate) fn chance(&mut self, probability: f32) -> bool {
         probability > 0.0 && self.random.unit() < probability
     }
 
     /// Uniform in `0..bound`.
-    pub fn below(&mut self, bound: u32) -> u32 {
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
         self.random.below(bound)
     }
 
     /// A delay of up to `most` ms; the longest without faults, so that they all are the same.
-    pub fn up_to(&mut self, most: u32) -> Millis {
+    pub(crate) fn up_to(&mut self, most: u32) -> Millis {
         match self.faults.delay_ms {
             0 => Millis::from(most),
             _ => Millis::from(self.random.below(most + 1)),
@@ -146,7 +146,7 @@ impl Network {
     }
 
     /// Decides about a message that is sent `now` on `link`.
-    pub fn fate(&mut self, now: Millis, link: &mut Link, upwards: bool) -> Fate {
+    pub(crate) fn fate(&mut self, now: Millis, link: &mut Link, upwards: bool) -> Fate {
         self.counts.messages += 1;
         let mut fate = Fate { arrivals: Vec::new(), cut: self.strikes(now, self.faults.cut) };
         if self.strikes(now, self.faults.loss) {
@@ -166,7 +166,7 @@ impl Network {
     }
 
     /// When something that is sent now arrives if it does.
-    pub fn arrival(&mut self, now: Millis) -> Millis {
+    pub(crate) fn arrival(&mut self, now: Millis) -> Millis {
         let most = if self.strikes(now, self.faults.late) { 1000 } else { self.faults.delay_ms };
         now + 1 + Millis::from(self.random.below(most + 1))
     }

@@ -70,7 +70,7 @@ struct Captured {
 type Chunks = BTreeMap<(usize, usize), Bytes>;
 
 impl Server {
-    pub fn new(
+    pub(crate) fn new(
         job: &SimJob<'_>,
         now: Millis,
         mut plane: Plane,
@@ -103,7 +103,7 @@ impl Server {
     }
 
     /// Whether a step is being made.
-    pub fn is_updating(&self) -> bool {
+    pub(crate) fn is_updating(&self) -> bool {
         self.updating
     }
 
@@ -145,7 +145,7 @@ impl Server {
 }
 
 impl Cluster<'_> {
-    pub fn server_receives(&mut self, id: LinkId, message: Up) -> Result<(), String> {
+    pub(crate) fn server_receives(&mut self, id: LinkId, message: Up) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.server_open) else { return Ok(()) };
         if !self.server.is_up {
             return Ok(());
@@ -281,7 +281,7 @@ impl Cluster<'_> {
         self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "refused" });
     }
 
-    pub fn server_sees_end(&mut self, id: LinkId) -> Result<(), String> {
+    pub(crate) fn server_sees_end(&mut self, id: LinkId) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.server_open) else { return Ok(()) };
         link.server_open = false;
         let Some(worker) = link.worker else { return Ok(()) };
@@ -290,7 +290,7 @@ impl Cluster<'_> {
         self.server_steps(ServerEvent::Left { worker, reason })
     }
 
-    pub fn update_done(&mut self, era: u32, step: u64) -> Result<(), String> {
+    pub(crate) fn update_done(&mut self, era: u32, step: u64) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
@@ -345,7 +345,7 @@ impl Cluster<'_> {
     }
 
     /// A message of a shard, on the connection of now.
-    pub fn coordinator_is_sent(&mut self, tie: TieId, message: FromShard) -> Result<(), String> {
+    pub(crate) fn coordinator_is_sent(&mut self, tie: TieId, message: FromShard) -> Result<(), String> {
         let index = self.ties[tie].shard;
         let shard = index as u32;
         if !self.leads_to_coordinator(tie) || self.server.outcome.is_some() {
@@ -617,7 +617,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    pub fn save(&mut self, process: u32, returns: u32, snapshot: &Snapshot) -> Result<(), String> {
+    pub(crate) fn save(&mut self, process: u32, returns: u32, snapshot: &Snapshot) -> Result<(), String> {
         let is_same = self.server_process == process && self.server.returns == returns;
         if !self.server.is_up || !is_same || self.server.outcome.is_some() {
             return Ok(());
@@ -630,7 +630,7 @@ impl Cluster<'_> {
     }
 
     /// The process dies, perhaps with the machine. Workers and shards hear of it soon, late, or only by silence.
-    pub fn server_crashes(&mut self, process: u32) {
+    pub(crate) fn server_crashes(&mut self, process: u32) {
         if !self.server.is_up || self.server_process != process || self.server.outcome.is_some() {
             return;
         }
@@ -649,14 +649,14 @@ impl Cluster<'_> {
     }
 
     /// Counts what the coordinator's process has counted.
-    pub fn add_up(&mut self) {
+    pub(crate) fn add_up(&mut self) {
         let status = self.server.core.status();
         self.network.counts.rescued += status.rescued;
         self.network.counts.audits += status.audited;
     }
 
     /// The coordinator has computed a node.
-    pub fn judged(&mut self, era: u32, step: u64, node: Node, digest: Digest) -> Result<(), String> {
+    pub(crate) fn judged(&mut self, era: u32, step: u64, node: Node, digest: Digest) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
@@ -665,7 +665,7 @@ impl Cluster<'_> {
     }
 
     /// A new process goes on from what is saved.
-    pub fn server_starts(&mut self) -> Result<(), String> {
+    pub(crate) fn server_starts(&mut self) -> Result<(), String> {
         self.disk.start(self.now, &mut self.network)?;
         let saved = self.load()?;
         let contributors = saved.map(|saved| saved.progress.contributors).unwrap_or_default();
@@ -720,7 +720,7 @@ impl Cluster<'_> {
     }
 
     /// The coordinator hears that its weights are earlier ones, or that there are none.
-    pub fn went_back(&mut self, era: u32, version: Option<u64>) -> Result<(), String> {
+    pub(crate) fn went_back(&mut self, era: u32, version: Option<u64>) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
@@ -733,7 +733,7 @@ impl Cluster<'_> {
         self.server_steps(event)
     }
 
-    pub fn server_timer(&mut self) -> Result<(), String> {
+    pub(crate) fn server_timer(&mut self) -> Result<(), String> {
         self.server.timer = None;
         if !self.server.is_up {
             return Ok(());
@@ -747,7 +747,7 @@ impl Cluster<'_> {
         }
     }
 
-    pub fn server_steps(&mut self, event: ServerEvent) -> Result<(), String> {
+    fn server_steps(&mut self, event: ServerEvent) -> Result<(), String> {
         self.server.events.push_back(event);
         self.server_handles_events()
     }

@@ -45,7 +45,7 @@ struct Arriving {
 }
 
 impl Shard {
-    pub fn new(plane: Plane, planted: Planted) -> Self {
+    pub(crate) fn new(plane: Plane, planted: Planted) -> Self {
         Shard {
             core: ShardCore::new(plane.kept()).planted(planted),
             plane,
@@ -62,7 +62,7 @@ impl Shard {
 }
 
 impl Cluster<'_> {
-    pub fn shard_receives(&mut self, index: usize, id: LinkId, message: Up) -> Result<(), String> {
+    pub(crate) fn shard_receives(&mut self, index: usize, id: LinkId, message: Up) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.server_open) else { return Ok(()) };
         if !self.shards[index].is_up {
             return Ok(());
@@ -158,7 +158,7 @@ impl Cluster<'_> {
     }
 
     /// A message of the coordinator, on the connection of now.
-    pub fn shard_is_sent(&mut self, tie: TieId, message: ToShard) -> Result<(), String> {
+    pub(crate) fn shard_is_sent(&mut self, tie: TieId, message: ToShard) -> Result<(), String> {
         let index = self.ties[tie].shard;
         let shard = &mut self.shards[index];
         if !shard.is_up || shard.tie != Some(tie) {
@@ -325,7 +325,7 @@ impl Cluster<'_> {
     }
 
     /// The process dies with all it had.
-    pub fn shard_crashes(&mut self, index: usize) {
+    pub(crate) fn shard_crashes(&mut self, index: usize) {
         let shard = &mut self.shards[index];
         if !shard.is_up || self.server.outcome.is_some() {
             return;
@@ -343,14 +343,14 @@ impl Cluster<'_> {
         self.at(self.now + 1 + delay, Happening::ShardStart { shard: index });
     }
 
-    pub fn shard_starts(&mut self, index: usize) {
+    pub(crate) fn shard_starts(&mut self, index: usize) {
         let process = self.shards[index].process;
         self.shards[index] = Shard { process, ..Shard::new(self.job.plane(index + 1), self.job.planted) };
         self.attach_later(index, 50);
     }
 
     /// The connection to the coordinator breaks, which both notice.
-    pub fn shard_is_cut(&mut self, index: usize) {
+    pub(crate) fn shard_is_cut(&mut self, index: usize) {
         if self.shards[index].is_up
             && self.server.outcome.is_none()
             && let Some(tie) = self.shards[index].tie
@@ -361,13 +361,13 @@ impl Cluster<'_> {
     }
 
     /// The shard asks the coordinator to take it.
-    pub fn attach_later(&mut self, shard: usize, within: u32) {
+    pub(crate) fn attach_later(&mut self, shard: usize, within: u32) {
         let process = self.shards[shard].process;
         let delay = self.network.up_to(within);
         self.at(self.now + 1 + delay, Happening::Attach { shard, process });
     }
 
-    pub fn shard_attaches(&mut self, index: usize, process: u32) {
+    pub(crate) fn shard_attaches(&mut self, index: usize, process: u32) {
         let shard = &self.shards[index];
         if !shard.is_up || shard.process != process || shard.tie.is_some() || self.server.outcome.is_some() {
             return;
@@ -378,7 +378,7 @@ impl Cluster<'_> {
     }
 
     /// A server closes all its connections to workers, who mostly hear of it.
-    pub fn close_links_of(&mut self, server: usize) {
+    pub(crate) fn close_links_of(&mut self, server: usize) {
         let open = |(&id, link): (&LinkId, &mut Link)| {
             let is_its = link.server == server && link.server_open;
             is_its.then(|| {
@@ -411,7 +411,7 @@ impl Cluster<'_> {
         }
     }
 
-    pub fn shard_sees_end(&mut self, index: usize, id: LinkId) {
+    pub(crate) fn shard_sees_end(&mut self, index: usize, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id) {
             link.server_open = false;
         }

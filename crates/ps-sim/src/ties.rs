@@ -71,7 +71,7 @@ pub(crate) enum ToShard {
 
 impl Cluster<'_> {
     /// Opens a connection to the coordinator, if that is there.
-    pub fn tie(&mut self, shard: usize) -> TieId {
+    pub(crate) fn tie(&mut self, shard: usize) -> TieId {
         let is_cut = !self.server.is_up || self.server.outcome.is_some();
         let server_process = self.server_process;
         let is_slow = self.network.strikes(self.now, self.network.faults.slow_tie);
@@ -84,20 +84,20 @@ impl Cluster<'_> {
         id
     }
 
-    pub fn send_to_coordinator(&mut self, tie: TieId, message: FromShard) {
+    pub(crate) fn send_to_coordinator(&mut self, tie: TieId, message: FromShard) {
         if let Some(arrival) = self.arrival_on(tie, 1, 0) {
             self.at(arrival, Happening::ToCoordinator { tie, message });
         }
     }
 
-    pub fn send_to_shard(&mut self, tie: TieId, message: ToShard) {
+    pub(crate) fn send_to_shard(&mut self, tie: TieId, message: ToShard) {
         if let Some(arrival) = self.arrival_on(tie, 0, 0) {
             self.at(arrival, Happening::ToShard { tie, message });
         }
     }
 
     /// Nothing that is sent from now on passes. Both ends notice within `within` ms.
-    pub fn cut_tie(&mut self, tie: TieId, within: u32) {
+    pub(crate) fn cut_tie(&mut self, tie: TieId, within: u32) {
         for direction in 0..2 {
             let Some(arrival) = self.arrival_on(tie, direction, within) else { return };
             self.at(
@@ -112,12 +112,12 @@ impl Cluster<'_> {
     }
 
     /// The coordinator is gone.
-    pub fn cut_all_ties(&mut self, within: u32) {
+    pub(crate) fn cut_all_ties(&mut self, within: u32) {
         (0..self.ties.len()).for_each(|tie| self.cut_tie(tie, within));
     }
 
     /// Whether the coordinator's process that a connection leads to still runs.
-    pub fn leads_to_coordinator(&self, tie: TieId) -> bool {
+    pub(crate) fn leads_to_coordinator(&self, tie: TieId) -> bool {
         self.server.is_up && self.ties[tie].server_process == self.server_process
     }
 

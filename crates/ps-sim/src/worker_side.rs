@@ -29,7 +29,7 @@ pub(crate) struct Slot {
     /// Whether it was asked to stop.
     leaving: bool,
     /// What it is sent (0) and sends (1) is lost until then.
-    pub blocked_until: [Millis; 2],
+    pub(crate) blocked_until: [Millis; 2],
 }
 
 /// A worker process.
@@ -80,14 +80,14 @@ impl Held {
 
 impl Cluster<'_> {
     /// Adds a worker that starts within `within` ms.
-    pub fn add_worker(&mut self, within: u32) {
+    pub(crate) fn add_worker(&mut self, within: u32) {
         self.slots.push(Slot::default());
         let delay = self.network.up_to(within);
         self.at(self.now + delay, Happening::Start { slot: self.slots.len() - 1 });
     }
 
     /// Once per step: what befalls whole workers.
-    pub fn strike(&mut self) {
+    pub(crate) fn strike(&mut self) {
         let faults = self.network.faults.clone();
         let slot = self.network.below(self.slots.len() as u32) as usize;
         if self.network.strikes(self.now, faults.stall) {
@@ -161,7 +161,7 @@ impl Cluster<'_> {
         }
     }
 
-    pub fn start(&mut self, index: usize) -> Result<(), String> {
+    pub(crate) fn start(&mut self, index: usize) -> Result<(), String> {
         let slot = &mut self.slots[index];
         if slot.process.is_some() {
             return Ok(());
@@ -186,7 +186,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    pub fn leave(&mut self, slot: usize) -> Result<(), String> {
+    pub(crate) fn leave(&mut self, slot: usize) -> Result<(), String> {
         if self.slots[slot].process.is_some() {
             self.network.counts.leaves += 1;
             self.slots[slot].leaving = true;
@@ -196,7 +196,7 @@ impl Cluster<'_> {
     }
 
     /// The process is gone with all it had. The servers hear of it soon, late, or only by silence.
-    pub fn crash(&mut self, slot: usize, incarnation: u32) -> Result<(), String> {
+    pub(crate) fn crash(&mut self, slot: usize, incarnation: u32) -> Result<(), String> {
         if self.slots[slot].incarnation != incarnation {
             return Ok(());
         }
@@ -236,7 +236,7 @@ impl Cluster<'_> {
     }
 
     /// What happens to one worker; one that stands still finds it when it goes on.
-    pub fn worker_happening(&mut self, happening: Happening) -> Result<(), String> {
+    pub(crate) fn worker_happening(&mut self, happening: Happening) -> Result<(), String> {
         let (slot, incarnation) = match &happening {
             Happening::ToWorker { link, .. } | Happening::WorkerSeesEnd { link, .. } => {
                 match self.links.get(link).filter(|link| link.worker_open) {

@@ -1,6 +1,6 @@
 //! Text in a limited number of columns.
 
-use console::{measure_text_width, truncate_str};
+use console::measure_text_width;
 
 /// A line of fields, two spaces apart, in at most `width` columns if that is possible.
 ///
@@ -22,11 +22,6 @@ pub fn fit(width: usize, fields: &[Vec<String>], order: &[usize]) -> String {
         }
     }
     line(&forms)
-}
-
-/// The beginning of `text`, in at most `width` columns, with an ellipsis where something is missing.
-pub fn clip_end(text: &str, width: usize) -> String {
-    truncate_str(text, width, "…").into_owned()
 }
 
 /// The end of `text`, in at most `width` columns, with an ellipsis where something is missing: the end of a path or of
@@ -98,8 +93,6 @@ mod tests {
 
     #[test]
     fn clipped_texts_show_where_something_is_missing() {
-        assert_eq!(clip_end("worker-12", 9), "worker-12");
-        assert_eq!(clip_end("worker-12", 6), "worke…");
         assert_eq!(clip_start("runs/digits-1", 13), "runs/digits-1");
         assert_eq!(clip_start("runs/digits-1", 9), "…digits-1");
     }

@@ -13,7 +13,7 @@ mod screen;
 mod table;
 
 pub use command::this_command;
-pub use fit::{clip_end, clip_start, fit, hang, wrap};
+pub use fit::{clip_start, fit, hang, wrap};
 pub use screen::{
     Bar, Stderr, exit, has_color, is_interactive, meter, print, stderr_width, stdout_size, stdout_width,
 };

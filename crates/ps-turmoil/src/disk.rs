@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The disk and what is known of it; clones are the same one.
 #[derive(Clone, Debug, Default)]
-pub struct WatchedDisk {
+pub(crate) struct WatchedDisk {
     disk: SimulatedDisk,
     record: Arc<Mutex<Record>>,
 }
@@ -30,19 +30,19 @@ struct Record {
 
 impl WatchedDisk {
     /// The power fails in the middle of one of the next operations, after so many.
-    pub fn fail_after(&self, operations: u64) {
+    pub(crate) fn fail_after(&self, operations: u64) {
         let at = self.disk.operations() + operations;
         self.disk.fault_at(at, Fault::Crash);
         self.record().fails_at = Some(at);
     }
 
     /// Whether the power has failed.
-    pub fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.record().fails_at.is_some_and(|at| at < self.disk.operations())
     }
 
     /// The machine stops: of what was not made durable some is gone, as `seed` has it.
-    pub fn stop(&self, seed: u64) {
+    pub(crate) fn stop(&self, seed: u64) {
         self.disk.crash(seed);
         let mut record = self.record();
         record.fails_at = None;
@@ -50,22 +50,22 @@ impl WatchedDisk {
     }
 
     /// The results are written, durably.
-    pub fn finish(&self, hash: String) {
+    pub(crate) fn finish(&self, hash: String) {
         self.record().result = Some(hash);
     }
 
     /// The hash of the results, once they are.
-    pub fn result(&self) -> Option<String> {
+    pub(crate) fn result(&self) -> Option<String> {
         self.record().result.clone()
     }
 
     /// The steps of the newest checkpoint that is durable; 0 without one.
-    pub fn durable(&self) -> u64 {
+    pub(crate) fn durable(&self) -> u64 {
         self.record().durable.last().copied().unwrap_or(0)
     }
 
     /// How many checkpoints were made durable.
-    pub fn saves(&self) -> u64 {
+    pub(crate) fn saves(&self) -> u64 {
         self.record().durable.len() as u64
     }
 

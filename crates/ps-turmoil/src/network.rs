@@ -10,19 +10,19 @@ use turmoil::net::{TcpListener, TcpStream};
 const PORT: u16 = 4370;
 
 /// Where a host listens.
-pub fn address(host: &str) -> String {
+pub(crate) fn address(host: &str) -> String {
     format!("{host}:{PORT}")
 }
 
 /// Has `host`, on which this runs, listen.
-pub async fn listen(host: &str) -> io::Result<Listener> {
+pub(crate) async fn listen(host: &str) -> io::Result<Listener> {
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     Ok(Listener::Other(Box::new(Door(listener)), address(host)))
 }
 
 /// The simulated network.
 #[derive(Debug)]
-pub struct Simulated;
+pub(crate) struct Simulated;
 
 impl Network for Simulated {
     fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {

@@ -24,11 +24,11 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// The host of the coordinator.
-pub const COORDINATOR: &str = "coordinator";
+const COORDINATOR: &str = "coordinator";
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// The run file.
     pub run: String,
     /// The folder of its data.
@@ -43,7 +43,7 @@ pub struct Setting {
 
 /// Which of our programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// `ps-server` that runs the rounds.
     Coordinator,
     /// Another `ps-server`, counted from 0.
@@ -56,7 +56,7 @@ pub enum Role {
 
 /// How a process ended.
 #[derive(Clone, Debug)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// All steps are made; the weights' hash where they are known.
     Done(Option<String>),
     /// It was asked to.
@@ -71,7 +71,7 @@ pub enum Ended {
 
 impl Setting {
     /// The run, loaded as each process does.
-    pub fn job(&self) -> Result<Job, String> {
+    pub(crate) fn job(&self) -> Result<Job, String> {
         let run = RunConfig::parse(&self.run, "simulation", &[]).map_err(text)?;
         Job::load(run, &self.folder, &NoProgress).map_err(text)
     }
@@ -93,7 +93,7 @@ impl Setting {
     }
 
     /// Runs one of our programs on the host that this runs on, until it ends or `stop` asks it to.
-    pub async fn run(self, role: Role, disk: WatchedDisk, stop: Arc<Notify>) -> Ended {
+    pub(crate) async fn run(self, role: Role, disk: WatchedDisk, stop: Arc<Notify>) -> Ended {
         let ran = match role {
             Role::Coordinator => self.coordinate(disk, &stop).await,
             Role::Shard(index) => self.keep(index, &stop).await,
@@ -236,7 +236,7 @@ fn verdict(verdict: Verdict) -> String {
 
 impl Role {
     /// The name of its host.
-    pub fn host(self) -> String {
+    pub(crate) fn host(self) -> String {
         match self {
             Role::Coordinator => COORDINATOR.into(),
             Role::Shard(index) => format!("shard-{index}"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What may befall the hosts and what is between them.
 #[derive(Clone, Copy, Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// A host dies, and starts again after so long.
     Death(Duration),
     /// A process is asked to stop (SIGTERM), and started again once it has ended.
@@ -21,19 +21,19 @@ pub enum Fault {
 }
 
 /// Draws what befalls a run.
-pub struct Schedule(Stream);
+pub(crate) struct Schedule(Stream);
 
 /// Share of the moments at which something new goes wrong.
 const OFTEN: f32 = 0.03;
 
 impl Schedule {
     /// That of a seed.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Schedule(Stream::new(seed, Purpose::Simulation, 2))
     }
 
     /// What goes wrong at this moment, if anything.
-    pub fn next(&mut self) -> Option<Fault> {
+    pub(crate) fn next(&mut self) -> Option<Fault> {
         if self.0.unit() >= OFTEN {
             return None;
         }
@@ -48,12 +48,12 @@ impl Schedule {
     }
 
     /// One of so many.
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0.below(bound as u32) as usize
     }
 
     /// Up to so many milliseconds; short ones are as likely as long ones are.
-    pub fn time(&mut self, most: u32) -> Duration {
+    pub(crate) fn time(&mut self, most: u32) -> Duration {
         let share = self.0.unit();
         Duration::from_millis(u64::from((share * share * most as f32) as u32 + 10))
     }

@@ -12,10 +12,9 @@ mod site;
 
 pub use axum::http::HeaderMap;
 pub use metrics::Source;
-pub use page::Dashboard;
 pub use site::{Gate, Site};
 
-use page::Viewers;
+use page::{Dashboard, Viewers};
 use ps_config::WatchArgs;
 use ps_net::limits::Capacity;
 use ps_run::{Board, FolderError, Job, PastRun, Recorder, Trace};

@@ -50,7 +50,7 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     /// The bounds in [`ps_net::limits`].
-    pub fn new(capacity: Capacity) -> Self {
+    pub(crate) fn new(capacity: Capacity) -> Self {
         Bounds {
             capacity,
             header_timeout: PAGE_HEADER_TIMEOUT,

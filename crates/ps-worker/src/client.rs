@@ -87,24 +87,24 @@ impl Ear {
 
 impl Client {
     /// For a server at `HOST:PORT` or `unix:PATH`; all connections, to it and to shards, are protected by `security`.
-    pub fn new(server: &str, name: &str, security: &Security) -> Result<Self, WorkerError> {
+    pub(crate) fn new(server: &str, name: &str, security: &Security) -> Result<Self, WorkerError> {
         let wrong = |problem| WorkerError::Address { given: server.into(), problem };
         let address = security.address(server).map_err(wrong)?;
         Ok(Client { server: address, security: security.clone(), name: name.into(), own: None })
     }
 
     /// With a shard in this process.
-    pub fn beside(self, shard: Arc<Shard>) -> Self {
+    pub(crate) fn beside(self, shard: Arc<Shard>) -> Self {
         Client { own: Some(shard), ..self }
     }
 
     /// A connection to the server.
-    pub async fn connect(&self) -> Result<Connection, Verdict> {
+    pub(crate) async fn connect(&self) -> Result<Connection, Verdict> {
         Ok(self.server.connect(&self.security).await?)
     }
 
     /// Asks what the run is.
-    pub async fn join(&self) -> Result<Invitation, Verdict> {
+    pub(crate) async fn join(&self) -> Result<Invitation, Verdict> {
         let mut client = service(self.server.connect(&self.security).await?);
         let request = v1::JoinRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -118,7 +118,7 @@ impl Client {
 
     /// Opens the streams, to all shards first, and waits until we are admitted everywhere. `shards` is how many
     /// others there are. Whoever hands out work says something within `silence`.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         ours: v1::Fingerprints,
         shape: Shape,

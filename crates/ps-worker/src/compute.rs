@@ -88,7 +88,7 @@ type Ready = Result<Arc<Job>, WorkerError>;
 
 impl Compute {
     /// Starts the thread; returns when it has loaded the data.
-    pub async fn start(
+    pub(crate) async fn start(
         run_toml: String,
         options: WorkerOptions,
         computer: Option<Box<dyn Computer>>,
@@ -123,7 +123,7 @@ impl Compute {
     }
 
     /// Has something done; `false` if nobody is there any more who could.
-    pub fn order(&mut self, order: Order) -> bool {
+    pub(crate) fn order(&mut self, order: Order) -> bool {
         let is_heard = self.orders.send(order).is_ok();
         match &mut self.here {
             Some((computing, orders)) => is_heard && computing.catch_up(orders),

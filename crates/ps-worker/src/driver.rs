@@ -60,7 +60,12 @@ enum Woken {
 }
 
 impl Driver {
-    pub fn new(client: Client, compute: Compute, invitation: &Invitation, options: &WorkerOptions) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        compute: Compute,
+        invitation: &Invitation,
+        options: &WorkerOptions,
+    ) -> Self {
         let config = WorkerConfig {
             heartbeat_ms: millis(invitation.heartbeat),
             server_timeout_ms: millis(invitation.silence),
@@ -90,7 +95,7 @@ impl Driver {
     }
 
     /// Runs to the end. `stop` completes when the user asks to stop.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         mut stop: Pin<&mut (impl Future<Output = ()> + ?Sized)>,
     ) -> Result<WorkerOutcome, WorkerError> {

@@ -43,7 +43,7 @@ pub(crate) struct Summing {
 
 impl StepFlow<'_> {
     /// The nodes that were computed, with their tallies, all of which were passed on.
-    pub fn into_sums(self) -> Vec<(Node, Tally)> {
+    pub(crate) fn into_sums(self) -> Vec<(Node, Tally)> {
         let StepFlow { spare, sums, evaluated, .. } = self;
         let summed = sums.into_iter().map(|Summing { node, tally, gradient, .. }| {
             spare.push(gradient);

@@ -33,7 +33,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Begins with `hello`, if there is one.
-    pub fn new(receiver: mpsc::Receiver<Item>, hello: Option<FromWorker>) -> Self {
+    pub(crate) fn new(receiver: mpsc::Receiver<Item>, hello: Option<FromWorker>) -> Self {
         let messages = hello.into_iter().collect();
         let (metrics, chunks) = (VecDeque::new(), BTreeMap::new());
         Outgoing { receiver, is_closed: false, metrics, chunks, number: 0, messages }

@@ -28,24 +28,24 @@ struct Version {
 
 impl HeldWeights {
     /// None yet, of so many.
-    pub fn new(parameters: usize, precision: Precision) -> Self {
+    pub(crate) fn new(parameters: usize, precision: Precision) -> Self {
         HeldWeights { parameters, precision, versions: Default::default() }
     }
 
     /// How many of the first weights of `version` are here, and all of them, `[parameters]`, if there are any.
-    pub fn of(&self, version: u64) -> Option<(usize, &[f32])> {
+    pub(crate) fn of(&self, version: u64) -> Option<(usize, &[f32])> {
         let held = self.versions.iter().find(|held| held.version == Some(version))?;
         let here = held.leading * chunk_elements(self.parameters);
         Some((here.min(self.parameters), &held.values))
     }
 
     /// Whether the weights of `version` are here or can still come: they have not made way for newer ones.
-    pub fn may_become(&self, version: u64) -> bool {
+    pub(crate) fn may_become(&self, version: u64) -> bool {
         self.versions.iter().any(|held| held.version.is_none_or(|held| held <= version))
     }
 
     /// Takes a chunk that was checked where it arrived. Copies and old ones change nothing.
-    pub fn take(&mut self, part: WeightsPart) {
+    pub(crate) fn take(&mut self, part: WeightsPart) {
         let WeightsPart { version, offset, bytes } = part;
         // None is less than any version, so an unused place comes before the older of two versions. Weights two
         // steps on are made only when nobody can ask for the older ones any more.
@@ -72,7 +72,7 @@ impl HeldWeights {
     }
 
     /// The connection is lost: another server may have other weights of the same version number.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.versions.iter_mut().for_each(|held| held.version = None);
     }
 }

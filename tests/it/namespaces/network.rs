@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 
 /// A network namespace. A process that reads a pipe of ours keeps it alive, so that it goes with us however we end, and
 /// with it its links.
-pub struct Machine {
+pub(super) struct Machine {
     holder: Child,
     _pipe: ChildStdin,
     /// Whose user namespace it belongs to, if not to the one that we are in.
@@ -34,7 +34,7 @@ impl Machine {
 
     /// So many that are not connected. Without the rights of root they are made in a user namespace; why there are none
     /// otherwise.
-    pub fn several(count: usize) -> Result<Vec<Self>, String> {
+    pub(super) fn several(count: usize) -> Result<Vec<Self>, String> {
         let as_root: Result<Vec<Self>, String> =
             (0..count).map(|_| Machine::new(&["unshare", "-n"], None)).collect();
         let refused = match as_root {
@@ -55,12 +55,12 @@ impl Machine {
     }
 
     /// What a link names it by.
-    pub fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         self.holder.id().to_string()
     }
 
     /// A program on this machine; its process is that of the program.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.id()]);
         if self.user.is_some() {
@@ -71,14 +71,14 @@ impl Machine {
     }
 
     /// `command`, a program of ours, on this machine.
-    pub fn runs(&self, command: &Command) -> Command {
+    pub(super) fn runs(&self, command: &Command) -> Command {
         let mut here = self.command(command.get_program());
         here.args(command.get_args());
         here
     }
 
     /// What `line`, words with spaces between, has printed; what went wrong otherwise.
-    pub fn try_tool(&self, line: &str) -> Result<String, String> {
+    pub(super) fn try_tool(&self, line: &str) -> Result<String, String> {
         let mut words = line.split(' ');
         let mut command = self.command(words.next().unwrap_or_default());
         let Output { status, stdout, stderr } =
@@ -90,7 +90,7 @@ impl Machine {
     }
 
     /// The same of what must succeed.
-    pub fn tool(&self, line: &str) -> String {
+    pub(super) fn tool(&self, line: &str) -> String {
         self.try_tool(line).unwrap_or_else(|problem| panic!("{problem}"))
     }
 }

@@ -28,7 +28,7 @@ const DELAY: [u32; 2] = [8, 5000];
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub(super) enum Way {
     /// To the server.
     Up,
     /// To whoever has called it.
@@ -36,11 +36,11 @@ pub enum Way {
 }
 
 /// Both directions.
-pub const BOTH: [Way; 2] = [Way::Up, Way::Down];
+pub(super) const BOTH: [Way; 2] = [Way::Up, Way::Down];
 
 /// What may happen to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub(super) enum Fault {
     /// Both ends are told that it is over.
     Close,
     /// Both ends are told that it is broken (RST).
@@ -57,7 +57,7 @@ pub enum Fault {
 
 /// Faults of a kind: how many, and after how many bytes of a direction each happens. From 0 on means those bytes with which
 /// a connection begins.
-pub type Cards = (Fault, u32, Range<u32>);
+pub(super) type Cards = (Fault, u32, Range<u32>);
 
 #[derive(Clone, Debug)]
 struct Fate {
@@ -69,7 +69,7 @@ struct Fate {
 }
 
 /// Stands before a server until it is dropped.
-pub struct Proxy {
+pub(super) struct Proxy {
     pub address: SocketAddr,
     shared: Arc<Shared>,
     listener: Option<JoinHandle<()>>,
@@ -96,7 +96,7 @@ struct State {
 
 /// What has happened so far.
 #[derive(Clone, Debug, Default)]
-pub struct Done {
+pub(super) struct Done {
     pub connections: u32,
     pub faults: BTreeMap<Fault, u32>,
     pub delays: u32,
@@ -120,7 +120,7 @@ impl Display for Done {
 
 impl Proxy {
     /// With all of `deck` to come, in a random order; connections are closed until there is a server.
-    pub fn start(seed: u64, deck: &[Cards]) -> Self {
+    pub(super) fn start(seed: u64, deck: &[Cards]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let mut random = Stream::new(seed, Purpose::Simulation, 0);
@@ -141,28 +141,28 @@ impl Proxy {
     }
 
     /// Where connections lead from now on.
-    pub fn lead_to(&self, server: SocketAddr) {
+    pub(super) fn lead_to(&self, server: SocketAddr) {
         self.shared.lock().server = Some(server);
     }
 
     /// Holds everything back in these directions, the ends of connections too, until told otherwise.
-    pub fn hold(&self, ways: &[Way]) {
+    pub(super) fn hold(&self, ways: &[Way]) {
         self.shared.lock().held = ways.to_vec();
         self.shared.changed.notify_all();
     }
 
     /// Breaks all connections there are (RST).
-    pub fn cut(&self) {
+    pub(super) fn cut(&self) {
         let mut state = self.shared.lock();
         state.broken = state.done.connections;
     }
 
-    pub fn done(&self) -> Done {
+    pub(super) fn done(&self) -> Done {
         self.shared.lock().done.clone()
     }
 
     /// Waits until what has happened is `enough`.
-    pub fn wait(&self, enough: impl Fn(&Done) -> bool) {
+    pub(super) fn wait(&self, enough: impl Fn(&Done) -> bool) {
         let since = Instant::now();
         let mut state = self.shared.lock();
         while !enough(&state.done) {
@@ -172,7 +172,7 @@ impl Proxy {
     }
 
     /// What has happened, for a test that asks for every fault of its deck.
-    pub fn all_done(&self) -> Done {
+    pub(super) fn all_done(&self) -> Done {
         let state = self.shared.lock();
         println!("{}", state.done);
         assert!(state.deck.is_empty(), "the run was over before {:?}\n{}", state.deck, state.done);

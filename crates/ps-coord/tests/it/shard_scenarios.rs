@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Chunks of one element each, of which `empty` shards keep none.
-pub fn coordinator(settings: &BTreeMap<&str, u64>) -> CoordinatorCore {
+pub(crate) fn coordinator(settings: &BTreeMap<&str, u64>) -> CoordinatorCore {
     let number = |key, default| settings.get(key).copied().unwrap_or(default) as usize;
     let chunks = number("chunks", 1);
     let kept = (1..=number("shards", 2)).map(|shard| (shard * chunks..(shard + 1) * chunks).collect());
@@ -21,7 +21,7 @@ pub fn coordinator(settings: &BTreeMap<&str, u64>) -> CoordinatorCore {
     })
 }
 
-pub fn coordinator_event(words: &[&str], settings: &BTreeMap<&str, u64>) -> CoordinatorEvent {
+pub(crate) fn coordinator_event(words: &[&str], settings: &BTreeMap<&str, u64>) -> CoordinatorEvent {
     let number = |index: usize| words[index].parse().unwrap();
     let shard = || number(1) as u32;
     let step = || settings["step"];
@@ -60,7 +60,7 @@ pub fn coordinator_event(words: &[&str], settings: &BTreeMap<&str, u64>) -> Coor
     }
 }
 
-pub fn coordinator_action(action: &CoordinatorAction) -> String {
+pub(crate) fn coordinator_action(action: &CoordinatorAction) -> String {
     let purpose = |purpose: &Purpose| match purpose {
         Purpose::Look => "to look at",
         Purpose::Save => "to save",
@@ -98,11 +98,11 @@ fn report(event: &ServerEvent) -> String {
     }
 }
 
-pub fn shard(settings: &BTreeMap<&str, u64>) -> ShardCore {
+pub(crate) fn shard(settings: &BTreeMap<&str, u64>) -> ShardCore {
     ShardCore::new(0..settings.get("elements").copied().unwrap_or(4) as usize)
 }
 
-pub fn shard_event(words: &[&str], settings: &BTreeMap<&str, u64>) -> ShardEvent {
+pub(crate) fn shard_event(words: &[&str], settings: &BTreeMap<&str, u64>) -> ShardEvent {
     let step = || settings["step"];
     let version = || settings["version"];
     let worker = || WorkerId(words[1].strip_prefix('w').unwrap().parse().unwrap());
@@ -133,7 +133,7 @@ pub fn shard_event(words: &[&str], settings: &BTreeMap<&str, u64>) -> ShardEvent
     }
 }
 
-pub fn shard_action(action: &ShardAction) -> String {
+pub(crate) fn shard_action(action: &ShardAction) -> String {
     match action {
         ShardAction::Keep { kept } => format!("keep elements {kept:?}"),
         ShardAction::SendAllAway => "send all workers away".into(),

@@ -38,7 +38,12 @@ pub(super) struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
-    pub fn new(classes: usize, weights: &'a [f32], spare: &'a mut Spare, sums: &'a mut Vec<NodeSum>) -> Self {
+    pub(super) fn new(
+        classes: usize,
+        weights: &'a [f32],
+        spare: &'a mut Spare,
+        sums: &'a mut Vec<NodeSum>,
+    ) -> Self {
         Whole { classes, weights, spare, before: sums.len(), sums }
     }
 }

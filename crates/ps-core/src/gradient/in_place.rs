@@ -16,7 +16,7 @@ use crate::samples::Samples;
 use ps_plan::{BatchPlan, Step};
 use rayon::prelude::*;
 
-/// Weights, and what computes at them. The result has the bits of [`Gradients`] and [`crate::optim::Rules::update_all`].
+/// Weights, and what computes at them. The result has the bits of [`Gradients`] and an update by [`crate::optim::Rules`].
 pub struct InPlace {
     gradients: Gradients,
     optimizer: OptimizerParams,

@@ -41,7 +41,7 @@ pub(super) struct Network<'a> {
 
 impl<'a> Network<'a> {
     /// All layers, in a training step or in an evaluation.
-    pub fn new(
+    pub(super) fn new(
         kernel: Kernel,
         model: &'a Model,
         weights: &'a [f32],
@@ -53,13 +53,13 @@ impl<'a> Network<'a> {
     }
 
     /// See [`Engine::shares_panels`].
-    pub fn sharing_panels(mut self, shares_panels: bool) -> Self {
+    pub(super) fn sharing_panels(mut self, shares_panels: bool) -> Self {
         self.context.engine.shares_panels = shares_panels;
         self
     }
 
     /// Takes a block through [`Network::layers`] and, if the last one is among them, on as far as `pass` says.
-    pub fn run(&self, samples: &dyn Samples, drawn: &mut Drawn, block: &mut Block, pass: Pass) {
+    pub(super) fn run(&self, samples: &dyn Samples, drawn: &mut Drawn, block: &mut Block, pass: Pass) {
         if self.layers.start == 0 {
             self.read(samples, drawn, block);
         }

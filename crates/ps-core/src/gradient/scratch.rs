@@ -39,37 +39,42 @@ pub(super) struct Spare(Vec<NodeSum>);
 const MOST_SPARE: usize = 16;
 
 impl Spare {
-    pub fn put(&mut self, sum: NodeSum) {
+    pub(super) fn put(&mut self, sum: NodeSum) {
         if self.0.len() < MOST_SPARE {
             self.0.push(sum);
         }
     }
 
-    pub fn take(&mut self) -> Option<NodeSum> {
+    pub(super) fn take(&mut self) -> Option<NodeSum> {
         self.0.pop()
     }
 
     /// A sum of `node` whose values are unspecified.
-    pub fn take_or_make(&mut self, node: Node, parameters: usize, classes: usize) -> NodeSum {
+    pub(super) fn take_or_make(&mut self, node: Node, parameters: usize, classes: usize) -> NodeSum {
         let sum = self.take().map(|sum| NodeSum { node, ..sum });
         sum.unwrap_or_else(|| NodeSum { node, gradient: vec![0.0; parameters], tally: Tally::new(classes) })
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 impl Scratch {
     /// Draws the samples of `leaves` of a step.
-    pub fn gather(&mut self, samples: &dyn Samples, plan: BatchPlan, step: Step, leaves: Range<u32>) {
+    pub(super) fn gather(&mut self, samples: &dyn Samples, plan: BatchPlan, step: Step, leaves: Range<u32>) {
         let order = plan.order(step);
         let positions = step.offsets(leaves);
         self.gather_each(samples, positions.start, positions.map(|position| order.at(step.first + position)));
     }
 
     /// Takes these samples, which are at consecutive positions of a batch from `first` on.
-    pub fn gather_each(&mut self, samples: &dyn Samples, first: usize, indices: impl Iterator<Item = usize>) {
+    pub(super) fn gather_each(
+        &mut self,
+        samples: &dyn Samples,
+        first: usize,
+        indices: impl Iterator<Item = usize>,
+    ) {
         self.first = first;
         self.indices.clear();
         self.indices.extend(indices);
@@ -79,7 +84,7 @@ impl Scratch {
     }
 
     /// Takes the rows through the model, block by block.
-    pub fn run(
+    pub(super) fn run(
         &mut self,
         network: &Network,
         samples: &dyn Samples,
@@ -117,17 +122,17 @@ impl Scratch {
     }
 
     /// Rows of the last pass.
-    pub fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.indices.len()
     }
 
     /// Targets and outcomes of the last pass.
-    pub fn results(&self) -> (&[f32], &[Outcome]) {
+    pub(super) fn results(&self) -> (&[f32], &[Outcome]) {
         (&self.targets, &self.outcomes)
     }
 
     /// Reads what the head made of the outputs of a sample of the last pass.
-    pub fn read_output(&self, sample: usize, out: &mut [f32]) {
+    pub(super) fn read_output(&self, sample: usize, out: &mut [f32]) {
         let (outputs, samples) = (self.layout.outputs(), self.layout.samples());
         let at = sample / samples * self.layout.len() + outputs.at;
         outputs.panels.read_row(&self.memory.as_slice()[at..], sample % samples, out);
@@ -136,7 +141,7 @@ impl Scratch {
     /// The whole sum of one node of the last pass, whose rows began with leaf `first_leaf`: its gradient tile by tile, its
     /// tally leaf by leaf.
     #[allow(clippy::too_many_arguments)]
-    pub fn node_sum(
+    pub(super) fn node_sum(
         &mut self,
         model: &Model,
         kernel: Kernel,
@@ -160,18 +165,18 @@ impl Scratch {
     }
 
     /// Sums the tally of a node of the last pass, which began with leaf `first_leaf`.
-    pub fn sum_tally(&mut self, node: Node, step: Step, first_leaf: u32, tally: &mut Tally) {
+    pub(super) fn sum_tally(&mut self, node: Node, step: Step, first_leaf: u32, tally: &mut Tally) {
         self.fold_tallies(samples_of_leaves(node, step, first_leaf), tally);
     }
 
     /// Finds where the rows of a node of the last pass lie in the matrices of a layer, for [`Scratch::weight_gradient`].
-    pub fn find_rows(&mut self, dense: &Dense, node: Node, step: Step, first_leaf: u32) {
+    pub(super) fn find_rows(&mut self, dense: &Dense, node: Node, step: Step, first_leaf: u32) {
         let leaves = samples_of_leaves(node, step, first_leaf);
         dense.find_leaves(&self.layout, leaves, &mut self.segments);
     }
 
     /// The products of the weight gradient of a layer, which is number `k`, for the node whose rows were found.
-    pub fn weight_gradient(&self, k: usize, dense: &Dense, kernel: Kernel) -> WeightGradient<'_> {
+    pub(super) fn weight_gradient(&self, k: usize, dense: &Dense, kernel: Kernel) -> WeightGradient<'_> {
         dense.weight_gradient(k, kernel, (&self.layout, self.memory.as_slice()), &self.segments)
     }
 

@@ -78,7 +78,7 @@ mod x86 {
     /// # Safety
     /// The processor has AVX-512F; 16 rows of 16 elements are readable at `from` and writable at `to`.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn block_of_16(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+    pub(super) unsafe fn block_of_16(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         for r in 0..16 {
             prefetch(from.wrapping_add(r * from_row + AHEAD));
         }
@@ -118,7 +118,7 @@ mod x86 {
     /// # Safety
     /// The processor has AVX2; 8 rows of 8 elements are readable at `from` and writable at `to`.
     #[target_feature(enable = "avx2")]
-    pub unsafe fn block_of_8(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+    pub(super) unsafe fn block_of_8(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         for r in 0..8 {
             prefetch(from.wrapping_add(r * from_row + AHEAD));
         }

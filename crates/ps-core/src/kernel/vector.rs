@@ -35,7 +35,7 @@ pub(super) mod x86 {
     macro_rules! vector {
         ($name:ident, $lanes:literal, $inner:ty, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident, $keep:expr) => {
             #[derive(Clone, Copy)]
-            pub struct $name($inner);
+            pub(crate) struct $name($inner);
 
             // SAFETY: each function is one instruction of the set that the trait's caller has enabled; memory
             // is touched at the caller's pointer only, without alignment requirements.
@@ -120,7 +120,7 @@ pub(super) mod arm {
     use std::arch::aarch64::*;
 
     #[derive(Clone, Copy)]
-    pub struct Neon(float32x4_t);
+    pub(crate) struct Neon(float32x4_t);
 
     // SAFETY: NEON is part of every aarch64 processor that Rust targets; memory is touched at the caller's
     // pointer only, without alignment requirements.

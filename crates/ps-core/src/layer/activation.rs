@@ -67,7 +67,7 @@ impl Activation {
 
     /// The derivative of the loss by z, from that by a and from a = `apply(z)`.
     #[inline(always)]
-    pub fn derivative(self, a: f32, delta: f32) -> f32 {
+    fn derivative(self, a: f32, delta: f32) -> f32 {
         match self {
             Activation::Relu => {
                 if a > 0.0 {

@@ -180,7 +180,7 @@ impl Layer {
     }
 
     /// The layer if it is dense, which those with parameters are.
-    pub fn dense(&self) -> Option<&Dense> {
+    pub(crate) fn dense(&self) -> Option<&Dense> {
         if let Layer::Dense(dense) = self { Some(dense) } else { None }
     }
 

@@ -51,14 +51,14 @@ pub(super) struct Moments {
 
 impl Moments {
     /// `count` is the number of steps that the moments have seen, this one included.
-    pub fn new(adam: Adam, count: u64) -> Self {
+    pub(super) fn new(adam: Adam, count: u64) -> Self {
         let rest = |beta: f32| 1.0 - pow(f64::from(beta), count as f64);
         Moments { adam, bias: [rest(adam.beta1) as f32, rest(adam.beta2).sqrt() as f32] }
     }
 
     /// Adds `g` to the moments and returns the step before the learning rate.
     #[inline(always)]
-    pub fn add(&self, g: f32, mean: &mut f32, squares: &mut f32) -> f32 {
+    pub(super) fn add(&self, g: f32, mean: &mut f32, squares: &mut f32) -> f32 {
         let Adam { beta1, beta2, epsilon } = self.adam;
         let [first, second] = self.bias;
         *mean = beta1.mul_add(*mean, (1.0 - beta1) * g);

@@ -38,31 +38,31 @@ struct StepNoise {
 }
 
 impl Mean {
-    pub fn over(samples: usize) -> Self {
+    pub(super) fn over(samples: usize) -> Self {
         Mean { samples: samples as f32, scale: 1.0, noise: None }
     }
 
-    pub fn scaled(self, scale: f32) -> Self {
+    pub(super) fn scaled(self, scale: f32) -> Self {
         Mean { scale, ..self }
     }
 
-    pub fn with_noise(self, noise: Option<Noise>, seed: u64, step: u64) -> Self {
+    pub(super) fn with_noise(self, noise: Option<Noise>, seed: u64, step: u64) -> Self {
         let noise = noise.map(|noise| StepNoise { seed, step, deviation: noise.deviation(step) });
         Mean { noise, ..self }
     }
 
     /// The number of samples, if the mean is neither scaled nor has noise.
-    pub fn plain(&self) -> Option<f32> {
+    pub(super) fn plain(&self) -> Option<f32> {
         (self.scale == 1.0 && self.noise.is_none()).then_some(self.samples)
     }
 
-    pub fn samples(&self) -> f32 {
+    pub(super) fn samples(&self) -> f32 {
         self.samples
     }
 
     /// Writes the mean for the sums `g`, the first of which is element `offset` of the flat vector.
     #[inline(always)]
-    pub fn write(&self, offset: usize, g: &[f32], mean: &mut [f32]) {
+    pub(super) fn write(&self, offset: usize, g: &[f32], mean: &mut [f32]) {
         let Mean { samples, scale, noise } = *self;
         for (mean, &g) in mean.iter_mut().zip(g) {
             *mean = (g / samples) * scale;
@@ -87,7 +87,7 @@ impl Chain {
     /// Clips, then adds weight decay and L1, of an element `g` at weight `w`. Which of these there are is the same for all
     /// elements, so that the compiler moves the choice out of a loop.
     #[inline(always)]
-    pub fn apply(&self, g: f32, w: f32) -> f32 {
+    pub(super) fn apply(&self, g: f32, w: f32) -> f32 {
         match (self.clip.is_some(), self.weight_decay != 0.0, self.l1 != 0.0) {
             (false, false, false) => g,
             (false, true, false) => self.apply_only::<false, true, false>(g, w),
@@ -102,7 +102,11 @@ impl Chain {
 
     /// Like [`Chain::apply`], with only these operations.
     #[inline(always)]
-    pub fn apply_only<const CLIP: bool, const DECAY: bool, const L1: bool>(&self, mut g: f32, w: f32) -> f32 {
+    pub(super) fn apply_only<const CLIP: bool, const DECAY: bool, const L1: bool>(
+        &self,
+        mut g: f32,
+        w: f32,
+    ) -> f32 {
         if CLIP && let Some(clip) = self.clip {
             g = if g > clip { clip } else { g };
             g = if g < -clip { -clip } else { g };

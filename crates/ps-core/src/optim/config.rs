@@ -70,7 +70,7 @@ impl OptimizerConfig {
     }
 
     /// Whether a step needs norms of the whole gradient before any weight is updated.
-    pub fn needs_norms(&self) -> bool {
+    pub(crate) fn needs_norms(&self) -> bool {
         self.clip_norm.is_some() || self.params.optimizer.needs_norms()
     }
 

@@ -56,7 +56,7 @@ impl Norms {
     }
 
     /// The sum of the squares of the whole gradient.
-    pub fn gradient_squared(&self) -> f64 {
+    pub(crate) fn gradient_squared(&self) -> f64 {
         self.tensors.iter().fold(0.0, |sum, tensor| sum + tensor.gradient)
     }
 

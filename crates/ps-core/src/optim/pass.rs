@@ -42,7 +42,7 @@ pub(crate) struct Update {
 
 impl Update {
     /// A step whose gradient is neither scaled nor has noise; the mean is over `samples` samples.
-    pub fn plain(params: OptimizerParams, samples: usize, rate: f32) -> Self {
+    pub(crate) fn plain(params: OptimizerParams, samples: usize, rate: f32) -> Self {
         let stride = Stride::plain(0, samples, rate);
         Update::new(params, &stride, rate, Mean::over(samples))
     }
@@ -75,7 +75,7 @@ impl Update {
     }
 
     /// Updates parameters `w`, the first of which is element `offset` of the flat vector, by their gradients' sums `g`.
-    pub fn apply(&self, offset: usize, w: &mut [f32], g: &[f32], state: StateMut<'_>) -> Finite {
+    pub(crate) fn apply(&self, offset: usize, w: &mut [f32], g: &[f32], state: StateMut<'_>) -> Finite {
         let Some(samples) = self.mean.plain() else {
             let pass = Buffered { update: self, offset, w, g, state };
             return self.optimizer.update(&self.params, pass);
@@ -90,7 +90,7 @@ impl Update {
     }
 
     /// Like [`Update::apply`], for plain descent; `v` is the velocity, or empty.
-    pub fn chunk(&self, w: &mut [f32], g: &[f32], v: &mut [f32]) -> Finite {
+    pub(crate) fn chunk(&self, w: &mut [f32], g: &[f32], v: &mut [f32]) -> Finite {
         let mut state = StateMut::default();
         state[0] = v;
         self.apply(0, w, g, state)

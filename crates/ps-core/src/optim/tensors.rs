@@ -230,7 +230,7 @@ impl Rules {
     }
 
     /// Updates all weights, on the threads of the current rayon pool; `state` is `[vectors, parameters]`.
-    pub fn update_all(&self, stride: &Stride, w: &mut [f32], g: &[f32], state: &mut [f32]) {
+    pub(crate) fn update_all(&self, stride: &Stride, w: &mut [f32], g: &[f32], state: &mut [f32]) {
         assert_eq!(w.len(), g.len());
         let parameters = w.len();
         self.update_parts(stride, 0, w, g, vectors_mut(state, parameters));

@@ -22,33 +22,33 @@ pub(crate) struct Place {
 
 impl Panels {
     /// Number of panels.
-    pub fn panels(self) -> usize {
+    pub(crate) fn panels(self) -> usize {
         self.columns.div_ceil(self.width)
     }
 
     /// Columns of `panel` that exist.
-    pub fn columns_of(self, panel: usize) -> usize {
+    pub(crate) fn columns_of(self, panel: usize) -> usize {
         self.width.min(self.columns - panel * self.width)
     }
 
     /// Columns that the kernel computes for `panel`: all of a panel or, where that suffices, half of them.
-    pub fn tile_columns(self, panel: usize) -> usize {
+    pub(crate) fn tile_columns(self, panel: usize) -> usize {
         if 2 * self.columns_of(panel) <= self.width { self.width / 2 } else { self.width }
     }
 
     /// Where `panel` starts.
-    pub fn panel(self, panel: usize) -> usize {
+    pub(crate) fn panel(self, panel: usize) -> usize {
         panel * self.width * self.rows
     }
 
     /// Elements, those of the last panel's missing columns included.
-    pub fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.panels() * self.width * self.rows
     }
 
     /// Writes `row` (`[columns]`) as row `index` of the matrix.
     #[inline(always)]
-    pub fn write_row(self, matrix: &mut [f32], index: usize, row: &[f32]) {
+    pub(crate) fn write_row(self, matrix: &mut [f32], index: usize, row: &[f32]) {
         for (panel, columns) in row.chunks(self.width).enumerate() {
             copy(&mut matrix[self.panel(panel) + index * self.width..][..columns.len()], columns);
         }
@@ -56,7 +56,7 @@ impl Panels {
 
     /// Reads row `index` of the matrix into `row` (`[columns]`).
     #[inline(always)]
-    pub fn read_row(self, matrix: &[f32], index: usize, row: &mut [f32]) {
+    pub(crate) fn read_row(self, matrix: &[f32], index: usize, row: &mut [f32]) {
         for (panel, columns) in row.chunks_mut(self.width).enumerate() {
             let from = &matrix[self.panel(panel) + index * self.width..][..columns.len()];
             copy(columns, from);

@@ -40,14 +40,19 @@ pub(crate) struct Product<'a> {
 
 impl Engine {
     /// Runs `run` for each panel of `out`.
-    pub fn each_panel(self, panels: Panels, out: &mut [f32], run: impl Fn(usize, &mut [f32]) + Sync + Send) {
+    pub(crate) fn each_panel(
+        self,
+        panels: Panels,
+        out: &mut [f32],
+        run: impl Fn(usize, &mut [f32]) + Sync + Send,
+    ) {
         each_chunk(self.shares_panels, &mut out[..panels.len()], panels.width * panels.rows, run);
     }
 
     /// One panel of `out = left right`. Each tile is finished as `finish` says of its first row; each of its rows is then
     /// passed to `after`, with its number, while it is in cache.
     #[inline(always)]
-    pub fn product<'b>(
+    pub(crate) fn product<'b>(
         self,
         product: &Product,
         columns: usize,

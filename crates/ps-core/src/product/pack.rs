@@ -14,7 +14,7 @@ pub(crate) struct WeightShape {
 impl WeightShape {
     /// Whether the input gradient is computed transposed, with samples in the lanes, so that the weight need not be packed
     /// a second time. For few outputs, packing costs less than transposing.
-    pub fn is_wide(self) -> bool {
+    pub(crate) fn is_wide(self) -> bool {
         self.outputs > 16
     }
 }
@@ -32,7 +32,7 @@ pub(crate) struct PackedWeight {
 
 impl PackedWeight {
     /// Packs `weight` (`[outputs, inputs]`), for the input gradient only if asked to.
-    pub fn pack(
+    pub(crate) fn pack(
         &mut self,
         kernel: Kernel,
         shape: WeightShape,
@@ -75,7 +75,7 @@ impl PackedWeight {
     }
 
     /// Writes the weight as it lies in the parameters, `[outputs, inputs]`.
-    pub fn unpack(&self, kernel: Kernel, inputs: usize, weight: &mut [f32]) {
+    pub(crate) fn unpack(&self, kernel: Kernel, inputs: usize, weight: &mut [f32]) {
         let width = kernel.width();
         let panels = self.forward.as_slice().chunks(inputs * width);
         for (weight, panel) in weight.chunks_mut(width * inputs).zip(panels) {

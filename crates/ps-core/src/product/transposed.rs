@@ -19,7 +19,7 @@ impl Engine {
     /// its number, its values) while it is in cache. `delta` is `rows` rows that lie as `above` says; `transposed` has
     /// room for `rows` of them, rounded up to whole panels.
     #[allow(clippy::too_many_arguments)]
-    pub fn transposed_product(
+    pub(crate) fn transposed_product(
         self,
         shape: WeightShape,
         weight: &PackedWeight,

@@ -31,25 +31,25 @@ thread_local! {
 
 impl WeightGradient<'_> {
     /// Writes the weight's gradient, `[outputs, inputs]`, and that of the bias, `[outputs]`.
-    pub fn all_panels(&self, weight: &mut [f32], bias: &mut [f32], parallel: bool) {
+    pub(crate) fn all_panels(&self, weight: &mut [f32], bias: &mut [f32], parallel: bool) {
         self.biases(bias);
         self.panels(0, weight, parallel);
     }
 
     /// Writes the rows of the weight's gradient, `[outputs, inputs]`, from panel `first` on, as many as there is room for.
-    pub fn panels(&self, first: usize, weight: &mut [f32], parallel: bool) {
+    pub(crate) fn panels(&self, first: usize, weight: &mut [f32], parallel: bool) {
         let len = self.kernel.width() * self.input.panels.columns;
         each_chunk(parallel, weight, len, |panel, weight| self.panel(first + panel, weight));
     }
 
     /// Writes the bias's gradient, `[outputs]`.
-    pub fn biases(&self, bias: &mut [f32]) {
+    pub(crate) fn biases(&self, bias: &mut [f32]) {
         let panels = bias.chunks_mut(self.kernel.width());
         panels.enumerate().for_each(|(panel, bias)| self.bias(panel, bias));
     }
 
     /// Writes the rows of the weight's gradient that belong to a panel of outputs, `[outputs of the panel, inputs]`.
-    pub fn panel(&self, panel: usize, weight: &mut [f32]) {
+    pub(crate) fn panel(&self, panel: usize, weight: &mut [f32]) {
         let (input, delta) = (self.input.panels, self.delta.panels);
         let outputs = &self.memory[self.delta.at + delta.panel(panel)..];
         self.with_stack(|stack| {
@@ -75,7 +75,7 @@ impl WeightGradient<'_> {
 
     /// Writes the bias's gradient, `[outputs of the panel]`: that of a weight whose input is always 1, so that the right
     /// operand is delta itself.
-    pub fn bias(&self, panel: usize, bias: &mut [f32]) {
+    pub(crate) fn bias(&self, panel: usize, bias: &mut [f32]) {
         let delta = self.delta.panels;
         let b = &self.memory[self.delta.at + delta.panel(panel)..];
         let columns = delta.tile_columns(panel);
@@ -85,7 +85,7 @@ impl WeightGradient<'_> {
         bias.copy_from_slice(&sums[..bias.len()]);
     }
 
-    pub fn with_stack(&self, run: impl FnOnce(&mut [f32])) {
+    pub(crate) fn with_stack(&self, run: impl FnOnce(&mut [f32])) {
         let depth = 1 + self.leaves.ilog2() as usize;
         STACK.with_borrow_mut(|stack| {
             stack.resize(stack.len().max(depth * self.kernel.max_rows() * self.kernel.width()), 0.0);

@@ -27,13 +27,13 @@ pub(crate) struct Classes {
 
 impl Classes {
     /// Classes that are known by their names, in order.
-    pub fn named(names: Vec<String>) -> Self {
+    pub(crate) fn named(names: Vec<String>) -> Self {
         let numbers = names.iter().map(|name| number(name)).collect();
         Classes { names, numbers }
     }
 
     /// The distinct labels, sorted as numbers if all are numbers and by their bytes otherwise.
-    pub fn learn(labels: &Labels<'_>) -> Result<Self, DataError> {
+    pub(crate) fn learn(labels: &Labels<'_>) -> Result<Self, DataError> {
         let mut names: Vec<&str> = Vec::new();
         for row in 0..labels.count {
             let name = known(labels, row)?;

@@ -37,7 +37,7 @@ enum Form {
 
 impl Encoding {
     /// What `raw`, the training source, asks for.
-    pub fn learn(raw: &mut Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
+    pub(crate) fn learn(raw: &mut Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
         let of_tables = [
             ("label", config.label.is_some()),
             ("header", config.header.is_some()),
@@ -130,12 +130,12 @@ impl Encoding {
     }
 
     /// Name of each class.
-    pub fn class_names(&self) -> &[String] {
+    pub(crate) fn class_names(&self) -> &[String] {
         &self.classes.names
     }
 
     /// Name and number of categories of each category column of a table.
-    pub fn categories(&self) -> Vec<(String, usize)> {
+    pub(crate) fn categories(&self) -> Vec<(String, usize)> {
         match &self.form {
             Form::Table(columns) => columns.categories(),
             Form::Pixels | Form::Sparse | Form::Arrays { .. } => Vec::new(),
@@ -143,7 +143,7 @@ impl Encoding {
     }
 
     /// Encodes `raw`; `labelled` says whether targets are wanted.
-    pub fn encode(
+    pub(crate) fn encode(
         &self,
         raw: Raw,
         source: &str,
@@ -201,7 +201,7 @@ impl Encoding {
     }
 
     /// What a source has of each sample, with the features that it becomes.
-    pub fn columns(&self) -> Vec<dataset::Column> {
+    pub(crate) fn columns(&self) -> Vec<dataset::Column> {
         let single = |(feature, name): (usize, String)| dataset::Column {
             name,
             categories: Vec::new(),

@@ -49,23 +49,23 @@ struct Row {
 
 impl Sparse {
     /// Number of rows.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows.len()
     }
 
     /// A row's label.
-    pub fn label(&self, row: usize) -> Option<&str> {
+    pub(crate) fn label(&self, row: usize) -> Option<&str> {
         self.rows[row].label.clone().map(|range| &self.text[range])
     }
 
     /// A row's pairs; indices count from 1 and ascend.
-    pub fn pairs(&self, row: usize) -> &[(u32, f32)] {
+    pub(crate) fn pairs(&self, row: usize) -> &[(u32, f32)] {
         let start = if row == 0 { 0 } else { self.rows[row - 1].end };
         &self.pairs[start..self.rows[row].end]
     }
 
     /// File and line, for error texts.
-    pub fn place_of(&self, row: usize) -> String {
+    pub(crate) fn place_of(&self, row: usize) -> String {
         format!("{}:{}", self.place, self.rows[row].line)
     }
 }

@@ -19,8 +19,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use digits::{DIGITS_COUNT, DIGITS_SEED};
-
 /// All formats.
 pub const FORMATS: [Format; 4] = [idx::FORMAT, csv::FORMAT, libsvm::FORMAT, digits::FORMAT];
 

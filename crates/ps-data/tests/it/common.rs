@@ -8,55 +8,55 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A folder that goes with the test.
-pub struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Folder(tempfile::tempdir().unwrap())
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
         std::fs::write(self.path().join(name), content).unwrap();
         self
     }
 
-    pub fn load(&self, config: &DataConfig, task: Task) -> Result<Loaded, DataError> {
+    pub(crate) fn load(&self, config: &DataConfig, task: Task) -> Result<Loaded, DataError> {
         load(config, task, 1, self.path(), &NoProgress)
     }
 
     /// The error's text, without the folder.
-    pub fn refusal(&self, config: &DataConfig, task: Task) -> String {
+    pub(crate) fn refusal(&self, config: &DataConfig, task: Task) -> String {
         let error = self.load(config, task).expect_err("this should be refused").to_string();
         error.replace(&format!("{}/", self.path().display()), "")
     }
 
     /// The refusal of `name` alone as the training source.
-    pub fn refuses(&self, kind: &str, content: impl AsRef<[u8]>, task: Task) -> String {
+    pub(crate) fn refuses(&self, kind: &str, content: impl AsRef<[u8]>, task: Task) -> String {
         self.write("file", content);
         self.refusal(&DataConfig::new(format!("{kind}:file")), task)
     }
 }
 
 /// An IDX file of bytes.
-pub fn idx(shape: &[u32], bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn idx(shape: &[u32], bytes: &[u8]) -> Vec<u8> {
     let mut file = vec![0, 0, 8, shape.len() as u8];
     shape.iter().for_each(|size| file.extend(size.to_be_bytes()));
     file.extend(bytes);
     file
 }
 
-pub fn gz(content: &[u8]) -> Vec<u8> {
+pub(crate) fn gz(content: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(content).unwrap();
     encoder.finish().unwrap()
 }
 
 /// The folder of real data sets, where it is there.
-pub fn shared() -> Option<PathBuf> {
+pub(crate) fn shared() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
     if folder.is_dir() {
         return Some(folder);
@@ -66,7 +66,7 @@ pub fn shared() -> Option<PathBuf> {
 }
 
 /// Number of samples of each class.
-pub fn counts(split: &ps_data::Split) -> Vec<usize> {
+pub(crate) fn counts(split: &ps_data::Split) -> Vec<usize> {
     use ps_core::Samples;
     let mut counts = vec![0; split.dataset().class_names.len()];
     (0..split.len()).for_each(|index| counts[split.target(index) as usize] += 1);
@@ -74,7 +74,7 @@ pub fn counts(split: &ps_data::Split) -> Vec<usize> {
 }
 
 /// A sample's features.
-pub fn row(split: &ps_data::Split, index: usize) -> Vec<f32> {
+pub(crate) fn row(split: &ps_data::Split, index: usize) -> Vec<f32> {
     use ps_core::Samples;
     let mut row = vec![0.0; split.features()];
     split.write_row(index, &mut row);

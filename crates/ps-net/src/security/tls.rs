@@ -35,7 +35,7 @@ impl Tls {
     ///
     /// # Errors
     /// The flag, the file and what is wrong with it.
-    pub fn open(cert: &Path, key: &Path, ca: &Path, name: Option<&str>) -> Result<Self, String> {
+    pub(crate) fn open(cert: &Path, key: &Path, ca: &Path, name: Option<&str>) -> Result<Self, String> {
         let in_file = |flag: &str, path: &Path, what: &str| format!("{flag} {}: {what}", path.display());
         let unfit = |flag: &str, path: &Path, error: Error| in_file(flag, path, &words(&error));
         let authorities = certificates("--tls-ca", ca)?;
@@ -80,16 +80,16 @@ impl Tls {
         Ok(Tls { server: Arc::new(server), client: Arc::new(client), name: name.transpose()? })
     }
 
-    pub fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.server.clone())
     }
 
-    pub fn connector(&self) -> TlsConnector {
+    pub(crate) fn connector(&self) -> TlsConnector {
         TlsConnector::from(self.client.clone())
     }
 
     /// The name that the certificate of the server at `host` must carry.
-    pub fn name(&self, host: &str) -> Result<ServerName<'static>, String> {
+    pub(crate) fn name(&self, host: &str) -> Result<ServerName<'static>, String> {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }

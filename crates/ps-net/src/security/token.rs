@@ -42,7 +42,7 @@ impl Tokens {
     ///
     /// # Errors
     /// The flag, the file and what is wrong with it.
-    pub fn open(flag: &'static str, path: &Path) -> Result<Self, String> {
+    pub(super) fn open(flag: &'static str, path: &Path) -> Result<Self, String> {
         // Taken before the file is read, so that a change in between is noticed later.
         let stamp = stamp(path);
         let tokens = tokens(flag, path)?;
@@ -52,7 +52,7 @@ impl Tokens {
     }
 
     /// The line of the token in `headers`.
-    pub fn admits(&self, headers: &HeaderMap) -> Result<usize, TokenError> {
+    pub(super) fn admits(&self, headers: &HeaderMap) -> Result<usize, TokenError> {
         let given = headers.get(AUTHORIZATION).ok_or(TokenError::Missing)?;
         let given = given.as_bytes().strip_prefix(SCHEME.as_bytes()).ok_or(TokenError::Missing)?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,14 +65,14 @@ impl Tokens {
     }
 
     /// Whether `other` contains one of these tokens.
-    pub fn shares_any(&self, other: &Tokens) -> bool {
+    pub(super) fn shares_any(&self, other: &Tokens) -> bool {
         let [ours, theirs] = [self, other].map(|it| it.held.lock().unwrap_or_else(PoisonError::into_inner));
         let is_theirs = |token: &Token| theirs.tokens.iter().any(|other| other.text == token.text);
         ours.tokens.iter().any(is_theirs)
     }
 
     /// The value of the `authorization` header, with the first token of the file as it is now.
-    pub fn authorization(&self) -> Result<HeaderValue, String> {
+    pub(super) fn authorization(&self) -> Result<HeaderValue, String> {
         let first = tokens(self.flag, &self.path)?.swap_remove(0);
         let mut value = HeaderValue::from_bytes(&[SCHEME.as_bytes(), &first.text].concat())
             .map_err(|_| format!("{} {}: the token does not fit a header", self.flag, self.path.display()))?;

@@ -10,10 +10,10 @@ use ps_plan::{BatchPlan, Node, Section};
 use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Recompute, Rejected, WeightsPart};
 use std::ops::Range;
 
-pub const WORKER: WorkerId = WorkerId(7);
+pub(crate) const WORKER: WorkerId = WorkerId(7);
 
 /// Points with three features and two classes.
-pub struct Points;
+pub(crate) struct Points;
 
 impl Samples for Points {
     fn len(&self) -> usize {
@@ -33,7 +33,7 @@ impl Samples for Points {
     }
 }
 
-pub struct Job {
+pub(crate) struct Job {
     pub model: Model,
     pub plan: BatchPlan,
     pub control: ControlConfig,
@@ -41,52 +41,52 @@ pub struct Job {
 
 impl Job {
     /// Six steps of four leaves, with momentum.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let model = Model::new(3, &[4], Activation::Tanh, Head::Softmax, 2);
         Job { model, plan: BatchPlan::new(5, 40, 20, 5, 3, None), control: ControlConfig::default() }
     }
 
-    pub fn optimizer(&self) -> OptimizerConfig {
+    pub(crate) fn optimizer(&self) -> OptimizerConfig {
         Sgd { momentum: 0.9, ..Sgd::default() }.into()
     }
 
-    pub fn rate(&self) -> LearningRate {
+    pub(crate) fn rate(&self) -> LearningRate {
         LearningRate::constant(0.1)
     }
 
-    pub fn control(&self) -> Control {
+    pub(crate) fn control(&self) -> Control {
         let rules = Rules::new(self.optimizer(), &self.model, self.plan.seed);
         Control::new(self.control.clone(), rules, self.plan, self.rate())
     }
 
     /// A plane of all weights, in chunks of eight elements.
-    pub fn plane(&self) -> Plane {
+    pub(crate) fn plane(&self) -> Plane {
         self.part(0..self.model.parameters())
     }
 
     /// A plane of some of the weights, likewise.
-    pub fn part(&self, kept: Range<usize>) -> Plane {
+    pub(crate) fn part(&self, kept: Range<usize>) -> Plane {
         let chunks = kept.clone().step_by(8).map(|start| start..kept.end.min(start + 8));
         Plane::new(self.model.clone(), self.control(), kept.clone(), chunks)
     }
 
-    pub fn gradients(&self) -> Gradients {
+    pub(crate) fn gradients(&self) -> Gradients {
         Gradients::new(self.model.clone(), self.plan, Kernel::detect())
     }
 
     /// The sums of the nodes that cover these leaves of the step that the plane is at.
-    pub fn sums(&self, plane: &Plane, leaves: Range<u32>) -> Vec<NodeSum> {
+    pub(crate) fn sums(&self, plane: &Plane, leaves: Range<u32>) -> Vec<NodeSum> {
         let (step, weights) = (plane.version(), weights(plane, self.model.parameters()));
         self.gradients().compute(&weights, &Points, step, leaves)
     }
 
     /// All leaves of the step that the plane is at.
-    pub fn leaves(&self, plane: &Plane) -> Range<u32> {
+    pub(crate) fn leaves(&self, plane: &Plane) -> Range<u32> {
         self.plan.step(plane.version()).tree().section(Section::Training)
     }
 
     /// The plane makes one step, from one worker's sums.
-    pub fn step(&self, plane: &mut Plane) {
+    pub(crate) fn step(&self, plane: &mut Plane) {
         for sum in self.sums(plane, self.leaves(plane)) {
             push(plane, WORKER, plane.version(), &sum).unwrap();
         }
@@ -97,7 +97,7 @@ impl Job {
 }
 
 /// The gradients of a plane's own process.
-pub struct Own<'a>(pub &'a Job);
+pub(crate) struct Own<'a>(pub &'a Job);
 
 impl Recompute for Own<'_> {
     fn node_sum(&mut self, weights: &[f32], step: u64, node: Node) -> NodeSum {
@@ -107,7 +107,7 @@ impl Recompute for Own<'_> {
 }
 
 /// Never asked.
-pub struct Never;
+pub(crate) struct Never;
 
 impl Recompute for Never {
     fn node_sum(&mut self, _: &[f32], _: u64, node: Node) -> NodeSum {
@@ -116,7 +116,7 @@ impl Recompute for Never {
 }
 
 /// Sends a whole node.
-pub fn push(
+pub(crate) fn push(
     plane: &mut Plane,
     worker: WorkerId,
     step: u64,
@@ -129,13 +129,13 @@ pub fn push(
 }
 
 /// Sends a node's metric sums.
-pub fn begin(plane: &mut Plane, worker: WorkerId, step: u64, sum: &NodeSum) -> Result<(), Rejected> {
+pub(crate) fn begin(plane: &mut Plane, worker: WorkerId, step: u64, sum: &NodeSum) -> Result<(), Rejected> {
     let metrics = NodeMetrics { step, node: sum.node, tally: sum.tally.clone() };
     plane.take_metrics(worker, metrics, &mut Never)
 }
 
 /// Sends the chunks of a node whose first elements are in `elements`.
-pub fn send(
+pub(crate) fn send(
     plane: &mut Plane,
     worker: WorkerId,
     step: u64,
@@ -152,7 +152,7 @@ pub fn send(
 }
 
 /// The weights that a plane keeps; 0 elsewhere.
-pub fn weights(plane: &Plane, parameters: usize) -> Vec<f32> {
+pub(crate) fn weights(plane: &Plane, parameters: usize) -> Vec<f32> {
     let mut weights = vec![0.0; parameters];
     for (offset, bytes) in plane.kept_parts() {
         let elements = bytes.as_chunks().0;

@@ -20,22 +20,22 @@ const NAMED: usize = 4;
 pub(super) struct Roster(BTreeMap<WorkerId, (String, String)>);
 
 impl Roster {
-    pub fn note(&mut self, worker: WorkerId, peer: &Peer) {
+    pub(super) fn note(&mut self, worker: WorkerId, peer: &Peer) {
         self.0.insert(worker, (peer.name.clone(), peer.address.clone()));
     }
 
     /// A worker's name and address.
-    pub fn find(&self, worker: WorkerId) -> Option<(String, String)> {
+    pub(super) fn find(&self, worker: WorkerId) -> Option<(String, String)> {
         self.0.get(&worker).cloned()
     }
 
     /// A worker's id and name.
-    pub fn lane(&self, worker: WorkerId) -> String {
+    pub(super) fn lane(&self, worker: WorkerId) -> String {
         self.0.get(&worker).map_or_else(|| worker.to_string(), |(name, _)| format!("{worker} {name}"))
     }
 
     /// A line of the round logic, which names workers by id, followed by the names and addresses of these.
-    pub fn named(&self, line: &impl Display, workers: &[WorkerId]) -> String {
+    pub(super) fn named(&self, line: &impl Display, workers: &[WorkerId]) -> String {
         let known = workers.iter().filter_map(|id| Some((id, self.0.get(id)?))).take(NAMED);
         let names: Vec<String> =
             known.map(|(id, (name, address))| format!("{id}: {name} at {address}")).collect();
@@ -54,9 +54,9 @@ pub(super) struct Watch {
 
 impl Watch {
     /// The board is updated this often while somebody watches.
-    pub const EVERY: Duration = Duration::from_millis(250);
+    pub(super) const EVERY: Duration = Duration::from_millis(250);
 
-    pub fn new(fingerprints: v1::Fingerprints) -> Self {
+    pub(super) fn new(fingerprints: v1::Fingerprints) -> Self {
         Watch { fingerprints, loss: f64::NAN, shown: None }
     }
 }

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
 /// A folder with a data set of three classes; `seed` makes it this one or another.
-pub fn data(seed: u32) -> TempDir {
+pub(crate) fn data(seed: u32) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut text = String::from("length,width,height,species\n");
     let mut state = seed;
@@ -47,7 +47,7 @@ pub fn data(seed: u32) -> TempDir {
 }
 
 /// The run: an MLP on that data, `epochs` times 5 steps of up to 8 leaves.
-pub fn run_file(epochs: u32) -> String {
+pub(crate) fn run_file(epochs: u32) -> String {
     format!(
         r#"
 seed = 3
@@ -70,24 +70,24 @@ initial = 0.05
 }
 
 /// The same with a model of three chunks, so that there is something to share out.
-pub fn wide_run(epochs: u32, more: &str) -> String {
+pub(crate) fn wide_run(epochs: u32, more: &str) -> String {
     run_file(epochs).replace("hidden = [8]", "hidden = [370, 370]") + more
 }
 
-pub fn job(run: &str, folder: &Path) -> Job {
+pub(crate) fn job(run: &str, folder: &Path) -> Job {
     let run = RunConfig::parse(run, "test", &[]).unwrap();
     Job::load(run, folder, &NoProgress).unwrap()
 }
 
 /// The hash that the plain trainer ends with.
-pub fn reference_hash(job: &Job) -> String {
+pub(crate) fn reference_hash(job: &Job) -> String {
     let trained =
         reference::train(&job.model, job.plan, job.optimizer.clone(), &job.rate, &job.data.train, |_, _| {});
     weights_hash(&trained.unwrap())
 }
 
 /// A server on its own thread.
-pub struct Server {
+pub(crate) struct Server {
     pub address: Address,
     /// What the reference is computed from, when it is asked for.
     job: Job,
@@ -96,18 +96,23 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(run: &str, folder: &Path, options: ServerOptions) -> Self {
+    pub(crate) fn start(run: &str, folder: &Path, options: ServerOptions) -> Self {
         Server::start_at(TcpListener::bind("127.0.0.1:0").unwrap(), run, folder, options)
     }
 
-    pub fn start_at(listener: impl Into<Listener>, run: &str, folder: &Path, options: ServerOptions) -> Self {
+    pub(crate) fn start_at(
+        listener: impl Into<Listener>,
+        run: &str,
+        folder: &Path,
+        options: ServerOptions,
+    ) -> Self {
         let job = job(run, folder);
         let recorder = Recorder::new(&job, None, Style::Quiet).unwrap();
         Server::start_recording(listener, run, folder, options, recorder)
     }
 
     /// A server that saves the run in the folder `out` every so many steps, and keeps so many checkpoints.
-    pub fn start_in(
+    pub(crate) fn start_in(
         out: &Path,
         (every, kept): (u64, u32),
         run: &str,
@@ -148,17 +153,17 @@ impl Server {
         Server { address, job: own, result, stop }
     }
 
-    pub fn stop(self) -> Result<Finished, ServerError> {
+    pub(crate) fn stop(self) -> Result<Finished, ServerError> {
         self.stop.send(()).unwrap();
         self.result.join().unwrap()
     }
 
-    pub fn finish(self) -> Result<Finished, ServerError> {
+    pub(crate) fn finish(self) -> Result<Finished, ServerError> {
         self.result.join().unwrap()
     }
 
     /// Waits for the end, which must be a good one at the reference's hash. Gives the workers that were banned.
-    pub fn finish_at_reference(self) -> Vec<Ban> {
+    pub(crate) fn finish_at_reference(self) -> Vec<Ban> {
         let reference = reference_hash(&self.job);
         let finished = self.finish().unwrap_or_else(|error| panic!("{error}"));
         assert!(finished.is_done);
@@ -166,17 +171,17 @@ impl Server {
         finished.recorder.bans().to_vec()
     }
 
-    pub async fn client(&self) -> ParameterServerClient<Channel> {
+    pub(crate) async fn client(&self) -> ParameterServerClient<Channel> {
         client(&self.address).await
     }
 
     /// Returns when so many steps are made.
-    pub async fn reach(&self, version: u64) -> v1::StatusReply {
+    pub(crate) async fn reach(&self, version: u64) -> v1::StatusReply {
         reach(&mut self.client().await, version).await
     }
 
     /// Where the other shards are, once so many are there.
-    pub async fn places(&self, shards: usize) -> Vec<v1::ShardPlace> {
+    pub(crate) async fn places(&self, shards: usize) -> Vec<v1::ShardPlace> {
         let mut client = self.client().await;
         loop {
             if let Ok(reply) = client.shards(v1::ShardsRequest {}).await {
@@ -188,7 +193,7 @@ impl Server {
     }
 
     /// What a worker that fits would greet with.
-    pub async fn hello(&self) -> v1::FromWorker {
+    pub(crate) async fn hello(&self) -> v1::FromWorker {
         let request = v1::JoinRequest {
             protocol_version: ps_proto::limits::PROTOCOL_VERSION,
             worker_name: "test".into(),
@@ -205,12 +210,12 @@ impl Server {
     }
 }
 
-pub async fn client(address: impl Display) -> ParameterServerClient<Channel> {
+pub(crate) async fn client(address: impl Display) -> ParameterServerClient<Channel> {
     ParameterServerClient::connect(format!("http://{address}")).await.unwrap()
 }
 
 /// Returns when a server has made so many steps.
-pub async fn reach(client: &mut ParameterServerClient<Channel>, version: u64) -> v1::StatusReply {
+pub(crate) async fn reach(client: &mut ParameterServerClient<Channel>, version: u64) -> v1::StatusReply {
     loop {
         let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
         if status.version >= version {
@@ -219,22 +224,22 @@ pub async fn reach(client: &mut ParameterServerClient<Channel>, version: u64) ->
     }
 }
 
-pub fn from_worker(message: from_worker::Message) -> v1::FromWorker {
+pub(crate) fn from_worker(message: from_worker::Message) -> v1::FromWorker {
     v1::FromWorker { message: Some(message) }
 }
 
 /// A shard on its own thread.
-pub struct Shard {
+pub(crate) struct Shard {
     result: JoinHandle<Option<Result<Dismissal, ServerError>>>,
     kill: oneshot::Sender<()>,
 }
 
 impl Shard {
-    pub fn start(coordinator: &Address, index: u32, run: &str, folder: &Path) -> Self {
+    pub(crate) fn start(coordinator: &Address, index: u32, run: &str, folder: &Path) -> Self {
         Shard::start_with(coordinator, index, run, folder, ServerOptions::default())
     }
 
-    pub fn start_with(
+    pub(crate) fn start_with(
         coordinator: &Address,
         index: u32,
         run: &str,
@@ -269,34 +274,34 @@ impl Shard {
         Shard { result, kill }
     }
 
-    pub fn kill(self) {
+    pub(crate) fn kill(self) {
         self.kill.send(()).unwrap();
         assert!(self.result.join().unwrap().is_none());
     }
 
-    pub fn finish(self) -> Result<Dismissal, ServerError> {
+    pub(crate) fn finish(self) -> Result<Dismissal, ServerError> {
         self.result.join().unwrap().unwrap()
     }
 }
 
 /// A worker on its own thread.
-pub struct Worker {
+pub(crate) struct Worker {
     result: JoinHandle<Option<Result<Ended, WorkerError>>>,
     kill: oneshot::Sender<()>,
 }
 
 impl Worker {
-    pub fn start(server: impl Display, folder: &Path) -> Self {
+    pub(crate) fn start(server: impl Display, folder: &Path) -> Self {
         Worker::start_with(Worker::options(server, folder))
     }
 
     /// A worker that also keeps a part of the weights.
-    pub fn start_with_shard(server: &Address, folder: &Path) -> Self {
+    pub(crate) fn start_with_shard(server: &Address, folder: &Path) -> Self {
         let place = ShardPlace { listen: "127.0.0.1:0".into(), advertise: None };
         Worker::start_with(WorkerOptions { shard: Some(place), ..Worker::options(server, folder) })
     }
 
-    pub fn options(server: impl Display, folder: &Path) -> WorkerOptions {
+    pub(crate) fn options(server: impl Display, folder: &Path) -> WorkerOptions {
         WorkerOptions {
             data_root: Some(folder.to_path_buf()),
             threads: Some(1),
@@ -305,20 +310,20 @@ impl Worker {
         }
     }
 
-    pub fn start_named(server: impl Display, folder: &Path, name: &str) -> Self {
+    pub(crate) fn start_named(server: impl Display, folder: &Path, name: &str) -> Self {
         Worker::start_with(WorkerOptions { name: name.into(), ..Worker::options(server, folder) })
     }
 
     /// A worker that computes in another way.
-    pub fn start_computing(server: &Address, folder: &Path, computer: Box<dyn Computer>) -> Self {
+    pub(crate) fn start_computing(server: &Address, folder: &Path, computer: Box<dyn Computer>) -> Self {
         Worker::start_computing_with(Worker::options(server, folder), computer)
     }
 
-    pub fn start_computing_with(options: WorkerOptions, computer: Box<dyn Computer>) -> Self {
+    pub(crate) fn start_computing_with(options: WorkerOptions, computer: Box<dyn Computer>) -> Self {
         Worker::start_as(options, Some(computer))
     }
 
-    pub fn start_with(options: WorkerOptions) -> Self {
+    pub(crate) fn start_with(options: WorkerOptions) -> Self {
         Worker::start_as(options, None)
     }
 
@@ -339,18 +344,18 @@ impl Worker {
         Worker { result, kill }
     }
 
-    pub fn kill(self) {
+    pub(crate) fn kill(self) {
         self.kill.send(()).unwrap();
         assert!(self.result.join().unwrap().is_none());
     }
 
-    pub fn finish(self) -> Result<Ended, WorkerError> {
+    pub(crate) fn finish(self) -> Result<Ended, WorkerError> {
         self.result.join().unwrap().unwrap()
     }
 }
 
 /// A flow in which something is done whenever some of a gradient is final: that passes it on, too.
-pub struct Tapped<'a, F> {
+pub(crate) struct Tapped<'a, F> {
     pub flow: &'a mut dyn Flow,
     pub finished: F,
 }
@@ -373,10 +378,10 @@ impl<F: FnMut(&mut dyn Flow, usize, usize)> Flow for Tapped<'_, F> {
     }
 }
 
-pub fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-pub fn options(min_workers: u32) -> ServerOptions {
+pub(crate) fn options(min_workers: u32) -> ServerOptions {
     ServerOptions { min_workers, join_timeout: Duration::from_secs(60), ..ServerOptions::default() }
 }

@@ -46,7 +46,7 @@ const WIDTHS: std::ops::RangeInclusive<u32> = 240..=1600;
 
 /// The page of a run.
 #[derive(Clone)]
-pub struct Dashboard {
+pub(crate) struct Dashboard {
     /// What is known of the run.
     pub board: Arc<Board>,
     /// The folder of its results, which the page offers.

@@ -17,7 +17,7 @@ impl Categories {
     ///
     /// # Errors
     /// There are too many.
-    pub fn learn(table: &Table, column: usize) -> Result<Self, DataError> {
+    pub(crate) fn learn(table: &Table, column: usize) -> Result<Self, DataError> {
         let mut known: Vec<&str> = Vec::new();
         for row in 0..table.rows() {
             if table.value(row, column) == Cell::Missing {
@@ -43,22 +43,22 @@ impl Categories {
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
     /// Their texts.
-    pub fn names(&self) -> &[String] {
+    pub(crate) fn names(&self) -> &[String] {
         &self.0
     }
 
     /// The names of the features that they become, in a column called `column`.
-    pub fn feature_names(&self, column: &str) -> Vec<String> {
+    pub(crate) fn feature_names(&self, column: &str) -> Vec<String> {
         self.0.iter().map(|category| format!("{column}={category}")).collect()
     }
 
     /// The number of the category `text`.
-    pub fn find(&self, text: &str) -> Result<usize, String> {
+    pub(crate) fn find(&self, text: &str) -> Result<usize, String> {
         self.0.binary_search_by(|category| category.as_str().cmp(text)).map_err(|_| {
             let near = nearest(text, self.0.iter().map(String::as_str));
             format!("category `{text}` does not occur in the training data{near}")

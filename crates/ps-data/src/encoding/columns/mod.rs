@@ -116,7 +116,7 @@ fn key(name: &str) -> String {
 impl Columns {
     /// Learns the columns of the training data, and converts those whose type that determines; `label` is the number of the
     /// label column.
-    pub fn learn(table: &mut Table, label: usize, config: &DataConfig) -> Result<Self, DataError> {
+    pub(crate) fn learn(table: &mut Table, label: usize, config: &DataConfig) -> Result<Self, DataError> {
         let declared = &config.columns;
         let bad = |problem: String| DataError::Option { key: "columns", problem };
         for name in declared.keys() {
@@ -162,17 +162,17 @@ impl Columns {
     }
 
     /// Name of the label column.
-    pub fn label(&self) -> &str {
+    pub(crate) fn label(&self) -> &str {
         &self.label
     }
 
     /// The names of all features.
-    pub fn feature_names(&self) -> Vec<String> {
+    pub(crate) fn feature_names(&self) -> Vec<String> {
         self.features.iter().flat_map(|column| column.content.feature_names(&column.name)).collect()
     }
 
     /// Each column with the features that it becomes.
-    pub fn with_features(&self) -> Vec<dataset::Column> {
+    pub(crate) fn with_features(&self) -> Vec<dataset::Column> {
         let mut end = 0;
         let with_features = |column: &Feature| {
             let begin = end;
@@ -187,7 +187,7 @@ impl Columns {
     }
 
     /// Name and number of categories of each category column.
-    pub fn categories(&self) -> Vec<(String, usize)> {
+    pub(crate) fn categories(&self) -> Vec<(String, usize)> {
         let categories = |column: &Feature| match &column.content {
             Content::Category(categories) => Some((column.name.clone(), categories.count())),
             Content::Number => None,
@@ -197,7 +197,7 @@ impl Columns {
 
     /// Encodes a table, whose columns are found by name, and converts them on the way. Missing cells become NaN where they are
     /// allowed.
-    pub fn encode(&self, table: &mut Table, missing: Missing) -> Result<Array2<f32>, DataError> {
+    pub(crate) fn encode(&self, table: &mut Table, missing: Missing) -> Result<Array2<f32>, DataError> {
         let places = self.find(table)?;
         let width: usize = self.features.iter().map(|column| column.content.width()).sum();
         let mut values = super::zeros(&table.place, table.rows(), width)?;

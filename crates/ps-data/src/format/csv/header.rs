@@ -17,13 +17,13 @@ pub(super) enum FirstRow {
 
 impl FirstRow {
     /// Of a training source, where `header` is what the run file says.
-    pub fn of_training(header: Option<bool>) -> Self {
+    pub(super) fn of_training(header: Option<bool>) -> Self {
         header.map_or(FirstRow::Unknown, FirstRow::of)
     }
 
     /// Of any other source. If the run file does not say, the training source has a header, with which the first row of
     /// any other source is compared, so that data is not mistaken for names.
-    pub fn of_other(header: Option<bool>) -> Self {
+    pub(super) fn of_other(header: Option<bool>) -> Self {
         header.map_or(FirstRow::Names, FirstRow::of)
     }
 

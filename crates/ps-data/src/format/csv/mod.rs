@@ -43,13 +43,13 @@ pub(crate) struct Options {
 
 impl Options {
     /// Of the training source of `config`.
-    pub fn of_training(config: &DataConfig) -> Self {
+    pub(crate) fn of_training(config: &DataConfig) -> Self {
         let markers = Arc::new(Markers::new(config.missing_values.as_deref()));
         Options { first_row: FirstRow::of_training(config.header), markers }
     }
 
     /// Of a source that is encoded like the training source of `config`.
-    pub fn of_other(config: &DataConfig) -> Self {
+    pub(crate) fn of_other(config: &DataConfig) -> Self {
         Options { first_row: FirstRow::of_other(config.header), ..Options::of_training(config) }
     }
 }

@@ -21,9 +21,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Drawings of `digits:` without a count.
-pub const DIGITS_COUNT: usize = 20_000;
+const DIGITS_COUNT: usize = 20_000;
 /// Seed of `digits:` without one.
-pub const DIGITS_SEED: u64 = 1;
+const DIGITS_SEED: u64 = 1;
 
 pub(super) const FORMAT: Format = Format {
     prefix: "digits",

@@ -14,12 +14,12 @@ pub(super) struct Canvas {
 
 impl Canvas {
     /// An empty canvas.
-    pub fn new(fade: f32) -> Self {
+    pub(super) fn new(fade: f32) -> Self {
         Canvas { distance: [f32::MAX; SIDE * SIDE], fade }
     }
 
     /// Draws a chain of straight pieces with a pen whose radius changes evenly from `start` to `end`.
-    pub fn stroke(&mut self, chain: &[Point], start: f32, end: f32) {
+    pub(super) fn stroke(&mut self, chain: &[Point], start: f32, end: f32) {
         let pieces = (chain.len() - 1) as f32;
         for (number, pair) in chain.windows(2).enumerate() {
             let radius = start + (end - start) * (number as f32 / pieces);
@@ -49,7 +49,7 @@ impl Canvas {
     }
 
     /// Fills the strokes with ink of darkness `level` (0 to 1).
-    pub fn ink(&self, level: f32, image: &mut [u8]) {
+    pub(super) fn ink(&self, level: f32, image: &mut [u8]) {
         for (byte, &distance) in image.iter_mut().zip(&self.distance) {
             let covered = (0.5 - distance / self.fade).clamp(0.0, 1.0);
             *byte = (covered * level * 255.0 + 0.5).floor() as u8;
