@@ -1,6 +1,5 @@
 //! Why a command did not do what it was asked for.
 
-use downhill::internal::LocalError;
 use ps_config::ConfigError;
 use ps_core::trainer::Diverged;
 use ps_data::DataError;
@@ -67,12 +66,6 @@ impl From<FolderError> for Failure {
 impl From<PlotError> for Failure {
     fn from(error: PlotError) -> Self {
         Failure::new(error.is_usage(), &error)
-    }
-}
-
-impl From<LocalError> for Failure {
-    fn from(error: LocalError) -> Self {
-        Failure::new(false, &error)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3};
-use ps_data::{ArrayLabels, Arrays, Features, Image, Source};
+use ps_data::{ArrayLabels, Arrays, DataError, Features, Image, NamedArrays, Source};
 use std::path::{Path, absolute};
 use std::sync::Arc;
 
@@ -90,28 +90,37 @@ impl Dataset {
     fn of(arrays: Arrays) -> Self {
         Dataset(Content::Arrays(Arc::new(arrays)))
     }
-}
 
-/// The same source with absolute paths.
-pub(crate) fn absolute_source(source: &str) -> Result<String, Error> {
-    let parsed = Source::parse(source)?;
-    let files = parsed.files();
-    if files.is_empty() || parsed.reads_stdin() {
-        return Ok(source.into());
+    /// What stands for this in the settings of a run as `data.ROLE`: the source with absolute paths, since others start at the
+    /// run file's folder; or a name, under which it puts the arrays into `arrays`.
+    pub(crate) fn stand_in(&self, role: &str, arrays: &mut NamedArrays) -> Result<String, Error> {
+        let source = match &self.0 {
+            Content::Source(source) => source,
+            Content::Arrays(given) => {
+                let name = format!("arrays:{role}");
+                arrays.insert(name.clone(), Arc::clone(given));
+                return Ok(name);
+            }
+        };
+        let parsed = Source::parse(source)?;
+        let files = parsed.files();
+        if files.is_empty() || parsed.reads_stdin() {
+            return Ok(source.clone());
+        }
+        let whole =
+            |file: &&str| absolute(file).map_or_else(|_| (*file).into(), |path| path.display().to_string());
+        Ok(parsed.with_files(&files.iter().map(whole).collect::<Vec<String>>()))
     }
-    let whole =
-        |file: &&str| absolute(file).map_or_else(|_| (*file).into(), |path| path.display().to_string());
-    Ok(parsed.with_files(&files.iter().map(whole).collect::<Vec<String>>()))
 }
 
 /// Refuses sources that are not on this machine.
-pub(crate) fn refuse_urls<'a>(sources: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
+pub(crate) fn refuse_urls<'a>(sources: impl IntoIterator<Item = &'a str>) -> Result<(), DataError> {
     for source in sources {
         // A text that is no source is refused when it is read.
         let Ok(parsed) = Source::parse(source) else { continue };
         if let Some(url) = parsed.files().into_iter().find(|file| ps_data::is_url(Path::new(file))) {
-            let text = format!("{url}: the library fetches nothing; download the file and name its path");
-            return Err(Error::new(ErrorKind::Data, text));
+            let problem = "the library fetches nothing; download the file and name its path".into();
+            return Err(DataError::Remote { url: url.into(), problem });
         }
     }
     Ok(())

@@ -8,8 +8,9 @@ use std::fmt;
 
 /// Why a run, a data set or a model cannot be used.
 ///
-/// The text names the key, file, line or column at fault, says what was found there and what was expected. Texts that quote a
-/// setting write it as the command line does, `--set KEY=VALUE`.
+/// The text names the key, file, line or column at fault, says what was found there and what was expected. It is that of the
+/// command line, so it writes settings as `--set KEY=VALUE`; `--out` is [`Run::out`](crate::Run::out), and `--data-root` is
+/// [`Run::data_root`](crate::Run::data_root) or [`LoadOptions::data_root`](crate::LoadOptions::data_root).
 ///
 /// ```
 /// use downhill::{ErrorKind, Run};

@@ -69,6 +69,6 @@ struct Readme;
 /// What the command line shares with the library. Its types are those of the crates below, and any of it may change.
 #[doc(hidden)]
 pub mod internal {
-    pub use crate::local::{LocalError, train};
+    pub use crate::local::run;
     pub use crate::saved::SavedRun;
 }

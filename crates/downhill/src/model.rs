@@ -4,10 +4,11 @@ use crate::dataset::{Content, Dataset, refuse_urls};
 use crate::error::{Error, ErrorKind};
 use crate::saved::{self, SavedRun};
 use crate::threads::Threads;
+use crate::value::Value;
 use ndarray::{Array2, ArrayView2};
 use ps_config::RunConfig;
 use ps_core::{Gradients, Head, Kernel, Samples};
-use ps_data::{DataConfig, Encoder, NoProgress, Progress, Split};
+use ps_data::{DataConfig, Encoder, NamedArrays, NoProgress, Progress, Split, Validation};
 use ps_plan::BatchPlan;
 use ps_run::{AboutWeights, Job, Measures, SavedWeights, WeightsFile, task};
 use std::num::NonZeroUsize;
@@ -48,8 +49,8 @@ impl Model {
 
     /// Loads a model from a file that [`Model::save`] wrote, from a run's results folder, or from the `weights.safetensors` in it.
     ///
-    /// A model that was trained on a source needs that source again, unchanged, because how samples are encoded follows from it. A
-    /// model that was trained on arrays needs nothing else.
+    /// A model that was trained on a source needs that source again, unchanged, because how samples are encoded follows from it;
+    /// [`LoadOptions`] can say where it is now. A model that was trained on arrays needs nothing else.
     ///
     /// # Errors
     /// The file is damaged or not of a model, or the training data is missing or has changed.
@@ -67,12 +68,25 @@ impl Model {
         if file.about.arrays.is_some() {
             return Model::of_arrays(file, path, threads);
         }
+        let (mut sets, mut arrays) = (Vec::new(), NamedArrays::new());
+        if let Some(data) = &options.data {
+            sets.push(format!("data.train={}", Value::from(data.stand_in("train", &mut arrays)?)));
+        }
+        let is_train_known = file.about.training_data.is_some();
         let load = |run: RunConfig, root: &Path| {
-            let data = ps_data::load(&run.data, task(run.model.head), run.seed, root, &NoProgress)?;
+            let mut needed = run.data.clone();
+            if is_train_known {
+                // Nothing is measured, and what other sources hold changes no prediction.
+                needed.test = None;
+                needed.validation.take_if(|validation| matches!(validation, Validation::Source(_)));
+            }
+            refuse_urls(needed.sources())?;
+            let (task, seed) = (task(run.model.head), run.seed);
+            let data = ps_data::load_arrays(&needed, task, seed, &arrays, root, &NoProgress)?;
             Job::new(run, data, Kernel::detect())
         };
         let data_root = options.data_root.as_deref();
-        threads.run(|| Ok(SavedRun::of(file, path, &[], data_root, threads.clone(), load)?.model))
+        threads.run(|| Ok(SavedRun::of(file, path, &sets, data_root, threads.clone(), load)?.model))
     }
 
     fn of_arrays(file: WeightsFile, path: &Path, threads: Threads) -> Result<Self, Error> {
@@ -197,6 +211,7 @@ impl Model {
 pub struct LoadOptions {
     threads: Option<NonZeroUsize>,
     data_root: Option<PathBuf>,
+    data: Option<Dataset>,
 }
 
 impl LoadOptions {
@@ -213,6 +228,11 @@ impl LoadOptions {
     /// The folder where relative paths of the training data start, if it has moved.
     pub fn data_root(self, folder: impl Into<PathBuf>) -> Self {
         LoadOptions { data_root: Some(folder.into()), ..self }
+    }
+
+    /// The training data, if it has another name now, or if the model file names a URL.
+    pub fn data(self, data: &Dataset) -> Self {
+        LoadOptions { data: Some(data.clone()), ..self }
     }
 }
 

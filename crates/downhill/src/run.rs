@@ -1,8 +1,8 @@
 //! A run from its settings to a trained model.
 
-use crate::dataset::{Content, Dataset, absolute_source, refuse_urls};
+use crate::dataset::{Dataset, refuse_urls};
 use crate::error::Error;
-use crate::local;
+use crate::local::{self, Finished};
 use crate::model::Model;
 use crate::threads::Threads;
 use crate::value::Value;
@@ -203,7 +203,7 @@ impl Run {
     /// # Errors
     /// The settings or the data are wrong, the machine is too small, the loss diverged, or results cannot be written.
     pub fn train(&self) -> Result<Trained, Error> {
-        self.train_observed([])
+        self.train_observed(Vec::new())
     }
 
     /// Like [`Run::train`], and reports what happens to `observers`, which may also stop the run.
@@ -226,7 +226,7 @@ impl Run {
     ///
     /// let (sender, losses) = channel();
     /// let run = Run::new().set("data.train", "digits:200").set("model.kind", "softmax").set("learning_rate.initial", 0.5);
-    /// let trained = run.set("train.epochs", 20).set("train.batch", 50).train_observed([Box::new(Losses(sender)) as _])?;
+    /// let trained = run.set("train.epochs", 20).set("train.batch", 50).train_observed(vec![Box::new(Losses(sender))])?;
     /// let losses: Vec<f64> = losses.iter().collect();
     /// assert_eq!((losses.len(), trained.summary.steps), (10, 10));
     /// assert!(losses[9] < losses[0]);
@@ -235,10 +235,7 @@ impl Run {
     ///
     /// # Errors
     /// As for [`Run::train`].
-    pub fn train_observed(
-        &self,
-        observers: impl IntoIterator<Item = Box<dyn Observer>>,
-    ) -> Result<Trained, Error> {
+    pub fn train_observed(&self, observers: Vec<Box<dyn Observer>>) -> Result<Trained, Error> {
         let (config, arrays) = self.config()?;
         refuse_urls(config.data.sources())?;
         let root = self.data_root.as_deref().unwrap_or(&self.base);
@@ -254,14 +251,8 @@ impl Run {
         recorder.observe(Box::new(Traced));
         observers.into_iter().for_each(|observer| recorder.observe(observer));
         let stop = AtomicBool::new(false);
-        let (weights, version) = match threads.run(|| local::train(&job, 1, &stop, &mut recorder)) {
-            Ok(trained) => trained,
-            Err(error) => {
-                recorder.abandon(&error);
-                return Err(error.into());
-            }
-        };
-        let summary = threads.run(|| recorder.finish(&job, root, &weights, version))?;
+        let Finished { weights, version, summary } =
+            threads.run(|| local::run(&job, root, 1, &stop, recorder))?;
         let about = AboutWeights::new(&job, root, &weights, version);
         Ok(Trained { model: Model::new(&job, SavedWeights { weights, about }, threads), summary })
     }
@@ -270,16 +261,9 @@ impl Run {
     fn config(&self) -> Result<(RunConfig, NamedArrays), Error> {
         let (mut sets, mut arrays) = (self.sets.clone(), NamedArrays::new());
         for (role, data) in ROLES.iter().zip(&self.data) {
-            let text = match data.as_ref().map(|data| &data.0) {
-                None => continue,
-                Some(Content::Source(source)) => absolute_source(source)?,
-                Some(Content::Arrays(given)) => {
-                    let name = format!("arrays:{role}");
-                    arrays.insert(name.clone(), given.clone());
-                    name
-                }
-            };
-            sets.push(format!("data.{role}={}", Value::from(text)));
+            if let Some(data) = data {
+                sets.push(format!("data.{role}={}", Value::from(data.stand_in(role, &mut arrays)?)));
+            }
         }
         Ok((RunConfig::parse(&self.text, &self.origin, &sets)?, arrays))
     }

@@ -7,16 +7,18 @@
 
 mod worker;
 
+use crate::error::Error;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TrySendError};
 use ps_coord::{Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
 use ps_core::NodeSum;
 use ps_core::trainer::Diverged;
 use ps_plan::{Node, Section};
 use ps_plane::Plane;
-use ps_run::{FolderError, Job, Part, Recorder, WorkerRow, WorkerStanding};
+use ps_run::{FolderError, Job, Part, Recorder, Summary, WorkerRow, WorkerStanding};
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use worker::{Letter, Parcel, Worker};
@@ -54,8 +56,39 @@ pub enum LocalError {
 /// Weights, and the steps they have made.
 pub type Trained = (Vec<f32>, u64);
 
+/// What came of a run that has results.
+pub struct Finished {
+    /// The final weights.
+    pub weights: Vec<f32>,
+    /// Steps made.
+    pub version: u64,
+    /// The results in numbers, which are written.
+    pub summary: Summary,
+}
+
+/// Trains `job` and writes its results; relative data paths of the run start at `root`. The other arguments are those of
+/// [`train`].
+pub fn run(
+    job: &Job,
+    root: &Path,
+    workers: usize,
+    stop: &AtomicBool,
+    mut recorder: Recorder,
+) -> Result<Finished, Error> {
+    match train(job, workers, stop, &mut recorder) {
+        Ok((weights, version)) => {
+            let summary = recorder.finish(job, root, &weights, version)?;
+            Ok(Finished { weights, version, summary })
+        }
+        Err(error) => {
+            recorder.abandon(&error);
+            Err(error.into())
+        }
+    }
+}
+
 /// Trains `job` with `workers` workers until all steps are made or `stop` is set.
-pub fn train(
+fn train(
     job: &Job,
     workers: usize,
     stop: &AtomicBool,

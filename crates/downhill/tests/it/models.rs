@@ -34,11 +34,23 @@ fn a_model_is_loaded_from_its_results_folder_and_from_its_file() {
 }
 
 #[test]
-fn a_model_whose_training_data_has_changed_is_refused() {
+fn a_model_needs_its_training_data_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
-    let data = table(folder.path(), "train.csv", 60);
-    short().set("data.train", data).train().unwrap().model.save(&file).unwrap();
+    let [train, validation] = ["train.csv", "validation.csv"].map(|name| table(folder.path(), name, 60));
+    let run = short().set("data.train", train.as_str()).set("data.validation", validation);
+    let model = run.train().unwrap().model;
+    model.save(&file).unwrap();
+    std::fs::remove_file(folder.path().join("validation.csv")).unwrap();
+    assert_eq!(Model::load(&file).unwrap().weights(), model.weights());
+
+    std::fs::rename(folder.path().join("train.csv"), folder.path().join("moved.csv")).unwrap();
+    let error = Model::load(&file).unwrap_err();
+    assert!(error.to_string().contains("train.csv: No such file"), "{error}");
+    let moved = Dataset::open(&train.replace("train.csv", "moved.csv")).unwrap();
+    let loaded = Model::load_with(&file, &LoadOptions::new().data(&moved)).unwrap();
+    assert_eq!(loaded.evaluate(&moved).unwrap(), model.evaluate(&moved).unwrap());
+
     table(folder.path(), "train.csv", 61);
     let error = Model::load(&file).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);

@@ -32,7 +32,7 @@ fn runs_side_by_side_give_what_they_give_alone_and_leave_the_global_pool_alone()
     let threads: Vec<_> = runs
         .into_iter()
         .zip(observers)
-        .map(|(run, observer)| std::thread::spawn(move || run.train_observed([Box::new(observer) as _])))
+        .map(|(run, observer)| std::thread::spawn(move || run.train_observed(vec![Box::new(observer)])))
         .collect();
     let hash =
         |thread: JoinHandle<Result<Trained, Error>>| thread.join().unwrap().unwrap().summary.weights_sha256;
@@ -63,7 +63,7 @@ fn a_run_that_was_stopped_is_resumed_with_other_threads() {
     let folder = tempfile::tempdir().unwrap();
     let run = on_digits().out(folder.path());
     let stopped =
-        run.clone().threads(1).train_observed([Box::new(Stop(5, channel().0)) as _]).unwrap().summary;
+        run.clone().threads(1).train_observed(vec![Box::new(Stop(5, channel().0))]).unwrap().summary;
     assert_eq!((stopped.steps, stopped.steps_planned), (5, 12));
     let resumed = run.threads(2).train().unwrap().summary;
     assert_eq!(resumed.weights_sha256, on_digits().train().unwrap().summary.weights_sha256);
@@ -74,7 +74,7 @@ fn observers_are_warned_of_a_damaged_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let run = on_digits().out(folder.path());
     let (warnings, warned) = channel();
-    let train = |until| run.train_observed([Box::new(Stop(until, warnings.clone())) as _]).unwrap();
+    let train = |until| run.train_observed(vec![Box::new(Stop(until, warnings.clone()))]).unwrap();
     train(5);
     train(8);
     let checkpoints = std::fs::read_dir(folder.path().join("checkpoints")).unwrap();

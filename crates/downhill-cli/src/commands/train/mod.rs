@@ -9,7 +9,7 @@ use crate::output;
 use downhill::internal as local;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, WatchArgs};
 use ps_core::{StepReport, reference};
-use ps_run::{DataProgress, Ending, Job, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT, Style};
+use ps_run::{DataProgress, Ending, Job, Recorder, ResumeHint, RunFolder, SUMMARY_INDENT, Style, Summary};
 use ps_terminal::{hang, stdout_width};
 use std::path::Path;
 use std::process::ExitCode;
@@ -163,22 +163,13 @@ fn train(
     path: &Path,
     stop: &AtomicBool,
     hint: &ResumeHint,
-    mut recorder: Recorder,
+    recorder: Recorder,
 ) -> Result<ExitCode, Failure> {
-    let trained = if arguments.reference {
-        by_reference(job, &mut recorder)
-    } else {
-        by_workers(job, arguments.workers.into(), stop, &mut recorder)
-    };
-    let (weights, version) = match trained {
-        Ok(trained) => trained,
-        Err(failure) => {
-            recorder.abandon(&failure);
-            return Err(failure);
-        }
-    };
     let root = arguments.data.root(arguments.run.folder());
-    let summary = recorder.finish(job, root, &weights, version)?;
+    let summary = match arguments.reference {
+        true => by_reference(job, root, recorder)?,
+        false => by_workers(job, root, arguments.workers.into(), stop, recorder)?,
+    };
     let lines = summary.lines(Some(path));
     let shown = if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines };
     output::lines(&hang(shown, stdout_width(), SUMMARY_INDENT))?;
@@ -193,33 +184,38 @@ fn train(
 
 fn by_workers(
     job: &Job,
+    root: &Path,
     workers: usize,
     stop: &AtomicBool,
-    recorder: &mut Recorder,
-) -> Result<(Vec<f32>, u64), Failure> {
-    if workers == 1 {
-        // The only worker is then itself a thread of the pool, and none has to be woken to hand it work.
-        rayon::scope(|_| local::train(job, workers, stop, recorder))
-    } else {
-        local::train(job, workers, stop, recorder)
-    }
-    .map_err(Failure::from)
+    recorder: Recorder,
+) -> Result<Summary, Failure> {
+    let train = || local::run(job, root, workers, stop, recorder);
+    // A single worker is then itself a thread of the pool, and none has to be woken to hand it work.
+    let finished = if workers == 1 { rayon::scope(|_| train()) } else { train() };
+    Ok(finished?.summary)
 }
 
-fn by_reference(job: &Job, recorder: &mut Recorder) -> Result<(Vec<f32>, u64), Failure> {
+fn by_reference(job: &Job, root: &Path, mut recorder: Recorder) -> Result<Summary, Failure> {
     recorder.begin();
     let [train, validation] = job.parts();
     let validation = job.validates().then_some(validation);
-    let mut say = |report: &StepReport, weights: &[f32]| {
+    let mut report = |report: &StepReport, weights: &[f32]| {
         recorder.step(report, 1);
         recorder.look(report.step + 1, weights);
     };
-    let mut trainer = reference::run(&job.model, job.trainer(), train, validation, &mut say)?;
+    let trained = reference::run(&job.model, job.trainer(), train, validation, &mut report);
+    let mut trainer = match trained {
+        Ok(trainer) => trainer,
+        Err(diverged) => {
+            recorder.abandon(&diverged);
+            return Err(diverged.into());
+        }
+    };
     let validation = recorder.validate(job, trainer.weights());
     if let Some(event) = trainer.close(validation.as_ref()) {
         recorder.event(trainer.version(), &event);
     }
-    Ok((trainer.weights().to_vec(), trainer.version()))
+    Ok(recorder.finish(job, root, trainer.weights(), trainer.version())?)
 }
 
 /// What results are named after: the run file, without its ending.

@@ -165,13 +165,7 @@ impl Restarts<'_> {
             self.runs.len(),
             job.run.seed
         ));
-        match local::train(job, self.workers, self.stop, &mut recorder) {
-            Ok((weights, version)) => Ok(recorder.finish(job, self.root, &weights, version)?),
-            Err(error) => {
-                recorder.abandon(&error);
-                Err(error.into())
-            }
-        }
+        Ok(local::run(job, self.root, self.workers, self.stop, recorder)?.summary)
     }
 }
 
