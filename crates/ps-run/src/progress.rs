@@ -19,7 +19,7 @@ pub enum Style {
     Json,
     /// Not at all, except for warnings.
     Quiet,
-    /// Not at all; observers see everything.
+    /// Not at all. Warnings only go to observers.
     Silent,
 }
 
@@ -97,7 +97,7 @@ impl Terminal {
         }
     }
 
-    /// Writes a warning, in every style but one.
+    /// Writes a warning, in every style but the silent one.
     pub(crate) fn warn(&self, text: &str) {
         match self.style {
             Style::Json => print(&serde_json::json!({ "kind": "warning", "text": text }).to_string()),

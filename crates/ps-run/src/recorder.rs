@@ -42,8 +42,6 @@ pub struct Recorder {
     bans: Vec<Ban>,
     /// What the run resumes from, until the driver takes it.
     start: Option<Snapshot>,
-    /// Warnings about what is saved, for observers that come later.
-    early_warnings: Vec<String>,
     slowest: Option<Slowest>,
     /// Whether an administrator has ended the run.
     is_ended: bool,
@@ -103,7 +101,6 @@ impl Recorder {
         let Opened { checkpoints, start, warnings, .. } = opened;
         let mut recorder = Recorder::opened(job, folder, style, start)?;
         recorder.checkpoints = Some(checkpoints);
-        recorder.early_warnings.clone_from(&warnings);
         recorder.warn(warnings);
         Ok(recorder)
     }
@@ -134,7 +131,6 @@ impl Recorder {
             checkpoints: None,
             bans: Vec::new(),
             start: None,
-            early_warnings: Vec::new(),
             slowest: None,
             is_ended: false,
         };
@@ -147,14 +143,13 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Reports the run to `observer`, too. It must not have begun.
+    /// Reports the run to `observer`, too, and where it resumes and what was said so far. The run must not have begun.
     pub fn observe(&mut self, mut observer: Box<dyn Observer>) {
         if let Some(start) = &self.start {
             let (step, samples) = (start.progress.step, start.progress.samples);
             observer.on_resume(&Resumed { step, samples, lines: &[] });
         }
-        self.early_warnings.iter().for_each(|warning| observer.on_warning(warning));
-        self.observers.others.push(observer);
+        self.observers.add(observer);
     }
 
     /// Has weights inspected after each epoch, for the page, and writes event files for TensorBoard where `tensorboard` asks

@@ -27,10 +27,18 @@ pub(crate) struct Observers {
     pub(crate) tensorboard: Option<TensorBoard>,
     pub(crate) terminal: TerminalObserver,
     pub(crate) inspector: Option<WeightInspector>,
-    pub(crate) others: Vec<Box<dyn Observer>>,
+    others: Vec<Box<dyn Observer>>,
+    /// What was said before the run began, for observers that are added later.
+    early: Vec<Message>,
     requests: Requests,
     /// The last phase that was reported, with its activity.
     phase: (Phase, &'static str),
+}
+
+/// For the user.
+enum Message {
+    Note(String),
+    Warning(String),
 }
 
 impl Observers {
@@ -42,6 +50,7 @@ impl Observers {
             terminal,
             inspector: None,
             others: Vec::new(),
+            early: Vec::new(),
             requests: Requests::default(),
             phase: (Phase::Starting, ""),
         }
@@ -49,7 +58,7 @@ impl Observers {
 
     /// Calls every observer.
     pub(crate) fn each(&mut self, mut call: impl FnMut(&mut dyn Observer, &mut Requests)) {
-        let Observers { metrics, board, tensorboard, terminal, inspector, others, requests, phase: _ } = self;
+        let Observers { metrics, board, tensorboard, terminal, inspector, others, requests, .. } = self;
         if let Some(metrics) = metrics {
             call(metrics, requests);
         }
@@ -85,12 +94,25 @@ impl Observers {
         }
     }
 
+    /// Adds an observer of the caller.
+    pub(crate) fn add(&mut self, mut observer: Box<dyn Observer>) {
+        self.early.iter().for_each(|message| message.report(observer.as_mut()));
+        self.others.push(observer);
+    }
+
     pub(crate) fn note(&mut self, text: &str) {
-        self.each(|observer, _| observer.on_note(text));
+        self.say(Message::Note(text.into()));
     }
 
     pub(crate) fn warn(&mut self, text: &str) {
-        self.each(|observer, _| observer.on_warning(text));
+        self.say(Message::Warning(text.into()));
+    }
+
+    fn say(&mut self, message: Message) {
+        self.each(|observer, _| message.report(observer));
+        if self.phase.0 == Phase::Starting {
+            self.early.push(message);
+        }
     }
 
     /// Whether an observer wants the weights after `step` steps.
@@ -107,5 +129,14 @@ impl Observers {
     /// Whether one has asked for a checkpoint since this was last asked.
     pub(crate) fn take_checkpoint_request(&mut self) -> bool {
         std::mem::take(&mut self.requests.checkpoint)
+    }
+}
+
+impl Message {
+    fn report(&self, observer: &mut dyn Observer) {
+        match self {
+            Message::Note(text) => observer.on_note(text),
+            Message::Warning(text) => observer.on_warning(text),
+        }
     }
 }

@@ -93,6 +93,10 @@ impl Observer for Protocol {
         self.add(format!("note {text}"));
     }
 
+    fn on_warning(&mut self, text: &str) {
+        self.add(format!("warning {text}"));
+    }
+
     fn wants_weights(&self, step: u64) -> bool {
         step == 2
     }
@@ -171,23 +175,18 @@ impl Observer for SaveEachEpoch {
     }
 }
 
-#[test]
-fn an_observer_has_a_run_saved_and_sees_where_it_resumes() {
-    let place = tempfile::tempdir().unwrap();
-    let job = job("train.epochs = 3");
-    let wanted = CheckpointArgs {
-        checkpoint_every: None,
-        checkpoint_seconds: 0,
-        checkpoint_keep: 2,
-        allow_fresh: false,
-    };
-    let open = || {
-        let folder = RunFolder::create(Some(&place.path().join("out")), "test", Some(&job.run)).unwrap();
-        Recorder::with_checkpoints(&job, folder, Style::Quiet, &wanted).unwrap()
-    };
-    let mut recorder = open();
+/// Opens a run of `job` in `folder` that is only saved when it is asked for.
+fn open(job: &Job, folder: &Path, allow_fresh: bool) -> Recorder {
+    let wanted =
+        CheckpointArgs { checkpoint_every: None, checkpoint_seconds: 0, checkpoint_keep: 2, allow_fresh };
+    let folder = RunFolder::create(Some(folder), "test", Some(&job.run)).unwrap();
+    Recorder::with_checkpoints(job, folder, Style::Silent, &wanted).unwrap()
+}
+
+/// Makes three steps of a run in `folder`, which [`SaveEachEpoch`] observes, and ends without a word.
+fn make_three_steps(job: &Job, folder: &Path) {
+    let mut recorder = open(job, folder, false);
     recorder.observe(Box::new(SaveEachEpoch));
-    let trainer = job.trainer();
     let mut steps = 0;
     let mut report = |report: &ps_core::StepReport, weights: &[f32]| {
         if steps == 3 {
@@ -200,18 +199,47 @@ fn an_observer_has_a_run_saved_and_sees_where_it_resumes() {
             recorder.checkpoint(progress, weights.to_vec(), Vec::new()).unwrap();
         }
     };
-    reference::run(&job.model, trainer, job.parts()[0], None, &mut report).unwrap();
-    drop(recorder);
-    let mut resumed = open();
+    reference::run(&job.model, job.trainer(), job.parts()[0], None, &mut report).unwrap();
+}
+
+#[test]
+fn an_observer_has_a_run_saved_and_sees_where_it_resumes() {
+    let place = tempfile::tempdir().unwrap();
+    let (job, folder) = (job("train.epochs = 3"), place.path().join("out"));
+    make_three_steps(&job, &folder);
+    let mut resumed = open(&job, &folder, false);
     let protocol = Protocol::default();
     resumed.observe(Box::new(protocol.clone()));
-    assert_eq!(protocol.entries(), ["resume 2 samples=40"]);
     assert_eq!(resumed.take_start().unwrap().progress.step, 2);
     resumed.rewind().unwrap();
     resumed.note("the page is elsewhere");
     resumed.abandon(&"the disk is full");
-    // The hash of the weights that it resumes from is another line.
-    let later =
-        ["resume 2 samples=40", "line hash", "note the page is elsewhere", "failure the disk is full"];
-    assert_eq!(protocol.entries()[1..], later);
+    assert_eq!(
+        protocol.entries(),
+        [
+            "resume 2 samples=40",
+            "note going on after 2 of 6 steps, from the checkpoint",
+            "resume 2 samples=40",
+            // The hash of the weights that it resumes from.
+            "line hash",
+            "note the page is elsewhere",
+            "failure the disk is full",
+        ]
+    );
+}
+
+#[test]
+fn an_observer_hears_what_was_warned_of_before_it_was_added() {
+    let place = tempfile::tempdir().unwrap();
+    let (job, folder) = (job("train.epochs = 3"), place.path().join("out"));
+    make_three_steps(&job, &folder);
+    let weights = folder.join("checkpoints/step-000000000002/weights.safetensors");
+    std::fs::write(weights, "damaged").unwrap();
+    let mut begun = open(&job, &folder, true);
+    let protocol = Protocol::default();
+    begun.observe(Box::new(protocol.clone()));
+    assert!(begun.take_start().is_none());
+    let entries = protocol.entries();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert!(entries[0].starts_with("warning damaged checkpoint: "), "{entries:?}");
 }
