@@ -322,7 +322,7 @@ impl Recorder {
     }
 
     /// Steps waited for this worker for so long that the summary says so.
-    pub fn blame(&mut self, worker: String, waited: Duration) {
+    pub fn attribute_wait(&mut self, worker: String, waited: Duration) {
         self.slowest = Some(Slowest { worker, waited_seconds: waited.as_secs_f64() });
     }
 

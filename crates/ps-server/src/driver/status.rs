@@ -138,7 +138,7 @@ impl Driver {
         if waited >= WORTH_TELLING && 20 * waited >= Duration::from_millis(self.now()) {
             let unknown = || (slowest.worker.to_string(), "an unknown address".to_owned());
             let (name, address) = self.roster.find(slowest.worker).unwrap_or_else(unknown);
-            self.recorder.blame(format!("{name} at {address}"), waited);
+            self.recorder.attribute_wait(format!("{name} at {address}"), waited);
         }
     }
 }
