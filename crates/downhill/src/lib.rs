@@ -52,14 +52,23 @@ mod value;
 pub use dataset::{Dataset, Labels, Rows};
 pub use error::{Error, ErrorKind};
 pub use model::{ClassErrors, Evaluation, LoadOptions, Model, Predictions};
+#[doc(no_inline)]
 pub use ndarray;
-pub use ps_core::Tally;
-pub use ps_core::control::Event;
-pub use ps_run::{
-    Ending, EpochLine, Line, Measures, Observer, Phase, Requests, Resumed, StepMade, StepWeights, Summary,
-};
+#[doc(inline)]
+pub use ps_run::{Measures, Observer, Requests, StepMade, Summary};
 pub use run::{Run, Trained};
 pub use value::Value;
+
+/// What a run reports to its observers and in its summary.
+pub mod report {
+    #[doc(inline)]
+    pub use ps_core::{Tally, control::Event};
+    #[doc(inline)]
+    pub use ps_run::{
+        Ban, Diagnosis, Ending, EpochLine, EventLine, Fingerprint, HashLine, Line, Phase, ProbeLine, Resumed,
+        Slowest, StepLine, StepWeights,
+    };
+}
 
 /// The examples of the README are run, too.
 #[cfg(doctest)]

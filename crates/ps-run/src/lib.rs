@@ -55,6 +55,6 @@ pub use progress::{DataProgress, Relay, Style, note};
 pub use ps_checkpoint::Fingerprint;
 pub use recorder::{Recorder, Wanted};
 pub use resume_hint::ResumeHint;
-pub use summary::{Ending, SUMMARY_INDENT, Summary};
+pub use summary::{Ending, SUMMARY_INDENT, Slowest, Summary};
 pub use trace::Trace;
 pub use weights::{AboutWeights, SavedWeights, WeightsFile};

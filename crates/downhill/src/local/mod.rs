@@ -66,8 +66,8 @@ pub struct Finished {
     pub summary: Summary,
 }
 
-/// Trains `job` and writes its results; relative data paths of the run start at `root`. The other arguments are those of
-/// [`train`].
+/// Trains `job` with `workers` workers until all steps are made or `stop` is set, and writes the results. Relative data paths of
+/// the run start at `root`.
 pub fn run(
     job: &Job,
     root: &Path,
