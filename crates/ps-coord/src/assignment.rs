@@ -112,7 +112,9 @@ pub(crate) fn give_out(
     actions: &mut Vec<ServerAction>,
 ) {
     let all_leaves = round.all_leaves();
-    let patience = |members: &Members, worker, held| rhythm.patience(members, worker, held, all_leaves);
+    let known = members.speeds();
+    let patience =
+        |members: &Members, worker, held| rhythm.patience(members, known, worker, held, all_leaves);
     let is_first = round.is_untouched();
     if is_first {
         give_copies(round, members, now, actions);

@@ -212,14 +212,20 @@ impl Members {
         record.speed().filter(|_| record.millis >= PACE_KNOWN_MS)
     }
 
-    /// Mean leaves per second of all but `worker`, however little is known of them.
-    pub(crate) fn pace_of_others(&self, worker: WorkerId) -> Option<f64> {
-        let speeds: Vec<f64> = self
-            .records()
-            .filter(|&(other, _)| other != worker)
-            .filter_map(|(_, record)| record.speed().filter(|&speed| speed > 0.0))
-            .collect();
-        (!speeds.is_empty()).then(|| speeds.iter().sum::<f64>() / speeds.len() as f64)
+    /// The sum of all speeds that are known, however little is known of them, and how many these are.
+    pub(crate) fn speeds(&self) -> (f64, u32) {
+        let speeds = self.records().filter_map(|(_, record)| known_speed(record));
+        speeds.fold((0.0, 0), |(sum, count), speed| (sum + speed, count + 1))
+    }
+
+    /// Mean leaves per second of all workers but `worker`, where `speeds` is what [`Members::speeds`] gives.
+    pub(crate) fn pace_of_others(&self, worker: WorkerId, (sum, count): (f64, u32)) -> Option<f64> {
+        let own = match self.0.get(&worker) {
+            Some(Member::Training { record, .. }) => known_speed(record),
+            _ => None,
+        };
+        let others = count - u32::from(own.is_some());
+        (others > 0).then(|| (sum - own.unwrap_or_default()) / f64::from(others))
     }
 
     fn in_training(&mut self, worker: WorkerId) -> Option<&mut Record> {
@@ -275,6 +281,10 @@ impl Members {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
         self.0.iter().map(|(&id, member)| (id, member))
     }
+}
+
+fn known_speed(record: &Record) -> Option<f64> {
+    record.speed().filter(|&speed| speed > 0.0)
 }
 
 impl Member {

@@ -43,14 +43,17 @@ impl Rhythm {
 
     /// How long `worker` may take for `held` leaves of a round of `leaves`, by its own pace, or by that of the others while
     /// it has none; no longer than by that of the last rounds. Nothing if none of this is known.
+    /// `speeds` is what [`Members::speeds`] gives: where nobody's pace is known yet, this is asked for every worker.
     pub(crate) fn patience(
         &self,
         members: &Members,
+        speeds: (f64, u32),
         worker: WorkerId,
         held: u32,
         leaves: u32,
     ) -> Option<Millis> {
-        let pace = members.pace(worker).or_else(|| members.pace_of_others(worker)).filter(|&pace| pace > 0.0);
+        let pace = members.pace(worker).or_else(|| members.pace_of_others(worker, speeds));
+        let pace = pace.filter(|&pace| pace > 0.0);
         let own = pace.map(|pace| (1000.0 * f64::from(held) / pace).min(1e15) as Millis);
         let usual = own.into_iter().chain(self.usual(leaves)).min()?;
         Some(usual.saturating_mul(LATE_TIMES).max(LATE_AT_LEAST_MS))
