@@ -56,12 +56,16 @@ pub fn run(
 pub fn evaluate(model: &Model, weights: &[f32], samples: &dyn Samples) -> Tally {
     let indices: Vec<usize> = (0..samples.len()).collect();
     let leaves = indices.chunks(EVALUATION_LEAF);
-    let leaves = leaves.map(|indices| leaf_sum(model, weights, samples, indices, None, 0));
-    let mut level: Vec<NodeSum> = leaves.collect();
+    let mut level: Vec<Tally> = leaves.map(|leaf| leaf_tally(model, weights, samples, leaf)).collect();
     while level.len() > 1 {
-        level = level.chunks(2).map(add_pair).collect();
+        let pairs = level.chunks(2).map(|pair| {
+            let mut sum = pair[0].clone();
+            pair.iter().skip(1).for_each(|right| sum.add(right));
+            sum
+        });
+        level = pairs.collect();
     }
-    level.pop().map_or_else(|| Tally::new(model.classes()), |root| root.tally)
+    level.pop().unwrap_or_else(|| Tally::new(model.classes()))
 }
 
 /// The sum over all samples of `step`: its leaves, added pairwise level by level.
@@ -94,13 +98,18 @@ pub fn leaf(
     let (order, positions) = (plan.order(step), step.offsets(index..index + 1));
     let indices: Vec<usize> = positions.clone().map(|position| order.at(step.first + position)).collect();
     let training = Some(model.training(plan.seed, step.step));
-    // The loops are compiled for the processor's vectors; a fused multiply-add rounds once on any of them, so
-    // this changes the time and nothing else.
-    let sum = Kernel::detect().vectorize(
+    let sum = vectorized(
         #[inline(always)]
         || leaf_sum(model, weights, samples, &indices, training, positions.start),
     );
     NodeSum { node: Node::leaf(index), ..sum }
+}
+
+/// Runs loops compiled for the processor's vectors. A fused multiply-add rounds once on any of them, so this changes
+/// the time and nothing else.
+#[inline(always)]
+fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
+    Kernel::detect().vectorize(loops)
 }
 
 /// A node of the next level: left plus right, or an odd last node unchanged.
@@ -132,18 +141,27 @@ fn leaf_sum(
     let mut tally = Tally::new(model.classes());
     for (number, &index) in indices.iter().enumerate() {
         pass.context.position = first + number;
-        samples.write_row(index, &mut pass.values[0]);
-        pass.forward();
-        let target = samples.target(index);
-        let last = model.layers().len();
-        pass.deltas[last].copy_from_slice(&pass.values[last]);
-        tally.count(target, model.head().backward(&mut pass.deltas[last], target));
+        pass.measure(samples, index, &mut tally);
         pass.backward(model.first_trained() + 1);
         for (k, layer) in model.layers().iter().enumerate() {
             layer.plain_gradient(k, &pass.values, &pass.deltas, &mut gradient);
         }
     }
     NodeSum { node: Node::leaf(0), gradient, tally }
+}
+
+/// Loss and metrics of the samples `indices` of one leaf, in that order.
+fn leaf_tally(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[usize]) -> Tally {
+    let context = PlainContext { weights, training: None, position: 0 };
+    let mut tally = Tally::new(model.classes());
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut pass = Sample::new(model, context);
+            indices.iter().for_each(|&index| pass.measure(samples, index, &mut tally));
+        },
+    );
+    tally
 }
 
 /// One sample on its way through a model.
@@ -174,6 +192,17 @@ impl<'a> Sample<'a> {
         for (k, layer) in self.model.layers().iter().enumerate() {
             layer.plain_forward(k, &self.context, &self.transposed[k], &mut self.values);
         }
+    }
+
+    /// From the features of sample `index` to its loss, which it counts, and the delta at the head.
+    #[inline(always)]
+    fn measure(&mut self, samples: &dyn Samples, index: usize, tally: &mut Tally) {
+        samples.write_row(index, &mut self.values[0]);
+        self.forward();
+        let target = samples.target(index);
+        let last = self.model.layers().len();
+        self.deltas[last].copy_from_slice(&self.values[last]);
+        tally.count(target, self.model.head().backward(&mut self.deltas[last], target));
     }
 
     /// From the last delta to that at the input of layer `first`.
