@@ -27,29 +27,29 @@ fn main() -> ExitCode {
     let samples = TinySamples::new();
     let seeds = args.seeds.range();
     let count = seeds.end.saturating_sub(seeds.start);
-    let (mut totals, mut steps, mut events) = (Counts::default(), 0, 0);
+    let (mut totals, mut steps, mut events, mut done) = (Counts::default(), 0, 0, 0);
     let (mut longest_ms, mut slowest) = (0, 0);
-    for seed in seeds.clone() {
+    let simulate_seed = |seed| {
         let job = tiny_job_of(&samples, seed);
         let (expected, _) = job
             .reference()
             .expect("the tiny job does not diverge: its rate is small and its samples are fixed");
         let job = SimJob { expected: Some(expected), ..job };
-        match run(&job, &faults, seed, args.trace) {
-            Ok(report) => {
-                totals.add(&report.counts);
-                steps += report.steps;
-                events += report.events;
-                if report.virtual_ms > longest_ms {
-                    (longest_ms, slowest) = (report.virtual_ms, seed);
-                }
-            }
-            Err(violation) => {
-                report_violation(&violation, args.trace, args.no_faults);
-                return ExitCode::FAILURE;
-            }
+        Ok((seed, run(&job, &faults, seed, args.trace)?))
+    };
+    let ran = seeds::run_all(seeds, simulate_seed, |(seed, report)| {
+        totals.add(&report.counts);
+        steps += report.steps;
+        events += report.events;
+        if (report.virtual_ms, slowest) > (longest_ms, seed) {
+            (longest_ms, slowest) = (report.virtual_ms, seed);
         }
-        seeds::progress(seed - seeds.start + 1, count);
+        done += 1;
+        seeds::progress(done, count);
+    });
+    if let Err(violation) = ran {
+        report_violation(&violation, args.trace, args.no_faults);
+        return ExitCode::FAILURE;
     }
     println!("{count} seeds, {steps} steps, {events} events: all invariants held, every run ended with the");
     println!("weights of the reference trainer");

@@ -1,8 +1,10 @@
-//! Seeds on the command line, and how many are done.
+//! Seeds on the command line, runs of many seeds, and how many are done.
 
 use clap::Args;
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Which seeds to run.
 #[derive(Args)]
@@ -45,4 +47,42 @@ pub fn progress(done: u64, count: u64) {
     };
     // Progress that cannot be written is no reason to stop.
     drop(result);
+}
+
+/// Runs each of `seeds`, as many at a time as there are processors, and gives each result to `add`, in any order.
+///
+/// # Errors
+/// The first error; no further seed is begun after it.
+pub fn run_all<R, E: Send>(
+    seeds: Range<u64>,
+    run: impl Fn(u64) -> Result<R, E> + Sync,
+    add: impl FnMut(R) + Send,
+) -> Result<(), E> {
+    let (next, end) = (AtomicU64::new(seeds.start), seeds.end);
+    let total = Mutex::new((add, Ok(())));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return;
+            }
+            let ran = run(seed);
+            let (add, outcome) = &mut *total.lock().unwrap_or_else(PoisonError::into_inner);
+            match ran {
+                _ if outcome.is_err() => return,
+                Ok(result) => add(result),
+                Err(error) => {
+                    *outcome = Err(error);
+                    next.store(end, Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    // Threads, not rayon: while a run computes, its thread must not begin another one.
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    total.into_inner().unwrap_or_else(PoisonError::into_inner).1
 }

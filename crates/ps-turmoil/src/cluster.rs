@@ -4,13 +4,13 @@ use crate::disk::WatchedDisk;
 use crate::processes::{Ended, Role, Setting};
 use crate::schedule::{Counts, Fault, Schedule};
 use ps_core::{reference, weights_hash};
+use ps_sim::seeds;
 use std::cell::RefCell;
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::info;
@@ -118,42 +118,20 @@ fn simulate(seed: u64) -> Result<Report, Violation> {
     run().map_err(|what| Violation { seed, what })
 }
 
-/// Simulates many seeds on all processors; tells how many are done. The counts of all, and the longest time.
+/// Simulates many seeds on all processors and calls `progress` with how many are done. The counts of all, and the longest
+/// time.
 ///
 /// # Errors
 /// The first violation that was found.
-pub fn simulate_all(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> Result<Report, Violation> {
-    let (next, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
-    let total = Mutex::new(Ok(Report::default()));
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
-                return;
-            }
-            let ran = simulate(seed);
-            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-            match (&mut *total, ran) {
-                (Ok(total), Ok(report)) => {
-                    total.took = total.took.max(report.took);
-                    total.counts.add(&report.counts);
-                }
-                (Ok(_), Err(violation)) => {
-                    *total = Err(violation);
-                    next.store(seeds.end, Ordering::Relaxed);
-                }
-                (Err(_), _) => return,
-            }
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-        }
-    };
-    // Threads, not rayon: while a run computes, its thread must not begin another one.
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
-        }
-    });
-    total.into_inner().unwrap_or_else(PoisonError::into_inner)
+pub fn simulate_all(seeds: Range<u64>, mut progress: impl FnMut(u64) + Send) -> Result<Report, Violation> {
+    let (mut total, mut done) = (Report::default(), 0);
+    seeds::run_all(seeds, simulate, |report| {
+        total.took = total.took.max(report.took);
+        total.counts.add(&report.counts);
+        done += 1;
+        progress(done);
+    })?;
+    Ok(total)
 }
 
 /// All that watches at once.

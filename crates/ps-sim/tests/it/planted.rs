@@ -2,7 +2,8 @@
 
 use ps_plan::planted::{Defect, Planted};
 use ps_sim::tiny::{TinySamples, tiny_job_of};
-use ps_sim::{Faults, SimJob, Violation, simulate};
+use ps_sim::{Faults, SimJob, Violation, seeds, simulate};
+use std::convert::Infallible;
 
 /// In how many seeds a defect must come to light.
 const SEEDS: u64 = 200;
@@ -21,12 +22,14 @@ fn first_violation(planted: Planted) -> Option<Violation> {
 #[test]
 fn each_defect_comes_to_light_within_two_hundred_seeds() {
     let mut hidden = Vec::new();
-    for &defect in Defect::ALL {
-        match first_violation(Planted::new(defect)) {
-            Some(violation) => println!("{defect:?}: {violation}"),
-            None => hidden.push(defect),
-        }
-    }
+    let run = |index| {
+        let defect = Defect::ALL[index as usize];
+        Ok::<_, Infallible>((defect, first_violation(Planted::new(defect))))
+    };
+    let Ok(()) = seeds::run_all(0..Defect::ALL.len() as u64, run, |(defect, found)| match found {
+        Some(violation) => println!("{defect:?}: {violation}"),
+        None => hidden.push(defect),
+    });
     assert!(hidden.is_empty(), "these do not come to light: {hidden:?}");
 }
 

@@ -4,7 +4,8 @@ use ps_coord::Outcome;
 use ps_core::{Activation, Head, LearningRate, Model, Samples};
 use ps_plan::BatchPlan;
 use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
-use ps_sim::{Counts, Faults, Report, SimJob, simulate};
+use ps_sim::{Counts, Faults, Report, SimJob, seeds, simulate};
+use std::convert::Infallible;
 
 fn with_expected(job: SimJob<'_>) -> SimJob<'_> {
     SimJob { expected: Some(job.reference().unwrap().0), ..job }
@@ -27,11 +28,12 @@ fn run(seed: u64, faults: &Faults) -> Report {
 #[test]
 fn ten_thousand_seeds_with_faults_end_with_the_reference_weights() {
     let mut totals = Counts::default();
-    for seed in 0..10_000 {
+    let run_mixed = |seed| {
         let report = run(seed, &Faults::mix());
         assert_eq!(report.steps, 12, "seed {seed}");
-        totals.add(&report.counts);
-    }
+        Ok::<_, Infallible>(report)
+    };
+    let Ok(()) = seeds::run_all(0..10_000, run_mixed, |report| totals.add(&report.counts));
     println!("{totals}");
     for (name, total) in totals.fields() {
         assert!(*total > 100, "only {total} {name} in ten thousand runs: the fault does not happen");
