@@ -34,17 +34,17 @@ fn with_the_proposed_rate_mnist_is_learned_and_with_thirty_times_that_the_guard_
     let set = found.stdout.trim_end().strip_prefix("--set ").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("proposed");
-    train(file, &[set], &out).hash();
+    train(file, &[set, "train.epochs=3"], &out).hash();
     let accuracy = |out: &Path| summary(out)["test"]["accuracy"].as_f64().unwrap();
-    assert!(accuracy(&out) > 0.98, "{set}: {}", accuracy(&out));
+    assert!(accuracy(&out) > 0.975, "{set}: {}", accuracy(&out));
 
     let rate: f64 = set.rsplit('=').next().unwrap().parse().unwrap();
     let set = format!("learning_rate.initial={}", 30.0 * rate);
     let (lost, saved) = (folder.path().join("lost"), folder.path().join("saved"));
-    let ended = train(file, &[&set, "train.epochs=2"], &lost);
+    let ended = train(file, &[&set, "train.epochs=1"], &lost);
     assert!(!ended.status.success() || accuracy(&lost) < 0.5, "it is not too large\n{ended}");
-    train(file, &[&set, "train.epochs=5", "guard.mode=recover", "train.probe_every=100"], &saved).hash();
-    assert!(accuracy(&saved) > 0.97, "{set}: {}", accuracy(&saved));
+    train(file, &[&set, "train.epochs=2", "guard.mode=recover", "train.probe_every=100"], &saved).hash();
+    assert!(accuracy(&saved) > 0.96, "{set}: {}", accuracy(&saved));
     let events = events(&saved);
     assert!(!events.is_empty() && events.iter().all(|(_, event, _)| event == "recovered"), "{events:?}");
 }
