@@ -6,7 +6,7 @@ mod status;
 use crate::identities::Identities;
 use crate::shards::Shards;
 use crate::whole::{Fetched, Own};
-use crate::{Finished, ServerError, ServerOptions};
+use crate::{Finish, ServerError, ServerOptions};
 use ps_checkpoint::Snapshot;
 use ps_coord::{
     CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Departure, Dismissal, Millis,
@@ -161,11 +161,11 @@ impl Driver {
     ///
     /// `finish` writes the results before any worker is told that there are any: it need not come again, whatever becomes of
     /// this process.
-    pub(crate) async fn run<T>(
+    pub(crate) async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Incoming>,
-        finish: impl FnOnce(Finished) -> Result<T, FolderError>,
-    ) -> Result<T, ServerError> {
+        finish: Finish,
+    ) -> Result<(), ServerError> {
         let mut actions = Vec::new();
         let outcome = loop {
             let event = match self.next(&mut inbox).await {

@@ -3,7 +3,7 @@
 use super::{Driver, Incoming, reach};
 use crate::shards::Shards;
 use crate::whole::whole;
-use crate::{Finished, ServerError};
+use crate::{Finish, Finished, ServerError};
 use ps_coord::{CoordinatorEvent, Dismissal, Outcome, Purpose, ServerAction, Unfetched};
 use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::{Refusal, convert};
@@ -101,12 +101,12 @@ impl Driver {
     }
 
     /// Writes the results, and then tells everybody.
-    pub(super) fn end<T>(
+    pub(super) fn end(
         mut self,
         outcome: Outcome,
         farewells: Vec<ServerAction>,
-        finish: impl FnOnce(Finished) -> Result<T, FolderError>,
-    ) -> Result<T, ServerError> {
+        finish: Finish,
+    ) -> Result<(), ServerError> {
         let is_done = outcome == Outcome::Done;
         let is_ended = matches!(outcome, Outcome::Ended { .. });
         let reason = dismissal(&outcome);
@@ -135,9 +135,9 @@ impl Driver {
         let ended = match result {
             Ok((version, weights)) => {
                 match finish(Finished { job, recorder, weights, version, is_done, is_ended }) {
-                    Ok(result) => {
+                    Ok(()) => {
                         saved = Some(version);
-                        Ok(result)
+                        Ok(())
                     }
                     Err(error) => return Err(report_unsaved(&shards, &mut peers, enders, error)),
                 }
