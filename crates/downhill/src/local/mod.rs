@@ -1,9 +1,9 @@
 //! Training inside this process: the round logic of server and workers over channels between threads.
 //!
-//! The caller's thread owns the weights and is also the first worker, so that a run of one worker passes no
-//! message to another thread; further workers have threads of their own. Gradients are moved and weights are
-//! shared. All compute on the current rayon pool. A large model's only worker updates its weights in place: no worker computes
-//! then, but the plane that holds them ([`Plane::fused`]).
+//! The caller's thread owns the weights and is also the first worker, so a run with one worker sends nothing to other
+//! threads; further workers have their own. Gradients are moved and weights are shared. Everything computes on the current rayon
+//! pool. If a large model has a single worker, its weights are updated in place: the plane that holds them also computes the
+//! gradients ([`Plane::fused`]).
 
 mod worker;
 
@@ -21,25 +21,25 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use worker::{Letter, Parcel, Worker};
+use worker::{Task, TaskResult, Worker};
 
 /// Threads of one process are not lost and not silent, so nothing is done about the time they take.
 const NEVER: Millis = Millis::MAX / 4;
 /// A step that takes longer than this is reported.
 const NOTICE_EVERY: Millis = 30_000;
-/// Letters of one step that may wait for a worker: its own leaves, those of others that are late, and copies.
-const LETTERS: usize = 16;
-/// A wish to stop is seen after at most this long.
+/// Tasks that may wait for a worker: its own leaves, those of late workers, and copies.
+const MAX_TASKS: usize = 16;
+/// A request to stop is noticed within this time.
 const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
 
-/// Whoever watches is told so often where the workers stand.
+/// How often the board is shown where the workers stand.
 const SHOWN_EVERY: Duration = Duration::from_millis(250);
 
-/// The way to a worker's thread.
-struct Seat {
-    letters: Sender<Letter>,
-    /// The other end, from which letters that nobody needs any more are taken back.
-    waiting: Receiver<Letter>,
+/// The tasks of a worker's thread.
+struct WorkerHandle {
+    tasks: Sender<Task>,
+    /// The receiving end, from which outdated tasks are taken back.
+    waiting: Receiver<Task>,
 }
 
 /// Why local training failed.
@@ -98,26 +98,26 @@ fn train(
     if let Some(trained) = recorder.take_complete(job) {
         return Ok(trained);
     }
-    let (parcels, inbox) = channel::bounded(workers);
+    let (results, inbox) = channel::bounded(workers);
     std::thread::scope(|scope| {
-        let mut seats = Vec::new();
+        let mut handles = Vec::new();
         for id in 1..workers as u32 {
-            let (letters, mailbox) = channel::bounded(LETTERS);
-            let (parcels, waiting) = (parcels.clone(), mailbox.clone());
-            let run = move || Worker::new(job, WorkerId(id)).serve(mailbox, parcels);
+            let (tasks, assigned) = channel::bounded(MAX_TASKS);
+            let (results, waiting) = (results.clone(), assigned.clone());
+            let run = move || Worker::new(job, WorkerId(id)).serve(assigned, results);
             let thread = std::thread::Builder::new().name(format!("worker {id}"));
             let spawned = thread.spawn_scoped(scope, run);
             spawned.map_err(|error| LocalError::Lost(format!("worker {id} cannot be started: {error}")))?;
-            seats.push(Seat { letters, waiting });
+            handles.push(WorkerHandle { tasks, waiting });
         }
-        let hub = Hub::new(job, workers, stop, recorder, seats, inbox);
-        drop(parcels);
-        hub.run()
+        let coordinator = LocalCoordinator::new(job, workers, stop, recorder, handles, inbox);
+        drop(results);
+        coordinator.run()
     })
 }
 
-/// What a worker is called by whoever watches.
-fn lane(worker: WorkerId) -> String {
+/// The name of a worker on the board.
+fn worker_name(worker: WorkerId) -> String {
     format!("worker {}", worker.0)
 }
 
@@ -137,14 +137,14 @@ fn server_config(job: &Job, workers: usize, start_version: u64) -> ServerConfig 
     }
 }
 
-/// For how long nothing need be done, unless something happens.
+/// How long to wait for the next result.
 fn patience(core: &ServerCore, now: Millis) -> Duration {
     let deadline = core.deadline().unwrap_or(Millis::MAX);
     Duration::from_millis(deadline.saturating_sub(now)).min(STOP_SEEN_WITHIN)
 }
 
 /// Owner of the weights and of the server's round logic.
-struct Hub<'a> {
+struct LocalCoordinator<'a> {
     job: &'a Job,
     stop: &'a AtomicBool,
     recorder: &'a mut Recorder,
@@ -154,28 +154,28 @@ struct Hub<'a> {
     /// Whether the run is over before its last step.
     is_concluded: bool,
     workers: usize,
-    /// Letter boxes of workers 1, 2, …
-    seats: Vec<Seat>,
-    inbox: Receiver<Parcel>,
-    /// Worker 0, on this thread, and its letters.
+    /// The tasks of workers 1, 2, …
+    handles: Vec<WorkerHandle>,
+    inbox: Receiver<TaskResult>,
+    /// Worker 0, on this thread, and its tasks.
     own: Worker<'a>,
-    own_letters: VecDeque<Letter>,
+    own_tasks: VecDeque<Task>,
     /// Leaves that the plane computes itself.
     in_place: VecDeque<(u64, Range<u32>)>,
     diverged: Option<Diverged>,
     finished: Option<Outcome>,
-    /// When whoever watches was last told where the workers stand.
+    /// When the board was last shown where the workers stand.
     shown: Option<Instant>,
 }
 
-impl<'a> Hub<'a> {
+impl<'a> LocalCoordinator<'a> {
     fn new(
         job: &'a Job,
         workers: usize,
         stop: &'a AtomicBool,
         recorder: &'a mut Recorder,
-        seats: Vec<Seat>,
-        inbox: Receiver<Parcel>,
+        handles: Vec<WorkerHandle>,
+        inbox: Receiver<TaskResult>,
     ) -> Self {
         let (model, control) = (job.model.clone(), job.control());
         let mut plane = match workers == 1 && job.updates_in_place() {
@@ -187,7 +187,7 @@ impl<'a> Hub<'a> {
             plane.restore_whole(progress.step, &start.weights, &start.state, progress.control);
         }
         let version = plane.version();
-        Hub {
+        LocalCoordinator {
             job,
             stop,
             recorder,
@@ -196,10 +196,10 @@ impl<'a> Hub<'a> {
             plane,
             is_concluded: false,
             workers,
-            seats,
+            handles,
             inbox,
             own: Worker::new(job, WorkerId(0)),
-            own_letters: VecDeque::new(),
+            own_tasks: VecDeque::new(),
             in_place: VecDeque::new(),
             diverged: None,
             finished: None,
@@ -209,19 +209,19 @@ impl<'a> Hub<'a> {
 
     fn run(mut self) -> Result<Trained, LocalError> {
         for id in 0..self.workers as u32 {
-            self.tell(ServerEvent::Joined { worker: WorkerId(id) })?;
+            self.step(ServerEvent::Joined { worker: WorkerId(id) })?;
         }
         self.show();
         let mut stopping = false;
         while self.finished.is_none() {
             if !stopping && (self.stop.load(Ordering::Relaxed) || self.recorder.is_stop_requested()) {
                 stopping = true;
-                self.tell(ServerEvent::Stop)?;
-            } else if let Some(letter) = self.own_letters.pop_front() {
+                self.step(ServerEvent::Stop)?;
+            } else if let Some(task) = self.own_tasks.pop_front() {
                 let begun = Instant::now();
-                let sums = self.own.answer(letter);
+                let sums = self.own.work_on(task);
                 self.recorder.board().meter.spend(Part::Compute, begun.elapsed());
-                self.receive(Parcel { worker: WorkerId(0), sums })?;
+                self.receive(TaskResult { worker: WorkerId(0), sums })?;
             } else if let Some((step, leaves)) = self.in_place.pop_front() {
                 self.compute(step, leaves)?;
             } else {
@@ -229,8 +229,8 @@ impl<'a> Hub<'a> {
                 let received = self.inbox.recv_timeout(patience(&self.core, self.now()));
                 self.recorder.board().meter.spend(Part::Wait, begun.elapsed());
                 match received {
-                    Ok(parcel) => self.receive(parcel)?,
-                    Err(RecvTimeoutError::Timeout) => self.tell(ServerEvent::Timeout)?,
+                    Ok(result) => self.receive(result)?,
+                    Err(RecvTimeoutError::Timeout) => self.step(ServerEvent::Timeout)?,
                     Err(RecvTimeoutError::Disconnected) => {
                         return Err(LocalError::Lost("no worker is left to wait for".into()));
                     }
@@ -254,12 +254,12 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn receive(&mut self, parcel: Parcel) -> Result<(), LocalError> {
-        let Parcel { worker, sums } = parcel;
+    fn receive(&mut self, result: TaskResult) -> Result<(), LocalError> {
+        let TaskResult { worker, sums } = result;
         let Some((step, sums)) = sums else {
             return Err(LocalError::Lost(format!("the thread of {worker} ended in the middle of the run")));
         };
-        self.recorder.board().contributed(|| lane(worker));
+        self.recorder.board().contributed(|| worker_name(worker));
         for sum in sums {
             let node = sum.node;
             if step == self.plane.version() {
@@ -267,13 +267,13 @@ impl<'a> Hub<'a> {
                 self.plane.take_sum(sum);
                 self.recorder.board().meter.spend(Part::Fold, begun.elapsed());
             }
-            self.tell(ServerEvent::Contributed { worker, step, node, digest: None })?;
+            self.step(ServerEvent::Contributed { worker, step, node, digest: None })?;
         }
         Ok(())
     }
 
-    /// Steps the core and carries out what it says, and what it says about that.
-    fn tell(&mut self, event: ServerEvent) -> Result<(), LocalError> {
+    /// Steps the core and performs its actions, including those that follow from them.
+    fn step(&mut self, event: ServerEvent) -> Result<(), LocalError> {
         let mut actions = Vec::new();
         self.core.step(self.now(), event, &mut actions);
         let mut actions = VecDeque::from(actions);
@@ -289,17 +289,17 @@ impl<'a> Hub<'a> {
 
     fn perform(&mut self, action: ServerAction) -> Result<Option<ServerEvent>, LocalError> {
         match action {
-            // Every letter brings the weights along, since sharing them costs nothing.
+            // Every task includes the weights, since sharing them costs nothing.
             ServerAction::SendWeights { .. } => {}
             ServerAction::Assign { worker, step, leaves } => {
-                self.recorder.board().assigned(|| lane(worker), step, || Section::words(&leaves));
+                self.recorder.board().assigned(|| worker_name(worker), step, || Section::words(&leaves));
                 match self.plane.shared_weights() {
-                    Some(weights) => self.send(worker, Letter { work: (step, leaves), weights })?,
+                    Some(weights) => self.send(worker, Task { work: (step, leaves), weights })?,
                     None => self.in_place.push_back((step, leaves)),
                 }
             }
             ServerAction::Update { step } => return self.update(step).map(Some),
-            // Workers end when their letter boxes are closed.
+            // Workers end when their channels are closed.
             ServerAction::Dismiss { .. } => {}
             // Nobody lies in one process, so nothing is audited.
             ServerAction::Judge { .. }
@@ -358,11 +358,11 @@ impl<'a> Hub<'a> {
             }
         }
         self.recorder.board().meter.spend(Part::Compute, begun.elapsed());
-        self.recorder.board().contributed(|| lane(worker));
-        self.tell(ServerEvent::Contributed { worker, step, node, digest: None })
+        self.recorder.board().contributed(|| worker_name(worker));
+        self.step(ServerEvent::Contributed { worker, step, node, digest: None })
     }
 
-    /// The weights that the run gives, of which the last step is made.
+    /// The final weights, after the last step.
     fn close(&mut self) -> Trained {
         let version = self.plane.version();
         let mut weights = self.plane.weights().to_vec();
@@ -380,7 +380,7 @@ impl<'a> Hub<'a> {
         (weights, version)
     }
 
-    /// Shows those who watch where the workers stand, now and then.
+    /// Shows the board where the workers stand, unless it was shown recently.
     fn show(&mut self) {
         let board = self.recorder.board();
         if !board.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < SHOWN_EVERY) {
@@ -390,7 +390,7 @@ impl<'a> Hub<'a> {
         let status = self.core.status();
         let row = |worker: &ps_coord::WorkerStatus| WorkerRow {
             id: worker.worker.0,
-            name: lane(worker.worker),
+            name: worker_name(worker.worker),
             address: "a thread of this process".into(),
             standing: WorkerStanding::Known(worker.state.clone()),
             leaves: worker.leaves,
@@ -409,17 +409,17 @@ impl<'a> Hub<'a> {
         self.recorder.checkpoint(progress, weights, state)
     }
 
-    fn send(&mut self, worker: WorkerId, letter: Letter) -> Result<(), LocalError> {
-        let Some(seat) = (worker.0 as usize).checked_sub(1) else {
-            self.own_letters.push_back(letter);
+    fn send(&mut self, worker: WorkerId, task: Task) -> Result<(), LocalError> {
+        let Some(handle) = (worker.0 as usize).checked_sub(1) else {
+            self.own_tasks.push_back(task);
             return Ok(());
         };
-        let Seat { letters, waiting } = &self.seats[seat];
-        // A thread that is slow, or that the system does not run, has not taken those of earlier steps. Others have done
-        // that work.
-        let current: Vec<Letter> = waiting.try_iter().filter(|old| old.work.0 >= letter.work.0).collect();
-        for letter in current.into_iter().chain([letter]) {
-            letters.try_send(letter).map_err(|error| {
+        let WorkerHandle { tasks, waiting } = &self.handles[handle];
+        // A thread that is slow, or not scheduled, may not have taken tasks of earlier steps, which other workers have done
+        // by now.
+        let current: Vec<Task> = waiting.try_iter().filter(|old| old.work.0 >= task.work.0).collect();
+        for task in current.into_iter().chain([task]) {
+            tasks.try_send(task).map_err(|error| {
                 LocalError::Lost(match error {
                     TrySendError::Full(_) => format!("the thread of {worker} does not take its work"),
                     TrySendError::Disconnected(_) => format!("the thread of {worker} is gone"),

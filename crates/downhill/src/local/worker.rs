@@ -1,4 +1,4 @@
-//! A worker inside this process: answers letters from the owner of the weights with parcels of sums.
+//! A worker inside this process: turns tasks of the coordinator into results.
 
 use super::NEVER;
 use crossbeam::channel::{Receiver, Sender};
@@ -10,15 +10,15 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What the hub sends a worker.
-pub struct Letter {
-    /// Leaves to compute: the step, which is also the version of the weights, and which.
+/// What the coordinator sends a worker.
+pub struct Task {
+    /// The step, which is also the version of the weights, and the leaves to compute.
     pub work: (u64, Range<u32>),
     pub weights: Arc<Vec<f32>>,
 }
 
-/// What a worker sends the hub.
-pub struct Parcel {
+/// What a worker sends the coordinator.
+pub struct TaskResult {
     pub worker: WorkerId,
     /// `None`: the worker's thread has ended.
     pub sums: Option<(u64, Vec<NodeSum>)>,
@@ -50,16 +50,16 @@ impl<'a> Worker<'a> {
         Worker { job, id, core, gradients: job.gradients() }
     }
 
-    /// A worker thread: answers letters until no more can come.
-    pub fn serve(mut self, mailbox: Receiver<Letter>, parcels: Sender<Parcel>) {
-        let farewell = Farewell { worker: self.id, parcels: parcels.clone() };
-        for letter in mailbox {
-            let sums = self.answer(letter);
-            if parcels.send(Parcel { worker: self.id, sums }).is_err() {
+    /// The body of a worker's thread: works on tasks until the channel is closed.
+    pub fn serve(mut self, assigned: Receiver<Task>, results: Sender<TaskResult>) {
+        let notice = EndNotice { worker: self.id, results: results.clone() };
+        for task in assigned {
+            let sums = self.work_on(task);
+            if results.send(TaskResult { worker: self.id, sums }).is_err() {
                 break;
             }
         }
-        drop(farewell);
+        drop(notice);
     }
 
     /// Takes back a sum that is no longer needed.
@@ -76,10 +76,10 @@ impl<'a> Worker<'a> {
         tallies.into_iter().map(|(node, tally)| NodeSum { node, gradient: Vec::new(), tally }).collect()
     }
 
-    /// Computes what a letter asks for. The weights are let go before the sums are handed over, so that the
-    /// update need not copy them.
-    pub fn answer(&mut self, letter: Letter) -> Option<(u64, Vec<NodeSum>)> {
-        let Letter { work: (step, leaves), weights } = letter;
+    /// Computes the sums of a task. The weights are released before the sums are sent, so that the update need not copy
+    /// them.
+    pub fn work_on(&mut self, task: Task) -> Option<(u64, Vec<NodeSum>)> {
+        let Task { work: (step, leaves), weights } = task;
         let mut sums = Vec::new();
         let mut actions = Vec::new();
         self.core.step(0, WorkerEvent::Weights { version: step }, &mut actions);
@@ -102,14 +102,14 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Tells the hub that a worker's thread ends, by a panic too. At the end of the run nobody listens.
-struct Farewell {
+/// Reports that a worker's thread has ended, even by a panic. At the end of a run nothing receives this.
+struct EndNotice {
     worker: WorkerId,
-    parcels: Sender<Parcel>,
+    results: Sender<TaskResult>,
 }
 
-impl Drop for Farewell {
+impl Drop for EndNotice {
     fn drop(&mut self) {
-        let _ = self.parcels.try_send(Parcel { worker: self.worker, sums: None });
+        let _ = self.results.try_send(TaskResult { worker: self.worker, sums: None });
     }
 }
