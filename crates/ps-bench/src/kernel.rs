@@ -32,12 +32,12 @@ const LEAF: usize = 32;
 
 impl Shape {
     /// `rows` samples through a layer.
-    pub const fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+    pub(crate) const fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
         Shape { rows, inputs, outputs }
     }
 
     /// Floating-point operations of each of its products.
-    pub fn operations(self) -> f64 {
+    pub(crate) fn operations(self) -> f64 {
         2.0 * (self.rows * self.inputs * self.outputs) as f64
     }
 }

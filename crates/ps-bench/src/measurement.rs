@@ -27,7 +27,7 @@ pub struct Held {
 
 impl Measurement {
     /// A figure on its own.
-    pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Measurement { name: name.into(), value, unit, held: None }
     }
 
@@ -117,7 +117,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Whether a name, or anything whose name begins with it, is asked for.
-    pub fn wants(&self, name: &str) -> bool {
+    pub(crate) fn wants(&self, name: &str) -> bool {
         let within = |inner: &str, outer: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
@@ -146,7 +146,7 @@ impl<'a> Bench<'a> {
     ///
     /// # Errors
     /// It cannot be told.
-    pub fn tell(&mut self, measurement: Measurement) -> Result<(), Error> {
+    pub(crate) fn tell(&mut self, measurement: Measurement) -> Result<(), Error> {
         if !self.wants(&measurement.name) {
             return Ok(());
         }

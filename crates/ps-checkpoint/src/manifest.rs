@@ -98,7 +98,7 @@ pub struct FileEntry {
 impl Fingerprint {
     /// What differs, with both values; empty if nothing does. The hash of the run file includes the version of the numbers, so it
     /// is compared only where that is the same.
-    pub fn differences(&self, theirs: &Fingerprint) -> Vec<String> {
+    pub(crate) fn differences(&self, theirs: &Fingerprint) -> Vec<String> {
         let mut differences = Vec::new();
         let mut compare = |what: &str, ours: &str, theirs: &str| {
             if ours != theirs {

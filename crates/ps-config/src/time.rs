@@ -26,7 +26,7 @@ impl Time {
     }
 
     /// The steps that this is in a run, to the nearest.
-    pub fn steps(self, plan: &BatchPlan) -> u64 {
+    pub(crate) fn steps(self, plan: &BatchPlan) -> u64 {
         match self {
             Time::Steps(steps) => steps,
             Time::Epochs(epochs) => (epochs * plan.steps_per_epoch() as f64).round() as u64,

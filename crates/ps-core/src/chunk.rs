@@ -330,7 +330,7 @@ pub struct Pooled {
 
 impl Pooled {
     /// The elements.
-    pub fn elements(&self) -> &[Element] {
+    pub(crate) fn elements(&self) -> &[Element] {
         bytemuck::cast_slice(&self.buffer.as_slice()[..self.elements])
     }
 

@@ -106,7 +106,7 @@ impl Fold {
     }
 
     /// The sums gathered so far, ascending by their leaves: for one range of leaves its exact cover.
-    pub fn into_sums(self) -> Vec<NodeSum> {
+    pub(crate) fn into_sums(self) -> Vec<NodeSum> {
         let tree = self.coverage.tree();
         let mut sums: Vec<NodeSum> = self.sums.into_values().collect();
         sums.sort_by_key(|sum| tree.leaves_of(sum.node).start);

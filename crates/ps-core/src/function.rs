@@ -11,7 +11,7 @@ const ROUND_F32: f32 = 12_582_912.0;
 
 /// e^x; 0 below -87, infinite above 88. Within 2 units in the last place.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND_F32);
     let n = shifted - ROUND_F32;
     let r = n.mul_add(-0.693_359_375, x);
@@ -32,7 +32,7 @@ pub fn exp(x: f32) -> f32 {
 
 /// The natural logarithm of a normal positive number; -infinity for 0, NaN below.
 #[inline(always)]
-pub fn ln(x: f32) -> f32 {
+pub(crate) fn ln(x: f32) -> f32 {
     const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
     let bits = x.to_bits().wrapping_sub(SQRT_HALF_BITS);
     let e = ((bits as i32) >> 23) as f32;
@@ -56,7 +56,7 @@ pub fn ln(x: f32) -> f32 {
 
 /// The hyperbolic tangent.
 #[inline(always)]
-pub fn tanh(x: f32) -> f32 {
+pub(crate) fn tanh(x: f32) -> f32 {
     let magnitude = x.abs();
     let square = x * x;
     let p = (-0.005_717_045_2_f32)
@@ -72,7 +72,7 @@ pub fn tanh(x: f32) -> f32 {
 
 /// The logistic function, 1 / (1 + e^-x).
 #[inline(always)]
-pub fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     let e = exp(-x.abs());
     let numerator = if x >= 0.0 { 1.0 } else { e };
     numerator / (1.0 + e)

@@ -56,7 +56,7 @@ impl Tally {
 
     /// Adds one sample.
     #[inline(always)]
-    pub fn count(&mut self, target: f32, outcome: Outcome) {
+    pub(crate) fn count(&mut self, target: f32, outcome: Outcome) {
         self.samples += 1;
         self.loss += f64::from(outcome.loss);
         if self.classes.is_empty() {

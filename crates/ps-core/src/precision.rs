@@ -41,7 +41,7 @@ impl Precision {
 
 /// A binary32 rounded to the nearest bfloat16, ties to even; NaN stays NaN.
 #[inline(always)]
-pub fn bf16(value: f32) -> u16 {
+pub(crate) fn bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
     if value.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }

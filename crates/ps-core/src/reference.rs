@@ -226,11 +226,6 @@ fn evaluated<'a>(model: &'a Model, weights: &'a [f32], row: &[f32]) -> Sample<'a
     pass
 }
 
-/// The outputs of one sample's forward pass, `[outputs]`, before the head: for evaluation by hand.
-pub fn forward(model: &Model, weights: &[f32], row: &[f32]) -> Vec<f32> {
-    dense_inputs(model, weights, row).pop().unwrap_or_default()
-}
-
 /// What goes into each dense layer in one sample's forward pass, and last the outputs before the head.
 pub fn dense_inputs(model: &Model, weights: &[f32], row: &[f32]) -> Vec<Vec<f32>> {
     let mut pass = evaluated(model, weights, row);

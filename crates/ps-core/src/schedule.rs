@@ -162,7 +162,7 @@ impl Schedule {
     }
 
     /// The schedule that step `step` belongs to, and the step at which it begins.
-    pub fn phase(&self, step: u64) -> (u64, &LearningRate) {
+    pub(crate) fn phase(&self, step: u64) -> (u64, &LearningRate) {
         let begun = self.then.iter().rev().find(|(begin, _)| *begin <= step);
         begun.map_or((0, &self.first), |(begin, rate)| (*begin, rate))
     }

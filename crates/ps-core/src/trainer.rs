@@ -118,7 +118,7 @@ impl Trainer {
     }
 
     /// How the run is cut into steps.
-    pub fn plan(&self) -> BatchPlan {
+    pub(crate) fn plan(&self) -> BatchPlan {
         self.plan
     }
 

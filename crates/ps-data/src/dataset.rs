@@ -116,7 +116,7 @@ impl MissingCells {
     }
 
     /// Whether a sample's feature had no value.
-    pub fn contains(&self, row: usize, feature: usize) -> bool {
+    pub(crate) fn contains(&self, row: usize, feature: usize) -> bool {
         let cell = row * self.width + feature;
         self.bits.get(cell / 64).is_some_and(|word| word >> (cell % 64) & 1 == 1)
     }
@@ -124,7 +124,7 @@ impl MissingCells {
 
 impl Dataset {
     /// Number of samples.
-    pub fn samples(&self) -> usize {
+    pub(crate) fn samples(&self) -> usize {
         self.features.samples()
     }
 }

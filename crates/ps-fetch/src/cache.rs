@@ -41,7 +41,7 @@ impl Cache {
     ///
     /// # Errors
     /// What cannot be fetched, and why.
-    pub fn localized(&self, source: &str, progress: &dyn Progress) -> Result<String, DataError> {
+    pub(crate) fn localized(&self, source: &str, progress: &dyn Progress) -> Result<String, DataError> {
         let parsed = Source::parse(source)?;
         let local = |file: &str| match Locator::parse(file)? {
             None => Ok(file.to_owned()),
@@ -55,7 +55,7 @@ impl Cache {
     ///
     /// # Errors
     /// It cannot be fetched or kept, or is not what it must be.
-    pub fn get(&self, locator: &Locator, progress: &dyn Progress) -> Result<PathBuf, DataError> {
+    pub(crate) fn get(&self, locator: &Locator, progress: &dyn Progress) -> Result<PathBuf, DataError> {
         let url = locator.url.as_str();
         let remote = |problem: String| DataError::Remote { url: url.into(), problem };
         let folder = self.folder.join(&hex(&Sha256::digest(url))[..16]);

@@ -17,7 +17,7 @@ impl Locator {
     ///
     /// # Errors
     /// It is a URL that data cannot be fetched from.
-    pub fn parse(text: &str) -> Result<Option<Self>, DataError> {
+    pub(crate) fn parse(text: &str) -> Result<Option<Self>, DataError> {
         let text = text.trim();
         if !is_url(text.as_ref()) {
             return Ok(None);
@@ -55,7 +55,7 @@ impl Locator {
     }
 
     /// The last part of its path.
-    pub fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         let name = self.url.path().rsplit('/').next().unwrap_or_default();
         let kept = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
         let name: String = name.chars().map(kept).collect();

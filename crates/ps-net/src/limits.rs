@@ -132,7 +132,7 @@ pub const MAX_PULLS: usize = 8;
 pub(crate) const MIN_TOKEN_BYTES: usize = 16;
 
 /// Longest token: with the other headers it stays below [`MAX_HEADER_BYTES`].
-pub const MAX_TOKEN_BYTES: usize = 4096;
+pub(crate) const MAX_TOKEN_BYTES: usize = 4096;
 
 /// A changed file of tokens is noticed this soon.
 pub(crate) const TOKEN_FILE_INTERVAL: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ pub const OUTBOX_MESSAGES: usize = 64;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Until a TCP connection stands.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Until a unary call, or the answer to `Hello`, is there: a server that is loading its data answers late, one
 /// that is not ours never.

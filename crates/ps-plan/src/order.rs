@@ -17,7 +17,7 @@ pub struct Order {
 
 impl Order {
     /// The order in which `epoch` visits `n` training samples.
-    pub fn new(seed: u64, epoch: u32, n: usize) -> Self {
+    pub(crate) fn new(seed: u64, epoch: u32, n: usize) -> Self {
         Order::keyed(seed, Purpose::Order, epoch, n)
     }
 

@@ -57,7 +57,7 @@ pub enum Section {
 
 impl Section {
     /// All sections, in the order of their leaves.
-    pub const ALL: [Section; 3] = [Section::Training, Section::LastBatch, Section::Validation];
+    pub(crate) const ALL: [Section; 3] = [Section::Training, Section::LastBatch, Section::Validation];
 
     /// The section of a leaf.
     pub fn of(leaf: u32) -> Self {
@@ -65,7 +65,7 @@ impl Section {
     }
 
     /// The number of the section's first leaf.
-    pub const fn first(self) -> u32 {
+    pub(crate) const fn first(self) -> u32 {
         (self as u32) << SECTION_BITS
     }
 
@@ -100,7 +100,7 @@ impl Tree {
     }
 
     /// Adds a tree over `leaves` leaves of another section.
-    pub fn with(mut self, section: Section, leaves: u32) -> Self {
+    pub(crate) fn with(mut self, section: Section, leaves: u32) -> Self {
         assert!(leaves < 1 << SECTION_BITS, "a section has at most 2^30 leaves, not {leaves}");
         self.leaves[section as usize] = leaves;
         self

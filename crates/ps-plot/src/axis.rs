@@ -59,7 +59,7 @@ impl Axis {
     }
 
     /// The scale that shows all of `values`, up to the axis' top, with some room around them.
-    pub fn scale(&self, values: impl Iterator<Item = f64>) -> Scale {
+    pub(crate) fn scale(&self, values: impl Iterator<Item = f64>) -> Scale {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         let shown = values.filter(|value| self.top.is_none_or(|top| *value <= top));
         for value in shown.filter_map(|value| self.drawn(value)) {
@@ -91,7 +91,7 @@ impl Axis {
 
 impl Scale {
     /// What stands beside a tick.
-    pub fn text(&self, tick: f64) -> String {
+    pub(crate) fn text(&self, tick: f64) -> String {
         number(if self.is_log { 10_f64.powf(tick) } else { tick })
     }
 }

@@ -77,12 +77,12 @@ pub(crate) fn channel(heartbeat: Duration, parameters: usize) -> (Outbox, Outgoi
 
 impl Outbox {
     /// Queues a message.
-    pub fn message(&self, message: Message) -> Result<(), Undeliverable> {
+    pub(crate) fn message(&self, message: Message) -> Result<(), Undeliverable> {
         self.push(Instant::now(), |shared| shared.messages.push_back(message))
     }
 
     /// Queues a chunk of weights.
-    pub fn weights(&self, part: WeightsPart) -> Result<(), Undeliverable> {
+    pub(crate) fn weights(&self, part: WeightsPart) -> Result<(), Undeliverable> {
         let WeightsPart { version, offset, bytes } = part;
         self.push(Instant::now(), |shared| {
             shared.weights.insert((version, offset), bytes);
@@ -103,7 +103,7 @@ impl Outbox {
     }
 
     /// Ends the stream after what is queued.
-    pub fn finish(self) {}
+    pub(crate) fn finish(self) {}
 
     /// Ends the stream at once with a status; what is queued is forgotten.
     pub fn abandon(self, status: Status) {

@@ -89,7 +89,7 @@ impl Service {
     }
 
     /// From now on this server keeps other elements.
-    pub fn keep(&self, kept: Range<usize>) {
+    pub(crate) fn keep(&self, kept: Range<usize>) {
         *self.kept() = kept;
     }
 
@@ -132,7 +132,7 @@ impl Service {
     }
 
     /// A worker that greeted well: tells the driver and gives what is sent to the worker.
-    pub async fn enter(
+    pub(crate) async fn enter(
         &self,
         greeting: convert::Greeting,
         address: String,

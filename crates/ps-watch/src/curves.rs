@@ -61,7 +61,7 @@ pub fn figure(courses: &[Course]) -> Figure {
 }
 
 /// The panels of that picture, as far as there is something in them.
-pub fn panels(courses: &[Course]) -> Vec<Lines> {
+pub(crate) fn panels(courses: &[Course]) -> Vec<Lines> {
     let pairs = |train: fn(&Course) -> Vec<(f64, f64)>, validation: fn(&Course) -> Vec<(f64, f64)>| {
         let of = |(index, course): (usize, &Course)| {
             let words = words(courses, index);

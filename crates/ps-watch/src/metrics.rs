@@ -24,7 +24,7 @@ pub enum Source {
 
 impl Source {
     /// All metrics of now, as text.
-    pub fn page(&self) -> String {
+    pub(crate) fn page(&self) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self.clone()));
         let mut page = String::new();

@@ -38,7 +38,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 /// Name and version of this program, as peers see it.
-pub const BUILD: &str = concat!("ps-worker ", env!("CARGO_PKG_VERSION"));
+pub(crate) const BUILD: &str = concat!("ps-worker ", env!("CARGO_PKG_VERSION"));
 
 /// How the worker behaves; nothing here changes a bit of the weights.
 #[derive(Clone, Debug)]

@@ -69,7 +69,7 @@ pub struct State {
 
 impl State {
     /// The state of a run that watches nothing, after `count` steps.
-    pub fn plain(count: u64) -> Self {
+    pub(crate) fn plain(count: u64) -> Self {
         State { count, ..State::default() }
     }
 }
@@ -89,11 +89,6 @@ impl Control {
     /// How the run is cut into steps.
     pub fn plan(&self) -> BatchPlan {
         self.plan
-    }
-
-    /// What the run watches.
-    pub fn config(&self) -> &ControlConfig {
-        &self.config
     }
 
     /// The optimizer, by which verdicts are carried out.

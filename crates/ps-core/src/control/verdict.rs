@@ -41,7 +41,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// Whether it is an optimizer's step and nothing else.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.action == Action::Step && !self.keep_best && !self.keep_good
     }
 }

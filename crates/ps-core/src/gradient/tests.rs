@@ -109,10 +109,10 @@ fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
         let mut plain = Vec::new();
         let mut correct = 0;
         for (index, row) in samples.rows.iter().enumerate() {
-            let mut z = reference::forward(&model, &weights, row);
+            let mut z = reference::dense_inputs(&model, &weights, row).pop().unwrap();
             Head::Softmax.predict(&mut z);
             assert_eq!(&predictions[index * 5..][..5], z);
-            let mut z = reference::forward(&model, &weights, row);
+            let mut z = reference::dense_inputs(&model, &weights, row).pop().unwrap();
             let outcome = Head::Softmax.backward(&mut z, samples.targets[index]);
             correct += u64::from(outcome.detail == samples.targets[index]);
             plain.push(outcome);

@@ -14,7 +14,7 @@ struct Line([f32; 16]);
 
 impl Buffer {
     /// Makes room for at least `len` elements and returns exactly these; what they hold is unspecified.
-    pub fn resize(&mut self, len: usize) -> &mut [f32] {
+    pub(crate) fn resize(&mut self, len: usize) -> &mut [f32] {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
             self.lines.resize(lines, Line::zeroed());
@@ -23,12 +23,12 @@ impl Buffer {
     }
 
     /// All elements.
-    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.lines)
     }
 
     /// All elements.
-    pub fn as_slice(&self) -> &[f32] {
+    pub(crate) fn as_slice(&self) -> &[f32] {
         bytemuck::cast_slice(&self.lines)
     }
 }

@@ -51,7 +51,7 @@ impl Activation {
 
     /// The activation of `z`.
     #[inline(always)]
-    pub fn apply(self, z: f32) -> f32 {
+    pub(crate) fn apply(self, z: f32) -> f32 {
         match self {
             Activation::Relu => {
                 if z > 0.0 {

@@ -61,7 +61,7 @@ impl Default for OptimizerConfig {
 impl OptimizerConfig {
     /// Whether `name` stands for the tensor `tensor`: it is `weights`, `biases`, or the tensor's name or its beginning,
     /// such as `layers.0`.
-    pub fn matches(name: &str, tensor: &str) -> bool {
+    pub(crate) fn matches(name: &str, tensor: &str) -> bool {
         match name {
             "weights" => tensor.ends_with(".weight"),
             "biases" => tensor.ends_with(".bias"),
@@ -76,7 +76,7 @@ impl OptimizerConfig {
 
     /// Whether it is plain descent, with momentum or without, the same for all parameters: what
     /// [`crate::gradient::InPlace`] can do.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         matches!(self.params.optimizer, Optimizer::Sgd(_))
             && self.decay_biases
             && self.rates.is_empty()

@@ -61,7 +61,7 @@ impl Norms {
     }
 
     /// The norm of the whole gradient.
-    pub fn gradient(&self) -> f64 {
+    pub(crate) fn gradient(&self) -> f64 {
         self.gradient_squared().sqrt()
     }
 }

@@ -49,7 +49,7 @@ pub struct Stride {
 
 impl Stride {
     /// A step that needs no norms, of a run whose optimizer has seen every step.
-    pub fn plain(step: u64, samples: usize, rate: f32) -> Self {
+    pub(crate) fn plain(step: u64, samples: usize, rate: f32) -> Self {
         Stride { step, count: step + 1, samples, rate, scale: 1.0, trust: Vec::new() }
     }
 }

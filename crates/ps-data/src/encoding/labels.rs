@@ -49,7 +49,7 @@ impl Classes {
     }
 
     /// The distinct labels of arrays, as [`Classes::learn`] orders them.
-    pub fn learn_arrays(labels: &ArrayLabels, source: &str) -> Result<Self, DataError> {
+    pub(crate) fn learn_arrays(labels: &ArrayLabels, source: &str) -> Result<Self, DataError> {
         match labels {
             ArrayLabels::Numbers(values) => {
                 let value = |(row, &value): (usize, &f64)| finite_label(value, source, row);

@@ -109,19 +109,19 @@ impl Encoding {
     }
 
     /// What the arrays of a model that was saved asked for.
-    pub fn of_arrays(task: Task, class_names: Vec<String>, saved: &ArrayEncoding) -> Self {
+    pub(crate) fn of_arrays(task: Task, class_names: Vec<String>, saved: &ArrayEncoding) -> Self {
         let ArrayEncoding { feature_names, image, are_pixels, .. } = saved.clone();
         let (form, classes) = (Form::Arrays { are_pixels }, Classes::named(class_names));
         Encoding { task, form, classes, feature_names, image }
     }
 
     /// Whether the training data is arrays.
-    pub fn is_of_arrays(&self) -> bool {
+    pub(crate) fn is_of_arrays(&self) -> bool {
         matches!(self.form, Form::Arrays { .. })
     }
 
     /// Whether features are bytes that stand for values from 0 to 1.
-    pub fn are_pixels(&self) -> bool {
+    pub(crate) fn are_pixels(&self) -> bool {
         match self.form {
             Form::Pixels => true,
             Form::Arrays { are_pixels } => are_pixels,

@@ -79,7 +79,7 @@ impl Source {
     }
 
     /// Its format.
-    pub fn format(&self) -> &'static Format {
+    pub(crate) fn format(&self) -> &'static Format {
         self.format
     }
 
