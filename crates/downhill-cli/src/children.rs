@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// A child process; killed when dropped.
-pub struct Child {
+pub(crate) struct Child {
     process: process::Child,
     readers: Vec<JoinHandle<()>>,
 }
 
 /// What becomes of a line that a child writes.
-pub type Sink = Box<dyn FnMut(&str) + Send>;
+pub(crate) type Sink = Box<dyn FnMut(&str) + Send>;
 
 impl Child {
     /// Starts `program`; `stdout` and `stderr` take its lines.
-    pub fn start(
+    pub(crate) fn start(
         program: &Path,
         arguments: &[OsString],
         stdout: Sink,
@@ -45,7 +45,7 @@ impl Child {
     }
 
     /// How it ended, once it has and all its output is passed on.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
         let status = self.process.try_wait().map_err(|error| {
             Failure::Failed(format!("cannot watch process {}: {error}", self.process.id()))
         })?;
@@ -58,12 +58,12 @@ impl Child {
     }
 
     /// Its process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
     /// Asks it to finish what it has in hand and to end.
-    pub fn ask_to_end(&mut self) {
+    pub(crate) fn ask_to_end(&mut self) {
         #[cfg(unix)]
         {
             use nix::sys::signal::{Signal, kill};
@@ -78,13 +78,13 @@ impl Child {
 
     /// Has it stand still.
     #[cfg(unix)]
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.signal(nix::sys::signal::Signal::SIGSTOP);
     }
 
     /// Has it go on.
     #[cfg(unix)]
-    pub fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.signal(nix::sys::signal::Signal::SIGCONT);
     }
 
@@ -95,7 +95,7 @@ impl Child {
     }
 
     /// Ends it.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // An error says that it has ended already.
         let _ = self.process.kill();
     }
@@ -123,12 +123,12 @@ fn read_lines(pipe: impl Read, mut sink: Sink) {
 }
 
 /// A sink that shows lines, each after `label`.
-pub fn labelled(label: String, screen: Arc<Relay>) -> Sink {
+pub(crate) fn labelled(label: String, screen: Arc<Relay>) -> Sink {
     Box::new(move |line| screen.print(&format!("{label}{line}")))
 }
 
 /// A sink for a process that writes JSON: its progress is shown as ours, everything else after `label`.
-pub fn relayed(label: String, screen: Arc<Relay>) -> Sink {
+pub(crate) fn relayed(label: String, screen: Arc<Relay>) -> Sink {
     Box::new(move |line| {
         if !screen.take(line) {
             screen.print(&format!("{label}{}", log_line(line)));
@@ -153,7 +153,7 @@ fn log_line(json: &str) -> String {
 }
 
 /// How a process ended, in words.
-pub fn describe(status: ExitStatus) -> String {
+pub(crate) fn describe(status: ExitStatus) -> String {
     #[cfg(unix)]
     if let Some(number) = std::os::unix::process::ExitStatusExt::signal(&status) {
         let name = nix::sys::signal::Signal::try_from(number);
@@ -166,7 +166,7 @@ pub fn describe(status: ExitStatus) -> String {
 }
 
 /// The program `name` beside our own.
-pub fn beside_us(name: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn beside_us(name: &str) -> Result<PathBuf, Failure> {
     let ours = std::env::current_exe()
         .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;
     let path = ours.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));

@@ -9,7 +9,7 @@ const WIDTH: usize = 100;
 const MAX_COLUMNS: usize = 32;
 
 /// The images side by side, as many as fit on a line, each under its label. Pixels are row by row.
-pub fn sheet(images: &[(Option<u8>, Vec<u8>)], image: Image) -> Vec<String> {
+pub(crate) fn sheet(images: &[(Option<u8>, Vec<u8>)], image: Image) -> Vec<String> {
     let thin = image.width.div_ceil(MAX_COLUMNS).max(1);
     let (columns, rows) = (image.width / thin, image.height / thin);
     if columns == 0 || rows == 0 {
@@ -53,13 +53,13 @@ fn block(upper: u8, lower: u8) -> char {
 /// Characters down of a curve.
 const CURVE_ROWS: usize = 12;
 /// Columns before a curve, for its values.
-pub const CURVE_MARGIN: usize = 10;
+pub(crate) const CURVE_MARGIN: usize = 10;
 /// Dots across and down of a character.
 const DOTS: (usize, usize) = (2, 4);
 
 /// A curve through `points`, `width` characters wide behind its margin, with its minimum and maximum beside it; `mark` is
 /// a position on the x axis and its label below.
-pub fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>, width: usize) -> Vec<String> {
+pub(crate) fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>, width: usize) -> Vec<String> {
     let range = |value: fn(&(f64, f64)) -> f64| {
         let values = points.iter().map(value);
         let low = values.clone().fold(f64::INFINITY, f64::min);

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 /// A message for the user, and whether it is the command line or the run file that must change.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Exit code 2.
     Usage(String),
     /// Exit code 1.
@@ -19,7 +19,7 @@ pub enum Failure {
 
 impl Failure {
     /// 2 for usage, 1 for failure.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Usage(_) => ExitCode::from(2),
             Failure::Failed(_) => ExitCode::from(1),

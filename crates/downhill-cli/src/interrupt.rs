@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Exit code of a run that was stopped by a signal: that of a shell for SIGINT, so that a script does not go
 /// on as if training were done.
-pub const STOPPED: u8 = 130;
+pub(crate) const STOPPED: u8 = 130;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// From now on Ctrl-C (or SIGTERM or SIGHUP) sets the returned flag and calls `first`; each further one calls
 /// `again`.
-pub fn listen(
+pub(crate) fn listen(
     first: impl Fn() + Send + 'static,
     again: impl Fn() + Send + 'static,
 ) -> Result<&'static AtomicBool, Failure> {
@@ -23,7 +23,7 @@ pub fn listen(
 }
 
 /// A handler for the second Ctrl-C that prints how to resume the run from its last checkpoint and ends the process.
-pub fn end_at_once(hint: ResumeHint) -> impl Fn() + Send + 'static {
+pub(crate) fn end_at_once(hint: ResumeHint) -> impl Fn() + Send + 'static {
     move || {
         hint.print();
         ps_terminal::exit(STOPPED)

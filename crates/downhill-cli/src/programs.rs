@@ -3,13 +3,13 @@
 use clap::{Command, CommandFactory};
 
 /// The commit that this program is built from, if it is known.
-pub const COMMIT: Option<&str> = ps_version::commit!();
+pub(crate) const COMMIT: Option<&str> = ps_version::commit!();
 
 /// The names of the programs, in the order of [`all`].
-pub const NAMES: [&str; 3] = ["downhill", "ps-server", "ps-worker"];
+pub(crate) const NAMES: [&str; 3] = ["downhill", "ps-server", "ps-worker"];
 
 /// The command lines of the programs.
-pub fn all() -> [Command; 3] {
+pub(crate) fn all() -> [Command; 3] {
     [
         crate::Arguments::command(),
         ps_server::args::Arguments::command(),

@@ -12,7 +12,7 @@ pub(crate) struct Threads(Option<Arc<ThreadPool>>);
 
 impl Threads {
     /// Starts `count` threads, or one per processor.
-    pub fn start(count: Option<NonZeroUsize>) -> Result<Self, Error> {
+    pub(crate) fn start(count: Option<NonZeroUsize>) -> Result<Self, Error> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(count.map_or(0, NonZeroUsize::get))
             .thread_name(|index| format!("downhill {index}"))
@@ -23,12 +23,12 @@ impl Threads {
     }
 
     /// The pool of whoever calls, which is for a program to decide.
-    pub fn of_caller() -> Self {
+    pub(crate) fn of_caller() -> Self {
         Threads(None)
     }
 
     /// Runs `work` on these threads and waits for it.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         match &self.0 {
             Some(pool) => pool.install(work),
             None => work(),

@@ -13,7 +13,7 @@ pub struct Axis {
 
 /// An axis with its range, in the units that are drawn: of a logarithmic one, powers of ten.
 #[derive(Clone, Debug)]
-pub struct Scale {
+pub(crate) struct Scale {
     /// The least value drawn.
     pub low: f64,
     /// The greatest.

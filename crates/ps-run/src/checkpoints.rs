@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The checkpoints of a run that is under way.
-pub struct Checkpoints {
+pub(crate) struct Checkpoints {
     writer: Writer,
     every: Option<u64>,
     interval: Option<Duration>,

@@ -17,7 +17,7 @@ pub const RUN_FILE: &str = "run.toml";
 /// Metrics of steps and epochs, one JSON object per line.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The folder of checkpoints.
-pub const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 /// The first of several runs that belong together, in their folder.
 const FIRST_RESTART: &str = "restart-1";
 /// The final weights.

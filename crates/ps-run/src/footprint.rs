@@ -18,13 +18,13 @@ const SIZE: u128 = 4;
 
 impl Footprint {
     /// Of a process that computes gradients, which every process of a run does when it starts.
-    pub fn of_worker(parameters: u128) -> Self {
+    pub(crate) fn of_worker(parameters: u128) -> Self {
         // The weights as they came and as the products read them; the sum of one node.
         Footprint::new(parameters, &[("weights", 2), ("gradients", 1)])
     }
 
     /// Of a process that also holds and saves the weights, with `vectors` vectors of optimizer state and kept weights.
-    pub fn of_holder(parameters: u128, vectors: usize) -> Self {
+    pub(crate) fn of_holder(parameters: u128, vectors: usize) -> Self {
         let vectors = vectors as u128;
         // While training goes on, a checkpoint takes a copy of weights and state, the files made of it, and one of them as
         // it is read back.
@@ -45,12 +45,12 @@ impl Footprint {
     }
 
     /// The sum of all parts, in bytes.
-    pub fn total(&self) -> u128 {
+    pub(crate) fn total(&self) -> u128 {
         self.parts.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size))
     }
 
     /// Checks that it fits into `memory`, if that is known. The error states what is needed and available.
-    pub fn check(&self, memory: Option<Memory>) -> Result<(), String> {
+    pub(crate) fn check(&self, memory: Option<Memory>) -> Result<(), String> {
         match memory {
             Some(memory) if self.total() > memory.bytes.into() => {
                 Err(format!("{self}, more than {memory}; make the layers in model.hidden smaller"))

@@ -86,12 +86,12 @@ mod system {
     /// The calling thread.
     const SELF: Pid = Pid::from_raw(0);
 
-    pub fn allowed() -> Vec<usize> {
+    pub(super) fn allowed() -> Vec<usize> {
         let Ok(set) = sched_getaffinity(SELF) else { return Vec::new() };
         (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
     }
 
-    pub fn bind(cpu: usize) {
+    pub(super) fn bind(cpu: usize) {
         let mut set = CpuSet::new();
         let _ = set.set(cpu).and_then(|()| sched_setaffinity(SELF, &set));
     }

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 /// Events by time; those of the same time come in the order in which they were put here.
 #[derive(Debug)]
-pub struct Agenda<T> {
+pub(crate) struct Agenda<T> {
     entries: BinaryHeap<Entry<T>>,
     put: u64,
 }
@@ -25,13 +25,13 @@ impl<T> Default for Agenda<T> {
 
 impl<T> Agenda<T> {
     /// Something will happen.
-    pub fn put(&mut self, at: f64, event: T) {
+    pub(crate) fn put(&mut self, at: f64, event: T) {
         self.put += 1;
         self.entries.push(Entry { at, order: self.put, event });
     }
 
     /// What happens next, and when.
-    pub fn next(&mut self) -> Option<(f64, T)> {
+    pub(crate) fn next(&mut self) -> Option<(f64, T)> {
         self.entries.pop().map(|entry| (entry.at, entry.event))
     }
 }

@@ -8,11 +8,11 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 
 /// A thread, by its number.
-pub type Thread = usize;
+pub(crate) type Thread = usize;
 
 /// Work of one thread, and what comes of it.
 #[derive(Debug)]
-pub struct Job<T> {
+pub(crate) struct Job<T> {
     /// Seconds of a core.
     pub work: f64,
     /// What has happened when it is done.
@@ -48,7 +48,7 @@ struct Ending {
 
 /// When the next job of a host will end, if nothing changes before.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Foreseen {
+pub(crate) struct Foreseen {
     /// The time.
     pub at: f64,
     host: usize,
@@ -57,7 +57,7 @@ pub struct Foreseen {
 
 /// All hosts and threads.
 #[derive(Debug)]
-pub struct Hosts<T> {
+pub(crate) struct Hosts<T> {
     hosts: Vec<Host>,
     threads: Vec<ThreadState<T>>,
 }
@@ -70,20 +70,20 @@ impl<T> Default for Hosts<T> {
 
 impl<T> Hosts<T> {
     /// Another host, on which everything takes `crowding` times as long while all cores are busy.
-    pub fn add_host(&mut self, cores: usize, crowding: f64) -> usize {
+    pub(crate) fn add_host(&mut self, cores: usize, crowding: f64) -> usize {
         let busy = BinaryHeap::new();
         self.hosts.push(Host { cores, crowding, progress: 0.0, updated_at: 0.0, busy, changes: 0 });
         self.hosts.len() - 1
     }
 
     /// Another thread of a host, asleep.
-    pub fn add_thread(&mut self, host: usize) -> Thread {
+    pub(crate) fn add_thread(&mut self, host: usize) -> Thread {
         self.threads.push(ThreadState { host, jobs: VecDeque::new(), awake_at: 0.0 });
         self.threads.len() - 1
     }
 
     /// When a job that is handed to a thread at `now` reaches it, if waking it takes `wake` seconds.
-    pub fn reaches(&mut self, thread: Thread, now: f64, wake: f64) -> f64 {
+    pub(crate) fn reaches(&mut self, thread: Thread, now: f64, wake: f64) -> f64 {
         let state = &mut self.threads[thread];
         if state.jobs.is_empty() && state.awake_at <= now {
             state.awake_at = now + wake;
@@ -92,7 +92,7 @@ impl<T> Hosts<T> {
     }
 
     /// Gives a thread a job. Whatever was foreseen for its host is void if something is returned.
-    pub fn give(&mut self, thread: Thread, now: f64, job: Job<T>) -> Option<Foreseen> {
+    pub(crate) fn give(&mut self, thread: Thread, now: f64, job: Job<T>) -> Option<Foreseen> {
         let state = &mut self.threads[thread];
         state.jobs.push_back(job);
         if state.jobs.len() > 1 {
@@ -106,13 +106,13 @@ impl<T> Hosts<T> {
     }
 
     /// What the next job of a thread brings about, if it has one.
-    pub fn next(&self, thread: Thread) -> Option<&T> {
+    pub(crate) fn next(&self, thread: Thread) -> Option<&T> {
         self.threads[thread].jobs.front().map(|job| &job.then)
     }
 
     /// What was foreseen has come: the thread and what its job brings about, unless something changed in between; and
     /// what is foreseen now.
-    pub fn end(&mut self, foreseen: Foreseen) -> Option<(Thread, T, Option<Foreseen>)> {
+    pub(crate) fn end(&mut self, foreseen: Foreseen) -> Option<(Thread, T, Option<Foreseen>)> {
         let Foreseen { at: now, host: number, change } = foreseen;
         let host = &mut self.hosts[number];
         if host.changes != change {

@@ -13,11 +13,11 @@ use crate::cluster::Link;
 use std::collections::{BTreeMap, VecDeque};
 
 /// A process, by its number.
-pub type Process = usize;
+pub(crate) type Process = usize;
 
 /// A message under way.
 #[derive(Debug)]
-pub struct Parcel<T> {
+pub(crate) struct Parcel<T> {
     /// To whom.
     pub to: Process,
     /// How long.
@@ -39,14 +39,14 @@ struct Ends<T> {
 
 /// All links.
 #[derive(Debug)]
-pub struct Network<T> {
+pub(crate) struct Network<T> {
     latency: f64,
     ends: Vec<Ends<T>>,
 }
 
 /// A message that has set out.
 #[derive(Debug)]
-pub struct Departure<T> {
+pub(crate) struct Departure<T> {
     /// When the next one to the same process may set out.
     pub out_at: f64,
     /// When the message is there.
@@ -57,18 +57,18 @@ pub struct Departure<T> {
 
 impl<T> Network<T> {
     /// A network without processes.
-    pub fn new(latency: f64) -> Self {
+    pub(crate) fn new(latency: f64) -> Self {
         Network { latency, ends: Vec::new() }
     }
 
     /// A process with its link.
-    pub fn add(&mut self, link: Link) -> Process {
+    pub(crate) fn add(&mut self, link: Link) -> Process {
         self.ends.push(Ends { link, sends: BTreeMap::new(), senders: 0, free_at: 0.0 });
         self.ends.len() - 1
     }
 
     /// Sends a message; it departs at once if nothing else is on its way to the same process.
-    pub fn send(&mut self, now: f64, from: Process, parcel: Parcel<T>) -> Option<Departure<T>> {
+    pub(crate) fn send(&mut self, now: f64, from: Process, parcel: Parcel<T>) -> Option<Departure<T>> {
         if let Some(waiting) = self.ends[from].sends.get_mut(&parcel.to) {
             waiting.push_back(parcel);
             return None;
@@ -79,7 +79,7 @@ impl<T> Network<T> {
     }
 
     /// What was on its way to a process has left: the next message to it departs.
-    pub fn next(&mut self, now: f64, from: Process, to: Process) -> Option<Departure<T>> {
+    pub(crate) fn next(&mut self, now: f64, from: Process, to: Process) -> Option<Departure<T>> {
         let parcel = self.ends[from].sends.get_mut(&to)?.pop_front();
         if parcel.is_none() {
             self.ends[from].sends.remove(&to);

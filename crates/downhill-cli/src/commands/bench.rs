@@ -17,7 +17,7 @@ use std::process::ExitCode;
 /// server's update beside a copy in memory, rounds beside bare sockets. Run it on an otherwise idle machine.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Print one JSON object per figure
     ///
     /// Each has a name, a value, a unit, and the ratio of the value to its bound.
@@ -51,7 +51,7 @@ Examples:
   downhill simulate examples/digits.toml --bench costs.jsonl";
 
 /// Measures and tells.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for only in &arguments.only {
         let group = only.split('/').next().unwrap_or_default();
         if !GROUPS.contains(&group) {

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 /// the flags to use them. Existing files are not overwritten.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder to write to
     #[arg(long, value_name = "DIR", default_value = "certs", value_hint = clap::ValueHint::DirPath)]
     out: PathBuf,
@@ -61,7 +61,7 @@ const SLACK: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Makes them, writes them, tells of them.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let folder = &arguments.out;
     let hosts: Vec<String> =
         OWN_HOSTS.iter().map(|host| (*host).to_owned()).chain(arguments.hosts.iter().cloned()).collect();

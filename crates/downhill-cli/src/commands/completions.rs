@@ -12,7 +12,7 @@ use std::process::ExitCode;
 /// those that the shell expects.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Shell to print a script for
     #[arg(value_name = "SHELL")]
     shell: Shell,
@@ -45,7 +45,7 @@ Zsh reads ~/.zfunc if ~/.zshrc contains the following lines:
   autoload -Uz compinit && compinit";
 
 /// Prints a script, or writes all.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Some(folder) = &arguments.out else {
         let mut script = Vec::new();
         for mut program in

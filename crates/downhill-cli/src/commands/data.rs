@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 /// Inspect data sources
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     Inspect(InspectArguments),
 }
 
@@ -19,7 +19,7 @@ pub enum Command {
 /// Shows the number of samples, the features with their ranges, the classes, missing values, and a few images.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct InspectArguments {
+pub(crate) struct InspectArguments {
     /// A source such as csv:PATH, or a run file to show all sources of
     #[arg(value_name = "SOURCE|RUN.toml")]
     what: String,
@@ -56,7 +56,7 @@ const MAX_CLASSES: usize = 30;
 const MAX_TEXTS: usize = 5;
 
 /// Prints what was found.
-pub fn run(command: &Command) -> Result<ExitCode, Failure> {
+pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
     let Command::Inspect(arguments) = command;
     let path = PathBuf::from(&arguments.what);
     let is_run = path.extension().is_some_and(|ending| ending == "toml");

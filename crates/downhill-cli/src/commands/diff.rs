@@ -14,7 +14,7 @@ use std::process::ExitCode;
 /// look.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of a run
     #[arg(value_name = "RUN_DIR", value_hint = clap::ValueHint::DirPath)]
     first: PathBuf,
@@ -36,7 +36,7 @@ Exit codes:
   2  the weights cannot be compared";
 
 /// Compares and prints.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let [first, second] = [&arguments.first, &arguments.second].map(|folder| read(folder));
     let (first, second) = (first?, second?);
     let mut lines = configuration(&first, &second)?;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 /// data is read as well and must not have changed, because it determines the columns, classes and preprocessing.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of the run, or its weights.safetensors
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
@@ -45,7 +45,7 @@ Examples:
   downhill evaluate runs/digits-1/weights.safetensors --set data.test=digits:500";
 
 /// Prints loss, accuracy or R², and the error of each class.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
     let run = super::open_run(&arguments.run, &arguments.sets, arguments.data.data_root.as_deref(), style)?;

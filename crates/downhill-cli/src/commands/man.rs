@@ -15,7 +15,7 @@ use std::process::ExitCode;
 /// There is a page for each of the three programs and for each subcommand.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Page to print, such as train or ps-server
     #[arg(value_name = "PAGE", default_value = "downhill")]
     page: String,
@@ -34,7 +34,7 @@ Examples:
   downhill man --out ~/.local/share/man/man1";
 
 /// Prints a page, or writes all.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let pages = pages();
     let Some(folder) = &arguments.out else {
         let wanted = &arguments.page;

@@ -1,24 +1,24 @@
 //! One command per file.
 
-pub mod bench;
-pub mod certs;
-pub mod completions;
-pub mod data;
-pub mod diff;
-pub mod evaluate;
-pub mod explain;
-pub mod find_lr;
-pub mod launch;
-pub mod man;
-pub mod plot;
-pub mod predict;
-pub mod runs;
-pub mod simulate;
-pub mod status;
-pub mod stop;
-pub mod train;
+pub(crate) mod bench;
+pub(crate) mod certs;
+pub(crate) mod completions;
+pub(crate) mod data;
+pub(crate) mod diff;
+pub(crate) mod evaluate;
+pub(crate) mod explain;
+pub(crate) mod find_lr;
+pub(crate) mod launch;
+pub(crate) mod man;
+pub(crate) mod plot;
+pub(crate) mod predict;
+pub(crate) mod runs;
+pub(crate) mod simulate;
+pub(crate) mod status;
+pub(crate) mod stop;
+pub(crate) mod train;
 #[cfg(unix)]
-pub mod verify;
+pub(crate) mod verify;
 
 use crate::failure::Failure;
 use downhill::internal::SavedRun;
@@ -54,7 +54,7 @@ fn read_data(model: &Model, source: &str, is_labelled: bool, style: Style) -> Re
 }
 
 /// Sets up the pool that everything computes on.
-pub fn threads(threads: Option<u16>) -> Result<(), Failure> {
+pub(crate) fn threads(threads: Option<u16>) -> Result<(), Failure> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, usize::from));
     pool.build_global().map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
 }

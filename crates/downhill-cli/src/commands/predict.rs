@@ -19,7 +19,7 @@ use std::process::ExitCode;
 /// and must not have changed, because it determines the columns and preprocessing.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of the run, or its weights.safetensors
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
@@ -46,7 +46,7 @@ Examples:
   downhill predict runs/digits-1 --data digits:100 | head";
 
 /// Writes the predictions.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
     if let Some(path) = arguments.output.as_ref().filter(|path| path.exists()) {

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 /// List runs and their results, newest first
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folders of runs, or folders that contain them
     #[arg(value_name = "DIR", default_value = "runs", value_hint = clap::ValueHint::DirPath)]
     folders: Vec<PathBuf>,
@@ -29,7 +29,7 @@ Examples:
   downhill runs --json | jq -r 'select(.state == \"unfinished\") .folder'";
 
 /// Prints a table.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut runs = Vec::new();
     for folder in &arguments.folders {
         find(folder, &mut runs)?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Show the progress of a run, its workers, and what it waits for
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Server address: HOST:PORT or unix:PATH
     #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:4370", env = "DOWNHILL_SERVER")]
     server: String,
@@ -46,7 +46,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 3000;
 
 /// Asks and shows.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let runtime = observe::runtime().map_err(failed)?;
     if arguments.checkpoint {
         let steps =

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 /// while, send it SIGTERM instead: workers and shards then wait for it to be started again.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Server address: HOST:PORT or unix:PATH
     #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:4370", env = "DOWNHILL_SERVER")]
     server: String,
@@ -36,7 +36,7 @@ Examples:
   downhill stop unix:/run/downhill.sock";
 
 /// Asks the server, and waits until it has saved the run.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let runtime = observe::runtime().map_err(failed)?;
     let admin = arguments.admin_token_file.as_deref();
     let steps = runtime.block_on(observe::stop(&arguments.server, &arguments.security, admin));

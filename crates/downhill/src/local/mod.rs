@@ -54,7 +54,7 @@ pub enum LocalError {
 }
 
 /// Weights, and the steps they have made.
-pub type Trained = (Vec<f32>, u64);
+pub(crate) type Trained = (Vec<f32>, u64);
 
 /// What came of a run that has results.
 pub struct Finished {

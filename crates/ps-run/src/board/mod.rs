@@ -10,7 +10,7 @@ mod workers;
 
 pub use confusion::Confusion;
 pub use meter::{Meter, Part};
-pub use rounds::{Round, Rounds, Span};
+pub(crate) use rounds::{Round, Rounds, Span};
 pub use workers::{WorkerRow, WorkerStanding};
 
 use crate::bans::Ban;

@@ -12,7 +12,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-pub fn job(keys: &str) -> Job {
+pub(crate) fn job(keys: &str) -> Job {
     let text = format!(
         "data.train = 'digits:40'\nmodel.kind = 'softmax'\ntrain.batch = 20\nlearning_rate.initial = 0.1\n{keys}"
     );

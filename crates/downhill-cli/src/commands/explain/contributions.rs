@@ -9,7 +9,7 @@ const NAME: usize = 36;
 const CLASS: usize = 26;
 
 /// One sample as a model sees it.
-pub struct Sample<'a> {
+pub(super) struct Sample<'a> {
     /// The features as the source has them, `[features]`.
     pub raw: &'a [f32],
     /// Whether features are standardized before they go into the first layer.
@@ -21,7 +21,7 @@ pub struct Sample<'a> {
 }
 
 /// An output before the head, taken apart.
-pub struct Contributions {
+pub(super) struct Contributions {
     /// What the output is, such as `the log-odds of class yes`.
     pub output: String,
     /// Whether the model has no hidden layers, so that the parts are exact and the remainder is the bias.
@@ -37,7 +37,7 @@ pub struct Contributions {
 }
 
 /// What a column adds to an output.
-pub struct Contribution {
+pub(super) struct Contribution {
     /// `age`, or `country=France` for a column of categories.
     pub name: String,
     /// The value in the source; none for a category, which is in the name, and for a missing value.
@@ -54,7 +54,7 @@ pub struct Contribution {
 
 impl Contributions {
     /// The contributions to output `unit`, which is `total` before the head and called `class` where outputs are classes.
-    pub fn new(
+    pub(super) fn new(
         model: &Model,
         weights: &[f32],
         columns: &[Column],
@@ -83,12 +83,12 @@ impl Contributions {
     }
 
     /// How the parts are computed.
-    pub fn method(&self) -> &'static str {
+    pub(super) fn method(&self) -> &'static str {
         if self.is_linear { "weight × input" } else { "gradient × input" }
     }
 
     /// A table of the `top` largest parts, in lines of at most 80 characters.
-    pub fn lines(&self, top: usize) -> Vec<String> {
+    pub(super) fn lines(&self, top: usize) -> Vec<String> {
         let (shown, others) = self.split(top);
         let row = |name: &str, value: &str, input: &str, amount: &str| {
             let input = if self.is_standardized { format!(" {input:>13}") } else { String::new() };
@@ -126,7 +126,7 @@ impl Contributions {
     }
 
     /// The `top` largest parts as bars.
-    pub fn bars(&self, top: usize) -> Amounts {
+    pub(super) fn bars(&self, top: usize) -> Amounts {
         let (shown, others) = self.split(top);
         let name = |part: &Contribution| match part.value {
             _ if part.is_missing => format!("{} (missing)", part.name),
@@ -193,7 +193,7 @@ fn signed(value: f64) -> String {
 }
 
 /// The beginning of a name that has more than `limit` characters.
-pub fn cut(name: &str, limit: usize) -> String {
+pub(super) fn cut(name: &str, limit: usize) -> String {
     match name.char_indices().nth(limit) {
         None => name.into(),
         Some(_) => name.chars().take(limit - 1).chain(['…']).collect(),

@@ -32,7 +32,7 @@ const NAME: usize = 24;
 /// would have to change. Activations cannot be changed directly: their gradient is what propagates to the layer before.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of the run, or its weights.safetensors
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
@@ -88,7 +88,7 @@ Examples:
   downhill explain runs/penguins-1 --sample 3 --class Gentoo --top 5";
 
 /// Prints the tables and draws the picture.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     arguments.output.iter().try_for_each(|path| ps_plot::check(path))?;
     let style = Style::choose(&arguments.log);

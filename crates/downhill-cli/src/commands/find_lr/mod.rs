@@ -24,7 +24,7 @@ use sweep::{Proposal, Sweep};
 /// stopping and guard are ignored.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     run: RunArgs,
 
@@ -73,7 +73,7 @@ const CURVE: usize = 64;
 const WIDEST_CURVE: usize = 100;
 
 /// Draws the curve and prints the proposal.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let Arguments { from, to, .. } = *arguments;
     if from * 10.0 > to {

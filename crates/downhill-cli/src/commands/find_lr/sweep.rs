@@ -15,7 +15,7 @@ const WINDOW: f64 = 0.05;
 
 /// Losses by rate, ascending.
 #[derive(Default)]
-pub struct Sweep {
+pub(super) struct Sweep {
     points: Vec<Point>,
     mean: f64,
     has_exploded: bool,
@@ -23,7 +23,7 @@ pub struct Sweep {
 
 /// A step.
 #[derive(Clone, Copy, Debug)]
-pub struct Point {
+pub(super) struct Point {
     /// Its rate.
     pub rate: f64,
     /// Mean loss of its batch, before it.
@@ -34,7 +34,7 @@ pub struct Point {
 
 /// A rate to train with.
 #[derive(Debug, PartialEq)]
-pub struct Proposal {
+pub(super) struct Proposal {
     /// The rate.
     pub rate: f64,
     /// Why this one.
@@ -44,7 +44,7 @@ pub struct Proposal {
 impl Sweep {
     /// A step at `rate` on a batch whose mean loss was `loss` before it, not finite if it could not be made. Returns
     /// whether more steps make sense.
-    pub fn push(&mut self, rate: f64, loss: f64) -> bool {
+    pub(super) fn push(&mut self, rate: f64, loss: f64) -> bool {
         if !loss.is_finite() {
             self.has_exploded = true;
             return false;
@@ -58,12 +58,12 @@ impl Sweep {
     }
 
     /// Every step, including those that [`Sweep::points`] leaves out.
-    pub fn steps(&self) -> &[Point] {
+    pub(super) fn steps(&self) -> &[Point] {
         &self.points
     }
 
     /// The steps that are worth drawing: without those behind the valley whose losses would make it look flat.
-    pub fn points(&self) -> &[Point] {
+    pub(super) fn points(&self) -> &[Point] {
         let smooth = |point: &Point| point.smooth;
         let lowest = self.points.iter().map(smooth).enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
         let lowest = lowest.map_or(0, |(place, _)| place);
@@ -73,7 +73,7 @@ impl Sweep {
     }
 
     /// Whether the last step was too much.
-    pub fn has_exploded(&self) -> bool {
+    pub(super) fn has_exploded(&self) -> bool {
         self.has_exploded
     }
 
@@ -87,7 +87,7 @@ impl Sweep {
     ///
     /// # Errors
     /// Why the curve proposes none, and what to do.
-    pub fn proposal(&self) -> Result<Proposal, String> {
+    pub(super) fn proposal(&self) -> Result<Proposal, String> {
         let Some(last) = self.points.last().filter(|_| self.points.len() > SETTLED) else {
             return Err(self.at_once());
         };
@@ -152,7 +152,7 @@ impl Sweep {
 }
 
 /// A rate with two digits.
-pub fn rounded(rate: f64) -> f64 {
+pub(super) fn rounded(rate: f64) -> f64 {
     format!("{rate:.1e}").parse().unwrap_or(rate)
 }
 

@@ -27,7 +27,7 @@ use tempfile::TempDir;
 /// server's summary. The weights are bit-identical to those of 'downhill train'.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     run: RunArgs,
 
@@ -120,7 +120,7 @@ const STOPPED_SERVER: i32 = Signal::Terminate.exit_code() as i32;
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 
 /// Launches, watches, and returns the server's exit code.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     // Mistakes in the run file are told once and before anything is started.
     let run = arguments.run.load()?;

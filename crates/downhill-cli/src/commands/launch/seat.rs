@@ -21,7 +21,7 @@ const HOPELESS: [i32; 2] = [2, 42];
 const ENDED: i32 = ps_server::ENDED as i32;
 
 /// What sits in a seat, and how it is started.
-pub struct Role {
+pub(super) struct Role {
     /// Its name, for the screen.
     pub name: String,
     pub program: PathBuf,
@@ -36,7 +36,7 @@ pub struct Role {
 }
 
 /// A process's place, whoever sits there.
-pub struct Seat {
+pub(super) struct Seat {
     pub role: Role,
     state: State,
     restarts: u32,
@@ -57,12 +57,12 @@ enum State {
 
 impl Seat {
     /// An empty one.
-    pub fn new(role: Role, most_restarts: u32, screen: Arc<Relay>) -> Self {
+    pub(super) fn new(role: Role, most_restarts: u32, screen: Arc<Relay>) -> Self {
         Seat { role, state: State::Empty, restarts: 0, most_restarts, screen }
     }
 
     /// How the last process there ended, if nobody will sit there any more.
-    pub fn ended(&self) -> Option<ExitStatus> {
+    pub(super) fn ended(&self) -> Option<ExitStatus> {
         match self.state {
             State::Ended(status) => Some(status),
             _ => None,
@@ -70,12 +70,12 @@ impl Seat {
     }
 
     /// Whether nobody will sit there any more, and not because all was done.
-    pub fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         self.ended().is_some_and(|status| !status.success() && status.code() != Some(ENDED))
     }
 
     /// Starts the process.
-    pub fn start(&mut self) -> Result<(), Failure> {
+    pub(super) fn start(&mut self) -> Result<(), Failure> {
         let [stdout, stderr] = (self.role.sinks)();
         let child = Child::start(&self.role.program, &self.role.flags, stdout, stderr)?;
         if self.role.is_announced {
@@ -86,7 +86,7 @@ impl Seat {
     }
 
     /// Sees whether the process has ended, and starts it again if that may help and is `wanted`.
-    pub fn look_after(&mut self, wanted: bool) -> Result<(), Failure> {
+    pub(super) fn look_after(&mut self, wanted: bool) -> Result<(), Failure> {
         match &mut self.state {
             State::Running(child) => {
                 if let Some(status) = child.ended()? {
@@ -103,7 +103,7 @@ impl Seat {
     }
 
     /// Asks the process to end in order.
-    pub fn ask_to_end(&mut self) {
+    pub(super) fn ask_to_end(&mut self) {
         if let State::Running(child) = &mut self.state {
             child.ask_to_end();
         }
@@ -135,7 +135,7 @@ impl Seat {
 }
 
 /// The server has ended; the others are about to, or are asked to where they would wait for the next server.
-pub fn say_farewell(crew: &mut [Seat], wait_for_next: bool) -> Result<(), Failure> {
+pub(super) fn say_farewell(crew: &mut [Seat], wait_for_next: bool) -> Result<(), Failure> {
     let patience = Instant::now() + FAREWELL;
     if wait_for_next {
         crew.iter_mut().for_each(Seat::ask_to_end);

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 /// --checkpoint-every 20 --checkpoint-keep 100.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folders of the runs
     #[arg(value_name = "RUN_DIR", required = true, value_hint = clap::ValueHint::DirPath)]
     runs: Vec<PathBuf>,
@@ -83,7 +83,7 @@ Examples:
   downhill plot runs/digits-1 --valley";
 
 /// Writes the picture and says where.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let [first, others @ ..] = &arguments.runs[..] else {
         return Err(Failure::Usage("name the folder of a run".into()));

@@ -31,7 +31,7 @@ struct Ground {
 type Place = (String, Vec<f32>);
 
 /// The curves and the plane. `folder` holds the checkpoints.
-pub fn figure(
+pub(super) fn figure(
     folder: &Path,
     run: &SavedRun,
     samples: usize,

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 /// with them. Each worker and server is assumed to be a machine like this one, with its own network link.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     run: RunArgs,
 
@@ -118,7 +118,7 @@ fn stragglers(text: &str) -> Result<Stragglers, String> {
 }
 
 /// Measures what the file does not say, simulates, prints.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let run = arguments.run.load()?;
     let style = Style::choose(&arguments.log);

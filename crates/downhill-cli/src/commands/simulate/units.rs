@@ -4,10 +4,10 @@
 const PAYLOAD: f64 = 1448.0 / 1538.0;
 
 /// Bytes of payload a second of the usual link.
-pub const TEN_GIGABIT: f64 = 1e10 / 8.0 * PAYLOAD;
+pub(super) const TEN_GIGABIT: f64 = 1e10 / 8.0 * PAYLOAD;
 
 /// Bytes of payload a second, of a text such as 10Gbit.
-pub fn bandwidth(text: &str) -> Result<f64, String> {
+pub(super) fn bandwidth(text: &str) -> Result<f64, String> {
     let units = [("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9)];
     quantity(text, &units)
         .map(|bits| bits / 8.0 * PAYLOAD)
@@ -15,7 +15,7 @@ pub fn bandwidth(text: &str) -> Result<f64, String> {
 }
 
 /// Seconds, of a text such as 50us.
-pub fn latency(text: &str) -> Result<f64, String> {
+pub(super) fn latency(text: &str) -> Result<f64, String> {
     if text == "0" {
         return Ok(0.0);
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 /// and for 'downhill launch'.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     run: RunArgs,
 
@@ -84,7 +84,7 @@ with --out set to its folder. train.epochs and train.steps may be changed then i
 same, so --out DIR --set train.epochs=20 extends a finished run.";
 
 /// Trains and prints the summary, whose last line is the hash of the weights.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let run = arguments.run.load()?;
     ps_watch::guard(&arguments.watch).map_err(Failure::Usage)?;

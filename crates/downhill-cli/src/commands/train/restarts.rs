@@ -51,7 +51,7 @@ struct Restarts<'a> {
 }
 
 /// Trains from `count` seeds, that of `job` first, and keeps the best by validation in `folder`.
-pub fn run(
+pub(super) fn run(
     arguments: &Arguments,
     job: Job,
     count: usize,

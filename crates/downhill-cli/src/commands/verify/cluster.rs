@@ -16,7 +16,7 @@ const TERMINATED: i32 = Signal::Terminate.exit_code() as i32;
 
 /// What is done to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Harm {
+pub(super) enum Harm {
     /// SIGKILL.
     Kill,
     /// SIGTERM.
@@ -27,7 +27,7 @@ pub enum Harm {
 
 impl Harm {
     /// The same whatever its time.
-    pub fn kind(self) -> Harm {
+    pub(super) fn kind(self) -> Harm {
         if let Harm::Hold(_) = self { Harm::Hold(Duration::ZERO) } else { self }
     }
 }
@@ -44,7 +44,7 @@ impl fmt::Display for Harm {
 }
 
 /// All processes of a run. They are killed when this is dropped.
-pub struct Cluster {
+pub(super) struct Cluster {
     processes: Vec<Process>,
     /// What the server has written to standard output since it was last started.
     said: Arc<Mutex<Vec<String>>>,
@@ -67,7 +67,7 @@ struct Process {
 
 impl Cluster {
     /// Starts all; results go to `out`, what they say to files beside it.
-    pub fn start(
+    pub(super) fn start(
         programs: &[PathBuf; 2],
         run: &Path,
         out: &Path,
@@ -115,12 +115,12 @@ impl Cluster {
     }
 
     /// How many processes there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.processes.len()
     }
 
     /// Does something to a process, and gives its name; nothing while it is held already.
-    pub fn suffer(&mut self, victim: usize, harm: Harm) -> Option<String> {
+    pub(super) fn suffer(&mut self, victim: usize, harm: Harm) -> Option<String> {
         let process = self.processes.get_mut(victim).filter(|process| process.held_until.is_none())?;
         match harm {
             Harm::Kill => process.child.kill(),
@@ -136,7 +136,7 @@ impl Cluster {
     }
 
     /// Starts again whoever has ended; whether the run is still to be done.
-    pub fn look_after(&mut self) -> Result<bool, Failure> {
+    pub(super) fn look_after(&mut self) -> Result<bool, Failure> {
         for (index, process) in self.processes.iter_mut().enumerate() {
             if process.held_until.is_some_and(|until| until <= Instant::now()) {
                 process.held_until = None;
@@ -169,7 +169,7 @@ impl Cluster {
     }
 
     /// The hash that the run ended with.
-    pub fn hash(&self) -> Result<String, Failure> {
+    pub(super) fn hash(&self) -> Result<String, Failure> {
         let said = lock(&self.said);
         let hash = said.last().and_then(|line| hash_of(line)).filter(|_| self.is_done);
         hash.ok_or_else(|| Failure::Failed("the server ended without a hash".into()))
@@ -184,7 +184,7 @@ impl Drop for Cluster {
 }
 
 /// The hash in the last line of a run.
-pub fn hash_of(line: &str) -> Option<String> {
+pub(super) fn hash_of(line: &str) -> Option<String> {
     line.strip_prefix("weights sha256 ").map(str::to_owned)
 }
 

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 /// with 0 if they are the same. This takes less than two minutes.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Run file [default: a small network on built-in digits]
     #[arg(value_name = "RUN.toml")]
     run: Option<PathBuf>,
@@ -95,7 +95,7 @@ fn pause(text: &str) -> Result<f64, String> {
 }
 
 /// Trains alone, trains under fire, compares.
-pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
     let folder = TempDir::with_prefix("downhill-verify-")
         .map_err(|error| Failure::Failed(format!("no temporary folder: {error}")))?;
