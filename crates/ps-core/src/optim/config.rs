@@ -10,8 +10,8 @@ pub struct OptimizerConfig {
     pub params: OptimizerParams,
     /// Whether weight decay and L1 hold for biases.
     pub decay_biases: bool,
-    /// Factors of the learning rate, each for the parameters that its name stands for, see [`OptimizerConfig::matches`].
-    /// They are multiplied in this order, which is that of the names, ascending.
+    /// Factors of the learning rate, each for the parameters that its name stands for: `weights`, `biases`, or a tensor's
+    /// name or its beginning, such as `layers.0`. They are multiplied in this order, which is that of the names, ascending.
     pub rates: Vec<(String, f32)>,
     /// The mean gradient is scaled down to this Euclidean norm where it is longer (Pascanu et al. 2013).
     pub clip_norm: Option<f32>,
