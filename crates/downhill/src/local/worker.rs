@@ -11,21 +11,21 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// What the coordinator sends a worker.
-pub struct Task {
+pub(super) struct Task {
     /// The step, which is also the version of the weights, and the leaves to compute.
     pub work: (u64, Range<u32>),
     pub weights: Arc<Vec<f32>>,
 }
 
 /// What a worker sends the coordinator.
-pub struct TaskResult {
+pub(super) struct TaskResult {
     pub worker: WorkerId,
     /// `None`: the worker's thread has ended.
     pub sums: Option<(u64, Vec<NodeSum>)>,
 }
 
 /// A worker's round logic and its buffers.
-pub struct Worker<'a> {
+pub(super) struct Worker<'a> {
     job: &'a Job,
     id: WorkerId,
     core: WorkerCore,
@@ -33,7 +33,7 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    pub fn new(job: &'a Job, id: WorkerId) -> Self {
+    pub(super) fn new(job: &'a Job, id: WorkerId) -> Self {
         let config = WorkerConfig {
             heartbeat_ms: NEVER,
             server_timeout_ms: NEVER,
@@ -51,7 +51,7 @@ impl<'a> Worker<'a> {
     }
 
     /// The body of a worker's thread: works on tasks until the channel is closed.
-    pub fn serve(mut self, assigned: Receiver<Task>, results: Sender<TaskResult>) {
+    pub(super) fn serve(mut self, assigned: Receiver<Task>, results: Sender<TaskResult>) {
         let notice = EndNotice { worker: self.id, results: results.clone() };
         for task in assigned {
             let sums = self.work_on(task);
@@ -63,7 +63,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Takes back a sum that is no longer needed.
-    pub fn recycle(&mut self, sum: NodeSum) {
+    pub(super) fn recycle(&mut self, sum: NodeSum) {
         self.gradients.recycle(sum);
     }
 
@@ -78,7 +78,7 @@ impl<'a> Worker<'a> {
 
     /// Computes the sums of a task. The weights are released before the sums are sent, so that the update need not copy
     /// them.
-    pub fn work_on(&mut self, task: Task) -> Option<(u64, Vec<NodeSum>)> {
+    pub(super) fn work_on(&mut self, task: Task) -> Option<(u64, Vec<NodeSum>)> {
         let Task { work: (step, leaves), weights } = task;
         let mut sums = Vec::new();
         let mut actions = Vec::new();
