@@ -19,6 +19,9 @@ pub(crate) fn all() -> [Command; 3] {
 }
 
 #[cfg(test)]
+mod reference;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
