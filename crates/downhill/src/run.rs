@@ -134,7 +134,7 @@ impl Run {
         }
     }
 
-    /// Sets a key, such as `train.epochs`; the README lists all of them. The last call for a key counts, and so does a call rather
+    /// Sets a key, such as `train.epochs`; `docs/run-file.md` lists all of them. The last call for a key counts, and so does a call rather
     /// than the run file.
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.sets.push(format!("{key}={}", value.into()));

@@ -1,6 +1,6 @@
 //! All keys of the run file. Each is defined in the file of its table, beside the settings that it is a part of.
 //!
-//! The parser, the nearest-key suggestions, the resolved run file and the README's table of keys go by [`KEYS`].
+//! The parser, the nearest-key suggestions, the resolved run file and the table of keys in `docs/run-file.md` go by [`KEYS`].
 
 use crate::key::MOST_SAMPLES;
 use crate::run::SEED;
@@ -29,7 +29,7 @@ pub(crate) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().copied().find(|key| key.path == path)
 }
 
-/// The README's table of all keys and that of the layers, in Markdown.
+/// The tables of all keys and of the layers in `docs/run-file.md`, in Markdown.
 pub fn reference_table() -> String {
     let mut table = String::from("| key | value | default | applies to | meaning |\n|---|---|---|---|---|\n");
     for key in KEYS.iter() {

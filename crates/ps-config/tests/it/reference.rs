@@ -1,4 +1,4 @@
-//! The table of keys: complete, in agreement with the other crates, and what the README shows.
+//! The table of keys: complete, in agreement with the other crates, and what `docs/run-file.md` shows.
 
 use ps_config::keys::{Accepts, Fallback, KEYS, Key, Use, reference_table};
 use ps_config::{RunConfig, Shape};
@@ -9,19 +9,19 @@ const BEGIN: &str = "<!-- keys: begin -->\n";
 const END: &str = "<!-- keys: end -->\n";
 
 #[test]
-fn the_readme_shows_the_table_of_keys() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
-    let readme = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme.split_once(BEGIN).expect("README.md marks where the table begins");
-    let (table, after) = rest.split_once(END).expect("README.md marks where the table ends");
-    if std::env::var_os("UPDATE_README").is_some() {
+fn the_page_of_the_run_file_shows_the_table_of_keys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/run-file.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).expect("the page marks where the table begins");
+    let (table, after) = rest.split_once(END).expect("the page marks where the table ends");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, format!("{before}{BEGIN}{}{END}{after}", reference_table())).unwrap();
         return;
     }
     assert_eq!(
         table,
         reference_table(),
-        "the README's table is not that of the code; run UPDATE_README=1 cargo test -p ps-config"
+        "the table in docs/run-file.md differs from the code; run UPDATE_DOCS=1 cargo test -p ps-config"
     );
 }
 

@@ -9,7 +9,7 @@ pub struct Setting {
     pub name: &'static str,
     /// Its type and range.
     pub accepts: Accepts,
-    /// What it means, as shown in the README's table of keys.
+    /// What it means, as shown in the table of keys in `docs/run-file.md`.
     pub help: &'static str,
 }
 
