@@ -165,6 +165,12 @@ impl Running {
         }
     }
 
+    /// Asks the process to end, with SIGTERM.
+    pub fn terminate(&self) {
+        let asked = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
+        assert!(asked.is_ok_and(|status| status.success()), "process {} cannot be asked to end", self.id());
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

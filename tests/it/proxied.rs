@@ -119,10 +119,14 @@ fn seed() -> u64 {
     seed
 }
 
-/// Ends all, each well, and the run with `wanted`; what the workers said.
+/// Waits for the end of all processes. The run must end with the hash `wanted`, and each worker must hear of it.
 fn finish(mut server: Running, workers: Vec<Running>, wanted: &str) -> Vec<Ended> {
     let server = server.finish();
-    let workers: Vec<Ended> = workers.into_iter().map(|mut worker| worker.finish()).collect();
+    let workers = workers.into_iter().map(|mut worker| worker.finish()).collect();
+    check(server, workers, wanted)
+}
+
+fn check(server: Ended, workers: Vec<Ended>, wanted: &str) -> Vec<Ended> {
     let all = || workers.iter().fold(server.to_string(), |all, worker| format!("{all}\n{worker}"));
     assert_eq!(server.hash(), wanted, "{}", all());
     for worker in &workers {
@@ -284,10 +288,13 @@ fn flipped_bits_under_tls_break_connections_and_change_no_bit() {
     let (place, seed) = (Place::secure(), seed());
     let wanted = place.hash();
     let proxy = Proxy::start(seed, &[(Fault::Flip, 12, ROUNDS), (Fault::Flip, 6, BEGINNING)]);
-    let (server, address) = place.coordinator(&[]);
+    // A handshake whose length was damaged stalls for some seconds, in which the others may finish the run.
+    let (mut server, address) = place.coordinator(&["--stay"]);
     proxy.lead_to(address);
-    let workers = (0..3).map(|_| place.worker(&proxy, "60")).collect();
-    let workers = finish(server, workers, &wanted);
+    let workers: Vec<Running> = (0..3).map(|_| place.worker(&proxy, "60")).collect();
+    let workers = workers.into_iter().map(|mut worker| worker.finish()).collect();
+    server.terminate();
+    let workers = check(server.finish(), workers, &wanted);
     let done = proxy.all_done();
     assert_eq!(done.faults[&Fault::Flip], 18, "{done}");
     // Nobody goes on on a connection that was damaged: what was under way to the end that notices is all that still comes.

@@ -511,8 +511,8 @@ fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
     assert!(status.stdout.contains("the run is over"), "{status}");
     assert!(ask(&dashboard, "/results/summary.json", "").1.contains(&wanted));
     let end = |mut server: Running| {
-        let asked = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
-        assert!(asked.success() && server.finish().status.success());
+        server.terminate();
+        assert!(server.finish().status.success());
     };
     end(server);
     // One that finds the run finished shows it, too.
