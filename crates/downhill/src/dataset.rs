@@ -25,7 +25,7 @@ pub struct Dataset(pub(crate) Content);
 
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    /// The text of a source, whose relative paths start at the current folder.
+    /// A source as [`Dataset::open`] takes it. Relative paths start at the current folder.
     Source(String),
     Arrays(Arc<Arrays>),
 }
@@ -35,7 +35,8 @@ impl Dataset {
     /// at the current folder. Nothing is read yet.
     ///
     /// # Errors
-    /// This is not the text of a source, or it names a URL: the library opens no sockets, so the file must be downloaded first.
+    /// `source` is not a valid source, or it names a URL: the library opens no sockets, so the file must be
+    /// downloaded first.
     pub fn open(source: &str) -> Result<Self, Error> {
         Source::parse(source)?;
         refuse_urls([source])?;
@@ -91,8 +92,9 @@ impl Dataset {
         Dataset(Content::Arrays(Arc::new(arrays)))
     }
 
-    /// What stands for this in the settings of a run as `data.ROLE`: the source with absolute paths, since others start at the
-    /// run file's folder; or a name, under which it puts the arrays into `arrays`.
+    /// Returns the value of `data.ROLE` that refers to this data set in the settings of a run: a source with
+    /// absolute paths, because relative ones would start at the run file's folder; or, for arrays, a name
+    /// under which they are added to `arrays`.
     pub(crate) fn stand_in(&self, role: &str, arrays: &mut NamedArrays) -> Result<String, Error> {
         let source = match &self.0 {
             Content::Source(source) => source,
@@ -113,10 +115,10 @@ impl Dataset {
     }
 }
 
-/// Refuses sources that are not on this machine.
+/// Refuses sources that must be downloaded.
 pub(crate) fn refuse_urls<'a>(sources: impl IntoIterator<Item = &'a str>) -> Result<(), DataError> {
     for source in sources {
-        // A text that is no source is refused when it is read.
+        // A string that is not a valid source is refused when it is read.
         let Ok(parsed) = Source::parse(source) else { continue };
         if let Some(url) = parsed.files().into_iter().find(|file| ps_data::is_url(Path::new(file))) {
             let problem = "the library fetches nothing; download the file and name its path".into();
@@ -182,7 +184,7 @@ fn standard<T: Clone>(rows: Array2<T>) -> Array2<T> {
     }
 }
 
-/// What is to be predicted of each sample: numbers, or names of classes.
+/// The targets of samples: numbers, or names of classes.
 #[derive(Clone, Debug)]
 pub struct Labels(ArrayLabels);
 

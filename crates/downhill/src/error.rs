@@ -1,4 +1,4 @@
-//! Why something could not be done.
+//! The error type of this crate.
 
 use crate::local::LocalError;
 use ps_config::ConfigError;
@@ -8,9 +8,10 @@ use std::fmt;
 
 /// Why a run, a data set or a model cannot be used.
 ///
-/// The text names the key, file, line or column at fault, says what was found there and what was expected. It is that of the
-/// command line, so it writes settings as `--set KEY=VALUE`; `--out` is [`Run::out`](crate::Run::out), and `--data-root` is
-/// [`Run::data_root`](crate::Run::data_root) or [`LoadOptions::data_root`](crate::LoadOptions::data_root).
+/// The message names the key, file, line or column at fault, and says what was found there and what was
+/// expected. The command line prints the same message, which therefore refers to settings as `--set
+/// KEY=VALUE`, to [`Run::out`](crate::Run::out) as `--out`, and to [`Run::data_root`](crate::Run::data_root)
+/// and [`LoadOptions::data_root`](crate::LoadOptions::data_root) as `--data-root`.
 ///
 /// ```
 /// use downhill::{ErrorKind, Run};
@@ -26,11 +27,11 @@ pub struct Error {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// What an [`Error`] is about.
+/// The kind of an [`Error`], which says what has to be fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A key of the run is unknown, missing, out of range, or does not fit the data.
+    /// A key of the run is unknown, missing or out of range, or does not fit the data.
     Config,
     /// Data cannot be read, or is not what the model needs.
     Data,
@@ -40,17 +41,17 @@ pub enum ErrorKind {
     Files,
     /// The loss or a weight is no longer finite.
     Diverged,
-    /// A fault of this library.
+    /// A bug in this library.
     Internal,
 }
 
 impl Error {
-    /// What the error is about.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// Whether the call has to change, rather than a file or the machine.
+    /// Returns whether the caller must pass something else; otherwise a file or the machine is at fault.
     pub fn is_usage(&self) -> bool {
         self.is_usage
     }
@@ -69,7 +70,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The text of the error itself is this one's.
+        // This error's message already includes that of `source`, so the chain continues after it.
         self.source.source()
     }
 }

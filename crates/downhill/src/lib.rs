@@ -1,14 +1,15 @@
 //! Trains models by gradient descent in the calling process, reproducibly: the weights depend on the settings and the data, not
 //! on the number of threads or the machine, down to the last bit.
 //!
-//! - [`Run`] is what to train, from a run file or from settings, and [`Run::train`] trains it.
-//! - [`Dataset`] is what to train on, to measure on or to predict: a source such as `csv:people.csv`, or arrays.
+//! - [`Run`] describes a run, from a run file or from settings, and [`Run::train`] trains it.
+//! - [`Dataset`] holds samples to train, validate or predict on: a source such as `csv:people.csv`, or
+//!   arrays.
 //! - [`Model`] is the result, which [predicts](Model::predict), is [evaluated](Model::evaluate), [saved](Model::save) and
 //!   [loaded](Model::load).
 //! - [`Observer`] sees each step and epoch, and may stop the run.
 //!
-//! Files are those of the command line: a model that [`Model::save`] writes can be used with `downhill predict`, and
-//! [`Model::load`] reads the results folder of `downhill train`.
+//! Files are the same as those of the command line: `downhill predict` accepts a model that [`Model::save`]
+//! wrote, and [`Model::load`] accepts the results folder of `downhill train`.
 //!
 //! ```
 //! use downhill::{Dataset, Run};
@@ -33,10 +34,10 @@
 //!
 //! # What the library leaves alone
 //!
-//! It starts threads for each run and each model, and no others; it never touches the global pool of `rayon`, the allocator, the
-//! environment variables, signals or standard error, and it opens no socket. Sources with URLs must be downloaded first. The
-//! programs do more: `downhill train` shows progress, serves a dashboard and fetches data, and `ps-server` trains on several
-//! machines.
+//! The library starts threads only for runs and models. It never touches the global pool of `rayon`, the
+//! allocator, environment variables, signals or standard error, and it opens no sockets, so sources with URLs
+//! must be downloaded first. The programs do more: `downhill train` shows progress, serves a dashboard and
+//! fetches data, and `ps-server` trains on several machines.
 
 #![deny(missing_docs)]
 
@@ -59,7 +60,7 @@ pub use ps_run::{Measures, Observer, Requests, StepMade, Summary};
 pub use run::{Run, Trained};
 pub use value::Value;
 
-/// What a run reports to its observers and in its summary.
+/// The types in which a run reports to its observers and in its summary.
 pub mod report {
     #[doc(inline)]
     pub use ps_core::{Tally, control::Event};
@@ -70,12 +71,13 @@ pub mod report {
     };
 }
 
-/// The examples of the README are run, too.
+/// Runs the examples of the README as doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-/// What the command line shares with the library. Its types are those of the crates below, and any of it may change.
+/// Internals that the command line shares with the library. They are types of the crates below and may change
+/// at any time.
 #[doc(hidden)]
 pub mod internal {
     pub use crate::local::run;

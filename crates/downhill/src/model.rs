@@ -15,9 +15,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A trained model: the weights, and how samples become what they are multiplied with.
+/// A trained model: the weights, and the encoding and preprocessing that turn samples into features.
 ///
-/// Cloning is cheap. A model and its clones compute on threads of their own and may be used from several threads at once.
+/// Cloning is cheap. A model and its clones share one pool of threads, separate from rayon's global pool, and
+/// may be used from several threads at once.
 ///
 /// [`Run`](crate::Run) has an example.
 #[derive(Clone, Debug)]
@@ -49,16 +50,17 @@ impl Model {
 
     /// Loads a model from a file that [`Model::save`] wrote, from a run's results folder, or from the `weights.safetensors` in it.
     ///
-    /// A model that was trained on a source needs that source again, unchanged, because how samples are encoded follows from it;
-    /// [`LoadOptions`] can say where it is now. A model that was trained on arrays needs nothing else.
+    /// A model that was trained on a source needs that source again, unchanged, because the encoding of
+    /// samples follows from it; if it has moved, [`LoadOptions`] says where it is now. A model that was
+    /// trained on arrays needs nothing else.
     ///
     /// # Errors
-    /// The file is damaged or not of a model, or the training data is missing or has changed.
+    /// The file is damaged or not a model, or the training data is missing or has changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         Model::load_with(path, &LoadOptions::default())
     }
 
-    /// Like [`Model::load`], with options.
+    /// Like [`Model::load`], with options such as the place of the training data.
     ///
     /// # Errors
     /// As for [`Model::load`].
@@ -76,7 +78,7 @@ impl Model {
         let load = |run: RunConfig, root: &Path| {
             let mut needed = run.data.clone();
             if is_train_known {
-                // Nothing is measured, and what other sources hold changes no prediction.
+                // Predictions depend on the training data alone, so other sources need not be read.
                 needed.test = None;
                 needed.validation.take_if(|validation| matches!(validation, Validation::Source(_)));
             }
@@ -100,7 +102,8 @@ impl Model {
         Ok(Model(Arc::new(Inner { network, weights, about, encoder, data, kernel, threads })))
     }
 
-    /// Saves the model as a safetensors file like those in results folders. A file that is there is replaced as a whole.
+    /// Saves the model as a safetensors file, in the same format as in results folders. An existing file is
+    /// replaced atomically.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -109,7 +112,7 @@ impl Model {
         Ok(about.write(path.as_ref(), network.layout(), weights)?)
     }
 
-    /// Predicts each sample of `data`, whose labels are ignored and may be absent.
+    /// Predicts all samples of `data`. Labels are ignored and may be absent.
     ///
     /// # Errors
     /// The data cannot be read or does not have the features of the training data.
@@ -120,10 +123,11 @@ impl Model {
         })
     }
 
-    /// Measures the model on `data`.
+    /// Evaluates the model on `data`: loss, accuracy or R², and the errors of each class.
     ///
     /// # Errors
-    /// As for [`Model::predict`]; or there are no labels, or no samples.
+    /// The data cannot be read, does not have the features of the training data, has no labels, or has no
+    /// samples.
     pub fn evaluate(&self, data: &Dataset) -> Result<Evaluation, Error> {
         self.0.threads.run(|| {
             let split = self.encode(data, true, &NoProgress)?;
@@ -134,7 +138,7 @@ impl Model {
         })
     }
 
-    /// Reads and encodes data.
+    /// Reads `data` and encodes its samples like those of the training data.
     #[doc(hidden)]
     pub fn encode(&self, data: &Dataset, is_labelled: bool, progress: &dyn Progress) -> Result<Split, Error> {
         let Inner { encoder, data: config, .. } = &*self.0;
@@ -147,14 +151,14 @@ impl Model {
         })
     }
 
-    /// Like [`Model::predict`], for data that is encoded.
+    /// Like [`Model::predict`], for data that is already encoded.
     #[doc(hidden)]
     pub fn predict_encoded(&self, split: &Split) -> Predictions {
         let values = self.gradients().predict(&self.0.weights, split);
         Predictions::new(self.0.network.head(), values, split.len(), self.class_names())
     }
 
-    /// Like [`Model::evaluate`], for data that is encoded.
+    /// Like [`Model::evaluate`], for data that is already encoded.
     #[doc(hidden)]
     pub fn evaluate_encoded(&self, split: &Split) -> Evaluation {
         let tally = self.gradients().evaluate(&self.0.weights, split);
@@ -164,49 +168,50 @@ impl Model {
         Evaluation { measures: Measures::new(&tally, self.class_names()), classes: classes.collect() }
     }
 
-    /// Name of each class, in the order of the columns of predictions; empty for regression and counts.
+    /// Names of the classes, in the order of the columns of predictions; empty for regression and counts.
     pub fn class_names(&self) -> &[String] {
         self.0.encoder.class_names()
     }
 
-    /// Name of each feature, in the order of the columns of arrays.
+    /// Names of the features, in the order of the columns of arrays.
     pub fn feature_names(&self) -> &[String] {
         self.0.encoder.feature_names()
     }
 
-    /// The parameters as one vector, in the order of the tensors in the model file.
+    /// The parameters as one vector, `[parameters]`, in the order of the tensors in the model file.
     pub fn weights(&self) -> &[f32] {
         &self.0.weights
     }
 
-    /// SHA-256 of the parameters, in hexadecimal. Two runs that agree in it have the same weights to the last bit.
+    /// SHA-256 of the parameters, in hexadecimal. If two models have the same hash, their weights are
+    /// bit-identical.
     pub fn weights_sha256(&self) -> &str {
         &self.0.about.weights_sha256
     }
 
-    /// The number of steps that made these weights.
+    /// The number of steps that were applied to the weights.
     pub fn steps(&self) -> u64 {
         self.0.about.step
     }
 
-    /// The run file that the model was trained with, with all defaults.
+    /// The resolved run file that the model was trained with: all keys, including those with default values.
     pub fn run_file(&self) -> &str {
         &self.0.about.run
     }
 
-    /// Whether all of the data of `job` is as it was when the model was trained.
+    /// Returns whether all data of `job` is the same as when the model was trained.
     pub(crate) fn is_of_data(&self, job: &Job) -> bool {
         self.0.about.fingerprint.data == job.fingerprint.data
     }
 
     fn gradients(&self) -> Gradients {
-        // Nothing is trained, so any plan will do.
+        // Nothing is trained, so the plan does not matter.
         let plan = BatchPlan::new(0, 1, 1, 1, 1, None);
         Gradients::new(self.0.network.clone(), plan, self.0.kernel).of_evaluation()
     }
 }
 
-/// How [`Model::load_with`] loads a model.
+/// Options of [`Model::load_with`]: the number of threads, and where the training data is now.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     threads: Option<NonZeroUsize>,
@@ -220,23 +225,23 @@ impl LoadOptions {
         LoadOptions::default()
     }
 
-    /// The number of threads that the model computes on, instead of one per processor; 0 counts as 1.
+    /// Sets the number of threads to compute on. The default is one per processor; 0 counts as 1.
     pub fn threads(self, count: usize) -> Self {
         LoadOptions { threads: Some(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)), ..self }
     }
 
-    /// The folder where relative paths of the training data start, if it has moved.
+    /// Sets the folder at which relative paths of the training data start, if the data has moved.
     pub fn data_root(self, folder: impl Into<PathBuf>) -> Self {
         LoadOptions { data_root: Some(folder.into()), ..self }
     }
 
-    /// The training data, if it has another name now, or if the model file names a URL.
+    /// Replaces the training source, if the data has another name now or the model file names a URL.
     pub fn data(self, data: &Dataset) -> Self {
         LoadOptions { data: Some(data.clone()), ..self }
     }
 }
 
-/// What a model predicts of some samples.
+/// The predictions for a data set, one row per sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predictions {
     values: Array2<f32>,
@@ -255,18 +260,18 @@ impl Predictions {
         Predictions { values, class_names: class_names.to_vec() }
     }
 
-    /// `[samples, classes]` with the probability of each class; `[samples, 1]` with the value in regression, or the rate of
-    /// counts.
+    /// Returns the predictions: `[samples, classes]` with the probability of each class, or `[samples, 1]`
+    /// with the value for regression or the rate for counts.
     pub fn values(&self) -> ArrayView2<'_, f32> {
         self.values.view()
     }
 
-    /// Like [`Predictions::values`], without a copy.
+    /// Like [`Predictions::values`], but returns the array itself, without a copy.
     pub fn into_values(self) -> Array2<f32> {
         self.values
     }
 
-    /// The number of the most probable class of each sample, the first of several that are equally probable; `None` for
+    /// Returns the index of the most probable class of each sample, the first one in a tie; `None` for
     /// regression and counts.
     pub fn classes(&self) -> Option<Vec<usize>> {
         let best = |row: ndarray::ArrayView1<'_, f32>| {
@@ -276,28 +281,28 @@ impl Predictions {
         (!self.class_names.is_empty()).then(|| classes.collect())
     }
 
-    /// Name of each class; empty for regression and counts.
+    /// Names of the classes, in the order of the columns; empty for regression and counts.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 }
 
-/// What [`Model::evaluate`] finds.
+/// The result of [`Model::evaluate`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Loss, accuracy and R².
+    /// Means over the samples: loss, accuracy and R².
     pub measures: Measures,
     /// The errors of each class, in the order of [`Model::class_names`].
     pub classes: Vec<ClassErrors>,
 }
 
-/// How often samples of a class are predicted as another.
+/// How often the samples of one class were predicted as another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassErrors {
     /// The name of the class.
     pub name: String,
     /// Samples of this class.
     pub samples: u64,
-    /// Those of them that were predicted as another.
+    /// Samples of this class that were predicted as another.
     pub wrong: u64,
 }

@@ -1,4 +1,4 @@
-//! A run from its settings to a trained model.
+//! A run, from its settings to a trained model.
 
 use crate::dataset::{Dataset, refuse_urls};
 use crate::error::Error;
@@ -16,10 +16,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// A run: settings, data, and where its results go.
+/// A run: its settings, its data, and the folder for its results.
 ///
-/// Settings are the keys of a run file. They come from such a file, from calls of [`Run::set`], or from both, and are checked when
-/// the run is trained. Nothing but settings and data decides a bit of the weights: not the number of threads, not the machine.
+/// Settings are the keys of a run file. They come from such a file, from calls of [`Run::set`], or from both,
+/// and are checked when the run is trained. Settings and data alone determine every bit of the weights; the
+/// number of threads and the machine do not.
 ///
 /// ```
 /// use downhill::{Dataset, Model, Run};
@@ -54,9 +55,9 @@ use std::sync::atomic::AtomicBool;
 #[derive(Clone, Debug)]
 pub struct Run {
     text: String,
-    /// What errors call the text.
+    /// The name of `text` in error messages.
     origin: String,
-    /// Where relative paths in the text start.
+    /// The folder at which relative paths in `text` start.
     base: PathBuf,
     sets: Vec<String>,
     data: [Option<Dataset>; 3],
@@ -66,7 +67,7 @@ pub struct Run {
     checkpoints: CheckpointArgs,
 }
 
-/// Passes messages on to `tracing`, where a program may or may not listen.
+/// Forwards a run's messages to `tracing`.
 struct Traced;
 
 impl Observer for Traced {
@@ -79,7 +80,7 @@ impl Observer for Traced {
     }
 }
 
-/// The keys that [`Run::data`], [`Run::validation`] and [`Run::test`] replace.
+/// Keys of `[data]` that [`Run::data`], [`Run::validation`] and [`Run::test`] replace.
 const ROLES: [&str; 3] = ["train", "validation", "test"];
 
 /// What [`Run::train`] returns.
@@ -87,7 +88,7 @@ const ROLES: [&str; 3] = ["train", "validation", "test"];
 pub struct Trained {
     /// The trained model.
     pub model: Model,
-    /// What `summary.json` contains: how the run ended, its metrics and the hash of its weights.
+    /// The content of `summary.json`: how the run ended, its metrics and the hash of its weights.
     pub summary: Summary,
 }
 
@@ -98,12 +99,12 @@ impl Default for Run {
 }
 
 impl Run {
-    /// A run without settings.
+    /// Creates a run without settings.
     pub fn new() -> Self {
         Run::of(String::new(), "run".into(), ".".into())
     }
 
-    /// A run with the settings of a run file, whose relative paths start at its folder.
+    /// Creates a run with the settings of a run file. Relative paths start at the folder of that file.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -115,7 +116,8 @@ impl Run {
         Ok(Run::of(text, path.display().to_string(), base.unwrap_or(Path::new(".")).into()))
     }
 
-    /// A run with the settings of a run file's text, whose relative paths start at the current folder.
+    /// Creates a run with the settings in `text`, the content of a run file. Relative paths start at the
+    /// current folder.
     pub fn from_toml(text: impl Into<String>) -> Self {
         Run::of(text.into(), "run".into(), ".".into())
     }
@@ -134,14 +136,14 @@ impl Run {
         }
     }
 
-    /// Sets a key, such as `train.epochs`; `docs/run-file.md` lists all of them. The last call for a key counts, and so does a call rather
-    /// than the run file.
+    /// Sets a key, such as `train.epochs`; `docs/run-file.md` lists all of them. A later call overrides an earlier
+    /// one, and any call overrides the run file.
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.sets.push(format!("{key}={}", value.into()));
         self
     }
 
-    /// Unsets a key: it has its default, as if it were not in the run file.
+    /// Unsets a key, so that it has its default as if the run file did not contain it.
     pub fn unset(mut self, key: &str) -> Self {
         self.sets.push(format!("{key}="));
         self
@@ -157,7 +159,7 @@ impl Run {
         self.with(1, data)
     }
 
-    /// Measures the trained model on `data`, instead of the source `data.test`.
+    /// Evaluates the trained model on `data`, instead of the source `data.test`.
     pub fn test(self, data: &Dataset) -> Self {
         self.with(2, data)
     }
@@ -167,33 +169,36 @@ impl Run {
         self
     }
 
-    /// The folder where relative paths of sources in the settings start, instead of the run file's.
+    /// Sets the folder at which relative paths of sources in the settings start, instead of the run file's
+    /// folder.
     pub fn data_root(self, folder: impl Into<PathBuf>) -> Self {
         Run { data_root: Some(folder.into()), ..self }
     }
 
-    /// The number of threads to compute on, instead of one per processor; 0 counts as 1. They are this run's alone, so runs may go
-    /// on side by side.
+    /// Sets the number of threads to compute on. The default is one per processor; 0 counts as 1. Every run
+    /// starts its own threads, so runs may train concurrently.
     pub fn threads(self, count: usize) -> Self {
         Run { threads: Some(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)), ..self }
     }
 
-    /// The folder for results and checkpoints, as `downhill train --out` writes them. Without one, nothing is written. A folder that
-    /// holds an unfinished run like this one resumes it.
+    /// Sets the folder for results and checkpoints, with the files that `downhill train --out` writes. By
+    /// default nothing is written. If the folder holds an unfinished run with the same settings and data,
+    /// that run is resumed.
     pub fn out(self, folder: impl Into<PathBuf>) -> Self {
         Run { out: Some(folder.into()), ..self }
     }
 
-    /// Saves a checkpoint every `steps` steps in the folder for results, in addition to one every minute.
+    /// Saves a checkpoint every `steps` steps, in addition to one every minute. Without [`Run::out`] there are
+    /// no checkpoints.
     pub fn checkpoint_every(mut self, steps: u64) -> Self {
         self.checkpoints.checkpoint_every = Some(steps.max(1));
         self
     }
 
-    /// Checks all settings and returns the run file that they make, with all defaults.
+    /// Checks all settings and returns the resolved run file: every key, including those with default values.
     ///
     /// # Errors
-    /// A key is unknown, missing, has no effect, or its value is out of range.
+    /// A key is unknown or missing, has no effect, or has a value out of range.
     pub fn resolved(&self) -> Result<String, Error> {
         Ok(self.config()?.0.to_toml())
     }
@@ -201,12 +206,13 @@ impl Run {
     /// Trains the model.
     ///
     /// # Errors
-    /// The settings or the data are wrong, the machine is too small, the loss diverged, or results cannot be written.
+    /// The settings or the data are invalid, the machine has too little memory, the loss diverged, or results
+    /// cannot be written.
     pub fn train(&self) -> Result<Trained, Error> {
         self.train_observed(Vec::new())
     }
 
-    /// Like [`Run::train`], and reports what happens to `observers`, which may also stop the run.
+    /// Like [`Run::train`], but reports steps, epochs and events to `observers`, which may also stop the run.
     ///
     /// ```
     /// use downhill::{Observer, Requests, Run, StepMade};
@@ -257,7 +263,7 @@ impl Run {
         Ok(Trained { model: Model::new(&job, SavedWeights { weights, about }, threads), summary })
     }
 
-    /// The settings, checked, and the arrays that stand for sources in them.
+    /// Checks the settings, and returns them with the arrays that stand for sources in them.
     fn config(&self) -> Result<(RunConfig, NamedArrays), Error> {
         let (mut sets, mut arrays) = (self.sets.clone(), NamedArrays::new());
         for (role, data) in ROLES.iter().zip(&self.data) {

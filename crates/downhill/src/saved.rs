@@ -1,4 +1,4 @@
-//! A finished run, found again.
+//! A finished run, opened again.
 
 use crate::error::{Error, ErrorKind};
 use crate::model::Model;
@@ -9,29 +9,31 @@ use std::path::Path;
 
 /// A trained model with the job that it came from.
 pub struct SavedRun {
-    /// The run and its data.
+    /// The run file, and the data that was read again.
     pub job: Job,
-    /// The model.
+    /// The trained weights, with the encoding of the run's data.
     pub model: Model,
 }
 
-/// Opens the weights of a run: in its folder, or a file of weights.
+/// Opens the weights of a run, given its folder or its weights file.
 pub(crate) fn open(path: &Path) -> Result<WeightsFile, Error> {
     let file = if path.is_dir() { path.join(WEIGHTS_FILE) } else { path.to_path_buf() };
     Ok(SavedWeights::open(&file)?)
 }
 
-/// The run file that a file of weights contains; `sets` override its keys.
+/// Returns the run file that a weights file contains, with its keys overridden by `sets`.
 pub(crate) fn run_file(file: &WeightsFile, path: &Path, sets: &[String]) -> Result<RunConfig, Error> {
     Ok(RunConfig::parse(&file.about.run, &format!("{}, its run file", path.display()), sets)?)
 }
 
 impl SavedRun {
-    /// Opens a run's folder or its file of weights. `sets` override keys of the run file, `data_root` says where the data lies
-    /// now, if not where it lay then, and `load` reads it. The model computes on the threads of its caller.
+    /// Opens a run, given its folder or its weights file. `sets` override keys of the run file, `data_root`
+    /// is the folder of the data if it has moved, and `load` reads the data. The model computes on the
+    /// caller's threads.
     ///
     /// # Errors
-    /// A file cannot be read or does not fit, or the training data has changed, so that predictions would be different.
+    /// A file cannot be read or is not what it should be, or the training data has changed, so that
+    /// predictions would differ.
     pub fn open(
         path: &Path,
         sets: &[String],
@@ -79,7 +81,7 @@ impl SavedRun {
         Ok(SavedRun { job, model })
     }
 
-    /// Whether the validation or test data has changed since.
+    /// Returns whether the validation or test data has changed since the run.
     pub fn data_changed(&self) -> bool {
         !self.model.is_of_data(&self.job)
     }

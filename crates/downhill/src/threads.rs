@@ -5,13 +5,13 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-/// Threads that belong to one run or model and its clones. What computes inside [`Threads::run`] leaves the process's
-/// own pool alone.
+/// A thread pool that belongs to one run, or to one model and its clones. Code that runs inside
+/// [`Threads::run`] does not use the process's global pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Threads(Option<Arc<ThreadPool>>);
 
 impl Threads {
-    /// Starts `count` threads, or one per processor.
+    /// Starts `count` threads; by default, one per processor.
     pub(crate) fn start(count: Option<NonZeroUsize>) -> Result<Self, Error> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(count.map_or(0, NonZeroUsize::get))
@@ -22,12 +22,12 @@ impl Threads {
         Ok(Threads(Some(Arc::new(pool))))
     }
 
-    /// The pool of whoever calls, which is for a program to decide.
+    /// Uses the caller's pool: a program decides on its threads itself.
     pub(crate) fn of_caller() -> Self {
         Threads(None)
     }
 
-    /// Runs `work` on these threads and waits for it.
+    /// Runs `work` on these threads and waits for its result.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         match &self.0 {
             Some(pool) => pool.install(work),

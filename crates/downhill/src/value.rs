@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The value of a setting, as TOML: a number, a string, a boolean or a list of these.
 ///
-/// [`Run::set`](crate::Run::set) takes whatever converts to it.
+/// [`Run::set`](crate::Run::set) accepts every type that converts to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value(String);
 
@@ -25,7 +25,7 @@ macro_rules! values {
 }
 
 values!(bool, u8, u16, u32, u64, usize, i32, i64: "{}");
-// With a point or an exponent, which make it a float in TOML.
+// The debug format always has a point or an exponent, which makes the value a float in TOML.
 values!(f32, f64: "{:?}");
 
 impl From<&str> for Value {

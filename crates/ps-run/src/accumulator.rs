@@ -1,4 +1,4 @@
-//! Steps added up to the lines of metrics.
+//! Adds steps up to the lines of the metrics file.
 
 use crate::events;
 use crate::lines::{EpochLine, EventLine, Length, Line, ProbeLine, StepLine};
@@ -10,54 +10,56 @@ use ps_core::{StepReport, Tally};
 use ps_plan::BatchPlan;
 use std::time::Instant;
 
-/// Adds steps up to lines of metrics, and keeps what a checkpoint and the summary need of them.
+/// Adds steps up to lines of metrics, and keeps the sums that a checkpoint and the summary need.
 ///
-/// A driver reports each step after it is made, and the validation of an epoch with the step after its last one. What
-/// follows from a report goes to the caller's closure in order, as [`Record`]s. Nothing here reads a clock or a file.
+/// A driver reports each step after it is made, and the validation of an epoch with the step after the
+/// epoch's last one. Each report produces [`Record`]s, which are passed to the caller's closure in order.
+/// Nothing here reads a clock or a file.
 pub(crate) struct Accumulator {
     plan: BatchPlan,
     length: Length,
     class_names: Vec<String>,
     /// When training began in this process.
     started: Instant,
-    /// Seconds of training in earlier processes.
+    /// Seconds that earlier processes of the run spent training.
     before: f64,
     samples: u64,
-    /// The steps since the last line of steps.
+    /// The steps since the last [`StepLine`].
     recent: Window,
     epoch: Window,
-    /// The epoch that is over and waits for its validation.
+    /// The last epoch, while its validation is pending.
     ended: Option<EpochLine>,
-    /// Lines so far.
+    /// Number of lines of metrics so far.
     lines: u64,
     cut: Option<Cut>,
     findings: Findings,
 }
 
-/// What follows from a report.
+/// A consequence of a report, for the observers.
 #[derive(Debug)]
 pub(crate) enum Record<'a> {
     Step(&'a StepMade<'a>),
-    /// After how many steps it happened, and what.
+    /// An event, after the number of steps that were made before it.
     Event(u64, &'a Event),
     Line(&'a Line),
 }
 
-/// What the summary says of the steps.
+/// The parts of the summary that follow from the steps.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// Of the last epoch that is over, or of the steps of an open one.
+    /// Metrics of the last complete epoch, or of the steps of an incomplete one.
     pub(crate) train: Option<Measures>,
-    /// The last validation, and after how many steps.
+    /// The last validation, and the number of steps before it.
     pub(crate) validated: Option<(u64, Measures)>,
-    /// Whether the run is over, though not all steps are made.
+    /// Whether a policy ended the run before all steps were made.
     pub(crate) is_concluded: bool,
-    /// Whether the final weights are those of an earlier step, the best one.
+    /// Whether the final weights are the best ones, of an earlier step.
     pub(crate) is_restored: bool,
     pub(crate) probes: Vec<ProbeLine>,
 }
 
-/// Where a longer run would stand after the last step of this one, if that is not the last step of an epoch.
+/// The state that a longer run would have after the last step of this one, if that step is not the last of an
+/// epoch.
 struct Cut {
     lines: u64,
     epoch: Tally,
@@ -65,7 +67,8 @@ struct Cut {
 }
 
 impl Accumulator {
-    /// For a run that continues from what was saved, of which it has these lines; from an empty progress, it begins.
+    /// Creates the accumulator of a run. If `from` is the progress of a saved run, `lines` are its lines of
+    /// metrics.
     pub(crate) fn new(
         plan: BatchPlan,
         class_names: &[String],
@@ -95,14 +98,14 @@ impl Accumulator {
         accumulator
     }
 
-    /// Training begins only now: the time before does not count.
+    /// Restarts the clock: the time before training begins does not count.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.started = now;
         self.epoch.begin(now);
         self.recent.begin(now);
     }
 
-    /// Continues from what was saved, of which there are these lines; what was reported of later steps is dropped. The time
+    /// Continues from a saved state whose lines of metrics are `lines`. Later steps are dropped, but the time
     /// that they took still counts.
     pub(crate) fn resume(&mut self, from: &ps_checkpoint::Progress, lines: &[Line], now: Instant) {
         let empty = Tally::new(self.epoch.sums().classes.len());
@@ -117,7 +120,7 @@ impl Accumulator {
         self.findings.probes = probes(lines);
     }
 
-    /// Adds a step that `workers` workers made.
+    /// Adds a step, to which `workers` workers contributed.
     pub(crate) fn step(
         &mut self,
         report: &StepReport,
@@ -145,7 +148,7 @@ impl Accumulator {
         }
     }
 
-    /// A step, numbered from 0, that one worker made.
+    /// Describes step `step`, counted from 0, made by a single worker.
     fn made<'a>(&self, step: u64, epoch: u32, rate: f32, batch: &'a Tally, now: Instant) -> StepMade<'a> {
         StepMade {
             step: step + 1,
@@ -161,8 +164,8 @@ impl Accumulator {
         }
     }
 
-    /// What the run resumes from has made all steps, `steps`, but the end of the run cuts the last epoch short, and it is over
-    /// only now. `rate` is that of the last step.
+    /// Ends the last epoch, which the end of the run cuts short. This is called if the saved state that the
+    /// run resumes from already includes all `steps` steps. `rate` is the learning rate of the last one.
     pub(crate) fn end_cut_epoch(
         &mut self,
         steps: u64,
@@ -177,7 +180,7 @@ impl Accumulator {
         }
     }
 
-    /// The step was the last of its epoch, or of the run.
+    /// Ends an epoch after its last step or after the last step of the run.
     fn end_epoch(&mut self, step: &StepMade<'_>, out: &mut impl FnMut(Record<'_>)) {
         if !step.step.is_multiple_of(self.plan.steps_per_epoch()) {
             let (epoch, recent) = (self.epoch.sums().clone(), self.recent.sums().clone());
@@ -206,12 +209,12 @@ impl Accumulator {
         }
     }
 
-    /// Whether an epoch waits for its validation.
+    /// Returns whether an epoch is complete except for its validation.
     pub(crate) fn awaits_validation(&self) -> bool {
         self.ended.is_some()
     }
 
-    /// The epoch that waits, if one does, has this validation.
+    /// Adds the validation to the epoch that waits for it, if there is one.
     pub(crate) fn end_wait(&mut self, validation: Option<&Tally>, out: &mut impl FnMut(Record<'_>)) {
         let Some(mut line) = self.ended.take() else { return };
         line.validation = validation.map(|sums| Measures::new(sums, &self.class_names));
@@ -219,10 +222,10 @@ impl Accumulator {
         self.line(&Line::Epoch(line), out);
     }
 
-    /// Something out of the ordinary happened, after `step` steps.
+    /// Records that a policy intervened after `step` steps.
     pub(crate) fn event(&mut self, step: u64, event: &Event, out: &mut impl FnMut(Record<'_>)) {
         if let Event::Restored { .. } = event {
-            // What was measured is of other weights.
+            // The last validation was of the weights that have just been replaced.
             self.findings.validated = None;
             self.findings.is_restored = true;
         }
@@ -250,28 +253,29 @@ impl Accumulator {
         self.line(&Line::Step(line), out);
     }
 
-    /// The run has another line.
+    /// Counts a line of metrics and passes it on.
     pub(crate) fn line(&mut self, line: &Line, out: &mut impl FnMut(Record<'_>)) {
         self.lines = self.lines.saturating_add(1);
         out(Record::Line(line));
     }
 
-    /// Seconds of training, those in earlier processes included.
+    /// Seconds of training, including those of earlier processes.
     pub(crate) fn seconds(&self, now: Instant) -> f64 {
         self.before + (now - self.started).as_secs_f64()
     }
 
-    /// Training samples seen.
+    /// Number of training samples seen; a sample counts once per epoch.
     pub(crate) fn samples(&self) -> u64 {
         self.samples
     }
 
-    /// Whether the run is over, though not all steps are made.
+    /// Returns whether a policy ended the run before all steps were made.
     pub(crate) fn is_concluded(&self) -> bool {
         self.findings.is_concluded
     }
 
-    /// What a checkpoint after `step` steps saves, all of which were reported. Contributors are the caller's.
+    /// Returns the progress that a checkpoint after `step` steps saves. All of these steps must have been
+    /// reported. The caller fills in the contributors.
     pub(crate) fn progress(&self, step: u64, control: State, now: Instant) -> ps_checkpoint::Progress {
         let pending = || self.ended.iter().map(|line| Line::Epoch(line.clone()).to_json()).collect();
         let (lines, pending, tally, recent) = match &self.cut {
@@ -292,7 +296,8 @@ impl Accumulator {
         }
     }
 
-    /// What the summary says of the steps. Those of an epoch that is not over are its last ones.
+    /// Returns the findings for the summary. If the last epoch is incomplete, its steps so far take the place
+    /// of the last complete one.
     pub(crate) fn take_findings(&mut self) -> Findings {
         let mut findings = std::mem::take(&mut self.findings);
         if !self.epoch.is_empty() {
@@ -302,7 +307,7 @@ impl Accumulator {
     }
 }
 
-/// The epoch that was over when this was saved, and waited for its validation.
+/// Returns the epoch that was waiting for its validation when the progress was saved.
 fn pending(from: &ps_checkpoint::Progress, length: Length) -> Option<EpochLine> {
     from.pending.iter().find_map(|json| {
         match serde_json::from_str(json).map(|line: Line| line.of_length(length)) {
@@ -312,7 +317,7 @@ fn pending(from: &ps_checkpoint::Progress, length: Length) -> Option<EpochLine> 
     })
 }
 
-/// The last epoch that was over.
+/// Returns the last complete epoch.
 fn last_epoch(lines: &[Line]) -> Option<&EpochLine> {
     lines.iter().rev().find_map(|line| match line {
         Line::Epoch(line) => Some(line),
@@ -320,7 +325,7 @@ fn last_epoch(lines: &[Line]) -> Option<&EpochLine> {
     })
 }
 
-/// The steps that were probed.
+/// Returns the probed steps.
 fn probes(lines: &[Line]) -> Vec<ProbeLine> {
     let probe = |line: &Line| match line {
         Line::Probe(probe) => Some(probe.clone()),
@@ -335,7 +340,7 @@ mod tests {
     use ps_core::control::Stop;
     use std::time::Duration;
 
-    /// Epochs of four steps; `steps` in all.
+    /// A plan with four steps per epoch and `steps` steps in total.
     fn plan(steps: u64, validation: usize) -> BatchPlan {
         BatchPlan::new(1, 40, 10, 5, 9, Some(steps)).watching(validation, 0)
     }
@@ -344,7 +349,7 @@ mod tests {
         Accumulator::new(plan, &[], 2, &ps_checkpoint::Progress::default(), &[], now)
     }
 
-    /// Step `step` of ten samples, each with the loss `step`.
+    /// Step `step` of ten samples, each with a loss of `step`.
     fn report(plan: BatchPlan, step: u64) -> StepReport {
         let sums =
             |samples: u64| Tally { samples, loss: (samples * step) as f64, correct: 4, ..Tally::new(2) };
@@ -361,7 +366,8 @@ mod tests {
         }
     }
 
-    /// Reports steps and returns the lines that follow. Speeds depend on when a process began, so they are set to 0.
+    /// Reports steps and returns the resulting lines. Speeds depend on when a process began, so they are set
+    /// to 0.
     fn run(accumulator: &mut Accumulator, steps: std::ops::Range<u64>, now: Instant) -> Vec<Line> {
         let mut lines = Vec::new();
         for step in steps {
@@ -412,7 +418,7 @@ mod tests {
     #[test]
     fn what_was_saved_after_any_step_continues_with_the_same_lines() {
         let now = Instant::now();
-        // Late steps of a long epoch do not get a line each.
+        // In a long run, late steps do not all have a line.
         let long = BatchPlan::new(1, 20_000, 10, 5, 1, Some(1040));
         for (plan, resumed) in [(plan(11, 20), 1..11), (long, 1028..1034)] {
             let mut whole = fresh(plan, now);

@@ -1,43 +1,46 @@
-//! Workers that were banned for wrong sums, and what was done about the sums that they had sent before.
+//! Workers that were banned for wrong sums, and what happened to their earlier contributions.
 
 use crate::folder::FolderError;
 use serde::{Deserialize, Serialize};
 
-/// The bans of a run. They outlive the process: what a banned worker contributed stays suspect until it is undone.
+/// The file with the bans of a run. Bans outlive the process: the contributions of a banned worker stay
+/// suspect until they are undone.
 pub const BANS_FILE: &str = "bans.json";
 
 /// A worker that was banned.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
-    /// The name that it gave.
+    /// The name under which it joined.
     pub worker: String,
-    /// Where it was.
+    /// The address that it connected from.
     pub address: String,
-    /// The certificate or token that the ban follows. Without one, the ban cannot be enforced: workers share theirs.
+    /// The certificate or token that is banned. Without one, the ban cannot be enforced because workers share
+    /// theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
-    /// The step in which it was found out.
+    /// The step in which the wrong sum was found.
     pub step: u64,
-    /// What it sent.
+    /// What was wrong with its sum.
     pub reason: String,
-    /// The first step that it had a part in without all of its sums being checked, if there was one.
+    /// The first step with sums of this worker that were not all checked, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
-    /// The step that the run went back to, so that nothing of the worker is part of the weights.
+    /// The step that the run went back to, so that the weights no longer depend on the worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub went_back_to: Option<u64>,
-    /// Whether there was no step to go back to, so that training went on with what the worker had sent.
+    /// Whether training continued with the worker's contributions because there was no step to go back to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remains: bool,
 }
 
 impl Ban {
-    /// Whether the weights may hold wrong sums of the worker.
+    /// Returns whether the weights may depend on wrong sums of the worker.
     pub fn is_tainting(&self) -> bool {
         self.since.is_some() && self.went_back_to.is_none()
     }
 
-    /// The ban in a line: who, why, what became of the weights, and whether it can be enforced.
+    /// Describes the ban in a line: the worker, the reason, the effect on the weights, and whether the ban
+    /// can be enforced.
     pub fn line(&self) -> String {
         let Ban { worker, address, step, reason, .. } = self;
         let weights = match (self.since, self.went_back_to) {
@@ -61,23 +64,23 @@ impl Ban {
     }
 }
 
-/// The step that the run was about to go back to, or before it, when the process ended.
+/// Returns the latest step that the run may go back to, if the process ended before it could do so.
 pub(crate) fn pending_since(bans: &[Ban]) -> Option<u64> {
     bans.iter().filter(|ban| ban.is_tainting() && !ban.remains).filter_map(|ban| ban.since).min()
 }
 
-/// The run cannot go back.
+/// Marks the bans as impossible to undo: there is no step to go back to.
 pub(crate) fn accept(bans: &mut [Ban]) {
     bans.iter_mut().filter(|ban| ban.is_tainting()).for_each(|ban| ban.remains = true);
 }
 
-/// The run went back to `step`, which undoes what was contributed later.
+/// Records that the run went back to `step`, which undoes all later contributions.
 pub(crate) fn undo(bans: &mut [Ban], step: u64) {
     let undone = bans.iter_mut().filter(|ban| ban.is_tainting() && ban.since >= Some(step));
     undone.for_each(|ban| (ban.went_back_to, ban.remains) = (Some(step), false));
 }
 
-/// What the content of the file says.
+/// Parses the content of the bans file.
 pub(crate) fn parse(content: &[u8], path: &std::path::Path) -> Result<Vec<Ban>, FolderError> {
     serde_json::from_slice(content).map_err(|error| FolderError::Content {
         path: path.into(),

@@ -1,4 +1,4 @@
-//! When a run is saved, and what it goes on from.
+//! Decides when a run is saved, and finds the checkpoint to resume from.
 
 use crate::folder::{CHECKPOINTS, FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
@@ -11,43 +11,43 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The checkpoints of a run that is under way.
+/// The checkpoints of a run while it trains.
 pub(crate) struct Checkpoints {
     writer: Writer,
     every: Option<u64>,
     interval: Option<Duration>,
     allow_fresh: bool,
-    /// When the last one was begun, or the run.
+    /// When the last checkpoint was begun; before the first one, when the run began.
     last: Instant,
-    /// Somebody has asked for one.
+    /// Whether a checkpoint was requested since the last one was begun.
     is_asked_for: bool,
-    /// The steps of the newest one that is durable, and since when it is.
+    /// The step of the newest durable checkpoint, and when it became durable.
     durable: Option<(u64, Instant)>,
-    /// The last step before which a checkpoint is worth an extra one, because the last step of a descent moves no weight: a
-    /// longer run resumes before it.
+    /// The step of an extra checkpoint that lets a longer run resume. With Armijo, the last step of a run
+    /// moves no weight, so a longer run must resume before it.
     extra_after: Option<u64>,
     /// Whether the state after the last step is saved, so that the run can be made longer.
     keeps_end: bool,
-    /// That state, until the results are written.
+    /// The state after the last step, until the results are written.
     end: Option<Snapshot>,
-    /// Workers whose unchecked sums may be part of the weights, and since which step.
+    /// The workers whose unchecked sums may be part of the weights, each with the first such step.
     contributors: BTreeMap<String, u64>,
 }
 
-/// The checkpoints of a run when it begins.
+/// The result of opening a run's checkpoints.
 pub(crate) struct Opened {
     pub checkpoints: Checkpoints,
-    /// What it resumes from.
+    /// The snapshot to resume from; `None` if the run begins.
     pub start: Option<Snapshot>,
-    /// For the user, about damaged checkpoints.
+    /// Messages for the user about damaged checkpoints.
     pub warnings: Vec<String>,
-    /// The step that it went back to, if later ones could not be trusted.
+    /// The step that the run went back to, if later checkpoints could not be trusted.
     pub went_back_to: Option<u64>,
 }
 
 impl Checkpoints {
-    /// Takes the run's folder of checkpoints and finds the newest good one. The run was about to go back to one
-    /// of at most `pending` steps when the process ended.
+    /// Takes the lock of the run's checkpoint folder and finds the newest valid checkpoint. `pending` is set
+    /// if the previous process ended before it could go back to a checkpoint of at most that step.
     pub(crate) fn open(
         job: &Job,
         folder: &RunFolder,
@@ -70,7 +70,7 @@ impl Checkpoints {
         Ok(opened)
     }
 
-    /// The same on the root of another disk.
+    /// Like [`Checkpoints::open`], but at the root of `disk`.
     pub(crate) fn open_on(
         disk: Box<dyn Disk>,
         job: &Job,
@@ -112,7 +112,7 @@ impl Checkpoints {
         Ok(Opened { checkpoints, start: found.snapshot, warnings, went_back_to })
     }
 
-    /// Whether a checkpoint is to be made after `step` steps, and can be: while one is being saved none is.
+    /// Returns whether a checkpoint is due after `step` steps. While one is being written, none is due.
     pub(crate) fn is_due(&self, step: u64) -> bool {
         let is_due = self.every.is_some_and(|every| step.is_multiple_of(every))
             || self.is_asked_for
@@ -121,12 +121,12 @@ impl Checkpoints {
         is_due && self.writer.is_free()
     }
 
-    /// Whether checkpoints are wanted without being asked for.
+    /// Returns whether checkpoints are made without a request.
     fn are_wanted(&self) -> bool {
         self.every.is_some() || self.interval.is_some()
     }
 
-    /// Whether [`Checkpoints::keep_end`] is to be given the state after the last step.
+    /// Returns whether the caller has to pass the state after the last step to [`Checkpoints::keep_end`].
     pub(crate) fn keeps_end(&self) -> bool {
         self.keeps_end
     }
@@ -136,27 +136,29 @@ impl Checkpoints {
         self.end = Some(end);
     }
 
-    /// Sets whose unchecked sums may be part of the weights that are saved next, and since which step.
+    /// Sets the contributors that are saved with the next checkpoint: the workers whose unchecked sums may be
+    /// part of the weights, each with the first such step.
     pub(crate) fn note_contributors(&mut self, contributors: BTreeMap<String, u64>) {
         self.contributors = contributors;
     }
 
-    /// Whose unchecked sums may be part of the weights.
+    /// The workers whose unchecked sums may be part of the weights, each with the first such step.
     pub(crate) fn contributors(&self) -> &BTreeMap<String, u64> {
         &self.contributors
     }
 
-    /// Has one made as soon as possible.
+    /// Requests a checkpoint as soon as possible.
     pub(crate) fn ask_for_one(&mut self) {
         self.is_asked_for = true;
     }
 
-    /// The steps of the newest one that is durable, and how long it has been so.
+    /// Returns the step of the newest durable checkpoint, and how long it has been durable.
     pub(crate) fn durable(&self) -> Option<(u64, Duration)> {
         self.durable.map(|(steps, since)| (steps, since.elapsed()))
     }
 
-    /// Begins to save a snapshot, after the previous one is saved. Returns a warning if that one was not.
+    /// Waits for the previous snapshot and begins to save this one. Returns a warning if the previous one was
+    /// not saved.
     pub(crate) fn save(&mut self, snapshot: Snapshot) -> Result<Option<String>, Error> {
         let warning = self.wait()?;
         self.is_asked_for = false;
@@ -173,7 +175,8 @@ impl Checkpoints {
         self.writer.wait().map_or(Err(Error::WriterGone), |(_, saved)| saved.map(drop))
     }
 
-    /// Waits for the snapshot that is being saved and returns the newest good checkpoint, with warnings for the user.
+    /// Waits for the snapshot that is being saved, and returns the newest valid checkpoint with warnings for
+    /// the user.
     pub(crate) fn newest(&mut self) -> Result<(Option<Snapshot>, Vec<String>), Error> {
         let mut warnings: Vec<String> = self.wait()?.into_iter().collect();
         let found = self.writer.newest(self.allow_fresh)?;
@@ -182,7 +185,7 @@ impl Checkpoints {
     }
 
     /// Waits for the snapshot that is being saved, and goes back to a checkpoint of at most `step` steps; see
-    /// [`ps_checkpoint::Store::go_back`]. The problems are warnings for the user.
+    /// [`ps_checkpoint::Store::go_back`]. The `problems` of the result are warnings for the user.
     pub(crate) fn go_back(&mut self, step: u64) -> Result<Option<Found>, Error> {
         let mut problems: Vec<String> = self.wait()?.into_iter().collect();
         let Some(found) = self.writer.go_back(step)? else { return Ok(None) };
@@ -191,16 +194,16 @@ impl Checkpoints {
         Ok(Some(Found { problems, ..found }))
     }
 
-    /// A warning for the user if the last snapshot could not be saved.
+    /// Returns a warning for the user if the last snapshot could not be saved. Does not wait for it.
     ///
     /// # Errors
-    /// The run cannot go on.
+    /// The checkpoints can no longer be trusted, so the run must end.
     pub(crate) fn look(&mut self) -> Result<Option<String>, Error> {
         let saved = self.writer.saved();
         self.hear(saved)
     }
 
-    /// The same, once it is known.
+    /// Like [`Checkpoints::look`], but waits for the snapshot that is being saved.
     pub(crate) fn wait(&mut self) -> Result<Option<String>, Error> {
         let saved = self.writer.wait();
         self.hear(saved)
@@ -232,7 +235,7 @@ impl Checkpoints {
     }
 }
 
-/// What a store keeps for a job whose results go to `folder`.
+/// Returns what a store needs to know about a job whose results go to `folder`.
 fn kept(job: &Job, wanted: &CheckpointArgs, folder: Option<&Path>) -> Kept {
     Kept {
         fingerprint: job.fingerprint.clone(),
@@ -248,11 +251,11 @@ fn damaged(problem: &String) -> String {
     format!("damaged checkpoint: {problem}")
 }
 
-/// The weights of each checkpoint in the run's folder that can be read, after how many steps, in order. The run may be going
-/// on; nothing is locked, and nothing is verified but that they are weights of `model`.
+/// Returns the weights of each readable checkpoint in a run's folder, with their steps, in ascending order.
+/// The run may still be training: nothing is locked, and the only check is that the weights fit `model`.
 ///
 /// # Errors
-/// The folder of checkpoints is there and cannot be read.
+/// The checkpoint folder exists and cannot be read.
 pub fn kept_weights(folder: &Path, model: &Model) -> Result<Vec<(u64, Vec<f32>)>, FolderError> {
     let path = folder.join(CHECKPOINTS);
     let entries = match std::fs::read_dir(&path) {

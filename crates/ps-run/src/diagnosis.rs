@@ -1,33 +1,35 @@
-//! What steps that were looked at closely say of the learning rate, in words.
+//! Judges the learning rate by the steps that were probed.
 
 use crate::lines::ProbeLine;
 use crate::measures::short;
 use serde::{Deserialize, Serialize};
 
-/// Of the steps that were looked at closely.
+/// A judgement of the learning rate, from the steps that were probed (`train.probe_every`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Diagnosis {
-    /// How many there were.
+    /// Number of probed steps.
     pub looked_at: usize,
-    /// In how many of them the loss of the batch rose.
+    /// Number of probed steps in which the loss of the batch rose.
     pub rose: usize,
-    /// The median of the actual decrease by the predicted one.
+    /// The median of the ratio of actual to predicted decrease.
     pub median_ratio: f64,
-    /// What that means.
+    /// The conclusion, as a sentence for the user.
     pub verdict: String,
 }
 
-/// A first-order prediction that holds this well says that a larger step would do, too.
+/// If the first-order prediction holds this well, a larger step would also lower the loss.
 const CAREFUL: f64 = 0.9;
-/// Below this a smaller step would lower the loss by more: along a parabola the best step has a ratio of 1/2.
+/// Below this ratio, a smaller step would lower the loss by more: along a parabola, the best step has a ratio
+/// of 1/2.
 const EAGER: f64 = 0.25;
-/// Of so many steps in a row most must have raised the loss for the rate to be called too large.
+/// The rate is called too large only if at least this many consecutive probes remain in which the loss mostly
+/// rose.
 const RUN: usize = 3;
 
 impl Diagnosis {
-    /// Nothing without a step.
+    /// Judges `probes`; `None` if no step has a ratio.
     pub fn of(probes: &[ProbeLine]) -> Option<Self> {
-        // Where nothing was predicted, at a minimum or with the rate at 0, a ratio says nothing.
+        // At a minimum or with a rate of 0, the predicted decrease is 0 and the ratio is meaningless.
         let ratio = |probe: &ProbeLine| probe.actual_decrease / probe.predicted_decrease;
         let mut ratios: Vec<f64> = probes.iter().map(ratio).filter(|ratio| ratio.is_finite()).collect();
         ratios.sort_by(f64::total_cmp);
@@ -54,7 +56,7 @@ impl Diagnosis {
             }
         };
         let mut verdict = format!("{verdict} (median of {} steps looked at)", ratios.len());
-        // What is in the verdict already is not said again.
+        // The verdict of a rate that is too large already names the rise.
         let worst =
             probes.iter().filter(rose).max_by(|a, b| (-a.actual_decrease).total_cmp(&-b.actual_decrease));
         if let Some(worst) = worst.filter(|_| too_large_since(probes).is_none()) {
@@ -69,7 +71,7 @@ impl Diagnosis {
     }
 }
 
-/// The first step from which on the loss mostly rose, to the end.
+/// Returns the first step from which the loss rose in most probes until the end.
 fn too_large_since(probes: &[ProbeLine]) -> Option<&ProbeLine> {
     let rises = |probe: &ProbeLine| probe.actual_decrease < 0.0 || probe.actual_decrease.is_nan();
     let mostly = |from: usize| {

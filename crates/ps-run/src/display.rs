@@ -1,14 +1,14 @@
-//! Progress as it fits a terminal.
+//! Formats progress to fit a terminal.
 
 use crate::lines::{EpochLine, StepLine};
 use crate::measures::{Measures, counted, grouped, percent, seconds};
 use ps_terminal::{clip_start, fit, meter};
 use std::time::Duration;
 
-/// Columns of a bar, in wide terminals and in narrow ones.
+/// Widths of a bar in columns, widest first.
 const METERS: [usize; 6] = [30, 20, 15, 12, 10, 8];
 
-/// How an epoch went, in at most `width` columns. Numbers are padded, so that they line up from epoch to epoch.
+/// Formats an epoch in at most `width` columns. Numbers are padded to line up from epoch to epoch.
 pub(crate) fn epoch(line: &EpochLine, width: usize) -> String {
     let digits = line.epochs.to_string().len();
     let [name, brief_name] = score_names(&line.train);
@@ -28,8 +28,8 @@ pub(crate) fn epoch(line: &EpochLine, width: usize) -> String {
     fit(width, &fields, &[speed, score, loss, train_score, loss, time, train_score, score, loss])
 }
 
-/// How far a run is and how it goes, with a bar, in at most `width` columns. `left` is the time that the rest is expected
-/// to take.
+/// Formats the position and metrics of a run with a bar, in at most `width` columns. `left` is the estimated
+/// remaining time.
 pub(crate) fn step(line: &StepLine, width: usize, left: Option<Duration>, color: bool) -> String {
     let share = line.step as f64 / line.steps.max(1) as f64;
     let digits = line.epochs.to_string().len();
@@ -58,13 +58,14 @@ pub(crate) fn step(line: &StepLine, width: usize, left: Option<Duration>, color:
     fit(width, &fields, &[&first[..], &bars, &[speed, score, bar, left, loss]].concat())
 }
 
-/// A value after each of its names, of which an empty one is left out; nothing without a value.
+/// Returns the value after each of its names; an empty name is left out. Without a value, returns nothing.
 fn named(names: &[&str], value: Option<String>) -> Vec<String> {
     let Some(value) = value else { return Vec::new() };
     names.iter().map(|name| if name.is_empty() { value.clone() } else { format!("{name} {value}") }).collect()
 }
 
-/// How many bytes of `files` files are read, one of which is called `name`, with a bar, in at most `width` columns.
+/// Formats the progress of reading `files` files in bytes, with a bar, in at most `width` columns. `name` is
+/// one of the files.
 pub(crate) fn reading(
     name: &str,
     files: usize,
@@ -89,20 +90,20 @@ fn loss(measures: &Measures) -> Option<String> {
     Some(format!("{:>6}", brief(measures.loss)))
 }
 
-/// The accuracy of a classifier, R² of a regression.
+/// Returns the accuracy of a classification or R² of a regression.
 fn score(measures: &Measures) -> Option<String> {
     let accuracy = measures.accuracy.map(share_of_all);
     accuracy.or_else(|| measures.r_squared.map(|r_squared| format!("{r_squared:.4}")))
 }
 
-/// A percentage in seven columns.
+/// Formats a percentage in seven columns.
 fn share_of_all(share: f64) -> String {
     let text = percent(share);
     format!("{:>7}", if text.len() > 7 { format!("{:.1} %", 100.0 * share) } else { text })
 }
 
-/// A loss or rate in six columns, if it is not negative: numbers that need more would change the form of the line on
-/// the way.
+/// Formats a loss or rate in six columns if it is not negative. Wider numbers would make the line change its
+/// layout during the run.
 fn brief(value: f64) -> String {
     match value.abs() {
         size if size == 0.0 || (0.001..9.999_95).contains(&size) => format!("{value:.4}"),
@@ -113,12 +114,12 @@ fn brief(value: f64) -> String {
     }
 }
 
-/// What [`score`] is called, in full and abbreviated.
+/// The long and the short name of [`score`].
 fn score_names(measures: &Measures) -> [&'static str; 2] {
     if measures.accuracy.is_some() { ["accuracy", "acc"] } else { ["R²", "R²"] }
 }
 
-/// A time in six columns: an estimate needs no more than two digits.
+/// Formats a time in six columns. It is an estimate, so two digits are enough.
 fn briefly(time: Duration) -> String {
     match time.as_secs() {
         s if s < 60 => format!("{s}s"),

@@ -1,8 +1,8 @@
-//! Texts for what [`ps_core::control`] reports.
+//! Messages for the events of [`ps_core::control`].
 
 use ps_core::control::{Arrival, ArrivalSign, Event, Explosion, Stop};
 
-/// What happened and why.
+/// Says what happened and why.
 pub(crate) fn text(event: &Event) -> String {
     match *event {
         Event::Lowered { loss, best, patience, rates: [from, to] } => {
@@ -56,7 +56,7 @@ fn explained(explosion: Explosion) -> String {
     }
 }
 
-/// A loss with as many digits as are of interest.
+/// Formats a loss with a sensible number of digits.
 fn shown(loss: f64) -> String {
     if loss.abs() < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
 }

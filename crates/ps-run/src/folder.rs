@@ -1,4 +1,4 @@
-//! Where a run's results go.
+//! The results folder of a run.
 
 use crate::bans::{self, BANS_FILE, Ban};
 use crate::job::Job;
@@ -12,20 +12,20 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// The run file as resolved.
+/// The resolved run file.
 pub const RUN_FILE: &str = "run.toml";
-/// Metrics of steps and epochs, one JSON object per line.
+/// The metrics of steps and epochs, one JSON object per line.
 pub const METRICS_FILE: &str = "metrics.jsonl";
-/// The folder of checkpoints.
+/// The subfolder of checkpoints.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
-/// The first of several runs that belong together, in their folder.
+/// The subfolder of the first of several restarts.
 const FIRST_RESTART: &str = "restart-1";
 /// The final weights.
 pub const WEIGHTS_FILE: &str = "weights.safetensors";
-/// The result in numbers, ending in the hash of the weights.
+/// The summary: metrics, outcome, and the hash of the weights.
 pub const SUMMARY_FILE: &str = "summary.json";
 
-/// A folder that belongs to one run.
+/// A results folder that belongs to one run.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -34,39 +34,39 @@ pub struct RunFolder {
 /// Why results cannot be written or read.
 #[derive(Debug)]
 pub enum FolderError {
-    /// The folder holds something already.
+    /// The folder is not empty and cannot be used.
     Taken {
-        /// Which folder.
+        /// The folder in question.
         path: PathBuf,
-        /// What it holds.
+        /// What the folder contains.
         held: Held,
     },
-    /// The run may not resume from what the folder holds.
+    /// The run must not resume from the checkpoints in the folder.
     OtherRun {
-        /// Which folder.
+        /// The folder in question.
         path: PathBuf,
-        /// The reason, and what to do.
+        /// The reason, and how to fix it.
         why: String,
     },
-    /// The system refused.
+    /// The operating system reported an error.
     File {
-        /// Which file or folder.
+        /// The file or folder in question.
         path: PathBuf,
-        /// The system's word.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// The run cannot be saved, or not gone on with.
+    /// A checkpoint cannot be saved, or the run cannot resume from one.
     Checkpoint(ps_checkpoint::Error),
-    /// A result file is not what it should be.
+    /// A result file has invalid content.
     Content {
-        /// Which file.
+        /// The file in question.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
     },
 }
 
-/// What a folder holds that a run cannot use.
+/// Content that keeps a run from using a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// Something other than the results of a finished run.
@@ -80,11 +80,12 @@ pub enum Held {
 }
 
 impl RunFolder {
-    /// Creates `out`, or the first free one of `runs/<name>-1`, `runs/<name>-2`, … if there is none.
+    /// Creates `out`; without it, the first of `runs/<name>-1`, `runs/<name>-2`, … that does not exist.
     ///
-    /// A folder that exists must be empty, or hold checkpoints that `resumed` may go on from: those of an unfinished run,
-    /// or of a finished one with another run file. Whether it may is decided once the data is known, by
-    /// [`crate::Recorder::with_checkpoints`]. Without `resumed` the run has no checkpoints, and the folder must be empty.
+    /// An existing folder must be empty, or hold checkpoints that `resumed` may resume from: those of an
+    /// unfinished run, or of a finished one with another run file. Whether it may is decided once the data is
+    /// known, by [`crate::Recorder::with_checkpoints`]. Without `resumed`, the run has no checkpoints and the
+    /// folder must be empty.
     pub fn create(out: Option<&Path>, name: &str, resumed: Option<&RunConfig>) -> Result<Self, FolderError> {
         match out {
             Some(path) => RunFolder::given(path, resumed),
@@ -92,7 +93,8 @@ impl RunFolder {
         }
     }
 
-    /// The same for the folder of several runs: one that is there already goes on if it holds such runs and no result.
+    /// Like [`RunFolder::create`], for the folder of several restarts. An existing folder is resumed if it
+    /// holds restarts and no result.
     pub fn of_restarts(out: Option<&Path>, name: &str) -> Result<Self, FolderError> {
         match out {
             Some(path) => match is_empty(path)? {
@@ -123,7 +125,7 @@ impl RunFolder {
         }
     }
 
-    /// A folder in which an unfinished run has begun to use the folder `begun`.
+    /// Takes `path`, in which an unfinished run has already created the subfolder `begun`.
     fn begun(path: &Path, begun: &str) -> Result<Self, FolderError> {
         match path.join(begun).is_dir() {
             true => Ok(RunFolder { path: path.into() }),
@@ -131,8 +133,8 @@ impl RunFolder {
         }
     }
 
-    /// Looks at the results of a finished run that is to become longer: there must be a checkpoint to resume from, and
-    /// the run must have ended because its steps were made, not by itself.
+    /// Checks that a finished run can be made longer: there must be a checkpoint to resume from, and the run
+    /// must have ended because all its steps were made, not because a policy ended it.
     pub(crate) fn check_results(&self, has_checkpoint: bool) -> Result<(), FolderError> {
         let Some(Ok(summary)) = read_summary(&self.path) else { return Ok(()) };
         if !summary.is_done() {
@@ -167,7 +169,8 @@ impl RunFolder {
             let path = parent.join(format!("{name}-{number}"));
             match fs::create_dir(&path) {
                 Ok(()) => return Ok(RunFolder { path }),
-                // Another run may be making its own at this moment, so making is the only test.
+                // Another process may create its folder at the same time, so only the attempt itself is a
+                // reliable test.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(failed(&path, error)),
             }
@@ -175,17 +178,17 @@ impl RunFolder {
         unreachable!("some number is free")
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes the run file as resolved.
+    /// Writes the resolved run file.
     pub fn write_run(&self, job: &Job) -> Result<(), FolderError> {
         write_aside(&self.path.join(RUN_FILE), job.run.to_toml().as_bytes())
     }
 
-    /// The workers that were banned.
+    /// Reads the bans of the run.
     pub(crate) fn bans(&self) -> Result<Vec<Ban>, FolderError> {
         let path = self.path.join(BANS_FILE);
         match ps_host::read(&path, Ceiling::TEXT) {
@@ -195,17 +198,18 @@ impl RunFolder {
         }
     }
 
-    /// Writes down who was banned.
+    /// Replaces the bans of the run.
     pub(crate) fn write_bans(&self, bans: &[Ban]) -> Result<(), FolderError> {
         let text = serde_json::to_string_pretty(bans).expect("plain numbers and texts become JSON") + "\n";
         write_aside(&self.path.join(BANS_FILE), text.as_bytes())
     }
 
-    /// Opens the file that metrics go to, with the first `lines` lines that are there, as lines of a run of this length.
+    /// Opens the metrics file and keeps its first `lines` lines, rewritten for a run of this length.
     pub(crate) fn metrics(&self, lines: u64, length: Length) -> Result<File, FolderError> {
         let path = self.path.join(METRICS_FILE);
         let kept = usize::try_from(lines).unwrap_or(usize::MAX);
-        // What a process that died wrote of later steps is written again, and its last line may be half a one.
+        // A process that died may have written later steps, which will be written again, and half a last
+        // line.
         let is_whole = |line: &&str| serde_json::from_str::<serde_json::Value>(line).is_ok();
         let of_length = |line: &str| match serde_json::from_str::<Line>(line) {
             Ok(read) => read.of_length(length).to_json() + "\n",
@@ -223,7 +227,8 @@ impl RunFolder {
         File::options().append(true).open(&path).map_err(|error| failed(&path, error))
     }
 
-    /// Removes the summary of a run with another run file, before its other results are replaced.
+    /// Removes the summary of a run with another run file, so that the folder never pairs it with newer
+    /// results.
     pub(crate) fn retire_summary(&self, job: &Job) -> Result<(), FolderError> {
         let is_other = |summary: Summary| summary.fingerprint != job.fingerprint;
         if !read_summary(&self.path).is_some_and(|read| read.map_or(true, is_other)) {
@@ -233,7 +238,7 @@ impl RunFolder {
         fs::remove_file(&path).map_err(|error| failed(&path, error))
     }
 
-    /// Writes the final weights; relative data paths of the run started at `root`.
+    /// Writes the final weights. Relative data paths of the run start at `root`.
     pub fn write_weights(
         &self,
         job: &Job,
@@ -245,10 +250,10 @@ impl RunFolder {
         about.write(&self.path.join(WEIGHTS_FILE), job.model.layout(), weights)
     }
 
-    /// Writes the summary, after all else; with it the run is finished, and so it is after a power failure.
+    /// Writes the summary, last of all files: it marks the run as finished. It is durable when this returns.
     pub fn write_summary(&self, summary: &Summary) -> Result<(), FolderError> {
         write_aside(&self.path.join(SUMMARY_FILE), summary.to_json().as_bytes())?;
-        // Only Unix lets a folder be opened; elsewhere its names need no sync.
+        // Only Unix lets a folder be opened to sync it; elsewhere this is not necessary.
         if cfg!(not(unix)) {
             return Ok(());
         }
@@ -257,10 +262,11 @@ impl RunFolder {
     }
 }
 
-/// Puts the results of the finished run in `from` into `folder`, too; with the summary, the last of them, it is finished.
+/// Copies the results of the finished run in `from` to `folder`. The summary comes last and marks `folder` as
+/// finished.
 ///
 /// # Errors
-/// One cannot be read or written.
+/// A file cannot be read or written.
 pub fn adopt(folder: &Path, from: &Path) -> Result<(), FolderError> {
     [RUN_FILE, METRICS_FILE, WEIGHTS_FILE, SUMMARY_FILE].iter().try_for_each(|name| {
         let bytes = ps_host::read(&from.join(name), Ceiling::memory(1))
@@ -269,18 +275,18 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<(), FolderError> {
     })
 }
 
-/// The summary of a run like `job` that has made all its steps, if `path` holds its results.
+/// Returns the summary in `path` if it is of a finished run like `job`.
 pub fn finished(path: &Path, job: &Job) -> Option<Summary> {
     let summary = read_summary(path)?.ok()?;
     (summary.is_done() && summary.fingerprint == job.fingerprint).then_some(summary)
 }
 
-/// The summary of a run that an administrator has ended for good, if `path` holds its results.
+/// Returns the summary in `path` if an administrator ended that run for good.
 pub fn ended(path: &Path) -> Option<Summary> {
     read_summary(path)?.ok().filter(|summary| summary.outcome == Ending::Ended)
 }
 
-/// Turns a run in `path` that was ended for good into one that was stopped, which servers resume.
+/// Turns a run that was ended for good into one that was stopped, which servers resume.
 ///
 /// # Errors
 /// The summary cannot be written.
@@ -290,12 +296,12 @@ pub fn reopen(path: &Path) -> Result<(), FolderError> {
     write_aside(&path.join(SUMMARY_FILE), stopped.to_json().as_bytes())
 }
 
-/// Whether a folder holds the results of a run that has made all its steps.
+/// Returns whether a folder holds the results of a run that has made all its steps.
 fn is_finished(path: &Path) -> bool {
     read_summary(path).is_some_and(|read| read.as_ref().map_or(true, Summary::is_done))
 }
 
-/// Whether a folder, which is created if necessary, holds nothing.
+/// Returns whether a folder is empty; creates it if it does not exist.
 fn is_empty(path: &Path) -> Result<bool, FolderError> {
     fs::create_dir_all(path).map_err(|error| failed(path, error))?;
     Ok(fs::read_dir(path).map_err(|error| failed(path, error))?.next().is_none())
@@ -305,12 +311,12 @@ fn taken(path: &Path, held: Held) -> FolderError {
     FolderError::Taken { path: path.into(), held }
 }
 
-/// The summary in a folder, if there is one.
+/// Reads the summary in a folder, if there is one.
 fn read_summary(path: &Path) -> Option<serde_json::Result<Summary>> {
     ps_host::read(&path.join(SUMMARY_FILE), Ceiling::TEXT).ok().map(|bytes| serde_json::from_slice(&bytes))
 }
 
-/// Writes a file that is either whole or not there.
+/// Writes a file atomically: after a crash it is either complete or as before.
 pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".part");
@@ -322,7 +328,7 @@ pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> 
         fs::rename(&aside, path)
     };
     write().map_err(|error| {
-        // Half a file is of no use and may be what fills the disk.
+        // An incomplete file is useless and may be what fills the disk.
         let _ = fs::remove_file(&aside);
         failed(path, error)
     })
@@ -333,7 +339,7 @@ fn failed(path: &Path, error: io::Error) -> FolderError {
 }
 
 impl FolderError {
-    /// Whether the command line must change.
+    /// Returns whether the command line must change.
     pub fn is_usage(&self) -> bool {
         match self {
             FolderError::Taken { .. } | FolderError::OtherRun { .. } => true,

@@ -1,15 +1,15 @@
-//! How much memory a model takes, before any is taken for it.
+//! Estimates the memory that a model needs, before any is allocated.
 
 use ps_host::{Memory, bytes};
 use std::fmt;
 
-/// Rough estimate of the memory that a process needs for a model, without its data. It is checked beforehand because a failed
-/// allocation aborts the process, and one that the system grants but cannot back gets the process killed; neither names the
-/// key of the run file.
+/// Rough estimate of the memory that a process needs for a model, without its data. It is checked beforehand
+/// because a failed allocation aborts the process, and if the system grants memory that it does not have, it
+/// kills the process; neither error names the key of the run file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Footprint {
     parameters: u128,
-    /// Purpose and size in bytes.
+    /// Purpose of each part, and its size in bytes.
     parts: Vec<(&'static str, u128)>,
 }
 
@@ -17,17 +17,19 @@ pub(crate) struct Footprint {
 const SIZE: u128 = 4;
 
 impl Footprint {
-    /// Of a process that computes gradients, which every process of a run does when it starts.
+    /// Estimate for a process that computes gradients. Every process of a run does so once when it starts,
+    /// for [`crate::Job::probe`].
     pub(crate) fn of_worker(parameters: u128) -> Self {
-        // The weights as they came and as the products read them; the sum of one node.
+        // The weights as received, and rearranged for the products; the sum of one node.
         Footprint::new(parameters, &[("weights", 2), ("gradients", 1)])
     }
 
-    /// Of a process that also holds and saves the weights, with `vectors` vectors of optimizer state and kept weights.
+    /// Estimate for a process that also holds and saves the weights. `vectors` is the number of vectors of
+    /// optimizer state and of weights that are kept aside.
     pub(crate) fn of_holder(parameters: u128, vectors: usize) -> Self {
         let vectors = vectors as u128;
-        // While training goes on, a checkpoint takes a copy of weights and state, the files made of it, and one of them as
-        // it is read back.
+        // While training continues, a checkpoint holds a copy of weights and state, the encoded files, and
+        // one of these as it is read back.
         let saving = 2 * (1 + vectors) + 1;
         Footprint::new(
             parameters,
@@ -49,7 +51,8 @@ impl Footprint {
         self.parts.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size))
     }
 
-    /// Checks that it fits into `memory`, if that is known. The error states what is needed and available.
+    /// Checks the estimate against `memory`, if that is known. The error states the memory that is needed and
+    /// available.
     pub(crate) fn check(&self, memory: Option<Memory>) -> Result<(), String> {
         match memory {
             Some(memory) if self.total() > memory.bytes.into() => {

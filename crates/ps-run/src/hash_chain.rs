@@ -2,15 +2,15 @@
 
 use crate::lines::{HashLine, Line};
 
-/// The chain of hashes so far: each line continues from the one before.
+/// Produces the hash lines of a run. Each line includes the hash of the previous one.
 pub(crate) struct HashChain {
-    /// Steps of the run. The summary has the hash after the last one.
+    /// Number of steps of the run. The hash after the last one is in the summary instead.
     steps: u64,
     last: Option<String>,
 }
 
 impl HashChain {
-    /// For a run of `steps` steps that has these lines so far.
+    /// Continues the chain after the existing `lines` of a run of `steps` steps.
     pub(crate) fn new(steps: u64, lines: &[Line]) -> Self {
         let chain = |line: &Line| match line {
             Line::Hash(hash) => Some(hash.chain.clone()),
@@ -19,12 +19,12 @@ impl HashChain {
         HashChain { steps, last: lines.iter().rev().find_map(chain) }
     }
 
-    /// Whether the weights after `step` steps are hashed.
+    /// Returns whether the weights after `step` steps are hashed.
     pub(crate) fn is_due(&self, step: u64) -> bool {
         step < self.steps && HashLine::is_due(step)
     }
 
-    /// The next line, of the weights after `step` steps.
+    /// Returns the next line, for the weights after `step` steps.
     pub(crate) fn push(&mut self, step: u64, weights: &[f32]) -> HashLine {
         let line = HashLine::new(step, weights, self.last.as_deref());
         self.last = Some(line.chain.clone());

@@ -1,4 +1,4 @@
-//! A run ready to start: its file, data, model and plan.
+//! A run that is ready to start: its run file, data, model and plan.
 
 use crate::footprint::Footprint;
 use ps_checkpoint::Fingerprint;
@@ -16,50 +16,51 @@ use ps_plan::BatchPlan;
 use std::fmt;
 use std::path::Path;
 
-/// Everything that one run of one process needs, loaded and checked against each other.
+/// Everything that a process needs to take part in a run, loaded and checked for consistency.
 pub struct Job {
-    /// The run file, resolved.
+    /// The resolved run file.
     pub run: RunConfig,
-    /// The samples.
+    /// The samples, encoded and preprocessed.
     pub data: Loaded,
-    /// The model that fits them.
+    /// The model, whose input and output widths follow from the data.
     pub model: Model,
-    /// How the training samples are cut into steps.
+    /// Which samples belong to which step.
     pub plan: BatchPlan,
-    /// The rate of each step.
+    /// The learning rate of each step.
     pub rate: Schedule,
-    /// What a step does with the gradient.
+    /// The update rule and its parameters.
     pub optimizer: OptimizerConfig,
-    /// What is watched.
+    /// The policies that watch the loss: guard, early stopping, plateau and others.
     pub control: ControlConfig,
-    /// What other processes of the run must agree on.
+    /// What all processes of the run must agree on.
     pub fingerprint: Fingerprint,
-    /// The instruction set that products are computed with here.
+    /// The instruction set that this process uses for matrix products.
     pub kernel: Kernel,
 }
 
 /// Why a run cannot start.
 #[derive(Debug)]
 pub enum JobError {
-    /// The data is missing, damaged or unfit.
+    /// The data is missing, damaged or unsuitable.
     Data(DataError),
     /// The run file does not fit the data.
     Config(ConfigError),
-    /// The environment forces an instruction set that is not there.
+    /// The environment forces an instruction set that this machine does not have.
     Kernel(String),
     /// No model can be built for the data, or it does not fit into memory.
     Unfit(String),
 }
 
 impl Job {
-    /// Loads the data of `run`, in which relative paths start at `root`, and builds the model that fits it. The environment may
-    /// force an instruction set. Nothing is fetched, see [`Job::load_local`].
+    /// Loads the data of `run`, whose relative paths start at `root`, and builds the model that fits it. The
+    /// environment may force an instruction set. Nothing is downloaded; see [`Job::load_local`].
     pub fn load(run: RunConfig, root: &Path, progress: &dyn Progress) -> Result<Job, JobError> {
         let local = run.data.clone();
         Job::load_local(run, &local, root, progress)
     }
 
-    /// Like [`Job::load`], where `local` names the sources of the run file as they lie on this machine.
+    /// Like [`Job::load`], but reads the sources in `local`: those of the run file, with URLs replaced by
+    /// local files.
     pub fn load_local(
         run: RunConfig,
         local: &DataConfig,
@@ -77,7 +78,7 @@ impl Job {
         Job::of(run, data, model, kernel)
     }
 
-    /// The model of `run` for samples with so many features and classes.
+    /// Builds the model of `run` for samples with this number of features and classes.
     pub fn network(run: &RunConfig, features: usize, classes: usize) -> Result<Model, JobError> {
         let (hidden, head) = (run.model.hidden_layers(), run.model.head);
         run.check_features(features).map_err(JobError::Config)?;
@@ -86,7 +87,8 @@ impl Job {
         Ok(Model::of_layers(features, &hidden, head, classes).with_precision(run.wire.weights))
     }
 
-    /// The same run with another seed and the same validation part: other initial weights, another order of the samples.
+    /// Returns the same run with another seed but the same validation part: the initial weights and the order
+    /// of the samples differ.
     pub fn with_seed(&self, seed: u64) -> Job {
         let mut run = self.run.clone();
         run.data.validation_seed = Some(run.data.validation_seed.unwrap_or(run.seed));
@@ -115,47 +117,48 @@ impl Job {
     /// Checks that there is enough memory to hold and save the weights.
     ///
     /// # Errors
-    /// The memory that is needed and available.
+    /// The error states the memory that is needed and available.
     pub fn check_memory(&self) -> Result<(), JobError> {
         let vectors = self.control().vectors().len();
         let footprint = Footprint::of_holder(self.model.parameters() as u128, vectors);
         footprint.check(Memory::here()).map_err(JobError::Unfit)
     }
 
-    /// The holder of the weights, before the first step.
+    /// Creates the holder of the weights, before the first step.
     pub fn trainer(&self) -> Trainer {
         Trainer::controlled(&self.model, self.control())
     }
 
-    /// What decides about its steps.
+    /// Creates the policies that decide on the run's steps.
     pub fn control(&self) -> Control {
         let rules = Rules::new(self.optimizer.clone(), &self.model, self.plan.seed);
         Control::new(self.control.clone(), rules, self.plan, &self.rate)
     }
 
-    /// Whether all that a step does is an update by its own gradient, which is then made in place.
+    /// Returns whether a step consists only of an update by its own gradient, so that it can be made in
+    /// place.
     pub fn updates_in_place(&self) -> bool {
         let watches = self.control != ControlConfig::default() || self.rate.watches();
         !watches && InPlace::suits(&self.model, &self.optimizer)
     }
 
-    /// What computes gradients and evaluates, on the current rayon pool.
+    /// Creates the computation of gradients and evaluations, on the current rayon pool.
     pub fn gradients(&self) -> Gradients {
         Gradients::new(self.model.clone(), self.plan, self.kernel)
     }
 
-    /// The training and the validation part; without one, the training part twice.
+    /// The training and the validation part. Without a validation part, both are the training part.
     pub fn parts(&self) -> [&dyn Samples; 2] {
         let train: &dyn Samples = &self.data.train;
         [train, self.data.validation.as_ref().map_or(train, |part| part)]
     }
 
-    /// Whether there is a validation part.
+    /// Returns whether there is a validation part.
     pub fn validates(&self) -> bool {
         self.data.validation.is_some()
     }
 
-    /// A line with the number of categories of each category column, if there are any.
+    /// Returns a line with the number of categories of each categorical column, if there are any.
     pub fn categories(&self) -> Option<String> {
         let categories =
             self.data.categories().into_iter().map(|(column, count)| format!("{column} {count}"));
@@ -163,29 +166,29 @@ impl Job {
         (!columns.is_empty()).then(|| format!("categories by column: {}", columns.join(", ")))
     }
 
-    /// Loss and metrics of `weights` on the training part.
+    /// Evaluates `weights` on the training part.
     pub fn measure(&self, weights: &[f32]) -> Tally {
         self.gradients().evaluate(weights, &self.data.train)
     }
 
-    /// Loss and metrics of `weights` on the validation part, where there is one. They are rounded as for gradients, so that
-    /// it is the same here and in a round.
+    /// Evaluates `weights` on the validation part, if there is one. The weights are rounded as for gradients,
+    /// so that the result is the same as in a round.
     pub fn validate(&self, weights: &[f32]) -> Option<Tally> {
         let weights = self.model.precision().round(weights);
         self.data.validation.as_ref().map(|split| self.gradients().evaluate(&weights, split))
     }
 
-    /// Loss and metrics of `weights` on the test source, where there is one.
+    /// Evaluates `weights` on the test source, if there is one.
     pub fn test(&self, weights: &[f32]) -> Option<Tally> {
         self.data.test.as_ref().map(|split| self.gradients().evaluate(weights, split))
     }
 
-    /// SHA-256 of a gradient that costs next to nothing and goes through every layer: that of the first leaf
-    /// of step 0. Two machines that give different ones would not compute the same bits.
+    /// SHA-256 of a cheap gradient that goes through every layer: that of the first leaf of step 0. If two
+    /// machines return different hashes, they would not compute the same bits.
     pub fn probe(&self) -> String {
         let mut weights = self.model.initial(self.run.seed);
         if self.model.dense_layers().count() == 1 {
-            // These models start at 0, where every product is 0 on any machine.
+            // These models start with all weights at 0, which would hide differences between machines.
             for (index, weight) in weights.iter_mut().enumerate() {
                 *weight = (index % 17) as f32 / 1024.0 - 1.0 / 128.0;
             }
@@ -193,7 +196,7 @@ impl Job {
         let mut sums = self.gradients().compute(&weights, &self.data.train, 0, 0..1);
         let mut gradient = sums.pop().map_or_else(Vec::new, |sum| sum.gradient);
         for element in gradient.iter_mut().filter(|element| element.is_nan()) {
-            // The bits of a NaN are no part of the numbers.
+            // NaNs may differ in their bits, so they are made equal.
             *element = f32::NAN;
         }
         weights_hash(&gradient)
@@ -206,7 +209,7 @@ impl From<DataError> for JobError {
     }
 }
 
-/// What `head` needs of the targets.
+/// Returns the kind of targets that `head` needs.
 pub fn task(head: Head) -> Task {
     match head {
         Head::SquaredError => Task::Regression,
@@ -217,7 +220,7 @@ pub fn task(head: Head) -> Task {
 }
 
 impl JobError {
-    /// Whether the command line or the run file must change, rather than a file of data.
+    /// Returns whether the command line or the run file must change, rather than a data file.
     pub fn is_usage(&self) -> bool {
         match self {
             JobError::Data(error) => error.is_usage(),

@@ -1,9 +1,9 @@
-//! From a run file to loaded data and model, and from a run to its folder and progress.
+//! Runs: loaded from a run file, and recorded in a results folder.
 //!
-//! [`Job`] is a run ready to start: what the reference, the local driver, the server and the workers all
-//! begin with. [`RunFolder`] is where its results go. A driver reports its steps to a [`Recorder`], which reports to
-//! every [`Observer`].
-//! Nothing here decides a bit of the weights.
+//! A [`Job`] is a run that is ready to start; the reference, local training, the server and the workers all
+//! begin with one. A [`RunFolder`] is where the results go. A driver reports its steps to a [`Recorder`],
+//! which adds them up, saves checkpoints and reports to every [`Observer`]. Nothing here influences a bit of
+//! the weights.
 
 mod accumulator;
 mod bans;

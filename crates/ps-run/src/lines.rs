@@ -1,4 +1,4 @@
-//! The lines of a metrics file, which are also what progress is shown from.
+//! The lines of a metrics file. Progress on the terminal is formatted from the same lines.
 
 use crate::folder::FolderError;
 use crate::measures::{Measures, counted, grouped, percent, seconds, short};
@@ -7,129 +7,130 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-/// After this many steps, each of which has its hash, hashes of the weights become rarer.
+/// After this many steps, not every step has a hash line; see [`is_due`].
 const EACH_HASHED: u64 = 16;
-/// After this many steps, each of which has its line, lines of steps become rarer.
+/// After this many steps, not every step has a [`StepLine`]; see [`is_due`].
 const EACH_TOLD: u64 = 1024;
 
-/// [`EventLine::event`] of a warning.
+/// Value of [`EventLine::event`] for warnings of the guard.
 pub(crate) const WARNED: &str = "warned";
 
-/// A line of JSON.
+/// A line of the metrics file, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Line {
-    /// Some steps.
+    /// The sums of some consecutive steps.
     Step(StepLine),
-    /// An epoch.
+    /// A complete epoch.
     Epoch(EpochLine),
-    /// A step that was looked at closely.
+    /// A probed step, whose actual decrease of the loss was measured.
     Probe(ProbeLine),
-    /// Something out of the ordinary.
+    /// An intervention of a policy.
     Event(EventLine),
-    /// What the weights were.
+    /// The hash of the weights.
     Hash(HashLine),
 }
 
-/// What the steps since the line before came to.
+/// The means over the steps since the previous step line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
-    /// Steps made.
+    /// Number of steps made.
     pub step: u64,
-    /// Of how many.
+    /// Number of steps of the whole run.
     pub steps: u64,
-    /// The epoch, from 1.
+    /// The epoch of the last step, counted from 1.
     pub epoch: u32,
-    /// Of how many.
+    /// Number of epochs of the whole run.
     pub epochs: u32,
-    /// Mean loss per sample.
+    /// Mean loss of a sample.
     pub loss: f64,
-    /// Share of samples whose class was predicted, in classification.
+    /// Share of samples that were classified correctly; only in classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// In regression.
+    /// Coefficient of determination R²; only in regression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub r_squared: Option<f64>,
-    /// Of the last step.
+    /// Learning rate of the last step.
     pub learning_rate: f32,
-    /// Samples per second.
+    /// Training samples per second.
     pub samples_per_second: f64,
-    /// Workers that take part.
+    /// Number of workers that took part in the last step.
     pub workers: usize,
-    /// Since training began.
+    /// Seconds of training, including those of earlier processes.
     pub seconds: f64,
 }
 
-/// What an epoch came to.
+/// The metrics of an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochLine {
-    /// The epoch, from 1.
+    /// The epoch, counted from 1.
     pub epoch: u32,
-    /// Of how many.
+    /// Number of epochs of the whole run.
     pub epochs: u32,
-    /// Steps made.
+    /// Number of steps made.
     pub step: u64,
-    /// Of how many.
+    /// Number of steps of the whole run.
     pub steps: u64,
-    /// Of the steps of the epoch, each before its update.
+    /// Means over the steps of the epoch, each before its update.
     pub train: Measures,
-    /// Of the weights after the epoch.
+    /// Metrics of the weights after the epoch on the validation part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Measures>,
-    /// Of the last step.
+    /// Learning rate of the epoch's last step.
     pub learning_rate: f32,
-    /// Samples per second.
+    /// Training samples per second.
     pub samples_per_second: f64,
-    /// Workers that take part.
+    /// Number of workers that took part in the last step.
     pub workers: usize,
-    /// Since training began.
+    /// Seconds of training, including those of earlier processes.
     pub seconds: f64,
 }
 
-/// What a step was expected to do, and what it did.
+/// The predicted and the actual effect of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeLine {
-    /// Steps made, this one included.
+    /// Number of steps made, including this one.
     pub step: u64,
-    /// Its learning rate.
+    /// Learning rate of the step.
     pub learning_rate: f32,
-    /// Mean loss of its batch before it.
+    /// Mean loss of the step's batch, before the update.
     pub loss: f64,
     /// Euclidean norm of the mean gradient.
     pub gradient_norm: f64,
-    /// By how much the loss of its batch should fall to first order: for plain descent the rate times the squared norm.
+    /// Decrease of the batch's loss to first order: for plain descent, the rate times the squared norm.
     pub predicted_decrease: f64,
-    /// By how much it fell.
+    /// Actual decrease of the batch's loss; negative if it rose.
     pub actual_decrease: f64,
-    /// Of each layer, the norm of the change of its weight by the norm of its weight.
+    /// For each layer, the norm of the change of its weight divided by the norm of its weight.
     pub update_ratios: Vec<f64>,
 }
 
-/// Something out of the ordinary.
+/// An intervention of a policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
-    /// Steps made by then.
+    /// Number of steps made before it.
     pub step: u64,
-    /// What, in one word: `lowered`, `recovered`, `warned`, `stopped`, `restored`.
+    /// The kind of event: `lowered`, `recovered`, `warned`, `stopped` or `restored`.
     pub event: String,
-    /// The same for people.
+    /// The event in words.
     pub text: String,
 }
 
-/// The weights after some steps: where two runs have the same up to one of these and others from the next, they parted
-/// between them.
+/// The hash of the weights after a step. If two runs agree up to one hash line and differ in the next, they
+/// diverged between these two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HashLine {
-    /// Steps made.
+    /// Number of steps made.
     pub step: u64,
     /// SHA-256 of the weights.
     pub weights_sha256: String,
-    /// SHA-256 of this text of the line before, if any, and of the one above: equal where all lines so far are.
+    /// SHA-256 of the previous line's chain, if there is one, and this line's `weights_sha256`. Two chains
+    /// are equal if and only if all lines so far are.
     pub chain: String,
 }
 
 impl HashLine {
-    /// The line after `step` steps, that follows on one with the chain `before`.
+    /// Creates the line after `step` steps. `before` is the chain of the previous line.
     pub fn new(step: u64, weights: &[f32], before: Option<&str>) -> Self {
         let weights_sha256 = ps_core::weights_hash(weights);
         let mut chain = Sha256::new();
@@ -138,24 +139,25 @@ impl HashLine {
         HashLine { step, weights_sha256, chain: ps_core::params::hex(&chain.finalize()) }
     }
 
-    /// Whether there is such a line after `step` steps.
+    /// Returns whether there is a hash line after `step` steps.
     pub fn is_due(step: u64) -> bool {
         is_due(step, EACH_HASHED)
     }
 }
 
-/// Whether a line is due after `step` steps: after each of the first `each`, and then half as often whenever their number
-/// has doubled. Nothing but the step decides this, so that a longer run begins with the lines of a shorter one.
+/// Returns whether a line is due after `step` steps: after each of the first `each`, then half as often
+/// whenever the number of steps has doubled. This depends on the step alone, so that a longer run begins with
+/// the same lines as a shorter one.
 fn is_due(step: u64, each: u64) -> bool {
     step > 0 && step.is_multiple_of(step.div_ceil(each).next_power_of_two())
 }
 
-/// How long a run is.
+/// The length of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Length {
-    /// Its steps.
+    /// Number of steps.
     pub steps: u64,
-    /// Its epochs, of which the last may be cut short.
+    /// Number of epochs; the last one may be incomplete.
     pub epochs: u32,
 }
 
@@ -166,10 +168,11 @@ impl Length {
 }
 
 impl Line {
-    /// The lines of a run's metrics file, in order; a last one that a killed process left half-written is not counted.
+    /// Reads all lines of a metrics file, in order. A last line that a killed process left incomplete is
+    /// skipped.
     ///
     /// # Errors
-    /// The file cannot be read, or a line of it is no line of metrics.
+    /// The file cannot be read, or a line is not a line of metrics.
     pub fn read_all(path: &Path) -> Result<Vec<Line>, FolderError> {
         let failed = |error| FolderError::File { path: path.into(), error };
         let text = ps_host::read_text(path, ps_host::Ceiling::memory(3)).map_err(failed)?;
@@ -182,7 +185,7 @@ impl Line {
         lines.map(read).collect()
     }
 
-    /// The same line of a run of another length.
+    /// Returns the same line, with the totals of a run of another length.
     pub(crate) fn of_length(self, Length { steps, epochs }: Length) -> Self {
         match self {
             Line::Step(line) => Line::Step(StepLine { steps, epochs, ..line }),
@@ -191,24 +194,24 @@ impl Line {
         }
     }
 
-    /// One line, without its end.
+    /// Formats the line as JSON, without a line break.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("plain numbers and texts become JSON")
     }
 }
 
 impl StepLine {
-    /// Whether there is such a line after `step` steps, within an epoch.
+    /// Returns whether there is a step line after `step` steps. The end of an epoch adds further ones.
     pub fn is_due(step: u64) -> bool {
         is_due(step, EACH_TOLD)
     }
 
-    /// Where the run is.
+    /// Describes the position within the run.
     pub fn head(&self) -> String {
         format!("epoch {}/{}  step {}/{}", self.epoch, self.epochs, self.step, self.steps)
     }
 
-    /// How it goes there.
+    /// Describes the metrics of the steps.
     pub fn text(&self) -> String {
         let mut text = format!("loss {}", short(self.loss));
         if let Some(accuracy) = self.accuracy {
@@ -224,7 +227,7 @@ impl StepLine {
 }
 
 impl EpochLine {
-    /// How the epoch went, in full.
+    /// Describes the metrics of the epoch.
     pub fn text(&self) -> String {
         let mut text = format!("epoch {}/{}  {}", self.epoch, self.epochs, self.train.line());
         if let Some(validation) = &self.validation {

@@ -1,29 +1,30 @@
-//! Metrics as people and result files want them.
+//! Metrics as result files and people need them.
 
 use ps_core::Tally;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Means over some samples.
+/// Means over a number of samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
-    /// Samples measured.
+    /// Number of samples.
     pub samples: u64,
-    /// Mean loss (negative log-likelihood) of a sample.
+    /// Mean loss of a sample: the negative log-likelihood.
     pub loss: f64,
-    /// Share of samples whose class was predicted (classification).
+    /// Share of samples that were classified correctly; only in classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// Per class name the share of its samples predicted as another (classification; classes seen only).
+    /// Error rate by class name: the share of the class's samples that were predicted as another. Only in
+    /// classification, and only for classes that occur.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub class_errors: BTreeMap<String, f64>,
-    /// The coefficient of determination (regression).
+    /// Coefficient of determination R²; only in regression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub r_squared: Option<f64>,
 }
 
 impl Measures {
-    /// What `tally` comes to.
+    /// Computes the means from sums.
     pub fn new(tally: &Tally, class_names: &[String]) -> Self {
         let errors = class_names.iter().cloned().zip(tally.class_errors());
         Measures {
@@ -35,7 +36,7 @@ impl Measures {
         }
     }
 
-    /// One line of them: `loss 0.0812  accuracy 97.55 %`.
+    /// Formats the metrics on one line: `loss 0.0812  accuracy 97.55 %`.
     pub fn line(&self) -> String {
         let mut line = format!("loss {}", short(self.loss));
         if let Some(accuracy) = self.accuracy {
@@ -48,7 +49,7 @@ impl Measures {
     }
 }
 
-/// A loss or rate in few characters.
+/// Formats a loss or rate with few characters.
 pub(crate) fn short(value: f64) -> String {
     if value == 0.0 || (0.001..100_000.0).contains(&value.abs()) {
         format!("{value:.4}")
@@ -57,12 +58,12 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// A share as a percentage.
+/// Formats a share as a percentage.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-/// A whole number with its thousands apart.
+/// Formats a whole number with its thousands separated.
 pub fn grouped(number: f64) -> String {
     let digits = format!("{:.0}", number.max(0.0));
     let mut text = String::new();
@@ -75,12 +76,12 @@ pub fn grouped(number: f64) -> String {
     text
 }
 
-/// `1 worker`, `2 workers`.
+/// Formats a count with its noun: `1 worker`, `2 workers`.
 pub fn counted(count: usize, what: &str) -> String {
     format!("{} {what}{}", grouped(count as f64), if count == 1 { "" } else { "s" })
 }
 
-/// A time in seconds, as long as it takes to say it well.
+/// Formats a time in seconds with as many digits as are useful.
 pub fn seconds(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => format!("{s:.2} s"),

@@ -1,4 +1,4 @@
-//! What a run reports while it goes on, and what an observer may ask of it.
+//! Observers: what a run reports while it trains, and what an observer may request.
 
 use crate::lines::{EpochLine, Line};
 use crate::phase::Phase;
@@ -8,43 +8,44 @@ use ps_core::control::Event;
 use std::fmt::Display;
 use std::time::Instant;
 
-/// Receives what a run reports while it goes on.
+/// Receives reports about a run while it trains.
 ///
-/// Every method does nothing unless it is overridden. The thread that trains calls them between two steps, so it waits for
-/// a slow observer. Observers cannot change the weights; through [`Requests`] they can stop the run or have it saved.
+/// Every method does nothing by default. The training thread calls them between two steps, so training waits
+/// for a slow observer. Observers cannot change the weights; through [`Requests`] they can stop the run or
+/// request a checkpoint.
 pub trait Observer: Send {
-    /// The run continues after `from.step` steps: because it resumes, or because it has to go back while it is under way.
-    /// Anything reported about later steps is void.
+    /// The run continues after `from.step` steps, either because it resumes or because it went back to an
+    /// earlier step. All reports about later steps are void.
     fn on_resume(&mut self, from: &Resumed<'_>) {
         let _ = from;
     }
 
-    /// The run is in another phase, or does something else in the same one. `activity` says what in words, and is empty
-    /// where the phase says it all. The ends of a run have methods instead: [`Observer::on_finish`] and
-    /// [`Observer::on_failure`].
+    /// The run has entered another phase, or another activity within the same phase. `activity` describes
+    /// what the run does, and is empty where the phase says enough. The end of a run is reported by
+    /// [`Observer::on_finish`] and [`Observer::on_failure`] instead.
     fn on_phase(&mut self, phase: Phase, activity: &str) {
         let _ = (phase, activity);
     }
 
-    /// A step was made. Events of the same step are reported before it.
+    /// A step was made. Events of the same step are reported before this call.
     fn on_step(&mut self, step: &StepMade<'_>, requests: &mut Requests) {
         let _ = (step, requests);
     }
 
-    /// An epoch is over. If the run validates, this is called during the next step, which evaluates the validation part,
-    /// and after the last step.
+    /// An epoch is complete. If the run validates, this is called during the next step, which evaluates the
+    /// validation part, or after the last step.
     fn on_epoch(&mut self, epoch: &EpochLine, requests: &mut Requests) {
         let _ = (epoch, requests);
     }
 
-    /// Something out of the ordinary happened, after `step` steps: the learning rate was lowered, the guard recovered the
-    /// run, early stopping ended it.
+    /// A policy intervened after `step` steps: for example, the learning rate was lowered, the guard
+    /// recovered the run, or early stopping ended it.
     fn on_event(&mut self, step: u64, event: &Event, requests: &mut Requests) {
         let _ = (step, event, requests);
     }
 
-    /// The run has another line of metrics. The line of an epoch or an event follows the call of [`Observer::on_epoch`] or
-    /// [`Observer::on_event`].
+    /// The run has a new line of metrics. If it is about an epoch or an event, [`Observer::on_epoch`] or
+    /// [`Observer::on_event`] was called before.
     fn on_line(&mut self, line: &Line) {
         let _ = line;
     }
@@ -54,13 +55,14 @@ pub trait Observer: Send {
         let _ = text;
     }
 
-    /// A warning for the user, such as that a checkpoint was not saved.
+    /// A warning for the user, for example that a checkpoint could not be saved.
     fn on_warning(&mut self, text: &str) {
         let _ = text;
     }
 
-    /// Whether [`Observer::on_weights`] is to be called after `step` steps. Where weights are cut among servers they are
-    /// fetched for it and the next step waits, so this should be rare, such as once an epoch.
+    /// Returns whether [`Observer::on_weights`] is to be called after `step` steps. With sharded weights,
+    /// this fetches them from all servers while the next step waits, so it should be rare, such as once per
+    /// epoch.
     fn wants_weights(&self, step: u64) -> bool {
         let _ = step;
         false
@@ -71,7 +73,7 @@ pub trait Observer: Send {
         let _ = weights;
     }
 
-    /// The run has ended, finished or stopped, and its results are written.
+    /// The run has finished or was stopped, and its results are written.
     fn on_finish(&mut self, summary: &Summary) {
         let _ = summary;
     }
@@ -82,67 +84,67 @@ pub trait Observer: Send {
     }
 }
 
-/// Where a run continues.
+/// The point at which a run continues.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Resumed<'a> {
-    /// Steps made before; 0 if the run went back to its beginning.
+    /// Number of steps made before it; 0 if the run went back to its beginning.
     pub step: u64,
-    /// Training samples seen in these steps.
+    /// Number of training samples seen in these steps.
     pub samples: u64,
-    /// The lines of metrics up to there, for the page.
+    /// The lines of metrics up to that point, for the dashboard.
     pub(crate) lines: &'a [Line],
 }
 
-/// A step that was made.
+/// A step of the run.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct StepMade<'a> {
-    /// Steps made, this one included.
+    /// Number of steps made, including this one.
     pub step: u64,
-    /// Steps of the whole run.
+    /// Number of steps of the whole run.
     pub steps: u64,
-    /// The epoch of the step, from 1.
+    /// The epoch of the step, counted from 1.
     pub epoch: u32,
-    /// Epochs of the whole run.
+    /// Number of epochs of the whole run.
     pub epochs: u32,
     /// The learning rate of the step.
     pub learning_rate: f32,
-    /// Loss and metrics of the step's batch, before the update.
+    /// Sums of loss and metrics over the step's batch, before the update.
     pub batch: &'a Tally,
-    /// Training samples seen, those of this step included.
+    /// Number of training samples seen, including those of this step.
     pub samples: u64,
-    /// Workers that take part.
+    /// Number of workers that take part.
     pub workers: usize,
-    /// Seconds of training, including those before the run was resumed.
+    /// Seconds of training, including those of earlier processes.
     pub seconds: f64,
     /// When the step was recorded.
     pub at: Instant,
 }
 
 impl StepMade<'_> {
-    /// The mean loss of the batch.
+    /// Mean loss of the step's batch, before the update.
     pub fn loss(&self) -> f64 {
         self.batch.mean_loss()
     }
 
-    /// The share of the batch whose class was predicted, in classification.
+    /// Share of the batch that was classified correctly; `None` unless it is a classification.
     pub fn accuracy(&self) -> Option<f64> {
         self.batch.accuracy()
     }
 }
 
-/// The whole weights after a step.
+/// The complete weights after a step, also with sharded weights.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct StepWeights<'a> {
-    /// Steps made.
+    /// Number of steps made.
     pub step: u64,
-    /// `[parameters]`, in the order of the model's tensors.
+    /// The weights, `[parameters]`, in the order of the model's tensors.
     pub values: &'a [f32],
 }
 
-/// What observers ask of the run.
+/// Requests of observers to the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
     pub(crate) stop: bool,
@@ -150,12 +152,12 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Ends the run after the step in hand. It can be resumed, as if the user had stopped it.
+    /// Ends the run after the current step, as if the user had stopped it. The run can be resumed.
     pub fn stop(&mut self) {
         self.stop = true;
     }
 
-    /// Has the run saved after the step in hand or soon thereafter, if it keeps checkpoints.
+    /// Saves a checkpoint after the current step or soon thereafter, if the run keeps checkpoints.
     pub fn checkpoint(&mut self) {
         self.checkpoint = true;
     }

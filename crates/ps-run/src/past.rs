@@ -1,4 +1,4 @@
-//! Runs that were made, or are being made, as their folders tell.
+//! Reads runs, finished or still training, from their results folders.
 
 use crate::board::{About, Board};
 use crate::folder::{FolderError, METRICS_FILE, RUN_FILE, SUMMARY_FILE};
@@ -11,29 +11,29 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What a run's folder tells of it.
+/// A run as its results folder describes it.
 #[derive(Clone, Debug)]
 pub struct PastRun {
-    /// The folder.
+    /// The results folder.
     pub folder: PathBuf,
-    /// The run file as resolved.
+    /// The resolved run file.
     pub run: String,
-    /// Its lines so far.
+    /// The lines of metrics so far.
     pub lines: Vec<Line>,
-    /// Its result, if it has one.
+    /// The summary; `None` if the run has not ended.
     pub summary: Option<Summary>,
-    /// When something was last written.
+    /// When the metrics or the summary was last written.
     pub written: SystemTime,
 }
 
 impl PastRun {
-    /// Reads what a folder tells; `None` if it holds no run.
+    /// Reads a results folder; `None` if it holds no run.
     ///
     /// # Errors
-    /// A file cannot be read, or is not what it should be.
+    /// A file cannot be read or has invalid content.
     pub fn read(folder: &Path) -> Result<Option<Self>, FolderError> {
         let [path, metrics] = [RUN_FILE, METRICS_FILE].map(|name| folder.join(name));
-        // A run file alone is what somebody means to run.
+        // A run file without metrics is one that the user has written, not a run.
         if !path.is_file() || !metrics.is_file() {
             return Ok(None);
         }
@@ -49,7 +49,8 @@ impl PastRun {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(FolderError::File { path, error }),
         };
-        // A finished run that is made longer keeps its results until those of the longer one replace them.
+        // While a finished run is being made longer, its old summary stays in the folder. It does not
+        // describe this run.
         let planned = told(&lines).map(|(_, steps)| steps);
         let summary = summary.filter(|summary| planned.is_none_or(|steps| steps == summary.steps_planned));
         let times = [&path, &metrics].into_iter().filter_map(|path| fs::metadata(path).ok()?.modified().ok());
@@ -57,14 +58,14 @@ impl PastRun {
         Ok(Some(PastRun { folder: folder.into(), run, lines, summary, written }))
     }
 
-    /// What a run is called: its folder's name.
+    /// The name of the run, which is that of its folder.
     pub fn name(&self) -> String {
         let full = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
         full.file_name()
             .map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// Where it stands, in a word.
+    /// The state of the run in one word: `done`, `stopped`, `ended` or `unfinished`.
     pub fn state(&self) -> &'static str {
         match self.summary.as_ref().map(|summary| summary.outcome) {
             Some(Ending::Done) => "done",
@@ -74,7 +75,7 @@ impl PastRun {
         }
     }
 
-    /// What there is to see of it, that is over, where `job` is what it was made of.
+    /// Returns a board that shows this run after its end. `job` must be that of the run.
     pub fn board(&self, job: &Job) -> Board {
         let board = Board::new(About::of(job, Some(&self.folder)), &self.lines);
         if let Some(summary) = &self.summary {
@@ -90,13 +91,13 @@ impl PastRun {
         board
     }
 
-    /// Steps made, as far as is known, and of how many.
+    /// Returns the number of steps made, as far as is known, and the number of steps of the whole run.
     pub fn steps(&self) -> Option<(u64, u64)> {
         let made = self.summary.as_ref().map(|summary| (summary.steps, summary.steps_planned));
         made.or_else(|| told(&self.lines))
     }
 
-    /// The hashes of its weights.
+    /// The hash lines, in order.
     pub fn hashes(&self) -> impl Iterator<Item = &HashLine> {
         self.lines.iter().filter_map(|line| match line {
             Line::Hash(line) => Some(line),
@@ -105,7 +106,7 @@ impl PastRun {
     }
 }
 
-/// The steps made by the last line that counts them, and of how many.
+/// Returns the steps made according to the last line that counts them, and the steps of the whole run.
 fn told(lines: &[Line]) -> Option<(u64, u64)> {
     lines.iter().rev().find_map(|line| match line {
         Line::Step(line) => Some((line.step, line.steps)),

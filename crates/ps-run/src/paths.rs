@@ -1,13 +1,13 @@
-//! Paths in JSON, whose strings are Unicode.
+//! Represents paths in JSON, whose strings must be Unicode.
 
 use std::path::{Path, PathBuf};
 
-/// The beginning of a path that is not Unicode, which becomes a file URL.
+/// Prefix of an escaped path; it makes the string a file URL.
 #[cfg(unix)]
 const SCHEME: &str = "file://";
 
-/// `path` as text. On Unix a path need not be Unicode; one that is not becomes a file URL, which cannot be confused with an
-/// absolute path.
+/// Returns `path` as a string. On Unix a path need not be Unicode; one that is not becomes a file URL, which
+/// cannot be confused with an absolute path.
 pub fn escaped(path: &Path) -> String {
     if let Some(text) = path.to_str() {
         return text.into();
@@ -30,7 +30,7 @@ pub fn escaped(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// The path that [`escaped`] wrote as `text`.
+/// Reverses [`escaped`].
 pub(crate) fn unescaped(text: &str) -> PathBuf {
     #[cfg(unix)]
     if let Some(escaped) = text.strip_prefix(SCHEME) {
@@ -48,7 +48,7 @@ pub(crate) fn unescaped(text: &str) -> PathBuf {
     text.into()
 }
 
-/// For serde: a path as [`escaped`] writes it.
+/// Serializes a path with [`escaped`], for `#[serde(with)]`.
 pub(crate) mod as_text {
     use serde::{Deserialize, Deserializer, Serializer};
     use std::path::{Path, PathBuf};

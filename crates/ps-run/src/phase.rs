@@ -1,33 +1,34 @@
-//! The phases of a run, as its process reports them.
+//! The phases of a run.
 
 use serde::Serialize;
 
-/// Where a run stands. Phases are ordered, and a run only moves forward through them.
+/// The phase of a run. Phases are ordered, and a run only moves forward through them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// No step has begun: the process prepares the run or waits for workers.
     #[default]
     Starting,
-    /// Steps are made.
+    /// The run makes steps.
     Training,
-    /// No step follows: the final weights are evaluated and the results written.
+    /// All steps are made; the final weights are evaluated and the results written.
     Finishing,
-    /// All steps were made, or early stopping found that enough were; the results are written.
+    /// The run has ended because all steps were made or a policy ended it. The results are written.
     Done,
-    /// The user stopped the run; the results so far are written.
+    /// The user stopped the run. The results so far are written.
     Stopped,
     /// An error ended the run; there are no results.
     Failed,
 }
 
 impl Phase {
-    /// Whether the run has ended.
+    /// Returns whether the run has ended.
     pub fn is_over(self) -> bool {
         self >= Phase::Done
     }
 
-    /// Moves on to `next`, unless that lies behind or the run is over: the first end to be reported stays.
+    /// Moves on to `next`. Does nothing if `next` is earlier or the run has ended: the first end to be
+    /// reported wins.
     pub(crate) fn advance(&mut self, next: Phase) {
         if !self.is_over() && *self < next {
             *self = next;

@@ -1,32 +1,34 @@
-//! Threads bound to processors, where the system lets us.
+//! Binds threads to processors, on systems that support it.
 //!
-//! A scheduler leaves a thread that wakes where it ran last, even behind another one that computes, while a processor
-//! elsewhere is idle. Two workers of one machine would so compute one after the other.
+//! A scheduler may leave a thread that wakes up on the processor where it ran last, behind a thread that
+//! computes, although another processor is idle. Two workers on one machine would then compute one after the
+//! other.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Some processors of this machine, in ascending order, such as `0-3,8`.
+/// A set of processors of this machine, in ascending order. Its text form is a list of numbers and ranges,
+/// such as `0-3,8`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Processors(Vec<usize>);
 
 impl Processors {
-    /// Those that the calling thread may run on; none where the system does not tell.
+    /// Returns the processors that the calling thread may run on; empty if the system does not report them.
     pub fn ours() -> Self {
         Processors(system::allowed())
     }
 
-    /// How many they are.
+    /// Number of processors in the set.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Those from number `first` on, `count` of them.
+    /// Returns `count` processors of the set, starting with the one at index `first`.
     pub fn some(&self, first: usize, count: usize) -> Self {
         Processors(self.0.iter().copied().skip(first).take(count).collect())
     }
 
-    /// What keeps us from running on these, if anything does.
+    /// Returns why this process cannot run on these processors, or `None` if it can.
     pub fn objection(&self) -> Option<String> {
         let ours = Processors::ours();
         match self.0.iter().find(|cpu| !ours.0.contains(cpu)) {
@@ -36,8 +38,8 @@ impl Processors {
         }
     }
 
-    /// Binds the calling thread, which is number `thread` of those that share them out, to one. It runs unbound if the
-    /// system has changed its mind.
+    /// Binds the calling thread to one processor. `thread` is its index among the threads that share the set.
+    /// If the system refuses, the thread runs unbound.
     pub fn bind(&self, thread: usize) {
         system::bind(self.0[thread % self.0.len()]);
     }
@@ -61,7 +63,7 @@ impl FromStr for Processors {
     }
 }
 
-/// More processors than any machine has.
+/// Upper bound of processor numbers, more than any machine has.
 const MOST: usize = 1 << 16;
 
 impl fmt::Display for Processors {
@@ -83,7 +85,7 @@ mod system {
     use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
     use nix::unistd::Pid;
 
-    /// The calling thread.
+    /// The id that means the calling thread.
     const SELF: Pid = Pid::from_raw(0);
 
     pub(super) fn allowed() -> Vec<usize> {

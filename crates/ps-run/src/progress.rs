@@ -1,4 +1,4 @@
-//! Progress on stderr: a bar for people, lines for pipes, JSON for programs.
+//! Progress on standard error: a bar for people, lines for pipes, JSON for programs.
 
 use crate::display;
 use crate::lines::{Line, WARNED};
@@ -8,23 +8,23 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How progress is shown.
+/// The style in which progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// A bar that moves.
+    /// A bar that is redrawn in place.
     Bar,
-    /// A plain line now and then.
+    /// A plain line at intervals.
     Lines,
-    /// A JSON object a line, as in the metrics file.
+    /// One JSON object per line, as in the metrics file.
     Json,
-    /// Not at all, except for warnings.
+    /// Warnings only.
     Quiet,
-    /// Not at all. Warnings only go to observers.
+    /// Nothing. Warnings only go to observers.
     Silent,
 }
 
 impl Style {
-    /// What fits the flags and where stderr goes.
+    /// Chooses a style by the flags and by whether standard error is a terminal.
     pub fn choose(log: &LogArgs) -> Self {
         match log.log_format {
             _ if log.quiet => Style::Quiet,
@@ -35,7 +35,7 @@ impl Style {
     }
 }
 
-/// Writes progress to stderr in a style.
+/// Writes progress to standard error in a given style.
 pub(crate) struct Terminal {
     style: Style,
     bar: Bar,
@@ -50,7 +50,7 @@ impl Terminal {
         self.style == Style::Json
     }
 
-    /// The time after which steps are shown again.
+    /// The shortest time between two displays of steps.
     pub(crate) fn interval(&self) -> Duration {
         match self.style {
             Style::Bar => Duration::from_millis(100),
@@ -59,7 +59,7 @@ impl Terminal {
         }
     }
 
-    /// Moves the bar, or writes a line.
+    /// Redraws the bar or writes a line, depending on the style.
     pub(crate) fn show(&self, line: &Line) {
         match (self.style, line) {
             (Style::Bar, Line::Step(line)) => {
@@ -82,13 +82,13 @@ impl Terminal {
             (Style::Bar | Style::Lines, Line::Event(event)) => {
                 print(&format!("step {}: {}", event.step, event.text));
             }
-            // A bar has no room for it, and the summary says what came of all of them.
+            // A bar has no room for these lines, and the summary covers all probes.
             (Style::Bar | Style::Lines, Line::Probe(_) | Line::Hash(_))
             | (Style::Quiet | Style::Silent, _) => {}
         }
     }
 
-    /// Writes a line for the user.
+    /// Writes a message for the user.
     pub(crate) fn note(&self, text: &str) {
         match self.style {
             Style::Bar | Style::Lines => print(text),
@@ -97,7 +97,7 @@ impl Terminal {
         }
     }
 
-    /// Writes a warning, in every style but the silent one.
+    /// Writes a warning, in every style except [`Style::Silent`].
     pub(crate) fn warn(&self, text: &str) {
         match self.style {
             Style::Json => print(&serde_json::json!({ "kind": "warning", "text": text }).to_string()),
@@ -111,49 +111,49 @@ impl Terminal {
     }
 }
 
-/// Shows a line to the user while there is no bar.
+/// Writes a message for the user. For use where no bar can be drawn yet.
 pub fn note(style: Style, text: &str) {
     let style = if style == Style::Bar { Style::Lines } else { style };
     Terminal::new(style).note(text);
 }
 
-/// Shows how another process's run goes, from what it writes as JSON.
+/// Shows the progress of another process, from the JSON lines that it writes.
 pub struct Relay {
     terminal: Terminal,
 }
 
 impl Relay {
-    /// Nothing is known of the run yet.
+    /// Creates a relay that has not received a line yet.
     pub fn new(style: Style) -> Self {
         Relay { terminal: Terminal::new(style) }
     }
 
-    /// Shows a line of progress, and says whether it was one.
+    /// Shows a line of progress. Returns whether `json` was one.
     pub fn take(&self, json: &str) -> bool {
         let line = serde_json::from_str(json);
         line.iter().for_each(|line| self.terminal.show(line));
         line.is_ok()
     }
 
-    /// Writes a line, above the bar if one is drawn.
+    /// Prints a line, above the bar if one is drawn.
     pub fn print(&self, text: &str) {
         print(text);
     }
 
-    /// The bar goes.
+    /// Removes the bar.
     pub fn close(&self) {
         self.terminal.close();
     }
 }
 
-/// Shows how far reading the data has come; on a terminal only.
+/// Shows the progress of reading data, with a bar; only on a terminal.
 pub struct DataProgress {
     bar: Bar,
     files: Mutex<BTreeMap<String, (u64, u64)>>,
 }
 
 impl DataProgress {
-    /// Nothing is read yet.
+    /// Creates the display; it draws nothing before the first report.
     pub fn new(style: Style) -> Self {
         DataProgress { bar: bar(style), files: Mutex::default() }
     }

@@ -1,4 +1,4 @@
-//! Records a run: adds its steps up, reports them to observers and saves checkpoints.
+//! Records a run: adds up its steps, reports them to observers and saves checkpoints.
 
 mod finish;
 mod going_back;
@@ -27,42 +27,44 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Reported after the last step.
+/// The activity after the last step.
 const EVALUATING: &str = "evaluating the final weights";
 
-/// What a driver reports every step to, and asks what to hand over. A step costs a clock reading and a few additions.
+/// Records a run. A driver reports every step to it, and asks it what to hand over. A step costs one clock
+/// reading and a few additions.
 pub struct Recorder {
     plan: BatchPlan,
     folder: Option<RunFolder>,
     accumulator: Accumulator,
     observers: Observers,
-    /// Nothing where there is no metrics file.
+    /// `None` if there is no metrics file.
     hashes: Option<HashChain>,
     checkpoints: Option<Checkpoints>,
     bans: Vec<Ban>,
-    /// What the run resumes from, until the driver takes it.
+    /// The snapshot to resume from, until the driver takes it.
     start: Option<Snapshot>,
     slowest: Option<Slowest>,
-    /// Whether an administrator has ended the run.
+    /// Whether an administrator has ended the run for good.
     is_ended: bool,
 }
 
-/// What the driver that holds the weights is to hand over after a step.
+/// What the driver must hand over after a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Weights and state, to [`Recorder::checkpoint`].
+    /// Weights and optimizer state, to [`Recorder::checkpoint`].
     pub save: bool,
-    /// The weights, to [`Recorder::look`], before that.
+    /// The weights, to [`Recorder::look`], before any checkpoint.
     pub look: bool,
 }
 
 impl Recorder {
-    /// For a run whose results go to `folder` (nowhere, without one). The clock starts now.
+    /// Creates the recorder of a run whose results go to `folder`, or are not written. The clock starts now.
     pub fn new(job: &Job, folder: Option<RunFolder>, style: Style) -> Result<Self, FolderError> {
         Recorder::opened(job, folder, style, None)
     }
 
-    /// Like [`Recorder::new`], for a run that saves checkpoints, and resumes from what is saved in `folder`, if anything is.
+    /// Like [`Recorder::new`], for a run that saves checkpoints. If `folder` holds checkpoints, the run
+    /// resumes.
     pub fn with_checkpoints(
         job: &Job,
         folder: RunFolder,
@@ -85,8 +87,8 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Like [`Recorder::with_checkpoints`], for a run that is saved on the root of another disk, on the caller's thread, and
-    /// has no other results.
+    /// Like [`Recorder::with_checkpoints`], but saves checkpoints to the root of `disk`, on the caller's
+    /// thread, and writes no other results.
     pub fn on_disk(job: &Job, disk: Box<dyn Disk>, wanted: &CheckpointArgs) -> Result<Self, FolderError> {
         let opened = Checkpoints::open_on(disk, job, wanted)?;
         Recorder::saved(job, None, Style::Quiet, opened)
@@ -143,7 +145,8 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Reports the run to `observer`, too, and where it resumes and what was said so far. The run must not have begun.
+    /// Adds an observer, and reports to it where the run resumes and all messages so far. Must be called
+    /// before the run begins.
     pub fn observe(&mut self, mut observer: Box<dyn Observer>) {
         if let Some(start) = &self.start {
             let (step, samples) = (start.progress.step, start.progress.samples);
@@ -152,11 +155,11 @@ impl Recorder {
         self.observers.add(observer);
     }
 
-    /// Has weights inspected after each epoch, for the page, and writes event files for TensorBoard where `tensorboard` asks
-    /// for them and there is a folder.
+    /// Inspects the weights after each epoch, for the dashboard. If `tensorboard` is set and there is a
+    /// folder, also writes event files for TensorBoard.
     ///
     /// # Errors
-    /// The files cannot be made, or the thread that inspects.
+    /// The event file cannot be created, or the inspecting thread cannot be started.
     pub fn be_watched(&mut self, job: &Job, tensorboard: bool) -> Result<(), FolderError> {
         let board = Arc::clone(self.board());
         board.watch();
@@ -169,18 +172,19 @@ impl Recorder {
         Ok(())
     }
 
-    /// Training begins only now: the time before does not count.
+    /// Restarts the clock: the time before training begins does not count.
     pub fn begin(&mut self) {
         self.accumulator.begin(Instant::now());
         self.observers.phase(Phase::Training, "");
     }
 
-    /// What the run resumes from, for the driver that holds the weights; nothing if it begins.
+    /// Takes the snapshot to resume from, for the driver that holds the weights; `None` if the run begins.
     pub fn take_start(&mut self) -> Option<Snapshot> {
         self.start.take()
     }
 
-    /// The weights that the run gives and the number of its steps, if what it resumes from has made all of them.
+    /// If the snapshot to resume from includes all steps of the run, returns its final weights and their
+    /// version.
     pub fn take_complete(&mut self, job: &Job) -> Option<(Vec<f32>, u64)> {
         let Snapshot { progress, mut weights, state } =
             self.start.take_if(|start| start.progress.step >= self.plan.steps)?;
@@ -195,20 +199,20 @@ impl Recorder {
         Some((weights, step))
     }
 
-    /// A step was made, by `workers` workers.
+    /// Records a step, to which `workers` workers contributed.
     pub fn step(&mut self, report: &StepReport, workers: usize) {
         let observers = &mut self.observers;
         self.accumulator.step(report, workers, Instant::now(), &mut |record| observers.report(record));
     }
 
-    /// Something out of the ordinary happened, after `step` steps.
+    /// Records that a policy intervened after `step` steps.
     pub fn event(&mut self, step: u64, event: &Event) {
         let observers = &mut self.observers;
         self.accumulator.event(step, event, &mut |record| observers.report(record));
     }
 
-    /// No step follows, and these are the weights after the last one: what validation says of them, if an epoch waits for
-    /// it.
+    /// Records that no step follows. Evaluates `weights`, those after the last step, on the validation part
+    /// if an epoch waits for its validation.
     pub fn validate(&mut self, job: &Job, weights: &[f32]) -> Option<Tally> {
         self.observers.phase(Phase::Finishing, EVALUATING);
         let validation = self.accumulator.awaits_validation().then(|| job.validate(weights)).flatten()?;
@@ -217,10 +221,10 @@ impl Recorder {
         Some(validation)
     }
 
-    /// What the driver is to hand over after `step` steps that were all reported.
+    /// Returns what the driver must hand over after `step` steps, all of which must have been reported.
     ///
     /// # Errors
-    /// The checkpoints cannot be trusted any more: the run must not continue.
+    /// The checkpoints can no longer be trusted, so the run must end.
     pub fn wants(&mut self, step: u64) -> Result<Wanted, FolderError> {
         let continues = step < self.plan.steps && !self.is_concluded();
         let is_hashed = self.hashes.as_ref().is_some_and(|hashes| hashes.is_due(step));
@@ -237,7 +241,7 @@ impl Recorder {
         Ok(Wanted { save, look })
     }
 
-    /// Takes the weights after `step` steps where [`Recorder::wants`] asks to look at them.
+    /// Passes on the weights after `step` steps, for which [`Recorder::wants`] asked.
     pub fn look(&mut self, step: u64, weights: &[f32]) {
         self.hash(step, weights);
         let weights = StepWeights { step, values: weights };
@@ -254,7 +258,7 @@ impl Recorder {
         self.accumulator.line(&line, &mut |record| observers.report(record));
     }
 
-    /// How far the run is after `step` steps, all of which must have been reported.
+    /// Returns the progress after `step` steps, all of which must have been reported.
     pub fn progress(&self, step: u64, control: State) -> ps_checkpoint::Progress {
         let contributors = self.checkpoints.as_ref().map(Checkpoints::contributors).cloned();
         ps_checkpoint::Progress {
@@ -263,7 +267,7 @@ impl Recorder {
         }
     }
 
-    /// Saves the run as it was at `progress`, while it continues.
+    /// Saves the state of the run at `progress` in the background, while training continues.
     ///
     /// # Errors
     /// As for [`Recorder::wants`].
@@ -275,7 +279,7 @@ impl Recorder {
     ) -> Result<(), FolderError> {
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
         if let Some(metrics) = &mut self.observers.metrics {
-            // A run that resumes from the checkpoint does not write these lines again.
+            // A run that resumes from this checkpoint does not write these lines again.
             metrics.flush();
         }
         let warning = checkpoints.save(Snapshot { progress, weights, state })?;
@@ -283,13 +287,13 @@ impl Recorder {
         Ok(())
     }
 
-    /// Whether [`Recorder::keep_end`] is to be given the state after the last step, which is made.
+    /// Returns whether the driver must pass the state after the last step to [`Recorder::keep_end`].
     pub fn keeps_end(&self) -> bool {
         self.checkpoints.as_ref().is_some_and(Checkpoints::keeps_end) && !self.is_concluded()
     }
 
-    /// Keeps the run as it is after the last step, `step`, and before its weights are validated, until the results are
-    /// written. Then it is saved, so that the run can be made longer.
+    /// Keeps the state after the last step, `step`, before its weights are validated. It is saved once the
+    /// results are written, so that the run can be made longer.
     pub fn keep_end(&mut self, step: u64, control: State, weights: Vec<f32>, state: Vec<f32>) {
         let progress = self.progress(step, control);
         if let Some(checkpoints) = &mut self.checkpoints {
@@ -297,61 +301,63 @@ impl Recorder {
         }
     }
 
-    /// Sets whose unchecked sums may be part of the weights that are saved next, and since which step.
+    /// Sets the contributors that are saved with the next checkpoint: the workers whose unchecked sums may be
+    /// part of the weights, each with the first such step.
     pub fn note_contributors(&mut self, contributors: BTreeMap<String, u64>) {
         if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.note_contributors(contributors);
         }
     }
 
-    /// Has the run saved after the step in hand.
+    /// Requests a checkpoint after the current step.
     pub fn ask_for_checkpoint(&mut self) {
         if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.ask_for_one();
         }
     }
 
-    /// The steps of the newest checkpoint that is durable, and how long it has been so.
+    /// Returns the step of the newest durable checkpoint, and how long it has been durable.
     pub fn durable(&self) -> Option<(u64, Duration)> {
         self.checkpoints.as_ref().and_then(Checkpoints::durable)
     }
 
-    /// Whether the run is saved from time to time.
+    /// Returns whether the run saves checkpoints.
     pub fn has_checkpoints(&self) -> bool {
         self.checkpoints.is_some()
     }
 
-    /// Steps waited for this worker for so long that the summary says so.
+    /// Records the worker that steps waited for, and for how long in total. It is mentioned in the summary.
     pub fn attribute_wait(&mut self, worker: String, waited: Duration) {
         self.slowest = Some(Slowest { worker, waited_seconds: waited.as_secs_f64() });
     }
 
-    /// What others may see of the run.
+    /// The live state of the run.
     pub fn board(&self) -> &Arc<Board> {
         &self.observers.board
     }
 
-    /// Whether an observer has asked for the end of the run.
+    /// Returns whether an observer has requested the end of the run.
     pub fn is_stop_requested(&self) -> bool {
         self.observers.is_stop_requested()
     }
 
-    /// Whether the run is over, though not all steps are made.
+    /// Returns whether a policy ended the run before all steps were made.
     pub fn is_concluded(&self) -> bool {
         self.accumulator.is_concluded()
     }
 
-    /// An administrator has ended the run: a server that is started again in its folder does not resume it unasked.
+    /// Marks the run as ended by an administrator: a server that starts again in its folder resumes it only
+    /// with `--resume`.
     pub fn end_for_good(&mut self) {
         self.is_ended = true;
     }
 
-    /// Where results go.
+    /// The results folder.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(RunFolder::path)
     }
 
-    /// A line for the user that does not disturb the bar.
+    /// Reports a message for the user to all observers.
     pub fn note(&mut self, text: &str) {
         self.observers.note(text);
     }
@@ -360,7 +366,8 @@ impl Recorder {
         warnings.into_iter().for_each(|warning| self.observers.warn(&warning));
     }
 
-    /// The run failed for this reason: the bar goes, the metrics so far stay, no results are written.
+    /// Ends a run that failed. Observers learn the reason, the metrics so far are kept, and no results are
+    /// written.
     pub fn abandon(mut self, reason: &dyn Display) {
         self.observers.terminal.close();
         if let Some(metrics) = self.observers.metrics.take() {
@@ -369,7 +376,8 @@ impl Recorder {
         self.end(|observer| observer.on_failure(reason));
     }
 
-    /// Reports the end. What others see is complete before: the thread that inspects weights ends first.
+    /// Reports the end to all observers. The inspector of weights is joined first, so that the state that
+    /// others see is complete.
     fn end(mut self, mut report: impl FnMut(&mut dyn Observer)) {
         self.observers.inspector = None;
         self.observers.each(|observer, _| report(observer));
@@ -436,7 +444,7 @@ mod tests {
         assert!(error.to_string().contains("metrics.jsonl: No space left on device"), "{error}");
         let saved = crate::SavedWeights::open(&out.join(WEIGHTS_FILE)).unwrap();
         assert_eq!(saved.weights(&job.model).unwrap().weights, weights);
-        // Without a summary the run is not finished, and can be resumed.
+        // Without a summary, the run counts as unfinished and can be resumed.
         assert!(!out.join(SUMMARY_FILE).exists());
     }
 }

@@ -1,8 +1,8 @@
-//! Decides whether a run may resume from a checkpoint that was saved under another run file.
+//! Decides whether a run may resume from a checkpoint that was saved under a different run file.
 //!
-//! The run file may differ in the length of the run, and only if every step already made would have been the same: the
-//! result is then, bit for bit, that of a run of the new length from the start. Anything else is refused, with the keys
-//! or the schedule that stand in the way.
+//! The run file may differ only in the length of the run, and only if every step already made would have been
+//! the same. The result is then, bit for bit, that of a run of the new length from the start. Everything else
+//! is refused, and the message names the keys or the schedule that prevent it.
 
 use crate::folder::RUN_FILE;
 use crate::job::Job;
@@ -16,15 +16,16 @@ use std::path::Path;
 
 /// The keys that set the length of a run.
 const LENGTH_KEYS: [&str; 2] = ["train.epochs", "train.steps"];
-/// Keys that differ beyond this many are counted rather than named.
+/// Maximum number of differing keys that a message names; beyond that, it gives their number.
 const NAMED_KEYS: usize = 5;
-/// Digits of a hash that a message shows.
+/// Number of hexadecimal digits of a hash that a message shows.
 const HASH_DIGITS: usize = 12;
 const ELSEWHERE: &str = "or start in another folder with --out";
 
 /// Decides whether `job` may resume from checkpoints in `folder`.
 pub(crate) fn judge(job: &Job, folder: Option<&Path>) -> Judge {
-    // Read now: the file is about to be replaced. It serves where a checkpoint does not hold its run file.
+    // The file is about to be replaced, so it is read now. It is needed for checkpoints that do not contain
+    // their run file.
     let text = folder.and_then(|folder| ps_host::read_text(&folder.join(RUN_FILE), Ceiling::TEXT).ok());
     let written = text.and_then(|text| RunConfig::parse(&text, RUN_FILE, &[]).ok());
     let run = Timeline {
@@ -40,7 +41,7 @@ pub(crate) fn judge(job: &Job, folder: Option<&Path>) -> Judge {
     })
 }
 
-/// The run file that a checkpoint was saved under, if it is known.
+/// Returns the run file that a checkpoint was saved under, if it is known.
 fn saved_run(
     manifest: &Manifest,
     written: Option<&RunConfig>,
@@ -54,7 +55,7 @@ fn saved_run(
     manifest.run_file.as_ref().and_then(parse).or_else(written).or_else(same)
 }
 
-/// What the length of a run decides.
+/// What follows from the length of a run.
 struct Timeline {
     run: RunConfig,
     plan: BatchPlan,
@@ -63,7 +64,7 @@ struct Timeline {
 }
 
 impl Timeline {
-    /// Of a run with as much data as the run of `plan`.
+    /// Computes the timeline of `run`, with as much data as in `plan`.
     fn of(run: RunConfig, plan: &BatchPlan) -> Result<Self, ConfigError> {
         let plan = run.plan(plan.samples, plan.validation);
         let (rate, control) = (run.rate(&plan)?, run.control(&plan));
@@ -71,7 +72,8 @@ impl Timeline {
     }
 }
 
-/// Why `run` may not resume from a checkpoint of the run `saved` after `made` steps.
+/// Checks whether `run` may resume from a checkpoint after `made` steps of the run `saved`; the error says
+/// why not.
 fn check(
     saved: Option<RunConfig>,
     saved_as: &Fingerprint,
@@ -144,7 +146,7 @@ fn other_data([saved, ours]: [&str; 2], places: &[Difference]) -> String {
     )
 }
 
-/// Why `run`, whose length alone differs from that of `saved`, may not resume after `made` steps.
+/// Like [`check`], for runs that differ in length alone.
 fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Difference]) -> Result<(), String> {
     let (changes, restored) = (changes(lengths), restored(lengths));
     if made > run.plan.steps {
@@ -183,7 +185,7 @@ fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Differen
         timeline.control.guard.filter(|guard| guard.recovers).map(|Guard { every, .. }| every)
     };
     let [was, would_be] = [saved, run].map(every);
-    // Before either has passed, only the first weights are kept.
+    // Before either has passed, only the initial weights are kept aside.
     if was != would_be && Some(made) > was.min(would_be) {
         let why = share("guard.every", run.run.guard.every.to_string());
         return refused(format!(
@@ -193,7 +195,7 @@ fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Differen
     Ok(())
 }
 
-/// `train.epochs = 20 instead of 10`.
+/// Lists the changes: `train.epochs = 20 instead of 10`.
 fn changes(lengths: &[Difference]) -> String {
     let change = |Difference { key, values: [was, is], .. }: &Difference| match (was, is) {
         (Some(was), Some(is)) => format!("{key} = {is} instead of {was}"),
@@ -203,7 +205,7 @@ fn changes(lengths: &[Difference]) -> String {
     lengths.iter().map(change).collect::<Vec<_>>().join(" and ")
 }
 
-/// `restore train.epochs = 10`.
+/// Lists how to undo the changes: `restore train.epochs = 10`.
 fn restored(lengths: &[Difference]) -> String {
     let restore = |Difference { key, values: [was, _], .. }: &Difference| match was {
         Some(was) => format!("restore {key} = {was}"),
@@ -233,7 +235,7 @@ batch = 90
 initial = 0.1
 "#;
 
-    /// The steps of an epoch of 900 training samples.
+    /// Steps per epoch, with 900 training samples.
     const EPOCH: u64 = 10;
 
     fn run(sets: &[&str]) -> RunConfig {
@@ -245,7 +247,8 @@ initial = 0.1
         Fingerprint { run: run.fingerprint(), data: "d".repeat(64), numerics: 1 }
     }
 
-    /// Why a run may not resume after so many steps of another.
+    /// Returns why a run with the settings `ours` may not resume after `made` steps of a run with the
+    /// settings `saved`.
     fn refusal(saved: &[&str], made: u64, ours: &[&str]) -> Option<String> {
         let (saved, ours) = (run(saved), run(ours));
         let fingerprints = [&saved, &ours].map(fingerprint);
@@ -307,7 +310,7 @@ initial = 0.1
         let numerics = Fingerprint { numerics: 7, run: "other".into(), ..fingerprint(&same) };
         let text = told(same.clone(), numerics);
         assert!(text.contains("version 7 of the numerics") && text.contains("version 1"), "{text}");
-        // A checkpoint that does not hold its run file.
+        // A checkpoint that does not contain its run file.
         let unknown = Fingerprint { run: "x".repeat(64), ..fingerprint(&same) };
         let text = check(None, &unknown, 5, &ours, &fingerprint(&same)).unwrap_err();
         assert!(text.contains("fingerprint xxxxxxxxxxxx") && text.contains("does not say"), "{text}");
@@ -349,7 +352,7 @@ initial = 0.1
     fn what_goes_by_the_length_of_the_run_is_refused_from_the_step_where_it_matters() {
         let cosine = ["learning_rate.schedule=cosine"];
         let longer = ["learning_rate.schedule=cosine", "train.epochs=8"];
-        // The first step has the initial rate in both.
+        // The first step has the initial rate under both schedules.
         assert_eq!(refusal(&cosine, 1, &longer), None);
         refused(
             &cosine,

@@ -1,4 +1,4 @@
-//! A run's result in numbers.
+//! The summary of a run.
 
 use crate::bans::Ban;
 use crate::diagnosis::Diagnosis;
@@ -10,81 +10,81 @@ use ps_core::weights_hash;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What `summary.json` holds.
+/// The content of `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How the run ended.
     pub outcome: Ending,
-    /// Steps made.
+    /// Number of steps made.
     pub steps: u64,
-    /// Steps of the whole run.
+    /// Number of steps of the whole run.
     pub steps_planned: u64,
-    /// Parameters of the model.
+    /// Number of parameters of the model.
     pub parameters: usize,
-    /// What the run was.
+    /// Hashes of the run file, the data and the numerics, which identify the run.
     pub fingerprint: Fingerprint,
-    /// Seconds of training, evaluation at epoch ends included.
+    /// Seconds of training, including evaluation at the end of epochs.
     pub seconds: f64,
-    /// Training samples seen per second.
+    /// Training samples per second.
     pub samples_per_second: f64,
-    /// Over the last epoch's steps, each before its update; or, if the final weights are not those after the last step, of
-    /// the final weights on the whole training part.
+    /// Means over the last epoch's steps, each before its update. If the final weights are not those after
+    /// the last step, metrics of the final weights on the whole training part.
     pub train: Option<Measures>,
-    /// Of the final weights on the validation part.
+    /// Metrics of the final weights on the validation part.
     pub validation: Option<Measures>,
-    /// Of the final weights on the test source.
+    /// Metrics of the final weights on the test source.
     pub test: Option<Measures>,
-    /// The worker that steps waited for, if one cost much.
+    /// The worker that steps waited for, if that cost much time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slowest: Option<Slowest>,
-    /// What the steps that were looked at closely say of the learning rate.
+    /// A judgement of the learning rate, if steps were probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps_taken: Option<Diagnosis>,
-    /// Workers that were banned because their sums were wrong.
+    /// Workers that were banned for wrong sums.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bans: Vec<Ban>,
-    /// Whether wrong sums of a banned worker may be part of the weights.
+    /// Whether the weights may depend on wrong sums of a banned worker.
     #[serde(default, rename = "tainted", skip_serializing_if = "std::ops::Not::not")]
     pub is_tainted: bool,
     /// SHA-256 of the final weights.
     pub weights_sha256: String,
 }
 
-/// A worker that all others waited for.
+/// A worker that all others had to wait for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slowest {
-    /// Its name and address.
+    /// Name and address of the worker.
     pub worker: String,
-    /// For how long, in seconds.
+    /// Total time that steps waited for it, in seconds.
     pub waited_seconds: f64,
 }
 
-/// How a run that has results ended.
+/// How a run with results ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ending {
-    /// All steps were made.
+    /// All steps were made, or a policy ended the run.
     Done,
-    /// The user stopped it.
+    /// The user stopped the run.
     Stopped,
-    /// An administrator ended it, for good.
+    /// An administrator ended the run for good.
     Ended,
 }
 
-/// Bans that get a line each.
+/// Maximum number of bans that are listed.
 const BANS_SHOWN: usize = 4;
 
-/// Columns before the values in [`Summary::lines`].
+/// Width of the labels before the values in [`Summary::lines`], in columns.
 pub const SUMMARY_INDENT: usize = 13;
 
 impl Summary {
-    /// Whether the run has made all its steps.
+    /// Returns whether the run is done, rather than stopped or ended.
     pub fn is_done(&self) -> bool {
         self.outcome == Ending::Done
     }
 
-    /// Measures the weights on what the run has to measure on and they were not yet; the recorder fills in the
-    /// rest.
+    /// Evaluates the weights on all parts on which they have not been evaluated yet. The recorder fills in
+    /// the other fields.
     pub(crate) fn new(
         job: &Job,
         weights: &[f32],
@@ -112,12 +112,12 @@ impl Summary {
         }
     }
 
-    /// The text of `summary.json`.
+    /// Formats the summary as JSON, the content of `summary.json`.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("plain numbers and texts become JSON") + "\n"
     }
 
-    /// The lines for people, the hash last.
+    /// Formats the summary for people; the last line is the hash.
     pub fn lines(&self, folder: Option<&Path>) -> Vec<String> {
         let of = match self.outcome {
             Ending::Done if self.steps < self.steps_planned => {

@@ -1,7 +1,8 @@
-//! Rounds as a file that trace viewers read (<https://ui.perfetto.dev>, `chrome://tracing`).
+//! Writes rounds to a file for trace viewers (<https://ui.perfetto.dev>, `chrome://tracing`).
 //!
-//! The JSON array format of Chrome's trace events: <https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU>.
-//! Its closing bracket may be missing, so that the file of a killed process can be read, too.
+//! The format is the JSON array format of Chrome's trace events:
+//! <https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU>.
+//! The closing bracket is optional, so viewers can also read the file of a process that was killed.
 
 use crate::board::{Round, Span};
 use crate::folder::FolderError;
@@ -11,21 +12,21 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// A file that rounds are written to.
+/// A trace file that rounds are written to.
 #[derive(Debug)]
 pub struct Trace {
     file: BufWriter<File>,
     process: u32,
-    /// Number of each lane.
+    /// The number of each lane, which serves as its thread id.
     lanes: BTreeMap<String, usize>,
     is_begun: bool,
 }
 
 impl Trace {
-    /// Makes the file; one that is there is written over, as by other programs that trace.
+    /// Creates the file. An existing file is overwritten, as is usual for trace files.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The file cannot be created.
     pub fn create(path: &Path, process: &str) -> Result<Self, FolderError> {
         let file = File::create(path).map_err(|error| FolderError::File { path: path.into(), error })?;
         let process_id = std::process::id();
@@ -41,7 +42,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// A step is made: it and all that was done in it.
+    /// Writes a round and all its spans.
     pub fn round(&mut self, round: &Round) {
         let step = Span {
             lane: "steps".into(),
@@ -54,7 +55,7 @@ impl Trace {
         round.spans.iter().for_each(|span| self.span(span));
     }
 
-    /// Something that was done.
+    /// Writes a span.
     pub fn span(&mut self, span: &Span) {
         let next = self.lanes.len();
         let lane = *self.lanes.entry(span.lane.clone()).or_insert(next);
@@ -76,7 +77,7 @@ impl Trace {
         let _ = write!(self.file, "{before}{event}");
     }
 
-    /// Writes what is not written yet.
+    /// Writes buffered events.
     pub fn flush(&mut self) {
         let _ = self.file.flush();
     }

@@ -1,4 +1,4 @@
-//! Weights as a safetensors file that says what it is good for.
+//! The weights file: a safetensors file with all that is needed to use the weights.
 
 use crate::folder::{FolderError, write_aside};
 use crate::job::Job;
@@ -12,39 +12,41 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// The metadata's only key: a single one, since the file format's library writes several in random order and
-/// equal results should be equal files.
+/// The only key of the metadata. The library for the format writes several keys in random order, and equal
+/// results must be equal files.
 const KEY: &str = "downhill";
 
-/// Final weights with what it takes to use them.
+/// Weights that have been checked against a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SavedWeights {
-    /// The flat vector, `[parameters]`.
+    /// The parameters, `[parameters]`.
     pub weights: Vec<f32>,
-    /// What they are.
+    /// The description of the weights.
     pub about: AboutWeights,
 }
 
-/// What a file of weights says of itself, as JSON.
+/// The description in a weights file, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AboutWeights {
-    /// Steps made.
+    /// Number of steps applied to the weights.
     pub step: u64,
     /// Name of each class; empty for regression and counts.
     pub class_names: Vec<String>,
     /// Name of each feature; empty for images.
     pub feature_names: Vec<String>,
-    /// What the run was.
+    /// Hashes of the run file, the data and the numerics, which identify the run.
     pub fingerprint: Fingerprint,
-    /// The run file as resolved: model, sources and preprocessing.
+    /// The resolved run file, with model, sources and preprocessing.
     pub run: String,
-    /// Folder that relative data paths of the run start at.
+    /// The folder at which relative data paths of the run start.
     #[serde(with = "paths::as_text")]
     pub data_root: PathBuf,
-    /// SHA-256 of what determined encoding and preprocessing, see [`ps_data::Loaded::training_fingerprint`].
+    /// SHA-256 of all data that determined encoding and preprocessing, see
+    /// [`ps_data::Loaded::training_fingerprint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training_data: Option<String>,
-    /// How samples are encoded, if the run was trained on arrays. Otherwise the training data, which is read again, says so.
+    /// How samples are encoded, if the run was trained on arrays. Otherwise the encoding follows from the
+    /// training data, which has to be read again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrays: Option<ArrayEncoding>,
     /// SHA-256 of the weights.
@@ -52,7 +54,7 @@ pub struct AboutWeights {
 }
 
 impl AboutWeights {
-    /// What the file says of `weights` after `version` steps; relative data paths of the run started at `root`.
+    /// Describes `weights` after `version` steps. Relative data paths of the run start at `root`.
     pub fn new(job: &Job, root: &Path, weights: &[f32], version: u64) -> Self {
         AboutWeights {
             step: version,
@@ -60,7 +62,7 @@ impl AboutWeights {
             feature_names: if job.data.image.is_some() { Vec::new() } else { job.data.feature_names.clone() },
             fingerprint: job.fingerprint.clone(),
             run: job.run.to_toml(),
-            // If there is no current folder any more, a relative path is better than no weights.
+            // If the current folder has been deleted, a relative path is better than no weights.
             data_root: std::path::absolute(root).unwrap_or_else(|_| root.into()),
             training_data: Some(job.data.training_fingerprint.clone()),
             arrays: job.data.encoder().array_encoding(),
@@ -68,11 +70,11 @@ impl AboutWeights {
         }
     }
 
-    /// Writes `weights`, of which this is said and whose tensors `layout` names, to the file `path`. A file that is there is
-    /// replaced as a whole.
+    /// Writes `weights` with this description to the file `path`. `layout` names the tensors. An existing
+    /// file is replaced atomically.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The file cannot be written.
     pub fn write(&self, path: &Path, layout: &Layout, weights: &[f32]) -> Result<(), FolderError> {
         let bad = |problem| FolderError::Content { path: path.into(), problem };
         let about = serde_json::to_string(self).map_err(|error| bad(error.to_string()))?;
@@ -80,7 +82,8 @@ impl AboutWeights {
         write_aside(path, &tensors::to_bytes(layout, weights, Some(metadata)).map_err(bad)?)
     }
 
-    /// Whether `job` encodes and preprocesses samples as the run did, so that predictions are the same.
+    /// Returns whether `job` encodes and preprocesses samples as the run did, so that predictions are the
+    /// same.
     pub fn fits(&self, job: &Job) -> bool {
         let data = &job.data;
         let is_same_data = match &self.training_data {
@@ -94,7 +97,7 @@ impl AboutWeights {
 }
 
 impl SavedWeights {
-    /// Reads what the file `path` says of itself, and the bytes that its tensors are taken from once the
+    /// Reads the description in a weights file, and the bytes of the tensors, which are decoded once the
     /// model is known.
     pub fn open(path: &Path) -> Result<WeightsFile, FolderError> {
         let bytes = ps_host::read(path, Ceiling::memory(2))
@@ -110,17 +113,18 @@ impl SavedWeights {
     }
 }
 
-/// A file of weights, read but not yet compared with a model.
+/// A weights file that has been read but not yet checked against a model.
 #[derive(Clone, Debug)]
 pub struct WeightsFile {
     path: PathBuf,
     bytes: Vec<u8>,
-    /// What the file says of itself.
+    /// The description in the file.
     pub about: AboutWeights,
 }
 
 impl WeightsFile {
-    /// The weights, which must have the names and shapes of `model` and the hash that the file states.
+    /// Returns the weights, after checking their names and shapes against `model` and their hash against the
+    /// file.
     pub fn weights(self, model: &Model) -> Result<SavedWeights, FolderError> {
         let bad = |problem: String| FolderError::Content { path: self.path.clone(), problem };
         let weights = tensors::from_bytes(model.layout(), &self.bytes).map_err(bad)?;

@@ -1,55 +1,56 @@
-//! The sums of consecutive steps.
+//! Sums over consecutive steps.
 
 use crate::lines::StepLine;
 use crate::observer::StepMade;
 use ps_core::Tally;
 use std::time::{Duration, Instant};
 
-/// Loss and metrics of consecutive steps, and when the first of them began.
+/// Sums of loss and metrics over consecutive steps, and when the first of them began.
 pub(crate) struct Window {
     since: Instant,
-    /// Samples of steps that an earlier process made: they do not count towards the speed.
+    /// Samples of steps that an earlier process made. They do not count towards the speed.
     before: u64,
     sums: Tally,
 }
 
 impl Window {
-    /// Continues from the sums that an earlier process saved.
+    /// Continues from sums that an earlier process saved.
     pub(crate) fn new(sums: Tally, now: Instant) -> Self {
         Window { since: now, before: sums.samples, sums }
     }
 
-    /// The first step begins only now.
+    /// Restarts the clock: the first step begins only now.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.since = now;
     }
 
-    /// Adds a step.
+    /// Adds the batch of a step.
     pub(crate) fn add(&mut self, batch: &Tally) {
         self.sums.add(batch);
     }
 
-    /// Loss and metrics of the steps.
+    /// The sums over the steps so far.
     pub(crate) fn sums(&self) -> &Tally {
         &self.sums
     }
 
-    /// Whether there is no step.
+    /// Returns whether the window contains no step.
     pub(crate) fn is_empty(&self) -> bool {
         self.sums.samples == 0
     }
 
-    /// The time since the window began.
+    /// Time since the window began.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         now - self.since
     }
 
-    /// Samples per second of this process.
+    /// Samples per second, without those of earlier processes.
     pub(crate) fn speed(&self, now: Instant) -> f64 {
         (self.sums.samples - self.before) as f64 / self.age(now).as_secs_f64().max(1e-9)
     }
 
-    /// What the steps came to, of which `last` is the last one; the next step begins another window.
+    /// Returns the line for the steps of the window, of which `last` is the last one, and begins the next
+    /// window.
     pub(crate) fn close(&mut self, last: &StepMade<'_>) -> StepLine {
         let line = StepLine {
             step: last.step,
@@ -68,7 +69,7 @@ impl Window {
         line
     }
 
-    /// Begins another window.
+    /// Empties the window.
     pub(crate) fn restart(&mut self, now: Instant) {
         (self.since, self.before) = (now, 0);
         self.sums.clear();

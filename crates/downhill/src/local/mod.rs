@@ -1,9 +1,10 @@
-//! Training inside this process: the round logic of server and workers over channels between threads.
+//! Local training: the round logic of server and workers, with channels between threads instead of a network.
 //!
-//! The caller's thread owns the weights and is also the first worker, so a run with one worker sends nothing to other
-//! threads; further workers have their own. Gradients are moved and weights are shared. Everything computes on the current rayon
-//! pool. If a large model has a single worker, its weights are updated in place: the plane that holds them also computes the
-//! gradients ([`Plane::fused`]).
+//! The caller's thread owns the weights and also runs the first worker, so a run with one worker sends
+//! nothing between threads; each further worker has its own thread. Gradients are moved and weights are
+//! shared, so neither is copied. All computation uses the current rayon pool. With a single worker and a
+//! large model, the weights are updated in place: the plane that holds them also computes the gradients
+//! ([`Plane::fused`]).
 
 mod worker;
 
@@ -23,22 +24,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use worker::{Task, TaskResult, Worker};
 
-/// Threads of one process are not lost and not silent, so nothing is done about the time they take.
+/// Value of the timeouts that do not apply here: threads of one process are neither lost nor silent.
 const NEVER: Millis = Millis::MAX / 4;
 /// A step that takes longer than this is reported.
 const NOTICE_EVERY: Millis = 30_000;
-/// Tasks that may wait for a worker: its own leaves, those of late workers, and copies.
+/// Capacity of a worker's task queue: its own leaves, those of late workers, and copies.
 const MAX_TASKS: usize = 16;
-/// A request to stop is noticed within this time.
+/// Longest time until a request to stop is noticed.
 const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
 
-/// How often the board is shown where the workers stand.
+/// Shortest time between two updates of the workers' states on the board.
 const SHOWN_EVERY: Duration = Duration::from_millis(250);
 
-/// The tasks of a worker's thread.
+/// The coordinator's ends of the channel to a worker's thread.
 struct WorkerHandle {
     tasks: Sender<Task>,
-    /// The receiving end, from which outdated tasks are taken back.
+    /// A second receiver, with which the coordinator takes back outdated tasks.
     waiting: Receiver<Task>,
 }
 
@@ -47,22 +48,22 @@ struct WorkerHandle {
 pub enum LocalError {
     /// The loss or a weight is not finite.
     Diverged(Diverged),
-    /// A thread ended that should not have: a fault of this program.
+    /// A thread ended unexpectedly: a bug in this program.
     Lost(String),
-    /// The run cannot be saved any more.
+    /// A checkpoint or the results cannot be written.
     Unsaved(FolderError),
 }
 
-/// Weights, and the steps they have made.
+/// The final weights, and their version.
 pub(crate) type Trained = (Vec<f32>, u64);
 
-/// What came of a run that has results.
+/// What remains of a run that ended without an error.
 pub struct Finished {
     /// The final weights.
     pub weights: Vec<f32>,
-    /// Steps made.
+    /// Steps applied to the weights.
     pub version: u64,
-    /// The results in numbers, which are written.
+    /// The summary that was written to the results folder.
     pub summary: Summary,
 }
 
@@ -116,7 +117,7 @@ fn train(
     })
 }
 
-/// The name of a worker on the board.
+/// Returns the name under which the board shows a worker.
 fn worker_name(worker: WorkerId) -> String {
     format!("worker {}", worker.0)
 }
@@ -137,13 +138,13 @@ fn server_config(job: &Job, workers: usize, start_version: u64) -> ServerConfig 
     }
 }
 
-/// How long to wait for the next result.
+/// Returns how long to wait for the next result, before the core has a deadline or `stop` must be read again.
 fn patience(core: &ServerCore, now: Millis) -> Duration {
     let deadline = core.deadline().unwrap_or(Millis::MAX);
     Duration::from_millis(deadline.saturating_sub(now)).min(STOP_SEEN_WITHIN)
 }
 
-/// Owner of the weights and of the server's round logic.
+/// Owns the weights and the server's round logic.
 struct LocalCoordinator<'a> {
     job: &'a Job,
     stop: &'a AtomicBool,
@@ -151,20 +152,20 @@ struct LocalCoordinator<'a> {
     clock: Instant,
     core: ServerCore,
     plane: Plane,
-    /// Whether the run is over before its last step.
+    /// Whether the last update ended the run, which may be before its last step.
     is_concluded: bool,
     workers: usize,
-    /// The tasks of workers 1, 2, …
+    /// The channels to workers 1, 2, …
     handles: Vec<WorkerHandle>,
     inbox: Receiver<TaskResult>,
-    /// Worker 0, on this thread, and its tasks.
+    /// Worker 0, which runs on this thread, and its queue.
     own: Worker<'a>,
     own_tasks: VecDeque<Task>,
-    /// Leaves that the plane computes itself.
+    /// Leaves, with their step, whose gradients the plane computes itself because it updates in place.
     in_place: VecDeque<(u64, Range<u32>)>,
     diverged: Option<Diverged>,
     finished: Option<Outcome>,
-    /// When the board was last shown where the workers stand.
+    /// When the workers' states on the board were last updated.
     shown: Option<Instant>,
 }
 
@@ -272,7 +273,7 @@ impl<'a> LocalCoordinator<'a> {
         Ok(())
     }
 
-    /// Steps the core and performs its actions, including those that follow from them.
+    /// Steps the core with `event`, then performs the actions and handles the events that these cause.
     fn step(&mut self, event: ServerEvent) -> Result<(), LocalError> {
         let mut actions = Vec::new();
         self.core.step(self.now(), event, &mut actions);
@@ -301,7 +302,7 @@ impl<'a> LocalCoordinator<'a> {
             ServerAction::Update { step } => return self.update(step).map(Some),
             // Workers end when their channels are closed.
             ServerAction::Dismiss { .. } => {}
-            // Nobody lies in one process, so nothing is audited.
+            // All workers are threads of this process and therefore trusted, so nothing is audited.
             ServerAction::Judge { .. }
             | ServerAction::AskMissing { .. }
             | ServerAction::Ban { .. }
@@ -343,14 +344,14 @@ impl<'a> LocalCoordinator<'a> {
         Ok(if self.is_concluded { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } })
     }
 
-    /// Computes leaves where the weights are.
+    /// Computes the gradient or the validation of `leaves` in place, where the weights are.
     fn compute(&mut self, step: u64, leaves: Range<u32>) -> Result<(), LocalError> {
         let (worker, section) = (WorkerId(0), Section::of(leaves.start));
         let node = self.job.plan.step(step).tree().root_of(section);
         let begun = Instant::now();
         match section {
             Section::Training => self.plane.compute(&self.job.data.train),
-            // No one else waits for the metrics of the other leaves.
+            // There is one worker, so the whole validation part is evaluated at once rather than by leaves.
             _ => {
                 if let Some(tally) = self.job.validate(self.plane.weights()) {
                     self.plane.take_sum(NodeSum { node, gradient: Vec::new(), tally });
@@ -362,7 +363,7 @@ impl<'a> LocalCoordinator<'a> {
         self.step(ServerEvent::Contributed { worker, step, node, digest: None })
     }
 
-    /// The final weights, after the last step.
+    /// Returns the final weights after the last step, validated if an epoch still waits for that.
     fn close(&mut self) -> Trained {
         let version = self.plane.version();
         let mut weights = self.plane.weights().to_vec();
@@ -380,7 +381,7 @@ impl<'a> LocalCoordinator<'a> {
         (weights, version)
     }
 
-    /// Shows the board where the workers stand, unless it was shown recently.
+    /// Updates the workers' states on the board, at most once per [`SHOWN_EVERY`].
     fn show(&mut self) {
         let board = self.recorder.board();
         if !board.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < SHOWN_EVERY) {
@@ -415,8 +416,8 @@ impl<'a> LocalCoordinator<'a> {
             return Ok(());
         };
         let WorkerHandle { tasks, waiting } = &self.handles[handle];
-        // A thread that is slow, or not scheduled, may not have taken tasks of earlier steps, which other workers have done
-        // by now.
+        // A thread that is slow or not scheduled may not have taken tasks of earlier steps. Other workers
+        // have computed these by now, so they only take up room in the queue.
         let current: Vec<Task> = waiting.try_iter().filter(|old| old.work.0 >= task.work.0).collect();
         for task in current.into_iter().chain([task]) {
             tasks.try_send(task).map_err(|error| {

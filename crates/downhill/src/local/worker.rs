@@ -1,4 +1,4 @@
-//! A worker inside this process: turns tasks of the coordinator into results.
+//! A worker of local training: turns tasks of the coordinator into results.
 
 use super::NEVER;
 use crossbeam::channel::{Receiver, Sender};
@@ -10,17 +10,17 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What the coordinator sends a worker.
+/// Work that the coordinator assigns to a worker.
 pub(super) struct Task {
     /// The step, which is also the version of the weights, and the leaves to compute.
     pub work: (u64, Range<u32>),
     pub weights: Arc<Vec<f32>>,
 }
 
-/// What a worker sends the coordinator.
+/// The answer of a worker to a [`Task`].
 pub(super) struct TaskResult {
     pub worker: WorkerId,
-    /// `None`: the worker's thread has ended.
+    /// The step and the sums of its nodes; `None` if the worker's thread has ended.
     pub sums: Option<(u64, Vec<NodeSum>)>,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Worker<'a> {
         drop(notice);
     }
 
-    /// Takes back a sum that is no longer needed.
+    /// Keeps the buffer of a sum that is no longer needed, so that a later task can reuse it.
     pub(super) fn recycle(&mut self, sum: NodeSum) {
         self.gradients.recycle(sum);
     }
@@ -76,8 +76,8 @@ impl<'a> Worker<'a> {
         tallies.into_iter().map(|(node, tally)| NodeSum { node, gradient: Vec::new(), tally }).collect()
     }
 
-    /// Computes the sums of a task. The weights are released before the sums are sent, so that the update need not copy
-    /// them.
+    /// Computes the sums of a task. The weights are released before the sums are sent, so that the update can
+    /// be made in place instead of in a copy.
     pub(super) fn work_on(&mut self, task: Task) -> Option<(u64, Vec<NodeSum>)> {
         let Task { work: (step, leaves), weights } = task;
         let mut sums = Vec::new();

@@ -45,7 +45,7 @@ fn arrays_of_bytes_train_to_the_same_bits_as_images() {
     let from_arrays = run.data(&Dataset::from_arrays(&pixels, labels).unwrap()).train().unwrap();
     assert_eq!(from_arrays.summary.fingerprint, from_file.summary.fingerprint);
     assert_eq!(from_arrays.summary.weights_sha256, from_file.summary.weights_sha256);
-    // Each takes the other's data.
+    // Each model predicts from the other's kind of data.
     let images = Dataset::from_features(&pixels);
     assert_eq!(from_file.model.predict(&images).unwrap(), from_arrays.model.predict(&images).unwrap());
 }

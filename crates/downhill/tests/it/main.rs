@@ -9,7 +9,7 @@ mod runs;
 use downhill::Run;
 use std::path::Path;
 
-/// A short run on the data of a table: two classes, not quite told apart by a line.
+/// A short run on [`table`]: two classes that a line does not quite separate.
 fn short() -> Run {
     Run::new()
         .set("model.kind", "softmax")
@@ -20,7 +20,7 @@ fn short() -> Run {
         .set("learning_rate.initial", 0.5)
 }
 
-/// The features of a row, and its class.
+/// Returns the features of row number `row`, and its class.
 fn row(row: usize) -> ([f32; 2], &'static str) {
     let (a, b) = (row * 7 % 23, row * 5 % 19);
     ([a as f32 / 8.0, b as f32], if a + b + row % 7 > 24 { "high" } else { "low" })

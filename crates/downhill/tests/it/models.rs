@@ -1,4 +1,4 @@
-//! Models are saved and loaded, and say what they are of.
+//! Models are saved and loaded, and carry the names and the run file that they were trained with.
 
 use crate::{short, table};
 use downhill::{Dataset, ErrorKind, LoadOptions, Model, Run};
@@ -19,7 +19,7 @@ fn a_model_is_loaded_from_its_results_folder_and_from_its_file() {
     let (out, file) = (folder.path().join("out"), folder.path().join("model.safetensors"));
     let trained = short().set("data.train", data.as_str()).out(&out).train().unwrap();
     trained.model.save(&file).unwrap();
-    // The same file, byte for byte.
+    // A saved model is byte for byte the file in the results folder.
     assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(out.join("weights.safetensors")).unwrap());
     let data = Dataset::open(&data).unwrap();
     let evaluation = trained.model.evaluate(&data).unwrap();

@@ -1,11 +1,11 @@
-//! Runs share nothing, and say what is wrong with them.
+//! Runs share no state, and errors name the cause.
 
 use crate::short;
 use downhill::{Error, ErrorKind, Observer, Requests, Run, StepMade, Trained};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-/// Waits after each step until another run has made as many, or has ended.
+/// Waits after each step until another run has made as many steps, or has ended.
 struct InStep(Sender<()>, Receiver<()>);
 
 impl Observer for InStep {
@@ -39,11 +39,11 @@ fn runs_side_by_side_give_what_they_give_alone_and_leave_the_global_pool_alone()
     let beside: Vec<String> = threads.into_iter().map(hash).collect();
     assert_eq!(beside, alone);
     assert_eq!(on_digits().threads(3).train().unwrap().summary.weights_sha256, alone[0]);
-    // It cannot be built a second time.
+    // The global pool can be built only once, so this fails if the library has built it.
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().unwrap();
 }
 
-/// Stops after some steps, and passes warnings on.
+/// Stops after a number of steps, and forwards warnings.
 struct Stop(u64, Sender<String>);
 
 impl Observer for Stop {

@@ -1,18 +1,19 @@
-//! Which class was taken for which.
+//! Confusion matrices.
 
 use serde::Serialize;
 
-/// Counts of predictions.
+/// A confusion matrix of a validation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Confusion {
-    /// After so many steps.
+    /// Number of steps applied to the weights.
     pub step: u64,
-    /// Of each class, row by row, how many samples were taken for each: `[classes, classes]`.
+    /// Samples by true class (row) and predicted class (column): `[classes, classes]`.
     pub counts: Vec<Vec<u64>>,
 }
 
 impl Confusion {
-    /// Of predictions, `[samples, outputs]`: one output says the probability of the second of two classes.
+    /// Counts predictions, `[samples, outputs]`. A single output is the probability of the second of two
+    /// classes.
     pub(crate) fn new(
         step: u64,
         classes: usize,

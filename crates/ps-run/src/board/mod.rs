@@ -1,7 +1,7 @@
-//! What is known of a run while it goes on, for whoever looks at it from outside: metrics, a dashboard, a trace.
+//! The live state of a run, for metrics, the dashboard and the trace.
 //!
-//! Drivers write to the [`Board`], and so does the recorder, to which it is an observer. No writer waits for a reader, and nothing
-//! that is decided depends on it.
+//! Drivers and the recorder, which treats the [`Board`] as an observer, write to it. No writer waits for a
+//! reader, and no decision depends on the board.
 
 mod confusion;
 mod meter;
@@ -28,16 +28,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that are kept at most; of more, every second one of the steps is let go.
+/// Most lines that are kept. Beyond that, every second line of steps is dropped.
 const MAX_LINES: usize = 4000;
-/// Upper ends of the intervals that durations of steps are counted in, in seconds.
+/// Upper bounds of the histogram of step durations, in seconds.
 pub const STEP_BOUNDS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-/// Shared by those who make the run and those who look at it.
+/// The live state of a run, shared by the threads that train and those that show it.
 #[derive(Debug)]
 pub struct Board {
-    /// Times and bytes.
+    /// The process's time by activity, and its bytes.
     pub meter: Arc<Meter>,
     is_watched: AtomicBool,
     changes: AtomicU64,
@@ -45,33 +45,33 @@ pub struct Board {
     seen: Mutex<Seen>,
 }
 
-/// What the run is.
+/// The facts about a run that do not change while it trains.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct About {
-    /// Its name.
+    /// Name of the results folder; `run` without one.
     pub name: String,
-    /// Steps of the whole run.
+    /// Number of steps of the whole run.
     pub steps: u64,
-    /// Epochs of it.
+    /// Number of epochs of the whole run.
     pub epochs: u32,
-    /// Parameters of the model.
+    /// Number of parameters of the model.
     pub parameters: usize,
-    /// The model, in a few words.
+    /// A short description of the model.
     pub model: String,
-    /// Training samples.
+    /// Number of training samples.
     pub samples: usize,
-    /// In classification.
+    /// Names of the classes; empty for regression and counts.
     pub classes: Vec<String>,
-    /// The folder of its results, as an absolute path.
+    /// The folder of the results, as an absolute path.
     pub folder: Option<String>,
-    /// Whether it may be done before all steps are made.
+    /// Whether a policy may end the run before all steps are made.
     pub may_end_early: bool,
-    /// Whether its only worker is the process itself.
+    /// Whether this process is the only worker.
     pub trains_alone: bool,
 }
 
 impl About {
-    /// What `job` is, whose results are in `folder`, if anywhere.
+    /// Describes `job`, whose results go to `folder`, if anywhere.
     pub fn of(job: &Job, folder: Option<&Path>) -> Self {
         let folder = folder.map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.into()));
         let name = folder.as_deref().and_then(Path::file_name);
@@ -92,62 +92,63 @@ impl About {
     }
 }
 
-/// What was seen of the run.
+/// The state of a run as far as it was reported to the board.
 #[derive(Debug)]
 pub struct Seen {
-    /// What the run is.
+    /// The facts that do not change.
     pub about: About,
-    /// Steps made.
+    /// Number of steps made.
     pub steps: u64,
-    /// The epoch of the last one, from 1.
+    /// The epoch of the last step, counted from 1.
     pub epoch: u32,
-    /// Training samples seen.
+    /// Number of training samples seen.
     pub samples: u64,
-    /// Of the last step.
+    /// Learning rate of the last step.
     pub learning_rate: f32,
-    /// Mean loss of its batch.
+    /// Mean loss of the last step's batch.
     pub loss: f64,
-    /// Share of its batch that was predicted right, in classification.
+    /// Share of the last batch that was classified correctly; `None` unless it is a classification.
     pub accuracy: Option<f64>,
-    /// The last validation.
+    /// Metrics of the last validation.
     pub validation: Option<Measures>,
-    /// How many steps took at most [`STEP_BOUNDS`] of a second, each without those before, and more than the last.
+    /// Histogram of step durations. Element `i` counts steps that took at most `STEP_BOUNDS[i]` seconds and
+    /// more than the bound before; the last element counts all longer ones.
     pub durations: [u64; STEP_BOUNDS.len() + 1],
-    /// All of their seconds.
+    /// Sum of all step durations, in seconds.
     pub duration: f64,
-    /// The lines of the metrics file, thinned out.
+    /// Lines of the metrics file, thinned out.
     pub lines: Vec<Line>,
-    /// Where the run stands.
+    /// The current phase.
     pub phase: Phase,
-    /// What the process does or waits for in this phase, in words; empty where the phase says it all.
+    /// What the process does or waits for in this phase; empty where the phase says enough.
     pub activity: String,
-    /// For how long.
+    /// How long the current step has been waiting.
     pub waited: Duration,
     /// The step at which this process resumed the run; 0 if it began it.
     pub resumed_at: u64,
-    /// Who takes part.
+    /// The workers of the run, as the coordinator sees them.
     pub workers: Vec<WorkerRow>,
-    /// Leaves of workers that were late or lost, which others computed.
+    /// Number of leaves of late or lost workers that were reassigned.
     pub rescued: u64,
-    /// Sums that were computed twice and compared.
+    /// Number of sums that were computed twice and compared.
     pub audited: u64,
-    /// Workers that were banned.
+    /// The workers that were banned.
     pub bans: Vec<Ban>,
-    /// The steps of the newest checkpoint that is durable, and since when.
+    /// The step of the newest durable checkpoint, and when it became durable.
     pub checkpoint: Option<(u64, Instant)>,
-    /// The last rounds.
+    /// The last rounds, for the timeline.
     pub rounds: Rounds,
-    /// Which class was taken for which, in the last validation that was looked at.
+    /// The confusion matrix of the last inspected validation.
     pub confusion: Option<Confusion>,
-    /// The result, once the run is done or stopped.
+    /// The results, once the run is done or stopped.
     pub summary: Option<Summary>,
-    /// Why the run failed, if it has.
+    /// Why the run failed, if it did.
     pub failure: Option<String>,
     last_step: Option<Instant>,
 }
 
 impl Board {
-    /// Of a run that is about to begin, or to go on after `lines`.
+    /// Creates the state of a run that is about to begin, or to resume after `lines`.
     pub fn new(about: About, lines: &[Line]) -> Self {
         let mut seen = Seen {
             about,
@@ -186,33 +187,33 @@ impl Board {
         }
     }
 
-    /// From now on rounds and workers are told, too.
+    /// Records rounds and workers from now on. By default nobody looks at them.
     pub fn watch(&self) {
         self.is_watched.store(true, Ordering::Relaxed);
     }
 
-    /// Rounds go to a file, too.
+    /// Writes rounds to a file as well.
     pub fn trace(&self, trace: Trace) {
         self.lock().rounds.trace(trace);
         self.watch();
     }
 
-    /// Whether rounds and workers are worth telling.
+    /// Returns whether rounds and workers are recorded.
     pub fn is_watched(&self) -> bool {
         self.is_watched.load(Ordering::Relaxed)
     }
 
-    /// Grows with everything that is told.
+    /// Counts the changes of the state, so that readers can tell whether there are new ones.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Looks at what was seen.
+    /// Calls `look` with the current state.
     pub fn read<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
         look(&self.lock())
     }
 
-    /// Tells something.
+    /// Changes the state with `what`.
     pub fn tell(&self, what: impl FnOnce(&mut Seen)) {
         what(&mut self.lock());
         self.changes.fetch_add(1, Ordering::Relaxed);
@@ -222,7 +223,7 @@ impl Board {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker was given work of `step`.
+    /// Records that the worker on `lane` was assigned leaves of `step`.
     pub fn assigned(&self, lane: impl FnOnce() -> String, step: u64, detail: impl FnOnce() -> String) {
         if self.is_watched() {
             let now = self.seconds(Instant::now());
@@ -230,7 +231,7 @@ impl Board {
         }
     }
 
-    /// Something came from that worker.
+    /// Records that a sum of the worker on `lane` arrived.
     pub fn contributed(&self, lane: impl FnOnce() -> String) {
         if self.is_watched() {
             let now = self.seconds(Instant::now());
@@ -238,7 +239,7 @@ impl Board {
         }
     }
 
-    /// The open round is over: its update began at `updating`.
+    /// Closes the open round, whose update by `holder` began at `updating`.
     pub fn made(&self, holder: &str, updating: Instant) {
         if self.is_watched() {
             let [from, now] = [updating, Instant::now()].map(|at| self.seconds(at));
@@ -246,18 +247,18 @@ impl Board {
         }
     }
 
-    /// Something was done beside the rounds.
+    /// Records an activity outside of the rounds, from `from` until now.
     pub fn span(&self, lane: &str, what: &'static str, from: Instant) {
         let [from, until] = [from, Instant::now()].map(|at| self.seconds(at));
         self.lock().rounds.beside(lane, what, from, until);
     }
 
-    /// The time since the process began to watch.
+    /// Seconds from the creation of the board to `at`.
     fn seconds(&self, at: Instant) -> f64 {
         at.saturating_duration_since(self.began).as_secs_f64()
     }
 
-    /// The newest checkpoint that is durable: its steps, and how long it has been so.
+    /// Records the newest durable checkpoint: its step, and how long it has been durable.
     pub fn checkpoint(&self, durable: Option<(u64, Duration)>) {
         let Some((steps, age)) = durable else { return };
         let mut seen = self.lock();
@@ -266,12 +267,12 @@ impl Board {
         }
     }
 
-    /// The first step begins.
+    /// Records that the first step begins.
     pub fn begin(&self) {
         self.tell(|seen| seen.phase.advance(Phase::Training));
     }
 
-    /// The run has ended, and these are its results.
+    /// Records the end of the run and its results.
     pub(crate) fn end(&self, summary: &Summary) {
         self.tell(|seen| {
             seen.end(match summary.outcome {
@@ -283,7 +284,7 @@ impl Board {
         });
     }
 
-    /// The run has failed. Does nothing if it had already ended.
+    /// Records that the run failed. Does nothing if the run has already ended.
     pub fn fail(&self, reason: &dyn Display) {
         self.tell(|seen| {
             if !seen.phase.is_over() {
@@ -357,7 +358,7 @@ impl Observer for Arc<Board> {
 }
 
 impl Seen {
-    /// Takes over what the lines of a metrics file tell of the steps up to here.
+    /// Restores the state after the last of `lines`.
     pub(crate) fn recall(&mut self, lines: &[Line]) {
         self.lines = shown(lines);
         (self.epoch, self.learning_rate) = (0, f32::NAN);
@@ -382,7 +383,7 @@ impl Seen {
         self.rounds.flush();
     }
 
-    /// The workers have nothing left to do.
+    /// Marks all workers as dismissed, since they have nothing left to do.
     fn release_workers(&mut self) {
         for worker in self.workers.iter_mut().filter(|worker| !worker.standing.is_gone()) {
             (worker.standing, worker.leaves, worker.silent_ms) = (WorkerStanding::Dismissed, 0, 0);
@@ -390,7 +391,7 @@ impl Seen {
     }
 }
 
-/// Those of a run's lines that are shown: hashes are for whoever compares runs.
+/// Returns the lines that are shown. Hashes are left out: they only serve to compare runs.
 fn shown(lines: &[Line]) -> Vec<Line> {
     lines.iter().filter(|line| !matches!(line, Line::Hash(_))).cloned().collect()
 }

@@ -1,42 +1,42 @@
-//! The last rounds, and who did what in them.
+//! The timeline of the last rounds.
 
 use crate::trace::Trace;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::collections::vec_deque::Iter;
 
-/// Rounds that are kept.
+/// Number of complete rounds that are kept.
 const MAX_ROUNDS: usize = 48;
 
-/// A step, and who did what in it. Times are seconds since the process began to watch.
+/// The timeline of a round. Times are seconds since the board was created.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Round {
-    /// The step.
+    /// The step that the round makes, counted from 0.
     pub step: u64,
-    /// When its first work was given out.
+    /// When its first leaves were assigned.
     pub began: f64,
-    /// When it was made.
+    /// When its update was complete.
     pub ended: f64,
-    /// What was done.
+    /// The activities of workers and weight holders, in the order in which they began.
     pub spans: Vec<Span>,
 }
 
-/// Something that took its time.
+/// An activity with its duration.
 #[derive(Clone, Debug, Serialize)]
 pub struct Span {
-    /// Who did it.
+    /// The process that did it.
     pub lane: String,
-    /// What.
+    /// The activity: `gradient`, `update`, or one outside of the rounds.
     pub what: &'static str,
-    /// From when.
+    /// When it began, in seconds.
     pub from: f64,
-    /// Until when.
+    /// When it ended, in seconds.
     pub until: f64,
-    /// More about it.
+    /// Details such as the leaves of a gradient; may be empty.
     pub detail: String,
 }
 
-/// The last rounds that are over, and the open one.
+/// The last complete rounds, and the open one.
 #[derive(Debug, Default)]
 pub struct Rounds {
     closed: VecDeque<Round>,
@@ -45,39 +45,39 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Those that are over, in order.
+    /// The complete rounds, oldest first.
     pub fn iter(&self) -> Iter<'_, Round> {
         self.closed.iter()
     }
 
-    /// Writes rounds that are over to a file, too.
+    /// Also writes complete rounds to a trace file.
     pub(super) fn trace(&mut self, trace: Trace) {
         self.trace = Some(trace);
     }
 
-    /// The worker on `lane` was given work of `step`.
+    /// Records that the worker on `lane` was assigned leaves of `step`.
     pub(super) fn assign(&mut self, lane: String, step: u64, detail: String, now: f64) {
         if self.open.step != step || self.open.spans.is_empty() {
             self.open = Round { step, began: now, ended: now, spans: Vec::new() };
         }
-        // Empty until something comes of it.
+        // The span has no length until a sum of it arrives.
         self.open.spans.push(Span { lane, what: "gradient", from: now, until: now, detail });
     }
 
-    /// Something came from the worker on `lane`.
+    /// Extends the last span of the worker on `lane` up to a sum that has just arrived.
     pub(super) fn contribute(&mut self, lane: &str, now: f64) {
         if let Some(span) = self.open.spans.iter_mut().rev().find(|span| span.lane == lane) {
             span.until = now;
         }
     }
 
-    /// The open round is over; `holder` has updated the weights since `from`.
+    /// Closes the open round; `holder` has been updating the weights since `from`.
     pub(super) fn close(&mut self, holder: &str, from: f64, now: f64) {
         let mut round = std::mem::take(&mut self.open);
         let detail = String::new();
         round.spans.push(Span { lane: holder.into(), what: "update", from, until: now, detail });
         round.ended = now;
-        // Work that nothing came of was not awaited.
+        // A span without length produced no sum, so the round did not wait for it.
         round.spans.retain(|span| span.until > span.from);
         if let Some(trace) = &mut self.trace {
             trace.round(&round);
@@ -88,14 +88,14 @@ impl Rounds {
         }
     }
 
-    /// Something was done beside the rounds.
+    /// Traces an activity outside of the rounds.
     pub(super) fn beside(&mut self, lane: &str, what: &'static str, from: f64, until: f64) {
         if let Some(trace) = &mut self.trace {
             trace.span(&Span { lane: lane.into(), what, from, until, detail: String::new() });
         }
     }
 
-    /// Writes what is not in the file yet.
+    /// Writes buffered output to the trace file.
     pub(super) fn flush(&mut self) {
         if let Some(trace) = &mut self.trace {
             trace.flush();

@@ -1,44 +1,44 @@
-//! The workers of a run, as the page and the metrics show them.
+//! The workers of a run, as the dashboard and the metrics show them.
 
 use ps_coord::WorkerState;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-/// A worker, as the server sees it.
+/// A worker, as the coordinator sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct WorkerRow {
-    /// Its id in this run.
+    /// Its id, unique within the run.
     pub id: u32,
-    /// Its name.
+    /// The name under which it joined.
     pub name: String,
-    /// Where it is.
+    /// The address that it connected from, or a description for a thread of this process.
     pub address: String,
-    /// Where it stands.
+    /// Its state, flattened into the row in JSON.
     #[serde(flatten)]
     pub standing: WorkerStanding,
-    /// Leaves of the open round that it has yet to send.
+    /// Number of leaves of the open round that it still has to send.
     pub leaves: u32,
-    /// Sums of its that counted.
+    /// Number of its sums that were used.
     pub sums: u64,
-    /// Leaves per second of late.
+    /// Its recent speed, in leaves per second.
     pub speed: f64,
-    /// Milliseconds since something came from it.
+    /// Milliseconds since its last message.
     pub silent_ms: u64,
-    /// Milliseconds that rounds waited for it alone.
+    /// Milliseconds that rounds waited for this worker alone.
     pub held_up_ms: u64,
 }
 
-/// Where a worker stands, as the page and the metrics show it.
+/// The state of a worker, as the dashboard and the metrics show it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerStanding {
-    /// The run goes on; what the coordinator knows of the worker.
+    /// The run is in progress; the state that the coordinator has for the worker.
     Known(WorkerState),
-    /// The last step is made: no worker is needed any more.
+    /// The last step is made, so no worker is needed any more.
     Dismissed,
 }
 
 impl WorkerStanding {
-    /// The kind of standing in one word, without its reason: a label of the metrics, and a class of the page's style.
+    /// The state in one word, without a reason: a label of the metrics, and a CSS class of the dashboard.
     pub fn kind(&self) -> &'static str {
         match self {
             WorkerStanding::Known(WorkerState::Joining) => "joining",

@@ -1,20 +1,20 @@
-//! Keeps a run of many quick epochs from reporting each of them.
+//! Limits how often a run with many short epochs reports one.
 
 use crate::lines::EpochLine;
 use std::time::{Duration, Instant};
 
-/// A run of more epochs than this does not report every quick one.
+/// A run with more epochs than this does not report all of the short ones.
 const MANY_EPOCHS: u32 = 50;
 const QUICK_EPOCH: Duration = Duration::from_millis(200);
 
-/// When an epoch was last let through.
+/// When the last epoch was reported.
 #[derive(Default)]
 pub(super) struct EpochThrottle {
     last: Option<Instant>,
 }
 
 impl EpochThrottle {
-    /// Whether an epoch that ends `now` is reported. The last one always is.
+    /// Returns whether an epoch that ends at `now` is reported. The last epoch always is.
     pub(super) fn admits(&mut self, epoch: &EpochLine, now: Instant) -> bool {
         let is_quick = self.last.is_some_and(|last| now - last < QUICK_EPOCH);
         let is_admitted = !is_quick || epoch.epochs <= MANY_EPOCHS || epoch.epoch == epoch.epochs;

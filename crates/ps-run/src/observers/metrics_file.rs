@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::time::Instant;
 
-/// Writes each line of metrics to a file. A full disk shows when the file is closed; it is no reason to stop training.
+/// Writes each line of metrics to a file. Write errors, such as a full disk, do not stop training;
+/// [`MetricsFile::close`] reports them.
 pub(crate) struct MetricsFile {
     folder: RunFolder,
     length: Length,
@@ -17,39 +18,39 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file in `folder` of a run of this length, and drops all but the first `lines` lines that are there.
+    /// Opens the metrics file in `folder` for a run of this length, and keeps only its first `lines` lines.
     pub(crate) fn open(folder: RunFolder, lines: u64, length: Length) -> Result<Self, FolderError> {
         let file = BufWriter::new(folder.metrics(lines, length)?);
         Ok(MetricsFile { folder, length, file, throttle: EpochThrottle::default() })
     }
 
-    /// The lines that are in the file.
+    /// Reads all lines in the file.
     pub(crate) fn read(&self) -> Result<Vec<Line>, FolderError> {
         Line::read_all(&self.folder.path().join(METRICS_FILE))
     }
 
-    /// Drops all but the first `lines` lines.
+    /// Keeps only the first `lines` lines.
     pub(crate) fn rewind(self, lines: u64) -> Result<Self, FolderError> {
         let (folder, length) = (self.folder.clone(), self.length);
         self.close()?;
         MetricsFile::open(folder, lines, length)
     }
 
-    /// Writes what is not written yet, for those who follow the file.
+    /// Writes buffered lines, for programs that follow the file.
     pub(crate) fn flush(&mut self) {
         let _ = self.file.flush();
     }
 
-    /// Writes what is not written yet.
+    /// Writes buffered lines and closes the file.
     ///
     /// # Errors
-    /// The file is not complete.
+    /// A write failed, now or earlier, so the file is incomplete.
     pub(crate) fn close(mut self) -> Result<(), FolderError> {
         let flushed = self.file.flush();
         flushed.map_err(|error| FolderError::File { path: self.folder.path().join(METRICS_FILE), error })
     }
 
-    /// Writes to another file.
+    /// Replaces the file that the lines are written to.
     #[cfg(all(test, target_os = "linux"))]
     pub(crate) fn redirect(&mut self, file: File) {
         self.file = BufWriter::new(file);

@@ -1,4 +1,5 @@
-//! Everything that follows a run: the metrics file, the page, TensorBoard, the terminal, and observers of the caller.
+//! All observers of a run: the metrics file, the board, TensorBoard, the terminal, the inspector of weights,
+//! and those of the caller.
 
 mod epoch_throttle;
 mod metrics_file;
@@ -18,24 +19,24 @@ use crate::observer::{Observer, Requests};
 use crate::phase::Phase;
 use std::sync::Arc;
 
-/// The observers of a run, in the order in which they are called. Those that the recorder asks something in return have a
-/// field.
+/// The observers of a run, in the order in which they are called. Those whose methods the recorder calls
+/// directly have a field of their own type.
 pub(crate) struct Observers {
-    /// Nothing where the run has no folder, and at its end.
+    /// `None` if the run has no folder, and after its end.
     pub(crate) metrics: Option<MetricsFile>,
     pub(crate) board: Arc<Board>,
     pub(crate) tensorboard: Option<TensorBoard>,
     pub(crate) terminal: TerminalObserver,
     pub(crate) inspector: Option<WeightInspector>,
     others: Vec<Box<dyn Observer>>,
-    /// What was said before the run began, for observers that are added later.
+    /// Messages from before the run began, for observers that are added later.
     early: Vec<Message>,
     requests: Requests,
-    /// The last phase that was reported, with its activity.
+    /// The last reported phase and activity.
     phase: (Phase, &'static str),
 }
 
-/// For the user.
+/// A message for the user.
 enum Message {
     Note(String),
     Warning(String),
@@ -73,7 +74,7 @@ impl Observers {
         others.iter_mut().for_each(|observer| call(observer.as_mut(), requests));
     }
 
-    /// Reports what follows from a step or from what comes after it.
+    /// Reports a step, an event or a line of metrics.
     pub(crate) fn report(&mut self, record: Record<'_>) {
         self.each(|observer, requests| match record {
             Record::Step(step) => observer.on_step(step, requests),
@@ -87,14 +88,14 @@ impl Observers {
         });
     }
 
-    /// Reports a phase, if it is not the one that was reported last.
+    /// Reports a phase, unless the last report was the same.
     pub(crate) fn phase(&mut self, phase: Phase, activity: &'static str) {
         if std::mem::replace(&mut self.phase, (phase, activity)) != (phase, activity) {
             self.each(|observer, _| observer.on_phase(phase, activity));
         }
     }
 
-    /// Adds an observer of the caller.
+    /// Adds an observer of the caller, and passes it the earlier messages.
     pub(crate) fn add(&mut self, mut observer: Box<dyn Observer>) {
         self.early.iter().for_each(|message| message.report(observer.as_mut()));
         self.others.push(observer);
@@ -115,18 +116,18 @@ impl Observers {
         }
     }
 
-    /// Whether an observer wants the weights after `step` steps.
+    /// Returns whether an observer wants the weights after `step` steps.
     pub(crate) fn want_weights(&self, step: u64) -> bool {
         self.inspector.as_ref().is_some_and(|inspector| inspector.wants_weights(step))
             || self.others.iter().any(|observer| observer.wants_weights(step))
     }
 
-    /// Whether one has asked for the end of the run.
+    /// Returns whether an observer has requested the end of the run.
     pub(crate) fn is_stop_requested(&self) -> bool {
         self.requests.stop
     }
 
-    /// Whether one has asked for a checkpoint since this was last asked.
+    /// Returns whether an observer has requested a checkpoint since the last call.
     pub(crate) fn take_checkpoint_request(&mut self) -> bool {
         std::mem::take(&mut self.requests.checkpoint)
     }

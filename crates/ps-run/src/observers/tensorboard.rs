@@ -1,8 +1,10 @@
 //! Event files that TensorBoard reads.
 //!
-//! A file is records: length, masked CRC-32C of it, data, masked CRC-32C of that
-//! (<https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details>). The data is an `Event` message; of
-//! its fields, and those of `Summary` and `HistogramProto`, only those written here are named.
+//! A file is a sequence of records, each of which consists of a length, the masked CRC-32C of the length, the
+//! data, and the masked CRC-32C of the data
+//! (<https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details>). The data is an
+//! `Event` message. The structs below declare only those fields of `Event`, `Summary` and `HistogramProto`
+//! that are written here.
 
 use crate::folder::FolderError;
 use crate::lines::Line;
@@ -15,12 +17,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The folder of event files, in that of the run.
+/// The folder of event files, inside the run's folder.
 const TENSORBOARD: &str = "tensorboard";
-/// Intervals of a histogram.
+/// Number of buckets of a histogram.
 const INTERVALS: usize = 40;
 
-/// Writes lines of metrics to an event file, and shares it with what inspects weights.
+/// Writes lines of metrics to an event file. Clones share the file, so that the inspector of weights can add
+/// histograms.
 #[derive(Clone)]
 pub(crate) struct TensorBoard(Arc<Mutex<EventFile>>);
 
@@ -42,7 +45,7 @@ struct Event {
 
 #[derive(Clone, PartialEq, Message)]
 struct SessionLog {
-    /// 1: whatever was written of later steps than this event's is void.
+    /// 1 (START) if earlier events with a later step than this one are void.
     #[prost(int32, tag = "1")]
     status: i32,
 }
@@ -75,7 +78,7 @@ struct Histogram {
     sum: f64,
     #[prost(double, tag = "5")]
     sum_squares: f64,
-    /// Upper ends of intervals.
+    /// Upper bounds of the buckets.
     #[prost(double, repeated, tag = "6")]
     bucket_limit: Vec<f64>,
     #[prost(double, repeated, tag = "7")]
@@ -83,12 +86,13 @@ struct Histogram {
 }
 
 impl TensorBoard {
-    /// Makes a new file in the run's folder; what other files there say of steps after `step` is void.
+    /// Creates a new event file in the run's folder. Events in older files that are later than `step` become
+    /// void.
     pub(crate) fn create(run: &Path, step: u64) -> Result<Self, FolderError> {
         let folder = run.join(TENSORBOARD);
         let failed = |path: &Path, error| FolderError::File { path: path.into(), error };
         std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
-        // In the order of their names files are read one after another.
+        // TensorBoard reads files in the order of their names, so the name begins with the time.
         let name = format!("events.out.tfevents.{:020}.downhill.{}", now().1, std::process::id());
         let path = folder.join(name);
         let file = File::create_new(&path).map_err(|error| failed(&path, error))?;
@@ -99,7 +103,7 @@ impl TensorBoard {
         Ok(TensorBoard(Arc::new(Mutex::new(file))))
     }
 
-    /// How the values of tensors are distributed after `step` steps.
+    /// Writes histograms of the tensors after `step` steps.
     pub(super) fn histograms<'a>(&self, step: u64, tensors: impl Iterator<Item = (String, &'a [f32])>) {
         let value = |(tag, values): (String, &[f32])| Value {
             tag,
@@ -136,7 +140,7 @@ impl Observer for TensorBoard {
 }
 
 impl EventFile {
-    /// A line of metrics as curves.
+    /// Writes a line of metrics as scalars.
     fn line(&mut self, line: &Line) {
         let mut values = Vec::new();
         let mut add = |tag: &str, value: Option<f64>| {
@@ -175,7 +179,7 @@ impl EventFile {
         self.write(Event { step: signed(step), summary: Some(Summary { value }), ..Event::default() });
     }
 
-    /// A full disk is no reason to stop training; the file then ends early, which readers bear.
+    /// A full disk is no reason to stop training. The file then ends early, which readers tolerate.
     fn write(&mut self, event: Event) {
         let data = Event { wall_time: now().0, ..event }.encode_to_vec();
         let length = (data.len() as u64).to_le_bytes();
@@ -183,14 +187,14 @@ impl EventFile {
         let _ = [&length[..], &of_length, &data, &of_data].iter().try_for_each(|part| self.0.write_all(part));
     }
 
-    /// For whoever follows the file.
+    /// Writes buffered events, for programs that follow the file.
     fn flush(&mut self) {
         let _ = self.0.flush();
     }
 }
 
 impl Histogram {
-    /// Of the finite ones among `values`.
+    /// Creates the histogram of the finite elements of `values`.
     fn of(values: &[f32]) -> Self {
         let finite = || values.iter().copied().filter(|value| value.is_finite()).map(f64::from);
         let (min, max) = finite()
@@ -218,7 +222,7 @@ impl Histogram {
     }
 }
 
-/// Seconds and nanoseconds since 1970.
+/// The current time, as seconds and as nanoseconds since the Unix epoch.
 fn now() -> (f64, u128) {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     (since.as_secs_f64(), since.as_nanos())
@@ -228,7 +232,7 @@ fn signed(step: u64) -> i64 {
     i64::try_from(step).unwrap_or(i64::MAX)
 }
 
-/// The checksum of a checksum is weak, so it is masked.
+/// Masks the CRC-32C of `bytes`. The format requires this because the CRC of data that contains CRCs is weak.
 fn masked(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }

@@ -9,16 +9,16 @@ use crate::window::Window;
 use ps_core::Tally;
 use std::time::Instant;
 
-/// Shows steps now and then, epochs, events and messages.
+/// Shows steps at intervals, epochs, events and messages.
 pub(crate) struct TerminalObserver {
     terminal: Terminal,
-    /// The steps that are not shown yet.
+    /// Steps that are not yet shown.
     unseen: Window,
     throttle: EpochThrottle,
 }
 
 impl TerminalObserver {
-    /// Of a model with `classes` classes.
+    /// Creates the observer of a run whose model has `classes` classes.
     pub(crate) fn new(style: Style, classes: usize, now: Instant) -> Self {
         TerminalObserver {
             terminal: Terminal::new(style),
@@ -27,7 +27,7 @@ impl TerminalObserver {
         }
     }
 
-    /// Removes the bar.
+    /// Removes the bar from the terminal.
     pub(crate) fn close(&self) {
         self.terminal.close();
     }
@@ -55,7 +55,7 @@ impl Observer for TerminalObserver {
         let is_shown = match line {
             Line::Epoch(epoch) => self.throttle.admits(epoch, Instant::now()) || self.terminal.is_json(),
             Line::Event(_) => true,
-            // Steps are shown less often than they get a line.
+            // Steps are shown at a fixed interval instead, see `on_step`.
             Line::Step(_) | Line::Probe(_) | Line::Hash(_) => false,
         };
         if is_shown {

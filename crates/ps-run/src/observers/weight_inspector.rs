@@ -1,4 +1,5 @@
-//! A thread that inspects whole weights after each epoch, which takes a while, while training goes on.
+//! Inspects the complete weights after each epoch, on a thread of its own so that training continues
+//! meanwhile.
 
 use super::tensorboard::TensorBoard;
 use crate::board::{Board, Confusion};
@@ -13,18 +14,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// Samples of the validation part that the confusion is counted on, at most.
+/// Maximum number of validation samples that the confusion matrix is computed from.
 const CONFUSED: usize = 10_000;
 
-/// Counts which classes are taken for which, for the page, and draws histograms of weights and gradients for TensorBoard. The
-/// thread ends when this is dropped, after the weights that it was given.
+/// Computes the confusion matrix for the dashboard, and histograms of weights and gradients for TensorBoard.
+/// When this is dropped, the thread first finishes the weights that it was given.
 pub(crate) struct WeightInspector {
     plan: BatchPlan,
     weights: Option<SyncSender<(u64, Vec<f32>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread owns.
+/// The state of the inspecting thread.
 struct Inspection {
     model: Model,
     plan: BatchPlan,
@@ -36,7 +37,8 @@ struct Inspection {
 }
 
 impl WeightInspector {
-    /// Inspects the weights of `job`: for `board`, and for `tensorboard` where there is such a file.
+    /// Starts the thread that inspects the weights of `job`. Results go to `board`, and to `tensorboard` if
+    /// there is an event file.
     pub(crate) fn start(
         job: &Job,
         tensorboard: Option<TensorBoard>,
@@ -52,7 +54,8 @@ impl WeightInspector {
             tensorboard,
             board,
         };
-        // One may wait: the caller that brings a third waits until the first is inspected.
+        // One copy of the weights may wait, which bounds the memory: a caller with another one waits for the
+        // thread.
         let (weights, arriving) = sync_channel::<(u64, Vec<f32>)>(1);
         let inspect =
             move || arriving.into_iter().for_each(|(step, weights)| inspection.inspect(step, &weights));
@@ -63,9 +66,9 @@ impl WeightInspector {
         Ok(WeightInspector { plan: job.plan, weights: Some(weights), thread: Some(thread) })
     }
 
-    /// Has the thread inspect the weights after `step` steps.
+    /// Passes a copy of the weights after `step` steps to the thread.
     pub(crate) fn inspect(&self, step: u64, weights: &[f32]) {
-        // A thread that has panicked has said why.
+        // Sending fails only if the thread has panicked, which has already been reported.
         let _ = self.weights.iter().try_for_each(|sender| sender.send((step, weights.to_vec())));
     }
 }
@@ -101,7 +104,8 @@ impl Inspection {
             self.board.tell(|seen| seen.confusion = Some(confusion));
         }
         let Some(tensorboard) = &self.tensorboard else { return };
-        // The gradient of the step that follows; after the last one, of its batch again.
+        // The gradient of the next step is shown; after the last step, that of its own batch with the new
+        // weights.
         let next = step.min(self.plan.steps - 1);
         let leaves = self.plan.step(next).tree().section(ps_plan::Section::Training);
         let sums = gradients.compute(&rounded, &self.train, next, leaves);

@@ -1,4 +1,4 @@
-//! The end of a run: its results and its summary.
+//! The end of a run: results and summary.
 
 use super::{EVALUATING, Recorder};
 use crate::accumulator::Findings;
@@ -13,8 +13,9 @@ use std::path::Path;
 use std::time::Instant;
 
 impl Recorder {
-    /// The run is over: writes the results (relative data paths started at `root`), measures the weights and returns the
-    /// summary. The weights are written before anything else, so that no later failure loses them.
+    /// Ends the run: writes the results, evaluates the weights and returns the summary. Relative data paths
+    /// of the run start at `root`. The weights are written before everything else, so that no later failure
+    /// loses them.
     pub fn finish(
         mut self,
         job: &Job,
@@ -47,7 +48,7 @@ impl Recorder {
         })
     }
 
-    /// Writes and measures everything else.
+    /// Evaluates the weights and writes the remaining results.
     fn conclude(
         &mut self,
         job: &Job,
@@ -84,7 +85,7 @@ impl Recorder {
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
         let warning = match outcome {
             Ending::Done => checkpoints.wait()?,
-            // A run that is to be resumed needs its last checkpoint.
+            // A run that will be resumed needs its last checkpoint.
             Ending::Stopped | Ending::Ended => {
                 checkpoints.settle()?;
                 None
@@ -105,7 +106,7 @@ impl Recorder {
         findings: Findings,
     ) -> Summary {
         let validated = findings.validated.filter(|(step, _)| *step == version).map(|(_, measures)| measures);
-        // A descent that checks itself may return to an earlier point in its last step.
+        // With Armijo, the last step may go back to earlier weights.
         let is_of_earlier_weights =
             findings.is_concluded || findings.is_restored || job.control.descent.is_some();
         let train = match is_of_earlier_weights {
@@ -124,8 +125,8 @@ impl Recorder {
         }
     }
 
-    /// Saves the state after the last step. The results are there, so that a failure only keeps the run from being made
-    /// longer.
+    /// Saves the state after the last step. The results are already written, so a failure only means that the
+    /// run cannot be made longer.
     fn save_end(&mut self) {
         let Some(Err(error)) = self.checkpoints.as_mut().map(|checkpoints| checkpoints.save_end()) else {
             return;

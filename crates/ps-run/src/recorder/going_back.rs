@@ -1,4 +1,4 @@
-//! Going back to a checkpoint while the run is under way: because weights were lost, or because a worker was banned.
+//! Going back to a checkpoint during a run, because weights were lost or a worker was banned.
 
 use super::Recorder;
 use crate::bans::{self, Ban};
@@ -10,11 +10,11 @@ use ps_checkpoint::Snapshot;
 use std::time::Instant;
 
 impl Recorder {
-    /// Goes back to what was saved last, or to the beginning, and drops what was reported of later steps. Returns what was
-    /// saved.
+    /// Goes back to the newest checkpoint, or to the beginning if there is none, and drops the reports of
+    /// later steps. Returns the snapshot.
     ///
     /// # Errors
-    /// The checkpoints or the metrics file cannot be read or written: the run must not continue.
+    /// The checkpoints or the metrics file cannot be read or written, so the run must end.
     pub fn rewind(&mut self) -> Result<Option<Snapshot>, FolderError> {
         let (found, warnings) = match &mut self.checkpoints {
             Some(checkpoints) => checkpoints.newest()?,
@@ -25,9 +25,10 @@ impl Recorder {
         Ok(found)
     }
 
-    /// Goes back to a checkpoint of at most `step` steps, or to the beginning if that counts as one: later weights may hold
-    /// wrong sums, and what was saved of them is removed. Returns what was saved; nothing at all if there is neither, and
-    /// then the weights stay as they are.
+    /// Goes back to a checkpoint of at most `step` steps, or to the beginning if that is allowed, because
+    /// later weights may depend on wrong sums. Later checkpoints are removed. Returns the snapshot, where the
+    /// inner `None` means the beginning; the outer `None` means that there is nothing to go back to and the
+    /// weights stay as they are.
     ///
     /// # Errors
     /// As for [`Recorder::rewind`].
@@ -64,8 +65,9 @@ impl Recorder {
         Ok(())
     }
 
-    /// The run continues from `found`, or begins again. Writes the hash of its weights, too, unless it is there: it is not
-    /// where they were the last of a run that has become longer.
+    /// Reports that the run continues from `found`, or from the beginning. Writes the hash of those weights
+    /// unless the metrics file already contains it. It lacks the hash if they were the final weights of a run
+    /// that has been made longer.
     pub(super) fn report_resumed(&mut self, found: Option<&Snapshot>, lines: &[Line]) {
         let (step, samples) = found.map_or((0, 0), |found| (found.progress.step, found.progress.samples));
         self.observers.each(|observer, _| observer.on_resume(&Resumed { step, samples, lines }));
@@ -75,15 +77,15 @@ impl Recorder {
         }
     }
 
-    /// The workers that were banned so far.
+    /// The workers banned so far.
     pub fn bans(&self) -> &[Ban] {
         &self.bans
     }
 
-    /// A worker was banned.
+    /// Records the ban of a worker.
     ///
     /// # Errors
-    /// The folder cannot be written: after a restart nobody would know.
+    /// The ban cannot be written, so it would be forgotten after a restart.
     pub fn ban(&mut self, ban: Ban) -> Result<(), FolderError> {
         self.bans.push(ban);
         self.write_bans()
