@@ -1,4 +1,4 @@
-//! The flags that several binaries share, in groups to flatten.
+//! Groups of flags that several binaries share; each binary flattens those it needs.
 
 use crate::error::ConfigError;
 use crate::run::RunConfig;
@@ -85,7 +85,7 @@ pub struct WatchArgs {
 }
 
 impl WatchArgs {
-    /// The same as flags of another program.
+    /// Formats the settings as flags, to pass them to another program.
     pub fn flags(&self) -> impl Iterator<Item = OsString> {
         let dashboard = self.dashboard.as_ref().map(|address| format!("--dashboard={address}").into());
         let metrics = self.metrics.as_ref().map(|address| format!("--metrics={address}").into());
@@ -118,7 +118,7 @@ impl Default for CheckpointArgs {
 }
 
 impl CheckpointArgs {
-    /// The same as flags of another program.
+    /// Formats the settings as flags, to pass them to another program.
     pub fn flags(&self) -> impl Iterator<Item = String> {
         let every = self.checkpoint_every.map(|steps| format!("--checkpoint-every={steps}"));
         let fresh = self.allow_fresh.then(|| "--allow-fresh".to_owned());
@@ -129,12 +129,12 @@ impl CheckpointArgs {
 }
 
 impl RunArgs {
-    /// The run that the file and the overrides make.
+    /// Loads the run file, with the overrides of `--set`.
     pub fn load(&self) -> Result<RunConfig, ConfigError> {
         RunConfig::load(&self.run, &self.sets)
     }
 
-    /// The run file's folder, where relative paths in it start.
+    /// The run file's folder, at which relative paths in it start.
     pub fn folder(&self) -> &Path {
         match self.run.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -144,7 +144,7 @@ impl RunArgs {
 }
 
 impl DataArgs {
-    /// The folder that relative paths start at, for a run file in `run_folder`.
+    /// Returns the folder at which relative paths of sources start, for a run file in `run_folder`.
     pub fn root<'a>(&'a self, run_folder: &'a Path) -> &'a Path {
         self.data_root.as_deref().unwrap_or(run_folder)
     }

@@ -1,23 +1,26 @@
-//! How two run files differ, and what in one depends on the length of the run.
+//! Compares two run files, and finds what depends on the length of the run.
 
 use crate::resolved::Setting;
 use crate::run::RunConfig;
 use crate::tables::Shape;
 use ps_core::ScheduleKind;
 
-/// A key that two runs set to different values.
+/// A key whose values differ between two runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The key's path, as `--set` takes it. Keys of phases are `learning_rate.then.NUMBER.key`, counted from 0.
+    /// The key's path, as `--set` takes it. Keys of the phases are `learning_rate.then.NUMBER.key`, counted
+    /// from 0.
     pub key: String,
-    /// The value in the first and in the second run, in TOML; `None` if the key is not set or does not apply.
+    /// The values in the first and in the second run, in TOML; `None` if the key is not set or does not
+    /// apply.
     pub values: [Option<String>; 2],
-    /// Whether the key only says where data lies. It then decides nothing as long as the data has the same content.
+    /// Whether the key only states where data is. Such a key influences nothing as long as the content of the
+    /// data is the same.
     pub is_place: bool,
 }
 
 impl RunConfig {
-    /// The keys whose values differ from those of `other`, in the order of the run file.
+    /// Returns the keys whose values differ from those of `other`, in the order of the run file.
     pub fn differences(&self, other: &RunConfig) -> Vec<Difference> {
         let (ours, theirs) = (self.settings(), other.settings());
         let only_theirs = theirs.iter().filter(|setting| find(&ours, &setting.key).is_none());
@@ -31,15 +34,15 @@ impl RunConfig {
         .collect()
     }
 
-    /// Why the learning rate of a step depends on the length of the run, one clause for each key that makes it so, such as
-    /// `learning_rate.schedule = "cosine" is stretched over the whole run`.
+    /// Explains why the learning rate of a step depends on the length of the run: one clause for each key
+    /// responsible, such as `learning_rate.schedule = "cosine" is stretched over the whole run`.
     pub fn rate_depends_on_length(&self) -> Vec<String> {
         let rate = &self.learning_rate;
         let (table, last) = match rate.then.len().checked_sub(1) {
             Some(number) => (format!("learning_rate.then.{number}"), &rate.then[number]),
             None => ("learning_rate".to_string(), rate),
         };
-        // Other phases end where the next one begins.
+        // A phase ends where the next one begins, so only the last one depends on the length of the run.
         let stretched = matches!(
             last.schedule,
             Shape::Is(ScheduleKind::Polynomial | ScheduleKind::Cosine | ScheduleKind::OneCycle)

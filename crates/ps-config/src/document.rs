@@ -1,4 +1,4 @@
-//! A run file's text and `--set` flags as a flat list of known keys with their values and places.
+//! Parses a run file and `--set` flags to a flat map of known keys, with their values and places.
 
 use crate::error::{ConfigError, Place};
 use crate::key::{Accepts, Key};
@@ -6,25 +6,25 @@ use crate::keys::{self, KEYS};
 use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 
-/// Values by the path of their key.
+/// The values of a run file, by the path of their key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Document {
     pub(crate) origin: String,
-    /// Whether this is not the run file, but a phase of its learning rate.
+    /// Whether this is a phase of the learning rate rather than a whole run file.
     pub(crate) is_phase: bool,
     pub(crate) entries: BTreeMap<&'static str, Entry>,
 }
 
-/// A value somebody wrote.
+/// A value that the user wrote.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) value: Value,
-    /// The value's source text, shortened to fit an error message.
+    /// The source text of the value, shortened to fit an error message.
     pub(crate) text: String,
     pub(crate) place: Place,
 }
 
-/// A TOML value as far as run files use them.
+/// The subset of TOML values that run files use.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Text(String),
@@ -32,16 +32,16 @@ pub(crate) enum Value {
     Float(f64),
     Flag(bool),
     List(Vec<Value>),
-    /// Names with values.
+    /// An inline table, as names with values.
     Table(Vec<(String, Value)>),
-    /// Tables that follow a table, each with keys of that one.
+    /// An array of tables, each of which has the same keys as the table it follows.
     Phases(Vec<Document>),
-    /// Anything else; what it is.
+    /// A value of any other kind, which the string names for error messages.
     Other(&'static str),
 }
 
 impl Document {
-    /// Reads `text`, which is called `origin` in errors, and lets `sets` override it.
+    /// Parses `text`, which errors call `origin`, and applies the overrides `sets`.
     pub(crate) fn parse(text: &str, origin: &str, sets: &[String]) -> Result<Self, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut document = Document { origin: origin.to_string(), ..Document::default() };
@@ -92,7 +92,8 @@ impl Document {
         Ok(())
     }
 
-    /// One `KEY=VALUE`, where a value that is not TOML is a string without its quotes; or `KEY=`, which unsets the key.
+    /// Applies one override: `KEY=VALUE`, where a value that is not valid TOML counts as an unquoted string,
+    /// or `KEY=`, which unsets the key.
     fn set(&mut self, set: &str) -> Result<(), ConfigError> {
         let place = Place::Flag(set.to_string());
         let Some((path, text)) = set.split_once('=') else {
@@ -130,7 +131,7 @@ impl Document {
         Ok(())
     }
 
-    /// The phases at `path`; none if they are not set.
+    /// Returns the phases at `path`; empty if the key is not set.
     pub(crate) fn phases(&self, path: &str) -> &[Document] {
         match self.entries.get(path) {
             Some(Entry { value: Value::Phases(phases), .. }) => phases,
@@ -138,7 +139,7 @@ impl Document {
         }
     }
 
-    /// The table at `key` with `name` set to `value` in it.
+    /// Returns the inline table at `key`, with its entry `name` set to `value`.
     fn with(&self, key: &Key, name: &str, value: Value) -> Value {
         let mut names = match self.entries.get(key.path) {
             Some(Entry { value: Value::Table(names), .. }) => names.clone(),
@@ -150,8 +151,8 @@ impl Document {
     }
 }
 
-/// The key of a table of names, and a name in it, that `path` consists of, such as `data.columns.size`. The name may be in
-/// quotes, as in a run file.
+/// Splits a path such as `data.columns.size` into the key of an inline table and a name in that table. The
+/// name may be in quotes, as in a run file.
 fn inside_a_table(path: &str) -> Option<(&'static Key, &str)> {
     let mut tables =
         KEYS.iter().copied().filter(|key| matches!(key.accepts, Accepts::Columns | Accepts::Factors));
@@ -160,7 +161,8 @@ fn inside_a_table(path: &str) -> Option<(&'static Key, &str)> {
     Some((key, unquoted('"').or_else(|| unquoted('\'')).unwrap_or(name)))
 }
 
-/// What stands for `key` in `text`, which errors call `origin`. Phases are tables with keys of its own table.
+/// Converts a TOML value of `key`. `text` is the document, which errors call `origin`. Phases are read as
+/// documents with the keys of the table they follow.
 fn read_value(key: &Key, value: &DeValue<'_>, origin: &str, text: &str) -> Result<Value, ConfigError> {
     let (Accepts::Phases, DeValue::Array(items)) = (key.accepts, value) else {
         return Ok(Value::from(value));
@@ -203,7 +205,7 @@ impl Value {
         }
     }
 
-    /// Reads TOML that this crate itself wrote.
+    /// Parses a default value, which this crate wrote itself.
     pub(crate) fn of_default(text: &str) -> Self {
         DeValue::parse(text).map_or(Value::Other("no TOML"), |value| Value::from(value.get_ref()))
     }
@@ -224,7 +226,7 @@ fn join(table: &str, name: &str) -> String {
     if table.is_empty() { name.to_string() } else { format!("{table}.{name}") }
 }
 
-/// A value on one line, cut to what reads well in a message.
+/// Joins a value into one line and truncates it to fit an error message.
 fn shorten(text: &str) -> String {
     const LONGEST: usize = 60;
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -242,7 +244,7 @@ fn is_table(path: &str) -> bool {
     KEYS.iter().any(|key| key.parts().0 == path && !path.is_empty())
 }
 
-/// What the writer of an unknown key or table may have meant.
+/// Suggests a valid name that is similar to an unknown key or table.
 fn nearest(path: &str, table: bool) -> String {
     let mut tables: Vec<&str> =
         KEYS.iter().map(|key| key.parts().0).filter(|name| !name.is_empty()).collect();
@@ -252,7 +254,7 @@ fn nearest(path: &str, table: bool) -> String {
     let candidates: Vec<(f64, String)> = if top_table {
         tables.iter().map(|valid| (likeness(name, valid), format!("[{valid}]"))).collect()
     } else {
-        // Another table's keys count only where the writer's own table is none, or the name is exactly right.
+        // A key of another table is suggested only if the table does not exist or the name is an exact match.
         let elsewhere = |key: &Key| key.parts().0 != inside && is_table(inside);
         let score = |key: &Key| match likeness(name, key.parts().1) {
             score if score < 1.0 && elsewhere(key) => 0.0,
@@ -272,7 +274,7 @@ fn nearest(path: &str, table: bool) -> String {
     format!("[{inside}] has {}", names.join(", "))
 }
 
-/// 1 for the same name, 0 for nothing in common. Case is no difference.
+/// Similarity of two names, from 0 for unrelated to 1 for equal names. Ignores case.
 pub(crate) fn likeness(a: &str, b: &str) -> f64 {
     strsim::normalized_damerau_levenshtein(&a.to_lowercase(), &b.to_lowercase())
 }

@@ -1,82 +1,82 @@
-//! What can be wrong with a run file, with its place.
+//! The errors of run files, with the place of the mistake.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value of the run comes from.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A line of the run file, counted from 1.
     Line {
-        /// The file.
+        /// Name of the run file as the user gave it.
         origin: String,
-        /// The line.
+        /// Line number, counted from 1.
         line: usize,
     },
-    /// A `--set` flag; its text.
+    /// A `--set` flag, with its argument.
     Flag(String),
-    /// The run as a whole: no single line is at fault, or a default is.
+    /// The run as a whole: no single line is at fault, or the value is a default.
     Resolved,
 }
 
-/// Why a run file cannot be used. All of these are the user's to mend.
+/// Why a run file cannot be used. All of these are mistakes of the user.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// The file cannot be read.
+    /// The run file cannot be read.
     File {
-        /// Which.
+        /// Path of the run file.
         path: PathBuf,
-        /// The system's word.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// Not TOML.
+    /// The run file or the value of a flag is not valid TOML.
     Syntax {
-        /// Where.
+        /// Position of the syntax error.
         place: Place,
-        /// What the TOML parser says.
+        /// The message of the TOML parser.
         problem: String,
     },
-    /// There is no such key or table.
+    /// The key or table does not exist.
     Unknown {
-        /// Where.
+        /// Position of the key or table.
         place: Place,
-        /// As it was written; a table in brackets.
+        /// The name as it was written; tables are in brackets.
         key: String,
-        /// The nearest valid one, or all of them.
+        /// The most similar valid name, or all valid names.
         hint: String,
     },
-    /// A value of the wrong type or out of range.
+    /// The value has the wrong type or is out of range.
     Value {
-        /// Where.
+        /// Position of the value.
         place: Place,
-        /// The key.
+        /// Path of the key, as `--set` takes it.
         key: String,
-        /// The value as it was written.
+        /// The value as it was written, possibly shortened.
         value: String,
-        /// What it should have been, and what to do.
+        /// What the key accepts, and how to fix the value.
         expected: String,
     },
-    /// A key without a default is not there.
+    /// A key without a default is not set.
     Missing {
-        /// The file.
+        /// Name of the run file as the user gave it.
         origin: String,
-        /// The key.
+        /// Path of the key, as `--set` takes it.
         key: String,
-        /// What to add where.
+        /// What has to be added, and where.
         hint: String,
     },
-    /// A key that has no effect on this run, so that whoever wrote it expects something else.
+    /// The key has no effect on this run. It is refused because its author expects one.
     Unused {
-        /// Where.
+        /// Position of the key.
         place: Place,
-        /// The key.
+        /// Path of the key, as `--set` takes it.
         key: String,
-        /// Why, and what to do.
+        /// Why it has no effect, and how to fix that.
         reason: String,
     },
 }
 
-/// As the beginning of an error, with what parts it from the rest.
+/// Formats the place as the prefix of an error message, including the separator.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,5 @@
-//! Keys with the places of their values in a table's settings, and how these are read from a [`Document`] and written back.
+//! Connects the keys of a table to fields of its settings: how they are read from a [`Document`] and written
+//! back.
 
 use crate::document::{Document, Entry, Value, likeness};
 use crate::error::{ConfigError, Place};
@@ -7,16 +8,16 @@ use crate::keys;
 use crate::layers::layers;
 use crate::setting::quoted;
 
-/// A key of the table whose settings are a `T`.
+/// A key, with access to its value in the settings `T` of its table.
 pub(crate) struct Field<T: 'static> {
     pub key: Key,
-    /// Its value in TOML; `None` if it is not set.
+    /// Returns the value in TOML; `None` if it is not set.
     pub get: fn(&T, &Key) -> Option<String>,
-    /// Sets it; whether the key accepts the value.
+    /// Sets the value. Returns whether the key accepts it.
     pub set: fn(&mut T, &Key, &Value) -> bool,
 }
 
-/// A [`Field`] whose value lies at this path in the settings.
+/// Defines a [`Field`] for the value at a path in the settings.
 macro_rules! field {
     ($($place:ident).+, $path:literal, $accepts:expr, $default:expr, $used:expr, $help:literal) => {
         $crate::field::Field {
@@ -38,8 +39,8 @@ macro_rules! field {
 pub(crate) use field;
 
 impl Document {
-    /// Reads the keys of a table that apply into `settings`, in the order of the table. Settings whose keys do not apply, or
-    /// are not set and have no default value, stay as they are.
+    /// Reads all keys of a table that apply into `settings`, in the order of the table. A setting whose key
+    /// does not apply, or is neither set nor has a default, keeps its value.
     pub(crate) fn read<T>(&self, fields: &[Field<T>], settings: &mut T) -> Result<(), ConfigError> {
         for Field { key, set, .. } in fields {
             if !self.applies(key)? {
@@ -62,12 +63,12 @@ impl Document {
         Ok(())
     }
 
-    /// Whether `path` is set.
+    /// Returns whether `path` is set.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.entries.contains_key(path)
     }
 
-    /// Refuses the keys `others`, whose place `key` takes.
+    /// Refuses the keys `others`, which `key` replaces, if one of them is set.
     pub(crate) fn refuse_beside(&self, key: &str, others: &[&str]) -> Result<(), ConfigError> {
         let Some((other, entry)) = others.iter().find_map(|other| self.entries.get_key_value(other)) else {
             return Ok(());
@@ -76,7 +77,7 @@ impl Document {
         Err(ConfigError::Unused { place: entry.place.clone(), key: other.to_string(), reason })
     }
 
-    /// The error that says what the value at `path` should have been.
+    /// Returns the error for the value at `path`; `expected` says what the key accepts.
     pub(crate) fn bad_value(&self, path: &str, expected: String) -> ConfigError {
         let (place, value) = match self.entries.get(path) {
             Some(entry) => (entry.place.clone(), entry.text.clone()),
@@ -85,7 +86,7 @@ impl Document {
         ConfigError::Value { place, key: path.to_string(), value, expected }
     }
 
-    /// Whether `key` has a meaning in this run. An error if it has none and was set all the same.
+    /// Returns whether `key` applies to this run. It is an error to set a key that does not.
     fn applies(&self, key: &Key) -> Result<bool, ConfigError> {
         let (path, values) = match key.used {
             Use::Always => return Ok(true),
@@ -125,7 +126,7 @@ impl Document {
         Err(ConfigError::Unused { place: entry.place.clone(), key: key.path.into(), reason })
     }
 
-    /// The error that says that `key` must be set, for example to `example`.
+    /// Returns the error for a required key that is not set; `example` is a possible value.
     pub(crate) fn missing(&self, key: &Key, example: &str) -> ConfigError {
         let (table, name) = key.parts();
         let hint = match table {
@@ -136,7 +137,7 @@ impl Document {
     }
 }
 
-/// What `key` accepts, and what is known about why `value` is not that.
+/// Describes what `key` accepts, and where possible why `value` is different.
 fn expected(key: &Key, value: &Value) -> String {
     let accepts = key.accepts;
     let note = match (accepts, value) {
@@ -173,7 +174,7 @@ fn expected(key: &Key, value: &Value) -> String {
     format!("expected {accepts}{note}")
 }
 
-/// The keys of a table that apply to `settings` and are set, with their values in TOML.
+/// Returns the keys of a table that apply to `settings` and are set, with their values in TOML.
 pub(crate) fn values<T>(
     fields: &'static [Field<T>],
     settings: &T,

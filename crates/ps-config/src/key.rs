@@ -1,25 +1,25 @@
-//! A key of the run file: its name, type and range, default, help, and which runs it applies to.
+//! The definition of a key: name, type and range, default, help, and the runs to which it applies.
 
 use std::fmt;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
-/// One key of the run file.
+/// A key of the run file.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// Its table and name with a dot between, as `--set` takes it; the name alone at the top level.
+    /// Table and name separated by a dot, as `--set` takes it; the name alone at the top level.
     pub path: &'static str,
-    /// Its type and range.
+    /// Type and range of the value.
     pub accepts: Accepts,
-    /// What holds if it is not set.
+    /// The value if the key is not set.
     pub default: Fallback,
-    /// Which runs it applies to; in others it is refused.
+    /// The runs to which the key applies; in others it is refused.
     pub used: Use,
-    /// What it means.
+    /// Description in Markdown, for the reference of keys.
     pub help: &'static str,
 }
 
 impl Key {
-    /// Its table (empty at the top level) and its name there.
+    /// Returns the table (empty at the top level) and the name in it.
     pub fn parts(&self) -> (&'static str, &'static str) {
         self.path.rsplit_once('.').unwrap_or(("", self.path))
     }
@@ -28,65 +28,65 @@ impl Key {
 /// Type and range of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Accepts {
-    /// An integer from the first to the second, both included.
+    /// An integer between two bounds, both inclusive.
     Integer(u64, u64),
-    /// A finite number between bounds, rounded to binary32.
+    /// A finite number between two bounds, rounded to binary32.
     Single(Bound<f64>, Bound<f64>),
-    /// A finite number between bounds.
+    /// A finite number between two bounds, kept as binary64.
     Double(Bound<f64>, Bound<f64>),
     /// `true` or `false`.
     Flag,
-    /// A string that is not empty.
+    /// A non-empty string.
     Text,
-    /// One of these strings.
+    /// One of the given strings.
     Name(&'static [&'static str]),
     /// A list of layer widths.
     Widths,
-    /// A list of tables, see [`ps_core::layer::KINDS`].
+    /// A list of layers as inline tables, see [`ps_core::layer::KINDS`].
     Layers,
-    /// A number of steps, at least this many, or a string of epochs or a share of the run.
+    /// A time: an integer of at least this many steps, or a string such as `2 epochs` or `10%` (of the run).
     Time(u64),
-    /// A list of those.
+    /// A list of times.
     Times,
-    /// A list of numbers above 0.
+    /// A list of positive numbers.
     Rates,
-    /// A table from names of parameters to numbers of at least 0.
+    /// An inline table from parameter names to non-negative factors.
     Factors,
-    /// A table from names of columns to their kinds.
+    /// An inline table from column names to their kinds.
     Columns,
-    /// A list of strings, which may be empty.
+    /// A list of strings; may be empty.
     Texts,
     /// An integer from 1 to this, or the string `full`.
     Batch(u64),
-    /// An array of tables with the keys of the table that this key is in.
+    /// An array of tables. Each has the same keys as the table that contains this key.
     Phases,
-    /// A number above 0 and below 1, or a string.
+    /// A number strictly between 0 and 1, or a string.
     ShareOrText,
     /// A string or an integer.
     TextOrInteger,
 }
 
-/// What holds if a key is not set.
+/// The value of a key that is not set.
 #[derive(Clone, Copy, Debug)]
 pub enum Fallback {
-    /// The key must be set, for example to this.
+    /// There is none: the key must be set. The string is an example.
     Required(&'static str),
-    /// This value, in TOML.
+    /// A constant, in TOML.
     Value(&'static str),
-    /// What these words say.
+    /// A value that depends on the run; the string describes it.
     Described(&'static str),
 }
 
-/// Which runs a key applies to.
+/// The runs to which a key applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// All.
+    /// All runs.
     Always,
-    /// Those in which another key of the same table has one of these values.
+    /// Runs in which another key of the same table has one of the given values.
     When(&'static str, &'static [&'static str]),
-    /// Phases that follow a table, and not the table itself.
+    /// Only the phases that follow a table, not the table itself.
     InPhases,
-    /// The table itself, and not the phases that follow it.
+    /// Only the table itself, not the phases that follow it.
     BeforePhases,
 }
 
@@ -97,16 +97,16 @@ pub(crate) use Accepts::{
 pub(crate) use Fallback::{Described, Required, Value};
 pub(crate) use Use::{Always, BeforePhases, InPhases, When};
 
-/// The largest integer of TOML.
+/// The largest integer that TOML supports.
 pub(crate) const MOST: u64 = i64::MAX as u64;
-/// Leaves are numbered with 32 bits.
+/// The largest number of samples: leaves are numbered with 32 bits.
 pub(crate) const MOST_SAMPLES: u64 = u32::MAX as u64;
-/// Beyond this a layer's weights would not fit any machine's memory.
+/// The largest layer width. The weights of wider layers would not fit into the memory of any machine.
 pub(crate) const MOST_WIDTH: u64 = 1_000_000;
 
 pub(crate) const POSITIVE: Accepts = Double(Excluded(0.0), Unbounded);
 pub(crate) const NOT_NEGATIVE: Accepts = Double(Included(0.0), Unbounded);
-/// Strictly between 0 and 1.
+/// Numbers strictly between 0 and 1.
 pub(crate) const BETWEEN: Accepts = Double(Excluded(0.0), Excluded(1.0));
 pub(crate) const POSITIVE_SINGLE: Accepts = Single(Excluded(0.0), Unbounded);
 pub(crate) const NOT_NEGATIVE_SINGLE: Accepts = Single(Included(0.0), Unbounded);

@@ -1,6 +1,8 @@
-//! All keys of the run file. Each is defined in the file of its table, beside the settings that it is a part of.
+//! All keys of the run file. Each one is defined in the file of its table, next to the settings that it
+//! belongs to.
 //!
-//! The parser, the nearest-key suggestions, the resolved run file and the table of keys in `docs/run-file.md` go by [`KEYS`].
+//! The parser, the suggestions for unknown keys, the resolved run file and the table of keys in
+//! `docs/run-file.md` all use [`KEYS`].
 
 use crate::key::MOST_SAMPLES;
 use crate::run::SEED;
@@ -10,7 +12,7 @@ use std::sync::LazyLock;
 
 pub use crate::key::{Accepts, Fallback, Key, Use};
 
-/// All keys, in the order of the resolved run file. The fingerprints of runs depend on the order.
+/// All keys, in the order of the resolved run file. The fingerprints of runs depend on this order.
 pub static KEYS: LazyLock<Vec<&'static Key>> = LazyLock::new(|| {
     let mut keys = Vec::new();
     keys.extend(SEED.iter().map(|field| &field.key));
@@ -24,12 +26,12 @@ pub static KEYS: LazyLock<Vec<&'static Key>> = LazyLock::new(|| {
     keys
 });
 
-/// The key called `path`, if there is one.
+/// Returns the key at `path`, if it exists.
 pub(crate) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().copied().find(|key| key.path == path)
 }
 
-/// The tables of all keys and of the layers in `docs/run-file.md`, in Markdown.
+/// Formats the tables of all keys and of the layers in `docs/run-file.md`, in Markdown.
 pub fn reference_table() -> String {
     let mut table = String::from("| key | value | default | applies to | meaning |\n|---|---|---|---|---|\n");
     for key in KEYS.iter() {

@@ -7,13 +7,13 @@ use ps_core::LayerSpec;
 use ps_core::layer::{self, KINDS, Kind};
 use ps_core::model::check_layers;
 
-/// More layers than this are a mistake.
+/// Maximum number of layers; a longer list can only be a mistake.
 const MAX_LAYERS: usize = 1000;
 
-/// The layers that `value` lists.
+/// Converts the value of `model.layers`.
 ///
 /// # Errors
-/// What is wrong, with the number of the layer from 0.
+/// The error says what is wrong, with the index of the layer, counted from 0.
 pub(crate) fn layers(value: &Value) -> Result<Vec<LayerSpec>, String> {
     let items = match value {
         Value::List(items) if (1..=MAX_LAYERS).contains(&items.len()) => items,

@@ -1,9 +1,10 @@
-//! The run file and the flags of every process.
+//! The run file, and the flags that all processes share.
 //!
-//! What processes of one run must agree on is in the run file ([`RunConfig`]); what may differ between them
-//! (paths, logging, where results go) is a flag ([`RunArgs`], [`LogArgs`], [`OutArgs`], [`DataArgs`]).
-//! Every key of the run file is defined once, in the file of its table beside the setting that it stands for: its name, type,
-//! range, default and help, and when it applies. [`keys`] lists all of them.
+//! Processes of one run must agree on the content of the run file ([`RunConfig`]). What may differ between
+//! them, such as paths, logging and the results folder, is a flag ([`RunArgs`], [`LogArgs`], [`OutArgs`],
+//! [`DataArgs`]).
+//! Every key of the run file is defined exactly once, in the file of its table next to the setting: its name,
+//! type, range, default, help and the runs to which it applies. [`keys`] lists all of them.
 
 mod args;
 mod difference;

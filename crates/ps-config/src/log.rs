@@ -1,4 +1,4 @@
-//! The log of a process: lines on stderr, or JSON.
+//! The log of a process on standard error, as lines or as JSON.
 
 use clap::{Args, ValueEnum};
 use std::sync::{Mutex, PoisonError};
@@ -41,9 +41,9 @@ pub enum LogFormat {
 }
 
 impl LogArgs {
-    /// Starts logging to stderr for the rest of the process. A second call changes nothing.
+    /// Starts logging to standard error for the rest of the process. Further calls have no effect.
     pub fn start(&self) {
-        // Only fails where a log is already set up, as in tests that start two processes in one.
+        // This fails only if a logger is already installed, as in tests that start two processes in one.
         let _ = self.dispatch(|| ps_terminal::Stderr).try_init();
     }
 
@@ -60,14 +60,14 @@ impl LogArgs {
     }
 }
 
-/// Passes at most one line per second of what [`LIBRARIES`] log about peers, so that no peer can fill a disk. The levels
-/// `debug` and `trace` are not limited: they are off unless asked for.
+/// Passes at most one line per second of what [`LIBRARIES`] log about peers, so that no peer can fill the
+/// disk. The levels `debug` and `trace` are not limited, because they are off by default.
 #[derive(Debug, Default)]
 struct Sparing {
     last: Mutex<Option<Instant>>,
 }
 
-/// Libraries that peers can make log at level `warn` as often as they like.
+/// Libraries in which a peer can provoke any number of log lines at level `warn`.
 const LIBRARIES: [&str; 4] = ["h2", "hyper", "rustls", "tonic"];
 
 impl Sparing {
@@ -113,7 +113,7 @@ mod tests {
     use std::io::{self, Write};
     use std::sync::Arc;
 
-    /// What was logged.
+    /// A writer that collects the log.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 

@@ -1,32 +1,34 @@
-//! What the command lines of all programs have in common: the version, and how help looks.
+//! What the command lines of all programs share: the version, and the appearance of help.
 
 use clap::builder::StyledStr;
 use clap::{Arg, Command, CommandFactory, FromArgMatches};
 use ps_core::NUMERICS_VERSION;
 use std::fmt::Write;
 
-/// Help is wrapped at the width of the terminal, but not beyond this, where lines become hard to read.
+/// Maximum width of help texts. Longer lines are hard to read, even in a wide terminal.
 const MAX_HELP_WIDTH: usize = 100;
 
-/// Parses the arguments of this process, a program built from `commit` (`ps_version::commit!()`). On `--help`, `--version` or a
-/// mistake it prints what there is to say and exits, with 2 after a mistake.
+/// Parses the arguments of this process, a program built from `commit` (`ps_version::commit!()`). On
+/// `--help`, `--version` or an error, this prints the message and exits, with code 2 after an error.
 pub fn parse<A: CommandFactory + FromArgMatches>(commit: Option<&str>) -> A {
     let matches = program(A::command(), commit).get_matches();
     A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// `command` with the version of a program built from `commit`, and with help that looks the same in all programs.
+/// Adds the version of a program built from `commit` to `command`, and gives its help the common appearance.
 pub fn program(command: Command, commit: Option<&str>) -> Command {
     polished(command.version(version(commit)).max_term_width(MAX_HELP_WIDTH))
 }
 
-/// Such as `0.1.0 (44561d3, numerics 3)`: the version, the commit where it is known, and the version of `docs/numerics.md`.
+/// Formats the version, such as `0.1.0 (44561d3, numerics 3)`: the package version, the commit if it is
+/// known, and the version of `docs/numerics.md`.
 fn version(commit: Option<&str>) -> String {
     let commit = commit.map(|commit| format!("{commit}, ")).unwrap_or_default();
     format!("{} ({commit}numerics {NUMERICS_VERSION})", env!("CARGO_PKG_VERSION"))
 }
 
-/// Gives titles in the text after the options, such as `Examples:`, the style of clap's own, and lays out the arguments.
+/// Applies clap's style to headings in the text after the options, such as `Examples:`, and lays out the
+/// arguments.
 fn polished(mut command: Command) -> Command {
     let header = *command.get_styles().get_header();
     let styled = |text: &StyledStr| {
@@ -47,8 +49,8 @@ fn polished(mut command: Command) -> Command {
     command.mut_args(argument).mut_subcommands(polished)
 }
 
-/// Puts the help of an argument below its flag, where clap would do so only if it is long, and leaves the environment variable to
-/// `--help`, as clap cannot: it is too wide for the summary of `-h`.
+/// Puts the help of an argument below its flag, which clap does only for long texts. Hides the environment
+/// variable in the summary of `-h`, where it is too wide; `--help` shows it.
 fn argument(argument: Arg) -> Arg {
     let Some(variable) = argument.get_env().map(|variable| variable.display().to_string()) else {
         return argument.next_line_help(true);
@@ -58,7 +60,7 @@ fn argument(argument: Arg) -> Arg {
     argument.next_line_help(true).hide_env(true).long_help(help)
 }
 
-/// Whether a line of help is the title of the lines below it.
+/// Returns whether a line of help is a heading of the lines below it.
 pub fn is_heading(line: &str) -> bool {
     line.ends_with(':') && !line.starts_with(' ') && line.len() < 40
 }

@@ -1,4 +1,4 @@
-//! A run as text: the resolved run file, and the fingerprint of what decides its bits.
+//! Formats a run as a resolved run file, and computes the fingerprint of what determines its bits.
 
 use crate::field::values;
 use crate::key::Key;
@@ -10,26 +10,26 @@ use ps_data::Validation;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
-/// A key and its value.
+/// A key with its value.
 pub(crate) struct Setting {
-    /// The key's path; of a phase, `learning_rate.then.NUMBER.key`, from 0.
+    /// The key's path. Keys of the phases are `learning_rate.then.NUMBER.key`, counted from 0.
     pub(crate) key: String,
-    /// In TOML.
+    /// The value, in TOML.
     pub(crate) value: String,
-    /// Whether the key only says where data lies.
+    /// Whether the key only states where data is.
     pub(crate) is_place: bool,
 }
 
 impl RunConfig {
-    /// The run file as resolved: every key that applies, defaults and overrides included. It reads back as
-    /// the same run.
+    /// Formats the resolved run file: every key that applies, including defaults and overrides. Parsing it
+    /// gives an equal run.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let mut open = "";
         for (key, value) in self.values() {
             let (table, name) = key.parts();
             if table != open {
-                // What follows a table comes before the next one.
+                // The phases of a table come before the next table.
                 if open == "learning_rate" {
                     self.write_phases(&mut text);
                 }
@@ -50,10 +50,11 @@ impl RunConfig {
         }
     }
 
-    /// SHA-256, in hexadecimal, of the text that decides the bits of the weights besides the data itself:
-    /// a line for the numerics version, then one line `key = value` for each key that applies, in the order
-    /// of [`crate::keys::KEYS`], without those that only say where data lies; then the phases of the learning rate, whose keys are called
-    /// `learning_rate.then.NUMBER.key`, from 0.
+    /// SHA-256, in hexadecimal, of the settings that determine the bits of the weights, besides the data
+    /// itself. The hashed text is a line with the numerics version, then one line `key = value` for each key
+    /// that applies, in the order of [`crate::keys::KEYS`], without those that only state where data is. The
+    /// phases of the learning rate come last, with keys called `learning_rate.then.NUMBER.key`, counted from
+    /// 0.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("numerics = {NUMERICS_VERSION}\n"));
@@ -66,7 +67,8 @@ impl RunConfig {
         })
     }
 
-    /// Every key that is set and applies, in the order of [`crate::keys::KEYS`], and then those of the phases.
+    /// Returns every key that is set and applies, in the order of [`crate::keys::KEYS`], followed by those of
+    /// the phases.
     pub(crate) fn settings(&self) -> Vec<Setting> {
         let is_source = matches!(self.data.validation, Some(Validation::Source(_)));
         let setting = |(key, value): (&Key, String)| Setting {
@@ -86,7 +88,7 @@ impl RunConfig {
         self.values().into_iter().map(setting).chain(phases).collect()
     }
 
-    /// The keys that are set and apply, without those of the phases.
+    /// Returns the keys that are set and apply, without those of the phases.
     fn values(&self) -> Vec<(&'static Key, String)> {
         let mut all = values(&SEED, &self.seed, false);
         all.extend(values(data::FIELDS, &self.data, false));

@@ -1,4 +1,4 @@
-//! The run file: everything that processes of one run must agree on.
+//! The run file: all settings on which the processes of a run must agree.
 
 use crate::document::Document;
 use crate::error::{ConfigError, Place};
@@ -19,28 +19,30 @@ use ps_host::Ceiling;
 use ps_plan::BatchPlan;
 use std::path::Path;
 
-/// A run, valid by construction: made by [`RunConfig::parse`] alone.
+/// A run, valid by construction: only [`RunConfig::load`] and [`RunConfig::parse`] create one, and downstream
+/// code need not check its values again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunConfig {
-    /// Seed of the sample order, the initial weights and the validation share.
+    /// Seed of the order of samples, of the initial weights, and of the split into training and validation
+    /// part.
     pub seed: u64,
-    /// Where the samples come from.
+    /// The `[data]` table: sources, and how they are encoded.
     pub data: DataConfig,
-    /// What is trained.
+    /// The `[model]` table: kind and layers.
     pub model: ModelConfig,
-    /// How the samples are cut into steps.
+    /// The `[train]` table: batches and the length of the run.
     pub train: TrainConfig,
-    /// What a step does with the gradient.
+    /// The `[optimizer]` table: the update rule and its parameters.
     pub optimizer: OptimizerConfig,
-    /// How far a step goes.
+    /// The `[learning_rate]` table: the schedule and its phases.
     pub learning_rate: RateConfig,
-    /// What happens when the loss explodes.
+    /// The `[guard]` table: how the run reacts when the loss explodes.
     pub guard: GuardConfig,
-    /// What travels between processes.
+    /// The `[wire]` table: the precision of weights between processes.
     pub wire: WireConfig,
 }
 
-/// The only key outside all tables.
+/// The only key outside of all tables.
 pub(crate) static SEED: [Field<u64>; 1] = [Field {
     key: Key {
         path: "seed",
@@ -54,16 +56,19 @@ pub(crate) static SEED: [Field<u64>; 1] = [Field {
 }];
 
 impl RunConfig {
-    /// Reads the run file `path` and lets `sets` (each `KEY=VALUE`, or `KEY=` to unset a key) override it.
+    /// Loads the run file `path` and applies the overrides `sets` (each `KEY=VALUE`, or `KEY=` to unset a
+    /// key).
     pub fn load(path: &Path, sets: &[String]) -> Result<Self, ConfigError> {
         let text = ps_host::read_text(path, Ceiling::TEXT)
             .map_err(|error| ConfigError::File { path: path.to_path_buf(), error })?;
         Self::parse(&text, &path.display().to_string(), sets)
     }
 
-    /// Reads `text`, which errors call `origin`, and lets `sets` override it, as [`RunConfig::load`] does.
+    /// Parses `text`, which errors call `origin`, and applies the overrides `sets` as [`RunConfig::load`]
+    /// does.
     ///
-    /// Unknown keys, wrong types, impossible values and keys without effect are refused with their place.
+    /// Unknown keys, wrong types, values out of range and keys without effect are errors, which state the
+    /// place of the mistake.
     pub fn parse(text: &str, origin: &str, sets: &[String]) -> Result<Self, ConfigError> {
         let document = Document::parse(text, origin, sets)?;
         let mut seed = 0;
@@ -82,7 +87,7 @@ impl RunConfig {
         Ok(run)
     }
 
-    /// Refuses hidden layers that do not fit samples of this width.
+    /// Checks that the hidden layers fit samples with this number of features.
     pub fn check_features(&self, features: usize) -> Result<(), ConfigError> {
         let layers = self.model.hidden_layers();
         check_layers(Some(features), &layers).map_err(|expected| ConfigError::Value {
@@ -93,7 +98,7 @@ impl RunConfig {
         })
     }
 
-    /// Refuses a batch that is larger than the training part of the data.
+    /// Checks that the batch is not larger than the training part of the data.
     pub fn check_samples(&self, samples: usize) -> Result<(), ConfigError> {
         let batch = match self.train.batch {
             Batch::Full if samples > 0 => return Ok(()),
@@ -119,7 +124,7 @@ impl RunConfig {
     }
 }
 
-/// What one table says must make sense beside the others.
+/// Checks that the settings of different tables fit together.
 fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError> {
     let refuse = |key: &str, why: &str| Err(document.bad_value(key, why.into()));
     let (rate, params) = (&run.learning_rate, &run.optimizer.params);
@@ -200,7 +205,7 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
 }
 
 impl RateConfig {
-    /// What follows it: the phases, or the pieces as phases of a constant rate.
+    /// Returns the phases that follow; the pieces of a piecewise rate become phases with a constant rate.
     fn phases(&self) -> Vec<RateConfig> {
         let piece = |(&from, &initial): (&Time, &f64)| {
             let schedule = Shape::Is(ScheduleKind::Constant);
@@ -211,8 +216,8 @@ impl RateConfig {
 }
 
 impl RunConfig {
-    /// The plan for `samples` training samples and a validation part of `validation`. The former must be at least one batch;
-    /// [`crate::ConfigError`] says so otherwise.
+    /// Returns the plan for `samples` training samples and a validation part of `validation` samples. There
+    /// must be at least one batch of training samples, which [`RunConfig::check_samples`] checks.
     pub fn plan(&self, samples: usize, validation: usize) -> BatchPlan {
         let TrainConfig { epochs, batch, leaf, steps, .. } = self.train;
         let batch = match batch {
@@ -224,7 +229,7 @@ impl RunConfig {
         plan.watching(validation, every)
     }
 
-    /// What the run watches.
+    /// Returns the policies that watch the loss of the run.
     pub fn control(&self, plan: &BatchPlan) -> ControlConfig {
         let TrainConfig { early_stopping, min_delta, .. } = self.train;
         let GuardConfig { mode, rise, factor, retries, every } = self.guard;
@@ -243,10 +248,10 @@ impl RunConfig {
         }
     }
 
-    /// The schedule of a run.
+    /// Returns the learning rate of each step.
     ///
     /// # Errors
-    /// A phase does not begin after the one before it.
+    /// A phase does not begin later than the one before it.
     pub fn rate(&self, plan: &BatchPlan) -> Result<Schedule, ConfigError> {
         let rate = &self.learning_rate;
         let phases = rate.phases();
@@ -269,7 +274,7 @@ impl RunConfig {
         }
         let ends = begins[1..].iter().copied().chain([plan.steps]);
         let rates = std::iter::once(rate).chain(&phases);
-        // A phase that begins after the end of the run is not come to.
+        // A phase that begins after the end of the run is never reached.
         let mut shapes = begins
             .iter()
             .zip(ends)
@@ -279,7 +284,7 @@ impl RunConfig {
         Ok(Schedule::new(first, shapes.collect()))
     }
 
-    /// A schedule of `steps` steps.
+    /// Returns a schedule that lasts `steps` steps.
     fn shape(&self, rate: &RateConfig, steps: u64, plan: &BatchPlan) -> LearningRate {
         let batch = plan.batch;
         let scale = batch as f64 / self.learning_rate.for_batch.unwrap_or(batch) as f64;

@@ -1,4 +1,4 @@
-//! The flags by which processes of a run prove who they are to each other.
+//! The flags with which the processes of a run authenticate each other.
 
 use clap::Args;
 use std::path::PathBuf;

@@ -1,19 +1,19 @@
-//! Types that a key's value may have in Rust: how each is read from TOML and written back.
+//! The Rust types of values of keys: how each is read from TOML and written back.
 
 use crate::document::Value;
 use crate::key::{Accepts, MOST_WIDTH};
 use std::ops::RangeBounds;
 
-/// A value that a key can be set to.
+/// A type of values of keys.
 pub(crate) trait Setting: Sized {
-    /// Reads a value; `None` if it is of another type or not in the range that the key accepts.
+    /// Converts a value; `None` if it has another type or is not in the range that the key accepts.
     fn read(accepts: Accepts, value: &Value) -> Option<Self>;
 
-    /// The value in TOML; `None` if the key is not set.
+    /// Formats the value in TOML; `None` if the key is not set.
     fn write(&self) -> Option<String>;
 }
 
-/// A type whose values have names in the run file. Names and values are in the same order.
+/// A type whose values have names in the run file. `NAMES` and the values are in the same order.
 pub(crate) trait Named: Copy + PartialEq + 'static {
     const NAMES: &'static [&'static str];
     const VALUES: &'static [Self];
@@ -28,7 +28,7 @@ pub(crate) trait Named: Copy + PartialEq + 'static {
     }
 }
 
-/// Implements [`Named`] and [`Setting`].
+/// Implements [`Named`] and [`Setting`] for a type, from pairs of names and values.
 macro_rules! named {
     ($type:ty { $($name:literal = $value:expr,)* }) => {
         impl $crate::setting::Named for $type {
@@ -90,19 +90,20 @@ impl Setting for usize {
 impl Setting for f64 {
     fn read(accepts: Accepts, value: &Value) -> Option<Self> {
         let value = real(value)?;
-        // Rounding may carry a value out of its range, so it comes first.
+        // Rounding may move a value out of its range, so it happens before the check.
         let (value, range) = match accepts {
             Accepts::Single(low, high) => (f64::from(value as f32), (low, high)),
             Accepts::Double(low, high) => (value, (low, high)),
             _ => return None,
         };
-        // Even what stays binary64 ends in a rate that is rounded, and must not become 0 or infinite by it.
+        // Even a value that is kept as binary64 ends up in a rate that is rounded to binary32. It must not
+        // become 0 or infinite.
         let rounded = value as f32;
         (range.contains(&value) && range.contains(&f64::from(rounded)) && rounded.is_finite())
             .then_some(value)
     }
 
-    /// The shortest decimal that reads back as the same number.
+    /// Writes the shortest decimal that reads back as the same number.
     fn write(&self) -> Option<String> {
         Some(format!("{self:?}"))
     }
@@ -113,7 +114,7 @@ impl Setting for f32 {
         f64::read(accepts, value).map(|value| value as f32)
     }
 
-    /// The shortest decimal that reads back as the same number.
+    /// Writes the shortest decimal that reads back as the same number.
     fn write(&self) -> Option<String> {
         Some(format!("{self:?}"))
     }
@@ -156,7 +157,7 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-/// Layer widths.
+/// A list of layer widths.
 impl Setting for Vec<usize> {
     fn read(_: Accepts, value: &Value) -> Option<Self> {
         filled(value, |item| usize::read(Accepts::Integer(1, MOST_WIDTH), item))
@@ -167,7 +168,7 @@ impl Setting for Vec<usize> {
     }
 }
 
-/// Learning rates.
+/// A list of learning rates.
 impl Setting for Vec<f64> {
     fn read(_: Accepts, value: &Value) -> Option<Self> {
         filled(value, |item| {
@@ -196,7 +197,8 @@ impl Setting for Vec<String> {
     }
 }
 
-/// Factors by name, in ascending order of the names: their products are rounded, so the order is part of the result.
+/// Factors by name, in ascending order of the names. Their products are rounded, so the order influences the
+/// result.
 impl Setting for Vec<(String, f32)> {
     fn read(_: Accepts, value: &Value) -> Option<Self> {
         let Value::Table(entries) = value else { return None };
@@ -216,7 +218,7 @@ impl Setting for Vec<(String, f32)> {
     }
 }
 
-/// The items of a list that is not empty.
+/// Converts the items of a list that is not empty.
 pub(crate) fn filled<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
     let Value::List(items) = value else { return None };
     items.iter().map(read).collect::<Option<Vec<T>>>().filter(|items| !items.is_empty())

@@ -1,21 +1,21 @@
-//! Times of a run, in steps, epochs or shares of it.
+//! Times within a run, in steps, epochs or shares of the run.
 
 use ps_plan::BatchPlan;
 use std::fmt;
 
-/// A moment of a run, or how long something lasts.
+/// A moment of a run, or a duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Time {
-    /// So many steps.
+    /// A number of steps.
     Steps(u64),
-    /// So many passes over the training samples.
+    /// A number of passes over the training samples; need not be whole.
     Epochs(f64),
-    /// So many hundredths of the run's steps.
+    /// A percentage of the run's steps, from 0 to 100.
     Percent(f64),
 }
 
 impl Time {
-    /// Reads `N epochs` or `N%`.
+    /// Parses `N epochs` or `N%`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
         if let Some(percent) = text.strip_suffix('%') {
@@ -25,7 +25,7 @@ impl Time {
         number(epochs).filter(|epochs| (0.0..=1e9).contains(epochs)).map(Time::Epochs)
     }
 
-    /// The steps that this is in a run, to the nearest.
+    /// Converts to steps of the run that `plan` describes, rounded to the nearest.
     pub(crate) fn steps(self, plan: &BatchPlan) -> u64 {
         match self {
             Time::Steps(steps) => steps,
@@ -36,7 +36,7 @@ impl Time {
 }
 
 impl fmt::Display for Time {
-    /// As run files have it, in TOML.
+    /// Formats the time in TOML, as a value of the run file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Time::Steps(steps) => write!(f, "{steps}"),

@@ -1,4 +1,4 @@
-//! The `[data]` table: where samples come from and how they are read.
+//! The `[data]` table: the sources of samples, and how they are encoded.
 
 use crate::document::{Document, Value as Toml};
 use crate::error::ConfigError;
@@ -42,7 +42,8 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
         "How missing CSV cells are handled: refused, or replaced by the column's mean over the training part."),
 ];
 
-/// Keys that say where data lies and how it is read. The data has a fingerprint, so it may lie elsewhere on each machine.
+/// Keys that state where data is and how a source is read. They may differ between machines, because the data
+/// itself has a fingerprint.
 pub(crate) const PLACES: [&str; 6] =
     ["data.train", "data.test", "data.label", "data.header", "data.columns", "data.missing_values"];
 
@@ -69,7 +70,7 @@ impl Setting for Validation {
     }
 }
 
-/// Kinds of columns by name.
+/// The kinds of columns, by column name.
 impl Setting for BTreeMap<String, ColumnKind> {
     fn read(_: Accepts, value: &Toml) -> Option<Self> {
         let Toml::Table(entries) = value else { return None };

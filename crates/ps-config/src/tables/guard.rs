@@ -1,4 +1,4 @@
-//! The `[guard]` table: what happens when the loss explodes.
+//! The `[guard]` table: how the run reacts when the loss explodes.
 
 use crate::document::Document;
 use crate::error::ConfigError;
@@ -11,26 +11,26 @@ use std::ops::Bound::{Excluded, Unbounded};
 /// The `[guard]` table; see [`ps_core::control::Guard`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GuardConfig {
-    /// What an explosion leads to.
+    /// The reaction to an explosion of the loss.
     pub mode: GuardMode,
-    /// How far the running mean of the loss may rise.
+    /// How far the running mean of the loss may rise above its best value before that counts as an explosion.
     pub rise: f64,
-    /// Factor of the rate at each recovery.
+    /// Factor by which a recovery multiplies the learning rate.
     pub factor: f64,
-    /// Recoveries allowed in one run.
+    /// Maximum number of recoveries in a run.
     pub retries: u32,
-    /// Time between two copies of the weights.
+    /// Time between two copies of the weights that a recovery can return to.
     pub every: Time,
 }
 
-/// What happens when the loss explodes.
+/// The reaction to an explosion of the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardMode {
-    /// Nothing.
+    /// The loss is not watched.
     Off,
-    /// It is reported.
+    /// A warning is reported, and the run continues.
     Warn,
-    /// The run returns to earlier weights and lowers the rate.
+    /// The run returns to earlier weights and continues with a lower rate.
     Recover,
 }
 
@@ -55,7 +55,7 @@ pub(crate) static FIELDS: &[Field<GuardConfig>] = &[
         "Time between two copies of the weights to return to."),
 ];
 
-/// Settings that a mode does not use have the values that change nothing.
+/// Reads the table. Settings that the mode does not use get values that have no effect.
 pub(crate) fn read(document: &Document) -> Result<GuardConfig, ConfigError> {
     let mut guard =
         GuardConfig { mode: GuardMode::Off, rise: f64::MAX, factor: 1.0, retries: 0, every: Time::Steps(1) };

@@ -13,61 +13,61 @@ use std::ops::Bound::{Included, Unbounded};
 /// The `[learning_rate]` table, or one of the phases that follow it; see [`ps_core::LearningRate`] for what each key means.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RateConfig {
-    /// When it begins; 0 unless it is a phase.
+    /// When the phase begins; 0 for the table itself.
     pub from: Time,
     /// Rate that the schedule starts from (one-cycle: its peak).
     pub initial: f64,
     /// Shape of the schedule.
     pub schedule: Shape,
-    /// The batch that the rates are meant for.
+    /// The batch size for which the rates are given, if they are to be scaled to the actual one.
     pub for_batch: Option<usize>,
-    /// Linear warm-up before it.
+    /// Duration of the linear warm-up before the schedule.
     pub warmup: Time,
-    /// When the rate changes (piecewise).
+    /// The times at which the rate changes (piecewise).
     pub at: Vec<Time>,
     /// The rates from these times on (piecewise).
     pub rates: Vec<f64>,
-    /// Period of step, exponential and inverse-time, first period of cosine-restarts.
+    /// Period of step, exponential and inverse-time; first period of cosine-restarts.
     pub every: Time,
-    /// How many times as long as the one before each period of cosine-restarts is.
+    /// Ratio of each period's length to the previous one's (cosine-restarts).
     pub stretch: u64,
-    /// Factor of step, exponential and plateau, decay of inverse-time.
+    /// Factor of step, exponential and plateau; decay of inverse-time.
     pub factor: f64,
-    /// Validations without improvement that plateau tolerates.
+    /// Number of validations without improvement that are tolerated (plateau).
     pub patience: u64,
-    /// How far below the best a loss is an improvement (plateau).
+    /// How far below the best loss another loss must be to count as an improvement (plateau).
     pub threshold: f64,
-    /// What the threshold is relative to (plateau).
+    /// Whether the threshold is relative or absolute (plateau).
     pub threshold_mode: ThresholdMode,
-    /// Validations after a change that plateau ignores.
+    /// Number of validations that are ignored after the rate was lowered (plateau).
     pub cooldown: u64,
-    /// How a descent checks itself (armijo).
+    /// Parameters of the line search (armijo).
     pub descent: Descent,
-    /// Exponent of polynomial.
+    /// Exponent of the decay (polynomial).
     pub power: f64,
-    /// Rate that polynomial, cosine, cosine-restarts and one-cycle end at, and the least of plateau.
+    /// Final rate of polynomial, cosine, cosine-restarts and one-cycle; minimum rate of plateau.
     pub end: f64,
-    /// The phases that follow; empty in a phase.
+    /// The phases that follow; empty for a phase.
     pub then: Vec<RateConfig>,
 }
 
-/// Shape of a schedule.
+/// The shape of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// A function of the step.
+    /// A function of the step; plateau also depends on validations.
     Is(ScheduleKind),
-    /// A rate that changes at given times.
+    /// A rate that changes at given times (piecewise).
     Pieces,
-    /// Rates that a descent finds, which checks each step.
+    /// Rates found by a line search, which checks each step (armijo).
     Armijo,
 }
 
-/// What a plateau's threshold is.
+/// The unit of a plateau's threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThresholdMode {
     /// A share of the magnitude of the best loss.
     Relative,
-    /// A difference of losses.
+    /// An absolute difference of losses.
     Absolute,
 }
 
@@ -147,7 +147,7 @@ pub(crate) static FIELDS: &[Field<RateConfig>] = &[
             used: BeforePhases,
             help: "Schedules that follow, each a table `[[learning_rate.then]]` with `from` and the keys of this one.",
         },
-        // Phases are tables of their own wherever they are written.
+        // Phases are written as tables of their own, after the table.
         get: |_, _| None,
         set: |_, _, value| matches!(value, Toml::Phases(_)),
     },
@@ -174,7 +174,7 @@ pub(crate) fn read(document: &Document) -> Result<RateConfig, ConfigError> {
     Ok(rate)
 }
 
-/// One schedule. Settings that it does not use have the values that change nothing.
+/// Reads one schedule. Settings that it does not use get values that have no effect.
 fn phase(document: &Document) -> Result<RateConfig, ConfigError> {
     let mut rate = RateConfig {
         from: Time::Steps(0),

@@ -1,5 +1,5 @@
-//! The tables of the run file. Each file has the settings of a table and its keys, and checks what a single key cannot: how
-//! settings of the table fit together.
+//! The tables of the run file. Each file defines the settings and keys of one table, and checks what a single
+//! key cannot check: that the settings fit together.
 
 pub(crate) mod data;
 pub(crate) mod guard;

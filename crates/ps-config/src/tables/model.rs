@@ -1,4 +1,4 @@
-//! The `[model]` table: what is trained.
+//! The `[model]` table: kind and layers of the model.
 
 use crate::document::Document;
 use crate::error::ConfigError;
@@ -11,20 +11,20 @@ use ps_core::{Activation, Head, LayerSpec};
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// Regression or multilayer perceptron.
+    /// The kind of model: a regression or a multilayer perceptron.
     pub kind: ModelKind,
-    /// Widths of the hidden layers (mlp only).
+    /// Widths of the hidden layers, from input to output (mlp only).
     pub hidden: Vec<usize>,
-    /// Nonlinearity of the hidden layers (mlp only).
+    /// Activation function of the hidden layers (mlp only).
     pub activation: Activation,
-    /// The hidden layers if they are listed one by one, rather than by their widths and activation (mlp only).
+    /// The hidden layers, if they are listed individually instead of by width and activation (mlp only).
     pub layers: Option<Vec<LayerSpec>>,
-    /// What the outputs mean. Only mlp has a choice.
+    /// The meaning of the outputs, and the loss. Only mlp has a choice.
     pub head: Head,
 }
 
 impl ModelConfig {
-    /// The layers before the last one, first to last.
+    /// Returns the layers before the output layer, from input to output.
     pub fn hidden_layers(&self) -> Vec<LayerSpec> {
         self.layers.clone().unwrap_or_else(|| chain(&self.hidden, self.activation))
     }

@@ -1,4 +1,5 @@
-//! The `[optimizer]` table. Settings that only some optimizers have are defined with these, in `ps_core::optim`.
+//! The `[optimizer]` table. Settings that only some optimizers have are defined in `ps_core::optim`, next to
+//! these optimizers.
 
 use crate::document::{Document, Value as Toml};
 use crate::error::ConfigError;
@@ -9,7 +10,8 @@ use ps_core::optim::{self, Conflict, Noise, Refusal};
 use ps_core::{Optimizer, OptimizerConfig};
 use std::sync::LazyLock;
 
-/// The order of the keys; fingerprints of runs depend on it. Settings that it does not name come last.
+/// The order of the keys, on which fingerprints of runs depend. Settings of optimizers that are not named
+/// here come last.
 const ORDER: [&str; 15] = [
     "optimizer.kind",
     "optimizer.momentum",
@@ -37,7 +39,7 @@ pub(crate) static FIELDS: LazyLock<Vec<Field<OptimizerConfig>>> = LazyLock::new(
 
 const NOISE_DECAY: f64 = 0.55;
 
-/// The keys of all optimizers.
+/// The keys that all optimizers share.
 #[rustfmt::skip]
 fn common() -> Vec<Field<OptimizerConfig>> {
     vec![
@@ -93,14 +95,14 @@ fn common() -> Vec<Field<OptimizerConfig>> {
             get: |config, _| config.noise?.decay.write(),
             set: |config, key, value| {
                 let value = f64::read(key.accepts, value);
-                // Without noise, `read` refuses the key.
+                // If `noise` itself is not set, `read` refuses this key.
                 value.map(|value| config.noise.iter_mut().for_each(|noise| noise.decay = value)).is_some()
             },
         },
     ]
 }
 
-/// A key for each setting that some optimizers have.
+/// Returns a key for each setting that only some optimizers have.
 fn settings() -> Vec<Field<OptimizerConfig>> {
     let mut found: Vec<(&optim::Setting, Vec<(&'static str, String)>)> = Vec::new();
     for optimizer in Optimizer::all() {
@@ -163,7 +165,7 @@ fn set_setting(config: &mut OptimizerConfig, key: &Key, value: &Toml) -> bool {
 }
 
 impl Setting for Optimizer {
-    /// Reads the name; the settings are those of `Default`.
+    /// Reads only the name; the optimizer gets its default settings.
     fn read(_: Accepts, value: &Toml) -> Option<Self> {
         match value {
             Toml::Text(name) => Optimizer::all().find(|optimizer| optimizer.name() == name),

@@ -1,4 +1,4 @@
-//! The `[train]` table: how the samples are cut into steps, and when the run ends.
+//! The `[train]` table: batches, and the length of the run.
 
 use crate::document::{Document, Value as Toml};
 use crate::error::ConfigError;
@@ -10,28 +10,28 @@ use crate::time::Time;
 /// The `[train]` table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainConfig {
-    /// Passes over the training samples.
+    /// Number of passes over the training samples.
     pub epochs: u32,
-    /// Samples of a step.
+    /// Number of samples of a step.
     pub batch: Batch,
-    /// Samples of a leaf.
+    /// Number of samples of a leaf, the unit of work that is summed in one go.
     pub leaf: usize,
-    /// Stop after this many steps even if the epochs are not over.
+    /// Maximum number of steps, if that ends the run before its epochs do.
     pub steps: Option<u64>,
-    /// End the run after this many validations in a row without improvement.
+    /// Number of consecutive validations without improvement after which the run ends.
     pub early_stopping: Option<u64>,
-    /// How far a validation loss must be below the best to be an improvement.
+    /// How far below the best a validation loss must be to count as an improvement.
     pub min_delta: Option<f64>,
-    /// Time between two probed steps.
+    /// Time between two steps whose actual decrease of the loss is measured.
     pub probe_every: Option<Time>,
 }
 
-/// Samples of a step.
+/// The number of samples of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
-    /// The whole training part.
+    /// All samples of the training part.
     Full,
-    /// This many.
+    /// A fixed number of samples.
     Of(usize),
 }
 
@@ -55,7 +55,7 @@ pub(crate) static FIELDS: &[Field<TrainConfig>] = &[
          Each probe costs a forward pass."),
 ];
 
-/// Leaf size where none is given and the batch is no smaller.
+/// Default number of samples of a leaf, or the whole batch if that is smaller.
 const LEAF: usize = 32;
 
 pub(crate) fn read(document: &Document) -> Result<TrainConfig, ConfigError> {

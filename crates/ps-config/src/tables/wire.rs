@@ -1,4 +1,4 @@
-//! The `[wire]` table: what travels between processes.
+//! The `[wire]` table: the format of tensors that processes exchange.
 
 use crate::document::Document;
 use crate::error::ConfigError;
@@ -10,7 +10,7 @@ use ps_core::Precision;
 /// The `[wire]` table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WireConfig {
-    /// Precision of the weights that gradients are computed at.
+    /// The precision to which weights are rounded before gradients are computed.
     pub weights: Precision,
 }
 

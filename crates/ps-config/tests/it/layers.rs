@@ -68,7 +68,7 @@ fn lists_that_make_no_sense_are_refused_with_the_layer_and_the_reason() {
             "{error}"
         ),
     }
-    // Known when the data is loaded.
+    // The number of features is known only when the data is loaded.
     assert!(with("{ kind = \"dense\", units = 3 }, { kind = \"residual\", over = 1 }", "").is_ok());
     refused(
         "{ kind = \"relu\" }",

@@ -1,4 +1,4 @@
-//! What run files and flags are accepted, resolved to, and refused with.
+//! Which run files and flags are accepted, what they resolve to, and the messages that refuse others.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

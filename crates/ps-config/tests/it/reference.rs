@@ -1,4 +1,4 @@
-//! The table of keys: complete, in agreement with the other crates, and what `docs/run-file.md` shows.
+//! The table of keys is complete, agrees with the other crates, and is what `docs/run-file.md` shows.
 
 use ps_config::keys::{Accepts, Fallback, KEYS, Key, Use, reference_table};
 use ps_config::{RunConfig, Shape};
@@ -30,7 +30,7 @@ fn every_key_can_be_set_and_shows_in_the_resolved_run() {
     for key in KEYS.iter() {
         let value = match (key.default, key.accepts) {
             (Fallback::Value(text) | Fallback::Required(text), _) => text,
-            // Its keys are those of the table that it follows.
+            // A phase has the keys of the table that it follows.
             (_, Accepts::Phases) => "[{ from = 9, initial = 1 }]",
             (_, Accepts::Layers) => "[{ kind = \"relu\" }]",
             (_, Accepts::Widths) => "[128]",
@@ -82,7 +82,7 @@ fn names_are_those_that_the_other_crates_serialise() {
     }
 }
 
-/// The smallest run that `key` applies to, with `sets` on top.
+/// Returns the smallest run that `key` applies to, with the overrides `sets`.
 fn run_for(key: &Key, sets: &[String]) -> RunConfig {
     let mut all = vec!["data.train=digits:".to_string(), "learning_rate.initial=0.1".into()];
     if !matches!(key.used, Use::When("optimizer.kind", _)) && key.path != "optimizer.kind" {

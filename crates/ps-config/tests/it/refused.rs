@@ -1,4 +1,4 @@
-//! Run files that are refused, and with which words.
+//! Run files that are refused, and the error messages.
 
 use ps_config::{ConfigError, RunConfig};
 
@@ -36,7 +36,7 @@ fn refused(run: Result<RunConfig, ConfigError>, expected: &str) {
     }
 }
 
-/// `GOOD` with one line replaced is refused with `expected`.
+/// Asserts that `GOOD` with one line replaced is refused with the message `expected`.
 #[track_caller]
 fn line(old: &str, new: &str, expected: &str) {
     assert!(GOOD.contains(old), "{old} is a line of the good run file");
@@ -346,7 +346,7 @@ fn what_is_no_toml_is_refused_with_its_line() {
     line("\"digits:\"", "\"digits:", r#"run.toml:3: not valid TOML: invalid basic string, expected `"`"#);
 }
 
-/// `GOOD` with another `[learning_rate]` is refused with `expected`.
+/// Asserts that `GOOD` with another `[learning_rate]` is refused with the message `expected`.
 #[track_caller]
 fn rates(new: &str, expected: &str) {
     line("initial = 0.05\nschedule = \"cosine\"", new, expected);

@@ -1,4 +1,5 @@
-//! Run files that are accepted: what is filled in, what reads back, what the fingerprint tells apart.
+//! Run files that are accepted: which defaults they get, that the resolved file reads back, and what changes
+//! the fingerprint.
 
 use ps_config::{Batch, ConfigError, RunConfig, Shape};
 use ps_core::{Activation, Head, ScheduleKind};
@@ -214,7 +215,7 @@ fn differences_name_the_keys_with_both_values() {
         told(&["data.train=csv:a", "data.validation=csv:b"]),
         [r#"data.train "digits:" "csv:a" place"#, r#"data.validation 0.1 "csv:b""#]
     );
-    // Keys that do not apply to one of the runs, and phases.
+    // Keys that apply to one of the runs only, and phases.
     assert_eq!(
         told(&["learning_rate.schedule=constant", "learning_rate.then=[{ from = 9, initial = 0.5 }]"]),
         [

@@ -24,7 +24,7 @@ fn with(sets: &[&str]) -> Result<RunConfig, ConfigError> {
     RunConfig::parse(RUN, "run.toml", &sets)
 }
 
-/// `sets` give the same run as a run file without `lines`.
+/// Asserts that `sets` give the same run as a run file without `lines`.
 #[track_caller]
 fn same_as_without(sets: &[&str], lines: &str) {
     assert!(RUN.contains(lines), "{lines:?} is in the run file");
