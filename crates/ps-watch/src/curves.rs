@@ -1,12 +1,12 @@
-//! The lines of metrics files as curves.
+//! Turns lines of metrics files into curves.
 
 use ps_plot::{Axis, Figure, Lines, Mark, Panel, Series, Style};
 use ps_run::{EpochLine, EventLine, Line, ProbeLine, StepLine};
 
-/// More events than this of one run hide one another.
+/// Maximum number of labels of events per run; more would hide one another.
 const MARKS: usize = 24;
 
-/// How a run went.
+/// The course of a run: its lines of metrics, by kind.
 pub struct Course {
     name: String,
     steps: Vec<StepLine>,
@@ -16,7 +16,7 @@ pub struct Course {
 }
 
 impl Course {
-    /// What `lines` tell of a run that is called `name`.
+    /// Sorts `lines`, those of the run `name`.
     pub fn new(name: String, lines: Vec<Line>) -> Self {
         let mut course =
             Course { name, steps: Vec::new(), epochs: Vec::new(), probes: Vec::new(), events: Vec::new() };
@@ -32,12 +32,12 @@ impl Course {
         course
     }
 
-    /// A point for each line of steps that has such a value.
+    /// Returns a point for each step line that has this value.
     fn of_steps(&self, value: impl Fn(&StepLine) -> Option<f64>) -> Vec<(f64, f64)> {
         self.steps.iter().filter_map(|line| Some((line.step as f64, value(line)?))).collect()
     }
 
-    /// A point for each epoch's validation that has such a value.
+    /// Returns a point for each epoch whose validation has this value.
     fn of_validation(&self, value: impl Fn(&ps_run::Measures) -> Option<f64>) -> Vec<(f64, f64)> {
         let point = |line: &EpochLine| Some((line.step as f64, value(line.validation.as_ref()?)?));
         self.epochs.iter().filter_map(point).collect()
@@ -48,7 +48,7 @@ impl Course {
     }
 }
 
-/// All that is known of the runs, in one picture.
+/// Draws all metrics of the runs into one figure.
 pub fn figure(courses: &[Course]) -> Figure {
     let names: Vec<&str> = courses.iter().map(|course| course.name.as_str()).collect();
     let panels = panels(courses);
@@ -60,12 +60,13 @@ pub fn figure(courses: &[Course]) -> Figure {
     }
 }
 
-/// The panels of that picture, as far as there is something in them.
+/// Returns the panels of that figure, without those that would be empty.
 pub(crate) fn panels(courses: &[Course]) -> Vec<Lines> {
     let pairs = |train: fn(&Course) -> Vec<(f64, f64)>, validation: fn(&Course) -> Vec<(f64, f64)>| {
         let of = |(index, course): (usize, &Course)| {
             let words = words(courses, index);
-            // Of one run they have colours of their own, of several that of the run.
+            // With a single run, the curves of a panel have different colors; with several runs, each run has
+            // its own color.
             let other = if courses.len() == 1 { 1 } else { index };
             [
                 series(words("training"), index, Style::Noisy, train(course)),
@@ -85,7 +86,7 @@ pub(crate) fn panels(courses: &[Course]) -> Vec<Lines> {
     );
     panels.push(linear("accuracy in %", accuracy));
     let r_squared = pairs(
-        // Before a model has learned anything it is far below 0, which says no more than 0.
+        // Before a model has learned anything, R² can be far below 0, which says no more than 0 does.
         |it| it.of_steps(|line| line.r_squared.map(|it| it.max(0.0))),
         |it| it.of_validation(|it| it.r_squared.map(|it| it.max(0.0))),
     );
@@ -108,7 +109,7 @@ pub(crate) fn panels(courses: &[Course]) -> Vec<Lines> {
         .map(|series| Series { color: series.color + usize::from(courses.len() == 1), ..series });
     let decreases: Vec<Series> = predicted.into_iter().chain(actual).collect();
     panels.push(panel("decrease of the batch's loss by a step", decreases, Vec::new()));
-    // Where next to nothing was predicted, the ratio says nothing and would make all others look alike.
+    // If the predicted decrease is close to 0, the ratio is meaningless and would flatten all others.
     let ratio = |probe: &ProbeLine| (probe.actual_decrease / probe.predicted_decrease).clamp(-1.0, 3.0);
     let ratios = courses.iter().enumerate().map(|(index, course)| {
         series(words(courses, index)(""), index, Style::Dots, course.of_probes(ratio))
@@ -119,7 +120,8 @@ pub(crate) fn panels(courses: &[Course]) -> Vec<Lines> {
     panels
 }
 
-/// What a curve of the run `index` is called: `what`, and of several runs the run's name before it.
+/// Returns a function for names of curves of the run `index`: the given name, prefixed with the run's name if
+/// there are several.
 fn words(courses: &[Course], index: usize) -> impl Fn(&str) -> String {
     let run = (courses.len() > 1).then(|| courses[index].name.clone());
     move |what| match &run {
@@ -154,7 +156,7 @@ fn panel(title: &str, series: Vec<Series>, marks: Vec<Mark>) -> Lines {
     Lines { title: title.into(), x: Axis::linear("step"), y: Axis::fitting("", values), series, marks }
 }
 
-/// The same with equal differences at equal distances, whatever the values.
+/// Returns a panel with a linear y axis.
 fn linear(title: &str, series: Vec<Series>) -> Lines {
     Lines { y: Axis::linear(""), ..panel(title, series, Vec::new()) }
 }
@@ -165,7 +167,7 @@ fn marks(courses: &[Course]) -> Vec<Mark> {
         let mut last = "";
         let mark = |line| {
             let EventLine { step, event, .. }: &EventLine = line;
-            // The same again is seen from the first.
+            // Of several equal events in a row, only the first one has a label.
             let label = if event == last { String::new() } else { event.clone() };
             last = event.as_str();
             Mark { at: *step as f64, label, color }

@@ -1,4 +1,4 @@
-//! Progress for Kubeflow Trainer, which tells a run where to send it by environment variables
+//! Reports progress to Kubeflow Trainer, which passes the address to a run in environment variables
 //! (<https://github.com/kubeflow/trainer/tree/master/docs/proposals/2779-trainjob-progress>).
 
 use crate::metrics::Source;
@@ -11,28 +11,28 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// It asks for no more than a report in 5 seconds.
+/// Time between two reports. Kubeflow Trainer asks for at least 5 seconds.
 const EVERY: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends reports until it is dropped, and a last one then.
+/// Sends reports until it is dropped; the last one is sent then.
 pub(crate) struct Reporter {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where reports go.
+/// The endpoint that receives the reports.
 struct Receiver {
     url: String,
     client: Client,
-    /// The file of the token, which is renewed now and then.
+    /// The file with the token. It is read for each report, because Kubernetes renews the token.
     token: Option<PathBuf>,
 }
 
 impl Reporter {
-    /// Starts to report, if the environment says where to; what is wrong with that is warned of.
+    /// Starts reporting if the environment contains an address. Invalid settings cause a warning.
     pub(crate) fn of_environment(source: &Source) -> Option<Self> {
-        // Of the workers that are told, one is enough.
+        // All workers have the same environment, and one report is enough.
         if std::env::var("JOB_COMPLETION_INDEX").is_ok_and(|index| index != "0") {
             return None;
         }
@@ -56,7 +56,7 @@ impl Reporter {
                 };
                 match runtime.block_on(receiver.post(&status)) {
                     Ok(()) => is_warned = false,
-                    // Once is enough until it works again.
+                    // One warning is enough until a report succeeds again.
                     Err(problem) if !std::mem::replace(&mut is_warned, true) => {
                         tracing::warn!("progress was not reported to {}: {problem}", receiver.url);
                     }
@@ -86,7 +86,7 @@ impl Receiver {
     fn new(url: &str) -> Result<Self, String> {
         let variable =
             |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        // An error says that there is one already.
+        // Installation fails only if a provider is already installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder().timeout(TIMEOUT);
         if let Some(path) = variable("KUBEFLOW_TRAINER_SERVER_CA_CERT") {
@@ -126,7 +126,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// How far the run is.
+/// Formats the progress of the run.
 fn of_run(seen: &Seen) -> Value {
     let steps = seen.about.steps.max(1);
     let is_done = seen.phase == Phase::Done;
@@ -147,13 +147,14 @@ fn of_run(seen: &Seen) -> Value {
     status(percent, if is_done { Some(0) } else { left }, &metrics)
 }
 
-/// How far it is as a worker knows it, who began so long ago: the loss is that of its leaves.
+/// Formats the progress of the run as a worker knows it. `began` is how long the worker has been running, and
+/// the loss is that of its leaves.
 fn of_worker(meter: &Meter, began: Duration) -> Value {
     let ([_, step], (planned, loss)) = (meter.computed(), meter.of_run());
-    // Others may have computed the last step.
+    // Another worker may have computed the last step, so the step count alone is not enough.
     let is_done = meter.is_finished();
     let percent = if is_done { 100 } else { (100 * step / planned.max(1)).min(99) };
-    // One that has come late knows only its own pace.
+    // A worker that joined late knows only its own pace, so this estimate is too low at first.
     let left = (step > 0).then(|| began.as_secs() * planned.saturating_sub(step) / step);
     status(percent, if is_done { Some(0) } else { left }, &[("loss", (planned > 0).then_some(loss))])
 }
@@ -172,8 +173,8 @@ fn status(percent: u64, left: Option<u64>, metrics: &[(&str, Option<f64>)]) -> V
     } })
 }
 
-/// A time in UTC, to the second: `2026-01-31T23:59:59Z` (days to dates after Hinnant,
-/// <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
+/// Formats a time in UTC, to the second: `2026-01-31T23:59:59Z`. The conversion of days to dates is
+/// Hinnant's, <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
 fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);

@@ -1,8 +1,9 @@
-//! What can be seen of a run from outside while it goes on: metrics for Prometheus, a page for people, progress for
+//! Observability of a run while it trains: Prometheus metrics, a live dashboard, and progress reports to
 //! Kubeflow.
 //!
-//! All of it reads the [`Board`] of the run; nothing here is waited for by training, and what cannot be started is warned of
-//! and left out. Each [`Site`] has a thread and a small runtime of its own, so that `downhill train` needs none.
+//! All of these read the [`Board`] of the run, and training never waits for them. If one of them cannot be
+//! started, this is reported as a warning and the run continues without it. Each [`Site`] has its own thread
+//! and small runtime, so `downhill train` needs none.
 
 pub mod curves;
 mod kubeflow;
@@ -24,10 +25,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After the end of a run, its page is served this much longer at most to browsers that have it open.
+/// Longest time that the dashboard stays up after the end of a run, for browsers that have it open.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What was started for those who watch a run; it ends when this is dropped.
+/// The running servers and reporters of a run. They stop when this is dropped.
 #[derive(Default)]
 pub struct Watching {
     sites: Vec<Site>,
@@ -36,10 +37,10 @@ pub struct Watching {
     _reporter: Option<kubeflow::Reporter>,
 }
 
-/// Refuses to show the page of a run without a server, which asks for no token, to other machines.
+/// Refuses to serve the dashboard of a run without a server to other machines, because no token protects it.
 ///
 /// # Errors
-/// What is wrong, and what to do.
+/// The error says what is wrong, and how to fix it.
 pub fn guard(wanted: &WatchArgs) -> Result<(), String> {
     let Some(address) = &wanted.dashboard else { return Ok(()) };
     let places = address.to_socket_addrs().map_err(|error| {
@@ -57,11 +58,11 @@ pub fn guard(wanted: &WatchArgs) -> Result<(), String> {
     }
 }
 
-/// Starts what `wanted` asks for, for the run that `recorder` tells of. `gate` says who may see the page, where not everybody
-/// may; `name` is what this process is called in a trace.
+/// Starts everything that `wanted` asks for, for the run that `recorder` records. `gate` decides who may see
+/// the dashboard; without it, everybody may. `name` is the name of this process in a trace.
 ///
 /// # Errors
-/// A file cannot be made. A port that cannot be had is only warned of.
+/// A file cannot be created. A port that is not available only causes a warning.
 pub fn start(
     wanted: &WatchArgs,
     job: &Job,
@@ -83,7 +84,7 @@ pub fn start(
     Ok(watching)
 }
 
-/// Shows a run that is over, as `wanted` asks, for as long as this is kept. `gate` is as for [`start`].
+/// Shows a run that has ended, as `wanted` asks, until the result is dropped. `gate` is as for [`start`].
 pub fn show(wanted: &WatchArgs, job: &Job, past: &PastRun, gate: Option<Gate>) -> Watching {
     let (watching, told) = Watching::of(wanted, &Arc::new(past.board(job)), Some(&past.folder), gate);
     told.iter().for_each(|told| tracing::info!("{told}"));
@@ -91,7 +92,8 @@ pub fn show(wanted: &WatchArgs, job: &Job, past: &PastRun, gate: Option<Gate>) -
 }
 
 impl Watching {
-    /// Serves what is on `board`, and what is in `folder`; where, in words.
+    /// Serves the state on `board` and the results in `folder`. Also returns lines for the user with the
+    /// URLs.
     fn of(
         wanted: &WatchArgs,
         board: &Arc<Board>,
@@ -117,19 +119,19 @@ impl Watching {
         Watching { _reporter: kubeflow::Reporter::of_environment(source), ..Watching::default() }
     }
 
-    /// The URL of the page, if it is served.
+    /// The URL of the dashboard, if it is served.
     pub fn page(&self) -> Option<&str> {
         self.page.as_deref()
     }
 
-    /// To be called at the end of the run: waits until the pages that are open show it, for a few seconds at most, and not
-    /// once `is_cancelled` says so.
+    /// Waits until all open dashboards show the end of the run, for at most a few seconds, or until
+    /// `is_cancelled` returns true. To be called at the end of a run.
     pub fn see_off(&self, is_cancelled: impl Fn() -> bool) {
         self.viewers.wait(FAREWELL, is_cancelled);
     }
 
-    /// Serves the metrics of `source` at `address`, if one is given, and reports progress where that is wanted. A port that
-    /// cannot be had is warned of.
+    /// Serves the metrics of `source` at `address`, if one is given, and reports progress to Kubeflow if the
+    /// environment asks for it. A port that is not available causes a warning.
     pub fn metrics(address: Option<&str>, source: Source) -> Self {
         let mut watching = Watching::reporting(&source);
         if let Some(address) = address
@@ -145,7 +147,7 @@ impl Watching {
         self.open("--metrics", address, "/metrics", page::metrics(source), capacity)
     }
 
-    /// Opens a site and returns the URL of `path` there; a port that cannot be had is warned of.
+    /// Opens a site and returns the URL of `path` on it. A port that is not available causes a warning.
     fn open(
         &mut self,
         flag: &str,

@@ -1,4 +1,5 @@
-//! Metrics by the conventions of Prometheus (<https://prometheus.io/docs/practices/naming/>). `docs/metrics.md` lists them.
+//! Prometheus metrics, with names that follow its conventions
+//! (<https://prometheus.io/docs/practices/naming/>). `docs/metrics.md` lists them.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -10,27 +11,27 @@ use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
 
-/// The type of what [`Source::page`] gives.
+/// Content type of the text that [`Source::page`] returns.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whose metrics they are.
+/// Where the values of metrics come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// Of a process that holds the weights.
+    /// A process that holds weights.
     Server(Arc<Board>),
-    /// Of a worker or a shard.
+    /// A worker or a shard.
     Worker(Arc<Meter>),
 }
 
 impl Source {
-    /// All metrics of now, as text.
+    /// Formats the current values of all metrics.
     pub(crate) fn page(&self) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self.clone()));
         let mut page = String::new();
         match encode(&mut page, &registry) {
             Ok(()) => page,
-            // Nothing but a string is written to.
+            // Writing to a string does not fail.
             Err(error) => format!("# {error}\n# EOF\n"),
         }
     }
@@ -59,7 +60,7 @@ struct Page<'a>(DescriptorEncoder<'a>);
 type Labels<'a> = [(&'static str, &'a str); 1];
 
 impl Page<'_> {
-    /// Nothing is told of what is not known.
+    /// Writes a gauge. Unknown values are omitted.
     fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) -> Result<(), Error> {
         let Some(value) = value.filter(|value| value.is_finite()) else { return Ok(()) };
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
@@ -77,7 +78,7 @@ impl Page<'_> {
             .try_for_each(|(labels, value)| encoder.encode_family(&labels)?.encode_gauge(&value))
     }
 
-    /// The name is that without `_total`.
+    /// Writes a counter. `name` is without the suffix `_total`.
     fn counter(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         encoder.encode_counter::<NoLabelSet, _, f64>(&value, None)
@@ -157,7 +158,7 @@ impl Page<'_> {
             seen.workers.iter().map(|worker| format!("w{} {}", worker.id, worker.name)).collect();
         let named =
             || names.iter().zip(&seen.workers).map(|(name, worker)| ([("worker", &name[..])], worker));
-        // After the end, nobody computes.
+        // After the end of the run no worker computes, so there are no speeds.
         let speeds = named()
             .filter(|(_, worker)| worker.standing != WorkerStanding::Dismissed)
             .map(|(labels, worker)| (labels, worker.speed));
@@ -197,7 +198,7 @@ mod tests {
     use std::fmt::Write;
     use std::time::Instant;
 
-    /// Name, type and meaning of each metric on some pages.
+    /// Formats a table with the name, type and meaning of each metric on these pages.
     fn table(pages: &[String]) -> String {
         let mut rows = BTreeMap::new();
         for line in pages.iter().flat_map(|page| page.lines()) {
@@ -272,7 +273,7 @@ mod tests {
         ] {
             assert!(page.lines().any(|there| there == line), "{line} is not in\n{page}");
         }
-        // What is not known is not told.
+        // Unknown values are omitted.
         let begun = Source::Server(Arc::new(Board::new(About::default(), &[]))).page();
         assert!(!begun.contains("\ndownhill_train_loss") && !begun.contains("NaN"), "{begun}");
     }

@@ -1,7 +1,7 @@
-//! A small HTTP server on a thread of its own.
+//! A small HTTP server on its own thread.
 //!
-//! Clients are not trusted: the number of connections, the time until a request arrives, the time that a reader may stall, and
-//! the memory for each connection are limited ([`Bounds`]).
+//! Clients are not trusted: [`Bounds`] limits the number of connections, the time until a request has
+//! arrived, the time that a client may stall, and the memory of each connection.
 
 use axum::Router;
 use axum::extract::Request;
@@ -24,10 +24,10 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_io_timeout::TimeoutStream;
 
-/// Whether a request with these headers may come in.
+/// Decides by the headers of a request whether to admit it.
 pub type Gate = Arc<dyn Fn(&HeaderMap) -> bool + Send + Sync>;
 
-/// It serves until this is dropped.
+/// An HTTP server, which serves until this is dropped.
 pub struct Site {
     address: SocketAddr,
     connections: Arc<Connections>,
@@ -35,21 +35,22 @@ pub struct Site {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What clients may use.
+/// Limits on the resources that clients can use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Connections at once.
+    /// Maximum number of connections.
     pub capacity: Capacity,
-    /// Until the headers of a request are there, the first or the next.
+    /// Time until the headers of a request must have arrived, for the first and every further request of a
+    /// connection.
     pub header_timeout: Duration,
-    /// Until a request's body is there and its answer begins.
+    /// Time until the body of a request must have arrived and its response must have begun.
     pub request_timeout: Duration,
-    /// How long a client may read nothing of an answer.
+    /// Longest time during which a client may not read from a response.
     pub stall_timeout: Duration,
 }
 
 impl Bounds {
-    /// The bounds in [`ps_net::limits`].
+    /// Returns the limits that [`ps_net::limits`] defines.
     pub(crate) fn new(capacity: Capacity) -> Self {
         Bounds {
             capacity,
@@ -61,10 +62,10 @@ impl Bounds {
 }
 
 impl Site {
-    /// Serves `routes` at `HOST:PORT`; port 0: any free one.
+    /// Serves `routes` at `HOST:PORT`. Port 0 selects any free port.
     ///
     /// # Errors
-    /// What is wrong with the address, or keeps us from it.
+    /// The address is invalid or not available.
     pub(crate) fn open(address: &str, routes: Router, bounds: Bounds) -> Result<Self, String> {
         let places = address.to_socket_addrs().map_err(|error| {
             format!(
@@ -82,7 +83,7 @@ impl Site {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::select! {
                 () = serve(&listener, routes, bounds, &counted) => {}
-                // Streams that stay open are cut.
+                // Streams that are still open are cut off.
                 _ = closed => {}
             }
             io::Result::Ok(())
@@ -96,7 +97,7 @@ impl Site {
         Ok(Site { address, connections, close: Some(close), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address at which the server listens, with the actual port.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -136,7 +137,7 @@ async fn serve_one(stream: TcpStream, routes: Router, bounds: Bounds, _permit: P
     stream.set_write_timeout(Some(bounds.stall_timeout));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Counts between requests, too, and so ends idle connections.
+        // The timeout also applies between requests, so it closes idle connections.
         .header_read_timeout(bounds.header_timeout)
         .max_buf_size(PAGE_BUFFER_BYTES)
         .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(routes))
@@ -146,7 +147,7 @@ async fn serve_one(stream: TcpStream, routes: Router, bounds: Bounds, _permit: P
     }
 }
 
-/// Gives up on a request that does not arrive in time.
+/// Responds with a timeout error if a request does not arrive in time.
 async fn in_time(timeout: Duration, request: Request, next: Next) -> Response {
     let answer = tokio::time::timeout(timeout, next.run(request)).await;
     answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
@@ -176,7 +177,7 @@ mod tests {
     use std::io::{Read, Write};
 
     const SOON: Duration = Duration::from_millis(50);
-    /// Longer than any test waits.
+    /// A timeout longer than any test runs.
     const LATER: Duration = Duration::from_secs(600);
 
     fn bounds() -> Bounds {
@@ -206,15 +207,15 @@ mod tests {
 
     fn send(site: &Site, text: &str) -> std::net::TcpStream {
         let mut socket = connect(site);
-        // What is too long is not read to its end.
+        // The server does not read a request that is too long to its end, so writing may fail.
         let _ = socket.write_all(text.as_bytes());
         socket
     }
 
-    /// All that comes until the other end closes the connection.
+    /// Reads until the other end closes the connection.
     fn rest(mut socket: std::net::TcpStream) -> String {
         let mut bytes = Vec::new();
-        // A connection that is reset is closed, too.
+        // A reset counts as closed as well.
         let _ = socket.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -242,7 +243,7 @@ mod tests {
         let site = open(Bounds { header_timeout: SOON, ..bounds() });
         assert_eq!(rest(connect(&site)), "");
         assert_eq!(rest(send(&site, "GET / HTTP/1.1\r\nHost:")), "");
-        // The same after the first request.
+        // The limit also applies after the first request.
         let answer = rest(send(&site, "GET / HTTP/1.1\r\n\r\n"));
         assert!(answer.ends_with("here"), "{answer}");
         wait_for(&site, 0);

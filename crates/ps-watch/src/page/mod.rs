@@ -1,7 +1,8 @@
-//! What is served: a page with all that is known of the run, and metrics.
+//! The HTTP routes of the dashboard, and of metrics.
 //!
-//! The page asks for nothing from outside and changes nothing here. What it shows comes as events
-//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>); curves are drawn here, as SVG.
+//! The dashboard loads nothing from other sites and cannot change the run. Its state arrives as server-sent
+//! events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>); curves are drawn by this
+//! process, as SVG.
 
 mod state;
 mod viewers;
@@ -37,43 +38,43 @@ use tokio_stream::StreamExt;
 use tokio_util::io::ReaderStream;
 pub(crate) use viewers::Viewers;
 
-/// The least time between two events to a page; the end of the run does not wait for it.
+/// Minimum time between two events on a stream. The end of the run is sent without this delay.
 const EVENT_EVERY: Duration = Duration::from_millis(500);
-/// How often a stream of events looks for news.
+/// How often a stream checks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Widths of a picture, in pixels.
+/// Permitted widths of a picture, in pixels.
 const WIDTHS: std::ops::RangeInclusive<u32> = 240..=1600;
 
-/// The page of a run.
+/// The dashboard of a run.
 #[derive(Clone)]
 pub(crate) struct Dashboard {
-    /// What is known of the run.
+    /// The live state of the run.
     pub board: Arc<Board>,
-    /// The folder of its results, which the page offers.
+    /// The results folder, whose files can be downloaded.
     pub folder: Option<PathBuf>,
-    /// Who may see it, where not everybody may.
+    /// Decides who may see the dashboard; without it, everybody who can connect may.
     pub gate: Option<Gate>,
-    /// The open pages that still wait for the end of the run.
+    /// Counts the open pages that do not yet show the end of the run.
     pub(crate) viewers: Viewers,
 }
 
-/// The files of a run's results.
+/// The files that can be downloaded from the results folder.
 const RESULTS: [&str; 4] = [WEIGHTS_FILE, SUMMARY_FILE, METRICS_FILE, RUN_FILE];
 
-/// `/metrics` alone.
+/// Returns the route `/metrics` alone.
 pub(crate) fn metrics(source: Source) -> Router {
     let page = move || async move { ([(TYPE, CONTENT_TYPE)], source.page()) };
     Router::new().route("/metrics", get(page))
 }
 
 impl Dashboard {
-    /// The results that there are.
+    /// Returns the names of the result files that exist.
     fn results(&self) -> Vec<&'static str> {
         let Some(folder) = &self.folder else { return Vec::new() };
         RESULTS.into_iter().filter(|file| folder.join(file).is_file()).collect()
     }
 
-    /// All that is served of it.
+    /// Returns all routes of the dashboard.
     pub(crate) fn routes(self, capacity: Capacity) -> Router {
         let events = Events { opened: Arc::default(), most: limits::event_streams(capacity) as u64 };
         let metrics = metrics(Source::Server(Arc::clone(&self.board)));
@@ -97,7 +98,7 @@ async fn text(kind: &'static str, content: &'static str) -> impl IntoResponse {
     ([(TYPE, kind)], content)
 }
 
-/// Nothing is loaded from elsewhere, framed, or kept by caches.
+/// Adds headers that forbid loading content from other sites, framing, and caching.
 async fn hardened(mut response: Response) -> Response {
     let policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                   form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
@@ -115,8 +116,9 @@ async fn hardened(mut response: Response) -> Response {
 
 const COOKIE_NAME: &str = "downhill";
 
-/// Lets in whoever shows a token, as other callers of the run do or by the cookie that `/enter` gave. Where none is asked
-/// for, the page must have been asked for by an address or as localhost: no name that some site has pointed here.
+/// Admits clients that present a token, either in a header, as other callers of the run do, or in the cookie
+/// that `/enter` has set. If no token is required, the request must name this host by address or as
+/// localhost: under any other name, a website could read the page by DNS rebinding.
 async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     match &dashboard.gate {
@@ -140,7 +142,7 @@ async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next)
     next.run(request).await
 }
 
-/// The token of the cookie as a header.
+/// Returns the token in the cookie as an authorization header.
 fn cookie(headers: &HeaderMap) -> Option<HeaderMap> {
     let cookies = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -170,7 +172,7 @@ struct Entering {
     token: String,
 }
 
-/// Gives whoever knows a token a cookie that stands for it.
+/// Sets a cookie for a client that submits a valid token.
 async fn enter(State(dashboard): State<Dashboard>, Form(Entering { token }): Form<Entering>) -> Response {
     let knows = |gate: &Gate| bearer(token.trim()).is_some_and(|bearer| gate(&bearer));
     if !dashboard.gate.as_ref().is_some_and(knows) {
@@ -191,20 +193,21 @@ async fn now(State(dashboard): State<Dashboard>) -> impl IntoResponse {
 
 #[derive(Deserialize)]
 struct Listening {
-    /// Present where the page shows the end already and only wants to notice when the process is gone.
+    /// Present if the page already shows the end of the run and only waits for the process to exit.
     after_end: Option<String>,
 }
 
-/// The streams of events of a page.
+/// The event streams of a dashboard.
 #[derive(Clone)]
 struct Events {
-    /// Streams opened so far.
+    /// Number of streams opened so far.
     opened: Arc<AtomicU64>,
-    /// Streams that may be open at a time.
+    /// Maximum number of open streams.
     most: u64,
 }
 
-/// Sends the state of the run whenever it has changed, until enough newer streams are open.
+/// Sends the state of the run whenever it has changed. The stream ends once too many newer ones have been
+/// opened, so that clients that hold streams open cannot lock out others.
 async fn events(
     State(dashboard): State<Dashboard>,
     Query(Listening { after_end }): Query<Listening>,
@@ -216,7 +219,7 @@ async fn events(
     let ticks = ticks.take_while(move |_| opened.load(Ordering::Relaxed) - number <= most);
     let mut sent: Option<(u64, Instant)> = None;
     let news = ticks.filter_map(move |now| {
-        // Lives as long as the stream.
+        // The closure keeps the viewer counted for as long as the stream exists.
         let _viewer = &viewer;
         let (changes, is_over) =
             (dashboard.board.changes(), dashboard.board.read(|seen| seen.phase.is_over()));
@@ -226,18 +229,18 @@ async fn events(
             Event::default().data(state::json(&dashboard))
         })
     });
-    // Once the stream has ended, its connection must not hold a place.
+    // A connection whose stream has ended must not occupy one of the limited places.
     ([(CONNECTION, "close")], Sse::new(news.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::default()))
 }
 
 #[derive(Deserialize)]
 struct Drawing {
     width: Option<u32>,
-    /// `log` or `linear`, if not what fits the values.
+    /// `log` or `linear`; by default, whichever fits the values.
     scale: Option<String>,
 }
 
-/// One of the curves, as SVG.
+/// Draws one of the panels as SVG.
 async fn chart(
     State(dashboard): State<Dashboard>,
     Named(number): Named<usize>,
@@ -263,19 +266,19 @@ async fn chart(
     }
 }
 
-/// A file of the run's results.
+/// Sends a file of the results.
 async fn result(State(dashboard): State<Dashboard>, Named(file): Named<String>) -> Response {
     let known = RESULTS.into_iter().find(|known| *known == file);
     let (Some(file), Some(folder)) = (known, &dashboard.folder) else {
         return (StatusCode::NOT_FOUND, "no such result\n").into_response();
     };
-    // Opening a local file is quick, so it may hold up the other clients of the page.
+    // Opening a local file is fast enough to block the runtime of the page.
     let opened =
         ps_host::open(&folder.join(file)).and_then(|content| Ok((content.metadata()?.len(), content)));
     let Ok((size, content)) = opened else {
         return (StatusCode::NOT_FOUND, format!("{file} has not been written\n")).into_response();
     };
-    // The metrics may grow while they are sent, beyond the length in the header.
+    // The metrics file may grow while it is sent, but must not exceed the length in the header.
     let content = tokio::fs::File::from_std(content).take(size);
     let content = Body::from_stream(ReaderStream::with_capacity(content, PAGE_BUFFER_BYTES));
     let headers = [
@@ -347,7 +350,8 @@ mod tests {
     #[test]
     fn the_newest_streams_of_events_are_kept() {
         let site = site(None, 8);
-        // Two at once, so the third ends the first, which others cannot prevent by not reading theirs.
+        // Two streams may be open at once, so the third one ends the first. A client cannot prevent that by
+        // not reading its stream.
         let mut streams: Vec<_> = (0..4)
             .map(|_| {
                 let mut stream = BufReader::new(ask(&site, "/events"));

@@ -1,4 +1,4 @@
-//! All that the page shows, as JSON.
+//! The state that the dashboard shows, as JSON.
 
 use super::Dashboard;
 use crate::curves::{Course, panels};
@@ -6,14 +6,14 @@ use ps_run::{Ban, Ending, EventLine, Line, Phase, Seen, grouped, seconds};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Rounds of the timeline.
+/// Number of rounds in the timeline.
 const ROUNDS: usize = 10;
-/// Events that are shown.
+/// Maximum number of events that are shown.
 const EVENTS: usize = 30;
-/// What a step waits for is shown if it has waited this long; steps are usually faster than anybody reads.
+/// Shortest wait of a step that is shown. Shorter ones are over before anybody can read about them.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
-/// The state of the run of `dashboard`.
+/// Formats the state of the run.
 pub(super) fn json(dashboard: &Dashboard) -> String {
     let files = match dashboard.board.read(|seen| seen.phase.is_over()) {
         true => dashboard.results(),
@@ -39,11 +39,11 @@ fn of(seen: &Seen, files: &[&str]) -> Value {
         .collect();
     let rounds: Vec<_> = seen.rounds.iter().rev().take(ROUNDS).rev().collect();
     let remaining = (seen.about.steps - seen.steps.min(seen.about.steps)) as f64;
-    // Of the last line, which is of some steps; a run that has just begun knows nothing yet.
+    // The time per step is known only after the first line of metrics.
     let per_step = last.map(|line| line.seconds / line.step.max(1) as f64);
     let seconds_left = per_step.filter(|_| seen.phase == Phase::Training).map(|pace| pace * remaining);
     json!({
-        // A page that is still open finds the run of another process at the same address.
+        // Lets an open page notice that another process now serves the same address.
         "process": std::process::id(),
         "about": seen.about,
         "step": seen.steps,
@@ -76,7 +76,7 @@ fn of(seen: &Seen, files: &[&str]) -> Value {
     })
 }
 
-/// Where the run stands, in words that complete the name of its phase.
+/// Describes the state of the run, as a continuation of the name of its phase.
 fn state(seen: &Seen) -> String {
     let waiting = || match seen.waited >= WORTH_TELLING {
         true => format!("{}, for {}", seen.activity, seconds(seen.waited.as_secs_f64())),
@@ -120,7 +120,7 @@ fn state(seen: &Seen) -> String {
     }
 }
 
-/// JSON has no other numbers.
+/// Replaces NaN and infinities, which JSON does not have, by `null`.
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }

@@ -1,27 +1,27 @@
-//! The open pages that still wait for the end of the run.
+//! Counts the open pages that do not yet show the end of the run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often [`Viewers::wait`] looks again.
+/// How often [`Viewers::wait`] checks the count.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Counts the event streams of open pages. A page closes its stream once it shows how the run ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Viewers(Arc<AtomicUsize>);
 
-/// One of the streams, counted until this is dropped.
+/// An open event stream, counted until this is dropped.
 pub(super) struct Viewer(Viewers);
 
 impl Viewers {
-    /// Counts one more stream.
+    /// Counts another stream.
     pub(super) fn enter(&self) -> Viewer {
         self.0.fetch_add(1, Ordering::Relaxed);
         Viewer(self.clone())
     }
 
-    /// Waits until no stream is open, for at most `limit`, and not once `is_cancelled` says so.
+    /// Waits until no stream is open, for at most `limit`, or until `is_cancelled` returns true.
     pub(crate) fn wait(&self, limit: Duration, is_cancelled: impl Fn() -> bool) {
         let began = Instant::now();
         while self.0.load(Ordering::Relaxed) > 0 && began.elapsed() < limit && !is_cancelled() {
