@@ -1,4 +1,4 @@
-//! Files that were fetched, and what is known of them.
+//! The cache of downloaded files, with a description of each.
 
 use crate::locator::Locator;
 use crate::store::{self, Stored};
@@ -11,13 +11,13 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// A folder of them.
+/// A folder of downloaded files.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     folder: PathBuf,
 }
 
-/// What is written beside a file.
+/// The description that is written next to a file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Known {
     url: String,
@@ -26,7 +26,8 @@ struct Known {
 }
 
 impl Cache {
-    /// That of the user: `DOWNHILL_DATA_CACHE`, or `downhill` where the system wants caches.
+    /// Opens the user's cache: `DOWNHILL_DATA_CACHE`, or the folder `downhill` in the system's folder for
+    /// caches.
     pub(crate) fn of_user() -> Self {
         let variable =
             |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -37,10 +38,10 @@ impl Cache {
         Cache { folder }
     }
 
-    /// The same source with a file for each URL in it.
+    /// Returns `source` with each URL replaced by a file of the cache, which is downloaded if necessary.
     ///
     /// # Errors
-    /// What cannot be fetched, and why.
+    /// A file cannot be downloaded; the error says which one and why.
     pub(crate) fn localized(&self, source: &str, progress: &dyn Progress) -> Result<String, DataError> {
         let parsed = Source::parse(source)?;
         let local = |file: &str| match Locator::parse(file)? {
@@ -51,10 +52,10 @@ impl Cache {
         Ok(parsed.with_files(&local))
     }
 
-    /// The file that has what lies at `locator`.
+    /// Returns the path of the cached file for `locator`.
     ///
     /// # Errors
-    /// It cannot be fetched or kept, or is not what it must be.
+    /// The file cannot be downloaded or stored, or it does not have the expected hash.
     pub(crate) fn get(&self, locator: &Locator, progress: &dyn Progress) -> Result<PathBuf, DataError> {
         let url = locator.url.as_str();
         let remote = |problem: String| DataError::Remote { url: url.into(), problem };
@@ -70,10 +71,11 @@ impl Cache {
                 if locator.sha256.is_none() && known.is_some_and(|known| known.stored == stored) {
                     return Ok(path);
                 }
-                // What cannot be read later need not be fetched.
+                // A file that is too large to be read later need not be downloaded.
                 Ceiling::memory(1).check(stored.size).map_err(|error| remote(error.to_string()))?;
             }
-            // What is here is as good as what is there was: other processes of the run compare its hash.
+            // The copy may be used although the store does not answer: the other processes of the run compare
+            // the data's hash.
             Err(problem) if known.is_some() && locator.sha256.is_none() => {
                 tracing::warn!("{url}: {problem}; using the copy in {}", path.display());
                 return Ok(path);
@@ -82,7 +84,8 @@ impl Cache {
         }
         let failed = |path: &Path, error: io::Error| DataError::File { path: path.into(), error };
         fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
-        // Another process may fetch the same at this moment; whoever is last wins, with the same content.
+        // Another process may download the same file at the same time. The last rename wins, and the content
+        // is the same.
         let aside = folder.join(format!(".{}.part-{}", locator.file_name(), std::process::id()));
         let fetched = File::create(&aside).map_err(|error| failed(&aside, error)).and_then(|mut file| {
             tracing::info!("fetching {url}");
@@ -104,7 +107,8 @@ impl Cache {
         });
         let kept = fetched.and_then(|known| {
             let beside = beside(&path);
-            // The file first: without what is known of it, it counts for nothing.
+            // The description is removed first: if the process dies before the new one is written, the file
+            // without a description is not used.
             let _ = fs::remove_file(&beside);
             fs::rename(&aside, &path).map_err(|error| failed(&path, error))?;
             let text = serde_json::to_vec_pretty(&known).map_err(|error| failed(&beside, error.into()))?;
@@ -123,7 +127,7 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// What is known of a file, if it is as it was when it was fetched from `url`.
+/// Returns the description of a file, if the file is unchanged since it was downloaded from `url`.
 fn known(path: &Path, url: &str) -> Option<Known> {
     let known: Known = serde_json::from_slice(&ps_host::read(&beside(path), Ceiling::TEXT).ok()?).ok()?;
     let mut file = ps_host::open(path).ok()?;

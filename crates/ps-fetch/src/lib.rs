@@ -1,7 +1,8 @@
-//! Data by URL: `http://`, `https://` and `s3://`, through the `object_store` crate.
+//! Downloads data by URL: `http://`, `https://` and `s3://`, with the `object_store` crate.
 //!
-//! [`localized`] turns a source that names URLs into one that names files of a cache. What is there is used again if the
-//! store still has the same, or if the URL ends in `#sha256=…` and the file has that hash, in which case nobody is asked.
+//! [`localized`] replaces the URLs in a source by files of a cache. A cached file is reused if the store
+//! still has the same version. If the URL ends in `#sha256=…` and the cached file has that hash, the store is
+//! not asked at all.
 
 mod cache;
 mod locator;
@@ -12,10 +13,10 @@ pub use locator::{Locator, allowed};
 use cache::Cache;
 use ps_data::{DataConfig, DataError, Progress, Validation};
 
-/// The same source with a file of the user's cache for each URL in it, which is fetched if need be.
+/// Returns `source` with each URL replaced by a file in the user's cache. Files are downloaded if necessary.
 ///
 /// # Errors
-/// What cannot be fetched, and why.
+/// A file cannot be downloaded; the error says which one and why.
 pub fn localized(source: &str, progress: &dyn Progress) -> Result<String, DataError> {
     if !source.contains("://") {
         return Ok(source.into());
@@ -23,7 +24,7 @@ pub fn localized(source: &str, progress: &dyn Progress) -> Result<String, DataEr
     Cache::of_user().localized(source, progress)
 }
 
-/// The same for all sources of a run.
+/// Like [`localized`], for all sources of a run.
 ///
 /// # Errors
 /// As for [`localized`].

@@ -1,22 +1,22 @@
-//! URLs of data, taken apart.
+//! Parses URLs of data.
 
 use ps_data::{DataConfig, DataError, Source, is_url};
 use url::Url;
 
-/// Where data lies, and what it must be.
+/// A URL of data, with the expected hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Locator {
-    /// The URL without what comes after `#`.
+    /// The URL without its fragment.
     pub url: Url,
-    /// The SHA-256 that it must have, in lower-case hexadecimal.
+    /// The expected SHA-256 in lower-case hexadecimal, from the fragment `#sha256=…`.
     pub sha256: Option<String>,
 }
 
 impl Locator {
-    /// Takes `text` apart; `None` if it is no URL but a path.
+    /// Parses `text`; `None` if it is a path rather than a URL.
     ///
     /// # Errors
-    /// It is a URL that data cannot be fetched from.
+    /// The URL names no file, or its scheme, query, credentials or fragment is not supported.
     pub(crate) fn parse(text: &str) -> Result<Option<Self>, DataError> {
         let text = text.trim();
         if !is_url(text.as_ref()) {
@@ -54,7 +54,7 @@ impl Locator {
         Ok(Some(Locator { url, sha256 }))
     }
 
-    /// The last part of its path.
+    /// The last segment of the URL's path.
     pub(crate) fn file_name(&self) -> String {
         let name = self.url.path().rsplit('/').next().unwrap_or_default();
         let kept = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
@@ -63,12 +63,13 @@ impl Locator {
     }
 }
 
-/// Checks that every URL that `config` names begins with one of `prefixes`, each of which must end in `/` or be the whole URL.
+/// Checks that every URL in `config` begins with one of `prefixes`. A prefix must end in `/` or be the
+/// complete URL.
 ///
 /// # Errors
-/// The first URL that does not, in words.
+/// The error names the first URL that does not.
 pub fn allowed(config: &DataConfig, prefixes: &[String]) -> Result<(), String> {
-    // An invalid source or URL is an error where it is fetched or read.
+    // Invalid sources and URLs are reported when they are fetched or read.
     let sources: Vec<Source> = config.sources().filter_map(|text| Source::parse(text).ok()).collect();
     for file in sources.iter().flat_map(Source::files) {
         let Ok(Some(locator)) = Locator::parse(file) else { continue };
@@ -78,7 +79,7 @@ pub fn allowed(config: &DataConfig, prefixes: &[String]) -> Result<(), String> {
             Ok(prefix) => url == prefix.as_str(),
             Err(_) => false,
         };
-        // A server may read what is coded otherwise.
+        // A server may decode such characters to `..` or `/`, and so leave the prefix.
         let is_plain = !url.to_ascii_lowercase().contains("%2e") && !url.contains('\\');
         if !is_plain || !prefixes.iter().any(is_below) {
             return Err(format!(

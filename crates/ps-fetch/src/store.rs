@@ -1,4 +1,4 @@
-//! Where URLs lead: stores of objects, asked on a small runtime of their own.
+//! Access to object stores and web servers, on a small tokio runtime per call.
 
 use object_store::aws::AmazonS3Builder;
 use object_store::http::HttpBuilder;
@@ -13,20 +13,20 @@ use std::time::Duration;
 use tokio_stream::StreamExt;
 use url::{Position, Url};
 
-/// A store that is not reached this fast is not there.
+/// A store that does not accept a connection within this time counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time without a byte.
+/// Longest time without any data before a download is given up.
 const STALLED: Duration = Duration::from_secs(60);
-/// What may pass by itself is tried again so often, for so long.
+/// Limits on retries after temporary errors: their number, and their total time.
 const RETRIES: usize = 3;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// By what a store tells one content from another.
+/// Identifies a version of an object, to find out whether it has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stored {
     pub(crate) size: u64,
     e_tag: Option<String>,
-    /// Seconds since 1970, or 0.
+    /// Time of the last change, in seconds since the Unix epoch; 0 if the store does not report it.
     modified: i64,
 }
 
@@ -36,19 +36,20 @@ impl From<&ObjectMeta> for Stored {
     }
 }
 
-/// What lies at `url` now.
+/// Asks the store for the current version of the object at `url`.
 ///
 /// # Errors
-/// Why that cannot be told.
+/// The store cannot be reached, or does not have the object.
 pub(crate) fn look(url: &Url) -> Result<Stored, String> {
     let (store, path) = open(url)?;
     block_on(async { Ok(Stored::from(&store.head(&path).await.map_err(|error| problem(url, &error))?)) })
 }
 
-/// Gives `take` what lies at `url`, piece by piece, and `report` how many bytes of how many there were.
+/// Downloads the object at `url`. Passes its content to `take` piece by piece, and the bytes so far and in
+/// total to `report`.
 ///
 /// # Errors
-/// Why that did not succeed; what was taken until then counts for nothing.
+/// The download failed; the pieces that were passed to `take` are incomplete and must be discarded.
 pub(crate) fn fetch(
     url: &Url,
     take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
@@ -86,7 +87,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Strin
 
 fn open(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), String> {
     static PROVIDER: Once = Once::new();
-    // An error says that there is one already.
+    // Installation fails only if a provider is already installed.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     let client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout_disabled();
     let retry =
@@ -95,7 +96,7 @@ fn open(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), String> {
     let wrong = |error: Error| error.to_string();
     let store: Box<dyn ObjectStore> = match url.scheme() {
         "s3" => {
-            // Without a region, stores that are not Amazon's take this one.
+            // S3 requires a region; stores other than Amazon's accept this one.
             let region =
                 ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| std::env::var(name).ok());
             let builder = AmazonS3Builder::from_env()
@@ -114,7 +115,7 @@ fn open(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), String> {
     Ok((store, path))
 }
 
-/// What went wrong, and what to do about it.
+/// Describes an error and how to fix it.
 fn problem(url: &Url, error: &Error) -> String {
     let is_s3 = url.scheme() == "s3";
     let whole = chain(error);
@@ -137,7 +138,7 @@ fn problem(url: &Url, error: &Error) -> String {
     }
 }
 
-/// An error with its causes, each once.
+/// Formats an error with its causes, without repetitions.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
