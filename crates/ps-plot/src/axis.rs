@@ -1,40 +1,42 @@
-//! Where an axis has its ticks, and what stands beside them.
+//! Axes: ranges, ticks and their labels.
 
-/// What a direction of a panel shows.
+/// An axis of a panel.
 #[derive(Clone, Debug, Default)]
 pub struct Axis {
-    /// What stands beside it.
+    /// Label of the axis.
     pub label: String,
-    /// Whether equal distances are equal factors.
+    /// Whether the axis is logarithmic.
     pub is_log: bool,
-    /// Values above this are not shown: curves end at the plot's edge.
+    /// The largest value shown. Curves are cut off there.
     pub top: Option<f64>,
 }
 
-/// An axis with its range, in the units that are drawn: of a logarithmic one, powers of ten.
+/// The range and ticks of an axis, in drawing units: values, or their decimal logarithms on a logarithmic
+/// axis.
 #[derive(Clone, Debug)]
 pub(crate) struct Scale {
-    /// The least value drawn.
+    /// Lower end of the range.
     pub low: f64,
-    /// The greatest.
+    /// Upper end of the range.
     pub high: f64,
-    /// Where ticks are, in order.
+    /// Positions of the ticks, in ascending order.
     pub ticks: Vec<f64>,
     is_log: bool,
 }
 
 impl Axis {
-    /// An axis whose equal distances are equal differences.
+    /// Creates a linear axis.
     pub fn linear(label: &str) -> Self {
         Axis { label: label.into(), ..Axis::default() }
     }
 
-    /// An axis whose equal distances are equal factors.
+    /// Creates a logarithmic axis.
     pub fn log(label: &str) -> Self {
         Axis { label: label.into(), is_log: true, top: None }
     }
 
-    /// Logarithmic if `values` that are above 0 differ by more than a factor of 20 and most of them are.
+    /// Creates a logarithmic axis if all finite `values` are positive and span more than a factor of 20;
+    /// otherwise, a linear one.
     pub fn fitting(label: &str, values: impl Iterator<Item = f64>) -> Self {
         let (mut low, mut high, mut count, mut above) = (f64::INFINITY, 0.0_f64, 0, 0);
         for value in values.filter(|value| value.is_finite()) {
@@ -47,18 +49,18 @@ impl Axis {
         Axis { label: label.into(), is_log: above == count && high > 20.0 * low, top: None }
     }
 
-    /// The same axis without what is above `top`.
+    /// Limits the axis to values of at most `top`.
     pub fn up_to(self, top: f64) -> Self {
         Axis { top: Some(top), ..self }
     }
 
-    /// What is drawn of a value: none of one that has no place on the axis.
+    /// Converts a value to drawing units; `None` if it cannot be shown on this axis.
     pub(crate) fn drawn(&self, value: f64) -> Option<f64> {
         let drawn = if self.is_log { value.log10() } else { value };
         drawn.is_finite().then_some(drawn)
     }
 
-    /// The scale that shows all of `values`, up to the axis' top, with some room around them.
+    /// Returns a scale that shows all of `values` up to the axis's `top`, with a margin.
     pub(crate) fn scale(&self, values: impl Iterator<Item = f64>) -> Scale {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         let shown = values.filter(|value| self.top.is_none_or(|top| *value <= top));
@@ -75,14 +77,15 @@ impl Axis {
         self.between(low, high, 0.04)
     }
 
-    /// The scale from `low` to `high`, as drawn, with this share of the range around it.
+    /// Returns the scale from `low` to `high`, in drawing units, with a margin of `room` times the range on
+    /// both sides.
     pub(crate) fn between(&self, low: f64, high: f64, room: f64) -> Scale {
         let room = (high - low) * room;
         let (low, high) = (low - room, high + room);
         let ticks = match self.is_log {
             false => round(low, high),
             true if high - low >= 0.7 => decades(low, high),
-            // Within less than a decade, numbers are rounder than their logarithms.
+            // Within less than a decade, round numbers are better ticks than round logarithms.
             true => round(10_f64.powf(low), 10_f64.powf(high)).into_iter().map(f64::log10).collect(),
         };
         Scale { low, high, ticks, is_log: self.is_log }
@@ -90,13 +93,13 @@ impl Axis {
 }
 
 impl Scale {
-    /// What stands beside a tick.
+    /// Formats the label of a tick.
     pub(crate) fn text(&self, tick: f64) -> String {
         number(if self.is_log { 10_f64.powf(tick) } else { tick })
     }
 }
 
-/// Ticks at 1, 2 and 5 times powers of ten where there is room for them, else at powers of ten.
+/// Returns ticks at 1, 2 and 5 times powers of ten if there is room for them, otherwise at powers of ten.
 fn decades(low: f64, high: f64) -> Vec<f64> {
     let span = high - low;
     let factors: &[f64] = match span {
@@ -111,7 +114,7 @@ fn decades(low: f64, high: f64) -> Vec<f64> {
     ticks.filter(|tick| (low..=high).contains(tick)).collect()
 }
 
-/// About six ticks at multiples of 1, 2 or 5 times a power of ten.
+/// Returns about six ticks, at multiples of 1, 2 or 5 times a power of ten.
 fn round(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 6.0;
     let power = 10_f64.powf(rough.log10().floor());
@@ -121,13 +124,13 @@ fn round(low: f64, high: f64) -> Vec<f64> {
     (first..=last).map(|tick| tick as f64 * step).collect()
 }
 
-/// A number with few digits, as people write it: `0.0123`, `1,000`, `2.5e7`.
+/// Formats a number briefly: `0.0123`, `1,000`, `2.5e7`.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 || size < 1e-12 {
         return "0".into();
     }
-    // Longer numbers with all their digits have no room beside an axis.
+    // Beyond this, writing out all digits would take too much room beside an axis.
     if !(1e-3..1e7).contains(&size) {
         let text = format!("{value:.1e}");
         return text.replace(".0e", "e");
@@ -141,7 +144,7 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// The digits of a whole number in groups of three.
+/// Groups the digits of a whole number by three.
 fn separated(number: &str) -> String {
     let mut text = String::with_capacity(number.len() + number.len() / 3);
     for (index, digit) in number.char_indices() {

@@ -1,9 +1,9 @@
-//! What of a line lies within a plot.
+//! Clips lines to the area of a plot.
 
 use std::ops::RangeInclusive;
 
-/// The pieces of the line through `points` that lie within `x` and `y`. Where the line crosses an edge, a piece ends at the
-/// crossing.
+/// Returns the pieces of the polyline `points` that lie within the ranges `x` and `y`. If the line crosses an
+/// edge, the piece ends at the crossing.
 pub(crate) fn clip(
     points: &[(f64, f64)],
     x: &RangeInclusive<f64>,
@@ -21,7 +21,7 @@ pub(crate) fn clip(
             goes_on = false;
             continue;
         };
-        // The ends of a segment that is whole keep all their bits.
+        // Endpoints of a complete segment are kept bit by bit.
         let at = |share: f64| match share {
             0.0 => from,
             1.0 => to,
@@ -36,7 +36,7 @@ pub(crate) fn clip(
     pieces
 }
 
-/// From which to which share of a segment it lies within the plot (Liang and Barsky 1984).
+/// Returns the shares of a segment between which it is visible (Liang and Barsky 1984); `None` if it is not.
 fn visible(
     from: (f64, f64),
     to: (f64, f64),

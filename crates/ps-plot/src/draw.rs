@@ -1,4 +1,4 @@
-//! Panels onto a backend of plotters.
+//! Draws panels with the plotters library.
 
 use crate::Figure;
 use crate::axis::{Axis, Scale, number};
@@ -17,7 +17,7 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Once;
 
-/// Colours that people who see colours differently tell apart, too (Okabe and Ito 2008).
+/// Colors that people with color vision deficiencies can distinguish (Okabe and Ito 2008).
 const PALETTE: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -30,15 +30,15 @@ const PALETTE: [RGBColor; 7] = [
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 const FONT: &str = "downhill";
-/// Pictures of pixels are drawn at twice the size, for screens that show them so.
+/// Scale of bitmaps relative to the figure's size, for high-resolution screens.
 const PIXELS: u32 = 2;
 const TITLE: u32 = 34;
-/// Bands of equal value in a field, and how finely it is drawn.
+/// Number of bands of equal value in a field.
 const BANDS: f64 = 24.0;
 const FINE: usize = 8;
-/// A noisy curve of no more points than this is drawn as it is: each of its points can be seen.
+/// A noisy curve with at most this many points is drawn without smoothing, since every point is visible.
 const FEW: usize = 150;
-/// Characters of a name beside a bar.
+/// Maximum length of the name next to a bar, in characters.
 const NAME: usize = 34;
 
 type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<Scale, Scale>>;
@@ -49,12 +49,12 @@ impl Ranged for Scale {
 
     fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
         let share = (value - self.low) / (self.high - self.low);
-        // What lies far outside would not fit the integer.
+        // The clamp keeps the result within the range of an integer.
         (f64::from(from) + f64::from(to - from) * share.clamp(-10.0, 10.0)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
-        // Those between them have no grid lines.
+        // Light points are those between ticks, which have no grid lines.
         if hint.weight().allow_light_points() { Vec::new() } else { self.ticks.clone() }
     }
 
@@ -73,7 +73,7 @@ impl ValueFormatter<f64> for Scale {
     }
 }
 
-/// A figure as the bytes of a PNG file.
+/// Encodes a figure as PNG.
 pub(crate) fn png(figure: &Figure) -> Result<Vec<u8>, String> {
     let (width, height) = size(figure, PIXELS);
     let mut pixels = vec![0; (width * height * 3) as usize];
@@ -88,12 +88,12 @@ pub(crate) fn png(figure: &Figure) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// A figure as the text of an SVG file.
+/// Formats a figure as SVG.
 pub(crate) fn svg(figure: &Figure) -> Result<String, String> {
     let mut drawn = String::new();
     let backend = SVGBackend::with_string(&mut drawn, size(figure, 1));
     draw(figure, &backend.into_drawing_area(), 1)?;
-    // The font is not part of the file; one that a machine has does.
+    // An SVG file does not embed the font, so it names common ones instead.
     Ok(drawn.replace(&format!("font-family=\"{FONT}\""), "font-family=\"DejaVu Sans, Verdana, sans-serif\""))
 }
 
@@ -104,23 +104,24 @@ fn size(figure: &Figure, unit: u32) -> (u32, u32) {
     (unit * width * columns as u32, unit * (height * rows as u32 + above(figure)))
 }
 
-/// Room for the title, if there is one.
+/// Returns the height of the title, in pixels; 0 without one.
 fn above(figure: &Figure) -> u32 {
     if figure.title.is_empty() { 0 } else { TITLE }
 }
 
-/// A brush: how large everything is.
+/// The sizes of lines, text and points.
 #[derive(Clone, Copy)]
 struct Brush {
     unit: u32,
-    /// Whether lines are drawn piece by piece: where they turn back sharply, the bitmap's corners would be long thorns.
+    /// Whether lines are drawn segment by segment. In a bitmap, the joint of a line that turns back sharply
+    /// would be a long spike.
     by_pieces: bool,
 }
 
 fn draw<DB: DrawingBackend>(figure: &Figure, root: &DrawingArea<DB, Shift>, unit: u32) -> Result<(), String> {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
-        // Only bytes that are no font are refused.
+        // Registration fails only for data that is not a font, and this font is built in.
         let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
     });
     let brush = Brush { unit, by_pieces: unit > 1 };
@@ -153,7 +154,7 @@ impl Brush {
         (FONT, self.px(size)).into_text_style(&(1, 1)).color(&INK)
     }
 
-    /// A chart with its grid, its numbers and its words.
+    /// Draws a chart's grid, tick labels and axis labels.
     fn chart<'a, DB: DrawingBackend + 'a>(
         self,
         area: &'a DrawingArea<DB, Shift>,
@@ -207,7 +208,7 @@ impl Brush {
                     color.stroke_width(self.unit),
                 ))
                 .map_err(text)?;
-            // Side by side they would hide one another.
+            // Labels at the same height would overlap, so they are staggered.
             let high = y.high - (y.high - y.low) * (0.02 + 0.055 * (index % 6) as f64);
             let is_left = at < (x.low + x.high) / 2.0;
             let anchor = Pos::new(if is_left { HPos::Left } else { HPos::Right }, VPos::Top);
@@ -245,7 +246,7 @@ impl Brush {
         curve: &Drawn,
     ) -> Result<(), String> {
         let is_faint = curve.style == Style::Faint;
-        // Not transparent: where its pieces meet, they would be darker.
+        // Opaque colors: where segments of a transparent line overlap, it would be darker.
         let color = if is_faint { pale(color(curve.color)) } else { color(curve.color) };
         let stroke = color.stroke_width(if is_faint { self.unit } else { 2 * self.unit });
         let (across, up) = (x.low..=x.high, y.low..=y.high);
@@ -308,7 +309,7 @@ impl Brush {
         let (x, y) = (scale(&field.x.0, field.x.1), scale(&field.y.0, field.y.1));
         let least =
             field.values.iter().copied().filter(|value| value.is_finite()).fold(f64::INFINITY, f64::min);
-        // Small differences near the bottom of the valley count as much as large ones on its walls.
+        // The square root makes small differences near the minimum as visible as large ones far from it.
         let height = |value: f64| (value - least).max(0.0).sqrt();
         let top =
             field.values.iter().copied().filter(|value| value.is_finite()).map(height).fold(0.0, f64::max);
@@ -326,7 +327,7 @@ impl Brush {
         };
         let mut cells = Vec::new();
         for row in 0..fine_rows {
-            // Neighbours in the same band are one rectangle.
+            // Adjacent cells in the same band are drawn as one rectangle.
             let (mut begin, mut last) = (0, None);
             for column in 0..fine_columns {
                 let place =
@@ -403,11 +404,11 @@ impl Brush {
 
     fn bars<DB: DrawingBackend>(self, bars: &Bars, area: &DrawingArea<DB, Shift>) -> Result<(), String> {
         let heights = || bars.groups.iter().flat_map(|(_, _, heights)| heights).copied();
-        // Above the bars, there is room for the legend.
+        // The legend is above the bars.
         let top = heights().fold(0.0, f64::max) * 1.15;
         let y = Axis::linear("").scale(heights().chain([0.0, top]));
         let names = bars.names.len() as f64;
-        // One or two groups do not fill the panel with their bars.
+        // With one or two groups, margins keep the bars from filling the whole panel.
         let beside = (3.0 - names).max(0.0) / 2.0;
         let mut x = Axis::linear("").between(-0.5 - beside, names - 0.5 + beside, 0.0);
         x.ticks.clear();
@@ -460,7 +461,7 @@ impl Brush {
 
         let values = amounts.rows.iter().map(|(_, amount)| *amount);
         let scale = Axis::linear("").scale(values.chain([0.0]));
-        // The number beside a bar needs room, on the side that the bar points to.
+        // The number next to a bar needs room on the side to which the bar points.
         let room = (scale.high - scale.low) * 0.16;
         let low =
             if amounts.rows.iter().any(|(_, amount)| *amount < 0.0) { scale.low - room } else { scale.low };
@@ -498,7 +499,7 @@ impl Brush {
     }
 }
 
-/// A curve in the units of its axes.
+/// A curve in drawing units.
 struct Drawn<'a> {
     name: &'a str,
     color: usize,
@@ -506,7 +507,7 @@ struct Drawn<'a> {
     points: Vec<Option<(f64, f64)>>,
 }
 
-/// What is drawn of a series.
+/// Returns the curves that are drawn for a series.
 fn drawn<'a>(series: &'a Series, x: &Axis, y: &Axis) -> Vec<Drawn<'a>> {
     let Series { name, color, style, points } = series;
     let points = points.iter().map(|(across, up)| Some((x.drawn(*across)?, y.drawn(*up)?))).collect();
@@ -521,7 +522,7 @@ fn drawn<'a>(series: &'a Series, x: &Axis, y: &Axis) -> Vec<Drawn<'a>> {
     }
 }
 
-/// A name that is no longer than [`NAME`].
+/// Truncates a name to [`NAME`] characters.
 fn cut(name: &str) -> String {
     match name.char_indices().nth(NAME) {
         None => name.into(),
@@ -529,13 +530,13 @@ fn cut(name: &str) -> String {
     }
 }
 
-/// Cells of a plot in which curves are looked for, to place a legend.
+/// Size of the grid that measures how much of the curves a legend would hide, in cells.
 const CELLS: (f64, f64) = (60.0, 40.0);
-/// Room that the label of a mark takes, as a share of the plot: across, and from the top down.
+/// Size of a mark's label, as a share of the plot's width and height.
 const LABEL: (f64, f64) = (0.15, 0.08);
 
-/// Where a legend hides least of the curves' length. The number of points would say little: where a loss falls quickly there
-/// are few of them.
+/// Returns the position at which the legend hides the shortest length of curves. Counting points would be
+/// misleading, because there are few of them where a loss falls quickly.
 fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
     let cell = |across: f64, up: f64| ((across * CELLS.0) as i32, (up * CELLS.1) as i32);
     let share = |at: f64, scale: &Scale| (at - scale.low) / (scale.high - scale.low);
@@ -569,7 +570,7 @@ fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
         cells.extend((left..right).flat_map(|across| (bottom..top).map(move |up| (across, up))));
     }
     use SeriesLabelPosition::*;
-    // Corners before edges, edges before the middle.
+    // In a tie, corners are preferred to edges, and edges to the middle.
     let at = [
         (UpperRight, 2, 2),
         (LowerRight, 2, 0),
@@ -607,7 +608,7 @@ fn color(index: usize) -> RGBColor {
     PALETTE[index % PALETTE.len()]
 }
 
-/// From a dark blue by purple and orange to a pale yellow; like inferno of matplotlib.
+/// A color map from dark blue via purple and orange to pale yellow, similar to matplotlib's inferno.
 fn valley(share: f64) -> RGBColor {
     const STOPS: [[f64; 3]; 6] = [
         [8.0, 8.0, 48.0],
@@ -620,7 +621,7 @@ fn valley(share: f64) -> RGBColor {
     blend(&STOPS, share)
 }
 
-/// Red below 0, white at it, blue above.
+/// A color map with red below 0, white at 0, and blue above.
 fn signed(share: f64) -> RGBColor {
     blend(&[[178.0, 24.0, 43.0], [255.0, 255.0, 255.0], [33.0, 102.0, 172.0]], (share + 1.0) / 2.0)
 }

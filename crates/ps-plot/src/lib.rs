@@ -1,7 +1,7 @@
-//! Figures of several panels, written as PNG or SVG.
+//! Figures with several panels, written as PNG or SVG.
 //!
-//! [`Figure`] says what is to be seen; plotters draws it, with a font that is built in, so that a figure looks the same on
-//! every machine.
+//! A [`Figure`] describes what to show. It is drawn by plotters, with a built-in font so that it looks the
+//! same on every machine.
 
 mod axis;
 mod clip;
@@ -15,41 +15,42 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Panels in rows under a title.
+/// Panels in rows, below a common title.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    /// What stands above all.
+    /// Title of the figure; empty for none.
     pub title: String,
-    /// Panels of a row.
+    /// Number of panels in a row.
     pub columns: usize,
-    /// Width and height of a panel in pixels.
+    /// Width and height of each panel, in pixels.
     pub panel: (u32, u32),
-    /// Row by row.
+    /// The panels, row by row.
     pub panels: Vec<Panel>,
 }
 
-/// Why a figure is not written.
+/// Why a figure could not be written.
 #[derive(Debug)]
 pub enum PlotError {
-    /// The file's name ends in neither `.png` nor `.svg`.
+    /// The file name ends in neither `.png` nor `.svg`.
     Format(PathBuf),
-    /// The system refused.
+    /// The file cannot be written.
     File(PathBuf, std::io::Error),
-    /// It cannot be drawn.
+    /// The drawing library failed.
     Drawing(PathBuf, String),
 }
 
-/// The format that a file's name asks for.
+/// The file format, by the extension of the file name.
 enum Format {
     Png,
     Svg,
 }
 
 impl Figure {
-    /// Draws the figure to `path`, whose ending says the format.
+    /// Draws the figure to the file `path`, as PNG or SVG depending on its extension. An existing file is
+    /// overwritten.
     ///
     /// # Errors
-    /// See [`PlotError`].
+    /// The extension is unknown, drawing fails, or the file cannot be written; see [`PlotError`].
     pub fn write(&self, path: &Path) -> Result<(), PlotError> {
         let drawn = match format(path)? {
             Format::Png => draw::png(self),
@@ -61,19 +62,20 @@ impl Figure {
 }
 
 impl Figure {
-    /// The figure as the text of an SVG file.
+    /// Formats the figure as SVG.
     ///
     /// # Errors
-    /// It cannot be drawn.
+    /// The drawing library fails.
     pub fn to_svg(&self) -> Result<String, String> {
         draw::svg(self)
     }
 }
 
-/// Refuses a path that a figure cannot be written to because of its name, before there is a figure.
+/// Checks that the extension of `path` is a supported format. For use before the data of a figure is
+/// computed.
 ///
 /// # Errors
-/// See [`PlotError::Format`].
+/// Returns [`PlotError::Format`] if it is not.
 pub fn check(path: &Path) -> Result<(), PlotError> {
     format(path).map(|_| ())
 }
@@ -87,7 +89,7 @@ fn format(path: &Path) -> Result<Format, PlotError> {
 }
 
 impl PlotError {
-    /// Whether the command line must change.
+    /// Returns whether the command line must change.
     pub fn is_usage(&self) -> bool {
         matches!(self, PlotError::Format(_))
     }

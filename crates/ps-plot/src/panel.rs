@@ -1,122 +1,124 @@
-//! What a figure can show.
+//! The kinds of panels.
 
 use crate::axis::Axis;
 
-/// One part of a figure.
+/// A panel of a figure.
 #[derive(Clone, Debug)]
 pub enum Panel {
-    /// Curves.
+    /// Curves over a common x axis.
     Lines(Lines),
-    /// A function of two variables.
+    /// A function of two variables, as a color map.
     Field(Field),
-    /// Pixels.
+    /// An image with one number per pixel.
     Image(Image),
-    /// Bars side by side.
+    /// Groups of vertical bars.
     Bars(Bars),
-    /// Named amounts, one below the other.
+    /// Horizontal bars, one below the other, each with a name.
     Amounts(Amounts),
 }
 
-/// Curves over a common axis.
+/// Curves over a common x axis.
 #[derive(Clone, Debug)]
 pub struct Lines {
-    /// What stands above.
+    /// Title of the panel.
     pub title: String,
-    /// Left to right.
+    /// The horizontal axis, from left to right.
     pub x: Axis,
-    /// Bottom to top.
+    /// The vertical axis, from bottom to top.
     pub y: Axis,
-    /// The curves, drawn in this order.
+    /// The curves. Later ones are drawn on top of earlier ones.
     pub series: Vec<Series>,
-    /// Places on the x axis that are pointed out.
+    /// Labelled positions on the x axis.
     pub marks: Vec<Mark>,
 }
 
-/// A curve.
+/// A curve of a [`Lines`] panel.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// What the legend says; nothing for one that it leaves out.
+    /// Name in the legend. If it is empty, the legend omits the curve.
     pub name: String,
-    /// Which colour of the palette.
+    /// Index of a color in the palette; it wraps around.
     pub color: usize,
-    /// How it is drawn.
+    /// How the curve is drawn.
     pub style: Style,
-    /// Its points, in order; those that are not finite interrupt it.
+    /// The points in order. Points that are not finite interrupt the curve.
     pub points: Vec<(f64, f64)>,
 }
 
 /// How a curve is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// A line.
+    /// A solid line.
     Solid,
-    /// A line of dashes.
+    /// A dashed line.
     Dashed,
-    /// A thin pale line, behind others.
+    /// A thin pale line, behind other curves.
     Faint,
-    /// A thin pale line with a smooth curve over it; of few points a line.
+    /// A thin pale line with a smoothed curve on top; with few points, a solid line.
     Noisy,
-    /// Points without a line.
+    /// Points without a line between them.
     Dots,
 }
 
-/// A place on the x axis.
+/// A labelled position on the x axis.
 #[derive(Clone, Debug)]
 pub struct Mark {
-    /// Where.
+    /// Position on the x axis, as a value.
     pub at: f64,
-    /// What is there.
+    /// Text of the label.
     pub label: String,
-    /// Which colour of the palette.
+    /// Index of a color in the palette; it wraps around.
     pub color: usize,
 }
 
-/// A function of two variables, in bands of equal value, with a path over it.
+/// A function of two variables as bands of equal value, with a path on top.
 #[derive(Clone, Debug)]
 pub struct Field {
-    /// What stands above.
+    /// Title of the panel.
     pub title: String,
-    /// What the first variable is, and its range.
+    /// Name and range of the first variable.
     pub x: (String, [f64; 2]),
-    /// What the second one is.
+    /// Name and range of the second variable.
     pub y: (String, [f64; 2]),
-    /// Points of the grid in each row.
+    /// Number of grid points per row.
     pub columns: usize,
-    /// Row by row, from the least second variable on; at least two rows and columns.
+    /// Values on the grid, `[rows][columns]`, starting with the smallest second variable. At least two rows
+    /// and columns.
     pub values: Vec<f64>,
-    /// A path, with a label at some of its points.
+    /// A path of points `(x, y)`. Labels may be empty.
     pub path: Vec<(f64, f64, String)>,
 }
 
-/// Pixels, row by row from the top.
+/// An image with one number per pixel, row by row from the top.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// What stands above.
+    /// Title of the panel.
     pub title: String,
-    /// Pixels of a row.
+    /// Number of pixels per row.
     pub width: usize,
-    /// One number for each.
+    /// Values of the pixels, `[rows][width]`.
     pub values: Vec<f64>,
-    /// Whether 0 is in the middle, between red below and blue above; else 0 is white and the greatest is black.
+    /// If set, 0 is white, negative values are red and positive ones blue. Otherwise, 0 is white and the
+    /// largest value is black.
     pub is_signed: bool,
 }
 
-/// Groups of bars.
+/// Groups of vertical bars. Every group has one bar of each series.
 #[derive(Clone, Debug)]
 pub struct Bars {
-    /// What stands above.
+    /// Title of the panel.
     pub title: String,
-    /// What stands below each group.
+    /// Labels of the groups, from left to right.
     pub names: Vec<String>,
-    /// A bar of each group: its name, its colour, its heights.
+    /// The series: name in the legend, color index, and one height per group.
     pub groups: Vec<(String, usize, Vec<f64>)>,
 }
 
-/// Amounts as horizontal bars to the left and right of 0, each with its name before it.
+/// Horizontal bars to the left and right of 0, each after its name.
 #[derive(Clone, Debug)]
 pub struct Amounts {
-    /// What stands above.
+    /// Title of the panel.
     pub title: String,
-    /// Top to bottom; long names are cut.
+    /// Names and amounts from top to bottom. Long names are truncated.
     pub rows: Vec<(String, f64)>,
 }

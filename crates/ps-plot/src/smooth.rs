@@ -1,19 +1,20 @@
-//! Smoothing that does not lag behind the data.
+//! Smoothing without lag.
 
 /// Half the width of the window, as a share of the curve's extent.
 const HALF_WIDTH: f64 = 0.03;
 
-/// A smooth curve through noisy `points`: one value at the place of each point, `None` where the point is `None`.
+/// Smooths noisy `points`. Returns one value for each point, `None` where the point is `None`.
 ///
-/// Each value is that of a straight line fitted to the points around it, nearer ones weighted more (Cleveland 1979). An
-/// exponential mean would be behind its data by its memory, which on a logarithmic axis is a factor of 2 to 3 wherever a
-/// loss falls quickly. A fitted line is not behind, neither inside the curve nor at its end, where a running training
-/// adds points and half of the window is still empty.
+/// Each value comes from a straight line that is fitted to the points nearby, with larger weights for nearer
+/// ones (Cleveland 1979). An exponential moving average would lag behind the data by its memory, which on a
+/// logarithmic axis is a factor of 2 to 3 wherever a loss falls quickly. A fitted line does not lag, neither
+/// inside the curve nor at its end, where a run adds points and half of the window is still empty.
 ///
-/// Points are in the units of the axes, that is, logarithms on a logarithmic axis: there an exponential decay is a
-/// straight line, which comes out unchanged, and one spike counts as what it looks like. They are in ascending order of x.
-/// The window is a share of the curve's extent, so it covers the same number of pixels whatever the number of points. It
-/// never reaches further back than halfway to the first point: most of what a training does, it does at the beginning.
+/// Points are in drawing units, that is, logarithms on a logarithmic axis. There, an exponential decay is a
+/// straight line, which is not changed, and a single spike has as much influence as it appears to have.
+/// Points must be in ascending order of x. The window is a share of the curve's extent, so it covers the same
+/// number of pixels for any number of points. It never reaches back further than halfway to the first point,
+/// because a run makes most of its progress at the beginning.
 pub(crate) fn smooth(points: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
     let known: Vec<(f64, f64)> = points.iter().flatten().copied().collect();
     let [Some(first), Some(last)] = [known.first(), known.last()] else { return points.to_vec() };
@@ -32,8 +33,8 @@ pub(crate) fn smooth(points: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
     points.iter().map(|point| point.and_then(|_| at.next()).map(&mut smooth_at)).collect()
 }
 
-/// The value at `x` of the line that fits the points of a window best, no further from them than they are from each other;
-/// `None` if all of them are at the window's edge.
+/// Returns the value at `x` of the line that fits the points of a window best, clamped to the range of their
+/// values; `None` if all points are at the window's edge, where their weight is 0.
 fn line_at(x: f64, half: f64, window: &[(f64, f64)]) -> Option<f64> {
     let (mut weights, mut sum_x, mut sum_y, mut sum_xx, mut sum_xy) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for (at, y) in window {
@@ -66,18 +67,18 @@ fn line_at(x: f64, half: f64, window: &[(f64, f64)]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// What is drawn of `values` at the steps 1, 2, … on a logarithmic axis.
+    /// Returns the points that are drawn for `values` at steps 1, 2, … on a logarithmic axis.
     fn logarithms(values: impl Iterator<Item = f64>) -> Vec<Option<(f64, f64)>> {
         values.zip(1..).map(|(value, step)| Some((f64::from(step), value.log10()))).collect()
     }
 
-    /// The largest factor between the two, over all points.
+    /// Returns the largest factor by which the curves differ at any point.
     fn factor(smooth: &[Option<(f64, f64)>], truth: &[Option<(f64, f64)>]) -> f64 {
         let pairs = smooth.iter().flatten().zip(truth.iter().flatten());
         10_f64.powf(pairs.map(|(a, b)| (a.1 - b.1).abs()).fold(0.0, f64::max))
     }
 
-    /// From -0.5 to 0.5, the same each time.
+    /// Reproducible noise from -0.5 to 0.5.
     fn noise(index: u32) -> f64 {
         let mixed = index.wrapping_mul(2_654_435_761);
         let mixed = (mixed ^ (mixed >> 15)).wrapping_mul(0x2c1b_3c6d);
@@ -95,12 +96,12 @@ mod tests {
 
     #[test]
     fn a_loss_that_falls_at_once_and_then_stays_is_followed_within_a_factor() {
-        // The shape of most runs: by far the most is done in the first percent of the steps.
+        // The shape of most runs: the loss falls mainly in the first percent of the steps.
         let of = |step: u32, noise: f64| (0.01 + 2.3 * (-f64::from(step) / 4.0).exp()) * (0.8 * noise).exp();
         let truth = logarithms((0..1000).map(|step| of(step, 0.0)));
         let noisy = logarithms((0..1000).map(|step| of(step, noise(step))));
         assert!(factor(&smooth(&truth), &truth) < 1.25, "{}", factor(&smooth(&truth), &truth));
-        // The first points are themselves, with their noise; later, little of it is left, even at the end.
+        // The first points keep their noise; later, little of it remains, even at the end.
         let smooth = smooth(&noisy);
         assert!(factor(&smooth, &truth) < 1.5, "{}", factor(&smooth, &truth));
         assert!(factor(&noisy[100..], &truth[100..]) > 1.45);
