@@ -1,14 +1,14 @@
-//! Commands to copy and paste.
+//! Command lines that users can copy and paste.
 
 use std::ffi::OsString;
 
-/// The command line that started this process, with `more` flags, quoted for a POSIX shell.
+/// Returns the command line that started this process, with the flags `more` added, quoted for a POSIX shell.
 pub fn this_command(more: &[OsString]) -> String {
     command(std::env::args_os().collect(), more)
 }
 
 fn command(mut words: Vec<OsString>, more: &[OsString]) -> String {
-    // After a bare `--`, everything is an operand.
+    // Everything after a bare `--` is an operand, so flags must be inserted before it.
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     words.splice(end..end, more.iter().cloned());
     let words: Vec<String> = words.iter().map(|word| quoted(&word.to_string_lossy())).collect();
@@ -16,12 +16,13 @@ fn command(mut words: Vec<OsString>, more: &[OsString]) -> String {
 }
 
 fn quoted(word: &str) -> String {
-    // shlex also quotes `=`, `,` and `%`, which mean nothing inside these words; `--set key=value` reads better bare.
+    // shlex also quotes `=`, `,` and `%`, which have no meaning inside these words. `--set key=value` is
+    // easier to read without quotes.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "+-./:@_=,%".contains(c);
     if !word.is_empty() && !word.starts_with('=') && word.chars().all(is_plain) {
         return word.into();
     }
-    // Only a NUL cannot be quoted, and no argument of a process holds one.
+    // Only a NUL cannot be quoted, and arguments of a process contain none.
     shlex::try_quote(word).map_or_else(|_| word.into(), Into::into)
 }
 

@@ -1,12 +1,12 @@
-//! Text in a limited number of columns.
+//! Fits text into a limited number of columns.
 
 use console::measure_text_width;
 
-/// A line of fields, two spaces apart, in at most `width` columns if that is possible.
+/// Joins fields to a line, separated by two spaces, in at most `width` columns if possible.
 ///
-/// A field is a list of forms, the longest first; an empty form leaves the field out. While the line is too long, the
-/// next field in `order` takes its next form, so a field that appears twice in `order` may be abbreviated early and
-/// left out late.
+/// Each field is a list of forms, longest first; an empty form omits the field. While the line is too long,
+/// the next field in `order` takes its next form. A field that occurs twice in `order` can thus be
+/// abbreviated early and omitted late.
 pub fn fit(width: usize, fields: &[Vec<String>], order: &[usize]) -> String {
     let mut forms = vec![0; fields.len()];
     let line = |forms: &[usize]| {
@@ -24,8 +24,8 @@ pub fn fit(width: usize, fields: &[Vec<String>], order: &[usize]) -> String {
     line(&forms)
 }
 
-/// The end of `text`, in at most `width` columns, with an ellipsis where something is missing: the end of a path or of
-/// a worker's name tells more than its beginning.
+/// Returns the end of `text` in at most `width` columns, after an ellipsis if it is truncated. The end of a
+/// path or of a worker's name is more specific than its beginning.
 pub fn clip_start(text: &str, width: usize) -> String {
     if measure_text_width(text) <= width {
         return text.into();
@@ -35,15 +35,15 @@ pub fn clip_start(text: &str, width: usize) -> String {
     starts.skip(1).find(fits).map_or_else(String::new, |start| format!("…{}", &text[start..]))
 }
 
-/// `text` in lines of at most `width` columns, broken between words; those after the first are indented. No line is broken
-/// for a word that would not fit on the next one either. Without a width, one line.
+/// Breaks `text` into lines of at most `width` columns, between words. All lines but the first are indented.
+/// A word that is too long for any line does not cause a break. Without a width, there is one line.
 pub fn wrap(text: &str, width: Option<usize>, indent: usize) -> Vec<String> {
     let Some(width) = width.filter(|&width| measure_text_width(text) > width) else {
         return vec![text.into()];
     };
     let mut lines = vec![String::new()];
     let (mut used, mut is_empty) = (0, true);
-    // Runs of spaces are part of a text's layout, so they stay wherever the line is not broken.
+    // Runs of spaces are part of the layout, so they are kept except where a line is broken.
     for word in text.split(' ') {
         let columns = measure_text_width(word);
         let line = lines.last_mut().expect("there is always a line");
@@ -64,7 +64,7 @@ pub fn wrap(text: &str, width: Option<usize>, indent: usize) -> Vec<String> {
     lines
 }
 
-/// Each of `lines` wrapped, with a hanging indent of `indent` columns.
+/// Wraps each of `lines`, with a hanging indent of `indent` columns.
 pub fn hang(lines: &[String], width: Option<usize>, indent: usize) -> Vec<String> {
     lines.iter().flat_map(|line| wrap(line, width, indent)).collect()
 }

@@ -1,11 +1,11 @@
-//! What people see in a terminal: its width, lines and tables that fit it, and a progress bar that shares standard error
+//! Output to a terminal: lines and tables that fit its width, and a progress bar that shares standard error
 //! with log lines.
 //!
-//! Width policy: on a terminal, a line takes at most the columns that the terminal has at that moment. Anywhere else, in
-//! a pipe or a file, a line is complete and never shortened. Functions that lay out text take the width as an
-//! argument, with `None` for "not a terminal", so that they can be tested without one.
+//! Width policy: on a terminal, a line takes at most as many columns as the terminal has at that moment.
+//! Elsewhere, in a pipe or a file, a line is complete and never shortened. Functions that lay out text take
+//! the width as an argument, with `None` for "not a terminal", so that they can be tested without one.
 //!
-//! This crate knows nothing of runs.
+//! This crate does not depend on the concepts of a run.
 
 mod command;
 mod fit;

@@ -1,4 +1,4 @@
-//! Standard error, shared by a bar and the lines above it.
+//! Standard error, shared by a progress bar and the lines above it.
 
 use console::{Term, is_dumb, measure_text_width, style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
@@ -7,15 +7,15 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Columns that a bar leaves free: the terminal echoes Ctrl-C as `^C` behind it, and where that wraps, a bar that is
-/// cleared leaves its first row behind.
+/// Columns that a bar leaves free. The terminal echoes Ctrl-C as `^C` behind the bar; if that wraps, clearing
+/// the bar leaves its first row behind.
 const MARGIN: usize = 3;
-/// The width of a terminal that does not tell.
+/// Assumed width of a terminal that does not report its size.
 const USUAL_WIDTH: usize = 80;
-/// Redraws per second at most.
+/// Maximum number of redraws per second.
 const REDRAWS: u8 = 20;
 
-/// Draws all bars. What else goes to standard error is written while this has them cleared.
+/// Draws all bars. Other output to standard error is written while the bars are cleared.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
     MultiProgress::with_draw_target(if is_interactive() {
         let line = BarLine { term: Term::buffered_stderr(), columns: AtomicUsize::new(0) };
@@ -25,27 +25,28 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
     })
 });
 
-/// Whether standard error is a terminal that can redraw a line.
+/// Returns whether standard error is a terminal that can redraw a line.
 pub fn is_interactive() -> bool {
     io::stderr().is_terminal() && !is_dumb()
 }
 
-/// Whether standard error shows color: it is a terminal, and `NO_COLOR` is not set (<https://no-color.org>).
+/// Returns whether to use color on standard error: it is a terminal, and `NO_COLOR` is not set
+/// (<https://no-color.org>).
 pub fn has_color() -> bool {
     is_interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Columns of the terminal on standard error; `None` if there is none.
+/// Columns of the terminal on standard error; `None` if it is not a terminal.
 pub fn stderr_width() -> Option<usize> {
     io::stderr().is_terminal().then(|| size(&Term::stderr()).1)
 }
 
-/// Columns of the terminal on standard output; `None` if there is none.
+/// Columns of the terminal on standard output; `None` if it is not a terminal.
 pub fn stdout_width() -> Option<usize> {
     stdout_size().map(|(_, columns)| columns)
 }
 
-/// Rows and columns of the terminal on standard output; `None` if there is none.
+/// Rows and columns of the terminal on standard output; `None` if it is not a terminal.
 pub fn stdout_size() -> Option<(usize, usize)> {
     io::stdout().is_terminal().then(|| size(&Term::stdout()))
 }
@@ -54,19 +55,20 @@ fn size(term: &Term) -> (usize, usize) {
     term.size_checked().map_or((24, USUAL_WIDTH), |(rows, columns)| (rows.into(), columns.into()))
 }
 
-/// Writes a line to standard error, above the bar if one is drawn. A reader that is gone is no error.
+/// Writes a line to standard error, above the bar if one is drawn. Ignores errors, since the reader may be
+/// gone.
 pub fn print(line: &str) {
-    // One write, so that lines of several processes on one terminal stay whole.
+    // A single write keeps lines whole when several processes share a terminal.
     let _ = Stderr.write_all(format!("{line}\n").as_bytes());
 }
 
-/// Ends the process, with no bar left on the terminal.
+/// Exits the process, after clearing the bar.
 pub fn exit(code: u8) -> ! {
-    // Other threads cannot redraw a bar before the process is gone.
+    // While the bars are suspended, no other thread can redraw one.
     BARS.suspend(|| std::process::exit(code.into()))
 }
 
-/// Standard error for writers of whole lines, such as a log: what is written appears above the bar.
+/// A writer to standard error for complete lines, such as those of a log. They appear above the bar.
 #[derive(Clone, Copy, Debug)]
 pub struct Stderr;
 
@@ -84,46 +86,48 @@ impl Write for Stderr {
     }
 }
 
-/// A bar at the bottom of standard error, gone when dropped. Where standard error is no terminal, nothing is drawn.
+/// A progress bar in the last row of standard error, removed when dropped. If standard error is not a
+/// terminal, nothing is drawn.
 pub struct Bar {
     bar: ProgressBar,
     is_under_way: AtomicBool,
 }
 
 impl Bar {
-    /// A bar that is drawn with the first [`Bar::show`].
+    /// Creates a bar that is first drawn by [`Bar::show`].
     pub fn new() -> Self {
         let style = ProgressStyle::with_template("{msg}").expect("the template is well formed");
         let bar = BARS.add(ProgressBar::no_length()).with_style(style);
         Bar { bar, is_under_way: AtomicBool::new(false) }
     }
 
-    /// A bar that is never drawn.
+    /// Creates a bar that is never drawn.
     pub fn hidden() -> Self {
         Bar { bar: ProgressBar::hidden(), is_under_way: AtomicBool::new(false) }
     }
 
-    /// Shows that `done` of `all` is done. `line` makes the text from the columns there are and the time that the rest is
-    /// expected to take, if that is known.
+    /// Shows that `done` of `all` units are done. `line` formats the text, given the available columns and
+    /// the estimated remaining time, if it is known.
     pub fn show(&self, done: u64, all: u64, line: impl FnOnce(usize, Option<Duration>) -> String) {
         if self.bar.is_hidden() {
             return;
         }
         let width = stderr_width().unwrap_or(USUAL_WIDTH).saturating_sub(MARGIN);
         let left = Some(self.bar.eta()).filter(|left| !left.is_zero());
-        // First of all: every call draws the bar, and an older text may not fit any more.
+        // The message must be set first: every other call redraws the bar, and the previous text may no
+        // longer fit.
         self.bar.set_message(line(width, left));
         if self.bar.length() != Some(all) {
             self.bar.set_length(all);
         }
         self.bar.set_position(done);
         if !self.is_under_way.swap(true, Ordering::Relaxed) {
-            // What a resumed run had already done says nothing about its speed.
+            // Work that was done before the run was resumed does not count towards its speed.
             self.bar.reset_eta();
         }
     }
 
-    /// Removes the bar.
+    /// Removes the bar from the terminal.
     pub fn close(&self) {
         self.bar.finish_and_clear();
     }
@@ -141,21 +145,21 @@ impl Drop for Bar {
     }
 }
 
-/// A line of `columns` columns, filled up to `share`.
+/// Formats a bar of `columns` columns, filled up to `share`, from 0 to 1.
 pub fn meter(share: f64, columns: usize, color: bool) -> String {
     let filled = (share.clamp(0.0, 1.0) * columns as f64) as usize;
     let (done, left) = ("━".repeat(filled), "─".repeat(columns - filled));
     format!("{}{}", style(done).cyan().force_styling(color), style(left).dim().force_styling(color))
 }
 
-/// The row of the terminal that holds the bar.
+/// The row of the terminal that contains the bar.
 ///
-/// A terminal that becomes narrower breaks that row into several, all of which are cleared. Errors are ignored: a
-/// terminal that is gone must not end a run.
+/// If the terminal becomes narrower, it breaks that row into several, all of which are cleared. Errors are
+/// ignored, because a closed terminal must not end a run.
 #[derive(Debug)]
 struct BarLine {
     term: Term,
-    /// Columns drawn since it was last cleared.
+    /// Number of columns drawn since the row was last cleared.
     columns: AtomicUsize,
 }
 
@@ -202,7 +206,8 @@ impl TermLike for BarLine {
     fn clear_line(&self) -> io::Result<()> {
         let columns = self.columns.swap(0, Ordering::Relaxed);
         let rows = columns.div_ceil(size(&self.term).1.max(1));
-        // Row by row: what is cleared to the end of the screen from its first row on, tmux keeps in its history.
+        // Rows are cleared one by one. Clearing to the end of the screen from the first row would make tmux
+        // keep them in its history.
         for _ in 1..rows {
             let _ = self.term.clear_line();
             let _ = self.term.move_cursor_up(1);

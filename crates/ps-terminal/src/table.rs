@@ -2,33 +2,34 @@
 
 use console::{Alignment, measure_text_width, pad_str};
 
-/// A table under a line of headings, its columns padded and two spaces apart.
+/// A table with a line of headings. Columns are padded and separated by two spaces.
 pub struct Table<'a> {
-    /// Headings, one for each column.
+    /// Headings, `[columns]`.
     pub headings: &'a [&'a str],
-    /// Cells, one for each heading.
+    /// Cells, `[rows][columns]`.
     pub rows: Vec<Vec<String>>,
-    /// Columns of numbers, which are aligned to the right.
+    /// Indices of columns with numbers, which are aligned to the right.
     pub right: &'a [usize],
-    /// What is done, step by step, while the table is too wide.
+    /// Steps that are applied one after the other while the table is too wide.
     pub narrowing: &'a [Narrow],
 }
 
 /// A step that makes a table narrower.
 #[derive(Clone, Copy, Debug)]
 pub enum Narrow {
-    /// Leaves this column out.
+    /// Omits the column with this index.
     Drop(usize),
-    /// Shortens the cells of this column to this width, with this function.
+    /// Shortens the cells of the column with this index to this width, with the given function.
     Shorten(usize, usize, fn(&str, usize) -> String),
 }
 
 impl Table<'_> {
-    /// The lines of the table, in at most `width` columns if its narrowing allows that; complete without a width.
+    /// Formats the table in at most `width` columns, if its narrowing allows that. Without a width, the table
+    /// is complete.
     pub fn lines(&self, width: Option<usize>) -> Vec<String> {
         let headings = self.headings.iter().map(|heading| Some((*heading).to_owned())).collect();
         let rows = self.rows.iter().map(|row| row.iter().cloned().map(Some).collect());
-        // A cell that was left out is `None`.
+        // Cells of omitted columns are `None`.
         let mut rows: Vec<Vec<Option<String>>> = std::iter::once(headings).chain(rows).collect();
         for narrow in self.narrowing {
             let columns = widths(&rows).iter().flatten().map(|columns| columns + 2).sum::<usize>();
@@ -57,7 +58,7 @@ impl Table<'_> {
     }
 }
 
-/// The width of each column that was not left out.
+/// Returns the width of each column that was not omitted.
 fn widths(rows: &[Vec<Option<String>>]) -> Vec<Option<usize>> {
     let columns = rows.first().map_or(0, Vec::len);
     let width =

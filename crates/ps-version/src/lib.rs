@@ -28,7 +28,7 @@ pub fn commit(_: TokenStream) -> TokenStream {
     .expect("this is an expression")
 }
 
-/// The commit that is checked out, and a file that changes whenever another one is.
+/// Returns the commit that is checked out, and a file that changes whenever another commit is.
 fn head() -> Option<(String, PathBuf)> {
     let package = std::env::var("CARGO_MANIFEST_DIR").ok()?;
     let name = std::env::var("CARGO_PKG_NAME").ok()?;
@@ -38,8 +38,8 @@ fn head() -> Option<(String, PathBuf)> {
     let [prefix, log, commit] = text.lines().collect::<Vec<_>>()[..] else { return None };
     // A source archive may have been unpacked inside another project's checkout.
     let is_ours = prefix == format!("crates/{name}/");
-    // Git can be told to keep no log. Nothing would then recompile the program after a commit, and no commit is better than
-    // an old one.
+    // Git may be configured to keep no log of `HEAD`. The program would then not be recompiled after a
+    // commit, and no commit is better than an outdated one.
     let log = Path::new(&package).join(log).canonicalize().ok()?;
     is_ours.then_some((commit.to_owned(), log))
 }
