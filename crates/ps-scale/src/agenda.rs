@@ -1,9 +1,9 @@
-//! What is going to happen, and when.
+//! The queue of future events.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// Events by time; those of the same time come in the order in which they were put here.
+/// A queue of events, ordered by time. Events at the same time come in the order in which they were added.
 #[derive(Debug)]
 pub(crate) struct Agenda<T> {
     entries: BinaryHeap<Entry<T>>,
@@ -24,13 +24,13 @@ impl<T> Default for Agenda<T> {
 }
 
 impl<T> Agenda<T> {
-    /// Something will happen.
+    /// Adds an event that happens at `at`, in seconds.
     pub(crate) fn put(&mut self, at: f64, event: T) {
         self.put += 1;
         self.entries.push(Entry { at, order: self.put, event });
     }
 
-    /// What happens next, and when.
+    /// Removes and returns the next event and its time.
     pub(crate) fn next(&mut self) -> Option<(f64, T)> {
         self.entries.pop().map(|entry| (entry.at, entry.event))
     }
@@ -50,7 +50,7 @@ impl<T> PartialOrd for Entry<T> {
     }
 }
 
-/// The one that comes first is the greatest.
+/// `BinaryHeap` returns the greatest entry first, so the earliest entry is the greatest.
 impl<T> Ord for Entry<T> {
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.total_cmp(&self.at).then(other.order.cmp(&self.order))

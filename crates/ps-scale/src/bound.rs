@@ -1,31 +1,31 @@
-//! What a step mostly waits for.
+//! Finds the bottleneck of a step.
 
 use crate::cluster::{Cluster, Placement};
 use crate::costs::Costs;
 use crate::round::step_seconds;
 use std::fmt;
 
-/// What would shorten a step most if it cost nothing.
+/// The resource that would shorten a step the most if it cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
-    /// Gradients.
+    /// Computing gradients.
     Compute,
-    /// The same, but some workers have no leaf left: only smaller leaves or larger batches could help.
+    /// Computing gradients, while some workers have no leaf: only smaller leaves or larger batches help.
     Leaves,
-    /// The bandwidth of links.
+    /// Bandwidth of the links.
     Link,
     /// Folding gradients and updating weights.
     Fold,
-    /// The processors' time for sending and receiving.
+    /// CPU time for sending and receiving messages.
     Messages,
     /// The round logic in the coordinator.
     Control,
-    /// Waiting for what is under way, and for threads to wake.
+    /// Waiting for messages in transit, and for threads to wake up.
     Latency,
 }
 
 impl Bound {
-    /// What bounds a step of `cluster`.
+    /// Returns the bottleneck of a step of `cluster`.
     pub fn of(cluster: &Cluster, costs: &Costs) -> Bound {
         let bounds =
             [Bound::Compute, Bound::Link, Bound::Fold, Bound::Messages, Bound::Control, Bound::Latency];
@@ -40,7 +40,7 @@ impl Bound {
         }
     }
 
-    /// As if this cost nothing.
+    /// Returns the cluster and costs as if this resource cost nothing.
     fn removed(self, cluster: &Cluster, costs: &Costs) -> (Cluster, Costs) {
         let (mut cluster, mut costs) = (cluster.clone(), costs.clone());
         let nothing = Costs::nothing();
@@ -62,7 +62,7 @@ impl Bound {
         (cluster, costs)
     }
 
-    /// In words: what adding workers meets here, and what could be done about it.
+    /// Explains why adding workers does not help here, and what would.
     pub fn advice(self, cluster: &Cluster) -> &'static str {
         match (self, cluster.placement) {
             (Bound::Compute, Placement::Together) => "the cores of this one host are all busy",

@@ -1,73 +1,75 @@
-//! What is simulated: processes, and what connects them.
+//! The simulated cluster: processes, and the links between them.
 
-/// Workers, the processes that keep the weights, their cores and links.
+/// The workers, the processes that hold the weights, and their cores and links.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
-    /// Worker processes.
+    /// Number of worker processes.
     pub workers: usize,
-    /// Threads on which each of them computes.
+    /// Number of threads on which each worker computes.
     pub threads: usize,
-    /// Who keeps the weights.
+    /// Which processes hold the weights.
     pub keepers: Keepers,
-    /// The chunks of each part of the weights that is kept, in bytes of their gradient. Where workers keep them, there
-    /// are no more parts than workers.
+    /// The chunks of each shard, as bytes of their gradient. If the workers hold the weights, there are at
+    /// most as many shards as workers.
     pub parts: Vec<Vec<u32>>,
-    /// Bytes of a weight as it travels for each byte of its gradient: 0.5 for halves.
+    /// Size of a transmitted weight relative to its gradient: 0.5 for half precision.
     pub weight_share: f64,
-    /// Leaves of a step.
+    /// Number of leaves of a step.
     pub leaves: u32,
-    /// Which processes share cores.
+    /// Which processes share a host and its cores.
     pub placement: Placement,
-    /// Cores of each host.
+    /// Number of cores of each host.
     pub cores: usize,
-    /// What connects each process with the others.
+    /// The link of each process to all others.
     pub link: Link,
-    /// Workers that are slow at times, if any.
+    /// How often workers are slow, if they ever are.
     pub stragglers: Option<Stragglers>,
-    /// Decides who straggles when.
+    /// Seed that determines which workers are slow in which step.
     pub seed: u64,
 }
 
-/// Who keeps the weights.
+/// Which processes hold the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keepers {
-    /// One server for each part; the first one hands out the work, too.
+    /// One server per shard. The first one is also the coordinator.
     Servers,
-    /// The workers, each one part, the last ones none if there are fewer parts; another process hands out the work.
+    /// The workers, with one shard each; if there are fewer shards, the last workers hold none. The
+    /// coordinator is a separate process.
     Workers,
 }
 
-/// Which processes share cores.
+/// Which processes share a host and its cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// Each process has a host to itself.
+    /// Each process has its own host.
     Apart,
-    /// All of them run on one host.
+    /// All processes run on one host.
     Together,
 }
 
-/// The way between a process and all others. Both directions have the bandwidth to themselves.
+/// The link between a process and all others. It is full duplex.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {
-    /// Bytes of payload a second; infinite where processes only pay with time of their cores.
+    /// Bandwidth in bytes of payload per second; infinite for processes on one host, whose only cost is CPU
+    /// time.
     pub bandwidth: f64,
-    /// Seconds that a message is under way, sending and waking the receiver not counted.
+    /// Latency of a message in seconds, without the time to send it and to wake the receiver.
     pub latency: f64,
-    /// Of those who send to one process through such links, the fastest have so much more than the mean rate, and the
-    /// slowest as much less.
+    /// Spread of the rates of processes that send to the same receiver. The fastest exceed the mean rate by
+    /// this share of it, and the slowest fall short by as much.
     pub unevenness: f64,
 }
 
 impl Link {
-    /// The unevenness of TCP connections, as it fits what was measured; docs/scaling.md has the figures.
+    /// The unevenness of TCP connections, fitted to measurements; see docs/scaling.md.
     pub const TCP: f64 = 0.6;
 }
 
-/// In each step each worker is with probability `share` slower by `factor`.
+/// In each step, each worker is slowed down by `factor` with probability `share`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stragglers {
-    /// From 0 to 1.
+    /// Probability, from 0 to 1.
     pub share: f64,
-    /// How many times as long its computation takes.
+    /// Factor on the duration of its computation, above 1.
     pub factor: f64,
 }

@@ -1,73 +1,77 @@
-//! What everything costs, as it was measured, one JSON object a line.
+//! The measured costs of a run, stored as one JSON object per line.
 
 use serde_json::Value;
 use std::fmt;
 
-/// Seconds of one thread, where nothing else is said.
+/// Costs in seconds of one thread, unless stated otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
-    /// To compute so many leaves of which the sum is one node, with all that a step needs besides: ascending.
+    /// Seconds to compute a number of leaves whose sum is one node, including all overhead of a step; in
+    /// ascending order of leaves.
     pub compute: Vec<(u32, f64)>,
-    /// For each node more than one.
+    /// Additional seconds for each node beyond the first.
     pub extra_node: f64,
-    /// That many of the first weights are needed when this share of the time has passed: ascending.
+    /// Pairs (`n`, `share`): the first `n` weights are needed once `share` of the time has passed; ascending.
     pub needs: Vec<(usize, f64)>,
-    /// All elements of the gradient from this one on are final when this share of the time has passed: ascending by it.
+    /// Pairs (`n`, `share`): all elements of the gradient from index `n` on are final once `share` of the
+    /// time has passed; in ascending order of `share`.
     pub gives: Vec<(usize, f64)>,
-    /// To copy a byte of weights to where they are computed at.
+    /// To copy a byte of weights to where the computation reads it.
     pub take_byte: f64,
-    /// To look whether a byte of a gradient is finite, and to keep it.
+    /// To check a byte of a gradient for finite values, and to store it.
     pub check_byte: f64,
-    /// To add a byte to a sum.
+    /// To add a byte of a gradient to a sum.
     pub add_byte: f64,
-    /// To add the last byte, divide and update.
+    /// To add the last byte of a gradient, divide by the number of samples, and update the weights.
     pub update_byte: f64,
     /// To send a byte of a chunk.
     pub send_byte: f64,
-    /// To receive a byte.
+    /// To receive a byte of a chunk.
     pub receive_byte: f64,
     /// To send or to receive a small message.
     pub message: f64,
-    /// From the end of sending to the begin of receiving on one machine, if the receiver sleeps: no thread's time.
+    /// Delay from the end of sending to the start of receiving on one machine, if the receiver is asleep. No
+    /// thread is busy meanwhile.
     pub wire_wake: f64,
-    /// The same between two threads of a process.
+    /// Like `wire_wake`, but between two threads of a process.
     pub handoff: f64,
-    /// To hand something to another thread of the process and to take it there.
+    /// To pass a message to another thread of the process, and to take it there.
     pub switch: f64,
-    /// The round logic's part for each message from a worker or to one.
+    /// The constant part of the round logic's time, for each message from or to a worker.
     pub control: f64,
-    /// The same for each worker that takes part: it looks at all of them.
+    /// The part per worker: the round logic loops over all of them.
     pub control_worker: f64,
-    /// Standard deviation of what a worker's part takes, as a share of it: who comes last is waited for.
+    /// Standard deviation of a worker's time, relative to its mean. A round waits for the slowest worker.
     pub jitter: f64,
-    /// How many times as long everything takes if all cores are busy: they share caches, memory and power.
+    /// Factor on all computation if all cores are busy, because they share caches, memory bandwidth and
+    /// power.
     pub crowding: f64,
 }
 
-/// A figure as it is told.
+/// A cost as it is reported.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// Its name.
+    /// Name of the figure, with parts separated by slashes.
     pub name: String,
-    /// Its value, of its unit.
+    /// Value in the given unit.
     pub value: f64,
-    /// `us`, `ns` or, of a ratio, `x`.
+    /// `us`, `ns`, or `x` for a ratio.
     pub unit: &'static str,
 }
 
-/// Lines that are not what they should be.
+/// Why lines are not valid costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CostsError {
-    /// A line is no JSON object with a name and a value: its number, from 1.
+    /// A line is not a JSON object with a name and a value. Line number, counted from 1.
     Line(usize),
-    /// These names are missing.
+    /// The figures with these names are missing.
     Missing(Vec<String>),
 }
 
 type Field = (&'static str, fn(&mut Costs) -> &mut f64);
 
-/// The name of each figure that does not depend on what is computed. Those of a byte are in nanoseconds for each of
-/// 1000 bytes, the others are microseconds.
+/// The figures that do not depend on the computation. Those per byte are in nanoseconds per 1000 bytes, the
+/// others in microseconds.
 const FIELDS: [Field; 12] = [
     ("cost/take/kB", |costs| &mut costs.take_byte),
     ("cost/check/kB", |costs| &mut costs.check_byte),
@@ -83,16 +87,17 @@ const FIELDS: [Field; 12] = [
     ("cost/control/worker", |costs| &mut costs.control_worker),
 ];
 
-/// What comes after the name of the computation: ratios.
+/// Ratios, whose names begin with that of the computation.
 const RATIOS: [Field; 2] = [("jitter", |costs| &mut costs.jitter), ("crowding", |costs| &mut costs.crowding)];
 
-/// The name under which the computation of a model is measured: `model` such as 784-16-10, and what it is cut into.
+/// Returns the prefix of names of the costs of a computation. `model` lists its widths, such as 784-16-10;
+/// `leaf` is the number of samples of a leaf.
 pub fn compute_name(model: &str, leaf: usize, threads: usize) -> String {
     format!("cost/compute/{model}/leaf{leaf}/t{threads}")
 }
 
 impl Costs {
-    /// All zero: nothing costs anything.
+    /// Costs that are all 0.
     pub fn nothing() -> Self {
         Costs {
             compute: vec![(1, 0.0)],
@@ -116,7 +121,7 @@ impl Costs {
         }
     }
 
-    /// Of each figure the one in the middle of several measurements of the same model.
+    /// Returns the median of each figure over several measurements of the same model.
     pub fn medians(measured: &[Costs]) -> Self {
         let median = |figure: &dyn Fn(&Costs) -> f64| {
             let mut values: Vec<f64> = measured.iter().map(figure).collect();
@@ -140,8 +145,8 @@ impl Costs {
         medians
     }
 
-    /// Seconds to compute `leaves` leaves whose sums are `nodes` nodes: between two measured numbers along a line,
-    /// beyond the last one in proportion.
+    /// Seconds to compute `leaves` leaves whose sums are `nodes` nodes. Interpolates linearly between
+    /// measured numbers of leaves, and extrapolates proportionally beyond the largest.
     pub fn compute_seconds(&self, leaves: u32, nodes: usize) -> f64 {
         if leaves == 0 {
             return 0.0;
@@ -161,11 +166,11 @@ impl Costs {
         one_node + extra
     }
 
-    /// Reads lines of `{"name": …, "value": …}`, of which those that are not costs are passed over. `compute` is what
-    /// [`compute_name`] gives.
+    /// Parses lines of the form `{"name": …, "value": …}`. Lines that are not costs are skipped. `compute` is
+    /// a result of [`compute_name`].
     ///
     /// # Errors
-    /// A line is no such object, or a figure is missing.
+    /// A line is not such an object, or a figure is missing.
     pub fn read(lines: &str, compute: &str) -> Result<Costs, CostsError> {
         let mut found = Vec::new();
         for (number, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -176,7 +181,8 @@ impl Costs {
             }
         }
         let mut missing = Vec::new();
-        // The last line of a name counts, so that a file can be added to.
+        // If a name occurs several times, its last line counts, so that new measurements can be appended to a
+        // file.
         let mut take = |name: &str| {
             let value = found.iter().rev().find(|(found, _)| found == name).map(|(_, value)| *value);
             if value.is_none() {
@@ -209,7 +215,8 @@ impl Costs {
         if missing.is_empty() { Ok(costs) } else { Err(CostsError::Missing(missing)) }
     }
 
-    /// The figures that [`Costs::read`] reads: first those that do not depend on what is computed.
+    /// Returns the figures that [`Costs::read`] needs. Those that do not depend on the computation come
+    /// first.
     pub fn figures(&self, compute: &str) -> Vec<Figure> {
         let mut copy = self.clone();
         let mut figures: Vec<Figure> = FIELDS
@@ -235,7 +242,7 @@ impl Costs {
         figures
     }
 
-    /// The same as lines of JSON.
+    /// Formats the figures as lines of JSON.
     pub fn lines(&self, compute: &str) -> Vec<String> {
         let line = |Figure { name, value, unit }| {
             serde_json::json!({"name": name, "value": value, "unit": unit}).to_string()
@@ -246,7 +253,7 @@ impl Costs {
 
 impl Figure {
     fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        // No clock tells more.
+        // Further digits would exceed the resolution of clocks.
         Figure { name: name.into(), value: (value * 1e6).round() / 1e6, unit }
     }
 }

@@ -1,21 +1,21 @@
-//! Hosts: threads that share cores.
+//! Hosts, whose threads share cores.
 //!
-//! Each thread works off its jobs in turn. While more threads have work than there are cores, all of them go on at
-//! the same, lower speed. Speed times time is the host's progress: a job ends when the progress since it began is
-//! its work, so nothing needs to be looked at in between.
+//! Each thread processes its jobs in order. While more threads are busy than there are cores, all of them run
+//! at the same, reduced speed. The integral of the speed over time is the host's progress: a job ends when
+//! the progress since its start equals its work, so the simulation need not visit the host in between.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// A thread, by its number.
+/// Index of a thread, unique among all hosts.
 pub(crate) type Thread = usize;
 
-/// Work of one thread, and what comes of it.
+/// Work of one thread, and its effect.
 #[derive(Debug)]
 pub(crate) struct Job<T> {
-    /// Seconds of a core.
+    /// Seconds of work on an otherwise idle core.
     pub work: f64,
-    /// What has happened when it is done.
+    /// The effect, once the work is done.
     pub then: T,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct Job<T> {
 struct ThreadState<T> {
     host: usize,
     jobs: VecDeque<Job<T>>,
-    /// When it is awake; before that it was asleep or is waking.
+    /// When the thread is awake. Before that, it is asleep or about to wake up.
     awake_at: f64,
 }
 
@@ -31,12 +31,12 @@ struct ThreadState<T> {
 struct Host {
     cores: usize,
     crowding: f64,
-    /// Seconds that each busy thread has had since the beginning.
+    /// Seconds of work that each busy thread has done since the beginning.
     progress: f64,
     updated_at: f64,
-    /// Threads at work, by the progress at which their job ends.
+    /// The busy threads, with the progress at which the current job of each ends.
     busy: BinaryHeap<Ending>,
-    /// Counts changes, so that what was foreseen before one is recognised.
+    /// Counts changes of the set of busy threads, which invalidate earlier predictions.
     changes: u64,
 }
 
@@ -46,16 +46,16 @@ struct Ending {
     thread: Thread,
 }
 
-/// When the next job of a host will end, if nothing changes before.
+/// A prediction of when the next job of a host ends, valid unless the host changes before.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Foreseen {
-    /// The time.
+    /// The predicted time, in seconds.
     pub at: f64,
     host: usize,
     change: u64,
 }
 
-/// All hosts and threads.
+/// All hosts and their threads.
 #[derive(Debug)]
 pub(crate) struct Hosts<T> {
     hosts: Vec<Host>,
@@ -69,20 +69,21 @@ impl<T> Default for Hosts<T> {
 }
 
 impl<T> Hosts<T> {
-    /// Another host, on which everything takes `crowding` times as long while all cores are busy.
+    /// Adds a host, on which everything takes `crowding` times as long while all cores are busy.
     pub(crate) fn add_host(&mut self, cores: usize, crowding: f64) -> usize {
         let busy = BinaryHeap::new();
         self.hosts.push(Host { cores, crowding, progress: 0.0, updated_at: 0.0, busy, changes: 0 });
         self.hosts.len() - 1
     }
 
-    /// Another thread of a host, asleep.
+    /// Adds a sleeping thread to a host.
     pub(crate) fn add_thread(&mut self, host: usize) -> Thread {
         self.threads.push(ThreadState { host, jobs: VecDeque::new(), awake_at: 0.0 });
         self.threads.len() - 1
     }
 
-    /// When a job that is handed to a thread at `now` reaches it, if waking it takes `wake` seconds.
+    /// Returns when a job that is handed to a thread at `now` reaches it, if waking the thread takes `wake`
+    /// seconds.
     pub(crate) fn reaches(&mut self, thread: Thread, now: f64, wake: f64) -> f64 {
         let state = &mut self.threads[thread];
         if state.jobs.is_empty() && state.awake_at <= now {
@@ -91,7 +92,7 @@ impl<T> Hosts<T> {
         state.awake_at.max(now)
     }
 
-    /// Gives a thread a job. Whatever was foreseen for its host is void if something is returned.
+    /// Adds a job to a thread. If this returns a prediction, it replaces earlier ones for the thread's host.
     pub(crate) fn give(&mut self, thread: Thread, now: f64, job: Job<T>) -> Option<Foreseen> {
         let state = &mut self.threads[thread];
         state.jobs.push_back(job);
@@ -105,13 +106,13 @@ impl<T> Hosts<T> {
         host.foresee(number, now)
     }
 
-    /// What the next job of a thread brings about, if it has one.
+    /// Returns the effect of a thread's current job, if it has one.
     pub(crate) fn next(&self, thread: Thread) -> Option<&T> {
         self.threads[thread].jobs.front().map(|job| &job.then)
     }
 
-    /// What was foreseen has come: the thread and what its job brings about, unless something changed in between; and
-    /// what is foreseen now.
+    /// Ends the job that was predicted to end now. Returns the thread, the effect of the job and the next
+    /// prediction; `None` if the prediction is outdated.
     pub(crate) fn end(&mut self, foreseen: Foreseen) -> Option<(Thread, T, Option<Foreseen>)> {
         let Foreseen { at: now, host: number, change } = foreseen;
         let host = &mut self.hosts[number];
@@ -136,7 +137,7 @@ impl Host {
         self.updated_at = now;
     }
 
-    /// Seconds of work that each busy thread does in a second.
+    /// Seconds of work that each busy thread does per second.
     fn speed(&self) -> f64 {
         let busy = self.busy.len().min(self.cores);
         let crowded = if self.cores > 1 { (busy.max(1) - 1) as f64 / (self.cores - 1) as f64 } else { 0.0 };
@@ -160,7 +161,7 @@ impl PartialOrd for Ending {
     }
 }
 
-/// The one that ends first is the greatest.
+/// `BinaryHeap` returns the greatest entry first, so the earliest ending is the greatest.
 impl Ord for Ending {
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.total_cmp(&self.at).then(other.thread.cmp(&self.thread))
@@ -171,7 +172,7 @@ impl Ord for Ending {
 mod tests {
     use super::*;
 
-    /// When each of these jobs ends, each on a thread of its own, on a host of `cores`.
+    /// Returns when each of these jobs ends. Each is on its own thread of a host with this number of cores.
     fn ends(cores: usize, crowding: f64, work: &[f64]) -> Vec<f64> {
         let mut hosts = Hosts::default();
         let host = hosts.add_host(cores, crowding);

@@ -1,15 +1,17 @@
-//! How long a step takes with any number of workers and shards: the round logic in virtual time.
+//! Predicts the duration of a step for any number of workers and shards, by simulating rounds in virtual
+//! time.
 //!
-//! Where `ps-sim` asks whether the protocol survives what networks do, this crate asks what a round costs. The state
-//! machines of `ps_coord` decide, as in a run: who computes which leaves, which are late and given to another worker, and
-//! when a step is made. Here their actions become messages between the threads that the real processes have. Nodes travel
-//! chunk by chunk, a chunk is folded, updated and sent out once all its leaves are covered, and a worker computes a layer
-//! once its weights have arrived. Each of these costs seconds of a thread ([`Costs`], measured elsewhere); the threads of a
-//! host share its cores, and the messages of a process share its link.
+//! While `ps-sim` checks that the protocol tolerates the faults of a network, this crate computes what a
+//! round costs. The state machines of `ps_coord` make the decisions, as in a run: which worker computes which
+//! leaves, which leaves are late and are reassigned, and when a step is made. Their actions become messages
+//! between the threads of the real processes. Nodes are sent chunk by chunk; a chunk is folded, updated and
+//! sent out once all its leaves are covered; and a worker computes a layer once its weights have arrived.
+//! Each of these takes time of a thread ([`Costs`], measured elsewhere). The threads of a host share its
+//! cores, and the messages of a process share its link.
 //!
-//! All workers take part from the beginning and no process fails, so no timeout of a connection ever passes.
+//! All workers take part from the beginning and no process fails, so connections never time out.
 //!
-//! It reads no clock, opens no file, and gives the same figures for the same seed.
+//! This crate reads no clock and opens no file. Equal seeds give equal results.
 
 mod agenda;
 mod bound;

@@ -1,73 +1,75 @@
-//! The network: each process has a link, whose two directions it shares among all it talks with.
+//! The network: each process has a full-duplex link, which all its connections share.
 //!
-//! Messages from one process to another wait for each other in the order in which they were sent. Those to different
-//! receivers share the way out. A message takes its bytes' time on the sender's way out and as long on the receiver's
-//! way in; the two overlap, as packets are passed on before the message is whole. What lies between the links is faster
-//! than they are.
+//! Messages from one process to another are sent in order, one after the other. Messages to different
+//! receivers share the sender's outgoing bandwidth. A message occupies the sender's outgoing link and the
+//! receiver's incoming link for the time that its bytes take; the two overlap, since packets are forwarded
+//! before the message is complete. The network between the links is assumed to be faster than they are.
 //!
-//! Where several send to one, TCP does not share its way in evenly: of eight workers that sent to one server through
-//! links of 200 Mbit/s, some had twice the mean rate and some half of it, the same ones for seconds ([`Link::unevenness`]). What waits for
-//! all of them waits for the slowest.
+//! If several processes send to one receiver, TCP does not share its incoming bandwidth evenly. Of eight
+//! workers that sent to one server over links of 200 Mbit/s, some had twice the mean rate and some half of
+//! it, and the same ones for seconds ([`Link::unevenness`]). A round that waits for all of them waits for the
+//! slowest.
 
 use crate::cluster::Link;
 use std::collections::{BTreeMap, VecDeque};
 
-/// A process, by its number.
+/// Index of a process.
 pub(crate) type Process = usize;
 
-/// A message under way.
+/// A message in transit.
 #[derive(Debug)]
 pub(crate) struct Parcel<T> {
-    /// To whom.
+    /// The receiving process.
     pub to: Process,
-    /// How long.
+    /// Size of the message, including headers.
     pub bytes: f64,
-    /// What its arrival means.
+    /// The event that its arrival causes.
     pub content: T,
 }
 
 #[derive(Debug)]
 struct Ends<T> {
     link: Link,
-    /// To whom something is under way, and what waits behind it.
+    /// The processes to which a message is being sent, each with the messages that wait behind it.
     sends: BTreeMap<Process, VecDeque<Parcel<T>>>,
-    /// How many send here now.
+    /// Number of processes that are sending to this one.
     senders: usize,
-    /// When the way in is free.
+    /// When the incoming link is free.
     free_at: f64,
 }
 
-/// All links.
+/// The links of all processes.
 #[derive(Debug)]
 pub(crate) struct Network<T> {
     latency: f64,
     ends: Vec<Ends<T>>,
 }
 
-/// A message that has set out.
+/// A message whose transmission has begun.
 #[derive(Debug)]
 pub(crate) struct Departure<T> {
-    /// When the next one to the same process may set out.
+    /// When the next message to the same process can begin.
     pub out_at: f64,
-    /// When the message is there.
+    /// When the message has arrived.
     pub there_at: f64,
-    /// The message.
+    /// The message itself.
     pub parcel: Parcel<T>,
 }
 
 impl<T> Network<T> {
-    /// A network without processes.
+    /// Creates a network without processes.
     pub(crate) fn new(latency: f64) -> Self {
         Network { latency, ends: Vec::new() }
     }
 
-    /// A process with its link.
+    /// Adds a process with its link.
     pub(crate) fn add(&mut self, link: Link) -> Process {
         self.ends.push(Ends { link, sends: BTreeMap::new(), senders: 0, free_at: 0.0 });
         self.ends.len() - 1
     }
 
-    /// Sends a message; it departs at once if nothing else is on its way to the same process.
+    /// Sends a message. Its transmission begins immediately unless another message to the same process is
+    /// being sent.
     pub(crate) fn send(&mut self, now: f64, from: Process, parcel: Parcel<T>) -> Option<Departure<T>> {
         if let Some(waiting) = self.ends[from].sends.get_mut(&parcel.to) {
             waiting.push_back(parcel);
@@ -78,7 +80,7 @@ impl<T> Network<T> {
         Some(self.depart(now, from, parcel))
     }
 
-    /// What was on its way to a process has left: the next message to it departs.
+    /// Begins the transmission of the next message to a process, after the previous one has left.
     pub(crate) fn next(&mut self, now: f64, from: Process, to: Process) -> Option<Departure<T>> {
         let parcel = self.ends[from].sends.get_mut(&to)?.pop_front();
         if parcel.is_none() {
@@ -102,8 +104,8 @@ impl<T> Network<T> {
     }
 }
 
-/// A sender's part of what it would have if all had the same. Any few numbers in a row are spread evenly: each in binary,
-/// read backwards after the point, as van der Corput has it.
+/// Returns a sender's rate relative to an even share. The values are the van der Corput sequence (the digits
+/// of `number` in binary, reversed behind the point), so that any few consecutive numbers are spread evenly.
 fn eagerness(number: usize, unevenness: f64) -> f64 {
     let backwards = (number as u64 + 1).reverse_bits() as f64 / 2.0_f64.powi(64);
     1.0 + unevenness * (2.0 * backwards - 1.0)

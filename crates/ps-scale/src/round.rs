@@ -1,7 +1,7 @@
-//! Rounds in virtual time: the threads and messages by which the state machines of all processes reach each other.
+//! Rounds in virtual time: the threads and messages by which the state machines of all processes communicate.
 //!
-//! What is decided, the machines of `ps_coord` decide; `servers` and `worker` carry it out. Here everything that is carried
-//! out gets its cost.
+//! The state machines of `ps_coord` make all decisions, and `servers` and `worker` carry them out. This
+//! module adds the costs.
 
 use crate::agenda::Agenda;
 use crate::cluster::{Cluster, Keepers, Link, Placement};
@@ -15,17 +15,17 @@ use ps_plan::{Gathered, Node, Tree};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Steps before a steady state is measured, and steps that are measured, where all of them are alike.
+/// Number of steps before a steady state is measured, and number of measured steps, if all steps are alike.
 const STEPS: [u64; 2] = [2, 4];
-/// Steps that are measured where chance decides who is late, if there are few workers and if there are many: the last
-/// of many is late in every step alike.
+/// Number of measured steps if stragglers or jitter make them differ, with few and with many workers. With
+/// many workers the slowest of them is about equally late in every step, so few steps are enough.
 const UNEVEN_STEPS: [u64; 2] = [30, 5];
-/// How many are many.
+/// The number of workers from which on they count as many.
 const MANY_WORKERS: usize = 128;
-/// Bytes that a message has besides its chunk: headers of ours, of HTTP/2 and of gRPC.
+/// Size of the headers of a message besides its chunk: ours, and those of HTTP/2 and gRPC.
 const HEADER_BYTES: f64 = 64.0;
 
-/// Mean seconds of a step in the steady state.
+/// Returns the mean seconds of a step in the steady state.
 pub fn step_seconds(cluster: &Cluster, costs: &Costs) -> f64 {
     let [before, mut steps] = STEPS;
     if cluster.stragglers.is_some() || costs.jitter > 0.0 {
@@ -36,24 +36,24 @@ pub fn step_seconds(cluster: &Cluster, costs: &Costs) -> f64 {
     (rounds.run(before + steps) - begun) / steps as f64
 }
 
-/// What threads send to threads of other processes. A part of the weights is named by its number, as is a worker.
+/// A message between threads of different processes. Shards (`part`) and workers are identified by index.
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
-    /// A chunk of a node's gradient.
+    /// A chunk of a node's gradient, from a worker to a shard.
     Gradient { step: u64, node: Node, part: usize, chunk: usize },
-    /// A chunk of weights, which is sent to every worker.
+    /// A chunk of weights; a shard sends it to every worker.
     Weights { version: u64, worker: usize, part: usize, chunk: usize },
-    /// From a worker to the coordinator. Boxed, so that the many chunks stay small.
+    /// From a worker to the coordinator. Boxed to keep the far more frequent chunks small.
     ToServer(Box<ServerEvent>),
     /// From a shard to the coordinator.
     ToCoordinator(Box<CoordinatorEvent>),
-    /// The coordinator gives a worker leaves.
+    /// The coordinator assigns leaves to a worker.
     Assign { worker: usize, step: u64, leaves: Range<u32> },
     /// The coordinator asks a shard which leaves it lacks.
     AskMissing { part: usize, step: u64 },
 }
 
-/// What is done when a job is.
+/// The effect of a completed job.
 #[derive(Debug)]
 pub(crate) enum Done {
     Sent {
@@ -69,23 +69,23 @@ pub(crate) enum Done {
         chunk: usize,
         is_last: bool,
     },
-    /// The coordinator has handled a message.
+    /// The coordinator has processed a message.
     Handled(Message),
-    /// It has decided to send a message.
+    /// The coordinator has decided to send a message.
     Decided(Message),
-    /// A worker has been given leaves.
+    /// A worker has received an assignment of leaves.
     Given {
         worker: usize,
         step: u64,
         leaves: Range<u32>,
     },
-    /// It has copied a chunk of weights, of this number among all.
+    /// A worker has copied a chunk of weights; `chunk` is its index among all chunks of all shards.
     Taken {
         version: u64,
         worker: usize,
         chunk: usize,
     },
-    /// One of its threads has computed.
+    /// One of a worker's threads has finished its computation.
     Computed {
         worker: usize,
     },
@@ -94,23 +94,23 @@ pub(crate) enum Done {
 #[derive(Debug)]
 enum Event {
     JobEnds(Foreseen),
-    /// A job reaches a thread that was asleep, or whose job has come over the network.
+    /// A job reaches a thread, after it was woken or after a transmission over the network.
     Reaches(Thread, Job<Done>),
-    /// A message between two processes has left.
+    /// A message from the first to the second process has left the sender.
     Left(Process, Process),
-    /// It has come.
+    /// A message from this process has arrived.
     Arrives(Process, Message),
-    /// The round logic may have something to do.
+    /// A deadline of the round logic may have passed.
     Timer,
 }
 
 struct Threads {
     io: Vec<Thread>,
-    /// Of a process that keeps weights or hands out work.
+    /// The thread of the weights or of the round logic; `None` in workers that hold no weights.
     plane: Option<Thread>,
 }
 
-/// All processes, and what is under way between them.
+/// All processes, and everything in transit between them.
 pub(crate) struct Rounds<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) costs: &'a Costs,
@@ -122,15 +122,16 @@ pub(crate) struct Rounds<'a> {
     pub(crate) coordinator: Coordinator,
     pub(crate) parts: Vec<Part>,
     pub(crate) workers: Vec<Worker>,
-    /// How a worker's part of a step goes.
+    /// The stages of a worker's computation.
     pub(crate) stages: Vec<Stage>,
     pub(crate) tree: Tree,
-    /// What threads have sent or received of which nobody knows yet.
+    /// Effects of jobs on a connection that become visible only at the end of a burst; see `finish`.
     held: BTreeMap<Thread, Vec<Done>>,
 }
 
 impl<'a> Rounds<'a> {
-    /// Before the first step: all weights are where they are needed, and the processes are about to connect.
+    /// Creates the state before the first step: all weights are where they are needed, and the processes are
+    /// about to connect.
     fn new(cluster: &'a Cluster, costs: &'a Costs) -> Self {
         let parts_for = if cluster.keepers == Keepers::Workers { cluster.workers } else { usize::MAX };
         assert!(
@@ -139,7 +140,8 @@ impl<'a> Rounds<'a> {
         );
         let mut hosts = Hosts::default();
         let mut network = Network::new(cluster.link.latency);
-        // Of a single chunk everybody's part must come in any case, whoever is first.
+        // With a single chunk, a step needs the chunk of every worker, so the order in which they arrive does
+        // not matter.
         let is_one_chunk = cluster.parts.iter().map(Vec::len).sum::<usize>() == 1;
         let unevenness = if is_one_chunk { 0.0 } else { cluster.link.unevenness };
         let link = Link { unevenness, ..cluster.link };
@@ -191,7 +193,7 @@ impl<'a> Rounds<'a> {
         rounds
     }
 
-    /// Goes on until so many steps are made; the time at which the last one was.
+    /// Simulates until `steps` steps are made. Returns the time of the last one, in seconds.
     fn run(&mut self, steps: u64) -> f64 {
         while self.coordinator.version() < steps {
             let (at, event) = self.agenda.next().expect("a round goes on until it is closed");
@@ -218,20 +220,21 @@ impl<'a> Rounds<'a> {
         self.now
     }
 
-    /// The time as the state machines know it.
+    /// The time as the state machines see it.
     pub(crate) fn millis(&self) -> Millis {
         (self.now * 1e3) as Millis
     }
 
-    /// Lets [`Rounds::coordinator_timer`] know when this time has come.
+    /// Schedules a call of [`Rounds::coordinator_timer`] at this time.
     pub(crate) fn set_timer(&mut self, at: Millis) {
-        // A little later, so that rounding does not make it earlier.
+        // The margin keeps rounding from making the time too early.
         self.agenda.put(self.now.max((at as f64 + 1e-3) / 1e3), Event::Timer);
     }
 
-    /// A thread that serves a connection goes on with it as long as it can, and only then does anybody get what came:
-    /// a receiver reads its socket empty before it hands anything on. On one machine it does not even begin before the
-    /// sender pauses, for the system wakes it on the sender's core.
+    /// Handles the end of a job. A thread that serves a connection continues with it for as long as it can,
+    /// and only then do its effects become visible to others: a receiver reads its socket until it is empty
+    /// before it passes anything on. On a single machine it does not even start before the sender pauses,
+    /// because the system wakes it on the sender's core.
     fn finish(&mut self, thread: Thread, done: Done) {
         let Some(burst) = self.burst(&done) else { return self.follow(done) };
         let goes_on = self.hosts.next(thread).and_then(|next| self.burst(next)) == Some(burst);
@@ -243,7 +246,8 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    /// The connection, and its direction, on which a job goes on; `None` if others see at once what it brings about.
+    /// Returns the connection, by sender and receiver, on which a job is part of a burst; `None` if its
+    /// effect is visible immediately.
     fn burst(&self, done: &Done) -> Option<(Process, Process)> {
         match done {
             Done::Sent { from, message } if self.cluster.link.bandwidth.is_infinite() => {
@@ -279,7 +283,7 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    /// Has a process send something. What stays inside a process is only handed over.
+    /// Sends a message from a process. Within a process, it is only passed to another thread.
     pub(crate) fn send(&mut self, from: Process, message: Message) {
         let to = self.receiver(&message);
         let work = if from == to { self.costs.switch } else { self.work(&message, self.costs.send_byte) };
@@ -324,9 +328,10 @@ impl<'a> Rounds<'a> {
                     step == part.version && matches!(part.covered[chunk].gather(node), Gathered::New { .. });
                 let is_last = is_new && part.covered[chunk].is_complete();
                 let bytes = f64::from(part.chunks[chunk]);
-                // Where others keep a part, nobody can tell who sent what is not finite, so nobody looks.
+                // With several shards, no single one can attribute a value that is not finite to a worker, so
+                // shards do not check for them.
                 let mut byte = if is_only_part { self.costs.check_byte } else { 0.0 };
-                // The first one is only kept, the last one is added by the update.
+                // The first node is only stored, and the last one is added by the update.
                 if is_new && !is_first && !is_last {
                     byte += self.costs.add_byte;
                 }
@@ -370,7 +375,8 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    /// Seconds to send or receive a message: of a large one the bytes count, of a small one that it is one.
+    /// Seconds to send or receive a message: proportional to its bytes, but at least the cost of a small
+    /// message.
     fn work(&self, message: &Message, byte: f64) -> f64 {
         self.costs.message.max(self.bytes(message) * byte)
     }
@@ -380,7 +386,7 @@ impl<'a> Rounds<'a> {
         self.costs.control + self.costs.control_worker * self.workers.len() as f64
     }
 
-    /// Has the coordinator's round logic do something.
+    /// Runs the round logic of the coordinator, with the effect `then`.
     pub(crate) fn coordinate(&mut self, then: Done) {
         self.plane(0, self.control(), then);
     }
@@ -390,7 +396,7 @@ impl<'a> Rounds<'a> {
         self.hand(thread, self.costs.handoff, self.costs.switch + work, then);
     }
 
-    /// The thread that serves the connection to `peer`.
+    /// Returns the thread that serves the connection to `peer`.
     fn io_thread(&self, process: Process, peer: Process) -> Thread {
         let threads = &self.processes[process].io;
         threads[peer % threads.len()]
@@ -408,7 +414,8 @@ impl<'a> Rounds<'a> {
     }
 }
 
-/// Threads that serve connections in a server on so many cores, as `ps-server` has them.
+/// Number of threads that serve connections in a server with this number of cores; the same as in
+/// `ps-server`.
 fn serving_threads(cores: usize) -> usize {
     if cores < 4 { 1 } else { (cores / 4).max(2) }
 }

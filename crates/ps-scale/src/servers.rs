@@ -1,4 +1,4 @@
-//! The processes that keep the weights: what the state machines of `ps_coord` decide for them, carried out.
+//! The coordinator and the shards: carries out what their state machines decide.
 
 use crate::cluster::{Cluster, Keepers};
 use crate::network::Process;
@@ -10,30 +10,30 @@ use ps_coord::{
 use ps_plan::{BatchPlan, Coverage, Tree};
 use std::collections::VecDeque;
 
-/// Longer than anything that is simulated: nobody is lost, and nobody stops.
+/// Longer than any simulated time: no process fails, and none stops.
 pub(crate) const NEVER: Millis = Millis::MAX;
 
-/// The process that gives out work.
+/// The process that assigns leaves to workers.
 pub(crate) struct Coordinator {
     rounds: ServerCore,
     shards: CoordinatorCore,
-    /// Events that actions have brought about.
+    /// Events that were caused by actions and are not yet processed.
     events: VecDeque<ServerEvent>,
     timer: Option<Millis>,
 }
 
-/// A part of the weights.
+/// A shard of the weights.
 pub(crate) struct Part {
     pub(crate) keeper: Process,
-    /// Its number among the shards and its logic, unless the coordinator keeps it.
+    /// Index and state machine of the shard; `None` if the coordinator holds it.
     shard: Option<(u32, ShardCore)>,
-    /// The number of its first chunk among all.
+    /// Index of its first chunk among all chunks.
     pub(crate) first: usize,
     pub(crate) chunks: Vec<u32>,
     pub(crate) version: u64,
-    /// What has come of each chunk's gradient.
+    /// For each chunk, the leaves whose gradient has arrived.
     pub(crate) covered: Vec<Coverage>,
-    /// Chunks updated.
+    /// Number of chunks updated in this step.
     made: usize,
 }
 
@@ -72,14 +72,14 @@ impl Coordinator {
         }
     }
 
-    /// Steps made.
+    /// Number of steps made.
     pub(crate) fn version(&self) -> u64 {
         self.rounds.version()
     }
 }
 
 impl Part {
-    /// All parts of the weights, the first of which `first_keeper` keeps.
+    /// Creates all shards. The first one is held by the process `first_keeper`.
     pub(crate) fn all(cluster: &Cluster, first_keeper: Process, tree: Tree) -> Vec<Part> {
         let first_shard = usize::from(cluster.keepers == Keepers::Servers);
         let mut first = 0;
@@ -107,7 +107,7 @@ impl Part {
 }
 
 impl Rounds<'_> {
-    /// All shards ask to take part.
+    /// Lets all shards join the run.
     pub(crate) fn start_shards(&mut self) {
         for _ in 0..self.parts.iter().filter(|part| part.shard.is_some()).count() {
             self.coordinator_steps(CoordinatorEvent::AttachRequested { shard: None });
@@ -138,7 +138,8 @@ impl Rounds<'_> {
         }
     }
 
-    /// The time of the round logic's deadline may have come. What has arrived before is handled first.
+    /// Handles a deadline of the round logic, if it has passed. Messages that arrived before are processed
+    /// first.
     pub(crate) fn coordinator_timer(&mut self) {
         self.coordinator.timer = None;
         self.coordinate(Done::Handled(Message::ToServer(Box::new(ServerEvent::Timeout))));
@@ -162,7 +163,8 @@ impl Rounds<'_> {
                 let wanted = Wanted::default();
                 self.shard_logic(CoordinatorEvent::Made { step, is_last: false, wanted });
             }
-            // Weights go out chunk by chunk as they are made, and nothing fails.
+            // Weights are sent chunk by chunk when they are updated, and no process fails, so other actions
+            // need nothing.
             _ => {}
         }
     }
@@ -202,14 +204,15 @@ impl Rounds<'_> {
                         let event = reported(shard, report, &self.parts[number].covered);
                         self.send(keeper, Message::ToCoordinator(Box::new(event)));
                     }
-                    // Every worker gets each chunk of weights once it is made.
+                    // Every worker is sent each chunk of weights when it is updated, so other actions need
+                    // nothing.
                     _ => {}
                 }
             }
         }
     }
 
-    /// A chunk is updated: it goes to every worker.
+    /// Sends an updated chunk to every worker.
     pub(crate) fn updated(&mut self, number: usize, chunk: usize) {
         let part = &mut self.parts[number];
         part.made += 1;
@@ -225,7 +228,7 @@ impl Rounds<'_> {
     }
 }
 
-/// What a report of a shard means to the coordinator.
+/// Converts a report of a shard to an event of the coordinator.
 fn reported(shard: u32, report: ShardReport, covered: &[Coverage]) -> CoordinatorEvent {
     match report {
         ShardReport::Restored { number } => CoordinatorEvent::Restored { shard, number },

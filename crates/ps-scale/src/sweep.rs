@@ -1,39 +1,39 @@
-//! Steps for ascending numbers of workers, and where more of them stop paying.
+//! Predicts steps for several numbers of workers, and finds where adding workers stops paying.
 
 use crate::bound::Bound;
 use crate::cluster::Cluster;
 use crate::costs::Costs;
 use crate::round::step_seconds;
 
-/// Twice the workers must make steps at least this much faster, or they do not pay.
+/// Doubling the workers must speed up steps by at least this share to be worthwhile.
 pub const WORTHWHILE_GAIN: f64 = 0.05;
 
-/// One number of workers.
+/// The prediction for one number of workers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Workers.
+    /// Number of workers.
     pub workers: usize,
-    /// Seconds of a step.
+    /// Seconds per step.
     pub step_seconds: f64,
-    /// How many times as fast as one worker.
+    /// Speed relative to one worker.
     pub speedup: f64,
-    /// Speed-up for each worker.
+    /// Speed-up divided by the number of workers.
     pub efficiency: f64,
-    /// What a step mostly waits for.
+    /// The bottleneck of a step.
     pub bound: Bound,
 }
 
-/// All of them.
+/// The predictions for all numbers of workers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sweep {
-    /// In the order in which they were asked for.
+    /// One row per number of workers, in the order of the request.
     pub rows: Vec<Row>,
-    /// The number of workers from which on twice as many do not pay, and what stands in the way there.
+    /// The number of workers from which on doubling them is not worthwhile, and the bottleneck there.
     pub stops_paying: Option<(usize, Bound)>,
 }
 
 impl Sweep {
-    /// Simulates each number of `workers`. `cluster` gives the cluster of so many.
+    /// Simulates each number in `workers`; `cluster` returns the cluster with that number of workers.
     pub fn new(workers: &[usize], cluster: impl Fn(usize) -> Cluster, costs: &Costs) -> Sweep {
         let seconds = |workers| step_seconds(&cluster(workers), costs);
         let one = seconds(1);

@@ -1,4 +1,4 @@
-//! Workers: what their state machine decides, carried out.
+//! Workers: carries out what their state machines decide.
 
 use crate::cluster::{Cluster, Stragglers};
 use crate::costs::Costs;
@@ -12,27 +12,27 @@ use ps_plan::seed::{Purpose, random};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// A worker.
+/// A worker of the simulation.
 pub(crate) struct Worker {
     pub(crate) process: Process,
     core: WorkerCore,
     pub(crate) compute: Vec<Thread>,
-    /// The version of each chunk of weights that is here.
+    /// The version of each chunk of weights that has arrived.
     pub(crate) received: Vec<u64>,
     work: Option<Work>,
-    /// Threads that are computing.
+    /// Number of threads that are computing.
     pub(crate) computing: usize,
 }
 
-/// Leaves that a worker is computing.
+/// An assignment of leaves that a worker is computing.
 #[derive(Clone, Debug)]
 struct Work {
     step: u64,
     leaves: Range<u32>,
     nodes: Vec<Node>,
-    /// Seconds that it takes.
+    /// Seconds that the whole computation takes.
     seconds: f64,
-    /// The next of its stages.
+    /// Index of its next stage.
     stage: usize,
 }
 
@@ -53,12 +53,12 @@ impl Worker {
 }
 
 impl Rounds<'_> {
-    /// All workers connect.
+    /// Lets all workers connect.
     pub(crate) fn start_workers(&mut self) {
         (0..self.workers.len()).for_each(|number| self.worker_steps(number, [WorkerEvent::Timeout]));
     }
 
-    /// A worker is given leaves. The server has seen to it that their weights are on their way.
+    /// Passes an assignment of leaves to a worker. The weights of that step are already in transit.
     pub(crate) fn worker_is_given(&mut self, number: usize, step: u64, leaves: Range<u32>) {
         let weights = WorkerEvent::Weights { version: step };
         self.worker_steps(number, [weights, WorkerEvent::Assigned { step, leaves }]);
@@ -89,7 +89,7 @@ impl Rounds<'_> {
                         let dropped = ServerEvent::Dropped { worker: id };
                         self.send(process, Message::ToServer(Box::new(dropped)));
                     }
-                    // No connection is lost.
+                    // Connections do not fail, so other actions need nothing.
                     _ => {}
                 }
             }
@@ -99,7 +99,7 @@ impl Rounds<'_> {
     fn begin(&mut self, number: usize, step: u64, leaves: Range<u32>) {
         let words = random(self.cluster.seed, Purpose::Simulation, step as u32, number as u64);
         let [first, second, third, straggles] = words.map(|word| f64::from(word) / 4_294_967_296.0);
-        // The sum of three uniform numbers is nearly normal, of mean 3/2 and variance 1/4.
+        // The sum of three uniform numbers is approximately normal, with mean 3/2 and variance 1/4.
         let deviation = 2.0 * (first + second + third - 1.5);
         let nodes = self.tree.cover(leaves.clone());
         let mut seconds = self.costs.compute_seconds(leaves.len() as u32, nodes.len());
@@ -113,7 +113,7 @@ impl Rounds<'_> {
         self.compute(number);
     }
 
-    /// A worker that has work goes on with it as far as it can.
+    /// Advances a worker's computation as far as possible.
     pub(crate) fn compute(&mut self, number: usize) {
         loop {
             let worker = &mut self.workers[number];
@@ -127,7 +127,7 @@ impl Rounds<'_> {
                         work.stage -= 1;
                         return;
                     }
-                    // A worker holds weights of two versions.
+                    // A worker keeps weights of two versions only, so this step can no longer be computed.
                     if received.iter().any(|&version| version > work.step + 1) {
                         let Work { step, leaves, .. } = work.clone();
                         worker.work = None;
@@ -142,7 +142,7 @@ impl Rounds<'_> {
                     }
                     return;
                 }
-                // What others have computed meanwhile is of no use.
+                // Other workers have computed these leaves in the meantime, so the sums are not sent.
                 Some(Stage::Gives(..)) if !worker.core.wants_sums() => {}
                 Some(Stage::Gives(first, end)) => self.push(number, first..end),
                 None => {
@@ -154,8 +154,8 @@ impl Rounds<'_> {
         }
     }
 
-    /// A worker sends some chunks of its nodes. Connections take turns; where each worker begins with another one,
-    /// nobody's way in is crowded, as it is when they share their ways evenly.
+    /// Sends some chunks of a worker's nodes. The shards take turns, and each worker begins with a different
+    /// one. If links are shared evenly, this keeps any single incoming link from being crowded.
     fn push(&mut self, number: usize, chunks: Range<usize>) {
         let Some(Work { step, nodes, .. }) = self.workers[number].work.clone() else { return };
         let (process, parts) = (self.workers[number].process, self.parts.len());
@@ -174,14 +174,14 @@ impl Rounds<'_> {
     }
 }
 
-/// A worker's part: what it does one after the other.
+/// A stage of a worker's computation. Stages follow one after the other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage {
-    /// The first so many chunks of weights must be here.
+    /// Wait until this number of chunks of weights, counted from the first, has arrived.
     Needs(usize),
-    /// It computes for this share of the time that all takes.
+    /// Compute for this share of the total time.
     Works(f64),
-    /// These chunks of the gradient are final.
+    /// Send the chunks of the gradient in this range, which are final.
     Gives(usize, usize),
 }
 

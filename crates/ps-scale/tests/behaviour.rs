@@ -1,4 +1,4 @@
-//! What a model of rounds must do, whatever the figures it is given.
+//! Properties of the simulated rounds that hold for all costs.
 
 use ps_scale::{
     Bound, Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep, compute_name,
@@ -6,10 +6,10 @@ use ps_scale::{
 };
 
 const MB: u32 = 1_000_000;
-/// Bytes a second.
+/// Bandwidth of all links, in bytes per second.
 const BANDWIDTH: f64 = 1e9;
 
-/// Workers on hosts of their own and one server that keeps eight chunks of a megabyte.
+/// Workers on separate hosts, and one server with eight chunks of a megabyte.
 fn cluster(workers: usize) -> Cluster {
     Cluster {
         workers,
@@ -26,12 +26,12 @@ fn cluster(workers: usize) -> Cluster {
     }
 }
 
-/// The same eight chunks in eight parts.
+/// The same eight chunks in eight shards.
 fn sharded(workers: usize, keepers: Keepers) -> Cluster {
     Cluster { keepers, parts: vec![vec![MB]; 8], ..cluster(workers) }
 }
 
-/// A leaf takes a millisecond, nothing else takes anything.
+/// Costs in which computing a leaf takes a millisecond and everything else is free.
 fn only_compute() -> Costs {
     Costs { compute: vec![(1, 1e-3), (64, 64e-3)], ..Costs::nothing() }
 }
@@ -40,7 +40,7 @@ fn only_fold() -> Costs {
     Costs { check_byte: 1e-10, add_byte: 1e-10, update_byte: 1e-10, ..Costs::nothing() }
 }
 
-/// Something of everything.
+/// Costs in which nothing is free.
 fn everything() -> Costs {
     Costs {
         extra_node: 1e-4,
@@ -82,7 +82,8 @@ fn on_one_host_a_gradient_is_received_once_it_is_sent() {
     let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let costs = Costs { send_byte: 1e-10, receive_byte: 2e-10, ..only_compute() };
     let seconds = step_seconds(&Cluster { link, placement: Placement::Together, ..cluster(1) }, &costs);
-    // Out in one go, all chunks; then the weights likewise, as all of them are updated at once.
+    // All chunks of the gradient are sent at once, and then all chunks of the weights, since all of them are
+    // updated at once.
     check(seconds, 64e-3 + 2.0 * 8e6 * 3e-10);
 }
 
@@ -93,13 +94,14 @@ fn what_is_final_early_travels_while_the_rest_is_computed() {
     let half = 4 * MB as usize / 4;
     let whole = Costs { send_byte: 1e-9, ..only_compute() };
     let flowing = Costs {
-        // The second half of the weights is needed after a quarter, and its gradient is there after three.
+        // The second half of the weights is needed after a quarter of the time, and its gradient is complete
+        // after three quarters.
         needs: vec![(half, 0.0), (2 * half, 0.25)],
         gives: vec![(half, 0.75), (0, 1.0)],
         ..whole.clone()
     };
     check(step_seconds(&cluster, &whole), 64e-3 + 16e-3);
-    // Of each way only the first half of the chunks is waited for.
+    // In each direction, the round only waits for the first half of the chunks.
     check(step_seconds(&cluster, &flowing), 64e-3 + 8e-3);
 }
 
@@ -112,7 +114,7 @@ fn workers_share_what_is_to_be_computed() {
     check(endless(1), 64e-3);
     check(endless(4), 16e-3);
     check(endless(64), 1e-3);
-    // 64 leaves among 5: one has 13.
+    // With 64 leaves for 5 workers, one worker has 13.
     check(endless(5), 13e-3);
 }
 
@@ -123,7 +125,8 @@ fn twice_the_bandwidth_halves_a_round_that_is_bound_by_it() {
         step_seconds(&Cluster { link, ..cluster(8) }, &Costs::nothing())
     };
     check(seconds(1.0), 2.0 * seconds(2.0));
-    // All eight gradients pass the server's link one after the other, and the weights its other direction meanwhile.
+    // All eight gradients pass the server's link one after the other, while the weights pass in the other
+    // direction.
     check(seconds(1.0), 9.0 * 8e6 / BANDWIDTH);
     assert_eq!(Bound::of(&cluster(8), &everything()), Bound::Link);
 }
@@ -136,8 +139,8 @@ fn halves_for_weights_lighten_only_the_way_back() {
 
 #[test]
 fn more_shards_never_slow_a_round_down_that_is_bound_by_the_server() {
-    // With one server, checking gradients for finite values comes on top. Rounds are so short that no worker's pace is
-    // known: the first to be folded would count as the fastest.
+    // With one server, checking gradients for finite values is an additional cost. The rounds are so short
+    // that the speed of no worker is known: the one whose sum is folded first would count as the fastest.
     let costs = Costs { check_byte: 0.0, add_byte: 1e-11, update_byte: 1e-11, ..only_fold() };
     let seconds = |shards: usize| {
         let parts = (0..shards).map(|_| vec![MB; 8 / shards]).collect();
@@ -155,11 +158,12 @@ fn more_shards_never_slow_a_round_down_that_is_bound_by_the_server() {
 
 #[test]
 fn shards_beside_workers_move_as_many_bytes_as_a_ring() {
-    // Each worker sends 7 of 8 parts and then receives as many; sending and receiving overlap by all but a part.
+    // Each worker sends 7 of 8 shards and then receives as many. Sending and receiving overlap except for one
+    // shard.
     let seconds = step_seconds(&sharded(8, Keepers::Workers), &Costs::nothing());
     let ring = 2.0 * 7.0 / 8.0 * 8e6 / BANDWIDTH;
     assert!(seconds >= 0.5 * ring && seconds <= 1.05 * ring, "{seconds} s, ring: {ring} s");
-    // Nothing leaves a worker that is alone with its shard.
+    // A single worker that holds the only shard sends nothing over its link.
     let alone = Cluster { keepers: Keepers::Workers, ..cluster(1) };
     assert!(step_seconds(&alone, &Costs::nothing()) < 0.01 * ring);
 }
@@ -195,7 +199,7 @@ fn one_straggler_makes_all_wait() {
     check(seconds(0.0), 4e-3);
     check(seconds(1.0), 12e-3);
     let rare = seconds(0.02);
-    // In 1 - 0.98^16 of all steps somebody is late: 28 %.
+    // In 1 - 0.98^16 = 28 % of all steps, at least one worker is slow.
     assert!((5e-3..8e-3).contains(&rare), "{rare}");
 }
 
@@ -204,18 +208,19 @@ fn leaves_that_are_late_are_also_computed_by_another_worker() {
     let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let stragglers = Some(Stragglers { share: 0.02, factor: 1000.0 });
     let seconds = step_seconds(&Cluster { stragglers, link, ..cluster(16) }, &only_compute());
-    // Waiting for stragglers would take 4 s in 28 % of all steps; leaves count as late after 100 ms.
+    // Waiting for stragglers would take 4 s in 28 % of all steps, but leaves count as late after 100 ms.
     assert!((4e-3..0.1).contains(&seconds), "{seconds}");
 }
 
 #[test]
 fn leaves_go_to_the_workers_whose_gradients_arrive_first() {
-    // Of four workers on uneven links, some take more than 1.5 times as long as others to deliver.
+    // With four workers on uneven links, some take more than 1.5 times as long as others to send.
     let seconds = |unevenness| {
         let link = Link { bandwidth: 0.1 * BANDWIDTH, latency: 0.0, unevenness };
         step_seconds(&Cluster { link, ..cluster(4) }, &Costs { jitter: 0.01, ..only_compute() })
     };
-    // With even ranges, uneven links make steps longer by a quarter. Ranges that are several nodes double the bytes.
+    // With ranges of equal size, uneven links make steps a quarter longer. Ranges of several nodes would
+    // double the bytes.
     assert!(seconds(0.6) > 2.0 * seconds(0.0));
 }
 
@@ -227,7 +232,7 @@ fn uneven_workers_wait_for_the_last_one() {
         step_seconds(&Cluster { link, ..cluster(workers) }, &costs) / (64e-3 / workers as f64)
     };
     assert!((seconds(1) - 1.0).abs() < 0.05);
-    // The last of 16 is 1.77 standard deviations late on average.
+    // On average, the slowest of 16 workers is 1.77 standard deviations late.
     assert!((seconds(16) - 1.177).abs() < 0.03, "{}", seconds(16));
 }
 
@@ -264,7 +269,7 @@ fn workers_beyond_the_leaves_do_not_pay() {
 #[test]
 fn workers_stop_paying_where_the_servers_link_is_full() {
     let sweep = Sweep::new(&[1, 64], cluster, &only_compute());
-    // 64 ms of computing, and 8 ms of the link for each worker.
+    // Computation takes 64 ms, and the link 8 ms for each worker.
     let (workers, bound) = sweep.stops_paying.expect("the link is full long before");
     assert!(workers <= 4 && bound == Bound::Link, "{workers} {bound}");
     let beside = |workers: usize| {
