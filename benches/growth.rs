@@ -1,8 +1,8 @@
-//! How the time of a training step grows with the batch and with the model, beside its floating-point operations and
-//! the bytes it moves.
+//! How the time of a training step grows with the batch and with the model, compared with its floating-point
+//! operations and the bytes that it moves.
 //!
-//! `cargo bench -p downhill-benches --bench growth -- --svg docs/step-time.svg` measures (for less than a minute, on an
-//! idle machine), prints all points and draws them.
+//! `cargo bench -p downhill-benches --bench growth -- --svg docs/step-time.svg` measures for less than a
+//! minute, which needs an idle machine, prints all points and draws them.
 
 mod plot;
 
@@ -19,10 +19,10 @@ const FEATURES: usize = 784;
 const CLASSES: usize = 10;
 const SAMPLES: usize = 8192;
 const LEAF: usize = 32;
-/// The batch at which the model grows.
+/// The batch size with which the model grows.
 const BATCH: usize = 128;
 const THREADS: [usize; 2] = [1, 2];
-/// Times that every point is measured; all take turns, and the median counts.
+/// Number of measurements of every point. All points take turns, and the median counts.
 const ROUNDS: usize = 7;
 /// A measurement repeats the step until it takes this long.
 const LEAST_SECONDS: f64 = 0.02;
@@ -30,7 +30,8 @@ const LEAST_SECONDS: f64 = 0.02;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if !arguments.iter().any(|argument| argument == "--bench") {
-        // Built and run as a test: timing in passing would say nothing.
+        // Run as a test, this only checks that the code builds: timings beside other tests would be
+        // meaningless.
         return ExitCode::SUCCESS;
     }
     let svg = arguments.iter().position(|argument| argument == "--svg").map(|at| arguments.get(at + 1));
@@ -78,7 +79,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Points of a series, each with what it needs of operations and bytes, and what it took.
+/// A point of a series, with the operations and bytes that a step needs.
 struct Case {
     model: Model,
     batch: usize,
@@ -91,8 +92,8 @@ impl Case {
         Case { model, batch, threads }
     }
 
-    /// Forward, the gradient of the weights, and that of all inputs but the samples: a multiplication and an addition
-    /// for each weight and sample.
+    /// Floating-point operations of a step: forward pass, weight gradients, and gradients of all inputs
+    /// except the samples. Each takes one multiplication and one addition per weight and sample.
     fn operations(&self) -> f64 {
         let per_sample = |layer: usize, weights: usize| if layer == 0 { 4 * weights } else { 6 * weights };
         let layers = self.model.dense_layers().enumerate();
@@ -100,17 +101,17 @@ impl Case {
             as f64
     }
 
-    /// As if nothing stayed in a cache. Of each parameter: read forward and backward, its gradient written, and in the
-    /// update gradient, weight and velocity read and the last two written. Of each sample: read, laid out, and read
-    /// forward and for the gradient. Of each hidden unit: written and read forward, read and written backward, and
-    /// read twice for the gradient.
+    /// Bytes that a step moves if nothing stays in a cache. Each parameter is read forward and backward, its
+    /// gradient is written, and the update reads gradient, weight and velocity and writes the last two. Each
+    /// sample is read, rearranged, and read again forward and for the gradient. Each hidden unit is written
+    /// and read forward, read and written backward, and read twice for the gradient.
     fn bytes(&self) -> f64 {
         let hidden: usize = self.model.dense_layers().skip(1).map(|layer| layer.inputs).sum();
         (4 * (8 * self.model.parameters() + (4 * FEATURES + 6 * hidden) * self.batch)) as f64
     }
 }
 
-/// Times all cases, which have the same number of threads, in turn.
+/// Measures all cases, which must have the same number of threads, in turn.
 fn measure(name: String, cases: Vec<(f64, Case)>, samples: &Pixels) -> Series {
     let threads = cases[0].1.threads;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
@@ -120,7 +121,7 @@ fn measure(name: String, cases: Vec<(f64, Case)>, samples: &Pixels) -> Series {
     pool.install(|| {
         let mut repeats = Vec::new();
         for step in &mut steps {
-            // The first makes the buffers.
+            // The first step allocates buffers.
             step();
             let once = seconds(&mut *step, 1);
             repeats.push((LEAST_SECONDS / once).ceil().clamp(1.0, 1000.0) as usize);
@@ -132,7 +133,7 @@ fn measure(name: String, cases: Vec<(f64, Case)>, samples: &Pixels) -> Series {
         }
     });
     let times: Vec<f64> = times.into_iter().map(median).collect();
-    // The rate that the series reaches where it reaches most.
+    // The highest rate of the series.
     let rates = cases.iter().zip(&times).map(|((_, case), time)| case.operations() / time);
     let rate = rates.fold(0.0, f64::max);
     println!(
@@ -155,7 +156,7 @@ fn measure(name: String, cases: Vec<(f64, Case)>, samples: &Pixels) -> Series {
     Series { points: points.collect(), name, threads }
 }
 
-/// Makes the next step each time it is called.
+/// Returns a function that makes the next step on each call.
 fn step<'a>(case: &Case, samples: &'a Pixels) -> Box<dyn FnMut() + Send + 'a> {
     let plan = BatchPlan::new(1, SAMPLES, case.batch, LEAF.min(case.batch), 1_000_000, None);
     let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
@@ -171,7 +172,8 @@ fn step<'a>(case: &Case, samples: &'a Pixels) -> Box<dyn FnMut() + Send + 'a> {
     })
 }
 
-/// Bytes a second that the threads of this pool read and write, of memory that fits into no cache.
+/// Measures the bytes per second that the threads of this pool read and write in memory that does not fit
+/// into any cache.
 fn bandwidth() -> f64 {
     const ELEMENTS: usize = 1 << 24;
     let from = vec![1.0_f32; ELEMENTS];
@@ -202,7 +204,7 @@ fn name(hidden: &[usize]) -> String {
     widths.iter().map(ToString::to_string).collect::<Vec<_>>().join("-")
 }
 
-/// As many samples as the largest batches need, in memory.
+/// Samples in memory, enough for the largest batch.
 struct Pixels(Vec<f32>);
 
 impl Pixels {

@@ -1,5 +1,5 @@
-//! The products of the models' layers, one thread, beside the core's peak and beside the crates `matrixmultiply` and
-//! `gemm`, which promise nothing about bits.
+//! The matrix products of the models' layers on one thread, compared with the core's peak and with the crates
+//! `matrixmultiply` and `gemm`, which do not promise reproducible bits.
 
 use downhill_benches::main as bench;
 use ps_bench::kernel::{self, SHAPES, Shape};
@@ -7,14 +7,14 @@ use ps_bench::{Bench, Entrant, Error};
 use ps_core::Kernel;
 use std::process::ExitCode;
 
-/// The peers.
+/// The crates that compute the same products.
 #[derive(Clone, Copy)]
 enum Peer {
     Matrixmultiply,
     Gemm,
 }
 
-/// A row-major matrix or its transpose: how far apart its rows and its columns are.
+/// Strides of a row-major matrix or of its transpose: the distance between rows and between columns.
 #[derive(Clone, Copy)]
 struct Strides(isize, isize);
 
@@ -29,7 +29,7 @@ fn measure(bench: &mut Bench) -> Result<(), Error> {
     for (index, kernel) in kernels.iter().enumerate() {
         println!("\n{}, one thread", kernel.name());
         for shape in SHAPES {
-            // Peers choose the widest vectors themselves.
+            // The other crates choose the widest vectors themselves, so they run only once.
             let peers = if index == 0 { peers(shape) } else { Vec::new() };
             let rates = kernel::products(bench, shape, *kernel, peers)?;
             slower.extend(losses(&rates));
@@ -46,15 +46,15 @@ fn measure(bench: &mut Bench) -> Result<(), Error> {
     Ok(())
 }
 
-/// All products of `shape` by all peers, plain: no bias, no activation, no leaves.
+/// Returns all products of `shape` by all other crates, without bias, activation and leaves.
 fn peers<'a>(shape: Shape) -> Vec<Entrant<'a>> {
     let Shape { rows, inputs, outputs } = shape;
     let plain = |columns: usize| Strides(columns as isize, 1);
     let transposed = |columns: usize| Strides(1, columns as isize);
     let mut entrants = Vec::new();
     for (peer, name) in [(Peer::Matrixmultiply, "matrixmultiply"), (Peer::Gemm, "gemm")] {
-        // The product's extents [m, k, n], and how its operands lie: x is [rows, inputs], w is [outputs, inputs], the
-        // gradient of the outputs is [rows, outputs].
+        // For each product, its extents [m, k, n] and the strides of its operands. x is [rows, inputs], w is
+        // [outputs, inputs], and the gradient of the outputs is [rows, outputs].
         for (product, extents, left, right) in [
             ("forward", [rows, inputs, outputs], plain(inputs), transposed(inputs)),
             ("input-gradient", [rows, outputs, inputs], plain(outputs), plain(inputs)),
@@ -70,7 +70,7 @@ fn peers<'a>(shape: Shape) -> Vec<Entrant<'a>> {
     entrants
 }
 
-/// `c = a b`, where `a` is `[m, k]`, `b` is `[k, n]` and `c` is `[m, n]`, row-major.
+/// Computes `c = a b`, where `a` is `[m, k]`, `b` is `[k, n]` and `c` is `[m, n]`, all row-major.
 fn multiply(
     peer: Peer,
     [m, k, n]: [usize; 3],
@@ -81,8 +81,8 @@ fn multiply(
     assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n);
     let row = n as isize;
     match peer {
-        // SAFETY: the slices have as many elements as the extents say, and the strides are those of a whole matrix or
-        // of its transpose.
+        // SAFETY: the slices have as many elements as the extents require, and the strides are those of a
+        // complete matrix or of its transpose.
         Peer::Matrixmultiply => unsafe {
             let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
             matrixmultiply::sgemm(m, k, n, 1.0, a, a_row, a_column, b, b_row, b_column, 0.0, c, row, 1);
@@ -99,7 +99,7 @@ fn multiply(
     }
 }
 
-/// Where a peer is faster.
+/// Lists the products at which another crate is faster.
 fn losses(rates: &[(String, f64)]) -> Vec<String> {
     let mut losses = Vec::new();
     for (name, rate) in rates {

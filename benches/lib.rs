@@ -1,4 +1,5 @@
-//! What the benches share. What they measure is in `ps-bench`, as for `downhill bench`.
+//! Code that the benches share. The measurements are in `ps-bench`, because `downhill bench` makes them as
+//! well.
 //!
 //! `cargo bench -p downhill-benches --bench NAME [-- [--quick] [FIGURE…]]`
 
@@ -8,9 +9,9 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
 
-/// Runs `measure` on the figures that the command line names, of those in `groups` by default.
+/// Runs `measure` for the figures named on the command line; by default, those in `groups`.
 pub fn main(groups: &[&str], measure: impl FnOnce(&mut Bench) -> Result<(), Error>) -> ExitCode {
-    // Cargo adds --bench; without it, this is run as a test, and timing in passing would say nothing.
+    // Cargo passes --bench. Without it, this runs as a test, in which timings would be meaningless.
     let (flags, mut only): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
     let has = |flag: &str| flags.iter().any(|given| given == flag);

@@ -1,35 +1,35 @@
-//! Series of points as a picture: an SVG of two panels with logarithmic axes, in colours that can be read on white and
-//! on dark ground.
+//! Draws series of points to an SVG with two panels and logarithmic axes, in colors that are legible on light
+//! and dark backgrounds.
 
 use std::fmt::Write;
 
-/// One size of a series.
+/// A point of a series.
 pub(crate) struct Point {
-    /// Where it stands on the axis.
+    /// Position on the axis: the batch size or the model's parameters.
     pub at: f64,
-    /// Floating-point operations of a step.
+    /// Number of floating-point operations of a step.
     pub operations: f64,
-    /// Bytes that a step moves.
+    /// Number of bytes that a step moves.
     pub bytes: f64,
-    /// Seconds that a step takes.
+    /// Measured seconds of a step.
     pub measured: f64,
-    /// Seconds that it should take.
+    /// Predicted seconds of a step.
     pub predicted: f64,
 }
 
-/// Points that differ in one size only.
+/// Points that differ in a single size.
 pub(crate) struct Series {
-    /// The model.
+    /// Name of the model or of the series, for the legend.
     pub name: String,
-    /// Threads it was measured with: 1 or 2.
+    /// Number of threads: 1 or 2.
     pub threads: usize,
-    /// By ascending size.
+    /// The points in ascending order of size.
     pub points: Vec<Point>,
 }
 
 impl Series {
-    /// How much faster the time grows than the work between any two points, at most; the work grows as its operations
-    /// or its bytes, whichever grow more.
+    /// Returns the largest factor by which the time grows faster than the work between any two points. The
+    /// work grows like the operations or the bytes, whichever grow more.
     pub(crate) fn excess(&self) -> f64 {
         let pairs =
             self.points.iter().enumerate().flat_map(|(i, a)| self.points[..i].iter().map(move |b| (b, a)));
@@ -41,7 +41,7 @@ impl Series {
     }
 }
 
-/// Series over the same axis.
+/// Series over a common axis.
 pub(crate) struct Panel {
     pub title: String,
     pub x: String,
@@ -50,23 +50,23 @@ pub(crate) struct Panel {
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 520.0;
-/// The plotting areas: left edges, width, top and bottom.
+/// Edges of the plotting areas: left edges, width, top and bottom.
 const LEFT: [f64; 2] = [70.0, 550.0];
 const SPAN: f64 = 390.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 390.0;
-/// Mid-tones: each has a contrast of 3 or more with white and with near-black.
+/// Mid-tones with a contrast of at least 3 to white and to near-black.
 const INK: &str = "#7a828c";
 const COLOURS: [&str; 4] = ["#2f81f7", "#d1700f", "#2f9e4f", "#a05fe0"];
 
-/// The picture.
+/// Draws both panels.
 pub(crate) fn svg(panels: &[Panel; 2]) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
          height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\" fill=\"{INK}\" stroke-width=\"1.5\">\n\
          <title>Time of a training step by batch and by model, measured and predicted</title>\n"
     );
-    // Both panels have one scale of time, so that they can be compared.
+    // Both panels have the same time axis, so that they can be compared.
     let seconds = |panel: &Panel| -> Vec<f64> {
         panel.series.iter().flat_map(|s| &s.points).flat_map(|p| [p.measured, p.predicted]).collect()
     };
@@ -144,13 +144,13 @@ fn draw(out: &mut String, series: &Series, ink: &str, x: &impl Fn(f64) -> f64, y
     }
 }
 
-/// A disc for one thread, a ring for two.
+/// Draws a disc for one thread, or a ring for two.
 fn mark(out: &mut String, x: f64, y: f64, threads: usize, ink: &str) {
     let fill = if threads == 1 { ink } else { "none" };
     let _ = writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{fill}\" stroke=\"{ink}\"/>");
 }
 
-/// What discs, rings and lines mean.
+/// Explains discs, rings and lines.
 fn legend(out: &mut String) {
     let y = HEIGHT - 40.0;
     for (place, threads) in [1, 2].into_iter().enumerate() {

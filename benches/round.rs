@@ -1,4 +1,4 @@
-//! Synchronous rounds beside bare sockets that move the same bytes.
+//! Synchronous rounds, compared with bare sockets that move the same bytes.
 
 use std::process::ExitCode;
 

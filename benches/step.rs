@@ -1,4 +1,4 @@
-//! Training steps in one process.
+//! Training steps in a single process.
 
 use std::process::ExitCode;
 

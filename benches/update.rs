@@ -1,4 +1,4 @@
-//! The server's work on a chunk beside a copy in memory.
+//! The server's work on a chunk, compared with a copy in memory.
 
 use std::process::ExitCode;
 

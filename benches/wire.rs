@@ -1,4 +1,4 @@
-//! Bare sockets, and our stream on them.
+//! Bare sockets, and our stream on top of them.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The server's work on a chunk, on one thread, beside a copy in memory.
+//! The server's work on a chunk, on one thread, compared with a copy in memory.
 
 use crate::{Bench, Entrant, Error, Measurement, race};
 use bytes::Bytes;
@@ -12,10 +12,11 @@ use ps_plan::{BatchPlan, Node, Tree};
 use ps_proto::limits::chunk_elements;
 use std::ops::Range;
 
-/// Elements of a model whose chunks come in turn: too many for any cache.
+/// Number of elements of the model, whose chunks are processed in turn: too many for any cache.
 const ELEMENTS: usize = 8 << 20;
 
-/// Bytes that are read or written for an element: two gradients, weight, velocity; velocity, weight.
+/// Bytes read or written per element: two gradients, weight and velocity are read; velocity and weight are
+/// written.
 const BYTES: usize = 24;
 
 pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
@@ -29,7 +30,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
     let chunk = 4 * chunk_elements(ELEMENTS);
     let mut entrants = [
         Entrant::new(copy, || {
-            // Each copied byte is read and written.
+            // Each copied byte is read once and written once.
             for _ in 0..BYTES / 2 / size_of::<Element>() {
                 copied
                     .chunks_mut(chunk)
@@ -45,13 +46,13 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
     bench.tell(Measurement::new(update, updated, "GB/s").against(copy, copied))
 }
 
-/// Elements that are small and differ.
+/// Returns elements that are small and different from each other.
 fn bytes(elements: usize, seed: u32) -> Vec<u8> {
     let element = |at: u32| ((at.wrapping_mul(seed + 2_654_435_761) >> 8) as f32 / 1e9).to_le_bytes();
     (0..elements as u32).flat_map(element).collect()
 }
 
-/// Weights as a server keeps them.
+/// Weights, as a server keeps them.
 pub(crate) struct Kept {
     control: Control,
     pool: Pool,
@@ -66,7 +67,7 @@ struct Chunk {
 }
 
 impl Kept {
-    /// So many.
+    /// Creates weights with this number of elements.
     pub(crate) fn new(elements: usize, optimizer: impl Into<OptimizerParams>) -> Self {
         let optimizer = optimizer.into();
         let old = Bytes::from(bytes(elements, 3));
@@ -86,7 +87,8 @@ impl Kept {
         Kept { control, pool, chunks }
     }
 
-    /// Folds the gradients of so many leaves and updates, chunk by chunk. The weights before stay.
+    /// Folds the gradients of any number of leaves and updates the weights, chunk by chunk. The previous
+    /// weights are kept.
     pub(crate) fn step(&mut self, gradients: &[Bytes]) {
         let verdict = self.control.plain(self.control.plan().step(0));
         for Chunk { bytes, old, new, state } in &mut self.chunks {

@@ -1,22 +1,23 @@
-//! The products of one layer, one thread, beside the core's peak; and what the tree of leaves costs them.
+//! The matrix products of one layer on one thread, compared with the core's peak; and the cost of summing by
+//! leaves.
 
 use crate::{Bench, Entrant, Error, Measurement, peak, race};
 use ps_core::Kernel;
 use ps_core::gradient::LayerProducts;
 use std::fmt;
 
-/// A layer, and how many rows go through it.
+/// A layer, and the number of rows that it processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Samples.
+    /// Number of samples, the rows of the input.
     pub rows: usize,
-    /// Inputs of the layer.
+    /// Number of inputs of the layer.
     pub inputs: usize,
-    /// Its outputs.
+    /// Number of outputs of the layer.
     pub outputs: usize,
 }
 
-/// The layers of the models that are measured elsewhere.
+/// The layers of the models that other groups measure.
 pub const SHAPES: [Shape; 7] = [
     Shape::new(128, 784, 512),
     Shape::new(128, 512, 256),
@@ -27,16 +28,16 @@ pub const SHAPES: [Shape; 7] = [
     Shape::new(128, 784, 16),
 ];
 
-/// The usual leaf.
+/// The default number of samples of a leaf.
 const LEAF: usize = 32;
 
 impl Shape {
-    /// `rows` samples through a layer.
+    /// Creates the shape of a layer for `rows` samples.
     pub(crate) const fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
         Shape { rows, inputs, outputs }
     }
 
-    /// Floating-point operations of each of its products.
+    /// Number of floating-point operations of each of the layer's products.
     pub(crate) fn operations(self) -> f64 {
         2.0 * (self.rows * self.inputs * self.outputs) as f64
     }
@@ -59,11 +60,11 @@ pub(crate) fn measure(bench: &mut Bench, kernel: Kernel) -> Result<(), Error> {
     Ok(())
 }
 
-/// Races the products of `shape` against the peak, and `others`, each of which makes as many operations; gives the
-/// rates in GFLOP/s of all that took part.
+/// Races the products of `shape` against the peak and against `others`, which make as many operations each.
+/// Returns the rates in GFLOP/s of all entrants.
 ///
 /// # Errors
-/// A figure cannot be told.
+/// A figure cannot be reported.
 pub fn products(
     bench: &mut Bench,
     shape: Shape,
@@ -98,7 +99,8 @@ pub fn products(
     Ok(rates)
 }
 
-/// Bringing the layer's weight into the order in which products read it, once a step.
+/// Measures packing: once per step, the layer's weight is rearranged to the order in which the products read
+/// it.
 fn packing(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error> {
     let name = format!("kernel/packing/{shape}");
     if !bench.wants(&name) {
@@ -109,10 +111,10 @@ fn packing(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error>
     bench.tell(Measurement::new(&name, times[0] * 1e6, "us"))
 }
 
-/// Weight gradients with leaves, against one without.
+/// Measures weight gradients that are summed by leaves, against one that is not.
 ///
 /// # Errors
-/// A figure cannot be told.
+/// A figure cannot be reported.
 pub fn tree(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error> {
     let group = format!("tree/weight-gradient/{shape}");
     if !bench.wants(&group) {

@@ -1,7 +1,8 @@
-//! What Downhill does on this machine, beside what bounds it.
+//! Measures how fast Downhill runs on this machine, compared with the limits of the hardware.
 //!
-//! [`run`] makes the measurements that are asked for and reports each as soon as it is made. Machines are noisy, so
-//! nothing is timed alone: competitors take turns, and what counts is the ratio of their medians in one run.
+//! [`run`] makes the measurements that are asked for and reports each one as soon as it is made. Machines are
+//! noisy, so nothing is timed alone: competitors take turns, and the result is the ratio of their medians in
+//! one run.
 //!
 //! | name | unit | what it is | held against |
 //! | --- | --- | --- | --- |
@@ -16,14 +17,14 @@
 //! | `wire/WAY/latency` | us | half of a ping-pong | the bare socket |
 //! | `round/SIZE/tcp` | us | 2 workers' gradients to a server, added, and the sum back, over bare sockets | |
 //! | `round/SIZE/p50`, `/p99` | us | the same as a synchronous round of one server and 2 workers, who compute nothing | `tcp`; `p50` |
-//! | `round/beside-tcp/SIZE/…` | us | the same with half of the weights beside each worker; `exchange` is the bare exchange | `exchange`; `p50` |
-//! | `round/beside-unix/SIZE/…` | us | the same over Unix sockets | `exchange`; `p50` |
+//! | `round/beside-tcp/SIZE/…` | us | a round with half of the weights in each worker; `exchange` is the bare exchange | `exchange`; `p50` |
+//! | `round/beside-unix/SIZE/…` | us | the same rounds over Unix sockets | `exchange`; `p50` |
 //! | `step/MODEL/bB/tT` | samples/s | a training step in one process, batches of B, T threads | |
 //! | `cost/…` | us, ns | what the model of `downhill simulate` adds up, see [`ps_scale::Costs`] | |
 //! | `cost/compute/MODEL/leafL/tT/leaves/N` | us | a worker's share of a step: N leaves of L samples, T threads | |
-//! | `cost/compute/MODEL/leafL/tT/…` | us, x | each node more than one; how much times differ and neighbours slow down | |
+//! | `cost/compute/MODEL/leafL/tT/…` | us, x | each further node; how much times vary, and how much neighbours slow down a worker | |
 //!
-//! A ratio is the value over the value of what it is held against, both taken in the same turns.
+//! A ratio is the value divided by that of its bound, both measured in the same turns.
 
 mod cost;
 mod fold_update;
@@ -46,20 +47,20 @@ use ps_data::NoProgress;
 use ps_run::Job;
 use std::path::Path;
 
-/// What names begin with, in the order in which it is measured.
+/// Prefixes of the names of figures, in the order in which they are measured.
 pub const GROUPS: [&str; 9] =
     ["peak", "kernel", "tree", "memory", "fold-update", "wire", "round", "step", "cost"];
 
-/// Sets the process up as servers and workers are. Called once, at its start.
+/// Prepares the process like a server or worker. To be called once, at its start.
 pub fn prepare() {
     ps_host::keep_large_blocks();
 }
 
-/// Measures what is asked for. Costs are those of `run`, if there is one, and of [`RUN_FILE`] else.
+/// Measures the figures that `bench` asks for. Costs are those of `run`, or of [`RUN_FILE`] if it is `None`.
 ///
 /// # Errors
-/// A figure cannot be told, or something that was to be measured does not work on this machine. A machine that is too busy
-/// for some figure is reported in the end, after all others are measured.
+/// A figure cannot be reported, or a part of the system that is to be measured does not work on this machine.
+/// If the machine is too busy for some figures, the error comes at the end, after all others are measured.
 pub fn run(bench: &mut Bench, run: Option<&Job>) -> Result<(), Error> {
     measure(bench, run)?;
     bench.finish()
@@ -82,7 +83,7 @@ fn measure(bench: &mut Bench, run: Option<&Job>) -> Result<(), Error> {
     }
 }
 
-/// A run that needs no file but its own.
+/// Loads a run whose data is built in.
 pub(crate) fn built_in(run_file: &str) -> Result<Job, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::failed("a run", error);
     let run = RunConfig::parse(run_file, "bench", &[]).map_err(|error| failed(&error))?;

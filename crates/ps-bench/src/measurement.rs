@@ -1,37 +1,37 @@
-//! What is measured, and how it is asked for and told.
+//! Figures, which of them are asked for, and how they are reported.
 
 use crate::race::Effort;
 use std::fmt;
 
-/// A figure.
+/// A measured figure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measurement {
-    /// Its stable name, slash-separated.
+    /// Name that stays the same across versions, with parts separated by slashes.
     pub name: String,
-    /// Its value, above 0; of a `cost` at least 0.
+    /// The measured value: positive, or at least 0 for a `cost`.
     pub value: f64,
-    /// Its unit: `GFLOP/s`, `GB/s`, `us`, `ns`, `samples/s`, or `x` for a ratio.
+    /// Unit of the value: `GFLOP/s`, `GB/s`, `us`, `ns`, `samples/s`, or `x` for a ratio.
     pub unit: &'static str,
-    /// What it is held against, if there is anything.
+    /// The bound that the figure is compared with, if there is one.
     pub held: Option<Held>,
 }
 
-/// What a figure is held against.
+/// The comparison of a figure with another one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
-    /// The figure over the other one, taken in the same turns.
+    /// The figure divided by the other one, both measured in the same turns.
     pub ratio: f64,
-    /// The other one's name.
+    /// Name of the other figure.
     pub of: String,
 }
 
 impl Measurement {
-    /// A figure on its own.
+    /// Creates a figure without a comparison.
     pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Measurement { name: name.into(), value, unit, held: None }
     }
 
-    /// The same, held against another of the same unit.
+    /// Adds the comparison with another figure of the same unit, whose value is `other`.
     pub(crate) fn against(self, of: impl Into<String>, other: f64) -> Self {
         let held = Held { ratio: self.value / other, of: of.into() };
         Measurement { held: Some(held), ..self }
@@ -39,7 +39,7 @@ impl Measurement {
 }
 
 impl fmt::Display for Measurement {
-    /// A line of a table for people.
+    /// Formats the figure as a line of a table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Measurement { name, value, unit, held } = self;
         let digits = if *value < 10.0 { 3 } else { usize::from(*value < 1000.0) };
@@ -51,24 +51,24 @@ impl fmt::Display for Measurement {
     }
 }
 
-/// Why measuring ended early.
+/// Why measuring ended without all figures.
 #[derive(Debug)]
 pub enum Error {
-    /// What was measured could not be told.
+    /// A figure could not be reported.
     Report(std::io::Error),
-    /// Something did not work.
+    /// A measurement failed.
     Failed {
-        /// What was to be measured.
+        /// The measurement that failed.
         what: String,
-        /// What went wrong.
+        /// The cause of the failure.
         why: String,
     },
-    /// These figures could not be measured; all others were.
+    /// These figures could not be measured, but all others were.
     Incomplete(Vec<Error>),
 }
 
 impl Error {
-    /// `what` failed because of `why`.
+    /// Creates the error that `what` failed because of `why`.
     pub(crate) fn failed(what: &str, why: impl fmt::Display) -> Self {
         Error::Failed { what: what.into(), why: why.to_string() }
     }
@@ -89,10 +89,10 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Takes a figure as soon as it is known.
+/// Receives each figure as soon as it is measured.
 pub type Report<'a> = Box<dyn FnMut(&Measurement) -> std::io::Result<()> + 'a>;
 
-/// What is asked for, and who is told.
+/// The selection of figures, and the function that receives them.
 pub struct Bench<'a> {
     effort: Effort,
     only: Vec<String>,
@@ -101,22 +101,22 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// Everything, told to `report`.
+    /// Selects all figures and passes them to `report`.
     pub fn new(effort: Effort, report: Report<'a>) -> Self {
         Bench { effort, only: Vec::new(), report, skipped: Vec::new() }
     }
 
-    /// Only names that are, or begin with, one of these; everything if there are none.
+    /// Restricts the selection to names that begin with one of these. An empty list selects everything.
     pub fn only(self, only: Vec<String>) -> Self {
         Bench { only, ..self }
     }
 
-    /// How much time is spent.
+    /// Returns how much time to spend.
     pub(crate) fn effort(&self) -> Effort {
         self.effort
     }
 
-    /// Whether a name, or anything whose name begins with it, is asked for.
+    /// Returns whether `name`, or any name that begins with it, is selected.
     pub(crate) fn wants(&self, name: &str) -> bool {
         let within = |inner: &str, outer: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -124,7 +124,7 @@ impl<'a> Bench<'a> {
         self.only.is_empty() || self.only.iter().any(|only| within(name, only) || within(only, name))
     }
 
-    /// Goes on without the figure `name`, which cannot be measured because of `why`.
+    /// Continues without the figure `name`, which cannot be measured because of `why`.
     pub(crate) fn skip(&mut self, name: &str, why: impl fmt::Display) {
         if self.wants(name) {
             self.skipped.push(Error::failed(name, why));
@@ -142,10 +142,10 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Tells a figure if it is asked for.
+    /// Reports a figure if it is selected.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// The figure cannot be reported.
     pub(crate) fn tell(&mut self, measurement: Measurement) -> Result<(), Error> {
         if !self.wants(&measurement.name) {
             return Ok(());

@@ -1,15 +1,15 @@
-//! The most that one core can do.
+//! The peak rate of one core.
 
 use crate::{Bench, Entrant, Error, Measurement, race};
 use std::hint::black_box;
 
-/// Its name.
+/// Name of the figure.
 pub(crate) const NAME: &str = "peak/fma";
 
-/// Floating-point operations of one call of [`multiply_adds`].
+/// Number of floating-point operations of one call of [`multiply_adds`].
 pub(crate) const OPERATIONS: f64 = 2.0 * CHAINED as f64;
 
-/// Fused multiply-adds of one call.
+/// Number of fused multiply-adds of one call.
 const CHAINED: usize = 12 * 16 * 50_000;
 
 pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
@@ -20,8 +20,8 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
     bench.tell(Measurement::new(NAME, OPERATIONS / times[0] / 1e9, "GFLOP/s"))
 }
 
-/// Chains of fused multiply-adds that need no memory, on one core: their rate is the most that any product can
-/// reach. Makes [`OPERATIONS`].
+/// Runs chains of fused multiply-adds that need no memory, on one core. Their rate is an upper bound for any
+/// matrix product. Makes [`OPERATIONS`].
 pub(crate) fn multiply_adds() {
     #[cfg(target_arch = "x86_64")]
     {
@@ -49,15 +49,15 @@ pub(crate) fn multiply_adds() {
             black_box(acc);
         }
         if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor was asked for AVX-512F.
+            // SAFETY: the processor supports AVX-512F, as was just checked.
             return unsafe { avx512() };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor was asked for AVX2 and FMA.
+            // SAFETY: the processor supports AVX2 and FMA, as was just checked.
             return unsafe { avx2() };
         }
     }
-    // Sixteen vectors of four where there are such; the compiler sees to that.
+    // Sixteen vectors of four elements, on processors with such vectors; the compiler vectorizes the loop.
     let (a, b) = (black_box(0.999_f32), black_box(0.001_f32));
     let mut acc = [1.0_f32; 64];
     for _ in 0..CHAINED / acc.len() {

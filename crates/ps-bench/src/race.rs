@@ -1,18 +1,18 @@
-//! Competitors take turns; medians count.
+//! Races: competitors take turns, and the medians count.
 
 use std::time::Instant;
 
-/// How much time is spent.
+/// How much time to spend on measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// About a minute and a half for everything.
+    /// About 90 seconds for all figures.
     Full,
-    /// About a quarter of a minute.
+    /// About 15 seconds for all figures.
     Quick,
 }
 
 impl Effort {
-    /// One of two values.
+    /// Returns one of two values, depending on the effort.
     pub(crate) fn pick<T>(self, full: T, quick: T) -> T {
         match self {
             Effort::Full => full,
@@ -21,15 +21,15 @@ impl Effort {
     }
 }
 
-/// One competitor.
+/// A competitor of a race.
 pub struct Entrant<'a> {
-    /// What it is called.
+    /// Name of the figure that it produces.
     pub name: String,
     run: Box<dyn FnMut() + 'a>,
 }
 
 impl<'a> Entrant<'a> {
-    /// A competitor; `run` does its work once.
+    /// Creates a competitor; `run` does its work once.
     pub fn new(name: impl Into<String>, run: impl FnMut() + 'a) -> Self {
         Entrant { name: name.into(), run: Box::new(run) }
     }
@@ -41,14 +41,14 @@ impl<'a> Entrant<'a> {
     }
 }
 
-/// Seconds that each entrant takes for its work once: the median over turns that all take one after the other. A turn
-/// repeats what is short, so that no clock is read too often.
+/// Returns the seconds that each entrant takes to do its work once: the median over turns, in each of which
+/// all entrants run one after the other. A turn repeats short work to reduce the error of reading the clock.
 pub fn race(entrants: &mut [Entrant], effort: Effort) -> Vec<f64> {
     let turn = effort.pick(3e-3, 1e-3);
     let repeats: Vec<usize> = entrants
         .iter_mut()
         .map(|entrant| {
-            // The first time, buffers are taken and caches filled.
+            // The first run allocates buffers and fills caches.
             entrant.seconds(1);
             let once = entrant.seconds(1).max(1e-9);
             ((turn / once) as usize).max(1)
@@ -69,7 +69,7 @@ pub fn race(entrants: &mut [Entrant], effort: Effort) -> Vec<f64> {
     times.into_iter().map(median).collect()
 }
 
-/// The value below which a share `at` of all lie, by nearest rank; `None` if there are no values.
+/// Returns the quantile `at`, from 0 to 1, by nearest rank; `None` if there are no values.
 pub(crate) fn quantile(mut values: Vec<f64>, at: f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let rank = (at * values.len() as f64).ceil() as usize;
@@ -97,7 +97,7 @@ mod tests {
         let times = race(&mut entrants, Effort::Quick);
         drop(entrants);
         assert_eq!(times.len(), 2);
-        // Once to warm up, once to see how often a turn repeats it, and in three turns at least.
+        // One run to warm up, one to choose the number of repetitions, and at least three turns.
         assert!(turns.iter().all(|&turns| turns >= 5), "{turns:?}");
     }
 }

@@ -1,29 +1,29 @@
-//! Bare sockets: what any way of doing the same over this machine's kernel is held against.
+//! Bare sockets: the reference for everything that moves the same bytes through this machine's kernel.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Barrier, RwLock};
 use std::time::Instant;
 
-/// A kind of socket.
+/// A kind of socket between processes of one machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// TCP on loopback.
+    /// TCP over the loopback interface.
     Tcp,
-    /// Unix sockets.
+    /// Stream sockets of the Unix domain.
     #[cfg(unix)]
     Unix,
 }
 
 impl Way {
-    /// All that this system has.
+    /// All kinds that this system has.
     pub(crate) const ALL: &[Way] = &[
         Way::Tcp,
         #[cfg(unix)]
         Way::Unix,
     ];
 
-    /// Its part of a name.
+    /// The part that stands for this kind in names of figures.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Way::Tcp => "tcp",
@@ -32,7 +32,7 @@ impl Way {
         }
     }
 
-    /// Two ends of a connection.
+    /// Opens a connection and returns both ends.
     pub(crate) fn pair(self) -> io::Result<[Box<dyn Socket>; 2]> {
         Ok(match self {
             Way::Tcp => {
@@ -53,13 +53,13 @@ impl Way {
     }
 }
 
-/// A stream of bytes.
+/// A bidirectional stream of bytes.
 pub(crate) trait Socket: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Socket for T {}
 
-/// Seconds of each round in which two workers send `elements` elements each and get the sums back, from a server that
-/// has a thread for each of them.
+/// Returns the seconds of each round, in which two workers send `elements` elements each and get the sums
+/// back, from a server with one thread per worker.
 pub(crate) fn through_a_server(way: Way, elements: usize, rounds: usize) -> io::Result<Vec<f64>> {
     let [[near, far], [other_near, other_far]] = [way.pair()?, way.pair()?];
     let slots = [0, 1].map(|_| RwLock::new(vec![0_u8; 4 * elements]));
@@ -71,7 +71,8 @@ pub(crate) fn through_a_server(way: Way, elements: usize, rounds: usize) -> io::
             let (slots, sums, barrier, half) = (&slots, &sums, &barrier, halves[own].clone());
             scope.spawn(move || {
                 for _ in 0..rounds {
-                    // An error shows at the worker's end, too; the barrier has no way out, so this end goes on.
+                    // An error also occurs at the worker's end, which reports it. This end must continue,
+                    // because leaving would block the others at the barrier.
                     let _ = socket.read_exact(&mut write(&slots[own]));
                     barrier.wait();
                     let bytes = 4 * half.start..4 * half.end;
@@ -100,8 +101,8 @@ pub(crate) fn through_a_server(way: Way, elements: usize, rounds: usize) -> io::
     })
 }
 
-/// Seconds of each round in which two ranks send each other half of `elements` elements, add, and send each other the
-/// sums: what an all-reduce moves.
+/// Returns the seconds of each round, in which two ranks exchange half of `elements` elements, add them, and
+/// exchange the sums: the traffic of an all-reduce.
 pub(crate) fn exchange(way: Way, elements: usize, rounds: usize) -> io::Result<Vec<f64>> {
     let [near, far] = way.pair()?;
     std::thread::scope(|scope| {
@@ -130,7 +131,8 @@ pub(crate) fn exchange(way: Way, elements: usize, rounds: usize) -> io::Result<V
     })
 }
 
-/// Bytes that are written before as many are read: a socket takes so many although nobody reads them yet.
+/// Number of bytes that are written before the same number is read. A socket buffers this much without a
+/// reader, so the two ends cannot block each other.
 const BLOCK_BYTES: usize = 32 << 10;
 
 fn add(a: &[u8], b: &[u8], sum: &mut [u8]) {

@@ -1,7 +1,8 @@
-//! Synchronous rounds of real servers and workers, beside bare sockets that move the same bytes.
+//! Synchronous rounds of real servers and workers, compared with bare sockets that move the same bytes.
 //!
-//! The workers answer each assignment at once with a gradient that they have made beforehand, so that a round is what
-//! everything but computing costs: gradients out, fold, update, weights back and in their place.
+//! The workers answer each assignment immediately with a gradient that was computed beforehand. A round
+//! therefore costs everything except the computation: sending gradients, folding, the update, and
+//! distributing the new weights.
 
 use crate::race::{Effort, quantile};
 use crate::raw::{self, Way};
@@ -24,12 +25,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const WORKERS: u32 = 2;
-/// With fewer rounds than this, quantiles mean nothing.
+/// With fewer rounds than this, quantiles are meaningless.
 const MIN_ROUNDS: usize = 5;
-/// Where the system holds one worker back, it may not in the next run.
+/// Number of attempts: if the system holds one worker back, it may not do so in the next run.
 const ATTEMPTS: usize = 5;
 
-/// A size of the parameters: its name, the width of two hidden layers that has it, and how many rounds are made.
+/// A number of parameters: its name, the width of two hidden layers that gives it, and the number of rounds.
 struct Size {
     name: &'static str,
     width: usize,
@@ -74,7 +75,7 @@ fn round(
         let make = if beside { raw::exchange } else { raw::through_a_server };
         make(way, elements, size.rounds / 2).map(settled).map_err(|error| failed(&error))
     };
-    // In turn, as far as starting allows.
+    // Sockets and rounds take turns, as far as the time to start processes permits.
     let (mut sockets, mut ours) = (bare_rounds()?, Vec::new());
     for _ in 0..ATTEMPTS {
         ours.extend(settled(rounds(size, elements, way, beside).map_err(|why| failed(&why))?));
@@ -100,13 +101,13 @@ fn round(
     bench.tell(Measurement::new(p99_name, p99, "us").against(&p50_name, p50))
 }
 
-/// Without the first tenth, in which buffers are taken and windows grow.
+/// Drops the first tenth of the rounds, in which buffers are allocated and TCP windows grow.
 fn settled(mut seconds: Vec<f64>) -> Vec<f64> {
     seconds.drain(..seconds.len().div_ceil(10));
     seconds
 }
 
-/// Seconds of each round of a server and workers in which all workers took part, as one of them saw it.
+/// Seconds of each round of a server and its workers in which all workers took part, as seen by one of them.
 fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f64>, String> {
     let folder = tempfile::tempdir().map_err(|error| format!("a temporary folder: {error}"))?;
     std::fs::write(folder.path().join("two.csv"), "a,b\n1,2\n3,4\n").map_err(|error| error.to_string())?;
@@ -140,15 +141,15 @@ fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f6
     Ok(complete_rounds(&requests))
 }
 
-/// Seconds of each round in which all workers were asked for gradients, until one of them was asked for those of the next.
-///
-/// The server gives the leaves of a worker that is slow, or that the system does not let run, to the other. A round without one of
-/// the workers moves fewer gradients than the bare sockets do, and the time to the next request of a worker that was left
-/// out spans several rounds, so neither counts.
+/// Seconds of each round in which all workers were asked for gradients, until one of them was asked for those
+/// of the next step.
+/// The coordinator reassigns the leaves of a worker that is slow or not scheduled. A round without one of the
+/// workers moves fewer gradients than the bare sockets do, and the time until that worker is asked again
+/// spans several rounds, so neither counts.
 fn complete_rounds(requests: &[Request]) -> Vec<f64> {
     let mut rounds: BTreeMap<u64, BTreeMap<u32, Instant>> = BTreeMap::new();
     for request in requests {
-        // Leaves that are late are asked for again.
+        // Late leaves are requested again; the first request counts.
         rounds.entry(request.step).or_default().entry(request.worker).or_insert(request.at);
     }
     let seconds = |(step, workers): (&u64, &BTreeMap<u32, Instant>)| {
@@ -159,7 +160,7 @@ fn complete_rounds(requests: &[Request]) -> Vec<f64> {
     rounds.iter().filter_map(seconds).collect()
 }
 
-/// A thread that profilers show by name.
+/// Starts a thread with a name that profilers show.
 fn named<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
@@ -168,7 +169,7 @@ fn named<T: Send + 'static>(
     thread.map_err(|error| format!("starting a thread: {error}"))
 }
 
-/// A model of the size, and two samples: one for each worker.
+/// Returns a run file with a model of this size, and two samples: one for each worker.
 fn run_file(size: &Size) -> String {
     let Size { width, rounds, .. } = size;
     format!(
@@ -205,20 +206,20 @@ fn work(options: WorkerOptions, computer: Box<Ready>) -> Result<(), String> {
     }
 }
 
-/// Has its gradients ready, and notes when it is asked for them.
+/// A worker with precomputed gradients, which records when it is asked for them.
 struct Ready {
     worker: u32,
     requests: mpsc::Sender<Request>,
 }
 
-/// A worker is asked for gradients of a step, whose weights are all in their place by then.
+/// A request for the gradients of a step. At that time, all weights of that step have arrived.
 struct Request {
     worker: u32,
     step: u64,
     at: Instant,
 }
 
-/// Every element of every gradient.
+/// Value of every element of every gradient.
 const GRADIENT: f32 = 0.001;
 
 impl Computer for Ready {
@@ -226,14 +227,14 @@ impl Computer for Ready {
         if flow.weights(job.model.parameters()).is_none() {
             return false;
         }
-        // The receiver outlives the workers.
+        // The receiver outlives the workers, so sending does not fail.
         let _ = self.requests.send(Request { worker: self.worker, step, at: Instant::now() });
         let (tree, mut number) = (job.plan.step(step).tree(), 0);
         tree.cover_each(leaves, |node| {
             let samples = tree.leaves_of(node).len() as u64;
             *flow.node(node) = Tally { samples, ..Tally::new(job.model.classes()) };
             let gradient = flow.gradient(number);
-            // Memory that was used before is full already.
+            // A buffer that was used before already holds the value.
             if gradient[0] != GRADIENT {
                 gradient.fill(GRADIENT);
             }
@@ -248,7 +249,7 @@ impl Computer for Ready {
 mod tests {
     use super::*;
 
-    /// Requests at whole seconds: the worker, the step, and when.
+    /// Creates requests at whole seconds, from (worker, step, seconds).
     fn rounds_of(requests: &[(u32, u64, u64)]) -> Vec<f64> {
         let start = Instant::now();
         let request =
@@ -259,14 +260,14 @@ mod tests {
     #[test]
     fn a_round_lasts_until_a_worker_is_asked_again() {
         assert_eq!(rounds_of(&[(0, 0, 0), (1, 0, 1), (0, 1, 3), (1, 1, 3), (1, 2, 7)]), [3.0, 4.0]);
-        // The same leaves again, because they were late.
+        // The same leaves are requested again because they were late.
         assert_eq!(rounds_of(&[(0, 0, 0), (1, 0, 0), (0, 0, 5), (0, 1, 6)]), [6.0]);
     }
 
     #[test]
     fn rounds_without_one_of_the_workers_do_not_count() {
         assert_eq!(rounds_of(&[(0, 0, 0), (1, 0, 0), (1, 1, 2), (1, 2, 4), (0, 3, 6), (1, 3, 6)]), [2.0]);
-        // The first worker only came for the first step: no round of its was ever complete.
+        // The first worker took part only in the first step, so no later round was complete.
         assert!(rounds_of(&[(0, 0, 0), (1, 1, 2), (1, 2, 4)]).is_empty());
         assert!(rounds_of(&[]).is_empty());
     }

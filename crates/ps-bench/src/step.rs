@@ -1,4 +1,4 @@
-//! Training steps in one process.
+//! Training steps in a single process.
 
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_core::gradient::InPlace;
@@ -9,10 +9,10 @@ use ps_core::{
 use ps_plan::BatchPlan;
 use ps_plane::Plane;
 
-/// The usual leaf.
+/// The default number of samples of a leaf.
 const LEAF: usize = 32;
 
-/// Hidden layers of the models, and their batches.
+/// The models by their hidden layers, with the batches that each is measured with.
 const WORKS: [(&[usize], &[usize]); 5] = [
     (&[], &[64, 1024]),
     (&[16, 16], &[64]),
@@ -42,7 +42,7 @@ pub(crate) fn measure(bench: &mut Bench, kernel: Kernel) -> Result<(), Error> {
     Ok(())
 }
 
-/// Steps with `threads` threads.
+/// Measures steps with `threads` threads.
 fn steps(
     bench: &mut Bench,
     kernel: Kernel,
@@ -61,7 +61,7 @@ fn steps(
     bench.tell(Measurement::new(name, batch as f64 / time, "samples/s"))
 }
 
-/// A step with leaves, against one without, one thread.
+/// Measures a step with leaves against one without, on one thread.
 fn tree(
     bench: &mut Bench,
     kernel: Kernel,
@@ -87,7 +87,8 @@ fn tree(
     Ok(())
 }
 
-/// Gradient of all leaves and update, over and over, as `downhill train` does it with one worker.
+/// Computes the gradient of all leaves and updates the weights, repeatedly, as `downhill train` does with one
+/// worker.
 fn step<'a>(
     name: &str,
     kernel: Kernel,
@@ -125,7 +126,7 @@ fn model(samples: &dyn Samples, hidden: &[usize]) -> Model {
     Model::new(samples.features(), hidden, Activation::Relu, Head::Softmax, 10)
 }
 
-/// Steps without end.
+/// Returns a plan that practically never ends.
 fn plan(samples: &dyn Samples, batch: usize, leaf: usize) -> BatchPlan {
     BatchPlan::new(1, samples.len(), batch, leaf, 1_000_000, None)
 }
@@ -135,7 +136,7 @@ fn pool(threads: usize) -> Result<rayon::ThreadPool, Error> {
     pool.map_err(|error| Error::failed("a step", format!("starting threads: {error}")))
 }
 
-/// A model's widths.
+/// Formats the widths of a model as its name.
 fn name(hidden: &[usize]) -> String {
     let widths: Vec<String> = [784].iter().chain(hidden).chain(&[10]).map(ToString::to_string).collect();
     widths.join("-")

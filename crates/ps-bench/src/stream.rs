@@ -1,4 +1,4 @@
-//! Our stream between two threads of this process, over a socket.
+//! Our stream between two threads of this process, through a socket.
 
 use crate::cost::time::thread_seconds;
 use crate::raw::Way;
@@ -27,34 +27,34 @@ use tonic::codegen::http;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 
-/// The near end; the other one answers heartbeats.
+/// The near end of a stream. The far end answers heartbeats.
 pub(crate) struct Stream {
     runtime: Runtime,
     sender: mpsc::Sender<Result<FromWorker, Status>>,
     reader: Reader<FromServer>,
     busy: Arc<Busy>,
-    /// The socket's file, if it has one.
+    /// The folder of the socket file, if the socket has one.
     _folder: tempfile::TempDir,
     _close: oneshot::Sender<()>,
 }
 
-/// What the other end does with chunks.
+/// How the far end handles chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chunks {
-    /// It drops them.
+    /// Chunks are dropped on arrival.
     Drop,
-    /// It keeps them until a heartbeat, as a server keeps what it gathers.
+    /// Chunks are kept until a heartbeat, as a server keeps those that it collects.
     Keep,
 }
 
-/// How long the thread at the other end had been busy when it answered last.
+/// The CPU time of the far end's thread at its last answer.
 struct Busy {
     begun: Instant,
     ns: AtomicU64,
 }
 
 impl Stream {
-    /// Over a socket of this kind; `far` runs the other end.
+    /// Opens a stream over a socket of this kind. The far end runs on `far`.
     pub(crate) fn new(way: Way, far: Runtime, chunks: Chunks) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
         let listener = Listener::bind(&address(way, folder.path()))?;
@@ -66,7 +66,7 @@ impl Stream {
             far.block_on(async {
                 let closed = async { drop(closing.await) };
                 if let Ok(serving) = transport::serve(services, listener, &Entrance::default(), closed) {
-                    // An error shows at the near end.
+                    // An error also occurs at the near end, which reports it.
                     let _ = serving.await;
                 }
             });
@@ -82,7 +82,7 @@ impl Stream {
         Ok(Stream { runtime, sender, reader: Reader::new(body), busy, _folder: folder, _close: close })
     }
 
-    /// Sends a gradient `times` times in chunks, then a heartbeat, and waits for that to be answered.
+    /// Sends a gradient in chunks, `times` times, followed by a heartbeat, and waits for the answer.
     pub(crate) fn there_and_back(&mut self, gradient: &Bytes, times: usize) {
         let Stream { runtime, sender, reader, .. } = self;
         runtime.block_on(async {
@@ -97,18 +97,18 @@ impl Stream {
         });
     }
 
-    /// Seconds that the calling thread, and that the other end's has been busy. That one must have only one.
+    /// Seconds of CPU time of the calling thread and of the far end, whose runtime must have a single thread.
     pub(crate) fn busy(&self) -> [f64; 2] {
         [thread_seconds(self.busy.begun), 1e-9 * self.busy.ns.load(Ordering::Acquire) as f64]
     }
 }
 
-/// A runtime as those on which workers serve their connections.
+/// Creates a runtime like the one on which a worker serves its connections.
 pub(crate) fn one_thread() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// A free address.
+/// Returns a free address.
 pub(crate) fn address(way: Way, folder: &Path) -> Address {
     match way {
         Way::Tcp => Address::Tcp("127.0.0.1:0".into()),
@@ -117,7 +117,7 @@ pub(crate) fn address(way: Way, folder: &Path) -> Address {
     }
 }
 
-/// Answers each heartbeat with one.
+/// A service that answers each heartbeat with another one.
 #[derive(Clone)]
 struct Echo {
     chunks: Chunks,

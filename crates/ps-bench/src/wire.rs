@@ -1,4 +1,4 @@
-//! Sockets of this machine, bare and with the stream of the rounds on them.
+//! Sockets of this machine, bare and with our stream on top.
 
 use crate::raw::Way;
 use crate::stream::{Chunks, Stream};
@@ -7,10 +7,10 @@ use ps_proto::tensor;
 use ps_shard::transport;
 use std::io::{self, Read, Write};
 
-/// Bytes of a message that goes to and fro.
+/// Size of a message of the ping-pong, in bytes.
 const PING_BYTES: usize = 64;
 
-/// Bytes that are written at once.
+/// Number of bytes per write.
 const BLOCK_BYTES: usize = 1 << 20;
 
 pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
@@ -53,7 +53,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
     Ok(())
 }
 
-/// A bare socket; a thread at its other end.
+/// A bare socket, with a thread at its far end.
 struct Bare {
     socket: Box<dyn crate::raw::Socket>,
     bytes: usize,
@@ -61,14 +61,15 @@ struct Bare {
 }
 
 impl Bare {
-    /// Sends `bytes` bytes, of which the other end sends back the last [`PING_BYTES`].
+    /// Opens a socket. Each exchange sends `bytes` bytes, of which the far end sends back the last
+    /// [`PING_BYTES`].
     fn new(way: Way, bytes: usize) -> io::Result<Self> {
         let [near, mut far] = way.pair()?;
         std::thread::spawn(move || {
             let mut block = vec![0; BLOCK_BYTES.min(bytes)];
             loop {
                 for _ in 0..bytes / block.len() {
-                    // The near end has gone.
+                    // An error means that the near end has closed the connection.
                     if far.read_exact(&mut block).is_err() {
                         return;
                     }

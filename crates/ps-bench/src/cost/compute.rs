@@ -1,4 +1,4 @@
-//! Gradients of the run's own model: what a worker's part of a step takes.
+//! Costs of gradients of the run's own model: a worker's share of a step.
 
 use crate::cost::time::{Passing, median};
 use ps_core::gradient::Flow;
@@ -12,12 +12,14 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Turns of each number of leaves, and seconds after which they are enough.
+/// Limits on the measurement of each number of leaves: repetitions, and seconds after which there are enough
+/// of them.
 const MOST_TURNS: usize = 30;
 const ENOUGH_SECONDS: f64 = 0.08;
-/// Computations that take longer are not measured for yet more leaves: from there on they take as long for each leaf.
+/// If a computation takes longer than this, larger numbers of leaves are not measured: the time per leaf no
+/// longer changes.
 const LONG_SECONDS: f64 = 0.1;
-/// Times that all cores compute at once.
+/// Number of measurements with all cores computing at once.
 const CROWDED_TURNS: usize = 7;
 
 pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<(), String> {
@@ -40,7 +42,8 @@ pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<()
         }
     }
     if most > 1 {
-        // As many leaves, but from the second one on: they are no longer one node.
+        // The same number of leaves, but starting with the second one, so that their sum is more than one
+        // node.
         let shifted = 1..most + 1;
         let nodes = tree.cover(shifted.clone()).len();
         let one_node = costs.compute_seconds(most, 1);
@@ -50,19 +53,19 @@ pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<()
     crowd(job, threads, measured, costs)
 }
 
-/// How many times as long a worker takes if there are as many as the cores are enough for, and how much its times
-/// then differ.
+/// Measures how much slower a worker is when as many workers as the cores allow compute at once, and how much
+/// their times vary.
 fn crowd(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<(), String> {
     let crowd = (cores() / threads).max(1);
     let leaves = 0..leaves.div_ceil(crowd as u32);
     let mut workers = (0..crowd).map(|_| Worker::new(job, threads)).collect::<Result<Vec<_>, _>>()?;
     for worker in &mut workers {
-        // The first time, buffers are taken.
+        // The first computation allocates buffers.
         worker.compute(leaves.clone());
     }
     let mut passing = Passing::default();
     let (mut ratios, mut deviations) = (Vec::new(), Vec::new());
-    // Turns alone and in a crowd alternate, so that whatever else the machine does meets both.
+    // Turns alone and in a crowd alternate, so that other load of the machine affects both.
     for _ in 0..CROWDED_TURNS {
         passing.pass();
         let alone = workers[0].compute(leaves.clone());
@@ -82,13 +85,14 @@ fn crowd(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<()
         deviations.extend(crowded.iter().map(|seconds| (seconds / mean(&crowded) - 1.0).abs()));
     }
     costs.crowding = median(ratios).max(1.0);
-    // Two of three lie within one standard deviation; a few that were interrupted for long do not count.
+    // Two thirds of normally distributed values lie within one standard deviation. A quantile ignores the few
+    // computations that were interrupted for a long time.
     deviations.sort_by(f64::total_cmp);
     costs.jitter = deviations.get(deviations.len() * 2 / 3).copied().unwrap_or_default();
     Ok(())
 }
 
-/// Runs something while all other cores compute gradients.
+/// Runs `run` while all other cores compute gradients.
 pub(crate) fn beside_neighbours<T>(job: &Job, run: impl FnOnce() -> T) -> Result<T, String> {
     let mut neighbours = (1..cores()).map(|_| Worker::new(job, 1)).collect::<Result<Vec<_>, _>>()?;
     let done = AtomicBool::new(false);
@@ -132,8 +136,8 @@ impl<'a> Worker<'a> {
         Ok(Worker { job, pool, gradients: job.gradients(), weights, step: 0 })
     }
 
-    /// Mean seconds of a computation that begins with cold caches, as it does when a round's bytes have passed through
-    /// them.
+    /// Mean seconds of a computation that starts with cold caches, as it does in a run after the bytes of a
+    /// round have passed through them.
     fn seconds(&mut self, leaves: Range<u32>, passing: &mut Passing) -> f64 {
         self.compute(leaves.clone());
         let begun = Instant::now();
@@ -145,7 +149,8 @@ impl<'a> Worker<'a> {
         mean(&seconds)
     }
 
-    /// When the weights are needed in a computation, layer by layer, and when the gradients are there.
+    /// Measures when each layer's weights are needed during a computation, and when each layer's gradient is
+    /// complete.
     fn watch(&mut self, leaves: Range<u32>, costs: &mut Costs) {
         let Worker { job, pool, gradients, weights, step, .. } = self;
         let samples: &dyn Samples = &job.data.train;
@@ -161,7 +166,7 @@ impl<'a> Worker<'a> {
         (costs.needs, costs.gives) = (shares(needs), shares(gives));
     }
 
-    /// Seconds of a computation; each is of another step, as they follow each other in a run.
+    /// Seconds of a computation. Each one is of the next step, as in a run.
     fn compute(&mut self, leaves: Range<u32>) -> f64 {
         let Worker { job, pool, gradients, weights, step, .. } = self;
         let samples: &dyn Samples = &job.data.train;
@@ -177,7 +182,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Notes when it is asked for weights, of which there are never more than asked for, and when it is given gradients.
+/// Records when weights are requested and when gradients are complete. It provides exactly the weights that
+/// are requested.
 struct Watch<'a> {
     begun: Instant,
     job: &'a Job,

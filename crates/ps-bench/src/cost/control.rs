@@ -1,4 +1,4 @@
-//! The round logic, of which each event looks at every worker.
+//! Costs of the round logic, in which every event involves a loop over all workers.
 
 use ps_coord::{ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerId};
 use ps_plan::BatchPlan;
@@ -15,7 +15,7 @@ pub(crate) fn measure(plan: BatchPlan, costs: &mut Costs) {
     costs.control = (few - costs.control_worker * f64::from(FEW)).max(0.0);
 }
 
-/// Seconds for each message from or to one of so many workers, of whom each has a few leaves.
+/// Seconds per message from or to one of `workers` workers, each of which has a few leaves.
 fn message_seconds(plan: BatchPlan, workers: u32) -> f64 {
     let leaves = 4 * workers as usize;
     let plan = BatchPlan::new(plan.seed, leaves, leaves, 1, ROUNDS + 2, None);

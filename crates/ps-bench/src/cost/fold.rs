@@ -1,4 +1,5 @@
-//! What the keeper of weights does with a chunk: look whether it is finite, add, update; and a worker's copying.
+//! Costs of a chunk in the process that holds the weights (check for finite values, fold, update) and of a
+//! worker's copy.
 
 use crate::cost::time::median_seconds;
 use crate::fold_update::Kept;
@@ -15,7 +16,7 @@ pub(crate) fn measure(job: &Job, costs: &mut Costs) {
     let bytes = 4.0 * elements as f64;
     let nodes: Vec<Bytes> = (0..4).map(|_| tensor::share(vec![0.001; elements])).collect();
     let mut kept = Kept::new(elements, job.optimizer.params);
-    // The last two nodes are added by the update, the others before.
+    // The update adds the last two nodes; earlier ones are added before.
     let [two, four] = [2, 4].map(|count| median_seconds(TURNS, || kept.step(&nodes[..count])));
     costs.update_byte = two / bytes;
     costs.add_byte = ((four - two) / 2.0).max(0.0) / bytes;

@@ -1,9 +1,9 @@
-//! What the model of `ps-scale` needs to know: seconds of threads.
+//! The costs that the model of `ps-scale` needs, in seconds of threads.
 //!
-//! Each figure is taken alone, from the code that a real run goes through: gradients of the run file's own model, the
-//! folding and updating of its chunks, chunks and small messages through our stream over loopback, a message from one
-//! thread to another, the round logic. The model adds them up; whether the sum is right is found out by runs, from
-//! which no figure is taken.
+//! Each cost is measured in isolation, with the code of a real run: gradients of the run file's own model,
+//! folding and updating its chunks, sending chunks and small messages over our stream on loopback, passing a
+//! message from one thread to another, and the round logic. The model adds them up. Real runs only validate
+//! the sum; no cost is derived from them.
 
 mod compute;
 mod control;
@@ -17,17 +17,17 @@ use ps_proto::limits;
 use ps_run::Job;
 use ps_scale::{Costs, Figure};
 
-/// The name of a group of figures.
+/// Name of the group of figures.
 pub(crate) const NAME: &str = "cost";
 
-/// The run file of which costs are measured where none is given.
+/// The run file whose costs are measured if none is given.
 pub const RUN_FILE: &str = "data.train = \"digits:8192\"\nmodel.kind = \"mlp\"\nmodel.hidden = [512, 256]\n\
     train.batch = 1024\noptimizer.momentum = 0.9\nlearning_rate.initial = 0.01\n";
 
-/// Times that everything is measured: a machine that is shared with others changes from second to second.
+/// Number of repetitions of all measurements, because a shared machine changes from second to second.
 const PASSES: [usize; 2] = [5, 1];
 
-/// Tells the costs of a run whose workers compute on one thread, and on all cores.
+/// Reports the costs of a run whose workers compute on one thread, and on all cores.
 pub(crate) fn tell(bench: &mut Bench, job: &Job) -> Result<(), Error> {
     let [full, quick] = PASSES;
     let passes = bench.effort().pick(full, quick);
@@ -36,7 +36,7 @@ pub(crate) fn tell(bench: &mut Bench, job: &Job) -> Result<(), Error> {
     for (turn, &threads) in threads.iter().enumerate() {
         let compute = compute_name(job, threads);
         let figures = measure_in(passes, job, threads)?.figures(&compute);
-        // What does not depend on the number of threads is told once.
+        // Figures that do not depend on the number of threads are reported only once.
         for Figure { name, value, unit } in figures {
             if turn == 0 || name.starts_with(&compute) {
                 bench.tell(Measurement::new(name, value, unit))?;
@@ -46,15 +46,16 @@ pub(crate) fn tell(bench: &mut Bench, job: &Job) -> Result<(), Error> {
     Ok(())
 }
 
-/// Measures what rounds of a run cost whose workers compute on `threads` threads. Takes a few seconds.
+/// Measures the costs of rounds of a run whose workers compute on `threads` threads. This takes a few
+/// seconds.
 ///
 /// # Errors
-/// Something that was to be measured does not work on this machine.
+/// A part of the system that is to be measured does not work on this machine.
 pub fn measure(job: &Job, threads: usize) -> Result<Costs, Error> {
     measure_in(PASSES[0], job, threads)
 }
 
-/// The name of the figures of a run's computation, on so many threads.
+/// Returns the name of the figures for gradients of the run's model, computed on `threads` threads.
 pub fn compute_name(job: &Job, threads: usize) -> String {
     let layers = job.model.dense_layers().map(|layer| layer.outputs);
     let widths = [job.model.features()].into_iter().chain(layers);
@@ -62,7 +63,8 @@ pub fn compute_name(job: &Job, threads: usize) -> String {
     ps_scale::compute_name(&model, job.plan.leaf, threads)
 }
 
-/// The chunks of each part of the weights, in bytes, if they are cut into `parts`; parts that get none are left out.
+/// Returns the sizes in bytes of the chunks of each shard, if the weights are sharded into `parts`. Empty
+/// shards are omitted.
 pub fn parts(parameters: usize, parts: u32) -> Vec<Vec<u32>> {
     let size = limits::chunk_elements(parameters);
     let chunks = |part| {
@@ -81,7 +83,7 @@ fn measure_in(passes: usize, job: &Job, threads: usize) -> Result<Costs, Error> 
 fn pass(job: &Job, threads: usize) -> Result<Costs, String> {
     let mut costs = Costs::nothing();
     compute::measure(job, threads, &mut costs)?;
-    // While a round's bytes are on their way, every core is busy, and they are in nobody's cache.
+    // While the bytes of a round are in transit, every core is busy and the bytes are not in any cache.
     let chunks = compute::beside_neighbours(job, || {
         fold::measure(job, &mut costs);
         wire::measure_chunks(job.model.parameters(), &mut costs)

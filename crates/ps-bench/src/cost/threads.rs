@@ -1,4 +1,4 @@
-//! A message from one thread of a process to another that sleeps.
+//! Cost of a message from one thread of a process to another one that is asleep.
 
 use crate::cost::time::thread_seconds;
 use crate::stream::one_thread;
@@ -33,7 +33,7 @@ pub(crate) fn measure(costs: &mut Costs) -> io::Result<()> {
     let ended = answering.join().is_ok();
     let [passed, busy] =
         seconds.filter(|_| ended).ok_or_else(|| io::Error::other("the thread that was to answer did not"))?;
-    // Each thread hands over once a round, and is handed something once.
+    // In each round, each thread sends one message and receives one.
     costs.switch = busy / f64::from(ROUNDS);
     costs.handoff = (passed / f64::from(2 * ROUNDS) - costs.switch).max(0.0);
     Ok(())

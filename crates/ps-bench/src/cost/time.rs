@@ -1,14 +1,14 @@
-//! Clocks, and the middle of what they say.
+//! Clocks and medians.
 
 use std::time::Instant;
 
-/// The median of a few numbers.
+/// Returns the median of a few values.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// The median seconds of `turns` calls, each with cold caches, after one that does not count.
+/// Median seconds of `turns` calls, each with cold caches, after one that does not count.
 pub(crate) fn median_seconds(turns: usize, mut run: impl FnMut()) -> f64 {
     let mut passing = Passing::default();
     run();
@@ -21,10 +21,10 @@ pub(crate) fn median_seconds(turns: usize, mut run: impl FnMut()) -> f64 {
     median((0..turns).map(turn).collect())
 }
 
-/// Bytes that pass through the caches, as those of a round do: afterwards nothing from before is in them.
+/// A buffer that evicts everything else from the caches when it is read, as the bytes of a round do.
 pub(crate) struct Passing(Vec<u8>);
 
-/// More than the caches of one core hold, and about what those of all hold.
+/// More than the caches of one core hold, and about as much as those of all cores together.
 const PASSING_BYTES: usize = 32 << 20;
 
 impl Default for Passing {
@@ -40,8 +40,8 @@ impl Passing {
     }
 }
 
-/// Seconds that the calling thread has been at work on a core. Where the system does not say, seconds that have
-/// passed: then whatever waits counts as work.
+/// Seconds of CPU time of the calling thread. On systems that do not report it, elapsed seconds, which
+/// include time spent waiting.
 pub(crate) fn thread_seconds(#[cfg_attr(unix, allow(unused))] begun: Instant) -> f64 {
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     if let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID) {

@@ -1,4 +1,4 @@
-//! Chunks and small messages through our stream over loopback, one thread at each end.
+//! Costs of sending chunks and small messages over our stream on loopback, with one thread at each end.
 
 use crate::cost::time::{Passing, median};
 use crate::raw::Way;
@@ -10,22 +10,22 @@ use std::io;
 use std::time::Instant;
 
 const PINGS: usize = 500;
-/// Times that pings, and that a tensor is sent. Buffers are taken and windows grow before that.
+/// Number of measurements of pings, and of a tensor. Before them, buffers are allocated and TCP windows grow.
 const TURNS: usize = 7;
 const FIRST_TURNS: usize = 2;
 
-/// Small messages in a ping-pong, on a machine that does nothing else.
+/// Measures small messages in a ping-pong, on an otherwise idle machine.
 pub(crate) fn measure_messages(costs: &mut Costs) -> io::Result<()> {
     let nothing = Bytes::new();
     let Seconds { passed, here, there } =
         middle(|stream| (0..PINGS).for_each(|_| stream.there_and_back(&nothing, 0)))?;
-    // Each end sends and receives once.
+    // Each end sends one message and receives one.
     costs.message = (here + there) / 4.0 / PINGS as f64;
     costs.wire_wake = (passed / 2.0 / PINGS as f64 - 2.0 * costs.message).max(0.0);
     Ok(())
 }
 
-/// The chunks of a gradient, one after the other, again and again.
+/// Measures the chunks of a gradient, sent one after the other, repeatedly.
 pub(crate) fn measure_chunks(parameters: usize, costs: &mut Costs) -> io::Result<()> {
     let gradient = tensor::share(vec![0.001; parameters]);
     let Seconds { here, there, .. } = middle(|stream| stream.there_and_back(&gradient, 1))?;
@@ -34,14 +34,14 @@ pub(crate) fn measure_chunks(parameters: usize, costs: &mut Costs) -> io::Result
     Ok(())
 }
 
-/// Seconds that pass, and that the threads at both ends are busy.
+/// Elapsed seconds, and seconds of CPU time of the threads at both ends.
 struct Seconds {
     passed: f64,
     here: f64,
     there: f64,
 }
 
-/// The medians over turns, each with cold caches.
+/// Medians over all turns, each of which starts with cold caches.
 fn middle(turn: impl Fn(&mut Stream)) -> io::Result<Seconds> {
     let mut stream = Stream::new(Way::Tcp, one_thread()?, Chunks::Keep)?;
     let mut passing = Passing::default();
