@@ -1,4 +1,4 @@
-//! Server and workers as child processes, their output labelled.
+//! Child processes of the command line, whose output lines are labelled.
 
 use crate::failure::Failure;
 use ps_run::Relay;
@@ -9,17 +9,17 @@ use std::process::{self, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A child process; killed when dropped.
+/// A child process, which is killed when this is dropped.
 pub(crate) struct Child {
     process: process::Child,
     readers: Vec<JoinHandle<()>>,
 }
 
-/// What becomes of a line that a child writes.
+/// Receives the lines that a child writes.
 pub(crate) type Sink = Box<dyn FnMut(&str) + Send>;
 
 impl Child {
-    /// Starts `program`; `stdout` and `stderr` take its lines.
+    /// Starts `program`. `stdout` and `stderr` receive its lines.
     pub(crate) fn start(
         program: &Path,
         arguments: &[OsString],
@@ -28,7 +28,8 @@ impl Child {
     ) -> Result<Self, Failure> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // In a group of its own a child does not hear the terminal's Ctrl-C: it is for us to end it in order.
+        // A child in its own process group does not receive the terminal's Ctrl-C, so that we can end it in
+        // order.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
@@ -44,7 +45,7 @@ impl Child {
         Ok(Child { process, readers })
     }
 
-    /// How it ended, once it has and all its output is passed on.
+    /// Returns how the process ended, once it has ended and all its output was passed on.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
         let status = self.process.try_wait().map_err(|error| {
             Failure::Failed(format!("cannot watch process {}: {error}", self.process.id()))
@@ -57,18 +58,18 @@ impl Child {
         Ok(status)
     }
 
-    /// Its process id.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Asks it to finish what it has in hand and to end.
+    /// Asks the process to finish its current work and exit.
     pub(crate) fn ask_to_end(&mut self) {
         #[cfg(unix)]
         {
             use nix::sys::signal::{Signal, kill};
             use nix::unistd::Pid;
-            // It has not been waited for, so the id is still its own.
+            // The process has not been waited for, so its id cannot belong to another process.
             if kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM).is_ok() {
                 return;
             }
@@ -76,13 +77,13 @@ impl Child {
         self.kill();
     }
 
-    /// Has it stand still.
+    /// Suspends the process (SIGSTOP).
     #[cfg(unix)]
     pub(crate) fn hold(&self) {
         self.signal(nix::sys::signal::Signal::SIGSTOP);
     }
 
-    /// Has it go on.
+    /// Resumes the process (SIGCONT).
     #[cfg(unix)]
     pub(crate) fn go_on(&self) {
         self.signal(nix::sys::signal::Signal::SIGCONT);
@@ -90,13 +91,14 @@ impl Child {
 
     #[cfg(unix)]
     fn signal(&self, signal: nix::sys::signal::Signal) {
-        // It has not been waited for, so the id is its own; an error says that it has ended already.
+        // The process has not been waited for, so its id cannot belong to another process. An error means
+        // that it has already ended.
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.process.id() as i32), signal);
     }
 
-    /// Ends it.
+    /// Kills the process (SIGKILL).
     pub(crate) fn kill(&mut self) {
-        // An error says that it has ended already.
+        // An error means that the process has already ended.
         let _ = self.process.kill();
     }
 }
@@ -111,7 +113,7 @@ impl Drop for Child {
     }
 }
 
-/// Passes lines to `sink` until the pipe ends; a line need not be text.
+/// Passes lines to `sink` until the pipe is closed. Lines need not be valid UTF-8.
 fn read_lines(pipe: impl Read, mut sink: Sink) {
     let mut pipe = BufReader::new(pipe);
     let mut line = Vec::new();
@@ -122,12 +124,13 @@ fn read_lines(pipe: impl Read, mut sink: Sink) {
     }
 }
 
-/// A sink that shows lines, each after `label`.
+/// Returns a sink that shows each line after `label`.
 pub(crate) fn labelled(label: String, screen: Arc<Relay>) -> Sink {
     Box::new(move |line| screen.print(&format!("{label}{line}")))
 }
 
-/// A sink for a process that writes JSON: its progress is shown as ours, everything else after `label`.
+/// Returns a sink for a process that writes JSON. Its progress is shown like our own, all other lines after
+/// `label`.
 pub(crate) fn relayed(label: String, screen: Arc<Relay>) -> Sink {
     Box::new(move |line| {
         if !screen.take(line) {
@@ -136,7 +139,7 @@ pub(crate) fn relayed(label: String, screen: Arc<Relay>) -> Sink {
     })
 }
 
-/// A log line in JSON as a person reads it; anything else as it is.
+/// Formats a log line in JSON for people; other lines are unchanged.
 fn log_line(json: &str) -> String {
     let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(json) else { return json.to_string() };
     let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
@@ -152,7 +155,7 @@ fn log_line(json: &str) -> String {
     text.trim_end().to_string()
 }
 
-/// How a process ended, in words.
+/// Describes how a process ended.
 pub(crate) fn describe(status: ExitStatus) -> String {
     #[cfg(unix)]
     if let Some(number) = std::os::unix::process::ExitStatusExt::signal(&status) {
@@ -165,7 +168,7 @@ pub(crate) fn describe(status: ExitStatus) -> String {
     status.code().map_or_else(|| "ended".into(), |code| format!("ended with exit code {code}"))
 }
 
-/// The program `name` beside our own.
+/// Returns the path of the program `name` in the folder of this one.
 pub(crate) fn beside_us(name: &str) -> Result<PathBuf, Failure> {
     let ours = std::env::current_exe()
         .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;

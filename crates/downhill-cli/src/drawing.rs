@@ -1,14 +1,14 @@
-//! Images and curves in a terminal: two rows of pixels, or four of dots, to a line of characters.
+//! Draws images and curves with characters: a line contains two rows of pixels, or four of dots.
 
 use ps_data::Image;
 use ps_plot::number;
 
-/// Characters in which images are drawn side by side.
+/// Maximum total width of images drawn side by side, in characters.
 const WIDTH: usize = 100;
-/// Larger images are thinned out to this many columns.
+/// Maximum number of columns of an image; larger ones are thinned out.
 const MAX_COLUMNS: usize = 32;
 
-/// The images side by side, as many as fit on a line, each under its label. Pixels are row by row.
+/// Draws images side by side, as many as fit on a line, each below its label. Pixels are row by row.
 pub(crate) fn sheet(images: &[(Option<u8>, Vec<u8>)], image: Image) -> Vec<String> {
     let thin = image.width.div_ceil(MAX_COLUMNS).max(1);
     let (columns, rows) = (image.width / thin, image.height / thin);
@@ -35,7 +35,7 @@ pub(crate) fn sheet(images: &[(Option<u8>, Vec<u8>)], image: Image) -> Vec<Strin
     lines
 }
 
-/// The character for an upper and a lower pixel: half blocks where they differ much, shades elsewhere.
+/// Returns the character for an upper and a lower pixel: half blocks if they differ much, shades otherwise.
 fn block(upper: u8, lower: u8) -> char {
     let (upper_set, lower_set) = (upper >= 128, lower >= 128);
     match (upper_set, lower_set) {
@@ -50,15 +50,15 @@ fn block(upper: u8, lower: u8) -> char {
     }
 }
 
-/// Characters down of a curve.
+/// Height of a curve, in characters.
 const CURVE_ROWS: usize = 12;
-/// Columns before a curve, for its values.
+/// Width of the margin with the values of a curve, in characters.
 pub(crate) const CURVE_MARGIN: usize = 10;
-/// Dots across and down of a character.
+/// Number of dots of a character, horizontally and vertically.
 const DOTS: (usize, usize) = (2, 4);
 
-/// A curve through `points`, `width` characters wide behind its margin, with its minimum and maximum beside it; `mark` is
-/// a position on the x axis and its label below.
+/// Draws a curve through `points`, `width` characters wide without the margin, with its minimum and maximum
+/// in the margin. `mark` is a position on the x axis and the label below it.
 pub(crate) fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>, width: usize) -> Vec<String> {
     let range = |value: fn(&(f64, f64)) -> f64| {
         let values = points.iter().map(value);
@@ -77,7 +77,7 @@ pub(crate) fn curve(points: &[(f64, f64)], mark: Option<(f64, String)>, width: u
             let part = dot as f64 / dots;
             let at = |from: f64, to: f64| (from + (to - from) * part).round() as usize;
             let (column, row) = (at(from.0, to.0), at(from.1, to.1));
-            // Dots 1, 2, 3 and 7 of braille are the left column, 4, 5, 6 and 8 the right one.
+            // Dots 1, 2, 3 and 7 of a braille character are its left column; 4, 5, 6 and 8 are the right one.
             let bit = [[0, 1, 2, 6], [3, 4, 5, 7]][column % DOTS.0][row % DOTS.1];
             cells[row / DOTS.1][column / DOTS.0] |= 1 << bit;
         }

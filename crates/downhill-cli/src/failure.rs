@@ -1,4 +1,4 @@
-//! Why a command did not do what it was asked for.
+//! The errors of commands.
 
 use ps_config::ConfigError;
 use ps_core::trainer::Diverged;
@@ -8,17 +8,17 @@ use ps_run::{FolderError, JobError};
 use std::fmt;
 use std::process::ExitCode;
 
-/// A message for the user, and whether it is the command line or the run file that must change.
+/// A message for the user, and whether the command line or the run file must change.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Exit code 2.
+    /// The command line or the run file must change; exit code 2.
     Usage(String),
-    /// Exit code 1.
+    /// Anything else failed; exit code 1.
     Failed(String),
 }
 
 impl Failure {
-    /// 2 for usage, 1 for failure.
+    /// Returns 2 for usage errors and 1 for failures.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Usage(_) => ExitCode::from(2),

@@ -1,17 +1,18 @@
-//! Ctrl-C: the first asks to finish, the second to end at once, and the run can be resumed after either.
+//! Handles Ctrl-C: the first one asks the run to finish, the second one ends it immediately. The run can be
+//! resumed after either.
 
 use crate::failure::Failure;
 use ps_run::ResumeHint;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Exit code of a run that was stopped by a signal: that of a shell for SIGINT, so that a script does not go
-/// on as if training were done.
+/// Exit code of a run that was stopped by a signal. It is that of a shell after SIGINT, so that a script does
+/// not continue as if training were done.
 pub(crate) const STOPPED: u8 = 130;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C (or SIGTERM or SIGHUP) sets the returned flag and calls `first`; each further one calls
-/// `again`.
+/// Handles Ctrl-C, SIGTERM and SIGHUP from now on. The first one sets the returned flag and calls `first`;
+/// each further one calls `again`.
 pub(crate) fn listen(
     first: impl Fn() + Send + 'static,
     again: impl Fn() + Send + 'static,
@@ -22,7 +23,8 @@ pub(crate) fn listen(
     Ok(&STOP)
 }
 
-/// A handler for the second Ctrl-C that prints how to resume the run from its last checkpoint and ends the process.
+/// Returns a handler for the second Ctrl-C, which prints how to resume the run from its last checkpoint and
+/// exits.
 pub(crate) fn end_at_once(hint: ResumeHint) -> impl Fn() + Send + 'static {
     move || {
         hint.print();

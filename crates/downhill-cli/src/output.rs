@@ -1,9 +1,10 @@
-//! What goes to stdout and stderr.
+//! Writes to standard output and standard error.
 
 use crate::failure::Failure;
 use std::io::{self, BufWriter, ErrorKind, Write};
 
-/// Writes to stdout through `write`. A reader who closes the pipe early has what it wants: no failure.
+/// Writes to standard output. A reader that closes the pipe early has seen what it wanted, so that is not an
+/// error.
 pub(crate) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let mut stdout = BufWriter::new(io::stdout().lock());
     match write(&mut stdout).and_then(|()| stdout.flush()) {
@@ -14,23 +15,23 @@ pub(crate) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     }
 }
 
-/// Writes lines to stdout.
+/// Writes lines to standard output.
 pub(crate) fn lines(lines: &[String]) -> Result<(), Failure> {
     to_stdout(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))
 }
 
-/// Tells of an error on stderr, whether or not anybody reads it.
+/// Reports an error on standard error; write errors are ignored.
 pub(crate) fn error(message: &str) {
     let (on, off) = if ps_terminal::has_color() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     ps_terminal::print(&format!("{on}error:{off} {message}"));
 }
 
-/// Tells the user something on stderr.
+/// Writes a message for the user to standard error.
 pub(crate) fn note(message: &str) {
     ps_terminal::print(message);
 }
 
-/// Warns the user on stderr.
+/// Writes a warning to standard error.
 pub(crate) fn warn(message: &str) {
     ps_terminal::print(&format!("warning: {message}"));
 }

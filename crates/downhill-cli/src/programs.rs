@@ -1,14 +1,14 @@
-//! The command lines of all three programs, from which completions and manual pages are made.
+//! The command lines of all three programs, from which completions and manual pages are generated.
 
 use clap::{Command, CommandFactory};
 
-/// The commit that this program is built from, if it is known.
+/// The commit that this program was built from, if it is known.
 pub(crate) const COMMIT: Option<&str> = ps_version::commit!();
 
 /// The names of the programs, in the order of [`all`].
 pub(crate) const NAMES: [&str; 3] = ["downhill", "ps-server", "ps-worker"];
 
-/// The command lines of the programs.
+/// Returns the command lines of the programs.
 pub(crate) fn all() -> [Command; 3] {
     [
         crate::Arguments::command(),
@@ -25,7 +25,8 @@ mod reference;
 mod tests {
     use super::*;
 
-    /// Calls `check` with each program and each subcommand, and the words to call it. Fails with all problems that it finds.
+    /// Calls `check` with each program and subcommand, and the words that call it. Fails with all problems
+    /// that `check` adds.
     fn check_each(check: impl Fn(&str, &Command, &mut Vec<String>)) {
         fn visit(
             path: &str,
@@ -65,7 +66,7 @@ mod tests {
         });
     }
 
-    /// With its default, a summary takes one line in a terminal of 80 columns.
+    /// A summary with its default value fits on one line of a terminal with 80 columns.
     #[test]
     fn summaries_are_short_and_have_no_full_stop() {
         const FLAG_INDENT: usize = 10;
@@ -103,7 +104,7 @@ mod tests {
             problems.extend(wide.map(|line| format!("{path}: longer than 80: {line}")));
             let mut examples = 0;
             for line in text.replace("\\\n", "").lines().map(str::trim) {
-                // What a pipe, a redirection or another command gets is not ours.
+                // Pipes, redirections and other commands are not ours to check.
                 let line = line.trim_start_matches("source <(").trim_end_matches(')');
                 let end = [" | ", " > ", " && "].iter().filter_map(|end| line.find(end)).min();
                 let words: Vec<&str> = line[..end.unwrap_or(line.len())].split_whitespace().collect();

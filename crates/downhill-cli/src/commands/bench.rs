@@ -1,4 +1,4 @@
-//! `downhill bench`: how well it runs on this machine.
+//! `downhill bench`: measures how fast Downhill runs on this machine.
 
 use crate::failure::Failure;
 use ps_bench::{Bench, Effort, Error, GROUPS, Held, Measurement};
@@ -50,7 +50,7 @@ Examples:
   downhill bench --json --only cost --run examples/digits.toml > costs.jsonl
   downhill simulate examples/digits.toml --bench costs.jsonl";
 
-/// Measures and tells.
+/// Measures, and prints each figure.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for only in &arguments.only {
         let group = only.split('/').next().unwrap_or_default();
@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let mut bench = Bench::new(effort, Box::new(tell)).only(arguments.only.clone());
     match ps_bench::run(&mut bench, job.as_ref()) {
-        // A reader who closes the pipe early has what it wants.
+        // A reader that closes the pipe early has seen what it wanted.
         Err(Error::Report(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Failure::Failed(error.to_string())),
         Ok(()) if !told.get() => {

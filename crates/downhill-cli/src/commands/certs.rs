@@ -1,4 +1,5 @@
-//! `downhill certs`: a private authority and certificates for the processes of one cluster.
+//! `downhill certs`: creates a private certificate authority, and certificates for the processes of a
+//! cluster.
 
 use crate::failure::Failure;
 use crate::output;
@@ -52,22 +53,22 @@ Examples:
 
 Copy ca.pem and one certificate with its key to each machine. Keep ca-key.pem private: it can sign further certificates.";
 
-/// What every server's certificate is good for.
+/// Names for which the certificate of every server is valid.
 const OWN_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// A clock that is behind must not find them not valid yet.
+/// Certificates are valid from this long before now, for machines whose clock is behind.
 const SLACK: Duration = Duration::from_secs(3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Makes them, writes them, tells of them.
+/// Creates the certificates, writes them and prints how to use them.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let folder = &arguments.out;
     let hosts: Vec<String> =
         OWN_HOSTS.iter().map(|host| (*host).to_owned()).chain(arguments.hosts.iter().cloned()).collect();
     let authority = Authority::new(arguments)?;
     use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
-    // A server that keeps a part of the weights calls its coordinator, so it is both.
+    // A server that holds a shard calls the coordinator, so it is both a server and a client.
     let mut files = vec![
         (folder.join("ca.pem"), authority.issuer.pem(), Secrecy::Public),
         (folder.join("ca-key.pem"), authority.issuer.key().serialize_pem(), Secrecy::Private),
@@ -86,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             false => add(&name, std::slice::from_ref(&name), &[ClientAuth])?,
         }
     }
-    // All or nothing, as far as it can be known beforehand.
+    // Nothing is written if any of the files exists, as far as that can be known beforehand.
     if let Some((path, ..)) = files.iter().find(|(path, ..)| path.symlink_metadata().is_ok()) {
         return Err(Failure::Failed(format!(
             "{}: it is there already and is not overwritten; choose another --out",
@@ -109,7 +110,7 @@ enum Secrecy {
     Private,
 }
 
-/// What signs all others.
+/// The certificate authority that signs all other certificates.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     until: SystemTime,
@@ -126,7 +127,7 @@ impl Authority {
         Ok(Authority { issuer, until })
     }
 
-    /// A certificate and its key, both in PEM.
+    /// Issues a certificate, and returns it with its key, both in PEM.
     fn issue(
         &self,
         name: &str,
@@ -154,7 +155,7 @@ fn params(name: &str, hosts: &[String], until: SystemTime) -> Result<Certificate
     Ok(params)
 }
 
-/// A file that was not there before.
+/// Creates a file, which must not exist.
 fn create(path: &Path, secrecy: Secrecy) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -183,7 +184,7 @@ fn unmade(error: &dyn Display) -> Failure {
     Failure::Failed(format!("making a certificate: {error}"))
 }
 
-/// What was written, and how it is used.
+/// Prints the files and the flags to use them.
 fn tell(arguments: &Arguments, files: &[(PathBuf, String, Secrecy)]) {
     let folder = arguments.out.display();
     let flags = |name: &str| {
@@ -209,9 +210,9 @@ fn tell(arguments: &Arguments, files: &[(PathBuf, String, Secrecy)]) {
     if arguments.workers > SHOWN {
         lines.push(format!("  and so on up to worker-{}", arguments.workers));
     }
-    // The files are there; a reader who has gone is no failure.
+    // The files are written, so a closed pipe is not a failure.
     let _ = output::lines(&lines);
 }
 
-/// Workers whose command is shown.
+/// Number of workers whose command is shown.
 const SHOWN: u16 = 2;

@@ -1,4 +1,4 @@
-//! `downhill completions`: what shells need to complete command lines.
+//! `downhill completions`: prints completion scripts for shells.
 
 use crate::failure::Failure;
 use crate::{output, programs};
@@ -44,7 +44,7 @@ Zsh reads ~/.zfunc if ~/.zshrc contains the following lines:
   fpath+=~/.zfunc
   autoload -Uz compinit && compinit";
 
-/// Prints a script, or writes all.
+/// Prints one script, or writes all of them.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Some(folder) = &arguments.out else {
         let mut script = Vec::new();

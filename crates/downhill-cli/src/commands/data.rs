@@ -1,4 +1,4 @@
-//! `downhill data`: what a source holds.
+//! `downhill data`: shows the content of data sources.
 
 use crate::failure::Failure;
 use crate::{drawing, output};
@@ -48,14 +48,14 @@ Examples:
   downhill data inspect idx:images.gz,labels.gz
   downhill data inspect examples/digits.toml";
 
-/// What a run file needs besides data, for sources without one.
+/// The keys besides `data` that a run file needs, for sources without one.
 const REST: &str = "model.kind = \"linear\"\nlearning_rate.initial = 1";
-/// At most this many columns, classes and texts of a column are listed.
+/// Maximum number of columns, classes and values of a column that are listed.
 const MAX_COLUMNS: usize = 60;
 const MAX_CLASSES: usize = 30;
 const MAX_TEXTS: usize = 5;
 
-/// Prints what was found.
+/// Prints a description of each source.
 pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
     let Command::Inspect(arguments) = command;
     let path = PathBuf::from(&arguments.what);
@@ -166,7 +166,7 @@ fn describe_columns(columns: &[ColumnSummary], lines: &mut Vec<String>) {
     }
 }
 
-/// The numbers of a column and its commonest texts.
+/// Describes the numbers and the most frequent strings of a column.
 fn cells(column: &ColumnSummary) -> String {
     let mut parts = Vec::new();
     if let Some([low, mean, high]) = column.range {
@@ -193,7 +193,7 @@ fn row(lines: &mut Vec<String>, name: &str, value: &str) {
     lines.push(format!("  {name:<10} {value}").trim_end().to_string());
 }
 
-/// A value with four digits that count.
+/// Formats a value with four significant digits.
 fn number(value: f32) -> String {
     let magnitude = value.abs();
     if value == 0.0 || (value.fract() == 0.0 && magnitude < 1e7) {

@@ -1,4 +1,4 @@
-//! `downhill diff`: in what two runs differ, and from which step on.
+//! `downhill diff`: compares two runs, and finds the first step at which they differ.
 
 use crate::failure::Failure;
 use crate::output;
@@ -35,7 +35,7 @@ Exit codes:
   1  the weights differ
   2  the weights cannot be compared";
 
-/// Compares and prints.
+/// Compares the runs and prints the differences.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let [first, second] = [&arguments.first, &arguments.second].map(|folder| read(folder));
     let (first, second) = (first?, second?);
@@ -53,7 +53,7 @@ fn read(folder: &Path) -> Result<PastRun, Failure> {
     })
 }
 
-/// A line for each key of the run files that differs, and for what else the runs were made of.
+/// Returns a line for each key of the run files that differs, and for differences of data and numerics.
 fn configuration(first: &PastRun, second: &PastRun) -> Result<Vec<String>, Failure> {
     let mut lines = Vec::new();
     let (a, b) = (keys(first)?, keys(second)?);
@@ -79,7 +79,7 @@ fn configuration(first: &PastRun, second: &PastRun) -> Result<Vec<String>, Failu
     Ok(lines)
 }
 
-/// The keys of a run file and their values, as text.
+/// Returns the keys of a run file with their values in TOML.
 fn keys(run: &PastRun) -> Result<BTreeMap<String, String>, Failure> {
     let table: toml::Table = run.run.parse().map_err(|error| {
         Failure::Failed(format!("{}: its run.toml cannot be read: {error}", run.folder.display()))
@@ -128,7 +128,7 @@ fn results(first: &PastRun, second: &PastRun) -> Vec<String> {
     lines
 }
 
-/// Where the weights parted, and the exit code that says so.
+/// Describes at which step the weights diverged, and returns the exit code for that.
 fn weights(first: &PastRun, second: &PastRun) -> (String, u8) {
     let other: BTreeMap<u64, &HashLine> = second.hashes().map(|line| (line.step, line)).collect();
     let common: Vec<(&HashLine, &HashLine)> =
@@ -162,7 +162,7 @@ fn weights(first: &PastRun, second: &PastRun) -> (String, u8) {
     }
 }
 
-/// The beginning of a hash.
+/// Returns the first digits of a hash.
 fn short(hash: &str) -> String {
     hash.chars().take(12).collect()
 }

@@ -1,4 +1,4 @@
-//! `downhill evaluate`: the metrics of saved weights.
+//! `downhill evaluate`: measures saved weights.
 
 use crate::failure::Failure;
 use crate::output;
@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A line for each class: how many samples it has and the share of them predicted as another.
+/// Returns a line for each class with the number of its samples and its error rate.
 fn class_lines(classes: &[ClassErrors]) -> Vec<String> {
     let width = classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0);
     let known = classes.iter().filter(|class| class.samples > 0);

@@ -1,4 +1,4 @@
-//! `downhill man`: the manual pages of all programs.
+//! `downhill man`: prints the manual pages of all programs.
 
 use crate::failure::Failure;
 use crate::{output, programs};
@@ -33,7 +33,7 @@ Examples:
   downhill man train | man -l -
   downhill man --out ~/.local/share/man/man1";
 
-/// Prints a page, or writes all.
+/// Prints a page, or writes all of them.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let pages = pages();
     let Some(folder) = &arguments.out else {
@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// All pages with their names, each program's before those of its subcommands.
+/// Returns all pages with their names. The page of a program comes before those of its subcommands.
 fn pages() -> Vec<(String, Command)> {
     fn collect(command: &Command, pages: &mut Vec<(String, Command)>) {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name());
@@ -79,7 +79,7 @@ fn pages() -> Vec<(String, Command)> {
 fn render(command: &Command, out: &mut dyn io::Write) -> io::Result<()> {
     let version = command.get_version().unwrap_or_default().to_owned();
     let command = command.clone().subcommand_value_name("COMMAND").subcommand_help_heading("COMMANDS");
-    // With an empty date, which is the default, the arguments of the title would move up.
+    // An empty date, which is the default, would shift the arguments of the title.
     let man =
         Man::new(command.clone()).date(" ").source(format!("Downhill {version}")).manual("Downhill Manual");
     man.render_title(out)?;
@@ -98,8 +98,8 @@ fn render(command: &Command, out: &mut dyn io::Write) -> io::Result<()> {
     roff.to_writer(out)
 }
 
-/// The text after the options as sections: clap_mangen would fill lines and join examples. Headings begin sections, indented
-/// lines are left as they are, all else is paragraphs.
+/// Formats the text after the options as sections. Headings start a section, indented lines are kept, and
+/// everything else becomes paragraphs. clap_mangen itself would join the lines of examples.
 fn sections(text: &str) -> Roff {
     let mut roff = Roff::new();
     let mut is_filled = true;

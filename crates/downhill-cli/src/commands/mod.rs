@@ -1,4 +1,4 @@
-//! One command per file.
+//! The subcommands, one per file.
 
 pub(crate) mod bench;
 pub(crate) mod certs;
@@ -28,8 +28,8 @@ use ps_data::{Progress, Split};
 use ps_run::{DataProgress, Job, JobError, Style};
 use std::path::Path;
 
-/// Opens a run's folder or its file of weights, and reads its data again. `sets` override keys of the run file, `data_root` says
-/// where the data lies now, if not where it lay then.
+/// Opens a run, given its folder or its weights file, and reads its data again. `sets` override keys of the
+/// run file, and `data_root` is the folder of the data if it has moved.
 fn open_run(
     path: &Path,
     sets: &[String],
@@ -40,20 +40,20 @@ fn open_run(
     Ok(SavedRun::open(path, sets, data_root, |run, root| load(run, root, &progress))?)
 }
 
-/// Loads the data of a run, of which what lies at URLs is fetched; relative paths start at `root`.
+/// Loads the data of a run. Sources with URLs are downloaded; relative paths start at `root`.
 fn load(run: RunConfig, root: &Path, progress: &dyn Progress) -> Result<Job, JobError> {
     let local = ps_fetch::localized_config(&run.data, progress)?;
     Job::load_local(run, &local, root, progress)
 }
 
-/// Reads the source of a flag as `model` needs it; relative paths start at the current folder.
+/// Reads the source of a flag and encodes it for `model`. Relative paths start at the current folder.
 fn read_data(model: &Model, source: &str, is_labelled: bool, style: Style) -> Result<Split, Failure> {
     let progress = DataProgress::new(style);
     let data = Dataset::open(&ps_fetch::localized(source, &progress)?)?;
     Ok(model.encode(&data, is_labelled, &progress)?)
 }
 
-/// Sets up the pool that everything computes on.
+/// Sets up the global thread pool.
 pub(crate) fn threads(threads: Option<u16>) -> Result<(), Failure> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, usize::from));
     pool.build_global().map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))

@@ -1,4 +1,4 @@
-//! `downhill predict`: what saved weights say of new samples, as CSV.
+//! `downhill predict`: writes the predictions of saved weights for new samples as CSV.
 
 use crate::failure::Failure;
 use crate::output;
@@ -45,7 +45,7 @@ Examples:
   downhill predict runs/digits-1 --data digits:100 --output predictions.csv
   downhill predict runs/digits-1 --data digits:100 | head";
 
-/// Writes the predictions.
+/// Reads the samples and writes the predictions.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
@@ -67,12 +67,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates the file `path`, whole or not at all; an existing file is never replaced.
+/// Creates the file `path` atomically. An existing file is never replaced.
 fn write_new(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let failed = |error| Failure::from(DataError::File { path: path.into(), error });
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut aside = tempfile::Builder::new();
-    // The permissions of any new file; by default only the owner could read a temporary one.
+    // Sets the permissions of any new file. By default, only its owner can read a temporary file.
     #[cfg(unix)]
     aside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let aside = aside.tempfile_in(folder).map_err(failed)?;
@@ -107,7 +107,7 @@ fn write_table(predictions: &Predictions, head: Head, out: &mut dyn Write) -> io
     csv.flush()
 }
 
-/// The error as the writer below gave it, whose kind says whether a pipe was closed.
+/// Returns the error of the underlying writer, whose kind says whether a pipe was closed.
 fn io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,

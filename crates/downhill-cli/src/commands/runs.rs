@@ -1,4 +1,4 @@
-//! `downhill runs`: the runs that are there, and what came of them.
+//! `downhill runs`: lists runs and their results.
 
 use crate::failure::Failure;
 use crate::output;
@@ -28,7 +28,7 @@ Examples:
   downhill runs runs results
   downhill runs --json | jq -r 'select(.state == \"unfinished\") .folder'";
 
-/// Prints a table.
+/// Prints a table, or one JSON object per run.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut runs = Vec::new();
     for folder in &arguments.folders {
@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The run in `folder`, or those in the folders there.
+/// Finds the run in `folder`, or the runs in its subfolders.
 fn find(folder: &Path, runs: &mut Vec<PastRun>) -> Result<(), Failure> {
     if let Some(run) = PastRun::read(folder)? {
         runs.push(run);
@@ -62,7 +62,7 @@ fn find(folder: &Path, runs: &mut Vec<PastRun>) -> Result<(), Failure> {
         let path = entry.map_err(failed)?.path();
         match PastRun::read(&path) {
             Ok(run) => runs.extend(run),
-            // The others are still worth a line.
+            // A run that cannot be read does not hide the others.
             Err(error) => output::warn(&error.to_string()),
         }
     }
@@ -80,7 +80,7 @@ fn as_json(run: &PastRun) -> String {
 
 const HEADINGS: [&str; 8] =
     ["run", "state", "steps", "training", "validation", "test", "took", "weights sha256"];
-/// Results matter most: the hash is abbreviated first and dropped before them.
+/// Results are most important: in a narrow terminal, the hash is abbreviated and omitted before them.
 const NARROWING: [Narrow; 9] = [
     Narrow::Shorten(7, 8, |hash, digits| hash.chars().take(digits).collect()),
     Narrow::Drop(6),
@@ -129,7 +129,7 @@ fn row(run: &PastRun) -> [String; 8] {
     ]
 }
 
-/// What people ask for first.
+/// Formats the most important metrics.
 fn short(measures: &Measures) -> String {
     match (measures.accuracy, measures.r_squared) {
         (Some(accuracy), _) => format!("{:.2} %", 100.0 * accuracy),

@@ -1,4 +1,4 @@
-//! `downhill status`: how far a run is, who takes part, and what it waits for.
+//! `downhill status`: shows the progress of a run, its workers, and what it waits for.
 
 use crate::failure::Failure;
 use crate::output;
@@ -41,11 +41,11 @@ Examples:
   downhill status 127.0.0.1:4370 --checkpoint
   downhill status unix:/run/downhill.sock --json";
 
-/// A checkpoint that was asked for is looked for this often, so many times.
+/// Interval and number of checks for a checkpoint that was requested.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 3000;
 
-/// Asks and shows.
+/// Asks the server for its status and prints it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let runtime = observe::runtime().map_err(failed)?;
     if arguments.checkpoint {
@@ -67,7 +67,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         std::thread::sleep(Duration::from_secs(pause));
         match runtime.block_on(observe::status(&arguments.server, &arguments.security)) {
             Ok(report) => show(&report, arguments)?,
-            // It was there: its end is the end of the watch.
+            // The server answered before, so a lost connection means that it has exited. That is the regular
+            // end of --watch.
             Err(error) => {
                 output::note(&format!("{}: the server is gone: {error}", arguments.server));
                 return Ok(ExitCode::SUCCESS);
@@ -89,7 +90,7 @@ fn show(report: &Report, arguments: &Arguments) -> Result<(), Failure> {
     match (arguments.watch, size) {
         (Some(_), Some((rows, _))) => output::to_stdout(|out| out.write_all(picture(lines, rows).as_bytes())),
         (Some(_), None) => {
-            // A blank line separates one report from the next.
+            // A blank line separates reports.
             lines.push(String::new());
             output::lines(&lines)
         }
@@ -97,10 +98,10 @@ fn show(report: &Report, arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Text that redraws a terminal of `rows` rows without flicker: each line overwrites its row, and the rest of the previous
-/// picture is erased.
+/// Formats text that redraws a terminal of `rows` rows without flicker: each line overwrites its row, and the
+/// rest of the previous text is erased.
 fn picture(mut lines: Vec<String>, rows: usize) -> String {
-    // The cursor is below the last line.
+    // The cursor is on the row below the last line, which must also fit.
     let most = rows.saturating_sub(1).max(1);
     if lines.len() > most {
         let hidden = lines.len() - (most - 1);

@@ -35,7 +35,7 @@ Examples:
   downhill stop train.example:4370 --admin-token-file admin-token
   downhill stop unix:/run/downhill.sock";
 
-/// Asks the server, and waits until it has saved the run.
+/// Asks the server to end the run, and waits until it has saved the run.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let runtime = observe::runtime().map_err(failed)?;
     let admin = arguments.admin_token_file.as_deref();

@@ -1,4 +1,4 @@
-//! `downhill bench` as a program reads it. How fast anything is, is not asked here.
+//! The output of `downhill bench` for programs. Its speed is not checked here.
 
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -51,7 +51,7 @@ fn every_line_is_a_figure_with_a_name_of_its_own() {
     ] {
         assert!(names.contains(name), "{name} is not in {names:?}");
     }
-    // What was not asked for is not measured.
+    // Only the selected figures are measured.
     assert!(
         !names.iter().any(|name| name.starts_with("memory") || name.starts_with("round/1MB")),
         "{names:?}"

@@ -1,4 +1,5 @@
-//! The real binary on a tiny run: same bits whatever the flags, results where they belong, errors as promised.
+//! The real binary on a tiny run: all flags give the same bits, results are in the right place, and errors
+//! are as documented.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ momentum = 0.9
 initial = 0.05
 "#;
 
-/// A folder of its own, with the run file in it, in which the binary is run.
+/// A temporary folder with the run file, in which the binary is run.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -46,14 +47,14 @@ impl Place {
         self.command(arguments).output().unwrap()
     }
 
-    /// Standard output of a run that must succeed.
+    /// Returns the standard output of a command, which must succeed.
     fn succeed(&self, arguments: &str) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "downhill {arguments}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// Standard error of a run that must end with `code`.
+    /// Returns the standard error of a command, which must exit with `code`.
     fn fail(&self, arguments: &str, code: i32) -> String {
         let output = self.run(arguments);
         let error = text(&output.stderr);
@@ -143,7 +144,7 @@ fn a_run_leaves_its_run_file_metrics_weights_and_summary() {
     assert_eq!(last["validation"], summary["validation"]);
     assert!(last["train"]["class_errors"]["7"].is_number() && last["samples_per_second"].is_number());
 
-    // The run file as resolved is a run file, of the same run.
+    // A resolved run file is a valid run file of the same run.
     let again = place.succeed("train results/first/run.toml --data-root . --out results/second");
     assert_eq!(hash(&again), hash(&stdout));
     let weights = |run: &str| fs::read(place.path(run).join("weights.safetensors")).unwrap();

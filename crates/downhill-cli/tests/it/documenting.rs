@@ -13,7 +13,7 @@ fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What bash proposes for the last word of `line`, with the script of its first.
+/// Returns bash's completions of the last word of `line`, with the completion script of its first word.
 fn completed(line: &str) -> Vec<String> {
     let program = line.split(' ').next().unwrap();
     let script = succeed(&["completions", "bash", program]);

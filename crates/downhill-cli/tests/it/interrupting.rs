@@ -1,4 +1,4 @@
-//! Ctrl-C in the middle of a run: the step in hand is finished, the results are written, and the run can be resumed.
+//! Ctrl-C during a run: the current step is finished, the results are written, and the run can be resumed.
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read};
@@ -32,11 +32,11 @@ fn an_interrupted_run_writes_what_it_has_and_ends_with_130() {
             .spawn()
             .unwrap();
         let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
-        // Training is under way once an epoch is told of.
+        // After an epoch is reported, training is certainly under way.
         assert!(progress.next().unwrap().unwrap().starts_with("epoch 1/"));
         let id = child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-        // Drained, or the run would stand still on a full pipe.
+        // The pipe must be drained, or the run would block when it is full.
         std::thread::spawn(move || progress.for_each(drop));
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(130));
@@ -48,7 +48,7 @@ fn an_interrupted_run_writes_what_it_has_and_ends_with_130() {
     }
 }
 
-/// Runs a command until its standard error has a line that `is_enough` accepts, then interrupts it.
+/// Runs a command until a line on its standard error satisfies `is_enough`, then interrupts it.
 fn interrupted(command: &mut Command, is_enough: impl Fn(&str) -> bool) -> Output {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -78,12 +78,12 @@ fn the_command_that_an_interrupted_run_prints_resumes_it() {
     assert_eq!(stopped.status.code(), Some(130));
     let printed = printed_command(&stopped);
     assert!(printed.ends_with(" --out 'runs/my run-1'"), "{printed}");
-    // exec, so that the signal reaches the run and not the shell.
+    // exec makes the signal reach the run instead of the shell.
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("exec {printed}")]).current_dir(place.path());
     let resumed = interrupted(&mut shell, |line| line.starts_with("going on after "));
     assert_eq!(resumed.status.code(), Some(130));
-    // The folder is named by now, so that the same command goes on.
+    // The command now names the folder, so the same command resumes the run again.
     assert_eq!(printed_command(&resumed), printed);
     assert!(!Path::new(place.path()).join("runs/my run-2").exists());
 }
@@ -99,7 +99,7 @@ fn a_quiet_run_that_is_interrupted_prints_its_hash_alone() {
     let place = tempfile::tempdir().unwrap();
     std::fs::write(place.path().join("endless.toml"), ENDLESS).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_downhill"));
-    // A warning shows that the run is under way.
+    // A warning shows that training is under way.
     command.args(["train", "endless.toml", "--quiet", "--set", "learning_rate.initial=100"]);
     command.args(["--set", "guard.mode=warn"]).current_dir(place.path());
     let output = interrupted(&mut command, |line| line.starts_with("warning: step "));

@@ -1,4 +1,4 @@
-//! `launch` needs two more binaries; what it says when they are not there.
+//! `downhill launch` explains that it needs two more binaries if they are missing.
 
 use std::fs;
 use std::process::Command;

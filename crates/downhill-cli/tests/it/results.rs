@@ -1,4 +1,5 @@
-//! The results of a run are complete and correct, and what is computed from them later does not change silently.
+//! The results of a run are complete and correct, and what is computed from them later does not change
+//! silently.
 #![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use serde_json::Value;
@@ -21,7 +22,7 @@ leaf = 4
 initial = 0.5
 "#;
 
-/// A folder with a run file and its data.
+/// A temporary folder with a run file and its data.
 struct Place {
     folder: PathBuf,
     _parent: tempfile::TempDir,
@@ -56,7 +57,7 @@ impl Place {
         command.output().unwrap()
     }
 
-    /// Standard output and error of a run that must succeed.
+    /// Returns the standard output and error of a command, which must succeed.
     fn succeed(&self, arguments: &str) -> [String; 2] {
         let output = self.run(arguments);
         let [out, error] =
@@ -65,7 +66,7 @@ impl Place {
         [out, error]
     }
 
-    /// Standard error of a run that must end with `code`.
+    /// Returns the standard error of a command, which must exit with `code`.
     fn fail(&self, arguments: &str, code: i32) -> String {
         let output = self.run(arguments);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -75,7 +76,7 @@ impl Place {
     }
 }
 
-/// Two classes, not quite told apart by a line; a column of three categories.
+/// Two classes that a line does not quite separate, with a column of three categories.
 fn table(rows: u32) -> String {
     let row = |row: u32| {
         let (a, b) = (row * 7 % 23, row * 5 % 19);
@@ -92,7 +93,8 @@ fn summary(folder: &Path) -> Value {
 #[test]
 fn weights_that_are_restored_are_measured_on_the_whole_training_part() {
     let place = Place::new();
-    // No validation is better than the first by so much: the run stops early, or goes back after its last step.
+    // No validation improves on the first one by enough, so the run stops early, or goes back after its last
+    // step.
     for (out, patience) in [("stopped", 2), ("restored", 50)] {
         let sets = format!("--set train.early_stopping={patience} --set train.min_delta=100");
         let [stdout, _] = place.succeed(&format!("train run.toml --out {out} {sets}"));
@@ -145,7 +147,7 @@ fn answers_do_not_change_with_the_training_data() {
     }
     let error = place.fail("evaluate run --set data.standardize=false", 1);
     assert!(error.contains("is not what the run was trained on"), "{error}");
-    // The same content, written in another way, gives the same answers; so does a copy elsewhere.
+    // The same content in another format gives the same results; so does a copy in another folder.
     place.write("train.csv", &good.replace('\n', "\r\n"));
     for (command, before) in commands.iter().zip(&before) {
         assert_eq!(place.succeed(command), *before, "{command}");
@@ -153,7 +155,7 @@ fn answers_do_not_change_with_the_training_data() {
     fs::create_dir(place.path("copy")).unwrap();
     place.write("copy/train.csv", &good).write("train.csv", "gone");
     assert_eq!(place.succeed("predict run --data csv:new.csv --data-root copy"), before[0]);
-    // Another test source is measured, with a word about it.
+    // Another test source is measured, and a note says so.
     place.write("train.csv", &good).write("test.csv", &table(20));
     let [_, note] = place.succeed("evaluate run --set data.test=csv:test.csv");
     assert!(note.contains("not that of the run"), "{note}");
@@ -168,7 +170,7 @@ fn a_folder_whose_name_is_no_text_costs_no_run() {
     let hash = stdout.lines().last().unwrap().to_string();
     let [evaluated, _] = place.succeed("evaluate runs/run-1");
     assert_eq!(evaluated.lines().last(), Some(hash.as_str()));
-    // From elsewhere, with the path in full.
+    // From another folder, with an absolute path.
     let mut command = Command::new(env!("CARGO_BIN_EXE_downhill"));
     let output = command.arg("evaluate").arg(place.path("runs/run-1")).current_dir("/").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -180,7 +182,8 @@ fn a_folder_whose_name_is_no_text_costs_no_run() {
         .unwrap();
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(listed["folder"].as_str().unwrap().ends_with("/d%FF%20%80/runs/run-1"), "{listed}");
-    // A file of predictions is made beside where it goes, not at a name that only looks like it.
+    // The temporary file is created in the output's folder, whose name is not valid Unicode: a lossy conversion
+    // would name a folder that does not exist.
     let output = Command::new(env!("CARGO_BIN_EXE_downhill"))
         .arg("predict")
         .arg(place.path("runs/run-1"))

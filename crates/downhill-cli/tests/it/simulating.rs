@@ -1,10 +1,10 @@
-//! `downhill simulate` with figures from a file, so that nothing is measured.
+//! `downhill simulate` with costs from a file, so that nothing is measured.
 
 use serde_json::Value;
 use std::fs;
 use std::process::{Command, Output};
 
-/// 128 samples a step are 32 leaves.
+/// A step has 128 samples, which are 32 leaves.
 const RUN: &str = r#"
 [data]
 train = "digits:256"
@@ -18,7 +18,7 @@ leaf = 4
 initial = 0.05
 "#;
 
-/// Microseconds, and nanoseconds for each kB.
+/// Costs in microseconds, or in nanoseconds per kB.
 const FIGURES: &str = r#"
 {"name": "peak/fma", "value": 120.5, "unit": "GFLOP/s"}
 {"name": "cost/take/kB", "value": 25, "unit": "ns"}
@@ -101,7 +101,8 @@ fn the_same_figures_give_the_same_prediction_whatever_the_machine() {
     let flags = "--workers 1,8,32 --shards beside --stragglers 0.1:2";
     assert_eq!(place.succeed(flags), place.succeed(flags));
     let rows = place.rows("--workers 1,8");
-    // One worker: 320 ms of computing, give or take the jitter, and under one of everything else.
+    // With one worker, a step takes 320 ms of computation, subject to jitter, and less than 1 ms of
+    // everything else.
     let one = rows[0]["steps_per_second"].as_f64().unwrap();
     assert!((1.0 / one - 320.5e-3).abs() < 8e-3, "{one}");
     assert_eq!(rows[0]["samples_per_second"].as_f64().unwrap(), 128.0 * one);

@@ -1,59 +1,61 @@
-//! Which columns of a table an output comes from.
+//! The contributions of a table's columns to an output.
 
 use ps_core::{Head, Model, reference};
 use ps_data::Column;
 use ps_plot::{Amounts, number};
 
-/// Characters of a column's name and of a class' name: with them, lines fit into 80 columns.
+/// Maximum length of the name of a column or class in a line. It makes lines fit into 80 columns.
 const NAME: usize = 36;
 const CLASS: usize = 26;
 
-/// One sample as a model sees it.
+/// A sample as the model sees it.
 pub(super) struct Sample<'a> {
-    /// The features as the source has them, `[features]`.
+    /// The features as the source contains them, `[features]`.
     pub raw: &'a [f32],
-    /// Whether features are standardized before they go into the first layer.
+    /// Whether features are standardized before the first layer.
     pub is_standardized: bool,
-    /// Whether the source has no value for a feature.
+    /// Returns whether the source has no value for a feature.
     pub is_missing: &'a dyn Fn(usize) -> bool,
-    /// What goes into each dense layer, `[layers][inputs]`; further elements are not read.
+    /// The inputs of each dense layer, `[layers][inputs]`. Elements beyond a layer's inputs are ignored.
     pub activations: &'a [Vec<f32>],
 }
 
-/// An output before the head, taken apart.
+/// The contributions to an output before the head.
 pub(super) struct Contributions {
-    /// What the output is, such as `the log-odds of class yes`.
+    /// Name of the output, such as `the log-odds of class yes`.
     pub output: String,
-    /// Whether the model has no hidden layers, so that the parts are exact and the remainder is the bias.
+    /// Whether the model has no hidden layers. The contributions are then exact, and the remainder is the
+    /// bias.
     pub is_linear: bool,
     /// Whether the inputs are standardized.
     pub is_standardized: bool,
-    /// The parts, the largest first.
+    /// The contributions, largest magnitude first.
     pub parts: Vec<Contribution>,
-    /// What is left of the output without all parts.
+    /// The output minus all contributions.
     pub remainder: f64,
-    /// The output.
+    /// The output before the head.
     pub total: f64,
 }
 
-/// What a column adds to an output.
+/// The contribution of a column to an output.
 pub(super) struct Contribution {
-    /// `age`, or `country=France` for a column of categories.
+    /// Name of the column, such as `age`, or `country=France` for a column of categories.
     pub name: String,
-    /// The value in the source; none for a category, which is in the name, and for a missing value.
+    /// The value in the source; `None` for a missing value, and for a category, which is part of the name.
     pub value: Option<f32>,
-    /// The input of the first layer.
+    /// The input of the first layer, after preprocessing.
     pub input: Option<f32>,
-    /// Whether the source has no value.
+    /// Whether the source has no value for the column.
     pub is_missing: bool,
-    /// Whether it is the sum over the inputs of several categories.
+    /// Whether the column is encoded as several inputs, one per category, which are summed.
     pub is_categorical: bool,
     /// The sum of gradient × input over the column's features.
     pub amount: f64,
 }
 
 impl Contributions {
-    /// The contributions to output `unit`, which is `total` before the head and called `class` where outputs are classes.
+    /// Computes the contributions to output `unit`. `total` is that output before the head, and `class` its
+    /// name if outputs are classes.
     pub(super) fn new(
         model: &Model,
         weights: &[f32],
@@ -82,12 +84,12 @@ impl Contributions {
         }
     }
 
-    /// How the parts are computed.
+    /// Describes how the contributions are computed.
     pub(super) fn method(&self) -> &'static str {
         if self.is_linear { "weight × input" } else { "gradient × input" }
     }
 
-    /// A table of the `top` largest parts, in lines of at most 80 characters.
+    /// Formats the `top` largest contributions as a table, with at most 80 characters per line.
     pub(super) fn lines(&self, top: usize) -> Vec<String> {
         let (shown, others) = self.split(top);
         let row = |name: &str, value: &str, input: &str, amount: &str| {
@@ -125,7 +127,7 @@ impl Contributions {
         lines
     }
 
-    /// The `top` largest parts as bars.
+    /// Returns the `top` largest contributions as bars.
     pub(super) fn bars(&self, top: usize) -> Amounts {
         let (shown, others) = self.split(top);
         let name = |part: &Contribution| match part.value {
@@ -139,7 +141,7 @@ impl Contributions {
         Amounts { title: format!("contributions to {}: {}", self.output, self.method()), rows }
     }
 
-    /// The `top` largest parts, and the sum of the others under a common name.
+    /// Returns the `top` largest contributions, and the sum of the others with a name for them.
     fn split(&self, top: usize) -> (&[Contribution], Option<(String, f64)>) {
         let (shown, others) = self.parts.split_at(top.min(self.parts.len()));
         let name = match others.len() {
@@ -177,14 +179,14 @@ impl Contribution {
     }
 }
 
-/// Of each feature, the derivative of output `unit` by it, times its value: `weight × input` where there are no hidden
-/// layers.
+/// Returns for each feature the derivative of output `unit`, multiplied by the feature's value. Without
+/// hidden layers, this is `weight × input`.
 fn gradient_times_input(model: &Model, weights: &[f32], activations: &[Vec<f32>], unit: usize) -> Vec<f64> {
     let slopes = reference::input_gradient(model, weights, &activations[0], unit);
     slopes.iter().zip(&activations[0]).map(|(slope, input)| f64::from(*slope) * f64::from(*input)).collect()
 }
 
-/// A number with its sign.
+/// Formats a number with its sign.
 fn signed(value: f64) -> String {
     match number(value) {
         text if value > 0.0 && text != "0" => format!("+{text}"),
@@ -192,7 +194,7 @@ fn signed(value: f64) -> String {
     }
 }
 
-/// The beginning of a name that has more than `limit` characters.
+/// Truncates a name to `limit` characters.
 pub(super) fn cut(name: &str, limit: usize) -> String {
     match name.char_indices().nth(limit) {
         None => name.into(),
@@ -205,7 +207,7 @@ mod tests {
     use super::*;
     use ps_core::Activation;
 
-    /// A column of numbers and one of three categories.
+    /// A numeric column and one with three categories.
     fn columns() -> Vec<Column> {
         let categories = ["red", "green", "blue"].map(String::from).to_vec();
         vec![
@@ -214,7 +216,7 @@ mod tests {
         ]
     }
 
-    /// The contributions to output `unit`, and that output.
+    /// Returns the contributions to output `unit`, and that output.
     fn explained(
         model: &Model,
         weights: &[f32],

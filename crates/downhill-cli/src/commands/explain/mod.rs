@@ -1,4 +1,5 @@
-//! `downhill explain`: where the output for one sample comes from, and what the sample would change.
+//! `downhill explain`: shows what contributes to the output for a sample, and how the sample would change the
+//! weights.
 
 mod contributions;
 
@@ -16,10 +17,10 @@ use ps_run::{Job, Style};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Columns that a table shows unless told otherwise, and pushes of each kind.
+/// Defaults of `--top`: columns of a table, and gradients of each kind.
 const COLUMNS: usize = 10;
 const PUSHES: usize = 5;
-/// Characters of an input's name in a line about a weight: with them, it fits into 80 columns.
+/// Maximum length of an input's name in the line of a weight. It makes the line fit into 80 columns.
 const NAME: usize = 24;
 
 /// Explain the output and the gradient for one sample
@@ -125,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The samples that are meant, and what they are called.
+/// Returns the part of the data that contains the sample, and its name.
 fn part(arguments: &Arguments, run: &SavedRun, style: Style) -> Result<(String, Split), Failure> {
     if let Some(source) = &arguments.source {
         return Ok((source.clone(), super::read_data(&run.model, source, true, style)?));
@@ -142,7 +143,7 @@ fn part(arguments: &Arguments, run: &SavedRun, style: Style) -> Result<(String, 
     Ok((name.to_string(), split.ok_or_else(missing)?))
 }
 
-/// A sample with its gradient.
+/// A sample, with the outputs and the gradient of its loss.
 struct Explained<'a> {
     model: &'a Model,
     weights: &'a [f32],
@@ -153,15 +154,16 @@ struct Explained<'a> {
     index: usize,
     target: f32,
     loss: f64,
-    /// What goes into each dense layer, and last the outputs before the head.
+    /// The inputs of each dense layer, followed by the outputs before the head.
     activations: Vec<Vec<f32>>,
-    /// The outputs of the head.
+    /// The outputs after the head.
     outputs: Vec<f32>,
-    /// Of the parameters, and its negative is their push.
+    /// The gradient of the loss by the parameters. Its negative is the direction in which they would have to
+    /// change.
     gradient: Vec<f32>,
 }
 
-/// One sample of others.
+/// A single sample of a data set.
 struct One<'a>(&'a Split, usize);
 
 impl Samples for One<'_> {
@@ -182,7 +184,7 @@ impl Samples for One<'_> {
     }
 }
 
-/// A name with how far what it names is pushed.
+/// The name of a parameter or activation, and the negative gradient of the loss by it.
 type Push = (String, f64);
 
 impl<'a> Explained<'a> {
@@ -213,12 +215,12 @@ impl<'a> Explained<'a> {
         }
     }
 
-    /// The layers that have parameters.
+    /// Returns the layers that have parameters.
     fn layers(&self) -> Vec<&Dense> {
         self.model.dense_layers().collect()
     }
 
-    /// What the outputs should be.
+    /// Returns the targets, in the form of the outputs.
     fn wanted(&self) -> Vec<f64> {
         match self.model.head() {
             Head::Softmax => (0..self.outputs.len())
@@ -254,7 +256,8 @@ impl<'a> Explained<'a> {
         (0..self.outputs.len()).max_by(|a, b| self.outputs[*a].total_cmp(&self.outputs[*b])).unwrap_or(0)
     }
 
-    /// The contributions of a table's columns to the output for `class`, by default the likeliest; `None` for an image.
+    /// Returns the contributions of a table's columns to the output for `class`, by default the predicted
+    /// one; `None` for an image.
     fn contributions(
         &self,
         columns: &[Column],
@@ -301,7 +304,7 @@ impl<'a> Explained<'a> {
         [header].into_iter().chain(rows).collect()
     }
 
-    /// The `top` strongest pushes of each kind, layer by layer from the last.
+    /// Lists the `top` strongest pushes of each kind, layer by layer from the last to the first.
     fn pushes(&self, top: usize) -> Vec<String> {
         let mut lines = Vec::new();
         for (index, layer) in self.layers().into_iter().enumerate().rev() {
@@ -324,7 +327,7 @@ impl<'a> Explained<'a> {
         lines
     }
 
-    /// What unit `unit` of the input of layer `layer` is called, or of the outputs.
+    /// Returns the name of unit `unit` in the input of layer `layer`, or in the outputs.
     fn unit(&self, layer: usize, unit: usize) -> String {
         if layer == self.layers().len() {
             return match self.model.head() {
@@ -345,7 +348,7 @@ impl<'a> Explained<'a> {
         (0..layer.outputs).map(push).collect()
     }
 
-    /// The strongest ones only: there may be millions.
+    /// Returns only the strongest pushes, since there may be millions of weights.
     fn weights_of(&self, index: usize, layer: &Dense, top: usize) -> Vec<Push> {
         let mut places: Vec<usize> = (0..layer.inputs * layer.outputs).collect();
         let size = |place: &usize| self.gradient[layer.weight + place].abs();
@@ -364,7 +367,8 @@ impl<'a> Explained<'a> {
         places.into_iter().map(push).collect()
     }
 
-    /// The push of what goes into a layer: its weight, transposed, times the push before its activation.
+    /// Returns the pushes of a layer's inputs: the transposed weight times the push of the layer's outputs
+    /// before activation.
     fn before(&self, index: usize, layer: &Dense) -> Vec<Push> {
         let pushes = self.push_before(layer);
         let named = |(unit, push)| {
@@ -377,7 +381,8 @@ impl<'a> Explained<'a> {
     fn push_before(&self, layer: &Dense) -> Vec<f64> {
         let mut pushes = vec![0.0; layer.inputs];
         for output in 0..layer.outputs {
-            // The derivative by a bias is that by what it is added to.
+            // The derivative by a bias equals that by the output before activation, to which the bias is
+            // added.
             let delta = -f64::from(self.gradient[layer.bias + output]);
             let row = &self.weights[layer.weight + output * layer.inputs..][..layer.inputs];
             pushes.iter_mut().zip(row).for_each(|(push, weight)| *push += delta * f64::from(*weight));
@@ -385,7 +390,7 @@ impl<'a> Explained<'a> {
         pushes
     }
 
-    /// The picture: of a table with `bars`, its contributions.
+    /// Returns the picture. For a table, `bars` are its contributions.
     fn figure(&self, title: &str, bars: Option<Amounts>) -> Figure {
         let layers = self.layers();
         let picture = |title: &str, width: usize, values: Vec<f64>, is_signed: bool| {
@@ -415,7 +420,7 @@ impl<'a> Explained<'a> {
     }
 }
 
-/// The largest pushes, the largest first.
+/// Returns the largest pushes by magnitude, in descending order.
 fn strongest(mut pushes: Vec<Push>, top: usize) -> Vec<Push> {
     pushes.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
     pushes.truncate(top);
@@ -432,7 +437,7 @@ fn direction(push: f64) -> String {
     }
 }
 
-/// A sample as shades from 0, its least value, to 255.
+/// Scales a sample to shades from 0, its minimum, to 255, its maximum.
 fn shades(row: &[f32]) -> Vec<u8> {
     let low = row.iter().copied().fold(f32::INFINITY, f32::min);
     let high = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

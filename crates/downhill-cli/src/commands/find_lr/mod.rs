@@ -1,4 +1,4 @@
-//! `downhill find-lr`: a learning rate, from a short run in which it grows.
+//! `downhill find-lr`: proposes a learning rate after a short run with increasing rates.
 
 mod sweep;
 
@@ -69,10 +69,10 @@ falling at the last rate, there is no such line and the exit code is 1.";
 
 /// Width of the curve in a pipe or a file, in characters.
 const CURVE: usize = 64;
-/// Width of the curve in a wide terminal: a wider one would only look flatter.
+/// Maximum width of the curve in a terminal. A wider curve would only look flatter.
 const WIDEST_CURVE: usize = 100;
 
-/// Draws the curve and prints the proposal.
+/// Runs the test, draws the curve and prints the proposal.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let Arguments { from, to, .. } = *arguments;
@@ -95,11 +95,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let name = arguments.run.run.display().to_string();
         figure(&name, &sweep, proposal.as_ref().ok()).write(path)?;
     }
-    // The first line follows `error: `, and the others stand below it.
+    // The first line is printed after `error: `, and the others are below it.
     let width = stderr_width().map(|width| width.saturating_sub("error: ".len()));
     let wrapped = |why: String| Failure::Failed(wrap(&why, width, 0).join("\n       "));
     let Proposal { rate, reason } = proposal.map_err(wrapped)?;
-    // What the run file says is multiplied by this.
+    // Rates in the run file are multiplied by this factor.
     let batch = job.plan.batch as f64;
     let scale = batch / job.run.learning_rate.for_batch.map_or(batch, |meant| meant as f64);
     let mut lines = vec![format!("learning rate {}: {reason}", number(rate))];
@@ -113,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Trains with rates that grow from step to step.
+/// Trains with rates that increase from step to step.
 fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Failure> {
     let Arguments { from, to, steps, .. } = *arguments;
     let BatchPlan { seed, samples, batch, leaf, .. } = job.plan;
@@ -147,7 +147,7 @@ fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Fai
     Ok(sweep)
 }
 
-/// The curve in characters, as wide as a terminal of `width` columns allows.
+/// Draws the curve with characters, as wide as a terminal of `width` columns permits.
 fn terminal(sweep: &Sweep, proposal: Option<&Proposal>, width: Option<usize>) -> Vec<String> {
     let points = sweep.points();
     let [Some(first), Some(last)] = [points.first(), points.last()] else { return Vec::new() };
@@ -163,7 +163,8 @@ fn terminal(sweep: &Sweep, proposal: Option<&Proposal>, width: Option<usize>) ->
 }
 
 fn figure(name: &str, sweep: &Sweep, proposal: Option<&Proposal>) -> Figure {
-    // One step of an exploding loss would make everything before it look flat: such curves end at the upper edge.
+    // A single step of an exploding loss would make all earlier ones look flat, so the curve is cut off
+    // above.
     let top = 1.1 * sweep.points().iter().map(|point| point.smooth).fold(0.0, f64::max);
     let curve = |name: &str, style, value: fn(&sweep::Point) -> f64| Series {
         name: name.into(),

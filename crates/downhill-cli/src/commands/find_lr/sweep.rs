@@ -1,19 +1,21 @@
-//! The range test: what the losses of a run say whose rate grows by the same factor from step to step (Smith 2017).
+//! The range test: proposes a rate from the losses of a run whose rate grows by a constant factor (Smith
+//! 2017).
 
 use ps_plot::number;
 
-/// Share of the smoothed loss that is kept from step to step.
+/// Decay of the exponential moving average of the loss.
 const KEPT: f64 = 0.9;
-/// The loss has exploded when, smoothed, it is so many times its best; a best below a tenth of the first counts as that.
+/// The loss has exploded when its moving average exceeds this multiple of the best one. A best loss below a
+/// tenth of the first one counts as that tenth.
 const EXPLODED: f64 = 4.0;
-/// Steps until the smoothed loss means something.
+/// Number of steps until the moving average is meaningful.
 const SETTLED: usize = 10;
-/// A loss that has not fallen by this share has not fallen.
+/// Minimum relative decrease of the loss for it to count as having fallen.
 const FALLEN: f64 = 0.05;
-/// The slope of the curve is looked at over this share of its points.
+/// The slope of the curve is computed over this share of its points.
 const WINDOW: f64 = 0.05;
 
-/// Losses by rate, ascending.
+/// The losses of a range test, in ascending order of the rate.
 #[derive(Default)]
 pub(super) struct Sweep {
     points: Vec<Point>,
@@ -21,29 +23,29 @@ pub(super) struct Sweep {
     has_exploded: bool,
 }
 
-/// A step.
+/// A step of the range test.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
-    /// Its rate.
+    /// Learning rate of the step.
     pub rate: f64,
-    /// Mean loss of its batch, before it.
+    /// Mean loss of the step's batch, before the update.
     pub loss: f64,
-    /// The same, smoothed.
+    /// Exponential moving average of the loss.
     pub smooth: f64,
 }
 
-/// A rate to train with.
+/// A proposed learning rate.
 #[derive(Debug, PartialEq)]
 pub(super) struct Proposal {
-    /// The rate.
+    /// The rate, rounded to two digits.
     pub rate: f64,
-    /// Why this one.
+    /// Why this rate is proposed, as a sentence for the user.
     pub reason: String,
 }
 
 impl Sweep {
-    /// A step at `rate` on a batch whose mean loss was `loss` before it, not finite if it could not be made. Returns
-    /// whether more steps make sense.
+    /// Adds a step at `rate`. `loss` is the mean loss of its batch before the update, and not finite if the
+    /// step could not be made. Returns whether further steps make sense.
     pub(super) fn push(&mut self, rate: f64, loss: f64) -> bool {
         if !loss.is_finite() {
             self.has_exploded = true;
@@ -57,12 +59,13 @@ impl Sweep {
         !self.has_exploded
     }
 
-    /// Every step, including those that [`Sweep::points`] leaves out.
+    /// Returns all steps, including those that [`Sweep::points`] omits.
     pub(super) fn steps(&self) -> &[Point] {
         &self.points
     }
 
-    /// The steps that are worth drawing: without those behind the valley whose losses would make it look flat.
+    /// Returns the steps to draw. Steps after the minimum with losses so high that the minimum would look
+    /// flat are omitted.
     pub(super) fn points(&self) -> &[Point] {
         let smooth = |point: &Point| point.smooth;
         let lowest = self.points.iter().map(smooth).enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
@@ -72,21 +75,21 @@ impl Sweep {
         &self.points[..end.map_or(self.points.len(), |end| lowest + end)]
     }
 
-    /// Whether the last step was too much.
+    /// Returns whether the loss has exploded in the last step.
     pub(super) fn has_exploded(&self) -> bool {
         self.has_exploded
     }
 
-    /// The mean loss of the first steps, which are too small to change it.
+    /// Mean loss of the first steps, whose rates are too small to change it.
     fn first(&self) -> f64 {
         let first = &self.points[..self.points.len().min(SETTLED)];
         first.iter().map(|point| point.loss).sum::<f64>() / first.len().max(1) as f64
     }
 
-    /// A rate to train with.
+    /// Proposes a learning rate.
     ///
     /// # Errors
-    /// Why the curve proposes none, and what to do.
+    /// The curve does not suggest a rate; the error says why and what to do.
     pub(super) fn proposal(&self) -> Result<Proposal, String> {
         let Some(last) = self.points.last().filter(|_| self.points.len() > SETTLED) else {
             return Err(self.at_once());
@@ -139,7 +142,8 @@ impl Sweep {
         )
     }
 
-    /// Where, before the lowest point, the smoothed loss falls most for the same factor of the rate.
+    /// Returns the point before the minimum at which the moving average falls most steeply, by the logarithm
+    /// of the rate.
     fn steepest(&self, lowest: usize) -> Point {
         let half = ((self.points.len() as f64 * WINDOW / 2.0) as usize).max(1);
         let slope = |at: usize| {
@@ -151,7 +155,7 @@ impl Sweep {
     }
 }
 
-/// A rate with two digits.
+/// Rounds a rate to two significant digits.
 pub(super) fn rounded(rate: f64) -> f64 {
     format!("{rate:.1e}").parse().unwrap_or(rate)
 }
@@ -160,7 +164,8 @@ pub(super) fn rounded(rate: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// The rates from 1e-5 to 10 in 200 steps, until `loss` of them, by the logarithm, says that it is enough.
+    /// Runs a sweep over rates from 1e-5 to 10 in 200 steps, until it ends. `loss` maps the logarithm of the
+    /// rate to a loss.
     fn swept(loss: impl Fn(f64) -> f64) -> Sweep {
         let mut sweep = Sweep::default();
         for step in 0..200 {
@@ -172,7 +177,7 @@ mod tests {
         sweep
     }
 
-    /// From 2.3 down to 0.3 around the rate 1e-2, and up from the rate 0.3 on.
+    /// A loss that falls from 2.3 to 0.3 around a rate of 1e-2, and rises beyond a rate of 0.3.
     fn valley(exponent: f64) -> f64 {
         0.3 + 2.0 / (1.0 + (6.0 * (exponent + 2.0)).exp()) + (8.0 * (exponent + 0.2)).exp()
     }

@@ -1,4 +1,4 @@
-//! `downhill launch`: a server and workers on this machine, as processes of their own.
+//! `downhill launch`: runs a server and workers as separate processes on this machine.
 
 mod seat;
 
@@ -79,16 +79,16 @@ pub(crate) struct Arguments {
     log: LogArgs,
 }
 
-/// Who keeps the weights.
+/// Which processes hold the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shards {
-    /// So many servers.
+    /// This number of servers, with one shard each.
     Servers(u32),
-    /// The workers.
+    /// The workers, each of which also holds a shard.
     Beside,
 }
 
-/// Reads `S` or `beside`.
+/// Parses `S` or `beside`.
 fn shards(text: &str) -> Result<Shards, String> {
     match text.parse() {
         _ if text == "beside" => Ok(Shards::Beside),
@@ -114,15 +114,15 @@ Ctrl-C stops the server, which saves the run and its results so far, and then th
 Ctrl-C stops all of them immediately. Either way, the command that resumes the run is printed. To resume a run, however it \
 ended, start it again with --out set to its folder.";
 
-/// Exit code of a server that we have asked to end before its run was done.
+/// Exit code of a server that we asked to exit before its run was done.
 const STOPPED_SERVER: i32 = Signal::Terminate.exit_code() as i32;
-/// Children are looked after this often.
+/// How often the state of the child processes is checked.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 
-/// Launches, watches, and returns the server's exit code.
+/// Starts all processes, supervises them, and returns the server's exit code.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
-    // Mistakes in the run file are told once and before anything is started.
+    // Mistakes in the run file are reported once, before any process is started.
     let run = arguments.run.load()?;
     if run.data.reads_stdin() {
         return Err(Failure::Usage(
@@ -132,7 +132,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     ps_watch::guard(&arguments.watch).map_err(Failure::Usage)?;
     let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
-    // Chosen here, so that a server that is started again finds what the one before has saved.
+    // The folder is chosen here, so that a restarted server finds what the previous one has saved.
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name, Some(&run))?;
     static SIGNALS: AtomicU32 = AtomicU32::new(1);
@@ -168,10 +168,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return Ok(server_code(server.ended(), was_stopped(), &hint));
     };
     if let Some(listen) = server.role.flags.iter_mut().skip_while(|flag| *flag != "--listen").nth(1) {
-        // One that is started again is to be found where the first was.
+        // A restarted server must be reachable at the same address.
         *listen = address.clone().into();
     }
-    // All are killed when this function returns, should they not have ended with the server.
+    // If this function returns early, dropping these kills all processes.
     let mut crew = Vec::new();
     for role in company.shards(&address).into_iter().chain(company.workers(&address)) {
         let mut seat = Seat::new(role, arguments.restart, Arc::clone(&screen));
@@ -210,7 +210,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(server_code(Some(status), was_stopped(), &hint))
 }
 
-/// The processors of a worker, if all have their own and none is left over: whoever leaves some does so for others.
+/// Returns the processors of a worker if the workers use all processors and share none. A user who leaves
+/// some unused does so for other programs, so threads are not bound then.
 fn processors(arguments: &Arguments, worker: u16, threads: u16) -> Option<Processors> {
     let ours = Processors::ours();
     let [worker, workers, threads] = [worker, arguments.workers, threads].map(usize::from);
@@ -228,7 +229,8 @@ fn server_code(status: Option<ExitStatus>, was_stopped: bool, hint: &ResumeHint)
     }
 }
 
-/// Where the processes meet: in a folder of sockets, removed in the end, or on ports that the system chooses.
+/// The addresses of the processes: sockets in a folder that is removed at the end, or ports that the system
+/// chooses.
 struct Meeting(Option<TempDir>);
 
 impl Meeting {
@@ -244,7 +246,7 @@ impl Meeting {
         Ok(Meeting(Some(folder)))
     }
 
-    /// Where the process called `name` is to listen.
+    /// Returns the address on which the process `name` listens.
     fn address(&self, name: &str) -> String {
         match &self.0 {
             Some(folder) => format!("unix:{}", folder.path().join(name).display()),
@@ -253,11 +255,12 @@ impl Meeting {
     }
 }
 
-/// The address that the server announces, or a line in its place that is not a message.
+/// Receives the address that the server announces, or an error if it writes anything else.
 struct Announced(Receiver<Result<String, String>>);
 
 impl Announced {
-    /// Waits for the address: the server reads the data first. `None` if the server has ended instead.
+    /// Waits for the address, which the server announces after it has read the data. Returns `None` if the
+    /// server has ended instead.
     fn wait(self, server: &mut Seat, stop: &AtomicBool) -> Result<Option<String>, Failure> {
         let mut asked = false;
         loop {
@@ -283,15 +286,15 @@ impl Announced {
     }
 }
 
-/// Who is launched, and how.
+/// The settings that all launched processes share.
 struct Company<'a> {
     arguments: &'a Arguments,
     style: Style,
-    /// `ps-server` and `ps-worker`.
+    /// Paths of `ps-server` and `ps-worker`.
     programs: &'a [PathBuf; 2],
     meeting: &'a Meeting,
     screen: &'a Arc<Relay>,
-    /// Set once the server has printed the summary of a run that nobody stopped.
+    /// Set when the server has printed the summary of a run that was not stopped.
     is_done: &'a Arc<AtomicBool>,
     stop: &'static AtomicBool,
 }
@@ -309,9 +312,9 @@ impl Company<'_> {
                 flags.extend(["--shards-beside".into(), arguments.workers.to_string().into()]);
             }
         }
-        // The command that resumes the run is ours, not the server's.
+        // The command that resumes the run is that of this process, not the server's.
         flags.extend(["--launched".into(), "--out".into(), folder.path().into()]);
-        // To launch a run again is to resume it.
+        // Launching a run again resumes it.
         flags.push("--resume".into());
         flags.extend(arguments.checkpoint.flags().map(OsString::from));
         flags.extend(arguments.watch.flags());
@@ -328,13 +331,13 @@ impl Company<'_> {
             let (found, screen, is_done) = (found.clone(), Arc::clone(&screen), Arc::clone(&is_done));
             let stdout = Box::new(move |line: &str| match Message::parse(line) {
                 Some(Message::Listening { address }) => {
-                    // A server that is started again keeps its address; nothing waits for it then.
+                    // A restarted server announces the same address again, which nobody waits for then.
                     let _ = found.try_send(Ok(address));
                 }
                 Some(Message::Summary { lines }) => {
                     screen.close();
                     let wrapped = lines.iter().flat_map(|line| wrap(line, stdout_width(), SUMMARY_INDENT));
-                    // A reader of our output that has gone has seen what it wanted.
+                    // A closed pipe is not an error: its reader has seen what it wanted.
                     drop(output::lines(&wrapped.collect::<Vec<_>>()));
                     if !stop.load(Ordering::SeqCst) {
                         is_done.store(true, Ordering::SeqCst);
@@ -347,7 +350,7 @@ impl Company<'_> {
         (self.role("server", 0, flags, true, Box::new(sinks)), Announced(announced))
     }
 
-    /// The servers that keep the other parts of the weights.
+    /// Returns the servers that hold the other shards.
     fn shards(&self, coordinator: &str) -> Vec<Role> {
         let Shards::Servers(count) = self.arguments.shards else { return Vec::new() };
         let shard = |index: u32| {
@@ -358,7 +361,7 @@ impl Company<'_> {
             flags.extend(self.shared_flags());
             let (label, screen) =
                 (label(self.arguments, &format!("shard {index}"), index as u16), Arc::clone(self.screen));
-            // Where it listens is for the workers, who learn it from the coordinator.
+            // Workers learn the addresses of shards from the coordinator.
             let log = self.log();
             let sinks = move || [Box::new(|_: &str| ()) as Sink, log(&label, &screen)];
             self.role(&format!("shard {index}"), index as u16, flags, true, Box::new(sinks))
@@ -380,14 +383,14 @@ impl Company<'_> {
                 flags.extend(["--cpus".into(), cpus.to_string().into()]);
             }
             flags.extend(["--name".into(), name.replace(' ', "-").into()]);
-            // The run file is the user's own, and may name data that lies anywhere.
+            // The run file is the user's own, so it may name data anywhere.
             flags.push("--allow-any-path".into());
             if arguments.shards == Shards::Beside {
                 let listen = self.meeting.address(&format!("worker-{number}"));
                 flags.extend(["--with-shard", "--shard-listen", &listen].map(OsString::from));
             }
             if arguments.data.data_root.is_none() {
-                // Paths of the run file start at its folder, which the server does not tell.
+                // Relative paths start at the folder of the run file, which the server does not transmit.
                 flags.extend(["--data-root".into(), arguments.data.root(arguments.run.folder()).into()]);
             }
             flags.extend(self.shared_flags());
@@ -413,7 +416,7 @@ impl Company<'_> {
         Role { name: name.into(), program, flags, sinks, keeps_weights, is_announced }
     }
 
-    /// The run file with its overrides.
+    /// The run file and its overrides, as flags.
     fn run_flags(&self) -> Vec<OsString> {
         let run = &self.arguments.run;
         let sets = run.sets.iter().flat_map(|set| ["--set".into(), set.into()]);
@@ -437,7 +440,7 @@ impl Company<'_> {
         flags
     }
 
-    /// Makes the sink that shows the log of a process.
+    /// Returns the function that makes the sink for the log of a process.
     fn log(&self) -> fn(&str, &Arc<Relay>) -> Sink {
         match self.style {
             Style::Bar => |label, screen| relayed(label.into(), Arc::clone(screen)),
@@ -446,7 +449,7 @@ impl Company<'_> {
     }
 }
 
-/// What stands before the lines of a process; nothing before JSON, which a program reads.
+/// Returns the prefix of a process's lines. Lines in JSON have none, because programs read them.
 fn label(arguments: &Arguments, name: &str, number: u16) -> String {
     const COLOURS: [u8; 6] = [32, 33, 34, 35, 36, 31];
     if arguments.log.log_format == LogFormat::Json {

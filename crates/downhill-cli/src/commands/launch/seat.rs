@@ -1,4 +1,4 @@
-//! A launched process: started, watched, started again, seen off.
+//! Supervises a launched process: starts, watches, restarts and stops it.
 
 use super::WATCH_EVERY;
 use crate::children::{Child, Sink, describe};
@@ -10,58 +10,58 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// After the server has ended, the others have this long to notice.
+/// Time that the other processes have to exit after the server has ended.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// The pause before a process is started again, doubling with each time up to the second.
+/// Pause before a restart: the first value, doubled each time up to the second.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
-/// Exit codes with which a worker says that starting it again is useless: wrong usage, and a run or data that
-/// do not fit the server's.
+/// Exit codes with which a worker says that restarting it is useless: wrong usage, and a run or data that
+/// does not fit the server's.
 const HOPELESS: [i32; 2] = [2, 42];
 /// Exit code of all processes of a run that was ended for good.
 const ENDED: i32 = ps_server::ENDED as i32;
 
-/// What sits in a seat, and how it is started.
+/// A process to launch: its command line and its output.
 pub(super) struct Role {
-    /// Its name, for the screen.
+    /// Name of the process, as shown to the user.
     pub name: String,
     pub program: PathBuf,
     pub flags: Vec<OsString>,
-    /// What takes the lines that a process writes, to standard output and standard error.
+    /// Creates the sinks for the lines that the process writes to standard output and standard error.
     pub sinks: Box<dyn Fn() -> [Sink; 2]>,
-    /// Whether it keeps weights. An exit code of such a process is the run's end, so it is only started again when it
-    /// was killed.
+    /// Whether the process holds weights. If such a process exits by itself, the run is over, so it is
+    /// restarted only if it was killed.
     pub keeps_weights: bool,
-    /// Whether its start is told of.
+    /// Whether a start of the process is reported to the user.
     pub is_announced: bool,
 }
 
-/// A process's place, whoever sits there.
+/// A supervised process, including all its restarts.
 pub(super) struct Seat {
     pub role: Role,
     state: State,
     restarts: u32,
-    /// How often it may be started again.
+    /// Maximum number of restarts.
     most_restarts: u32,
     screen: Arc<Relay>,
 }
 
 enum State {
-    /// Nobody was there yet.
+    /// The process has not been started yet.
     Empty,
     Running(Child),
-    /// To be started again at this time, with a word about why.
+    /// The process is to be restarted at this time. The string says why it ended.
     Pausing(Instant, String),
-    /// It is not started again.
+    /// The process has ended and is not restarted.
     Ended(ExitStatus),
 }
 
 impl Seat {
-    /// An empty one.
+    /// Creates a supervisor for a process that is not started yet.
     pub(super) fn new(role: Role, most_restarts: u32, screen: Arc<Relay>) -> Self {
         Seat { role, state: State::Empty, restarts: 0, most_restarts, screen }
     }
 
-    /// How the last process there ended, if nobody will sit there any more.
+    /// Returns how the process ended, if it is not restarted any more.
     pub(super) fn ended(&self) -> Option<ExitStatus> {
         match self.state {
             State::Ended(status) => Some(status),
@@ -69,7 +69,7 @@ impl Seat {
         }
     }
 
-    /// Whether nobody will sit there any more, and not because all was done.
+    /// Returns whether the process has failed and is not restarted any more.
     pub(super) fn is_lost(&self) -> bool {
         self.ended().is_some_and(|status| !status.success() && status.code() != Some(ENDED))
     }
@@ -85,7 +85,7 @@ impl Seat {
         Ok(())
     }
 
-    /// Sees whether the process has ended, and starts it again if that may help and is `wanted`.
+    /// Checks whether the process has ended, and schedules a restart if that is `wanted` and may help.
     pub(super) fn look_after(&mut self, wanted: bool) -> Result<(), Failure> {
         match &mut self.state {
             State::Running(child) => {
@@ -102,7 +102,7 @@ impl Seat {
         Ok(())
     }
 
-    /// Asks the process to end in order.
+    /// Asks the process to exit in order.
     pub(super) fn ask_to_end(&mut self) {
         if let State::Running(child) = &mut self.state {
             child.ask_to_end();
@@ -134,7 +134,8 @@ impl Seat {
     }
 }
 
-/// The server has ended; the others are about to, or are asked to where they would wait for the next server.
+/// Waits for the other processes after the server has ended. Those that would wait for the next server are
+/// asked to exit if `wait_for_next` is set.
 pub(super) fn say_farewell(crew: &mut [Seat], wait_for_next: bool) -> Result<(), Failure> {
     let patience = Instant::now() + FAREWELL;
     if wait_for_next {

@@ -1,4 +1,4 @@
-//! `downhill plot`: pictures of runs.
+//! `downhill plot`: draws pictures of runs.
 
 mod valley;
 
@@ -72,7 +72,8 @@ enum XAxis {
     Log,
 }
 
-/// A run that is shorter than the longest one by more than this factor gets too little of a linear axis.
+/// If a run is shorter than the longest one by more than this factor, a linear axis would show too little of
+/// it.
 const MUCH_LONGER: u64 = 5;
 
 const EXAMPLES: &str = "\
@@ -82,7 +83,7 @@ Examples:
   downhill plot runs/short runs/long --x-axis linear --output both.png
   downhill plot runs/digits-1 --valley";
 
-/// Writes the picture and says where.
+/// Writes the picture and prints its path.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let [first, others @ ..] = &arguments.runs[..] else {
@@ -118,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A run's name, its metrics, and how many steps it has made so far.
+/// A run's name, its metrics, and the number of steps that it has made so far.
 struct Run {
     name: String,
     lines: Vec<Line>,
@@ -138,7 +139,7 @@ fn read(run: &Path) -> Result<Run, Failure> {
     }
 }
 
-/// The curves of all runs over a common axis of steps.
+/// Draws the curves of all runs over a common axis of steps.
 fn curves_of(runs: Vec<Run>, x_axis: XAxis) -> Figure {
     let lengths = || runs.iter().map(|run| run.length);
     let [shortest, longest] = [lengths().min(), lengths().max()].map(Option::unwrap_or_default);
@@ -167,8 +168,8 @@ fn curves_of(runs: Vec<Run>, x_axis: XAxis) -> Figure {
     figure
 }
 
-/// Moves points to the middle of the steps that they are the mean of, which are those since the point before. At the
-/// beginning of a logarithmic axis it makes a difference.
+/// Moves each point to the middle of the steps whose mean it is, which are those since the previous point. At
+/// the beginning of a logarithmic axis, the difference is visible.
 fn center(series: &mut Series) {
     let mut before = 0.0;
     for (step, _) in &mut series.points {
@@ -178,7 +179,7 @@ fn center(series: &mut Series) {
     }
 }
 
-/// What a run is called in a picture: its folder's name.
+/// Returns the name of a run in a picture, which is that of its folder.
 fn name(run: &Path) -> String {
     let full = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
     full.file_name().map_or_else(|| run.display().to_string(), |name| name.to_string_lossy().into_owned())

@@ -1,4 +1,5 @@
-//! The loss around the weights of a run: along the gradient, and over a plane through the path of the weights.
+//! Draws the loss around the weights of a run: along the gradient, and over a plane through the path of the
+//! weights.
 
 use super::name;
 use crate::failure::Failure;
@@ -11,26 +12,27 @@ use ps_plot::{Axis, Field, Figure, Lines, Mark, Panel, Series, Style};
 use ps_run::{counted, grouped, kept_weights};
 use std::path::Path;
 
-/// Points of a curve along the gradient.
+/// Number of points of a curve along the gradient.
 const POINTS: usize = 61;
-/// A step length is doubled or halved at most so often to find where the loss is as high as at its beginning.
+/// Limit on doubling or halving the length of a step until the loss at its end is as high as at its start.
 const DOUBLINGS: usize = 40;
-/// Share of the path's extent that is drawn around it.
+/// Margin around the path, as a share of its extent.
 const ROOM: f64 = 0.35;
-/// Rounds of the power iteration, whose results are only looked at.
+/// Number of power iterations. More would be pointless, because the directions only serve to choose a plane
+/// to look at.
 const ROUNDS: usize = 200;
 
-/// What computes losses and gradients of some samples.
+/// Computes losses and gradients on a fixed set of samples.
 struct Ground {
     gradients: Gradients,
     plan: BatchPlan,
     split: Split,
 }
 
-/// Weights with what is said of them.
+/// A label and the weights that it describes.
 type Place = (String, Vec<f32>);
 
-/// The curves and the plane. `folder` holds the checkpoints.
+/// Draws the curves and the plane. `folder` contains the checkpoints.
 pub(super) fn figure(
     folder: &Path,
     run: &SavedRun,
@@ -71,12 +73,12 @@ pub(super) fn figure(
 }
 
 impl Ground {
-    /// Mean loss at `weights`.
+    /// Returns the mean loss at `weights`.
     fn loss(&mut self, weights: &[f32]) -> f64 {
         self.gradients.evaluate(weights, &self.split).mean_loss()
     }
 
-    /// The negative gradient of the mean loss at `weights`.
+    /// Returns the negative gradient of the mean loss at `weights`.
     fn down(&mut self, weights: &[f32]) -> Vec<f64> {
         let leaves = 0..self.plan.step(0).tree().leaves();
         let sum = self.gradients.compute(weights, &self.split, 0, leaves).pop();
@@ -85,7 +87,7 @@ impl Ground {
     }
 }
 
-/// The loss from `from` on in the direction of `down`, and what it would be if the ground went on as it begins.
+/// Draws the loss from `from` in the direction `down`, and its linear approximation at the start.
 fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64) -> Option<Panel> {
     let begin = ground.loss(from);
     let steepness = dot(down, down);
@@ -93,7 +95,7 @@ fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64
         return None;
     }
     let mut at = |length: f64| ground.loss(&moved(from, &[(length, down)]));
-    // Where the loss is as high again as at the beginning.
+    // The distance at which the loss is again as high as at the start.
     let mut far = 0.1 * begin.abs().max(f64::MIN_POSITIVE) / steepness;
     let rises = |loss: f64| loss.is_nan() || loss >= begin;
     let rose = rises(at(far));
@@ -134,8 +136,8 @@ fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64
     }))
 }
 
-/// The loss over the plane that the path of the weights lies in as nearly as in any; the path's end is its origin. A path
-/// of two points is a line: then the plane holds the direction `down` from its start, too.
+/// Draws the loss over the plane that best contains the path of the weights. Its origin is the end of the
+/// path. A path with two points is a line; the plane then also contains the direction `down` at its start.
 fn plane(ground: &mut Ground, path: Vec<Place>, down: &[f64], grid: usize) -> Option<Panel> {
     let end = path.last()?.1.clone();
     let ways: Vec<Vec<f64>> = path.iter().map(|(_, weights)| difference(weights, &end)).collect();
@@ -147,7 +149,8 @@ fn plane(ground: &mut Ground, path: Vec<Place>, down: &[f64], grid: usize) -> Op
     let widest = range(&at, 0);
     let extent = widest[1] - widest[0];
     let room = |[low, high]: [f64; 2]| {
-        // A path that hardly leaves the first direction is drawn in a plane all the same.
+        // If the path barely leaves the first direction, the second one is widened so that the plane is still
+        // drawn.
         let missing = (0.5 * extent - (high - low)).max(0.0) / 2.0;
         let room = (high - low) * ROOM + missing;
         [low - room, high + room]
@@ -184,8 +187,8 @@ fn range(at: &[[f64; 2]], which: usize) -> [f64; 2] {
     [values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max)]
 }
 
-/// The direction, of length 1 and at right angles to `others`, that most of `ways` goes along, by power iteration on their
-/// products; none where nothing is left of them.
+/// Returns the direction that contains most of `ways`, of length 1 and orthogonal to `others`, by power
+/// iteration; `None` if nothing remains of `ways`.
 fn principal(ways: &[Vec<f64>], others: &[&[f64]]) -> Option<Vec<f64>> {
     let whole = ways.iter().map(|way| dot(way, way)).fold(0.0, f64::max).sqrt();
     let ways: Vec<Vec<f64>> = ways
@@ -214,7 +217,7 @@ fn principal(ways: &[Vec<f64>], others: &[&[f64]]) -> Option<Vec<f64>> {
         direction.iter_mut().zip(way).for_each(|(sum, element)| *sum += share * element);
     }
     let length = dot(&direction, &direction).sqrt();
-    // What remains of weights that are rounded is no direction.
+    // A remainder of the size of rounding errors has no meaningful direction.
     (length > 1e-5 * whole && length > 0.0).then(|| direction.into_iter().map(|it| it / length).collect())
 }
 

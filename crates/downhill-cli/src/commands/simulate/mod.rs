@@ -1,4 +1,5 @@
-//! `downhill simulate`: how fast a run would be with other numbers of workers, shards and links.
+//! `downhill simulate`: predicts the speed of a run with other numbers of workers and shards, and other
+//! links.
 
 mod units;
 
@@ -84,7 +85,7 @@ pub(crate) struct Arguments {
     log: LogArgs,
 }
 
-/// Who keeps the weights.
+/// Which processes hold the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shards {
     Servers(u32),
@@ -117,7 +118,7 @@ fn stragglers(text: &str) -> Result<Stragglers, String> {
     if is_right { Ok(Stragglers { share, factor }) } else { Err(wrong()) }
 }
 
-/// Measures what the file does not say, simulates, prints.
+/// Measures the costs that the file lacks, simulates, and prints the results.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let run = arguments.run.load()?;
@@ -146,7 +147,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Figures of the file, and those that are measured because it lacks them.
+/// Returns the costs in the file, completed by measurements of those that it lacks.
 fn costs(arguments: &Arguments, job: &Job, compute: &str, threads: usize) -> Result<Costs, Failure> {
     let file = match &arguments.bench {
         Some(path) => read(path)?,
@@ -165,7 +166,8 @@ fn costs(arguments: &Arguments, job: &Job, compute: &str, threads: usize) -> Res
             let measured =
                 ps_bench::measure_costs(job, threads).map_err(|error| Failure::Failed(error.to_string()))?;
             let lines = measured.lines(compute).join("\n");
-            // What the file says comes later and so counts.
+            // Of two lines with the same name the later one counts, so the file takes precedence over the
+            // measurements.
             Costs::read(&format!("{lines}\n{file}"), compute).map_err(wrong)
         }
         Err(error) => Err(wrong(error)),
@@ -226,7 +228,7 @@ fn table(sweep: &Sweep, samples: f64) -> Vec<String> {
     std::iter::once(head).chain(rows).collect()
 }
 
-/// Where more workers stop paying.
+/// Explains where adding workers stops paying.
 fn ending(sweep: &Sweep, cluster: impl Fn(usize) -> Cluster) -> Vec<String> {
     let gain = 100.0 * ps_scale::WORTHWHILE_GAIN;
     vec![match sweep.stops_paying {

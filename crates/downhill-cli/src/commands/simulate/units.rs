@@ -1,12 +1,12 @@
-//! Quantities on the command line.
+//! Parses quantities of the command line.
 
-/// Payload in what travels: of 1538 bytes that a full Ethernet frame takes, 1448 are ours.
+/// Share of payload in the traffic: a full Ethernet frame takes 1538 bytes, of which 1448 are payload.
 const PAYLOAD: f64 = 1448.0 / 1538.0;
 
-/// Bytes of payload a second of the usual link.
+/// Bytes of payload per second of a link of 10 Gbit/s.
 pub(super) const TEN_GIGABIT: f64 = 1e10 / 8.0 * PAYLOAD;
 
-/// Bytes of payload a second, of a text such as 10Gbit.
+/// Parses a bandwidth such as `10Gbit`. Returns bytes of payload per second.
 pub(super) fn bandwidth(text: &str) -> Result<f64, String> {
     let units = [("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9)];
     quantity(text, &units)
@@ -14,7 +14,7 @@ pub(super) fn bandwidth(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "expected such as 10Gbit or 200Mbit".into())
 }
 
-/// Seconds, of a text such as 50us.
+/// Parses a time such as `50us`. Returns seconds.
 pub(super) fn latency(text: &str) -> Result<f64, String> {
     if text == "0" {
         return Ok(0.0);

@@ -1,4 +1,4 @@
-//! `downhill train`: a run inside this process.
+//! `downhill train`: trains in this process.
 
 mod restarts;
 
@@ -99,11 +99,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let folder = RunFolder::of_restarts(out, &name)?;
         return restarts::run(arguments, job, count.into(), folder.path(), root);
     }
-    // A run by the reference trainer has no checkpoints, and so nothing to resume from.
+    // The reference trainer writes no checkpoints, so there is nothing to resume from.
     let folder = RunFolder::create(out, &name, (!arguments.reference).then_some(&job.run))?;
     let path = folder.path().to_path_buf();
     let hint = ResumeHint::new(&arguments.out, &path, style);
-    // Before anything says that the run has begun.
+    // The handler is installed before any output says that the run has begun.
     let stop = stop_flag(arguments.reference, style, &hint)?;
     let mut recorder = match arguments.reference {
         true => Recorder::new(&job, Some(folder), style)?,
@@ -133,17 +133,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
-/// Whether the run has ended, and Ctrl-C only ends the serving of its page.
+/// Whether the run has ended, so that Ctrl-C only ends the dashboard.
 static IS_OVER: AtomicBool = AtomicBool::new(false);
 
-/// A wish to end the serving of the page is seen after at most this long.
+/// Longest time until a request to end the dashboard is noticed.
 const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
 
-/// Set by the first Ctrl-C; the second ends the process. The reference trainer has no other end.
+/// Returns a flag that the first Ctrl-C sets; the second one ends the process. With the reference trainer,
+/// the first one does.
 fn stop_flag(is_reference: bool, style: Style, hint: &ResumeHint) -> Result<&'static AtomicBool, Failure> {
     let first = move || match IS_OVER.load(Ordering::SeqCst) {
         true => {}
-        // It saves nothing on the way, so there is nothing to resume.
+        // The reference trainer saves nothing before the end, so there is nothing to resume.
         false if is_reference => ps_terminal::exit(STOPPED),
         false if style == Style::Quiet => {}
         false => output::note("stopping after this step; press Ctrl-C again to end at once"),
@@ -190,7 +191,8 @@ fn by_workers(
     recorder: Recorder,
 ) -> Result<Summary, Failure> {
     let train = || local::run(job, root, workers, stop, recorder);
-    // A single worker is then itself a thread of the pool, and none has to be woken to hand it work.
+    // With a single worker, training runs on a thread of the pool, so that no other thread has to be woken
+    // for each task.
     let finished = if workers == 1 { rayon::scope(|_| train()) } else { train() };
     Ok(finished?.summary)
 }
@@ -218,7 +220,7 @@ fn by_reference(job: &Job, root: &Path, mut recorder: Recorder) -> Result<Summar
     Ok(recorder.finish(job, root, trainer.weights(), trainer.version())?)
 }
 
-/// What results are named after: the run file, without its ending.
+/// Returns the name for results: the file name of the run file without its extension.
 fn name(run: &Path) -> String {
     run.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned())
 }

@@ -1,4 +1,4 @@
-//! `downhill train --restarts`: runs of several seeds side by side, of which the best is kept.
+//! `downhill train --restarts`: trains with several seeds side by side and keeps the best run.
 
 use super::Arguments;
 use crate::failure::Failure;
@@ -13,30 +13,30 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What came of each run, in the folder of all of them.
+/// The outcome of each run, as a file in the common folder.
 const RESTARTS_FILE: &str = "restarts.json";
 
-/// A run among the others.
+/// One of the runs.
 struct Restart {
     job: Job,
     folder: PathBuf,
 }
 
-/// What a run came to, for `restarts.json`.
+/// The outcome of a run, for `restarts.json`.
 #[derive(Serialize)]
 struct Line {
-    /// Its folder, in that of all.
+    /// Folder of the run, relative to the common one.
     folder: String,
     seed: u64,
-    /// Of its final weights; none of a run that failed.
+    /// Validation loss of the final weights; `None` if the run failed.
     validation_loss: Option<f64>,
     weights_sha256: Option<String>,
-    /// Why it failed.
+    /// Why the run failed; `None` if it did not.
     failure: Option<String>,
     is_best: bool,
 }
 
-/// All runs, and what they share.
+/// All runs and their common settings.
 struct Restarts<'a> {
     runs: Vec<Restart>,
     root: &'a Path,
@@ -44,13 +44,14 @@ struct Restarts<'a> {
     checkpoint: &'a CheckpointArgs,
     style: Style,
     stop: &'a AtomicBool,
-    /// The next run that nobody has begun.
+    /// Index of the next run that no thread has taken.
     next: AtomicUsize,
-    /// What is known of each.
+    /// The outcome of each run; `None` until it has ended.
     ended: Mutex<Vec<Option<Result<Summary, Failure>>>>,
 }
 
-/// Trains from `count` seeds, that of `job` first, and keeps the best by validation in `folder`.
+/// Trains with `count` seeds, starting with that of `job`, and keeps the best run by validation loss in
+/// `folder`.
 pub(super) fn run(
     arguments: &Arguments,
     job: Job,
@@ -66,7 +67,7 @@ pub(super) fn run(
         ));
     }
     let runs = (0..count as u64).map(|number| Restart {
-        // Seeds of run files are not larger.
+        // The mask keeps seeds within the range that run files accept.
         job: job.with_seed((job.run.seed + number) & i64::MAX as u64),
         folder: folder.join(format!("restart-{}", number + 1)),
     });
@@ -106,11 +107,11 @@ pub(super) fn run(
 }
 
 impl Restarts<'_> {
-    /// Makes all runs, `beside` of them at a time. They compute on the same pool.
+    /// Trains all runs, `beside` of them at a time. They share a thread pool.
     fn train(&self, beside: usize) -> Result<(), Failure> {
         std::thread::scope(|scope| {
             for place in 0..beside {
-                // One of those that go on side by side is shown: lines of several would be of no use.
+                // Only one of the concurrent runs is shown: the lines of several would be confusing.
                 let style = if place == 0 { self.style } else { Style::Quiet };
                 let thread = std::thread::Builder::new().name(format!("restarts {place}"));
                 let spawned = thread.spawn_scoped(scope, move || self.train_some(style));
@@ -123,7 +124,7 @@ impl Restarts<'_> {
     fn train_some(&self, style: Style) {
         while let Some((index, restart)) = self.take() {
             let ended = self.train_one(index, restart, style);
-            // A failure is reported even with --quiet.
+            // Failures are reported even with --quiet.
             if self.style != Style::Quiet || ended.is_err() {
                 let seed = restart.job.run.seed;
                 let said = match &ended {
@@ -169,7 +170,7 @@ impl Restarts<'_> {
     }
 }
 
-/// Writes what came of all, and the results of the best beside it.
+/// Writes the outcomes of all runs, and copies the results of the best one.
 fn keep_best(
     folder: &Path,
     runs: &[Restart],

@@ -1,4 +1,4 @@
-//! Server, shards and workers that are started again whatever ends them, until the run is done.
+//! A cluster whose processes are restarted after they end, until the run is done.
 
 use crate::children::{Child, Sink, describe};
 use crate::failure::Failure;
@@ -11,22 +11,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Exit code of a process that took SIGTERM in order, before its run was done.
+/// Exit code of a process that exited in order after SIGTERM, before its run was done.
 const TERMINATED: i32 = Signal::Terminate.exit_code() as i32;
 
-/// What is done to a process.
+/// A disturbance of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Harm {
-    /// SIGKILL.
+    /// Kills the process with SIGKILL.
     Kill,
-    /// SIGTERM.
+    /// Asks the process to exit with SIGTERM.
     End,
-    /// SIGSTOP, and after this time SIGCONT.
+    /// Pauses the process with SIGSTOP, and resumes it after this time with SIGCONT.
     Hold(Duration),
 }
 
 impl Harm {
-    /// The same whatever its time.
+    /// Returns the disturbance without its duration, for counting.
     pub(super) fn kind(self) -> Harm {
         if let Harm::Hold(_) = self { Harm::Hold(Duration::ZERO) } else { self }
     }
@@ -46,11 +46,11 @@ impl fmt::Display for Harm {
 /// All processes of a run. They are killed when this is dropped.
 pub(super) struct Cluster {
     processes: Vec<Process>,
-    /// What the server has written to standard output since it was last started.
+    /// Lines that the server has written to standard output since it was last started.
     said: Arc<Mutex<Vec<String>>>,
-    /// Whether the run is done: who ends now is not started again.
+    /// Whether the run is done, so that processes are no longer restarted.
     is_done: bool,
-    /// The run's results.
+    /// The results folder.
     out: PathBuf,
 }
 
@@ -60,13 +60,13 @@ struct Process {
     flags: Vec<OsString>,
     log: Arc<Mutex<File>>,
     child: Child,
-    /// What we did to it, if anything that may end it.
+    /// The last disturbance that may end the process.
     harm: Option<Harm>,
     held_until: Option<Instant>,
 }
 
 impl Cluster {
-    /// Starts all; results go to `out`, what they say to files beside it.
+    /// Starts all processes. Results go to `out`, and the logs to files next to it.
     pub(super) fn start(
         programs: &[PathBuf; 2],
         run: &Path,
@@ -77,7 +77,7 @@ impl Cluster {
         let [server, worker] = programs;
         let address = |name: &str| format!("unix:{}", out.with_extension(name).display());
         let coordinator = address("server");
-        // Started again it waits for one worker only: the others may be about to be.
+        // A restarted server waits for one worker only, because the others may be about to be restarted.
         let mut first: Vec<OsString> = vec![run.into(), "--out".into(), out.into()];
         first.extend(["--listen", &coordinator, "--checkpoint-every", "10"].map(OsString::from));
         first.extend(["--worker-timeout", "2", "--work-timeout", "2"].map(OsString::from));
@@ -114,12 +114,12 @@ impl Cluster {
         Ok(Cluster { processes, said, is_done: false, out: out.into() })
     }
 
-    /// How many processes there are.
+    /// Number of processes.
     pub(super) fn len(&self) -> usize {
         self.processes.len()
     }
 
-    /// Does something to a process, and gives its name; nothing while it is held already.
+    /// Disturbs a process and returns its name; `None` if the process is paused.
     pub(super) fn suffer(&mut self, victim: usize, harm: Harm) -> Option<String> {
         let process = self.processes.get_mut(victim).filter(|process| process.held_until.is_none())?;
         match harm {
@@ -135,7 +135,7 @@ impl Cluster {
         Some(process.name.clone())
     }
 
-    /// Starts again whoever has ended; whether the run is still to be done.
+    /// Restarts processes that have ended. Returns whether the run is still in progress.
     pub(super) fn look_after(&mut self) -> Result<bool, Failure> {
         for (index, process) in self.processes.iter_mut().enumerate() {
             if process.held_until.is_some_and(|until| until <= Instant::now()) {
@@ -148,8 +148,8 @@ impl Cluster {
                 self.is_done = true;
                 return Ok(false);
             }
-            // A process that hears of the end of the run before we do ends well, but no other does. One that has just been started
-            // does not take SIGTERM in order yet.
+            // A process may learn that the run is done before we do and exit with success; no other process
+            // does. A process that has just been started does not yet handle SIGTERM.
             let is_asked_for = matches!(status.code(), None | Some(TERMINATED));
             let expected = status.success() && is_done(&self.out) || harm.is_some() && is_asked_for;
             if !expected {
@@ -168,7 +168,7 @@ impl Cluster {
         Ok(true)
     }
 
-    /// The hash that the run ended with.
+    /// Returns the hash of the final weights.
     pub(super) fn hash(&self) -> Result<String, Failure> {
         let said = lock(&self.said);
         let hash = said.last().and_then(|line| hash_of(line)).filter(|_| self.is_done);
@@ -178,24 +178,24 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // All at once, so that none has time to miss another.
+        // All processes are killed at once, so that none has time to notice that another one is missing.
         self.processes.iter_mut().for_each(|process| process.child.kill());
     }
 }
 
-/// The hash in the last line of a run.
+/// Returns the hash in the last line of a run.
 pub(super) fn hash_of(line: &str) -> Option<String> {
     line.strip_prefix("weights sha256 ").map(str::to_owned)
 }
 
-/// Whether a run has made all its steps.
+/// Returns whether a run has made all its steps.
 fn is_done(out: &Path) -> bool {
     let Ok(bytes) = ps_host::read(&out.join("summary.json"), ps_host::Ceiling::TEXT) else { return false };
     let summary: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
     summary.is_some_and(|summary| summary["outcome"] == "done")
 }
 
-/// Starts a process whose output goes to `log`, and of the server to `said`, too.
+/// Starts a process. Its output goes to `log`, and that of the server also to `said`.
 fn spawn(
     program: &Path,
     flags: &[OsString],

@@ -1,4 +1,5 @@
-//! `downhill verify`: shows a stranger that nothing that is done to a run's processes changes a bit of it.
+//! `downhill verify`: demonstrates that disturbing the processes of a run does not change a bit of its
+//! result.
 
 mod cluster;
 
@@ -62,7 +63,7 @@ Examples:
   downhill verify examples/digits.toml --workers 3 --signals 100
   downhill verify --soak 60";
 
-/// Steps of about 10 ms on one core, with a model of several chunks and momentum; a run of a few seconds.
+/// A run of a few seconds, with steps of about 10 ms on one core, several chunks and momentum.
 const RUN: &str = r#"
 seed = 1
 [data]
@@ -82,9 +83,9 @@ initial = 0.02
 schedule = "cosine"
 "#;
 
-/// Processes are looked after this often.
+/// How often the state of the processes is checked.
 const TICK: Duration = Duration::from_millis(2);
-/// A run without any disturbance that takes longer than this, after the last signal, hangs.
+/// If a run takes longer than this after the last signal, it hangs.
 const LONGEST: Duration = Duration::from_secs(600);
 
 fn pause(text: &str) -> Result<f64, String> {
@@ -94,7 +95,7 @@ fn pause(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Trains alone, trains under fire, compares.
+/// Trains alone, trains with disturbances, and compares the results.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
     let folder = TempDir::with_prefix("downhill-verify-")
@@ -142,7 +143,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(if all_equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The hash of the run in one process.
+/// Returns the hash of the run in one process.
 fn alone(run: &Path, folder: &Path) -> Result<String, Failure> {
     let ours = std::env::current_exe()
         .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;
@@ -157,11 +158,11 @@ fn alone(run: &Path, folder: &Path) -> Result<String, Failure> {
     })
 }
 
-/// What is done to the processes, and what was.
+/// The remaining disturbances, and the counts of past ones.
 struct Fire {
     random: Stream,
     pause: Duration,
-    /// Signals that are still to be sent, or until when some are.
+    /// Number of signals that remain, unless `until` limits them by time.
     left: u32,
     until: Option<Instant>,
     started: Instant,
@@ -188,7 +189,7 @@ impl Fire {
         self.until.map_or(self.left == 0, |until| Instant::now() >= until)
     }
 
-    /// Looks after a cluster until its run is done, and does harm to it as long as there is some left.
+    /// Supervises a cluster until its run is done, and disturbs it while signals remain.
     fn rage(&mut self, cluster: &mut Cluster) -> Result<(), Failure> {
         self.next = Instant::now() + self.some_time();
         let mut last_harm = Instant::now();
