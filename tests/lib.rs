@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: where things are, and running our programs with a deadline.
+//! Helpers of the end-to-end tests: where files are, and how programs are run with a deadline.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -7,15 +7,15 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// No program of these tests may take longer.
+/// Maximum duration of a program in these tests.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// The repository's folder.
+/// Returns the folder of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_path_buf()
 }
 
-/// A file of the shared data sets, or `None` (and a line that says so) where they are not there.
+/// Returns a file of the shared data sets; `None`, after printing a note, if it does not exist.
 pub fn shared(path: &str) -> Option<PathBuf> {
     let file = root().parent()?.join("shared/data").join(path);
     if file.exists() {
@@ -25,8 +25,8 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
-/// Something of others that `tests/outside/install` has put into `target/outside`, or `None` (and a line that says so) where it
-/// was not run.
+/// Returns third-party software that `tests/outside/install` has put into `target/outside`; `None`, after
+/// printing a note, if it is not installed.
 pub fn outside(path: &str) -> Option<PathBuf> {
     let file = root().join("target/outside").join(path);
     if file.exists() {
@@ -36,7 +36,7 @@ pub fn outside(path: &str) -> Option<PathBuf> {
     None
 }
 
-/// A program of others on the path, or `None` as for [`outside`].
+/// Returns a third-party program on the path; `None`, after printing a note, if it is not installed.
 pub fn outside_program(name: &str) -> Option<Command> {
     if Command::new(name).arg("--help").output().is_ok() {
         return Some(Command::new(name));
@@ -45,13 +45,13 @@ pub fn outside_program(name: &str) -> Option<Command> {
     None
 }
 
-/// Where all is checked, nothing may be missing.
+/// Fails if everything must be checked, otherwise prints a note.
 fn missing(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "{what} is not there: run tests/outside/install");
     println!("skipped: {what} is not there; tests/outside/install installs it");
 }
 
-/// One of our programs, as built beside the running test.
+/// Returns a command for one of our programs, built next to the running test.
 pub fn program(name: &str) -> Command {
     let test = std::env::current_exe().expect("a test knows where it lies");
     let folder = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
@@ -62,26 +62,26 @@ pub fn program(name: &str) -> Command {
     command
 }
 
-/// `downhill` with `arguments`.
+/// Returns the command `downhill` with `arguments`.
 pub fn downhill<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = program("downhill");
     command.args(arguments);
     command
 }
 
-/// What a program said and how it ended.
+/// The output of a program and how it ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// All of its stdout.
+    /// The complete standard output.
     pub stdout: String,
-    /// All of its stderr.
+    /// The complete standard error.
     pub stderr: String,
 }
 
 impl Ended {
-    /// The hash in the last line of a successful run.
+    /// Returns the hash in the last line of a successful run.
     pub fn hash(&self) -> String {
         assert!(self.status.success(), "{self}");
         let last = self.stdout.lines().last().unwrap_or_default();
@@ -109,7 +109,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `command`.
+    /// Starts `command` and reads its output in the background.
     pub fn start(command: &mut Command) -> Self {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
@@ -118,12 +118,12 @@ impl Running {
         Running { child, stdout, stderr, since: Instant::now(), seen: String::new(), seen_log: String::new() }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for a line on stdout that `wanted` accepts.
+    /// Waits for a line on standard output that `wanted` accepts.
     pub fn line(&mut self, wanted: impl Fn(&str) -> bool) -> String {
         loop {
             match self.stdout.recv_timeout(DEADLINE.saturating_sub(self.since.elapsed())) {
@@ -141,13 +141,13 @@ impl Running {
         }
     }
 
-    /// Where a server without certificates says that it listens.
+    /// Returns the address on which a server without certificates says that it listens.
     pub fn listens(&mut self) -> String {
         let listening = "listening on http://";
         self.line(|line| line.starts_with(listening)).trim_start_matches(listening).to_owned()
     }
 
-    /// Waits for a line on stderr that `wanted` accepts.
+    /// Waits for a line on standard error that `wanted` accepts.
     pub fn log_line(&mut self, wanted: impl Fn(&str) -> bool) -> String {
         loop {
             match self.stderr.recv_timeout(DEADLINE.saturating_sub(self.since.elapsed())) {
@@ -165,18 +165,18 @@ impl Running {
         }
     }
 
-    /// Asks the process to end, with SIGTERM.
+    /// Asks the program to exit, with SIGTERM.
     pub fn terminate(&self) {
         let asked = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
         assert!(asked.is_ok_and(|status| status.success()), "process {} cannot be asked to end", self.id());
     }
 
-    /// Kills it at once.
+    /// Kills the program with SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
     }
 
-    /// Waits up to `time`; whether it has ended meanwhile.
+    /// Waits for up to `time`. Returns whether the program has ended.
     pub fn ends_within(&mut self, time: Duration) -> bool {
         match self.stdout.recv_timeout(time) {
             Ok(line) => {
@@ -188,7 +188,7 @@ impl Running {
         }
     }
 
-    /// Waits for its end, and kills it at the deadline.
+    /// Waits for the end of the program, and kills it at the deadline.
     pub fn finish(&mut self) -> Ended {
         let mut late = false;
         let mut read = |lines: &Receiver<String>, child: &mut Child| {
@@ -219,7 +219,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let status = self.child.wait();
-        // Of a test that fails meanwhile, what its programs said is what tells why.
+        // If a test fails, the output of its programs usually shows why.
         if std::thread::panicking()
             && let Ok(status) = status
         {
@@ -230,12 +230,12 @@ impl Drop for Running {
     }
 }
 
-/// Runs `command` to its end.
+/// Runs `command` until it ends.
 pub fn run(command: &mut Command) -> Ended {
     Running::start(command).finish()
 }
 
-/// The processes of a program's name that process `parent` has started, as Linux tells it.
+/// Returns the processes with a program's name that the process `parent` has started; only on Linux.
 pub fn children(parent: u32, name: &str) -> Vec<u32> {
     let children =
         std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
@@ -245,7 +245,7 @@ pub fn children(parent: u32, name: &str) -> Vec<u32> {
     children.split_whitespace().filter_map(|id| id.parse().ok()).filter(is_named).collect()
 }
 
-/// What there still is of a killed program's lines.
+/// Returns the remaining lines of a program that was killed.
 fn rest(lines: &Receiver<String>) -> String {
     let mut text = String::new();
     while let Ok(line) = lines.recv_timeout(Duration::from_secs(1)) {

@@ -1,7 +1,8 @@
-//! Saves checkpoints as a run does, for tests that do harm to it.
+//! Saves checkpoints like a run, for tests in which saving fails.
 //!
-//! `saver save FOLDER STEP…` says `saved STEP` of each that is durable, and on stderr why one is not; it ends with 1 where
-//! the store says that the process must not go on. `saver newest FOLDER` says `newest STEP`.
+//! `saver save FOLDER STEP…` prints `saved STEP` for each checkpoint once it is durable, and on standard
+//! error why another one is not. It exits with 1 if the store says that the process must not continue. `saver
+//! newest FOLDER` prints `newest STEP`.
 
 #[path = "tiny.rs"]
 mod tiny;
@@ -44,7 +45,7 @@ fn newest(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// What cannot be said is not said: the harm may be done to this, too.
+/// Write errors are ignored, because a test may also make these writes fail.
 fn say(to: &mut impl Write, text: &str) {
     let _ = writeln!(to, "{text}");
 }

@@ -1,4 +1,4 @@
-//! Checkpoints of a tiny model, each known from its step.
+//! Checkpoints of a tiny model, whose content follows from the step.
 
 use ps_checkpoint::{Error, Fingerprint, Kept, Progress, Snapshot, Store};
 use ps_core::{Layout, Tally};
@@ -20,7 +20,8 @@ pub(crate) fn snapshot(step: u64) -> Snapshot {
     Snapshot { progress, weights: values(0.1), state: values(-0.3) }
 }
 
-/// The step of the newest checkpoint, which is to the last bit what was saved; that there is none, or a damaged one, is an error.
+/// Returns the step of the newest checkpoint, after checking that every bit is as it was saved. It is an
+/// error if there is none, or only a damaged one.
 pub(crate) fn newest(folder: &Path) -> Result<u64, String> {
     let found = open(folder).and_then(|store| store.newest(false)).map_err(|error| error.to_string())?;
     if !found.problems.is_empty() {

@@ -1,10 +1,10 @@
-//! The rules of ARCHITECTURE.md about what a crate never depends on, directly or through others.
+//! Checks the rules of ARCHITECTURE.md on dependencies that a crate must not have, directly or indirectly.
 
 use downhill_tests::root;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Crates of this workspace, with all the others of it that they may depend on.
+/// Crates of this workspace, with all others of it that they may depend on.
 const OURS: &[(&str, &[&str])] = &[
     ("ps-plan", &[]),
     ("ps-host", &[]),
@@ -37,24 +37,25 @@ const OURS: &[(&str, &[&str])] = &[
     ("ps-proto", &["ps-coord", "ps-core", "ps-host", "ps-net", "ps-plan", "ps-plane"]),
 ];
 
-/// Crates, with packages that they never depend on.
+/// Crates, with packages that they must never depend on.
 const NEVER: &[(&[&str], &[&str])] = &[
-    // What decides or computes does no input or output.
+    // Code that decides or computes does no input or output.
     (
         &["ps-plan", "ps-core", "ps-coord", "ps-plane", "ps-data", "ps-checkpoint", "ps-scale"],
         &["tokio", "tonic", "prost", "clap", "tracing"],
     ),
-    // The round logic computes nothing.
+    // The round logic computes no numbers.
     (&["ps-coord"], &["rayon", "sha2", "bytes", "ndarray"]),
-    // The library and what it is made of stay off the network, and start no runtime.
+    // The library and the crates below it do not use the network and start no async runtime.
     (&["downhill"], &["tokio", "tonic", "rustls", "reqwest", "object_store"]),
-    // Flags are parsed where programs are.
+    // Only programs parse flags.
     (&["ps-net", "ps-proto"], &["clap"]),
     (&["ps-worker"], &["ps-server"]),
     (&["ps-server"], &["ps-worker"]),
 ];
 
-/// The names of all packages that a crate depends on, outside of its tests and build script.
+/// Returns the names of all packages that a crate depends on, excluding dependencies of its tests and build
+/// script.
 fn dependencies(name: &str) -> BTreeSet<String> {
     let mut tree = Command::new(env!("CARGO"));
     tree.args(["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--locked", "--offline"]);

@@ -1,5 +1,6 @@
-//! Every optimizer and everything that watches the loss gives one hash: plain loops, threads, workers, servers, shards and
-//! instruction sets. `resuming.rs` has runs that were killed and went on.
+//! With every optimizer and every policy that watches the loss, the hash is the same for plain loops,
+//! threads, workers, servers, shards and instruction sets. Runs that are killed and resumed are in
+//! `resuming.rs`.
 
 use downhill_tests::{downhill, run};
 use ps_core::control::{EarlyStopping, Guard};
@@ -14,7 +15,7 @@ use ps_run::{Line, METRICS_FILE};
 use std::path::Path;
 use std::process::Command;
 
-/// A model of several chunks, so that shards have something to keep, and short leaves.
+/// A model of several chunks, so that every shard holds some, and small leaves.
 const RUN: &str = r#"
 seed = 1
 [data]
@@ -31,7 +32,7 @@ leaf = 8
 initial = 0.1
 "#;
 
-/// A run of digits with more keys, and the event that it is to show, if any.
+/// A run on digits with additional keys, and the event that it must report, if any.
 struct Case {
     name: &'static str,
     sets: &'static [&'static str],
@@ -174,16 +175,16 @@ impl Case {
         command
     }
 
-    /// The hash of a run, and its events.
+    /// Returns the hash of a run, and its events.
     fn hash(&self, verb: &str, more: &[&str]) -> (String, Vec<(u64, String)>) {
         self.hash_with(verb, more, None)
     }
 
-    /// The same with an instruction set.
+    /// Like [`Case::hash`], with the given instruction set.
     fn hash_with(&self, verb: &str, more: &[&str], kernel: Option<Kernel>) -> (String, Vec<(u64, String)>) {
         let folder = tempfile::tempdir().unwrap();
         let (file, out) = (folder.path().join("run.toml"), folder.path().join("run"));
-        // A model without hidden layers must not name any.
+        // A model without hidden layers must not set keys for them.
         let is_flat = self.sets.contains(&"model.kind=softmax");
         std::fs::write(&file, if is_flat { RUN.replace("hidden = [96, 40]", "") } else { RUN.into() })
             .unwrap();
@@ -238,7 +239,7 @@ fn events(out: &Path) -> Vec<(u64, String)> {
     lines.into_iter().filter_map(event).collect()
 }
 
-/// What decides about a run that watches everything it can beside a schedule, in steps that are epochs.
+/// Creates the policies of a run that uses all of them together with a schedule, in steps that are epochs.
 fn watching() -> Control {
     let model = Model::new(1, &[], Activation::Relu, Head::Poisson, 1);
     let plan = BatchPlan::new(1, 1, 1, 1, 1000, None).watching(1, 0);
@@ -259,7 +260,8 @@ fn watching() -> Control {
 
 #[test]
 fn what_a_run_remembers_goes_through_a_checkpoint_at_any_step() {
-    // The loss falls below 0 and explodes three times; after the first two it is that of the weights of steps 40 and 80.
+    // The loss falls below 0 and explodes three times. After the first two explosions it is that of the
+    // weights after steps 40 and 80.
     let learning = |steps: u64| 3.0 - 0.1 * steps as f64;
     let loss = |step: u64| match step {
         0..=54 => learning(step),
@@ -286,7 +288,7 @@ fn what_a_run_remembers_goes_through_a_checkpoint_at_any_step() {
         let at = whole.plan().step(step);
         let norms = whole.rules().norms(&[]);
         let decided = whole.decide(at, &observed, &norms).unwrap();
-        // Checkpoints are JSON.
+        // Checkpoints store the state as JSON, so it is converted to JSON and back.
         let text = serde_json::to_string(resumed.state()).unwrap();
         resumed = watching();
         resumed.resume(

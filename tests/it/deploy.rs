@@ -1,4 +1,5 @@
-//! The manifests of `deploy/`: rendered by kustomize, typed, and held against the programs that they start.
+//! The manifests of `deploy/`: rendered by kustomize, parsed into types, and compared with the programs that
+//! they start.
 
 use clap::Parser;
 use downhill_tests::{outside, outside_program};
@@ -21,7 +22,7 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// What `kubectl kustomize` makes of a folder.
+/// Returns the output of `kubectl kustomize` for a folder.
 fn rendered(folder: &Path) -> Option<String> {
     let output = outside_program("kubectl")?.arg("kustomize").arg(folder).output().unwrap();
     assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
@@ -38,7 +39,7 @@ fn overlays() -> Vec<(&'static str, Vec<Value>)> {
     OVERLAYS.iter().filter_map(render).collect()
 }
 
-/// The base with each component of data.
+/// Returns the base, combined with each component for data.
 fn components() -> Vec<(&'static str, Vec<Value>)> {
     let render = |component: &&'static str| {
         let folder = tempfile::tempdir_in(deploy().join("overlays")).unwrap();
@@ -60,7 +61,7 @@ fn name(document: &Value) -> &str {
     document["metadata"]["name"].as_str().unwrap()
 }
 
-/// The templates of the Jobs that a JobSet, or a runtime that makes such, consists of; no others.
+/// Returns the Job templates of a JobSet or of a training runtime that creates one; empty for other kinds.
 fn replicated(document: &Value) -> Vec<(String, Value)> {
     let set = match kind(document) {
         "JobSet" => &document["spec"],
@@ -71,7 +72,7 @@ fn replicated(document: &Value) -> Vec<(String, Value)> {
     jobs.map(|job| (job["name"].as_str().unwrap().to_owned(), job["template"].clone())).collect()
 }
 
-/// Kind and name of what has pods, with its Job where it has one, and the template of the pods.
+/// Returns each workload with pods: its kind and name (with its Job, if it has one), and the pod template.
 fn pods(documents: &[Value]) -> Vec<(String, Value, Value)> {
     let mut pods = Vec::new();
     for document in documents {
@@ -106,7 +107,7 @@ fn schemas_allow_every_overlay_and_component() {
             .iter()
             .filter(|document| replicated(document).is_empty() && kind(document) != "TrainJob");
         for (index, document) in known.cloned().chain(jobs).enumerate() {
-            // What is JSON is YAML.
+            // JSON is valid YAML.
             let path = folder.path().join(format!("{name}-{index}.yaml"));
             std::fs::write(&path, document.to_string()).unwrap();
             files.push(path);
@@ -121,7 +122,7 @@ fn schemas_allow_every_overlay_and_component() {
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("Couldn't find schema"), "{said}");
     assert_eq!(said.matches(" passed for resource ").count(), files.len(), "{said}");
-    // It refuses a field that its schema does not have, at the top and deep inside.
+    // Check that the tool rejects a field that its schema does not have, at the top level and nested.
     let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     for (field, misspelt) in [("\"metadata\"", "\"metadatum\""), ("\"runAsNonRoot\"", "\"runAsNotRoot\"")] {
         let text = texts.iter().find(|text| text.contains(field)).unwrap().replacen(field, misspelt, 1);
@@ -148,13 +149,13 @@ fn custom_resources_fit_the_models_of_their_api() {
     for (overlay, kinds) in [("jobset", 1), ("kubeflow", 2)] {
         let Some(text) = rendered(&deploy().join("overlays").join(overlay)) else { return };
         assert_eq!(read(text.clone()), (format!("{kinds}\n"), String::new()), "{overlay}");
-        // It does refuse what is wrong.
+        // Check that the tool rejects an invalid field.
         let (_, problems) = read(text.replace("successPolicy:", "succesPolicy:"));
         assert!(problems.contains("spec.succesPolicy is not known"), "{problems}");
     }
 }
 
-/// The only container of a pod.
+/// Returns the only container of a pod.
 fn container(template: &Value) -> &Value {
     let containers = template["spec"]["containers"].as_array().unwrap();
     assert_eq!(containers.len(), 1);
@@ -164,7 +165,7 @@ fn container(template: &Value) -> &Value {
 fn environment(container: &Value) -> BTreeMap<String, String> {
     let of = |entry: &Value| {
         let name = entry["name"].as_str().unwrap().to_owned();
-        // What is only known in a cluster stands for something of its kind.
+        // A value that is known only in a cluster is replaced by one of the same form.
         let value = match entry["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
             Some("metadata.labels['apps.kubernetes.io/pod-index']") => "0".into(),
             Some("metadata.name") => "pod-1".into(),
@@ -177,7 +178,7 @@ fn environment(container: &Value) -> BTreeMap<String, String> {
     container["env"].as_array().unwrap().iter().map(of).collect()
 }
 
-/// Command and arguments as the kubelet hands them over.
+/// Returns command and arguments, expanded like by the kubelet.
 fn command_line(container: &Value) -> Vec<String> {
     let environment = environment(container);
     let words = ["command", "args"].into_iter().flat_map(|key| container[key].as_array().unwrap());
@@ -197,7 +198,7 @@ fn port(container: &Value, name: &str) -> Option<u64> {
     ports.iter().find(|port| port["name"] == name).map(|port| port["containerPort"].as_u64().unwrap())
 }
 
-/// Where a token is asked for, one that was made up.
+/// Returns the security settings of a container, with a made-up token if it needs one.
 fn security(container: &Value, folder: &Path) -> Security {
     let token = folder.join("token");
     std::fs::write(&token, "made-up-for-the-tests\n").unwrap();
@@ -245,7 +246,7 @@ fn the_programs_take_their_command_lines() {
                             replicas,
                             "{place}: SHARDS and replicas"
                         );
-                        // The last one.
+                        // The flag of the last shard.
                         let (first, last) = ("--shard=0/", format!("--shard={}/", replicas - 1));
                         let words = words.iter().map(|word| word.replace(first, &last));
                         let placement = ServerArguments::try_parse_from(words).unwrap().placement().unwrap();
@@ -259,7 +260,7 @@ fn the_programs_take_their_command_lines() {
                     servers.push((arguments, template.clone()));
                 }
                 Some("ps-worker") => {
-                    // Workers must not be able to end the run.
+                    // Workers must not have the token that ends the run.
                     let mounts = template["spec"]["volumes"].to_string();
                     assert!(!mounts.contains("downhill-admin"), "{place}");
                     let arguments = WorkerArguments::try_parse_from(&words)
@@ -275,7 +276,7 @@ fn the_programs_take_their_command_lines() {
             }
         }
         assert_eq!((servers.len(), workers.len()), (1, 1), "{overlay}");
-        // Workers call a pod that is there, by the name that it has.
+        // Workers connect to a pod that exists, by its DNS name.
         let (server, listen) = (&workers[0].0.server, servers[0].0.listen.rsplit(':').next().unwrap());
         let (host, port) = server.rsplit_once(':').unwrap();
         assert_eq!(port, listen, "{overlay}");
@@ -286,15 +287,15 @@ fn the_programs_take_their_command_lines() {
             (None, Some(set)) => {
                 (format!("{}-server-0-0", name(set)), set["spec"]["network"]["subdomain"].as_str().unwrap())
             }
-            // Of a TrainJob, the set and by default its subdomain have its name.
+            // The JobSet of a TrainJob, and by default its subdomain, have the name of the TrainJob.
             (None, None) => ("set-server-0-0".to_owned(), "set"),
         };
         assert_eq!((pod, domain), (&expected.0[..], expected.1), "{overlay}");
         if let Some(coordinator) = &servers[0].0.coordinator {
             assert_eq!(coordinator, server, "{overlay}: shards and workers call the same server");
         }
-        // Exit codes that end a Job are those that say that trying again is useless; those that it ignores say that somebody
-        // has ended the pod.
+        // Exit codes that make a Job fail are those that say that retrying is useless. Exit codes that it
+        // ignores say that somebody has ended the pod.
         let useless = [WorkerError::Mismatch(String::new()), WorkerError::Security(String::new())];
         let mut useless = useless.map(|error| u64::from(error.exit_code())).to_vec();
         useless.push(ENDED.into());
@@ -328,14 +329,14 @@ fn deleting_a_kustomization_leaves_the_results() {
             );
         }
     }
-    // They are applied by themselves, and what the README applies is there.
+    // These manifests are applied on their own. All files that the README applies exist.
     let readme = std::fs::read_to_string(deploy().join("README.md")).unwrap();
     for file in ["namespace.yaml", "claim.yaml", "collect.yaml"] {
         assert!(deploy().join(file).exists() && readme.contains(&format!("deploy/{file}")), "{file}");
     }
 }
 
-/// A `kubectl` that waits for ever, but for the condition that is to be seen.
+/// A `kubectl` that waits forever, except for the condition that the test checks.
 #[cfg(unix)]
 #[test]
 fn waiting_tells_success_from_failure() {
@@ -403,7 +404,7 @@ fn names_that_must_match_do() {
                 }
                 "PodDisruptionBudget" => {
                     assert!(selects(&spec["selector"]["matchLabels"]), "{place}");
-                    // A server that does not get ready must not keep its node from being drained.
+                    // A server that never becomes ready must not keep its node from being drained.
                     assert_eq!(spec["unhealthyPodEvictionPolicy"], "AlwaysAllow", "{place}");
                 }
                 "NetworkPolicy" => {
@@ -461,7 +462,7 @@ fn names_that_must_match_do() {
                 assert!(volumes.contains_key(mount["name"].as_str().unwrap()), "{place}: {mount}");
             }
             assert_eq!(mounts.len(), volumes.len(), "{place}: each volume is mounted once");
-            // Whatever is a file for the programs lies in one of them.
+            // Every file that a program reads is in a mounted volume.
             let is_mounted =
                 |path: &str| mounts.iter().any(|it| path.starts_with(it["mountPath"].as_str().unwrap()));
             for (name, path) in environment(container).iter().filter(|(_, value)| value.starts_with('/')) {
@@ -530,7 +531,7 @@ fn components_add_their_data_to_servers_and_workers() {
                     );
                 }
             }
-            // What was there is there still.
+            // Existing environment variables are kept.
             assert!(environment.contains_key("DOWNHILL_TOKEN_FILE"));
         }
     }
@@ -552,7 +553,7 @@ fn wrong_values_are_told_of_by_name() {
     let nothing = Security::default();
     assert!(open.address(&nothing).unwrap_err().contains("--token-file"));
     assert!(open.guard_dashboard(&nothing).unwrap_err().contains("--dashboard 0.0.0.0:8080"));
-    // A Secret that was not mounted.
+    // A Secret that is not mounted.
     let args = SecurityArgs { token_file: Some("/secrets/token/token".into()), ..SecurityArgs::default() };
     let missing = open_security(&args).unwrap_err();
     assert!(missing.contains("--token-file /secrets/token/token"), "{missing}");

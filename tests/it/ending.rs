@@ -1,4 +1,4 @@
-//! How processes end, and what their exit codes say to a supervisor: 0 means that training is done and nothing else.
+//! How processes end, and what their exit codes tell a supervisor: 0 means that training is done.
 
 use downhill_tests::{Ended, Running, downhill, program, run};
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Some thousand steps, with weights for two servers.
+/// A run of several thousand steps, with enough weights for two servers.
 const RUN: &str = r#"
 seed = 7
 [data]
@@ -22,7 +22,7 @@ leaf = 10
 initial = 0.05
 "#;
 
-/// A run, its results and its sockets, in a folder that goes with it.
+/// A temporary folder with a run, its results and its sockets.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -40,7 +40,7 @@ impl Place {
         format!("unix:{}", self.path(name).display())
     }
 
-    /// A server, the first of `shards`.
+    /// Returns the command of a server, the first of `shards`.
     fn server(&self, shards: u32) -> Command {
         let mut command = program("ps-server");
         command.arg(self.path("run.toml")).arg("--out").arg(self.path("out"));
@@ -49,7 +49,7 @@ impl Place {
         command
     }
 
-    /// The second of two servers.
+    /// Starts the second of two servers.
     fn shard(&self) -> Running {
         let mut command = program("ps-server");
         command.arg(self.path("run.toml")).args(["--listen", &self.address("shard"), "--shard", "1/2"]);
@@ -61,7 +61,7 @@ impl Place {
         Running::start(command.args(["--threads", "1", "--server", &self.address("socket")]))
     }
 
-    /// The hash of the run in one process.
+    /// Returns the hash of the run in one process.
     fn wanted(&self) -> String {
         run(downhill(&["train"]).arg(self.path("run.toml")).arg("--out").arg(self.path("alone"))).hash()
     }
@@ -127,8 +127,8 @@ fn a_server_that_is_stopped_is_waited_for_by_workers_and_shards() {
 
 #[test]
 fn a_server_that_is_stopped_while_it_waits_for_a_shard_saves_what_the_shard_holds() {
-    // Every step ends an epoch, whose weights are fetched from the shard to be validated. A shard that stands still keeps the
-    // coordinator waiting, sometimes for these.
+    // Every step ends an epoch, after which the weights are fetched from the shard for validation. If the
+    // shard is suspended, the coordinator waits for it, sometimes during such a fetch.
     let run = RUN.replace("batch = 40", "batch = \"full\"").replace("epochs = 120", "epochs = 100000");
     let run = run.replace("digits:600", "digits:40").replace("[model]", "validation = 0.1\n[model]");
     let place = Place::new(&(run + "[optimizer]\nmomentum = 0.9\n"));
@@ -161,7 +161,7 @@ fn a_run_that_was_ended_on_request_stays_ended_until_it_is_to_be_resumed() {
         code(&ended, 3);
         assert!(ended.stderr.contains("ended on request"), "{ended}");
     }
-    // Started again as before, it does not go on.
+    // Started again with the same command, the run does not resume.
     let again = run(&mut place.server(2));
     code(&again, 3);
     assert!(again.stderr.contains("--resume") && again.stdout.lines().last() == Some(last), "{again}");
@@ -169,7 +169,7 @@ fn a_run_that_was_ended_on_request_stays_ended_until_it_is_to_be_resumed() {
     assert!(listed.stdout.contains("ended"), "{listed}");
     let mut server = Running::start(place.server(2).arg("--resume"));
     let (mut shard, mut worker) = (place.shard(), place.worker());
-    // From now on it is a run like any other.
+    // From now on, it behaves like any other run.
     server.log_line(|line| line.contains("worker admitted"));
     server.kill();
     server.finish();
@@ -222,7 +222,7 @@ fn processes_that_are_stopped_before_the_run_begins_do_not_end_well() {
         send(process, "-TERM");
         code(&process.finish(), 143);
     }
-    // Only now, as it would have no place for the shard.
+    // The server is started only now, because with a single shard it would refuse the other one.
     let mut server = Running::start(place.server(1).args(["--checkpoint-seconds", "0"]));
     server.line(|line| line.starts_with("listening on "));
     send(&server, "-TERM");
@@ -261,7 +261,7 @@ fn a_launched_run_that_is_ended_on_request_ends_as_a_whole() {
     let ended = launch.finish();
     code(&ended, 3);
     assert!(!ended.stderr.contains("starting it again") && !ended.stderr.contains("error"), "{ended}");
-    // To launch it again is to resume it.
+    // Launching the run again resumes it.
     let mut launch = Running::start(&mut command);
     launch.log_line(|line| line.contains("worker admitted"));
     send(&launch, "-INT");

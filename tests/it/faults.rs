@@ -1,7 +1,9 @@
-//! What a real process leaves on a real file system when it is killed, or its disk fails, in the middle of a save.
+//! The state of a real file system after a real process was killed, or after its disk failed, while it was
+//! saving.
 //!
-//! strace kills it or makes a call fail, at each call in turn; full and read-only file systems are mounted in a namespace of
-//! their own. Where the system allows one of these not, the test says so and checks nothing.
+//! strace kills the process or makes a system call fail, at each call in turn. Full and read-only file
+//! systems are mounted in a namespace. If the system does not permit one of these, the test says so and
+//! checks nothing.
 
 #![cfg(target_os = "linux")]
 use downhill_tests::{Ended, program, run};
@@ -10,12 +12,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The calls that change what is on a disk, or make it durable.
+/// The system calls that change the content of a disk, or make it durable.
 const CALLS: &str = "write,fsync,rename,mkdir,unlinkat,rmdir,openat";
 const SAVER: &str = env!("CARGO_BIN_EXE_saver");
 
-/// A folder with checkpoints 1 and 2. Only other processes open its store: whatever this one starts meanwhile would hold
-/// the lock, too, until it is another program.
+/// A folder with checkpoints 1 and 2. The test itself never opens the store: a program that it starts
+/// meanwhile would inherit the lock until its exec.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -33,14 +35,15 @@ impl Place {
         run(Command::new(SAVER).arg(command).arg(self.folder()).args(steps).stdin(Stdio::null()))
     }
 
-    /// The newest checkpoint, as another process finds it.
+    /// Returns the newest checkpoint, as another process finds it.
     fn newest(&self) -> Result<u64, String> {
         let ended = self.saver("newest", &[]);
         let step = ended.stdout.trim().strip_prefix("newest ").and_then(|step| step.parse().ok());
         step.ok_or_else(|| ended.to_string())
     }
 
-    /// Saves 3 and 4 under strace, which does `harm`; gives what it saw, too.
+    /// Saves checkpoints 3 and 4 under strace, which injects the fault `harm`. Also returns the calls that it
+    /// logged.
     fn save(&self, harm: Option<&str>) -> (Ended, Vec<Call>) {
         let log = self.0.path().join("log");
         let mut command = traced(&log, harm);
@@ -49,17 +52,17 @@ impl Place {
     }
 }
 
-/// A call that strace saw.
+/// A system call in the log of strace.
 #[derive(Debug)]
 struct Call {
     name: String,
-    /// How many of that name there were before it, and it.
+    /// The number of this call among those with the same name, counted from 1.
     number: usize,
     line: String,
 }
 
 impl Call {
-    /// The file or folder of a call with a descriptor.
+    /// Returns the file or folder of a call with a file descriptor.
     fn path(&self) -> &str {
         self.line.split(['<', '>']).nth(1).unwrap_or_default()
     }
@@ -79,7 +82,7 @@ fn traced(log: &Path, harm: Option<&str>) -> Command {
     command
 }
 
-/// The calls of strace's log, in their order.
+/// Parses the calls in a log of strace, in order.
 fn calls(log: &Path) -> Vec<Call> {
     let text = fs::read_to_string(log).unwrap();
     let mut calls: Vec<Call> = Vec::new();
@@ -92,7 +95,7 @@ fn calls(log: &Path) -> Vec<Call> {
     calls
 }
 
-/// Whether strace can be had; says so if not.
+/// Returns whether strace is available, and prints a note if it is not.
 fn has_strace() -> bool {
     let has = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
     let has = has.is_ok_and(|status| status.success());
@@ -113,7 +116,7 @@ fn a_save_that_is_killed_or_fails_at_any_call_leaves_the_new_checkpoint_or_the_o
     assert_eq!(place.newest(), Ok(4));
     let of_the_folder = clean.iter().filter(|call| call.line.contains("checkpoints"));
     let harms = of_the_folder.flat_map(|call| {
-        // A file that cannot be opened is like one that cannot be written.
+        // For the program, a file that cannot be opened is like one that cannot be written.
         let kinds: &[_] = if call.name == "openat" {
             &["error=EIO"]
         } else {
@@ -128,7 +131,7 @@ fn a_save_that_is_killed_or_fails_at_any_call_leaves_the_new_checkpoint_or_the_o
     assert!(harms.len() > 120 && old > 20 && new > 20, "{harms:?} {newest:?}");
 }
 
-/// Does harm to a save; gives the newest checkpoint after it.
+/// Injects a fault into a save. Returns the newest checkpoint afterwards.
 fn check(harm: &str) -> u64 {
     let place = Place::new();
     let (ended, calls) = place.save(Some(harm));
@@ -145,13 +148,13 @@ fn check(harm: &str) -> u64 {
             calls[at + 1..].iter().any(|call| call.name == "fsync" && call.path() == calls[at].path());
         assert!(!again, "{} is tried again\n{context}", calls[at].path());
     }
-    // Another process goes on.
+    // Another process can continue.
     assert_eq!(place.saver("save", &["9"]).stdout, "saved 9\n", "{context}");
     assert_eq!(place.newest(), Ok(9), "{context}");
     step
 }
 
-/// A model of 50,890 parameters: a checkpoint has 407 kB, the result half of that.
+/// A model with 50,890 parameters: a checkpoint has 407 kB, and the result half of that.
 const RUN: &str = r#"
 [data]
 train = "digits:1024"
@@ -180,8 +183,9 @@ fn a_disk_that_cannot_make_a_checkpoint_durable_ends_the_run() {
     }
     let place = tempfile::tempdir().unwrap();
     let (file, log) = (run_file(place.path()), place.path().join("log"));
-    // Each thread's calls are counted apart. Those of the main one are about the file `holder`, its folder, and two files of
-    // results before the first step, and the weights at the end; of the one that saves, about its files and folders.
+    // strace counts the calls of each thread separately. Those of the main thread concern the file `holder`,
+    // its folder, two result files before the first step, and the weights at the end. Those of the saving
+    // thread concern its files and folders.
     for number in 1..=5 {
         let out = place.path().join(format!("out-{number}"));
         let mut command = traced(&log, Some(&format!("fsync:error=EIO:when={number}")));
@@ -198,7 +202,8 @@ fn a_disk_that_cannot_make_a_checkpoint_durable_ends_the_run() {
     }
 }
 
-/// A shell in which a small file system is mounted at `$M`; `None`, and a line that says so, where that is not allowed.
+/// Runs a shell script in which a small file system is mounted at `$M`. Returns `None` and prints a note if
+/// the system does not permit that.
 fn with_mount(bytes: usize, script: &str, arguments: &[&Path]) -> Option<Ended> {
     let place = tempfile::tempdir().unwrap();
     let shell = |script: &str| {
@@ -228,7 +233,7 @@ fn a_full_disk_costs_the_checkpoint_that_does_not_fit_and_no_other() {
         "$SAVER" newest "$M/checkpoints"
     "#;
     let Some(ended) = with_mount(128 << 10, script, &[]) else { return };
-    // What is full cannot even be taken over; the checkpoints can be read all the same once there is room.
+    // On a full file system, the lock cannot be taken. The checkpoints can be read once there is room again.
     assert!(ended.stderr.contains("No space left on device"), "{ended}");
     assert!(ended.stdout.ends_with("saved 4\nnewest 4\n"), "{ended}");
     assert!(!ended.stdout.contains("saved 3"), "{ended}");

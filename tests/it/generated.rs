@@ -1,5 +1,5 @@
-//! Small tables of samples made by counter, exact in binary32 and in their decimal text, so that every program
-//! and every machine sees the same.
+//! Small tables of generated samples. Their values are exact in binary32 and in decimal, so that every
+//! program and every machine reads the same numbers.
 
 #![allow(dead_code)] // Each test uses a part.
 
@@ -8,20 +8,20 @@ use ps_plan::seed::{Purpose, Stream};
 use std::io::Write;
 use std::path::Path;
 
-/// What the targets of a generated table are.
+/// The kind of targets of a generated table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Targets {
-    /// Any number.
+    /// Real numbers.
     Value,
-    /// 0 or 1.
+    /// The numbers 0 and 1.
     Binary,
-    /// 0 to this, exclusive.
+    /// Class numbers from 0 to this, exclusive.
     Classes(usize),
-    /// 0 to 4.
+    /// Counts from 0 to 4.
     Count,
 }
 
-/// Samples in memory, `[targets.len(), features]`.
+/// Samples in memory; the features are `[targets.len(), features]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub features: usize,
@@ -29,7 +29,8 @@ pub(crate) struct Table {
     pub targets: Vec<f32>,
 }
 
-/// Features are multiples of 1/64 in -1..1; targets follow from them and a little noise.
+/// Generates a table. Features are multiples of 1/64 in -1..1, and targets follow from them with a little
+/// noise.
 pub(crate) fn table(seed: u64, samples: usize, features: usize, targets: Targets) -> Table {
     let mut stream = Stream::new(seed, Purpose::Simulation, 0);
     let slopes: Vec<f32> = (0..features).map(|_| stream.below(17) as f32 / 8.0 - 1.0).collect();
@@ -37,7 +38,7 @@ pub(crate) fn table(seed: u64, samples: usize, features: usize, targets: Targets
     for _ in 0..samples {
         let row: Vec<f32> = (0..features).map(|_| stream.below(128) as f32 / 64.0 - 1.0).collect();
         let noise = stream.below(64) as f32 / 64.0 - 0.5;
-        // Sums of multiples of 1/512 below 2^14: exact in any order.
+        // Sums of multiples of 1/512 below 2^14 are exact in any order.
         let score = row.iter().zip(&slopes).map(|(x, slope)| x * slope).sum::<f32>() + noise;
         made.targets.push(match targets {
             Targets::Value => score,
@@ -69,7 +70,7 @@ impl Samples for Table {
 }
 
 impl Table {
-    /// Writes the table as a CSV file with the label in the column `label`, by `name` of the target.
+    /// Writes the table as a CSV file. The column `label` contains `name` of the target.
     pub(crate) fn write_csv(&self, path: &Path, name: impl Fn(f32) -> String) {
         let mut text: String = (0..self.features).map(|feature| format!("x{feature},")).collect();
         text += "label\n";
@@ -81,7 +82,7 @@ impl Table {
         std::fs::write(path, text).unwrap();
     }
 
-    /// Writes the table as plain IDX files, its values mapped to bytes.
+    /// Writes the table as uncompressed IDX files, with its values mapped to bytes.
     pub(crate) fn write_idx(&self, images: &Path, labels: &Path) {
         let mut file = std::fs::File::create(images).unwrap();
         for number in [0x803, self.len() as u32, 1, self.features as u32] {

@@ -1,5 +1,5 @@
-//! Hashes of a few small runs. They hold version 2 of `docs/numerics.md`: when one of them changes, a bit of
-//! somebody's result does, and `NUMERICS_VERSION` has to change with it.
+//! Hashes of a few small runs under version 2 of `docs/numerics.md`. If one of them changes, so do the
+//! results of users, and `NUMERICS_VERSION` must be increased.
 
 use crate::generated::{Targets, table};
 use ps_core::control::Guard;
@@ -22,7 +22,7 @@ const MLP_SIGMOID: &str = "31f2be037c234b250a2f11a3837c0589bbfbf1981453dfcc1ef63
 const DIGITS_SOFTMAX: &str = "bf972cec2aa3bd63f0ba318ecfca77dce8f46d0478937df3586409ea2be4ef49";
 const DIGITS_MLP: &str = "8bb058fd7aaf8abd74e78c5e9fd45006f3bc68ab7813df06bfd42ae594eff2cc";
 
-// What version 2 has changed.
+// The hashes that changed with version 2.
 const GUARD: &str = "a72a152aca1d62537608feaf08a3196b795293008a2b7a2afa9d3b4a28888f7a";
 const GUARD_BELOW_0: &str = "6a5dfc6ef074c17a4cf368034b3217c8ce531dfa1f6e713ab8c233cfce7d2c96";
 const PLATEAU_BELOW_0: &str = "fa4cc3d530897e1a11039717ee4bdd71a3e12db745bdeda7f9b2179c4f0325c4";
@@ -83,7 +83,7 @@ fn digits(hidden: &[usize]) -> String {
     hash_of(&data.train, &Model::new(784, hidden, Activation::Relu, Head::Softmax, 10))
 }
 
-/// The hash after twelve epochs with a guard, of a run in which something is decided.
+/// Returns the hash after twelve epochs with a guard, in a run in which the guard intervenes.
 fn guarded(head: Head, rate: LearningRate) -> String {
     let (targets, classes) = match head {
         Head::Poisson => (Targets::Count, 0),
@@ -111,7 +111,7 @@ fn guarded(head: Head, rate: LearningRate) -> String {
     weights_hash(trained.weights())
 }
 
-/// The hash after two epochs with everything switched on, by plain loops and by the kernels.
+/// Returns the hash after two epochs with all features switched on, by plain loops and by the kernels.
 fn hash_of(samples: &dyn Samples, model: &Model) -> String {
     let plan = BatchPlan::new(7, samples.len(), 20, 6, 2, None);
     let sgd = OptimizerParams {

@@ -1,5 +1,5 @@
-//! The gradient of every head and activation against central differences of the loss, both in binary64 and written
-//! here a second time, as textbook formulas.
+//! Compares the gradient for every head and activation with central differences of the loss. Both losses are
+//! computed in binary64, by textbook formulas that are implemented here independently.
 
 use crate::generated::{Table, Targets, table};
 use ps_core::layer::KINDS;
@@ -10,12 +10,13 @@ use ps_plan::seed::{Purpose, Stream, random};
 const SAMPLES: usize = 21;
 const FEATURES: usize = 5;
 const CLASSES: usize = 4;
-/// Half the distance of the two losses; in binary64 the difference then errs by about 1e-10.
+/// Half the distance between the two points of a difference. In binary64, its error is then about 1e-10.
 const STEP: f64 = 1e-5;
-/// Allowed between the binary32 gradient and the difference, of the root mean square of the gradient: the units in
-/// the last place (6e-8) that sums of dozens of products and the elementary functions may lose.
+/// Allowed difference between the binary32 gradient and the central difference, relative to the root mean
+/// square of the gradient. It covers the units in the last place (6e-8) that sums of dozens of products and
+/// the elementary functions may lose.
 const TOLERANCE: f64 = 3e-6;
-/// A relu's input must be this far from 0 in every sample, beyond the reach of `STEP`.
+/// Minimum distance of a relu's input from 0 in every sample, well beyond the reach of `STEP`.
 const FAR_FROM_KINK: f64 = 1e-3;
 
 #[test]
@@ -82,7 +83,7 @@ fn check(name: &str, model: &Model) {
     println!("{name}: {} parameters, largest error {worst:.1e}", w.len());
 }
 
-/// Weights of about the size of initial ones, and biases that are not 0.
+/// Returns weights with the magnitude of initial ones, and biases that are not 0.
 fn random_weights(model: &Model, seed: u64) -> Vec<f32> {
     let mut stream = Stream::new(seed, Purpose::Simulation, 1);
     (0..model.parameters()).map(|_| 1.6 * stream.unit() - 0.8).collect()
@@ -96,13 +97,14 @@ fn is_smooth(model: &Model, weights: &[f32], samples: &Table) -> bool {
     })
 }
 
-/// The last layer's outputs for the sample at a position of the batch, and what goes into every relu.
+/// Returns the outputs of the last layer for the sample at a position of the batch, and the inputs of all
+/// relus.
 fn forward(model: &Model, w: &[f64], samples: &Table, position: usize) -> (Vec<f64>, Vec<f64>) {
     let index = plan().order(plan().step(0)).at(position);
     let row = &samples.values[index * FEATURES..][..FEATURES];
     let mut values: Vec<Vec<f64>> = vec![row.iter().map(|&x| f64::from(x)).collect()];
     let mut kinks = Vec::new();
-    // Of each sample and unit that may be dropped.
+    // Random words for each unit of this sample that may be dropped.
     let mut random_words = dropout_words(model, position);
     for layer in model.layers() {
         let x = &values[values.len() - 1];
@@ -129,7 +131,8 @@ fn forward(model: &Model, w: &[f64], samples: &Table, position: usize) -> (Vec<f
     (values.pop().unwrap(), kinks)
 }
 
-/// The random words of the sample at a position of the batch in step 0, for the units of all dropout layers.
+/// Returns the random words of the sample at a position of the batch in step 0, for the units of all dropout
+/// layers.
 fn dropout_words(model: &Model, position: usize) -> impl Iterator<Item = u32> {
     let mut width = FEATURES as u64;
     let mut units = 0;
@@ -144,12 +147,12 @@ fn dropout_words(model: &Model, position: usize) -> impl Iterator<Item = u32> {
     (first..first + units).map(|number| random(plan().seed, Purpose::Dropout, 0, number)[0])
 }
 
-/// All samples in one batch.
+/// A plan with all samples in one batch.
 fn plan() -> BatchPlan {
     BatchPlan::new(1, SAMPLES, SAMPLES, 4, 1, None)
 }
 
-/// The sum of all samples' negative log-likelihoods.
+/// Returns the sum of the negative log-likelihoods of all samples.
 fn loss(model: &Model, w: &[f64], samples: &Table) -> f64 {
     let of_sample = |position: usize| {
         let (z, _) = forward(model, w, samples, position);

@@ -1,6 +1,6 @@
-//! The reference trainer against `independent/downhill.c`, a program written from `docs/numerics.md` alone: the
-//! same SHA-256 of the weights and the same loss, to the last bit. Without a C compiler the test says so and
-//! passes.
+//! Compares the reference trainer with `independent/downhill.c`, a program that was written from
+//! `docs/numerics.md` alone. Both must give the same SHA-256 of the weights and the same loss, to the last
+//! bit. Without a C compiler, the test prints a note and passes.
 
 use crate::generated::{Targets, table};
 use ps_core::control::{Descent, EarlyStopping, Guard};
@@ -20,13 +20,13 @@ use std::process::Command;
 #[derive(Clone)]
 struct Run {
     name: String,
-    /// A file in the folder of generated data, or an absolute path; for IDX files that of the images.
+    /// A file in the folder of generated data, or an absolute path; for IDX files, that of the images.
     file: PathBuf,
     label: &'static str,
     head: Head,
     hidden: Vec<usize>,
     activation: Activation,
-    /// In place of `hidden` and `activation`.
+    /// Hidden layers that replace `hidden` and `activation`.
     layers: Vec<LayerSpec>,
     seed: u64,
     epochs: u32,
@@ -59,7 +59,7 @@ const SCHEDULES: [(ScheduleKind, &str); 9] = [
     (ScheduleKind::Cosine, "cosine"),
     (ScheduleKind::CosineRestarts, "cosine-restarts"),
     (ScheduleKind::OneCycle, "one-cycle"),
-    // Without a validation part it is constant.
+    // Without a validation part, the rate is constant.
     (ScheduleKind::Plateau, "plateau"),
 ];
 
@@ -97,7 +97,7 @@ impl Run {
         }
     }
 
-    /// What the Rust program makes of it, in the words of the C program.
+    /// Returns the result of the Rust program, in the format of the C program.
     fn in_rust(&self, folder: &Path) -> String {
         let file = folder.join(&self.file);
         let source = match self.format() {
@@ -149,7 +149,7 @@ impl Run {
         let seen = validation
             .map(|part| reference::evaluate(&model, &model.precision().round(trainer.weights()), part));
         events += usize::from(trainer.close(seen.as_ref()).is_some());
-        // A descent decides without a word while it goes on.
+        // The Armijo descent reports no events while it runs.
         let watches = self.control.guard.is_some()
             || self.control.early_stopping.is_some()
             || (rate.schedule == ScheduleKind::Plateau && validation.is_some());
@@ -163,7 +163,7 @@ impl Run {
         lines + &weights_hash(&weights) + "\n"
     }
 
-    /// What the C program makes of it.
+    /// Returns the result of the C program.
     fn in_c(&self, program: &Path, folder: &Path) -> String {
         let name_of = |list: &[(Head, &'static str, &str)]| {
             list.iter().find(|(head, ..)| *head == self.head).unwrap().1
@@ -193,7 +193,7 @@ impl Run {
             format!("standardize={}", self.standardize),
             format!("missing={}", if self.missing == Missing::Mean { "mean" } else { "refuse" }),
             format!("weights={}", if self.weights == Precision::Bf16 { "bf16" } else { "f32" }),
-            // Every binary32 is a binary64: the decimal text of that one is read back without loss.
+            // Every binary32 is a binary64, whose decimal form is read back without loss.
             format!("weight_decay={:?}", f64::from(params.weight_decay)),
             format!("l1={:?}", f64::from(params.l1)),
             format!("clip={:?}", f64::from(params.clip.unwrap_or(0.0))),
@@ -241,7 +241,7 @@ impl Run {
         if let Some(Descent { sufficient, shrink, grow, tolerance, gradient_tolerance }) =
             self.control.descent
         {
-            // Of two settings of one key the first counts.
+            // If a setting occurs twice, the first one counts.
             arguments.insert(0, "schedule=armijo".into());
             arguments.extend([
                 format!("sufficient={sufficient:?}"),
@@ -254,7 +254,7 @@ impl Run {
         let output = Command::new(program).args(&arguments).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr));
-        // Losses are compared as numbers: the two languages print the same binary64 in different ways.
+        // Losses are compared as numbers, because the two languages format the same binary64 differently.
         let number = |word: &str| match word.parse::<f64>() {
             Ok(value) => format!("{value:?}"),
             Err(_) => word.to_string(),
@@ -279,12 +279,12 @@ fn labels_of(images: &Path) -> PathBuf {
     images.with_file_name("labels.idx")
 }
 
-/// The C program, compiled; `None` where there is no compiler.
+/// Compiles the C program; `None` if there is no compiler.
 pub(crate) fn compile(folder: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("independent/downhill.c");
     let program = folder.join("downhill");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
-    // fmaf() rounds once with and without the instruction for it; with it the program is faster.
+    // fmaf() rounds once, with or without the instruction for it; the instruction makes the program faster.
     #[cfg(target_arch = "x86_64")]
     let fma: &[&[&str]] = if is_x86_feature_detected!("fma") { &[&["-mfma"], &[]] } else { &[&[]] };
     #[cfg(not(target_arch = "x86_64"))]
@@ -323,13 +323,13 @@ fn compare(runs: impl FnOnce(&Path) -> Vec<Run>) {
 }
 
 fn write_generated(folder: &Path) {
-    // 203 samples divide by no batch and no leaf that is used here.
+    // The number of samples, 203, is not a multiple of any batch or leaf used here.
     let number = |value: f32| value.to_string();
     table(1, 203, 5, Targets::Value).write_csv(&folder.join("value.csv"), number);
     table(2, 203, 6, Targets::Binary)
         .write_csv(&folder.join("binary.csv"), |class| if class == 0.0 { "-1" } else { "1" }.into());
     table(3, 203, 7, Targets::Classes(4)).write_csv(&folder.join("classes.csv"), |class| {
-        // Their order by bytes is not that of the class numbers here.
+        // The order of the names by bytes differs from that of the class numbers.
         ["north", "east", "south", "West"][class as usize].into()
     });
     let counts = table(4, 203, 3, Targets::Count);
@@ -339,8 +339,8 @@ fn write_generated(folder: &Path) {
     table(5, 203, 30, Targets::Classes(3)).write_idx(&folder.join("images.idx"), &folder.join("labels.idx"));
 }
 
-/// The samples of a generated table once more, as a CSV file with all that such a file may hold, and as a LIBSVM
-/// file without the zeros.
+/// Writes the samples of a generated table again, as a CSV file that uses all features of the format, and as
+/// a LIBSVM file without zeros.
 fn write_mixed(folder: &Path) {
     let samples = table(6, 150, 4, Targets::Classes(3));
     let mut mixed = String::from("size,colour,which,width\n");
@@ -349,7 +349,7 @@ fn write_mixed(folder: &Path) {
         let colour = ["red", "Blue", "green", "7", "null"][((row[1] + 1.0) * 2.49) as usize];
         let size = if row[0] > 0.8 { "NA".into() } else { row[0].to_string() };
         let width = if row[2] < -0.9 { String::new() } else { format!("{}e-1", row[2]) };
-        // Two texts of one number, and an order that is not that of the bytes.
+        // Two spellings of one number, and an order that differs from that by bytes.
         let which = [if row[3] < 0.0 { "9" } else { "9.0" }, "-3", "10"][class as usize];
         mixed += &format!("{size}, {colour} ,{which},{width}\r\n");
         sparse += which;
@@ -388,13 +388,13 @@ fn every_kind_of_layer() {
     let all = ("all kinds of layers", KINDS.iter().flat_map(|kind| kind.example).copied().collect());
     let run = |(name, layers)| Run { layers, batch: 30, leaf: 7, ..Run::new(name, Head::Softmax) };
     let mut runs: Vec<Run> = each.into_iter().chain([all]).map(run).collect();
-    // The validation part is evaluated, in which nothing is random.
+    // The validation part is evaluated without anything random, such as dropout.
     let validated = runs[runs.len() - 1].clone();
     runs.push(Run { validation: Some(0.3), ..validated });
     compare(|_| runs);
 }
 
-/// A layer in the words of the C program.
+/// Formats a layer for the C program.
 fn layer_in_c(layer: &LayerSpec) -> String {
     let text = layer.to_string();
     let kind = text.split('"').nth(1).unwrap();
@@ -443,7 +443,7 @@ fn weights_that_travel_as_bfloat16() {
             weights: Precision::Bf16,
             hidden: vec![9],
             activation: Activation::Tanh,
-            // Weight decay and l1 see the weights as they are kept.
+            // Weight decay and l1 apply to the weights at full precision.
             optimizer: OptimizerParams {
                 weight_decay: 0.01,
                 l1: 1e-3,
@@ -515,7 +515,7 @@ fn every_optimizer() {
         for (name, rate, params) in optimizers {
             let optimizer = OptimizerConfig::from(params);
             let plain = Run {
-                // More than one piece of the grid in a tensor.
+                // A tensor with more than one piece of the grid.
                 hidden: if params.optimizer.conflict(Conflict::HiddenLayers).is_some() {
                     Vec::new()
                 } else {
@@ -596,7 +596,7 @@ fn all_that_is_decided_before_a_step() {
         };
         let steep = LearningRate::constant(30.0);
         let rising = |initial| LearningRate { warmup: 60, ..LearningRate::constant(initial) };
-        // Losses from 1 down to about -5.
+        // Losses fall from 1 to about -5.
         let negative = |name: &str, rate, control| Run {
             file: "large-count.csv".into(),
             head: Head::Poisson,

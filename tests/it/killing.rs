@@ -1,4 +1,4 @@
-//! Server, shards and workers under a hundred signals: the weights of a run that was left alone.
+//! After a hundred signals to server, shards and workers, the weights are those of an undisturbed run.
 
 #![cfg(unix)]
 

@@ -1,4 +1,4 @@
-//! End-to-end tests in one program, so that those that wait overlap those that compute.
+//! End-to-end tests in a single program, so that tests that wait run in parallel with tests that compute.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

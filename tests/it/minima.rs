@@ -1,4 +1,4 @@
-//! A poor minimum is left by momentum, by warm restarts, by noise and by other seeds, each by itself.
+//! Momentum, warm restarts, noise and other seeds each lead out of a poor minimum.
 
 use ps_core::optim::{Noise, Sgd};
 use ps_core::{
@@ -8,8 +8,8 @@ use ps_plan::BatchPlan;
 
 const STEPS: u64 = 20_000;
 
-/// Two valleys: a narrow one that is not deep, 0.418 at 1.170, and a wide one that is, −0.181 at −0.968. The ridge between
-/// them is 0.687 high, at 0.725.
+/// A function with two valleys: a narrow and shallow one of 0.418 at 1.170, and a wide and deep one of −0.181
+/// at −0.968. The ridge between them has a height of 0.687, at 0.725.
 fn height(w: f64) -> f64 {
     1.0 - narrow(w) - wide(w) + 0.02 * w * w
 }
@@ -26,7 +26,7 @@ fn slope(w: f64) -> f64 {
     20.0 * (w - 1.2) * narrow(w) + (w + 1.0) * wide(w) + 0.04 * w
 }
 
-/// Where descent over `height` from the first weight's initial value ends.
+/// Returns where descent over `height` ends. It starts at the initial value of the first weight.
 fn descend(seed: u64, optimizer: OptimizerConfig, rate: LearningRate) -> f64 {
     let model = Model::new(1, &[1], Activation::Tanh, Head::SquaredError, 0);
     let plan = BatchPlan::new(seed, 1, 1, 1, STEPS as u32, None);
@@ -51,7 +51,7 @@ fn is_good(w: f64) -> bool {
     (w + 0.968).abs() < 0.1
 }
 
-/// A seed whose run begins on the far side of the poor minimum, higher than the ridge.
+/// Returns a seed whose run starts on the far side of the poor minimum, higher than the ridge.
 fn seed_of_the_poor_side() -> u64 {
     let model = Model::new(1, &[1], Activation::Tanh, Head::SquaredError, 0);
     (0..).find(|seed| model.initial(*seed)[0] > 1.45).unwrap()
@@ -72,7 +72,8 @@ fn momentum_carries_over_the_ridge() {
 
 #[test]
 fn warm_restarts_leave_it_at_a_rate_that_it_is_too_narrow_for() {
-    // A minimum holds a rate below 2 by its curvature: 0.21 of the narrow one, 1.6 of the wide one.
+    // A minimum is stable for rates below 2 divided by its curvature: 0.21 for the narrow one, 1.6 for the
+    // wide one.
     let restarts = LearningRate {
         schedule: ScheduleKind::CosineRestarts,
         every: 200,

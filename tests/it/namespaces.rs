@@ -1,7 +1,8 @@
-//! A server and two workers on machines of their own, as far as Linux can pretend: network namespaces with cables that are
-//! pulled, slow, or lose packets. The weights are those of a run that nobody disturbed.
+//! A server and two workers on separate machines, as far as Linux can emulate them: network namespaces whose
+//! cables are pulled, slow, or lose packets. The weights must be those of an undisturbed run.
 //!
-//! Where namespaces are not allowed the tests say so and check nothing. What else is not there is said, too.
+//! If namespaces are not permitted, the tests print a note and check nothing. The same holds for other tools
+//! that are missing.
 
 #![cfg(target_os = "linux")]
 mod network;
@@ -12,7 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A model of 200 kB, which travel to each worker in every step and back, in steps of some milliseconds.
+/// A model of 200 kB, which is sent to each worker and back in every step. A step takes a few milliseconds.
 const RUN: &str = r#"
 [data]
 train = "digits:2048"
@@ -29,7 +30,8 @@ momentum = 0.9
 initial = 0.05
 "#;
 
-/// A run on three machines: cable `w0` leads from the server's to the first worker's, whose end is called `server`.
+/// A run on three machines. Cable `w0` connects the server's machine to the first worker's, where its end is
+/// called `server`.
 struct Cluster {
     folder: tempfile::TempDir,
     wanted: String,
@@ -39,7 +41,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Once both workers take part, with so many epochs to go. `None`, and a line that says so, where there can be no such machines.
+    /// Starts a run of this number of epochs and waits until both workers take part. Returns `None` and
+    /// prints a note if the system does not permit such machines.
     fn start(epochs: u32) -> Option<Self> {
         let machines = match Machine::several(3).and_then(connect) {
             Ok(machines) => machines,
@@ -89,7 +92,7 @@ impl Cluster {
         steps.max().unwrap_or(0)
     }
 
-    /// Waits until the run has made so many more steps, or rather saved them.
+    /// Waits until the checkpoints show this number of further steps.
     fn make_steps(&mut self, count: u64) {
         let found = self.saved();
         self.until("steps", |cluster| cluster.saved() >= found + count);
@@ -103,7 +106,7 @@ impl Cluster {
         }
     }
 
-    /// Ends all, each well.
+    /// Waits for all processes, each of which must succeed.
     fn finish(mut self) {
         let server = self.server.finish();
         let mut all = server.to_string();
@@ -118,7 +121,7 @@ impl Cluster {
     }
 }
 
-/// Joins the first machine to each other one.
+/// Connects the first machine to each of the others.
 fn connect(machines: Vec<Machine>) -> Result<Vec<Machine>, String> {
     let server = &machines[0];
     for (index, worker) in machines[1..].iter().enumerate() {
@@ -133,7 +136,7 @@ fn connect(machines: Vec<Machine>) -> Result<Vec<Machine>, String> {
     Ok(machines)
 }
 
-/// The number after `name` in what a tool has printed.
+/// Returns the number after `name` in the output of a tool.
 fn number_after(text: &str, name: &str) -> u64 {
     let after = text.split_once(name).map(|(_, after)| after.trim_start());
     let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
@@ -142,11 +145,12 @@ fn number_after(text: &str, name: &str) -> u64 {
 
 #[test]
 fn cables_that_are_pulled_for_longer_than_the_worker_timeout_change_no_bit() {
-    // Enough for the run to be going on when whoever was away is back, however fast the others are.
+    // Enough epochs for the run to be still in progress when the disconnected worker is back, even if the
+    // others are fast.
     let Some(mut cluster) = Cluster::start(250) else { return };
     for _ in 0..2 {
         cluster.make_steps(20);
-        // At either end.
+        // One cable is pulled at the server's end, the other one at the worker's end.
         cluster.machines[0].tool("ip link set w0 down");
         cluster.machines[2].tool("ip link set server down");
         for worker in &mut cluster.workers {
@@ -157,7 +161,7 @@ fn cables_that_are_pulled_for_longer_than_the_worker_timeout_change_no_bit() {
         cluster.machines[2].tool("ip link set server up");
         cluster.admitted();
     }
-    // One alone: the other one goes on.
+    // With one worker disconnected, the other one continues.
     cluster.machines[0].tool("ip link set w1 down");
     cluster.server.log_line(|line| line.contains(" lost at step "));
     cluster.make_steps(10);
@@ -183,17 +187,17 @@ fn a_slow_cable_changes_no_bit() {
         cluster.until("packets that wait", |cluster| waited(cluster) > 0);
         println!("packets waited {} times", waited(&cluster));
     }
-    // Nor does one that is fast again.
+    // A worker whose cable is fast again does not, either.
     let _ = cluster.machines[0].try_tool("tc qdisc del dev w0 root");
     let _ = cluster.machines[1].try_tool("tc qdisc del dev server root");
     cluster.finish();
 }
 
-/// A way to lose a tenth of the packets that reach the server or leave it.
+/// A way to lose a tenth of the packets to and from the server.
 struct Loss {
     tool: &'static str,
     begin: &'static [&'static str],
-    /// What tells of lost packets, after which word, in the line with which.
+    /// How to count lost packets: the command, the word before the number, and a word that marks the line.
     count: [&'static str; 3],
     end: &'static str,
 }

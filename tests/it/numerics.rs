@@ -1,4 +1,4 @@
-//! `docs/numerics.md` against the code: its version, its table of settings, and its worked example.
+//! Compares `docs/numerics.md` with the code: its version, its table of settings, and its worked example.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
@@ -27,7 +27,7 @@ fn section<'a>(page: &'a str, title: &str) -> &'a str {
     rest.split("\n## ").next().unwrap()
 }
 
-/// The fenced block of a language.
+/// Returns the fenced block of a language.
 fn block<'a>(section: &'a str, language: &str) -> &'a str {
     let (_, rest) = section.split_once(&format!("```{language}\n")).unwrap();
     rest.split_once("```").unwrap().0
@@ -80,7 +80,7 @@ fn the_table_of_settings_says_of_every_number_how_it_is_rounded() {
     assert_eq!(table, wanted, "{PAGE} left, code right");
 }
 
-/// Run with `UPDATE_NUMERICS=1` to write the numbers to the page.
+/// Run with `UPDATE_NUMERICS=1` to update the numbers on the page.
 #[test]
 fn the_worked_example_has_the_numbers_of_both_programs() {
     let page = page();
@@ -108,7 +108,7 @@ fn the_worked_example_has_the_numbers_of_both_programs() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().last(), Some(&*hash));
 }
 
-/// The numbers of the example as the page shows them, and the hash of its last weights.
+/// Returns the numbers of the example in the format of the page, and the hash of its last weights.
 fn worked_example(file: &str, table: &str) -> (String, String) {
     let run = RunConfig::parse(file, "run.toml", &[]).unwrap();
     let files = BTreeMap::from([(PathBuf::from("ten.csv"), table.as_bytes().to_vec())]);

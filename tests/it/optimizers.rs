@@ -1,4 +1,5 @@
-//! Optimizers and the plateau schedule against what PyTorch and optax themselves do (`truth/library_optimizers.py`).
+//! Compares optimizers and the plateau schedule with the results of PyTorch and optax
+//! (`truth/library_optimizers.py`).
 
 use ps_config::RunConfig;
 use ps_core::control::Event;
@@ -7,13 +8,13 @@ use serde_json::Value;
 
 const TABLE: &str = include_str!("../truth/library_optimizers.json");
 
-/// Numbers of the table, in which null stands for NaN.
+/// Returns the numbers of a JSON array, in which null stands for NaN.
 fn numbers(value: &Value) -> Vec<f64> {
     let number = |value: &Value| if value.is_null() { f64::NAN } else { value.as_f64().unwrap() };
     value.as_array().unwrap().iter().map(number).collect()
 }
 
-/// What decides about the steps of a run file with these lines, whose batches are one sample.
+/// Creates the model and the policies for a run file with these lines, whose batches have one sample.
 fn control(optimizer: &str, rate: &str) -> (Model, Control) {
     let text = format!(
         "[data]\ntrain = \"digits:\"\nvalidation = 0.1\n[model]\nkind = \"softmax\"\n[train]\nbatch = 1\nepochs = 100\n\

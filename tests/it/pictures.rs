@@ -1,4 +1,4 @@
-//! `downhill find-lr`, `plot` and `explain`: what they say, what they draw and what they refuse.
+//! `downhill find-lr`, `plot` and `explain`: their output, their pictures and their errors.
 
 use downhill_tests::{Ended, downhill, run};
 use std::ffi::OsStr;
@@ -40,7 +40,7 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// A finished run.
+    /// Trains a run and returns its folder.
     fn trained(&self, name: &str, flags: &[&str]) -> PathBuf {
         let out = self.path(name);
         run(downhill(&["train"]).arg(self.path("run.toml")).arg("--out").arg(&out).args(flags)).hash();
@@ -56,7 +56,7 @@ fn says<S: AsRef<OsStr>>(arguments: &[S]) -> Ended {
     run(&mut downhill(arguments))
 }
 
-/// Width and height of a PNG file, after its signature.
+/// Returns width and height of a PNG file, after checking its signature.
 fn png(path: &Path) -> (u32, u32) {
     let bytes = fs::read(path).unwrap();
     assert_eq!(&bytes[..8], b"\x89PNG\r\n\x1a\n", "{}", path.display());
@@ -206,7 +206,8 @@ fn explain_shows_what_a_sample_pushes() {
     ] {
         assert!(told.stdout.contains(words), "{words}: {told}");
     }
-    // The outputs are probabilities, the wanted ones are one 1, and each push is their difference.
+    // The outputs are probabilities, the targets contain a single 1, and each push is the difference between
+    // them.
     let rows = told.stdout.lines().skip_while(|line| !line.contains("wanted")).skip(1).take(10);
     let rows: Vec<Vec<&str>> = rows.map(|line| line.split_whitespace().collect()).collect();
     let value = |text: &str| text.parse::<f64>().unwrap();
@@ -225,7 +226,7 @@ fn explain_shows_what_a_sample_pushes() {
     assert!(none.status.code() == Some(2) && none.stderr.contains("--data"), "{none}");
 }
 
-/// A table in which the label is `yes` where the first column is large; the second one says nothing.
+/// A table in which the label is `yes` if the first column is large. The second column has no influence.
 const TABLE: &str = "size,colour,answer\n1,red,no\n2,green,no\n3,red,no\n,green,no\n7,red,yes\n8,green,yes\n9,red,yes\n9,,yes\n";
 
 #[test]

@@ -1,4 +1,4 @@
-//! A cluster of real processes behind certificates and tokens, as the documentation sets it up.
+//! A cluster of real processes with certificates and tokens, set up as in the documentation.
 
 use downhill_tests::{Running, downhill, program, run};
 use std::fs;
@@ -19,7 +19,7 @@ leaf = 8
 initial = 0.1
 "#;
 
-/// The flags that `downhill certs` printed for a process, which are those of the documentation.
+/// Adds the flags that `downhill certs` printed for a process, which are those of the documentation.
 fn with_certificate(command: &mut Command, folder: &Path, name: &str) {
     let file = |name: String| folder.join("certs").join(name);
     command.arg("--tls-cert").arg(file(format!("{name}.pem")));
@@ -76,7 +76,7 @@ fn processes_behind_certificates_and_a_token_train_to_the_same_hash() {
     let line = server.line(|line| line.starts_with("listening on https://"));
     let address = line.trim_start_matches("listening on ").to_owned();
 
-    // Without certificates, without the token, and without certificates where the address asks for them.
+    // Refused: no certificates, no token, and no certificates on an address that requires them.
     let refused = |mut command: Command, expected: &str| {
         let ended = run(&mut command);
         assert_eq!(ended.status.code(), Some(42), "{ended}");

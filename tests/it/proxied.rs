@@ -1,7 +1,7 @@
-//! Servers and workers behind a proxy that delays, cuts, silences and damages their connections: the weights of a run that
-//! nobody disturbed.
+//! Servers and workers behind a proxy that delays, cuts, silences and damages their connections. The weights
+//! must be those of an undisturbed run.
 //!
-//! `PROXY_SEED=N` has the proxy do again what it did with the seed that a test has printed.
+//! `PROXY_SEED=N` makes the proxy repeat what it did with a seed that a test has printed.
 
 #![cfg(unix)]
 mod proxy;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A model of 200 kB, which travel to each worker in every step and back, in steps of some milliseconds.
+/// A model of 200 kB, which is sent to each worker and back in every step. A step takes a few milliseconds.
 const RUN: &str = r#"
 [data]
 train = "digits:2048"
@@ -31,12 +31,13 @@ momentum = 0.9
 initial = 0.05
 "#;
 
-/// After how many bytes connections of the rounds are hit: in their first few steps, mostly in the middle of a message.
+/// Range of bytes after which a fault hits a connection of the rounds: within its first few steps, mostly in
+/// the middle of a message.
 const ROUNDS: std::ops::Range<u32> = 2_000..600_000;
-/// The same where connections begin: TCP, TLS, HTTP/2, the call and its answer.
+/// Range of bytes for faults at the beginning of a connection: TCP, TLS, HTTP/2, the call and its response.
 const BEGINNING: std::ops::Range<u32> = 0..3_000;
 
-/// A run, its results and whoever takes part in it, in a folder that goes with it.
+/// A temporary folder with a run and its results.
 struct Place {
     folder: tempfile::TempDir,
     is_secure: bool,
@@ -53,7 +54,7 @@ impl Place {
         Place { folder, is_secure: false }
     }
 
-    /// With certificates for all processes.
+    /// Creates a place with certificates for all processes.
     fn secure() -> Self {
         let place = Place { is_secure: true, ..Place::new() };
         let mut certs = downhill(&["certs", "--workers", "1", "--days", "1"]);
@@ -66,7 +67,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// The hash of the run that nobody disturbs.
+    /// Returns the hash of an undisturbed run.
     fn hash(&self) -> String {
         let mut train = downhill(&["train"]);
         run(train.arg(self.path("run.toml")).arg("--out").arg(self.path("alone"))).hash()
@@ -81,7 +82,7 @@ impl Place {
         }
     }
 
-    /// A server, once it listens, and where.
+    /// Starts a server and waits until it listens. Returns its address as well.
     fn server(&self, flags: &[&str]) -> (Running, SocketAddr) {
         let mut command = program("ps-server");
         command
@@ -96,7 +97,7 @@ impl Place {
         (server, address)
     }
 
-    /// One that writes results.
+    /// Starts a server that writes results.
     fn coordinator(&self, flags: &[&str]) -> (Running, SocketAddr) {
         let out = self.path("run").display().to_string();
         self.server(&[&["--out", &out, "--checkpoint-every", "5"], flags].concat())
@@ -111,7 +112,7 @@ impl Place {
     }
 }
 
-/// Prints what has the proxies do the same again.
+/// Prints and returns the seed with which the proxies would do the same again.
 fn seed() -> u64 {
     let given = std::env::var("PROXY_SEED").ok();
     let seed = given.map_or(std::process::id().into(), |seed| seed.parse().expect("PROXY_SEED is a number"));
@@ -119,7 +120,7 @@ fn seed() -> u64 {
     seed
 }
 
-/// Waits for the end of all processes. The run must end with the hash `wanted`, and each worker must hear of it.
+/// Waits for all processes. The server must end with the hash `wanted`, and every worker must succeed.
 fn finish(mut server: Running, workers: Vec<Running>, wanted: &str) -> Vec<Ended> {
     let server = server.finish();
     let workers = workers.into_iter().map(|mut worker| worker.finish()).collect();
@@ -136,7 +137,7 @@ fn check(server: Ended, workers: Vec<Ended>, wanted: &str) -> Vec<Ended> {
     workers
 }
 
-/// How often a worker said that it lost or did not reach its server.
+/// Returns how often workers reported that they lost or did not reach their server.
 fn setbacks(workers: &[Ended]) -> usize {
     let signs = ["connection to the server lost", "server not reached", "server not there yet"];
     let lines = workers.iter().flat_map(|worker| worker.stderr.lines());
@@ -168,8 +169,8 @@ fn delayed_and_cut_connections_change_no_bit() {
     assert!(done.delays > 0 && setbacks(&workers) > 10, "{done}\n{workers:#?}");
 }
 
-/// A run on two shards with a proxy on each way: from the workers to the coordinator, from them to the other shard, and from
-/// that to the coordinator.
+/// A run on two shards with a proxy on each path: from the workers to the coordinator, from the workers to
+/// the other shard, and from that shard to the coordinator.
 struct Sharded {
     coordinator: Running,
     shard: Running,
@@ -177,7 +178,7 @@ struct Sharded {
 }
 
 impl Sharded {
-    /// With a model that is large enough for two parts.
+    /// Creates a place with a model that is large enough for two shards.
     fn place() -> Place {
         Place::of(&RUN.replace("hidden = [64]", "hidden = [128]").replace("epochs = 20", "epochs = 12"))
     }
@@ -194,7 +195,7 @@ impl Sharded {
         Sharded { coordinator, shard, workers }
     }
 
-    /// The same as [`finish`].
+    /// Like [`finish`], for all processes of the run.
     fn finish(mut self, wanted: &str) -> Vec<Ended> {
         let workers = finish(self.coordinator, self.workers, wanted);
         let shard = self.shard.finish();
@@ -215,7 +216,7 @@ fn shards_behind_proxies_of_their_own_change_no_bit() {
         Proxy::start(seed + 2, &[(Fault::Close, 1, 0..100), (Fault::Reset, 1, 0..100)]),
     ];
     let mut cluster = Sharded::start(&place, &ways);
-    // What is left of the run after that is enough for all that is to happen.
+    // The rest of the run is long enough for all remaining faults.
     for bytes in [10_000_000, 40_000_000] {
         ways[0].wait(|done| done.bytes > bytes);
         ways[2].cut();
@@ -288,7 +289,7 @@ fn flipped_bits_under_tls_break_connections_and_change_no_bit() {
     let (place, seed) = (Place::secure(), seed());
     let wanted = place.hash();
     let proxy = Proxy::start(seed, &[(Fault::Flip, 12, ROUNDS), (Fault::Flip, 6, BEGINNING)]);
-    // A handshake whose length was damaged stalls for some seconds, in which the others may finish the run.
+    // A handshake with a damaged length stalls for some seconds, during which the others may finish the run.
     let (mut server, address) = place.coordinator(&["--stay"]);
     proxy.lead_to(address);
     let workers: Vec<Running> = (0..3).map(|_| place.worker(&proxy, "60")).collect();
@@ -297,7 +298,8 @@ fn flipped_bits_under_tls_break_connections_and_change_no_bit() {
     let workers = check(server.finish(), workers, &wanted);
     let done = proxy.all_done();
     assert_eq!(done.faults[&Fault::Flip], 18, "{done}");
-    // Nobody goes on on a connection that was damaged: what was under way to the end that notices is all that still comes.
+    // No process continues on a damaged connection. Only what was in transit to the end that notices the
+    // damage can still arrive.
     let setbacks = setbacks(&workers);
     println!("{setbacks} setbacks");
     assert!(done.after_flip < 4 << 20 && setbacks >= 17, "{setbacks} setbacks, {done}\n{workers:#?}");
@@ -306,7 +308,7 @@ fn flipped_bits_under_tls_break_connections_and_change_no_bit() {
 #[test]
 fn a_server_that_takes_connections_and_never_answers_is_given_up_after_patience() {
     let place = Place::new();
-    // It was never there.
+    // The server was never reachable.
     let silent = Proxy::start(0, &[]);
     silent.hold(&BOTH);
     let secure = Place::secure();
@@ -314,7 +316,7 @@ fn a_server_that_takes_connections_and_never_answers_is_given_up_after_patience(
     silent.lead_to(address);
     let since = Instant::now();
     let strangers = [place.worker(&silent, "2"), secure.worker(&silent, "2")];
-    // It was, and goes silent.
+    // The server was reachable and then stops answering.
     let proxy = Proxy::start(0, &[]);
     proxy.lead_to(address);
     let mut worker = place.worker(&proxy, "4");

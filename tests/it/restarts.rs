@@ -1,12 +1,12 @@
-//! `downhill train --restarts`: the best of several seeds, the same however they are trained.
+//! `downhill train --restarts`: the best of several seeds, for any number of threads and workers.
 
 use downhill_tests::{Ended, downhill, run};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Exclusive or, by two units: half of all seeds end in a poor minimum, in which two samples are told apart from the others
-/// but not from each other.
+/// Exclusive or with two hidden units. Half of all seeds end in a poor minimum, in which the model separates
+/// two samples from the others but not from each other.
 const RUN: &str = r#"
 seed = 2
 [data]
@@ -71,7 +71,7 @@ fn restarts_leave_a_poor_minimum_and_keep_the_best_by_validation() {
             "{file}"
         );
     }
-    // Each of them is a run like any other, and the folder of all of them like that of a run.
+    // Each of them is an ordinary run, and the common folder can be used like that of a run.
     let again = run(downhill(&["train"])
         .arg(folder.join("run.toml"))
         .args(["--data-root"])
@@ -91,7 +91,7 @@ fn threads_and_workers_and_an_interruption_change_nothing() {
         let flags = [&["--restarts", "4"][..], flags].concat();
         assert_eq!(place.train(&format!("many-{index}"), &flags).hash(), wanted, "{flags:?}");
     }
-    // As if it had been killed before the end: the runs that are over are not made again.
+    // Simulates a process that was killed before the end. Runs that are complete are not repeated.
     for gone in ["summary.json", "restarts.json", "restart-3/summary.json"] {
         fs::remove_file(place.path("many").join(gone)).unwrap();
     }

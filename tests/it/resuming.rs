@@ -1,5 +1,5 @@
-//! A run that is killed at any moment and started again with the same command goes on, and ends as if nothing had
-//! happened: same weights, same metrics.
+//! A run that is killed at any moment and restarted with the same command resumes, and ends with the same
+//! weights and metrics as an undisturbed run.
 
 #![cfg(unix)]
 mod longer;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// A model of several chunks, in steps of a few milliseconds, with momentum and a validation part.
+/// A model of several chunks, with steps of a few milliseconds, momentum and a validation part.
 const RUN: &str = r#"
 [data]
 train = "digits:4096"
@@ -32,8 +32,9 @@ initial = 0.05
 schedule = "cosine"
 "#;
 
-/// Like [`RUN`], but with everything that watches the loss, so that decisions go through checkpoints as well. The guard is
-/// sensitive enough for the run to recover a few times. The model is smaller, because the noise costs more than the gradients.
+/// Like [`RUN`], but with all policies that watch the loss, so that checkpoints contain their decisions. The
+/// guard is so sensitive that the run recovers a few times. The model is smaller, because the noise takes
+/// more time than the gradients.
 const WATCHING: &str = r#"
 [data]
 train = "digits:4096"
@@ -64,7 +65,7 @@ factor = 0.7
 every = 10
 "#;
 
-/// A run, its results and whoever takes part in it, in a folder that goes with it.
+/// A temporary folder with a run and its results.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -105,7 +106,7 @@ impl Place {
         Running::start(command.args(["--threads", "1", "--server", &self.address()]))
     }
 
-    /// The steps of the checkpoints.
+    /// Returns the steps of all checkpoints.
     fn checkpoints(&self, out: &str) -> Vec<u64> {
         let Ok(entries) = fs::read_dir(self.path(out).join("checkpoints")) else { return Vec::new() };
         let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
@@ -115,7 +116,7 @@ impl Place {
         steps
     }
 
-    /// Lets a process run until it has saved the run after more steps than it found, and a random while longer.
+    /// Lets a process run until it has saved more steps than there were before, and a random time longer.
     fn let_run(&self, out: &str, process: &mut Running, random: &mut Stream) -> bool {
         let found = self.checkpoints(out).pop();
         while self.checkpoints(out).pop() == found {
@@ -134,14 +135,14 @@ impl Place {
         process.finish();
     }
 
-    /// A run file's number of epochs that ends a little after the newest checkpoint.
+    /// Returns the override for a number of epochs that ends a little after the newest checkpoint.
     fn epochs_beyond(&self, out: &str) -> String {
         const STEPS_PER_EPOCH: u64 = 29;
         let made = self.checkpoints(out).pop().unwrap();
         format!("train.epochs={}", made / STEPS_PER_EPOCH + 2)
     }
 
-    /// What the run has told: all but the times that it took.
+    /// Returns metrics and summary of a run, without durations.
     fn told(&self, out: &str) -> (Vec<Value>, Value) {
         const TIMES: [&str; 4] = ["seconds", "samples_per_second", "workers", "slowest"];
         let plain = |text: &str| {
@@ -225,7 +226,7 @@ fn killed_server(file: &str) {
         server.finish();
         kills += 1;
         if kills == 3 {
-            // A worker goes with it, and another one comes.
+            // A worker is killed at the same time, and another one joins.
             workers[0].kill();
             workers[0] = place.worker();
         }
@@ -328,7 +329,8 @@ fn a_shard_whose_place_is_taken_when_its_coordinator_is_back_takes_another() {
     };
     let mut holder = server();
     let mut workers = [worker(), worker()];
-    // The newcomer of the first round has the first place, so in the second one its place is taken.
+    // The new worker of the first round holds the first shard. In the second round it is the survivor, and
+    // another new worker takes that shard before it is back.
     for victim in [0, 1] {
         assert!(place.let_run("moved", &mut holder, &mut random), "{}", holder.finish());
         let survivor = 1 - victim;
@@ -363,7 +365,8 @@ fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were
     assert_eq!(run(&mut server).hash(), wanted);
     drop(together);
 
-    // With momentum and an epoch's end at every other step, at which shards are asked for their weights alone.
+    // A run with momentum and an epoch end at every other step, at which the shards are asked for their
+    // weights only.
     let short = ["train.batch=2048", "train.epochs=60", "model.hidden=[64, 32]"];
     let short = short.map(|set| ["--set", set]).concat();
     let short = short.as_slice();
@@ -372,7 +375,7 @@ fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were
     let ended = loop {
         let mut server = place.server("stopped");
         let mut server = Running::start(server.args(short).args(["--shard", "0/2"]));
-        // They would wait for the next server.
+        // Otherwise, shard and worker would wait for the next server.
         let (_shard, _worker) = (shard(short), place.worker());
         if stops == 8 || !place.let_run("stopped", &mut server, &mut random) {
             break server.finish();
@@ -399,7 +402,7 @@ fn a_server_that_is_started_again_after_the_end_has_nothing_to_do() {
     assert_eq!(again.hash(), wanted);
     assert!(again.stderr.contains("this run is finished"), "{again}");
     assert_eq!(place.told("out"), told);
-    // Of another run it says nothing.
+    // With another run file, the server does not claim that the run is finished.
     let other = run(place.server("out").args(["--set", "optimizer.momentum=0.8"]));
     assert_eq!(other.status.code(), Some(2), "{other}");
     assert!(other.stderr.contains("optimizer.momentum = 0.9, the run file has 0.8"), "{other}");
@@ -452,7 +455,7 @@ fn a_damaged_checkpoint_is_told_of_and_without_a_good_one_nothing_begins_again_u
     damage(&steps[steps.len() - 1..]);
     let copy = place.path("copy");
     copy_folder(&place.path("run"), &copy);
-    // Warnings are written even with --quiet.
+    // Warnings are printed even with --quiet.
     let ended = run(&mut place.train("run", &["--quiet"]));
     assert_eq!(ended.hash(), wanted);
     assert!(
@@ -479,7 +482,7 @@ fn a_run_does_not_go_on_from_another_ones_checkpoints() {
     while place.checkpoints("run").is_empty() {
         assert!(!process.ends_within(Duration::from_millis(1)));
     }
-    // Nor do two processes use them at a time.
+    // Two processes cannot use the checkpoints at the same time.
     let ended = run(&mut place.train("run", &[]));
     assert_eq!(ended.status.code(), Some(1), "{ended}");
     assert!(ended.stderr.contains("another process uses these checkpoints"), "{ended}");

@@ -1,5 +1,5 @@
-//! One run file, one hash: from the plain trainer, threads, the simulator, processes, every instruction set and
-//! processes that are killed.
+//! One run file gives one hash: with the plain trainer, threads, the simulator, processes, every instruction
+//! set, and processes that are killed.
 
 use downhill_tests::{Running, children, downhill, run, shared};
 use ps_config::RunConfig;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// The arguments of a run, without where its results go.
+/// The arguments of a run, without the results folder.
 struct Case {
     file: String,
     sets: Vec<String>,
@@ -89,7 +89,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
 
 #[test]
 fn gradients_at_rounded_weights_give_one_hash_of_their_own() {
-    // The model has several chunks, so that shards have something to keep.
+    // The model has several chunks, so that every shard holds some.
     let sets = ["wire.weights=bf16", "train.steps=60", "model.hidden=[512, 64]"];
     let case = Case::new("examples/digits.toml", &sets);
     let wanted = case.hash("train", &["--reference"]);
@@ -112,7 +112,7 @@ fn killing_workers_at_random_moments_changes_no_bit() {
     let seed = std::process::id().into();
     println!("seed {seed}");
     let mut random = Stream::new(seed, Purpose::Simulation, 0);
-    // Digits by default; MNIST, where it is there, makes the steps longer.
+    // The run uses digits. If MNIST is available, it is used instead, because it makes the steps longer.
     let mnist = shared("mnist/train-images-idx3-ubyte.gz").is_some();
     let case = match mnist {
         true => Case::new("examples/mnist.toml", &["train.steps=600"]),
@@ -130,7 +130,7 @@ fn killing_workers_at_random_moments_changes_no_bit() {
         let workers = children(launch.id(), "ps-worker");
         if !workers.is_empty() && kills < 12 {
             let victim = workers[random.below(workers.len() as u32) as usize];
-            // It may have ended by itself meanwhile.
+            // The process may have exited by itself in the meantime.
             kills +=
                 u32::from(Command::new("kill").args(["-9", &victim.to_string()]).status().unwrap().success());
         }

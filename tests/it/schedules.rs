@@ -1,6 +1,6 @@
-//! Learning rates against a table that `truth/ten_steps.py` computed by the formulas of PyTorch, optax and Keras
-//! (it names which for each schedule) with the platform's own cos and pow, and against one that `truth/library_schedules.py`
-//! had from the libraries themselves.
+//! Compares learning rates with a table that `truth/ten_steps.py` computed by the formulas of PyTorch, optax
+//! and Keras (it names the one for each schedule) with the platform's own cos and pow, and with a table that
+//! `truth/library_schedules.py` obtained from the libraries themselves.
 
 use ps_config::RunConfig;
 use ps_core::{LearningRate, ScheduleKind};

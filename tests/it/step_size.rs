@@ -1,4 +1,4 @@
-//! What finding, checking and rescuing the step size comes to on real data.
+//! The effects of finding, checking and recovering the step size on real data.
 
 use downhill_tests::{Ended, downhill, root, run, shared};
 use ps_plan::seed::{Purpose, Stream};
@@ -49,7 +49,7 @@ fn with_the_proposed_rate_mnist_is_learned_and_with_thirty_times_that_the_guard_
     assert!(!events.is_empty() && events.iter().all(|(_, event, _)| event == "recovered"), "{events:?}");
 }
 
-/// Learns for 60 steps, is thrown far away by a single one, and learns for 67 more.
+/// A run that learns for 60 steps, diverges in a single step, and learns for 67 more.
 const THROWN: &str = r#"
 [data]
 train = "digits:1024"
@@ -87,7 +87,7 @@ fn a_single_explosion_costs_a_single_recovery() {
     assert!(rate == 0.25 && loss < 1.0, "{rate} {loss}");
 }
 
-/// Counts of about 50 with a share of noise, so that losses are about -140.
+/// Counts of about 50 with some noise, so that losses are about -140.
 fn counts(path: &Path) {
     let mut stream = Stream::new(3, Purpose::Simulation, 0);
     let mut csv = String::from("a,b,count\n");
@@ -145,7 +145,7 @@ fn a_descent_that_checks_itself_finds_the_optimum_that_lbfgs_finds() {
     let events = events(&out);
     let [(steps, event, text)] = &events[..] else { panic!("{events:?}\n{ended}") };
     assert!(*steps < 10_000 && event == "stopped" && text.contains("not above"), "{events:?}");
-    // "the descent has arrived at loss L: …", of the objective, decay included.
+    // "the descent has arrived at loss L: …", the loss of the objective including weight decay.
     let loss: f64 = text.split("at loss ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
     let wanted = truth["objective"].as_f64().unwrap();
     assert!((loss - wanted).abs() < 5e-7 && loss > wanted - 1e-8, "{loss} {wanted}");

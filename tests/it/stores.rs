@@ -1,5 +1,6 @@
-//! Data by URL: fetched once, checked, and what is said when a store is not there or has something else. The S3 store is moto's,
-//! which `tests/outside/install` installs; the web server is a few lines of our own, so that it can misbehave.
+//! Data by URL: it is fetched once and checked, and errors are reported if a store is unavailable or has
+//! other content. The S3 store is moto, which `tests/outside/install` installs. The web server is our own, so
+//! that it can misbehave.
 
 #![cfg(unix)]
 use downhill_tests::{Ended, Running, downhill, outside, program, run};
@@ -12,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-/// Two classes, one on either side of a line.
+/// A table with two classes, one on either side of a line.
 fn table() -> Vec<u8> {
     let mut text = "a,b,label\n".to_owned();
     for i in 0..400_u32 {
@@ -29,7 +30,7 @@ fn run_file(folder: &Path, source: &str) {
     fs::write(folder.join("run.toml"), text).unwrap();
 }
 
-/// Trains on what lies at `source`, with a cache of its own below `folder` and nothing that the environment says of stores.
+/// Trains on `source`, with a separate cache in `folder` and without any environment variables for stores.
 fn train(folder: &Path, out: &str, source: &str, environment: &[(&str, &str)]) -> Ended {
     run_file(folder, source);
     let mut command = downhill(&["train"]);
@@ -46,11 +47,11 @@ fn refused(ended: &Ended, expected: &str) {
     assert!(ended.stderr.contains(expected), "{expected}: {ended}");
 }
 
-/// A web server with one file, `/table.csv`, which writes down what it is asked for.
+/// A web server with a single file, `/table.csv`, which records all requests.
 struct Web {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
-    /// The file, and how much of it is sent.
+    /// The content of the file, and the number of bytes of it that are sent.
     file: Arc<Mutex<(Vec<u8>, usize)>>,
 }
 
@@ -64,7 +65,7 @@ impl Web {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (asked, file) = (asked.clone(), file.clone());
-                // One that goes away is its own affair.
+                // A client that disconnects early is not an error of the server.
                 std::thread::spawn(move || drop(answer(stream, &asked, &file)));
             }
         });
@@ -123,11 +124,11 @@ fn what_a_web_server_has_is_fetched_once_and_gives_the_same_bits_as_a_file() {
     assert_eq!(web.asked(), ["HEAD", "GET"]);
     assert_eq!(train(folder, "kept", &web.url, &[]).hash(), wanted);
     assert_eq!(web.asked(), ["HEAD"], "what is there unchanged is not fetched again");
-    // With its hash, nobody needs to be asked.
+    // With a hash in the URL, the server is not asked.
     let pinned = format!("{}#sha256={}", web.url, sha256(&table()));
     assert_eq!(train(folder, "pinned", &pinned, &[]).hash(), wanted);
     assert_eq!(web.asked().len(), 0);
-    // A copy that was damaged is fetched anew.
+    // A damaged copy is fetched again.
     let copies =
         fs::read_dir(folder.join("cache")).unwrap().flatten().map(|entry| entry.path().join("table.csv"));
     let copies: Vec<_> = copies.filter(|path| path.exists()).collect();
@@ -135,7 +136,7 @@ fn what_a_web_server_has_is_fetched_once_and_gives_the_same_bits_as_a_file() {
     fs::write(&copies[0], "a,b,label\n1,2,0\n").unwrap();
     assert_eq!(train(folder, "mended", &pinned, &[]).hash(), wanted);
     assert_eq!(web.asked(), ["HEAD", "GET"]);
-    // And what has changed there is noticed.
+    // A change on the server is noticed.
     web.file.lock().unwrap().0.extend(b"0.5,0.25,1\n");
     assert_ne!(train(folder, "changed", &web.url, &[]).hash(), wanted);
     assert_eq!(web.asked(), ["HEAD", "GET"]);
@@ -156,7 +157,7 @@ fn what_cannot_be_fetched_is_said_and_costs_nothing_that_is_there() {
         &ended,
         &format!("its SHA-256 is {}, the run file asks for {}", sha256(&table()), "0".repeat(64)),
     );
-    // The connection ends early, each time that it is tried.
+    // The server closes the connection early, at each attempt.
     web.file.lock().unwrap().0.extend(b"0.5,0.25,1\n");
     web.file.lock().unwrap().1 = 100;
     let ended = train(folder, "d", &web.url, &[]);
@@ -164,7 +165,8 @@ fn what_cannot_be_fetched_is_said_and_costs_nothing_that_is_there() {
     for out in ["a", "b", "c", "d"] {
         assert!(!folder.join(out).exists(), "{out}");
     }
-    // The store goes away: the copy is still good, and a run that was never fetched is told so.
+    // The store becomes unavailable. The copy is still used, and a run whose data was never fetched fails
+    // with a message.
     let gone = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}/table.csv", listener.local_addr().unwrap())

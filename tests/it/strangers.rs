@@ -1,4 +1,5 @@
-//! Hostile clients of the ports and files that are not regular: they keep no worker out, and no program hangs or uses up memory.
+//! Hostile clients of the ports, and files that are not regular: neither keeps workers out, blocks a program,
+//! or uses up memory.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
@@ -25,7 +26,7 @@ leaf = 5
 initial = 0.1
 "#;
 
-/// A folder with a run and its data.
+/// A temporary folder with a run and its data.
 fn place() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("run.toml"), RUN).unwrap();
@@ -41,7 +42,7 @@ fn train(place: &Path, out: &str, more: &[&str]) -> Command {
     command
 }
 
-/// What follows `before` in a line on stderr, up to a slash.
+/// Returns the part of a line on standard error after `before`, up to a slash.
 fn address(running: &mut Running, before: &str) -> String {
     let line = running.log_line(|line| line.contains(before));
     line.split_once(before).unwrap().1.split('/').next().unwrap().to_owned()
@@ -73,7 +74,7 @@ fn silent_connections_to_other_ports_keep_no_worker_out() {
     assert_eq!(ended.hash(), wanted);
     assert!(ended.stderr.contains("this process may open no more files (ulimit -n)"), "{ended}");
     assert!(ended.stderr.contains("connection refused: there are"), "{ended}");
-    // Hundreds of refusals take up a few lines.
+    // Hundreds of refused connections cause only a few log lines.
     assert!(ended.stderr.matches("refused").count() < 12, "{ended}");
     drop(strangers);
 }
@@ -88,12 +89,12 @@ fn clients_that_read_no_events_keep_nobody_from_the_page() {
     let unread: Vec<TcpStream> = (0..500)
         .map(|_| {
             let mut stream = TcpStream::connect(&port).unwrap();
-            // One that was refused may be closed already.
+            // A refused connection may already be closed.
             let _ = write!(stream, "GET /events HTTP/1.1\r\nHost: {port}\r\n\r\n");
             stream
         })
         .collect();
-    // Older streams give way to newer ones.
+    // Older streams are closed in favor of newer ones.
     let until = Instant::now() + Duration::from_secs(60);
     loop {
         let mut answer = String::new();
@@ -177,7 +178,7 @@ fn standard_input_is_read_where_a_dash_names_it() {
     assert_eq!(run(train(place, "stdin", &from_stdin).stdin(stdin())).hash(), wanted);
     let ended = run(downhill(&["data", "inspect", "csv:-"]).stdin(stdin()));
     assert!(ended.status.success() && ended.stdout.contains("100"), "{ended}");
-    // Prediction needs the training data, which cannot be read again.
+    // Prediction needs the training data, which came from standard input and cannot be read again.
     let ended = run(downhill(&["predict"]).arg(place.join("stdin")).args(["--data", "csv:-"]).stdin(stdin()));
     assert!(ended.status.code() == Some(1) && ended.stderr.contains("trained on standard input"), "{ended}");
     let predict = |source: &str| {

@@ -1,4 +1,4 @@
-//! What people see in a terminal: every line fits, log lines and the bar keep apart, and a run that was stopped says how to
+//! Output on a terminal: every line fits, log lines and the bar do not mix, and a stopped run says how to
 //! resume it.
 #![cfg(unix)]
 
@@ -11,10 +11,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// No terminal may be silent for longer while something is expected of it.
+/// Maximum time without output while a test waits for some.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A run of three epochs, or of one that does not end.
+/// Writes a run file of `epochs` epochs and returns its path.
 fn run_file(folder: &Path, epochs: u32) -> PathBuf {
     let path = folder.join("run.toml");
     let text = format!(
@@ -27,11 +27,11 @@ fn run_file(folder: &Path, epochs: u32) -> PathBuf {
 
 const ENDLESS: u32 = 4_000_000;
 
-/// A program on a terminal of its own.
+/// A program on its own pseudo-terminal.
 struct Terminal {
     child: Child,
     output: Receiver<Vec<u8>>,
-    /// All that was written so far.
+    /// All output so far.
     text: String,
 }
 
@@ -42,7 +42,7 @@ impl Terminal {
         let end = || Stdio::from(pty.slave.try_clone().unwrap());
         command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "xterm").env_remove("DOWNHILL_LOG");
         let child = command.spawn().unwrap();
-        // Without a slave end of ours, reading ends with the program.
+        // If we kept the slave end open, reading would not end with the program.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         drop(pty.slave);
         let (sender, output) = channel();
@@ -56,7 +56,7 @@ impl Terminal {
         Terminal { child, output, text: String::new() }
     }
 
-    /// Waits until `is_there` says so of all the text so far.
+    /// Waits until `is_there` accepts the output so far.
     fn wait(&mut self, is_there: impl Fn(&str) -> bool) {
         let mut bytes = std::mem::take(&mut self.text).into_bytes();
         while !is_there(&String::from_utf8_lossy(&bytes)) {
@@ -67,13 +67,13 @@ impl Terminal {
         self.text = String::from_utf8_lossy(&bytes).into_owned();
     }
 
-    /// Asks the program to end in order, as Ctrl-C does.
+    /// Asks the program to stop, as Ctrl-C does.
     fn interrupt(&self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     }
 
-    /// How the program ended, and the lines that stay on the terminal.
+    /// Returns how the program ended, and the lines that remain on the terminal.
     fn finish(mut self) -> (ExitStatus, Vec<String>) {
         let mut bytes = self.text.into_bytes();
         while let Ok(more) = self.output.recv_timeout(PATIENCE) {
@@ -85,26 +85,26 @@ impl Terminal {
     }
 }
 
-/// What removes the bar from the terminal.
+/// The escape sequence that removes the bar.
 const CLEAR: &str = "\r\x1b[2K";
-/// What a bar is made of.
+/// The characters of a bar.
 const BAR: [char; 2] = ['━', '─'];
 
-/// A line without colors.
+/// Removes colors from a line.
 fn plain(line: &str) -> String {
     let mut pieces = line.trim_end_matches('\r').split("\x1b[");
     let first = pieces.next().unwrap_or_default().to_owned();
     pieces.fold(first, |text, piece| text + piece.split_once('m').map_or(piece, |(_, rest)| rest))
 }
 
-/// A bar never ends a line: where a line holds a piece of one, it was written into the bar.
+/// Asserts that no line contains a part of a bar, which would mean that the line was written into it.
 fn assert_whole(lines: &[String]) {
     for line in lines {
         assert!(!line.contains(BAR), "a torn line: {line:?} of {lines:#?}");
     }
 }
 
-/// The command that the lines say resumes the run.
+/// Returns the command in `lines` that resumes the run.
 fn resuming(lines: &[String]) -> &str {
     let commands: Vec<&str> = lines
         .iter()
@@ -179,7 +179,8 @@ fn the_log_of_a_server_and_its_bar_keep_apart() {
         command.stderr(Stdio::null()).spawn().unwrap()
     };
     let mut workers = vec![worker("first")];
-    // The bar of the run, not that of reading the data: the log lines that follow must find one that is drawn.
+    // This waits for the bar of the run, not that of reading the data, so that the log lines that follow meet
+    // a bar on the terminal.
     server.wait(|text| text.rsplit_once("worker admitted").is_some_and(|(_, since)| since.contains(BAR)));
     for name in ["second", "third", "fourth"] {
         workers.push(worker(name));
@@ -193,7 +194,7 @@ fn the_log_of_a_server_and_its_bar_keep_apart() {
     assert_eq!(admitted, 4, "{lines:#?}");
     let command = resuming(&lines);
     assert!(command.contains("ps-server") && command.contains("--out"), "{command}");
-    // They wait for the next server.
+    // The workers would wait for the next server.
     workers.iter_mut().for_each(|worker| drop(worker.kill().and_then(|()| worker.wait())));
 }
 
@@ -212,7 +213,7 @@ fn a_launch_that_is_stopped_says_how_to_resume_it() {
     let command = resuming(&lines);
     let wanted = "downhill launch run.toml --set data.train=digits:500 --out runs/run-1";
     assert!(command.ends_with(wanted), "{command}");
-    // The same command finds the run where it stopped.
+    // The same command resumes the run.
     let mut shell = Command::new("sh");
     let mut again =
         Terminal::start(shell.args(["-c", &format!("exec {command}")]).current_dir(place.path()), 80);

@@ -1,4 +1,4 @@
-//! Ten training steps of every kind of model against losses, initial weights and final weights that
+//! Compares ten training steps of every kind of model with losses, initial weights and final weights that
 //! `truth/ten_steps.py` computed in binary64 with numpy and stored in `truth/ten_steps.json`.
 
 use crate::generated::Table;
@@ -19,8 +19,8 @@ fn ten_steps_have_the_losses_of_another_implementation() {
         let classes = case["classes"].as_u64().unwrap() as usize;
         let model = Model::new(samples.features, &hidden, activation(case), head(case), classes);
         let initial = model.initial(case["seed"].as_u64().unwrap());
-        // These are exact: the script follows the rules for them and rounds as they say. (The last bit of a
-        // binary64 may be lost in reading JSON; that of a binary32 is not.)
+        // Initial weights must be equal, because the script follows the same rules and rounds in the same
+        // places. (Parsing JSON may lose the last bit of a binary64, but not that of a binary32.)
         let wanted: Vec<f32> = numbers(&case["initial"]).iter().map(|&w| w as f32).collect();
         assert_eq!(initial, wanted, "{name}");
 

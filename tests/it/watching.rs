@@ -1,5 +1,5 @@
-//! What others see of a run, with the programs that they see it with: Prometheus, TensorBoard, Chromium. `tests/outside/install`
-//! installs these; without them the tests say what they skip.
+//! A run as other programs see it: Prometheus, TensorBoard and Chromium. `tests/outside/install` installs
+//! them; without them, the tests say what they skip.
 
 #![cfg(unix)]
 use downhill_tests::{Ended, Running, downhill, outside, outside_program, program, root, run};
@@ -43,7 +43,7 @@ fn train(place: &Path, out: &str, more: &[&str]) -> Ended {
     run(&mut command)
 }
 
-/// What an HTTP server answers: the first line with the headers, and the body.
+/// Sends a request and returns the head (status line and headers) and the body of the response.
 fn ask(address: &str, path: &str, headers: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -56,7 +56,7 @@ fn ask(address: &str, path: &str, headers: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-/// Waits for a line on stderr such as `dashboard at http://127.0.0.1:1234/`, and gives the address.
+/// Waits for a line on standard error such as `dashboard at http://127.0.0.1:1234/`, and returns the address.
 fn address(running: &mut Running, what: &str) -> String {
     let before = format!("{what} at http://");
     let line = running.log_line(|line| line.contains(&before));
@@ -75,7 +75,7 @@ fn a_port_in_use_is_warned_of_and_training_goes_on() {
         let expected = format!("{flag} {address}: another process has this port; the run goes on without it");
         assert!(ended.stderr.contains(&expected), "{ended}");
     }
-    // Other machines are not let in by themselves.
+    // Other machines have no access by default.
     let open = train(folder.path(), "open", &["--dashboard", "0.0.0.0:0"]);
     assert_eq!(open.status.code(), Some(2), "{open}");
     assert!(open.stderr.contains("other machines reach") && !folder.path().join("open").exists(), "{open}");
@@ -112,7 +112,7 @@ fn runs_are_listed_and_compared_by_their_hashes() {
     assert_eq!(other.status.code(), Some(1), "{other}");
     assert!(other.stdout.contains("learning_rate.initial 0.05 | 0.06"), "{other}");
     assert!(other.stdout.contains("others already after"), "{other}");
-    // Where one bit was not the same, from some step on.
+    // Changes a hash in one run, as if one bit were different from some step on.
     let metrics = place.join("b/metrics.jsonl");
     let lines = hashes("b");
     let (from, step) =
@@ -269,7 +269,7 @@ fn without_a_token_the_page_is_not_shown_under_another_name() {
     let at = address(&mut training, "dashboard");
     assert!(ask(&at, "/state.json", "").0.starts_with("HTTP/1.1 200"));
     assert!(ask(&at, "/state.json", "Host: localhost:1\r\n").0.starts_with("HTTP/1.1 200"));
-    // What a site could point here.
+    // A host name that a website could point to this address.
     let (head, body) = ask(&at, "/state.json", "Host: evil.example\r\n");
     assert!(head.starts_with("HTTP/1.1 403") && body.contains("--token-file"), "{head}");
 }
@@ -299,7 +299,7 @@ impl Events {
         Events(BufReader::new(stream))
     }
 
-    /// The next state with a phase that `wanted` accepts.
+    /// Returns the next state whose phase `wanted` accepts.
     fn state(&mut self, wanted: impl Fn(&str) -> bool) -> Value {
         let mut phases = Vec::new();
         for line in self.0.by_ref().lines() {
@@ -321,7 +321,7 @@ fn signal(running: &Running, name: &str) {
     assert!(sent.success());
 }
 
-/// A server that serves its page and waits for a worker, and where both are.
+/// Starts a server that serves its dashboard and waits for a worker. Returns the addresses of both.
 fn waiting_server(place: &Path, more: &[&str]) -> (Running, String, String) {
     let mut command = program("ps-server");
     command.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
@@ -341,9 +341,9 @@ fn an_open_page_gets_the_result_before_the_process_exits() {
     let folder = place();
     let (mut server, dashboard, listen) = waiting_server(folder.path(), &[]);
     let mut page = Events::open(&dashboard, "/events");
-    // Nobody waits for one that shows the end already.
+    // The server does not wait for a page that already shows the end.
     let mut other = Events::open(&dashboard, "/events?after_end=yes");
-    // The server's first look at its workers may come after the first state.
+    // The first state may be sent before the server first looks at its workers.
     while !page.state(|phase| phase == "starting")["state"].as_str().unwrap().contains("waits for workers") {}
     other.state(|phase| phase == "starting");
     assert!(work(&listen).status.success());
@@ -415,7 +415,7 @@ fn with_stay_the_result_is_served_until_ctrl_c() {
         assert!(hash.ends_with(state["summary"]["weights_sha256"].as_str().unwrap()), "{hash}: {state}");
         signal(&staying, "-INT");
         let ended = staying.finish();
-        // The run was done before.
+        // The run was already done.
         assert!(ended.status.success(), "{command}: {ended}");
     }
     let alone = run(downhill(&["train", "--stay"])
@@ -515,7 +515,7 @@ fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
         assert!(server.finish().status.success());
     };
     end(server);
-    // One that finds the run finished shows it, too.
+    // A server whose run is already finished shows it, too.
     let mut server = serve();
     let dashboard = address(&mut server, "dashboard");
     server.log_line(|line| line.contains("staying until asked to end"));

@@ -1,20 +1,21 @@
-//! Network namespaces: machines with cables between them, as far as TCP can tell, that vanish with whoever made them.
+//! Network namespaces: machines connected by cables, as far as TCP can tell, which are removed with the
+//! process that created them.
 
 use downhill_tests::root;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 
-/// A network namespace. A process that reads a pipe of ours keeps it alive, so that it goes with us however we end, and
-/// with it its links.
+/// A network namespace. It is kept alive by a process that reads from a pipe of ours, so that the namespace
+/// and its links disappear however this process ends.
 pub(super) struct Machine {
     holder: Child,
     _pipe: ChildStdin,
-    /// Whose user namespace it belongs to, if not to the one that we are in.
+    /// The process whose user namespace it belongs to, if that is not ours.
     user: Option<u32>,
 }
 
 impl Machine {
-    /// Through `entrance`, which ends in `unshare` with its flags.
+    /// Creates a namespace with the command `entrance`, which ends in `unshare` and its flags.
     fn new(entrance: &[&str], user: Option<u32>) -> Result<Self, String> {
         let mut command = Command::new(entrance[0]);
         command.args(&entrance[1..]).args(["sh", "-c", "echo made; exec cat"]);
@@ -32,8 +33,8 @@ impl Machine {
         Ok(Machine { holder, _pipe: pipe, user })
     }
 
-    /// So many that are not connected. Without the rights of root they are made in a user namespace; why there are none
-    /// otherwise.
+    /// Creates `count` machines without connections. Without root privileges, they are created in a user
+    /// namespace. The error says why that is not possible.
     pub(super) fn several(count: usize) -> Result<Vec<Self>, String> {
         let as_root: Result<Vec<Self>, String> =
             (0..count).map(|_| Machine::new(&["unshare", "-n"], None)).collect();
@@ -54,12 +55,12 @@ impl Machine {
         Ok(machines)
     }
 
-    /// What a link names it by.
+    /// Returns the name of the namespace in commands that create links.
     pub(super) fn id(&self) -> String {
         self.holder.id().to_string()
     }
 
-    /// A program on this machine; its process is that of the program.
+    /// Returns a command that runs a program on this machine. Its process id is that of the program.
     pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.id()]);
@@ -70,14 +71,14 @@ impl Machine {
         command
     }
 
-    /// `command`, a program of ours, on this machine.
+    /// Returns `command`, one of our programs, as a command on this machine.
     pub(super) fn runs(&self, command: &Command) -> Command {
         let mut here = self.command(command.get_program());
         here.args(command.get_args());
         here
     }
 
-    /// What `line`, words with spaces between, has printed; what went wrong otherwise.
+    /// Runs `line`, words separated by spaces, and returns its output. The error is its standard error.
     pub(super) fn try_tool(&self, line: &str) -> Result<String, String> {
         let mut words = line.split(' ');
         let mut command = self.command(words.next().unwrap_or_default());
@@ -89,7 +90,7 @@ impl Machine {
         }
     }
 
-    /// The same of what must succeed.
+    /// Like [`Machine::try_tool`], but panics on errors.
     pub(super) fn tool(&self, line: &str) -> String {
         self.try_tool(line).unwrap_or_else(|problem| panic!("{problem}"))
     }

@@ -1,7 +1,8 @@
-//! A proxy that does to connections what networks do: it delays them, cuts them, goes silent, and flips bits.
+//! A proxy that disturbs connections like a network does: it delays them, cuts them, stops forwarding, and
+//! flips bits.
 //!
-//! What happens after how many bytes of a connection follows from a seed. Each fault is dealt to a connection; one that it
-//! does not live to see, or is too quiet for, goes to another.
+//! A seed determines what happens, and after how many bytes of a connection. Each fault is assigned to a
+//! connection; if that connection ends or is idle before then, the fault is assigned to another one.
 
 use ps_plan::seed::{Purpose, Stream};
 use socket2::SockRef;
@@ -15,48 +16,48 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
-/// What blocks looks this often whether the connection is over.
+/// How often a blocked thread checks whether its connection is over.
 const GLANCE: Duration = Duration::from_millis(10);
-/// What a test waits for must have happened by then.
+/// Time within which everything that a test waits for must have happened.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// A direction in which what was dealt does not happen for this long is a quiet one.
+/// A direction whose fault has not happened for this long counts as quiet and gives it back.
 const QUIET: Duration = Duration::from_secs(1);
-/// Most bytes that are passed on at once; messages are cut at random.
+/// Maximum number of bytes that are forwarded at once, so that messages are split at random positions.
 const PIECE: u32 = 32 << 10;
-/// One piece in so many is delayed, by up to so many microseconds.
+/// One in this number of pieces is delayed, by up to this number of microseconds.
 const DELAY: [u32; 2] = [8, 5000];
 
-/// A direction.
+/// A direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// To the server.
+    /// From the client to the server.
     Up,
-    /// To whoever has called it.
+    /// From the server to the client.
     Down,
 }
 
-/// Both directions.
+/// Both directions of a connection.
 pub(super) const BOTH: [Way; 2] = [Way::Up, Way::Down];
 
-/// What may happen to a connection.
+/// A fault of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
-    /// Both ends are told that it is over.
+    /// The connection is closed on both sides.
     Close,
-    /// Both ends are told that it is broken (RST).
+    /// The connection is reset on both sides (RST).
     Reset,
-    /// One end is told that no more comes; the other direction goes on.
+    /// One direction is closed; the other one continues.
     HalfClose,
-    /// From then on nothing passes in one direction, and nobody is told.
+    /// Nothing is forwarded in one direction any more, and neither side is notified.
     Swallow,
-    /// The same in both directions.
+    /// Nothing is forwarded in either direction any more, and neither side is notified.
     SwallowAll,
-    /// A bit is another one.
+    /// One bit is flipped.
     Flip,
 }
 
-/// Faults of a kind: how many, and after how many bytes of a direction each happens. From 0 on means those bytes with which
-/// a connection begins.
+/// A kind of fault, how often it happens, and the range of bytes of a direction after which it does. A range
+/// that starts at 0 means the first bytes of a connection.
 pub(super) type Cards = (Fault, u32, Range<u32>);
 
 #[derive(Clone, Debug)]
@@ -64,11 +65,11 @@ struct Fate {
     fault: Fault,
     way: Way,
     after: u64,
-    /// Only where a connection begins.
+    /// Whether the fault hits the beginning of a connection.
     is_early: bool,
 }
 
-/// Stands before a server until it is dropped.
+/// Forwards connections to a server until it is dropped.
 pub(super) struct Proxy {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -84,26 +85,26 @@ struct Shared {
 #[derive(Default)]
 struct State {
     server: Option<SocketAddr>,
-    /// What is to happen, the next one last.
+    /// The remaining faults; the next one is last.
     deck: Vec<Fate>,
-    /// The directions in which everything waits.
+    /// The directions in which everything is held back.
     held: Vec<Way>,
-    /// Connections up to this one are broken.
+    /// Connections up to this number are cut.
     broken: u32,
     stopped: bool,
     done: Done,
 }
 
-/// What has happened so far.
+/// The faults that have happened so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Done {
     pub connections: u32,
     pub faults: BTreeMap<Fault, u32>,
     pub delays: u32,
-    /// Pieces that were held back.
+    /// Number of pieces that were held back.
     pub holds: u32,
     pub bytes: u64,
-    /// The most that a sender sent after a bit of its was flipped.
+    /// Maximum number of bytes that a sender sent after one of its bits was flipped.
     pub after_flip: u64,
 }
 
@@ -119,7 +120,8 @@ impl Display for Done {
 }
 
 impl Proxy {
-    /// With all of `deck` to come, in a random order; connections are closed until there is a server.
+    /// Starts a proxy that will cause all faults of `deck`, in random order. Until it has a server, it closes
+    /// all connections.
     pub(super) fn start(seed: u64, deck: &[Cards]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -140,18 +142,18 @@ impl Proxy {
         Proxy { address, shared, listener }
     }
 
-    /// Where connections lead from now on.
+    /// Sets the server to which new connections are forwarded.
     pub(super) fn lead_to(&self, server: SocketAddr) {
         self.shared.lock().server = Some(server);
     }
 
-    /// Holds everything back in these directions, the ends of connections too, until told otherwise.
+    /// Holds back everything in these directions, including the ends of connections, until the next call.
     pub(super) fn hold(&self, ways: &[Way]) {
         self.shared.lock().held = ways.to_vec();
         self.shared.changed.notify_all();
     }
 
-    /// Breaks all connections there are (RST).
+    /// Resets all open connections (RST).
     pub(super) fn cut(&self) {
         let mut state = self.shared.lock();
         state.broken = state.done.connections;
@@ -161,7 +163,7 @@ impl Proxy {
         self.shared.lock().done.clone()
     }
 
-    /// Waits until what has happened is `enough`.
+    /// Waits until `enough` accepts the faults that have happened.
     pub(super) fn wait(&self, enough: impl Fn(&Done) -> bool) {
         let since = Instant::now();
         let mut state = self.shared.lock();
@@ -171,7 +173,7 @@ impl Proxy {
         }
     }
 
-    /// What has happened, for a test that asks for every fault of its deck.
+    /// Returns the faults that have happened, for a test that requires every fault of its deck.
     pub(super) fn all_done(&self) -> Done {
         let state = self.shared.lock();
         println!("{}", state.done);
@@ -184,7 +186,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_all();
-        // Whoever accepts wakes up.
+        // A connection wakes up the thread that accepts them.
         let _ = TcpStream::connect(self.address);
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
@@ -197,7 +199,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a change, for a moment at most.
+    /// Waits for a change of the state, for a short time at most.
     fn pause<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.changed.wait_timeout(state, GLANCE).unwrap_or_else(PoisonError::into_inner).0
     }
@@ -208,7 +210,7 @@ impl Shared {
     }
 }
 
-/// Takes connections, with two threads for each, until the proxy is stopped.
+/// Accepts connections, with two threads for each, until the proxy is stopped.
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut pumps: Vec<JoinHandle<()>> = Vec::new();
     for caller in listener.incoming() {
@@ -246,14 +248,15 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// One caller and its way to the server. The sockets are closed when both directions are done.
+/// A connection from a client, with the one to the server. The sockets are closed when both directions are
+/// done.
 struct Connection {
     number: u32,
     caller: TcpStream,
     server: TcpStream,
     shared: Arc<Shared>,
     over: AtomicBool,
-    /// Nothing passes any more.
+    /// Whether nothing is forwarded any more.
     mute: AtomicBool,
 }
 
@@ -278,7 +281,7 @@ impl Connection {
                 }
                 Some(Fault::Swallow) => mute = true,
                 Some(Fault::SwallowAll) => self.mute.store(true, Ordering::Relaxed),
-                // There must be a bit.
+                // Flips are handled below, because there must be a byte to flip a bit of.
                 Some(Fault::Flip) | None => {}
             }
             if due.is_some_and(|fault| fault != Fault::Flip) {
@@ -337,7 +340,7 @@ impl Connection {
         }
     }
 
-    /// Whether all of it was.
+    /// Forwards bytes. Returns whether all of them were forwarded.
     fn pass_on(&self, mut to: &TcpStream, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             if self.is_over() {
@@ -374,7 +377,7 @@ impl Connection {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// Closed like this, a socket sends RST.
+    /// Makes the socket send RST when it is closed.
     fn reset(&self) {
         for end in [&self.caller, &self.server] {
             let _ = SockRef::from(end).set_linger(Some(Duration::ZERO));
@@ -383,11 +386,12 @@ impl Connection {
     }
 }
 
-/// What one direction of a connection was dealt: one thing in all its life.
+/// The fault that is assigned to one direction of a connection, at most one in its life.
 struct Hand<'a> {
     shared: &'a Shared,
     way: Way,
-    /// What has not happened yet, after how many bytes it does, and when it was dealt.
+    /// The fault that has not happened yet, the number of bytes after which it does, and when it was
+    /// assigned.
     fate: Option<(Fate, u64, Instant)>,
     is_done: bool,
 }
@@ -422,12 +426,12 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// What is to happen now.
+    /// Returns the fault that is due now.
     fn due(&self, passed: u64) -> Option<Fault> {
         self.fate.as_ref().filter(|(_, at, _)| *at <= passed).map(|(fate, ..)| fate.fault)
     }
 
-    /// It has.
+    /// Records that the fault has happened.
     fn happened(&mut self) {
         if let Some((fate, ..)) = self.fate.take() {
             self.is_done = true;
@@ -435,7 +439,8 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Bytes to pass on at once, up to `piece`: no more than up to where something is to happen.
+    /// Returns the number of bytes to forward at once: at most `piece`, and not beyond the position of the
+    /// fault.
     fn piece(&self, passed: u64, piece: usize) -> usize {
         let left = self.fate.as_ref().map_or(u64::MAX, |(_, at, _)| at.saturating_sub(passed).max(1));
         piece.min(left.try_into().unwrap_or(usize::MAX))
@@ -454,7 +459,7 @@ impl Drop for Hand<'_> {
     }
 }
 
-/// Whether a call may just be made again.
+/// Returns whether a call can simply be repeated after this error.
 fn passes(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

@@ -1,5 +1,5 @@
-//! A run that is resumed with another run file: it becomes longer or shorter, as if it had been of that length from the
-//! start, or is refused with the reason.
+//! A run that is resumed with another run file becomes longer or shorter, with the same result as a run of
+//! that length from the start, or it is refused with a reason.
 
 use super::{Place, RUN, WATCHING, seeded};
 use downhill_tests::{Ended, Running, downhill, program, run};
@@ -7,23 +7,23 @@ use serde_json::Value;
 use std::fs;
 use std::time::Duration;
 
-/// A rate that does not depend on the length of the run, and momentum, so that the optimizer has a state.
+/// A rate that does not depend on the length of the run, and momentum, so that the optimizer has state.
 fn steady() -> String {
     let schedule = "schedule = \"step\"\nevery = \"2 epochs\"\nfactor = 0.7";
     RUN.replace("schedule = \"cosine\"", schedule)
 }
 
-/// The same without a validation part, so that an epoch is over with its last step.
+/// Like [`steady`], but without a validation part, so that an epoch is complete after its last step.
 fn unvalidated() -> String {
     steady().replace("validation = 0.1\n", "")
 }
 
-/// With weights that are kept aside, and restored at the end of a run of any length.
+/// A run that keeps weights aside, and restores them at the end for any length.
 fn restoring() -> String {
     WATCHING.replace("early_stopping = 50", "early_stopping = 50\nmin_delta = 10.0")
 }
 
-/// Descent that checks each step. The last step of a run moves no weight.
+/// Armijo descent, which checks each step. The last step of a run moves no weight.
 const DESCENT: &str = r#"
 [data]
 train = "digits:500"
@@ -37,7 +37,7 @@ initial = 0.1
 schedule = "armijo"
 "#;
 
-/// More steps than have a line each.
+/// So many steps that not every one has a line of metrics.
 const MANY_STEPS: &str = r#"
 [data]
 train = "digits:500"
@@ -60,7 +60,7 @@ fn assert_refused(ended: &Ended, expected: &str) {
     assert!(text.contains(expected) && text.contains("--out"), "{expected}\n{ended}");
 }
 
-/// Where a run stands, as `downhill runs` tells it.
+/// Returns the state of a run, as `downhill runs` prints it.
 fn state(place: &Place, out: &str) -> Value {
     let ended = run(downhill(&["runs", "--json"]).arg(place.path(out)));
     serde_json::from_str::<Value>(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended}"))
@@ -77,7 +77,7 @@ fn a_finished_run_becomes_longer_as_if_it_had_been_so_from_the_start() {
         assert!(ended.stderr.contains("going on after"), "{ended}");
         assert_eq!(place.told("longer"), place.told("whole"), "{file}");
 
-        // Lengths within an epoch.
+        // Lengths that end within an epoch.
         for steps in ["train.steps=40", "train.steps=101"] {
             let hash = run(&mut place.train("cut", &["--set", steps])).hash();
             assert_eq!(run(&mut place.train(steps, &["--set", steps])).hash(), hash, "{steps}");
@@ -117,7 +117,7 @@ fn an_interrupted_run_becomes_longer_or_shorter_and_a_longer_one_may_be_interrup
         assert_eq!(run(&mut place.train("killed", &shorter)).hash(), wanted);
         assert_eq!(place.told("killed"), place.told("whole"));
 
-        // The results of the shorter run stay until those of the longer one are there.
+        // The results of the shorter run are kept until those of the longer one are written.
         kill(&["--set", "train.epochs=80"]);
         assert_eq!(state(&place, "killed")["state"], "unfinished");
         assert_eq!(run(downhill(&["evaluate"]).arg(place.path("killed"))).hash(), wanted);
@@ -145,7 +145,7 @@ fn a_run_that_has_made_all_steps_of_a_shorter_one_is_finished_without_another_st
         }
         longer.kill();
         longer.finish();
-        // As if the process had been killed right after that step.
+        // Simulates a process that was killed right after that step.
         for step in place.checkpoints("stopped").into_iter().filter(|step| *step > steps) {
             fs::remove_dir_all(place.path(&format!("stopped/checkpoints/step-{step:012}"))).unwrap();
         }
@@ -161,7 +161,7 @@ fn lines_that_become_rarer_go_on_where_they_were() {
     let [short, long] = [["--set", "train.steps=1101"], ["--set", "train.steps=1501"]];
     let wanted = run(&mut place.train("whole", &long)).hash();
     run(&mut place.train("longer", &short)).hash();
-    // Killed after an odd number of steps, in the middle of what a line is about.
+    // The process is killed after an odd number of steps, in the middle of the interval of a line.
     let mut process = Running::start(&mut place.train("longer", &long));
     while !process.ends_within(Duration::from_millis(1)) && place.checkpoints("longer").pop() == Some(1101) {}
     process.kill();
@@ -194,7 +194,7 @@ fn servers_and_workers_make_a_run_longer_that_one_process_has_finished_and_the_r
         assert_eq!(run(&mut place.train(&out, &LONG)).hash(), wanted, "{how:?}");
         assert_eq!(place.told(&out), place.told("whole"), "{how:?}");
     }
-    // A server that finds its run finished says so, as before.
+    // A server whose run is already finished says so, as before.
     let ended = run(place.server("launched-0").args(LONG));
     assert_eq!(ended.hash(), wanted);
     assert!(ended.stderr.contains("this run is finished"), "{ended}");
@@ -266,7 +266,7 @@ fn a_run_file_that_would_have_made_other_steps_is_refused_and_nothing_is_touched
     assert_eq!(run(&mut place.train("killed", &[])).hash(), wanted);
     assert_eq!(place.told("killed"), place.told("whole"));
 
-    // After the end, too, and by `launch` as well.
+    // The run can be made longer after its end, too, also by `launch`.
     let longer = ["--set", "train.epochs=9"];
     assert_refused(&run(&mut place.train("killed", &longer)), stretched);
     let mut launch = downhill(&["launch"]);
@@ -293,7 +293,7 @@ fn a_run_that_ended_by_itself_or_kept_no_checkpoint_is_not_made_longer() {
     assert_refused(&run(&mut place.train("out", &LONG)), "no checkpoint to resume from");
     let ended = run(&mut place.train("out", &SHORT));
     assert_refused(&ended, "to train on, raise train.epochs");
-    // Not even where there is to be a fresh start.
+    // The run is refused even if a fresh start is permitted.
     assert_refused(&run(&mut place.train("out", &[&LONG[..], &["--allow-fresh"]].concat())), "no checkpoint");
 }
 
@@ -303,7 +303,7 @@ fn a_checkpoint_without_its_run_file_is_compared_with_the_one_in_the_folder() {
     let longer = ["--set", "train.epochs=9"];
     let wanted = run(&mut place.train("whole", &longer)).hash();
     place.kill_once("old", &mut random);
-    // As an earlier release has written them.
+    // Earlier releases wrote checkpoints without the run file.
     for step in place.checkpoints("old") {
         let path = place.path(&format!("old/checkpoints/step-{step:012}/manifest.json"));
         let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Recording a step asks the system for no memory, unless the step gets a line.
+//! Recording a step allocates no memory, unless the step gets a line of metrics.
 
 use crate::observers::job;
 use ps_core::{StepReport, Tally};
@@ -6,24 +6,26 @@ use ps_run::{Recorder, StepLine, Style, Wanted};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// Counts what a thread asks of the system's allocator while it is told to.
+/// An allocator that counts the allocations of a thread while counting is switched on.
 struct Counting;
 
 thread_local! {
     static ASKED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-// SAFETY: layouts and pointers go to the system's allocator as they come, which keeps the trait's promises; counting
-// neither allocates nor unwinds. The trait's own `realloc` and `alloc_zeroed` go through these two.
+// SAFETY: layouts and pointers are passed to the system's allocator unchanged, which upholds the contract of
+// the trait. Counting neither allocates nor unwinds. The trait's own `realloc` and `alloc_zeroed` call these
+// two methods.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.set(ASKED.get().map(|asked| asked + 1));
-        // SAFETY: the caller promises that the layout has a size above 0.
+        // SAFETY: the caller guarantees that the layout has a size above 0.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller promises that `memory` came from `alloc`, so from the system's, with this layout.
+        // SAFETY: the caller guarantees that `memory` came from `alloc`, and thus from the system's
+        // allocator, with this layout.
         unsafe { System.dealloc(memory, layout) }
     }
 }

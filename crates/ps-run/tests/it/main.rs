@@ -1,4 +1,4 @@
-//! What a run reports, as its observers see it, and what a report costs.
+//! What a run reports to its observers, and what reporting costs.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! Observers of a run by the reference trainer, and what they may ask for.
+//! Observers of a run by the reference trainer, and the effects of their requests.
 
 use ps_config::{CheckpointArgs, RunConfig};
 use ps_core::control::Event;
@@ -20,8 +20,8 @@ pub(crate) fn job(keys: &str) -> Job {
     Job::load(run, Path::new("."), &NoProgress).unwrap()
 }
 
-/// Reports steps of the reference trainer to `recorder` until the end, or until an observer asks for it. Returns the
-/// weights and the steps made.
+/// Reports steps of the reference trainer to `recorder` until the end, or until an observer requests a stop.
+/// Returns the weights and the number of steps.
 fn train(job: &Job, recorder: &mut Recorder) -> (Vec<f32>, u64) {
     recorder.begin();
     let [train, validation] = job.parts();
@@ -44,7 +44,7 @@ fn train(job: &Job, recorder: &mut Recorder) -> (Vec<f32>, u64) {
     made
 }
 
-/// Writes down what is reported, in order.
+/// Records all reports in order.
 #[derive(Clone, Default)]
 struct Protocol(Arc<Mutex<Vec<String>>>);
 
@@ -131,7 +131,7 @@ fn an_observer_sees_all_of_a_run_in_order() {
             "step 2/4 epoch 1/2 samples=40",
             "line step",
             "weights 2 len=7850",
-            // The validation after an epoch arrives with the next step.
+            // The validation of an epoch arrives with the next step.
             "epoch 1 validated=Some(10)",
             "line epoch",
             "step 3/4 epoch 2/2 samples=60",
@@ -175,7 +175,7 @@ impl Observer for SaveEachEpoch {
     }
 }
 
-/// Opens a run of `job` in `folder` that is only saved when it is asked for.
+/// Opens a run of `job` in `folder` that saves checkpoints only on request.
 fn open(job: &Job, folder: &Path, allow_fresh: bool) -> Recorder {
     let wanted =
         CheckpointArgs { checkpoint_every: None, checkpoint_seconds: 0, checkpoint_keep: 2, allow_fresh };
@@ -183,7 +183,7 @@ fn open(job: &Job, folder: &Path, allow_fresh: bool) -> Recorder {
     Recorder::with_checkpoints(job, folder, Style::Silent, &wanted).unwrap()
 }
 
-/// Makes three steps of a run in `folder`, which [`SaveEachEpoch`] observes, and ends without a word.
+/// Makes three steps of a run in `folder`, observed by [`SaveEachEpoch`], and drops it without ending it.
 fn make_three_steps(job: &Job, folder: &Path) {
     let mut recorder = open(job, folder, false);
     recorder.observe(Box::new(SaveEachEpoch));
@@ -220,7 +220,7 @@ fn an_observer_has_a_run_saved_and_sees_where_it_resumes() {
             "resume 2 samples=40",
             "note going on after 2 of 6 steps, from the checkpoint",
             "resume 2 samples=40",
-            // The hash of the weights that it resumes from.
+            // The hash of the weights from which the run resumes.
             "line hash",
             "note the page is elsewhere",
             "failure the disk is full",
