@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 /// Samples: a source that is read when it is needed, or arrays in memory.
 ///
-/// The data set that a [`Run`](crate::Run) trains on determines how all others are encoded: which columns are categories, what
-/// the classes are called, and by how much features are shifted and scaled. Cloning copies no samples.
+/// The data set that a [`Run`](crate::Run) trains on determines how all others are encoded: which columns are
+/// categories, the names of the classes, and by how much features are shifted and scaled. Cloning copies no
+/// samples.
 ///
 /// ```
 /// use downhill::Dataset;
@@ -31,8 +32,9 @@ pub(crate) enum Content {
 }
 
 impl Dataset {
-    /// A source, written as in run files: `csv:PATH`, `idx:IMAGES,LABELS`, `libsvm:PATH` or `digits:COUNT`. Relative paths start
-    /// at the current folder. Nothing is read yet.
+    /// Opens a source, written as in run files: `csv:PATH`, `idx:IMAGES,LABELS`, `libsvm:PATH` or
+    /// `digits:COUNT`. Relative paths start at the current folder. Nothing is read until the data set is
+    /// used.
     ///
     /// # Errors
     /// `source` is not a valid source, or it names a URL: the library opens no sockets, so the file must be
@@ -43,13 +45,13 @@ impl Dataset {
         Ok(Dataset(Content::Source(source.into())))
     }
 
-    /// Samples in memory, with a label for each row of features.
+    /// Creates a data set of samples in memory, with a label for each row of features.
     ///
-    /// Labels are values to predict or classes, whichever the model of the run asks for. Classes may be numbers or names. They
-    /// are ordered as numbers if all of them are numbers, and by their bytes otherwise.
+    /// Labels are values to predict or classes, depending on the model of the run. Classes may be numbers or
+    /// names. They are ordered as numbers if all of them are numbers, and by their bytes otherwise.
     ///
     /// # Errors
-    /// There are not as many labels as rows.
+    /// The number of labels differs from the number of rows.
     pub fn from_arrays(rows: impl Into<Rows>, labels: impl Into<Labels>) -> Result<Self, Error> {
         let (Rows(features, image), Labels(labels)) = (rows.into(), labels.into());
         let (rows, count) = (features.samples(), labels.len());
@@ -60,16 +62,18 @@ impl Dataset {
         Ok(Dataset::of(Arrays { features, labels: Some(labels), feature_names: None, image }))
     }
 
-    /// Samples in memory without labels, to predict.
+    /// Creates a data set of samples in memory without labels, for prediction.
     pub fn from_features(rows: impl Into<Rows>) -> Self {
         let Rows(features, image) = rows.into();
         Dataset::of(Arrays { features, labels: None, feature_names: None, image })
     }
 
-    /// Names the features of arrays, for error messages and for the model file. Without names they are numbers from 0.
+    /// Names the features of arrays, for error messages and for the model file. By default, they are numbered
+    /// from 0.
     ///
     /// # Errors
-    /// There are not as many names as features, or the data set is a source, which has names.
+    /// The number of names differs from the number of features, or the data set is a source, which has its
+    /// own names.
     pub fn with_feature_names<T: Into<String>>(
         self,
         names: impl IntoIterator<Item = T>,
@@ -128,10 +132,11 @@ pub(crate) fn refuse_urls<'a>(sources: impl IntoIterator<Item = &'a str>) -> Res
     Ok(())
 }
 
-/// Features of samples, a row for each.
+/// Features of samples, one row per sample.
 ///
-/// Arrays of `f32` are `[samples, features]`, and a NaN is a missing value. Arrays of `u8` are pixels, of which byte `v` stands for
-/// `v / 255`: `[samples, pixels]`, or `[samples, height, width]` for images. Owned arrays in standard layout are not copied.
+/// Arrays of `f32` are `[samples, features]`, and a NaN is a missing value. Arrays of `u8` are pixels, where
+/// byte `v` stands for `v / 255`: `[samples, pixels]`, or `[samples, height, width]` for images. Owned arrays
+/// in standard layout are not copied.
 #[derive(Clone, Debug)]
 pub struct Rows(Features, Option<Image>);
 

@@ -1,11 +1,11 @@
-//! Trains models by gradient descent in the calling process, reproducibly: the weights depend on the settings and the data, not
-//! on the number of threads or the machine, down to the last bit.
+//! Trains models by gradient descent in the calling process, reproducibly: the weights depend on the settings
+//! and the data, but not on the number of threads or the machine, down to the last bit.
 //!
 //! - [`Run`] describes a run, from a run file or from settings, and [`Run::train`] trains it.
 //! - [`Dataset`] holds samples to train, validate or predict on: a source such as `csv:people.csv`, or
 //!   arrays.
-//! - [`Model`] is the result, which [predicts](Model::predict), is [evaluated](Model::evaluate), [saved](Model::save) and
-//!   [loaded](Model::load).
+//! - [`Model`] is the result: it [predicts](Model::predict), and can be [evaluated](Model::evaluate),
+//!   [saved](Model::save) and [loaded](Model::load).
 //! - [`Observer`] sees each step and epoch, and may stop the run.
 //!
 //! Files are the same as those of the command line: `downhill predict` accepts a model that [`Model::save`]

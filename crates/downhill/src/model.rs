@@ -48,7 +48,8 @@ impl Model {
         }))
     }
 
-    /// Loads a model from a file that [`Model::save`] wrote, from a run's results folder, or from the `weights.safetensors` in it.
+    /// Loads a model from a file that [`Model::save`] wrote, from a run's results folder, or from the
+    /// `weights.safetensors` in such a folder.
     ///
     /// A model that was trained on a source needs that source again, unchanged, because the encoding of
     /// samples follows from it; if it has moved, [`LoadOptions`] says where it is now. A model that was

@@ -188,8 +188,8 @@ impl Run {
         Run { out: Some(folder.into()), ..self }
     }
 
-    /// Saves a checkpoint every `steps` steps, in addition to one every minute. Without [`Run::out`] there are
-    /// no checkpoints.
+    /// Saves a checkpoint every `steps` steps, in addition to one every minute. Without [`Run::out`], there
+    /// are no checkpoints.
     pub fn checkpoint_every(mut self, steps: u64) -> Self {
         self.checkpoints.checkpoint_every = Some(steps.max(1));
         self

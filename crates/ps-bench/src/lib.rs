@@ -4,11 +4,11 @@
 //! noisy, so nothing is timed alone: competitors take turns, and the result is the ratio of their medians in
 //! one run.
 //!
-//! | name | unit | what it is | held against |
+//! | name | unit | what it is | compared with |
 //! | --- | --- | --- | --- |
 //! | `peak/fma` | GFLOP/s | fused multiply-adds without memory, one core | |
 //! | `kernel/PRODUCT/RxIxO` | GFLOP/s | `forward`, `input-gradient`, `weight-gradient` (leaves of 32) of a layer with I inputs and O outputs for R rows, one thread | `peak/fma` |
-//! | `kernel/packing/RxIxO` | us | what a step does with the layer's weight before its products | |
+//! | `kernel/packing/RxIxO` | us | rearranging the layer's weight for its products, once per step | |
 //! | `tree/weight-gradient/RxIxO/leaf-N` | us | a weight gradient summed over leaves of N rows | that of `no-leaves` |
 //! | `tree/step/MODEL/bB/leaf-N` | us | a training step with leaves of N samples, one thread | that of `no-leaves` |
 //! | `memory/copy` | GB/s | a copy in memory; bytes read and bytes written both count | |
@@ -16,7 +16,7 @@
 //! | `wire/WAY/bandwidth` | GB/s | one way through a socket: `tcp`, `unix`, and our stream over each, `grpc`, `grpc-unix` | the bare socket |
 //! | `wire/WAY/latency` | us | half of a ping-pong | the bare socket |
 //! | `round/SIZE/tcp` | us | 2 workers' gradients to a server, added, and the sum back, over bare sockets | |
-//! | `round/SIZE/p50`, `/p99` | us | the same as a synchronous round of one server and 2 workers, who compute nothing | `tcp`; `p50` |
+//! | `round/SIZE/p50`, `/p99` | us | a synchronous round of one server and 2 workers that compute nothing | `tcp`; `p50` |
 //! | `round/beside-tcp/SIZE/…` | us | a round with half of the weights in each worker; `exchange` is the bare exchange | `exchange`; `p50` |
 //! | `round/beside-unix/SIZE/…` | us | the same rounds over Unix sockets | `exchange`; `p50` |
 //! | `step/MODEL/bB/tT` | samples/s | a training step in one process, batches of B, T threads | |

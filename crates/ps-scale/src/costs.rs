@@ -31,7 +31,7 @@ pub struct Costs {
     /// To send or to receive a small message.
     pub message: f64,
     /// Delay from the end of sending to the start of receiving on one machine, if the receiver is asleep. No
-    /// thread is busy meanwhile.
+    /// thread is busy during that time.
     pub wire_wake: f64,
     /// Like `wire_wake`, but between two threads of a process.
     pub handoff: f64,

@@ -1,7 +1,8 @@
 //! The git commit that a program is built from.
 //!
-//! This is a macro, not a build script, so that a new commit recompiles only the file that invokes it: the `main.rs` of each
-//! program. A build script would also recompile the library of its package, and with it everything that depends on that.
+//! This is a macro, not a build script, so that a new commit recompiles only the file that invokes it: the
+//! `main.rs` of each program. A build script would also recompile the library of its package, and everything
+//! that depends on that.
 
 use proc_macro::TokenStream;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,12 @@ use std::process::Command;
 
 /// Expands to the abbreviated commit as an `Option<&str>`, such as `Some("44561d3")`.
 ///
-/// The environment variable `DOWNHILL_COMMIT` takes precedence, for builds that have no `.git` folder. Without either, as in
-/// a source archive, this is `None`.
+/// The environment variable `DOWNHILL_COMMIT` takes precedence, for builds that have no `.git` folder.
+/// Without either, as in a source archive, this is `None`.
 #[proc_macro]
 pub fn commit(_: TokenStream) -> TokenStream {
-    // Rustc records what `include_bytes!` and `option_env!` read, so Cargo recompiles the program when they change.
+    // Rustc records what `include_bytes!` and `option_env!` read, so Cargo recompiles the program when they
+    // change.
     let checkout = match head() {
         Some((commit, log)) => format!("{{ const _: &[u8] = include_bytes!({log:?}); Some({commit:?}) }}"),
         None => "None".into(),

@@ -401,8 +401,9 @@ impl<'a> Hand<'a> {
         Hand { shared, way, fate: None, is_done: false }
     }
 
-    /// Takes the next fate of this direction, if none was dealt, and gives back what does not happen. Every other
-    /// connection may break where it begins, while there is a choice: else nobody would ever get to the rounds.
+    /// Assigns the next fault to this direction, if it never had one, and gives back one that does not
+    /// happen. While there are others, at most every other connection gets a fault at its beginning;
+    /// otherwise no connection would ever reach the rounds.
     fn deal(&mut self, passed: u64) {
         if self
             .fate

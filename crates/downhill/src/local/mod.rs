@@ -67,8 +67,8 @@ pub struct Finished {
     pub summary: Summary,
 }
 
-/// Trains `job` with `workers` workers until all steps are made or `stop` is set, and writes the results. Relative data paths of
-/// the run start at `root`.
+/// Trains `job` with `workers` workers until all steps are made or `stop` is set, and writes the results.
+/// Relative data paths of the run start at `root`.
 pub fn run(
     job: &Job,
     root: &Path,

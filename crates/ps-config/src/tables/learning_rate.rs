@@ -10,7 +10,8 @@ use ps_core::ScheduleKind;
 use ps_core::control::Descent;
 use std::ops::Bound::{Included, Unbounded};
 
-/// The `[learning_rate]` table, or one of the phases that follow it; see [`ps_core::LearningRate`] for what each key means.
+/// The `[learning_rate]` table, or one of the phases that follow it. [`ps_core::LearningRate`] describes the
+/// formula behind each key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RateConfig {
     /// When the phase begins; 0 for the table itself.
@@ -147,7 +148,7 @@ pub(crate) static FIELDS: &[Field<RateConfig>] = &[
             used: BeforePhases,
             help: "Schedules that follow, each a table `[[learning_rate.then]]` with `from` and the keys of this one.",
         },
-        // Phases are written as tables of their own, after the table.
+        // Phases are written as separate tables, after this one.
         get: |_, _| None,
         set: |_, _, value| matches!(value, Toml::Phases(_)),
     },

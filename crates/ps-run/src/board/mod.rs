@@ -187,7 +187,7 @@ impl Board {
         }
     }
 
-    /// Records rounds and workers from now on. By default nobody looks at them.
+    /// Records rounds and workers from now on. Without an observer that shows them, that is skipped.
     pub fn watch(&self) {
         self.is_watched.store(true, Ordering::Relaxed);
     }

@@ -116,7 +116,7 @@ impl Observers {
         }
     }
 
-    /// Returns whether an observer wants the weights after `step` steps.
+    /// Returns whether an observer needs the weights after `step` steps.
     pub(crate) fn want_weights(&self, step: u64) -> bool {
         self.inspector.as_ref().is_some_and(|inspector| inspector.wants_weights(step))
             || self.others.iter().any(|observer| observer.wants_weights(step))

@@ -1,5 +1,4 @@
-//! Inspects the complete weights after each epoch, on a thread of its own so that training continues
-//! meanwhile.
+//! Inspects the complete weights after each epoch, on a separate thread so that training continues.
 
 use super::tensorboard::TensorBoard;
 use crate::board::{Board, Confusion};
