@@ -54,8 +54,7 @@ const NEVER: &[(&[&str], &[&str])] = &[
     (&["ps-server"], &["ps-worker"]),
 ];
 
-/// Returns the names of all packages that a crate depends on, excluding dependencies of its tests and build
-/// script.
+/// Returns the names of all packages that a crate depends on, except for its tests and build script.
 fn dependencies(name: &str) -> BTreeSet<String> {
     let mut tree = Command::new(env!("CARGO"));
     tree.args(["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--locked", "--offline"]);

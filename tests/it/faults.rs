@@ -42,8 +42,7 @@ impl Place {
         step.ok_or_else(|| ended.to_string())
     }
 
-    /// Saves checkpoints 3 and 4 under strace, which injects the fault `harm`. Also returns the calls that it
-    /// logged.
+    /// Saves checkpoints 3 and 4 under strace, which injects `harm`. Also returns the logged calls.
     fn save(&self, harm: Option<&str>) -> (Ended, Vec<Call>) {
         let log = self.0.path().join("log");
         let mut command = traced(&log, harm);

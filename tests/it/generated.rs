@@ -11,7 +11,7 @@ use std::path::Path;
 /// The kind of targets of a generated table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Targets {
-    /// Real numbers.
+    /// Any real number.
     Value,
     /// The numbers 0 and 1.
     Binary,
@@ -29,8 +29,7 @@ pub(crate) struct Table {
     pub targets: Vec<f32>,
 }
 
-/// Generates a table. Features are multiples of 1/64 in -1..1, and targets follow from them with a little
-/// noise.
+/// Generates a table with features that are multiples of 1/64 in -1..1, and targets with some noise.
 pub(crate) fn table(seed: u64, samples: usize, features: usize, targets: Targets) -> Table {
     let mut stream = Stream::new(seed, Purpose::Simulation, 0);
     let slopes: Vec<f32> = (0..features).map(|_| stream.below(17) as f32 / 8.0 - 1.0).collect();

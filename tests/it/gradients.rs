@@ -97,8 +97,7 @@ fn is_smooth(model: &Model, weights: &[f32], samples: &Table) -> bool {
     })
 }
 
-/// Returns the outputs of the last layer for the sample at a position of the batch, and the inputs of all
-/// relus.
+/// Returns the last layer's outputs for the sample at a position of the batch, and all inputs of relus.
 fn forward(model: &Model, w: &[f64], samples: &Table, position: usize) -> (Vec<f64>, Vec<f64>) {
     let index = plan().order(plan().step(0)).at(position);
     let row = &samples.values[index * FEATURES..][..FEATURES];
@@ -131,8 +130,7 @@ fn forward(model: &Model, w: &[f64], samples: &Table, position: usize) -> (Vec<f
     (values.pop().unwrap(), kinks)
 }
 
-/// Returns the random words of the sample at a position of the batch in step 0, for the units of all dropout
-/// layers.
+/// Returns the random words of all dropout layers, for the sample at a position of the batch in step 0.
 fn dropout_words(model: &Model, position: usize) -> impl Iterator<Item = u32> {
     let mut width = FEATURES as u64;
     let mut units = 0;

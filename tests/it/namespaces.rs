@@ -30,7 +30,7 @@ momentum = 0.9
 initial = 0.05
 "#;
 
-/// A run on three machines. Cable `w0` connects the server's machine to the first worker's, where its end is
+/// A run on three machines. Cable `w0` connects the server's machine to the first worker's; its other end is
 /// called `server`.
 struct Cluster {
     folder: tempfile::TempDir,

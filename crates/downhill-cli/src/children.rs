@@ -129,8 +129,7 @@ pub(crate) fn labelled(label: String, screen: Arc<Relay>) -> Sink {
     Box::new(move |line| screen.print(&format!("{label}{line}")))
 }
 
-/// Returns a sink for a process that writes JSON. Its progress is shown like our own, all other lines after
-/// `label`.
+/// Returns a sink for a process that writes JSON: shows progress like our own, other lines after `label`.
 pub(crate) fn relayed(label: String, screen: Arc<Relay>) -> Sink {
     Box::new(move |line| {
         if !screen.take(line) {

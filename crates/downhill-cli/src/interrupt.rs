@@ -23,8 +23,7 @@ pub(crate) fn listen(
     Ok(&STOP)
 }
 
-/// Returns a handler for the second Ctrl-C, which prints how to resume the run from its last checkpoint and
-/// exits.
+/// Returns a handler for the second Ctrl-C, which prints how to resume the run and exits.
 pub(crate) fn end_at_once(hint: ResumeHint) -> impl Fn() + Send + 'static {
     move || {
         hint.print();

@@ -3,8 +3,7 @@
 use crate::failure::Failure;
 use std::io::{self, BufWriter, ErrorKind, Write};
 
-/// Writes to standard output. A reader that closes the pipe early has seen what it wanted, so that is not an
-/// error.
+/// Writes to standard output. A closed pipe is not an error: its reader has seen what it wanted.
 pub(crate) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let mut stdout = BufWriter::new(io::stdout().lock());
     match write(&mut stdout).and_then(|()| stdout.flush()) {

@@ -9,8 +9,7 @@ use std::sync::Arc;
 /// Samples: a source that is read when it is needed, or arrays in memory.
 ///
 /// The data set that a [`Run`](crate::Run) trains on determines how all others are encoded: which columns are
-/// categories, the names of the classes, and by how much features are shifted and scaled. Cloning copies no
-/// samples.
+/// categories, the names of classes, and the scale of features. Cloning copies no samples.
 ///
 /// ```
 /// use downhill::Dataset;
@@ -33,12 +32,11 @@ pub(crate) enum Content {
 
 impl Dataset {
     /// Opens a source, written as in run files: `csv:PATH`, `idx:IMAGES,LABELS`, `libsvm:PATH` or
-    /// `digits:COUNT`. Relative paths start at the current folder. Nothing is read until the data set is
-    /// used.
+    /// `digits:COUNT`. Relative paths start at the current folder. Nothing is read until it is needed.
     ///
     /// # Errors
-    /// `source` is not a valid source, or it names a URL: the library opens no sockets, so the file must be
-    /// downloaded first.
+    /// `source` is invalid or names a URL. The library opens no sockets, so such data must be downloaded
+    /// beforehand and opened as a file.
     pub fn open(source: &str) -> Result<Self, Error> {
         Source::parse(source)?;
         refuse_urls([source])?;
@@ -68,12 +66,10 @@ impl Dataset {
         Dataset::of(Arrays { features, labels: None, feature_names: None, image })
     }
 
-    /// Names the features of arrays, for error messages and for the model file. By default, they are numbered
-    /// from 0.
+    /// Names the features of arrays, for error messages and the model file. The default is numbers from 0.
     ///
     /// # Errors
-    /// The number of names differs from the number of features, or the data set is a source, which has its
-    /// own names.
+    /// The number of names differs from that of features, or the data set is a source, which has names.
     pub fn with_feature_names<T: Into<String>>(
         self,
         names: impl IntoIterator<Item = T>,

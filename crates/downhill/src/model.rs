@@ -103,8 +103,7 @@ impl Model {
         Ok(Model(Arc::new(Inner { network, weights, about, encoder, data, kernel, threads })))
     }
 
-    /// Saves the model as a safetensors file, in the same format as in results folders. An existing file is
-    /// replaced atomically.
+    /// Saves the model as a safetensors file, as in results folders. Replaces an existing file atomically.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -127,8 +126,7 @@ impl Model {
     /// Evaluates the model on `data`: loss, accuracy or R², and the errors of each class.
     ///
     /// # Errors
-    /// The data cannot be read, does not have the features of the training data, has no labels, or has no
-    /// samples.
+    /// The data cannot be read, lacks features of the training data, has no labels, or has no samples.
     pub fn evaluate(&self, data: &Dataset) -> Result<Evaluation, Error> {
         self.0.threads.run(|| {
             let split = self.encode(data, true, &NoProgress)?;
@@ -184,8 +182,7 @@ impl Model {
         &self.0.weights
     }
 
-    /// SHA-256 of the parameters, in hexadecimal. If two models have the same hash, their weights are
-    /// bit-identical.
+    /// SHA-256 of the parameters, in hexadecimal. Models with the same hash have bit-identical weights.
     pub fn weights_sha256(&self) -> &str {
         &self.0.about.weights_sha256
     }

@@ -116,8 +116,7 @@ impl Run {
         Ok(Run::of(text, path.display().to_string(), base.unwrap_or(Path::new(".")).into()))
     }
 
-    /// Creates a run with the settings in `text`, the content of a run file. Relative paths start at the
-    /// current folder.
+    /// Creates a run with the settings in `text`, a run file. Relative paths start at the current folder.
     pub fn from_toml(text: impl Into<String>) -> Self {
         Run::of(text.into(), "run".into(), ".".into())
     }
@@ -169,8 +168,7 @@ impl Run {
         self
     }
 
-    /// Sets the folder at which relative paths of sources in the settings start, instead of the run file's
-    /// folder.
+    /// Sets the folder at which relative paths of sources start, instead of the run file's folder.
     pub fn data_root(self, folder: impl Into<PathBuf>) -> Self {
         Run { data_root: Some(folder.into()), ..self }
     }

@@ -28,8 +28,7 @@ pub(crate) fn run_file(file: &WeightsFile, path: &Path, sets: &[String]) -> Resu
 
 impl SavedRun {
     /// Opens a run, given its folder or its weights file. `sets` override keys of the run file, `data_root`
-    /// is the folder of the data if it has moved, and `load` reads the data. The model computes on the
-    /// caller's threads.
+    /// is the folder of the data if it has moved, and `load` reads the data. The caller's threads compute.
     ///
     /// # Errors
     /// A file cannot be read or is not what it should be, or the training data has changed, so that

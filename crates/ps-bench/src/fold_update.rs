@@ -15,8 +15,7 @@ use std::ops::Range;
 /// Number of elements of the model, whose chunks are processed in turn: too many for any cache.
 const ELEMENTS: usize = 8 << 20;
 
-/// Bytes read or written per element: two gradients, weight and velocity are read; velocity and weight are
-/// written.
+/// Bytes moved per element: reading two gradients, weight and velocity; writing velocity and weight.
 const BYTES: usize = 24;
 
 pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {

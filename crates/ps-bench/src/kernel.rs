@@ -99,8 +99,7 @@ pub fn products(
     Ok(rates)
 }
 
-/// Measures packing: once per step, the layer's weight is rearranged to the order in which the products read
-/// it.
+/// Measures packing: once per step, the layer's weight is rearranged to the order of the products.
 fn packing(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error> {
     let name = format!("kernel/packing/{shape}");
     if !bench.wants(&name) {

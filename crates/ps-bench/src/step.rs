@@ -87,8 +87,7 @@ fn tree(
     Ok(())
 }
 
-/// Computes the gradient of all leaves and updates the weights, repeatedly, as `downhill train` does with one
-/// worker.
+/// Computes the gradient of all leaves and updates, repeatedly, like `downhill train` with one worker.
 fn step<'a>(
     name: &str,
     kernel: Kernel,

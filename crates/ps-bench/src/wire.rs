@@ -61,8 +61,7 @@ struct Bare {
 }
 
 impl Bare {
-    /// Opens a socket. Each exchange sends `bytes` bytes, of which the far end sends back the last
-    /// [`PING_BYTES`].
+    /// Opens a socket. An exchange sends `bytes` bytes; the last [`PING_BYTES`] of them are sent back.
     fn new(way: Way, bytes: usize) -> io::Result<Self> {
         let [near, mut far] = way.pair()?;
         std::thread::spawn(move || {

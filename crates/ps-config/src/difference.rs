@@ -8,11 +8,9 @@ use ps_core::ScheduleKind;
 /// A key whose values differ between two runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The key's path, as `--set` takes it. Keys of the phases are `learning_rate.then.NUMBER.key`, counted
-    /// from 0.
+    /// The key's path, as `--set` takes it; in phase N, counted from 0, `learning_rate.then.N.key`.
     pub key: String,
-    /// The values in the first and in the second run, in TOML; `None` if the key is not set or does not
-    /// apply.
+    /// The values in both runs, in TOML; `None` if the key is not set or does not apply.
     pub values: [Option<String>; 2],
     /// Whether the key only states where data is. Such a key influences nothing as long as the content of the
     /// data is the same.

@@ -80,7 +80,7 @@ pub enum Fallback {
 /// The runs to which a key applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// All runs.
+    /// The key applies to all runs.
     Always,
     /// Runs in which another key of the same table has one of the given values.
     When(&'static str, &'static [&'static str]),

@@ -27,8 +27,7 @@ fn version(commit: Option<&str>) -> String {
     format!("{} ({commit}numerics {NUMERICS_VERSION})", env!("CARGO_PKG_VERSION"))
 }
 
-/// Applies clap's style to headings in the text after the options, such as `Examples:`, and lays out the
-/// arguments.
+/// Styles headings in the text after the options, such as `Examples:`, and lays out the arguments.
 fn polished(mut command: Command) -> Command {
     let header = *command.get_styles().get_header();
     let styled = |text: &StyledStr| {

@@ -53,8 +53,8 @@ impl RunConfig {
     /// SHA-256, in hexadecimal, of the settings that determine the bits of the weights, besides the data
     /// itself. The hashed text is a line with the numerics version, then one line `key = value` for each key
     /// that applies, in the order of [`crate::keys::KEYS`], without those that only state where data is. The
-    /// phases of the learning rate come last, with keys called `learning_rate.then.NUMBER.key`, counted from
-    /// 0.
+    /// phases of the learning rate come last, with keys called `learning_rate.then.NUMBER.key`; numbers count
+    /// from 0.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("numerics = {NUMERICS_VERSION}\n"));
@@ -67,8 +67,7 @@ impl RunConfig {
         })
     }
 
-    /// Returns every key that is set and applies, in the order of [`crate::keys::KEYS`], followed by those of
-    /// the phases.
+    /// Returns every key that is set and applies, in the order of [`crate::keys::KEYS`], then the phases.
     pub(crate) fn settings(&self) -> Vec<Setting> {
         let is_source = matches!(self.data.validation, Some(Validation::Source(_)));
         let setting = |(key, value): (&Key, String)| Setting {

@@ -23,8 +23,7 @@ use std::path::Path;
 /// code need not check its values again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunConfig {
-    /// Seed of the order of samples, of the initial weights, and of the split into training and validation
-    /// part.
+    /// Seed of the order of samples, of the initial weights, and of the choice of validation samples.
     pub seed: u64,
     /// The `[data]` table: sources, and how they are encoded.
     pub data: DataConfig,
@@ -56,16 +55,14 @@ pub(crate) static SEED: [Field<u64>; 1] = [Field {
 }];
 
 impl RunConfig {
-    /// Loads the run file `path` and applies the overrides `sets` (each `KEY=VALUE`, or `KEY=` to unset a
-    /// key).
+    /// Loads the run file `path` with the overrides `sets` (each `KEY=VALUE`, or `KEY=` to unset a key).
     pub fn load(path: &Path, sets: &[String]) -> Result<Self, ConfigError> {
         let text = ps_host::read_text(path, Ceiling::TEXT)
             .map_err(|error| ConfigError::File { path: path.to_path_buf(), error })?;
         Self::parse(&text, &path.display().to_string(), sets)
     }
 
-    /// Parses `text`, which errors call `origin`, and applies the overrides `sets` as [`RunConfig::load`]
-    /// does.
+    /// Parses `text`, which errors call `origin`, with the overrides `sets` as in [`RunConfig::load`].
     ///
     /// Unknown keys, wrong types, values out of range and keys without effect are errors, which state the
     /// place of the mistake.

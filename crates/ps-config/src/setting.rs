@@ -197,8 +197,7 @@ impl Setting for Vec<String> {
     }
 }
 
-/// Factors by name, in ascending order of the names. Their products are rounded, so the order influences the
-/// result.
+/// Factors in ascending order of their names. Products are rounded, so the order influences the result.
 impl Setting for Vec<(String, f32)> {
     fn read(_: Accepts, value: &Value) -> Option<Self> {
         let Value::Table(entries) = value else { return None };

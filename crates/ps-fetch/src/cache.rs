@@ -26,8 +26,7 @@ struct Known {
 }
 
 impl Cache {
-    /// Opens the user's cache: `DOWNHILL_DATA_CACHE`, or the folder `downhill` in the system's folder for
-    /// caches.
+    /// Opens the user's cache: `DOWNHILL_DATA_CACHE`, or `downhill` in the system's cache folder.
     pub(crate) fn of_user() -> Self {
         let variable =
             |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

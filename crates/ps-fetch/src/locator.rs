@@ -63,8 +63,7 @@ impl Locator {
     }
 }
 
-/// Checks that every URL in `config` begins with one of `prefixes`. A prefix must end in `/` or be the
-/// complete URL.
+/// Checks that all URLs in `config` begin with one of `prefixes`, which end in `/` or are complete URLs.
 ///
 /// # Errors
 /// The error names the first URL that does not.

@@ -11,8 +11,7 @@ pub struct Axis {
     pub top: Option<f64>,
 }
 
-/// The range and ticks of an axis, in drawing units: values, or their decimal logarithms on a logarithmic
-/// axis.
+/// The range and ticks of an axis, in drawing units: values, or decimal logarithms on a log axis.
 #[derive(Clone, Debug)]
 pub(crate) struct Scale {
     /// Lower end of the range.
@@ -77,8 +76,7 @@ impl Axis {
         self.between(low, high, 0.04)
     }
 
-    /// Returns the scale from `low` to `high`, in drawing units, with a margin of `room` times the range on
-    /// both sides.
+    /// Returns the scale from `low` to `high`, in drawing units, with margins of `room` times the range.
     pub(crate) fn between(&self, low: f64, high: f64, room: f64) -> Scale {
         let room = (high - low) * room;
         let (low, high) = (low - room, high + room);

@@ -46,8 +46,7 @@ enum Format {
 }
 
 impl Figure {
-    /// Draws the figure to the file `path`, as PNG or SVG depending on its extension. An existing file is
-    /// overwritten.
+    /// Draws the figure to `path`, as PNG or SVG by its extension. An existing file is overwritten.
     ///
     /// # Errors
     /// The extension is unknown, drawing fails, or the file cannot be written; see [`PlotError`].
@@ -71,8 +70,7 @@ impl Figure {
     }
 }
 
-/// Checks that the extension of `path` is a supported format. For use before the data of a figure is
-/// computed.
+/// Checks that the extension of `path` is a supported format, before a figure is computed for it.
 ///
 /// # Errors
 /// Returns [`PlotError::Format`] if it is not.

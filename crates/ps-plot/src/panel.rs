@@ -82,8 +82,7 @@ pub struct Field {
     pub y: (String, [f64; 2]),
     /// Number of grid points per row.
     pub columns: usize,
-    /// Values on the grid, `[rows][columns]`, starting with the smallest second variable. At least two rows
-    /// and columns.
+    /// Values on the grid, `[rows][columns]`, in ascending order of the second variable; at least 2 × 2.
     pub values: Vec<f64>,
     /// A path of points `(x, y)`. Labels may be empty.
     pub path: Vec<(f64, f64, String)>,

@@ -58,8 +58,7 @@ pub(crate) struct Findings {
     pub(crate) probes: Vec<ProbeLine>,
 }
 
-/// The state that a longer run would have after the last step of this one, if that step is not the last of an
-/// epoch.
+/// The state of a longer run after the last step of this one, if that step does not end an epoch.
 struct Cut {
     lines: u64,
     epoch: Tally,
@@ -67,8 +66,7 @@ struct Cut {
 }
 
 impl Accumulator {
-    /// Creates the accumulator of a run. If `from` is the progress of a saved run, `lines` are its lines of
-    /// metrics.
+    /// Creates the accumulator of a run. If `from` is a saved run's progress, `lines` are its lines.
     pub(crate) fn new(
         plan: BatchPlan,
         class_names: &[String],
@@ -366,8 +364,7 @@ mod tests {
         }
     }
 
-    /// Reports steps and returns the resulting lines. Speeds depend on when a process began, so they are set
-    /// to 0.
+    /// Reports steps and returns the resulting lines, with their speeds, which depend on time, set to 0.
     fn run(accumulator: &mut Accumulator, steps: std::ops::Range<u64>, now: Instant) -> Vec<Line> {
         let mut lines = Vec::new();
         for step in steps {

@@ -14,8 +14,7 @@ pub struct Ban {
     pub worker: String,
     /// The address that it connected from.
     pub address: String,
-    /// The certificate or token that is banned. Without one, the ban cannot be enforced because workers share
-    /// theirs.
+    /// The banned certificate or token. Without one, a ban cannot be enforced: workers share theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
     /// The step in which the wrong sum was found.

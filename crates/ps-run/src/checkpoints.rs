@@ -157,8 +157,7 @@ impl Checkpoints {
         self.durable.map(|(steps, since)| (steps, since.elapsed()))
     }
 
-    /// Waits for the previous snapshot and begins to save this one. Returns a warning if the previous one was
-    /// not saved.
+    /// Waits for the previous snapshot, then begins to save this one. Warns if the previous one failed.
     pub(crate) fn save(&mut self, snapshot: Snapshot) -> Result<Option<String>, Error> {
         let warning = self.wait()?;
         self.is_asked_for = false;
@@ -175,8 +174,7 @@ impl Checkpoints {
         self.writer.wait().map_or(Err(Error::WriterGone), |(_, saved)| saved.map(drop))
     }
 
-    /// Waits for the snapshot that is being saved, and returns the newest valid checkpoint with warnings for
-    /// the user.
+    /// Waits for a snapshot being saved, then returns the newest valid one with warnings for the user.
     pub(crate) fn newest(&mut self) -> Result<(Option<Snapshot>, Vec<String>), Error> {
         let mut warnings: Vec<String> = self.wait()?.into_iter().collect();
         let found = self.writer.newest(self.allow_fresh)?;

@@ -19,11 +19,9 @@ pub struct Diagnosis {
 
 /// If the first-order prediction holds this well, a larger step would also lower the loss.
 const CAREFUL: f64 = 0.9;
-/// Below this ratio, a smaller step would lower the loss by more: along a parabola, the best step has a ratio
-/// of 1/2.
+/// Below this ratio, a smaller step is better: along a parabola, the best step has a ratio of 1/2.
 const EAGER: f64 = 0.25;
-/// The rate is called too large only if at least this many consecutive probes remain in which the loss mostly
-/// rose.
+/// Minimum number of last probes, of which most raised the loss, for the rate to be called too large.
 const RUN: usize = 3;
 
 impl Diagnosis {

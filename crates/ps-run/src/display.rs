@@ -29,7 +29,7 @@ pub(crate) fn epoch(line: &EpochLine, width: usize) -> String {
 }
 
 /// Formats the position and metrics of a run with a bar, in at most `width` columns. `left` is the estimated
-/// remaining time.
+/// remaining time of the run.
 pub(crate) fn step(line: &StepLine, width: usize, left: Option<Duration>, color: bool) -> String {
     let share = line.step as f64 / line.steps.max(1) as f64;
     let digits = line.epochs.to_string().len();

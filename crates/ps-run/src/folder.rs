@@ -227,8 +227,7 @@ impl RunFolder {
         File::options().append(true).open(&path).map_err(|error| failed(&path, error))
     }
 
-    /// Removes the summary of a run with another run file, so that the folder never pairs it with newer
-    /// results.
+    /// Removes the summary of a run with another run file, so that it is never paired with newer results.
     pub(crate) fn retire_summary(&self, job: &Job) -> Result<(), FolderError> {
         let is_other = |summary: Summary| summary.fingerprint != job.fingerprint;
         if !read_summary(&self.path).is_some_and(|read| read.map_or(true, is_other)) {
@@ -262,8 +261,7 @@ impl RunFolder {
     }
 }
 
-/// Copies the results of the finished run in `from` to `folder`. The summary comes last and marks `folder` as
-/// finished.
+/// Copies the results of the finished run in `from` to `folder`, which the summary, last, completes.
 ///
 /// # Errors
 /// A file cannot be read or written.

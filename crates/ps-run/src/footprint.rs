@@ -17,8 +17,7 @@ pub(crate) struct Footprint {
 const SIZE: u128 = 4;
 
 impl Footprint {
-    /// Estimate for a process that computes gradients. Every process of a run does so once when it starts,
-    /// for [`crate::Job::probe`].
+    /// Estimate for a process that computes gradients, which every process of a run does when it starts.
     pub(crate) fn of_worker(parameters: u128) -> Self {
         // The weights as received, and rearranged for the products; the sum of one node.
         Footprint::new(parameters, &[("weights", 2), ("gradients", 1)])
@@ -51,8 +50,7 @@ impl Footprint {
         self.parts.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size))
     }
 
-    /// Checks the estimate against `memory`, if that is known. The error states the memory that is needed and
-    /// available.
+    /// Checks the estimate against `memory`, if known. The error states the needed and available memory.
     pub(crate) fn check(&self, memory: Option<Memory>) -> Result<(), String> {
         match memory {
             Some(memory) if self.total() > memory.bytes.into() => {

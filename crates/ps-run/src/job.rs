@@ -59,8 +59,7 @@ impl Job {
         Job::load_local(run, &local, root, progress)
     }
 
-    /// Like [`Job::load`], but reads the sources in `local`: those of the run file, with URLs replaced by
-    /// local files.
+    /// Like [`Job::load`], but reads the sources in `local`, where local files replace URLs of the run file.
     pub fn load_local(
         run: RunConfig,
         local: &DataConfig,
@@ -135,8 +134,7 @@ impl Job {
         Control::new(self.control.clone(), rules, self.plan, &self.rate)
     }
 
-    /// Returns whether a step consists only of an update by its own gradient, so that it can be made in
-    /// place.
+    /// Returns whether a step is just an update by its own gradient, so that it can be made in place.
     pub fn updates_in_place(&self) -> bool {
         let watches = self.control != ControlConfig::default() || self.rate.watches();
         !watches && InPlace::suits(&self.model, &self.optimizer)

@@ -168,8 +168,7 @@ impl Length {
 }
 
 impl Line {
-    /// Reads all lines of a metrics file, in order. A last line that a killed process left incomplete is
-    /// skipped.
+    /// Reads all lines of a metrics file, in order. Skips an incomplete last line of a killed process.
     ///
     /// # Errors
     /// The file cannot be read, or a line is not a line of metrics.

@@ -61,8 +61,8 @@ pub trait Observer: Send {
     }
 
     /// Returns whether [`Observer::on_weights`] is to be called after `step` steps. With sharded weights,
-    /// this fetches them from all servers while the next step waits, so it should be rare, such as once per
-    /// epoch.
+    /// this fetches them from all servers while the next step waits, so it should be rare: once per epoch,
+    /// say.
     fn wants_weights(&self, step: u64) -> bool {
         let _ = step;
         false

@@ -30,7 +30,7 @@ pub fn escaped(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Reverses [`escaped`].
+/// Returns the path that [`escaped`] has converted to `text`.
 pub(crate) fn unescaped(text: &str) -> PathBuf {
     #[cfg(unix)]
     if let Some(escaped) = text.strip_prefix(SCHEME) {

@@ -27,8 +27,7 @@ impl Phase {
         self >= Phase::Done
     }
 
-    /// Moves on to `next`. Does nothing if `next` is earlier or the run has ended: the first end to be
-    /// reported wins.
+    /// Moves on to `next`. Does nothing if `next` is earlier or the run has ended: the first end wins.
     pub(crate) fn advance(&mut self, next: Phase) {
         if !self.is_over() && *self < next {
             *self = next;

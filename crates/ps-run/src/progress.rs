@@ -17,9 +17,9 @@ pub enum Style {
     Lines,
     /// One JSON object per line, as in the metrics file.
     Json,
-    /// Warnings only.
+    /// Only warnings are shown.
     Quiet,
-    /// Nothing. Warnings only go to observers.
+    /// Nothing is shown, and warnings only go to observers.
     Silent,
 }
 

@@ -63,8 +63,7 @@ impl Recorder {
         Recorder::opened(job, folder, style, None)
     }
 
-    /// Like [`Recorder::new`], for a run that saves checkpoints. If `folder` holds checkpoints, the run
-    /// resumes.
+    /// Like [`Recorder::new`], with checkpoints. If `folder` already holds some, the run resumes.
     pub fn with_checkpoints(
         job: &Job,
         folder: RunFolder,
@@ -183,8 +182,7 @@ impl Recorder {
         self.start.take()
     }
 
-    /// If the snapshot to resume from includes all steps of the run, returns its final weights and their
-    /// version.
+    /// Returns final weights and their version if the snapshot to resume from includes all steps.
     pub fn take_complete(&mut self, job: &Job) -> Option<(Vec<f32>, u64)> {
         let Snapshot { progress, mut weights, state } =
             self.start.take_if(|start| start.progress.step >= self.plan.steps)?;
@@ -346,8 +344,7 @@ impl Recorder {
         self.accumulator.is_concluded()
     }
 
-    /// Marks the run as ended by an administrator: a server that starts again in its folder resumes it only
-    /// with `--resume`.
+    /// Marks the run as ended by an administrator. A server in its folder resumes it only with `--resume`.
     pub fn end_for_good(&mut self) {
         self.is_ended = true;
     }
@@ -366,8 +363,7 @@ impl Recorder {
         warnings.into_iter().for_each(|warning| self.observers.warn(&warning));
     }
 
-    /// Ends a run that failed. Observers learn the reason, the metrics so far are kept, and no results are
-    /// written.
+    /// Ends a run that failed: reports the reason, keeps the metrics so far, and writes no results.
     pub fn abandon(mut self, reason: &dyn Display) {
         self.observers.terminal.close();
         if let Some(metrics) = self.observers.metrics.take() {

@@ -72,8 +72,7 @@ impl Timeline {
     }
 }
 
-/// Checks whether `run` may resume from a checkpoint after `made` steps of the run `saved`; the error says
-/// why not.
+/// Checks whether `run` may resume after `made` steps of the run `saved`. The error says why not.
 fn check(
     saved: Option<RunConfig>,
     saved_as: &Fingerprint,
@@ -247,8 +246,7 @@ initial = 0.1
         Fingerprint { run: run.fingerprint(), data: "d".repeat(64), numerics: 1 }
     }
 
-    /// Returns why a run with the settings `ours` may not resume after `made` steps of a run with the
-    /// settings `saved`.
+    /// Returns why a run with settings `ours` may not resume after `made` steps of one with `saved`.
     fn refusal(saved: &[&str], made: u64, ours: &[&str]) -> Option<String> {
         let (saved, ours) = (run(saved), run(ours));
         let fingerprints = [&saved, &ours].map(fingerprint);

@@ -41,8 +41,7 @@ pub struct AboutWeights {
     /// The folder at which relative data paths of the run start.
     #[serde(with = "paths::as_text")]
     pub data_root: PathBuf,
-    /// SHA-256 of all data that determined encoding and preprocessing, see
-    /// [`ps_data::Loaded::training_fingerprint`].
+    /// SHA-256 of the data that determined the encoding, see [`ps_data::Loaded::training_fingerprint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training_data: Option<String>,
     /// How samples are encoded, if the run was trained on arrays. Otherwise the encoding follows from the
@@ -82,8 +81,7 @@ impl AboutWeights {
         write_aside(path, &tensors::to_bytes(layout, weights, Some(metadata)).map_err(bad)?)
     }
 
-    /// Returns whether `job` encodes and preprocesses samples as the run did, so that predictions are the
-    /// same.
+    /// Returns whether `job` encodes samples like the run did, so that predictions are the same.
     pub fn fits(&self, job: &Job) -> bool {
         let data = &job.data;
         let is_same_data = match &self.training_data {
@@ -123,8 +121,7 @@ pub struct WeightsFile {
 }
 
 impl WeightsFile {
-    /// Returns the weights, after checking their names and shapes against `model` and their hash against the
-    /// file.
+    /// Returns the weights. Checks their names and shapes against `model`, and their hash.
     pub fn weights(self, model: &Model) -> Result<SavedWeights, FolderError> {
         let bad = |problem: String| FolderError::Content { path: self.path.clone(), problem };
         let weights = tensors::from_bytes(model.layout(), &self.bytes).map_err(bad)?;

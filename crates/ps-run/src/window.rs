@@ -49,8 +49,7 @@ impl Window {
         (self.sums.samples - self.before) as f64 / self.age(now).as_secs_f64().max(1e-9)
     }
 
-    /// Returns the line for the steps of the window, of which `last` is the last one, and begins the next
-    /// window.
+    /// Returns the line for the steps of the window, up to `last`, and begins the next window.
     pub(crate) fn close(&mut self, last: &StepMade<'_>) -> StepLine {
         let line = StepLine {
             step: last.step,

@@ -8,7 +8,7 @@ use std::fmt;
 /// The resource that would shorten a step the most if it cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
-    /// Computing gradients.
+    /// Computing gradients in the workers.
     Compute,
     /// Computing gradients, while some workers have no leaf: only smaller leaves or larger batches help.
     Leaves,

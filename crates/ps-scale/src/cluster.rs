@@ -50,8 +50,7 @@ pub enum Placement {
 /// The link between a process and all others. It is full duplex.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {
-    /// Bandwidth in bytes of payload per second; infinite for processes on one host, whose only cost is CPU
-    /// time.
+    /// Bytes of payload per second; infinite for processes on one host, which only cost CPU time.
     pub bandwidth: f64,
     /// Latency of a message in seconds, without the time to send it and to wake the receiver.
     pub latency: f64,

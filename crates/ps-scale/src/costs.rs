@@ -43,8 +43,7 @@ pub struct Costs {
     pub control_worker: f64,
     /// Standard deviation of a worker's time, relative to its mean. A round waits for the slowest worker.
     pub jitter: f64,
-    /// Factor on all computation if all cores are busy, because they share caches, memory bandwidth and
-    /// power.
+    /// Factor on computation if all cores are busy: they share caches, memory bandwidth and power.
     pub crowding: f64,
 }
 
@@ -215,8 +214,7 @@ impl Costs {
         if missing.is_empty() { Ok(costs) } else { Err(CostsError::Missing(missing)) }
     }
 
-    /// Returns the figures that [`Costs::read`] needs. Those that do not depend on the computation come
-    /// first.
+    /// Returns the figures that [`Costs::read`] needs, those that do not depend on the computation first.
     pub fn figures(&self, compute: &str) -> Vec<Figure> {
         let mut copy = self.clone();
         let mut figures: Vec<Figure> = FIELDS

@@ -82,8 +82,7 @@ impl<T> Hosts<T> {
         self.threads.len() - 1
     }
 
-    /// Returns when a job that is handed to a thread at `now` reaches it, if waking the thread takes `wake`
-    /// seconds.
+    /// Returns when a job handed to a thread at `now` reaches it, if waking takes `wake` seconds.
     pub(crate) fn reaches(&mut self, thread: Thread, now: f64, wake: f64) -> f64 {
         let state = &mut self.threads[thread];
         if state.jobs.is_empty() && state.awake_at <= now {

@@ -68,8 +68,7 @@ impl<T> Network<T> {
         self.ends.len() - 1
     }
 
-    /// Sends a message. Its transmission begins immediately unless another message to the same process is
-    /// being sent.
+    /// Sends a message, immediately unless another message to the same process is being sent.
     pub(crate) fn send(&mut self, now: f64, from: Process, parcel: Parcel<T>) -> Option<Departure<T>> {
         if let Some(waiting) = self.ends[from].sends.get_mut(&parcel.to) {
             waiting.push_back(parcel);

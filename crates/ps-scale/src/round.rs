@@ -375,8 +375,7 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    /// Seconds to send or receive a message: proportional to its bytes, but at least the cost of a small
-    /// message.
+    /// Seconds to send or receive a message: proportional to its bytes, but at least a message's cost.
     fn work(&self, message: &Message, byte: f64) -> f64 {
         self.costs.message.max(self.bytes(message) * byte)
     }
@@ -414,8 +413,7 @@ impl<'a> Rounds<'a> {
     }
 }
 
-/// Number of threads that serve connections in a server with this number of cores; the same as in
-/// `ps-server`.
+/// Number of threads that serve a server's connections on this number of cores, as in `ps-server`.
 fn serving_threads(cores: usize) -> usize {
     if cores < 4 { 1 } else { (cores / 4).max(2) }
 }

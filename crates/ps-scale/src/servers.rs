@@ -138,8 +138,7 @@ impl Rounds<'_> {
         }
     }
 
-    /// Handles a deadline of the round logic, if it has passed. Messages that arrived before are processed
-    /// first.
+    /// Handles a passed deadline of the round logic, after all messages that arrived earlier.
     pub(crate) fn coordinator_timer(&mut self) {
         self.coordinator.timer = None;
         self.coordinate(Done::Handled(Message::ToServer(Box::new(ServerEvent::Timeout))));

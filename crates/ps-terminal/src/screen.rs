@@ -30,8 +30,7 @@ pub fn is_interactive() -> bool {
     io::stderr().is_terminal() && !is_dumb()
 }
 
-/// Returns whether to use color on standard error: it is a terminal, and `NO_COLOR` is not set
-/// (<https://no-color.org>).
+/// Returns whether to color standard error: a terminal without `NO_COLOR` (<https://no-color.org>).
 pub fn has_color() -> bool {
     is_interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -55,8 +54,7 @@ fn size(term: &Term) -> (usize, usize) {
     term.size_checked().map_or((24, USUAL_WIDTH), |(rows, columns)| (rows.into(), columns.into()))
 }
 
-/// Writes a line to standard error, above the bar if one is drawn. Ignores errors, since the reader may be
-/// gone.
+/// Writes a line to standard error, above the bar if one is drawn. Ignores a closed standard error.
 pub fn print(line: &str) {
     // A single write keeps lines whole when several processes share a terminal.
     let _ = Stderr.write_all(format!("{line}\n").as_bytes());

@@ -4,9 +4,9 @@ use console::{Alignment, measure_text_width, pad_str};
 
 /// A table with a line of headings. Columns are padded and separated by two spaces.
 pub struct Table<'a> {
-    /// Headings, `[columns]`.
+    /// Headings of the columns, from left to right.
     pub headings: &'a [&'a str],
-    /// Cells, `[rows][columns]`.
+    /// Cells of all rows, `[rows][columns]`.
     pub rows: Vec<Vec<String>>,
     /// Indices of columns with numbers, which are aligned to the right.
     pub right: &'a [usize],
@@ -24,8 +24,7 @@ pub enum Narrow {
 }
 
 impl Table<'_> {
-    /// Formats the table in at most `width` columns, if its narrowing allows that. Without a width, the table
-    /// is complete.
+    /// Formats the table in at most `width` columns, if its narrowing allows that; complete without one.
     pub fn lines(&self, width: Option<usize>) -> Vec<String> {
         let headings = self.headings.iter().map(|heading| Some((*heading).to_owned())).collect();
         let rows = self.rows.iter().map(|row| row.iter().cloned().map(Some).collect());

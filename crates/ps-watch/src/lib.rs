@@ -92,8 +92,7 @@ pub fn show(wanted: &WatchArgs, job: &Job, past: &PastRun, gate: Option<Gate>) -
 }
 
 impl Watching {
-    /// Serves the state on `board` and the results in `folder`. Also returns lines for the user with the
-    /// URLs.
+    /// Serves the state on `board` and the results in `folder`. Also returns their URLs, as lines to show.
     fn of(
         wanted: &WatchArgs,
         board: &Arc<Board>,

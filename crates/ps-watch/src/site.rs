@@ -40,8 +40,7 @@ pub struct Site {
 pub(crate) struct Bounds {
     /// Maximum number of connections.
     pub capacity: Capacity,
-    /// Time until the headers of a request must have arrived, for the first and every further request of a
-    /// connection.
+    /// Time until the headers of a request must have arrived, for every request of a connection.
     pub header_timeout: Duration,
     /// Time until the body of a request must have arrived and its response must have begun.
     pub request_timeout: Duration,

@@ -120,8 +120,8 @@ impl Display for Done {
 }
 
 impl Proxy {
-    /// Starts a proxy that will cause all faults of `deck`, in random order. Until it has a server, it closes
-    /// all connections.
+    /// Starts a proxy that will cause all faults of `deck`, in random order. It closes all connections until
+    /// it has a server.
     pub(super) fn start(seed: u64, deck: &[Cards]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -248,8 +248,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// A connection from a client, with the one to the server. The sockets are closed when both directions are
-/// done.
+/// A connection from a client, with the one to the server. Both close when both directions are done.
 struct Connection {
     number: u32,
     caller: TcpStream,
@@ -390,8 +389,7 @@ impl Connection {
 struct Hand<'a> {
     shared: &'a Shared,
     way: Way,
-    /// The fault that has not happened yet, the number of bytes after which it does, and when it was
-    /// assigned.
+    /// The fault that has not happened yet, after how many bytes it does, and when it was assigned.
     fate: Option<(Fate, u64, Instant)>,
     is_done: bool,
 }
@@ -440,8 +438,7 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Returns the number of bytes to forward at once: at most `piece`, and not beyond the position of the
-    /// fault.
+    /// Returns the number of bytes to forward at once: at most `piece`, and none beyond the fault.
     fn piece(&self, passed: u64, piece: usize) -> usize {
         let left = self.fate.as_ref().map_or(u64::MAX, |(_, at, _)| at.saturating_sub(passed).max(1));
         piece.min(left.try_into().unwrap_or(usize::MAX))

@@ -12,12 +12,10 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Limits on the measurement of each number of leaves: repetitions, and seconds after which there are enough
-/// of them.
+/// When a number of leaves has been measured enough: after this many repetitions or seconds.
 const MOST_TURNS: usize = 30;
 const ENOUGH_SECONDS: f64 = 0.08;
-/// If a computation takes longer than this, larger numbers of leaves are not measured: the time per leaf no
-/// longer changes.
+/// Larger numbers of leaves are not measured if this is exceeded: the time per leaf no longer changes.
 const LONG_SECONDS: f64 = 0.1;
 /// Number of measurements with all cores computing at once.
 const CROWDED_TURNS: usize = 7;
@@ -149,8 +147,7 @@ impl<'a> Worker<'a> {
         mean(&seconds)
     }
 
-    /// Measures when each layer's weights are needed during a computation, and when each layer's gradient is
-    /// complete.
+    /// Measures when a computation needs each layer's weights, and when each layer's gradient is complete.
     fn watch(&mut self, leaves: Range<u32>, costs: &mut Costs) {
         let Worker { job, pool, gradients, weights, step, .. } = self;
         let samples: &dyn Samples = &job.data.train;
@@ -182,8 +179,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Records when weights are requested and when gradients are complete. It provides exactly the weights that
-/// are requested.
+/// Records when weights are requested, all of which are available, and when gradients are complete.
 struct Watch<'a> {
     begun: Instant,
     job: &'a Job,

@@ -46,8 +46,7 @@ pub(crate) fn tell(bench: &mut Bench, job: &Job) -> Result<(), Error> {
     Ok(())
 }
 
-/// Measures the costs of rounds of a run whose workers compute on `threads` threads. This takes a few
-/// seconds.
+/// Measures the costs of a run's rounds, with workers of `threads` threads. This takes a few seconds.
 ///
 /// # Errors
 /// A part of the system that is to be measured does not work on this machine.

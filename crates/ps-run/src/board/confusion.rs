@@ -12,8 +12,7 @@ pub struct Confusion {
 }
 
 impl Confusion {
-    /// Counts predictions, `[samples, outputs]`. A single output is the probability of the second of two
-    /// classes.
+    /// Counts predictions, `[samples, outputs]`; a single output is the probability of the second class.
     pub(crate) fn new(
         step: u64,
         classes: usize,

@@ -21,7 +21,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// All activities.
+    /// All activities, in the order of their counters.
     pub const ALL: [Part; 6] = [Part::Compute, Part::Push, Part::Fold, Part::Update, Part::Pull, Part::Wait];
 
     /// A single word, used as a label in metrics.
@@ -74,8 +74,7 @@ impl Meter {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts leaves that were computed in step `step` of `planned`. `loss` is their mean loss, if they have
-    /// one.
+    /// Counts leaves that were computed in step `step` of `planned`, with their mean loss if they have one.
     pub fn compute(&self, step: u64, planned: u64, leaves: usize, loss: Option<f64>) {
         self.leaves.fetch_add(leaves as u64, Ordering::Relaxed);
         self.steps.store(step + 1, Ordering::Relaxed);
@@ -85,8 +84,7 @@ impl Meter {
         }
     }
 
-    /// Returns the number of steps of the run, 0 before the first computation, and the mean loss of the last
-    /// leaves.
+    /// Returns the steps of the run, 0 before the first computation, and the mean loss of the last leaves.
     pub fn of_run(&self) -> (u64, f64) {
         let [planned, loss] = [&self.planned, &self.loss].map(|value| value.load(Ordering::Relaxed));
         (planned, f64::from_bits(loss))

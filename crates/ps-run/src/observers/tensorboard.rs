@@ -22,8 +22,7 @@ const TENSORBOARD: &str = "tensorboard";
 /// Number of buckets of a histogram.
 const INTERVALS: usize = 40;
 
-/// Writes lines of metrics to an event file. Clones share the file, so that the inspector of weights can add
-/// histograms.
+/// Writes lines of metrics to an event file. Clones share it, for the histograms of the inspector.
 #[derive(Clone)]
 pub(crate) struct TensorBoard(Arc<Mutex<EventFile>>);
 
@@ -86,8 +85,7 @@ struct Histogram {
 }
 
 impl TensorBoard {
-    /// Creates a new event file in the run's folder. Events in older files that are later than `step` become
-    /// void.
+    /// Creates a new event file in the run's folder. Events after `step` in older files become void.
     pub(crate) fn create(run: &Path, step: u64) -> Result<Self, FolderError> {
         let folder = run.join(TENSORBOARD);
         let failed = |path: &Path, error| FolderError::File { path: path.into(), error };

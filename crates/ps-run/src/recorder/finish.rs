@@ -14,8 +14,7 @@ use std::time::Instant;
 
 impl Recorder {
     /// Ends the run: writes the results, evaluates the weights and returns the summary. Relative data paths
-    /// of the run start at `root`. The weights are written before everything else, so that no later failure
-    /// loses them.
+    /// of the run start at `root`. The weights are written first, so that no later failure loses them.
     pub fn finish(
         mut self,
         job: &Job,

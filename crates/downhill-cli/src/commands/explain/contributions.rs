@@ -24,8 +24,7 @@ pub(super) struct Sample<'a> {
 pub(super) struct Contributions {
     /// Name of the output, such as `the log-odds of class yes`.
     pub output: String,
-    /// Whether the model has no hidden layers. The contributions are then exact, and the remainder is the
-    /// bias.
+    /// Whether the model has no hidden layers: contributions are then exact, and the remainder is the bias.
     pub is_linear: bool,
     /// Whether the inputs are standardized.
     pub is_standardized: bool,

@@ -158,8 +158,7 @@ struct Explained<'a> {
     activations: Vec<Vec<f32>>,
     /// The outputs after the head.
     outputs: Vec<f32>,
-    /// The gradient of the loss by the parameters. Its negative is the direction in which they would have to
-    /// change.
+    /// The gradient of the loss by the parameters, which would have to change in the opposite direction.
     gradient: Vec<f32>,
 }
 
@@ -367,8 +366,7 @@ impl<'a> Explained<'a> {
         places.into_iter().map(push).collect()
     }
 
-    /// Returns the pushes of a layer's inputs: the transposed weight times the push of the layer's outputs
-    /// before activation.
+    /// Returns the pushes of a layer's inputs: its transposed weight times the pushes before its activation.
     fn before(&self, index: usize, layer: &Dense) -> Vec<Push> {
         let pushes = self.push_before(layer);
         let named = |(unit, push)| {

@@ -229,8 +229,7 @@ fn server_code(status: Option<ExitStatus>, was_stopped: bool, hint: &ResumeHint)
     }
 }
 
-/// The addresses of the processes: sockets in a folder that is removed at the end, or ports that the system
-/// chooses.
+/// The addresses of the processes: sockets in a temporary folder, or ports that the system chooses.
 struct Meeting(Option<TempDir>);
 
 impl Meeting {

@@ -72,8 +72,7 @@ enum XAxis {
     Log,
 }
 
-/// If a run is shorter than the longest one by more than this factor, a linear axis would show too little of
-/// it.
+/// A linear axis shows too little of a run that is shorter than the longest one by more than this factor.
 const MUCH_LONGER: u64 = 5;
 
 const EXAMPLES: &str = "\

@@ -50,8 +50,7 @@ struct Restarts<'a> {
     ended: Mutex<Vec<Option<Result<Summary, Failure>>>>,
 }
 
-/// Trains with `count` seeds, starting with that of `job`, and keeps the best run by validation loss in
-/// `folder`.
+/// Trains with `count` seeds, the first that of `job`, and keeps the run with the best validation loss.
 pub(super) fn run(
     arguments: &Arguments,
     job: Job,
