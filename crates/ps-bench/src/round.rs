@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+/// Two workers: the fewest whose gradients have to be added.
 const WORKERS: u32 = 2;
 /// With fewer rounds than this, quantiles are meaningless.
 const MIN_ROUNDS: usize = 5;

@@ -107,6 +107,7 @@ impl Accumulator {
     /// that they took still counts.
     pub(crate) fn resume(&mut self, from: &ps_checkpoint::Progress, lines: &[Line], now: Instant) {
         let empty = Tally::new(self.epoch.sums().classes.len());
+        // The progress at step 0 is the default one, whose tally has no classes.
         let of_epoch = if from.step == 0 { empty.clone() } else { from.tally.clone() };
         self.epoch = Window::new(of_epoch, now);
         self.recent = Window::new(from.recent.clone().unwrap_or(empty), now);

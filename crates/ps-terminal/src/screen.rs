@@ -111,6 +111,7 @@ impl Bar {
             return;
         }
         let width = stderr_width().unwrap_or(USUAL_WIDTH).saturating_sub(MARGIN);
+        // An estimate of 0 means that there is none yet.
         let left = Some(self.bar.eta()).filter(|left| !left.is_zero());
         // The message must be set first: every other call redraws the bar, and the previous text may no
         // longer fit.

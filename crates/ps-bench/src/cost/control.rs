@@ -5,6 +5,7 @@ use ps_plan::BatchPlan;
 use ps_scale::Costs;
 use std::time::Instant;
 
+/// Two numbers of workers. The difference of their costs gives the cost per worker.
 const FEW: u32 = 8;
 const MANY: u32 = 256;
 const ROUNDS: u32 = 20;

@@ -37,6 +37,7 @@ pub(crate) static FIELDS: LazyLock<Vec<Field<OptimizerConfig>>> = LazyLock::new(
     fields
 });
 
+/// Default of `noise_decay`, from the paper that `ps_core::optim` cites.
 const NOISE_DECAY: f64 = 0.55;
 
 /// The keys that all optimizers share.

@@ -135,6 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // The folder is chosen here, so that a restarted server finds what the previous one has saved.
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name, Some(&run))?;
+    // The first Ctrl-C sets `stop` and does not call `again`, so the count starts at 1.
     static SIGNALS: AtomicU32 = AtomicU32::new(1);
     let again = || {
         SIGNALS.fetch_add(1, Ordering::SeqCst);
