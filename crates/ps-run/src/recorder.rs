@@ -73,8 +73,8 @@ impl Recorder {
         let mut bans = folder.bans()?;
         let pending = bans::pending_since(&bans);
         let opened = Checkpoints::open(job, &folder, wanted, pending)?;
-        // The previous process recorded a ban and ended before it could go back. Later checkpoints are removed by
-        // now. The bans are updated only afterwards, so that a crash in between repeats this.
+        // The previous process recorded a ban and ended before it could go back. Later checkpoints are
+        // removed by now. The bans are updated only afterwards, so that a crash in between repeats this.
         if pending.is_some() {
             match opened.went_back_to {
                 Some(step) => bans::undo(&mut bans, step),
