@@ -28,7 +28,8 @@ use std::sync::atomic::AtomicBool;
 ///
 /// // Points of two classes, on either side of a line.
 /// let rows = Array2::from_shape_fn((200, 2), |(row, column)| ((row * (7 + column)) % 31) as f32 / 31.0);
-/// let labels: Vec<&str> = rows.rows().into_iter().map(|row| if row.sum() < 1.0 { "low" } else { "high" }).collect();
+/// let side = |sum: f32| if sum < 1.0 { "low" } else { "high" };
+/// let labels: Vec<&str> = rows.rows().into_iter().map(|row| side(row.sum())).collect();
 ///
 /// let trained = Run::new()
 ///     .data(&Dataset::from_arrays(rows, labels)?)
@@ -135,8 +136,8 @@ impl Run {
         }
     }
 
-    /// Sets a key, such as `train.epochs`; `docs/run-file.md` lists all of them. A later call overrides an earlier
-    /// one, and any call overrides the run file.
+    /// Sets a key, such as `train.epochs`; `docs/run-file.md` lists all of them. A later call overrides an
+    /// earlier one, and any call overrides the run file.
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.sets.push(format!("{key}={}", value.into()));
         self
@@ -229,8 +230,13 @@ impl Run {
     /// }
     ///
     /// let (sender, losses) = channel();
-    /// let run = Run::new().set("data.train", "digits:200").set("model.kind", "softmax").set("learning_rate.initial", 0.5);
-    /// let trained = run.set("train.epochs", 20).set("train.batch", 50).train_observed(vec![Box::new(Losses(sender))])?;
+    /// let run = Run::new()
+    ///     .set("data.train", "digits:200")
+    ///     .set("model.kind", "softmax")
+    ///     .set("learning_rate.initial", 0.5)
+    ///     .set("train.epochs", 20)
+    ///     .set("train.batch", 50);
+    /// let trained = run.train_observed(vec![Box::new(Losses(sender))])?;
     /// let losses: Vec<f64> = losses.iter().collect();
     /// assert_eq!((losses.len(), trained.summary.steps), (10, 10));
     /// assert!(losses[9] < losses[0]);

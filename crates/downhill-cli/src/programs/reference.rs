@@ -1,4 +1,5 @@
-//! The reference in `docs/commands.md`: every command with its arguments and flags, generated from the command lines.
+//! Generates the reference in `docs/commands.md` from the command lines: every command with its arguments and
+//! flags.
 
 use super::all;
 use clap::{Arg, Command};
@@ -9,7 +10,7 @@ use std::path::Path;
 const BEGIN: &str = "<!-- commands: begin -->\n";
 const END: &str = "<!-- commands: end -->\n";
 
-/// Run with `UPDATE_DOCS=1` to write the reference to the page.
+/// Run with `UPDATE_DOCS=1` to update the page.
 #[test]
 fn the_page_of_commands_agrees_with_the_command_lines() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/commands.md");
@@ -25,7 +26,7 @@ fn the_page_of_commands_agrees_with_the_command_lines() {
     assert_eq!(written, generated, "{hint}");
 }
 
-/// A section for each command, then a table of the flags that several commands have.
+/// Formats a section for each command, and a table of the flags that several commands share.
 fn reference() -> String {
     let commands = commands();
     let mut users: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
@@ -58,7 +59,7 @@ fn reference() -> String {
     text
 }
 
-/// Each command that runs something, by its full name.
+/// Returns each command that can be run, with its full name.
 fn commands() -> Vec<(String, Command)> {
     fn collect(command: &Command, name: &str, commands: &mut Vec<(String, Command)>) {
         if !command.has_subcommands() {
@@ -77,7 +78,7 @@ fn commands() -> Vec<(String, Command)> {
     commands
 }
 
-/// The flags of a command that a user sees, without `--help` and `--version`.
+/// Returns the flags of a command that are shown to users, without `--help` and `--version`.
 fn flags(command: &Command) -> impl Iterator<Item = &Arg> {
     let is_shown =
         |flag: &&Arg| !flag.is_hide_set() && !["help", "version"].contains(&flag.get_id().as_str());
@@ -92,7 +93,7 @@ fn long(flag: &Arg) -> String {
     format!("`--{}`", flag.get_long().unwrap_or_default())
 }
 
-/// A row of a table: the argument as it is written, then its help with values, default and environment variable.
+/// Formats a row of a table: the argument, then its help with values, default and environment variable.
 fn row(argument: &Arg) -> String {
     let written = argument.to_string().replace('|', "\\|");
     let help = argument.get_long_help().or_else(|| argument.get_help()).map(ToString::to_string);
@@ -117,8 +118,8 @@ fn row(argument: &Arg) -> String {
     format!("| `{written}` | {} |\n", text.trim())
 }
 
-/// Help as Markdown: a full stop ends the summary, a default in brackets after it becomes a sentence, and nothing is taken for
-/// an HTML element.
+/// Formats help as Markdown: the summary ends with a full stop, a default in brackets becomes a sentence, and
+/// no text is interpreted as an HTML element.
 fn sentences(help: &str) -> String {
     let (summary, rest) = help.trim().split_once("\n\n").unwrap_or((help.trim(), ""));
     let (summary, default) =

@@ -182,8 +182,8 @@ fn a_folder_whose_name_is_no_text_costs_no_run() {
         .unwrap();
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(listed["folder"].as_str().unwrap().ends_with("/d%FF%20%80/runs/run-1"), "{listed}");
-    // The temporary file is created in the output's folder, whose name is not valid Unicode: a lossy conversion
-    // would name a folder that does not exist.
+    // The temporary file is created in the output's folder, whose name is not valid Unicode. A lossy
+    // conversion would name a folder that does not exist.
     let output = Command::new(env!("CARGO_BIN_EXE_downhill"))
         .arg("predict")
         .arg(place.path("runs/run-1"))

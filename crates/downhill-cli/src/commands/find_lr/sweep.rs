@@ -52,6 +52,7 @@ impl Sweep {
             return false;
         }
         self.mean = KEPT * self.mean + (1.0 - KEPT) * loss;
+        // The average starts at 0; the division corrects that bias, as in Adam.
         let smooth = self.mean / (1.0 - KEPT.powi(self.points.len() as i32 + 1));
         self.points.push(Point { rate, loss, smooth });
         let best = self.points.iter().map(|point| point.smooth).fold(f64::INFINITY, f64::min);

@@ -95,7 +95,8 @@ fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64
         return None;
     }
     let mut at = |length: f64| ground.loss(&moved(from, &[(length, down)]));
-    // The distance at which the loss is again as high as at the start.
+    // Starts where the linear approximation has fallen by a tenth, and doubles or halves the distance until the
+    // loss there crosses its value at the start.
     let mut far = 0.1 * begin.abs().max(f64::MIN_POSITIVE) / steepness;
     let rises = |loss: f64| loss.is_nan() || loss >= begin;
     let rose = rises(at(far));
@@ -143,6 +144,7 @@ fn plane(ground: &mut Ground, path: Vec<Place>, down: &[f64], grid: usize) -> Op
     let ways: Vec<Vec<f64>> = path.iter().map(|(_, weights)| difference(weights, &end)).collect();
     let first = principal(&ways, &[])?;
     let second = principal(&ways, &[&first]).or_else(|| principal(&[down.to_vec()], &[&first]));
+    // On a path straight along `down`, any other direction will do; a fixed one makes the picture reproducible.
     let second =
         second.or_else(|| principal(&[(0..end.len()).map(|i| (i as f64).sin()).collect()], &[&first]))?;
     let at: Vec<[f64; 2]> = ways.iter().map(|way| [dot(way, &first), dot(way, &second)]).collect();
