@@ -45,7 +45,7 @@ def run_file(work, batch, steps, data, leaf=64):
 
 
 def downhill(command, work, batch, seconds, data, flags, hint, leaf=64):
-    """Samples per second of `downhill COMMAND`, over about so many seconds. `hint`: what it made last time."""
+    """Samples per second of `downhill COMMAND`, run for about `seconds`. `hint` is the previous result."""
     steps = max(30, int(hint * seconds / batch))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "run.toml")
@@ -61,7 +61,7 @@ def downhill(command, work, batch, seconds, data, flags, hint, leaf=64):
 
 
 def peer(name, *arguments):
-    """What `peers.py` prints, in a process of its own."""
+    """The numbers that `peers.py` prints, run as a separate process; None if it fails."""
     command = [sys.executable, HERE / "peers.py", name, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
     if done.returncode != 0:
@@ -71,7 +71,7 @@ def peer(name, *arguments):
 
 
 def in_turn(turns, ours, theirs):
-    """Medians over turns of both."""
+    """Median rates of both, which take turns."""
     mine, others = [], []
     hint = ours(2000.0, 0.5)
     for _ in range(turns):

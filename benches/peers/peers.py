@@ -111,7 +111,7 @@ def ddp_rank(rank, work, batch, seconds, data, port, results):
     share = batch // 2
     model = torch.nn.parallel.DistributedDataParallel(torch_model(work))
     step = torch_step(model, pixels, labels, batch, first=rank * share, share=share)
-    # All ranks make the same number of steps: as many as the first finds right.
+    # All ranks must make the same number of steps, which the first one chooses.
     for _ in range(5):
         step()
     start = time.perf_counter()
@@ -130,7 +130,7 @@ def ddp_rank(rank, work, batch, seconds, data, port, results):
 
 
 def two_ranks(target, *arguments):
-    """Runs `target(rank, *arguments, port, results)` in two processes; what the first puts into results."""
+    """Runs `target(rank, *arguments, port, results)` in two processes; returns what rank 0 puts into results."""
     import socket
 
     import torch.multiprocessing as mp

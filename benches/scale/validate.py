@@ -1,9 +1,9 @@
 """Compares what `downhill simulate` predicts with real runs on this machine: `python3 validate.py --help`.
 
-Every run is a server (or several) and workers as processes of their own, one thread each, over TCP. With --link each
-process gets a network namespace of its own, whose link a token bucket (tc tbf) holds to the given rate in both
-directions; that needs root. The figures that the prediction goes by are measured anew before each block of runs, since
-shared machines change by the minute, and never from the runs themselves. What other processes disturb is done again.
+Every run consists of one or several servers and of workers, which are separate processes with one thread each and use
+TCP. With --link, each process is in its own network namespace, where a token bucket (tc tbf) limits the link to the
+given rate in both directions; that needs root. The costs are measured before each block of runs, because shared
+machines change by the minute, and never derived from the runs themselves. Disturbed measurements are repeated.
 """
 
 import argparse
@@ -22,14 +22,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "target" / "release"
 NETWORK = "10.77.0"
 PORT = 4370
-# tbf counts 1514 bytes for a full frame of 1448 bytes of payload; on a real cable, as `simulate` has it, it takes 1538.
+# tbf counts 1514 bytes for a full frame with 1448 bytes of payload. On a real cable, as in `simulate`, it takes 1538.
 TBF_FACTOR = 1538 / 1514
-# Packets are kept well below the bucket, or the kernel would cut each into frames with the processor's time.
+# Packets are much smaller than the bucket, or the kernel would split each one into frames, which costs CPU time.
 PACKET_BYTES, BUCKET_BYTES = 32_000, 40_000
-# A deeper queue holds back the acknowledgements of what travels the other way, a shallower one loses packets when
-# eight workers send at once.
+# A deeper queue delays the acknowledgements of the other direction; a shallower one loses packets when eight workers
+# send at once.
 QUEUE = "50ms"
-# What other processes may have of the cores, and how often what was disturbed by more is tried.
+# Maximum share of CPU time that other processes may use, and number of attempts if they use more.
 OTHERS_SHARE, ATTEMPTS = 0.05, 4
 
 RUN = """
@@ -51,7 +51,7 @@ initial = 0.01
 
 def main():
     arguments = parse()
-    # So that what is started and the namespaces do not stay behind.
+    # SIGTERM must run the cleanup of processes and namespaces.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder, open(arguments.results, "a") as results:
         folder = pathlib.Path(folder)
@@ -70,7 +70,7 @@ def main():
 
 
 def undisturbed(action):
-    """What comes of an action during which nothing else needed much of the cores; it is tried a few times."""
+    """Repeats `action` until other processes use little CPU time meanwhile, and returns its result."""
     for _ in range(ATTEMPTS):
         begun, others = time.monotonic(), -busy_seconds()
         result = action()
@@ -83,13 +83,13 @@ def undisturbed(action):
 
 
 def busy_seconds():
-    """Seconds of the cores that went to processes other than this one and those that it has waited for."""
+    """CPU seconds of all processes except for this one and its children that have ended."""
     user, nice, system = map(int, open("/proc/stat").readline().split()[1:4])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def report(path):
-    """Medians over all times that a case is in the file."""
+    """Prints the median of each case, over all its results in the file."""
     cases = {}
     for row in map(json.loads, open(path)):
         case = tuple(row[key] for key in ("model", "batch", "leaf", "link", "parts", "workers"))
@@ -124,7 +124,7 @@ def work(text):
 
 
 def simulate(run, costs, link, parts, workers):
-    """The prediction for each number of workers. Measures what it needs if `costs` is not there yet."""
+    """Predicts steps for each number of workers. Measures the costs if the file `costs` does not exist."""
     command = [PROGRAMS / "downhill", "simulate", run, "--together", "--json", "--quiet", "--shards", parts]
     command += ["--workers", ",".join(map(str, workers)), "--bench" if costs.exists() else "--save", costs]
     if link != "none":
@@ -139,7 +139,7 @@ def megabits(link):
 
 
 def measure(arguments, folder, run, link, parts, row):
-    """Steps a second of a real run."""
+    """Steps per second of a real run."""
     workers = row["workers"]
     steps = max(10, int(row["steps_per_second"] * arguments.seconds))
     out = folder / f"out-{time.monotonic_ns()}"
@@ -159,7 +159,7 @@ def loopback(run, out, parts, workers, steps):
 
 
 def shaped(run, out, parts, workers, steps, link):
-    """The same processes, each in a namespace of its own."""
+    """Runs the processes of `loopback` in separate network namespaces."""
     servers = 1 if parts == "beside" else int(parts)
     names = [f"downhill-{index}" for index in range(servers + workers)]
     started = []
@@ -180,7 +180,7 @@ def shaped(run, out, parts, workers, steps, link):
         for index in range(servers, servers + workers):
             worker = [PROGRAMS / "ps-worker", "--server", coordinator, "--threads", "1", "--quiet"]
             if workers == os.cpu_count():
-                # As `launch` does it.
+                # `downhill launch` binds workers in this case as well.
                 worker += ["--cpus", str(index - servers)]
             if parts == "beside":
                 worker += ["--with-shard", "--shard-listen", f"{NETWORK}.{index + 1}:0", "--insecure"]
@@ -224,7 +224,7 @@ def call(command):
 
 
 def start(namespace, command, retry=False):
-    """In a namespace. A shard is tried again until its coordinator is there."""
+    """Starts `command` in a namespace. With `retry`, for shards, until the coordinator is reachable."""
     command = ["ip", "netns", "exec", namespace, *map(str, command)]
     if retry:
         again = 'for try in 1 2 3 4 5 6 7 8 9; do "$@" 2>/dev/null && exit; sleep 0.2; done'

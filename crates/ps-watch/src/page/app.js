@@ -1,5 +1,5 @@
-// Shows the state of the run that /events sends. Curves are drawn by the server; everything else is built here, as nodes and
-// never as markup, because names of workers and classes come from elsewhere.
+// Shows the state of the run that /events sends. The server draws the curves. Everything else is built here from DOM
+// nodes, never from markup, because names of workers and classes are not trusted.
 "use strict";
 
 const DRAW_EVERY = 2000;
@@ -40,7 +40,7 @@ function time(seconds) {
 
 const roughly = (seconds) => (seconds < 120 ? Math.max(1, Math.round(seconds)) + " s" : time(seconds));
 
-// The curves are drawn when the promise is fulfilled.
+// Shows a state of the run. The promise is fulfilled once the curves are drawn.
 function show(run) {
   last = run;
   lastAt = new Date();
@@ -139,7 +139,7 @@ function workers({ about, over, workers: rows }) {
   const body = rows.map((row) => {
     const line = element("tr");
     columns.forEach(([name, text], index) => {
-      // On a narrow screen each cell stands on a line, after its name.
+      // On a narrow screen, each cell is on its own line after its heading.
       const cell = element("td", null, { ...kind(index), "data-name": name });
       const value = element("span", text(row));
       if (name === "state") value.prepend(element("span", null, { class: "dot " + row.standing }));
@@ -156,7 +156,7 @@ function workers({ about, over, workers: rows }) {
   by("workers").replaceChildren(head, ...body);
 }
 
-// A lane for each worker: its work, and behind it the time until the round was over, in which it waited for others.
+// Draws a lane for each worker: its work, followed by the time it waited for others until the round was over.
 function rounds(list) {
   by("rounds-card").hidden = !list.length;
   if (!list.length) return;
@@ -264,21 +264,21 @@ async function fetchCharts(run, key) {
   });
   try {
     const figures = await Promise.all(drawings);
-    // Unless another drawing has begun meanwhile.
+    // A newer drawing may have begun in the meantime.
     if (key === drawn.key) by("charts").replaceChildren(...figures.filter(Boolean));
   } catch {
-    // The process is gone; the curves that are there stay.
+    // The process has exited; the existing curves are kept.
   }
 }
 
-// The server counts open streams and does not exit before they are closed, for some seconds. Once the end of the run is on
-// the page, a stream that is not counted shows whether the process is still there.
+// Before it exits, the server waits a few seconds for its open streams to be closed. Once the page shows the end of the
+// run, a stream that the server does not wait for detects when the process exits.
 function listen(isAfterEnd) {
   if (source) source.close();
   const mine = source = new EventSource(isAfterEnd ? "/events?after_end=yes" : "/events");
   mine.onmessage = async (event) => {
     const run = JSON.parse(event.data);
-    // Another process shows its run here now.
+    // Another process now serves its run at this address.
     if (isAfterEnd && !run.over) return listen(false);
     await show(run);
     if (run.over && !isAfterEnd && mine === source) listen(true);
@@ -305,7 +305,7 @@ function lost() {
   }
   by("phase").textContent = "no connection";
   by("phase").className = "badge lost";
-  // How much time is left is not known any more.
+  // The remaining time is no longer known.
   by("state").textContent = "";
   document.title = `no connection · ${last.about.name} · Downhill`;
   notice.textContent =
@@ -324,7 +324,7 @@ by("pause").addEventListener("click", () => {
   held = !held;
   by("pause").setAttribute("aria-pressed", held);
 });
-// Once it has come to rest.
+// Redraws once the window has kept its size for a moment.
 let resized = 0;
 addEventListener("resize", () => {
   clearTimeout(resized);
