@@ -47,7 +47,7 @@ def main():
             print(f"| {workers} |", " | ".join(cells), "|")
         ends = [column[len(WORKERS) :] for column in columns.values()]
         ends = [f"{end[0]['stops_paying_beyond']}: {end[0]['waits_for']}" if end else "never" for end in ends]
-        print("| stop paying beyond |", " | ".join(ends), "|")
+        print("| no gain beyond |", " | ".join(ends), "|")
 
 
 def title(parts):

@@ -94,7 +94,7 @@ def report(path):
     for row in map(json.loads, open(path)):
         case = tuple(row[key] for key in ("model", "batch", "leaf", "link", "parts", "workers"))
         cases.setdefault(case, []).append(row)
-    print("| model | batch | leaf | link | parts | workers | predicted steps/s | measured | error | waits for |")
+    print("| model | batch | leaf | link | shards | workers | predicted steps/s | measured | error | waits for |")
     print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | --- |")
     errors = []
     for case, rows in cases.items():
