@@ -22,8 +22,11 @@ fn the_page_of_commands_agrees_with_the_command_lines() {
         std::fs::write(&path, format!("{before}{BEGIN}{generated}{END}{after}")).unwrap();
         return;
     }
-    let hint = "docs/commands.md is out of date; run UPDATE_DOCS=1 cargo test -p downhill-cli";
-    assert_eq!(written, generated, "{hint}");
+    let changed = written.lines().zip(generated.lines()).find(|(written, generated)| written != generated);
+    assert!(
+        written == generated,
+        "docs/commands.md is out of date, first at {changed:?}; run UPDATE_DOCS=1 cargo test -p downhill-cli"
+    );
 }
 
 /// Formats a section for each command, and a table of the flags that several commands share.
