@@ -1,4 +1,4 @@
-//! Which leaves go to whom. No bit of any result depends on what is decided here.
+//! Which worker computes which leaves. Nothing decided here changes a bit of any result.
 
 use crate::event::{Millis, ServerAction, WorkerId};
 use crate::membership::Members;
@@ -8,14 +8,14 @@ use crate::round::{Round, Run};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// A boundary may move so far that a worker has this share more or less than its due, where that gives ranges
-/// of fewer nodes: each node travels as a whole gradient, so a ragged boundary costs more than it balances.
+/// A worker may get this fraction more or less than its share if its range then consists of fewer nodes: each
+/// node travels as a whole gradient, so a ragged boundary costs more traffic than exact balance saves.
 const TOLERANCE: f64 = 1.0 / 16.0;
 
-/// Cuts `leaves` into one contiguous range per share (some may be empty), sized in proportion to `shares`,
-/// with boundaries at the coarsest multiples of powers of two that the tolerance allows.
+/// Splits `leaves` into one contiguous range per share (some may be empty), sized in proportion to `shares`.
+/// Each boundary is a multiple of the largest power of two that the tolerance allows.
 ///
-/// Shares are at least 0 and finite; if none is positive they count as equal.
+/// Shares must be finite and at least 0; if none is positive, they count as equal.
 pub fn assign(leaves: Range<u32>, shares: &[f64]) -> Vec<Range<u32>> {
     let total: f64 = shares.iter().sum();
     let count = f64::from(leaves.end.saturating_sub(leaves.start));
@@ -36,7 +36,7 @@ pub fn assign(leaves: Range<u32>, shares: &[f64]) -> Vec<Range<u32>> {
         .map(|(least, most)| {
             least_after -= least;
             most_after -= most;
-            // What is left must suffice for the workers that follow and not be too much for them.
+            // The remaining leaves must be neither too few nor too many for the workers that follow.
             let low = (start + least).max(end.saturating_sub(most_after));
             let high = (start + most).min(end - least_after);
             let range = start as u32..coarsest(low, high) as u32;
@@ -46,7 +46,7 @@ pub fn assign(leaves: Range<u32>, shares: &[f64]) -> Vec<Range<u32>> {
         .collect()
 }
 
-/// The number in `low..=high` that is a multiple of the highest power of two; there is only one such.
+/// The number in `low..=high` that is a multiple of the highest power of two; there is exactly one.
 fn coarsest(low: u64, high: u64) -> u64 {
     (0..=32)
         .rev()
@@ -55,11 +55,12 @@ fn coarsest(low: u64, high: u64) -> u64 {
         .unwrap_or(low)
 }
 
-/// The shares of `leaves` more leaves with which workers, who hold `loads` already, are done as equally early as can
-/// be at these `speeds`, which are positive. With no loads and equal speeds, equal shares.
+/// Distributes `leaves` more leaves among workers that already hold `loads`, so that the last of them
+/// finishes as early as possible at the given `speeds`, which must be positive. Without loads and with equal
+/// speeds, the shares are equal.
 fn level_out(leaves: u32, loads: &[u32], speeds: &[f64]) -> Vec<f64> {
-    // Worker i, with load l and speed v, is done with its load at l / v. Those who are done before time t take what
-    // they can do until then; t is such that they take all.
+    // Worker i, with load l and speed v, finishes its load at l / v. Workers that finish before time t take
+    // as much as they can compute until t, where t is the time at which they have taken all leaves.
     let mut workers: Vec<(f64, f64)> =
         loads.iter().zip(speeds).map(|(&load, &speed)| (f64::from(load), speed)).collect();
     workers.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
@@ -76,13 +77,15 @@ fn level_out(leaves: u32, loads: &[u32], speeds: &[f64]) -> Vec<f64> {
     loads.iter().zip(speeds).map(|(&load, &speed)| (time * speed - f64::from(load)).max(0.0)).collect()
 }
 
-/// Speeds that differ less than this count as equal: ranges of few nodes then balance better than exact ones.
+/// Speeds count as equal if they differ by less than this factor: ranges of few nodes then save more
+/// than exact balance.
 const WORTH_STEERING: f64 = 1.5;
-/// No worker counts as slower than the fastest by more than this: it must get something to show that it is not.
+/// No worker counts as slower than the fastest by more than this factor; otherwise it would get no leaves
+/// with which to show that it has become faster.
 const SLOWEST: f64 = 8.0;
 
-/// How fast workers count as, relative to each other: as their measured pace says, if it is known. One whose pace is
-/// not counts as the mean of the others.
+/// The relative speeds of workers, from their measured pace. A worker without one counts as the mean
+/// of the others.
 fn speeds(takers: &[WorkerId], members: &Members) -> Vec<f64> {
     let known: Vec<Option<f64>> = takers.iter().map(|&worker| members.pace(worker)).collect();
     let paces: Vec<f64> = known.iter().flatten().copied().collect();
@@ -95,14 +98,16 @@ fn speeds(takers: &[WorkerId], members: &Members) -> Vec<f64> {
     known.into_iter().map(|pace| pace.unwrap_or(mean).max(fastest / SLOWEST)).collect()
 }
 
-/// The share of a step's leaves, divided by the number of workers, that a worker gets a copy of while it is not trusted:
-/// so little that one which is ten times slower is still done within the step.
+/// An untrusted worker gets a copy of this fraction (1/16) of its share of a step's leaves: little enough
+/// that a worker ten times slower than the others still finishes within the step.
 const COPY_SHARE: u32 = 16;
 
-/// Gives out the leaves of `round` that nobody holds (at its opening, all), once more those that are overdue, and to
-/// idle workers those that are late; afterwards the round knows when to look again. There must be a live worker.
+/// Assigns the leaves of `round` that nobody holds (all of them at its opening), reassigns overdue leaves,
+/// and assigns late leaves to idle workers. Sets `round.check_at` to the time of the next call. There must be
+/// a live worker.
 ///
-/// Only trusted workers get leaves that the step depends on. The others get copies of a few, at the round's opening.
+/// Only trusted workers get leaves that the step waits for. The others get copies of a few leaves when
+/// the round opens.
 pub(crate) fn give_out(
     round: &mut Round,
     members: &mut Members,
@@ -150,7 +155,7 @@ pub(crate) fn give_out(
             let (step, leaves, late) = (round.step, run.leaves.clone(), run.lateness(now));
             actions.push(ServerAction::Notice(Notice::Reassigned { step, leaves, late, takers: given }));
         }
-        // Where nobody else is trusted, nobody is known to be better.
+        // If no other worker is trusted, there is no evidence that another would be faster.
         if let Some(&holder) = run.holders.last().filter(|holder| !takers.contains(holder))
             && takers.iter().any(|taker| trusted.contains(taker))
             && members.note_miss(holder)
@@ -160,16 +165,16 @@ pub(crate) fn give_out(
     }
     let next = |run: &Run| {
         let late = run.late(|worker, held| patience(members, worker, held));
-        // What is late already goes to whoever is idle first.
+        // Late leaves already go to the first idle worker.
         run.due(timeout).min(if late > now { late } else { Millis::MAX })
     };
     round.check_at = round.runs().iter().map(next).min().unwrap_or(Millis::MAX);
 }
 
-/// Gives each worker that is not trusted a copy of a few leaves; the step does not wait for it.
+/// Gives each untrusted worker a copy of a few leaves; the step does not wait for it.
 fn give_copies(round: &Round, members: &mut Members, now: Millis, actions: &mut Vec<ServerAction>) {
     let (live, trusted) = (members.live(), members.trusted());
-    // One node, and one that any tree with this many leaves has.
+    // A single node, which every tree with this many leaves has.
     let share = round.leaves() / (COPY_SHARE * live.len() as u32);
     let leaves = 0..1 << share.max(1).ilog2();
     for worker in live.into_iter().filter(|worker| !trusted.contains(worker)) {
@@ -178,10 +183,10 @@ fn give_copies(round: &Round, members: &mut Members, now: Millis, actions: &mut 
     }
 }
 
-/// Who may take a run: if nobody holds it, any trusted worker. If it is late or overdue, those of them who are idle, or
-/// other idle ones where nobody but its holders is trusted; if nobody is idle, and it is overdue, the holder who was
-/// given it longest ago is asked again, in case the message was lost (to one that is at it, that changes nothing). A copy
-/// for a busy worker would only make the next step late.
+/// The workers that may take a run. Without a holder: all trusted workers. A late or overdue run: the idle
+/// ones among the trusted, or any idle workers if only its holders are trusted. If none is idle and the run
+/// is overdue, the holder that was given it longest ago is asked again in case the message was lost; a worker
+/// that is still computing ignores the duplicate. A copy for a busy worker would only delay the next step.
 fn takers(members: &Members, loads: &BTreeMap<WorkerId, u32>, run: &Run, is_due: bool) -> Vec<WorkerId> {
     let mut takers = members.trusted();
     let Some(&longest_ago) = run.holders.first() else { return takers };
@@ -262,7 +267,7 @@ mod tests {
     fn all_are_done_at_the_same_time_if_they_can_be() {
         assert_eq!(level_out(8, &[0, 0], &[3.0, 1.0]), [6.0, 2.0]);
         assert_eq!(level_out(6, &[2, 0], &[1.0, 1.0]), [2.0, 4.0]);
-        // The second is busy until after the first has done all.
+        // The second worker is busy until after the first has finished everything.
         assert_eq!(level_out(4, &[0, 6], &[2.0, 1.0]), [4.0, 0.0]);
         assert_eq!(level_out(9, &[0, 6], &[2.0, 1.0]), [9.0, 0.0]);
         assert_eq!(level_out(15, &[0, 6], &[2.0, 1.0]), [14.0, 1.0]);

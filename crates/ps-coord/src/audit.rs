@@ -1,7 +1,9 @@
-//! Computing a share of the nodes a second time: the sums are exact, so two copies that differ prove that somebody lies.
+//! Audits: a fraction of the nodes is computed twice. Sums are exact, so two copies that differ prove that
+//! one of the workers sent a wrong sum.
 //!
-//! Which nodes is decided when they have come, so nobody can know it while computing. A second worker computes them; if
-//! the copies differ, or there is no second worker, whoever runs the round computes them itself, which decides.
+//! The nodes are drawn after they have arrived, so that no worker can know during the computation whether it
+//! is audited. A second worker recomputes them. If the copies differ, or there is no second worker, the
+//! server recomputes the node itself, which settles the question.
 
 use crate::event::{Digest, Millis, WorkerId};
 use ps_plan::Node;
@@ -10,18 +12,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The audits of one round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Audits {
-    /// What came of each node, from whom.
+    /// The distinct copies of each node, with their senders.
     copies: BTreeMap<Node, Vec<(WorkerId, Digest)>>,
-    /// Nodes that a second worker computes, and since when.
+    /// Nodes that a second worker is recomputing, and since when.
     pending: BTreeMap<Node, (WorkerId, Millis)>,
-    /// Nodes that are to be computed here.
+    /// Nodes that the server must recompute.
     disputed: BTreeSet<Node>,
-    /// Of these, the ones that were asked for.
+    /// Of `disputed`, the nodes whose recomputation was already requested.
     asked: BTreeSet<Node>,
 }
 
 impl Audits {
-    /// A copy of a node has come.
+    /// Records a copy of a node. If copies differ, the node becomes disputed.
     pub(crate) fn take(&mut self, worker: WorkerId, node: Node, digest: Digest) {
         let copies = self.copies.entry(node).or_default();
         let differs = copies.iter().any(|&(_, other)| other != digest);
@@ -37,7 +39,7 @@ impl Audits {
         }
     }
 
-    /// `worker` computes a node for the second time; without one it is to be computed here.
+    /// Begins an audit: `worker` recomputes the node, or the server does if it is `None`.
     pub(crate) fn begin(&mut self, node: Node, worker: Option<WorkerId>, now: Millis) {
         match worker {
             Some(worker) => drop(self.pending.insert(node, (worker, now))),
@@ -45,17 +47,17 @@ impl Audits {
         }
     }
 
-    /// A worker is lost: what it was to compute is computed here.
+    /// A worker is lost: the server recomputes the nodes that were assigned to it.
     pub(crate) fn forget(&mut self, worker: WorkerId) {
         self.give_up(|second, _| second == worker);
     }
 
-    /// Copies that have not come within `patience` are computed here.
+    /// The server recomputes nodes whose second copy has not come within `patience`.
     pub(crate) fn give_up_late(&mut self, now: Millis, patience: Millis) {
         self.give_up(|_, since| since.saturating_add(patience) <= now);
     }
 
-    /// When that is next to be looked at.
+    /// The time at which the next copy becomes late.
     pub(crate) fn late_at(&self, patience: Millis) -> Option<Millis> {
         self.pending.values().map(|(_, since)| since.saturating_add(patience)).min()
     }
@@ -70,14 +72,14 @@ impl Audits {
         }
     }
 
-    /// Nodes to compute here that were not asked for yet.
+    /// Returns the nodes for the server to recompute that were not requested before.
     pub(crate) fn ask(&mut self) -> Vec<Node> {
         let asked: Vec<Node> = self.disputed.difference(&self.asked).copied().collect();
         self.asked.extend(&asked);
         asked
     }
 
-    /// What a node is. Gives those whose copies are not.
+    /// Settles a node, given its true digest, and returns the workers that sent another one.
     pub(crate) fn judge(&mut self, node: Node, digest: Digest) -> BTreeSet<WorkerId> {
         self.disputed.remove(&node);
         self.asked.remove(&node);
@@ -85,13 +87,13 @@ impl Audits {
         copies.filter(|&&(_, copy)| copy != digest).map(|&(worker, _)| worker).collect()
     }
 
-    /// What is not settled: nodes, and who computes them if it is not us.
+    /// Returns the nodes that are not settled, each with the worker that recomputes it (`None`: the server).
     pub(crate) fn open(&self) -> Vec<(Node, Option<WorkerId>)> {
         let pending = self.pending.iter().map(|(&node, &(worker, _))| (node, Some(worker)));
         pending.chain(self.disputed.iter().map(|&node| (node, None))).collect()
     }
 
-    /// Whether nothing is.
+    /// Whether all audits have ended.
     pub(crate) fn are_settled(&self) -> bool {
         self.pending.is_empty() && self.disputed.is_empty()
     }

@@ -1,9 +1,10 @@
-//! The coordinator's half of the shard logic: which shards are present, what they resume from, what they report of the open
-//! step, and when a step that was made is over.
+//! The coordinator's half of the shard logic: which shards are present, what they resume from, what they
+//! report about the open step, and when a step is complete.
 //!
-//! [`crate::ServerCore`] deals with workers and knows only whether the shards hold the weights of its version and have applied
-//! its step; this machine reports both to it. Where one server keeps all weights there is no other shard, and what remains is
-//! the order in which a step is made, recorded and saved.
+//! [`crate::ServerCore`] handles workers; about shards it only knows whether they hold the weights of its
+//! version and have applied its step, which this machine reports to it. If one server keeps all weights,
+//! there is no other shard, and this machine only determines the order in which a step is made, recorded and
+//! saved.
 
 use crate::event::{Millis, ServerEvent};
 use crate::fetch::Fetch;
@@ -14,10 +15,10 @@ use ps_plan::planted::{Defect, Planted};
 /// The layout of the weights among the other shards.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
-    /// The first elements of the chunks that each of the other shards keeps, ascending. A shard may keep none: it must be
-    /// present before the run begins, but is never restored or missed.
+    /// The first elements of the chunks that each of the other shards keeps, ascending. A shard may keep
+    /// none: it must be present before the run begins, but it is never restored and its loss does no harm.
     pub chunks: Vec<Vec<usize>>,
-    /// Vectors of the optimizer's state, each as long as the weights.
+    /// Number of vectors of the optimizer's state, each as long as the weights.
     pub state_vectors: usize,
     /// The number by which users know the first of these shards.
     pub first_shard: u32,
@@ -33,33 +34,34 @@ pub struct CoordinatorCore {
     config: CoordinatorConfig,
     /// In the order of the shards' numbers.
     seats: Vec<Seat>,
-    /// Counts the times that all shards were given weights.
+    /// The number of the last [`CoordinatorAction::Restore`].
     number: u64,
     version: u64,
-    /// The step that waits for a decision and of which all leaves are in here.
+    /// The step that waits for a decision and whose leaves are all in here.
     gathered: Option<u64>,
-    /// The step that was decided about last.
+    /// The last step that was decided.
     decided: Option<u64>,
-    /// A step that was made and is not recorded.
+    /// A step that was made but not recorded.
     made: Option<Made>,
     /// The weights that the next step, or the end of the run, waits for.
     fetch: Option<Fetch>,
-    /// The checkpoint that is being put together while training goes on.
+    /// The checkpoint that is being assembled while training continues.
     saving: Option<Saving>,
     closing: Closing,
     planted: Planted,
 }
 
-/// What is known of the process that keeps a part of the weights.
+/// The state of the process that keeps a part of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seat {
-    /// There is none.
+    /// No process is attached.
     Vacant,
-    /// It does not hold the weights that the run resumes from. What it sends is about weights that do not count any more.
+    /// The process does not hold the weights from which the run resumes; reports from it refer to obsolete
+    /// weights and are ignored.
     Attached,
-    /// It holds them, or has made steps from them.
+    /// The process holds these weights, or has made steps from them.
     Restored {
-        /// The step that it waits for a decision about, or waited for last.
+        /// The last step for which it has sent its sums.
         measured: Option<u64>,
     },
 }
@@ -76,22 +78,22 @@ struct Made {
 #[derive(Clone, Debug)]
 struct Saving {
     fetch: Fetch,
-    /// Whether this process has set aside its own part.
+    /// Whether this process has copied its own contribution.
     is_captured: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Closing {
-    /// The run goes on.
+    /// The run continues.
     No,
-    /// The whole weights are awaited.
+    /// The complete weights are awaited.
     Since { begun: Millis },
-    /// They are here, or will not come.
+    /// The weights are here, or will not come.
     Done,
 }
 
 impl CoordinatorCore {
-    /// A coordinator to which no shard is attached.
+    /// Creates a coordinator without attached shards.
     pub fn new(config: CoordinatorConfig) -> Self {
         CoordinatorCore {
             seats: vec![Seat::Vacant; config.chunks.len()],
@@ -108,12 +110,12 @@ impl CoordinatorCore {
         }
     }
 
-    /// Plants a defect.
+    /// Adds deliberate faults, for tests of the tests.
     pub fn planted(self, planted: Planted) -> Self {
         CoordinatorCore { planted, ..self }
     }
 
-    /// Takes in what has happened and appends what is to be done about it.
+    /// Handles an event and appends the actions that follow from it.
     pub fn step(&mut self, now: Millis, event: CoordinatorEvent, actions: &mut Vec<CoordinatorAction>) {
         match event {
             CoordinatorEvent::AttachRequested { shard } => self.attach(shard, actions),
@@ -138,7 +140,7 @@ impl CoordinatorCore {
                 actions.push(CoordinatorAction::Report(ServerEvent::Applied { shard, step }));
             }
             CoordinatorEvent::Diverged { shard, step } if self.is_restored(shard) => {
-                // The round ends as if the step were made: everybody has what it needs of it.
+                // The round ends as if the step were made: no server waits for anything else of it.
                 actions.push(CoordinatorAction::Diverge { step });
                 actions.push(CoordinatorAction::Report(ServerEvent::Applied { shard, step }));
             }
@@ -174,7 +176,7 @@ impl CoordinatorCore {
         }
     }
 
-    /// When the driver must step with `Timeout`, unless something happens before.
+    /// Returns the time at which the driver must pass `Timeout` unless another event comes first.
     pub fn deadline(&self) -> Option<Millis> {
         match self.closing {
             Closing::Since { begun } => Some(begun.saturating_add(self.config.answer_timeout_ms)),
@@ -182,7 +184,8 @@ impl CoordinatorCore {
         }
     }
 
-    /// Whether a shard is present and holds its weights, or keeps none: workers may be sent to it.
+    /// Whether a shard is present and either holds its weights or keeps none, so that workers may
+    /// connect to it.
     pub fn is_ready(&self, shard: u32) -> bool {
         match self.seats.get(shard as usize) {
             None | Some(Seat::Vacant) => false,
@@ -223,7 +226,7 @@ impl CoordinatorCore {
         }
     }
 
-    /// Has all servers go back to what is saved, though no shard is lost.
+    /// Makes all servers return to the last saved state, although no shard is lost.
     fn rewind(&mut self, cause: RewindCause, actions: &mut Vec<CoordinatorAction>) {
         match self.closing {
             Closing::No => {
@@ -236,8 +239,8 @@ impl CoordinatorCore {
         }
     }
 
-    /// The open step is made again, from older weights: what was fetched or made of it does not count, and nothing that
-    /// shards report does until they are restored.
+    /// Abandons the open step, which is made again from older weights: discards everything that was fetched
+    /// or made for it, and ignores reports from shards until they are restored.
     fn abandon(&mut self, actions: &mut Vec<CoordinatorAction>) {
         for seat in &mut self.seats {
             if matches!(seat, Seat::Restored { .. }) {
@@ -256,14 +259,14 @@ impl CoordinatorCore {
         }
     }
 
-    /// Once all shards are present, those that keep anything are given what was saved last.
+    /// Once all shards are present, sends the last saved weights to those that keep a part.
     fn restore_if_present(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let is_present = self.seats.iter().all(|&seat| seat != Seat::Vacant);
         let is_restored = self.keepers().all(|shard| self.is_restored(shard));
         if !is_present || is_restored || !matches!(self.closing, Closing::No) {
             return;
         }
-        // An answer to an earlier order must not be taken for one to this.
+        // The new number distinguishes the answers from those to an earlier restore.
         self.number += u64::from(!self.planted.has(Defect::OrderNumberUsedTwice) || self.number == 0);
         self.seats.fill(Seat::Attached);
         actions.push(CoordinatorAction::Restore { number: self.number });
@@ -286,7 +289,7 @@ impl CoordinatorCore {
         }
     }
 
-    /// Once all leaves are in here and at all shards, with the sums over all pieces.
+    /// Decides once all leaves are in here and at all shards, and the sums over all pieces are known.
     fn decide(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let step = self.version;
         let has_measured = |shard: u32| {
@@ -301,7 +304,7 @@ impl CoordinatorCore {
 
     fn made(&mut self, step: u64, is_last: bool, wanted: Wanted, actions: &mut Vec<CoordinatorAction>) {
         self.version = step + 1;
-        // One checkpoint at a time is put together.
+        // Only one checkpoint is assembled at a time.
         let wanted = Wanted { save: wanted.save && self.saving.is_none(), ..wanted };
         self.made = Some(Made { step, is_last, wanted, is_over: false });
         if self.keepers().next().is_some() {
@@ -338,7 +341,8 @@ impl CoordinatorCore {
         self.close_if_complete(actions);
     }
 
-    /// The next step may begin once the shards have sent what it waits for, or, where that is only saved, have copied it.
+    /// The next step may begin once the shards have sent the weights that it waits for. For a checkpoint, it
+    /// is enough that they have copied them.
     fn end_step(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let is_looked_at = self.fetch.as_ref().is_none_or(Fetch::is_complete);
         let is_copied = self.saving.as_ref().is_none_or(|saving| saving.fetch.is_begun());
@@ -352,7 +356,7 @@ impl CoordinatorCore {
         }));
     }
 
-    /// A step that is over is recorded while workers compute the next one.
+    /// A completed step is recorded while workers compute the next one.
     fn idle(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let Some(Made { step, is_last, wanted, .. }) = self.made.take_if(|made| made.is_over) else { return };
         let version = step + 1;
@@ -368,7 +372,7 @@ impl CoordinatorCore {
             }
         }
         self.save_if_complete(actions);
-        // The last weights are the run's result.
+        // The last weights are kept as the run's result.
         if !is_last && self.fetch.take().is_some() {
             actions.push(CoordinatorAction::Forget { purpose: Purpose::Look });
         }
@@ -385,7 +389,7 @@ impl CoordinatorCore {
     }
 
     fn close(&mut self, now: Millis, with_state: bool, actions: &mut Vec<CoordinatorAction>) {
-        // Recording the last step needs what was fetched for it, which the new weights replace.
+        // Recording the last step needs the chunks fetched for it, which the new fetch replaces.
         self.idle(actions);
         if !self.keepers().all(|shard| self.is_restored(shard)) {
             return self.closed(Err(Unfetched::Absent), actions);
@@ -423,7 +427,7 @@ impl CoordinatorCore {
         matches!(self.seats.get(shard as usize), Some(Seat::Restored { .. }))
     }
 
-    /// How users know a shard.
+    /// The shard's number as users know it.
     fn number_of(&self, shard: u32) -> u32 {
         shard + self.config.first_shard
     }

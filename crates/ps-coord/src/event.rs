@@ -1,14 +1,13 @@
-//! Everything that can happen and everything that can be done about it: reading this file is reading the
-//! protocol.
+//! The protocol between the server, its workers and their drivers: every event and every action.
 
 use crate::notice::{Notice, RewindCause, WorkerNotice};
 use ps_plan::Node;
 use std::ops::Range;
 
-/// Milliseconds since the driver's own start; only differences mean anything.
+/// Milliseconds since an arbitrary start that the driver chooses; only differences are meaningful.
 pub type Millis = u64;
 
-/// A worker as the server knows it: one admission, one id. A worker that comes back gets a new one.
+/// Identifies a worker for one admission. A worker that reconnects gets a new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub u32);
 
@@ -18,8 +17,9 @@ impl std::fmt::Display for WorkerId {
     }
 }
 
-/// Whose sums they are, as far as that can be known: a worker keeps this number when it comes back under another id. A driver
-/// that identifies workers identifies all of them; one that does not has each worker be a contributor with its id's number.
+/// The identity behind a worker, which stays the same when the worker reconnects under a new id. A driver
+/// either identifies all workers or none; without identification, each worker counts as a separate
+/// contributor with the number of its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Contributor(pub u32);
 
@@ -30,240 +30,250 @@ pub struct Digest(pub [u8; 32]);
 /// What the server's driver reports to [`crate::ServerCore`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerEvent {
-    /// The driver admitted a worker (its fingerprints agree) and can talk to it. It holds no weights yet.
+    /// The driver has admitted a worker whose fingerprints agree and can send to it. The worker holds
+    /// no weights yet.
     Joined {
-        /// The id it was admitted under.
+        /// The id under which it was admitted.
         worker: WorkerId,
     },
-    /// Whose connection a worker is, which is about to join.
+    /// Links the id of a worker to its identity. Precedes [`ServerEvent::Joined`].
     Identified {
-        /// The id that it will be admitted under.
+        /// The id under which the worker is about to be admitted.
         worker: WorkerId,
-        /// Who it is.
+        /// The identity that the connection proved.
         contributor: Contributor,
     },
-    /// A worker can no longer be talked to.
+    /// A worker can no longer be reached.
     Left {
-        /// Who.
+        /// The worker that left.
         worker: WorkerId,
-        /// Why.
+        /// Whether it left by itself, and otherwise what went wrong.
         reason: Departure,
     },
-    /// A worker has sent something that cannot be right, and can no longer be talked to.
+    /// A worker sent an invalid message, and its connection is closed.
     Refused {
-        /// Who.
+        /// The sender of the invalid message.
         worker: WorkerId,
-        /// What was wrong.
+        /// What was wrong with the message.
         why: String,
-        /// Whether something that it sent is part of the open step's sums, which are to be gathered again without it. With
-        /// shards the driver says [`ServerEvent::Rewind`] instead.
+        /// Whether the open step's sums contain data from this worker. If so, the step is gathered again
+        /// without it. With shards, the driver reports [`ServerEvent::Rewind`] instead.
         counted: bool,
     },
-    /// Something arrived from a worker: it lives.
+    /// Something arrived from a worker, so it is alive.
     Heard {
-        /// Who.
+        /// The worker that sent it.
         worker: WorkerId,
     },
-    /// A node's sum has arrived whole, was checked, and the data plane has folded it (or ignored it as
-    /// covered already, or as of another step: the core applies the same rule).
+    /// A node's sum has arrived completely and has passed all checks, and the data plane has folded it. The
+    /// data plane ignores a sum whose leaves are already covered or that belongs to another step; the core
+    /// applies the same rule.
     Contributed {
-        /// Who sent it.
+        /// The sender of the sum.
         worker: WorkerId,
-        /// The step it was computed for.
+        /// The step for which the sum was computed.
         step: u64,
-        /// The node.
+        /// The node of the step's tree that the sum covers.
         node: Node,
-        /// The hash of its sum, where [`crate::ServerConfig::audit`] is not 0.
+        /// Hash of the sum; present where [`crate::ServerConfig::audit`] is not 0.
         digest: Option<Digest>,
     },
-    /// A worker has given up what it was computing, because newer weights have made it useless.
+    /// A worker abandoned a computation because newer weights made it useless.
     Dropped {
-        /// Who.
+        /// The worker, which stays in the run.
         worker: WorkerId,
     },
-    /// The answer to [`ServerAction::Judge`]: what a node of the open step is, computed here.
+    /// The answer to [`ServerAction::Judge`]: the server has computed a node of the open step itself.
     Judged {
-        /// The step.
+        /// The step that the node belongs to.
         step: u64,
-        /// The node.
+        /// The node that was recomputed.
         node: Node,
-        /// The hash of its sum.
+        /// Hash of the correct sum.
         digest: Digest,
     },
-    /// The answer to [`ServerAction::GoBack`]: the weights are those of `version` again.
+    /// The answer to [`ServerAction::GoBack`]: the weights are restored to those of `version`.
     WentBack {
-        /// The version, which is at most the step that was named.
+        /// At most the step named in the action.
         version: u64,
     },
-    /// The other answer to it: the weights of that time are gone. Those that there are stay, with whatever is wrong in them.
+    /// The other answer to [`ServerAction::GoBack`]: no weights that old exist. The current weights stay,
+    /// including any wrong sums in them.
     CannotGoBack,
-    /// Another shard has all leaves of a step and has applied it to its part of the weights.
+    /// Another shard has gathered all leaves of a step and has applied it to its part of the weights.
     Applied {
-        /// Which: from 0, below [`crate::ServerConfig::shards`].
+        /// From 0, below [`crate::ServerConfig::shards`].
         shard: u32,
-        /// The step.
+        /// The step that the shard applied.
         step: u64,
     },
     /// The answer to [`ServerAction::AskMissing`].
     Missing {
-        /// Which shard: from 0, below [`crate::ServerConfig::shards`].
+        /// From 0, below [`crate::ServerConfig::shards`].
         shard: u32,
-        /// The step.
+        /// The step that the shard has not applied.
         step: u64,
-        /// Leaves of the step's batch that the shard lacks, at least in part.
+        /// Leaves of the step's batch that the shard lacks, completely or in part.
         leaves: Vec<Range<u32>>,
     },
-    /// Another shard can no longer be talked to. What it kept is lost: all others must go back to what is saved.
+    /// Another shard can no longer be reached. Its part of the weights is lost, so all servers return to the
+    /// last saved state.
     ShardLost {
-        /// Which.
+        /// From 0, below [`crate::ServerConfig::shards`].
         shard: u32,
     },
-    /// All servers go back to what is saved, though no shard is lost.
+    /// All servers return to the last saved state, although no shard is lost.
     Rewind(RewindCause),
-    /// All shards are there, and every part of the weights is of `version`: a checkpoint's, which may be older than
-    /// steps that were made. The driver reports this before anything else of a run with other shards.
+    /// All shards are present and hold the weights of `version`. These come from a checkpoint, which
+    /// may be older than the last step made. In a run with other shards, the driver reports this
+    /// before anything else.
     Restored {
-        /// The version.
+        /// The version (steps applied so far) from which the run continues.
         version: u64,
     },
-    /// A worker says that it lacks the weights it needs for its work.
+    /// A worker reports that it lacks the weights for its work.
     WeightsWanted {
-        /// Who.
+        /// The worker that asks.
         worker: WorkerId,
     },
     /// The data plane has carried out [`ServerAction::Update`]: the weights are now of version `step + 1`.
     Updated {
-        /// The step.
+        /// The step that was applied.
         step: u64,
     },
-    /// The same, and no step follows: what was seen of this one ends the run.
+    /// Like [`ServerEvent::Updated`], but the run ends with this step, for instance because a
+    /// policy decided so.
     Concluded {
-        /// The step.
+        /// The last step, which was applied.
         step: u64,
     },
-    /// The data plane found the loss or the weights of `step` not finite; nothing was updated.
+    /// The data plane found that the loss or a weight of `step` is not finite, and updated nothing.
     Diverged {
-        /// The step.
+        /// The step that failed.
         step: u64,
     },
-    /// This process is to stop: close the round in hand if it can be closed at once, then finish. The run resumes when a
-    /// server is started again.
+    /// Stop this process: finish an update that is under way, then end. The run resumes when a server
+    /// is started again.
     Stop,
-    /// The run is to end for good, on request: like `Stop`, but nobody is to wait for another server.
+    /// End the run for good, on request: like `Stop`, but workers do not wait for another server.
     End,
-    /// The time that [`crate::ServerCore::deadline`] named has come.
+    /// The time returned by [`crate::ServerCore::deadline`] has come.
     Timeout,
 }
 
-/// What the server's driver is to do, in order.
+/// What the server's driver must do, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerAction {
-    /// See to it that a worker gets the whole weights, which are of `version`, unless they are on their way to it
-    /// already.
+    /// Make sure that a worker gets all weights of `version`, unless they are already on their way to it.
     SendWeights {
-        /// To whom.
+        /// The worker that must get them.
         worker: WorkerId,
         /// The version (steps applied so far).
         version: u64,
     },
-    /// Give a worker leaves of `step` to compute.
+    /// Assign leaves of `step` to a worker.
     Assign {
-        /// To whom.
+        /// The worker that computes them.
         worker: WorkerId,
-        /// The step, which is also the version of the weights to compute at.
+        /// The step, which is also the version of the weights to compute with.
         step: u64,
         /// Contiguous leaves; the worker sends the nodes that cover them.
         leaves: Range<u32>,
     },
-    /// Compute a node of `step` here, at the weights of that version, and answer [`ServerEvent::Judged`].
+    /// Compute a node of `step` on the server, with the weights of that version,
+    /// and answer [`ServerEvent::Judged`].
     Judge {
-        /// The step.
+        /// The open step.
         step: u64,
-        /// The node.
+        /// The node whose copies disagree or that nobody else can recompute.
         node: Node,
     },
-    /// All leaves of `step` are in here, but a shard has not applied it: ask all shards which leaves they lack, and answer
-    /// [`ServerEvent::Missing`] for each that lacks some.
+    /// The coordinator has all leaves of `step`, but some shard has not applied it: ask all shards which
+    /// leaves they lack, and answer [`ServerEvent::Missing`] for each that lacks some.
     AskMissing {
-        /// The step.
+        /// The open step.
         step: u64,
     },
-    /// Some of what was gathered of `step` is wrong: forget all of it, and what was made of it.
+    /// Some of the sums gathered for `step` are wrong: discard all of them and everything derived from them.
     StartOver {
-        /// The step.
+        /// The open step, which is gathered again.
         step: u64,
     },
-    /// A worker, which may be gone already, has sent a sum that is not what its leaves give.
+    /// Ban a worker, which may be gone already: it sent a sum that differs from the true sum of its leaves.
     Ban {
-        /// Who.
+        /// The worker to ban.
         worker: WorkerId,
-        /// Which sum.
+        /// Names the wrong sum, for the log and for the worker.
         what: String,
-        /// The first step with an unaudited sum of this contributor that is part of the weights, if there is one.
+        /// The first step in which an unaudited sum of this contributor became part of the weights, if
+        /// there is one.
         since: Option<u64>,
     },
-    /// Sums that may be wrong are part of the weights since `since`: make the weights those of that step or an earlier one, see
-    /// to it that no later ones are resumed from, and answer [`ServerEvent::WentBack`], or
-    /// [`ServerEvent::CannotGoBack`] if there are none.
+    /// The weights may contain wrong sums since step `since`. Restore the weights of that version or an
+    /// earlier one, make sure that no run resumes from later ones, and answer [`ServerEvent::WentBack`]; if
+    /// no such weights exist, answer [`ServerEvent::CannotGoBack`].
     GoBack {
-        /// The version, and the step in which the first of the sums counted.
+        /// The first step that may contain a wrong sum. The weights of this version are the last that
+        /// can be trusted.
         since: u64,
     },
-    /// All leaves of `step` are covered, here and in every shard: divide the root by the sample count, update the
-    /// weights, answer [`ServerEvent::Updated`] or [`ServerEvent::Diverged`]. Unless nodes are audited, a
-    /// data plane may have begun before.
+    /// All leaves of `step` are covered, here and in every shard: divide the root by the sample count, update
+    /// the weights, and answer [`ServerEvent::Updated`] or [`ServerEvent::Diverged`]. A data plane may start
+    /// earlier unless nodes are audited, because an audit may still reject a sum.
     Update {
-        /// The step.
+        /// The open step.
         step: u64,
     },
-    /// Tell a worker that it is no longer needed or wanted, and close.
+    /// Send a worker away and close its connection.
     Dismiss {
-        /// Whom.
+        /// The worker to send away.
         worker: WorkerId,
-        /// Why.
+        /// Sent to the worker, which decides by it whether to reconnect.
         reason: Dismissal,
     },
-    /// One line for the log.
+    /// Log one line.
     Notice(Notice),
-    /// The run is over. Nothing follows.
+    /// The run is over. No action follows.
     Finish(Outcome),
 }
 
-/// Why a worker went.
+/// Why a worker left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Departure {
     /// It said goodbye.
     Leaving,
-    /// Its connection ended; what the transport said.
+    /// Its connection ended; holds the transport's message.
     Disconnected(String),
-    /// It sent something that cannot be right; what it was.
+    /// It sent an invalid message; holds what was wrong.
     Misbehaved(String),
 }
 
-/// Why a worker is sent away.
+/// Why the server sends a worker away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dismissal {
-    /// Training is done.
+    /// Training is complete.
     Done,
-    /// The run was ended on request, for good; the details.
+    /// The run was ended for good, on request; holds the details.
     Ended(String),
-    /// The server stops, and the run resumes when it is started again; the details. The worker is to keep trying.
+    /// The server is stopping, and the run resumes when it is started again; holds the details. The worker
+    /// keeps trying to reconnect.
     Stopped(String),
-    /// The run has failed; the reason.
+    /// The run has failed; holds the reason.
     Failed(String),
-    /// Nothing was heard from it for this long.
+    /// Nothing arrived from the worker for too long.
     Silent {
-        /// For how long.
+        /// Time since its last message.
         silent_ms: Millis,
     },
-    /// It held work for this long and delivered nothing, while others did.
+    /// The worker held work for too long without delivering anything, while others delivered.
     Stuck {
-        /// For how long.
+        /// Time for which it held the work.
         held_ms: Millis,
     },
-    /// The run goes back to an earlier step, or to the beginning of this one; the reason. It is welcome again at once.
+    /// The run returns to an earlier step, or to the beginning of this one; holds the reason. The worker may
+    /// reconnect at once.
     Rewound(String),
-    /// It has sent a sum that is not what its leaves give; which. It is not welcome any more.
+    /// The worker sent a wrong sum; holds a description of it. It is not admitted again.
     Banned(String),
 }
 
@@ -272,35 +282,36 @@ pub enum Dismissal {
 pub enum Outcome {
     /// All steps were made.
     Done,
-    /// The server was stopped; this many steps were made.
+    /// The server was stopped and the run can be resumed.
     Stopped {
-        /// Steps made.
+        /// Steps applied so far.
         version: u64,
     },
-    /// The run was ended on request, for good; this many steps were made.
+    /// The run was ended for good, on request.
     Ended {
-        /// Steps made.
+        /// Steps applied so far.
         version: u64,
     },
     /// The loss or a weight became NaN or infinite.
     Diverged {
-        /// The step at which it was seen.
+        /// The step whose result was not finite.
         step: u64,
     },
     /// Shards were missing for too long.
     ShardsMissing {
-        /// Which.
+        /// Numbers of the missing shards, as users know them.
         shards: Vec<u32>,
-        /// For how long.
+        /// Time for which shards or workers were missing.
         waited_ms: Millis,
     },
-    /// Too few workers for too long.
+    /// Too few workers were present for too long.
     TooFewWorkers {
-        /// Workers present.
+        /// Workers that were present at the end.
         present: u32,
-        /// Workers asked for.
+        /// Workers that the run needs: [`crate::ServerConfig::min_workers`] before the first
+        /// round, 1 afterwards.
         needed: u32,
-        /// For how long it was so.
+        /// Time since there were too few workers.
         waited_ms: Millis,
     },
 }
@@ -308,111 +319,112 @@ pub enum Outcome {
 /// What the worker's driver reports to [`crate::WorkerCore`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerEvent {
-    /// The server admitted us; the stream is open.
+    /// The server has admitted this worker; the stream is open.
     Connected,
-    /// Connecting failed or the stream ended; what the transport said.
+    /// Connecting failed, or the stream ended; holds the transport's message.
     Disconnected(String),
-    /// Leaves to compute.
+    /// The server assigned leaves to this worker.
     Assigned {
-        /// The step, and the version of the weights to compute at.
+        /// The step, which is also the version of the weights to compute with.
         step: u64,
-        /// Contiguous leaves.
+        /// Contiguous leaves of the step's tree.
         leaves: Range<u32>,
     },
-    /// The weights of `version` are here or arriving: the driver holds these from now on, and its data plane waits
-    /// for what is missing of them when it needs it.
+    /// The weights of `version` are here or arriving. The driver holds these from now on, and its data plane
+    /// waits for chunks that have not arrived when it needs them.
     Weights {
-        /// The version.
+        /// The version (steps applied so far).
         version: u64,
     },
     /// The data plane has carried out [`WorkerAction::Compute`].
     Computed {
-        /// The step.
+        /// As in the action.
         step: u64,
-        /// The leaves.
+        /// As in the action.
         leaves: Range<u32>,
     },
-    /// Leaves cannot be computed any more, for the weights of `step` have made way for newer ones: the server has moved on
-    /// without us.
+    /// Leaves can no longer be computed because newer weights have replaced those of `step`: the server has
+    /// continued without this worker.
     Superseded {
-        /// The step.
+        /// As in [`WorkerAction::Compute`].
         step: u64,
-        /// The leaves.
+        /// As in [`WorkerAction::Compute`].
         leaves: Range<u32>,
     },
-    /// The server sent us away.
+    /// The server sent this worker away.
     Dismissed(Dismissal),
-    /// Something arrived from the server, such as the answer to a heartbeat or a chunk of weights: it lives.
+    /// Something arrived from the server, such as the answer to a heartbeat or a chunk of weights, so
+    /// it is alive.
     Heard,
-    /// The user asked to stop.
+    /// The user asked the worker to stop.
     Stop,
-    /// The time that [`crate::WorkerCore::deadline`] named has come.
+    /// The time returned by [`crate::WorkerCore::deadline`] has come.
     Timeout,
 }
 
-/// What the worker's driver is to do, in order.
+/// What the worker's driver must do, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerAction {
-    /// Let go of the connection there is, if any (nothing more is to be reported from it), try to reach the
-    /// server and to be admitted; answer `Connected` or `Disconnected`. A refusal that no retry can help is
-    /// answered with `Dismissed(Ended)`.
+    /// Drop the current connection, if any, and report nothing more from it. Then connect to the server,
+    /// request admission, and answer `Connected` or `Disconnected`. If the server refuses and no retry can
+    /// help, answer `Dismissed(Ended)`.
     Connect,
-    /// Compute the gradients of `leaves` at the weights of version `step`, which the driver holds.
+    /// Compute the gradients of `leaves` with the weights of version `step`, which the driver holds.
     Compute {
-        /// The step.
+        /// The step, which is also the version of the weights.
         step: u64,
-        /// The leaves.
+        /// Contiguous leaves of the step's tree.
         leaves: Range<u32>,
     },
     /// Send the sums of the nodes that cover `leaves`.
     Push {
-        /// The step.
+        /// As in [`WorkerAction::Compute`].
         step: u64,
-        /// The leaves.
+        /// As in [`WorkerAction::Compute`].
         leaves: Range<u32>,
     },
-    /// The computed sums of `leaves` are of no use any more.
+    /// Discard the computed sums of `leaves`: the server no longer needs them.
     Discard {
-        /// The step.
+        /// As in [`WorkerAction::Compute`].
         step: u64,
-        /// The leaves.
+        /// As in [`WorkerAction::Compute`].
         leaves: Range<u32>,
     },
-    /// Tell the server that work of `step` was given up because newer weights have made it useless: it then knows that we are
-    /// slow, not stuck.
+    /// Report that this worker abandoned work of `step` because newer weights made it useless. The server
+    /// then knows that the worker is slow rather than stuck.
     TellDropped {
-        /// The step.
+        /// The step whose work was abandoned.
         step: u64,
     },
-    /// Ask the server for its weights.
+    /// Ask the server to send its weights again.
     AskWeights,
-    /// Tell the server that we live. The server's driver answers at once by itself, which arrives here as
-    /// `Heard`: so both sides hear from each other however long a computation or a round takes.
+    /// Send a heartbeat. The server's driver answers at once without asking its core, and the answer arrives
+    /// here as `Heard`. Both sides thus hear from each other however long a computation or a round takes.
     Heartbeat,
-    /// One line for the log.
+    /// Log one line.
     Notice(WorkerNotice),
-    /// Nothing more is to be done.
+    /// The worker is done. No action follows.
     Finish(WorkerOutcome),
 }
 
-/// How a worker's part ended.
+/// How a worker's participation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerOutcome {
-    /// Training is done.
+    /// Training is complete.
     Done,
-    /// We were asked to stop.
+    /// The user asked the worker to stop.
     Stopped,
-    /// The run was ended on request, for good; what the server says.
+    /// The run was ended for good, on request; holds the server's message.
     Ended(String),
-    /// The run has failed; what the server says.
+    /// The run has failed; holds the server's message.
     Failed(String),
-    /// The server has found that we compute wrongly; what it says.
+    /// The server found a wrong sum of this worker; holds the server's message.
     Banned(String),
     /// The server could not be reached for too long.
     Unreachable {
-        /// What the last attempt failed with.
+        /// The error of the last attempt.
         last: String,
-        /// For how long.
+        /// Time since the server was last of use.
         waited_ms: Millis,
     },
 }

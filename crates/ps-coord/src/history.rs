@@ -1,49 +1,49 @@
-//! Since when each contributor has had a part in the weights.
+//! Tracks since which step each contributor has influenced the weights.
 //!
-//! Where only some nodes are audited, a worker whose wrong sum is found may have sent others before that were not looked at.
-//! The weights can be trusted again only as they were before its first contribution.
+//! If only some nodes are audited, a worker caught with a wrong sum may have sent others before that nobody
+//! checked. Only the weights from before its first contribution can then be trusted.
 
 use crate::event::{Contributor, WorkerId};
 use std::collections::BTreeMap;
 
-/// The first step that each contributor had a part in, of the steps that the weights are made of.
+/// The first step to which each contributor contributed, among the steps behind the current weights.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    /// Who each worker is.
+    /// The identity of each worker.
     contributors: BTreeMap<WorkerId, Contributor>,
     since: BTreeMap<Contributor, u64>,
 }
 
 impl History {
-    /// `worker` is this contributor.
+    /// Links `worker` to its identity.
     pub(crate) fn identify(&mut self, worker: WorkerId, contributor: Contributor) {
         self.contributors.insert(worker, contributor);
     }
 
-    /// A contributor has had a part in the weights since `step`, before this process began.
+    /// Restores an entry from before this process started.
     pub(crate) fn recall(&mut self, contributor: Contributor, step: u64) {
         self.since.insert(contributor, step);
     }
 
-    /// A step is made with what these workers have sent.
+    /// Records the contributors of a step that is made.
     pub(crate) fn commit(&mut self, workers: impl Iterator<Item = WorkerId>, step: u64) {
         for worker in workers {
             self.since.entry(self.contributor(worker)).or_insert(step);
         }
     }
 
-    /// Since which step `worker`, on this connection or an earlier one, has had a part in the weights. What it contributed
-    /// is forgotten, for it is about to be undone or accepted.
+    /// Removes and returns the first step to which `worker` contributed, on this connection or an earlier
+    /// one. The entry goes because these contributions are about to be either undone or accepted.
     pub(crate) fn take(&mut self, worker: WorkerId) -> Option<u64> {
         self.since.remove(&self.contributor(worker))
     }
 
-    /// The weights are those of `version` again.
+    /// Forgets contributions to steps after those of `version`, which are undone.
     pub(crate) fn go_back(&mut self, version: u64) {
         self.since.retain(|_, step| *step < version);
     }
 
-    /// All that have had a part in the weights, and since which step.
+    /// All contributors to the weights, each with its first step.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Contributor, u64)> {
         self.since.iter().map(|(&contributor, &step)| (contributor, step))
     }

@@ -1,16 +1,18 @@
-//! What servers and workers decide, as state machines fed with events.
+//! The decisions of servers and workers, as state machines driven by events.
 //!
-//! [`ServerCore`] and [`WorkerCore`] are the round logic: who computes which leaves, and when a step is made. Where the weights
-//! are cut among several servers, [`CoordinatorCore`] and [`ShardCore`] are the shard logic: what shards resume from, what
-//! they have applied, and what the coordinator fetches from them.
+//! [`ServerCore`] and [`WorkerCore`] are the round logic: which worker computes which leaves, and when a step
+//! is made. If the weights are split among several servers, [`CoordinatorCore`] and [`ShardCore`] are the
+//! shard logic: what shards resume from, which steps they have applied, and what the coordinator fetches from
+//! them.
 //!
-//! Time is an argument, and the machines know the ids of workers, shards, steps, nodes and chunks, never their bytes. Drivers
-//! (the simulator, local threads, gRPC) carry out their actions. This crate never reads a clock, never does input or output
-//! and never iterates over a hash map; its `clippy.toml` sees to that.
+//! Time is an argument, and the machines refer to workers, shards, steps, nodes and chunks by id; they never
+//! see the bytes. Drivers (the simulator, local threads, gRPC) carry out their actions. This crate never
+//! reads a clock, never does I/O and never iterates over a hash map; its `clippy.toml` enforces that.
 //!
-//! A driver steps a machine with events in the order in which they happened, carries out the actions in order, and steps with
-//! `Timeout` when the machine's deadline has come *and no other event is waiting*, so that news in the inbox is not taken for
-//! silence. A `Timeout` too early or too many does no harm.
+//! A driver passes events to a machine in the order in which they happened and carries out the actions in
+//! order. It passes `Timeout` when the machine's deadline has passed *and no other event is waiting*;
+//! otherwise the machine would take a message that is still in the inbox for silence. A premature or
+//! superfluous `Timeout` does no harm.
 
 pub mod assignment;
 mod audit;

@@ -1,68 +1,69 @@
-//! Who takes part: admission, contact, departure, and how fast each worker is.
+//! The workers of the run: admission, contact, departure, speed and reliability.
 
 use crate::event::{Departure, Dismissal, Millis, WorkerId};
 use crate::status::WorkerState;
 use std::collections::BTreeMap;
 
-/// How many workers that are gone are remembered, for the status only.
+/// Number of departed workers to remember, for the status only.
 const REMEMBERED: usize = 32;
-/// Weight of the past in a worker's pace: about the last ten contributions count.
+/// Decay of a worker's measured pace per contribution: about the last ten count.
 const PACE_MEMORY: f64 = 0.9;
-/// Milliseconds of work without which a pace says nothing: the clock counts whole ones.
+/// Milliseconds of measured work below which a pace is too imprecise to use, because the clock has a
+/// resolution of one millisecond.
 const PACE_KNOWN_MS: f64 = 20.0;
-/// What a round without work takes off the time that a pace was measured over: one that was slow is tried again.
+/// Decay of the measured time in a round without work, so that a slow worker is eventually tried again.
 const FORGIVENESS: f64 = 0.95;
-/// A worker forgets one miss for this many nodes that it delivers while it is trusted.
+/// Number of nodes delivered by a trusted worker that cancel one miss.
 const NODES_PER_MISS: u32 = 16;
-/// From one miss to the next a worker owes twice as many copies, up to 2 to the power of this many.
+/// Each further miss doubles the number of copies that a worker owes; misses beyond this number do not count.
 const MAX_MISSES: u32 = 6;
 
-/// One worker, in the state it is in.
+/// The state of one worker.
 #[derive(Clone, Debug)]
 pub(crate) enum Member {
-    /// Admitted while an update is under way: it gets its first weights together with all others.
+    /// Admitted, but without weights. During an update, it gets its first weights together with all others.
     Joining { heard: Millis },
-    /// It has been sent the current weights and can be given leaves.
+    /// It has been sent the current weights and can be assigned leaves.
     Training { heard: Millis, record: Record },
     /// It was sent away; its stream has not closed yet.
     Draining { reason: Dismissal, heard: Millis, record: Record },
-    /// It can no longer be talked to.
+    /// It can no longer be reached.
     Gone { reason: Departure, heard: Millis, record: Record },
 }
 
-/// What a worker has done so far.
+/// What is known about a worker's performance.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
-    /// Nodes that counted.
+    /// Number of delivered nodes that covered missing leaves.
     pub contributions: u64,
-    /// Milliseconds that rounds waited for it alone.
+    /// Milliseconds for which rounds waited for this worker alone.
     pub held_up_ms: Millis,
-    /// Leaves and milliseconds of late, fading.
+    /// Leaves computed and milliseconds taken, both with exponential decay.
     leaves: f64,
     millis: f64,
-    /// Since when it has been at the work that the next contribution ends.
+    /// When it began the work that its next contribution completes.
     busy_since: Millis,
-    /// When a node of it last arrived.
+    /// When it last delivered a node.
     delivered: Option<Millis>,
-    /// Since when it holds work of which nothing has arrived.
+    /// Since when it has held work without delivering anything.
     waiting_since: Option<Millis>,
-    /// Copies that it must deliver before it gets leaves that nobody else computes.
+    /// Number of copies that it must deliver before it gets leaves that nobody else computes.
     owes: u32,
-    /// How often it kept such leaves for too long; fades with what it delivers.
+    /// Number of recent misses: the worker held leaves for too long. Deliveries reduce it.
     misses: u32,
-    /// Nodes delivered since the number of misses last changed.
+    /// Nodes delivered since `misses` last changed.
     nodes_since_miss: u32,
 }
 
 impl Record {
-    /// So many leaves were done with the time since the last ones.
+    /// Records that `leaves` leaves took the time since `busy_since`.
     fn work(&mut self, leaves: u32, now: Millis) {
         self.leaves = PACE_MEMORY * self.leaves + f64::from(leaves);
         self.millis = PACE_MEMORY * self.millis + now.saturating_sub(self.busy_since) as f64;
         self.busy_since = now;
     }
 
-    /// Leaves per second; nothing before the first contribution.
+    /// Recent leaves per second; `None` before the first contribution.
     pub(crate) fn speed(&self) -> Option<f64> {
         (self.millis > 0.0).then(|| 1000.0 * self.leaves / self.millis)
     }
@@ -73,7 +74,7 @@ impl Record {
 pub(crate) struct Members(BTreeMap<WorkerId, Member>);
 
 impl Members {
-    /// Admits a worker; `false` if the id is known already.
+    /// Admits a worker; `false` if the id is already known.
     pub(crate) fn admit(&mut self, worker: WorkerId, now: Millis) -> bool {
         if self.0.contains_key(&worker) {
             return false;
@@ -82,8 +83,8 @@ impl Members {
         true
     }
 
-    /// A joining worker has been sent weights: it takes part from now on. If others have shown that they deliver, so must
-    /// it: what it gets first is a copy of what one of them computes.
+    /// A joining worker has been sent weights and takes part from now on. If other workers have proved
+    /// reliable, it must prove itself, too: its first work is a copy of leaves that another worker computes.
     pub(crate) fn start_training(&mut self, worker: WorkerId) {
         let owes =
             u32::from(self.records().any(|(_, record)| record.owes == 0 && record.delivered.is_some()));
@@ -93,7 +94,7 @@ impl Members {
         }
     }
 
-    /// Workers in training with what they have done.
+    /// The workers in training, with their records.
     fn records(&self) -> impl Iterator<Item = (WorkerId, &Record)> {
         self.0.iter().filter_map(|(&worker, member)| match member {
             Member::Training { record, .. } => Some((worker, record)),
@@ -101,14 +102,14 @@ impl Members {
         })
     }
 
-    /// Something arrived from `worker`.
+    /// Notes that something arrived from `worker`.
     pub(crate) fn hear(&mut self, worker: WorkerId, now: Millis) {
         if let Some(Member::Joining { heard } | Member::Training { heard, .. }) = self.0.get_mut(&worker) {
             *heard = now;
         }
     }
 
-    /// `worker` was given leaves.
+    /// Notes that `worker` was assigned leaves, which it begins now.
     pub(crate) fn note_given(&mut self, worker: WorkerId, now: Millis) {
         self.note_asked(worker, now);
         if let Some(record) = self.in_training(worker) {
@@ -116,7 +117,7 @@ impl Members {
         }
     }
 
-    /// `worker` was asked for a copy, while it may be at other work.
+    /// Notes that `worker` was asked for a copy, perhaps while it is busy with other work.
     pub(crate) fn note_asked(&mut self, worker: WorkerId, now: Millis) {
         if let Some(record) = self.in_training(worker)
             && record.waiting_since.is_none()
@@ -126,7 +127,8 @@ impl Members {
         }
     }
 
-    /// A node of `worker` has arrived, in time or not: it computes. Says whether this makes it trusted again after a miss.
+    /// Notes that a node of `worker` has arrived, in time or not, so the worker is not stuck. Returns whether
+    /// this makes it trusted again.
     pub(crate) fn note_delivery(&mut self, worker: WorkerId, now: Millis) -> bool {
         let Some(record) = self.in_training(worker) else { return false };
         record.delivered = Some(now);
@@ -143,15 +145,16 @@ impl Members {
         false
     }
 
-    /// `worker` has given up work because newer weights came: it computes, but too slowly.
+    /// `worker` abandoned work because newer weights arrived: it is slow, but not stuck.
     pub(crate) fn note_dropped(&mut self, worker: WorkerId) {
         if let Some(record) = self.in_training(worker) {
             record.waiting_since = None;
         }
     }
 
-    /// `worker` kept leaves for so long that another got them, too. From now on it gets copies only, until it has
-    /// delivered one, and twice as many after each further miss. Says whether it was trusted until now.
+    /// Records that `worker` held leaves for so long that they were also assigned to another. From now on it
+    /// gets only copies: it must deliver one, and twice as many after each further miss. Returns whether it
+    /// was trusted until now.
     pub(crate) fn note_miss(&mut self, worker: WorkerId) -> bool {
         let Some(record) = self.in_training(worker).filter(|record| record.owes == 0) else { return false };
         record.misses = (record.misses + 1).min(MAX_MISSES);
@@ -160,23 +163,25 @@ impl Members {
         true
     }
 
-    /// Live workers that may get leaves which nobody else computes: those that owe no copies, or all if each does.
+    /// The live workers that may get leaves which nobody else computes: those that owe no copies, or all if
+    /// every worker owes some.
     pub(crate) fn trusted(&self) -> Vec<WorkerId> {
         let mut trusted = self.live();
         trusted.retain(|worker| self.0[worker].record().owes == 0);
         if trusted.is_empty() { self.live() } else { trusted }
     }
 
-    /// Of the workers that hold work of which nothing has arrived while others delivered, the one that has held it
-    /// longest, and since when.
+    /// Among the workers that have delivered nothing of the work they hold while others delivered: the one
+    /// that has held work longest, and since when.
     pub(crate) fn most_stuck(&self) -> Option<(Millis, WorkerId)> {
-        // Nobody waits since before its own last delivery, so the last of all is another's.
+        // A worker never waits since before its own last delivery, so the latest of all deliveries is another
+        // worker's.
         let last = self.records().filter_map(|(_, record)| record.delivered).max()?;
         let waiting = self.records().filter_map(|(worker, record)| Some((record.waiting_since?, worker)));
         waiting.filter(|&(since, _)| since < last).min()
     }
 
-    /// A node of `worker` has come, of so many leaves, and `counts` or was known.
+    /// `worker` delivered a node of `leaves` leaves; `counts` is false if the leaves were already covered.
     pub(crate) fn credit(&mut self, worker: WorkerId, leaves: u32, counts: bool, now: Millis) {
         if let Some(record) = self.in_training(worker) {
             record.contributions += u64::from(counts);
@@ -184,19 +189,19 @@ impl Members {
         }
     }
 
-    /// A round has closed for which `worker` was given leaves, and sent nothing.
+    /// A round has closed in which `worker` was assigned leaves and delivered nothing.
     pub(crate) fn charge(&mut self, worker: WorkerId, now: Millis) {
         self.credit(worker, 0, false, now);
     }
 
-    /// A round has closed for which `worker` was given nothing.
+    /// A round has closed in which `worker` was assigned nothing.
     pub(crate) fn forgive(&mut self, worker: WorkerId) {
         if let Some(record) = self.in_training(worker) {
             record.millis *= FORGIVENESS;
         }
     }
 
-    /// Rounds waited for `worker` so long.
+    /// Adds time for which a round waited for `worker` alone.
     pub(crate) fn blame(&mut self, worker: WorkerId, waited: Millis) {
         if let Some(
             Member::Training { record, .. } | Member::Draining { record, .. } | Member::Gone { record, .. },
@@ -206,19 +211,19 @@ impl Members {
         }
     }
 
-    /// Leaves per second of `worker`, once that is known well enough to go by.
+    /// Leaves per second of `worker`, once measured precisely enough.
     pub(crate) fn pace(&self, worker: WorkerId) -> Option<f64> {
         let record = self.0.get(&worker)?.record();
         record.speed().filter(|_| record.millis >= PACE_KNOWN_MS)
     }
 
-    /// The sum of all speeds that are known, however little is known of them, and how many these are.
+    /// The sum of all known speeds, even imprecise ones, and their number.
     pub(crate) fn speeds(&self) -> (f64, u32) {
         let speeds = self.records().filter_map(|(_, record)| known_speed(record));
         speeds.fold((0.0, 0), |(sum, count), speed| (sum + speed, count + 1))
     }
 
-    /// Mean leaves per second of all workers but `worker`, where `speeds` is what [`Members::speeds`] gives.
+    /// Mean leaves per second of all workers except `worker`, where `speeds` comes from [`Members::speeds`].
     pub(crate) fn pace_of_others(&self, worker: WorkerId, (sum, count): (f64, u32)) -> Option<f64> {
         let own = match self.0.get(&worker) {
             Some(Member::Training { record, .. }) => known_speed(record),
@@ -242,7 +247,7 @@ impl Members {
         }
     }
 
-    /// `worker` can no longer be talked to; whether it was live until now.
+    /// `worker` can no longer be reached. Returns whether it was live until now.
     pub(crate) fn bury(&mut self, worker: WorkerId, reason: Departure) -> bool {
         let Some(member) = self.0.get_mut(&worker) else { return false };
         let was_live = member.is_live();
@@ -257,27 +262,27 @@ impl Members {
         was_live
     }
 
-    /// Workers that can be talked to, ascending by id.
+    /// Workers that take part, ascending by id.
     pub(crate) fn live(&self) -> Vec<WorkerId> {
         self.0.iter().filter(|(_, member)| member.is_live()).map(|(&id, _)| id).collect()
     }
 
-    /// How many there are of those.
+    /// The number of live workers.
     pub(crate) fn live_count(&self) -> u32 {
         self.0.values().filter(|member| member.is_live()).count() as u32
     }
 
-    /// Whether `worker` can be talked to.
+    /// Whether `worker` takes part.
     pub(crate) fn is_live(&self, worker: WorkerId) -> bool {
         self.0.get(&worker).is_some_and(Member::is_live)
     }
 
-    /// When the live worker that has been silent longest was last heard, and which it is.
+    /// The live worker that has been silent longest, and when it was last heard.
     pub(crate) fn most_silent(&self) -> Option<(Millis, WorkerId)> {
         self.0.iter().filter(|(_, member)| member.is_live()).map(|(&id, member)| (member.heard(), id)).min()
     }
 
-    /// All that are remembered.
+    /// All workers that are remembered, ascending by id.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
         self.0.iter().map(|(&id, member)| (id, member))
     }
@@ -288,7 +293,7 @@ fn known_speed(record: &Record) -> Option<f64> {
 }
 
 impl Member {
-    /// Whether it can be talked to and counts.
+    /// Whether it takes part: it is neither sent away nor gone.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self, Member::Joining { .. } | Member::Training { .. })
     }
@@ -303,7 +308,7 @@ impl Member {
         }
     }
 
-    /// What it has done.
+    /// A copy of its performance record; empty while it joins.
     pub(crate) fn record(&self) -> Record {
         match self {
             Member::Joining { .. } => Record::default(),
@@ -313,7 +318,7 @@ impl Member {
         }
     }
 
-    /// The state as the status shows it.
+    /// The state in the form of the status.
     pub(crate) fn state(&self) -> WorkerState {
         match self {
             Member::Joining { .. } => WorkerState::Joining,

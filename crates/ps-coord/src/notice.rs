@@ -1,4 +1,4 @@
-//! What a log line reports, as data: the text is written in one place, and names its workers by id.
+//! Log lines as data. The wording is in one place, and workers are named by id.
 
 use crate::event::{Departure, Dismissal, Millis, WorkerId};
 use crate::status::WaitsFor;
@@ -6,27 +6,27 @@ use ps_plan::Section;
 use std::fmt;
 use std::ops::Range;
 
-/// News of the round logic for the log.
+/// News from the server's round logic for the log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
-    /// A worker takes part.
+    /// A worker has joined the run.
     Joined {
-        /// The worker.
+        /// Its new id.
         worker: WorkerId,
         /// The open step.
         step: u64,
-        /// Workers present.
+        /// Workers present, including this one.
         present: u32,
-        /// Workers that the first round needs, until it has opened.
+        /// Workers that the first round needs; `None` once it has opened.
         needed: Option<u32>,
     },
     /// A worker no longer takes part.
     Lost {
-        /// The worker.
+        /// The lost worker.
         worker: WorkerId,
         /// The open step.
         step: u64,
-        /// Why.
+        /// Whether it left or was sent away.
         cause: LossCause,
         /// Leaves of the open step that it had not delivered.
         owed: Option<u32>,
@@ -35,55 +35,55 @@ pub enum Notice {
     },
     /// An audit found that a worker that is already gone had sent a wrong sum.
     LiarGone {
-        /// The worker.
+        /// The worker's last id.
         worker: WorkerId,
         /// Why it is banned.
         why: String,
     },
     /// A worker that held leaves for too long delivers in time again.
     Trusted {
-        /// The worker.
+        /// The worker that gets its own leaves again.
         worker: WorkerId,
     },
-    /// A worker held leaves for so long that another got them, too.
+    /// A worker held leaves for so long that they were also assigned to another.
     Distrusted {
-        /// The worker.
+        /// The worker that gets only copies from now on.
         worker: WorkerId,
     },
-    /// Leaves were given out after the round had opened.
+    /// Leaves were assigned after the round had opened.
     Reassigned {
         /// The open step.
         step: u64,
-        /// The leaves.
+        /// Leaves that are still missing.
         leaves: Range<u32>,
-        /// Who was given them last, and how long ago. `None` if nobody holds them.
+        /// The last holder, and how long ago it was given the leaves. `None` if nobody holds them.
         late: Option<(WorkerId, Millis)>,
-        /// The workers that have them now, too.
+        /// The workers that compute them from now on, in addition to the holder.
         takers: Vec<WorkerId>,
     },
-    /// Shards have not applied a step although all leaves are in.
+    /// Shards have not applied a step although the coordinator has all leaves.
     Unapplied {
         /// The open step.
         step: u64,
-        /// The shards.
+        /// Numbers of these shards, as users know them.
         shards: Vec<u32>,
         /// Time since the last leaf came in.
         waited_ms: Millis,
     },
-    /// Leaves did not reach a shard and are computed once more.
+    /// Leaves did not reach a shard and are computed again.
     NotReached {
         /// The open step.
         step: u64,
-        /// The leaves.
+        /// Leaves that the coordinator has and the shard lacks.
         leaves: Range<u32>,
-        /// Who delivered them elsewhere.
+        /// The worker that delivered them to the coordinator.
         sender: WorkerId,
-        /// The shard that lacks them.
+        /// Number of the shard that lacks them, as users know it.
         shard: u32,
-        /// The workers that compute them now.
+        /// The workers that compute them again.
         takers: Vec<WorkerId>,
     },
-    /// All servers are about to go back to what was saved.
+    /// All servers are about to return to the last saved state.
     Rewinding(RewindCause),
     /// The weights are those of an earlier step.
     Rewound {
@@ -94,9 +94,9 @@ pub enum Notice {
     },
     /// The run has been waiting for a while.
     Waiting {
-        /// What for.
+        /// The event that is missing.
         waits_for: WaitsFor,
-        /// For how long.
+        /// Time since the wait began.
         waited_ms: Millis,
     },
 }
@@ -106,11 +106,11 @@ pub enum Notice {
 pub enum LossCause {
     /// It can no longer be reached.
     Departed(Departure),
-    /// It was sent away.
+    /// The server sent it away.
     Dismissed(Dismissal),
 }
 
-/// Why all servers go back to what was saved.
+/// Why all servers return to the last saved state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RewindCause {
     /// A shard is gone, and its part of the weights with it.
@@ -120,14 +120,15 @@ pub enum RewindCause {
         /// The open step.
         step: u64,
     },
-    /// The coordinator refused a worker whose sums are part of the open step, which some shards may have applied.
+    /// The coordinator refused a worker whose sums are part of the open step, which some shards
+    /// may have applied.
     WorkerRefused {
-        /// The worker.
+        /// The sender of the invalid message.
         worker: WorkerId,
-        /// What was wrong with its message.
+        /// What was wrong with the worker's message.
         why: String,
     },
-    /// A shard refused such a worker.
+    /// A shard refused a worker whose chunks are part of its sums.
     Tainted {
         /// The shard's number among all servers.
         shard: u32,
@@ -136,31 +137,31 @@ pub enum RewindCause {
     },
 }
 
-/// News of a worker's logic for the log.
+/// News from the worker's logic for the log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerNotice {
     /// The server cannot be reached; the worker tries again after a pause.
     Retrying {
-        /// Whether there was a connection before.
+        /// Whether an established connection was lost.
         was_connected: bool,
-        /// What the transport reported.
+        /// The transport's message.
         why: String,
-        /// The pause.
+        /// Time until the next attempt.
         pause_ms: Millis,
     },
-    /// The weights for a step have not come, and the worker asks for them again.
+    /// The weights for a step have not arrived, and the worker asks for them again.
     WeightsLate {
-        /// The step.
+        /// The step of the work in hand.
         step: u64,
         /// The version of the weights that the worker holds, if any.
         held: Option<u64>,
-        /// For how long it has waited.
+        /// Time since the worker began to wait.
         waited_ms: Millis,
     },
 }
 
 impl Notice {
-    /// The workers that the text names, ascending.
+    /// The workers that the text names, ascending by id.
     pub fn workers(&self) -> Vec<WorkerId> {
         let mut workers = match self {
             Notice::Joined { worker, .. }

@@ -1,28 +1,29 @@
-//! How long rounds take, and from that how long is too long: no constant fits both a step of 3 ms and one of 3 minutes.
+//! The usual length of a round, from which timeouts are derived: no constant fits both steps of 3 ms and
+//! steps of 3 minutes.
 
 use crate::event::{Millis, WorkerId};
 use crate::membership::Members;
 use std::collections::VecDeque;
 
-/// Rounds remembered. Their median does not follow a few that were slow.
+/// Number of rounds to remember. Their median ignores a few slow ones.
 const REMEMBERED: usize = 16;
-/// Leaves are also given to an idle worker after this many times as long as they should take. Together with the copy,
-/// which takes about as long as the step, a worker that stops thus costs three steps.
+/// Leaves are also assigned to an idle worker after this multiple of the time they should take. Since the
+/// copy takes about one step more, a worker that stops costs about three steps.
 const LATE_TIMES: u64 = 3;
-/// After this many times as long as a step should take, counted from its last leaf, a shard that has not applied it lacks
-/// something, or a second computation for an audit does not come.
+/// After this multiple of a step's usual length, counted from its last leaf, a shard that has not applied the
+/// step is assumed to lack something, and an audit's second copy not to come.
 const OVERDUE_TIMES: u64 = 2;
-/// Nothing counts as late before this, so that what is just a little late costs nobody's time.
+/// Nothing counts as late before this time, so that small delays cause no duplicate work.
 const LATE_AT_LEAST_MS: Millis = 100;
-/// A worker is sent away once it has let this many work timeouts pass without delivering.
+/// A worker is sent away after this many work timeouts without a delivery.
 const TIMEOUTS: u64 = 3;
 
-/// The lengths of the last rounds, from their opening until they could be closed, and their numbers of leaves.
+/// The lengths of the last rounds, from opening until they could be closed, with their numbers of leaves.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rhythm(VecDeque<(Millis, u32)>);
 
 impl Rhythm {
-    /// A round of `leaves` leaves took `took`.
+    /// Records that a round of `leaves` leaves took `took`.
     pub(crate) fn note(&mut self, took: Millis, leaves: u32) {
         if self.0.len() == REMEMBERED {
             self.0.pop_front();
@@ -30,8 +31,8 @@ impl Rhythm {
         self.0.push_back((took, leaves));
     }
 
-    /// How long a round of `leaves` leaves should take: the median of the last ones, stretched where they were smaller.
-    /// Nothing before the first round is over.
+    /// The time that a round of `leaves` leaves should take: the median of the last rounds, scaled up for
+    /// those with fewer leaves. `None` before the first round has closed.
     pub(crate) fn usual(&self, leaves: u32) -> Option<Millis> {
         let stretched = |&(took, its_leaves): &(Millis, u32)| {
             (u128::from(took) * u128::from(leaves.max(its_leaves)) / u128::from(its_leaves.max(1))) as Millis
@@ -41,9 +42,10 @@ impl Rhythm {
         usual.get(usual.len().saturating_sub(1) / 2).copied()
     }
 
-    /// How long `worker` may take for `held` leaves of a round of `leaves`, by its own pace, or by that of the others while
-    /// it has none; no longer than by that of the last rounds. Nothing if none of this is known.
-    /// `speeds` is what [`Members::speeds`] gives: where nobody's pace is known yet, this is asked for every worker.
+    /// How long `worker` may take for `held` leaves of a round of `leaves`: a multiple of the time expected
+    /// from its own pace, or from the other workers' while it has none, and at most that multiple of a usual
+    /// round. `None` if none of this is known. The caller passes `speeds`, the result of [`Members::speeds`],
+    /// because summing over all workers for each worker would take quadratic time.
     pub(crate) fn patience(
         &self,
         members: &Members,
@@ -59,14 +61,15 @@ impl Rhythm {
         Some(usual.saturating_mul(LATE_TIMES).max(LATE_AT_LEAST_MS))
     }
 
-    /// How long a round of `leaves` leaves, all of which were in after `gathered`, may wait for something else.
+    /// How long a round of `leaves` leaves may wait for something else after its leaves were all in, for
+    /// which it took `gathered`.
     pub(crate) fn overdue(&self, leaves: u32, gathered: Millis, timeout: Millis) -> Millis {
         let usual = self.usual(leaves).unwrap_or(gathered).saturating_mul(OVERDUE_TIMES);
         usual.min(timeout).max(LATE_AT_LEAST_MS)
     }
 
-    /// How long a worker may hold work of a round of `leaves` leaves while only others deliver. Nothing before the first
-    /// round is over.
+    /// How long a worker may hold work of a round of `leaves` leaves while only others deliver. `None` before
+    /// the first round has closed.
     pub(crate) fn stuck(&self, leaves: u32, timeout: Millis) -> Option<Millis> {
         let usual = self.usual(leaves)?.saturating_mul(LATE_TIMES);
         Some(timeout.max(usual).saturating_mul(TIMEOUTS))

@@ -1,4 +1,4 @@
-//! One synchronous round: which leaves are in, who holds the others, and when they are overdue.
+//! One synchronous round: which leaves are in, which worker holds the others, and when they are overdue.
 
 use crate::audit::Audits;
 use crate::event::{Digest, Millis, WorkerId};
@@ -8,7 +8,7 @@ use ps_plan::{Coverage, Node, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-/// After the same leaves were given out this often the time until the next time no longer doubles.
+/// The time until leaves are assigned once more doubles at most this many times.
 pub(crate) const MAX_DOUBLINGS: u32 = 4;
 
 /// The gathering of one step's gradient.
@@ -18,25 +18,25 @@ pub(crate) struct Round {
     pub opened: Millis,
     /// When the last leaf came in.
     pub gathered: Option<Millis>,
-    /// When shards were last asked what they lack, and how often.
+    /// When shards were last asked which leaves they lack, and how many times.
     pub asked: Option<(Millis, u32)>,
-    /// Nodes that another worker computes, too, because of what they answered since.
+    /// Nodes that were assigned to another worker since then because a shard lacks them.
     pub copied: BTreeSet<Node>,
     coverage: Coverage,
-    /// What came in from whom.
+    /// The nodes that count, with their senders, in order of arrival.
     contributions: Vec<(WorkerId, Node)>,
     /// Other shards that have applied the step.
     applied: BTreeSet<u32>,
-    /// What was given to workers that are still live, in the order of giving.
+    /// Assignments to workers that are still live, oldest first.
     given: Vec<Given>,
-    /// When leaves next have to be given out (again). May be too early, never too late.
+    /// When leaves must next be assigned (again). May be too early, never too late.
     pub check_at: Millis,
-    /// Whether some are late, and go to whoever is idle first.
+    /// Whether some leaves are late and wait for the first idle worker.
     pub has_late: bool,
-    /// Whose leaves came in last, and when those of anybody else did.
+    /// First holder of the leaves that came in last, and when those of any other holder last came in.
     last: Option<(WorkerId, Millis)>,
     others: Millis,
-    /// Leaves that came in from another than their first holder.
+    /// Leaves that were delivered by a worker other than their first holder.
     pub rescued: u32,
     pub audits: Audits,
 }
@@ -46,36 +46,38 @@ struct Given {
     worker: WorkerId,
     leaves: Range<u32>,
     since: Millis,
-    /// When it was first given these leaves, among all that was given.
+    /// Position of the worker's first assignment of these leaves among all assignments of the round.
     first: usize,
-    /// How often it was given these leaves.
+    /// How many times the worker was assigned these leaves.
     times: u32,
 }
 
-/// Missing leaves that all have the same holders.
+/// Contiguous missing leaves that have the same holders.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub leaves: Range<u32>,
-    /// In the order in which they were last given it.
+    /// In the order of their last assignment.
     pub holders: Vec<WorkerId>,
-    /// How often they were given out.
+    /// How many times they were assigned, over all holders.
     pub times: u32,
-    /// When they were last given to anybody.
+    /// Time of the last assignment.
     pub since: Option<Millis>,
-    /// How many leaves whoever was last given these was given with them.
+    /// Number of leaves in the last assignment that includes these.
     pub held: u32,
 }
 
 impl Run {
-    /// When these leaves are to be given out (again): at once if nobody holds them, else a `timeout` after the
-    /// last time, doubled each time so that a batch that is slow for everybody is not computed by all.
+    /// The time at which these leaves must be assigned (again). Without a holder, that is at once. Otherwise
+    /// it is `timeout` after the last assignment, doubled each time; a batch that is slow for every worker is
+    /// thus not computed by all of them.
     ///
-    /// What is late before that is due for idle workers, see [`Run::late`].
+    /// Idle workers take late leaves earlier, see [`Run::late`].
     pub(crate) fn due(&self, timeout: Millis) -> Millis {
         self.since.map_or(0, |since| since.saturating_add(timeout.saturating_mul(self.doubled())))
     }
 
-    /// When these leaves are also to be given to a worker that is idle, if there is a `patience` with their last holder.
+    /// The time from which an idle worker may also take these leaves, given the `patience` with their last
+    /// holder; `Millis::MAX` if that is unknown.
     pub(crate) fn late(&self, patience: impl Fn(WorkerId, u32) -> Option<Millis>) -> Millis {
         let patience = self.holders.last().and_then(|&holder| patience(holder, self.held));
         let (Some(patience), Some(since)) = (patience, self.since) else { return Millis::MAX };
@@ -86,14 +88,14 @@ impl Run {
         1 << self.times.saturating_sub(1).min(MAX_DOUBLINGS)
     }
 
-    /// Who was given these leaves last, and how long ago.
+    /// The last holder of these leaves, and how long ago it was given them.
     pub(crate) fn lateness(&self, now: Millis) -> Option<(WorkerId, Millis)> {
         Some((*self.holders.last()?, now.saturating_sub(self.since?)))
     }
 }
 
 impl Round {
-    /// A round in which no leaf is held by anybody yet.
+    /// Opens a round in which no leaf is assigned yet.
     pub(crate) fn open(step: u64, tree: Tree, now: Millis) -> Self {
         Round {
             step,
@@ -114,8 +116,9 @@ impl Round {
         }
     }
 
-    /// Counts a node and returns how many leaves it covers that were missing. Whose it is does not matter: a
-    /// node's sum has the same bits from anybody who does not lie, and the data plane has folded it by the same rule.
+    /// Counts a node and returns the number of missing leaves that it covers. The sender does not matter: a
+    /// correct sum of a node has the same bits from every worker, and the data plane folds the first copy by
+    /// the same rule.
     pub(crate) fn contribute(
         &mut self,
         worker: WorkerId,
@@ -149,21 +152,22 @@ impl Round {
         }
     }
 
-    /// Who was first given the leaves of a node.
+    /// The worker to which the leaves of a node were first assigned.
     fn first_holder(&self, node: Node) -> Option<WorkerId> {
         let leaves = self.coverage.tree().leaves_of(node);
         let holds = |given: &&Given| given.leaves.start <= leaves.start && leaves.end <= given.leaves.end;
         self.given.iter().filter(holds).min_by_key(|given| given.first).map(|given| given.worker)
     }
 
-    /// Of a round whose leaves are all in: for whom all others waited, and for how long.
+    /// For a round whose leaves are all in: the worker for which all others waited, and for how long.
     pub(crate) fn held_up_by(&self) -> Option<(WorkerId, Millis)> {
         let (worker, at) = self.last?;
         let alone = self.given.iter().all(|given| given.worker == worker);
         (!alone).then(|| (worker, at.saturating_sub(self.others)))
     }
 
-    /// Who was given leaves and has sent nothing that counts, of `live` workers; and who was given none.
+    /// Of the workers in `live`, those that were assigned leaves but contributed nothing, and those that
+    /// were assigned none.
     pub(crate) fn silent_and_idle(&self, live: &[WorkerId]) -> [Vec<WorkerId>; 2] {
         let was_given = |worker| self.given.iter().any(|given| given.worker == worker);
         let silent = live.iter().copied().filter(|&worker| was_given(worker) && !self.counts_on(worker));
@@ -171,53 +175,53 @@ impl Round {
         [silent.collect(), idle.collect()]
     }
 
-    /// Leaves of the step, those that are only evaluated included.
+    /// Number of leaves of the step, including those that are only evaluated.
     pub(crate) fn all_leaves(&self) -> u32 {
         self.coverage.tree().all_leaves()
     }
 
-    /// Leaves of the step's batch.
+    /// Number of leaves of the step's batch.
     pub(crate) fn leaves(&self) -> u32 {
         self.coverage.tree().leaves()
     }
 
-    /// What counts, and from whom.
+    /// The nodes that count, with their senders.
     pub(crate) fn contributions(&self) -> &[(WorkerId, Node)] {
         &self.contributions
     }
 
-    /// Whether the step has this node.
+    /// Whether the step's tree has this node.
     pub(crate) fn has(&self, node: Node) -> bool {
         self.coverage.tree().has(node)
     }
 
-    /// The leaves that a node of it sums.
+    /// The leaves that a node of the step sums.
     pub(crate) fn leaves_of(&self, node: Node) -> Range<u32> {
         self.coverage.tree().leaves_of(node)
     }
 
-    /// Whether anything counts that came from `worker`.
+    /// Whether the sums contain a contribution of `worker`.
     pub(crate) fn counts_on(&self, worker: WorkerId) -> bool {
         self.contributions.iter().any(|&(sender, _)| sender == worker)
     }
 
-    /// All workers of whom anything counts.
+    /// The sender of each node that counts; a worker may appear more than once.
     pub(crate) fn contributors(&self) -> impl Iterator<Item = WorkerId> {
         self.contributions.iter().map(|&(worker, _)| worker)
     }
 
-    /// Another shard has applied the step.
+    /// Notes that another shard has applied the step.
     pub(crate) fn apply(&mut self, shard: u32) {
         self.applied.insert(shard);
     }
 
-    /// Those of `shards` other shards that have not applied the step.
+    /// Of the shards `0..shards`, those that have not applied the step.
     pub(crate) fn unapplied(&self, shards: u32) -> Vec<u32> {
         (0..shards).filter(|shard| !self.applied.contains(shard)).collect()
     }
 
-    /// What `worker` contributed may not have reached every shard: others are to compute it, too. Parts that have
-    /// arrived anywhere are just known there.
+    /// Treats the nodes of `worker` as missing, because they may not have reached every shard: other workers
+    /// recompute them. Servers that already have some of the chunks ignore the copies.
     pub(crate) fn distrust(&mut self, worker: WorkerId) {
         self.contributions.retain(|&(sender, _)| sender != worker);
         self.coverage = Coverage::new(self.coverage.tree());
@@ -229,23 +233,23 @@ impl Round {
         }
     }
 
-    /// What has come in is of no use, or has not come everywhere: everything is given out once more.
+    /// Discards everything that has come in; all leaves are assigned again.
     pub(crate) fn begin_again(&mut self, now: Millis) {
         let tree = self.coverage.tree();
         *self = Round { applied: std::mem::take(&mut self.applied), ..Round::open(self.step, tree, now) };
     }
 
-    /// Whether every leaf is in.
+    /// Whether all leaves are in.
     pub(crate) fn is_complete(&self) -> bool {
         self.coverage.is_complete()
     }
 
-    /// Whether nothing was given out and nothing has come in yet.
+    /// Whether no leaf has been assigned and none has come in.
     pub(crate) fn is_untouched(&self) -> bool {
         self.given.is_empty() && self.coverage.covered() == 0
     }
 
-    /// Notes that `worker` was given `leaves`.
+    /// Notes that `worker` was assigned `leaves`.
     pub(crate) fn give(&mut self, worker: WorkerId, leaves: Range<u32>, now: Millis) {
         let is_same = |given: &Given| given.worker == worker && given.leaves == leaves;
         let before = self.given.iter().find(|given| is_same(given));
@@ -255,14 +259,14 @@ impl Round {
         self.given.push(Given { worker, leaves, since: now, first, times });
     }
 
-    /// `worker` is lost: what it holds counts as not given, and is to be given out at once.
+    /// `worker` is lost: its leaves count as unassigned, and are due at once.
     pub(crate) fn forget(&mut self, worker: WorkerId, now: Millis) {
         self.given.retain(|given| given.worker != worker);
         self.audits.forget(worker);
         self.check_at = now;
     }
 
-    /// What `worker` holds counts as if it were in: only a planted defect wants that.
+    /// Treats the leaves that `worker` holds as delivered. Only a planted defect uses this.
     pub(crate) fn skip(&mut self, worker: WorkerId, now: Millis) {
         let tree = self.coverage.tree();
         for run in self.runs().into_iter().filter(|run| run.holders.contains(&worker)) {
@@ -272,7 +276,7 @@ impl Round {
         }
     }
 
-    /// The missing leaves, ascending, cut where the holders change.
+    /// The missing leaves, ascending, split where the holders change.
     pub(crate) fn runs(&self) -> Vec<Run> {
         let mut runs = Vec::new();
         for missing in self.coverage.missing() {
@@ -297,7 +301,7 @@ impl Round {
         runs
     }
 
-    /// Missing leaves by holder.
+    /// Number of missing leaves by holder.
     pub(crate) fn loads(&self) -> BTreeMap<WorkerId, u32> {
         let mut loads = BTreeMap::new();
         for mut run in self.runs() {
@@ -310,7 +314,7 @@ impl Round {
         loads
     }
 
-    /// The missing leaves as the status shows them.
+    /// The missing leaves in the form of the status.
     pub(crate) fn missing(&self) -> Vec<MissingLeaves> {
         let mut missing: Vec<MissingLeaves> = Vec::new();
         for mut run in self.runs() {

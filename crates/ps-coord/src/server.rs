@@ -16,57 +16,58 @@ use ps_plan::{BatchPlan, Node, Section};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// What the server goes by.
+/// Settings of the round logic.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// How the run is cut into steps and leaves.
+    /// Divides the run into steps and leaves.
     pub plan: BatchPlan,
     /// Version of the weights that the server starts with: 0, or a checkpoint's, from which a restarted
-    /// server goes on as if nothing had happened.
+    /// server continues as if it had never stopped.
     pub start_version: u64,
-    /// Workers without whom the first round does not open. Afterwards one is enough.
+    /// Number of workers required to open the first round. Afterwards one is enough.
     pub min_workers: u32,
-    /// Too few workers for this long ends the run.
+    /// The run ends after this time with too few workers.
     pub join_timeout_ms: Millis,
-    /// A worker of whom nothing was heard for this long is lost. Several heartbeats, so that one late
-    /// heartbeat is no verdict.
+    /// A worker that has sent nothing for this long is lost. Several heartbeat intervals, so that a single
+    /// late heartbeat does no harm.
     pub contact_timeout_ms: Millis,
-    /// Leaves that were given to a worker but are not back after this long are also given to another.
+    /// Leaves that a worker has not delivered after this time are also assigned to another worker.
     pub work_timeout_ms: Millis,
-    /// A wait that lasts is reported this often.
+    /// Interval at which an ongoing wait is logged.
     pub notice_every_ms: Millis,
-    /// Other shards, which each keep a part of the weights: a step is made once all have applied it. None of them is
-    /// there at first.
+    /// Number of other shards, each of which keeps a part of the weights: a step is made once all of them
+    /// have applied it. None is present at first.
     pub shards: u32,
-    /// What the first of them is called in what is told; the others count on from there.
+    /// Number by which log lines and messages refer to the first of them; the others follow.
     pub first_shard: u32,
-    /// The share of nodes, 0 to 1, that are computed by a second worker and compared. Only without other shards: nobody
-    /// else sees all of a node.
+    /// Fraction of nodes, from 0 to 1, that a second worker recomputes for comparison. Requires that there
+    /// are no other shards, because with shards no process sees a whole node.
     pub audit: f64,
-    /// Which these are; nobody else should be able to guess it.
+    /// Selects the audited nodes. Must be unpredictable for workers.
     pub audit_seed: u64,
 }
 
-/// Opens rounds, hands out leaves, replaces lost workers, ends the run.
+/// Opens rounds, assigns leaves, replaces lost workers and ends the run.
 ///
-/// An event changes what is known (`step`); what follows from it is drawn in one place (`settle`), which
-/// depends on what is known and on the time, not on which event it was.
+/// An event updates the state (`step`). The consequences are then drawn in one place (`settle`), from the
+/// state and the time alone, regardless of which event led there.
 #[derive(Clone, Debug)]
 pub struct ServerCore {
     config: ServerConfig,
     now: Millis,
     version: u64,
     members: Members,
-    /// Who has had a part in the weights without having been checked.
+    /// Contributors with unaudited sums in the weights.
     history: History,
     rhythm: Rhythm,
-    /// Other shards that do not hold weights of the version.
+    /// Other shards that do not hold the weights of the current version.
     absent: BTreeSet<u32>,
     /// Whether a round was ever opened.
     begun: bool,
-    /// Leaves that came in from another than their first holder, who was late or lost.
+    /// Leaves that were delivered by a worker other than their first holder, which was late or lost.
     rescued: u64,
-    /// Nodes that were looked at for audit, and those that were audited.
+    /// Number of nodes considered for audit, which is also the counter of the random draws; `audited` of
+    /// them were chosen.
     looked_at: u64,
     audited: u64,
     phase: Phase,
@@ -74,7 +75,7 @@ pub struct ServerCore {
     ends: bool,
     /// When the phase began.
     since: Millis,
-    /// Since when there have been too few workers, or shards.
+    /// When workers or shards began to be too few, if they are.
     short_since: Option<Millis>,
     notice_at: Millis,
     planted: Planted,
@@ -82,20 +83,20 @@ pub struct ServerCore {
 
 #[derive(Clone, Debug)]
 enum Phase {
-    /// For shards, and the first `min_workers`.
+    /// Waiting for shards, and for the first `min_workers`.
     Waiting,
-    /// Gathering the leaves of the step that the version names.
+    /// Gathering the leaves of the step that `version` names.
     Open(Box<Round>),
     /// All leaves are in; the data plane is at work.
     Updating { stopping: bool },
-    /// A liar's sums may be part of the weights; those of an earlier version are awaited.
+    /// Wrong sums may be part of the weights, and those of an earlier version are being restored.
     GoingBack { stopping: bool },
-    /// Nothing happens any more.
+    /// The run is over.
     Finished,
 }
 
 impl ServerCore {
-    /// A server that waits for workers.
+    /// Creates a server that waits for workers.
     pub fn new(now: Millis, config: ServerConfig) -> Self {
         ServerCore {
             now,
@@ -118,24 +119,25 @@ impl ServerCore {
         }
     }
 
-    /// The same, with a defect.
+    /// Adds deliberate faults, for tests of the tests.
     pub fn planted(self, planted: Planted) -> Self {
         ServerCore { planted, ..self }
     }
 
-    /// Goes on with weights that contributors had a part in before this process began: each since the step given with it.
+    /// Continues with weights that contributors influenced before this process started. Each contributor
+    /// comes with the step of its first unaudited sum.
     pub fn remembering(mut self, contributors: impl IntoIterator<Item = (Contributor, u64)>) -> Self {
         contributors.into_iter().for_each(|(contributor, step)| self.history.recall(contributor, step));
         self
     }
 
-    /// Who has had a part in the weights without all of their sums having been checked, and since which step. Nobody where
-    /// all nodes are audited, or none.
+    /// Returns the contributors with unaudited sums in the weights, and the step of the first such sum. Empty
+    /// if all nodes are audited, or none.
     pub fn contributors(&self) -> impl Iterator<Item = (Contributor, u64)> {
         self.history.iter()
     }
 
-    /// Takes in what has happened and appends what is to be done about it.
+    /// Handles an event and appends the actions that follow from it.
     pub fn step(&mut self, now: Millis, event: ServerEvent, actions: &mut Vec<ServerAction>) {
         if matches!(self.phase, Phase::Finished) {
             return;
@@ -189,7 +191,7 @@ impl ServerCore {
         self.settle(actions);
     }
 
-    /// When the driver must step with `Timeout`, unless something happens before.
+    /// Returns the time at which the driver must pass `Timeout` unless another event comes first.
     pub fn deadline(&self) -> Option<Millis> {
         if matches!(self.phase, Phase::Finished) {
             return None;
@@ -213,18 +215,18 @@ impl ServerCore {
             Phase::Open(round) => round.audits.late_at(self.overdue(round)),
             _ => None,
         };
-        // A round that closes may bring it forward to a time that is past.
+        // A round that closes can move this time into the past.
         let stuck = self.members.most_stuck().and_then(|(since, _)| self.stuck_at(since));
         let stuck = stuck.map(|at| at.max(self.now + 1));
         [Some(self.notice_at), silent, too_few, overdue, audit, stuck].into_iter().flatten().min()
     }
 
-    /// Steps applied so far.
+    /// Returns the number of steps applied so far.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// A picture of the run at the time of the last event.
+    /// Returns a snapshot of the run at the time of the last event.
     pub fn status(&self) -> Status {
         let (waits_for, since) = self.waits_for();
         let loads = match &self.phase {
@@ -303,7 +305,7 @@ impl ServerCore {
         }
     }
 
-    /// A worker that has sent what cannot be right is gone; nothing of it is to be part of the open step.
+    /// Removes a worker that sent an invalid message. The open step must not contain anything it sent.
     fn refuse(&mut self, worker: WorkerId, why: String, counted: bool, actions: &mut Vec<ServerAction>) {
         self.lose(worker, Departure::Misbehaved(why), actions);
         if let Phase::Open(round) = &self.phase
@@ -320,13 +322,14 @@ impl ServerCore {
         if let Phase::Open(round) = &mut self.phase {
             round.begin_again(self.now);
             actions.push(ServerAction::StartOver { step });
-            // What is on its way may have begun to arrive before, and weights of a step that is taken back may have been
-            // sent: nobody knows any more what of it counts.
+            // Messages that are on their way now may have begun to arrive before the restart, and the weights
+            // of the discarded step may have been sent. Since nothing distinguishes valid from stale data,
+            // all workers must reconnect.
             self.send_all_away(Dismissal::Rewound(format!("step {step} is gathered again")), actions);
         }
     }
 
-    /// A live worker is no more: its leaves are to go to others.
+    /// Handles the loss of a live worker: its leaves go to others.
     fn mourn(&mut self, worker: WorkerId, cause: LossCause, actions: &mut Vec<ServerAction>) {
         let (step, present) = (self.version, self.members.live_count());
         let mut owed = None;
@@ -365,7 +368,7 @@ impl ServerCore {
         let leaves = round.contribute(worker, node, digest, self.now);
         self.members.credit(worker, round.leaves_of(node).len() as u32, leaves > 0, self.now);
         if round.has_late || self.rhythm.usual(0).is_none() {
-            // Somebody may be idle now, and this may be the first that is known of how long leaves take.
+            // A worker may be idle now, and this may be the first measurement of how long leaves take.
             round.check_at = self.now;
         }
         if leaves > 0 && digest.is_some() {
@@ -373,7 +376,7 @@ impl ServerCore {
         }
     }
 
-    /// Has a node computed by somebody else, too, if chance will have it.
+    /// Draws whether to audit a node, and if so assigns it to a second worker, preferably an idle one.
     fn audit(&mut self, worker: WorkerId, node: Node, actions: &mut Vec<ServerAction>) {
         let Phase::Open(round) = &mut self.phase else { return };
         let [chance, choice, ..] = random(self.config.audit_seed, Purpose::Simulation, 0, self.looked_at);
@@ -397,7 +400,7 @@ impl ServerCore {
         }
     }
 
-    /// A node of which there are different copies, or only one, was computed here.
+    /// The server has recomputed a node whose copies differ, or of which only one copy exists.
     fn judged(&mut self, step: u64, node: Node, digest: Digest, actions: &mut Vec<ServerAction>) {
         let Phase::Open(round) = &mut self.phase else { return };
         if round.step != step {
@@ -429,7 +432,7 @@ impl ServerCore {
         }
     }
 
-    /// Sums that may be wrong are part of the weights since this step.
+    /// Restores weights from before `since`, the first step that may contain wrong sums.
     fn go_back(&mut self, since: u64, actions: &mut Vec<ServerAction>) {
         actions.push(ServerAction::GoBack { since });
         let why = format!("the weights since step {since} may hold wrong sums; the run goes back");
@@ -437,7 +440,8 @@ impl ServerCore {
         self.enter(Phase::GoingBack { stopping: false });
     }
 
-    /// The weights are of `version`, or there are none but those of now.
+    /// The weights of `version` are restored; with `None`, no earlier weights exist and the
+    /// current ones stay.
     fn went_back(&mut self, version: Option<u64>, actions: &mut Vec<ServerAction>) {
         let Phase::GoingBack { stopping } = self.phase else { return };
         match version {
@@ -474,13 +478,14 @@ impl ServerCore {
         }
     }
 
-    /// Whether there is a version to send. While an update is under way or the run goes back there is none, and the new one
-    /// goes to everybody; likewise what the shards are given.
+    /// Whether there is a current version to send. There is none while an update is under way, the
+    /// run returns to earlier weights, or shards are absent; the version that follows is sent to
+    /// every worker anyway.
     fn has_weights(&self) -> bool {
         self.absent.is_empty() && !matches!(self.phase, Phase::Updating { .. } | Phase::GoingBack { .. })
     }
 
-    /// Whoever is at a step may hold work for it that will not come about: all workers are to begin anew.
+    /// Workers may hold leaves of a step that will not be completed, so all of them must reconnect.
     fn lose_shard(&mut self, shard: u32, actions: &mut Vec<ServerAction>) {
         if !(0..self.config.shards).contains(&shard) {
             return;
@@ -494,7 +499,7 @@ impl ServerCore {
         self.fall_back(cause, actions);
     }
 
-    /// All begin anew once every shard holds what is saved.
+    /// Sends all workers away and waits until every shard holds the saved weights.
     fn fall_back(&mut self, cause: RewindCause, actions: &mut Vec<ServerAction>) {
         let why = cause.to_string();
         actions.push(ServerAction::Notice(Notice::Rewinding(cause)));
@@ -590,7 +595,7 @@ impl ServerCore {
         self.enter(Phase::Open(Box::new(Round::open(self.version, tree, self.now))));
     }
 
-    /// Draws all conclusions from what is known at this time.
+    /// Draws all consequences of the current state and time.
     fn settle(&mut self, actions: &mut Vec<ServerAction>) {
         self.dismiss_the_silent(actions);
         self.dismiss_the_stuck(actions);
@@ -662,7 +667,7 @@ impl ServerCore {
         heard.saturating_add(self.config.contact_timeout_ms)
     }
 
-    /// A worker that answers heartbeats but never delivers anything.
+    /// Sends away workers that answer heartbeats but never deliver.
     fn dismiss_the_stuck(&mut self, actions: &mut Vec<ServerAction>) {
         while let Some((since, worker)) = self.members.most_stuck()
             && self.stuck_at(since).is_some_and(|at| at <= self.now)
@@ -674,8 +679,8 @@ impl ServerCore {
         }
     }
 
-    /// When a worker is sent away that has held work since `since` while others delivered; nothing in the first round, in which
-    /// nobody knows how long the work takes.
+    /// The time at which a worker is sent away that has held work since `since` while others delivered.
+    /// `None` in the first round, because nothing is known yet about how long the work takes.
     fn stuck_at(&self, since: Millis) -> Option<Millis> {
         let leaves = match &self.phase {
             Phase::Open(round) => round.all_leaves(),
@@ -684,8 +689,8 @@ impl ServerCore {
         Some(since.saturating_add(self.rhythm.stuck(leaves, self.config.work_timeout_ms)?))
     }
 
-    /// All leaves are in here, but a shard does not apply the step: a worker may have stopped between one server and the
-    /// next, or the shard may just be slow.
+    /// The coordinator has all leaves, but a shard has not applied the step: a worker may have stopped after
+    /// sending to one server and before sending to the next, or the shard may just be slow.
     fn ask_what_is_missing(&mut self, actions: &mut Vec<ServerAction>) {
         let Phase::Open(round) = &self.phase else { return };
         let (step, missing) = (round.step, round.unapplied(self.config.shards));
@@ -702,8 +707,8 @@ impl ServerCore {
         }
     }
 
-    /// A shard lacks leaves that are in here. Other workers compute each node of which some are missing; where the shard
-    /// knows a part of it already, the copy changes nothing.
+    /// A shard lacks leaves that the coordinator has. Other workers recompute each affected node; the shard
+    /// ignores those chunks of the copy that it already has.
     fn copy_what_is_missing(
         &mut self,
         shard: u32,
@@ -750,7 +755,8 @@ impl ServerCore {
         }
     }
 
-    /// When leaves that are all in, but not applied by every shard, are asked for again. The pause doubles.
+    /// The time at which shards are asked (again) for the leaves they lack, although all leaves are in here.
+    /// The pause doubles each time.
     fn unapplied_at(&self, round: &Round) -> Millis {
         if self.planted.has(Defect::UnappliedStepStays) {
             return Millis::MAX;
@@ -761,19 +767,19 @@ impl ServerCore {
         gathered.max(asked).saturating_add(pause)
     }
 
-    /// How long a round of which all leaves are in may wait for something else.
+    /// How long a round whose leaves are all in may wait for audits or other shards.
     fn overdue(&self, round: &Round) -> Millis {
         let gathered = round.gathered.unwrap_or(self.now) - round.opened;
         self.rhythm.overdue(round.all_leaves(), gathered, self.config.work_timeout_ms)
     }
 
-    /// Whether a run that was complete when it was saved is whole here.
+    /// Whether the run was already complete when it was saved, and all shards hold its weights.
     fn is_over(&self) -> bool {
         let waits = matches!(self.phase, Phase::Waiting) && self.absent.is_empty();
         waits && self.version >= self.config.plan.steps
     }
 
-    /// What a shard is called in what is told.
+    /// The shard's number as users know it.
     fn number(&self, shard: u32) -> u32 {
         shard + self.config.first_shard
     }

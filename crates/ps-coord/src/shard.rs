@@ -1,8 +1,8 @@
-//! The logic of a shard that is not the coordinator: when it serves workers, makes a step, and reports.
+//! The logic of a shard other than the coordinator: when it serves workers, makes a step, and reports.
 //!
-//! A shard needs no view of who takes part: it makes a step of its part as soon as all leaves are in. It outlives its
-//! coordinator's process, but not what that process has saved: whenever the coordinator attaches it anew or loses a server,
-//! the shard is given weights to resume from.
+//! A shard does not need to know the members of the run: it makes its part of a step as soon as all leaves
+//! are in. It outlives the coordinator's process, but its weights do not: whenever the coordinator attaches
+//! it again or loses a server, the shard is sent saved weights to resume from.
 
 use crate::event::Dismissal;
 use crate::shard_event::{ShardAction, ShardEvent, ShardReport};
@@ -22,46 +22,48 @@ pub struct ShardCore {
 
 #[derive(Clone, Debug)]
 enum Phase {
-    /// It holds no weights that the run resumes from.
+    /// It holds no weights from which the run can resume.
     Empty,
-    /// Weights are arriving: `missing` elements are not here yet.
+    /// Weights are arriving; `missing` elements are still to come.
     Restoring { version: u64, number: u64, missing: usize },
-    /// Gathering the step that the version names.
+    /// Gathering the step that `version` names.
     Gathering,
-    /// All leaves are in, and the coordinator is to decide about the step.
+    /// All leaves are in, and the coordinator must decide about the step.
     Measured,
-    /// The coordinator has decided; the data plane makes the chunks.
+    /// The coordinator has decided; the data plane computes the chunks.
     Following,
     /// The data plane commits the step.
     Committing,
-    /// The result of the step is not finite. The coordinator ends the run, or has everybody go back.
+    /// The result of the step is not finite. The coordinator ends the run, or makes all servers return to the
+    /// last saved state.
     Diverged,
-    /// Nothing happens any more.
+    /// The run is over for this shard.
     Finished,
 }
 
 impl ShardCore {
-    /// A shard that was told to keep these elements and holds no weights yet.
+    /// Creates a shard that keeps these elements and holds no weights yet.
     pub fn new(kept: Range<usize>) -> Self {
         ShardCore { kept, version: 0, phase: Phase::Empty, is_attached: true, planted: Planted::default() }
     }
 
-    /// Plants a defect.
+    /// Adds deliberate faults, for tests of the tests.
     pub fn planted(self, planted: Planted) -> Self {
         ShardCore { planted, ..self }
     }
 
-    /// Steps applied to the weights that are kept here.
+    /// Returns the number of steps applied to the weights of this shard.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Whether this shard has nothing left to do for a step: it has applied it, or cannot.
+    /// Whether this shard has nothing left to do for a step, either because it has applied it or
+    /// because it cannot.
     pub fn is_through(&self, step: u64) -> bool {
         self.version > step || self.version == step && matches!(self.phase, Phase::Diverged)
     }
 
-    /// Takes in what has happened and appends what is to be done about it.
+    /// Handles an event and appends the actions that follow from it.
     pub fn step(&mut self, event: ShardEvent, actions: &mut Vec<ShardAction>) {
         if matches!(self.phase, Phase::Finished) {
             return;
@@ -76,7 +78,8 @@ impl ShardCore {
             ShardEvent::Arrived { version, elements } => self.arrived(version, elements, actions),
             ShardEvent::Joined { worker } => actions.push(match self.holds_weights() {
                 true => ShardAction::Serve { worker },
-                // Weights of a version that the run may not resume from would be of no use to it.
+                // The run may not resume from the weights kept here, so they would be of no use to the
+                // worker.
                 false => ShardAction::TurnAway { worker },
             }),
             ShardEvent::WeightsWanted { worker } if self.holds_weights() => {
@@ -106,7 +109,7 @@ impl ShardCore {
         }
     }
 
-    /// Weights of another part are of no use.
+    /// The weights of another part are of no use.
     fn attached(&mut self, kept: Range<usize>, actions: &mut Vec<ShardAction>) {
         self.is_attached = true;
         if kept != self.kept {
@@ -116,8 +119,8 @@ impl ShardCore {
         }
     }
 
-    /// What was arriving will not arrive any more. Workers are served as before: what they compute may still be of use to
-    /// them until the next coordinator sends them away.
+    /// The remaining weights of a restore will not arrive. Workers are still served: they may finish their
+    /// work until the next coordinator sends them away.
     fn coordinator_lost(&mut self) {
         self.is_attached = false;
         if matches!(self.phase, Phase::Restoring { .. }) {
@@ -126,7 +129,7 @@ impl ShardCore {
     }
 
     fn restore(&mut self, version: u64, number: u64, elements: usize, actions: &mut Vec<ShardAction>) {
-        // What they send from now on may belong to a step that is made differently the next time.
+        // Sums that workers send from now on may belong to a step that is made differently the next time.
         if !self.planted.has(Defect::WorkersStayOnRestore) {
             actions.push(ShardAction::SendAllAway);
         }
@@ -216,7 +219,8 @@ impl ShardCore {
         self.holds_weights() && step == self.version
     }
 
-    /// The weights before the last step stay until the next one begins, because the other servers may not have made it.
+    /// The previous weights stay until the next step begins, because the other servers may not have made
+    /// the last one.
     fn keeps(&self, version: u64) -> bool {
         self.holds_weights() && (version == self.version || version + 1 == self.version)
     }

@@ -1,7 +1,8 @@
-//! Everything that can happen between the coordinator and the other shards, and everything that can be done about it.
+//! The protocol between the coordinator, the other shards and their drivers: every event and every action.
 //!
-//! A *shard* is a server that keeps a part of the weights: whole *chunks*, which are the unit in which weights travel. One
-//! server, the coordinator, also runs the round logic. Shards are numbered from 0 without the coordinator.
+//! A *shard* is a server that keeps a part of the weights, in whole *chunks*, the unit in which weights
+//! travel. One server, the *coordinator*, also runs the round logic. The other shards are numbered from 0;
+//! the coordinator does not count.
 
 use crate::event::{Dismissal, Millis, ServerEvent, WorkerId};
 use std::ops::Range;
@@ -9,246 +10,248 @@ use std::ops::Range;
 /// What the coordinator's driver reports to [`crate::CoordinatorCore`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum CoordinatorEvent {
-    /// A process asks to take part as a shard.
+    /// A process asks to join the run as a shard.
     AttachRequested {
-        /// The shard it wants to be; any that is vacant if `None`.
+        /// The shard it wants to be; `None` asks for any vacant one.
         shard: Option<u32>,
     },
     /// A shard can no longer be reached.
     Lost {
-        /// The shard.
+        /// The shard's number, from 0.
         shard: u32,
     },
-    /// The driver has carried out [`CoordinatorAction::Restore`] here and is sending it to the shards, or has gone back to
-    /// earlier weights for another reason.
+    /// The driver has carried out [`CoordinatorAction::Restore`] here and is sending the weights to the
+    /// shards, or has returned to earlier weights for another reason.
     Loaded {
-        /// The version of the weights that the run resumes from.
+        /// The version of the weights from which the run resumes.
         version: u64,
     },
-    /// A shard holds the weights it was given.
+    /// A shard holds the weights that it was sent.
     Restored {
-        /// The shard.
+        /// The shard's number, from 0.
         shard: u32,
-        /// The number of the order that it has carried out.
+        /// The number of the [`CoordinatorAction::Restore`] that it completed.
         number: u64,
     },
-    /// All leaves of a step that waits for a decision are in here, metrics included.
+    /// The coordinator has gathered all leaves of a step that needs a decision, metrics included.
     Gathered {
-        /// The step.
+        /// The step that waits for the decision.
         step: u64,
     },
-    /// All leaves of such a step are in at a shard, and so are the sums over its pieces, which the driver keeps.
+    /// A shard has gathered all leaves of such a step and has sent the sums over its pieces, which
+    /// the driver keeps.
     Measured {
-        /// The shard.
+        /// The shard's number, from 0.
         shard: u32,
-        /// The step.
+        /// The step that waits for the decision.
         step: u64,
     },
-    /// The answer to [`CoordinatorAction::Decide`] if a sum was not finite: there is nothing to decide, and no shard makes the
-    /// step.
+    /// The other answer to [`CoordinatorAction::Decide`]: a sum was not finite, so there is nothing to decide
+    /// and no shard makes the step.
     NotFinite {
-        /// The step.
+        /// The step that failed.
         step: u64,
     },
     /// A shard has applied a step.
     Applied {
-        /// The shard.
+        /// The shard's number, from 0.
         shard: u32,
-        /// The step.
+        /// The step that was applied.
         step: u64,
     },
-    /// A shard has all leaves of a step, but the result is not finite.
+    /// A shard has gathered all leaves of a step, but the result is not finite.
     Diverged {
-        /// The shard.
+        /// The shard's number, from 0.
         shard: u32,
-        /// The step.
+        /// The step that failed.
         step: u64,
     },
-    /// A shard refused a worker, some of whose chunks are part of its sums.
+    /// A shard refused a worker whose chunks are already part of its sums.
     Tainted {
-        /// The shard.
+        /// The shard's number, from 0.
         shard: u32,
         /// The step that these sums belong to.
         step: u64,
         /// What was wrong with the worker's message.
         why: String,
     },
-    /// The coordinator refused such a worker.
+    /// The coordinator refused a worker whose sums are part of the open step.
     Refused {
-        /// The worker.
+        /// The sender of the invalid message.
         worker: WorkerId,
-        /// What was wrong with its message.
+        /// What was wrong with the worker's message.
         why: String,
     },
     /// A shard lacks leaves of a step.
     Missing {
-        /// The shard.
+        /// The shard's number, from 0.
         shard: u32,
-        /// The step.
+        /// The step that the shard has not applied.
         step: u64,
-        /// Leaves of the step's batch of which it lacks some chunk.
+        /// Leaves of the step's batch of which it lacks at least one chunk.
         leaves: Vec<Range<u32>>,
     },
-    /// A chunk that was fetched from a shard is here.
+    /// A chunk that was fetched from a shard has arrived.
     Arrived {
-        /// The shard.
+        /// The shard's number, from 0.
         shard: u32,
-        /// The chunk.
+        /// What the chunk contains.
         chunk: ChunkId,
     },
     /// The data plane has committed a step.
     Made {
-        /// The step.
+        /// The step that was committed.
         step: u64,
-        /// Whether no step follows.
+        /// Whether the run ends with this step.
         is_last: bool,
-        /// What is to be done with the new weights.
+        /// What must be done with the new weights.
         wanted: Wanted,
     },
-    /// Nothing else is waiting to be handled, so there is time for what does not hold up the next step.
+    /// The inbox is empty, so there is time for work that the next step does not wait for.
     Idle,
-    /// The run ends early, and the weights of all shards are wanted once more.
+    /// The run ends early and needs the weights of all shards once more.
     Closing {
-        /// Whether the state is wanted, too.
+        /// Whether it also needs the optimizer's state.
         with_state: bool,
     },
-    /// The time that [`crate::CoordinatorCore::deadline`] named has come.
+    /// The time returned by [`crate::CoordinatorCore::deadline`] has come.
     Timeout,
 }
 
-/// A chunk of the weights, or of a vector of the optimizer's state, at some version.
+/// Identifies a chunk of the weights, or of a vector of the optimizer's state, at some version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkId {
-    /// Steps applied.
+    /// Steps applied to these values.
     pub version: u64,
     /// 0 for the weights; the vectors of the state count from 1.
     pub vector: usize,
-    /// The first element in the vector.
+    /// Index of the chunk's first element in the vector.
     pub offset: usize,
 }
 
-/// What is to be done with the weights after a step.
+/// What must be done with the weights after a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// They are inspected: hashed, or shown.
+    /// Inspect them: hash or show them.
     pub look: bool,
-    /// They are saved as a checkpoint.
+    /// Save them as a checkpoint.
     pub save: bool,
-    /// If the step is the last, the state is part of the result.
+    /// If the step is the last, include the state in the result.
     pub state: bool,
 }
 
-/// What the coordinator's driver is to do, in order.
+/// What the coordinator's driver must do, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CoordinatorAction {
-    /// Admit the process that asked to take part.
+    /// Admit the process that asked to join.
     Admit {
-        /// As this shard.
+        /// The number it gets, from 0.
         shard: u32,
     },
-    /// Turn the process away that asked to take part.
+    /// Turn away the process that asked to join.
     Refuse(NoSeat),
-    /// Load what was saved last, resume from it here, send it to all shards, and report [`CoordinatorEvent::Loaded`].
+    /// Load the last saved state, resume from it here, send it to all shards,
+    /// and report [`CoordinatorEvent::Loaded`].
     Restore {
-        /// The number of the order, which shards return when they have carried it out.
+        /// Identifies this restore; shards return it when they hold the weights.
         number: u64,
     },
-    /// The sums over the pieces of all shards are known: decide about the step and send the verdict to all shards, or report
-    /// [`CoordinatorEvent::NotFinite`].
+    /// The sums over the pieces of all shards are known: decide about the step and send the verdict to all
+    /// shards, or report [`CoordinatorEvent::NotFinite`].
     Decide {
-        /// The step.
+        /// The open step.
         step: u64,
     },
-    /// A shard found the result of the step not finite: it cannot be committed here either.
+    /// A shard found that the result of the step is not finite, so the coordinator must not commit it either.
     Diverge {
-        /// The step.
+        /// The step that failed.
         step: u64,
     },
     /// Ask all shards for their weights.
     Fetch {
-        /// What for.
+        /// Where the chunks go when they arrive.
         purpose: Purpose,
-        /// The version.
+        /// The version of the weights to ask for.
         version: u64,
-        /// Whether the state is wanted, too.
+        /// Whether to ask for the optimizer's state, too.
         with_state: bool,
     },
     /// Keep the chunk that has just arrived.
     Keep {
-        /// What it was fetched for.
+        /// The fetch that it belongs to.
         purpose: Purpose,
     },
     /// Record the step that was made.
     Record {
-        /// The step.
+        /// The step, which is committed on all shards.
         step: u64,
     },
-    /// Inspect the whole weights.
+    /// Inspect the complete weights.
     Look {
-        /// Their version.
+        /// Version of the weights.
         version: u64,
     },
-    /// Set aside what this process contributes to a checkpoint, before the next step changes it.
+    /// Copy what this process contributes to a checkpoint, before the next step changes it.
     Capture {
-        /// The version.
+        /// Version of the checkpoint.
         version: u64,
     },
-    /// Save what was set aside, with the chunks that were fetched.
+    /// Save the copy together with the fetched chunks.
     Save {
-        /// What these were fetched for.
+        /// The fetch that it belongs to.
         purpose: Purpose,
     },
-    /// Drop the chunks that were fetched, and, for a checkpoint, what was set aside.
+    /// Drop the fetched chunks and, for a checkpoint, the copy.
     Forget {
-        /// What they were fetched for.
+        /// The fetch that it belongs to.
         purpose: Purpose,
     },
-    /// The step that was made, which is not recorded, does not count.
+    /// Discard the step that was made but not recorded.
     Unmake,
     /// Report an event to the round logic.
     Report(ServerEvent),
-    /// The answer to [`CoordinatorEvent::Closing`]: whether the whole weights are here.
+    /// The answer to [`CoordinatorEvent::Closing`]: whether the complete weights are here.
     Closed(Result<(), Unfetched>),
 }
 
-/// What chunks are fetched for.
+/// The purpose of fetching chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
-    /// The next step waits until they are here: they are inspected, or the run's result.
+    /// To inspect the weights, or as the run's result. The next step waits for the chunks.
     Look,
-    /// They are saved while training goes on.
+    /// To save a checkpoint while training continues.
     Save,
 }
 
-/// Why a process cannot take part.
+/// Why a process cannot join as a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSeat {
     /// The run has no such shard.
     Unknown {
-        /// The shard.
+        /// The number that was asked for.
         shard: u32,
-        /// Number of shards.
+        /// Number of shards in the run, without the coordinator.
         shards: u32,
     },
     /// Another process is that shard, or all shards are present.
     Taken,
 }
 
-/// Why the weights could not be fetched at the end.
+/// Why the weights could not be fetched at the end of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfetched {
-    /// Not all shards are present and hold their weights.
+    /// Some shard is not present or does not hold its weights.
     Absent,
-    /// A shard was lost meanwhile.
+    /// A shard was lost in the meantime.
     Lost {
-        /// The shard.
+        /// The shard's number as users know it.
         shard: u32,
     },
-    /// A worker was refused meanwhile, so some shards may hold wrong sums.
+    /// A worker was refused in the meantime, so some shards may hold wrong sums.
     Tainted,
-    /// Not all chunks have come in time.
+    /// Some chunks did not arrive in time.
     Late {
-        /// Time waited.
+        /// Time since the run began to close.
         waited_ms: Millis,
     },
 }
@@ -258,175 +261,177 @@ pub enum Unfetched {
 pub enum ShardEvent {
     /// The coordinator has admitted the shard, for the first time or again.
     Attached {
-        /// The elements that the shard is to keep.
+        /// The elements of the weights that the shard keeps.
         kept: Range<usize>,
     },
-    /// The coordinator can no longer be reached. The driver looks for it.
+    /// The coordinator can no longer be reached. The driver tries to reconnect.
     CoordinatorLost,
     /// The coordinator has sent the shard away.
     Dismissed(Dismissal),
-    /// The coordinator gives the shard weights to resume from.
+    /// The coordinator sends the shard weights to resume from.
     Restore {
-        /// Their version; at 0, nothing follows, and the shard makes the initial weights itself.
+        /// Version of these weights. At 0 nothing follows, and the shard creates the initial weights itself.
         version: u64,
-        /// The number of the order.
+        /// Identifies this restore, see [`CoordinatorAction::Restore`].
         number: u64,
-        /// Elements of the weights and the state that follow.
+        /// Number of elements of the weights and the state that follow.
         elements: usize,
     },
-    /// Some of these have arrived; the driver keeps them.
+    /// Some of these elements have arrived; the driver keeps them.
     Arrived {
         /// The version that they belong to.
         version: u64,
-        /// How many.
+        /// Number of elements that arrived.
         elements: usize,
     },
     /// A worker has connected.
     Joined {
-        /// The worker.
+        /// The worker on this connection.
         worker: WorkerId,
     },
     /// A worker lacks weights that it needs for its work.
     WeightsWanted {
-        /// The worker.
+        /// The worker on this connection.
         worker: WorkerId,
     },
-    /// A worker sent something invalid, and its connection was closed.
+    /// A worker sent an invalid message, and its connection was closed.
     Refused {
-        /// The step in whose sums some of its chunks are: the open one, or the one before if it may not be applied everywhere.
+        /// The step whose sums contain chunks of this worker: the open step, or the previous one if some
+        /// server may not have applied it.
         counted: Option<u64>,
-        /// What was wrong.
+        /// What was wrong with the message.
         why: String,
     },
-    /// All leaves of a step that waits for a decision are in.
+    /// All leaves of a step that needs a decision are in.
     Gathered {
-        /// The step.
+        /// The step that waits for the decision.
         step: u64,
     },
     /// The coordinator has decided about a step.
     Decided {
-        /// The step.
+        /// The step that the verdict is for.
         step: u64,
     },
-    /// The next weights of all chunks are made.
+    /// The next weights of all chunks are computed.
     Completed {
-        /// The step.
+        /// The step that can be committed.
         step: u64,
     },
     /// The data plane has carried out [`ShardAction::Commit`].
     Committed {
-        /// The step.
+        /// The step that was committed.
         step: u64,
     },
-    /// The data plane could not: the result is not finite.
+    /// The data plane could not commit a step because the result is not finite.
     Diverged {
-        /// The step.
+        /// The step that failed.
         step: u64,
     },
-    /// The coordinator asks for the weights that are kept here.
+    /// The coordinator asks for the weights of this shard.
     WeightsAsked {
-        /// The version.
+        /// The version it asks for.
         version: u64,
-        /// Whether it wants the state, too.
+        /// Whether it asks for the optimizer's state, too.
         with_state: bool,
     },
-    /// The coordinator asks which leaves of a step are missing here.
+    /// The coordinator asks which leaves of a step this shard lacks.
     MissingAsked {
-        /// The step.
+        /// The step that some shard has not applied.
         step: u64,
     },
 }
 
-/// What a shard's driver is to do, in order.
+/// What a shard's driver must do, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ShardAction {
-    /// Keep other elements from now on. Their weights are not known yet.
+    /// Keep a different range of elements from now on. Their weights are not known yet.
     Keep {
-        /// The elements.
+        /// Range of elements in the weights.
         kept: Range<usize>,
     },
-    /// Close all connections of workers: they are to connect again.
+    /// Close the connections of all workers, which then reconnect.
     SendAllAway,
-    /// Send a worker all weights that are here, unless they are on their way to it.
+    /// Send a worker all weights of this shard, unless they are already on their way to it.
     Serve {
-        /// The worker.
+        /// The worker that must get them.
         worker: WorkerId,
     },
-    /// Do so for every worker.
+    /// Send every worker all weights of this shard, unless they are already on their way to it.
     ServeAll,
-    /// Turn a worker away, which is to try again later.
+    /// Turn a worker away; it tries again later.
     TurnAway {
-        /// The worker.
+        /// The worker that has just connected.
         worker: WorkerId,
     },
     /// Start from the initial weights.
     Begin,
     /// Start from the weights that have arrived.
     Resume {
-        /// Their version.
+        /// Version of these weights.
         version: u64,
     },
-    /// Send the coordinator the sums over the pieces that are kept here.
+    /// Send the coordinator the sums over the pieces that this shard keeps.
     Measure {
-        /// The step.
+        /// The step that waits for the decision.
         step: u64,
     },
-    /// Make the next weights of all chunks, as the coordinator has decided.
+    /// Compute the next weights of all chunks according to the coordinator's verdict.
     Follow {
-        /// The step.
+        /// The step that was decided.
         step: u64,
     },
-    /// Commit the step, of which all chunks are made: answer [`ShardEvent::Committed`] or [`ShardEvent::Diverged`].
+    /// Commit the step, whose chunks are all computed, and answer
+    /// [`ShardEvent::Committed`] or [`ShardEvent::Diverged`].
     Commit {
-        /// The step.
+        /// The open step.
         step: u64,
     },
     /// Send a message to the coordinator.
     Report(ShardReport),
-    /// Send the coordinator the weights that are kept here, if they still are.
+    /// Send the coordinator the weights of this shard, if it still keeps that version.
     SendWeights {
-        /// The version.
+        /// The version that was asked for.
         version: u64,
-        /// Whether to send the state, too.
+        /// Whether to send the optimizer's state, too.
         with_state: bool,
     },
-    /// A verdict came that is of no use here; one line for the log.
+    /// Log that a verdict arrived that this shard does not wait for.
     WarnUselessVerdict {
-        /// The step.
+        /// The step that the verdict is for.
         step: u64,
     },
-    /// The run is over for this shard. Nothing follows.
+    /// The run is over for this shard. No action follows.
     Finish(Dismissal),
 }
 
 /// What a shard reports to the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardReport {
-    /// It holds the weights that it was given.
+    /// The shard holds the weights that it was sent.
     Restored {
-        /// The number of the order.
+        /// Identifies the restore, see [`CoordinatorAction::Restore`].
         number: u64,
     },
-    /// It has applied a step.
+    /// The shard has applied a step.
     Applied {
-        /// The step.
+        /// The step that was applied.
         step: u64,
     },
-    /// It cannot apply a step.
+    /// The shard cannot apply a step because the result is not finite.
     Diverged {
-        /// The step.
+        /// The step that failed.
         step: u64,
     },
-    /// It refused a worker, some of whose chunks are part of its sums.
+    /// The shard refused a worker whose chunks are already part of its sums.
     Tainted {
         /// The step that these sums belong to.
         step: u64,
         /// What was wrong with the worker's message.
         why: String,
     },
-    /// It lacks leaves of a step; the data plane knows which.
+    /// The shard lacks leaves of a step; the data plane knows which.
     Missing {
-        /// The step.
+        /// The step that the coordinator asked about.
         step: u64,
     },
 }

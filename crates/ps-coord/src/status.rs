@@ -1,126 +1,126 @@
-//! What the server is at, as data and in words.
+//! The state of the run, as data and in words.
 
 use crate::event::{Departure, Dismissal, Millis, WorkerId};
 use ps_plan::Section;
 use std::fmt;
 use std::ops::Range;
 
-/// Ranges of leaves that a status line names; a line stays a line.
+/// Maximum number of leaf ranges that a status line names, so that it stays one line.
 const SHOWN: usize = 4;
 
-/// A picture of the run at the time of the last event.
+/// A snapshot of the run at the time of the last event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
-    /// The time of the last event.
+    /// Time of the last event.
     pub now: Millis,
-    /// Steps applied so far; also the step that is being made.
+    /// Steps applied so far; also the number of the open step.
     pub version: u64,
     /// Steps of the whole run.
     pub steps: u64,
-    /// What is awaited.
+    /// What the run needs before it can continue.
     pub waits_for: WaitsFor,
-    /// Since when.
+    /// When the run began to wait for it.
     pub since: Millis,
-    /// Leaves that came in from another than their first holder, who was late or lost.
+    /// Leaves that were delivered by a worker other than their first holder, which was late or lost.
     pub rescued: u64,
-    /// Nodes that were computed twice and compared, or are being.
+    /// Nodes chosen for audit so far, including audits under way.
     pub audited: u64,
-    /// Workers ascending by id, with the last few that are gone.
+    /// Workers ascending by id, including the most recent of those that are gone.
     pub workers: Vec<WorkerStatus>,
 }
 
-/// One worker.
+/// The state and the record of one worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerStatus {
-    /// Its id.
+    /// The id of its current or last admission.
     pub worker: WorkerId,
-    /// Where it stands.
+    /// Whether it takes part.
     pub state: WorkerState,
-    /// Missing leaves of the open round that it was given.
+    /// Missing leaves of the open round that it holds.
     pub leaves: u32,
     /// When something last arrived from it.
     pub last_heard: Millis,
-    /// Nodes it sent that counted.
+    /// Number of nodes it delivered that were not known already.
     pub contributions: u64,
-    /// Leaves per second of late; nothing before its first contribution.
+    /// Recent leaves per second; `None` before its first contribution.
     pub speed: Option<f64>,
-    /// Milliseconds that rounds waited for it alone.
+    /// Milliseconds for which rounds waited for this worker alone.
     pub held_up_ms: Millis,
 }
 
-/// Where a worker stands.
+/// The stages of a worker's participation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerState {
-    /// Admitted; its first weights come with the next version.
+    /// Admitted; it gets its first weights with the next version.
     Joining,
     /// It has weights and takes part.
     Training,
     /// Sent away; its stream has not closed yet.
     Draining(Dismissal),
-    /// Out of reach.
+    /// It can no longer be reached.
     Gone(Departure),
 }
 
 /// What the run waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
-    /// Too few workers are there for a round.
+    /// Too few workers are present to open a round.
     Workers {
         /// The step that waits.
         step: u64,
-        /// Workers there.
+        /// Number of workers that take part.
         present: u32,
-        /// Workers needed.
+        /// Workers required to open the round.
         needed: u32,
     },
-    /// Other shards that are not there, or do not hold the weights yet.
+    /// Other shards are missing or do not hold the weights yet.
     Parts {
         /// The step that waits.
         step: u64,
-        /// Which.
+        /// Numbers of these shards, as users know them.
         shards: Vec<u32>,
     },
-    /// Leaves of the open round.
+    /// Leaves of the open round are missing.
     Leaves {
-        /// The step.
+        /// The open step.
         step: u64,
-        /// Which, and who holds them.
+        /// The missing leaves with their holders, ascending.
         missing: Vec<MissingLeaves>,
     },
-    /// Other shards, which lack leaves or are slow.
+    /// Other shards lack leaves or are slow.
     Shards {
-        /// The step.
+        /// The open step.
         step: u64,
-        /// Which.
+        /// Numbers of these shards, as users know them.
         shards: Vec<u32>,
     },
-    /// Nodes that are computed once more.
+    /// Audited nodes are being recomputed.
     Audits {
-        /// The step.
+        /// The open step.
         step: u64,
-        /// Their leaves, and who computes them; nobody if the server does.
+        /// Their leaves and the workers that recompute them; no holders if the server does.
         audits: Vec<MissingLeaves>,
     },
-    /// The weights of an earlier version.
+    /// The weights of an earlier version are being restored.
     EarlierWeights {
         /// The step that waits.
         step: u64,
     },
-    /// The data plane's update.
+    /// The data plane is updating the weights.
     Update {
-        /// The step.
+        /// The open step.
         step: u64,
     },
-    /// Nothing: the run is over.
+    /// The run is over.
     Nothing,
 }
 
-/// Leaves that are not in yet.
+/// Leaves that have not been delivered yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingLeaves {
-    /// Which.
+    /// Contiguous leaves with the same holders.
     pub leaves: Range<u32>,
-    /// Who was given them; ascending, empty if nobody.
+    /// The workers that hold them, ascending by id; empty if nobody does.
     pub holders: Vec<WorkerId>,
 }
 
@@ -164,7 +164,7 @@ impl fmt::Display for WaitsFor {
 }
 
 impl WaitsFor {
-    /// The workers that the text names, ascending.
+    /// The workers that the text names, ascending by id.
     pub fn workers(&self) -> Vec<WorkerId> {
         let (WaitsFor::Leaves { missing: leaves, .. } | WaitsFor::Audits { audits: leaves, .. }) = self
         else {

@@ -7,49 +7,49 @@ use ps_plan::seed::{Purpose, random};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// What a worker goes by.
+/// Settings of the worker's logic.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// The server is told this often that we live; it answers each time.
+    /// Interval between heartbeats, each of which the server answers.
     pub heartbeat_ms: Millis,
-    /// Nothing heard from the server for this long: the connection counts as lost.
+    /// The connection counts as lost if the server sends nothing for this long.
     pub server_timeout_ms: Millis,
-    /// Work in hand but its weights missing for this long: they are asked for.
+    /// The worker asks for weights that it needs for work in hand if they have not arrived after this time.
     pub weights_timeout_ms: Millis,
-    /// The pause before the first attempt to reconnect; it doubles from one to the next.
+    /// The first pause before reconnecting; each further one is twice as long.
     pub reconnect_min_ms: Millis,
-    /// The longest pause.
+    /// Upper bound for these pauses.
     pub reconnect_max_ms: Millis,
-    /// The server out of reach for this long ends the worker.
+    /// The worker ends if the server is out of reach for this long.
     pub give_up_ms: Millis,
-    /// Seed of the pauses' jitter, different for every worker, so that they do not all come back at once.
+    /// Seed of the pauses' jitter. Must differ between workers so that they do not all reconnect at once.
     pub jitter_seed: u64,
 }
 
-/// Connects, computes what it is given at exactly the weights it was given it for, reconnects.
+/// Connects, computes assigned leaves with exactly the weights they were assigned for, and reconnects.
 #[derive(Clone, Debug)]
 pub struct WorkerCore {
     config: WorkerConfig,
     now: Millis,
     link: Link,
-    /// Whether the worker leaves as soon as what it computes is sent.
+    /// Whether the worker leaves as soon as its current results are sent.
     leaving: bool,
-    /// The computation under way; it outlives a connection, for it cannot be called back.
+    /// The computation under way. It outlives a connection because it cannot be cancelled.
     computing: Option<Computing>,
-    /// Pauses so far, the counter of their jitter.
+    /// Number of pauses so far, which is the counter of their jitter.
     pauses: u64,
     planted: Planted,
 }
 
 #[derive(Clone, Debug)]
 enum Link {
-    /// The next attempt is made at `until`.
+    /// The next attempt starts at `until`.
     Pausing { until: Millis, search: Search },
-    /// An attempt is under way.
+    /// An attempt is under way; it fails at `until`.
     Connecting { until: Millis, search: Search },
-    /// The server has admitted us.
+    /// The server has admitted this worker.
     Serving(Serving),
-    /// Nothing happens any more.
+    /// The worker is done.
     Finished,
 }
 
@@ -61,20 +61,21 @@ struct Search {
     last: String,
 }
 
-/// One connection.
+/// The state of one connection.
 #[derive(Clone, Debug)]
 struct Serving {
     heard: Millis,
     beat_at: Millis,
     /// The version of the weights that the driver holds from this connection.
     held: Option<u64>,
-    /// The newest step that work or weights were seen for; whatever is older is of no use to anybody.
+    /// The newest step for which work or weights have arrived; everything older is obsolete.
     newest: u64,
-    /// Work of the newest step that is not begun.
+    /// Work of the newest step that has not begun.
     queue: VecDeque<Range<u32>>,
-    /// Since when, and until when at the latest, work waits for its weights.
+    /// Set while work waits for its weights.
     lacking: Option<Lacking>,
-    /// The search that led here, until the connection has proved to be of use.
+    /// The search that led to this connection, kept until the connection proves useful: an admission alone
+    /// must not reset the time after which the worker gives up.
     search: Option<Search>,
 }
 
@@ -88,12 +89,12 @@ struct Lacking {
 struct Computing {
     step: u64,
     leaves: Range<u32>,
-    /// Whether it was begun on the connection that now is.
+    /// Whether it was begun on the current connection.
     wanted: bool,
 }
 
 impl WorkerCore {
-    /// A worker whose first deadline is `now`: it then connects.
+    /// Creates a worker whose first deadline is `now`, at which it connects.
     pub fn new(now: Millis, config: WorkerConfig) -> Self {
         let search = Search { since: now, attempts: 0, last: "no attempt was made".into() };
         WorkerCore {
@@ -107,12 +108,12 @@ impl WorkerCore {
         }
     }
 
-    /// The same, with a defect.
+    /// Adds deliberate faults, for tests of the tests.
     pub fn planted(self, planted: Planted) -> Self {
         WorkerCore { planted, ..self }
     }
 
-    /// Takes in what has happened and appends what is to be done about it.
+    /// Handles an event and appends the actions that follow from it.
     pub fn step(&mut self, now: Millis, event: WorkerEvent, actions: &mut Vec<WorkerAction>) {
         if matches!(self.link, Link::Finished) {
             return;
@@ -145,7 +146,7 @@ impl WorkerCore {
         self.settle(actions);
     }
 
-    /// When the driver must step with `Timeout`, unless something happens before.
+    /// Returns the time at which the driver must pass `Timeout` unless another event comes first.
     pub fn deadline(&self) -> Option<Millis> {
         match &self.link {
             Link::Pausing { until, search } | Link::Connecting { until, search } => {
@@ -194,11 +195,11 @@ impl WorkerCore {
         self.link = Link::Pausing { until: self.now.saturating_add(pause_ms), search };
     }
 
-    /// Doubling pauses, each shortened by up to a half at random.
+    /// Doubling pauses, each shortened at random by up to half.
     fn pause(&mut self, attempts: u32) -> Millis {
         let doubled = self.config.reconnect_min_ms.saturating_mul(1 << attempts.min(30));
         let longest = doubled.min(self.config.reconnect_max_ms);
-        // Jitter is delay: no weight depends on it, so it shares the simulator's purpose.
+        // The jitter only delays and influences no weight, so it may share the simulator's purpose.
         let word = random(self.config.jitter_seed, Purpose::Simulation, 0, self.pauses)[0];
         self.pauses += 1;
         longest - ((u128::from(longest / 2) * u128::from(word)) >> 32) as Millis
@@ -216,8 +217,8 @@ impl WorkerCore {
         }
         let in_hand = serving.queue.contains(&leaves)
             || self.computing.as_ref().is_some_and(|c| c.wanted && c.step == step && c.leaves == leaves);
-        // Work that is done already is done again: its sums may not have arrived. So is a part of what is in hand: the
-        // server may want just that node.
+        // Work that is already done is done again, because its sums may not have arrived. Part of the work in
+        // hand is done again, too, because the server may want exactly that node.
         if step == serving.newest && !in_hand && !leaves.is_empty() {
             serving.queue.push_back(leaves);
         }
@@ -230,7 +231,8 @@ impl WorkerCore {
         serving.held = Some(version);
     }
 
-    /// Whether what is being computed would be pushed now. Once it would not be, it never will.
+    /// Whether the result of the current computation would be pushed if it ended now. Once this is false, it
+    /// stays false until the computation ends.
     pub fn wants_sums(&self) -> bool {
         let newest = match &self.link {
             Link::Serving(serving) => Some(serving.newest),
@@ -248,7 +250,7 @@ impl WorkerCore {
             true => WorkerAction::Push { step, leaves },
             false => WorkerAction::Discard { step, leaves },
         });
-        // Another connection's work is nothing that this server waits for.
+        // The server does not wait for work that was assigned on an earlier connection.
         if !wanted && computing.wanted && matches!(self.link, Link::Serving(_)) {
             actions.push(WorkerAction::TellDropped { step });
         }
@@ -283,10 +285,10 @@ impl WorkerCore {
         serving.heard.saturating_add(self.config.server_timeout_ms)
     }
 
-    /// Draws all conclusions from what is known at this time.
+    /// Draws all consequences of the current state and time.
     fn settle(&mut self, actions: &mut Vec<WorkerAction>) {
         if self.leaving && !self.wants_sums() {
-            // What is not begun is handed back by leaving.
+            // Leaving returns work that has not begun to the server.
             return self.finish(WorkerOutcome::Stopped, actions);
         }
         let silent = match &self.link {
@@ -325,10 +327,10 @@ impl WorkerCore {
 }
 
 impl Serving {
-    /// Work for steps before `step` is of no use any more: the server has what it needs of them.
+    /// Drops work for steps before `step`: the server no longer needs it.
     fn advance_to(&mut self, step: u64, is_idle: bool, actions: &mut Vec<WorkerAction>) {
         if step > self.newest {
-            // Whoever is computing says so when that is over.
+            // A worker that is computing reports this when the computation ends.
             if is_idle && !self.queue.is_empty() {
                 actions.push(WorkerAction::TellDropped { step: self.newest });
             }
@@ -338,8 +340,8 @@ impl Serving {
         }
     }
 
-    /// Begins the next work if nothing is being computed and its weights are here; asks for them if they do
-    /// not come.
+    /// Begins the next work if nothing is being computed and its weights are here; asks for the weights if
+    /// they do not come.
     fn work(
         &mut self,
         now: Millis,
@@ -364,7 +366,7 @@ impl Serving {
         let ask_at = now.saturating_add(config.weights_timeout_ms);
         let lacking = self.lacking.get_or_insert(Lacking { since: now, ask_at });
         if lacking.ask_at <= now {
-            // Twice as long each time: large weights may just take their time.
+            // The pause doubles each time because large weights may simply take long.
             lacking.ask_at = ask_at.max(now + (now - lacking.since));
             let notice = WorkerNotice::WeightsLate { step, held: self.held, waited_ms: now - lacking.since };
             actions.push(WorkerAction::Notice(notice));

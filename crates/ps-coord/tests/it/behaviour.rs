@@ -1,4 +1,4 @@
-//! What holds whatever happens, and in whatever order.
+//! Properties that hold for any events in any order.
 
 use ps_coord::{
     Contributor, Departure, Digest, Dismissal, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent,
@@ -35,7 +35,7 @@ fn worker_config(jitter_seed: u64) -> WorkerConfig {
     }
 }
 
-/// Any event, sensible or not.
+/// Draws any event, sensible or not.
 fn server_event(
     random: &mut Stream,
     version: u64,
@@ -133,7 +133,7 @@ fn no_order_of_server_events_breaks_a_rule() {
                 }
             }
             assert_eq!(core.deadline().is_none(), finished.is_some(), "seed {seed}");
-            // Whatever has come due has been dealt with.
+            // Everything that was due has been handled.
             assert!(core.deadline().is_none_or(|deadline| deadline > now), "seed {seed}");
             assert!(!core.status().to_string().is_empty());
         }

@@ -1,4 +1,4 @@
-//! What a worker that stops computing, and goes on to answer, costs the others; in virtual time.
+//! Measures, in virtual time, what a worker that stops computing but still answers costs the others.
 
 use ps_coord::{
     Dismissal, Millis, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent, WorkerAction,
@@ -9,26 +9,26 @@ use ps_plan::{BatchPlan, Coverage, Node};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// A message takes this long.
+/// Time that a message takes.
 const LATENCY_MS: Millis = 1;
-/// The update takes this long.
+/// Time that the update takes.
 const UPDATE_MS: Millis = 2;
 
 /// How far the sums of a worker get once it has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// It computes nothing any more.
+    /// It stops computing.
     Computing,
-    /// What it sends does not reach the other shard.
+    /// Its sums reach the coordinator but not the other shard.
     BeforeTheShard,
-    /// It does not reach the coordinator.
+    /// Its sums reach the shard but not the coordinator.
     BeforeTheCoordinator,
 }
 
 #[derive(Clone, Debug)]
 struct Setting {
     workers: u32,
-    /// Besides the coordinator.
+    /// Number of shards besides the coordinator.
     shards: u32,
     leaves: usize,
     steps: u32,
@@ -37,7 +37,7 @@ struct Setting {
     stops: Option<(u64, Stop)>,
     /// The last worker joins at this step.
     joins: u64,
-    /// How much longer the last worker takes for a leaf.
+    /// Factor by which the last worker is slower.
     slowness: u64,
 }
 
@@ -54,23 +54,23 @@ enum Happening {
 #[derive(Debug)]
 struct Report {
     outcome: Outcome,
-    /// How long each step took.
+    /// Duration of each step.
     steps: Vec<Millis>,
     dismissals: Vec<(WorkerId, Dismissal)>,
-    /// Leaves given to the last worker, by step.
+    /// Leaves assigned to the last worker, by step.
     given: BTreeMap<u64, u32>,
 }
 
-/// Runs workers that all compute at the same pace, on a network that loses nothing.
+/// Runs workers that compute at the same pace, on a network that loses nothing.
 struct Run {
     setting: Setting,
     now: Millis,
     queue: BTreeMap<(Millis, u64), Happening>,
     sequence: u64,
     server: ServerCore,
-    /// By id: a worker that comes back is another one.
+    /// By id; a worker that reconnects is added as another one.
     workers: Vec<WorkerCore>,
-    /// Leaves that the shard has of the open step.
+    /// Leaves of the open step that the shard has.
     coverage: Coverage,
     plan: BatchPlan,
     opened: Millis,
@@ -294,7 +294,7 @@ fn a_silent_worker_costs_a_step_less_than_three_medians_and_a_fifth_of_a_second(
         };
         let report = Run::new(setting.clone()).run();
         assert_eq!((report.outcome, report.steps.len()), (Outcome::Done, steps as usize), "seed {seed}");
-        // Where nothing is wrong, and where the others are alone from the beginning.
+        // Without faults, and with only the other workers from the beginning.
         let usual = |workers| {
             let setting = Setting { workers, stops: None, joins: 0, ..setting.clone() };
             median(&Run::new(setting).run().steps)
@@ -328,13 +328,13 @@ fn a_worker_that_only_answers_is_sent_away_and_one_that_is_slow_is_not() {
     let [(worker, Dismissal::Stuck { held_ms })] = &report.dismissals[..] else { panic!("{report:?}") };
     assert_eq!((worker.0, held_ms / 1000), (2, 90));
 
-    // So slow that it is never done with even one leaf before the others have done all.
+    // So slow that it cannot finish a single leaf before the others have done all.
     let slow = Run::new(Setting { stops: None, slowness: 40, ..setting.clone() }).run();
     assert_eq!((slow.dismissals.len(), slow.steps.len()), (0, 3_000));
-    // It does not hold the others up for all that.
+    // It still does not hold up the others.
     assert!(median(&slow.steps) < 150, "{}", median(&slow.steps));
 
-    // Three times as slow: it takes part.
+    // A worker that is three times as slow takes part.
     let slower = Run::new(Setting { stops: None, slowness: 3, ..setting }).run();
     assert!(slower.dismissals.is_empty());
     assert!(slower.given.range(100..).all(|(_, &leaves)| leaves > 1), "{:?}", slower.given);

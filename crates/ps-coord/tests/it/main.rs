@@ -1,4 +1,4 @@
-//! The state machines: scenarios as text, and properties over random histories.
+//! Tests of the state machines: scenarios as text, and properties over random histories.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

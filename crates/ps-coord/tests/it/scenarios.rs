@@ -1,5 +1,5 @@
-//! Runs every file of `tests/scenarios`: blocks of commands, a line of dashes, and what came of them.
-//! `UPDATE_SCENARIOS=1` rewrites the expectations; the change is then reviewed as a diff.
+//! Runs every file of `tests/scenarios`, each of which contains blocks of commands, a line of dashes, and the
+//! expected output. `UPDATE_SCENARIOS=1` rewrites the expectations; review the change as a diff.
 
 use crate::shard_scenarios;
 use ps_coord::{
@@ -31,7 +31,8 @@ fn scenarios_come_out_as_written() {
     }
 }
 
-/// The file with the expectations replaced by what came out. A blank line ends a block's expectations.
+/// Returns the file with the expectations replaced by the actual output. A blank line ends the expectations
+/// of a block.
 fn replay(text: &str) -> String {
     let mut cast = Cast::default();
     let mut out = String::new();
@@ -53,7 +54,7 @@ fn replay(text: &str) -> String {
     out
 }
 
-/// The machine under test, its clock, and what it said since the last line of dashes.
+/// The machine under test, its clock, and its output since the last line of dashes.
 #[derive(Default)]
 struct Cast {
     now: Millis,
@@ -88,7 +89,7 @@ impl Cast {
         }
     }
 
-    /// Lets time pass, with a timeout at every deadline on the way.
+    /// Advances the clock and passes a timeout at every deadline on the way.
     fn advance(&mut self, by: Millis) {
         let end = self.now + by;
         loop {
@@ -211,7 +212,7 @@ impl Cast {
 fn server(now: Millis, settings: &BTreeMap<&str, u64>) -> (ServerCore, Tree) {
     let number = |key, default| settings.get(key).copied().unwrap_or(default);
     let leaves = number("leaves", 6) as usize;
-    // One sample a leaf, one step an epoch: every step has the same tree.
+    // One sample per leaf and one step per epoch, so that every step has the same tree.
     let plan = BatchPlan::new(1, leaves, leaves, 1, number("steps", 2) as u32, None);
     let config = ServerConfig {
         plan,
@@ -229,7 +230,7 @@ fn server(now: Millis, settings: &BTreeMap<&str, u64>) -> (ServerCore, Tree) {
     (ServerCore::new(now, config), plan.step(0).tree())
 }
 
-/// What was sent, in place of its hash.
+/// A stand-in for the hash of what was sent.
 fn digest(settings: &BTreeMap<&str, u64>) -> Option<Digest> {
     settings.get("sum").map(|&sum| Digest([sum as u8; 32]))
 }

@@ -1,4 +1,4 @@
-//! What holds for the shard logic whatever happens, and in whatever order.
+//! Properties of the shard logic that hold for any events in any order.
 
 use ps_coord::{
     ChunkId, CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Dismissal, Purpose,
@@ -10,18 +10,18 @@ use std::collections::{BTreeMap, BTreeSet};
 const SHARDS: u32 = 3;
 const VECTORS: usize = 2;
 
-/// What the coordinator's driver must have seen before an action makes sense.
+/// What the coordinator's driver must have seen before an action is valid.
 #[derive(Default)]
 struct Expected {
     /// Shards with a connection.
     present: BTreeSet<u32>,
-    /// The number of the last order to restore, and the shards that have returned it since.
+    /// The number of the last restore, and the shards that have completed it since.
     order: u64,
     restored: BTreeSet<u32>,
-    /// The step that was made and is not over, or not recorded.
+    /// The step that was made and is either not complete or not recorded.
     made: Option<u64>,
     is_over: bool,
-    /// Chunks that are not here yet, by what they were fetched for.
+    /// Chunks that have not arrived, by the purpose of their fetch.
     missing: BTreeMap<Purpose, BTreeSet<(u64, usize, usize)>>,
     is_captured: bool,
     is_closing: bool,
@@ -52,7 +52,7 @@ fn coordinator_event(random: &mut Stream, expected: &Expected, version: u64) -> 
         }
         24 => CoordinatorEvent::Timeout,
         _ => {
-            // A chunk that is missing, mostly.
+            // Mostly a chunk that is missing.
             let missing: Vec<_> = expected.missing.values().flatten().copied().collect();
             let any = (step, random.below(3) as usize, random.below(SHARDS) as usize);
             let pick = random.below(missing.len().max(1) as u32) as usize;
@@ -228,7 +228,8 @@ fn no_order_of_shard_events_breaks_a_rule() {
     for seed in 0..2000 {
         let mut random = Stream::new(seed, seed::Purpose::Simulation, 2);
         let mut core = ShardCore::new(0..4);
-        // What arrives: the version and how many elements are missing. Whether there are weights, and what was done with them.
+        // What is arriving: the version and the number of missing elements. Then whether the shard holds
+        // weights and whether it is attached.
         let (mut arriving, mut holds, mut is_attached) = (None, false, true);
         let (mut measured, mut followed, mut number) = (None, None, None);
         let mut inbox = std::collections::VecDeque::new();

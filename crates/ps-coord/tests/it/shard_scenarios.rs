@@ -1,4 +1,4 @@
-//! The words of the scenarios that the coordinator's shard logic and a shard's own logic play in.
+//! The scenario commands for the coordinator's shard logic and for a shard's own logic.
 
 use ps_coord::{
     ChunkId, CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Dismissal, Purpose,
@@ -7,7 +7,7 @@ use ps_coord::{
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Chunks of one element each, of which `empty` shards keep none.
+/// Chunks of one element each; `empty` shards keep none.
 pub(crate) fn coordinator(settings: &BTreeMap<&str, u64>) -> CoordinatorCore {
     let number = |key, default| settings.get(key).copied().unwrap_or(default) as usize;
     let chunks = number("chunks", 1);
