@@ -1,54 +1,58 @@
-//! From a step's number to its epoch, samples and leaves.
+//! Maps the number of a step to its epoch, samples and leaves.
 
 use crate::order::Order;
 use crate::tree::{Section, Tree};
 use std::ops::Range;
 
-/// Samples of a leaf of the validation part and of any other evaluation.
+/// Samples per leaf of the validation part and of any other evaluation.
 pub const EVALUATION_LEAF: usize = 256;
 
-/// How a run is cut into epochs, steps and leaves, the runs of samples whose gradients are summed first. Valid by construction.
+/// Divides a run into epochs, steps and leaves. A leaf is a run of consecutive samples whose gradients are
+/// summed first. [`BatchPlan::new`] checks the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPlan {
     /// Seed of the sample order.
     pub seed: u64,
-    /// Training samples.
+    /// Number of training samples.
     pub samples: usize,
-    /// Samples of a step (the last of an epoch may have fewer).
+    /// Samples per step (the last step of an epoch may have fewer).
     pub batch: usize,
-    /// Samples of a leaf (the last of a batch may have fewer).
+    /// Samples per leaf (the last leaf of a batch may have fewer).
     pub leaf: usize,
-    /// Steps of the whole run.
+    /// Number of steps of the whole run.
     pub steps: u64,
-    /// Samples of the validation part, which is evaluated in the step after an epoch; 0 if there is none.
+    /// Number of samples of the validation part, which is evaluated in the step after each epoch; 0 if
+    /// there is none.
     pub validation: usize,
-    /// The batch of every step that is a multiple of this is evaluated again in the next step; 0 for never.
+    /// If a step's number is a multiple of this, its batch is evaluated again in the next step; 0 for never.
     pub probe_every: u64,
 }
 
-/// Where a step lies in the run.
+/// The position of a step in the run, and the samples it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The step's number, from 0.
     pub step: u64,
     /// The epoch it belongs to, from 0.
     pub epoch: u32,
-    /// Position in the epoch's order of its first sample.
+    /// Position of its first sample in the epoch's order.
     pub first: usize,
-    /// Number of its samples.
+    /// Number of samples in its batch.
     pub samples: usize,
-    /// Samples of a leaf.
+    /// Samples per leaf.
     pub leaf: usize,
-    /// Samples of the previous step's batch, if that step was probed; else 0.
+    /// Samples of the previous step's batch if that step was probed; else 0.
     pub last_batch: usize,
-    /// Samples of the validation part, if it is evaluated in this step; else 0.
+    /// Samples of the validation part if it is evaluated in this step; else 0.
     pub validation: usize,
 }
 
 impl BatchPlan {
-    /// A plan of `epochs` epochs, cut short to `max_steps` steps where given.
+    /// Creates a plan of `epochs` epochs, shortened to `max_steps` steps if given. Nothing is
+    /// validated or probed.
     ///
-    /// All numbers must be at least 1, `leaf <= batch <= samples`.
+    /// # Panics
+    /// If a number is 0, or not `leaf <= batch <= samples`.
     pub fn new(
         seed: u64,
         samples: usize,
@@ -73,12 +77,12 @@ impl BatchPlan {
         self.probe_every > 0 && step.is_multiple_of(self.probe_every)
     }
 
-    /// Steps of a full epoch.
+    /// Number of steps of a full epoch.
     pub fn steps_per_epoch(&self) -> u64 {
         self.samples.div_ceil(self.batch) as u64
     }
 
-    /// The place of a step in the run.
+    /// Returns the position of a step in the run.
     pub fn step(&self, step: u64) -> Step {
         let per_epoch = self.steps_per_epoch();
         let first = (step % per_epoch) as usize * self.batch;
@@ -115,7 +119,8 @@ impl Step {
             .with(Section::Validation, self.validation.div_ceil(EVALUATION_LEAF) as u32)
     }
 
-    /// The samples of a range of leaves of one section, as offsets into the batch, the previous batch or the validation part.
+    /// The samples of a range of leaves of one section, as offsets into the batch, the previous batch or
+    /// the validation part.
     pub fn offsets(&self, leaves: Range<u32>) -> Range<usize> {
         let section = Section::of(leaves.start);
         let (samples, leaf) = match section {

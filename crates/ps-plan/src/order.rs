@@ -1,13 +1,13 @@
-//! The order in which an epoch visits its samples: a seeded permutation that is evaluated at any position in
-//! constant memory, so that any worker finds any sample of any step by itself.
+//! The order in which an epoch visits its samples: a seeded permutation that can be evaluated at any position
+//! in constant memory. Every worker can thus find the samples of any step without communication.
 
 use crate::seed::{Purpose, random};
 
 /// Rounds of the Feistel network.
 const ROUNDS: usize = 8;
 
-/// A permutation of `0..n`: a balanced Feistel network over the smallest 2^(2h) >= n, h >= 1, followed by
-/// cycle-walking (positions that map outside `0..n` are mapped again).
+/// A permutation of `0..n`: a balanced Feistel network over the smallest domain 2^(2h) >= n, h >= 1, followed
+/// by cycle-walking (values outside `0..n` are mapped again until they fall inside).
 #[derive(Clone, Debug)]
 pub struct Order {
     n: u64,
@@ -37,7 +37,10 @@ impl Order {
         Order { n: n as u64, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
-    /// The sample at `position` (below `n`).
+    /// Returns the sample at `position`.
+    ///
+    /// # Panics
+    /// If `position` is not below the number of samples.
     pub fn at(&self, position: usize) -> usize {
         assert!((position as u64) < self.n, "position {position} of {}", self.n);
         let mut value = position as u64;

@@ -1,66 +1,66 @@
-//! Defects that a test plants into the folding, the round logic and the simulator's drivers, to see that the simulator
-//! brings them to light.
+//! Mutations: deliberate faults in the folding, the round logic and the simulator's drivers. A test plants
+//! each of them to show that the simulator detects it.
 //!
-//! Only the feature `planted` can plant one, and no released binary has it: elsewhere [`Planted`] is nothing, and what
-//! it says is known to the compiler.
+//! Only the feature `planted` can plant one, and no released binary has it. Without the feature [`Planted`]
+//! is empty, and the compiler removes every check.
 
 macro_rules! defects {
     ($($(#[$documentation:meta])* $name:ident,)*) => {
-        /// What can be wrong.
+        /// A deliberate fault.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Defect {
             $($(#[$documentation])* $name,)*
         }
 
         impl Defect {
-            /// All of them, so that a test cannot leave one out.
+            /// All faults, so that a test cannot omit one.
             pub const ALL: &[Defect] = &[$(Defect::$name,)*];
         }
     };
 }
 
 defects! {
-    /// Sums are added to one total as they come, not by the tree.
+    /// Sums are added to one total in order of arrival instead of along the tree.
     SumsInOrderOfArrival,
-    /// A node's sum that is covered already is added once more.
+    /// A node's sum is added again although its leaves are covered.
     CopyCountsTwice,
     /// A sum of an older step counts for the open one.
     StaleSumCounts,
-    /// Leaves of a worker that is lost count as if they were in.
+    /// The leaves of a lost worker count as delivered.
     LostLeavesSkipped,
-    /// Leaves of a worker that is lost stay with it.
+    /// The leaves of a lost worker stay assigned to it.
     LostLeavesNotGivenOut,
-    /// Leaves that are overdue are not given out again.
+    /// Overdue leaves are not reassigned.
     OverdueLeavesNotGivenOut,
-    /// Leaves that are all in, but do not reach every shard, are not given out again.
+    /// Leaves that do not reach every shard are not reassigned once the coordinator has all leaves.
     UnappliedStepStays,
     /// A worker that lacks weights is not sent them again.
     LostWeightsNotSentAgain,
-    /// A step is made though other shards have not applied it.
+    /// A step is made although other shards have not applied it.
     ShardsNotAwaited,
     /// A step is made before its audits are settled.
     AuditsNotAwaited,
-    /// What a liar has sent stays, though it is banned.
+    /// A wrong sum stays in the open step although its sender is banned.
     LiarsSumStays,
-    /// What a liar contributed to earlier steps stays, though it is banned.
+    /// The contributions of a banned worker to earlier steps stay.
     LiarsPastStays,
-    /// What a worker sent that was refused in the middle of a step stays.
+    /// The contributions of a worker that was refused in the middle of a step stay.
     RefusedSumStays,
-    /// The round logic goes on a step after the one that was restored.
+    /// The round logic continues one step after the one that was restored.
     ResumesAtNextStep,
-    /// A worker takes the weights that it holds for those of the step it is given leaves of.
+    /// A worker uses whatever weights it holds for the step it is assigned.
     WeightsOfAnotherStep,
-    /// What a worker began on one connection is pushed over the next.
+    /// Work that was begun on one connection is pushed over the next.
     SumsOfOldConnection,
-    /// Two orders to restore the weights have the same number, so that the answer to the first counts for the second.
+    /// Two restores have the same number, so the answer to the first counts for the second.
     OrderNumberUsedTwice,
-    /// The run resumes when the first shard is restored, not all of them.
+    /// The run resumes when the first shard is restored instead of all of them.
     FirstRestoredIsEnough,
     /// The coordinator does not go back when a shard has refused a worker that is part of its sums.
     TaintedStepStays,
-    /// A shard that refuses such a worker does not report it.
+    /// A shard does not report that it refused a worker that is part of its sums.
     TaintNotReported,
-    /// A step is over before the shards have sent the weights that it waits for.
+    /// A step ends before the shards have sent the weights that it waits for.
     FetchNotAwaited,
     /// A checkpoint is saved before all of it has arrived from the shards.
     SavedBeforeArrived,
@@ -68,41 +68,41 @@ defects! {
     ResumesFromFirstChunk,
     /// A shard does not send its workers away when it goes back.
     WorkersStayOnRestore,
-    /// A checkpoint counts as saved before it is.
+    /// A checkpoint counts as saved before it is durable.
     SavedBeforeDurable,
-    /// A checkpoint is taken for that of the step after.
+    /// A checkpoint is taken for that of the following step.
     StepSkippedOnResume,
     /// Weights are restored without velocity.
     VelocityNotRestored,
-    /// A recovery restores the weights and not the optimizer's state.
+    /// A recovery restores the weights but not the optimizer's state.
     RecoveryKeepsState,
-    /// A recovery does not restore the number of steps that the optimizer's state has seen.
+    /// A recovery does not restore the number of steps behind the optimizer's state.
     RecoveryKeepsCount,
-    /// The guard keeps the weights at the step after the one that it chose.
+    /// The guard keeps the weights of the step after the one that it chose.
     GoodWeightsKeptLate,
     /// A shard counts its steps instead of taking the coordinator's count.
     ShardCountsSteps,
-    /// Policies do not remember what they have seen when a run resumes.
+    /// Policies lose their state when a run resumes.
     PoliciesForgetOnResume,
-    /// A node that stands in for smaller ones is added to them.
+    /// A node is added to the smaller nodes that it should replace.
     SmallerNodesStay,
     /// A step that starts over keeps the state that was updated with it.
     StateNotTakenBack,
     /// The metric sums of a step stay when it is committed.
     MetricsOfLastStepStay,
-    /// What is served as the weights before the last step are the weights after it.
+    /// The weights after the last step are served as those before it.
     PreviousWeightsAreNew,
     /// A shard drops the weights before a step as soon as it has applied it.
     PreviousWeightsDropped,
-    /// Two sums that differ only in their metrics have one hash.
+    /// Two sums that differ only in their metrics have the same hash.
     DigestOmitsMetrics,
-    /// A chunk enters the sums, and its sender is not known to be part of them.
+    /// A chunk enters the sums, but its sender is not recorded as a contributor.
     SenderNotCounted,
     /// A chunk of an audited node enters the sums before the node has ended.
     UnendedNodeCounts,
 }
 
-/// The defect that a run has, if any.
+/// The fault that is planted into a component, if any.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Planted {
     #[cfg(feature = "planted")]
@@ -111,12 +111,12 @@ pub struct Planted {
 
 #[cfg(feature = "planted")]
 impl Planted {
-    /// Plants a defect.
+    /// Plants a fault.
     pub fn new(defect: Defect) -> Self {
         Planted { defect: Some(defect) }
     }
 
-    /// Whether it is this one.
+    /// Whether this fault is planted.
     pub fn has(self, defect: Defect) -> bool {
         self.defect == Some(defect)
     }
@@ -124,7 +124,7 @@ impl Planted {
 
 #[cfg(not(feature = "planted"))]
 impl Planted {
-    /// There is none.
+    /// Always false without the feature.
     pub const fn has(self, _: Defect) -> bool {
         false
     }

@@ -1,7 +1,7 @@
-//! Random numbers by counter: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-//! SC 2011), keyed by the run's seed; any number of any stream is found without the ones before it.
+//! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+//! SC 2011), keyed by the run's seed. Any number of any stream can be computed without the ones before it.
 
-/// What a stream of random numbers is for; streams of different purposes never meet.
+/// The use of a stream of random numbers; streams for different purposes never overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
@@ -13,13 +13,13 @@ pub enum Purpose {
     Validation = 3,
     /// The built-in digits, by number of the drawing.
     Digits = 4,
-    /// Faults and delays of the simulator; no weight depends on it.
+    /// Faults and delays of the simulator, jitter and the choice of audits. No weight depends on it.
     Simulation = 5,
-    /// The samples of the probe gradient that workers state when they join.
+    /// The samples of the probe gradient by which workers prove on joining that they compute correctly.
     Probe = 6,
     /// Noise on the gradient, by step (in the place of the epoch) and index of the parameter.
     Noise = 7,
-    /// Dropout, by step (in the place of the epoch), and sample and unit.
+    /// Dropout, by step (in the place of the epoch), and by sample and unit.
     Dropout = 8,
 }
 
@@ -45,8 +45,8 @@ pub fn random(seed: u64, purpose: Purpose, epoch: u32, index: u64) -> [u32; 4] {
     counter
 }
 
-/// A stream of random numbers for one purpose, for use where numbers are taken one after the other
-/// (the built-in digits, the simulator).
+/// A stream of random numbers for one purpose, for consumers that take them one after the other (the built-in
+/// digits, the simulator).
 #[derive(Clone, Debug)]
 pub struct Stream {
     seed: u64,
@@ -57,7 +57,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream's first number is word 0 of counter index 0, the fifth word 0 of index 1.
+    /// Creates a stream. Its first four numbers are the words of counter index 0, the next four those of
+    /// index 1, and so on.
     pub fn new(seed: u64, purpose: Purpose, epoch: u32) -> Self {
         Stream { seed, purpose, epoch, next: 0, words: [0; 4] }
     }
@@ -72,7 +73,8 @@ impl Stream {
         self.words[word]
     }
 
-    /// Uniform in `0..bound` (by multiplication; the bias is below 2^-32 times `bound`). `bound` is not 0.
+    /// Uniform in `0..bound` (by multiplication; the bias is below 2^-32 times `bound`). `bound` must
+    /// not be 0.
     pub fn below(&mut self, bound: u32) -> u32 {
         ((u64::from(self.next_u32()) * u64::from(bound)) >> 32) as u32
     }
@@ -90,8 +92,8 @@ mod tests {
     /// Known answers of the Random123 distribution (kat_vectors, philox4x32 10 rounds).
     #[test]
     fn philox_matches_its_authors_vectors() {
-        // Counter and key all zero would need purpose 0; the generator is checked through the all-ones and
-        // the pi vectors' structure instead, by a transcription independent of `random`'s argument order.
+        // `random` cannot produce the published vectors because purpose 0 does not exist. They are checked on
+        // a second transcription, with which `random` is then compared.
         fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
             for _ in 0..10 {
                 let a = 0xD251_1F53_u64 * u64::from(c[0]);

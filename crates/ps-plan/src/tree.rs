@@ -2,12 +2,13 @@
 //!
 //! Level 0 holds the leaves. Node `(l, i)` is `(l-1, 2i) + (l-1, 2i+1)`; an odd last node passes up
 //! unchanged. Any two nodes are nested or disjoint, so any set of nodes that covers the leaves folds to the
-//! same bits, no matter who computed them and in which order they arrive.
+//! same bits, regardless of which worker computed them and in which order they arrive.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// A node of the tree: the sum of leaves `[index << level, (index + 1) << level)`, cut at the last leaf.
+/// A node of the tree: the sum of leaves `index << level` up to, but not including, `(index + 1) << level`,
+/// or up to the last leaf if that comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Node {
     /// Height above the leaves.
@@ -44,12 +45,13 @@ impl std::fmt::Display for Node {
     }
 }
 
-/// The set of samples that a leaf belongs to. Each section has a separate tree, and no node sums leaves of two sections.
+/// The set of samples that a leaf belongs to. Each section has a separate tree, and no node sums leaves
+/// of two sections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     /// The samples whose gradient is summed.
     Training,
-    /// The previous step's batch, evaluated to see what that step did to its loss.
+    /// The previous step's batch, evaluated to see how that step changed its loss.
     LastBatch,
     /// The validation part.
     Validation,
@@ -69,7 +71,7 @@ impl Section {
         (self as u32) << SECTION_BITS
     }
 
-    /// A range of leaves of one section as text.
+    /// Describes a range of leaves of one section in words, for logs.
     pub fn words(leaves: &Range<u32>) -> String {
         let section = Section::of(leaves.start);
         let (start, end) = (leaves.start - section.first(), leaves.end - section.first());
@@ -88,12 +90,15 @@ const SECTION_BITS: u32 = 30;
 /// The tree over the leaves of a step: a forest if the step has leaves of several sections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tree {
-    /// Leaves of each section.
+    /// Number of leaves of each section.
     leaves: [u32; 3],
 }
 
 impl Tree {
-    /// The tree over leaves `0..leaves`. At least one leaf and at most 2^30.
+    /// The tree over training leaves `0..leaves`.
+    ///
+    /// # Panics
+    /// If there are no leaves, or more than 2^30.
     pub fn new(leaves: u32) -> Self {
         assert!((1..=1 << SECTION_BITS).contains(&leaves), "a tree needs 1 to 2^30 leaves, not {leaves}");
         Tree { leaves: [leaves, 0, 0] }
@@ -126,7 +131,7 @@ impl Tree {
         section.first()..section.first() + self.leaves[section as usize]
     }
 
-    /// Whether `leaves` is a range of existing leaves of one section.
+    /// Whether `leaves` is a non-empty range of existing leaves of one section.
     pub fn has_leaves(self, leaves: &Range<u32>) -> bool {
         let section = self.section(Section::of(leaves.start));
         section.start <= leaves.start && leaves.start < leaves.end && leaves.end <= section.end
@@ -161,8 +166,8 @@ impl Tree {
         start as u32..(start + (1 << node.level)).min(end) as u32
     }
 
-    /// The fewest nodes that exactly cover `range`, which is of one section, in ascending order of their leaves. A node cut
-    /// short by the last leaf counts as covering to its nominal end.
+    /// The smallest set of nodes that covers exactly `range`, which must be of one section, in ascending
+    /// order of their leaves. A node that the last leaf cuts short counts as a whole node.
     pub fn cover(self, range: Range<u32>) -> Vec<Node> {
         let mut nodes = Vec::new();
         self.cover_each(range, |node| nodes.push(node));
@@ -188,9 +193,9 @@ impl Tree {
         }
     }
 
-    /// The form of `node` in which its right half is not empty: an odd last node passes up unchanged, so a
-    /// node whose right child has no leaves *is* its left child. Two nodes with one canonical form are the
-    /// same sum.
+    /// The lowest node that is the same sum as `node`. An odd last node passes up unchanged, so a node whose
+    /// right child has no leaves *is* its left child. Two nodes are the same sum exactly if their canonical
+    /// forms are equal.
     pub fn canonical(self, mut node: Node) -> Node {
         let end = u64::from(self.section(self.section_of(node)).end);
         while node.level > 0 {
@@ -209,7 +214,7 @@ impl Tree {
     }
 }
 
-/// Which leaves are covered by the nodes gathered so far: the rule by which contributions are idempotent.
+/// Tracks which leaves are covered by the nodes gathered so far. This rule makes contributions idempotent.
 ///
 /// Invariant: the nodes kept are pairwise disjoint and no two of them are siblings.
 #[derive(Clone, Debug)]
@@ -219,15 +224,15 @@ pub struct Coverage {
     covered: u32,
 }
 
-/// What gathering one node means for the sums kept so far.
+/// How gathering one node changes the sums kept so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gathered {
     /// Its leaves were covered already; the copy is ignored.
     Known,
-    /// It counts. First `dropped` nodes (inside it) go, then each of `merged` says: the node it names and its
-    /// sibling, left plus right, become their parent.
+    /// The node counts. First remove the sums of `dropped`, which lie inside it. Then, for each node in
+    /// `merged`, replace the sums of its two children by left plus right.
     New {
-        /// Smaller nodes that this one stands in for.
+        /// Smaller nodes that this one replaces.
         dropped: Vec<Node>,
         /// Parents formed in turn, each from its two children.
         merged: Vec<Node>,
@@ -235,7 +240,7 @@ pub enum Gathered {
 }
 
 impl Coverage {
-    /// A coverage without any node.
+    /// Creates a coverage without any node.
     pub fn new(tree: Tree) -> Self {
         Coverage { tree, nodes: BTreeSet::new(), covered: 0 }
     }
@@ -245,7 +250,7 @@ impl Coverage {
         self.tree
     }
 
-    /// Whether every leaf is covered.
+    /// Whether every leaf of every section is covered.
     pub fn is_complete(&self) -> bool {
         self.covered == self.tree.all_leaves()
     }
@@ -255,7 +260,7 @@ impl Coverage {
         self.covered
     }
 
-    /// Whether all leaves of `node` are covered.
+    /// Whether all leaves of `node` are covered by one kept node.
     pub fn covers(&self, node: Node) -> bool {
         let mut ancestor = self.tree.canonical(node);
         let root = self.tree.root_of(self.tree.section_of(node));
@@ -270,7 +275,10 @@ impl Coverage {
         }
     }
 
-    /// Adds `node`, which must exist in the tree, and returns what that changes.
+    /// Adds `node` and returns how the sums change.
+    ///
+    /// # Panics
+    /// If the node does not exist in the tree.
     pub fn gather(&mut self, node: Node) -> Gathered {
         assert!(self.tree.has(node), "node {node} is not in a tree of {:?} leaves", self.tree.leaves);
         let mut node = self.tree.canonical(node);
@@ -287,7 +295,7 @@ impl Coverage {
         let root = self.tree.root_of(self.tree.section_of(node));
         while node != root {
             let sibling = node.sibling();
-            // The sibling may stand under its canonical name, or have no leaves at all.
+            // The sibling may be stored under its canonical name, or have no leaves at all.
             if !self.tree.has(sibling) {
                 node = node.parent();
                 continue;
@@ -302,7 +310,7 @@ impl Coverage {
         Gathered::New { dropped, merged }
     }
 
-    /// Maximal runs of leaves of one section not covered yet, ascending.
+    /// Maximal runs of uncovered leaves, each of one section, ascending.
     pub fn missing(&self) -> Vec<Range<u32>> {
         let mut covered: Vec<Range<u32>> = self.nodes.iter().map(|&n| self.tree.leaves_of(n)).collect();
         covered.sort_by_key(|range| range.start);
@@ -351,7 +359,7 @@ mod tests {
     fn any_order_of_any_nodes_completes_the_coverage() {
         for leaves in 1..20 {
             let tree = Tree::new(leaves);
-            // All existing nodes, in an order that a small generator shuffles.
+            // All existing nodes, shuffled by a small generator.
             for seed in 0..50_u64 {
                 let mut nodes = Vec::new();
                 for level in 0..=tree.root().level {
