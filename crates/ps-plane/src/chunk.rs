@@ -14,21 +14,21 @@ use std::ops::Range;
 pub(crate) struct Chunk {
     /// Index of the first element in the flat vector.
     pub offset: usize,
-    /// What has come of the gradient.
+    /// The sums of the gradient that have arrived.
     pub fold: ChunkFold,
     pub weights: Served,
-    /// The weights after the step, once they are made.
+    /// The weights after the step, once they are computed.
     pub next: Option<Served>,
-    /// The weights before the last step, where they may be needed.
+    /// The weights before the last step, while they may be needed.
     pub previous: Option<Served>,
-    /// `[vectors, elements]`, see [`Control::vectors`]; it belongs to `next` once that is made.
+    /// `[vectors, elements]`, see [`Control::vectors`]; belongs to `next` once that is computed.
     state: Vec<f32>,
-    /// The state that belongs to `weights`, once the next ones are made: the step may have to start over.
+    /// Once `next` is computed, the state that belongs to `weights`: the step may have to start over.
     state_before: Vec<f32>,
     planted: Planted,
 }
 
-/// A chunk of weights: as it is kept, and as it travels to workers.
+/// A chunk of weights in both forms: as it is kept, and as it travels to workers.
 #[derive(Clone)]
 pub(crate) struct Served {
     /// Little-endian binary32.
@@ -38,7 +38,7 @@ pub(crate) struct Served {
 }
 
 impl Chunk {
-    /// A chunk at rest: `vectors` vectors of state, all 0.
+    /// Creates a chunk with `vectors` vectors of state, all 0.
     pub(crate) fn new(
         offset: usize,
         values: &[f32],
@@ -59,7 +59,7 @@ impl Chunk {
         }
     }
 
-    /// Plants a defect.
+    /// Plants a fault.
     pub(crate) fn plant(&mut self, planted: Planted, tree: Tree) {
         self.planted = planted;
         self.fold = ChunkFold::new(tree).planted(planted);
@@ -70,7 +70,7 @@ impl Chunk {
         self.offset..self.offset + self.weights.elements().len()
     }
 
-    /// Replaces weights and state, and discards what has come of the gradient.
+    /// Replaces weights and state, and discards the sums of the gradient.
     pub(crate) fn restore(&mut self, weights: Served, state: Vec<f32>, tree: Tree) {
         self.fold.reset(tree);
         self.weights = weights;
@@ -79,7 +79,7 @@ impl Chunk {
         self.state_before.clear();
     }
 
-    /// Discards what has come of the gradient, and the weights that were made of it.
+    /// Discards the sums of the gradient, and the next weights if they are computed.
     pub(crate) fn start_over(&mut self, tree: Tree) {
         self.fold.reset(tree);
         if self.next.take().is_some() && !self.planted.has(Defect::StateNotTakenBack) {
@@ -87,7 +87,7 @@ impl Chunk {
         }
     }
 
-    /// Makes the next weights of the sum over all leaves, which must be covered.
+    /// Computes the next weights from the sum over all leaves, which must be covered.
     pub(crate) fn make(
         &mut self,
         control: &Control,
@@ -104,7 +104,7 @@ impl Chunk {
         (next, finite)
     }
 
-    /// The next weights become the weights.
+    /// Replaces the weights by the next ones.
     pub(crate) fn commit(&mut self, tree: Tree, keeps_previous: bool) {
         let next = self.next.take().expect("all chunks are made before a step is committed");
         let keeps_previous = keeps_previous && !self.planted.has(Defect::PreviousWeightsDropped);
@@ -123,12 +123,12 @@ impl Chunk {
         &state[vector * size..(vector + 1) * size]
     }
 
-    /// Appends the sums over its pieces, of which all leaves are covered.
+    /// Appends the sums over the chunk's pieces. All leaves must be covered.
     pub(crate) fn measure(&self, rules: &Rules, stride: &Stride, sums: &mut Vec<PieceSums>) {
         self.fold.measure(rules, stride, self.offset, self.weights.elements(), &self.state, sums);
     }
 
-    /// Appends how far its weights go in this step, if the next ones are made.
+    /// Appends how far the weights move in this step, if the next ones are computed.
     pub(crate) fn measure_way(&self, rules: &Rules, samples: usize, sums: &mut Vec<Moved>) {
         let Some(next) = &self.next else { return };
         let ways = [&self.weights, next].map(Served::elements);

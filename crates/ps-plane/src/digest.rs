@@ -1,4 +1,4 @@
-//! The hash of a node's sum, by which audits compare what two computers made of the same samples.
+//! The hash of a node's sum, by which audits compare the results of two workers for the same samples.
 
 use ps_coord::Digest;
 use ps_core::Tally;

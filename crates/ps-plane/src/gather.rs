@@ -1,4 +1,4 @@
-//! What comes from workers: metric sums and chunks of nodes.
+//! Data from workers: metric sums and gradient chunks of nodes.
 
 use crate::digest;
 use crate::message::{GradientChunk, NodeDone, NodeMetrics, Recompute, Rejected, WeightsPart};
@@ -12,15 +12,16 @@ use ps_plan::planted::Defect;
 use ps_plan::{Node, Section};
 use std::ops::Range;
 
-/// Nodes that a worker may have begun and not ended: those that cover its leaves, at most two for each level of a tree of
-/// 2^32 leaves. What each takes here is bounded by the model, so this bounds what one worker can have a server hold.
+/// Maximum number of nodes that a worker may have begun but not ended: those that cover its leaves, at most
+/// two per level of a tree of 2^32 leaves. The memory for each is bounded by the model, so this bounds the
+/// memory that one worker can occupy on a server.
 const MAX_OPEN_NODES: usize = 64;
 
 impl Plane {
-    /// Takes the metric sums of a node that exists: from now on its chunks are taken.
+    /// Takes the metric sums of an existing node. From now on chunks of the node are accepted.
     ///
     /// # Errors
-    /// They cannot be right; the sender's connection should end.
+    /// The message is invalid; the sender's connection should be closed.
     pub fn take_metrics(
         &mut self,
         worker: WorkerId,
@@ -51,10 +52,11 @@ impl Plane {
         Ok(())
     }
 
-    /// Takes a chunk of a step and node that exist. Returns the chunk of new weights that it completes, if it does.
+    /// Takes a chunk of an existing step and node. Returns the chunk of new weights that it
+    /// completes, if any.
     ///
     /// # Errors
-    /// It cannot be right; the sender's connection should end.
+    /// The message is invalid; the sender's connection should be closed.
     pub fn take(
         &mut self,
         worker: WorkerId,
@@ -101,10 +103,11 @@ impl Plane {
         Ok(if self.audits || self.is_held() { None } else { self.advance(index) })
     }
 
-    /// Takes the end of a node whose chunks must all have come. Returns its hash, where nodes are audited.
+    /// Takes the end of a node, all of whose chunks must have arrived. Returns the node's hash if
+    /// nodes are audited.
     ///
     /// # Errors
-    /// It cannot be right; the sender's connection should end.
+    /// The message is invalid; the sender's connection should be closed.
     pub fn take_end(&mut self, worker: WorkerId, done: NodeDone) -> Result<Option<Digest>, Rejected> {
         let NodeDone { step, node } = done;
         self.check_open(step, node)?;
@@ -130,36 +133,36 @@ impl Plane {
         Ok(digest)
     }
 
-    /// The worker is gone: discards what has come of nodes that it has not ended. Without audits, chunks that have come stay
-    /// in the sums.
+    /// Discards the data of nodes that a departed worker has not ended. Without audits, chunks that have
+    /// arrived stay in the sums.
     pub fn forget(&mut self, worker: WorkerId) {
         self.pushed.retain(|&(sender, _), _| sender != worker);
     }
 
-    /// Whether a sum of `node` would add nothing to the chunk at `offset`, which is kept here.
+    /// Whether the leaves of `node` are already covered in the chunk at `offset`, which must be kept here.
     pub fn covers(&self, offset: usize, node: Node) -> bool {
         self.chunks[self.index_of(offset)].fold.covers(node)
     }
 
-    /// Whether something that `worker` has sent is part of the sums of the open step.
+    /// Whether the sums of the open step contain data from `worker`.
     pub fn counts_on(&self, worker: WorkerId) -> bool {
         self.counted.contains(&worker)
     }
 
-    /// The step of which something that `worker` has sent is part: the open one, or the last one while that may not be
-    /// applied everywhere.
+    /// The step whose sums contain data from `worker`: the open one, or the last one while some server may
+    /// not have applied it.
     pub fn counted_at(&self, worker: WorkerId) -> Option<u64> {
         let is_before = self.counted_before.contains(&worker);
         let last = is_before.then(|| self.version.saturating_sub(1));
         last.or(self.counts_on(worker).then_some(self.version))
     }
 
-    /// Whether all leaves of all chunks that are kept here are in.
+    /// Whether all leaves of all chunks that are kept here have arrived.
     pub fn is_gathered(&self) -> bool {
         self.chunks.iter().all(|chunk| chunk.fold.is_complete())
     }
 
-    /// Whether all metric sums of the step are in, too.
+    /// Whether all metric sums of the step have arrived.
     pub fn is_seen(&self) -> bool {
         self.metrics.is_complete()
     }
@@ -169,7 +172,7 @@ impl Plane {
         self.metrics.coverage().missing()
     }
 
-    /// Leaves of the open step's batch of which a chunk is missing, ascending.
+    /// Leaves of the open step's batch that lack at least one chunk, ascending.
     pub fn missing(&self) -> Vec<Range<u32>> {
         let leaves = self.tree_of(self.version).leaves();
         let mut is_missing = vec![false; leaves as usize];
@@ -188,7 +191,7 @@ impl Plane {
         ranges
     }
 
-    /// The hash of a node of the open step, computed here. All weights must be kept here.
+    /// The hash of a node of the open step, computed here. Requires that all weights are kept here.
     pub fn judge(&self, node: Node, recompute: &mut dyn Recompute) -> Digest {
         let NodeSum { gradient, tally, .. } = self.recompute(node, recompute);
         let bytes = share(gradient);
@@ -199,19 +202,19 @@ impl Plane {
         digest::of_node(hashes, &tally, self.planted)
     }
 
-    /// Something that `worker` has sent is part of this step's sums.
+    /// Records that this step's sums contain data from `worker`.
     fn count(&mut self, worker: WorkerId) {
         if !self.planted.has(Defect::SenderNotCounted) {
             self.counted.insert(worker);
         }
     }
 
-    /// The chunk that an element kept here belongs to.
+    /// The chunk that contains an element kept here.
     fn index_of(&self, element: usize) -> usize {
         self.chunks.partition_point(|chunk| chunk.offset <= element) - 1
     }
 
-    /// Whether the step is committed, so that what comes of the node is of no use.
+    /// Whether the step is committed, so that further sums of it are ignored.
     fn is_over(&self, step: u64, node: Node) -> bool {
         let counts =
             || self.planted.has(Defect::StaleSumCounts) && self.tree_of(self.version).training().has(node);
@@ -223,18 +226,19 @@ impl Plane {
         if step > version { Err(Rejected::NotOpen { step, node, version }) } else { Ok(()) }
     }
 
-    /// Whether a gradient can be computed here. Where other shards keep a part of the weights nobody can tell who is
-    /// broken, so values are not looked at as they come; the update sees whether their sum is finite.
+    /// Whether a gradient can be recomputed here. If other shards keep a part of the weights, no server can
+    /// tell a diverging run from a broken worker, so values are not checked on arrival; the update finds out
+    /// whether their sum is finite.
     fn can_confirm(&self) -> bool {
         self.kept.len() == self.model.parameters()
     }
 
-    /// A worker sent values that are not finite. Either training diverges: then the same leaves are not finite here
-    /// either, and the end of the step will say so. Or the worker is broken and must not end the run.
+    /// A worker sent values that are not finite. If training diverges, the same leaves are not finite here
+    /// either, and the end of the step reports it. Otherwise the worker is broken and must not end the run.
     fn confirm_divergence(&mut self, node: Node, recompute: &mut dyn Recompute) -> Result<(), Rejected> {
         let step = self.version;
         if self.confirmed == Some(step) {
-            // One such node is enough for the step to fail: no need to look at each chunk of each.
+            // One such node is enough to make the step fail, so further nodes need not be recomputed.
             return Ok(());
         }
         let sum = self.recompute(node, recompute);
@@ -245,7 +249,7 @@ impl Plane {
         Ok(())
     }
 
-    /// The sum of a node of the open step.
+    /// Recomputes the sum of a node of the open step.
     fn recompute(&self, node: Node, recompute: &mut dyn Recompute) -> NodeSum {
         let mut weights = vec![0.0; self.model.parameters()];
         for chunk in &self.chunks {

@@ -1,13 +1,13 @@
 //! The holder of the weights: gradients in, new weights out.
 //!
-//! A [`Plane`] keeps all weights or a range of them, cut into chunks. Each chunk goes its own way through a step: nodes are
-//! folded as they arrive, the chunk is updated as soon as all leaves are covered, and it can be sent at once. The weights
-//! before the step stay until all chunks are updated and the step is committed, so a step that diverges, starts over or is
-//! broken off leaves them intact.
+//! A [`Plane`] keeps all weights or a range of them, in chunks. Each chunk passes through a step
+//! independently: nodes are folded as they arrive, the chunk is updated as soon as all leaves are covered,
+//! and it can be sent at once. The weights before the step stay until all chunks are updated and the step is
+//! committed, so a step that diverges, starts over or is abandoned leaves them intact.
 //!
-//! The server and its shards, the simulator and training inside one process drive the same plane. It is pure and
-//! synchronous: bytes in, bytes out. It knows no connection, no run file, no checkpoint and no clock; what it cannot know,
-//! the gradient of a node, it asks of a [`Recompute`].
+//! The server and its shards, the simulator and training inside one process use the same plane. It is pure
+//! and synchronous: bytes in, bytes out. It knows no connection, no run file, no checkpoint and no clock.
+//! Where it needs the true gradient of a node, it asks a [`Recompute`].
 
 mod chunk;
 mod digest;

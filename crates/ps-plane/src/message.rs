@@ -1,4 +1,4 @@
-//! What goes into a plane and what comes out of it.
+//! Input and output of a plane.
 
 use bytes::Bytes;
 use ps_core::{NodeSum, Tally};
@@ -6,36 +6,36 @@ use ps_plan::Node;
 use std::fmt;
 use std::ops::Range;
 
-/// A chunk of a node's sum. The step, the node and the chunk exist in the run.
+/// A chunk of a node's gradient sum. The step, the node and the chunk exist in the run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GradientChunk {
     /// The step it was computed for.
     pub step: u64,
-    /// The node.
+    /// A node of the step's tree.
     pub node: Node,
-    /// Index of the first element.
+    /// Index of its first element in the flat vector of parameters.
     pub offset: usize,
     /// Little-endian binary32.
     pub bytes: Bytes,
 }
 
-/// Metric sums that fit the run and the samples of their node.
+/// Metric sums that are consistent with the run and with the node's number of samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeMetrics {
-    /// The step they were computed for.
+    /// The step it was computed for.
     pub step: u64,
-    /// The node.
+    /// A node of the step's tree.
     pub node: Node,
     /// Loss and metrics of its samples.
     pub tally: Tally,
 }
 
-/// The end of a node that fits the run.
+/// The end of a node: all of its chunks have been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeDone {
     /// The step it was computed for.
     pub step: u64,
-    /// The node.
+    /// A node of the step's tree.
     pub node: Node,
 }
 
@@ -44,7 +44,7 @@ pub struct NodeDone {
 pub struct WeightsPart {
     /// Steps applied to it.
     pub version: u64,
-    /// Index of the first element.
+    /// Index of its first element in the flat vector of parameters.
     pub offset: usize,
     /// Its elements, in the precision of the run.
     pub bytes: Bytes,
@@ -55,75 +55,76 @@ pub struct WeightsPart {
 pub struct StatePart {
     /// Index of the vector.
     pub vector: usize,
-    /// Index of the first element in it.
+    /// Index of the chunk's first element in the vector.
     pub offset: usize,
     /// Little-endian binary32.
     pub bytes: Bytes,
 }
 
-/// Computes gradients where the weights are kept: how a plane tells a run that diverges from a worker that is broken or
-/// lies.
+/// Recomputes gradients on the server, by which a plane distinguishes a diverging run from a broken
+/// or malicious worker.
 pub trait Recompute {
-    /// The sum of `node` of `step` at `weights`, `[parameters]`, which are rounded as workers get them.
+    /// The sum of `node` of `step` at `weights`, `[parameters]`, which are rounded to the precision
+    /// that workers receive.
     fn node_sum(&mut self, weights: &[f32], step: u64, node: Node) -> NodeSum;
 }
 
-/// Why a message cannot be right in the state that the plane is in. Its sender is broken or lies.
+/// Why a message is invalid in the plane's state. Its sender is broken or malicious.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejected {
-    /// It is of a step for which there are no weights yet.
+    /// The message belongs to a step for which no weights exist yet.
     NotOpen {
-        /// The step.
+        /// The step that the message names.
         step: u64,
-        /// The node.
+        /// The node that the message names.
         node: Node,
         /// Steps applied to the weights.
         version: u64,
     },
     /// The chunk is not kept here.
     NotKept {
-        /// The node.
+        /// The node that the message names.
         node: Node,
-        /// The first element of the chunk.
+        /// Index of the chunk's first element.
         offset: usize,
         /// The elements that are kept here.
         kept: Range<usize>,
     },
-    /// A chunk came before the metric sums of its node.
+    /// A chunk arrived before the metric sums of its node.
     ChunkBeforeMetrics {
-        /// The step.
+        /// The step that the message names.
         step: u64,
-        /// The node.
+        /// The node that the message names.
         node: Node,
     },
-    /// A node ends of which no metric sums have come.
+    /// The end of a node arrived before its metric sums.
     DoneBeforeMetrics {
-        /// The step.
+        /// The step that the message names.
         step: u64,
-        /// The node.
+        /// The node that the message names.
         node: Node,
     },
-    /// A node ends of which some chunks have not come.
+    /// The end of a node arrived before some of its chunks.
     Incomplete {
-        /// The step.
+        /// The step that the message names.
         step: u64,
-        /// The node.
+        /// The node that the message names.
         node: Node,
-        /// How many.
+        /// Number of missing chunks.
         missing: usize,
     },
-    /// The sender has begun more nodes than it can be asked for.
+    /// The sender has begun more nodes than can be assigned to it.
     TooManyNodes {
-        /// The step.
+        /// The open step.
         step: u64,
-        /// How many nodes it has begun and not ended.
+        /// Number of nodes that it has begun and not ended.
         open: usize,
     },
-    /// A value is not finite, and all values computed here are.
+    /// A value is not finite, although the same sum computed here is.
     NotFinite {
-        /// The step.
+        /// The step that the message names.
         step: u64,
-        /// The node.
+        /// The node that the message names.
         node: Node,
     },
 }

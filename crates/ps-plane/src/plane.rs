@@ -13,10 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// The weights that one server keeps, and the sums of the open step.
+///
+/// Metric sums and chunks of nodes go in ([`Plane::take_metrics`], [`Plane::take`], [`Plane::take_end`]);
+/// once all leaves are covered, every chunk has been updated, and [`Plane::commit`] makes the step. A plane
+/// that [holds](Plane::is_held) its step needs a decision first ([`Plane::decide`] or [`Plane::follow`]).
 pub struct Plane {
     pub(crate) model: Model,
     pub(crate) plan: BatchPlan,
-    /// Decides about the steps, where this is the only server or the coordinator.
+    /// Decides about the steps, if this is the only server or the coordinator.
     pub(crate) control: Control,
     /// The elements of the flat vector that are kept here.
     pub(crate) kept: Range<usize>,
@@ -26,59 +30,64 @@ pub struct Plane {
     pub(crate) chunks: Vec<Chunk>,
     /// All weights, of a plane that has no chunks.
     pub(crate) whole: Option<Whole>,
-    /// Buffers of chunks, which come back when the last message that holds a slice of one is gone.
+    /// Buffers of chunks, which return to the pool when the last message that holds a slice of
+    /// one is dropped.
     pub(crate) pool: Pool,
 
-    /// Whether nodes are hashed, enter the sums only when they end, and weights are made only when the whole step is
-    /// released.
+    /// Whether nodes are hashed. They then enter the sums only when they end, and weights are updated only
+    /// when the whole step is released.
     pub(crate) audits: bool,
-    /// Whether the weights before the last step are kept until a chunk of the open one comes.
+    /// Whether the weights before the last step are kept until a chunk of the open one arrives.
     pub(crate) keeps_previous: bool,
-    /// Whether they are there.
+    /// Whether the chunks hold these weights at the moment.
     pub(crate) has_previous: bool,
 
     /// Metric sums of the nodes of the open step: sums without gradients.
     pub(crate) metrics: Fold,
-    /// What each worker has sent of a node of this step that it has not ended.
+    /// Nodes of this step that a worker has begun and not ended.
     pub(crate) pushed: BTreeMap<(WorkerId, Node), Pushed>,
-    /// Workers of which something is part of this step's sums.
+    /// Workers whose data is part of this step's sums.
     pub(crate) counted: BTreeSet<WorkerId>,
-    /// Likewise of the last step, while its weights before are kept: it may not be applied everywhere yet.
+    /// Workers whose data is part of the last step's sums. Kept as long as the weights before that step,
+    /// because some server may not have applied it.
     pub(crate) counted_before: BTreeSet<WorkerId>,
-    /// The step of which a worker's claim that a value is not finite was found to be true.
+    /// The step for which recomputation confirmed that a worker's value is not finite.
     pub(crate) confirmed: Option<u64>,
 
-    /// What the metric sums came to, once the step was decided about.
+    /// The totals of the metric sums, once the step is decided.
     pub(crate) observed: Option<Observed>,
-    /// What was decided about the open step.
+    /// The decision about the open step.
     pub(crate) verdict: Option<Verdict>,
-    /// What the report of the step says about that.
+    /// The part of the decision that the step's report contains.
     pub(crate) decided: Option<Decided>,
-    /// Chunks of which the next weights are made.
+    /// Number of chunks whose next weights are computed.
     pub(crate) made: usize,
-    /// Whether an element of this step's gradient is not finite, or one of the last step's weights.
+    /// Whether an element of this step's gradient, or of the last step's weights, is not finite.
     pub(crate) diverged: bool,
     pub(crate) planted: Planted,
 }
 
-/// A node that a worker is sending: no chunk of it is taken before its metric sums.
+/// A node that a worker is sending. Its chunks are accepted only after its metric sums.
 pub(crate) struct Pushed {
     pub tally: Tally,
-    /// Of each chunk kept here whether it has come.
+    /// For each chunk kept here, whether it has arrived.
     pub chunks: Vec<Option<Arrived>>,
 }
 
 /// A chunk of a node.
 pub(crate) struct Arrived {
-    /// Only with audits.
+    /// Only computed with audits.
     pub hash: [u8; 32],
-    /// What waits for the node's end to enter the sums; empty where it has entered them.
+    /// The data that waits for the node's end to enter the sums; empty if it has entered them.
     pub bytes: Bytes,
 }
 
 impl Plane {
-    /// The initial weights of `model`, of which `kept` is kept here, cut into `chunks`. All steps are those of the plan of
-    /// `control`.
+    /// Creates a plane with the initial weights of `model`. It keeps the range `kept`, split into `chunks`,
+    /// and follows the plan of `control`.
+    ///
+    /// # Panics
+    /// If the chunks do not cover `kept`.
     pub fn new(
         model: Model,
         control: Control,
@@ -125,27 +134,28 @@ impl Plane {
         }
     }
 
-    /// Plants a defect.
+    /// Plants a fault.
     pub fn planted(mut self, planted: Planted) -> Self {
         let tree = self.tree_of(0).training();
         self.chunks.iter_mut().for_each(|chunk| chunk.plant(planted, tree));
         Plane { planted, ..self }
     }
 
-    /// Also keeps the weights before the last step, until a chunk of the next one comes: its sender was told that the last
-    /// step is applied everywhere. Until then a shard may be a step ahead of the others, and of a run that is stopped.
+    /// Also keeps the weights before the last step until a chunk of the next one arrives: its sender knows
+    /// that every server has applied the last step. Until then a shard may be one step ahead of the others,
+    /// and of the step from which a stopped run resumes.
     pub fn keep_previous(mut self) -> Self {
         self.keeps_previous = true;
         self
     }
 
-    /// Hashes what comes, and updates no chunk before [`Plane::release`].
+    /// Turns on hashing: no chunk is updated before [`Plane::release`].
     pub fn audit(&mut self) {
         self.audits = true;
     }
 
-    /// Continues after `version` steps with the weights and the state of then, `[kept]` and `[vectors, kept]`, of the
-    /// elements that are kept here. Discards what was gathered.
+    /// Continues after `version` steps with the given weights and state, `[kept]` and `[vectors, kept]`, of
+    /// the elements that are kept here. Discards everything gathered.
     pub fn restore(&mut self, version: u64, weights: &[f32], state: &[f32]) {
         let tree = self.tree_of(version);
         for chunk in &mut self.chunks {
@@ -169,8 +179,8 @@ impl Plane {
         self.open_step(tree);
     }
 
-    /// Like [`Plane::restore`] with all weights and state, `[parameters]` and `[vectors, parameters]`, and what the control
-    /// remembers.
+    /// Like [`Plane::restore`], but takes all weights and state, `[parameters]` and `[vectors, parameters]`,
+    /// and the state of the control.
     pub fn restore_whole(&mut self, version: u64, weights: &[f32], state: &[f32], decided: State) {
         let vectors = state.chunks(weights.len()).map(|vector| &vector[self.kept.clone()]);
         let state = vectors.collect::<Vec<_>>().concat();
@@ -196,17 +206,17 @@ impl Plane {
         self.version
     }
 
-    /// What decides about the steps.
+    /// The component that decides about the steps.
     pub fn control(&self) -> &Control {
         &self.control
     }
 
-    /// What decides about the steps, to follow what another server has decided.
+    /// Mutable access to the control, to follow another server's decision.
     pub fn control_mut(&mut self) -> &mut Control {
         &mut self.control
     }
 
-    /// Nothing has come of the open step, which has this tree.
+    /// Resets the sums for the open step, whose tree is `tree`.
     pub(crate) fn open_step(&mut self, tree: Tree) {
         self.metrics = Fold::new(tree);
         self.pushed.clear();

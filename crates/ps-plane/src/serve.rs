@@ -1,4 +1,5 @@
-//! What others read: workers the weights of up to three versions, checkpoints the weights and the state of one.
+//! Read access: workers fetch the weights of up to three versions, checkpoints the weights and the state of
+//! one.
 
 use crate::chunk::{Chunk, Served};
 use crate::message::{StatePart, WeightsPart};
@@ -12,8 +13,9 @@ impl Plane {
         self.version - u64::from(self.has_previous)
     }
 
-    /// The weights as they travel to workers, those of the next version that are made already, and those of the version
-    /// before as long as that step may not be made everywhere: its leaves may still be given to a worker that has just come.
+    /// All weights as they travel to workers: the current ones, those of the next version that are already
+    /// computed, and those of the previous version while some server may not have made the last step. A
+    /// worker that has just joined may still be assigned leaves of that step.
     pub fn parts(&self) -> impl Iterator<Item = WeightsPart> {
         let version = self.version;
         let part =
@@ -34,7 +36,7 @@ impl Plane {
         self.chunks.iter().map(|chunk| (chunk.offset, chunk.weights.kept.clone())).collect()
     }
 
-    /// Like [`Plane::kept_parts`], as the weights were at `version`: the current one, or the one before it if that is kept.
+    /// Like [`Plane::kept_parts`], but for `version`: the current one, or the previous one if it is kept.
     pub fn parts_at(&self, version: u64) -> Option<Vec<(usize, Bytes)>> {
         if version == self.version {
             return Some(self.kept_parts());
@@ -46,7 +48,8 @@ impl Plane {
         self.chunks.iter().map(previous).collect()
     }
 
-    /// The vectors of the state at a version that [`Plane::parts_at`] has: vector by vector, by ascending offset.
+    /// The vectors of the state at a version for which [`Plane::parts_at`] returns weights: vector by vector,
+    /// by ascending offset.
     pub fn state_at(&self, version: u64) -> Vec<StatePart> {
         let is_previous = version < self.version;
         let part = move |chunk: &Chunk, vector: usize| {

@@ -12,12 +12,12 @@ use ps_plan::planted::Defect;
 use std::collections::BTreeSet;
 
 impl Plane {
-    /// Whether the open step waits to be decided about.
+    /// Whether the open step waits for a decision.
     pub fn is_held(&self) -> bool {
         self.verdict.is_none() && self.control.holds(self.version)
     }
 
-    /// The sums over the pieces that are kept here, of which all leaves are in.
+    /// The sums over the pieces that are kept here. All leaves must be in.
     pub fn measure(&self) -> Vec<PieceSums> {
         let step = self.plan.step(self.version);
         if let Some(whole) = &self.whole {
@@ -30,7 +30,8 @@ impl Plane {
         sums
     }
 
-    /// Decides about the open step, of which all is seen, by the sums over all pieces of all servers, in order.
+    /// Decides about the open step, all of whose metrics must be in, from the sums over the pieces of all
+    /// servers, in order. Returns `None` if a sum is not finite.
     pub fn decide(&mut self, sums: &[PieceSums]) -> Option<&Verdict> {
         let step = self.plan.step(self.version);
         let norms = self.control.rules().norms(sums);
@@ -50,18 +51,19 @@ impl Plane {
         }
     }
 
-    /// Takes what another server has decided about the open step.
+    /// Adopts another server's decision about the open step.
     pub fn follow(&mut self, verdict: Verdict) {
         self.verdict = Some(verdict);
     }
 
-    /// Updates all chunks, whose leaves are all covered, as far as they are not updated yet.
+    /// Updates all chunks that are not updated yet. All leaves must be covered.
     pub fn release(&mut self) -> Vec<WeightsPart> {
         self.update_whole();
         (0..self.chunks.len()).filter_map(|index| self.advance(index)).collect()
     }
 
-    /// Updates weights that are not cut into chunks. Nothing takes that back, so it is not done if the step is to fail.
+    /// Updates weights that are not split into chunks. This cannot be undone, so it is skipped if the step is
+    /// bound to fail.
     fn update_whole(&mut self) {
         if self.whole.is_none() {
             return;
@@ -80,7 +82,7 @@ impl Plane {
         }
     }
 
-    /// Whether the run is over after the open step, as far as that is decided.
+    /// Whether the run ends with the open step, as far as that is decided.
     fn is_last(&self) -> bool {
         self.version + 1 >= self.plan.steps || self.decided.as_ref().is_some_and(|decided| decided.is_last)
     }
@@ -96,18 +98,19 @@ impl Plane {
         let (served, finite) = chunk.make(&self.control, verdict, &self.pool, self.model.precision());
         self.made += 1;
         let part = WeightsPart { version: self.version + 1, offset: chunk.offset, bytes: served.sent };
-        // A weight that overflows shows in the next step's loss; after the last step nobody would look.
+        // A weight that overflows shows in the next step's loss; after the last step nothing else would check
+        // it.
         self.diverged |= !finite.gradient || self.is_last() && !finite.weights;
         (!self.diverged).then_some(part)
     }
 
-    /// Whether the next weights of all chunks are made.
+    /// Whether the next weights of all chunks are computed.
     pub fn is_complete(&self) -> bool {
         self.made == self.chunks.len()
     }
 
-    /// How far the weights that are kept here go in the open step, of which all chunks are made; nothing if the step is not
-    /// probed.
+    /// How far the weights that are kept here move in the open step, all of whose chunks must be updated.
+    /// Empty if the step is not probed.
     pub fn measure_way(&mut self) -> Vec<Moved> {
         let mut sums = Vec::new();
         if self.verdict.as_ref().is_some_and(|verdict| verdict.measures) {
@@ -122,20 +125,21 @@ impl Plane {
         sums
     }
 
-    /// Another shard cannot make `step`.
+    /// Notes that another shard cannot make `step`.
     pub fn diverge(&mut self, step: u64) {
         self.diverged |= step == self.version;
     }
 
-    /// Discards what was gathered of the open step, and takes back the chunks that were made of it.
+    /// Discards everything gathered for the open step, and reverts the chunks that were updated.
     pub fn start_over(&mut self) {
         let tree = self.tree_of(self.version);
         self.chunks.iter_mut().for_each(|chunk| chunk.start_over(tree.training()));
         self.open_step(tree);
     }
 
-    /// Makes the step, of which all chunks are made: their next weights become the weights. A shard gets no metric sums, so
-    /// its report counts nothing. `moved` is [`Plane::measure_way`] of all servers, in order.
+    /// Makes the step: the next weights, all of which must be computed, become the weights. `moved`
+    /// is [`Plane::measure_way`] of all servers, in order. A shard receives no metric sums, so its
+    /// report contains none.
     ///
     /// # Errors
     /// The loss or an element is not finite; the weights stay as they are.
@@ -151,7 +155,7 @@ impl Plane {
         if verdict.measures && !moved.is_empty() {
             self.control.measured(moved);
         }
-        // Where another server has decided, only the count is known here.
+        // If another server has decided, only the count is known here.
         self.control.follow(verdict.count);
         let decided = decided.unwrap_or_else(|| self.control.made_plain(&verdict, &observed));
         self.version += 1;
@@ -167,7 +171,8 @@ impl Plane {
         Ok(StepReport::new(step, rate, observed, decided))
     }
 
-    /// What the metric sums of the open step came to. Takes the gradient with them, where it is not cut into chunks.
+    /// The totals of the metric sums of the open step. If the weights are not split into chunks, this also
+    /// takes the gradient.
     pub(crate) fn observe(&mut self) -> Observed {
         if let Some(observed) = self.observed.take() {
             return observed;

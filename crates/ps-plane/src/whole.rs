@@ -1,5 +1,5 @@
-//! All weights in one process, which computes the gradients itself: nothing is cut into chunks, nothing is copied, and no
-//! step is taken back.
+//! All weights in the process that computes the gradients: nothing is split into chunks, nothing is copied,
+//! and no step is reverted.
 
 use crate::plane::Plane;
 use ps_core::control::Verdict;
@@ -14,11 +14,11 @@ use std::sync::Arc;
 pub(crate) enum Whole {
     /// As one vector that the threads of the process share.
     Shared(Shared),
-    /// As the products read them; each is updated as soon as its gradient is known.
+    /// In the layout that the matrix products read; each weight is updated as soon as its gradient is known.
     Fused(Box<InPlace>),
 }
 
-/// What an update looks at, each of which costs a pass.
+/// What an update checks for non-finite values; each check costs a pass over the vector.
 pub(crate) struct Checks {
     pub gradient: bool,
     pub weights: bool,
@@ -26,18 +26,18 @@ pub(crate) struct Checks {
 
 /// One vector of weights.
 pub(crate) struct Shared {
-    /// Copied for the update only while a thread still holds them.
+    /// The update copies them only if a thread still holds a reference.
     weights: Arc<Vec<f32>>,
     /// `[vectors, parameters]`.
     state: Vec<f32>,
-    /// The sum of all leaves, once the step is decided about or updated.
+    /// The sum of all leaves, once the step is decided or updated.
     gradient: Vec<f32>,
-    /// The weights before an update that may have to be given up, or that is measured.
+    /// The weights before an update that may have to be reverted, or that is measured.
     before: Option<Arc<Vec<f32>>>,
 }
 
 impl Plane {
-    /// Keeps all weights as one vector, which the threads of this process share.
+    /// Creates a plane that keeps all weights as one vector, shared by the threads of this process.
     pub fn shared(model: Model, control: Control) -> Self {
         let weights = model.initial(control.plan().seed);
         let state = vec![0.0; control.vectors().len() * weights.len()];
@@ -45,9 +45,12 @@ impl Plane {
         Plane::whole(model, control, Whole::Shared(shared))
     }
 
-    /// Keeps all weights as the products read them, and updates each as soon as its gradient is known. The model and the
-    /// optimizer must suit, see [`InPlace::suits`], and `control` must watch nothing. After a divergence the weights are
-    /// of no use.
+    /// Creates a plane that keeps all weights in the layout that the matrix products read and updates each as
+    /// soon as its gradient is known. The model and the optimizer must be suitable, see [`InPlace::suits`].
+    /// After a divergence the weights are undefined.
+    ///
+    /// # Panics
+    /// If `control` watches anything: an update in place cannot wait for a decision.
     pub fn fused(model: Model, control: Control, kernel: Kernel) -> Self {
         assert!(!control.watches(), "an update in place waits for nothing");
         let params = control.rules().config().params;
@@ -60,8 +63,8 @@ impl Plane {
         Plane { kept, whole: Some(whole), ..Plane::new(model, control, 0..0, []) }
     }
 
-    /// The weights, to compute at; nothing where [`Plane::compute`] does that. An update copies them unless all holds on them
-    /// are dropped before it.
+    /// The weights to compute with; `None` if [`Plane::compute`] does the computation. An update copies them
+    /// unless all references are dropped before.
     pub fn shared_weights(&self) -> Option<Arc<Vec<f32>>> {
         match &self.whole {
             Some(Whole::Shared(shared)) => Some(Arc::clone(&shared.weights)),
@@ -78,7 +81,7 @@ impl Plane {
         }
     }
 
-    /// Their state, `[vectors, parameters]`.
+    /// The state, `[vectors, parameters]`, of a plane that keeps the weights whole.
     pub fn state(&mut self) -> &[f32] {
         match &mut self.whole {
             Some(Whole::Shared(shared)) => &shared.state,
@@ -87,12 +90,13 @@ impl Plane {
         }
     }
 
-    /// Takes the sum of a node of the open step from a thread of this process, or, without a gradient, its metric sums.
+    /// Takes the sum of a node of the open step from a thread of this process, or, without a gradient,
+    /// its metric sums.
     pub fn take_sum(&mut self, sum: NodeSum) {
         self.metrics.insert(sum);
     }
 
-    /// Computes all training leaves of the open step, of which the update is made in place.
+    /// Computes all training leaves of the open step for an update in place.
     pub fn compute(&mut self, samples: &dyn Samples) {
         let Some(Whole::Fused(in_place)) = &mut self.whole else { return };
         let step = self.plan.step(self.version);
@@ -100,10 +104,11 @@ impl Plane {
         self.metrics.insert(NodeSum { node: step.tree().root(), gradient: Vec::new(), tally });
     }
 
-    /// Makes the open step, of which all sums are in: decides about it, if it waits for that, updates and commits.
+    /// Makes the open step, all of whose sums must be in: decides about it if necessary, updates and commits.
     ///
     /// # Errors
-    /// The loss or an element is not finite; unless the plane is [`Plane::fused`], the weights stay as they are.
+    /// The loss or an element is not finite; unless the plane is [`Plane::fused`], the weights stay
+    /// as they are.
     pub fn finish(&mut self) -> Result<StepReport, Diverged> {
         if self.is_held() {
             self.observed = Some(self.observe());
@@ -115,7 +120,7 @@ impl Plane {
         self.commit(&moved)
     }
 
-    /// The gradient of the step that was made last, so that another can be computed in its memory.
+    /// Returns the gradient of the last step, so that its memory can be reused for the next.
     pub fn take_gradient(&mut self) -> Vec<f32> {
         match &mut self.whole {
             Some(Whole::Shared(shared)) => std::mem::take(&mut shared.gradient),
@@ -151,7 +156,7 @@ impl Whole {
         }
     }
 
-    /// Carries the verdict out on all weights. Shared ones stay as they are if what is checked is not finite.
+    /// Applies the verdict to all weights. Shared weights stay as they are if a checked value is not finite.
     pub(crate) fn update(
         &mut self,
         control: &Control,
@@ -175,7 +180,7 @@ impl Whole {
         Finite { gradient: true, weights: is_finite }
     }
 
-    /// Appends how far the weights went.
+    /// Returns how far the weights moved.
     pub(crate) fn measure_way(&mut self, rules: &Rules, samples: usize) -> Vec<Moved> {
         let mut sums = Vec::new();
         if let Whole::Shared(Shared { weights, gradient, before, .. }) = self
@@ -187,7 +192,8 @@ impl Whole {
     }
 }
 
-/// Whether no element is NaN or infinite: looked at in runs without a way out, which are vectorised.
+/// Whether no element is NaN or infinite. Works on blocks without an early exit, which
+/// the compiler vectorises.
 fn all_finite(values: &[f32]) -> bool {
     values.chunks(4096).all(|run| run.iter().fold(true, |finite, value| finite & value.is_finite()))
 }

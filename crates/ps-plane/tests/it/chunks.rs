@@ -1,4 +1,4 @@
-//! Planes whose weights are cut into chunks, as servers keep them.
+//! Planes whose weights are split into chunks, as servers keep them.
 
 use crate::support::{Job, Never, Own, WORKER, begin, push, send, weights};
 use ps_coord::WorkerId;
@@ -26,7 +26,7 @@ fn nodes_in_any_order_make_the_weights_of_the_reference() {
     let mut plane = job.plane();
     while plane.version() < job.plan.steps {
         let step = plane.version();
-        // Each leaf from a worker of its own, the last first, and then a copy of all.
+        // Each leaf from a different worker, the last first, and then a copy of all.
         for leaf in job.leaves(&plane).rev() {
             let sum = job.sums(&plane, leaf..leaf + 1).remove(0);
             push(&mut plane, WorkerId(leaf), step, &sum).unwrap();
@@ -61,7 +61,7 @@ fn starting_over_takes_back_weights_state_and_sums() {
     job.step(&mut plane);
     let before =
         (hash(&job, &plane), plane.state_at(1).into_iter().map(|part| part.bytes).collect::<Vec<_>>());
-    // The first chunk is made of a wrong sum.
+    // The first chunk is updated from a wrong sum.
     let mut sum = job.sums(&plane, job.leaves(&plane)).remove(0);
     sum.gradient[0] += 1.0;
     begin(&mut plane, WORKER, 1, &sum).unwrap();
@@ -167,7 +167,7 @@ fn what_cannot_be_right_is_rejected() {
     let metrics = NodeMetrics { step: 0, node, tally };
     let rejected = plane.take_metrics(WORKER, metrics, &mut Own(&job)).unwrap_err();
     assert_eq!(rejected, Rejected::NotFinite { step: 0, node });
-    // A worker that is forgotten begins anew.
+    // A worker that was forgotten must begin the node again.
     begin(&mut plane, WORKER, 0, &sum).unwrap();
     plane.forget(WORKER);
     assert_eq!(plane.take_end(WORKER, done), Err(Rejected::DoneBeforeMetrics { step: 0, node }));
@@ -191,7 +191,7 @@ fn audited_nodes_count_when_they_end_and_have_one_hash_whoever_computes_them() {
     let digest = plane.take_end(WORKER, NodeDone { step: 0, node }).unwrap().unwrap();
     assert!(plane.covers(0, node) && plane.is_gathered() && plane.is_seen());
     assert_eq!(plane.judge(node, &mut Own(&job)), digest);
-    // One bit of the gradient, or of the metrics, makes another hash.
+    // A single different bit of the gradient, or of the metrics, changes the hash.
     let mut other = |sum: &NodeSum| {
         begin(&mut plane, WorkerId(8), 0, sum).unwrap();
         send(&mut plane, WorkerId(8), 0, sum, 0..usize::MAX).unwrap();
@@ -211,7 +211,7 @@ fn audited_nodes_count_when_they_end_and_have_one_hash_whoever_computes_them() {
 fn a_step_that_is_not_finite_leaves_the_weights() {
     let job = Job::new();
     let parameters = job.model.parameters();
-    // Where other shards keep a part, nobody can tell who is broken.
+    // If other shards keep a part, a broken worker cannot be identified.
     let mut plane = job.part(0..16);
     let before = weights(&plane, parameters);
     let mut sum = job.gradients().compute(&job.model.initial(5), &crate::support::Points, 0, 0..4).remove(0);
@@ -235,6 +235,6 @@ fn a_probed_step_waits_for_the_decision_and_the_next_one_reports_it() {
     let moved: Vec<Moved> = plane.measure_way();
     assert!(!moved.is_empty());
     plane.commit(&moved).unwrap();
-    // The next step's leaves include those of the batch before.
+    // The next step's leaves include those of the previous batch.
     assert!(!plane.is_held() && plane.unseen().len() == 2);
 }

@@ -1,4 +1,4 @@
-//! A plane at its public interface, and what it makes against the reference trainer.
+//! Tests a plane through its public interface, and its results against the reference trainer.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! A small job, and ways to feed a plane.
+//! A small job, and functions that feed a plane.
 
 use ps_coord::WorkerId;
 use ps_core::chunk::{read, share};
@@ -64,7 +64,7 @@ impl Job {
         self.part(0..self.model.parameters())
     }
 
-    /// A plane of some of the weights, likewise.
+    /// A plane of some of the weights, in chunks of eight elements.
     pub(crate) fn part(&self, kept: Range<usize>) -> Plane {
         let chunks = kept.clone().step_by(8).map(|start| start..kept.end.min(start + 8));
         Plane::new(self.model.clone(), self.control(), kept.clone(), chunks)
@@ -74,18 +74,18 @@ impl Job {
         Gradients::new(self.model.clone(), self.plan, Kernel::detect())
     }
 
-    /// The sums of the nodes that cover these leaves of the step that the plane is at.
+    /// The sums of the nodes that cover these leaves of the plane's open step.
     pub(crate) fn sums(&self, plane: &Plane, leaves: Range<u32>) -> Vec<NodeSum> {
         let (step, weights) = (plane.version(), weights(plane, self.model.parameters()));
         self.gradients().compute(&weights, &Points, step, leaves)
     }
 
-    /// All leaves of the step that the plane is at.
+    /// All leaves of the plane's open step.
     pub(crate) fn leaves(&self, plane: &Plane) -> Range<u32> {
         self.plan.step(plane.version()).tree().section(Section::Training)
     }
 
-    /// The plane makes one step, from one worker's sums.
+    /// Makes one step of the plane from one worker's sums.
     pub(crate) fn step(&self, plane: &mut Plane) {
         for sum in self.sums(plane, self.leaves(plane)) {
             push(plane, WORKER, plane.version(), &sum).unwrap();
@@ -96,7 +96,7 @@ impl Job {
     }
 }
 
-/// The gradients of a plane's own process.
+/// Recomputes gradients from the job's samples.
 pub(crate) struct Own<'a>(pub &'a Job);
 
 impl Recompute for Own<'_> {
@@ -106,7 +106,7 @@ impl Recompute for Own<'_> {
     }
 }
 
-/// Never asked.
+/// Panics if it is asked.
 pub(crate) struct Never;
 
 impl Recompute for Never {

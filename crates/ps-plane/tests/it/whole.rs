@@ -1,4 +1,4 @@
-//! Planes of one process, which computes all gradients itself.
+//! Planes in the process that computes all gradients.
 
 use crate::support::{Job, Points};
 use ps_core::optim::Sgd;
@@ -22,7 +22,7 @@ fn shared_weights_are_those_of_the_reference_and_not_copied() {
         sums.into_iter().flatten().for_each(|sum| plane.take_sum(sum));
         assert_eq!(plane.finish().unwrap().tally.samples, 20);
         assert_eq!(plane.take_gradient().len(), job.model.parameters());
-        // The last update is looked at, so it has a copy to go back to.
+        // The last update is checked, so it keeps a copy to return to.
         assert_eq!(plane.weights().as_ptr() == address, step + 1 < job.plan.steps);
     }
     let (rate, optimizer) = (job.rate(), job.optimizer());
