@@ -1,8 +1,9 @@
-//! The way in: how long a stranger may take to make itself known, and which calls are let in. How many connections there
-//! are is counted by [`Connections`].
+//! Admission of connections and calls: how long a peer may take to authenticate, and which calls are
+//! admitted. [`Connections`] limits the number of connections.
 //!
-//! A connection is accepted, becomes TLS where certificates are asked for, and is then watched ([`Guarded`]) until it has
-//! brought a call that was let in ([`Door`]). One that does not in time is closed, whatever it was slow at.
+//! A connection is accepted, becomes TLS if certificates are configured, and is then watched ([`Guarded`])
+//! until one of its calls is admitted ([`Door`]). If none is admitted in time, the connection is closed,
+//! whichever stage was slow.
 
 use crate::transport::Entrance;
 use ps_net::Security;
@@ -29,21 +30,21 @@ use tonic::transport::server::Connected;
 use tower::{Service, ServiceExt};
 use tracing::debug;
 
-/// Who is at the other end of a connection.
+/// The peer of a connection. Clones share their state.
 #[derive(Clone, Debug)]
 pub(crate) struct Visitor(Arc<Seen>);
 
 #[derive(Debug)]
 struct Seen {
-    /// Its address, or that it is on this machine.
+    /// The peer's address, or a phrase if it is on this machine.
     place: String,
     /// Subject and issuer of its certificate.
     certificate: Option<String>,
-    /// Whether it came over the server's Unix socket.
+    /// Whether it connected to the server's Unix socket.
     is_on_socket: bool,
-    /// Whether a call of it was let in.
+    /// Whether one of its calls was admitted.
     is_admitted: AtomicBool,
-    /// What is logged of the peers of its port.
+    /// The log of refused peers of its port.
     complaints: Arc<Complaints>,
 }
 
@@ -53,7 +54,7 @@ impl Visitor {
         Visitor(Arc::new(Seen { place, is_on_socket, certificate: None, is_admitted, complaints }))
     }
 
-    /// The same, once TLS has shown its certificate.
+    /// The same peer, once TLS has verified its certificate.
     fn certified(&self, certificate: Option<String>) -> Self {
         let Seen { place, is_on_socket, complaints, .. } = &*self.0;
         Visitor(Arc::new(Seen {
@@ -65,27 +66,29 @@ impl Visitor {
         }))
     }
 
-    /// The one whose call has these extensions.
+    /// The peer that made the call with these extensions.
     pub(crate) fn of(extensions: &http::Extensions) -> Self {
         extensions.get().cloned().unwrap_or_else(|| Visitor::new("unknown".into(), false, Arc::default()))
     }
 
-    /// Where it is, in words if it has no address.
+    /// The peer's address, or a phrase if it has none.
     pub(crate) fn place(&self) -> &str {
         &self.0.place
     }
 
-    /// Logs that something of it was refused, and why, unless that was said of others of its port just now.
+    /// Logs that a connection or call of this peer was refused, and why. The rate is limited for
+    /// the whole port.
     pub(crate) fn refused(&self, what: &str, why: &str) {
         self.0.complaints.log(|| format!("{}: {what} refused: {why}", self.place()));
     }
 }
 
-/// Marks a call whose caller may end the run: it carries an administrator's token, or came over the server's Unix socket.
+/// Marks a call whose caller may end the run: it carries an administrator's token, or came over the
+/// server's Unix socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Administrator;
 
-/// Every call passes here before any service sees it.
+/// Checks every call before any service sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Door<S> {
     security: Security,
@@ -93,12 +96,13 @@ pub(crate) struct Door<S> {
 }
 
 impl<S> Door<S> {
-    /// In front of `services`.
+    /// Wraps `services`.
     pub(crate) fn new(security: Security, services: S) -> Self {
         Door { security, services }
     }
 
-    /// Whether a call with these headers may come in, and the line of its token.
+    /// Decides whether a call with these headers is admitted. Returns the line of its token in the token
+    /// file, if tokens are used.
     fn admits(&self, request: &http::Request<Body>) -> Result<Option<usize>, Refusal> {
         let token_line = self.security.admits(request.headers())?;
         let encoding = request.headers().get("grpc-encoding");
@@ -120,7 +124,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // A refusal needs no service; whoever is let in waits for it.
+        // A refusal needs no service; an admitted call waits for its service in `call`.
         Poll::Ready(Ok(()))
     }
 
@@ -153,7 +157,8 @@ where
     }
 }
 
-/// How long a call may take until its answer begins; streams from the caller have waits of their own.
+/// How long a call may take until its answer begins; `None` for streams from the caller, which
+/// have separate timeouts.
 fn patience(path: &str) -> Option<Duration> {
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
     match method {
@@ -166,8 +171,8 @@ fn patience(path: &str) -> Option<Duration> {
     }
 }
 
-/// Connections that are ready to be served, no more than `capacity` at a time, until the stream of them is dropped: then
-/// nothing listens any more.
+/// Connections that are ready to be served, at most `capacity` at a time. Dropping the
+/// stream stops listening.
 pub(crate) fn connections(
     listener: Box<dyn Accept>,
     entrance: &Entrance,
@@ -187,7 +192,7 @@ pub(crate) fn connections(
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Such as too many open files: some will be closed.
+                    // For example too many open files: some will be closed.
                     complaints.log(|| format!("accepting connections: {error}"));
                     sleep(ACCEPT_PAUSE).await;
                     continue;
@@ -214,7 +219,7 @@ pub(crate) fn connections(
                     },
                 };
                 let guarded = Guarded { stream, visitor, deadline: Some(deadline), _permit: permit };
-                // If nobody takes it, nothing is served any more.
+                // If the receiver is gone, nothing is served any more.
                 let _ = ready.send(Ok(guarded)).await;
             });
         }
@@ -222,7 +227,8 @@ pub(crate) fn connections(
     ReceiverStream::new(connections)
 }
 
-/// Makes a connection TLS, and says whose certificate it shows; says why not otherwise.
+/// Completes the TLS handshake, and returns the stream with the name in the peer's certificate, or
+/// why it failed.
 async fn secure(
     acceptor: tokio_rustls::TlsAcceptor,
     stream: Box<dyn Duplex>,
@@ -233,8 +239,8 @@ async fn secure(
             Ok((Box::new(stream), certificate))
         }
         Err((error, mut stream)) => {
-            // An alert is on its way. Closed with something unread, the connection would be reset, and the other end
-            // would never read why.
+            // An alert is on its way. Closing the connection with unread data would reset it, and the peer
+            // would never read the reason.
             let leave = async {
                 let _ = stream.shutdown().await;
                 let mut nothing = [0; 4096];
@@ -252,20 +258,20 @@ async fn secure(
     }
 }
 
-/// What is read of a connection that is refused.
+/// Maximum number of bytes that are read from a refused connection.
 const MAX_DRAINED_BYTES: usize = 64 << 10;
 
-/// A connection that is closed unless a call of it is let in in time.
+/// A connection that is closed unless one of its calls is admitted in time.
 pub(crate) struct Guarded {
     stream: Box<dyn Duplex>,
     visitor: Visitor,
-    /// Until it is let in.
+    /// Set until a call is admitted.
     deadline: Option<Pin<Box<Sleep>>>,
     _permit: Permit,
 }
 
 impl Guarded {
-    /// An error once it is too late.
+    /// Returns an error once the deadline has passed.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Some(deadline) = &mut self.deadline else { return Ok(()) };
         if self.visitor.0.is_admitted.load(Ordering::Relaxed) {

@@ -1,67 +1,69 @@
-//! Why a run on the server came to no good end.
+//! The ways in which a run on the server can fail.
 
 use ps_core::trainer::Diverged;
 use ps_run::FolderError;
 use std::fmt;
 use std::time::Duration;
 
-/// Why a run on the server came to no good end.
+/// Why a run on the server failed.
 #[derive(Debug)]
 pub enum ServerError {
-    /// The system does not let us use the listener.
+    /// The system does not allow the use of the listener.
     Listener(std::io::Error),
-    /// The loss or a weight is not finite any more.
+    /// The loss or a weight became NaN or infinite.
     Diverged(Diverged),
-    /// Too few workers for too long.
+    /// Too few workers were present for too long.
     TooFewWorkers {
-        /// Workers present.
+        /// Workers present at the end.
         present: u32,
-        /// Workers asked for.
+        /// Workers that the run needs.
         needed: u32,
-        /// For how long it was so.
+        /// Time for which there were too few.
         waited: Duration,
     },
     /// Processes that keep a part of the weights were missing for too long.
     ShardsMissing {
-        /// Which.
+        /// Their numbers, as `--shard` counts them.
         shards: Vec<u32>,
-        /// For how long.
+        /// Time for which they were missing.
         waited: Duration,
     },
     /// This shard's coordinator is gone or out of reach.
     Coordinator {
-        /// Where it is, or was.
+        /// Address of the coordinator.
         address: String,
-        /// What happened.
+        /// How the connection was lost, or why it failed.
         why: String,
     },
-    /// This shard's coordinator refuses it, or is none; trying again is useless.
+    /// The coordinator refuses this shard, or the peer is not a coordinator; another attempt would fail in
+    /// the same way.
     Refused {
-        /// Where it is.
+        /// Address of the coordinator.
         address: String,
-        /// Why.
+        /// The coordinator's reason.
         why: String,
     },
-    /// The run was over before this shard took part.
+    /// The run ended before this shard took part.
     Over,
-    /// The run has failed; what the coordinator says.
+    /// The run has failed; holds the coordinator's message.
     RunFailed(String),
-    /// The run cannot be saved any more.
+    /// The run can no longer be saved.
     Unsaved(FolderError),
     /// A fault of this program or of the machine.
     Internal(String),
 }
 
-/// The exit code of every process of a run that an administrator has ended for good. A supervisor is not to start it again.
+/// Exit code of every process of a run that an administrator has ended for good, so that a supervisor does
+/// not restart it.
 pub const ENDED: u8 = 3;
 
 impl ServerError {
-    /// The process's exit code: 42 for what no retry can mend, else 1.
+    /// The process's exit code: 42 if another attempt would fail in the same way, else 1.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, ServerError::Refused { .. }) { 42 } else { 1 }
     }
 
-    /// The driver has panicked.
+    /// The error to report when the driver has panicked.
     pub fn panicked() -> Self {
         ServerError::Internal("the thread of the rounds ended; what it said is above".into())
     }

@@ -1,8 +1,9 @@
-//! What a process needs to serve weights: admission of connections ([`transport`]), the gRPC service that turns calls into
-//! [`requests`], the workers and what is sent to them ([`peers`], [`outbox`]), and a whole [`shard`].
+//! The parts of a process that serves weights: admission of connections ([`transport`]), the gRPC service
+//! that turns calls into [`requests`], the workers and the messages to them ([`peers`], [`outbox`]), and a
+//! complete [`shard`].
 //!
-//! The coordinator, in `ps-server`, adds the round logic and the other shards to it; a worker hosts a shard with nothing else.
-//! No flag is parsed here, and no port bound.
+//! The coordinator, in `ps-server`, adds the round logic and the other shards; a worker can host a shard with
+//! this crate alone. No flag is parsed here, and no port bound.
 
 mod doors;
 mod error;

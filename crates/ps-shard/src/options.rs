@@ -1,40 +1,42 @@
-//! How a server behaves, and how the weights are cut among servers.
+//! How a server behaves, and how the weights are split among servers.
 
 use ps_net::{Security, limits};
 use ps_proto::limits::part;
 use std::ops::Range;
 use std::time::Duration;
 
-/// How the server behaves; nothing here changes a bit of the weights.
+/// The behaviour of a server. No option changes a bit of the weights.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// Workers without whom the first round does not open.
+    /// Number of workers required to open the first round.
     pub min_workers: u32,
-    /// Too few workers for this long end the run, and so do missing shards. A shard looks this long for its coordinator.
+    /// The run ends after this time with too few workers or shards. A shard tries to reach its coordinator
+    /// for this long.
     pub join_timeout: Duration,
-    /// A worker of whom nothing was heard for this long is lost. It is told to be heard five times as often.
+    /// A worker that has sent nothing for this long is lost. Workers send a heartbeat five times as often.
     pub contact_timeout: Duration,
-    /// Leaves that are not back after this long are also given to another worker.
+    /// Leaves that are not back after this time are also assigned to another worker.
     pub work_timeout: Duration,
-    /// A wait that lasts is reported this often.
+    /// Interval at which an ongoing wait is logged.
     pub notice_every: Duration,
-    /// Workers at most; more are turned away and may try again.
+    /// Maximum number of workers; more are turned away and may try again.
     pub max_workers: u32,
-    /// The share of nodes, 0 to 1, that are computed twice and compared. Only where one server keeps all weights.
+    /// Fraction of nodes, from 0 to 1, that are computed twice and compared. Requires that one server
+    /// keeps all weights.
     pub audit: f64,
-    /// Who keeps which part of the weights.
+    /// How the weights are split among processes.
     pub layout: Layout,
-    /// What callers must show, and what this server shows where it calls others.
+    /// What callers must present, and what this server presents in its own calls.
     pub security: Security,
-    /// Whether each worker has a certificate or token of its own, so that a ban can be enforced. A second worker with the same
-    /// one is refused while the first is there.
+    /// Whether each worker has a separate certificate or token, so that a ban can be enforced. A second
+    /// worker with the same one is refused while the first is connected.
     pub individual_credentials: bool,
-    /// A connection that brought no call that was let in for this long is closed.
+    /// A connection is closed if none of its calls was admitted within this time.
     pub admission_timeout: Duration,
-    /// Whether whoever is let in may ask for the description of the services.
+    /// Whether admitted callers may use gRPC reflection.
     pub reflection: bool,
-    /// In a simulation its seed, which decides what the system otherwise does: rounds have no thread of their own, and go
-    /// by the clock of the caller's runtime.
+    /// Seed of a simulation, which replaces the system's randomness. Rounds then have no separate thread and
+    /// follow the clock of the caller's runtime.
     pub simulation: Option<u64>,
 }
 
@@ -58,12 +60,12 @@ impl Default for ServerOptions {
     }
 }
 
-/// How the weights are cut among processes.
+/// How the weights are split among processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Parts, of whole chunks, as equal as can be.
+    /// Number of parts; each consists of whole chunks, and their sizes differ as little as possible.
     pub parts: u32,
-    /// Whether the coordinator keeps the first; otherwise shards keep all.
+    /// Whether the coordinator keeps the first part; otherwise shards keep all.
     pub coordinator_keeps: bool,
 }
 
@@ -74,7 +76,7 @@ impl Default for Layout {
 }
 
 impl Layout {
-    /// What the coordinator keeps of `parameters` elements.
+    /// The part of `parameters` elements that the coordinator keeps; may be empty.
     pub fn own(self, parameters: usize) -> Range<usize> {
         if self.coordinator_keeps { part(parameters, 0, self.parts) } else { 0..0 }
     }
@@ -84,7 +86,7 @@ impl Layout {
         u32::from(self.coordinator_keeps)
     }
 
-    /// What each of the other shards keeps.
+    /// The parts that the other shards keep.
     pub fn others(self, parameters: usize) -> Vec<Range<usize>> {
         (self.first()..self.parts).map(|index| part(parameters, index, self.parts)).collect()
     }

@@ -1,4 +1,4 @@
-//! What waits to be sent to one worker: bounded, never blocking whoever fills it.
+//! The queue of messages to one worker: bounded, and never blocking the driver that fills it.
 
 use bytes::Bytes;
 use ps_net::limits::{DRAIN_TIMEOUT, OUTBOX_MESSAGES};
@@ -26,11 +26,11 @@ pub struct Outgoing {
     heartbeat: Interval,
 }
 
-/// What waits for a worker after the driver's end is gone.
+/// Access to the messages that are still queued after the driver's end is dropped.
 pub(crate) struct LeftOver(Arc<Mutex<Shared>>);
 
 impl LeftOver {
-    /// Forgets it and ends the stream.
+    /// Discards the queued messages and ends the stream.
     pub(crate) fn drop_all(self) {
         let mut shared = lock(&self.0);
         shared.messages.clear();
@@ -48,26 +48,27 @@ impl LeftOver {
 pub enum Undeliverable {
     /// The connection is gone.
     Closed,
-    /// The worker does not read what it is sent.
+    /// The worker does not read its messages.
     Full,
 }
 
 #[derive(Default)]
 struct Shared {
     messages: VecDeque<Message>,
-    /// Chunks of weights, by version and first element: messages go first, then older weights, then those that the
-    /// forward pass needs first.
+    /// Chunks of weights, by version and first element. Messages are sent first, then older weights before
+    /// newer ones; within a version, the chunks that the forward pass needs first.
     weights: BTreeMap<(u64, usize), Bytes>,
-    /// Since when something waits without anything being taken; `None` if nothing waits.
+    /// Time of the last removal from a non-empty queue, or of the first message in it; `None` if the
+    /// queue is empty.
     waits_since: Option<Instant>,
     /// How the stream ends once the queue is empty.
     end: Option<Option<Status>>,
-    /// The connection's end is gone.
+    /// Set when the connection's end is dropped.
     closed: bool,
     waker: Option<Waker>,
 }
 
-/// A queue to one worker, of a model of so many parameters.
+/// Creates a queue to one worker of a model with `parameters` parameters.
 pub(crate) fn channel(heartbeat: Duration, parameters: usize) -> (Outbox, Outgoing) {
     let shared = Arc::new(Mutex::new(Shared::default()));
     let mut heartbeat = interval(heartbeat);
@@ -89,7 +90,7 @@ impl Outbox {
         })
     }
 
-    /// Weights before `version`, and work at them, are of no use any more.
+    /// Drops weights before `version`, and assignments for earlier steps.
     pub(crate) fn forget_before(&self, version: u64) {
         let mut shared = lock(&self.shared);
         let older = |message: &Message| matches!(message, Message::Assign(assign) if assign.step < version);
@@ -97,15 +98,15 @@ impl Outbox {
         shared.weights = shared.weights.split_off(&(version, 0));
     }
 
-    /// What will wait once this is gone.
+    /// Access to the messages that will remain when this is dropped.
     pub(crate) fn left_over(&self) -> LeftOver {
         LeftOver(self.shared.clone())
     }
 
-    /// Ends the stream after what is queued.
+    /// Ends the stream after the queued messages.
     pub(crate) fn finish(self) {}
 
-    /// Ends the stream at once with a status; what is queued is forgotten.
+    /// Ends the stream at once with a status; queued messages are dropped.
     pub fn abandon(self, status: Status) {
         let mut shared = lock(&self.shared);
         shared.messages.clear();
@@ -127,7 +128,7 @@ impl Outbox {
             queue(&mut shared);
             shared.waker.take()
         };
-        // Outside the lock, so that whoever wakes does not wait for it.
+        // Outside the lock, so that the woken task does not wait for it.
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -136,7 +137,7 @@ impl Outbox {
 }
 
 impl Shared {
-    /// The next message of a model of `parameters` parameters.
+    /// The next message for a model of `parameters` parameters.
     fn pop(&mut self, parameters: usize) -> Option<Message> {
         let message = self.messages.pop_front().or_else(|| {
             let ((version, offset), bytes) = self.weights.pop_first()?;
@@ -196,7 +197,8 @@ impl Drop for Outgoing {
     }
 }
 
-/// The state is consistent between any two statements, so a panic elsewhere does not spoil it.
+/// Ignores poisoning: the state is consistent between any two statements, so a panic elsewhere does
+/// not spoil it.
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

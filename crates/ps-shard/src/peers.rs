@@ -1,4 +1,4 @@
-//! The workers that can be talked to, and what goes to them.
+//! The connected workers, and the messages to them.
 
 use crate::outbox::{Outbox, Undeliverable};
 use ps_coord::{Departure, WorkerId};
@@ -11,23 +11,23 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-/// A worker that can be talked to.
+/// A connected worker.
 pub struct Peer {
-    /// What it calls itself.
+    /// The name that the worker gave.
     pub name: String,
-    /// Where it is, in words if it has no address.
+    /// Its address, or a phrase if it has none.
     pub address: String,
-    /// What it has shown of itself.
+    /// What the worker has proved about its identity.
     pub credential: Credential,
-    /// What is sent to it.
+    /// The queue of messages to the worker.
     pub outbox: Outbox,
-    /// Whether it has been sent all weights, so that new ones are sent to it as they are made.
+    /// Whether it has been sent all weights, so that new chunks are sent to it as they are computed.
     pub is_served: bool,
-    /// Going away, it tells whoever reads from the worker that it has been let go of.
+    /// Dropped together with the peer, which ends the task that reads from the worker.
     pub _parting: oneshot::Sender<()>,
 }
 
-/// All of them. Those that take nothing any more are dropped and reported.
+/// All connected workers. Workers that stop reading are dropped and reported by [`Peers::take_dropped`].
 pub struct Peers {
     meter: Arc<Meter>,
     peers: BTreeMap<WorkerId, Peer>,
@@ -35,7 +35,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Nobody yet.
+    /// Creates an empty set.
     pub fn new(meter: Arc<Meter>) -> Self {
         Peers { meter, peers: BTreeMap::new(), dropped: Vec::new() }
     }
@@ -50,7 +50,7 @@ impl Peers {
         self.peers.get(&worker)
     }
 
-    /// All workers, by their ids.
+    /// All workers, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.peers.values()
     }
@@ -71,7 +71,7 @@ impl Peers {
         self.send(worker, |peer| peer.outbox.message(message));
     }
 
-    /// A chunk of new weights is made: it goes to all that have the rest.
+    /// Queues a chunk of new weights for every worker that has the other weights.
     pub fn broadcast(&mut self, part: &WeightsPart) {
         let served: Vec<WorkerId> =
             self.peers.iter().filter(|(_, peer)| peer.is_served).map(|(&worker, _)| worker).collect();
@@ -81,7 +81,8 @@ impl Peers {
         }
     }
 
-    /// Sees to it that a worker gets all weights that there are. Older ones need not go out any more.
+    /// Makes sure that a worker gets all current weights. Weights that no worker needs any more are dropped
+    /// from its queue.
     pub fn serve(&mut self, worker: WorkerId, plane: &Plane) {
         let meter = Arc::clone(&self.meter);
         self.send(worker, |peer| {
@@ -96,14 +97,14 @@ impl Peers {
         });
     }
 
-    /// The worker says that it lacks weights: all will be sent once more.
+    /// Notes that the worker lacks weights: the next [`Peers::serve`] sends all of them again.
     pub fn lacks_weights(&mut self, worker: WorkerId) {
         if let Some(peer) = self.peers.get_mut(&worker) {
             peer.is_served = false;
         }
     }
 
-    /// Hands something to a worker's connection; one that takes nothing any more is dropped.
+    /// Queues something for a worker, and drops the worker if that fails.
     fn send(&mut self, worker: WorkerId, push: impl FnOnce(&mut Peer) -> Result<(), Undeliverable>) {
         let Some(peer) = self.peers.get_mut(&worker) else { return };
         let reason = match push(peer) {
@@ -118,7 +119,7 @@ impl Peers {
         self.dropped.push((worker, reason));
     }
 
-    /// Ends the stream to a worker: after what is queued, or at once with a refusal.
+    /// Ends the stream to a worker: after the queued messages, or at once with a refusal.
     pub fn part(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
         let Some(peer) = self.peers.remove(&worker) else { return };
         match refusal {
@@ -127,7 +128,7 @@ impl Peers {
         }
     }
 
-    /// Those that were dropped since this was last asked.
+    /// Returns the workers that were dropped since the last call.
     pub fn take_dropped(&mut self) -> Vec<(WorkerId, Departure)> {
         std::mem::take(&mut self.dropped)
     }

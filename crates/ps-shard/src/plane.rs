@@ -1,4 +1,4 @@
-//! What ties a job to the plane that holds its weights.
+//! Connects a job with the plane that holds its weights.
 
 use ps_checkpoint::Snapshot;
 use ps_core::{Gradients, NodeSum};
@@ -8,7 +8,7 @@ use ps_proto::limits::chunks;
 use ps_run::Job;
 use std::ops::Range;
 
-/// The initial weights of `job`, of which `kept` is kept here.
+/// Creates a plane with the initial weights of `job` that keeps the elements `kept`.
 pub fn new_plane(job: &Job, kept: Range<usize>) -> Plane {
     let chunks = chunks(job.model.parameters(), kept.clone());
     Plane::new(job.model.clone(), job.control(), kept, chunks)
@@ -20,11 +20,11 @@ pub fn restore(plane: &mut Plane, snapshot: &Snapshot) {
     plane.restore_whole(progress.step, weights, state, progress.control.clone());
 }
 
-/// Gradients computed on the current rayon pool, for a plane that doubts what came from a worker.
+/// Computes gradients on the current rayon pool, for a plane that checks the data of a worker.
 pub struct LocalGradients<'a> {
     /// The run, with its data.
     pub job: &'a Job,
-    /// Built when it is first needed: most servers never compute.
+    /// Built on first use: most servers never compute a gradient.
     pub gradients: &'a mut Option<Gradients>,
 }
 

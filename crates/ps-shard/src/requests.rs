@@ -1,4 +1,4 @@
-//! What the connections of a server ask of its driver.
+//! Requests from a server's connections to its driver.
 
 use crate::peers::Peer;
 use bytes::Bytes;
@@ -13,51 +13,53 @@ use tonic::Status;
 pub enum Incoming {
     /// A worker was admitted.
     Joined {
-        /// Unique for the life of the server.
+        /// Unique for the lifetime of the server.
         worker: WorkerId,
-        /// How to reach it.
+        /// The connection to it.
         peer: Peer,
     },
     /// A worker sent a message that passed the checks.
     Message {
-        /// The sender.
+        /// The worker that sent it.
         worker: WorkerId,
-        /// What it sent.
+        /// The checked message.
         message: WorkerMessage,
     },
-    /// A worker's stream has ended, or a message of it did not pass the checks.
+    /// A worker's stream has ended, or one of its messages failed the checks.
     Left {
         /// The worker that has left.
         worker: WorkerId,
         /// For the log and the status.
         reason: Departure,
     },
-    /// Somebody asks for a checkpoint.
+    /// A client asks for a checkpoint. The answer is the number of steps that it will contain at least.
     Checkpoint(oneshot::Sender<Result<u64, Refusal>>),
-    /// Somebody asks how far the run is.
+    /// A client asks for the status of the run.
     Status(oneshot::Sender<v1::StatusReply>),
-    /// Somebody asks for the weights that are kept here: their version, and each chunk's first element and bytes.
+    /// A client asks for the weights of this server. The answer is their version, with the first element and
+    /// the bytes of each chunk.
     Weights(oneshot::Sender<(u64, Vec<(usize, Bytes)>)>),
-    /// Somebody asks where the shards are.
+    /// A worker asks for the addresses of the shards.
     Places(oneshot::Sender<Result<v1::ShardsReply, Refusal>>),
-    /// A shard asks to take part.
+    /// A shard asks to join the run.
     Attach(AttachRequest),
-    /// A shard has said something, or is gone.
+    /// A shard sent a message, or is gone.
     Shard {
-        /// Its index among the shards that are not the coordinator.
+        /// Its index among the shards other than the coordinator.
         index: u32,
-        /// The message, or the end.
+        /// The message, or the end of the stream.
         said: ShardSaid,
     },
-    /// This process is asked to stop; the run resumes when a server is started again.
+    /// This process must stop; the run resumes when a server is started again.
     Stop,
-    /// An administrator asks to end the run for good. The answer, once it is saved: its steps.
+    /// An administrator asks to end the run for good. The answer comes once the run is saved:
+    /// the steps applied.
     End(oneshot::Sender<Result<u64, Refusal>>),
 }
 
-/// A shard asks to take part; the answer is its index, what it keeps, and what is sent to it.
+/// A request from a shard to join the run.
 pub struct AttachRequest {
-    /// What the shard says of itself.
+    /// What the shard states about itself.
     pub greeting: ShardGreeting,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<Admission, Refusal>>,
@@ -66,16 +68,16 @@ pub struct AttachRequest {
 /// A shard's index, the elements that it keeps, and the messages to it.
 pub type Admission = (u32, Range<usize>, mpsc::Receiver<Result<v1::ToShard, Status>>);
 
-/// What came of a shard.
+/// What arrived on a shard's stream.
 pub enum ShardSaid {
-    /// It sent a message that passed the checks.
+    /// A message that passed the checks.
     Message(ShardMessage),
-    /// Its stream has ended; why.
+    /// The stream has ended; holds the reason.
     Gone(String),
 }
 
 impl AttachRequest {
-    /// Answers that the run has no place for the shard.
+    /// Answers that the shard cannot join.
     pub fn refuse(self, why: NoSeat) {
         let refusal = match why {
             NoSeat::Unknown { shard, shards } => {

@@ -1,4 +1,5 @@
-//! Requests to events: admission, and one reading task for each worker.
+//! The gRPC service: it turns calls into events for the driver, admits workers, and runs one reading task for
+//! each of them.
 
 use crate::doors::{Administrator, Visitor};
 use crate::outbox::{self, LeftOver, Outgoing};
@@ -34,26 +35,26 @@ use tracing::{Instrument, debug, info, info_span};
 pub struct Service(Arc<Shared>);
 
 struct Shared {
-    /// What `Join` answers; a shard has none to give.
+    /// The answer to `Join`; a shard has none.
     invitation: Option<v1::JoinReply>,
     expected: v1::Fingerprints,
     shape: Shape,
-    /// What this server keeps, which may change for a shard whose coordinator has begun again.
+    /// The elements that this server keeps. They can change for a shard whose coordinator has restarted.
     kept: Mutex<Range<usize>>,
     heartbeat: Duration,
     inbox: mpsc::Sender<Incoming>,
-    /// Workers at most.
+    /// Maximum number of workers.
     workers: usize,
     places: Arc<Semaphore>,
     pulls: Arc<Semaphore>,
     next: AtomicU32,
 }
 
-/// A worker's place among all; it is free again when this is dropped.
+/// One of the limited places for workers; dropping it makes room for another worker.
 pub struct Place {
-    /// Completes when the server has let go of the worker.
+    /// Completes when the driver drops the worker.
     parted: oneshot::Receiver<()>,
-    /// What still waits for it then.
+    /// The messages that are still queued at that time.
     left_over: LeftOver,
     _permit: OwnedSemaphorePermit,
 }
@@ -61,7 +62,7 @@ pub struct Place {
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Service {
-    /// The service of a server that keeps the elements `kept`.
+    /// Creates the service of a server that keeps the elements `kept`.
     pub fn new(
         invitation: Option<v1::JoinReply>,
         expected: v1::Fingerprints,
@@ -88,7 +89,7 @@ impl Service {
         }))
     }
 
-    /// From now on this server keeps other elements.
+    /// Keeps other elements from now on.
     pub(crate) fn keep(&self, kept: Range<usize>) {
         *self.kept() = kept;
     }
@@ -97,14 +98,14 @@ impl Service {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a question to the driver.
+    /// Sends a request to the driver and waits for the answer.
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Incoming) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
         self.0.inbox.send(question(reply)).await.map_err(|_| Refusal::Ending)?;
         answer.await.map_err(|_| Refusal::Ending.into())
     }
 
-    /// Waits for the greeting and compares what must agree.
+    /// Waits for a worker's greeting and compares the fingerprints.
     async fn admit(&self, stream: &mut Reader<FromWorker>) -> Result<convert::Greeting, Status> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
         let first = first.map_err(|_| Refusal::NoHello)??;
@@ -113,7 +114,7 @@ impl Service {
         Ok(greeting)
     }
 
-    /// The same for a shard.
+    /// Waits for a shard's greeting and compares the fingerprints.
     async fn admit_shard(
         &self,
         stream: &mut Streaming<v1::FromShard>,
@@ -131,7 +132,7 @@ impl Service {
         }
     }
 
-    /// A worker that greeted well: tells the driver and gives what is sent to the worker.
+    /// Admits a worker whose greeting is accepted: reports it to the driver and returns the messages to send.
     pub(crate) async fn enter(
         &self,
         greeting: convert::Greeting,
@@ -153,7 +154,7 @@ impl Service {
         Ok((worker, outgoing, place))
     }
 
-    /// The stream of the rounds.
+    /// Serves the stream of the rounds.
     async fn rounds(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let visitor = Visitor::of(request.extensions());
         let credential = request.extensions().get::<Credential>().cloned().unwrap_or_default();
@@ -208,8 +209,8 @@ impl ParameterServer for Service {
         let greeting = greeting.inspect_err(|refusal| visitor.refused("shard", refusal.message()))?;
         let service = self.clone();
         let (seated, seat) = oneshot::channel();
-        // On a task of its own: this call ends when its connection does, but whoever was given a seat must be missed, or
-        // nobody else is ever given it.
+        // In a separate task: the call's future is dropped when its connection ends, but the driver must hear
+        // of the end of every shard that it admitted, or the shard's number would never be vacant again.
         tokio::spawn(async move {
             let ask = |reply| Incoming::Attach(AttachRequest { greeting, reply });
             let given = service.ask(ask).await.and_then(|given| given.map_err(Status::from));
@@ -221,7 +222,7 @@ impl ParameterServer for Service {
                     return;
                 }
             };
-            // Where the call has ended, so does the stream.
+            // If the call has ended, so does the stream.
             let _ = seated.send(Ok(outgoing));
             let Shared { inbox, shape, .. } = &*service.0;
             let end = loop {
@@ -272,7 +273,7 @@ impl ParameterServer for Service {
         let (version, parts) = self.ask(Incoming::Weights).await?;
         let total = self.0.shape.parameters;
         let chunks = parts.into_iter().map(move |(at, bytes)| {
-            // Ends with the stream.
+            // Moved into the closure, so that the permit lives as long as the stream.
             let _ = &pull;
             Ok(convert::weights_chunk(version, at, total, bytes))
         });
@@ -280,7 +281,8 @@ impl ParameterServer for Service {
     }
 }
 
-/// The service as HTTP: the stream of the rounds is framed by hand, everything else by tonic.
+/// The service as HTTP: the stream of the rounds is framed by this crate to avoid copies, everything
+/// else by tonic.
 #[derive(Clone)]
 pub(crate) struct Front<S> {
     pub service: Service,
@@ -313,9 +315,10 @@ where
     }
 }
 
-/// Turns what a worker sends into events until its stream ends. A full inbox stops the reading, which in time
-/// stops the sending: no memory is taken for what the driver cannot take. A worker that was sent away has a moment to take
-/// its leave; then its place is free, whatever it still sends or does not read.
+/// Turns a worker's messages into events until its stream ends. A full inbox stops the reading, and flow
+/// control then stops the sender, so no memory is spent on messages that the driver cannot take yet. A worker
+/// that was sent away has a moment to close its stream; then its place is free, even if it still sends or
+/// does not read.
 async fn read(
     mut stream: Reader<FromWorker>,
     worker: WorkerId,
@@ -332,7 +335,8 @@ async fn read(
         let message = match message {
             Ok(Some(message)) => message,
             Ok(None) => break Departure::Disconnected("it closed its stream".into()),
-            // A message that is too long or no protobuf is the worker's fault, the rest the network's.
+            // A message that is too long or cannot be decoded is the worker's fault; other errors are the
+            // network's.
             Err(status) if is_nonsense(&status) => break Departure::Misbehaved(status.message().to_owned()),
             Err(status) => break Departure::Disconnected(status.message().to_owned()),
         };
@@ -351,7 +355,8 @@ async fn read(
     let _ = inbox.send(Incoming::Left { worker, reason }).await;
 }
 
-/// Reads on for a moment, so that the worker is not cut off in the middle of its last words.
+/// Keeps reading for a moment, because closing the connection at once could reset it before the worker has
+/// read its dismissal.
 async fn see_off(mut stream: Reader<FromWorker>, place: Place) {
     let leave = async { while let Ok(Some(_)) = stream.message().await {} };
     if tokio::time::timeout(FAREWELL_TIMEOUT, leave).await.is_err() {
@@ -360,7 +365,7 @@ async fn see_off(mut stream: Reader<FromWorker>, place: Place) {
     place.left_over.drop_all();
 }
 
-/// Whether what the peer sent could not be decoded.
+/// Whether a message of the peer could not be decoded.
 fn is_nonsense(status: &Status) -> bool {
     use tonic::Code;
     let text = status.message();
@@ -378,7 +383,7 @@ mod tests {
     use ps_plan::BatchPlan;
     use tokio_stream::StreamExt;
 
-    /// A body that stays open and says nothing.
+    /// A body that stays open and sends nothing.
     struct Silent;
 
     impl http_body::Body for Silent {
@@ -408,11 +413,11 @@ mod tests {
         let reading = tokio::spawn(read(stream, WorkerId(0), shape, inbox, place));
         tokio::task::yield_now().await;
         assert_eq!(places.available_permits(), 0);
-        // The driver lets go of it.
+        // The driver drops the worker.
         drop((outbox, parting));
         tokio::time::timeout(2 * FAREWELL_TIMEOUT, reading).await.unwrap().unwrap();
         assert_eq!(places.available_permits(), 1);
-        // What it did not read is forgotten.
+        // Its unread messages are dropped.
         assert!(outgoing.next().await.is_none());
     }
 }

@@ -1,4 +1,5 @@
-//! What every server does with a job: it serves connections, states what must agree, and runs a driver.
+//! The parts that every server needs for a job: serving connections, stating what must agree, and running a
+//! driver.
 
 use crate::service::{Front, Service};
 use crate::{ServerError, ServerOptions, transport};
@@ -14,7 +15,7 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tracing::warn;
 
-/// Serves `service` on `listener` until `closing` says so.
+/// Serves `service` on `listener` until `closing` completes.
 pub async fn serve(
     service: Service,
     listener: Listener,
@@ -35,7 +36,7 @@ pub async fn serve(
             .map_err(|error| ServerError::Internal(format!("reflection: {error}")))?;
         services = services.add_service(reflection);
     }
-    // The sender going away means the same.
+    // A dropped sender means the same as a message.
     let closed = async { drop(closing.await) };
     let entrance = transport::Entrance {
         security: options.security.clone(),
@@ -45,12 +46,12 @@ pub async fn serve(
     Ok((serving, health))
 }
 
-/// How often each side lets itself be heard.
+/// The interval at which each side sends a heartbeat: a fifth of the contact timeout.
 pub fn heartbeat(options: &ServerOptions) -> Duration {
     (options.contact_timeout / 5).max(Duration::from_millis(1))
 }
 
-/// What messages are checked against.
+/// The shape against which messages are checked.
 pub fn shape(job: &Job) -> Shape {
     Shape {
         plan: job.plan,
@@ -60,7 +61,7 @@ pub fn shape(job: &Job) -> Shape {
     }
 }
 
-/// What other processes of the run must agree on.
+/// The fingerprints that other processes of the run must match.
 pub fn expected(job: &Job) -> v1::Fingerprints {
     v1::Fingerprints {
         run: job.fingerprint.run.clone(),
@@ -70,7 +71,7 @@ pub fn expected(job: &Job) -> v1::Fingerprints {
     }
 }
 
-/// Runs the driver, on a thread of its own if it may have one.
+/// Runs the driver, on a separate thread except in a simulation.
 pub fn drive<T: Send + 'static>(
     driver: impl Future<Output = T> + Send + 'static,
     options: &ServerOptions,

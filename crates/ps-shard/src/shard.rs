@@ -1,9 +1,11 @@
-//! A shard that is not the coordinator: it keeps a part of the weights, folds and updates it, and sends it out.
+//! A shard other than the coordinator: it keeps a part of the weights, folds gradients, updates its part and
+//! sends it to workers.
 //!
-//! It needs no view of who takes part: a step of its part is made when all leaves have come, from whomever. It tells
-//! its coordinator so, and serves workers as the coordinator does. What it goes on from it is given by its coordinator,
-//! before the first step and whenever a server was lost; it outlives its coordinator's process. [`start`] is given a loaded job; [`Shard::enter`]
-//! is for a worker in the same process, to which and from which no byte passes a socket.
+//! A shard does not need to know the members of the run: it makes its part of a step when all leaves have
+//! arrived, from whichever workers. It reports this to its coordinator, and serves workers as the coordinator
+//! does. The coordinator sends it the weights to resume from, before the first step and whenever a server was
+//! lost; the shard outlives its coordinator's process. [`start`] takes a loaded job. [`Shard::enter`]
+//! connects a worker in the same process without a socket.
 
 use crate::outbox::Outgoing;
 use crate::peers::Peers;
@@ -38,25 +40,26 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::{debug, info, warn};
 
-/// Messages to the coordinator that wait: one a step, and the weights when it asks for them.
+/// Bound of the queue to the coordinator: one message per step, and the weights on request.
 const WAITING_MESSAGES: usize = 64;
-/// Keys that differ from the coordinator's beyond this many are not named.
+/// Maximum number of differing run-file keys to name in an error.
 const NAMED_KEYS: usize = 5;
 
-/// How a shard is placed.
+/// The shard's position in the run and its addresses.
 #[derive(Clone, Debug)]
 pub struct ShardOptions {
-    /// The coordinator, `HOST:PORT`.
+    /// Address of the coordinator, `HOST:PORT`.
     pub coordinator: String,
-    /// Which of the shards that are not the coordinator, from 0; nothing if the coordinator says, each time anew.
+    /// Index among the shards other than the coordinator, from 0; `None` if the coordinator assigns one
+    /// at each connection.
     pub index: Option<u32>,
-    /// Where workers reach this shard, `HOST:PORT`.
+    /// Address at which workers reach this shard, `HOST:PORT`.
     pub address: String,
-    /// Counts what the shard does.
+    /// Counts the shard's traffic and work.
     pub meter: Arc<Meter>,
 }
 
-/// A shard that takes part.
+/// A handle to a running shard.
 pub struct Shard {
     index: Arc<AtomicU32>,
     leaving: watch::Sender<bool>,
@@ -64,24 +67,24 @@ pub struct Shard {
     inbox: mpsc::Sender<Incoming>,
 }
 
-/// Completes when the coordinator says that the run is over, or something else ends the shard. A coordinator that only stops
-/// does neither: the shard waits for the next one.
+/// Completes when the coordinator reports that the run is over, or the shard fails. If the coordinator only
+/// stops, the shard waits for the next one.
 pub type ShardEnd = Pin<Box<dyn Future<Output = Result<Dismissal, ServerError>> + Send>>;
 
-/// A worker's connection to a shard in its own process.
+/// A worker's connection to a shard in the same process. Dropping it disconnects the worker.
 pub struct Inside {
-    /// The worker's id there.
+    /// The worker's id at this shard.
     pub worker: WorkerId,
-    /// What the shard sends.
+    /// Messages from the shard.
     pub messages: Outgoing,
     inbox: mpsc::Sender<Incoming>,
     _place: Place,
 }
 
 impl Inside {
-    /// Hands the shard metrics or a chunk of a node.
+    /// Passes metrics or a chunk of a node to the shard.
     pub async fn push(&self, message: WorkerMessage) {
-        // If the shard is gone, its end is noticed where it is waited for.
+        // If the shard is gone, the task that waits for its end notices.
         let _ = self.inbox.send(Incoming::Message { worker: self.worker, message }).await;
     }
 }
@@ -89,23 +92,23 @@ impl Inside {
 impl Drop for Inside {
     fn drop(&mut self) {
         let reason = Departure::Disconnected("the worker has let go of its shard".into());
-        // A full inbox of a shard that is ending is no loss.
+        // If the inbox is full, the shard is ending, and the message can be dropped.
         let _ = self.inbox.try_send(Incoming::Left { worker: self.worker, reason });
     }
 }
 
 impl Shard {
-    /// Which shard of the run it is.
+    /// Index among the shards other than the coordinator.
     pub fn index(&self) -> u32 {
         self.index.load(Ordering::Relaxed)
     }
 
-    /// From now on the shard ends when its coordinator stops, instead of waiting for the next one.
+    /// From now on, the shard ends when its coordinator stops instead of waiting for the next one.
     pub fn leave(&self) {
         self.leaving.send_replace(true);
     }
 
-    /// Takes a worker of this process in.
+    /// Connects a worker in this process.
     ///
     /// # Errors
     /// The shard is ending.
@@ -119,7 +122,7 @@ impl Shard {
 /// Attaches to the coordinator and serves workers on `listener` until the run is over.
 ///
 /// # Errors
-/// The coordinator is not there, refuses the shard, or does not answer.
+/// The coordinator cannot be reached, refuses the shard, or does not answer.
 pub async fn start(
     listener: impl Into<Listener>,
     job: Arc<Job>,
@@ -142,7 +145,7 @@ pub async fn start(
     let (index, kept) = (Arc::new(AtomicU32::new(attached.index)), attached.kept.clone());
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let shape = shape(&job);
-    // How many there may be is for the coordinator to say.
+    // The coordinator enforces the limit on workers.
     let (most, heartbeat) = (limits::MAX_WORKERS, heartbeat(options));
     let service = Service::new(None, fingerprints, shape, kept.clone(), heartbeat, most, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
@@ -180,12 +183,13 @@ pub async fn start(
     Ok((Shard { index, leaving, service, inbox }, end))
 }
 
-/// The data plane of a shard that keeps `kept`.
+/// Creates the data plane of a shard that keeps `kept`. It also keeps the previous weights, because the shard
+/// can be one step ahead of the other servers.
 fn plane(job: &Job, kept: Range<usize>) -> Plane {
     new_plane(job, kept).keep_previous()
 }
 
-/// The way to the coordinator.
+/// The client of the coordinator.
 struct Coordinator {
     placement: ShardOptions,
     fingerprints: v1::Fingerprints,
@@ -193,7 +197,7 @@ struct Coordinator {
     parameters: usize,
     /// Set by [`Shard::leave`].
     leaving: watch::Receiver<bool>,
-    /// For how long one that is not there is tried again.
+    /// How long to try to reach an absent coordinator.
     patience: Duration,
     security: Security,
 }
@@ -201,35 +205,36 @@ struct Coordinator {
 /// Open streams to and from the coordinator.
 type Link = (mpsc::Sender<v1::FromShard>, Streaming<v1::ToShard>);
 
-/// What comes from the coordinator.
+/// Input from the coordinator.
 enum Order {
-    /// It has taken us, perhaps again and in another place: this is the way to it.
+    /// The coordinator has admitted this shard, perhaps again and under another index; the sender
+    /// leads to it.
     Attached(Attached, mpsc::Sender<v1::FromShard>),
     Message(ToShardMessage),
-    /// It can no longer be reached; we look for it.
+    /// The coordinator can no longer be reached; the client tries to reconnect.
     Lost,
-    /// It did not come back within our patience, or does not take us.
+    /// The coordinator did not come back in time, or refuses this shard.
     Gone(ServerError),
 }
 
-/// Why the coordinator does not take us, and whether it may yet.
+/// A refusal of the coordinator: transient or permanent.
 enum Refused {
     Passing(String),
     Final(ServerError),
 }
 
-/// The first pause between two attempts to reach a coordinator, and the longest.
+/// The first and the longest pause between two attempts to reach the coordinator.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
 impl Coordinator {
-    /// Attaches, again and again while it is not there or has no place yet.
+    /// Attaches to the coordinator, and retries while it is absent or has no vacant shard.
     async fn find(&self) -> Result<(Attached, Link), ServerError> {
         let address = &self.placement.coordinator;
         let mut attempts = Attempts::new(PAUSES, self.patience);
         loop {
             let why = match self.attach().await {
                 Ok((attached, link)) => {
-                    // Whoever was given its number was given it with the coordinator counted.
+                    // An index given by the user counts the coordinator as shard 0.
                     let shard = attached.index + u32::from(self.placement.index.is_some());
                     info!(shard, elements = ?attached.kept, address, "attached");
                     return Ok((attached, link));
@@ -251,7 +256,7 @@ impl Coordinator {
         ServerError::Coordinator { address: self.placement.coordinator.clone(), why }
     }
 
-    /// What a failed call means.
+    /// Classifies a failed call.
     fn refused(&self, verdict: Verdict) -> Refused {
         match verdict {
             Verdict::Passing(why) => Refused::Passing(why),
@@ -263,7 +268,7 @@ impl Coordinator {
         }
     }
 
-    /// Greets it.
+    /// Opens the stream and exchanges greetings.
     async fn attach(&self) -> Result<(Attached, Link), Refused> {
         let wrong = |why| Refused::Final(self.failed(why));
         let address = self.security.address(&self.placement.coordinator).map_err(wrong)?;
@@ -302,7 +307,8 @@ impl Coordinator {
         Ok((attached, (sender, stream)))
     }
 
-    /// The keys in which our run file is not the coordinator's, as an error; `None` if there are none or it does not say.
+    /// Describes the keys in which this shard's run file differs from the coordinator's; `None` if none
+    /// differ or the coordinator does not answer.
     async fn keys_that_differ(&self, client: &mut ParameterServerClient<Connection>) -> Option<String> {
         let request = v1::JoinRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -325,7 +331,7 @@ impl Coordinator {
         })
     }
 
-    /// Completes once the shard leaves.
+    /// Completes once [`Shard::leave`] is called.
     async fn left(&self) {
         if self.leaving.clone().wait_for(|&is_leaving| is_leaving).await.is_err() {
             // The shard was dropped without leaving.
@@ -333,7 +339,7 @@ impl Coordinator {
         }
     }
 
-    /// Passes on what the coordinator says; when its stream ends, looks for it again.
+    /// Forwards the coordinator's messages, and reconnects when its stream ends.
     async fn stay_in_touch(self, attached: Attached, link: Link, orders: mpsc::Sender<Order>) {
         let (mut attached, (mut sender, mut stream)) = (attached, link);
         loop {
@@ -348,7 +354,7 @@ impl Coordinator {
                     Err(status) => break status.message().to_owned(),
                 };
                 let order = match message {
-                    // It is not gone for good.
+                    // The coordinator only stops; a new one may be started.
                     Ok(ToShardMessage::Dismissed(Dismissal::Stopped(why))) if !*self.leaving.borrow() => {
                         break why;
                     }
@@ -383,33 +389,33 @@ struct Driver {
     core: ShardCore,
     job: Arc<Job>,
     parameters: usize,
-    /// Which shard it is, and what workers are told of it.
+    /// Also read by [`Shard::index`].
     index: Arc<AtomicU32>,
     service: Service,
     plane: Plane,
-    /// Built when a worker is first doubted.
+    /// Built when data of a worker must first be checked by recomputation.
     gradients: Option<Gradients>,
     peers: Peers,
     meter: Arc<Meter>,
-    /// The way to the coordinator, if it has been there.
+    /// The queue to the coordinator, once it was connected.
     coordinator: Option<mpsc::Sender<v1::FromShard>>,
     address: String,
-    /// The weights that the shard is to resume from, while they arrive.
+    /// The weights to resume from, while they arrive.
     arriving: Option<Arriving>,
     /// The coordinator's last verdict, until it is carried out.
     verdict: Option<ps_core::control::Verdict>,
-    /// How far the weights that are kept here moved in the last step, where that is looked at.
+    /// How far the weights moved in the last step, if the verdict asked for it.
     moved: Vec<Moved>,
 }
 
-/// The state after some steps, on its way here.
+/// Weights and state of some version, while they arrive.
 struct Arriving {
     version: u64,
     /// `[kept]`.
     weights: Vec<f32>,
     /// `[vectors, kept]`.
     state: Vec<f32>,
-    /// Steps that the optimizer's state has seen.
+    /// Number of steps behind the optimizer's state.
     count: u64,
 }
 
@@ -443,7 +449,7 @@ impl Driver {
         }
     }
 
-    /// What a message of the coordinator means to the shard's logic.
+    /// Translates input from the coordinator into an event for the shard's logic.
     fn obey(&mut self, order: Order) -> Result<Option<ShardEvent>, ServerError> {
         let message = match order {
             Order::Attached(Attached { index, kept }, coordinator) => {
@@ -486,7 +492,7 @@ impl Driver {
         })
     }
 
-    /// Keeps a chunk of what the shard is to resume from; they come in order, each once.
+    /// Stores a chunk of the weights to resume from; each arrives once, in order.
     fn arrived(
         &mut self,
         chunk: StateChunk,
@@ -496,14 +502,14 @@ impl Driver {
         let start = self.plane.kept().start;
         let arriving = self.arriving.as_mut().filter(|arriving| arriving.version == version)?;
         let elements = bytes.len() / 4;
-        // A vector that this run does not have is of no use.
+        // A vector that this run does not have is ignored.
         if let Some(values) = values(arriving).get_mut(offset - start..offset - start + elements) {
             tensor::read(&bytes, values);
         }
         Some(ShardEvent::Arrived { version, elements })
     }
 
-    /// What a message of a worker or a caller means to the shard's logic.
+    /// Translates input from a worker or a caller into events for the shard's logic.
     fn receive(&mut self, incoming: Incoming) -> Vec<ShardEvent> {
         match incoming {
             Incoming::Joined { worker, peer } => {
@@ -515,7 +521,7 @@ impl Driver {
                 return vec![self.refuse(worker, Nonsense::new(why))];
             }
             Incoming::Left { worker, .. } => self.part(worker, None),
-            // Whoever asked may be gone, here and below.
+            // The caller may be gone, here and below.
             Incoming::Weights(reply) => {
                 let _ = reply.send((self.plane.version(), self.plane.kept_parts()));
             }
@@ -578,7 +584,7 @@ impl Driver {
         events
     }
 
-    /// What the step in hand has come to.
+    /// The event that follows from the state of the open step, if any.
     fn progress(&self) -> Option<ShardEvent> {
         let step = self.plane.version();
         match self.plane.is_held() {
@@ -587,7 +593,7 @@ impl Driver {
         }
     }
 
-    /// Ends the stream of a worker that has sent what cannot be right.
+    /// Ends the stream of a worker that sent an invalid message.
     fn refuse(&mut self, worker: WorkerId, nonsense: Nonsense) -> ShardEvent {
         let (why, counted) = (nonsense.to_string(), self.plane.counted_at(worker));
         info!(%worker, "worker dropped: {why}");
@@ -635,13 +641,13 @@ impl Driver {
             ShardAction::WarnUselessVerdict { step } => {
                 warn!(step, "a verdict came that this shard has no use for");
             }
-            // The loop ends there.
+            // The loop in `run` ends there.
             ShardAction::Finish(_) => {}
         }
         None
     }
 
-    /// Makes the chunks of the step that was waiting for the verdict.
+    /// Computes the chunks of the step that was waiting for the verdict.
     fn follow(&mut self, step: u64) -> Option<ShardEvent> {
         let verdict = self.verdict.take()?;
         if !self.plane.control().can(&verdict) {
@@ -682,7 +688,7 @@ impl Driver {
         }
     }
 
-    /// Sends a message to the coordinator. If it is gone, its stream's end reports it.
+    /// Sends a message to the coordinator. If it is gone, the end of its stream reports it.
     async fn send(&self, message: from_shard::Message) {
         if let Some(coordinator) = &self.coordinator {
             let _ = coordinator.send(from_shard(message)).await;
@@ -696,7 +702,8 @@ impl Driver {
         }
     }
 
-    /// Sends the coordinator what is kept here as it is now, while rounds go on.
+    /// Sends the coordinator the weights of `version` from a separate task, so that
+    /// rounds continue meanwhile.
     fn send_weights(&self, version: u64, with_state: bool) {
         let Some(coordinator) = self.coordinator.clone() else { return };
         let Some(weights) = self.plane.parts_at(version) else { return };
@@ -710,7 +717,7 @@ impl Driver {
                 from_shard::Message::State(convert::state_part(version, vector, offset, parameters, bytes))
             };
             for message in weights.chain(state.into_iter().map(part)) {
-                // If the coordinator is gone, its stream's end reports it.
+                // If the coordinator is gone, the end of its stream reports it.
                 if coordinator.send(from_shard(message)).await.is_err() {
                     return;
                 }

@@ -15,8 +15,9 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// The exit code of a process that was stopped by this signal before its run was over: what a shell reports for it. The
-    /// process exits with this code instead of dying of the signal, which it could not do as PID 1 of a container.
+    /// The exit code of a process that was stopped by this signal before its run was over, which is also what
+    /// a shell reports for such a process. The process exits with this code instead of raising the signal
+    /// again, because that has no effect on PID 1 of a container.
     pub const fn exit_code(self) -> u8 {
         match self {
             Signal::Interrupt => 130,
@@ -33,8 +34,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens, on a separate thread. Until [`Signals::defer`] is called, a signal ends the process at once: it is still
-    /// starting, for example reading data, and has nothing to save.
+    /// Listens, on a separate thread. Until [`Signals::defer`] is called, a signal ends the process at once:
+    /// it is still starting, for example reading data, and has nothing to save.
     ///
     /// # Errors
     /// The system refuses the thread or the handlers.
@@ -52,7 +53,7 @@ impl Signals {
                     warn!("stopped before the run began");
                     ps_terminal::exit(signal.exit_code());
                 }
-                // The first one decides; a receiver that is gone needs none.
+                // Only the first signal counts; without a receiver it can be ignored.
                 let _ = send.send_if_modified(|first| first.is_none() && first.replace(signal).is_none());
             }
         })?;

@@ -1,4 +1,4 @@
-//! How connections are served, with all settings of [`limits`]; the benches serve theirs in the same way.
+//! How connections are served, with all settings from [`limits`]; the benches use the same functions.
 
 use crate::doors::{self, Door};
 use ps_config::SecurityArgs;
@@ -14,10 +14,10 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::info;
 
-/// Completes when all connections are closed after the end was asked for.
+/// Completes when, after the request to close, all connections are closed.
 pub type Serving = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
 
-/// Opens what the flags name.
+/// Opens the certificates and tokens that the flags name.
 ///
 /// # Errors
 /// As for [`Security::open`].
@@ -32,11 +32,11 @@ pub fn open_security(args: &SecurityArgs) -> Result<Security, String> {
     })
 }
 
-/// The runtime that serves connections: one thread is fastest for a few workers on a small machine, and a
-/// quarter of a large one's cores serves many.
+/// Creates the runtime that serves connections. One thread is fastest for a few workers on a small machine; a
+/// quarter of the cores of a large one serves many.
 ///
 /// # Errors
-/// The system does not let us start threads.
+/// The system does not allow more threads.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut builder = match cores {
@@ -60,12 +60,12 @@ fn builder() -> Server {
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
 }
 
-/// Who comes in.
+/// Conditions for the admission of connections.
 #[derive(Clone, Debug)]
 pub struct Entrance {
-    /// What callers must show.
+    /// What callers must present.
     pub security: Security,
-    /// Until a connection must have brought a call that is let in.
+    /// How long a connection may take until one of its calls is admitted.
     pub admission_timeout: Duration,
 }
 
@@ -75,10 +75,11 @@ impl Default for Entrance {
     }
 }
 
-/// Serves `services` on `listener` behind doors until `closed` completes. Must be called on the runtime that serves.
+/// Serves `services` on `listener` until `closed` completes; only admitted calls reach them. Must be called
+/// on the runtime that serves.
 ///
 /// # Errors
-/// The system does not let us use the listener.
+/// The system does not allow the use of the listener.
 pub fn serve(
     services: Routes,
     listener: Listener,
@@ -92,12 +93,12 @@ pub fn serve(
     serve_some(builder(), services, listener, entrance, capacity, closed)
 }
 
-/// Serves `services` to whoever asks now and then, without TLS or tokens: connections are few and do not last.
+/// Serves `services` to health probes, without TLS or tokens: connections are few and short.
 ///
 /// # Errors
 /// As for [`serve`].
 pub fn serve_probes(services: Routes, listener: TcpListener) -> io::Result<Serving> {
-    // Those who stay do not get to hear why they are cut off: no probe does.
+    // Connections that exceed the age are closed without a message, because probes do not need one.
     let builder =
         builder().max_connection_age(limits::HEALTH_CONNECTION_AGE).max_connection_age_grace(Duration::ZERO);
     let capacity = Capacity::of_health(ps_host::open_files());
