@@ -138,7 +138,8 @@ If the server stops, the worker waits for it for the time that --patience gives.
 its gradients were wrong. Starting the worker again cannot help.";
 
 impl Arguments {
-    /// What protects our connections, which those of other workers to us may need.
+    /// Opens the certificates and tokens. They protect this process's connections, and those of other workers
+    /// to its shard.
     pub fn security(&self) -> Result<Security, String> {
         const FLAG: &str = "--shard-listen";
         let security = open_security(&self.security)?;

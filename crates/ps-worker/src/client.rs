@@ -1,4 +1,4 @@
-//! The gRPC client: asking what the run is, opening the stream of the rounds.
+//! The gRPC client: asks for the run and opens the streams of the rounds.
 
 use crate::outgoing::{Item, Outgoing};
 use crate::{BUILD, WorkerError};
@@ -23,17 +23,17 @@ use tokio_stream::StreamExt;
 use tonic::Status;
 use tracing::debug;
 
-/// Messages from all servers that wait for the driver; more stop the reading.
+/// Bound of the queue of messages from all servers to the driver; if it is full, reading stops.
 const WAITING_WORDS: usize = 16;
 
-/// Items that wait for the connection: a few nodes, each in a part for each layer, and heartbeats; more means that the
-/// server reads nothing.
+/// Bound of the queue to one connection: a few nodes, each in one part per layer, and heartbeats. If it is
+/// full, the server reads nothing.
 const WAITING_ITEMS: usize = 1024;
 
-/// How long after a shard has gone its coordinator may still say why.
+/// How long to wait for the coordinator's reason after a shard has closed its stream.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Where the server is and who we are.
+/// The address of the server and the identity of this worker.
 #[derive(Clone)]
 pub(crate) struct Client {
     server: Address,
@@ -47,31 +47,31 @@ pub(crate) struct Client {
 pub(crate) struct Session {
     pub worker: WorkerId,
     pub links: Vec<Link>,
-    /// What all of them say, until one ends.
+    /// Messages from all servers, until a stream ends.
     pub said: mpsc::Receiver<Said>,
-    /// What reads them; it ends when this is dropped.
+    /// The tasks that read from the servers; dropping them ends the tasks.
     pub tasks: JoinSet<()>,
-    /// Set once we leave: no last word is waited for then.
+    /// Set once this worker leaves, so that no reason is awaited.
     pub leaving: watch::Sender<bool>,
 }
 
-/// The way to one server; the first is the one that hands out work.
+/// The connection to one server; the first is the coordinator.
 pub(crate) struct Link {
-    /// The elements that it keeps.
+    /// The elements that the server keeps.
     pub kept: Range<usize>,
     pub sender: mpsc::Sender<Item>,
 }
 
-/// What came of a link.
+/// Input from a server.
 pub(crate) enum Said {
     Message(ServerMessage),
-    /// The server said what cannot be right.
+    /// The server sent an invalid message; holds what was wrong.
     Nonsense(String),
     /// A stream has ended.
     Ended(Verdict),
 }
 
-/// Who listens to what the servers say.
+/// The receiving end of the servers' messages, as the reading tasks use it.
 #[derive(Clone)]
 struct Ear {
     saying: mpsc::Sender<Said>,
@@ -79,31 +79,33 @@ struct Ear {
 }
 
 impl Ear {
-    /// A shard is gone: leaves whoever hands out work the time to say why, unless we know.
+    /// A shard's stream has ended: waits, unless this worker is leaving, so that the coordinator can send
+    /// the reason first.
     async fn last_word(&mut self) {
         let _ = timeout(LAST_WORD, self.left.wait_for(|&left| left)).await;
     }
 }
 
 impl Client {
-    /// For a server at `HOST:PORT` or `unix:PATH`; all connections, to it and to shards, are protected by `security`.
+    /// Creates a client for a server at `HOST:PORT` or `unix:PATH`. `security` protects all connections, to
+    /// it and to shards.
     pub(crate) fn new(server: &str, name: &str, security: &Security) -> Result<Self, WorkerError> {
         let wrong = |problem| WorkerError::Address { given: server.into(), problem };
         let address = security.address(server).map_err(wrong)?;
         Ok(Client { server: address, security: security.clone(), name: name.into(), own: None })
     }
 
-    /// With a shard in this process.
+    /// Adds a shard in this process.
     pub(crate) fn beside(self, shard: Arc<Shard>) -> Self {
         Client { own: Some(shard), ..self }
     }
 
-    /// A connection to the server.
+    /// Opens a connection to the server.
     pub(crate) async fn connect(&self) -> Result<Connection, Verdict> {
         Ok(self.server.connect(&self.security).await?)
     }
 
-    /// Asks what the run is.
+    /// Asks for the run file and the settings of the run.
     pub(crate) async fn join(&self) -> Result<Invitation, Verdict> {
         let mut client = service(self.server.connect(&self.security).await?);
         let request = v1::JoinRequest {
@@ -116,8 +118,8 @@ impl Client {
         convert::invitation(reply.into_inner()).map_err(|nonsense| Verdict::Mismatch(nonsense.to_string()))
     }
 
-    /// Opens the streams, to all shards first, and waits until we are admitted everywhere. `shards` is how many
-    /// others there are. Whoever hands out work says something within `silence`.
+    /// Opens the streams to the `shards` other shards and then to the coordinator, and waits until every
+    /// server has admitted this worker. The coordinator must send something at least every `silence`.
     pub(crate) async fn open(
         &self,
         ours: v1::Fingerprints,
@@ -147,7 +149,7 @@ impl Client {
                     }
                 };
                 if opened.1 != kept {
-                    // Shards may have changed places since the coordinator was asked.
+                    // Shards may have been reassigned since the coordinator was asked.
                     let what = format!("shard {index} keeps {:?}, its coordinator said {kept:?}", opened.1);
                     return Err(Verdict::Passing(what));
                 }
@@ -162,8 +164,8 @@ impl Client {
         Ok(Session { worker, links, said, tasks, leaving })
     }
 
-    /// Opens one stream, greets, and waits until we are admitted. Whoever hands out work must not be silent for longer than
-    /// `silence`: what shards say meanwhile does not make up for that.
+    /// Opens one stream, greets, and waits for the admission. Meanwhile the coordinator must not be silent
+    /// for longer than `silence`; messages from shards do not count.
     async fn greet(
         &self,
         mut connection: Connection,
@@ -208,7 +210,8 @@ impl Client {
                 };
                 let is_last = !matches!(said, Said::Message(_));
                 if is_last && silence.is_none() {
-                    // A shard is often the first to go when a run is over; whoever hands out work says so.
+                    // When a run is over, a shard often closes its stream first; the coordinator sends the
+                    // reason.
                     ear.last_word().await;
                 }
                 if ear.saying.send(said).await.is_err() || is_last {
@@ -219,7 +222,7 @@ impl Client {
         Ok((admission, sender))
     }
 
-    /// Takes part in the shard of this process: messages are handed over, tensors stay where they are.
+    /// Connects to the shard in this process: messages are passed on in memory, and tensors are not copied.
     async fn enter(
         &self,
         shard: &Shard,
@@ -240,7 +243,7 @@ impl Client {
                 tokio::select! {
                     message = outgoing.next() => match message {
                         Some(Ok(message)) => {
-                            // The shard wants sums and nothing else; heartbeats are for the coordinator.
+                            // The shard needs only sums; heartbeats are for the coordinator.
                             let message = convert::worker_message(message, &shape);
                             if let Ok(sum @ (WorkerMessage::NodeMetrics(_) | WorkerMessage::Node(_))) = message {
                                 inside.push(sum).await;
@@ -270,7 +273,7 @@ impl Client {
     }
 }
 
-/// Our id, and what the server keeps.
+/// The id of this worker, and the elements that the server keeps.
 type Admission = (WorkerId, Range<usize>);
 
 fn admission(first: Option<v1::FromServer>, shape: &Shape) -> Result<Admission, Verdict> {
@@ -292,7 +295,7 @@ pub(crate) fn service(connection: Connection) -> ParameterServerClient<Connectio
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-/// An answer in time, or what its absence means.
+/// Waits for an answer until the timeout, and classifies its absence.
 pub(crate) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Verdict> {
     match timeout(CALL_TIMEOUT, call).await {
         Ok(answer) => answer.map_err(|status| verdict(&status)),

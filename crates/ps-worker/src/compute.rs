@@ -1,4 +1,5 @@
-//! The thread that loads the data and computes gradients, so that the connection stays alive meanwhile.
+//! The thread that loads the data and computes gradients. A separate thread keeps the connection alive
+//! meanwhile.
 
 use crate::flow::StepFlow;
 use crate::weights::HeldWeights;
@@ -20,10 +21,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tracing::{debug_span, info};
 
-/// Weights of which nothing comes for this long will not come: the connection is begun anew.
+/// If no chunk of awaited weights arrives within this time, the connection is opened again.
 pub(crate) const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What turns weights into sums of nodes. A worker has its own; a bench puts another in its place.
+/// Turns weights into sums of nodes. A worker uses its own implementation; a bench substitutes another.
 pub trait Computer: Send {
     /// Computes the sums of the nodes that cover `leaves` of step `step`; see [`Gradients::compute_flowing`].
     fn compute(&mut self, job: &Job, flow: &mut dyn Flow, step: u64, leaves: Range<u32>) -> bool;
@@ -38,26 +39,26 @@ impl Computer for Gradients {
     }
 }
 
-/// What the thread is told.
+/// Input to the thread.
 pub(crate) enum Order {
     /// A chunk of weights has arrived.
     Weights(WeightsPart),
-    /// Compute leaves of a step at the weights of that version, which are here or arriving.
+    /// Compute leaves of a step with the weights of that version, which are here or arriving.
     Work { step: u64, leaves: Range<u32> },
-    /// The connection is lost: nothing more of these weights will come.
+    /// The connection is lost: no more chunks of the current weights will arrive.
     Forget,
 }
 
-/// What the thread has computed.
+/// Results of the thread.
 pub(crate) enum Computed {
-    /// The metric sums of a node, before its first part.
+    /// The metric sums of a node, sent before its first part.
     Metrics { step: u64, node: Node, tally: Tally },
-    /// Some chunks of a node's sum, while it goes on.
+    /// Some chunks of a node's sum, sent while the computation continues.
     Part(Part),
     /// All parts of the nodes that cover these leaves were passed on.
     Leaves { step: u64, leaves: Range<u32>, nodes: Vec<Node> },
-    /// Nothing more comes of these leaves, for the weights of the step did not come. `is_superseded`: newer ones came, so the
-    /// server needs nothing of that step any more.
+    /// The computation of these leaves was abandoned because the weights of the step did not arrive.
+    /// `is_superseded`: newer weights arrived, so the server no longer needs anything for that step.
     Missed { step: u64, leaves: Range<u32>, is_superseded: bool },
 }
 
@@ -65,25 +66,26 @@ pub(crate) enum Computed {
 pub(crate) struct Part {
     pub step: u64,
     pub node: Node,
-    /// The first element.
+    /// Index of the first element.
     pub offset: usize,
-    /// As they travel. Their memory goes back to the thread.
+    /// In the wire format. The memory returns to the thread once these bytes are dropped.
     pub bytes: Bytes,
 }
 
-/// The computing thread, once its data is loaded. It ends when this is dropped.
+/// Handle to the computing thread, once its data is loaded. Dropping it ends the thread.
 pub(crate) struct Compute {
     pub shape: Shape,
     pub fingerprints: v1::Fingerprints,
     pub job: Arc<Job>,
     orders: mpsc::Sender<Order>,
-    /// What computes, where it has no thread.
+    /// In a simulation, the state that computes without a thread.
     here: Option<(Computing, mpsc::Receiver<Order>)>,
-    /// The `Leaves` of each `Work`, and their parts before; the round logic has one under way at a time, so there is no need for a bound.
+    /// For each `Work` its `Leaves`, preceded by their parts. The queue needs no bound, because the round
+    /// logic has only one `Work` under way at a time.
     pub computed: UnboundedReceiver<Computed>,
 }
 
-/// What the thread says when it is ready.
+/// The thread's message when its data is loaded.
 type Ready = Result<Arc<Job>, WorkerError>;
 
 impl Compute {
@@ -122,7 +124,7 @@ impl Compute {
         Ok(Compute { shape, fingerprints, job, orders: sender, here, computed })
     }
 
-    /// Has something done; `false` if nobody is there any more who could.
+    /// Sends an order to the thread; `false` if the thread has ended.
     pub(crate) fn order(&mut self, order: Order) -> bool {
         let is_heard = self.orders.send(order).is_ok();
         match &mut self.here {
@@ -132,15 +134,15 @@ impl Compute {
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Computing {
     job: Arc<Job>,
     computer: Box<dyn Computer>,
     weights: HeldWeights,
-    /// Memory of former gradients.
+    /// Buffers of earlier gradients.
     spare: Vec<Emerging>,
     results: UnboundedSender<Computed>,
-    /// Work whose weights are not all here, where nobody can wait for them.
+    /// In a simulation, which cannot block, the work that waits for its weights.
     waiting: Option<(u64, Range<u32>)>,
     meter: Arc<Meter>,
 }
@@ -163,7 +165,7 @@ impl Computing {
         }
     }
 
-    /// Takes what changes the weights; gives back work.
+    /// Applies an order that changes the weights; returns work.
     fn take(&mut self, order: Order) -> Option<(u64, Range<u32>)> {
         match order {
             Order::Weights(part) => self.weights.take(part),
@@ -173,7 +175,8 @@ impl Computing {
         None
     }
 
-    /// Computes leaves, for which weights may still come by `orders`; `false` if nobody wants the sums any more.
+    /// Computes leaves, whose weights may still arrive through `orders`; `false` if the receiver of the
+    /// results is gone.
     fn compute(&mut self, (step, leaves): (u64, Range<u32>), orders: &mpsc::Receiver<Order>) -> bool {
         let job = &self.job;
         let mut flow = StepFlow {
@@ -210,12 +213,12 @@ impl Computing {
         self.results.send(computed).is_ok()
     }
 
-    /// Leaves of a step whose weights did not come.
+    /// Reports leaves of a step whose weights did not arrive.
     fn missed(&self, step: u64, leaves: Range<u32>) -> Computed {
         Computed::Missed { step, leaves, is_superseded: !self.weights.may_become(step) }
     }
 
-    /// Does what can be done without waiting.
+    /// Handles everything that is possible without blocking.
     fn catch_up(&mut self, orders: &mpsc::Receiver<Order>) -> bool {
         while let Ok(order) = orders.try_recv() {
             let is_lost = matches!(order, Order::Forget);
@@ -247,7 +250,7 @@ fn compute(
     results: UnboundedSender<Computed>,
 ) {
     let cpus = options.cpus.clone();
-    // By default one for each processor.
+    // By default one thread per processor.
     let threads = options.threads.unwrap_or(cpus.as_ref().map_or(0, Processors::count));
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -261,7 +264,7 @@ fn compute(
             return;
         }
     };
-    // All inside the pool, so that no step pays for the way into it.
+    // The whole loop runs inside the pool, so that no step pays for entering it.
     pool.install(move || {
         let job = match load(run_toml, options) {
             Ok(job) => Arc::new(job),
@@ -288,13 +291,13 @@ fn compute(
     });
 }
 
-/// Loads what the server's run file names. Whatever is wrong here stays wrong.
+/// Loads the data that the server's run file names. All errors here are permanent.
 fn load(run_toml: &str, options: &WorkerOptions) -> Result<Job, WorkerError> {
     let run = RunConfig::parse(run_toml, "the server's run file", &[])
         .map_err(|error| WorkerError::Mismatch(format!("{error}; use the same release on both sides")))?;
     let root = options.data_root.as_deref().unwrap_or(Path::new("."));
     if !options.allow_any_path {
-        // The server says what to read, and the hash of what was read goes back to it.
+        // The server chooses the path and receives the hash of the data, so the path must be confined.
         ps_data::confine(&run.data, root).map_err(|outside| {
             WorkerError::Mismatch(format!(
                 "{outside}; give the folder that holds the data with --data-root, or say --allow-any-path if you trust \

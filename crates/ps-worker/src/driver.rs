@@ -21,36 +21,36 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, debug_span, info};
 
-/// Work in hand whose weights do not begin to come for this long: they are asked for again. Long, for asking for a
-/// large model twice makes a slow link slower.
+/// How long work in hand may wait for the first chunk of its weights before the worker asks for them again.
+/// The time is long because requesting a large model twice makes a slow link even slower.
 const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
-/// The first pause before connecting again, and the longest.
+/// The first and the longest pause before reconnecting.
 const RECONNECT_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
-/// How long a worker that is done waits for the server to close its side.
+/// How long a worker that is done waits for the server to close the stream.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Drives the rounds until the round logic says that our part is over.
+/// Drives the rounds until the round logic ends this worker's participation.
 pub(crate) struct Driver {
     client: Client,
     server: String,
     shards: u32,
-    /// After how long nothing heard from the server means that it is out of reach.
+    /// The server counts as out of reach if nothing arrives for this long.
     silence: Duration,
     compute: Compute,
     meter: Arc<Meter>,
     core: WorkerCore,
     attempt: Option<Attempt>,
     connection: Option<Session>,
-    /// Nodes whose metrics and chunks are sent, and whose ends are not.
+    /// Nodes whose metrics and chunks are sent, but not their ends.
     computed: Option<Vec<Node>>,
-    /// Events that an event has brought about, taken before any from outside.
+    /// Events that an event has caused; handled before any from outside.
     events: VecDeque<WorkerEvent>,
     started: Instant,
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Session, Verdict>> + Send>>;
 
-/// What woke the driver.
+/// The source of the next event.
 enum Woken {
     Connected(Result<Session, Verdict>),
     Received(Said),
@@ -94,7 +94,7 @@ impl Driver {
         }
     }
 
-    /// Runs to the end. `stop` completes when the user asks to stop.
+    /// Runs until the worker is done. `stop` completes when the user asks to stop.
     pub(crate) async fn run(
         mut self,
         mut stop: Pin<&mut (impl Future<Output = ()> + ?Sized)>,
@@ -156,7 +156,8 @@ impl Driver {
                 return Ok(None);
             }
             Woken::Computed(Some(Computed::Part(part))) => {
-                // What is of no use any more never will be, so of what ends as a push every part was sent.
+                // Once sums are not wanted, they never will be. If the computation ends in a push, every part
+                // of it was therefore sent.
                 if self.core.wants_sums() {
                     self.push(part)?;
                 }
@@ -166,14 +167,15 @@ impl Driver {
                 self.computed = Some(nodes);
                 WorkerEvent::Computed { step, leaves }
             }
-            // Seen where a worker was slow: others had done its leaves, and the weights of two later steps had come.
+            // Happens to slow workers: others have computed the leaves, and the weights of two later steps
+            // have arrived.
             Woken::Computed(Some(Computed::Missed { step, leaves, is_superseded: true })) => {
                 WorkerEvent::Superseded { step, leaves }
             }
             Woken::Computed(Some(Computed::Missed { step, leaves, .. })) => {
                 self.events.push_back(WorkerEvent::Superseded { step, leaves });
                 match self.core.wants_sums() {
-                    // What the computation waited for will not come on this connection.
+                    // The awaited weights will not arrive on this connection.
                     true => {
                         self.lost(Verdict::Passing(format!("the weights of version {step} did not arrive")))?
                     }
@@ -186,7 +188,7 @@ impl Driver {
         }))
     }
 
-    /// The connection, or the attempt at one, has failed.
+    /// Handles a failed connection, or a failed attempt at one.
     fn lost(&mut self, verdict: Verdict) -> Result<WorkerEvent, WorkerError> {
         self.meter.retry();
         self.connection = None;
@@ -194,7 +196,7 @@ impl Driver {
         retryable(verdict, &self.server).map(WorkerEvent::Disconnected)
     }
 
-    /// What a message means to the round logic.
+    /// Translates a message into an event for the round logic.
     fn take(&mut self, message: ServerMessage) -> Result<WorkerEvent, WorkerError> {
         Ok(match message {
             ServerMessage::Admitted(..) => {
@@ -202,7 +204,7 @@ impl Driver {
             }
             ServerMessage::Heartbeat => WorkerEvent::Heard,
             ServerMessage::Dismissed(reason) => WorkerEvent::Dismissed(reason),
-            // The server has seen to it that the weights are on their way.
+            // The server has already queued the weights.
             ServerMessage::Assign { step, leaves } => {
                 self.events.push_back(WorkerEvent::Assigned { step, leaves });
                 WorkerEvent::Weights { version: step }
@@ -289,28 +291,28 @@ impl Driver {
         if is_taken { Ok(()) } else { self.stuck() }
     }
 
-    /// Tells the first server that all chunks of a node are sent.
+    /// Reports to the first server that all chunks of a node are sent.
     fn push_end(&mut self, step: u64, node: Node) -> Result<(), WorkerError> {
         let Some(connection) = &self.connection else { return Ok(()) };
         let done = convert::node_done(step, node);
         if send(&connection.links[0].sender, Item::Message(done)) { Ok(()) } else { self.stuck() }
     }
 
-    /// A server takes nothing, and a node of which a part is missing is of no use: the connection is begun anew.
+    /// Reconnects because a server accepts no data: without the missing part the node is useless.
     fn stuck(&mut self) -> Result<(), WorkerError> {
         let lost = self.lost(Verdict::Passing("the server takes nothing of what is sent".into()))?;
         self.events.push_back(lost);
         Ok(())
     }
 
-    /// Says something to all servers.
+    /// Sends a message to all servers.
     fn say(&self, message: Message) {
         for link in self.connection.iter().flat_map(|connection| &connection.links) {
             send(&link.sender, Item::Message(FromWorker { message: Some(message.clone()) }));
         }
     }
 
-    /// Leaves the server in good order, if it is there.
+    /// Says goodbye to the server, if it is connected.
     async fn farewell(&mut self, outcome: &WorkerOutcome) {
         if *outcome == WorkerOutcome::Stopped {
             self.say(Message::Goodbye(v1::Goodbye { reason: "the worker was stopped".into() }));
@@ -328,13 +330,13 @@ impl Driver {
                 left -= usize::from(matches!(said, Said::Ended(_)));
             }
         };
-        // A server that does not close its side is no reason to stay.
+        // A server that does not close the stream must not keep this process alive.
         let _ = timeout(FAREWELL, drained).await;
     }
 }
 
-/// Hands something to a connection; `false` if there is no room. That one is gone will be noticed where messages are
-/// received.
+/// Queues something for a connection; `false` if the queue is full. The loss of a connection is noticed where
+/// messages are received.
 fn send(sender: &mpsc::Sender<Item>, item: Item) -> bool {
     !matches!(sender.try_send(item), Err(TrySendError::Full(_)))
 }
@@ -360,7 +362,7 @@ fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }
 
-/// Returns when the clock that began at `started` reads `deadline`.
+/// Completes when the clock that began at `started` reads `deadline`.
 async fn reach(started: Instant, deadline: Option<Millis>) {
     match deadline.and_then(|deadline| started.checked_add(Duration::from_millis(deadline))) {
         Some(instant) => tokio::time::sleep_until(instant).await,

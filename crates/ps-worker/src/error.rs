@@ -1,57 +1,58 @@
-//! Why a worker's part came to no good end.
+//! The ways in which a worker can fail.
 
 use ps_shard::ServerError;
 use std::fmt;
 use std::time::Duration;
 
-/// Why a worker's part came to no good end.
+/// Why a worker failed.
 #[derive(Debug)]
 pub enum WorkerError {
-    /// The server's address is none.
+    /// The server's address is invalid.
     Address {
-        /// As given.
+        /// The address as given.
         given: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// The flags or files that protect connections are wrong; what is.
+    /// The flags or files that protect connections are invalid; holds what is wrong.
     Security(String),
-    /// The threads that compute cannot be bound to the processors given; why.
+    /// The computing threads cannot be bound to the given processors; holds the reason.
     Processors(String),
     /// The server was out of reach for too long.
     Unreachable {
-        /// Its address.
+        /// Address of the server.
         server: String,
-        /// For how long.
+        /// Time for which it was out of reach.
         waited: Duration,
-        /// What the last attempt failed with.
+        /// The error of the last attempt.
         last: String,
     },
-    /// Something answers at the address, but it is no Downhill server.
+    /// The peer at the address is not a Downhill server.
     NotOurs {
-        /// The address.
+        /// Address of the server.
         server: String,
-        /// What gives it away.
+        /// The response that shows it.
         sign: String,
     },
-    /// Run file, data, version, machine or credentials do not fit the server's; trying again is useless.
+    /// Run file, data, version, machine or credentials do not match the server's; another attempt would fail
+    /// in the same way.
     Mismatch(String),
-    /// The server has found that this process computes wrong sums; what it says.
+    /// The server found that this process computes wrong sums; holds the server's message.
     Banned(String),
-    /// One of the two programs made a mistake; what the one that noticed says.
+    /// One of the two programs violated the protocol; holds the message of the one that noticed.
     Protocol(String),
-    /// The system does not let us listen for other workers.
+    /// The system does not allow listening for other workers.
     Listen {
-        /// Where.
+        /// Address to listen on.
         given: String,
-        /// Why not.
+        /// The error of the system.
         error: std::io::Error,
     },
-    /// The run was over before this worker took part.
+    /// The run ended before this worker took part.
     Over,
-    /// The run has failed; what the server says.
+    /// The run has failed; holds the server's message.
     RunFailed(String),
-    /// Only an administrator may do what was asked for; what the server says.
+    /// Only an administrator may make the call; holds the server's message.
     NotAdmin(String),
     /// The shard in this process has failed.
     Shard(ServerError),
@@ -60,12 +61,13 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
-    /// Whether the server refuses what this worker has loaded.
+    /// Whether the server refuses the data or settings that this worker has loaded.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, WorkerError::Mismatch(_) | WorkerError::Shard(ServerError::Refused { .. }))
     }
 
-    /// The process's exit code: 2 for the command line, 42 for what no retry can mend, else 1.
+    /// The process's exit code: 2 for the command line, 42 if another attempt would fail in the same
+    /// way, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             WorkerError::Address { .. }

@@ -1,4 +1,5 @@
-//! Between the computing thread and the connection: weights come in and sums go out while a gradient is computed.
+//! Connects the computing thread with the connection: weights arrive and sums leave while a gradient is
+//! computed.
 
 use crate::compute::{Computed, Order, Part, WEIGHTS_TIMEOUT};
 use crate::weights::HeldWeights;
@@ -21,20 +22,20 @@ pub(crate) struct StepFlow<'a> {
     pub orders: &'a Receiver<Order>,
     pub results: &'a UnboundedSender<Computed>,
     pub meter: &'a Meter,
-    /// Time that went into waiting for weights.
+    /// Time spent waiting for weights.
     pub pulled: Duration,
-    /// Gradients of former steps, whose memory is used again once they have been sent.
+    /// Gradients of earlier steps, whose memory is reused once they have been sent.
     pub spare: &'a mut Vec<Emerging>,
-    /// The nodes of this step.
+    /// The nodes of this step that have a gradient.
     pub sums: Vec<Summing>,
-    /// Those that have no gradient.
+    /// The nodes that are only evaluated.
     pub evaluated: Vec<(Node, Tally)>,
 }
 
 /// A node whose sum is being computed.
 pub(crate) struct Summing {
     node: Node,
-    /// Final once a part of the gradient is.
+    /// Final as soon as any part of the gradient is.
     tally: Tally,
     /// Whether the tally was passed on.
     is_announced: bool,
@@ -42,7 +43,7 @@ pub(crate) struct Summing {
 }
 
 impl StepFlow<'_> {
-    /// The nodes that were computed, with their tallies, all of which were passed on.
+    /// The computed nodes with their tallies, all of which were passed on.
     pub(crate) fn into_sums(self) -> Vec<(Node, Tally)> {
         let StepFlow { spare, sums, evaluated, .. } = self;
         let summed = sums.into_iter().map(|Summing { node, tally, gradient, .. }| {
@@ -52,10 +53,11 @@ impl StepFlow<'_> {
         summed.chain(evaluated).collect()
     }
 
-    /// Whether so many of the first weights are here, or come in time.
+    /// Waits until the first `least` weights are here; `false` if they do not arrive in time.
     fn await_weights(&mut self, least: usize) -> bool {
         loop {
-            // What lies ready is taken first: layers that are there are computed together.
+            // Chunks that are already queued are taken first, so that layers whose weights are here are
+            // computed together.
             let order = match self.orders.try_recv() {
                 Ok(order) => order,
                 Err(TryRecvError::Disconnected) => return false,
@@ -82,13 +84,13 @@ impl StepFlow<'_> {
         }
     }
 
-    /// Passes on a node's metric sums, without which no server takes a chunk of it.
+    /// Passes on a node's metric sums, without which no server accepts its chunks.
     fn announce(&self, node: Node, tally: Tally) {
-        // If nobody listens, the end of this computation will show it.
+        // If the receiver is gone, the end of this computation will show it.
         let _ = self.results.send(Computed::Metrics { step: self.step, node, tally });
     }
 
-    /// Takes what has arrived; `false` means that nothing more comes.
+    /// Handles an order; `false` means that no more weights will arrive.
     fn take(&mut self, order: Order) -> bool {
         match order {
             Order::Weights(part) => {
@@ -96,7 +98,7 @@ impl StepFlow<'_> {
                 return true;
             }
             Order::Forget => self.held.forget(),
-            // Another order before this one is answered means the same as a connection lost.
+            // The driver sends new work before this work ends only after the connection was lost.
             Order::Work { .. } => {}
         }
         false
@@ -130,7 +132,7 @@ impl Flow for StepFlow<'_> {
         self.evaluated.push((node, tally));
     }
 
-    /// Passes on the chunks that are complete; one that begins in an earlier layer waits for it.
+    /// Passes on the complete chunks; a chunk that begins in an earlier layer waits for that layer.
     fn finished(&mut self, number: usize, from: usize) {
         let Summing { node, tally, is_announced, .. } = &mut self.sums[number];
         if !std::mem::replace(is_announced, true) {
@@ -141,7 +143,7 @@ impl Flow for StepFlow<'_> {
         let offset = from.next_multiple_of(chunk_elements(self.parameters));
         if offset < gradient.open().len() {
             let part = Part { step: self.step, node: *node, offset, bytes: gradient.finish(offset) };
-            // If nobody listens, the end of this computation will show it.
+            // If the receiver is gone, the end of this computation will show it.
             let _ = self.results.send(Computed::Part(part));
         }
     }

@@ -1,9 +1,10 @@
-//! A worker: it asks the server what the run is, loads its own copy of the data, and computes the gradients of
-//! the leaves that it is given.
+//! A worker: it asks the server for the run file, loads its own copy of the data, and computes the gradients
+//! of its assigned leaves.
 //!
 //! [`run`] parses no flags and catches no signals. `client` speaks gRPC; `driver` owns the round logic and
-//! carries out what it says; `compute` is the thread that loads and computes, so that heartbeats go on
-//! meanwhile; `flow` feeds it weights as they arrive and passes on sums as they become final. The wire's types go no further than here.
+//! carries out its actions; `compute` is the thread that loads data and computes, so that heartbeats continue
+//! meanwhile; `flow` feeds it weights as they arrive and passes on sums as they become final. The wire types
+//! are not used outside this crate's client.
 
 pub mod args;
 mod client;
@@ -40,40 +41,40 @@ use tracing::{info, warn};
 /// Name and version of this program, as peers see it.
 pub(crate) const BUILD: &str = concat!("ps-worker ", env!("CARGO_PKG_VERSION"));
 
-/// How the worker behaves; nothing here changes a bit of the weights.
+/// The behaviour of a worker. No option changes a bit of the weights.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
-    /// The server, `HOST:PORT` or `unix:PATH`.
+    /// Address of the server, `HOST:PORT` or `unix:PATH`.
     pub server: String,
-    /// Where relative paths of the run file's data start; the current folder otherwise.
+    /// The folder to which relative data paths of the run file refer; the current folder by default.
     pub data_root: Option<PathBuf>,
-    /// Whether the run file, which comes from the server, may name data that lies elsewhere.
+    /// Whether the run file, which comes from the server, may name data outside `data_root`.
     pub allow_any_path: bool,
-    /// What the run file's URLs of data must begin with.
+    /// Prefixes that data URLs in the run file must have.
     pub allowed_urls: Vec<String>,
-    /// What this worker shows and asks for.
+    /// The credentials of this worker and its demands on its peers.
     pub security: Security,
-    /// Threads that compute; all cores otherwise.
+    /// Number of computing threads; by default one per processor.
     pub threads: Option<usize>,
-    /// The processors that these threads are bound to, if they are.
+    /// The processors to which these threads are bound, if any.
     pub cpus: Option<Processors>,
-    /// Our name in logs.
+    /// Name of this worker in logs.
     pub name: String,
-    /// For how long a server that is not there is tried again.
+    /// How long to try to reach a server that does not answer.
     pub patience: Duration,
-    /// How reading the data is shown.
+    /// How to show the progress of reading data.
     pub style: Style,
-    /// The shard that this process hosts, if it does.
+    /// The shard that this process hosts, if any.
     pub shard: Option<ShardPlace>,
-    /// Counts what the worker does.
+    /// Counts the worker's traffic and work.
     pub meter: Arc<Meter>,
-    /// In a simulation its seed, which decides what the system otherwise does: computing has no thread of its own, and
-    /// time goes by the clock of the caller's runtime.
+    /// Seed of a simulation, which replaces the system's randomness. There is then no computing thread, and
+    /// time follows the clock of the caller's runtime.
     pub simulation: Option<u64>,
 }
 
 impl WorkerOptions {
-    /// A worker named `name` for a server at `server`, with the program's defaults.
+    /// Options of a worker named `name` for a server at `server`, with the program's defaults.
     pub fn new(server: impl Into<String>, name: impl Into<String>) -> Self {
         WorkerOptions {
             server: server.into(),
@@ -93,36 +94,38 @@ impl WorkerOptions {
     }
 }
 
-/// Where a shard in this process is reached.
+/// The addresses of a shard in this process.
 #[derive(Clone, Debug)]
 pub struct ShardPlace {
-    /// What it listens on, `HOST:PORT` or `unix:PATH`.
+    /// Address to listen on, `HOST:PORT` or `unix:PATH`.
     pub listen: String,
-    /// What other workers connect to, if that is something else.
+    /// Address at which other workers reach the shard, if not `listen`.
     pub advertise: Option<String>,
 }
 
-/// How a worker's part ended without a failure.
+/// How a worker ended without a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Training is done.
+    /// Training is complete.
     Done,
     /// The worker was asked to stop before that.
     Stopped,
-    /// An administrator has ended the run for good; what the server says.
+    /// An administrator has ended the run for good; holds the server's message.
     OnRequest(String),
 }
 
-/// For how long a worker that is asked to stop keeps its shard, in case its coordinator is stopping, too, and saves.
+/// How long a worker that is asked to stop keeps its shard, in case the coordinator is stopping, too, and
+/// needs its weights for a checkpoint.
 const SHARD_FAREWELL: Duration = Duration::from_secs(10);
 
-/// The first pause between two attempts to reach a server that is not there yet, and the longest.
+/// The first and the longest pause between two attempts to reach a server that does not answer yet.
 const JOIN_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 
-/// Takes part in the run of the server until it is over or `shutdown` completes. A server that stops does not end it: the
-/// worker waits for the next one.
+/// Takes part in the server's run until it is over or `shutdown` completes. If the server stops, the worker
+/// waits for the next one.
 ///
-/// Runs on a current-thread tokio runtime as well as on any other; computing has threads of its own.
+/// Runs on a current-thread tokio runtime as well as on any other; gradients are computed
+/// on separate threads.
 pub async fn run(
     options: WorkerOptions,
     shutdown: impl Future<Output = ()> + Send,
@@ -130,7 +133,7 @@ pub async fn run(
     run_with(options, None, shutdown).await
 }
 
-/// The same with `computer`, if any, in the place of what computes gradients: for measuring everything else.
+/// Like [`run`], but `computer`, if given, replaces the computation of gradients, to measure everything else.
 pub async fn run_with(
     options: WorkerOptions,
     computer: Option<Box<dyn Computer>>,
@@ -149,8 +152,8 @@ pub async fn run_with(
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// [`take_part`] without types of the caller: compiled once, with this crate, instead of once more with each program and
-/// test that runs a worker.
+/// [`take_part`] without types of the caller, so that it is compiled once with this crate and not again in
+/// each program and test that runs a worker.
 fn take_part_boxed<'a>(
     options: WorkerOptions,
     computer: Option<Box<dyn Computer>>,
@@ -194,8 +197,8 @@ async fn take_part(
             () = &mut shutdown => return Ok(Ended::Stopped),
         };
         match prepared.run(&options, &invitation, shutdown.as_mut()).await {
-            // A server that was started again with another run file, such as one with more epochs, refuses what this
-            // worker has loaded.
+            // A server that was restarted with another run file, for example with more epochs, refuses what
+            // this worker has loaded.
             Err(error) if error.is_refusal() && !is_stopping.load(Ordering::Relaxed) => {
                 refused = Some((invitation, error))
             }
@@ -204,15 +207,16 @@ async fn take_part(
     }
 }
 
-/// What takes part in a run, its data loaded.
+/// A worker that has loaded its data.
 struct Prepared {
     client: Client,
     compute: Compute,
-    /// The shard in this process, if there is one, and what completes when it ends.
+    /// The shard in this process, if any, and the future that completes when it ends.
     shard: Option<(Arc<Shard>, ShardEnd)>,
 }
 
-/// Loads what `invitation` names, and starts the shard of this process, which listens where the one before it did.
+/// Loads the data that `invitation` names, and starts the shard of this process, which listens where the
+/// previous one did.
 async fn prepare(
     client: &Client,
     options: &WorkerOptions,
@@ -252,8 +256,8 @@ impl Prepared {
         let outcome = tokio::select! {
             biased;
             outcome = &mut driven => {
-                // The coordinator still wants the weights that are kept here; it says when it has them. One that refuses the
-                // worker refuses its shard, too.
+                // The coordinator still needs the weights of this shard, and dismisses the shard when it has
+                // them. A coordinator that refuses the worker also refuses its shard.
                 let is_over = outcome.as_ref().map_or_else(WorkerError::is_refusal, |_| true);
                 if let Some(shard) = shard.filter(|_| is_over) {
                     let is_stopped = matches!(outcome, Ok(WorkerOutcome::Stopped));
@@ -265,7 +269,8 @@ impl Prepared {
                 }
                 outcome?
             }
-            // A run that is over is over for the worker, too, which will hear of it.
+            // A run that is over for the shard is over for the worker, too, which will receive its own
+            // dismissal.
             end = &mut ended => match end {
                 Ok(_) => driven.await?,
                 Err(error) => return Err(WorkerError::Shard(error)),
@@ -286,7 +291,7 @@ impl Prepared {
     }
 }
 
-/// Starts the shard of this process. A clone of its listener stays in `kept`, for the one that may follow.
+/// Starts the shard of this process. A clone of its listener stays in `kept` for a possible successor.
 async fn host(
     place: &ShardPlace,
     options: &WorkerOptions,
@@ -319,7 +324,7 @@ async fn host(
     shard::start(listener, job, &placement, &behaviour).await.map_err(WorkerError::Shard)
 }
 
-/// Asks the server what the run is, again and again while it is not there.
+/// Asks the server for the run, and retries while it does not answer.
 async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, WorkerError> {
     let mut attempts = Attempts::new(JOIN_PAUSE, options.patience);
     for attempt in 1_u32.. {
@@ -344,7 +349,7 @@ async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, Wo
     unreachable!("patience ends before attempts can no longer be counted")
 }
 
-/// What a failed call means: something to try again, with its text, or the end.
+/// Classifies a failed call: returns the text of a transient failure, or a permanent one as an error.
 fn retryable(verdict: Verdict, server: &str) -> Result<String, WorkerError> {
     match verdict {
         Verdict::Passing(text) => Ok(text),

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     arguments.log.start();
     ps_host::keep_large_blocks();
     let style = match Style::choose(&arguments.log) {
-        // Several workers may share a terminal; a bar that moves would be lost between their lines.
+        // Several workers may share a terminal, and a moving bar would be overwritten by their log lines.
         Style::Bar => Style::Lines,
         other => other,
     };
@@ -53,10 +53,10 @@ fn main() -> ExitCode {
     }))
 }
 
-/// Takes part in the run, and gives the exit code.
+/// Takes part in the run, and returns the exit code.
 fn work(options: WorkerOptions, stays: bool) -> Result<u8, WorkerError> {
     let failed = |error: std::io::Error| WorkerError::Internal(format!("starting: {error}"));
-    // One connection: one thread serves it best, and leaves the cores to the gradients.
+    // A single connection is served best by one thread, which leaves the cores to the gradients.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let signals = Signals::listen().map_err(failed)?;
     signals.defer();

@@ -1,4 +1,4 @@
-//! What anybody may ask a server, worker or not: how far it is, and to save the run.
+//! Calls that any client may make to a server: its status, a checkpoint, the end of the run.
 
 use crate::WorkerError;
 use crate::client::{Client, answer, service};
@@ -18,10 +18,10 @@ use tonic::Code;
 /// A runtime for a few calls.
 pub struct Runtime(tokio::runtime::Runtime);
 
-/// A runtime for the calls of this module.
+/// Creates a runtime for the calls of this module.
 ///
 /// # Errors
-/// The system does not let us.
+/// The system does not allow it.
 pub fn runtime() -> Result<Runtime, WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map(Runtime).map_err(|error| WorkerError::Internal(format!("starting: {error}")))
@@ -34,13 +34,13 @@ impl Runtime {
     }
 }
 
-/// How far a server is and who takes part.
+/// The progress of a run and its workers.
 pub struct Report(v1::StatusReply);
 
-/// Asks the server at `HOST:PORT` or `unix:PATH` how far it is.
+/// Asks the server at `HOST:PORT` or `unix:PATH` for its status.
 ///
 /// # Errors
-/// It is not there, or does not answer as a Downhill server does.
+/// The server cannot be reached, or does not answer as a Downhill server does.
 pub async fn status(server: &str, security: &SecurityArgs) -> Result<Report, WorkerError> {
     let reply = async {
         let mut client =
@@ -50,7 +50,8 @@ pub async fn status(server: &str, security: &SecurityArgs) -> Result<Report, Wor
     reply.await.map(|reply| Report(reply.into_inner())).map_err(|failed| failed.at(server))
 }
 
-/// Has the server save the run after the step in hand; gives the steps that will be in it at least.
+/// Asks the server to save the run after the open step. Returns the number of steps that the checkpoint will
+/// contain at least.
 ///
 /// # Errors
 /// As for [`status`].
@@ -64,11 +65,11 @@ pub async fn checkpoint(server: &str, security: &SecurityArgs) -> Result<u64, Wo
     reply.await.map(|reply| reply.into_inner().version).map_err(|failed| failed.at(server))
 }
 
-/// Has the server end the run for good; gives the steps of the run that it has saved. The call carries the first token of
-/// `admin`, if that is given.
+/// Asks the server to end the run for good. Returns the number of steps of the run that it has saved. The
+/// call carries the first token of `admin`, if given.
 ///
 /// # Errors
-/// As for [`status`]; the caller is no administrator.
+/// As for [`status`], or the caller is not an administrator.
 pub async fn stop(server: &str, security: &SecurityArgs, admin: Option<&Path>) -> Result<u64, WorkerError> {
     let reply = async {
         let mut security = open(security)?;
@@ -76,7 +77,7 @@ pub async fn stop(server: &str, security: &SecurityArgs, admin: Option<&Path>) -
             security = security.with_admin(path).map_err(WorkerError::Security)?;
         }
         let connection = Client::new(server, "stop", &security)?.connect().await.map_err(Failed::Call)?;
-        // The server may have to wait for its shards, and saves before it answers.
+        // The server may have to wait for its shards, and saves the run before it answers.
         let reply = tokio::time::timeout(PULL_TIMEOUT, service(connection).stop(v1::StopRequest {})).await;
         match reply {
             Ok(Ok(reply)) => Ok(reply.into_inner().version),
@@ -126,15 +127,16 @@ impl Report {
         self.0.version >= self.0.steps
     }
 
-    /// The newest checkpoint that is durable; 0: none.
+    /// The number of steps in the newest durable checkpoint; 0 if there is none.
     pub fn checkpoint(&self) -> u64 {
         self.0.checkpoint
     }
 
-    /// For people: lines that fit in `width` columns of a terminal, or are complete without one.
+    /// Describes the status in words: lines that fit into `width` columns of a terminal, or complete lines
+    /// without a width.
     pub fn lines(&self, width: Option<usize>) -> Vec<String> {
         let v1::StatusReply { version, steps, state, loss, waited_ms, .. } = &self.0;
-        // The names behind the ids are in the table, too.
+        // The part in brackets names workers that the table contains, too.
         let state = if width.is_some() { state.split(" [").next().unwrap_or(state) } else { state };
         let share = 100.0 * *version as f64 / (*steps).max(1) as f64;
         let loss = if loss.is_nan() { String::new() } else { format!(", loss {loss:.4}") };
@@ -164,7 +166,7 @@ impl Report {
         lines
     }
 
-    /// For programs: one line.
+    /// The status as one line of JSON.
     pub fn to_json(&self) -> String {
         let worker = |worker: &WorkerStatus| {
             json!({
@@ -187,7 +189,8 @@ impl Report {
 
 const HEADINGS: [&str; 9] =
     ["worker", "name", "address", "state", "leaves", "sums", "leaves/s", "heard", "waited for"];
-/// The line above the table names workers by their ids, so these stay, and so does what tells a slow worker.
+/// Columns to shorten or drop, in this order. The ids stay because the line above the table refers to them,
+/// and so do the columns that reveal a slow worker.
 const NARROWING: [Narrow; 9] = [
     Narrow::Drop(5),
     Narrow::Shorten(2, 21, clip_start),
@@ -200,7 +203,7 @@ const NARROWING: [Narrow; 9] = [
     Narrow::Drop(6),
 ];
 
-/// One line for each worker, under a line of headings.
+/// One line per worker, below a line of headings.
 fn table(workers: &[WorkerStatus], width: Option<usize>) -> Vec<String> {
     let row = |worker: &WorkerStatus| {
         vec![

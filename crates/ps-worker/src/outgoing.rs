@@ -1,4 +1,4 @@
-//! What waits to be sent to one server.
+//! The queue of messages to one server.
 
 use ps_proto::v1::{FromWorker, from_worker::Message};
 use std::collections::{BTreeMap, VecDeque};
@@ -8,31 +8,32 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// What goes to a server.
+/// An item to send to a server.
 pub(crate) enum Item {
-    /// The metric sums of a node; they go before any chunk that waits, for a chunk is refused without them.
+    /// The metric sums of a node; sent before any waiting chunk, because the server refuses a
+    /// chunk without them.
     Metrics(FromWorker),
-    /// One message; it goes after all chunks that were handed over before.
+    /// One message; sent after all chunks that were queued before it.
     Message(FromWorker),
     /// Chunks of a node.
     Chunks(Box<dyn Iterator<Item = FromWorker> + Send>),
 }
 
-/// What the connection takes, message by message. The last layers' chunks are handed over first, but those of the first
-/// layers go before them if they still wait: their weights are needed first in the next step.
+/// The stream of messages that the connection sends. Chunks of the last layers are queued first, but those of
+/// earlier layers overtake them while they wait, because their weights are needed first in the next step.
 pub(crate) struct Outgoing {
     receiver: mpsc::Receiver<Item>,
     is_closed: bool,
     metrics: VecDeque<FromWorker>,
-    /// By step, first element and number.
+    /// By step, first element and sequence number.
     chunks: BTreeMap<(u64, u64, usize), FromWorker>,
-    /// Chunks so far.
+    /// Number of chunks so far.
     number: usize,
     messages: VecDeque<FromWorker>,
 }
 
 impl Outgoing {
-    /// Begins with `hello`, if there is one.
+    /// Creates a stream that begins with `hello`, if given.
     pub(crate) fn new(receiver: mpsc::Receiver<Item>, hello: Option<FromWorker>) -> Self {
         let messages = hello.into_iter().collect();
         let (metrics, chunks) = (VecDeque::new(), BTreeMap::new());

@@ -6,49 +6,51 @@ use ps_proto::convert::WeightsPart;
 use ps_proto::limits::chunk_elements;
 use ps_proto::tensor;
 
-/// Weights of two versions: those of the step in hand stay until work for the next step comes, whatever of that one's
-/// has arrived, for the server may ask for leaves of the step again.
+/// Weights of two versions. Those of the open step stay until work for the next step arrives, even if newer
+/// weights are here, because the server may assign leaves of the open step again.
 pub(crate) struct HeldWeights {
     parameters: usize,
     precision: Precision,
     versions: [Version; 2],
 }
 
-/// The weights of one version, as far as they are here.
+/// The weights of one version, complete or in part.
 #[derive(Default)]
 struct Version {
     version: Option<u64>,
-    /// `[parameters]`, once there were any.
+    /// `[parameters]`; empty until a version was held.
     values: Vec<f32>,
     /// Whether each chunk is here.
     arrived: Vec<bool>,
-    /// So many of the first chunks are.
+    /// Length of the run of chunks at the beginning that are all here.
     leading: usize,
 }
 
 impl HeldWeights {
-    /// None yet, of so many.
+    /// Creates an empty holder for `parameters` weights.
     pub(crate) fn new(parameters: usize, precision: Precision) -> Self {
         HeldWeights { parameters, precision, versions: Default::default() }
     }
 
-    /// How many of the first weights of `version` are here, and all of them, `[parameters]`, if there are any.
+    /// The number of weights of `version` that are here from the beginning on, and all of them,
+    /// `[parameters]`; `None` if no chunk of that version is held.
     pub(crate) fn of(&self, version: u64) -> Option<(usize, &[f32])> {
         let held = self.versions.iter().find(|held| held.version == Some(version))?;
         let here = held.leading * chunk_elements(self.parameters);
         Some((here.min(self.parameters), &held.values))
     }
 
-    /// Whether the weights of `version` are here or can still come: they have not made way for newer ones.
+    /// Whether the weights of `version` are here or can still arrive, because newer ones have
+    /// not replaced them.
     pub(crate) fn may_become(&self, version: u64) -> bool {
         self.versions.iter().any(|held| held.version.is_none_or(|held| held <= version))
     }
 
-    /// Takes a chunk that was checked where it arrived. Copies and old ones change nothing.
+    /// Takes a chunk that was checked on arrival. Duplicates and chunks of old versions are ignored.
     pub(crate) fn take(&mut self, part: WeightsPart) {
         let WeightsPart { version, offset, bytes } = part;
-        // None is less than any version, so an unused place comes before the older of two versions. Weights two
-        // steps on are made only when nobody can ask for the older ones any more.
+        // `None` sorts before any version, so an unused entry is replaced before the older of two versions.
+        // Weights two steps ahead exist only when nobody can assign leaves of the older step any more.
         self.versions.sort_by_key(|held| held.version);
         let known = self.versions.iter().position(|held| held.version == Some(version));
         if known.is_none() {
@@ -71,7 +73,7 @@ impl HeldWeights {
         arriving.leading += further.iter().take_while(|&&arrived| arrived).count();
     }
 
-    /// The connection is lost: another server may have other weights of the same version number.
+    /// The connection is lost: another server may have different weights under the same version number.
     pub(crate) fn forget(&mut self) {
         self.versions.iter_mut().for_each(|held| held.version = None);
     }
@@ -107,7 +109,7 @@ mod tests {
         parts.iter().for_each(|&(version, chunk)| weights.take(part(version, chunk)));
     }
 
-    /// The first and the last of the weights of a version, if it is whole.
+    /// The first and the last weight of a version, if it is complete.
     fn ends(weights: &HeldWeights, version: u64) -> Option<[f32; 2]> {
         let (_, values) = weights.of(version).filter(|&(here, _)| here == PARAMETERS)?;
         Some([values[0], values[PARAMETERS - 1]])

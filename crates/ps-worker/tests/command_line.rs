@@ -1,4 +1,4 @@
-//! The program as its user meets it.
+//! The program as seen by its user.
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
