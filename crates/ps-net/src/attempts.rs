@@ -3,7 +3,8 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Attempts at reaching a peer. The pause doubles after each failure up to a limit; `patience` bounds the total time.
+/// Attempts at reaching a peer. The pause doubles after each failure up to a limit; `patience` bounds
+/// the total time.
 pub struct Attempts {
     started: Instant,
     pause: Duration,
@@ -31,7 +32,8 @@ impl Attempts {
         self.started.elapsed()
     }
 
-    /// Records a failed attempt and returns the pause before the next one, or `None` once patience has run out.
+    /// Records a failed attempt and returns the pause before the next one, or `None` once patience
+    /// has run out.
     pub fn failed(&mut self) -> Option<Pause> {
         let left = self.patience.saturating_sub(self.waited());
         let length = self.pause.min(left);

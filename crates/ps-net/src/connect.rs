@@ -1,8 +1,8 @@
 //! A client's connection to a server.
 //!
-//! The socket is opened and the TLS handshake completed before tonic gets the stream. Errors therefore keep their type, and
-//! this module can tell whether another attempt may help. A connection that breaks is never reopened implicitly: its owner
-//! has to know that the server may be another one now.
+//! The socket is opened and the TLS handshake completed before tonic gets the stream. Errors therefore keep
+//! their type, and this module can tell whether another attempt may help. A connection that breaks is never
+//! reopened implicitly: its owner has to know that the server may be another one now.
 
 use crate::address::Address;
 use crate::limits::{self, CALL_TIMEOUT, CONNECT_TIMEOUT};
@@ -27,14 +27,15 @@ use tower::Service;
 /// Why a connection could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectError {
-    /// Certificates, token or address do not match those of the server; another attempt would fail in the same way.
+    /// Certificates, token or address do not match those of the server; another attempt would fail in
+    /// the same way.
     Permanent(String),
     /// The server may be starting, or the network may be down: another attempt may succeed.
     Transient(String),
 }
 
-/// How a plaintext connection to a server that requires TLS ends. On the way through HTTP/2 only the text of an error
-/// survives, so callers recognise it by this text.
+/// How a plaintext connection to a server that requires TLS ends. On the way through HTTP/2 only the text of
+/// an error survives, so callers recognise it by this text.
 pub const WANTS_TLS: &str =
     "the server speaks TLS only; give --tls-cert, --tls-key and --tls-ca, which `downhill certs` makes";
 
@@ -63,14 +64,16 @@ impl Service<Request<Body>> for Connection {
 }
 
 impl Address {
-    /// Connects with the settings in [`limits`]. `security` protects the connection; its token file is read again.
+    /// Connects with the settings in [`limits`]. `security` protects the connection; its token file
+    /// is read again.
     ///
     /// # Errors
     /// The connection cannot be made.
     pub async fn connect(&self, security: &Security) -> Result<Connection, ConnectError> {
         let authorization = security.authorization().map_err(ConnectError::Permanent)?;
         let stream = match self.dial(security).await {
-            // A bit flipped during the handshake can look like a mismatch; a mismatch that occurs twice is real.
+            // A bit flipped during the handshake can look like a mismatch; a mismatch that occurs twice is
+            // real.
             Err(ConnectError::Permanent(_)) => self.dial(security).await?,
             dialled => dialled?,
         };
@@ -107,8 +110,9 @@ impl Address {
         let name = tls.name(host).map_err(ConnectError::Permanent)?;
         let begin = async {
             let mut stream = tls.connector().connect(name, stream).await?;
-            // An HTTP/2 server sends its settings first. In TLS 1.3 a server rejects the client's certificate only after
-            // the client's handshake is complete, so the alert would otherwise surface in some later call.
+            // An HTTP/2 server sends its settings first. In TLS 1.3 a server rejects the client's certificate
+            // only after the client's handshake is complete, so the alert would otherwise surface in some
+            // later call.
             let mut first = BytesMut::with_capacity(1024);
             match stream.read_buf(&mut first).await? {
                 0 => Err(io::Error::new(
@@ -175,8 +179,8 @@ struct Opened {
     is_plain: bool,
 }
 
-/// First byte of a TLS record that carries an alert. The first byte of an HTTP/2 server is the highest byte of the length of
-/// its settings frame, which is 0.
+/// First byte of a TLS record that carries an alert. The first byte of an HTTP/2 server is the highest byte
+/// of the length of its settings frame, which is 0.
 const ALERT: u8 = 0x15;
 
 impl AsyncRead for Opened {

@@ -1,5 +1,5 @@
-//! Limits on the connections of a port, and the log of those that are refused. Every port uses them: calls, the health
-//! service, the metrics and the dashboard.
+//! Limits on the connections of a port, and the log of those that are refused. Every port uses them: calls,
+//! the health service, the metrics and the dashboard.
 
 use crate::limits::Capacity;
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
-//! How the processes of a run reach each other: where a server listens ([`Address`], [`Listener`]), how a client connects to
-//! it ([`Address::connect`], [`Attempts`]), what protects the connection ([`Security`]), how many connections a port accepts
-//! ([`connections`]), over which network they go ([`network`]), and every size and timeout of connections and ports ([`limits`]).
+//! How the processes of a run reach each other: where a server listens ([`Address`], [`Listener`]), how a
+//! client connects to it ([`Address::connect`], [`Attempts`]), what protects the connection ([`Security`]),
+//! how many connections a port accepts ([`connections`]), over which network they go ([`network`]), and every
+//! size and timeout of connections and ports ([`limits`]).
 //!
 //! Nothing here knows what is sent over a connection, nor how a flag is parsed.
 

@@ -37,7 +37,8 @@ impl Accept for tokio::net::TcpListener {
     fn accept(&self) -> Accepting<'_> {
         Box::pin(async {
             let (stream, address) = tokio::net::TcpListener::accept(self).await?;
-            // Small messages must not wait for one another. An error here means that the peer has gone; reading will report it.
+            // Small messages must not wait for one another. An error here means that the peer has gone;
+            // reading will report it.
             let _ = stream.set_nodelay(true);
             Ok((Box::new(stream) as _, Some(address)))
         })

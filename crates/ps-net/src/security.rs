@@ -1,7 +1,7 @@
 //! What protects connections: mutual TLS, tokens, or both.
 //!
-//! A process opens one [`Security`]. A server uses its acceptor and asks it about each call; a client passes it to
-//! [`Address::connect`]. Its `Debug` output contains no secret.
+//! A process opens one [`Security`]. A server uses its acceptor and asks it about each call; a client passes
+//! it to [`Address::connect`]. Its `Debug` output contains no secret.
 
 mod credential;
 mod tls;
@@ -51,8 +51,8 @@ pub enum TokenError {
     Unknown,
 }
 
-/// The credentials of a process and what it demands of its peers; by default neither. Clones share them. It also holds the
-/// network that connections run over, so that a client needs nothing else to connect.
+/// The credentials of a process and what it demands of its peers; by default neither. Clones share them. It
+/// also holds the network that connections run over, so that a client needs nothing else to connect.
 #[derive(Clone, Default)]
 pub struct Security {
     tls: Option<Arc<Tls>>,
@@ -73,7 +73,8 @@ impl Security {
     /// Reads the files.
     ///
     /// # Errors
-    /// The flag that is missing, or the file that is invalid and why; in each case the user has to change the command line.
+    /// The flag that is missing, or the file that is invalid and why; in each case the user has to change
+    /// the command line.
     pub fn open(files: SecurityFiles<'_>) -> Result<Self, String> {
         let tls = match (files.tls_cert, files.tls_key, files.tls_ca) {
             (Some(cert), Some(key), Some(ca)) => Some(Arc::new(Tls::open(cert, key, ca, files.tls_name)?)),
@@ -93,7 +94,8 @@ impl Security {
         Ok(Security { tls, tokens, admin: None, network: None })
     }
 
-    /// Adds the tokens of administrators in the file at `path`. A server admits their calls, too; a client sends the first one.
+    /// Adds the tokens of administrators in the file at `path`. A server admits their calls, too; a client
+    /// sends the first one.
     ///
     /// # Errors
     /// The file is invalid, or one of its tokens is also in `--token-file`.
@@ -149,8 +151,9 @@ impl Security {
         }
     }
 
-    /// Checks that the process may listen on `address`, the value of `flag`. An address that other machines can reach requires
-    /// TLS or a token, unless `insecure` is set. Logs a warning if the address remains open or unencrypted.
+    /// Checks that the process may listen on `address`, the value of `flag`. An address that other machines
+    /// can reach requires TLS or a token, unless `insecure` is set. Logs a warning if the address remains
+    /// open or unencrypted.
     ///
     /// # Errors
     /// The address cannot be resolved, or it is not protected.
@@ -188,8 +191,8 @@ impl Security {
         self.tls.as_deref()
     }
 
-    /// Checks the token of a call with these headers. Returns its line in the token file, from 1; `None` if no token is
-    /// required or the token is an administrator's.
+    /// Checks the token of a call with these headers. Returns its line in the token file, from 1; `None` if
+    /// no token is required or the token is an administrator's.
     ///
     /// # Errors
     /// The call may not be admitted.

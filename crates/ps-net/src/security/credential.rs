@@ -33,7 +33,8 @@ impl fmt::Display for Credential {
     }
 }
 
-/// Subject and issuer of the first certificate of a chain that the handshake has verified; `None` if it cannot be parsed.
+/// Subject and issuer of the first certificate of a chain that the handshake has verified; `None` if it
+/// cannot be parsed.
 pub fn certificate_name(chain: Option<&[CertificateDer<'_>]>) -> Option<String> {
     let (_, certificate) = parse_x509_certificate(chain?.first()?).ok()?;
     Some(format!("\"{}\" issued by \"{}\"", certificate.subject(), certificate.issuer()))

@@ -64,7 +64,8 @@ impl Tls {
             .with_single_cert(chain.clone(), private.clone_key())
             .map_err(|error| unfit("--tls-key", key, error))?;
         server.alpn_protocols = vec![HTTP2.to_vec()];
-        // Connections last for a whole run. Sessions are never resumed, so that every connection shows its certificate.
+        // Connections last for a whole run. Sessions are never resumed, so that every connection shows its
+        // certificate.
         server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
@@ -113,8 +114,8 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-/// Checks that the certificate of this process is valid today, so that an expired one is reported here and not by every
-/// peer. Issuer and name are for the peers to judge.
+/// Checks that the certificate of this process is valid today, so that an expired one is reported here and
+/// not by every peer. Issuer and name are for the peers to judge.
 fn is_current(
     chain: &[CertificateDer<'static>],
     roots: &Arc<RootCertStore>,
@@ -175,8 +176,8 @@ pub fn refusal(error: &io::Error) -> String {
     }
 }
 
-/// Classifies a failed handshake for the client. Most failures are permanent; those that corrupted bytes can cause, on
-/// either end, are transient.
+/// Classifies a failed handshake for the client. Most failures are permanent; those that corrupted bytes can
+/// cause, on either end, are transient.
 pub(crate) fn connect_error(error: &io::Error) -> ConnectError {
     use AlertDescription as Alert;
     let hopeless = |text: String| ConnectError::Permanent(text);
