@@ -1,8 +1,9 @@
-//! The wire contract: types generated from `proto/downhill/v1`, the checks that everything from the network
-//! passes ([`convert`]), faults as gRPC statuses ([`status`]), the framing of streams of tensors ([`stream`],
-//! [`tensor`]), and the sizes of messages ([`limits`]). How peers reach each other is in `ps-net`.
+//! The wire contract: types generated from `proto/downhill/v1`, the checks of everything that arrives from
+//! the network ([`convert`]), faults as gRPC statuses ([`status`]), the framing of tensor streams
+//! ([`stream`], [`tensor`]), and the sizes of messages ([`limits`]). How peers reach each other is in
+//! `ps-net`.
 //!
-//! Generated types appear here and in the two gRPC shells, nowhere else.
+//! The generated types are used in this crate and in the two gRPC shells, and nowhere else.
 
 pub mod convert;
 pub mod limits;
@@ -13,7 +14,7 @@ pub mod tensor;
 pub use convert::{Nonsense, Shape};
 pub use status::{Refusal, Verdict};
 
-/// What was generated from `proto/downhill/v1`.
+/// The code generated from `proto/downhill/v1`.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, unused_qualifications)]
 pub mod v1 {
     tonic::include_proto!("downhill.v1");

@@ -2,29 +2,29 @@
 
 use std::ops::Range;
 
-/// Version of the contract in `proto/downhill/v1`; both sides must speak the same.
+/// Version of the contract in `proto/downhill/v1`; both sides must use the same.
 pub const PROTOCOL_VERSION: u32 = 5;
 
-/// Longest message that is read. A chunk is at most 1 MiB; the rest is room for the tally of many classes and
-/// for the run file. Anything longer is refused before memory is taken for it.
+/// Longest message that is accepted. A chunk has at most 1 MiB; the rest leaves room for the tally of many
+/// classes and for the run file. A longer message is refused before memory is allocated for it.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Longest chunk of a tensor, in bytes: with its header it still fits into one frame.
 const MAX_CHUNK_BYTES: usize = (1 << 20) - 4096;
 
-/// Chunk of a small tensor, in bytes: several chunks overlap sending with receiving.
+/// Chunk of a small tensor, in bytes: several chunks let sending overlap with receiving.
 const SMALL_CHUNK_BYTES: usize = 256 << 10;
 
 /// Tensors up to this many bytes are sent in small chunks.
 const SMALL_TENSOR_BYTES: usize = 4 << 20;
 
-/// Longest name and build text of a peer, in bytes: it goes to logs and status replies.
+/// Longest name and build string of a peer, in bytes: they go to logs and status replies.
 pub const MAX_NAME_BYTES: usize = 256;
 
-/// Longest reason and fingerprint of a peer, in bytes, likewise.
+/// Longest reason and fingerprint of a peer, in bytes: they go to logs, too.
 pub const MAX_TEXT_BYTES: usize = 1024;
 
-/// Elements of a chunk of a tensor of `elements` elements.
+/// Number of elements per chunk of a tensor of `elements` elements.
 pub fn chunk_elements(elements: usize) -> usize {
     let bytes = if elements * 4 < SMALL_TENSOR_BYTES { SMALL_CHUNK_BYTES } else { MAX_CHUNK_BYTES };
     bytes / 4
@@ -36,8 +36,8 @@ pub fn chunks(elements: usize, kept: Range<usize>) -> impl Iterator<Item = Range
     kept.clone().step_by(size).map(move |start| start..kept.end.min(start + size))
 }
 
-/// The elements that part `part` of `parts` keeps of a tensor of `elements`: whole chunks, as equal as can be. Where
-/// there are fewer chunks than parts, the last parts keep none.
+/// The elements that part `part` of `parts` keeps of a tensor of `elements`: whole chunks, divided as equally
+/// as possible. If there are fewer chunks than parts, the last parts are empty.
 pub fn part(elements: usize, part: u32, parts: u32) -> Range<usize> {
     let size = chunk_elements(elements);
     let chunks = elements.div_ceil(size) as u64;

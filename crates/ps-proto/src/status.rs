@@ -1,4 +1,4 @@
-//! Faults as gRPC statuses and back, in one place.
+//! Translates faults to gRPC statuses and back, in one place.
 
 use crate::convert::Nonsense;
 use crate::limits::PROTOCOL_VERSION;
@@ -7,51 +7,51 @@ use ps_net::limits::{HELLO_TIMEOUT, MAX_PULLS};
 use ps_net::{ConnectError, TokenError, WANTS_TLS};
 use tonic::{Code, Status};
 
-/// Why the server refuses a worker or ends its stream.
+/// Why the server refuses a peer or ends its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The worker speaks another version of the contract.
+    /// The worker uses another version of the protocol.
     Protocol {
-        /// Its version.
+        /// The worker's protocol version.
         theirs: u32,
-        /// Its program.
+        /// The worker's program.
         build: String,
     },
-    /// The worker computes by another version of the numbers.
+    /// The worker uses another version of the numerics.
     Numerics {
-        /// Its version.
+        /// The worker's version of docs/numerics.md.
         theirs: u32,
-        /// Ours.
+        /// The server's version of docs/numerics.md.
         ours: u32,
     },
-    /// The worker has loaded something else; one sentence for each thing that differs.
+    /// The worker has loaded something else; holds one sentence per difference.
     Differs(String),
-    /// A message that cannot be right.
+    /// The peer sent an invalid message.
     Nonsense(Nonsense),
-    /// `Hello` did not come.
+    /// `Hello` did not arrive in time.
     NoHello,
-    /// No place is left.
+    /// All places for workers are taken.
     Full {
-        /// How many there are.
+        /// Maximum number of workers.
         workers: usize,
     },
     /// A worker with this credential has sent a wrong sum.
     Banned,
-    /// A worker with this credential takes part already, and each has one of its own.
+    /// Credentials are individual, and a worker with this one is already connected.
     CredentialInUse,
-    /// Each worker has a credential of its own, and this one has shown none that can be told from others.
+    /// Credentials are individual, and this worker presented none.
     Unidentified,
-    /// So many pull the weights that no more may.
+    /// The maximum number of clients is already pulling the weights.
     TooManyPulls,
     /// The call carries no token.
     NoToken,
-    /// The call carries a token that is none of ours.
+    /// The call carries an unknown token.
     WrongToken,
     /// Only an administrator may make the call.
     NotAdmin,
-    /// The run could not be saved; why.
+    /// The run could not be saved; holds the reason.
     Unsaved(String),
-    /// The call wants to be compressed.
+    /// The call uses compression, which is not supported.
     Compressed,
     /// A unary call took too long.
     TooSlow,
@@ -61,19 +61,19 @@ pub enum Refusal {
     Ending,
     /// All steps of the run are made.
     Over,
-    /// Whoever was asked only keeps weights.
+    /// The call needs the coordinator, but this process is only a shard.
     OnlyAShard,
-    /// The shard is there already.
+    /// The shard is already attached.
     ShardTaken,
-    /// This shard does not know yet what the run goes on from.
+    /// This shard does not hold the weights to resume from yet.
     NotReady,
-    /// The run goes back to an earlier step.
+    /// The run returns to an earlier step.
     Rewound,
-    /// Not all shards are there yet.
+    /// Not all shards are attached yet.
     ShardsMissing {
-        /// How many are.
+        /// Number of attached shards.
         present: usize,
-        /// How many there will be.
+        /// Number of shards of the run.
         needed: usize,
     },
 }
@@ -185,18 +185,18 @@ impl From<Refusal> for Status {
     }
 }
 
-/// What a status means to a worker.
+/// The meaning of a status for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Configuration, data, version or credentials do not fit; trying again is useless.
+    /// Configuration, data, version or credentials do not match; another attempt would fail in the same way.
     Mismatch(String),
-    /// Whoever answered is not a Downhill server.
+    /// The peer is not a Downhill server.
     NotOurs(String),
-    /// The server found our message wrong: a fault in one of the two programs.
+    /// The server found a message of this process invalid: a fault in one of the two programs.
     Refused(String),
-    /// Worth another try; what happened.
+    /// A transient failure; holds what happened.
     Passing(String),
-    /// The run is over: there is nothing to try for.
+    /// The run is over, so there is no reason to retry.
     Over,
 }
 
@@ -209,7 +209,7 @@ impl From<ConnectError> for Verdict {
     }
 }
 
-/// What `status` means to a worker.
+/// Classifies `status`.
 pub fn verdict(status: &Status) -> Verdict {
     let text = describe(status);
     match status.code() {
@@ -225,7 +225,7 @@ pub fn verdict(status: &Status) -> Verdict {
     }
 }
 
-/// Code, message and the chain of causes, each once.
+/// Code, message and chain of causes, without repetitions.
 fn describe(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut cause = std::error::Error::source(status);
@@ -239,7 +239,7 @@ fn describe(status: &Status) -> String {
     if text.is_empty() { format!("{:?}", status.code()) } else { text }
 }
 
-/// Whether the bytes that came back are no HTTP/2: what an SSH or an HTTP/1.1 server causes.
+/// Whether the response is not HTTP/2, as from an SSH or an HTTP/1.1 server.
 fn is_not_http2(status: &Status) -> bool {
     let text = describe(status);
     // tonic gives no typed access to h2's reasons; these are their fixed descriptions.
@@ -249,7 +249,7 @@ fn is_not_http2(status: &Status) -> bool {
         || text.contains("grpc-status header missing")
 }
 
-/// One sentence for each fingerprint that differs, or `None` if all agree.
+/// One sentence per fingerprint that differs, or `None` if all agree.
 pub fn differences(ours: &Fingerprints, theirs: &Fingerprints) -> Option<String> {
     const SAME_RELEASE: &str = "use the same release on both sides";
     let mut sentences = Vec::new();
@@ -266,7 +266,7 @@ pub fn differences(ours: &Fingerprints, theirs: &Fingerprints) -> Option<String>
         "the worker has another copy of the data, or other files; check its --data-root",
     );
     compare("numerics version", &ours.numerics.to_string(), &theirs.numerics.to_string(), SAME_RELEASE);
-    // Other data have another probe gradient, too; it says nothing then.
+    // Other data also leads to another probe gradient, which is no additional information then.
     if ours.data == theirs.data && ours.run == theirs.run {
         compare(
             "probe gradient",
@@ -305,7 +305,7 @@ mod tests {
         check(Refusal::Differs("data differs".into()), Verdict::Mismatch);
         check(Refusal::Full { workers: 2 }, Verdict::Passing);
         check(Refusal::Banned, Verdict::Mismatch);
-        // A connection that broke may not be known to be gone yet.
+        // The server may not have noticed yet that the earlier connection is broken.
         check(Refusal::CredentialInUse, Verdict::Passing);
         check(Refusal::NoToken, Verdict::Mismatch);
         check(Refusal::WrongToken, Verdict::Mismatch);

@@ -1,9 +1,9 @@
-//! gRPC's framing of the long-lived streams, written by hand so that tensors are not copied.
+//! gRPC's framing of the long-lived streams, written by hand to avoid copies of tensors.
 //!
-//! On the wire this is ordinary gRPC: a flag and a length before each protobuf message. tonic's own codec copies
-//! every message into one buffer on the way out and out of another on the way in. Here a tensor leaves as a slice of
-//! the memory it lies in, after a few bytes of header, and arrives as a slice of what the socket was read into,
-//! unless HTTP/2 cut it in two. `docs/performance.md` has what that gains.
+//! On the wire this is ordinary gRPC: a flag and a length before each protobuf message. tonic's own codec
+//! copies every message into one buffer on the way out and out of another on the way in. Here a tensor leaves
+//! as a slice of the memory that holds it, after a few bytes of header, and arrives as a slice of the buffer
+//! that the socket was read into, unless HTTP/2 split it. `docs/performance.md` has measurements.
 
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::v1::{FromServer, FromWorker, from_server, from_worker};
@@ -21,30 +21,31 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{self, HeaderMap, HeaderValue};
 
-/// Where the stream of the rounds is served.
+/// The path of the stream of the rounds.
 pub const ROUNDS_PATH: &str = "/downhill.v1.ParameterServer/Rounds";
 
-/// The flag (uncompressed) and the length, big-endian, that stand before a message.
+/// The flag (uncompressed) and the big-endian length before a message.
 const PREFIX_BYTES: usize = 5;
 
-/// Payloads up to this many bytes are copied behind their header: a frame of their own costs more.
+/// Payloads up to this many bytes are copied behind their header, because a separate frame would cost more.
 const SMALL_PAYLOAD_BYTES: usize = 16 << 10;
 
-/// Pieces up to this many bytes that wait for the rest of their message are put together once [`LOOSE_PIECES`] of any
-/// size wait: each piece costs its bookkeeping, which must not be many times what it holds.
+/// Pieces up to this many bytes are merged while they wait for the rest of their message, once
+/// [`LOOSE_PIECES`] pieces wait. Otherwise a peer that sends tiny frames could make the bookkeeping many
+/// times larger than the data.
 const SMALL_PIECE_BYTES: usize = 1 << 10;
 
-/// No message that was sent in sensible frames waits in more pieces.
+/// Number of pieces from which small ones are merged. A message in frames of sensible size needs fewer.
 const LOOSE_PIECES: usize = 16;
 
 /// A message that may end in a tensor.
 pub trait Outgoing: Message + Sized {
-    /// Takes the tensor out of the message: the number of its outer field, and that of the tensor's field in it,
-    /// which must be its last.
+    /// Takes the tensor out of the message, with its position. The tensor's field must be the last of
+    /// the inner message.
     fn take_tensor(&mut self) -> Option<(Tensor, Bytes)>;
 }
 
-/// Where a tensor stands in a message.
+/// The position of a tensor in a message: the field numbers of the inner message and of the tensor in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor {
     outer: u32,
@@ -69,7 +70,7 @@ impl Outgoing for FromWorker {
     }
 }
 
-/// A message as it travels: its head, and its tensor where that is large.
+/// Encodes a message as its head and, if the tensor is large, the tensor.
 fn frame(mut message: impl Outgoing) -> (Bytes, Bytes) {
     let Some((tensor, payload)) = message.take_tensor().filter(|(_, payload)| !payload.is_empty()) else {
         return (framed(&message), Bytes::new());
@@ -84,7 +85,8 @@ fn frame(mut message: impl Outgoing) -> (Bytes, Bytes) {
     head.put_u32(length as u32);
     encode_key(outer, WireType::LengthDelimited, &mut head);
     encode_varint(body as u64, &mut head);
-    // The message without its tensor is its own key and length, which are replaced above, and then the header.
+    // Without its tensor, the message consists of a key and a length, which are replaced above, and the
+    // header.
     let bare = message.encode_to_vec();
     head.put_slice(&bare[bare.len() - header..]);
     encode_key(inner, WireType::LengthDelimited, &mut head);
@@ -96,7 +98,7 @@ fn frame(mut message: impl Outgoing) -> (Bytes, Bytes) {
     (head.freeze(), payload)
 }
 
-/// A message behind its prefix.
+/// Encodes a message behind its prefix.
 fn framed(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
@@ -115,19 +117,19 @@ where
     Body::new(Writer { messages: Box::pin(messages), payload: Bytes::new(), side, ended: false })
 }
 
-/// Who writes a body.
+/// The side that writes a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// A caller: the body just ends.
+    /// The caller: the body just ends.
     Client,
-    /// Whoever is called: the body ends with a status.
+    /// The callee: the body ends with a status.
     Server,
 }
 
-/// Calls `path` with a body of messages; gives the body of the answer, once its head is here.
+/// Calls `path` with a body of messages. Returns the body of the answer once its headers have arrived.
 ///
 /// # Errors
-/// The status that the server answered with, or what kept it from answering.
+/// The status with which the server answered, or why it could not answer.
 pub async fn call<C>(channel: &mut C, path: &'static str, body: Body) -> Result<Body, Status>
 where
     C: tonic::client::GrpcService<Body, ResponseBody = Body>,
@@ -204,16 +206,17 @@ pub struct Reader<M> {
 }
 
 impl<M: Message + Default> Reader<M> {
-    /// Of a request's or a response's body.
+    /// Reads from the body of a request or a response.
     pub fn new(body: Body) -> Self {
         Reader { body, pieces: Pieces::default(), length: None, message: PhantomData }
     }
 
-    /// The next message; `None` at a good end. Nothing is lost if the future is dropped.
+    /// Returns the next message; `None` at a regular end. Cancel safe: nothing is lost if the
+    /// future is dropped.
     ///
     /// # Errors
-    /// The status with which the stream ended or broke; `OUT_OF_RANGE` for a message that is too long, `INTERNAL`
-    /// for one that is no protobuf.
+    /// The status with which the stream ended or broke; `OUT_OF_RANGE` for a message that is too long,
+    /// `INTERNAL` for one that cannot be decoded.
     pub async fn message(&mut self) -> Result<Option<M>, Status> {
         loop {
             if let Some(message) = self.take()? {
@@ -221,7 +224,7 @@ impl<M: Message + Default> Reader<M> {
             }
             match poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await {
                 None => {
-                    // A message whose prefix has come is not here, even if nothing after the prefix is.
+                    // The stream ended in the middle of a message, even if only its prefix has arrived.
                     return match self.length.is_none() && self.pieces.remaining() == 0 {
                         true => Ok(None),
                         false => Err(Status::unavailable("the stream ended in the middle of a message")),
@@ -241,7 +244,7 @@ impl<M: Message + Default> Reader<M> {
         }
     }
 
-    /// A message that is here whole.
+    /// Returns a message that has arrived completely.
     fn take(&mut self) -> Result<Option<M>, Status> {
         let length = match self.length {
             Some(length) => length,
@@ -276,11 +279,11 @@ impl<M: Message + Default> Reader<M> {
     }
 }
 
-/// Bytes as they came, in pieces.
+/// Bytes in the pieces in which they arrived.
 #[derive(Debug, Default)]
 struct Pieces {
     pieces: VecDeque<Bytes>,
-    /// Small pieces that came after those, as one; empty when anything is read.
+    /// Merged small pieces that follow `pieces`; empty whenever anything is read.
     tail: BytesMut,
     remaining: usize,
 }
@@ -299,14 +302,14 @@ impl Pieces {
         self.pieces.push_back(piece);
     }
 
-    /// Makes what small pieces were put together into the last piece.
+    /// Appends the merged small pieces as the last piece.
     fn settle(&mut self) {
         if !self.tail.is_empty() {
             self.pieces.push_back(self.tail.split().freeze());
         }
     }
 
-    /// Keeps the first `at` bytes, gives the others; copies nothing.
+    /// Keeps the first `at` bytes and returns the others, without copying.
     fn split_off(&mut self, at: usize) -> Pieces {
         let mut first = Pieces::default();
         while first.remaining < at {
@@ -346,7 +349,7 @@ impl Buf for Pieces {
         }
     }
 
-    /// A slice of what arrived where the bytes lie in one piece, a copy otherwise.
+    /// A slice of the received data if the bytes lie in one piece, otherwise a copy.
     fn copy_to_bytes(&mut self, length: usize) -> Bytes {
         assert!(length <= self.remaining, "only what is here is taken");
         match self.pieces.front_mut() {
@@ -382,7 +385,7 @@ mod tests {
         v1::WeightsChunk { version, offset: 3, total: 1 << 40, weights: weights.into() }
     }
 
-    /// Messages with tensors, and without.
+    /// Messages with and without tensors.
     fn messages() -> Vec<FromWorker> {
         let heartbeat = from_worker::Message::Heartbeat(v1::Heartbeat {});
         vec![

@@ -1,11 +1,11 @@
-//! Tensors as bytes and back, with as few copies as the wire allows.
+//! Tensors as bytes and back, with as few copies as possible.
 
 use bytes::{Bytes, BytesMut};
 pub use ps_core::chunk::share;
 use ps_core::chunk::{self, make_little_endian};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// Writes the elements that `bytes` holds (4 for each of `values`).
+/// Decodes `bytes`, 4 per element, into `values`.
 pub fn read(bytes: &[u8], values: &mut [f32]) {
     let (elements, rest) = bytes.as_chunks::<4>();
     assert!(
@@ -15,20 +15,20 @@ pub fn read(bytes: &[u8], values: &mut [f32]) {
     chunk::read(elements, values);
 }
 
-/// A tensor that becomes final from its end on: what is final travels while the rest is still written. Its memory is
-/// used again once all of it has come back.
+/// A tensor that is completed from its end towards its beginning: completed parts can be sent while the rest
+/// is still written. Its memory is reused once all parts have been dropped.
 pub struct Emerging {
     elements: usize,
-    /// What is not final.
+    /// The part that is not completed.
     open: BytesMut,
-    /// What was final and has come back.
+    /// Completed parts that were dropped by their last reader.
     back: Vec<BytesMut>,
     give_back: Sender<BytesMut>,
     returned: Receiver<BytesMut>,
 }
 
 impl Emerging {
-    /// Of so many elements, whose values are unspecified.
+    /// Creates a tensor of `elements` elements with unspecified values.
     pub fn new(elements: usize) -> Self {
         let mut open = BytesMut::zeroed(4 * elements + align_of::<f32>());
         let aligned = open.as_ptr().align_offset(align_of::<f32>());
@@ -38,33 +38,33 @@ impl Emerging {
         Emerging { elements, open, back: Vec::new(), give_back, returned }
     }
 
-    /// The elements that are not final, which are the first ones.
+    /// The elements that are not completed, which are the first ones.
     pub fn open(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.open)
     }
 
-    /// Makes the elements from `from` on final, and gives those that were not.
+    /// Completes the elements from `from` on, and returns those that were not completed before.
     pub fn finish(&mut self, from: usize) -> Bytes {
         let mut last = self.open.split_off(4 * from);
         make_little_endian(bytemuck::cast_slice_mut(&mut last));
         Bytes::from_owner(Final { bytes: last, give_back: self.give_back.clone() })
     }
 
-    /// Whether no element is final: nothing was made so, or everything that was has come back.
+    /// Whether the whole tensor can be written again: no part was completed, or all of them were dropped.
     pub fn is_whole(&mut self) -> bool {
         self.back.extend(self.returned.try_iter());
         let back: usize = self.back.iter().map(BytesMut::len).sum();
         if self.open.len() + back < 4 * self.elements {
             return false;
         }
-        // Neighbours in one allocation are joined as they lie.
+        // Neighbouring parts of one allocation are joined in place.
         self.back.sort_unstable_by_key(|part| part.as_ptr());
         self.back.drain(..).for_each(|part| self.open.unsplit(part));
         true
     }
 }
 
-/// A part that is final.
+/// A completed part, which returns its memory when it is dropped.
 struct Final {
     bytes: BytesMut,
     give_back: Sender<BytesMut>,

@@ -1,4 +1,4 @@
-//! What the server says, checked.
+//! Checks of messages from the server to a worker.
 
 use super::from_shard::kept;
 use super::from_worker::printable;
@@ -10,38 +10,38 @@ use ps_coord::{Dismissal, WorkerId};
 use std::ops::Range;
 use std::time::Duration;
 
-/// What the server says.
+/// A checked message from the server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerMessage {
-    /// We take part, under this id, and the server keeps these elements.
+    /// This worker is admitted under this id, and the server keeps these elements.
     Admitted(WorkerId, Range<usize>),
     /// A chunk of the weights.
     Weights(WeightsPart),
-    /// Leaves to compute.
+    /// An assignment of leaves.
     Assign {
-        /// The step.
+        /// The step, which is also the version of the weights to compute with.
         step: u64,
-        /// Its leaves; at least one.
+        /// At least one leaf, all of one section of the step's tree.
         leaves: Range<u32>,
     },
-    /// We are sent away.
+    /// This worker is sent away.
     Dismissed(Dismissal),
-    /// The server lives.
+    /// The server is alive.
     Heartbeat,
 }
 
-/// What the server says of its run before we take part.
+/// The server's answer to `Join`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Invitation {
-    /// Its program, printable.
+    /// Name and version of the server's program; printable.
     pub build: String,
-    /// The run file.
+    /// The run file as TOML.
     pub run_toml: String,
-    /// How often it wants to hear from us at least, and we hear from it; never zero.
+    /// Maximum time between two messages in each direction; never zero.
     pub heartbeat: Duration,
-    /// After how long a silence either side counts as lost; longer than a heartbeat.
+    /// Either side counts as lost after this much silence; longer than `heartbeat`.
     pub silence: Duration,
-    /// Other shards; the server knows where they are.
+    /// Number of other shards; `Shards` returns their addresses.
     pub shards: u32,
 }
 
@@ -52,11 +52,11 @@ pub struct WeightsPart {
     pub version: u64,
     /// Index of the first element.
     pub offset: usize,
-    /// Its elements, little-endian, of the precision that the run file says.
+    /// Its elements, little-endian, in the precision of the run file.
     pub bytes: Bytes,
 }
 
-/// Checks a message of the server.
+/// Checks a message from the server.
 pub fn server_message(message: v1::FromServer, shape: &Shape) -> Result<ServerMessage, Nonsense> {
     match message.message {
         Some(Message::Weights(chunk)) => Ok(ServerMessage::Weights(weights_part(chunk, shape)?)),
@@ -115,7 +115,7 @@ fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<ServerMessage, Non
     Ok(ServerMessage::Admitted(WorkerId(worker_id), kept(start, end, shape.parameters)?))
 }
 
-/// Checks the answer to `Join`. Of a server of another protocol version nothing else is looked at.
+/// Checks the answer to `Join`. If the server has another protocol version, nothing else is checked.
 pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, Nonsense> {
     let v1::JoinReply {
         protocol_version,

@@ -1,4 +1,4 @@
-//! What shards and their coordinator say to each other, checked.
+//! Checks of messages between shards and their coordinator.
 
 use super::from_server::dismissal;
 use super::from_worker::{fingerprints, printable};
@@ -12,56 +12,56 @@ use ps_core::control::{Action, Verdict};
 use ps_core::optim::{Moved, PieceSums, Stride};
 use std::ops::Range;
 
-/// A shard that asks to take part; it speaks our version of the contract.
+/// A shard's request to join the run, in this version of the protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardGreeting {
-    /// Its program, printable.
+    /// Name and version of its program; printable.
     pub build: String,
-    /// What it has loaded and computed.
+    /// The fingerprints of its run file, data and machine.
     pub fingerprints: v1::Fingerprints,
-    /// Which shard it is; nothing if that is for the coordinator to say.
+    /// The shard it wants to be; `None` if the coordinator chooses.
     pub index: Option<u32>,
-    /// Where workers reach it.
+    /// Address at which workers reach it.
     pub address: String,
 }
 
-/// What a shard that takes part says.
+/// A checked message from an admitted shard.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ShardMessage {
     /// It has applied a step.
     Applied {
-        /// The step.
+        /// The step, as the shard counts it.
         step: u64,
-        /// How far its weights went, piece by piece, where that is looked at.
+        /// How far its weights moved, piece by piece, if the verdict asked for it.
         moved: Vec<Moved>,
     },
     /// It has all leaves of a step, and waits for the verdict.
     Measured {
-        /// The step.
+        /// The step, as the shard counts it.
         step: u64,
-        /// The sums over its pieces.
+        /// The sums over its pieces, in order.
         sums: Vec<PieceSums>,
     },
-    /// It cannot make a step.
+    /// It cannot make this step because the result is not finite.
     Diverged(u64),
     /// A chunk of its weights.
     Weights(StateChunk),
-    /// A chunk of one of its vectors of state.
+    /// A chunk of one of its vectors of state; holds the vector's index.
     State(usize, StateChunk),
-    /// It holds what it was given by the order of this number.
+    /// It holds the weights of the `Restore` with this number.
     Restored(u64),
-    /// It has refused a worker of which some chunks are part of its sums, or of a step that not all have applied.
+    /// It refused a worker whose chunks are part of its sums, or of a step that not all servers have applied.
     Tainted {
         /// The step that it was gathering.
         step: u64,
-        /// What the worker sent, printable.
+        /// What was wrong with the worker's message; printable.
         reason: String,
     },
-    /// Leaves of a step of which it lacks some chunk: ranges that exist, ascending and disjoint.
+    /// It lacks leaves of a step.
     Missing {
-        /// The step.
+        /// The step that the coordinator asked about.
         step: u64,
-        /// Which.
+        /// Leaves of which it lacks at least one chunk: existing ranges, ascending and disjoint.
         leaves: Vec<Range<u32>>,
     },
 }
@@ -69,49 +69,49 @@ pub enum ShardMessage {
 /// A chunk of weights or state between servers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateChunk {
-    /// After how many steps.
+    /// Steps applied to it.
     pub version: u64,
-    /// Its first element in the flat vector.
+    /// Index of the first element in the flat vector.
     pub offset: usize,
     /// Its elements: binary32, little-endian.
     pub bytes: Bytes,
 }
 
-/// What a coordinator says to a shard that takes part.
+/// A checked message from the coordinator to an admitted shard.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToShardMessage {
-    /// It wants the weights of a version, and perhaps the state.
+    /// A request for the weights of a version.
     WeightsWanted {
-        /// The version.
+        /// Version to send: the shard's current one, or the one before.
         version: u64,
-        /// Whether it wants the state.
+        /// Whether to send the optimizer's state, too.
         state: bool,
     },
-    /// The shard is to go on from what follows.
+    /// The shard must resume from the weights that follow.
     Restore {
-        /// After so many steps.
+        /// Steps applied to these weights; at 0 none follow.
         version: u64,
-        /// The number of the order.
+        /// Number of the restore, which the shard returns.
         number: u64,
-        /// Steps that the optimizer's state has seen.
+        /// Number of steps behind the optimizer's state.
         count: u64,
     },
-    /// A chunk of the weights of then.
+    /// A chunk of these weights.
     Weights(StateChunk),
-    /// A chunk of one of the vectors of the state of then.
+    /// A chunk of a vector of their state; holds the vector's index.
     State(usize, StateChunk),
-    /// What is decided about a step.
+    /// The decision about a step.
     Verdict(Verdict),
-    /// It wants to know which leaves of a step the shard lacks.
+    /// A request for the leaves of this step that the shard lacks.
     MissingWanted(u64),
     /// The run is over.
     Dismissed(Dismissal),
 }
 
-/// A shard as it takes part.
+/// The answer to a shard's request to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// Which.
+    /// The shard's number, from 0 without the coordinator.
     pub index: u32,
     /// The elements that it keeps.
     pub kept: Range<usize>,
@@ -168,7 +168,7 @@ pub fn shard_message(
     }
 }
 
-/// Ranges of leaves of the batch of a step.
+/// Checks ranges of leaves of a step's batch.
 fn ranges(step: u64, starts: &[u32], ends: &[u32], shape: &Shape) -> Result<Vec<Range<u32>>, Nonsense> {
     ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
     ensure!(starts.len() == ends.len(), "{} ranges begin and {} end", starts.len(), ends.len());
@@ -184,7 +184,7 @@ fn ranges(step: u64, starts: &[u32], ends: &[u32], shape: &Shape) -> Result<Vec<
     Ok(starts.iter().zip(ends).map(|(&start, &end)| start..end).collect())
 }
 
-/// Which leaves a shard lacks.
+/// The message that lists the leaves a shard lacks.
 pub fn missing(step: u64, leaves: &[Range<u32>]) -> v1::ShardMissing {
     v1::ShardMissing {
         step,
@@ -214,7 +214,7 @@ fn vector_chunk(
     Ok((vector as usize, state_chunk(chunk, parameters, kept)?))
 }
 
-/// Three lists of the same length.
+/// Combines three lists, which must have the same length.
 fn zip(a: Vec<f64>, b: Vec<f64>, c: Vec<f64>) -> Result<impl Iterator<Item = [f64; 3]>, Nonsense> {
     ensure!(
         a.len() == b.len() && b.len() == c.len(),
@@ -226,7 +226,7 @@ fn zip(a: Vec<f64>, b: Vec<f64>, c: Vec<f64>) -> Result<impl Iterator<Item = [f6
     Ok(a.into_iter().zip(b).zip(c).map(|((a, b), c)| [a, b, c]))
 }
 
-/// The sums over a shard's pieces.
+/// The message with the sums over a shard's pieces.
 pub fn measured(step: u64, sums: &[PieceSums]) -> v1::ShardMeasured {
     v1::ShardMeasured {
         step,
@@ -236,7 +236,7 @@ pub fn measured(step: u64, sums: &[PieceSums]) -> v1::ShardMeasured {
     }
 }
 
-/// A step that a shard has applied.
+/// The message that reports an applied step.
 pub fn applied(step: u64, moved: &[Moved]) -> v1::ShardApplied {
     v1::ShardApplied {
         step,
@@ -246,7 +246,7 @@ pub fn applied(step: u64, moved: &[Moved]) -> v1::ShardApplied {
     }
 }
 
-/// A chunk of a vector of state.
+/// The message of a chunk of a vector of state.
 pub fn state_part(
     version: u64,
     vector: usize,
@@ -267,7 +267,7 @@ const ACTIONS: [(Action, v1::ShardAction); 7] = [
     (Action::Base, v1::ShardAction::Base),
 ];
 
-/// What is decided about a step.
+/// The message with the decision about a step.
 pub fn verdict_to_wire(verdict: &Verdict) -> v1::ShardVerdict {
     let action = ACTIONS.iter().find(|(action, _)| *action == verdict.action);
     let Stride { step, count, samples, rate, scale, ref trust } = verdict.stride;
@@ -343,7 +343,7 @@ pub fn to_shard(
     }
 }
 
-/// Checks where the shards are: each one's index, address and elements.
+/// Checks the list of shards: the index, address and elements of each.
 pub fn places(
     reply: v1::ShardsReply,
     parameters: usize,
@@ -358,7 +358,7 @@ pub fn places(
         .collect()
 }
 
-/// Elements that are whole chunks of the model.
+/// Checks that a range of elements consists of whole chunks of the model.
 pub(super) fn kept(start: u64, end: u64, parameters: usize) -> Result<Range<usize>, Nonsense> {
     let chunk = chunk_elements(parameters) as u64;
     let total = parameters as u64;

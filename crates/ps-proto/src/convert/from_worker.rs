@@ -1,4 +1,4 @@
-//! What a worker says, checked.
+//! Checks of messages from a worker.
 
 use super::{Nonsense, Shape, check_chunk, ensure};
 use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
@@ -8,33 +8,33 @@ use ps_core::Tally;
 use ps_plan::{Node, Section};
 use ps_plane::{GradientChunk, NodeDone, NodeMetrics};
 
-/// A worker that asks to be admitted; it speaks our version of the contract.
+/// A worker's request to be admitted, in this version of the protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Greeting {
-    /// Its name, printable.
+    /// Its name; printable.
     pub name: String,
-    /// Its program, printable.
+    /// Name and version of its program; printable.
     pub build: String,
-    /// What it has loaded and computed.
+    /// The fingerprints of its run file, data and machine.
     pub fingerprints: v1::Fingerprints,
 }
 
-/// What an admitted worker says.
+/// A checked message from an admitted worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerMessage {
-    /// It lives.
+    /// The worker is alive.
     Heartbeat,
-    /// The metric sums of a node, before its chunks.
+    /// The metric sums of a node, which precede its chunks.
     NodeMetrics(NodeMetrics),
     /// A chunk of a node's sum.
     Node(GradientChunk),
     /// The end of a node.
     NodeDone(NodeDone),
-    /// It lacks weights.
+    /// The worker lacks weights for its work.
     WeightsWanted,
-    /// It has given up work that newer weights made useless.
+    /// It abandoned work that newer weights made useless.
     Dropped,
-    /// It leaves; why.
+    /// The worker leaves; holds the reason.
     Goodbye(String),
 }
 
@@ -46,7 +46,7 @@ pub fn first_message(message: v1::FromWorker) -> Result<Greeting, Refusal> {
     }
 }
 
-/// Checks `Hello`, all but whether the fingerprints agree.
+/// Checks `Hello`, except whether the fingerprints agree.
 pub fn hello(hello: v1::Hello) -> Result<Greeting, Refusal> {
     let name = printable("worker_name", hello.worker_name, MAX_NAME_BYTES)?;
     let build = printable("build", hello.build, MAX_NAME_BYTES)?;
@@ -57,14 +57,14 @@ pub fn hello(hello: v1::Hello) -> Result<Greeting, Refusal> {
     Ok(Greeting { name, build, fingerprints })
 }
 
-/// Checks the strings of `JoinRequest`; its versions are for the server to compare.
+/// Checks the strings of `JoinRequest`; the server compares the versions.
 pub fn join_request(request: v1::JoinRequest) -> Result<v1::JoinRequest, Nonsense> {
     let worker_name = printable("worker_name", request.worker_name, MAX_NAME_BYTES)?;
     let build = printable("build", request.build, MAX_NAME_BYTES)?;
     Ok(v1::JoinRequest { worker_name, build, ..request })
 }
 
-/// Checks what a process says that it has loaded.
+/// Checks the form of a process's fingerprints.
 pub(super) fn fingerprints(theirs: Option<v1::Fingerprints>) -> Result<v1::Fingerprints, Nonsense> {
     let Some(theirs) = theirs else { return Err(Nonsense::new("hello without fingerprints")) };
     Ok(v1::Fingerprints {
@@ -117,7 +117,7 @@ fn node_metrics(metrics: v1::NodeMetrics, shape: &Shape) -> Result<NodeMetrics, 
     Ok(NodeMetrics { step, node, tally: self::tally(tally, step, node, shape)? })
 }
 
-/// A node that exists at a step that exists.
+/// Checks that a node exists in a step that exists.
 fn existing_node(step: u64, level: u32, index: u32, shape: &Shape) -> Result<Node, Nonsense> {
     let node = Node { level, index };
     ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
@@ -158,7 +158,7 @@ fn tally(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result<Tally
     })
 }
 
-/// A text of bounded length whose control characters are replaced: it goes to terminals and logs.
+/// Checks the length of a string and replaces its control characters, because it goes to terminals and logs.
 pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<String, Nonsense> {
     ensure!(text.len() <= limit, "{field} of {} bytes, the limit is {limit}", text.len());
     if text.chars().any(char::is_control) {

@@ -1,8 +1,8 @@
-//! Everything from the network is checked here before anything else sees it.
+//! Checks of everything that arrives from the network, before any other code sees it.
 //!
-//! A check needs to know the run's [`Shape`]; what passes is a plain value with the types of `ps-core` and
-//! `ps-coord`. Whether a value is finite is not checked here: training that diverges sends infinities in all
-//! honesty, and whoever folds them tells the two apart.
+//! A check needs the run's [`Shape`]; its result is a plain value with the types of `ps-core` and `ps-coord`.
+//! Whether values are finite is not checked here: training that diverges legitimately sends infinities, and
+//! the data plane that folds them distinguishes the two cases.
 
 mod from_server;
 mod from_shard;
@@ -24,25 +24,25 @@ use ps_core::{Precision, Tally};
 use ps_plan::{BatchPlan, Node};
 use std::ops::Range;
 
-/// What messages are checked against: the run's steps and the model's sizes.
+/// The sizes against which messages are checked: the run's steps and the model's dimensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// How the run is cut into steps and leaves.
+    /// Divides the run into steps and leaves.
     pub plan: BatchPlan,
     /// Length of the flat parameter vector.
     pub parameters: usize,
-    /// Classes that a tally counts; 0 for regression.
+    /// Number of classes in a tally; 0 for regression.
     pub classes: usize,
-    /// How weights travel to workers.
+    /// The precision in which weights travel to workers.
     pub weights: Precision,
 }
 
-/// A message that cannot be right: what is wrong with it.
+/// An invalid message; holds what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nonsense(String);
 
 impl Nonsense {
-    /// With its text, lower case, naming the field and its value.
+    /// Creates an error from its text: lower case, with the field and its value.
     pub fn new(text: impl Into<String>) -> Self {
         Nonsense(text.into())
     }
@@ -62,7 +62,7 @@ impl From<ps_plane::Rejected> for Nonsense {
     }
 }
 
-/// Fails with a text unless a condition holds.
+/// Returns an error with a formatted text unless a condition holds.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
         if !$condition {
@@ -72,7 +72,8 @@ macro_rules! ensure {
 }
 use ensure;
 
-/// Checks one chunk of a tensor of `parameters` elements, each of `size` bytes; gives its first element.
+/// Checks one chunk of a tensor of `parameters` elements of `size` bytes each; returns the index of
+/// its first element.
 fn check_chunk(
     offset: u64,
     total: u64,
@@ -104,7 +105,7 @@ pub fn weights_chunk(version: u64, offset: usize, total: usize, weights: Bytes) 
     v1::WeightsChunk { version, offset: offset as u64, total: total as u64, weights }
 }
 
-/// The messages that carry the elements `range` (whole chunks) of a node's gradient, whose bytes these are.
+/// The messages with the elements `range` (whole chunks) of a node's gradient, whose bytes are `bytes`.
 pub fn node_chunks(
     step: u64,
     node: Node,
@@ -114,7 +115,8 @@ pub fn node_chunks(
     part_chunks(step, node, gradient.len() / 4, 0, gradient, range)
 }
 
-/// The same of a gradient of `total` elements of which these are the bytes from element `first` on, where a chunk begins.
+/// Like [`node_chunks`], but `bytes` holds only the elements from `first` on, the beginning of a chunk, of a
+/// gradient of `total` elements.
 pub fn part_chunks(
     step: u64,
     node: Node,
@@ -170,7 +172,7 @@ pub fn dismissed(dismissal: &Dismissal) -> v1::from_server::Message {
     v1::from_server::Message::Dismissed(dismissal_to_wire(dismissal))
 }
 
-/// Why somebody is sent away.
+/// The message with the reason why a peer is sent away.
 pub fn dismissal_to_wire(dismissal: &Dismissal) -> v1::Dismissed {
     let (mut silent_ms, mut held_ms) = (0, 0);
     let (kind, reason) = match dismissal {
