@@ -1,4 +1,4 @@
-//! The flags of `ps-server`, and what they come to.
+//! The flags of `ps-server`, and the values derived from them.
 
 use crate::{Layout, ServerOptions};
 use clap::Parser;
@@ -217,7 +217,7 @@ impl Arguments {
         }
     }
 
-    /// What protects connections.
+    /// Opens the certificates and tokens that protect connections.
     pub fn security(&self) -> Result<Security, String> {
         let security = open_security(&self.security)?;
         match &self.admin_token_file {
@@ -226,7 +226,7 @@ impl Arguments {
         }
     }
 
-    /// Which shard of which coordinator this process is; nothing for a coordinator.
+    /// The index of this shard and the address of its coordinator; `None` for a coordinator.
     pub fn placement(&self) -> Result<Option<(u32, String)>, String> {
         match (self.shard, &self.coordinator) {
             (None, None) | (Some((0, _)), _) => Ok(None),
@@ -238,7 +238,7 @@ impl Arguments {
         }
     }
 
-    /// Refuses to tell workers apart by credentials that are not asked for.
+    /// Refuses individual credentials if callers need not present any.
     pub fn guard_credentials(&self, security: &Security) -> Result<(), String> {
         match self.individual_credentials && !security.is_encrypted() && !security.requires_token() {
             true => {
@@ -249,7 +249,8 @@ impl Arguments {
         }
     }
 
-    /// Refuses to show the run to all that reach an address, unless that is protected or was asked for.
+    /// Refuses to show the run at an address that other machines can reach, unless it is protected or the
+    /// user allows it.
     pub fn guard_dashboard(&self, security: &Security) -> Result<(), String> {
         const FLAG: &str = "--dashboard";
         let Some(text) = &self.watch.dashboard else { return Ok(()) };
@@ -259,12 +260,13 @@ impl Arguments {
         if address.is_unix() {
             return Err(wrong("a browser cannot open it".into()));
         }
-        // A browser shows no certificate of ours: only a token keeps the page from others.
+        // A browser presents none of the run's certificates, so only a token protects the page.
         let tokens_only = if security.requires_token() { security.clone() } else { Security::default() };
         tokens_only.guard(FLAG, &address, self.insecure)
     }
 
-    /// Where to listen. Refuses an address that other machines reach, unless that is protected or was asked for.
+    /// The address to listen on. Refuses one that other machines can reach, unless it is protected or the
+    /// user allows it.
     pub fn address(&self, security: &Security) -> Result<Address, String> {
         let listen = &self.listen;
         let given = security.address(listen).map_err(|problem| {
@@ -282,7 +284,7 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Reads `I/S`.
+/// Parses `I/S`.
 fn part(text: &str) -> Result<(u32, u32), String> {
     let wrong = || "expected I/S with I below S, such as 0/2".to_owned();
     let (index, parts) = text.split_once('/').ok_or_else(wrong)?;

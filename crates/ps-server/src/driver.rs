@@ -1,4 +1,5 @@
-//! The one task that owns the round logic, the shard logic and the data plane: events in, actions carried out.
+//! The one task that owns the round logic, the shard logic and the data plane: events in, actions carried
+//! out.
 
 mod ending;
 mod status;
@@ -34,10 +35,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, debug_span, info, info_span, warn};
 
-/// A wait for which the driver did not listen this long is not held against any worker.
+/// If the driver was busy for longer than this and received nothing, no worker counts as silent
+/// for that time.
 const DEAF_AFTER: Duration = Duration::from_millis(500);
 
-/// Carries out what the two state machines decide.
+/// Carries out the actions of the two state machines.
 pub(crate) struct Driver {
     job: Job,
     recorder: Recorder,
@@ -46,37 +48,38 @@ pub(crate) struct Driver {
     /// The shard logic.
     coordinator: CoordinatorCore,
     plane: Plane,
-    /// Built when a worker is first doubted.
+    /// Built when data of a worker must first be checked by recomputation.
     gradients: Option<Gradients>,
     peers: Peers,
     shards: Shards,
-    /// Events that actions have brought about, taken before any from outside.
+    /// Events that actions have caused; handled before any from outside.
     events: VecDeque<ServerEvent>,
-    /// What a run that is resumed starts from, until all shards have been given it.
+    /// The checkpoint that a resumed run starts from, until all shards have received it.
     start: Option<Snapshot>,
-    /// The step that was made last, until it is recorded.
+    /// The last step that was made, until it is recorded.
     made: Option<StepReport>,
     /// This process's part of a checkpoint, until it is saved.
     captured: Option<Own>,
     /// Chunks that were fetched from the other shards.
     fetched: BTreeMap<Purpose, Fetched>,
-    /// Whether the weights of all shards could be fetched at the end of the run, once that is known.
+    /// Whether the weights of all shards could be fetched at the end of the run; `None` until that is known.
     closed: Option<Result<(), Unfetched>>,
-    /// What was saved last, and after how many steps, where that is what the run gives: the last weights could not be fetched.
+    /// The last saved weights and their version, if they are the run's result because the last weights could
+    /// not be fetched.
     fallen_back: Option<(u64, Vec<f32>)>,
-    /// Why the run cannot be saved or loaded any more.
+    /// Why the run can no longer be saved or loaded.
     failed: Option<FolderError>,
     diverged: Option<Diverged>,
     /// Administrators who wait for the end of the run.
     enders: Vec<oneshot::Sender<Result<u64, Refusal>>>,
     roster: Roster,
     identities: Identities,
-    /// Bans that the log has.
+    /// Number of bans that the log contains.
     logged_bans: usize,
-    /// What is logged of workers that are turned away.
+    /// The rate-limited log of workers that are turned away.
     complaints: Complaints,
     watch: Watch,
-    /// Whether leaves were ever given out.
+    /// Whether leaves were ever assigned.
     begun: bool,
     started: Instant,
 }
@@ -156,11 +159,11 @@ impl Driver {
         }
     }
 
-    /// Runs until the round logic says that the run is over, it cannot be saved any more, or nobody is left who could
-    /// report anything.
+    /// Runs until the round logic ends the run, the run can no longer be saved, or all senders of
+    /// requests are gone.
     ///
-    /// `finish` writes the results before any worker is told that there are any: it need not come again, whatever becomes of
-    /// this process.
+    /// `finish` writes the results before any worker hears of the end: a worker never comes back, so results
+    /// that are lost afterwards could not be computed again.
     pub(crate) async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Incoming>,
@@ -190,10 +193,10 @@ impl Driver {
         }
     }
 
-    /// The next event for the round logic; `None` once the service has ended.
+    /// Returns the next event for the round logic; `None` once the service has ended.
     ///
     /// # Errors
-    /// The run cannot be saved or loaded any more.
+    /// The run can no longer be saved or loaded.
     async fn next(
         &mut self,
         inbox: &mut mpsc::Receiver<Incoming>,
@@ -208,7 +211,7 @@ impl Driver {
             }
             let waiting = std::time::Instant::now();
             let is_watched = self.recorder.board().is_watched();
-            // News comes before the clock, so that a full inbox is not taken for silence.
+            // Messages come before the clock, so that a full inbox is not taken for silence.
             let woken = tokio::select! {
                 biased;
                 incoming = inbox.recv() => Some(incoming),
@@ -232,18 +235,18 @@ impl Driver {
         }
     }
 
-    /// Nothing is waiting to be handled: records the step that was made. An epoch's end takes a while, in which workers
-    /// are at the next step already.
+    /// Records the last step while no message is waiting. At the end of an epoch this takes a while, in which
+    /// workers already compute the next step.
     ///
     /// # Errors
-    /// The run cannot be saved or loaded any more.
+    /// The run can no longer be saved or loaded.
     fn idle(&mut self) -> Result<(), FolderError> {
         self.failed.take().map_or(Ok(()), Err)?;
         self.coordinate(CoordinatorEvent::Idle);
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    /// Workers that took nothing any more were dropped while actions were carried out.
+    /// Reports workers that were dropped, because they stopped reading, while actions were carried out.
     fn report_dropped(&mut self) {
         for (worker, reason) in self.peers.take_dropped() {
             self.plane.forget(worker);
@@ -251,7 +254,7 @@ impl Driver {
         }
     }
 
-    /// What an incoming message means to the round logic.
+    /// Translates an incoming message into an event for the round logic.
     fn receive(&mut self, incoming: Incoming) -> Option<ServerEvent> {
         match incoming {
             Incoming::Joined { worker, peer } => self.admit(worker, peer),
@@ -263,7 +266,7 @@ impl Driver {
                 self.part(worker, None);
                 Some(ServerEvent::Left { worker, reason })
             }
-            // Whoever asked may be gone, here and below.
+            // The caller may be gone, here and below.
             Incoming::Checkpoint(reply) => {
                 self.recorder.ask_for_checkpoint();
                 let _ = reply.send(Ok(self.plane.version() + 1));
@@ -311,7 +314,7 @@ impl Driver {
     }
 
     fn hear(&mut self, worker: WorkerId, message: WorkerMessage) -> Option<ServerEvent> {
-        // What a worker that was sent away still says does not count.
+        // Messages of a worker that was sent away are ignored.
         self.peers.get(worker)?;
         let mut recompute = LocalGradients { job: &self.job, gradients: &mut self.gradients };
         let taken = match message {
@@ -352,7 +355,8 @@ impl Driver {
             }
         };
         if self.shards.keepers() > 0 {
-            // Shards wait for the verdict, so it cannot wait until the round logic closes the round.
+            // Shards wait for the verdict before they apply the step, and the round logic closes the round
+            // only afterwards.
             self.decide_if_gathered();
         }
         Some(taken.unwrap_or_else(|rejected| self.refuse(worker, rejected.into())))
@@ -364,12 +368,13 @@ impl Driver {
         }
     }
 
-    /// Ends the stream of a worker that has sent what cannot be right. A step that it is part of is made again without it.
+    /// Ends the stream of a worker that sent an invalid message. If it contributed to the open step, the step
+    /// is made again without it.
     fn refuse(&mut self, worker: WorkerId, nonsense: Nonsense) -> ServerEvent {
         let (why, mut counted) = (nonsense.to_string(), self.plane.counts_on(worker));
         self.part(worker, Some(nonsense.into()));
         if counted && self.shards.keepers() > 0 {
-            // Its chunks may be anywhere, and some shards may have applied the step.
+            // Its chunks may have reached any shard, and some shards may have applied the step.
             self.coordinate(CoordinatorEvent::Refused { worker, why: why.clone() });
             counted = false;
         }
@@ -443,7 +448,7 @@ impl Driver {
         }
     }
 
-    /// Steps the shard logic and carries out what it decides.
+    /// Steps the shard logic and carries out its actions.
     fn coordinate(&mut self, event: CoordinatorEvent) {
         for action in self.decisions(event) {
             self.carry_out(action);
@@ -484,14 +489,14 @@ impl Driver {
             }
             CoordinatorAction::Unmake => self.made = None,
             CoordinatorAction::Closed(result) => self.closed = Some(result),
-            // These answer what has just come in and are carried out where it did.
+            // These answer the event of the caller, which carries them out.
             CoordinatorAction::Admit { .. }
             | CoordinatorAction::Refuse(_)
             | CoordinatorAction::Keep { .. } => {}
         }
     }
 
-    /// All shards are present: they, and what is kept here, resume from what was saved last.
+    /// All shards are present: they and this server resume from the last saved state.
     fn restore(&mut self, number: u64) -> Result<u64, FolderError> {
         let found = self.saved_last()?;
         match &found {
@@ -504,7 +509,7 @@ impl Driver {
         Ok(version)
     }
 
-    /// What the run resumes from; `None` for the beginning. What was recorded of later steps is forgotten.
+    /// The state that the run resumes from; `None` for the initial weights. Drops the records of later steps.
     fn saved_last(&mut self) -> Result<Option<Snapshot>, FolderError> {
         match self.start.take() {
             Some(start) => Ok(Some(start)),
@@ -513,10 +518,11 @@ impl Driver {
         }
     }
 
-    /// Decides about the step in hand by the sums over all pieces, in the order of the weights.
+    /// Decides about the open step from the sums over all pieces, in the order of the weights.
     fn decide(&mut self, step: u64) {
         let mut sums = BTreeMap::from([(self.plane.kept().start, self.plane.measure())]);
-        // Where nothing is kept here, the shard that keeps the first element takes this place.
+        // If this server keeps nothing, its empty entry is replaced by that of the shard with the first
+        // element.
         sums.extend(self.shards.measured_at(step));
         let sums = sums.into_values().collect::<Vec<_>>().concat();
         match self.plane.decide(&sums) {
@@ -530,7 +536,7 @@ impl Driver {
             ServerAction::SendWeights { worker, .. } => self.peers.serve(worker, &self.plane),
             ServerAction::Assign { worker, step, leaves } => {
                 if !std::mem::replace(&mut self.begun, true) {
-                    // The wait for workers is no part of the training's time.
+                    // The training time does not include the wait for workers.
                     self.recorder.begin();
                 }
                 debug!(%worker, step, ?leaves, "assigned");
@@ -555,7 +561,7 @@ impl Driver {
             }
             ServerAction::Update { step } => info_span!("update", step).in_scope(|| self.update(step)),
             ServerAction::Dismiss { worker, reason } => {
-                // Of a ban, the log has more than this.
+                // A ban has a separate, more detailed log line.
                 if !matches!(reason, Dismissal::Done | Dismissal::Banned(_)) {
                     info!(%worker, %reason, "worker dismissed");
                 }
@@ -569,18 +575,18 @@ impl Driver {
                     _ => info!("{line}"),
                 }
             }
-            // The loop ends there.
+            // The loop in `run` ends there.
             ServerAction::Finish(_) => {}
         }
     }
 
-    /// A worker has sent a wrong sum, and has had a part in the weights since `since`.
+    /// Records the ban of a worker that sent a wrong sum and has contributed to the weights since `since`.
     fn ban(&mut self, worker: WorkerId, reason: String, since: Option<u64>) {
         let (name, address) = self.roster.find(worker).unwrap_or_default();
         let credential = self.identities.ban(worker);
         let step = self.plane.version();
         let ban = Ban { worker: name, address, credential, step, reason, since, ..Ban::default() };
-        // With a part in the weights, what becomes of them is known in a moment.
+        // Otherwise the log line follows once it is known how far the run goes back.
         if since.is_none() {
             warn!(%worker, "worker banned: {}", ban.line());
         }
@@ -589,7 +595,7 @@ impl Driver {
         }
     }
 
-    /// Wrong sums may be part of the weights since this step.
+    /// Restores weights from before `since`, the first step that may contain wrong sums.
     fn go_back_before(&mut self, since: u64) {
         self.made = None;
         match self.recorder.go_back(since) {
@@ -646,9 +652,9 @@ impl Driver {
         });
         let wanted = Wanted {
             look: wanted.look,
-            // The last weights are the result.
+            // The last weights are the result and need no checkpoint.
             save: wanted.save && !report.is_last,
-            // What is kept as the best may be what the run gives.
+            // The kept best weights may be the result, which includes their state.
             state: self.job.control.early_stopping.is_some() || self.recorder.keeps_end(),
         };
         let is_last = report.is_last || step + 1 == plan.steps;
@@ -666,7 +672,7 @@ impl Driver {
         self.excuse_since(begun);
     }
 
-    /// Begins to save what was set aside, with what was fetched from the other shards.
+    /// Starts saving the captured part together with the chunks from the other shards.
     fn save(&mut self, purpose: Purpose) {
         let Some(own) = self.captured.take() else { return };
         let (progress, weights, state) = own.joined(&self.job, self.fetched.get(&purpose));
@@ -678,7 +684,7 @@ impl Driver {
         }
     }
 
-    /// The coordinator's part of a checkpoint of now.
+    /// The coordinator's part of a checkpoint of the current version.
     fn own(&mut self) -> Own {
         let version = self.plane.version();
         let name = |contributor| self.identities.name(contributor).map(str::to_owned);
@@ -691,14 +697,15 @@ impl Driver {
         }
     }
 
-    /// Nobody was listened to since then, which is not held against anybody.
+    /// Counts all workers as heard if this process was busy since `begun` for so long that it may have
+    /// missed their messages.
     fn excuse_since(&mut self, begun: Instant) {
         if begun.elapsed() > DEAF_AFTER {
             self.events.extend(self.peers.ids().map(|worker| ServerEvent::Heard { worker }));
         }
     }
 
-    /// Ends the stream to a worker: after what is queued, or at once with a refusal.
+    /// Ends the stream to a worker: after the queued messages, or at once with a refusal.
     fn part(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
         self.plane.forget(worker);
         self.peers.part(worker, refusal);
@@ -713,7 +720,7 @@ fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }
 
-/// Returns when the clock that began at `started` reads `deadline`.
+/// Completes when the clock that began at `started` reads `deadline`.
 async fn reach(started: Instant, deadline: Option<Millis>) {
     match deadline.and_then(|deadline| started.checked_add(Duration::from_millis(deadline))) {
         Some(instant) => tokio::time::sleep_until(instant).await,

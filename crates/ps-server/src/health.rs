@@ -1,4 +1,4 @@
-//! The health service at an address of its own, without TLS: whoever starts and stops processes asks there.
+//! The health service on a separate address, without TLS, for supervisors.
 
 use ps_proto::v1::parameter_server_server::SERVICE_NAME;
 use ps_shard::transport;
@@ -8,8 +8,8 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
-/// The service, on a thread of its own, for as long as the process lives. It answers for `""`, which is served from the
-/// beginning, and for the parameter server, which is not before [`Health::ready`].
+/// The service, on a separate thread, for the lifetime of the process. It answers for `""`, which is serving
+/// from the beginning, and for the parameter server, which is serving only after [`Health::ready`].
 pub struct Health {
     reporter: HealthReporter,
     runtime: tokio::runtime::Handle,
@@ -17,10 +17,10 @@ pub struct Health {
 }
 
 impl Health {
-    /// Begins to answer at `HOST:PORT`.
+    /// Starts the service at `HOST:PORT`.
     ///
     /// # Errors
-    /// The system does not let us.
+    /// The system does not allow it.
     pub fn open(address: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
@@ -41,12 +41,12 @@ impl Health {
         Ok(Health { reporter, runtime: handle, address })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on workers are served, or not any more.
+    /// Reports that workers are served from now on, or no longer.
     pub fn ready(&self, is_ready: bool) {
         let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         let reporter = self.reporter.clone();

@@ -1,9 +1,10 @@
-//! Who workers are, as far as that can be known, and whom a ban keeps out.
+//! The identities of workers, as far as they can be known, and bans.
 //!
-//! A name is what a client says of itself, so it proves nothing: a liar may use the name of an honest worker. Where each worker
-//! has a credential of its own, it is known by that, and bans follow it. Elsewhere a worker that comes back under another
-//! name cannot be told from a new one, and a ban only ends its connection; its name and host still serve to find what it has
-//! contributed before, which at worst undoes more than necessary.
+//! A name proves nothing, because a client chooses it: a dishonest worker may use the name of an honest one.
+//! If each worker has an individual credential, that credential is its identity, and bans follow it.
+//! Otherwise a worker that returns under another name cannot be distinguished from a new one, and a ban only
+//! ends its connection. Its name and host are then only used to find its earlier contributions; a mistake
+//! there undoes more than necessary, never less.
 
 use ps_coord::{Contributor, WorkerId};
 use ps_proto::Refusal;
@@ -11,11 +12,11 @@ use ps_run::Ban;
 use ps_shard::peers::Peer;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// All workers that ever were admitted, by what they are known by.
+/// All workers that were ever admitted, by identity.
 pub(crate) struct Identities {
-    /// Whether each worker has a credential of its own.
+    /// Whether each worker has an individual credential.
     are_individual: bool,
-    /// What contributors are known by, in the order of their numbers.
+    /// The identities of contributors, in the order of their numbers.
     names: Vec<String>,
     numbers: BTreeMap<String, Contributor>,
     workers: BTreeMap<WorkerId, Contributor>,
@@ -23,7 +24,7 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    /// Nobody yet, but for whom these bans keep out.
+    /// Knows no worker yet, but enforces `bans`.
     pub(crate) fn new(are_individual: bool, bans: &[Ban]) -> Self {
         let banned = bans.iter().filter_map(|ban| ban.credential.clone()).filter(|_| are_individual);
         Identities {
@@ -35,7 +36,7 @@ impl Identities {
         }
     }
 
-    /// Why a worker is not to be admitted beside the `present` ones.
+    /// Why a worker may not be admitted while the `present` ones are connected; `None` if it may.
     pub(crate) fn refusal<'a>(
         &self,
         peer: &Peer,
@@ -51,21 +52,21 @@ impl Identities {
         }
     }
 
-    /// A worker is admitted; who it is.
+    /// Records an admitted worker and returns its identity.
     pub(crate) fn admit(&mut self, worker: WorkerId, peer: &Peer) -> Contributor {
         let contributor = self.contributor(self.name_of(peer));
         self.workers.insert(worker, contributor);
         contributor
     }
 
-    /// Bans a worker. Gives the credential that the ban follows, if it can be enforced.
+    /// Bans a worker. Returns the credential that the ban follows, if it can be enforced.
     pub(crate) fn ban(&mut self, worker: WorkerId) -> Option<String> {
         let name = self.name(*self.workers.get(&worker).filter(|_| self.are_individual)?)?.to_owned();
         self.banned.insert(name.clone());
         Some(name)
     }
 
-    /// The number of the contributor that is known by this name.
+    /// The number of the contributor with this identity.
     pub(crate) fn contributor(&mut self, name: String) -> Contributor {
         let next = Contributor(self.names.len() as u32);
         *self.numbers.entry(name).or_insert_with_key(|name| {
@@ -74,7 +75,7 @@ impl Identities {
         })
     }
 
-    /// What a contributor is known by.
+    /// The identity of a contributor.
     pub(crate) fn name(&self, contributor: Contributor) -> Option<&str> {
         self.names.get(contributor.0 as usize).map(String::as_str)
     }

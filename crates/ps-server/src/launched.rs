@@ -1,5 +1,5 @@
-//! What a server that `downhill launch` has started (`--launched`) writes to standard output: one [`Message`] in JSON per line,
-//! where it writes text for people otherwise.
+//! The messages that a server started by `downhill launch` (`--launched`) writes to standard output instead
+//! of text: one [`Message`] in JSON per line.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,13 +1,14 @@
-//! The parameter server: it holds the weights, hands out leaves, closes the rounds.
+//! The parameter server: it holds the weights, assigns leaves and closes the rounds.
 //!
-//! [`run`] is given a bound listener, a loaded job and a future that says when to stop; it parses no flags,
-//! binds no ports and catches no signals. Requests become events in [`ps_shard::service`]; `driver` steps the round logic and the shard
-//! logic of [`ps_coord`] and carries out their actions. Connections, admission, the plane of a job and what goes to workers are
-//! in [`ps_shard`]. The wire's types go no further than here.
+//! [`run`] takes a bound listener, a loaded job and a future that completes when the server must stop; it
+//! parses no flags, binds no ports and catches no signals. Requests become events in [`ps_shard::service`];
+//! `driver` steps the round logic and the shard logic of [`ps_coord`] and carries out their actions.
+//! Connections, admission, the plane of a job and the messages to workers are in [`ps_shard`]. The wire types
+//! are not used outside this crate and [`ps_shard`].
 //!
-//! The weights may be cut among several servers. One of them, the coordinator, runs the round logic and has the connections
-//! to the others in `shards`, and `whole` puts vectors together from their chunks; the others, [`ps_shard::shard`], only fold, update
-//! and send what they keep.
+//! The weights may be split among several servers. One of them, the coordinator, runs the round logic; its
+//! connections to the others are in `shards`, and `whole` assembles vectors from their chunks. The others,
+//! [`ps_shard::shard`], only fold, update and send the weights that they keep.
 
 pub mod args;
 mod driver;
@@ -38,27 +39,27 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-/// A run that came to a good end.
+/// The result of a run that ended without a failure.
 pub struct Finished {
-    /// The job, given back.
+    /// The job that was passed to [`run`].
     pub job: Job,
-    /// The recorder, given back: it knows how to finish.
+    /// The recorder that was passed to [`run`]; writes the results.
     pub recorder: Recorder,
-    /// The weights.
+    /// The final weights, `[parameters]`.
     pub weights: Vec<f32>,
     /// Steps applied to them.
     pub version: u64,
-    /// Whether these are all; otherwise the run was stopped or ended.
+    /// Whether all steps were made; otherwise the run was stopped or ended.
     pub is_done: bool,
-    /// Whether an administrator ended the run before that, for good.
+    /// Whether an administrator ended the run for good before that.
     pub is_ended: bool,
 }
 
-/// Serves `job` on `listener` until training is done, an administrator ends the run, or `shutdown` completes. `finish` then
-/// writes the results; only afterwards anybody is told that the run is over. After a `shutdown`, workers and shards wait for
-/// the next server.
+/// Serves `job` on `listener` until training is complete, an administrator ends the run, or `shutdown`
+/// completes. Then `finish` writes the results, and only afterwards do workers and shards hear that the run
+/// is over. After a `shutdown`, they wait for the next server.
 ///
-/// The connections are served on the caller's tokio runtime; rounds and tensors have a thread of their own.
+/// Connections are served on the caller's tokio runtime; rounds and tensors are handled on a separate thread.
 pub async fn run<T: Send + 'static>(
     listener: impl Into<Listener>,
     job: Job,
@@ -79,8 +80,8 @@ pub async fn run<T: Send + 'static>(
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 type Finish = Box<dyn FnOnce(Finished) -> Result<(), FolderError> + Send>;
 
-/// [`run`] without types of the caller: compiled once, with this crate, instead of once more with each program and test
-/// that runs a server.
+/// [`run`] without types of the caller, so that it is compiled once with this crate and not again in each
+/// program and test that runs a server.
 fn serve_run<'a>(
     listener: Listener,
     job: Job,
@@ -101,7 +102,7 @@ async fn serve_until_over(
     finish: Finish,
 ) -> Result<(), ServerError> {
     if let Some((weights, version)) = recorder.take_complete(&job) {
-        // Nobody is needed.
+        // A run that is already complete needs no workers.
         let finished = Finished { job, recorder, weights, version, is_done: true, is_ended: false };
         return finish(finished).map_err(ServerError::Unsaved);
     }
@@ -136,7 +137,7 @@ async fn serve_until_over(
             }
         }
     };
-    // Workers read their dismissal and go; whoever does not is cut off.
+    // Workers read their dismissal and close their streams; the others are cut off.
     let _ = close.send(());
     if tokio::time::timeout(limits::FAREWELL_TIMEOUT, server).await.is_err() {
         debug!("not every connection was closed in time");

@@ -23,15 +23,15 @@ use tracing::{error, info, warn};
 #[global_allocator]
 static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
 
-/// An error's text and the exit code that goes with it.
+/// An error's text and its exit code.
 type Failure = (String, u8);
 
-/// 2 if the command line or the run file must change, else 1.
+/// Exit code 2 if the command line or the run file must change, else 1.
 fn failure(error: impl Display, is_usage: bool) -> Failure {
     (error.to_string(), if is_usage { 2 } else { 1 })
 }
 
-/// A run that came to no good end.
+/// Describes the failure of a run.
 fn failed(error: &ServerError) -> Failure {
     (error.to_string(), error.exit_code())
 }
@@ -49,11 +49,11 @@ fn main() -> ExitCode {
     }))
 }
 
-/// Serves the run, or a part of the weights, and gives the exit code.
+/// Serves the run, or a part of the weights, and returns the exit code.
 fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     let run = arguments.run.load().map_err(|error| failure(error, true))?;
     let placement = arguments.placement().map_err(|error| failure(error, true))?;
-    // Before the data is read, which may take a while: a port in use shows at once.
+    // Before the data is read, which may take a while, so that a port in use is reported at once.
     let security = arguments.security().map_err(|error| failure(error, true))?;
     arguments.guard_dashboard(&security).map_err(|error| failure(error, true))?;
     arguments.guard_credentials(&security).map_err(|error| failure(error, true))?;
@@ -82,7 +82,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     if let Some(out) = &arguments.out.out
         && let Some(summary) = ps_run::finished(out, &job)
     {
-        // Whoever starts a server again that has just ended should not take it for a failure.
+        // A supervisor that restarts a finished server must not take this for a failure.
         info!("this run is finished: its results are there");
         let tell = || tell(&summary, out, arguments);
         if !arguments.stay {
@@ -121,7 +121,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
         recorder.finish(&job, &root, &weights, version)
     };
     health.iter().for_each(|health| health.ready(true));
-    // Kept from now on: a port that is given up may be another process's a moment later.
+    // Keeps the port bound from now on, because another process could take it in between.
     let again = arguments.stay.then(|| listener.try_clone()).transpose();
     let again = again.map_err(|error| failure(format!("--stay: {error}"), false))?;
     let board = Arc::clone(recorder.board());
@@ -170,7 +170,7 @@ fn check_trust(summary: &Summary, arguments: &Arguments) -> Result<(), Failure> 
     Err((text.into(), 1))
 }
 
-/// The exit code for a run in the folder `out` that was ended for good, unless it is to be resumed.
+/// The exit code for a run in the folder `out` that was ended for good; `None` if it may be resumed.
 fn stays_ended(out: &Path, arguments: &Arguments) -> Result<Option<u8>, Failure> {
     let Some(summary) = ps_run::ended(out) else { return Ok(None) };
     if arguments.resume {
@@ -194,7 +194,7 @@ fn open_health(address: &str) -> Result<Health, Failure> {
     Ok(health)
 }
 
-/// Who may see the page: whoever shows a token, where other callers must.
+/// Access to the page: it requires a token if calls do.
 fn gate(security: &Security) -> Option<Gate> {
     let security = security.clone();
     security
@@ -202,7 +202,8 @@ fn gate(security: &Security) -> Option<Gate> {
         .then(|| Arc::new(move |headers: &HeaderMap| security.admits(headers).is_ok()) as Gate)
 }
 
-/// Tells late workers that the run is over, until a signal comes. `tell` prints the summary, as the last of what is logged.
+/// Answers late workers that the run is over, until a signal arrives. `tell` prints the summary after
+/// all other output.
 fn stay(
     options: &ServerOptions,
     signals: &Signals,
@@ -233,7 +234,8 @@ fn stay(
     Ok(0)
 }
 
-/// Prints a summary, or the hash in its last line. The result is in the folder; a reader of the output who has gone is no failure.
+/// Prints a summary, or only the hash in its last line. A closed output is not an error, because the result
+/// is in the folder.
 fn tell(summary: &Summary, folder: &Path, arguments: &Arguments) {
     let mut out = std::io::stdout().lock();
     let lines = summary.lines(Some(folder));
@@ -246,7 +248,7 @@ fn tell(summary: &Summary, folder: &Path, arguments: &Arguments) {
     let _ = shown.iter().try_for_each(|line| writeln!(out, "{line}"));
 }
 
-/// Keeps a part of the weights until the coordinator says that the run is over, and gives the exit code.
+/// Keeps a part of the weights until the coordinator reports the end of the run, and returns the exit code.
 #[allow(clippy::too_many_arguments)] // What `serve` has prepared, once.
 fn serve_shard(
     arguments: &Arguments,
@@ -294,7 +296,7 @@ fn serve_shard(
         }
         if arguments.stay {
             info!("staying until asked to end");
-            // One that was started after the end of the run has nothing more to wait for, either.
+            // A shard that was started after the end of the run has nothing left to wait for, either.
             health.iter().for_each(|health| health.ready(true));
             signals.received().await;
         }
@@ -314,7 +316,7 @@ fn bind(arguments: &Arguments, security: &Security) -> Result<Listener, Failure>
     })
 }
 
-/// Prints where the server listens; `--listen HOST:0` has the system choose the port.
+/// Prints the address of the server; for `--listen HOST:0`, with the port that the system chose.
 fn announce(listener: &Listener, security: &Security, arguments: &Arguments) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let address = listener.address()?;

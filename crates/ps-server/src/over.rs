@@ -1,4 +1,4 @@
-//! What a server says whose run is over, for as long as it stays: late workers and shards need not try again.
+//! A server whose run is over: it answers late workers and shards that they need not try again.
 
 use ps_net::Listener;
 use ps_proto::Refusal;
@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
-/// The service of a run that has made `steps` steps of its `planned`.
+/// The service of a run that has made `steps` of its `planned` steps.
 struct Over {
     steps: u64,
     planned: u64,
@@ -20,10 +20,11 @@ struct Over {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Tells whoever calls on `listener` that the run is over, after `steps` of `planned` steps, until `shutdown` completes.
+/// Answers all callers on `listener` that the run is over, after `steps` of `planned` steps,
+/// until `shutdown` completes.
 ///
 /// # Errors
-/// The system does not let us use the listener.
+/// The system does not allow the use of the listener.
 pub async fn stay(
     listener: impl Into<Listener>,
     entrance: &Entrance,

@@ -1,4 +1,4 @@
-//! The connections of the other shards, what goes out on them, and the sums that they have sent.
+//! The connections to the other shards, the messages to them, and the sums that they have sent.
 
 use bytes::Bytes;
 use ps_coord::Dismissal;
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tonic::Status;
 use tracing::{info, warn};
 
-/// Messages that wait for one shard: a few chunks of what it resumes from, and hardly any others.
+/// Bound of the queue to one shard: a few chunks of the weights to resume from, and few other messages.
 const WAITING_MESSAGES: usize = 16;
 
 /// The other shards of a run, by index.
@@ -23,22 +23,23 @@ pub(crate) struct Shards {
     links: BTreeMap<u32, Link>,
     /// The number by which users know the first of them.
     first: u32,
-    /// The step that each has measured last, with the sums over its pieces.
+    /// The last step that each shard has measured, with the sums over its pieces.
     pub measured: BTreeMap<u32, (u64, Vec<PieceSums>)>,
-    /// The step that each has applied last, with how far its weights moved.
+    /// The last step that each shard has applied, with how far its weights moved.
     pub moved: BTreeMap<u32, (u64, Vec<Moved>)>,
-    /// Send the shards what they resume from.
+    /// Tasks that send the shards the weights to resume from.
     tasks: JoinSet<()>,
 }
 
-/// The way to a shard.
+/// The connection to a shard.
 struct Link {
     address: String,
     sender: mpsc::Sender<Result<v1::ToShard, Status>>,
 }
 
 impl Shards {
-    /// For shards that keep these elements, in order, of which users know the first by the number `first`.
+    /// Creates the state for shards that keep these elements, in order. Users know the first of them by
+    /// the number `first`.
     pub(crate) fn new(kept: Vec<Range<usize>>, first: u32) -> Self {
         Shards {
             kept,
@@ -50,12 +51,12 @@ impl Shards {
         }
     }
 
-    /// How many of them keep anything: these come first.
+    /// The number of shards that keep a part of the weights; these come first.
     pub(crate) fn keepers(&self) -> u32 {
         self.kept.iter().filter(|kept| !kept.is_empty()).count() as u32
     }
 
-    /// What a shard keeps.
+    /// The elements that a shard keeps.
     pub(crate) fn kept(&self, shard: u32) -> Range<usize> {
         self.kept.get(shard as usize).cloned().unwrap_or_default()
     }
@@ -74,13 +75,13 @@ impl Shards {
         let _ = reply.send(Ok((shard, kept, receiver)));
     }
 
-    /// A shard can no longer be reached.
+    /// Forgets the connection to a shard that can no longer be reached.
     pub(crate) fn remove(&mut self, shard: u32) {
         self.links.remove(&shard);
     }
 
-    /// Gives all what the run resumes from: the whole weights and state after `version` steps, of which the optimizer's state
-    /// has seen `count`.
+    /// Sends all shards the weights and state after `version` steps to resume from; `count` is the number of
+    /// steps behind the optimizer's state. Without `state`, they start from the initial weights.
     pub(crate) fn restore(&mut self, number: u64, version: u64, count: u64, state: Option<(&[f32], &[f32])>) {
         for (&shard, link) in &self.links {
             let Some(kept) = self.kept.get(shard as usize).filter(|kept| !kept.is_empty()) else { continue };
@@ -102,7 +103,7 @@ impl Shards {
             let sender = link.sender.clone();
             self.tasks.spawn(async move {
                 for message in messages {
-                    // If the shard is gone, its stream's end reports it.
+                    // If the shard is gone, the end of its stream reports it.
                     if sender.send(Ok(message)).await.is_err() {
                         return;
                     }
@@ -111,7 +112,7 @@ impl Shards {
         }
     }
 
-    /// Where all are, once all are present and `is_ready`.
+    /// The addresses of all shards, once all are present and `is_ready`.
     pub(crate) fn places(&self, is_ready: impl Fn(u32) -> bool) -> Result<v1::ShardsReply, Refusal> {
         let ready = self.links.iter().filter(|&(&shard, _)| is_ready(shard));
         let place = |(&index, link): (&u32, &Link)| {
@@ -148,22 +149,22 @@ impl Shards {
         self.moved.iter().filter_map(of_step)
     }
 
-    /// Asks all for their weights, and perhaps the state.
+    /// Asks all shards for their weights, and for the optimizer's state if `state`.
     pub(crate) fn fetch(&self, version: u64, state: bool) {
         self.tell(v1::to_shard::Message::WeightsWanted(v1::ShardWeightsWanted { version, state }));
     }
 
-    /// Tells all what is decided about a step.
+    /// Sends all shards the decision about a step.
     pub(crate) fn decide(&self, verdict: &Verdict) {
         self.tell(v1::to_shard::Message::Verdict(convert::verdict_to_wire(verdict)));
     }
 
-    /// Sends all away.
+    /// Sends all shards away.
     pub(crate) fn dismiss(&self, reason: &Dismissal) {
         self.tell(v1::to_shard::Message::Dismissed(convert::dismissal_to_wire(reason)));
     }
 
-    /// Asks all which leaves of a step they lack.
+    /// Asks all shards which leaves of a step they lack.
     pub(crate) fn ask_missing(&self, step: u64) {
         self.tell(v1::to_shard::Message::MissingWanted(v1::ShardMissingWanted { step }));
     }

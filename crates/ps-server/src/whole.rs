@@ -1,16 +1,16 @@
-//! Putting whole vectors together from the chunks that are kept here and those that were fetched from the other shards.
+//! Assembles vectors from the chunks of this server and those fetched from the other shards.
 
 use bytes::Bytes;
 use ps_plane::StatePart;
 use ps_proto::tensor;
 use ps_run::Job;
 
-/// Chunks of the other shards, by vector, the weights first: each with its first element.
+/// Chunks from the other shards by vector, the weights first, each with its first element.
 #[derive(Default)]
 pub(crate) struct Fetched(Vec<Vec<(usize, Bytes)>>);
 
 impl Fetched {
-    /// Keeps a chunk of a vector, of which 0 is the weights.
+    /// Keeps a chunk of a vector; vector 0 is the weights.
     pub(crate) fn keep(&mut self, vector: usize, offset: usize, bytes: Bytes) {
         if self.0.len() <= vector {
             self.0.resize(vector + 1, Vec::new());
@@ -31,7 +31,7 @@ pub(crate) struct Own {
 }
 
 impl Own {
-    /// The whole weights and state, with the parts of the other shards.
+    /// The complete weights and state, including the parts of the other shards.
     pub(crate) fn joined(
         self,
         job: &Job,
@@ -48,7 +48,7 @@ impl Own {
     }
 }
 
-/// A flat vector, `[elements]`: its chunks that are kept here, and those that were fetched.
+/// Assembles a flat vector, `[elements]`, from the chunks of this server and the fetched ones.
 pub(crate) fn whole(
     elements: usize,
     own: &[(usize, Bytes)],

@@ -1,4 +1,4 @@
-//! The end of a run: what is fetched and saved, what it gives, and who is told.
+//! The end of a run: fetching and saving the weights, the result, and the messages to all peers.
 
 use super::{Driver, Incoming, reach};
 use crate::shards::Shards;
@@ -14,21 +14,21 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 impl Driver {
-    /// Records the last step, and has the whole weights here and saved where the run can be resumed.
+    /// Records the last step. If the run can be resumed, also fetches all weights and saves them.
     ///
     /// # Errors
-    /// The run cannot be saved or loaded any more.
+    /// The run can no longer be saved or loaded.
     pub(super) async fn close(
         &mut self,
         outcome: &Outcome,
         inbox: &mut mpsc::Receiver<Incoming>,
     ) -> Result<(), FolderError> {
         self.blame_the_slowest();
-        // Before fetching what is to be saved: recording a step drops what was fetched to be looked at.
+        // Must precede the fetch: recording a step drops the chunks that were fetched for inspection.
         self.idle()?;
         let is_resumable = match outcome {
             Outcome::Stopped { .. } | Outcome::Ended { .. } | Outcome::TooFewWorkers { .. } => true,
-            // The last step was not over before its weights were here.
+            // The last step ended only after its weights were here.
             Outcome::Done => false,
             Outcome::Diverged { .. } | Outcome::ShardsMissing { .. } => false,
         };
@@ -48,7 +48,7 @@ impl Driver {
                 }
             };
             match incoming {
-                // The round logic is over.
+                // The round logic has ended, so the event is dropped.
                 Some(incoming) => drop(self.receive(incoming)),
                 None => break,
             }
@@ -65,7 +65,7 @@ impl Driver {
         }
     }
 
-    /// Without the shards' weights, what was saved last is what there is.
+    /// Uses the last saved weights as the result, because those of the shards are not available.
     fn fall_back(&mut self, why: &str) -> Result<(), FolderError> {
         warn!("the last weights are not available: {why}; going back to what is saved");
         self.made = None;
@@ -76,13 +76,13 @@ impl Driver {
         Ok(())
     }
 
-    /// The whole weights, `[parameters]`: those kept here, and those fetched from the other shards.
+    /// All weights, `[parameters]`: those of this server, and those fetched from the other shards.
     pub(super) fn weights(&self) -> Vec<f32> {
         let parameters = self.job.model.parameters();
         whole(parameters, &self.plane.kept_parts(), self.fetched.get(&Purpose::Look), 0)
     }
 
-    /// The weights that the run gives, of which the last step is made.
+    /// The weights that are the run's result. The last step must be made.
     fn result(&mut self) -> Vec<f32> {
         let mut weights = self.weights();
         if self.recorder.keeps_end() {
@@ -100,7 +100,7 @@ impl Driver {
         weights
     }
 
-    /// Writes the results, and then tells everybody.
+    /// Writes the results, and then informs all workers, shards and administrators.
     pub(super) fn end(
         mut self,
         outcome: Outcome,
@@ -110,7 +110,7 @@ impl Driver {
         let is_done = outcome == Outcome::Done;
         let is_ended = matches!(outcome, Outcome::Ended { .. });
         let reason = dismissal(&outcome);
-        // What each worker did in the last steps is shown, too.
+        // This also shows the contributions of each worker to the last steps.
         if self.recorder.board().is_watched() {
             self.show_now();
         }
@@ -155,7 +155,7 @@ impl Driver {
             }
         }
         shards.dismiss(&reason);
-        // An administrator who came too late is told that the server is ending.
+        // An administrator whose request came too late receives the error that the server is ending.
         if let Some(version) = saved.filter(|_| is_done || is_ended) {
             enders.into_iter().for_each(|ender| drop(ender.send(Ok(version))));
         }
@@ -168,7 +168,7 @@ impl Driver {
     }
 }
 
-/// What the other shards are told.
+/// The message to the other shards.
 fn dismissal(outcome: &Outcome) -> Dismissal {
     match outcome {
         Outcome::Done => Dismissal::Done,
@@ -191,7 +191,7 @@ fn unfetched(why: Unfetched) -> String {
     }
 }
 
-/// The run cannot be saved: everybody is told why, and fails with it.
+/// Reports to all peers why the run cannot be saved; they fail with it.
 fn report_unsaved(
     shards: &Shards,
     peers: &mut Peers,

@@ -1,4 +1,4 @@
-//! What others are shown of the run: its status, the board, and log lines with the workers' names.
+//! What other programs see of the run: its status, the board, and log lines with the workers' names.
 
 use super::{Driver, millis};
 use ps_coord::{WorkerId, WorkerStatus};
@@ -10,12 +10,12 @@ use std::fmt::Display;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A worker that was waited for less than this is not worth a word in the summary.
+/// The summary does not mention workers that were waited for less than this.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
-/// Workers whose names follow a log line. A line stays a line: the first few are enough.
+/// Maximum number of workers to name after a log line, so that it stays one line.
 const NAMED: usize = 4;
 
-/// Names and addresses of all workers that ever were admitted.
+/// Names and addresses of all workers that were ever admitted.
 #[derive(Default)]
 pub(super) struct Roster(BTreeMap<WorkerId, (String, String)>);
 
@@ -34,7 +34,7 @@ impl Roster {
         self.0.get(&worker).map_or_else(|| worker.to_string(), |(name, _)| format!("{worker} {name}"))
     }
 
-    /// A line of the round logic, which names workers by id, followed by the names and addresses of these.
+    /// Appends names and addresses to a line of the round logic, which identifies workers by id.
     pub(super) fn named(&self, line: &impl Display, workers: &[WorkerId]) -> String {
         let known = workers.iter().filter_map(|id| Some((id, self.0.get(id)?))).take(NAMED);
         let names: Vec<String> =
@@ -43,17 +43,17 @@ impl Roster {
     }
 }
 
-/// What is shown besides what the round logic knows.
+/// State that is shown in addition to that of the round logic.
 pub(super) struct Watch {
     fingerprints: v1::Fingerprints,
-    /// The mean loss of the last step's batch.
+    /// Mean loss per sample of the last step's batch.
     pub loss: f64,
     /// When the board was last updated.
     shown: Option<Instant>,
 }
 
 impl Watch {
-    /// The board is updated this often while somebody watches.
+    /// Interval at which the board is updated while it is watched.
     pub(super) const EVERY: Duration = Duration::from_millis(250);
 
     pub(super) fn new(fingerprints: v1::Fingerprints) -> Self {
@@ -62,7 +62,7 @@ impl Watch {
 }
 
 impl Driver {
-    /// Shows those who watch where the run and its workers stand, now and then.
+    /// Updates the board with the state of the run and its workers, if it is watched and an update is due.
     pub(super) fn show(&mut self) {
         let is_recent = self.watch.shown.is_some_and(|shown| shown.elapsed() < Watch::EVERY);
         if self.recorder.board().is_watched() && !is_recent {
@@ -130,7 +130,7 @@ impl Driver {
         }
     }
 
-    /// Tells the recorder whom the run waited for, if it was long enough to matter.
+    /// Records the worker that the run waited for longest, if that time was significant.
     pub(super) fn blame_the_slowest(&mut self) {
         let slowest = self.core.status().workers.into_iter().max_by_key(|worker| worker.held_up_ms);
         let Some(slowest) = slowest else { return };

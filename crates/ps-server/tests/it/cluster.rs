@@ -1,4 +1,4 @@
-//! One run, any workers, one hash; whatever happens to some of them.
+//! Any number of workers and any faults among them lead to the same hash.
 
 use crate::support::{self, Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use ps_coord::Dismissal;
@@ -84,7 +84,7 @@ fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_
         let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
         let shards: Vec<Shard> =
             (0..2).map(|index| Shard::start(&server.address, index, &run, folder.path())).collect();
-        // A worker brings its first step to one shard only, and is gone.
+        // A worker sends its first step to only one shard, and disconnects.
         runtime().block_on(async {
             let place = server.places(2).await.swap_remove(0);
             let hello = server.hello().await;
@@ -181,7 +181,7 @@ fn a_worker_that_dies_in_the_middle_and_one_that_comes_late_change_no_bit() {
     let late = Worker::start(&server.address, folder.path());
     server.finish_at_reference();
     assert_eq!(survivor.finish().unwrap(), Ended::Done);
-    // It may have found the run over already.
+    // The run may have ended before it connected.
     drop(late);
 }
 
@@ -327,7 +327,7 @@ fn an_address_where_something_else_answers_is_told_from_one_where_nobody_does() 
     for banner in ["SSH-2.0-OpenSSH_9.6\r\n", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        // It serves to the end of the process; nothing waits for it.
+        // It serves until the process ends; nothing waits for it.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();

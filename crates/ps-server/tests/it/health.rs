@@ -1,4 +1,4 @@
-//! The port that Kubernetes' gRPC probes ask.
+//! The port for Kubernetes' gRPC probes.
 
 use ps_net::limits::Capacity;
 use ps_server::Health;
@@ -22,7 +22,7 @@ async fn probes_are_told_whether_workers_are_served() {
     assert_eq!(ask(server).await.unwrap(), "NOT_SERVING");
     for (is_ready, expected) in [(true, "SERVING"), (false, "NOT_SERVING")] {
         health.ready(is_ready);
-        // It is told by a task of its own.
+        // A separate task updates the status.
         while ask(server).await.unwrap() != expected {
             tokio::task::yield_now().await;
         }
@@ -37,7 +37,7 @@ fn strangers_take_no_more_than_their_share_of_connections() {
     let most = Capacity::of_health(ps_host::open_files()).of_one_address;
     let connect = || TcpStream::connect(health.address()).unwrap();
     let held: Vec<TcpStream> = (0..most).map(|_| connect()).collect();
-    // Accepted and closed, while those that came before wait for a call.
+    // Accepted and closed while the earlier connections wait for a call.
     let mut refused = connect();
     refused.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     match refused.read(&mut [0]) {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 const WORKERS: u32 = 256;
 
-/// A step has twice as many leaves as there are workers, so that each has something to do.
+/// A step has twice as many leaves as there are workers, so that each of them gets some.
 const RUN: &str = r#"
 [data]
 train = "csv:points.csv"

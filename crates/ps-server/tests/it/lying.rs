@@ -1,4 +1,5 @@
-//! A worker whose sums are finite but wrong is found out where sums are audited, and one that is refused leaves nothing behind.
+//! An audit detects a worker whose sums are finite but wrong, and a worker that is refused leaves no data
+//! behind.
 
 use crate::overlap::{join, two_chunks};
 use crate::security::{Authority, tokens};
@@ -25,7 +26,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
-/// Computes as every worker does, but for one bit of one element from some step on.
+/// Computes correctly, except for one bit of one element from some step on.
 struct Liar {
     gradients: Gradients,
     from: u64,
@@ -57,7 +58,7 @@ impl Computer for Liar {
 #[test]
 fn a_worker_that_lies_is_named_and_banned_and_changes_no_bit() {
     let folder = data(1);
-    // Long enough for all to be back before the end.
+    // Long enough for all workers to reconnect before the end.
     for run in [run_file(100), wide_run(20, ""), wide_run(20, "[wire]\nweights = \"bf16\"\n")] {
         let server = Server::start(&run, folder.path(), ServerOptions { audit: 1.0, ..options(3) });
         let liar = Worker::start_computing(&server.address, folder.path(), Liar::of(&run, folder.path()));
@@ -78,7 +79,8 @@ fn the_server_itself_is_the_second_where_there_is_only_one_worker() {
     let server = Server::start(&run, folder.path(), ServerOptions { audit: 1.0, ..options(1) });
     let liar = Worker::start_computing(&server.address, folder.path(), Liar::of(&run, folder.path()));
     assert!(matches!(liar.finish(), Err(WorkerError::Banned(_))));
-    // Its name proves nothing: where workers share credentials, a ban keeps out nobody who gives the same one.
+    // A name proves nothing: if workers share credentials, a ban does not exclude other workers with the same
+    // name.
     let honest = Worker::start(&server.address, folder.path());
     let bans = server.finish_at_reference();
     assert_eq!(honest.finish().unwrap(), Ended::Done);
@@ -87,7 +89,7 @@ fn the_server_itself_is_the_second_where_there_is_only_one_worker() {
     assert!(ban.line().contains("--individual-credentials"), "{}", ban.line());
 }
 
-/// A worker that shows what `security` has.
+/// A worker with the credentials in `security`.
 fn with(server: &Server, folder: &Path, name: &str, security: &Security) -> WorkerOptions {
     WorkerOptions {
         name: name.into(),
@@ -96,7 +98,8 @@ fn with(server: &Server, folder: &Path, name: &str, security: &Security) -> Work
     }
 }
 
-/// A liar, banned by its credential, does not come in again under any name; an honest worker under its name does.
+/// A dishonest worker that is banned by its credential is not admitted under any name; an honest worker with
+/// its name is.
 fn a_ban_follows(server: &Security, liar: &Security, honest: &Security) -> Ban {
     let folder = data(1);
     let run = run_file(8);
@@ -188,7 +191,7 @@ fn a_credential_admits_one_worker_at_a_time() {
         let mut client = ParameterServerClient::new(server.address.connect(&a).await.unwrap());
         while client.status(v1::StatusRequest {}).await.unwrap().into_inner().workers.is_empty() {}
     });
-    // It tries again, because the first one might be gone without anybody knowing yet.
+    // It retries, because the server may not have noticed yet that the first connection is gone.
     let patience = Duration::from_millis(300);
     let second = WorkerOptions { patience, ..with(&server, folder.path(), "second", &a) };
     let error = Worker::start_with(second).finish().unwrap_err();
@@ -198,7 +201,7 @@ fn a_credential_admits_one_worker_at_a_time() {
     [first, second].into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));
 }
 
-/// An honest worker that stands still in step 12 until it is told to go on.
+/// An honest worker that pauses in step 12 until it is released.
 struct Waiting {
     gradients: Gradients,
     gate: mpsc::Receiver<()>,
@@ -214,7 +217,7 @@ impl Computer for Waiting {
     }
 }
 
-/// Two workers of whom one comes after twelve steps, and lies from the fortieth on.
+/// Two workers; one joins after twelve steps and sends wrong sums from the fortieth on.
 fn a_late_liar(server: &Server, run: &str, folder: &Path) -> [Worker; 2] {
     let (opened, gate) = mpsc::channel();
     let gradients = support::job(run, folder).gradients();
@@ -246,7 +249,7 @@ fn the_run_goes_back_to_before_the_first_contribution_of_a_liar() {
     assert_eq!(honest.finish().unwrap(), Ended::Done);
     let [ban] = &bans[..] else { panic!("{bans:?}") };
     assert!(ban.step >= 40 && ban.since >= Some(12), "{ban:?}");
-    // A checkpoint that was due while another was being saved is not there.
+    // A checkpoint that was due while another was being saved is skipped.
     assert!(ban.went_back_to >= Some(5) && ban.went_back_to <= ban.since, "{ban:?}");
     let written = std::fs::read_to_string(out.join(BANS_FILE)).unwrap();
     assert!(written.contains("\"went_back_to\""), "{written}");
@@ -273,7 +276,7 @@ fn a_run_whose_weights_cannot_be_restored_fails_and_is_not_trained_again() {
     let out = folder.path().join("out");
     let server = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ps-server"));
-        // The only checkpoint that is kept is the newest.
+        // Only the newest checkpoint is kept.
         command.current_dir(folder.path()).args(["run.toml", "--out", "out", "--listen", "127.0.0.1:0"]);
         command.args(["--audit", "0.3", "--checkpoint-every", "1", "--checkpoint-keep", "1"]).args(more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -320,8 +323,8 @@ fn without_audit_a_lie_gets_through() {
     assert_eq!(liar.finish().unwrap(), Ended::Done);
 }
 
-/// Joins by hand as the only worker, waits for leaves, and pushes a wrong second chunk of each node that covers them. Returns
-/// when the weights made of it have come, or, where none are to be made, at once.
+/// Joins by hand as the only worker, waits for leaves, and pushes a wrong second chunk of each node that
+/// covers them. Returns when the weights computed from it have arrived, or, if none are expected, at once.
 async fn push_a_wrong_chunk(server: &Server, job: &Job, is_made: bool) -> Sender<FromWorker> {
     let parameters = job.model.parameters();
     let (sender, mut stream) = join(server).await;
@@ -346,7 +349,7 @@ async fn push_a_wrong_chunk(server: &Server, job: &Job, is_made: bool) -> Sender
             _ => {}
         }
     }
-    // What the server still says is not read, but its stream stays open as long as ours.
+    // The server's messages are ignored, but its stream stays open as long as this one.
     tokio::spawn(async move { while let Ok(Some(_)) = stream.message().await {} });
     sender
 }
@@ -361,7 +364,7 @@ fn with_audit_chunks_of_a_node_that_never_ends_do_not_count() {
         let sender = push_a_wrong_chunk(&server, &job, false).await;
         let goodbye = Message::Goodbye(v1::Goodbye { reason: "enough".into() });
         sender.send(support::from_worker(goodbye)).await.unwrap();
-        // Until the server has let go of it, its chunks have come.
+        // When the server closes the connection, it has received the chunks.
         sender.closed().await;
     });
     let worker = Worker::start(&server.address, folder.path());
@@ -396,7 +399,7 @@ fn all_go_back_to_what_is_saved_when_a_shard_refuses_a_worker_that_counts() {
     let worker = Worker::start(&server.address, folder.path());
     runtime().block_on(async {
         let (job, place) = (support::job(&run, folder.path()), server.places(1).await.swap_remove(0));
-        // To the coordinator it is a worker that never does anything.
+        // For the coordinator, it is a worker that never delivers.
         let (_idle, mut stream) = join(&server).await;
         let leaves = loop {
             if let from_server::Message::Assign(assign) =

@@ -1,4 +1,4 @@
-//! Sending while computing: what is final leaves at once, and what never came whole harms nobody.
+//! Sending while computing: completed chunks leave at once, and incomplete nodes do no harm.
 
 use crate::support::{self, Server, Tapped, Worker, data, options, run_file, runtime};
 use ps_core::Gradients;
@@ -14,10 +14,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tonic::codec::Streaming;
 
-/// The limit of a wait that only a failure makes long.
+/// Bound for waits that last this long only in case of a failure.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A run of a model of two chunks whose batches are one leaf.
+/// A run whose model has two chunks and whose batches have one leaf.
 pub(crate) fn two_chunks(epochs: u32) -> String {
     run_file(epochs)
         .replace("hidden = [8]", "hidden = [300, 300]")
@@ -25,7 +25,7 @@ pub(crate) fn two_chunks(epochs: u32) -> String {
         .replace("leaf = 4", "leaf = 150")
 }
 
-/// Opens a stream of rounds by hand: what we say, and what the server says.
+/// Opens a stream of rounds by hand and returns both directions.
 pub(crate) async fn join(
     server: &Server,
 ) -> (tokio::sync::mpsc::Sender<v1::FromWorker>, Streaming<v1::FromServer>) {
@@ -38,7 +38,7 @@ pub(crate) async fn join(
     (sender, stream)
 }
 
-/// Computes as every worker does, but goes on after the first chunks are final only when the gate opens.
+/// Computes correctly, but pauses after the first completed chunks until the gate opens.
 struct Gated {
     gradients: Gradients,
     gate: mpsc::Receiver<()>,
@@ -51,7 +51,7 @@ impl Computer for Gated {
         let (gate, mut was_opened) = (&self.gate, None);
         let finished = |flow: &mut dyn Flow, number, from| {
             flow.finished(number, from);
-            // The first time that all of the second chunk is final and not all of the first one.
+            // The first time that all of the second chunk is complete and not all of the first.
             if was_opened.is_none() && (1..second_chunk).contains(&from) {
                 was_opened = Some(gate.recv_timeout(LONG).is_ok());
             }
@@ -73,7 +73,7 @@ fn the_last_layers_weights_are_made_before_the_first_layers_gradient_is_computed
     let (was_opened, opened) = mpsc::channel();
     let second = chunk_elements(job.model.parameters()) as u64;
     runtime().block_on(async {
-        // The first of two workers is given none of one leaf, so it only listens.
+        // The first of two workers gets no part of the only leaf, so it just listens.
         let (_sender, mut stream) = join(&server).await;
         let computer = Box::new(Gated { gradients: job.gradients(), gate, was_opened });
         let worker = Worker::start_computing(&server.address, folder.path(), computer);
@@ -119,7 +119,7 @@ fn a_node_of_which_only_some_chunks_came_changes_no_bit() {
                         }
                     }
                 }
-                // The second chunk is made; the first one's gradient never comes.
+                // The second chunk is updated; the first one's gradient never arrives.
                 from_server::Message::Weights(chunk) if chunk.version == 1 => break,
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! Whoever should not come in, and what becomes of those who should meanwhile.
+//! Peers that must not be admitted, and their effect on those that are.
 
 use crate::support::{Server, Shard, Worker, data, options, run_file, runtime, wide_run};
 use bytes::Bytes;
@@ -32,7 +32,7 @@ use tonic::{Code, Request, Status};
 const OLD: &str = "an-old-token-of-some-length";
 const NEW: &str = "a-new-token-of-some-length!";
 
-/// Who signs, in a folder of its own.
+/// A certificate authority with a separate folder.
 pub(crate) struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -48,7 +48,7 @@ impl Authority {
         Authority { folder, issuer }
     }
 
-    /// The flags of a process called `name`, whose certificate is good up to `year`.
+    /// The flags of a process called `name`, whose certificate is valid until `year`.
     fn issue(&self, name: &str, year: i32) -> SecurityArgs {
         let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
         params.distinguished_name = DistinguishedName::new();
@@ -89,7 +89,7 @@ fn worker(address: &Address, folder: &Path, security: &Security) -> WorkerOption
     WorkerOptions { security: security.clone(), ..Worker::options(address, folder) }
 }
 
-/// What a worker that cannot take part says; it must say it at once.
+/// The error of a worker that cannot take part; it must occur without retries.
 fn refused(options: WorkerOptions) -> String {
     let started = Instant::now();
     let error = Worker::start_with(options).finish().unwrap_err();
@@ -100,7 +100,7 @@ fn refused(options: WorkerOptions) -> String {
     text
 }
 
-/// Honest workers come, and the run ends at the reference's hash.
+/// Honest workers join, and the run ends with the reference's hash.
 fn finish(server: Server, folder: &Path, security: &Security, workers: u32) {
     let workers: Vec<Worker> =
         (0..workers).map(|_| Worker::start_with(worker(&server.address, folder, security))).collect();
@@ -129,7 +129,7 @@ fn whoever_has_no_good_certificate_stays_outside() {
     let text = refused(worker(&server.address, folder.path(), &open_security(&elsewhere).unwrap()));
     assert!(text.contains("--tls-name"), "{text}");
 
-    // What no worker of ours does: the server says no by itself.
+    // No worker of this project does this; the server must refuse it by itself.
     let expired = ours.issue("expired", 2001);
     assert!(open_security(&expired).unwrap_err().contains("not valid today"));
     let alert = runtime().block_on(shake_hands(&server.address, &ours, Some(&expired)));
@@ -140,7 +140,7 @@ fn whoever_has_no_good_certificate_stays_outside() {
     finish(server, folder.path(), &ours.security("worker"), 2);
 }
 
-/// What the server answers to a client with this certificate or none.
+/// The server's response to a client with this certificate, or with none.
 async fn shake_hands(address: &Address, ours: &Authority, args: Option<&SecurityArgs>) -> String {
     use tokio::io::AsyncReadExt;
     let mut roots = RootCertStore::empty();
@@ -183,7 +183,7 @@ fn a_worker_with_certificates_asks_the_server_for_a_good_one() {
     assert!(text.contains("the server does not speak TLS"), "{text}");
     finish(plain, folder.path(), &Security::default(), 1);
 
-    // A server whose certificate was good once.
+    // A server whose certificate has expired.
     let expired = ours.issue("expired", 2001);
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -198,7 +198,7 @@ fn a_worker_with_certificates_asks_the_server_for_a_good_one() {
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-            // What does not fit is looked at twice.
+            // A mismatch is tried twice.
             for _ in 0..2 {
                 let (socket, _) = listener.accept().await.unwrap();
                 assert!(acceptor.accept(socket).await.is_err());
@@ -322,7 +322,7 @@ fn every_call_needs_a_token_and_tokens_are_changed_while_it_runs() {
     });
     let text = refused(worker(&server.address, folder.path(), &old));
     assert!(text.contains("none of the server's"), "{text}");
-    // A file that is spoilt changes nothing, neither does one that is gone.
+    // A file that becomes invalid or is removed changes nothing.
     std::fs::write(folder.path().join("server"), "short\n").unwrap();
     finish(server, folder.path(), &new, 1);
 }
@@ -342,7 +342,7 @@ impl http_body::Body for Once {
     }
 }
 
-/// What a call at `path` with these bytes for a body ends with.
+/// The status that ends a call to `path` with these bytes as its body.
 async fn send(server: &Server, path: &'static str, body: &'static [u8]) -> Status {
     let mut line = server.address.connect(&Security::default()).await.unwrap();
     let body = Body::new(Once(Some(Bytes::from_static(body))));
@@ -413,7 +413,7 @@ fn a_hundred_thousand_streams_on_one_connection_end_it() {
     const ENHANCE_YOUR_CALM: u32 = 11;
     let folder = data(1);
     let server = Server::start(&run_file(4), folder.path(), options(1));
-    // POST, http, and the path of the rounds, as HPACK without tables; no hello follows.
+    // POST, http, and the path of the rounds, as HPACK without tables; no `Hello` follows.
     let mut headers = vec![0x83, 0x86, 0x04, stream::ROUNDS_PATH.len() as u8];
     headers.extend(stream::ROUNDS_PATH.as_bytes());
     let mut socket = TcpStream::connect(server.address.to_string()).unwrap();
@@ -451,12 +451,12 @@ fn a_hundred_thousand_streams_on_one_connection_end_it() {
     }
     let (refused, reason) = reader.join().unwrap();
     assert!(refused > 0 || reason.is_some());
-    // If the connection was reset before we read why, that is an end, too.
+    // If the connection was reset before the reason could be read, it has ended, too.
     assert!(reason.is_none_or(|reason| reason == ENHANCE_YOUR_CALM), "{reason:?}");
     finish(server, folder.path(), &Security::default(), 1);
 }
 
-/// Whether the other end closes the connection in time, to which `next` goes byte by byte meanwhile.
+/// Whether the peer closes the connection in time, while `next` is sent byte by byte.
 fn is_closed(mut socket: TcpStream, mut next: impl Iterator<Item = u8>) -> bool {
     let started = Instant::now();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -490,9 +490,9 @@ fn connections_that_bring_no_call_are_closed() {
         let kinds: [Vec<u8>; 4] = [
             Vec::new(),
             PREFACE.to_vec(),
-            // Never a call, but always something.
+            // Never a call, but always some traffic.
             [start, pings].concat(),
-            // A TLS record that is long in coming.
+            // A TLS record that arrives slowly.
             [&[0x16, 3, 1, 2, 0, 1][..], &[0; 5000]].concat(),
         ];
         let threads: Vec<_> = kinds

@@ -1,4 +1,4 @@
-//! A server and workers in this process, each on a runtime of its own so that it can be dropped as a whole.
+//! A server and workers in this process, each on a separate runtime that can be dropped as a whole.
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and a test may panic")]
 
@@ -26,7 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
-/// A folder with a data set of three classes; `seed` makes it this one or another.
+/// A folder with a data set of three classes; different seeds give different data.
 pub(crate) fn data(seed: u32) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut text = String::from("length,width,height,species\n");
@@ -69,7 +69,7 @@ initial = 0.05
     )
 }
 
-/// The same with a model of three chunks, so that there is something to share out.
+/// Like [`run_file`], with a model of three chunks, so that it can be split.
 pub(crate) fn wide_run(epochs: u32, more: &str) -> String {
     run_file(epochs).replace("hidden = [8]", "hidden = [370, 370]") + more
 }
@@ -79,7 +79,7 @@ pub(crate) fn job(run: &str, folder: &Path) -> Job {
     Job::load(run, folder, &NoProgress).unwrap()
 }
 
-/// The hash that the plain trainer ends with.
+/// The hash of the plain trainer's final weights.
 pub(crate) fn reference_hash(job: &Job) -> String {
     let trained =
         reference::train(&job.model, job.plan, job.optimizer.clone(), &job.rate, &job.data.train, |_, _| {});
@@ -89,7 +89,7 @@ pub(crate) fn reference_hash(job: &Job) -> String {
 /// A server on its own thread.
 pub(crate) struct Server {
     pub address: Address,
-    /// What the reference is computed from, when it is asked for.
+    /// The job from which the reference is computed on request.
     job: Job,
     result: JoinHandle<Result<Finished, ServerError>>,
     stop: oneshot::Sender<()>,
@@ -111,7 +111,7 @@ impl Server {
         Server::start_recording(listener, run, folder, options, recorder)
     }
 
-    /// A server that saves the run in the folder `out` every so many steps, and keeps so many checkpoints.
+    /// A server that saves the run in the folder `out` every `every` steps, and keeps `kept` checkpoints.
     pub(crate) fn start_in(
         out: &Path,
         (every, kept): (u64, u32),
@@ -162,7 +162,7 @@ impl Server {
         self.result.join().unwrap()
     }
 
-    /// Waits for the end, which must be a good one at the reference's hash. Gives the workers that were banned.
+    /// Waits for a successful end with the reference's hash. Returns the bans.
     pub(crate) fn finish_at_reference(self) -> Vec<Ban> {
         let reference = reference_hash(&self.job);
         let finished = self.finish().unwrap_or_else(|error| panic!("{error}"));
@@ -175,12 +175,12 @@ impl Server {
         client(&self.address).await
     }
 
-    /// Returns when so many steps are made.
+    /// Returns when `version` steps are made.
     pub(crate) async fn reach(&self, version: u64) -> v1::StatusReply {
         reach(&mut self.client().await, version).await
     }
 
-    /// Where the other shards are, once so many are there.
+    /// The addresses of the other shards, once there are `shards` of them.
     pub(crate) async fn places(&self, shards: usize) -> Vec<v1::ShardPlace> {
         let mut client = self.client().await;
         loop {
@@ -192,7 +192,7 @@ impl Server {
         }
     }
 
-    /// What a worker that fits would greet with.
+    /// The greeting of a worker that matches the run.
     pub(crate) async fn hello(&self) -> v1::FromWorker {
         let request = v1::JoinRequest {
             protocol_version: ps_proto::limits::PROTOCOL_VERSION,
@@ -214,7 +214,7 @@ pub(crate) async fn client(address: impl Display) -> ParameterServerClient<Chann
     ParameterServerClient::connect(format!("http://{address}")).await.unwrap()
 }
 
-/// Returns when a server has made so many steps.
+/// Returns when a server has made `version` steps.
 pub(crate) async fn reach(client: &mut ParameterServerClient<Channel>, version: u64) -> v1::StatusReply {
     loop {
         let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
@@ -314,7 +314,7 @@ impl Worker {
         Worker::start_with(WorkerOptions { name: name.into(), ..Worker::options(server, folder) })
     }
 
-    /// A worker that computes in another way.
+    /// A worker with another implementation of the computation.
     pub(crate) fn start_computing(server: &Address, folder: &Path, computer: Box<dyn Computer>) -> Self {
         Worker::start_computing_with(Worker::options(server, folder), computer)
     }
@@ -337,7 +337,7 @@ impl Worker {
                     Ok(()) = killed => None,
                 }
             });
-            // The connection dies with the runtime, without a word.
+            // The connection ends with the runtime, without a goodbye.
             runtime.shutdown_background();
             result
         });
@@ -354,7 +354,7 @@ impl Worker {
     }
 }
 
-/// A flow in which something is done whenever some of a gradient is final: that passes it on, too.
+/// A flow that calls a function, which must pass on the gradient, whenever a part of a gradient is complete.
 pub(crate) struct Tapped<'a, F> {
     pub flow: &'a mut dyn Flow,
     pub finished: F,

@@ -1,4 +1,4 @@
-//! The wire, spoken by hand: what a worker in another language sees.
+//! The wire protocol by hand, as a worker in another language sees it.
 
 use crate::support::{
     self, Server, Shard, Worker, data, from_worker as message, options, run_file, runtime, wide_run,
@@ -13,12 +13,12 @@ use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-/// Greets, says `messages`, and returns the status that ends the stream.
+/// Greets, sends `messages`, and returns the status that ends the stream.
 async fn answer_to(server: &Server, messages: Vec<from_worker::Message>) -> Status {
     answer_of(server.client().await, server, messages).await
 }
 
-/// The same of a shard of `server`.
+/// Like [`answer_to`], but for a shard of `server`.
 async fn answer_of(
     mut client: ParameterServerClient<Channel>,
     server: &Server,
@@ -26,9 +26,9 @@ async fn answer_of(
 ) -> Status {
     let mut all = vec![server.hello().await];
     all.extend(messages.into_iter().map(message));
-    // The stream stays open: it is the server who ends it.
+    // The stream stays open, so that the server must end it.
     let outgoing = tokio_stream::iter(all).chain(tokio_stream::pending());
-    // tonic's own client and codec: what is framed by hand is ordinary gRPC.
+    // tonic's client and codec, to show that the framing by hand is ordinary gRPC.
     let mut stream = match client.rounds(outgoing).await {
         Ok(stream) => stream.into_inner(),
         Err(status) => return status,
@@ -45,7 +45,7 @@ async fn answer_of(
 /// The parameters of the run's model: 3 inputs, 8 hidden units, 3 classes.
 const PARAMETERS: usize = 3 * 8 + 8 + 8 * 3 + 3;
 
-/// The chunk of a node of step 0, well formed; its leaf has 4 samples.
+/// A well-formed chunk of a node of step 0, whose leaf has 4 samples.
 fn node(value: f32) -> v1::NodeChunk {
     v1::NodeChunk {
         step: 0,
@@ -209,10 +209,10 @@ fn a_worker_written_by_hand_trains_to_the_same_hash() {
                 from_server::Message::Dismissed(dismissed) => break dismissed,
                 from_server::Message::Admitted(_) | from_server::Message::Heartbeat(_) => {}
             }
-            // Work may come before the weights it is for.
+            // Work may arrive before its weights.
             let Some(assign) = assigned.take_if(|assign| assign.step == weights.0) else { continue };
             for leaf in assign.leaf_start..assign.leaf_end {
-                // Single leaves instead of the fewest nodes, and each twice.
+                // Single leaves instead of the smallest set of nodes, and each twice.
                 for _ in 0..2 {
                     let range = leaf..leaf + 1;
                     let mut sums = gradients.compute(&weights.1, &job.data.train, assign.step, range);
