@@ -29,6 +29,10 @@ pub struct CoordinatorConfig {
 }
 
 /// Admits shards, restores them, and makes, records and saves steps together with them.
+///
+/// A driver runs it beside a [`crate::ServerCore`]: it passes events to [`CoordinatorCore::step`], carries
+/// out the returned actions in order, and hands each [`CoordinatorAction::Report`] on to the round logic.
+/// Whenever its inbox is empty, it passes [`CoordinatorEvent::Idle`].
 #[derive(Clone, Debug)]
 pub struct CoordinatorCore {
     config: CoordinatorConfig,

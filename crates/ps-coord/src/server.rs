@@ -49,6 +49,10 @@ pub struct ServerConfig {
 
 /// Opens rounds, assigns leaves, replaces lost workers and ends the run.
 ///
+/// A driver passes everything that happens to [`ServerCore::step`], carries out the returned actions in
+/// order, and passes [`ServerEvent::Timeout`] at [`ServerCore::deadline`]. [`ServerAction::Finish`] is the
+/// last action.
+///
 /// An event updates the state (`step`). The consequences are then drawn in one place (`settle`), from the
 /// state and the time alone, regardless of which event led there.
 #[derive(Clone, Debug)]

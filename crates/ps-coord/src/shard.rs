@@ -10,6 +10,9 @@ use ps_plan::planted::{Defect, Planted};
 use std::ops::Range;
 
 /// Serves workers, applies steps and reports to the coordinator.
+///
+/// A driver passes everything that happens to [`ShardCore::step`] and carries out the returned actions in
+/// order; no deadline is involved. [`ShardAction::Finish`] is the last action.
 #[derive(Clone, Debug)]
 pub struct ShardCore {
     kept: Range<usize>,

@@ -27,6 +27,10 @@ pub struct WorkerConfig {
 }
 
 /// Connects, computes assigned leaves with exactly the weights they were assigned for, and reconnects.
+///
+/// A driver passes everything that happens to [`WorkerCore::step`], carries out the returned actions in
+/// order, and passes [`WorkerEvent::Timeout`] at [`WorkerCore::deadline`]. [`WorkerAction::Finish`] is the
+/// last action.
 #[derive(Clone, Debug)]
 pub struct WorkerCore {
     config: WorkerConfig,
