@@ -88,6 +88,9 @@ impl Section {
 const SECTION_BITS: u32 = 30;
 
 /// The tree over the leaves of a step: a forest if the step has leaves of several sections.
+///
+/// A worker sends the sums of the nodes that [`Tree::cover`] returns for its leaves; a [`Coverage`]
+/// determines how they are added up to the sum at [`Tree::root`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tree {
     /// Number of leaves of each section.
