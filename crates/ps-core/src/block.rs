@@ -1,64 +1,65 @@
-//! The memory in which a block of samples goes through a model.
+//! The memory in which a block of samples passes through a model.
 //!
-//! The *value* at boundary k is what goes into layer k, so that at boundary 0 are the samples and at the last one the
-//! outputs before the head; the *delta* at a boundary is the derivative of the loss by its value. A layer that works
-//! elementwise may overwrite the value or delta that it reads.
+//! The *value* at boundary k is the input of layer k: boundary 0 holds the samples, and the last boundary the
+//! outputs before the head. The *delta* at a boundary is the derivative of the loss with respect to its
+//! value. An elementwise layer may overwrite the value or delta that it reads.
 
 use crate::product::{Panels, Place};
 
 /// The shape of one sample's value at a boundary, `[rows_per_sample, columns]`.
 ///
-/// A product treats all rows alike, whatever sample they belong to: a layer that applies the same weight at several
-/// places of a sample, such as a convolution, has several rows for each.
+/// A product treats all rows alike, whichever sample they belong to: a layer that applies the same weight at
+/// several positions of a sample, such as a convolution, has several rows per sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Rows of a sample; 1 for samples and outputs.
+    /// Rows per sample; 1 for samples and outputs.
     pub rows_per_sample: usize,
-    /// Elements of a row.
+    /// Elements per row.
     pub columns: usize,
 }
 
-/// What a block keeps for a boundary.
+/// What a block stores for one boundary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Boundary {
     pub shape: Shape,
-    /// Whether the value overwrites that of the boundary before.
+    /// Whether the value overwrites that of the previous boundary.
     pub overwrites_value: bool,
     pub delta: Delta,
 }
 
-/// Where the delta of a boundary lies.
+/// Where the delta of a boundary is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delta {
-    /// Nowhere: no layer before the boundary has parameters.
+    /// Not stored: no layer before the boundary has parameters.
     None,
-    /// In its own place.
+    /// In memory that no other boundary uses.
     Own,
-    /// In the place of the boundary before, whose delta overwrites it.
+    /// In the memory of the previous boundary, whose delta overwrites it.
     Overwritten,
 }
 
-/// Where the matrices of a block lie: the values, then the deltas, then room for one of these transposed, then one row.
+/// Where the matrices of a block are stored: first the values, then the deltas, then scratch space for one
+/// transposed delta, then one row.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BlockLayout {
     samples: usize,
     width: usize,
     values: Vec<Place>,
-    /// As many as values; those of boundaries without a delta have no columns.
+    /// One for each value; boundaries without a delta have no columns.
     deltas: Vec<Place>,
     transposed: usize,
     row: usize,
     len: usize,
 }
 
-/// A matrix to read.
+/// A matrix that is read.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     pub panels: Panels,
     pub values: &'a [f32],
 }
 
-/// A matrix to write.
+/// A matrix that is written.
 pub(crate) struct MatrixMut<'a> {
     pub panels: Panels,
     pub values: &'a mut [f32],
@@ -74,29 +75,30 @@ pub(crate) struct Forward<'a> {
 /// The matrices of a layer's input gradient.
 pub(crate) struct Backward<'a> {
     pub rows: usize,
-    /// The value that went into the layer.
+    /// The value at the layer's input.
     pub input: Matrix<'a>,
     /// The delta at the layer's output.
     pub above: Matrix<'a>,
-    /// The delta at its input.
+    /// The delta at the layer's input.
     pub below: MatrixMut<'a>,
-    /// Room for `above` transposed, with its rows rounded up to whole panels.
+    /// Scratch space for `above` transposed, with its rows rounded up to whole panels.
     pub transposed: &'a mut [f32],
 }
 
-/// Some samples of a batch on their way through a model.
+/// Consecutive samples of a batch that pass through a model together.
 pub(crate) struct Block<'a> {
     layout: &'a BlockLayout,
-    /// The position in the batch of its first sample. The others follow it.
+    /// Position of the block's first sample in the batch.
     first: usize,
-    /// Samples in it, at most as many as the layout has room for.
+    /// Number of samples, at most [`BlockLayout::samples`].
     samples: usize,
     memory: &'a mut [f32],
 }
 
 impl BlockLayout {
-    /// Lays out blocks of `samples` samples for panels of `width` columns. The last value takes the place of its delta,
-    /// which the head replaces it by. `transposed` is the widest delta that is ever transposed.
+    /// Lays out blocks of `samples` samples for panels of `width` columns. The last value shares its memory
+    /// with its delta, because the head replaces one by the other. `transposed` is the size of the widest
+    /// delta that is ever transposed.
     pub(crate) fn lay_out(
         &mut self,
         boundaries: &[Boundary],
@@ -144,39 +146,39 @@ impl BlockLayout {
         self.len += widest.next_multiple_of(width);
     }
 
-    /// Samples of a block.
+    /// Samples per block.
     pub(crate) fn samples(&self) -> usize {
         self.samples
     }
 
-    /// Columns of a panel.
+    /// Columns per panel.
     pub(crate) fn width(&self) -> usize {
         self.width
     }
 
-    /// Elements of a block.
+    /// Size of a block, in elements.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Where the value at a boundary lies in each block.
+    /// Where each block stores the value at a boundary.
     pub(crate) fn value(&self, boundary: usize) -> Place {
         self.values[boundary]
     }
 
-    /// Where the delta at a boundary lies in each block.
+    /// Where each block stores the delta at a boundary.
     pub(crate) fn delta(&self, boundary: usize) -> Place {
         self.deltas[boundary]
     }
 
-    /// Where the outputs before the head lie in each block.
+    /// Where each block stores the outputs before the head.
     pub(crate) fn outputs(&self) -> Place {
         self.deltas[self.deltas.len() - 1]
     }
 }
 
 impl<'a> Matrix<'a> {
-    /// The first `rows` rows of each panel.
+    /// Iterates over the panels, each cut to its first `rows` rows.
     pub(crate) fn each_panel(self, rows: usize) -> impl Iterator<Item = &'a [f32]> {
         let Panels { rows: room, width, .. } = self.panels;
         self.values.chunks(room * width).take(self.panels.panels()).map(move |panel| &panel[..rows * width])
@@ -184,7 +186,7 @@ impl<'a> Matrix<'a> {
 }
 
 impl<'a> MatrixMut<'a> {
-    /// The first `rows` rows of each panel.
+    /// Iterates over the panels, each cut to its first `rows` rows.
     pub(crate) fn each_panel(self, rows: usize) -> impl Iterator<Item = &'a mut [f32]> {
         let Panels { rows: room, width, .. } = self.panels;
         let panels = self.values.chunks_mut(room * width).take(self.panels.panels());
@@ -193,27 +195,28 @@ impl<'a> MatrixMut<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// A block of `samples` samples from position `first` in the batch on, in `memory`, `[layout.len()]`.
+    /// Creates a block of the `samples` samples from batch position `first` on. `memory` is `[layout.len()]`.
     pub(crate) fn new(layout: &'a BlockLayout, first: usize, samples: usize, memory: &'a mut [f32]) -> Self {
         Block { layout, first, samples, memory }
     }
 
-    /// The position in the batch of its first sample.
+    /// Position of the block's first sample in the batch.
     pub(crate) fn first(&self) -> usize {
         self.first
     }
 
-    /// Samples in the block.
+    /// Number of samples in the block.
     pub(crate) fn samples(&self) -> usize {
         self.samples
     }
 
-    /// The samples' features, and room for one row of them.
+    /// The samples' features, and scratch space for one row of them.
     pub(crate) fn features(&mut self) -> (MatrixMut<'_>, &mut [f32]) {
         self.with_row(self.layout.values[0])
     }
 
-    /// The outputs before the head, whose place the derivatives by them take, and room for one row of them.
+    /// The outputs before the head, which their derivatives later overwrite, and scratch space for one
+    /// row of them.
     pub(crate) fn outputs(&mut self) -> (MatrixMut<'_>, &mut [f32]) {
         self.with_row(self.layout.outputs())
     }
@@ -230,7 +233,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// What layer `k` puts out, which is first a copy of what goes in, and the number of its rows.
+    /// The output of layer `k`, filled with a copy of the layer's input, and its number of rows.
     pub(crate) fn copied_value(&mut self, k: usize) -> (usize, MatrixMut<'_>) {
         let (from, to) = (self.layout.values[k], self.layout.values[k + 1]);
         let len = from.panels.len();
@@ -240,7 +243,8 @@ impl<'a> Block<'a> {
         (self.rows(to), MatrixMut { panels: to.panels, values: &mut self.memory[to.at..to.at + len] })
     }
 
-    /// The value at an earlier boundary and what layer `k` puts out, which is first a copy of what goes in; and their rows.
+    /// The value at an earlier boundary, and the output of layer `k`, filled with a copy of its input; the
+    /// first field is their number of rows.
     pub(crate) fn value_and_copy(&mut self, boundary: usize, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
         let (rows, _) = self.copied_value(k);
         let (value, to) = (self.layout.values[boundary], self.layout.values[k + 1]);
@@ -249,7 +253,7 @@ impl<'a> Block<'a> {
         (rows, value, MatrixMut { panels: to.panels, values: output })
     }
 
-    /// The delta at a later boundary and the one at boundary `to`; and their rows.
+    /// The delta at boundary `later` and the one at boundary `to`; the first field is their number of rows.
     pub(crate) fn delta_pair(&mut self, later: usize, to: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
         let (later, to) = (self.layout.deltas[later], self.layout.deltas[to]);
         let rows = self.rows(to);
@@ -262,7 +266,7 @@ impl<'a> Block<'a> {
     pub(crate) fn backward(&mut self, k: usize) -> Backward<'_> {
         let (value, above, below) = (self.layout.values[k], self.layout.deltas[k + 1], self.layout.deltas[k]);
         let rows = self.rows(value);
-        // Deltas follow one another in the order of their boundaries, and every value but the last lies before them.
+        // Deltas are stored in the order of their boundaries, after all values but the last.
         let (before, rest) = self.memory.split_at_mut(above.at);
         let (values, deltas) = before.split_at_mut(below.at);
         let (above_values, transposed) = rest.split_at_mut(self.layout.transposed - above.at);
@@ -276,7 +280,8 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// The value that layer `k` has put out, and the delta at it, which that at the layer's input overwrites; and their rows.
+    /// The output of layer `k`, and the delta there, which the delta at the layer's input overwrites; the
+    /// first field is their number of rows.
     pub(crate) fn overwritten_delta(&mut self, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
         let (value, delta) = (self.layout.values[k + 1], self.layout.deltas[k + 1]);
         let rows = self.rows(value);

@@ -1,8 +1,8 @@
-//! A chunk of the flat parameter vector on its way through a step: what came of the nodes is folded in the tree as
-//! it arrives, and the last addition, the division and the update are one pass.
+//! A chunk of the flat parameter vector during a step: the sums of tree nodes are folded as they arrive, and
+//! the last addition, the division and the update happen in one pass.
 //!
-//! Elements stay in the form in which they travel, little-endian binary32, so that nothing is converted or copied
-//! between the wire and the sum.
+//! Elements keep the form in which they travel, little-endian binary32, so that nothing is converted or
+//! copied between the wire and the sum.
 
 use crate::control::{Control, Verdict};
 use crate::kernel::{Buffer, Kernel};
@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A node's part of a chunk, `[elements]`.
+/// The part of a node's gradient sum that belongs to a chunk, `[elements]`.
 #[derive(Debug)]
 enum Sum {
-    /// As it arrived.
+    /// The bytes as they arrived.
     Received(Bytes),
-    /// The sum of two others.
+    /// The sum of two other nodes.
     Folded(Pooled),
 }
 
@@ -33,10 +33,10 @@ impl Sum {
     }
 }
 
-/// The gathering of one chunk's sum over all leaves of a step.
+/// Gathers the gradient sum of one chunk over all leaves of a step.
 ///
-/// It follows [`Coverage`] as [`crate::Fold`] does, but keeps the last two nodes apart: [`ChunkFold::update`] adds
-/// them while it updates.
+/// Nodes are merged by [`Coverage`], as in [`crate::Fold`], but the last two stay separate:
+/// [`ChunkFold::update`] adds them during the update, which saves a pass over memory.
 #[derive(Debug)]
 pub struct ChunkFold {
     coverage: Coverage,
@@ -47,7 +47,7 @@ pub struct ChunkFold {
 }
 
 impl ChunkFold {
-    /// Nothing gathered yet.
+    /// Creates a fold that covers no leaves yet.
     pub fn new(tree: Tree) -> Self {
         ChunkFold {
             coverage: Coverage::new(tree),
@@ -57,17 +57,17 @@ impl ChunkFold {
         }
     }
 
-    /// Plants a defect.
+    /// Injects mutations, for tests that must detect them.
     pub fn planted(self, planted: Planted) -> Self {
         ChunkFold { planted, ..self }
     }
 
-    /// Discards what was gathered, for a step with this tree.
+    /// Discards all sums and starts a step with this tree.
     pub fn reset(&mut self, tree: Tree) {
         *self = ChunkFold::new(tree).planted(self.planted);
     }
 
-    /// Whether a sum of `node` would be of no use.
+    /// Whether all leaves of `node` are covered, so that another sum of it would be ignored.
     pub fn covers(&self, node: Node) -> bool {
         self.coverage.covers(node)
     }
@@ -77,13 +77,13 @@ impl ChunkFold {
         self.coverage.is_complete()
     }
 
-    /// The leaves that are not covered, ascending.
+    /// The leaves that are not covered yet, in ascending order.
     pub fn missing(&self) -> Vec<Range<u32>> {
         self.coverage.missing()
     }
 
-    /// Takes a node's part of the chunk (4 bytes an element), which must exist in the tree. One that is covered
-    /// already is ignored.
+    /// Adds a node's part of the chunk (4 bytes per element). The node must exist in the tree. If it is
+    /// already covered, the call has no effect, so a repeated push is harmless.
     pub fn insert(&mut self, node: Node, part: Bytes, pool: &Pool) {
         let tree = self.coverage.tree();
         let mut sum = Sum::Received(part);
@@ -136,9 +136,10 @@ impl ChunkFold {
         }
     }
 
-    /// Updates the chunk, whose first element is `offset` of the flat vector, by the sum of all leaves, which must be
-    /// covered: its weights from `old` to `new`, `[elements]`, and its vectors `state`, `[vectors, elements]`. Returns
-    /// whether the sum and all new weights are finite.
+    /// Updates the chunk by the sum of all leaves, which must be covered. The chunk's first element is
+    /// element `offset` of the flat vector; its weights, `[elements]`, are read from `old` and written to
+    /// `new`, and its state, `[vectors, elements]`, is updated in place. Returns whether the sum and all new
+    /// weights are finite.
     pub fn update(
         &self,
         control: &Control,
@@ -171,7 +172,7 @@ impl ChunkFold {
         finite
     }
 
-    /// The sums over the chunk's pieces, before it is updated, appended to `sums`.
+    /// Appends the sums over the chunk's pieces, as they are before the update, to `sums`.
     pub fn measure(
         &self,
         rules: &Rules,
@@ -193,7 +194,7 @@ impl ChunkFold {
         }
     }
 
-    /// How far the chunk's weights went, appended to `sums`.
+    /// Appends how far the update moved the chunk's weights, piece by piece, to `sums`.
     pub fn measure_way(
         &self,
         rules: &Rules,
@@ -214,7 +215,7 @@ impl ChunkFold {
         }
     }
 
-    /// The sum of all leaves, of elements `run`.
+    /// Writes the sum of all leaves for the elements `run` to `total`.
     fn read_root(&self, run: Range<usize>, total: &mut [f32]) {
         let (left, right) = self.root.as_ref().expect("all leaves are covered");
         match right {
@@ -224,10 +225,11 @@ impl ChunkFold {
     }
 }
 
-/// Elements that are summed, then updated, then written: all of them stay in the first-level cache.
+/// Number of elements that are summed, updated and written at a time: all of them stay in
+/// the first-level cache.
 const RUN: usize = GRID;
 
-/// The elements as numbers of this machine, as many as there are.
+/// Decodes elements into `values`, up to the length of the shorter of the two.
 pub fn read(elements: &[Element], values: &mut [f32]) {
     let read = |(value, element): (&mut f32, &Element)| *value = f32::from_le_bytes(*element);
     values.iter_mut().zip(elements).for_each(read);
@@ -244,14 +246,15 @@ fn read_sum(left: &[Element], right: &[Element], sums: &mut [f32]) {
     );
 }
 
-/// The floats so that their bytes in memory are little-endian; nothing to do nearly everywhere.
+/// Reorders the bytes of each value to little-endian, in place. A no-op on little-endian machines.
 pub fn make_little_endian(values: &mut [f32]) {
     if cfg!(target_endian = "big") {
         values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));
     }
 }
 
-/// The bytes of `values` as they travel; the memory is freed with the last slice of them.
+/// Converts `values` to their wire format without copying them. The memory is freed when the last slice of
+/// it is dropped.
 pub fn share(mut values: Vec<f32>) -> Bytes {
     make_little_endian(&mut values);
     Bytes::from_owner(Shared(values))
@@ -265,7 +268,7 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// `left + right`, in a buffer that one of them has, if any.
+/// Computes `left + right`, in the buffer of one of them if either has one.
 fn add(left: Sum, right: Sum, pool: &Pool) -> Sum {
     let sum = |a: Element, b: Element| (f32::from_le_bytes(a) + f32::from_le_bytes(b)).to_le_bytes();
     let kernel = Kernel::detect();
@@ -300,14 +303,15 @@ fn add(left: Sum, right: Sum, pool: &Pool) -> Sum {
     })
 }
 
-/// Buffers that come back when they are dropped: after the first steps no memory is asked of the system.
+/// A pool of buffers. A [`Pooled`] buffer returns to it on drop, so that after the first steps no memory is
+/// allocated. Clones share the buffers.
 #[derive(Clone, Debug, Default)]
 pub struct Pool {
     free: Arc<Mutex<Vec<Buffer>>>,
 }
 
 impl Pool {
-    /// A buffer of `elements` elements; what they hold is unspecified.
+    /// Takes a buffer of `elements` elements, whose contents are unspecified.
     pub fn take(&self, elements: usize) -> Pooled {
         let mut buffer = self.free().pop().unwrap_or_default();
         buffer.resize(elements);
@@ -315,12 +319,12 @@ impl Pool {
     }
 
     fn free(&self) -> std::sync::MutexGuard<'_, Vec<Buffer>> {
-        // Each push and pop leaves the list whole, whatever panics elsewhere.
+        // Every push and pop leaves the list consistent, so a poisoned lock is safe to use.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Elements in a buffer of a [`Pool`], aligned to cache lines.
+/// A buffer of a [`Pool`], aligned to cache lines.
 #[derive(Debug)]
 pub struct Pooled {
     buffer: Buffer,
@@ -329,22 +333,23 @@ pub struct Pooled {
 }
 
 impl Pooled {
-    /// The elements.
+    /// The elements as they travel, little-endian.
     pub(crate) fn elements(&self) -> &[Element] {
         bytemuck::cast_slice(&self.buffer.as_slice()[..self.elements])
     }
 
-    /// The elements.
+    /// The elements as they travel, little-endian.
     pub fn elements_mut(&mut self) -> &mut [Element] {
         bytemuck::cast_slice_mut(self.buffer.resize(self.elements))
     }
 
-    /// The elements as numbers of this machine.
+    /// The same memory as native floats.
     fn values_mut(&mut self) -> &mut [f32] {
         self.buffer.resize(self.elements)
     }
 
-    /// Their bytes, to be shared and sent; the buffer comes back when the last of them goes.
+    /// Turns the buffer into bytes that can be shared and sent. It returns to the pool when the last clone of
+    /// them is dropped.
     pub fn share(self) -> Bytes {
         Bytes::from_owner(self)
     }
@@ -419,7 +424,7 @@ mod tests {
                 for node in nodes {
                     let gradient: Vec<f32> = (0..elements).map(|_| number(&mut random)).collect();
                     chunk.insert(node, bytes(&gradient), &pool);
-                    // A copy that comes again changes nothing.
+                    // A duplicate changes nothing.
                     chunk.insert(node, bytes(&[f32::NAN; 37]), &pool);
                     whole.insert(NodeSum { node, gradient, tally: Tally::default() });
                 }

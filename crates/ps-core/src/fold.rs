@@ -1,23 +1,23 @@
-//! Sums of nodes, and gathering them until the root is known.
+//! Sums over the nodes of a step's tree, and their merging up to the root.
 
 use crate::kernel::Kernel;
 use crate::metrics::Tally;
 use ps_plan::{Coverage, Gathered, Node, Section, Tree};
 use std::collections::BTreeMap;
 
-/// The sum over a node's samples.
+/// The sum over a node's samples: what a worker computes for a subtree of leaves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeSum {
-    /// Which node.
+    /// The node of the step's tree.
     pub node: Node,
     /// Sum of the gradients, `[parameters]`.
     pub gradient: Vec<f32>,
-    /// Loss and metrics.
+    /// Loss and metrics of the samples.
     pub tally: Tally,
 }
 
 impl NodeSum {
-    /// Adds the right sibling; this becomes their parent.
+    /// Adds the right sibling, which turns this sum into that of `parent`.
     fn merge(&mut self, right: &NodeSum, parent: Node) {
         Kernel::detect().vectorize(
             #[inline(always)]
@@ -28,7 +28,10 @@ impl NodeSum {
     }
 }
 
-/// The nodes of one step as they come in, merged as far as they go.
+/// The node sums of one step, merged as they arrive.
+///
+/// Two siblings are added as soon as both are there, left plus right, so the result has the same bits for any
+/// order of arrival. Once [`Fold::is_complete`], [`Fold::take_root`] returns the sum over the batch.
 #[derive(Clone, Debug)]
 pub struct Fold {
     coverage: Coverage,
@@ -36,18 +39,19 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// Nothing gathered yet.
+    /// Creates a fold that covers no leaves yet.
     pub fn new(tree: Tree) -> Self {
         Fold { coverage: Coverage::new(tree), sums: BTreeMap::new() }
     }
 
-    /// Takes a node's sum. Returns whether it was new; a node that is covered already is ignored.
-    /// The node must exist in the tree.
+    /// Adds a node's sum. Returns `false`, and ignores the sum, if the node is already covered. The node must
+    /// exist in the tree.
     pub fn insert(&mut self, sum: NodeSum) -> bool {
         self.insert_and_return(sum, &mut drop)
     }
 
-    /// The same; sums that are of no use any more, for others hold what they held, go to `done`.
+    /// Like [`Fold::insert`], but passes each sum that is no longer needed to `done`, for reuse
+    /// of its memory.
     pub(crate) fn insert_and_return(&mut self, mut sum: NodeSum, done: &mut impl FnMut(NodeSum)) -> bool {
         let tree = self.coverage.tree();
         let Gathered::New { dropped, merged } = self.coverage.gather(sum.node) else {
@@ -81,17 +85,18 @@ impl Fold {
         self.coverage.is_complete()
     }
 
-    /// What is covered.
+    /// Which leaves are covered.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
 
-    /// The sum of all training leaves, once all leaves are covered.
+    /// Removes and returns the sum of all training leaves, once all leaves are covered.
     pub fn take_root(&mut self) -> Option<NodeSum> {
         self.take_sum(Section::Training)
     }
 
-    /// Loss and metrics of all leaves of a section, once all leaves of all are covered; nothing if it has none.
+    /// Removes and returns loss and metrics of a section, once the leaves of all sections are covered; `None`
+    /// if the section has no leaves.
     pub fn take_tally(&mut self, section: Section) -> Option<Tally> {
         self.take_sum(section).map(|sum| sum.tally)
     }
@@ -105,7 +110,8 @@ impl Fold {
         self.sums.remove(&root).map(|sum| NodeSum { node: root, ..sum })
     }
 
-    /// The sums gathered so far, ascending by their leaves: for one range of leaves its exact cover.
+    /// The sums that are left, in ascending order of their leaves. After inserting one range of leaves, these
+    /// are its exact cover.
     pub(crate) fn into_sums(self) -> Vec<NodeSum> {
         let tree = self.coverage.tree();
         let mut sums: Vec<NodeSum> = self.sums.into_values().collect();

@@ -1,15 +1,15 @@
-//! Elementary functions with the same bits on every machine: short polynomials of fused multiply-adds.
+//! Elementary functions that give the same bits on every machine: short polynomials of fused multiply-adds.
 //!
-//! The `f32` ones serve activations and losses and vectorise when inlined into a loop; their coefficients are
-//! minimax fits (Remez) rounded to binary32, and `docs/numerics.md` lists every operation. The `f64` ones
-//! serve the schedules and are plain series.
+//! The `f32` functions compute activations and losses, and are vectorised when inlined into a loop. Their
+//! coefficients are minimax fits (Remez) rounded to binary32; `docs/numerics.md` lists every operation. The
+//! `f64` functions compute schedules and use plain series.
 
 #![allow(clippy::excessive_precision)] // Coefficients are written as the binary32 they are.
 
-/// Added to and subtracted from a small number, it rounds the number to an integer (ties to even).
+/// Adding this to a small number and subtracting it again rounds the number to an integer (ties to even).
 const ROUND_F32: f32 = 12_582_912.0;
 
-/// e^x; 0 below -87, infinite above 88. Within 2 units in the last place.
+/// Computes e^x within 2 units in the last place; 0 below -87, infinite above 88.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND_F32);
@@ -22,7 +22,7 @@ pub(crate) fn exp(x: f32) -> f32 {
         .mul_add(r, 0.166_665_18)
         .mul_add(r, 0.5);
     let y = (r * r).mul_add(q, r) + 1.0;
-    // 2^n, from the integer that now stands in the low bits of `shifted`.
+    // 2^n, from the integer n in the low bits of `shifted`.
     let exponent = shifted.to_bits().wrapping_sub(ROUND_F32.to_bits()).wrapping_add(127) << 23;
     let y = y * f32::from_bits(exponent);
     let y = if x < -87.0 { 0.0 } else { y };
@@ -85,7 +85,7 @@ pub(crate) fn softplus(x: f32) -> f32 {
     positive + ln(1.0 + exp(-x.abs()))
 }
 
-/// cos(pi x) for x in [0, 1], by the Taylor series at 0 of the half nearer to it.
+/// Computes cos(pi x) for x in [0, 1], by the Taylor series at 0 for the nearer half.
 pub(crate) fn cos_pi(x: f64) -> f64 {
     let (x, sign) = if x > 0.5 { (1.0 - x, -1.0) } else { (x, 1.0) };
     let square = (std::f64::consts::PI * x) * (std::f64::consts::PI * x);
@@ -98,7 +98,8 @@ pub(crate) fn cos_pi(x: f64) -> f64 {
     sign * sum
 }
 
-/// `base^exponent` for base >= 0, as e^(exponent ln base); exactly 1 for exponent 0 and `base` for exponent 1.
+/// Computes `base^exponent` for base >= 0 as e^(exponent ln base); exactly 1 for exponent 0, and `base`
+/// for exponent 1.
 pub(crate) fn pow(base: f64, exponent: f64) -> f64 {
     if exponent == 0.0 {
         1.0
@@ -111,8 +112,8 @@ pub(crate) fn pow(base: f64, exponent: f64) -> f64 {
     }
 }
 
-/// The natural logarithm of a normal positive number: halve or double into [sqrt(1/2), sqrt(2)), then
-/// 2 atanh((m - 1) / (m + 1)).
+/// The natural logarithm of a normal positive number: halves or doubles it into m in [sqrt(1/2), sqrt(2)),
+/// whose logarithm is 2 atanh((m - 1) / (m + 1)).
 fn ln_f64(x: f64) -> f64 {
     let mut exponent = ((x.to_bits() >> 52) & 0x7ff) as i64 - 1023;
     let mut m = f64::from_bits(x.to_bits() & 0x000f_ffff_ffff_ffff | 0x3ff0_0000_0000_0000);
@@ -129,8 +130,8 @@ fn ln_f64(x: f64) -> f64 {
     exponent as f64 * std::f64::consts::LN_2 + 2.0 * s * sum
 }
 
-/// e^x: x = n ln 2 + r with n the nearest integer (halves away from zero), then 20 terms of the Taylor series
-/// and 2^n by doubling or halving.
+/// Computes e^x: with x = n ln 2 + r, n the nearest integer (ties away from zero), e^r is 20 terms of the
+/// Taylor series, and 2^n is applied by doubling or halving.
 fn exp_f64(x: f64) -> f64 {
     if x < -700.0 {
         return 0.0;

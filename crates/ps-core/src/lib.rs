@@ -1,11 +1,12 @@
-//! The numbers: everything that decides a bit of the weights.
+//! Numerics: everything that determines a bit of the weights.
 //!
-//! Parameters are one flat `f32` vector with a named layout ([`Layout`]); a batch is cut into leaves whose
-//! gradients are summed in one binary tree ([`ps_plan::Tree`]); every product is a chain of fused
-//! multiply-adds ([`kernel`]); the update, the schedules and the metrics follow written-out orders of
-//! operations. `docs/numerics.md` is the specification, [`mod@reference`] the plainest program that meets it.
+//! Parameters are one flat `f32` vector with a named layout ([`Layout`]). A batch is divided into leaves
+//! (short runs of samples), whose gradients are summed in one binary tree ([`ps_plan::Tree`]). Every
+//! product is a chain of fused multiply-adds ([`kernel`]). Updates, schedules and metrics follow specified
+//! orders of operations. `docs/numerics.md` is the specification, and [`mod@reference`] is the plainest
+//! program that implements it.
 //!
-//! This crate never does input or output, never reads a clock and never iterates over a hash map.
+//! This crate never performs I/O, never reads a clock and never iterates over a hash map.
 
 mod block;
 pub mod chunk;
@@ -41,5 +42,5 @@ pub use samples::Samples;
 pub use schedule::{LearningRate, Schedule, ScheduleKind};
 pub use trainer::{StepReport, Trainer};
 
-/// Version of `docs/numerics.md`; it changes whenever any bit of any result does.
+/// Version of `docs/numerics.md`. It changes whenever any bit of any result changes.
 pub const NUMERICS_VERSION: u32 = 2;

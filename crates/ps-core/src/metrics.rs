@@ -1,17 +1,21 @@
-//! Loss and metrics that add up: summed in the same tree as gradients, in `f64`.
+//! Loss and metrics as sums, which are added in the same tree as gradients, in `f64`.
 
 use serde::{Deserialize, Serialize};
 
-/// Sums over samples from which loss, accuracy, errors per class and R² follow.
+/// Sums over samples from which loss, accuracy, errors per class and R² are computed.
+///
+/// Tallies of different samples are combined with [`Tally::add`]. To reproduce a run's bits, they must be
+/// added in the order of the step's tree.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
-    /// Samples.
+    /// Number of samples counted.
     pub samples: u64,
-    /// Sum of the loss.
+    /// Sum of the samples' losses.
     pub loss: f64,
-    /// Samples whose class was predicted (classification only).
+    /// Samples whose class was predicted correctly (classification only).
     pub correct: u64,
-    /// Per class: samples of it, and how many of them were predicted as another (classification only).
+    /// Per class, the number of samples of that class and how many of them were predicted as
+    /// another (classification only).
     pub classes: Vec<[u64; 2]>,
     /// Sum of the targets (regression only).
     pub target: f64,
@@ -21,33 +25,33 @@ pub struct Tally {
     pub residual_squared: f64,
 }
 
-/// What one sample adds to a tally, beside its target.
+/// A sample's contribution to a tally, apart from its target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// Its loss.
+    /// Loss of the sample.
     pub loss: f32,
     /// The predicted class number, or for regression the prediction minus the target.
     pub detail: f32,
 }
 
-/// What was seen of the weights before a step.
+/// What was observed at the weights before a step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
-    /// Of the step's batch.
+    /// Loss and metrics of the step's batch.
     pub train: Tally,
-    /// Of the batch of the step before, where it is looked at what that step did.
+    /// Loss and metrics of the previous step's batch at the current weights, if that step was probed.
     pub last_batch: Option<Tally>,
-    /// Of the validation part, after an epoch.
+    /// Loss and metrics of the validation set, if the previous step ended an epoch.
     pub validation: Option<Tally>,
 }
 
 impl Tally {
-    /// Nothing counted yet, for `classes` classes (0 for regression).
+    /// Creates an empty tally for `classes` classes (0 for regression).
     pub fn new(classes: usize) -> Self {
         Tally { classes: vec![[0; 2]; classes], ..Tally::default() }
     }
 
-    /// Nothing counted any more, of the same model.
+    /// Empties the tally and keeps its number of classes and its memory.
     pub fn clear(&mut self) {
         let mut classes = std::mem::take(&mut self.classes);
         classes.fill([0; 2]);
@@ -72,7 +76,7 @@ impl Tally {
         }
     }
 
-    /// Adds `right`, the next node of the tree. Both must be of the same model.
+    /// Adds `right`, the next node of the tree. Both tallies must belong to the same model.
     pub fn add(&mut self, right: &Tally) {
         self.samples += right.samples;
         self.loss += right.loss;
@@ -86,22 +90,23 @@ impl Tally {
         self.residual_squared += right.residual_squared;
     }
 
-    /// Mean loss of a sample.
+    /// Mean loss per sample; NaN if there are no samples.
     pub fn mean_loss(&self) -> f64 {
         self.loss / self.samples as f64
     }
 
-    /// Share of samples whose class was predicted, for classification.
+    /// Fraction of samples whose class was predicted correctly; `None` for regression and without samples.
     pub fn accuracy(&self) -> Option<f64> {
         (!self.classes.is_empty() && self.samples > 0).then(|| self.correct as f64 / self.samples as f64)
     }
 
-    /// Per class the share of its samples that were predicted as another; `None` for a class not seen.
+    /// Per class, the fraction of its samples that were predicted as another class; `None` for a
+    /// class without samples.
     pub fn class_errors(&self) -> Vec<Option<f64>> {
         self.classes.iter().map(|&[all, wrong]| (all > 0).then(|| wrong as f64 / all as f64)).collect()
     }
 
-    /// The coefficient of determination, `1 - residual / total sum of squares`, for regression.
+    /// The coefficient of determination R² = 1 - residual / total sum of squares, for regression.
     pub fn r_squared(&self) -> Option<f64> {
         let total = self.target_squared - self.target * self.target / self.samples as f64;
         (self.classes.is_empty() && total > 0.0).then(|| 1.0 - self.residual_squared / total)

@@ -1,7 +1,7 @@
 //! Models: a list of layers and a head that turns the outputs of the last one into a loss.
 //!
-//! The generalised linear models have no hidden layers; every loss is a negative log-likelihood per sample, up to
-//! constants that no weight changes.
+//! The generalised linear models have no hidden layers. Every loss is a negative log-likelihood per sample,
+//! up to constants that do not depend on the weights.
 
 use crate::block::{Boundary, Delta, Shape};
 use crate::function;
@@ -11,11 +11,11 @@ use crate::params::Layout;
 use crate::precision::Precision;
 use serde::{Deserialize, Serialize};
 
-/// What the run file calls a model.
+/// A type of model, as the run file names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelKind {
-    /// Linear regression.
+    /// Linear regression with squared error.
     Linear,
     /// Logistic regression of two classes.
     Logistic,
@@ -23,11 +23,11 @@ pub enum ModelKind {
     Softmax,
     /// Poisson regression of counts with a log link.
     Poisson,
-    /// Hidden layers before any of the heads.
+    /// A multilayer perceptron: hidden layers with any head.
     Mlp,
 }
 
-/// What the last layer's outputs mean.
+/// The meaning of the last layer's outputs, and the loss that follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Head {
@@ -41,24 +41,28 @@ pub enum Head {
     Poisson,
 }
 
-/// A model's structure; the parameters are a flat vector of [`Model::parameters`] elements beside it.
+/// A model's structure: its layers, its head, and the layout of its parameters.
+///
+/// The parameters themselves are a separate flat vector of [`Model::parameters`] elements. [`Model::initial`]
+/// draws them, [`Model::layout`] names the tensors in it, and [`crate::Gradients`] computes gradients with
+/// respect to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    /// The last one is dense.
+    /// In the order of the forward pass; the last one is dense.
     layers: Vec<Layer>,
     head: Head,
     layout: Layout,
     precision: Precision,
-    /// What is kept of the values between layers: one more than layers.
+    /// What a block keeps of the values between layers; one more than there are layers.
     boundaries: Vec<Boundary>,
-    /// By layer.
+    /// By layer, the activations that its neighbours compute for it.
     fusions: Vec<Fusion>,
-    /// How many parameters the layers up to each have.
+    /// By layer, the number of parameters up to and including it; 0 before the first layer that has any.
     ends: Vec<usize>,
 }
 
 impl Head {
-    /// The head of a model without a choice of its own.
+    /// The default head of a type of model.
     pub fn of(kind: ModelKind) -> Self {
         match kind {
             ModelKind::Linear => Head::SquaredError,
@@ -68,15 +72,15 @@ impl Head {
         }
     }
 
-    /// The last layer of a model for `classes` classes (which only softmax looks at).
+    /// The last layer of a model for `classes` classes. Only softmax depends on `classes`.
     fn layer(self, classes: usize) -> LayerSpec {
         LayerSpec::Dense { units: if self == Head::Softmax { classes } else { 1 } }
     }
 }
 
 impl Model {
-    /// A chain of dense layers from `features` inputs through `hidden` widths, each followed by `activation`, to what
-    /// `head` needs for `classes` classes (which only softmax looks at).
+    /// Creates a chain of dense layers from `features` inputs through `hidden` widths, each followed by
+    /// `activation`, to the width that `head` needs for `classes` classes. Only softmax depends on `classes`.
     pub fn new(
         features: usize,
         hidden: &[usize],
@@ -87,7 +91,8 @@ impl Model {
         Model::of_layers(features, &chain(hidden, activation), head, classes)
     }
 
-    /// The layers `hidden`, which [`check_layers`] accepts, and a dense one whose width `head` needs for `classes` classes.
+    /// Creates a model of the layers `hidden`, which [`check_layers`] must accept, and a dense layer of the
+    /// width that `head` needs for `classes` classes.
     pub fn of_layers(features: usize, hidden: &[LayerSpec], head: Head, classes: usize) -> Self {
         let mut shapes = vec![Shape { rows_per_sample: 1, columns: features }];
         let mut layout = Layout::default();
@@ -104,7 +109,7 @@ impl Model {
         Model { layers, head, layout, precision: Precision::F32, boundaries, fusions, ends }
     }
 
-    /// The same model with gradients computed at weights of this precision.
+    /// Returns the same model with gradients computed at weights rounded to this precision.
     pub fn with_precision(self, precision: Precision) -> Self {
         Model { precision, ..self }
     }
@@ -124,12 +129,12 @@ impl Model {
         self.layers.iter().filter_map(Layer::dense)
     }
 
-    /// The head.
+    /// What the last layer's outputs mean, and the loss.
     pub fn head(&self) -> Head {
         self.head
     }
 
-    /// Names, shapes and places of the parameters.
+    /// Names, shapes and positions of the tensors in the flat parameter vector.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -139,12 +144,12 @@ impl Model {
         self.layout.len()
     }
 
-    /// Width of a sample.
+    /// Number of features per sample, the width of the first layer's input.
     pub fn features(&self) -> usize {
         self.boundaries[0].shape.columns
     }
 
-    /// Width of the last layer.
+    /// Width of the last layer's output.
     pub fn outputs(&self) -> usize {
         self.boundaries[self.layers.len()].shape.columns
     }
@@ -154,23 +159,23 @@ impl Model {
         self.layers.iter().map(Layer::cost).sum()
     }
 
-    /// The first layer with parameters. Derivatives by what goes into it are not needed.
+    /// The first layer with parameters. Derivatives with respect to its input are not needed.
     pub(crate) fn first_trained(&self) -> usize {
         self.layers.iter().position(|layer| layer.dense().is_some()).unwrap_or(0)
     }
 
-    /// How many of the first parameters it takes to go through layer `k` and, if it has none itself, to the next one that
-    /// has.
+    /// The number of leading parameters that must have arrived to run layer `k` and, if it has no parameters,
+    /// all layers up to the next one that has.
     pub(crate) fn needed(&self, k: usize) -> usize {
         self.ends[k..].iter().copied().find(|&end| end > 0).unwrap_or(0)
     }
 
-    /// How many of the first layers have all of their parameters among the first `here`.
+    /// The number of leading layers whose parameters are all among the first `here`.
     pub(crate) fn complete(&self, here: usize) -> usize {
         self.ends.partition_point(|&end| end <= here)
     }
 
-    /// The shapes of the values of a sample, before the first layer and after each.
+    /// The shapes of a sample's values, before the first layer and after each layer.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = Shape> {
         self.boundaries.iter().map(|boundary| boundary.shape)
     }
@@ -183,17 +188,18 @@ impl Model {
         self.fusions[k]
     }
 
-    /// The layers that read the value at boundary `k` besides layer `k`, first to last.
+    /// The layers, other than layer `k` itself, that read the value at boundary `k`, in order.
     pub(crate) fn readers(&self, k: usize) -> impl Iterator<Item = usize> {
         (k..self.layers.len()).filter(move |&reader| self.layers[reader].source() == Some(k))
     }
 
-    /// What random numbers in the forward pass of a step are drawn by.
+    /// What the random numbers in a step's forward pass are derived from.
     pub(crate) fn training(&self, seed: u64, step: u64) -> Training {
         Training { seed, step, draws: self.layers.iter().map(Layer::draws).sum() }
     }
 
-    /// Classes that the tally counts: 2 for logistic, the outputs for softmax, 0 for regression.
+    /// Number of classes that a tally counts: 2 for logistic, the number of outputs for softmax,
+    /// 0 for regression.
     pub fn classes(&self) -> usize {
         match self.head {
             Head::Logistic => 2,
@@ -202,7 +208,7 @@ impl Model {
         }
     }
 
-    /// Initial parameters, which are all 0 in a model with only one dense layer.
+    /// Draws the initial parameters from `seed`. They are all 0 in a model with only one dense layer.
     pub fn initial(&self, seed: u64) -> Vec<f32> {
         let mut weights = vec![0.0; self.parameters()];
         if self.dense_layers().count() > 1 {
@@ -214,13 +220,13 @@ impl Model {
     }
 }
 
-/// Dense layers of these widths, each followed by `activation`.
+/// Lists dense layers of these widths, each followed by `activation`.
 pub fn chain(widths: &[usize], activation: Activation) -> Vec<LayerSpec> {
     let pair = |&units: &usize| [LayerSpec::Dense { units }, LayerSpec::Activation(activation)];
     widths.iter().flat_map(pair).collect()
 }
 
-/// The number of parameters of [`Model::of_layers`], even of a model that is too large for any machine.
+/// Number of parameters of [`Model::of_layers`], defined even for a model that is too large for any machine.
 pub fn count_parameters(features: usize, hidden: &[LayerSpec], head: Head, classes: usize) -> u128 {
     let layers = hidden.iter().copied().chain([head.layer(classes)]);
     let count = |(sum, width): (u128, u128), layer: LayerSpec| {
@@ -230,10 +236,10 @@ pub fn count_parameters(features: usize, hidden: &[LayerSpec], head: Head, class
     layers.fold((0, features as u128), count).0
 }
 
-/// Checks that hidden layers fit together, as far as is known without the number of features.
+/// Checks that hidden layers fit together, as far as that is known without the number of features.
 ///
 /// # Errors
-/// The first layer that does not fit, from 0, and why.
+/// Returns the index of the first layer that does not fit, from 0, and the reason.
 pub fn check_layers(features: Option<usize>, hidden: &[LayerSpec]) -> Result<(), String> {
     let mut widths = vec![features];
     for (number, layer) in hidden.iter().enumerate() {
@@ -243,12 +249,13 @@ pub fn check_layers(features: Option<usize>, hidden: &[LayerSpec]) -> Result<(),
     Ok(())
 }
 
-/// What a block keeps between layers.
+/// Decides what a block keeps of the values and deltas between layers.
 fn boundaries(layers: &[Layer], shapes: &[Shape]) -> Vec<Boundary> {
     let first = layers.iter().position(|layer| layer.dense().is_some()).unwrap_or(0);
     let boundary = |(k, &shape): (usize, &Shape)| {
         let overwrites = k.checked_sub(1).map_or(Overwrites::Nothing, |before| layers[before].overwrites());
-        // The value before may be overwritten unless the backward pass of the layer that put it out, or a later layer, reads it.
+        // The previous value may be overwritten unless the backward pass of the layer that computed it, or a
+        // later layer, reads it.
         let is_read = || {
             k > 1 && layers[k - 2].reads_output() || layers.iter().any(|layer| layer.source() == Some(k - 1))
         };
@@ -263,8 +270,8 @@ fn boundaries(layers: &[Layer], shapes: &[Shape]) -> Vec<Boundary> {
 }
 
 impl Head {
-    /// Replaces the last layer's outputs `z` of one sample by the derivative of the loss by them, and says what
-    /// [`crate::Tally::count`] needs.
+    /// Replaces the last layer's outputs `z` of one sample by the derivative of the loss with respect to
+    /// them. Returns the outcome for [`crate::Tally::count`].
     #[inline(always)]
     pub(crate) fn backward(self, z: &mut [f32], target: f32) -> Outcome {
         match self {
@@ -298,8 +305,9 @@ impl Head {
         }
     }
 
-    /// Replaces the last layer's outputs `z` of one sample by what a user asks for: probabilities per class,
-    /// the probability of class 1, the value, the rate.
+    /// Replaces the last layer's outputs `z` of one sample by the prediction that users see: probabilities
+    /// per class for softmax, the probability of class 1 for logistic, the value for squared error, the
+    /// rate for Poisson.
     pub fn predict(self, z: &mut [f32]) {
         match self {
             Head::SquaredError => {}
@@ -314,7 +322,7 @@ impl Head {
     }
 }
 
-/// The first largest element: its index and value.
+/// Index and value of the largest element, the first one if there are several.
 #[inline(always)]
 fn argmax(z: &[f32]) -> (usize, f32) {
     let mut best = (0, z[0]);
@@ -326,7 +334,7 @@ fn argmax(z: &[f32]) -> (usize, f32) {
     best
 }
 
-/// Replaces each z by e^(z - largest) and returns their sum, added in ascending order from 0.
+/// Replaces each z by e^(z - largest). Returns their sum, added in ascending order from 0.
 #[inline(always)]
 fn exp_all(z: &mut [f32], largest: f32) -> f32 {
     for value in z.iter_mut() {
@@ -354,7 +362,7 @@ mod tests {
             assert_eq!(count(4, hidden, head, classes), model.parameters() as u128);
         }
         assert_eq!(count(784, &[1_000_000; 2], Head::Softmax, 10), 1_000_796_000_010);
-        // More than 64 bits hold.
+        // More than 64 bits can hold.
         assert_eq!(count(1 << 24, &vec![1 << 24; 1 << 20], Head::SquaredError, 0) >> 68, 1);
     }
 }

@@ -5,11 +5,11 @@ use sha2::{Digest, Sha256};
 /// One named tensor inside the flat vector, row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Name in result files, such as `layers.0.weight`.
+    /// Name in result files and checkpoints, such as `layers.0.weight`.
     pub name: String,
-    /// `[outputs, inputs]` of a weight, `[outputs]` of a bias.
+    /// `[outputs, inputs]` for a weight, `[outputs]` for a bias.
     pub shape: Vec<usize>,
-    /// Index of its first element in the flat vector.
+    /// Index of the tensor's first element in the flat vector.
     pub offset: usize,
 }
 
@@ -19,13 +19,16 @@ impl TensorSpec {
         self.shape.iter().product()
     }
 
-    /// Whether it has no elements.
+    /// Whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// The tensors of a model in the order in which they lie in the flat vector, without gaps.
+/// The tensors of a model in the order in which they are stored in the flat vector, without gaps.
+///
+/// It connects the flat vector, which is divided into shards and chunks without regard to tensors, with the
+/// named tensors of result files and checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     tensors: Vec<TensorSpec>,
@@ -39,7 +42,7 @@ impl Layout {
         offset
     }
 
-    /// The tensors in order.
+    /// The tensors, in the order of the flat vector.
     pub fn tensors(&self) -> &[TensorSpec] {
         &self.tensors
     }
@@ -55,8 +58,8 @@ impl Layout {
     }
 }
 
-/// SHA-256 of the flat vector as little-endian binary32, in lower-case hexadecimal: the run's result in one
-/// line.
+/// SHA-256 of the flat vector as little-endian binary32, in lower-case hexadecimal. Two runs have the same
+/// result if and only if this hash is the same.
 pub fn weights_hash(weights: &[f32]) -> String {
     let mut hasher = Sha256::new();
     for chunk in weights.chunks(4096) {
@@ -69,7 +72,7 @@ pub fn weights_hash(weights: &[f32]) -> String {
     hex(&hasher.finalize())
 }
 
-/// Lower-case hexadecimal.
+/// Formats bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {

@@ -1,28 +1,28 @@
-//! The precision in which weights reach whoever computes gradients.
+//! The precision of the weights at which gradients are computed.
 //!
-//! The holder of the weights keeps and updates them in binary32. With [`Precision::Bf16`] all gradients are computed
-//! at the weights rounded to bfloat16, the upper half of a binary32, by every worker and in every mode, so the bits
-//! agree as they do without it. docs/numerics.md specifies the rounding.
+//! The holder of the weights stores and updates them in binary32. With [`Precision::Bf16`], every worker in
+//! every mode computes gradients at the weights rounded to bfloat16, the upper half of a binary32, so that
+//! all modes still agree bit by bit. docs/numerics.md specifies the rounding.
 
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// One binary32 as it travels, little-endian.
+/// One binary32 in its wire format, little-endian.
 pub type Element = [u8; 4];
 
-/// The precision of the weights that gradients are computed at.
+/// The precision of the weights at which gradients are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// IEEE-754 binary32, as the weights are kept.
+    /// IEEE-754 binary32, the precision in which weights are stored.
     #[default]
     F32,
-    /// bfloat16: half the bytes on the wire.
+    /// bfloat16, which halves the bytes on the wire.
     Bf16,
 }
 
 impl Precision {
-    /// Bytes of an element as it travels.
+    /// Bytes per element on the wire.
     pub fn bytes(self) -> usize {
         match self {
             Precision::F32 => 4,
@@ -30,7 +30,7 @@ impl Precision {
         }
     }
 
-    /// The values that gradients are computed at; rounding them again changes nothing.
+    /// Rounds weights to this precision. Idempotent.
     pub fn round(self, weights: &[f32]) -> Cow<'_, [f32]> {
         match self {
             Precision::F32 => Cow::Borrowed(weights),
@@ -39,7 +39,7 @@ impl Precision {
     }
 }
 
-/// A binary32 rounded to the nearest bfloat16, ties to even; NaN stays NaN.
+/// Rounds a binary32 to the nearest bfloat16, ties to even. NaN stays NaN.
 #[inline(always)]
 pub(crate) fn bf16(value: f32) -> u16 {
     let bits = value.to_bits();
@@ -47,7 +47,7 @@ pub(crate) fn bf16(value: f32) -> u16 {
     if value.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
 }
 
-/// The binary32 of the same value.
+/// Converts a bfloat16 to the binary32 of the same value.
 #[inline(always)]
 fn widen(value: u16) -> f32 {
     f32::from_bits(u32::from(value) << 16)
@@ -62,7 +62,7 @@ pub fn encode_bf16(elements: &[Element], bytes: &mut [u8]) {
     }
 }
 
-/// Reads what [`encode_bf16`] wrote.
+/// Reads the format of [`encode_bf16`].
 pub fn decode_bf16(bytes: &[u8], values: &mut [f32]) {
     let (halves, rest) = bytes.as_chunks::<2>();
     assert!(rest.is_empty() && halves.len() == values.len(), "two bytes for each element");

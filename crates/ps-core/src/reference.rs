@@ -1,6 +1,7 @@
-//! The reference trainer: plain loops straight from `docs/numerics.md`, one sample, one thread, one number at a time.
-//! Everything else is compared with it, so it shares no arithmetic with the fast path but the elementary functions,
-//! the heads and the update. The loops of each layer are in the layer's file.
+//! The reference trainer: plain loops straight from `docs/numerics.md`, for one sample, one thread and
+//! one number at a time. Everything else is compared with it, so it shares no arithmetic with the fast
+//! path except the elementary functions, the heads and the update. Each layer's loops are in the file
+//! of the layer.
 
 use crate::fold::NodeSum;
 use crate::kernel::Kernel;
@@ -13,7 +14,7 @@ use crate::schedule::Schedule;
 use crate::trainer::{Diverged, StepReport, Trainer};
 use ps_plan::{BatchPlan, EVALUATION_LEAF, Node, Step};
 
-/// Trains from the initial weights to the last step, telling `report` of each, and returns the weights.
+/// Trains from the initial weights to the last step and returns the weights. Calls `report` after each step.
 pub fn train(
     model: &Model,
     plan: BatchPlan,
@@ -27,7 +28,8 @@ pub fn train(
     Ok(run(model, trainer, samples, None, &mut say)?.weights().to_vec())
 }
 
-/// Takes `trainer`, which is before its first step, to the end of the run, telling `report` of each step.
+/// Runs `trainer`, which must be before its first step, to the end of the run. Calls `report`
+/// after each step.
 pub fn run(
     model: &Model,
     mut trainer: Trainer,
@@ -52,7 +54,8 @@ pub fn run(
     Ok(trainer)
 }
 
-/// Loss and metrics of all samples: leaves of [`EVALUATION_LEAF`], added pairwise level by level.
+/// Computes loss and metrics of all samples, in leaves of [`EVALUATION_LEAF`] that are added pairwise,
+/// level by level.
 pub fn evaluate(model: &Model, weights: &[f32], samples: &dyn Samples) -> Tally {
     let indices: Vec<usize> = (0..samples.len()).collect();
     let leaves = indices.chunks(EVALUATION_LEAF);
@@ -68,7 +71,7 @@ pub fn evaluate(model: &Model, weights: &[f32], samples: &dyn Samples) -> Tally 
     level.pop().unwrap_or_else(|| Tally::new(model.classes()))
 }
 
-/// The sum over all samples of `step`: its leaves, added pairwise level by level.
+/// Computes the sum over all samples of `step`: its leaves, added pairwise, level by level.
 pub fn batch_sum(
     model: &Model,
     weights: &[f32],
@@ -86,7 +89,7 @@ pub fn batch_sum(
     root
 }
 
-/// The sum over the samples of one leaf of `step`.
+/// Computes the sum over the samples of one leaf of `step`.
 pub fn leaf(
     model: &Model,
     weights: &[f32],
@@ -105,8 +108,8 @@ pub fn leaf(
     NodeSum { node: Node::leaf(index), ..sum }
 }
 
-/// Runs loops compiled for the processor's vectors. A fused multiply-add rounds once on any of them, so this changes
-/// the time and nothing else.
+/// Runs loops compiled for the processor's vector instructions. A fused multiply-add rounds once on all of
+/// them, so this affects nothing but time.
 #[inline(always)]
 fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
     Kernel::detect().vectorize(loops)
@@ -125,8 +128,8 @@ fn add_pair(pair: &[NodeSum]) -> NodeSum {
     sum
 }
 
-/// The sum over the samples `indices` of one leaf, in that order, each added by fused multiply-adds. The first is at
-/// position `first` in the batch.
+/// Computes the sum over the samples `indices` of one leaf, each added in that order by fused multiply-adds.
+/// The first sample is at position `first` in the batch.
 #[inline(always)]
 fn leaf_sum(
     model: &Model,
@@ -150,7 +153,7 @@ fn leaf_sum(
     NodeSum { node: Node::leaf(0), gradient, tally }
 }
 
-/// Loss and metrics of the samples `indices` of one leaf, in that order.
+/// Computes loss and metrics of the samples `indices` of one leaf, in that order.
 fn leaf_tally(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[usize]) -> Tally {
     let context = PlainContext { weights, training: None, position: 0 };
     let mut tally = Tally::new(model.classes());
@@ -164,15 +167,15 @@ fn leaf_tally(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[
     tally
 }
 
-/// One sample on its way through a model.
+/// The memory of one sample's passes through a model.
 struct Sample<'a> {
     model: &'a Model,
     context: PlainContext<'a>,
-    /// By layer; see [`crate::Layer::plain_transposed`].
+    /// By layer, the transposed weights; see [`crate::Layer::plain_transposed`].
     transposed: Vec<Vec<f32>>,
-    /// What goes into each layer, and last the outputs before the head.
+    /// The input of each layer, and last the outputs before the head.
     values: Vec<Vec<f32>>,
-    /// The derivatives by the values.
+    /// The derivatives of the loss with respect to the values.
     deltas: Vec<Vec<f32>>,
 }
 
@@ -186,7 +189,7 @@ impl<'a> Sample<'a> {
         Sample { model, context, transposed, deltas: values.clone(), values }
     }
 
-    /// From the first value to the last.
+    /// Computes the values from the first to the last.
     #[inline(always)]
     fn forward(&mut self) {
         for (k, layer) in self.model.layers().iter().enumerate() {
@@ -194,7 +197,7 @@ impl<'a> Sample<'a> {
         }
     }
 
-    /// From the features of sample `index` to its loss, which it counts, and the delta at the head.
+    /// Computes the loss of sample `index` and the delta at the head, and counts the sample in `tally`.
     #[inline(always)]
     fn measure(&mut self, samples: &dyn Samples, index: usize, tally: &mut Tally) {
         samples.write_row(index, &mut self.values[0]);
@@ -205,7 +208,7 @@ impl<'a> Sample<'a> {
         tally.count(target, self.model.head().backward(&mut self.deltas[last], target));
     }
 
-    /// From the last delta to that at the input of layer `first`.
+    /// Computes the deltas from the last one to that at the input of layer `first`.
     #[inline(always)]
     fn backward(&mut self, first: usize) {
         for (k, layer) in self.model.layers().iter().enumerate().skip(first).rev() {
@@ -226,7 +229,7 @@ fn evaluated<'a>(model: &'a Model, weights: &'a [f32], row: &[f32]) -> Sample<'a
     pass
 }
 
-/// What goes into each dense layer in one sample's forward pass, and last the outputs before the head.
+/// The input of each dense layer in one sample's forward pass, and last the outputs before the head.
 pub fn dense_inputs(model: &Model, weights: &[f32], row: &[f32]) -> Vec<Vec<f32>> {
     let mut pass = evaluated(model, weights, row);
     let outputs = pass.values.pop();
@@ -234,7 +237,7 @@ pub fn dense_inputs(model: &Model, weights: &[f32], row: &[f32]) -> Vec<Vec<f32>
     inputs.map(|(_, value)| value).chain(outputs).collect()
 }
 
-/// The derivative of output `unit` before the head by each element of `row`.
+/// The derivative of the output `unit` before the head with respect to each element of `row`.
 pub fn input_gradient(model: &Model, weights: &[f32], row: &[f32], unit: usize) -> Vec<f32> {
     let mut pass = evaluated(model, weights, row);
     pass.deltas[model.layers().len()][unit] = 1.0;

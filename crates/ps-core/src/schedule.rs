@@ -7,63 +7,67 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
-    /// The initial rate throughout.
+    /// The initial rate in every step.
     #[default]
     Constant,
-    /// Multiplied by `factor` every `every` steps.
+    /// The rate is multiplied by `factor` every `every` steps.
     Step,
-    /// `initial * factor^(step / every)`, smoothly.
+    /// `initial * factor^(step / every)`, changing in every step.
     Exponential,
     /// `initial / (1 + factor * step / every)`.
     InverseTime,
-    /// From initial to final along `(1 - progress)^power`.
+    /// From `initial` to `end` along `(1 - progress)^power`.
     Polynomial,
-    /// From initial to final along half a cosine.
+    /// From `initial` to `end` along half a cosine.
     Cosine,
-    /// The same again and again, each `stretch` times as long as the one before (SGDR, Loshchilov and Hutter 2017).
+    /// Half cosines that restart, each `stretch` times as long as the previous one (SGDR, Loshchilov
+    /// and Hutter 2017).
     CosineRestarts,
-    /// The initial rate, multiplied by `factor` whenever the validation loss has got no better for a while.
+    /// The initial rate, multiplied by `factor` whenever the validation loss stops improving.
     Plateau,
     /// Up to `initial` and down again along half cosines (Smith and Topin 2018).
     OneCycle,
 }
 
-/// A learning-rate schedule. Times are in steps.
+/// A learning-rate schedule, a pure function of the step. All times are in steps.
+/// [`Schedule`] chains several.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearningRate {
     /// The rate a schedule starts from; the peak of `one-cycle`.
     pub initial: f64,
-    /// The shape.
+    /// How the rate depends on the step.
     pub schedule: ScheduleKind,
-    /// Steps of linear warm-up before the schedule starts: step t of them has rate `initial * (t + 1) / warmup`.
+    /// Steps of linear warm-up before the schedule starts: step t of the warm-up has rate `initial * (t +
+    /// 1) / warmup`.
     pub warmup: u64,
-    /// Period of `step`, `exponential` and `inverse-time`, first period of `cosine-restarts`, in steps; at least 1.
+    /// Period of `step`, `exponential` and `inverse-time`, and first period of `cosine-restarts`, in steps;
+    /// at least 1.
     pub every: u64,
-    /// Factor of `step`, `exponential` and `plateau`, decay of `inverse-time`.
+    /// Factor of `step`, `exponential` and `plateau`, and decay of `inverse-time`.
     pub factor: f64,
-    /// How many times as long as the one before each period of `cosine-restarts` is; at least 1.
+    /// Ratio of each period of `cosine-restarts` to the previous one; at least 1.
     pub stretch: u64,
     /// Exponent of `polynomial`.
     pub power: f64,
-    /// Validations that are no better than the best before `plateau` lowers the rate: one more lowers it.
+    /// Consecutive validations without improvement that `plateau` tolerates; one more lowers the rate.
     pub patience: u64,
-    /// By how much a loss must be below the best to be better, of `plateau`: a share of the best, or, where
-    /// `is_absolute`, a loss.
+    /// How far a loss must be below the best to count as an improvement for `plateau`: a fraction of the best
+    /// loss, or a difference of losses if `is_absolute`.
     pub threshold: f64,
-    /// Which of them.
+    /// Whether `threshold` is a difference of losses instead of a fraction.
     pub is_absolute: bool,
-    /// Validations after a change that do not count as bad, of `plateau`.
+    /// Validations that `plateau` ignores after each change of the rate.
     pub cooldown: u64,
-    /// The rate that `polynomial`, `cosine`, `one-cycle` and each period of `cosine-restarts` end at, and the least of
-    /// `plateau`.
+    /// The final rate of `polynomial`, `cosine`, `one-cycle` and each period of `cosine-restarts`, and the
+    /// minimum of `plateau`.
     pub end: f64,
-    /// Steps of the whole schedule, warm-up included.
+    /// Total steps of the schedule, warm-up included.
     pub steps: u64,
 }
 
-/// Where `one-cycle` starts, as a share of its peak.
+/// The first rate of `one-cycle` as a fraction of its peak.
 const ONE_CYCLE_START: f64 = 1.0 / 25.0;
-/// Share of the steps in which `one-cycle` rises.
+/// Fraction of the steps in which `one-cycle` rises.
 const ONE_CYCLE_RISE: f64 = 0.3;
 
 impl LearningRate {
@@ -91,7 +95,7 @@ impl LearningRate {
         self.exact(step) as f32
     }
 
-    /// Whether validation decides the rate of the schedule's step `step`.
+    /// Whether validation determines the rate of the schedule's step `step`.
     pub(crate) fn is_watching(&self, step: u64) -> bool {
         self.schedule == ScheduleKind::Plateau && step >= self.warmup
     }
@@ -124,7 +128,7 @@ impl LearningRate {
         }
     }
 
-    /// How much of its period has passed `t` steps after the first one began.
+    /// Fraction of the current period that has passed `t` steps after the first one began.
     fn since_restart(&self, t: u64) -> f64 {
         let (mut t, mut period) = (t, self.every);
         if self.stretch == 1 {
@@ -138,37 +142,37 @@ impl LearningRate {
     }
 }
 
-/// Schedules, one after the other.
+/// Consecutive learning-rate schedules, one phase after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     first: LearningRate,
-    /// Those that follow, each with the step at which it begins, in order.
+    /// The later phases in order, each with the step at which it begins.
     then: Vec<(u64, LearningRate)>,
 }
 
 impl Schedule {
-    /// `first`, and from each step of `then` on the one that is named with it; the steps must increase, from at least 1.
+    /// Starts with `first` and switches to each schedule of `then` at its step. The steps must be at least
+    /// 1 and increase.
     pub fn new(first: LearningRate, then: Vec<(u64, LearningRate)>) -> Self {
         let begins = then.iter().map(|(step, _)| *step);
         assert!(std::iter::once(0).chain(begins).is_sorted_by(|a, b| a < b), "schedules follow one another");
         Schedule { first, then }
     }
 
-    /// The rate of step `step` (from 0), rounded to binary32: that of the schedule it belongs to, whose steps count from
-    /// its beginning.
+    /// The rate of step `step` (from 0), rounded to binary32. Each phase counts its steps from its beginning.
     pub fn at(&self, step: u64) -> f32 {
         let (begin, rate) = self.phase(step);
         rate.at(step - begin)
     }
 
-    /// The schedule that step `step` belongs to, and the step at which it begins.
+    /// The phase that step `step` belongs to, and the step at which it begins.
     pub(crate) fn phase(&self, step: u64) -> (u64, &LearningRate) {
         let begun = self.then.iter().rev().find(|(begin, _)| *begin <= step);
         begun.map_or((0, &self.first), |(begin, rate)| (*begin, rate))
     }
 
-    /// The first step below `steps` whose rate is not the same under `other`: either it has other bits before it is
-    /// rounded, or a plateau decides it by other rules.
+    /// The first step below `steps` whose rate differs under `other`: either its unrounded bits differ, or a
+    /// plateau determines it with different settings.
     pub fn first_difference(&self, other: &Schedule, steps: u64) -> Option<u64> {
         if self == other {
             return None;
@@ -176,17 +180,17 @@ impl Schedule {
         (0..steps).find(|&step| self.rule_of(step) != other.rule_of(step))
     }
 
-    /// What decides the rate of step `step`: the bits that it has without validation, and, within a plateau, the step at
-    /// which the plateau begins and its settings.
+    /// What determines the rate of step `step`: its bits without validation and, within a plateau, the
+    /// plateau's first step and settings.
     fn rule_of(&self, step: u64) -> (u64, Option<(u64, LearningRate)>) {
         let (begin, rate) = self.phase(step);
-        // How long a plateau lasts decides nothing.
+        // The length of a plateau has no influence on its rates.
         let plateau = || (begin, LearningRate { steps: 0, ..*rate });
         let is_plateau = rate.schedule == ScheduleKind::Plateau;
         (rate.exact(step - begin).to_bits(), is_plateau.then(plateau))
     }
 
-    /// Whether validation decides any rate.
+    /// Whether validation determines any rate.
     pub fn watches(&self) -> bool {
         let rates = self.then.iter().map(|(_, rate)| rate);
         std::iter::once(&self.first).chain(rates).any(|rate| rate.schedule == ScheduleKind::Plateau)
@@ -228,7 +232,7 @@ mod tests {
         for (kind, first) in [(Polynomial, 1), (Cosine, 1), (OneCycle, 1)] {
             assert_eq!(of(kind, 100).first_difference(&of(kind, 100), 100), None, "{kind:?}");
             assert_eq!(of(kind, 100).first_difference(&of(kind, 200), 100), Some(first), "{kind:?}");
-            // Before that step the two are the same.
+            // The two schedules are the same before that step.
             assert_eq!(of(kind, 100).first_difference(&of(kind, 200), first), None, "{kind:?}");
         }
     }
@@ -239,7 +243,7 @@ mod tests {
             let then = LearningRate { schedule: kind, ..LearningRate::constant(0.1) };
             Schedule::new(LearningRate::constant(0.1), vec![(begin, then)])
         };
-        // A phase of the same rate makes no difference, but a plateau counts from its beginning.
+        // A phase with the same rate makes no difference, but a plateau counts from its beginning.
         let constant = |begin| with(begin, ScheduleKind::Constant);
         assert_eq!(constant(50).first_difference(&constant(60), 100), None);
         let plateau = |begin| with(begin, ScheduleKind::Plateau);

@@ -1,4 +1,4 @@
-//! The reference for every holder of weights: it makes a step from the sum of all its leaves, and nothing else.
+//! The reference for every holder of weights: it makes a step from the sum of all leaves, and nothing else.
 
 use crate::control::{Control, ControlConfig, Decided, Event, NotFinite, Probe};
 use crate::fold::NodeSum;
@@ -9,14 +9,18 @@ use crate::optim::{OptimizerConfig, Rules};
 use crate::schedule::Schedule;
 use ps_plan::{BatchPlan, Step};
 
-/// Weights and state of a run, and what decides about its steps.
+/// Weights and state of a run, and the policies that decide about its steps.
+///
+/// The caller computes the gradient sum over all leaves of a step, and [`Trainer::finish`] makes the step.
+/// Call it until [`Trainer::is_done`]; [`Trainer::close`] then restores the best weights if early stopping
+/// asks for that.
 #[derive(Clone, Debug)]
 pub struct Trainer {
     plan: BatchPlan,
     control: Control,
-    /// `[vectors, parameters]`, see [`Control::vectors`].
+    /// `[vectors, parameters]`; see [`Control::vectors`].
     state: Vec<f32>,
-    /// Whether the run is over, whatever the plan says.
+    /// Whether a policy has ended the run before its last planned step.
     is_over: bool,
     weights: Vec<f32>,
     version: u64,
@@ -25,26 +29,26 @@ pub struct Trainer {
 /// What one step did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
-    /// The step.
+    /// Number of the step, from 0.
     pub step: u64,
-    /// Its epoch.
+    /// The epoch that the step belongs to, from 0.
     pub epoch: u32,
-    /// The learning rate it was made at.
+    /// The learning rate of the step.
     pub rate: f32,
-    /// Loss and metrics of its batch, before the update.
+    /// Loss and metrics of the step's batch, before the update.
     pub tally: Tally,
-    /// Loss and metrics of the validation part, before the update, where the step before ended an epoch.
+    /// Loss and metrics of the validation set before the update, if the previous step ended an epoch.
     pub validation: Option<Tally>,
-    /// Whether the run is over after it.
+    /// Whether the run ends after this step.
     pub is_last: bool,
-    /// What was out of the ordinary.
+    /// Unusual events, in the order of the policies.
     pub events: Vec<Event>,
-    /// What came of the step before, if that was looked at closely.
+    /// The outcome of the previous step, if that was probed.
     pub probe: Option<Probe>,
 }
 
 impl StepReport {
-    /// Of a step that was made.
+    /// The report of a step that was made.
     pub fn new(step: Step, rate: f32, observed: Observed, decided: Decided) -> Self {
         let Decided { is_last, events, probe } = decided;
         let Observed { train: tally, validation, .. } = observed;
@@ -52,14 +56,14 @@ impl StepReport {
     }
 }
 
-/// The loss or a weight is no longer finite; the weights are those before the step.
+/// The loss or a weight is no longer finite. The weights are those before the step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Diverged {
-    /// The step.
+    /// Number of the step, from 0.
     pub step: u64,
     /// The learning rate of the step.
     pub rate: f32,
-    /// The mean loss of its batch.
+    /// Mean loss of the step's batch.
     pub loss: f64,
 }
 
@@ -78,7 +82,7 @@ impl std::fmt::Display for Diverged {
 impl std::error::Error for Diverged {}
 
 impl Trainer {
-    /// A run before its first step, in which nothing is watched.
+    /// Creates a run before its first step, without policies.
     pub fn new(
         model: &Model,
         plan: BatchPlan,
@@ -89,7 +93,7 @@ impl Trainer {
         Trainer::controlled(model, Control::new(ControlConfig::default(), rules, plan, rate))
     }
 
-    /// A run before its first step.
+    /// Creates a run before its first step, with the policies of `control`.
     pub fn controlled(model: &Model, control: Control) -> Self {
         let plan = control.plan();
         let weights = model.initial(plan.seed);
@@ -97,7 +101,8 @@ impl Trainer {
         Trainer { plan, control, state, is_over: false, weights, version: 0 }
     }
 
-    /// The weights that the run gives, if `validation` is that of [`Trainer::weights`]: see [`Control::close`].
+    /// Restores the best weights if they are better than the final ones, whose validation is
+    /// `validation`; see [`Control::close`].
     pub fn close(&mut self, validation: Option<&Tally>) -> Option<Event> {
         if self.is_over { None } else { self.control.close(&mut self.weights, &self.state, validation) }
     }
@@ -107,28 +112,31 @@ impl Trainer {
         &self.weights
     }
 
-    /// Steps made.
+    /// Number of steps made.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Whether all steps are made.
+    /// Whether the run has ended.
     pub fn is_done(&self) -> bool {
         self.is_over || self.version >= self.plan.steps
     }
 
-    /// How the run is cut into steps.
+    /// How the run is divided into steps.
     pub(crate) fn plan(&self) -> BatchPlan {
         self.plan
     }
 
-    /// Makes the next step from the sum of all its leaves, whose tally goes into the report. On divergence nothing
-    /// changes.
+    /// Makes the next step from the sum of all its leaves, whose tally goes into the report.
+    ///
+    /// # Errors
+    /// Returns an error, and leaves the weights unchanged, if the loss or a weight is not finite.
     pub fn finish(&mut self, root: &mut NodeSum) -> Result<StepReport, Diverged> {
         self.finish_seeing(root, None, None)
     }
 
-    /// The same where more was seen than the batch: the batch of the step before, and the validation part.
+    /// Like [`Trainer::finish`], but also with evaluations of the previous step's batch and of
+    /// the validation set.
     pub(crate) fn finish_seeing(
         &mut self,
         root: &mut NodeSum,
@@ -159,7 +167,8 @@ impl Trainer {
             let decided = self.control.made_plain(&verdict, &observed);
             (verdict, decided)
         };
-        // A weight that overflows shows in the next step's loss; after the last step nobody would look.
+        // A weight that overflows shows in the next step's loss, but after the last step there is no next
+        // one to check.
         let is_last = self.version + 1 >= self.plan.steps || decided.is_last;
         let before = (is_last || verdict.measures).then(|| self.weights.clone());
         self.control.carry_out_all(&verdict, &mut self.weights, gradient, &mut self.state);
@@ -181,7 +190,8 @@ impl Trainer {
     }
 }
 
-/// Whether no element is NaN or infinite: looked at in runs without a way out, which are vectorised.
+/// Whether no element is NaN or infinite. Each run of elements is checked without early exit, so that
+/// it is vectorised.
 fn all_finite(values: &[f32]) -> bool {
     values.chunks(4096).all(|run| run.iter().fold(true, |finite, value| finite & value.is_finite()))
 }

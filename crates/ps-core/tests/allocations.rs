@@ -1,4 +1,4 @@
-//! A step of training asks the system for no memory, once the first ones have made the buffers.
+//! Once the first steps have created the buffers, a training step allocates no memory.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,8 +10,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts what the threads of a pool ask of the system's allocator; the test's own thread and the harness do as they
-/// like.
+/// Counts the allocations of a pool's threads. Those of the test's own thread and of the test harness
+/// do not count.
 struct Counting;
 
 thread_local! {
@@ -20,8 +20,9 @@ thread_local! {
 
 static ASKED: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: layouts and pointers go to the system's allocator as they come, which keeps the trait's promises; counting
-// neither allocates nor unwinds. The trait's own `realloc` and `alloc_zeroed` go through these two.
+// SAFETY: all calls pass their arguments to the system's allocator unchanged, which keeps the trait's
+// promises; counting neither allocates nor unwinds. The trait's default `realloc` and `alloc_zeroed` call
+// these two functions.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.fetch_add(IS_COUNTED.get().into(), Ordering::Relaxed);
@@ -30,7 +31,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller promises that `memory` came from `alloc`, so from the system's, with this layout.
+        // SAFETY: the caller promises that `memory` came from `alloc`, so from the system's,
+        // with this layout.
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -55,7 +57,7 @@ impl Samples for Points {
     }
 }
 
-/// What is asked for in steps 3 to 20 of training with these hidden layers on `threads` threads.
+/// Number of allocations in steps 3 to 20 of training with these hidden layers on `threads` threads.
 fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
     let pool = pool(threads);
     let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
@@ -65,7 +67,7 @@ fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
     let mut gradients = Gradients::new(model, plan, Kernel::detect());
     let mut sums = Vec::new();
     let mut before = 0;
-    // All inside the pool, since the way into it is not part of a step.
+    // The whole loop runs inside the pool, because entering the pool is not part of a step.
     pool.install(|| {
         for step in 0..20 {
             if step == 3 {
@@ -77,12 +79,12 @@ fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
             let report = trainer.finish(&mut root).unwrap();
             gradients.recycle(NodeSum { tally: report.tally, ..root });
         }
-        // Looked at in here, for on its way to sleep rayon's thread does as it likes.
+        // The counter is read inside the pool, because rayon's thread may allocate on its way to sleep.
         ASKED.load(Ordering::Relaxed) - before
     })
 }
 
-/// The same, with the weights updated in place.
+/// Like [`asked_for`], but with the weights updated in place.
 fn asked_for_in_place(hidden: &[usize], threads: usize) -> u64 {
     let pool = pool(threads);
     let model = Model::new(50, hidden, Activation::Relu, Head::Softmax, 10);
@@ -99,7 +101,7 @@ fn asked_for_in_place(hidden: &[usize], threads: usize) -> u64 {
             holder.compute(&Points, step);
             assert!(holder.update(step, 0.001).gradient);
         }
-        // Looked at in here, for on its way to sleep rayon's thread does as it likes.
+        // The counter is read inside the pool, because rayon's thread may allocate on its way to sleep.
         ASKED.load(Ordering::Relaxed) - before
     })
 }
@@ -109,21 +111,22 @@ fn pool(threads: usize) -> rayon::ThreadPool {
     pool.start_handler(|_| IS_COUNTED.set(true)).build().unwrap()
 }
 
-/// One test, for the count is that of the whole process.
+/// There is only one test, because the counter is that of the whole process.
 #[test]
 fn steps_after_the_first_ask_for_no_memory() {
     for hidden in [&[][..], &[16, 16], &[300, 300]] {
         assert_eq!(asked_for(hidden, 100, 1), 0, "{hidden:?}");
     }
-    // Handing work to other threads, rayon takes a block for its queue now and then; nothing else asks for any.
+    // When rayon hands work to other threads, it occasionally allocates a block for its queue;
+    // nothing else allocates.
     let shared = asked_for(&[300, 300], 100, 2);
     assert!(shared <= 17, "{shared} in 17 steps on two threads");
-    // On a busy machine rayon's queue takes a block or two.
+    // On a busy machine, rayon's queue allocates a block or two.
     let in_place = asked_for_in_place(&[300, 300], 1);
     assert!(in_place <= 8, "{in_place} in 17 steps in place");
     let shared = asked_for_in_place(&[300, 300], 2);
     assert!(shared <= 17, "{shared} in 17 steps in place on two threads");
-    // A small model's large batch is folded part by part, whose book-keeping takes a few small blocks a step.
+    // A small model's large batch is folded part by part, which takes a few small allocations per step.
     let parts = asked_for(&[16, 16], 500, 1);
     assert!(parts <= 17 * 16, "{parts} in 17 steps of several parts");
 }

@@ -1,25 +1,27 @@
-//! Full-batch descent that takes a step only if the loss falls by enough (Armijo 1966). Each step of the run evaluates one
-//! point: it accepts the point and goes on along its gradient, or returns to the last accepted one and tries a shorter step.
+//! Full-batch descent with the sufficient-decrease rule of Armijo (1966). Each step of the run evaluates one
+//! point: the descent accepts the point and continues along its gradient, or returns to the last accepted
+//! point and tries a shorter step.
 
 use super::{Action, NotFinite};
 use serde::{Deserialize, Serialize};
 
-/// Share of a mean loss below which its changes are the rounding of the samples' losses to binary32: a descent that went by
-/// them would come to a halt before its gradient says so (Hager and Zhang 2005, section 2).
+/// Relative change of the mean loss below which the change is only rounding of the samples' losses to
+/// binary32. A descent that reacted to it would stop before its gradient is small (Hager and Zhang
+/// 2005, section 2).
 const LOSS_NOISE: f64 = 1.0 / 268_435_456.0;
 
 /// Settings of the descent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Descent {
-    /// The share of the first-order prediction by which the loss must fall.
+    /// Fraction of the first-order prediction by which the loss must fall.
     pub sufficient: f64,
-    /// Factor of the rate after a step that was not taken.
+    /// Factor of the rate after a rejected step.
     pub shrink: f64,
-    /// Factor of the rate after a step that was taken.
+    /// Factor of the rate after an accepted step.
     pub grow: f64,
-    /// The run ends when the predicted or the actual decrease is not above this …
+    /// The run ends when the predicted or the actual decrease is at most this.
     pub tolerance: f64,
-    /// … or the norm of the gradient is not above this.
+    /// The run ends when the norm of the gradient is at most this.
     pub gradient_tolerance: f64,
 }
 
@@ -27,61 +29,61 @@ pub struct Descent {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Base {
     loss: f64,
-    /// The squared norm of its gradient.
+    /// The squared norm of the gradient at this point.
     squared: f64,
-    /// The rate of the step from there that is tried.
+    /// The rate of the step that is currently tried from here.
     rate: f64,
 }
 
 /// A point that the descent has stepped to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
-    /// Its loss, weight decay included.
+    /// Loss at the point, weight decay included.
     pub loss: f64,
-    /// The squared norm of its gradient.
+    /// The squared norm of the gradient at the point.
     pub squared: f64,
     /// Whether loss and gradient are finite.
     pub is_finite: bool,
-    /// Whether the run ends after this step, so that there is no step from here.
+    /// Whether the run ends after this step, so that no further step is made from here.
     pub is_last: bool,
 }
 
-/// The end of a descent: no step from here lowers the loss by a relevant amount.
+/// Convergence of a descent: no step from here lowers the loss by a relevant amount.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arrival {
     /// The loss at the weights that the run ends with, weight decay included.
     pub loss: f64,
-    /// What shows it.
+    /// The criterion that was met.
     pub sign: ArrivalSign,
-    /// The tolerance that it is not above.
+    /// The tolerance of that criterion.
     pub tolerance: f64,
 }
 
-/// What shows that a descent has arrived.
+/// The criterion by which a descent has converged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ArrivalSign {
     /// The norm of the gradient.
     GradientNorm(f64),
-    /// The decrease that was predicted for the step just taken.
+    /// The decrease that was predicted for the last step.
     PredictedDecrease(f64),
-    /// The decrease that the step just taken has brought.
+    /// The decrease that the last step achieved.
     Decrease(f64),
-    /// No step lowered the loss; this is the decrease that is predicted for the next, shorter one.
+    /// No step lowered the loss; this is the decrease predicted for the next, shorter one.
     NoStep(f64),
 }
 
 impl Base {
-    /// The rate of the step that is tried from here.
+    /// The rate of the step that is currently tried from here.
     pub(super) fn rate(&self) -> f64 {
         self.rate
     }
 }
 
 impl Descent {
-    /// Accepts the point or not, and decides how to go on; `initial` is the rate of the first step.
+    /// Accepts or rejects the point and decides how to continue. `initial` is the rate of the first step.
     ///
     /// # Errors
-    /// Loss or gradient of the first point is not finite.
+    /// Returns an error if the loss or the gradient of the first point is not finite.
     pub(super) fn decide(
         &self,
         base: &mut Option<Base>,
@@ -115,7 +117,7 @@ impl Descent {
         Ok((if is_last { Action::Base } else { Action::Retry }, None))
     }
 
-    /// What shows that an accepted point is the last one, with the tolerance that it is not above.
+    /// The criterion by which an accepted point is the last one, and its tolerance.
     fn sign_of_arrival(
         &self,
         norm: f64,

@@ -1,5 +1,5 @@
-//! Carrying out a verdict on weights and state. Beside the optimizer's vectors, the state has those that policies keep aside:
-//! the best weights, what the guard restores, and the base point of a descent with its direction.
+//! Applies verdicts to weights and state. Besides the optimizer's vectors, the state holds those that
+//! policies keep: the best weights, the guard's copies, and the base point of a descent with its direction.
 
 use super::{Action, Control, ControlConfig, Event, Verdict};
 use crate::metrics::Tally;
@@ -7,7 +7,8 @@ use crate::optim::{Finite, Rules, Stride, vectors_mut};
 use ps_plan::planted::Defect;
 
 impl Control {
-    /// The vectors of a run's state, each `[parameters]` and 0 at first: the optimizer's, and what is kept aside.
+    /// Names the vectors of a run's state, each `[parameters]` and initially 0: first the optimizer's, then
+    /// those of the policies.
     pub fn vectors(&self) -> Vec<&'static str> {
         let mut names: Vec<_> = self.rules.state().iter().map(|vector| vector.name).collect();
         names.extend(self.config.early_stopping.map(|_| "best"));
@@ -21,7 +22,7 @@ impl Control {
         names
     }
 
-    /// Whether a verdict can be carried out here: it needs nothing that this run does not keep.
+    /// Whether this run can carry out the verdict, that is, keeps every vector that the verdict needs.
     pub fn can(&self, verdict: &Verdict) -> bool {
         let ControlConfig { early_stopping, guard, descent, .. } = &self.config;
         let recovers = guard.is_some_and(|guard| guard.recovers);
@@ -34,8 +35,8 @@ impl Control {
         can && (!verdict.keep_best || early_stopping.is_some()) && (!verdict.keep_good || recovers)
     }
 
-    /// Carries out a verdict on the elements from `offset` on: `w` are their weights, `g` their gradients' sums, `state`
-    /// their vectors, `[vectors, elements]`.
+    /// Carries out a verdict on the elements from `offset` on: `w` are their weights, `g` their gradient
+    /// sums, and `state` their vectors, `[vectors, elements]`.
     pub(crate) fn carry_out(
         &self,
         verdict: &Verdict,
@@ -117,8 +118,8 @@ impl Control {
         Finite { gradient: true, weights: w.iter().all(|w| w.is_finite()) }
     }
 
-    /// Restores the best weights after the last step, unless those of the last step, whose loss is `validation`, are better.
-    /// `state` is `[vectors, parameters]`.
+    /// Restores the best weights after the last step unless the final weights, whose loss is `validation`,
+    /// are better. `state` is `[vectors, parameters]`.
     pub fn close(&self, weights: &mut [f32], state: &[f32], validation: Option<&Tally>) -> Option<Event> {
         let early_stopping = self.config.early_stopping?;
         let best = self.state.best?;

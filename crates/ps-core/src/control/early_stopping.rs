@@ -1,13 +1,13 @@
-//! Early stopping: ends a run whose validation loss no longer improves and returns to the best weights.
+//! Early stopping: ends a run when the validation loss stops improving and restores the best weights.
 
 use serde::{Deserialize, Serialize};
 
 /// Settings of early stopping.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EarlyStopping {
-    /// Validations in a row without improvement after which the run ends; at least 1.
+    /// Consecutive validations without improvement after which the run ends; at least 1.
     pub patience: u64,
-    /// How far a loss must be below the best to be an improvement.
+    /// How far a loss must be below the best loss to count as an improvement.
     pub least: f64,
 }
 
@@ -15,9 +15,9 @@ pub struct EarlyStopping {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Best {
     pub loss: f64,
-    /// Steps made when it was seen.
+    /// Number of steps made before the weights were validated.
     pub step: u64,
-    /// Validations since then.
+    /// Number of validations since then.
     pub waited: u64,
 }
 
@@ -26,14 +26,15 @@ pub(super) struct Best {
 pub(super) enum Validated {
     /// The weights are the best so far.
     Best,
-    /// They are not, and the run goes on.
+    /// They are not the best, and the run continues.
     NotBetter,
-    /// They are not, and the run ends with the best weights.
+    /// They are not the best, and the run ends with the best weights.
     Exhausted(Best),
 }
 
 impl EarlyStopping {
-    /// Takes in the validation loss at the weights before `step`. A loss that is not finite is never an improvement.
+    /// Records the validation loss at the weights before `step`. A loss that is not finite never counts
+    /// as an improvement.
     pub(super) fn observe(&self, best: &mut Option<Best>, step: u64, loss: f64) -> Validated {
         if loss.is_finite() && best.is_none_or(|best| self.is_better(&best, loss)) {
             *best = Some(Best { loss, step, waited: 0 });

@@ -1,37 +1,39 @@
-//! The guard: notices that the loss explodes, and returns to weights that it has kept. Section 9 of `docs/numerics.md` has its
-//! rule as pseudocode.
+//! The guard detects a loss that explodes and restores weights that it has kept. `docs/numerics.md`, section
+//! 9, has its rule as pseudocode.
 
 use super::{Event, NotFinite};
 use serde::{Deserialize, Serialize};
 
-/// Share of the running mean that remains when a loss is added to it.
+/// Weight of the old running mean when a loss is added to it.
 const DECAY: f64 = 0.9;
-/// The limit lies above the best mean by at least `rise - 1` times this share of the first loss, so that noise is no explosion
-/// where the best mean is close to 0.
+/// The limit is above the best mean by at least `rise - 1` times this fraction of the first loss, so that
+/// noise does not count as an explosion where the best mean is close to 0.
 const FLOOR: f64 = 0.1;
-/// A single loss that is above the best mean by more than this many times the distance of the limit is an explosion. The loss
-/// of a step weighs at least `1 - DECAY` in the mean, so the mean is then above its own limit, too, but for rounding.
+/// A single loss counts as an explosion if it is above the best mean by more than this multiple of the
+/// limit's distance. Because the loss of a step has a weight of at least `1 - DECAY` in the mean, the mean is
+/// then above its own limit as well, except for rounding.
 const SPIKE: f64 = 10.0;
 
 /// Settings of the guard.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guard {
-    /// Whether an explosion is undone; otherwise it is only reported.
+    /// Whether the guard recovers from an explosion; if not, it only reports it.
     pub recovers: bool,
-    /// The learning rate is multiplied by this at each recovery.
+    /// Factor of the learning rate at each recovery.
     pub factor: f64,
-    /// Recoveries allowed in one run.
+    /// Maximum number of recoveries in a run.
     pub retries: u32,
-    /// The loss has exploded when its running mean is above the best mean by more than `rise - 1` times its magnitude; above 1.
+    /// The loss has exploded when its running mean is above the best mean by more than `rise - 1` times the
+    /// best mean's magnitude. Above 1.
     pub rise: f64,
-    /// Steps between two copies of the weights; at least 1.
+    /// Interval between two copies of the weights, in steps; at least 1.
     pub every: u64,
 }
 
 /// What the guard remembers between steps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct GuardState {
-    /// Product of the factors of all recoveries; the scheduled rate is multiplied by it.
+    /// Product of the factors of all recoveries, by which the scheduled rate is multiplied.
     factor: f64,
     recoveries: u32,
     /// The first finite loss.
@@ -40,69 +42,70 @@ pub(super) struct GuardState {
     /// The lowest mean since the start or, after a recovery, since the step whose weights were restored.
     best: Option<f64>,
     kept: Option<Kept>,
-    /// Whether an explosion that cannot be undone has been reported; reset when the loss is below the limit again.
+    /// Whether an explosion without recovery has been reported. Reset when the loss falls below the limit.
     is_reported: bool,
 }
 
-/// An exponential mean of losses. The sum starts at 0, and dividing by the weights removes the bias (as in Adam).
+/// An exponential moving mean of losses. The sum starts at 0; dividing it by the sum of the weights removes
+/// the bias, as in Adam.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct RunningMean {
     sum: f64,
     weight: f64,
 }
 
-/// What is known of the weights that were kept.
+/// What the guard knows about the weights that it keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Kept {
-    /// The step before which they were the weights.
+    /// The step before which these were the weights.
     step: u64,
-    /// Steps that the optimizer's state had seen.
+    /// Number of steps that the optimizer's state had seen.
     count: u64,
-    /// The mean with the loss of that step, which is the loss of these weights. Restored with them: measured against the best
-    /// mean of later weights, they would have exploded already.
+    /// The mean including the loss of that step, which is the loss at these weights. It is restored with
+    /// them: compared with the best mean of later weights, they would count as exploded at once.
     mean: RunningMean,
 }
 
-/// A step that the guard decides about.
+/// A step that the guard decides on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub step: u64,
-    /// Steps that the optimizer's state has seen before it.
+    /// Number of steps that the optimizer's state has seen before this one.
     pub count: u64,
-    /// Mean loss of its batch; `None` if the loss or the gradient is not finite.
+    /// Mean loss of the step's batch; `None` if the loss or the gradient is not finite.
     pub loss: Option<f64>,
-    /// Its rate without the guard's factor.
+    /// The step's rate without the guard's factor.
     pub rate: f64,
 }
 
-/// What becomes of a step.
+/// What the guard decides about a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// The optimizer makes it.
+    /// The optimizer makes the step.
     Step,
-    /// The weights and the optimizer's state before it are kept, and the optimizer makes it.
+    /// The weights and the optimizer's state are copied, then the optimizer makes the step.
     Keep,
-    /// The kept weights and state replace the current ones; the step is not made.
+    /// The kept weights and state replace the current ones, and the step is not made.
     Recover,
 }
 
-/// What shows that the loss has exploded.
+/// The criterion by which the loss has exploded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Explosion {
     /// The loss or the gradient is not finite.
     NotFinite,
     /// The running mean of the loss is above its limit.
     Mean {
-        /// The mean.
+        /// The running mean, with this step's loss.
         value: f64,
-        /// Its limit.
+        /// The limit for the mean.
         limit: f64,
     },
     /// A single loss is above its limit.
     Loss {
-        /// The loss.
+        /// Mean loss of this step's batch.
         value: f64,
-        /// Its limit.
+        /// The limit for a single loss.
         limit: f64,
     },
 }
@@ -135,20 +138,20 @@ impl RunningMean {
 }
 
 impl GuardState {
-    /// What the scheduled rate is multiplied by.
+    /// The factor by which the scheduled rate is multiplied.
     pub(super) fn factor(&self) -> f64 {
         self.factor
     }
 
-    /// Steps that the kept state of the optimizer had seen.
+    /// Number of steps that the kept optimizer state had seen.
     pub(super) fn kept_count(&self) -> u64 {
         self.kept.map_or(0, |kept| kept.count)
     }
 
-    /// Decides about a step, and reports what is out of the ordinary.
+    /// Decides about a step and returns an event if anything unusual happened.
     ///
     /// # Errors
-    /// The loss or the gradient is not finite, and there is no recovery left.
+    /// Returns an error if the loss or the gradient is not finite and no recovery is left.
     pub(super) fn decide(
         &mut self,
         guard: &Guard,
@@ -190,14 +193,14 @@ impl GuardState {
     /// Adds a loss to the running mean.
     ///
     /// # Errors
-    /// The loss has exploded; the mean is unchanged.
+    /// Returns an error, and leaves the mean unchanged, if the loss has exploded.
     fn add(&mut self, rise: f64, loss: Option<f64>) -> Result<(), Explosion> {
         let loss = loss.ok_or(Explosion::NotFinite)?;
         let first = *self.first.get_or_insert(loss);
         let mean = self.mean.with(loss);
         if let Some(best) = self.best {
             let limit = best + (rise - 1.0) * best.abs().max(FLOOR * first.abs());
-            // Relative to the best mean, not to 0: losses may be negative.
+            // Relative to the best mean rather than 0, because losses can be negative.
             let spike = best + SPIKE * (limit - best);
             if mean.value() > limit {
                 return Err(Explosion::Mean { value: mean.value(), limit });

@@ -1,9 +1,10 @@
-//! Policies that decide about steps: the rate after validation has stopped improving, when a run ends before its last step,
-//! when a step is taken back, and how a descent that checks itself goes on.
+//! Policies that decide about steps: when validation lowers the learning rate, when a run ends before its
+//! last step, when a step is undone, and how a descent that checks its steps continues.
 //!
-//! Each policy has a file: its settings, the state that it keeps between steps, and a decision that is a pure function of both
-//! and of what was seen. [`Control`] asks them once a step and combines what they say into a [`Verdict`], which the holder of
-//! the weights carries out on every part of them.
+//! Each policy has one file with its settings, the state that it keeps between steps, and a decision,
+//! which is a pure function of settings, state and observations. [`Control`] asks every policy once per
+//! step and combines the answers into a [`Verdict`], which the holder of the weights carries out on every
+//! part of them.
 
 mod armijo;
 mod carry_out;
@@ -33,18 +34,22 @@ use ps_plan::planted::{Defect, Planted};
 use ps_plan::{BatchPlan, Step};
 use serde::{Deserialize, Serialize};
 
-/// What a run watches. The default watches nothing.
+/// Which policies a run uses. The default is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ControlConfig {
-    /// When the run ends before its last step.
+    /// Ends the run when the validation loss stops improving.
     pub early_stopping: Option<EarlyStopping>,
-    /// What happens when the loss explodes.
+    /// Reacts to a loss that explodes.
     pub guard: Option<Guard>,
-    /// Whether each step is checked, and how.
+    /// Accepts or rejects each step by its decrease of the loss.
     pub descent: Option<Descent>,
 }
 
-/// The policies of a run.
+/// The policies of a run: the one place that decides about steps, rates and the end of the run.
+///
+/// Each step, the holder of the weights calls [`Control::decide`] with what it observed at the current
+/// weights and carries out the returned [`Verdict`]. If [`Control::holds`] is `false` for the step, it may
+/// use [`Control::plain`] instead and update parts of the weights before the whole gradient is known.
 #[derive(Clone, Debug)]
 pub struct Control {
     config: ControlConfig,
@@ -55,10 +60,10 @@ pub struct Control {
     planted: Planted,
 }
 
-/// What the policies remember between steps. Checkpoints contain it.
+/// What the policies remember between steps. It is part of every checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Steps that the optimizer's state has seen.
+    /// Number of steps that the optimizer's state has seen.
     count: u64,
     plateau: Option<Plateau>,
     best: Option<Best>,
@@ -68,7 +73,7 @@ pub struct State {
 }
 
 impl State {
-    /// The state of a run that watches nothing, after `count` steps.
+    /// The state of a run without policies after `count` steps.
     pub(crate) fn plain(count: u64) -> Self {
         State { count, ..State::default() }
     }
@@ -81,49 +86,50 @@ impl Control {
         Control { config, rules, plan, schedule: schedule.into(), state: State::default(), planted }
     }
 
-    /// Plants a defect.
+    /// Injects mutations, for tests that must detect them.
     pub fn planted(self, planted: Planted) -> Self {
         Control { planted, ..self }
     }
 
-    /// How the run is cut into steps.
+    /// How the run is divided into steps.
     pub fn plan(&self) -> BatchPlan {
         self.plan
     }
 
-    /// The optimizer, by which verdicts are carried out.
+    /// The optimizer, which carries out verdicts.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// What has been seen and decided so far.
+    /// The state to save in a checkpoint, for [`Control::resume`].
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Continues from a state of the same run.
+    /// Continues from the state of a checkpoint of the same run.
     pub fn resume(&mut self, state: State) {
         let forgets = self.planted.has(Defect::PoliciesForgetOnResume);
         self.state = if forgets { State::plain(state.count) } else { state };
     }
 
-    /// Whether any policy decides about steps, so that a step waits for everything that is seen before it.
+    /// Whether any policy decides about steps. If so, a step waits until its whole batch and, after an epoch,
+    /// the validation set have been evaluated.
     pub fn watches(&self) -> bool {
         let ControlConfig { early_stopping, guard, descent, .. } = &self.config;
         early_stopping.is_some() || guard.is_some() || descent.is_some() || self.schedule.watches()
     }
 
-    /// Whether no part of the weights may be updated before the sum over all of the gradient is known.
+    /// Whether a step must know the whole gradient before any part of the weights is updated.
     pub fn holds(&self, step: u64) -> bool {
         self.watches() || self.rules.config().needs_norms() || self.probes(step)
     }
 
-    /// Whether the step is probed.
+    /// Whether step `step` is probed.
     pub(crate) fn probes(&self, step: u64) -> bool {
         self.plan.probes(step)
     }
 
-    /// The rate of a step, before anything is decided from it.
+    /// The learning rate of a step, before any policy has decided about it.
     pub fn rate(&self, step: u64) -> f32 {
         (self.exact_rate(step) * self.state.guard.factor()) as f32
     }
@@ -136,7 +142,7 @@ impl Control {
         }
     }
 
-    /// The verdict on a step about which no policy decides.
+    /// The verdict on a step that no policy decides about.
     pub fn plain(&self, step: Step) -> Verdict {
         let stride = Stride {
             count: self.state.count + 1,
@@ -146,27 +152,28 @@ impl Control {
         Verdict { stride, action: Action::Step, keep_best: false, keep_good: false, measures: false, count }
     }
 
-    /// How many steps the optimizer's state has seen.
+    /// The number of steps that the optimizer's state has seen. A recovery reduces it.
     pub fn count(&self) -> u64 {
         self.state.count
     }
 
-    /// Sets the number of steps that the optimizer's state has seen, on a shard, whose coordinator decides.
+    /// Sets the number of steps that the optimizer's state has seen. A shard calls this with the
+    /// coordinator's number, because it makes no decisions itself.
     pub fn follow(&mut self, count: u64) {
         let counts = self.planted.has(Defect::ShardCountsSteps);
         self.state.count = if counts { self.state.count + 1 } else { count };
     }
 
-    /// Records a step that was made by [`Control::plain`].
+    /// Records a step made with [`Control::plain`].
     pub fn made_plain(&mut self, verdict: &Verdict, observed: &Observed) -> Decided {
         self.state.count = verdict.count;
         Decided { probe: self.take_probe(observed), ..Decided::default() }
     }
 
-    /// Decides about a step from what was seen at the weights before it.
+    /// Decides about a step from the observations at the weights before it.
     ///
     /// # Errors
-    /// The loss or the gradient is not finite.
+    /// Returns an error if the loss or the gradient is not finite and no policy can recover.
     pub fn decide(
         &mut self,
         step: Step,
@@ -219,7 +226,7 @@ impl Control {
         Ok((verdict, decided))
     }
 
-    /// Records how far the weights went in a probed step: the sums over all pieces, in order.
+    /// Records how far a probed step moved the weights; `sums` are those of all pieces, in order.
     pub fn measured(&mut self, sums: &[Moved]) {
         let (predicted, ratios) = self.rules.moved(sums);
         if let Some(probe) = &mut self.state.probe {
@@ -227,13 +234,13 @@ impl Control {
         }
     }
 
-    /// What the step before did to the loss of its batch, if it was probed.
+    /// The effect of the previous step on the loss of its batch, if that step was probed.
     fn take_probe(&mut self, observed: &Observed) -> Option<Probe> {
         let pending = self.state.probe.take()?;
         Some(pending.finish(observed.last_batch.as_ref()?.mean_loss()))
     }
 
-    /// Takes a validation in. Returns whether the weights are the best so far.
+    /// Records a validation. Returns whether the weights are the best so far.
     fn validated(&mut self, step: Step, validation: &Tally, decided: &mut Decided) -> bool {
         let loss = validation.mean_loss();
         decided.events.extend(self.lower(step, loss));
@@ -248,7 +255,7 @@ impl Control {
         }
     }
 
-    /// Has a `plateau` schedule take in a validation loss.
+    /// Passes a validation loss to the current schedule if it is `plateau`.
     fn lower(&mut self, step: Step, loss: f64) -> Option<Event> {
         let (begin, rate) = self.schedule.phase(step.step);
         if rate.schedule != ScheduleKind::Plateau {
@@ -261,7 +268,7 @@ impl Control {
             *plateau = fresh;
         }
         let rates = plateau.observe(rate, loss)?;
-        // The guard's factor is part of the rate.
+        // The reported rates include the guard's factor.
         let guarded = self.state.guard.factor();
         Some(Event::Lowered {
             loss,
@@ -271,7 +278,8 @@ impl Control {
         })
     }
 
-    /// Has the guard decide about the step. Returns what happens to the weights, and whether those before it are kept.
+    /// Asks the guard about the step. Returns what happens to the weights, and whether the current
+    /// ones are kept.
     fn guard_step(
         &mut self,
         step: Step,
@@ -297,7 +305,7 @@ impl Control {
         })
     }
 
-    /// Has a descent accept the point or not and decide how to go on.
+    /// Lets a descent accept or reject the point and decide how to continue.
     fn descend(
         &mut self,
         descent: Descent,

@@ -1,24 +1,25 @@
-//! A learning rate that is lowered when the validation loss stops improving: PyTorch's `ReduceLROnPlateau`, except that a relative
-//! threshold is a share of the magnitude of the best loss. PyTorch multiplies the best loss by `1 - threshold`; where that loss is
-//! negative, the product is above it, so that a loss that has become worse counts as better and the rate is never lowered.
+//! A learning rate that falls when the validation loss stops improving: PyTorch's `ReduceLROnPlateau`, except
+//! that a relative threshold is a fraction of the best loss's magnitude. PyTorch multiplies the best loss by
+//! `1 - threshold`. For a negative loss that product is above the best, so a worse loss would count as better
+//! and the rate would never fall.
 
 use crate::schedule::LearningRate;
 use serde::{Deserialize, Serialize};
 
-/// A rate that would change by less stays, as in PyTorch.
+/// The rate stays the same if it would change by less than this, as in PyTorch.
 const MIN_CHANGE: f64 = 1e-8;
 
-/// The rate of a phase whose schedule is `plateau`, and what it follows from.
+/// The rate of a phase whose schedule is `plateau`, and the state that determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Plateau {
     /// The step at which the phase began.
     begin: u64,
     rate: f64,
-    /// The validation loss to beat.
+    /// The best validation loss of the phase.
     best: Option<f64>,
-    /// Validations in a row that were not better.
+    /// Consecutive validations without improvement.
     bad: u64,
-    /// Validations left that do not count as bad.
+    /// Validations that are still to be ignored after the last change.
     cooldown: u64,
 }
 
@@ -40,7 +41,7 @@ impl Plateau {
         self.best
     }
 
-    /// Takes in the loss of a validation. If that lowers the rate, returns the rate before and after it.
+    /// Records a validation loss. If that lowers the rate, returns the rates before and after.
     pub(super) fn observe(&mut self, settings: &LearningRate, loss: f64) -> Option<[f64; 2]> {
         let LearningRate { factor, patience, cooldown, end, .. } = *settings;
         if self.is_better(settings, loss) {
@@ -69,7 +70,7 @@ impl Plateau {
     fn is_better(&self, settings: &LearningRate, loss: f64) -> bool {
         let LearningRate { threshold, is_absolute, .. } = *settings;
         let margin = |best: f64| if is_absolute { threshold } else { threshold * best.abs() };
-        // A best that is infinite would have no margin, and no checkpoint could hold it.
+        // An infinite best loss would have no margin, and no checkpoint could represent it.
         loss.is_finite() && self.best.is_none_or(|best| loss < best - margin(best))
     }
 }

@@ -1,24 +1,24 @@
-//! Probes: what a step was predicted to do to the loss of its batch, and what it did.
+//! Probes compare the predicted effect of a step on the loss of its batch with the actual one.
 
 use serde::{Deserialize, Serialize};
 
-/// Prediction and outcome of a step.
+/// Prediction and outcome of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
-    /// The step.
+    /// Number of the probed step, from 0.
     pub step: u64,
-    /// Its learning rate.
+    /// The learning rate of the step.
     pub rate: f32,
-    /// The mean loss of its batch before it.
+    /// Mean loss of the step's batch before the step.
     pub loss: f64,
-    /// The norm of the mean gradient.
+    /// Euclidean norm of the mean gradient.
     pub gradient_norm: f64,
-    /// By how much the loss of the batch should fall to first order: the product of the gradient and the change of the
-    /// weights.
+    /// Decrease of the batch's loss predicted to first order: the negative inner product of the gradient and
+    /// the change of the weights.
     pub predicted: f64,
-    /// By how much it fell.
+    /// Actual decrease of the batch's loss.
     pub actual: f64,
-    /// For each layer, the norm of the change of its weight relative to the norm of its weight.
+    /// For each layer, the norm of the weight's change divided by the norm of the weight.
     pub ratios: Vec<f64>,
 }
 
@@ -29,13 +29,13 @@ pub(super) struct Pending {
     pub rate: f32,
     pub loss: f64,
     pub norm: f64,
-    /// 0 until the step is measured, like `ratios`.
+    /// 0 until the step has been measured; `ratios` is empty until then.
     pub predicted: f64,
     pub ratios: Vec<f64>,
 }
 
 impl Pending {
-    /// The probe, given the mean loss of the same batch after the step.
+    /// Completes the probe with the mean loss of the same batch after the step.
     pub(super) fn finish(self, loss_after: f64) -> Probe {
         let Pending { step, rate, loss, norm, predicted, ratios } = self;
         Probe { step, rate, loss, gradient_norm: norm, predicted, actual: loss - loss_after, ratios }

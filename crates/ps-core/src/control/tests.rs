@@ -1,4 +1,5 @@
-//! What is decided from losses that are given. Every step is an epoch of one sample, so that a validation may precede each.
+//! Decisions for given losses. Every step is an epoch of one sample, so that any step may
+//! follow a validation.
 
 use super::*;
 use crate::LearningRate;
@@ -37,7 +38,7 @@ fn decide(
     Ok((verdict, decided.events.iter().map(Event::name).collect()))
 }
 
-/// The loss of a run that learns, after so many steps from its first weights.
+/// The loss of a run that learns normally, after `steps` steps from its first weights.
 fn learning(steps: u64) -> f64 {
     0.02 + 2.3 * 0.95_f64.powi(steps as i32)
 }
@@ -68,7 +69,7 @@ fn one_explosion_costs_one_recovery() {
         assert_eq!(control.count(), 60);
         let (verdict, _) = decide(&mut control, 60, explosion, None).unwrap();
         assert_eq!((verdict.action, verdict.count), (Action::Recover, 0));
-        // The kept weights are those before step 0: their loss is far above what the run had reached.
+        // The kept weights are those before step 0, whose loss is far above what the run had reached.
         assert_eq!(recoveries(&mut control, 61..300, |step| learning(step - 61)), Ok(vec![]));
         assert_eq!(control.rate(300), (RATE * 0.5) as f32);
     }
@@ -90,7 +91,7 @@ fn every_explosion_costs_one_recovery_until_none_is_left() {
 fn a_rate_that_is_much_too_high_is_lowered_until_it_is_not() {
     let mut control = guarded(GUARD);
     assert_eq!(recoveries(&mut control, 0..1, learning), Ok(vec![]));
-    // Each try explodes at its second step.
+    // Each attempt explodes at its second step.
     let mut step = 1;
     for recovery in 1..=5 {
         assert_eq!(
@@ -105,14 +106,14 @@ fn a_rate_that_is_much_too_high_is_lowered_until_it_is_not() {
 
 #[test]
 fn after_a_recovery_the_limit_is_that_of_the_weights_that_are_restored() {
-    // The mean of the losses before step 40 and of that step, whose weights are the last to be kept before step 55.
+    // The mean over the losses up to step 40, whose weights are the last to be kept before step 55.
     let (mut sum, mut weight) = (0.0, 0.0);
     for step in 0..=40 {
         sum = 0.1 * learning(step) + 0.9 * sum;
         weight = 0.1 + 0.9 * weight;
     }
     let limit = 3.0 * sum / weight;
-    // The loss of the step after the recovery that takes the mean to the limit.
+    // The loss that takes the mean exactly to the limit in the step after the recovery.
     let edge = (limit * (0.1 + 0.9 * weight) - 0.9 * sum) / 0.1;
     for (loss, explodes) in [(0.999 * edge, false), (1.001 * edge, true)] {
         let mut control = guarded(Guard { every: 20, ..GUARD });
@@ -129,7 +130,7 @@ fn losses_that_fall_below_0_are_no_explosion() {
     for rise in [1.001, 1.2, 1.5, 2.0, 3.0] {
         for every in [1, 100] {
             let mut control = guarded(Guard { rise, every, ..GUARD });
-            // From 1, as of a Poisson regression at weights of 0, through 0 to -49.
+            // From 1, like a Poisson regression at zero weights, through 0 to -49.
             assert_eq!(
                 recoveries(&mut control, 0..500, |step| 1.0 - 0.1 * step as f64),
                 Ok(vec![]),
@@ -144,7 +145,7 @@ fn a_loss_below_0_explodes_when_it_rises_above_the_limit() {
     for (loss, explodes) in [(-2.6, false), (-2.4, true)] {
         let mut control = guarded(Guard { rise: 1.5, ..GUARD });
         assert_eq!(recoveries(&mut control, 0..300, |_| -5.0), Ok(vec![]));
-        // The limit is -5 + 0.5 * 5. The mean comes to the loss in the end.
+        // The limit is -5 + 0.5 * 5. The mean converges to the loss.
         let found = recoveries(&mut control, 300..400, |_| loss).unwrap();
         assert_eq!(!found.is_empty(), explodes, "{loss}: {found:?}");
     }
@@ -162,7 +163,7 @@ fn plateau(threshold: f64, is_absolute: bool) -> Control {
     control(ControlConfig::default(), rate)
 }
 
-/// The steps before which a plateau's rate was lowered.
+/// The steps before which the plateau lowered the rate.
 fn lowered(control: &mut Control, losses: &[f64]) -> Vec<usize> {
     let mut steps = Vec::new();
     for (step, &loss) in losses.iter().enumerate() {
@@ -176,7 +177,8 @@ fn lowered(control: &mut Control, losses: &[f64]) -> Vec<usize> {
 
 #[test]
 fn a_relative_threshold_is_a_share_of_the_magnitude_of_the_best_loss() {
-    // As much as a hundredth better is needed of a loss of either sign: less is a plateau, though it falls all the time.
+    // A loss of either sign must improve by a hundredth; less counts as a plateau even if the
+    // loss falls steadily.
     for first in [5.0_f64, -5.0] {
         let falling = |share: f64| -> Vec<f64> {
             let fall = |step: i32| first - first.abs() * (1.0 - (1.0 - share).powi(step));
@@ -185,7 +187,7 @@ fn a_relative_threshold_is_a_share_of_the_magnitude_of_the_best_loss() {
         assert_eq!(lowered(&mut plateau(0.01, false), &falling(0.001)), [3, 6], "{first}");
         assert_eq!(lowered(&mut plateau(0.01, false), &falling(0.02)), [0; 0], "{first}");
         assert_eq!(lowered(&mut plateau(0.01, false), &[first; 7]), [3, 6], "{first}");
-        // Ever worse.
+        // The loss grows steadily.
         assert_eq!(lowered(&mut plateau(0.5, false), &falling(-0.002)), [3, 6], "{first}");
     }
 }
@@ -196,7 +198,7 @@ fn a_loss_that_equals_the_best_is_not_better() {
         assert_eq!(lowered(&mut plateau(0.0, is_absolute), &[-1.0; 7]), [3, 6]);
         assert_eq!(lowered(&mut plateau(0.0, is_absolute), &[0.0; 7]), [3, 6]);
     }
-    // Below the best by exactly the threshold.
+    // These are below the best by exactly the threshold.
     assert_eq!(lowered(&mut plateau(0.25, false), &[-4.0, -5.0, -5.0, -5.0]), [3]);
     assert_eq!(lowered(&mut plateau(0.25, true), &[-4.0, -4.25, -4.25, -4.25]), [3]);
     assert_eq!(lowered(&mut plateau(0.25, true), &[-4.0, -4.25, -4.25, -4.26]), [0; 0]);

@@ -3,57 +3,57 @@
 use super::{Arrival, Explosion, Probe};
 use crate::optim::Stride;
 
-/// What happens to the weights.
+/// What a step does to the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The optimizer makes its step.
     Step,
-    /// The weights and the optimizer's state that the guard has kept are restored.
+    /// The weights and the optimizer's state are replaced by the guard's copies.
     Recover,
-    /// The weights stay.
+    /// The weights stay the same.
     Stay,
     /// The best weights are restored.
     Best,
     /// A descent accepts the point and steps along its gradient.
     Accept,
-    /// A descent steps from the last accepted point again, less far.
+    /// A descent takes a shorter step from the last accepted point.
     Retry,
     /// A descent returns to the last accepted point.
     Base,
 }
 
-/// What a step does to every part of the weights and the state.
+/// What a step does to every part of the weights and of the state. All shards carry out the same verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// Parameters of the optimizer's step.
     pub stride: Stride,
     /// What happens to the weights.
     pub action: Action,
-    /// Whether the weights before the action are kept as the best.
+    /// Whether early stopping copies the weights before the action, as the best so far.
     pub keep_best: bool,
-    /// Whether the guard keeps them and the optimizer's state.
+    /// Whether the guard copies the weights and the optimizer's state before the action.
     pub keep_good: bool,
-    /// Whether the change of the weights is measured.
+    /// Whether to measure how far the step moves the weights.
     pub measures: bool,
-    /// Steps that the optimizer's state has seen after the action.
+    /// Number of steps that the optimizer's state has seen after the action.
     pub count: u64,
 }
 
 impl Verdict {
-    /// Whether it is an optimizer's step and nothing else.
+    /// Whether the verdict is an optimizer's step and nothing else.
     pub(crate) fn is_plain(&self) -> bool {
         self.action == Action::Step && !self.keep_best && !self.keep_good
     }
 }
 
-/// What is reported of a step.
+/// What is reported about a step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decided {
     /// Whether the run ends after it.
     pub is_last: bool,
-    /// What was out of the ordinary.
+    /// Unusual events, in the order of the policies.
     pub events: Vec<Event>,
-    /// The outcome of an earlier step that was probed.
+    /// The outcome of the previous step, if that was probed.
     pub probe: Option<Probe>,
 }
 
@@ -65,55 +65,55 @@ impl Decided {
     }
 }
 
-/// Something out of the ordinary.
+/// Something unusual that happened in a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A plateau lowered the rate, because validation did not improve.
+    /// A plateau lowered the rate because validation did not improve.
     Lowered {
-        /// The validation loss.
+        /// The latest validation loss.
         loss: f64,
-        /// The loss that it had to beat.
+        /// The best validation loss, which the latest one did not improve on.
         best: f64,
         /// Validations without improvement that the schedule tolerates.
         patience: u64,
-        /// The rate before and after.
+        /// The learning rates before and after, the guard's factor included.
         rates: [f32; 2],
     },
     /// The loss exploded, and the guard restored the weights that it had kept.
     Recovered {
-        /// What showed it.
+        /// The criterion that was met.
         explosion: Explosion,
-        /// The step before which they were the weights.
+        /// The step before which these were the weights.
         step: u64,
         /// The learning rate from now on.
         rate: f64,
-        /// Number of this recovery, from 1.
+        /// Number of the recovery, from 1.
         recovery: u32,
         /// Recoveries allowed in the run.
         retries: u32,
     },
-    /// The loss exploded, and the run goes on.
+    /// The loss exploded, and the run continues without recovery.
     Warned {
-        /// What showed it.
+        /// The criterion that was met.
         explosion: Explosion,
-        /// The recoveries that were allowed and are used up; `None` where the guard only warns.
+        /// Recoveries that were allowed and are used up; `None` if the guard only warns.
         retries: Option<u32>,
     },
     /// The run ends before its last step.
     Stopped(Stop),
-    /// The last step is made, but the best weights are better and are restored.
+    /// The run made its last step, but earlier weights were better and are restored.
     Restored {
-        /// The validation loss at the end.
+        /// The validation loss of the final weights.
         loss: f64,
         /// The best validation loss.
         best: f64,
-        /// Steps made when it was seen.
+        /// Number of steps made before the best weights were validated.
         step: u64,
     },
 }
 
 impl Event {
-    /// Its kind in one word, as the metrics file has it.
+    /// The event's type in one word, as the metrics file writes it.
     pub fn name(&self) -> &'static str {
         match self {
             Event::Lowered { .. } => "lowered",
@@ -128,16 +128,16 @@ impl Event {
 /// Why a run ends before its last step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stop {
-    /// The validation loss did not improve for too long; the best weights are restored.
+    /// The validation loss did not improve for too long. The best weights are restored.
     NoImprovement {
-        /// The best loss.
+        /// The best validation loss.
         best: f64,
-        /// Validations since then.
+        /// Number of validations since then.
         validations: u64,
-        /// Steps made when it was seen.
+        /// Number of steps made before the best weights were validated.
         step: u64,
     },
-    /// A descent has arrived.
+    /// A descent has converged.
     Arrived(Arrival),
 }
 

@@ -1,39 +1,47 @@
-//! Where weights come from and where sums go, piece by piece.
+//! The source of weights and the destination of sums, piece by piece.
 
 use super::scratch::Spare;
 use crate::fold::NodeSum;
 use crate::metrics::Tally;
 use ps_plan::Node;
 
-/// Weights that arrive while a gradient is computed, and sums that leave meanwhile: a forward pass needs the first
-/// layer's weights first, a backward pass makes the last layer's gradient first. All calls come from one thread.
+/// Weights that arrive, and sums that leave, while a gradient is computed.
+///
+/// A forward pass needs the first layer's weights first, and a backward pass completes the last layer's
+/// gradient first, so that communication overlaps with computation in both directions. All calls come
+/// from one thread.
 pub trait Flow {
-    /// Waits until the first `least` parameters are here. Gives how many of the first ones are, and all of them,
-    /// `[parameters]`, rounded to the model's precision; `None` if they will not come.
+    /// Waits until the first `least` parameters have arrived. Returns how many have, and the vector of all of
+    /// them, `[parameters]`, rounded to the model's precision; only the arrived part is valid. Returns `None`
+    /// if the rest will not arrive.
     fn weights(&mut self, least: usize) -> Option<(usize, &[f32])>;
 
-    /// The next of the nodes that cover the leaves, which are numbered from 0 on. Gives the place of its tally.
+    /// Starts the next node of those that cover the leaves, and returns where to write its tally. Nodes are
+    /// numbered from 0 in the order of these calls.
     fn node(&mut self, node: Node) -> &mut Tally;
 
-    /// The gradient of a node, as far as it is not final: all elements before the last `from`.
+    /// The unfinished part of a node's gradient: all elements before the `from` of
+    /// the last [`Flow::finished`].
     fn gradient(&mut self, number: usize) -> &mut [f32];
 
-    /// A node that has no gradient was evaluated. It has no number.
+    /// Reports the tally of a node that was only evaluated. For such a node, [`Flow::gradient`] and
+    /// [`Flow::finished`] are not called.
     fn evaluated(&mut self, node: Node, tally: Tally) {
         *self.node(node) = tally;
     }
 
-    /// All elements of a node's gradient from `from` on are final; so is its tally, from the first call on.
+    /// All elements of a node's gradient from `from` on are final. The node's tally is final from the first
+    /// of these calls on.
     fn finished(&mut self, number: usize, from: usize);
 }
 
-/// All weights at once, and all sums.
+/// A [`Flow`] whose weights are all there and whose sums are collected in a list.
 pub(super) struct Whole<'a> {
     classes: usize,
     weights: &'a [f32],
     spare: &'a mut Spare,
     sums: &'a mut Vec<NodeSum>,
-    /// Sums that were there before.
+    /// Length of the list of sums before the first node.
     before: usize,
 }
 

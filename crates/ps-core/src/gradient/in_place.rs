@@ -1,7 +1,8 @@
-//! Gradient and update in one, for a process that holds the weights and computes all leaves itself.
+//! Gradient and update in one pass, for a process that holds the weights and computes all leaves itself.
 //!
-//! The weights stay as the products read them, and each tile of a weight's gradient is applied as soon as it is folded:
-//! a large model's gradient is never written to memory, and its weights are never packed again.
+//! The weights stay packed as the products read them, and each tile of a weight's gradient is applied
+//! as soon as it is folded. A large model's gradient is never written to memory, and its weights are
+//! packed only once.
 
 use super::scratch::dense_layers;
 use super::{Gradients, SMALL_MODEL};
@@ -16,32 +17,35 @@ use crate::samples::Samples;
 use ps_plan::{BatchPlan, Step};
 use rayon::prelude::*;
 
-/// Weights, and what computes at them. The result has the bits of [`Gradients`] and an update by [`crate::optim::Rules`].
+/// Weights that are trained in place. The result has the same bits as [`Gradients`] followed by an
+/// update of [`crate::optim::Rules`].
 pub struct InPlace {
     gradients: Gradients,
     optimizer: OptimizerParams,
-    /// `[parameters]`. Of wide layers, only the biases are current: their weights are in `gradients.packed`.
+    /// `[parameters]`. For wide layers only the biases are current; their weights are in `gradients.packed`.
     weights: Vec<f32>,
-    /// Likewise; empty without momentum.
+    /// `[parameters]`, current for the same elements as `weights`; empty without momentum.
     velocity: Vec<f32>,
-    /// Velocities of wide layers' weights, packed like these, by layer; empty without momentum and for other layers.
+    /// By layer, the velocities of wide layers' weights, packed like the weights. Empty without momentum and
+    /// for other layers.
     packed_velocity: Vec<PackedWeight>,
-    /// The gradient of a layer that is not wide.
+    /// Scratch space for the gradient of a layer that is not wide.
     narrow: Vec<f32>,
-    /// Loss and metrics of the step that was computed and is not applied yet.
+    /// Loss and metrics of the step that was computed but not applied yet.
     tally: Tally,
 }
 
 impl InPlace {
-    /// Whether it is of use: small models are updated in cache anyway, and where gradients are computed at rounded
-    /// weights the others are needed as well.
+    /// Whether training in place is possible and worthwhile.
     ///
-    /// Only plain descent updates each weight by its own gradient and velocity alone.
+    /// The model must be too large for the cache, because a small one is updated in cache anyway; gradients
+    /// at rounded weights need the unrounded weights as well; and of the optimizers, only plain descent
+    /// updates each weight from nothing but its own gradient and velocity.
     pub fn suits(model: &Model, optimizer: &OptimizerConfig) -> bool {
         model.parameters() > SMALL_MODEL && model.precision() == Precision::F32 && optimizer.is_plain()
     }
 
-    /// The initial weights.
+    /// Starts from the model's initial weights.
     pub fn new(
         model: &Model,
         plan: BatchPlan,
@@ -69,7 +73,7 @@ impl InPlace {
         }
     }
 
-    /// Replaces the weights and the velocity, `[parameters]` (no velocity without momentum).
+    /// Replaces the weights and the velocity, `[parameters]` each; without momentum, the velocity is empty.
     pub fn restore(&mut self, weights: Vec<f32>, velocity: Vec<f32>) {
         assert_eq!(
             [weights.len(), velocity.len()],
@@ -108,7 +112,7 @@ impl InPlace {
         &self.weights
     }
 
-    /// Takes the samples of a step forward and back. Returns their loss and metrics.
+    /// Computes the samples of a step forward and backward. Returns their loss and metrics.
     pub fn compute(&mut self, samples: &dyn Samples, step: Step) -> &Tally {
         let parallel = self.gradients.is_parallel(step.samples);
         let tree = step.tree();
@@ -124,7 +128,7 @@ impl InPlace {
         &self.tally
     }
 
-    /// Updates all weights by the gradients of the step that was computed, at this learning rate.
+    /// Updates all weights at this learning rate by the gradients of the step that was computed last.
     pub fn update(&mut self, step: Step, rate: f32) -> Finite {
         let parallel = self.gradients.is_parallel(step.samples);
         let update = Update::plain(self.optimizer, step.samples, rate);
@@ -156,7 +160,7 @@ impl InPlace {
     }
 }
 
-/// Updates a wide layer's packed weight and its bias, each with its velocity or an empty slice.
+/// Updates a wide layer's packed weight and its bias, each with its velocity or with an empty slice.
 fn update_wide(
     products: &WeightGradient,
     update: Update,
@@ -166,7 +170,7 @@ fn update_wide(
 ) -> Finite {
     let width = products.kernel.width();
     let len = products.input.panels.columns * width;
-    // On one thread nothing is split.
+    // Without threads, nothing is split.
     let least = if parallel { 1 } else { usize::MAX };
     let panels = weight.par_chunks_mut(len).zip(bias.par_chunks_mut(width)).enumerate();
     let run = |panel, [weight, weight_velocity]: [&mut [f32]; 2], [bias, bias_velocity]: [&mut [f32]; 2]| {
@@ -187,13 +191,13 @@ fn update_wide(
     }
 }
 
-/// The layers whose weights stay packed, each with its place in the list of layers.
+/// The layers whose weights stay packed, each with its index in the model.
 fn wide_layers(model: &Model) -> impl Iterator<Item = (usize, &Dense)> {
     dense_layers(model).filter(|(_, dense)| dense.shape().is_wide())
 }
 
-/// Updates a panel of outputs of a packed weight, `[inputs, width]`, by its gradient, tile by tile; `velocity` is
-/// empty or as long.
+/// Updates one panel of outputs of a packed weight, `[inputs, width]`, by its gradient, tile by tile.
+/// `velocity` has the same shape or is empty.
 fn update_panel(
     products: &WeightGradient,
     panel: usize,
@@ -203,7 +207,7 @@ fn update_panel(
 ) -> Finite {
     let (input, delta) = (products.input.panels, products.delta.panels);
     let (b, width) = (&products.memory[products.delta.at + delta.panel(panel)..], input.width);
-    // What lies beyond the last output is no gradient.
+    // Columns beyond the last output hold no gradient.
     let existing = delta.columns_of(panel);
     let mut sums = [0.0; MAX_TILE];
     let mut finite = Finite::ALL;
@@ -234,7 +238,8 @@ fn update_panel(
     finite
 }
 
-/// Updates a panel of the bias by its gradient, `[outputs of the panel]`; `velocity` is empty or as long.
+/// Updates one panel of the bias by its gradient, `[outputs of the panel]`. `velocity` has the same length
+/// or is empty.
 fn update_bias(
     products: &WeightGradient,
     panel: usize,

@@ -1,10 +1,10 @@
-//! Gradients of a range of leaves, on the current rayon pool.
+//! Gradients of a range of leaves, computed on the current rayon pool.
 //!
-//! Weights are packed once a step. Then each block of rows goes forward through all layers, through the head
-//! and back to the first layer's outputs; then each tile of each weight's gradient folds its leaves through
-//! the tree while it is in cache, the last layer's first. Where weights are still arriving, all blocks go through the
-//! layers that are there before the others are waited for ([`Flow`]). Rows, tiles and panels are shared out among threads, sums never are, so the
-//! number of threads changes no bit.
+//! Weights are packed once per step. Each block of rows then passes forward through all layers and the head,
+//! and back to the outputs of the first layer. After that, each tile of each weight's gradient folds its
+//! leaves through the tree while it is in cache, starting with the last layer. If weights are still arriving
+//! ([`Flow`]), all blocks pass through the layers that are complete before the next ones are waited for.
+//! Threads share rows, tiles and panels but never split a sum, so the number of threads changes no bit.
 
 mod flow;
 mod in_place;
@@ -33,44 +33,48 @@ use rayon::prelude::*;
 use scratch::{Scratch, Spare, dense_layers, tally};
 use std::ops::Range;
 
-/// Most rows that go forward and backward as one block: more would leave the cache, fewer would read the
-/// weights more often.
+/// Maximum number of rows that pass through the model as one block: more would not fit into the cache, fewer
+/// would read the weights more often.
 const MAX_BLOCK: usize = 96;
-/// Fewest rows of a block; a kernel's tile is not much lower.
+/// Minimum number of rows in a block, close to the height of a kernel's tile.
 const MIN_BLOCK: usize = 12;
-/// Work below this many multiply-adds a pass is not worth sharing out: a thread that sleeps wakes in some 10 µs, and
-/// each of a step's four or five parts wakes it again.
+/// Minimum number of multiply-adds in a pass that threads share: a sleeping thread takes about 10 µs to wake,
+/// and each of a step's four or five parts wakes it again.
 const PARALLEL_WORK: usize = 4_000_000;
-/// Models up to this many parameters go through a large batch part by part, gradients included, so that what one
-/// part has computed is still in cache when its gradient is; of larger models the gradients themselves would not be.
+/// Models up to this many parameters compute a large batch part by part, gradients included, so that the
+/// values of a part are still in cache for its gradient. In larger models the gradients themselves would not
+/// stay in cache.
 const SMALL_MODEL: usize = 1 << 16;
-/// Of models from this many parameters on, threads share out the panels of a layer, so that each reads a part of the
-/// weights, rather than the rows of a batch that is one block anyway: the weights come from memory.
+/// In models from this many parameters on, threads share the panels of a layer instead of the rows of the
+/// batch, so that each thread reads only a part of the weights, which come from memory.
 const LARGE_MODEL: usize = 1 << 20;
-/// Parameters of a weight whose gradient leaves as soon as it is final: as many as travel in a chunk.
+/// Number of parameters of a weight's gradient that leave together once they are final: those of one chunk.
 const LEAVING_TOGETHER: usize = 1 << 16;
-/// Rows of such a part.
+/// Number of rows in a part of a batch (see [`SMALL_MODEL`]).
 const PART_ROWS: usize = 128;
-/// Rows that an evaluation computes at once.
+/// Number of rows that an evaluation computes at once.
 const EVALUATION_ROWS: usize = 2048;
 
-/// Computes gradients of a model's minibatches; keeps its buffers from step to step.
+/// Computes the gradients of a model's minibatches.
+///
+/// One value serves a whole run: it keeps its buffers from step to step. The result depends only on the
+/// model, the plan, the weights and the samples, and not on the instruction set or the number of threads.
 pub struct Gradients {
     model: Model,
     plan: BatchPlan,
     kernel: Kernel,
-    /// The weights as the products read them, by layer; of layers without a weight, nothing.
+    /// By layer, the weights as the products read them; empty for a layer without a weight.
     packed: Vec<PackedWeight>,
-    /// One for each thread that computes a part of its own; there is always one.
+    /// One per thread that computes a separate part; at least one.
     scratch: Vec<Scratch>,
-    /// Sums given back by [`Gradients::recycle`].
+    /// Sums that were returned by [`Gradients::recycle`].
     spare: Spare,
-    /// Whether gradients are those of an evaluation, in which nothing is random.
+    /// Whether gradients are computed as in an evaluation, in which nothing is random.
     evaluates: bool,
 }
 
 impl Gradients {
-    /// For a model whose steps follow `plan`.
+    /// Creates buffers for a model whose steps follow `plan`.
     pub fn new(model: Model, plan: BatchPlan, kernel: Kernel) -> Self {
         Gradients {
             packed: model.layers().iter().map(|_| PackedWeight::default()).collect(),
@@ -83,13 +87,13 @@ impl Gradients {
         }
     }
 
-    /// The same for gradients of what the model computes in an evaluation, in which nothing is random.
+    /// Computes gradients as in an evaluation, in which nothing is random, instead of those of training.
     pub fn of_evaluation(self) -> Self {
         Gradients { evaluates: true, ..self }
     }
 
-    /// The sums of the nodes that cover `leaves` of step `step`, ascending, at `weights` (`[parameters]`), which are
-    /// rounded to the model's precision first.
+    /// Computes the sums of the nodes that cover `leaves` of step `step`, in ascending order, at `weights`
+    /// (`[parameters]`), which are first rounded to the model's precision.
     pub fn compute(
         &mut self,
         weights: &[f32],
@@ -102,8 +106,8 @@ impl Gradients {
         sums
     }
 
-    /// The same, appended to `sums`. Once all buffers have their sizes, and what was computed comes back by
-    /// [`Gradients::recycle`], a step asks the system for no memory.
+    /// Like [`Gradients::compute`], but appends to `sums`. Once the buffers have grown to their sizes, a step
+    /// allocates no memory, provided that the sums come back by [`Gradients::recycle`].
     pub fn compute_into(
         &mut self,
         weights: &[f32],
@@ -128,8 +132,8 @@ impl Gradients {
         self.spare = spare;
     }
 
-    /// The same with weights that may still be arriving, and sums that leave part by part. Returns whether it was
-    /// computed: `false` if the weights do not come.
+    /// Like [`Gradients::compute`], but with weights that may still be arriving and sums that leave part by
+    /// part. Returns `false`, with nothing computed, if the weights will not arrive.
     pub fn compute_flowing(
         &mut self,
         flow: &mut dyn Flow,
@@ -156,8 +160,9 @@ impl Gradients {
         true
     }
 
-    /// Loss and metrics of the nodes that cover `leaves`, ascending, of a section without gradients, at `weights` as
-    /// gradients are computed at them. `training` and `validation` are the parts that it looks at.
+    /// Computes loss and metrics of the nodes that cover `leaves`, in ascending order, for a section without
+    /// gradients (validation, or the previous step's batch), at the same rounded `weights` that gradients
+    /// use. `training` and `validation` are the two parts of the data set.
     pub fn evaluate_leaves(
         &mut self,
         weights: &[f32],
@@ -177,7 +182,8 @@ impl Gradients {
         let at = |offset: usize| {
             if section == Section::Validation { offset } else { order.at(last.first + offset) }
         };
-        // The loss of a batch that is looked at again must be comparable to that of its step.
+        // A batch that is evaluated again must have the same random numbers as in its step, so that the
+        // losses are comparable.
         let draws = if section == Section::LastBatch { self.training(last) } else { None };
         let mut fold = Fold::new(place.tree());
         self.pack(
@@ -202,13 +208,15 @@ impl Gradients {
                 fold.insert(NodeSum { node: Node::leaf(leaf), gradient: Vec::new(), tally });
             }
         }
-        // Its nodes may have names of nodes below them, where the tree's end cuts them short.
+        // Where the end of the tree truncates a node, the fold may name it after a node below it; the cover
+        // has the proper names.
         let mut tallies = fold.into_sums().into_iter();
         let named = |node| Some((node, tallies.next()?.tally));
         place.tree().cover(leaves).into_iter().filter_map(named).collect()
     }
 
-    /// The same with weights that may still be arriving. Returns whether they came.
+    /// Like [`Gradients::evaluate_leaves`], but with weights that may still be arriving. Returns whether
+    /// they have arrived.
     pub fn evaluate_flowing(
         &mut self,
         flow: &mut dyn Flow,
@@ -244,7 +252,7 @@ impl Gradients {
                 scratch.find_rows(dense, node, step, leaves.start);
                 let products = scratch.weight_gradient(k, dense, self.kernel);
                 products.biases(&mut flow.gradient(number)[dense.bias_range()]);
-                // What is final leaves while the next rows are computed.
+                // Final rows leave while the next ones are computed.
                 let panel = self.kernel.width() * dense.inputs;
                 let together = (LEAVING_TOGETHER / panel).max(if parallel { 2 * threads } else { 1 });
                 for first in (0..dense.outputs.div_ceil(self.kernel.width())).step_by(together).rev() {
@@ -259,8 +267,8 @@ impl Gradients {
         true
     }
 
-    /// Takes the samples that were gathered through `layers`, whose weights are packed, and after the last one back;
-    /// `weights` are there for the biases.
+    /// Passes the gathered samples through `layers`, whose weights are packed, and, after the last layer,
+    /// back through all of them. `weights` provide the biases.
     fn pass(
         &mut self,
         weights: &[f32],
@@ -279,17 +287,17 @@ impl Gradients {
         scratch.run(&network, samples, block, by_rows, Pass::Gradient);
     }
 
-    /// Leaves of a part: a power of two, so that a part is a node of the tree.
+    /// Leaves per part: a power of two, so that each part is a node of the tree.
     fn part_leaves(&self, step: Step) -> u32 {
         1 << (PART_ROWS / step.leaf).max(1).ilog2()
     }
 
-    /// Whether a step of these leaves is computed part by part; see [`SMALL_MODEL`].
+    /// Whether a step with these leaves is computed part by part; see [`SMALL_MODEL`].
     fn goes_by_parts(&self, step: Step, leaves: &Range<u32>) -> bool {
         self.model.parameters() <= SMALL_MODEL && leaves.len() > self.part_leaves(step) as usize
     }
 
-    /// Goes through the parts one by one, each thread through a run of them, and folds what comes out.
+    /// Computes the parts, each thread a contiguous run of them, and folds their sums.
     fn compute_parts(
         &mut self,
         weights: &[f32],
@@ -345,7 +353,7 @@ impl Gradients {
             }
         }
         sums.extend(whole.into_sums());
-        // What a step took from the threads' spare sums they need again.
+        // The threads need the sums that this step took from their spare ones again in the next step.
         for scratch in &mut self.scratch {
             if scratch.spare.is_empty()
                 && let Some(sum) = self.spare.take()
@@ -355,20 +363,21 @@ impl Gradients {
         }
     }
 
-    /// Takes back a sum that is no longer needed, so that a later step need not allocate one.
+    /// Returns a sum that is no longer needed, so that a later step can reuse its memory.
     pub fn recycle(&mut self, sum: NodeSum) {
         if sum.gradient.len() == self.model.parameters() {
             self.spare.put(sum);
         }
     }
 
-    /// The same for a gradient of which only that has come back.
+    /// Like [`Gradients::recycle`], for a gradient without its node and tally.
     pub fn recycle_gradient(&mut self, gradient: Vec<f32>) {
         let (node, tally) = (Node::leaf(0), Tally::new(self.model.classes()));
         self.recycle(NodeSum { node, gradient, tally });
     }
 
-    /// Loss and metrics of all `samples`, in leaves of [`EVALUATION_LEAF`] summed in the tree.
+    /// Computes loss and metrics of all `samples`, in leaves of [`EVALUATION_LEAF`] that are summed
+    /// in the tree.
     pub fn evaluate(&mut self, weights: &[f32], samples: &dyn Samples) -> Tally {
         let mut leaves = Vec::new();
         let classes = self.model.classes();
@@ -380,7 +389,7 @@ impl Gradients {
         fold_tallies(leaves).unwrap_or_else(|| Tally::new(classes))
     }
 
-    /// What the model says of all `samples`, `[samples, outputs]` row-major; see [`crate::Head::predict`].
+    /// Predicts all `samples`: `[samples, outputs]` row-major; see [`crate::Head::predict`].
     pub fn predict(&mut self, weights: &[f32], samples: &dyn Samples) -> Vec<f32> {
         let outputs = self.model.outputs();
         let mut predictions = vec![0.0; samples.len() * outputs];
@@ -394,8 +403,8 @@ impl Gradients {
         predictions
     }
 
-    /// Runs `pass` over all samples, some at a time, and lets `take` look at the results, and at which sample
-    /// they start.
+    /// Runs `pass` over all samples, several at a time, and calls `take` with the results and the index of
+    /// their first sample.
     fn forward_all(
         &mut self,
         weights: &[f32],
@@ -417,7 +426,7 @@ impl Gradients {
         }
     }
 
-    /// What the random numbers of a step are drawn by.
+    /// The source of a step's random numbers; `None` in an evaluation.
     fn training(&self, step: Step) -> Option<Training> {
         (!self.evaluates).then(|| self.model.training(self.plan.seed, step.step))
     }
@@ -426,7 +435,7 @@ impl Gradients {
         rayon::current_num_threads() > 1 && rows * self.model.cost() >= PARALLEL_WORK
     }
 
-    /// Lays the weights of `layers` out as the products read them.
+    /// Packs the weights of `layers` as the products read them.
     fn pack(&mut self, weights: &[f32], layers: Range<usize>, parallel: bool, with_backward: bool) {
         let first = self.model.first_trained();
         for k in layers {
@@ -437,15 +446,15 @@ impl Gradients {
     }
 }
 
-/// Rows of a block.
+/// Number of rows per block.
 fn block_rows(rows: usize, parallel: bool) -> usize {
     let shares = if parallel { rayon::current_num_threads() } else { 1 };
-    // As many equal blocks for every thread as the largest block demands.
+    // Every thread gets the same number of equal blocks, as few as the largest block size allows.
     let rounds = rows.div_ceil(shares * MAX_BLOCK);
     rows.div_ceil(shares * rounds).clamp(MIN_BLOCK, MAX_BLOCK)
 }
 
-/// The sum of consecutive leaves in the tree.
+/// Sums the tallies of consecutive leaves in the tree.
 fn fold_tallies(mut level: Vec<Tally>) -> Option<Tally> {
     while level.len() > 1 {
         level = level

@@ -1,4 +1,4 @@
-//! A block of samples on its way forward through the layers, through the head and back.
+//! The passes of a block of samples: forward through the layers, through the head, and back.
 
 use crate::block::Block;
 use crate::kernel::Kernel;
@@ -9,22 +9,22 @@ use crate::product::{Engine, PackedWeight};
 use crate::samples::Samples;
 use std::ops::Range;
 
-/// How many samples ahead the next ones are fetched: they may lie anywhere in memory, and reading one takes about as
-/// long as memory takes to answer.
+/// How many samples ahead features are prefetched: samples may lie anywhere in memory, and reading one takes
+/// about as long as one memory access.
 const SAMPLES_AHEAD: usize = 4;
 
-/// How far samples go.
+/// Which passes to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// Forward, the loss, and back to the derivatives by each layer's output.
+    /// Forward, the loss, and back to the derivatives with respect to each layer's output.
     Gradient,
     /// Forward and the loss.
     Loss,
-    /// Forward and what the head predicts.
+    /// Forward and the head's prediction.
     Prediction,
 }
 
-/// The samples of a block and what comes out for each.
+/// The samples of a block, and the results for each.
 pub(super) struct Drawn<'a> {
     pub indices: &'a [usize],
     pub targets: &'a [f32],
@@ -35,12 +35,12 @@ pub(super) struct Drawn<'a> {
 pub(super) struct Network<'a> {
     pub model: &'a Model,
     pub context: Context<'a>,
-    /// The layers to go through: later ones follow when their weights are here.
+    /// The layers to run; later ones follow when their weights have arrived.
     pub layers: Range<usize>,
 }
 
 impl<'a> Network<'a> {
-    /// All layers, in a training step or in an evaluation.
+    /// Creates a network of all layers, for a training step or for an evaluation.
     pub(super) fn new(
         kernel: Kernel,
         model: &'a Model,
@@ -52,13 +52,13 @@ impl<'a> Network<'a> {
         Network { model, context: Context { engine, training, weights, packed }, layers: 0..packed.len() }
     }
 
-    /// See [`Engine::shares_panels`].
+    /// Selects how threads divide a product; see [`Engine::shares_panels`].
     pub(super) fn sharing_panels(mut self, shares_panels: bool) -> Self {
         self.context.engine.shares_panels = shares_panels;
         self
     }
 
-    /// Takes a block through [`Network::layers`] and, if the last one is among them, on as far as `pass` says.
+    /// Runs a block through [`Network::layers`]. If the last layer is among them, `pass` says what follows.
     pub(super) fn run(&self, samples: &dyn Samples, drawn: &mut Drawn, block: &mut Block, pass: Pass) {
         if self.layers.start == 0 {
             self.read(samples, drawn, block);
@@ -82,7 +82,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Reads a block's samples into the first layer's input.
+    /// Writes the features of a block's samples to the input of the first layer.
     fn read(&self, samples: &dyn Samples, drawn: &Drawn, block: &mut Block) {
         let (features, row) = block.features();
         for &index in drawn.indices.iter().take(SAMPLES_AHEAD) {
@@ -100,7 +100,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Replaces the outputs of each sample by the derivatives of its loss or by what the head predicts.
+    /// Replaces the outputs of each sample by the derivatives of its loss or by the head's prediction.
     fn take_outputs(&self, drawn: &mut Drawn, block: &mut Block, pass: Pass) {
         let (head, samples) = (self.model.head(), block.samples());
         let (outputs, row) = block.outputs();

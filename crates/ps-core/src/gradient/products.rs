@@ -1,4 +1,4 @@
-//! One layer's products alone, for benches.
+//! The products of a single layer, for benchmarks.
 
 use super::scratch::lay_out;
 use super::{Gradients, block_rows};
@@ -9,10 +9,10 @@ use crate::model::Model;
 use crate::product::Engine;
 use ps_plan::BatchPlan;
 
-/// The layer that is measured: a dense one, with an activation before and behind it.
+/// Index of the layer that is measured: a dense one between two activations.
 const LAYER: usize = 2;
 
-/// One layer's products alone, for benches: `rows` samples, a weight of `[outputs, inputs]`.
+/// The products of a single layer with `rows` samples and a weight of `[outputs, inputs]`, for benchmarks.
 #[doc(hidden)]
 pub struct LayerProducts {
     gradients: Gradients,
@@ -26,7 +26,7 @@ pub struct LayerProducts {
 #[doc(hidden)]
 impl LayerProducts {
     pub fn new(kernel: Kernel, rows: usize, inputs: usize, outputs: usize, leaf: usize) -> Self {
-        // The layer before makes the input gradient exist.
+        // With a layer before it, the measured layer has an input gradient.
         let model = Model::new(1, &[inputs, outputs], Activation::Relu, crate::Head::SquaredError, 1);
         let plan = BatchPlan::new(1, rows, rows, leaf, 1, None);
         let weights = model.initial(1);

@@ -1,4 +1,4 @@
-//! The memory of a pass: samples as they were drawn, and every matrix of every block.
+//! The memory of a pass: the drawn samples and every matrix of every block.
 
 use super::network::{Drawn, Network, Pass};
 use crate::block::{Block, BlockLayout};
@@ -13,29 +13,29 @@ use ps_plan::{BatchPlan, Node, Step};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Buffers that one pass after the other uses.
+/// Buffers that are reused from pass to pass.
 #[derive(Default)]
 pub(super) struct Scratch {
     indices: Vec<usize>,
-    /// The position in the batch of the first of them. The others follow it.
+    /// Position of the first sample in the batch. The others follow it.
     first: usize,
     targets: Vec<f32>,
     outcomes: Vec<Outcome>,
-    /// Block after block.
+    /// All blocks, one after the other.
     memory: Buffer,
     layout: BlockLayout,
-    /// Rows of each leaf of the open node; see [`Scratch::find_rows`].
+    /// The rows of each leaf of the current node; see [`Scratch::find_rows`].
     segments: Vec<Segment>,
     /// Sums of leaves that wait for their siblings.
     tallies: Vec<Tally>,
     pub spare: Spare,
 }
 
-/// Sums that are no longer needed, to be filled anew.
+/// Sums that are no longer needed and whose memory can be reused.
 #[derive(Default)]
 pub(super) struct Spare(Vec<NodeSum>);
 
-/// More are let go.
+/// Maximum number of spare sums; any more are dropped.
 const MOST_SPARE: usize = 16;
 
 impl Spare {
@@ -49,7 +49,7 @@ impl Spare {
         self.0.pop()
     }
 
-    /// A sum of `node` whose values are unspecified.
+    /// Returns a sum for `node` whose values are unspecified.
     pub(super) fn take_or_make(&mut self, node: Node, parameters: usize, classes: usize) -> NodeSum {
         let sum = self.take().map(|sum| NodeSum { node, ..sum });
         sum.unwrap_or_else(|| NodeSum { node, gradient: vec![0.0; parameters], tally: Tally::new(classes) })
@@ -68,7 +68,7 @@ impl Scratch {
         self.gather_each(samples, positions.start, positions.map(|position| order.at(step.first + position)));
     }
 
-    /// Takes these samples, which are at consecutive positions of a batch from `first` on.
+    /// Gathers the samples `indices`, which are at consecutive batch positions from `first` on.
     pub(super) fn gather_each(
         &mut self,
         samples: &dyn Samples,
@@ -83,7 +83,7 @@ impl Scratch {
         self.outcomes.resize(self.indices.len(), Outcome::default());
     }
 
-    /// Takes the rows through the model, block by block.
+    /// Runs the gathered samples through the model, block by block.
     pub(super) fn run(
         &mut self,
         network: &Network,
@@ -121,7 +121,7 @@ impl Scratch {
         }
     }
 
-    /// Rows of the last pass.
+    /// Number of rows of the last pass.
     pub(super) fn rows(&self) -> usize {
         self.indices.len()
     }
@@ -131,15 +131,15 @@ impl Scratch {
         (&self.targets, &self.outcomes)
     }
 
-    /// Reads what the head made of the outputs of a sample of the last pass.
+    /// Reads the head's result for one sample of the last pass.
     pub(super) fn read_output(&self, sample: usize, out: &mut [f32]) {
         let (outputs, samples) = (self.layout.outputs(), self.layout.samples());
         let at = sample / samples * self.layout.len() + outputs.at;
         outputs.panels.read_row(&self.memory.as_slice()[at..], sample % samples, out);
     }
 
-    /// The whole sum of one node of the last pass, whose rows began with leaf `first_leaf`: its gradient tile by tile, its
-    /// tally leaf by leaf.
+    /// Computes the whole sum of one node of the last pass, which began with leaf `first_leaf`: the gradient
+    /// tile by tile, the tally leaf by leaf.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn node_sum(
         &mut self,
@@ -164,24 +164,26 @@ impl Scratch {
         sum
     }
 
-    /// Sums the tally of a node of the last pass, which began with leaf `first_leaf`.
+    /// Sums the tally of one node of the last pass, which began with leaf `first_leaf`.
     pub(super) fn sum_tally(&mut self, node: Node, step: Step, first_leaf: u32, tally: &mut Tally) {
         self.fold_tallies(samples_of_leaves(node, step, first_leaf), tally);
     }
 
-    /// Finds where the rows of a node of the last pass lie in the matrices of a layer, for [`Scratch::weight_gradient`].
+    /// Finds where the rows of a node of the last pass lie in the matrices of a
+    /// layer, for [`Scratch::weight_gradient`].
     pub(super) fn find_rows(&mut self, dense: &Dense, node: Node, step: Step, first_leaf: u32) {
         let leaves = samples_of_leaves(node, step, first_leaf);
         dense.find_leaves(&self.layout, leaves, &mut self.segments);
     }
 
-    /// The products of the weight gradient of a layer, which is number `k`, for the node whose rows were found.
+    /// The products of layer `k`'s weight gradient, for the node that [`Scratch::find_rows`] was
+    /// last called for.
     pub(super) fn weight_gradient(&self, k: usize, dense: &Dense, kernel: Kernel) -> WeightGradient<'_> {
         dense.weight_gradient(k, kernel, (&self.layout, self.memory.as_slice()), &self.segments)
     }
 
-    /// The tallies of consecutive leaves, added in the tree whose first leaf is the first one, by a binary counter as
-    /// in [`crate::kernel`].
+    /// Adds the tallies of consecutive leaves in the tree whose first leaf is the first one given, by a
+    /// binary counter like that of [`crate::kernel`].
     fn fold_tallies(&mut self, leaves: impl Iterator<Item = Range<usize>>, whole: &mut Tally) {
         let classes = whole.classes.len();
         let mut standing = 0;
@@ -197,7 +199,7 @@ impl Scratch {
                 self.merge_last(&mut standing);
             }
         }
-        // An odd last node passes up: what is left is added from the smallest up.
+        // An odd last node moves up a level: the rest is added from the smallest subtree up.
         while standing > 1 {
             self.merge_last(&mut standing);
         }
@@ -212,7 +214,7 @@ impl Scratch {
     }
 }
 
-/// The dense layers of a model, each with its place in the list of layers.
+/// The dense layers of a model, each with its index in the model.
 pub(super) fn dense_layers(model: &Model) -> impl DoubleEndedIterator<Item = (usize, &Dense)> {
     model.layers().iter().enumerate().filter_map(|(k, layer)| Some((k, layer.dense()?)))
 }
@@ -225,7 +227,7 @@ pub(super) fn lay_out(layout: &mut BlockLayout, model: &Model, kernel: Kernel, s
     layout.lay_out(model.boundaries(), transposed, samples, kernel.width());
 }
 
-/// The samples of each leaf of a node in a pass that began with leaf `first_leaf`.
+/// The samples of each leaf of a node, as row ranges of a pass that began with leaf `first_leaf`.
 fn samples_of_leaves(node: Node, step: Step, first_leaf: u32) -> impl Iterator<Item = Range<usize>> {
     let first_row = step.offsets(first_leaf..first_leaf).start;
     step.tree().leaves_of(node).map(move |leaf| {

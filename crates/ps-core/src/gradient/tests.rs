@@ -1,4 +1,4 @@
-//! The fast path against the plain one.
+//! Compares the fast path with the plain loops.
 
 use super::*;
 use crate::layer::{Activation, KINDS, LayerSpec};
@@ -56,7 +56,7 @@ fn every_kernel_thread_count_and_shape_gives_the_bits_of_the_reference() {
         (300, chain(&[200], Activation::Relu), Head::Softmax, 3, 300, 150),
         (8, vec![LayerSpec::Activation(Activation::Relu)], Head::Softmax, 3, 30, 15),
     ];
-    // The example of each kind of layer, as the first layers and behind others.
+    // The example of each kind of layer, as the first layers and after others.
     let of_kinds = KINDS.into_iter().flat_map(|kind| {
         let dense = [LayerSpec::Dense { units: 40 }, LayerSpec::Activation(Activation::Tanh)];
         let lists = [kind.example.to_vec(), [&dense, kind.example].concat()];
@@ -81,7 +81,7 @@ fn every_kernel_thread_count_and_shape_gives_the_bits_of_the_reference() {
                     let got = pool.install(|| gradients.compute(&weights, &samples, step, 0..tree.leaves()));
                     assert_eq!(got.len(), 1);
                     same(&got[0], &wanted, &what);
-                    // The same from two ranges, folded.
+                    // The same gradient, folded from two ranges.
                     let cut = tree.leaves() / 3;
                     let mut fold = Fold::new(tree);
                     for leaves in [cut..tree.leaves(), 0..cut] {
@@ -146,7 +146,7 @@ fn a_batch_that_is_looked_at_again_is_dropped_from_as_in_its_step_and_validation
         let validation = reference::evaluate(&without, &weights, &samples);
         assert_eq!(tally(Section::Validation), validation);
         assert_eq!(gradients.evaluate(&weights, &samples), validation);
-        // What an explanation asks for.
+        // Gradients without dropout, as explanations need them.
         let mut evaluated = Gradients::new(model.clone(), plan, kernel).of_evaluation();
         let leaves = plan.step(2).tree().leaves();
         let sum = evaluated.compute(&weights, &samples, 2, 0..leaves).pop().unwrap();
@@ -196,15 +196,16 @@ fn steps_in_place_have_the_bits_of_gradients_and_updates_apart() {
     }
 }
 
-/// Weights that come layer by layer, each only when it is waited for; sums whose parts that are not computed yet are NaN.
+/// A [`Flow`] whose weights arrive layer by layer, each only when it is waited for. Unfinished parts of its
+/// sums are NaN.
 struct Slow {
     ends: Vec<usize>,
     arriving: Vec<f32>,
     all: Vec<f32>,
-    /// Layers that may be waited for.
+    /// Number of layers that arrive before the flow ends.
     come: usize,
     nodes: Vec<(Node, Tally, Vec<f32>)>,
-    /// What happened, in order.
+    /// A log of the calls, in order.
     said: Vec<String>,
 }
 
@@ -228,7 +229,7 @@ impl Flow for Slow {
             return None;
         }
         self.said.push(format!("forward {layer}"));
-        // Half of the next layer comes with it.
+        // One parameter of the next layer arrives with it.
         let here = self.all.len().min(least + 1);
         self.arriving[..here].copy_from_slice(&self.all[..here]);
         Some((here, &self.arriving))
@@ -272,7 +273,7 @@ fn a_forward_pass_starts_with_the_layers_that_are_there_and_the_last_gradients_l
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut gradients = Gradients::new(model.clone(), plan, kernel);
         let mut slow = Slow::new(&model, &weights);
-        // Leaves 1 to 3 of ten are the nodes (0, 1) and (1, 1).
+        // Leaves 1 to 3 of ten are covered by the nodes (0, 1) and (1, 1).
         assert!(pool.install(|| gradients.compute_flowing(&mut slow, &samples, 0, 1..4)));
         let expected = [
             "forward 0",

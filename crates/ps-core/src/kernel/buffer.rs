@@ -13,7 +13,8 @@ pub struct Buffer {
 struct Line([f32; 16]);
 
 impl Buffer {
-    /// Makes room for at least `len` elements and returns exactly these; what they hold is unspecified.
+    /// Grows the buffer to at least `len` elements and returns the first `len`, whose
+    /// contents are unspecified.
     pub(crate) fn resize(&mut self, len: usize) -> &mut [f32] {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
@@ -22,12 +23,12 @@ impl Buffer {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..len]
     }
 
-    /// All elements.
+    /// The whole buffer, rounded up to cache lines.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.lines)
     }
 
-    /// All elements.
+    /// The whole buffer, rounded up to cache lines.
     pub(crate) fn as_slice(&self) -> &[f32] {
         bytemuck::cast_slice(&self.lines)
     }

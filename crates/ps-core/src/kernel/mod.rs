@@ -1,9 +1,9 @@
-//! The fused-multiply-add product for each instruction set.
+//! The product of fused multiply-adds, for each instruction set.
 //!
-//! One generic micro-kernel (`tile.rs`) computes a tile of `rows x (vectors * lanes)` outputs, each as one
-//! chain `acc = fma(a[k], b[k], acc)` in ascending k from zero. Vector lanes run over outputs only, so every
-//! instruction set gives the same bits and blocking is free to choose. It is compiled once for AVX-512, for
-//! AVX2 with FMA, for NEON and as plain Rust, and chosen at run time.
+//! A generic micro-kernel (`tile.rs`) computes a tile of `rows x (vectors * lanes)` outputs, each as one
+//! chain `acc = fma(a[k], b[k], acc)` in ascending k from zero. Vector lanes span outputs only, never the sum
+//! over k, so every instruction set gives the same bits for any blocking. The kernel is compiled for AVX-512,
+//! for AVX2 with FMA, for NEON and as plain Rust, and selected at run time.
 //!
 //! All `unsafe` code of this crate is in this folder.
 
@@ -21,11 +21,11 @@ use std::sync::OnceLock;
 /// Environment variable that forces an instruction set: `avx512`, `avx2`, `neon` or `scalar`.
 pub const KERNEL_VARIABLE: &str = "DOWNHILL_KERNEL";
 
-/// Columns of the widest panel of any instruction set.
+/// Number of columns of the widest panel of any instruction set.
 pub(crate) const MOST_COLUMNS: usize = 32;
 
-/// An instruction set that the products are compiled for. Values for sets that this processor lacks cannot
-/// be made.
+/// An instruction set that the products are compiled for. A value can only be created for a set that
+/// this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel(Set);
 
@@ -41,14 +41,16 @@ enum Set {
 }
 
 impl Kernel {
-    /// The widest that this processor has.
+    /// The widest instruction set that this processor has.
     pub fn detect() -> Self {
         static WIDEST: OnceLock<Kernel> = OnceLock::new();
         *WIDEST.get_or_init(|| Kernel::available()[0])
     }
 
-    /// The one that [`KERNEL_VARIABLE`] names, or the widest. An unknown or missing one is an error for the
-    /// user.
+    /// The instruction set that [`KERNEL_VARIABLE`] names, or the widest one if the variable is not set.
+    ///
+    /// # Errors
+    /// Returns a message for the user if the name is unknown or this processor does not have the set.
     pub fn chosen() -> Result<Self, String> {
         let Ok(name) = std::env::var(KERNEL_VARIABLE) else { return Ok(Kernel::detect()) };
         let available = Kernel::available();
@@ -58,7 +60,7 @@ impl Kernel {
         })
     }
 
-    /// All that this processor has, widest first; plain Rust is always the last.
+    /// All instruction sets that this processor has, widest first. Plain Rust is always the last.
     pub fn available() -> Vec<Self> {
         let mut sets = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -74,7 +76,7 @@ impl Kernel {
         sets
     }
 
-    /// Its name in [`KERNEL_VARIABLE`].
+    /// The name by which [`KERNEL_VARIABLE`] selects the instruction set.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -87,7 +89,7 @@ impl Kernel {
         }
     }
 
-    /// Columns of a full tile, and of a panel of [`crate::gradient`]'s matrices.
+    /// Number of columns of a full tile, and of a panel of [`crate::gradient`]'s matrices.
     pub(crate) fn width(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -96,7 +98,7 @@ impl Kernel {
         }
     }
 
-    /// Most rows of a tile.
+    /// Maximum number of rows of a tile.
     pub(crate) fn max_rows(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -107,8 +109,8 @@ impl Kernel {
         }
     }
 
-    /// Runs `f` compiled for this instruction set, as far as it is inlined (mark it `#[inline(always)]`):
-    /// loops in it are vectorised and `mul_add` is one instruction.
+    /// Runs `f` compiled for this instruction set: its loops are vectorised, and `mul_add` is one
+    /// instruction. Applies only to code that is inlined into `f`, so mark it `#[inline(always)]`.
     #[inline]
     pub fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         #[cfg(target_arch = "x86_64")]
@@ -122,9 +124,9 @@ impl Kernel {
                 f()
             }
             match self.0 {
-                // SAFETY: this value is only made after the processor was asked for AVX-512F, AVX2 and FMA.
+                // SAFETY: this value exists only if the processor has AVX-512F, AVX2 and FMA.
                 Set::Avx512 => return unsafe { avx512(f) },
-                // SAFETY: this value is only made after the processor was asked for AVX2 and FMA.
+                // SAFETY: this value exists only if the processor has AVX2 and FMA.
                 Set::Avx2 => return unsafe { avx2(f) },
                 Set::Scalar => {}
             }
@@ -133,13 +135,13 @@ impl Kernel {
     }
 }
 
-/// Asks the processor to fetch `bytes` into its caches ahead of their use. Changes nothing but time.
+/// Asks the processor to load `bytes` into its caches ahead of their use. Affects nothing but time.
 #[inline]
 pub fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes.chunks(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing; SSE is part of every x86-64 processor.
+        // SAFETY: a prefetch is a hint and reads nothing; SSE is part of every x86-64 processor.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -1,26 +1,28 @@
-//! The micro-kernel in its two forms: a product, and leaves folded through the tree.
+//! The micro-kernel in its two forms: a plain product, and a product per leaf with the leaves folded
+//! through the tree.
 
 use super::vector::{Plain, Vector};
 use super::{Kernel, Set};
 
-/// A stretch of the inner index: `k` steps from these offsets (in elements) into `a` and `b`.
+/// A segment of the inner index: `k` steps from these offsets (in elements) into `a` and `b`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub k: usize,
     pub a: usize,
     pub b: usize,
-    /// Whether a leaf ends with it ([`fold_tiles`] only).
+    /// Whether this is the last segment of a leaf ([`fold_tiles`] only).
     pub ends_leaf: bool,
 }
 
-/// How the left operand lies in memory, in panels of [`Kernel::width`] columns: element (row, k) of a tile.
+/// The memory layout of the left operand, in panels of [`Kernel::width`] columns: where element (row, k) of
+/// a tile is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     /// At `row * width + k`: rows of the panel are rows of the product.
     Rows,
     /// At `row + k * width`: columns of the panel are rows of the product.
     Columns,
-    /// The first element, for every row and k.
+    /// The first element for every row and k, as in a matrix of ones.
     Constant,
 }
 
@@ -31,8 +33,8 @@ impl Left {
     }
 }
 
-/// The operands of a tile. Element (row, k) of the left one lies where [`Left`] says after `segment.a`, of the
-/// right one (k, column) at `segment.b + k * width + column`.
+/// The operands of a tile. Element (row, k) of the left one is where [`Left`] says, counted from `segment.a`;
+/// element (k, column) of the right one is at `segment.b + k * width + column`.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
     pub a: &'a [f32],
@@ -42,13 +44,13 @@ pub(crate) struct Tile<'a> {
     pub rows: usize,
     /// [`Kernel::width`] or half of it.
     pub columns: usize,
-    /// How far behind this tile's rows of the left operand those lie that will be wanted next, in elements; 0 for nothing
-    /// to fetch ahead.
+    /// Distance, in elements, from the tile's rows of the left operand to those that are needed next and
+    /// should be prefetched; 0 for no prefetch.
     pub ahead: usize,
 }
 
 impl Tile<'_> {
-    /// Refuses operands that would be read beyond their ends.
+    /// Panics if the operands would be read beyond their ends.
     #[inline]
     fn check(&self, kernel: Kernel, segments: &[Segment]) {
         let width = kernel.width();
@@ -67,22 +69,22 @@ impl Tile<'_> {
     }
 }
 
-/// What becomes of a product's tile while it is in registers.
+/// The last operation on a product's tile, while it is in registers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Finish<'a> {
-    /// It is written as it is.
+    /// Writes the tile as it is.
     Nothing,
-    /// These, one for each column of the tile, are added.
+    /// Adds these values, one for each column of the tile.
     Add(&'a [f32]),
-    /// The same, and what is not positive then is 0.
+    /// Adds these values, then replaces everything that is not positive by 0.
     AddAndRectify(&'a [f32]),
-    /// It is 0 where this matrix, which lies as the result does, is not positive.
+    /// Writes 0 wherever this matrix, which has the layout of the result, is not positive.
     WherePositive(&'a [f32]),
 }
 
-/// `out = A B` over all `segments` in order, `[rows, columns]` with `out_row` elements from row to row. With
-/// `goes_on` the chains go on from what `out` holds, so that a long inner index can be taken in parts.
-/// The left operand lies as [`Left::Rows`].
+/// Computes `out = A B` over all `segments` in order: `[rows, columns]`, with `out_row` elements from row to
+/// row. With `goes_on`, the chains continue from the values in `out`, so that a long inner index can be
+/// divided into parts. The left operand has the layout [`Left::Rows`].
 #[inline]
 pub(crate) fn multiply(
     kernel: Kernel,
@@ -103,19 +105,19 @@ pub(crate) fn multiply(
     }
     let [wide, narrow] = kernel.compiled()[tile.rows - 1].product;
     let product = if tile.columns == kernel.width() { wide } else { narrow };
-    // SAFETY: `check` holds every address of the operands inside their slices and the shape inside the table;
-    // `out` has room for the tile and `finish` as many elements as it reads; the kernel's value says that the processor
-    // has the instruction set.
+    // SAFETY: `check` bounds every address of the operands by their slices, and the shape by the table; `out`
+    // has room for the tile, and `finish` has as many elements as are read; a kernel's value exists only if
+    // the processor has the instruction set.
     unsafe { product(tile, segments, goes_on, finish, out.as_mut_ptr(), out_row) }
 }
 
-/// `out` = the sum of consecutive leaves, each the product over its own segments, added in the tree whose first leaf
-/// is the first one given: `[rows, columns]` with `out_row` elements from row to row. `stack` needs room for
-/// `(1 + log2(leaves)) * rows * columns` elements.
+/// Computes `out` = the sum of consecutive leaves, each the product over its own segments, added in the tree
+/// whose first leaf is the first one given: `[rows, columns]`, with `out_row` elements from row to row.
+/// `stack` needs room for `(1 + log2(leaves)) * rows * columns` elements.
 ///
-/// A binary counter keeps one finished subtree per level, larger ones first; leaf number n closes as many of
-/// them as n + 1 has trailing zeros. After the last leaf what is left is added from the smallest up, which is how an
-/// odd last node passes up in the tree.
+/// A binary counter keeps one finished subtree per level, larger ones first. Leaf n merges as many of them as
+/// n + 1 has trailing zeros. After the last leaf, the remaining subtrees are added from the smallest up,
+/// which is how an odd last node moves up in the tree.
 #[inline]
 pub(crate) fn fold_tiles(
     kernel: Kernel,
@@ -131,7 +133,7 @@ pub(crate) fn fold_tiles(
     assert!(leaves > 0 && tile.left != Left::Rows);
     assert!(segments[segments.len() - 1].ends_leaf, "the last segment ends the last leaf");
     assert!(out.len() >= (tile.rows - 1) * out_row + tile.columns);
-    // While leaf n is added, n.count_ones() subtrees stand.
+    // While leaf n is added, the stack holds n.count_ones() subtrees.
     assert!((leaves.ilog2() as usize + 1) * size <= stack.len(), "the stack holds a subtree per level");
     let shape = &kernel.compiled()[tile.rows - 1];
     let [wide, narrow] = if tile.left == Left::Columns { shape.fold } else { shape.fold_constant };
@@ -143,8 +145,9 @@ pub(crate) fn fold_tiles(
 /// `ROWS x (VECTORS * LANES)` chains of fused multiply-adds, held in registers.
 type Chains<V, const ROWS: usize, const VECTORS: usize> = [[V; VECTORS]; ROWS];
 
-/// Runs the chains through one segment. `A_ROW` and `A_K` are the strides of the left operand, `WIDTH` that of
-/// the right one; constants, so that a step is its loads and its multiply-adds and little else.
+/// Runs the chains through one segment. `A_ROW` and `A_K` are the strides of the left operand,
+/// `WIDTH` is that of the right one. They are constants, so that a step has little more than its
+/// loads and its multiply-adds.
 ///
 /// # Safety
 /// The instruction set is enabled and [`Tile::check`] has bounded `segment`.
@@ -161,8 +164,8 @@ unsafe fn extend<
     tile: &Tile,
     segment: &Segment,
 ) {
-    // SAFETY: every `a` and `b` below lies inside its slice, by `Tile::check`; what is computed past the end
-    // at the last step is not read.
+    // SAFETY: every `a` and `b` below is inside its slice, by `Tile::check`; the pointers computed past the
+    // end in the last step are not read.
     unsafe {
         let mut a = tile.a.as_ptr().wrapping_add(if A_K == 0 { 0 } else { segment.a });
         let mut b = tile.b.as_ptr().wrapping_add(segment.b);
@@ -181,10 +184,11 @@ unsafe fn extend<
     }
 }
 
-/// One k: `acc += a b` for a column `a` of the left operand and a row `b` of the right one.
+/// One step k: `acc += a b` for a column `a` of the left operand and a row `b` of the right one.
 ///
 /// # Safety
-/// The instruction set is enabled; `ROWS` elements `A_ROW` apart are readable at `a`, the tile's columns at `b`.
+/// The instruction set is enabled; `ROWS` elements `A_ROW` apart are readable at `a`, the tile's
+/// columns at `b`.
 #[inline(always)]
 unsafe fn step<V: Vector, const ROWS: usize, const VECTORS: usize, const A_ROW: usize>(
     acc: &mut Chains<V, ROWS, VECTORS>,
@@ -230,7 +234,8 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const WIDT
             }
         }
         for (number, segment) in segments.iter().enumerate() {
-            // What the left operand's next rows are, no prefetcher can guess.
+            // The position of the next rows of the left operand is irregular, so the hardware prefetcher
+            // cannot predict it.
             if let Some(next) = segments.get(number + 1) {
                 prefetch_rows::<V, ROWS, WIDTH>(tile.a.as_ptr().wrapping_add(next.a));
             }
@@ -273,7 +278,7 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const WIDT
     }
 }
 
-/// Asks for `ROWS` rows of `WIDTH` elements, two cache lines at most, to be brought nearer.
+/// Prefetches `ROWS` rows of `WIDTH` elements, at most two cache lines each.
 #[inline(always)]
 fn prefetch_rows<V: Vector, const ROWS: usize, const WIDTH: usize>(a: *const f32) {
     for row in 0..ROWS {
@@ -285,8 +290,8 @@ fn prefetch_rows<V: Vector, const ROWS: usize, const WIDTH: usize>(a: *const f32
 /// [`fold_tiles`] for one shape.
 ///
 /// # Safety
-/// The instruction set is enabled, [`Tile::check`] has passed, `segments` end `leaves` leaves, the last of them with
-/// the last segment, `stack` has room for a tile per level of the tree, and `out` for the tile.
+/// The instruction set is enabled, [`Tile::check`] has passed, `segments` end `leaves` leaves, the last of
+/// them with the last segment, `stack` has room for a tile per level of the tree, and `out` for the tile.
 #[inline(always)]
 unsafe fn fold<
     V: Vector,
@@ -303,14 +308,14 @@ unsafe fn fold<
     out: *mut f32,
     out_row: usize,
 ) {
-    // The tile's place is written at the end, and comes from memory meanwhile.
+    // The output is written at the end; prefetch it meanwhile.
     for row in 0..ROWS {
         V::prefetch(out.wrapping_add(row * out_row));
         V::prefetch(out.wrapping_add(row * out_row + V::LANES * VECTORS - 1));
     }
     let size = ROWS * VECTORS * V::LANES;
-    // SAFETY: the caller's promises; before leaf n there are n.count_ones() subtrees on the stack, of which
-    // n + 1 closes no more than there are.
+    // SAFETY: the caller's promises; before leaf n the stack holds n.count_ones() subtrees, and n + 1 merges
+    // at most that many.
     unsafe {
         let mut acc = [[V::zero(); VECTORS]; ROWS];
         let mut leaf = 0_usize;
@@ -320,7 +325,7 @@ unsafe fn fold<
             if !segment.ends_leaf {
                 continue;
             }
-            // The last leaf closes all subtrees that stand.
+            // The last leaf merges all remaining subtrees.
             let closed = if leaf + 1 == leaves { leaf.count_ones() } else { (leaf + 1).trailing_zeros() };
             for _ in 0..closed {
                 top = top.sub(size);
@@ -353,7 +358,7 @@ unsafe fn fold<
 type Product = unsafe fn(&Tile, &[Segment], bool, Finish, *mut f32, usize);
 type FoldLeaves = unsafe fn(&Tile, &[Segment], usize, *mut f32, *mut f32, usize);
 
-/// The functions for a number of rows, each for wide and narrow tiles.
+/// The functions for one number of rows, each for wide and narrow tiles.
 struct Shape {
     product: [Product; 2],
     fold: [FoldLeaves; 2],
@@ -370,8 +375,8 @@ impl Kernel {
             Set::Avx2 => &avx2::SHAPES,
             #[cfg(target_arch = "aarch64")]
             Set::Neon => &neon::SHAPES,
-            // Plain Rust may use the processor's fused multiply-add, one lane at a time or as the compiler sees
-            // fit: the same bits as the soft one, a hundred times faster.
+            // Plain Rust uses the processor's fused multiply-add where there is one, which gives the same
+            // bits as the software version, a hundred times faster.
             #[cfg(target_arch = "x86_64")]
             Set::Scalar if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") => {
                 &plain_with_fma::SHAPES
@@ -439,7 +444,7 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    /// Rows and columns of every tile that is compiled for `kernel`.
+    /// The numbers of rows and columns of every tile that is compiled for `kernel`.
     fn shapes(kernel: Kernel) -> impl Iterator<Item = (usize, usize)> {
         let width = kernel.width();
         [width, width / 2].into_iter().flat_map(move |c| (1..=kernel.max_rows()).map(move |r| (r, c)))
@@ -458,7 +463,7 @@ mod tests {
                 let whole = [segment(cut, 0), segment(depth - cut, cut)];
                 let mut out = vec![f32::NAN; rows * width];
                 multiply(kernel, &tile, &whole, false, Finish::Nothing, &mut out, width);
-                // The same in two parts.
+                // The same product, divided into two parts.
                 let mut parts = vec![f32::NAN; rows * width];
                 multiply(kernel, &tile, &whole[..1], false, Finish::Nothing, &mut parts, width);
                 multiply(kernel, &tile, &whole[1..], true, Finish::Nothing, &mut parts, width);
@@ -524,7 +529,7 @@ mod tests {
         left: Left,
         width: usize,
     ) {
-        // Leaves of 5, in two segments; the last leaf is shorter.
+        // Leaves of 5 in two segments each; the last leaf is shorter.
         let depth = 5 * leaves - 2;
         let (a, b) = (numbers(width * depth, 3), numbers(width * depth, 4));
         let tile = Tile { a: &a, left, b: &b, rows, columns, ahead: 0 };

@@ -1,8 +1,9 @@
-//! Transposing matrices, a block of registers at a time.
+//! Transposes matrices, one block of registers at a time.
 
 use super::{Kernel, Set};
 
-/// `to[c * to_row + r] = from[r * from_row + c]` for every r below `rows` and c below `columns`. Rows do not overlap.
+/// Sets `to[c * to_row + r] = from[r * from_row + c]` for every r below `rows` and c below `columns`. Rows
+/// must not overlap.
 pub(crate) fn transpose(
     kernel: Kernel,
     from: &[f32],
@@ -27,8 +28,9 @@ pub(crate) fn transpose(
     let (whole_rows, whole_columns) = (rows / side * side, columns / side * side);
     for c in (0..whole_columns).step_by(side) {
         for r in (0..whole_rows).step_by(side) {
-            // SAFETY: the block's last element is at most element (rows - 1, columns - 1), which was found inside
-            // both slices above; the kernel's value says that the processor has the instruction set.
+            // SAFETY: the block's last element is at most element (rows - 1, columns - 1), which is
+            // inside both slices as checked above; a kernel's value exists only if the processor has
+            // the instruction set.
             unsafe {
                 block(
                     from.as_ptr().add(r * from_row + c),
@@ -43,7 +45,7 @@ pub(crate) fn transpose(
     plain(from, from_row, 0..rows, whole_columns..columns, to, to_row);
 }
 
-/// A square block from rows that are `from_row` elements apart to rows that are `to_row` apart.
+/// Transposes a square block, from rows `from_row` elements apart to rows `to_row` elements apart.
 type Block = unsafe fn(*const f32, usize, *mut f32, usize);
 
 fn plain(
@@ -66,12 +68,13 @@ mod x86 {
     use std::arch::x86_64::*;
     use std::array::from_fn;
 
-    /// So many elements further on in each row are asked for: rows are too many and too short for a prefetcher.
+    /// Prefetch distance within each row, in elements. The rows are too many and too short for
+    /// the hardware prefetcher.
     const AHEAD: usize = 64;
 
     #[inline(always)]
     fn prefetch(at: *const f32) {
-        // SAFETY: it reads nothing, wherever it points.
+        // SAFETY: a prefetch reads nothing, so any address is allowed.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
 
@@ -84,7 +87,8 @@ mod x86 {
         }
         // SAFETY: the caller's promise; loads and stores need no alignment.
         let rows: [__m512; 16] = from_fn(|r| unsafe { _mm512_loadu_ps(from.add(r * from_row)) });
-        // Pairs of rows, then quadruples: afterwards lane 4 g + i of `fours[4 q + c]` is element (4 q + i, 4 g + c).
+        // Pairs of rows, then quadruples: afterwards lane 4 g + i of `fours[4 q + c]` is element (4 q + i, 4
+        // g + c).
         let twos: [__m512; 16] = from_fn(|i| {
             let (upper, lower) = (rows[i & !1], rows[i | 1]);
             if i % 2 == 0 { _mm512_unpacklo_ps(upper, lower) } else { _mm512_unpackhi_ps(upper, lower) }
@@ -98,7 +102,7 @@ mod x86 {
             })
         });
         for c in 0..4 {
-            // The four quadruples of rows, each with the columns c, 4 + c, 8 + c and 12 + c in its quarters.
+            // The four quadruples of rows; the quarters of each hold the columns c, 4 + c, 8 + c and 12 + c.
             let [a, b] = [0, 8].map(|q| [fours[q + c], fours[q + 4 + c]]);
             let even = [a, b].map(|[upper, lower]| _mm512_shuffle_f32x4::<0x88>(upper, lower));
             let odd = [a, b].map(|[upper, lower]| _mm512_shuffle_f32x4::<0xdd>(upper, lower));

@@ -1,28 +1,28 @@
-//! A few lanes of `f32`, for each instruction set.
+//! Vectors of `f32` lanes, for each instruction set.
 
-/// Lanes that the micro-kernel is generic over.
+/// The vector type that the micro-kernel is generic over.
 ///
 /// # Safety
 /// All functions may only be called where the implementation's instruction set is enabled; `load` and `store`
 /// touch `LANES` elements at the (possibly unaligned) pointer.
 pub(super) unsafe trait Vector: Copy {
-    /// Elements.
+    /// Number of `f32` elements.
     const LANES: usize;
     /// All lanes 0.
     unsafe fn zero() -> Self;
     /// All lanes `*value`.
     unsafe fn splat(value: *const f32) -> Self;
-    /// Lanes from memory.
+    /// Loads `LANES` elements.
     unsafe fn load(from: *const f32) -> Self;
-    /// Lanes to memory.
+    /// Stores `LANES` elements.
     unsafe fn store(self, to: *mut f32);
     /// `fma(a, b, self)`, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// `left + self`.
     unsafe fn add(self, left: Self) -> Self;
-    /// Its lanes where those of `values` are positive, 0 elsewhere.
+    /// Keeps each lane where the same lane of `values` is positive, and sets the others to 0.
     unsafe fn where_positive(self, values: Self) -> Self;
-    /// Asks for what lies at an address, which need not be readable, to be brought into the first-level cache.
+    /// Prefetches an address, which need not be readable, into the first-level cache.
     #[inline(always)]
     fn prefetch(_at: *const f32) {}
 }
@@ -38,12 +38,12 @@ pub(super) mod x86 {
             pub(crate) struct $name($inner);
 
             // SAFETY: each function is one instruction of the set that the trait's caller has enabled; memory
-            // is touched at the caller's pointer only, without alignment requirements.
+            // is accessed only at the caller's pointer, without alignment requirements.
             unsafe impl Vector for $name {
                 const LANES: usize = $lanes;
                 #[inline(always)]
                 fn prefetch(at: *const f32) {
-                    // SAFETY: a hint, which reads nothing; SSE is part of every x86-64 processor.
+                    // SAFETY: a prefetch is a hint and reads nothing; SSE is part of every x86-64 processor.
                     unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
                 }
                 #[inline(always)]
@@ -122,8 +122,8 @@ pub(super) mod arm {
     #[derive(Clone, Copy)]
     pub(crate) struct Neon(float32x4_t);
 
-    // SAFETY: NEON is part of every aarch64 processor that Rust targets; memory is touched at the caller's
-    // pointer only, without alignment requirements.
+    // SAFETY: NEON is part of every aarch64 processor that Rust targets; memory is accessed only at the
+    // caller's pointer, without alignment requirements.
     unsafe impl Vector for Neon {
         const LANES: usize = 4;
         #[inline(always)]
@@ -164,12 +164,13 @@ pub(super) mod arm {
     }
 }
 
-/// Eight lanes in plain Rust. `f32::mul_add` rounds once everywhere, with or without an instruction for it.
+/// Eight lanes in plain Rust. `f32::mul_add` rounds once on every machine, with or without an
+/// instruction for it.
 #[derive(Clone, Copy)]
 pub(super) struct Plain([f32; 8]);
 
-// SAFETY: no instruction set is needed; memory is touched at the caller's pointer only, by unaligned reads and
-// writes.
+// SAFETY: no instruction set is needed; memory is accessed only at the caller's pointer, by unaligned
+// reads and writes.
 unsafe impl Vector for Plain {
     const LANES: usize = 8;
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! Activations: one nonlinear function of each element.
+//! Activations: nonlinear functions that apply to each element.
 
 use super::kind::Kind;
 use super::{Context, LayerSpec};
@@ -6,11 +6,11 @@ use crate::block::Block;
 use crate::function;
 use serde::{Deserialize, Serialize};
 
-/// A nonlinear function of each element.
+/// A nonlinear function that applies to each element.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activation {
-    /// max(0, z).
+    /// The rectified linear unit, max(0, z).
     #[default]
     Relu,
     /// The hyperbolic tangent.
@@ -40,7 +40,7 @@ static TANH: Kind = kind!("tanh", Activation::Tanh, "takes the hyperbolic tangen
 static SIGMOID: Kind = kind!("sigmoid", Activation::Sigmoid, "takes 1 / (1 + e^-z) of each element z");
 
 impl Activation {
-    /// See [`super::LayerSpec`].
+    /// How a run file names the activation; see [`super::LayerSpec`].
     pub(super) const fn kind(self) -> &'static Kind {
         match self {
             Activation::Relu => &RELU,
@@ -49,7 +49,7 @@ impl Activation {
         }
     }
 
-    /// The activation of `z`.
+    /// Computes the activation of `z`.
     #[inline(always)]
     pub(crate) fn apply(self, z: f32) -> f32 {
         match self {
@@ -65,7 +65,8 @@ impl Activation {
         }
     }
 
-    /// The derivative of the loss by z, from that by a and from a = `apply(z)`.
+    /// The derivative of the loss with respect to z, from the derivative `delta` with respect to a, where
+    /// a = `apply(z)`.
     #[inline(always)]
     fn derivative(self, a: f32, delta: f32) -> f32 {
         match self {
@@ -81,7 +82,7 @@ impl Activation {
         }
     }
 
-    /// Applies it to all `values`, with the choice of the function outside of the loop.
+    /// Applies the function to all `values`. The match on the function is outside of the loop.
     #[inline(always)]
     pub(super) fn apply_all(self, values: &mut [f32]) {
         match self {
@@ -91,7 +92,7 @@ impl Activation {
         }
     }
 
-    /// Replaces each delta by the derivative by z; `values` are the a.
+    /// Replaces each delta by the derivative with respect to z; `values` are the activations.
     #[inline(always)]
     pub(super) fn derive_all(self, values: &[f32], deltas: &mut [f32]) {
         match self {

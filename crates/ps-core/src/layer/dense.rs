@@ -9,18 +9,18 @@ use crate::product::{Product, WeightGradient, WeightShape, segments};
 use ps_plan::seed::{Purpose, random};
 use std::ops::Range;
 
-/// `z = x W^T + b` for each row x, and its place in the flat parameter vector.
+/// Computes `z = x W^T + b` for each row x. Holds the position of W and b in the flat parameter vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dense {
-    /// Rows of a sample, each with the same weight.
+    /// Rows per sample, all with the same weight.
     pub rows_per_sample: usize,
-    /// Width of its input.
+    /// Width of the input.
     pub inputs: usize,
-    /// Width of its output.
+    /// Width of the output.
     pub outputs: usize,
-    /// Index of its weight, `[outputs, inputs]` row-major.
+    /// Index of the weight's first element in the flat vector; the weight is `[outputs, inputs]`, row-major.
     pub weight: usize,
-    /// Index of its bias, `[outputs]`.
+    /// Index of the bias's first element in the flat vector; the bias is `[outputs]`.
     pub bias: usize,
 }
 
@@ -32,7 +32,7 @@ pub(super) static KIND: Kind = Kind {
     build: |settings| LayerSpec::Dense { units: settings[0] as usize },
 };
 
-/// More units would not fit into the memory of any machine.
+/// A layer with more units would not fit into the memory of any machine.
 const MAX_UNITS: u64 = 1_000_000;
 
 impl Dense {
@@ -47,34 +47,35 @@ impl Dense {
         }
     }
 
-    /// See [`super::LayerSpec::size`].
+    /// Number of parameters and width of the output; see [`super::LayerSpec::size`].
     pub(super) fn size(inputs: u128, units: usize) -> (u128, u128) {
         let outputs = units as u128;
         ((inputs + 1).saturating_mul(outputs), outputs)
     }
 
-    /// See [`Layer::cost`].
+    /// Multiply-adds of a sample's forward pass; see [`Layer::cost`].
     pub(super) fn cost(&self) -> usize {
         self.rows_per_sample * self.inputs * self.outputs
     }
 
-    /// The shape of its weight.
+    /// The shape of the weight.
     pub(crate) fn shape(&self) -> WeightShape {
         WeightShape { inputs: self.inputs, outputs: self.outputs }
     }
 
-    /// Where its weight lies in the parameters.
+    /// The weight's elements in the flat parameter vector.
     pub fn weight_range(&self) -> Range<usize> {
         self.weight..self.weight + self.inputs * self.outputs
     }
 
-    /// Where its bias lies in the parameters, after the weight.
+    /// The bias's elements in the flat parameter vector, which follow the weight.
     pub fn bias_range(&self) -> Range<usize> {
         self.bias..self.bias + self.outputs
     }
 
-    /// Draws the weight from the uniform distribution in ±limit: of He et al. 2015 before relu (limit² = 6 / inputs), of
-    /// Glorot and Bengio 2010 elsewhere (limit² = 6 / (inputs + outputs)). The bias stays 0.
+    /// Draws the weight from the uniform distribution on [-limit, limit]. Before relu, the limit is that of
+    /// He et al. 2015 (limit² = 6 / inputs); elsewhere it is that of Glorot and Bengio 2010 (limit² = 6 /
+    /// (inputs + outputs)). The bias stays 0.
     pub(super) fn initialize(&self, seed: u64, next: Option<&Layer>, weights: &mut [f32]) {
         let fan = match next {
             Some(Layer::Activation(Activation::Relu)) => self.inputs,
@@ -87,7 +88,7 @@ impl Dense {
         }
     }
 
-    /// The forward pass, and the activation that follows where it is fused.
+    /// Computes the forward pass, and the activation that follows if it is fused.
     pub(super) fn forward(
         &self,
         k: usize,
@@ -99,7 +100,8 @@ impl Dense {
         let (engine, panels) = (context.engine, output.panels);
         let right = &context.packed[k].forward;
         let product = Product { panels: input.panels, values: input.values, right, rows };
-        // Rectifying takes one instruction in the kernel; other activations pass over the tile once more.
+        // Rectifying takes one instruction in the kernel; any other activation takes another pass
+        // over the tile.
         let rectifies = activation == Some(Activation::Relu);
         let activation = activation.filter(|_| !rectifies);
         engine.each_panel(panels, output.values, |panel, out| {
@@ -123,7 +125,7 @@ impl Dense {
         });
     }
 
-    /// The input gradient, and the derivative of the activation before where it is fused.
+    /// Computes the input gradient, and the derivative of the preceding activation if it is fused.
     pub(super) fn backward(
         &self,
         k: usize,
@@ -163,7 +165,7 @@ impl Dense {
         });
     }
 
-    /// Finds where the rows of each leaf lie in blocks laid out like this; `leaves` are ranges of samples.
+    /// Finds the rows of each leaf in blocks with this layout; `leaves` are ranges of samples.
     pub(crate) fn find_leaves(
         &self,
         layout: &BlockLayout,
@@ -175,7 +177,8 @@ impl Dense {
         segments(layout.samples() * rows, layout.len(), layout.width(), leaves, found);
     }
 
-    /// The products of the gradient of its parameters over some leaves of the blocks in `memory`; it is layer `k`.
+    /// The products of the parameters' gradient over some leaves of the blocks in `memory`. The layer
+    /// has index `k`.
     pub(crate) fn weight_gradient<'a>(
         &self,
         k: usize,

@@ -1,18 +1,19 @@
-//! Dropout: while a model is trained, a random share of the units is set to 0 for each sample.
+//! Dropout: in training, sets a random fraction of the units to 0 for each sample.
 
 use super::kind::{Accepts, Kind, Setting};
 use super::{Activation, Context, LayerSpec, PlainContext, Training};
 use crate::block::{Block, MatrixMut, Shape};
 use ps_plan::seed::{Purpose, random};
 
-/// Sets each unit to 0 with probability `rate`, and multiplies the others by 1 / (1 - rate), so that the mean stays
-/// (Srivastava et al. 2014). Outside of training it changes nothing.
+/// Sets each unit to 0 with probability `rate` and multiplies the others by 1 / (1 - rate), which keeps the
+/// mean (Srivastava et al. 2014). Outside of training it does nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// At least 0 and below 1.
+    /// Probability of dropping a unit, at least 0 and below 1.
     pub rate: f32,
     pub(super) shape: Shape,
-    /// The number of its first unit among those of all dropout layers.
+    /// Index of the layer's first unit among the units of all dropout layers, from which the random
+    /// stream is derived.
     pub(super) first: u64,
 }
 
@@ -32,7 +33,7 @@ pub(super) static KIND: Kind = Kind {
 };
 
 impl Dropout {
-    /// See [`super::Layer::draws`].
+    /// Random numbers that each sample takes; see [`super::Layer::draws`].
     pub(super) fn draws(&self) -> u64 {
         (self.shape.rows_per_sample * self.shape.columns) as u64
     }
@@ -49,7 +50,7 @@ impl Dropout {
         self.drop(context, first, rows, delta);
     }
 
-    /// Drops units of some rows, the first of which belongs to the sample at position `first` in the batch.
+    /// Drops units of some rows. The first row belongs to the sample at position `first` in the batch.
     fn drop(&self, context: &Context, first: usize, rows: usize, matrix: MatrixMut) {
         let Some(training) = context.training else { return };
         let (Shape { rows_per_sample, columns }, panels) = (self.shape, matrix.panels);
@@ -68,7 +69,7 @@ impl Dropout {
         );
     }
 
-    /// Drops consecutive units, the first of which is number `unit` of the layer, of the sample at `position`.
+    /// Drops consecutive units of the sample at `position`; the first is unit `unit` of the layer.
     #[inline(always)]
     fn drop_units(&self, training: Training, position: usize, unit: usize, values: &mut [f32]) {
         let Training { seed, step, draws } = training;
@@ -81,7 +82,7 @@ impl Dropout {
         }
     }
 
-    /// The forward pass of values and the backward pass of deltas.
+    /// Both the forward pass of values and the backward pass of deltas.
     #[inline(always)]
     pub(super) fn plain(&self, context: &PlainContext, from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);

@@ -1,25 +1,26 @@
-//! Activations that the dense layer beside them applies while a tile is in registers or in cache.
+//! Activations that an adjacent dense layer applies while a tile is in registers or in cache.
 
 use super::{Activation, Layer};
 use crate::block::{Boundary, Delta};
 
-/// What a layer does for the layers beside it, and what these do for it. No bit depends on it.
+/// What a layer computes for its neighbours, and what they compute for it. Fusion affects speed only, not
+/// a single bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Fusion {
     /// The activation that the layer applies to its output.
     pub after: Option<Activation>,
     /// The activation whose derivative the layer applies to the delta at its input.
     pub before: Option<Activation>,
-    /// Whether the layer before applies this one.
+    /// Whether the previous layer applies this one.
     pub is_forward_done: bool,
-    /// Whether the layer after applies this one's derivative.
+    /// Whether the next layer applies this one's derivative.
     pub is_backward_done: bool,
 }
 
-/// The fusions of a list of layers, by looking at two at a time.
+/// The fusions of a list of layers, found by looking at adjacent pairs.
 pub(crate) fn fuse(layers: &[Layer], boundaries: &[Boundary]) -> Vec<Fusion> {
     let mut fusions = vec![Fusion::default(); layers.len()];
-    // Its delta is added to before it goes back through the activation.
+    // A source's delta is added to before it goes back through the activation, so it cannot be fused.
     let is_source = |k| layers.iter().any(|layer| layer.source() == Some(k));
     for (k, pair) in layers.windows(2).enumerate() {
         match pair {

@@ -1,50 +1,51 @@
-//! How layers are written in a run file, and how they are shown.
+//! The names and settings by which run files define layers, and by which layers are printed.
 
 use super::{KINDS, LayerSpec};
 use std::fmt;
 
-/// A kind of layer, as a run file names it.
+/// A kind of layer that a run file can name.
 #[derive(Debug)]
 pub struct Kind {
-    /// The value of its table's `kind`.
+    /// The value of `kind` in the layer's table.
     pub name: &'static str,
-    /// What it does, as part of a sentence.
+    /// What the layer does, as a part of a sentence.
     pub help: &'static str,
-    /// Its other keys, all of which must be set.
+    /// The other keys of the table, all of which are required.
     pub settings: &'static [Setting],
-    /// Hidden layers that show its use. Tests train them in every way.
+    /// Hidden layers that show its use. Tests train them in every mode.
     pub example: &'static [LayerSpec],
-    /// The layer with these settings, which are in the order of [`Kind::settings`] and within their ranges.
+    /// Builds the layer from the values of its settings, which are in the order of [`Kind::settings`] and
+    /// have been checked.
     pub build: fn(&[f64]) -> LayerSpec,
 }
 
 /// A key of a layer's table.
 #[derive(Debug)]
 pub struct Setting {
-    /// Its name.
+    /// The key as a run file writes it.
     pub name: &'static str,
-    /// Its type and range.
+    /// Type and range of the value.
     pub accepts: Accepts,
 }
 
 /// Type and range of a [`Setting`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Accepts {
-    /// An integer from 1 to this.
+    /// An integer from 1 to this maximum.
     Count(u64),
     /// A number of at least 0 and below 1, rounded to binary32.
     Share,
 }
 
 impl Kind {
-    /// The kind with this name, if there is one.
+    /// Finds the kind with this name.
     pub fn find(name: &str) -> Option<&'static Kind> {
         KINDS.iter().copied().find(|kind| kind.name == name)
     }
 }
 
 impl Accepts {
-    /// `value`, rounded, if it is in range.
+    /// Returns `value`, rounded to binary32 if it is a [`Accepts::Share`], or `None` if it is out of range.
     pub fn check(self, value: f64, is_integer: bool) -> Option<f64> {
         match self {
             Accepts::Count(most) => (is_integer && (1.0..=most as f64).contains(&value)).then_some(value),
@@ -62,7 +63,7 @@ impl fmt::Display for Accepts {
     }
 }
 
-/// An inline table of TOML, which reads back as the same layer.
+/// Writes an inline table of TOML that reads back as the same layer.
 impl fmt::Display for LayerSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, values) = self.parts();

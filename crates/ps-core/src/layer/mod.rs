@@ -1,8 +1,8 @@
 //! The layers that models are made of, one file each.
 //!
-//! A file holds all there is to know about its layer: its shape and parameters, how these start, what it costs, its
-//! forward and backward pass over a block of rows, and the plain loops over one sample that the reference trainer runs.
-//! [`Layer`] lists the layers and passes each call on.
+//! A file holds everything about its layer: shape and parameters, initial values, cost, the forward and
+//! backward passes over a block of rows, and the plain loops over one sample that the reference trainer runs.
+//! [`Layer`] lists the layers and dispatches each call.
 
 mod activation;
 mod dense;
@@ -34,85 +34,86 @@ pub const KINDS: [&Kind; 6] = [
     &residual::KIND,
 ];
 
-/// A layer as it is asked for, before the shape of its input is known.
+/// A layer as the run file asks for it, before the shape of its input is known. [`LayerSpec`] values become
+/// [`Layer`]s in [`crate::Model::of_layers`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LayerSpec {
-    /// See [`Dense`].
+    /// A fully connected layer; see [`Dense`].
     Dense {
-        /// Width of its output.
+        /// Width of the output.
         units: usize,
     },
-    /// See [`Activation`].
+    /// An elementwise nonlinear function; see [`Activation`].
     Activation(Activation),
-    /// See [`Dropout`].
+    /// Random zeroing of units in training; see [`Dropout`].
     Dropout {
-        /// At least 0 and below 1.
+        /// Probability of dropping a unit, at least 0 and below 1.
         rate: f32,
     },
-    /// See [`Residual`].
+    /// A skip connection; see [`Residual`].
     Residual {
-        /// How many layers lie between what is added and what it is added to.
+        /// Number of layers that the connection skips.
         over: usize,
     },
 }
 
-/// A layer of a model.
+/// A layer of a model, with the shape of its input known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Layer {
-    /// See [`Dense`].
+    /// A fully connected layer; see [`Dense`].
     Dense(Dense),
-    /// See [`Activation`].
+    /// An elementwise nonlinear function; see [`Activation`].
     Activation(Activation),
-    /// See [`Dropout`].
+    /// Random zeroing of units in training; see [`Dropout`].
     Dropout(Dropout),
-    /// See [`Residual`].
+    /// A skip connection; see [`Residual`].
     Residual(Residual),
 }
 
-/// What a layer may write over.
+/// What a layer may overwrite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overwrites {
-    /// Its backward pass reads its input, too.
+    /// Nothing, because its backward pass reads its input as well.
     Nothing,
-    /// The value that it reads forward.
+    /// The value that its forward pass reads.
     Values,
-    /// Likewise, and the delta that it reads backward.
+    /// The value that its forward pass reads and the delta that its backward pass reads.
     ValuesAndDeltas,
 }
 
-/// What the layers of a pass over a batch share.
+/// What all layers share in a pass over a batch.
 pub(crate) struct Context<'a> {
     pub engine: Engine,
     /// `None` in an evaluation.
     pub training: Option<Training>,
-    /// `[parameters]`; only the biases are read.
+    /// The flat vector, `[parameters]`, of which layers read only the biases.
     pub weights: &'a [f32],
-    /// The weights as the products read them, by layer.
+    /// By layer, the weights as the products read them.
     pub packed: &'a [PackedWeight],
 }
 
-/// What the layers of a sample's plain loops share.
+/// What all layers share in the plain loops over a sample.
 pub(crate) struct PlainContext<'a> {
-    /// `[parameters]`.
+    /// The flat vector, `[parameters]`.
     pub weights: &'a [f32],
     /// `None` in an evaluation.
     pub training: Option<Training>,
-    /// The sample's position in its batch.
+    /// Position of the sample in its batch.
     pub position: usize,
 }
 
-/// What random numbers in the forward pass of a training step are drawn by, besides the position of a sample in the batch:
-/// the same wherever, and however often, a leaf of the step is computed.
+/// What the random numbers in a training step's forward pass are derived from, together with a sample's
+/// position in the batch. They are the same wherever and however often a leaf of the step is computed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Training {
     pub seed: u64,
     pub step: u64,
-    /// Random numbers of a sample, in all layers.
+    /// Number of random numbers that a sample takes in all layers.
     pub draws: u64,
 }
 
 impl LayerSpec {
-    /// Its kind and settings.
+    /// The layer's kind and the values of its settings.
     fn parts(self) -> (&'static Kind, Vec<f64>) {
         match self {
             LayerSpec::Dense { units } => (&dense::KIND, vec![units as f64]),
@@ -122,8 +123,8 @@ impl LayerSpec {
         }
     }
 
-    /// The layer that follows the layers `before`, the last of which puts out `input`. Parameters are named after the count
-    /// of layers with parameters before it.
+    /// Builds the layer that follows the layers `before`, the last of which has an output of shape `input`.
+    /// Its parameters are named after the number of layers with parameters before it.
     pub(crate) fn build(self, input: Shape, before: &[Layer], parameters: &mut Layout) -> Layer {
         match self {
             LayerSpec::Dense { units } => {
@@ -139,11 +140,11 @@ impl LayerSpec {
         }
     }
 
-    /// Checks that it fits behind layers whose inputs have these `widths`, the last of which is its own, as far as they are
-    /// known, and gives the width of its output.
+    /// Checks that the layer fits after layers whose inputs have these `widths`, the last of which is its own
+    /// input. A width is `None` if it is not known. Returns the width of the output.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Returns a description of what does not fit.
     pub(crate) fn check(self, widths: &[Option<usize>]) -> Result<Option<usize>, String> {
         match self {
             LayerSpec::Dense { units } => return Ok(Some(units)),
@@ -153,18 +154,18 @@ impl LayerSpec {
         Ok(widths[widths.len() - 1])
     }
 
-    /// Whether what it puts out in training is random.
+    /// Whether the output is random in training.
     pub fn is_random(self) -> bool {
         matches!(self, LayerSpec::Dropout { .. })
     }
 
-    /// Whether it has parameters.
+    /// Whether the layer has parameters.
     pub fn has_parameters(self) -> bool {
         self.size(1).0 > 0
     }
 
-    /// Number of parameters and width of the output for an input of this width. Saturates, so that it is defined for
-    /// layers that are too large for any machine.
+    /// Number of parameters, and width of the output, for an input of this width. Saturates instead of
+    /// overflowing for layers that are too large for any machine.
     pub(crate) fn size(self, inputs: u128) -> (u128, u128) {
         match self {
             LayerSpec::Dense { units } => Dense::size(inputs, units),
@@ -174,17 +175,17 @@ impl LayerSpec {
 }
 
 impl Layer {
-    /// The shape of its output for an input of shape `input`.
+    /// The shape of the output for an input of shape `input`.
     pub(crate) fn output(&self, input: Shape) -> Shape {
         self.dense().map_or(input, |dense| Shape { columns: dense.outputs, ..input })
     }
 
-    /// The layer if it is dense, which those with parameters are.
+    /// The dense layer, if this is one. Only dense layers have parameters.
     pub(crate) fn dense(&self) -> Option<&Dense> {
         if let Layer::Dense(dense) = self { Some(dense) } else { None }
     }
 
-    /// Multiply-adds of a sample's forward pass, of which each of the two gradients takes as many again.
+    /// Multiply-adds of a sample's forward pass. Each of the two gradients takes the same number.
     pub(crate) fn cost(&self) -> usize {
         self.dense().map_or(0, Dense::cost)
     }
@@ -194,18 +195,19 @@ impl Layer {
         if let Layer::Dropout(dropout) = self { dropout.draws() } else { 0 }
     }
 
-    /// The boundary before its input whose value it reads, too. The delta at its output is also added to the one there.
+    /// The earlier boundary whose value the layer also reads, and to whose delta it adds the one
+    /// at its output.
     pub(crate) fn source(&self) -> Option<usize> {
         if let Layer::Residual(residual) = self { Some(residual.source) } else { None }
     }
 
-    /// Whether its backward pass reads its output, which must then not be overwritten.
+    /// Whether the backward pass reads the layer's output, which must then not be overwritten.
     pub(crate) fn reads_output(&self) -> bool {
         matches!(self, Layer::Activation(_))
     }
 
-    /// Whether its output may take the place of its input, and backward, the delta at its input that of the delta at its
-    /// output.
+    /// What the layer may overwrite: the output may use the memory of the input, and in the backward pass the
+    /// delta at the input may use that of the delta at the output.
     pub(crate) fn overwrites(&self) -> Overwrites {
         match self {
             Layer::Dense(_) => Overwrites::Nothing,
@@ -214,14 +216,14 @@ impl Layer {
         }
     }
 
-    /// Sets its initial parameters in `weights`, which are 0 before. `next` is the layer after it.
+    /// Sets the initial parameters in `weights`, which must be 0 before. `next` is the layer after this one.
     pub(crate) fn initialize(&self, seed: u64, next: Option<&Layer>, weights: &mut [f32]) {
         if let Layer::Dense(dense) = self {
             dense.initialize(seed, next, weights);
         }
     }
 
-    /// Lays its weight out as the products read it.
+    /// Packs the weight as the products read it.
     pub(crate) fn pack(
         &self,
         kernel: Kernel,
@@ -234,7 +236,7 @@ impl Layer {
         }
     }
 
-    /// Takes a block through the layer, which is number `k`.
+    /// Passes a block forward through the layer, which has index `k`.
     #[inline]
     pub(crate) fn forward(&self, k: usize, fusion: Fusion, context: &Context, block: &mut Block) {
         match self {
@@ -246,7 +248,7 @@ impl Layer {
         }
     }
 
-    /// Takes the deltas of a block back through the layer, which is number `k`.
+    /// Passes the deltas of a block back through the layer, which has index `k`.
     #[inline]
     pub(crate) fn backward(&self, k: usize, fusion: Fusion, context: &Context, block: &mut Block) {
         match self {
@@ -258,13 +260,14 @@ impl Layer {
         }
     }
 
-    /// What [`Layer::plain_forward`] reads instead of the weight, so that its innermost loop runs over outputs.
+    /// The transposed weight, which [`Layer::plain_forward`] reads so that its innermost loop
+    /// is over outputs.
     #[inline(always)]
     pub(crate) fn plain_transposed(&self, weights: &[f32]) -> Vec<f32> {
         if let Layer::Dense(dense) = self { dense.plain_transposed(weights) } else { Vec::new() }
     }
 
-    /// Computes the value of one sample at boundary `k + 1` from those before; the layer is number `k`.
+    /// Computes the value of one sample at boundary `k + 1` from the earlier ones; the layer has index `k`.
     #[inline(always)]
     pub(crate) fn plain_forward(
         &self,
@@ -283,7 +286,7 @@ impl Layer {
         }
     }
 
-    /// Computes the delta of one sample at boundary `k` from that after it; the layer is number `k`.
+    /// Computes the delta of one sample at boundary `k` from the one at `k + 1`; the layer has index `k`.
     #[inline(always)]
     pub(crate) fn plain_backward(
         &self,
@@ -302,7 +305,7 @@ impl Layer {
         }
     }
 
-    /// Adds what one sample contributes to the gradient of the layer's parameters; the layer is number `k`.
+    /// Adds one sample's contribution to the gradient of the layer's parameters; the layer has index `k`.
     #[inline(always)]
     pub(crate) fn plain_gradient(
         &self,

@@ -1,13 +1,13 @@
-//! Residual connections: what goes into an earlier layer is added to what comes out of a later one.
+//! Residual connections: add the input of an earlier layer to the output of a later one.
 
 use super::kind::{Accepts, Kind, Setting};
 use super::{Activation, Context, LayerSpec};
 use crate::block::{Backward, Block};
 
-/// Adds to its input what goes into an earlier layer (He et al. 2016).
+/// Adds the input of an earlier layer to its own input (He et al. 2016).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Residual {
-    /// The boundary whose value it adds.
+    /// The boundary whose value is added.
     pub source: usize,
 }
 
@@ -23,20 +23,21 @@ pub(super) static KIND: Kind = Kind {
         LayerSpec::Dense { units: 18 },
         LayerSpec::Residual { over: 3 },
         LayerSpec::Activation(Activation::Tanh),
-        // Its source is what the activation before it would else overwrite.
+        // The source is a value that the activation before would otherwise overwrite.
         LayerSpec::Residual { over: 1 },
         LayerSpec::Activation(Activation::Sigmoid),
-        // The second one with this source.
+        // A second connection with the same source.
         LayerSpec::Residual { over: 7 },
     ],
     build: |settings| LayerSpec::Residual { over: settings[0] as usize },
 };
 
 impl Residual {
-    /// Checks that it can be over `over` layers. `widths` are those at the boundaries before it, as far as they are known.
+    /// Checks that the connection can skip `over` layers. `widths` are those at the boundaries before it,
+    /// `None` where not known.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Returns a description of what does not fit.
     pub(super) fn check(over: usize, widths: &[Option<usize>]) -> Result<(), String> {
         let before = widths.len() - 1;
         let Some(source) = before.checked_sub(over) else {
@@ -59,7 +60,7 @@ impl Residual {
         );
     }
 
-    /// Passes the delta on. That at the source is added to where the source's own is computed ([`add`]).
+    /// Passes the delta on. It is added to the delta of the source where that is computed ([`add`]).
     pub(super) fn backward(self, k: usize, block: &mut Block) {
         let Backward { rows, above, below, .. } = block.backward(k);
         let panels = above.each_panel(rows).zip(below.each_panel(rows));
@@ -73,7 +74,7 @@ impl Residual {
     }
 }
 
-/// `to = to + from`, elementwise.
+/// Computes `to = to + from`, elementwise.
 #[inline(always)]
 pub(crate) fn add(from: &[f32], to: &mut [f32]) {
     to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);

@@ -8,7 +8,7 @@ use crate::optim::Finite;
 /// Settings of Adagrad.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adagrad {
-    /// Added to the root of the sum of squared gradients.
+    /// Added to the root of the sum of squared gradients, so that the step is finite; above 0.
     pub epsilon: f32,
 }
 

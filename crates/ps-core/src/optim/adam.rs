@@ -9,11 +9,11 @@ use crate::optim::Finite;
 /// Settings of Adam.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
-    /// Share of the mean of gradients that is kept.
+    /// Decay rate of the mean of gradients: the fraction that is kept per step.
     pub beta1: f32,
-    /// Share of the mean of squared gradients that is kept.
+    /// Decay rate of the mean of squared gradients: the fraction that is kept per step.
     pub beta2: f32,
-    /// Added to the root of that mean.
+    /// Added to the root of the mean of squared gradients.
     pub epsilon: f32,
 }
 
@@ -41,7 +41,7 @@ impl Rule for Adam {
     }
 }
 
-/// The two moments of the gradient at one step, as Adam, AdamW and LAMB use them.
+/// The two moments of the gradient in one step, shared by Adam, AdamW and LAMB.
 #[derive(Clone, Copy)]
 pub(super) struct Moments {
     adam: Adam,
@@ -50,13 +50,13 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// `count` is the number of steps that the moments have seen, this one included.
+    /// `count` is the number of steps that the moments have seen, including this one.
     pub(super) fn new(adam: Adam, count: u64) -> Self {
         let rest = |beta: f32| 1.0 - pow(f64::from(beta), count as f64);
         Moments { adam, bias: [rest(adam.beta1) as f32, rest(adam.beta2).sqrt() as f32] }
     }
 
-    /// Adds `g` to the moments and returns the step before the learning rate.
+    /// Adds `g` to the moments. Returns the step before it is multiplied by the learning rate.
     #[inline(always)]
     pub(super) fn add(&self, g: f32, mean: &mut f32, squares: &mut f32) -> f32 {
         let Adam { beta1, beta2, epsilon } = self.adam;

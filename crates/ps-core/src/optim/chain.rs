@@ -1,31 +1,31 @@
-//! What happens to the gradient before the optimizer's step: the mean, scaling, noise, clipping, weight decay and L1, in
-//! this order.
+//! Transforms of the gradient before the optimizer's step: mean, scaling, noise, clipping, weight decay and
+//! L1, in this order.
 
 use crate::function::{self, pow};
 use ps_plan::seed::{Purpose, random};
 use serde::{Deserialize, Serialize};
 
-/// Normal noise on the gradient (Neelakantan et al. 2015) of variance `scale / (1 + step)^decay`.
+/// Gaussian noise on the gradient (Neelakantan et al. 2015) with variance `scale / (1 + step)^decay`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
     /// The variance at step 0.
     pub scale: f64,
-    /// How fast it falls; the paper uses 0.55.
+    /// Exponent of the decay; the paper uses 0.55.
     pub decay: f64,
 }
 
 impl Noise {
-    /// The standard deviation at a step.
+    /// Standard deviation of the noise in a step.
     fn deviation(&self, step: u64) -> f32 {
         (self.scale / pow(1.0 + step as f64, self.decay)).sqrt() as f32
     }
 }
 
-/// From the sum of gradients to their mean, scaled and with noise, at one step.
+/// Turns a step's gradient sums into their mean, scaled and with noise.
 #[derive(Clone, Copy)]
 pub(super) struct Mean {
     samples: f32,
-    /// What the mean is multiplied by.
+    /// Factor of the mean.
     scale: f32,
     noise: Option<StepNoise>,
 }
@@ -75,7 +75,7 @@ impl Mean {
     }
 }
 
-/// What becomes of an element of the mean gradient.
+/// The transforms of an element of the mean gradient.
 #[derive(Clone, Copy)]
 pub(super) struct Chain {
     pub clip: Option<f32>,
@@ -84,8 +84,8 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// Clips, then adds weight decay and L1, of an element `g` at weight `w`. Which of these there are is the same for all
-    /// elements, so that the compiler moves the choice out of a loop.
+    /// Clips the gradient `g` of an element with weight `w`, then adds weight decay and L1. Which of these
+    /// are enabled is the same for all elements, so the compiler hoists the choice out of a loop.
     #[inline(always)]
     pub(super) fn apply(&self, g: f32, w: f32) -> f32 {
         match (self.clip.is_some(), self.weight_decay != 0.0, self.l1 != 0.0) {
@@ -100,7 +100,7 @@ impl Chain {
         }
     }
 
-    /// Like [`Chain::apply`], with only these operations.
+    /// Like [`Chain::apply`], but with only the transforms that are enabled at compile time.
     #[inline(always)]
     pub(super) fn apply_only<const CLIP: bool, const DECAY: bool, const L1: bool>(
         &self,
@@ -122,11 +122,11 @@ impl Chain {
     }
 }
 
-/// A standard normal number (Box and Muller 1958) for an element and a step.
+/// A standard normal number for an element and a step (Box and Muller 1958).
 fn normal(seed: u64, step: u64, index: u64) -> f32 {
     let [radius, angle, ..] = random(seed, Purpose::Noise, step as u32, index);
     let unit = |word: u32| (word >> 8) as f32 * (1.0 / 16_777_216.0);
-    // In (0, 1], whose logarithm is finite.
+    // In (0, 1], so that the logarithm is finite.
     let radius = (-2.0 * function::ln(1.0 - unit(radius))).sqrt();
     let turns = 2.0 * f64::from(unit(angle));
     let cosine = function::cos_pi(if turns > 1.0 { 2.0 - turns } else { turns });

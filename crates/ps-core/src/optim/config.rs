@@ -1,34 +1,37 @@
-//! What the run file says about the optimizer.
+//! The optimizer's settings from the run file.
 
 use super::{Noise, Optimizer, Sgd};
 
-/// The optimizer of a run.
+/// The optimizer of a run, as configured; [`crate::optim::Rules`] applies it to a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptimizerConfig {
-    /// The optimizer and the elementwise part of the chain before it, for all tensors as far as the other fields do not
-    /// change it.
+    /// The optimizer and the elementwise transforms before it. They apply to all tensors, except where the
+    /// other fields change them.
     pub params: OptimizerParams,
-    /// Whether weight decay and L1 hold for biases.
+    /// Whether weight decay and L1 apply to biases.
     pub decay_biases: bool,
-    /// Factors of the learning rate, each for the parameters that its name stands for: `weights`, `biases`, or a tensor's
-    /// name or its beginning, such as `layers.0`. They are multiplied in this order, which is that of the names, ascending.
+    /// Factors of the learning rate, each for the parameters that its name selects: `weights`, `biases`, or a
+    /// tensor's name or its prefix, such as `layers.0`. They are multiplied in the order of the list, which
+    /// is sorted by name.
     pub rates: Vec<(String, f32)>,
-    /// The mean gradient is scaled down to this Euclidean norm where it is longer (Pascanu et al. 2013).
+    /// Maximum Euclidean norm of the mean gradient, which is scaled down if it is longer (Pascanu
+    /// et al. 2013).
     pub clip_norm: Option<f32>,
-    /// Noise on the gradient.
+    /// Gaussian noise that is added to the mean gradient.
     pub noise: Option<Noise>,
 }
 
-/// What happens to an element of the mean gradient, and how its parameter follows it.
+/// The transforms of an element of the mean gradient, and how its parameter is updated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimizerParams {
-    /// The optimizer, with its settings.
+    /// The optimizer and its settings.
     pub optimizer: Optimizer,
-    /// Each element of the mean gradient is cut to ± this before all else.
+    /// Each element of the mean gradient is first clipped to ± this.
     pub clip: Option<f32>,
-    /// L2: this times the weight is added to the gradient. AdamW, LAMB and FTRL have it in their step instead.
+    /// L2: this times the weight is added to the gradient. AdamW, LAMB and FTRL include weight decay in
+    /// their step instead.
     pub weight_decay: f32,
-    /// L1: this times the weight's sign is added to the gradient. FTRL has it in its step instead.
+    /// L1: this times the sign of the weight is added to the gradient. FTRL includes L1 in its step instead.
     pub l1: f32,
     /// Factor of the learning rate.
     pub rate: f32,
@@ -59,8 +62,8 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Whether `name` stands for the tensor `tensor`: it is `weights`, `biases`, or the tensor's name or its beginning,
-    /// such as `layers.0`.
+    /// Whether `name` selects the tensor `tensor`: it is `weights`, `biases`, or the tensor's name or its
+    /// prefix, such as `layers.0`.
     pub(crate) fn matches(name: &str, tensor: &str) -> bool {
         match name {
             "weights" => tensor.ends_with(".weight"),
@@ -69,13 +72,13 @@ impl OptimizerConfig {
         }
     }
 
-    /// Whether a step needs norms of the whole gradient before any weight is updated.
+    /// Whether a step needs norms of the whole gradient before it updates any weight.
     pub(crate) fn needs_norms(&self) -> bool {
         self.clip_norm.is_some() || self.params.optimizer.needs_norms()
     }
 
-    /// Whether it is plain descent, with momentum or without, the same for all parameters: what
-    /// [`crate::gradient::InPlace`] can do.
+    /// Whether this is gradient descent, with or without momentum, with the same settings for all parameters
+    /// and without norm clipping and noise: the case that [`crate::gradient::InPlace`] supports.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.params.optimizer, Optimizer::Sgd(_))
             && self.decay_biases

@@ -6,7 +6,7 @@ use super::rule::{Conflict, Rule, StateVector, TensorNorms};
 use super::setting::{BETA1, BETA2, EPSILON, Field};
 use crate::optim::Finite;
 
-/// Settings of LAMB: those of Adam, with another default for epsilon.
+/// Settings of LAMB: those of Adam, with a different default for epsilon.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lamb(pub Adam);
 

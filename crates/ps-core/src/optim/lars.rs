@@ -8,9 +8,9 @@ use crate::optim::Finite;
 /// Settings of LARS.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lars {
-    /// Share of the last step's velocity that is kept; 0 is no momentum.
+    /// Fraction of the previous step's velocity that is kept; 0 for no momentum.
     pub momentum: f32,
-    /// Learning rate of a layer relative to the ratio of its norms.
+    /// Learning rate of a layer relative to the ratio of the norms of weight and gradient.
     pub trust: f32,
 }
 

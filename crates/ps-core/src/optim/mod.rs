@@ -1,8 +1,8 @@
-//! What a step does with the gradient: the chain before the optimizer, the optimizers, and the vectors of their state.
+//! Updates: the transforms of the gradient, the optimizers, and the vectors of their state.
 //!
-//! An optimizer is elementwise and has a file: its settings, their defaults, its state and its step. Where a step needs more
-//! than one element, a norm, that is summed in a fixed order (`norms.rs`), so that the weights may be cut into chunks and
-//! shards anywhere on its grid.
+//! An optimizer is elementwise and has one file with its settings, defaults, state and step. If a step needs
+//! a norm, which depends on more than one element, that norm is summed in a fixed order (`norms.rs`), so that
+//! the weights can be divided into chunks and shards at any multiple of its grid.
 
 mod adagrad;
 mod adam;
@@ -37,15 +37,15 @@ use setting::Field;
 optimizers! {
     /// Stochastic gradient descent, with or without momentum.
     sgd::Sgd,
-    /// Adagrad.
+    /// Rates per parameter from the sum of squared gradients.
     adagrad::Adagrad,
     /// RMSProp, with or without momentum.
     rmsprop::RmsProp,
-    /// Adam.
+    /// Rates per parameter from moving means of the gradient and its square.
     adam::Adam,
     /// Adam with decoupled weight decay.
     adamw::AdamW,
-    /// Layer-wise adaptive rates.
+    /// Layer-wise adaptive rate scaling, with or without momentum.
     lars::Lars,
     /// Layer-wise adaptive moments.
     lamb::Lamb,

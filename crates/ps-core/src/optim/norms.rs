@@ -1,48 +1,50 @@
-//! Sums over whole tensors in an order that does not depend on how the flat vector is cut.
+//! Sums over whole tensors, in an order that does not depend on how the flat vector is divided.
 //!
-//! Each tensor is cut where the flat vector's index is a multiple of [`GRID`]. A piece is summed in 16 lanes, which are
-//! added pairwise; a tensor is the sum of its pieces in order. A shard that keeps whole runs of the grid can sum its pieces.
+//! Each tensor is cut where the index in the flat vector is a multiple of [`GRID`]. A piece is summed in 16
+//! lanes, which are added pairwise; the sum of a tensor is that of its pieces in order. A shard that holds
+//! whole grid cells can therefore sum its pieces alone.
 
 use super::tensors::Group;
 use std::ops::Range;
 
-/// Elements between two cuts. Chunks of the wire are multiples of it.
+/// Number of elements between two cuts. The size of a wire chunk is a multiple of it.
 pub(crate) const GRID: usize = 1024;
 
-/// Lanes of a piece's sum.
+/// Number of lanes of a piece's sum.
 const LANES: usize = 16;
 
-/// Sums over one piece, or a whole tensor.
+/// Sums over one piece, or over a whole tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PieceSums {
-    /// Of the squares of the mean gradient.
+    /// Sum of the squares of the mean gradient.
     pub gradient: f64,
-    /// Of the squares of the weights.
+    /// Sum of the squares of the weights.
     pub weights: f64,
-    /// Of the squares of the step before the rate, decay included; momentum is not.
+    /// Sum of the squares of the step before the learning rate, including decay but not momentum.
     pub step: f64,
 }
 
-/// Sums over one piece of how far its weights went.
+/// How far a step moved the weights of one piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Moved {
-    /// Of the squares of the way.
+    /// Sum of the squares of the weights' change.
     pub way: f64,
-    /// Of the squares of the weights before it.
+    /// Sum of the squares of the weights before the step.
     pub weights: f64,
-    /// Of the products of the mean gradient and the way, against its direction.
+    /// Sum of the products of the mean gradient and the negative change: the first-order decrease of
+    /// the mean loss.
     pub predicted: f64,
 }
 
-/// Sums over each tensor.
+/// Sums over each tensor of the model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Norms {
-    /// In the order of the tensors.
+    /// The sums, in the order of the tensors.
     pub tensors: Vec<PieceSums>,
 }
 
 impl Norms {
-    /// From the sums of all pieces, in order.
+    /// Adds up the sums of all pieces, which must be in order.
     pub(super) fn new(groups: &[Group], sums: &[PieceSums]) -> Self {
         let mut tensors = vec![PieceSums::default(); groups.len()];
         let end = groups.last().map_or(0, |group| group.elements.end);
@@ -55,19 +57,19 @@ impl Norms {
         Norms { tensors }
     }
 
-    /// The sum of the squares of the whole gradient.
+    /// The squared Euclidean norm of the whole gradient.
     pub(crate) fn gradient_squared(&self) -> f64 {
         self.tensors.iter().fold(0.0, |sum, tensor| sum + tensor.gradient)
     }
 
-    /// The norm of the whole gradient.
+    /// The Euclidean norm of the whole gradient.
     pub(crate) fn gradient(&self) -> f64 {
         self.gradient_squared().sqrt()
     }
 }
 
-/// The pieces of the elements `range`, which begins and ends on the grid or at the end of the vector: each with the number
-/// of its tensor.
+/// The pieces of the elements `range`, each with the index of its tensor. `range` begins and ends on the grid
+/// or at the end of the vector.
 pub(super) fn pieces(groups: &[Group], range: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
     let first = groups.partition_point(|group| group.elements.end <= range.start);
     let (mut number, mut at) = (first, range.start);
@@ -85,8 +87,8 @@ pub(super) fn pieces(groups: &[Group], range: Range<usize>) -> impl Iterator<Ite
     })
 }
 
-/// The sum of the products of two vectors' elements, each product exact: element i goes to lane i mod 16, in order; lane j
-/// is then added to lane j + 8 and so on by halves.
+/// The inner product of two vectors; each single product is exact. Element i is added to lane i mod 16, in
+/// order; lane j is then added to lane j + 8, and so on by halves.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0.0_f64; LANES];
@@ -107,7 +109,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     lanes[0]
 }
 
-/// How far weights went, by the sum of their gradients.
+/// Measures how far a step moved the weights `before` to `after`, with `g` the sum of their gradients.
 pub(super) fn moved(samples: usize, [before, after]: [&[f32]; 2], g: &[f32]) -> Moved {
     let (mut way, mut mean) = ([0.0; GRID], [0.0; GRID]);
     let (way, mean) = (&mut way[..g.len()], &mut mean[..g.len()]);

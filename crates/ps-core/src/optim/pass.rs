@@ -1,37 +1,37 @@
-//! The pass over elements: gradients go through the chain and into the optimizer's elementwise step, in one loop.
+//! The pass over elements: the transforms of the gradient and the optimizer's elementwise step, in one loop.
 
 use super::chain::{Chain, Mean};
 use super::norms::dot;
 use super::{GRID, MAX_VECTORS, Optimizer, OptimizerConfig, OptimizerParams, PieceSums, Stride};
 use crate::kernel::Kernel;
 
-/// State of some elements: a slice of each vector that the optimizer keeps, then empty ones.
+/// The state of some elements: one slice for each vector that the optimizer keeps, then empty slices.
 pub(crate) type StateMut<'a> = [&'a mut [f32]; MAX_VECTORS];
 
-/// Like [`StateMut`], to read.
+/// Like [`StateMut`], but read-only.
 pub(crate) type State<'a> = [&'a [f32]; MAX_VECTORS];
 
-/// What an elementwise step goes by, the same for all elements of a tensor.
+/// Inputs of an elementwise step, the same for all elements of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StepParams {
-    /// The learning rate, with the tensor's factor and trust.
+    /// The learning rate, multiplied by the tensor's factor and trust ratio.
     pub rate: f32,
-    /// Steps that the optimizer's state has seen with this one, from 1.
+    /// Number of steps that the optimizer's state has seen, including this one; at least 1.
     pub count: u64,
-    /// Weight decay, for optimizers that have it in their step.
+    /// Weight decay, for optimizers that include it in their step.
     pub weight_decay: f32,
-    /// L1, likewise.
+    /// L1 penalty, for optimizers that include it in their step.
     pub l1: f32,
 }
 
-/// Elements on their way through a step.
+/// A loop over elements in one step, which an optimizer calls with its formula.
 pub(super) trait Pass {
-    /// Replaces each weight by what `step` returns for it, its gradient and its elements of the first `N` vectors of
-    /// state, which `step` changes in place.
+    /// Replaces each weight by the result of `step`, which receives the weight, its gradient and its elements
+    /// of the first `N` state vectors and updates the latter in place.
     fn each<const N: usize>(self, step: impl Fn(f32, f32, &mut [f32; N]) -> f32 + Copy) -> Finite;
 }
 
-/// One step's update, for elements of tensors with the same settings.
+/// The update of one step, for elements of tensors with the same settings.
 #[derive(Clone, Copy)]
 pub(crate) struct Update {
     optimizer: Optimizer,
@@ -41,13 +41,13 @@ pub(crate) struct Update {
 }
 
 impl Update {
-    /// A step whose gradient is neither scaled nor has noise; the mean is over `samples` samples.
+    /// A step whose gradient is neither scaled nor has noise. The mean is over `samples` samples.
     pub(crate) fn plain(params: OptimizerParams, samples: usize, rate: f32) -> Self {
         let stride = Stride::plain(0, samples, rate);
         Update::new(params, &stride, rate, Mean::over(samples))
     }
 
-    /// A step of a tensor, whose rate is multiplied by `trust`.
+    /// A step of one tensor, whose rate is multiplied by `trust`.
     pub(super) fn of(
         config: &OptimizerConfig,
         params: OptimizerParams,
@@ -74,13 +74,15 @@ impl Update {
         }
     }
 
-    /// Updates parameters `w`, the first of which is element `offset` of the flat vector, by their gradients' sums `g`.
+    /// Updates the parameters `w` by their gradient sums `g`. The first is element `offset` of
+    /// the flat vector.
     pub(crate) fn apply(&self, offset: usize, w: &mut [f32], g: &[f32], state: StateMut<'_>) -> Finite {
         let Some(samples) = self.mean.plain() else {
             let pass = Buffered { update: self, offset, w, g, state };
             return self.optimizer.update(&self.params, pass);
         };
-        // The inverse of a power of two is exact, and so the product with it is the quotient, in a fraction of the time.
+        // The inverse of a power of two is exact, so the product with it equals the quotient, in a fraction
+        // of the time.
         if samples.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1 {
             let inverse = samples.recip();
             self.apply_mean(w, g, state, move |g| g * inverse)
@@ -89,15 +91,15 @@ impl Update {
         }
     }
 
-    /// Like [`Update::apply`], for plain descent; `v` is the velocity, or empty.
+    /// Like [`Update::apply`], but for plain gradient descent. `v` is the velocity, or empty.
     pub(crate) fn chunk(&self, w: &mut [f32], g: &[f32], v: &mut [f32]) -> Finite {
         let mut state = StateMut::default();
         state[0] = v;
         self.apply(0, w, g, state)
     }
 
-    /// Chooses the operations of the chain once, so that the loop has no branches and is vectorised. Weight decay alone is
-    /// common enough for a loop of its own.
+    /// Selects the transforms once, so that the loop has no branches and is vectorised. Weight decay alone is
+    /// common enough for a separate loop.
     #[inline(always)]
     fn apply_mean(
         &self,
@@ -120,7 +122,7 @@ impl Update {
         }
     }
 
-    /// Writes the mean gradient of at most [`GRID`] elements after the chain.
+    /// Writes the mean gradient of at most [`GRID`] elements, after all transforms.
     #[inline(always)]
     pub(super) fn direction(&self, offset: usize, w: &[f32], g: &[f32], direction: &mut [f32]) {
         self.mean.write(offset, g, direction);
@@ -129,7 +131,7 @@ impl Update {
         }
     }
 
-    /// The sums over a piece of at most [`GRID`] elements, before it is updated.
+    /// The sums over a piece of at most [`GRID`] elements, before the update.
     pub(super) fn measure(&self, offset: usize, w: &[f32], g: &[f32], state: State<'_>) -> PieceSums {
         let (mut mean, mut steps) = ([0.0; GRID], [0.0; GRID]);
         let (mean, steps) = (&mut mean[..g.len()], &mut steps[..g.len()]);
@@ -151,12 +153,12 @@ impl Update {
     }
 }
 
-/// A pass that makes the gradient of an element in the same loop as its step.
+/// A pass that computes the gradient of an element in the same loop as its step.
 struct Fused<'a, G> {
     w: &'a mut [f32],
     g: &'a [f32],
     state: StateMut<'a>,
-    /// From an element's sum of gradients and its weight to its gradient.
+    /// Computes an element's gradient from its sum and its weight.
     gradient: G,
 }
 
@@ -174,7 +176,8 @@ impl<G: Fn(f32, f32) -> f32 + Copy> Pass for Fused<'_, G> {
     }
 }
 
-/// A pass that first writes the mean gradients of [`GRID`] elements to a buffer: with scaling or noise.
+/// A pass that first writes the mean gradients of [`GRID`] elements to a buffer; needed for
+/// scaling and noise.
 struct Buffered<'a> {
     update: &'a Update,
     offset: usize,
@@ -203,14 +206,14 @@ impl Pass for Buffered<'_> {
     }
 }
 
-/// The first `N` vectors of state.
+/// The first `N` state vectors.
 #[inline(always)]
 fn first<const N: usize>(state: StateMut<'_>) -> [&mut [f32]; N] {
     let mut vectors = state.into_iter();
     std::array::from_fn(|_| vectors.next().expect("no optimizer keeps more than the most"))
 }
 
-/// Replaces each weight by what `step` returns for it, its element of `g` and its elements of `vectors`.
+/// Replaces each weight by the result of `step` for it, its element of `g` and its elements of `vectors`.
 #[inline(always)]
 fn each<const N: usize>(
     w: &mut [f32],
@@ -219,7 +222,8 @@ fn each<const N: usize>(
     step: impl Fn(f32, f32, &mut [f32; N]) -> f32 + Copy,
 ) -> Finite {
     Kernel::detect().vectorize(
-        // Everything is moved in, so that nothing is read again in case a weight's change has changed it.
+        // Everything is moved into the closure, so that nothing is read again in case the write to a
+        // weight changed it.
         #[inline(always)]
         move || {
             let (mut finite, mut vectors) = (Finite::ALL, vectors);
@@ -229,8 +233,9 @@ fn each<const N: usize>(
                 finite.weights &= w.is_finite();
             };
             let mut state = [0.0; N];
-            // Loops, not `for_each`: that is a function of its own, compiled for any processor. And loops over zipped slices
-            // for as many vectors as optimizers keep today: an index into each costs half of the speed.
+            // These are loops rather than `for_each`, because the latter is a separate function that is
+            // compiled for the baseline processor. They run over zipped slices, one arm for each number of
+            // vectors in use, because indexing each vector halves the speed.
             match &mut vectors[..] {
                 [] => {
                     for (w, &g) in w.iter_mut().zip(g) {
@@ -264,37 +269,37 @@ fn each<const N: usize>(
     )
 }
 
-/// Splits the first `len` elements off each vector; of an empty one there are none.
+/// Splits the first `len` elements off each vector; an empty vector gives an empty slice.
 pub(crate) fn split_front<'a>(state: &mut StateMut<'a>, len: usize) -> StateMut<'a> {
     state.each_mut().map(|vector| vector.split_off_mut(..len).unwrap_or_default())
 }
 
-/// The first vectors of `size` elements each that lie in `state` one after the other; empty where there are fewer.
+/// Splits `state` into vectors of `size` elements each; the remaining ones are empty.
 pub(crate) fn vectors_mut(state: &mut [f32], size: usize) -> StateMut<'_> {
     let mut vectors = state.chunks_exact_mut(size.max(1));
     std::array::from_fn(|_| vectors.next().unwrap_or_default())
 }
 
-/// Like [`vectors_mut`], to read.
+/// Like [`vectors_mut`], but read-only.
 pub(crate) fn vectors(state: &[f32], size: usize) -> State<'_> {
     let mut vectors = state.chunks_exact(size.max(1));
     std::array::from_fn(|_| vectors.next().unwrap_or_default())
 }
 
-/// What an update saw.
+/// What an update found out about its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finite {
     /// Whether every element of the gradient is finite.
     pub gradient: bool,
-    /// Whether every new weight is.
+    /// Whether every new weight is finite.
     pub weights: bool,
 }
 
 impl Finite {
-    /// Nothing that is not finite was seen yet.
+    /// The initial value: nothing non-finite was found.
     pub(crate) const ALL: Finite = Finite { gradient: true, weights: true };
 
-    /// What two updates saw together.
+    /// Combines the findings of two updates.
     pub(crate) fn and(self, other: Finite) -> Finite {
         Finite { gradient: self.gradient & other.gradient, weights: self.weights & other.weights }
     }

@@ -8,11 +8,11 @@ use crate::optim::Finite;
 /// Settings of RMSProp.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsProp {
-    /// Share of the last step's velocity that is kept; 0 is no momentum.
+    /// Fraction of the previous step's velocity that is kept; 0 for no momentum.
     pub momentum: f32,
-    /// Share of the mean of squared gradients that is kept.
+    /// Decay rate of the mean of squared gradients: the fraction that is kept per step.
     pub beta2: f32,
-    /// Added to the root of that mean.
+    /// Added to the root of the mean of squared gradients.
     pub epsilon: f32,
 }
 
@@ -55,7 +55,7 @@ impl Rule for RmsProp {
 }
 
 impl RmsProp {
-    /// Adds `g` to the mean of squares and returns it divided by the root of that.
+    /// Adds `g` to the mean of squares. Returns `g` divided by the root of that mean.
     #[inline(always)]
     fn scale(&self, g: f32, squares: &mut f32) -> f32 {
         *squares = self.beta2.mul_add(*squares, (1.0 - self.beta2) * (g * g));

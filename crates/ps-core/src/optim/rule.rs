@@ -1,55 +1,57 @@
-//! What an optimizer's file says about it, and the list of all optimizers.
+//! The trait that every optimizer's file implements, and the list of all optimizers.
 
 use super::pass::{Pass, StepParams};
 use super::setting::{Field, Refusal};
 use crate::optim::Finite;
 
-/// An optimizer: its settings, its state and its elementwise step. `docs/numerics.md` specifies each.
+/// An optimizer: its settings, state and elementwise step. `docs/numerics.md` specifies each one.
 pub(super) trait Rule: Copy + Default + 'static {
-    /// Its name in the run file.
+    /// The name in the run file.
     const NAME: &'static str;
-    /// Its settings. Their defaults are those of `Default`.
+    /// The keys of the run file. Their defaults are those of `Default`.
     const SETTINGS: &'static [Field<Self>];
-    /// The vectors of state that it may keep, each as long as the weights and 0 at first. Checkpoints go by the names.
+    /// The vectors of state that it may keep, each as long as the weights and initially 0. Checkpoints
+    /// use their names.
     const VECTORS: &'static [StateVector];
-    /// Whether weight decay is part of its step and not added to the gradient.
+    /// Whether weight decay is part of the step instead of being added to the gradient.
     const OWN_DECAY: bool = false;
-    /// Whether L1 is.
+    /// Whether L1 is part of the step instead of being added to the gradient.
     const OWN_L1: bool = false;
-    /// Whether the learning rate of each tensor depends on [`Rule::trust`], and so on norms of the whole gradient.
+    /// Whether the learning rate of each tensor depends on [`Rule::trust`], and therefore on norms of
+    /// the whole gradient.
     const NEEDS_NORMS: bool = false;
-    /// What it cannot be combined with, and why.
+    /// What the optimizer cannot be combined with, and why.
     const CONFLICTS: &'static [(Conflict, &'static str)] = &[];
 
-    /// How many of [`Rule::VECTORS`], from the first, it keeps with these settings.
+    /// How many of [`Rule::VECTORS`], starting with the first, these settings need.
     fn vectors(&self) -> usize {
         Self::VECTORS.len()
     }
 
-    /// Refuses settings that contradict each other.
+    /// Rejects settings that contradict each other.
     fn check(&self) -> Result<(), Refusal> {
         Ok(())
     }
 
-    /// Updates the elements of `pass` by [`Pass::each`].
+    /// Updates the elements of `pass` with [`Pass::each`].
     fn update(&self, params: &StepParams, pass: impl Pass) -> Finite;
 
-    /// Turns the gradients in `steps` into what the learning rate will multiply, for [`TensorNorms::step`]. `state` has
-    /// the vectors that it keeps; they stay as they are.
+    /// Turns the gradients in `steps` into the steps before the learning rate, for [`TensorNorms::step`].
+    /// `state` has the vectors that the optimizer keeps, which do not change.
     fn predict(&self, _params: &StepParams, _w: &[f32], _state: &[&[f32]], _steps: &mut [f32]) {}
 
-    /// What the learning rate of a weight is multiplied by; used where [`Rule::NEEDS_NORMS`].
+    /// The factor of a weight's learning rate; called if [`Rule::NEEDS_NORMS`].
     fn trust(&self, _norms: TensorNorms, _weight_decay: f32) -> f64 {
         1.0
     }
 }
 
-/// Name of a vector of an optimizer's state.
+/// The names of one vector of an optimizer's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateVector {
-    /// As checkpoints call it.
+    /// Name of the vector in checkpoints.
     pub name: &'static str,
-    /// As checkpoints call the copy that the guard keeps of it.
+    /// Name of the guard's copy of the vector in checkpoints.
     pub kept: &'static str,
 }
 
@@ -64,13 +66,13 @@ pub(super) use state_vectors;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TensorNorms {
     pub weights: f64,
-    /// Of the mean gradient, scaled to `clip_norm`.
+    /// Norm of the mean gradient, scaled to `clip_norm`.
     pub gradient: f64,
-    /// Of what the learning rate will multiply.
+    /// Norm of the step before the learning rate.
     pub step: f64,
 }
 
-/// What an optimizer may be impossible to combine with.
+/// What an optimizer may not be combinable with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
     /// Clipping by the norm of the whole gradient.
@@ -79,13 +81,13 @@ pub enum Conflict {
     HiddenLayers,
 }
 
-/// Declares the enum of optimizers. Every function of [`Optimizer`] matches once, outside all
-/// loops.
+/// Declares the enum of optimizers. Every function of [`Optimizer`] matches once, outside of all loops.
 macro_rules! optimizers {
     ($($(#[$doc:meta])* $module:ident::$name:ident,)*) => {
         $(pub use $module::$name;)*
 
-        /// The optimizers, with their settings.
+        /// The optimizers, with their settings. To add one, write a file that implements `Rule` and add a
+        /// line to the list.
         #[derive(Clone, Copy, Debug, PartialEq)]
         pub enum Optimizer {
             $($(#[$doc])* $name($name),)*
@@ -97,7 +99,7 @@ macro_rules! optimizers {
             }
         })*
 
-        /// The most vectors of state that an optimizer keeps.
+        /// The maximum number of state vectors of any optimizer.
         pub(crate) const MAX_VECTORS: usize = {
             let mut most = 0;
             $(if $name::VECTORS.len() > most { most = $name::VECTORS.len(); })*
@@ -113,12 +115,12 @@ macro_rules! optimizers {
                 [$(Optimizer::$name($name::default())),*].into_iter()
             }
 
-            /// Its name in the run file.
+            /// The name in the run file.
             pub fn name(&self) -> &'static str {
                 match self { $(Optimizer::$name(_) => $name::NAME),* }
             }
 
-            /// Its settings with their values.
+            /// The settings with their values.
             pub fn settings(&self) -> Vec<(&'static Setting, Value)> {
                 match self {
                     $(Optimizer::$name(optimizer) => {
@@ -127,7 +129,7 @@ macro_rules! optimizers {
                 }
             }
 
-            /// Sets one of its settings; one that it does not have is ignored.
+            /// Sets one of the settings. Has no effect if the optimizer does not have it.
             pub fn set(&mut self, name: &str, value: Value) {
                 match self {
                     $(Optimizer::$name(optimizer) => {
@@ -139,18 +141,18 @@ macro_rules! optimizers {
                 }
             }
 
-            /// Refuses settings that contradict each other.
+            /// Rejects settings that contradict each other.
             pub fn check(&self) -> Result<(), Refusal> {
                 match self { $(Optimizer::$name(optimizer) => optimizer.check()),* }
             }
 
-            /// Why it cannot be combined with `other`, if so.
+            /// Why the optimizer cannot be combined with `other`; `None` if it can.
             pub fn conflict(&self, other: Conflict) -> Option<&'static str> {
                 let conflicts = match self { $(Optimizer::$name(_) => $name::CONFLICTS),* };
                 conflicts.iter().find(|(conflict, _)| *conflict == other).map(|(_, why)| *why)
             }
 
-            /// The vectors of state that it keeps, each as long as the weights and 0 at first.
+            /// The vectors of state that these settings need, each as long as the weights and initially 0.
             pub fn vectors(&self) -> &'static [StateVector] {
                 match self { $(Optimizer::$name(optimizer) => &$name::VECTORS[..optimizer.vectors()]),* }
             }

@@ -5,18 +5,18 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 /// A setting that one or more optimizers have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Setting {
-    /// Its key in the `[optimizer]` table.
+    /// The key in the `[optimizer]` table.
     pub name: &'static str,
-    /// Its type and range.
+    /// Type and range of the value.
     pub accepts: Accepts,
-    /// What it means, as shown in the table of keys in `docs/run-file.md`.
+    /// Description, as shown in the table of keys in `docs/run-file.md`.
     pub help: &'static str,
 }
 
 /// Type and range of a [`Setting`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Accepts {
-    /// A [`Value::Flag`].
+    /// A [`Value::Flag`], on or off.
     Flag,
     /// A [`Value::Number`] between these bounds.
     Number(Bound<f64>, Bound<f64>),
@@ -25,23 +25,23 @@ pub enum Accepts {
 /// Value of a [`Setting`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
-    /// Of a setting that is on or off.
+    /// The value of a setting that is on or off.
     Flag(bool),
-    /// Of a setting that is a number.
+    /// The value of a numeric setting.
     Number(f32),
 }
 
 /// Why an optimizer refuses its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The setting to blame.
+    /// Name of the setting that must change.
     pub setting: &'static str,
-    /// What is wrong with it, and what to do.
+    /// What is wrong and what to do, as shown to users.
     pub reason: &'static str,
 }
 
 pub(super) const POSITIVE: (Bound<f64>, Bound<f64>) = (Excluded(0.0), Unbounded);
-/// Of something that is kept from step to step.
+/// The range of a fraction that is kept from step to step.
 const SHARE: Accepts = Accepts::Number(Included(0.0), Excluded(1.0));
 
 pub(super) static MOMENTUM: Setting =
@@ -56,7 +56,8 @@ pub(super) static EPSILON: Setting = Setting {
     help: "Added to the root of the squared gradients; beta of ftrl.",
 };
 
-/// Where an optimizer of type `O` keeps a setting. Optimizers are `Copy`, so one accessor serves to read and to write.
+/// Where an optimizer of type `O` stores a setting. Optimizers are `Copy`, so one accessor serves for
+/// reading and writing.
 pub(super) struct Field<O> {
     pub setting: &'static Setting,
     place: Place<O>,
@@ -85,7 +86,7 @@ impl<O: Copy> Field<O> {
         }
     }
 
-    /// Sets it. A value of another type is ignored.
+    /// Sets the value. Has no effect if the value has another type.
     pub(super) fn set(&self, optimizer: &mut O, value: Value) {
         match (&self.place, value) {
             (Place::Flag(place), Value::Flag(value)) => *place(optimizer) = value,

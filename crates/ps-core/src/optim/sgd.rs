@@ -8,9 +8,9 @@ use crate::optim::Finite;
 /// Settings of stochastic gradient descent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sgd {
-    /// Share of the last step's velocity that is kept; 0 is plain descent.
+    /// Fraction of the previous step's velocity that is kept; 0 for plain gradient descent.
     pub momentum: f32,
-    /// Whether the gradient is taken ahead of the velocity (Nesterov 1983, as in Sutskever et al. 2013).
+    /// Whether the gradient step is taken ahead of the velocity (Nesterov 1983, as in Sutskever et al. 2013).
     pub nesterov: bool,
 }
 

@@ -1,4 +1,5 @@
-//! The optimizer of a run for the tensors of its model: settings that differ between tensors, norms and trust.
+//! The optimizer applied to the tensors of a model: settings that differ between tensors, norms
+//! and trust ratios.
 
 use super::norms::{self, pieces};
 use super::{
@@ -10,52 +11,56 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A tensor and what updates it.
+/// A tensor and the settings of its update.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Group {
-    /// Its elements in the flat vector.
+    /// The tensor's elements in the flat vector.
     pub elements: Range<usize>,
     pub params: OptimizerParams,
-    /// Whether it is a weight rather than a bias.
+    /// Whether this is a weight rather than a bias.
     pub is_weight: bool,
 }
 
-/// The optimizer of a run, for the tensors of its model.
+/// The optimizer of a run, applied to the tensors of its model.
+///
+/// All methods work on a range of the flat parameter vector, so that any number of shards and threads can
+/// update their parts; the bits do not depend on how the vector is divided. The number of state vectors
+/// depends on the optimizer.
 #[derive(Clone, Debug)]
 pub struct Rules {
     seed: u64,
     groups: Arc<[Group]>,
-    /// Whether all tensors have the same parameters, so that one pass updates several.
+    /// Whether all tensors have the same settings, so that one pass can update several.
     is_uniform: bool,
     config: Arc<OptimizerConfig>,
 }
 
-/// Parameters of one step that are the same in every part of the weights.
+/// Inputs of one step that are the same for every part of the weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stride {
-    /// The step.
+    /// Number of the step, from 0.
     pub step: u64,
-    /// Steps that the optimizer's state has seen with this one, from 1.
+    /// Number of steps that the optimizer's state has seen, including this one; at least 1.
     pub count: u64,
-    /// Samples that the gradient is summed over.
+    /// Number of samples that the gradient is summed over.
     pub samples: usize,
     /// The learning rate.
     pub rate: f32,
-    /// What the mean gradient is multiplied by; below 1 where it is longer than `clip_norm`.
+    /// Factor of the mean gradient; below 1 if the gradient is longer than `clip_norm`.
     pub scale: f32,
-    /// What the learning rate is multiplied by, for each tensor; empty if 1 for all.
+    /// For each tensor, the factor of the learning rate; empty if 1 for all.
     pub trust: Vec<f32>,
 }
 
 impl Stride {
-    /// A step that needs no norms, of a run whose optimizer has seen every step.
+    /// A step without norms, in a run whose optimizer has seen every step.
     pub(crate) fn plain(step: u64, samples: usize, rate: f32) -> Self {
         Stride { step, count: step + 1, samples, rate, scale: 1.0, trust: Vec::new() }
     }
 }
 
 impl Rules {
-    /// The optimizer of a run with this seed.
+    /// Applies an optimizer to a model. `seed` is the run's seed, from which noise is derived.
     pub fn new(config: impl Into<OptimizerConfig>, model: &Model, seed: u64) -> Self {
         let config = config.into();
         let group = |tensor: &crate::TensorSpec| {
@@ -76,17 +81,17 @@ impl Rules {
         Rules { seed, groups, is_uniform, config: config.into() }
     }
 
-    /// The settings of the run file.
+    /// The settings from the run file.
     pub fn config(&self) -> &OptimizerConfig {
         &self.config
     }
 
-    /// The vectors of the optimizer's state, each `[parameters]` and 0 at first.
+    /// The vectors of the optimizer's state, each `[parameters]` and initially 0.
     pub(crate) fn state(&self) -> &'static [StateVector] {
         self.config.params.optimizer.vectors()
     }
 
-    /// Updates the elements from `offset` on by their gradients' sums `g`.
+    /// Updates the elements from `offset` on by their gradient sums `g`.
     pub(crate) fn update(
         &self,
         stride: &Stride,
@@ -115,18 +120,19 @@ impl Rules {
         finite
     }
 
-    /// What the sums over the pieces of the whole vector, in order, come to.
+    /// Adds up the sums over all pieces of the flat vector, which must be in order.
     pub fn norms(&self, sums: &[PieceSums]) -> Norms {
         Norms::new(&self.groups, sums)
     }
 
-    /// How many pieces the elements `range` have, which begins and ends on the grid or at the end of the vector.
+    /// Number of pieces in the elements `range`, which begins and ends on the grid or at the end
+    /// of the vector.
     pub fn pieces(&self, range: Range<usize>) -> usize {
         pieces(&self.groups, range).count()
     }
 
-    /// The sums over the pieces from element `offset` on, of weights before a step and their gradients' sums, appended to
-    /// `sums`.
+    /// Appends to `sums` the sums over the pieces from element `offset` on, for weights before a step and
+    /// their gradient sums.
     pub(crate) fn measure(
         &self,
         stride: &Stride,
@@ -144,14 +150,14 @@ impl Rules {
         }
     }
 
-    /// What weight decay adds to the mean loss, so that the step is the gradient of the sum.
+    /// What weight decay adds to the mean loss, such that the step is the gradient of the total.
     pub(crate) fn penalty(&self, norms: &Norms) -> f64 {
         let of =
             |(group, sums): (&Group, &PieceSums)| 0.5 * f64::from(group.params.weight_decay) * sums.weights;
         self.groups.iter().zip(&norms.tensors).map(of).fold(0.0, |sum, part| sum + part)
     }
 
-    /// Writes the direction of a step for elements from `offset` on, decay included.
+    /// Writes the direction of a step, decay included, for the elements from `offset` on.
     pub(crate) fn direction(
         &self,
         stride: &Stride,
@@ -167,7 +173,7 @@ impl Rules {
         }
     }
 
-    /// The sums over the pieces from element `offset` on of how far its weights went, appended to `sums`.
+    /// Appends to `sums` how far a step moved the weights of each piece from element `offset` on.
     pub fn measure_way(
         &self,
         samples: usize,
@@ -182,8 +188,8 @@ impl Rules {
         }
     }
 
-    /// What these sums of all pieces come to: the predicted decrease, and for each layer how far its weight went by its
-    /// norm.
+    /// Adds up the sums of all pieces: the predicted decrease of the loss and, for each layer, the norm of
+    /// the weight's change divided by the weight's norm.
     pub(crate) fn moved(&self, sums: &[Moved]) -> (f64, Vec<f64>) {
         let mut tensors = vec![Moved::default(); self.groups.len()];
         let end = self.groups.last().map_or(0, |group| group.elements.end);
@@ -203,14 +209,14 @@ impl Rules {
         )
     }
 
-    /// What the learning rate of each tensor is multiplied by, given the norms of a step; empty if 1 for all.
+    /// For each tensor, the factor of its learning rate, given the norms of a step; empty if 1 for all.
     pub(crate) fn trust(&self, norms: &Norms, scale: f32) -> Vec<f32> {
         let of = |(group, sums): (&Group, &PieceSums)| {
             let [weights, gradient, step] = [sums.weights, sums.gradient, sums.step].map(f64::sqrt);
             let norms = TensorNorms { weights, gradient: gradient * f64::from(scale), step };
             let OptimizerParams { optimizer, weight_decay, .. } = group.params;
             let trust = optimizer.trust(norms, weight_decay);
-            // A norm of 0 gives no ratio, and a bias is no layer.
+            // A norm of 0 gives no ratio, and biases are not scaled by layer.
             if group.is_weight && weights > 0.0 && trust.is_finite() { trust as f32 } else { 1.0 }
         };
         if self.config.params.optimizer.needs_norms() {
@@ -220,23 +226,23 @@ impl Rules {
         }
     }
 
-    /// What the mean gradient is multiplied by, given its norm.
+    /// The factor of the mean gradient, given its norm.
     pub(crate) fn scale(&self, norms: &Norms) -> f32 {
-        // As in PyTorch's clip_grad_norm_.
+        // The same epsilon as in PyTorch's `clip_grad_norm_`.
         self.config.clip_norm.map_or(1.0, |most| {
             let scale = f64::from(most) / (norms.gradient() + 1e-6);
             scale.min(1.0) as f32
         })
     }
 
-    /// Updates all weights, on the threads of the current rayon pool; `state` is `[vectors, parameters]`.
+    /// Updates all weights on the threads of the current rayon pool; `state` is `[vectors, parameters]`.
     pub(crate) fn update_all(&self, stride: &Stride, w: &mut [f32], g: &[f32], state: &mut [f32]) {
         assert_eq!(w.len(), g.len());
         let parameters = w.len();
         self.update_parts(stride, 0, w, g, vectors_mut(state, parameters));
     }
 
-    /// Halves the elements until threads have parts of at most [`PART`].
+    /// Halves the elements until each thread has at most [`PART`] of them.
     fn update_parts(
         &self,
         stride: &Stride,
@@ -258,7 +264,7 @@ impl Rules {
         );
     }
 
-    /// The sums over the pieces of all weights.
+    /// Computes the sums over the pieces of all weights.
     pub fn measure_all(&self, stride: &Stride, w: &[f32], g: &[f32], state: &[f32]) -> Vec<PieceSums> {
         let state = vectors(state, w.len());
         let parts: Vec<Vec<PieceSums>> = w
@@ -276,5 +282,5 @@ impl Rules {
     }
 }
 
-/// Parameters that one thread updates at a time: more than a few make waking another thread worth it.
+/// Number of parameters that one thread updates at a time; fewer would not be worth waking another thread.
 const PART: usize = 1 << 15;

@@ -1,22 +1,22 @@
-//! How a block's values or their derivatives lie in memory: in the order in which the kernel reads them, whether
-//! as left operand, right operand or result.
+//! The memory layout of a block's values and deltas: the order in which the kernel reads them, as left
+//! operand, right operand or result.
 
 use crate::kernel::Kernel;
 
-/// A `[rows, columns]` matrix cut into panels of `width` columns. A panel is contiguous, row after row.
+/// A `[rows, columns]` matrix divided into panels of `width` columns. Each panel is contiguous, row by row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
     pub columns: usize,
     pub rows: usize,
-    /// Columns of a panel.
+    /// Number of columns per panel.
     pub width: usize,
 }
 
-/// A matrix of a block of memory.
+/// The position of a matrix in a block of memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub panels: Panels,
-    /// Where it starts in its block.
+    /// Index of its first element in the block.
     pub at: usize,
 }
 
@@ -26,22 +26,22 @@ impl Panels {
         self.columns.div_ceil(self.width)
     }
 
-    /// Columns of `panel` that exist.
+    /// Number of columns of `panel` that the matrix has; the last panel may be incomplete.
     pub(crate) fn columns_of(self, panel: usize) -> usize {
         self.width.min(self.columns - panel * self.width)
     }
 
-    /// Columns that the kernel computes for `panel`: all of a panel or, where that suffices, half of them.
+    /// Number of columns that the kernel computes for `panel`: half of them if that is enough, otherwise all.
     pub(crate) fn tile_columns(self, panel: usize) -> usize {
         if 2 * self.columns_of(panel) <= self.width { self.width / 2 } else { self.width }
     }
 
-    /// Where `panel` starts.
+    /// Index of the first element of `panel`.
     pub(crate) fn panel(self, panel: usize) -> usize {
         panel * self.width * self.rows
     }
 
-    /// Elements, those of the last panel's missing columns included.
+    /// Number of elements, including those of the last panel's missing columns.
     pub(crate) fn len(self) -> usize {
         self.panels() * self.width * self.rows
     }
@@ -64,8 +64,8 @@ impl Panels {
     }
 }
 
-/// `to = from`, of equal lengths. A row of a panel is so short that a call of `memcpy` would cost more than the
-/// copy.
+/// Copies `from` to `to`, which must have the same length. A panel's row is so short that a call of `memcpy`
+/// would cost more than the copy.
 #[inline(always)]
 pub(super) fn copy(to: &mut [f32], from: &[f32]) {
     assert_eq!(to.len(), from.len());
@@ -78,7 +78,7 @@ pub(super) fn copy(to: &mut [f32], from: &[f32]) {
     }
 }
 
-/// `count` rows in as few tiles as fit and as equal as can be: their first rows and lengths.
+/// Divides `count` rows into as few tiles as possible, of nearly equal height: their first rows and heights.
 pub(crate) fn strips(count: usize, kernel: Kernel) -> impl Iterator<Item = (usize, usize)> {
     let tiles = count.div_ceil(kernel.max_rows());
     (0..tiles).map(move |tile| {

@@ -1,8 +1,8 @@
 //! Products of rows of samples with a weight, in the order of operations of `docs/numerics.md`.
 //!
-//! A layer whose forward pass is `rows W^T`, whatever a row is, gets all three of its products here: the forward
-//! product and the input gradient ([`Engine`]), and the weight gradient, which sums over leaves
-//! ([`WeightGradient`]). Rows and weights lie in panels ([`Panels`], [`PackedWeight`]).
+//! A layer whose forward pass is `rows W^T`, whatever its rows are, gets all three products here: the forward
+//! product and the input gradient ([`Engine`]), and the weight gradient, which is summed over leaves
+//! ([`WeightGradient`]). Rows and weights are stored in panels ([`Panels`], [`PackedWeight`]).
 
 mod matrix;
 mod pack;
@@ -16,17 +16,18 @@ pub(crate) use weight::{MAX_TILE, WeightGradient, segments};
 use crate::kernel::{Buffer, Finish, Kernel, Left, Segment, Tile, multiply};
 use rayon::prelude::*;
 
-/// How much of the inner index is computed at a time: its part of a panel stays in the caches for all rows.
+/// Length of the inner index that is computed at a time: that part of a panel stays in the caches
+/// for all rows.
 const DEPTH: usize = 512;
 
-/// The largest number of segments of such a part: one for each panel, and the narrowest panels have 16 columns.
+/// Maximum number of segments in such a part: one for each panel, and the narrowest panels have 16 columns.
 const MAX_SEGMENTS: usize = DEPTH / 16;
 
-/// What computes products.
+/// How products are computed.
 #[derive(Clone, Copy)]
 pub(crate) struct Engine {
     pub kernel: Kernel,
-    /// Whether threads share the panels of each product, rather than blocks of rows.
+    /// Whether threads share the panels of each product instead of blocks of rows.
     pub shares_panels: bool,
 }
 
@@ -39,7 +40,7 @@ pub(crate) struct Product<'a> {
 }
 
 impl Engine {
-    /// Runs `run` for each panel of `out`.
+    /// Calls `run` for each panel of `out`.
     pub(crate) fn each_panel(
         self,
         panels: Panels,
@@ -49,8 +50,9 @@ impl Engine {
         each_chunk(self.shares_panels, &mut out[..panels.len()], panels.width * panels.rows, run);
     }
 
-    /// One panel of `out = left right`. Each tile is finished as `finish` says of its first row; each of its rows is then
-    /// passed to `after`, with its number, while it is in cache.
+    /// Computes one panel of `out = left right`. `finish` gives the last operation on each tile, from the
+    /// number of the tile's first row. While a tile is in cache, each of its rows is passed to `after`
+    /// with its number.
     #[inline(always)]
     pub(crate) fn product<'b>(
         self,
@@ -64,8 +66,8 @@ impl Engine {
         let (left, width) = (product.panels, self.kernel.width());
         let len = left.columns * width;
         let b = &product.right.as_slice()[panel * len..][..len];
-        // One part of the inner index after the other, so that this part of the right operand stays in cache for all
-        // rows. The chains continue from part to part.
+        // Parts of the inner index are the outer loop, so that a part of the right operand stays in cache for
+        // all rows. The chains continue from part to part.
         let part = DEPTH.div_ceil(width);
         for first in (0..left.panels()).step_by(part) {
             let panels = first..left.panels().min(first + part);
@@ -97,7 +99,7 @@ impl Engine {
     }
 }
 
-/// Runs `run` on each chunk of `size` elements, on the threads of the pool or one after the other.
+/// Calls `run` on each chunk of `size` elements, on the threads of the pool if `parallel`.
 pub(crate) fn each_chunk(
     parallel: bool,
     values: &mut [f32],

@@ -1,4 +1,4 @@
-//! Weights laid out as the kernel reads them: panels of columns, row after row.
+//! Weights in the layout that the kernel reads: panels of columns, row by row.
 
 use super::each_chunk;
 use super::matrix::copy;
@@ -12,26 +12,27 @@ pub(crate) struct WeightShape {
 }
 
 impl WeightShape {
-    /// Whether the input gradient is computed transposed, with samples in the lanes, so that the weight need not be packed
-    /// a second time. For few outputs, packing costs less than transposing.
+    /// Whether the input gradient is computed transposed, with samples in the lanes, which saves a second
+    /// packing of the weight. For few outputs, packing is cheaper than transposing.
     pub(crate) fn is_wide(self) -> bool {
         self.outputs > 16
     }
 }
 
-/// A weight as the products read it.
+/// A weight in the layout that the products read.
 #[derive(Default)]
 pub(crate) struct PackedWeight {
-    /// Panels of outputs: element (output, input) at `panel * inputs * width + input * width + output % width`. The
-    /// right operand of the forward product and, of a wide weight, the left one of the input gradient.
+    /// Panels of outputs: element (output, input) is at `panel * inputs * width + input * width + output %
+    /// width`. This is the right operand of the forward product and, for a wide weight, the left one of
+    /// the input gradient.
     pub forward: Buffer,
-    /// Of a weight that is not wide, panels of inputs, the right operand of the input gradient: element (output, input)
-    /// at `panel * outputs * width + output * width + input % width`.
+    /// Panels of inputs, the right operand of the input gradient: element (output, input) is at `panel *
+    /// outputs * width + output * width + input % width`. Empty for a wide weight.
     pub backward: Buffer,
 }
 
 impl PackedWeight {
-    /// Packs `weight` (`[outputs, inputs]`), for the input gradient only if asked to.
+    /// Packs `weight` (`[outputs, inputs]`). `backward` is packed only on request.
     pub(crate) fn pack(
         &mut self,
         kernel: Kernel,
@@ -45,7 +46,7 @@ impl PackedWeight {
         each_chunk(parallel, packed, inputs * width, |panel, packed| {
             let columns = width.min(outputs - panel * width);
             let rows = &weight[panel * width * inputs..];
-            // A few inputs at a time, so that the cache lines that are written stay in cache until they are complete.
+            // A few inputs at a time, so that written cache lines stay in cache until they are complete.
             for (at, packed) in packed.chunks_mut(INPUTS_AT_A_TIME * width).enumerate() {
                 let (from, depth) = (&rows[at * INPUTS_AT_A_TIME..], packed.len() / width);
                 if columns == width {
@@ -74,7 +75,7 @@ impl PackedWeight {
         }
     }
 
-    /// Writes the weight as it lies in the parameters, `[outputs, inputs]`.
+    /// Writes the weight in the layout of the parameter vector, `[outputs, inputs]`.
     pub(crate) fn unpack(&self, kernel: Kernel, inputs: usize, weight: &mut [f32]) {
         let width = kernel.width();
         let panels = self.forward.as_slice().chunks(inputs * width);
@@ -84,5 +85,5 @@ impl PackedWeight {
     }
 }
 
-/// Inputs that are packed at a time.
+/// Number of inputs that are packed at a time.
 const INPUTS_AT_A_TIME: usize = 64;

@@ -5,8 +5,8 @@ use super::{Engine, MAX_SEGMENTS, Panels, each_chunk, strips};
 use crate::kernel::{Buffer, Finish, Left, Segment, Tile, multiply, transpose};
 use std::cell::RefCell;
 
-/// How much of the inner index is computed at a time: less than in a forward product, since each of its panels is a
-/// separate stream from memory.
+/// Length of the inner index that is computed at a time. It is shorter than in a forward product, because
+/// each of its panels is a separate stream from memory.
 const DEPTH: usize = 256;
 
 thread_local! {
@@ -15,9 +15,9 @@ thread_local! {
 }
 
 impl Engine {
-    /// `below = delta W` for a weight that is packed for the forward product only, each row passed to `after` (its panel,
-    /// its number, its values) while it is in cache. `delta` is `rows` rows that lie as `above` says; `transposed` has
-    /// room for `rows` of them, rounded up to whole panels.
+    /// Computes `below = delta W` for a weight that is packed for the forward product only. While a row is in
+    /// cache, `after` is called with its panel, its number and its values. `delta` is `rows` rows in the
+    /// layout `above`; `transposed` has room for them, rounded up to whole panels.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn transposed_product(
         self,
@@ -39,8 +39,7 @@ impl Engine {
         });
     }
 
-    /// `delta` (`[rows, outputs]`) with rows and columns exchanged: a panel for each `width` rows, which holds
-    /// `[outputs, width]`.
+    /// Transposes `delta` (`[rows, outputs]`) into panels of `width` rows, each `[outputs, width]`.
     fn transpose(self, panels: Panels, delta: &[f32], rows: usize, transposed: &mut [f32]) {
         let width = panels.width;
         let stripes = transposed.chunks_mut(panels.columns * width).take(rows.div_ceil(width));
@@ -53,8 +52,8 @@ impl Engine {
         }
     }
 
-    /// Some panels of `delta W` from panel `first` on, each `[rows, inputs of the panel]` and `len` elements of `out`:
-    /// the product of the weight and the transposed delta, transposed back.
+    /// Computes panels of `delta W` from panel `first` on, each `[rows, inputs of the panel]` and `len`
+    /// elements of `out`: the product of the weight and the transposed delta, transposed back.
     #[allow(clippy::too_many_arguments)]
     fn some_panels(
         self,
@@ -74,8 +73,8 @@ impl Engine {
         let blocks = rows.div_ceil(width);
         SUMS.with_borrow_mut(|sums| {
             let sums = sums.resize(out.len() / len * blocks * square);
-            // One part of the inner index after the other, so that this part of the right operand stays in cache for all of
-            // the weight, which is read from end to end.
+            // Parts of the inner index are the outer loop, so that a part of the right operand stays in cache
+            // for the whole weight, which is read sequentially.
             for from in (0..above).step_by(part) {
                 let mut segments = [Segment::default(); MAX_SEGMENTS];
                 let segments = &mut segments[..part.min(above - from)];

@@ -9,34 +9,34 @@ use std::ops::Range;
 /// The products of one weight's gradient, `delta^T input` summed leaf by leaf.
 pub(crate) struct WeightGradient<'a> {
     pub kernel: Kernel,
-    /// The input of the weight's layer in each block.
+    /// Where each block stores the input of the weight's layer.
     pub input: Place,
-    /// The derivative by the layer's output in each block.
+    /// Where each block stores the delta at the layer's output.
     pub delta: Place,
-    /// All blocks.
+    /// The memory of all blocks.
     pub memory: &'a [f32],
-    /// See [`segments`].
+    /// The rows of each leaf; see [`segments`].
     pub segments: &'a [Segment],
-    /// Leaves of the node.
+    /// Number of leaves of the node.
     pub leaves: usize,
 }
 
-/// Elements of the largest tile of any instruction set.
+/// Number of elements of the largest tile of any instruction set.
 pub(crate) const MAX_TILE: usize = 12 * MOST_COLUMNS;
 
 thread_local! {
-    /// Subtrees that wait for their siblings, a tile each.
+    /// Subtrees that wait for their siblings, one tile each.
     static STACK: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl WeightGradient<'_> {
-    /// Writes the weight's gradient, `[outputs, inputs]`, and that of the bias, `[outputs]`.
+    /// Writes the weight's gradient, `[outputs, inputs]`, and the bias's gradient, `[outputs]`.
     pub(crate) fn all_panels(&self, weight: &mut [f32], bias: &mut [f32], parallel: bool) {
         self.biases(bias);
         self.panels(0, weight, parallel);
     }
 
-    /// Writes the rows of the weight's gradient, `[outputs, inputs]`, from panel `first` on, as many as there is room for.
+    /// Fills `weight` with the rows of the weight's gradient, `[outputs, inputs]`, from panel `first` on.
     pub(crate) fn panels(&self, first: usize, weight: &mut [f32], parallel: bool) {
         let len = self.kernel.width() * self.input.panels.columns;
         each_chunk(parallel, weight, len, |panel, weight| self.panel(first + panel, weight));
@@ -48,7 +48,8 @@ impl WeightGradient<'_> {
         panels.enumerate().for_each(|(panel, bias)| self.bias(panel, bias));
     }
 
-    /// Writes the rows of the weight's gradient that belong to a panel of outputs, `[outputs of the panel, inputs]`.
+    /// Writes the rows of the weight's gradient that belong to a panel of outputs, `[outputs of
+    /// the panel, inputs]`.
     pub(crate) fn panel(&self, panel: usize, weight: &mut [f32]) {
         let (input, delta) = (self.input.panels, self.delta.panels);
         let outputs = &self.memory[self.delta.at + delta.panel(panel)..];
@@ -73,8 +74,8 @@ impl WeightGradient<'_> {
         });
     }
 
-    /// Writes the bias's gradient, `[outputs of the panel]`: that of a weight whose input is always 1, so that the right
-    /// operand is delta itself.
+    /// Writes one panel of the bias's gradient, `[outputs of the panel]`. It is computed as the gradient of a
+    /// weight whose input is always 1, so that the right operand is the delta itself.
     pub(crate) fn bias(&self, panel: usize, bias: &mut [f32]) {
         let delta = self.delta.panels;
         let b = &self.memory[self.delta.at + delta.panel(panel)..];
@@ -94,8 +95,8 @@ impl WeightGradient<'_> {
     }
 }
 
-/// Where the rows of each leaf lie, relative to a panel of any matrix with that many rows in a block. A leaf that
-/// crosses blocks has several segments.
+/// Finds where the rows of each leaf are, relative to a panel of any matrix with `block_rows` rows per block.
+/// A leaf that crosses blocks has several segments.
 pub(crate) fn segments(
     block_rows: usize,
     block_len: usize,
