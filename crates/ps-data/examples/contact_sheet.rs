@@ -1,4 +1,4 @@
-//! Draws `docs/digits.png`: the first twenty of each of the built-in digits.
+//! Draws `docs/digits.png`, the first twenty of each built-in digit.
 //!
 //! `cargo run --release -p ps-data --example contact_sheet [-- PATH]`
 
@@ -7,7 +7,7 @@ use std::path::Path;
 
 const COLUMNS: usize = 20;
 const SIDE: usize = 28;
-/// Pixels of the sheet along each side of a pixel of a drawing.
+/// Width and height in the sheet of one pixel of a drawing.
 const ZOOM: usize = 2;
 const GAP: usize = 6;
 
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args()
         .nth(1)
         .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/digits.png").into());
-    // A balanced set: these hold 20 of each digit.
+    // The set is balanced: 200 drawings contain 20 of each digit.
     let loaded = load(&DataConfig::new("digits:200"), Task::Classes, 1, Path::new("."), &NoProgress)?;
     let dataset = loaded.train.dataset();
     let Features::U8(pixels) = &dataset.features else { return Err("digits are bytes".into()) };

@@ -1,4 +1,4 @@
-//! Samples that the calling program already has in memory.
+//! Samples that the calling program holds in memory.
 
 use crate::dataset::{Features, Image};
 use crate::split::Preprocessing;
@@ -6,44 +6,44 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Samples as arrays.
+/// Samples as arrays, which replace a file as a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arrays {
-    /// `[samples, features]`. A binary32 that is NaN is a missing cell.
+    /// `[samples, features]`. A NaN is a missing cell.
     pub features: Features,
-    /// `[samples]`; not needed to predict.
+    /// `[samples]`; not needed for prediction.
     pub labels: Option<ArrayLabels>,
-    /// Name of each feature; numbers from 0, or the pixels of images, unless given.
+    /// Name of each feature. The default is the index from 0 or, for images, the position of the pixel.
     pub feature_names: Option<Vec<String>>,
-    /// The shape of samples that are images.
+    /// Height and width, if the samples are images.
     pub image: Option<Image>,
 }
 
-/// What is to be predicted of each sample.
+/// The prediction target of each sample.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ArrayLabels {
-    /// Values, or classes by number.
+    /// Values, or numeric classes.
     Numbers(Vec<f64>),
-    /// Classes by name.
+    /// Names of classes.
     Names(Vec<String>),
 }
 
-/// How arrays are encoded and preprocessed, besides the names of their classes. A model that was trained on arrays keeps this,
-/// because nothing else says so once the arrays are gone.
+/// How arrays are encoded and preprocessed, without the names of their classes. A saved model that was
+/// trained on arrays contains this, because the arrays cannot be read again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArrayEncoding {
     /// Name of each feature.
     pub feature_names: Vec<String>,
-    /// The shape of samples that are images.
+    /// Height and width, if the samples are images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
-    /// Whether features are bytes that stand for values from 0 to 1.
+    /// Whether the features are bytes, which represent values from 0 to 1.
     pub are_pixels: bool,
-    /// What is done to each row.
+    /// The preprocessing of each row.
     pub preprocessing: Preprocessing,
 }
 
-/// Arrays by the text that stands for them in a [`DataConfig`](crate::DataConfig) in the place of a source.
+/// Arrays, by the name under which a [`DataConfig`](crate::DataConfig) uses them instead of a source.
 pub type NamedArrays = BTreeMap<String, Arc<Arrays>>;
 
 impl ArrayLabels {
@@ -55,13 +55,13 @@ impl ArrayLabels {
         }
     }
 
-    /// Whether there is no sample.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What error messages call a sample.
+/// The name of a sample in error messages.
 pub(crate) fn place(source: &str, row: usize) -> String {
     format!("{source}: row {row}")
 }

@@ -3,79 +3,80 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
-/// Where the samples come from and how they are prepared.
+/// The sources of a run's samples, and how the samples are prepared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataConfig {
-    /// The training source: `idx:IMAGES,LABELS`, `csv:PATH`, `libsvm:PATH`, `digits:`, `digits:COUNT` or
-    /// `digits:COUNT,seed=N`.
+    /// The training source, such as `idx:IMAGES,LABELS`, `csv:PATH`, `libsvm:PATH` or
+    /// `digits:COUNT,seed=N`; see [`crate::Source`].
     pub train: String,
-    /// A source that is only measured on.
+    /// The test source. The model is evaluated on it but never trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<String>,
-    /// A share of the training source set apart, or a source of its own.
+    /// The validation set: a fraction of the training source, or a separate source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
-    /// Seed of a validation share, if not that of the run.
+    /// Seed that selects the validation fraction; the default is the run's seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_seed: Option<u64>,
-    /// The label column of a CSV source: its name, or its number from 0 (negative numbers count from the
-    /// end). The last column where not given.
+    /// The label column of a CSV source: its name, or its index from 0 (negative indices count from the end).
+    /// The default is the last column.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub label: Option<String>,
-    /// Whether the first row of a CSV source is a header. If not given, the training source must have one that
-    /// cannot be mistaken for data.
+    /// Whether the first row of a CSV source is a header. If not given, the training source must have a
+    /// header that cannot be mistaken for data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<bool>,
-    /// Kinds of CSV columns, by name; for the others the cells of the training source decide.
+    /// Types of CSV columns, by name. The types of other columns are inferred from the training source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, ColumnKind>,
-    /// CSV cells that count as missing besides empty ones, instead of [`USUAL_MARKERS`](crate::USUAL_MARKERS) and NaN.
+    /// Strings that mark a CSV cell as missing, in addition to the empty string. The default is
+    /// [`USUAL_MARKERS`](crate::USUAL_MARKERS) and NaN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_values: Option<Vec<String>>,
-    /// Whether each feature is shifted and scaled to mean 0 and standard deviation 1 of the training part.
+    /// Whether each feature is shifted and scaled to mean 0 and standard deviation 1 over the training set.
     #[serde(default)]
     pub standardize: bool,
-    /// What becomes of missing CSV cells.
+    /// How missing CSV cells are handled.
     #[serde(default)]
     pub missing: Missing,
 }
 
-/// What training progress is measured on.
+/// The validation set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Validation {
-    /// This share of the training source, above 0 and below 1.
+    /// A fraction of the training source, above 0 and below 1.
     Share(f64),
-    /// A source of its own.
+    /// A separate source.
     Source(String),
 }
 
-/// The kind of a CSV column.
+/// The type of a CSV column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ColumnKind {
-    /// Each cell is a number, and a feature.
+    /// Each cell is a number. The column is one feature.
     Number,
-    /// Each distinct text of the training source, numbers included, is a feature of 0 or 1.
+    /// Each distinct string in the training source, including numbers, becomes a feature of 0 or 1.
     Category,
-    /// The column is no feature, and other sources need not have it.
+    /// The column is not a feature. Other sources need not have it.
     Ignore,
 }
 
-/// What becomes of a missing CSV cell.
+/// How a missing CSV cell is handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Missing {
-    /// It is an error.
+    /// A missing cell is an error.
     #[default]
     Refuse,
-    /// The column's mean over the training part takes its place (of a categorical column: each category's
-    /// share).
+    /// The cell is replaced by the column's mean over the training set or, in a categorical column, by the
+    /// frequency of each category.
     Mean,
 }
 
 impl DataConfig {
-    /// The configuration that only names a training source.
+    /// Creates a configuration with a training source and default settings.
     pub fn new(train: impl Into<String>) -> Self {
         DataConfig {
             train: train.into(),
@@ -91,7 +92,7 @@ impl DataConfig {
         }
     }
 
-    /// The validation source, if it is not a share of the training source.
+    /// The validation source, unless the validation set is a fraction of the training source.
     pub(crate) fn validation_source(&self) -> Option<&str> {
         match &self.validation {
             Some(Validation::Source(source)) => Some(source),
@@ -100,7 +101,7 @@ impl DataConfig {
     }
 }
 
-/// Lets `label = 3` stand for `label = "3"`.
+/// Accepts `label = 3` as well as `label = "3"`.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a column's name or number")]

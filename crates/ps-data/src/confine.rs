@@ -1,18 +1,18 @@
-//! Whether a configuration that somebody else wrote reads only what it should.
+//! Restricts the files that a configuration from another person can read.
 
 use crate::config::DataConfig;
 use crate::format::Source;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-/// A source that leads out of the folder that it should stay in.
+/// A path that leads out of the folder to which sources are confined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outside {
-    /// The path, as given.
+    /// The path, as the configuration gives it.
     pub path: PathBuf,
-    /// The folder.
+    /// The folder to which sources are confined.
     pub root: PathBuf,
-    /// How it leads out.
+    /// How the path leads out, as a part of the error message.
     pub how: &'static str,
 }
 
@@ -25,15 +25,15 @@ impl fmt::Display for Outside {
 
 impl std::error::Error for Outside {}
 
-/// Checks that every file that `config` names lies in `root`: no absolute path, no `..`, and no symbolic link that ends
-/// elsewhere. Nothing is opened. What is no source, or is not there, is left to whoever reads it, and URLs to whoever
-/// fetches them.
+/// Checks that every file named by `config` is in `root`: no absolute paths, no `..`, and no symbolic links
+/// that lead elsewhere. Opens nothing. Invalid sources and missing files are reported when they are read;
+/// URLs are handled by `ps-fetch`.
 ///
 /// # Errors
-/// The first path that leads out.
+/// Returns the first path that leads out.
 pub fn confine(config: &DataConfig, root: &Path) -> Result<(), Outside> {
     for source in config.sources() {
-        // The text of an invalid source is an error where it is read.
+        // An invalid source is an error when it is read.
         let Ok(source) = Source::parse(source) else { continue };
         let paths = source.files().into_iter().map(PathBuf::from).filter(|path| !is_url(path));
         paths.into_iter().try_for_each(|path| stays(path, root))?;
@@ -41,7 +41,7 @@ pub fn confine(config: &DataConfig, root: &Path) -> Result<(), Outside> {
     Ok(())
 }
 
-/// Whether what stands in the place of a path is a URL, which is fetched and never opened.
+/// Whether a path is a URL, which is downloaded and never opened as a file.
 pub fn is_url(path: &Path) -> bool {
     let scheme = path.to_str().and_then(|text| text.split_once("://")).map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| {
@@ -120,7 +120,7 @@ mod tests {
         symlink(root.join("a.csv"), root.join("inside")).unwrap();
         symlink("../secret", root.join("outside")).unwrap();
         symlink("..", root.join("folder")).unwrap();
-        // A root that is a link itself is where it leads.
+        // If the root is itself a symbolic link, its target counts.
         let other = folder.path().join("other");
         symlink(&root, &other).unwrap();
         for root in [root, other] {

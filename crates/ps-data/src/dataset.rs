@@ -1,15 +1,15 @@
-//! Samples in memory as they were read.
+//! Samples in memory, as they were read.
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// What a model needs of the targets.
+/// The kind of prediction target that a model needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Any finite number.
     Regression,
-    /// A finite number that is not negative (Poisson).
+    /// A finite number that is not negative, for Poisson regression.
     Count,
     /// One of exactly two classes.
     Binary,
@@ -24,12 +24,12 @@ impl Task {
     }
 }
 
-/// The features of all samples of a source, `[samples, features]`.
+/// The features of all samples in a source, `[samples, features]`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Features {
-    /// Pixels; the value of byte v is v / 255 in binary32.
+    /// Pixels. A byte v represents the value v / 255 in binary32.
     U8(Array2<u8>),
-    /// Anything else.
+    /// Values of any other origin.
     F32(Array2<f32>),
 }
 
@@ -42,12 +42,12 @@ impl Features {
         }
     }
 
-    /// Whether they are bytes.
+    /// Whether the features are bytes that represent pixels.
     pub(crate) fn are_pixels(&self) -> bool {
         matches!(self, Features::U8(_))
     }
 
-    /// Features of every sample.
+    /// Number of features per sample.
     pub fn width(&self) -> usize {
         match self {
             Features::U8(bytes) => bytes.ncols(),
@@ -56,56 +56,57 @@ impl Features {
     }
 }
 
-/// The shape of samples that are images; features are their pixels row by row.
+/// Height and width of samples that are images. The features are the pixels, row by row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// Rows.
+    /// Number of pixel rows.
     pub height: usize,
-    /// Columns.
+    /// Number of pixel columns.
     pub width: usize,
 }
 
-/// What a source has of each sample beside its label, and the features that a model sees of it.
+/// A column of a source, other than the label, and the features that it becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// The column's name in a CSV file, `feature 7` in a LIBSVM file, `pixel 3,5` in an image.
+    /// The name of the column in a CSV file, `feature 7` in a LIBSVM file, `pixel 3,5` in an image.
     pub name: String,
-    /// The categories of a column of text, each of which is a feature that is 1 or 0; empty for a column of numbers.
+    /// The categories of a categorical column, each of which becomes a feature of 1 or 0; empty for
+    /// a numeric column.
     pub categories: Vec<String>,
-    /// Its features: one for a column of numbers, one for each category otherwise.
+    /// Indices of the column's features: one for a numeric column, otherwise one per category.
     pub features: Range<usize>,
 }
 
-/// A source in memory.
+/// A source in memory, encoded but not yet standardised.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
-    /// What is known of each sample.
+    /// The features of each sample.
     pub features: Features,
-    /// What is to be predicted of it: a class number (0, 1, …) or a value. Empty where the source was read
-    /// without labels.
+    /// The target of each sample: a class number (0, 1, …) or a value. Empty if the source was
+    /// read without labels.
     pub targets: Vec<f32>,
     /// Name of each feature.
     pub feature_names: Vec<String>,
     /// Name of each class; empty for regression and counts.
     pub class_names: Vec<String>,
-    /// The shape of samples that are images.
+    /// Height and width, if the samples are images.
     pub image: Option<Image>,
-    /// The source's text.
+    /// The source as the run file gives it.
     pub source: String,
     /// The cells that the source leaves empty.
     pub missing: MissingCells,
 }
 
-/// Which cells of `[samples, features]` had no value before means took their place.
+/// Which cells of `[samples, features]` were missing before they were filled with means.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MissingCells {
-    /// A bit for each cell, row by row; empty if no cell is missing.
+    /// One bit per cell, row by row; empty if no cell is missing.
     bits: Vec<u64>,
     width: usize,
 }
 
 impl MissingCells {
-    /// The cells of `values` that are NaN.
+    /// Finds the cells of `values` that are NaN.
     pub(crate) fn of(values: &Array2<f32>) -> Self {
         let mut bits = Vec::new();
         for (cell, _) in values.iter().enumerate().filter(|(_, value)| value.is_nan()) {
@@ -115,7 +116,7 @@ impl MissingCells {
         MissingCells { bits, width: values.ncols() }
     }
 
-    /// Whether a sample's feature had no value.
+    /// Whether the feature of a sample was missing.
     pub(crate) fn contains(&self, row: usize, feature: usize) -> bool {
         let cell = row * self.width + feature;
         self.bits.get(cell / 64).is_some_and(|word| word >> (cell % 64) & 1 == 1)

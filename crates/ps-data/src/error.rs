@@ -1,4 +1,4 @@
-//! What can be wrong with data, with its place.
+//! Errors in data, each with its position.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,46 +6,46 @@ use std::path::PathBuf;
 /// Why data cannot be used.
 #[derive(Debug)]
 pub enum DataError {
-    /// The text of a source makes no sense.
+    /// A source string is invalid.
     Source {
-        /// The text.
+        /// The source as given.
         source: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// An option of the `[data]` table does not fit.
+    /// A key of the `[data]` table has an invalid value.
     Option {
-        /// The option's key.
+        /// Name of the key.
         key: &'static str,
-        /// What is wrong with its value.
+        /// What is wrong with the value.
         problem: String,
     },
     /// A file cannot be opened or read.
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// What a URL names cannot be had.
+    /// A URL cannot be downloaded.
     Remote {
-        /// The URL.
+        /// The URL that the source names.
         url: String,
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         problem: String,
     },
-    /// The content of a file is bad.
+    /// The contents of a file are invalid.
     Content {
-        /// File, and line or item, and column.
+        /// The file and, where known, line or item and column.
         place: String,
-        /// What is wrong there, with the value.
+        /// What is wrong there, including the value.
         problem: String,
     },
-    /// The data is sound but not what the model needs.
+    /// The data is valid, but the model needs something else.
     Unfit {
-        /// Source.
+        /// The source that does not fit.
         place: String,
-        /// What the model needs and what there is.
+        /// What the model needs, and what the data has.
         problem: String,
     },
 }
@@ -59,7 +59,7 @@ impl DataError {
         DataError::Unfit { place: place.into(), problem: problem.into() }
     }
 
-    /// Whether the run file or the command line must change, rather than a file.
+    /// Whether the user must change the run file or the command line instead of a data file.
     pub fn is_usage(&self) -> bool {
         matches!(self, DataError::Source { .. } | DataError::Option { .. })
     }

@@ -1,31 +1,32 @@
-//! The hash that says whether two processes hold the same data.
+//! The hash by which two processes check that they hold the same data.
 //!
-//! SHA-256 over, in this order: the text `downhill data 1` and a newline; for each source (training,
-//! validation where it is a source of its own, test) one byte (`t`, `v`, `e`), the number of samples and of
-//! features as little-endian 64-bit numbers, one byte for the kind of features (0 for u8, 1 for binary32), the
-//! features row by row (binary32 in little-endian bytes, a missing cell as the bits 0x7fc00000), the targets
-//! as little-endian binary32; the byte `o`, a byte for `standardize` (0 or 1), a byte for `missing` (0 for
-//! refuse, 1 for mean); and, where a share is set apart for validation, the byte `s` and the share as
-//! little-endian binary64. Names of files, features and classes do not enter.
+//! It is SHA-256 over, in this order: the string `downhill data 1` and a newline; for each source (training,
+//! validation if it is a separate source, test) one byte (`t`, `v`, `e`), the number of samples and of
+//! features as little-endian 64-bit integers, one byte for the type of the features (0 for u8, 1 for
+//! binary32), the features row by row (binary32 in little-endian bytes, a missing cell as the bits
+//! 0x7fc00000), and the targets as little-endian binary32; the byte `o`, one byte for `standardize` (0 or 1),
+//! one byte for `missing` (0 for refuse, 1 for mean); and, if the validation set is a fraction of the
+//! training source, the byte `s` and the fraction as little-endian binary64. Names of files, features and
+//! classes are not included.
 //!
-//! A second hash covers only what determines encoding and preprocessing: it leaves out the validation and test sources, and
-//! ends, if there is a share, with the seed of that share as a little-endian 64-bit number.
+//! A second hash covers only what determines encoding and preprocessing: it leaves out the validation and
+//! test sources and, if there is a validation fraction, ends with its seed as a little-endian 64-bit integer.
 
 use crate::config::{DataConfig, Missing, Validation};
 use crate::dataset::{Dataset, Features};
 use ps_core::params::hex;
 use sha2::{Digest, Sha256};
 
-/// Hashes of data as encoded, before missing cells are filled.
+/// Hashes of the encoded data, before missing cells are filled.
 pub(crate) struct Fingerprints {
-    /// Of all of it.
+    /// Hash of all data.
     pub all: String,
-    /// Of what determines encoding and preprocessing: the training source, the options, and the share and seed of the
-    /// validation part.
+    /// Hash of what determines encoding and preprocessing: the training source, the options, and the fraction
+    /// and seed of the validation set.
     pub training: String,
 }
 
-/// Hashes the sources; `seed` is that of a validation share.
+/// Hashes the sources. `seed` selects the validation fraction.
 pub(crate) fn fingerprints(
     config: &DataConfig,
     seed: u64,

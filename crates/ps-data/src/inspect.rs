@@ -1,4 +1,4 @@
-//! What a source holds, for a person to look at before training on it.
+//! Describes the contents of a source, so that a person can check it before training.
 
 use crate::arrays::NamedArrays;
 use crate::config::{ColumnKind, DataConfig, Missing};
@@ -17,81 +17,83 @@ use crate::table::Table;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Drawings handed out for a look.
+/// Maximum number of images in an inspection.
 const IMAGES: usize = 8;
-/// Labels that are all numbers are listed one by one up to this many distinct ones.
+/// Numeric labels are listed one by one up to this number of distinct values.
 const MAX_LISTED: usize = 100;
 
-/// What a source holds.
+/// The contents of a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inspection {
-    /// The source's text.
+    /// The source as given.
     pub source: String,
     /// Name of the format.
     pub format: &'static str,
     /// Number of samples.
     pub samples: usize,
-    /// Features of each: pixels, columns beside the label, or the largest index.
+    /// Features per sample: pixels, columns other than the label, or the largest index.
     pub features: usize,
-    /// Values that are not zero, of a sparse format.
+    /// Number of non-zero values, for a sparse format.
     pub non_zero: Option<usize>,
-    /// Smallest and largest value of all features that are numbers.
+    /// Minimum and maximum of all numeric features.
     pub range: Option<[f32; 2]>,
-    /// The columns beside the label, of a table.
+    /// The columns of a table other than the label.
     pub columns: Vec<ColumnSummary>,
-    /// What the labels are; `None` where there are none.
+    /// The labels; `None` if there are none.
     pub labels: Option<LabelSummary>,
-    /// The shape of samples that are images.
+    /// Height and width, if the samples are images.
     pub image: Option<Image>,
-    /// The first few images: label and pixels row by row.
+    /// The first few images: label, and pixels row by row.
     pub images: Vec<(Option<u8>, Vec<u8>)>,
 }
 
-/// A column of a table, as found.
+/// The cells of one column of a table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ColumnSummary {
-    /// Its name.
+    /// Name of the column.
     pub name: String,
-    /// Missing cells.
+    /// Number of missing cells.
     pub missing: usize,
-    /// Cells that are numbers.
+    /// Number of cells that are numbers.
     pub numbers: usize,
-    /// Their smallest, mean and largest.
+    /// Minimum, mean and maximum of the numbers.
     pub range: Option<[f32; 3]>,
-    /// How often each text occurs; empty for a column of numbers.
+    /// How often each string occurs; empty for a numeric column.
     pub texts: BTreeMap<String, usize>,
-    /// What training would make of it.
+    /// What the column would become in training.
     pub becomes: ColumnUse,
 }
 
-/// What training would make of a column.
+/// What a column would become in training.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ColumnUse {
-    /// One feature, its numbers.
+    /// One feature with its numbers.
     #[default]
     Number,
-    /// A feature for each of this many categories.
+    /// One feature for each of this number of categories.
     Categories(usize),
     /// No feature at all.
     Ignored,
-    /// Training would end with this error.
+    /// Training would fail with this error.
     Refused(String),
 }
 
-/// The labels of a source, as found.
+/// The labels of a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelSummary {
-    /// Name of the column, or empty.
+    /// Name of the label column, or an empty string.
     pub name: String,
-    /// Labels that are missing.
+    /// Number of missing labels.
     pub missing: usize,
-    /// Samples of each class, in class order; empty if there are too many to be classes.
+    /// Number of samples of each class, in class order; empty if there are too many distinct
+    /// values for classes.
     pub counts: Vec<(String, usize)>,
-    /// Smallest, mean and largest, if all are numbers.
+    /// Minimum, mean and maximum, if all labels are numbers.
     pub range: Option<[f32; 3]>,
 }
 
-/// Looks at `source`; the label, header, columns and missing values of `config` say how a table is read.
+/// Inspects `source`. The label, header, columns and missing values of `config` determine how a
+/// table is read.
 pub fn inspect(source: &str, config: &DataConfig, root: &Path) -> Result<Inspection, DataError> {
     let parsed = Source::parse(source)?;
     let place = Place { root, memory: None, arrays: &NamedArrays::new(), progress: &NoProgress };
@@ -160,7 +162,7 @@ fn of_pixels(pixels: &Pixels) -> Inspection {
 
 fn of_sparse(sparse: &Sparse) -> Inspection {
     let values = || (0..sparse.rows()).flat_map(|row| sparse.pairs(row)).map(|&(_, value)| value);
-    // What is not written is zero.
+    // Values that are not listed are zero.
     let (low, high) = values().fold((0.0_f32, 0.0_f32), |(low, high), v| (low.min(v), high.max(v)));
     Inspection {
         features: sparse.largest.0 as usize,
@@ -215,7 +217,7 @@ fn column_summary(
     summary
 }
 
-/// `None` if no row has a label.
+/// Returns `None` if no row has a label.
 fn label_summary(name: String, labels: &Labels<'_>) -> Option<LabelSummary> {
     let mut values = Values::default();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -251,7 +253,7 @@ fn label_summary(name: String, labels: &Labels<'_>) -> Option<LabelSummary> {
     present.then_some(LabelSummary { name, missing, counts, range })
 }
 
-/// Numbers as they come by.
+/// Running statistics of numbers.
 #[derive(Default)]
 struct Values {
     count: usize,
@@ -267,7 +269,7 @@ impl Values {
         self.sum += f64::from(value);
     }
 
-    /// Smallest, mean and largest.
+    /// Minimum, mean and maximum.
     fn range(&self) -> Option<[f32; 3]> {
         let mean = (self.sum / self.count as f64) as f32;
         (self.count > 0).then_some([self.extremes[0], mean, self.extremes[1]])

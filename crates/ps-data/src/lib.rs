@@ -1,9 +1,9 @@
-//! Files and built-in sources to samples in memory.
+//! Reads files and built-in data sets into samples in memory.
 //!
-//! A [`Source`] is `idx:IMAGES,LABELS`, `csv:PATH`, `libsvm:PATH` or `digits:`; [`FORMATS`] lists the formats. [`load`]
-//! reads all sources of a run, each once and in parallel, encodes them as the training source requires, sets the
-//! validation share apart and computes the fingerprint of the result. Pixels stay bytes in memory; a [`Split`] scales
-//! and standardises while it writes a row.
+//! A [`Source`] is `idx:IMAGES,LABELS`, `csv:PATH`, `libsvm:PATH` or `digits:`; [`FORMATS`] lists the
+//! formats. [`load`] reads all sources of a run once and in parallel, encodes them as the training source
+//! requires, splits off the validation set and computes a fingerprint of the result. Pixels stay bytes in
+//! memory; a [`Split`] scales and standardises a row when it writes it.
 
 mod arrays;
 mod config;

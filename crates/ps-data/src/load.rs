@@ -1,4 +1,4 @@
-//! All sources of a run, read, encoded and split.
+//! Loading of a run's sources: reading, encoding and splitting.
 
 use crate::arrays::{ArrayEncoding, Arrays, NamedArrays};
 use crate::config::{DataConfig, Missing, Validation};
@@ -18,40 +18,45 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A run's data.
+/// The data of a run, as [`load`] returns it.
+///
+/// Training, validation and test set share one encoding, which the training source determines.
+/// [`Loaded::encoder`] applies the same encoding to further sources, for predictions.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What the model is trained on.
+    /// The training set.
     pub train: Split,
-    /// What progress is measured on.
+    /// The validation set, on which progress is measured.
     pub validation: Option<Split>,
-    /// What the result is measured on.
+    /// The test set, on which the final model is measured.
     pub test: Option<Split>,
-    /// SHA-256 of the content of all of it, in lower-case hexadecimal.
+    /// SHA-256 of all data, in lower-case hexadecimal. The processes of a run compare it to check that they
+    /// hold the same data.
     pub fingerprint: String,
-    /// SHA-256 of what determines encoding and preprocessing: the training source, the options and the validation share. If it
-    /// and the names of features and classes are the same, a model gives the same predictions.
+    /// SHA-256 of what determines encoding and preprocessing: the training source, the options and the
+    /// validation fraction. If this hash and the names of features and classes are the same, a model gives
+    /// the same predictions.
     pub training_fingerprint: String,
-    /// What the model needs of the targets.
+    /// The kind of target that the model needs.
     pub task: Task,
     /// Name of each class; empty for regression and counts.
     pub class_names: Vec<String>,
     /// Name of each feature.
     pub feature_names: Vec<String>,
-    /// The shape of samples that are images.
+    /// Height and width, if the samples are images.
     pub image: Option<Image>,
     encoding: Encoding,
 }
 
 impl Loaded {
-    /// The columns of the training source without its label, in order: those of every source of the run.
+    /// The columns of the training source without its label, in order. Every source of the run has them.
     pub fn columns(&self) -> Vec<Column> {
         self.encoding.columns()
     }
 }
 
-/// Reads what `config` names; relative paths start at `root`, `seed` decides a validation
-/// share that has no seed of its own.
+/// Reads the sources that `config` names. Relative paths start at `root`. `seed` selects the validation
+/// fraction unless `config` has a seed for it.
 pub fn load(
     config: &DataConfig,
     task: Task,
@@ -62,7 +67,7 @@ pub fn load(
     load_arrays(config, task, seed, &NO_ARRAYS, root, progress)
 }
 
-/// Like [`load`], where the texts in `config` that are keys of `arrays` are not sources but stand for these arrays.
+/// Like [`load`], but the sources in `config` that are keys of `arrays` stand for these arrays.
 pub fn load_arrays(
     config: &DataConfig,
     task: Task,
@@ -74,7 +79,7 @@ pub fn load_arrays(
     load_from(config, task, seed, Place { root, memory: None, arrays, progress })
 }
 
-/// The same where the files are in memory, by the paths that `config` names them by; there are no others.
+/// Like [`load`], but with all files in memory, by the paths that `config` uses. No other file is read.
 pub fn load_from_memory(
     config: &DataConfig,
     task: Task,
@@ -141,13 +146,17 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Res
 }
 
 impl Loaded {
-    /// Name and number of categories of each category column of a table; a column becomes that many features.
+    /// Name and number of categories of each categorical column of a table; a column becomes one
+    /// feature per category.
     pub fn categories(&self) -> Vec<(String, usize)> {
         self.encoding.categories()
     }
 }
 
-/// How the training data says other data is encoded and preprocessed.
+/// Encodes and preprocesses further data in the same way as the training data.
+///
+/// Created by [`Loaded::encoder`] or, for a saved model that was trained on arrays, by [`Encoder::restored`].
+/// A source with other columns, categories or classes than the training data is an error.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     encoding: Encoding,
@@ -155,20 +164,21 @@ pub struct Encoder {
 }
 
 impl Loaded {
-    /// What makes other data like this.
+    /// An encoder that treats other data like this training data.
     pub fn encoder(&self) -> Encoder {
         Encoder { encoding: self.encoding.clone(), preprocessing: Arc::clone(self.train.preprocessing()) }
     }
 }
 
 impl Encoder {
-    /// The encoder of a model that was trained on arrays and saved.
+    /// Restores the encoder of a saved model that was trained on arrays.
     pub fn restored(task: Task, class_names: Vec<String>, saved: &ArrayEncoding) -> Self {
         let encoding = Encoding::of_arrays(task, class_names, saved);
         Encoder { encoding, preprocessing: Arc::new(saved.preprocessing.clone()) }
     }
 
-    /// What a model that was trained on arrays has to keep; `None` if it was trained on a source, which can be read again.
+    /// What a saved model that was trained on arrays must contain; `None` if it was trained on a source,
+    /// which can be read again.
     pub fn array_encoding(&self) -> Option<ArrayEncoding> {
         self.encoding.is_of_arrays().then(|| ArrayEncoding {
             feature_names: self.encoding.feature_names.clone(),
@@ -188,9 +198,9 @@ impl Encoder {
         &self.encoding.feature_names
     }
 
-    /// Reads a source with the columns, categories, classes and preprocessing of the training data. Without `labelled`, labels
-    /// are ignored and need not be there (a CSV file without the label column, `idx:IMAGES` alone), and [`Split::has_targets`]
-    /// is false.
+    /// Reads a source with the columns, categories, classes and preprocessing of the training data. If
+    /// `labelled` is `false`, labels are ignored and may be missing (a CSV file without the label column, or
+    /// `idx:IMAGES` alone), and [`Split::has_targets`] is `false`.
     pub fn load(
         &self,
         source: &str,
@@ -204,7 +214,8 @@ impl Encoder {
         self.encode(raw, source, config.missing, labelled)
     }
 
-    /// Like [`Encoder::load`], from arrays whose columns are the features of the model. Errors call them `name`.
+    /// Like [`Encoder::load`], but for arrays with the features of the model. Error messages
+    /// call them `name`.
     pub fn load_arrays(
         &self,
         arrays: &Arrays,
@@ -222,25 +233,26 @@ impl Encoder {
     }
 }
 
-/// Reads all sources, of which the training source is the first, side by side; the first error in their order counts.
+/// Reads all sources in parallel, the training source first. If several fail, returns the error of the first
+/// one in order.
 fn read_all(texts: &[&str], config: &DataConfig, from: Place<'_>) -> Result<Vec<Raw>, DataError> {
     let options = |index| if index == 0 { Options::of_training(config) } else { Options::of_other(config) };
     let read = |(index, text): (usize, &&str)| match from.arrays.get(*text) {
         Some(arrays) => Ok(Raw::Arrays((**arrays).clone())),
         None => Source::parse(text)?.read(from, &options(index)),
     };
-    // All texts are parsed before anything is read.
+    // All sources are parsed before the first one is read.
     texts
         .iter()
         .filter(|text| !from.arrays.contains_key(**text))
         .try_for_each(|text| Source::parse(text).map(drop))?;
-    // On the caller's threads: those that a source is drawn or converted on.
+    // This uses the caller's rayon pool, which also draws and converts sources.
     let read: Vec<Result<Raw, DataError>> = texts.par_iter().enumerate().map(read).collect();
     read.into_iter().collect()
 }
 
-/// Rows for training and for validation, both ascending: those at the last round(share * n) positions (at
-/// least one) of the validation order are for validation.
+/// Divides the rows into training and validation rows, both ascending. The validation rows are those at the
+/// last round(share * n) positions of the validation order, but at least one.
 fn set_apart(seed: u64, share: f64, n: usize, source: &str) -> Result<(Vec<u32>, Vec<u32>), DataError> {
     let count = ((share * n as f64).round() as usize).max(1);
     if count >= n {
@@ -254,7 +266,7 @@ fn set_apart(seed: u64, share: f64, n: usize, source: &str) -> Result<(Vec<u32>,
     Ok((train, validation))
 }
 
-/// What takes the place of missing cells, where they are allowed and can occur.
+/// The values that replace missing cells, if these are allowed and can occur.
 fn fill_values(
     missing: Missing,
     train: &Dataset,

@@ -1,43 +1,43 @@
-//! Texts that stand for a missing value.
+//! Strings that mark a missing value.
 
-/// CSV cells that count as missing unless the run file lists others, besides empty cells and NaN in any case: the defaults of
-/// pandas, and `?`. Sorted by bytes.
+/// The strings that mark a CSV cell as missing by default, in addition to the empty string and NaN in any
+/// case: the defaults of pandas, and `?`. Sorted in byte order.
 pub const USUAL_MARKERS: [&str; 18] = [
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "?",
     "N/A", "NA", "NULL", "NaN", "None", "n/a", "null",
 ];
 
-/// Which cells of a table are missing.
+/// Decides which cells of a table are missing.
 #[derive(Clone, Debug)]
 pub(crate) struct Markers {
-    /// Sorted by bytes.
+    /// The markers, sorted in byte order.
     texts: Vec<String>,
-    /// Whether NaN in any case is one.
+    /// Whether NaN, in any case, is a marker.
     has_nan: bool,
-    /// Whether one of them is a number, such as -999.
+    /// Whether any marker is a number, such as -999.
     has_numbers: bool,
 }
 
 impl Markers {
-    /// The markers that a run file lists, or the usual ones.
+    /// Creates the markers that a run file lists, or the default ones.
     pub(crate) fn new(listed: Option<&[String]>) -> Self {
         let Some(listed) = listed else {
             let texts = USUAL_MARKERS.map(String::from).to_vec();
             return Markers { texts, has_nan: true, has_numbers: false };
         };
-        // Cells are trimmed as well.
+        // Markers are trimmed because cells are.
         let mut texts: Vec<String> = listed.iter().map(|text| text.trim_ascii().to_string()).collect();
         texts.sort();
         let has_numbers = texts.iter().any(|text| text.parse::<f32>().is_ok_and(|number| !number.is_nan()));
         Markers { texts, has_nan: false, has_numbers }
     }
 
-    /// Whether a number may be one of them.
+    /// Whether a cell that is a number may be missing.
     pub(crate) fn has_numbers(&self) -> bool {
         self.has_numbers
     }
 
-    /// Whether a cell with `text`, free of surrounding blanks, is missing.
+    /// Whether a cell with the trimmed string `text` is missing.
     pub(crate) fn contains(&self, text: &str) -> bool {
         text.is_empty()
             || self.has_nan && text.eq_ignore_ascii_case("nan")

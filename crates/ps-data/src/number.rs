@@ -1,8 +1,8 @@
-//! Numbers in text files, and texts that are meant to be others.
+//! Parsing of numbers, and recognition of strings that are meant as numbers or as other known strings.
 
 use crate::markers::Markers;
 
-/// A finite number in binary32, correctly rounded from its decimal text.
+/// Parses a finite number, correctly rounded to binary32.
 pub(crate) fn finite(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if value.is_finite() => Ok(value),
@@ -12,22 +12,22 @@ pub(crate) fn finite(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A CSV cell.
+/// The type of a CSV cell.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Cell {
-    /// Empty, or a marker of missing values.
+    /// An empty string or a marker of a missing value.
     Missing,
     Number(f32),
-    /// A number that is infinite or beyond binary32.
+    /// A number that is infinite or out of the range of binary32.
     Infinite,
     Text,
 }
 
 impl Cell {
-    /// What `text`, free of surrounding blanks, is.
+    /// Classifies the trimmed string `text`.
     pub(crate) fn of(text: &str, markers: &Markers) -> Self {
         match text.parse::<f32>().ok().filter(|number| !number.is_nan()) {
-            // Most cells end here and need not be compared with the markers.
+            // Most cells end here, without being compared with the markers.
             Some(number) if number.is_finite() && !markers.has_numbers() => Cell::Number(number),
             _ if markers.contains(text) => Cell::Missing,
             Some(number) if number.is_finite() => Cell::Number(number),
@@ -50,7 +50,7 @@ pub(crate) fn resembles_number(text: &str) -> bool {
         || has_grouped_digits(text)
 }
 
-/// Whether `text` is like `-1,234,567.8`, `1.234,5`, `1 234` or `1,00,000`.
+/// Whether `text` has the form of `-1,234,567.8`, `1.234,5`, `1 234` or `1,00,000`.
 fn has_grouped_digits(text: &str) -> bool {
     let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let is_grouped = |whole: &str, separator: char| {
@@ -72,7 +72,7 @@ fn has_grouped_digits(text: &str) -> bool {
     })
 }
 
-/// "; did you mean …", where some known text is near.
+/// Returns "; did you mean …" if some known string is similar.
 pub(crate) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let distance = |known: &str| strsim::damerau_levenshtein(text, known);
     match known.into_iter().min_by_key(|known| distance(known)) {

@@ -1,4 +1,4 @@
-//! Files opened with their size known and every byte reported.
+//! Files that report their size when opened and every byte when read.
 
 use crate::arrays::NamedArrays;
 use crate::error::DataError;
@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Hears of reading as it goes on; called from several threads.
+/// Receives the progress of reading. Called from several threads.
 pub trait Progress: Sync {
-    /// `bytes_done` of `bytes_total` of the file (or built-in source) `name` are read.
+    /// Called when `bytes_done` of the `bytes_total` bytes of the file or built-in source `name`
+    /// have been read.
     fn file(&self, name: &str, bytes_done: u64, bytes_total: u64);
 }
 
-/// Nobody listens.
+/// A [`Progress`] that discards all reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProgress;
 
@@ -21,19 +22,19 @@ impl Progress for NoProgress {
     fn file(&self, _name: &str, _bytes_done: u64, _bytes_total: u64) {}
 }
 
-/// Where files are, and who hears of reading them.
+/// Where sources are read from, and who receives the progress.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
-    /// Where relative paths start.
+    /// The folder at which relative paths start.
     pub root: &'a Path,
-    /// What stands in for the file system, where something does.
+    /// Files in memory that replace the file system, if any.
     pub memory: Option<&'a BTreeMap<PathBuf, Vec<u8>>>,
-    /// What stands in for sources.
+    /// Arrays that replace sources, by name.
     pub arrays: &'a NamedArrays,
     pub progress: &'a dyn Progress,
 }
 
-/// A file that reports what is read of it.
+/// A file that reports progress while it is read.
 pub(crate) struct Watched<'a> {
     file: Box<dyn Read + 'a>,
     path: PathBuf,
@@ -71,7 +72,7 @@ impl<'a> Watched<'a> {
 }
 
 impl Watched<'_> {
-    /// The whole content, which must fit into memory beside what its reader makes of it.
+    /// Reads the whole file, which must fit into memory together with its parsed form.
     pub(crate) fn read_whole(mut self) -> Result<Vec<u8>, DataError> {
         let size = self.total;
         ps_host::drain(&mut self, size, Ceiling::memory(2))

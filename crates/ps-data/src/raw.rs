@@ -1,4 +1,4 @@
-//! What a source holds before the training data has said how to encode it.
+//! The contents of a source before the training data has determined the encoding.
 
 use crate::arrays::Arrays;
 use crate::dataset::Image;
@@ -8,26 +8,26 @@ use ndarray::Array2;
 
 /// A source as read.
 pub(crate) enum Raw {
-    /// From IDX files or drawn.
+    /// Images from IDX files, or drawn digits.
     Pixels(Pixels),
-    /// From a CSV file.
+    /// Rows of a CSV file.
     Table(Table),
-    /// From a LIBSVM file.
+    /// Rows of a LIBSVM file.
     Sparse(Sparse),
-    /// From the calling program.
+    /// Arrays of the calling program.
     Arrays(Arrays),
 }
 
-/// Bytes, and a byte of label for each row.
+/// Pixels as bytes, and a label byte per row.
 pub(crate) struct Pixels {
-    /// Where the bytes came from, for error texts.
+    /// Where the pixels came from, for error messages.
     pub place: String,
-    /// Where the labels came from, for error texts.
+    /// Where the labels came from, for error messages.
     pub labels_place: String,
     pub pixels: Array2<u8>,
     pub image: Option<Image>,
     pub labels: Option<Vec<u8>>,
-    /// The number of classes where it is known beforehand.
+    /// The number of classes, if the format fixes it.
     pub classes: Option<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! A part of a data set, ready for training.
+//! A subset of a data set, ready for training.
 
 use crate::dataset::{Dataset, Features};
 use ps_core::kernel::prefetch;
@@ -6,31 +6,33 @@ use ps_core::{Kernel, Samples};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// What is done to a row's features while it is written. Comes from the training part only.
+/// The preprocessing of features, determined by the training set alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
-    /// What takes the place of a missing cell, per feature, where missing cells are allowed. Applied when a
+    /// Per feature, the value that replaces a missing cell, if missing cells are allowed. Applied when a
     /// source is encoded.
     pub fill: Option<Vec<f32>>,
-    /// Standardisation, where asked for.
+    /// The standardisation, if enabled. Applied when a row is written.
     pub standard: Option<Standard>,
 }
 
-/// Per feature, x becomes (x - mean) * inv_std, both steps in binary32.
+/// Standardisation: per feature, x becomes (x - mean) * inv_std, both steps in binary32.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standard {
-    /// The mean over the training part, summed in binary64 in ascending sample order, rounded to binary32.
+    /// Mean over the training set, summed in binary64 in ascending sample order and rounded to binary32.
     pub mean: Vec<f32>,
-    /// One over the standard deviation (of the population, in binary64), rounded to binary32; 1 for a feature
-    /// that is constant.
+    /// Inverse of the population standard deviation, computed in binary64 and rounded to binary32; 1 for
+    /// a constant feature.
     pub inv_std: Vec<f32>,
 }
 
-/// Some of the samples of a data set, or all.
+/// A subset of a data set's samples, or all of them; what training, evaluation and prediction read.
+///
+/// Implements [`Samples`]. A split holds row numbers only and shares the data set, so clones are cheap.
 #[derive(Clone, Debug)]
 pub struct Split {
     dataset: Arc<Dataset>,
-    /// Row of each sample; `None` for all rows.
+    /// By sample, its row in the data set; `None` for all rows.
     rows: Option<Arc<[u32]>>,
     preprocessing: Arc<Preprocessing>,
 }
@@ -44,17 +46,17 @@ impl Split {
         Split { dataset, rows, preprocessing }
     }
 
-    /// The data set of which this is a part.
+    /// The data set that the samples belong to.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
     }
 
-    /// The preprocessing of its rows.
+    /// The preprocessing that is applied to the rows.
     pub fn preprocessing(&self) -> &Arc<Preprocessing> {
         &self.preprocessing
     }
 
-    /// Whether targets are known; without, [`Samples::target`] is NaN.
+    /// Whether targets are known. If not, [`Samples::target`] returns NaN.
     pub fn has_targets(&self) -> bool {
         !self.dataset.targets.is_empty()
     }
@@ -67,22 +69,23 @@ impl Split {
         }
     }
 
-    /// Writes the features of sample `index` to `row` (`[features]`) as the source has them, not standardised.
+    /// Writes the features of sample `index` to `row` (`[features]`) without standardisation.
     pub fn write_raw_row(&self, index: usize, row: &mut [f32]) {
         self.write_values(index, row, None);
     }
 
-    /// Whether the source has no value for `feature` of sample `index`, so that the training part's mean stands in.
+    /// Whether the source has no value for `feature` of sample `index`, so that the mean of the training
+    /// set replaces it.
     pub fn is_missing(&self, index: usize, feature: usize) -> bool {
         self.dataset.missing.contains(self.row(index), feature)
     }
 
-    /// Some rows of the data set.
+    /// Selects rows of the data set.
     pub(crate) fn of_rows(&self, rows: &[u32]) -> Split {
         Split { rows: Some(rows.into()), ..self.clone() }
     }
 
-    /// The first `count` samples of this split (all, if it has fewer).
+    /// Selects the first `count` samples of this split, or all if it has fewer.
     pub fn head(&self, count: usize) -> Split {
         let rows = (0..count.min(self.len())).map(|index| self.row(index) as u32).collect();
         Split { rows: Some(rows), ..self.clone() }
@@ -90,7 +93,8 @@ impl Split {
 
     fn write_values(&self, index: usize, row: &mut [f32], standard: Option<&Standard>) {
         let first = self.row(index) * row.len();
-        // Every sample of every step passes here, so the loops are compiled for the processor's vectors.
+        // Every sample of every step is written here, so the loops are compiled for the
+        // processor's vector instructions.
         Kernel::detect().vectorize(
             #[inline(always)]
             || {
@@ -147,8 +151,8 @@ impl Samples for Split {
     }
 }
 
-/// The value of a pixel: `byte / 255` to the last bit (a test compares all 256), in two multiplications and
-/// an addition, which vector units do faster than divisions.
+/// The value of a pixel: exactly `byte / 255`, as a test checks for all 256 bytes, but in two multiplications
+/// and an addition, which vector units compute faster than divisions.
 #[inline(always)]
 pub(crate) fn scaled(byte: u8) -> f32 {
     let part = f32::from(byte) * (1.0 / 256.0);

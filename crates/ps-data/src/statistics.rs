@@ -1,7 +1,7 @@
-//! Means and deviations of the training part.
+//! Means and standard deviations over the training set.
 //!
-//! Per feature, sums run in binary64 in ascending sample order; features are independent of each other, so
-//! threads take blocks of features.
+//! The sums of each feature are computed in binary64 in ascending sample order. Features are independent, so
+//! threads can share blocks of features without changing any bit.
 
 use crate::dataset::{Dataset, Features};
 use crate::split::{Standard, scaled};
@@ -9,10 +9,11 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Features that a thread takes at once.
+/// Number of features that a thread processes at a time.
 const BLOCK: usize = 64;
 
-/// Mean of the cells that are not missing, per feature, rounded to binary32; `None` for a feature without any.
+/// Per feature, the mean of the cells that are not missing, rounded to binary32; `None` for a
+/// feature without any.
 pub(crate) fn means_of_known(values: &Array2<f32>, rows: &[u32]) -> Vec<Option<f32>> {
     by_blocks(values.ncols(), |features| {
         let mut sums = vec![(0.0_f64, 0_u64); features.len()];
@@ -29,7 +30,7 @@ pub(crate) fn means_of_known(values: &Array2<f32>, rows: &[u32]) -> Vec<Option<f
     })
 }
 
-/// The standardisation that `rows` of `dataset` ask for.
+/// The standardisation determined by `rows` of `dataset`.
 pub(crate) fn standard(dataset: &Dataset, rows: &[u32]) -> Standard {
     let pairs = by_blocks(dataset.features.width(), |features| match &dataset.features {
         Features::U8(bytes) => block(bytes, rows, features, scaled),
@@ -39,7 +40,7 @@ pub(crate) fn standard(dataset: &Dataset, rows: &[u32]) -> Standard {
     Standard { mean, inv_std }
 }
 
-/// Mean and inverse deviation of a block of features.
+/// Mean and inverse standard deviation of a block of features.
 fn block<T: Copy>(
     table: &Array2<T>,
     rows: &[u32],

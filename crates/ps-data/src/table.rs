@@ -1,8 +1,8 @@
-//! Tables: named columns, each of one type.
+//! Tables: named columns, each of a single type.
 //!
-//! A text format yields columns of strings, because the type of a column is known only when all of it has been read, or from
-//! the training source. Encoding turns each into numbers or categories once ([`Strings::numbers`], [`Strings::codes`]), and
-//! works on typed columns from there on.
+//! Text formats yield columns of strings, because the type of a column is known only when all of it has
+//! been read, or from the training source. Encoding converts each column once, to numbers or categories
+//! ([`Strings::numbers`], [`Strings::codes`]), and uses only typed columns after that.
 
 use crate::config::Missing;
 use crate::error::DataError;
@@ -11,20 +11,20 @@ use crate::number::{Cell, nearest};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Cells that a thread converts at once.
+/// Number of cells that a thread converts at a time.
 const BLOCK: usize = 1024;
 
-/// The code of a missing cell in a column of categories.
+/// The code of a missing cell in a categorical column.
 pub(crate) const MISSING: u32 = u32::MAX;
 
-/// Rows of cells, stored by columns.
+/// A table, stored by columns.
 pub(crate) struct Table {
     /// The path, for error messages.
     pub place: String,
-    /// Names of the columns, or their numbers from 0 if the source does not name them.
+    /// Names of the columns, or their indices from 0 if the source has no header.
     pub header: Vec<String>,
     pub columns: Vec<Column>,
-    /// Which strings stand for a missing value.
+    /// Which strings mark a missing value.
     pub markers: Arc<Markers>,
     /// The line of each row in the file, from 1.
     pub lines: Vec<u64>,
@@ -32,14 +32,14 @@ pub(crate) struct Table {
     pub first_line: u64,
 }
 
-/// The cells of a column.
+/// The cells of one column.
 #[derive(Clone, Debug)]
 pub(crate) enum Column {
-    /// Numbers; NaN where a cell is missing.
+    /// Numbers; NaN for a missing cell.
     F32(Vec<f32>),
-    /// The number of each cell's category, or [`MISSING`].
+    /// The category of each cell, or [`MISSING`].
     Category(Vec<u32>),
-    /// Strings that nothing has been made of yet, or the label.
+    /// Strings that have not been converted, or the label.
     String(Strings),
 }
 
@@ -57,7 +57,7 @@ impl Table {
     /// The strings of a column that has not been converted.
     ///
     /// # Panics
-    /// The column has been converted.
+    /// Panics if the column has been converted.
     pub(crate) fn strings(&self, column: usize) -> &Strings {
         match &self.columns[column] {
             Column::String(strings) => strings,
@@ -72,7 +72,7 @@ impl Table {
         self.strings(column).get(row)
     }
 
-    /// What [`Table::cell`] is.
+    /// Classifies the cell that [`Table::cell`] returns.
     pub(crate) fn value(&self, row: usize, column: usize) -> Cell {
         Cell::of(self.cell(row, column), &self.markers)
     }
@@ -92,13 +92,13 @@ impl Table {
         format!("{}: column `{}`", self.line_of(row), self.header[column])
     }
 
-    /// The number of the column `name`.
+    /// The index of the column `name`.
     pub(crate) fn column(&self, name: &str) -> Option<usize> {
         self.header.iter().position(|column| column == name)
     }
 
-    /// The number of the label column that `label`, a key of the run file, selects: by name, or by number, which counts from
-    /// the end if it is negative. Without `label` it is the last column.
+    /// The index of the label column that `label`, a key of the run file, selects: by name, or by index,
+    /// which counts from the end if it is negative. The default is the last column.
     pub(crate) fn label_column(&self, label: Option<&str>) -> Result<usize, DataError> {
         let Some(label) = label else { return Ok(self.header.len() - 1) };
         let width = self.header.len() as i64;
@@ -120,23 +120,25 @@ impl Table {
     }
 }
 
-/// Strings in one piece of memory, without surrounding blanks.
+/// Trimmed strings in one block of memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Strings {
     text: String,
-    /// The end of each string, from the start of its block in `text`: half the memory of a `usize`.
+    /// The end of each string, relative to the start of its block in `text`, which takes half the memory
+    /// of a `usize`.
     ends: Vec<u32>,
     /// The start of each block of [`BLOCK`] strings.
     blocks: Vec<usize>,
 }
 
 impl Strings {
-    /// No strings yet, with room for `capacity`: growing thousands of columns would leave memory in pieces.
+    /// Creates an empty list with room for `capacity` strings. Thousands of growing columns
+    /// would fragment memory.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Strings { ends: Vec::with_capacity(capacity), ..Strings::default() }
     }
 
-    /// Appends `cell`; returns false if its block would be longer than 4 GiB.
+    /// Appends `cell`. Returns `false` if its block would be longer than 4 GiB.
     pub(crate) fn push(&mut self, cell: &str) -> bool {
         if self.ends.len().is_multiple_of(BLOCK) {
             self.blocks.push(self.text.len());
@@ -159,10 +161,10 @@ impl Strings {
         self.ends.len()
     }
 
-    /// The cells as numbers, NaN where one is missing.
+    /// Converts the cells to numbers, with NaN for missing cells.
     ///
     /// # Errors
-    /// The row of the first cell that cannot be used, and why.
+    /// Returns the row of the first invalid cell, and why it is invalid.
     pub(crate) fn numbers(&self, markers: &Markers, missing: Missing) -> Result<Vec<f32>, (usize, String)> {
         self.convert(markers, missing, f32::NAN, |text, cell| match cell {
             Cell::Number(value) => Ok(value),
@@ -171,10 +173,10 @@ impl Strings {
         })
     }
 
-    /// The cells as numbers of categories, which `find` looks up; [`MISSING`] where one is missing.
+    /// Converts the cells to category indices, which `find` looks up, with [`MISSING`] for missing cells.
     ///
     /// # Errors
-    /// The row of the first cell that cannot be used, and why.
+    /// Returns the row of the first invalid cell, and why it is invalid.
     pub(crate) fn codes(
         &self,
         markers: &Markers,

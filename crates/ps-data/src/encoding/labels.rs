@@ -1,4 +1,4 @@
-//! From label texts to targets.
+//! Conversion of labels to targets.
 
 use crate::arrays::{self, ArrayLabels};
 use crate::dataset::Task;
@@ -6,14 +6,14 @@ use crate::error::DataError;
 use crate::markers::Markers;
 use crate::number::{Cell, finite, nearest};
 
-/// The labels of a text file.
+/// The labels of a CSV or LIBSVM file, or the class names of arrays.
 pub(crate) struct Labels<'a> {
     pub count: usize,
-    /// The text of a row's label.
+    /// Returns the label of a row as a string.
     pub text: &'a dyn Fn(usize) -> Option<&'a str>,
-    /// Where it stands, for error texts.
+    /// Returns the position of a label, for error messages.
     pub place: &'a dyn Fn(usize) -> String,
-    /// Which of them are missing.
+    /// Which strings mark a label as missing.
     pub markers: &'a Markers,
 }
 
@@ -21,23 +21,23 @@ pub(crate) struct Labels<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Classes {
     pub names: Vec<String>,
-    /// Their values, if all are numbers: `1`, `+1` and `1.0` are the same class then.
+    /// The numeric values of the classes, if all are numbers. `1`, `+1` and `1.0` are then the same class.
     numbers: Option<Vec<f64>>,
 }
 
 impl Classes {
-    /// Classes that are known by their names, in order.
+    /// Creates classes with these names, in this order.
     pub(crate) fn named(names: Vec<String>) -> Self {
         let numbers = names.iter().map(|name| number(name)).collect();
         Classes { names, numbers }
     }
 
-    /// The distinct labels, sorted as numbers if all are numbers and by their bytes otherwise.
+    /// Collects the distinct labels, sorted as numbers if all of them are numbers, otherwise in byte order.
     pub(crate) fn learn(labels: &Labels<'_>) -> Result<Self, DataError> {
         let mut names: Vec<&str> = Vec::new();
         for row in 0..labels.count {
             let name = known(labels, row)?;
-            // Labels repeat: the search is short for the usual number of classes.
+            // Labels repeat, so the list stays short, and so does the search.
             if let Err(place) = names.binary_search(&name) {
                 names.insert(place, name);
             }
@@ -48,7 +48,7 @@ impl Classes {
         }
     }
 
-    /// The distinct labels of arrays, as [`Classes::learn`] orders them.
+    /// Collects the distinct labels of arrays, in the order of [`Classes::learn`].
     pub(crate) fn learn_arrays(labels: &ArrayLabels, source: &str) -> Result<Self, DataError> {
         match labels {
             ArrayLabels::Numbers(values) => {
@@ -89,7 +89,7 @@ impl Classes {
     }
 }
 
-/// The value of a label that is a finite number; -0 counts as 0.
+/// The value of a label that is a finite number. -0 counts as 0.
 fn number(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|value| value.is_finite()).map(|value| value + 0.0)
 }
@@ -131,7 +131,7 @@ pub(crate) fn targets(labels: &Labels<'_>, task: Task, classes: &Classes) -> Res
     (0..labels.count).map(target).collect()
 }
 
-/// The targets of arrays.
+/// The targets of all samples in arrays.
 pub(crate) fn array_targets(
     labels: &ArrayLabels,
     source: &str,
@@ -166,18 +166,18 @@ pub(crate) fn array_targets(
     values.iter().enumerate().map(target).collect()
 }
 
-/// Runs `work` on labels that are strings in memory.
+/// Calls `work` with labels that are strings in memory.
 fn with_names<T>(names: &[String], source: &str, work: impl FnOnce(&Labels<'_>) -> T) -> T {
     work(&Labels {
         count: names.len(),
         text: &|row| Some(&names[row]),
         place: &|row| arrays::place(source, row),
-        // Only an empty string is no name.
+        // Only an empty string counts as missing.
         markers: &Markers::new(Some(&[])),
     })
 }
 
-/// A label that must be finite; -0 counts as 0.
+/// Checks that a label is finite. -0 counts as 0.
 fn finite_label(value: f64, source: &str, row: usize) -> Result<f64, DataError> {
     let bad = |problem: String| Err(DataError::content(arrays::place(source, row), problem));
     match value {
@@ -199,7 +199,7 @@ fn value(text: &str, task: Task) -> Result<f32, String> {
     }
 }
 
-/// Whether there are as many classes as the model needs.
+/// Checks that the number of classes is one that the model allows.
 pub(crate) fn check_classes(names: &[String], task: Task, place: &str) -> Result<(), DataError> {
     let shown = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     let more = if names.len() > 5 { ", …" } else { "" };

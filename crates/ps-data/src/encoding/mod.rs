@@ -1,4 +1,4 @@
-//! How the training data says every source is to be encoded.
+//! The encoding of sources: what the training data determines, and its application to every source.
 
 pub(crate) mod columns;
 pub(crate) mod labels;
@@ -17,7 +17,7 @@ use labels::{Classes, Labels};
 use ndarray::Array2;
 use ps_host::Memory;
 
-/// Learnt from the training source, applied to all.
+/// The encoding that the training source determines and that is applied to all sources.
 #[derive(Clone, Debug)]
 pub(crate) struct Encoding {
     task: Task,
@@ -36,7 +36,7 @@ enum Form {
 }
 
 impl Encoding {
-    /// What `raw`, the training source, asks for.
+    /// Determines the encoding from `raw`, the training source.
     pub(crate) fn learn(raw: &mut Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
         let of_tables = [
             ("label", config.label.is_some()),
@@ -108,19 +108,19 @@ impl Encoding {
         }
     }
 
-    /// What the arrays of a model that was saved asked for.
+    /// Restores the encoding of a saved model that was trained on arrays.
     pub(crate) fn of_arrays(task: Task, class_names: Vec<String>, saved: &ArrayEncoding) -> Self {
         let ArrayEncoding { feature_names, image, are_pixels, .. } = saved.clone();
         let (form, classes) = (Form::Arrays { are_pixels }, Classes::named(class_names));
         Encoding { task, form, classes, feature_names, image }
     }
 
-    /// Whether the training data is arrays.
+    /// Whether the training data came from arrays.
     pub(crate) fn is_of_arrays(&self) -> bool {
         matches!(self.form, Form::Arrays { .. })
     }
 
-    /// Whether features are bytes that stand for values from 0 to 1.
+    /// Whether the features are bytes, which represent values from 0 to 1.
     pub(crate) fn are_pixels(&self) -> bool {
         match self.form {
             Form::Pixels => true,
@@ -134,7 +134,7 @@ impl Encoding {
         &self.classes.names
     }
 
-    /// Name and number of categories of each category column of a table.
+    /// Name and number of categories of each categorical column in a table.
     pub(crate) fn categories(&self) -> Vec<(String, usize)> {
         match &self.form {
             Form::Table(columns) => columns.categories(),
@@ -142,7 +142,7 @@ impl Encoding {
         }
     }
 
-    /// Encodes `raw`; `labelled` says whether targets are wanted.
+    /// Encodes `raw`; `labelled` says whether to read targets.
     pub(crate) fn encode(
         &self,
         raw: Raw,
@@ -200,7 +200,7 @@ impl Encoding {
         })
     }
 
-    /// What a source has of each sample, with the features that it becomes.
+    /// The columns of a source, each with the features that it becomes.
     pub(crate) fn columns(&self) -> Vec<dataset::Column> {
         let single = |(feature, name): (usize, String)| dataset::Column {
             name,
@@ -215,7 +215,7 @@ impl Encoding {
         }
     }
 
-    /// The features of arrays, with one bit pattern for all missing cells.
+    /// The features of arrays, with a single bit pattern for all missing cells.
     fn array_features(
         &self,
         mut features: Features,
@@ -271,7 +271,7 @@ impl Encoding {
     }
 }
 
-/// Runs `work` on the labels of a table.
+/// Calls `work` with the labels of a table.
 pub(crate) fn with_table_labels<T>(table: &Table, column: usize, work: impl FnOnce(&Labels<'_>) -> T) -> T {
     work(&Labels {
         count: table.rows(),
@@ -281,13 +281,13 @@ pub(crate) fn with_table_labels<T>(table: &Table, column: usize, work: impl FnOn
     })
 }
 
-/// Runs `work` on the labels of a LIBSVM file.
+/// Calls `work` with the labels of a LIBSVM file.
 pub(crate) fn with_sparse_labels<T>(sparse: &Sparse, work: impl FnOnce(&Labels<'_>) -> T) -> T {
     work(&Labels {
         count: sparse.rows(),
         text: &|row| sparse.label(row),
         place: &|row| sparse.place_of(row),
-        // The labels that are there are numbers.
+        // All existing labels are numbers, so there are no markers.
         markers: &Markers::new(Some(&[])),
     })
 }
@@ -331,17 +331,17 @@ fn dense(sparse: &Sparse, width: usize) -> Result<Array2<f32>, DataError> {
     Ok(values)
 }
 
-/// Features that a sample may have.
+/// Maximum number of features per sample.
 const MAX_FEATURES: usize = 1 << 24;
-/// Values that dense rows may have in memory: 16 GiB.
+/// Maximum number of values in dense rows: 16 GiB.
 const MAX_VALUES: usize = 1 << 32;
 
-/// Whether dense rows can be kept, before any memory is taken for them.
+/// Checks that dense rows fit into memory, before any memory is allocated for them.
 fn check_size(place: &str, rows: usize, width: usize) -> Result<(), DataError> {
     fits(rows, width, Memory::here()).map_err(|problem| DataError::unfit(place, problem))
 }
 
-/// Checks that dense rows fit into `memory`, if that is known.
+/// Checks that dense rows fit into `memory`, if its size is known.
 fn fits(rows: usize, width: usize, memory: Option<Memory>) -> Result<(), String> {
     let values = rows.checked_mul(width).filter(|&values| width <= MAX_FEATURES && values <= MAX_VALUES);
     let Some(values) = values else {
@@ -361,7 +361,10 @@ fn fits(rows: usize, width: usize, memory: Option<Memory>) -> Result<(), String>
     Err(format!("{rows} rows of {width} features take {size} as a dense table, more than {memory}"))
 }
 
-/// Room for dense rows, or why there is none.
+/// Allocates zeroed dense rows.
+///
+/// # Errors
+/// Returns an error if the rows do not fit into memory.
 pub(crate) fn zeros(place: &str, rows: usize, width: usize) -> Result<Array2<f32>, DataError> {
     check_size(place, rows, width)?;
     Ok(Array2::zeros((rows, width)))

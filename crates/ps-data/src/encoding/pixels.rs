@@ -1,11 +1,11 @@
-//! Images: bytes stay bytes, labels are class numbers already.
+//! Images: bytes stay bytes, and labels already are class numbers.
 
 use super::labels::check_classes;
 use crate::dataset::{Image, Task};
 use crate::error::DataError;
 use crate::raw::Pixels;
 
-/// The labels, which must be there.
+/// The labels, or an error if there are none.
 fn required(pixels: &Pixels) -> Result<&[u8], DataError> {
     pixels.labels.as_deref().ok_or_else(|| DataError::Source {
         source: format!("idx:{}", pixels.place),
@@ -13,7 +13,7 @@ fn required(pixels: &Pixels) -> Result<&[u8], DataError> {
     })
 }
 
-/// The names of the classes that a training source holds: 0 to K-1, each at least once.
+/// The names of the classes in a training source: 0 to K-1, each of which must occur.
 pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Vec<String>, DataError> {
     let labels = required(pixels)?;
     if !task.has_classes() {
@@ -47,12 +47,12 @@ pub(super) fn feature_names(pixels: &Pixels) -> Vec<String> {
     }
 }
 
-/// The names of the pixels of an image.
+/// The names of an image's pixels, row by row.
 pub(super) fn pixel_names(Image { height, width }: Image) -> Vec<String> {
     (0..height).flat_map(|y| (0..width).map(move |x| format!("pixel {y},{x}"))).collect()
 }
 
-/// The targets of a source, given the number of classes of the training data.
+/// The targets of a source, given the number of classes in the training data.
 pub(super) fn targets(pixels: &Pixels, task: Task, classes: usize) -> Result<Vec<f32>, DataError> {
     let labels = required(pixels)?;
     let beyond = labels.iter().position(|&label| task.has_classes() && usize::from(label) >= classes);
@@ -64,7 +64,7 @@ pub(super) fn targets(pixels: &Pixels, task: Task, classes: usize) -> Result<Vec
     Ok(labels.iter().map(|&label| f32::from(label)).collect())
 }
 
-/// Whether samples have the training data's shape.
+/// Checks that the samples have the shape of the training data.
 pub(super) fn check_shape(pixels: &Pixels, image: Option<Image>, width: usize) -> Result<(), DataError> {
     let shown = |image: Option<Image>, width| match image {
         Some(Image { height, width }) => format!("images of {height}x{width}"),

@@ -24,7 +24,7 @@ pub(super) const FORMAT: Format = Format {
     },
 };
 
-/// A file of images and one of labels, which may be absent where no labels are needed.
+/// A file of images and a file of labels, which is optional if no labels are needed.
 struct Idx {
     images: String,
     labels: Option<String>,
@@ -40,16 +40,16 @@ impl Reader for Idx {
     }
 }
 
-/// Deflate never expands a byte to more than this many.
+/// Maximum expansion ratio of deflate.
 const MAX_EXPANSION: u64 = 1032;
 
-/// One file: its dimensions and its bytes.
+/// The contents of one file: its dimensions and its bytes.
 struct Content {
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
-/// Reads the images and, where given, their labels, side by side.
+/// Reads the images and, if given, their labels, in parallel.
 fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Result<Pixels, DataError> {
     let (pixels, labels_read) = std::thread::scope(|scope| {
         let labels_read = labels.map(|path| scope.spawn(move || read_file(path, true, from)));
@@ -106,7 +106,7 @@ fn read_file(path: &Path, labels: bool, from: Place<'_>) -> Result<Content, Data
     }
 }
 
-/// Reads header and bytes from `reader`, which cannot hold more than `limit` bytes.
+/// Reads the header and the bytes from `reader`, which contains at most `limit` bytes.
 fn parse(
     path: &Path,
     labels: bool,
@@ -156,7 +156,7 @@ fn parse(
     if shape[0] > 0 && expected == 0 {
         return Err(bad(format!("the header's shape {shape:?} leaves no room for a single pixel")));
     }
-    // A gzip stream may unfold to a thousand times its size.
+    // A gzip stream can expand to a thousand times its size.
     if Ceiling::memory(1).bytes() < expected {
         return Err(bad(format!(
             "the header's shape {shape:?} asks for {}; {}",
@@ -177,7 +177,7 @@ fn parse(
             bytes.len()
         )));
     }
-    // Reading on to the end also checks the checksum of a gzip stream.
+    // Reading to the end also verifies the checksum of a gzip stream.
     let more = io::copy(&mut reader, &mut io::sink()).map_err(|error| failed(error, read_bytes))?;
     if more > 0 {
         return Err(bad(format!("{more} bytes follow the {expected} of the header's shape {shape:?}")));
@@ -185,7 +185,7 @@ fn parse(
     Ok(Content { shape: shape.into_iter().map(|size| size as usize).collect(), bytes })
 }
 
-/// The number of dimensions.
+/// Checks the magic number. Returns the number of dimensions.
 fn check_magic(magic: [u8; 4], labels: bool) -> Result<u8, String> {
     let number = u32::from_be_bytes(magic);
     let expected = if labels { "0x00000801 (labels as bytes)" } else { "0x00000803 (images as bytes)" };

@@ -16,7 +16,7 @@ pub(super) const FORMAT: Format = Format {
     parse: |rest| Ok(Box::new(Libsvm(path("libsvm", rest)?))),
 };
 
-/// Sparse rows in text.
+/// The path of a file with sparse rows in text form.
 struct Libsvm(String);
 
 impl Reader for Libsvm {
@@ -29,20 +29,20 @@ impl Reader for Libsvm {
     }
 }
 
-/// A file's rows, sparse as they stand in it.
+/// The rows of a file, kept sparse.
 pub(crate) struct Sparse {
-    /// The path, for error texts.
+    /// The path, for error messages.
     pub place: String,
     text: String,
     rows: Vec<Row>,
     pairs: Vec<(u32, f32)>,
-    /// The largest index, from 1, and the line it is on.
+    /// The largest index, from 1, and its line.
     pub largest: (u32, u64),
 }
 
 struct Row {
     label: Option<Range<usize>>,
-    /// End of its pairs.
+    /// Index after the row's last pair.
     end: usize,
     line: u64,
 }
@@ -53,18 +53,18 @@ impl Sparse {
         self.rows.len()
     }
 
-    /// A row's label.
+    /// The label of a row.
     pub(crate) fn label(&self, row: usize) -> Option<&str> {
         self.rows[row].label.clone().map(|range| &self.text[range])
     }
 
-    /// A row's pairs; indices count from 1 and ascend.
+    /// The pairs of a row. Indices start at 1 and ascend.
     pub(crate) fn pairs(&self, row: usize) -> &[(u32, f32)] {
         let start = if row == 0 { 0 } else { self.rows[row - 1].end };
         &self.pairs[start..self.rows[row].end]
     }
 
-    /// File and line, for error texts.
+    /// File and line, for error messages.
     pub(crate) fn place_of(&self, row: usize) -> String {
         format!("{}:{}", self.place, self.rows[row].line)
     }
@@ -95,7 +95,7 @@ fn read(path: &Path, from: Place<'_>) -> Result<Sparse, DataError> {
     Ok(sparse)
 }
 
-/// Takes in `content`, which begins at byte `start` of the file.
+/// Parses a line with the text `content`, which starts at byte `start` of the file.
 fn parse_line(sparse: &mut Sparse, line: u64, start: usize, content: &str) -> Result<(), String> {
     let mut tokens = content.split_ascii_whitespace().peekable();
     let Some(first) = tokens.peek() else { return Ok(()) };

@@ -1,7 +1,8 @@
-//! The formats of sources: a file for each, and a table of all of them.
+//! The formats of sources, one file each, and the table of all formats.
 //!
-//! Whatever depends on the format of a source goes through [`FORMATS`]: parsing, reading, the files that a run may open
-//! ([`confine`](crate::confine)) and those that `ps-fetch` downloads, `downhill data inspect`, and the fuzz targets.
+//! Everything that depends on the format of a source goes through [`FORMATS`]: parsing, reading, the files
+//! that a run may open ([`confine`](crate::confine)), the downloads of `ps-fetch`, `downhill data inspect`,
+//! and the fuzz targets.
 
 pub(crate) mod csv;
 mod digits;
@@ -19,21 +20,21 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// All formats.
+/// All formats. A new format is a file and an entry here.
 pub const FORMATS: [Format; 4] = [idx::FORMAT, csv::FORMAT, libsvm::FORMAT, digits::FORMAT];
 
 /// A format of sources.
 #[derive(Clone, Copy)]
 pub struct Format {
-    /// What a source of this format begins with, before the colon.
+    /// What precedes the colon in a source of this format.
     pub prefix: &'static str,
-    /// The format's name.
+    /// The name of the format, for people.
     pub name: &'static str,
-    /// How a source of this format is written, for error messages.
+    /// The syntax of a source in this format, for error messages.
     usage: &'static str,
-    /// Whether `PREFIX:-` reads standard input. The other formats need more than one file, or none.
+    /// Whether `PREFIX:-` reads standard input. The other formats need several files, or none.
     reads_stdin: bool,
-    /// Parses what follows the colon; fails with what is wrong with it.
+    /// Parses what follows the colon. The error says what is wrong with it.
     parse: fn(&str) -> Result<Box<dyn Reader>, String>,
 }
 
@@ -42,11 +43,11 @@ trait Reader: Send + Sync {
     /// The files and URLs that the source names, in order.
     fn files(&self) -> Vec<&str>;
 
-    /// Reads the source; `files` are the paths of [`Reader::files`].
+    /// Reads the source. `files` are the paths for [`Reader::files`].
     fn read(&self, files: &[PathBuf], from: Place<'_>, options: &csv::Options) -> Result<Raw, DataError>;
 }
 
-/// A source of samples, such as `csv:train.csv`.
+/// A source of samples, such as `csv:train.csv`: a format and its files.
 pub struct Source {
     format: &'static Format,
     reader: Box<dyn Reader>,
@@ -59,10 +60,10 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// Parses the text of a source.
+    /// Parses the source string of a run file or flag.
     ///
     /// # Errors
-    /// The format is unknown, or the rest does not suit it.
+    /// Returns an error if the format is unknown or the rest of the string is invalid.
     pub fn parse(text: &str) -> Result<Self, DataError> {
         let bad = |problem: String| DataError::Source { source: text.into(), problem };
         let Some((prefix, rest)) = text.split_once(':') else {
@@ -78,27 +79,27 @@ impl Source {
         Ok(Source { format, reader })
     }
 
-    /// Its format.
+    /// The format that the source's prefix selects.
     pub(crate) fn format(&self) -> &'static Format {
         self.format
     }
 
-    /// The files and URLs that it names, in order.
+    /// The files and URLs that the source names, in order.
     pub fn files(&self) -> Vec<&str> {
         self.reader.files()
     }
 
-    /// The text of the same source with other files, as many as [`Source::files`] has.
+    /// The same source with other files. `files` must have the length of [`Source::files`].
     pub fn with_files(&self, files: &[String]) -> String {
         format!("{}:{}", self.format.prefix, files.join(","))
     }
 
-    /// Whether it reads standard input, which can be read only once and by one process.
+    /// Whether the source is standard input, which can be read only once and by only one process.
     pub fn reads_stdin(&self) -> bool {
         self.files().contains(&STDIN)
     }
 
-    /// Reads the source; `options` apply to a table.
+    /// Reads the source. `options` are those of a CSV source.
     pub(crate) fn read(&self, from: Place<'_>, options: &csv::Options) -> Result<Raw, DataError> {
         if from.memory.is_none() && self.reads_stdin() {
             let name = PathBuf::from(STDIN_NAME);
@@ -111,20 +112,20 @@ impl Source {
 }
 
 impl DataConfig {
-    /// The texts of all its sources, the training source first.
+    /// All source strings, the training source first.
     pub fn sources(&self) -> impl Iterator<Item = &str> {
         let validation = self.validation_source();
         [Some(self.train.as_str()), validation, self.test.as_deref()].into_iter().flatten()
     }
 
-    /// Whether a source reads standard input.
+    /// Whether any source is standard input.
     pub fn reads_stdin(&self) -> bool {
-        // A text that is not a source is refused when it is read.
+        // An invalid source is an error when it is read.
         self.sources().filter_map(|source| Source::parse(source).ok()).any(|source| source.reads_stdin())
     }
 }
 
-/// Parses what follows the colon where that is a single path.
+/// Parses what follows the colon as a single path.
 fn path(prefix: &str, rest: &str) -> Result<String, String> {
     match rest.trim() {
         "" => Err(format!("no path follows `{prefix}:`")),
@@ -132,10 +133,10 @@ fn path(prefix: &str, rest: &str) -> Result<String, String> {
     }
 }
 
-/// Stands for standard input in the place of a path.
+/// The path that stands for standard input.
 const STDIN: &str = "-";
 
-/// What error messages and progress call standard input.
+/// The name of standard input in error messages and progress.
 const STDIN_NAME: &str = "standard input";
 
 fn no_stdin() -> String {
@@ -144,19 +145,19 @@ fn no_stdin() -> String {
     format!("only {} read standard input; name a file (./- if it is called `-`)", able.join(" and "))
 }
 
-/// How sources are written.
+/// The syntax of all formats.
 fn usage() -> String {
     let [first @ .., last] = FORMATS.map(|format| format.usage);
     format!("use {} or {last}; a path may be a URL", first.join(", "))
 }
 
-/// All of standard input, which can be read only once.
+/// Reads all of standard input, which is possible only once.
 fn standard_input() -> Result<Vec<u8>, DataError> {
     static IS_TAKEN: AtomicBool = AtomicBool::new(false);
     let failed = |error| DataError::File { path: STDIN_NAME.into(), error };
     if IS_TAKEN.swap(true, Ordering::Relaxed) {
         return Err(failed(io::Error::other("it can be read only once; name a file instead of `-`")));
     }
-    // The bytes, the parser's copy of them, and the table.
+    // In memory at once: the bytes, the parser's copy of them, and the table.
     ps_host::drain(io::stdin().lock(), 0, Ceiling::memory(3)).map_err(failed)
 }

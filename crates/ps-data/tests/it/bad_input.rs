@@ -1,4 +1,4 @@
-//! Bad files are refused with their place and value; nothing panics.
+//! Invalid files are refused with position and value, and never cause a panic.
 
 use crate::common::{Folder, gz, idx, row};
 use ps_data::{DataConfig, Missing, Task, Validation};
@@ -34,7 +34,7 @@ fn idx_headers_and_sizes_are_checked() {
         "images: the header's shape [3, 2, 2] asks for 12 bytes, but 10 can follow; the file is truncated or \
          not what it says"
     );
-    // A header that asks for 2^96 bytes, and one for 2^62: no memory is taken for either.
+    // Headers that claim 2^96 and 2^62 bytes. No memory is allocated for either.
     assert!(refusal(&idx(&[u32::MAX; 3], &[])).ends_with("is larger than any memory"));
     assert!(
         refusal(&idx(&[1 << 31, 1 << 31], &[])).contains("asks for 4611686018427387904 bytes, but 0 can")
@@ -48,12 +48,12 @@ fn idx_headers_and_sizes_are_checked() {
     assert!(refusal(&idx(&[3, 0, 2], &[])).ends_with("leaves no room for a single pixel"));
 }
 
-/// A path in `folder` for each thing that is not a regular file, with what it is called.
+/// For each kind of file that is not regular, a path in `folder` and the kind's name in errors.
 #[cfg(unix)]
 fn irregular(folder: &Folder) -> Vec<(&'static str, &'static str)> {
     let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap();
     assert!(made.success());
-    // The file of a socket stays when the socket is closed.
+    // The socket's file remains when the socket is closed.
     std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", folder.path().join("zeros")).unwrap();
     vec![("pipe", "a pipe"), ("socket", "a socket"), ("zeros", "a device")]
@@ -89,7 +89,7 @@ fn what_does_not_fit_into_memory_is_refused_with_what_there_is() {
         assert!(refusal.starts_with("file: the file has 4.0 TiB; at most "), "{refusal}");
         assert!(refusal.contains(" GiB can be read, half of the "), "{refusal}");
     }
-    // A gzip stream is short for what its header claims, but might hold it.
+    // The stream is too short for what its header claims, but short gzip streams can expand that far.
     let claim = gz(&[idx(&[1 << 22, 1 << 11, 1 << 9], &[]), vec![0; 1 << 23]].concat());
     std::fs::write(folder.path().join("file"), &claim).unwrap();
     std::fs::File::options().write(true).open(folder.path().join("file")).unwrap().set_len(1 << 33).unwrap();
@@ -105,7 +105,7 @@ fn standard_input_is_named_by_those_who_can_read_it() {
         let refusal = folder.refusal(&DataConfig::new(source), Task::Classes);
         assert!(refusal.contains("only csv:- and libsvm:- read standard input"), "{refusal}");
     }
-    // A file that is called so has another path.
+    // A file named `-` can be given with another path.
     assert!(folder.refusal(&DataConfig::new("csv:./-"), Task::Classes).contains("No such file"));
 }
 
@@ -195,7 +195,7 @@ fn csv_places_are_exact() {
     );
     assert_eq!(refusal("x,y\n1,2\n2,\n"), "file:3: column `y`: the label is missing; remove the row");
     assert_eq!(refusal("x,y\n1,2\n2,inf\n"), "file:3: column `y`: label `inf` is not finite");
-    // A quoted cell with a line break in it: lines are still counted as the file has them.
+    // A quoted cell may contain a line break; line numbers are still those of the file.
     assert_eq!(refusal("x,y\n\"a\nb\",2\nc\n"), "file:4: 1 cells where the header has 2 columns");
     let refusal = folder.refuses("csv", b"x,y\n1,2\n\xff\xfe,1\n", Task::Regression);
     assert_eq!(refusal, "file:3: cell 0 of the line is not UTF-8 text; convert the file");
@@ -323,8 +323,8 @@ fn options_and_sources_that_make_no_sense_are_usage_errors() {
     );
 }
 
-/// Every byte of a small valid file is changed, removed or doubled in turn: whatever comes of it, reading ends
-/// with data or with an error.
+/// Changes, removes or doubles every byte of a small valid file in turn. Reading must end with data
+/// or an error.
 #[test]
 fn no_damage_makes_reading_panic() {
     let folder = Folder::new();

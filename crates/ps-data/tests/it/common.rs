@@ -1,5 +1,5 @@
-//! Files to read and to refuse.
-// Each test file uses some of these helpers; they fail by panicking, as tests do.
+//! Helpers that create files to read.
+// Each test file uses some of these helpers. They fail by panicking, as tests do.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use flate2::{Compression, write::GzEncoder};
@@ -7,7 +7,7 @@ use ps_data::{DataConfig, DataError, Loaded, NoProgress, Task, load};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A folder that goes with the test.
+/// A temporary folder for one test.
 pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -28,20 +28,20 @@ impl Folder {
         load(config, task, 1, self.path(), &NoProgress)
     }
 
-    /// The error's text, without the folder.
+    /// The error message, without the path of the folder.
     pub(crate) fn refusal(&self, config: &DataConfig, task: Task) -> String {
         let error = self.load(config, task).expect_err("this should be refused").to_string();
         error.replace(&format!("{}/", self.path().display()), "")
     }
 
-    /// The refusal of `name` alone as the training source.
+    /// The error message for `content` as the training source.
     pub(crate) fn refuses(&self, kind: &str, content: impl AsRef<[u8]>, task: Task) -> String {
         self.write("file", content);
         self.refusal(&DataConfig::new(format!("{kind}:file")), task)
     }
 }
 
-/// An IDX file of bytes.
+/// An IDX file with these bytes.
 pub(crate) fn idx(shape: &[u32], bytes: &[u8]) -> Vec<u8> {
     let mut file = vec![0, 0, 8, shape.len() as u8];
     shape.iter().for_each(|size| file.extend(size.to_be_bytes()));
@@ -55,7 +55,7 @@ pub(crate) fn gz(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// The folder of real data sets, where it is there.
+/// The folder of real data sets, if it exists.
 pub(crate) fn shared() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
     if folder.is_dir() {
@@ -73,7 +73,7 @@ pub(crate) fn counts(split: &ps_data::Split) -> Vec<usize> {
     counts
 }
 
-/// A sample's features.
+/// The features of a sample.
 pub(crate) fn row(split: &ps_data::Split, index: usize) -> Vec<f32> {
     use ps_core::Samples;
     let mut row = vec![0.0; split.features()];

@@ -1,4 +1,4 @@
-//! Reading sources of data, well-formed, real and damaged.
+//! Reading of valid, real and damaged sources.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! What is read is what the files say.
+//! Samples in memory match the contents of the files.
 
 use crate::common::{Folder, counts, gz, idx, row};
 use ps_core::Samples;
@@ -205,7 +205,7 @@ fn the_training_fingerprint_follows_what_encoding_and_preprocessing_come_from() 
     hashes.sort();
     hashes.dedup();
     assert_eq!(hashes.len(), others.len() + 1);
-    // The seed of a share counts, whether it is that of the run or its own.
+    // The hash depends on the seed of a fraction, whether it is set or that of the run.
     assert_eq!(hash(&share(None)), hash(&share(Some(1))));
 }
 
@@ -230,12 +230,12 @@ fn drawings_are_balanced_and_a_longer_series_begins_like_a_shorter_one() {
     for index in 0..30 {
         assert_eq!((row(&long, index), long.target(index)), (row(&short, index), short.target(index)));
     }
-    // Ten drawings hold each digit, but not always in the same order.
+    // Every ten drawings contain each digit, in varying order.
     assert_ne!(
         (0..10).map(|i| long.target(i)).collect::<Vec<_>>(),
         (10..20).map(|i| long.target(i)).collect::<Vec<_>>()
     );
-    // Few drawings leave classes without a sample; they are classes all the same.
+    // With few drawings, some classes have no sample, but they remain classes.
     assert_eq!(series("digits:3").dataset().class_names.len(), 10);
 }
 

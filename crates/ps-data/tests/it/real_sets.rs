@@ -1,4 +1,4 @@
-//! The well-known sets, where they are at hand.
+//! Well-known data sets, if they are available.
 
 use crate::common::{counts, row, shared};
 use ps_core::Samples;
@@ -71,7 +71,7 @@ fn housing_lacks_207_cells_that_the_mean_can_fill() {
     let loaded = read(&root, &fill, Task::Regression);
     assert_eq!((loaded.train.len(), loaded.train.features()), (20_640, 13));
     assert_eq!(loaded.feature_names[8], "ocean_proximity=<1H OCEAN");
-    // Row 290 is the first without: after standardisation the mean is (nearly) zero.
+    // Row 290 is the first with a missing cell; after standardisation the mean is nearly zero.
     assert!(row(&loaded.train, 290)[4].abs() < 1e-6);
     assert!(row(&loaded.train, 5).iter().all(|value| value.is_finite()));
     let seen = inspect(&format!("csv:{path}"), &csv(path, Some("-2")), &root).unwrap();
@@ -97,7 +97,7 @@ fn adult_test_labels_end_in_a_full_stop_and_are_refused() {
         categories.join(", "),
         "workclass 8, education 16, marital_status 7, occupation 14, relationship 6, race 5, sex 2, native_country 41"
     );
-    // By itself the other file is read without a key, too.
+    // On its own, the other file can also be read without the key.
     read(&root, &DataConfig { train: "csv:adult/adult_test.csv".into(), ..config.clone() }, Task::Binary);
     let with_test = DataConfig { test: Some("csv:adult/adult_test.csv".into()), ..config };
     let error = load(&with_test, Task::Binary, 1, &root, &NoProgress).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! CSV and LIBSVM files that could be read in two ways are refused with the key that settles it.
+//! CSV and LIBSVM files that could be read in two ways are refused, with the key that resolves the ambiguity.
 
 use crate::common::{Folder, row, shared};
 use ps_core::Samples;
@@ -9,7 +9,7 @@ fn columns<const N: usize>(columns: [(&str, ColumnKind); N]) -> BTreeMap<String,
     columns.into_iter().map(|(name, kind)| (name.to_string(), kind)).collect()
 }
 
-/// A table of the columns `x`, with these cells, and `y`, a number.
+/// A table with a column `x` of these cells and a numeric column `y`.
 fn column(cells: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     let rows = cells.into_iter().enumerate().map(|(row, cell)| format!("\"{cell}\",{row}\n"));
     format!("x,y\n{}", rows.collect::<String>())
@@ -42,7 +42,7 @@ fn a_first_row_that_may_be_data_is_refused() {
         let error = inspect("csv:file", &DataConfig::new(""), folder.path()).unwrap_err().to_string();
         assert!(error.ends_with(settle), "{error}");
     }
-    // What a marker is decides it, too.
+    // The list of markers affects the decision.
     folder.write("file", "nil,y\n1,2\n");
     let config = DataConfig { missing_values: Some(vec!["nil".into()]), ..DataConfig::new("csv:file") };
     assert!(folder.refusal(&config, Task::Regression).contains("`nil` stands for a missing value"));
@@ -54,7 +54,7 @@ fn a_first_row_of_names_above_a_column_of_numbers_is_a_header() {
     for content in [
         "name,y\nred,1\nblue,2\n",
         "name,y\nred,1\nblue,inf\n",
-        // The index that pandas writes.
+        // The unnamed index column that pandas writes.
         ",y\n0,1\n1,2\n",
         "name,y\nred,1\nblue,\n",
         "name,y\nred,\"1,200\"\nblue,NA\n",
@@ -98,14 +98,14 @@ fn other_sources_have_a_header_where_the_training_source_has_one() {
     folder.write("train", "colour,size\nred,1\nblue,2\n");
     let config =
         |test: &str| DataConfig { test: Some(format!("csv:{test}")), ..DataConfig::new("csv:train") };
-    // A column of which all is missing is no reason to doubt it here.
+    // A column without any value is no reason for doubt here.
     folder.write("empty", "size,colour\nNA,red\n").write("headless", "red,3\nblue,4\n");
     let mean = DataConfig { missing: Missing::Mean, label: Some("colour".into()), ..config("empty") };
     assert_eq!(folder.load(&mean, Task::Classes).unwrap().test.unwrap().len(), 1);
     let refusal = folder.refusal(&config("headless"), Task::Regression);
     assert!(refusal.starts_with("headless:1: column `red` does not occur in the training data"), "{refusal}");
 
-    // Without names, columns are found by their numbers.
+    // Without a header, columns are selected by index.
     folder.write("bare", "red,1\nblue,2\n").write("short", "red\nblue\n");
     let bare = DataConfig { header: Some(false), ..DataConfig::new("csv:bare") };
     let loaded = folder.load(&bare, Task::Regression).unwrap();
@@ -128,7 +128,8 @@ fn misplaced_quotes_are_refused_with_their_line() {
         ("x,y\n\"a\nb\",2\n1,\"2\n3,4\n", format!("4: {open}")),
         ("x,y\n1,2\n3,\"", format!("3: {open}")),
         ("x,y\n1,\"\"\"2\n", format!("2: {open}")),
-        // A stray quote ends at the next one, which may be far away; what follows that one gives it away.
+        // A stray quote ends at the next quote, which may be far away. The text after that one
+        // reveals the error.
         ("x,y\n\"a,1\nb,2\n\"c\",3\n", format!("4: {text}")),
         ("x,y\n\"the \"big\" one\",1\n", format!("2: {text}")),
         ("x,y\n\"a\" \"b\",1\n", format!("2: {text}")),
@@ -137,7 +138,7 @@ fn misplaced_quotes_are_refused_with_their_line() {
         let refusal = folder.refuses("csv", content, Task::Regression);
         assert_eq!(refusal, format!("file:{expected}"), "{content}");
     }
-    // Inside a cell without quotes, and doubled in one with quotes, they are characters.
+    // A quote within an unquoted cell, and a doubled quote in a quoted cell, are ordinary characters.
     folder.write("file", "x,y\r\n6\"2,1\r\n\"a\"\"b\" ,\"2\"\r\n\"\",\"3\"\r\n");
     let config = DataConfig { missing: Missing::Mean, ..DataConfig::new("csv:file") };
     let loaded = folder.load(&config, Task::Regression).unwrap();
@@ -158,7 +159,7 @@ fn columns_that_are_mostly_numbers_are_refused_with_the_first_value_that_is_none
         (column(["1", "2", "1,0", "x", "x"]), 4, "1,0", format!("3 of the column's 5 values {removed}")),
         (column(["1", "2", "-", "2", "1"]), 4, "-", "4 of the column's 5 values are numbers".into()),
         (column(["1", "2", "1", "N/A", "oops"]), 6, "oops", "3 of the column's 4 values are numbers".into()),
-        // One text fills most of the cells.
+        // A single string fills most of the cells.
         (mixed(60, "-", 6), 2, "-", "6 of the column's 7 different values are numbers".into()),
     ] {
         let expected = format!(
@@ -170,7 +171,7 @@ fn columns_that_are_mostly_numbers_are_refused_with_the_first_value_that_is_none
         let ColumnUse::Refused(refusal) = &seen.columns[0].becomes else { panic!("{:?}", seen.columns) };
         assert!(refusal.ends_with(&expected), "{refusal}");
     }
-    // Half of them are not more than half.
+    // Exactly half of the cells are numbers, which is not more than half.
     folder.write("file", column(["1", "2", "3+", "none"]));
     let loaded = folder.load(&DataConfig::new("csv:file"), Task::Regression).unwrap();
     assert_eq!(loaded.categories(), [("x".into(), 4)]);
@@ -202,7 +203,7 @@ fn columns_whose_values_are_nearly_all_different_are_refused() {
         "file:1002: column `x`: `name 1000` is category number 1001, and a column may have at most 1000; set \
          data.columns.x = \"ignore\""
     );
-    // Any name of a column is shown as the run file takes it.
+    // Any column name is shown in the syntax of the run file.
     folder.write("file", names(9, 9).replacen('x', "full \"name\"", 1));
     let refusal = folder.refusal(&DataConfig::new("csv:file"), Task::Regression);
     assert!(refusal.contains(r#"set data.columns."full \"name\"" = "ignore""#), "{refusal}");
@@ -217,7 +218,7 @@ fn declared_columns_are_what_is_declared() {
     assert_eq!(loaded.feature_names, ["x=07", "x=7", "z"]);
     let loaded = folder.load(&kinds(ColumnKind::Ignore), Task::Regression).unwrap();
     assert_eq!((loaded.feature_names, loaded.train.features()), (vec!["z".to_string()], 1));
-    // Other sources may have an ignored column, or not.
+    // Other sources may contain an ignored column, but need not.
     folder.write("with", "x,z,y\n?,1,0\n").write("without", "y,z\n0,1\n");
     for test in ["csv:with", "csv:without"] {
         let config = DataConfig { test: Some(test.into()), ..kinds(ColumnKind::Ignore) };
@@ -284,7 +285,7 @@ fn markers_of_missing_values_are_those_of_pandas_or_those_listed() {
         let expected = format!("file:3: column `x`: `{text}` where a number was expected");
         assert!(refusal.starts_with(&expected), "{refusal}");
     }
-    // As text it is a category, unless it is listed.
+    // As a string it is a category, unless the list contains it.
     folder.write("file", "x,y\nnone,0\nNone,1\nred,2\n");
     let loaded = folder.load(&config(Some(&[])), Task::Regression).unwrap();
     assert_eq!(loaded.categories(), [("x".into(), 3)]);

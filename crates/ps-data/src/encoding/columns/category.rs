@@ -1,22 +1,22 @@
-//! Category columns: each category becomes a feature of 0 or 1.
+//! Categorical columns: each category becomes a feature of 0 or 1.
 
 use super::key;
 use crate::error::DataError;
 use crate::number::{Cell, nearest};
 use crate::table::Table;
 
-/// The most categories that a column may have.
+/// Maximum number of categories in a column.
 const MAX_CATEGORIES: usize = 1000;
 
-/// The categories of a column, in order of their bytes.
+/// The categories of a column, in byte order.
 #[derive(Clone, Debug)]
 pub(crate) struct Categories(Vec<String>);
 
 impl Categories {
-    /// Collects the distinct texts of `column`.
+    /// Collects the distinct strings of `column`.
     ///
     /// # Errors
-    /// There are too many.
+    /// Returns an error if there are more than [`MAX_CATEGORIES`].
     pub(crate) fn learn(table: &Table, column: usize) -> Result<Self, DataError> {
         let mut known: Vec<&str> = Vec::new();
         for row in 0..table.rows() {
@@ -42,22 +42,22 @@ impl Categories {
         Ok(Categories(known.into_iter().map(String::from).collect()))
     }
 
-    /// How many there are.
+    /// Number of categories.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Their texts.
+    /// The strings of the categories.
     pub(crate) fn names(&self) -> &[String] {
         &self.0
     }
 
-    /// The names of the features that they become, in a column called `column`.
+    /// The names of the features for the categories of a column named `column`.
     pub(crate) fn feature_names(&self, column: &str) -> Vec<String> {
         self.0.iter().map(|category| format!("{column}={category}")).collect()
     }
 
-    /// The number of the category `text`.
+    /// The index of the category `text`.
     pub(crate) fn find(&self, text: &str) -> Result<usize, String> {
         self.0.binary_search_by(|category| category.as_str().cmp(text)).map_err(|_| {
             let near = nearest(text, self.0.iter().map(String::as_str));

@@ -1,7 +1,8 @@
-//! What a column of the training data holds if the run file does not declare it.
+//! Infers the type of a column of the training data that the run file does not declare.
 //!
-//! If all cells are numbers, the column holds numbers; otherwise it holds categories. Two kinds of columns are refused, because
-//! they would silently become hundreds of features: numbers that are formatted in some way, and texts that hardly ever repeat.
+//! If all cells are numbers, the column is numeric; otherwise it is categorical. Two kinds of columns are
+//! refused, because they would silently become hundreds of features: formatted numbers, and strings that
+//! hardly ever repeat.
 
 use super::category::Categories;
 use super::{Content, Learnt, key};
@@ -11,13 +12,14 @@ use crate::number::{Cell, resembles_number};
 use crate::table::{Column, Table};
 use std::collections::BTreeSet;
 
-/// If a column has fewer distinct values than this, it means little that they all differ.
+/// If a column has fewer distinct values than this, it means little that they are all different.
 const FEW: usize = 5;
 
-/// What `column` holds.
+/// Infers what `column` holds.
 ///
 /// # Errors
-/// Its values are mostly numbers, plain or formatted, or nearly all different, or there are too many.
+/// Returns an error if the values are mostly numbers, plain or formatted; if nearly all are different; or if
+/// there are too many categories.
 pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<Learnt, DataError> {
     if let Ok(values) = table.strings(column).numbers(&table.markers, missing) {
         return Ok((Content::Number, Some(Column::F32(values))));
@@ -44,15 +46,15 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
     Ok((Content::Category(Categories::learn(table, column)?), None))
 }
 
-/// The values of a column, that is, its cells that are not missing.
+/// Statistics of the cells of a column that are not missing.
 struct Seen<'a> {
     cells: usize,
-    /// Those that are numbers.
+    /// Number of cells that are numbers.
     plain: usize,
-    /// Those that are numbers or resemble one.
+    /// Number of cells that are numbers or resemble one.
     numbers: usize,
     different: BTreeSet<&'a str>,
-    /// Different ones that are numbers or resemble one.
+    /// Number of distinct values that are numbers or resemble one.
     different_numbers: usize,
 }
 
@@ -76,8 +78,9 @@ impl<'a> Seen<'a> {
         seen
     }
 
-    /// Why they seem to be meant as numbers: more than half of the cells are numbers or resemble one, or, since a single
-    /// text may fill most cells, more than half of the distinct values.
+    /// Explains why the values seem to be meant as numbers, if they do: more than half of the cells
+    /// are numbers or resemble one or, since a single string may fill most cells, more than half of
+    /// the distinct values.
     fn mostly_numbers(&self) -> Option<String> {
         let Seen { cells, plain, numbers, different_numbers, .. } = self;
         let different = self.different.len();

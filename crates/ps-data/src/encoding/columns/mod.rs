@@ -1,4 +1,4 @@
-//! The columns of a table: what they hold, and how their cells become features.
+//! The columns of a table: their types, and how their cells become features.
 
 mod category;
 mod guess;
@@ -14,41 +14,42 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows that a thread fills column by column: they stay in cache, and so does the line of each column that it reads.
+/// Rows that a thread fills column by column: few enough to stay in cache, together with one cache line per
+/// column that it reads.
 const TILE: usize = 16;
 
-/// Columns that are converted at once. Their strings are dropped before the next ones are converted, so that a wide table
-/// never takes up memory as strings and as numbers.
+/// Number of columns that are converted at a time. Their strings are freed before the next ones are
+/// converted, so that a wide table is never in memory both as strings and as numbers.
 const AT_ONCE: usize = 64;
 
 /// The columns of the training data.
 #[derive(Clone, Debug)]
 pub(crate) struct Columns {
     features: Vec<Feature>,
-    /// Names of those that are no features.
+    /// Names of the columns that are not features.
     ignored: Vec<String>,
     /// Name of the label column.
     label: String,
 }
 
-/// A column that becomes features.
+/// A column that becomes one or more features.
 #[derive(Clone, Debug)]
 struct Feature {
     name: String,
     content: Content,
 }
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    /// Numbers, which are features as they are.
+    /// Numbers, each of which is a feature as it is.
     Number,
-    /// Categories, which become a feature of 0 or 1 each.
+    /// Categories, each of which becomes a feature of 0 or 1.
     Category(Categories),
 }
 
 impl Content {
-    /// How many features it becomes.
+    /// Number of features that the column becomes.
     fn width(&self) -> usize {
         match self {
             Content::Number => 1,
@@ -56,7 +57,7 @@ impl Content {
         }
     }
 
-    /// The names of these features, in a column called `column`.
+    /// The names of these features, in a column named `column`.
     fn feature_names(&self, column: &str) -> Vec<String> {
         match self {
             Content::Number => vec![column.into()],
@@ -67,7 +68,7 @@ impl Content {
     /// Converts the cells of a column.
     ///
     /// # Errors
-    /// The row of the first cell that cannot be used, and why.
+    /// Returns the row of the first invalid cell, and why it is invalid.
     fn convert(
         &self,
         cells: &Strings,
@@ -83,13 +84,15 @@ impl Content {
     }
 }
 
-/// What a column of the training data holds, and its converted cells if finding out has converted them.
+/// The type of a column of the training data, and its converted cells if inferring the type has
+/// already converted them.
 pub(crate) type Learnt = (Content, Option<Column>);
 
-/// What `column` of the training data holds; `None` if it is ignored.
+/// The type of `column` in the training data; `None` if the column is ignored.
 ///
 /// # Errors
-/// The column is not declared and its cells are ambiguous, or it has too many categories.
+/// Returns an error if the column is not declared and its cells are ambiguous, or if it has
+/// too many categories.
 pub(crate) fn content(
     table: &Table,
     column: usize,
@@ -104,7 +107,7 @@ pub(crate) fn content(
     }
 }
 
-/// The key of the run file that declares the column `name`.
+/// The run-file key that declares the column `name`.
 fn key(name: &str) -> String {
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     match !name.is_empty() && name.bytes().all(is_bare) {
@@ -114,8 +117,8 @@ fn key(name: &str) -> String {
 }
 
 impl Columns {
-    /// Learns the columns of the training data, and converts those whose type that determines; `label` is the number of the
-    /// label column.
+    /// Determines the columns of the training data, and converts those whose type must be inferred. `label`
+    /// is the index of the label column.
     pub(crate) fn learn(table: &mut Table, label: usize, config: &DataConfig) -> Result<Self, DataError> {
         let declared = &config.columns;
         let bad = |problem: String| DataError::Option { key: "columns", problem };
@@ -171,7 +174,7 @@ impl Columns {
         self.features.iter().flat_map(|column| column.content.feature_names(&column.name)).collect()
     }
 
-    /// Each column with the features that it becomes.
+    /// The columns, each with the features that it becomes.
     pub(crate) fn with_features(&self) -> Vec<dataset::Column> {
         let mut end = 0;
         let with_features = |column: &Feature| {
@@ -186,7 +189,7 @@ impl Columns {
         self.features.iter().map(with_features).collect()
     }
 
-    /// Name and number of categories of each category column.
+    /// Name and number of categories of each categorical column.
     pub(crate) fn categories(&self) -> Vec<(String, usize)> {
         let categories = |column: &Feature| match &column.content {
             Content::Category(categories) => Some((column.name.clone(), categories.count())),
@@ -195,8 +198,8 @@ impl Columns {
         self.features.iter().filter_map(categories).collect()
     }
 
-    /// Encodes a table, whose columns are found by name, and converts them on the way. Missing cells become NaN where they are
-    /// allowed.
+    /// Encodes a table, whose columns are found by name, and converts them on the way. Missing cells become
+    /// NaN if they are allowed.
     pub(crate) fn encode(&self, table: &mut Table, missing: Missing) -> Result<Array2<f32>, DataError> {
         let places = self.find(table)?;
         let width: usize = self.features.iter().map(|column| column.content.width()).sum();
@@ -219,7 +222,7 @@ impl Columns {
         Ok(values)
     }
 
-    /// Converts the columns at `places` that are still strings.
+    /// Converts those columns at `places` that are still strings.
     fn convert(&self, table: &mut Table, places: &[usize], missing: Missing) -> Result<(), DataError> {
         let mut first: Option<(usize, usize, String)> = None;
         for (features, places) in self.features.chunks(AT_ONCE).zip(places.chunks(AT_ONCE)) {
@@ -232,7 +235,7 @@ impl Columns {
                 match converted {
                     Ok(Some(column)) => table.columns[place] = column,
                     Ok(None) => {}
-                    // Reported is the first cell in the order of the file.
+                    // Report the first invalid cell in the order of the file.
                     Err((row, problem)) if first.as_ref().is_none_or(|first| row < first.0) => {
                         first = Some((row, place, problem));
                     }
@@ -246,7 +249,7 @@ impl Columns {
         }
     }
 
-    /// Finds in `table` each column that becomes features. Apart from the label and ignored columns there must be no others.
+    /// Finds each feature's column in `table`. The only other columns may be the label and ignored ones.
     fn find(&self, table: &Table) -> Result<Vec<usize>, DataError> {
         let names = || self.features.iter().map(|column| column.name.as_str());
         let bad = |problem: String| DataError::content(table.first_place(), problem);
@@ -267,7 +270,8 @@ impl Columns {
     }
 }
 
-/// Writes a column's cells from row `first` on into the slots of its features, which are 0, one item for each row.
+/// Writes the cells of a column, from row `first` on, to the slots of its features, which must be 0. `rows`
+/// has one item per row.
 fn write<'a>(column: &Column, first: usize, rows: impl Iterator<Item = &'a mut [f32]>) {
     match column {
         Column::F32(values) => rows.zip(&values[first..]).for_each(|(slots, &value)| slots[0] = value),

@@ -1,28 +1,28 @@
-//! Whether the first row of a table names its columns.
+//! Decides whether the first row of a table names its columns.
 
 use crate::error::DataError;
 use crate::number::{Cell, resembles_number};
 use crate::table::Table;
 
-/// What is known of the first row before a file is read.
+/// What is known about the first row before a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FirstRow {
-    /// It names the columns.
+    /// The row names the columns.
     Names,
-    /// It is a row like any other.
+    /// The row is data, like any other.
     Data,
-    /// It must be recognisable as a header, or the file is refused.
+    /// The row must be recognisable as a header; otherwise the file is refused.
     Unknown,
 }
 
 impl FirstRow {
-    /// Of a training source, where `header` is what the run file says.
+    /// The first row of a training source, given the value of `header` in the run file.
     pub(super) fn of_training(header: Option<bool>) -> Self {
         header.map_or(FirstRow::Unknown, FirstRow::of)
     }
 
-    /// Of any other source. If the run file does not say, the training source has a header, with which the first row of
-    /// any other source is compared, so that data is not mistaken for names.
+    /// The first row of any other source. If the run file does not set `header`, the training source has a
+    /// header, and that of the other source must match it, so that data is never mistaken for names.
     pub(super) fn of_other(header: Option<bool>) -> Self {
         header.map_or(FirstRow::Names, FirstRow::of)
     }
@@ -32,8 +32,9 @@ impl FirstRow {
     }
 }
 
-/// Refuses `table` unless `first`, the row above its rows, is clearly a header: none of its cells is a number or missing,
-/// except for one that may be empty, and below it some column holds only numbers and missing cells.
+/// Refuses `table` unless `first`, the row above its rows, is clearly a header: none of its cells is a
+/// number or missing, except for at most one empty cell, and some column below it contains only numbers
+/// and missing cells.
 pub(super) fn check(table: &Table, first: &csv::StringRecord) -> Result<(), DataError> {
     let Some(doubt) = doubt(table, first) else { return Ok(()) };
     let problem = format!(
@@ -42,9 +43,9 @@ pub(super) fn check(table: &Table, first: &csv::StringRecord) -> Result<(), Data
     Err(DataError::content(table.first_place(), problem))
 }
 
-/// Why the first row may be data rather than names.
+/// Explains why the first row may be data, if so.
 fn doubt(table: &Table, first: &csv::StringRecord) -> Option<String> {
-    // pandas leaves the name of an index empty.
+    // pandas leaves the name of the index column empty.
     let mut may_be_empty = true;
     for text in first.iter().map(str::trim_ascii) {
         match Cell::of(text, &table.markers) {
@@ -63,7 +64,7 @@ fn doubt(table: &Table, first: &csv::StringRecord) -> Option<String> {
     Some(format!("no column below it holds only numbers{commas}"))
 }
 
-/// Whether all cells of a column are numbers or missing, and at least one is a number.
+/// Whether all cells of a column are numbers or missing, with at least one number.
 fn is_numeric(table: &Table, column: usize) -> bool {
     let mut has_number = false;
     for row in 0..table.rows() {

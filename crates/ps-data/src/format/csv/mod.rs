@@ -1,4 +1,4 @@
-//! `csv:PATH`: rows of cells separated by commas.
+//! `csv:PATH`: rows of comma-separated cells.
 
 mod header;
 mod quotes;
@@ -34,7 +34,7 @@ impl Reader for Csv {
     }
 }
 
-/// How a CSV file is read.
+/// How a CSV file is parsed.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     first_row: FirstRow,
@@ -42,13 +42,13 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Of the training source of `config`.
+    /// Options for the training source of `config`.
     pub(crate) fn of_training(config: &DataConfig) -> Self {
         let markers = Arc::new(Markers::new(config.missing_values.as_deref()));
         Options { first_row: FirstRow::of_training(config.header), markers }
     }
 
-    /// Of a source that is encoded like the training source of `config`.
+    /// Options for a source that is encoded like the training source of `config`.
     pub(crate) fn of_other(config: &DataConfig) -> Self {
         Options { first_row: FirstRow::of_other(config.header), ..Options::of_training(config) }
     }
@@ -76,7 +76,7 @@ fn read(path: &Path, from: Place<'_>, options: &Options) -> Result<Table, DataEr
     Ok(table)
 }
 
-/// Reads all rows. Returns the first one, too, which names the columns unless it is data.
+/// Reads all rows. Also returns the first one, which names the columns unless it is data.
 fn read_rows(
     path: &Path,
     place: String,
@@ -99,7 +99,7 @@ fn read_rows(
         true => (0..width).map(|column| column.to_string()).collect(),
         false => first.iter().map(|name| name.trim_ascii().to_owned()).collect(),
     };
-    // A row takes a byte for each of its cells and ends at a line break, or at the end of the file.
+    // A row has at least one byte per cell and ends at a line break or at the end of the file.
     let line_breaks = bytes.iter().filter(|&&byte| byte == b'\n').count();
     let most_rows = line_breaks.min(bytes.len() / width.max(1)) + 1;
     let mut cells: Vec<Strings> = (0..width).map(|_| Strings::with_capacity(most_rows)).collect();
@@ -125,8 +125,8 @@ fn read_rows(
     Ok((Table { place, header, columns, markers, lines: row_lines, first_line }, first))
 }
 
-/// The lines on which records begin. The csv crate counts a record from the end of the one before it, blank
-/// lines and the second half of a CRLF included.
+/// Finds the lines on which records start. The csv crate reports where the previous record ended, before any
+/// blank lines and the second half of a CRLF.
 struct Lines<'a> {
     bytes: &'a [u8],
     counted: usize,
@@ -134,7 +134,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// The line of the record that was read from `position`; positions must ascend.
+    /// The line of the record that was read from `position`. Positions must be ascending.
     fn of(&mut self, position: Option<&csv::Position>) -> u64 {
         let read_from = position.map_or(0, |position| position.byte() as usize).min(self.bytes.len());
         let blank = self.bytes[read_from..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -146,7 +146,7 @@ impl Lines<'_> {
     }
 }
 
-/// Refuses names of columns that are all empty or not distinct.
+/// Refuses column names that are all empty or not distinct.
 fn check_names(table: &Table) -> Result<(), DataError> {
     let bad = |problem: String| Err(DataError::content(table.first_place(), problem));
     if table.header.iter().all(String::is_empty) {

@@ -1,25 +1,25 @@
-//! Checks the quotes of a CSV file before it is parsed. The csv crate accepts a quote that is never closed, and text after a
-//! closing quote, and so may read many rows as one cell.
+//! Checks the quotes of a CSV file before it is parsed. The csv crate accepts an unclosed quote, and text
+//! after a closing quote, and may therefore read many rows as one cell.
 
 /// The position of a byte within a cell.
 #[derive(Clone, Copy)]
 enum Place {
-    /// At the beginning, possibly after blanks.
+    /// At the beginning of the cell, possibly after blanks.
     Start { blank: bool },
     /// In an unquoted cell, where a quote is an ordinary character.
     Plain,
     /// After the opening quote, which is on this line.
     Quoted { line: u64 },
-    /// After a quote in a quoted cell: the closing one, unless another quote follows.
+    /// After a quote in a quoted cell, which closes the cell unless another quote follows.
     Quote { line: u64 },
-    /// After the closing quote and blanks.
+    /// After the closing quote, possibly followed by blanks.
     Closed,
 }
 
-/// Finds the first misplaced quote of `bytes`.
+/// Finds the first misplaced quote in `bytes`.
 ///
 /// # Errors
-/// Its line, from 1, and what is wrong with it.
+/// Returns the quote's line, from 1, and what is wrong.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), (u64, &'static str)> {
     if !bytes.contains(&b'"') {
         return Ok(());

@@ -1,7 +1,9 @@
-//! `digits:COUNT,seed=N`: the built-in set, handwritten-looking digits of 28x28 pixels, drawn by code.
+//! `digits:COUNT,seed=N`: the built-in data set of handwritten-looking digits with 28x28 pixels,
+//! drawn by code.
 //!
-//! Drawing i of a series depends on the series' seed and on i alone. Only additions, multiplications,
-//! divisions, square roots and comparisons of binary32 take part, so every platform draws the same bytes.
+//! Drawing i of a series depends only on the seed of the series and on i. All arithmetic consists of
+//! additions, multiplications, divisions, square roots and comparisons in binary32, so every platform draws
+//! the same bytes.
 
 mod pen;
 mod shapes;
@@ -20,9 +22,9 @@ use shapes::{Point, SHAPES};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Drawings of `digits:` without a count.
+/// Number of drawings if a source does not give one.
 const DIGITS_COUNT: usize = 20_000;
-/// Seed of `digits:` without one.
+/// Seed of the series if a source does not give one.
 const DIGITS_SEED: u64 = 1;
 
 pub(super) const FORMAT: Format = Format {
@@ -33,7 +35,7 @@ pub(super) const FORMAT: Format = Format {
     parse: |rest| Ok(Box::new(parse(rest)?)),
 };
 
-/// The first `count` drawings of the series `seed`.
+/// The first `count` drawings of the series with this seed.
 struct Digits {
     count: usize,
     seed: u64,
@@ -72,16 +74,16 @@ fn parse(rest: &str) -> Result<Digits, String> {
     Ok(Digits { count, seed })
 }
 
-/// Drawings that a thread makes at once.
+/// Number of drawings that a thread makes at a time.
 const BLOCK: usize = 64;
-/// Straight pieces of a curve between two points of a stroke.
+/// Number of straight segments between two points of a stroke.
 const PIECES: usize = 6;
-/// Times that a curve's points are averaged with their neighbours.
+/// Number of times that each point of a curve is averaged with its neighbours.
 const ROUNDING: usize = 14;
-/// Vectors along each side of the grid that distorts a drawing.
+/// Number of vectors along each side of the grid that distorts a drawing.
 const GRID: usize = 4;
 
-/// Refuses more drawings than fit into memory.
+/// Refuses a number of drawings that would not fit into memory.
 fn check_size(count: usize) -> Result<(), DataError> {
     let (size, ceiling) = (count as u64 * (SIDE * SIDE + 1) as u64, Ceiling::memory(1));
     if size <= ceiling.bytes() {
@@ -91,7 +93,7 @@ fn check_size(count: usize) -> Result<(), DataError> {
     Err(DataError::unfit(format!("digits:{count}"), format!("the drawings take {size}; {ceiling}")))
 }
 
-/// The first `count` drawings of series `seed`.
+/// Draws the first `count` drawings of the series `seed`.
 fn draw(count: usize, seed: u64, progress: &dyn Progress) -> Pixels {
     let mut pixels = Array2::zeros((count, SIDE * SIDE));
     let mut labels = vec![0; count];
@@ -120,7 +122,7 @@ fn draw(count: usize, seed: u64, progress: &dyn Progress) -> Pixels {
     }
 }
 
-/// The digit of drawing `index`: each ten drawings hold all ten digits in a random order.
+/// The digit of drawing `index`. Every ten drawings contain all ten digits in random order.
 fn class(seed: u64, index: u64) -> u8 {
     let mut digits = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
     for place in (1..10_u64).rev() {
@@ -130,7 +132,7 @@ fn class(seed: u64, index: u64) -> u8 {
     digits[(index % 10) as usize]
 }
 
-/// The random numbers of one drawing: the words of counters `256 * index` and up.
+/// The random numbers of one drawing: the words at counter `256 * index` and above.
 struct Chance {
     seed: u64,
     counter: u64,
@@ -153,12 +155,12 @@ impl Chance {
         self.words[self.used - 1]
     }
 
-    /// Uniform in `low..high`.
+    /// Draws uniformly from `low..high`.
     fn uniform(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * ((self.word() >> 8) as f32 * (1.0 / 16_777_216.0))
     }
 
-    /// Around 0, seldom near the ends of -size..size: the mean of three uniform numbers.
+    /// Draws a number around 0 that is rarely near ±`size`: the mean of three uniform numbers.
     fn around(&mut self, size: f32) -> f32 {
         (self.uniform(-size, size) + self.uniform(-size, size) + self.uniform(-size, size)) * (1.0 / 3.0)
     }
@@ -184,14 +186,14 @@ fn draw_one(digit: u8, mut chance: Chance, image: &mut [u8]) {
     let mut canvas = Canvas::new(chance.uniform(0.9, 1.7));
     let radius = hand.size * chance.uniform(0.7, 1.6);
     for curve in &curves {
-        // The pen is pressed harder here and there: the radius changes evenly from start to end.
+        // Pen pressure varies: the radius changes linearly from start to end.
         let (start, end) = (radius * (1.0 + chance.around(0.35)), radius * (1.0 + chance.around(0.35)));
         canvas.stroke(curve, start, end);
     }
     canvas.ink(chance.uniform(0.75, 1.0), image);
 }
 
-/// Moves a point of a shape a little; a point met before moves as before.
+/// Moves a point of a shape slightly. The same point always moves the same way.
 fn jitter(point: Point, moved: &mut Vec<(Point, Point)>, chance: &mut Chance) -> Point {
     if let Some((_, to)) = moved.iter().find(|(from, _)| *from == point) {
         return *to;
@@ -201,8 +203,8 @@ fn jitter(point: Point, moved: &mut Vec<(Point, Point)>, chance: &mut Chance) ->
     to
 }
 
-/// A Catmull-Rom curve through `points`, as a chain of short straight pieces, with its bends rounded off the
-/// way a moving hand does.
+/// A Catmull-Rom curve through `points` as a chain of short straight segments, with its corners rounded like
+/// those of a moving hand.
 fn smooth(points: &[Point]) -> Vec<Point> {
     let last = points.len() - 1;
     let mut chain = vec![points[0]];
@@ -230,12 +232,12 @@ fn smooth(points: &[Point]) -> Vec<Point> {
     chain
 }
 
-/// How one person holds the pen for one drawing: a smooth distortion and an affine map to pixels.
+/// The handwriting of one drawing: a smooth distortion and an affine map to pixels.
 struct Hand {
     grid: [[Point; GRID]; GRID],
-    /// Rows of the 2x2 matrix from the box around 0 to pixels.
+    /// Rows of the 2x2 matrix that maps the box around 0 to pixels.
     matrix: [Point; 2],
-    /// Size of the drawing, about 1.
+    /// Relative size of the drawing, about 1.
     size: f32,
 }
 
@@ -249,7 +251,7 @@ impl Hand {
         let size = chance.uniform(0.84, 1.08);
         let height = 19.0 * size;
         let width = height * chance.uniform(0.75, 1.25);
-        // Most people lean to the right.
+        // Most handwriting leans to the right.
         let shear = 0.12 + chance.around(0.45);
         let (x, y) = ([width, -shear * height], [0.0, height]);
         let matrix = [
@@ -259,14 +261,14 @@ impl Hand {
         Hand { grid, matrix, size }
     }
 
-    /// From the box of the shapes to pixels around 0.
+    /// Maps a point from the box of the shapes to pixels around 0.
     fn place(&self, [x, y]: Point) -> Point {
         let ([dx, dy], [a, b]) = (self.distortion(x, y), self.matrix);
         let (x, y) = (x + dx - 0.5, y + dy - 0.5);
         [a[0] * x + a[1] * y, b[0] * x + b[1] * y]
     }
 
-    /// The grid's vectors, blended smoothly.
+    /// Interpolates the vectors of the grid smoothly.
     fn distortion(&self, x: f32, y: f32) -> Point {
         let cell = |v: f32| {
             let v = v.clamp(0.0, 1.0) * (GRID - 1) as f32;
@@ -284,7 +286,7 @@ impl Hand {
     }
 }
 
-/// Moves the middle of the drawing to the middle of the image plus `shift`.
+/// Moves the centre of the drawing to the centre of the image plus `shift`.
 fn centre(curves: &mut [Vec<Point>], shift: Point) {
     for (axis, shift) in shift.into_iter().enumerate() {
         let values = curves.iter().flatten().map(|point| point[axis]);

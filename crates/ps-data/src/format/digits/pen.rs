@@ -1,24 +1,25 @@
-//! Ink on paper: coverage by distance to the stroke.
+//! Rasterisation of strokes: the darkness of a pixel depends on its distance to the stroke.
 
 use super::shapes::Point;
 
-/// Pixels along each side.
+/// Width and height of a drawing, in pixels.
 pub(super) const SIDE: usize = 28;
 
-/// Per pixel how far its centre is from the edge of the nearest stroke, negative inside.
+/// For each pixel, the distance of its centre from the edge of the nearest stroke, negative
+/// inside the stroke.
 pub(super) struct Canvas {
     distance: [f32; SIDE * SIDE],
-    /// Width in pixels of the edge over which ink fades.
+    /// Width of the edge over which ink fades, in pixels.
     fade: f32,
 }
 
 impl Canvas {
-    /// An empty canvas.
+    /// Creates an empty canvas.
     pub(super) fn new(fade: f32) -> Self {
         Canvas { distance: [f32::MAX; SIDE * SIDE], fade }
     }
 
-    /// Draws a chain of straight pieces with a pen whose radius changes evenly from `start` to `end`.
+    /// Draws a chain of straight segments with a pen whose radius changes linearly from `start` to `end`.
     pub(super) fn stroke(&mut self, chain: &[Point], start: f32, end: f32) {
         let pieces = (chain.len() - 1) as f32;
         for (number, pair) in chain.windows(2).enumerate() {

@@ -1,16 +1,16 @@
-//! How people write the ten digits: strokes through points in a box of height 1, y downwards.
+//! The shapes of the ten digits: strokes through points in a box of height 1, with y pointing down.
 //!
-//! A stroke is a smooth curve through its points; a corner is where one stroke ends and the next begins. A
-//! point that occurs twice in a digit is moved as one, so that strokes stay joined.
+//! A stroke is a smooth curve through its points; at a corner, one stroke ends and the next one starts. A
+//! point that occurs twice in a digit is moved only once, so that strokes stay connected.
 
-/// A point: x to the right, y downwards.
+/// A point, with x pointing right and y pointing down.
 pub(super) type Point = [f32; 2];
 /// A smooth curve through points.
 pub(super) type Stroke = &'static [Point];
 /// One way to write a digit.
 pub(super) type Shape = &'static [Stroke];
 
-/// The ways to write each digit, all equally frequent.
+/// The shapes of each digit, all equally frequent.
 pub(super) const SHAPES: [&[Shape]; 10] = [ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX, SEVEN, EIGHT, NINE];
 
 const ZERO: &[Shape] = &[
