@@ -1,29 +1,30 @@
-//! What a store asks of a file system, so that a simulated one can stand in for it.
+//! The file-system operations of a store, as a trait, so that a simulated disk can replace the real
+//! one in tests.
 
 use ps_host::Ceiling;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// The operations of a file system that decide what is left after a crash.
+/// The file-system operations that determine what survives a crash.
 pub trait Disk: Send + Sync {
-    /// Makes a folder in one that is there.
+    /// Creates a folder. The parent folder must exist.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
-    /// Writes a file, over one that is there.
+    /// Writes a file, replacing any existing one.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// Makes a file's content, or a folder's list of names, durable.
+    /// Makes a file's contents, or a folder's list of names, durable.
     fn sync(&self, path: &Path) -> io::Result<()>;
-    /// Gives a file or folder another name; a file that has that name is replaced.
+    /// Renames a file or folder. An existing file of the new name is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// A file's content.
+    /// Reads the contents of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// The names in a folder, in no order.
+    /// Lists the names in a folder, in any order.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
-    /// Removes a folder and all in it.
+    /// Removes a folder and everything in it.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
 }
 
-/// The file system.
+/// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
@@ -37,7 +38,7 @@ impl Disk for RealDisk {
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
-        // A folder is opened like a file on Unix; elsewhere there is no way and no need.
+        // On Unix, a folder is opened like a file. Other systems have no way to sync a folder, and no need.
         if cfg!(unix) || path.is_file() { File::open(path)?.sync_all() } else { Ok(()) }
     }
 

@@ -9,58 +9,58 @@ use std::path::PathBuf;
 pub enum Error {
     /// Another process uses the folder.
     Locked {
-        /// Which folder.
+        /// The folder of checkpoints.
         folder: PathBuf,
     },
-    /// Another process has begun to use the folder, and what we save would be lost among what it saves.
+    /// Another process has taken over the folder, so saving here would mix the checkpoints of two processes.
     Fenced {
-        /// Which folder.
+        /// The folder of checkpoints.
         folder: PathBuf,
-        /// Our number, and the one that is there now.
+        /// This process's holder number, and the one found in the folder.
         holders: [u64; 2],
     },
-    /// This run may not resume from what the folder holds.
+    /// The checkpoints in the folder belong to another run, from which this one may not resume.
     OtherRun {
-        /// Which folder.
+        /// The folder of checkpoints.
         folder: PathBuf,
-        /// The reason, and what to do.
+        /// The difference between the runs, and what to do.
         why: String,
     },
-    /// There were checkpoints, and none is good.
+    /// The folder has checkpoints, but all of them are damaged.
     NoneIsGood {
-        /// Which folder.
+        /// The folder of checkpoints.
         folder: PathBuf,
-        /// What is wrong with each, the newest first.
+        /// What is wrong with each checkpoint, newest first.
         problems: Vec<String>,
     },
-    /// The system could not make something durable: whether it is cannot be known any more.
+    /// The system failed to make something durable. Whether it is durable cannot be determined any more.
     NotDurable {
-        /// Which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         error: io::Error,
     },
-    /// What was written is not what is read.
+    /// A file's contents differ from what was written.
     ReadBack {
-        /// Which file.
+        /// The file that was read back.
         path: PathBuf,
     },
-    /// The thread that saves has ended; what it said is above.
+    /// The thread that saves has ended. It has reported the cause before.
     WriterGone,
-    /// The system refused.
+    /// A file operation failed.
     File {
-        /// What was to be done.
+        /// The operation, as part of the message, such as `writing`.
         action: &'static str,
-        /// With which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         error: io::Error,
     },
 }
 
 impl Error {
-    /// Whether the process must not go on: the folder is another's, or its disk cannot be trusted. After other errors a
-    /// later checkpoint may succeed.
+    /// Whether the process must stop: another process has the folder, or the disk cannot be trusted. After
+    /// any other error, a later checkpoint may succeed.
     pub fn is_final(&self) -> bool {
         matches!(
             self,
@@ -68,7 +68,7 @@ impl Error {
         )
     }
 
-    /// Whether the command line must change.
+    /// Whether the user must change the command line.
     pub fn is_usage(&self) -> bool {
         matches!(self, Error::OtherRun { .. })
     }

@@ -1,18 +1,20 @@
-//! Checkpoints: the weights and the optimizer's state on disk, whole and verified or not at all.
+//! Checkpoints: the weights and the optimizer's state on disk, either complete and verified or not
+//! there at all.
 //!
-//! A [`Store`] owns a folder and the lock on it. What is saved is written aside, made durable, read back and compared,
-//! and only then given its name; the folder is made durable after that, and only then is it called saved. What is loaded
-//! is verified to the last byte; what is damaged is renamed and reported, and the one before it is used. [`Writer`] does
-//! the saving on a thread of its own.
+//! A [`Store`] owns a folder and the lock on it. It writes a checkpoint under a temporary name, makes it
+//! durable, reads it back and compares it, and only then gives it its name; it reports a checkpoint as saved
+//! only after the folder has been made durable as well. On loading, every byte is verified. If the newest
+//! checkpoint is damaged, the store renames it, reports it and falls back to the previous one. [`Writer`]
+//! saves on a separate thread.
 //!
 //! ```text
 //! checkpoints/
 //!   lock                        held while a process uses the folder
-//!   holder                      counts the processes that did; whoever finds another number than its own stops
+//!   holder                      number of the last process to open the folder; any other process stops
 //!   step-000000001200/
 //!     weights.safetensors       the tensors of the model, binary32
-//!     velocity.safetensors      the same names and shapes: a vector of the optimizer's state, and one file for each other
-//!     manifest.json             what run and step this is, size and SHA-256 of the files and of itself
+//!     velocity.safetensors      a state vector, with the same names and shapes; one file per vector
+//!     manifest.json             the run, the step, size and SHA-256 of each file, and its own SHA-256
 //! ```
 
 mod disk;
@@ -30,13 +32,15 @@ pub use manifest::{FileEntry, Fingerprint, Manifest, Progress};
 pub use store::{Found, Judge, Kept, Store};
 pub use writer::{Saved, Writer};
 
-/// What a run is at one step, complete enough to go on from.
+/// The complete state of a run at one step, from which it can be resumed with the same bits.
+///
+/// The vectors are whole: a run with sharded weights assembles them from all servers first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// How far it is.
+    /// The position in the run, and everything that is counted.
     pub progress: Progress,
-    /// `[parameters]`.
+    /// The flat parameter vector, `[parameters]`.
     pub weights: Vec<f32>,
-    /// The vectors of the run's state besides the weights, `[vectors, parameters]`, in the order of [`Kept::state`].
+    /// The other vectors of the run's state, `[vectors, parameters]`, in the order of [`Kept::state`].
     pub state: Vec<f32>,
 }

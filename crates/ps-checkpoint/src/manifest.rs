@@ -1,4 +1,4 @@
-//! What a checkpoint says of itself.
+//! The manifest of a checkpoint, which describes and verifies its files.
 
 use ps_core::Tally;
 use ps_core::params::hex;
@@ -6,77 +6,78 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// Version of the format; what another version wrote is not read.
+/// Version of the manifest's format. Manifests of other versions are not read.
 pub(crate) const FORMAT: u32 = 1;
 
-/// Which run it is.
+/// Identifies the run that a checkpoint belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Hash of the numeric part of the run file.
     pub run: String,
     /// Hash of the data.
     pub data: String,
-    /// Version of the specification of the numbers.
+    /// Version of the numerics specification.
     pub numerics: u32,
 }
 
-/// How far a run is.
+/// The position of a run, and everything that it has counted so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps made.
+    /// Number of steps made.
     pub step: u64,
-    /// The epoch that the next one belongs to, from 0.
+    /// The epoch of the next step, from 0.
     pub epoch: u32,
-    /// Seconds of training so far.
+    /// Training time so far, in seconds.
     pub seconds: f64,
-    /// Samples so far.
+    /// Number of samples processed so far.
     pub samples: u64,
-    /// Loss and metrics of this epoch's steps so far.
+    /// Loss and metrics of the current epoch's steps.
     pub tally: Tally,
-    /// Loss and metrics of the steps since the last line of steps.
+    /// Loss and metrics since the last metrics line that summarised several steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recent: Option<Tally>,
-    /// Lines of metrics written so far.
+    /// Number of metrics lines written so far.
     #[serde(default = "all")]
     pub lines: u64,
-    /// Lines of metrics, as JSON, of epochs that are over and wait for their validation.
+    /// Metrics lines, as JSON, of completed epochs whose validation is still to come.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
-    /// Where only some sums are audited: who has had a part in the weights, and since which step.
+    /// Where only some sums are audited, the contributors to the weights, each with the first step
+    /// it contributed to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub contributors: BTreeMap<String, u64>,
-    /// What has been decided from what was seen.
+    /// The state of the policies that decide about steps.
     #[serde(default)]
     pub control: ps_core::control::State,
 }
 
-/// Of a checkpoint that does not say.
+/// The default for checkpoints without the field: on resuming, no metrics line is removed.
 fn all() -> u64 {
     u64::MAX
 }
 
-/// What a checkpoint is, and what its files must be.
+/// Describes a checkpoint and its files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of the format.
+    /// Version of the manifest's format.
     pub format: u32,
-    /// Which run it is.
+    /// The run that the checkpoint belongs to.
     pub fingerprint: Fingerprint,
-    /// The run file as resolved, in TOML. Checkpoints of earlier releases do not hold it.
+    /// The resolved run file, in TOML; `None` in checkpoints of early releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_file: Option<String>,
-    /// How far it is.
+    /// The position in the run.
     pub progress: Progress,
-    /// Which of the processes that used the folder, in their order, has written it.
+    /// Number of the process that wrote the checkpoint, counted over all processes that have used the folder.
     pub holder: u64,
-    /// The files beside this one.
+    /// The other files of the checkpoint.
     pub files: Vec<FileEntry>,
-    /// SHA-256 of this manifest with nothing here.
+    /// SHA-256 of this manifest with an empty string in this field.
     pub sha256: String,
 }
 
-/// The part of a manifest that says which release can read the rest of it. What [`Progress`] holds may change with the version of
-/// the numbers, so it is read only once the fingerprints agree.
+/// The part of a manifest that tells which release can read the rest. The contents of [`Progress`] may change
+/// with the version of the numerics, so they are read only after the fingerprints have been compared.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Header {
     format: u32,
@@ -84,20 +85,20 @@ pub(crate) struct Header {
     sha256: String,
 }
 
-/// A file beside the manifest.
+/// A file of a checkpoint, other than the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Its name.
+    /// Name of the file in the checkpoint's folder.
     pub name: String,
-    /// Its length.
+    /// Length of the file in bytes.
     pub bytes: u64,
-    /// Its SHA-256, in hexadecimal.
+    /// SHA-256 of the contents, in hexadecimal.
     pub sha256: String,
 }
 
 impl Fingerprint {
-    /// What differs, with both values; empty if nothing does. The hash of the run file includes the version of the numbers, so it
-    /// is compared only where that is the same.
+    /// Describes the differences, with both values; empty if there are none. The hash of the run file covers
+    /// the version of the numerics, so it is compared only if the versions agree.
     pub(crate) fn differences(&self, theirs: &Fingerprint) -> Vec<String> {
         let mut differences = Vec::new();
         let mut compare = |what: &str, ours: &str, theirs: &str| {
@@ -115,21 +116,24 @@ impl Fingerprint {
 }
 
 impl FileEntry {
-    /// Of a file with this content.
+    /// The entry for a file with this content.
     pub fn of(name: &str, content: &[u8]) -> Self {
         FileEntry { name: name.into(), bytes: content.len() as u64, sha256: sha256(content) }
     }
 }
 
 impl Manifest {
-    /// Its text, with the hash of itself.
+    /// Serializes the manifest, including its own hash.
     pub fn seal(mut self) -> Result<Vec<u8>, serde_json::Error> {
         self.sha256 = String::new();
         self.sha256 = sha256(&self.text()?);
         self.text()
     }
 
-    /// Reads what [`Manifest::seal`] gave; any other byte is an error, and what it is.
+    /// Parses and verifies the output of [`Manifest::seal`]. Every changed byte is detected.
+    ///
+    /// # Errors
+    /// Returns a description of what is wrong.
     pub fn open(bytes: &[u8]) -> Result<Self, String> {
         Header::open(bytes)?;
         parse(bytes)
@@ -143,15 +147,18 @@ impl Manifest {
 }
 
 impl Header {
-    /// Reads the header of a manifest that this or another release has sealed, and verifies the hash of the whole. The error says
-    /// what is wrong.
+    /// Parses the header of a manifest sealed by this or another release, and verifies the hash of
+    /// the whole manifest.
+    ///
+    /// # Errors
+    /// Returns a description of what is wrong.
     pub(crate) fn open(bytes: &[u8]) -> Result<Self, String> {
         let header: Header = parse(bytes)?;
         if header.format != FORMAT {
             let theirs = header.format;
             return Err(format!("it is of format {theirs}; this release reads format {FORMAT}"));
         }
-        // The hash is over the bytes as they are, not as they would be written again.
+        // The hash covers the original bytes, which may differ from a new serialization.
         let stated = header.sha256.as_bytes();
         let at = bytes.windows(stated.len().max(1)).rposition(|window| window == stated);
         let blank = at.map(|at| [&bytes[..at], &bytes[at + stated.len()..]].concat());

@@ -1,27 +1,28 @@
-//! Defects that a test plants into a store, to see that the simulated disk brings them to light.
+//! Mutations of a store, for tests that check that the simulated disk detects them.
 //!
-//! Only the crate's own tests can plant one: elsewhere [`Planted`] is nothing, and what it says is known to the compiler.
+//! Only this crate's own tests can create one. In other builds, [`Planted`] is empty, and the compiler
+//! removes all checks for mutations.
 
-/// What can be wrong with a store.
+/// A mutation of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defect {
     /// Files are not made durable.
     NoFileSync,
-    /// The folder that is written is not made durable before it gets its name.
+    /// The checkpoint's folder is not made durable before it is renamed.
     NoFolderSyncBeforeRename,
-    /// The folder of all checkpoints is not made durable after it.
+    /// The parent folder is not made durable after the rename.
     NoFolderSyncAfterRename,
-    /// Older checkpoints go before the newest has its name.
+    /// Older checkpoints are removed before the newest one has been renamed.
     PruneTooEarly,
-    /// A process takes the number of the one before it.
+    /// A process reuses the holder number of the previous one.
     ReuseHolderNumber,
-    /// A checkpoint counts as saved though the last sync failed.
+    /// A checkpoint counts as saved even if the last sync failed.
     ReportBeforeDurable,
-    /// What is loaded is not compared with its hash.
+    /// Loaded files are not compared with their hashes.
     LoadWithoutVerify,
 }
 
-/// The defect that a store has, if any.
+/// The mutation of a store, if any.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Planted {
     #[cfg(test)]
@@ -50,7 +51,7 @@ mod tests {
     use std::io::ErrorKind;
     use std::path::Path;
 
-    /// In how many seeds a defect must come to light.
+    /// Number of seeds within which a mutation must be detected.
     const SEEDS: u64 = 200;
 
     fn store(disk: &SimulatedDisk, defect: Option<Defect>) -> Result<Store, Error> {
@@ -71,7 +72,7 @@ mod tests {
     fn prepared(defect: Option<Defect>) -> SimulatedDisk {
         let disk = SimulatedDisk::default();
         store(&disk, defect).unwrap().save(&snapshot(2)).unwrap();
-        // What is from before is durable: the defect is looked for in what comes now.
+        // The setup is durable, because the mutation is tested on what follows.
         for path in ["/step-000000000002", "/"] {
             disk.sync(Path::new(path)).unwrap();
         }
@@ -81,7 +82,7 @@ mod tests {
         disk
     }
 
-    /// Whether a store that is opened now finds what it must, given whether step 3 was called saved.
+    /// Checks that a store opened now finds what it must, depending on whether step 3 was reported as saved.
     fn finds(disk: &SimulatedDisk, defect: Option<Defect>, was_saved: bool) -> Result<(), String> {
         let found =
             store(disk, defect).and_then(|store| store.newest(false)).map_err(|error| error.to_string())?;
@@ -96,7 +97,7 @@ mod tests {
         }
     }
 
-    /// A save with a fault at each operation in turn, and then a crash.
+    /// Saves with a fault at each operation in turn, each followed by a crash.
     fn faulty_saves(defect: Option<Defect>, seed: u64, fault: Fault) -> Result<(), String> {
         for point in 0.. {
             let disk = prepared(defect);
@@ -114,7 +115,7 @@ mod tests {
         Ok(())
     }
 
-    /// Two processes at a time, where locks do not hold.
+    /// Lets two processes use the folder at the same time, as if locks had no effect.
     fn two_at_a_time(defect: Option<Defect>) -> Result<(), String> {
         let disk = prepared(defect);
         let (first, _second) = (store(&disk, defect).unwrap(), store(&disk, defect).unwrap());
@@ -124,7 +125,7 @@ mod tests {
         }
     }
 
-    /// A bit that flips in a tensor that lies on the disk.
+    /// Flips a bit of a tensor on the disk.
     fn flipped(defect: Option<Defect>, seed: u64) -> Result<(), String> {
         let disk = prepared(defect);
         let store = store(&disk, defect).unwrap();
@@ -141,7 +142,7 @@ mod tests {
         }
     }
 
-    /// What comes to light with a seed.
+    /// Runs all scenarios with one seed.
     fn check(defect: Option<Defect>, seed: u64) -> Result<(), String> {
         faulty_saves(defect, seed, Fault::Crash)?;
         faulty_saves(defect, seed, Fault::Error(ErrorKind::Other))?;

@@ -1,4 +1,4 @@
-//! A disk in memory that forgets what was not made durable, for tests.
+//! A disk in memory that loses what was not made durable, for tests.
 
 use crate::disk::Disk;
 use ps_plan::seed::{Purpose, random};
@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A disk; clones are the same one. Its root folder is there.
+/// An in-memory disk with an existing root folder. Clones share the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedDisk(Arc<Mutex<State>>);
 
@@ -16,22 +16,22 @@ pub struct SimulatedDisk(Arc<Mutex<State>>);
 struct State {
     nodes: BTreeMap<u64, Node>,
     next: u64,
-    /// Operations so far that change something or make it durable.
+    /// Number of operations so far that change something or make it durable.
     operations: u64,
     fault: Option<(u64, Fault)>,
     is_down: bool,
 }
 
-/// What happens at an operation.
+/// A fault that occurs at an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The machine stops in the middle of it: this operation and all later ones fail.
+    /// The machine crashes during the operation. It and all later ones fail until [`SimulatedDisk::crash`].
     Crash,
-    /// It fails with this error, after half of what it writes.
+    /// The operation fails with this error, after writing half of its data.
     Error(ErrorKind),
-    /// No file can be opened: the process has too many open.
+    /// No file can be opened because the process has too many files open.
     Shortage,
-    /// A bit of what is written flips, and nobody says so.
+    /// One bit of the written data flips silently.
     Flip,
 }
 
@@ -51,19 +51,19 @@ impl Default for State {
 }
 
 impl SimulatedDisk {
-    /// Has something happen at operation `operation`, counted from the disk's beginning.
+    /// Schedules a fault for operation `operation`, counted from the creation of the disk.
     pub fn fault_at(&self, operation: u64, fault: Fault) {
         self.state().fault = Some((operation, fault));
     }
 
-    /// Operations so far.
+    /// Number of operations so far.
     pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    /// The machine stops and starts again. Of what was not made durable some is there and some is not, as `seed` has it:
-    /// of each folder the names that were durable or those of the end, of each file the content that was durable, that
-    /// of the end, or a part of it.
+    /// Crashes and restarts the machine. Of what was not made durable, `seed` decides what survives: for each
+    /// folder, the durable or the latest names; for each file, the durable or the latest contents, or a part
+    /// of the latter.
     pub fn crash(&self, seed: u64) {
         let mut state = self.state();
         state.fault = None;
@@ -89,14 +89,14 @@ impl SimulatedDisk {
         }
     }
 
-    /// The process that used it ends and the machine goes on: nothing is lost, and no fault is to come.
+    /// Restarts the process but not the machine: nothing is lost, and a scheduled fault is cancelled.
     pub fn restart(&self) {
         let mut state = self.state();
         state.fault = None;
         state.is_down = false;
     }
 
-    /// Whether the machine has stopped.
+    /// Whether the machine has crashed.
     pub fn is_down(&self) -> bool {
         self.state().is_down
     }
@@ -107,7 +107,7 @@ impl SimulatedDisk {
 }
 
 impl State {
-    /// Counts an operation; gives the fault that it is to have, if any but a crash.
+    /// Counts an operation. Returns its fault, unless that is a crash.
     fn begin(&mut self) -> io::Result<Option<Fault>> {
         if self.is_down {
             return Err(io::Error::other("the machine is down"));
@@ -164,12 +164,12 @@ impl Disk for SimulatedDisk {
         let mut content = bytes.to_vec();
         match fault {
             Some(Fault::Flip) if !content.is_empty() => content[bytes.len() / 2] ^= 4,
-            // The file is not even made.
+            // The file is not even created.
             Some(Fault::Shortage) => return Fault::Shortage.as_error(),
             Some(Fault::Crash | Fault::Error(_)) => content.truncate(bytes.len() / 2),
             _ => {}
         }
-        // Durable is what it held before, if it was there.
+        // The previous contents, if the file existed, stay the durable ones.
         let durable = match state.find(path).ok().and_then(|number| state.nodes.get(&number)) {
             Some(Node::File { durable, .. }) => durable.clone(),
             _ => Vec::new(),
@@ -226,7 +226,7 @@ impl Disk for SimulatedDisk {
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         if let Some(fault) = state.begin()? {
-            // What is removed is removed name by name.
+            // A folder is removed name by name, so a crash can leave a part of it.
             if let Some(first) = state.names(path)?.keys().next().cloned() {
                 state.names(path)?.remove(&first);
             }
@@ -242,7 +242,7 @@ impl Fault {
         match self {
             Fault::Crash => Err(io::Error::other("the machine is down")),
             Fault::Error(kind) => Err(kind.into()),
-            // EMFILE.
+            // EMFILE: too many open files.
             Fault::Shortage => Err(io::Error::from_raw_os_error(24)),
             Fault::Flip => Ok(()),
         }

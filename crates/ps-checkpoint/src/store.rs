@@ -1,4 +1,4 @@
-//! A folder of checkpoints, and the right to write there.
+//! A folder of checkpoints, and the lock that gives one process the right to write to it.
 
 use crate::disk::{Disk, RealDisk};
 use crate::error::Error;
@@ -16,36 +16,42 @@ const LOCK: &str = "lock";
 const HOLDER: &str = "holder";
 const MANIFEST: &str = "manifest.json";
 const WEIGHTS: &str = "weights.safetensors";
-/// What stands before the step in a checkpoint's name, and after it while it is written and once it is found damaged.
+/// Prefix of a checkpoint's name, before the step. While the checkpoint is being written, `PART` follows the
+/// step; once it is found to be damaged, `DAMAGED` does.
 const STEP: &str = "step-";
 const PART: &str = ".part";
 const DAMAGED: &str = ".damaged";
 
-/// What a store keeps.
+/// What a store keeps, and for which run.
+///
+/// [`Store::open`] uses it to check that existing checkpoints belong to the run, to name the tensors in their
+/// files, and to decide how many to keep.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    /// Of which run.
+    /// Identifies the run that the checkpoints belong to.
     pub fingerprint: Fingerprint,
-    /// That run's run file as resolved, in TOML, for whoever resumes it with another one.
+    /// The run's resolved run file, in TOML. It is stored in every checkpoint, so that a run which resumes
+    /// with a different run file can be compared with this one.
     pub run_file: Option<String>,
-    /// Decides whether the run may resume from a checkpoint that has another fingerprint. Without it, no run may.
+    /// Decides whether the run may resume from a checkpoint with a different fingerprint. If `None`,
+    /// it may not.
     pub judge: Option<Judge>,
-    /// The model's tensors.
+    /// Names and shapes of the model's tensors.
     pub layout: Layout,
-    /// Names of the vectors of its state besides the weights; each is a file.
+    /// Names of the state vectors besides the weights. Each is stored in a separate file.
     pub state: Vec<&'static str>,
-    /// How many checkpoints, at least 1.
+    /// Maximum number of checkpoints to keep, at least 1.
     pub last: usize,
 }
 
-/// Decides from a checkpoint's manifest whether a run may resume from it.
+/// A function that decides from a checkpoint's manifest whether a run may resume from it.
 #[derive(Clone)]
 pub struct Judge(Arc<Judging>);
 
 type Judging = dyn Fn(&Manifest) -> Result<(), String> + Send + Sync;
 
 impl Judge {
-    /// One that asks `judge`, which gives the reason why a run may not.
+    /// Wraps `judge`, which returns the reason if a run may not resume.
     pub fn new(judge: impl Fn(&Manifest) -> Result<(), String> + Send + Sync + 'static) -> Self {
         Judge(Arc::new(judge))
     }
@@ -58,12 +64,12 @@ impl fmt::Debug for Judge {
 }
 
 impl Kept {
-    /// Of a run that resumes from its own checkpoints only.
+    /// Settings of a run that resumes only from its own checkpoints.
     pub fn new(fingerprint: Fingerprint, layout: Layout, state: Vec<&'static str>, last: usize) -> Self {
         Kept { fingerprint, run_file: None, judge: None, layout, state, last }
     }
 
-    /// Why the run may not resume from the checkpoint of `manifest`.
+    /// Whether the run may resume from the checkpoint of `manifest`; the error is the reason why not.
     fn judged(&self, manifest: &Manifest) -> Result<(), String> {
         let differences = self.fingerprint.differences(&manifest.fingerprint);
         match &self.judge {
@@ -78,33 +84,37 @@ fn other_run(differences: &[String]) -> String {
     format!("these checkpoints are of another run: {}; choose another folder", differences.join("; "))
 }
 
-/// A folder of checkpoints of one run, used by this process alone.
+/// A folder of checkpoints of one run, used exclusively by this process.
+///
+/// [`Store::save`] writes a checkpoint durably, [`Store::newest`] loads the newest good one, and
+/// [`Store::go_back`] returns to an earlier one. All calls block on the disk; [`crate::Writer`] runs them on
+/// a separate thread.
 pub struct Store {
     folder: PathBuf,
     kept: Kept,
-    /// Our number among those who used the folder.
+    /// Number of this process among all that have used the folder.
     holder: u64,
     disk: Box<dyn Disk>,
-    /// Held as long as the store is.
+    /// The lock on the folder, held for the lifetime of the store.
     _lock: Option<File>,
-    /// What is wrong with it, in tests of the tests.
+    /// The store's mutation, in tests that must detect it.
     planted: Planted,
 }
 
-/// What a folder held.
+/// The result of loading from a folder.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The newest good checkpoint.
+    /// The newest good checkpoint, if there is any.
     pub snapshot: Option<Snapshot>,
-    /// What is wrong with the newer ones, which were renamed: one line each, the newest first.
+    /// What is wrong with newer checkpoints, which were renamed: one line each, newest first.
     pub problems: Vec<String>,
 }
 
 /// Why a checkpoint was not loaded.
 enum Unloaded {
-    /// It is renamed, and the previous one is tried.
+    /// The checkpoint is damaged: rename it and try the previous one.
     Damaged(String),
-    /// It may be good, so no other is loaded in its place.
+    /// The checkpoint may be good, so no other may be loaded in its place.
     Refused(Error),
 }
 
@@ -115,10 +125,10 @@ impl From<String> for Unloaded {
 }
 
 impl Store {
-    /// Takes the folder, which is made if its parent is there.
+    /// Opens and locks the folder. It is created if its parent exists.
     ///
     /// # Errors
-    /// Another process has it; the system refuses.
+    /// Returns an error if another process holds the lock or a file operation fails.
     pub fn open(folder: &Path, kept: Kept) -> Result<Self, Error> {
         if let Err(error) = std::fs::create_dir(folder)
             && error.kind() != ErrorKind::AlreadyExists
@@ -138,15 +148,16 @@ impl Store {
         Ok(store)
     }
 
-    /// The same on another disk, where the folder is there and nobody else uses it.
+    /// Opens a folder on another disk, without a lock. The folder must exist, and no other process
+    /// may use it.
     ///
     /// # Errors
-    /// The disk refuses.
+    /// Returns an error if an operation of the disk fails.
     pub fn on(disk: Box<dyn Disk>, folder: &Path, kept: Kept) -> Result<Self, Error> {
         Self::planted(disk, folder, kept, Planted::default())
     }
 
-    /// The same with a defect.
+    /// Like [`Store::on`], but with a mutation.
     pub(crate) fn planted(
         disk: Box<dyn Disk>,
         folder: &Path,
@@ -160,16 +171,18 @@ impl Store {
         Ok(store)
     }
 
-    /// Where it is.
+    /// The folder of the checkpoints.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The newest good checkpoint. A damaged one is renamed and told of, and the one before it is tried. What was being
-    /// written when a process died is removed.
+    /// Loads the newest good checkpoint. If one is damaged, renames it, reports it in [`Found::problems`]
+    /// and falls back to the previous one. Removes the remains of a checkpoint that was being written when
+    /// a process died.
     ///
     /// # Errors
-    /// There are checkpoints, but none is good, unless `allow_fresh`; this run may not resume from them; the system refuses.
+    /// Returns an error if there are checkpoints but all are damaged, unless `allow_fresh` is set; if this
+    /// run may not resume from them; or if a file operation fails.
     pub fn newest(&self, allow_fresh: bool) -> Result<Found, Error> {
         let mut found = Found::default();
         let names = self.names()?;
@@ -178,7 +191,8 @@ impl Store {
             self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
         }
         self.find(&names, u64::MAX, &mut found)?;
-        // One that was found to be damaged before counts, too: it was not nothing that is begun again from.
+        // A checkpoint that was already renamed as damaged counts as well: the run had progressed, so
+        // starting over would lose work.
         let damaged =
             names.iter().filter(|name| name.ends_with(DAMAGED)).map(|name| format!("{name} is damaged"));
         let problems: Vec<String> = found.problems.iter().cloned().chain(damaged).collect();
@@ -188,13 +202,15 @@ impl Store {
         Ok(found)
     }
 
-    /// Goes back to the newest good checkpoint of at most `step` steps, because later ones cannot be trusted: they are removed.
+    /// Returns to the newest good checkpoint of at most `step` steps and removes the later ones, because they
+    /// cannot be trusted.
     ///
-    /// The beginning of the run counts as its first checkpoint: as long as fewer are there than are kept, it may be gone back
-    /// to, and `Some` without a snapshot says so. `None` if neither is to be had; then nothing is removed.
+    /// The beginning of the run counts as its first checkpoint while there are fewer checkpoints than the
+    /// store keeps. Returning to it gives `Some` without a snapshot. Returns `None`, and removes nothing, if
+    /// neither is available.
     ///
     /// # Errors
-    /// As for [`Store::newest`].
+    /// Returns the same errors as [`Store::newest`].
     pub fn go_back(&self, step: u64) -> Result<Option<Found>, Error> {
         let mut found = Found::default();
         let names = self.names()?;
@@ -211,7 +227,7 @@ impl Store {
         Ok(Some(found))
     }
 
-    /// Loads the newest good checkpoint of at most `most` steps, and renames damaged ones that it meets.
+    /// Loads the newest good checkpoint of at most `most` steps, and renames damaged ones on the way.
     fn find(&self, names: &[String], most: u64, found: &mut Found) -> Result<(), Error> {
         for (step, name) in checkpoints(names).into_iter().rev().skip_while(|(step, _)| *step > most) {
             let path = self.folder.join(&name);
@@ -231,22 +247,23 @@ impl Store {
         Ok(())
     }
 
-    /// Saves a snapshot. It is durable when this returns `Ok`, and older ones are then removed but for the last few.
-    /// One of the same step that is there already is good: it stays.
+    /// Saves a snapshot durably, then removes all checkpoints except the newest few. If a checkpoint of the
+    /// same step already exists, it is kept and made durable.
     ///
     /// # Errors
-    /// Then it is not saved. See [`Error::is_final`].
+    /// Returns an error if the snapshot may not have been saved. [`Error::is_final`] says whether the
+    /// process may continue.
     pub fn save(&self, snapshot: &Snapshot) -> Result<PathBuf, Error> {
         let name = format!("{STEP}{:012}", snapshot.progress.step);
         let path = self.folder.join(&name);
         if self.names()?.contains(&name) {
-            // It may have got its name by an attempt that then could not make it durable.
+            // An earlier attempt may have renamed it but failed to make it durable.
             return self.sync(&self.folder).map(|()| path);
         }
         let part = self.folder.join(format!("{name}{PART}"));
         let published = self.write(&part, snapshot).and_then(|()| self.publish(&part, &path));
         if let Err(error) = published {
-            // What is left of it would only take room; the error is what counts.
+            // Removing the remains only saves space, so a failure to do so must not hide the error.
             let _ = self.disk.remove_folder(&part);
             return Err(error);
         }
@@ -254,7 +271,7 @@ impl Store {
         Ok(path)
     }
 
-    /// All files of a checkpoint, durable, and read back.
+    /// Writes all files of a checkpoint, makes them durable and reads them back.
     fn write(&self, part: &Path, snapshot: &Snapshot) -> Result<(), Error> {
         let unfit = |problem: String| failed("making", part, io::Error::other(problem));
         let mut files = vec![(WEIGHTS.to_string(), self.to_bytes(&snapshot.weights).map_err(unfit)?)];
@@ -290,7 +307,7 @@ impl Store {
         if read == content { Ok(()) } else { Err(Error::ReadBack { path: path.into() }) }
     }
 
-    /// Gives a checkpoint its name, durably.
+    /// Renames a checkpoint to its final name, durably.
     fn publish(&self, part: &Path, path: &Path) -> Result<(), Error> {
         let theirs = self.last_holder()?;
         if theirs != self.holder {
@@ -307,7 +324,8 @@ impl Store {
         if self.has(Defect::ReportBeforeDurable) { Ok(()) } else { synced }
     }
 
-    /// Removes all but the newest few. The newest was verified when it was written or loaded by this process.
+    /// Removes all but the newest few checkpoints. The newest one was verified when this process wrote
+    /// or loaded it.
     fn prune(&self, last: usize) -> Result<(), Error> {
         let all = checkpoints(&self.names()?);
         for (_, name) in all.iter().rev().skip(last) {
@@ -317,12 +335,12 @@ impl Store {
         Ok(())
     }
 
-    /// The checkpoint of a step.
+    /// Loads and verifies the checkpoint of a step.
     fn load(&self, path: &Path, step: u64) -> Result<Snapshot, Unloaded> {
         let read = |name: &str| {
             let path = path.join(name);
             self.disk.read(&path).map_err(|error| match error.kind() {
-                // Too little memory says nothing about the checkpoint, which must not be set aside for it.
+                // Too little memory does not mean that the checkpoint is damaged, so it must not be renamed.
                 ErrorKind::FileTooLarge | ErrorKind::OutOfMemory => {
                     Unloaded::Refused(failed("reading", &path, error))
                 }
@@ -333,7 +351,8 @@ impl Store {
         let of_another_run = |why| Unloaded::Refused(Error::OtherRun { folder: self.folder.clone(), why });
         let named = |problem: String| Unloaded::Damaged(format!("{MANIFEST}: {problem}"));
         let bytes = read(MANIFEST)?;
-        // What another version of the numbers has remembered may not be readable here, so the header is compared first.
+        // The state that another version of the numerics wrote may not be readable, so the header
+        // is compared first.
         let (header, ours) = (Header::open(&bytes).map_err(named)?, &self.kept.fingerprint);
         if ours.numerics != header.fingerprint.numerics {
             return Err(of_another_run(other_run(&ours.differences(&header.fingerprint))));
@@ -370,7 +389,7 @@ impl Store {
         tensors::to_bytes(&self.kept.layout, values, None)
     }
 
-    /// A name for a damaged checkpoint that nothing has.
+    /// An unused name for a damaged checkpoint.
     fn aside(&self, names: &[String], name: &str) -> PathBuf {
         let numbered = |number: u32| match number {
             0 => format!("{name}{DAMAGED}"),
@@ -380,7 +399,7 @@ impl Store {
         self.folder.join(free.expect("some number is free"))
     }
 
-    /// Whether a test has planted this; never, outside of tests.
+    /// Whether a test has injected this mutation; always `false` outside of tests.
     fn has(&self, defect: Defect) -> bool {
         self.planted.has(defect)
     }
@@ -391,13 +410,13 @@ impl Store {
 
     fn sync(&self, path: &Path) -> Result<(), Error> {
         self.disk.sync(path).map_err(|error| match is_shortage(&error) {
-            // Nothing was asked of the disk yet.
+            // The file could not be opened, so nothing was left half done.
             true => failed("opening", path, error),
             false => Error::NotDurable { path: path.into(), error },
         })
     }
 
-    /// The number of the process that last took the folder; 0: none has, or what it wrote is lost.
+    /// Number of the process that last opened the folder; 0 if there was none or its entry is lost.
     fn last_holder(&self) -> Result<u64, Error> {
         let path = self.folder.join(HOLDER);
         match self.disk.read(&path) {
@@ -418,7 +437,7 @@ impl Store {
     }
 }
 
-/// The checkpoints among names, by step.
+/// The complete checkpoints among `names`, ascending by step.
 fn checkpoints(names: &[String]) -> Vec<(u64, String)> {
     let step = |name: &String| Some((name.strip_prefix(STEP)?.parse().ok()?, name.clone()));
     let mut all: Vec<(u64, String)> = names.iter().filter_map(step).collect();
@@ -433,12 +452,13 @@ fn failed(action: &'static str, path: &Path, error: io::Error) -> Error {
 /// ENFILE and EMFILE, which have these numbers on Linux, macOS and the BSDs.
 const TOO_MANY_OPEN_FILES: [i32; 2] = [23, 24];
 
-/// Whether a file could not be opened because the system or this process has too many open. Like a full disk, this passes.
+/// Whether a file could not be opened because the system or this process has too many open files. Like a full
+/// disk, this may be temporary.
 fn is_shortage(error: &io::Error) -> bool {
     cfg!(unix) && error.raw_os_error().is_some_and(|code| TOO_MANY_OPEN_FILES.contains(&code))
 }
 
-/// The file of a vector of state.
+/// Name of the file of a state vector.
 fn vector_file(name: &str) -> String {
     format!("{name}.safetensors")
 }

@@ -1,13 +1,13 @@
-//! A flat vector as the named tensors of a model, and back.
+//! Conversion between a flat vector and the named tensors of a safetensors file.
 
 use ps_core::Layout;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 
-/// The bytes of a safetensors file.
+/// Serializes a flat vector as a safetensors file.
 ///
 /// # Errors
-/// The format's library refuses; what it says.
+/// Returns the error of the safetensors library.
 pub fn to_bytes(
     layout: &Layout,
     values: &[f32],
@@ -22,10 +22,10 @@ pub fn to_bytes(
     safetensors::serialize(views, metadata).map_err(|error| error.to_string())
 }
 
-/// The flat vector; every tensor of the model must be there.
+/// Parses a safetensors file into a flat vector. The file must contain every tensor of the model.
 ///
 /// # Errors
-/// It is no such file, or of another model; which tensor is not what.
+/// Returns a description of the fault if the file is invalid or belongs to another model.
 pub fn from_bytes(layout: &Layout, bytes: &[u8]) -> Result<Vec<f32>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     let mut values = vec![0.0; layout.len()];

@@ -1,23 +1,23 @@
-//! Saving while training goes on.
+//! Saves checkpoints while training continues.
 
 use crate::{Error, Found, Snapshot, Store};
 use crossbeam::channel::{self, Receiver, Sender};
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
-/// Saves snapshots one at a time.
+/// Saves snapshots one at a time, usually on a separate thread, so that training continues meanwhile.
 pub struct Writer {
     place: Place,
     saved: Receiver<Saved>,
-    /// Whether one is being saved.
+    /// Whether a snapshot is being saved.
     is_busy: bool,
 }
 
-/// Where it is done.
+/// Where the saving happens.
 enum Place {
-    /// On a thread of its own, until there are no orders any more.
+    /// On a separate thread, which ends when `orders` is dropped.
     Thread { orders: Option<Sender<Order>>, thread: Option<JoinHandle<()>> },
-    /// On the caller's.
+    /// On the caller's thread.
     Here { store: Box<Store>, outbox: Sender<Saved> },
 }
 
@@ -27,20 +27,20 @@ enum Order {
     GoBack { step: u64, answer: Sender<Result<Option<Found>, Error>> },
 }
 
-/// What has come of a snapshot: of how many steps it is, and where, or why not.
+/// The result of saving a snapshot: its step, and its path or the error.
 pub type Saved = (u64, Result<PathBuf, Error>);
 
 impl Writer {
     /// Starts the thread.
     ///
     /// # Errors
-    /// The system does not let us.
+    /// Returns an error if the system cannot start a thread.
     pub fn start(store: Store) -> std::io::Result<Self> {
         let (orders, inbox) = channel::bounded(1);
         let (outbox, saved) = channel::unbounded();
         let save = move || {
             for order in inbox {
-                // Whoever asked may be gone.
+                // The requester may have gone away, so failures to answer are ignored.
                 match order {
                     Order::Save(snapshot) => {
                         let _ = outbox.send((snapshot.progress.step, store.save(&snapshot)));
@@ -59,21 +59,21 @@ impl Writer {
         Ok(Writer { place, saved, is_busy: false })
     }
 
-    /// One that saves on the caller's thread, before `save` returns: for simulations.
+    /// Creates a writer that saves on the caller's thread, before `save` returns, for simulations.
     pub fn here(store: Store) -> Self {
         let (outbox, saved) = channel::unbounded();
         Writer { place: Place::Here { store: Box::new(store), outbox }, saved, is_busy: false }
     }
 
-    /// Whether a snapshot would be taken now.
+    /// Whether the writer can accept a snapshot.
     pub fn is_free(&self) -> bool {
         !self.is_busy
     }
 
-    /// Begins to save a snapshot; [`Writer::saved`] says what came of it. It must be free.
+    /// Starts to save a snapshot; [`Writer::saved`] returns the result. The writer must be free.
     pub fn save(&mut self, snapshot: Snapshot) {
         self.is_busy = match &self.place {
-            // If the thread is gone, `saved` will say so.
+            // If the thread is gone, `saved` reports that.
             Place::Thread { orders, .. } => {
                 orders.as_ref().is_some_and(|orders| orders.send(Order::Save(Box::new(snapshot))).is_ok())
             }
@@ -83,10 +83,10 @@ impl Writer {
         };
     }
 
-    /// The newest good checkpoint, after the one that is being saved; nothing if there is none. See [`Store::newest`].
+    /// Loads the newest good checkpoint, after the current save has completed. See [`Store::newest`].
     ///
     /// # Errors
-    /// As for that.
+    /// Returns the errors of [`Store::newest`], or [`Error::WriterGone`].
     pub fn newest(&self, allow_fresh: bool) -> Result<Found, Error> {
         let orders = match &self.place {
             Place::Here { store, .. } => return store.newest(allow_fresh),
@@ -94,16 +94,17 @@ impl Writer {
         };
         let (answer, found) = channel::bounded(1);
         if let Some(orders) = orders {
-            // If the thread is gone, so is the answer.
+            // If the thread is gone, no answer arrives, which is reported below.
             let _ = orders.send(Order::Load { allow_fresh, answer });
         }
         found.recv().unwrap_or(Err(Error::WriterGone))
     }
 
-    /// Goes back to a checkpoint of at most `step` steps, after the one that is being saved. See [`Store::go_back`].
+    /// Returns to a checkpoint of at most `step` steps, after the current save has
+    /// completed. See [`Store::go_back`].
     ///
     /// # Errors
-    /// As for that.
+    /// Returns the errors of [`Store::go_back`], or [`Error::WriterGone`].
     pub fn go_back(&self, step: u64) -> Result<Option<Found>, Error> {
         let orders = match &self.place {
             Place::Here { store, .. } => return store.go_back(step),
@@ -111,20 +112,20 @@ impl Writer {
         };
         let (answer, found) = channel::bounded(1);
         if let Some(orders) = orders {
-            // If the thread is gone, so is the answer.
+            // If the thread is gone, no answer arrives, which is reported below.
             let _ = orders.send(Order::GoBack { step, answer });
         }
         found.recv().unwrap_or(Err(Error::WriterGone))
     }
 
-    /// What has come of the snapshot that was given last, once it is known.
+    /// The result of the last [`Writer::save`], once it is available.
     pub fn saved(&mut self) -> Option<Saved> {
         let saved = self.saved.try_recv().ok()?;
         self.is_busy = false;
         Some(saved)
     }
 
-    /// Waits for that.
+    /// Waits for the result of the last [`Writer::save`]; `None` if nothing is being saved.
     pub fn wait(&mut self) -> Option<Saved> {
         let saved = if self.is_busy { self.saved.recv().ok() } else { None };
         self.is_busy = false;
@@ -137,7 +138,7 @@ impl Drop for Writer {
         let Place::Thread { orders, thread } = &mut self.place else { return };
         *orders = None;
         if let Some(thread) = thread.take() {
-            // What is being saved is saved; a panic has said what it had to say.
+            // The current save completes first. If the thread panicked, it has already printed why.
             let _ = thread.join();
         }
     }

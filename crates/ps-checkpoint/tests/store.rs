@@ -1,4 +1,4 @@
-//! What a store keeps, whatever happens to it.
+//! What a store keeps under faults, crashes and damage.
 #![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
@@ -66,14 +66,14 @@ fn what_is_saved_is_found_and_the_last_few_are_kept() {
         store.save(&snapshot(step)).unwrap();
         assert_eq!(newest(&store), (Some(step), vec![]));
     }
-    // One of a step that is there stays as it is.
+    // An existing checkpoint of the same step is not replaced.
     store.save(&snapshot(100)).unwrap();
     assert_eq!(names(&folder), ["holder", "lock", "step-000000000020", "step-000000000100"]);
     drop(store);
     assert_eq!(newest(&open(&folder).unwrap()), (Some(100), vec![]));
 }
 
-/// Changes the manifest of a checkpoint, and seals it again.
+/// Changes the manifest of a checkpoint and seals it again.
 fn rewrite_manifest(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     let path = path.join("manifest.json");
     let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -90,7 +90,7 @@ fn checkpoints_of_another_version_of_the_numbers_are_refused_as_such_and_stay() 
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();
     let path = store.save(&snapshot(3)).unwrap();
-    // What a run remembers has another form in each version; this one has never been.
+    // The state of policies has a different form in each version; this form never existed.
     rewrite_manifest(&path, |manifest| {
         manifest["progress"]["control"] = serde_json::json!({ "count": [1, 2] })
     });
@@ -105,7 +105,7 @@ fn checkpoints_of_another_version_of_the_numbers_are_refused_as_such_and_stay() 
     assert!(text.contains("the version of the numbers is 1 here and 0 there"), "{text}");
     assert!(!text.contains("run file"), "{text}");
     assert!(path.is_dir(), "{:?}", names(parent.path()));
-    // Of the same version it is damaged.
+    // In the same version, that is damage.
     fs::write(path.join("manifest.json"), before).unwrap();
     let error = store.newest(false).unwrap_err();
     assert!(matches!(error, Error::NoneIsGood { .. }), "{error}");
@@ -117,7 +117,7 @@ fn going_back_removes_all_later_checkpoints_or_none() {
     let store = open(parent.path()).unwrap();
     let back =
         |step| store.go_back(step).unwrap().map(|found| found.snapshot.map(|found| found.progress.step));
-    // As long as fewer checkpoints are there than are kept, the beginning counts as one.
+    // While there are fewer checkpoints than the store keeps, the beginning counts as one.
     assert_eq!(back(0), Some(None));
     store.save(&snapshot(4)).unwrap();
     assert_eq!(back(3), Some(None));
@@ -129,7 +129,7 @@ fn going_back_removes_all_later_checkpoints_or_none() {
     assert_eq!(newest(&store), (Some(8), vec![]));
     assert_eq!(back(7), Some(Some(4)));
     assert_eq!(names(parent.path()), ["holder", "lock", "step-000000000004"]);
-    // The same step can be saved anew.
+    // The same step can be saved again.
     store.save(&snapshot(8)).unwrap();
     assert_eq!(back(8), Some(Some(8)));
 }
@@ -177,7 +177,8 @@ fn a_folder_has_one_user_at_a_time_and_an_older_one_publishes_nothing() {
     assert!(matches!(open(parent.path()), Err(Error::Locked { .. })));
     drop(store);
 
-    // Where the lock does not hold, as on some network file systems, the number does.
+    // Where the lock has no effect, as on some network file systems, the holder number still
+    // protects the folder.
     let disk = SimulatedDisk::default();
     let (first, second) = (on(&disk).unwrap(), on(&disk).unwrap());
     let error = first.save(&snapshot(1)).unwrap_err();
@@ -214,7 +215,7 @@ fn a_judge_decides_whether_another_run_resumes_and_sees_the_run_file_of_what_is_
     assert!(error.is_usage() && error.to_string().contains(r#"Some("epochs = 1") was saved"#), "{error}");
     let store = Store::open(parent.path(), other(Judge::new(|_| Ok(())))).unwrap();
     assert_eq!(newest(&store), (Some(7), vec![]));
-    // What it saves itself is not judged.
+    // The store's own checkpoints are not judged.
     store.save(&snapshot(8)).unwrap();
     drop(store);
     let own = other(Judge::new(|_| Err("judged".into())));
@@ -282,7 +283,7 @@ fn with_no_good_one_left_nothing_is_begun_again_unless_that_is_allowed() {
     assert_eq!(found.snapshot, None);
 }
 
-/// A store with checkpoints 1 and 2, and the operations that it has taken.
+/// Creates a store with checkpoints 1 and 2. Returns the number of operations that this took.
 fn prepared(disk: &SimulatedDisk) -> u64 {
     let store = on(disk).unwrap();
     store.save(&snapshot(1)).unwrap();
@@ -307,7 +308,7 @@ fn a_crash_at_any_operation_leaves_the_new_checkpoint_or_the_old_one_and_what_wa
                 format!("seed {seed}, crash at operation {point}: {step:?}, {problems:?}, {saved:?}");
             assert!(step == Some(3) || step == Some(2) && saved.is_err(), "{context}");
             assert_eq!(problems, [""; 0], "{context}");
-            // And it goes on from there.
+            // Saving continues from there.
             store.save(&snapshot(4)).unwrap();
             assert_eq!(newest(&store).0, Some(4), "{context}");
             match step {
@@ -339,7 +340,7 @@ fn an_error_at_any_operation_is_told_and_never_costs_what_was_there() {
                 break;
             }
             told += usize::from(saved.is_err());
-            // What was renamed but not made durable, and the pruning of older ones, may fail after it is there.
+            // The last sync and the pruning of older checkpoints may fail after the checkpoint is there.
             let (step, problems) = newest(&store);
             assert!(
                 step == Some(2) && saved.is_err() || step == Some(3),
@@ -364,7 +365,7 @@ fn a_shortage_of_open_files_at_any_operation_passes_like_a_full_disk() {
             met += 1;
         }
         disk.restart();
-        // The next attempt is durable, also where the first one had given the checkpoint its name.
+        // The next attempt is durable, even if the first one had already renamed the checkpoint.
         store.save(&snapshot(3)).unwrap();
         for seed in 0..8 {
             disk.crash(seed);
