@@ -1,4 +1,4 @@
-//! The invariants that hold after every event, whatever goes wrong.
+//! The invariants that are checked after every event, under any faults.
 
 use crate::server_side::Server;
 use crate::shard_side::Shard;
@@ -7,15 +7,16 @@ use ps_core::{Tally, weights_hash};
 use ps_plan::BatchPlan;
 use std::ops::Range;
 
-/// Virtual time that a run may take after the last fault to get over what it left behind: every timeout once.
+/// Virtual time that a run may take after the last fault to recover from it: every timeout once.
 pub(crate) const LONGEST_MS: u64 = 20_000;
-/// Virtual time that each step may take besides: the slowest worker, and messages to and fro.
+/// Virtual time that each step may take in addition: the slowest worker, and a round trip of messages.
 pub(crate) const LONGEST_STEP_MS: u64 = 1_000;
-/// Virtual time in which all workers end after the server has: those that missed its goodbye try until they
-/// give up.
+/// Virtual time within which all workers must end after the server has ended. Workers that missed its goodbye
+/// keep trying until they give up.
 pub(crate) const LONGEST_GOODBYE_MS: u64 = 60_000;
 
-/// Versions grow one by one, but where the run goes on from a checkpoint; the core's version is the data plane's, and no shard is behind or far ahead.
+/// Versions grow one by one, except when the run resumes from a checkpoint. The core's version is that of the
+/// data plane, and no shard is behind or more than one step ahead.
 pub(crate) fn versions(before: Option<u64>, server: &Server, shards: &[Shard]) -> Result<(), String> {
     let (after, own) = (server.core.version(), server.plane.version());
     if let Some(before) = before
@@ -24,7 +25,7 @@ pub(crate) fn versions(before: Option<u64>, server: &Server, shards: &[Shard]) -
     {
         return Err(format!("the version went from {before} to {after}"));
     }
-    // While shards are asked for their weights, the step is made and not told of yet.
+    // While the coordinator collects the shards' weights, the step has been made but not yet reported.
     if after != own && !(server.is_updating() && own == after + 1) {
         return Err(format!("the core is at version {after}, the weights are at {own}"));
     }
@@ -38,8 +39,9 @@ pub(crate) fn versions(before: Option<u64>, server: &Server, shards: &[Shard]) -
     Ok(())
 }
 
-/// What the core counts as missing is what the data plane lacks, and each such leaf is held by live workers
-/// if there are any. With other shards the core may count more as missing: what came from workers that are lost.
+/// The leaves that the core counts as missing are those that the data plane lacks, and live workers, if there
+/// are any, hold each of them. With other shards, the core may count more leaves as missing: the
+/// contributions of lost workers.
 pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
     let status = server.core.status();
     let (step, missing) = match &status.waits_for {
@@ -75,10 +77,10 @@ pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
     }
 }
 
-/// Shards that are not waited for are through with the step.
+/// Every shard that the coordinator does not wait for has completed the step.
 fn through(step: u64, waited: &[u32], server: &Server, shards: &[Shard]) -> Result<(), String> {
     for (index, shard) in shards.iter().enumerate() {
-        // One that has died, of which nobody knows yet, has taken what it knew along.
+        // A shard whose crash has not been noticed yet has lost its state.
         let is_known = shard.era == Some(server.era);
         if is_known && !waited.contains(&(index as u32)) && !shard.core.is_through(step) {
             return Err(format!("step {step} does not wait for shard {index}, which has not applied it"));
@@ -87,7 +89,7 @@ fn through(step: u64, waited: &[u32], server: &Server, shards: &[Shard]) -> Resu
     Ok(())
 }
 
-/// An action makes sense at the state of the data plane.
+/// An action must fit the state of the data plane.
 pub(crate) fn action(
     server: &Server,
     shards: &[Shard],
@@ -116,7 +118,7 @@ pub(crate) fn action(
     }
 }
 
-/// No leaf is counted twice and none is left out: the metric sums are of exactly the step's samples.
+/// No leaf is counted twice or left out: the metric sums cover exactly the step's samples.
 pub(crate) fn samples(plan: &BatchPlan, step: u64, tally: &Tally) -> Result<(), String> {
     let (summed, samples) = (tally.samples, plan.step(step).samples as u64);
     match summed == samples {
@@ -125,7 +127,7 @@ pub(crate) fn samples(plan: &BatchPlan, step: u64, tally: &Tally) -> Result<(), 
     }
 }
 
-/// A finished run has the weights that it must have.
+/// A finished run has the expected weights.
 pub(crate) fn weights(expected: Option<&str>, weights: &[f32]) -> Result<String, String> {
     let hash = weights_hash(weights);
     match expected {
@@ -134,10 +136,10 @@ pub(crate) fn weights(expected: Option<&str>, weights: &[f32]) -> Result<String,
     }
 }
 
-/// Every shard that the coordinator reaches holds the weights that it was given last.
+/// Every shard that the coordinator can reach holds the weights that it received last.
 pub(crate) fn restored(server: &Server, shards: &[Shard]) -> Result<(), String> {
     for (index, shard) in shards.iter().enumerate() {
-        // One that has died, or whose connection has, of which nobody knows yet.
+        // The shard or its connection has failed, and the coordinator has not noticed yet.
         let is_reached = shard.is_up && shard.tie.is_some() && shard.tie == server.seats[index];
         if is_reached && shard.era != Some(server.era) {
             return Err(format!("the run resumes before shard {index} does"));
@@ -146,7 +148,7 @@ pub(crate) fn restored(server: &Server, shards: &[Shard]) -> Result<(), String> 
     Ok(())
 }
 
-/// A shard has applied the step, unless it has died since.
+/// A shard has applied the step, unless it has crashed since.
 pub(crate) fn applied(server: &Server, shard: &Shard, step: u64) -> Result<(), String> {
     match shard.era == Some(server.era) && !shard.core.is_through(step) {
         true => Err(format!("that a shard applied step {step} counts, though it went back since")),
@@ -154,7 +156,7 @@ pub(crate) fn applied(server: &Server, shard: &Shard, step: u64) -> Result<(), S
     }
 }
 
-/// What was put together from chunks has the bits that it must have.
+/// Weights assembled from chunks have the expected bits.
 pub(crate) fn same(what: &str, found: &[f32], expected: &[f32]) -> Result<(), String> {
     let [found, expected] = [found, expected].map(weights_hash);
     match found == expected {

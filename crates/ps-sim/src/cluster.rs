@@ -1,4 +1,4 @@
-//! The event loop: everything that happens, in the order of (time, sequence).
+//! The event loop, which processes all happenings in the order of (time, sequence).
 
 use crate::disk::CheckpointDisk;
 use crate::faults::Faults;
@@ -19,48 +19,48 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Something that happens at a moment.
+/// Something that happens at a point in virtual time.
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
     /// A message reaches the server.
     ToServer { link: LinkId, message: Up },
     /// A message reaches a worker.
     ToWorker { link: LinkId, message: Down },
-    /// The server notices that a connection is gone.
+    /// The server notices that a connection has ended.
     ServerSeesEnd { link: LinkId },
-    /// The worker does, or is refused.
+    /// The worker notices that a connection has ended, or its connection is refused.
     WorkerSeesEnd { link: LinkId, why: &'static str },
-    /// The data plane has done the update.
+    /// The data plane has completed an update.
     UpdateDone { era: u32, step: u64 },
     /// The coordinator has computed a node itself.
     Judged { era: u32, step: u64, node: Node, digest: Digest },
-    /// A copy of the run is saved.
+    /// A snapshot of the run is written to disk.
     Save { process: u32, returns: u32, snapshot: Arc<Snapshot> },
-    /// The coordinator has gone back to earlier weights, or there are none.
+    /// The coordinator has restored earlier weights, or found that there are none.
     WentBack { era: u32, version: Option<u64> },
-    /// A message of a shard reaches the coordinator.
+    /// A message from a shard reaches the coordinator.
     ToCoordinator { tie: TieId, message: FromShard },
-    /// A message of the coordinator reaches a shard.
+    /// A message from the coordinator reaches a shard.
     ToShard { tie: TieId, message: ToShard },
-    /// A shard asks to take part.
+    /// A shard asks the coordinator for admission.
     Attach { shard: usize, process: u32 },
     /// The connection between a shard and the coordinator breaks.
     ShardCut { shard: usize },
-    /// A shard dies.
+    /// A shard crashes.
     ShardCrash { shard: usize },
     /// A shard starts.
     ShardStart { shard: usize },
-    /// The coordinator dies.
+    /// The coordinator crashes.
     ServerCrash { process: u32 },
     /// The coordinator starts.
     ServerStart,
-    /// A worker has done its computation.
+    /// A worker has completed a computation.
     ComputeDone { slot: usize, incarnation: u32, step: u64, leaves: Range<u32> },
-    /// The server's deadline may have come.
+    /// The server's deadline may have passed.
     ServerTimer,
-    /// A worker's deadline may have come.
+    /// A worker's deadline may have passed.
     WorkerTimer { slot: usize, incarnation: u32 },
-    /// A worker process dies.
+    /// A worker process crashes.
     Crash { slot: usize, incarnation: u32 },
     /// A worker process starts.
     Start { slot: usize },
@@ -68,36 +68,36 @@ pub(crate) enum Happening {
     Leave { slot: usize },
 }
 
-/// Where the trace goes, if anybody wants it.
+/// Receives the lines of the trace, if there is one.
 pub(crate) type Trace<'a> = Option<&'a mut dyn FnMut(String)>;
 
-/// One run.
+/// The state of one simulated run.
 pub(crate) struct Cluster<'a> {
     pub job: &'a SimJob<'a>,
     pub now: Millis,
     pub network: Network,
-    /// The coordinator.
+    /// The coordinator and its data plane.
     pub server: Server,
-    /// Counts its processes.
+    /// Number of the coordinator's current process, which grows with each restart.
     pub server_process: u32,
-    /// Its disk.
+    /// The coordinator's disk.
     pub disk: CheckpointDisk,
-    /// Whether the last event had the run go on from an earlier version.
+    /// Whether the last event made the run resume from an earlier version.
     pub rewound: bool,
-    /// The other servers.
+    /// The other servers, each with a part of the weights.
     pub shards: Vec<Shard>,
     pub slots: Vec<Slot>,
     pub lies: Lies,
     pub links: BTreeMap<LinkId, Link>,
-    /// Connections between the coordinator and the other shards.
+    /// Connections between the coordinator and the other shards, by [`TieId`].
     pub ties: Vec<Tie>,
     pub gradients: Gradients,
-    /// The elements of each chunk.
+    /// The elements of each chunk of the flat parameter vector.
     pub chunks: Vec<Range<usize>>,
-    /// The chunks that each server keeps, the coordinator first.
+    /// The chunks that each server holds, the coordinator first.
     pub kept: Vec<Range<usize>>,
     pub seed: u64,
-    /// When the server finished.
+    /// When the server finished, in virtual time.
     pub finished_at: Option<Millis>,
     queue: BTreeMap<(Millis, u64), Happening>,
     sequence: u64,
@@ -140,7 +140,10 @@ impl<'a> Cluster<'a> {
         cluster
     }
 
-    /// Runs to the end: the server has finished and every worker, too. An error names the broken invariant.
+    /// Runs until the server and every worker have finished.
+    ///
+    /// # Errors
+    /// Returns a description of the invariant that was broken.
     pub(crate) fn run(mut self) -> Result<Report, String> {
         let mut events = 0;
         self.disk.start(0, &mut self.network)?;
@@ -161,7 +164,8 @@ impl<'a> Cluster<'a> {
         }
         let outcome =
             self.server.outcome.take().ok_or("nothing is left to happen, but the run is not over")?;
-        // A lie that was never found out stays, where not all is audited; so does one that could not be undone.
+        // Unless every node is audited, an undetected lie stays in the weights, and so does one that could
+        // not be undone.
         let is_right = self.lies.committed.is_empty() && !self.lies.is_tainted;
         if !is_right && self.job.audit >= 1.0 {
             return Err(format!("lies are part of the weights: {:?}", self.lies.committed));
@@ -174,8 +178,8 @@ impl<'a> Cluster<'a> {
         Ok(Report { outcome, hash, steps, events, virtual_ms, counts })
     }
 
-    /// The whole weights after the last step that was made everywhere, and the state that belongs to them, `[vectors,
-    /// parameters]`: nothing if a shard has died.
+    /// The whole weights after the last step that all servers have made, and the state that belongs to them,
+    /// `[vectors, parameters]`; `None` if a shard has crashed.
     pub(crate) fn truth(&self) -> Option<(Vec<f32>, Vec<f32>)> {
         let (version, parameters) = (self.server.plane.version(), self.job.model.parameters());
         if !self.shards.iter().all(|shard| shard.era == Some(self.server.era)) {
@@ -196,12 +200,13 @@ impl<'a> Cluster<'a> {
         Some((weights, state))
     }
 
-    /// What holds the weights, the coordinator first.
+    /// The data planes of all servers, the coordinator first.
     fn planes(&self) -> impl Iterator<Item = &Plane> {
         std::iter::once(&self.server.plane).chain(self.shards.iter().map(|shard| &shard.plane))
     }
 
-    /// The run must end within a bounded time after the last fault; the workers, too, after the server.
+    /// The run must end within a bounded time after the last fault, and the workers within a bounded time
+    /// after the server.
     fn check_progress(&self) -> Result<(), String> {
         let healed = self.network.faults.heal_ms;
         let (start, longest) = match self.finished_at {
@@ -264,13 +269,13 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Puts something into the queue.
+    /// Schedules a happening.
     pub(crate) fn at(&mut self, time: Millis, happening: Happening) {
         self.queue.insert((time, self.sequence), happening);
         self.sequence += 1;
     }
 
-    /// Writes a line to the trace.
+    /// Writes a line to the trace, if there is one.
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace(format!("t={:<6} {}", self.now, line()));
@@ -307,8 +312,8 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Nothing passes any more. Each end notices soon, late, or only by the other's silence; a shard, which is
-    /// silent most of the time, by the transport's own pings.
+    /// Cuts a connection, so that no further message arrives. Each end notices soon, late, or only by the
+    /// other's silence. A shard, which is silent most of the time, notices by the transport's own pings.
     fn cut(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.cut = true;
@@ -325,7 +330,7 @@ impl<'a> Cluster<'a> {
     }
 }
 
-/// A happening as one line.
+/// Formats a happening as one line.
 fn describe(happening: &Happening) -> String {
     match happening {
         Happening::ToServer { link, message: Up::Sum { step, sum, chunks } } => {

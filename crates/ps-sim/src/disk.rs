@@ -1,5 +1,5 @@
-//! The coordinator's disk: how saving on it goes wrong, what a process finds there, and that nothing that was reported as
-//! saved is lost.
+//! The coordinator's disk: injects faults into saves, and checks what a new process finds and that no
+//! checkpoint reported as saved is lost.
 
 use crate::SimJob;
 use crate::network::Network;
@@ -10,27 +10,27 @@ use ps_plan::planted::{Defect, Planted};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Checkpoints that are kept.
+/// Number of checkpoints that are kept.
 const KEPT: usize = 2;
-/// A save has at most so many operations that can fail.
+/// Upper bound on the operations of a save that can fail.
 const OPERATIONS: u32 = 16;
 
-/// The coordinator's disk, and what it promised to keep. It outlives the process.
+/// The coordinator's disk and the checkpoints that it must keep. It outlives the coordinator's process.
 pub(crate) struct CheckpointDisk {
     disk: SimulatedDisk,
     kept: Kept,
-    /// The open folder of the process that now is.
+    /// The checkpoint folder as the current process has opened it.
     store: Option<Store>,
     /// The newest step that was reported as saved.
     durable: u64,
     planted: Planted,
 }
 
-/// What came of saving.
+/// The effect of a save on the process.
 pub(crate) enum Saved {
-    /// It goes on.
+    /// The process continues.
     On,
-    /// The process ends, and with it perhaps the machine.
+    /// The process ends, and the machine may have crashed with it.
     Ended,
 }
 
@@ -42,7 +42,7 @@ impl CheckpointDisk {
         CheckpointDisk { disk: SimulatedDisk::default(), kept, store: None, durable: 0, planted: job.planted }
     }
 
-    /// The process is gone, and perhaps the machine has lost what was not durable.
+    /// Ends the process. The machine may crash as well and lose what was not durable.
     pub(crate) fn end(&mut self, network: &mut Network) {
         self.store = None;
         if network.chance(0.5) {
@@ -54,7 +54,7 @@ impl CheckpointDisk {
         }
     }
 
-    /// A new process takes the folder.
+    /// Opens the folder for a new process.
     pub(crate) fn start(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
         self.rot(now, network)?;
         let store = Store::on(Box::new(self.disk.clone()), Path::new("/"), self.kept.clone());
@@ -62,7 +62,8 @@ impl CheckpointDisk {
         Ok(())
     }
 
-    /// What the run goes on from; nothing if it begins. It is never older than what was reported as saved.
+    /// The checkpoint from which the run resumes; `None` if it starts from the beginning. Must not be older
+    /// than what was reported as saved.
     pub(crate) fn newest(&mut self, network: &mut Network) -> Result<Option<Snapshot>, String> {
         let store = self.store.as_ref().ok_or("nothing is loaded before the folder is open")?;
         let mut found = store.newest(false).map_err(|error| format!("nothing is found: {error}"))?;
@@ -79,8 +80,8 @@ impl CheckpointDisk {
         }
     }
 
-    /// What the run goes back to that was saved after at most `step` steps; nothing within if it begins again, and nothing
-    /// at all if that is not to be had any more.
+    /// Returns to a checkpoint of at most `step` steps. The inner `None` stands for the beginning of the run;
+    /// the outer `None` means that no such checkpoint is left.
     pub(crate) fn go_back(
         &mut self,
         step: u64,
@@ -94,7 +95,7 @@ impl CheckpointDisk {
         Ok(Some(found.snapshot))
     }
 
-    /// Saves, while things go wrong.
+    /// Saves a snapshot, with faults.
     pub(crate) fn save(
         &mut self,
         now: Millis,
@@ -139,7 +140,7 @@ impl CheckpointDisk {
         }
     }
 
-    /// While nobody looked, the newest checkpoint has lost a bit; there is another one.
+    /// Flips a bit in the newest checkpoint if there is another one.
     fn rot(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
         let names = self.disk.list(Path::new("/")).map_err(|error| error.to_string())?;
         let whole =

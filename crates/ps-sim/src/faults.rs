@@ -1,67 +1,72 @@
-//! What can go wrong, how often, and how often it did.
+//! The faults of a run: their probabilities, and how often each occurred.
 
-/// Probabilities and sizes of the faults. All 0 is a perfect cluster.
+/// Probabilities and sizes of the faults. If all are 0, nothing goes wrong.
+///
+/// Fractions and probabilities are from 0 to 1. [`Faults::none`] and [`Faults::mix`] are the two sets that
+/// the tests use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Faults {
-    /// Longest ordinary delay of a message; without faults every message takes 1 ms and order is kept.
+    /// Maximum ordinary delay of a message, in ms. If 0, every message takes 1 ms and order is kept.
     pub delay_ms: u32,
-    /// Share of the messages that take up to a second.
+    /// Fraction of the messages that take up to a second.
     pub late: f32,
-    /// Share that is lost.
+    /// Fraction of the messages that are lost.
     pub loss: f32,
-    /// Share that arrives twice.
+    /// Fraction of the messages that arrive twice.
     pub duplicate: f32,
-    /// Share during which the connection breaks.
+    /// Fraction of the messages during which the connection breaks.
     pub cut: f32,
-    /// Share of the computations and of the pushes in the middle of which the worker crashes. It starts again
-    /// later, with nothing.
+    /// Fraction of the computations, and of the pushes, during which the worker crashes. It restarts later
+    /// without its state.
     pub crash: f32,
-    /// Share of the computations that take up to a second longer and in the middle of which the worker's connections
+    /// Fraction of the computations that take up to a second longer and during which the worker's connections
     /// break, which both ends notice.
     pub interrupt: f32,
-    /// Share of the computations that do not end before all faults do, while the worker goes on to send heartbeats.
+    /// Fraction of the computations that do not end before `heal_ms`, while the worker continues
+    /// to send heartbeats.
     pub hang: f32,
-    /// Chance at each step that a worker stands still for up to 3 s.
+    /// Probability in each step that a worker is suspended for up to 3 s.
     pub stall: f32,
-    /// Chance at each step that a worker joins, while there are fewer than `most_workers`.
+    /// Probability in each step that a worker joins, while there are fewer than `most_workers`.
     pub join: f32,
-    /// Chance at each step that a worker is stopped; it comes back later.
+    /// Probability in each step that a worker is asked to stop; it comes back later.
     pub leave: f32,
-    /// Chance at each step that several workers at once join or leave.
+    /// Probability in each step that several workers join or leave at once.
     pub storm: f32,
-    /// Chance at each step that nothing passes between a worker and the servers for up to 4 s, in one direction or both,
-    /// and neither end is told.
+    /// Probability in each step that no message passes between a worker and the servers for up to 4 s, in one
+    /// direction or both, without either end being notified.
     pub partition: f32,
-    /// Chance at each step that the coordinator dies; it starts again later, from what is saved.
+    /// Probability in each step that the coordinator crashes; it restarts later from its checkpoints.
     pub server_crash: f32,
-    /// Chance at each step that another shard dies; it starts again later, with nothing.
+    /// Probability in each step that another shard crashes; it restarts later without its state.
     pub shard_crash: f32,
-    /// Chance at each step that the connection between a shard and the coordinator breaks: of one of them at any moment,
-    /// and of each when it says that it has applied the step.
+    /// Probability in each step that the connection between a shard and the coordinator breaks: for one of
+    /// them at any time, and for each when it reports that it has applied the step.
     pub shard_cut: f32,
-    /// Share of the shards' reports that they hold the weights they were given after which the connection breaks.
+    /// Fraction of the shards' reports that they hold the restored weights after which the connection breaks.
     pub restore_cut: f32,
-    /// Share of the connections between a shard and the coordinator on which every message takes up to a second.
+    /// Fraction of the connections between a shard and the coordinator on which every message takes up
+    /// to a second.
     pub slow_tie: f32,
-    /// Share of the saves in the middle of which the machine stops.
+    /// Fraction of the saves during which the machine crashes.
     pub save_crash: f32,
-    /// Share of the saves in the middle of which the disk is full, and of those in which it flips a bit.
+    /// Fraction of the saves during which the disk is full, and also of those in which the disk flips a bit.
     pub save_error: f32,
-    /// Share of the coordinator's starts at which the newest checkpoint has been damaged.
+    /// Fraction of the coordinator's starts at which the newest checkpoint has been damaged.
     pub rot: f32,
-    /// Share of the workers that lie from time to time, where nodes are audited.
+    /// Fraction of the workers that sometimes lie, if nodes are audited.
     pub lie: f32,
-    /// Share of the pushes that send one server a wrong chunk and then a message that is refused.
+    /// Fraction of the pushes that send one server a wrong chunk, followed by a message that is refused.
     pub break_off: f32,
-    /// Workers at most.
+    /// Maximum number of workers.
     pub most_workers: u32,
-    /// From this moment on nothing new goes wrong, and the run must end soon: what hangs is not rescued by the
-    /// next accident.
+    /// Virtual time after which no new fault occurs. The run must then end soon, so that a run that hangs is
+    /// not freed by the next fault.
     pub heal_ms: u64,
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// No faults.
     pub fn none() -> Self {
         Faults {
             delay_ms: 0,
@@ -92,7 +97,7 @@ impl Faults {
         }
     }
 
-    /// Everything goes wrong, each often enough to happen in most runs of a dozen steps.
+    /// All faults, each frequent enough to occur in most runs of a dozen steps.
     pub fn mix() -> Self {
         Faults {
             delay_ms: 40,
@@ -124,118 +129,120 @@ impl Faults {
     }
 }
 
-/// What happened in a run, or in many together.
+/// How often each fault and each reaction to it occurred in one run, or in several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Messages sent.
     pub messages: u64,
-    /// Messages lost.
+    /// Messages that were lost.
     pub losses: u64,
     /// Messages that arrived twice.
     pub duplicates: u64,
-    /// Messages that arrived before an earlier one of the same connection and direction.
+    /// Messages that arrived before an earlier one in the same direction on the same connection.
     pub reorderings: u64,
-    /// Connections cut.
+    /// Connections between workers and servers that broke.
     pub cuts: u64,
-    /// Crashes in the middle of a computation.
+    /// Crashes of workers during a computation.
     pub crashes_computing: u64,
-    /// Crashes in the middle of a push.
+    /// Crashes of workers during a push.
     pub crashes_pushing: u64,
-    /// Connections that broke in the middle of a computation.
+    /// Connections that broke during a computation.
     pub interruptions: u64,
-    /// Computations that did not end.
+    /// Computations that did not end before the faults did.
     pub hangs: u64,
-    /// Workers that were sent away because they delivered nothing.
+    /// Workers that were removed because they delivered nothing.
     pub stuck: u64,
-    /// Workers that stood still.
+    /// Workers that were suspended.
     pub stalls: u64,
     /// Workers that joined after the start.
     pub joins: u64,
-    /// Workers that were stopped.
+    /// Workers that were asked to stop.
     pub leaves: u64,
-    /// Admissions, first and repeated.
+    /// Admissions of workers, including repeated ones.
     pub admissions: u64,
-    /// Chunks of node sums that arrived and were covered already, or were of another step.
+    /// Chunks of node sums that were ignored because they were already covered or belonged to another step.
     pub ignored: u64,
-    /// Chunks of node sums that counted.
+    /// Chunks of node sums that were added to a step.
     pub counted: u64,
-    /// Times that a shard was a step ahead when it sent a worker the weights that the open step is computed at.
+    /// How often a shard was a step ahead when it sent a worker the weights of the open step.
     pub behind: u64,
-    /// Storms of workers that join and leave.
+    /// Storms, in which several workers joined or left.
     pub storms: u64,
-    /// Partitions of which only what the worker sends is lost.
+    /// Partitions that lost only messages from the worker.
     pub partitions_up: u64,
-    /// Partitions of which only what the worker is sent is lost.
+    /// Partitions that lost only messages to the worker.
     pub partitions_down: u64,
-    /// Partitions of which both are lost.
+    /// Partitions that lost messages in both directions.
     pub partitions_both: u64,
-    /// Workers that were given up because of their silence.
+    /// Workers that were removed because of their silence.
     pub expiries: u64,
-    /// Deaths of the coordinator.
+    /// Crashes of the coordinator.
     pub server_crashes: u64,
-    /// Of these, in the middle of a save.
+    /// Crashes of the coordinator during a save.
     pub crashes_saving: u64,
-    /// Of these, with the machine.
+    /// Crashes of the coordinator together with its machine.
     pub machine_crashes: u64,
-    /// Starts of the coordinator that went on from a checkpoint.
+    /// Starts of the coordinator that resumed from a checkpoint.
     pub restores: u64,
-    /// Checkpoints saved.
+    /// Checkpoints that were saved.
     pub saves: u64,
     /// Saves that failed.
     pub saves_failed: u64,
     /// Checkpoints that were damaged after they were saved.
     pub rots: u64,
-    /// Loads for which a damaged checkpoint was passed over.
+    /// Loads that skipped a damaged checkpoint.
     pub fallbacks: u64,
-    /// Deaths of other shards.
+    /// Crashes of other shards.
     pub shard_crashes: u64,
-    /// Connections of shards that broke.
+    /// Connections between a shard and the coordinator that broke.
     pub shard_cuts: u64,
-    /// Connections of shards that were slow.
+    /// Connections between a shard and the coordinator that were slow.
     pub slow_ties: u64,
-    /// Times that all servers went back to what was saved.
+    /// How often all servers returned to a checkpoint.
     pub rewinds: u64,
-    /// Of these, to an earlier step than the open one.
+    /// How often all servers returned to a step before the open one.
     pub rewinds_back: u64,
-    /// Of these, because a worker was refused that was part of the open step.
+    /// How often all servers returned to a checkpoint because a worker that contributed to the open
+    /// step was refused.
     pub rewinds_refused: u64,
-    /// Sums of a step that is past.
+    /// Sums that arrived for an earlier step.
     pub stale_sums: u64,
-    /// Sums that are not what their leaves give.
+    /// Sums that differ from those of their leaves.
     pub lies: u64,
     /// Workers that were banned.
     pub bans: u64,
-    /// Times that the run went back because of what a banned worker had contributed to earlier steps.
+    /// How often the run returned to a checkpoint because of a banned worker's contributions
+    /// to earlier steps.
     pub returns: u64,
-    /// Times that it could not.
+    /// How often it could not return, because no checkpoint without these contributions was left.
     pub taints: u64,
-    /// Workers that were refused for a message that cannot be right.
+    /// Workers that were refused because of an invalid message.
     pub refused: u64,
-    /// Of these, those of whom a wrong chunk had entered the open step's sums.
+    /// Refused workers whose wrong chunks had already entered the open step's sums.
     pub refused_counted: u64,
-    /// Sections of a step that were looked at beside its batch.
+    /// Sections other than the batch that were evaluated in a step.
     pub sections: u64,
     /// Nodes that were audited.
     pub audits: u64,
-    /// Nodes that the coordinator computed itself to decide.
+    /// Nodes that the coordinator computed itself to decide between different results.
     pub judged: u64,
-    /// Steps that were gathered again because something that counted was wrong.
+    /// Steps that were gathered again because a wrong sum had been added.
     pub starts_over: u64,
-    /// Leaves that came in from another than their first holder.
+    /// Leaves that came from another worker than the first one to hold them.
     pub rescued: u64,
-    /// Workers that left with what they computed.
+    /// Workers that left after delivering what they had computed.
     pub drains: u64,
 }
 
 impl Counts {
-    /// Adds another run's.
+    /// Adds the counts of another run.
     pub fn add(&mut self, other: &Counts) {
         for ((_, total), (_, more)) in self.fields().into_iter().zip(other.clone().fields()) {
             *total += *more;
         }
     }
 
-    /// Names and values, for reports and checks.
+    /// Names and values, in a fixed order, for reports and checks.
     pub fn fields(&mut self) -> [(&'static str, &mut u64); 49] {
         [
             ("messages", &mut self.messages),

@@ -1,10 +1,11 @@
-//! Server and workers on one thread in virtual time, with seeded faults.
+//! Servers and workers on one thread in virtual time, with seeded faults.
 //!
-//! The state machines of [`ps_coord`] and the planes of [`ps_plane`] that run over gRPC run here over a network that
-//! delays, loses, repeats and reorders messages and breaks connections, among workers that crash, stall, leave and join. The
-//! weights may be cut among several servers, each with a connection to every worker and to the coordinator; servers crash,
-//! too, and resume from checkpoints on a simulated disk. The numbers are real ([`ps_core`]'s), so a run must end with the
-//! reference trainer's weights to the last bit. All chance comes from one seed: a failing run is replayed by its number.
+//! The state machines of [`ps_coord`] and the data planes of [`ps_plane`] that run over gRPC run here over a
+//! network that delays, loses, duplicates and reorders messages and breaks connections, among workers that
+//! crash, stall, leave and join. The weights may be sharded over several servers, each connected to every
+//! worker and to the coordinator. Servers crash as well and resume from checkpoints on a simulated disk. The
+//! arithmetic is that of [`ps_core`], so a run must end with the same bits of the weights as the reference
+//! trainer. All randomness comes from one seed, so the seed of a failing run reproduces it.
 
 mod checks;
 mod cluster;
@@ -36,45 +37,49 @@ use ps_plane::{Plane, Recompute};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// What is trained, and by how many workers at the start.
+/// A training job, and the numbers of workers and servers that run it.
+///
+/// [`tiny::tiny_job`] creates a small one. Pass it to [`simulate`] with [`Faults`] and a seed; the same job,
+/// faults and seed always give the same run.
 pub struct SimJob<'a> {
-    /// The model.
+    /// The model that is trained.
     pub model: Model,
-    /// Its steps and leaves.
+    /// How the run is divided into steps and leaves.
     pub plan: BatchPlan,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
-    /// The learning rate.
+    /// The learning-rate schedule.
     pub rate: Schedule,
     /// The policies that decide about steps.
     pub control: ControlConfig,
     /// The training samples.
     pub samples: &'a dyn Samples,
-    /// The validation part, of as many samples as the plan says.
+    /// The validation set, with the number of samples that the plan gives.
     pub validation: &'a dyn Samples,
-    /// The kernel that gradients are computed with.
+    /// The instruction set with which gradients are computed.
     pub kernel: Kernel,
-    /// Workers at the start; faults may add more.
+    /// Number of workers at the start. Faults may add more.
     pub workers: u32,
-    /// Servers that keep a part of the weights each, the coordinator among them: at least 1, and few enough that the
-    /// model has something for each.
+    /// Number of servers that hold a part of the weights, including the coordinator: at least 1, and at most
+    /// the number of chunks.
     pub servers: u32,
-    /// Steps between two checkpoints.
+    /// Interval between two checkpoints, in steps.
     pub checkpoint_every: u64,
-    /// The share of nodes that are audited: only with one server; workers may lie unless it is 0.
+    /// Fraction of the nodes that are audited. Requires a single server. Workers lie only if this is above 0.
     pub audit: f64,
-    /// The hash that the weights of a finished run must have, where it is known.
+    /// Hash that the weights of a finished run must have, if known.
     pub expected: Option<String>,
-    /// The defect that the code has, where a test wants one.
+    /// Mutations of the code, for tests that must detect them.
     pub planted: Planted,
 }
 
-/// Chunks that the weights are cut into: more than there can be servers, so that each has some.
+/// Number of chunks: more than there can be servers, so that each server has several.
 const CHUNKS: usize = 8;
 
 impl SimJob<'_> {
-    /// The chunks of the flat vector. Norms are summed over pieces that are the same however the vector is cut, and a chunk of
-    /// a real run consists of whole pieces; where norms are needed, so does each of these: a tensor this small is one piece.
+    /// The chunks of the flat vector. Norms are summed over pieces that do not depend on how the vector is
+    /// divided, and a chunk of a real run consists of whole pieces. Where norms are needed, each chunk here
+    /// is therefore a whole tensor, which is one piece because it is small.
     fn chunks(&self) -> Vec<Range<usize>> {
         if self.plan.probe_every > 0 || self.control().watches() {
             let tensors = self.model.layout().tensors().iter();
@@ -85,23 +90,23 @@ impl SimJob<'_> {
         (0..parameters).step_by(size).map(|start| start..parameters.min(start + size)).collect()
     }
 
-    /// The indices of the chunks that a server keeps; 0 is the coordinator.
+    /// Indices of the chunks that a server holds; server 0 is the coordinator.
     fn kept(&self, server: usize) -> Range<usize> {
         let (chunks, servers) = (self.chunks().len(), self.servers as usize);
         assert!(servers <= chunks, "each server keeps a chunk");
         chunks * server / servers..chunks * (server + 1) / servers
     }
 
-    /// What decides about steps, without a defect.
+    /// The policies that decide about steps, without mutations.
     pub(crate) fn control(&self) -> Control {
         let rules = Rules::new(self.optimizer.clone(), &self.model, self.plan.seed);
         Control::new(self.control.clone(), rules, self.plan, self.rate.clone())
     }
 
-    /// Hash of the weights that the reference trainer ends with, and the events of its steps.
+    /// The hash of the weights with which the reference trainer ends, and the events of its steps.
     ///
     /// # Errors
-    /// The run diverges.
+    /// Returns an error if the run diverges.
     pub fn reference(&self) -> Result<(String, Vec<Event>), Diverged> {
         let trainer = Trainer::controlled(&self.model, self.control());
         let validation = (self.plan.validation > 0).then_some(self.validation);
@@ -119,7 +124,7 @@ impl SimJob<'_> {
         if server > 0 { plane.keep_previous() } else { plane }
     }
 
-    /// The sums of the nodes that cover `leaves`, with gradients or without.
+    /// The sums of the nodes that cover `leaves`, with or without gradients.
     fn sums(
         &self,
         gradients: &mut Gradients,
@@ -136,7 +141,7 @@ impl SimJob<'_> {
     }
 }
 
-/// What the coordinator computes by itself.
+/// Computes the leaves that the coordinator checks itself.
 struct OwnGradients<'a> {
     job: &'a SimJob<'a>,
     gradients: &'a mut Gradients,
@@ -149,7 +154,7 @@ impl Recompute for OwnGradients<'_> {
     }
 }
 
-/// A run that kept all invariants.
+/// The result of a run that kept all invariants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// How it ended: `Done` or `Diverged`.
@@ -158,20 +163,20 @@ pub struct Report {
     pub hash: String,
     /// Steps made.
     pub steps: u64,
-    /// Events handled.
+    /// Number of events handled.
     pub events: u64,
-    /// Virtual time until the server finished.
+    /// Virtual time until the server finished, in ms.
     pub virtual_ms: u64,
-    /// What befell it.
+    /// How often each fault occurred.
     pub counts: Counts,
 }
 
-/// A run that broke an invariant.
+/// A broken invariant.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// The seed that replays it.
+    /// The seed that reproduces the run.
     pub seed: u64,
-    /// Which invariant, and how.
+    /// The invariant, and how it was broken.
     pub what: String,
     /// The last events before it, oldest first.
     pub log: Vec<String>,
@@ -185,10 +190,13 @@ impl std::fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Lines of the log that a [`Violation`] keeps.
+/// Maximum number of log lines in a [`Violation`].
 const LOG_LINES: usize = 200;
 
-/// Runs a job under faults drawn from `seed`. A run that breaks an invariant is run once more to record it.
+/// Runs a job under faults drawn from `seed`.
+///
+/// # Errors
+/// Returns the broken invariant. The run is repeated once to record its last events.
 pub fn simulate(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Result<Report, Violation> {
     Cluster::new(job, faults, seed, None).run().map_err(|what| {
         let mut log = VecDeque::new();
@@ -207,7 +215,7 @@ pub fn simulate(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Result<Report, 
     })
 }
 
-/// Like [`simulate`], with every event and action as a line of text to `trace`.
+/// Like [`simulate`], but passes every event and action to `trace` as a line of text.
 pub fn simulate_traced(
     job: &SimJob<'_>,
     faults: &Faults,

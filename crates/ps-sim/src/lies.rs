@@ -1,39 +1,39 @@
-//! Lies that counted, and what has become of them.
+//! Wrong sums that workers sent on purpose and that entered a step, and what became of them.
 
 use std::collections::BTreeSet;
 
-/// The lies of a run.
+/// All lies of a run that entered a step.
 #[derive(Default)]
 pub(crate) struct Lies {
     /// Slots of the workers that lied in the open step.
     open: BTreeSet<usize>,
     /// Lies that are part of the weights.
     pub committed: Vec<Lie>,
-    /// Whether a lie of a banned worker is part of the weights, because those before it are gone.
+    /// Whether a lie of a banned worker stays in the weights because no checkpoint from before it is left.
     pub is_tainted: bool,
 }
 
-/// A lie that counted.
+/// A lie that is part of the weights.
 #[derive(Debug)]
 pub(crate) struct Lie {
     step: u64,
     slot: usize,
-    /// Whether the worker was banned since.
+    /// Whether the worker has been banned since.
     is_found: bool,
 }
 
 impl Lies {
-    /// A lie of the worker in `slot` counts in the open step.
+    /// Records that a lie of the worker in `slot` entered the open step.
     pub(crate) fn count(&mut self, slot: usize) {
         self.open.insert(slot);
     }
 
-    /// The open step starts over.
+    /// The open step starts over, without its lies.
     pub(crate) fn start_over(&mut self) {
         self.open.clear();
     }
 
-    /// The open step is made. No lie of a worker that was banned may be part of the weights then.
+    /// The open step becomes part of the weights. By then, it may not contain a lie of a banned worker.
     pub(crate) fn commit(&mut self, step: u64) -> Result<(), String> {
         let lies = std::mem::take(&mut self.open).into_iter();
         self.committed.extend(lies.map(|slot| Lie { step, slot, is_found: false }));
@@ -45,18 +45,18 @@ impl Lies {
         }
     }
 
-    /// The worker in `slot` is banned.
+    /// The worker in `slot` has been banned.
     pub(crate) fn find_out(&mut self, slot: usize) {
         self.committed.iter_mut().filter(|lie| lie.slot == slot).for_each(|lie| lie.is_found = true);
     }
 
-    /// The weights are those of `version` again.
+    /// The weights of `version` have been restored.
     pub(crate) fn go_back(&mut self, version: u64) {
         self.open.clear();
         self.committed.retain(|lie| lie.step < version);
     }
 
-    /// What was found out cannot be undone.
+    /// What was found cannot be undone.
     pub(crate) fn accept(&mut self) {
         self.is_tainted |= self.committed.iter().any(|lie| lie.is_found);
         self.committed.retain(|lie| !lie.is_found);

@@ -62,7 +62,7 @@ fn run(job: &SimJob<'_>, faults: &Faults, seed: u64, trace: bool) -> Result<Repo
     match trace {
         true => {
             let mut out = std::io::stdout().lock();
-            // A reader that has seen enough, such as `head`, does not end the run.
+            // A reader that stops early, such as `head`, does not end the run.
             simulate_traced(job, faults, seed, &mut |line| drop(writeln!(out, "{line}")))
         }
         false => simulate(job, faults, seed),

@@ -1,4 +1,4 @@
-//! Connections and messages: what is delayed, lost, repeated or cut is decided here.
+//! Connections and messages. This file decides which messages are delayed, lost, duplicated or cut.
 
 use crate::faults::{Counts, Faults};
 use bytes::Bytes;
@@ -9,33 +9,33 @@ use ps_plan::seed::{Purpose, Stream};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One connection to one server; a worker that reconnects gets others.
+/// One connection to one server. A worker that reconnects gets new ones.
 pub(crate) type LinkId = u64;
 
-/// The sum of a node as it travels.
+/// The sum of a node in transit.
 #[derive(Debug)]
 pub(crate) struct Sum {
     pub node: Node,
     pub tally: Tally,
-    /// Each chunk with its first element; none if the node is only evaluated.
+    /// Each chunk with the index of its first element; empty if the node is only evaluated.
     pub chunks: Vec<(usize, Bytes)>,
-    /// Whether it is not what its leaves give.
+    /// Whether the sum differs from that of its leaves on purpose.
     pub is_lie: bool,
 }
 
-/// From worker to server.
+/// A message from worker to server.
 #[derive(Clone, Debug)]
 pub(crate) enum Up {
     Hello,
     Heartbeat,
-    /// The metric sums of a node, some of its chunks and, for the coordinator, which is sent all that it keeps, the end of
-    /// the node.
+    /// The metric sums of a node and some of its chunks. For the coordinator, these are all chunks that it
+    /// holds, and the message also ends the node.
     Sum {
         step: u64,
         sum: Arc<Sum>,
         chunks: Range<usize>,
     },
-    /// The metric sums of a node and some of its chunks, which are wrong, and a message after them that cannot be right.
+    /// The metric sums of a node and some wrong chunks of it, followed by an invalid message.
     Breaking {
         step: u64,
         sum: Arc<Sum>,
@@ -46,12 +46,12 @@ pub(crate) enum Up {
     Goodbye,
 }
 
-/// From server to worker.
+/// A message from server to worker.
 #[derive(Clone, Debug)]
 pub(crate) enum Down {
     Welcome,
     HeartbeatSeen,
-    /// All chunks that the sender keeps, each with its first element.
+    /// All chunks that the sender holds, each with the index of its first element.
     Weights {
         version: u64,
         parts: Vec<(usize, Bytes)>,
@@ -63,24 +63,24 @@ pub(crate) enum Down {
     Dismissed(Dismissal),
 }
 
-/// A connection, with both its ends.
+/// A connection, as seen from both ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub slot: usize,
     pub incarnation: u32,
-    /// Which server: 0 is the coordinator, then the shards.
+    /// Index of the server: 0 is the coordinator.
     pub server: usize,
-    /// Whether the worker knows that it is admitted.
+    /// Whether the worker knows that it has been admitted.
     pub welcomed: bool,
-    /// The id it was admitted under.
+    /// The id under which the worker was admitted.
     pub worker: Option<WorkerId>,
-    /// Whether the server still listens to it and speaks on it.
+    /// Whether the server's end is open.
     pub server_open: bool,
-    /// Whether the worker does.
+    /// Whether the worker's end is open.
     pub worker_open: bool,
-    /// Whether it is cut: what was sent before may still arrive, nothing else does.
+    /// Whether the connection is cut: messages sent before may still arrive, later ones do not.
     pub cut: bool,
-    /// When the message that was sent last arrives, up and down; only to count reorderings.
+    /// When the latest message arrives, up and down. Only needed to count reorderings.
     last_arrival: [Millis; 2],
 }
 
@@ -100,16 +100,16 @@ impl Link {
     }
 }
 
-/// What becomes of one message.
+/// What happens to one message.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fate {
-    /// When it arrives: not at all, once or twice.
+    /// Arrival times: none, one or two.
     pub arrivals: Vec<Millis>,
-    /// Whether the connection breaks on it.
+    /// Whether this message breaks the connection.
     pub cut: bool,
 }
 
-/// The source of all chance of a run.
+/// The source of all randomness in a run.
 #[derive(Debug)]
 pub(crate) struct Network {
     pub faults: Faults,
@@ -122,22 +122,22 @@ impl Network {
         Network { faults, counts: Counts::default(), random: Stream::new(seed, Purpose::Simulation, 0) }
     }
 
-    /// Whether a fault of this probability happens at this moment.
+    /// Whether a fault of this probability occurs now.
     pub(crate) fn strikes(&mut self, now: Millis, probability: f32) -> bool {
         now < self.faults.heal_ms && self.chance(probability)
     }
 
-    /// True with this probability.
+    /// Returns `true` with this probability.
     pub(crate) fn chance(&mut self, probability: f32) -> bool {
         probability > 0.0 && self.random.unit() < probability
     }
 
-    /// Uniform in `0..bound`.
+    /// Draws uniformly from `0..bound`.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         self.random.below(bound)
     }
 
-    /// A delay of up to `most` ms; the longest without faults, so that they all are the same.
+    /// Draws a delay of up to `most` ms. Without faults, it is always `most`.
     pub(crate) fn up_to(&mut self, most: u32) -> Millis {
         match self.faults.delay_ms {
             0 => Millis::from(most),
@@ -145,7 +145,7 @@ impl Network {
         }
     }
 
-    /// Decides about a message that is sent `now` on `link`.
+    /// Decides what happens to a message sent at time `now` on `link`.
     pub(crate) fn fate(&mut self, now: Millis, link: &mut Link, upwards: bool) -> Fate {
         self.counts.messages += 1;
         let mut fate = Fate { arrivals: Vec::new(), cut: self.strikes(now, self.faults.cut) };
@@ -165,7 +165,7 @@ impl Network {
         fate
     }
 
-    /// When something that is sent now arrives if it does.
+    /// When a message sent at time `now` arrives, if it does.
     pub(crate) fn arrival(&mut self, now: Millis) -> Millis {
         let most = if self.strikes(now, self.faults.late) { 1000 } else { self.faults.delay_ms };
         now + 1 + Millis::from(self.random.below(most + 1))

@@ -1,4 +1,4 @@
-//! Seeds on the command line, runs of many seeds, and how many are done.
+//! The command-line arguments for seeds, and a driver that runs many seeds and reports progress.
 
 use clap::Args;
 use std::io::{IsTerminal, Write};
@@ -18,13 +18,13 @@ pub struct SeedArgs {
 }
 
 impl SeedArgs {
-    /// All of them.
+    /// The seeds to run.
     pub fn range(&self) -> Range<u64> {
         self.seed.map_or(self.seeds.clone(), |seed| seed..seed.saturating_add(1))
     }
 }
 
-/// Reads `START..END`.
+/// Parses `START..END`.
 fn parse(text: &str) -> Result<Range<u64>, String> {
     let (start, end) = text.split_once("..").ok_or("expected two numbers, such as 0..1000")?;
     let number = |part: &str| part.trim().parse::<u64>().map_err(|error| format!("`{part}`: {error}"));
@@ -35,7 +35,7 @@ fn parse(text: &str) -> Result<Range<u64>, String> {
     }
 }
 
-/// A line that rewrites itself on a terminal, a line per tenth elsewhere.
+/// Prints progress: a line that is overwritten on a terminal, otherwise a line per tenth.
 pub fn progress(done: u64, count: u64) {
     let mut err = std::io::stderr();
     let result = if err.is_terminal() {
@@ -45,14 +45,14 @@ pub fn progress(done: u64, count: u64) {
     } else {
         Ok(())
     };
-    // Progress that cannot be written is no reason to stop.
+    // A failure to write progress is no reason to stop.
     drop(result);
 }
 
-/// Runs each of `seeds`, as many at a time as there are processors, and gives each result to `add`, in any order.
+/// Runs each of `seeds`, one per processor at a time, and passes each result to `add`, in any order.
 ///
 /// # Errors
-/// The first error; no further seed is begun after it.
+/// Returns the first error. No further seed starts after it.
 pub fn run_all<R, E: Send>(
     seeds: Range<u64>,
     run: impl Fn(u64) -> Result<R, E> + Sync,
@@ -78,7 +78,7 @@ pub fn run_all<R, E: Send>(
             }
         }
     };
-    // Threads, not rayon: while a run computes, its thread must not begin another one.
+    // Threads rather than rayon: a rayon thread that waits within a run could start another run.
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(work);

@@ -1,4 +1,4 @@
-//! The coordinator's driver and data plane in the simulator.
+//! The coordinator's shell and data plane in the simulator.
 
 use crate::cluster::{Cluster, Happening};
 use crate::disk::Saved;
@@ -22,33 +22,34 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The process that runs the round logic and the shard logic, and keeps the first part of the weights. It may die and start
-/// again.
+/// The coordinator: the process that runs the round logic and the shard logic and holds the first part of the
+/// weights. It may crash and restart.
 pub(crate) struct Server {
     pub core: ServerCore,
     pub coordinator: CoordinatorCore,
     pub plane: Plane,
-    /// Events that actions have brought about.
+    /// Events that actions have caused and that are still to be processed.
     events: VecDeque<ServerEvent>,
-    /// The sums over its pieces that each shard has sent last, and of which step.
+    /// By shard, the latest sums over its pieces, and their step.
     measured: BTreeMap<u32, (u64, Vec<PieceSums>)>,
-    /// How far its weights moved in the step that it has applied last.
+    /// By shard, how far the weights moved in the latest step, and that step.
     moved: BTreeMap<u32, (u64, Vec<Moved>)>,
-    /// Chunks that shards have sent.
+    /// Chunks that shards have sent, by the purpose for which they were requested.
     fetched: BTreeMap<Purpose, Chunks>,
-    /// Its own part of a checkpoint.
+    /// The coordinator's part of a checkpoint that is being collected.
     captured: Option<Captured>,
     pub outcome: Option<Outcome>,
-    /// The weights that the run gives.
+    /// The final weights of the run.
     pub result: Vec<f32>,
     pub is_up: bool,
-    /// Whether it and all shards hold weights of one version.
+    /// Whether the coordinator and all shards hold weights of one version.
     pub is_whole: bool,
-    /// Grows when that ends.
+    /// Grows each time the servers lose their common version, so that older messages can be recognised.
     pub era: u32,
-    /// The connection of each shard that is attached.
+    /// By shard, its connection if it is attached.
     pub seats: Vec<Option<TieId>>,
-    /// Counts the times that it went back because of a liar: what was to be saved before is not.
+    /// Number of times that the run returned to a checkpoint because of a liar. A save that started before
+    /// is then discarded.
     returns: u32,
     /// Whether a step is being made.
     updating: bool,
@@ -58,15 +59,15 @@ pub(crate) struct Server {
     timer: Option<Millis>,
 }
 
-/// A process's own part of a checkpoint.
+/// The coordinator's part of a checkpoint.
 struct Captured {
     progress: Progress,
     own: Chunks,
-    /// The weights and state of the whole checkpoint, where they are known.
+    /// The weights and state that the whole checkpoint must have, if they are known.
     truth: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// Chunks by vector, of which 0 is the weights, and first element.
+/// Chunks, by vector (0 is the weights) and first element.
 type Chunks = BTreeMap<(usize, usize), Bytes>;
 
 impl Server {
@@ -164,7 +165,8 @@ impl Cluster<'_> {
             self.server_steps(ServerEvent::Identified { worker, contributor })?;
             return self.server_steps(ServerEvent::Joined { worker });
         }
-        // Whatever overtakes the greeting is dropped, as a stream that is not open yet carries nothing.
+        // A message that overtakes the greeting is dropped, because a stream that is not open
+        // yet carries nothing.
         let Some(worker) = link.worker else { return Ok(()) };
         match message {
             Up::Hello => Ok(()),
@@ -186,7 +188,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// The whole of what the coordinator keeps of a node's sum, which ends with it.
+    /// Receives the coordinator's whole part of a node's sum, which ends the node.
     fn server_gathers(
         &mut self,
         worker: WorkerId,
@@ -212,7 +214,7 @@ impl Cluster<'_> {
                 if is_new && sum.is_lie {
                     self.lies.count(self.links[&self.server.links[&worker]].slot);
                 }
-                // Shards wait for the verdict.
+                // Shards are waiting for the verdict.
                 if !self.shards.is_empty() {
                     self.decide_if_gathered()?;
                 }
@@ -226,7 +228,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// The metric sums of a node and some of its chunks.
+    /// Receives the metric sums of a node and some of its chunks.
     fn server_takes(
         &mut self,
         worker: WorkerId,
@@ -245,8 +247,8 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// Wrong chunks came, and then something that is refused. Where nodes are audited, chunks of a node that has not ended
-    /// are not in the sums yet.
+    /// Receives wrong chunks, followed by an invalid message. Where nodes are audited, the chunks of a node
+    /// that has not ended are not in the sums yet.
     fn server_breaks_off(
         &mut self,
         worker: WorkerId,
@@ -272,7 +274,7 @@ impl Cluster<'_> {
         self.server_steps(ServerEvent::Refused { worker, why, counted })
     }
 
-    /// The coordinator ends the connection to a worker.
+    /// The coordinator closes its connection to a worker.
     fn server_closes(&mut self, worker: WorkerId) {
         let id = self.server.links[&worker];
         if let Some(link) = self.links.get_mut(&id) {
@@ -328,7 +330,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// Decides about the step by the sums over all pieces.
+    /// Decides about the step from the sums over all pieces.
     fn decide(&mut self, step: u64) -> Result<(), String> {
         let Server { plane, measured, .. } = &mut self.server;
         let mut sums = plane.measure();
@@ -344,7 +346,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// A message of a shard, on the connection of now.
+    /// Handles a message from a shard on its current connection.
     pub(crate) fn coordinator_is_sent(&mut self, tie: TieId, message: FromShard) -> Result<(), String> {
         let index = self.ties[tie].shard;
         let shard = index as u32;
@@ -413,7 +415,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// Steps the shard logic and carries out what it decides.
+    /// Steps the shard logic and carries out its actions.
     fn coordinate(&mut self, event: CoordinatorEvent) -> Result<(), String> {
         self.decisions(event).into_iter().try_for_each(|action| self.carry_out(action))
     }
@@ -450,9 +452,9 @@ impl Cluster<'_> {
             CoordinatorAction::Save { purpose } => self.save_later(purpose)?,
             CoordinatorAction::Forget { purpose } => drop(self.server.fetched.remove(&purpose)),
             CoordinatorAction::Closed(result) => return Err(format!("closed early: {result:?}")),
-            // A step is recorded by nobody here.
+            // The simulator records no steps.
             CoordinatorAction::Record { .. } | CoordinatorAction::Unmake => {}
-            // These answer what has just come in and are carried out where it did.
+            // These answer an incoming message and are carried out where it arrives.
             CoordinatorAction::Admit { .. }
             | CoordinatorAction::Refuse(_)
             | CoordinatorAction::Keep { .. } => {}
@@ -460,7 +462,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// What the shard logic reports to the round logic must be so.
+    /// Checks that what the shard logic reports to the round logic is true.
     fn reported(&mut self, event: ServerEvent) -> Result<(), String> {
         match &event {
             ServerEvent::ShardLost { .. } | ServerEvent::Rewind(_) => {
@@ -484,7 +486,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The coordinator's own part becomes what is saved, and the shards are sent theirs.
+    /// Restores the coordinator's part from the checkpoint and sends the shards theirs.
     fn restore(&mut self, number: u64) -> Result<u64, String> {
         self.network.counts.rewinds += 1;
         let before = self.server.core.version();
@@ -508,7 +510,8 @@ impl Cluster<'_> {
         Ok(version)
     }
 
-    /// Loss and metrics of the sections that are only evaluated, where all weights are here.
+    /// Expected loss and metrics of the sections that are only evaluated; `None` unless all
+    /// weights are available.
     fn expected_sections(&mut self, step: u64) -> Result<[Option<Tally>; 2], String> {
         let (job, tree) = (self.job, self.job.plan.step(step).tree());
         if !self.shards.is_empty() || tree.all_leaves() == tree.leaves() {
@@ -522,7 +525,8 @@ impl Cluster<'_> {
         }))
     }
 
-    /// What is seen besides the batch has come whole, and, where all weights are here, with the bits that it must have.
+    /// Checks that the sections other than the batch are complete and, if all weights are available, that
+    /// they have the expected bits.
     fn look_at_sections(&mut self, report: &StepReport, expected: [Option<Tally>; 2]) -> Result<(), String> {
         let step = report.step;
         let place = self.job.plan.step(step);
@@ -541,7 +545,7 @@ impl Cluster<'_> {
         if place.last_batch > 0 {
             self.network.counts.sections += 1;
             let Some(probe) = &report.probe else {
-                // A step that the guard takes back is not probed.
+                // A step that the guard undoes is not probed.
                 if self.job.control.guard.is_some() {
                     return Ok(());
                 }
@@ -558,7 +562,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The chunks of its weights and state.
+    /// The chunks of the coordinator's weights and state.
     fn own_chunks(&self) -> Chunks {
         let plane = &self.server.plane;
         let weights = plane.kept_parts().into_iter().map(|(offset, bytes)| ((0, offset), bytes));
@@ -566,7 +570,8 @@ impl Cluster<'_> {
         weights.chain(plane.state_at(plane.version()).into_iter().map(part)).collect()
     }
 
-    /// The first `vectors` whole vectors, of which 0 is the weights: its own chunks, and those that shards have sent.
+    /// Assembles the first `vectors` vectors, of which 0 is the weights, from the coordinator's chunks and
+    /// those that shards have sent.
     fn whole(
         &self,
         mut own: Chunks,
@@ -589,7 +594,7 @@ impl Cluster<'_> {
         Ok((values, state))
     }
 
-    /// Sets its own part of a checkpoint aside.
+    /// Captures the coordinator's part of a checkpoint.
     fn capture(&mut self, version: u64) {
         let contributors = self.server.core.contributors();
         let contributors = contributors.map(|(Contributor(slot), since)| (slot.to_string(), since)).collect();
@@ -600,7 +605,7 @@ impl Cluster<'_> {
         self.server.captured = Some(Captured { progress, own, truth });
     }
 
-    /// Saves what was set aside while training goes on.
+    /// Saves the captured checkpoint while training continues.
     fn save_later(&mut self, purpose: Purpose) -> Result<(), String> {
         let captured = self.server.captured.take().ok_or("nothing was set aside to be saved")?;
         let Captured { progress, own, truth } = captured;
@@ -629,7 +634,8 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The process dies, perhaps with the machine. Workers and shards hear of it soon, late, or only by silence.
+    /// Crashes the process, perhaps with its machine. Workers and shards notice soon, late, or only
+    /// by the silence.
     pub(crate) fn server_crashes(&mut self, process: u32) {
         if !self.server.is_up || self.server_process != process || self.server.outcome.is_some() {
             return;
@@ -648,14 +654,14 @@ impl Cluster<'_> {
         self.at(self.now + 1 + delay, Happening::ServerStart);
     }
 
-    /// Counts what the coordinator's process has counted.
+    /// Adds up the counters of the coordinator's process, before the process is lost.
     pub(crate) fn add_up(&mut self) {
         let status = self.server.core.status();
         self.network.counts.rescued += status.rescued;
         self.network.counts.audits += status.audited;
     }
 
-    /// The coordinator has computed a node.
+    /// The coordinator has computed a node to check it.
     pub(crate) fn judged(&mut self, era: u32, step: u64, node: Node, digest: Digest) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
@@ -664,7 +670,7 @@ impl Cluster<'_> {
         self.server_steps(ServerEvent::Judged { step, node, digest })
     }
 
-    /// A new process goes on from what is saved.
+    /// Starts a new process, which resumes from the newest checkpoint.
     pub(crate) fn server_starts(&mut self) -> Result<(), String> {
         self.disk.start(self.now, &mut self.network)?;
         let saved = self.load()?;
@@ -680,7 +686,8 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The coordinator's own part becomes what is saved, or what it was at the beginning. Gives it all.
+    /// Loads the coordinator's part from the newest checkpoint, or resets it to the beginning of the run.
+    /// Returns the whole checkpoint.
     fn load(&mut self) -> Result<Option<Snapshot>, String> {
         let snapshot = self.disk.newest(&mut self.network)?;
         self.server_restores(&snapshot);
@@ -698,7 +705,7 @@ impl Cluster<'_> {
         self.lies.go_back(self.server.plane.version());
     }
 
-    /// Sums of a liar may be part of the weights since this step.
+    /// Returns to a checkpoint, because sums of a liar may be part of the weights since step `since`.
     fn go_back(&mut self, since: u64) -> Result<(), String> {
         let saved = self.disk.go_back(since, &mut self.network)?;
         let version = saved.map(|snapshot| {
@@ -719,7 +726,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The coordinator hears that its weights are earlier ones, or that there are none.
+    /// The coordinator has restored earlier weights, or found that there are none.
     pub(crate) fn went_back(&mut self, era: u32, version: Option<u64>) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
@@ -840,7 +847,7 @@ impl Cluster<'_> {
                 self.network.counts.stuck += u64::from(matches!(reason, Dismissal::Stuck { .. }));
                 let link = self.server.links[&worker];
                 self.send_down(link, Down::Dismissed(reason));
-                // What it still sends does not count.
+                // What the worker still sends no longer counts.
                 self.server.plane.forget(worker);
                 if let Some(link) = self.links.get_mut(&link) {
                     link.server_open = false;

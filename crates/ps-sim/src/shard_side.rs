@@ -1,4 +1,4 @@
-//! The shell of a shard: it carries out what [`ShardCore`] decides.
+//! The shell of a shard, which carries out the decisions of [`ShardCore`].
 
 use crate::OwnGradients;
 use crate::cluster::{Cluster, Happening};
@@ -14,33 +14,33 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A shard: a process that may die and start again with nothing.
+/// A shard: a process that may crash and restart without its state.
 pub(crate) struct Shard {
     pub core: ShardCore,
     pub plane: Plane,
     pub is_up: bool,
-    /// Counts its processes.
+    /// Number of the shard's current process, which grows with each restart.
     pub process: u32,
-    /// The era of what it holds, if the coordinator has given it anything.
+    /// The era of the shard's weights, if the coordinator has sent any.
     pub era: Option<u32>,
-    /// The connection to the coordinator.
+    /// The current connection to the coordinator.
     pub tie: Option<TieId>,
     arriving: Option<Arriving>,
     verdict: Option<Arc<Verdict>>,
-    /// How far its weights moved in the last step.
+    /// How far the shard's weights moved in the last step.
     moved: Vec<Moved>,
-    /// Connections of workers that are open.
+    /// Open connections of workers.
     links: BTreeSet<LinkId>,
 }
 
-/// The weights that it is to resume from.
+/// The weights from which the shard is to resume, while they arrive.
 struct Arriving {
     era: u32,
-    /// Steps that the optimizer's state has seen.
+    /// Number of steps that the optimizer's state has seen.
     count: u64,
-    /// `[kept]`.
+    /// The shard's part of the weights, `[kept]`.
     weights: Vec<f32>,
-    /// `[vectors, kept]`.
+    /// The shard's part of the state, `[vectors, kept]`.
     state: Vec<f32>,
 }
 
@@ -67,7 +67,7 @@ impl Cluster<'_> {
         if !self.shards[index].is_up {
             return Ok(());
         }
-        // A shard counts its connections for itself; the numbers mean nothing to anybody else.
+        // A shard numbers its connections itself; the numbers have no meaning outside of it.
         let worker = WorkerId(id as u32);
         if let Up::Hello = message {
             if link.worker.replace(worker).is_none() {
@@ -107,7 +107,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// The metric sums of a node and some of its chunks.
+    /// Receives the metric sums of a node and some of its chunks.
     fn shard_takes(
         &mut self,
         index: usize,
@@ -133,7 +133,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// Ends the connection of a worker that has sent what cannot be right.
+    /// Closes the connection of a worker that has sent something invalid.
     fn shard_refuses(&mut self, index: usize, id: LinkId, why: String) -> Result<(), String> {
         let plane = &mut self.shards[index].plane;
         let (worker, counted) = (WorkerId(id as u32), plane.counted_at(WorkerId(id as u32)));
@@ -147,7 +147,7 @@ impl Cluster<'_> {
         self.shard_steps(index, std::iter::once(refused).chain(progress))
     }
 
-    /// What the step in hand has come to.
+    /// The progress of the current step, as an event for the core.
     fn progress(&self, index: usize) -> Option<ShardEvent> {
         let plane = &self.shards[index].plane;
         let step = plane.version();
@@ -157,7 +157,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// A message of the coordinator, on the connection of now.
+    /// Handles a message from the coordinator on the current connection.
     pub(crate) fn shard_is_sent(&mut self, tie: TieId, message: ToShard) -> Result<(), String> {
         let index = self.ties[tie].shard;
         let shard = &mut self.shards[index];
@@ -312,7 +312,7 @@ impl Cluster<'_> {
                     self.shard_reports(index, FromShard::Chunk { chunk, bytes });
                 }
             }
-            // Every shard keeps the same part in all eras; nobody sends one away before the end.
+            // Every shard keeps the same part in all eras, and no shard is dismissed before the end.
             ShardAction::Keep { .. } | ShardAction::WarnUselessVerdict { .. } | ShardAction::Finish(_) => {}
         }
         None
@@ -324,7 +324,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// The process dies with all it had.
+    /// Crashes the process, which loses its state.
     pub(crate) fn shard_crashes(&mut self, index: usize) {
         let shard = &mut self.shards[index];
         if !shard.is_up || self.server.outcome.is_some() {
@@ -349,7 +349,7 @@ impl Cluster<'_> {
         self.attach_later(index, 50);
     }
 
-    /// The connection to the coordinator breaks, which both notice.
+    /// Breaks the connection to the coordinator, which both ends notice.
     pub(crate) fn shard_is_cut(&mut self, index: usize) {
         if self.shards[index].is_up
             && self.server.outcome.is_none()
@@ -360,7 +360,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// The shard asks the coordinator to take it.
+    /// The shard asks the coordinator for admission within `within` ms.
     pub(crate) fn attach_later(&mut self, shard: usize, within: u32) {
         let process = self.shards[shard].process;
         let delay = self.network.up_to(within);
@@ -377,7 +377,7 @@ impl Cluster<'_> {
         self.send_to_coordinator(tie, FromShard::Attach);
     }
 
-    /// A server closes all its connections to workers, who mostly hear of it.
+    /// A server closes all its connections to workers, most of which are notified.
     pub(crate) fn close_links_of(&mut self, server: usize) {
         let open = |(&id, link): (&LinkId, &mut Link)| {
             let is_its = link.server == server && link.server_open;
@@ -388,7 +388,7 @@ impl Cluster<'_> {
         };
         let closed: Vec<LinkId> = self.links.iter_mut().filter_map(open).collect();
         for link in closed {
-            // A shard, which is silent most of the time, is found by the transport's own pings.
+            // A shard is silent most of the time, so the transport's own pings detect that it is gone.
             if server > 0 || self.network.chance(0.7) {
                 let delay = self.network.up_to(500);
                 self.at(self.now + 1 + delay, Happening::WorkerSeesEnd { link, why: "connection reset" });
@@ -396,7 +396,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// Sends all that a worker that has just come, or lacks weights, may need.
+    /// Sends everything that a worker may need that has just joined or lacks weights.
     fn shard_serves(&mut self, index: usize, id: LinkId) {
         let plane = &self.shards[index].plane;
         let (version, oldest) = (plane.version(), plane.oldest());
@@ -419,7 +419,7 @@ impl Cluster<'_> {
     }
 }
 
-/// The chunks of the current weights.
+/// The chunks of the current weights, each with the index of its first element.
 pub(crate) fn current(plane: &Plane) -> Vec<(usize, Bytes)> {
     let parts = plane.parts().filter(|part| part.version == plane.version());
     parts.map(|part| (part.offset, part.bytes)).collect()

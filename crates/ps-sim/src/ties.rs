@@ -1,7 +1,7 @@
 //! Connections between the coordinator and the other shards.
 //!
-//! What is sent on one arrives in the order in which it was sent, and nothing of it is lost but by a cut, which both ends
-//! notice: after what was sent before.
+//! Messages on a connection arrive in the order in which they were sent. They are lost only if the connection
+//! is cut, which both ends notice after they have received what was sent before.
 
 use crate::cluster::{Cluster, Happening};
 use bytes::Bytes;
@@ -11,23 +11,23 @@ use ps_core::optim::{Moved, PieceSums};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A shard that attaches again gets another.
+/// Index of a connection. A shard that attaches again gets a new one.
 pub(crate) type TieId = usize;
 
-/// A connection, with both its ends.
+/// A connection, as seen from both ends.
 pub(crate) struct Tie {
     pub shard: usize,
-    /// The coordinator's process that it leads to.
+    /// The coordinator's process at the other end.
     server_process: u32,
-    /// Whether nothing passes any more.
+    /// Whether the connection is cut, so that no message passes.
     is_cut: bool,
-    /// Whether every message takes up to a second while things go wrong.
+    /// Whether every message takes up to a second while there are faults.
     is_slow: bool,
-    /// When the message that was sent last arrives, at the shard and at the coordinator.
+    /// When the latest message arrives, at the shard and at the coordinator.
     last_arrival: [Millis; 2],
 }
 
-/// From a shard to the coordinator.
+/// A message from a shard to the coordinator.
 #[derive(Clone, Debug)]
 pub(crate) enum FromShard {
     Attach,
@@ -41,11 +41,11 @@ pub(crate) enum FromShard {
     Ended,
 }
 
-/// From the coordinator to a shard.
+/// A message from the coordinator to a shard.
 #[derive(Clone, Debug)]
 pub(crate) enum ToShard {
     Admitted,
-    /// The era is the simulator's own: the machines know only the number.
+    /// The era exists only in the simulator; the state machines know only the number.
     Restore {
         era: u32,
         version: u64,
@@ -70,7 +70,7 @@ pub(crate) enum ToShard {
 }
 
 impl Cluster<'_> {
-    /// Opens a connection to the coordinator, if that is there.
+    /// Opens a connection to the coordinator, which is cut at once if the coordinator is not running.
     pub(crate) fn tie(&mut self, shard: usize) -> TieId {
         let is_cut = !self.server.is_up || self.server.outcome.is_some();
         let server_process = self.server_process;
@@ -96,7 +96,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// Nothing that is sent from now on passes. Both ends notice within `within` ms.
+    /// Cuts a connection, so that no message sent from now on arrives. Both ends notice within `within` ms.
     pub(crate) fn cut_tie(&mut self, tie: TieId, within: u32) {
         for direction in 0..2 {
             let Some(arrival) = self.arrival_on(tie, direction, within) else { return };
@@ -111,17 +111,18 @@ impl Cluster<'_> {
         self.ties[tie].is_cut = true;
     }
 
-    /// The coordinator is gone.
+    /// Cuts all connections, because the coordinator is gone.
     pub(crate) fn cut_all_ties(&mut self, within: u32) {
         (0..self.ties.len()).for_each(|tie| self.cut_tie(tie, within));
     }
 
-    /// Whether the coordinator's process that a connection leads to still runs.
+    /// Whether the coordinator's process at the other end is still running.
     pub(crate) fn leads_to_coordinator(&self, tie: TieId) -> bool {
         self.server.is_up && self.ties[tie].server_process == self.server_process
     }
 
-    /// When something that is sent now arrives, up to `more` ms later than a message may take.
+    /// When a message sent now arrives: up to `more` ms later than its ordinary delay. `None` if the
+    /// connection is cut.
     fn arrival_on(&mut self, tie: TieId, direction: usize, more: u32) -> Option<Millis> {
         if self.ties[tie].is_cut {
             return None;

@@ -1,4 +1,4 @@
-//! A job so small that a thousand runs of it take seconds.
+//! A job so small that a thousand simulated runs of it take seconds.
 
 use crate::SimJob;
 use ps_core::control::Guard;
@@ -8,19 +8,19 @@ use ps_plan::BatchPlan;
 use ps_plan::planted::Planted;
 use ps_plan::seed::{Purpose, random};
 
-/// Samples of the tiny job.
+/// Number of samples of the tiny job.
 const SAMPLES: usize = 50;
-/// Features of each.
+/// Number of features per sample.
 const FEATURES: usize = 3;
 
-/// Three features each, two classes, made of random numbers.
+/// Random samples of three features and two classes.
 #[derive(Clone, Debug)]
 pub struct TinySamples {
     rows: Vec<[f32; FEATURES]>,
 }
 
 impl TinySamples {
-    /// Always the same samples.
+    /// Creates the samples, which are always the same.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let row = |index| {
@@ -49,7 +49,8 @@ impl Samples for TinySamples {
     }
 }
 
-/// Twelve steps of an MLP, of six leaves each but for the last of each epoch, which has one. One server.
+/// Twelve steps of an MLP on one server. Each step has six leaves, except the last one of each epoch,
+/// which has one.
 pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
     SimJob {
         model: Model::new(FEATURES, &[4], Activation::Tanh, Head::Softmax, 2),
@@ -69,10 +70,10 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
     }
 }
 
-/// The tiny job as the run of `seed` goes about it: with one to five workers at the start, one to four servers, and a
-/// checkpoint every one to three steps; with one server, some or all nodes may be audited. Every second hundred looks at the
-/// validation part after each epoch, and again at the batch of every other step; every second run of these has policies
-/// that decide about its steps.
+/// The variant of the tiny job that belongs to `seed`, with one to five workers at the start, one to four
+/// servers, and a checkpoint every one to three steps. With one server, some or all nodes may be audited. In
+/// every second hundred of seeds, the run evaluates the validation set after each epoch and probes every
+/// other step; in every second one of these, policies decide about the steps.
 pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
     let (servers, checkpoint_every) = (1 + (seed / 5 % 4) as u32, 1 + seed / 20 % 3);
     let audit = if servers == 1 { [0.0, 0.3, 1.0][(seed % 3) as usize] } else { 0.0 };
@@ -82,8 +83,8 @@ pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
     if seed / 100 % 2 == 1 && seed % 2 == 1 { watched(job) } else { job }
 }
 
-/// A job in which policies decide about steps: its rate is so high that the guard recovers three times, and is lowered after a
-/// validation. Adam's state has vectors and a count of steps, which a recovery restores.
+/// A job with policies that decide about steps. Its rate is so high that the guard recovers three times, and
+/// a validation lowers it. Adam's state has vectors and a step count, which a recovery must restore.
 fn watched(job: SimJob<'_>) -> SimJob<'_> {
     let rate = LearningRate {
         schedule: ScheduleKind::Plateau,

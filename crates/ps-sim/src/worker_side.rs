@@ -1,4 +1,4 @@
-//! The workers' driver and data plane in the simulator, and what befalls them.
+//! The workers' shell and data plane in the simulator, and the faults of workers.
 
 use crate::cluster::{Cluster, Happening};
 use crate::network::{Down, Link, LinkId, Sum, Up};
@@ -11,47 +11,50 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Virtual time that a worker spends on a leaf, by slot and seed: some are slower, also where there is only one.
+/// Virtual time per leaf, by slot and seed: some workers are slower, even if there is only one.
 const LEAF_MS: [u32; 4] = [5, 10, 20, 60];
 
-/// Virtual time of a computation at most, however many leaves: within the server's patience.
+/// Maximum virtual time of a computation of any number of leaves. It is below the timeout after which the
+/// server gives up on a worker.
 const LONGEST_COMPUTE_MS: u32 = 400;
 
-/// A place for a worker process, which may die and start again.
+/// A place for a worker process, which may crash and restart.
 #[derive(Default)]
 pub(crate) struct Slot {
     incarnation: u32,
     process: Option<Process>,
-    /// Whether the process lies from time to time.
+    /// Whether the process sometimes lies.
     lies: bool,
-    /// It stands still until then.
+    /// When the worker's suspension ends.
     stalled_until: Millis,
-    /// Whether it was asked to stop.
+    /// Whether the worker was asked to stop.
     leaving: bool,
-    /// What it is sent (0) and sends (1) is lost until then.
+    /// When the partition ends that loses the messages to the worker (0) and from it (1).
     pub(crate) blocked_until: [Millis; 2],
 }
 
-/// A worker process.
+/// A worker process while it runs.
 struct Process {
     core: WorkerCore,
-    /// The connection: to each server one, the coordinator first. Empty before the first.
+    /// The connections to all servers, the coordinator first. Empty before the worker first connects.
     links: Vec<LinkId>,
     held: Held,
     computing: bool,
-    /// Computed and neither pushed nor discarded, with the connection to the coordinator that it was begun on.
+    /// Sums that were computed but neither pushed nor discarded, each with the coordinator connection on
+    /// which its task arrived.
     sums: BTreeMap<(u64, u32, u32), (LinkId, Vec<NodeSum>)>,
     /// The earliest timer in the queue.
     timer: Option<Millis>,
 }
 
-/// The weights that a worker holds and that are arriving: chunks by first element, of two versions, for leaves of the step in
-/// hand may be asked for again when some shards are done with it.
+/// The weights that a worker holds, complete or still arriving: for two versions, chunks by first element.
+/// The older version is needed because leaves of the current step may be requested again after some shards
+/// have completed the step.
 #[derive(Default)]
 struct Held(BTreeMap<u64, BTreeMap<usize, Bytes>>);
 
 impl Held {
-    /// Takes chunks; whether this is the newest version of which all `chunks` chunks are here.
+    /// Adds chunks. Returns whether this completes the newest version, of `chunks` chunks.
     fn take(&mut self, version: u64, parts: Vec<(usize, Bytes)>, chunks: usize) -> bool {
         self.0.entry(version).or_default().extend(parts);
         while self.0.len() > 2 {
@@ -60,12 +63,12 @@ impl Held {
         self.newest(chunks) == Some(version)
     }
 
-    /// The newest weights of which all chunks are here.
+    /// The newest version that is complete.
     fn newest(&self, chunks: usize) -> Option<u64> {
         self.0.iter().rev().find(|(_, parts)| parts.len() == chunks).map(|(&version, _)| version)
     }
 
-    /// The whole weights of a version.
+    /// Assembles the weights of a version, if it is complete.
     fn whole(&self, version: u64, chunks: usize) -> Option<Vec<f32>> {
         let parts = self.0.get(&version).filter(|parts| parts.len() == chunks)?;
         let mut weights = Vec::new();
@@ -86,7 +89,7 @@ impl Cluster<'_> {
         self.at(self.now + delay, Happening::Start { slot: self.slots.len() - 1 });
     }
 
-    /// Once per step: what befalls whole workers.
+    /// Draws the faults of whole workers. Called once per step.
     pub(crate) fn strike(&mut self) {
         let faults = self.network.faults.clone();
         let slot = self.network.below(self.slots.len() as u32) as usize;
@@ -123,7 +126,7 @@ impl Cluster<'_> {
         self.at(self.now + delay, Happening::Leave { slot });
     }
 
-    /// Nothing passes to or from a worker for a while.
+    /// Starts a partition, which loses the messages to or from a worker for a while.
     fn partition(&mut self) {
         let slot = self.network.below(self.slots.len() as u32) as usize;
         let until = self.now + 50 + Millis::from(self.network.below(4000));
@@ -141,7 +144,7 @@ impl Cluster<'_> {
         self.note(|| format!("  worker in slot {slot} is cut off, kind {directions}"));
     }
 
-    /// What befalls the servers.
+    /// Draws the faults of the servers.
     fn strike_servers(&mut self) {
         let faults = self.network.faults.clone();
         if self.network.strikes(self.now, faults.server_crash) {
@@ -195,7 +198,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The process is gone with all it had. The servers hear of it soon, late, or only by silence.
+    /// Crashes the process, which loses its state. The servers notice soon, late, or only by the silence.
     pub(crate) fn crash(&mut self, slot: usize, incarnation: u32) -> Result<(), String> {
         if self.slots[slot].incarnation != incarnation {
             return Ok(());
@@ -219,7 +222,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// The worker lets go of a connection, and the servers hear of it, each in its own time.
+    /// The worker drops its connections, and each server notices after some time.
     fn hang_up(&mut self, links: &[LinkId], within: u32) {
         for &link in links {
             self.close(link);
@@ -228,14 +231,14 @@ impl Cluster<'_> {
         }
     }
 
-    /// The worker's end of a connection closes.
+    /// Closes the worker's end of a connection.
     fn close(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(&link) {
             link.worker_open = false;
         }
     }
 
-    /// What happens to one worker; one that stands still finds it when it goes on.
+    /// Handles what happens to one worker. If the worker is suspended, this waits until the suspension ends.
     pub(crate) fn worker_happening(&mut self, happening: Happening) -> Result<(), String> {
         let (slot, incarnation) = match &happening {
             Happening::ToWorker { link, .. } | Happening::WorkerSeesEnd { link, .. } => {
@@ -274,7 +277,7 @@ impl Cluster<'_> {
                 Down::Dismissed(reason) => WorkerEvent::Dismissed(reason),
             },
             Happening::WorkerSeesEnd { link, why } => {
-                // A connection is of use only whole.
+                // A worker needs the connections to all servers, so it closes the others as well.
                 let others: Vec<LinkId> = process.links.iter().copied().filter(|&id| id != link).collect();
                 self.close(link);
                 self.hang_up(&others, 500);
@@ -346,7 +349,7 @@ impl Cluster<'_> {
                 let coordinator = process.links[0];
                 self.send_up(coordinator, Up::Dropped);
             }
-            // Shards need none: they have no view of who takes part.
+            // Shards need no heartbeats, because they do not track membership.
             WorkerAction::Heartbeat => {
                 let coordinator = process.links[0];
                 self.send_up(coordinator, Up::Heartbeat);
@@ -355,7 +358,8 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// Greets the shards; the coordinator, which hands out work, once all of them know us.
+    /// Connects to the shards first, and to the coordinator, which assigns work, once all shards have
+    /// admitted the worker.
     fn connect(&mut self, slot: usize) {
         let incarnation = self.slots[slot].incarnation;
         let first = self.links.len() as LinkId;
@@ -372,20 +376,21 @@ impl Cluster<'_> {
             shards if self.are_ready() && self.server.outcome.is_none() => {
                 shards.iter().for_each(|&id| self.send_up(id, Up::Hello));
             }
-            // Nobody is there, or not all are.
+            // The coordinator is not running, or not all shards are attached.
             _ => {
                 self.at(self.now + 1, Happening::WorkerSeesEnd { link: first, why: "connection refused" });
             }
         }
     }
 
-    /// Whether the coordinator says where the shards are.
+    /// Whether the coordinator knows the addresses of all shards.
     fn are_ready(&self) -> bool {
         let mut shards = 0..self.shards.len() as u32;
         self.server.is_up && shards.all(|shard| self.server.coordinator.is_ready(shard))
     }
 
-    /// A server has admitted us; whether it is the coordinator, the last.
+    /// Records that a server has admitted the worker. Returns whether that was the coordinator, which is
+    /// the last one.
     fn welcomed(&mut self, slot: usize, id: LinkId) -> bool {
         let Some(link) = self.links.get_mut(&id) else { return false };
         if link.server == 0 {
@@ -442,7 +447,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// The work is older than all weights that are here: it was on its way for long.
+    /// The task is for weights older than any that the worker holds, because it was delayed.
     fn cannot_compute(&mut self, slot: usize, step: u64, leaves: Range<u32>) -> Result<(), String> {
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
         let held: Vec<u64> = process.held.0.keys().copied().collect();
@@ -474,12 +479,12 @@ impl Cluster<'_> {
             let mut sum = sum.clone();
             let server = self.network.below(self.job.servers) as usize;
             let kept = self.kept[server].clone();
-            // Some of the server's chunks, the last of which is wrong, or none.
+            // A prefix of the server's chunks, the last one of which is wrong; possibly none.
             let count = self.network.below(kept.len() as u32 + 1) as usize;
             let chunks = kept.start..kept.start + count;
             if let Some(wrong) = self.chunks[chunks.clone()].last() {
                 let at = wrong.start + self.network.below(wrong.len() as u32) as usize;
-                // The highest bit of the mantissa: no rounding hides it.
+                // The highest bit of the mantissa, which no rounding hides.
                 sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << 22);
             }
             let link = process.links[server];
@@ -489,11 +494,11 @@ impl Cluster<'_> {
         }
         let mut messages = Vec::new();
         for mut sum in sums {
-            // What is only evaluated is not lied about here.
+            // Nodes that are only evaluated are reported truthfully.
             let is_lie = lies && !sum.gradient.is_empty() && self.network.chance(0.3);
             if is_lie {
                 self.network.counts.lies += 1;
-                // Where only some nodes are audited, a lie may get through; it is not to make the run diverge.
+                // Where only some nodes are audited, a lie may remain; it must not make the run diverge.
                 let bit = self.network.below(if self.job.audit < 1.0 { 20 } else { 32 });
                 if self.network.chance(0.6) {
                     let at = self.network.below(sum.gradient.len() as u32) as usize;
@@ -515,7 +520,7 @@ impl Cluster<'_> {
         }
         let crashes = self.network.strikes(self.now, self.network.faults.crash);
         if crashes {
-            // Each connection has carried some of it: what reaches one server may not reach the others.
+            // Each connection may lose a different part, so what reaches one server may not reach the others.
             self.network.counts.crashes_pushing += 1;
             messages.retain(|_| self.network.chance(0.5));
         }
@@ -541,7 +546,7 @@ impl Cluster<'_> {
     }
 }
 
-/// A node's sum cut into chunks.
+/// Divides a node's sum into chunks.
 fn travelling(sum: NodeSum, is_lie: bool, chunks: &[Range<usize>]) -> Arc<Sum> {
     let NodeSum { node, gradient, tally } = sum;
     let chunks = if gradient.is_empty() { &[] } else { chunks };

@@ -1,4 +1,4 @@
-//! Simulated runs: many seeds, and the same seeds against planted defects.
+//! Simulated runs: many seeds, with the code as it is and with mutations.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,14 +1,14 @@
-//! Defects that are planted into the code come to light in the runs that must find them.
+//! The simulated runs detect every mutation of the code that they should detect.
 
 use ps_plan::planted::{Defect, Planted};
 use ps_sim::tiny::{TinySamples, tiny_job_of};
 use ps_sim::{Faults, SimJob, Violation, seeds, simulate};
 use std::convert::Infallible;
 
-/// In how many seeds a defect must come to light.
+/// Number of seeds within which a mutation must be detected.
 const SEEDS: u64 = 200;
 
-/// The first seed whose run breaks an invariant: the same runs as the first of the ten thousand.
+/// The first seed whose run breaks an invariant. The runs are the first of the ten thousand.
 fn first_violation(planted: Planted) -> Option<Violation> {
     let samples = TinySamples::new();
     (0..SEEDS).find_map(|seed| {

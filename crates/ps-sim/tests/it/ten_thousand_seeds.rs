@@ -1,4 +1,4 @@
-//! Ten thousand runs in which everything goes wrong end with the reference trainer's weights.
+//! Ten thousand runs with all faults end with the reference trainer's weights.
 
 use ps_coord::Outcome;
 use ps_core::{Activation, Head, LearningRate, Model, Samples};
@@ -16,7 +16,7 @@ fn run_job(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Report {
         .unwrap_or_else(|violation| panic!("{}\n{violation}", violation.log.join("\n")))
 }
 
-/// The run that `ps-sim --seed` replays.
+/// The run that `ps-sim --seed` reproduces.
 fn run(seed: u64, faults: &Faults) -> Report {
     let samples = TinySamples::new();
     let job = with_expected(tiny_job_of(&samples, seed));
@@ -80,7 +80,8 @@ fn one_worker_that_keeps_dying_still_finishes() {
 fn leaves_of_any_size_among_any_number_of_workers_come_out_as_the_reference() {
     let samples = TinySamples::new();
     for seed in 0..120 {
-        // Batches of up to all 50 samples in up to 50 leaves; many more workers than leaves, and many fewer.
+        // Batches of up to 50 samples in up to 50 leaves, with many more workers than leaves and
+        // with far fewer.
         let batch = [7, 16, 33, 50][seed as usize % 4];
         let leaf = [1, 2, 5][seed as usize % 3];
         let tiny = tiny_job(&samples, 1 + seed as u32 % 9);
@@ -94,7 +95,7 @@ fn leaves_of_any_size_among_any_number_of_workers_come_out_as_the_reference() {
 fn a_run_that_diverges_ends_at_the_same_step_whatever_goes_wrong() {
     let samples = TinySamples::new();
     let model = Model::new(samples.features(), &[], Activation::Relu, Head::SquaredError, 1);
-    // Each step makes the weights a million times larger, until they overflow.
+    // Each step multiplies the weights by a million, until they overflow.
     let mut job = SimJob { model, rate: LearningRate::constant(1e6).into(), ..tiny_job(&samples, 3) };
     let mut steps = Vec::new();
     for seed in 0..40 {
