@@ -1,4 +1,4 @@
-//! A run on simulated hosts, and what befalls it.
+//! A run on simulated hosts, and the faults that it goes through.
 
 use crate::disk::WatchedDisk;
 use crate::processes::{Ended, Role, Setting};
@@ -16,32 +16,32 @@ use tokio::sync::Notify;
 use tracing::info;
 use turmoil::{Builder, Sim};
 
-/// What each host runs for before the next has its turn; nothing happens within it in the network.
+/// Virtual time that each host runs before the next one does; the network is frozen meanwhile.
 const TICK: Duration = Duration::from_millis(5);
-/// From then on nothing new goes wrong: what hangs is not rescued by the next accident.
+/// Virtual time after which no new fault occurs. A run that hangs is then not freed by the next fault.
 const HEALS: Duration = Duration::from_secs(8);
-/// The run must be over this long after that.
+/// Virtual time within which the run must end after the last fault.
 const BOUND: Duration = Duration::from_secs(240);
-/// Until a process that gave up is started again.
+/// Pause before a process that gave up is restarted.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
-/// A run that kept all promises.
+/// The result of a run that met all requirements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// SHA-256 of the final weights.
     pub hash: String,
-    /// Virtual time until the coordinator was done.
+    /// Virtual time until the coordinator finished.
     pub took: Duration,
-    /// What befell it.
+    /// How often each fault occurred.
     pub counts: Counts,
 }
 
-/// A run that broke one.
+/// A requirement that was not met.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// The seed that replays it.
+    /// The seed that reproduces the run.
     pub seed: u64,
-    /// Which, and how.
+    /// The requirement, and how it was violated.
     pub what: String,
 }
 
@@ -57,27 +57,27 @@ impl std::fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// One host and the process on it.
+/// A host and its process.
 struct Process {
     role: Role,
     host: String,
     state: State,
     stop: Arc<Notify>,
     ended: Rc<RefCell<Option<Ended>>>,
-    /// Why it last ended with an error.
+    /// The error with which the process last ended.
     failed: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Up,
-    /// It starts again at this time.
+    /// Not running; restarts at this time.
     Down(Duration),
-    /// Its part is over.
+    /// Finished for good.
     Over,
 }
 
-/// What ends at some time.
+/// A fault that ends at a known time.
 enum Mend {
     Partition(String, String),
     OneWay(String, String),
@@ -87,17 +87,18 @@ enum Mend {
 struct Cluster<'a> {
     sim: Sim<'a>,
     processes: Vec<Process>,
-    /// The coordinator's.
+    /// The coordinator's disk.
     disk: WatchedDisk,
     schedule: Schedule,
     mends: Vec<(Duration, Mend)>,
     counts: Counts,
 }
 
-/// Trains on simulated hosts under the faults of a seed; the final weights must be the reference trainer's.
+/// Trains on simulated hosts under the faults of a seed. The final weights must be those of
+/// the reference trainer.
 ///
 /// # Errors
-/// What was promised and not kept.
+/// Returns the requirement that was not met.
 fn simulate(seed: u64) -> Result<Report, Violation> {
     let run = || {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -118,11 +119,11 @@ fn simulate(seed: u64) -> Result<Report, Violation> {
     run().map_err(|what| Violation { seed, what })
 }
 
-/// Simulates many seeds on all processors and calls `progress` with how many are done. The counts of all, and the longest
-/// time.
+/// Simulates many seeds on all processors, and calls `progress` with the number of completed ones. Returns
+/// the sum of the counts and the longest time.
 ///
 /// # Errors
-/// The first violation that was found.
+/// Returns the first violation found.
 pub fn simulate_all(seeds: Range<u64>, mut progress: impl FnMut(u64) + Send) -> Result<Report, Violation> {
     let (mut total, mut done) = (Report::default(), 0);
     seeds::run_all(seeds, simulate, |report| {
@@ -134,7 +135,7 @@ pub fn simulate_all(seeds: Range<u64>, mut progress: impl FnMut(u64) + Send) -> 
     Ok(total)
 }
 
-/// All that watches at once.
+/// All policies at once.
 const EVERYTHING: &str = r#"
 early_stopping = 50
 probe_every = 3
@@ -154,17 +155,17 @@ rise = 1.2
 every = 5
 "#;
 
-/// A descent that checks itself.
+/// A descent that checks its steps.
 const DESCENT: &str = r#"
 [learning_rate]
 initial = 8.0
 schedule = "armijo"
 "#;
 
-/// What a seed trains, and with how many servers and workers.
+/// The run of a seed, and its numbers of servers and workers.
 fn setting(seed: u64, folder: &Path) -> Setting {
     let servers = 1 + (seed % 3) as u32;
-    // Where there are several servers, there must be a chunk of weights for each.
+    // With several servers, the weights must have at least one chunk for each.
     let hidden = if servers == 1 { "8" } else { "180, 180" };
     let rest = match seed / 3 % 4 {
         0 => "[learning_rate]\ninitial = 0.05\n",
@@ -172,7 +173,7 @@ fn setting(seed: u64, folder: &Path) -> Setting {
         2 => EVERYTHING,
         _ => DESCENT,
     };
-    // Its steps are epochs.
+    // The steps of a descent are epochs.
     let (epochs, batch) = if rest == DESCENT { (40, "\"full\"") } else { (8, "24") };
     let run = format!(
         r#"
@@ -193,14 +194,14 @@ leaf = 4
     Setting { run, folder: folder.into(), servers, every: 1 + seed % 4, seed }
 }
 
-/// A small data set of three classes.
+/// Generates a small data set with three classes.
 fn flowers() -> String {
     let mut text = String::from("length,width,height,species\n");
     for row in 0..120 {
         let (class, bend) = (row % 3, f64::from(row * 37 % 101) / 101.0);
         let center = f64::from(class);
         let name = ["setosa", "versicolor", "virginica"][class as usize];
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "{:.4},{:.4},{:.4},{name}",
@@ -263,7 +264,7 @@ impl Cluster<'_> {
                         let pause = self.schedule.time(1000);
                         self.kill(0, now + pause);
                     }
-                    // It has ended of itself, for its disk was gone.
+                    // The process ended itself because its disk had failed.
                     _ => self.stop_machine(),
                 }
             }
@@ -281,7 +282,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// Takes note of processes that have ended; the hash once the run is over.
+    /// Handles processes that have ended. Returns the hash of the weights once the run has finished.
     fn hear(&mut self, now: Duration) -> Result<Option<String>, String> {
         for process in &mut self.processes {
             let Some(ended) = process.ended.take() else { continue };
@@ -325,7 +326,7 @@ impl Cluster<'_> {
         self.sim.crash(process.host.as_str());
         process.ended.take();
         process.state = State::Down(until);
-        // Whether the machine stops with the process, as it does when its power fails.
+        // Decides whether the machine crashes with the process, as in a power failure.
         if process.role == Role::Coordinator && (self.disk.has_failed() || self.schedule.below(2) == 0) {
             self.stop_machine();
         }
@@ -361,7 +362,7 @@ impl Cluster<'_> {
         let (a, b) = self.pair();
         match fault {
             Fault::Death(pause) if is_up => self.kill(index, now + pause),
-            // It is started again once it has ended.
+            // The process is restarted after it has ended.
             Fault::Stop if is_up => self.processes[index].stop.notify_waiters(),
             Fault::PowerFailure(operations) => self.disk.fail_after(operations),
             Fault::Death(_) | Fault::Stop => {}
@@ -383,7 +384,7 @@ impl Cluster<'_> {
         }
     }
 
-    /// Two hosts of which one is a server, in either order.
+    /// Selects two hosts, one of them a server, in either order.
     fn pair(&mut self) -> (String, String) {
         let servers = self
             .processes

@@ -1,6 +1,8 @@
-//! The coordinator's disk, which forgets what was not made durable when its machine stops, and a record of what was.
+//! The coordinator's disk, which loses what was not durable when its machine crashes, and a record of
+//! what must survive.
 //!
-//! It is `ps-checkpoint`'s: turmoil's own (0.7.2) loses what is in a folder that gets another name.
+//! It is the simulated disk of `ps-checkpoint`, because turmoil's own (0.7.2) loses the contents of
+//! a renamed folder.
 
 use ps_checkpoint::Disk;
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
@@ -9,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The disk and what is known of it; clones are the same one.
+/// The disk and its record. Clones share both.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WatchedDisk {
     disk: SimulatedDisk,
@@ -20,16 +22,16 @@ pub(crate) struct WatchedDisk {
 struct Record {
     /// The operation at which the power fails.
     fails_at: Option<u64>,
-    /// Checkpoints that got their names since the folder of all was last made durable.
+    /// Checkpoints that were renamed after the parent folder was last made durable.
     named: BTreeSet<u64>,
-    /// Checkpoints that are durable, by steps.
+    /// The steps of the checkpoints that are durable.
     durable: BTreeSet<u64>,
-    /// The hash of the results, once they are written.
+    /// The hash of the results, once these have been written.
     result: Option<String>,
 }
 
 impl WatchedDisk {
-    /// The power fails in the middle of one of the next operations, after so many.
+    /// Schedules a power failure after this number of operations.
     pub(crate) fn fail_after(&self, operations: u64) {
         let at = self.disk.operations() + operations;
         self.disk.fault_at(at, Fault::Crash);
@@ -41,7 +43,7 @@ impl WatchedDisk {
         self.record().fails_at.is_some_and(|at| at < self.disk.operations())
     }
 
-    /// The machine stops: of what was not made durable some is gone, as `seed` has it.
+    /// Crashes the machine. `seed` decides what survives of the data that was not durable.
     pub(crate) fn stop(&self, seed: u64) {
         self.disk.crash(seed);
         let mut record = self.record();
@@ -49,33 +51,33 @@ impl WatchedDisk {
         record.named.clear();
     }
 
-    /// The results are written, durably.
+    /// Records that the results have been written durably.
     pub(crate) fn finish(&self, hash: String) {
         self.record().result = Some(hash);
     }
 
-    /// The hash of the results, once they are.
+    /// The hash of the results, once these have been written.
     pub(crate) fn result(&self) -> Option<String> {
         self.record().result.clone()
     }
 
-    /// The steps of the newest checkpoint that is durable; 0 without one.
+    /// The step of the newest durable checkpoint; 0 if there is none.
     pub(crate) fn durable(&self) -> u64 {
         self.record().durable.last().copied().unwrap_or(0)
     }
 
-    /// How many checkpoints were made durable.
+    /// Number of checkpoints that were made durable.
     pub(crate) fn saves(&self) -> u64 {
         self.record().durable.len() as u64
     }
 
-    /// Consistent between any two statements, so a panic elsewhere does not spoil it.
+    /// The record is consistent between any two statements, so a poisoned lock is safe to use.
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The steps in the name of a checkpoint.
+/// The step in the name of a checkpoint.
 fn steps(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }

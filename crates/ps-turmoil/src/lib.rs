@@ -1,10 +1,11 @@
-//! The servers and workers as they are, tonic and all, over a simulated network and a simulated disk, in virtual time.
+//! The real servers and workers, including tonic, over a simulated network and a simulated disk,
+//! in virtual time.
 //!
-//! Where `ps-sim` puts the round logic alone under ten thousand schedules of faults, this puts everything above the
-//! operating system's sockets and files under hundreds: hosts die and lose what they had not made durable, links drop,
-//! delay and hold back what is sent in one direction or both, processes are asked to stop. What simulates is
-//! [`turmoil`]; `cluster` decides by a seed what befalls whom, and checks what must hold; `processes` are our programs;
-//! `network` and `disk` are what they run on.
+//! `ps-sim` runs only the round logic, under ten thousand schedules of faults. This crate runs everything
+//! above the operating system's sockets and files, under hundreds of schedules: hosts crash and lose what was
+//! not durable, links drop, delay and hold back messages in one or both directions, and processes are asked
+//! to stop. The simulation itself is [`turmoil`]. `cluster` draws the faults from a seed and checks the
+//! requirements, `processes` starts the programs, and `network` and `disk` are what they run on.
 
 mod cluster;
 mod disk;

@@ -6,8 +6,8 @@ use ps_turmoil::{Report, simulate_all};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Runs the servers and workers over a simulated network and disk, under seeded faults: each run must end with the
-/// reference trainer's weights.
+/// Runs the servers and workers over a simulated network and disk, under seeded faults: each run must end
+/// with the reference trainer's weights.
 #[derive(Parser)]
 #[command(version, about)]
 struct Args {

@@ -6,21 +6,21 @@ use std::fmt;
 use std::io;
 use turmoil::net::{TcpListener, TcpStream};
 
-/// The port of every host.
+/// The port on which every host listens.
 const PORT: u16 = 4370;
 
-/// Where a host listens.
+/// The address on which a host listens.
 pub(crate) fn address(host: &str) -> String {
     format!("{host}:{PORT}")
 }
 
-/// Has `host`, on which this runs, listen.
+/// Starts to listen on `host`, which must be the current host.
 pub(crate) async fn listen(host: &str) -> io::Result<Listener> {
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     Ok(Listener::Other(Box::new(Door(listener)), address(host)))
 }
 
-/// The simulated network.
+/// A connector for the simulated network.
 #[derive(Debug)]
 pub(crate) struct Simulated;
 

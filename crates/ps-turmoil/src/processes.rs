@@ -1,4 +1,4 @@
-//! Our programs, as their `main` would run them.
+//! The programs, run as their `main` functions would run them.
 
 use crate::disk::WatchedDisk;
 use crate::network::{Simulated, address, listen};
@@ -23,32 +23,32 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// The host of the coordinator.
+/// Name of the coordinator's host.
 const COORDINATOR: &str = "coordinator";
 
-/// What a run is made of.
+/// The settings of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
-    /// The run file.
+    /// The run file, in TOML.
     pub run: String,
-    /// The folder of its data.
+    /// The folder of the run's data.
     pub folder: PathBuf,
-    /// Servers that keep a part of the weights each, the coordinator among them.
+    /// Number of servers that hold a part of the weights, including the coordinator.
     pub servers: u32,
-    /// Steps between two checkpoints.
+    /// Interval between two checkpoints, in steps.
     pub every: u64,
-    /// Where chance comes from.
+    /// The seed from which everything random is derived.
     pub seed: u64,
 }
 
-/// Which of our programs.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// `ps-server` that runs the rounds.
+    /// The `ps-server` that coordinates the rounds.
     Coordinator,
-    /// Another `ps-server`, counted from 0.
+    /// Another `ps-server`, numbered from 0.
     Shard(u32),
-    /// `ps-worker`.
+    /// A `ps-worker`, numbered from 0.
     Worker(u32),
     /// A peer that joins as a worker and answers, but never computes.
     Idler,
@@ -57,20 +57,20 @@ pub(crate) enum Role {
 /// How a process ended.
 #[derive(Clone, Debug)]
 pub(crate) enum Ended {
-    /// All steps are made; the weights' hash where they are known.
+    /// All steps were made; with the hash of the weights if the process knows it.
     Done(Option<String>),
-    /// It was asked to.
+    /// The process stopped because it was asked to.
     Stopped,
-    /// It was sent away because it delivered nothing.
+    /// The process was dismissed because it delivered nothing.
     Stuck,
-    /// With exit code 1: another try may help.
+    /// The process ended with exit code 1, so a restart may help.
     Failed(String),
-    /// What never may be.
+    /// The process ended in a way that is never correct.
     Wrong(String),
 }
 
 impl Setting {
-    /// The run, loaded as each process does.
+    /// Loads the run, as each process does.
     pub(crate) fn job(&self) -> Result<Job, String> {
         let run = RunConfig::parse(&self.run, "simulation", &[]).map_err(text)?;
         Job::load(run, &self.folder, &NoProgress).map_err(text)
@@ -92,7 +92,7 @@ impl Setting {
         }
     }
 
-    /// Runs one of our programs on the host that this runs on, until it ends or `stop` asks it to.
+    /// Runs a program on the current host until it ends or `stop` asks it to.
     pub(crate) async fn run(self, role: Role, disk: WatchedDisk, stop: Arc<Notify>) -> Ended {
         let ran = match role {
             Role::Coordinator => self.coordinate(disk, &stop).await,
@@ -147,7 +147,7 @@ impl Setting {
             match end.await.map_err(text)? {
                 Dismissal::Done => Ok(Ended::Done(None)),
                 Dismissal::Failed(why) => Err(why),
-                // Nobody ends the run, and a coordinator that stops is waited for.
+                // Nothing aborts the run, and workers wait for a coordinator that restarts.
                 reason => Ok(Ended::Wrong(format!("dismissed: {reason}"))),
             }
         };
@@ -169,7 +169,7 @@ impl Setting {
             Ok(ps_worker::Ended::Done) => Ok(Ended::Done(None)),
             Ok(ps_worker::Ended::Stopped) => Ok(Ended::Stopped),
             Ok(ps_worker::Ended::OnRequest(why)) => Ok(Ended::Wrong(why)),
-            // Nothing that befalls them is a reason to give up for good.
+            // None of the faults is a reason to give up for good.
             Err(error) if error.exit_code() == 42 => Ok(Ended::Wrong(text(error))),
             Err(error) => Err(text(error)),
         }
@@ -177,7 +177,7 @@ impl Setting {
 }
 
 impl Setting {
-    /// Joins the coordinator, and only sends heartbeats from then on.
+    /// Joins the coordinator and then only sends heartbeats.
     async fn idle(self, stop: &Notify) -> Result<Ended, String> {
         let (job, security) = (self.job()?, self.security());
         let mut line = security
@@ -222,7 +222,7 @@ impl Setting {
     }
 }
 
-/// What does not fit is not said: the server is not reading.
+/// Sends a message, or drops it if the queue is full because the server is not reading.
 fn say(sender: &mpsc::Sender<FromWorker>, message: Message) {
     let _ = sender.try_send(FromWorker { message: Some(message) });
 }
@@ -235,7 +235,7 @@ fn verdict(verdict: Verdict) -> String {
 }
 
 impl Role {
-    /// The name of its host.
+    /// The name of the role's host.
     pub(crate) fn host(self) -> String {
         match self {
             Role::Coordinator => COORDINATOR.into(),

@@ -1,38 +1,38 @@
-//! What may befall a run, and how often it did.
+//! The faults of a run, and how often each occurred.
 
 use ps_plan::seed::{Purpose, Stream};
 use std::time::Duration;
 
-/// What may befall the hosts and what is between them.
+/// A fault of hosts or of the links between them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
-    /// A host dies, and starts again after so long.
+    /// A host crashes and restarts after this time.
     Death(Duration),
-    /// A process is asked to stop (SIGTERM), and started again once it has ended.
+    /// A process is asked to stop (SIGTERM) and is restarted after it has ended.
     Stop,
-    /// The coordinator's power fails at one of its next writes.
+    /// The coordinator's power fails after this number of disk operations.
     PowerFailure(u64),
-    /// Between two hosts everything is lost for so long; neither is told.
+    /// Two hosts lose all messages between them for this time, without being notified.
     Partition(Duration),
-    /// The same in one direction.
+    /// Like [`Fault::Partition`], but in one direction only.
     OneWay(Duration),
-    /// Between two hosts everything is held back for so long, and then arrives at once.
+    /// All messages between two hosts are held back for this time and then arrive at once.
     Hold(Duration),
 }
 
-/// Draws what befalls a run.
+/// Draws the faults of a run.
 pub(crate) struct Schedule(Stream);
 
-/// Share of the moments at which something new goes wrong.
+/// Probability of a new fault at each point in time.
 const OFTEN: f32 = 0.03;
 
 impl Schedule {
-    /// That of a seed.
+    /// Creates the schedule of a seed.
     pub(crate) fn new(seed: u64) -> Self {
         Schedule(Stream::new(seed, Purpose::Simulation, 2))
     }
 
-    /// What goes wrong at this moment, if anything.
+    /// Draws the fault for the current point in time, if any.
     pub(crate) fn next(&mut self) -> Option<Fault> {
         if self.0.unit() >= OFTEN {
             return None;
@@ -47,12 +47,12 @@ impl Schedule {
         })
     }
 
-    /// One of so many.
+    /// Draws uniformly from `0..bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0.below(bound as u32) as usize
     }
 
-    /// Up to so many milliseconds; short ones are as likely as long ones are.
+    /// Draws a time of up to `most` milliseconds, with a bias towards short ones.
     pub(crate) fn time(&mut self, most: u32) -> Duration {
         let share = self.0.unit();
         Duration::from_millis(u64::from((share * share * most as f32) as u32 + 10))
@@ -61,19 +61,19 @@ impl Schedule {
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $field:ident: $name:literal,)*) => {
-        /// What happened in a run, or in many together.
+        /// How often each fault and each reaction occurred in one run, or in several.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Counts {
             $($(#[$doc])* pub $field: u64,)*
         }
 
         impl Counts {
-            /// Adds another run's.
+            /// Adds the counts of another run.
             pub fn add(&mut self, other: &Counts) {
                 $(self.$field += other.$field;)*
             }
 
-            /// Names and values.
+            /// Names and values, in a fixed order.
             pub fn fields(&self) -> Vec<(&'static str, u64)> {
                 vec![$(($name, self.$field)),*]
             }
@@ -82,35 +82,35 @@ macro_rules! counts {
 }
 
 counts! {
-    /// Deaths of the coordinator's host.
+    /// Crashes of the coordinator's host.
     coordinator_deaths: "deaths of the coordinator",
-    /// Those at a write.
+    /// Crashes of the coordinator's host during a disk operation.
     power_failures: "deaths in the middle of a save",
-    /// Those at which the machine stopped, too, and forgot what was not durable.
+    /// Crashes of the coordinator's machine, which lost what was not durable.
     machine_stops: "machines that lost what was not durable",
-    /// Deaths of shards' hosts.
+    /// Crashes of shards' hosts.
     shard_deaths: "deaths of shards",
-    /// Deaths of workers' hosts.
+    /// Crashes of workers' hosts.
     worker_deaths: "deaths of workers",
-    /// Coordinators that were asked to stop, and did.
+    /// Coordinators that stopped because they were asked to.
     coordinator_stops: "coordinators that were asked to stop",
     /// Shards that were asked to stop.
     shard_stops: "shards that were asked to stop",
-    /// Workers that were asked to stop, and did.
+    /// Workers that stopped because they were asked to.
     worker_stops: "workers that were asked to stop",
-    /// Peers that only answered and were sent away for it.
+    /// Peers that only sent heartbeats and were dismissed for it.
     idlers: "peers that only answered and were sent away",
-    /// Processes that ended with exit code 1 and were started again.
+    /// Processes that ended with exit code 1 and were restarted.
     failures: "processes that gave up and were started again",
-    /// Partitions.
+    /// Partitions in both directions.
     partitions: "partitions both ways",
     /// Partitions in one direction.
     one_way: "partitions one way",
-    /// Links that held back what was sent.
+    /// Links that held messages back.
     holds: "links that held everything back",
     /// Starts of the coordinator from a checkpoint.
     restores: "starts from a checkpoint",
-    /// Starts of the coordinator from nothing after the first.
+    /// Starts of the coordinator without a checkpoint, apart from the first start.
     fresh: "later starts from nothing",
     /// Checkpoints that were made durable.
     saves: "checkpoints saved",

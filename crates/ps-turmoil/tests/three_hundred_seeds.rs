@@ -1,5 +1,5 @@
-//! Three hundred runs of the real servers and workers on a network and a disk that fail end with the reference trainer's
-//! weights.
+//! Three hundred runs of the real servers and workers, on a network and a disk with faults, end with the
+//! reference trainer's weights.
 
 use ps_turmoil::simulate_all;
 
