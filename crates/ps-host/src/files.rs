@@ -1,4 +1,4 @@
-//! Reading files that somebody else named.
+//! Safe reading of files whose paths come from other people.
 
 use crate::memory::{Memory, bytes};
 use std::fmt;
@@ -6,7 +6,10 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-/// The most that is read of a file, with the reason for it.
+/// The maximum size of a file to read, and the reason for that limit.
+///
+/// [`read`], [`read_text`] and [`drain`] refuse larger content with an error that gives the limit and the
+/// reason, and never hold more than the limit in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ceiling {
     bytes: u64,
@@ -16,24 +19,24 @@ pub struct Ceiling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Basis {
     Fixed,
-    /// Memory holds this many copies of the content at a time.
+    /// Memory must hold this number of copies of the content at a time.
     Memory(Memory, u64),
-    /// The system does not say how much memory there is.
+    /// The available memory is not known.
     Unknown,
 }
 
 impl Ceiling {
-    /// For run files, summaries and certificates: large enough for any of them, and small enough that parsing one never runs
-    /// out of memory.
+    /// The limit for run files, summaries and certificates: large enough for any of them, and small enough
+    /// that parsing one never exhausts memory.
     pub const TEXT: Ceiling = Ceiling::fixed(16 << 20);
 
-    /// At most `bytes`.
+    /// A limit of `bytes`.
     pub const fn fixed(bytes: u64) -> Self {
         Ceiling { bytes, basis: Basis::Fixed }
     }
 
-    /// As much as fits into memory `copies` times, for a reader that holds that many copies at once. It depends on the
-    /// memory that is available at the time of the call.
+    /// A limit that lets memory hold `copies` copies of the content, for a parser that needs that many at
+    /// once. It depends on the memory available at the time of the call.
     pub fn memory(copies: u64) -> Self {
         match Memory::here() {
             Some(memory) => Ceiling::of(memory, copies),
@@ -45,12 +48,12 @@ impl Ceiling {
         Ceiling { bytes: memory.bytes / copies.max(1), basis: Basis::Memory(memory, copies) }
     }
 
-    /// The number of bytes.
+    /// The limit in bytes.
     pub fn bytes(self) -> u64 {
         self.bytes
     }
 
-    /// Refuses content of `size` bytes if that is too much.
+    /// Checks that content of `size` bytes is within the limit.
     ///
     /// # Errors
     /// [`ErrorKind::FileTooLarge`], with the size, the ceiling and what the ceiling is derived from.
@@ -85,17 +88,17 @@ fn too_large(text: String) -> io::Error {
     io::Error::new(ErrorKind::FileTooLarge, text)
 }
 
-/// Opens a regular file for reading. Never waits, not even where the path names a pipe.
+/// Opens a regular file for reading. Never blocks, even if the path names a pipe.
 ///
 /// # Errors
-/// The system refuses, or the path names a directory ([`ErrorKind::IsADirectory`]) or a pipe, device or socket
-/// ([`ErrorKind::InvalidInput`]).
+/// Returns an error if the system refuses, or if the path names a directory ([`ErrorKind::IsADirectory`]) or
+/// a pipe, device or socket ([`ErrorKind::InvalidInput`]).
 pub fn open(path: &Path) -> io::Result<File> {
-    // Before it is opened: opening a device may have effects.
+    // Check before opening, because opening a device may have side effects.
     check_kind(&fs::metadata(path)?)?;
     let mut options = File::options();
     options.read(true);
-    // By now the path may name something else; a pipe without a writer must still not block us.
+    // The path may name something else by now; a pipe without a writer must still not block.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(
         &mut options,
@@ -134,38 +137,40 @@ fn kind_name(_: fs::FileType) -> &'static str {
     "something else"
 }
 
-/// The content of a regular file.
+/// Reads a regular file.
 ///
 /// # Errors
-/// As for [`open`], or the file is larger than `ceiling` ([`ErrorKind::FileTooLarge`]); no memory is taken for it then.
+/// Returns the errors of [`open`], or [`ErrorKind::FileTooLarge`], without allocating memory for the content,
+/// if the file is larger than `ceiling`.
 pub fn read(path: &Path, ceiling: Ceiling) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let size = file.metadata()?.len();
     drain(file, size, ceiling)
 }
 
-/// The content of a regular file, as text.
+/// Reads a regular file as a string.
 ///
 /// # Errors
-/// As for [`read`], or the content is not UTF-8 ([`ErrorKind::InvalidData`]).
+/// Returns the errors of [`read`], or [`ErrorKind::InvalidData`] if the content is not UTF-8.
 pub fn read_text(path: &Path, ceiling: Ceiling) -> io::Result<String> {
     String::from_utf8(read(path, ceiling)?)
         .map_err(|_| io::Error::new(ErrorKind::InvalidData, "the file is not UTF-8 text"))
 }
 
-/// Bytes that are read at a time.
+/// Number of bytes to read at a time.
 const PIECE: u64 = 1 << 20;
 
-/// Reads `source`, such as standard input, to its end. About `size` bytes are expected; 0 if that is not known.
+/// Reads `source`, such as standard input, to its end. `size` is the expected number of bytes, or 0 if that
+/// is not known.
 ///
 /// # Errors
-/// Reading fails, or there is more than `ceiling` ([`ErrorKind::FileTooLarge`]).
+/// Returns an error if reading fails, or [`ErrorKind::FileTooLarge`] if there is more than `ceiling` allows.
 pub fn drain(mut source: impl Read, size: u64, ceiling: Ceiling) -> io::Result<Vec<u8>> {
     ceiling.check(size)?;
     let mut content = Vec::new();
     content.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX))?;
     loop {
-        // One byte beyond the ceiling tells content that fits from content that does not.
+        // One byte beyond the limit distinguishes content that fits from content that does not.
         let piece = PIECE.min((ceiling.bytes - content.len() as u64).saturating_add(1));
         match source.by_ref().take(piece).read_to_end(&mut content)? {
             0 => return Ok(content),

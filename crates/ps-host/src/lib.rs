@@ -1,7 +1,7 @@
-//! What the machine gives a process: files that are safe to read, memory, and open files.
+//! The resources of the machine: safe reading of files, available memory, and the limit of open files.
 //!
-//! Paths come from run files, flags and peers. A path may name a pipe that nobody writes to, an endless device, or a file
-//! that is larger than memory; [`open`] and [`read`] refuse all of these and say why.
+//! Paths come from run files, flags and peers. A path may name a pipe without a writer, an endless device, or
+//! a file larger than memory; [`open`] and [`read`] refuse all of these with a clear error.
 
 mod allocator;
 mod files;

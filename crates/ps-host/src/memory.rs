@@ -1,34 +1,34 @@
-//! How much memory a process may use.
+//! The amount of memory that a process may use.
 
 use std::fmt;
 use std::path::Path;
 
-/// Memory that a process may use.
+/// The amount of memory that a process may use, and what limits it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// How much.
+    /// The amount in bytes.
     pub bytes: u64,
-    /// What limits it.
+    /// The source of the limit.
     pub bound: Bound,
 }
 
-/// What limits the memory of a process.
+/// The source of a process's memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// What the system can give without swapping.
+    /// The memory that the system can provide without swapping.
     Available,
-    /// The limit of its control group, as containers have it.
+    /// The limit of the process's control group, as in a container.
     ControlGroup,
 }
 
 impl Memory {
-    /// The limit of this process's control group or the memory that is available now, whichever is less. `None` if neither is
-    /// known, as outside Linux.
+    /// The memory limit of this process's control group or the memory available now, whichever is smaller.
+    /// `None` if neither is known, as on systems other than Linux.
     pub fn here() -> Option<Memory> {
         Memory::of(&|path| std::fs::read_to_string(path).ok())
     }
 
-    /// Like [`Memory::here`], with the content of system files as `read` returns it.
+    /// Like [`Memory::here`], but reads system files with `read`.
     fn of(read: &dyn Fn(&Path) -> Option<String>) -> Option<Memory> {
         let available = read(Path::new("/proc/meminfo")).and_then(|text| available(&text));
         let limit = read(Path::new("/proc/self/cgroup")).and_then(|groups| limit(&groups, read));
@@ -54,29 +54,32 @@ fn available(text: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The lowest memory limit of the groups in the text of `/proc/self/cgroup` and of those above them, in bytes.
+/// The lowest memory limit, in bytes, of the groups listed in `groups`, the contents of `/proc/self/cgroup`,
+/// and of all groups above them.
 fn limit(groups: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
     let of_group = |line: &str| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, group) = (fields.next()?, fields.next()?);
         let (root, file) = match controllers {
-            // Version 2.
+            // Control groups, version 2.
             "" => (Path::new("/sys/fs/cgroup"), "memory.max"),
             _ if controllers.split(',').any(|controller| controller == "memory") => {
                 (Path::new("/sys/fs/cgroup/memory"), "memory.limit_in_bytes")
             }
             _ => return None,
         };
-        // In a container the path may be one of the host's, which is not there; the root is then the container's group.
+        // In a container, the path may be that of the host and not exist here; the root is then
+        // the container's group.
         let folder = root.join(group.trim_start_matches('/'));
         let above = folder.ancestors().take_while(|folder| folder.starts_with(root));
-        // Where there is no limit, version 2 says `max`, and version 1 names more than any machine has.
+        // Without a limit, version 2 says `max`, and version 1 gives a number larger than
+        // any machine's memory.
         above.filter_map(|folder| read(&folder.join(file))?.trim().parse::<u64>().ok()).min()
     };
     groups.lines().filter_map(of_group).min()
 }
 
-/// A number of bytes for people, such as `1.5 GiB`.
+/// Formats a number of bytes for people, such as `1.5 GiB`.
 pub fn bytes(count: u128) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
@@ -112,7 +115,7 @@ mod tests {
         let meminfo = ("/proc/meminfo", MEMINFO);
         assert_eq!(memory(&[]), None);
         assert_eq!(memory(&[meminfo]), Some(available));
-        // Version 2: the group's own limit, and one above it.
+        // Version 2: the limit of the group itself, and that of a group above it.
         let group = ("/proc/self/cgroup", "0::/a.slice/b\n");
         let none = ("/sys/fs/cgroup/a.slice/b/memory.max", "max\n");
         assert_eq!(memory(&[meminfo, group, none]), Some(available));
@@ -121,10 +124,10 @@ mod tests {
         let large = ("/sys/fs/cgroup/a.slice/b/memory.max", "8589934592\n");
         assert_eq!(memory(&[meminfo, group, large]), Some(available));
         assert_eq!(memory(&[group, large]), limited(8 << 30));
-        // In a container whose group has another name outside.
+        // In a container whose group has a different name on the host.
         let root = ("/sys/fs/cgroup/memory.max", "2147483648\n");
         assert_eq!(memory(&[meminfo, ("/proc/self/cgroup", "0::/../../pod7"), root]), limited(2 << 30));
-        // Version 1, where no limit is a large number.
+        // Version 1, where a large number stands for no limit.
         let groups = ("/proc/self/cgroup", "9:name=systemd:/\n4:cpu,memory:/job\n0::/\n");
         let none = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(memory(&[meminfo, groups, none]), Some(available));

@@ -1,12 +1,12 @@
-//! How many files a process may have open.
+//! The number of files that a process may have open.
 
-/// More than all ports of a process can use.
+/// More than a process needs even if it uses all its ports.
 #[cfg(unix)]
 const ENOUGH: u64 = 4096;
 
-/// The number of files, including connections, that this process may have open at a time. Raises the soft limit first, as far as
-/// the hard limit allows: the usual soft limit of 1024 exists for programs that use `select`, and a large run has more
-/// connections.
+/// Returns the number of files, including connections, that this process may have open at a time. First
+/// raises the soft limit, up to 4096 or the hard limit: the usual soft limit of 1024 exists for programs that
+/// use `select`, and a large run has more connections.
 pub fn open_files() -> u64 {
     #[cfg(unix)]
     {
