@@ -1,5 +1,5 @@
-//! Gives the target that the environment variable `FUZZ_TARGET` names to libFuzzer. One program for all of them is
-//! compiled and linked once.
+//! Passes inputs of libFuzzer to the target that the environment variable `FUZZ_TARGET` names. A single
+//! program for all targets needs to be compiled and linked only once.
 #![no_main]
 
 use ps_fuzz::{Target, targets};

@@ -1,4 +1,4 @@
-//! A folder with a checkpoint whose three files hold anything.
+//! A checkpoint folder whose three files have arbitrary contents.
 
 use crate::{Seed, choice, part, with_length};
 use ps_checkpoint::simulated::SimulatedDisk;
@@ -9,8 +9,8 @@ use std::path::Path;
 const FOLDER: &str = "/step-000000000007";
 const FILES: [&str; 3] = ["manifest.json", "weights.safetensors", "velocity.safetensors"];
 
-/// Manifest, weights and velocity. If the first byte is odd, the manifest is made to state the others as they are, so that
-/// what comes after the hashes is reached, too.
+/// Reads manifest, weights and velocity from the input. If the first byte is odd, the manifest gets the right
+/// sizes and hashes of the other files, so that the code behind these checks is reached.
 pub(crate) fn run(input: &[u8]) {
     let (choice, rest) = choice(input);
     let (manifest, rest) = part(rest);
@@ -43,13 +43,13 @@ pub(crate) fn run(input: &[u8]) {
         }
         Err(error) => {
             assert!(!error.to_string().is_empty());
-            // It is not forgotten that there was one.
+            // The store still knows that there was a checkpoint.
             assert!(store.newest(false).is_err());
         }
     }
 }
 
-/// What was loaded can be saved, and is the same again.
+/// A loaded snapshot can be saved, and reads back the same.
 fn saved_again(snapshot: &Snapshot, choice: u8) {
     let disk = SimulatedDisk::default();
     let store = store(&disk, choice);

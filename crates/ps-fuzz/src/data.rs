@@ -10,10 +10,10 @@ use ps_data::{
 use std::collections::BTreeMap;
 use std::io::Write;
 
-/// A target for each format, named after its prefix.
+/// Returns a target for each format, named after the format's prefix.
 ///
 /// # Panics
-/// A format has none.
+/// Panics if a format has no target.
 pub(crate) fn targets() -> impl Iterator<Item = Target> {
     FORMATS.iter().map(|format| {
         let target = |run: fn(&[u8]), seeds: fn() -> Vec<Seed>| Target { name: format.prefix, run, seeds };
@@ -27,7 +27,7 @@ pub(crate) fn targets() -> impl Iterator<Item = Target> {
     })
 }
 
-/// Labels, then images.
+/// The input is a file of labels, then a file of images.
 fn idx(input: &[u8]) {
     let (choice, rest) = choice(input);
     let (labels, images) = part(rest);
@@ -35,7 +35,7 @@ fn idx(input: &[u8]) {
     check(choice, labelled, &[("images", images), ("labels", labels)]);
 }
 
-/// A table, and after a zero byte the table that the model is tested on.
+/// The input is a training table, then, after a zero byte, a test table.
 fn csv(input: &[u8]) {
     let (choice, rest) = choice(input);
     let label = match choice >> 6 {
@@ -53,7 +53,7 @@ fn csv(input: &[u8]) {
     with_test(choice, config, rest);
 }
 
-/// A file, and after a zero byte the file that the model is tested on.
+/// The input is a training file, then, after a zero byte, a test file.
 fn libsvm(input: &[u8]) {
     let (choice, rest) = choice(input);
     if !is_only_slow(rest) {
@@ -61,7 +61,7 @@ fn libsvm(input: &[u8]) {
     }
 }
 
-/// Whether it is a file that takes gigabytes as a dense table, as it may, which would only keep the others waiting.
+/// Whether a valid file would take gigabytes as a dense table, which would only slow down fuzzing.
 fn is_only_slow(input: &[u8]) -> bool {
     let lines = input.iter().filter(|&&byte| byte == b'\n').count() + 1;
     let numbers = input.split(|byte| !byte.is_ascii_digit());
@@ -69,7 +69,7 @@ fn is_only_slow(input: &[u8]) -> bool {
     numbers.any(|number| number <= 1 << 24 && number.saturating_mul(lines) > 1 << 18)
 }
 
-/// What follows `digits:`.
+/// The input is what follows `digits:`.
 fn digits(input: &[u8]) {
     let (choice, rest) = choice(input);
     let Ok(text) = std::str::from_utf8(rest) else { return };
@@ -88,7 +88,7 @@ fn with_test(choice: u8, mut config: DataConfig, input: &[u8]) {
     check(choice, config, &[("train", train), ("test", test.unwrap_or_default())]);
 }
 
-/// Loads the files; of what is loaded, every row is what a model may be given.
+/// Loads the files. If that succeeds, every row must be valid input for a model.
 fn check(choice: u8, mut config: DataConfig, files: &[(&str, &[u8])]) {
     let task = match choice & 3 {
         0 => Task::Classes,
@@ -116,7 +116,7 @@ fn is_sound(loaded: &Loaded, split: &Split, standardized: bool) {
     let mut row = vec![f32::NAN; width];
     for index in 0..split.len() {
         split.write_row(index, &mut row);
-        // Numbers near the ends of binary32 may go beyond them when they are shifted and scaled.
+        // Numbers near the limits of binary32 may overflow in standardisation.
         assert!(standardized || row.iter().all(|value| value.is_finite()), "row {index}: {row:?}");
         let target = split.target(index);
         let fits = match loaded.task {
@@ -130,7 +130,7 @@ fn is_sound(loaded: &Loaded, split: &Split, standardized: bool) {
     }
 }
 
-/// An error is about what was given, in a line.
+/// An error is a single line about the input.
 fn is_told_well(error: &DataError) {
     let text = error.to_string();
     let told =

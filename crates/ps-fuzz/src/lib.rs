@@ -1,10 +1,12 @@
-//! Everything that reads what others wrote (messages, checkpoints, data files, run files) as functions of bytes.
+//! Fuzz targets: everything that parses untrusted input (messages, checkpoints, data files, run files), as
+//! functions of bytes.
 //!
-//! A [`Target`] takes any bytes at all. It fails by panicking, by taking memory that the bytes do not justify, or by not
-//! coming back; and it panics itself where something was accepted that should not have been. The program in `fuzz/` gives
-//! targets to libFuzzer; `tests/corpus.rs` gives them the files of `fuzz/seeds` and a fixed number of [`mutate`]d ones.
+//! A [`Target`] must accept any bytes. It fails by panicking, by using memory that the input does not
+//! justify, or by not returning; it also panics if the code under test accepts invalid input. The program in
+//! `fuzz/` runs the targets with libFuzzer; `tests/corpus.rs` runs them on the files of `fuzz/seeds` and on a
+//! fixed number of [`mutate`]d inputs.
 //!
-//! Nothing here is part of a run.
+//! No program of a run depends on this crate.
 
 mod checkpoint;
 mod data;
@@ -13,21 +15,21 @@ pub mod mutate;
 mod run_file;
 mod stream;
 
-/// Something that reads what others wrote.
+/// A fuzz target: code that parses untrusted input.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Selects the target in `fuzz/run`, and is the name of its folder in `fuzz/seeds`.
+    /// Name of the target in `fuzz/run`, and of its folder in `fuzz/seeds`.
     pub name: &'static str,
-    /// Reads the bytes; panics if that goes wrong.
+    /// Parses the input; panics if the code under test misbehaves.
     pub run: fn(&[u8]),
-    /// Inputs to begin from, each with a name.
+    /// Returns the inputs to start from, each with a name.
     pub seeds: fn() -> Vec<Seed>,
 }
 
-/// An input to begin from, and its name.
+/// The name and the bytes of an input to start from.
 pub type Seed = (&'static str, Vec<u8>);
 
-/// All targets: one for each format of data, and those listed here.
+/// All targets: one for each data format, and those listed here.
 pub fn targets() -> impl Iterator<Item = Target> {
     let others = [
         Target { name: "from_worker", run: messages::from_worker, seeds: messages::worker_seeds },
@@ -39,18 +41,18 @@ pub fn targets() -> impl Iterator<Item = Target> {
     data::targets().chain(others)
 }
 
-/// The first byte, which chooses between variants, and the others.
+/// Splits off the first byte, which selects a variant.
 fn choice(input: &[u8]) -> (u8, &[u8]) {
     input.split_first().map_or((0, input), |(first, rest)| (*first, rest))
 }
 
-/// A part whose length stands before it in two bytes, and what follows; less where there is less.
+/// Splits off a part whose length precedes it in two bytes. Both parts may be shorter if the input is.
 fn part(input: &[u8]) -> (&[u8], &[u8]) {
     let Some((length, rest)) = input.split_first_chunk::<2>() else { return (input, &[]) };
     rest.split_at(rest.len().min(u16::from_le_bytes(*length).into()))
 }
 
-/// Bytes with their length before them, for [`part`].
+/// Puts the length in front of `bytes`, for [`part`].
 fn with_length(bytes: &[u8]) -> Vec<u8> {
     let length = u16::try_from(bytes.len()).expect("seeds are short");
     [&length.to_le_bytes(), bytes].concat()

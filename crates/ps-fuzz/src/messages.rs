@@ -1,4 +1,4 @@
-//! Messages of workers, servers, shards and coordinators, decoded and checked.
+//! Messages of workers, servers, shards and coordinators, through decoding and validation.
 
 use crate::{Seed, choice};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use ps_proto::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
 use ps_proto::{Shape, v1};
 use std::ops::Range;
 
-/// A message of a worker or of a shard.
+/// A message from a worker or a shard.
 pub(crate) fn from_worker(input: &[u8]) {
     let (choice, message) = choice(input);
     let shape = shape(choice);
@@ -30,7 +30,7 @@ pub(crate) fn from_worker(input: &[u8]) {
             assert!(shape.plan.step(part.step).tree().has(part.node));
         }
         Ok(WorkerMessage::NodeMetrics(metrics)) => {
-            // As the server adds them up.
+            // The server adds the tallies of up to a whole batch.
             let mut sum = Tally::new(shape.classes);
             (0..shape.plan.batch).for_each(|_| sum.add(&metrics.tally));
             assert!(sum.correct <= sum.samples);
@@ -55,7 +55,7 @@ fn from_shard(message: &[u8], shape: &Shape) {
     }
 }
 
-/// What a server says on the stream or in answer to a call, or a coordinator to a shard.
+/// A message or reply from a server, or a message from a coordinator to a shard.
 pub(crate) fn from_server(input: &[u8]) {
     let (choice, message) = choice(input);
     let shape = shape(choice);
@@ -103,7 +103,7 @@ pub(crate) fn from_server(input: &[u8]) {
     }
 }
 
-/// One of a few runs.
+/// Selects one of several runs.
 fn shape(choice: u8) -> Shape {
     let plan = match choice & 3 {
         0 => BatchPlan::new(1, 100, 40, 4, 2, None),
@@ -119,19 +119,19 @@ fn shape(choice: u8) -> Shape {
     }
 }
 
-/// A chunk that was accepted lies within what is kept.
+/// An accepted chunk lies within the part that the server holds.
 fn is_in(offset: usize, bytes: &Bytes, size: usize, kept: Range<usize>) {
     let end = offset + bytes.len() / size;
     assert!(bytes.len().is_multiple_of(size) && !bytes.is_empty());
     assert!(kept.start <= offset && end <= kept.end, "{offset}..{end} of {kept:?}");
 }
 
-/// A text that was accepted may go to a terminal.
+/// An accepted string is safe to print to a terminal.
 fn is_printable(text: &str, limit: usize) {
     assert!(text.chars().count() <= limit && !text.chars().any(char::is_control), "{text:?}");
 }
 
-/// What is said of a message is not as long as what it holds.
+/// The description of a message is short, however long the message is.
 fn is_short(text: &str) {
     assert!(text.len() < 1000, "{text}");
 }

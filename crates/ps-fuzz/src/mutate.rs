@@ -1,8 +1,8 @@
-//! Inputs made of others, for tests that have no fuzzer at hand.
+//! Derives inputs from others, for tests that run without a fuzzer.
 
 use ps_plan::seed::Stream;
 
-/// What parsers treat specially.
+/// Byte strings that parsers treat specially.
 const TOKENS: [&[u8]; 16] = [
     b"\0",
     b"\n",
@@ -22,10 +22,10 @@ const TOKENS: [&[u8]; 16] = [
     b"18446744073709551615",
 ];
 
-/// Longest input that is made.
+/// Maximum length of a derived input.
 const LONGEST: usize = 4096;
 
-/// `input` with up to four random changes; `other` is another input, to take parts of.
+/// Returns `input` with up to four random changes. `other` is another input, from which parts are copied.
 pub fn mutate(random: &mut Stream, input: &[u8], other: &[u8]) -> Vec<u8> {
     let mut bytes = input.to_vec();
     for _ in 0..=random.below(4) {

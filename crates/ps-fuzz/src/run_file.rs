@@ -3,7 +3,7 @@
 use crate::Seed;
 use ps_config::RunConfig;
 
-/// The run file up to the first zero byte, then overrides, each up to another.
+/// The input is the run file, then overrides, separated by zero bytes.
 pub(crate) fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let mut parts = text.split('\0');

@@ -1,4 +1,4 @@
-//! Streams framed by hand, cut into any pieces.
+//! Streams with length-prefixed frames that arrive in pieces of any size.
 
 use crate::{Seed, choice};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use tonic::Status;
 use tonic::body::Body;
 
-/// The first byte says how long pieces are; what is read must not depend on it.
+/// The first byte determines the length of the pieces, on which the result must not depend.
 pub(crate) fn run(input: &[u8]) {
     let (piece, stream) = choice(input);
     if piece.is_multiple_of(2) {
@@ -27,7 +27,7 @@ fn same_in_any_pieces<M: Message + Default + PartialEq + std::fmt::Debug>(piece:
     assert_eq!(read::<M>(stream, usize::from(piece >> 1) + 1), whole);
 }
 
-/// The messages, and the error that they end in, if any.
+/// Reads the messages, and the error with which the stream ends, if any.
 fn read<M: Message + Default>(stream: &[u8], piece: usize) -> (Vec<M>, Option<String>) {
     let pieces = stream.chunks(piece.min(stream.len().max(1))).map(Bytes::copy_from_slice).collect();
     let mut reader = Reader::<M>::new(Body::new(Pieces(pieces)));

@@ -1,5 +1,5 @@
-//! Every target takes every file of `fuzz/seeds`, and a fixed number of inputs made of them, without a panic and without
-//! memory that the input does not justify.
+//! Every target handles each file of `fuzz/seeds`, and a fixed number of inputs derived from them, without a
+//! panic and without using memory that the input does not justify.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
@@ -12,32 +12,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Inputs made for each target.
+/// Number of inputs that are derived for each target.
 const INPUTS: usize = 4000;
 
-/// What a target may hold at a time, for inputs of a few kilobytes.
+/// Maximum memory that a target may hold at a time, for inputs of a few kilobytes.
 const MOST_BYTES: usize = 64 << 20;
 
 #[global_allocator]
 static COUNTED: Counted = Counted;
 
-/// Counts what is held.
+/// An allocator that counts the bytes in use.
 struct Counted;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST_HELD: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is the system's allocator's doing.
+// SAFETY: all calls are passed to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         MOST_HELD.fetch_max(HELD.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller's promises.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller's promises.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -46,7 +46,7 @@ fn seeds_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds")
 }
 
-/// The files of a target's folder, by name.
+/// The files in a target's folder, by name.
 fn files(target: &Target) -> Vec<(String, Vec<u8>)> {
     let folder = seeds_folder().join(target.name);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -82,7 +82,7 @@ fn every_target_takes_any_input_and_little_memory() {
     }
 }
 
-/// `UPDATE_SEEDS=1 cargo test -p ps-fuzz` writes them.
+/// `UPDATE_SEEDS=1 cargo test -p ps-fuzz` writes the files.
 #[test]
 fn the_seeds_are_those_that_the_code_makes_and_those_that_were_found() {
     for target in targets() {
