@@ -5,7 +5,7 @@
 
 use crate::fold::NodeSum;
 use crate::kernel::Kernel;
-use crate::layer::{Layer, PlainContext, Training, add};
+use crate::layer::{self, Layer, PlainContext, Training};
 use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::OptimizerConfig;
@@ -59,16 +59,9 @@ pub fn run(
 pub fn evaluate(model: &Model, weights: &[f32], samples: &dyn Samples) -> Tally {
     let indices: Vec<usize> = (0..samples.len()).collect();
     let leaves = indices.chunks(EVALUATION_LEAF);
-    let mut level: Vec<Tally> = leaves.map(|leaf| leaf_tally(model, weights, samples, leaf)).collect();
-    while level.len() > 1 {
-        let pairs = level.chunks(2).map(|pair| {
-            let mut sum = pair[0].clone();
-            pair.iter().skip(1).for_each(|right| sum.add(right));
-            sum
-        });
-        level = pairs.collect();
-    }
-    level.pop().unwrap_or_else(|| Tally::new(model.classes()))
+    let tallies = leaves.map(|leaf| leaf_tally(model, weights, samples, leaf)).collect();
+    let sum = sum_levels(tallies, |sum: &mut Tally, right| sum.add(right));
+    sum.unwrap_or_else(|| Tally::new(model.classes()))
 }
 
 /// Computes the sum over all samples of `step`: its leaves, added pairwise, level by level.
@@ -79,12 +72,9 @@ pub fn batch_sum(
     plan: BatchPlan,
     step: Step,
 ) -> NodeSum {
-    let mut level: Vec<NodeSum> =
-        (0..step.tree().leaves()).map(|index| leaf(model, weights, samples, plan, step, index)).collect();
-    while level.len() > 1 {
-        level = level.chunks(2).map(add_pair).collect();
-    }
-    let mut root = level.pop().expect("a step has at least one leaf");
+    let leaves = 0..step.tree().leaves();
+    let sums = leaves.map(|index| leaf(model, weights, samples, plan, step, index)).collect();
+    let mut root = sum_levels(sums, add).expect("a step has at least one leaf");
     root.node = step.tree().root();
     root
 }
@@ -115,17 +105,24 @@ fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
     Kernel::detect().vectorize(loops)
 }
 
-/// A node of the next level: left plus right, or an odd last node unchanged.
-fn add_pair(pair: &[NodeSum]) -> NodeSum {
-    let mut sum = pair[0].clone();
-    sum.node = sum.node.parent();
-    if let Some(right) = pair.get(1) {
-        for (a, b) in sum.gradient.iter_mut().zip(&right.gradient) {
-            *a += b;
-        }
-        sum.tally.add(&right.tally);
+/// Adds `level` pairwise, level by level, until one sum is left; an odd last one goes to the next level unchanged.
+fn sum_levels<T: Clone>(mut level: Vec<T>, add: impl Fn(&mut T, &T)) -> Option<T> {
+    while level.len() > 1 {
+        let pairs = level.chunks(2).map(|pair| {
+            let mut sum = pair[0].clone();
+            pair[1..].iter().for_each(|right| add(&mut sum, right));
+            sum
+        });
+        level = pairs.collect();
     }
-    sum
+    level.pop()
+}
+
+fn add(sum: &mut NodeSum, right: &NodeSum) {
+    for (a, b) in sum.gradient.iter_mut().zip(&right.gradient) {
+        *a += b;
+    }
+    sum.tally.add(&right.tally);
 }
 
 /// Computes the sum over the samples `indices` of one leaf, each added in that order by fused multiply-adds.
@@ -215,7 +212,7 @@ impl<'a> Sample<'a> {
             layer.plain_backward(k, &self.context, &self.values, &mut self.deltas);
             for reader in self.model.readers(k) {
                 let (before, after) = self.deltas.split_at_mut(reader + 1);
-                add(&after[0], &mut before[k]);
+                layer::add(&after[0], &mut before[k]);
             }
         }
     }

@@ -37,7 +37,7 @@ initial = 0.1
 schedule = "armijo"
 "#;
 
-/// So many steps that not every one has a line of metrics.
+/// A run of more steps than have a line of metrics each.
 const MANY_STEPS: &str = r#"
 [data]
 train = "digits:500"
