@@ -14,7 +14,7 @@ use std::time::Instant;
 
 impl Recorder {
     /// Ends the run: writes the results, evaluates the weights and returns the summary. Relative data paths
-    /// of the run start at `root`. The weights are written first, so that no later failure loses them.
+    /// of the run start at `root`. The weights are written before anything that can fail.
     pub fn finish(
         mut self,
         job: &Job,
@@ -39,10 +39,22 @@ impl Recorder {
     ) -> Result<Summary, FolderError> {
         let seconds = self.accumulator.seconds(Instant::now());
         self.observers.phase(Phase::Finishing, EVALUATING);
-        let Some(folder) = self.folder.clone() else { return self.conclude(job, weights, version, seconds) };
+        let ending = match self.is_concluded() || version >= job.plan.steps {
+            true => Ending::Done,
+            false if self.is_ended => Ending::Ended,
+            false => Ending::Stopped,
+        };
+        // A checkpoint that does not fit on the disk takes space from the weights until it has failed. Its
+        // error comes after the weights, so that it does not lose them.
+        let settled = self.settle_checkpoints(ending);
+        let Some(folder) = self.folder.clone() else {
+            settled?;
+            return self.conclude(job, weights, version, ending, seconds);
+        };
         folder.retire_summary(job)?;
         folder.write_weights(job, root, weights, version)?;
-        self.conclude(job, weights, version, seconds).inspect_err(|_| {
+        let concluded = settled.and_then(|()| self.conclude(job, weights, version, ending, seconds));
+        concluded.inspect_err(|_| {
             self.note(&format!("the weights are in {}", folder.path().join(WEIGHTS_FILE).display()));
         })
     }
@@ -53,21 +65,16 @@ impl Recorder {
         job: &Job,
         weights: &[f32],
         version: u64,
+        ending: Ending,
         seconds: f64,
     ) -> Result<Summary, FolderError> {
-        let outcome = match self.is_concluded() || version >= job.plan.steps {
-            true => Ending::Done,
-            false if self.is_ended => Ending::Ended,
-            false => Ending::Stopped,
-        };
-        self.settle_checkpoints(outcome)?;
         self.observers.terminal.close();
         if let Some(metrics) = self.observers.metrics.take() {
             metrics.close()?;
         }
         let findings = self.accumulator.take_findings();
         let is_inspected = version > 0 && self.plan.ends_epoch(version - 1) && !findings.is_restored;
-        let summary = self.summarize(job, weights, version, outcome, seconds, findings);
+        let summary = self.summarize(job, weights, version, ending, seconds, findings);
         self.observers.phase(Phase::Finishing, "writing the results");
         if let Some(inspector) = self.observers.inspector.take().filter(|_| !is_inspected) {
             inspector.inspect(version, weights);
@@ -80,9 +87,9 @@ impl Recorder {
     }
 
     /// Waits for the checkpoint that is being saved.
-    fn settle_checkpoints(&mut self, outcome: Ending) -> Result<(), FolderError> {
+    fn settle_checkpoints(&mut self, ending: Ending) -> Result<(), FolderError> {
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
-        let warning = match outcome {
+        let warning = match ending {
             Ending::Done => checkpoints.wait()?,
             // A run that will be resumed needs its last checkpoint.
             Ending::Stopped | Ending::Ended => {
@@ -100,7 +107,7 @@ impl Recorder {
         job: &Job,
         weights: &[f32],
         version: u64,
-        outcome: Ending,
+        ending: Ending,
         seconds: f64,
         findings: Findings,
     ) -> Summary {
@@ -120,7 +127,7 @@ impl Recorder {
             samples_per_second: self.accumulator.samples() as f64 / seconds.max(1e-9),
             train,
             slowest: self.slowest.take(),
-            ..Summary::new(job, weights, version, outcome, validated)
+            ..Summary::new(job, weights, version, ending, validated)
         }
     }
 
