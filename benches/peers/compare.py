@@ -102,7 +102,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--quick", action="store_true", help="one turn of one second")
     parser.add_argument("--only", choices=["one", "ddp", "others", "gloo"], action="append")
-    parser.add_argument("--launch-flags", default="", help='for `downhill launch`, such as "--shards beside"')
+    parser.add_argument("--launch-flags", default="", help='for `downhill launch`, such as "--shards colocated"')
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.quick:

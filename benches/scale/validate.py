@@ -169,7 +169,7 @@ def shaped(run, out, parts, workers, steps, link):
         for index, name in enumerate(names):
             namespace(index, name, link)
         coordinator = f"{NETWORK}.1:{PORT}"
-        flags = {"beside": ["--shards-beside", str(workers)], "1": []}.get(parts, ["--shard", f"0/{parts}"])
+        flags = {"beside": ["--shards-colocated", str(workers)], "1": []}.get(parts, ["--shard", f"0/{parts}"])
         server = [PROGRAMS / "ps-server", run, "--listen", coordinator, "--insecure", "--quiet", "--out", out]
         server += ["--min-workers", str(workers), "--set", f"train.steps={steps}", *flags]
         started.append(start(names[0], server))
@@ -183,7 +183,7 @@ def shaped(run, out, parts, workers, steps, link):
                 # `downhill launch` binds workers in this case as well.
                 worker += ["--cpus", str(index - servers)]
             if parts == "beside":
-                worker += ["--with-shard", "--shard-listen", f"{NETWORK}.{index + 1}:0", "--insecure"]
+                worker += ["--host-shard", "--shard-listen", f"{NETWORK}.{index + 1}:0", "--insecure"]
             started.append(start(names[index], worker))
         if started[0].wait(120) != 0:
             sys.exit("the server failed; its message is above")

@@ -67,7 +67,7 @@ impl Cluster {
         let (_, port) = line.rsplit_once(':').unwrap_or_else(|| panic!("no port in {line}"));
         let worker = |(index, machine): (usize, &Machine)| {
             let mut worker = program("ps-worker");
-            worker.args(["--threads", "1", "--patience", "60", "--name", &format!("machine-{index}")]);
+            worker.args(["--threads", "1", "--connect-timeout", "60", "--name", &format!("machine-{index}")]);
             worker.args(["--server", &format!("10.77.{index}.1:{port}")]);
             worker.arg("--token-file").arg(path("token"));
             Running::start(&mut machine.runs(&worker))

@@ -106,7 +106,7 @@ impl Place {
     fn worker(&self, proxy: &Proxy, patience: &str) -> Running {
         let mut command = program("ps-worker");
         let server = proxy.address.to_string();
-        command.args(["--threads", "1", "--server", &server, "--patience", patience]);
+        command.args(["--threads", "1", "--server", &server, "--connect-timeout", patience]);
         self.certify(&mut command, "worker-1");
         Running::start(&mut command)
     }
@@ -290,7 +290,7 @@ fn flipped_bits_under_tls_break_connections_and_change_no_bit() {
     let wanted = place.hash();
     let proxy = Proxy::start(seed, &[(Fault::Flip, 12, ROUNDS), (Fault::Flip, 6, BEGINNING)]);
     // A handshake with a damaged length stalls for some seconds, during which the others may finish the run.
-    let (mut server, address) = place.coordinator(&["--stay"]);
+    let (mut server, address) = place.coordinator(&["--linger"]);
     proxy.lead_to(address);
     let workers: Vec<Running> = (0..3).map(|_| place.worker(&proxy, "60")).collect();
     let workers = workers.into_iter().map(|mut worker| worker.finish()).collect();

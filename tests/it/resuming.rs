@@ -320,10 +320,10 @@ fn a_shard_whose_place_is_taken_when_its_coordinator_is_back_takes_another() {
     let wanted = run(&mut place.train("whole", &[])).hash();
     let worker = || {
         let mut command = program("ps-worker");
-        command.args(["--threads", "1", "--with-shard", "--server", &place.address()]);
+        command.args(["--threads", "1", "--host-shard", "--server", &place.address()]);
         Running::start(&mut command)
     };
-    let server = || Running::start(place.server("moved").args(["--shards-beside", "2"]));
+    let server = || Running::start(place.server("moved").args(["--shards-colocated", "2"]));
     let signal = |process: &Running, name: &str| {
         assert!(Command::new("kill").args([name, &process.id().to_string()]).status().unwrap().success());
     };

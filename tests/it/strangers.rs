@@ -67,7 +67,7 @@ fn silent_connections_to_other_ports_keep_no_worker_out() {
     let strangers: Vec<TcpStream> =
         ports.iter().flat_map(|port| (0..100).map(move |_| TcpStream::connect(port).unwrap())).collect();
     let mut worker = program("ps-worker");
-    worker.args(["--server", &listen, "--threads", "1", "--patience", "20", "--data-root"]).arg(place);
+    worker.args(["--server", &listen, "--threads", "1", "--connect-timeout", "20", "--data-root"]).arg(place);
     let ended = run(&mut worker);
     assert!(ended.status.success(), "{ended}");
     let ended = server.finish();

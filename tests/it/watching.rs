@@ -333,7 +333,7 @@ fn waiting_server(place: &Path, more: &[&str]) -> (Running, String, String) {
 }
 
 fn work(listen: &str) -> Ended {
-    run(program("ps-worker").args(["--server", listen, "--threads", "1", "--patience", "60"]))
+    run(program("ps-worker").args(["--server", listen, "--threads", "1", "--connect-timeout", "60"]))
 }
 
 #[test]
@@ -402,7 +402,8 @@ fn training_in_one_process_shows_its_phases_and_how_it_was_stopped() {
 fn with_stay_the_result_is_served_until_ctrl_c() {
     let folder = place();
     for (command, workers) in [("train", "1"), ("launch", "2")] {
-        let mut staying = downhill(&[command, "--workers", workers, "--dashboard", "127.0.0.1:0", "--stay"]);
+        let mut staying =
+            downhill(&[command, "--workers", workers, "--dashboard", "127.0.0.1:0", "--linger"]);
         staying.arg(folder.path().join("run.toml")).arg("--out").arg(folder.path().join(command));
         let mut staying = Running::start(&mut staying);
         let at = address(&mut staying, "dashboard");
@@ -418,7 +419,7 @@ fn with_stay_the_result_is_served_until_ctrl_c() {
         // The run was already done.
         assert!(ended.status.success(), "{command}: {ended}");
     }
-    let alone = run(downhill(&["train", "--stay"])
+    let alone = run(downhill(&["train", "--linger"])
         .arg(folder.path().join("run.toml"))
         .env_remove("DOWNHILL_DASHBOARD"));
     assert!(alone.status.code() == Some(2) && alone.stderr.contains("--dashboard"), "{alone}");
@@ -495,13 +496,14 @@ fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
     let serve = || {
         let mut command = program("ps-server");
         command.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
-        command.args(["--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0", "--stay"]);
+        command.args(["--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0", "--linger"]);
         Running::start(&mut command)
     };
     let mut server = serve();
     let dashboard = address(&mut server, "dashboard");
     let listen = server.listens();
-    let work = || run(program("ps-worker").args(["--server", &listen, "--threads", "1", "--patience", "60"]));
+    let work =
+        || run(program("ps-worker").args(["--server", &listen, "--threads", "1", "--connect-timeout", "60"]));
     assert!(work().status.success());
     server.line(|line| line == format!("weights sha256 {wanted}"));
     server.log_line(|line| line.contains("staying until asked to end"));

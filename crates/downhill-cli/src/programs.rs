@@ -123,4 +123,36 @@ mod tests {
             }
         });
     }
+
+    /// Flags that were renamed keep their old names for one version.
+    #[test]
+    fn old_names_of_flags_still_work_and_are_hidden() {
+        let parsed = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let program = all().into_iter().find(|program| program.get_name() == words[0]).unwrap();
+            program.try_get_matches_from(words).unwrap_or_else(|error| panic!("{line}: {error}"))
+        };
+        for (command, old, new) in [
+            ("downhill train a.toml --dashboard", "--stay", "--linger"),
+            ("downhill launch a.toml --dashboard", "--stay", "--linger"),
+            ("downhill certs", "--with-shards", "--host-shards"),
+            ("ps-server a.toml", "--stay", "--linger"),
+            ("ps-server a.toml", "--shards-beside 2", "--shards-colocated 2"),
+            ("ps-worker --server localhost:1", "--stay", "--linger"),
+            ("ps-worker --server localhost:1", "--patience 5", "--connect-timeout 5"),
+            ("ps-worker --server localhost:1", "--with-shard", "--host-shard"),
+        ] {
+            assert_eq!(parsed(&format!("{command} {old}")), parsed(&format!("{command} {new}")), "{old}");
+        }
+        for command in ["launch", "simulate"] {
+            parsed(&format!("downhill {command} a.toml --shards beside"));
+            parsed(&format!("downhill {command} a.toml --shards colocated"));
+        }
+        check_each(|path, command, problems| {
+            let help = command.clone().render_long_help().to_string();
+            let old = ["--stay", "--with-shard", "--shards-beside", "|beside", "--patience"];
+            problems
+                .extend(old.iter().filter(|old| help.contains(**old)).map(|old| format!("{path}: {old}")));
+        });
+    }
 }

@@ -35,8 +35,8 @@ pub struct Arguments {
     ///
     /// The live page and the metrics remain available, and workers that connect late learn that the run is done. This is
     /// for supervisors that would otherwise restart the server.
-    #[arg(long)]
-    pub stay: bool,
+    #[arg(long, alias = "stay")]
+    pub linger: bool,
 
     /// Write messages for 'downhill launch' to standard output
     ///
@@ -80,7 +80,7 @@ pub struct Arguments {
     /// From 0 for none to 1 for all. The second worker computes the same sums, and the server compares the bits. A worker that sent a wrong sum is banned,
     /// and the step is made without it. Checking costs this share of additional computation, and new weights are sent only
     /// once a step is complete. Not supported with sharded weights.
-    #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = share, conflicts_with_all = ["shard", "shards_beside"],
+    #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = share, conflicts_with_all = ["shard", "shards_colocated"],
           help_heading = "Workers")]
     pub audit: f64,
 
@@ -109,10 +109,10 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDRESS", requires = "coordinator", help_heading = "Sharding")]
     pub advertise: Option<String>,
 
-    /// Hold no weights: N workers with --with-shard hold a part each
-    #[arg(long, value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..=1024),
+    /// Hold no weights: N workers with --host-shard hold a part each
+    #[arg(long, alias = "shards-beside", value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..=1024),
           help_heading = "Sharding")]
-    pub shards_beside: Option<u32>,
+    pub shards_colocated: Option<u32>,
 
     /// Where the data lies.
     #[command(flatten)]
@@ -205,7 +205,7 @@ impl Arguments {
             join_timeout: Duration::from_secs(self.join_timeout),
             contact_timeout: Duration::from_secs(self.worker_timeout),
             work_timeout: Duration::from_secs(self.work_timeout),
-            layout: match (self.shard, self.shards_beside) {
+            layout: match (self.shard, self.shards_colocated) {
                 (Some((_, parts)), _) => Layout { parts, coordinator_keeps: true },
                 (None, Some(parts)) => Layout { parts, coordinator_keeps: false },
                 (None, None) => Layout::default(),

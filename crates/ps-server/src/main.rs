@@ -85,7 +85,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
         // A supervisor that restarts a finished server must not take this for a failure.
         info!("this run is finished: its results are there");
         let tell = || tell(&summary, out, arguments);
-        if !arguments.stay {
+        if !arguments.linger {
             tell();
             check_trust(&summary, arguments)?;
             return Ok(0);
@@ -122,8 +122,8 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     };
     health.iter().for_each(|health| health.ready(true));
     // Keeps the port bound from now on, because another process could take it in between.
-    let again = arguments.stay.then(|| listener.try_clone()).transpose();
-    let again = again.map_err(|error| failure(format!("--stay: {error}"), false))?;
+    let again = arguments.linger.then(|| listener.try_clone()).transpose();
+    let again = again.map_err(|error| failure(format!("--linger: {error}"), false))?;
     let board = Arc::clone(recorder.board());
     signals.defer();
     let stop = async {
@@ -294,7 +294,7 @@ fn serve_shard(
             Ok(reason) => return Err(failed(&ServerError::RunFailed(reason.to_string()))),
             Err(error) => return Err(failed(&error)),
         }
-        if arguments.stay {
+        if arguments.linger {
             info!("staying until asked to end");
             // A shard that was started after the end of the run has nothing left to wait for, either.
             health.iter().for_each(|health| health.ready(true));

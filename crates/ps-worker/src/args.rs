@@ -35,14 +35,14 @@ pub struct Arguments {
     pub name: Option<String>,
 
     /// How long to try to reach a server that does not answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub patience: u64,
+    #[arg(long, alias = "patience", value_name = "SECONDS", default_value_t = 300)]
+    pub connect_timeout: u64,
 
     /// Do not exit when the run is done; wait for SIGTERM
     ///
     /// This is for supervisors that would otherwise restart the worker.
-    #[arg(long)]
-    pub stay: bool,
+    #[arg(long, alias = "stay")]
+    pub linger: bool,
 
     /// Where the data lies.
     #[command(flatten)]
@@ -70,9 +70,9 @@ pub struct Arguments {
     /// Also hold a part of the weights
     ///
     /// The gradients of that part do not pass through a socket on this machine. The server must have been started with
-    /// --shards-beside.
-    #[arg(long, help_heading = "Sharding")]
-    pub with_shard: bool,
+    /// --shards-colocated.
+    #[arg(long, alias = "with-shard", help_heading = "Sharding")]
+    pub host_shard: bool,
 
     /// Address to listen on for other workers
     ///
@@ -81,13 +81,13 @@ pub struct Arguments {
         long,
         value_name = "ADDRESS",
         default_value = "127.0.0.1:0",
-        requires = "with_shard",
+        requires = "host_shard",
         help_heading = "Sharding"
     )]
     pub shard_listen: String,
 
     /// Address at which other workers reach this one, if not --shard-listen
-    #[arg(long, value_name = "ADDRESS", requires = "with_shard", help_heading = "Sharding")]
+    #[arg(long, value_name = "ADDRESS", requires = "host_shard", help_heading = "Sharding")]
     pub shard_advertise: Option<String>,
 
     /// Serve Prometheus metrics at http://ADDRESS/metrics
@@ -105,7 +105,7 @@ pub struct Arguments {
     ///
     /// Allows a --shard-listen address that other machines can reach, without certificates or a token. Every client that can
     /// reach the address can then take part in the run.
-    #[arg(long, requires = "with_shard", help_heading = "Security")]
+    #[arg(long, requires = "host_shard", help_heading = "Security")]
     pub insecure: bool,
 
     /// How the process logs.
@@ -122,7 +122,7 @@ Examples:
   ps-worker --server train.example:4370 --token-file token --data-root /data
 
   # A worker that also holds a part of the weights
-  ps-worker --server 127.0.0.1:4370 --with-shard";
+  ps-worker --server 127.0.0.1:4370 --host-shard";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -134,7 +134,7 @@ Exit codes:
   130  stopped by Ctrl-C before the run was done
   143  stopped by SIGTERM before the run was done
 
-If the server stops, the worker waits for it for the time that --patience gives. Code 42 means that the run file, data, version, certificate or token of the worker does not match that of the server, or that \
+If the server stops, the worker waits for it for the time that --connect-timeout gives. Code 42 means that the run file, data, version, certificate or token of the worker does not match that of the server, or that \
 its gradients were wrong. Starting the worker again cannot help.";
 
 impl Arguments {
@@ -143,7 +143,7 @@ impl Arguments {
     pub fn security(&self) -> Result<Security, String> {
         const FLAG: &str = "--shard-listen";
         let security = open_security(&self.security)?;
-        if self.with_shard {
+        if self.host_shard {
             let listen = &self.shard_listen;
             let address =
                 security.address(listen).map_err(|problem| format!("{FLAG} {listen}: {problem}"))?;

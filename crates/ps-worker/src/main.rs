@@ -38,16 +38,16 @@ fn main() -> ExitCode {
         security,
         threads: arguments.threads.map(usize::from),
         cpus: arguments.cpus,
-        patience: Duration::from_secs(arguments.patience),
+        patience: Duration::from_secs(arguments.connect_timeout),
         style,
         shard: arguments
-            .with_shard
+            .host_shard
             .then_some(ShardPlace { listen: arguments.shard_listen, advertise: arguments.shard_advertise }),
         ..WorkerOptions::new(arguments.server, name)
     };
     let _watching =
         Watching::metrics(arguments.metrics.as_deref(), Source::Worker(Arc::clone(&options.meter)));
-    ExitCode::from(work(options, arguments.stay).unwrap_or_else(|failure| {
+    ExitCode::from(work(options, arguments.linger).unwrap_or_else(|failure| {
         error!("{failure}");
         failure.exit_code()
     }))

@@ -45,14 +45,14 @@ fn a_server_that_is_not_there_is_named_with_what_was_tried() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let (output, text) = worker(&["--server", &address, "--patience", "1"]);
+    let (output, text) = worker(&["--server", &address, "--connect-timeout", "1"]);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(&address) && text.contains("refused"), "{text}");
 }
 
 #[test]
 fn a_shard_that_others_reach_needs_protection() {
-    let flags = ["--server", "127.0.0.1:1", "--with-shard", "--shard-listen", "0.0.0.0:0"];
+    let flags = ["--server", "127.0.0.1:1", "--host-shard", "--shard-listen", "0.0.0.0:0"];
     let (output, text) = worker(&flags);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("--shard-listen 0.0.0.0:0") && text.contains("--token-file"), "{text}");

@@ -203,8 +203,8 @@ fn servers_and_workers_make_a_run_longer_that_one_process_has_finished_and_the_r
 #[test]
 fn workers_join_a_server_that_is_started_again_with_other_epochs() {
     let (place, mut random) = (Place::of(&steady()), seeded());
-    let beside = ["--shards-beside", "2"];
-    for (out, server, worker) in [("plain", &[][..], &[][..]), ("beside", &beside[..], &["--with-shard"][..])]
+    let beside = ["--shards-colocated", "2"];
+    for (out, server, worker) in [("plain", &[][..], &[][..]), ("beside", &beside[..], &["--host-shard"][..])]
     {
         let mut workers = [0, 1].map(|_| {
             let mut command = program("ps-worker");

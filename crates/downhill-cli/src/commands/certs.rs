@@ -39,11 +39,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
 
-    /// Allow workers to act as servers too, for 'ps-worker --with-shard'
+    /// Allow workers to act as servers too, for 'ps-worker --host-shard'
     ///
     /// Adds the hosts to the workers' certificates. Without this flag, a worker's certificate cannot be used as a server's.
-    #[arg(long)]
-    with_shards: bool,
+    #[arg(long, alias = "with-shards")]
+    host_shards: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     add("server", &hosts, &[ServerAuth, ClientAuth])?;
     for number in 1..=arguments.workers {
         let name = format!("worker-{number}");
-        match arguments.with_shards {
+        match arguments.host_shards {
             true => add(&name, &hosts, &[ServerAuth, ClientAuth])?,
             false => add(&name, std::slice::from_ref(&name), &[ClientAuth])?,
         }
@@ -193,16 +193,19 @@ fn tell(arguments: &Arguments, files: &[(PathBuf, String, Secrecy)]) {
     let host = arguments.hosts.first().map_or("127.0.0.1", String::as_str);
     let reach = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let listen = if arguments.hosts.is_empty() { "127.0.0.1:4370" } else { "0.0.0.0:4370" };
-    let shard = if arguments.with_shards { " --with-shard" } else { "" };
-    let beside =
-        if arguments.with_shards { format!(" --shards-beside {}", arguments.workers) } else { String::new() };
+    let shard = if arguments.host_shards { " --host-shard" } else { "" };
+    let layout = if arguments.host_shards {
+        format!(" --shards-colocated {}", arguments.workers)
+    } else {
+        String::new()
+    };
     let mut lines = vec![format!("valid for {} days:", arguments.days)];
     lines.extend(files.iter().map(|(path, _, secrecy)| match secrecy {
         Secrecy::Public => format!("  {}", path.display()),
         Secrecy::Private => format!("  {} (secret)", path.display()),
     }));
     lines.push("the server and each worker, with the run file in the place of RUN.toml:".into());
-    lines.push(format!("  ps-server RUN.toml --listen {listen}{beside} {}", flags("server")));
+    lines.push(format!("  ps-server RUN.toml --listen {listen}{layout} {}", flags("server")));
     for number in 1..=arguments.workers.min(SHOWN) {
         lines
             .push(format!("  ps-worker --server {reach}:4370{shard} {}", flags(&format!("worker-{number}"))));

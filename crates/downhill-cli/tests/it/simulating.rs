@@ -98,7 +98,7 @@ fn a_table_has_a_line_for_each_number_and_says_where_more_stop_paying() {
 #[test]
 fn the_same_figures_give_the_same_prediction_whatever_the_machine() {
     let place = Place::new();
-    let flags = "--workers 1,8,32 --shards beside --stragglers 0.1:2";
+    let flags = "--workers 1,8,32 --shards colocated --stragglers 0.1:2";
     assert_eq!(place.succeed(flags), place.succeed(flags));
     let rows = place.rows("--workers 1,8");
     // With one worker, a step takes 320 ms of computation, subject to jitter, and less than 1 ms of

@@ -45,10 +45,11 @@ pub(crate) struct Arguments {
     #[arg(long)]
     no_pin: bool,
 
-    /// Shard the weights over S servers, or beside the workers
+    /// Shard the weights over S servers, or over the workers
     ///
-    /// With 'beside', each worker process also holds a part of the weights. If a process that holds a part of the weights dies, the run goes back to its last checkpoint.
-    #[arg(long, value_name = "S|beside", default_value = "1", value_parser = shards)]
+    /// With 'colocated', each worker process also holds a shard. If a process that holds weights dies, the run goes back to
+    /// its last checkpoint.
+    #[arg(long, value_name = "S|colocated", default_value = "1", value_parser = shards)]
     shards: Shards,
 
     /// Connect over TCP instead of Unix sockets
@@ -63,9 +64,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIMES", default_value_t = 10)]
     restart: u32,
 
-    /// Keep serving the dashboard after the run is done, until Ctrl-C.
-    #[arg(long, requires = "dashboard")]
-    stay: bool,
+    /// Keep serving the dashboard after the run has ended, until Ctrl-C
+    #[arg(long, alias = "stay", requires = "dashboard")]
+    linger: bool,
 
     #[command(flatten)]
     data: DataArgs,
@@ -85,15 +86,16 @@ enum Shards {
     /// This number of servers, with one shard each.
     Servers(u32),
     /// The workers, each of which also holds a shard.
-    Beside,
+    Colocated,
 }
 
-/// Parses `S` or `beside`.
+/// Parses `S` or `colocated`.
 fn shards(text: &str) -> Result<Shards, String> {
     match text.parse() {
-        _ if text == "beside" => Ok(Shards::Beside),
+        // `beside` is the old name of the value.
+        _ if matches!(text, "colocated" | "beside") => Ok(Shards::Colocated),
         Ok(count @ 1..=256) => Ok(Shards::Servers(count)),
-        _ => Err("expected a number from 1 to 256, or beside".into()),
+        _ => Err("expected a number from 1 to 256, or 'colocated'".into()),
     }
 }
 
@@ -101,8 +103,8 @@ const EXAMPLES: &str = "\
 Examples:
   downhill launch examples/digits.toml --workers 2
   downhill launch examples/digits.toml --workers 3 --threads 1 --out results
-  downhill launch examples/digits.toml --workers 2 --shards beside
-  downhill launch examples/digits.toml --workers 2 --dashboard --stay";
+  downhill launch examples/digits.toml --workers 2 --shards colocated
+  downhill launch examples/digits.toml --workers 2 --dashboard --linger";
 
 const DETAILS: &str = "\
 Fault tolerance:
@@ -308,8 +310,8 @@ impl Company<'_> {
         match arguments.shards {
             Shards::Servers(1) => {}
             Shards::Servers(count) => flags.extend(["--shard".into(), format!("0/{count}").into()]),
-            Shards::Beside => {
-                flags.extend(["--shards-beside".into(), arguments.workers.to_string().into()]);
+            Shards::Colocated => {
+                flags.extend(["--shards-colocated".into(), arguments.workers.to_string().into()]);
             }
         }
         // The command that resumes the run is that of this process, not the server's.
@@ -318,8 +320,8 @@ impl Company<'_> {
         flags.push("--resume".into());
         flags.extend(arguments.checkpoint.flags().map(OsString::from));
         flags.extend(arguments.watch.flags());
-        if arguments.stay {
-            flags.push("--stay".into());
+        if arguments.linger {
+            flags.push("--linger".into());
         }
         flags.extend(self.shared_flags());
         let (found, announced) = channel::bounded(1);
@@ -385,9 +387,9 @@ impl Company<'_> {
             flags.extend(["--name".into(), name.replace(' ', "-").into()]);
             // The run file is the user's own, so it may name data anywhere.
             flags.push("--allow-any-path".into());
-            if arguments.shards == Shards::Beside {
+            if arguments.shards == Shards::Colocated {
                 let listen = self.meeting.address(&format!("worker-{number}"));
-                flags.extend(["--with-shard", "--shard-listen", &listen].map(OsString::from));
+                flags.extend(["--host-shard", "--shard-listen", &listen].map(OsString::from));
             }
             if arguments.data.data_root.is_none() {
                 // Relative paths start at the folder of the run file, which the server does not transmit.

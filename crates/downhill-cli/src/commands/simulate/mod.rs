@@ -27,10 +27,10 @@ pub(crate) struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: Vec<u32>,
 
-    /// Shard the weights over S servers, or beside the workers
+    /// Shard the weights over S servers, or over the workers
     ///
-    /// With 'beside', each worker also holds a part of the weights.
-    #[arg(long, value_name = "S|beside", default_value = "1", value_parser = shards)]
+    /// With 'colocated', each worker also holds a shard.
+    #[arg(long, value_name = "S|colocated", default_value = "1", value_parser = shards)]
     shards: Shards,
 
     /// Print one JSON object per line instead of a table
@@ -89,22 +89,23 @@ pub(crate) struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shards {
     Servers(u32),
-    Beside,
+    Colocated,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   downhill simulate examples/digits.toml --workers 1,2,4,8 --bandwidth 1Gbit
-  downhill simulate examples/digits.toml --set train.batch=1024 --shards beside
+  downhill simulate examples/digits.toml --workers 8 --shards colocated
   downhill simulate examples/digits.toml --stragglers 0.01:3";
 
 const DETAILS: &str = "docs/scaling.md describes the model and its accuracy.";
 
 fn shards(text: &str) -> Result<Shards, String> {
     match text.parse() {
-        _ if text == "beside" => Ok(Shards::Beside),
+        // `beside` is the old name of the value.
+        _ if matches!(text, "colocated" | "beside") => Ok(Shards::Colocated),
         Ok(count @ 1..=1024) => Ok(Shards::Servers(count)),
-        _ => Err("expected a number from 1 to 1024, or beside".into()),
+        _ => Err("expected a number from 1 to 1024, or 'colocated'".into()),
     }
 }
 
@@ -182,7 +183,7 @@ fn read(path: &Path) -> Result<String, Failure> {
 fn cluster(arguments: &Arguments, job: &Job, workers: usize, threads: usize, cores: usize) -> Cluster {
     let (keepers, parts) = match arguments.shards {
         Shards::Servers(count) => (Keepers::Servers, count),
-        Shards::Beside => (Keepers::Workers, workers as u32),
+        Shards::Colocated => (Keepers::Workers, workers as u32),
     };
     let (bandwidth, latency) =
         if arguments.together { (f64::INFINITY, 0.0) } else { (units::TEN_GIGABIT, 50e-6) };

@@ -47,9 +47,9 @@ pub(crate) struct Arguments {
           value_parser = clap::value_parser!(u16).range(2..=1000))]
     restarts: Option<u16>,
 
-    /// Keep serving the dashboard after the run has ended, until Ctrl-C.
-    #[arg(long, requires = "dashboard")]
-    stay: bool,
+    /// Keep serving the dashboard after the run has ended, until Ctrl-C
+    #[arg(long, alias = "stay", requires = "dashboard")]
+    linger: bool,
 
     #[command(flatten)]
     data: DataArgs,
@@ -69,7 +69,7 @@ Examples:
   downhill train examples/digits.toml --threads 2 --out results
   downhill train examples/digits.toml --set learning_rate.schedule=
   downhill train examples/digits.toml --restarts 4
-  downhill train examples/digits.toml --dashboard --stay";
+  downhill train examples/digits.toml --dashboard --linger";
 
 const DETAILS: &str = "\
 Results:
@@ -121,7 +121,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     let was_stopped = stop.load(Ordering::SeqCst);
     let is_enough = || !was_stopped && stop.load(Ordering::SeqCst);
-    if let Some(page) = watching.page().filter(|_| arguments.stay && !was_stopped) {
+    if let Some(page) = watching.page().filter(|_| arguments.linger && !was_stopped) {
         if style != Style::Quiet {
             output::note(&format!("the dashboard stays at {page}; press Ctrl-C to end"));
         }
