@@ -7,8 +7,8 @@ use ps_core::control::{EarlyStopping, Guard};
 use ps_core::kernel::KERNEL_VARIABLE;
 use ps_core::optim::Sgd;
 use ps_core::{
-    Activation, Control, ControlConfig, Head, Kernel, LearningRate, Model, Observed, Rules, ScheduleKind,
-    Tally,
+    Activation, Control, ControlConfig, Head, Kernel, LearningRate, Model, ModelOptimizer, Observed,
+    ScheduleKind, Tally,
 };
 use ps_plan::BatchPlan;
 use ps_run::{Line, METRICS_FILE};
@@ -255,7 +255,7 @@ fn watching() -> Control {
         guard: Some(Guard { recovers: true, factor: 0.7, retries: 2, rise: 1.5, every: 20 }),
         descent: None,
     };
-    Control::new(config, Rules::new(Sgd::default(), &model, 1), plan, rate)
+    Control::new(config, ModelOptimizer::new(Sgd::default(), &model, 1), plan, rate)
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn what_a_run_remembers_goes_through_a_checkpoint_at_any_step() {
             validation: Some(tally(validation(step))),
         };
         let at = whole.plan().step(step);
-        let norms = whole.rules().norms(&[]);
+        let norms = whole.optimizer().norms(&[]);
         let decided = whole.decide(at, &observed, &norms).unwrap();
         // Checkpoints store the state as JSON, so it is converted to JSON and back.
         let text = serde_json::to_string(resumed.state()).unwrap();

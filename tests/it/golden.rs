@@ -5,8 +5,8 @@ use crate::generated::{Targets, table};
 use ps_core::control::Guard;
 use ps_core::optim::Sgd;
 use ps_core::{
-    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, NUMERICS_VERSION,
-    OptimizerParams, Rules, Samples, ScheduleKind, StepReport, Trainer, reference, weights_hash,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, ModelOptimizer,
+    NUMERICS_VERSION, OptimizerParams, Samples, ScheduleKind, StepReport, Trainer, reference, weights_hash,
 };
 use ps_data::{DataConfig, NoProgress, Task};
 use ps_plan::BatchPlan;
@@ -102,8 +102,8 @@ fn guarded(head: Head, rate: LearningRate) -> String {
     let plan = BatchPlan::new(7, samples.len(), 20, 6, 12, None).watching(validation.len(), 0);
     let guard = Guard { recovers: true, factor: 0.5, retries: 10, rise: 1.5, every: 20 };
     let config = ControlConfig { guard: Some(guard), ..ControlConfig::default() };
-    let rules = Rules::new(Sgd { momentum: 0.5, ..Sgd::default() }, &model, plan.seed);
-    let trainer = Trainer::controlled(&model, Control::new(config, rules, plan, rate));
+    let optimizer = ModelOptimizer::new(Sgd { momentum: 0.5, ..Sgd::default() }, &model, plan.seed);
+    let trainer = Trainer::controlled(&model, Control::new(config, optimizer, plan, rate));
     let mut events = 0;
     let mut count = |report: &StepReport, _: &[f32]| events += report.events.len();
     let trained = reference::run(&model, trainer, &samples, Some(&validation), &mut count).unwrap();

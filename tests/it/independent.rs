@@ -8,9 +8,9 @@ use ps_core::layer::KINDS;
 use ps_core::model::chain;
 use ps_core::optim::{Adagrad, Adam, AdamW, Conflict, Ftrl, Lamb, Lars, Noise, RmsProp, Sgd, Value};
 use ps_core::{
-    Activation, Control, ControlConfig, Gradients, Head, Kernel, LayerSpec, LearningRate, Model, Optimizer,
-    OptimizerConfig, OptimizerParams, Precision, Rules, Samples, ScheduleKind, StepReport, Trainer,
-    reference, weights_hash,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LayerSpec, LearningRate, Model,
+    ModelOptimizer, Optimizer, OptimizerConfig, OptimizerParams, Precision, Samples, ScheduleKind,
+    StepReport, Trainer, reference, weights_hash,
 };
 use ps_data::{DataConfig, Missing, NoProgress, Task, Validation};
 use ps_plan::BatchPlan;
@@ -134,8 +134,8 @@ impl Run {
         let plan = plan.watching(samples, 0);
         let rate = LearningRate { steps: plan.steps, ..self.rate };
         let (mut loss, mut events) = (0.0, 0);
-        let rules = Rules::new(self.optimizer.clone(), &model, self.seed);
-        let trainer = Trainer::controlled(&model, Control::new(self.control.clone(), rules, plan, rate));
+        let optimizer = ModelOptimizer::new(self.optimizer.clone(), &model, self.seed);
+        let trainer = Trainer::controlled(&model, Control::new(self.control.clone(), optimizer, plan, rate));
         let validation = data.validation.as_ref().map(|part| part as &dyn Samples);
         let mut say = |report: &StepReport, _: &[f32]| {
             loss = report.tally.loss;

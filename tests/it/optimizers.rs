@@ -3,7 +3,7 @@
 
 use ps_config::RunConfig;
 use ps_core::control::Event;
-use ps_core::{Activation, Control, Head, Model, Observed, Rules, Tally};
+use ps_core::{Activation, Control, Head, Model, ModelOptimizer, Observed, Tally};
 use serde_json::Value;
 
 const TABLE: &str = include_str!("../truth/library_optimizers.json");
@@ -23,8 +23,8 @@ fn control(optimizer: &str, rate: &str) -> (Model, Control) {
     let run = RunConfig::parse(&text, "table", &[]).unwrap_or_else(|error| panic!("{text}: {error}"));
     let model = Model::new(4, &[], Activation::Relu, Head::Softmax, 3);
     let plan = run.plan(1, 0);
-    let rules = Rules::new(run.optimizer.clone(), &model, 1);
-    (model.clone(), Control::new(run.control(&plan), rules, plan, run.rate(&plan).unwrap()))
+    let optimizer = ModelOptimizer::new(run.optimizer.clone(), &model, 1);
+    (model.clone(), Control::new(run.control(&plan), optimizer, plan, run.rate(&plan).unwrap()))
 }
 
 fn observed(validation: Option<f64>) -> Observed {
@@ -47,9 +47,10 @@ fn ten_steps_of_every_optimizer_are_those_of_pytorch_optax_or_its_paper() {
             let gradient: Vec<f32> = gradients[step].iter().map(|&g| g as f32).collect();
             let at = control.plan().step(step as u64);
             let verdict = if control.holds(at.step) {
-                let stride = control.plain(at).stride;
-                let rules = control.rules();
-                let norms = rules.norms(&rules.measure_all(&stride, &weights, &gradient, &state));
+                let step_params = control.plain(at).step_params;
+                let optimizer = control.optimizer();
+                let norms =
+                    optimizer.norms(&optimizer.measure_all(&step_params, &weights, &gradient, &state));
                 control.decide(at, &observed(None), &norms).unwrap().0
             } else {
                 let verdict = control.plain(at);
@@ -80,9 +81,12 @@ fn a_plateau_lowers_the_rate_when_pytorch_does() {
         let mut before = 0.2;
         for (step, (loss, wanted)) in numbers(&row["losses"]).into_iter().zip(rates).enumerate() {
             let at = control.plan().step(step as u64);
-            let norms = control.rules().norms(&[]);
+            let norms = control.optimizer().norms(&[]);
             let (verdict, decided) = control.decide(at, &observed(Some(loss)), &norms).unwrap();
-            assert_eq!(verdict.stride.rate, wanted as f32, "{settings}, after validation {step} of {loss}");
+            assert_eq!(
+                verdict.step_params.rate, wanted as f32,
+                "{settings}, after validation {step} of {loss}"
+            );
             let lowered = decided.events.iter().any(|event| matches!(event, Event::Lowered { .. }));
             assert_eq!(lowered, wanted != before, "{settings}, validation {step}");
             before = wanted;

@@ -6,7 +6,7 @@ use ps_core::chunk::{Pool, Pooled};
 use ps_core::optim::Sgd;
 use ps_core::precision::Element;
 use ps_core::{
-    Activation, ChunkFold, Control, ControlConfig, Head, LearningRate, Model, OptimizerParams, Rules,
+    Activation, ChunkFold, Control, ControlConfig, Head, LearningRate, Model, ModelOptimizer, OptimizerParams,
 };
 use ps_plan::{BatchPlan, Node, Tree};
 use ps_proto::limits::chunk_elements;
@@ -81,8 +81,8 @@ impl Kept {
         let chunks = (0..elements).step_by(size).map(chunk).collect();
         let model = Model::new(elements - 1, &[], Activation::Relu, Head::SquaredError, 1);
         let plan = BatchPlan::new(1, 64, 64, 32, 1, None);
-        let rules = Rules::new(optimizer, &model, 1);
-        let control = Control::new(ControlConfig::default(), rules, plan, LearningRate::constant(0.01));
+        let optimizer = ModelOptimizer::new(optimizer, &model, 1);
+        let control = Control::new(ControlConfig::default(), optimizer, plan, LearningRate::constant(0.01));
         Kept { control, pool, chunks }
     }
 

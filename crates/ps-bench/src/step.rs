@@ -4,7 +4,8 @@ use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_core::gradient::InPlace;
 use ps_core::optim::Sgd;
 use ps_core::{
-    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, NodeSum, Rules, Samples,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, ModelOptimizer,
+    NodeSum, Samples,
 };
 use ps_plan::BatchPlan;
 use ps_plane::Plane;
@@ -100,7 +101,8 @@ fn step<'a>(
     let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
     let rate = LearningRate::constant(0.001);
     let suits = InPlace::suits(&model, &momentum.into());
-    let control = Control::new(ControlConfig::default(), Rules::new(momentum, &model, plan.seed), plan, rate);
+    let control =
+        Control::new(ControlConfig::default(), ModelOptimizer::new(momentum, &model, plan.seed), plan, rate);
     if suits {
         let mut plane = Plane::fused(model, control, kernel);
         return Entrant::new(name, move || {

@@ -6,7 +6,9 @@
 
 use crate::control::{Control, Verdict};
 use crate::kernel::{Buffer, Kernel};
-use crate::optim::{Finite, GRID, Moved, PieceSums, Rules, Stride, split_front, vectors, vectors_mut};
+use crate::optim::{
+    Finite, GRID, ModelOptimizer, PieceSums, StepParams, UpdateNorms, split_front, vectors, vectors_mut,
+};
 use crate::precision::Element;
 use bytes::Bytes;
 use ps_plan::planted::{Defect, Planted};
@@ -166,7 +168,13 @@ impl ChunkFold {
             let state = split_front(&mut state, run.len());
             read(&old[run.clone()], new);
             self.read_root(run, total);
-            finite = finite.and(control.rules().update(&verdict.stride, offset + start, new, total, state));
+            finite = finite.and(control.optimizer().update(
+                &verdict.step_params,
+                offset + start,
+                new,
+                total,
+                state,
+            ));
             make_little_endian(new);
         }
         finite
@@ -175,8 +183,8 @@ impl ChunkFold {
     /// Appends the sums over the chunk's pieces, as they are before the update, to `sums`.
     pub fn measure(
         &self,
-        rules: &Rules,
-        stride: &Stride,
+        optimizer: &ModelOptimizer,
+        step_params: &StepParams,
         offset: usize,
         old: &[Element],
         state: &[f32],
@@ -190,18 +198,18 @@ impl ChunkFold {
             read(&old[run.clone()], weights);
             self.read_root(run.clone(), total);
             let state = state.map(|state| state.get(run.clone()).unwrap_or_default());
-            rules.measure(stride, offset + start, weights, total, state, sums);
+            optimizer.measure(step_params, offset + start, weights, total, state, sums);
         }
     }
 
     /// Appends how far the update moved the chunk's weights, piece by piece, to `sums`.
-    pub fn measure_way(
+    pub fn measure_update(
         &self,
-        rules: &Rules,
+        optimizer: &ModelOptimizer,
         samples: usize,
         offset: usize,
         [old, new]: [&[Element]; 2],
-        sums: &mut Vec<Moved>,
+        sums: &mut Vec<UpdateNorms>,
     ) {
         let [mut before, mut after, mut total] = [[0.0; RUN]; 3];
         for start in (0..old.len()).step_by(RUN) {
@@ -211,7 +219,7 @@ impl ChunkFold {
             read(&old[run.clone()], before);
             read(&new[run.clone()], after);
             self.read_root(run, total);
-            rules.measure_way(samples, offset + start, [before, after], total, sums);
+            optimizer.measure_update(samples, offset + start, [before, after], total, sums);
         }
     }
 
@@ -391,8 +399,8 @@ mod tests {
     fn control(optimizer: impl Into<OptimizerParams>, features: usize, rate: f64) -> Control {
         let model = Model::new(features, &[], Activation::Relu, Head::SquaredError, 1);
         let plan = BatchPlan::new(1, 5, 5, 1, 9, None);
-        let rules = Rules::new(optimizer.into(), &model, 1);
-        Control::new(ControlConfig::default(), rules, plan, LearningRate::constant(rate))
+        let optimizer = ModelOptimizer::new(optimizer.into(), &model, 1);
+        Control::new(ControlConfig::default(), optimizer, plan, LearningRate::constant(rate))
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use kernel::Kernel;
 pub use layer::{Activation, Dense, Dropout, Layer, LayerSpec, Residual};
 pub use metrics::{Observed, Outcome, Tally};
 pub use model::{Head, Model};
-pub use optim::{Optimizer, OptimizerConfig, OptimizerParams, Rules};
+pub use optim::{ModelOptimizer, Optimizer, OptimizerConfig, OptimizerParams};
 pub use params::{Layout, TensorSpec, weights_hash};
 pub use precision::Precision;
 pub use samples::Samples;

@@ -5,7 +5,7 @@ use crate::fold::NodeSum;
 use crate::metrics::Observed;
 use crate::metrics::Tally;
 use crate::model::Model;
-use crate::optim::{OptimizerConfig, Rules};
+use crate::optim::{ModelOptimizer, OptimizerConfig};
 use crate::schedule::Schedule;
 use ps_plan::{BatchPlan, Step};
 
@@ -89,8 +89,8 @@ impl Trainer {
         optimizer: impl Into<OptimizerConfig>,
         rate: impl Into<Schedule>,
     ) -> Self {
-        let rules = Rules::new(optimizer, model, plan.seed);
-        Trainer::controlled(model, Control::new(ControlConfig::default(), rules, plan, rate))
+        let optimizer = ModelOptimizer::new(optimizer, model, plan.seed);
+        Trainer::controlled(model, Control::new(ControlConfig::default(), optimizer, plan, rate))
     }
 
     /// Creates a run before its first step, with the policies of `control`.
@@ -154,9 +154,10 @@ impl Trainer {
         let observed = Observed { train: std::mem::take(&mut root.tally), last_batch, validation };
         let gradient = &root.gradient[..];
         let (verdict, decided) = if self.control.holds(step.step) {
-            let stride = self.control.plain(step).stride;
-            let rules = self.control.rules();
-            let norms = rules.norms(&rules.measure_all(&stride, &self.weights, gradient, &self.state));
+            let step_params = self.control.plain(step).step_params;
+            let optimizer = self.control.optimizer();
+            let norms =
+                optimizer.norms(&optimizer.measure_all(&step_params, &self.weights, gradient, &self.state));
             let decided = self.control.decide(step, &observed, &norms);
             decided.map_err(|NotFinite| diverged.clone())?
         } else {
@@ -179,14 +180,14 @@ impl Trainer {
             }
             if verdict.measures {
                 let mut sums = Vec::new();
-                let rules = self.control.rules();
-                rules.measure_way(step.samples, 0, [&before, &self.weights], gradient, &mut sums);
+                let optimizer = self.control.optimizer();
+                optimizer.measure_update(step.samples, 0, [&before, &self.weights], gradient, &mut sums);
                 self.control.measured(&sums);
             }
         }
         self.version += 1;
         self.is_over = decided.is_last;
-        Ok(StepReport::new(step, verdict.stride.rate, observed, decided))
+        Ok(StepReport::new(step, verdict.step_params.rate, observed, decided))
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{Seed, choice};
 use bytes::Bytes;
 use prost::Message;
 use ps_coord::Dismissal;
-use ps_core::optim::{Moved, PieceSums};
+use ps_core::optim::{PieceSums, UpdateNorms};
 use ps_core::{Precision, Tally};
 use ps_plan::{BatchPlan, Node};
 use ps_proto::convert::{self, ServerMessage, ShardMessage, ToShardMessage, WorkerMessage};
@@ -174,7 +174,7 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         ("dropped", worker(Dropped(v1::Dropped { step: 1 }))),
         ("goodbye", worker(Goodbye(v1::Goodbye { reason: "bye\n".into() }))),
         ("shard-hello", shard_says(ShardHello(shard))),
-        ("shard-applied", shard_says(Applied(convert::applied(3, &[Moved::default()])))),
+        ("shard-applied", shard_says(Applied(convert::applied(3, &[UpdateNorms::default()])))),
         ("shard-measured", shard_says(Measured(convert::measured(3, &[PieceSums::default()])))),
         ("shard-missing", shard_says(Missing(convert::missing(1, &[0..1, 2..3])))),
         ("shard-state", shard_says(State(convert::state_part(3, 1, 0, 7, Bytes::from(vec![1; 28]))))),

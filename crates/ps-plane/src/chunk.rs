@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use ps_core::chunk::Pool;
 use ps_core::control::Verdict;
-use ps_core::optim::{Finite, Moved, PieceSums, Rules, Stride};
+use ps_core::optim::{Finite, ModelOptimizer, PieceSums, StepParams, UpdateNorms};
 use ps_core::precision::{Element, encode_bf16};
 use ps_core::{ChunkFold, Control, Precision};
 use ps_plan::Tree;
@@ -124,15 +124,25 @@ impl Chunk {
     }
 
     /// Appends the sums over the chunk's pieces. All leaves must be covered.
-    pub(crate) fn measure(&self, rules: &Rules, stride: &Stride, sums: &mut Vec<PieceSums>) {
-        self.fold.measure(rules, stride, self.offset, self.weights.elements(), &self.state, sums);
+    pub(crate) fn measure(
+        &self,
+        optimizer: &ModelOptimizer,
+        step_params: &StepParams,
+        sums: &mut Vec<PieceSums>,
+    ) {
+        self.fold.measure(optimizer, step_params, self.offset, self.weights.elements(), &self.state, sums);
     }
 
     /// Appends how far the weights move in this step, if the next ones are computed.
-    pub(crate) fn measure_way(&self, rules: &Rules, samples: usize, sums: &mut Vec<Moved>) {
+    pub(crate) fn measure_update(
+        &self,
+        optimizer: &ModelOptimizer,
+        samples: usize,
+        sums: &mut Vec<UpdateNorms>,
+    ) {
         let Some(next) = &self.next else { return };
-        let ways = [&self.weights, next].map(Served::elements);
-        self.fold.measure_way(rules, samples, self.offset, ways, sums);
+        let weights = [&self.weights, next].map(Served::elements);
+        self.fold.measure_update(optimizer, samples, self.offset, weights, sums);
     }
 }
 

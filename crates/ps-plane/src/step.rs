@@ -4,7 +4,7 @@ use crate::message::WeightsPart;
 use crate::plane::Plane;
 use crate::whole::Checks;
 use ps_core::control::{NotFinite, Verdict};
-use ps_core::optim::{Moved, PieceSums};
+use ps_core::optim::{PieceSums, UpdateNorms};
 use ps_core::trainer::Diverged;
 use ps_core::{Fold, Observed, StepReport};
 use ps_plan::Section;
@@ -23,9 +23,9 @@ impl Plane {
         if let Some(whole) = &self.whole {
             return whole.measure(&self.control, step);
         }
-        let (stride, mut sums) = (self.control.plain(step).stride, Vec::new());
+        let (step_params, mut sums) = (self.control.plain(step).step_params, Vec::new());
         for chunk in &self.chunks {
-            chunk.measure(self.control.rules(), &stride, &mut sums);
+            chunk.measure(self.control.optimizer(), &step_params, &mut sums);
         }
         sums
     }
@@ -34,7 +34,7 @@ impl Plane {
     /// servers, in order. Returns `None` if a sum is not finite.
     pub fn decide(&mut self, sums: &[PieceSums]) -> Option<&Verdict> {
         let step = self.plan.step(self.version);
-        let norms = self.control.rules().norms(sums);
+        let norms = self.control.optimizer().norms(sums);
         let observed = self.observe();
         let decision = self.control.decide(step, &observed, &norms);
         self.observed = Some(observed);
@@ -111,15 +111,15 @@ impl Plane {
 
     /// How far the weights that are kept here move in the open step, all of whose chunks must be updated.
     /// Empty if the step is not probed.
-    pub fn measure_way(&mut self) -> Vec<Moved> {
+    pub fn measure_update(&mut self) -> Vec<UpdateNorms> {
         let mut sums = Vec::new();
         if self.verdict.as_ref().is_some_and(|verdict| verdict.measures) {
             let samples = self.plan.step(self.version).samples;
             if let Some(whole) = &mut self.whole {
-                return whole.measure_way(self.control.rules(), samples);
+                return whole.measure_update(self.control.optimizer(), samples);
             }
             for chunk in &self.chunks {
-                chunk.measure_way(self.control.rules(), samples, &mut sums);
+                chunk.measure_update(self.control.optimizer(), samples, &mut sums);
             }
         }
         sums
@@ -138,22 +138,22 @@ impl Plane {
     }
 
     /// Makes the step: the next weights, all of which must be computed, become the weights. `moved`
-    /// is [`Plane::measure_way`] of all servers, in order. A shard receives no metric sums, so its
+    /// is [`Plane::measure_update`] of all servers, in order. A shard receives no metric sums, so its
     /// report contains none.
     ///
     /// # Errors
     /// The loss or an element is not finite; the weights stay as they are.
-    pub fn commit(&mut self, moved: &[Moved]) -> Result<StepReport, Diverged> {
+    pub fn commit(&mut self, update_norms: &[UpdateNorms]) -> Result<StepReport, Diverged> {
         let observed = self.observe();
         let step = self.plan.step(self.version);
         let verdict = self.verdict.take().unwrap_or_else(|| self.control.plain(step));
-        let rate = verdict.stride.rate;
+        let rate = verdict.step_params.rate;
         let decided = self.decided.take();
         if self.diverged || decided.is_none() && !observed.train.loss.is_finite() {
             return Err(Diverged { step: step.step, rate, loss: observed.train.mean_loss() });
         }
-        if verdict.measures && !moved.is_empty() {
-            self.control.measured(moved);
+        if verdict.measures && !update_norms.is_empty() {
+            self.control.measured(update_norms);
         }
         // If another server has decided, only the count is known here.
         self.control.follow(verdict.count);

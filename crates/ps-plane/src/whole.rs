@@ -4,7 +4,7 @@
 use crate::plane::Plane;
 use ps_core::control::Verdict;
 use ps_core::gradient::InPlace;
-use ps_core::optim::{Finite, Moved, PieceSums, Rules};
+use ps_core::optim::{Finite, ModelOptimizer, PieceSums, UpdateNorms};
 use ps_core::trainer::Diverged;
 use ps_core::{Control, Kernel, Model, NodeSum, Samples, StepReport};
 use ps_plan::Step;
@@ -53,7 +53,7 @@ impl Plane {
     /// If `control` watches anything: an update in place cannot wait for a decision.
     pub fn fused(model: Model, control: Control, kernel: Kernel) -> Self {
         assert!(!control.watches(), "an update in place waits for nothing");
-        let params = control.rules().config().params;
+        let params = control.optimizer().config().params;
         let in_place = InPlace::new(&model, control.plan(), params, kernel);
         Plane::whole(model, control, Whole::Fused(Box::new(in_place)))
     }
@@ -116,8 +116,8 @@ impl Plane {
             self.decide(&sums);
         }
         self.release();
-        let moved = self.measure_way();
-        self.commit(&moved)
+        let update_norms = self.measure_update();
+        self.commit(&update_norms)
     }
 
     /// Returns the gradient of the last step, so that its memory can be reused for the next.
@@ -150,7 +150,7 @@ impl Whole {
     pub(crate) fn measure(&self, control: &Control, step: Step) -> Vec<PieceSums> {
         match self {
             Whole::Shared(Shared { weights, state, gradient, .. }) => {
-                control.rules().measure_all(&control.plain(step).stride, weights, gradient, state)
+                control.optimizer().measure_all(&control.plain(step).step_params, weights, gradient, state)
             }
             Whole::Fused(_) => Vec::new(),
         }
@@ -166,7 +166,7 @@ impl Whole {
     ) -> Finite {
         let Shared { weights, state, gradient, before } = match self {
             Whole::Shared(shared) => shared,
-            Whole::Fused(in_place) => return in_place.update(step, verdict.stride.rate),
+            Whole::Fused(in_place) => return in_place.update(step, verdict.step_params.rate),
         };
         if checks.gradient && !all_finite(gradient) {
             return Finite { gradient: false, weights: true };
@@ -181,12 +181,12 @@ impl Whole {
     }
 
     /// Returns how far the weights moved.
-    pub(crate) fn measure_way(&mut self, rules: &Rules, samples: usize) -> Vec<Moved> {
+    pub(crate) fn measure_update(&mut self, optimizer: &ModelOptimizer, samples: usize) -> Vec<UpdateNorms> {
         let mut sums = Vec::new();
         if let Whole::Shared(Shared { weights, gradient, before, .. }) = self
             && let Some(before) = before.take()
         {
-            rules.measure_way(samples, 0, [&before, weights], gradient, &mut sums);
+            optimizer.measure_update(samples, 0, [&before, weights], gradient, &mut sums);
         }
         sums
     }

@@ -7,8 +7,8 @@ use ps_core::gradient::InPlace;
 use ps_core::model::count_parameters;
 use ps_core::params::weights_hash;
 use ps_core::{
-    Control, ControlConfig, Gradients, Head, Kernel, Model, NUMERICS_VERSION, OptimizerConfig, Rules,
-    Samples, Schedule, Tally, Trainer,
+    Control, ControlConfig, Gradients, Head, Kernel, Model, ModelOptimizer, NUMERICS_VERSION,
+    OptimizerConfig, Samples, Schedule, Tally, Trainer,
 };
 use ps_data::{DataConfig, DataError, Loaded, Progress, Task};
 use ps_host::Memory;
@@ -130,8 +130,8 @@ impl Job {
 
     /// Creates the policies that decide on the run's steps.
     pub fn control(&self) -> Control {
-        let rules = Rules::new(self.optimizer.clone(), &self.model, self.plan.seed);
-        Control::new(self.control.clone(), rules, self.plan, &self.rate)
+        let optimizer = ModelOptimizer::new(self.optimizer.clone(), &self.model, self.plan.seed);
+        Control::new(self.control.clone(), optimizer, self.plan, &self.rate)
     }
 
     /// Returns whether a step is just an update by its own gradient, so that it can be made in place.

@@ -399,8 +399,8 @@ impl Driver {
 
     fn hear_shard(&mut self, shard: u32, said: ShardSaid) {
         let event = match said {
-            ShardSaid::Message(ShardMessage::Applied { step, moved }) => {
-                self.shards.moved.insert(shard, (step, moved));
+            ShardSaid::Message(ShardMessage::Applied { step, update_norms }) => {
+                self.shards.update_norms.insert(shard, (step, update_norms));
                 CoordinatorEvent::Applied { shard, step }
             }
             ShardSaid::Message(ShardMessage::Diverged(step)) => CoordinatorEvent::Diverged { shard, step },
@@ -409,7 +409,7 @@ impl Driver {
                 return self.arrived(shard, 1 + vector, chunk);
             }
             ShardSaid::Message(ShardMessage::Measured { step, sums }) => {
-                let pieces = self.plane.control().rules().pieces(self.shards.kept(shard));
+                let pieces = self.plane.control().optimizer().pieces(self.shards.kept(shard));
                 if sums.len() != pieces {
                     let why = format!("it sent sums over {} pieces and keeps {pieces}", sums.len());
                     return self.hear_shard(shard, ShardSaid::Gone(why));
@@ -627,9 +627,9 @@ impl Driver {
         for part in self.plane.release() {
             self.peers.broadcast(&part);
         }
-        let mut moved = BTreeMap::from([(self.plane.kept().start, self.plane.measure_way())]);
-        moved.extend(self.shards.moved_at(step));
-        let committed = self.plane.commit(&moved.into_values().collect::<Vec<_>>().concat());
+        let mut update_norms = BTreeMap::from([(self.plane.kept().start, self.plane.measure_update())]);
+        update_norms.extend(self.shards.update_norms_at(step));
+        let committed = self.plane.commit(&update_norms.into_values().collect::<Vec<_>>().concat());
         self.recorder.board().meter.spend(Part::Update, begun.elapsed());
         match committed {
             Ok(report) => {

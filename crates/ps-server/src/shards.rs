@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use ps_coord::Dismissal;
 use ps_core::control::Verdict;
-use ps_core::optim::{Moved, PieceSums};
+use ps_core::optim::{PieceSums, UpdateNorms};
 use ps_proto::convert;
 use ps_proto::{Refusal, limits, v1};
 use ps_shard::requests::AttachRequest;
@@ -26,7 +26,7 @@ pub(crate) struct Shards {
     /// The last step that each shard has measured, with the sums over its pieces.
     pub measured: BTreeMap<u32, (u64, Vec<PieceSums>)>,
     /// The last step that each shard has applied, with how far its weights moved.
-    pub moved: BTreeMap<u32, (u64, Vec<Moved>)>,
+    pub update_norms: BTreeMap<u32, (u64, Vec<UpdateNorms>)>,
     /// Tasks that send the shards the weights to resume from.
     tasks: JoinSet<()>,
 }
@@ -46,7 +46,7 @@ impl Shards {
             links: BTreeMap::new(),
             first,
             measured: BTreeMap::new(),
-            moved: BTreeMap::new(),
+            update_norms: BTreeMap::new(),
             tasks: JoinSet::new(),
         }
     }
@@ -142,11 +142,14 @@ impl Shards {
     }
 
     /// How far the weights of all shards moved, by the first element that each keeps.
-    pub(crate) fn moved_at(&self, step: u64) -> impl Iterator<Item = (usize, Vec<Moved>)> + use<'_> {
-        let of_step = move |(&shard, (moved, sums)): (&u32, &(u64, Vec<Moved>))| {
-            (*moved == step).then(|| (self.kept(shard).start, sums.clone()))
+    pub(crate) fn update_norms_at(
+        &self,
+        step: u64,
+    ) -> impl Iterator<Item = (usize, Vec<UpdateNorms>)> + use<'_> {
+        let of_step = move |(&shard, (update_norms, sums)): (&u32, &(u64, Vec<UpdateNorms>))| {
+            (*update_norms == step).then(|| (self.kept(shard).start, sums.clone()))
         };
-        self.moved.iter().filter_map(of_step)
+        self.update_norms.iter().filter_map(of_step)
     }
 
     /// Asks all shards for their weights, and for the optimizer's state if `state`.

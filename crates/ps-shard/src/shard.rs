@@ -16,7 +16,7 @@ use crate::serving::{drive, expected, heartbeat, serve, shape};
 use crate::{BUILD, ServerError, ServerOptions};
 use ps_config::{Difference, RunConfig};
 use ps_coord::{Departure, Dismissal, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId};
-use ps_core::optim::Moved;
+use ps_core::optim::UpdateNorms;
 use ps_core::{Gradients, NUMERICS_VERSION};
 use ps_net::limits::{self, CALL_TIMEOUT};
 use ps_net::security::Credential;
@@ -169,7 +169,7 @@ pub async fn start(
         address: placement.coordinator.clone(),
         arriving: None,
         verdict: None,
-        moved: Vec::new(),
+        update_norms: Vec::new(),
     };
     let (orders, said) = mpsc::channel(WAITING_MESSAGES);
     tokio::spawn(coordinator.stay_in_touch(attached, link, orders));
@@ -405,7 +405,7 @@ struct Driver {
     /// The coordinator's last verdict, until it is carried out.
     verdict: Option<ps_core::control::Verdict>,
     /// How far the weights moved in the last step, if the verdict asked for it.
-    moved: Vec<Moved>,
+    update_norms: Vec<UpdateNorms>,
 }
 
 /// Weights and state of some version, while they arrive.
@@ -480,7 +480,7 @@ impl Driver {
                 self.arrived(chunk, |arriving| arriving.state.get_mut(vector).unwrap_or_default())
             }
             ToShardMessage::Verdict(verdict) => {
-                let step = verdict.stride.step;
+                let step = verdict.step_params.step;
                 self.verdict = Some(verdict);
                 Some(ShardEvent::Decided { step })
             }
@@ -662,7 +662,7 @@ impl Driver {
     }
 
     fn commit(&mut self, step: u64) -> ShardEvent {
-        self.moved = self.plane.measure_way();
+        self.update_norms = self.plane.measure_update();
         let begun = std::time::Instant::now();
         let committed = self.plane.commit(&[]);
         self.meter.spend(Part::Update, begun.elapsed());
@@ -676,7 +676,7 @@ impl Driver {
         match report {
             ShardReport::Restored { number } => from_shard::Message::Restored(v1::ShardRestored { number }),
             ShardReport::Applied { step } => {
-                from_shard::Message::Applied(convert::applied(step, &std::mem::take(&mut self.moved)))
+                from_shard::Message::Applied(convert::applied(step, &std::mem::take(&mut self.update_norms)))
             }
             ShardReport::Diverged { step } => from_shard::Message::Diverged(v1::ShardDiverged { step }),
             ShardReport::Tainted { step, why } => {

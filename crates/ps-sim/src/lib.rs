@@ -27,8 +27,8 @@ use ps_coord::Outcome;
 use ps_core::control::Event;
 use ps_core::trainer::Diverged;
 use ps_core::{
-    Control, ControlConfig, Gradients, Kernel, Model, NodeSum, OptimizerConfig, Rules, Samples, Schedule,
-    StepReport, Trainer, reference, weights_hash,
+    Control, ControlConfig, Gradients, Kernel, Model, ModelOptimizer, NodeSum, OptimizerConfig, Samples,
+    Schedule, StepReport, Trainer, reference, weights_hash,
 };
 use ps_plan::BatchPlan;
 use ps_plan::planted::Planted;
@@ -99,8 +99,8 @@ impl SimJob<'_> {
 
     /// The policies that decide about steps, without mutations.
     pub(crate) fn control(&self) -> Control {
-        let rules = Rules::new(self.optimizer.clone(), &self.model, self.plan.seed);
-        Control::new(self.control.clone(), rules, self.plan, self.rate.clone())
+        let optimizer = ModelOptimizer::new(self.optimizer.clone(), &self.model, self.plan.seed);
+        Control::new(self.control.clone(), optimizer, self.plan, self.rate.clone())
     }
 
     /// The hash of the weights with which the reference trainer ends, and the events of its steps.

@@ -14,7 +14,7 @@ use ps_coord::{
     WorkerId,
 };
 use ps_core::chunk::read;
-use ps_core::optim::{Moved, PieceSums};
+use ps_core::optim::{PieceSums, UpdateNorms};
 use ps_core::{StepReport, Tally};
 use ps_plan::{Node, Section};
 use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Rejected, StatePart};
@@ -33,7 +33,7 @@ pub(crate) struct Server {
     /// By shard, the latest sums over its pieces, and their step.
     measured: BTreeMap<u32, (u64, Vec<PieceSums>)>,
     /// By shard, how far the weights moved in the latest step, and that step.
-    moved: BTreeMap<u32, (u64, Vec<Moved>)>,
+    update_norms: BTreeMap<u32, (u64, Vec<UpdateNorms>)>,
     /// Chunks that shards have sent, by the purpose for which they were requested.
     fetched: BTreeMap<Purpose, Chunks>,
     /// The coordinator's part of a checkpoint that is being collected.
@@ -86,7 +86,7 @@ impl Server {
             plane,
             events: VecDeque::new(),
             measured: BTreeMap::new(),
-            moved: BTreeMap::new(),
+            update_norms: BTreeMap::new(),
             fetched: BTreeMap::new(),
             captured: None,
             outcome: None,
@@ -298,11 +298,15 @@ impl Cluster<'_> {
         }
         self.decide_if_gathered()?;
         let expected = self.expected_sections(step)?;
-        let Server { plane, moved, .. } = &mut self.server;
+        let Server { plane, update_norms, .. } = &mut self.server;
         plane.release();
-        let others = moved.values().filter(|(moved, _)| *moved == step).map(|(_, moved)| moved.clone());
-        let moved: Vec<Vec<Moved>> = std::iter::once(plane.measure_way()).chain(others).collect();
-        let committed = plane.commit(&moved.concat());
+        let others = update_norms
+            .values()
+            .filter(|(update_norms, _)| *update_norms == step)
+            .map(|(_, update_norms)| update_norms.clone());
+        let update_norms: Vec<Vec<UpdateNorms>> =
+            std::iter::once(plane.measure_update()).chain(others).collect();
+        let committed = plane.commit(&update_norms.concat());
         self.strike();
         let Ok(report) = committed else {
             self.server.updating = false;
@@ -366,8 +370,8 @@ impl Cluster<'_> {
                 self.server.measured.insert(shard, (step, sums));
                 CoordinatorEvent::Measured { shard, step }
             }
-            FromShard::Applied { step, moved } => {
-                self.server.moved.insert(shard, (step, moved));
+            FromShard::Applied { step, update_norms } => {
+                self.server.update_norms.insert(shard, (step, update_norms));
                 CoordinatorEvent::Applied { shard, step }
             }
             FromShard::Diverged { step } => CoordinatorEvent::Diverged { shard, step },

@@ -7,7 +7,7 @@ use crate::ties::{FromShard, TieId, ToShard};
 use bytes::Bytes;
 use ps_coord::{ChunkId, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId};
 use ps_core::control::Verdict;
-use ps_core::optim::Moved;
+use ps_core::optim::UpdateNorms;
 use ps_plan::planted::Planted;
 use ps_plane::{GradientChunk, NodeMetrics, Plane, Rejected, StatePart};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,7 +28,7 @@ pub(crate) struct Shard {
     arriving: Option<Arriving>,
     verdict: Option<Arc<Verdict>>,
     /// How far the shard's weights moved in the last step.
-    moved: Vec<Moved>,
+    update_norms: Vec<UpdateNorms>,
     /// Open connections of workers.
     links: BTreeSet<LinkId>,
 }
@@ -55,7 +55,7 @@ impl Shard {
             tie: None,
             arriving: None,
             verdict: None,
-            moved: Vec::new(),
+            update_norms: Vec::new(),
             links: BTreeSet::new(),
         }
     }
@@ -186,7 +186,7 @@ impl Cluster<'_> {
                 ShardEvent::Arrived { version, elements }
             }
             ToShard::Decided { verdict } => {
-                let step = verdict.stride.step;
+                let step = verdict.step_params.step;
                 shard.verdict = Some(verdict);
                 ShardEvent::Decided { step }
             }
@@ -270,7 +270,7 @@ impl Cluster<'_> {
                 return self.progress(index);
             }
             ShardAction::Commit { step } => {
-                shard.moved = shard.plane.measure_way();
+                shard.update_norms = shard.plane.measure_update();
                 return Some(match shard.plane.commit(&[]) {
                     Ok(_) => ShardEvent::Committed { step },
                     Err(_) => ShardEvent::Diverged { step },
@@ -280,7 +280,7 @@ impl Cluster<'_> {
                 let message = match report {
                     ShardReport::Restored { number } => FromShard::Restored { number },
                     ShardReport::Applied { step } => {
-                        FromShard::Applied { step, moved: std::mem::take(&mut shard.moved) }
+                        FromShard::Applied { step, update_norms: std::mem::take(&mut shard.update_norms) }
                     }
                     ShardReport::Diverged { step } => FromShard::Diverged { step },
                     ShardReport::Tainted { step, why } => FromShard::Tainted { step, why },

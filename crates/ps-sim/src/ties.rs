@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, Happening};
 use bytes::Bytes;
 use ps_coord::{ChunkId, Millis};
 use ps_core::control::Verdict;
-use ps_core::optim::{Moved, PieceSums};
+use ps_core::optim::{PieceSums, UpdateNorms};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(crate) enum FromShard {
     Attach,
     Restored { number: u64 },
     Measured { step: u64, sums: Vec<PieceSums> },
-    Applied { step: u64, moved: Vec<Moved> },
+    Applied { step: u64, update_norms: Vec<UpdateNorms> },
     Diverged { step: u64 },
     Tainted { step: u64, why: String },
     Missing { step: u64, leaves: Vec<Range<u32>> },

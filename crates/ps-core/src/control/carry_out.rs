@@ -3,18 +3,18 @@
 
 use super::{Action, Control, ControlConfig, Event, Verdict};
 use crate::metrics::Tally;
-use crate::optim::{Finite, Rules, Stride, vectors_mut};
+use crate::optim::{Finite, ModelOptimizer, StepParams, vectors_mut};
 use ps_plan::planted::Defect;
 
 impl Control {
     /// Names the vectors of a run's state, each `[parameters]` and initially 0: first the optimizer's, then
     /// those of the policies.
     pub fn vectors(&self) -> Vec<&'static str> {
-        let mut names: Vec<_> = self.rules.state().iter().map(|vector| vector.name).collect();
+        let mut names: Vec<_> = self.optimizer.state().iter().map(|vector| vector.name).collect();
         names.extend(self.config.early_stopping.map(|_| "best"));
         if self.config.guard.is_some_and(|guard| guard.recovers) {
             names.push("good");
-            names.extend(self.rules.state().iter().map(|vector| vector.kept));
+            names.extend(self.optimizer.state().iter().map(|vector| vector.kept));
         }
         if self.config.descent.is_some() {
             names.extend(["base", "direction"]);
@@ -45,16 +45,16 @@ impl Control {
         g: &[f32],
         state: &mut [f32],
     ) -> Finite {
-        self.carry_out_by(verdict, offset, w, g, state, |rules, stride, w, g, state| {
+        self.carry_out_by(verdict, offset, w, g, state, |optimizer, step_params, w, g, state| {
             let size = w.len();
-            rules.update(stride, offset, w, g, vectors_mut(state, size))
+            optimizer.update(step_params, offset, w, g, vectors_mut(state, size))
         })
     }
 
     /// Carries out a verdict on all weights, on the threads of the current rayon pool.
     pub fn carry_out_all(&self, verdict: &Verdict, w: &mut [f32], g: &[f32], state: &mut [f32]) {
-        self.carry_out_by(verdict, 0, w, g, state, |rules, stride, w, g, state| {
-            rules.update_all(stride, w, g, state);
+        self.carry_out_by(verdict, 0, w, g, state, |optimizer, step_params, w, g, state| {
+            optimizer.update_all(step_params, w, g, state);
             Finite::ALL
         });
     }
@@ -66,10 +66,10 @@ impl Control {
         w: &mut [f32],
         g: &[f32],
         state: &mut [f32],
-        update: impl FnOnce(&Rules, &Stride, &mut [f32], &[f32], &mut [f32]) -> Finite,
+        update: impl FnOnce(&ModelOptimizer, &StepParams, &mut [f32], &[f32], &mut [f32]) -> Finite,
     ) -> Finite {
         let size = w.len();
-        let own = self.rules.state().len();
+        let own = self.optimizer.state().len();
         let (own_state, mut aside) = state.split_at_mut(own * size);
         let mut take = |wanted: bool, vectors: usize| {
             let size = if wanted { vectors * size } else { 0 };
@@ -88,7 +88,7 @@ impl Control {
         }
         match verdict.action {
             Action::Step => {
-                let finite = update(&self.rules, &verdict.stride, w, g, own_state);
+                let finite = update(&self.optimizer, &verdict.step_params, w, g, own_state);
                 if verdict.keep_good && self.planted.has(Defect::GoodWeightsKeptLate) {
                     good[..size].copy_from_slice(w);
                 }
@@ -106,9 +106,9 @@ impl Control {
                 let (point, direction) = base.split_at_mut(size);
                 if verdict.action == Action::Accept {
                     point.copy_from_slice(w);
-                    self.rules.direction(&verdict.stride, offset, w, g, direction);
+                    self.optimizer.direction(&verdict.step_params, offset, w, g, direction);
                 }
-                let rate = verdict.stride.rate;
+                let rate = verdict.step_params.rate;
                 for ((w, &point), &direction) in w.iter_mut().zip(&*point).zip(&*direction) {
                     *w = (-rate).mul_add(direction, point);
                 }
@@ -127,7 +127,7 @@ impl Control {
         if early_stopping.is_better(&best, loss) {
             return None;
         }
-        let at = self.rules.state().len() * weights.len();
+        let at = self.optimizer.state().len() * weights.len();
         weights.copy_from_slice(&state[at..at + weights.len()]);
         Some(Event::Restored { loss, best: best.loss, step: best.step })
     }

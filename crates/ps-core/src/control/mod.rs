@@ -23,7 +23,7 @@ pub use probe::Probe;
 pub use verdict::{Action, Decided, Event, NotFinite, Stop, Verdict};
 
 use crate::metrics::{Observed, Tally};
-use crate::optim::{Moved, Norms, Rules, Stride};
+use crate::optim::{ModelOptimizer, Norms, StepParams, UpdateNorms};
 use crate::schedule::{Schedule, ScheduleKind};
 use armijo::{Base, Point};
 use early_stopping::{Best, Validated};
@@ -55,7 +55,7 @@ pub struct Control {
     config: ControlConfig,
     plan: BatchPlan,
     schedule: Schedule,
-    rules: Rules,
+    optimizer: ModelOptimizer,
     state: State,
     planted: Planted,
 }
@@ -81,9 +81,14 @@ impl State {
 
 impl Control {
     /// The policies of a run before its first step.
-    pub fn new(config: ControlConfig, rules: Rules, plan: BatchPlan, schedule: impl Into<Schedule>) -> Self {
+    pub fn new(
+        config: ControlConfig,
+        optimizer: ModelOptimizer,
+        plan: BatchPlan,
+        schedule: impl Into<Schedule>,
+    ) -> Self {
         let planted = Planted::default();
-        Control { config, rules, plan, schedule: schedule.into(), state: State::default(), planted }
+        Control { config, optimizer, plan, schedule: schedule.into(), state: State::default(), planted }
     }
 
     /// Injects mutations, for tests that must detect them.
@@ -97,8 +102,8 @@ impl Control {
     }
 
     /// The optimizer, which carries out verdicts.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    pub fn optimizer(&self) -> &ModelOptimizer {
+        &self.optimizer
     }
 
     /// The state to save in a checkpoint, for [`Control::resume`].
@@ -121,7 +126,7 @@ impl Control {
 
     /// Whether a step must know the whole gradient before any part of the weights is updated.
     pub fn holds(&self, step: u64) -> bool {
-        self.watches() || self.rules.config().needs_norms() || self.probes(step)
+        self.watches() || self.optimizer.config().needs_norms() || self.probes(step)
     }
 
     /// Whether step `step` is probed.
@@ -144,12 +149,19 @@ impl Control {
 
     /// The verdict on a step that no policy decides about.
     pub fn plain(&self, step: Step) -> Verdict {
-        let stride = Stride {
+        let step_params = StepParams {
             count: self.state.count + 1,
-            ..Stride::plain(step.step, step.samples, self.rate(step.step))
+            ..StepParams::plain(step.step, step.samples, self.rate(step.step))
         };
-        let count = stride.count;
-        Verdict { stride, action: Action::Step, keep_best: false, keep_good: false, measures: false, count }
+        let count = step_params.count;
+        Verdict {
+            step_params,
+            action: Action::Step,
+            keep_best: false,
+            keep_good: false,
+            measures: false,
+            count,
+        }
     }
 
     /// The number of steps that the optimizer's state has seen. A recovery reduces it.
@@ -184,7 +196,7 @@ impl Control {
         let loss = observed.train.mean_loss();
         let is_finite = observed.train.loss.is_finite() && norms.gradient_squared().is_finite();
         let mut verdict = self.plain(step);
-        verdict.stride.scale = self.rules.scale(norms);
+        verdict.step_params.scale = self.optimizer.scale(norms);
         if let Some(validation) = &observed.validation {
             verdict.keep_best = self.validated(step, validation, &mut decided);
         }
@@ -199,11 +211,11 @@ impl Control {
             let (action, keep_good) = self.guard_step(step, loss, is_finite, &mut decided)?;
             (verdict.action, verdict.keep_good) = (action, keep_good);
         }
-        verdict.stride.rate = match &self.state.descent {
+        verdict.step_params.rate = match &self.state.descent {
             Some(base) => base.rate() as f32,
             None => self.rate(step.step),
         };
-        verdict.stride.trust = self.rules.trust(norms, verdict.stride.scale);
+        verdict.step_params.trust = self.optimizer.trust(norms, verdict.step_params.scale);
         match verdict.action {
             Action::Step => self.state.count += 1,
             Action::Recover if !self.planted.has(Defect::RecoveryKeepsCount) => {
@@ -216,7 +228,7 @@ impl Control {
             verdict.measures = true;
             self.state.probe = Some(Pending {
                 step: step.step,
-                rate: verdict.stride.rate,
+                rate: verdict.step_params.rate,
                 loss,
                 norm: norms.gradient(),
                 predicted: 0.0,
@@ -227,8 +239,8 @@ impl Control {
     }
 
     /// Records how far a probed step moved the weights; `sums` are those of all pieces, in order.
-    pub fn measured(&mut self, sums: &[Moved]) {
-        let (predicted, ratios) = self.rules.moved(sums);
+    pub fn measured(&mut self, sums: &[UpdateNorms]) {
+        let (predicted, ratios) = self.optimizer.update_norms(sums);
         if let Some(probe) = &mut self.state.probe {
             (probe.predicted, probe.ratios) = (predicted, ratios);
         }
@@ -316,7 +328,7 @@ impl Control {
         decided: &mut Decided,
     ) -> Result<Action, NotFinite> {
         let point = Point {
-            loss: loss + self.rules.penalty(norms),
+            loss: loss + self.optimizer.penalty(norms),
             squared: norms.tensors.iter().fold(0.0, |sum, tensor| sum + tensor.step),
             is_finite,
             is_last: step.step + 1 >= self.plan.steps,

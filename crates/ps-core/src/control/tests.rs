@@ -12,7 +12,7 @@ const RATE: f64 = 0.5;
 fn control(config: ControlConfig, rate: LearningRate) -> Control {
     let model = Model::new(1, &[], Activation::Relu, Head::Poisson, 1);
     let plan = BatchPlan::new(1, 1, 1, 1, 1000, None).watching(1, 0);
-    Control::new(config, Rules::new(Sgd::default(), &model, 1), plan, rate)
+    Control::new(config, ModelOptimizer::new(Sgd::default(), &model, 1), plan, rate)
 }
 
 fn guarded(guard: Guard) -> Control {
@@ -33,7 +33,7 @@ fn decide(
     validation: Option<f64>,
 ) -> Result<(Verdict, Vec<&'static str>), NotFinite> {
     let observed = Observed { train: tally(loss), last_batch: None, validation: validation.map(tally) };
-    let norms = control.rules().norms(&[]);
+    let norms = control.optimizer().norms(&[]);
     let (verdict, decided) = control.decide(control.plan().step(step), &observed, &norms)?;
     Ok((verdict, decided.events.iter().map(Event::name).collect()))
 }

@@ -1,7 +1,7 @@
 //! What [`Control`](super::Control) decides about a step, and what it reports.
 
 use super::{Arrival, Explosion, Probe};
-use crate::optim::Stride;
+use crate::optim::StepParams;
 
 /// What a step does to the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// Parameters of the optimizer's step.
-    pub stride: Stride,
+    pub step_params: StepParams,
     /// What happens to the weights.
     pub action: Action,
     /// Whether early stopping copies the weights before the action, as the best so far.

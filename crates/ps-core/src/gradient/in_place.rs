@@ -18,7 +18,7 @@ use ps_plan::{BatchPlan, Step};
 use rayon::prelude::*;
 
 /// Weights that are trained in place. The result has the same bits as [`Gradients`] followed by an
-/// update of [`crate::optim::Rules`].
+/// update of [`crate::optim::ModelOptimizer`].
 pub struct InPlace {
     gradients: Gradients,
     optimizer: OptimizerParams,

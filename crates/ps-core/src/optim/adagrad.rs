@@ -1,8 +1,8 @@
 //! Adagrad (Duchi et al. 2011).
 
-use super::pass::{Pass, StepParams};
-use super::rule::{Rule, StateVector, state_vectors};
+use super::pass::{Pass, UpdateParams};
 use super::setting::{EPSILON, Field};
+use super::update_rule::{StateVector, UpdateRule, state_vectors};
 use crate::optim::Finite;
 
 /// Settings of Adagrad.
@@ -18,12 +18,12 @@ impl Default for Adagrad {
     }
 }
 
-impl Rule for Adagrad {
+impl UpdateRule for Adagrad {
     const NAME: &'static str = "adagrad";
     const SETTINGS: &'static [Field<Self>] = &[EPSILON.number(|adagrad| &mut adagrad.epsilon)];
     const VECTORS: &'static [StateVector] = state_vectors!["squares"];
 
-    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+    fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
         let (Adagrad { epsilon }, rate) = (*self, params.rate);
         pass.each(
             #[inline(always)]

@@ -1,8 +1,8 @@
 //! Adam (Kingma and Ba 2015).
 
-use super::pass::{Pass, StepParams};
-use super::rule::{Rule, StateVector, state_vectors};
+use super::pass::{Pass, UpdateParams};
 use super::setting::{BETA1, BETA2, EPSILON, Field};
+use super::update_rule::{StateVector, UpdateRule, state_vectors};
 use crate::function::pow;
 use crate::optim::Finite;
 
@@ -23,7 +23,7 @@ impl Default for Adam {
     }
 }
 
-impl Rule for Adam {
+impl UpdateRule for Adam {
     const NAME: &'static str = "adam";
     const SETTINGS: &'static [Field<Self>] = &[
         BETA1.number(|adam| &mut adam.beta1),
@@ -32,7 +32,7 @@ impl Rule for Adam {
     ];
     const VECTORS: &'static [StateVector] = state_vectors!["mean", "squares"];
 
-    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+    fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
         let (moments, rate) = (Moments::new(*self, params.count), params.rate);
         pass.each(
             #[inline(always)]

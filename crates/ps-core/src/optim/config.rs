@@ -2,7 +2,7 @@
 
 use super::{Noise, Optimizer, Sgd};
 
-/// The optimizer of a run, as configured; [`crate::optim::Rules`] applies it to a model.
+/// The optimizer of a run, as configured; [`crate::optim::ModelOptimizer`] applies it to a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptimizerConfig {
     /// The optimizer and the elementwise transforms before it. They apply to all tensors, except where the

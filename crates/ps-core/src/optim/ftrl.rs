@@ -1,8 +1,8 @@
 //! FTRL: follow the regularised leader, proximal (McMahan et al. 2013).
 
-use super::pass::{Pass, StepParams};
-use super::rule::{Conflict, Rule, StateVector, state_vectors};
+use super::pass::{Pass, UpdateParams};
 use super::setting::{EPSILON, Field};
+use super::update_rule::{Conflict, StateVector, UpdateRule, state_vectors};
 use crate::optim::Finite;
 
 /// Settings of FTRL. Weight decay and L1 are terms of its proximal step.
@@ -18,7 +18,7 @@ impl Default for Ftrl {
     }
 }
 
-impl Rule for Ftrl {
+impl UpdateRule for Ftrl {
     const NAME: &'static str = "ftrl";
     const SETTINGS: &'static [Field<Self>] = &[EPSILON.number(|ftrl| &mut ftrl.epsilon)];
     const VECTORS: &'static [StateVector] = state_vectors!["sums", "squares"];
@@ -29,8 +29,8 @@ impl Rule for Ftrl {
         "ftrl makes weights of its sums, which begin at 0, and hidden layers that begin at 0 learn nothing; try \"adam\"",
     )];
 
-    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
-        let (Ftrl { epsilon }, StepParams { rate, weight_decay, l1, .. }) = (*self, *params);
+    fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
+        let (Ftrl { epsilon }, UpdateParams { rate, weight_decay, l1, .. }) = (*self, *params);
         pass.each(
             #[inline(always)]
             move |w, g, [sum, squares]| {

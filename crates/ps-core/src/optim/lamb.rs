@@ -1,9 +1,9 @@
 //! LAMB: layer-wise adaptive moments (You et al. 2020).
 
 use super::adam::{Adam, Moments};
-use super::pass::{Pass, StepParams};
-use super::rule::{Conflict, Rule, StateVector, TensorNorms};
+use super::pass::{Pass, UpdateParams};
 use super::setting::{BETA1, BETA2, EPSILON, Field};
+use super::update_rule::{Conflict, StateVector, TensorNorms, UpdateRule};
 use crate::optim::Finite;
 
 /// Settings of LAMB: those of Adam, with a different default for epsilon.
@@ -16,7 +16,7 @@ impl Default for Lamb {
     }
 }
 
-impl Rule for Lamb {
+impl UpdateRule for Lamb {
     const NAME: &'static str = "lamb";
     const SETTINGS: &'static [Field<Self>] = &[
         BETA1.number(|lamb| &mut lamb.0.beta1),
@@ -31,7 +31,7 @@ impl Rule for Lamb {
         "lamb's steps have the length of the weights whatever the gradient's norm is: leave it out",
     )];
 
-    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+    fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
         let (moments, decay, rate) = (Moments::new(self.0, params.count), params.weight_decay, params.rate);
         pass.each(
             #[inline(always)]
@@ -39,7 +39,7 @@ impl Rule for Lamb {
         )
     }
 
-    fn predict(&self, params: &StepParams, w: &[f32], state: &[&[f32]], steps: &mut [f32]) {
+    fn predict(&self, params: &UpdateParams, w: &[f32], state: &[&[f32]], steps: &mut [f32]) {
         let (moments, decay) = (Moments::new(self.0, params.count), params.weight_decay);
         let state = state[0].iter().zip(state[1]);
         for ((step, &w), (&mean, &squares)) in steps.iter_mut().zip(w).zip(state) {

@@ -1,8 +1,8 @@
 //! LARS: layer-wise adaptive rate scaling (You et al. 2017).
 
-use super::pass::{Pass, StepParams};
-use super::rule::{Rule, StateVector, TensorNorms, state_vectors};
+use super::pass::{Pass, UpdateParams};
 use super::setting::{Accepts, Field, MOMENTUM, POSITIVE, Setting};
+use super::update_rule::{StateVector, TensorNorms, UpdateRule, state_vectors};
 use crate::optim::Finite;
 
 /// Settings of LARS.
@@ -26,7 +26,7 @@ static TRUST: Setting = Setting {
     help: "The rate of a layer's weight w with gradient g is multiplied by this · ‖w‖ / (‖g‖ + weight_decay · ‖w‖).",
 };
 
-impl Rule for Lars {
+impl UpdateRule for Lars {
     const NAME: &'static str = "lars";
     const SETTINGS: &'static [Field<Self>] =
         &[MOMENTUM.number(|lars| &mut lars.momentum), TRUST.number(|lars| &mut lars.trust)];
@@ -37,7 +37,7 @@ impl Rule for Lars {
         usize::from(self.momentum != 0.0)
     }
 
-    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+    fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
         let (momentum, rate) = (self.momentum, params.rate);
         if momentum == 0.0 {
             pass.each(

@@ -15,24 +15,24 @@ mod lars;
 mod norms;
 mod pass;
 mod rmsprop;
-mod rule;
 mod setting;
 mod sgd;
 mod tensors;
+mod update_rule;
 
 pub use chain::Noise;
 pub use config::{OptimizerConfig, OptimizerParams};
 pub(crate) use norms::GRID;
-pub use norms::{Moved, Norms, PieceSums};
+pub use norms::{Norms, PieceSums, UpdateNorms};
 pub use pass::Finite;
 pub(crate) use pass::{State, StateMut, Update, split_front, vectors, vectors_mut};
-pub use rule::{Conflict, StateVector};
 pub use setting::{Accepts, Refusal, Setting, Value};
-pub use tensors::{Rules, Stride};
+pub use tensors::{ModelOptimizer, StepParams};
+pub use update_rule::{Conflict, StateVector};
 
-use pass::{Pass, StepParams};
-use rule::{Rule, TensorNorms, optimizers};
+use pass::{Pass, UpdateParams};
 use setting::Field;
+use update_rule::{TensorNorms, UpdateRule, optimizers};
 
 optimizers! {
     /// Stochastic gradient descent, with or without momentum.

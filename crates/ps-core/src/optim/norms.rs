@@ -26,9 +26,9 @@ pub struct PieceSums {
 
 /// How far a step moved the weights of one piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Moved {
+pub struct UpdateNorms {
     /// Sum of the squares of the weights' change.
-    pub way: f64,
+    pub change: f64,
     /// Sum of the squares of the weights before the step.
     pub weights: f64,
     /// Sum of the products of the mean gradient and the negative change: the first-order decrease of
@@ -110,12 +110,12 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Measures how far a step moved the weights `before` to `after`, with `g` the sum of their gradients.
-pub(super) fn moved(samples: usize, [before, after]: [&[f32]; 2], g: &[f32]) -> Moved {
-    let (mut way, mut mean) = ([0.0; GRID], [0.0; GRID]);
-    let (way, mean) = (&mut way[..g.len()], &mut mean[..g.len()]);
-    for ((way, before), after) in way.iter_mut().zip(before).zip(after) {
-        *way = before - after;
+pub(super) fn update_norms(samples: usize, [before, after]: [&[f32]; 2], g: &[f32]) -> UpdateNorms {
+    let (mut change, mut mean) = ([0.0; GRID], [0.0; GRID]);
+    let (change, mean) = (&mut change[..g.len()], &mut mean[..g.len()]);
+    for ((change, before), after) in change.iter_mut().zip(before).zip(after) {
+        *change = before - after;
     }
     mean.iter_mut().zip(g).for_each(|(mean, g)| *mean = g / samples as f32);
-    Moved { way: dot(way, way), weights: dot(before, before), predicted: dot(mean, way) }
+    UpdateNorms { change: dot(change, change), weights: dot(before, before), predicted: dot(mean, change) }
 }

@@ -2,7 +2,7 @@
 
 use super::chain::{Chain, Mean};
 use super::norms::dot;
-use super::{GRID, MAX_VECTORS, Optimizer, OptimizerConfig, OptimizerParams, PieceSums, Stride};
+use super::{GRID, MAX_VECTORS, Optimizer, OptimizerConfig, OptimizerParams, PieceSums, StepParams};
 use crate::kernel::Kernel;
 
 /// The state of some elements: one slice for each vector that the optimizer keeps, then empty slices.
@@ -13,7 +13,7 @@ pub(crate) type State<'a> = [&'a [f32]; MAX_VECTORS];
 
 /// Inputs of an elementwise step, the same for all elements of a tensor.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StepParams {
+pub(super) struct UpdateParams {
     /// The learning rate, multiplied by the tensor's factor and trust ratio.
     pub rate: f32,
     /// Number of steps that the optimizer's state has seen, including this one; at least 1.
@@ -35,7 +35,7 @@ pub(super) trait Pass {
 #[derive(Clone, Copy)]
 pub(crate) struct Update {
     optimizer: Optimizer,
-    params: StepParams,
+    params: UpdateParams,
     mean: Mean,
     chain: Chain,
 }
@@ -43,28 +43,28 @@ pub(crate) struct Update {
 impl Update {
     /// A step whose gradient is neither scaled nor has noise. The mean is over `samples` samples.
     pub(crate) fn plain(params: OptimizerParams, samples: usize, rate: f32) -> Self {
-        let stride = Stride::plain(0, samples, rate);
-        Update::new(params, &stride, rate, Mean::over(samples))
+        let step_params = StepParams::plain(0, samples, rate);
+        Update::new(params, &step_params, rate, Mean::over(samples))
     }
 
     /// A step of one tensor, whose rate is multiplied by `trust`.
     pub(super) fn of(
         config: &OptimizerConfig,
         params: OptimizerParams,
-        stride: &Stride,
+        step_params: &StepParams,
         trust: f32,
         seed: u64,
     ) -> Self {
-        let mean = Mean::over(stride.samples).scaled(stride.scale);
-        let mean = mean.with_noise(config.noise, seed, stride.step);
-        Update::new(params, stride, stride.rate * params.rate * trust, mean)
+        let mean = Mean::over(step_params.samples).scaled(step_params.scale);
+        let mean = mean.with_noise(config.noise, seed, step_params.step);
+        Update::new(params, step_params, step_params.rate * params.rate * trust, mean)
     }
 
-    fn new(params: OptimizerParams, stride: &Stride, rate: f32, mean: Mean) -> Self {
+    fn new(params: OptimizerParams, step_params: &StepParams, rate: f32, mean: Mean) -> Self {
         let OptimizerParams { optimizer, weight_decay, l1, clip, .. } = params;
         Update {
             optimizer,
-            params: StepParams { rate, count: stride.count, weight_decay, l1 },
+            params: UpdateParams { rate, count: step_params.count, weight_decay, l1 },
             mean,
             chain: Chain {
                 clip,

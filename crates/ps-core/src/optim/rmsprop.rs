@@ -1,8 +1,8 @@
 //! RMSProp (Hinton 2012, lecture 6e of "Neural networks for machine learning").
 
-use super::pass::{Pass, StepParams};
-use super::rule::{Rule, StateVector, state_vectors};
+use super::pass::{Pass, UpdateParams};
 use super::setting::{BETA2, EPSILON, Field, MOMENTUM};
+use super::update_rule::{StateVector, UpdateRule, state_vectors};
 use crate::optim::Finite;
 
 /// Settings of RMSProp.
@@ -22,7 +22,7 @@ impl Default for RmsProp {
     }
 }
 
-impl Rule for RmsProp {
+impl UpdateRule for RmsProp {
     const NAME: &'static str = "rmsprop";
     const SETTINGS: &'static [Field<Self>] = &[
         MOMENTUM.number(|rmsprop| &mut rmsprop.momentum),
@@ -35,7 +35,7 @@ impl Rule for RmsProp {
         if self.momentum == 0.0 { 1 } else { 2 }
     }
 
-    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+    fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
         let (rmsprop, momentum, rate) = (*self, self.momentum, params.rate);
         if momentum == 0.0 {
             pass.each(

@@ -1,8 +1,8 @@
 //! Stochastic gradient descent, with momentum (Polyak 1964) unless that is 0.
 
-use super::pass::{Pass, StepParams};
-use super::rule::{Rule, StateVector, state_vectors};
+use super::pass::{Pass, UpdateParams};
 use super::setting::{Accepts, Field, MOMENTUM, Refusal, Setting};
+use super::update_rule::{StateVector, UpdateRule, state_vectors};
 use crate::optim::Finite;
 
 /// Settings of stochastic gradient descent.
@@ -20,7 +20,7 @@ static NESTEROV: Setting = Setting {
     help: "Take the gradient ahead of the velocity; needs momentum.",
 };
 
-impl Rule for Sgd {
+impl UpdateRule for Sgd {
     const NAME: &'static str = "sgd";
     const SETTINGS: &'static [Field<Self>] =
         &[MOMENTUM.number(|sgd| &mut sgd.momentum), NESTEROV.flag(|sgd| &mut sgd.nesterov)];
@@ -38,7 +38,7 @@ impl Rule for Sgd {
         Ok(())
     }
 
-    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+    fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
         let (Sgd { momentum, nesterov }, rate) = (*self, params.rate);
         if momentum == 0.0 {
             pass.each(

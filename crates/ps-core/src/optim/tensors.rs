@@ -3,8 +3,8 @@
 
 use super::norms::{self, pieces};
 use super::{
-    Finite, Moved, Norms, OptimizerConfig, OptimizerParams, PieceSums, State, StateMut, StateVector,
-    TensorNorms, Update, split_front, vectors, vectors_mut,
+    Finite, Norms, OptimizerConfig, OptimizerParams, PieceSums, State, StateMut, StateVector, TensorNorms,
+    Update, UpdateNorms, split_front, vectors, vectors_mut,
 };
 use crate::model::Model;
 use rayon::prelude::*;
@@ -27,7 +27,7 @@ pub(super) struct Group {
 /// update their parts; the bits do not depend on how the vector is divided. The number of state vectors
 /// depends on the optimizer.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct ModelOptimizer {
     seed: u64,
     groups: Arc<[Group]>,
     /// Whether all tensors have the same settings, so that one pass can update several.
@@ -37,7 +37,7 @@ pub struct Rules {
 
 /// Inputs of one step that are the same for every part of the weights.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stride {
+pub struct StepParams {
     /// Number of the step, from 0.
     pub step: u64,
     /// Number of steps that the optimizer's state has seen, including this one; at least 1.
@@ -52,14 +52,14 @@ pub struct Stride {
     pub trust: Vec<f32>,
 }
 
-impl Stride {
+impl StepParams {
     /// A step without norms, in a run whose optimizer has seen every step.
     pub(crate) fn plain(step: u64, samples: usize, rate: f32) -> Self {
-        Stride { step, count: step + 1, samples, rate, scale: 1.0, trust: Vec::new() }
+        StepParams { step, count: step + 1, samples, rate, scale: 1.0, trust: Vec::new() }
     }
 }
 
-impl Rules {
+impl ModelOptimizer {
     /// Applies an optimizer to a model. `seed` is the run's seed, from which noise is derived.
     pub fn new(config: impl Into<OptimizerConfig>, model: &Model, seed: u64) -> Self {
         let config = config.into();
@@ -78,7 +78,7 @@ impl Rules {
         };
         let groups: Arc<[Group]> = model.layout().tensors().iter().map(group).collect();
         let is_uniform = groups.iter().all(|group| group.params == config.params);
-        Rules { seed, groups, is_uniform, config: config.into() }
+        ModelOptimizer { seed, groups, is_uniform, config: config.into() }
     }
 
     /// The settings from the run file.
@@ -94,15 +94,15 @@ impl Rules {
     /// Updates the elements from `offset` on by their gradient sums `g`.
     pub(crate) fn update(
         &self,
-        stride: &Stride,
+        step_params: &StepParams,
         offset: usize,
         w: &mut [f32],
         g: &[f32],
         mut state: StateMut<'_>,
     ) -> Finite {
         let mut finite = Finite::ALL;
-        if self.is_uniform && stride.trust.is_empty() {
-            return Update::of(&self.config, self.config.params, stride, 1.0, self.seed)
+        if self.is_uniform && step_params.trust.is_empty() {
+            return Update::of(&self.config, self.config.params, step_params, 1.0, self.seed)
                 .apply(offset, w, g, state);
         }
         let (mut w, mut g, mut at) = (w, g, offset);
@@ -111,8 +111,8 @@ impl Rules {
                 continue;
             }
             let size = w.len().min(group.elements.end - at);
-            let trust = stride.trust.get(number).copied().unwrap_or(1.0);
-            let update = Update::of(&self.config, group.params, stride, trust, self.seed);
+            let trust = step_params.trust.get(number).copied().unwrap_or(1.0);
+            let update = Update::of(&self.config, group.params, step_params, trust, self.seed);
             let (here, rest) = std::mem::take(&mut w).split_at_mut(size);
             finite = finite.and(update.apply(at, here, &g[..size], split_front(&mut state, size)));
             (w, g, at) = (rest, &g[size..], at + size);
@@ -135,7 +135,7 @@ impl Rules {
     /// their gradient sums.
     pub(crate) fn measure(
         &self,
-        stride: &Stride,
+        step_params: &StepParams,
         offset: usize,
         w: &[f32],
         g: &[f32],
@@ -144,7 +144,7 @@ impl Rules {
     ) {
         for (number, piece) in pieces(&self.groups, offset..offset + w.len()) {
             let at = piece.start - offset..piece.end - offset;
-            let update = Update::of(&self.config, self.groups[number].params, stride, 1.0, self.seed);
+            let update = Update::of(&self.config, self.groups[number].params, step_params, 1.0, self.seed);
             let state = state.map(|state| state.get(at.clone()).unwrap_or_default());
             sums.push(update.measure(piece.start, &w[at.clone()], &g[at], state));
         }
@@ -160,7 +160,7 @@ impl Rules {
     /// Writes the direction of a step, decay included, for the elements from `offset` on.
     pub(crate) fn direction(
         &self,
-        stride: &Stride,
+        step_params: &StepParams,
         offset: usize,
         w: &[f32],
         g: &[f32],
@@ -168,44 +168,44 @@ impl Rules {
     ) {
         for (number, piece) in pieces(&self.groups, offset..offset + w.len()) {
             let at = piece.start - offset..piece.end - offset;
-            let update = Update::of(&self.config, self.groups[number].params, stride, 1.0, self.seed);
+            let update = Update::of(&self.config, self.groups[number].params, step_params, 1.0, self.seed);
             update.direction(piece.start, &w[at.clone()], &g[at.clone()], &mut direction[at]);
         }
     }
 
     /// Appends to `sums` how far a step moved the weights of each piece from element `offset` on.
-    pub fn measure_way(
+    pub fn measure_update(
         &self,
         samples: usize,
         offset: usize,
         [before, after]: [&[f32]; 2],
         g: &[f32],
-        sums: &mut Vec<Moved>,
+        sums: &mut Vec<UpdateNorms>,
     ) {
         for (_, piece) in pieces(&self.groups, offset..offset + before.len()) {
             let at = piece.start - offset..piece.end - offset;
-            sums.push(norms::moved(samples, [&before[at.clone()], &after[at.clone()]], &g[at]));
+            sums.push(norms::update_norms(samples, [&before[at.clone()], &after[at.clone()]], &g[at]));
         }
     }
 
     /// Adds up the sums of all pieces: the predicted decrease of the loss and, for each layer, the norm of
     /// the weight's change divided by the weight's norm.
-    pub(crate) fn moved(&self, sums: &[Moved]) -> (f64, Vec<f64>) {
-        let mut tensors = vec![Moved::default(); self.groups.len()];
+    pub(crate) fn update_norms(&self, sums: &[UpdateNorms]) -> (f64, Vec<f64>) {
+        let mut tensors = vec![UpdateNorms::default(); self.groups.len()];
         let end = self.groups.last().map_or(0, |group| group.elements.end);
         for ((number, _), sums) in pieces(&self.groups, 0..end).zip(sums) {
-            tensors[number].way += sums.way;
+            tensors[number].change += sums.change;
             tensors[number].weights += sums.weights;
             tensors[number].predicted += sums.predicted;
         }
-        let ratio = |moved: &Moved| {
-            let ratio = (moved.way / moved.weights).sqrt();
+        let ratio = |update_norms: &UpdateNorms| {
+            let ratio = (update_norms.change / update_norms.weights).sqrt();
             if ratio.is_finite() { ratio } else { 0.0 }
         };
         let weights = self.groups.iter().zip(&tensors).filter(|(group, _)| group.is_weight);
         (
             tensors.iter().fold(0.0, |sum, tensor| sum + tensor.predicted),
-            weights.map(|(_, moved)| ratio(moved)).collect(),
+            weights.map(|(_, update_norms)| ratio(update_norms)).collect(),
         )
     }
 
@@ -236,36 +236,42 @@ impl Rules {
     }
 
     /// Updates all weights on the threads of the current rayon pool; `state` is `[vectors, parameters]`.
-    pub(crate) fn update_all(&self, stride: &Stride, w: &mut [f32], g: &[f32], state: &mut [f32]) {
+    pub(crate) fn update_all(&self, step_params: &StepParams, w: &mut [f32], g: &[f32], state: &mut [f32]) {
         assert_eq!(w.len(), g.len());
         let parameters = w.len();
-        self.update_parts(stride, 0, w, g, vectors_mut(state, parameters));
+        self.update_parts(step_params, 0, w, g, vectors_mut(state, parameters));
     }
 
     /// Halves the elements until each thread has at most [`PART`] of them.
     fn update_parts(
         &self,
-        stride: &Stride,
+        step_params: &StepParams,
         offset: usize,
         w: &mut [f32],
         g: &[f32],
         mut state: StateMut<'_>,
     ) {
         if w.len() <= PART {
-            self.update(stride, offset, w, g, state);
+            self.update(step_params, offset, w, g, state);
             return;
         }
         let half = w.len().div_ceil(PART).div_ceil(2) * PART;
         let ((w, w_rest), (g, g_rest)) = (w.split_at_mut(half), g.split_at(half));
         let front = split_front(&mut state, half);
         rayon::join(
-            || self.update_parts(stride, offset, w, g, front),
-            || self.update_parts(stride, offset + half, w_rest, g_rest, state),
+            || self.update_parts(step_params, offset, w, g, front),
+            || self.update_parts(step_params, offset + half, w_rest, g_rest, state),
         );
     }
 
     /// Computes the sums over the pieces of all weights.
-    pub fn measure_all(&self, stride: &Stride, w: &[f32], g: &[f32], state: &[f32]) -> Vec<PieceSums> {
+    pub fn measure_all(
+        &self,
+        step_params: &StepParams,
+        w: &[f32],
+        g: &[f32],
+        state: &[f32],
+    ) -> Vec<PieceSums> {
         let state = vectors(state, w.len());
         let parts: Vec<Vec<PieceSums>> = w
             .par_chunks(PART)
@@ -274,7 +280,7 @@ impl Rules {
                 let at = index * PART..index * PART + w.len();
                 let state = state.map(|state| state.get(at.clone()).unwrap_or_default());
                 let mut sums = Vec::new();
-                self.measure(stride, at.start, w, &g[at], state, &mut sums);
+                self.measure(step_params, at.start, w, &g[at], state, &mut sums);
                 sums
             })
             .collect();

@@ -3,7 +3,7 @@
 use crate::support::{Job, Never, Own, WORKER, begin, push, send, weights};
 use ps_coord::WorkerId;
 use ps_core::control::State;
-use ps_core::optim::Moved;
+use ps_core::optim::UpdateNorms;
 use ps_core::{NodeSum, Tally, reference, weights_hash};
 use ps_plan::Node;
 use ps_plane::{NodeDone, NodeMetrics, Plane, Rejected};
@@ -232,9 +232,9 @@ fn a_probed_step_waits_for_the_decision_and_the_next_one_reports_it() {
     let sums = plane.measure();
     assert!(plane.decide(&sums).is_some_and(|verdict| verdict.measures));
     assert_eq!(plane.release().len(), plane.kept_parts().len());
-    let moved: Vec<Moved> = plane.measure_way();
-    assert!(!moved.is_empty());
-    plane.commit(&moved).unwrap();
+    let update_norms: Vec<UpdateNorms> = plane.measure_update();
+    assert!(!update_norms.is_empty());
+    plane.commit(&update_norms).unwrap();
     // The next step's leaves include those of the previous batch.
     assert!(!plane.is_held() && plane.unseen().len() == 2);
 }

@@ -4,7 +4,8 @@ use ps_coord::WorkerId;
 use ps_core::chunk::{read, share};
 use ps_core::optim::{OptimizerConfig, Sgd};
 use ps_core::{
-    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, NodeSum, Rules, Samples,
+    Activation, Control, ControlConfig, Gradients, Head, Kernel, LearningRate, Model, ModelOptimizer,
+    NodeSum, Samples,
 };
 use ps_plan::{BatchPlan, Node, Section};
 use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Recompute, Rejected, WeightsPart};
@@ -55,8 +56,8 @@ impl Job {
     }
 
     pub(crate) fn control(&self) -> Control {
-        let rules = Rules::new(self.optimizer(), &self.model, self.plan.seed);
-        Control::new(self.control.clone(), rules, self.plan, self.rate())
+        let optimizer = ModelOptimizer::new(self.optimizer(), &self.model, self.plan.seed);
+        Control::new(self.control.clone(), optimizer, self.plan, self.rate())
     }
 
     /// A plane of all weights, in chunks of eight elements.

@@ -3,7 +3,8 @@
 use crate::support::{Job, Points};
 use ps_core::optim::Sgd;
 use ps_core::{
-    Activation, Control, ControlConfig, Head, Kernel, LearningRate, Model, Rules, reference, weights_hash,
+    Activation, Control, ControlConfig, Head, Kernel, LearningRate, Model, ModelOptimizer, reference,
+    weights_hash,
 };
 use ps_plan::BatchPlan;
 use ps_plane::Plane;
@@ -48,7 +49,8 @@ fn weights_updated_in_place_are_those_of_the_reference() {
     let model = Model::new(3, &[40], Activation::Relu, Head::Softmax, 2);
     let plan = BatchPlan::new(5, 40, 20, 5, 3, None);
     let (optimizer, rate) = (Sgd { momentum: 0.9, ..Sgd::default() }, LearningRate::constant(0.1));
-    let control = Control::new(ControlConfig::default(), Rules::new(optimizer, &model, 5), plan, rate);
+    let control =
+        Control::new(ControlConfig::default(), ModelOptimizer::new(optimizer, &model, 5), plan, rate);
     let mut plane = Plane::fused(model.clone(), control.clone(), Kernel::detect());
     assert!(plane.shared_weights().is_none());
     for step in 0..plan.steps {

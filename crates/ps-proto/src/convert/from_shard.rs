@@ -9,7 +9,7 @@ use crate::v1::{self, from_shard, to_shard};
 use bytes::Bytes;
 use ps_coord::Dismissal;
 use ps_core::control::{Action, Verdict};
-use ps_core::optim::{Moved, PieceSums, Stride};
+use ps_core::optim::{PieceSums, StepParams, UpdateNorms};
 use std::ops::Range;
 
 /// A shard's request to join the run, in this version of the protocol.
@@ -33,7 +33,7 @@ pub enum ShardMessage {
         /// The step, as the shard counts it.
         step: u64,
         /// How far its weights moved, piece by piece, if the verdict asked for it.
-        moved: Vec<Moved>,
+        update_norms: Vec<UpdateNorms>,
     },
     /// It has all leaves of a step, and waits for the verdict.
     Measured {
@@ -140,8 +140,9 @@ pub fn shard_message(
     match message.message {
         Some(from_shard::Message::Applied(v1::ShardApplied { step, way, weights, predicted })) => {
             let sums = zip(way, weights, predicted)?;
-            let moved = sums.map(|[way, weights, predicted]| Moved { way, weights, predicted });
-            Ok(ShardMessage::Applied { step, moved: moved.collect() })
+            let update_norms =
+                sums.map(|[way, weights, predicted]| UpdateNorms { change: way, weights, predicted });
+            Ok(ShardMessage::Applied { step, update_norms: update_norms.collect() })
         }
         Some(from_shard::Message::Measured(v1::ShardMeasured { step, gradient, weights, steps })) => {
             let sums = zip(gradient, weights, steps)?;
@@ -237,12 +238,12 @@ pub fn measured(step: u64, sums: &[PieceSums]) -> v1::ShardMeasured {
 }
 
 /// The message that reports an applied step.
-pub fn applied(step: u64, moved: &[Moved]) -> v1::ShardApplied {
+pub fn applied(step: u64, update_norms: &[UpdateNorms]) -> v1::ShardApplied {
     v1::ShardApplied {
         step,
-        way: moved.iter().map(|moved| moved.way).collect(),
-        weights: moved.iter().map(|moved| moved.weights).collect(),
-        predicted: moved.iter().map(|moved| moved.predicted).collect(),
+        way: update_norms.iter().map(|norms| norms.change).collect(),
+        weights: update_norms.iter().map(|norms| norms.weights).collect(),
+        predicted: update_norms.iter().map(|norms| norms.predicted).collect(),
     }
 }
 
@@ -270,7 +271,7 @@ const ACTIONS: [(Action, v1::ShardAction); 7] = [
 /// The message with the decision about a step.
 pub fn verdict_to_wire(verdict: &Verdict) -> v1::ShardVerdict {
     let action = ACTIONS.iter().find(|(action, _)| *action == verdict.action);
-    let Stride { step, count, samples, rate, scale, ref trust } = verdict.stride;
+    let StepParams { step, count, samples, rate, scale, ref trust } = verdict.step_params;
     v1::ShardVerdict {
         step,
         action: action.map_or(v1::ShardAction::Unspecified, |(_, action)| *action).into(),
@@ -299,9 +300,9 @@ fn verdict(verdict: v1::ShardVerdict) -> Result<Verdict, Nonsense> {
         samples > 0 && count > 0,
         "a verdict about a step of {samples} samples, the optimizer's step {count}"
     );
-    let stride = Stride { step, count, samples: samples as usize, rate, scale, trust };
+    let step_params = StepParams { step, count, samples: samples as usize, rate, scale, trust };
     let (keep_best, keep_good, measures) = (verdict.keep_best, verdict.keep_good, verdict.measures);
-    Ok(Verdict { stride, action, keep_best, keep_good, measures, count: count_after })
+    Ok(Verdict { step_params, action, keep_best, keep_good, measures, count: count_after })
 }
 
 /// Checks the first message of a coordinator.

@@ -1,11 +1,11 @@
 //! The trait that every optimizer's file implements, and the list of all optimizers.
 
-use super::pass::{Pass, StepParams};
+use super::pass::{Pass, UpdateParams};
 use super::setting::{Field, Refusal};
 use crate::optim::Finite;
 
 /// An optimizer: its settings, state and elementwise step. `docs/numerics.md` specifies each one.
-pub(super) trait Rule: Copy + Default + 'static {
+pub(super) trait UpdateRule: Copy + Default + 'static {
     /// The name in the run file.
     const NAME: &'static str;
     /// The keys of the run file. Their defaults are those of `Default`.
@@ -17,13 +17,13 @@ pub(super) trait Rule: Copy + Default + 'static {
     const OWN_DECAY: bool = false;
     /// Whether L1 is part of the step instead of being added to the gradient.
     const OWN_L1: bool = false;
-    /// Whether the learning rate of each tensor depends on [`Rule::trust`], and therefore on norms of
+    /// Whether the learning rate of each tensor depends on [`UpdateRule::trust`], and therefore on norms of
     /// the whole gradient.
     const NEEDS_NORMS: bool = false;
     /// What the optimizer cannot be combined with, and why.
     const CONFLICTS: &'static [(Conflict, &'static str)] = &[];
 
-    /// How many of [`Rule::VECTORS`], starting with the first, these settings need.
+    /// How many of [`UpdateRule::VECTORS`], starting with the first, these settings need.
     fn vectors(&self) -> usize {
         Self::VECTORS.len()
     }
@@ -34,13 +34,13 @@ pub(super) trait Rule: Copy + Default + 'static {
     }
 
     /// Updates the elements of `pass` with [`Pass::each`].
-    fn update(&self, params: &StepParams, pass: impl Pass) -> Finite;
+    fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite;
 
     /// Turns the gradients in `steps` into the steps before the learning rate, for [`TensorNorms::step`].
     /// `state` has the vectors that the optimizer keeps, which do not change.
-    fn predict(&self, _params: &StepParams, _w: &[f32], _state: &[&[f32]], _steps: &mut [f32]) {}
+    fn predict(&self, _params: &UpdateParams, _w: &[f32], _state: &[&[f32]], _steps: &mut [f32]) {}
 
-    /// The factor of a weight's learning rate; called if [`Rule::NEEDS_NORMS`].
+    /// The factor of a weight's learning rate; called if [`UpdateRule::NEEDS_NORMS`].
     fn trust(&self, _norms: TensorNorms, _weight_decay: f32) -> f64 {
         1.0
     }
@@ -86,7 +86,7 @@ macro_rules! optimizers {
     ($($(#[$doc:meta])* $module:ident::$name:ident,)*) => {
         $(pub use $module::$name;)*
 
-        /// The optimizers, with their settings. To add one, write a file that implements `Rule` and add a
+        /// The optimizers, with their settings. To add one, write a file that implements `UpdateRule` and add a
         /// line to the list.
         #[derive(Clone, Copy, Debug, PartialEq)]
         pub enum Optimizer {
@@ -169,11 +169,11 @@ macro_rules! optimizers {
                 match self { $(Optimizer::$name(_) => $name::NEEDS_NORMS),* }
             }
 
-            fn update(&self, params: &StepParams, pass: impl Pass) -> Finite {
+            fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
                 match self { $(Optimizer::$name(optimizer) => optimizer.update(params, pass)),* }
             }
 
-            fn predict(&self, params: &StepParams, w: &[f32], state: &[&[f32]], steps: &mut [f32]) {
+            fn predict(&self, params: &UpdateParams, w: &[f32], state: &[&[f32]], steps: &mut [f32]) {
                 match self { $(Optimizer::$name(optimizer) => optimizer.predict(params, w, state, steps)),* }
             }
 
