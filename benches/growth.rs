@@ -168,7 +168,7 @@ fn step<'a>(case: &Case, samples: &'a Pixels) -> Box<dyn FnMut() + Send + 'a> {
         let leaves = plan.step(version).tree().leaves();
         let mut root = gradients.compute(trainer.weights(), samples, version, 0..leaves).remove(0);
         let report = trainer.finish(&mut root).expect("so small a rate does not diverge");
-        gradients.recycle(NodeSum { tally: report.tally, ..root });
+        gradients.recycle(NodeSum { metric_sums: report.metric_sums, ..root });
     })
 }
 

@@ -1,7 +1,7 @@
 //! Checkpoints of a tiny model, whose content follows from the step.
 
 use ps_checkpoint::{Error, Fingerprint, Kept, Progress, Snapshot, Store};
-use ps_core::{Layout, Tally};
+use ps_core::{Layout, MetricSums};
 use std::path::Path;
 
 pub(crate) fn open(folder: &Path) -> Result<Store, Error> {
@@ -13,9 +13,9 @@ pub(crate) fn open(folder: &Path) -> Result<Store, Error> {
 }
 
 pub(crate) fn snapshot(step: u64) -> Snapshot {
-    let tally = Tally { samples: step, loss: 0.1 + step as f64, ..Tally::new(3) };
+    let metric_sums = MetricSums { samples: step, loss: 0.1 + step as f64, ..MetricSums::new(3) };
     let progress =
-        Progress { step, epoch: 1, seconds: 1.5, samples: 10 * step, tally, ..Progress::default() };
+        Progress { step, epoch: 1, seconds: 1.5, samples: 10 * step, metric_sums, ..Progress::default() };
     let values = |from: f32| (0..8).map(|index| from + step as f32 + index as f32 / 7.0).collect();
     Snapshot { progress, weights: values(0.1), state: values(-0.3) }
 }

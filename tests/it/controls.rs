@@ -7,8 +7,8 @@ use ps_core::control::{EarlyStopping, Guard};
 use ps_core::kernel::KERNEL_VARIABLE;
 use ps_core::optim::Sgd;
 use ps_core::{
-    Activation, Control, ControlConfig, Head, Kernel, LearningRate, Model, ModelOptimizer, Observed,
-    ScheduleKind, Tally,
+    Activation, Control, ControlConfig, Head, Kernel, LearningRate, MetricSums, Model, ModelOptimizer,
+    Observed, ScheduleKind,
 };
 use ps_plan::BatchPlan;
 use ps_run::{Line, METRICS_FILE};
@@ -276,14 +276,14 @@ fn what_a_run_remembers_goes_through_a_checkpoint_at_any_step() {
         1 | 30 => f64::NAN,
         _ => -0.01 * (step as f64).sqrt() + 1.0 / step as f64,
     };
-    let tally = |loss| Tally { samples: 1, loss, ..Tally::default() };
+    let metric_sums = |loss| MetricSums { samples: 1, loss, ..MetricSums::default() };
     let (mut whole, mut resumed) = (watching(), watching());
     let mut actions = std::collections::BTreeMap::new();
     for step in 0..170 {
         let observed = Observed {
-            train: tally(loss(step)),
+            train: metric_sums(loss(step)),
             last_batch: None,
-            validation: Some(tally(validation(step))),
+            validation: Some(metric_sums(validation(step))),
         };
         let at = whole.plan().step(step);
         let norms = whole.optimizer().norms(&[]);

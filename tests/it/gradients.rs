@@ -58,7 +58,11 @@ fn check(name: &str, model: &Model) {
 
     let mut w: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
     let total = loss(model, &w, &samples);
-    assert!((plain.tally.loss / total - 1.0).abs() < 1e-6, "{name}: loss {} not {total}", plain.tally.loss);
+    assert!(
+        (plain.metric_sums.loss / total - 1.0).abs() < 1e-6,
+        "{name}: loss {} not {total}",
+        plain.metric_sums.loss
+    );
     let differences: Vec<f64> = (0..w.len())
         .map(|index| {
             let middle = w[index];

@@ -138,7 +138,7 @@ impl Run {
         let trainer = Trainer::controlled(&model, Control::new(self.control.clone(), optimizer, plan, rate));
         let validation = data.validation.as_ref().map(|part| part as &dyn Samples);
         let mut say = |report: &StepReport, _: &[f32]| {
-            loss = report.tally.loss;
+            loss = report.metric_sums.loss;
             events += report.events.len();
         };
         let trained = reference::run(&model, trainer, train, validation, &mut say);
@@ -157,8 +157,11 @@ impl Run {
         let weights = trainer.weights().to_vec();
         let mut lines = format!("loss {loss:?}\n");
         if let Some(split) = &data.validation {
-            let tally = Gradients::new(model, plan, Kernel::detect()).evaluate(&weights, split);
-            lines += &format!("validation {:?} {} of {}\n", tally.loss, tally.correct, tally.samples);
+            let metric_sums = Gradients::new(model, plan, Kernel::detect()).evaluate(&weights, split);
+            lines += &format!(
+                "validation {:?} {} of {}\n",
+                metric_sums.loss, metric_sums.correct, metric_sums.samples
+            );
         }
         lines + &weights_hash(&weights) + "\n"
     }

@@ -2,7 +2,7 @@
 
 use ps_core::optim::{Noise, Sgd};
 use ps_core::{
-    Activation, Head, LearningRate, Model, NodeSum, OptimizerConfig, ScheduleKind, Tally, Trainer,
+    Activation, Head, LearningRate, MetricSums, Model, NodeSum, OptimizerConfig, ScheduleKind, Trainer,
 };
 use ps_plan::BatchPlan;
 
@@ -36,9 +36,9 @@ fn descend(seed: u64, optimizer: OptimizerConfig, rate: LearningRate) -> f64 {
         let w = place(&trainer);
         let mut gradient = vec![0.0; model.parameters()];
         gradient[0] = slope(w) as f32;
-        let tally = Tally { samples: 1, loss: height(w), ..Tally::new(0) };
+        let metric_sums = MetricSums { samples: 1, loss: height(w), ..MetricSums::new(0) };
         let node = plan.step(trainer.version()).tree().root();
-        trainer.finish(&mut NodeSum { node, gradient, tally }).unwrap();
+        trainer.finish(&mut NodeSum { node, gradient, metric_sums }).unwrap();
     }
     place(&trainer)
 }

@@ -138,7 +138,7 @@ fn worked_example(file: &str, table: &str) -> (String, String) {
         }
     };
     weights(&mut numbers, "before step 0", &initial);
-    let leaf = |index| reference::leaf(&model, &initial, samples, plan, step, index).tally.loss;
+    let leaf = |index| reference::leaf(&model, &initial, samples, plan, step, index).metric_sums.loss;
     let _ =
         writeln!(numbers, "\nloss of the leaves of step 0: {}", list((0..step.tree().leaves()).map(leaf)));
     let rate = run.rate(&plan).unwrap();
@@ -147,8 +147,8 @@ fn worked_example(file: &str, table: &str) -> (String, String) {
             let _ = writeln!(
                 numbers,
                 "loss of step 0: {:?}, mean {:?}",
-                report.tally.loss,
-                report.tally.mean_loss()
+                report.metric_sums.loss,
+                report.metric_sums.mean_loss()
             );
             weights(&mut numbers, "after step 0", after);
         }

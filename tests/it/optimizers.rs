@@ -3,7 +3,7 @@
 
 use ps_config::RunConfig;
 use ps_core::control::Event;
-use ps_core::{Activation, Control, Head, Model, ModelOptimizer, Observed, Tally};
+use ps_core::{Activation, Control, Head, MetricSums, Model, ModelOptimizer, Observed};
 use serde_json::Value;
 
 const TABLE: &str = include_str!("../truth/library_optimizers.json");
@@ -28,8 +28,8 @@ fn control(optimizer: &str, rate: &str) -> (Model, Control) {
 }
 
 fn observed(validation: Option<f64>) -> Observed {
-    let tally = |loss| Tally { samples: 1, loss, ..Tally::new(3) };
-    Observed { train: tally(1.0), last_batch: None, validation: validation.map(tally) }
+    let metric_sums = |loss| MetricSums { samples: 1, loss, ..MetricSums::new(3) };
+    Observed { train: metric_sums(1.0), last_batch: None, validation: validation.map(metric_sums) }
 }
 
 #[test]

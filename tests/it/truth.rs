@@ -33,7 +33,7 @@ fn ten_steps_have_the_losses_of_another_implementation() {
         let rate = LearningRate::constant(case["rate"].as_f64().unwrap());
         let mut losses = Vec::new();
         let weights = reference::train(&model, plan, sgd, rate, &samples, |report, _| {
-            losses.push(report.tally.mean_loss());
+            losses.push(report.metric_sums.mean_loss());
         });
 
         let wanted = numbers(&case["losses"]);

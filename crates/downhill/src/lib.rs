@@ -63,7 +63,7 @@ pub use value::Value;
 /// The types in which a run reports to its observers and in its summary.
 pub mod report {
     #[doc(inline)]
-    pub use ps_core::{Tally, control::Event};
+    pub use ps_core::{MetricSums, control::Event};
     #[doc(inline)]
     pub use ps_run::{
         Ban, Diagnosis, Ending, EpochLine, EventLine, Fingerprint, HashLine, Line, Phase, ProbeLine, Resumed,

@@ -160,11 +160,11 @@ impl Model {
     /// Like [`Model::evaluate`], for data that is already encoded.
     #[doc(hidden)]
     pub fn evaluate_encoded(&self, split: &Split) -> Evaluation {
-        let tally = self.gradients().evaluate(&self.0.weights, split);
-        let classes = self.class_names().iter().zip(&tally.classes);
+        let metric_sums = self.gradients().evaluate(&self.0.weights, split);
+        let classes = self.class_names().iter().zip(&metric_sums.classes);
         let classes =
             classes.map(|(name, &[samples, wrong])| ClassErrors { name: name.clone(), samples, wrong });
-        Evaluation { measures: Measures::new(&tally, self.class_names()), classes: classes.collect() }
+        Evaluation { measures: Measures::new(&metric_sums, self.class_names()), classes: classes.collect() }
     }
 
     /// Names of the classes, in the order of the columns of predictions; empty for regression and counts.

@@ -9,7 +9,7 @@ use crate::raw::{self, Way};
 use crate::stream::address;
 use crate::{Bench, Error, Measurement};
 use ps_config::RunConfig;
-use ps_core::Tally;
+use ps_core::MetricSums;
 use ps_core::gradient::Flow;
 use ps_data::NoProgress;
 use ps_net::Listener;
@@ -233,7 +233,7 @@ impl Computer for Ready {
         let (tree, mut number) = (job.plan.step(step).tree(), 0);
         tree.cover_each(leaves, |node| {
             let samples = tree.leaves_of(node).len() as u64;
-            *flow.node(node) = Tally { samples, ..Tally::new(job.model.classes()) };
+            *flow.node(node) = MetricSums { samples, ..MetricSums::new(job.model.classes()) };
             let gradient = flow.gradient(number);
             // A buffer that was used before already holds the value.
             if gradient[0] != GRADIENT {

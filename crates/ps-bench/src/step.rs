@@ -119,7 +119,7 @@ fn step<'a>(
         let node = root.node;
         plane.take_sum(root);
         let report = plane.finish().expect("so small a rate does not diverge");
-        gradients.recycle(NodeSum { node, gradient: plane.take_gradient(), tally: report.tally });
+        gradients.recycle(NodeSum { node, gradient: plane.take_gradient(), metric_sums: report.metric_sums });
     })
 }
 

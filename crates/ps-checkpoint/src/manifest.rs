@@ -1,6 +1,6 @@
 //! The manifest of a checkpoint, which describes and verifies its files.
 
-use ps_core::Tally;
+use ps_core::MetricSums;
 use ps_core::params::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -32,10 +32,11 @@ pub struct Progress {
     /// Number of samples processed so far.
     pub samples: u64,
     /// Loss and metrics of the current epoch's steps.
-    pub tally: Tally,
+    #[serde(rename = "tally")]
+    pub metric_sums: MetricSums,
     /// Loss and metrics since the last metrics line that summarised several steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recent: Option<Tally>,
+    pub recent: Option<MetricSums>,
     /// Number of metrics lines written so far.
     #[serde(default = "all")]
     pub lines: u64,
@@ -190,12 +191,12 @@ mod tests {
                 let bits = u64::from(random.below(u32::MAX)) << 32 | u64::from(random.below(u32::MAX));
                 Some(f64::from_bits(bits)).filter(|number| number.is_finite()).unwrap_or(0.1)
             };
-            let tally = Tally { loss: number(), target: number(), ..Tally::new(2) };
+            let metric_sums = MetricSums { loss: number(), target: number(), ..MetricSums::new(2) };
             let manifest = Manifest {
                 format: FORMAT,
                 fingerprint: Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 },
                 run_file: None,
-                progress: Progress { seconds: number(), tally, ..Progress::default() },
+                progress: Progress { seconds: number(), metric_sums, ..Progress::default() },
                 holder: 1,
                 files: Vec::new(),
                 sha256: String::new(),

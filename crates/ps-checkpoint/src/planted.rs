@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use crate::simulated::{Fault, SimulatedDisk};
     use crate::{Disk, Error, Fingerprint, Kept, Progress, Snapshot, Store};
-    use ps_core::{Layout, Tally};
+    use ps_core::{Layout, MetricSums};
     use ps_plan::seed::{Purpose, Stream};
     use std::io::ErrorKind;
     use std::path::Path;
@@ -64,7 +64,7 @@ mod tests {
 
     fn snapshot(step: u64) -> Snapshot {
         let values = |from: f32| (0..6).map(|index| from + step as f32 + index as f32).collect();
-        let progress = Progress { step, tally: Tally::new(2), ..Progress::default() };
+        let progress = Progress { step, metric_sums: MetricSums::new(2), ..Progress::default() };
         Snapshot { progress, weights: values(0.1), state: values(-0.3) }
     }
 

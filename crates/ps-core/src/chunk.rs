@@ -381,7 +381,7 @@ mod tests {
     use crate::control::ControlConfig;
     use crate::fold::{Fold, NodeSum};
     use crate::layer::Activation;
-    use crate::metrics::Tally;
+    use crate::metrics::MetricSums;
     use crate::model::{Head, Model};
     use crate::optim::{OptimizerParams, Sgd};
     use crate::schedule::LearningRate;
@@ -434,7 +434,7 @@ mod tests {
                     chunk.insert(node, bytes(&gradient), &pool);
                     // A duplicate changes nothing.
                     chunk.insert(node, bytes(&[f32::NAN; 37]), &pool);
-                    whole.insert(NodeSum { node, gradient, tally: Tally::default() });
+                    whole.insert(NodeSum { node, gradient, metric_sums: MetricSums::default() });
                 }
                 assert!(chunk.is_complete());
                 let verdict = control.plain(control.plan().step(step));

@@ -1,7 +1,7 @@
 //! Sums over the nodes of a step's tree, and their merging up to the root.
 
 use crate::kernel::Kernel;
-use crate::metrics::Tally;
+use crate::metrics::MetricSums;
 use ps_plan::{Coverage, Gathered, Node, Section, Tree};
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub struct NodeSum {
     /// Sum of the gradients, `[parameters]`.
     pub gradient: Vec<f32>,
     /// Loss and metrics of the samples.
-    pub tally: Tally,
+    pub metric_sums: MetricSums,
 }
 
 impl NodeSum {
@@ -23,7 +23,7 @@ impl NodeSum {
             #[inline(always)]
             || self.gradient.iter_mut().zip(&right.gradient).for_each(|(left, right)| *left += right),
         );
-        self.tally.add(&right.tally);
+        self.metric_sums.add(&right.metric_sums);
         self.node = parent;
     }
 }
@@ -97,8 +97,8 @@ impl Fold {
 
     /// Removes and returns loss and metrics of a section, once the leaves of all sections are covered; `None`
     /// if the section has no leaves.
-    pub fn take_tally(&mut self, section: Section) -> Option<Tally> {
-        self.take_sum(section).map(|sum| sum.tally)
+    pub fn take_metric_sums(&mut self, section: Section) -> Option<MetricSums> {
+        self.take_sum(section).map(|sum| sum.metric_sums)
     }
 
     fn take_sum(&mut self, section: Section) -> Option<NodeSum> {

@@ -33,7 +33,7 @@ pub use fold::{Fold, NodeSum};
 pub use gradient::Gradients;
 pub use kernel::Kernel;
 pub use layer::{Activation, Dense, Dropout, Layer, LayerSpec, Residual};
-pub use metrics::{Observed, Outcome, Tally};
+pub use metrics::{MetricSums, Observed, SampleMetrics};
 pub use model::{Head, Model};
 pub use optim::{ModelOptimizer, Optimizer, OptimizerConfig, OptimizerParams};
 pub use params::{Layout, TensorSpec, weights_hash};

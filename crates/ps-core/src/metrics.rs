@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// Sums over samples from which loss, accuracy, errors per class and R² are computed.
 ///
-/// Tallies of different samples are combined with [`Tally::add`]. To reproduce a run's bits, they must be
+/// The sums of different samples are combined with [`MetricSums::add`]. To reproduce a run's bits, they must be
 /// added in the order of the step's tree.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tally {
+pub struct MetricSums {
     /// Number of samples counted.
     pub samples: u64,
     /// Sum of the samples' losses.
@@ -25,9 +25,9 @@ pub struct Tally {
     pub residual_squared: f64,
 }
 
-/// A sample's contribution to a tally, apart from its target.
+/// A sample's contribution to the metric sums, apart from its target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Outcome {
+pub struct SampleMetrics {
     /// Loss of the sample.
     pub loss: f32,
     /// The predicted class number, or for regression the prediction minus the target.
@@ -38,29 +38,29 @@ pub struct Outcome {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
     /// Loss and metrics of the step's batch.
-    pub train: Tally,
+    pub train: MetricSums,
     /// Loss and metrics of the previous step's batch at the current weights, if that step was probed.
-    pub last_batch: Option<Tally>,
+    pub last_batch: Option<MetricSums>,
     /// Loss and metrics of the validation set, if the previous step ended an epoch.
-    pub validation: Option<Tally>,
+    pub validation: Option<MetricSums>,
 }
 
-impl Tally {
-    /// Creates an empty tally for `classes` classes (0 for regression).
+impl MetricSums {
+    /// Creates empty metric sums for `classes` classes (0 for regression).
     pub fn new(classes: usize) -> Self {
-        Tally { classes: vec![[0; 2]; classes], ..Tally::default() }
+        MetricSums { classes: vec![[0; 2]; classes], ..MetricSums::default() }
     }
 
-    /// Empties the tally and keeps its number of classes and its memory.
+    /// Empties the sums and keeps the number of classes and the memory.
     pub fn clear(&mut self) {
         let mut classes = std::mem::take(&mut self.classes);
         classes.fill([0; 2]);
-        *self = Tally { classes, ..Tally::default() };
+        *self = MetricSums { classes, ..MetricSums::default() };
     }
 
     /// Adds one sample.
     #[inline(always)]
-    pub(crate) fn count(&mut self, target: f32, outcome: Outcome) {
+    pub(crate) fn count(&mut self, target: f32, outcome: SampleMetrics) {
         self.samples += 1;
         self.loss += f64::from(outcome.loss);
         if self.classes.is_empty() {
@@ -76,8 +76,8 @@ impl Tally {
         }
     }
 
-    /// Adds `right`, the next node of the tree. Both tallies must belong to the same model.
-    pub fn add(&mut self, right: &Tally) {
+    /// Adds `right`, the next node of the tree. Both must belong to the same model.
+    pub fn add(&mut self, right: &MetricSums) {
         self.samples += right.samples;
         self.loss += right.loss;
         self.correct += right.correct;

@@ -6,7 +6,7 @@
 use crate::block::{Boundary, Delta, Shape};
 use crate::function;
 use crate::layer::{Activation, Dense, Fusion, Layer, LayerSpec, Overwrites, Training, fuse};
-use crate::metrics::Outcome;
+use crate::metrics::SampleMetrics;
 use crate::params::Layout;
 use crate::precision::Precision;
 use serde::{Deserialize, Serialize};
@@ -198,7 +198,7 @@ impl Model {
         Training { seed, step, draws: self.layers.iter().map(Layer::draws).sum() }
     }
 
-    /// Number of classes that a tally counts: 2 for logistic, the number of outputs for softmax,
+    /// Number of classes that metric sums count: 2 for logistic, the number of outputs for softmax,
     /// 0 for regression.
     pub fn classes(&self) -> usize {
         match self.head {
@@ -271,25 +271,25 @@ fn boundaries(layers: &[Layer], shapes: &[Shape]) -> Vec<Boundary> {
 
 impl Head {
     /// Replaces the last layer's outputs `z` of one sample by the derivative of the loss with respect to
-    /// them. Returns the outcome for [`crate::Tally::count`].
+    /// them. Returns the outcome for [`crate::MetricSums::count`].
     #[inline(always)]
-    pub(crate) fn backward(self, z: &mut [f32], target: f32) -> Outcome {
+    pub(crate) fn backward(self, z: &mut [f32], target: f32) -> SampleMetrics {
         match self {
             Head::SquaredError => {
                 z[0] -= target;
-                Outcome { loss: 0.5 * (z[0] * z[0]), detail: z[0] }
+                SampleMetrics { loss: 0.5 * (z[0] * z[0]), detail: z[0] }
             }
             Head::Poisson => {
                 let mean = function::exp(z[0]);
                 let loss = (-target).mul_add(z[0], mean);
                 z[0] = mean - target;
-                Outcome { loss, detail: z[0] }
+                SampleMetrics { loss, detail: z[0] }
             }
             Head::Logistic => {
                 let loss = (-target).mul_add(z[0], function::softplus(z[0]));
                 let predicted = if z[0] > 0.0 { 1.0 } else { 0.0 };
                 z[0] = function::sigmoid(z[0]) - target;
-                Outcome { loss, detail: predicted }
+                SampleMetrics { loss, detail: predicted }
             }
             Head::Softmax => {
                 let class = target as usize;
@@ -300,7 +300,7 @@ impl Head {
                     *value /= sum;
                 }
                 z[class] -= 1.0;
-                Outcome { loss: function::ln(sum) + (largest - logit), detail: predicted as f32 }
+                SampleMetrics { loss: function::ln(sum) + (largest - logit), detail: predicted as f32 }
             }
         }
     }

@@ -6,7 +6,7 @@
 use crate::fold::NodeSum;
 use crate::kernel::Kernel;
 use crate::layer::{self, Layer, PlainContext, Training};
-use crate::metrics::Tally;
+use crate::metrics::MetricSums;
 use crate::model::Model;
 use crate::optim::OptimizerConfig;
 use crate::samples::Samples;
@@ -43,7 +43,7 @@ pub fn run(
         let weights = model.precision().round(trainer.weights());
         let last_batch = (step.last_batch > 0).then(|| {
             let last = plan.step(step.step - 1);
-            batch_sum(model, &weights, samples, plan, last).tally
+            batch_sum(model, &weights, samples, plan, last).metric_sums
         });
         let validated = validation.filter(|_| step.validation > 0);
         let validated = validated.map(|part| evaluate(model, &weights, part));
@@ -56,12 +56,12 @@ pub fn run(
 
 /// Computes loss and metrics of all samples, in leaves of [`EVALUATION_LEAF`] that are added pairwise,
 /// level by level.
-pub fn evaluate(model: &Model, weights: &[f32], samples: &dyn Samples) -> Tally {
+pub fn evaluate(model: &Model, weights: &[f32], samples: &dyn Samples) -> MetricSums {
     let indices: Vec<usize> = (0..samples.len()).collect();
     let leaves = indices.chunks(EVALUATION_LEAF);
-    let tallies = leaves.map(|leaf| leaf_tally(model, weights, samples, leaf)).collect();
-    let sum = sum_levels(tallies, |sum: &mut Tally, right| sum.add(right));
-    sum.unwrap_or_else(|| Tally::new(model.classes()))
+    let metric_sums = leaves.map(|leaf| leaf_metric_sums(model, weights, samples, leaf)).collect();
+    let sum = sum_levels(metric_sums, |sum: &mut MetricSums, right| sum.add(right));
+    sum.unwrap_or_else(|| MetricSums::new(model.classes()))
 }
 
 /// Computes the sum over all samples of `step`: its leaves, added pairwise, level by level.
@@ -122,7 +122,7 @@ fn add(sum: &mut NodeSum, right: &NodeSum) {
     for (a, b) in sum.gradient.iter_mut().zip(&right.gradient) {
         *a += b;
     }
-    sum.tally.add(&right.tally);
+    sum.metric_sums.add(&right.metric_sums);
 }
 
 /// Computes the sum over the samples `indices` of one leaf, each added in that order by fused multiply-adds.
@@ -138,30 +138,30 @@ fn leaf_sum(
 ) -> NodeSum {
     let mut pass = Sample::new(model, PlainContext { weights, training, position: first });
     let mut gradient = vec![0.0_f32; model.parameters()];
-    let mut tally = Tally::new(model.classes());
+    let mut metric_sums = MetricSums::new(model.classes());
     for (number, &index) in indices.iter().enumerate() {
         pass.context.position = first + number;
-        pass.measure(samples, index, &mut tally);
+        pass.measure(samples, index, &mut metric_sums);
         pass.backward(model.first_trained() + 1);
         for (k, layer) in model.layers().iter().enumerate() {
             layer.plain_gradient(k, &pass.values, &pass.deltas, &mut gradient);
         }
     }
-    NodeSum { node: Node::leaf(0), gradient, tally }
+    NodeSum { node: Node::leaf(0), gradient, metric_sums }
 }
 
 /// Computes loss and metrics of the samples `indices` of one leaf, in that order.
-fn leaf_tally(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[usize]) -> Tally {
+fn leaf_metric_sums(model: &Model, weights: &[f32], samples: &dyn Samples, indices: &[usize]) -> MetricSums {
     let context = PlainContext { weights, training: None, position: 0 };
-    let mut tally = Tally::new(model.classes());
+    let mut metric_sums = MetricSums::new(model.classes());
     vectorized(
         #[inline(always)]
         || {
             let mut pass = Sample::new(model, context);
-            indices.iter().for_each(|&index| pass.measure(samples, index, &mut tally));
+            indices.iter().for_each(|&index| pass.measure(samples, index, &mut metric_sums));
         },
     );
-    tally
+    metric_sums
 }
 
 /// The memory of one sample's passes through a model.
@@ -194,15 +194,15 @@ impl<'a> Sample<'a> {
         }
     }
 
-    /// Computes the loss of sample `index` and the delta at the head, and counts the sample in `tally`.
+    /// Computes the loss of sample `index` and the delta at the head, and counts the sample in `metric_sums`.
     #[inline(always)]
-    fn measure(&mut self, samples: &dyn Samples, index: usize, tally: &mut Tally) {
+    fn measure(&mut self, samples: &dyn Samples, index: usize, metric_sums: &mut MetricSums) {
         samples.write_row(index, &mut self.values[0]);
         self.forward();
         let target = samples.target(index);
         let last = self.model.layers().len();
         self.deltas[last].copy_from_slice(&self.values[last]);
-        tally.count(target, self.model.head().backward(&mut self.deltas[last], target));
+        metric_sums.count(target, self.model.head().backward(&mut self.deltas[last], target));
     }
 
     /// Computes the deltas from the last one to that at the input of layer `first`.

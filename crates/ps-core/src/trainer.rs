@@ -2,8 +2,8 @@
 
 use crate::control::{Control, ControlConfig, Decided, Event, NotFinite, Probe};
 use crate::fold::NodeSum;
+use crate::metrics::MetricSums;
 use crate::metrics::Observed;
-use crate::metrics::Tally;
 use crate::model::Model;
 use crate::optim::{ModelOptimizer, OptimizerConfig};
 use crate::schedule::Schedule;
@@ -36,9 +36,9 @@ pub struct StepReport {
     /// The learning rate of the step.
     pub rate: f32,
     /// Loss and metrics of the step's batch, before the update.
-    pub tally: Tally,
+    pub metric_sums: MetricSums,
     /// Loss and metrics of the validation set before the update, if the previous step ended an epoch.
-    pub validation: Option<Tally>,
+    pub validation: Option<MetricSums>,
     /// Whether the run ends after this step.
     pub is_last: bool,
     /// Unusual events, in the order of the policies.
@@ -51,8 +51,17 @@ impl StepReport {
     /// The report of a step that was made.
     pub fn new(step: Step, rate: f32, observed: Observed, decided: Decided) -> Self {
         let Decided { is_last, events, probe } = decided;
-        let Observed { train: tally, validation, .. } = observed;
-        StepReport { step: step.step, epoch: step.epoch, rate, tally, validation, is_last, events, probe }
+        let Observed { train: metric_sums, validation, .. } = observed;
+        StepReport {
+            step: step.step,
+            epoch: step.epoch,
+            rate,
+            metric_sums,
+            validation,
+            is_last,
+            events,
+            probe,
+        }
     }
 }
 
@@ -103,7 +112,7 @@ impl Trainer {
 
     /// Restores the best weights if they are better than the final ones, whose validation is
     /// `validation`; see [`Control::close`].
-    pub fn close(&mut self, validation: Option<&Tally>) -> Option<Event> {
+    pub fn close(&mut self, validation: Option<&MetricSums>) -> Option<Event> {
         if self.is_over { None } else { self.control.close(&mut self.weights, &self.state, validation) }
     }
 
@@ -127,7 +136,7 @@ impl Trainer {
         self.plan
     }
 
-    /// Makes the next step from the sum of all its leaves, whose tally goes into the report.
+    /// Makes the next step from the sum of all its leaves, whose metric sums go into the report.
     ///
     /// # Errors
     /// Returns an error, and leaves the weights unchanged, if the loss or a weight is not finite.
@@ -140,18 +149,18 @@ impl Trainer {
     pub(crate) fn finish_seeing(
         &mut self,
         root: &mut NodeSum,
-        last_batch: Option<Tally>,
-        validation: Option<Tally>,
+        last_batch: Option<MetricSums>,
+        validation: Option<MetricSums>,
     ) -> Result<StepReport, Diverged> {
         let step = self.plan.step(self.version);
         assert_eq!(
-            root.tally.samples, step.samples as u64,
+            root.metric_sums.samples, step.samples as u64,
             "the root sums every sample of step {}",
             step.step
         );
         let rate = self.control.rate(step.step);
-        let diverged = Diverged { step: step.step, rate, loss: root.tally.mean_loss() };
-        let observed = Observed { train: std::mem::take(&mut root.tally), last_batch, validation };
+        let diverged = Diverged { step: step.step, rate, loss: root.metric_sums.mean_loss() };
+        let observed = Observed { train: std::mem::take(&mut root.metric_sums), last_batch, validation };
         let gradient = &root.gradient[..];
         let (verdict, decided) = if self.control.holds(step.step) {
             let step_params = self.control.plain(step).step_params;
@@ -211,8 +220,8 @@ mod tests {
         let model = Model::new(1, &[], Activation::Relu, Head::SquaredError, 1);
         let plan = BatchPlan::new(1, 1, 1, 1, 1, None);
         let mut trainer = Trainer::new(&model, plan, Sgd::default(), LearningRate::constant(1e30));
-        let tally = Tally { samples: 1, ..Tally::default() };
-        let mut root = NodeSum { node: Node::leaf(0), gradient: vec![1e30, 1.0], tally };
+        let metric_sums = MetricSums { samples: 1, ..MetricSums::default() };
+        let mut root = NodeSum { node: Node::leaf(0), gradient: vec![1e30, 1.0], metric_sums };
         assert_eq!(trainer.finish(&mut root).unwrap_err().step, 0);
         assert_eq!((trainer.weights(), trainer.version()), (&[0.0, 0.0][..], 0));
     }

@@ -77,7 +77,7 @@ fn asked_for(hidden: &[usize], batch: usize, threads: usize) -> u64 {
             gradients.compute_into(trainer.weights(), &Points, step, 0..leaves, &mut sums);
             let mut root = sums.pop().unwrap();
             let report = trainer.finish(&mut root).unwrap();
-            gradients.recycle(NodeSum { tally: report.tally, ..root });
+            gradients.recycle(NodeSum { metric_sums: report.metric_sums, ..root });
         }
         // The counter is read inside the pool, because rayon's thread may allocate on its way to sleep.
         ASKED.load(Ordering::Relaxed) - before

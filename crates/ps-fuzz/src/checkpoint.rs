@@ -3,7 +3,7 @@
 use crate::{Seed, choice, part, with_length};
 use ps_checkpoint::simulated::SimulatedDisk;
 use ps_checkpoint::{Disk, FileEntry, Fingerprint, Kept, Manifest, Progress, Snapshot, Store, tensors};
-use ps_core::{Layout, Tally};
+use ps_core::{Layout, MetricSums};
 use std::path::Path;
 
 const FOLDER: &str = "/step-000000000007";
@@ -96,7 +96,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
             epoch: 1,
             seconds: 1.5,
             samples: 70,
-            tally: Tally { loss: 0.1, ..Tally::new(3) },
+            metric_sums: MetricSums { loss: 0.1, ..MetricSums::new(3) },
             ..Progress::default()
         },
         weights: (0..8).map(|index| index as f32 / 7.0).collect(),

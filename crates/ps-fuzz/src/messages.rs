@@ -5,7 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 use ps_coord::Dismissal;
 use ps_core::optim::{PieceSums, UpdateNorms};
-use ps_core::{Precision, Tally};
+use ps_core::{MetricSums, Precision};
 use ps_plan::{BatchPlan, Node};
 use ps_proto::convert::{self, ServerMessage, ShardMessage, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
@@ -30,9 +30,9 @@ pub(crate) fn from_worker(input: &[u8]) {
             assert!(shape.plan.step(part.step).tree().has(part.node));
         }
         Ok(WorkerMessage::NodeMetrics(metrics)) => {
-            // The server adds the tallies of up to a whole batch.
-            let mut sum = Tally::new(shape.classes);
-            (0..shape.plan.batch).for_each(|_| sum.add(&metrics.tally));
+            // The server adds the metric sums of up to a whole batch.
+            let mut sum = MetricSums::new(shape.classes);
+            (0..shape.plan.batch).for_each(|_| sum.add(&metrics.metric_sums));
             assert!(sum.correct <= sum.samples);
         }
         Ok(WorkerMessage::NodeDone(done)) => assert!(shape.plan.step(done.step).tree().has(done.node)),
@@ -148,7 +148,8 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         fingerprints: fingerprints(),
     };
     let node = Node { level: 1, index: 2 };
-    let tally = Tally { samples: 8, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..Tally::default() };
+    let metric_sums =
+        MetricSums { samples: 8, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..MetricSums::default() };
     let chunk = convert::node_chunks(1, node, Bytes::from(vec![1; 28]), 0..7).next();
     let shard = v1::ShardHello {
         protocol_version: PROTOCOL_VERSION,
@@ -164,10 +165,10 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
     vec![
         ("hello", worker(Hello(hello))),
         ("node", encoded(0, &chunk.expect("there are elements"))),
-        ("node-metrics", encoded(0, &convert::node_metrics(1, node, tally))),
+        ("node-metrics", encoded(0, &convert::node_metrics(1, node, metric_sums))),
         (
             "node-metrics-regression",
-            encoded(8, &convert::node_metrics(1, node, Tally { samples: 8, ..Tally::default() })),
+            encoded(8, &convert::node_metrics(1, node, MetricSums { samples: 8, ..MetricSums::default() })),
         ),
         ("node-done", encoded(0, &convert::node_done(1, node))),
         ("weights-wanted", worker(WeightsWanted(v1::WeightsWanted {}))),

@@ -1,7 +1,7 @@
 //! The hash of a node's sum, by which audits compare the results of two workers for the same samples.
 
 use ps_coord::Digest;
-use ps_core::Tally;
+use ps_core::MetricSums;
 use ps_plan::planted::{Defect, Planted};
 use sha2::{Digest as _, Sha256};
 
@@ -11,16 +11,23 @@ pub(crate) fn of_chunk(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// The hash of a node: of the hashes of its chunks, in order, and of its metric sums.
-pub(crate) fn of_node(chunks: impl Iterator<Item = [u8; 32]>, tally: &Tally, planted: Planted) -> Digest {
+pub(crate) fn of_node(
+    chunks: impl Iterator<Item = [u8; 32]>,
+    metric_sums: &MetricSums,
+    planted: Planted,
+) -> Digest {
     let mut hash = Sha256::new();
     chunks.for_each(|chunk| hash.update(chunk));
     if planted.has(Defect::DigestOmitsMetrics) {
         return Digest(hash.finalize().into());
     }
-    for sum in [tally.loss, tally.target, tally.target_squared, tally.residual_squared] {
+    for sum in
+        [metric_sums.loss, metric_sums.target, metric_sums.target_squared, metric_sums.residual_squared]
+    {
         hash.update(sum.to_bits().to_le_bytes());
     }
-    for count in [tally.samples, tally.correct].iter().chain(tally.classes.iter().flatten()) {
+    for count in [metric_sums.samples, metric_sums.correct].iter().chain(metric_sums.classes.iter().flatten())
+    {
         hash.update(count.to_le_bytes());
     }
     Digest(hash.finalize().into())

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ps_coord::{Digest, WorkerId};
 use ps_core::chunk::{read, share};
 use ps_core::precision::Element;
-use ps_core::{NodeSum, Tally};
+use ps_core::{MetricSums, NodeSum};
 use ps_plan::planted::Defect;
 use ps_plan::{Node, Section};
 use std::ops::Range;
@@ -28,12 +28,12 @@ impl Plane {
         metrics: NodeMetrics,
         recompute: &mut dyn Recompute,
     ) -> Result<(), Rejected> {
-        let NodeMetrics { step, node, tally } = metrics;
+        let NodeMetrics { step, node, metric_sums } = metrics;
         self.check_open(step, node)?;
         if self.is_over(step, node) {
             return Ok(());
         }
-        if self.can_confirm() && !is_finite_tally(&tally) {
+        if self.can_confirm() && !are_finite(&metric_sums) {
             self.confirm_divergence(node, recompute)?;
         }
         if self.kept.len() < self.model.parameters() {
@@ -48,7 +48,7 @@ impl Plane {
         let is_evaluated = self.tree_of(self.version).section_of(node) != Section::Training;
         let chunks = if is_evaluated { 0 } else { self.chunks.len() };
         let chunks = (0..chunks).map(|_| None).collect();
-        self.pushed.insert((worker, node), Pushed { tally, chunks });
+        self.pushed.insert((worker, node), Pushed { metric_sums, chunks });
         Ok(())
     }
 
@@ -114,7 +114,7 @@ impl Plane {
         if self.is_over(step, node) {
             return Ok(None);
         }
-        let Some(Pushed { tally, chunks }) = self.pushed.remove(&(worker, node)) else {
+        let Some(Pushed { metric_sums, chunks }) = self.pushed.remove(&(worker, node)) else {
             return Err(Rejected::DoneBeforeMetrics { step, node });
         };
         let missing = chunks.iter().filter(|chunk| chunk.is_none()).count();
@@ -122,14 +122,14 @@ impl Plane {
             return Err(Rejected::Incomplete { step, node, missing });
         }
         let hashes = chunks.iter().flatten().map(|chunk| chunk.hash);
-        let digest = self.audits.then(|| digest::of_node(hashes, &tally, self.planted));
+        let digest = self.audits.then(|| digest::of_node(hashes, &metric_sums, self.planted));
         if self.audits {
             for (chunk, arrived) in self.chunks.iter_mut().zip(chunks.into_iter().flatten()) {
                 chunk.fold.insert(node, arrived.bytes, &self.pool);
             }
         }
         self.count(worker);
-        self.metrics.insert(NodeSum { node, gradient: Vec::new(), tally });
+        self.metrics.insert(NodeSum { node, gradient: Vec::new(), metric_sums });
         Ok(digest)
     }
 
@@ -193,13 +193,13 @@ impl Plane {
 
     /// The hash of a node of the open step, computed here. Requires that all weights are kept here.
     pub fn judge(&self, node: Node, recompute: &mut dyn Recompute) -> Digest {
-        let NodeSum { gradient, tally, .. } = self.recompute(node, recompute);
+        let NodeSum { gradient, metric_sums, .. } = self.recompute(node, recompute);
         let bytes = share(gradient);
         // A node of a section that is only evaluated has no gradient.
         let ranges =
             self.chunks.iter().map(|chunk| chunk.range()).filter(|range| range.end <= bytes.len() / 4);
         let hashes = ranges.map(|range| digest::of_chunk(&bytes[4 * range.start..4 * range.end]));
-        digest::of_node(hashes, &tally, self.planted)
+        digest::of_node(hashes, &metric_sums, self.planted)
     }
 
     /// Records that this step's sums contain data from `worker`.
@@ -242,7 +242,7 @@ impl Plane {
             return Ok(());
         }
         let sum = self.recompute(node, recompute);
-        if is_finite_tally(&sum.tally) && sum.gradient.iter().all(|value| value.is_finite()) {
+        if are_finite(&sum.metric_sums) && sum.gradient.iter().all(|value| value.is_finite()) {
             return Err(Rejected::NotFinite { step, node });
         }
         self.confirmed = Some(step);
@@ -266,6 +266,8 @@ fn is_finite(bytes: &[u8]) -> bool {
     elements.chunks(4096).all(|run| run.iter().fold(true, |finite, element| finite & is_finite(element)))
 }
 
-fn is_finite_tally(tally: &Tally) -> bool {
-    [tally.loss, tally.target, tally.target_squared, tally.residual_squared].iter().all(|sum| sum.is_finite())
+fn are_finite(metric_sums: &MetricSums) -> bool {
+    [metric_sums.loss, metric_sums.target, metric_sums.target_squared, metric_sums.residual_squared]
+        .iter()
+        .all(|sum| sum.is_finite())
 }

@@ -1,7 +1,7 @@
 //! Input and output of a plane.
 
 use bytes::Bytes;
-use ps_core::{NodeSum, Tally};
+use ps_core::{MetricSums, NodeSum};
 use ps_plan::Node;
 use std::fmt;
 use std::ops::Range;
@@ -27,7 +27,7 @@ pub struct NodeMetrics {
     /// A node of the step's tree.
     pub node: Node,
     /// Loss and metrics of its samples.
-    pub tally: Tally,
+    pub metric_sums: MetricSums,
 }
 
 /// The end of a node: all of its chunks have been sent.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ps_coord::WorkerId;
 use ps_core::chunk::Pool;
 use ps_core::control::{Decided, State, Verdict};
-use ps_core::{Control, Fold, Model, Observed, Tally};
+use ps_core::{Control, Fold, MetricSums, Model, Observed};
 use ps_plan::planted::{Defect, Planted};
 use ps_plan::{BatchPlan, Node, Tree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +69,7 @@ pub struct Plane {
 
 /// A node that a worker is sending. Its chunks are accepted only after its metric sums.
 pub(crate) struct Pushed {
-    pub tally: Tally,
+    pub metric_sums: MetricSums,
     /// For each chunk kept here, whether it has arrived.
     pub chunks: Vec<Option<Arrived>>,
 }

@@ -177,13 +177,13 @@ impl Plane {
         if let Some(observed) = self.observed.take() {
             return observed;
         }
-        let root = self.metrics.take_root().map(|root| (root.tally, root.gradient));
+        let root = self.metrics.take_root().map(|root| (root.metric_sums, root.gradient));
         let (train, gradient) = root.unwrap_or_default();
         if let Some(whole) = &mut self.whole {
             whole.take_gradient(gradient);
         }
         let [last_batch, validation] =
-            [Section::LastBatch, Section::Validation].map(|section| self.metrics.take_tally(section));
+            [Section::LastBatch, Section::Validation].map(|section| self.metrics.take_metric_sums(section));
         Observed { train, last_batch, validation }
     }
 }

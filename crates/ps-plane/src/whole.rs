@@ -100,8 +100,8 @@ impl Plane {
     pub fn compute(&mut self, samples: &dyn Samples) {
         let Some(Whole::Fused(in_place)) = &mut self.whole else { return };
         let step = self.plan.step(self.version);
-        let tally = in_place.compute(samples, step).clone();
-        self.metrics.insert(NodeSum { node: step.tree().root(), gradient: Vec::new(), tally });
+        let metric_sums = in_place.compute(samples, step).clone();
+        self.metrics.insert(NodeSum { node: step.tree().root(), gradient: Vec::new(), metric_sums });
     }
 
     /// Makes the open step, all of whose sums must be in: decides about it if necessary, updates and commits.

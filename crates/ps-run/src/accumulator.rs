@@ -6,7 +6,7 @@ use crate::measures::Measures;
 use crate::observer::StepMade;
 use crate::window::Window;
 use ps_core::control::{Event, Probe, State};
-use ps_core::{StepReport, Tally};
+use ps_core::{MetricSums, StepReport};
 use ps_plan::BatchPlan;
 use std::time::Instant;
 
@@ -61,8 +61,8 @@ pub(crate) struct Findings {
 /// The state of a longer run after the last step of this one, if that step does not end an epoch.
 struct Cut {
     lines: u64,
-    epoch: Tally,
-    recent: Tally,
+    epoch: MetricSums,
+    recent: MetricSums,
 }
 
 impl Accumulator {
@@ -75,7 +75,7 @@ impl Accumulator {
         lines: &[Line],
         now: Instant,
     ) -> Self {
-        let (length, empty) = (Length::of(&plan), || Window::new(Tally::new(classes), now));
+        let (length, empty) = (Length::of(&plan), || Window::new(MetricSums::new(classes), now));
         let mut accumulator = Accumulator {
             plan,
             length,
@@ -106,9 +106,9 @@ impl Accumulator {
     /// Continues from a saved state whose lines of metrics are `lines`. Later steps are dropped, but the time
     /// that they took still counts.
     pub(crate) fn resume(&mut self, from: &ps_checkpoint::Progress, lines: &[Line], now: Instant) {
-        let empty = Tally::new(self.epoch.sums().classes.len());
-        // The progress at step 0 is the default one, whose tally has no classes.
-        let of_epoch = if from.step == 0 { empty.clone() } else { from.tally.clone() };
+        let empty = MetricSums::new(self.epoch.sums().classes.len());
+        // The progress at step 0 is the default one, whose metric sums have no classes.
+        let of_epoch = if from.step == 0 { empty.clone() } else { from.metric_sums.clone() };
         self.epoch = Window::new(of_epoch, now);
         self.recent = Window::new(from.recent.clone().unwrap_or(empty), now);
         self.samples = from.samples;
@@ -128,16 +128,18 @@ impl Accumulator {
         out: &mut impl FnMut(Record<'_>),
     ) {
         self.end_wait(report.validation.as_ref(), out);
-        self.recent.add(&report.tally);
-        self.epoch.add(&report.tally);
-        self.samples += report.tally.samples;
+        self.recent.add(&report.metric_sums);
+        self.epoch.add(&report.metric_sums);
+        self.samples += report.metric_sums.samples;
         self.findings.is_concluded |= report.is_last;
         report.events.iter().for_each(|event| self.event(report.step, event, out));
         if let Some(probe) = &report.probe {
             self.probe(probe, out);
         }
-        let step =
-            StepMade { workers, ..self.made(report.step, report.epoch, report.rate, &report.tally, now) };
+        let step = StepMade {
+            workers,
+            ..self.made(report.step, report.epoch, report.rate, &report.metric_sums, now)
+        };
         out(Record::Step(&step));
         if StepLine::is_due(step.step) {
             self.close_recent(&step, out);
@@ -148,7 +150,14 @@ impl Accumulator {
     }
 
     /// Describes step `step`, counted from 0, made by a single worker.
-    fn made<'a>(&self, step: u64, epoch: u32, rate: f32, batch: &'a Tally, now: Instant) -> StepMade<'a> {
+    fn made<'a>(
+        &self,
+        step: u64,
+        epoch: u32,
+        rate: f32,
+        batch: &'a MetricSums,
+        now: Instant,
+    ) -> StepMade<'a> {
         StepMade {
             step: step + 1,
             steps: self.length.steps,
@@ -173,7 +182,7 @@ impl Accumulator {
         out: &mut impl FnMut(Record<'_>),
     ) {
         if !self.epoch.is_empty() {
-            let (batch, last) = (Tally::default(), self.plan.step(steps - 1));
+            let (batch, last) = (MetricSums::default(), self.plan.step(steps - 1));
             let step = self.made(last.step, last.epoch, rate, &batch, now);
             self.end_epoch(&step, out);
         }
@@ -214,7 +223,7 @@ impl Accumulator {
     }
 
     /// Adds the validation to the epoch that waits for it, if there is one.
-    pub(crate) fn end_wait(&mut self, validation: Option<&Tally>, out: &mut impl FnMut(Record<'_>)) {
+    pub(crate) fn end_wait(&mut self, validation: Option<&MetricSums>, out: &mut impl FnMut(Record<'_>)) {
         let Some(mut line) = self.ended.take() else { return };
         line.validation = validation.map(|sums| Measures::new(sums, &self.class_names));
         self.findings.validated = line.validation.clone().map(|measures| (line.step, measures));
@@ -277,7 +286,7 @@ impl Accumulator {
     /// reported. The caller fills in the contributors.
     pub(crate) fn progress(&self, step: u64, control: State, now: Instant) -> ps_checkpoint::Progress {
         let pending = || self.ended.iter().map(|line| Line::Epoch(line.clone()).to_json()).collect();
-        let (lines, pending, tally, recent) = match &self.cut {
+        let (lines, pending, metric_sums, recent) = match &self.cut {
             Some(Cut { lines, epoch, recent }) => (*lines, Vec::new(), epoch, recent),
             None => (self.lines, pending(), self.epoch.sums(), self.recent.sums()),
         };
@@ -289,7 +298,7 @@ impl Accumulator {
             epoch: self.plan.step(step).epoch,
             seconds: self.seconds(now),
             samples: self.samples,
-            tally: tally.clone(),
+            metric_sums: metric_sums.clone(),
             recent: (recent.samples > 0).then(|| recent.clone()),
             contributors: Default::default(),
         }
@@ -350,14 +359,18 @@ mod tests {
 
     /// Step `step` of ten samples, each with a loss of `step`.
     fn report(plan: BatchPlan, step: u64) -> StepReport {
-        let sums =
-            |samples: u64| Tally { samples, loss: (samples * step) as f64, correct: 4, ..Tally::new(2) };
+        let sums = |samples: u64| MetricSums {
+            samples,
+            loss: (samples * step) as f64,
+            correct: 4,
+            ..MetricSums::new(2)
+        };
         let place = plan.step(step);
         StepReport {
             step,
             epoch: place.epoch,
             rate: 0.5,
-            tally: sums(10),
+            metric_sums: sums(10),
             validation: (place.validation > 0).then(|| sums(place.validation as u64)),
             is_last: false,
             events: Vec::new(),
@@ -474,7 +487,8 @@ mod tests {
         let mut accumulator = fresh(plan(4, 20), now);
         run(&mut accumulator, 0..4, now);
         let mut lines = Vec::new();
-        accumulator.end_wait(Some(&report(plan(8, 20), 4).tally), &mut |record| collect(&mut lines, record));
+        accumulator
+            .end_wait(Some(&report(plan(8, 20), 4).metric_sums), &mut |record| collect(&mut lines, record));
         assert_eq!(accumulator.findings.validated.as_ref().map(|it| it.0), Some(4));
         let restored = Event::Restored { loss: 4.0, best: 1.0, step: 2 };
         accumulator.event(4, &restored, &mut |record| collect(&mut lines, record));

@@ -7,8 +7,8 @@ use ps_core::gradient::InPlace;
 use ps_core::model::count_parameters;
 use ps_core::params::weights_hash;
 use ps_core::{
-    Control, ControlConfig, Gradients, Head, Kernel, Model, ModelOptimizer, NUMERICS_VERSION,
-    OptimizerConfig, Samples, Schedule, Tally, Trainer,
+    Control, ControlConfig, Gradients, Head, Kernel, MetricSums, Model, ModelOptimizer, NUMERICS_VERSION,
+    OptimizerConfig, Samples, Schedule, Trainer,
 };
 use ps_data::{DataConfig, DataError, Loaded, Progress, Task};
 use ps_host::Memory;
@@ -165,19 +165,19 @@ impl Job {
     }
 
     /// Evaluates `weights` on the training part.
-    pub fn measure(&self, weights: &[f32]) -> Tally {
+    pub fn measure(&self, weights: &[f32]) -> MetricSums {
         self.gradients().evaluate(weights, &self.data.train)
     }
 
     /// Evaluates `weights` on the validation part, if there is one. The weights are rounded as for gradients,
     /// so that the result is the same as in a round.
-    pub fn validate(&self, weights: &[f32]) -> Option<Tally> {
+    pub fn validate(&self, weights: &[f32]) -> Option<MetricSums> {
         let weights = self.model.precision().round(weights);
         self.data.validation.as_ref().map(|split| self.gradients().evaluate(&weights, split))
     }
 
     /// Evaluates `weights` on the test source, if there is one.
-    pub fn test(&self, weights: &[f32]) -> Option<Tally> {
+    pub fn test(&self, weights: &[f32]) -> Option<MetricSums> {
         self.data.test.as_ref().map(|split| self.gradients().evaluate(weights, split))
     }
 

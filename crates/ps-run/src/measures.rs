@@ -1,6 +1,6 @@
 //! Metrics as result files and people need them.
 
-use ps_core::Tally;
+use ps_core::MetricSums;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -25,14 +25,14 @@ pub struct Measures {
 
 impl Measures {
     /// Computes the means from sums.
-    pub fn new(tally: &Tally, class_names: &[String]) -> Self {
-        let errors = class_names.iter().cloned().zip(tally.class_errors());
+    pub fn new(metric_sums: &MetricSums, class_names: &[String]) -> Self {
+        let errors = class_names.iter().cloned().zip(metric_sums.class_errors());
         Measures {
-            samples: tally.samples,
-            loss: tally.mean_loss(),
-            accuracy: tally.accuracy(),
+            samples: metric_sums.samples,
+            loss: metric_sums.mean_loss(),
+            accuracy: metric_sums.accuracy(),
             class_errors: errors.filter_map(|(name, error)| Some((name, error?))).collect(),
-            r_squared: tally.r_squared(),
+            r_squared: metric_sums.r_squared(),
         }
     }
 

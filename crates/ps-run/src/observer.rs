@@ -3,7 +3,7 @@
 use crate::lines::{EpochLine, Line};
 use crate::phase::Phase;
 use crate::summary::Summary;
-use ps_core::Tally;
+use ps_core::MetricSums;
 use ps_core::control::Event;
 use std::fmt::Display;
 use std::time::Instant;
@@ -111,7 +111,7 @@ pub struct StepMade<'a> {
     /// The learning rate of the step.
     pub learning_rate: f32,
     /// Sums of loss and metrics over the step's batch, before the update.
-    pub batch: &'a Tally,
+    pub batch: &'a MetricSums,
     /// Number of training samples seen, including those of this step.
     pub samples: u64,
     /// Number of workers that take part.

@@ -19,7 +19,7 @@ use crate::summary::Slowest;
 use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
 use ps_core::control::{Event, State};
-use ps_core::{StepReport, Tally};
+use ps_core::{MetricSums, StepReport};
 use ps_plan::BatchPlan;
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -213,7 +213,7 @@ impl Recorder {
 
     /// Records that no step follows. Evaluates `weights`, those after the last step, on the validation part
     /// if an epoch waits for its validation.
-    pub fn validate(&mut self, job: &Job, weights: &[f32]) -> Option<Tally> {
+    pub fn validate(&mut self, job: &Job, weights: &[f32]) -> Option<MetricSums> {
         self.observers.phase(Phase::Finishing, EVALUATING);
         let validation = self.accumulator.awaits_validation().then(|| job.validate(weights)).flatten()?;
         let observers = &mut self.observers;

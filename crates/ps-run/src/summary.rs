@@ -92,7 +92,9 @@ impl Summary {
         outcome: Ending,
         validated: Option<Measures>,
     ) -> Self {
-        let measure = |tally: Option<_>| tally.map(|tally| Measures::new(&tally, &job.data.class_names));
+        let measure = |metric_sums: Option<_>| {
+            metric_sums.map(|metric_sums| Measures::new(&metric_sums, &job.data.class_names))
+        };
         Summary {
             outcome,
             steps: version,

@@ -2,7 +2,7 @@
 
 use crate::lines::StepLine;
 use crate::observer::StepMade;
-use ps_core::Tally;
+use ps_core::MetricSums;
 use std::time::{Duration, Instant};
 
 /// Sums of loss and metrics over consecutive steps, and when the first of them began.
@@ -10,12 +10,12 @@ pub(crate) struct Window {
     since: Instant,
     /// Samples of steps that an earlier process made. They do not count towards the speed.
     before: u64,
-    sums: Tally,
+    sums: MetricSums,
 }
 
 impl Window {
     /// Continues from sums that an earlier process saved.
-    pub(crate) fn new(sums: Tally, now: Instant) -> Self {
+    pub(crate) fn new(sums: MetricSums, now: Instant) -> Self {
         Window { since: now, before: sums.samples, sums }
     }
 
@@ -25,12 +25,12 @@ impl Window {
     }
 
     /// Adds the batch of a step.
-    pub(crate) fn add(&mut self, batch: &Tally) {
+    pub(crate) fn add(&mut self, batch: &MetricSums) {
         self.sums.add(batch);
     }
 
     /// The sums over the steps so far.
-    pub(crate) fn sums(&self) -> &Tally {
+    pub(crate) fn sums(&self) -> &MetricSums {
         &self.sums
     }
 

@@ -634,7 +634,7 @@ impl Driver {
         match committed {
             Ok(report) => {
                 self.recorder.board().made("update", begun);
-                self.watch.loss = report.tally.mean_loss();
+                self.watch.loss = report.metric_sums.mean_loss();
                 self.step_is_made(report);
             }
             Err(diverged) => {

@@ -36,7 +36,8 @@ impl Recompute for LocalGradients<'_> {
         if tree.section_of(node) == Section::Training {
             return gradients.compute(weights, &self.job.data.train, step, leaves).remove(0);
         }
-        let (node, tally) = gradients.evaluate_leaves(weights, self.job.parts(), step, leaves).remove(0);
-        NodeSum { node, gradient: Vec::new(), tally }
+        let (node, metric_sums) =
+            gradients.evaluate_leaves(weights, self.job.parts(), step, leaves).remove(0);
+        NodeSum { node, gradient: Vec::new(), metric_sums }
     }
 }

@@ -3,7 +3,7 @@
 use crate::server_side::Server;
 use crate::shard_side::Shard;
 use ps_coord::{ServerAction, WaitsFor, WorkerState};
-use ps_core::{Tally, weights_hash};
+use ps_core::{MetricSums, weights_hash};
 use ps_plan::BatchPlan;
 use std::ops::Range;
 
@@ -119,8 +119,8 @@ pub(crate) fn action(
 }
 
 /// No leaf is counted twice or left out: the metric sums cover exactly the step's samples.
-pub(crate) fn samples(plan: &BatchPlan, step: u64, tally: &Tally) -> Result<(), String> {
-    let (summed, samples) = (tally.samples, plan.step(step).samples as u64);
+pub(crate) fn samples(plan: &BatchPlan, step: u64, metric_sums: &MetricSums) -> Result<(), String> {
+    let (summed, samples) = (metric_sums.samples, plan.step(step).samples as u64);
     match summed == samples {
         true => Ok(()),
         false => Err(format!("the metrics of step {step} are of {summed} samples, not {samples}")),

@@ -135,9 +135,9 @@ impl SimJob<'_> {
         if Section::of(leaves.start) == Section::Training {
             return gradients.compute(weights, self.samples, step, leaves);
         }
-        let tallies = gradients.evaluate_leaves(weights, [self.samples, self.validation], step, leaves);
-        let sum = |(node, tally)| NodeSum { node, gradient: Vec::new(), tally };
-        tallies.into_iter().map(sum).collect()
+        let metric_sums = gradients.evaluate_leaves(weights, [self.samples, self.validation], step, leaves);
+        let sum = |(node, metric_sums)| NodeSum { node, gradient: Vec::new(), metric_sums };
+        metric_sums.into_iter().map(sum).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::faults::{Counts, Faults};
 use bytes::Bytes;
 use ps_coord::{Dismissal, Millis, WorkerId};
-use ps_core::Tally;
+use ps_core::MetricSums;
 use ps_plan::Node;
 use ps_plan::seed::{Purpose, Stream};
 use std::ops::Range;
@@ -16,7 +16,7 @@ pub(crate) type LinkId = u64;
 #[derive(Debug)]
 pub(crate) struct Sum {
     pub node: Node,
-    pub tally: Tally,
+    pub metric_sums: MetricSums,
     /// Each chunk with the index of its first element; empty if the node is only evaluated.
     pub chunks: Vec<(usize, Bytes)>,
     /// Whether the sum differs from that of its leaves on purpose.

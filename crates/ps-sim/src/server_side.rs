@@ -15,7 +15,7 @@ use ps_coord::{
 };
 use ps_core::chunk::read;
 use ps_core::optim::{PieceSums, UpdateNorms};
-use ps_core::{StepReport, Tally};
+use ps_core::{MetricSums, StepReport};
 use ps_plan::{Node, Section};
 use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Rejected, StatePart};
 use std::collections::{BTreeMap, VecDeque};
@@ -239,7 +239,11 @@ impl Cluster<'_> {
         let node = sum.node;
         let mut own = OwnGradients { job: self.job, gradients: &mut self.gradients };
         let plane = &mut self.server.plane;
-        plane.take_metrics(worker, NodeMetrics { step, node, tally: sum.tally.clone() }, &mut own)?;
+        plane.take_metrics(
+            worker,
+            NodeMetrics { step, node, metric_sums: sum.metric_sums.clone() },
+            &mut own,
+        )?;
         for (offset, bytes) in sum.chunks.get(chunks).unwrap_or_default() {
             let chunk = GradientChunk { step, node, offset: *offset, bytes: bytes.clone() };
             plane.take(worker, chunk, &mut own)?;
@@ -313,7 +317,7 @@ impl Cluster<'_> {
             return self.server_steps(ServerEvent::Diverged { step });
         };
         self.lies.commit(step)?;
-        checks::samples(&self.job.plan, step, &report.tally)?;
+        checks::samples(&self.job.plan, step, &report.metric_sums)?;
         self.look_at_sections(&report, expected)?;
         let version = self.server.plane.version();
         let wanted = Wanted {
@@ -516,7 +520,7 @@ impl Cluster<'_> {
 
     /// Expected loss and metrics of the sections that are only evaluated; `None` unless all
     /// weights are available.
-    fn expected_sections(&mut self, step: u64) -> Result<[Option<Tally>; 2], String> {
+    fn expected_sections(&mut self, step: u64) -> Result<[Option<MetricSums>; 2], String> {
         let (job, tree) = (self.job, self.job.plan.step(step).tree());
         if !self.shards.is_empty() || tree.all_leaves() == tree.leaves() {
             return Ok([None, None]);
@@ -525,19 +529,23 @@ impl Cluster<'_> {
         Ok([Section::LastBatch, Section::Validation].map(|section| {
             let leaves = tree.section(section);
             (!leaves.is_empty())
-                .then(|| job.sums(&mut self.gradients, &weights, step, leaves).remove(0).tally)
+                .then(|| job.sums(&mut self.gradients, &weights, step, leaves).remove(0).metric_sums)
         }))
     }
 
     /// Checks that the sections other than the batch are complete and, if all weights are available, that
     /// they have the expected bits.
-    fn look_at_sections(&mut self, report: &StepReport, expected: [Option<Tally>; 2]) -> Result<(), String> {
+    fn look_at_sections(
+        &mut self,
+        report: &StepReport,
+        expected: [Option<MetricSums>; 2],
+    ) -> Result<(), String> {
         let step = report.step;
         let place = self.job.plan.step(step);
         let [last_batch, validation] = expected;
         if place.validation > 0 {
             self.network.counts.sections += 1;
-            let samples = report.validation.as_ref().map(|tally| tally.samples);
+            let samples = report.validation.as_ref().map(|metric_sums| metric_sums.samples);
             if samples != Some(place.validation as u64) {
                 return Err(format!("validation of step {step} is of {samples:?} samples"));
             }
@@ -555,7 +563,7 @@ impl Cluster<'_> {
                 }
                 return Err(format!("step {step} tells nothing of the step before it, which was probed"));
             };
-            let actual = last_batch.map(|tally| probe.loss - tally.mean_loss());
+            let actual = last_batch.map(|metric_sums| probe.loss - metric_sums.mean_loss());
             if actual.is_some_and(|actual| actual != probe.actual) {
                 return Err(format!(
                     "step {} lowered the loss by {actual:?}, not by {}",
@@ -603,8 +611,13 @@ impl Cluster<'_> {
         let contributors = self.server.core.contributors();
         let contributors = contributors.map(|(Contributor(slot), since)| (slot.to_string(), since)).collect();
         let control = self.server.plane.control().state().clone();
-        let progress =
-            Progress { step: version, tally: Tally::new(2), contributors, control, ..Progress::default() };
+        let progress = Progress {
+            step: version,
+            metric_sums: MetricSums::new(2),
+            contributors,
+            control,
+            ..Progress::default()
+        };
         let (own, truth) = (self.own_chunks(), self.truth());
         self.server.captured = Some(Captured { progress, own, truth });
     }

@@ -120,7 +120,11 @@ impl Cluster<'_> {
         let (version, node) = (plane.version(), sum.node);
         self.network.counts.stale_sums += u64::from(step < version);
         let mut own = OwnGradients { job: self.job, gradients: &mut self.gradients };
-        plane.take_metrics(worker, NodeMetrics { step, node, tally: sum.tally.clone() }, &mut own)?;
+        plane.take_metrics(
+            worker,
+            NodeMetrics { step, node, metric_sums: sum.metric_sums.clone() },
+            &mut own,
+        )?;
         for (offset, bytes) in sum.chunks.get(chunks).unwrap_or_default() {
             let is_new = step == version && !core.is_through(step) && !plane.covers(*offset, node);
             match is_new {

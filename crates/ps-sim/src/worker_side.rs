@@ -504,7 +504,7 @@ impl Cluster<'_> {
                     let at = self.network.below(sum.gradient.len() as u32) as usize;
                     sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << bit);
                 } else {
-                    sum.tally.loss = f64::from_bits(sum.tally.loss.to_bits() ^ 1 << bit);
+                    sum.metric_sums.loss = f64::from_bits(sum.metric_sums.loss.to_bits() ^ 1 << bit);
                 }
             }
             let is_evaluated = sum.gradient.is_empty();
@@ -548,9 +548,9 @@ impl Cluster<'_> {
 
 /// Divides a node's sum into chunks.
 fn travelling(sum: NodeSum, is_lie: bool, chunks: &[Range<usize>]) -> Arc<Sum> {
-    let NodeSum { node, gradient, tally } = sum;
+    let NodeSum { node, gradient, metric_sums } = sum;
     let chunks = if gradient.is_empty() { &[] } else { chunks };
     let bytes = share(gradient);
     let chunk = |range: &Range<usize>| (range.start, bytes.slice(4 * range.start..4 * range.end));
-    Arc::new(Sum { node, tally, chunks: chunks.iter().map(chunk).collect(), is_lie })
+    Arc::new(Sum { node, metric_sums, chunks: chunks.iter().map(chunk).collect(), is_lie })
 }

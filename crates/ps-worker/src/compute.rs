@@ -7,7 +7,7 @@ use crate::{WorkerError, WorkerOptions};
 use bytes::Bytes;
 use ps_config::RunConfig;
 use ps_core::gradient::Flow;
-use ps_core::{Gradients, Tally};
+use ps_core::{Gradients, MetricSums};
 use ps_plan::{Node, Section};
 use ps_proto::convert::WeightsPart;
 use ps_proto::tensor::Emerging;
@@ -52,7 +52,7 @@ pub(crate) enum Order {
 /// Results of the thread.
 pub(crate) enum Computed {
     /// The metric sums of a node, sent before its first part.
-    Metrics { step: u64, node: Node, tally: Tally },
+    Metrics { step: u64, node: Node, metric_sums: MetricSums },
     /// Some chunks of a node's sum, sent while the computation continues.
     Part(Part),
     /// All parts of the nodes that cover these leaves were passed on.
@@ -197,9 +197,13 @@ impl Computing {
             .in_scope(|| self.computer.compute(job, &mut flow, step, leaves.clone()));
         self.meter.spend(Doing::Compute, begun.elapsed().saturating_sub(flow.pulled));
         let sums = is_computed.then(|| flow.into_sums());
-        let tallies_of = |(_, tally): &(Node, Tally)| (tally.loss, tally.samples);
-        let (loss, samples) =
-            sums.iter().flatten().map(tallies_of).fold((0.0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        let loss_and_samples =
+            |(_, metric_sums): &(Node, MetricSums)| (metric_sums.loss, metric_sums.samples);
+        let (loss, samples) = sums
+            .iter()
+            .flatten()
+            .map(loss_and_samples)
+            .fold((0.0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
         let loss =
             (samples > 0 && Section::of(leaves.start) == Section::Training).then(|| loss / samples as f64);
         self.meter.compute(step, job.plan.steps, leaves.len(), loss);

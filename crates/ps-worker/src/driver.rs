@@ -5,7 +5,7 @@ use crate::compute::{Compute, Computed, Order, Part};
 use crate::outgoing::Item;
 use crate::{WorkerError, WorkerOptions, retryable};
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
-use ps_core::Tally;
+use ps_core::MetricSums;
 use ps_plan::Node;
 use ps_proto::convert::{self, Invitation, ServerMessage};
 use ps_proto::status::Verdict;
@@ -149,9 +149,9 @@ impl Driver {
                 return Err(WorkerError::Protocol(format!("{}: {what}", self.server)));
             }
             Woken::Received(Said::Ended(verdict)) => self.lost(verdict)?,
-            Woken::Computed(Some(Computed::Metrics { step, node, tally })) => {
+            Woken::Computed(Some(Computed::Metrics { step, node, metric_sums })) => {
                 if self.core.wants_sums() {
-                    self.push_metrics(step, node, tally)?;
+                    self.push_metrics(step, node, metric_sums)?;
                 }
                 return Ok(None);
             }
@@ -261,9 +261,9 @@ impl Driver {
     }
 
     /// Sends a node's metric sums to the first server and to every other that keeps something.
-    fn push_metrics(&mut self, step: u64, node: Node, tally: Tally) -> Result<(), WorkerError> {
+    fn push_metrics(&mut self, step: u64, node: Node, metric_sums: MetricSums) -> Result<(), WorkerError> {
         let Some(connection) = &self.connection else { return Ok(()) };
-        let metrics = convert::node_metrics(step, node, tally);
+        let metrics = convert::node_metrics(step, node, metric_sums);
         let mut is_taken = true;
         for link in &connection.links {
             is_taken &= send(&link.sender, Item::Metrics(metrics.clone()));

@@ -3,7 +3,7 @@
 
 use crate::compute::{Computed, Order, Part, WEIGHTS_TIMEOUT};
 use crate::weights::HeldWeights;
-use ps_core::Tally;
+use ps_core::MetricSums;
 use ps_core::gradient::Flow;
 use ps_plan::Node;
 use ps_proto::limits::chunk_elements;
@@ -29,26 +29,26 @@ pub(crate) struct StepFlow<'a> {
     /// The nodes of this step that have a gradient.
     pub sums: Vec<Summing>,
     /// The nodes that are only evaluated.
-    pub evaluated: Vec<(Node, Tally)>,
+    pub evaluated: Vec<(Node, MetricSums)>,
 }
 
 /// A node whose sum is being computed.
 pub(crate) struct Summing {
     node: Node,
     /// Final as soon as any part of the gradient is.
-    tally: Tally,
-    /// Whether the tally was passed on.
+    metric_sums: MetricSums,
+    /// Whether the metric sums were passed on.
     is_announced: bool,
     gradient: Emerging,
 }
 
 impl StepFlow<'_> {
-    /// The computed nodes with their tallies, all of which were passed on.
-    pub(crate) fn into_sums(self) -> Vec<(Node, Tally)> {
+    /// The computed nodes with their metric sums, all of which were passed on.
+    pub(crate) fn into_sums(self) -> Vec<(Node, MetricSums)> {
         let StepFlow { spare, sums, evaluated, .. } = self;
-        let summed = sums.into_iter().map(|Summing { node, tally, gradient, .. }| {
+        let summed = sums.into_iter().map(|Summing { node, metric_sums, gradient, .. }| {
             spare.push(gradient);
-            (node, tally)
+            (node, metric_sums)
         });
         summed.chain(evaluated).collect()
     }
@@ -85,9 +85,9 @@ impl StepFlow<'_> {
     }
 
     /// Passes on a node's metric sums, without which no server accepts its chunks.
-    fn announce(&self, node: Node, tally: Tally) {
+    fn announce(&self, node: Node, metric_sums: MetricSums) {
         // If the receiver is gone, the end of this computation will show it.
-        let _ = self.results.send(Computed::Metrics { step: self.step, node, tally });
+        let _ = self.results.send(Computed::Metrics { step: self.step, node, metric_sums });
     }
 
     /// Handles an order; `false` means that no more weights will arrive.
@@ -113,31 +113,31 @@ impl Flow for StepFlow<'_> {
         self.held.of(self.step)
     }
 
-    fn node(&mut self, node: Node) -> &mut Tally {
+    fn node(&mut self, node: Node) -> &mut MetricSums {
         let free = self.spare.iter_mut().position(Emerging::is_whole);
         let gradient =
             free.map_or_else(|| Emerging::new(self.parameters), |index| self.spare.swap_remove(index));
         let number = self.sums.len();
-        let tally = Tally::new(self.classes);
-        self.sums.push(Summing { node, tally, is_announced: false, gradient });
-        &mut self.sums[number].tally
+        let metric_sums = MetricSums::new(self.classes);
+        self.sums.push(Summing { node, metric_sums, is_announced: false, gradient });
+        &mut self.sums[number].metric_sums
     }
 
     fn gradient(&mut self, number: usize) -> &mut [f32] {
         self.sums[number].gradient.open()
     }
 
-    fn evaluated(&mut self, node: Node, tally: Tally) {
-        self.announce(node, tally.clone());
-        self.evaluated.push((node, tally));
+    fn evaluated(&mut self, node: Node, metric_sums: MetricSums) {
+        self.announce(node, metric_sums.clone());
+        self.evaluated.push((node, metric_sums));
     }
 
     /// Passes on the complete chunks; a chunk that begins in an earlier layer waits for that layer.
     fn finished(&mut self, number: usize, from: usize) {
-        let Summing { node, tally, is_announced, .. } = &mut self.sums[number];
+        let Summing { node, metric_sums, is_announced, .. } = &mut self.sums[number];
         if !std::mem::replace(is_announced, true) {
-            let (node, tally) = (*node, tally.clone());
-            self.announce(node, tally);
+            let (node, metric_sums) = (*node, metric_sums.clone());
+            self.announce(node, metric_sums);
         }
         let Summing { node, gradient, .. } = &mut self.sums[number];
         let offset = from.next_multiple_of(chunk_elements(self.parameters));

@@ -81,7 +81,7 @@ impl Stream for Outgoing {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use ps_core::Tally;
+    use ps_core::MetricSums;
     use ps_plan::Node;
     use ps_proto::convert::{node_done, node_metrics, part_chunks};
     use ps_proto::limits::chunk_elements;
@@ -116,7 +116,7 @@ mod tests {
         sender.try_send(chunks(0, 2, 4)).unwrap_or_else(|_| panic!());
         assert_eq!(describe(outgoing.next().await.unwrap()), "2 of 0");
         sender.try_send(chunks(0, 0, 2)).unwrap_or_else(|_| panic!());
-        let metrics = node_metrics(7, Node::leaf(1), Tally::default());
+        let metrics = node_metrics(7, Node::leaf(1), MetricSums::default());
         sender.try_send(Item::Metrics(metrics)).unwrap_or_else(|_| panic!());
         sender.try_send(chunks(1, 2, 4)).unwrap_or_else(|_| panic!());
         let done = node_done(7, Node::leaf(0));

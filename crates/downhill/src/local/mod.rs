@@ -331,7 +331,7 @@ impl<'a> LocalCoordinator<'a> {
         self.own.recycle(NodeSum {
             node: Node::leaf(0),
             gradient: self.plane.take_gradient(),
-            tally: report.tally,
+            metric_sums: report.metric_sums,
         });
         let version = self.plane.version();
         let wanted = self.recorder.wants(version).map_err(LocalError::Unsaved)?;
@@ -353,8 +353,8 @@ impl<'a> LocalCoordinator<'a> {
             Section::Training => self.plane.compute(&self.job.data.train),
             // There is one worker, so the whole validation part is evaluated at once rather than by leaves.
             _ => {
-                if let Some(tally) = self.job.validate(self.plane.weights()) {
-                    self.plane.take_sum(NodeSum { node, gradient: Vec::new(), tally });
+                if let Some(metric_sums) = self.job.validate(self.plane.weights()) {
+                    self.plane.take_sum(NodeSum { node, gradient: Vec::new(), metric_sums });
                 }
             }
         }

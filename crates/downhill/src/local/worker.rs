@@ -72,8 +72,11 @@ impl<'a> Worker<'a> {
             return self.gradients.compute(weights, &self.job.data.train, step, leaves);
         }
         let weights = self.job.model.precision().round(weights);
-        let tallies = self.gradients.evaluate_leaves(&weights, self.job.parts(), step, leaves);
-        tallies.into_iter().map(|(node, tally)| NodeSum { node, gradient: Vec::new(), tally }).collect()
+        let metric_sums = self.gradients.evaluate_leaves(&weights, self.job.parts(), step, leaves);
+        metric_sums
+            .into_iter()
+            .map(|(node, metric_sums)| NodeSum { node, gradient: Vec::new(), metric_sums })
+            .collect()
     }
 
     /// Computes the sums of a task. The weights are released before the sums are sent, so that the update can

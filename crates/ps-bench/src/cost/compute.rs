@@ -2,7 +2,7 @@
 
 use crate::cost::time::{Passing, median};
 use ps_core::gradient::Flow;
-use ps_core::{Gradients, Samples, Tally};
+use ps_core::{Gradients, MetricSums, Samples};
 use ps_plan::Node;
 use ps_run::Job;
 use ps_scale::Costs;
@@ -184,7 +184,7 @@ struct Watch<'a> {
     begun: Instant,
     job: &'a Job,
     weights: &'a [f32],
-    sums: Vec<(Tally, Vec<f32>)>,
+    sums: Vec<(MetricSums, Vec<f32>)>,
     needs: Vec<(usize, f64)>,
     gives: Vec<(usize, f64)>,
 }
@@ -195,9 +195,9 @@ impl Flow for Watch<'_> {
         Some((least, self.weights))
     }
 
-    fn node(&mut self, _: Node) -> &mut Tally {
+    fn node(&mut self, _: Node) -> &mut MetricSums {
         let number = self.sums.len();
-        self.sums.push((Tally::new(self.job.model.classes()), vec![0.0; self.weights.len()]));
+        self.sums.push((MetricSums::new(self.job.model.classes()), vec![0.0; self.weights.len()]));
         &mut self.sums[number].0
     }
 

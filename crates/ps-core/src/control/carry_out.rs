@@ -2,7 +2,7 @@
 //! policies keep: the best weights, the guard's copies, and the base point of a descent with its direction.
 
 use super::{Action, Control, ControlConfig, Event, Verdict};
-use crate::metrics::Tally;
+use crate::metrics::MetricSums;
 use crate::optim::{Finite, ModelOptimizer, StepParams, vectors_mut};
 use ps_plan::planted::Defect;
 
@@ -120,7 +120,12 @@ impl Control {
 
     /// Restores the best weights after the last step unless the final weights, whose loss is `validation`,
     /// are better. `state` is `[vectors, parameters]`.
-    pub fn close(&self, weights: &mut [f32], state: &[f32], validation: Option<&Tally>) -> Option<Event> {
+    pub fn close(
+        &self,
+        weights: &mut [f32],
+        state: &[f32],
+        validation: Option<&MetricSums>,
+    ) -> Option<Event> {
         let early_stopping = self.config.early_stopping?;
         let best = self.state.best?;
         let loss = validation?.mean_loss();

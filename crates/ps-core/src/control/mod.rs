@@ -22,7 +22,7 @@ pub use guard::{Explosion, Guard};
 pub use probe::Probe;
 pub use verdict::{Action, Decided, Event, NotFinite, Stop, Verdict};
 
-use crate::metrics::{Observed, Tally};
+use crate::metrics::{MetricSums, Observed};
 use crate::optim::{ModelOptimizer, Norms, StepParams, UpdateNorms};
 use crate::schedule::{Schedule, ScheduleKind};
 use armijo::{Base, Point};
@@ -253,7 +253,7 @@ impl Control {
     }
 
     /// Records a validation. Returns whether the weights are the best so far.
-    fn validated(&mut self, step: Step, validation: &Tally, decided: &mut Decided) -> bool {
+    fn validated(&mut self, step: Step, validation: &MetricSums, decided: &mut Decided) -> bool {
         let loss = validation.mean_loss();
         decided.events.extend(self.lower(step, loss));
         let Some(early_stopping) = self.config.early_stopping else { return false };

@@ -22,8 +22,8 @@ fn guarded(guard: Guard) -> Control {
 /// The defaults of a run file.
 const GUARD: Guard = Guard { recovers: true, factor: 0.5, retries: 10, rise: 3.0, every: 100 };
 
-fn tally(loss: f64) -> Tally {
-    Tally { samples: 1, loss, ..Tally::default() }
+fn metric_sums(loss: f64) -> MetricSums {
+    MetricSums { samples: 1, loss, ..MetricSums::default() }
 }
 
 fn decide(
@@ -32,7 +32,8 @@ fn decide(
     loss: f64,
     validation: Option<f64>,
 ) -> Result<(Verdict, Vec<&'static str>), NotFinite> {
-    let observed = Observed { train: tally(loss), last_batch: None, validation: validation.map(tally) };
+    let observed =
+        Observed { train: metric_sums(loss), last_batch: None, validation: validation.map(metric_sums) };
     let norms = control.optimizer().norms(&[]);
     let (verdict, decided) = control.decide(control.plan().step(step), &observed, &norms)?;
     Ok((verdict, decided.events.iter().map(Event::name).collect()))

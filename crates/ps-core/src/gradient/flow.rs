@@ -2,7 +2,7 @@
 
 use super::scratch::Spare;
 use crate::fold::NodeSum;
-use crate::metrics::Tally;
+use crate::metrics::MetricSums;
 use ps_plan::Node;
 
 /// Weights that arrive, and sums that leave, while a gradient is computed.
@@ -16,21 +16,21 @@ pub trait Flow {
     /// if the rest will not arrive.
     fn weights(&mut self, least: usize) -> Option<(usize, &[f32])>;
 
-    /// Starts the next node of those that cover the leaves, and returns where to write its tally. Nodes are
+    /// Starts the next node of those that cover the leaves, and returns where to write its metric sums. Nodes are
     /// numbered from 0 in the order of these calls.
-    fn node(&mut self, node: Node) -> &mut Tally;
+    fn node(&mut self, node: Node) -> &mut MetricSums;
 
     /// The unfinished part of a node's gradient: all elements before the `from` of
     /// the last [`Flow::finished`].
     fn gradient(&mut self, number: usize) -> &mut [f32];
 
-    /// Reports the tally of a node that was only evaluated. For such a node, [`Flow::gradient`] and
+    /// Reports the metric sums of a node that was only evaluated. For such a node, [`Flow::gradient`] and
     /// [`Flow::finished`] are not called.
-    fn evaluated(&mut self, node: Node, tally: Tally) {
-        *self.node(node) = tally;
+    fn evaluated(&mut self, node: Node, metric_sums: MetricSums) {
+        *self.node(node) = metric_sums;
     }
 
-    /// All elements of a node's gradient from `from` on are final. The node's tally is final from the first
+    /// All elements of a node's gradient from `from` on are final. The node's metric sums are final from the first
     /// of these calls on.
     fn finished(&mut self, number: usize, from: usize);
 }
@@ -61,10 +61,10 @@ impl Flow for Whole<'_> {
         Some((self.weights.len(), self.weights))
     }
 
-    fn node(&mut self, node: Node) -> &mut Tally {
+    fn node(&mut self, node: Node) -> &mut MetricSums {
         let number = self.sums.len();
         self.sums.push(self.spare.take_or_make(node, self.weights.len(), self.classes));
-        &mut self.sums[number].tally
+        &mut self.sums[number].metric_sums
     }
 
     fn gradient(&mut self, number: usize) -> &mut [f32] {

@@ -8,7 +8,7 @@ use super::scratch::dense_layers;
 use super::{Gradients, SMALL_MODEL};
 use crate::kernel::{Kernel, Left, MOST_COLUMNS, Tile, fold_tiles, prefetch};
 use crate::layer::Dense;
-use crate::metrics::Tally;
+use crate::metrics::MetricSums;
 use crate::model::Model;
 use crate::optim::{Finite, OptimizerConfig, OptimizerParams, Update};
 use crate::precision::Precision;
@@ -32,7 +32,7 @@ pub struct InPlace {
     /// Scratch space for the gradient of a layer that is not wide.
     narrow: Vec<f32>,
     /// Loss and metrics of the step that was computed but not applied yet.
-    tally: Tally,
+    metric_sums: MetricSums,
 }
 
 impl InPlace {
@@ -66,7 +66,7 @@ impl InPlace {
             packed_velocity,
             velocity: if has_velocity { vec![0.0; weights.len()] } else { Vec::new() },
             narrow: Vec::new(),
-            tally: Tally::new(model.classes()),
+            metric_sums: MetricSums::new(model.classes()),
             gradients,
             optimizer,
             weights,
@@ -113,7 +113,7 @@ impl InPlace {
     }
 
     /// Computes the samples of a step forward and backward. Returns their loss and metrics.
-    pub fn compute(&mut self, samples: &dyn Samples, step: Step) -> &Tally {
+    pub fn compute(&mut self, samples: &dyn Samples, step: Step) -> &MetricSums {
         let parallel = self.gradients.is_parallel(step.samples);
         let tree = step.tree();
         let gradients = &mut self.gradients;
@@ -124,8 +124,8 @@ impl InPlace {
         }
         gradients.scratch[0].gather(samples, gradients.plan, step, 0..tree.leaves());
         gradients.pass(&self.weights, samples, step, 0..gradients.packed.len(), parallel);
-        gradients.scratch[0].sum_tally(tree.root(), step, 0, &mut self.tally);
-        &self.tally
+        gradients.scratch[0].sum_metrics(tree.root(), step, 0, &mut self.metric_sums);
+        &self.metric_sums
     }
 
     /// Updates all weights at this learning rate by the gradients of the step that was computed last.

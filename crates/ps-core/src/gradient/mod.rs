@@ -22,7 +22,7 @@ pub use products::LayerProducts;
 use crate::fold::{Fold, NodeSum};
 use crate::kernel::Kernel;
 use crate::layer::Training;
-use crate::metrics::Tally;
+use crate::metrics::MetricSums;
 use crate::model::Model;
 use crate::product::PackedWeight;
 use crate::samples::Samples;
@@ -30,7 +30,7 @@ use flow::Whole;
 use network::{Network, Pass};
 use ps_plan::{BatchPlan, EVALUATION_LEAF, Node, Section, Step};
 use rayon::prelude::*;
-use scratch::{Scratch, Spare, dense_layers, tally};
+use scratch::{Scratch, Spare, dense_layers, metric_sums};
 use std::ops::Range;
 
 /// Maximum number of rows that pass through the model as one block: more would not fit into the cache, fewer
@@ -152,7 +152,7 @@ impl Gradients {
         let mut sums = Vec::new();
         self.compute_parts(weights, samples, step, leaves, &mut sums);
         for (number, sum) in sums.into_iter().enumerate() {
-            flow.node(sum.node).clone_from(&sum.tally);
+            flow.node(sum.node).clone_from(&sum.metric_sums);
             flow.gradient(number)[..sum.gradient.len()].copy_from_slice(&sum.gradient);
             flow.finished(number, 0);
             self.recycle(sum);
@@ -169,7 +169,7 @@ impl Gradients {
         [training, validation]: [&dyn Samples; 2],
         step: u64,
         leaves: Range<u32>,
-    ) -> Vec<(Node, Tally)> {
+    ) -> Vec<(Node, MetricSums)> {
         let classes = self.model.classes();
         let place = self.plan.step(step);
         let section = Section::of(leaves.start);
@@ -204,14 +204,14 @@ impl Gradients {
             scratch.run(&network, samples, block, parallel, Pass::Loss);
             let (targets, outcomes) = scratch.results();
             for (leaf, (targets, outcomes)) in some.zip(targets.chunks(leaf).zip(outcomes.chunks(leaf))) {
-                let tally = tally(classes, targets, outcomes);
-                fold.insert(NodeSum { node: Node::leaf(leaf), gradient: Vec::new(), tally });
+                let metric_sums = metric_sums(classes, targets, outcomes);
+                fold.insert(NodeSum { node: Node::leaf(leaf), gradient: Vec::new(), metric_sums });
             }
         }
         // Where the end of the tree truncates a node, the fold may name it after a node below it; the cover
         // has the proper names.
-        let mut tallies = fold.into_sums().into_iter();
-        let named = |node| Some((node, tallies.next()?.tally));
+        let mut metric_sums = fold.into_sums().into_iter();
+        let named = |node| Some((node, metric_sums.next()?.metric_sums));
         place.tree().cover(leaves).into_iter().filter_map(named).collect()
     }
 
@@ -225,8 +225,8 @@ impl Gradients {
         leaves: Range<u32>,
     ) -> bool {
         let Some((_, weights)) = flow.weights(self.model.parameters()) else { return false };
-        let tallies = self.evaluate_leaves(weights, samples, step, leaves);
-        tallies.into_iter().for_each(|(node, tally)| flow.evaluated(node, tally));
+        let metric_sums = self.evaluate_leaves(weights, samples, step, leaves);
+        metric_sums.into_iter().for_each(|(node, metric_sums)| flow.evaluated(node, metric_sums));
         true
     }
 
@@ -244,7 +244,7 @@ impl Gradients {
         let threads = rayon::current_num_threads();
         let (tree, scratch) = (step.tree(), &mut self.scratch[0]);
         tree.cover_each(leaves.clone(), |node| {
-            scratch.sum_tally(node, step, leaves.start, flow.node(node));
+            scratch.sum_metrics(node, step, leaves.start, flow.node(node));
         });
         for (k, dense) in dense_layers(&self.model).rev() {
             let mut number = 0;
@@ -370,23 +370,23 @@ impl Gradients {
         }
     }
 
-    /// Like [`Gradients::recycle`], for a gradient without its node and tally.
+    /// Like [`Gradients::recycle`], for a gradient without its node and metric sums.
     pub fn recycle_gradient(&mut self, gradient: Vec<f32>) {
-        let (node, tally) = (Node::leaf(0), Tally::new(self.model.classes()));
-        self.recycle(NodeSum { node, gradient, tally });
+        let (node, metric_sums) = (Node::leaf(0), MetricSums::new(self.model.classes()));
+        self.recycle(NodeSum { node, gradient, metric_sums });
     }
 
     /// Computes loss and metrics of all `samples`, in leaves of [`EVALUATION_LEAF`] that are summed
     /// in the tree.
-    pub fn evaluate(&mut self, weights: &[f32], samples: &dyn Samples) -> Tally {
+    pub fn evaluate(&mut self, weights: &[f32], samples: &dyn Samples) -> MetricSums {
         let mut leaves = Vec::new();
         let classes = self.model.classes();
         self.forward_all(weights, samples, Pass::Loss, |scratch, _| {
             let (targets, outcomes) = scratch.results();
             let pairs = targets.chunks(EVALUATION_LEAF).zip(outcomes.chunks(EVALUATION_LEAF));
-            leaves.extend(pairs.map(|(targets, outcomes)| tally(classes, targets, outcomes)));
+            leaves.extend(pairs.map(|(targets, outcomes)| metric_sums(classes, targets, outcomes)));
         });
-        fold_tallies(leaves).unwrap_or_else(|| Tally::new(classes))
+        fold_metric_sums(leaves).unwrap_or_else(|| MetricSums::new(classes))
     }
 
     /// Predicts all `samples`: `[samples, outputs]` row-major; see [`crate::Head::predict`].
@@ -454,8 +454,8 @@ fn block_rows(rows: usize, parallel: bool) -> usize {
     rows.div_ceil(shares * rounds).clamp(MIN_BLOCK, MAX_BLOCK)
 }
 
-/// Sums the tallies of consecutive leaves in the tree.
-fn fold_tallies(mut level: Vec<Tally>) -> Option<Tally> {
+/// Adds the metric sums of consecutive leaves in the tree.
+fn fold_metric_sums(mut level: Vec<MetricSums>) -> Option<MetricSums> {
     while level.len() > 1 {
         level = level
             .chunks(2)

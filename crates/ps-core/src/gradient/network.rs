@@ -3,7 +3,7 @@
 use crate::block::Block;
 use crate::kernel::Kernel;
 use crate::layer::{Context, Training, add};
-use crate::metrics::Outcome;
+use crate::metrics::SampleMetrics;
 use crate::model::Model;
 use crate::product::{Engine, PackedWeight};
 use crate::samples::Samples;
@@ -28,7 +28,7 @@ pub(super) enum Pass {
 pub(super) struct Drawn<'a> {
     pub indices: &'a [usize],
     pub targets: &'a [f32],
-    pub outcomes: &'a mut [Outcome],
+    pub outcomes: &'a mut [SampleMetrics],
 }
 
 /// What all blocks of a step share.

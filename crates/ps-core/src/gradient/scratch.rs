@@ -5,7 +5,7 @@ use crate::block::{Block, BlockLayout};
 use crate::fold::NodeSum;
 use crate::kernel::{Buffer, Kernel, Segment};
 use crate::layer::{Dense, Layer};
-use crate::metrics::{Outcome, Tally};
+use crate::metrics::{MetricSums, SampleMetrics};
 use crate::model::Model;
 use crate::product::WeightGradient;
 use crate::samples::Samples;
@@ -20,14 +20,14 @@ pub(super) struct Scratch {
     /// Position of the first sample in the batch. The others follow it.
     first: usize,
     targets: Vec<f32>,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<SampleMetrics>,
     /// All blocks, one after the other.
     memory: Buffer,
     layout: BlockLayout,
     /// The rows of each leaf of the current node; see [`Scratch::find_rows`].
     segments: Vec<Segment>,
     /// Sums of leaves that wait for their siblings.
-    tallies: Vec<Tally>,
+    metric_sums: Vec<MetricSums>,
     pub spare: Spare,
 }
 
@@ -52,7 +52,11 @@ impl Spare {
     /// Returns a sum for `node` whose values are unspecified.
     pub(super) fn take_or_make(&mut self, node: Node, parameters: usize, classes: usize) -> NodeSum {
         let sum = self.take().map(|sum| NodeSum { node, ..sum });
-        sum.unwrap_or_else(|| NodeSum { node, gradient: vec![0.0; parameters], tally: Tally::new(classes) })
+        sum.unwrap_or_else(|| NodeSum {
+            node,
+            gradient: vec![0.0; parameters],
+            metric_sums: MetricSums::new(classes),
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -80,7 +84,7 @@ impl Scratch {
         self.indices.extend(indices);
         self.targets.clear();
         self.targets.extend(self.indices.iter().map(|&index| samples.target(index)));
-        self.outcomes.resize(self.indices.len(), Outcome::default());
+        self.outcomes.resize(self.indices.len(), SampleMetrics::default());
     }
 
     /// Runs the gathered samples through the model, block by block.
@@ -98,7 +102,7 @@ impl Scratch {
         let first = self.first;
         let run = |number: usize,
                    memory: &mut [f32],
-                   (indices, targets, outcomes): (&[usize], &[f32], &mut [Outcome])| {
+                   (indices, targets, outcomes): (&[usize], &[f32], &mut [SampleMetrics])| {
             let mut block = Block::new(layout, first + number * block, indices.len(), memory);
             network.run(samples, &mut Drawn { indices, targets, outcomes }, &mut block, pass);
         };
@@ -127,7 +131,7 @@ impl Scratch {
     }
 
     /// Targets and outcomes of the last pass.
-    pub(super) fn results(&self) -> (&[f32], &[Outcome]) {
+    pub(super) fn results(&self) -> (&[f32], &[SampleMetrics]) {
         (&self.targets, &self.outcomes)
     }
 
@@ -139,7 +143,7 @@ impl Scratch {
     }
 
     /// Computes the whole sum of one node of the last pass, which began with leaf `first_leaf`: the gradient
-    /// tile by tile, the tally leaf by leaf.
+    /// tile by tile, the metric sums leaf by leaf.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn node_sum(
         &mut self,
@@ -152,7 +156,7 @@ impl Scratch {
         spare: &mut Spare,
     ) -> NodeSum {
         let mut sum = spare.take_or_make(node, model.parameters(), model.classes());
-        self.sum_tally(node, step, first_leaf, &mut sum.tally);
+        self.sum_metrics(node, step, first_leaf, &mut sum.metric_sums);
         let mut rest: &mut [f32] = &mut sum.gradient;
         for (k, dense) in dense_layers(model) {
             let (weight, after) = rest.split_at_mut(dense.inputs * dense.outputs);
@@ -164,9 +168,15 @@ impl Scratch {
         sum
     }
 
-    /// Sums the tally of one node of the last pass, which began with leaf `first_leaf`.
-    pub(super) fn sum_tally(&mut self, node: Node, step: Step, first_leaf: u32, tally: &mut Tally) {
-        self.fold_tallies(samples_of_leaves(node, step, first_leaf), tally);
+    /// Sums the metric sums of one node of the last pass, which began with leaf `first_leaf`.
+    pub(super) fn sum_metrics(
+        &mut self,
+        node: Node,
+        step: Step,
+        first_leaf: u32,
+        metric_sums: &mut MetricSums,
+    ) {
+        self.fold_metric_sums(samples_of_leaves(node, step, first_leaf), metric_sums);
     }
 
     /// Finds where the rows of a node of the last pass lie in the matrices of a
@@ -182,18 +192,18 @@ impl Scratch {
         dense.weight_gradient(k, kernel, (&self.layout, self.memory.as_slice()), &self.segments)
     }
 
-    /// Adds the tallies of consecutive leaves in the tree whose first leaf is the first one given, by a
+    /// Adds the metric sums of consecutive leaves in the tree whose first leaf is the first one given, by a
     /// binary counter like that of [`crate::kernel`].
-    fn fold_tallies(&mut self, leaves: impl Iterator<Item = Range<usize>>, whole: &mut Tally) {
+    fn fold_metric_sums(&mut self, leaves: impl Iterator<Item = Range<usize>>, whole: &mut MetricSums) {
         let classes = whole.classes.len();
         let mut standing = 0;
         for (number, rows) in leaves.enumerate() {
-            if self.tallies.len() == standing {
-                self.tallies.push(Tally::new(classes));
+            if self.metric_sums.len() == standing {
+                self.metric_sums.push(MetricSums::new(classes));
             }
             let pairs = self.targets[rows.clone()].iter().zip(&self.outcomes[rows]);
-            self.tallies[standing].clear();
-            pairs.for_each(|(&target, &outcome)| self.tallies[standing].count(target, outcome));
+            self.metric_sums[standing].clear();
+            pairs.for_each(|(&target, &outcome)| self.metric_sums[standing].count(target, outcome));
             standing += 1;
             for _ in 0..(number + 1).trailing_zeros() {
                 self.merge_last(&mut standing);
@@ -204,12 +214,12 @@ impl Scratch {
             self.merge_last(&mut standing);
         }
         whole.clear();
-        whole.add(&self.tallies[0]);
+        whole.add(&self.metric_sums[0]);
     }
 
     fn merge_last(&mut self, standing: &mut usize) {
         *standing -= 1;
-        let (left, right) = self.tallies.split_at_mut(*standing);
+        let (left, right) = self.metric_sums.split_at_mut(*standing);
         left[*standing - 1].add(&right[0]);
     }
 }
@@ -236,9 +246,9 @@ fn samples_of_leaves(node: Node, step: Step, first_leaf: u32) -> impl Iterator<I
     })
 }
 
-/// The tally of one leaf.
-pub(super) fn tally(classes: usize, targets: &[f32], outcomes: &[Outcome]) -> Tally {
-    let mut tally = Tally::new(classes);
-    targets.iter().zip(outcomes).for_each(|(&target, &outcome)| tally.count(target, outcome));
-    tally
+/// The metric sums of one leaf.
+pub(super) fn metric_sums(classes: usize, targets: &[f32], outcomes: &[SampleMetrics]) -> MetricSums {
+    let mut metric_sums = MetricSums::new(classes);
+    targets.iter().zip(outcomes).for_each(|(&target, &outcome)| metric_sums.count(target, outcome));
+    metric_sums
 }

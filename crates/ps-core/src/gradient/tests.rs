@@ -35,7 +35,7 @@ fn table(samples: usize, features: usize, classes: u32) -> Table {
 }
 
 fn same(left: &NodeSum, right: &NodeSum, what: &str) {
-    assert_eq!(left.tally, right.tally, "{what}");
+    assert_eq!(left.metric_sums, right.metric_sums, "{what}");
     for (at, (l, r)) in left.gradient.iter().zip(&right.gradient).enumerate() {
         assert_eq!(l.to_bits(), r.to_bits(), "{what}: parameter {at}: {l} and {r}");
     }
@@ -117,8 +117,8 @@ fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
             correct += u64::from(outcome.detail == samples.targets[index]);
             plain.push(outcome);
         }
-        let leaves = samples.targets.chunks(256).zip(plain.chunks(256)).map(|(t, o)| tally(5, t, o));
-        assert_eq!(Some(total.clone()), fold_tallies(leaves.collect()));
+        let leaves = samples.targets.chunks(256).zip(plain.chunks(256)).map(|(t, o)| metric_sums(5, t, o));
+        assert_eq!(Some(total.clone()), fold_metric_sums(leaves.collect()));
         assert_eq!((total.samples, total.correct), (700, correct));
     }
 }
@@ -135,16 +135,16 @@ fn a_batch_that_is_looked_at_again_is_dropped_from_as_in_its_step_and_validation
         let mut gradients = Gradients::new(model.clone(), plan, kernel);
         // The step after the first epoch.
         let tree = plan.step(3).tree();
-        let mut tally = |section: Section| {
+        let mut metric_sums = |section: Section| {
             let parts: [&dyn Samples; 2] = [&samples, &samples];
             let mut sums = gradients.evaluate_leaves(&weights, parts, 3, tree.section(section));
             sums.pop().unwrap().1
         };
-        let again = tally(Section::LastBatch);
-        assert_eq!(again, reference::batch_sum(&model, &weights, &samples, plan, plan.step(2)).tally);
-        assert_ne!(again, reference::batch_sum(&without, &weights, &samples, plan, plan.step(2)).tally);
+        let again = metric_sums(Section::LastBatch);
+        assert_eq!(again, reference::batch_sum(&model, &weights, &samples, plan, plan.step(2)).metric_sums);
+        assert_ne!(again, reference::batch_sum(&without, &weights, &samples, plan, plan.step(2)).metric_sums);
         let validation = reference::evaluate(&without, &weights, &samples);
-        assert_eq!(tally(Section::Validation), validation);
+        assert_eq!(metric_sums(Section::Validation), validation);
         assert_eq!(gradients.evaluate(&weights, &samples), validation);
         // Gradients without dropout, as explanations need them.
         let mut evaluated = Gradients::new(model.clone(), plan, kernel).of_evaluation();
@@ -204,7 +204,7 @@ struct Slow {
     all: Vec<f32>,
     /// Number of layers that arrive before the flow ends.
     come: usize,
-    nodes: Vec<(Node, Tally, Vec<f32>)>,
+    nodes: Vec<(Node, MetricSums, Vec<f32>)>,
     /// A log of the calls, in order.
     said: Vec<String>,
 }
@@ -235,8 +235,8 @@ impl Flow for Slow {
         Some((here, &self.arriving))
     }
 
-    fn node(&mut self, node: Node) -> &mut Tally {
-        self.nodes.push((node, Tally::new(10), vec![f32::NAN; self.all.len()]));
+    fn node(&mut self, node: Node) -> &mut MetricSums {
+        self.nodes.push((node, MetricSums::new(10), vec![f32::NAN; self.all.len()]));
         &mut self.nodes.last_mut().unwrap().1
     }
 
@@ -288,10 +288,10 @@ fn a_forward_pass_starts_with_the_layers_that_are_there_and_the_last_gradients_l
         ];
         assert_eq!(slow.said, expected);
         let wanted = pool.install(|| gradients.compute(&weights, &samples, 0, 1..4));
-        for ((node, tally, gradient), wanted) in slow.nodes.into_iter().zip(&wanted) {
+        for ((node, metric_sums, gradient), wanted) in slow.nodes.into_iter().zip(&wanted) {
             let what = format!("{}, {threads} threads, node {node}", kernel.name());
             assert_eq!(node, wanted.node, "{what}");
-            same(&NodeSum { node, gradient, tally }, wanted, &what);
+            same(&NodeSum { node, gradient, metric_sums }, wanted, &what);
         }
     }
 }
@@ -316,6 +316,6 @@ fn a_small_model_flows_as_a_whole() {
     let mut slow = Slow { ends: vec![weights.len()], ..Slow::new(&model, &weights) };
     assert!(gradients.compute_flowing(&mut slow, &samples, 0, 0..25));
     assert_eq!(slow.said, ["forward 0", "gradient 0 of node 0"]);
-    let (node, tally, gradient) = slow.nodes.remove(0);
-    same(&NodeSum { node, gradient, tally }, &wanted[0], "a small model");
+    let (node, metric_sums, gradient) = slow.nodes.remove(0);
+    same(&NodeSum { node, gradient, metric_sums }, &wanted[0], "a small model");
 }

@@ -4,7 +4,7 @@ use crate::support::{Job, Never, Own, WORKER, begin, push, send, weights};
 use ps_coord::WorkerId;
 use ps_core::control::State;
 use ps_core::optim::UpdateNorms;
-use ps_core::{NodeSum, Tally, reference, weights_hash};
+use ps_core::{MetricSums, NodeSum, reference, weights_hash};
 use ps_plan::Node;
 use ps_plane::{NodeDone, NodeMetrics, Plane, Rejected};
 
@@ -34,7 +34,7 @@ fn nodes_in_any_order_make_the_weights_of_the_reference() {
         let copy = job.sums(&plane, job.leaves(&plane)).remove(0);
         push(&mut plane, WORKER, step, &copy).unwrap();
         let report = plane.commit(&[]).unwrap();
-        assert_eq!((report.step, report.tally.samples), (step, job.plan.step(step).samples as u64));
+        assert_eq!((report.step, report.metric_sums.samples), (step, job.plan.step(step).samples as u64));
     }
     assert_eq!(hash(&job, &plane), expected(&job));
 }
@@ -163,8 +163,8 @@ fn what_cannot_be_right_is_rejected() {
     send(&mut plane, WORKER, 0, &sum, 0..8).unwrap();
     let missing = plane.kept_parts().len() - 1;
     assert_eq!(plane.take_end(WORKER, done), Err(Rejected::Incomplete { step: 0, node, missing }));
-    let tally = Tally { loss: f64::NAN, ..sum.tally.clone() };
-    let metrics = NodeMetrics { step: 0, node, tally };
+    let metric_sums = MetricSums { loss: f64::NAN, ..sum.metric_sums.clone() };
+    let metrics = NodeMetrics { step: 0, node, metric_sums };
     let rejected = plane.take_metrics(WORKER, metrics, &mut Own(&job)).unwrap_err();
     assert_eq!(rejected, Rejected::NotFinite { step: 0, node });
     // A worker that was forgotten must begin the node again.
@@ -173,7 +173,7 @@ fn what_cannot_be_right_is_rejected() {
     assert_eq!(plane.take_end(WORKER, done), Err(Rejected::DoneBeforeMetrics { step: 0, node }));
     for leaf in 0..64_u32 {
         let node = Node { level: 0, index: leaf % 4 };
-        let metrics = NodeMetrics { step: 0, node, tally: sum.tally.clone() };
+        let metrics = NodeMetrics { step: 0, node, metric_sums: sum.metric_sums.clone() };
         plane.take_metrics(WorkerId(leaf), metrics, &mut Never).unwrap();
     }
 }
@@ -197,9 +197,12 @@ fn audited_nodes_count_when_they_end_and_have_one_hash_whoever_computes_them() {
         send(&mut plane, WorkerId(8), 0, sum, 0..usize::MAX).unwrap();
         plane.take_end(WorkerId(8), NodeDone { step: 0, node }).unwrap().unwrap()
     };
-    let flipped = f64::from_bits(sum.tally.loss.to_bits() ^ 1);
+    let flipped = f64::from_bits(sum.metric_sums.loss.to_bits() ^ 1);
     assert_ne!(
-        other(&NodeSum { tally: Tally { loss: flipped, ..sum.tally.clone() }, ..sum.clone() }),
+        other(&NodeSum {
+            metric_sums: MetricSums { loss: flipped, ..sum.metric_sums.clone() },
+            ..sum.clone()
+        }),
         digest
     );
     sum.gradient[20] = f32::from_bits(sum.gradient[20].to_bits() ^ 1);

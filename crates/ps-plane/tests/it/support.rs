@@ -131,7 +131,7 @@ pub(crate) fn push(
 
 /// Sends a node's metric sums.
 pub(crate) fn begin(plane: &mut Plane, worker: WorkerId, step: u64, sum: &NodeSum) -> Result<(), Rejected> {
-    let metrics = NodeMetrics { step, node: sum.node, tally: sum.tally.clone() };
+    let metrics = NodeMetrics { step, node: sum.node, metric_sums: sum.metric_sums.clone() };
     plane.take_metrics(worker, metrics, &mut Never)
 }
 

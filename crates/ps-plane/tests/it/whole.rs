@@ -21,7 +21,7 @@ fn shared_weights_are_those_of_the_reference_and_not_copied() {
         let sums = [2..leaves, 0..2].map(|leaves| gradients.compute(&weights, &Points, step, leaves));
         drop(weights);
         sums.into_iter().flatten().for_each(|sum| plane.take_sum(sum));
-        assert_eq!(plane.finish().unwrap().tally.samples, 20);
+        assert_eq!(plane.finish().unwrap().metric_sums.samples, 20);
         assert_eq!(plane.take_gradient().len(), job.model.parameters());
         // The last update is checked, so it keeps a copy to return to.
         assert_eq!(plane.weights().as_ptr() == address, step + 1 < job.plan.steps);

@@ -4,7 +4,7 @@ use super::{Nonsense, Shape, check_chunk, ensure};
 use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
 use crate::status::Refusal;
 use crate::v1::{self, from_worker::Message};
-use ps_core::Tally;
+use ps_core::MetricSums;
 use ps_plan::{Node, Section};
 use ps_plane::{GradientChunk, NodeDone, NodeMetrics};
 
@@ -114,7 +114,7 @@ fn node_metrics(metrics: v1::NodeMetrics, shape: &Shape) -> Result<NodeMetrics, 
     let v1::NodeMetrics { step, level, index, tally } = metrics;
     let node = existing_node(step, level, index, shape)?;
     let tally = tally.ok_or_else(|| Nonsense::new(format!("node {node} of step {step} has no tally")))?;
-    Ok(NodeMetrics { step, node, tally: self::tally(tally, step, node, shape)? })
+    Ok(NodeMetrics { step, node, metric_sums: metric_sums(tally, step, node, shape)? })
 }
 
 /// Checks that a node exists in a step that exists.
@@ -126,7 +126,7 @@ fn existing_node(step: u64, level: u32, index: u32, shape: &Shape) -> Result<Nod
     Ok(node)
 }
 
-fn tally(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result<Tally, Nonsense> {
+fn metric_sums(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result<MetricSums, Nonsense> {
     let place = shape.plan.step(step);
     let samples = place.offsets(place.tree().leaves_of(node)).len() as u64;
     ensure!(
@@ -147,7 +147,7 @@ fn tally(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result<Tally
         pairs.clone().all(|(&all, &wrong)| wrong <= all && all <= samples) && tally.correct <= samples,
         "node {node} of step {step}: tally counts more than its {samples} samples"
     );
-    Ok(Tally {
+    Ok(MetricSums {
         samples,
         loss: tally.loss,
         correct: tally.correct,
@@ -181,8 +181,8 @@ mod tests {
         Shape { plan, parameters, classes: 3, weights: Precision::F32 }
     }
 
-    fn tally(samples: u64) -> Tally {
-        Tally { samples, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..Tally::default() }
+    fn metric_sums(samples: u64) -> MetricSums {
+        MetricSums { samples, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..MetricSums::default() }
     }
 
     fn good() -> v1::NodeChunk {
@@ -217,8 +217,11 @@ mod tests {
             }
         }
         assert_eq!(arrived, values);
-        let metrics = worker_message(node_metrics(3, node, tally(40)), &shape).unwrap();
-        assert_eq!(metrics, WorkerMessage::NodeMetrics(NodeMetrics { step: 3, node, tally: tally(40) }));
+        let metrics = worker_message(node_metrics(3, node, metric_sums(40)), &shape).unwrap();
+        assert_eq!(
+            metrics,
+            WorkerMessage::NodeMetrics(NodeMetrics { step: 3, node, metric_sums: metric_sums(40) })
+        );
         let done = worker_message(node_done(3, node), &shape).unwrap();
         assert_eq!(done, WorkerMessage::NodeDone(NodeDone { step: 3, node }));
     }
@@ -238,9 +241,9 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_that_does_not_fit_its_node_is_refused() {
+    fn metric_sums_that_do_not_fit_their_node_are_refused() {
         let spoil = |change: fn(&mut v1::NodeMetrics), expected: &str| {
-            let message = node_metrics(1, Node { level: 1, index: 2 }, tally(8)).message;
+            let message = node_metrics(1, Node { level: 1, index: 2 }, metric_sums(8)).message;
             let Some(Message::NodeMetrics(mut metrics)) = message else { panic!("not metrics") };
             assert!(super::node_metrics(metrics.clone(), &shape(7)).is_ok());
             change(&mut metrics);

@@ -20,7 +20,7 @@ use crate::limits::chunk_elements;
 use crate::v1;
 use bytes::Bytes;
 use ps_coord::{Dismissal, WorkerId};
-use ps_core::{Precision, Tally};
+use ps_core::{MetricSums, Precision};
 use ps_plan::{BatchPlan, Node};
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub struct Shape {
     pub plan: BatchPlan,
     /// Length of the flat parameter vector.
     pub parameters: usize,
-    /// Number of classes in a tally; 0 for regression.
+    /// Number of classes in metric sums; 0 for regression.
     pub classes: usize,
     /// The precision in which weights travel to workers.
     pub weights: Precision,
@@ -142,8 +142,8 @@ pub fn part_chunks(
 }
 
 /// The message that precedes the chunks of a node.
-pub fn node_metrics(step: u64, node: Node, tally: Tally) -> v1::FromWorker {
-    let tally = Some(tally_to_wire(tally));
+pub fn node_metrics(step: u64, node: Node, metric_sums: MetricSums) -> v1::FromWorker {
+    let tally = Some(metric_sums_to_wire(metric_sums));
     let metrics = v1::NodeMetrics { step, level: node.level, index: node.index, tally };
     v1::FromWorker { message: Some(v1::from_worker::Message::NodeMetrics(metrics)) }
 }
@@ -154,16 +154,16 @@ pub fn node_done(step: u64, node: Node) -> v1::FromWorker {
     v1::FromWorker { message: Some(v1::from_worker::Message::NodeDone(done)) }
 }
 
-fn tally_to_wire(tally: Tally) -> v1::Tally {
+fn metric_sums_to_wire(metric_sums: MetricSums) -> v1::Tally {
     v1::Tally {
-        samples: tally.samples,
-        loss: tally.loss,
-        correct: tally.correct,
-        class_samples: tally.classes.iter().map(|class| class[0]).collect(),
-        class_errors: tally.classes.iter().map(|class| class[1]).collect(),
-        target: tally.target,
-        target_squared: tally.target_squared,
-        residual_squared: tally.residual_squared,
+        samples: metric_sums.samples,
+        loss: metric_sums.loss,
+        correct: metric_sums.correct,
+        class_samples: metric_sums.classes.iter().map(|class| class[0]).collect(),
+        class_errors: metric_sums.classes.iter().map(|class| class[1]).collect(),
+        target: metric_sums.target,
+        target_squared: metric_sums.target_squared,
+        residual_squared: metric_sums.residual_squared,
     }
 }
 

@@ -29,7 +29,7 @@ impl EpochThrottle {
 mod tests {
     use super::*;
     use crate::measures::Measures;
-    use ps_core::Tally;
+    use ps_core::MetricSums;
 
     #[test]
     fn quick_epochs_are_skipped_where_there_are_many_but_not_the_last() {
@@ -41,7 +41,7 @@ mod tests {
                 epochs,
                 step: 0,
                 steps: 0,
-                train: Measures::new(&Tally::new(2), &[]),
+                train: Measures::new(&MetricSums::new(2), &[]),
                 validation: None,
                 learning_rate: 0.1,
                 samples_per_second: 0.0,

@@ -6,7 +6,7 @@ use crate::observer::{Observer, Requests, Resumed, StepMade};
 use crate::phase::Phase;
 use crate::progress::{Style, Terminal};
 use crate::window::Window;
-use ps_core::Tally;
+use ps_core::MetricSums;
 use std::time::Instant;
 
 /// Shows steps at intervals, epochs, events and messages.
@@ -22,7 +22,7 @@ impl TerminalObserver {
     pub(crate) fn new(style: Style, classes: usize, now: Instant) -> Self {
         TerminalObserver {
             terminal: Terminal::new(style),
-            unseen: Window::new(Tally::new(classes), now),
+            unseen: Window::new(MetricSums::new(classes), now),
             throttle: EpochThrottle::default(),
         }
     }

@@ -108,7 +108,7 @@ impl Inspection {
         let next = step.min(self.plan.steps - 1);
         let leaves = self.plan.step(next).tree().section(ps_plan::Section::Training);
         let sums = gradients.compute(&rounded, &self.train, next, leaves);
-        let samples: u64 = sums.iter().map(|sum| sum.tally.samples).sum();
+        let samples: u64 = sums.iter().map(|sum| sum.metric_sums.samples).sum();
         let mut gradient = vec![0.0; weights.len()];
         for sum in &sums {
             for (mean, element) in gradient.iter_mut().zip(&sum.gradient) {

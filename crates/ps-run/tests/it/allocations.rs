@@ -1,7 +1,7 @@
 //! Recording a step allocates no memory, unless the step gets a line of metrics.
 
 use crate::observers::job;
-use ps_core::{StepReport, Tally};
+use ps_core::{MetricSums, StepReport};
 use ps_run::{Recorder, StepLine, Style, Wanted};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -43,7 +43,7 @@ fn a_step_without_a_line_asks_for_no_memory() {
             step,
             epoch: job.plan.step(step).epoch,
             rate: 0.1,
-            tally: Tally { samples: 20, loss: 46.0, correct: 2, ..Tally::new(10) },
+            metric_sums: MetricSums { samples: 20, loss: 46.0, correct: 2, ..MetricSums::new(10) },
             validation: None,
             is_last: false,
             events: Vec::new(),

@@ -96,7 +96,7 @@ fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_
             let tree = job.plan.step(0).tree();
             let weights = job.model.precision().round(&job.model.initial(job.plan.seed)).into_owned();
             let sum = job.gradients().compute(&weights, &job.data.train, 0, 0..tree.leaves()).remove(0);
-            let metrics = ps_proto::convert::node_metrics(0, tree.root(), sum.tally);
+            let metrics = ps_proto::convert::node_metrics(0, tree.root(), sum.metric_sums);
             let gradient = ps_proto::tensor::share(sum.gradient);
             let kept = place.start as usize..place.end as usize;
             let chunks = ps_proto::convert::node_chunks(0, tree.root(), gradient, kept);

@@ -335,7 +335,7 @@ async fn push_a_wrong_chunk(server: &Server, job: &Job, is_made: bool) -> Sender
                 let sums = job.gradients().compute(&job.model.initial(3), &job.data.train, 0, leaves);
                 for mut sum in sums {
                     sum.gradient.iter_mut().for_each(|value| *value += 1.0);
-                    sender.send(node_metrics(0, sum.node, sum.tally)).await.unwrap();
+                    sender.send(node_metrics(0, sum.node, sum.metric_sums)).await.unwrap();
                     let range = chunk_elements(parameters)..parameters;
                     for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
                         sender.send(chunk).await.unwrap();
@@ -415,7 +415,7 @@ fn all_go_back_to_what_is_saved_when_a_shard_refuses_a_worker_that_counts() {
         let sums = job.gradients().compute(&job.model.initial(3), &job.data.train, 0, leaves);
         for mut sum in sums {
             sum.gradient.iter_mut().for_each(|value| *value += 1.0);
-            sender.send(node_metrics(0, sum.node, sum.tally)).await.unwrap();
+            sender.send(node_metrics(0, sum.node, sum.metric_sums)).await.unwrap();
             let range = place.start as usize..place.end as usize;
             for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
                 sender.send(chunk).await.unwrap();

@@ -112,7 +112,7 @@ fn a_node_of_which_only_some_chunks_came_changes_no_bit() {
                 from_server::Message::Assign(_) => {
                     let sums = job.gradients().compute(&job.model.initial(3), &job.data.train, 0, 0..1);
                     for sum in sums {
-                        sender.send(node_metrics(0, sum.node, sum.tally)).await.unwrap();
+                        sender.send(node_metrics(0, sum.node, sum.metric_sums)).await.unwrap();
                         let range = chunk_elements(parameters)..parameters;
                         for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
                             sender.send(chunk).await.unwrap();

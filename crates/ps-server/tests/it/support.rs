@@ -5,7 +5,7 @@
 use ps_config::{CheckpointArgs, RunConfig};
 use ps_coord::Dismissal;
 use ps_core::gradient::Flow;
-use ps_core::{Tally, reference, weights_hash};
+use ps_core::{MetricSums, reference, weights_hash};
 use ps_data::NoProgress;
 use ps_net::{Address, Listener};
 use ps_plan::Node;
@@ -365,7 +365,7 @@ impl<F: FnMut(&mut dyn Flow, usize, usize)> Flow for Tapped<'_, F> {
         self.flow.weights(least)
     }
 
-    fn node(&mut self, node: Node) -> &mut Tally {
+    fn node(&mut self, node: Node) -> &mut MetricSums {
         self.flow.node(node)
     }
 

@@ -218,7 +218,7 @@ fn a_worker_written_by_hand_trains_to_the_same_hash() {
                     let mut sums = gradients.compute(&weights.1, &job.data.train, assign.step, range);
                     let sum = sums.pop().unwrap();
                     assert_eq!(sum.node, Node::leaf(leaf));
-                    let metrics = ps_proto::convert::node_metrics(assign.step, sum.node, sum.tally);
+                    let metrics = ps_proto::convert::node_metrics(assign.step, sum.node, sum.metric_sums);
                     sender.send(metrics).await.unwrap();
                     let gradient = ps_proto::tensor::share(sum.gradient);
                     let chunks =

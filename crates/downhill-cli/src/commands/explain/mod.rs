@@ -207,7 +207,7 @@ impl<'a> Explained<'a> {
             split,
             index,
             target: one.target(0),
-            loss: sum.tally.mean_loss(),
+            loss: sum.metric_sums.mean_loss(),
             activations,
             outputs,
             gradient: sum.gradient,

@@ -134,7 +134,7 @@ fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Fai
         let loss = match plane.finish() {
             Ok(report) => {
                 recorder.step(&report, 1);
-                report.tally.mean_loss()
+                report.metric_sums.mean_loss()
             }
             Err(_) => f64::NAN,
         };
