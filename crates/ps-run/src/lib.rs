@@ -7,7 +7,6 @@
 
 mod accumulator;
 mod bans;
-mod board;
 mod checkpoints;
 mod diagnosis;
 mod display;
@@ -29,13 +28,13 @@ mod progress;
 mod recorder;
 mod resume;
 mod resume_hint;
+mod run_state;
 mod summary;
 mod trace;
 mod weights;
 mod window;
 
 pub use bans::{BANS_FILE, Ban};
-pub use board::{About, Board, Confusion, Meter, Part, STEP_BOUNDS, Seen, WorkerRow, WorkerStanding};
 pub use checkpoints::kept_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{
@@ -55,6 +54,9 @@ pub use progress::{DataProgress, Relay, Style, note};
 pub use ps_checkpoint::Fingerprint;
 pub use recorder::{Recorder, Wanted};
 pub use resume_hint::ResumeHint;
+pub use run_state::{
+    About, Confusion, Meter, Part, RunSnapshot, RunState, STEP_BOUNDS, WorkerRow, WorkerStanding,
+};
 pub use summary::{Ending, SUMMARY_INDENT, Slowest, Summary};
 pub use trace::Trace;
 pub use weights::{AboutWeights, SavedWeights, WeightsFile};

@@ -1,9 +1,9 @@
 //! Reads runs, finished or still training, from their results folders.
 
-use crate::board::{About, Board};
 use crate::folder::{FolderError, METRICS_FILE, RUN_FILE, SUMMARY_FILE};
 use crate::job::Job;
 use crate::lines::{HashLine, Line};
+use crate::run_state::{About, RunState};
 use crate::summary::{Ending, Summary};
 use ps_host::Ceiling;
 use std::fs;
@@ -75,20 +75,20 @@ impl PastRun {
         }
     }
 
-    /// Returns a board that shows this run after its end. `job` must be that of the run.
-    pub fn board(&self, job: &Job) -> Board {
-        let board = Board::new(About::of(job, Some(&self.folder)), &self.lines);
+    /// Returns the state of this run after its end. `job` must be that of the run.
+    pub fn run_state(&self, job: &Job) -> RunState {
+        let run_state = RunState::new(About::of(job, Some(&self.folder)), &self.lines);
         if let Some(summary) = &self.summary {
-            board.tell(|seen| {
-                seen.steps = summary.steps;
-                seen.validation.clone_from(&summary.validation);
+            run_state.update(|snapshot| {
+                snapshot.steps = summary.steps;
+                snapshot.validation.clone_from(&summary.validation);
                 if let Some(train) = &summary.train {
-                    (seen.loss, seen.accuracy) = (train.loss, train.accuracy);
+                    (snapshot.loss, snapshot.accuracy) = (train.loss, train.accuracy);
                 }
             });
-            board.end(summary);
+            run_state.end(summary);
         }
-        board
+        run_state
     }
 
     /// Returns the number of steps made, as far as is known, and the number of steps of the whole run.

@@ -5,7 +5,6 @@ mod going_back;
 
 use crate::accumulator::Accumulator;
 use crate::bans::{self, Ban};
-use crate::board::{About, Board};
 use crate::checkpoints::{Checkpoints, Opened};
 use crate::folder::{FolderError, RunFolder};
 use crate::hash_chain::HashChain;
@@ -15,6 +14,7 @@ use crate::observer::{Observer, Resumed, StepWeights};
 use crate::observers::{MetricsFile, Observers, TensorBoard, TerminalObserver, WeightInspector};
 use crate::phase::Phase;
 use crate::progress::Style;
+use crate::run_state::{About, RunState};
 use crate::summary::Slowest;
 use ps_checkpoint::{Disk, Snapshot};
 use ps_config::CheckpointArgs;
@@ -83,7 +83,7 @@ impl Recorder {
             folder.write_bans(&bans)?;
         }
         let mut recorder = Recorder::saved(job, Some(folder), style, opened)?;
-        recorder.board().tell(|seen| seen.bans = bans.clone());
+        recorder.run_state().update(|snapshot| snapshot.bans = bans.clone());
         recorder.bans = bans;
         Ok(recorder)
     }
@@ -122,14 +122,14 @@ impl Recorder {
         }
         let lines = metrics.as_ref().map(MetricsFile::read).transpose()?.unwrap_or_default();
         let (classes, now) = (job.model.classes(), Instant::now());
-        let board = Arc::new(Board::new(About::of(job, folder.as_ref().map(RunFolder::path)), &[]));
-        board.tell(|seen| seen.resumed_at = from.step);
+        let run_state = Arc::new(RunState::new(About::of(job, folder.as_ref().map(RunFolder::path)), &[]));
+        run_state.update(|snapshot| snapshot.resumed_at = from.step);
         let hashes = metrics.is_some().then(|| HashChain::new(job.plan.steps, &lines));
         let mut recorder = Recorder {
             plan: job.plan,
             folder,
             accumulator: Accumulator::new(job.plan, &job.data.class_names, classes, &from, &lines, now),
-            observers: Observers::new(metrics, board, TerminalObserver::new(style, classes, now)),
+            observers: Observers::new(metrics, run_state, TerminalObserver::new(style, classes, now)),
             hashes,
             checkpoints: None,
             bans: Vec::new(),
@@ -162,14 +162,14 @@ impl Recorder {
     /// # Errors
     /// The event file cannot be created, or the inspecting thread cannot be started.
     pub fn be_watched(&mut self, job: &Job, tensorboard: bool) -> Result<(), FolderError> {
-        let board = Arc::clone(self.board());
-        board.watch();
+        let run_state = Arc::clone(self.run_state());
+        run_state.watch();
         if let Some(folder) = self.folder.as_ref().filter(|_| tensorboard) {
-            let step = board.read(|seen| seen.steps);
+            let step = run_state.read(|snapshot| snapshot.steps);
             self.observers.tensorboard = Some(TensorBoard::create(folder.path(), step)?);
         }
         let tensorboard = self.observers.tensorboard.clone();
-        self.observers.inspector = Some(WeightInspector::start(job, tensorboard, board)?);
+        self.observers.inspector = Some(WeightInspector::start(job, tensorboard, run_state)?);
         Ok(())
     }
 
@@ -236,7 +236,7 @@ impl Recorder {
         }
         let warning = checkpoints.look()?;
         let save = continues && checkpoints.is_due(step);
-        self.observers.board.checkpoint(checkpoints.durable());
+        self.observers.run_state.checkpoint(checkpoints.durable());
         self.warn(warning);
         Ok(Wanted { save, look })
     }
@@ -332,8 +332,8 @@ impl Recorder {
     }
 
     /// The live state of the run.
-    pub fn board(&self) -> &Arc<Board> {
-        &self.observers.board
+    pub fn run_state(&self) -> &Arc<RunState> {
+        &self.observers.run_state
     }
 
     /// Returns whether an observer has requested the end of the run.

@@ -4,8 +4,8 @@
 //! <https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU>.
 //! The closing bracket is optional, so viewers can also read the file of a process that was killed.
 
-use crate::board::{Round, Span};
 use crate::folder::FolderError;
+use crate::run_state::{Round, Span};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -135,7 +135,7 @@ impl Driver {
             coordinator,
             plane,
             gradients: None,
-            peers: Peers::new(Arc::clone(&recorder.board().meter)),
+            peers: Peers::new(Arc::clone(&recorder.run_state().meter)),
             events: VecDeque::new(),
             start: start.filter(|_| shards.keepers() > 0),
             shards,
@@ -210,7 +210,7 @@ impl Driver {
                 continue;
             }
             let waiting = std::time::Instant::now();
-            let is_watched = self.recorder.board().is_watched();
+            let is_watched = self.recorder.run_state().is_watched();
             // Messages come before the clock, so that a full inbox is not taken for silence.
             let woken = tokio::select! {
                 biased;
@@ -221,7 +221,7 @@ impl Driver {
                     continue;
                 }
             };
-            self.recorder.board().meter.spend(Part::Wait, waiting.elapsed());
+            self.recorder.run_state().meter.spend(Part::Wait, waiting.elapsed());
             match woken {
                 Some(Some(incoming)) => {
                     if let Some(event) = self.receive(incoming) {
@@ -335,7 +335,7 @@ impl Driver {
             }
             WorkerMessage::Node(part) => {
                 let _span = debug_span!("gather", %worker, part.step, node = %part.node).entered();
-                let (begun, meter) = (std::time::Instant::now(), &self.recorder.board().meter);
+                let (begun, meter) = (std::time::Instant::now(), &self.recorder.run_state().meter);
                 meter.receive(part.bytes.len());
                 let taken = self.plane.take(worker, part, &mut recompute).map(|made| {
                     if let Some(part) = made {
@@ -349,7 +349,7 @@ impl Driver {
             WorkerMessage::NodeDone(done) => {
                 let (step, node) = (done.step, done.node);
                 debug!(%worker, step, %node, "node arrived");
-                self.recorder.board().contributed(|| self.roster.lane(worker));
+                self.recorder.run_state().contributed(|| self.roster.lane(worker));
                 let taken = self.plane.take_end(worker, done);
                 taken.map(|digest| ServerEvent::Contributed { worker, step, node, digest })
             }
@@ -541,7 +541,7 @@ impl Driver {
                 }
                 debug!(%worker, step, ?leaves, "assigned");
                 let lane = || self.roster.lane(worker);
-                self.recorder.board().assigned(lane, step, || Section::words(&leaves));
+                self.recorder.run_state().assigned(lane, step, || Section::words(&leaves));
                 let assign = v1::Assign { step, leaf_start: leaves.start, leaf_end: leaves.end };
                 self.peers.message(worker, v1::from_server::Message::Assign(assign));
             }
@@ -630,10 +630,10 @@ impl Driver {
         let mut update_norms = BTreeMap::from([(self.plane.kept().start, self.plane.measure_update())]);
         update_norms.extend(self.shards.update_norms_at(step));
         let committed = self.plane.commit(&update_norms.into_values().collect::<Vec<_>>().concat());
-        self.recorder.board().meter.spend(Part::Update, begun.elapsed());
+        self.recorder.run_state().meter.spend(Part::Update, begun.elapsed());
         match committed {
             Ok(report) => {
-                self.recorder.board().made("update", begun);
+                self.recorder.run_state().made("update", begun);
                 self.watch.loss = report.metric_sums.mean_loss();
                 self.step_is_made(report);
             }

@@ -124,7 +124,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     // Keeps the port bound from now on, because another process could take it in between.
     let again = arguments.linger.then(|| listener.try_clone()).transpose();
     let again = again.map_err(|error| failure(format!("--linger: {error}"), false))?;
-    let board = Arc::clone(recorder.board());
+    let run_state = Arc::clone(recorder.run_state());
     signals.defer();
     let stop = async {
         signals.received().await;
@@ -133,7 +133,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     let summary = match ended {
         Ok(summary) => summary,
         Err(error) => {
-            board.fail(&error);
+            run_state.fail(&error);
             watching.see_off(|| false);
             return Err(failed(&error));
         }

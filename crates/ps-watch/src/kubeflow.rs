@@ -3,7 +3,7 @@
 
 use crate::metrics::Source;
 use ps_host::Ceiling;
-use ps_run::{Line, Meter, Phase, Seen};
+use ps_run::{Line, Meter, Phase, RunSnapshot};
 use reqwest::{Certificate, Client};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ impl Reporter {
             loop {
                 let is_over = !matches!(ended.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
                 let status = match &source {
-                    Source::Server(board) => board.read(of_run),
+                    Source::Server(run_state) => run_state.read(of_run),
                     Source::Worker(meter) => of_worker(meter, began.elapsed()),
                 };
                 match runtime.block_on(receiver.post(&status)) {
@@ -127,20 +127,20 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Formats the progress of the run.
-fn of_run(seen: &Seen) -> Value {
-    let steps = seen.about.steps.max(1);
-    let is_done = seen.phase == Phase::Done;
-    let percent = if is_done { 100 } else { (100 * seen.steps / steps).min(99) };
-    let pace = seen.lines.iter().rev().find_map(|line| match line {
+fn of_run(snapshot: &RunSnapshot) -> Value {
+    let steps = snapshot.about.steps.max(1);
+    let is_done = snapshot.phase == Phase::Done;
+    let percent = if is_done { 100 } else { (100 * snapshot.steps / steps).min(99) };
+    let pace = snapshot.lines.iter().rev().find_map(|line| match line {
         Line::Step(line) => Some(line.seconds / line.step.max(1) as f64),
         _ => None,
     });
-    let left = pace.map(|pace| (pace * steps.saturating_sub(seen.steps) as f64).ceil() as u64);
-    let validation = seen.validation.as_ref();
+    let left = pace.map(|pace| (pace * steps.saturating_sub(snapshot.steps) as f64).ceil() as u64);
+    let validation = snapshot.validation.as_ref();
     let metrics = [
-        ("loss", Some(seen.loss)),
-        ("accuracy", seen.accuracy),
-        ("learning_rate", Some(seen.learning_rate.into())),
+        ("loss", Some(snapshot.loss)),
+        ("accuracy", snapshot.accuracy),
+        ("learning_rate", Some(snapshot.learning_rate.into())),
         ("validation_loss", validation.map(|it| it.loss)),
         ("validation_accuracy", validation.and_then(|it| it.accuracy)),
     ];
@@ -193,7 +193,7 @@ fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_run::{About, Board};
+    use ps_run::{About, RunState};
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::sync::Arc;
@@ -222,12 +222,12 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
             text
         });
-        let board = Arc::new(Board::new(About { steps: 8, ..About::default() }, &[]));
-        board.tell(|seen| {
-            (seen.steps, seen.loss, seen.accuracy) = (8, 0.25, Some(1.0));
-            seen.phase = Phase::Done;
+        let run_state = Arc::new(RunState::new(About { steps: 8, ..About::default() }, &[]));
+        run_state.update(|snapshot| {
+            (snapshot.steps, snapshot.loss, snapshot.accuracy) = (8, 0.25, Some(1.0));
+            snapshot.phase = Phase::Done;
         });
-        drop(Reporter::start(Receiver::new(&url).unwrap(), Source::Server(board)).unwrap());
+        drop(Reporter::start(Receiver::new(&url).unwrap(), Source::Server(run_state)).unwrap());
         let text = heard.join().unwrap();
         assert!(text.starts_with("POST /status "), "{text}");
         let body: Value = serde_json::from_str(&text[text.find("\r\n\r\n").unwrap()..]).unwrap();

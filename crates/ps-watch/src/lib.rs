@@ -1,7 +1,7 @@
 //! Observability of a run while it trains: Prometheus metrics, a live dashboard, and progress reports to
 //! Kubeflow.
 //!
-//! All of these read the [`Board`] of the run, and training never waits for them. If one of them cannot be
+//! All of these read the [`RunState`] of the run, and training never waits for them. If one of them cannot be
 //! started, this is reported as a warning and the run continues without it. Each [`Site`] has its own thread
 //! and small runtime, so `downhill train` needs none.
 
@@ -18,7 +18,7 @@ pub use site::{Gate, Site};
 use page::{Dashboard, Viewers};
 use ps_config::WatchArgs;
 use ps_net::limits::Capacity;
-use ps_run::{Board, FolderError, Job, PastRun, Recorder, Trace};
+use ps_run::{FolderError, Job, PastRun, Recorder, RunState, Trace};
 use site::Bounds;
 use std::net::ToSocketAddrs;
 use std::path::Path;
@@ -71,41 +71,41 @@ pub fn start(
     name: &str,
 ) -> Result<Watching, FolderError> {
     if let Some(path) = &wanted.trace {
-        recorder.board().trace(Trace::create(path, name)?);
+        recorder.run_state().trace(Trace::create(path, name)?);
     }
     if wanted.dashboard.is_some() || wanted.tensorboard {
         recorder.be_watched(job, wanted.tensorboard)?;
     }
     if wanted.metrics.is_some() {
-        recorder.board().watch();
+        recorder.run_state().watch();
     }
-    let (watching, told) = Watching::of(wanted, recorder.board(), recorder.folder(), gate);
+    let (watching, told) = Watching::of(wanted, recorder.run_state(), recorder.folder(), gate);
     told.iter().for_each(|told| recorder.note(told));
     Ok(watching)
 }
 
 /// Shows a run that has ended, as `wanted` asks, until the result is dropped. `gate` is as for [`start`].
 pub fn show(wanted: &WatchArgs, job: &Job, past: &PastRun, gate: Option<Gate>) -> Watching {
-    let (watching, told) = Watching::of(wanted, &Arc::new(past.board(job)), Some(&past.folder), gate);
+    let (watching, told) = Watching::of(wanted, &Arc::new(past.run_state(job)), Some(&past.folder), gate);
     told.iter().for_each(|told| tracing::info!("{told}"));
     watching
 }
 
 impl Watching {
-    /// Serves the state on `board` and the results in `folder`. Also returns their URLs, as lines to show.
+    /// Serves the state on `run_state` and the results in `folder`. Also returns their URLs, as lines to show.
     fn of(
         wanted: &WatchArgs,
-        board: &Arc<Board>,
+        run_state: &Arc<RunState>,
         folder: Option<&Path>,
         gate: Option<Gate>,
     ) -> (Self, Vec<String>) {
-        let source = Source::Server(Arc::clone(board));
+        let source = Source::Server(Arc::clone(run_state));
         let mut watching = Watching::reporting(&source);
         let metrics = wanted.metrics.as_ref().and_then(|address| watching.open_metrics(address, source));
         let viewers = watching.viewers.clone();
         watching.page = wanted.dashboard.as_ref().and_then(|address| {
-            let (board, folder) = (Arc::clone(board), folder.map(Into::into));
-            let dashboard = Dashboard { board, folder, gate, viewers };
+            let (run_state, folder) = (Arc::clone(run_state), folder.map(Into::into));
+            let dashboard = Dashboard { run_state, folder, gate, viewers };
             let capacity = Capacity::of_page(ps_host::open_files());
             watching.open("--dashboard", address, "/", dashboard.routes(capacity), capacity)
         });

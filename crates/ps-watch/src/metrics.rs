@@ -6,7 +6,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use ps_run::{Ban, Board, Meter, Part, STEP_BOUNDS, Seen, WorkerStanding};
+use ps_run::{Ban, Meter, Part, RunSnapshot, RunState, STEP_BOUNDS, WorkerStanding};
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A process that holds weights.
-    Server(Arc<Board>),
+    Server(Arc<RunState>),
     /// A worker or a shard.
     Worker(Arc<Meter>),
 }
@@ -43,9 +43,9 @@ impl Collector for Source {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         page.gauges("downhill_build_info", "1, and the version of this program", [(version, 1.0)])?;
         match self {
-            Source::Server(board) => {
-                page.meter(&board.meter)?;
-                board.read(|seen| page.run(seen))
+            Source::Server(run_state) => {
+                page.meter(&run_state.meter)?;
+                run_state.read(|snapshot| page.run(snapshot))
             }
             Source::Worker(meter) => {
                 page.meter(meter)?;
@@ -111,18 +111,22 @@ impl Page<'_> {
         self.counter("downhill_worker_retries", "Lost connections, tried again", meter.retries() as f64)
     }
 
-    fn run(&mut self, seen: &Seen) -> Result<(), Error> {
-        self.counter("downhill_steps", "Steps made", seen.steps as f64)?;
-        self.gauge("downhill_steps_planned", "Steps of the whole run", Some(seen.about.steps as f64))?;
-        self.gauge("downhill_epoch", "The epoch, from 1", Some(seen.epoch.into()))?;
-        self.counter("downhill_samples", "Training samples seen", seen.samples as f64)?;
-        self.gauge("downhill_train_loss", "Mean loss of the last batch, before its step", Some(seen.loss))?;
+    fn run(&mut self, snapshot: &RunSnapshot) -> Result<(), Error> {
+        self.counter("downhill_steps", "Steps made", snapshot.steps as f64)?;
+        self.gauge("downhill_steps_planned", "Steps of the whole run", Some(snapshot.about.steps as f64))?;
+        self.gauge("downhill_epoch", "The epoch, from 1", Some(snapshot.epoch.into()))?;
+        self.counter("downhill_samples", "Training samples seen", snapshot.samples as f64)?;
+        self.gauge(
+            "downhill_train_loss",
+            "Mean loss of the last batch, before its step",
+            Some(snapshot.loss),
+        )?;
         self.gauge(
             "downhill_train_accuracy_ratio",
             "Share of the last batch predicted right",
-            seen.accuracy,
+            snapshot.accuracy,
         )?;
-        let validation = seen.validation.as_ref();
+        let validation = snapshot.validation.as_ref();
         self.gauge(
             "downhill_validation_loss",
             "Mean loss of the validation part",
@@ -136,18 +140,18 @@ impl Page<'_> {
         self.gauge(
             "downhill_learning_rate",
             "Learning rate of the last step",
-            Some(seen.learning_rate.into()),
+            Some(snapshot.learning_rate.into()),
         )?;
         let bounds = STEP_BOUNDS.into_iter().chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(seen.durations).collect();
-        let count = seen.durations.iter().sum();
+        let buckets: Vec<(f64, u64)> = bounds.zip(snapshot.durations).collect();
+        let count = snapshot.durations.iter().sum();
         let help = "Seconds from the end of a step to the end of the next";
         self.0
             .encode_descriptor("downhill_step_duration_seconds", help, None, MetricType::Histogram)?
-            .encode_histogram::<NoLabelSet>(seen.duration, count, &buckets, None)?;
+            .encode_histogram::<NoLabelSet>(snapshot.duration, count, &buckets, None)?;
         let mut states =
             BTreeMap::from([("joining", 0.0), ("training", 0.0), ("draining", 0.0), ("gone", 0.0)]);
-        for worker in &seen.workers {
+        for worker in &snapshot.workers {
             if let Some(count) = states.get_mut(worker.standing.kind()) {
                 *count += 1.0;
             }
@@ -155,9 +159,9 @@ impl Page<'_> {
         let states = states.into_iter().map(|(state, count)| ([("state", state)], count));
         self.gauges("downhill_workers", "Workers, by where they stand", states)?;
         let names: Vec<String> =
-            seen.workers.iter().map(|worker| format!("w{} {}", worker.id, worker.name)).collect();
+            snapshot.workers.iter().map(|worker| format!("w{} {}", worker.id, worker.name)).collect();
         let named =
-            || names.iter().zip(&seen.workers).map(|(name, worker)| ([("worker", &name[..])], worker));
+            || names.iter().zip(&snapshot.workers).map(|(name, worker)| ([("worker", &name[..])], worker));
         // After the end of the run no worker computes, so there are no speeds.
         let speeds = named()
             .filter(|(_, worker)| worker.standing != WorkerStanding::Dismissed)
@@ -169,15 +173,15 @@ impl Page<'_> {
             "Seconds that steps waited for a worker alone",
             held_up,
         )?;
-        let rescued = "Leaves of late or lost workers that others computed, too";
-        self.counter("downhill_rescued_leaves", rescued, seen.rescued as f64)?;
-        self.counter("downhill_audited_nodes", "Sums computed twice and compared", seen.audited as f64)?;
+        let reassigned = "Leaves of late or lost workers that others computed, too";
+        self.counter("downhill_rescued_leaves", reassigned, snapshot.reassigned as f64)?;
+        self.counter("downhill_audited_nodes", "Sums computed twice and compared", snapshot.audited as f64)?;
         let bans = "Workers banned because a sum of theirs was wrong";
-        self.counter("downhill_banned_workers", bans, seen.bans.len() as f64)?;
-        let is_tainted = f64::from(u8::from(seen.bans.iter().any(Ban::is_tainting)));
+        self.counter("downhill_banned_workers", bans, snapshot.bans.len() as f64)?;
+        let is_tainted = f64::from(u8::from(snapshot.bans.iter().any(Ban::is_tainting)));
         let tainted = "1 if wrong sums of a banned worker may be part of the weights";
         self.gauge("downhill_tainted", tainted, Some(is_tainted))?;
-        let checkpoint = seen.checkpoint;
+        let checkpoint = snapshot.checkpoint;
         self.gauge(
             "downhill_checkpoint_step",
             "Steps in the newest durable checkpoint",
@@ -185,7 +189,7 @@ impl Page<'_> {
         )?;
         let age = checkpoint.map(|(_, since)| since.elapsed().as_secs_f64());
         self.gauge("downhill_checkpoint_age_seconds", "Seconds since it became durable", age)?;
-        let is_ended = f64::from(u8::from(seen.phase.is_over()));
+        let is_ended = f64::from(u8::from(snapshot.phase.is_over()));
         self.gauge("downhill_run_ended", "1 once the run is over", Some(is_ended))
     }
 }
@@ -221,27 +225,28 @@ mod tests {
         table
     }
 
-    fn full_board() -> Arc<Board> {
-        let board = Board::new(About { steps: 9, ..About::default() }, &[]);
-        board.tell(|seen| {
-            (seen.steps, seen.loss, seen.accuracy, seen.learning_rate) = (3, 0.5, Some(0.75), 0.1);
-            seen.checkpoint = Some((2, Instant::now()));
-            seen.validation =
+    fn full_run_state() -> Arc<RunState> {
+        let run_state = RunState::new(About { steps: 9, ..About::default() }, &[]);
+        run_state.update(|snapshot| {
+            (snapshot.steps, snapshot.loss, snapshot.accuracy, snapshot.learning_rate) =
+                (3, 0.5, Some(0.75), 0.1);
+            snapshot.checkpoint = Some((2, Instant::now()));
+            snapshot.validation =
                 Some(serde_json::from_str(r#"{"samples":4,"loss":0.25,"accuracy":0.5}"#).unwrap());
             let name = "a \"b\"".into();
             let standing = WorkerStanding::Known(WorkerState::Gone(Departure::Leaving));
-            seen.workers = vec![ps_run::WorkerRow { id: 1, name, standing, ..Default::default() }];
-            seen.bans = vec![Ban { since: Some(4), ..Ban::default() }, Ban::default()];
-            (seen.durations[0], seen.durations[16], seen.duration) = (2, 1, 100.0);
+            snapshot.workers = vec![ps_run::WorkerRow { id: 1, name, standing, ..Default::default() }];
+            snapshot.bans = vec![Ban { since: Some(4), ..Ban::default() }, Ban::default()];
+            (snapshot.durations[0], snapshot.durations[16], snapshot.duration) = (2, 1, 100.0);
         });
-        board.meter.spend(Part::Fold, std::time::Duration::from_millis(1500));
-        Arc::new(board)
+        run_state.meter.spend(Part::Fold, std::time::Duration::from_millis(1500));
+        Arc::new(run_state)
     }
 
     #[test]
     fn the_table_in_the_docs_lists_what_is_told() {
         let pages =
-            [Source::Server(full_board()), Source::Worker(Arc::default())].map(|source| source.page());
+            [Source::Server(full_run_state()), Source::Worker(Arc::default())].map(|source| source.page());
         let table = table(&pages);
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
         let text = std::fs::read_to_string(&path).unwrap();
@@ -256,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_page_tells_what_is_on_the_board() {
-        let page = Source::Server(full_board()).page();
+        let page = Source::Server(full_run_state()).page();
         for line in [
             "downhill_steps_total 3.0",
             "downhill_train_loss 0.5",
@@ -274,7 +279,7 @@ mod tests {
             assert!(page.lines().any(|there| there == line), "{line} is not in\n{page}");
         }
         // Unknown values are omitted.
-        let begun = Source::Server(Arc::new(Board::new(About::default(), &[]))).page();
+        let begun = Source::Server(Arc::new(RunState::new(About::default(), &[]))).page();
         assert!(!begun.contains("\ndownhill_train_loss") && !begun.contains("NaN"), "{begun}");
     }
 }

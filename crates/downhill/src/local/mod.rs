@@ -33,7 +33,7 @@ const MAX_TASKS: usize = 16;
 /// Longest time until a request to stop is noticed.
 const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
 
-/// Shortest time between two updates of the workers' states on the board.
+/// Shortest time between two updates of the workers' states in the run state.
 const SHOWN_EVERY: Duration = Duration::from_millis(250);
 
 /// The coordinator's ends of the channel to a worker's thread.
@@ -117,7 +117,7 @@ fn train(
     })
 }
 
-/// Returns the name under which the board shows a worker.
+/// Returns the name under which the run state shows a worker.
 fn worker_name(worker: WorkerId) -> String {
     format!("worker {}", worker.0)
 }
@@ -165,7 +165,7 @@ struct LocalCoordinator<'a> {
     in_place: VecDeque<(u64, Range<u32>)>,
     diverged: Option<Diverged>,
     finished: Option<Outcome>,
-    /// When the workers' states on the board were last updated.
+    /// When the workers' states in the run state were last updated.
     shown: Option<Instant>,
 }
 
@@ -221,14 +221,14 @@ impl<'a> LocalCoordinator<'a> {
             } else if let Some(task) = self.own_tasks.pop_front() {
                 let begun = Instant::now();
                 let sums = self.own.work_on(task);
-                self.recorder.board().meter.spend(Part::Compute, begun.elapsed());
+                self.recorder.run_state().meter.spend(Part::Compute, begun.elapsed());
                 self.receive(TaskResult { worker: WorkerId(0), sums })?;
             } else if let Some((step, leaves)) = self.in_place.pop_front() {
                 self.compute(step, leaves)?;
             } else {
                 let begun = Instant::now();
                 let received = self.inbox.recv_timeout(patience(&self.core, self.now()));
-                self.recorder.board().meter.spend(Part::Wait, begun.elapsed());
+                self.recorder.run_state().meter.spend(Part::Wait, begun.elapsed());
                 match received {
                     Ok(result) => self.receive(result)?,
                     Err(RecvTimeoutError::Timeout) => self.step(ServerEvent::Timeout)?,
@@ -260,13 +260,13 @@ impl<'a> LocalCoordinator<'a> {
         let Some((step, sums)) = sums else {
             return Err(LocalError::Lost(format!("the thread of {worker} ended in the middle of the run")));
         };
-        self.recorder.board().contributed(|| worker_name(worker));
+        self.recorder.run_state().contributed(|| worker_name(worker));
         for sum in sums {
             let node = sum.node;
             if step == self.plane.version() {
                 let begun = Instant::now();
                 self.plane.take_sum(sum);
-                self.recorder.board().meter.spend(Part::Fold, begun.elapsed());
+                self.recorder.run_state().meter.spend(Part::Fold, begun.elapsed());
             }
             self.step(ServerEvent::Contributed { worker, step, node, digest: None })?;
         }
@@ -293,7 +293,7 @@ impl<'a> LocalCoordinator<'a> {
             // Every task includes the weights, since sharing them costs nothing.
             ServerAction::SendWeights { .. } => {}
             ServerAction::Assign { worker, step, leaves } => {
-                self.recorder.board().assigned(|| worker_name(worker), step, || Section::words(&leaves));
+                self.recorder.run_state().assigned(|| worker_name(worker), step, || Section::words(&leaves));
                 match self.plane.shared_weights() {
                     Some(weights) => self.send(worker, Task { work: (step, leaves), weights })?,
                     None => self.in_place.push_back((step, leaves)),
@@ -324,8 +324,8 @@ impl<'a> LocalCoordinator<'a> {
             }
         };
         self.recorder.step(&report, self.workers);
-        self.recorder.board().meter.spend(Part::Update, begun.elapsed());
-        self.recorder.board().made("update", begun);
+        self.recorder.run_state().meter.spend(Part::Update, begun.elapsed());
+        self.recorder.run_state().made("update", begun);
         self.show();
         self.is_concluded = report.is_last;
         self.own.recycle(NodeSum {
@@ -358,8 +358,8 @@ impl<'a> LocalCoordinator<'a> {
                 }
             }
         }
-        self.recorder.board().meter.spend(Part::Compute, begun.elapsed());
-        self.recorder.board().contributed(|| worker_name(worker));
+        self.recorder.run_state().meter.spend(Part::Compute, begun.elapsed());
+        self.recorder.run_state().contributed(|| worker_name(worker));
         self.step(ServerEvent::Contributed { worker, step, node, digest: None })
     }
 
@@ -381,10 +381,10 @@ impl<'a> LocalCoordinator<'a> {
         (weights, version)
     }
 
-    /// Updates the workers' states on the board, at most once per [`SHOWN_EVERY`].
+    /// Updates the workers' states in the run state, at most once per [`SHOWN_EVERY`].
     fn show(&mut self) {
-        let board = self.recorder.board();
-        if !board.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < SHOWN_EVERY) {
+        let run_state = self.recorder.run_state();
+        if !run_state.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < SHOWN_EVERY) {
             return;
         }
         self.shown = Some(Instant::now());
@@ -401,7 +401,7 @@ impl<'a> LocalCoordinator<'a> {
             held_up_ms: worker.held_up_ms,
         };
         let workers = status.workers.iter().map(row).collect();
-        board.tell(|seen| seen.workers = workers);
+        run_state.update(|snapshot| snapshot.workers = workers);
     }
 
     fn save(&mut self) -> Result<(), FolderError> {

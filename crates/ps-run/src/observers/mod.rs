@@ -1,4 +1,4 @@
-//! All observers of a run: the metrics file, the board, TensorBoard, the terminal, the inspector of weights,
+//! All observers of a run: the metrics file, the run state, TensorBoard, the terminal, the inspector of weights,
 //! and those of the caller.
 
 mod epoch_throttle;
@@ -13,10 +13,10 @@ pub(crate) use terminal::TerminalObserver;
 pub(crate) use weight_inspector::WeightInspector;
 
 use crate::accumulator::Record;
-use crate::board::Board;
 use crate::lines::Line;
 use crate::observer::{Observer, Requests};
 use crate::phase::Phase;
+use crate::run_state::RunState;
 use std::sync::Arc;
 
 /// The observers of a run, in the order in which they are called. Those whose methods the recorder calls
@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub(crate) struct Observers {
     /// `None` if the run has no folder, and after its end.
     pub(crate) metrics: Option<MetricsFile>,
-    pub(crate) board: Arc<Board>,
+    pub(crate) run_state: Arc<RunState>,
     pub(crate) tensorboard: Option<TensorBoard>,
     pub(crate) terminal: TerminalObserver,
     pub(crate) inspector: Option<WeightInspector>,
@@ -43,10 +43,14 @@ enum Message {
 }
 
 impl Observers {
-    pub(crate) fn new(metrics: Option<MetricsFile>, board: Arc<Board>, terminal: TerminalObserver) -> Self {
+    pub(crate) fn new(
+        metrics: Option<MetricsFile>,
+        run_state: Arc<RunState>,
+        terminal: TerminalObserver,
+    ) -> Self {
         Observers {
             metrics,
-            board,
+            run_state,
             tensorboard: None,
             terminal,
             inspector: None,
@@ -59,11 +63,11 @@ impl Observers {
 
     /// Calls every observer.
     pub(crate) fn each(&mut self, mut call: impl FnMut(&mut dyn Observer, &mut Requests)) {
-        let Observers { metrics, board, tensorboard, terminal, inspector, others, requests, .. } = self;
+        let Observers { metrics, run_state, tensorboard, terminal, inspector, others, requests, .. } = self;
         if let Some(metrics) = metrics {
             call(metrics, requests);
         }
-        call(board, requests);
+        call(run_state, requests);
         if let Some(tensorboard) = tensorboard {
             call(tensorboard, requests);
         }

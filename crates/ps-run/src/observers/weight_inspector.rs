@@ -1,10 +1,10 @@
 //! Inspects the complete weights after each epoch, on a separate thread so that training continues.
 
 use super::tensorboard::TensorBoard;
-use crate::board::{Board, Confusion};
 use crate::folder::FolderError;
 use crate::job::Job;
 use crate::observer::{Observer, StepWeights};
+use crate::run_state::{Confusion, RunState};
 use ps_core::{Gradients, Kernel, Model, Samples};
 use ps_data::Split;
 use ps_plan::BatchPlan;
@@ -32,16 +32,16 @@ struct Inspection {
     train: Split,
     validation: Option<Split>,
     tensorboard: Option<TensorBoard>,
-    board: Arc<Board>,
+    run_state: Arc<RunState>,
 }
 
 impl WeightInspector {
-    /// Starts the thread that inspects the weights of `job`. Results go to `board`, and to `tensorboard` if
+    /// Starts the thread that inspects the weights of `job`. Results go to `run_state`, and to `tensorboard` if
     /// there is an event file.
     pub(crate) fn start(
         job: &Job,
         tensorboard: Option<TensorBoard>,
-        board: Arc<Board>,
+        run_state: Arc<RunState>,
     ) -> Result<Self, FolderError> {
         let validation = job.data.validation.as_ref().or(job.data.test.as_ref());
         let inspection = Inspection {
@@ -51,7 +51,7 @@ impl WeightInspector {
             train: job.data.train.clone(),
             validation: validation.map(|part| part.head(CONFUSED)),
             tensorboard,
-            board,
+            run_state,
         };
         // One copy of the weights may wait, which bounds the memory: a caller with another one waits for the
         // thread.
@@ -100,7 +100,7 @@ impl Inspection {
             let said = gradients.predict(&rounded, validation);
             let targets = (0..validation.len()).map(|index| validation.target(index));
             let confusion = Confusion::new(step, classes, self.model.outputs(), targets, &said);
-            self.board.tell(|seen| seen.confusion = Some(confusion));
+            self.run_state.update(|snapshot| snapshot.confusion = Some(confusion));
         }
         let Some(tensorboard) = &self.tensorboard else { return };
         // The gradient of the next step is shown; after the last step, that of its own batch with the new

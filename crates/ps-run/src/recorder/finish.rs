@@ -97,7 +97,7 @@ impl Recorder {
                 None
             }
         };
-        self.observers.board.checkpoint(checkpoints.durable());
+        self.observers.run_state.checkpoint(checkpoints.durable());
         self.warn(warning);
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Recorder {
     }
 
     fn write_bans(&self) -> Result<(), FolderError> {
-        self.board().tell(|seen| seen.bans = self.bans.clone());
+        self.run_state().update(|snapshot| snapshot.bans = self.bans.clone());
         self.folder.as_ref().map_or(Ok(()), |folder| folder.write_bans(&self.bans))
     }
 }

@@ -111,7 +111,7 @@ impl Driver {
         let is_ended = matches!(outcome, Outcome::Ended { .. });
         let reason = dismissal(&outcome);
         // This also shows the contributions of each worker to the last steps.
-        if self.recorder.board().is_watched() {
+        if self.recorder.run_state().is_watched() {
             self.show_now();
         }
         let result = match outcome {

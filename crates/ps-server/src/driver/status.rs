@@ -1,4 +1,4 @@
-//! What other programs see of the run: its status, the board, and log lines with the workers' names.
+//! What other programs see of the run: its status, the run state, and log lines with the workers' names.
 
 use super::{Driver, millis};
 use ps_coord::{WorkerId, WorkerStatus};
@@ -48,12 +48,12 @@ pub(super) struct Watch {
     fingerprints: v1::Fingerprints,
     /// Mean loss per sample of the last step's batch.
     pub loss: f64,
-    /// When the board was last updated.
+    /// When the run state was last updated.
     shown: Option<Instant>,
 }
 
 impl Watch {
-    /// Interval at which the board is updated while it is watched.
+    /// Interval at which the run state is updated while it is watched.
     pub(super) const EVERY: Duration = Duration::from_millis(250);
 
     pub(super) fn new(fingerprints: v1::Fingerprints) -> Self {
@@ -62,10 +62,10 @@ impl Watch {
 }
 
 impl Driver {
-    /// Updates the board with the state of the run and its workers, if it is watched and an update is due.
+    /// Updates the run state, including its workers, if it is watched and an update is due.
     pub(super) fn show(&mut self) {
         let is_recent = self.watch.shown.is_some_and(|shown| shown.elapsed() < Watch::EVERY);
-        if self.recorder.board().is_watched() && !is_recent {
+        if self.recorder.run_state().is_watched() && !is_recent {
             self.show_now();
         }
     }
@@ -88,14 +88,14 @@ impl Driver {
                 held_up_ms: worker.held_up_ms,
             })
         };
-        let board = self.recorder.board();
-        board.tell(|seen| {
-            (seen.rescued, seen.audited) = (status.rescued, status.audited);
-            seen.activity = activity;
-            seen.waited = Duration::from_millis(now.saturating_sub(status.since));
-            seen.workers = status.workers.into_iter().filter_map(row).collect();
+        let run_state = self.recorder.run_state();
+        run_state.update(|snapshot| {
+            (snapshot.reassigned, snapshot.audited) = (status.rescued, status.audited);
+            snapshot.activity = activity;
+            snapshot.waited = Duration::from_millis(now.saturating_sub(status.since));
+            snapshot.workers = status.workers.into_iter().filter_map(row).collect();
         });
-        board.checkpoint(self.recorder.durable());
+        run_state.checkpoint(self.recorder.durable());
     }
 
     pub(super) fn status(&self) -> v1::StatusReply {

@@ -24,7 +24,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use ps_net::limits::{self, Capacity, MAX_FORM_BYTES, PAGE_BUFFER_BYTES};
 use ps_plot::{Axis, Figure, Panel};
-use ps_run::{Board, METRICS_FILE, RUN_FILE, SUMMARY_FILE, WEIGHTS_FILE};
+use ps_run::{METRICS_FILE, RUN_FILE, RunState, SUMMARY_FILE, WEIGHTS_FILE};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -49,7 +49,7 @@ const WIDTHS: std::ops::RangeInclusive<u32> = 240..=1600;
 #[derive(Clone)]
 pub(crate) struct Dashboard {
     /// The live state of the run.
-    pub board: Arc<Board>,
+    pub run_state: Arc<RunState>,
     /// The results folder, whose files can be downloaded.
     pub folder: Option<PathBuf>,
     /// Decides who may see the dashboard; without it, everybody who can connect may.
@@ -77,7 +77,7 @@ impl Dashboard {
     /// Returns all routes of the dashboard.
     pub(crate) fn routes(self, capacity: Capacity) -> Router {
         let events = Events { opened: Arc::default(), most: limits::event_streams(capacity) as u64 };
-        let metrics = metrics(Source::Server(Arc::clone(&self.board)));
+        let metrics = metrics(Source::Server(Arc::clone(&self.run_state)));
         let inside = Router::new()
             .route("/", get(|| text("text/html; charset=utf-8", include_str!("index.html"))))
             .route("/state.json", get(now))
@@ -222,7 +222,7 @@ async fn events(
         // The closure keeps the viewer counted for as long as the stream exists.
         let _viewer = &viewer;
         let (changes, is_over) =
-            (dashboard.board.changes(), dashboard.board.read(|seen| seen.phase.is_over()));
+            (dashboard.run_state.changes(), dashboard.run_state.read(|snapshot| snapshot.phase.is_over()));
         let is_due = sent.is_none_or(|(known, at)| changes != known && (is_over || now - at >= EVENT_EVERY));
         is_due.then(|| {
             sent = Some((changes, now));
@@ -246,7 +246,7 @@ async fn chart(
     Named(number): Named<usize>,
     Query(drawing): Query<Drawing>,
 ) -> Response {
-    let lines = dashboard.board.read(|seen| seen.lines.clone());
+    let lines = dashboard.run_state.read(|snapshot| snapshot.lines.clone());
     let course = Course::new("run".into(), lines);
     let Some(mut lines) = panels(&[course]).into_iter().nth(number) else {
         return (StatusCode::NOT_FOUND, "there is no such chart yet\n").into_response();
@@ -298,10 +298,10 @@ mod tests {
     use std::net::TcpStream;
 
     fn site(folder: Option<PathBuf>, all: usize) -> Site {
-        let board = Arc::new(Board::new(About::default(), &[]));
+        let run_state = Arc::new(RunState::new(About::default(), &[]));
         let capacity = Capacity { all, of_one_address: all };
         let viewers = Viewers::default();
-        let routes = Dashboard { board, folder, gate: None, viewers }.routes(capacity);
+        let routes = Dashboard { run_state, folder, gate: None, viewers }.routes(capacity);
         Site::open("127.0.0.1:0", routes, Bounds::new(capacity)).unwrap()
     }
 

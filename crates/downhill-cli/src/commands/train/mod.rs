@@ -110,8 +110,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         false => Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)?,
     };
     let watching = ps_watch::start(&arguments.watch, &job, &mut recorder, None, "downhill train")?;
-    recorder.board().tell(|seen| {
-        seen.about.trains_alone = arguments.reference || arguments.workers == 1 && job.updates_in_place();
+    recorder.run_state().update(|snapshot| {
+        snapshot.about.trains_alone = arguments.reference || arguments.workers == 1 && job.updates_in_place();
     });
     let trained = train(arguments, &job, &path, stop, &hint, recorder);
     IS_OVER.store(true, Ordering::SeqCst);

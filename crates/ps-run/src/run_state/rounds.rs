@@ -8,7 +8,7 @@ use std::collections::vec_deque::Iter;
 /// Number of complete rounds that are kept.
 const MAX_ROUNDS: usize = 48;
 
-/// The timeline of a round. Times are seconds since the board was created.
+/// The timeline of a round. Times are seconds since the run state was created.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Round {
     /// The step that the round makes, counted from 0.

@@ -1,7 +1,7 @@
 //! The live state of a run, for metrics, the dashboard and the trace.
 //!
-//! Drivers and the recorder, which treats the [`Board`] as an observer, write to it. No writer waits for a
-//! reader, and no decision depends on the board.
+//! Drivers and the recorder, which treats the [`RunState`] as an observer, write to it. No writer waits for a
+//! reader, and no decision depends on the run state.
 
 mod confusion;
 mod meter;
@@ -36,13 +36,13 @@ pub const STEP_BOUNDS: [f64; 16] =
 
 /// The live state of a run, shared by the threads that train and those that show it.
 #[derive(Debug)]
-pub struct Board {
+pub struct RunState {
     /// The process's time by activity, and its bytes.
     pub meter: Arc<Meter>,
     is_watched: AtomicBool,
     changes: AtomicU64,
     began: Instant,
-    seen: Mutex<Seen>,
+    snapshot: Mutex<RunSnapshot>,
 }
 
 /// The facts about a run that do not change while it trains.
@@ -92,9 +92,9 @@ impl About {
     }
 }
 
-/// The state of a run as far as it was reported to the board.
+/// The data of a [`RunState`]: what observers and drivers have reported of the run so far.
 #[derive(Debug)]
-pub struct Seen {
+pub struct RunSnapshot {
     /// The facts that do not change.
     pub about: About,
     /// Number of steps made.
@@ -129,7 +129,7 @@ pub struct Seen {
     /// The workers of the run, as the coordinator sees them.
     pub workers: Vec<WorkerRow>,
     /// Number of leaves of late or lost workers that were reassigned.
-    pub rescued: u64,
+    pub reassigned: u64,
     /// Number of sums that were computed twice and compared.
     pub audited: u64,
     /// The workers that were banned.
@@ -147,10 +147,10 @@ pub struct Seen {
     last_step: Option<Instant>,
 }
 
-impl Board {
+impl RunState {
     /// Creates the state of a run that is about to begin, or to resume after `lines`.
     pub fn new(about: About, lines: &[Line]) -> Self {
-        let mut seen = Seen {
+        let mut snapshot = RunSnapshot {
             about,
             steps: 0,
             epoch: 0,
@@ -167,7 +167,7 @@ impl Board {
             waited: Duration::ZERO,
             resumed_at: 0,
             workers: Vec::new(),
-            rescued: 0,
+            reassigned: 0,
             audited: 0,
             bans: Vec::new(),
             checkpoint: None,
@@ -177,13 +177,13 @@ impl Board {
             failure: None,
             last_step: None,
         };
-        seen.recall(lines);
-        Board {
+        snapshot.recall(lines);
+        RunState {
             meter: Arc::default(),
             is_watched: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             began: Instant::now(),
-            seen: Mutex::new(seen),
+            snapshot: Mutex::new(snapshot),
         }
     }
 
@@ -208,26 +208,26 @@ impl Board {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Calls `look` with the current state.
-    pub fn read<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
-        look(&self.lock())
+    /// Calls `inspect` with the current state.
+    pub fn read<T>(&self, inspect: impl FnOnce(&RunSnapshot) -> T) -> T {
+        inspect(&self.lock())
     }
 
-    /// Changes the state with `what`.
-    pub fn tell(&self, what: impl FnOnce(&mut Seen)) {
-        what(&mut self.lock());
+    /// Changes the state with `change`.
+    pub fn update(&self, change: impl FnOnce(&mut RunSnapshot)) {
+        change(&mut self.lock());
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, RunSnapshot> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that the worker on `lane` was assigned leaves of `step`.
     pub fn assigned(&self, lane: impl FnOnce() -> String, step: u64, detail: impl FnOnce() -> String) {
         if self.is_watched() {
             let now = self.seconds(Instant::now());
-            self.tell(|seen| seen.rounds.assign(lane(), step, detail(), now));
+            self.update(|snapshot| snapshot.rounds.assign(lane(), step, detail(), now));
         }
     }
 
@@ -235,7 +235,7 @@ impl Board {
     pub fn contributed(&self, lane: impl FnOnce() -> String) {
         if self.is_watched() {
             let now = self.seconds(Instant::now());
-            self.tell(|seen| seen.rounds.contribute(&lane(), now));
+            self.update(|snapshot| snapshot.rounds.contribute(&lane(), now));
         }
     }
 
@@ -243,7 +243,7 @@ impl Board {
     pub fn made(&self, holder: &str, updating: Instant) {
         if self.is_watched() {
             let [from, now] = [updating, Instant::now()].map(|at| self.seconds(at));
-            self.tell(|seen| seen.rounds.close(holder, from, now));
+            self.update(|snapshot| snapshot.rounds.close(holder, from, now));
         }
     }
 
@@ -253,7 +253,7 @@ impl Board {
         self.lock().rounds.beside(lane, what, from, until);
     }
 
-    /// Seconds from the creation of the board to `at`.
+    /// Seconds from the creation of the run state to `at`.
     fn seconds(&self, at: Instant) -> f64 {
         at.saturating_duration_since(self.began).as_secs_f64()
     }
@@ -261,70 +261,70 @@ impl Board {
     /// Records the newest durable checkpoint: its step, and how long it has been durable.
     pub fn checkpoint(&self, durable: Option<(u64, Duration)>) {
         let Some((steps, age)) = durable else { return };
-        let mut seen = self.lock();
-        if seen.checkpoint.is_none_or(|(known, _)| known != steps) {
-            seen.checkpoint = Instant::now().checked_sub(age).map(|since| (steps, since));
+        let mut snapshot = self.lock();
+        if snapshot.checkpoint.is_none_or(|(known, _)| known != steps) {
+            snapshot.checkpoint = Instant::now().checked_sub(age).map(|since| (steps, since));
         }
     }
 
     /// Records that the first step begins.
     pub fn begin(&self) {
-        self.tell(|seen| seen.phase.advance(Phase::Training));
+        self.update(|snapshot| snapshot.phase.advance(Phase::Training));
     }
 
     /// Records the end of the run and its results.
     pub(crate) fn end(&self, summary: &Summary) {
-        self.tell(|seen| {
-            seen.end(match summary.outcome {
+        self.update(|snapshot| {
+            snapshot.end(match summary.outcome {
                 Ending::Done => Phase::Done,
                 Ending::Stopped | Ending::Ended => Phase::Stopped,
             });
-            seen.bans = summary.bans.clone();
-            seen.summary = Some(summary.clone());
+            snapshot.bans = summary.bans.clone();
+            snapshot.summary = Some(summary.clone());
         });
     }
 
     /// Records that the run failed. Does nothing if the run has already ended.
     pub fn fail(&self, reason: &dyn Display) {
-        self.tell(|seen| {
-            if !seen.phase.is_over() {
-                seen.end(Phase::Failed);
-                seen.failure = Some(reason.to_string());
+        self.update(|snapshot| {
+            if !snapshot.phase.is_over() {
+                snapshot.end(Phase::Failed);
+                snapshot.failure = Some(reason.to_string());
             }
         });
     }
 }
 
-impl Observer for Arc<Board> {
+impl Observer for Arc<RunState> {
     fn on_resume(&mut self, from: &Resumed<'_>) {
-        self.tell(|seen| {
-            seen.recall(from.lines);
-            (seen.steps, seen.samples) = (from.step, from.samples);
+        self.update(|snapshot| {
+            snapshot.recall(from.lines);
+            (snapshot.steps, snapshot.samples) = (from.step, from.samples);
         });
     }
 
     fn on_phase(&mut self, phase: Phase, activity: &str) {
-        self.tell(|seen| {
-            seen.phase.advance(phase);
+        self.update(|snapshot| {
+            snapshot.phase.advance(phase);
             if phase == Phase::Finishing {
-                seen.activity = activity.into();
-                seen.waited = Duration::ZERO;
-                seen.release_workers();
+                snapshot.activity = activity.into();
+                snapshot.waited = Duration::ZERO;
+                snapshot.release_workers();
             }
         });
     }
 
     fn on_step(&mut self, step: &StepMade<'_>, _: &mut Requests) {
-        self.tell(|seen| {
-            if let Some(last) = seen.last_step.replace(step.at) {
+        self.update(|snapshot| {
+            if let Some(last) = snapshot.last_step.replace(step.at) {
                 let seconds = (step.at - last).as_secs_f64();
                 let interval = STEP_BOUNDS.partition_point(|&bound| bound < seconds);
-                seen.durations[interval] += 1;
-                seen.duration += seconds;
+                snapshot.durations[interval] += 1;
+                snapshot.duration += seconds;
             }
-            seen.phase.advance(Phase::Training);
-            (seen.steps, seen.epoch, seen.samples) = (step.step, step.epoch, step.samples);
-            (seen.loss, seen.accuracy, seen.learning_rate) =
+            snapshot.phase.advance(Phase::Training);
+            (snapshot.steps, snapshot.epoch, snapshot.samples) = (step.step, step.epoch, step.samples);
+            (snapshot.loss, snapshot.accuracy, snapshot.learning_rate) =
                 (step.loss(), step.accuracy(), step.learning_rate);
         });
     }
@@ -333,14 +333,14 @@ impl Observer for Arc<Board> {
         if matches!(line, Line::Hash(_)) {
             return;
         }
-        self.tell(|seen| {
+        self.update(|snapshot| {
             if let Line::Epoch(EpochLine { validation: Some(validation), .. }) = line {
-                seen.validation = Some(validation.clone());
+                snapshot.validation = Some(validation.clone());
             }
-            seen.lines.push(line.clone());
-            if seen.lines.len() > MAX_LINES {
+            snapshot.lines.push(line.clone());
+            if snapshot.lines.len() > MAX_LINES {
                 let mut number = 0;
-                seen.lines.retain(|line| {
+                snapshot.lines.retain(|line| {
                     number += 1;
                     number % 2 == 0 || !matches!(line, Line::Step(_) | Line::Epoch(_))
                 });
@@ -357,7 +357,7 @@ impl Observer for Arc<Board> {
     }
 }
 
-impl Seen {
+impl RunSnapshot {
     /// Restores the state after the last of `lines`.
     pub(crate) fn recall(&mut self, lines: &[Line]) {
         self.lines = shown(lines);
@@ -413,36 +413,48 @@ mod tests {
 
     #[test]
     fn a_resumed_run_shows_what_was_known_of_it() {
-        Board::new(About::default(), &lines()).read(|seen| {
-            assert_eq!((seen.epoch, seen.loss, seen.accuracy, seen.learning_rate), (2, 0.5, Some(0.75), 0.5));
-            assert_eq!(seen.validation.as_ref().map(|it| it.loss), Some(0.25));
-            assert_eq!((seen.phase, seen.lines.len()), (Phase::Starting, 2));
+        RunState::new(About::default(), &lines()).read(|snapshot| {
+            assert_eq!(
+                (snapshot.epoch, snapshot.loss, snapshot.accuracy, snapshot.learning_rate),
+                (2, 0.5, Some(0.75), 0.5)
+            );
+            assert_eq!(snapshot.validation.as_ref().map(|it| it.loss), Some(0.25));
+            assert_eq!((snapshot.phase, snapshot.lines.len()), (Phase::Starting, 2));
         });
         // One that went back to its beginning does not.
-        let board = Board::new(About::default(), &lines());
-        board.tell(|seen| seen.recall(&[]));
-        board.read(|seen| assert!(seen.loss.is_nan() && seen.epoch == 0 && seen.validation.is_none()));
+        let run_state = RunState::new(About::default(), &lines());
+        run_state.update(|snapshot| snapshot.recall(&[]));
+        run_state.read(|snapshot| {
+            assert!(snapshot.loss.is_nan() && snapshot.epoch == 0 && snapshot.validation.is_none())
+        });
     }
 
     #[test]
     fn workers_are_released_when_no_step_follows() {
-        let mut board = Arc::new(Board::new(About::default(), &[]));
-        board.on_phase(Phase::Training, "");
+        let mut run_state = Arc::new(RunState::new(About::default(), &[]));
+        run_state.on_phase(Phase::Training, "");
         let row =
             |state| WorkerRow { standing: WorkerStanding::Known(state), leaves: 2, ..WorkerRow::default() };
         let gone = WorkerState::Gone(Departure::Leaving);
-        board.tell(|seen| seen.workers = vec![row(WorkerState::Training), row(gone)]);
-        board.on_phase(Phase::Finishing, "evaluating the final weights");
-        board.read(|seen| {
-            let rows: Vec<_> = seen.workers.iter().map(|row| serde_json::to_value(row).unwrap()).collect();
+        run_state.update(|snapshot| snapshot.workers = vec![row(WorkerState::Training), row(gone)]);
+        run_state.on_phase(Phase::Finishing, "evaluating the final weights");
+        run_state.read(|snapshot| {
+            let rows: Vec<_> =
+                snapshot.workers.iter().map(|row| serde_json::to_value(row).unwrap()).collect();
             assert_eq!([&rows[0]["standing"], &rows[1]["standing"]], ["dismissed", "gone"]);
             assert_eq!([&rows[0]["state"], &rows[1]["state"]], ["dismissed", "gone (it said goodbye)"]);
-            assert_eq!((seen.phase, &seen.activity[..]), (Phase::Finishing, "evaluating the final weights"));
+            assert_eq!(
+                (snapshot.phase, &snapshot.activity[..]),
+                (Phase::Finishing, "evaluating the final weights")
+            );
         });
-        board.fail(&"the disk is full");
-        board.read(|seen| {
-            assert_eq!((seen.phase, seen.failure.as_deref()), (Phase::Failed, Some("the disk is full")));
-            assert!(seen.activity.is_empty());
+        run_state.fail(&"the disk is full");
+        run_state.read(|snapshot| {
+            assert_eq!(
+                (snapshot.phase, snapshot.failure.as_deref()),
+                (Phase::Failed, Some("the disk is full"))
+            );
+            assert!(snapshot.activity.is_empty());
         });
     }
 }
