@@ -55,7 +55,7 @@ pub use ps_checkpoint::Fingerprint;
 pub use recorder::{Recorder, Wanted};
 pub use resume_hint::ResumeHint;
 pub use run_state::{
-    About, Confusion, Meter, Part, RunSnapshot, RunState, STEP_BOUNDS, WorkerRow, WorkerStanding,
+    About, Activity, Confusion, Meter, RunSnapshot, RunState, STEP_BOUNDS, WorkerRow, WorkerStanding,
 };
 pub use summary::{Ending, SUMMARY_INDENT, Slowest, Summary};
 pub use trace::Trace;

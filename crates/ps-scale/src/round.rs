@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, Keepers, Link, Placement};
 use crate::costs::Costs;
 use crate::host::{Foreseen, Hosts, Job, Thread};
 use crate::network::{Departure, Network, Parcel, Process};
-use crate::servers::{Coordinator, Part};
+use crate::servers::{Coordinator, WeightShard};
 use crate::worker::{Stage, Worker, stages};
 use ps_coord::{CoordinatorEvent, Millis, ServerEvent, ShardEvent};
 use ps_plan::{Gathered, Node, Tree};
@@ -120,7 +120,7 @@ pub(crate) struct Rounds<'a> {
     network: Network<Message>,
     processes: Vec<Threads>,
     pub(crate) coordinator: Coordinator,
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<WeightShard>,
     pub(crate) workers: Vec<Worker>,
     /// The stages of a worker's computation.
     pub(crate) stages: Vec<Stage>,
@@ -182,7 +182,7 @@ impl<'a> Rounds<'a> {
             network,
             processes,
             coordinator: Coordinator::new(cluster),
-            parts: Part::all(cluster, first_keeper, tree),
+            parts: WeightShard::all(cluster, first_keeper, tree),
             workers,
             stages: stages(cluster, costs),
             tree,

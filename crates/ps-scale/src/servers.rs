@@ -23,7 +23,7 @@ pub(crate) struct Coordinator {
 }
 
 /// A shard of the weights.
-pub(crate) struct Part {
+pub(crate) struct WeightShard {
     pub(crate) keeper: Process,
     /// Index and state machine of the shard; `None` if the coordinator holds it.
     shard: Option<(u32, ShardCore)>,
@@ -78,15 +78,15 @@ impl Coordinator {
     }
 }
 
-impl Part {
+impl WeightShard {
     /// Creates all shards. The first one is held by the process `first_keeper`.
-    pub(crate) fn all(cluster: &Cluster, first_keeper: Process, tree: Tree) -> Vec<Part> {
+    pub(crate) fn all(cluster: &Cluster, first_keeper: Process, tree: Tree) -> Vec<WeightShard> {
         let first_shard = usize::from(cluster.keepers == Keepers::Servers);
         let mut first = 0;
         let part = |(number, chunks): (usize, &Vec<u32>)| {
             let at = first;
             first += chunks.len();
-            Part {
+            WeightShard {
                 keeper: first_keeper + number,
                 shard: number.checked_sub(first_shard).map(|shard| (shard as u32, ShardCore::new(at..first))),
                 first: at,
@@ -158,7 +158,7 @@ impl Rounds<'_> {
                 }
             }
             ServerAction::Update { step } => {
-                self.parts.iter_mut().filter(|part| part.shard.is_none()).for_each(Part::commit);
+                self.parts.iter_mut().filter(|part| part.shard.is_none()).for_each(WeightShard::commit);
                 let wanted = Wanted::default();
                 self.shard_logic(CoordinatorEvent::Made { step, is_last: false, wanted });
             }

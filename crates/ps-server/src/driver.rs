@@ -22,7 +22,7 @@ use ps_plane::Plane;
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::chunks;
 use ps_proto::{Nonsense, Refusal, v1};
-use ps_run::{Ban, FolderError, Job, Part, Recorder};
+use ps_run::{Activity, Ban, FolderError, Job, Recorder};
 use ps_shard::peers::{Peer, Peers};
 use ps_shard::plane::{LocalGradients, new_plane, restore};
 use ps_shard::requests::{AttachRequest, Incoming, ShardSaid};
@@ -221,7 +221,7 @@ impl Driver {
                     continue;
                 }
             };
-            self.recorder.run_state().meter.spend(Part::Wait, waiting.elapsed());
+            self.recorder.run_state().meter.spend(Activity::Wait, waiting.elapsed());
             match woken {
                 Some(Some(incoming)) => {
                     if let Some(event) = self.receive(incoming) {
@@ -343,7 +343,7 @@ impl Driver {
                     }
                     ServerEvent::Heard { worker }
                 });
-                meter.spend(Part::Fold, begun.elapsed());
+                meter.spend(Activity::Fold, begun.elapsed());
                 taken
             }
             WorkerMessage::NodeDone(done) => {
@@ -630,7 +630,7 @@ impl Driver {
         let mut update_norms = BTreeMap::from([(self.plane.kept().start, self.plane.measure_update())]);
         update_norms.extend(self.shards.update_norms_at(step));
         let committed = self.plane.commit(&update_norms.into_values().collect::<Vec<_>>().concat());
-        self.recorder.run_state().meter.spend(Part::Update, begun.elapsed());
+        self.recorder.run_state().meter.spend(Activity::Update, begun.elapsed());
         match committed {
             Ok(report) => {
                 self.recorder.run_state().made("update", begun);

@@ -27,7 +27,7 @@ use ps_proto::limits::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION};
 use ps_proto::status::{Verdict, verdict};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
 use ps_proto::{Nonsense, Refusal, tensor};
-use ps_run::{Job, Meter, Part};
+use ps_run::{Activity, Job, Meter};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
@@ -557,7 +557,7 @@ impl Driver {
                 let begun = std::time::Instant::now();
                 self.meter.receive(part.bytes.len());
                 let taken = self.plane.take(worker, part, &mut recompute);
-                self.meter.spend(Part::Fold, begun.elapsed());
+                self.meter.spend(Activity::Fold, begun.elapsed());
                 taken
             }
             WorkerMessage::NodeDone(done) => self.plane.take_end(worker, done).map(|_| None),
@@ -665,7 +665,7 @@ impl Driver {
         self.update_norms = self.plane.measure_update();
         let begun = std::time::Instant::now();
         let committed = self.plane.commit(&[]);
-        self.meter.spend(Part::Update, begun.elapsed());
+        self.meter.spend(Activity::Update, begun.elapsed());
         match committed {
             Ok(_) => ShardEvent::Committed { step },
             Err(_) => ShardEvent::Diverged { step },

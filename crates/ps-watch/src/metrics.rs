@@ -6,7 +6,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use ps_run::{Ban, Meter, Part, RunSnapshot, RunState, STEP_BOUNDS, WorkerStanding};
+use ps_run::{Activity, Ban, Meter, RunSnapshot, RunState, STEP_BOUNDS, WorkerStanding};
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
@@ -97,8 +97,8 @@ impl Page<'_> {
     }
 
     fn meter(&mut self, meter: &Meter) -> Result<(), Error> {
-        let parts = Part::ALL.map(|part| ([("part", part.name())], meter.seconds(part)));
-        self.counters("downhill_step_part_seconds", "Seconds that went into each part of steps", parts)?;
+        let activities = Activity::ALL.map(|activity| ([("part", activity.name())], meter.seconds(activity)));
+        self.counters("downhill_step_part_seconds", "Seconds that went into each part of steps", activities)?;
         let [received, sent] = meter.bytes();
         let bytes = [([("direction", "received")], received as f64), ([("direction", "sent")], sent as f64)];
         self.counters("downhill_tensor_bytes", "Bytes of weights and gradients on connections", bytes)
@@ -239,7 +239,7 @@ mod tests {
             snapshot.bans = vec![Ban { since: Some(4), ..Ban::default() }, Ban::default()];
             (snapshot.durations[0], snapshot.durations[16], snapshot.duration) = (2, 1, 100.0);
         });
-        run_state.meter.spend(Part::Fold, std::time::Duration::from_millis(1500));
+        run_state.meter.spend(Activity::Fold, std::time::Duration::from_millis(1500));
         Arc::new(run_state)
     }
 

@@ -12,7 +12,7 @@ use ps_plan::{Node, Section};
 use ps_proto::convert::WeightsPart;
 use ps_proto::tensor::Emerging;
 use ps_proto::{Shape, v1};
-use ps_run::{DataProgress, Job, JobError, Meter, Part as Doing, Processors};
+use ps_run::{Activity, DataProgress, Job, JobError, Meter, Processors};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -195,7 +195,7 @@ impl Computing {
         let begun = Instant::now();
         let is_computed = debug_span!("compute", step, ?leaves)
             .in_scope(|| self.computer.compute(job, &mut flow, step, leaves.clone()));
-        self.meter.spend(Doing::Compute, begun.elapsed().saturating_sub(flow.pulled));
+        self.meter.spend(Activity::Compute, begun.elapsed().saturating_sub(flow.pulled));
         let sums = is_computed.then(|| flow.into_sums());
         let loss_and_samples =
             |(_, metric_sums): &(Node, MetricSums)| (metric_sums.loss, metric_sums.samples);
@@ -285,7 +285,7 @@ fn compute(
         loop {
             let begun = Instant::now();
             let Ok(order) = orders.recv() else { return };
-            meter.spend(Doing::Wait, begun.elapsed());
+            meter.spend(Activity::Wait, begun.elapsed());
             if let Some(work) = computing.take(order)
                 && !computing.compute(work, &orders)
             {

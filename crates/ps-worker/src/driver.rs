@@ -10,7 +10,7 @@ use ps_plan::Node;
 use ps_proto::convert::{self, Invitation, ServerMessage};
 use ps_proto::status::Verdict;
 use ps_proto::v1::{self, FromWorker, from_worker::Message};
-use ps_run::{Meter, Part as Doing};
+use ps_run::{Activity, Meter};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -287,7 +287,7 @@ impl Driver {
             let chunks = convert::part_chunks(step, node, total, offset, bytes.clone(), link.kept.clone());
             is_taken &= send(&link.sender, Item::Chunks(Box::new(chunks)));
         }
-        self.meter.spend(Doing::Push, begun.elapsed());
+        self.meter.spend(Activity::Push, begun.elapsed());
         if is_taken { Ok(()) } else { self.stuck() }
     }
 

@@ -8,7 +8,7 @@ use ps_core::gradient::Flow;
 use ps_plan::Node;
 use ps_proto::limits::chunk_elements;
 use ps_proto::tensor::Emerging;
-use ps_run::{Meter, Part as Doing};
+use ps_run::{Activity, Meter};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
@@ -70,7 +70,7 @@ impl StepFlow<'_> {
                     }
                     let begun = Instant::now();
                     let order = self.orders.recv_timeout(WEIGHTS_TIMEOUT);
-                    self.meter.spend(Doing::Pull, begun.elapsed());
+                    self.meter.spend(Activity::Pull, begun.elapsed());
                     self.pulled += begun.elapsed();
                     match order {
                         Ok(order) => order,

@@ -15,7 +15,7 @@ use ps_core::NodeSum;
 use ps_core::trainer::Diverged;
 use ps_plan::{Node, Section};
 use ps_plane::Plane;
-use ps_run::{FolderError, Job, Part, Recorder, Summary, WorkerRow, WorkerStanding};
+use ps_run::{Activity, FolderError, Job, Recorder, Summary, WorkerRow, WorkerStanding};
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
@@ -221,14 +221,14 @@ impl<'a> LocalCoordinator<'a> {
             } else if let Some(task) = self.own_tasks.pop_front() {
                 let begun = Instant::now();
                 let sums = self.own.work_on(task);
-                self.recorder.run_state().meter.spend(Part::Compute, begun.elapsed());
+                self.recorder.run_state().meter.spend(Activity::Compute, begun.elapsed());
                 self.receive(TaskResult { worker: WorkerId(0), sums })?;
             } else if let Some((step, leaves)) = self.in_place.pop_front() {
                 self.compute(step, leaves)?;
             } else {
                 let begun = Instant::now();
                 let received = self.inbox.recv_timeout(patience(&self.core, self.now()));
-                self.recorder.run_state().meter.spend(Part::Wait, begun.elapsed());
+                self.recorder.run_state().meter.spend(Activity::Wait, begun.elapsed());
                 match received {
                     Ok(result) => self.receive(result)?,
                     Err(RecvTimeoutError::Timeout) => self.step(ServerEvent::Timeout)?,
@@ -266,7 +266,7 @@ impl<'a> LocalCoordinator<'a> {
             if step == self.plane.version() {
                 let begun = Instant::now();
                 self.plane.take_sum(sum);
-                self.recorder.run_state().meter.spend(Part::Fold, begun.elapsed());
+                self.recorder.run_state().meter.spend(Activity::Fold, begun.elapsed());
             }
             self.step(ServerEvent::Contributed { worker, step, node, digest: None })?;
         }
@@ -324,7 +324,7 @@ impl<'a> LocalCoordinator<'a> {
             }
         };
         self.recorder.step(&report, self.workers);
-        self.recorder.run_state().meter.spend(Part::Update, begun.elapsed());
+        self.recorder.run_state().meter.spend(Activity::Update, begun.elapsed());
         self.recorder.run_state().made("update", begun);
         self.show();
         self.is_concluded = report.is_last;
@@ -358,7 +358,7 @@ impl<'a> LocalCoordinator<'a> {
                 }
             }
         }
-        self.recorder.run_state().meter.spend(Part::Compute, begun.elapsed());
+        self.recorder.run_state().meter.spend(Activity::Compute, begun.elapsed());
         self.recorder.run_state().contributed(|| worker_name(worker));
         self.step(ServerEvent::Contributed { worker, step, node, digest: None })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// An activity that a process spends time on in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Activity {
     /// The forward and backward passes.
     Compute,
     /// Handing sums to the connection.
@@ -20,19 +20,20 @@ pub enum Part {
     Wait,
 }
 
-impl Part {
+impl Activity {
     /// All activities, in the order of their counters.
-    pub const ALL: [Part; 6] = [Part::Compute, Part::Push, Part::Fold, Part::Update, Part::Pull, Part::Wait];
+    pub const ALL: [Activity; 6] =
+        [Activity::Compute, Activity::Push, Activity::Fold, Activity::Update, Activity::Pull, Activity::Wait];
 
     /// A single word, used as a label in metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Part::Compute => "compute",
-            Part::Push => "push",
-            Part::Fold => "fold",
-            Part::Update => "update",
-            Part::Pull => "pull",
-            Part::Wait => "wait",
+            Activity::Compute => "compute",
+            Activity::Push => "push",
+            Activity::Fold => "fold",
+            Activity::Update => "update",
+            Activity::Pull => "pull",
+            Activity::Wait => "wait",
         }
     }
 }
@@ -40,7 +41,7 @@ impl Part {
 /// The counters. Each is a relaxed atomic: readers need no consistent view of several.
 #[derive(Debug, Default)]
 pub struct Meter {
-    nanos: [AtomicU64; Part::ALL.len()],
+    nanos: [AtomicU64; Activity::ALL.len()],
     received: AtomicU64,
     sent: AtomicU64,
     retries: AtomicU64,
@@ -54,9 +55,9 @@ pub struct Meter {
 
 impl Meter {
     /// Adds time to an activity.
-    pub fn spend(&self, part: Part, time: Duration) {
+    pub fn spend(&self, activity: Activity, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos[part as usize].fetch_add(nanos, Ordering::Relaxed);
+        self.nanos[activity as usize].fetch_add(nanos, Ordering::Relaxed);
     }
 
     /// Counts bytes of tensors that arrived.
@@ -101,8 +102,8 @@ impl Meter {
     }
 
     /// Seconds spent on an activity.
-    pub fn seconds(&self, part: Part) -> f64 {
-        self.nanos[part as usize].load(Ordering::Relaxed) as f64 / 1e9
+    pub fn seconds(&self, activity: Activity) -> f64 {
+        self.nanos[activity as usize].load(Ordering::Relaxed) as f64 / 1e9
     }
 
     /// Bytes of tensors that were received and that were sent.

@@ -9,7 +9,7 @@ mod rounds;
 mod workers;
 
 pub use confusion::Confusion;
-pub use meter::{Meter, Part};
+pub use meter::{Activity, Meter};
 pub(crate) use rounds::{Round, Rounds, Span};
 pub use workers::{WorkerRow, WorkerStanding};
 

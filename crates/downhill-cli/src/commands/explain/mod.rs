@@ -60,7 +60,7 @@ pub(crate) struct Arguments {
 
     /// Part of the run's data that contains the sample
     #[arg(long, default_value = "train", conflicts_with = "source", help_heading = "Data")]
-    part: Part,
+    part: DataPart,
 
     /// Take the sample from this source instead, such as csv:new.csv
     ///
@@ -75,7 +75,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Part {
+enum DataPart {
     Train,
     Validation,
     Test,
@@ -133,9 +133,9 @@ fn part(arguments: &Arguments, run: &SavedRun, style: Style) -> Result<(String, 
     }
     let data = &run.job.data;
     let (name, split) = match arguments.part {
-        Part::Train => ("the training part", Some(data.train.clone())),
-        Part::Validation => ("the validation part", data.validation.clone()),
-        Part::Test => ("the test source", data.test.clone()),
+        DataPart::Train => ("the training part", Some(data.train.clone())),
+        DataPart::Validation => ("the validation part", data.validation.clone()),
+        DataPart::Test => ("the test source", data.test.clone()),
     };
     let missing = || {
         Failure::Usage(format!("the run has no samples for {name}; choose another --part, or name --data"))
