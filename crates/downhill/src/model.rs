@@ -8,7 +8,7 @@ use crate::value::Value;
 use ndarray::{Array2, ArrayView2};
 use ps_config::RunConfig;
 use ps_core::{Gradients, Head, Kernel, Samples};
-use ps_data::{DataConfig, Encoder, NamedArrays, NoProgress, Progress, Split, Validation};
+use ps_data::{DataConfig, Encoder, NamedArrays, NoProgress, ReadProgress, Split, Validation};
 use ps_plan::BatchPlan;
 use ps_run::{AboutWeights, Job, Measures, SavedWeights, WeightsFile, task};
 use std::num::NonZeroUsize;
@@ -139,7 +139,12 @@ impl Model {
 
     /// Reads `data` and encodes its samples like those of the training data.
     #[doc(hidden)]
-    pub fn encode(&self, data: &Dataset, is_labelled: bool, progress: &dyn Progress) -> Result<Split, Error> {
+    pub fn encode(
+        &self,
+        data: &Dataset,
+        is_labelled: bool,
+        progress: &dyn ReadProgress,
+    ) -> Result<Split, Error> {
         let Inner { encoder, data: config, .. } = &*self.0;
         Ok(match &data.0 {
             Content::Source(source) => {

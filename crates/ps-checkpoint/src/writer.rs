@@ -7,21 +7,21 @@ use std::thread::{self, JoinHandle};
 
 /// Saves snapshots one at a time, usually on a separate thread, so that training continues meanwhile.
 pub struct Writer {
-    place: Place,
+    backend: Backend,
     saved: Receiver<Saved>,
     /// Whether a snapshot is being saved.
     is_busy: bool,
 }
 
 /// Where the saving happens.
-enum Place {
-    /// On a separate thread, which ends when `orders` is dropped.
-    Thread { orders: Option<Sender<Order>>, thread: Option<JoinHandle<()>> },
+enum Backend {
+    /// On a separate thread, which ends when `requests` is dropped.
+    Thread { requests: Option<Sender<Request>>, thread: Option<JoinHandle<()>> },
     /// On the caller's thread.
-    Here { store: Box<Store>, outbox: Sender<Saved> },
+    Inline { store: Box<Store>, outbox: Sender<Saved> },
 }
 
-enum Order {
+enum Request {
     Save(Box<Snapshot>),
     Load { allow_fresh: bool, answer: Sender<Result<Found, Error>> },
     GoBack { step: u64, answer: Sender<Result<Option<Found>, Error>> },
@@ -36,33 +36,33 @@ impl Writer {
     /// # Errors
     /// Returns an error if the system cannot start a thread.
     pub fn start(store: Store) -> std::io::Result<Self> {
-        let (orders, inbox) = channel::bounded(1);
+        let (requests, inbox) = channel::bounded(1);
         let (outbox, saved) = channel::unbounded();
         let save = move || {
-            for order in inbox {
+            for request in inbox {
                 // The requester may have gone away, so failures to answer are ignored.
-                match order {
-                    Order::Save(snapshot) => {
+                match request {
+                    Request::Save(snapshot) => {
                         let _ = outbox.send((snapshot.progress.step, store.save(&snapshot)));
                     }
-                    Order::Load { allow_fresh, answer } => {
+                    Request::Load { allow_fresh, answer } => {
                         let _ = answer.send(store.newest(allow_fresh));
                     }
-                    Order::GoBack { step, answer } => {
+                    Request::GoBack { step, answer } => {
                         let _ = answer.send(store.go_back(step));
                     }
                 }
             }
         };
         let thread = thread::Builder::new().name("checkpoints".into()).spawn(save)?;
-        let place = Place::Thread { orders: Some(orders), thread: Some(thread) };
-        Ok(Writer { place, saved, is_busy: false })
+        let backend = Backend::Thread { requests: Some(requests), thread: Some(thread) };
+        Ok(Writer { backend, saved, is_busy: false })
     }
 
     /// Creates a writer that saves on the caller's thread, before `save` returns, for simulations.
-    pub fn here(store: Store) -> Self {
+    pub fn inline(store: Store) -> Self {
         let (outbox, saved) = channel::unbounded();
-        Writer { place: Place::Here { store: Box::new(store), outbox }, saved, is_busy: false }
+        Writer { backend: Backend::Inline { store: Box::new(store), outbox }, saved, is_busy: false }
     }
 
     /// Whether the writer can accept a snapshot.
@@ -72,12 +72,12 @@ impl Writer {
 
     /// Starts to save a snapshot; [`Writer::saved`] returns the result. The writer must be free.
     pub fn save(&mut self, snapshot: Snapshot) {
-        self.is_busy = match &self.place {
+        self.is_busy = match &self.backend {
             // If the thread is gone, `saved` reports that.
-            Place::Thread { orders, .. } => {
-                orders.as_ref().is_some_and(|orders| orders.send(Order::Save(Box::new(snapshot))).is_ok())
-            }
-            Place::Here { store, outbox } => {
+            Backend::Thread { requests, .. } => requests
+                .as_ref()
+                .is_some_and(|requests| requests.send(Request::Save(Box::new(snapshot))).is_ok()),
+            Backend::Inline { store, outbox } => {
                 outbox.send((snapshot.progress.step, store.save(&snapshot))).is_ok()
             }
         };
@@ -88,14 +88,14 @@ impl Writer {
     /// # Errors
     /// Returns the errors of [`Store::newest`], or [`Error::WriterGone`].
     pub fn newest(&self, allow_fresh: bool) -> Result<Found, Error> {
-        let orders = match &self.place {
-            Place::Here { store, .. } => return store.newest(allow_fresh),
-            Place::Thread { orders, .. } => orders,
+        let requests = match &self.backend {
+            Backend::Inline { store, .. } => return store.newest(allow_fresh),
+            Backend::Thread { requests, .. } => requests,
         };
         let (answer, found) = channel::bounded(1);
-        if let Some(orders) = orders {
+        if let Some(requests) = requests {
             // If the thread is gone, no answer arrives, which is reported below.
-            let _ = orders.send(Order::Load { allow_fresh, answer });
+            let _ = requests.send(Request::Load { allow_fresh, answer });
         }
         found.recv().unwrap_or(Err(Error::WriterGone))
     }
@@ -106,14 +106,14 @@ impl Writer {
     /// # Errors
     /// Returns the errors of [`Store::go_back`], or [`Error::WriterGone`].
     pub fn go_back(&self, step: u64) -> Result<Option<Found>, Error> {
-        let orders = match &self.place {
-            Place::Here { store, .. } => return store.go_back(step),
-            Place::Thread { orders, .. } => orders,
+        let requests = match &self.backend {
+            Backend::Inline { store, .. } => return store.go_back(step),
+            Backend::Thread { requests, .. } => requests,
         };
         let (answer, found) = channel::bounded(1);
-        if let Some(orders) = orders {
+        if let Some(requests) = requests {
             // If the thread is gone, no answer arrives, which is reported below.
-            let _ = orders.send(Order::GoBack { step, answer });
+            let _ = requests.send(Request::GoBack { step, answer });
         }
         found.recv().unwrap_or(Err(Error::WriterGone))
     }
@@ -135,8 +135,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let Place::Thread { orders, thread } = &mut self.place else { return };
-        *orders = None;
+        let Backend::Thread { requests, thread } = &mut self.backend else { return };
+        *requests = None;
         if let Some(thread) = thread.take() {
             // The current save completes first. If the thread panicked, it has already printed why.
             let _ = thread.join();

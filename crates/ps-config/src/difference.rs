@@ -14,7 +14,7 @@ pub struct Difference {
     pub values: [Option<String>; 2],
     /// Whether the key only states where data is. Such a key influences nothing as long as the content of the
     /// data is the same.
-    pub is_place: bool,
+    pub is_data_source: bool,
 }
 
 impl RunConfig {
@@ -26,8 +26,8 @@ impl RunConfig {
         keys.filter_map(|key| {
             let found = [&ours, &theirs].map(|settings| find(settings, key));
             let values = found.map(|setting| setting.map(|setting| setting.value.clone()));
-            let is_place = found.iter().flatten().all(|setting| setting.is_place);
-            (values[0] != values[1]).then(|| Difference { key: key.clone(), values, is_place })
+            let is_data_source = found.iter().flatten().all(|setting| setting.is_data_source);
+            (values[0] != values[1]).then(|| Difference { key: key.clone(), values, is_data_source })
         })
         .collect()
     }

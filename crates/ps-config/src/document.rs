@@ -1,6 +1,6 @@
-//! Parses a run file and `--set` flags to a flat map of known keys, with their values and places.
+//! Parses a run file and `--set` flags to a flat map of known keys, with their values and locations.
 
-use crate::error::{ConfigError, Place};
+use crate::error::{ConfigError, Location};
 use crate::key::{Accepts, Key};
 use crate::keys::{self, KEYS};
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub(crate) struct Entry {
     pub(crate) value: Value,
     /// The source text of the value, shortened to fit an error message.
     pub(crate) text: String,
-    pub(crate) place: Place,
+    pub(crate) location: Location,
 }
 
 /// The subset of TOML values that run files use.
@@ -47,7 +47,7 @@ impl Document {
         let mut document = Document { origin: origin.to_string(), ..Document::default() };
         let root = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            ConfigError::Syntax { place: place(origin, text, at), problem: message(&error, text) }
+            ConfigError::Syntax { location: location(origin, text, at), problem: message(&error, text) }
         })?;
         document.read_table("", root.get_ref(), text)?;
         for set in sets {
@@ -60,12 +60,12 @@ impl Document {
         let mut values: Vec<_> = values.iter().collect();
         values.sort_by_key(|(name, _)| name.span().start);
         for (name, value) in values {
-            let place = place(&self.origin, text, name.span().start);
+            let location = location(&self.origin, text, name.span().start);
             let path = join(table, name.get_ref());
             let source = text.get(value.span()).unwrap_or_default();
             if let Some(key) = keys::find(&path) {
                 let value = read_value(key, value.get_ref(), &self.origin, text)?;
-                self.entries.insert(key.path, Entry { value, text: shorten(source), place });
+                self.entries.insert(key.path, Entry { value, text: shorten(source), location });
                 continue;
             }
             match value.get_ref() {
@@ -74,7 +74,7 @@ impl Document {
                 }
                 _ if is_table(&path) => {
                     return Err(ConfigError::Value {
-                        place,
+                        location,
                         value: shorten(source),
                         expected: format!(
                             "this is a table; write [{path}] and its keys on the lines below it"
@@ -85,7 +85,7 @@ impl Document {
                 value => {
                     let hint = nearest(&path, value.is_table());
                     let key = if value.is_table() { format!("[{path}]") } else { path };
-                    return Err(ConfigError::Unknown { place, key, hint });
+                    return Err(ConfigError::Unknown { location, key, hint });
                 }
             }
         }
@@ -95,10 +95,10 @@ impl Document {
     /// Applies one override: `KEY=VALUE`, where a value that is not valid TOML counts as an unquoted string,
     /// or `KEY=`, which unsets the key.
     fn set(&mut self, set: &str) -> Result<(), ConfigError> {
-        let place = Place::Flag(set.to_string());
+        let location = Location::Flag(set.to_string());
         let Some((path, text)) = set.split_once('=') else {
             let problem = "expected KEY=VALUE, such as train.batch=256, or KEY= to unset a key".to_string();
-            return Err(ConfigError::Syntax { place, problem });
+            return Err(ConfigError::Syntax { location, problem });
         };
         let (path, text) = (path.trim(), text.trim());
         let (key, name) = match inside_a_table(path) {
@@ -108,9 +108,9 @@ impl Document {
         let Some(key) = key else {
             if is_table(path) {
                 let hint = format!("{path} is a table; name one of its keys, such as {}", first_key(path));
-                return Err(ConfigError::Unknown { place, key: path.into(), hint });
+                return Err(ConfigError::Unknown { location, key: path.into(), hint });
             }
-            return Err(ConfigError::Unknown { place, key: path.into(), hint: nearest(path, false) });
+            return Err(ConfigError::Unknown { location, key: path.into(), hint: nearest(path, false) });
         };
         if text.is_empty() {
             self.entries.remove(key.path);
@@ -119,7 +119,7 @@ impl Document {
         let value = match DeValue::parse(text) {
             Ok(value) => read_value(key, value.get_ref(), &format!("--set {set}"), text)?,
             Err(error) if text.starts_with(['"', '\'', '[', '{']) => {
-                return Err(ConfigError::Syntax { place, problem: message(&error, "") });
+                return Err(ConfigError::Syntax { location, problem: message(&error, "") });
             }
             Err(_) => Value::Text(text.to_string()),
         };
@@ -127,7 +127,7 @@ impl Document {
             Some(name) => self.with(key, name, value),
             None => value,
         };
-        self.entries.insert(key.path, Entry { value, text: shorten(text), place });
+        self.entries.insert(key.path, Entry { value, text: shorten(text), location });
         Ok(())
     }
 
@@ -211,9 +211,9 @@ impl Value {
     }
 }
 
-fn place(origin: &str, text: &str, at: usize) -> Place {
+fn location(origin: &str, text: &str, at: usize) -> Location {
     let line = text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1;
-    Place::Line { origin: origin.to_string(), line }
+    Location::Line { origin: origin.to_string(), line }
 }
 
 fn message(error: &toml::de::Error, text: &str) -> String {

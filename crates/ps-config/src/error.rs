@@ -1,11 +1,11 @@
-//! The errors of run files, with the place of the mistake.
+//! The errors of run files, with the location of the mistake.
 
 use std::fmt;
 use std::path::PathBuf;
 
 /// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// A line of the run file, counted from 1.
     Line {
         /// Name of the run file as the user gave it.
@@ -32,14 +32,14 @@ pub enum ConfigError {
     /// The run file or the value of a flag is not valid TOML.
     Syntax {
         /// Position of the syntax error.
-        place: Place,
+        location: Location,
         /// The message of the TOML parser.
         problem: String,
     },
     /// The key or table does not exist.
     Unknown {
         /// Position of the key or table.
-        place: Place,
+        location: Location,
         /// The name as it was written; tables are in brackets.
         key: String,
         /// The most similar valid name, or all valid names.
@@ -48,7 +48,7 @@ pub enum ConfigError {
     /// The value has the wrong type or is out of range.
     Value {
         /// Position of the value.
-        place: Place,
+        location: Location,
         /// Path of the key, as `--set` takes it.
         key: String,
         /// The value as it was written, possibly shortened.
@@ -68,7 +68,7 @@ pub enum ConfigError {
     /// The key has no effect on this run. It is refused because its author expects one.
     Unused {
         /// Position of the key.
-        place: Place,
+        location: Location,
         /// Path of the key, as `--set` takes it.
         key: String,
         /// Why it has no effect, and how to fix that.
@@ -76,13 +76,13 @@ pub enum ConfigError {
     },
 }
 
-/// Formats the place as the prefix of an error message, including the separator.
-impl fmt::Display for Place {
+/// Formats the location as the prefix of an error message, including the separator.
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Line { origin, line } => write!(f, "{origin}:{line}: "),
-            Place::Flag(text) => write!(f, "--set {text}: "),
-            Place::Resolved => Ok(()),
+            Location::Line { origin, line } => write!(f, "{origin}:{line}: "),
+            Location::Flag(text) => write!(f, "--set {text}: "),
+            Location::Resolved => Ok(()),
         }
     }
 }
@@ -91,16 +91,18 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigError::File { path, error } => write!(f, "{}: {error}", path.display()),
-            ConfigError::Syntax { place, problem } => write!(f, "{place}{problem}"),
-            ConfigError::Unknown { place, key, hint } => {
+            ConfigError::Syntax { location, problem } => write!(f, "{location}{problem}"),
+            ConfigError::Unknown { location, key, hint } => {
                 let what = if key.starts_with('[') { "table" } else { "key" };
-                write!(f, "{place}unknown {what} {key}: {hint}")
+                write!(f, "{location}unknown {what} {key}: {hint}")
             }
-            ConfigError::Value { place, key, value, expected } => {
-                write!(f, "{place}{key} = {value}: {expected}")
+            ConfigError::Value { location, key, value, expected } => {
+                write!(f, "{location}{key} = {value}: {expected}")
             }
             ConfigError::Missing { origin, key, hint } => write!(f, "{origin}: {key} is missing: {hint}"),
-            ConfigError::Unused { place, key, reason } => write!(f, "{place}{key} has no effect: {reason}"),
+            ConfigError::Unused { location, key, reason } => {
+                write!(f, "{location}{key} has no effect: {reason}")
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! back.
 
 use crate::document::{Document, Entry, Value, likeness};
-use crate::error::{ConfigError, Place};
+use crate::error::{ConfigError, Location};
 use crate::key::{Accepts, Fallback, Key, Use};
 use crate::keys;
 use crate::layers::layers;
@@ -19,7 +19,7 @@ pub(crate) struct Field<T: 'static> {
 
 /// Defines a [`Field`] for the value at a path in the settings.
 macro_rules! field {
-    ($($place:ident).+, $path:literal, $accepts:expr, $default:expr, $used:expr, $help:literal) => {
+    ($($field:ident).+, $path:literal, $accepts:expr, $default:expr, $used:expr, $help:literal) => {
         $crate::field::Field {
             key: $crate::key::Key {
                 path: $path,
@@ -28,10 +28,10 @@ macro_rules! field {
                 used: $used,
                 help: $help,
             },
-            get: |settings, _| $crate::setting::Setting::write(&settings.$($place).+),
+            get: |settings, _| $crate::setting::Setting::write(&settings.$($field).+),
             set: |settings, key, value| {
                 let value = $crate::setting::Setting::read(key.accepts, value);
-                value.map(|value| settings.$($place).+ = value).is_some()
+                value.map(|value| settings.$($field).+ = value).is_some()
             },
         }
     };
@@ -74,16 +74,16 @@ impl Document {
             return Ok(());
         };
         let reason = format!("{key} is set, which takes its place; remove one of them");
-        Err(ConfigError::Unused { place: entry.place.clone(), key: other.to_string(), reason })
+        Err(ConfigError::Unused { location: entry.location.clone(), key: other.to_string(), reason })
     }
 
     /// Returns the error for the value at `path`; `expected` says what the key accepts.
     pub(crate) fn bad_value(&self, path: &str, expected: String) -> ConfigError {
-        let (place, value) = match self.entries.get(path) {
-            Some(entry) => (entry.place.clone(), entry.text.clone()),
-            None => (Place::Resolved, String::new()),
+        let (location, value) = match self.entries.get(path) {
+            Some(entry) => (entry.location.clone(), entry.text.clone()),
+            None => (Location::Resolved, String::new()),
         };
-        ConfigError::Value { place, key: path.to_string(), value, expected }
+        ConfigError::Value { location, key: path.to_string(), value, expected }
     }
 
     /// Returns whether `key` applies to this run. It is an error to set a key that does not.
@@ -100,8 +100,8 @@ impl Document {
                     true => "it is for the whole run; set it under [learning_rate]",
                     false => "only phases, [[learning_rate.then]], begin later than the run",
                 };
-                let (place, key) = (entry.place.clone(), key.path.into());
-                return Err(ConfigError::Unused { place, key, reason: reason.into() });
+                let (location, key) = (entry.location.clone(), key.path.into());
+                return Err(ConfigError::Unused { location, key, reason: reason.into() });
             }
         };
         let chosen = match (self.entries.get(path), keys::find(path).map(|other| other.default)) {
@@ -115,7 +115,7 @@ impl Document {
         }
         let Some(entry) = self.entries.get(key.path) else { return Ok(false) };
         let one_of = values.iter().map(|value| format!("\"{value}\"")).collect::<Vec<_>>().join(", ");
-        let is_flag = |entry: &Entry| matches!(entry.place, Place::Flag(_));
+        let is_flag = |entry: &Entry| matches!(entry.location, Location::Flag(_));
         let remove = match self.entries.get(path) {
             Some(chosen) if is_flag(chosen) && !is_flag(entry) => {
                 format!("unset it with --set {}=", key.path)
@@ -123,7 +123,7 @@ impl Document {
             _ => "remove this key".to_string(),
         };
         let reason = format!("{path} is \"{chosen}\" and only {one_of} use it; {remove} or change {path}");
-        Err(ConfigError::Unused { place: entry.place.clone(), key: key.path.into(), reason })
+        Err(ConfigError::Unused { location: entry.location.clone(), key: key.path.into(), reason })
     }
 
     /// Returns the error for a required key that is not set; `example` is a possible value.

@@ -25,7 +25,7 @@ mod time;
 
 pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs, WatchArgs};
 pub use difference::Difference;
-pub use error::{ConfigError, Place};
+pub use error::{ConfigError, Location};
 pub use log::{LogArgs, LogFormat};
 pub use program::{is_heading, parse, program};
 pub use run::RunConfig;

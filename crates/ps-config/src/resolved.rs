@@ -3,7 +3,7 @@
 use crate::field::values;
 use crate::key::Key;
 use crate::run::{RunConfig, SEED};
-use crate::tables::data::PLACES;
+use crate::tables::data::SOURCE_KEYS;
 use crate::tables::{RateConfig, data, guard, learning_rate, model, optimizer, train, wire};
 use ps_core::NUMERICS_VERSION;
 use ps_data::Validation;
@@ -17,7 +17,7 @@ pub(crate) struct Setting {
     /// The value, in TOML.
     pub(crate) value: String,
     /// Whether the key only states where data is.
-    pub(crate) is_place: bool,
+    pub(crate) is_data_source: bool,
 }
 
 impl RunConfig {
@@ -58,7 +58,7 @@ impl RunConfig {
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("numerics = {NUMERICS_VERSION}\n"));
-        for Setting { key, value, .. } in self.settings().iter().filter(|setting| !setting.is_place) {
+        for Setting { key, value, .. } in self.settings().iter().filter(|setting| !setting.is_data_source) {
             hash.update(format!("{key} = {value}\n"));
         }
         hash.finalize().iter().fold(String::new(), |mut text, byte| {
@@ -73,13 +73,13 @@ impl RunConfig {
         let setting = |(key, value): (&Key, String)| Setting {
             key: key.path.into(),
             value,
-            is_place: PLACES.contains(&key.path) || key.path == "data.validation" && is_source,
+            is_data_source: SOURCE_KEYS.contains(&key.path) || key.path == "data.validation" && is_source,
         };
         let phase = |(number, phase): (usize, &RateConfig)| {
             let setting = move |(key, value): (&Key, String)| Setting {
                 key: format!("learning_rate.then.{number}.{}", key.parts().1),
                 value,
-                is_place: false,
+                is_data_source: false,
             };
             values(learning_rate::FIELDS, phase, true).into_iter().map(setting).collect::<Vec<_>>()
         };

@@ -1,7 +1,7 @@
 //! The run file: all settings on which the processes of a run must agree.
 
 use crate::document::Document;
-use crate::error::{ConfigError, Place};
+use crate::error::{ConfigError, Location};
 use crate::field::Field;
 use crate::key::{Always, Integer, Key, MOST, Value};
 use crate::setting::Setting;
@@ -65,7 +65,7 @@ impl RunConfig {
     /// Parses `text`, which errors call `origin`, with the overrides `sets` as in [`RunConfig::load`].
     ///
     /// Unknown keys, wrong types, values out of range and keys without effect are errors, which state the
-    /// place of the mistake.
+    /// location of the mistake.
     pub fn parse(text: &str, origin: &str, sets: &[String]) -> Result<Self, ConfigError> {
         let document = Document::parse(text, origin, sets)?;
         let mut seed = 0;
@@ -88,7 +88,7 @@ impl RunConfig {
     pub fn check_features(&self, features: usize) -> Result<(), ConfigError> {
         let layers = self.model.hidden_layers();
         check_layers(Some(features), &layers).map_err(|expected| ConfigError::Value {
-            place: Place::Resolved,
+            location: Location::Resolved,
             key: "model.layers".into(),
             value: layers.write().unwrap_or_default(),
             expected,
@@ -113,7 +113,7 @@ impl RunConfig {
             ),
         };
         Err(ConfigError::Value {
-            place: Place::Resolved,
+            location: Location::Resolved,
             key: "train.batch".into(),
             value: batch.to_string(),
             expected,
@@ -257,7 +257,7 @@ impl RunConfig {
             let (step, before) = (phase.from.steps(plan), begins[begins.len() - 1]);
             if step <= before {
                 return Err(ConfigError::Value {
-                    place: Place::Resolved,
+                    location: Location::Resolved,
                     key: if rate.at.is_empty() { "learning_rate.from" } else { "learning_rate.at" }.into(),
                     value: phase.from.to_string(),
                     expected: format!(

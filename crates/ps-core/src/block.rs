@@ -4,7 +4,7 @@
 //! outputs before the head. The *delta* at a boundary is the derivative of the loss with respect to its
 //! value. An elementwise layer may overwrite the value or delta that it reads.
 
-use crate::product::{Panels, Place};
+use crate::product::{MatrixSlot, Panels};
 
 /// The shape of one sample's value at a boundary, `[rows_per_sample, columns]`.
 ///
@@ -44,9 +44,9 @@ pub(crate) enum Delta {
 pub(crate) struct BlockLayout {
     samples: usize,
     width: usize,
-    values: Vec<Place>,
+    values: Vec<MatrixSlot>,
     /// One for each value; boundaries without a delta have no columns.
-    deltas: Vec<Place>,
+    deltas: Vec<MatrixSlot>,
     transposed: usize,
     row: usize,
     len: usize,
@@ -112,20 +112,20 @@ impl BlockLayout {
         (self.samples, self.width, self.len) = (samples, width, 0);
         self.values.clear();
         self.deltas.clear();
-        let mut place = |shape: Shape, is_new: bool, before: Option<&Place>| {
+        let mut slot = |shape: Shape, is_new: bool, before: Option<&MatrixSlot>| {
             let rows = samples * shape.rows_per_sample;
             let panels = Panels { columns: shape.columns, rows, width };
             match before {
-                Some(before) if !is_new => Place { panels, at: before.at },
+                Some(before) if !is_new => MatrixSlot { panels, at: before.at },
                 _ => {
                     let at = self.len;
                     self.len += panels.len();
-                    Place { panels, at }
+                    MatrixSlot { panels, at }
                 }
             }
         };
         for boundary in &boundaries[..boundaries.len() - 1] {
-            let value = place(boundary.shape, !boundary.overwrites_value, self.values.last());
+            let value = slot(boundary.shape, !boundary.overwrites_value, self.values.last());
             self.values.push(value);
         }
         for boundary in boundaries {
@@ -133,7 +133,7 @@ impl BlockLayout {
                 Delta::None => Shape { columns: 0, ..boundary.shape },
                 Delta::Own | Delta::Overwritten => boundary.shape,
             };
-            let delta = place(shape, boundary.delta != Delta::Overwritten, self.deltas.last());
+            let delta = slot(shape, boundary.delta != Delta::Overwritten, self.deltas.last());
             self.deltas.push(delta);
         }
         self.values.extend(self.deltas.last());
@@ -162,17 +162,17 @@ impl BlockLayout {
     }
 
     /// Where each block stores the value at a boundary.
-    pub(crate) fn value(&self, boundary: usize) -> Place {
+    pub(crate) fn value(&self, boundary: usize) -> MatrixSlot {
         self.values[boundary]
     }
 
     /// Where each block stores the delta at a boundary.
-    pub(crate) fn delta(&self, boundary: usize) -> Place {
+    pub(crate) fn delta(&self, boundary: usize) -> MatrixSlot {
         self.deltas[boundary]
     }
 
     /// Where each block stores the outputs before the head.
-    pub(crate) fn outputs(&self) -> Place {
+    pub(crate) fn outputs(&self) -> MatrixSlot {
         self.deltas[self.deltas.len() - 1]
     }
 }
@@ -293,13 +293,13 @@ impl<'a> Block<'a> {
         )
     }
 
-    fn with_row(&mut self, place: Place) -> (MatrixMut<'_>, &mut [f32]) {
+    fn with_row(&mut self, slot: MatrixSlot) -> (MatrixMut<'_>, &mut [f32]) {
         let (matrices, row) = self.memory.split_at_mut(self.layout.row);
-        let panels = place.panels;
-        (MatrixMut { panels, values: &mut matrices[place.at..] }, &mut row[..panels.columns])
+        let panels = slot.panels;
+        (MatrixMut { panels, values: &mut matrices[slot.at..] }, &mut row[..panels.columns])
     }
 
-    fn rows(&self, place: Place) -> usize {
-        self.samples * (place.panels.rows / self.layout.samples)
+    fn rows(&self, slot: MatrixSlot) -> usize {
+        self.samples * (slot.panels.rows / self.layout.samples)
     }
 }

@@ -62,6 +62,6 @@ impl ArrayLabels {
 }
 
 /// The name of a sample in error messages.
-pub(crate) fn place(source: &str, row: usize) -> String {
+pub(crate) fn location(source: &str, row: usize) -> String {
     format!("{source}: row {row}")
 }

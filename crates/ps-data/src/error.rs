@@ -37,26 +37,26 @@ pub enum DataError {
     /// The contents of a file are invalid.
     Content {
         /// The file and, where known, line or item and column.
-        place: String,
+        location: String,
         /// What is wrong there, including the value.
         problem: String,
     },
     /// The data is valid, but the model needs something else.
     Unfit {
         /// The source that does not fit.
-        place: String,
+        location: String,
         /// What the model needs, and what the data has.
         problem: String,
     },
 }
 
 impl DataError {
-    pub(crate) fn content(place: impl Into<String>, problem: impl Into<String>) -> Self {
-        DataError::Content { place: place.into(), problem: problem.into() }
+    pub(crate) fn content(location: impl Into<String>, problem: impl Into<String>) -> Self {
+        DataError::Content { location: location.into(), problem: problem.into() }
     }
 
-    pub(crate) fn unfit(place: impl Into<String>, problem: impl Into<String>) -> Self {
-        DataError::Unfit { place: place.into(), problem: problem.into() }
+    pub(crate) fn unfit(location: impl Into<String>, problem: impl Into<String>) -> Self {
+        DataError::Unfit { location: location.into(), problem: problem.into() }
     }
 
     /// Whether the user must change the run file or the command line instead of a data file.
@@ -72,8 +72,8 @@ impl fmt::Display for DataError {
             DataError::Remote { url, problem } => write!(f, "{url}: {problem}"),
             DataError::Option { key, problem } => write!(f, "data.{key}: {problem}"),
             DataError::File { path, error } => write!(f, "{}: {error}", path.display()),
-            DataError::Content { place, problem } | DataError::Unfit { place, problem } => {
-                write!(f, "{place}: {problem}")
+            DataError::Content { location, problem } | DataError::Unfit { location, problem } => {
+                write!(f, "{location}: {problem}")
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::format::Source;
 use crate::format::csv::Options;
 use crate::format::libsvm::Sparse;
 use crate::number::Cell;
-use crate::progress::{NoProgress, Place};
+use crate::progress::{NoProgress, ReadContext};
 use crate::raw::{Pixels, Raw};
 use crate::table::Table;
 use std::collections::BTreeMap;
@@ -96,8 +96,8 @@ pub struct LabelSummary {
 /// table is read.
 pub fn inspect(source: &str, config: &DataConfig, root: &Path) -> Result<Inspection, DataError> {
     let parsed = Source::parse(source)?;
-    let place = Place { root, memory: None, arrays: &NamedArrays::new(), progress: &NoProgress };
-    let raw = parsed.read(place, &Options::of_training(config))?;
+    let context = ReadContext { root, memory: None, arrays: &NamedArrays::new(), progress: &NoProgress };
+    let raw = parsed.read(context, &Options::of_training(config))?;
     let samples = raw.rows();
     let mut inspection = match raw {
         Raw::Pixels(pixels) => of_pixels(&pixels),

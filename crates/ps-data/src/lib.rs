@@ -32,5 +32,5 @@ pub use format::{FORMATS, Format, Source};
 pub use inspect::{ColumnSummary, ColumnUse, Inspection, LabelSummary, inspect};
 pub use load::{Encoder, Loaded, load, load_arrays, load_from_memory};
 pub use markers::USUAL_MARKERS;
-pub use progress::{NoProgress, Progress};
+pub use progress::{NoProgress, ReadProgress};
 pub use split::{Preprocessing, Split, Standard};

@@ -8,7 +8,7 @@ use crate::error::DataError;
 use crate::fingerprint::fingerprints;
 use crate::format::Source;
 use crate::format::csv::Options;
-use crate::progress::{NoProgress, Place, Progress};
+use crate::progress::{NoProgress, ReadContext, ReadProgress};
 use crate::raw::Raw;
 use crate::split::{Preprocessing, Split};
 use crate::statistics;
@@ -62,7 +62,7 @@ pub fn load(
     task: Task,
     seed: u64,
     root: &Path,
-    progress: &dyn Progress,
+    progress: &dyn ReadProgress,
 ) -> Result<Loaded, DataError> {
     load_arrays(config, task, seed, &NO_ARRAYS, root, progress)
 }
@@ -74,9 +74,9 @@ pub fn load_arrays(
     seed: u64,
     arrays: &NamedArrays,
     root: &Path,
-    progress: &dyn Progress,
+    progress: &dyn ReadProgress,
 ) -> Result<Loaded, DataError> {
-    load_from(config, task, seed, Place { root, memory: None, arrays, progress })
+    load_from(config, task, seed, ReadContext { root, memory: None, arrays, progress })
 }
 
 /// Like [`load`], but with all files in memory, by the paths that `config` uses. No other file is read.
@@ -87,12 +87,12 @@ pub fn load_from_memory(
     files: &BTreeMap<PathBuf, Vec<u8>>,
 ) -> Result<Loaded, DataError> {
     let (root, memory) = (Path::new(""), Some(files));
-    load_from(config, task, seed, Place { root, memory, arrays: &NO_ARRAYS, progress: &NoProgress })
+    load_from(config, task, seed, ReadContext { root, memory, arrays: &NO_ARRAYS, progress: &NoProgress })
 }
 
 const NO_ARRAYS: NamedArrays = NamedArrays::new();
 
-fn load_from(config: &DataConfig, task: Task, seed: u64, from: Place<'_>) -> Result<Loaded, DataError> {
+fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) -> Result<Loaded, DataError> {
     if let Some(Validation::Share(share)) = config.validation
         && !(share > 0.0 && share < 1.0)
     {
@@ -207,10 +207,10 @@ impl Encoder {
         config: &DataConfig,
         labelled: bool,
         root: &Path,
-        progress: &dyn Progress,
+        progress: &dyn ReadProgress,
     ) -> Result<Split, DataError> {
-        let place = Place { root, memory: None, arrays: &NO_ARRAYS, progress };
-        let raw = Source::parse(source)?.read(place, &Options::of_other(config))?;
+        let context = ReadContext { root, memory: None, arrays: &NO_ARRAYS, progress };
+        let raw = Source::parse(source)?.read(context, &Options::of_other(config))?;
         self.encode(raw, source, config.missing, labelled)
     }
 
@@ -235,7 +235,7 @@ impl Encoder {
 
 /// Reads all sources in parallel, the training source first. If several fail, returns the error of the first
 /// one in order.
-fn read_all(texts: &[&str], config: &DataConfig, from: Place<'_>) -> Result<Vec<Raw>, DataError> {
+fn read_all(texts: &[&str], config: &DataConfig, from: ReadContext<'_>) -> Result<Vec<Raw>, DataError> {
     let options = |index| if index == 0 { Options::of_training(config) } else { Options::of_other(config) };
     let read = |(index, text): (usize, &&str)| match from.arrays.get(*text) {
         Some(arrays) => Ok(Raw::Arrays((**arrays).clone())),

@@ -8,56 +8,56 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Receives the progress of reading. Called from several threads.
-pub trait Progress: Sync {
+pub trait ReadProgress: Sync {
     /// Called when `bytes_done` of the `bytes_total` bytes of the file or built-in source `name`
     /// have been read.
     fn file(&self, name: &str, bytes_done: u64, bytes_total: u64);
 }
 
-/// A [`Progress`] that discards all reports.
+/// A [`ReadProgress`] that discards all reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProgress;
 
-impl Progress for NoProgress {
+impl ReadProgress for NoProgress {
     fn file(&self, _name: &str, _bytes_done: u64, _bytes_total: u64) {}
 }
 
 /// Where sources are read from, and who receives the progress.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct ReadContext<'a> {
     /// The folder at which relative paths start.
     pub root: &'a Path,
     /// Files in memory that replace the file system, if any.
     pub memory: Option<&'a BTreeMap<PathBuf, Vec<u8>>>,
     /// Arrays that replace sources, by name.
     pub arrays: &'a NamedArrays,
-    pub progress: &'a dyn Progress,
+    pub progress: &'a dyn ReadProgress,
 }
 
 /// A file that reports progress while it is read.
-pub(crate) struct Watched<'a> {
+pub(crate) struct TrackedFile<'a> {
     file: Box<dyn Read + 'a>,
     path: PathBuf,
     name: String,
     done: u64,
     pub(crate) total: u64,
-    progress: &'a dyn Progress,
+    progress: &'a dyn ReadProgress,
 }
 
-impl<'a> Watched<'a> {
-    pub(crate) fn open(path: &Path, place: Place<'a>) -> Result<Self, DataError> {
+impl<'a> TrackedFile<'a> {
+    pub(crate) fn open(path: &Path, context: ReadContext<'a>) -> Result<Self, DataError> {
         let failed = |error| DataError::File { path: path.into(), error };
-        let watched = |file: Box<dyn Read + 'a>, total| Watched {
+        let tracked = |file: Box<dyn Read + 'a>, total| TrackedFile {
             file,
             path: path.into(),
             name: path.display().to_string(),
             done: 0,
             total,
-            progress: place.progress,
+            progress: context.progress,
         };
-        if let Some(files) = place.memory {
+        if let Some(files) = context.memory {
             let content = files.get(path).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-            return Ok(watched(Box::new(content.as_slice()), content.len() as u64));
+            return Ok(tracked(Box::new(content.as_slice()), content.len() as u64));
         }
         let file = ps_host::open(path).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => {
@@ -67,11 +67,11 @@ impl<'a> Watched<'a> {
             _ => failed(error),
         })?;
         let size = file.metadata().map_err(failed)?.len();
-        Ok(watched(Box::new(file), size))
+        Ok(tracked(Box::new(file), size))
     }
 }
 
-impl Watched<'_> {
+impl TrackedFile<'_> {
     /// Reads the whole file, which must fit into memory together with its parsed form.
     pub(crate) fn read_whole(mut self) -> Result<Vec<u8>, DataError> {
         let size = self.total;
@@ -80,7 +80,7 @@ impl Watched<'_> {
     }
 }
 
-impl Read for Watched<'_> {
+impl Read for TrackedFile<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.done += read as u64;

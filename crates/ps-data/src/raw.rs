@@ -21,9 +21,9 @@ pub(crate) enum Raw {
 /// Pixels as bytes, and a label byte per row.
 pub(crate) struct Pixels {
     /// Where the pixels came from, for error messages.
-    pub place: String,
+    pub location: String,
     /// Where the labels came from, for error messages.
-    pub labels_place: String,
+    pub labels_location: String,
     pub pixels: Array2<u8>,
     pub image: Option<Image>,
     pub labels: Option<Vec<u8>>,

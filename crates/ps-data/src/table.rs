@@ -20,7 +20,7 @@ pub(crate) const MISSING: u32 = u32::MAX;
 /// A table, stored by columns.
 pub(crate) struct Table {
     /// The path, for error messages.
-    pub place: String,
+    pub location: String,
     /// Names of the columns, or their indices from 0 if the source has no header.
     pub header: Vec<String>,
     pub columns: Vec<Column>,
@@ -78,17 +78,17 @@ impl Table {
     }
 
     /// File and line of the first row, for error messages about the columns.
-    pub(crate) fn first_place(&self) -> String {
-        format!("{}:{}", self.place, self.first_line)
+    pub(crate) fn first_location(&self) -> String {
+        format!("{}:{}", self.location, self.first_line)
     }
 
     /// File and line, for error messages.
     fn line_of(&self, row: usize) -> String {
-        format!("{}:{}", self.place, self.lines[row])
+        format!("{}:{}", self.location, self.lines[row])
     }
 
     /// File, line and column, for error messages.
-    pub(crate) fn place_of(&self, row: usize, column: usize) -> String {
+    pub(crate) fn location_of(&self, row: usize, column: usize) -> String {
         format!("{}: column `{}`", self.line_of(row), self.header[column])
     }
 
@@ -108,12 +108,12 @@ impl Table {
             (Some(column), _) => Ok(column),
             (None, Some(number)) if (0..width).contains(&number) => Ok(number as usize),
             (None, Some(_)) => {
-                let problem = format!("{} has no column {label}, it has {width} columns", self.place);
+                let problem = format!("{} has no column {label}, it has {width} columns", self.location);
                 Err(DataError::Option { key: "label", problem })
             }
             (None, None) => {
                 let near = nearest(label, self.header.iter().map(String::as_str));
-                let problem = format!("{} has no column `{label}`{near}", self.place);
+                let problem = format!("{} has no column `{label}`{near}", self.location);
                 Err(DataError::Option { key: "label", problem })
             }
         }

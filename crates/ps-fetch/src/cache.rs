@@ -3,7 +3,7 @@
 use crate::locator::Locator;
 use crate::store::{self, Stored};
 use ps_core::params::hex;
-use ps_data::{DataError, Progress, Source};
+use ps_data::{DataError, ReadProgress, Source};
 use ps_host::Ceiling;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -41,7 +41,7 @@ impl Cache {
     ///
     /// # Errors
     /// A file cannot be downloaded; the error says which one and why.
-    pub(crate) fn localized(&self, source: &str, progress: &dyn Progress) -> Result<String, DataError> {
+    pub(crate) fn localized(&self, source: &str, progress: &dyn ReadProgress) -> Result<String, DataError> {
         let parsed = Source::parse(source)?;
         let local = |file: &str| match Locator::parse(file)? {
             None => Ok(file.to_owned()),
@@ -55,7 +55,7 @@ impl Cache {
     ///
     /// # Errors
     /// The file cannot be downloaded or stored, or it does not have the expected hash.
-    pub(crate) fn get(&self, locator: &Locator, progress: &dyn Progress) -> Result<PathBuf, DataError> {
+    pub(crate) fn get(&self, locator: &Locator, progress: &dyn ReadProgress) -> Result<PathBuf, DataError> {
         let url = locator.url.as_str();
         let remote = |problem: String| DataError::Remote { url: url.into(), problem };
         let folder = self.folder.join(&hex(&Sha256::digest(url))[..16]);

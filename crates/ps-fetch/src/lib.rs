@@ -11,13 +11,13 @@ mod store;
 pub use locator::{Locator, allowed};
 
 use cache::Cache;
-use ps_data::{DataConfig, DataError, Progress, Validation};
+use ps_data::{DataConfig, DataError, ReadProgress, Validation};
 
 /// Returns `source` with each URL replaced by a file in the user's cache. Files are downloaded if necessary.
 ///
 /// # Errors
 /// A file cannot be downloaded; the error says which one and why.
-pub fn localized(source: &str, progress: &dyn Progress) -> Result<String, DataError> {
+pub fn localized(source: &str, progress: &dyn ReadProgress) -> Result<String, DataError> {
     if !source.contains("://") {
         return Ok(source.into());
     }
@@ -28,7 +28,7 @@ pub fn localized(source: &str, progress: &dyn Progress) -> Result<String, DataEr
 ///
 /// # Errors
 /// As for [`localized`].
-pub fn localized_config(config: &DataConfig, progress: &dyn Progress) -> Result<DataConfig, DataError> {
+pub fn localized_config(config: &DataConfig, progress: &dyn ReadProgress) -> Result<DataConfig, DataError> {
     let local = |source: &String| localized(source, progress);
     let validation = match &config.validation {
         Some(Validation::Source(source)) => Some(Validation::Source(local(source)?)),

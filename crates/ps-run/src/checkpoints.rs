@@ -77,7 +77,7 @@ impl Checkpoints {
         wanted: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
         let store = Store::on(disk, Path::new("/"), kept(job, wanted, None))?;
-        Checkpoints::on(store, |store| Ok(Writer::here(store)), job, wanted, None)
+        Checkpoints::on(store, |store| Ok(Writer::inline(store)), job, wanted, None)
     }
 
     fn on(

@@ -10,7 +10,7 @@ use ps_core::{
     Control, ControlConfig, Gradients, Head, Kernel, MetricSums, Model, ModelOptimizer, NUMERICS_VERSION,
     OptimizerConfig, Samples, Schedule, Trainer,
 };
-use ps_data::{DataConfig, DataError, Loaded, Progress, Task};
+use ps_data::{DataConfig, DataError, Loaded, ReadProgress, Task};
 use ps_host::Memory;
 use ps_plan::BatchPlan;
 use std::fmt;
@@ -54,7 +54,7 @@ pub enum JobError {
 impl Job {
     /// Loads the data of `run`, whose relative paths start at `root`, and builds the model that fits it. The
     /// environment may force an instruction set. Nothing is downloaded; see [`Job::load_local`].
-    pub fn load(run: RunConfig, root: &Path, progress: &dyn Progress) -> Result<Job, JobError> {
+    pub fn load(run: RunConfig, root: &Path, progress: &dyn ReadProgress) -> Result<Job, JobError> {
         let local = run.data.clone();
         Job::load_local(run, &local, root, progress)
     }
@@ -64,7 +64,7 @@ impl Job {
         run: RunConfig,
         local: &DataConfig,
         root: &Path,
-        progress: &dyn Progress,
+        progress: &dyn ReadProgress,
     ) -> Result<Job, JobError> {
         let kernel = Kernel::chosen().map_err(JobError::Kernel)?;
         let data = ps_data::load(local, task(run.model.head), run.seed, root, progress)?;

@@ -159,7 +159,7 @@ impl DataProgress {
     }
 }
 
-impl ps_data::Progress for DataProgress {
+impl ps_data::ReadProgress for DataProgress {
     fn file(&self, name: &str, bytes_done: u64, bytes_total: u64) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.insert(name.into(), (bytes_done, bytes_total));

@@ -96,7 +96,7 @@ fn check(
         ));
     };
     let (places, keys): (Vec<_>, Vec<_>) =
-        saved.differences(&run.run).into_iter().partition(|difference| difference.is_place);
+        saved.differences(&run.run).into_iter().partition(|difference| difference.is_data_source);
     let (lengths, keys): (Vec<_>, Vec<_>) =
         keys.into_iter().partition(|difference| LENGTH_KEYS.contains(&difference.key.as_str()));
     if !keys.is_empty() {

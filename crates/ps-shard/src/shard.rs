@@ -319,7 +319,7 @@ impl Coordinator {
         let reply = tokio::time::timeout(CALL_TIMEOUT, client.join(request)).await.ok()?.ok()?.into_inner();
         let theirs = RunConfig::parse(&reply.run_toml, "the coordinator's run file", &[]).ok()?;
         let mut differences = self.run.differences(&theirs);
-        differences.retain(|difference| !difference.is_place);
+        differences.retain(|difference| !difference.is_data_source);
         let named = differences.iter().take(NAMED_KEYS).map(|Difference { key, values, .. }| {
             let [ours, theirs] = values.each_ref().map(|value| value.as_deref().unwrap_or("not set"));
             format!("{key} is {theirs} there and {ours} here")

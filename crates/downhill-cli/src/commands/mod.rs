@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use downhill::internal::SavedRun;
 use downhill::{Dataset, Model};
 use ps_config::RunConfig;
-use ps_data::{Progress, Split};
+use ps_data::{ReadProgress, Split};
 use ps_run::{DataProgress, Job, JobError, Style};
 use std::path::Path;
 
@@ -41,7 +41,7 @@ fn open_run(
 }
 
 /// Loads the data of a run. Sources with URLs are downloaded; relative paths start at `root`.
-fn load(run: RunConfig, root: &Path, progress: &dyn Progress) -> Result<Job, JobError> {
+fn load(run: RunConfig, root: &Path, progress: &dyn ReadProgress) -> Result<Job, JobError> {
     let local = ps_fetch::localized_config(&run.data, progress)?;
     Job::load_local(run, &local, root, progress)
 }

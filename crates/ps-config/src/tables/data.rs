@@ -44,7 +44,7 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
 
 /// Keys that state where data is and how a source is read. They may differ between machines, because the data
 /// itself has a fingerprint.
-pub(crate) const PLACES: [&str; 6] =
+pub(crate) const SOURCE_KEYS: [&str; 6] =
     ["data.train", "data.test", "data.label", "data.header", "data.columns", "data.missing_values"];
 
 pub(crate) fn read(document: &Document) -> Result<DataConfig, ConfigError> {

@@ -205,7 +205,7 @@ fn differences_name_the_keys_with_both_values() {
         let other = with(sets).unwrap();
         let tell = |difference: ps_config::Difference| {
             let [a, b] = difference.values.map(|value| value.unwrap_or("-".into()));
-            format!("{} {a} {b}{}", difference.key, if difference.is_place { " place" } else { "" })
+            format!("{} {a} {b}{}", difference.key, if difference.is_data_source { " place" } else { "" })
         };
         base.differences(&other).into_iter().map(tell).collect()
     };

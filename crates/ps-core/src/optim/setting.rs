@@ -60,37 +60,37 @@ pub(super) static EPSILON: Setting = Setting {
 /// reading and writing.
 pub(super) struct Field<O> {
     pub setting: &'static Setting,
-    place: Place<O>,
+    accessor: Accessor<O>,
 }
 
-enum Place<O> {
+enum Accessor<O> {
     Flag(fn(&mut O) -> &mut bool),
     Number(fn(&mut O) -> &mut f32),
 }
 
 impl Setting {
-    pub(super) const fn flag<O>(&'static self, place: fn(&mut O) -> &mut bool) -> Field<O> {
-        Field { setting: self, place: Place::Flag(place) }
+    pub(super) const fn flag<O>(&'static self, access: fn(&mut O) -> &mut bool) -> Field<O> {
+        Field { setting: self, accessor: Accessor::Flag(access) }
     }
 
-    pub(super) const fn number<O>(&'static self, place: fn(&mut O) -> &mut f32) -> Field<O> {
-        Field { setting: self, place: Place::Number(place) }
+    pub(super) const fn number<O>(&'static self, access: fn(&mut O) -> &mut f32) -> Field<O> {
+        Field { setting: self, accessor: Accessor::Number(access) }
     }
 }
 
 impl<O: Copy> Field<O> {
     pub(super) fn get(&self, mut optimizer: O) -> Value {
-        match self.place {
-            Place::Flag(place) => Value::Flag(*place(&mut optimizer)),
-            Place::Number(place) => Value::Number(*place(&mut optimizer)),
+        match self.accessor {
+            Accessor::Flag(access) => Value::Flag(*access(&mut optimizer)),
+            Accessor::Number(access) => Value::Number(*access(&mut optimizer)),
         }
     }
 
     /// Sets the value. Has no effect if the value has another type.
     pub(super) fn set(&self, optimizer: &mut O, value: Value) {
-        match (&self.place, value) {
-            (Place::Flag(place), Value::Flag(value)) => *place(optimizer) = value,
-            (Place::Number(place), Value::Number(value)) => *place(optimizer) = value,
+        match (&self.accessor, value) {
+            (Accessor::Flag(access), Value::Flag(value)) => *access(optimizer) = value,
+            (Accessor::Number(access), Value::Number(value)) => *access(optimizer) = value,
             _ => {}
         }
     }

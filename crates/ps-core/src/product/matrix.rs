@@ -14,7 +14,7 @@ pub(crate) struct Panels {
 
 /// The position of a matrix in a block of memory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct MatrixSlot {
     pub panels: Panels,
     /// Index of its first element in the block.
     pub at: usize,

@@ -9,7 +9,7 @@ mod pack;
 mod transposed;
 mod weight;
 
-pub(crate) use matrix::{Panels, Place, strips};
+pub(crate) use matrix::{MatrixSlot, Panels, strips};
 pub(crate) use pack::{PackedWeight, WeightShape};
 pub(crate) use weight::{MAX_TILE, WeightGradient, segments};
 

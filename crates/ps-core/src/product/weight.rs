@@ -1,7 +1,7 @@
 //! The gradient of one weight and its bias, tile by tile.
 
 use super::each_chunk;
-use super::matrix::{Place, copy, strips};
+use super::matrix::{MatrixSlot, copy, strips};
 use crate::kernel::{Kernel, Left, MOST_COLUMNS, Segment, Tile, fold_tiles};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -10,9 +10,9 @@ use std::ops::Range;
 pub(crate) struct WeightGradient<'a> {
     pub kernel: Kernel,
     /// Where each block stores the input of the weight's layer.
-    pub input: Place,
+    pub input: MatrixSlot,
     /// Where each block stores the delta at the layer's output.
-    pub delta: Place,
+    pub delta: MatrixSlot,
     /// The memory of all blocks.
     pub memory: &'a [f32],
     /// The rows of each leaf; see [`segments`].

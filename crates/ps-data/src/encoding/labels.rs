@@ -12,7 +12,7 @@ pub(crate) struct Labels<'a> {
     /// Returns the label of a row as a string.
     pub text: &'a dyn Fn(usize) -> Option<&'a str>,
     /// Returns the position of a label, for error messages.
-    pub place: &'a dyn Fn(usize) -> String,
+    pub location: &'a dyn Fn(usize) -> String,
     /// Which strings mark a label as missing.
     pub markers: &'a Markers,
 }
@@ -38,8 +38,8 @@ impl Classes {
         for row in 0..labels.count {
             let name = known(labels, row)?;
             // Labels repeat, so the list stays short, and so does the search.
-            if let Err(place) = names.binary_search(&name) {
-                names.insert(place, name);
+            if let Err(index) = names.binary_search(&name) {
+                names.insert(index, name);
             }
         }
         match names.iter().map(|name| number(name)).collect() {
@@ -96,21 +96,22 @@ fn number(text: &str) -> Option<f64> {
 
 fn known<'a>(labels: &Labels<'a>, row: usize) -> Result<&'a str, DataError> {
     match (labels.text)(row) {
-        None => {
-            Err(DataError::content((labels.place)(row), "the line has no label before its index:value pairs"))
-        }
+        None => Err(DataError::content(
+            (labels.location)(row),
+            "the line has no label before its index:value pairs",
+        )),
         Some(text) => match Cell::of(text, labels.markers) {
             Cell::Missing if text.is_empty() => {
-                Err(DataError::content((labels.place)(row), "the label is missing; remove the row"))
+                Err(DataError::content((labels.location)(row), "the label is missing; remove the row"))
             }
             Cell::Missing => Err(DataError::content(
-                (labels.place)(row),
+                (labels.location)(row),
                 format!(
                     "the label is missing (`{text}`); remove the row, or leave `{text}` out of data.missing_values"
                 ),
             )),
             Cell::Infinite => {
-                Err(DataError::content((labels.place)(row), format!("label `{text}` is not finite")))
+                Err(DataError::content((labels.location)(row), format!("label `{text}` is not finite")))
             }
             _ => Ok(text),
         },
@@ -126,7 +127,7 @@ pub(crate) fn targets(labels: &Labels<'_>, task: Task, classes: &Classes) -> Res
         } else {
             value(text, task)
         };
-        value.map_err(|problem| DataError::content((labels.place)(row), problem))
+        value.map_err(|problem| DataError::content((labels.location)(row), problem))
     };
     (0..labels.count).map(target).collect()
 }
@@ -146,7 +147,7 @@ pub(crate) fn array_targets(
     };
     let target = |(row, &value): (usize, &f64)| {
         let value = finite_label(value, source, row)?;
-        let bad = |problem| DataError::content(arrays::place(source, row), problem);
+        let bad = |problem| DataError::content(arrays::location(source, row), problem);
         let rounded = value as f32;
         match task {
             _ if task.has_classes() => {
@@ -171,7 +172,7 @@ fn with_names<T>(names: &[String], source: &str, work: impl FnOnce(&Labels<'_>) 
     work(&Labels {
         count: names.len(),
         text: &|row| Some(&names[row]),
-        place: &|row| arrays::place(source, row),
+        location: &|row| arrays::location(source, row),
         // Only an empty string counts as missing.
         markers: &Markers::new(Some(&[])),
     })
@@ -179,7 +180,7 @@ fn with_names<T>(names: &[String], source: &str, work: impl FnOnce(&Labels<'_>) 
 
 /// Checks that a label is finite. -0 counts as 0.
 fn finite_label(value: f64, source: &str, row: usize) -> Result<f64, DataError> {
-    let bad = |problem: String| Err(DataError::content(arrays::place(source, row), problem));
+    let bad = |problem: String| Err(DataError::content(arrays::location(source, row), problem));
     match value {
         _ if value.is_nan() => bad("the label is missing (NaN); remove the row".into()),
         _ if value.is_infinite() => bad(format!("label {value} is not finite")),
@@ -200,7 +201,7 @@ fn value(text: &str, task: Task) -> Result<f32, String> {
 }
 
 /// Checks that the number of classes is one that the model allows.
-pub(crate) fn check_classes(names: &[String], task: Task, place: &str) -> Result<(), DataError> {
+pub(crate) fn check_classes(names: &[String], task: Task, location: &str) -> Result<(), DataError> {
     let shown = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     let more = if names.len() > 5 { ", …" } else { "" };
     let problem = match (task, names.len()) {
@@ -211,5 +212,5 @@ pub(crate) fn check_classes(names: &[String], task: Task, place: &str) -> Result
         (_, 2..) => return Ok(()),
         (_, count) => format!("a classifier needs at least two classes, the labels hold {count} ({shown})"),
     };
-    Err(DataError::unfit(place, problem))
+    Err(DataError::unfit(location, problem))
 }

@@ -49,12 +49,12 @@ impl Encoding {
             let problem = format!("only a CSV source uses this, not `{}`; remove the key", config.train);
             return Err(DataError::Option { key, problem });
         }
-        let classes_of = |labels: &Labels<'_>, place: &str| {
+        let classes_of = |labels: &Labels<'_>, location: &str| {
             if !task.has_classes() {
                 return Ok(Classes::default());
             }
             let classes = Classes::learn(labels)?;
-            labels::check_classes(&classes.names, task, place)?;
+            labels::check_classes(&classes.names, task, location)?;
             Ok(classes)
         };
         match raw {
@@ -68,15 +68,15 @@ impl Encoding {
             Raw::Sparse(sparse) => {
                 if sparse.largest.0 == 0 {
                     return Err(DataError::content(
-                        &sparse.place,
+                        &sparse.location,
                         "the file holds no index:value pair at all",
                     ));
                 }
-                check_size(&sparse.place, sparse.rows(), sparse.largest.0 as usize)?;
+                check_size(&sparse.location, sparse.rows(), sparse.largest.0 as usize)?;
                 Ok(Encoding {
                     task,
                     form: Form::Sparse,
-                    classes: with_sparse_labels(sparse, |labels| classes_of(labels, &sparse.place))?,
+                    classes: with_sparse_labels(sparse, |labels| classes_of(labels, &sparse.location))?,
                     feature_names: (1..=sparse.largest.0).map(|index| index.to_string()).collect(),
                     image: None,
                 })
@@ -86,7 +86,7 @@ impl Encoding {
                 let columns = Columns::learn(table, label, config)?;
                 Ok(Encoding {
                     task,
-                    classes: with_table_labels(table, label, |labels| classes_of(labels, &table.place))?,
+                    classes: with_table_labels(table, label, |labels| classes_of(labels, &table.location))?,
                     feature_names: columns.feature_names(),
                     form: Form::Table(columns),
                     image: None,
@@ -241,7 +241,7 @@ impl Encoding {
             for (cell, name) in cells.filter(|(cell, _)| !cell.is_finite()) {
                 let bad = |problem| {
                     Err(DataError::content(
-                        format!("{}: feature `{name}`", arrays::place(source, row)),
+                        format!("{}: feature `{name}`", arrays::location(source, row)),
                         problem,
                     ))
                 };
@@ -265,7 +265,7 @@ impl Encoding {
 
     fn table_targets(&self, table: &Table, label: &str) -> Result<Vec<f32>, DataError> {
         let column = table.column(label).ok_or_else(|| {
-            DataError::content(table.first_place(), format!("the label column `{label}` is missing"))
+            DataError::content(table.first_location(), format!("the label column `{label}` is missing"))
         })?;
         with_table_labels(table, column, |labels| self.targets(labels))
     }
@@ -276,7 +276,7 @@ pub(crate) fn with_table_labels<T>(table: &Table, column: usize, work: impl FnOn
     work(&Labels {
         count: table.rows(),
         text: &|row| Some(table.cell(row, column)),
-        place: &|row| table.place_of(row, column),
+        location: &|row| table.location_of(row, column),
         markers: &table.markers,
     })
 }
@@ -286,7 +286,7 @@ pub(crate) fn with_sparse_labels<T>(sparse: &Sparse, work: impl FnOnce(&Labels<'
     work(&Labels {
         count: sparse.rows(),
         text: &|row| sparse.label(row),
-        place: &|row| sparse.place_of(row),
+        location: &|row| sparse.location_of(row),
         // All existing labels are numbers, so there are no markers.
         markers: &Markers::new(Some(&[])),
     })
@@ -322,9 +322,9 @@ fn dense(sparse: &Sparse, width: usize) -> Result<Array2<f32>, DataError> {
     let (largest, line) = sparse.largest;
     if largest as usize > width {
         let problem = format!("index {largest} is beyond the training data's {width} features");
-        return Err(DataError::content(format!("{}:{line}", sparse.place), problem));
+        return Err(DataError::content(format!("{}:{line}", sparse.location), problem));
     }
-    let mut values = zeros(&sparse.place, sparse.rows(), width)?;
+    let mut values = zeros(&sparse.location, sparse.rows(), width)?;
     for (row, mut slots) in values.rows_mut().into_iter().enumerate() {
         sparse.pairs(row).iter().for_each(|&(index, value)| slots[index as usize - 1] = value);
     }
@@ -337,8 +337,8 @@ const MAX_FEATURES: usize = 1 << 24;
 const MAX_VALUES: usize = 1 << 32;
 
 /// Checks that dense rows fit into memory, before any memory is allocated for them.
-fn check_size(place: &str, rows: usize, width: usize) -> Result<(), DataError> {
-    fits(rows, width, Memory::here()).map_err(|problem| DataError::unfit(place, problem))
+fn check_size(location: &str, rows: usize, width: usize) -> Result<(), DataError> {
+    fits(rows, width, Memory::here()).map_err(|problem| DataError::unfit(location, problem))
 }
 
 /// Checks that dense rows fit into `memory`, if its size is known.
@@ -365,8 +365,8 @@ fn fits(rows: usize, width: usize, memory: Option<Memory>) -> Result<(), String>
 ///
 /// # Errors
 /// Returns an error if the rows do not fit into memory.
-pub(crate) fn zeros(place: &str, rows: usize, width: usize) -> Result<Array2<f32>, DataError> {
-    check_size(place, rows, width)?;
+pub(crate) fn zeros(location: &str, rows: usize, width: usize) -> Result<Array2<f32>, DataError> {
+    check_size(location, rows, width)?;
     Ok(Array2::zeros((rows, width)))
 }
 

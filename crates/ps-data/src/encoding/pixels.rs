@@ -8,7 +8,7 @@ use crate::raw::Pixels;
 /// The labels, or an error if there are none.
 fn required(pixels: &Pixels) -> Result<&[u8], DataError> {
     pixels.labels.as_deref().ok_or_else(|| DataError::Source {
-        source: format!("idx:{}", pixels.place),
+        source: format!("idx:{}", pixels.location),
         problem: "no file of labels is named; use idx:IMAGES,LABELS".into(),
     })
 }
@@ -27,7 +27,7 @@ pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Vec<String>, 
     if let (None, Some(gap)) = (pixels.classes, gap) {
         let item = labels.iter().position(|&label| usize::from(label) > gap).unwrap_or(0);
         return Err(DataError::content(
-            format!("{}: item {item}", pixels.labels_place),
+            format!("{}: item {item}", pixels.labels_location),
             format!(
                 "label {} is out of range: labels must be 0, 1, 2, … without gaps, but no item has label {gap}",
                 labels[item]
@@ -35,7 +35,7 @@ pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Vec<String>, 
         ));
     }
     let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
-    check_classes(&names, task, &pixels.labels_place)?;
+    check_classes(&names, task, &pixels.labels_location)?;
     Ok(names)
 }
 
@@ -59,7 +59,7 @@ pub(super) fn targets(pixels: &Pixels, task: Task, classes: usize) -> Result<Vec
     if let Some(item) = beyond {
         let (label, last) = (labels[item], classes - 1);
         let problem = format!("label {label} is out of range; the training data's classes are 0 to {last}");
-        return Err(DataError::content(format!("{}: item {item}", pixels.labels_place), problem));
+        return Err(DataError::content(format!("{}: item {item}", pixels.labels_location), problem));
     }
     Ok(labels.iter().map(|&label| f32::from(label)).collect())
 }
@@ -74,5 +74,5 @@ pub(super) fn check_shape(pixels: &Pixels, image: Option<Image>, width: usize) -
         return Ok(());
     }
     let (here, there) = (shown(pixels.image, pixels.pixels.ncols()), shown(image, width));
-    Err(DataError::unfit(&pixels.place, format!("the file holds {here}, the training data {there}")))
+    Err(DataError::unfit(&pixels.location, format!("the file holds {here}, the training data {there}")))
 }

@@ -3,7 +3,7 @@
 use super::{Format, Reader, csv, path};
 use crate::dataset::Image;
 use crate::error::DataError;
-use crate::progress::{Place, Watched};
+use crate::progress::{ReadContext, TrackedFile};
 use crate::raw::{Pixels, Raw};
 use flate2::bufread::MultiGzDecoder;
 use ndarray::Array2;
@@ -35,7 +35,7 @@ impl Reader for Idx {
         [Some(&self.images), self.labels.as_ref()].into_iter().flatten().map(String::as_str).collect()
     }
 
-    fn read(&self, files: &[PathBuf], from: Place<'_>, _: &csv::Options) -> Result<Raw, DataError> {
+    fn read(&self, files: &[PathBuf], from: ReadContext<'_>, _: &csv::Options) -> Result<Raw, DataError> {
         read(&files[0], files.get(1).map(PathBuf::as_path), from).map(Raw::Pixels)
     }
 }
@@ -50,7 +50,7 @@ struct Content {
 }
 
 /// Reads the images and, if given, their labels, in parallel.
-fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Result<Pixels, DataError> {
+fn read(images: &Path, labels: Option<&Path>, from: ReadContext<'_>) -> Result<Pixels, DataError> {
     let (pixels, labels_read) = std::thread::scope(|scope| {
         let labels_read = labels.map(|path| scope.spawn(move || read_file(path, true, from)));
         let pixels = read_file(images, false, from);
@@ -61,17 +61,17 @@ fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Result<Pixels,
         (pixels, labels_read)
     });
     let (pixels, labels_read) = (pixels?, labels_read.transpose()?);
-    let place = images.display().to_string();
-    let labels_place = labels.map_or_else(|| place.clone(), |path| path.display().to_string());
+    let location = images.display().to_string();
+    let labels_location = labels.map_or_else(|| location.clone(), |path| path.display().to_string());
     let count = pixels.shape[0];
     if let Some(labels) = &labels_read
         && labels.bytes.len() != count
     {
-        let problem = format!("{} labels, but {place} holds {count} images", labels.bytes.len());
-        return Err(DataError::content(labels_place, problem));
+        let problem = format!("{} labels, but {location} holds {count} images", labels.bytes.len());
+        return Err(DataError::content(labels_location, problem));
     }
     if count == 0 {
-        return Err(DataError::content(place, "the file holds no images"));
+        return Err(DataError::content(location, "the file holds no images"));
     }
     let image = match pixels.shape[..] {
         [_, height, width] => Some(Image { height, width }),
@@ -79,10 +79,10 @@ fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Result<Pixels,
     };
     let width = pixels.bytes.len() / count;
     let pixels = Array2::from_shape_vec((count, width), pixels.bytes)
-        .map_err(|error| DataError::content(place.clone(), error.to_string()))?;
+        .map_err(|error| DataError::content(location.clone(), error.to_string()))?;
     Ok(Pixels {
-        place,
-        labels_place,
+        location,
+        labels_location,
         pixels,
         image,
         labels: labels_read.map(|labels| labels.bytes),
@@ -90,8 +90,8 @@ fn read(images: &Path, labels: Option<&Path>, from: Place<'_>) -> Result<Pixels,
     })
 }
 
-fn read_file(path: &Path, labels: bool, from: Place<'_>) -> Result<Content, DataError> {
-    let file = Watched::open(path, from)?;
+fn read_file(path: &Path, labels: bool, from: ReadContext<'_>) -> Result<Content, DataError> {
+    let file = TrackedFile::open(path, from)?;
     let size = file.total;
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let head = reader.fill_buf().map_err(|error| DataError::File { path: path.into(), error })?;

@@ -3,7 +3,7 @@
 use super::{Format, Reader, csv, path};
 use crate::error::DataError;
 use crate::number::finite;
-use crate::progress::{Place, Watched};
+use crate::progress::{ReadContext, TrackedFile};
 use crate::raw::Raw;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ impl Reader for Libsvm {
         vec![&self.0]
     }
 
-    fn read(&self, files: &[PathBuf], from: Place<'_>, _: &csv::Options) -> Result<Raw, DataError> {
+    fn read(&self, files: &[PathBuf], from: ReadContext<'_>, _: &csv::Options) -> Result<Raw, DataError> {
         read(&files[0], from).map(Raw::Sparse)
     }
 }
@@ -32,7 +32,7 @@ impl Reader for Libsvm {
 /// The rows of a file, kept sparse.
 pub(crate) struct Sparse {
     /// The path, for error messages.
-    pub place: String,
+    pub location: String,
     text: String,
     rows: Vec<Row>,
     pairs: Vec<(u32, f32)>,
@@ -65,31 +65,31 @@ impl Sparse {
     }
 
     /// File and line, for error messages.
-    pub(crate) fn place_of(&self, row: usize) -> String {
-        format!("{}:{}", self.place, self.rows[row].line)
+    pub(crate) fn location_of(&self, row: usize) -> String {
+        format!("{}:{}", self.location, self.rows[row].line)
     }
 }
 
 /// Reads the file at `path`.
-fn read(path: &Path, from: Place<'_>) -> Result<Sparse, DataError> {
-    let place = path.display().to_string();
-    let bytes = Watched::open(path, from)?.read_whole()?;
+fn read(path: &Path, from: ReadContext<'_>) -> Result<Sparse, DataError> {
+    let location = path.display().to_string();
+    let bytes = TrackedFile::open(path, from)?.read_whole()?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-        DataError::content(format!("{place}:{line}"), "the line is not text; is this a LIBSVM file?")
+        DataError::content(format!("{location}:{line}"), "the line is not text; is this a LIBSVM file?")
     })?;
     let mut sparse =
-        Sparse { place, text: String::new(), rows: Vec::new(), pairs: Vec::new(), largest: (0, 0) };
+        Sparse { location, text: String::new(), rows: Vec::new(), pairs: Vec::new(), largest: (0, 0) };
     let mut start = text.len() - text.trim_start_matches('\u{feff}').len();
     for (line, whole) in (1..).zip(text[start..].split_inclusive('\n')) {
         let content = whole.split('#').next().unwrap_or_default();
         parse_line(&mut sparse, line, start, content)
-            .map_err(|problem| DataError::content(format!("{}:{line}", sparse.place), problem))?;
+            .map_err(|problem| DataError::content(format!("{}:{line}", sparse.location), problem))?;
         start += whole.len();
     }
     if sparse.rows.is_empty() {
-        return Err(DataError::content(sparse.place, "the file is empty: it holds no rows"));
+        return Err(DataError::content(sparse.location, "the file is empty: it holds no rows"));
     }
     sparse.text = text;
     Ok(sparse)

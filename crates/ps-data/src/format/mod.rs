@@ -11,7 +11,7 @@ pub(crate) mod libsvm;
 
 use crate::config::DataConfig;
 use crate::error::DataError;
-use crate::progress::Place;
+use crate::progress::ReadContext;
 use crate::raw::Raw;
 use ps_host::Ceiling;
 use std::collections::BTreeMap;
@@ -44,7 +44,12 @@ trait Reader: Send + Sync {
     fn files(&self) -> Vec<&str>;
 
     /// Reads the source. `files` are the paths for [`Reader::files`].
-    fn read(&self, files: &[PathBuf], from: Place<'_>, options: &csv::Options) -> Result<Raw, DataError>;
+    fn read(
+        &self,
+        files: &[PathBuf],
+        from: ReadContext<'_>,
+        options: &csv::Options,
+    ) -> Result<Raw, DataError>;
 }
 
 /// A source of samples, such as `csv:train.csv`: a format and its files.
@@ -100,11 +105,11 @@ impl Source {
     }
 
     /// Reads the source. `options` are those of a CSV source.
-    pub(crate) fn read(&self, from: Place<'_>, options: &csv::Options) -> Result<Raw, DataError> {
+    pub(crate) fn read(&self, from: ReadContext<'_>, options: &csv::Options) -> Result<Raw, DataError> {
         if from.memory.is_none() && self.reads_stdin() {
             let name = PathBuf::from(STDIN_NAME);
             let content = BTreeMap::from([(name.clone(), standard_input()?)]);
-            return self.reader.read(&[name], Place { memory: Some(&content), ..from }, options);
+            return self.reader.read(&[name], ReadContext { memory: Some(&content), ..from }, options);
         }
         let files: Vec<PathBuf> = self.files().into_iter().map(|file| from.root.join(file)).collect();
         self.reader.read(&files, from, options)

@@ -2,7 +2,7 @@
 
 use crate::common::{Folder, counts, gz, idx, row};
 use ps_core::Samples;
-use ps_data::{DataConfig, Features, Missing, Progress, Task, Validation, load};
+use ps_data::{DataConfig, Features, Missing, ReadProgress, Task, Validation, load};
 use ps_plan::Order;
 use std::path::Path;
 use std::sync::Mutex;
@@ -243,7 +243,7 @@ fn drawings_are_balanced_and_a_longer_series_begins_like_a_shorter_one() {
 fn progress_tells_of_every_byte() {
     #[derive(Default)]
     struct Heard(Mutex<Vec<(String, u64, u64)>>);
-    impl Progress for Heard {
+    impl ReadProgress for Heard {
         fn file(&self, name: &str, done: u64, total: u64) {
             self.0.lock().unwrap().push((name.into(), done, total));
         }

@@ -24,20 +24,20 @@ impl Categories {
                 continue;
             }
             let text = table.cell(row, column);
-            let Err(place) = known.binary_search(&text) else { continue };
+            let Err(index) = known.binary_search(&text) else { continue };
             if known.len() == MAX_CATEGORIES {
                 let problem = format!(
                     "`{text}` is category number {}, and a column may have at most {MAX_CATEGORIES}; set {} = \"ignore\"",
                     MAX_CATEGORIES + 1,
                     key(&table.header[column])
                 );
-                return Err(DataError::content(table.place_of(row, column), problem));
+                return Err(DataError::content(table.location_of(row, column), problem));
             }
-            known.insert(place, text);
+            known.insert(index, text);
         }
         if known.is_empty() {
-            let place = format!("{}: column `{}`", table.place, table.header[column]);
-            return Err(DataError::content(place, "no cell of the column holds a category"));
+            let location = format!("{}: column `{}`", table.location, table.header[column]);
+            return Err(DataError::content(location, "no cell of the column holds a category"));
         }
         Ok(Categories(known.into_iter().map(String::from).collect()))
     }

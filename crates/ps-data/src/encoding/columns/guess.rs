@@ -28,7 +28,7 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
     let Some(row) = (0..table.rows()).find(is_text) else { return Ok((Content::Number, None)) };
     let seen = Seen::of(table, column);
     let (text, key) = (table.cell(row, column), key(&table.header[column]));
-    let refuse = |problem: String| Err(DataError::content(table.place_of(row, column), problem));
+    let refuse = |problem: String| Err(DataError::content(table.location_of(row, column), problem));
     if let Some(mostly) = seen.mostly_numbers() {
         return refuse(format!(
             "`{text}` where a number was expected: {mostly}; write it as a plain number, list it in data.missing_values, or \

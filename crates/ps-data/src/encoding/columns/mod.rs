@@ -126,7 +126,7 @@ impl Columns {
             match table.column(name) {
                 None => {
                     let near = nearest(name, table.header.iter().map(String::as_str));
-                    return Err(bad(format!("{} has no column `{name}`{near}", table.place)));
+                    return Err(bad(format!("{} has no column `{name}`{near}", table.location)));
                 }
                 Some(column) if column == label => {
                     return Err(bad(format!(
@@ -159,7 +159,7 @@ impl Columns {
         if columns.features.is_empty() {
             let others = if columns.ignored.is_empty() { "" } else { " that is not ignored" };
             let problem = format!("the file has no column beside the label{others}");
-            return Err(DataError::content(&table.place, problem));
+            return Err(DataError::content(&table.location, problem));
         }
         Ok(columns)
     }
@@ -201,16 +201,16 @@ impl Columns {
     /// Encodes a table, whose columns are found by name, and converts them on the way. Missing cells become
     /// NaN if they are allowed.
     pub(crate) fn encode(&self, table: &mut Table, missing: Missing) -> Result<Array2<f32>, DataError> {
-        let places = self.find(table)?;
+        let indices = self.find(table)?;
         let width: usize = self.features.iter().map(|column| column.content.width()).sum();
-        let mut values = super::zeros(&table.place, table.rows(), width)?;
-        self.convert(table, &places, missing)?;
+        let mut values = super::zeros(&table.location, table.rows(), width)?;
+        self.convert(table, &indices, missing)?;
         let mut begin = 0;
-        let columns: Vec<(&Column, Range<usize>)> = (self.features.iter().zip(&places))
-            .map(|(feature, &place)| {
+        let columns: Vec<(&Column, Range<usize>)> = (self.features.iter().zip(&indices))
+            .map(|(feature, &index)| {
                 let slots = begin..begin + feature.content.width();
                 begin = slots.end;
-                (&table.columns[place], slots)
+                (&table.columns[index], slots)
             })
             .collect();
         let flat = values.as_slice_mut().expect("features are row-major");
@@ -222,29 +222,29 @@ impl Columns {
         Ok(values)
     }
 
-    /// Converts those columns at `places` that are still strings.
-    fn convert(&self, table: &mut Table, places: &[usize], missing: Missing) -> Result<(), DataError> {
+    /// Converts those columns at `indices` that are still strings.
+    fn convert(&self, table: &mut Table, indices: &[usize], missing: Missing) -> Result<(), DataError> {
         let mut first: Option<(usize, usize, String)> = None;
-        for (features, places) in self.features.chunks(AT_ONCE).zip(places.chunks(AT_ONCE)) {
-            let convert = |(feature, &place): (&Feature, &usize)| match &table.columns[place] {
+        for (features, indices) in self.features.chunks(AT_ONCE).zip(indices.chunks(AT_ONCE)) {
+            let convert = |(feature, &index): (&Feature, &usize)| match &table.columns[index] {
                 Column::String(cells) => feature.content.convert(cells, &table.markers, missing).map(Some),
                 Column::F32(_) | Column::Category(_) => Ok(None),
             };
-            let converted: Vec<_> = features.par_iter().zip(places).map(convert).collect();
-            for (converted, &place) in converted.into_iter().zip(places) {
+            let converted: Vec<_> = features.par_iter().zip(indices).map(convert).collect();
+            for (converted, &index) in converted.into_iter().zip(indices) {
                 match converted {
-                    Ok(Some(column)) => table.columns[place] = column,
+                    Ok(Some(column)) => table.columns[index] = column,
                     Ok(None) => {}
                     // Report the first invalid cell in the order of the file.
                     Err((row, problem)) if first.as_ref().is_none_or(|first| row < first.0) => {
-                        first = Some((row, place, problem));
+                        first = Some((row, index, problem));
                     }
                     Err(_) => {}
                 }
             }
         }
         match first {
-            Some((row, place, problem)) => Err(DataError::content(table.place_of(row, place), problem)),
+            Some((row, index, problem)) => Err(DataError::content(table.location_of(row, index), problem)),
             None => Ok(()),
         }
     }
@@ -252,7 +252,7 @@ impl Columns {
     /// Finds each feature's column in `table`. The only other columns may be the label and ignored ones.
     fn find(&self, table: &Table) -> Result<Vec<usize>, DataError> {
         let names = || self.features.iter().map(|column| column.name.as_str());
-        let bad = |problem: String| DataError::content(table.first_place(), problem);
+        let bad = |problem: String| DataError::content(table.first_location(), problem);
         let is_known = |name: &String| {
             *name == self.label || self.ignored.contains(name) || names().any(|known| known == name)
         };

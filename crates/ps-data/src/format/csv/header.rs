@@ -40,7 +40,7 @@ pub(super) fn check(table: &Table, first: &csv::StringRecord) -> Result<(), Data
     let problem = format!(
         "the first row may be data: {doubt}; set data.header = true if it names the columns, or false if it does not"
     );
-    Err(DataError::content(table.first_place(), problem))
+    Err(DataError::content(table.first_location(), problem))
 }
 
 /// Explains why the first row may be data, if so.

@@ -7,7 +7,7 @@ use super::{Format, Reader, path};
 use crate::config::DataConfig;
 use crate::error::DataError;
 use crate::markers::Markers;
-use crate::progress::{Place, Watched};
+use crate::progress::{ReadContext, TrackedFile};
 use crate::raw::Raw;
 use crate::table::{Column, Strings, Table};
 use header::FirstRow;
@@ -29,7 +29,7 @@ impl Reader for Csv {
         vec![&self.0]
     }
 
-    fn read(&self, files: &[PathBuf], from: Place<'_>, options: &Options) -> Result<Raw, DataError> {
+    fn read(&self, files: &[PathBuf], from: ReadContext<'_>, options: &Options) -> Result<Raw, DataError> {
         read(&files[0], from, options).map(Raw::Table)
     }
 }
@@ -55,15 +55,16 @@ impl Options {
 }
 
 /// Reads the file at `path`.
-fn read(path: &Path, from: Place<'_>, options: &Options) -> Result<Table, DataError> {
-    let place = path.display().to_string();
-    let bytes = Watched::open(path, from)?.read_whole()?;
+fn read(path: &Path, from: ReadContext<'_>, options: &Options) -> Result<Table, DataError> {
+    let location = path.display().to_string();
+    let bytes = TrackedFile::open(path, from)?.read_whole()?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     if bytes.is_empty() {
-        return Err(DataError::content(place, "the file is empty"));
+        return Err(DataError::content(location, "the file is empty"));
     }
-    quotes::check(bytes).map_err(|(line, problem)| DataError::content(format!("{place}:{line}"), problem))?;
-    let (table, first) = read_rows(path, place, bytes, options)?;
+    quotes::check(bytes)
+        .map_err(|(line, problem)| DataError::content(format!("{location}:{line}"), problem))?;
+    let (table, first) = read_rows(path, location, bytes, options)?;
     if options.first_row == FirstRow::Unknown {
         header::check(&table, &first)?;
     }
@@ -71,7 +72,7 @@ fn read(path: &Path, from: Place<'_>, options: &Options) -> Result<Table, DataEr
         check_names(&table)?;
     }
     if table.rows() == 0 {
-        return Err(DataError::content(table.place, "the file holds a header but no rows"));
+        return Err(DataError::content(table.location, "the file holds a header but no rows"));
     }
     Ok(table)
 }
@@ -79,7 +80,7 @@ fn read(path: &Path, from: Place<'_>, options: &Options) -> Result<Table, DataEr
 /// Reads all rows. Also returns the first one, which names the columns unless it is data.
 fn read_rows(
     path: &Path,
-    place: String,
+    location: String,
     bytes: &[u8],
     options: &Options,
 ) -> Result<(Table, csv::StringRecord), DataError> {
@@ -91,7 +92,7 @@ fn read_rows(
         Ok::<_, DataError>(found.then(|| lines.of(record.position())))
     };
     let Some(first_line) = next(&mut record)? else {
-        return Err(DataError::content(place, "the file holds no rows"));
+        return Err(DataError::content(location, "the file holds no rows"));
     };
     let (first, width) = (record.clone(), record.len());
     let is_data = options.first_row == FirstRow::Data;
@@ -109,7 +110,7 @@ fn read_rows(
         line = next(&mut record)?;
     }
     while let Some(of_row) = line {
-        let wrong = |problem| DataError::content(format!("{place}:{of_row}"), problem);
+        let wrong = |problem| DataError::content(format!("{location}:{of_row}"), problem);
         if record.len() != width {
             let first = if is_data { "first row" } else { "header" };
             return Err(wrong(format!("{} cells where the {first} has {width} columns", record.len())));
@@ -122,7 +123,7 @@ fn read_rows(
     }
     let columns = cells.into_iter().map(Column::String).collect();
     let markers = Arc::clone(&options.markers);
-    Ok((Table { place, header, columns, markers, lines: row_lines, first_line }, first))
+    Ok((Table { location, header, columns, markers, lines: row_lines, first_line }, first))
 }
 
 /// Finds the lines on which records start. The csv crate reports where the previous record ended, before any
@@ -148,7 +149,7 @@ impl Lines<'_> {
 
 /// Refuses column names that are all empty or not distinct.
 fn check_names(table: &Table) -> Result<(), DataError> {
-    let bad = |problem: String| Err(DataError::content(table.first_place(), problem));
+    let bad = |problem: String| Err(DataError::content(table.first_location(), problem));
     if table.header.iter().all(String::is_empty) {
         return bad("the first row names no columns".into());
     }
@@ -161,13 +162,13 @@ fn check_names(table: &Table) -> Result<(), DataError> {
 }
 
 fn csv_error(path: &Path, lines: &mut Lines<'_>, error: csv::Error) -> DataError {
-    let place = format!("{}:{}", path.display(), lines.of(error.position()));
+    let location = format!("{}:{}", path.display(), lines.of(error.position()));
     match error.into_kind() {
         csv::ErrorKind::Io(error) => DataError::File { path: path.into(), error },
         csv::ErrorKind::Utf8 { err, .. } => DataError::content(
-            place,
+            location,
             format!("cell {} of the line is not UTF-8 text; convert the file", err.field()),
         ),
-        kind => DataError::content(place, format!("{kind:?}")),
+        kind => DataError::content(location, format!("{kind:?}")),
     }
 }

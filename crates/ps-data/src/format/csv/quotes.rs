@@ -3,7 +3,7 @@
 
 /// The position of a byte within a cell.
 #[derive(Clone, Copy)]
-enum Place {
+enum State {
     /// At the beginning of the cell, possibly after blanks.
     Start { blank: bool },
     /// In an unquoted cell, where a quote is an ordinary character.
@@ -25,30 +25,30 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), (u64, &'static str)> {
         return Ok(());
     }
     let mut line = 1;
-    let mut place = Place::Start { blank: false };
+    let mut state = State::Start { blank: false };
     for &byte in bytes {
-        place = match (place, byte) {
-            (Place::Quoted { line }, b'"') => Place::Quote { line },
-            (Place::Quoted { .. }, _) => place,
-            (Place::Quote { line }, b'"') => Place::Quoted { line },
-            (_, b',' | b'\r' | b'\n') => Place::Start { blank: false },
-            (Place::Start { blank: false }, b'"') => Place::Quoted { line },
-            (Place::Start { blank: true }, b'"') => {
+        state = match (state, byte) {
+            (State::Quoted { line }, b'"') => State::Quote { line },
+            (State::Quoted { .. }, _) => state,
+            (State::Quote { line }, b'"') => State::Quoted { line },
+            (_, b',' | b'\r' | b'\n') => State::Start { blank: false },
+            (State::Start { blank: false }, b'"') => State::Quoted { line },
+            (State::Start { blank: true }, b'"') => {
                 return Err((line, "blanks precede the opening quote of a cell; remove them"));
             }
-            (Place::Start { .. }, b' ' | b'\t') => Place::Start { blank: true },
-            (Place::Quote { .. } | Place::Closed, b' ' | b'\t') => Place::Closed,
-            (Place::Quote { .. } | Place::Closed, _) => {
+            (State::Start { .. }, b' ' | b'\t') => State::Start { blank: true },
+            (State::Quote { .. } | State::Closed, b' ' | b'\t') => State::Closed,
+            (State::Quote { .. } | State::Closed, _) => {
                 let problem =
                     "text follows the closing quote of a cell; write a quote inside a quoted cell twice";
                 return Err((line, problem));
             }
-            (Place::Start { .. } | Place::Plain, _) => Place::Plain,
+            (State::Start { .. } | State::Plain, _) => State::Plain,
         };
         line += u64::from(byte == b'\n');
     }
-    match place {
-        Place::Quoted { line } => Err((line, "a cell opens with a quote here that is never closed")),
+    match state {
+        State::Quoted { line } => Err((line, "a cell opens with a quote here that is never closed")),
         _ => Ok(()),
     }
 }

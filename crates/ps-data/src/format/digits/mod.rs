@@ -11,7 +11,7 @@ mod shapes;
 use super::{Format, Reader, csv};
 use crate::dataset::Image;
 use crate::error::DataError;
-use crate::progress::{Place, Progress};
+use crate::progress::{ReadContext, ReadProgress};
 use crate::raw::{Pixels, Raw};
 use ndarray::Array2;
 use pen::{Canvas, SIDE};
@@ -46,7 +46,7 @@ impl Reader for Digits {
         Vec::new()
     }
 
-    fn read(&self, _: &[PathBuf], from: Place<'_>, _: &csv::Options) -> Result<Raw, DataError> {
+    fn read(&self, _: &[PathBuf], from: ReadContext<'_>, _: &csv::Options) -> Result<Raw, DataError> {
         check_size(self.count)?;
         Ok(Raw::Pixels(draw(self.count, self.seed, from.progress)))
     }
@@ -94,7 +94,7 @@ fn check_size(count: usize) -> Result<(), DataError> {
 }
 
 /// Draws the first `count` drawings of the series `seed`.
-fn draw(count: usize, seed: u64, progress: &dyn Progress) -> Pixels {
+fn draw(count: usize, seed: u64, progress: &dyn ReadProgress) -> Pixels {
     let mut pixels = Array2::zeros((count, SIDE * SIDE));
     let mut labels = vec![0; count];
     let total = (count * SIDE * SIDE) as u64;
@@ -113,8 +113,8 @@ fn draw(count: usize, seed: u64, progress: &dyn Progress) -> Pixels {
     );
     let place = || format!("digits:{count},seed={seed}");
     Pixels {
-        place: place(),
-        labels_place: place(),
+        location: place(),
+        labels_location: place(),
         pixels,
         image: Some(Image { height: SIDE, width: SIDE }),
         labels: Some(labels),
