@@ -79,7 +79,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
             checkpoint_every: 20,
             audit: 0.0,
             expected: Some(wanted.clone()),
-            planted: Default::default(),
+            mutation: Default::default(),
         };
         let report =
             simulate(&simulated, &Faults::none(), 1).unwrap_or_else(|violation| panic!("{violation}"));

@@ -20,7 +20,7 @@
 mod disk;
 mod error;
 mod manifest;
-mod planted;
+mod mutation;
 pub mod simulated;
 mod store;
 pub mod tensors;

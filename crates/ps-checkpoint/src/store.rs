@@ -3,7 +3,7 @@
 use crate::disk::{Disk, RealDisk};
 use crate::error::Error;
 use crate::manifest::{FORMAT, FileEntry, Fingerprint, Header, Manifest, sha256};
-use crate::planted::{Defect, Planted};
+use crate::mutation::{ActiveMutation, Mutation};
 use crate::{Snapshot, tensors};
 use ps_core::Layout;
 use std::fmt;
@@ -98,7 +98,7 @@ pub struct Store {
     /// The lock on the folder, held for the lifetime of the store.
     _lock: Option<File>,
     /// The store's mutation, in tests that must detect it.
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 /// The result of loading from a folder.
@@ -154,19 +154,19 @@ impl Store {
     /// # Errors
     /// Returns an error if an operation of the disk fails.
     pub fn on(disk: Box<dyn Disk>, folder: &Path, kept: Kept) -> Result<Self, Error> {
-        Self::planted(disk, folder, kept, Planted::default())
+        Self::with_mutation(disk, folder, kept, ActiveMutation::default())
     }
 
     /// Like [`Store::on`], but with a mutation.
-    pub(crate) fn planted(
+    pub(crate) fn with_mutation(
         disk: Box<dyn Disk>,
         folder: &Path,
         kept: Kept,
-        planted: Planted,
+        mutation: ActiveMutation,
     ) -> Result<Self, Error> {
-        let mut store = Store { folder: folder.into(), kept, holder: 0, disk, _lock: None, planted };
+        let mut store = Store { folder: folder.into(), kept, holder: 0, disk, _lock: None, mutation };
         let last = store.last_holder()?;
-        store.holder = if store.has(Defect::ReuseHolderNumber) { last.max(1) } else { last + 1 };
+        store.holder = if store.has(Mutation::ReuseHolderNumber) { last.max(1) } else { last + 1 };
         store.take_over()?;
         Ok(store)
     }
@@ -294,13 +294,13 @@ impl Store {
         for (name, content) in &files {
             self.put(&part.join(name), content)?;
         }
-        if self.has(Defect::NoFolderSyncBeforeRename) { Ok(()) } else { self.sync(part) }
+        if self.has(Mutation::NoFolderSyncBeforeRename) { Ok(()) } else { self.sync(part) }
     }
 
     /// Writes a file, makes it durable and reads it back.
     fn put(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
         self.disk.write(path, content).map_err(|error| failed("writing", path, error))?;
-        if !self.has(Defect::NoFileSync) {
+        if !self.has(Mutation::NoFileSync) {
             self.sync(path)?;
         }
         let read = self.disk.read(path).map_err(|error| failed("reading", path, error))?;
@@ -313,15 +313,15 @@ impl Store {
         if theirs != self.holder {
             return Err(Error::Fenced { folder: self.folder.clone(), holders: [self.holder, theirs] });
         }
-        if self.has(Defect::PruneTooEarly) {
+        if self.has(Mutation::PruneTooEarly) {
             self.prune(self.kept.last - 1)?;
         }
         self.disk.rename(part, path).map_err(|error| failed("renaming", part, error))?;
-        if self.has(Defect::NoFolderSyncAfterRename) {
+        if self.has(Mutation::NoFolderSyncAfterRename) {
             return Ok(());
         }
         let synced = self.sync(&self.folder);
-        if self.has(Defect::ReportBeforeDurable) { Ok(()) } else { synced }
+        if self.has(Mutation::ReportBeforeDurable) { Ok(()) } else { synced }
     }
 
     /// Removes all but the newest few checkpoints. The newest one was verified when this process wrote
@@ -372,7 +372,7 @@ impl Store {
                 return Err(format!("{name} has {found} bytes, the manifest states {}", entry.bytes).into());
             }
             let found = sha256(&bytes);
-            if found != entry.sha256 && !self.has(Defect::LoadWithoutVerify) {
+            if found != entry.sha256 && !self.has(Mutation::LoadWithoutVerify) {
                 let stated = &entry.sha256;
                 return Err(format!("{name} has the SHA-256 {found}, the manifest states {stated}").into());
             }
@@ -400,8 +400,8 @@ impl Store {
     }
 
     /// Whether a test has injected this mutation; always `false` outside of tests.
-    fn has(&self, defect: Defect) -> bool {
-        self.planted.has(defect)
+    fn has(&self, mutation: Mutation) -> bool {
+        self.mutation.is(mutation)
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {

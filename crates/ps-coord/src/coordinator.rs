@@ -10,7 +10,7 @@ use crate::event::{Millis, ServerEvent};
 use crate::fetch::Fetch;
 use crate::notice::RewindCause;
 use crate::shard_event::{ChunkId, CoordinatorAction, CoordinatorEvent, NoSeat, Purpose, Unfetched, Wanted};
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 
 /// The layout of the weights among the other shards.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub struct CoordinatorCore {
     /// The checkpoint that is being assembled while training continues.
     saving: Option<Saving>,
     closing: Closing,
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 /// The state of the process that keeps a part of the weights.
@@ -109,14 +109,14 @@ impl CoordinatorCore {
             fetch: None,
             saving: None,
             closing: Closing::No,
-            planted: Planted::default(),
+            mutation: ActiveMutation::default(),
             config,
         }
     }
 
     /// Adds deliberate faults, for tests of the tests.
-    pub fn planted(self, planted: Planted) -> Self {
-        CoordinatorCore { planted, ..self }
+    pub fn with_mutation(self, mutation: ActiveMutation) -> Self {
+        CoordinatorCore { mutation, ..self }
     }
 
     /// Handles an event and appends the actions that follow from it.
@@ -150,7 +150,7 @@ impl CoordinatorCore {
             }
             CoordinatorEvent::Tainted { shard, step, why } if self.is_restored(shard) => {
                 // A step that is made stays, as it does when the coordinator itself refuses a worker.
-                if step >= self.version && !self.planted.has(Defect::TaintedStepStays) {
+                if step >= self.version && !self.mutation.is(Mutation::TaintedStepStays) {
                     self.rewind(RewindCause::Tainted { shard: self.number_of(shard), why }, actions);
                 }
             }
@@ -271,7 +271,7 @@ impl CoordinatorCore {
             return;
         }
         // The new number distinguishes the answers from those to an earlier restore.
-        self.number += u64::from(!self.planted.has(Defect::OrderNumberUsedTwice) || self.number == 0);
+        self.number += u64::from(!self.mutation.is(Mutation::OrderNumberUsedTwice) || self.number == 0);
         self.seats.fill(Seat::Attached);
         actions.push(CoordinatorAction::Restore { number: self.number });
     }
@@ -287,7 +287,7 @@ impl CoordinatorCore {
             return;
         }
         *seat = Seat::Restored { measured: None };
-        let is_enough = self.planted.has(Defect::FirstRestoredIsEnough);
+        let is_enough = self.mutation.is(Mutation::FirstRestoredIsEnough);
         if is_enough || self.keepers().all(|shard| self.is_restored(shard)) {
             actions.push(CoordinatorAction::Report(ServerEvent::Restored { version: self.version }));
         }
@@ -350,7 +350,7 @@ impl CoordinatorCore {
     fn end_step(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let is_looked_at = self.fetch.as_ref().is_none_or(Fetch::is_complete);
         let is_copied = self.saving.as_ref().is_none_or(|saving| saving.fetch.is_begun());
-        let may_begin = is_looked_at && is_copied || self.planted.has(Defect::FetchNotAwaited);
+        let may_begin = is_looked_at && is_copied || self.mutation.is(Mutation::FetchNotAwaited);
         let Some(made) = self.made.as_mut().filter(|made| !made.is_over && may_begin) else { return };
         made.is_over = true;
         let step = made.step;
@@ -384,7 +384,7 @@ impl CoordinatorCore {
 
     fn save_if_complete(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let is_whole = |saving: &mut Saving| {
-            let is_here = saving.fetch.is_complete() || self.planted.has(Defect::SavedBeforeArrived);
+            let is_here = saving.fetch.is_complete() || self.mutation.is(Mutation::SavedBeforeArrived);
             saving.is_captured && is_here
         };
         if self.saving.take_if(is_whole).is_some() {

@@ -266,7 +266,7 @@ impl Round {
         self.check_at = now;
     }
 
-    /// Treats the leaves that `worker` holds as delivered. Only a planted defect uses this.
+    /// Treats the leaves that `worker` holds as delivered. Only a mutation uses this.
     pub(crate) fn skip(&mut self, worker: WorkerId, now: Millis) {
         let tree = self.coverage.tree();
         for run in self.runs().into_iter().filter(|run| run.holders.contains(&worker)) {

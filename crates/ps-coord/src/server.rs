@@ -10,7 +10,7 @@ use crate::notice::{LossCause, Notice, RewindCause};
 use crate::rhythm::Rhythm;
 use crate::round::{MAX_DOUBLINGS, Round};
 use crate::status::{MissingLeaves, Status, WaitsFor, WorkerStatus};
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use ps_plan::seed::{Purpose, random};
 use ps_plan::{BatchPlan, Node, Section};
 use std::collections::BTreeSet;
@@ -82,7 +82,7 @@ pub struct ServerCore {
     /// When workers or shards began to be too few, if they are.
     short_since: Option<Millis>,
     notice_at: Millis,
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 #[derive(Clone, Debug)]
@@ -118,14 +118,14 @@ impl ServerCore {
             since: now,
             short_since: Some(now),
             notice_at: now.saturating_add(config.notice_every_ms),
-            planted: Planted::default(),
+            mutation: ActiveMutation::default(),
             config,
         }
     }
 
     /// Adds deliberate faults, for tests of the tests.
-    pub fn planted(self, planted: Planted) -> Self {
-        ServerCore { planted, ..self }
+    pub fn with_mutation(self, mutation: ActiveMutation) -> Self {
+        ServerCore { mutation, ..self }
     }
 
     /// Continues with weights that contributors influenced before this process started. Each contributor
@@ -314,7 +314,7 @@ impl ServerCore {
         self.lose(worker, Departure::Misbehaved(why), actions);
         if let Phase::Open(round) = &self.phase
             && counted
-            && !self.planted.has(Defect::RefusedSumStays)
+            && !self.mutation.is(Mutation::RefusedSumStays)
         {
             let step = round.step;
             self.start_over(step, actions);
@@ -339,10 +339,10 @@ impl ServerCore {
         let mut owed = None;
         if let Phase::Open(round) = &mut self.phase {
             owed = round.loads().get(&worker).copied();
-            if self.planted.has(Defect::LostLeavesSkipped) {
+            if self.mutation.is(Mutation::LostLeavesSkipped) {
                 round.skip(worker, self.now);
             }
-            if !self.planted.has(Defect::LostLeavesNotGivenOut) {
+            if !self.mutation.is(Mutation::LostLeavesNotGivenOut) {
                 round.forget(worker, self.now);
             }
             if self.config.shards > 0 {
@@ -365,7 +365,7 @@ impl ServerCore {
             actions.push(ServerAction::Notice(Notice::Trusted { worker }));
         }
         let Phase::Open(round) = &mut self.phase else { return };
-        let is_stale = round.step != step && !self.planted.has(Defect::StaleSumCounts);
+        let is_stale = round.step != step && !self.mutation.is(Mutation::StaleSumCounts);
         if is_stale || !round.has(node) {
             return;
         }
@@ -429,9 +429,9 @@ impl ServerCore {
                 actions.push(ServerAction::Notice(Notice::LiarGone { worker, why }));
             }
         }
-        match first.filter(|_| !self.planted.has(Defect::LiarsPastStays)) {
+        match first.filter(|_| !self.mutation.is(Mutation::LiarsPastStays)) {
             Some(since) => self.go_back(since, actions),
-            None if is_wrong && !self.planted.has(Defect::LiarsSumStays) => self.start_over(step, actions),
+            None if is_wrong && !self.mutation.is(Mutation::LiarsSumStays) => self.start_over(step, actions),
             None => {}
         }
     }
@@ -476,7 +476,7 @@ impl ServerCore {
 
     fn resend_weights(&mut self, worker: WorkerId, actions: &mut Vec<ServerAction>) {
         self.members.hear(worker, self.now);
-        let answers = self.has_weights() && !self.planted.has(Defect::LostWeightsNotSentAgain);
+        let answers = self.has_weights() && !self.mutation.is(Mutation::LostWeightsNotSentAgain);
         if self.members.is_live(worker) && answers {
             self.send_weights(worker, actions);
         }
@@ -523,7 +523,7 @@ impl ServerCore {
             let (from, to) = (self.version, version);
             actions.push(ServerAction::Notice(Notice::Rewound { from, to }));
         }
-        self.version = version + u64::from(self.planted.has(Defect::ResumesAtNextStep));
+        self.version = version + u64::from(self.mutation.is(Mutation::ResumesAtNextStep));
         for worker in self.members.live() {
             self.send_weights(worker, actions);
         }
@@ -623,8 +623,8 @@ impl ServerCore {
             actions.extend(round.audits.ask().into_iter().map(|node| ServerAction::Judge { step, node }));
             if round.is_complete() {
                 let is_applied =
-                    round.unapplied(shards).is_empty() || self.planted.has(Defect::ShardsNotAwaited);
-                let is_audited = round.audits.are_settled() || self.planted.has(Defect::AuditsNotAwaited);
+                    round.unapplied(shards).is_empty() || self.mutation.is(Mutation::ShardsNotAwaited);
+                let is_audited = round.audits.are_settled() || self.mutation.is(Mutation::AuditsNotAwaited);
                 if is_applied && is_audited {
                     actions.push(ServerAction::Update { step: round.step });
                     if self.config.audit > 0.0 && self.config.audit < 1.0 {
@@ -641,7 +641,7 @@ impl ServerCore {
                     self.enter(Phase::Updating { stopping: false });
                 }
             } else if round.check_at <= self.now && self.members.live_count() > 0 {
-                let never = self.planted.has(Defect::OverdueLeavesNotGivenOut);
+                let never = self.mutation.is(Mutation::OverdueLeavesNotGivenOut);
                 let timeout = if never { Millis::MAX } else { self.config.work_timeout_ms };
                 give_out(round, &mut self.members, &self.rhythm, self.now, timeout, actions);
             }
@@ -762,7 +762,7 @@ impl ServerCore {
     /// The time at which shards are asked (again) for the leaves they lack, although all leaves are in here.
     /// The pause doubles each time.
     fn unapplied_at(&self, round: &Round) -> Millis {
-        if self.planted.has(Defect::UnappliedStepStays) {
+        if self.mutation.is(Mutation::UnappliedStepStays) {
             return Millis::MAX;
         }
         let gathered = round.gathered.unwrap_or(round.opened);

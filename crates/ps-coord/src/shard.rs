@@ -6,7 +6,7 @@
 
 use crate::event::Dismissal;
 use crate::shard_event::{ShardAction, ShardEvent, ShardReport};
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use std::ops::Range;
 
 /// Serves workers, applies steps and reports to the coordinator.
@@ -20,7 +20,7 @@ pub struct ShardCore {
     phase: Phase,
     /// Whether reports reach the coordinator.
     is_attached: bool,
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 #[derive(Clone, Debug)]
@@ -47,12 +47,18 @@ enum Phase {
 impl ShardCore {
     /// Creates a shard that keeps these elements and holds no weights yet.
     pub fn new(kept: Range<usize>) -> Self {
-        ShardCore { kept, version: 0, phase: Phase::Empty, is_attached: true, planted: Planted::default() }
+        ShardCore {
+            kept,
+            version: 0,
+            phase: Phase::Empty,
+            is_attached: true,
+            mutation: ActiveMutation::default(),
+        }
     }
 
     /// Adds deliberate faults, for tests of the tests.
-    pub fn planted(self, planted: Planted) -> Self {
-        ShardCore { planted, ..self }
+    pub fn with_mutation(self, mutation: ActiveMutation) -> Self {
+        ShardCore { mutation, ..self }
     }
 
     /// Returns the number of steps applied to the weights of this shard.
@@ -90,7 +96,7 @@ impl ShardCore {
             }
             ShardEvent::Refused { counted, why } => {
                 if let Some(step) = counted
-                    && !self.planted.has(Defect::TaintNotReported)
+                    && !self.mutation.is(Mutation::TaintNotReported)
                 {
                     self.report(ShardReport::Tainted { step, why }, actions);
                 }
@@ -133,7 +139,7 @@ impl ShardCore {
 
     fn restore(&mut self, version: u64, number: u64, elements: usize, actions: &mut Vec<ShardAction>) {
         // Sums that workers send from now on may belong to a step that is made differently the next time.
-        if !self.planted.has(Defect::WorkersStayOnRestore) {
+        if !self.mutation.is(Mutation::WorkersStayOnRestore) {
             actions.push(ShardAction::SendAllAway);
         }
         if version == 0 {
@@ -151,7 +157,7 @@ impl ShardCore {
         }
         *missing = missing.saturating_sub(elements);
         let number = *number;
-        if *missing == 0 || self.planted.has(Defect::ResumesFromFirstChunk) {
+        if *missing == 0 || self.mutation.is(Mutation::ResumesFromFirstChunk) {
             actions.push(ShardAction::Resume { version });
             self.restored(version, number, actions);
         }

@@ -2,7 +2,7 @@
 
 use crate::event::{Dismissal, Millis, WorkerAction, WorkerEvent, WorkerOutcome};
 use crate::notice::WorkerNotice;
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use ps_plan::seed::{Purpose, random};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -42,7 +42,7 @@ pub struct WorkerCore {
     computing: Option<Computing>,
     /// Number of pauses so far, which is the counter of their jitter.
     pauses: u64,
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 #[derive(Clone, Debug)]
@@ -108,13 +108,13 @@ impl WorkerCore {
             leaving: false,
             computing: None,
             pauses: 0,
-            planted: Planted::default(),
+            mutation: ActiveMutation::default(),
         }
     }
 
     /// Adds deliberate faults, for tests of the tests.
-    pub fn planted(self, planted: Planted) -> Self {
-        WorkerCore { planted, ..self }
+    pub fn with_mutation(self, mutation: ActiveMutation) -> Self {
+        WorkerCore { mutation, ..self }
     }
 
     /// Handles an event and appends the actions that follow from it.
@@ -189,7 +189,7 @@ impl WorkerCore {
             Link::Pausing { .. } | Link::Finished => return,
         };
         if let Some(computing) = &mut self.computing {
-            computing.wanted = self.planted.has(Defect::SumsOfOldConnection);
+            computing.wanted = self.mutation.is(Mutation::SumsOfOldConnection);
         }
         let pause_ms = self.pause(search.attempts);
         let notice = WorkerNotice::Retrying { was_connected, why: why.clone(), pause_ms };
@@ -216,7 +216,7 @@ impl WorkerCore {
         if step < serving.newest && self.computing.is_none() {
             actions.push(WorkerAction::TellDropped { step });
         }
-        if self.planted.has(Defect::WeightsOfAnotherStep) {
+        if self.mutation.is(Mutation::WeightsOfAnotherStep) {
             serving.held = serving.held.map(|_| serving.newest);
         }
         let in_hand = serving.queue.contains(&leaves)

@@ -11,7 +11,7 @@ use crate::optim::{
 };
 use crate::precision::Element;
 use bytes::Bytes;
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use ps_plan::{Coverage, Gathered, Node, Tree};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -45,7 +45,7 @@ pub struct ChunkFold {
     sums: BTreeMap<Node, Sum>,
     /// The two children of the root, once all leaves are covered, or the root alone.
     root: Option<(Sum, Option<Sum>)>,
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 impl ChunkFold {
@@ -55,18 +55,18 @@ impl ChunkFold {
             coverage: Coverage::new(tree),
             sums: BTreeMap::new(),
             root: None,
-            planted: Planted::default(),
+            mutation: ActiveMutation::default(),
         }
     }
 
     /// Injects mutations, for tests that must detect them.
-    pub fn planted(self, planted: Planted) -> Self {
-        ChunkFold { planted, ..self }
+    pub fn with_mutation(self, mutation: ActiveMutation) -> Self {
+        ChunkFold { mutation, ..self }
     }
 
     /// Discards all sums and starts a step with this tree.
     pub fn reset(&mut self, tree: Tree) {
-        *self = ChunkFold::new(tree).planted(self.planted);
+        *self = ChunkFold::new(tree).with_mutation(self.mutation);
     }
 
     /// Whether all leaves of `node` are covered, so that another sum of it would be ignored.
@@ -90,7 +90,7 @@ impl ChunkFold {
         let tree = self.coverage.tree();
         let mut sum = Sum::Received(part);
         let Gathered::New { dropped, merged } = self.coverage.gather(node) else {
-            if self.planted.has(Defect::CopyCountsTwice)
+            if self.mutation.is(Mutation::CopyCountsTwice)
                 && let Some(&kept) = self.sums.keys().find(|kept| kept.contains(node))
                 && let Some(other) = self.sums.remove(&kept)
             {
@@ -100,11 +100,11 @@ impl ChunkFold {
         };
         for node in dropped {
             let smaller = self.sums.remove(&node);
-            if let Some(smaller) = smaller.filter(|_| self.planted.has(Defect::SmallerNodesStay)) {
+            if let Some(smaller) = smaller.filter(|_| self.mutation.is(Mutation::SmallerNodesStay)) {
                 sum = add(sum, smaller, pool);
             }
         }
-        if self.planted.has(Defect::SumsInOrderOfArrival) {
+        if self.mutation.is(Mutation::SumsInOrderOfArrival) {
             let total = match self.sums.remove(&tree.root()) {
                 Some(total) => add(total, sum, pool),
                 None => sum,

@@ -10,8 +10,8 @@
 //! allocates per sample, does I/O, reads a clock or iterates over a hash map.
 
 mod batch;
+pub mod mutation;
 mod order;
-pub mod planted;
 pub mod seed;
 mod tree;
 

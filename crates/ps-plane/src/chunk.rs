@@ -7,7 +7,7 @@ use ps_core::optim::{Finite, ModelOptimizer, PieceSums, StepParams, UpdateNorms}
 use ps_core::precision::{Element, encode_bf16};
 use ps_core::{ChunkFold, Control, Precision};
 use ps_plan::Tree;
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use std::ops::Range;
 
 /// A chunk of the weights.
@@ -25,7 +25,7 @@ pub(crate) struct Chunk {
     state: Vec<f32>,
     /// Once `next` is computed, the state that belongs to `weights`: the step may have to start over.
     state_before: Vec<f32>,
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 /// A chunk of weights in both forms: as it is kept, and as it travels to workers.
@@ -55,14 +55,14 @@ impl Chunk {
             previous: None,
             state: vec![0.0; vectors * values.len()],
             state_before: Vec::new(),
-            planted: Planted::default(),
+            mutation: ActiveMutation::default(),
         }
     }
 
-    /// Plants a fault.
-    pub(crate) fn plant(&mut self, planted: Planted, tree: Tree) {
-        self.planted = planted;
-        self.fold = ChunkFold::new(tree).planted(planted);
+    /// Enables a mutation.
+    pub(crate) fn set_mutation(&mut self, mutation: ActiveMutation, tree: Tree) {
+        self.mutation = mutation;
+        self.fold = ChunkFold::new(tree).with_mutation(mutation);
     }
 
     /// The indices of its elements in the flat vector.
@@ -82,7 +82,7 @@ impl Chunk {
     /// Discards the sums of the gradient, and the next weights if they are computed.
     pub(crate) fn start_over(&mut self, tree: Tree) {
         self.fold.reset(tree);
-        if self.next.take().is_some() && !self.planted.has(Defect::StateNotTakenBack) {
+        if self.next.take().is_some() && !self.mutation.is(Mutation::StateNotTakenBack) {
             std::mem::swap(&mut self.state, &mut self.state_before);
         }
     }
@@ -107,9 +107,9 @@ impl Chunk {
     /// Replaces the weights by the next ones.
     pub(crate) fn commit(&mut self, tree: Tree, keeps_previous: bool) {
         let next = self.next.take().expect("all chunks are made before a step is committed");
-        let keeps_previous = keeps_previous && !self.planted.has(Defect::PreviousWeightsDropped);
+        let keeps_previous = keeps_previous && !self.mutation.is(Mutation::PreviousWeightsDropped);
         self.previous = Some(std::mem::replace(&mut self.weights, next)).filter(|_| keeps_previous);
-        if self.planted.has(Defect::PreviousWeightsAreNew) && keeps_previous {
+        if self.mutation.is(Mutation::PreviousWeightsAreNew) && keeps_previous {
             self.previous = Some(self.weights.clone());
         }
         self.fold.reset(tree);

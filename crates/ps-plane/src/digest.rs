@@ -2,7 +2,7 @@
 
 use ps_coord::Digest;
 use ps_core::MetricSums;
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use sha2::{Digest as _, Sha256};
 
 /// The hash of a chunk.
@@ -14,11 +14,11 @@ pub(crate) fn of_chunk(bytes: &[u8]) -> [u8; 32] {
 pub(crate) fn of_node(
     chunks: impl Iterator<Item = [u8; 32]>,
     metric_sums: &MetricSums,
-    planted: Planted,
+    mutation: ActiveMutation,
 ) -> Digest {
     let mut hash = Sha256::new();
     chunks.for_each(|chunk| hash.update(chunk));
-    if planted.has(Defect::DigestOmitsMetrics) {
+    if mutation.is(Mutation::DigestOmitsMetrics) {
         return Digest(hash.finalize().into());
     }
     for sum in

@@ -8,7 +8,7 @@ use ps_coord::{Digest, WorkerId};
 use ps_core::chunk::{read, share};
 use ps_core::precision::Element;
 use ps_core::{MetricSums, NodeSum};
-use ps_plan::planted::Defect;
+use ps_plan::mutation::Mutation;
 use ps_plan::{Node, Section};
 use std::ops::Range;
 
@@ -84,7 +84,7 @@ impl Plane {
             self.confirm_divergence(node, recompute)?;
         }
         let arrived = if self.audits {
-            if self.planted.has(Defect::UnendedNodeCounts) {
+            if self.mutation.is(Mutation::UnendedNodeCounts) {
                 self.chunks[index].fold.insert(node, bytes.clone(), &self.pool);
             }
             Arrived { hash: digest::of_chunk(&bytes), bytes }
@@ -122,7 +122,7 @@ impl Plane {
             return Err(Rejected::Incomplete { step, node, missing });
         }
         let hashes = chunks.iter().flatten().map(|chunk| chunk.hash);
-        let digest = self.audits.then(|| digest::of_node(hashes, &metric_sums, self.planted));
+        let digest = self.audits.then(|| digest::of_node(hashes, &metric_sums, self.mutation));
         if self.audits {
             for (chunk, arrived) in self.chunks.iter_mut().zip(chunks.into_iter().flatten()) {
                 chunk.fold.insert(node, arrived.bytes, &self.pool);
@@ -199,12 +199,12 @@ impl Plane {
         let ranges =
             self.chunks.iter().map(|chunk| chunk.range()).filter(|range| range.end <= bytes.len() / 4);
         let hashes = ranges.map(|range| digest::of_chunk(&bytes[4 * range.start..4 * range.end]));
-        digest::of_node(hashes, &metric_sums, self.planted)
+        digest::of_node(hashes, &metric_sums, self.mutation)
     }
 
     /// Records that this step's sums contain data from `worker`.
     fn count(&mut self, worker: WorkerId) {
-        if !self.planted.has(Defect::SenderNotCounted) {
+        if !self.mutation.is(Mutation::SenderNotCounted) {
             self.counted.insert(worker);
         }
     }
@@ -217,7 +217,7 @@ impl Plane {
     /// Whether the step is committed, so that further sums of it are ignored.
     fn is_over(&self, step: u64, node: Node) -> bool {
         let counts =
-            || self.planted.has(Defect::StaleSumCounts) && self.tree_of(self.version).training().has(node);
+            || self.mutation.is(Mutation::StaleSumCounts) && self.tree_of(self.version).training().has(node);
         step < self.version && !counts()
     }
 

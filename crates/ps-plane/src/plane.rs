@@ -7,7 +7,7 @@ use ps_coord::WorkerId;
 use ps_core::chunk::Pool;
 use ps_core::control::{Decided, State, Verdict};
 use ps_core::{Control, Fold, MetricSums, Model, Observed};
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use ps_plan::{BatchPlan, Node, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -64,7 +64,7 @@ pub struct Plane {
     pub(crate) made: usize,
     /// Whether an element of this step's gradient, or of the last step's weights, is not finite.
     pub(crate) diverged: bool,
-    pub(crate) planted: Planted,
+    pub(crate) mutation: ActiveMutation,
 }
 
 /// A node that a worker is sending. Its chunks are accepted only after its metric sums.
@@ -130,15 +130,15 @@ impl Plane {
             decided: None,
             made: 0,
             diverged: false,
-            planted: Planted::default(),
+            mutation: ActiveMutation::default(),
         }
     }
 
-    /// Plants a fault.
-    pub fn planted(mut self, planted: Planted) -> Self {
+    /// Enables a mutation.
+    pub fn with_mutation(mut self, mutation: ActiveMutation) -> Self {
         let tree = self.tree_of(0).training();
-        self.chunks.iter_mut().for_each(|chunk| chunk.plant(planted, tree));
-        Plane { planted, ..self }
+        self.chunks.iter_mut().for_each(|chunk| chunk.set_mutation(mutation, tree));
+        Plane { mutation, ..self }
     }
 
     /// Also keeps the weights before the last step until a chunk of the next one arrives: its sender knows
@@ -164,7 +164,7 @@ impl Plane {
             let served = Served::of(&weights[at.clone()], &self.pool, self.model.precision());
             let vectors = state.chunks(weights.len().max(1)).map(|vector| &vector[at.clone()]);
             let mut state = vectors.collect::<Vec<_>>().concat();
-            if self.planted.has(Defect::VelocityNotRestored) {
+            if self.mutation.is(Mutation::VelocityNotRestored) {
                 state.fill(0.0);
             }
             chunk.restore(served, state, tree.training());

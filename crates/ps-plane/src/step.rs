@@ -8,7 +8,7 @@ use ps_core::optim::{PieceSums, UpdateNorms};
 use ps_core::trainer::Diverged;
 use ps_core::{Fold, Observed, StepReport};
 use ps_plan::Section;
-use ps_plan::planted::Defect;
+use ps_plan::mutation::Mutation;
 use std::collections::BTreeSet;
 
 impl Plane {
@@ -165,7 +165,7 @@ impl Plane {
         self.has_previous = keeps_previous;
         let counted = std::mem::take(&mut self.counted);
         self.counted_before = if keeps_previous { counted } else { BTreeSet::new() };
-        let stays = self.planted.has(Defect::MetricsOfLastStepStay).then(|| self.metrics.clone());
+        let stays = self.mutation.is(Mutation::MetricsOfLastStepStay).then(|| self.metrics.clone());
         self.open_step(tree);
         self.metrics = stays.unwrap_or_else(|| Fold::new(tree));
         Ok(StepReport::new(step, rate, observed, decided))

@@ -115,7 +115,7 @@ impl<'a> Cluster<'a> {
             disk: CheckpointDisk::new(job),
             rewound: false,
             shards: (1..job.servers as usize)
-                .map(|server| Shard::new(job.plane(server), job.planted))
+                .map(|server| Shard::new(job.plane(server), job.mutation))
                 .collect(),
             slots: Vec::new(),
             lies: Lies::default(),

@@ -6,7 +6,7 @@ use crate::network::Network;
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
 use ps_checkpoint::{Disk, Fingerprint, Kept, Snapshot, Store};
 use ps_coord::Millis;
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(crate) struct CheckpointDisk {
     store: Option<Store>,
     /// The newest step that was reported as saved.
     durable: u64,
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 /// The effect of a save on the process.
@@ -39,7 +39,13 @@ impl CheckpointDisk {
         let fingerprint = Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 };
         let state = job.control().vectors();
         let kept = Kept::new(fingerprint, job.model.layout().clone(), state, KEPT);
-        CheckpointDisk { disk: SimulatedDisk::default(), kept, store: None, durable: 0, planted: job.planted }
+        CheckpointDisk {
+            disk: SimulatedDisk::default(),
+            kept,
+            store: None,
+            durable: 0,
+            mutation: job.mutation,
+        }
     }
 
     /// Ends the process. The machine may crash as well and lose what was not durable.
@@ -70,7 +76,7 @@ impl CheckpointDisk {
         network.counts.fallbacks += u64::from(!found.problems.is_empty());
         let step = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.progress.step);
         if let Some(snapshot) = &mut found.snapshot
-            && self.planted.has(Defect::StepSkippedOnResume)
+            && self.mutation.is(Mutation::StepSkippedOnResume)
         {
             snapshot.progress.step += 1;
         }
@@ -113,7 +119,7 @@ impl CheckpointDisk {
             () => None,
         };
         fault.iter().for_each(|fault| self.disk.fault_at(operation, *fault));
-        if self.planted.has(Defect::SavedBeforeDurable) {
+        if self.mutation.is(Mutation::SavedBeforeDurable) {
             self.durable = self.durable.max(version);
         }
         let saved = store.save(snapshot);

@@ -31,7 +31,7 @@ use ps_core::{
     Schedule, StepReport, Trainer, reference, weights_hash,
 };
 use ps_plan::BatchPlan;
-use ps_plan::planted::Planted;
+use ps_plan::mutation::ActiveMutation;
 use ps_plan::{Node, Section};
 use ps_plane::{Plane, Recompute};
 use std::collections::VecDeque;
@@ -70,7 +70,7 @@ pub struct SimJob<'a> {
     /// Hash that the weights of a finished run must have, if known.
     pub expected: Option<String>,
     /// Mutations of the code, for tests that must detect them.
-    pub planted: Planted,
+    pub mutation: ActiveMutation,
 }
 
 /// Number of chunks: more than there can be servers, so that each server has several.
@@ -119,8 +119,8 @@ impl SimJob<'_> {
     fn plane(&self, server: usize) -> Plane {
         let chunks = self.chunks()[self.kept(server)].to_vec();
         let kept = chunks[0].start..chunks[chunks.len() - 1].end;
-        let control = self.control().planted(self.planted);
-        let plane = Plane::new(self.model.clone(), control, kept, chunks).planted(self.planted);
+        let control = self.control().with_mutation(self.mutation);
+        let plane = Plane::new(self.model.clone(), control, kept, chunks).with_mutation(self.mutation);
         if server > 0 { plane.keep_previous() } else { plane }
     }
 

@@ -118,7 +118,7 @@ impl Server {
             start_version: plane.version(),
             answer_timeout_ms: 0,
         })
-        .planted(job.planted)
+        .with_mutation(job.mutation)
     }
 
     fn core(
@@ -141,7 +141,9 @@ impl Server {
             audit_seed: now,
         };
         let known = |(slot, since): (&String, &u64)| Some((Contributor(slot.parse().ok()?), *since));
-        ServerCore::new(now, config).planted(job.planted).remembering(contributors.iter().filter_map(known))
+        ServerCore::new(now, config)
+            .with_mutation(job.mutation)
+            .remembering(contributors.iter().filter_map(known))
     }
 }
 

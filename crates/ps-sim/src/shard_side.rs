@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ps_coord::{ChunkId, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId};
 use ps_core::control::Verdict;
 use ps_core::optim::UpdateNorms;
-use ps_plan::planted::Planted;
+use ps_plan::mutation::ActiveMutation;
 use ps_plane::{GradientChunk, NodeMetrics, Plane, Rejected, StatePart};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -45,9 +45,9 @@ struct Arriving {
 }
 
 impl Shard {
-    pub(crate) fn new(plane: Plane, planted: Planted) -> Self {
+    pub(crate) fn new(plane: Plane, mutation: ActiveMutation) -> Self {
         Shard {
-            core: ShardCore::new(plane.kept()).planted(planted),
+            core: ShardCore::new(plane.kept()).with_mutation(mutation),
             plane,
             is_up: true,
             process: 0,
@@ -349,7 +349,7 @@ impl Cluster<'_> {
 
     pub(crate) fn shard_starts(&mut self, index: usize) {
         let process = self.shards[index].process;
-        self.shards[index] = Shard { process, ..Shard::new(self.job.plane(index + 1), self.job.planted) };
+        self.shards[index] = Shard { process, ..Shard::new(self.job.plane(index + 1), self.job.mutation) };
         self.attach_later(index, 50);
     }
 

@@ -5,7 +5,7 @@ use ps_core::control::Guard;
 use ps_core::optim::{Adam, Sgd};
 use ps_core::{Activation, ControlConfig, Head, Kernel, LearningRate, Model, Samples, ScheduleKind};
 use ps_plan::BatchPlan;
-use ps_plan::planted::Planted;
+use ps_plan::mutation::ActiveMutation;
 use ps_plan::seed::{Purpose, random};
 
 /// Number of samples of the tiny job.
@@ -66,7 +66,7 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
         checkpoint_every: 2,
         audit: 0.0,
         expected: None,
-        planted: Planted::default(),
+        mutation: ActiveMutation::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
 use ps_core::NodeSum;
 use ps_core::chunk::{read, share};
-use ps_plan::planted::Defect;
+use ps_plan::mutation::Mutation;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -182,7 +182,7 @@ impl Cluster<'_> {
             give_up_ms: 30_000,
             jitter_seed: self.seed ^ (u64::from(slot.incarnation) << 32 | index as u64),
         };
-        let core = WorkerCore::new(self.now, config).planted(self.job.planted);
+        let core = WorkerCore::new(self.now, config).with_mutation(self.job.mutation);
         let (links, held, sums) = (Vec::new(), Held::default(), BTreeMap::new());
         slot.process = Some(Process { core, links, held, computing: false, sums, timer: None });
         self.set_worker_timer(index);
@@ -409,7 +409,7 @@ impl Cluster<'_> {
         let incarnation = self.slots[slot].incarnation;
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
         let chunks = self.chunks.len();
-        let version = match self.job.planted.has(Defect::WeightsOfAnotherStep) {
+        let version = match self.job.mutation.is(Mutation::WeightsOfAnotherStep) {
             true => process.held.newest(chunks).unwrap_or(step),
             false => step,
         };

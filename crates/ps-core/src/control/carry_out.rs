@@ -4,7 +4,7 @@
 use super::{Action, Control, ControlConfig, Event, Verdict};
 use crate::metrics::MetricSums;
 use crate::optim::{Finite, ModelOptimizer, StepParams, vectors_mut};
-use ps_plan::planted::Defect;
+use ps_plan::mutation::Mutation;
 
 impl Control {
     /// Names the vectors of a run's state, each `[parameters]` and initially 0: first the optimizer's, then
@@ -89,14 +89,14 @@ impl Control {
         match verdict.action {
             Action::Step => {
                 let finite = update(&self.optimizer, &verdict.step_params, w, g, own_state);
-                if verdict.keep_good && self.planted.has(Defect::GoodWeightsKeptLate) {
+                if verdict.keep_good && self.mutation.is(Mutation::GoodWeightsKeptLate) {
                     good[..size].copy_from_slice(w);
                 }
                 return finite;
             }
             Action::Recover => {
                 w.copy_from_slice(&good[..size]);
-                if !self.planted.has(Defect::RecoveryKeepsState) {
+                if !self.mutation.is(Mutation::RecoveryKeepsState) {
                     own_state.copy_from_slice(&good[size..]);
                 }
             }

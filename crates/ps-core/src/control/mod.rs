@@ -30,7 +30,7 @@ use early_stopping::{Best, Validated};
 use guard::{Candidate, Decision, GuardState};
 use plateau::Plateau;
 use probe::Pending;
-use ps_plan::planted::{Defect, Planted};
+use ps_plan::mutation::{ActiveMutation, Mutation};
 use ps_plan::{BatchPlan, Step};
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ pub struct Control {
     schedule: Schedule,
     optimizer: ModelOptimizer,
     state: State,
-    planted: Planted,
+    mutation: ActiveMutation,
 }
 
 /// What the policies remember between steps. It is part of every checkpoint.
@@ -87,13 +87,13 @@ impl Control {
         plan: BatchPlan,
         schedule: impl Into<Schedule>,
     ) -> Self {
-        let planted = Planted::default();
-        Control { config, optimizer, plan, schedule: schedule.into(), state: State::default(), planted }
+        let mutation = ActiveMutation::default();
+        Control { config, optimizer, plan, schedule: schedule.into(), state: State::default(), mutation }
     }
 
     /// Injects mutations, for tests that must detect them.
-    pub fn planted(self, planted: Planted) -> Self {
-        Control { planted, ..self }
+    pub fn with_mutation(self, mutation: ActiveMutation) -> Self {
+        Control { mutation, ..self }
     }
 
     /// How the run is divided into steps.
@@ -113,7 +113,7 @@ impl Control {
 
     /// Continues from the state of a checkpoint of the same run.
     pub fn resume(&mut self, state: State) {
-        let forgets = self.planted.has(Defect::PoliciesForgetOnResume);
+        let forgets = self.mutation.is(Mutation::PoliciesForgetOnResume);
         self.state = if forgets { State::plain(state.count) } else { state };
     }
 
@@ -172,7 +172,7 @@ impl Control {
     /// Sets the number of steps that the optimizer's state has seen. A shard calls this with the
     /// coordinator's number, because it makes no decisions itself.
     pub fn follow(&mut self, count: u64) {
-        let counts = self.planted.has(Defect::ShardCountsSteps);
+        let counts = self.mutation.is(Mutation::ShardCountsSteps);
         self.state.count = if counts { self.state.count + 1 } else { count };
     }
 
@@ -218,7 +218,7 @@ impl Control {
         verdict.step_params.trust = self.optimizer.trust(norms, verdict.step_params.scale);
         match verdict.action {
             Action::Step => self.state.count += 1,
-            Action::Recover if !self.planted.has(Defect::RecoveryKeepsCount) => {
+            Action::Recover if !self.mutation.is(Mutation::RecoveryKeepsCount) => {
                 self.state.count = self.state.guard.kept_count();
             }
             _ => {}

@@ -2,6 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[cfg(feature = "planted")]
-mod planted;
+#[cfg(feature = "mutations")]
+mod mutations;
 mod ten_thousand_seeds;

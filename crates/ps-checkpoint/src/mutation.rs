@@ -1,11 +1,11 @@
 //! Mutations of a store, for tests that check that the simulated disk detects them.
 //!
-//! Only this crate's own tests can create one. In other builds, [`Planted`] is empty, and the compiler
+//! Only this crate's own tests can create one. In other builds, [`ActiveMutation`] is empty, and the compiler
 //! removes all checks for mutations.
 
 /// A mutation of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Defect {
+pub(crate) enum Mutation {
     /// Files are not made durable.
     NoFileSync,
     /// The checkpoint's folder is not made durable before it is renamed.
@@ -24,19 +24,19 @@ pub(crate) enum Defect {
 
 /// The mutation of a store, if any.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Planted {
+pub(crate) struct ActiveMutation {
     #[cfg(test)]
-    pub(crate) defect: Option<Defect>,
+    pub(crate) mutation: Option<Mutation>,
 }
 
-impl Planted {
+impl ActiveMutation {
     #[cfg(test)]
-    pub(crate) fn has(self, defect: Defect) -> bool {
-        self.defect == Some(defect)
+    pub(crate) fn is(self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
     }
 
     #[cfg(not(test))]
-    pub(crate) const fn has(self, _: Defect) -> bool {
+    pub(crate) const fn is(self, _: Mutation) -> bool {
         false
     }
 }
@@ -54,12 +54,12 @@ mod tests {
     /// Number of seeds within which a mutation must be detected.
     const SEEDS: u64 = 200;
 
-    fn store(disk: &SimulatedDisk, defect: Option<Defect>) -> Result<Store, Error> {
+    fn store(disk: &SimulatedDisk, mutation: Option<Mutation>) -> Result<Store, Error> {
         let mut layout = Layout::default();
         layout.push("layers.0.weight".into(), vec![2, 3]);
         let fingerprint = Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 };
         let kept = Kept::new(fingerprint, layout, vec!["velocity"], 1);
-        Store::planted(Box::new(disk.clone()), Path::new("/"), kept, Planted { defect })
+        Store::with_mutation(Box::new(disk.clone()), Path::new("/"), kept, ActiveMutation { mutation })
     }
 
     fn snapshot(step: u64) -> Snapshot {
@@ -69,9 +69,9 @@ mod tests {
     }
 
     /// A disk with checkpoint 2.
-    fn prepared(defect: Option<Defect>) -> SimulatedDisk {
+    fn prepared(mutation: Option<Mutation>) -> SimulatedDisk {
         let disk = SimulatedDisk::default();
-        store(&disk, defect).unwrap().save(&snapshot(2)).unwrap();
+        store(&disk, mutation).unwrap().save(&snapshot(2)).unwrap();
         // The setup is durable, because the mutation is tested on what follows.
         for path in ["/step-000000000002", "/"] {
             disk.sync(Path::new(path)).unwrap();
@@ -83,9 +83,9 @@ mod tests {
     }
 
     /// Checks that a store opened now finds what it must, depending on whether step 3 was reported as saved.
-    fn finds(disk: &SimulatedDisk, defect: Option<Defect>, was_saved: bool) -> Result<(), String> {
+    fn finds(disk: &SimulatedDisk, mutation: Option<Mutation>, was_saved: bool) -> Result<(), String> {
         let found =
-            store(disk, defect).and_then(|store| store.newest(false)).map_err(|error| error.to_string())?;
+            store(disk, mutation).and_then(|store| store.newest(false)).map_err(|error| error.to_string())?;
         let snapshot_found = found.snapshot.ok_or("nothing is there")?;
         let step = snapshot_found.progress.step;
         if snapshot_found != snapshot(step) {
@@ -98,15 +98,15 @@ mod tests {
     }
 
     /// Saves with a fault at each operation in turn, each followed by a crash.
-    fn faulty_saves(defect: Option<Defect>, seed: u64, fault: Fault) -> Result<(), String> {
+    fn faulty_saves(mutation: Option<Mutation>, seed: u64, fault: Fault) -> Result<(), String> {
         for point in 0.. {
-            let disk = prepared(defect);
+            let disk = prepared(mutation);
             let before = disk.operations();
             disk.fault_at(before + point, fault);
-            let saved = store(&disk, defect).and_then(|store| store.save(&snapshot(3)));
+            let saved = store(&disk, mutation).and_then(|store| store.save(&snapshot(3)));
             let is_over = disk.operations() < before + point;
             disk.crash(seed);
-            finds(&disk, defect, saved.is_ok())
+            finds(&disk, mutation, saved.is_ok())
                 .map_err(|problem| format!("{fault:?} at {point}: {problem}"))?;
             if is_over {
                 break;
@@ -116,9 +116,9 @@ mod tests {
     }
 
     /// Lets two processes use the folder at the same time, as if locks had no effect.
-    fn two_at_a_time(defect: Option<Defect>) -> Result<(), String> {
-        let disk = prepared(defect);
-        let (first, _second) = (store(&disk, defect).unwrap(), store(&disk, defect).unwrap());
+    fn two_at_a_time(mutation: Option<Mutation>) -> Result<(), String> {
+        let disk = prepared(mutation);
+        let (first, _second) = (store(&disk, mutation).unwrap(), store(&disk, mutation).unwrap());
         match first.save(&snapshot(3)) {
             Err(Error::Fenced { .. }) => Ok(()),
             other => Err(format!("the older of two processes: {other:?}")),
@@ -126,9 +126,9 @@ mod tests {
     }
 
     /// Flips a bit of a tensor on the disk.
-    fn flipped(defect: Option<Defect>, seed: u64) -> Result<(), String> {
-        let disk = prepared(defect);
-        let store = store(&disk, defect).unwrap();
+    fn flipped(mutation: Option<Mutation>, seed: u64) -> Result<(), String> {
+        let disk = prepared(mutation);
+        let store = store(&disk, mutation).unwrap();
         let path = store.save(&snapshot(3)).unwrap().join("weights.safetensors");
         let mut bytes = disk.read(&path).unwrap();
         let at = Stream::new(seed, Purpose::Simulation, 1).below(bytes.len() as u32) as usize;
@@ -143,17 +143,17 @@ mod tests {
     }
 
     /// Runs all scenarios with one seed.
-    fn check(defect: Option<Defect>, seed: u64) -> Result<(), String> {
-        faulty_saves(defect, seed, Fault::Crash)?;
-        faulty_saves(defect, seed, Fault::Error(ErrorKind::Other))?;
-        two_at_a_time(defect)?;
-        flipped(defect, seed)
+    fn check(mutation: Option<Mutation>, seed: u64) -> Result<(), String> {
+        faulty_saves(mutation, seed, Fault::Crash)?;
+        faulty_saves(mutation, seed, Fault::Error(ErrorKind::Other))?;
+        two_at_a_time(mutation)?;
+        flipped(mutation, seed)
     }
 
     #[test]
-    fn each_defect_comes_to_light_within_two_hundred_seeds() {
-        use Defect::*;
-        for defect in [
+    fn every_mutation_is_detected_within_200_seeds() {
+        use Mutation::*;
+        for mutation in [
             NoFileSync,
             NoFolderSyncBeforeRename,
             NoFolderSyncAfterRename,
@@ -162,14 +162,14 @@ mod tests {
             ReportBeforeDurable,
             LoadWithoutVerify,
         ] {
-            let found = (0..SEEDS).find_map(|seed| Some((seed, check(Some(defect), seed).err()?)));
-            let (seed, problem) = found.unwrap_or_else(|| panic!("{defect:?} does not come to light"));
-            println!("{defect:?}: seed {seed}: {problem}");
+            let found = (0..SEEDS).find_map(|seed| Some((seed, check(Some(mutation), seed).err()?)));
+            let (seed, problem) = found.unwrap_or_else(|| panic!("{mutation:?} does not come to light"));
+            println!("{mutation:?}: seed {seed}: {problem}");
         }
     }
 
     #[test]
-    fn without_a_defect_nothing_comes_to_light() {
+    fn nothing_is_detected_without_a_mutation() {
         for seed in 0..SEEDS {
             check(None, seed).unwrap_or_else(|problem| panic!("seed {seed}: {problem}"));
         }

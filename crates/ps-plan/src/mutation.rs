@@ -1,25 +1,25 @@
-//! Mutations: deliberate faults in the folding, the round logic and the simulator's drivers. A test plants
+//! Mutations: deliberate faults in the folding, the round logic and the simulator's drivers. A test enables
 //! each of them to show that the simulator detects it.
 //!
-//! Only the feature `planted` can plant one, and no released binary has it. Without the feature [`Planted`]
-//! is empty, and the compiler removes every check.
+//! Only the feature `mutations` can enable one, and no released binary has it. Without the feature,
+//! [`ActiveMutation`] is empty, and the compiler removes every check.
 
-macro_rules! defects {
+macro_rules! mutations {
     ($($(#[$documentation:meta])* $name:ident,)*) => {
         /// A deliberate fault.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Defect {
+        pub enum Mutation {
             $($(#[$documentation])* $name,)*
         }
 
-        impl Defect {
-            /// All faults, so that a test cannot omit one.
-            pub const ALL: &[Defect] = &[$(Defect::$name,)*];
+        impl Mutation {
+            /// All mutations, so that a test cannot omit one.
+            pub const ALL: &[Mutation] = &[$(Mutation::$name,)*];
         }
     };
 }
 
-defects! {
+mutations! {
     /// Sums are added to one total in order of arrival instead of along the tree.
     SumsInOrderOfArrival,
     /// A node's sum is added again although its leaves are covered.
@@ -102,30 +102,30 @@ defects! {
     UnendedNodeCounts,
 }
 
-/// The fault that is planted into a component, if any.
+/// The mutation that is enabled in a component, if any.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Planted {
-    #[cfg(feature = "planted")]
-    defect: Option<Defect>,
+pub struct ActiveMutation {
+    #[cfg(feature = "mutations")]
+    mutation: Option<Mutation>,
 }
 
-#[cfg(feature = "planted")]
-impl Planted {
-    /// Plants a fault.
-    pub fn new(defect: Defect) -> Self {
-        Planted { defect: Some(defect) }
+#[cfg(feature = "mutations")]
+impl ActiveMutation {
+    /// Enables a mutation.
+    pub fn new(mutation: Mutation) -> Self {
+        ActiveMutation { mutation: Some(mutation) }
     }
 
-    /// Whether this fault is planted.
-    pub fn has(self, defect: Defect) -> bool {
-        self.defect == Some(defect)
+    /// Whether this mutation is enabled.
+    pub fn is(self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
     }
 }
 
-#[cfg(not(feature = "planted"))]
-impl Planted {
+#[cfg(not(feature = "mutations"))]
+impl ActiveMutation {
     /// Always false without the feature.
-    pub const fn has(self, _: Defect) -> bool {
+    pub const fn is(self, _: Mutation) -> bool {
         false
     }
 }
