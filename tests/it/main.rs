@@ -24,6 +24,7 @@ mod restarts;
 mod resuming;
 mod same_bits;
 mod schedules;
+mod scores;
 mod step_size;
 mod stores;
 mod strangers;

@@ -52,9 +52,11 @@ mod value;
 
 pub use dataset::{Dataset, Labels, Rows};
 pub use error::{Error, ErrorKind};
-pub use model::{ClassErrors, Evaluation, LoadOptions, Model, Predictions};
+pub use model::{Evaluation, LoadOptions, Model, Predictions};
 #[doc(no_inline)]
 pub use ndarray;
+#[doc(inline)]
+pub use ps_core::scores::{ClassAverage, ClassScores, ClassificationScores, RegressionScores, Scores};
 #[doc(inline)]
 pub use ps_run::{Measures, Observer, Requests, StepMade, Summary};
 pub use run::{Run, Trained};

@@ -7,7 +7,8 @@ use crate::threads::Threads;
 use crate::value::Value;
 use ndarray::{Array2, ArrayView2};
 use ps_config::RunConfig;
-use ps_core::{Gradients, Head, Kernel, Samples};
+use ps_core::scores::most_probable;
+use ps_core::{Gradients, Head, Kernel, Samples, Scores};
 use ps_data::{DataConfig, Encoder, NamedArrays, NoProgress, ReadProgress, Split, Validation};
 use ps_plan::BatchPlan;
 use ps_run::{AboutWeights, Job, Measures, SavedWeights, WeightsFile, task};
@@ -123,7 +124,7 @@ impl Model {
         })
     }
 
-    /// Evaluates the model on `data`: loss, accuracy or R², and the errors of each class.
+    /// Evaluates the model on `data`: loss and accuracy or R², and further [`Scores`].
     ///
     /// # Errors
     /// The data cannot be read, lacks features of the training data, has no labels, or has no samples.
@@ -165,11 +166,10 @@ impl Model {
     /// Like [`Model::evaluate`], for data that is already encoded.
     #[doc(hidden)]
     pub fn evaluate_encoded(&self, split: &Split) -> Evaluation {
-        let metric_sums = self.gradients().evaluate(&self.0.weights, split);
-        let classes = self.class_names().iter().zip(&metric_sums.classes);
-        let classes =
-            classes.map(|(name, &[samples, wrong])| ClassErrors { name: name.clone(), samples, wrong });
-        Evaluation { measures: Measures::new(&metric_sums, self.class_names()), classes: classes.collect() }
+        let mut gradients = self.gradients();
+        let metric_sums = gradients.evaluate(&self.0.weights, split);
+        let scores = gradients.score(&self.0.weights, split, self.class_names(), metric_sums.mean_loss());
+        Evaluation { measures: Measures::new(&metric_sums, self.class_names()), scores }
     }
 
     /// Names of the classes, in the order of the columns of predictions; empty for regression and counts.
@@ -253,12 +253,12 @@ pub struct Predictions {
 
 impl Predictions {
     fn new(head: Head, values: Vec<f32>, samples: usize, class_names: &[String]) -> Self {
-        let (values, columns) = match head {
-            Head::SquaredError | Head::Poisson => (values, 1),
-            Head::Logistic => (values.into_iter().flat_map(|p| [1.0 - p, p]).collect(), 2),
-            Head::Softmax => (values, class_names.len()),
+        let columns = match head {
+            Head::SquaredError | Head::Poisson => 1,
+            Head::Logistic => 2,
+            Head::Softmax => class_names.len(),
         };
-        let values = Array2::from_shape_vec((samples, columns), values);
+        let values = Array2::from_shape_vec((samples, columns), head.probabilities(values));
         let values = values.expect("the network has an output for each column");
         Predictions { values, class_names: class_names.to_vec() }
     }
@@ -277,10 +277,8 @@ impl Predictions {
     /// Returns the index of the most probable class of each sample, the first one in a tie; `None` for
     /// regression and counts.
     pub fn classes(&self) -> Option<Vec<usize>> {
-        let best = |row: ndarray::ArrayView1<'_, f32>| {
-            (0..row.len()).reduce(|best, class| if row[class] > row[best] { class } else { best })
-        };
-        let classes = self.values.rows().into_iter().map(|row| best(row).unwrap_or_default());
+        let best = |row: ndarray::ArrayView1<'_, f32>| most_probable(row.to_slice().unwrap_or_default());
+        let classes = self.values.rows().into_iter().map(best);
         (!self.class_names.is_empty()).then(|| classes.collect())
     }
 
@@ -295,17 +293,6 @@ impl Predictions {
 pub struct Evaluation {
     /// Means over the samples: loss, accuracy and R².
     pub measures: Measures,
-    /// The errors of each class, in the order of [`Model::class_names`].
-    pub classes: Vec<ClassErrors>,
-}
-
-/// How often the samples of one class were predicted as another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClassErrors {
-    /// The name of the class.
-    pub name: String,
-    /// Samples of this class.
-    pub samples: u64,
-    /// Samples of this class that were predicted as another.
-    pub wrong: u64,
+    /// Scores by class, rankings and the confusion matrix, or the errors of predicted values.
+    pub scores: Scores,
 }

@@ -25,6 +25,7 @@ mod product;
 pub mod reference;
 pub mod samples;
 pub mod schedule;
+pub mod scores;
 pub mod trainer;
 
 pub use chunk::ChunkFold;
@@ -40,6 +41,7 @@ pub use params::{Layout, TensorSpec, weights_hash};
 pub use precision::Precision;
 pub use samples::Samples;
 pub use schedule::{LearningRate, Schedule, ScheduleKind};
+pub use scores::{ClassificationScores, RegressionScores, Scores};
 pub use trainer::{StepReport, Trainer};
 
 /// Version of `docs/numerics.md`. It changes whenever any bit of any result changes.

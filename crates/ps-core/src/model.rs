@@ -72,6 +72,15 @@ impl Head {
         }
     }
 
+    /// Converts predictions, row-major, to `[samples, classes]` with a probability for each class. A logistic
+    /// model predicts only that of class 1. Predictions of values stay the same.
+    pub fn probabilities(self, predictions: Vec<f32>) -> Vec<f32> {
+        match self {
+            Head::Logistic => predictions.into_iter().flat_map(|p| [1.0 - p, p]).collect(),
+            Head::SquaredError | Head::Softmax | Head::Poisson => predictions,
+        }
+    }
+
     /// The last layer of a model for `classes` classes. Only softmax depends on `classes`.
     fn layer(self, classes: usize) -> LayerSpec {
         LayerSpec::Dense { units: if self == Head::Softmax { classes } else { 1 } }

@@ -140,7 +140,14 @@ mod tests {
     use super::*;
 
     fn measures(loss: f64, accuracy: f64) -> Measures {
-        Measures { samples: 1, loss, accuracy: Some(accuracy), class_errors: [].into(), r_squared: None }
+        Measures {
+            samples: 1,
+            loss,
+            accuracy: Some(accuracy),
+            class_errors: [].into(),
+            r_squared: None,
+            scores: None,
+        }
     }
 
     fn epoch_line(validation: Option<Measures>) -> EpochLine {

@@ -8,7 +8,7 @@ use ps_core::model::count_parameters;
 use ps_core::params::weights_hash;
 use ps_core::{
     Control, ControlConfig, Gradients, Head, Kernel, MetricSums, Model, ModelOptimizer, NUMERICS_VERSION,
-    OptimizerConfig, Samples, Schedule, Trainer,
+    OptimizerConfig, Samples, Schedule, Scores, Trainer,
 };
 use ps_data::{DataConfig, DataError, Loaded, ReadProgress, Task};
 use ps_host::Memory;
@@ -179,6 +179,11 @@ impl Job {
     /// Evaluates `weights` on the test source, if there is one.
     pub fn test(&self, weights: &[f32]) -> Option<MetricSums> {
         self.data.test.as_ref().map(|split| self.gradients().evaluate(weights, split))
+    }
+
+    /// Scores `weights`, whose mean loss is `loss`, on a part of the data.
+    pub(crate) fn score(&self, weights: &[f32], part: &dyn Samples, loss: f64) -> Scores {
+        self.gradients().score(weights, part, &self.data.class_names, loss)
     }
 
     /// SHA-256 of a cheap gradient that goes through every layer: that of the first leaf of step 0. If two

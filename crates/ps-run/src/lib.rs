@@ -43,7 +43,7 @@ pub use folder::{
 };
 pub use job::{Job, JobError, task};
 pub use lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine};
-pub use measures::{Measures, counted, grouped, seconds};
+pub use measures::{Measures, counted, grouped, seconds, short};
 pub use memory::HugePages;
 pub use observer::{Observer, Requests, Resumed, StepMade, StepWeights};
 pub use past::PastRun;

@@ -249,6 +249,7 @@ mod tests {
             accuracy: Some(0.5),
             class_errors: [].into(),
             r_squared: None,
+            scores: None,
         };
         let line = Line::Epoch(EpochLine {
             epoch: 1,

@@ -1,6 +1,6 @@
 //! Metrics as result files and people need them.
 
-use ps_core::MetricSums;
+use ps_core::{MetricSums, Scores};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -21,7 +21,13 @@ pub struct Measures {
     /// Coefficient of determination R²; only in regression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub r_squared: Option<f64>,
+    /// Further scores; only of final weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Scores>,
 }
+
+/// Maximum number of classes of which a summary contains the confusion matrix.
+const MAX_CONFUSION: usize = 100;
 
 impl Measures {
     /// Computes the means from sums.
@@ -33,10 +39,21 @@ impl Measures {
             accuracy: metric_sums.accuracy(),
             class_errors: errors.filter_map(|(name, error)| Some((name, error?))).collect(),
             r_squared: metric_sums.r_squared(),
+            scores: None,
         }
     }
 
-    /// Formats the metrics on one line: `loss 0.0812  accuracy 97.55 %`.
+    /// Adds further scores, without the confusion matrix if there are many classes.
+    pub(crate) fn with_scores(self, mut scores: Scores) -> Self {
+        if let Scores::Classes(scores) = &mut scores
+            && scores.confusion.len() > MAX_CONFUSION
+        {
+            scores.confusion.clear();
+        }
+        Measures { scores: Some(scores), ..self }
+    }
+
+    /// Formats the metrics on one line: `loss 0.0812  accuracy 97.55 %  F1 0.9751  ROC-AUC 0.9995`.
     pub fn line(&self) -> String {
         let mut line = format!("loss {}", short(self.loss));
         if let Some(accuracy) = self.accuracy {
@@ -45,12 +62,27 @@ impl Measures {
         if let Some(r_squared) = self.r_squared {
             line += &format!("  R² {r_squared:.4}");
         }
+        match &self.scores {
+            None => {}
+            Some(Scores::Classes(scores)) => {
+                line += &format!("  F1 {:.4}", scores.f1());
+                if let Some(area) = scores.roc_auc {
+                    line += &format!("  ROC-AUC {area:.4}");
+                }
+            }
+            Some(Scores::Values(scores)) => {
+                line += &format!("  RMSE {}  MAE {}", short(scores.rmse), short(scores.mae));
+                if let Some(deviance) = scores.poisson_deviance {
+                    line += &format!("  deviance {}", short(deviance));
+                }
+            }
+        }
         line
     }
 }
 
 /// Formats a loss or rate with few characters.
-pub(crate) fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     if value == 0.0 || (0.001..100_000.0).contains(&value.abs()) {
         format!("{value:.4}")
     } else {

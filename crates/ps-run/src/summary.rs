@@ -7,6 +7,7 @@ use crate::job::Job;
 use crate::measures::{Measures, counted, grouped, seconds};
 use ps_checkpoint::Fingerprint;
 use ps_core::weights_hash;
+use ps_data::Split;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -95,6 +96,12 @@ impl Summary {
         let measure = |metric_sums: Option<_>| {
             metric_sums.map(|metric_sums| Measures::new(&metric_sums, &job.data.class_names))
         };
+        let scored = |measures: Option<Measures>, weights: &[f32], split: &Option<Split>| {
+            let (measures, split) = (measures?, split.as_ref()?);
+            let scores = job.score(weights, split, measures.loss);
+            Some(measures.with_scores(scores))
+        };
+        let (data, rounded) = (&job.data, job.model.precision().round(weights));
         Summary {
             outcome,
             steps: version,
@@ -104,8 +111,12 @@ impl Summary {
             seconds: 0.0,
             samples_per_second: 0.0,
             train: None,
-            validation: validated.or_else(|| measure(job.validate(weights))),
-            test: measure(job.test(weights)),
+            validation: scored(
+                validated.or_else(|| measure(job.validate(weights))),
+                &rounded,
+                &data.validation,
+            ),
+            test: scored(measure(job.test(weights)), weights, &data.test),
             slowest: None,
             steps_taken: None,
             bans: Vec::new(),

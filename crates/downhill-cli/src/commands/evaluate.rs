@@ -2,9 +2,10 @@
 
 use crate::failure::Failure;
 use crate::output;
-use downhill::{ClassErrors, Evaluation};
+use downhill::{ClassificationScores, Evaluation, Scores};
 use ps_config::{DataArgs, LogArgs};
-use ps_run::{Style, counted, grouped};
+use ps_run::{Style, counted, grouped, short};
+use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,6 +33,10 @@ pub(crate) struct Arguments {
     #[arg(long = "data", value_name = "SOURCE", help_heading = "Data")]
     source: Option<String>,
 
+    /// Print a JSON object with all scores instead of a table
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
@@ -44,7 +49,7 @@ Examples:
   downhill evaluate runs/digits-1 --data digits:1000
   downhill evaluate runs/digits-1/weights.safetensors --set data.test=digits:500";
 
-/// Prints loss, accuracy or R², and the error of each class.
+/// Prints loss, accuracy or R², and further scores.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
@@ -71,25 +76,103 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "the run has neither validation part nor test source; name a source with --data".into(),
         ));
     }
+    if arguments.json {
+        return print_json(&evaluations, model.weights_sha256());
+    }
     let mut lines = Vec::new();
-    for (name, Evaluation { measures, classes }) in evaluations {
+    for (name, Evaluation { measures, scores }) in evaluations {
         let samples = counted(measures.samples as usize, "sample");
         lines.push(format!("{name:<12} {}  ({samples})", measures.line()));
-        lines.extend(class_lines(&classes));
+        lines.extend(score_lines(&scores));
     }
     lines.push(format!("weights sha256 {}", model.weights_sha256()));
     output::lines(&lines)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns a line for each class with the number of its samples and its error rate.
-fn class_lines(classes: &[ClassErrors]) -> Vec<String> {
-    let width = classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0);
-    let known = classes.iter().filter(|class| class.samples > 0);
-    known
-        .map(|ClassErrors { name, samples, wrong }| {
-            let share = 100.0 * *wrong as f64 / *samples as f64;
-            format!("  class {name:<width$}  {share:6.2} % wrong  of {}", grouped(*samples as f64))
-        })
-        .collect()
+/// Prints an object with the metrics of each part, by its name.
+fn print_json(evaluations: &[(&str, Evaluation)], weights_sha256: &str) -> Result<ExitCode, Failure> {
+    let part = |(name, Evaluation { measures, scores }): &(&str, Evaluation)| {
+        let part = json!({ "samples": measures.samples, "loss": measures.loss, "scores": scores });
+        ((*name).to_owned(), part)
+    };
+    let mut object: serde_json::Map<String, serde_json::Value> = evaluations.iter().map(part).collect();
+    object.insert("weights_sha256".into(), weights_sha256.into());
+    output::lines(&[format!("{:#}", serde_json::Value::Object(object))])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Maximum number of classes of which the confusion matrix is printed.
+const MAX_CONFUSION: usize = 10;
+/// Maximum width of the name of a class, in columns.
+const MAX_NAME: usize = 28;
+/// Width of a line, in columns.
+const WIDTH: usize = 80;
+
+/// Returns the lines of the scores below those of the loss.
+fn score_lines(scores: &Scores) -> Vec<String> {
+    match scores {
+        Scores::Classes(scores) => class_lines(scores),
+        Scores::Values(scores) => {
+            let mut line = format!("  RMSE {}  MAE {}", short(scores.rmse), short(scores.mae));
+            if let Some(deviance) = scores.poisson_deviance {
+                line += &format!("  mean deviance {}", short(deviance));
+            }
+            vec![line]
+        }
+    }
+}
+
+/// Returns a table with the scores of each class, and the confusion matrix if it is small.
+fn class_lines(scores: &ClassificationScores) -> Vec<String> {
+    let mut first = format!("  balanced accuracy {:.4}", scores.balanced_accuracy);
+    for (name, score) in [("ROC-AUC", scores.roc_auc), ("average precision", scores.average_precision)] {
+        if let Some(score) = score {
+            first += &format!("  {name} {score:.4}");
+        }
+    }
+    let names: Vec<String> = scores.classes.iter().map(|class| shortened(&class.name)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("weighted".len());
+    let head = format!("  {:<width$}  precision  recall      F1  samples", "class");
+    let mut lines = vec![first, head];
+    let row = |name: &str, [precision, recall, f1]: [f64; 3], samples: u64| {
+        let samples = grouped(samples as f64);
+        format!("  {name:<width$}  {precision:9.4}  {recall:6.4}  {f1:6.4}  {samples:>7}")
+    };
+    for (name, class) in names.iter().zip(&scores.classes) {
+        lines.push(row(name, [class.precision, class.recall, class.f1], class.samples));
+    }
+    let samples = scores.classes.iter().map(|class| class.samples).sum();
+    for (name, mean) in [("mean", scores.macro_average), ("weighted", scores.weighted_average)] {
+        lines.push(row(name, [mean.precision, mean.recall, mean.f1], samples));
+    }
+    lines.extend(confusion_lines(&names, width, &scores.confusion));
+    lines
+}
+
+/// Returns the lines of the confusion matrix, or none if it is too large for the width of a line.
+fn confusion_lines(names: &[String], width: usize, confusion: &[Vec<u64>]) -> Vec<String> {
+    let cells = confusion.iter().flatten().map(|&count| grouped(count as f64).len());
+    let cell = cells.chain(names.iter().map(|name| name.chars().count())).max().unwrap_or(0);
+    if names.len() > MAX_CONFUSION || 2 + width + names.len() * (2 + cell) > WIDTH {
+        return Vec::new();
+    }
+    let row = |name: &str, cells: &mut dyn Iterator<Item = String>| {
+        let cells: String = cells.map(|text| format!("  {text:>cell$}")).collect();
+        format!("  {name:<width$}{cells}")
+    };
+    let title = "  samples by actual class (row) and predicted class (column)".to_owned();
+    let mut lines = vec![title, row("", &mut names.iter().cloned())];
+    for (name, counts) in names.iter().zip(confusion) {
+        lines.push(row(name, &mut counts.iter().map(|&count| grouped(count as f64))));
+    }
+    lines
+}
+
+/// Returns the name of a class, with its end replaced by an ellipsis if it is long.
+fn shortened(name: &str) -> String {
+    match name.chars().count() > MAX_NAME {
+        true => name.chars().take(MAX_NAME - 1).chain(['…']).collect(),
+        false => name.into(),
+    }
 }

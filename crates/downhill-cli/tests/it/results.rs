@@ -228,3 +228,23 @@ fn training_and_inspecting_say_how_many_categories_there_are() {
     let [stdout, _] = place.succeed("data inspect csv:headless.csv --set data.header=false");
     assert!(stdout.contains("samples    2"), "{stdout}");
 }
+
+#[test]
+fn evaluate_prints_a_table_of_classes_or_all_scores_as_json() {
+    let place = Place::new();
+    place.succeed("train run.toml --out run --set data.validation=0.2");
+    let [table, _] = place.succeed("evaluate run");
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[1].starts_with("  balanced accuracy "), "{table}");
+    let row = |name: &str| lines.iter().find(|line| line.trim_start().starts_with(name)).unwrap();
+    assert!(row("class ").ends_with("precision  recall      F1  samples"), "{table}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{table}");
+
+    let [text, _] = place.succeed("evaluate run --json");
+    let object: Value = serde_json::from_str(&text).unwrap();
+    let scores = &object["validation"]["scores"];
+    let class = &scores["classes"][0];
+    assert!(row("high").contains(&format!("{:.4}", class["recall"].as_f64().unwrap())), "{table}{text}");
+    assert_eq!(object["weights_sha256"], summary(&place.path("run"))["weights_sha256"]);
+    assert_eq!(*scores, summary(&place.path("run"))["validation"]["scores"]);
+}

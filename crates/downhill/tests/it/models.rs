@@ -1,7 +1,7 @@
 //! Models are saved and loaded, and carry the names and the run file that they were trained with.
 
 use crate::{short, table};
-use downhill::{Dataset, ErrorKind, LoadOptions, Model, Run};
+use downhill::{Dataset, ErrorKind, LoadOptions, Model, Run, Scores};
 
 fn is_for_threads<T: Send + Sync + Clone + 'static>() {}
 
@@ -24,7 +24,8 @@ fn a_model_is_loaded_from_its_results_folder_and_from_its_file() {
     let data = Dataset::open(&data).unwrap();
     let evaluation = trained.model.evaluate(&data).unwrap();
     assert_eq!(evaluation.measures.samples, 60);
-    assert_eq!(evaluation.classes.iter().map(|class| class.samples).sum::<u64>(), 60);
+    let Scores::Classes(scores) = &evaluation.scores else { panic!("{evaluation:?}") };
+    assert_eq!(scores.classes.iter().map(|class| class.samples).sum::<u64>(), 60);
     for path in [out, file] {
         assert_eq!(
             Model::load_with(path, &LoadOptions::new().threads(2)).unwrap().evaluate(&data).unwrap(),

@@ -26,6 +26,7 @@ use crate::metrics::MetricSums;
 use crate::model::Model;
 use crate::product::PackedWeight;
 use crate::samples::Samples;
+use crate::scores::Scores;
 use flow::Whole;
 use network::{Network, Pass};
 use ps_plan::{BatchPlan, EVALUATION_LEAF, Node, Section, Step};
@@ -401,6 +402,18 @@ impl Gradients {
             }
         });
         predictions
+    }
+
+    /// Scores the predictions for all `samples`, whose mean loss at these weights is `loss`.
+    pub fn score(
+        &mut self,
+        weights: &[f32],
+        samples: &dyn Samples,
+        class_names: &[String],
+        loss: f64,
+    ) -> Scores {
+        let targets: Vec<f32> = (0..samples.len()).map(|index| samples.target(index)).collect();
+        Scores::new(self.model.head(), self.predict(weights, samples), &targets, class_names, loss)
     }
 
     /// Runs `pass` over all samples, several at a time, and calls `take` with the results and the index of
