@@ -9,7 +9,7 @@ use ndarray::{Array2, ArrayView2};
 use ps_config::RunConfig;
 use ps_core::scores::most_probable;
 use ps_core::{Gradients, Head, Kernel, Samples, Scores};
-use ps_data::{DataConfig, Encoder, NamedArrays, NoProgress, ReadProgress, Split, Validation};
+use ps_data::{Encoder, NamedArrays, NoProgress, ReadProgress, Split, Validation};
 use ps_plan::BatchPlan;
 use ps_run::{AboutWeights, Job, Measures, SavedWeights, WeightsFile, task};
 use std::num::NonZeroUsize;
@@ -31,7 +31,6 @@ struct Inner {
     weights: Vec<f32>,
     about: AboutWeights,
     encoder: Encoder,
-    data: DataConfig,
     kernel: Kernel,
     threads: Threads,
 }
@@ -43,7 +42,6 @@ impl Model {
             weights: saved.weights,
             about: saved.about,
             encoder: job.data.encoder(),
-            data: job.run.data.clone(),
             kernel: job.kernel,
             threads,
         }))
@@ -69,8 +67,8 @@ impl Model {
     pub fn load_with(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, Error> {
         let (path, threads) = (path.as_ref(), Threads::start(options.threads)?);
         let file = saved::open(path)?;
-        if file.about.arrays.is_some() {
-            return Model::of_arrays(file, path, threads);
+        if file.about.encoding.is_some() || file.about.arrays.is_some() {
+            return Model::of_file(file, path, threads);
         }
         let (mut sets, mut arrays) = (Vec::new(), NamedArrays::new());
         if let Some(data) = &options.data {
@@ -93,15 +91,24 @@ impl Model {
         threads.run(|| Ok(SavedRun::of(file, path, &sets, data_root, threads.clone(), load)?.model))
     }
 
-    fn of_arrays(file: WeightsFile, path: &Path, threads: Threads) -> Result<Self, Error> {
+    /// Opens a model whose file contains its encoding.
+    fn of_file(file: WeightsFile, path: &Path, threads: Threads) -> Result<Self, Error> {
         let run = saved::run_file(&file, path, &[])?;
-        let Some(arrays) = &file.about.arrays else { unreachable!("the caller has looked") };
-        let classes = file.about.class_names.clone();
-        let network = Job::network(&run, arrays.feature_names.len(), classes.len())?;
-        let encoder = Encoder::restored(task(run.model.head), classes, arrays);
+        let bad = |problem: String| Error::new(ErrorKind::Files, format!("{}: {problem}", path.display()));
+        let task = task(run.model.head);
+        let encoder = match (&file.about.encoding, &file.about.arrays) {
+            (Some(encoder), _) => encoder.clone(),
+            (None, Some(arrays)) => {
+                arrays.clone().encoder(task, file.about.class_names.clone()).map_err(bad)?
+            }
+            (None, None) => unreachable!("the caller has looked"),
+        };
+        if encoder.task() != task {
+            return Err(bad("the encoding is that of another model".into()));
+        }
+        let network = Job::network(&run, encoder.feature_names().len(), encoder.class_names().len())?;
         let SavedWeights { weights, about } = file.weights(&network)?;
-        let (data, kernel) = (run.data, Kernel::detect());
-        Ok(Model(Arc::new(Inner { network, weights, about, encoder, data, kernel, threads })))
+        Ok(Model(Arc::new(Inner { network, weights, about, encoder, kernel: Kernel::detect(), threads })))
     }
 
     /// Saves the model as a safetensors file, as in results folders. Replaces an existing file atomically.
@@ -146,13 +153,13 @@ impl Model {
         is_labelled: bool,
         progress: &dyn ReadProgress,
     ) -> Result<Split, Error> {
-        let Inner { encoder, data: config, .. } = &*self.0;
+        let encoder = &self.0.encoder;
         Ok(match &data.0 {
             Content::Source(source) => {
                 refuse_urls([source.as_str()])?;
-                encoder.load(source, config, is_labelled, Path::new("."), progress)?
+                encoder.load(source, is_labelled, Path::new("."), progress)?
             }
-            Content::Arrays(arrays) => encoder.load_arrays(arrays, "arrays", config, is_labelled)?,
+            Content::Arrays(arrays) => encoder.load_arrays(arrays, "arrays", is_labelled)?,
         })
     }
 

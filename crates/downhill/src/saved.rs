@@ -52,7 +52,7 @@ impl SavedRun {
     ) -> Result<Self, Error> {
         let run = run_file(&file, path, sets)?;
         let bad = |problem: String| Error::new(ErrorKind::Data, format!("{}: {problem}", path.display()));
-        if file.about.arrays.is_some() {
+        if run.data.train.starts_with("arrays:") {
             return Err(bad(
                 "the run was trained on arrays, which are not saved with it; load the model with the \
                  library, `downhill::Model::load`"

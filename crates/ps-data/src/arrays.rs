@@ -1,8 +1,6 @@
 //! Samples that the calling program holds in memory.
 
 use crate::dataset::{Features, Image};
-use crate::split::Preprocessing;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,21 +24,6 @@ pub enum ArrayLabels {
     Numbers(Vec<f64>),
     /// Names of classes.
     Names(Vec<String>),
-}
-
-/// How arrays are encoded and preprocessed, without the names of their classes. A saved model that was
-/// trained on arrays contains this, because the arrays cannot be read again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ArrayEncoding {
-    /// Name of each feature.
-    pub feature_names: Vec<String>,
-    /// Height and width, if the samples are images.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<Image>,
-    /// Whether the features are bytes, which represent values from 0 to 1.
-    pub are_pixels: bool,
-    /// The preprocessing of each row.
-    pub preprocessing: Preprocessing,
 }
 
 /// Arrays, by the name under which a [`DataConfig`](crate::DataConfig) uses them instead of a source.

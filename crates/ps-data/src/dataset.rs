@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// The kind of prediction target that a model needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Task {
     /// Any finite number.
     Regression,

@@ -198,7 +198,7 @@ fn column_summary(
 ) -> ColumnSummary {
     let becomes = match columns::content(table, column, declared, missing) {
         Ok(Some((Content::Number, _))) => ColumnUse::Number,
-        Ok(Some((Content::Category(categories), _))) => ColumnUse::Categories(categories.count()),
+        Ok(Some((Content::Category { categories }, _))) => ColumnUse::Categories(categories.count()),
         Ok(None) => ColumnUse::Ignored,
         Err(error) => ColumnUse::Refused(error.to_string()),
     };

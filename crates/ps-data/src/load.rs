@@ -1,13 +1,14 @@
 //! Loading of a run's sources: reading, encoding and splitting.
 
-use crate::arrays::{ArrayEncoding, Arrays, NamedArrays};
+use crate::arrays::NamedArrays;
 use crate::config::{DataConfig, Missing, Validation};
 use crate::dataset::{Column, Dataset, Features, Image, MissingCells, Task};
+use crate::encoder::Encoder;
 use crate::encoding::Encoding;
 use crate::error::DataError;
 use crate::fingerprint::fingerprints;
 use crate::format::Source;
-use crate::format::csv::Options;
+use crate::format::csv::{Dialect, Options};
 use crate::progress::{NoProgress, ReadContext, ReadProgress};
 use crate::raw::Raw;
 use crate::split::{Preprocessing, Split};
@@ -53,6 +54,17 @@ impl Loaded {
     pub fn columns(&self) -> Vec<Column> {
         self.encoding.columns()
     }
+
+    /// Name and number of categories of each categorical column of a table; a column becomes one
+    /// feature per category.
+    pub fn categories(&self) -> Vec<(String, usize)> {
+        self.encoding.categories()
+    }
+
+    /// An encoder that treats other data like this training data.
+    pub fn encoder(&self) -> Encoder {
+        Encoder::new(self.encoding.clone(), Arc::clone(self.train.preprocessing()))
+    }
 }
 
 /// Reads the sources that `config` names. Relative paths start at `root`. `seed` selects the validation
@@ -90,7 +102,7 @@ pub fn load_from_memory(
     load_from(config, task, seed, ReadContext { root, memory, arrays: &NO_ARRAYS, progress: &NoProgress })
 }
 
-const NO_ARRAYS: NamedArrays = NamedArrays::new();
+pub(crate) const NO_ARRAYS: NamedArrays = NamedArrays::new();
 
 fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) -> Result<Loaded, DataError> {
     if let Some(Validation::Share(share)) = config.validation
@@ -140,103 +152,18 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
         task,
         class_names: encoding.class_names().to_vec(),
         feature_names: encoding.feature_names.clone(),
-        image: encoding.image,
+        image: encoding.image(),
         encoding,
     })
-}
-
-impl Loaded {
-    /// Name and number of categories of each categorical column of a table; a column becomes one
-    /// feature per category.
-    pub fn categories(&self) -> Vec<(String, usize)> {
-        self.encoding.categories()
-    }
-}
-
-/// Encodes and preprocesses further data in the same way as the training data.
-///
-/// Created by [`Loaded::encoder`] or, for a saved model that was trained on arrays, by [`Encoder::restored`].
-/// A source with other columns, categories or classes than the training data is an error.
-#[derive(Clone, Debug)]
-pub struct Encoder {
-    encoding: Encoding,
-    preprocessing: Arc<Preprocessing>,
-}
-
-impl Loaded {
-    /// An encoder that treats other data like this training data.
-    pub fn encoder(&self) -> Encoder {
-        Encoder { encoding: self.encoding.clone(), preprocessing: Arc::clone(self.train.preprocessing()) }
-    }
-}
-
-impl Encoder {
-    /// Restores the encoder of a saved model that was trained on arrays.
-    pub fn restored(task: Task, class_names: Vec<String>, saved: &ArrayEncoding) -> Self {
-        let encoding = Encoding::of_arrays(task, class_names, saved);
-        Encoder { encoding, preprocessing: Arc::new(saved.preprocessing.clone()) }
-    }
-
-    /// What a saved model that was trained on arrays must contain; `None` if it was trained on a source,
-    /// which can be read again.
-    pub fn array_encoding(&self) -> Option<ArrayEncoding> {
-        self.encoding.is_of_arrays().then(|| ArrayEncoding {
-            feature_names: self.encoding.feature_names.clone(),
-            image: self.encoding.image,
-            are_pixels: self.encoding.are_pixels(),
-            preprocessing: (*self.preprocessing).clone(),
-        })
-    }
-
-    /// Name of each class; empty for regression and counts.
-    pub fn class_names(&self) -> &[String] {
-        self.encoding.class_names()
-    }
-
-    /// Name of each feature.
-    pub fn feature_names(&self) -> &[String] {
-        &self.encoding.feature_names
-    }
-
-    /// Reads a source with the columns, categories, classes and preprocessing of the training data. If
-    /// `labelled` is `false`, labels are ignored and may be missing (a CSV file without the label column, or
-    /// `idx:IMAGES` alone), and [`Split::has_targets`] is `false`.
-    pub fn load(
-        &self,
-        source: &str,
-        config: &DataConfig,
-        labelled: bool,
-        root: &Path,
-        progress: &dyn ReadProgress,
-    ) -> Result<Split, DataError> {
-        let context = ReadContext { root, memory: None, arrays: &NO_ARRAYS, progress };
-        let raw = Source::parse(source)?.read(context, &Options::of_other(config))?;
-        self.encode(raw, source, config.missing, labelled)
-    }
-
-    /// Like [`Encoder::load`], but for arrays with the features of the model. Error messages
-    /// call them `name`.
-    pub fn load_arrays(
-        &self,
-        arrays: &Arrays,
-        name: &str,
-        config: &DataConfig,
-        labelled: bool,
-    ) -> Result<Split, DataError> {
-        self.encode(Raw::Arrays(arrays.clone()), name, config.missing, labelled)
-    }
-
-    fn encode(&self, raw: Raw, source: &str, missing: Missing, labelled: bool) -> Result<Split, DataError> {
-        let mut dataset = self.encoding.encode(raw, source, missing, labelled)?;
-        fill_missing(&mut dataset, self.preprocessing.fill.as_deref());
-        Ok(Split::new(Arc::new(dataset), None, Arc::clone(&self.preprocessing)))
-    }
 }
 
 /// Reads all sources in parallel, the training source first. If several fail, returns the error of the first
 /// one in order.
 fn read_all(texts: &[&str], config: &DataConfig, from: ReadContext<'_>) -> Result<Vec<Raw>, DataError> {
-    let options = |index| if index == 0 { Options::of_training(config) } else { Options::of_other(config) };
+    let options = |index| match index {
+        0 => Options::of_training(config),
+        _ => Options::of_other(&Dialect::new(config)),
+    };
     let read = |(index, text): (usize, &&str)| match from.arrays.get(*text) {
         Some(arrays) => Ok(Raw::Arrays((**arrays).clone())),
         None => Source::parse(text)?.read(from, &options(index)),
@@ -283,7 +210,7 @@ fn fill_values(
     known.collect::<Result<_, _>>().map(Some)
 }
 
-fn fill_missing(dataset: &mut Dataset, fill: Option<&[f32]>) {
+pub(crate) fn fill_missing(dataset: &mut Dataset, fill: Option<&[f32]>) {
     if let (Features::F32(values), Some(fill)) = (&mut dataset.features, fill) {
         dataset.missing = MissingCells::of(values);
         for mut row in values.rows_mut() {

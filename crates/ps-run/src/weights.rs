@@ -5,7 +5,7 @@ use crate::job::Job;
 use crate::paths;
 use ps_checkpoint::{Fingerprint, tensors};
 use ps_core::{Layout, Model, weights_hash};
-use ps_data::ArrayEncoding;
+use ps_data::{ArrayEncoding, Encoder};
 use ps_host::Ceiling;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
@@ -44,9 +44,12 @@ pub struct AboutWeights {
     /// SHA-256 of the data that determined the encoding, see [`ps_data::Loaded::training_fingerprint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training_data: Option<String>,
-    /// How samples are encoded, if the run was trained on arrays. Otherwise the encoding follows from the
-    /// training data, which has to be read again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How samples are encoded and preprocessed. Files of earlier versions do not contain it: the encoding then
+    /// follows from `arrays` or from the training data, which has to be read again.
+    #[serde(default)]
+    pub encoding: Option<Encoder>,
+    /// In files of earlier versions, how samples are encoded if the run was trained on arrays.
+    #[serde(default, skip_serializing)]
     pub arrays: Option<ArrayEncoding>,
     /// SHA-256 of the weights.
     pub weights_sha256: String,
@@ -64,7 +67,8 @@ impl AboutWeights {
             // If the current folder has been deleted, a relative path is better than no weights.
             data_root: std::path::absolute(root).unwrap_or_else(|_| root.into()),
             training_data: Some(job.data.training_fingerprint.clone()),
-            arrays: job.data.encoder().array_encoding(),
+            encoding: Some(job.data.encoder()),
+            arrays: None,
             weights_sha256: weights_hash(weights),
         }
     }

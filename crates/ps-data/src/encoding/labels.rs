@@ -5,6 +5,7 @@ use crate::dataset::Task;
 use crate::error::DataError;
 use crate::markers::Markers;
 use crate::number::{Cell, finite, nearest};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The labels of a CSV or LIBSVM file, or the class names of arrays.
 pub(crate) struct Labels<'a> {
@@ -18,20 +19,62 @@ pub(crate) struct Labels<'a> {
 }
 
 /// The classes of the training data, in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "SavedClasses", into = "SavedClasses")]
 pub(crate) struct Classes {
     pub names: Vec<String>,
     /// The numeric values of the classes, if all are numbers. `1`, `+1` and `1.0` are then the same class.
-    numbers: Option<Vec<f64>>,
+    pub numbers: Option<Vec<f64>>,
+}
+
+/// The classes in a model file: a list of numbers or of strings.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected a list of numbers or of strings")]
+enum SavedClasses {
+    Numbers(Vec<SavedNumber>),
+    Names(Vec<String>),
+}
+
+/// A numeric class, which is saved as an integer if it is one.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(transparent)]
+struct SavedNumber(f64);
+
+impl Serialize for SavedNumber {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        /// All integers up to this magnitude are binary64 numbers.
+        const MAX_INTEGER: f64 = (1_u64 << 53) as f64;
+        match self.0 {
+            value if value.fract() == 0.0 && value.abs() <= MAX_INTEGER => {
+                serializer.serialize_i64(value as i64)
+            }
+            value => serializer.serialize_f64(value),
+        }
+    }
+}
+
+impl From<Classes> for SavedClasses {
+    fn from(classes: Classes) -> Self {
+        match classes.numbers {
+            Some(numbers) => SavedClasses::Numbers(numbers.into_iter().map(SavedNumber).collect()),
+            None => SavedClasses::Names(classes.names),
+        }
+    }
+}
+
+impl From<SavedClasses> for Classes {
+    fn from(saved: SavedClasses) -> Self {
+        match saved {
+            SavedClasses::Numbers(numbers) if numbers.is_empty() => Classes::default(),
+            SavedClasses::Numbers(numbers) => {
+                Classes::numbered(numbers.into_iter().map(|SavedNumber(number)| number + 0.0).collect())
+            }
+            SavedClasses::Names(names) => Classes { names, numbers: None },
+        }
+    }
 }
 
 impl Classes {
-    /// Creates classes with these names, in this order.
-    pub(crate) fn named(names: Vec<String>) -> Self {
-        let numbers = names.iter().map(|name| number(name)).collect();
-        Classes { names, numbers }
-    }
-
     /// Collects the distinct labels, sorted as numbers if all of them are numbers, otherwise in byte order.
     pub(crate) fn learn(labels: &Labels<'_>) -> Result<Self, DataError> {
         let mut names: Vec<&str> = Vec::new();
@@ -62,7 +105,36 @@ impl Classes {
     fn of_numbers(mut numbers: Vec<f64>) -> Self {
         numbers.sort_by(f64::total_cmp);
         numbers.dedup();
+        Classes::numbered(numbers)
+    }
+
+    /// Creates the classes with these names, which are numeric if all of them are numbers.
+    pub(crate) fn named(names: Vec<String>) -> Self {
+        let numbers = names.iter().map(|name| number(name)).collect();
+        Classes { numbers: if names.is_empty() { None } else { numbers }, names }
+    }
+
+    /// Creates numeric classes from distinct, ascending numbers.
+    pub(super) fn numbered(numbers: Vec<f64>) -> Self {
         Classes { names: numbers.iter().map(f64::to_string).collect(), numbers: Some(numbers) }
+    }
+
+    /// Checks classes that were read from a model file for `task`.
+    ///
+    /// # Errors
+    /// Returns what is wrong with them.
+    pub(crate) fn check(&self, task: Task) -> Result<(), String> {
+        let is_sorted = match &self.numbers {
+            Some(numbers) => {
+                numbers.iter().all(|number| number.is_finite()) && numbers.is_sorted_by(|a, b| a < b)
+            }
+            None => self.names.is_sorted_by(|a, b| a < b),
+        };
+        match (task, self.names.len()) {
+            _ if !is_sorted => Err("the classes are not distinct and in ascending order".into()),
+            (Task::Regression | Task::Count, 0) | (Task::Binary, 2) | (Task::Classes, 2..) => Ok(()),
+            (_, count) => Err(format!("{count} classes, which does not suit the target")),
+        }
     }
 
     fn find(&self, text: &str) -> Option<usize> {

@@ -4,10 +4,11 @@ pub(crate) mod columns;
 pub(crate) mod labels;
 mod pixels;
 
-use crate::arrays::{self, ArrayEncoding, ArrayLabels, Arrays};
+use crate::arrays::{self, ArrayLabels, Arrays};
 use crate::config::{DataConfig, Missing};
 use crate::dataset::{self, Dataset, Features, Image, MissingCells, Task};
 use crate::error::DataError;
+use crate::format::csv::Options;
 use crate::format::libsvm::Sparse;
 use crate::markers::Markers;
 use crate::raw::Raw;
@@ -16,26 +17,99 @@ use columns::Columns;
 use labels::{Classes, Labels};
 use ndarray::Array2;
 use ps_host::Memory;
+use serde::{Deserialize, Serialize};
 
 /// The encoding that the training source determines and that is applied to all sources.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Encoding {
-    task: Task,
-    form: Form,
-    classes: Classes,
+    pub task: Task,
+    pub form: Form,
+    pub classes: Classes,
+    /// Name of each feature, which `form` determines.
     pub feature_names: Vec<String>,
-    pub image: Option<Image>,
 }
 
-#[derive(Clone, Debug)]
-enum Form {
-    Pixels,
-    Sparse,
+/// What sources consist of, in the terms of a model file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub(crate) enum Form {
+    /// Bytes, with labels that are class numbers.
+    Pixels {
+        /// Number of bytes per sample.
+        features: usize,
+        image: Option<Image>,
+    },
+    /// Pairs of an index from 1 and a value.
+    Sparse {
+        /// The largest index.
+        features: usize,
+    },
     Table(Columns),
-    Arrays { are_pixels: bool },
+    Arrays {
+        /// Name of each feature.
+        feature_names: Vec<String>,
+        are_pixels: bool,
+        image: Option<Image>,
+    },
+}
+
+impl Form {
+    /// Name of each feature.
+    fn feature_names(&self) -> Vec<String> {
+        match self {
+            Form::Pixels { image: Some(image), .. } => pixels::pixel_names(*image),
+            Form::Pixels { image: None, features } => {
+                (0..*features).map(|index| format!("value {index}")).collect()
+            }
+            Form::Sparse { features } => (1..=*features).map(|index| index.to_string()).collect(),
+            Form::Table(columns) => columns.feature_names(),
+            Form::Arrays { feature_names, .. } => feature_names.clone(),
+        }
+    }
+
+    /// Checks a form that was read from a model file.
+    ///
+    /// # Errors
+    /// Returns what is wrong with it.
+    fn check(&self) -> Result<(), String> {
+        let (features, image) = match self {
+            Form::Table(columns) => return columns.check(),
+            Form::Sparse { features } => (*features, None),
+            Form::Pixels { features, image } => (*features, *image),
+            Form::Arrays { feature_names, image, .. } => (feature_names.len(), *image),
+        };
+        if !(1..=MAX_FEATURES).contains(&features) {
+            return Err(format!("{features} features, and there must be from 1 to {MAX_FEATURES}"));
+        }
+        let pixels = |Image { height, width }| height.checked_mul(width);
+        match image {
+            Some(image) if pixels(image) != Some(features) => {
+                Err(format!("images of {}x{} have no {features} pixels", image.height, image.width))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Encoding {
+    fn new(task: Task, form: Form, classes: Classes) -> Self {
+        Encoding { feature_names: form.feature_names(), task, form, classes }
+    }
+
+    /// Restores an encoding from the parts that a model file contains.
+    ///
+    /// # Errors
+    /// Returns what is wrong with them.
+    pub(crate) fn restored(task: Task, form: Form, classes: Classes) -> Result<Self, String> {
+        form.check()?;
+        classes.check(task)?;
+        let is_index = |(index, name): (usize, &String)| *name == index.to_string();
+        if matches!(form, Form::Pixels { .. }) && !classes.names.iter().enumerate().all(is_index) {
+            return Err("the classes of images must be 0, 1, 2, … without gaps".into());
+        }
+        Ok(Encoding::new(task, form, classes))
+    }
+
     /// Determines the encoding from `raw`, the training source.
     pub(crate) fn learn(raw: &mut Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
         let of_tables = [
@@ -58,13 +132,10 @@ impl Encoding {
             Ok(classes)
         };
         match raw {
-            Raw::Pixels(pixels) => Ok(Encoding {
-                task,
-                form: Form::Pixels,
-                classes: Classes::named(pixels::learn_classes(pixels, task)?),
-                feature_names: pixels::feature_names(pixels),
-                image: pixels.image,
-            }),
+            Raw::Pixels(pixels) => {
+                let form = Form::Pixels { features: pixels.pixels.ncols(), image: pixels.image };
+                Ok(Encoding::new(task, form, pixels::learn_classes(pixels, task)?))
+            }
             Raw::Sparse(sparse) => {
                 if sparse.largest.0 == 0 {
                     return Err(DataError::content(
@@ -73,24 +144,14 @@ impl Encoding {
                     ));
                 }
                 check_size(&sparse.location, sparse.rows(), sparse.largest.0 as usize)?;
-                Ok(Encoding {
-                    task,
-                    form: Form::Sparse,
-                    classes: with_sparse_labels(sparse, |labels| classes_of(labels, &sparse.location))?,
-                    feature_names: (1..=sparse.largest.0).map(|index| index.to_string()).collect(),
-                    image: None,
-                })
+                let classes = with_sparse_labels(sparse, |labels| classes_of(labels, &sparse.location))?;
+                Ok(Encoding::new(task, Form::Sparse { features: sparse.largest.0 as usize }, classes))
             }
             Raw::Table(table) => {
                 let label = table.label_column(config.label.as_deref())?;
                 let columns = Columns::learn(table, label, config)?;
-                Ok(Encoding {
-                    task,
-                    classes: with_table_labels(table, label, |labels| classes_of(labels, &table.location))?,
-                    feature_names: columns.feature_names(),
-                    form: Form::Table(columns),
-                    image: None,
-                })
+                let classes = with_table_labels(table, label, |labels| classes_of(labels, &table.location))?;
+                Ok(Encoding::new(task, Form::Table(columns), classes))
             }
             Raw::Arrays(arrays) => {
                 let labels = required_labels(arrays, &config.train)?;
@@ -101,31 +162,38 @@ impl Encoding {
                 if task.has_classes() {
                     labels::check_classes(&classes.names, task, &config.train)?;
                 }
-                let names = array_names(arrays, &config.train)?;
-                let form = Form::Arrays { are_pixels: arrays.features.are_pixels() };
-                Ok(Encoding { task, form, classes, feature_names: names, image: arrays.image })
+                let form = Form::Arrays {
+                    feature_names: array_names(arrays, &config.train)?,
+                    are_pixels: arrays.features.are_pixels(),
+                    image: arrays.image,
+                };
+                Ok(Encoding::new(task, form, classes))
             }
         }
     }
 
-    /// Restores the encoding of a saved model that was trained on arrays.
-    pub(crate) fn of_arrays(task: Task, class_names: Vec<String>, saved: &ArrayEncoding) -> Self {
-        let ArrayEncoding { feature_names, image, are_pixels, .. } = saved.clone();
-        let (form, classes) = (Form::Arrays { are_pixels }, Classes::named(class_names));
-        Encoding { task, form, classes, feature_names, image }
+    /// Height and width, if the samples are images.
+    pub(crate) fn image(&self) -> Option<Image> {
+        match self.form {
+            Form::Pixels { image, .. } | Form::Arrays { image, .. } => image,
+            Form::Sparse { .. } | Form::Table(_) => None,
+        }
     }
 
-    /// Whether the training data came from arrays.
-    pub(crate) fn is_of_arrays(&self) -> bool {
-        matches!(self.form, Form::Arrays { .. })
+    /// The options with which sources other than the training source are read.
+    pub(crate) fn options(&self) -> Options {
+        match &self.form {
+            Form::Table(columns) => Options::of_other(columns.dialect()),
+            Form::Pixels { .. } | Form::Sparse { .. } | Form::Arrays { .. } => Options::default(),
+        }
     }
 
     /// Whether the features are bytes, which represent values from 0 to 1.
     pub(crate) fn are_pixels(&self) -> bool {
         match self.form {
-            Form::Pixels => true,
-            Form::Arrays { are_pixels } => are_pixels,
-            Form::Sparse | Form::Table(_) => false,
+            Form::Pixels { .. } => true,
+            Form::Arrays { are_pixels, .. } => are_pixels,
+            Form::Sparse { .. } | Form::Table(_) => false,
         }
     }
 
@@ -138,7 +206,7 @@ impl Encoding {
     pub(crate) fn categories(&self) -> Vec<(String, usize)> {
         match &self.form {
             Form::Table(columns) => columns.categories(),
-            Form::Pixels | Form::Sparse | Form::Arrays { .. } => Vec::new(),
+            Form::Pixels { .. } | Form::Sparse { .. } | Form::Arrays { .. } => Vec::new(),
         }
     }
 
@@ -154,15 +222,15 @@ impl Encoding {
             return Err(DataError::unfit(source, "more than 2^32 samples"));
         }
         let (features, targets) = match (&self.form, raw) {
-            (Form::Pixels, Raw::Pixels(pixels)) => {
-                pixels::check_shape(&pixels, self.image, self.feature_names.len())?;
+            (Form::Pixels { features, image }, Raw::Pixels(pixels)) => {
+                pixels::check_shape(&pixels, *image, *features)?;
                 let classes = self.classes.names.len();
                 let targets = labelled.then(|| pixels::targets(&pixels, self.task, classes)).transpose()?;
                 (Features::U8(pixels.pixels), targets)
             }
-            (Form::Sparse, Raw::Sparse(sparse)) => {
+            (Form::Sparse { features }, Raw::Sparse(sparse)) => {
                 let targets = labelled.then(|| with_sparse_labels(&sparse, |labels| self.targets(labels)));
-                (Features::F32(dense(&sparse, self.feature_names.len())?), targets.transpose()?)
+                (Features::F32(dense(&sparse, *features)?), targets.transpose()?)
             }
             (Form::Table(columns), Raw::Table(mut table)) => {
                 let features = columns.encode(&mut table, missing)?;
@@ -179,8 +247,8 @@ impl Encoding {
             (form, _) => {
                 let kind = match form {
                     Form::Arrays { .. } => "arrays",
-                    Form::Pixels => "images (idx: or digits:)",
-                    Form::Sparse => "a libsvm: source",
+                    Form::Pixels { .. } => "images (idx: or digits:)",
+                    Form::Sparse { .. } => "a libsvm: source",
                     Form::Table(_) => "a csv: source",
                 };
                 return Err(DataError::Source {
@@ -194,7 +262,7 @@ impl Encoding {
             targets: targets.unwrap_or_default(),
             feature_names: self.feature_names.clone(),
             class_names: self.classes.names.clone(),
-            image: self.image,
+            image: self.image(),
             source: source.into(),
             missing: MissingCells::default(),
         })
@@ -209,8 +277,10 @@ impl Encoding {
         };
         let names = self.feature_names.iter();
         match &self.form {
-            Form::Pixels | Form::Arrays { .. } => names.cloned().enumerate().map(single).collect(),
-            Form::Sparse => names.map(|index| format!("feature {index}")).enumerate().map(single).collect(),
+            Form::Pixels { .. } | Form::Arrays { .. } => names.cloned().enumerate().map(single).collect(),
+            Form::Sparse { .. } => {
+                names.map(|index| format!("feature {index}")).enumerate().map(single).collect()
+            }
             Form::Table(columns) => columns.with_features(),
         }
     }

@@ -1,6 +1,6 @@
 //! Images: bytes stay bytes, and labels already are class numbers.
 
-use super::labels::check_classes;
+use super::labels::{Classes, check_classes};
 use crate::dataset::{Image, Task};
 use crate::error::DataError;
 use crate::raw::Pixels;
@@ -13,11 +13,11 @@ fn required(pixels: &Pixels) -> Result<&[u8], DataError> {
     })
 }
 
-/// The names of the classes in a training source: 0 to K-1, each of which must occur.
-pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Vec<String>, DataError> {
+/// The classes of a training source: 0 to K-1, each of which must occur.
+pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Classes, DataError> {
     let labels = required(pixels)?;
     if !task.has_classes() {
-        return Ok(Vec::new());
+        return Ok(Classes::default());
     }
     let mut seen = [false; 256];
     labels.iter().for_each(|&label| seen[usize::from(label)] = true);
@@ -34,17 +34,9 @@ pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Vec<String>, 
             ),
         ));
     }
-    let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
-    check_classes(&names, task, &pixels.labels_location)?;
-    Ok(names)
-}
-
-/// The names of the features.
-pub(super) fn feature_names(pixels: &Pixels) -> Vec<String> {
-    match pixels.image {
-        Some(image) => pixel_names(image),
-        None => (0..pixels.pixels.ncols()).map(|index| format!("value {index}")).collect(),
-    }
+    let classes = Classes::numbered((0..classes).map(|class| class as f64).collect());
+    check_classes(&classes.names, task, &pixels.labels_location)?;
+    Ok(classes)
 }
 
 /// The names of an image's pixels, row by row.

@@ -238,11 +238,9 @@ fn other_csv_files_are_held_to_the_training_data() {
 
     let loaded = folder.load(&DataConfig::new("csv:train"), Task::Classes).unwrap();
     folder.write("new", "size,colour\n5,blue\n");
-    let config = DataConfig::new("csv:train");
-    let like = |name| loaded.encoder().load(name, &config, true, folder.path(), &ps_data::NoProgress);
+    let like = |name| loaded.encoder().load(name, true, folder.path(), &ps_data::NoProgress);
     assert!(like("csv:new").unwrap_err().to_string().ends_with("the label column `kind` is missing"));
-    let split =
-        loaded.encoder().load("csv:new", &config, false, folder.path(), &ps_data::NoProgress).unwrap();
+    let split = loaded.encoder().load("csv:new", false, folder.path(), &ps_data::NoProgress).unwrap();
     assert!(!split.has_targets());
     assert_eq!(row(&split, 0), [1.0, 0.0, 5.0]);
 }

@@ -6,4 +6,5 @@ mod bad_input;
 mod common;
 mod reading;
 mod real_sets;
+mod saving;
 mod tables;

@@ -4,12 +4,13 @@ use super::key;
 use crate::error::DataError;
 use crate::number::{Cell, nearest};
 use crate::table::Table;
+use serde::{Deserialize, Serialize};
 
 /// Maximum number of categories in a column.
 const MAX_CATEGORIES: usize = 1000;
 
 /// The categories of a column, in byte order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Categories(Vec<String>);
 
 impl Categories {
@@ -40,6 +41,23 @@ impl Categories {
             return Err(DataError::content(location, "no cell of the column holds a category"));
         }
         Ok(Categories(known.into_iter().map(String::from).collect()))
+    }
+
+    /// Checks categories that were read from a model file.
+    ///
+    /// # Errors
+    /// Returns what is wrong with them.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.0.len() {
+            0 => Err("it has no categories".into()),
+            count if count > MAX_CATEGORIES => {
+                Err(format!("it has {count} categories, and a column may have at most {MAX_CATEGORIES}"))
+            }
+            _ if !self.0.is_sorted_by(|a, b| a < b) => {
+                Err("its categories are not distinct and in byte order".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Number of categories.

@@ -43,7 +43,7 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
             different.len()
         ));
     }
-    Ok((Content::Category(Categories::learn(table, column)?), None))
+    Ok((Content::Category { categories: Categories::learn(table, column)? }, None))
 }
 
 /// Statistics of the cells of a column that are not missing.

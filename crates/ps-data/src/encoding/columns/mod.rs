@@ -6,12 +6,15 @@ mod guess;
 use crate::config::{ColumnKind, DataConfig, Missing};
 use crate::dataset;
 use crate::error::DataError;
+use crate::format::csv::Dialect;
 use crate::markers::Markers;
 use crate::number::nearest;
 use crate::table::{Column, MISSING, Strings, Table};
 use category::Categories;
 use ndarray::Array2;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Rows that a thread fills column by column: few enough to stay in cache, together with one cache line per
@@ -23,29 +26,33 @@ const TILE: usize = 16;
 const AT_ONCE: usize = 64;
 
 /// The columns of the training data.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Columns {
+    dialect: Dialect,
+    /// Name of the label column.
+    label: String,
+    #[serde(rename = "columns")]
     features: Vec<Feature>,
     /// Names of the columns that are not features.
     ignored: Vec<String>,
-    /// Name of the label column.
-    label: String,
 }
 
 /// A column that becomes one or more features.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Feature {
     name: String,
+    #[serde(flatten)]
     content: Content,
 }
 
 /// The type of a column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub(crate) enum Content {
     /// Numbers, each of which is a feature as it is.
     Number,
     /// Categories, each of which becomes a feature of 0 or 1.
-    Category(Categories),
+    Category { categories: Categories },
 }
 
 impl Content {
@@ -53,7 +60,7 @@ impl Content {
     fn width(&self) -> usize {
         match self {
             Content::Number => 1,
-            Content::Category(categories) => categories.count(),
+            Content::Category { categories } => categories.count(),
         }
     }
 
@@ -61,7 +68,7 @@ impl Content {
     fn feature_names(&self, column: &str) -> Vec<String> {
         match self {
             Content::Number => vec![column.into()],
-            Content::Category(categories) => categories.feature_names(column),
+            Content::Category { categories } => categories.feature_names(column),
         }
     }
 
@@ -77,7 +84,7 @@ impl Content {
     ) -> Result<Column, (usize, String)> {
         match self {
             Content::Number => cells.numbers(markers, missing).map(Column::F32),
-            Content::Category(categories) => {
+            Content::Category { categories } => {
                 cells.codes(markers, missing, |text| categories.find(text)).map(Column::Category)
             }
         }
@@ -102,7 +109,9 @@ pub(crate) fn content(
     match declared {
         Some(ColumnKind::Ignore) => Ok(None),
         Some(ColumnKind::Number) => Ok(Some((Content::Number, None))),
-        Some(ColumnKind::Category) => Ok(Some((Content::Category(Categories::learn(table, column)?), None))),
+        Some(ColumnKind::Category) => {
+            Ok(Some((Content::Category { categories: Categories::learn(table, column)? }, None)))
+        }
         None => guess::content(table, column, missing).map(Some),
     }
 }
@@ -137,8 +146,12 @@ impl Columns {
             }
         }
         let others: Vec<usize> = (0..table.width()).filter(|&column| column != label).collect();
-        let mut columns =
-            Columns { features: Vec::new(), ignored: Vec::new(), label: table.header[label].clone() };
+        let mut columns = Columns {
+            dialect: Dialect::new(config),
+            label: table.header[label].clone(),
+            features: Vec::new(),
+            ignored: Vec::new(),
+        };
         for some in others.chunks(AT_ONCE) {
             let learn = |&column: &usize| {
                 content(table, column, declared.get(&table.header[column]).copied(), config.missing)
@@ -164,6 +177,34 @@ impl Columns {
         Ok(columns)
     }
 
+    /// Checks columns that were read from a model file.
+    ///
+    /// # Errors
+    /// Returns what is wrong with them.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.features.is_empty() {
+            return Err("there is no column".into());
+        }
+        let mut names = BTreeSet::from([&self.label]);
+        for name in self.features.iter().map(|column| &column.name).chain(&self.ignored) {
+            if !names.insert(name) {
+                return Err(format!("two columns are named `{name}`"));
+            }
+        }
+        self.features.iter().try_for_each(|column| {
+            let problem = match &column.content {
+                Content::Number => Ok(()),
+                Content::Category { categories } => categories.check(),
+            };
+            problem.map_err(|problem| format!("column `{}`: {problem}", column.name))
+        })
+    }
+
+    /// How other sources are written.
+    pub(crate) fn dialect(&self) -> &Dialect {
+        &self.dialect
+    }
+
     /// Name of the label column.
     pub(crate) fn label(&self) -> &str {
         &self.label
@@ -181,7 +222,7 @@ impl Columns {
             let begin = end;
             end += column.content.width();
             let categories = match &column.content {
-                Content::Category(categories) => categories.names().to_vec(),
+                Content::Category { categories } => categories.names().to_vec(),
                 Content::Number => Vec::new(),
             };
             dataset::Column { name: column.name.clone(), categories, features: begin..end }
@@ -192,7 +233,7 @@ impl Columns {
     /// Name and number of categories of each categorical column.
     pub(crate) fn categories(&self) -> Vec<(String, usize)> {
         let categories = |column: &Feature| match &column.content {
-            Content::Category(categories) => Some((column.name.clone(), categories.count())),
+            Content::Category { categories } => Some((column.name.clone(), categories.count())),
             Content::Number => None,
         };
         self.features.iter().filter_map(categories).collect()

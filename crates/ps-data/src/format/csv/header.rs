@@ -18,16 +18,11 @@ pub(super) enum FirstRow {
 impl FirstRow {
     /// The first row of a training source, given the value of `header` in the run file.
     pub(super) fn of_training(header: Option<bool>) -> Self {
-        header.map_or(FirstRow::Unknown, FirstRow::of)
+        header.map_or(FirstRow::Unknown, FirstRow::of_other)
     }
 
-    /// The first row of any other source. If the run file does not set `header`, the training source has a
-    /// header, and that of the other source must match it, so that data is never mistaken for names.
-    pub(super) fn of_other(header: Option<bool>) -> Self {
-        header.map_or(FirstRow::Names, FirstRow::of)
-    }
-
-    fn of(header: bool) -> Self {
+    /// The first row of any other source, given whether it is a header.
+    pub(super) fn of_other(header: bool) -> Self {
         if header { FirstRow::Names } else { FirstRow::Data }
     }
 }

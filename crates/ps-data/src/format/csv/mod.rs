@@ -11,6 +11,7 @@ use crate::progress::{ReadContext, TrackedFile};
 use crate::raw::Raw;
 use crate::table::{Column, Strings, Table};
 use header::FirstRow;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,11 +35,39 @@ impl Reader for Csv {
     }
 }
 
+/// How the CSV sources other than the training source are written. A model file contains it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Dialect {
+    /// Whether the first row names the columns. If the run file does not say, the training source has a
+    /// header, and other sources must match it, so that data is never mistaken for names.
+    header: bool,
+    /// The strings that mark a missing cell, as in the run file; `None` for the default ones.
+    missing_values: Option<Vec<String>>,
+}
+
+impl Dialect {
+    /// The dialect that `config` describes.
+    pub(crate) fn new(config: &DataConfig) -> Self {
+        Dialect { header: config.header.unwrap_or(true), missing_values: config.missing_values.clone() }
+    }
+
+    /// Strings that mark a missing cell, in addition to the empty string; `None` for the default ones.
+    pub(crate) fn missing_values(&self) -> Option<&[String]> {
+        self.missing_values.as_deref()
+    }
+}
+
 /// How a CSV file is parsed.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     first_row: FirstRow,
     markers: Arc<Markers>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { first_row: FirstRow::Names, markers: Arc::new(Markers::new(None)) }
+    }
 }
 
 impl Options {
@@ -48,9 +77,10 @@ impl Options {
         Options { first_row: FirstRow::of_training(config.header), markers }
     }
 
-    /// Options for a source that is encoded like the training source of `config`.
-    pub(crate) fn of_other(config: &DataConfig) -> Self {
-        Options { first_row: FirstRow::of_other(config.header), ..Options::of_training(config) }
+    /// Options for a source that is encoded like a training source with the dialect `dialect`.
+    pub(crate) fn of_other(dialect: &Dialect) -> Self {
+        let markers = Arc::new(Markers::new(dialect.missing_values()));
+        Options { first_row: FirstRow::of_other(dialect.header), markers }
     }
 }
 

@@ -1,0 +1,183 @@
+//! What the training data determines about other data, as a value that model files contain.
+
+use crate::arrays::Arrays;
+use crate::config::Missing;
+use crate::dataset::{Column, Image, Task};
+use crate::encoding::labels::Classes;
+use crate::encoding::{Encoding, Form};
+use crate::error::DataError;
+use crate::format::Source;
+use crate::load::{NO_ARRAYS, fill_missing};
+use crate::progress::{ReadContext, ReadProgress};
+use crate::raw::Raw;
+use crate::split::{Preprocessing, Split, Standard};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Encodes and preprocesses further data in the same way as the training data.
+///
+/// Created by [`Loaded::encoder`](crate::Loaded::encoder), or by deserializing one that was saved.
+/// Deserialization checks everything that encoding relies on, so that an encoder from a forged file is as good
+/// as any other. A source with other columns, categories or classes than the training data is an error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Saved", into = "Saved")]
+pub struct Encoder {
+    encoding: Encoding,
+    preprocessing: Arc<Preprocessing>,
+}
+
+/// An encoder in a model file.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    /// What the model predicts.
+    target: Task,
+    /// The classes in ascending order, as numbers or as strings; empty for regression and counts.
+    classes: Classes,
+    /// What samples consist of.
+    input: Form,
+    preprocessing: Preprocessing,
+}
+
+impl From<Encoder> for Saved {
+    fn from(Encoder { encoding, preprocessing }: Encoder) -> Self {
+        let Encoding { task, form, classes, .. } = encoding;
+        Saved { target: task, classes, input: form, preprocessing: Arc::unwrap_or_clone(preprocessing) }
+    }
+}
+
+impl TryFrom<Saved> for Encoder {
+    type Error = String;
+
+    fn try_from(saved: Saved) -> Result<Self, String> {
+        let Saved { target, classes, input, preprocessing } = saved;
+        let encoding = Encoding::restored(target, input, classes)?;
+        check(&preprocessing, &encoding)?;
+        Ok(Encoder { encoding, preprocessing: Arc::new(preprocessing) })
+    }
+}
+
+/// Checks preprocessing that was read from a model file.
+fn check(preprocessing: &Preprocessing, encoding: &Encoding) -> Result<(), String> {
+    let Preprocessing { fill, standard } = preprocessing;
+    let (mean, inv_std) = standard.as_ref().map(|Standard { mean, inv_std }| (mean, inv_std)).unzip();
+    let width = encoding.feature_names.len();
+    for (name, values) in [("fill", fill.as_ref()), ("mean", mean), ("inv_std", inv_std)] {
+        match values {
+            Some(values) if values.len() != width => {
+                return Err(format!("`{name}` has {} values for {width} features", values.len()));
+            }
+            Some(values) if !values.iter().all(|value| value.is_finite()) => {
+                return Err(format!("`{name}` has a value that is not finite"));
+            }
+            _ => {}
+        }
+    }
+    match fill {
+        Some(_) if encoding.are_pixels() => Err("bytes are never missing, and there is a `fill`".into()),
+        _ => Ok(()),
+    }
+}
+
+impl Encoder {
+    pub(crate) fn new(encoding: Encoding, preprocessing: Arc<Preprocessing>) -> Self {
+        Encoder { encoding, preprocessing }
+    }
+
+    /// The kind of target that the model was trained on.
+    pub fn task(&self) -> Task {
+        self.encoding.task
+    }
+
+    /// Name of each class; empty for regression and counts.
+    pub fn class_names(&self) -> &[String] {
+        &self.encoding.classes.names
+    }
+
+    /// The class labels as numbers, if all of them are; [`Encoder::class_names`] contains them as strings.
+    pub fn class_numbers(&self) -> Option<&[f64]> {
+        self.encoding.classes.numbers.as_deref()
+    }
+
+    /// Name of each feature.
+    pub fn feature_names(&self) -> &[String] {
+        &self.encoding.feature_names
+    }
+
+    /// The columns of sources without the label, in order, each with its features. Features are numbered as
+    /// in [`Encoder::preprocessing`].
+    pub fn columns(&self) -> Vec<Column> {
+        self.encoding.columns()
+    }
+
+    /// Whether samples are rows of a table, with columns of numbers and of strings.
+    pub fn is_table(&self) -> bool {
+        matches!(self.encoding.form, Form::Table(_))
+    }
+
+    /// Whether features are bytes, which stand for values from 0 to 1.
+    pub fn are_pixels(&self) -> bool {
+        self.encoding.are_pixels()
+    }
+
+    /// Height and width, if the samples are images.
+    pub fn image(&self) -> Option<Image> {
+        self.encoding.image()
+    }
+
+    /// How missing cells are filled, and how features are standardized.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
+    }
+
+    /// Reads a source with the columns, categories, classes and preprocessing of the training data. If
+    /// `labelled` is `false`, labels are ignored and may be missing (a CSV file without the label column, or
+    /// `idx:IMAGES` alone), and [`Split::has_targets`] is `false`.
+    pub fn load(
+        &self,
+        source: &str,
+        labelled: bool,
+        root: &Path,
+        progress: &dyn ReadProgress,
+    ) -> Result<Split, DataError> {
+        let context = ReadContext { root, memory: None, arrays: &NO_ARRAYS, progress };
+        let raw = Source::parse(source)?.read(context, &self.encoding.options())?;
+        self.encode(raw, source, labelled)
+    }
+
+    /// Like [`Encoder::load`], but for arrays with the features of the model. Error messages
+    /// call them `name`.
+    pub fn load_arrays(&self, arrays: &Arrays, name: &str, labelled: bool) -> Result<Split, DataError> {
+        self.encode(Raw::Arrays(arrays.clone()), name, labelled)
+    }
+
+    fn encode(&self, raw: Raw, source: &str, labelled: bool) -> Result<Split, DataError> {
+        let fill = self.preprocessing.fill.as_deref();
+        let missing = if fill.is_some() { Missing::Mean } else { Missing::Refuse };
+        let mut dataset = self.encoding.encode(raw, source, missing, labelled)?;
+        fill_missing(&mut dataset, fill);
+        Ok(Split::new(Arc::new(dataset), None, Arc::clone(&self.preprocessing)))
+    }
+}
+
+/// The encoding in files of models trained on arrays, before files of all models contained an [`Encoder`].
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ArrayEncoding {
+    feature_names: Vec<String>,
+    #[serde(default)]
+    image: Option<Image>,
+    are_pixels: bool,
+    preprocessing: Preprocessing,
+}
+
+impl ArrayEncoding {
+    /// The encoder of a model with these classes.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the encoding.
+    pub fn encoder(self, task: Task, class_names: Vec<String>) -> Result<Encoder, String> {
+        let ArrayEncoding { feature_names, image, are_pixels, preprocessing } = self;
+        let input = Form::Arrays { feature_names, are_pixels, image };
+        Saved { target: task, classes: Classes::named(class_names), input, preprocessing }.try_into()
+    }
+}
