@@ -1,6 +1,6 @@
 //! The command line of Downhill.
 
-mod children;
+mod child_process;
 mod commands;
 mod drawing;
 mod failure;

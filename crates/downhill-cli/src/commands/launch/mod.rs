@@ -1,8 +1,8 @@
 //! `downhill launch`: runs a server and workers as separate processes on this machine.
 
-mod seat;
+mod supervised_process;
 
-use crate::children::{self, Sink, describe, labelled, relayed};
+use crate::child_process::{self, Sink, describe, labelled, relayed};
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
@@ -12,13 +12,13 @@ use ps_run::{Processors, Relay, ResumeHint, RunFolder, SUMMARY_INDENT, Style};
 use ps_server::launched::Message;
 use ps_shard::signals::Signal;
 use ps_terminal::{stdout_width, wrap};
-use seat::{Role, Seat, say_farewell};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
+use supervised_process::{ProcessSpec, SupervisedProcess, wait_for_exit};
 use tempfile::TempDir;
 
 /// Train a model with server and worker processes on this machine
@@ -133,7 +133,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         ));
     }
     ps_watch::guard(&arguments.watch).map_err(Failure::Usage)?;
-    let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
+    let programs =
+        [child_process::sibling_program("ps-server")?, child_process::sibling_program("ps-worker")?];
     // The folder is chosen here, so that a restarted server finds what the previous one has saved.
     let name = arguments.run.run.file_stem().map_or("run".into(), |stem| stem.to_string_lossy());
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name, Some(&run))?;
@@ -145,69 +146,71 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let style = Style::choose(&arguments.log);
     let hint = ResumeHint::new(&arguments.out, folder.path(), style);
     let screen = Arc::new(Relay::new(style));
-    let told = Arc::clone(&screen);
+    let relay = Arc::clone(&screen);
     let first = move || {
         if !matches!(style, Style::Json | Style::Quiet) {
-            told.print("stopping; press Ctrl-C again to end at once");
+            relay.print("stopping; press Ctrl-C again to end at once");
         }
     };
     let stop = interrupt::listen(first, again)?;
-    let meeting = Meeting::new(arguments.tcp)?;
+    let endpoints = Endpoints::new(arguments.tcp)?;
     let is_done = Arc::<AtomicBool>::default();
-    let company = Company {
+    let launcher = Launcher {
         arguments,
         style,
         programs: &programs,
-        meeting: &meeting,
+        endpoints: &endpoints,
         screen: &screen,
         is_done: &is_done,
         stop,
     };
     let was_stopped = || stop.load(Ordering::SeqCst) && !is_done.load(Ordering::SeqCst);
-    let (role, announced) = company.server(&folder);
-    let mut server = Seat::new(role, arguments.restart, Arc::clone(&screen));
+    let (spec, announced) = launcher.server(&folder);
+    let mut server = SupervisedProcess::new(spec, arguments.restart, Arc::clone(&screen));
     server.start()?;
     let Some(address) = announced.wait(&mut server, stop)? else {
         return Ok(server_code(server.ended(), was_stopped(), &hint));
     };
-    if let Some(listen) = server.role.flags.iter_mut().skip_while(|flag| *flag != "--listen").nth(1) {
+    if let Some(listen) = server.spec.flags.iter_mut().skip_while(|flag| *flag != "--listen").nth(1) {
         // A restarted server must be reachable at the same address.
         *listen = address.clone().into();
     }
     // If this function returns early, dropping these kills all processes.
-    let mut crew = Vec::new();
-    for role in company.shards(&address).into_iter().chain(company.workers(&address)) {
-        let mut seat = Seat::new(role, arguments.restart, Arc::clone(&screen));
-        seat.start()?;
-        crew.push(seat);
+    let mut processes = Vec::new();
+    for spec in launcher.shards(&address).into_iter().chain(launcher.workers(&address)) {
+        let mut process = SupervisedProcess::new(spec, arguments.restart, Arc::clone(&screen));
+        process.start()?;
+        processes.push(process);
     }
-    let mut asked = false;
+    let mut is_stopping = false;
     let status = loop {
-        server.look_after(!asked)?;
+        server.supervise(!is_stopping)?;
         if let Some(status) = server.ended() {
             break status;
         }
-        if stop.load(Ordering::SeqCst) && !asked {
-            asked = true;
-            server.ask_to_end();
+        if stop.load(Ordering::SeqCst) && !is_stopping {
+            is_stopping = true;
+            server.terminate();
         }
         if SIGNALS.load(Ordering::SeqCst) > 1 {
             screen.close();
             hint.print();
             return Ok(ExitCode::from(STOPPED));
         }
-        for seat in &mut crew {
-            seat.look_after(true)?;
+        for process in &mut processes {
+            process.supervise(true)?;
         }
-        if !asked && crew.iter().filter(|seat| !seat.role.keeps_weights).all(Seat::is_lost) {
-            server.ask_to_end();
+        if !is_stopping
+            && processes.iter().filter(|process| !process.spec.keeps_weights).all(SupervisedProcess::is_lost)
+        {
+            server.terminate();
             return Err(Failure::Failed("no worker is left; see what they said above".into()));
         }
         std::thread::sleep(WATCH_EVERY);
     };
-    say_farewell(&mut crew, !status.success())?;
-    let is_asked_for = was_stopped() || status.code() == Some(ps_server::ENDED.into());
-    if !status.success() && !is_asked_for {
+    wait_for_exit(&mut processes, !status.success())?;
+    let is_requested = was_stopped() || status.code() == Some(ps_server::ENDED.into());
+    if !status.success() && !is_requested {
         output::error(&format!("the server {}", describe(status)));
     }
     Ok(server_code(Some(status), was_stopped(), &hint))
@@ -233,19 +236,19 @@ fn server_code(status: Option<ExitStatus>, was_stopped: bool, hint: &ResumeHint)
 }
 
 /// The addresses of the processes: sockets in a temporary folder, or ports that the system chooses.
-struct Meeting(Option<TempDir>);
+struct Endpoints(Option<TempDir>);
 
-impl Meeting {
+impl Endpoints {
     fn new(tcp: bool) -> Result<Self, Failure> {
         if tcp || cfg!(not(unix)) {
-            return Ok(Meeting(None));
+            return Ok(Endpoints(None));
         }
         let folder = tempfile::Builder::new().prefix("downhill-").tempdir();
         let folder = folder.map_err(|error| {
             let place = std::env::temp_dir();
             Failure::Failed(format!("no folder for sockets in {}: {error}; try --tcp", place.display()))
         })?;
-        Ok(Meeting(Some(folder)))
+        Ok(Endpoints(Some(folder)))
     }
 
     /// Returns the address on which the process `name` listens.
@@ -258,13 +261,13 @@ impl Meeting {
 }
 
 /// Receives the address that the server announces, or an error if it writes anything else.
-struct Announced(Receiver<Result<String, String>>);
+struct AnnouncedAddress(Receiver<Result<String, String>>);
 
-impl Announced {
+impl AnnouncedAddress {
     /// Waits for the address, which the server announces after it has read the data. Returns `None` if the
     /// server has ended instead.
-    fn wait(self, server: &mut Seat, stop: &AtomicBool) -> Result<Option<String>, Failure> {
-        let mut asked = false;
+    fn wait(self, server: &mut SupervisedProcess, stop: &AtomicBool) -> Result<Option<String>, Failure> {
+        let mut is_stopping = false;
         loop {
             match self.0.recv_timeout(WATCH_EVERY) {
                 Ok(Ok(address)) => return Ok(Some(address)),
@@ -276,36 +279,36 @@ impl Announced {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(WATCH_EVERY),
             }
-            server.look_after(!asked)?;
+            server.supervise(!is_stopping)?;
             if server.ended().is_some() {
                 return Ok(None);
             }
-            if stop.load(Ordering::SeqCst) && !asked {
-                asked = true;
-                server.ask_to_end();
+            if stop.load(Ordering::SeqCst) && !is_stopping {
+                is_stopping = true;
+                server.terminate();
             }
         }
     }
 }
 
 /// The settings that all launched processes share.
-struct Company<'a> {
+struct Launcher<'a> {
     arguments: &'a Arguments,
     style: Style,
     /// Paths of `ps-server` and `ps-worker`.
     programs: &'a [PathBuf; 2],
-    meeting: &'a Meeting,
+    endpoints: &'a Endpoints,
     screen: &'a Arc<Relay>,
     /// Set when the server has printed the summary of a run that was not stopped.
     is_done: &'a Arc<AtomicBool>,
     stop: &'static AtomicBool,
 }
 
-impl Company<'_> {
-    fn server(&self, folder: &RunFolder) -> (Role, Announced) {
+impl Launcher<'_> {
+    fn server(&self, folder: &RunFolder) -> (ProcessSpec, AnnouncedAddress) {
         let arguments = self.arguments;
         let mut flags = self.run_flags();
-        flags.extend(["--listen".into(), self.meeting.address("server").into(), "--min-workers".into()]);
+        flags.extend(["--listen".into(), self.endpoints.address("server").into(), "--min-workers".into()]);
         flags.push(arguments.workers.to_string().into());
         match arguments.shards {
             Shards::Servers(1) => {}
@@ -349,29 +352,29 @@ impl Company<'_> {
             });
             [stdout as Sink, stderr]
         };
-        (self.role("server", 0, flags, true, Box::new(sinks)), Announced(announced))
+        (self.spec("server", 0, flags, true, Box::new(sinks)), AnnouncedAddress(announced))
     }
 
     /// Returns the servers that hold the other shards.
-    fn shards(&self, coordinator: &str) -> Vec<Role> {
+    fn shards(&self, coordinator: &str) -> Vec<ProcessSpec> {
         let Shards::Servers(count) = self.arguments.shards else { return Vec::new() };
         let shard = |index: u32| {
             let mut flags = self.run_flags();
             flags.extend(["--shard".into(), format!("{index}/{count}").into()]);
             flags.extend(["--coordinator", coordinator, "--listen"].map(OsString::from));
-            flags.push(self.meeting.address(&format!("shard-{index}")).into());
+            flags.push(self.endpoints.address(&format!("shard-{index}")).into());
             flags.extend(self.shared_flags());
             let (label, screen) =
                 (label(self.arguments, &format!("shard {index}"), index as u16), Arc::clone(self.screen));
             // Workers learn the addresses of shards from the coordinator.
             let log = self.log();
             let sinks = move || [Box::new(|_: &str| ()) as Sink, log(&label, &screen)];
-            self.role(&format!("shard {index}"), index as u16, flags, true, Box::new(sinks))
+            self.spec(&format!("shard {index}"), index as u16, flags, true, Box::new(sinks))
         };
         (1..count).map(shard).collect()
     }
 
-    fn workers(&self, server: &str) -> Vec<Role> {
+    fn workers(&self, server: &str) -> Vec<ProcessSpec> {
         let arguments = self.arguments;
         let threads = arguments.threads.unwrap_or_else(|| {
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -388,7 +391,7 @@ impl Company<'_> {
             // The run file is the user's own, so it may name data anywhere.
             flags.push("--allow-any-path".into());
             if arguments.shards == Shards::Colocated {
-                let listen = self.meeting.address(&format!("worker-{number}"));
+                let listen = self.endpoints.address(&format!("worker-{number}"));
                 flags.extend(["--host-shard", "--shard-listen", &listen].map(OsString::from));
             }
             if arguments.data.data_root.is_none() {
@@ -399,23 +402,23 @@ impl Company<'_> {
             let (label, screen) = (label(arguments, &name, number), Arc::clone(self.screen));
             let log = self.log();
             let sinks = move || [labelled(label.clone(), Arc::clone(&screen)), log(&label, &screen)];
-            self.role(&name, number, flags, false, Box::new(sinks))
+            self.spec(&name, number, flags, false, Box::new(sinks))
         };
         (1..=arguments.workers).map(worker).collect()
     }
 
-    fn role(
+    fn spec(
         &self,
         name: &str,
         number: u16,
         flags: Vec<OsString>,
         keeps_weights: bool,
         sinks: Box<dyn Fn() -> [Sink; 2]>,
-    ) -> Role {
+    ) -> ProcessSpec {
         let log = &self.arguments.log;
         let is_announced = number > 0 && log.log_format == LogFormat::Text && !log.quiet;
         let program = self.programs[usize::from(!keeps_weights)].clone();
-        Role { name: name.into(), program, flags, sinks, keeps_weights, is_announced }
+        ProcessSpec { name: name.into(), program, flags, sinks, keeps_weights, is_announced }
     }
 
     /// The run file and its overrides, as flags.

@@ -1,6 +1,6 @@
 //! A cluster whose processes are restarted after they end, until the run is done.
 
-use crate::children::{Child, Sink, describe};
+use crate::child_process::{ChildProcess, Sink, describe};
 use crate::failure::Failure;
 use ps_shard::signals::Signal;
 use std::ffi::OsString;
@@ -16,29 +16,29 @@ const TERMINATED: i32 = Signal::Terminate.exit_code() as i32;
 
 /// A disturbance of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Harm {
+pub(super) enum Disturbance {
     /// Kills the process with SIGKILL.
     Kill,
     /// Asks the process to exit with SIGTERM.
-    End,
+    Terminate,
     /// Pauses the process with SIGSTOP, and resumes it after this time with SIGCONT.
-    Hold(Duration),
+    Suspend(Duration),
 }
 
-impl Harm {
+impl Disturbance {
     /// Returns the disturbance without its duration, for counting.
-    pub(super) fn kind(self) -> Harm {
-        if let Harm::Hold(_) = self { Harm::Hold(Duration::ZERO) } else { self }
+    pub(super) fn kind(self) -> Disturbance {
+        if let Disturbance::Suspend(_) = self { Disturbance::Suspend(Duration::ZERO) } else { self }
     }
 }
 
-impl fmt::Display for Harm {
+impl fmt::Display for Disturbance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Harm::Kill => f.pad("SIGKILL"),
-            Harm::End => f.pad("SIGTERM"),
-            Harm::Hold(Duration::ZERO) => f.pad("SIGSTOP and SIGCONT"),
-            Harm::Hold(time) => write!(f, "SIGSTOP for {} ms", time.as_millis()),
+            Disturbance::Kill => f.pad("SIGKILL"),
+            Disturbance::Terminate => f.pad("SIGTERM"),
+            Disturbance::Suspend(Duration::ZERO) => f.pad("SIGSTOP and SIGCONT"),
+            Disturbance::Suspend(time) => write!(f, "SIGSTOP for {} ms", time.as_millis()),
         }
     }
 }
@@ -47,7 +47,7 @@ impl fmt::Display for Harm {
 pub(super) struct Cluster {
     processes: Vec<Process>,
     /// Lines that the server has written to standard output since it was last started.
-    said: Arc<Mutex<Vec<String>>>,
+    server_output: Arc<Mutex<Vec<String>>>,
     /// Whether the run is done, so that processes are no longer restarted.
     is_done: bool,
     /// The results folder.
@@ -59,10 +59,10 @@ struct Process {
     program: PathBuf,
     flags: Vec<OsString>,
     log: Arc<Mutex<File>>,
-    child: Child,
+    child: ChildProcess,
     /// The last disturbance that may end the process.
-    harm: Option<Harm>,
-    held_until: Option<Instant>,
+    disturbance: Option<Disturbance>,
+    suspended_until: Option<Instant>,
 }
 
 impl Cluster {
@@ -85,33 +85,41 @@ impl Cluster {
         if shards > 1 {
             first.extend(part(0));
         }
-        let mut roles = vec![("server".to_owned(), server, first)];
+        let mut specs = vec![("server".to_owned(), server, first)];
         for index in 1..shards {
             let mut flags: Vec<OsString> = vec![run.into()];
             flags.extend(part(index));
             let listen = address(&format!("shard-{index}"));
             flags.extend(["--coordinator", &coordinator, "--listen", &listen].map(OsString::from));
-            roles.push((format!("shard {index}"), server, flags));
+            specs.push((format!("shard {index}"), server, flags));
         }
         let root = run.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for number in 1..=workers {
             let mut flags: Vec<OsString> =
                 ["--server", &coordinator, "--threads", "1"].map(OsString::from).into();
             flags.extend(["--allow-any-path".into(), "--data-root".into(), root.into()]);
-            roles.push((format!("worker {number}"), worker, flags));
+            specs.push((format!("worker {number}"), worker, flags));
         }
-        let said = Arc::new(Mutex::new(Vec::new()));
+        let server_output = Arc::new(Mutex::new(Vec::new()));
         let mut processes = Vec::new();
-        for (name, program, flags) in roles {
+        for (name, program, flags) in specs {
             let path = out.with_extension(format!("{}.log", name.replace(' ', "-")));
             let log = File::create(&path)
                 .map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
             let log = Arc::new(Mutex::new(log));
-            let child = spawn(program, &flags, &log, &said)?;
+            let child = spawn(program, &flags, &log, &server_output)?;
             let program = program.clone();
-            processes.push(Process { name, program, flags, log, child, harm: None, held_until: None });
+            processes.push(Process {
+                name,
+                program,
+                flags,
+                log,
+                child,
+                disturbance: None,
+                suspended_until: None,
+            });
         }
-        Ok(Cluster { processes, said, is_done: false, out: out.into() })
+        Ok(Cluster { processes, server_output, is_done: false, out: out.into() })
     }
 
     /// Number of processes.
@@ -120,38 +128,38 @@ impl Cluster {
     }
 
     /// Disturbs a process and returns its name; `None` if the process is paused.
-    pub(super) fn suffer(&mut self, victim: usize, harm: Harm) -> Option<String> {
-        let process = self.processes.get_mut(victim).filter(|process| process.held_until.is_none())?;
-        match harm {
-            Harm::Kill => process.child.kill(),
-            Harm::End => process.child.ask_to_end(),
-            Harm::Hold(time) => {
-                process.child.hold();
-                process.held_until = Some(Instant::now() + time);
+    pub(super) fn disturb(&mut self, target: usize, disturbance: Disturbance) -> Option<String> {
+        let process = self.processes.get_mut(target).filter(|process| process.suspended_until.is_none())?;
+        match disturbance {
+            Disturbance::Kill => process.child.kill(),
+            Disturbance::Terminate => process.child.terminate(),
+            Disturbance::Suspend(time) => {
+                process.child.suspend();
+                process.suspended_until = Some(Instant::now() + time);
                 return Some(process.name.clone());
             }
         }
-        process.harm = Some(harm);
+        process.disturbance = Some(disturbance);
         Some(process.name.clone())
     }
 
     /// Restarts processes that have ended. Returns whether the run is still in progress.
-    pub(super) fn look_after(&mut self) -> Result<bool, Failure> {
+    pub(super) fn supervise(&mut self) -> Result<bool, Failure> {
         for (index, process) in self.processes.iter_mut().enumerate() {
-            if process.held_until.is_some_and(|until| until <= Instant::now()) {
-                process.held_until = None;
-                process.child.go_on();
+            if process.suspended_until.is_some_and(|until| until <= Instant::now()) {
+                process.suspended_until = None;
+                process.child.resume();
             }
             let Some(status) = process.child.ended()? else { continue };
-            let harm = process.harm.take();
+            let disturbance = process.disturbance.take();
             if index == 0 && status.success() && is_done(&self.out) {
                 self.is_done = true;
                 return Ok(false);
             }
             // A process may learn that the run is done before we do and exit with success; no other process
             // does. A process that has just been started does not yet handle SIGTERM.
-            let is_asked_for = matches!(status.code(), None | Some(TERMINATED));
-            let expected = status.success() && is_done(&self.out) || harm.is_some() && is_asked_for;
+            let is_signalled = matches!(status.code(), None | Some(TERMINATED));
+            let expected = status.success() && is_done(&self.out) || disturbance.is_some() && is_signalled;
             if !expected {
                 return Err(Failure::Failed(format!(
                     "{} {}, which nobody asked for",
@@ -160,18 +168,18 @@ impl Cluster {
                 )));
             }
             if index == 0 {
-                lock(&self.said).clear();
+                lock(&self.server_output).clear();
             }
-            process.child = spawn(&process.program, &process.flags, &process.log, &self.said)?;
-            process.held_until = None;
+            process.child = spawn(&process.program, &process.flags, &process.log, &self.server_output)?;
+            process.suspended_until = None;
         }
         Ok(true)
     }
 
     /// Returns the hash of the final weights.
     pub(super) fn hash(&self) -> Result<String, Failure> {
-        let said = lock(&self.said);
-        let hash = said.last().and_then(|line| hash_of(line)).filter(|_| self.is_done);
+        let server_output = lock(&self.server_output);
+        let hash = server_output.last().and_then(|line| hash_of(line)).filter(|_| self.is_done);
         hash.ok_or_else(|| Failure::Failed("the server ended without a hash".into()))
     }
 }
@@ -195,23 +203,23 @@ fn is_done(out: &Path) -> bool {
     summary.is_some_and(|summary| summary["outcome"] == "done")
 }
 
-/// Starts a process. Its output goes to `log`, and that of the server also to `said`.
+/// Starts a process. Its output goes to `log`, and that of the server also to `server_output`.
 fn spawn(
     program: &Path,
     flags: &[OsString],
     log: &Arc<Mutex<File>>,
-    said: &Arc<Mutex<Vec<String>>>,
-) -> Result<Child, Failure> {
+    server_output: &Arc<Mutex<Vec<String>>>,
+) -> Result<ChildProcess, Failure> {
     let is_first = flags.iter().any(|flag| flag == "--out");
-    let (log, said) = (Arc::clone(log), Arc::clone(said));
-    let told = Arc::clone(&log);
+    let (log, server_output) = (Arc::clone(log), Arc::clone(server_output));
+    let stdout_log = Arc::clone(&log);
     let stdout: Sink = Box::new(move |line| {
-        write(&told, line);
+        write(&stdout_log, line);
         if is_first {
-            lock(&said).push(line.to_owned());
+            lock(&server_output).push(line.to_owned());
         }
     });
-    Child::start(program, flags, stdout, Box::new(move |line| write(&log, line)))
+    ChildProcess::start(program, flags, stdout, Box::new(move |line| write(&log, line)))
 }
 
 fn write(log: &Mutex<File>, line: &str) {

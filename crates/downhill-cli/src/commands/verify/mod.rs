@@ -3,10 +3,10 @@
 
 mod cluster;
 
-use crate::children;
+use crate::child_process;
 use crate::failure::Failure;
 use crate::output;
-use cluster::{Cluster, Harm};
+use cluster::{Cluster, Disturbance};
 use ps_plan::seed::{Purpose, Stream};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -97,7 +97,8 @@ fn pause(text: &str) -> Result<f64, String> {
 
 /// Trains alone, trains with disturbances, and compares the results.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let programs = [children::beside_us("ps-server")?, children::beside_us("ps-worker")?];
+    let programs =
+        [child_process::sibling_program("ps-server")?, child_process::sibling_program("ps-worker")?];
     let folder = TempDir::with_prefix("downhill-verify-")
         .map_err(|error| Failure::Failed(format!("no temporary folder: {error}")))?;
     let run = match &arguments.run {
@@ -111,19 +112,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let seed = arguments.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()) % 1_000_000);
     let started = Instant::now();
-    let alone = alone(&run, folder.path())?;
+    let alone = train_alone(&run, folder.path())?;
     output::note(&format!("alone, undisturbed  {alone}  ({:.1} s)", started.elapsed().as_secs_f64()));
     output::note(&format!(
         "{} workers and {} servers under fire; --seed {seed} does the same again, as far as the machine lets it",
         arguments.workers, arguments.shards
     ));
-    let mut fire = Fire::new(arguments, seed, started);
+    let mut injector = FaultInjector::new(arguments, seed, started);
     let (mut rounds, mut all_equal) = (0, true);
-    while !fire.is_over() {
+    while !injector.is_over() {
         rounds += 1;
         let out = folder.path().join(format!("round-{rounds}"));
         let mut cluster = Cluster::start(&programs, &run, &out, arguments.workers, arguments.shards)?;
-        let survived = fire.rage(&mut cluster);
+        let survived = injector.disturb(&mut cluster);
         let hash = match survived.and_then(|()| cluster.hash()) {
             Ok(hash) => hash,
             Err(failure) => {
@@ -139,27 +140,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         output::note(&format!("run {rounds}, under fire   {hash}  {verdict}"));
         all_equal &= hash == alone;
     }
-    output::lines(&fire.report(rounds, &alone, all_equal))?;
+    output::lines(&injector.report(rounds, &alone, all_equal))?;
     Ok(if all_equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Returns the hash of the run in one process.
-fn alone(run: &Path, folder: &Path) -> Result<String, Failure> {
+fn train_alone(run: &Path, folder: &Path) -> Result<String, Failure> {
     let ours = std::env::current_exe()
         .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;
     let flags = ["train".into(), run.into(), "--out".into(), folder.join("alone").into_os_string()];
     let flags: [OsString; 4] = flags;
     let output = std::process::Command::new(ours).args(flags).arg("--quiet").output();
     let output = output.map_err(|error| Failure::Failed(format!("training alone: {error}")))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    cluster::hash_of(said.lines().last().unwrap_or_default()).ok_or_else(|| {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    cluster::hash_of(stdout.lines().last().unwrap_or_default()).ok_or_else(|| {
         let problem = String::from_utf8_lossy(&output.stderr).trim().to_string();
         Failure::Failed(format!("training alone: {problem}"))
     })
 }
 
 /// The remaining disturbances, and the counts of past ones.
-struct Fire {
+struct FaultInjector {
     random: Stream,
     pause: Duration,
     /// Number of signals that remain, unless `until` limits them by time.
@@ -167,14 +168,14 @@ struct Fire {
     until: Option<Instant>,
     started: Instant,
     next: Instant,
-    done: BTreeMap<(Harm, String), u32>,
+    done: BTreeMap<(Disturbance, String), u32>,
 }
 
-impl Fire {
+impl FaultInjector {
     fn new(arguments: &Arguments, seed: u64, started: Instant) -> Self {
         let minutes = arguments.soak.map(|minutes| Duration::from_secs(60 * minutes));
         let pause = arguments.pause.unwrap_or(if minutes.is_some() { 15.0 } else { 0.4 });
-        Fire {
+        FaultInjector {
             random: Stream::new(seed, Purpose::Simulation, 0),
             pause: Duration::from_secs_f64(pause),
             left: arguments.signals,
@@ -190,17 +191,17 @@ impl Fire {
     }
 
     /// Supervises a cluster until its run is done, and disturbs it while signals remain.
-    fn rage(&mut self, cluster: &mut Cluster) -> Result<(), Failure> {
-        self.next = Instant::now() + self.some_time();
-        let mut last_harm = Instant::now();
-        while cluster.look_after()? {
+    fn disturb(&mut self, cluster: &mut Cluster) -> Result<(), Failure> {
+        self.next = Instant::now() + self.random_pause();
+        let mut last_disturbance = Instant::now();
+        while cluster.supervise()? {
             let now = Instant::now();
             if now >= self.next && !self.is_over() {
-                self.next = now + self.some_time();
-                last_harm = now;
-                self.do_harm(cluster);
+                self.next = now + self.random_pause();
+                last_disturbance = now;
+                self.inject(cluster);
             }
-            if now - last_harm > LONGEST {
+            if now - last_disturbance > LONGEST {
                 return Err(Failure::Failed(format!("no end {} s after the last signal", LONGEST.as_secs())));
             }
             std::thread::sleep(TICK);
@@ -208,28 +209,32 @@ impl Fire {
         Ok(())
     }
 
-    fn some_time(&mut self) -> Duration {
+    fn random_pause(&mut self) -> Duration {
         self.pause.mul_f32(self.random.unit())
     }
 
-    fn do_harm(&mut self, cluster: &mut Cluster) {
-        let victim = self.random.below(cluster.len() as u32) as usize;
-        let harm = match self.random.below(4) {
-            0 => Harm::Hold(Duration::from_millis(u64::from(10 + self.random.below(400)))),
-            1 => Harm::End,
-            _ => Harm::Kill,
+    fn inject(&mut self, cluster: &mut Cluster) {
+        let target = self.random.below(cluster.len() as u32) as usize;
+        let disturbance = match self.random.below(4) {
+            0 => Disturbance::Suspend(Duration::from_millis(u64::from(10 + self.random.below(400)))),
+            1 => Disturbance::Terminate,
+            _ => Disturbance::Kill,
         };
-        let Some(name) = cluster.suffer(victim, harm) else { return };
+        let Some(name) = cluster.disturb(target, disturbance) else { return };
         self.left = self.left.saturating_sub(1);
-        output::note(&format!("{:7.2} s  {harm} to {name}", self.started.elapsed().as_secs_f64()));
+        output::note(&format!("{:7.2} s  {disturbance} to {name}", self.started.elapsed().as_secs_f64()));
         let kind = name.split_whitespace().next().unwrap_or_default().to_owned();
-        *self.done.entry((harm.kind(), kind)).or_default() += 1;
+        *self.done.entry((disturbance.kind(), kind)).or_default() += 1;
     }
 
     fn report(&self, rounds: u32, alone: &str, all_equal: bool) -> Vec<String> {
         let total: u32 = self.done.values().sum();
         let mut lines = vec![format!("{total} signals in {rounds} runs:")];
-        lines.extend(self.done.iter().map(|((harm, whom), count)| format!("{count:6}  {harm} to a {whom}")));
+        lines.extend(
+            self.done
+                .iter()
+                .map(|((disturbance, whom), count)| format!("{count:6}  {disturbance} to a {whom}")),
+        );
         lines.push(match all_equal {
             true => "every run under fire ended with the weights of the undisturbed one".into(),
             false => "NOT every run under fire ended with the weights of the undisturbed one".into(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// A child process, which is killed when this is dropped.
-pub(crate) struct Child {
+pub(crate) struct ChildProcess {
     process: process::Child,
     readers: Vec<JoinHandle<()>>,
 }
@@ -18,7 +18,7 @@ pub(crate) struct Child {
 /// Receives the lines that a child writes.
 pub(crate) type Sink = Box<dyn FnMut(&str) + Send>;
 
-impl Child {
+impl ChildProcess {
     /// Starts `program`. `stdout` and `stderr` receive its lines.
     pub(crate) fn start(
         program: &Path,
@@ -42,7 +42,7 @@ impl Child {
         if let Some(pipe) = process.stderr.take() {
             readers.push(std::thread::spawn(move || read_lines(pipe, stderr)));
         }
-        Ok(Child { process, readers })
+        Ok(ChildProcess { process, readers })
     }
 
     /// Returns how the process ended, once it has ended and all its output was passed on.
@@ -64,7 +64,7 @@ impl Child {
     }
 
     /// Asks the process to finish its current work and exit.
-    pub(crate) fn ask_to_end(&mut self) {
+    pub(crate) fn terminate(&mut self) {
         #[cfg(unix)]
         {
             use nix::sys::signal::{Signal, kill};
@@ -79,13 +79,13 @@ impl Child {
 
     /// Suspends the process (SIGSTOP).
     #[cfg(unix)]
-    pub(crate) fn hold(&self) {
+    pub(crate) fn suspend(&self) {
         self.signal(nix::sys::signal::Signal::SIGSTOP);
     }
 
     /// Resumes the process (SIGCONT).
     #[cfg(unix)]
-    pub(crate) fn go_on(&self) {
+    pub(crate) fn resume(&self) {
         self.signal(nix::sys::signal::Signal::SIGCONT);
     }
 
@@ -103,7 +103,7 @@ impl Child {
     }
 }
 
-impl Drop for Child {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.kill();
         let _ = self.process.wait();
@@ -168,7 +168,7 @@ pub(crate) fn describe(status: ExitStatus) -> String {
 }
 
 /// Returns the path of the program `name` in the folder of this one.
-pub(crate) fn beside_us(name: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn sibling_program(name: &str) -> Result<PathBuf, Failure> {
     let ours = std::env::current_exe()
         .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;
     let path = ours.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));

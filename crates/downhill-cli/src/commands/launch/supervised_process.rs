@@ -1,7 +1,7 @@
 //! Supervises a launched process: starts, watches, restarts and stops it.
 
 use super::WATCH_EVERY;
-use crate::children::{Child, Sink, describe};
+use crate::child_process::{ChildProcess, Sink, describe};
 use crate::failure::Failure;
 use ps_run::Relay;
 use std::ffi::OsString;
@@ -11,17 +11,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time that the other processes have to exit after the server has ended.
-const FAREWELL: Duration = Duration::from_secs(5);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a restart: the first value, doubled each time up to the second.
-const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+const RESTART_DELAY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 /// Exit codes with which a worker says that restarting it is useless: wrong usage, and a run or data that
 /// does not fit the server's.
-const HOPELESS: [i32; 2] = [2, 42];
+const FATAL_EXIT_CODES: [i32; 2] = [2, 42];
 /// Exit code of all processes of a run that was ended for good.
 const ENDED: i32 = ps_server::ENDED as i32;
 
 /// A process to launch: its command line and its output.
-pub(super) struct Role {
+pub(super) struct ProcessSpec {
     /// Name of the process, as shown to the user.
     pub name: String,
     pub program: PathBuf,
@@ -36,29 +36,29 @@ pub(super) struct Role {
 }
 
 /// A supervised process, including all its restarts.
-pub(super) struct Seat {
-    pub role: Role,
+pub(super) struct SupervisedProcess {
+    pub spec: ProcessSpec,
     state: State,
     restarts: u32,
     /// Maximum number of restarts.
-    most_restarts: u32,
+    max_restarts: u32,
     screen: Arc<Relay>,
 }
 
 enum State {
     /// The process has not been started yet.
-    Empty,
-    Running(Child),
+    NotStarted,
+    Running(ChildProcess),
     /// The process is to be restarted at this time. The string says why it ended.
-    Pausing(Instant, String),
+    Waiting(Instant, String),
     /// The process has ended and is not restarted.
     Ended(ExitStatus),
 }
 
-impl Seat {
+impl SupervisedProcess {
     /// Creates a supervisor for a process that is not started yet.
-    pub(super) fn new(role: Role, most_restarts: u32, screen: Arc<Relay>) -> Self {
-        Seat { role, state: State::Empty, restarts: 0, most_restarts, screen }
+    pub(super) fn new(spec: ProcessSpec, max_restarts: u32, screen: Arc<Relay>) -> Self {
+        SupervisedProcess { spec, state: State::NotStarted, restarts: 0, max_restarts, screen }
     }
 
     /// Returns how the process ended, if it is not restarted any more.
@@ -76,24 +76,24 @@ impl Seat {
 
     /// Starts the process.
     pub(super) fn start(&mut self) -> Result<(), Failure> {
-        let [stdout, stderr] = (self.role.sinks)();
-        let child = Child::start(&self.role.program, &self.role.flags, stdout, stderr)?;
-        if self.role.is_announced {
-            self.screen.print(&format!("{} started as process {}", self.role.name, child.id()));
+        let [stdout, stderr] = (self.spec.sinks)();
+        let child = ChildProcess::start(&self.spec.program, &self.spec.flags, stdout, stderr)?;
+        if self.spec.is_announced {
+            self.screen.print(&format!("{} started as process {}", self.spec.name, child.id()));
         }
         self.state = State::Running(child);
         Ok(())
     }
 
-    /// Checks whether the process has ended, and schedules a restart if that is `wanted` and may help.
-    pub(super) fn look_after(&mut self, wanted: bool) -> Result<(), Failure> {
+    /// Checks whether the process has ended, and schedules a restart if `may_restart` is set and a restart may help.
+    pub(super) fn supervise(&mut self, may_restart: bool) -> Result<(), Failure> {
         match &mut self.state {
             State::Running(child) => {
                 if let Some(status) = child.ended()? {
-                    self.state = self.next(status, wanted);
+                    self.state = self.next(status, may_restart);
                 }
             }
-            State::Pausing(until, why) if *until <= Instant::now() => {
+            State::Waiting(until, why) if *until <= Instant::now() => {
                 self.screen.print(why);
                 self.start()?;
             }
@@ -103,49 +103,51 @@ impl Seat {
     }
 
     /// Asks the process to exit in order.
-    pub(super) fn ask_to_end(&mut self) {
+    pub(super) fn terminate(&mut self) {
         if let State::Running(child) = &mut self.state {
-            child.ask_to_end();
+            child.terminate();
         }
     }
 
-    fn next(&mut self, status: ExitStatus, wanted: bool) -> State {
+    fn next(&mut self, status: ExitStatus, may_restart: bool) -> State {
         let code = status.code();
         let is_over = status.success() || code == Some(ENDED);
-        if is_over || !wanted || self.role.keeps_weights && code.is_some() {
+        if is_over || !may_restart || self.spec.keeps_weights && code.is_some() {
             return State::Ended(status);
         }
-        let (name, how, most) = (&self.role.name, describe(status), self.most_restarts);
-        if code.is_some_and(|code| HOPELESS.contains(&code)) {
+        let (name, how, max) = (&self.spec.name, describe(status), self.max_restarts);
+        if code.is_some_and(|code| FATAL_EXIT_CODES.contains(&code)) {
             self.screen.print(&format!("error: {name} {how}, so starting it again would not help"));
             return State::Ended(status);
         }
-        if self.restarts >= most {
+        if self.restarts >= max {
             self.screen.print(&format!(
-                "error: {name} {how}; --restart allows to start it again {most} times, no more"
+                "error: {name} {how}; --restart allows to start it again {max} times, no more"
             ));
             return State::Ended(status);
         }
-        let pause = PAUSE[0].saturating_mul(1 << self.restarts.min(16)).min(PAUSE[1]);
+        let pause = RESTART_DELAY[0].saturating_mul(1 << self.restarts.min(16)).min(RESTART_DELAY[1]);
         self.restarts += 1;
         let count = self.restarts;
-        let why = format!("{name} {how}; starting it again ({count} of at most {most} times)");
-        State::Pausing(Instant::now() + pause, why)
+        let why = format!("{name} {how}; starting it again ({count} of at most {max} times)");
+        State::Waiting(Instant::now() + pause, why)
     }
 }
 
 /// Waits for the other processes after the server has ended. Those that would wait for the next server are
 /// asked to exit if `wait_for_next` is set.
-pub(super) fn say_farewell(crew: &mut [Seat], wait_for_next: bool) -> Result<(), Failure> {
-    let patience = Instant::now() + FAREWELL;
+pub(super) fn wait_for_exit(processes: &mut [SupervisedProcess], wait_for_next: bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + EXIT_TIMEOUT;
     if wait_for_next {
-        crew.iter_mut().for_each(Seat::ask_to_end);
+        processes.iter_mut().for_each(SupervisedProcess::terminate);
     }
-    for seat in crew {
-        let State::Running(child) = &mut seat.state else { continue };
+    for process in processes {
+        let State::Running(child) = &mut process.state else { continue };
         while child.ended()?.is_none() {
-            if Instant::now() >= patience {
-                seat.screen.print(&format!("{} did not end with the server and is killed", seat.role.name));
+            if Instant::now() >= deadline {
+                process
+                    .screen
+                    .print(&format!("{} did not end with the server and is killed", process.spec.name));
                 child.kill();
             }
             std::thread::sleep(WATCH_EVERY);
