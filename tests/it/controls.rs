@@ -251,8 +251,8 @@ fn watching() -> Control {
         ..LearningRate::constant(0.5)
     };
     let config = ControlConfig {
-        early_stopping: Some(EarlyStopping { patience: 90, least: 0.0 }),
-        guard: Some(Guard { recovers: true, factor: 0.7, retries: 2, rise: 1.5, every: 20 }),
+        early_stopping: Some(EarlyStopping { patience: 90, min_delta: 0.0 }),
+        guard: Some(Guard { can_recover: true, factor: 0.7, retries: 2, rise: 1.5, every: 20 }),
         descent: None,
     };
     Control::new(config, ModelOptimizer::new(Sgd::default(), &model, 1), plan, rate)

@@ -100,7 +100,7 @@ fn guarded(head: Head, rate: LearningRate) -> String {
     let (samples, validation) = (part(97), part(50));
     let model = Model::new(6, &[], Activation::Relu, head, classes);
     let plan = BatchPlan::new(7, samples.len(), 20, 6, 12, None).watching(validation.len(), 0);
-    let guard = Guard { recovers: true, factor: 0.5, retries: 10, rise: 1.5, every: 20 };
+    let guard = Guard { can_recover: true, factor: 0.5, retries: 10, rise: 1.5, every: 20 };
     let config = ControlConfig { guard: Some(guard), ..ControlConfig::default() };
     let optimizer = ModelOptimizer::new(Sgd { momentum: 0.5, ..Sgd::default() }, &model, plan.seed);
     let trainer = Trainer::controlled(&model, Control::new(config, optimizer, plan, rate));

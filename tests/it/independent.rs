@@ -229,12 +229,12 @@ impl Run {
         if let Some(Noise { scale, decay }) = self.optimizer.noise {
             arguments.extend([format!("noise={scale:?}"), format!("noise_decay={decay:?}")]);
         }
-        if let Some(EarlyStopping { patience, least }) = self.control.early_stopping {
-            arguments.extend([format!("early_stopping={patience}"), format!("min_delta={least:?}")]);
+        if let Some(EarlyStopping { patience, min_delta }) = self.control.early_stopping {
+            arguments.extend([format!("early_stopping={patience}"), format!("min_delta={min_delta:?}")]);
         }
-        if let Some(Guard { recovers, factor, retries, rise, every }) = self.control.guard {
+        if let Some(Guard { can_recover, factor, retries, rise, every }) = self.control.guard {
             arguments.extend([
-                format!("guard={}", if recovers { "recover" } else { "warn" }),
+                format!("guard={}", if can_recover { "recover" } else { "warn" }),
                 format!("guard_factor={factor:?}"),
                 format!("guard_every={every}"),
                 format!("retries={retries}"),
@@ -563,7 +563,7 @@ fn factors_of_the_rate_are_multiplied_in_the_order_of_their_names() {
 #[test]
 fn all_that_is_decided_before_a_step() {
     compare(|_| {
-        let early = |patience, least| Some(EarlyStopping { patience, least });
+        let early = |patience, min_delta| Some(EarlyStopping { patience, min_delta });
         let watched = |name: &str, rate: LearningRate, control: ControlConfig| Run {
             hidden: vec![12],
             validation: Some(0.3),
@@ -580,7 +580,7 @@ fn all_that_is_decided_before_a_step() {
             end: 0.01,
             ..LearningRate::constant(0.5)
         };
-        let guard = |recovers| Some(Guard { recovers, factor: 0.3, retries: 4, rise: 1.5, every: 3 });
+        let guard = |can_recover| Some(Guard { can_recover, factor: 0.3, retries: 4, rise: 1.5, every: 3 });
         let descent = Some(Descent {
             sufficient: 0.1,
             shrink: 0.5,
@@ -650,7 +650,13 @@ fn all_that_is_decided_before_a_step() {
                     "guard that returns to weights of long before",
                     rising(30.0),
                     ControlConfig {
-                        guard: Some(Guard { recovers: true, factor: 0.3, retries: 4, rise: 1.5, every: 20 }),
+                        guard: Some(Guard {
+                            can_recover: true,
+                            factor: 0.3,
+                            retries: 4,
+                            rise: 1.5,
+                            every: 20,
+                        }),
                         ..Default::default()
                     },
                 )

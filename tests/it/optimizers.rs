@@ -57,7 +57,7 @@ fn ten_steps_of_every_optimizer_are_those_of_pytorch_optax_or_its_paper() {
                 control.made_plain(&verdict, &observed(None));
                 verdict
             };
-            control.carry_out_all(&verdict, &mut weights, &gradient, &mut state);
+            control.apply_to_all(&verdict, &mut weights, &gradient, &mut state);
             for (index, (&got, wanted)) in weights.iter().zip(numbers(wanted)).enumerate() {
                 let error = (f64::from(got) - wanted).abs();
                 assert!(

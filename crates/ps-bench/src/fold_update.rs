@@ -24,7 +24,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
         return Ok(());
     }
     let gradients = [1, 2].map(|seed| Bytes::from(bytes(ELEMENTS, seed)));
-    let mut kept = Kept::new(ELEMENTS, Sgd { momentum: 0.9, ..Sgd::default() });
+    let mut kept = FoldBench::new(ELEMENTS, Sgd { momentum: 0.9, ..Sgd::default() });
     let (old, mut copied) = (bytes(ELEMENTS, 3), bytes(ELEMENTS, 5));
     let chunk = 4 * chunk_elements(ELEMENTS);
     let mut entrants = [
@@ -52,7 +52,7 @@ fn bytes(elements: usize, seed: u32) -> Vec<u8> {
 }
 
 /// Weights, as a server keeps them.
-pub(crate) struct Kept {
+pub(crate) struct FoldBench {
     control: Control,
     pool: Pool,
     chunks: Vec<Chunk>,
@@ -65,7 +65,7 @@ struct Chunk {
     state: Vec<f32>,
 }
 
-impl Kept {
+impl FoldBench {
     /// Creates weights with this number of elements.
     pub(crate) fn new(elements: usize, optimizer: impl Into<OptimizerParams>) -> Self {
         let optimizer = optimizer.into();
@@ -83,7 +83,7 @@ impl Kept {
         let plan = BatchPlan::new(1, 64, 64, 32, 1, None);
         let optimizer = ModelOptimizer::new(optimizer, &model, 1);
         let control = Control::new(ControlConfig::default(), optimizer, plan, LearningRate::constant(0.01));
-        Kept { control, pool, chunks }
+        FoldBench { control, pool, chunks }
     }
 
     /// Folds the gradients of any number of leaves and updates the weights, chunk by chunk. The previous

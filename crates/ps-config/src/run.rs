@@ -231,7 +231,7 @@ impl RunConfig {
         let TrainConfig { early_stopping, min_delta, .. } = self.train;
         let GuardConfig { mode, rise, factor, retries, every } = self.guard;
         let guard = Guard {
-            recovers: mode == GuardMode::Recover,
+            can_recover: mode == GuardMode::Recover,
             factor,
             retries,
             rise,
@@ -239,7 +239,7 @@ impl RunConfig {
         };
         ControlConfig {
             early_stopping: early_stopping
-                .map(|patience| EarlyStopping { patience, least: min_delta.unwrap_or(0.0) }),
+                .map(|patience| EarlyStopping { patience, min_delta: min_delta.unwrap_or(0.0) }),
             guard: (mode != GuardMode::Off).then_some(guard),
             descent: (self.learning_rate.schedule == Shape::Armijo).then_some(self.learning_rate.descent),
         }

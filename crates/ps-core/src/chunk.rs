@@ -156,7 +156,7 @@ impl ChunkFold {
             let mut total = vec![0.0; new.len()];
             read(old, new);
             self.read_root(0..total.len(), &mut total);
-            let finite = control.carry_out(verdict, offset, new, &total, state);
+            let finite = control.apply(verdict, offset, new, &total, state);
             make_little_endian(new);
             return finite;
         }
@@ -439,7 +439,7 @@ mod tests {
                 assert!(chunk.is_complete());
                 let verdict = control.plain(control.plan().step(step));
                 let gradient = whole.take_root().unwrap().gradient;
-                control.carry_out_all(&verdict, &mut weights, &gradient, &mut state[0]);
+                control.apply_to_all(&verdict, &mut weights, &gradient, &mut state[0]);
                 let mut new = pool.take(elements);
                 let finite = chunk.update(&control, &verdict, 0, &old, &mut state[1], &mut new);
                 assert_eq!(finite, Finite { gradient: true, weights: true });

@@ -1,6 +1,6 @@
 //! The reference for every holder of weights: it makes a step from the sum of all leaves, and nothing else.
 
-use crate::control::{Control, ControlConfig, Decided, Event, NotFinite, Probe};
+use crate::control::{Control, ControlConfig, Event, NotFinite, PolicyReport, Probe};
 use crate::fold::NodeSum;
 use crate::metrics::MetricSums;
 use crate::metrics::Observed;
@@ -49,8 +49,8 @@ pub struct StepReport {
 
 impl StepReport {
     /// The report of a step that was made.
-    pub fn new(step: Step, rate: f32, observed: Observed, decided: Decided) -> Self {
-        let Decided { is_last, events, probe } = decided;
+    pub fn new(step: Step, rate: f32, observed: Observed, decided: PolicyReport) -> Self {
+        let PolicyReport { is_last, events, probe } = decided;
         let Observed { train: metric_sums, validation, .. } = observed;
         StepReport {
             step: step.step,
@@ -181,7 +181,7 @@ impl Trainer {
         // one to check.
         let is_last = self.version + 1 >= self.plan.steps || decided.is_last;
         let before = (is_last || verdict.measures).then(|| self.weights.clone());
-        self.control.carry_out_all(&verdict, &mut self.weights, gradient, &mut self.state);
+        self.control.apply_to_all(&verdict, &mut self.weights, gradient, &mut self.state);
         if let Some(before) = before {
             if is_last && !all_finite(&self.weights) {
                 self.weights = before;

@@ -5,7 +5,7 @@ use crate::whole::Whole;
 use bytes::Bytes;
 use ps_coord::WorkerId;
 use ps_core::chunk::Pool;
-use ps_core::control::{Decided, State, Verdict};
+use ps_core::control::{PolicyReport, State, Verdict};
 use ps_core::{Control, Fold, MetricSums, Model, Observed};
 use ps_plan::mutation::{ActiveMutation, Mutation};
 use ps_plan::{BatchPlan, Node, Tree};
@@ -59,7 +59,7 @@ pub struct Plane {
     /// The decision about the open step.
     pub(crate) verdict: Option<Verdict>,
     /// The part of the decision that the step's report contains.
-    pub(crate) decided: Option<Decided>,
+    pub(crate) decided: Option<PolicyReport>,
     /// Number of chunks whose next weights are computed.
     pub(crate) made: usize,
     /// Whether an element of this step's gradient, or of the last step's weights, is not finite.

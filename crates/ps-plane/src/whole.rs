@@ -172,7 +172,7 @@ impl Whole {
             return Finite { gradient: false, weights: true };
         }
         *before = (checks.weights || verdict.measures).then(|| Arc::clone(weights));
-        control.carry_out_all(verdict, Arc::make_mut(weights).as_mut_slice(), gradient, state);
+        control.apply_to_all(verdict, Arc::make_mut(weights).as_mut_slice(), gradient, state);
         let is_finite = !checks.weights || all_finite(weights);
         if let Some(before) = before.take_if(|_| !is_finite) {
             *weights = before;

@@ -148,7 +148,7 @@ impl Checkpoints {
     }
 
     /// Requests a checkpoint as soon as possible.
-    pub(crate) fn ask_for_one(&mut self) {
+    pub(crate) fn request(&mut self) {
         self.is_asked_for = true;
     }
 

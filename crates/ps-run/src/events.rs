@@ -1,6 +1,6 @@
 //! Messages for the events of [`ps_core::control`].
 
-use ps_core::control::{Arrival, ArrivalSign, Event, Explosion, Stop};
+use ps_core::control::{Convergence, ConvergenceCriterion, Event, Explosion, Stop};
 
 /// Says what happened and why.
 pub(crate) fn text(event: &Event) -> String {
@@ -29,12 +29,14 @@ pub(crate) fn text(event: &Event) -> String {
             "stopped early: the validation loss was not below {best:.6} in {validations} validations; the weights after \
              step {step} are restored"
         ),
-        Event::Stopped(Stop::Arrived(Arrival { loss, sign, tolerance })) => {
-            let why = match sign {
-                ArrivalSign::GradientNorm(norm) => format!("the norm of the gradient is {norm:.3e}"),
-                ArrivalSign::PredictedDecrease(fall) => format!("the predicted decrease was {fall:.3e}"),
-                ArrivalSign::Decrease(fall) => format!("the loss fell by {fall:.3e}"),
-                ArrivalSign::NoStep(fall) => {
+        Event::Stopped(Stop::Converged(Convergence { loss, criterion, tolerance })) => {
+            let why = match criterion {
+                ConvergenceCriterion::GradientNorm(norm) => format!("the norm of the gradient is {norm:.3e}"),
+                ConvergenceCriterion::PredictedDecrease(fall) => {
+                    format!("the predicted decrease was {fall:.3e}")
+                }
+                ConvergenceCriterion::Decrease(fall) => format!("the loss fell by {fall:.3e}"),
+                ConvergenceCriterion::NoStep(fall) => {
                     format!("no step lowers it, and of the next one only {fall:.3e} is predicted")
                 }
             };
@@ -68,7 +70,9 @@ mod tests {
     #[test]
     fn every_event_says_what_happened_and_why() {
         let above = Explosion::Mean { value: 12.34567, limit: 3e7 };
-        let arrived = |sign| Event::Stopped(Stop::Arrived(Arrival { loss: 0.5, sign, tolerance: 1e-9 }));
+        let converged = |criterion| {
+            Event::Stopped(Stop::Converged(Convergence { loss: 0.5, criterion, tolerance: 1e-9 }))
+        };
         for (event, wanted) in [
             (
                 Event::Lowered { loss: 0.25, best: 0.2, patience: 0, rates: [0.1, 0.05] },
@@ -99,19 +103,19 @@ mod tests {
                  restored",
             ),
             (
-                arrived(ArrivalSign::GradientNorm(1e-10)),
+                converged(ConvergenceCriterion::GradientNorm(1e-10)),
                 "the descent has arrived at loss 0.500000000: the norm of the gradient is 1.000e-10, not above 1.000e-9",
             ),
             (
-                arrived(ArrivalSign::PredictedDecrease(1e-10)),
+                converged(ConvergenceCriterion::PredictedDecrease(1e-10)),
                 "the descent has arrived at loss 0.500000000: the predicted decrease was 1.000e-10, not above 1.000e-9",
             ),
             (
-                arrived(ArrivalSign::Decrease(1e-10)),
+                converged(ConvergenceCriterion::Decrease(1e-10)),
                 "the descent has arrived at loss 0.500000000: the loss fell by 1.000e-10, not above 1.000e-9",
             ),
             (
-                arrived(ArrivalSign::NoStep(1e-10)),
+                converged(ConvergenceCriterion::NoStep(1e-10)),
                 "the descent has arrived at loss 0.500000000: no step lowers it, and of the next one only 1.000e-10 is \
                  predicted, not above 1.000e-9",
             ),

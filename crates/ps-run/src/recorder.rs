@@ -232,7 +232,7 @@ impl Recorder {
         let is_requested = self.observers.take_checkpoint_request();
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(Wanted { save: false, look }) };
         if is_requested {
-            checkpoints.ask_for_one();
+            checkpoints.request();
         }
         let warning = checkpoints.look()?;
         let save = continues && checkpoints.is_due(step);
@@ -310,9 +310,9 @@ impl Recorder {
     }
 
     /// Requests a checkpoint after the current step.
-    pub fn ask_for_checkpoint(&mut self) {
+    pub fn request_checkpoint(&mut self) {
         if let Some(checkpoints) = &mut self.checkpoints {
-            checkpoints.ask_for_one();
+            checkpoints.request();
         }
     }
 

@@ -181,7 +181,7 @@ fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Differen
         return refused(format!("{why}, so with {changes} other steps would have been probed"));
     }
     let every = |timeline: &Timeline| {
-        timeline.control.guard.filter(|guard| guard.recovers).map(|Guard { every, .. }| every)
+        timeline.control.guard.filter(|guard| guard.can_recover).map(|Guard { every, .. }| every)
     };
     let [was, would_be] = [saved, run].map(every);
     // Before either has passed, only the initial weights are kept aside.

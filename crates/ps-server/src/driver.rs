@@ -268,7 +268,7 @@ impl Driver {
             }
             // The caller may be gone, here and below.
             Incoming::Checkpoint(reply) => {
-                self.recorder.ask_for_checkpoint();
+                self.recorder.request_checkpoint();
                 let _ = reply.send(Ok(self.plane.version() + 1));
                 None
             }

@@ -650,7 +650,7 @@ impl Driver {
     /// Computes the chunks of the step that was waiting for the verdict.
     fn follow(&mut self, step: u64) -> Option<ShardEvent> {
         let verdict = self.verdict.take()?;
-        if !self.plane.control().can(&verdict) {
+        if !self.plane.control().supports(&verdict) {
             warn!(step, "a verdict came that this shard has no use for");
             return None;
         }

@@ -93,7 +93,7 @@ fn watched(job: SimJob<'_>) -> SimJob<'_> {
         threshold: 0.9,
         ..LearningRate::constant(1.0)
     };
-    let guard = Guard { recovers: true, factor: 0.5, retries: 3, rise: 1.2, every: 2 };
+    let guard = Guard { can_recover: true, factor: 0.5, retries: 3, rise: 1.2, every: 2 };
     let control = ControlConfig { guard: Some(guard), ..ControlConfig::default() };
     SimJob { optimizer: Adam::default().into(), rate: rate.into(), control, ..job }
 }

@@ -190,9 +190,9 @@ struct Watch<'a> {
 }
 
 impl Flow for Watch<'_> {
-    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
-        self.needs.push((least, self.begun.elapsed().as_secs_f64()));
-        Some((least, self.weights))
+    fn weights(&mut self, needed: usize) -> Option<(usize, &[f32])> {
+        self.needs.push((needed, self.begun.elapsed().as_secs_f64()));
+        Some((needed, self.weights))
     }
 
     fn node(&mut self, _: Node) -> &mut MetricSums {

@@ -2,7 +2,7 @@
 //! worker's copy.
 
 use crate::cost::time::median_seconds;
-use crate::fold_update::Kept;
+use crate::fold_update::FoldBench;
 use bytes::Bytes;
 use ps_core::precision::Element;
 use ps_proto::tensor;
@@ -15,7 +15,7 @@ pub(crate) fn measure(job: &Job, costs: &mut Costs) {
     let elements = job.model.parameters();
     let bytes = 4.0 * elements as f64;
     let nodes: Vec<Bytes> = (0..4).map(|_| tensor::share(vec![0.001; elements])).collect();
-    let mut kept = Kept::new(elements, job.optimizer.params);
+    let mut kept = FoldBench::new(elements, job.optimizer.params);
     // The update adds the last two nodes; earlier ones are added before.
     let [two, four] = [2, 4].map(|count| median_seconds(TURNS, || kept.step(&nodes[..count])));
     costs.update_byte = two / bytes;

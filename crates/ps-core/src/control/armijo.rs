@@ -50,18 +50,18 @@ pub(super) struct Point {
 
 /// Convergence of a descent: no step from here lowers the loss by a relevant amount.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Arrival {
+pub struct Convergence {
     /// The loss at the weights that the run ends with, weight decay included.
     pub loss: f64,
     /// The criterion that was met.
-    pub sign: ArrivalSign,
+    pub criterion: ConvergenceCriterion,
     /// The tolerance of that criterion.
     pub tolerance: f64,
 }
 
 /// The criterion by which a descent has converged.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ArrivalSign {
+pub enum ConvergenceCriterion {
     /// The norm of the gradient.
     GradientNorm(f64),
     /// The decrease that was predicted for the last step.
@@ -89,7 +89,7 @@ impl Descent {
         base: &mut Option<Base>,
         point: Point,
         initial: f64,
-    ) -> Result<(Action, Option<Arrival>), NotFinite> {
+    ) -> Result<(Action, Option<Convergence>), NotFinite> {
         let Point { loss, squared, is_finite, is_last } = point;
         let accept = if is_last { Action::Stay } else { Action::Accept };
         let Some(before) = *base else {
@@ -103,34 +103,34 @@ impl Descent {
         let noise = LOSS_NOISE * before.loss.abs();
         if is_finite && loss <= before.loss - self.sufficient * predicted + noise {
             *base = Some(Base { loss, squared, rate: before.rate * self.grow });
-            let sign = self.sign_of_arrival(squared.sqrt(), predicted, before.loss - loss, noise);
-            let Some((sign, tolerance)) = sign else { return Ok((accept, None)) };
-            return Ok((Action::Stay, Some(Arrival { loss, sign, tolerance })));
+            let criterion = self.convergence_criterion(squared.sqrt(), predicted, before.loss - loss, noise);
+            let Some((criterion, tolerance)) = criterion else { return Ok((accept, None)) };
+            return Ok((Action::Stay, Some(Convergence { loss, criterion, tolerance })));
         }
         let rate = before.rate * self.shrink;
         *base = Some(Base { rate, ..before });
         let (predicted, tolerance) = (rate * before.squared, self.tolerance);
         if predicted <= tolerance {
-            let sign = ArrivalSign::NoStep(predicted);
-            return Ok((Action::Base, Some(Arrival { loss: before.loss, sign, tolerance })));
+            let criterion = ConvergenceCriterion::NoStep(predicted);
+            return Ok((Action::Base, Some(Convergence { loss: before.loss, criterion, tolerance })));
         }
         Ok((if is_last { Action::Base } else { Action::Retry }, None))
     }
 
     /// The criterion by which an accepted point is the last one, and its tolerance.
-    fn sign_of_arrival(
+    fn convergence_criterion(
         &self,
         norm: f64,
         predicted: f64,
         actual: f64,
         noise: f64,
-    ) -> Option<(ArrivalSign, f64)> {
+    ) -> Option<(ConvergenceCriterion, f64)> {
         if norm <= self.gradient_tolerance {
-            Some((ArrivalSign::GradientNorm(norm), self.gradient_tolerance))
+            Some((ConvergenceCriterion::GradientNorm(norm), self.gradient_tolerance))
         } else if predicted <= self.tolerance {
-            Some((ArrivalSign::PredictedDecrease(predicted), self.tolerance))
+            Some((ConvergenceCriterion::PredictedDecrease(predicted), self.tolerance))
         } else if actual <= self.tolerance && self.tolerance >= noise {
-            Some((ArrivalSign::Decrease(actual), self.tolerance))
+            Some((ConvergenceCriterion::Decrease(actual), self.tolerance))
         } else {
             None
         }

@@ -8,7 +8,7 @@ pub struct EarlyStopping {
     /// Consecutive validations without improvement after which the run ends; at least 1.
     pub patience: u64,
     /// How far a loss must be below the best loss to count as an improvement.
-    pub least: f64,
+    pub min_delta: f64,
 }
 
 /// The best validation loss so far.
@@ -46,6 +46,6 @@ impl EarlyStopping {
     }
 
     pub(super) fn is_better(&self, best: &Best, loss: f64) -> bool {
-        loss < best.loss - self.least
+        loss < best.loss - self.min_delta
     }
 }

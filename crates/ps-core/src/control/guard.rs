@@ -18,7 +18,7 @@ const SPIKE: f64 = 10.0;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guard {
     /// Whether the guard recovers from an explosion; if not, it only reports it.
-    pub recovers: bool,
+    pub can_recover: bool,
     /// Factor of the learning rate at each recovery.
     pub factor: f64,
     /// Maximum number of recoveries in a run.
@@ -41,7 +41,7 @@ pub(super) struct GuardState {
     mean: RunningMean,
     /// The lowest mean since the start or, after a recovery, since the step whose weights were restored.
     best: Option<f64>,
-    kept: Option<Kept>,
+    kept: Option<GoodWeights>,
     /// Whether an explosion without recovery has been reported. Reset when the loss falls below the limit.
     is_reported: bool,
 }
@@ -56,7 +56,7 @@ struct RunningMean {
 
 /// What the guard knows about the weights that it keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Kept {
+struct GoodWeights {
     /// The step before which these were the weights.
     step: u64,
     /// Number of steps that the optimizer's state had seen.
@@ -160,11 +160,11 @@ impl GuardState {
         let Candidate { step, count, loss, rate } = candidate;
         let Err(explosion) = self.add(guard.rise, loss) else {
             self.is_reported = false;
-            let keeps = guard.recovers && self.kept.is_none_or(|kept| step - kept.step >= guard.every);
+            let keeps = guard.can_recover && self.kept.is_none_or(|kept| step - kept.step >= guard.every);
             if !keeps {
                 return Ok((Decision::Step, None));
             }
-            self.kept = Some(Kept { step, count, mean: self.mean });
+            self.kept = Some(GoodWeights { step, count, mean: self.mean });
             return Ok((Decision::Keep, None));
         };
         match self.kept.filter(|_| self.recoveries < guard.retries) {
@@ -183,7 +183,7 @@ impl GuardState {
             }
             None if loss.is_none() => Err(NotFinite),
             None => {
-                let retries = guard.recovers.then_some(guard.retries);
+                let retries = guard.can_recover.then_some(guard.retries);
                 let is_new = !std::mem::replace(&mut self.is_reported, true);
                 Ok((Decision::Step, is_new.then_some(Event::Warned { explosion, retries })))
             }

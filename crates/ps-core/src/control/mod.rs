@@ -6,8 +6,8 @@
 //! step and combines the answers into a [`Verdict`], which the holder of the weights carries out on every
 //! part of them.
 
+mod apply;
 mod armijo;
-mod carry_out;
 mod early_stopping;
 mod guard;
 mod plateau;
@@ -16,11 +16,11 @@ mod probe;
 mod tests;
 mod verdict;
 
-pub use armijo::{Arrival, ArrivalSign, Descent};
+pub use armijo::{Convergence, ConvergenceCriterion, Descent};
 pub use early_stopping::EarlyStopping;
 pub use guard::{Explosion, Guard};
 pub use probe::Probe;
-pub use verdict::{Action, Decided, Event, NotFinite, Stop, Verdict};
+pub use verdict::{Action, Event, NotFinite, PolicyReport, Stop, Verdict};
 
 use crate::metrics::{MetricSums, Observed};
 use crate::optim::{ModelOptimizer, Norms, StepParams, UpdateNorms};
@@ -177,9 +177,9 @@ impl Control {
     }
 
     /// Records a step made with [`Control::plain`].
-    pub fn made_plain(&mut self, verdict: &Verdict, observed: &Observed) -> Decided {
+    pub fn made_plain(&mut self, verdict: &Verdict, observed: &Observed) -> PolicyReport {
         self.state.count = verdict.count;
-        Decided { probe: self.take_probe(observed), ..Decided::default() }
+        PolicyReport { probe: self.take_probe(observed), ..PolicyReport::default() }
     }
 
     /// Decides about a step from the observations at the weights before it.
@@ -191,8 +191,8 @@ impl Control {
         step: Step,
         observed: &Observed,
         norms: &Norms,
-    ) -> Result<(Verdict, Decided), NotFinite> {
-        let mut decided = Decided { probe: self.take_probe(observed), ..Decided::default() };
+    ) -> Result<(Verdict, PolicyReport), NotFinite> {
+        let mut decided = PolicyReport { probe: self.take_probe(observed), ..PolicyReport::default() };
         let loss = observed.train.mean_loss();
         let is_finite = observed.train.loss.is_finite() && norms.gradient_squared().is_finite();
         let mut verdict = self.plain(step);
@@ -253,7 +253,7 @@ impl Control {
     }
 
     /// Records a validation. Returns whether the weights are the best so far.
-    fn validated(&mut self, step: Step, validation: &MetricSums, decided: &mut Decided) -> bool {
+    fn validated(&mut self, step: Step, validation: &MetricSums, decided: &mut PolicyReport) -> bool {
         let loss = validation.mean_loss();
         decided.events.extend(self.lower(step, loss));
         let Some(early_stopping) = self.config.early_stopping else { return false };
@@ -297,7 +297,7 @@ impl Control {
         step: Step,
         loss: f64,
         is_finite: bool,
-        decided: &mut Decided,
+        decided: &mut PolicyReport,
     ) -> Result<(Action, bool), NotFinite> {
         let Some(guard) = self.config.guard else {
             return if is_finite { Ok((Action::Step, false)) } else { Err(NotFinite) };
@@ -325,7 +325,7 @@ impl Control {
         loss: f64,
         is_finite: bool,
         norms: &Norms,
-        decided: &mut Decided,
+        decided: &mut PolicyReport,
     ) -> Result<Action, NotFinite> {
         let point = Point {
             loss: loss + self.optimizer.penalty(norms),
@@ -336,7 +336,7 @@ impl Control {
         let initial = self.exact_rate(step.step);
         let (action, arrival) = descent.decide(&mut self.state.descent, point, initial)?;
         if let Some(arrival) = arrival {
-            decided.stop(Stop::Arrived(arrival));
+            decided.stop(Stop::Converged(arrival));
         }
         Ok(action)
     }

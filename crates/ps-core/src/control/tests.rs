@@ -20,7 +20,7 @@ fn guarded(guard: Guard) -> Control {
 }
 
 /// The defaults of a run file.
-const GUARD: Guard = Guard { recovers: true, factor: 0.5, retries: 10, rise: 3.0, every: 100 };
+const GUARD: Guard = Guard { can_recover: true, factor: 0.5, retries: 10, rise: 3.0, every: 100 };
 
 fn metric_sums(loss: f64) -> MetricSums {
     MetricSums { samples: 1, loss, ..MetricSums::default() }
@@ -212,7 +212,7 @@ fn a_validation_loss_that_is_not_finite_is_never_better() {
             assert_eq!(lowered(&mut plateau(0.1, is_absolute), &[odd; 7]), [2, 5]);
             assert_eq!(lowered(&mut plateau(0.1, is_absolute), &[odd, odd, 1.0, 1.0, odd, 1.0, 0.5]), [5]);
         }
-        let early_stopping = Some(EarlyStopping { patience: 2, least: 0.0 });
+        let early_stopping = Some(EarlyStopping { patience: 2, min_delta: 0.0 });
         let config = ControlConfig { early_stopping, ..ControlConfig::default() };
         let mut control = control(config, LearningRate::constant(RATE));
         let kept: Vec<bool> = [odd, odd, odd, 2.0, odd, 1.0, odd]

@@ -1,6 +1,6 @@
 //! What [`Control`](super::Control) decides about a step, and what it reports.
 
-use super::{Arrival, Explosion, Probe};
+use super::{Convergence, Explosion, Probe};
 use crate::optim::StepParams;
 
 /// What a step does to the weights.
@@ -22,7 +22,7 @@ pub enum Action {
     Base,
 }
 
-/// What a step does to every part of the weights and of the state. All shards carry out the same verdict.
+/// What a step does to every part of the weights and of the state. All shards apply the same verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// Parameters of the optimizer's step.
@@ -48,7 +48,7 @@ impl Verdict {
 
 /// What is reported about a step.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Decided {
+pub struct PolicyReport {
     /// Whether the run ends after it.
     pub is_last: bool,
     /// Unusual events, in the order of the policies.
@@ -57,7 +57,7 @@ pub struct Decided {
     pub probe: Option<Probe>,
 }
 
-impl Decided {
+impl PolicyReport {
     /// Ends the run.
     pub(super) fn stop(&mut self, why: Stop) {
         self.is_last = true;
@@ -138,7 +138,7 @@ pub enum Stop {
         step: u64,
     },
     /// A descent has converged.
-    Arrived(Arrival),
+    Converged(Convergence),
 }
 
 /// The loss or the gradient is not finite, and no policy can handle it.

@@ -11,10 +11,10 @@ use ps_plan::Node;
 /// gradient first, so that communication overlaps with computation in both directions. All calls come
 /// from one thread.
 pub trait Flow {
-    /// Waits until the first `least` parameters have arrived. Returns how many have, and the vector of all of
+    /// Waits until the first `needed` parameters have arrived. Returns how many have, and the vector of all of
     /// them, `[parameters]`, rounded to the model's precision; only the arrived part is valid. Returns `None`
     /// if the rest will not arrive.
-    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])>;
+    fn weights(&mut self, needed: usize) -> Option<(usize, &[f32])>;
 
     /// Starts the next node of those that cover the leaves, and returns where to write its metric sums. Nodes are
     /// numbered from 0 in the order of these calls.

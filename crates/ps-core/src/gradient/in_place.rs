@@ -171,7 +171,7 @@ fn update_wide(
     let width = products.kernel.width();
     let len = products.input.panels.columns * width;
     // Without threads, nothing is split.
-    let least = if parallel { 1 } else { usize::MAX };
+    let min_len = if parallel { 1 } else { usize::MAX };
     let panels = weight.par_chunks_mut(len).zip(bias.par_chunks_mut(width)).enumerate();
     let run = |panel, [weight, weight_velocity]: [&mut [f32]; 2], [bias, bias_velocity]: [&mut [f32]; 2]| {
         let finite = update_panel(products, panel, update, weight, weight_velocity);
@@ -179,13 +179,13 @@ fn update_wide(
     };
     if weight_velocity.is_empty() {
         panels
-            .with_min_len(least)
+            .with_min_len(min_len)
             .map(|(panel, (weight, bias))| run(panel, [weight, &mut []], [bias, &mut []]))
             .reduce(|| Finite::ALL, Finite::and)
     } else {
         panels
             .zip(weight_velocity.par_chunks_mut(len).zip(bias_velocity.par_chunks_mut(width)))
-            .with_min_len(least)
+            .with_min_len(min_len)
             .map(|((panel, (weight, bias)), (wv, bv))| run(panel, [weight, wv], [bias, bv]))
             .reduce(|| Finite::ALL, Finite::and)
     }

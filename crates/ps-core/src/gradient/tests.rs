@@ -223,14 +223,14 @@ impl Slow {
 }
 
 impl Flow for Slow {
-    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
-        let layer = self.ends.iter().position(|&end| end == least).unwrap();
+    fn weights(&mut self, needed: usize) -> Option<(usize, &[f32])> {
+        let layer = self.ends.iter().position(|&end| end == needed).unwrap();
         if layer >= self.come {
             return None;
         }
         self.said.push(format!("forward {layer}"));
         // One parameter of the next layer arrives with it.
-        let here = self.all.len().min(least + 1);
+        let here = self.all.len().min(needed + 1);
         self.arriving[..here].copy_from_slice(&self.all[..here]);
         Some((here, &self.arriving))
     }

@@ -101,9 +101,9 @@ macro_rules! optimizers {
 
         /// The maximum number of state vectors of any optimizer.
         pub(crate) const MAX_VECTORS: usize = {
-            let mut most = 0;
-            $(if $name::VECTORS.len() > most { most = $name::VECTORS.len(); })*
-            most
+            let mut max = 0;
+            $(if $name::VECTORS.len() > max { max = $name::VECTORS.len(); })*
+            max
         };
 
         impl Optimizer {

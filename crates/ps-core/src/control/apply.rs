@@ -12,7 +12,7 @@ impl Control {
     pub fn vectors(&self) -> Vec<&'static str> {
         let mut names: Vec<_> = self.optimizer.state().iter().map(|vector| vector.name).collect();
         names.extend(self.config.early_stopping.map(|_| "best"));
-        if self.config.guard.is_some_and(|guard| guard.recovers) {
+        if self.config.guard.is_some_and(|guard| guard.can_recover) {
             names.push("good");
             names.extend(self.optimizer.state().iter().map(|vector| vector.kept));
         }
@@ -22,10 +22,10 @@ impl Control {
         names
     }
 
-    /// Whether this run can carry out the verdict, that is, keeps every vector that the verdict needs.
-    pub fn can(&self, verdict: &Verdict) -> bool {
+    /// Whether this run can apply the verdict, that is, keeps every vector that the verdict needs.
+    pub fn supports(&self, verdict: &Verdict) -> bool {
         let ControlConfig { early_stopping, guard, descent, .. } = &self.config;
-        let recovers = guard.is_some_and(|guard| guard.recovers);
+        let recovers = guard.is_some_and(|guard| guard.can_recover);
         let can = match verdict.action {
             Action::Step | Action::Stay => true,
             Action::Recover => recovers,
@@ -35,9 +35,9 @@ impl Control {
         can && (!verdict.keep_best || early_stopping.is_some()) && (!verdict.keep_good || recovers)
     }
 
-    /// Carries out a verdict on the elements from `offset` on: `w` are their weights, `g` their gradient
+    /// Applies a verdict on the elements from `offset` on: `w` are their weights, `g` their gradient
     /// sums, and `state` their vectors, `[vectors, elements]`.
-    pub(crate) fn carry_out(
+    pub(crate) fn apply(
         &self,
         verdict: &Verdict,
         offset: usize,
@@ -45,21 +45,21 @@ impl Control {
         g: &[f32],
         state: &mut [f32],
     ) -> Finite {
-        self.carry_out_by(verdict, offset, w, g, state, |optimizer, step_params, w, g, state| {
+        self.apply_with(verdict, offset, w, g, state, |optimizer, step_params, w, g, state| {
             let size = w.len();
             optimizer.update(step_params, offset, w, g, vectors_mut(state, size))
         })
     }
 
-    /// Carries out a verdict on all weights, on the threads of the current rayon pool.
-    pub fn carry_out_all(&self, verdict: &Verdict, w: &mut [f32], g: &[f32], state: &mut [f32]) {
-        self.carry_out_by(verdict, 0, w, g, state, |optimizer, step_params, w, g, state| {
+    /// Applies a verdict on all weights, on the threads of the current rayon pool.
+    pub fn apply_to_all(&self, verdict: &Verdict, w: &mut [f32], g: &[f32], state: &mut [f32]) {
+        self.apply_with(verdict, 0, w, g, state, |optimizer, step_params, w, g, state| {
             optimizer.update_all(step_params, w, g, state);
             Finite::ALL
         });
     }
 
-    fn carry_out_by(
+    fn apply_with(
         &self,
         verdict: &Verdict,
         offset: usize,
@@ -76,7 +76,7 @@ impl Control {
             aside.split_off_mut(..size).unwrap_or_default()
         };
         let best = take(self.config.early_stopping.is_some(), 1);
-        let good = take(self.config.guard.is_some_and(|guard| guard.recovers), 1 + own);
+        let good = take(self.config.guard.is_some_and(|guard| guard.can_recover), 1 + own);
         let base = take(self.config.descent.is_some(), 2);
         if verdict.keep_best {
             best.copy_from_slice(w);
