@@ -1,6 +1,6 @@
 //! Checkpoints of a tiny model, whose content follows from the step.
 
-use ps_checkpoint::{Error, Fingerprint, Kept, Progress, Snapshot, Store};
+use ps_checkpoint::{Error, Fingerprint, Progress, Snapshot, Store, StoreOptions};
 use ps_core::{Layout, MetricSums};
 use std::path::Path;
 
@@ -9,7 +9,7 @@ pub(crate) fn open(folder: &Path) -> Result<Store, Error> {
     layout.push("layers.0.weight".into(), vec![2, 3]);
     layout.push("layers.0.bias".into(), vec![2]);
     let fingerprint = Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 };
-    Store::open(folder, Kept::new(fingerprint, layout, vec!["velocity"], 2))
+    Store::open(folder, StoreOptions::new(fingerprint, layout, vec!["velocity"], 2))
 }
 
 pub(crate) fn snapshot(step: u64) -> Snapshot {

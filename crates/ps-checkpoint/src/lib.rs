@@ -29,7 +29,7 @@ mod writer;
 pub use disk::{Disk, RealDisk};
 pub use error::Error;
 pub use manifest::{FileEntry, Fingerprint, Manifest, Progress};
-pub use store::{Found, Judge, Kept, Store};
+pub use store::{Found, Judge, Store, StoreOptions};
 pub use writer::{Saved, Writer};
 
 /// The complete state of a run at one step, from which it can be resumed with the same bits.
@@ -41,6 +41,6 @@ pub struct Snapshot {
     pub progress: Progress,
     /// The flat parameter vector, `[parameters]`.
     pub weights: Vec<f32>,
-    /// The other vectors of the run's state, `[vectors, parameters]`, in the order of [`Kept::state`].
+    /// The other vectors of the run's state, `[vectors, parameters]`, in the order of [`StoreOptions::state`].
     pub state: Vec<f32>,
 }

@@ -45,7 +45,7 @@ impl ActiveMutation {
 mod tests {
     use super::*;
     use crate::simulated::{Fault, SimulatedDisk};
-    use crate::{Disk, Error, Fingerprint, Kept, Progress, Snapshot, Store};
+    use crate::{Disk, Error, Fingerprint, Progress, Snapshot, Store, StoreOptions};
     use ps_core::{Layout, MetricSums};
     use ps_plan::seed::{Purpose, Stream};
     use std::io::ErrorKind;
@@ -58,8 +58,8 @@ mod tests {
         let mut layout = Layout::default();
         layout.push("layers.0.weight".into(), vec![2, 3]);
         let fingerprint = Fingerprint { run: "r".into(), data: "d".into(), numerics: 1 };
-        let kept = Kept::new(fingerprint, layout, vec!["velocity"], 1);
-        Store::with_mutation(Box::new(disk.clone()), Path::new("/"), kept, ActiveMutation { mutation })
+        let options = StoreOptions::new(fingerprint, layout, vec!["velocity"], 1);
+        Store::with_mutation(Box::new(disk.clone()), Path::new("/"), options, ActiveMutation { mutation })
     }
 
     fn snapshot(step: u64) -> Snapshot {

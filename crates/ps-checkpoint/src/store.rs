@@ -27,7 +27,7 @@ const DAMAGED: &str = ".damaged";
 /// [`Store::open`] uses it to check that existing checkpoints belong to the run, to name the tensors in their
 /// files, and to decide how many to keep.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct StoreOptions {
     /// Identifies the run that the checkpoints belong to.
     pub fingerprint: Fingerprint,
     /// The run's resolved run file, in TOML. It is stored in every checkpoint, so that a run which resumes
@@ -63,10 +63,10 @@ impl fmt::Debug for Judge {
     }
 }
 
-impl Kept {
+impl StoreOptions {
     /// Settings of a run that resumes only from its own checkpoints.
     pub fn new(fingerprint: Fingerprint, layout: Layout, state: Vec<&'static str>, last: usize) -> Self {
-        Kept { fingerprint, run_file: None, judge: None, layout, state, last }
+        StoreOptions { fingerprint, run_file: None, judge: None, layout, state, last }
     }
 
     /// Whether the run may resume from the checkpoint of `manifest`; the error is the reason why not.
@@ -91,7 +91,7 @@ fn other_run(differences: &[String]) -> String {
 /// a separate thread.
 pub struct Store {
     folder: PathBuf,
-    kept: Kept,
+    options: StoreOptions,
     /// Number of this process among all that have used the folder.
     holder: u64,
     disk: Box<dyn Disk>,
@@ -129,7 +129,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if another process holds the lock or a file operation fails.
-    pub fn open(folder: &Path, kept: Kept) -> Result<Self, Error> {
+    pub fn open(folder: &Path, options: StoreOptions) -> Result<Self, Error> {
         if let Err(error) = std::fs::create_dir(folder)
             && error.kind() != ErrorKind::AlreadyExists
         {
@@ -143,7 +143,7 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(Error::Locked { folder: folder.into() }),
             Err(TryLockError::Error(error)) => return Err(failed("locking", &path, error)),
         }
-        let mut store = Store::on(Box::new(RealDisk), folder, kept)?;
+        let mut store = Store::on(Box::new(RealDisk), folder, options)?;
         store._lock = Some(lock);
         Ok(store)
     }
@@ -153,18 +153,18 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if an operation of the disk fails.
-    pub fn on(disk: Box<dyn Disk>, folder: &Path, kept: Kept) -> Result<Self, Error> {
-        Self::with_mutation(disk, folder, kept, ActiveMutation::default())
+    pub fn on(disk: Box<dyn Disk>, folder: &Path, options: StoreOptions) -> Result<Self, Error> {
+        Self::with_mutation(disk, folder, options, ActiveMutation::default())
     }
 
     /// Like [`Store::on`], but with a mutation.
     pub(crate) fn with_mutation(
         disk: Box<dyn Disk>,
         folder: &Path,
-        kept: Kept,
+        options: StoreOptions,
         mutation: ActiveMutation,
     ) -> Result<Self, Error> {
-        let mut store = Store { folder: folder.into(), kept, holder: 0, disk, _lock: None, mutation };
+        let mut store = Store { folder: folder.into(), options, holder: 0, disk, _lock: None, mutation };
         let last = store.last_holder()?;
         store.holder = if store.has(Mutation::ReuseHolderNumber) { last.max(1) } else { last + 1 };
         store.take_over()?;
@@ -216,7 +216,7 @@ impl Store {
         let names = self.names()?;
         let all = checkpoints(&names);
         self.find(&names, step, &mut found)?;
-        if found.snapshot.is_none() && all.len() >= self.kept.last.max(1) {
+        if found.snapshot.is_none() && all.len() >= self.options.last.max(1) {
             return Ok(None);
         }
         for (_, name) in all.iter().rev().take_while(|(later, _)| *later > step) {
@@ -267,7 +267,7 @@ impl Store {
             let _ = self.disk.remove_folder(&part);
             return Err(error);
         }
-        self.prune(self.kept.last.max(1))?;
+        self.prune(self.options.last.max(1))?;
         Ok(path)
     }
 
@@ -275,15 +275,15 @@ impl Store {
     fn write(&self, part: &Path, snapshot: &Snapshot) -> Result<(), Error> {
         let unfit = |problem: String| failed("making", part, io::Error::other(problem));
         let mut files = vec![(WEIGHTS.to_string(), self.to_bytes(&snapshot.weights).map_err(unfit)?)];
-        for (number, name) in self.kept.state.iter().enumerate() {
-            let size = self.kept.layout.len();
+        for (number, name) in self.options.state.iter().enumerate() {
+            let size = self.options.layout.len();
             let vector = snapshot.state.get(number * size..(number + 1) * size).unwrap_or_default();
             files.push((vector_file(name), self.to_bytes(vector).map_err(unfit)?));
         }
         let manifest = Manifest {
             format: FORMAT,
-            fingerprint: self.kept.fingerprint.clone(),
-            run_file: self.kept.run_file.clone(),
+            fingerprint: self.options.fingerprint.clone(),
+            run_file: self.options.run_file.clone(),
             progress: snapshot.progress.clone(),
             holder: self.holder,
             files: files.iter().map(|(name, content)| FileEntry::of(name, content)).collect(),
@@ -314,7 +314,7 @@ impl Store {
             return Err(Error::Fenced { folder: self.folder.clone(), holders: [self.holder, theirs] });
         }
         if self.has(Mutation::PruneTooEarly) {
-            self.prune(self.kept.last - 1)?;
+            self.prune(self.options.last - 1)?;
         }
         self.disk.rename(part, path).map_err(|error| failed("renaming", part, error))?;
         if self.has(Mutation::NoFolderSyncAfterRename) {
@@ -353,12 +353,12 @@ impl Store {
         let bytes = read(MANIFEST)?;
         // The state that another version of the numerics wrote may not be readable, so the header
         // is compared first.
-        let (header, ours) = (Header::open(&bytes).map_err(named)?, &self.kept.fingerprint);
+        let (header, ours) = (Header::open(&bytes).map_err(named)?, &self.options.fingerprint);
         if ours.numerics != header.fingerprint.numerics {
             return Err(of_another_run(other_run(&ours.differences(&header.fingerprint))));
         }
         let manifest = Manifest::open(&bytes).map_err(named)?;
-        self.kept.judged(&manifest).map_err(of_another_run)?;
+        self.options.judged(&manifest).map_err(of_another_run)?;
         let theirs = manifest.progress.step;
         if theirs != step {
             return Err(format!("{MANIFEST} is of step {theirs}, the folder's name says {step}").into());
@@ -376,17 +376,17 @@ impl Store {
                 let stated = &entry.sha256;
                 return Err(format!("{name} has the SHA-256 {found}, the manifest states {stated}").into());
             }
-            tensors::from_bytes(&self.kept.layout, &bytes)
+            tensors::from_bytes(&self.options.layout, &bytes)
                 .map_err(|problem| Unloaded::Damaged(format!("{name}: {problem}")))
         };
         let weights = tensors(WEIGHTS)?;
-        let vectors = self.kept.state.iter().map(|name| tensors(&vector_file(name)));
+        let vectors = self.options.state.iter().map(|name| tensors(&vector_file(name)));
         let state = vectors.collect::<Result<Vec<_>, _>>()?.concat();
         Ok(Snapshot { progress: manifest.progress.clone(), weights, state })
     }
 
     fn to_bytes(&self, values: &[f32]) -> Result<Vec<u8>, String> {
-        tensors::to_bytes(&self.kept.layout, values, None)
+        tensors::to_bytes(&self.options.layout, values, None)
     }
 
     /// An unused name for a damaged checkpoint.

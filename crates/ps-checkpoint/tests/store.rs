@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
-use ps_checkpoint::{Error, Fingerprint, Judge, Kept, Progress, Snapshot, Store};
+use ps_checkpoint::{Error, Fingerprint, Judge, Progress, Snapshot, Store, StoreOptions};
 use ps_core::{Layout, MetricSums};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -20,16 +20,16 @@ fn layout() -> Layout {
     layout
 }
 
-fn kept() -> Kept {
-    Kept::new(fingerprint(), layout(), vec!["velocity"], 2)
+fn options() -> StoreOptions {
+    StoreOptions::new(fingerprint(), layout(), vec!["velocity"], 2)
 }
 
 fn open(folder: &Path) -> Result<Store, Error> {
-    Store::open(folder, kept())
+    Store::open(folder, options())
 }
 
 fn on(disk: &SimulatedDisk) -> Result<Store, Error> {
-    Store::on(Box::new(disk.clone()), Path::new("/"), kept())
+    Store::on(Box::new(disk.clone()), Path::new("/"), options())
 }
 
 fn snapshot(step: u64) -> Snapshot {
@@ -192,7 +192,7 @@ fn checkpoints_of_another_run_are_refused_and_left_alone() {
     let parent = tempfile::tempdir().unwrap();
     open(parent.path()).unwrap().save(&snapshot(7)).unwrap();
     let other = Fingerprint { run: "x".into(), ..fingerprint() };
-    let store = Store::open(parent.path(), Kept { fingerprint: other, ..kept() }).unwrap();
+    let store = Store::open(parent.path(), StoreOptions { fingerprint: other, ..options() }).unwrap();
     let error = store.newest(true).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("is x here and rrr"), "{error}");
     drop(store);
@@ -202,13 +202,13 @@ fn checkpoints_of_another_run_are_refused_and_left_alone() {
 #[test]
 fn a_judge_decides_whether_another_run_resumes_and_sees_the_run_file_of_what_is_saved() {
     let parent = tempfile::tempdir().unwrap();
-    let first = Kept { run_file: Some("epochs = 1".into()), ..kept() };
+    let first = StoreOptions { run_file: Some("epochs = 1".into()), ..options() };
     Store::open(parent.path(), first).unwrap().save(&snapshot(7)).unwrap();
-    let other = |judge| Kept {
+    let other = |judge| StoreOptions {
         fingerprint: Fingerprint { run: "x".into(), ..fingerprint() },
         run_file: Some("epochs = 2".into()),
         judge: Some(judge),
-        ..kept()
+        ..options()
     };
     let refusing = other(Judge::new(|manifest| Err(format!("{:?} was saved", manifest.run_file))));
     let error = Store::open(parent.path(), refusing).unwrap().newest(false).unwrap_err();

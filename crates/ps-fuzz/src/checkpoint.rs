@@ -2,7 +2,9 @@
 
 use crate::{Seed, choice, part, with_length};
 use ps_checkpoint::simulated::SimulatedDisk;
-use ps_checkpoint::{Disk, FileEntry, Fingerprint, Kept, Manifest, Progress, Snapshot, Store, tensors};
+use ps_checkpoint::{
+    Disk, FileEntry, Fingerprint, Manifest, Progress, Snapshot, Store, StoreOptions, tensors,
+};
 use ps_core::{Layout, MetricSums};
 use std::path::Path;
 
@@ -70,8 +72,8 @@ fn place(disk: &SimulatedDisk, files: [&[u8]; 3]) {
 
 fn store(disk: &SimulatedDisk, choice: u8) -> Store {
     let state = if choice & 2 == 0 { vec!["velocity"] } else { Vec::new() };
-    let kept = Kept::new(fingerprint(), layout(), state, 2);
-    Store::on(Box::new(disk.clone()), Path::new("/"), kept).expect("nothing is wrong with the disk")
+    let options = StoreOptions::new(fingerprint(), layout(), state, 2);
+    Store::on(Box::new(disk.clone()), Path::new("/"), options).expect("nothing is wrong with the disk")
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

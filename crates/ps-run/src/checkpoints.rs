@@ -3,7 +3,7 @@
 use crate::folder::{CHECKPOINTS, FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
 use crate::resume::judge;
-use ps_checkpoint::{Disk, Error, Found, Kept, Snapshot, Store, Writer};
+use ps_checkpoint::{Disk, Error, Found, Snapshot, Store, StoreOptions, Writer};
 use ps_config::CheckpointArgs;
 use ps_core::Model;
 use ps_host::Ceiling;
@@ -20,7 +20,7 @@ pub(crate) struct Checkpoints {
     /// When the last checkpoint was begun; before the first one, when the run began.
     last: Instant,
     /// Whether a checkpoint was requested since the last one was begun.
-    is_asked_for: bool,
+    is_requested: bool,
     /// The step of the newest durable checkpoint, and when it became durable.
     durable: Option<(u64, Instant)>,
     /// The step of an extra checkpoint that lets a longer run resume. With Armijo, the last step of a run
@@ -51,14 +51,14 @@ impl Checkpoints {
     pub(crate) fn open(
         job: &Job,
         folder: &RunFolder,
-        wanted: &CheckpointArgs,
+        options: &CheckpointArgs,
         pending: Option<u64>,
     ) -> Result<Opened, FolderError> {
         let path = folder.path().join(CHECKPOINTS);
-        let store = Store::open(&path, kept(job, wanted, Some(folder.path())))?;
+        let store = Store::open(&path, store_options(job, options, Some(folder.path())))?;
         let start = |store| Writer::start(store).map_err(|error| FolderError::File { path, error });
         let mut opened =
-            Checkpoints::on(store, start, job, wanted, pending).map_err(|error| match error {
+            Checkpoints::on(store, start, job, options, pending).map_err(|error| match error {
                 FolderError::Checkpoint(Error::OtherRun { why, .. }) => {
                     FolderError::OtherRun { path: folder.path().into(), why }
                 }
@@ -66,7 +66,7 @@ impl Checkpoints {
             })?;
         folder.check_results(opened.start.is_some())?;
         let checkpoints = &mut opened.checkpoints;
-        checkpoints.keeps_end = checkpoints.are_wanted() && job.control.descent.is_none();
+        checkpoints.keeps_end = checkpoints.are_enabled() && job.control.descent.is_none();
         Ok(opened)
     }
 
@@ -74,31 +74,32 @@ impl Checkpoints {
     pub(crate) fn open_on(
         disk: Box<dyn Disk>,
         job: &Job,
-        wanted: &CheckpointArgs,
+        options: &CheckpointArgs,
     ) -> Result<Opened, FolderError> {
-        let store = Store::on(disk, Path::new("/"), kept(job, wanted, None))?;
-        Checkpoints::on(store, |store| Ok(Writer::inline(store)), job, wanted, None)
+        let store = Store::on(disk, Path::new("/"), store_options(job, options, None))?;
+        Checkpoints::on(store, |store| Ok(Writer::inline(store)), job, options, None)
     }
 
     fn on(
         store: Store,
         start: impl FnOnce(Store) -> Result<Writer, FolderError>,
         job: &Job,
-        wanted: &CheckpointArgs,
+        options: &CheckpointArgs,
         pending: Option<u64>,
     ) -> Result<Opened, FolderError> {
         let trusted = pending.map(|step| store.go_back(step)).transpose()?.flatten();
         let went_back_to = trusted.map(|found| found.snapshot.map_or(0, |found| found.progress.step));
-        let found = store.newest(wanted.allow_fresh)?;
+        let found = store.newest(options.allow_fresh)?;
         let warnings = found.problems.iter().map(damaged).collect();
         let writer = start(store)?;
         let checkpoints = Checkpoints {
             writer,
-            every: wanted.checkpoint_every,
-            interval: (wanted.checkpoint_seconds > 0).then(|| Duration::from_secs(wanted.checkpoint_seconds)),
-            allow_fresh: wanted.allow_fresh,
+            every: options.checkpoint_every,
+            interval: (options.checkpoint_seconds > 0)
+                .then(|| Duration::from_secs(options.checkpoint_seconds)),
+            allow_fresh: options.allow_fresh,
             last: Instant::now(),
-            is_asked_for: false,
+            is_requested: false,
             durable: found.snapshot.as_ref().map(|found| (found.progress.step, Instant::now())),
             extra_after: job.control.descent.is_some().then(|| job.plan.steps - 1),
             keeps_end: false,
@@ -115,14 +116,14 @@ impl Checkpoints {
     /// Returns whether a checkpoint is due after `step` steps. While one is being written, none is due.
     pub(crate) fn is_due(&self, step: u64) -> bool {
         let is_due = self.every.is_some_and(|every| step.is_multiple_of(every))
-            || self.is_asked_for
+            || self.is_requested
             || self.interval.is_some_and(|interval| self.last.elapsed() >= interval)
-            || self.extra_after == Some(step) && self.are_wanted();
+            || self.extra_after == Some(step) && self.are_enabled();
         is_due && self.writer.is_free()
     }
 
     /// Returns whether checkpoints are made without a request.
-    fn are_wanted(&self) -> bool {
+    fn are_enabled(&self) -> bool {
         self.every.is_some() || self.interval.is_some()
     }
 
@@ -149,7 +150,7 @@ impl Checkpoints {
 
     /// Requests a checkpoint as soon as possible.
     pub(crate) fn request(&mut self) {
-        self.is_asked_for = true;
+        self.is_requested = true;
     }
 
     /// Returns the step of the newest durable checkpoint, and how long it has been durable.
@@ -160,7 +161,7 @@ impl Checkpoints {
     /// Waits for the previous snapshot, then begins to save this one. Warns if the previous one failed.
     pub(crate) fn save(&mut self, snapshot: Snapshot) -> Result<Option<String>, Error> {
         let warning = self.wait()?;
-        self.is_asked_for = false;
+        self.is_requested = false;
         self.last = Instant::now();
         self.writer.save(snapshot);
         Ok(warning)
@@ -196,29 +197,29 @@ impl Checkpoints {
     ///
     /// # Errors
     /// The checkpoints can no longer be trusted, so the run must end.
-    pub(crate) fn look(&mut self) -> Result<Option<String>, Error> {
+    pub(crate) fn poll(&mut self) -> Result<Option<String>, Error> {
         let saved = self.writer.saved();
-        self.hear(saved)
+        self.record(saved)
     }
 
-    /// Like [`Checkpoints::look`], but waits for the snapshot that is being saved.
+    /// Like [`Checkpoints::poll`], but waits for the snapshot that is being saved.
     pub(crate) fn wait(&mut self) -> Result<Option<String>, Error> {
         let saved = self.writer.wait();
-        self.hear(saved)
+        self.record(saved)
     }
 
     /// Waits for the snapshot that is being saved, if there is one.
     ///
     /// # Errors
     /// It could not be saved.
-    pub(crate) fn settle(&mut self) -> Result<(), Error> {
+    pub(crate) fn wait_until_saved(&mut self) -> Result<(), Error> {
         match self.writer.wait() {
             Some((_, Err(error))) => Err(error),
-            saved => self.hear(saved).map(drop),
+            saved => self.record(saved).map(drop),
         }
     }
 
-    fn hear(&mut self, saved: Option<ps_checkpoint::Saved>) -> Result<Option<String>, Error> {
+    fn record(&mut self, saved: Option<ps_checkpoint::Saved>) -> Result<Option<String>, Error> {
         match saved {
             None => Ok(None),
             Some((steps, Ok(_))) => {
@@ -234,14 +235,14 @@ impl Checkpoints {
 }
 
 /// Returns what a store needs to know about a job whose results go to `folder`.
-fn kept(job: &Job, wanted: &CheckpointArgs, folder: Option<&Path>) -> Kept {
-    Kept {
+fn store_options(job: &Job, options: &CheckpointArgs, folder: Option<&Path>) -> StoreOptions {
+    StoreOptions {
         fingerprint: job.fingerprint.clone(),
         run_file: Some(job.run.to_toml()),
         judge: Some(judge(job, folder)),
         layout: job.model.layout().clone(),
         state: job.control().vectors(),
-        last: wanted.checkpoint_keep as usize,
+        last: options.checkpoint_keep as usize,
     }
 }
 
@@ -254,7 +255,7 @@ fn damaged(problem: &String) -> String {
 ///
 /// # Errors
 /// The checkpoint folder exists and cannot be read.
-pub fn kept_weights(folder: &Path, model: &Model) -> Result<Vec<(u64, Vec<f32>)>, FolderError> {
+pub fn checkpoint_weights(folder: &Path, model: &Model) -> Result<Vec<(u64, Vec<f32>)>, FolderError> {
     let path = folder.join(CHECKPOINTS);
     let entries = match std::fs::read_dir(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

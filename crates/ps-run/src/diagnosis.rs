@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Diagnosis {
     /// Number of probed steps.
-    pub looked_at: usize,
+    #[serde(rename = "looked_at")]
+    pub probed: usize,
     /// Number of probed steps in which the loss of the batch rose.
     pub rose: usize,
     /// The median of the ratio of actual to predicted decrease.
@@ -18,9 +19,9 @@ pub struct Diagnosis {
 }
 
 /// If the first-order prediction holds this well, a larger step would also lower the loss.
-const CAREFUL: f64 = 0.9;
+const CONSERVATIVE_RATIO: f64 = 0.9;
 /// Below this ratio, a smaller step is better: along a parabola, the best step has a ratio of 1/2.
-const EAGER: f64 = 0.25;
+const OVERSHOOT_RATIO: f64 = 0.25;
 /// Minimum number of last probes, of which most raised the loss, for the rate to be called too large.
 const RUN: usize = 3;
 
@@ -41,11 +42,11 @@ impl Diagnosis {
                 short(-probe.actual_decrease),
                 short(probe.predicted_decrease)
             ),
-            None if median >= CAREFUL => format!(
+            None if median >= CONSERVATIVE_RATIO => format!(
                 "rate could be larger: the loss fell by {:.0} % of what the gradient predicts",
                 100.0 * median
             ),
-            None if median < EAGER => format!(
+            None if median < OVERSHOOT_RATIO => format!(
                 "rate rather large: the loss fell by only {:.0} % of what the gradient predicts",
                 100.0 * median
             ),
@@ -65,7 +66,7 @@ impl Diagnosis {
                 short(-worst.actual_decrease)
             );
         }
-        Some(Diagnosis { looked_at: probes.len(), rose: count, median_ratio: median, verdict })
+        Some(Diagnosis { probed: probes.len(), rose: count, median_ratio: median, verdict })
     }
 }
 

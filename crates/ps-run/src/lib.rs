@@ -35,7 +35,7 @@ mod weights;
 mod window;
 
 pub use bans::{BANS_FILE, Ban};
-pub use checkpoints::kept_weights;
+pub use checkpoints::checkpoint_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{
     FolderError, Held, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, ended, finished,
@@ -52,7 +52,7 @@ pub use phase::Phase;
 pub use processors::Processors;
 pub use progress::{DataProgress, Relay, Style, note};
 pub use ps_checkpoint::Fingerprint;
-pub use recorder::{Recorder, Wanted};
+pub use recorder::{Needs, Recorder};
 pub use resume_hint::ResumeHint;
 pub use run_state::{
     About, Activity, Confusion, Meter, RunSnapshot, RunState, STEP_BOUNDS, WorkerRow, WorkerStanding,

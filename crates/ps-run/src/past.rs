@@ -51,7 +51,7 @@ impl PastRun {
         };
         // While a finished run is being made longer, its old summary stays in the folder. It does not
         // describe this run.
-        let planned = told(&lines).map(|(_, steps)| steps);
+        let planned = counted_steps(&lines).map(|(_, steps)| steps);
         let summary = summary.filter(|summary| planned.is_none_or(|steps| steps == summary.steps_planned));
         let times = [&path, &metrics].into_iter().filter_map(|path| fs::metadata(path).ok()?.modified().ok());
         let written = times.max().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -94,7 +94,7 @@ impl PastRun {
     /// Returns the number of steps made, as far as is known, and the number of steps of the whole run.
     pub fn steps(&self) -> Option<(u64, u64)> {
         let made = self.summary.as_ref().map(|summary| (summary.steps, summary.steps_planned));
-        made.or_else(|| told(&self.lines))
+        made.or_else(|| counted_steps(&self.lines))
     }
 
     /// The hash lines, in order.
@@ -107,7 +107,7 @@ impl PastRun {
 }
 
 /// Returns the steps made according to the last line that counts them, and the steps of the whole run.
-fn told(lines: &[Line]) -> Option<(u64, u64)> {
+fn counted_steps(lines: &[Line]) -> Option<(u64, u64)> {
     lines.iter().rev().find_map(|line| match line {
         Line::Step(line) => Some((line.step, line.steps)),
         Line::Epoch(line) => Some((line.step, line.steps)),

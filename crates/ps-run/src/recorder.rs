@@ -50,11 +50,11 @@ pub struct Recorder {
 
 /// What the driver must hand over after a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Needs {
     /// Weights and optimizer state, to [`Recorder::checkpoint`].
     pub save: bool,
-    /// The weights, to [`Recorder::look`], before any checkpoint.
-    pub look: bool,
+    /// The weights, to [`Recorder::inspect`], before any checkpoint.
+    pub inspect: bool,
 }
 
 impl Recorder {
@@ -68,11 +68,11 @@ impl Recorder {
         job: &Job,
         folder: RunFolder,
         style: Style,
-        wanted: &CheckpointArgs,
+        options: &CheckpointArgs,
     ) -> Result<Self, FolderError> {
         let mut bans = folder.bans()?;
         let pending = bans::pending_since(&bans);
-        let opened = Checkpoints::open(job, &folder, wanted, pending)?;
+        let opened = Checkpoints::open(job, &folder, options, pending)?;
         // The previous process recorded a ban and ended before it could go back. Later checkpoints are
         // removed by now. The bans are updated only afterwards, so that a crash in between repeats this.
         if pending.is_some() {
@@ -90,8 +90,8 @@ impl Recorder {
 
     /// Like [`Recorder::with_checkpoints`], but saves checkpoints to the root of `disk`, on the caller's
     /// thread, and writes no other results.
-    pub fn on_disk(job: &Job, disk: Box<dyn Disk>, wanted: &CheckpointArgs) -> Result<Self, FolderError> {
-        let opened = Checkpoints::open_on(disk, job, wanted)?;
+    pub fn on_disk(job: &Job, disk: Box<dyn Disk>, options: &CheckpointArgs) -> Result<Self, FolderError> {
+        let opened = Checkpoints::open_on(disk, job, options)?;
         Recorder::saved(job, None, Style::Quiet, opened)
     }
 
@@ -225,24 +225,24 @@ impl Recorder {
     ///
     /// # Errors
     /// The checkpoints can no longer be trusted, so the run must end.
-    pub fn wants(&mut self, step: u64) -> Result<Wanted, FolderError> {
+    pub fn needs(&mut self, step: u64) -> Result<Needs, FolderError> {
         let continues = step < self.plan.steps && !self.is_concluded();
         let is_hashed = self.hashes.as_ref().is_some_and(|hashes| hashes.is_due(step));
-        let look = is_hashed || self.observers.want_weights(step);
+        let inspect = is_hashed || self.observers.want_weights(step);
         let is_requested = self.observers.take_checkpoint_request();
-        let Some(checkpoints) = &mut self.checkpoints else { return Ok(Wanted { save: false, look }) };
+        let Some(checkpoints) = &mut self.checkpoints else { return Ok(Needs { save: false, inspect }) };
         if is_requested {
             checkpoints.request();
         }
-        let warning = checkpoints.look()?;
+        let warning = checkpoints.poll()?;
         let save = continues && checkpoints.is_due(step);
         self.observers.run_state.checkpoint(checkpoints.durable());
         self.warn(warning);
-        Ok(Wanted { save, look })
+        Ok(Needs { save, inspect })
     }
 
-    /// Passes on the weights after `step` steps, for which [`Recorder::wants`] asked.
-    pub fn look(&mut self, step: u64, weights: &[f32]) {
+    /// Passes on the weights after `step` steps, for which [`Recorder::needs`] asked.
+    pub fn inspect(&mut self, step: u64, weights: &[f32]) {
         self.hash(step, weights);
         let weights = StepWeights { step, values: weights };
         self.observers.each(|observer, _| {
@@ -270,7 +270,7 @@ impl Recorder {
     /// Saves the state of the run at `progress` in the background, while training continues.
     ///
     /// # Errors
-    /// As for [`Recorder::wants`].
+    /// As for [`Recorder::needs`].
     pub fn checkpoint(
         &mut self,
         progress: ps_checkpoint::Progress,
@@ -402,7 +402,7 @@ mod tests {
     fn a_run_that_was_about_to_go_back_does_so_when_it_is_resumed() {
         let place = tempfile::tempdir().unwrap();
         let (job, out) = (job(place.path()), place.path().join("out"));
-        let wanted = CheckpointArgs {
+        let options = CheckpointArgs {
             checkpoint_every: Some(1),
             checkpoint_seconds: 0,
             checkpoint_keep: 2,
@@ -410,7 +410,7 @@ mod tests {
         };
         let open = || {
             let folder = RunFolder::create(Some(&out), "test", Some(&job.run)).unwrap();
-            Recorder::with_checkpoints(&job, folder, Style::Quiet, &wanted).unwrap()
+            Recorder::with_checkpoints(&job, folder, Style::Quiet, &options).unwrap()
         };
         for (since, expected, remains) in [(3, 2, false), (1, 4, true)] {
             let mut recorder = open();

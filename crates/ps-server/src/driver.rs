@@ -477,7 +477,7 @@ impl Driver {
             CoordinatorAction::Record { .. } => self.record(),
             CoordinatorAction::Look { version } => {
                 let weights = self.weights();
-                self.recorder.look(version, &weights);
+                self.recorder.inspect(version, &weights);
             }
             CoordinatorAction::Capture { .. } => self.captured = Some(self.own()),
             CoordinatorAction::Save { purpose } => self.save(purpose),
@@ -646,14 +646,14 @@ impl Driver {
 
     fn step_is_made(&mut self, report: StepReport) {
         let (step, plan) = (report.step, self.job.plan);
-        let wanted = self.recorder.wants(step + 1).unwrap_or_else(|error| {
+        let needs = self.recorder.needs(step + 1).unwrap_or_else(|error| {
             self.failed = Some(error);
-            ps_run::Wanted::default()
+            ps_run::Needs::default()
         });
         let wanted = Wanted {
-            look: wanted.look,
+            look: needs.inspect,
             // The last weights are the result and need no checkpoint.
-            save: wanted.save && !report.is_last,
+            save: needs.save && !report.is_last,
             // The kept best weights may be the result, which includes their state.
             state: self.job.control.early_stopping.is_some() || self.recorder.keeps_end(),
         };

@@ -4,7 +4,7 @@
 use crate::SimJob;
 use crate::network::Network;
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
-use ps_checkpoint::{Disk, Fingerprint, Kept, Snapshot, Store};
+use ps_checkpoint::{Disk, Fingerprint, Snapshot, Store, StoreOptions};
 use ps_coord::Millis;
 use ps_plan::mutation::{ActiveMutation, Mutation};
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ const OPERATIONS: u32 = 16;
 /// The coordinator's disk and the checkpoints that it must keep. It outlives the coordinator's process.
 pub(crate) struct CheckpointDisk {
     disk: SimulatedDisk,
-    kept: Kept,
+    options: StoreOptions,
     /// The checkpoint folder as the current process has opened it.
     store: Option<Store>,
     /// The newest step that was reported as saved.
@@ -38,10 +38,10 @@ impl CheckpointDisk {
     pub(crate) fn new(job: &SimJob<'_>) -> Self {
         let fingerprint = Fingerprint { run: "run".into(), data: "data".into(), numerics: 1 };
         let state = job.control().vectors();
-        let kept = Kept::new(fingerprint, job.model.layout().clone(), state, KEPT);
+        let options = StoreOptions::new(fingerprint, job.model.layout().clone(), state, KEPT);
         CheckpointDisk {
             disk: SimulatedDisk::default(),
-            kept,
+            options,
             store: None,
             durable: 0,
             mutation: job.mutation,
@@ -63,7 +63,7 @@ impl CheckpointDisk {
     /// Opens the folder for a new process.
     pub(crate) fn start(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
         self.rot(now, network)?;
-        let store = Store::on(Box::new(self.disk.clone()), Path::new("/"), self.kept.clone());
+        let store = Store::on(Box::new(self.disk.clone()), Path::new("/"), self.options.clone());
         self.store = Some(store.map_err(|error| format!("the checkpoints are not opened: {error}"))?);
         Ok(())
     }

@@ -334,11 +334,11 @@ impl<'a> LocalCoordinator<'a> {
             metric_sums: report.metric_sums,
         });
         let version = self.plane.version();
-        let wanted = self.recorder.wants(version).map_err(LocalError::Unsaved)?;
-        if wanted.look {
-            self.recorder.look(version, self.plane.weights());
+        let needs = self.recorder.needs(version).map_err(LocalError::Unsaved)?;
+        if needs.inspect {
+            self.recorder.inspect(version, self.plane.weights());
         }
-        if wanted.save {
+        if needs.save {
             self.save().map_err(LocalError::Unsaved)?;
         }
         Ok(if self.is_concluded { ServerEvent::Concluded { step } } else { ServerEvent::Updated { step } })

@@ -106,14 +106,14 @@ impl Observers {
     }
 
     pub(crate) fn note(&mut self, text: &str) {
-        self.say(Message::Note(text.into()));
+        self.deliver(Message::Note(text.into()));
     }
 
     pub(crate) fn warn(&mut self, text: &str) {
-        self.say(Message::Warning(text.into()));
+        self.deliver(Message::Warning(text.into()));
     }
 
-    fn say(&mut self, message: Message) {
+    fn deliver(&mut self, message: Message) {
         self.each(|observer, _| message.report(observer));
         if self.phase.0 == Phase::Starting {
             self.early.push(message);

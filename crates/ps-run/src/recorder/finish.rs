@@ -46,7 +46,7 @@ impl Recorder {
         };
         // A checkpoint that does not fit on the disk takes space from the weights until it has failed. Its
         // error comes after the weights, so that it does not lose them.
-        let settled = self.settle_checkpoints(ending);
+        let settled = self.finish_checkpoints(ending);
         let Some(folder) = self.folder.clone() else {
             settled?;
             return self.conclude(job, weights, version, ending, seconds);
@@ -87,13 +87,13 @@ impl Recorder {
     }
 
     /// Waits for the checkpoint that is being saved.
-    fn settle_checkpoints(&mut self, ending: Ending) -> Result<(), FolderError> {
+    fn finish_checkpoints(&mut self, ending: Ending) -> Result<(), FolderError> {
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
         let warning = match ending {
             Ending::Done => checkpoints.wait()?,
             // A run that will be resumed needs its last checkpoint.
             Ending::Stopped | Ending::Ended => {
-                checkpoints.settle()?;
+                checkpoints.wait_until_saved()?;
                 None
             }
         };

@@ -2,7 +2,7 @@
 
 use crate::observers::job;
 use ps_core::{MetricSums, StepReport};
-use ps_run::{Recorder, StepLine, Style, Wanted};
+use ps_run::{Needs, Recorder, StepLine, Style};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -51,9 +51,9 @@ fn a_step_without_a_line_asks_for_no_memory() {
         };
         ASKED.set(Some(0));
         recorder.step(&report, 1);
-        let wanted = recorder.wants(step + 1).unwrap();
+        let needs = recorder.needs(step + 1).unwrap();
         let asked = ASKED.take().unwrap();
-        assert_eq!(wanted, Wanted::default());
+        assert_eq!(needs, Needs::default());
         if !StepLine::is_due(step + 1) && !job.plan.ends_epoch(step) {
             assert_eq!(asked, 0, "step {step}");
             counted += 1;

@@ -32,8 +32,8 @@ fn train(job: &Job, recorder: &mut Recorder) -> (Vec<f32>, u64) {
             return;
         }
         recorder.step(report, 1);
-        if recorder.wants(report.step + 1).unwrap().look {
-            recorder.look(report.step + 1, weights);
+        if recorder.needs(report.step + 1).unwrap().inspect {
+            recorder.inspect(report.step + 1, weights);
         }
         made = (weights.to_vec(), report.step + 1);
     };
@@ -194,7 +194,7 @@ fn make_three_steps(job: &Job, folder: &Path) {
         }
         steps = report.step + 1;
         recorder.step(report, 1);
-        if recorder.wants(steps).unwrap().save {
+        if recorder.needs(steps).unwrap().save {
             let progress = recorder.progress(steps, job.control().state().clone());
             recorder.checkpoint(progress, weights.to_vec(), Vec::new()).unwrap();
         }

@@ -9,7 +9,7 @@ use ps_core::{Gradients, Samples};
 use ps_data::Split;
 use ps_plan::BatchPlan;
 use ps_plot::{Axis, Field, Figure, Lines, Mark, Panel, Series, Style};
-use ps_run::{counted, grouped, kept_weights};
+use ps_run::{checkpoint_weights, counted, grouped};
 use std::path::Path;
 
 /// Number of points of a curve along the gradient.
@@ -49,7 +49,9 @@ pub(super) fn figure(
     let end = run.model.weights();
     let last = run.model.steps();
     let mut path: Vec<Place> = vec![("start".into(), start.clone())];
-    for (step, weights) in kept_weights(folder, &job.model)?.into_iter().filter(|(step, _)| *step < last) {
+    for (step, weights) in
+        checkpoint_weights(folder, &job.model)?.into_iter().filter(|(step, _)| *step < last)
+    {
         path.push((grouped(step as f64), weights));
     }
     path.push((format!("end, step {}", grouped(last as f64)), end.to_vec()));

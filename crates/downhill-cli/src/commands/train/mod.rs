@@ -203,7 +203,7 @@ fn by_reference(job: &Job, root: &Path, mut recorder: Recorder) -> Result<Summar
     let validation = job.validates().then_some(validation);
     let mut report = |report: &StepReport, weights: &[f32]| {
         recorder.step(report, 1);
-        recorder.look(report.step + 1, weights);
+        recorder.inspect(report.step + 1, weights);
     };
     let trained = reference::run(&job.model, job.trainer(), train, validation, &mut report);
     let mut trainer = match trained {
