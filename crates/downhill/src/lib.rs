@@ -32,6 +32,9 @@
 //! # Ok::<(), downhill::Error>(())
 //! ```
 //!
+//! The folder `examples/` of the crate has programs that train on arrays, train a run file, observe a run, and
+//! serve predictions with axum.
+//!
 //! # What the library leaves alone
 //!
 //! The library starts threads only for runs and models. It never touches the global pool of `rayon`, the
