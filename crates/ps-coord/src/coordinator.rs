@@ -150,7 +150,7 @@ impl CoordinatorCore {
             }
             CoordinatorEvent::Tainted { shard, step, why } if self.is_restored(shard) => {
                 // A step that is made stays, as it does when the coordinator itself refuses a worker.
-                if step >= self.version && !self.mutation.is(Mutation::TaintedStepStays) {
+                if step >= self.version && !self.mutation.is(Mutation::TaintIgnored) {
                     self.rewind(RewindCause::Tainted { shard: self.number_of(shard), why }, actions);
                 }
             }
@@ -271,7 +271,7 @@ impl CoordinatorCore {
             return;
         }
         // The new number distinguishes the answers from those to an earlier restore.
-        self.number += u64::from(!self.mutation.is(Mutation::OrderNumberUsedTwice) || self.number == 0);
+        self.number += u64::from(!self.mutation.is(Mutation::RestoreNumberReused) || self.number == 0);
         self.seats.fill(Seat::Attached);
         actions.push(CoordinatorAction::Restore { number: self.number });
     }
@@ -287,7 +287,7 @@ impl CoordinatorCore {
             return;
         }
         *seat = Seat::Restored { measured: None };
-        let is_enough = self.mutation.is(Mutation::FirstRestoredIsEnough);
+        let is_enough = self.mutation.is(Mutation::ResumesAfterFirstShard);
         if is_enough || self.keepers().all(|shard| self.is_restored(shard)) {
             actions.push(CoordinatorAction::Report(ServerEvent::Restored { version: self.version }));
         }
@@ -384,7 +384,7 @@ impl CoordinatorCore {
 
     fn save_if_complete(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let is_whole = |saving: &mut Saving| {
-            let is_here = saving.fetch.is_complete() || self.mutation.is(Mutation::SavedBeforeArrived);
+            let is_here = saving.fetch.is_complete() || self.mutation.is(Mutation::CheckpointSavedIncomplete);
             saving.is_captured && is_here
         };
         if self.saving.take_if(is_whole).is_some() {

@@ -314,7 +314,7 @@ impl ServerCore {
         self.lose(worker, Departure::Misbehaved(why), actions);
         if let Phase::Open(round) = &self.phase
             && counted
-            && !self.mutation.is(Mutation::RefusedSumStays)
+            && !self.mutation.is(Mutation::SumsOfRefusedWorkerKept)
         {
             let step = round.step;
             self.start_over(step, actions);
@@ -342,7 +342,7 @@ impl ServerCore {
             if self.mutation.is(Mutation::LostLeavesSkipped) {
                 round.skip(worker, self.now);
             }
-            if !self.mutation.is(Mutation::LostLeavesNotGivenOut) {
+            if !self.mutation.is(Mutation::LostLeavesNotReassigned) {
                 round.forget(worker, self.now);
             }
             if self.config.shards > 0 {
@@ -429,9 +429,11 @@ impl ServerCore {
                 actions.push(ServerAction::Notice(Notice::LiarGone { worker, why }));
             }
         }
-        match first.filter(|_| !self.mutation.is(Mutation::LiarsPastStays)) {
+        match first.filter(|_| !self.mutation.is(Mutation::PastSumsOfBannedWorkerKept)) {
             Some(since) => self.go_back(since, actions),
-            None if is_wrong && !self.mutation.is(Mutation::LiarsSumStays) => self.start_over(step, actions),
+            None if is_wrong && !self.mutation.is(Mutation::WrongSumNotDiscarded) => {
+                self.start_over(step, actions)
+            }
             None => {}
         }
     }
@@ -476,7 +478,7 @@ impl ServerCore {
 
     fn resend_weights(&mut self, worker: WorkerId, actions: &mut Vec<ServerAction>) {
         self.members.hear(worker, self.now);
-        let answers = self.has_weights() && !self.mutation.is(Mutation::LostWeightsNotSentAgain);
+        let answers = self.has_weights() && !self.mutation.is(Mutation::LostWeightsNotResent);
         if self.members.is_live(worker) && answers {
             self.send_weights(worker, actions);
         }
@@ -641,7 +643,7 @@ impl ServerCore {
                     self.enter(Phase::Updating { stopping: false });
                 }
             } else if round.check_at <= self.now && self.members.live_count() > 0 {
-                let never = self.mutation.is(Mutation::OverdueLeavesNotGivenOut);
+                let never = self.mutation.is(Mutation::OverdueLeavesNotReassigned);
                 let timeout = if never { Millis::MAX } else { self.config.work_timeout_ms };
                 give_out(round, &mut self.members, &self.rhythm, self.now, timeout, actions);
             }
@@ -762,7 +764,7 @@ impl ServerCore {
     /// The time at which shards are asked (again) for the leaves they lack, although all leaves are in here.
     /// The pause doubles each time.
     fn unapplied_at(&self, round: &Round) -> Millis {
-        if self.mutation.is(Mutation::UnappliedStepStays) {
+        if self.mutation.is(Mutation::UnappliedLeavesNotReassigned) {
             return Millis::MAX;
         }
         let gathered = round.gathered.unwrap_or(round.opened);

@@ -139,7 +139,7 @@ impl ShardCore {
 
     fn restore(&mut self, version: u64, number: u64, elements: usize, actions: &mut Vec<ShardAction>) {
         // Sums that workers send from now on may belong to a step that is made differently the next time.
-        if !self.mutation.is(Mutation::WorkersStayOnRestore) {
+        if !self.mutation.is(Mutation::WorkersKeptOnRestore) {
             actions.push(ShardAction::SendAllAway);
         }
         if version == 0 {
@@ -157,7 +157,7 @@ impl ShardCore {
         }
         *missing = missing.saturating_sub(elements);
         let number = *number;
-        if *missing == 0 || self.mutation.is(Mutation::ResumesFromFirstChunk) {
+        if *missing == 0 || self.mutation.is(Mutation::ResumesAfterFirstChunk) {
             actions.push(ShardAction::Resume { version });
             self.restored(version, number, actions);
         }

@@ -189,7 +189,7 @@ impl WorkerCore {
             Link::Pausing { .. } | Link::Finished => return,
         };
         if let Some(computing) = &mut self.computing {
-            computing.wanted = self.mutation.is(Mutation::SumsOfOldConnection);
+            computing.wanted = self.mutation.is(Mutation::SumsPushedOverNewConnection);
         }
         let pause_ms = self.pause(search.attempts);
         let notice = WorkerNotice::Retrying { was_connected, why: why.clone(), pause_ms };
@@ -216,7 +216,7 @@ impl WorkerCore {
         if step < serving.newest && self.computing.is_none() {
             actions.push(WorkerAction::TellDropped { step });
         }
-        if self.mutation.is(Mutation::WeightsOfAnotherStep) {
+        if self.mutation.is(Mutation::WeightsOfWrongStepUsed) {
             serving.held = serving.held.map(|_| serving.newest);
         }
         let in_hand = serving.queue.contains(&leaves)

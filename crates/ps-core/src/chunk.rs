@@ -90,7 +90,7 @@ impl ChunkFold {
         let tree = self.coverage.tree();
         let mut sum = Sum::Received(part);
         let Gathered::New { dropped, merged } = self.coverage.gather(node) else {
-            if self.mutation.is(Mutation::CopyCountsTwice)
+            if self.mutation.is(Mutation::DuplicateCountsTwice)
                 && let Some(&kept) = self.sums.keys().find(|kept| kept.contains(node))
                 && let Some(other) = self.sums.remove(&kept)
             {
@@ -100,11 +100,11 @@ impl ChunkFold {
         };
         for node in dropped {
             let smaller = self.sums.remove(&node);
-            if let Some(smaller) = smaller.filter(|_| self.mutation.is(Mutation::SmallerNodesStay)) {
+            if let Some(smaller) = smaller.filter(|_| self.mutation.is(Mutation::SmallerNodesNotReplaced)) {
                 sum = add(sum, smaller, pool);
             }
         }
-        if self.mutation.is(Mutation::SumsInOrderOfArrival) {
+        if self.mutation.is(Mutation::SumsAddedInArrivalOrder) {
             let total = match self.sums.remove(&tree.root()) {
                 Some(total) => add(total, sum, pool),
                 None => sum,

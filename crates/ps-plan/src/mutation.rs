@@ -21,53 +21,53 @@ macro_rules! mutations {
 
 mutations! {
     /// Sums are added to one total in order of arrival instead of along the tree.
-    SumsInOrderOfArrival,
+    SumsAddedInArrivalOrder,
     /// A node's sum is added again although its leaves are covered.
-    CopyCountsTwice,
+    DuplicateCountsTwice,
     /// A sum of an older step counts for the open one.
     StaleSumCounts,
     /// The leaves of a lost worker count as delivered.
     LostLeavesSkipped,
     /// The leaves of a lost worker stay assigned to it.
-    LostLeavesNotGivenOut,
+    LostLeavesNotReassigned,
     /// Overdue leaves are not reassigned.
-    OverdueLeavesNotGivenOut,
+    OverdueLeavesNotReassigned,
     /// Leaves that do not reach every shard are not reassigned once the coordinator has all leaves.
-    UnappliedStepStays,
+    UnappliedLeavesNotReassigned,
     /// A worker that lacks weights is not sent them again.
-    LostWeightsNotSentAgain,
+    LostWeightsNotResent,
     /// A step is made although other shards have not applied it.
     ShardsNotAwaited,
     /// A step is made before its audits are settled.
     AuditsNotAwaited,
     /// A wrong sum stays in the open step although its sender is banned.
-    LiarsSumStays,
+    WrongSumNotDiscarded,
     /// The contributions of a banned worker to earlier steps stay.
-    LiarsPastStays,
+    PastSumsOfBannedWorkerKept,
     /// The contributions of a worker that was refused in the middle of a step stay.
-    RefusedSumStays,
+    SumsOfRefusedWorkerKept,
     /// The round logic continues one step after the one that was restored.
     ResumesAtNextStep,
     /// A worker uses whatever weights it holds for the step it is assigned.
-    WeightsOfAnotherStep,
+    WeightsOfWrongStepUsed,
     /// Work that was begun on one connection is pushed over the next.
-    SumsOfOldConnection,
+    SumsPushedOverNewConnection,
     /// Two restores have the same number, so the answer to the first counts for the second.
-    OrderNumberUsedTwice,
+    RestoreNumberReused,
     /// The run resumes when the first shard is restored instead of all of them.
-    FirstRestoredIsEnough,
+    ResumesAfterFirstShard,
     /// The coordinator does not go back when a shard has refused a worker that is part of its sums.
-    TaintedStepStays,
+    TaintIgnored,
     /// A shard does not report that it refused a worker that is part of its sums.
     TaintNotReported,
     /// A step ends before the shards have sent the weights that it waits for.
     FetchNotAwaited,
     /// A checkpoint is saved before all of it has arrived from the shards.
-    SavedBeforeArrived,
+    CheckpointSavedIncomplete,
     /// A shard resumes before all of its weights have arrived.
-    ResumesFromFirstChunk,
+    ResumesAfterFirstChunk,
     /// A shard does not send its workers away when it goes back.
-    WorkersStayOnRestore,
+    WorkersKeptOnRestore,
     /// A checkpoint counts as saved before it is durable.
     SavedBeforeDurable,
     /// A checkpoint is taken for that of the following step.
@@ -75,31 +75,31 @@ mutations! {
     /// Weights are restored without velocity.
     VelocityNotRestored,
     /// A recovery restores the weights but not the optimizer's state.
-    RecoveryKeepsState,
+    RecoveryLeavesState,
     /// A recovery does not restore the number of steps behind the optimizer's state.
-    RecoveryKeepsCount,
+    RecoveryLeavesStepCount,
     /// The guard keeps the weights of the step after the one that it chose.
-    GoodWeightsKeptLate,
+    GuardKeepsLaterWeights,
     /// A shard counts its steps instead of taking the coordinator's count.
     ShardCountsSteps,
     /// Policies lose their state when a run resumes.
-    PoliciesForgetOnResume,
+    PolicyStateLostOnResume,
     /// A node is added to the smaller nodes that it should replace.
-    SmallerNodesStay,
+    SmallerNodesNotReplaced,
     /// A step that starts over keeps the state that was updated with it.
-    StateNotTakenBack,
+    StateNotRolledBack,
     /// The metric sums of a step stay when it is committed.
-    MetricsOfLastStepStay,
+    MetricsNotReset,
     /// The weights after the last step are served as those before it.
-    PreviousWeightsAreNew,
+    NewWeightsServedAsPrevious,
     /// A shard drops the weights before a step as soon as it has applied it.
     PreviousWeightsDropped,
     /// Two sums that differ only in their metrics have the same hash.
     DigestOmitsMetrics,
     /// A chunk enters the sums, but its sender is not recorded as a contributor.
-    SenderNotCounted,
+    ContributorNotRecorded,
     /// A chunk of an audited node enters the sums before the node has ended.
-    UnendedNodeCounts,
+    IncompleteNodeCounts,
 }
 
 /// The mutation that is enabled in a component, if any.

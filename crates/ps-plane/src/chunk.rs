@@ -82,7 +82,7 @@ impl Chunk {
     /// Discards the sums of the gradient, and the next weights if they are computed.
     pub(crate) fn start_over(&mut self, tree: Tree) {
         self.fold.reset(tree);
-        if self.next.take().is_some() && !self.mutation.is(Mutation::StateNotTakenBack) {
+        if self.next.take().is_some() && !self.mutation.is(Mutation::StateNotRolledBack) {
             std::mem::swap(&mut self.state, &mut self.state_before);
         }
     }
@@ -109,7 +109,7 @@ impl Chunk {
         let next = self.next.take().expect("all chunks are made before a step is committed");
         let keeps_previous = keeps_previous && !self.mutation.is(Mutation::PreviousWeightsDropped);
         self.previous = Some(std::mem::replace(&mut self.weights, next)).filter(|_| keeps_previous);
-        if self.mutation.is(Mutation::PreviousWeightsAreNew) && keeps_previous {
+        if self.mutation.is(Mutation::NewWeightsServedAsPrevious) && keeps_previous {
             self.previous = Some(self.weights.clone());
         }
         self.fold.reset(tree);

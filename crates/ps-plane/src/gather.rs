@@ -84,7 +84,7 @@ impl Plane {
             self.confirm_divergence(node, recompute)?;
         }
         let arrived = if self.audits {
-            if self.mutation.is(Mutation::UnendedNodeCounts) {
+            if self.mutation.is(Mutation::IncompleteNodeCounts) {
                 self.chunks[index].fold.insert(node, bytes.clone(), &self.pool);
             }
             Arrived { hash: digest::of_chunk(&bytes), bytes }
@@ -204,7 +204,7 @@ impl Plane {
 
     /// Records that this step's sums contain data from `worker`.
     fn count(&mut self, worker: WorkerId) {
-        if !self.mutation.is(Mutation::SenderNotCounted) {
+        if !self.mutation.is(Mutation::ContributorNotRecorded) {
             self.counted.insert(worker);
         }
     }

@@ -165,7 +165,7 @@ impl Plane {
         self.has_previous = keeps_previous;
         let counted = std::mem::take(&mut self.counted);
         self.counted_before = if keeps_previous { counted } else { BTreeSet::new() };
-        let stays = self.mutation.is(Mutation::MetricsOfLastStepStay).then(|| self.metrics.clone());
+        let stays = self.mutation.is(Mutation::MetricsNotReset).then(|| self.metrics.clone());
         self.open_step(tree);
         self.metrics = stays.unwrap_or_else(|| Fold::new(tree));
         Ok(StepReport::new(step, rate, observed, decided))

@@ -409,7 +409,7 @@ impl Cluster<'_> {
         let incarnation = self.slots[slot].incarnation;
         let Some(process) = &mut self.slots[slot].process else { return Ok(()) };
         let chunks = self.chunks.len();
-        let version = match self.job.mutation.is(Mutation::WeightsOfAnotherStep) {
+        let version = match self.job.mutation.is(Mutation::WeightsOfWrongStepUsed) {
             true => process.held.newest(chunks).unwrap_or(step),
             false => step,
         };

@@ -89,14 +89,14 @@ impl Control {
         match verdict.action {
             Action::Step => {
                 let finite = update(&self.optimizer, &verdict.step_params, w, g, own_state);
-                if verdict.keep_good && self.mutation.is(Mutation::GoodWeightsKeptLate) {
+                if verdict.keep_good && self.mutation.is(Mutation::GuardKeepsLaterWeights) {
                     good[..size].copy_from_slice(w);
                 }
                 return finite;
             }
             Action::Recover => {
                 w.copy_from_slice(&good[..size]);
-                if !self.mutation.is(Mutation::RecoveryKeepsState) {
+                if !self.mutation.is(Mutation::RecoveryLeavesState) {
                     own_state.copy_from_slice(&good[size..]);
                 }
             }

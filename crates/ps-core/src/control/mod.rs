@@ -113,7 +113,7 @@ impl Control {
 
     /// Continues from the state of a checkpoint of the same run.
     pub fn resume(&mut self, state: State) {
-        let forgets = self.mutation.is(Mutation::PoliciesForgetOnResume);
+        let forgets = self.mutation.is(Mutation::PolicyStateLostOnResume);
         self.state = if forgets { State::plain(state.count) } else { state };
     }
 
@@ -218,7 +218,7 @@ impl Control {
         verdict.step_params.trust = self.optimizer.trust(norms, verdict.step_params.scale);
         match verdict.action {
             Action::Step => self.state.count += 1,
-            Action::Recover if !self.mutation.is(Mutation::RecoveryKeepsCount) => {
+            Action::Recover if !self.mutation.is(Mutation::RecoveryLeavesStepCount) => {
                 self.state.count = self.state.guard.kept_count();
             }
             _ => {}
