@@ -8,7 +8,7 @@ use ps_plan::Node;
 use ps_proto::convert;
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{FromServer, FromWorker, Heartbeat, from_server, from_worker};
-use ps_shard::transport::{self, Entrance};
+use ps_shard::transport::{self, AdmissionConfig};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -65,7 +65,8 @@ impl Stream {
         std::thread::spawn(move || {
             far.block_on(async {
                 let closed = async { drop(closing.await) };
-                if let Ok(serving) = transport::serve(services, listener, &Entrance::default(), closed) {
+                if let Ok(serving) = transport::serve(services, listener, &AdmissionConfig::default(), closed)
+                {
                     // An error also occurs at the near end, which reports it.
                     let _ = serving.await;
                 }

@@ -17,7 +17,7 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Connections {
     capacity: Capacity,
     open: Mutex<Open>,
-    complaints: Arc<Complaints>,
+    throttled_log: Arc<ThrottledLog>,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub struct Permit {
 impl Connections {
     /// Allows at most `capacity` connections.
     pub fn new(capacity: Capacity) -> Arc<Self> {
-        Arc::new(Connections { capacity, open: Mutex::default(), complaints: Arc::default() })
+        Arc::new(Connections { capacity, open: Mutex::default(), throttled_log: Arc::default() })
     }
 
     /// Admits one more connection, from `address` if it has one.
@@ -70,8 +70,8 @@ impl Connections {
     }
 
     /// The log of refused peers of this port.
-    pub fn complaints(&self) -> &Arc<Complaints> {
-        &self.complaints
+    pub fn throttled_log(&self) -> &Arc<ThrottledLog> {
+        &self.throttled_log
     }
 }
 
@@ -92,9 +92,9 @@ impl Drop for Permit {
 
 /// Logs refused peers, at most one line per second, so that no peer can fill a disk.
 #[derive(Debug, Default)]
-pub struct Complaints(Mutex<(Option<Instant>, u64)>);
+pub struct ThrottledLog(Mutex<(Option<Instant>, u64)>);
 
-impl Complaints {
+impl ThrottledLog {
     const EVERY: Duration = Duration::from_secs(1);
 
     /// Logs `what`, or only counts it if the last line is too recent; the next line has the count.
@@ -148,11 +148,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn complaints_are_logged_once_a_second() {
-        let complaints = Complaints::default();
-        assert_eq!(complaints.due(), Some(0));
-        (0..100).for_each(|_| assert_eq!(complaints.due(), None));
-        tokio::time::advance(Complaints::EVERY).await;
-        assert_eq!(complaints.due(), Some(100));
-        assert_eq!(complaints.due(), None);
+        let throttled_log = ThrottledLog::default();
+        assert_eq!(throttled_log.due(), Some(0));
+        (0..100).for_each(|_| assert_eq!(throttled_log.due(), None));
+        tokio::time::advance(ThrottledLog::EVERY).await;
+        assert_eq!(throttled_log.due(), Some(100));
+        assert_eq!(throttled_log.due(), None);
     }
 }

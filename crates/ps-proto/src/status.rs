@@ -60,7 +60,7 @@ pub enum Refusal {
     /// The server is ending.
     Ending,
     /// All steps of the run are made.
-    Over,
+    RunFinished,
     /// The call needs the coordinator, but this process is only a shard.
     OnlyAShard,
     /// The shard is already attached.
@@ -139,7 +139,7 @@ impl std::fmt::Display for Refusal {
                 "the worker does not read what it is sent: too much waits for it; it was dropped and may come back",
             ),
             Refusal::Ending => f.write_str("the server is ending"),
-            Refusal::Over => f.write_str("the run is over"),
+            Refusal::RunFinished => f.write_str("the run is over"),
             Refusal::OnlyAShard => {
                 f.write_str("this is a shard, which only keeps weights; join at its coordinator's address")
             }
@@ -179,7 +179,7 @@ impl From<Refusal> for Status {
             Refusal::NotAdmin => Code::PermissionDenied,
             Refusal::Unsaved(_) => Code::DataLoss,
             Refusal::Compressed => Code::Unimplemented,
-            Refusal::Over => Code::Aborted,
+            Refusal::RunFinished => Code::Aborted,
         };
         Status::new(code, refusal.to_string())
     }
@@ -197,7 +197,7 @@ pub enum Verdict {
     /// A transient failure; holds what happened.
     Passing(String),
     /// The run is over, so there is no reason to retry.
-    Over,
+    RunFinished,
 }
 
 impl From<ConnectError> for Verdict {
@@ -218,7 +218,7 @@ pub fn verdict(status: &Status) -> Verdict {
         }
         _ if text.contains(WANTS_TLS) => Verdict::Mismatch(WANTS_TLS.into()),
         Code::Unimplemented => Verdict::NotOurs(format!("it does not know Downhill's calls ({text})")),
-        Code::Aborted => Verdict::Over,
+        Code::Aborted => Verdict::RunFinished,
         Code::InvalidArgument => Verdict::Refused(status.message().to_owned()),
         _ if is_not_http2(status) => Verdict::NotOurs(format!("it does not speak gRPC ({text})")),
         _ => Verdict::Passing(text),

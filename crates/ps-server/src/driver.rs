@@ -15,7 +15,7 @@ use ps_coord::{
     WorkerId,
 };
 use ps_core::{Gradients, StepReport, trainer::Diverged};
-use ps_net::connections::Complaints;
+use ps_net::connections::ThrottledLog;
 use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_plan::Section;
 use ps_plane::Plane;
@@ -77,7 +77,7 @@ pub(crate) struct Driver {
     /// Number of bans that the log contains.
     logged_bans: usize,
     /// The rate-limited log of workers that are turned away.
-    complaints: Complaints,
+    throttled_log: ThrottledLog,
     watch: Watch,
     /// Whether leaves were ever assigned.
     begun: bool,
@@ -150,7 +150,7 @@ impl Driver {
             roster: Roster::default(),
             identities,
             logged_bans: recorder.bans().len(),
-            complaints: Complaints::default(),
+            throttled_log: ThrottledLog::default(),
             watch: Watch::new(fingerprints),
             begun: false,
             started: Instant::now(),
@@ -302,7 +302,7 @@ impl Driver {
 
     fn admit(&mut self, worker: WorkerId, peer: Peer) -> Option<ServerEvent> {
         if let Some(refusal) = self.identities.refusal(&peer, self.peers.iter()) {
-            self.complaints.log(|| format!("{}: worker {} refused: {refusal}", peer.address, peer.name));
+            self.throttled_log.log(|| format!("{}: worker {} refused: {refusal}", peer.address, peer.name));
             peer.outbox.abandon(refusal.into());
             return None;
         }

@@ -12,15 +12,15 @@
 
 pub mod args;
 mod driver;
+mod finished_run;
 mod health;
 mod identities;
 pub mod launched;
-mod over;
 mod shards;
 mod whole;
 
+pub use finished_run::serve_finished_run;
 pub use health::Health;
-pub use over::stay;
 pub use ps_shard::{ENDED, Layout, ServerError, ServerOptions};
 
 use driver::Driver;

@@ -11,7 +11,7 @@ use ps_server::launched::Message;
 use ps_server::{ENDED, Finished, Health, Layout, ServerError, ServerOptions};
 use ps_shard::shard::{self, ShardOptions};
 use ps_shard::signals::{Signal, Signals};
-use ps_shard::transport::{self, Entrance};
+use ps_shard::transport::{self, AdmissionConfig};
 use ps_watch::{Gate, HeaderMap, Source, Watching};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -59,7 +59,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     arguments.guard_credentials(&security).map_err(|error| failure(error, true))?;
     if placement.is_none()
         && let Some(out) = &arguments.out.out
-        && let Some(code) = stays_ended(out, arguments)?
+        && let Some(code) = remains_ended(out, arguments)?
     {
         return Ok(code);
     }
@@ -92,7 +92,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
         }
         let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
         let watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
-        let code = stay(&options, signals, health.as_ref(), listener, &summary, watching.as_ref(), tell)?;
+        let code = linger(&options, signals, health.as_ref(), listener, &summary, watching.as_ref(), tell)?;
         check_trust(&summary, arguments)?;
         return Ok(code);
     }
@@ -142,7 +142,8 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     let code = match summary.outcome {
         Ending::Done => {
             if let Some(again) = again {
-                let code = stay(&options, signals, health.as_ref(), again, &summary, Some(&watching), tell)?;
+                let code =
+                    linger(&options, signals, health.as_ref(), again, &summary, Some(&watching), tell)?;
                 check_trust(&summary, arguments)?;
                 return Ok(code);
             }
@@ -171,7 +172,7 @@ fn check_trust(summary: &Summary, arguments: &Arguments) -> Result<(), Failure> 
 }
 
 /// The exit code for a run in the folder `out` that was ended for good; `None` if it may be resumed.
-fn stays_ended(out: &Path, arguments: &Arguments) -> Result<Option<u8>, Failure> {
+fn remains_ended(out: &Path, arguments: &Arguments) -> Result<Option<u8>, Failure> {
     let Some(summary) = ps_run::ended(out) else { return Ok(None) };
     if arguments.resume {
         ps_run::reopen(out).map_err(|error| failure(error, false))?;
@@ -204,7 +205,7 @@ fn gate(security: &Security) -> Option<Gate> {
 
 /// Answers late workers that the run is over, until a signal arrives. `tell` prints the summary after
 /// all other output.
-fn stay(
+fn linger(
     options: &ServerOptions,
     signals: &Signals,
     health: Option<&Health>,
@@ -220,14 +221,14 @@ fn stay(
     );
     health.iter().for_each(|health| health.ready(true));
     let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
-    let entrance =
-        Entrance { security: options.security.clone(), admission_timeout: options.admission_timeout };
+    let admission =
+        AdmissionConfig { security: options.security.clone(), admission_timeout: options.admission_timeout };
     let steps = (summary.steps, summary.steps_planned);
     tell();
     signals.defer();
     let received = signals.received();
     runtime
-        .block_on(ps_server::stay(listener, &entrance, steps, async {
+        .block_on(ps_server::serve_finished_run(listener, &admission, steps, async {
             received.await;
         }))
         .map_err(|error| failure(format!("serving connections: {error}"), false))?;
@@ -286,7 +287,7 @@ fn serve_shard(
             }
         };
         match end {
-            Ok(Dismissal::Done) | Err(ServerError::Over) => info!("training is done"),
+            Ok(Dismissal::Done) | Err(ServerError::RunFinished) => info!("training is done"),
             Ok(Dismissal::Ended(reason)) => {
                 warn!("{reason}");
                 return Ok(ENDED);

@@ -44,7 +44,7 @@ pub enum ServerError {
         why: String,
     },
     /// The run ended before this shard took part.
-    Over,
+    RunFinished,
     /// The run has failed; holds the coordinator's message.
     RunFailed(String),
     /// The run can no longer be saved.
@@ -88,7 +88,7 @@ impl fmt::Display for ServerError {
             ServerError::Coordinator { address, why } | ServerError::Refused { address, why } => {
                 write!(f, "coordinator {address}: {why}")
             }
-            ServerError::Over => f.write_str("the run is over"),
+            ServerError::RunFinished => f.write_str("the run is over"),
             ServerError::RunFailed(why) => write!(f, "the run has failed: {why}"),
             ServerError::Unsaved(error) => error.fmt(f),
             ServerError::Internal(what) => f.write_str(what),

@@ -5,7 +5,7 @@
 //! The coordinator, in `ps-server`, adds the round logic and the other shards; a worker can host a shard with
 //! this crate alone. No flag is parsed here, and no port bound.
 
-mod doors;
+mod admission;
 mod error;
 mod options;
 pub mod outbox;

@@ -1,7 +1,7 @@
 //! The gRPC service: it turns calls into events for the driver, admits workers, and runs one reading task for
 //! each of them.
 
-use crate::doors::{Administrator, Visitor};
+use crate::admission::{Administrator, PeerInfo};
 use crate::outbox::{self, LeftOver, Outgoing};
 use crate::peers::Peer;
 use crate::requests::{AttachRequest, Incoming, ShardSaid};
@@ -156,13 +156,13 @@ impl Service {
 
     /// Serves the stream of the rounds.
     async fn rounds(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        let visitor = Visitor::of(request.extensions());
+        let peer = PeerInfo::of(request.extensions());
         let credential = request.extensions().get::<Credential>().cloned().unwrap_or_default();
         let mut stream = Reader::<FromWorker>::new(request.into_body());
-        let refused = |refusal: &Status| visitor.refused("worker", refusal.message());
+        let refused = |refusal: &Status| peer.refused("worker", refusal.message());
         let greeting = self.admit(&mut stream).await.inspect_err(refused)?;
         let name = greeting.name.clone();
-        let entered = self.enter(greeting, visitor.place().to_owned(), credential).await;
+        let entered = self.enter(greeting, peer.address().to_owned(), credential).await;
         let (worker, outgoing, place) = entered.inspect_err(refused)?;
         let span = info_span!("worker", %worker, name);
         tokio::spawn(read(stream, worker, self.0.shape, self.0.inbox.clone(), place).instrument(span));
@@ -180,7 +180,7 @@ impl ParameterServer for Service {
     type PullWeightsStream = Pin<Box<dyn Stream<Item = Result<v1::WeightsChunk, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answer<v1::JoinReply> {
-        let visitor = Visitor::of(request.extensions());
+        let peer = PeerInfo::of(request.extensions());
         let asked = convert::join_request(request.into_inner()).map_err(Refusal::from)?;
         if asked.protocol_version != PROTOCOL_VERSION {
             let (theirs, build) = (asked.protocol_version, asked.build);
@@ -190,7 +190,7 @@ impl ParameterServer for Service {
         if asked.numerics_version != ours {
             return Err(Refusal::Numerics { theirs: asked.numerics_version, ours }.into());
         }
-        debug!(address = visitor.place(), name = asked.worker_name, "a worker asks what the run is");
+        debug!(address = peer.address(), name = asked.worker_name, "a worker asks what the run is");
         self.0.invitation.clone().map(Response::new).ok_or_else(|| Refusal::OnlyAShard.into())
     }
 
@@ -203,10 +203,10 @@ impl ParameterServer for Service {
     }
 
     async fn attach(&self, request: Request<Streaming<v1::FromShard>>) -> Answer<Self::AttachStream> {
-        let visitor = Visitor::of(request.extensions());
+        let peer = PeerInfo::of(request.extensions());
         let mut stream = request.into_inner();
         let greeting = self.admit_shard(&mut stream).await;
-        let greeting = greeting.inspect_err(|refusal| visitor.refused("shard", refusal.message()))?;
+        let greeting = greeting.inspect_err(|refusal| peer.refused("shard", refusal.message()))?;
         let service = self.clone();
         let (seated, seat) = oneshot::channel();
         // In a separate task: the call's future is dropped when its connection ends, but the driver must hear
@@ -217,7 +217,7 @@ impl ParameterServer for Service {
             let (index, kept, outgoing) = match given {
                 Ok(given) => given,
                 Err(refusal) => {
-                    visitor.refused("shard", refusal.message());
+                    peer.refused("shard", refusal.message());
                     let _ = seated.send(Err(refusal));
                     return;
                 }
@@ -258,12 +258,12 @@ impl ParameterServer for Service {
     }
 
     async fn stop(&self, request: Request<v1::StopRequest>) -> Answer<v1::StopReply> {
-        let visitor = Visitor::of(request.extensions());
+        let peer = PeerInfo::of(request.extensions());
         if request.extensions().get::<Administrator>().is_none() {
-            visitor.refused("call to end the run", "the caller is no administrator");
+            peer.refused("call to end the run", "the caller is no administrator");
             return Err(Refusal::NotAdmin.into());
         }
-        info!(caller = visitor.place(), "asked to end the run");
+        info!(caller = peer.address(), "asked to end the run");
         let version = self.ask(Incoming::End).await??;
         Ok(Response::new(v1::StopReply { version }))
     }

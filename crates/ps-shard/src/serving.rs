@@ -38,11 +38,11 @@ pub async fn serve(
     }
     // A dropped sender means the same as a message.
     let closed = async { drop(closing.await) };
-    let entrance = transport::Entrance {
+    let admission = transport::AdmissionConfig {
         security: options.security.clone(),
         admission_timeout: options.admission_timeout,
     };
-    let serving = transport::serve(services, listener, &entrance, closed).map_err(ServerError::Listener)?;
+    let serving = transport::serve(services, listener, &admission, closed).map_err(ServerError::Listener)?;
     Ok((serving, health))
 }
 

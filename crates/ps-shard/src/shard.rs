@@ -260,7 +260,7 @@ impl Coordinator {
     fn refused(&self, verdict: Verdict) -> Refused {
         match verdict {
             Verdict::Passing(why) => Refused::Passing(why),
-            Verdict::Over => Refused::Final(ServerError::Over),
+            Verdict::RunFinished => Refused::Final(ServerError::RunFinished),
             Verdict::Mismatch(why) => {
                 Refused::Final(ServerError::Refused { address: self.placement.coordinator.clone(), why })
             }

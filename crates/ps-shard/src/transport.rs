@@ -1,6 +1,6 @@
 //! How connections are served, with all settings from [`limits`]; the benches use the same functions.
 
-use crate::doors::{self, Door};
+use crate::admission::{self, AuthLayer};
 use ps_config::SecurityArgs;
 use ps_net::limits::{self, Capacity};
 use ps_net::network::Accept;
@@ -62,16 +62,16 @@ fn builder() -> Server {
 
 /// Conditions for the admission of connections.
 #[derive(Clone, Debug)]
-pub struct Entrance {
+pub struct AdmissionConfig {
     /// What callers must present.
     pub security: Security,
     /// How long a connection may take until one of its calls is admitted.
     pub admission_timeout: Duration,
 }
 
-impl Default for Entrance {
+impl Default for AdmissionConfig {
     fn default() -> Self {
-        Entrance { security: Security::default(), admission_timeout: limits::ADMISSION_TIMEOUT }
+        AdmissionConfig { security: Security::default(), admission_timeout: limits::ADMISSION_TIMEOUT }
     }
 }
 
@@ -83,14 +83,14 @@ impl Default for Entrance {
 pub fn serve(
     services: Routes,
     listener: Listener,
-    entrance: &Entrance,
+    config: &AdmissionConfig,
     closed: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Serving> {
     let capacity = Capacity::of_calls(ps_host::open_files());
     if capacity.all < limits::MAX_CONNECTIONS {
         info!("at most {} connections: this process may open no more files (ulimit -n)", capacity.all);
     }
-    serve_some(builder(), services, listener, entrance, capacity, closed)
+    serve_some(builder(), services, listener, config, capacity, closed)
 }
 
 /// Serves `services` to health probes, without TLS or tokens: connections are few and short.
@@ -102,14 +102,21 @@ pub fn serve_probes(services: Routes, listener: TcpListener) -> io::Result<Servi
     let builder =
         builder().max_connection_age(limits::HEALTH_CONNECTION_AGE).max_connection_age_grace(Duration::ZERO);
     let capacity = Capacity::of_health(ps_host::open_files());
-    serve_some(builder, services, listener.into(), &Entrance::default(), capacity, std::future::pending())
+    serve_some(
+        builder,
+        services,
+        listener.into(),
+        &AdmissionConfig::default(),
+        capacity,
+        std::future::pending(),
+    )
 }
 
 fn serve_some(
     builder: Server,
     services: Routes,
     listener: Listener,
-    entrance: &Entrance,
+    config: &AdmissionConfig,
     capacity: Capacity,
     closed: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Serving> {
@@ -125,7 +132,7 @@ fn serve_some(
         }
         Listener::Other(listener, _) => listener,
     };
-    let door = Door::new(entrance.security.clone(), services.prepare());
-    let connections = doors::connections(listener, entrance, capacity);
-    Ok(Box::pin(builder.serve_with_incoming_shutdown(door, connections, closed)))
+    let authenticated = AuthLayer::new(config.security.clone(), services.prepare());
+    let connections = admission::connections(listener, config, capacity);
+    Ok(Box::pin(builder.serve_with_incoming_shutdown(authenticated, connections, closed)))
 }

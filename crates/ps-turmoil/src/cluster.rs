@@ -74,7 +74,7 @@ enum State {
     /// Not running; restarts at this time.
     Down(Duration),
     /// Finished for good.
-    Over,
+    Finished,
 }
 
 /// A fault that ends at a known time.
@@ -289,7 +289,7 @@ impl Cluster<'_> {
             info!(target: "cluster", "{now:?} {} ended: {ended:?}", process.host);
             process.state = match ended {
                 Ended::Done(Some(hash)) => return Ok(Some(hash)),
-                Ended::Done(None) => State::Over,
+                Ended::Done(None) => State::Finished,
                 Ended::Stopped => {
                     let count = match process.role {
                         Role::Coordinator => &mut self.counts.coordinator_stops,

@@ -119,14 +119,14 @@ async fn serve(
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                connections.complaints().log(|| format!("accepting connections: {error}"));
+                connections.throttled_log().log(|| format!("accepting connections: {error}"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         match connections.admit(Some(peer.ip())) {
             Ok(permit) => drop(tokio::spawn(serve_one(stream, routes.clone(), bounds, permit))),
-            Err(why) => connections.complaints().log(|| format!("{peer}: connection refused: {why}")),
+            Err(why) => connections.throttled_log().log(|| format!("{peer}: connection refused: {why}")),
         }
     }
 }

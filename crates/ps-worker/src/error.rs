@@ -49,7 +49,7 @@ pub enum WorkerError {
         error: std::io::Error,
     },
     /// The run ended before this worker took part.
-    Over,
+    RunFinished,
     /// The run has failed; holds the server's message.
     RunFailed(String),
     /// Only an administrator may make the call; holds the server's message.
@@ -113,7 +113,7 @@ impl fmt::Display for WorkerError {
                 write!(f, "the server and this worker misunderstand each other: {what}")
             }
             WorkerError::Listen { given, error } => write!(f, "--shard-listen {given}: {error}"),
-            WorkerError::Over => f.write_str("the run is over"),
+            WorkerError::RunFinished => f.write_str("the run is over"),
             WorkerError::RunFailed(why) => write!(f, "the run has failed: {why}"),
             WorkerError::NotAdmin(why) => f.write_str(why),
             WorkerError::Shard(error) => write!(f, "the shard of this worker: {error}"),

@@ -141,7 +141,7 @@ pub async fn run_with(
 ) -> Result<Ended, WorkerError> {
     let meter = Arc::clone(&options.meter);
     let ended = match take_part_boxed(options, computer, Box::pin(shutdown)).await {
-        Err(WorkerError::Over) => Ok(Ended::Done),
+        Err(WorkerError::RunFinished) => Ok(Ended::Done),
         ended => ended,
     };
     if matches!(ended, Ok(Ended::Done)) {
@@ -353,7 +353,7 @@ async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, Wo
 fn retryable(verdict: Verdict, server: &str) -> Result<String, WorkerError> {
     match verdict {
         Verdict::Passing(text) => Ok(text),
-        Verdict::Over => Err(WorkerError::Over),
+        Verdict::RunFinished => Err(WorkerError::RunFinished),
         Verdict::Mismatch(what) => Err(WorkerError::Mismatch(what)),
         Verdict::NotOurs(sign) => Err(WorkerError::NotOurs { server: server.into(), sign }),
         Verdict::Refused(what) => Err(WorkerError::Protocol(what)),

@@ -5,7 +5,7 @@ use ps_proto::Refusal;
 use ps_proto::v1::{
     self, parameter_server_server::ParameterServer, parameter_server_server::ParameterServerServer,
 };
-use ps_shard::transport::{self, Entrance};
+use ps_shard::transport::{self, AdmissionConfig};
 use std::future::Future;
 use std::pin::Pin;
 use tokio_stream::Stream;
@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service of a run that has made `steps` of its `planned` steps.
-struct Over {
+struct FinishedRun {
     steps: u64,
     planned: u64,
 }
@@ -25,43 +25,43 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 ///
 /// # Errors
 /// The system does not allow the use of the listener.
-pub async fn stay(
+pub async fn serve_finished_run(
     listener: impl Into<Listener>,
-    entrance: &Entrance,
+    admission: &AdmissionConfig,
     (steps, planned): (u64, u64),
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let services = Routes::new(ParameterServerServer::new(Over { steps, planned }));
-    let serving = transport::serve(services, listener.into(), entrance, shutdown)?;
+    let services = Routes::new(ParameterServerServer::new(FinishedRun { steps, planned }));
+    let serving = transport::serve(services, listener.into(), admission, shutdown)?;
     serving.await.map_err(std::io::Error::other)
 }
 
 #[tonic::async_trait]
-impl ParameterServer for Over {
+impl ParameterServer for FinishedRun {
     type RoundsStream = Answers<v1::FromServer>;
     type AttachStream = Answers<v1::ToShard>;
     type PullWeightsStream = Answers<v1::WeightsChunk>;
 
     async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
-        Err(Refusal::Over.into())
+        Err(Refusal::RunFinished.into())
     }
 
     async fn rounds(
         &self,
         _: Request<Streaming<v1::FromWorker>>,
     ) -> Result<Response<Self::RoundsStream>, Status> {
-        Err(Refusal::Over.into())
+        Err(Refusal::RunFinished.into())
     }
 
     async fn shards(&self, _: Request<v1::ShardsRequest>) -> Result<Response<v1::ShardsReply>, Status> {
-        Err(Refusal::Over.into())
+        Err(Refusal::RunFinished.into())
     }
 
     async fn attach(
         &self,
         _: Request<Streaming<v1::FromShard>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        Err(Refusal::Over.into())
+        Err(Refusal::RunFinished.into())
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
@@ -78,17 +78,17 @@ impl ParameterServer for Over {
         &self,
         _: Request<v1::CheckpointRequest>,
     ) -> Result<Response<v1::CheckpointReply>, Status> {
-        Err(Refusal::Over.into())
+        Err(Refusal::RunFinished.into())
     }
 
     async fn stop(&self, _: Request<v1::StopRequest>) -> Result<Response<v1::StopReply>, Status> {
-        Err(Refusal::Over.into())
+        Err(Refusal::RunFinished.into())
     }
 
     async fn pull_weights(
         &self,
         _: Request<v1::PullWeightsRequest>,
     ) -> Result<Response<Self::PullWeightsStream>, Status> {
-        Err(Refusal::Over.into())
+        Err(Refusal::RunFinished.into())
     }
 }

@@ -1,13 +1,13 @@
 //! Admission of connections and calls: how long a peer may take to authenticate, and which calls are
 //! admitted. [`Connections`] limits the number of connections.
 //!
-//! A connection is accepted, becomes TLS if certificates are configured, and is then watched ([`Guarded`])
-//! until one of its calls is admitted ([`Door`]). If none is admitted in time, the connection is closed,
+//! A connection is accepted, becomes TLS if certificates are configured, and is then watched ([`GuardedStream`])
+//! until one of its calls is admitted ([`AuthLayer`]). If none is admitted in time, the connection is closed,
 //! whichever stage was slow.
 
-use crate::transport::Entrance;
+use crate::transport::AdmissionConfig;
 use ps_net::Security;
-use ps_net::connections::{ACCEPT_PAUSE, Complaints, Connections, Permit};
+use ps_net::connections::{ACCEPT_PAUSE, Connections, Permit, ThrottledLog};
 use ps_net::limits::{Capacity, FAREWELL_TIMEOUT, PULL_TIMEOUT, UNARY_TIMEOUT};
 use ps_net::network::{Accept, Duplex};
 use ps_net::security::{Credential, certificate_name, handshake_refusal};
@@ -32,12 +32,12 @@ use tracing::debug;
 
 /// The peer of a connection. Clones share their state.
 #[derive(Clone, Debug)]
-pub(crate) struct Visitor(Arc<Seen>);
+pub(crate) struct PeerInfo(Arc<PeerState>);
 
 #[derive(Debug)]
-struct Seen {
+struct PeerState {
     /// The peer's address, or a phrase if it is on this machine.
-    place: String,
+    address: String,
     /// Subject and issuer of its certificate.
     certificate: Option<String>,
     /// Whether it connected to the server's Unix socket.
@@ -45,41 +45,41 @@ struct Seen {
     /// Whether one of its calls was admitted.
     is_admitted: AtomicBool,
     /// The log of refused peers of its port.
-    complaints: Arc<Complaints>,
+    log: Arc<ThrottledLog>,
 }
 
-impl Visitor {
-    fn new(place: String, is_on_socket: bool, complaints: Arc<Complaints>) -> Self {
+impl PeerInfo {
+    fn new(address: String, is_on_socket: bool, log: Arc<ThrottledLog>) -> Self {
         let is_admitted = AtomicBool::new(false);
-        Visitor(Arc::new(Seen { place, is_on_socket, certificate: None, is_admitted, complaints }))
+        PeerInfo(Arc::new(PeerState { address, is_on_socket, certificate: None, is_admitted, log }))
     }
 
     /// The same peer, once TLS has verified its certificate.
     fn certified(&self, certificate: Option<String>) -> Self {
-        let Seen { place, is_on_socket, complaints, .. } = &*self.0;
-        Visitor(Arc::new(Seen {
-            place: place.clone(),
+        let PeerState { address, is_on_socket, log, .. } = &*self.0;
+        PeerInfo(Arc::new(PeerState {
+            address: address.clone(),
             is_on_socket: *is_on_socket,
             certificate,
             is_admitted: AtomicBool::new(false),
-            complaints: Arc::clone(complaints),
+            log: Arc::clone(log),
         }))
     }
 
     /// The peer that made the call with these extensions.
     pub(crate) fn of(extensions: &http::Extensions) -> Self {
-        extensions.get().cloned().unwrap_or_else(|| Visitor::new("unknown".into(), false, Arc::default()))
+        extensions.get().cloned().unwrap_or_else(|| PeerInfo::new("unknown".into(), false, Arc::default()))
     }
 
     /// The peer's address, or a phrase if it has none.
-    pub(crate) fn place(&self) -> &str {
-        &self.0.place
+    pub(crate) fn address(&self) -> &str {
+        &self.0.address
     }
 
     /// Logs that a connection or call of this peer was refused, and why. The rate is limited for
     /// the whole port.
     pub(crate) fn refused(&self, what: &str, why: &str) {
-        self.0.complaints.log(|| format!("{}: {what} refused: {why}", self.place()));
+        self.0.log.log(|| format!("{}: {what} refused: {why}", self.address()));
     }
 }
 
@@ -90,15 +90,15 @@ pub(crate) struct Administrator;
 
 /// Checks every call before any service sees it.
 #[derive(Clone, Debug)]
-pub(crate) struct Door<S> {
+pub(crate) struct AuthLayer<S> {
     security: Security,
     services: S,
 }
 
-impl<S> Door<S> {
+impl<S> AuthLayer<S> {
     /// Wraps `services`.
     pub(crate) fn new(security: Security, services: S) -> Self {
-        Door { security, services }
+        AuthLayer { security, services }
     }
 
     /// Decides whether a call with these headers is admitted. Returns the line of its token in the token
@@ -113,7 +113,7 @@ impl<S> Door<S> {
     }
 }
 
-impl<S> Service<http::Request<Body>> for Door<S>
+impl<S> Service<http::Request<Body>> for AuthLayer<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
@@ -129,26 +129,26 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let visitor = Visitor::of(request.extensions());
-        if visitor.0.is_on_socket || self.security.is_admin(request.headers()) {
+        let peer = PeerInfo::of(request.extensions());
+        if peer.0.is_on_socket || self.security.is_admin(request.headers()) {
             request.extensions_mut().insert(Administrator);
         }
         let token_line = match self.admits(&request) {
             Ok(token_line) => token_line,
             Err(refusal) => {
-                visitor.refused("call", &refusal.to_string());
+                peer.refused("call", &refusal.to_string());
                 return Box::pin(std::future::ready(Ok(Status::from(refusal).into_http())));
             }
         };
-        let certificate = visitor.0.certificate.clone();
+        let certificate = peer.0.certificate.clone();
         request.extensions_mut().insert(Credential { certificate, token_line });
-        visitor.0.is_admitted.store(true, Ordering::Relaxed);
-        let patience = patience(request.uri().path());
+        peer.0.is_admitted.store(true, Ordering::Relaxed);
+        let time_limit = call_timeout(request.uri().path());
         let answer = self.services.clone().oneshot(request);
         Box::pin(async move {
-            match patience {
+            match time_limit {
                 None => answer.await,
-                Some(patience) => match timeout(patience, answer).await {
+                Some(time_limit) => match timeout(time_limit, answer).await {
                     Ok(answer) => answer,
                     Err(_) => Ok(Status::from(Refusal::TooSlow).into_http()),
                 },
@@ -159,7 +159,7 @@ where
 
 /// How long a call may take until its answer begins; `None` for streams from the caller, which
 /// have separate timeouts.
-fn patience(path: &str) -> Option<Duration> {
+fn call_timeout(path: &str) -> Option<Duration> {
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
     match method {
         _ if path == ROUNDS_PATH => None,
@@ -175,14 +175,14 @@ fn patience(path: &str) -> Option<Duration> {
 /// stream stops listening.
 pub(crate) fn connections(
     listener: Box<dyn Accept>,
-    entrance: &Entrance,
+    config: &AdmissionConfig,
     capacity: Capacity,
-) -> ReceiverStream<io::Result<Guarded>> {
+) -> ReceiverStream<io::Result<GuardedStream>> {
     let (ready, connections) = tokio::sync::mpsc::channel(16);
-    let (acceptor, patience) = (entrance.security.acceptor(), entrance.admission_timeout);
+    let (acceptor, time_limit) = (config.security.acceptor(), config.admission_timeout);
     tokio::spawn(async move {
         let connections = Connections::new(capacity);
-        let complaints = connections.complaints();
+        let log = connections.throttled_log();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -193,32 +193,33 @@ pub(crate) fn connections(
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // For example too many open files: some will be closed.
-                    complaints.log(|| format!("accepting connections: {error}"));
+                    log.log(|| format!("accepting connections: {error}"));
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let whence = address.map_or_else(|| "this machine".to_owned(), |address| address.to_string());
-            let visitor = Visitor::new(whence, address.is_none(), Arc::clone(complaints));
+            let peer_address =
+                address.map_or_else(|| "this machine".to_owned(), |address| address.to_string());
+            let peer = PeerInfo::new(peer_address, address.is_none(), Arc::clone(log));
             let permit = match connections.admit(address.map(|address| address.ip())) {
                 Ok(permit) => permit,
                 Err(why) => {
-                    visitor.refused("connection", &why);
+                    peer.refused("connection", &why);
                     continue;
                 }
             };
             let (ready, acceptor) = (ready.clone(), acceptor.clone());
             tokio::spawn(async move {
-                let deadline = Box::pin(sleep(patience));
-                let (stream, visitor) = match acceptor {
-                    None => (stream, visitor),
-                    Some(acceptor) => match timeout(patience, secure(acceptor, stream)).await {
-                        Ok(Ok((stream, certificate))) => (stream, visitor.certified(certificate)),
-                        Ok(Err(why)) => return visitor.refused("connection", &why),
+                let deadline = Box::pin(sleep(time_limit));
+                let (stream, peer) = match acceptor {
+                    None => (stream, peer),
+                    Some(acceptor) => match timeout(time_limit, secure(acceptor, stream)).await {
+                        Ok(Ok((stream, certificate))) => (stream, peer.certified(certificate)),
+                        Ok(Err(why)) => return peer.refused("connection", &why),
                         Err(_) => return,
                     },
                 };
-                let guarded = Guarded { stream, visitor, deadline: Some(deadline), _permit: permit };
+                let guarded = GuardedStream { stream, peer, deadline: Some(deadline), _permit: permit };
                 // If the receiver is gone, nothing is served any more.
                 let _ = ready.send(Ok(guarded)).await;
             });
@@ -262,41 +263,41 @@ async fn secure(
 const MAX_DRAINED_BYTES: usize = 64 << 10;
 
 /// A connection that is closed unless one of its calls is admitted in time.
-pub(crate) struct Guarded {
+pub(crate) struct GuardedStream {
     stream: Box<dyn Duplex>,
-    visitor: Visitor,
+    peer: PeerInfo,
     /// Set until a call is admitted.
     deadline: Option<Pin<Box<Sleep>>>,
     _permit: Permit,
 }
 
-impl Guarded {
+impl GuardedStream {
     /// Returns an error once the deadline has passed.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Some(deadline) = &mut self.deadline else { return Ok(()) };
-        if self.visitor.0.is_admitted.load(Ordering::Relaxed) {
+        if self.peer.0.is_admitted.load(Ordering::Relaxed) {
             self.deadline = None;
             return Ok(());
         }
         match deadline.as_mut().poll(context) {
             Poll::Pending => Ok(()),
             Poll::Ready(()) => {
-                debug!("{}: closed, no call in time", self.visitor.place());
+                debug!("{}: closed, no call in time", self.peer.address());
                 Err(io::ErrorKind::TimedOut.into())
             }
         }
     }
 }
 
-impl Connected for Guarded {
-    type ConnectInfo = Visitor;
+impl Connected for GuardedStream {
+    type ConnectInfo = PeerInfo;
 
-    fn connect_info(&self) -> Visitor {
-        self.visitor.clone()
+    fn connect_info(&self) -> PeerInfo {
+        self.peer.clone()
     }
 }
 
-impl AsyncRead for Guarded {
+impl AsyncRead for GuardedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -307,7 +308,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl AsyncWrite for GuardedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
