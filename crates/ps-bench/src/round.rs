@@ -14,9 +14,9 @@ use ps_core::gradient::Flow;
 use ps_data::NoProgress;
 use ps_net::Listener;
 use ps_run::{Job, Recorder, Style};
-use ps_server::{Layout, ServerOptions};
+use ps_server::{ServerOptions, ShardLayout};
 use ps_shard::transport;
-use ps_worker::{Computer, Ended, ShardPlace, WorkerOptions};
+use ps_worker::{Computer, Ended, HostedShardOptions, WorkerOptions};
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::ops::Range;
@@ -118,7 +118,11 @@ fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f6
     let recorder = Recorder::new(&job, None, Style::Quiet).map_err(|error| error.to_string())?;
     let listener = Listener::bind(&address(way, folder.path())).map_err(|error| error.to_string())?;
     let address = listener.address().map_err(|error| error.to_string())?.to_string();
-    let layout = if beside { Layout { parts: WORKERS, coordinator_keeps: false } } else { Layout::default() };
+    let layout = if beside {
+        ShardLayout { shards: WORKERS, coordinator_keeps: false }
+    } else {
+        ShardLayout::default()
+    };
     let options = ServerOptions { min_workers: WORKERS, layout, ..ServerOptions::default() };
     let server = named("server", move || {
         let runtime = transport::runtime().map_err(|error| error.to_string())?;
@@ -190,7 +194,7 @@ fn worker(server: &str, folder: &Path, index: u32, way: Way, beside: bool) -> Wo
         data_root: Some(folder.into()),
         threads: Some(1),
         patience: Duration::from_secs(10),
-        shard: beside.then_some(ShardPlace { listen, advertise: None }),
+        shard: beside.then_some(HostedShardOptions { listen, advertise: None }),
         ..WorkerOptions::new(server, format!("worker-{index}"))
     }
 }

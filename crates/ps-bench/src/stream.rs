@@ -88,7 +88,9 @@ impl Stream {
         let Stream { runtime, sender, reader, .. } = self;
         runtime.block_on(async {
             for _ in 0..times {
-                for chunk in convert::node_chunks(0, Node::leaf(0), gradient.clone(), 0..gradient.len() / 4) {
+                for chunk in
+                    convert::whole_gradient_chunks(0, Node::leaf(0), gradient.clone(), 0..gradient.len() / 4)
+                {
                     sender.send(Ok(chunk)).await.expect("the connection stands");
                 }
             }

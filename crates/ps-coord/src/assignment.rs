@@ -4,7 +4,7 @@ use crate::event::{Millis, ServerAction, WorkerId};
 use crate::membership::Members;
 use crate::notice::Notice;
 use crate::rhythm::Rhythm;
-use crate::round::{Round, Run};
+use crate::round::{LeafRun, Round};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -79,10 +79,10 @@ fn level_out(leaves: u32, loads: &[u32], speeds: &[f64]) -> Vec<f64> {
 
 /// Speeds count as equal if they differ by less than this factor: ranges of few nodes then save more
 /// than exact balance.
-const WORTH_STEERING: f64 = 1.5;
+const MIN_SPEED_RATIO: f64 = 1.5;
 /// No worker counts as slower than the fastest by more than this factor; otherwise it would get no leaves
 /// with which to show that it has become faster.
-const SLOWEST: f64 = 8.0;
+const MAX_SLOWDOWN: f64 = 8.0;
 
 /// The relative speeds of workers, from their measured pace. A worker without one counts as the mean
 /// of the others.
@@ -91,11 +91,11 @@ fn speeds(takers: &[WorkerId], members: &Members) -> Vec<f64> {
     let paces: Vec<f64> = known.iter().flatten().copied().collect();
     let fastest = paces.iter().copied().fold(0.0, f64::max);
     let slowest = paces.iter().copied().fold(f64::INFINITY, f64::min);
-    if fastest <= 0.0 || fastest < WORTH_STEERING * slowest {
+    if fastest <= 0.0 || fastest < MIN_SPEED_RATIO * slowest {
         return vec![1.0; takers.len()];
     }
     let mean = paces.iter().sum::<f64>() / paces.len() as f64;
-    known.into_iter().map(|pace| pace.unwrap_or(mean).max(fastest / SLOWEST)).collect()
+    known.into_iter().map(|pace| pace.unwrap_or(mean).max(fastest / MAX_SLOWDOWN)).collect()
 }
 
 /// An untrusted worker gets a copy of this fraction (1/16) of its share of a step's leaves: little enough
@@ -108,7 +108,7 @@ const COPY_SHARE: u32 = 16;
 ///
 /// Only trusted workers get leaves that the step waits for. The others get copies of a few leaves when
 /// the round opens.
-pub(crate) fn give_out(
+pub(crate) fn assign_missing(
     round: &mut Round,
     members: &mut Members,
     rhythm: &Rhythm,
@@ -122,7 +122,7 @@ pub(crate) fn give_out(
         |members: &Members, worker, held| rhythm.patience(members, known, worker, held, all_leaves);
     let is_first = round.is_untouched();
     if is_first {
-        give_copies(round, members, now, actions);
+        assign_copies(round, members, now, actions);
     }
     let trusted = members.trusted();
     let mut loads = round.loads();
@@ -140,30 +140,30 @@ pub(crate) fn give_out(
         }
         let held: Vec<u32> = takers.iter().map(|taker| load(&loads, *taker)).collect();
         let shares = level_out(run.leaves.len() as u32, &held, &speeds(&takers, members));
-        let mut given = Vec::new();
+        let mut assigned = Vec::new();
         for (&worker, leaves) in takers.iter().zip(assign(run.leaves.clone(), &shares)) {
             if leaves.is_empty() {
                 continue;
             }
             *loads.entry(worker).or_default() += leaves.len() as u32;
-            given.push(worker);
-            round.give(worker, leaves.clone(), now);
-            members.note_given(worker, now);
+            assigned.push(worker);
+            round.assign(worker, leaves.clone(), now);
+            members.on_assigned(worker, now);
             actions.push(ServerAction::Assign { worker, step: round.step, leaves });
         }
         if !is_first {
             let (step, leaves, late) = (round.step, run.leaves.clone(), run.lateness(now));
-            actions.push(ServerAction::Notice(Notice::Reassigned { step, leaves, late, takers: given }));
+            actions.push(ServerAction::Notice(Notice::Reassigned { step, leaves, late, takers: assigned }));
         }
         // If no other worker is trusted, there is no evidence that another would be faster.
         if let Some(&holder) = run.holders.last().filter(|holder| !takers.contains(holder))
             && takers.iter().any(|taker| trusted.contains(taker))
-            && members.note_miss(holder)
+            && members.record_miss(holder)
         {
-            actions.push(ServerAction::Notice(Notice::Distrusted { worker: holder }));
+            actions.push(ServerAction::Notice(Notice::OnProbation { worker: holder }));
         }
     }
-    let next = |run: &Run| {
+    let next = |run: &LeafRun| {
         let late = run.late(|worker, held| patience(members, worker, held));
         // Late leaves already go to the first idle worker.
         run.due(timeout).min(if late > now { late } else { Millis::MAX })
@@ -172,13 +172,13 @@ pub(crate) fn give_out(
 }
 
 /// Gives each untrusted worker a copy of a few leaves; the step does not wait for it.
-fn give_copies(round: &Round, members: &mut Members, now: Millis, actions: &mut Vec<ServerAction>) {
+fn assign_copies(round: &Round, members: &mut Members, now: Millis, actions: &mut Vec<ServerAction>) {
     let (live, trusted) = (members.live(), members.trusted());
     // A single node, which every tree with this many leaves has.
     let share = round.leaves() / (COPY_SHARE * live.len() as u32);
     let leaves = 0..1 << share.max(1).ilog2();
     for worker in live.into_iter().filter(|worker| !trusted.contains(worker)) {
-        members.note_given(worker, now);
+        members.on_assigned(worker, now);
         actions.push(ServerAction::Assign { worker, step: round.step, leaves: leaves.clone() });
     }
 }
@@ -187,7 +187,7 @@ fn give_copies(round: &Round, members: &mut Members, now: Millis, actions: &mut 
 /// ones among the trusted, or any idle workers if only its holders are trusted. If none is idle and the run
 /// is overdue, the holder that was given it longest ago is asked again in case the message was lost; a worker
 /// that is still computing ignores the duplicate. A copy for a busy worker would only delay the next step.
-fn takers(members: &Members, loads: &BTreeMap<WorkerId, u32>, run: &Run, is_due: bool) -> Vec<WorkerId> {
+fn takers(members: &Members, loads: &BTreeMap<WorkerId, u32>, run: &LeafRun, is_due: bool) -> Vec<WorkerId> {
     let mut takers = members.trusted();
     let Some(&longest_ago) = run.holders.first() else { return takers };
     if takers.iter().all(|worker| run.holders.contains(worker)) {

@@ -19,7 +19,7 @@ pub(crate) struct Audits {
     /// Nodes that the server must recompute.
     disputed: BTreeSet<Node>,
     /// Of `disputed`, the nodes whose recomputation was already requested.
-    asked: BTreeSet<Node>,
+    requested: BTreeSet<Node>,
 }
 
 impl Audits {
@@ -48,13 +48,13 @@ impl Audits {
     }
 
     /// A worker is lost: the server recomputes the nodes that were assigned to it.
-    pub(crate) fn forget(&mut self, worker: WorkerId) {
-        self.give_up(|second, _| second == worker);
+    pub(crate) fn unassign(&mut self, worker: WorkerId) {
+        self.recompute_pending(|second, _| second == worker);
     }
 
     /// The server recomputes nodes whose second copy has not come within `patience`.
-    pub(crate) fn give_up_late(&mut self, now: Millis, patience: Millis) {
-        self.give_up(|_, since| since.saturating_add(patience) <= now);
+    pub(crate) fn expire(&mut self, now: Millis, patience: Millis) {
+        self.recompute_pending(|_, since| since.saturating_add(patience) <= now);
     }
 
     /// The time at which the next copy becomes late.
@@ -62,7 +62,7 @@ impl Audits {
         self.pending.values().map(|(_, since)| since.saturating_add(patience)).min()
     }
 
-    fn give_up(&mut self, is_over: impl Fn(WorkerId, Millis) -> bool) {
+    fn recompute_pending(&mut self, is_over: impl Fn(WorkerId, Millis) -> bool) {
         let over =
             |(&node, &(second, since)): (&Node, &(WorkerId, Millis))| is_over(second, since).then_some(node);
         let nodes: Vec<Node> = self.pending.iter().filter_map(over).collect();
@@ -73,16 +73,16 @@ impl Audits {
     }
 
     /// Returns the nodes for the server to recompute that were not requested before.
-    pub(crate) fn ask(&mut self) -> Vec<Node> {
-        let asked: Vec<Node> = self.disputed.difference(&self.asked).copied().collect();
-        self.asked.extend(&asked);
-        asked
+    pub(crate) fn take_requests(&mut self) -> Vec<Node> {
+        let requested: Vec<Node> = self.disputed.difference(&self.requested).copied().collect();
+        self.requested.extend(&requested);
+        requested
     }
 
     /// Settles a node, given its true digest, and returns the workers that sent another one.
     pub(crate) fn judge(&mut self, node: Node, digest: Digest) -> BTreeSet<WorkerId> {
         self.disputed.remove(&node);
-        self.asked.remove(&node);
+        self.requested.remove(&node);
         let copies = self.copies.get(&node).into_iter().flatten();
         copies.filter(|&&(_, copy)| copy != digest).map(|&(worker, _)| worker).collect()
     }

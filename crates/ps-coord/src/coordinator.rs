@@ -9,7 +9,9 @@
 use crate::event::{Millis, ServerEvent};
 use crate::fetch::Fetch;
 use crate::notice::RewindCause;
-use crate::shard_event::{ChunkId, CoordinatorAction, CoordinatorEvent, NoSeat, Purpose, Unfetched, Wanted};
+use crate::shard_event::{
+    AttachRefusal, ChunkId, CoordinatorAction, CoordinatorEvent, FetchPurpose, FollowUp, Unfetched,
+};
 use ps_plan::mutation::{ActiveMutation, Mutation};
 
 /// The layout of the weights among the other shards.
@@ -37,7 +39,7 @@ pub struct CoordinatorConfig {
 pub struct CoordinatorCore {
     config: CoordinatorConfig,
     /// In the order of the shards' numbers.
-    seats: Vec<Seat>,
+    shards: Vec<ShardState>,
     /// The number of the last [`CoordinatorAction::Restore`].
     number: u64,
     version: u64,
@@ -46,7 +48,7 @@ pub struct CoordinatorCore {
     /// The last step that was decided.
     decided: Option<u64>,
     /// A step that was made but not recorded.
-    made: Option<Made>,
+    made: Option<MadeStep>,
     /// The weights that the next step, or the end of the run, waits for.
     fetch: Option<Fetch>,
     /// The checkpoint that is being assembled while training continues.
@@ -57,9 +59,9 @@ pub struct CoordinatorCore {
 
 /// The state of the process that keeps a part of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seat {
+enum ShardState {
     /// No process is attached.
-    Vacant,
+    Absent,
     /// The process does not hold the weights from which the run resumes; reports from it refer to obsolete
     /// weights and are ignored.
     Attached,
@@ -71,10 +73,10 @@ enum Seat {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Made {
+struct MadeStep {
     step: u64,
     is_last: bool,
-    wanted: Wanted,
+    follow_up: FollowUp,
     /// Whether the next step may begin.
     is_over: bool,
 }
@@ -100,7 +102,7 @@ impl CoordinatorCore {
     /// Creates a coordinator without attached shards.
     pub fn new(config: CoordinatorConfig) -> Self {
         CoordinatorCore {
-            seats: vec![Seat::Vacant; config.chunks.len()],
+            shards: vec![ShardState::Absent; config.chunks.len()],
             number: 0,
             version: config.start_version,
             gathered: None,
@@ -123,7 +125,7 @@ impl CoordinatorCore {
     pub fn step(&mut self, now: Millis, event: CoordinatorEvent, actions: &mut Vec<CoordinatorAction>) {
         match event {
             CoordinatorEvent::AttachRequested { shard } => self.attach(shard, actions),
-            CoordinatorEvent::Lost { shard } => self.lose(shard, actions),
+            CoordinatorEvent::Lost { shard } => self.on_shard_lost(shard, actions),
             CoordinatorEvent::Loaded { version } => self.loaded(version),
             CoordinatorEvent::Restored { shard, number } => self.restored(shard, number, actions),
             CoordinatorEvent::Gathered { step } => {
@@ -131,7 +133,7 @@ impl CoordinatorCore {
                 self.decide(actions);
             }
             CoordinatorEvent::Measured { shard, step } => {
-                if let Some(Seat::Restored { measured }) = self.seats.get_mut(shard as usize) {
+                if let Some(ShardState::Restored { measured }) = self.shards.get_mut(shard as usize) {
                     *measured = Some(step);
                     self.decide(actions);
                 }
@@ -163,7 +165,9 @@ impl CoordinatorCore {
             CoordinatorEvent::Arrived { shard, chunk } if self.is_restored(shard) => {
                 self.arrived(chunk, actions);
             }
-            CoordinatorEvent::Made { step, is_last, wanted } => self.made(step, is_last, wanted, actions),
+            CoordinatorEvent::Made { step, is_last, follow_up } => {
+                self.made(step, is_last, follow_up, actions)
+            }
             CoordinatorEvent::Idle => self.idle(actions),
             CoordinatorEvent::Closing { with_state } => self.close(now, with_state, actions),
             CoordinatorEvent::Applied { .. }
@@ -191,31 +195,31 @@ impl CoordinatorCore {
     /// Whether a shard is present and either holds its weights or keeps none, so that workers may
     /// connect to it.
     pub fn is_ready(&self, shard: u32) -> bool {
-        match self.seats.get(shard as usize) {
-            None | Some(Seat::Vacant) => false,
-            Some(Seat::Attached) => !self.keeps(shard),
-            Some(Seat::Restored { .. }) => true,
+        match self.shards.get(shard as usize) {
+            None | Some(ShardState::Absent) => false,
+            Some(ShardState::Attached) => !self.keeps(shard),
+            Some(ShardState::Restored { .. }) => true,
         }
     }
 
     fn attach(&mut self, wanted: Option<u32>, actions: &mut Vec<CoordinatorAction>) {
-        let shards = self.seats.len() as u32;
+        let shards = self.shards.len() as u32;
         let shard = match wanted {
             Some(shard) if shard >= shards => {
-                return actions.push(CoordinatorAction::Refuse(NoSeat::Unknown { shard, shards }));
+                return actions.push(CoordinatorAction::Refuse(AttachRefusal::Unknown { shard, shards }));
             }
-            Some(shard) => Some(shard).filter(|&shard| self.seats[shard as usize] == Seat::Vacant),
-            None => (0..shards).find(|&shard| self.seats[shard as usize] == Seat::Vacant),
+            Some(shard) => Some(shard).filter(|&shard| self.shards[shard as usize] == ShardState::Absent),
+            None => (0..shards).find(|&shard| self.shards[shard as usize] == ShardState::Absent),
         };
-        let Some(shard) = shard else { return actions.push(CoordinatorAction::Refuse(NoSeat::Taken)) };
-        self.seats[shard as usize] = Seat::Attached;
+        let Some(shard) = shard else { return actions.push(CoordinatorAction::Refuse(AttachRefusal::Taken)) };
+        self.shards[shard as usize] = ShardState::Attached;
         actions.push(CoordinatorAction::Admit { shard });
         self.restore_if_present(actions);
     }
 
-    fn lose(&mut self, shard: u32, actions: &mut Vec<CoordinatorAction>) {
-        let Some(seat) = self.seats.get_mut(shard as usize) else { return };
-        if std::mem::replace(seat, Seat::Vacant) == Seat::Vacant || !self.keeps(shard) {
+    fn on_shard_lost(&mut self, shard: u32, actions: &mut Vec<CoordinatorAction>) {
+        let Some(state) = self.shards.get_mut(shard as usize) else { return };
+        if std::mem::replace(state, ShardState::Absent) == ShardState::Absent || !self.keeps(shard) {
             return;
         }
         match self.closing {
@@ -246,33 +250,33 @@ impl CoordinatorCore {
     /// Abandons the open step, which is made again from older weights: discards everything that was fetched
     /// or made for it, and ignores reports from shards until they are restored.
     fn abandon(&mut self, actions: &mut Vec<CoordinatorAction>) {
-        for seat in &mut self.seats {
-            if matches!(seat, Seat::Restored { .. }) {
-                *seat = Seat::Attached;
+        for state in &mut self.shards {
+            if matches!(state, ShardState::Restored { .. }) {
+                *state = ShardState::Attached;
             }
         }
         self.gathered = None;
         if self.made.take().is_some() {
-            actions.push(CoordinatorAction::Unmake);
+            actions.push(CoordinatorAction::DiscardStep);
         }
         if self.fetch.take().is_some() {
-            actions.push(CoordinatorAction::Forget { purpose: Purpose::Look });
+            actions.push(CoordinatorAction::Forget { purpose: FetchPurpose::Inspect });
         }
         if self.saving.take().is_some() {
-            actions.push(CoordinatorAction::Forget { purpose: Purpose::Save });
+            actions.push(CoordinatorAction::Forget { purpose: FetchPurpose::Save });
         }
     }
 
     /// Once all shards are present, sends the last saved weights to those that keep a part.
     fn restore_if_present(&mut self, actions: &mut Vec<CoordinatorAction>) {
-        let is_present = self.seats.iter().all(|&seat| seat != Seat::Vacant);
+        let is_present = self.shards.iter().all(|&state| state != ShardState::Absent);
         let is_restored = self.keepers().all(|shard| self.is_restored(shard));
         if !is_present || is_restored || !matches!(self.closing, Closing::No) {
             return;
         }
         // The new number distinguishes the answers from those to an earlier restore.
         self.number += u64::from(!self.mutation.is(Mutation::RestoreNumberReused) || self.number == 0);
-        self.seats.fill(Seat::Attached);
+        self.shards.fill(ShardState::Attached);
         actions.push(CoordinatorAction::Restore { number: self.number });
     }
 
@@ -282,11 +286,11 @@ impl CoordinatorCore {
     }
 
     fn restored(&mut self, shard: u32, number: u64, actions: &mut Vec<CoordinatorAction>) {
-        let Some(seat @ Seat::Attached) = self.seats.get_mut(shard as usize) else { return };
+        let Some(state @ ShardState::Attached) = self.shards.get_mut(shard as usize) else { return };
         if number != self.number {
             return;
         }
-        *seat = Seat::Restored { measured: None };
+        *state = ShardState::Restored { measured: None };
         let is_enough = self.mutation.is(Mutation::ResumesAfterFirstShard);
         if is_enough || self.keepers().all(|shard| self.is_restored(shard)) {
             actions.push(CoordinatorAction::Report(ServerEvent::Restored { version: self.version }));
@@ -297,8 +301,8 @@ impl CoordinatorCore {
     fn decide(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let step = self.version;
         let has_measured = |shard: u32| {
-            let seat = self.seats[shard as usize];
-            matches!(seat, Seat::Restored { measured } if measured == Some(step))
+            let state = self.shards[shard as usize];
+            matches!(state, ShardState::Restored { measured } if measured == Some(step))
         };
         if self.gathered == Some(step) && self.decided != Some(step) && self.keepers().all(has_measured) {
             self.decided = Some(step);
@@ -306,39 +310,39 @@ impl CoordinatorCore {
         }
     }
 
-    fn made(&mut self, step: u64, is_last: bool, wanted: Wanted, actions: &mut Vec<CoordinatorAction>) {
+    fn made(&mut self, step: u64, is_last: bool, follow_up: FollowUp, actions: &mut Vec<CoordinatorAction>) {
         self.version = step + 1;
         // Only one checkpoint is assembled at a time.
-        let wanted = Wanted { save: wanted.save && self.saving.is_none(), ..wanted };
-        self.made = Some(Made { step, is_last, wanted, is_over: false });
+        let follow_up = FollowUp { save: follow_up.save && self.saving.is_none(), ..follow_up };
+        self.made = Some(MadeStep { step, is_last, follow_up, is_over: false });
         if self.keepers().next().is_some() {
-            let with_state = wanted.save || is_last && wanted.state;
-            if is_last || wanted.look {
-                self.fetch(Purpose::Look, with_state, actions);
-            } else if wanted.save {
-                self.fetch(Purpose::Save, with_state, actions);
+            let with_state = follow_up.save || is_last && follow_up.state;
+            if is_last || follow_up.inspect {
+                self.fetch(FetchPurpose::Inspect, with_state, actions);
+            } else if follow_up.save {
+                self.fetch(FetchPurpose::Save, with_state, actions);
             }
         }
         self.end_step(actions);
     }
 
-    fn fetch(&mut self, purpose: Purpose, with_state: bool, actions: &mut Vec<CoordinatorAction>) {
+    fn fetch(&mut self, purpose: FetchPurpose, with_state: bool, actions: &mut Vec<CoordinatorAction>) {
         let version = self.version;
         let CoordinatorConfig { chunks, state_vectors, .. } = &self.config;
         let fetch = Fetch::new(chunks, version, *state_vectors, with_state);
         match purpose {
-            Purpose::Look => self.fetch = Some(fetch),
-            Purpose::Save => self.saving = Some(Saving { fetch, is_captured: false }),
+            FetchPurpose::Inspect => self.fetch = Some(fetch),
+            FetchPurpose::Save => self.saving = Some(Saving { fetch, is_captured: false }),
         }
         actions.push(CoordinatorAction::Fetch { purpose, version, with_state });
     }
 
     fn arrived(&mut self, chunk: ChunkId, actions: &mut Vec<CoordinatorAction>) {
         if self.fetch.as_mut().is_some_and(|fetch| fetch.take(chunk)) {
-            actions.push(CoordinatorAction::Keep { purpose: Purpose::Look });
+            actions.push(CoordinatorAction::Keep { purpose: FetchPurpose::Inspect });
         }
         if self.saving.as_mut().is_some_and(|saving| saving.fetch.take(chunk)) {
-            actions.push(CoordinatorAction::Keep { purpose: Purpose::Save });
+            actions.push(CoordinatorAction::Keep { purpose: FetchPurpose::Save });
         }
         self.end_step(actions);
         self.save_if_complete(actions);
@@ -348,9 +352,9 @@ impl CoordinatorCore {
     /// The next step may begin once the shards have sent the weights that it waits for. For a checkpoint, it
     /// is enough that they have copied them.
     fn end_step(&mut self, actions: &mut Vec<CoordinatorAction>) {
-        let is_looked_at = self.fetch.as_ref().is_none_or(Fetch::is_complete);
+        let is_inspected = self.fetch.as_ref().is_none_or(Fetch::is_complete);
         let is_copied = self.saving.as_ref().is_none_or(|saving| saving.fetch.is_begun());
-        let may_begin = is_looked_at && is_copied || self.mutation.is(Mutation::FetchNotAwaited);
+        let may_begin = is_inspected && is_copied || self.mutation.is(Mutation::FetchNotAwaited);
         let Some(made) = self.made.as_mut().filter(|made| !made.is_over && may_begin) else { return };
         made.is_over = true;
         let step = made.step;
@@ -362,23 +366,25 @@ impl CoordinatorCore {
 
     /// A completed step is recorded while workers compute the next one.
     fn idle(&mut self, actions: &mut Vec<CoordinatorAction>) {
-        let Some(Made { step, is_last, wanted, .. }) = self.made.take_if(|made| made.is_over) else { return };
+        let Some(MadeStep { step, is_last, follow_up, .. }) = self.made.take_if(|made| made.is_over) else {
+            return;
+        };
         let version = step + 1;
         actions.push(CoordinatorAction::Record { step });
-        if wanted.look {
-            actions.push(CoordinatorAction::Look { version });
+        if follow_up.inspect {
+            actions.push(CoordinatorAction::Inspect { version });
         }
-        if wanted.save {
+        if follow_up.save {
             actions.push(CoordinatorAction::Capture { version });
             match &mut self.saving {
                 Some(saving) => saving.is_captured = true,
-                None => actions.push(CoordinatorAction::Save { purpose: Purpose::Look }),
+                None => actions.push(CoordinatorAction::Save { purpose: FetchPurpose::Inspect }),
             }
         }
         self.save_if_complete(actions);
         // The last weights are kept as the run's result.
         if !is_last && self.fetch.take().is_some() {
-            actions.push(CoordinatorAction::Forget { purpose: Purpose::Look });
+            actions.push(CoordinatorAction::Forget { purpose: FetchPurpose::Inspect });
         }
     }
 
@@ -388,7 +394,7 @@ impl CoordinatorCore {
             saving.is_captured && is_here
         };
         if self.saving.take_if(is_whole).is_some() {
-            actions.push(CoordinatorAction::Save { purpose: Purpose::Save });
+            actions.push(CoordinatorAction::Save { purpose: FetchPurpose::Save });
         }
     }
 
@@ -401,7 +407,7 @@ impl CoordinatorCore {
         self.closing = Closing::Since { begun: now };
         let is_enough = |fetch: &Fetch| fetch.version == self.version && (fetch.with_state || !with_state);
         if self.keepers().next().is_some() && !self.fetch.as_ref().is_some_and(is_enough) {
-            self.fetch(Purpose::Look, with_state, actions);
+            self.fetch(FetchPurpose::Inspect, with_state, actions);
         }
         self.close_if_complete(actions);
     }
@@ -420,7 +426,7 @@ impl CoordinatorCore {
 
     /// The shards that keep a part of the weights.
     fn keepers(&self) -> impl Iterator<Item = u32> + use<'_> {
-        (0..self.seats.len() as u32).filter(|&shard| self.keeps(shard))
+        (0..self.shards.len() as u32).filter(|&shard| self.keeps(shard))
     }
 
     fn keeps(&self, shard: u32) -> bool {
@@ -428,7 +434,7 @@ impl CoordinatorCore {
     }
 
     fn is_restored(&self, shard: u32) -> bool {
-        matches!(self.seats.get(shard as usize), Some(Seat::Restored { .. }))
+        matches!(self.shards.get(shard as usize), Some(ShardState::Restored { .. }))
     }
 
     /// The shard's number as users know it.

@@ -61,7 +61,7 @@ pub enum ServerEvent {
         counted: bool,
     },
     /// Something arrived from a worker, so it is alive.
-    Heard {
+    MessageReceived {
         /// The worker that sent it.
         worker: WorkerId,
     },
@@ -92,14 +92,14 @@ pub enum ServerEvent {
         /// Hash of the correct sum.
         digest: Digest,
     },
-    /// The answer to [`ServerAction::GoBack`]: the weights are restored to those of `version`.
-    WentBack {
+    /// The answer to [`ServerAction::RollBack`]: the weights are restored to those of `version`.
+    RolledBack {
         /// At most the step named in the action.
         version: u64,
     },
-    /// The other answer to [`ServerAction::GoBack`]: no weights that old exist. The current weights stay,
+    /// The other answer to [`ServerAction::RollBack`]: no weights that old exist. The current weights stay,
     /// including any wrong sums in them.
-    CannotGoBack,
+    CannotRollBack,
     /// Another shard has gathered all leaves of a step and has applied it to its part of the weights.
     Applied {
         /// From 0, below [`crate::ServerConfig::shards`].
@@ -107,7 +107,7 @@ pub enum ServerEvent {
         /// The step that the shard applied.
         step: u64,
     },
-    /// The answer to [`ServerAction::AskMissing`].
+    /// The answer to [`ServerAction::RequestMissing`].
     Missing {
         /// From 0, below [`crate::ServerConfig::shards`].
         shard: u32,
@@ -190,7 +190,7 @@ pub enum ServerAction {
     },
     /// The coordinator has all leaves of `step`, but some shard has not applied it: ask all shards which
     /// leaves they lack, and answer [`ServerEvent::Missing`] for each that lacks some.
-    AskMissing {
+    RequestMissing {
         /// The open step.
         step: u64,
     },
@@ -210,9 +210,9 @@ pub enum ServerAction {
         since: Option<u64>,
     },
     /// The weights may contain wrong sums since step `since`. Restore the weights of that version or an
-    /// earlier one, make sure that no run resumes from later ones, and answer [`ServerEvent::WentBack`]; if
-    /// no such weights exist, answer [`ServerEvent::CannotGoBack`].
-    GoBack {
+    /// earlier one, make sure that no run resumes from later ones, and answer [`ServerEvent::RolledBack`]; if
+    /// no such weights exist, answer [`ServerEvent::CannotRollBack`].
+    RollBack {
         /// The first step that may contain a wrong sum. The weights of this version are the last that
         /// can be trusted.
         since: u64,
@@ -355,7 +355,7 @@ pub enum WorkerEvent {
     Dismissed(Dismissal),
     /// Something arrived from the server, such as the answer to a heartbeat or a chunk of weights, so
     /// it is alive.
-    Heard,
+    MessageReceived,
     /// The user asked the worker to stop.
     Stop,
     /// The time returned by [`crate::WorkerCore::deadline`] has come.
@@ -392,12 +392,12 @@ pub enum WorkerAction {
     },
     /// Report that this worker abandoned work of `step` because newer weights made it useless. The server
     /// then knows that the worker is slow rather than stuck.
-    TellDropped {
+    ReportDropped {
         /// The step whose work was abandoned.
         step: u64,
     },
     /// Ask the server to send its weights again.
-    AskWeights,
+    RequestWeights,
     /// Send a heartbeat. The server's driver answers at once without asking its core, and the answer arrives
     /// here as `Heard`. Both sides thus hear from each other however long a computation or a round takes.
     Heartbeat,

@@ -21,7 +21,7 @@ impl History {
     }
 
     /// Restores an entry from before this process started.
-    pub(crate) fn recall(&mut self, contributor: Contributor, step: u64) {
+    pub(crate) fn restore(&mut self, contributor: Contributor, step: u64) {
         self.since.insert(contributor, step);
     }
 
@@ -39,7 +39,7 @@ impl History {
     }
 
     /// Forgets contributions to steps after those of `version`, which are undone.
-    pub(crate) fn go_back(&mut self, version: u64) {
+    pub(crate) fn roll_back(&mut self, version: u64) {
         self.since.retain(|_, step| *step < version);
     }
 

@@ -39,8 +39,8 @@ pub use notice::{LossCause, Notice, RewindCause, WorkerNotice};
 pub use server::{ServerConfig, ServerCore};
 pub use shard::ShardCore;
 pub use shard_event::{
-    ChunkId, CoordinatorAction, CoordinatorEvent, NoSeat, Purpose, ShardAction, ShardEvent, ShardReport,
-    Unfetched, Wanted,
+    AttachRefusal, ChunkId, CoordinatorAction, CoordinatorEvent, FetchPurpose, FollowUp, ShardAction,
+    ShardEvent, ShardReport, Unfetched,
 };
 pub use status::{MissingLeaves, Status, WaitsFor, WorkerState, WorkerStatus};
 pub use worker::{WorkerConfig, WorkerCore};

@@ -5,14 +5,14 @@ use crate::status::WorkerState;
 use std::collections::BTreeMap;
 
 /// Number of departed workers to remember, for the status only.
-const REMEMBERED: usize = 32;
+const MAX_GONE_WORKERS: usize = 32;
 /// Decay of a worker's measured pace per contribution: about the last ten count.
-const PACE_MEMORY: f64 = 0.9;
+const PACE_DECAY: f64 = 0.9;
 /// Milliseconds of measured work below which a pace is too imprecise to use, because the clock has a
 /// resolution of one millisecond.
-const PACE_KNOWN_MS: f64 = 20.0;
+const MIN_PACE_MS: f64 = 20.0;
 /// Decay of the measured time in a round without work, so that a slow worker is eventually tried again.
-const FORGIVENESS: f64 = 0.95;
+const IDLE_DECAY: f64 = 0.95;
 /// Number of nodes delivered by a trusted worker that cancel one miss.
 const NODES_PER_MISS: u32 = 16;
 /// Each further miss doubles the number of copies that a worker owes; misses beyond this number do not count.
@@ -22,13 +22,13 @@ const MAX_MISSES: u32 = 6;
 #[derive(Clone, Debug)]
 pub(crate) enum Member {
     /// Admitted, but without weights. During an update, it gets its first weights together with all others.
-    Joining { heard: Millis },
+    Joining { last_heard: Millis },
     /// It has been sent the current weights and can be assigned leaves.
-    Training { heard: Millis, record: Record },
+    Training { last_heard: Millis, record: Record },
     /// It was sent away; its stream has not closed yet.
-    Draining { reason: Dismissal, heard: Millis, record: Record },
+    Draining { reason: Dismissal, last_heard: Millis, record: Record },
     /// It can no longer be reached.
-    Gone { reason: Departure, heard: Millis, record: Record },
+    Gone { reason: Departure, last_heard: Millis, record: Record },
 }
 
 /// What is known about a worker's performance.
@@ -48,7 +48,7 @@ pub(crate) struct Record {
     /// Since when it has held work without delivering anything.
     waiting_since: Option<Millis>,
     /// Number of copies that it must deliver before it gets leaves that nobody else computes.
-    owes: u32,
+    owed_copies: u32,
     /// Number of recent misses: the worker held leaves for too long. Deliveries reduce it.
     misses: u32,
     /// Nodes delivered since `misses` last changed.
@@ -57,9 +57,9 @@ pub(crate) struct Record {
 
 impl Record {
     /// Records that `leaves` leaves took the time since `busy_since`.
-    fn work(&mut self, leaves: u32, now: Millis) {
-        self.leaves = PACE_MEMORY * self.leaves + f64::from(leaves);
-        self.millis = PACE_MEMORY * self.millis + now.saturating_sub(self.busy_since) as f64;
+    fn record_work(&mut self, leaves: u32, now: Millis) {
+        self.leaves = PACE_DECAY * self.leaves + f64::from(leaves);
+        self.millis = PACE_DECAY * self.millis + now.saturating_sub(self.busy_since) as f64;
         self.busy_since = now;
     }
 
@@ -79,18 +79,21 @@ impl Members {
         if self.0.contains_key(&worker) {
             return false;
         }
-        self.0.insert(worker, Member::Joining { heard: now });
+        self.0.insert(worker, Member::Joining { last_heard: now });
         true
     }
 
     /// A joining worker has been sent weights and takes part from now on. If other workers have proved
     /// reliable, it must prove itself, too: its first work is a copy of leaves that another worker computes.
     pub(crate) fn start_training(&mut self, worker: WorkerId) {
-        let owes =
-            u32::from(self.records().any(|(_, record)| record.owes == 0 && record.delivered.is_some()));
+        let owed_copies = u32::from(
+            self.records().any(|(_, record)| record.owed_copies == 0 && record.delivered.is_some()),
+        );
         if let Some(member @ Member::Joining { .. }) = self.0.get_mut(&worker) {
-            *member =
-                Member::Training { heard: member.heard(), record: Record { owes, ..Record::default() } };
+            *member = Member::Training {
+                last_heard: member.last_heard(),
+                record: Record { owed_copies, ..Record::default() },
+            };
         }
     }
 
@@ -103,23 +106,25 @@ impl Members {
     }
 
     /// Notes that something arrived from `worker`.
-    pub(crate) fn hear(&mut self, worker: WorkerId, now: Millis) {
-        if let Some(Member::Joining { heard } | Member::Training { heard, .. }) = self.0.get_mut(&worker) {
-            *heard = now;
+    pub(crate) fn on_message(&mut self, worker: WorkerId, now: Millis) {
+        if let Some(Member::Joining { last_heard } | Member::Training { last_heard, .. }) =
+            self.0.get_mut(&worker)
+        {
+            *last_heard = now;
         }
     }
 
     /// Notes that `worker` was assigned leaves, which it begins now.
-    pub(crate) fn note_given(&mut self, worker: WorkerId, now: Millis) {
-        self.note_asked(worker, now);
-        if let Some(record) = self.in_training(worker) {
+    pub(crate) fn on_assigned(&mut self, worker: WorkerId, now: Millis) {
+        self.on_copy_requested(worker, now);
+        if let Some(record) = self.training_record(worker) {
             record.busy_since = now;
         }
     }
 
     /// Notes that `worker` was asked for a copy, perhaps while it is busy with other work.
-    pub(crate) fn note_asked(&mut self, worker: WorkerId, now: Millis) {
-        if let Some(record) = self.in_training(worker)
+    pub(crate) fn on_copy_requested(&mut self, worker: WorkerId, now: Millis) {
+        if let Some(record) = self.training_record(worker)
             && record.waiting_since.is_none()
         {
             record.waiting_since = Some(now);
@@ -129,13 +134,13 @@ impl Members {
 
     /// Notes that a node of `worker` has arrived, in time or not, so the worker is not stuck. Returns whether
     /// this makes it trusted again.
-    pub(crate) fn note_delivery(&mut self, worker: WorkerId, now: Millis) -> bool {
-        let Some(record) = self.in_training(worker) else { return false };
+    pub(crate) fn record_delivery(&mut self, worker: WorkerId, now: Millis) -> bool {
+        let Some(record) = self.training_record(worker) else { return false };
         record.delivered = Some(now);
         record.waiting_since = None;
-        if record.owes > 0 {
-            record.owes -= 1;
-            return record.owes == 0 && record.misses > 0;
+        if record.owed_copies > 0 {
+            record.owed_copies -= 1;
+            return record.owed_copies == 0 && record.misses > 0;
         }
         record.nodes_since_miss += 1;
         if record.nodes_since_miss >= NODES_PER_MISS {
@@ -146,8 +151,8 @@ impl Members {
     }
 
     /// `worker` abandoned work because newer weights arrived: it is slow, but not stuck.
-    pub(crate) fn note_dropped(&mut self, worker: WorkerId) {
-        if let Some(record) = self.in_training(worker) {
+    pub(crate) fn record_dropped_work(&mut self, worker: WorkerId) {
+        if let Some(record) = self.training_record(worker) {
             record.waiting_since = None;
         }
     }
@@ -155,11 +160,13 @@ impl Members {
     /// Records that `worker` held leaves for so long that they were also assigned to another. From now on it
     /// gets only copies: it must deliver one, and twice as many after each further miss. Returns whether it
     /// was trusted until now.
-    pub(crate) fn note_miss(&mut self, worker: WorkerId) -> bool {
-        let Some(record) = self.in_training(worker).filter(|record| record.owes == 0) else { return false };
+    pub(crate) fn record_miss(&mut self, worker: WorkerId) -> bool {
+        let Some(record) = self.training_record(worker).filter(|record| record.owed_copies == 0) else {
+            return false;
+        };
         record.misses = (record.misses + 1).min(MAX_MISSES);
         record.nodes_since_miss = 0;
-        record.owes = 1 << (record.misses - 1);
+        record.owed_copies = 1 << (record.misses - 1);
         true
     }
 
@@ -167,13 +174,13 @@ impl Members {
     /// every worker owes some.
     pub(crate) fn trusted(&self) -> Vec<WorkerId> {
         let mut trusted = self.live();
-        trusted.retain(|worker| self.0[worker].record().owes == 0);
+        trusted.retain(|worker| self.0[worker].record().owed_copies == 0);
         if trusted.is_empty() { self.live() } else { trusted }
     }
 
     /// Among the workers that have delivered nothing of the work they hold while others delivered: the one
     /// that has held work longest, and since when.
-    pub(crate) fn most_stuck(&self) -> Option<(Millis, WorkerId)> {
+    pub(crate) fn longest_stuck(&self) -> Option<(Millis, WorkerId)> {
         // A worker never waits since before its own last delivery, so the latest of all deliveries is another
         // worker's.
         let last = self.records().filter_map(|(_, record)| record.delivered).max()?;
@@ -182,27 +189,27 @@ impl Members {
     }
 
     /// `worker` delivered a node of `leaves` leaves; `counts` is false if the leaves were already covered.
-    pub(crate) fn credit(&mut self, worker: WorkerId, leaves: u32, counts: bool, now: Millis) {
-        if let Some(record) = self.in_training(worker) {
+    pub(crate) fn record_node(&mut self, worker: WorkerId, leaves: u32, counts: bool, now: Millis) {
+        if let Some(record) = self.training_record(worker) {
             record.contributions += u64::from(counts);
-            record.work(leaves, now);
+            record.record_work(leaves, now);
         }
     }
 
     /// A round has closed in which `worker` was assigned leaves and delivered nothing.
-    pub(crate) fn charge(&mut self, worker: WorkerId, now: Millis) {
-        self.credit(worker, 0, false, now);
+    pub(crate) fn record_empty_round(&mut self, worker: WorkerId, now: Millis) {
+        self.record_node(worker, 0, false, now);
     }
 
     /// A round has closed in which `worker` was assigned nothing.
-    pub(crate) fn forgive(&mut self, worker: WorkerId) {
-        if let Some(record) = self.in_training(worker) {
-            record.millis *= FORGIVENESS;
+    pub(crate) fn decay(&mut self, worker: WorkerId) {
+        if let Some(record) = self.training_record(worker) {
+            record.millis *= IDLE_DECAY;
         }
     }
 
     /// Adds time for which a round waited for `worker` alone.
-    pub(crate) fn blame(&mut self, worker: WorkerId, waited: Millis) {
+    pub(crate) fn attribute_wait(&mut self, worker: WorkerId, waited: Millis) {
         if let Some(
             Member::Training { record, .. } | Member::Draining { record, .. } | Member::Gone { record, .. },
         ) = self.0.get_mut(&worker)
@@ -214,7 +221,7 @@ impl Members {
     /// Leaves per second of `worker`, once measured precisely enough.
     pub(crate) fn pace(&self, worker: WorkerId) -> Option<f64> {
         let record = self.0.get(&worker)?.record();
-        record.speed().filter(|_| record.millis >= PACE_KNOWN_MS)
+        record.speed().filter(|_| record.millis >= MIN_PACE_MS)
     }
 
     /// The sum of all known speeds, even imprecise ones, and their number.
@@ -233,7 +240,7 @@ impl Members {
         (others > 0).then(|| (sum - own.unwrap_or_default()) / f64::from(others))
     }
 
-    fn in_training(&mut self, worker: WorkerId) -> Option<&mut Record> {
+    fn training_record(&mut self, worker: WorkerId) -> Option<&mut Record> {
         match self.0.get_mut(&worker) {
             Some(Member::Training { record, .. }) => Some(record),
             _ => None,
@@ -243,20 +250,20 @@ impl Members {
     /// `worker` is sent away; its stream still has to close.
     pub(crate) fn drain(&mut self, worker: WorkerId, reason: Dismissal) {
         if let Some(member) = self.0.get_mut(&worker) {
-            *member = Member::Draining { reason, heard: member.heard(), record: member.record() };
+            *member = Member::Draining { reason, last_heard: member.last_heard(), record: member.record() };
         }
     }
 
     /// `worker` can no longer be reached. Returns whether it was live until now.
-    pub(crate) fn bury(&mut self, worker: WorkerId, reason: Departure) -> bool {
+    pub(crate) fn remove_worker(&mut self, worker: WorkerId, reason: Departure) -> bool {
         let Some(member) = self.0.get_mut(&worker) else { return false };
         let was_live = member.is_live();
         if !matches!(member, Member::Gone { .. }) {
-            *member = Member::Gone { reason, heard: member.heard(), record: member.record() };
+            *member = Member::Gone { reason, last_heard: member.last_heard(), record: member.record() };
         }
         let gone: Vec<WorkerId> =
             self.0.iter().filter(|(_, m)| matches!(m, Member::Gone { .. })).map(|(&id, _)| id).collect();
-        for id in gone.iter().take(gone.len().saturating_sub(REMEMBERED)) {
+        for id in gone.iter().take(gone.len().saturating_sub(MAX_GONE_WORKERS)) {
             self.0.remove(id);
         }
         was_live
@@ -278,8 +285,12 @@ impl Members {
     }
 
     /// The live worker that has been silent longest, and when it was last heard.
-    pub(crate) fn most_silent(&self) -> Option<(Millis, WorkerId)> {
-        self.0.iter().filter(|(_, member)| member.is_live()).map(|(&id, member)| (member.heard(), id)).min()
+    pub(crate) fn longest_silent(&self) -> Option<(Millis, WorkerId)> {
+        self.0
+            .iter()
+            .filter(|(_, member)| member.is_live())
+            .map(|(&id, member)| (member.last_heard(), id))
+            .min()
     }
 
     /// All workers that are remembered, ascending by id.
@@ -299,12 +310,12 @@ impl Member {
     }
 
     /// When something last arrived from it.
-    pub(crate) fn heard(&self) -> Millis {
+    pub(crate) fn last_heard(&self) -> Millis {
         match self {
-            Member::Joining { heard }
-            | Member::Training { heard, .. }
-            | Member::Draining { heard, .. }
-            | Member::Gone { heard, .. } => *heard,
+            Member::Joining { last_heard }
+            | Member::Training { last_heard, .. }
+            | Member::Draining { last_heard, .. }
+            | Member::Gone { last_heard, .. } => *last_heard,
         }
     }
 

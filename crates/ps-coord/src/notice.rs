@@ -34,7 +34,7 @@ pub enum Notice {
         present: u32,
     },
     /// An audit found that a worker that is already gone had sent a wrong sum.
-    LiarGone {
+    LiarAlreadyGone {
         /// The worker's last id.
         worker: WorkerId,
         /// Why it is banned.
@@ -46,7 +46,7 @@ pub enum Notice {
         worker: WorkerId,
     },
     /// A worker held leaves for so long that they were also assigned to another.
-    Distrusted {
+    OnProbation {
         /// The worker that gets only copies from now on.
         worker: WorkerId,
     },
@@ -166,9 +166,9 @@ impl Notice {
         let mut workers = match self {
             Notice::Joined { worker, .. }
             | Notice::Lost { worker, .. }
-            | Notice::LiarGone { worker, .. }
+            | Notice::LiarAlreadyGone { worker, .. }
             | Notice::Trusted { worker }
-            | Notice::Distrusted { worker }
+            | Notice::OnProbation { worker }
             | Notice::Rewinding(RewindCause::WorkerRefused { worker, .. }) => vec![*worker],
             Notice::Reassigned { late, takers, .. } => {
                 late.iter().map(|&(holder, _)| holder).chain(takers.iter().copied()).collect()
@@ -197,11 +197,11 @@ impl fmt::Display for Notice {
                 owed.map_or(Ok(()), |owed| write!(f, "; leaves it still owed: {owed}"))?;
                 write!(f, "; {present} present")
             }
-            Notice::LiarGone { worker, why } => write!(f, "{worker}, who is gone, lied: {why}"),
+            Notice::LiarAlreadyGone { worker, why } => write!(f, "{worker}, who is gone, lied: {why}"),
             Notice::Trusted { worker } => {
                 write!(f, "{worker} delivers in time and gets leaves of its own again")
             }
-            Notice::Distrusted { worker } => {
+            Notice::OnProbation { worker } => {
                 write!(f, "{worker} gets only copies of what others compute until it delivers in time")
             }
             Notice::Reassigned { step, leaves, late, takers } => {

@@ -28,7 +28,7 @@ pub(crate) struct Round {
     /// Other shards that have applied the step.
     applied: BTreeSet<u32>,
     /// Assignments to workers that are still live, oldest first.
-    given: Vec<Given>,
+    assignments: Vec<Assignment>,
     /// When leaves must next be assigned (again). May be too early, never too late.
     pub check_at: Millis,
     /// Whether some leaves are late and wait for the first idle worker.
@@ -37,12 +37,12 @@ pub(crate) struct Round {
     last: Option<(WorkerId, Millis)>,
     others: Millis,
     /// Leaves that were delivered by a worker other than their first holder.
-    pub rescued: u32,
+    pub reassigned: u32,
     pub audits: Audits,
 }
 
 #[derive(Clone, Debug)]
-struct Given {
+struct Assignment {
     worker: WorkerId,
     leaves: Range<u32>,
     since: Millis,
@@ -54,7 +54,7 @@ struct Given {
 
 /// Contiguous missing leaves that have the same holders.
 #[derive(Clone, Debug)]
-pub(crate) struct Run {
+pub(crate) struct LeafRun {
     pub leaves: Range<u32>,
     /// In the order of their last assignment.
     pub holders: Vec<WorkerId>,
@@ -66,12 +66,12 @@ pub(crate) struct Run {
     pub held: u32,
 }
 
-impl Run {
+impl LeafRun {
     /// The time at which these leaves must be assigned (again). Without a holder, that is at once. Otherwise
     /// it is `timeout` after the last assignment, doubled each time; a batch that is slow for every worker is
     /// thus not computed by all of them.
     ///
-    /// Idle workers take late leaves earlier, see [`Run::late`].
+    /// Idle workers take late leaves earlier, see [`LeafRun::late`].
     pub(crate) fn due(&self, timeout: Millis) -> Millis {
         self.since.map_or(0, |since| since.saturating_add(timeout.saturating_mul(self.doubled())))
     }
@@ -88,7 +88,7 @@ impl Run {
         1 << self.times.saturating_sub(1).min(MAX_DOUBLINGS)
     }
 
-    /// The last holder of these leaves, and how long ago it was given them.
+    /// The last holder of these leaves, and how long ago they were assigned to it.
     pub(crate) fn lateness(&self, now: Millis) -> Option<(WorkerId, Millis)> {
         Some((*self.holders.last()?, now.saturating_sub(self.since?)))
     }
@@ -106,12 +106,12 @@ impl Round {
             coverage: Coverage::new(tree),
             contributions: Vec::new(),
             applied: BTreeSet::new(),
-            given: Vec::new(),
+            assignments: Vec::new(),
             check_at: now,
             has_late: false,
             last: None,
             others: now,
-            rescued: 0,
+            reassigned: 0,
             audits: Audits::default(),
         }
     }
@@ -142,7 +142,7 @@ impl Round {
                 }
                 let leaves = self.coverage.covered() - before;
                 let first = self.first_holder(node).unwrap_or(worker);
-                self.rescued += if first == worker { 0 } else { leaves };
+                self.reassigned += if first == worker { 0 } else { leaves };
                 if let Some((_, at)) = self.last.filter(|&(last, _)| last != first) {
                     self.others = at;
                 }
@@ -155,23 +155,29 @@ impl Round {
     /// The worker to which the leaves of a node were first assigned.
     fn first_holder(&self, node: Node) -> Option<WorkerId> {
         let leaves = self.coverage.tree().leaves_of(node);
-        let holds = |given: &&Given| given.leaves.start <= leaves.start && leaves.end <= given.leaves.end;
-        self.given.iter().filter(holds).min_by_key(|given| given.first).map(|given| given.worker)
+        let holds = |assignment: &&Assignment| {
+            assignment.leaves.start <= leaves.start && leaves.end <= assignment.leaves.end
+        };
+        self.assignments
+            .iter()
+            .filter(holds)
+            .min_by_key(|assignment| assignment.first)
+            .map(|assignment| assignment.worker)
     }
 
     /// For a round whose leaves are all in: the worker for which all others waited, and for how long.
     pub(crate) fn held_up_by(&self) -> Option<(WorkerId, Millis)> {
         let (worker, at) = self.last?;
-        let alone = self.given.iter().all(|given| given.worker == worker);
+        let alone = self.assignments.iter().all(|assignment| assignment.worker == worker);
         (!alone).then(|| (worker, at.saturating_sub(self.others)))
     }
 
     /// Of the workers in `live`, those that were assigned leaves but contributed nothing, and those that
     /// were assigned none.
     pub(crate) fn silent_and_idle(&self, live: &[WorkerId]) -> [Vec<WorkerId>; 2] {
-        let was_given = |worker| self.given.iter().any(|given| given.worker == worker);
-        let silent = live.iter().copied().filter(|&worker| was_given(worker) && !self.counts_on(worker));
-        let idle = live.iter().copied().filter(|&worker| !was_given(worker));
+        let was_assigned = |worker| self.assignments.iter().any(|assignment| assignment.worker == worker);
+        let silent = live.iter().copied().filter(|&worker| was_assigned(worker) && !self.counts_on(worker));
+        let idle = live.iter().copied().filter(|&worker| !was_assigned(worker));
         [silent.collect(), idle.collect()]
     }
 
@@ -211,7 +217,7 @@ impl Round {
     }
 
     /// Notes that another shard has applied the step.
-    pub(crate) fn apply(&mut self, shard: u32) {
+    pub(crate) fn mark_applied(&mut self, shard: u32) {
         self.applied.insert(shard);
     }
 
@@ -222,7 +228,7 @@ impl Round {
 
     /// Treats the nodes of `worker` as missing, because they may not have reached every shard: other workers
     /// recompute them. Servers that already have some of the chunks ignore the copies.
-    pub(crate) fn distrust(&mut self, worker: WorkerId) {
+    pub(crate) fn discount(&mut self, worker: WorkerId) {
         self.contributions.retain(|&(sender, _)| sender != worker);
         self.coverage = Coverage::new(self.coverage.tree());
         for &(_, node) in &self.contributions {
@@ -234,7 +240,7 @@ impl Round {
     }
 
     /// Discards everything that has come in; all leaves are assigned again.
-    pub(crate) fn begin_again(&mut self, now: Millis) {
+    pub(crate) fn restart(&mut self, now: Millis) {
         let tree = self.coverage.tree();
         *self = Round { applied: std::mem::take(&mut self.applied), ..Round::open(self.step, tree, now) };
     }
@@ -246,23 +252,23 @@ impl Round {
 
     /// Whether no leaf has been assigned and none has come in.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.given.is_empty() && self.coverage.covered() == 0
+        self.assignments.is_empty() && self.coverage.covered() == 0
     }
 
     /// Notes that `worker` was assigned `leaves`.
-    pub(crate) fn give(&mut self, worker: WorkerId, leaves: Range<u32>, now: Millis) {
-        let is_same = |given: &Given| given.worker == worker && given.leaves == leaves;
-        let before = self.given.iter().find(|given| is_same(given));
-        let next = self.given.iter().map(|given| given.first + 1).max().unwrap_or(0);
-        let (first, times) = before.map_or((next, 1), |given| (given.first, given.times + 1));
-        self.given.retain(|given| !is_same(given));
-        self.given.push(Given { worker, leaves, since: now, first, times });
+    pub(crate) fn assign(&mut self, worker: WorkerId, leaves: Range<u32>, now: Millis) {
+        let is_same = |assignment: &Assignment| assignment.worker == worker && assignment.leaves == leaves;
+        let before = self.assignments.iter().find(|assignment| is_same(assignment));
+        let next = self.assignments.iter().map(|assignment| assignment.first + 1).max().unwrap_or(0);
+        let (first, times) = before.map_or((next, 1), |assignment| (assignment.first, assignment.times + 1));
+        self.assignments.retain(|assignment| !is_same(assignment));
+        self.assignments.push(Assignment { worker, leaves, since: now, first, times });
     }
 
     /// `worker` is lost: its leaves count as unassigned, and are due at once.
-    pub(crate) fn forget(&mut self, worker: WorkerId, now: Millis) {
-        self.given.retain(|given| given.worker != worker);
-        self.audits.forget(worker);
+    pub(crate) fn unassign(&mut self, worker: WorkerId, now: Millis) {
+        self.assignments.retain(|assignment| assignment.worker != worker);
+        self.audits.unassign(worker);
         self.check_at = now;
     }
 
@@ -277,24 +283,27 @@ impl Round {
     }
 
     /// The missing leaves, ascending, split where the holders change.
-    pub(crate) fn runs(&self) -> Vec<Run> {
+    pub(crate) fn runs(&self) -> Vec<LeafRun> {
         let mut runs = Vec::new();
         for missing in self.coverage.missing() {
-            let mut cuts: Vec<u32> = self.given.iter().flat_map(|g| [g.leaves.start, g.leaves.end]).collect();
+            let mut cuts: Vec<u32> =
+                self.assignments.iter().flat_map(|g| [g.leaves.start, g.leaves.end]).collect();
             cuts.retain(|&cut| missing.start < cut && cut < missing.end);
             cuts.extend([missing.start, missing.end]);
             cuts.sort_unstable();
             cuts.dedup();
             for pair in cuts.windows(2) {
                 let (start, end) = (pair[0], pair[1]);
-                let held = |given: &&Given| given.leaves.start <= start && end <= given.leaves.end;
-                let holding: Vec<&Given> = self.given.iter().filter(held).collect();
-                runs.push(Run {
+                let held = |assignment: &&Assignment| {
+                    assignment.leaves.start <= start && end <= assignment.leaves.end
+                };
+                let holding: Vec<&Assignment> = self.assignments.iter().filter(held).collect();
+                runs.push(LeafRun {
                     leaves: start..end,
-                    holders: holding.iter().map(|given| given.worker).collect(),
-                    times: holding.iter().map(|given| given.times).sum(),
-                    since: holding.iter().map(|given| given.since).max(),
-                    held: holding.last().map_or(0, |given| given.leaves.len() as u32),
+                    holders: holding.iter().map(|assignment| assignment.worker).collect(),
+                    times: holding.iter().map(|assignment| assignment.times).sum(),
+                    since: holding.iter().map(|assignment| assignment.since).max(),
+                    held: holding.last().map_or(0, |assignment| assignment.leaves.len() as u32),
                 });
             }
         }

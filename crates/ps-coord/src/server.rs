@@ -1,6 +1,6 @@
 //! The server's half of the round logic.
 
-use crate::assignment::{assign, give_out};
+use crate::assignment::{assign, assign_missing};
 use crate::event::{
     Contributor, Departure, Digest, Dismissal, Millis, Outcome, ServerAction, ServerEvent, WorkerId,
 };
@@ -69,10 +69,10 @@ pub struct ServerCore {
     /// Whether a round was ever opened.
     begun: bool,
     /// Leaves that were delivered by a worker other than their first holder, which was late or lost.
-    rescued: u64,
+    reassigned: u64,
     /// Number of nodes considered for audit, which is also the counter of the random draws; `audited` of
     /// them were chosen.
-    looked_at: u64,
+    audit_draws: u64,
     audited: u64,
     phase: Phase,
     /// Whether the run ends for good when it stops.
@@ -94,7 +94,7 @@ enum Phase {
     /// All leaves are in; the data plane is at work.
     Updating { stopping: bool },
     /// Wrong sums may be part of the weights, and those of an earlier version are being restored.
-    GoingBack { stopping: bool },
+    RollingBack { stopping: bool },
     /// The run is over.
     Finished,
 }
@@ -110,8 +110,8 @@ impl ServerCore {
             rhythm: Rhythm::default(),
             absent: (0..config.shards).collect(),
             begun: false,
-            rescued: 0,
-            looked_at: 0,
+            reassigned: 0,
+            audit_draws: 0,
             audited: 0,
             phase: Phase::Waiting,
             ends: false,
@@ -130,8 +130,8 @@ impl ServerCore {
 
     /// Continues with weights that contributors influenced before this process started. Each contributor
     /// comes with the step of its first unaudited sum.
-    pub fn remembering(mut self, contributors: impl IntoIterator<Item = (Contributor, u64)>) -> Self {
-        contributors.into_iter().for_each(|(contributor, step)| self.history.recall(contributor, step));
+    pub fn with_contributors(mut self, contributors: impl IntoIterator<Item = (Contributor, u64)>) -> Self {
+        contributors.into_iter().for_each(|(contributor, step)| self.history.restore(contributor, step));
         self
     }
 
@@ -152,32 +152,32 @@ impl ServerCore {
             ServerEvent::Identified { worker, contributor } => self.history.identify(worker, contributor),
             ServerEvent::Left { worker, reason } => self.lose(worker, reason, actions),
             ServerEvent::Refused { worker, why, counted } => self.refuse(worker, why, counted, actions),
-            ServerEvent::Heard { worker } => self.members.hear(worker, self.now),
+            ServerEvent::MessageReceived { worker } => self.members.on_message(worker, self.now),
             ServerEvent::Contributed { worker, step, node, digest } => {
                 self.contribute(worker, step, node, digest, actions);
             }
             ServerEvent::Dropped { worker } => {
-                self.members.hear(worker, self.now);
-                self.members.note_dropped(worker);
+                self.members.on_message(worker, self.now);
+                self.members.record_dropped_work(worker);
             }
             ServerEvent::Judged { step, node, digest } => self.judged(step, node, digest, actions),
-            ServerEvent::WentBack { version } => self.went_back(Some(version), actions),
-            ServerEvent::CannotGoBack => self.went_back(None, actions),
+            ServerEvent::RolledBack { version } => self.rolled_back(Some(version), actions),
+            ServerEvent::CannotRollBack => self.rolled_back(None, actions),
             ServerEvent::Applied { shard, step } => {
                 if let Phase::Open(round) = &mut self.phase
                     && round.step == step
                 {
-                    round.apply(shard);
+                    round.mark_applied(shard);
                 }
             }
             ServerEvent::Missing { shard, step, leaves } => {
-                self.copy_what_is_missing(shard, step, &leaves, actions);
+                self.recompute_missing_leaves(shard, step, &leaves, actions);
             }
             ServerEvent::ShardLost { shard } => self.lose_shard(shard, actions),
             ServerEvent::Rewind(cause) => {
                 if self.config.shards > 0 {
                     self.absent.extend(0..self.config.shards);
-                    self.fall_back(cause, actions);
+                    self.rewind(cause, actions);
                 }
             }
             ServerEvent::Restored { version } => self.restored(version, actions),
@@ -203,9 +203,9 @@ impl ServerCore {
         if self.is_over() {
             return Some(self.now);
         }
-        let silent = self.members.most_silent().map(|(heard, _)| self.silent_at(heard));
+        let silent = self.members.longest_silent().map(|(heard, _)| self.silent_at(heard));
         let too_few = match self.phase {
-            Phase::Updating { .. } | Phase::GoingBack { .. } => None,
+            Phase::Updating { .. } | Phase::RollingBack { .. } => None,
             _ => self.short_since.map(|since| since.saturating_add(self.config.join_timeout_ms)),
         };
         let overdue = match &self.phase {
@@ -220,7 +220,7 @@ impl ServerCore {
             _ => None,
         };
         // A round that closes can move this time into the past.
-        let stuck = self.members.most_stuck().and_then(|(since, _)| self.stuck_at(since));
+        let stuck = self.members.longest_stuck().and_then(|(since, _)| self.stuck_at(since));
         let stuck = stuck.map(|at| at.max(self.now + 1));
         [Some(self.notice_at), silent, too_few, overdue, audit, stuck].into_iter().flatten().min()
     }
@@ -241,7 +241,7 @@ impl ServerCore {
             worker,
             state: member.state(),
             leaves: loads.get(&worker).copied().unwrap_or(0),
-            last_heard: member.heard(),
+            last_heard: member.last_heard(),
             contributions: member.record().contributions,
             speed: member.record().speed(),
             held_up_ms: member.record().held_up_ms,
@@ -252,7 +252,7 @@ impl ServerCore {
             steps: self.config.plan.steps,
             waits_for,
             since,
-            rescued: self.rescued,
+            reassigned: self.reassigned,
             audited: self.audited,
             workers: workers.collect(),
         }
@@ -267,10 +267,10 @@ impl ServerCore {
         match (&self.phase, self.short_since) {
             (Phase::Finished, _) => (WaitsFor::Nothing, self.since),
             (Phase::Updating { .. }, _) => (WaitsFor::Update { step }, self.since),
-            (Phase::GoingBack { .. }, _) => (WaitsFor::EarlierWeights { step }, self.since),
+            (Phase::RollingBack { .. }, _) => (WaitsFor::EarlierWeights { step }, self.since),
             (_, since) if !self.absent.is_empty() => {
                 let shards = self.absent.iter().map(|&shard| self.number(shard)).collect();
-                (WaitsFor::Parts { step, shards }, since.unwrap_or(self.since))
+                (WaitsFor::AbsentShards { step, shards }, since.unwrap_or(self.since))
             }
             (_, Some(since)) => short(since),
             (Phase::Waiting, None) => short(self.since),
@@ -304,8 +304,8 @@ impl ServerCore {
     }
 
     fn lose(&mut self, worker: WorkerId, reason: Departure, actions: &mut Vec<ServerAction>) {
-        if self.members.bury(worker, reason.clone()) {
-            self.mourn(worker, LossCause::Departed(reason), actions);
+        if self.members.remove_worker(worker, reason.clone()) {
+            self.on_worker_lost(worker, LossCause::Departed(reason), actions);
         }
     }
 
@@ -324,17 +324,17 @@ impl ServerCore {
     /// Gathers the open step again from the beginning.
     fn start_over(&mut self, step: u64, actions: &mut Vec<ServerAction>) {
         if let Phase::Open(round) = &mut self.phase {
-            round.begin_again(self.now);
+            round.restart(self.now);
             actions.push(ServerAction::StartOver { step });
             // Messages that are on their way now may have begun to arrive before the restart, and the weights
             // of the discarded step may have been sent. Since nothing distinguishes valid from stale data,
             // all workers must reconnect.
-            self.send_all_away(Dismissal::Rewound(format!("step {step} is gathered again")), actions);
+            self.dismiss_all(Dismissal::Rewound(format!("step {step} is gathered again")), actions);
         }
     }
 
     /// Handles the loss of a live worker: its leaves go to others.
-    fn mourn(&mut self, worker: WorkerId, cause: LossCause, actions: &mut Vec<ServerAction>) {
+    fn on_worker_lost(&mut self, worker: WorkerId, cause: LossCause, actions: &mut Vec<ServerAction>) {
         let (step, present) = (self.version, self.members.live_count());
         let mut owed = None;
         if let Phase::Open(round) = &mut self.phase {
@@ -343,10 +343,10 @@ impl ServerCore {
                 round.skip(worker, self.now);
             }
             if !self.mutation.is(Mutation::LostLeavesNotReassigned) {
-                round.forget(worker, self.now);
+                round.unassign(worker, self.now);
             }
             if self.config.shards > 0 {
-                round.distrust(worker);
+                round.discount(worker);
             }
         }
         actions.push(ServerAction::Notice(Notice::Lost { worker, step, cause, owed, present }));
@@ -360,8 +360,8 @@ impl ServerCore {
         digest: Option<Digest>,
         actions: &mut Vec<ServerAction>,
     ) {
-        self.members.hear(worker, self.now);
-        if self.members.note_delivery(worker, self.now) {
+        self.members.on_message(worker, self.now);
+        if self.members.record_delivery(worker, self.now) {
             actions.push(ServerAction::Notice(Notice::Trusted { worker }));
         }
         let Phase::Open(round) = &mut self.phase else { return };
@@ -370,7 +370,7 @@ impl ServerCore {
             return;
         }
         let leaves = round.contribute(worker, node, digest, self.now);
-        self.members.credit(worker, round.leaves_of(node).len() as u32, leaves > 0, self.now);
+        self.members.record_node(worker, round.leaves_of(node).len() as u32, leaves > 0, self.now);
         if round.has_late || self.rhythm.usual(0).is_none() {
             // A worker may be idle now, and this may be the first measurement of how long leaves take.
             round.check_at = self.now;
@@ -383,8 +383,8 @@ impl ServerCore {
     /// Draws whether to audit a node, and if so assigns it to a second worker, preferably an idle one.
     fn audit(&mut self, worker: WorkerId, node: Node, actions: &mut Vec<ServerAction>) {
         let Phase::Open(round) = &mut self.phase else { return };
-        let [chance, choice, ..] = random(self.config.audit_seed, Purpose::Simulation, 0, self.looked_at);
-        self.looked_at += 1;
+        let [chance, choice, ..] = random(self.config.audit_seed, Purpose::Simulation, 0, self.audit_draws);
+        self.audit_draws += 1;
         if f64::from(chance) >= self.config.audit * 2_f64.powi(32) {
             return;
         }
@@ -399,7 +399,7 @@ impl ServerCore {
         round.audits.begin(node, second, self.now);
         if let Some(worker) = second {
             let (step, leaves) = (round.step, round.leaves_of(node));
-            self.members.note_asked(worker, self.now);
+            self.members.on_copy_requested(worker, self.now);
             actions.push(ServerAction::Assign { worker, step, leaves });
         }
     }
@@ -424,13 +424,13 @@ impl ServerCore {
             if self.members.is_live(worker) {
                 self.members.drain(worker, reason.clone());
                 actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
-                self.mourn(worker, LossCause::Dismissed(reason), actions);
+                self.on_worker_lost(worker, LossCause::Dismissed(reason), actions);
             } else {
-                actions.push(ServerAction::Notice(Notice::LiarGone { worker, why }));
+                actions.push(ServerAction::Notice(Notice::LiarAlreadyGone { worker, why }));
             }
         }
         match first.filter(|_| !self.mutation.is(Mutation::PastSumsOfBannedWorkerKept)) {
-            Some(since) => self.go_back(since, actions),
+            Some(since) => self.roll_back(since, actions),
             None if is_wrong && !self.mutation.is(Mutation::WrongSumNotDiscarded) => {
                 self.start_over(step, actions)
             }
@@ -439,23 +439,23 @@ impl ServerCore {
     }
 
     /// Restores weights from before `since`, the first step that may contain wrong sums.
-    fn go_back(&mut self, since: u64, actions: &mut Vec<ServerAction>) {
-        actions.push(ServerAction::GoBack { since });
+    fn roll_back(&mut self, since: u64, actions: &mut Vec<ServerAction>) {
+        actions.push(ServerAction::RollBack { since });
         let why = format!("the weights since step {since} may hold wrong sums; the run goes back");
-        self.send_all_away(Dismissal::Rewound(why), actions);
-        self.enter(Phase::GoingBack { stopping: false });
+        self.dismiss_all(Dismissal::Rewound(why), actions);
+        self.enter(Phase::RollingBack { stopping: false });
     }
 
     /// The weights of `version` are restored; with `None`, no earlier weights exist and the
     /// current ones stay.
-    fn went_back(&mut self, version: Option<u64>, actions: &mut Vec<ServerAction>) {
-        let Phase::GoingBack { stopping } = self.phase else { return };
+    fn rolled_back(&mut self, version: Option<u64>, actions: &mut Vec<ServerAction>) {
+        let Phase::RollingBack { stopping } = self.phase else { return };
         match version {
             Some(version) => {
                 let (from, to) = (self.version, version);
                 actions.push(ServerAction::Notice(Notice::Rewound { from, to }));
                 self.version = version;
-                self.history.go_back(version);
+                self.history.roll_back(version);
             }
             None => actions.push(ServerAction::StartOver { step: self.version }),
         }
@@ -469,7 +469,7 @@ impl ServerCore {
         }
     }
 
-    fn send_all_away(&mut self, reason: Dismissal, actions: &mut Vec<ServerAction>) {
+    fn dismiss_all(&mut self, reason: Dismissal, actions: &mut Vec<ServerAction>) {
         for worker in self.members.live() {
             self.members.drain(worker, reason.clone());
             actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
@@ -477,7 +477,7 @@ impl ServerCore {
     }
 
     fn resend_weights(&mut self, worker: WorkerId, actions: &mut Vec<ServerAction>) {
-        self.members.hear(worker, self.now);
+        self.members.on_message(worker, self.now);
         let answers = self.has_weights() && !self.mutation.is(Mutation::LostWeightsNotResent);
         if self.members.is_live(worker) && answers {
             self.send_weights(worker, actions);
@@ -488,7 +488,7 @@ impl ServerCore {
     /// run returns to earlier weights, or shards are absent; the version that follows is sent to
     /// every worker anyway.
     fn has_weights(&self) -> bool {
-        self.absent.is_empty() && !matches!(self.phase, Phase::Updating { .. } | Phase::GoingBack { .. })
+        self.absent.is_empty() && !matches!(self.phase, Phase::Updating { .. } | Phase::RollingBack { .. })
     }
 
     /// Workers may hold leaves of a step that will not be completed, so all of them must reconnect.
@@ -502,14 +502,14 @@ impl ServerCore {
             return;
         }
         let cause = RewindCause::ShardLost { shard: self.number(shard), step: self.version };
-        self.fall_back(cause, actions);
+        self.rewind(cause, actions);
     }
 
     /// Sends all workers away and waits until every shard holds the saved weights.
-    fn fall_back(&mut self, cause: RewindCause, actions: &mut Vec<ServerAction>) {
+    fn rewind(&mut self, cause: RewindCause, actions: &mut Vec<ServerAction>) {
         let why = cause.to_string();
         actions.push(ServerAction::Notice(Notice::Rewinding(cause)));
-        self.send_all_away(Dismissal::Rewound(why), actions);
+        self.dismiss_all(Dismissal::Rewound(why), actions);
         match self.phase {
             Phase::Updating { stopping: true } => self.finish_stopped(actions),
             _ => self.enter(Phase::Waiting),
@@ -563,7 +563,7 @@ impl ServerCore {
 
     fn stop(&mut self, actions: &mut Vec<ServerAction>) {
         match &mut self.phase {
-            Phase::Updating { stopping } | Phase::GoingBack { stopping } => *stopping = true,
+            Phase::Updating { stopping } | Phase::RollingBack { stopping } => *stopping = true,
             Phase::Waiting | Phase::Open(_) => self.finish_stopped(actions),
             Phase::Finished => {}
         }
@@ -585,7 +585,7 @@ impl ServerCore {
     }
 
     fn finish(&mut self, reason: Dismissal, outcome: Outcome, actions: &mut Vec<ServerAction>) {
-        self.send_all_away(reason, actions);
+        self.dismiss_all(reason, actions);
         actions.push(ServerAction::Finish(outcome));
         self.enter(Phase::Finished);
     }
@@ -603,8 +603,8 @@ impl ServerCore {
 
     /// Draws all consequences of the current state and time.
     fn settle(&mut self, actions: &mut Vec<ServerAction>) {
-        self.dismiss_the_silent(actions);
-        self.dismiss_the_stuck(actions);
+        self.dismiss_silent_workers(actions);
+        self.dismiss_stuck_workers(actions);
         self.count_workers();
         if self.is_over() {
             self.finish(Dismissal::Done, Outcome::Done, actions);
@@ -613,16 +613,18 @@ impl ServerCore {
             self.open_round();
             self.count_workers();
         }
-        self.ask_what_is_missing(actions);
+        self.request_missing_leaves(actions);
         let shards = self.config.shards;
         let overdue = match &self.phase {
             Phase::Open(round) => self.overdue(round),
             _ => 0,
         };
         if let Phase::Open(round) = &mut self.phase {
-            round.audits.give_up_late(self.now, overdue);
+            round.audits.expire(self.now, overdue);
             let step = round.step;
-            actions.extend(round.audits.ask().into_iter().map(|node| ServerAction::Judge { step, node }));
+            actions.extend(
+                round.audits.take_requests().into_iter().map(|node| ServerAction::Judge { step, node }),
+            );
             if round.is_complete() {
                 let is_applied =
                     round.unapplied(shards).is_empty() || self.mutation.is(Mutation::ShardsNotAwaited);
@@ -633,22 +635,22 @@ impl ServerCore {
                         self.history.commit(round.contributors(), round.step);
                     }
                     let [silent, idle] = round.silent_and_idle(&self.members.live());
-                    silent.into_iter().for_each(|worker| self.members.charge(worker, self.now));
-                    idle.into_iter().for_each(|worker| self.members.forgive(worker));
+                    silent.into_iter().for_each(|worker| self.members.record_empty_round(worker, self.now));
+                    idle.into_iter().for_each(|worker| self.members.decay(worker));
                     if let Some((worker, waited)) = round.held_up_by() {
-                        self.members.blame(worker, waited);
+                        self.members.attribute_wait(worker, waited);
                     }
-                    self.rescued += u64::from(round.rescued);
+                    self.reassigned += u64::from(round.reassigned);
                     self.rhythm.note(self.now - round.opened, round.all_leaves());
                     self.enter(Phase::Updating { stopping: false });
                 }
             } else if round.check_at <= self.now && self.members.live_count() > 0 {
                 let never = self.mutation.is(Mutation::OverdueLeavesNotReassigned);
                 let timeout = if never { Millis::MAX } else { self.config.work_timeout_ms };
-                give_out(round, &mut self.members, &self.rhythm, self.now, timeout, actions);
+                assign_missing(round, &mut self.members, &self.rhythm, self.now, timeout, actions);
             }
         }
-        self.give_up_waiting(actions);
+        self.fail_if_waited_too_long(actions);
         if !matches!(self.phase, Phase::Finished) && self.notice_at <= self.now {
             let (waits_for, since) = self.waits_for();
             let waited_ms = self.now.saturating_sub(since);
@@ -657,15 +659,15 @@ impl ServerCore {
         }
     }
 
-    fn dismiss_the_silent(&mut self, actions: &mut Vec<ServerAction>) {
-        while let Some((heard, worker)) = self.members.most_silent()
+    fn dismiss_silent_workers(&mut self, actions: &mut Vec<ServerAction>) {
+        while let Some((heard, worker)) = self.members.longest_silent()
             && self.silent_at(heard) <= self.now
             && !matches!(self.phase, Phase::Finished)
         {
             let reason = Dismissal::Silent { silent_ms: self.now - heard };
             self.members.drain(worker, reason.clone());
             actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
-            self.mourn(worker, LossCause::Dismissed(reason), actions);
+            self.on_worker_lost(worker, LossCause::Dismissed(reason), actions);
         }
     }
 
@@ -674,14 +676,14 @@ impl ServerCore {
     }
 
     /// Sends away workers that answer heartbeats but never deliver.
-    fn dismiss_the_stuck(&mut self, actions: &mut Vec<ServerAction>) {
-        while let Some((since, worker)) = self.members.most_stuck()
+    fn dismiss_stuck_workers(&mut self, actions: &mut Vec<ServerAction>) {
+        while let Some((since, worker)) = self.members.longest_stuck()
             && self.stuck_at(since).is_some_and(|at| at <= self.now)
         {
             let reason = Dismissal::Stuck { held_ms: self.now - since };
             self.members.drain(worker, reason.clone());
             actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
-            self.mourn(worker, LossCause::Dismissed(reason), actions);
+            self.on_worker_lost(worker, LossCause::Dismissed(reason), actions);
         }
     }
 
@@ -697,7 +699,7 @@ impl ServerCore {
 
     /// The coordinator has all leaves, but a shard has not applied the step: a worker may have stopped after
     /// sending to one server and before sending to the next, or the shard may just be slow.
-    fn ask_what_is_missing(&mut self, actions: &mut Vec<ServerAction>) {
+    fn request_missing_leaves(&mut self, actions: &mut Vec<ServerAction>) {
         let Phase::Open(round) = &self.phase else { return };
         let (step, missing) = (round.step, round.unapplied(self.config.shards));
         if !round.is_complete() || missing.is_empty() || self.unapplied_at(round) > self.now {
@@ -706,7 +708,7 @@ impl ServerCore {
         let waited_ms = self.now - round.gathered.unwrap_or(round.opened);
         let shards = missing.into_iter().map(|shard| self.number(shard)).collect();
         actions.push(ServerAction::Notice(Notice::Unapplied { step, shards, waited_ms }));
-        actions.push(ServerAction::AskMissing { step });
+        actions.push(ServerAction::RequestMissing { step });
         if let Phase::Open(round) = &mut self.phase {
             round.asked = Some((self.now, round.asked.map_or(1, |(_, times)| times + 1)));
             round.copied.clear();
@@ -715,7 +717,7 @@ impl ServerCore {
 
     /// A shard lacks leaves that the coordinator has. Other workers recompute each affected node; the shard
     /// ignores those chunks of the copy that it already has.
-    fn copy_what_is_missing(
+    fn recompute_missing_leaves(
         &mut self,
         shard: u32,
         step: u64,
@@ -731,14 +733,14 @@ impl ServerCore {
             let its = round.leaves_of(node);
             leaves.iter().any(|missing| missing.start < its.end && its.start < missing.end)
         };
-        let lacking: Vec<(WorkerId, Node)> = round
+        let affected: Vec<(WorkerId, Node)> = round
             .contributions()
             .iter()
             .copied()
             .filter(|&(_, node)| is_missing(node) && !round.copied.contains(&node))
             .collect();
         let trusted = self.members.trusted();
-        for (sender, node) in lacking {
+        for (sender, node) in affected {
             let mut takers: Vec<WorkerId> =
                 trusted.iter().copied().filter(|&worker| worker != sender).collect();
             if takers.is_empty() {
@@ -750,13 +752,13 @@ impl ServerCore {
             let shares = takers.iter().copied().zip(shares).filter(|(_, leaves)| !leaves.is_empty());
             let (taken, shares): (Vec<WorkerId>, Vec<Range<u32>>) = shares.unzip();
             for (&worker, leaves) in taken.iter().zip(shares) {
-                self.members.note_asked(worker, self.now);
+                self.members.on_copy_requested(worker, self.now);
                 actions.push(ServerAction::Assign { worker, step, leaves });
             }
             let notice = Notice::NotReached { step, leaves, sender, shard, takers: taken };
             actions.push(ServerAction::Notice(notice));
-            if !takers.contains(&sender) && self.members.note_miss(sender) {
-                actions.push(ServerAction::Notice(Notice::Distrusted { worker: sender }));
+            if !takers.contains(&sender) && self.members.record_miss(sender) {
+                actions.push(ServerAction::Notice(Notice::OnProbation { worker: sender }));
             }
         }
     }
@@ -801,7 +803,7 @@ impl ServerCore {
         };
     }
 
-    fn give_up_waiting(&mut self, actions: &mut Vec<ServerAction>) {
+    fn fail_if_waited_too_long(&mut self, actions: &mut Vec<ServerAction>) {
         let Some(since) = self.short_since else { return };
         if !matches!(self.phase, Phase::Waiting | Phase::Open(_))
             || since.saturating_add(self.config.join_timeout_ms) > self.now

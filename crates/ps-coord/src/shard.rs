@@ -106,15 +106,15 @@ impl ShardCore {
             ShardEvent::Completed { step } => self.completed(step, actions),
             ShardEvent::Committed { step } => self.committed(step, actions),
             ShardEvent::Diverged { step } => self.diverged(step, actions),
-            ShardEvent::WeightsAsked { version, with_state } if self.keeps(version) => {
+            ShardEvent::WeightsRequested { version, with_state } if self.keeps(version) => {
                 actions.push(ShardAction::SendWeights { version, with_state });
             }
-            ShardEvent::MissingAsked { step } if self.is_at(step) => {
+            ShardEvent::MissingRequested { step } if self.is_at(step) => {
                 self.report(ShardReport::Missing { step }, actions);
             }
             ShardEvent::WeightsWanted { .. }
-            | ShardEvent::WeightsAsked { .. }
-            | ShardEvent::MissingAsked { .. } => {}
+            | ShardEvent::WeightsRequested { .. }
+            | ShardEvent::MissingRequested { .. } => {}
         }
     }
 

@@ -105,7 +105,7 @@ pub enum CoordinatorEvent {
         /// Whether the run ends with this step.
         is_last: bool,
         /// What must be done with the new weights.
-        wanted: Wanted,
+        follow_up: FollowUp,
     },
     /// The inbox is empty, so there is time for work that the next step does not wait for.
     Idle,
@@ -131,9 +131,9 @@ pub struct ChunkId {
 
 /// What must be done with the weights after a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct FollowUp {
     /// Inspect them: hash or show them.
-    pub look: bool,
+    pub inspect: bool,
     /// Save them as a checkpoint.
     pub save: bool,
     /// If the step is the last, include the state in the result.
@@ -149,7 +149,7 @@ pub enum CoordinatorAction {
         shard: u32,
     },
     /// Turn away the process that asked to join.
-    Refuse(NoSeat),
+    Refuse(AttachRefusal),
     /// Load the last saved state, resume from it here, send it to all shards,
     /// and report [`CoordinatorEvent::Loaded`].
     Restore {
@@ -170,7 +170,7 @@ pub enum CoordinatorAction {
     /// Ask all shards for their weights.
     Fetch {
         /// Where the chunks go when they arrive.
-        purpose: Purpose,
+        purpose: FetchPurpose,
         /// The version of the weights to ask for.
         version: u64,
         /// Whether to ask for the optimizer's state, too.
@@ -179,7 +179,7 @@ pub enum CoordinatorAction {
     /// Keep the chunk that has just arrived.
     Keep {
         /// The fetch that it belongs to.
-        purpose: Purpose,
+        purpose: FetchPurpose,
     },
     /// Record the step that was made.
     Record {
@@ -187,7 +187,7 @@ pub enum CoordinatorAction {
         step: u64,
     },
     /// Inspect the complete weights.
-    Look {
+    Inspect {
         /// Version of the weights.
         version: u64,
     },
@@ -199,15 +199,15 @@ pub enum CoordinatorAction {
     /// Save the copy together with the fetched chunks.
     Save {
         /// The fetch that it belongs to.
-        purpose: Purpose,
+        purpose: FetchPurpose,
     },
     /// Drop the fetched chunks and, for a checkpoint, the copy.
     Forget {
         /// The fetch that it belongs to.
-        purpose: Purpose,
+        purpose: FetchPurpose,
     },
     /// Discard the step that was made but not recorded.
-    Unmake,
+    DiscardStep,
     /// Report an event to the round logic.
     Report(ServerEvent),
     /// The answer to [`CoordinatorEvent::Closing`]: whether the complete weights are here.
@@ -216,16 +216,16 @@ pub enum CoordinatorAction {
 
 /// The purpose of fetching chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Purpose {
+pub enum FetchPurpose {
     /// To inspect the weights, or as the run's result. The next step waits for the chunks.
-    Look,
+    Inspect,
     /// To save a checkpoint while training continues.
     Save,
 }
 
 /// Why a process cannot join as a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoSeat {
+pub enum AttachRefusal {
     /// The run has no such shard.
     Unknown {
         /// The number that was asked for.
@@ -328,14 +328,14 @@ pub enum ShardEvent {
         step: u64,
     },
     /// The coordinator asks for the weights of this shard.
-    WeightsAsked {
+    WeightsRequested {
         /// The version it asks for.
         version: u64,
         /// Whether it asks for the optimizer's state, too.
         with_state: bool,
     },
     /// The coordinator asks which leaves of a step this shard lacks.
-    MissingAsked {
+    MissingRequested {
         /// The step that some shard has not applied.
         step: u64,
     },

@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::Range;
 
 /// Maximum number of leaf ranges that a status line names, so that it stays one line.
-const SHOWN: usize = 4;
+const MAX_LISTED: usize = 4;
 
 /// A snapshot of the run at the time of the last event.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub struct Status {
     /// When the run began to wait for it.
     pub since: Millis,
     /// Leaves that were delivered by a worker other than their first holder, which was late or lost.
-    pub rescued: u64,
+    pub reassigned: u64,
     /// Nodes chosen for audit so far, including audits under way.
     pub audited: u64,
     /// Workers ascending by id, including the most recent of those that are gone.
@@ -74,7 +74,7 @@ pub enum WaitsFor {
         needed: u32,
     },
     /// Other shards are missing or do not hold the weights yet.
-    Parts {
+    AbsentShards {
         /// The step that waits.
         step: u64,
         /// Numbers of these shards, as users know them.
@@ -140,7 +140,7 @@ impl fmt::Display for WaitsFor {
             WaitsFor::Workers { step, present, needed } => {
                 write!(f, "step {step} waits for workers: {needed} needed, {present} present")
             }
-            WaitsFor::Parts { step, shards } => {
+            WaitsFor::AbsentShards { step, shards } => {
                 write!(f, "step {step} waits for shards that do not hold their weights yet: {shards:?}")
             }
             WaitsFor::Leaves { step, missing } => {
@@ -171,7 +171,7 @@ impl WaitsFor {
             return Vec::new();
         };
         let mut workers: Vec<WorkerId> =
-            leaves.iter().take(SHOWN).flat_map(|leaves| leaves.holders.iter().copied()).collect();
+            leaves.iter().take(MAX_LISTED).flat_map(|leaves| leaves.holders.iter().copied()).collect();
         workers.sort_unstable();
         workers.dedup();
         workers
@@ -179,14 +179,14 @@ impl WaitsFor {
 }
 
 fn list(f: &mut fmt::Formatter<'_>, missing: &[MissingLeaves], link: &str, nobody: &str) -> fmt::Result {
-    for (index, leaves) in missing.iter().take(SHOWN).enumerate() {
+    for (index, leaves) in missing.iter().take(MAX_LISTED).enumerate() {
         let MissingLeaves { leaves, holders } = leaves;
         let comma = if index == 0 { "" } else { ", " };
         write!(f, "{comma}{} {link} ", Section::words(leaves))?;
         let names: Vec<String> = holders.iter().map(WorkerId::to_string).collect();
         write!(f, "{}", if names.is_empty() { nobody.to_owned() } else { names.join("+") })?;
     }
-    match missing.len().saturating_sub(SHOWN) {
+    match missing.len().saturating_sub(MAX_LISTED) {
         0 => Ok(()),
         more => write!(f, " and {more} more"),
     }

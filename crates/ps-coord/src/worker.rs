@@ -126,7 +126,7 @@ impl WorkerCore {
         if let Link::Serving(serving) = &mut self.link
             && matches!(
                 event,
-                WorkerEvent::Assigned { .. } | WorkerEvent::Weights { .. } | WorkerEvent::Heard
+                WorkerEvent::Assigned { .. } | WorkerEvent::Weights { .. } | WorkerEvent::MessageReceived
             )
         {
             serving.heard = self.now;
@@ -144,7 +144,7 @@ impl WorkerCore {
                 self.computed(step, leaves, actions);
             }
             WorkerEvent::Dismissed(reason) => self.dismissed(reason, actions),
-            WorkerEvent::Heard | WorkerEvent::Timeout => {}
+            WorkerEvent::MessageReceived | WorkerEvent::Timeout => {}
             WorkerEvent::Stop => self.leaving = true,
         }
         self.settle(actions);
@@ -214,7 +214,7 @@ impl WorkerCore {
         serving.search = None;
         serving.advance_to(step, self.computing.is_none(), actions);
         if step < serving.newest && self.computing.is_none() {
-            actions.push(WorkerAction::TellDropped { step });
+            actions.push(WorkerAction::ReportDropped { step });
         }
         if self.mutation.is(Mutation::WeightsOfWrongStepUsed) {
             serving.held = serving.held.map(|_| serving.newest);
@@ -256,7 +256,7 @@ impl WorkerCore {
         });
         // The server does not wait for work that was assigned on an earlier connection.
         if !wanted && computing.wanted && matches!(self.link, Link::Serving(_)) {
-            actions.push(WorkerAction::TellDropped { step });
+            actions.push(WorkerAction::ReportDropped { step });
         }
     }
 
@@ -336,7 +336,7 @@ impl Serving {
         if step > self.newest {
             // A worker that is computing reports this when the computation ends.
             if is_idle && !self.queue.is_empty() {
-                actions.push(WorkerAction::TellDropped { step: self.newest });
+                actions.push(WorkerAction::ReportDropped { step: self.newest });
             }
             self.newest = step;
             self.queue.clear();
@@ -374,7 +374,7 @@ impl Serving {
             lacking.ask_at = ask_at.max(now + (now - lacking.since));
             let notice = WorkerNotice::WeightsLate { step, held: self.held, waited_ms: now - lacking.since };
             actions.push(WorkerAction::Notice(notice));
-            actions.push(WorkerAction::AskWeights);
+            actions.push(WorkerAction::RequestWeights);
         }
     }
 }

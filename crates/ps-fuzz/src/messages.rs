@@ -38,7 +38,7 @@ pub(crate) fn from_worker(input: &[u8]) {
         Ok(WorkerMessage::NodeDone(done)) => assert!(shape.plan.step(done.step).tree().has(done.node)),
         Ok(WorkerMessage::Goodbye(reason)) => is_printable(&reason, MAX_TEXT_BYTES),
         Ok(WorkerMessage::Heartbeat | WorkerMessage::WeightsWanted | WorkerMessage::Dropped) => {}
-        Err(nonsense) => is_short(&nonsense.to_string()),
+        Err(invalid) => is_short(&invalid.to_string()),
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn from_server(input: &[u8]) {
         }
         1 => {
             let Ok(reply) = v1::ShardsReply::decode(message) else { return };
-            for (_, address, kept) in convert::places(reply, shape.parameters).unwrap_or_default() {
+            for (_, address, kept) in convert::shard_addresses(reply, shape.parameters).unwrap_or_default() {
                 is_printable(&address, MAX_NAME_BYTES);
                 assert!(kept.start <= kept.end && kept.end <= shape.parameters);
             }
@@ -97,7 +97,7 @@ pub(crate) fn from_server(input: &[u8]) {
                 }
                 Ok(ServerMessage::Admitted(_, kept)) => assert!(kept.end <= shape.parameters),
                 Ok(ServerMessage::Dismissed(_) | ServerMessage::Heartbeat) => {}
-                Err(nonsense) => is_short(&nonsense.to_string()),
+                Err(invalid) => is_short(&invalid.to_string()),
             }
         }
     }
@@ -150,7 +150,7 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
     let node = Node { level: 1, index: 2 };
     let metric_sums =
         MetricSums { samples: 8, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..MetricSums::default() };
-    let chunk = convert::node_chunks(1, node, Bytes::from(vec![1; 28]), 0..7).next();
+    let chunk = convert::whole_gradient_chunks(1, node, Bytes::from(vec![1; 28]), 0..7).next();
     let shard = v1::ShardHello {
         protocol_version: PROTOCOL_VERSION,
         build: "b".into(),
@@ -178,7 +178,10 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         ("shard-applied", shard_says(Applied(convert::applied(3, &[UpdateNorms::default()])))),
         ("shard-measured", shard_says(Measured(convert::measured(3, &[PieceSums::default()])))),
         ("shard-missing", shard_says(Missing(convert::missing(1, &[0..1, 2..3])))),
-        ("shard-state", shard_says(State(convert::state_part(3, 1, 0, 7, Bytes::from(vec![1; 28]))))),
+        (
+            "shard-state",
+            shard_says(State(convert::optimizer_state_chunk(3, 1, 0, 7, Bytes::from(vec![1; 28])))),
+        ),
         ("shard-tainted", shard_says(Tainted(v1::ShardTainted { step: 3, reason: "bad\n".into() }))),
         ("shard-weights", shard_says(Weights(convert::weights_chunk(3, 0, 7, Bytes::from(vec![1; 28]))))),
     ]

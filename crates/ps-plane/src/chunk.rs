@@ -16,11 +16,11 @@ pub(crate) struct Chunk {
     pub offset: usize,
     /// The sums of the gradient that have arrived.
     pub fold: ChunkFold,
-    pub weights: Served,
+    pub weights: ServedChunk,
     /// The weights after the step, once they are computed.
-    pub next: Option<Served>,
+    pub next: Option<ServedChunk>,
     /// The weights before the last step, while they may be needed.
-    pub previous: Option<Served>,
+    pub previous: Option<ServedChunk>,
     /// `[vectors, elements]`, see [`Control::vectors`]; belongs to `next` once that is computed.
     state: Vec<f32>,
     /// Once `next` is computed, the state that belongs to `weights`: the step may have to start over.
@@ -30,7 +30,7 @@ pub(crate) struct Chunk {
 
 /// A chunk of weights in both forms: as it is kept, and as it travels to workers.
 #[derive(Clone)]
-pub(crate) struct Served {
+pub(crate) struct ServedChunk {
     /// Little-endian binary32.
     pub kept: Bytes,
     /// In the precision of the run.
@@ -50,7 +50,7 @@ impl Chunk {
         Chunk {
             offset,
             fold: ChunkFold::new(tree),
-            weights: Served::of(values, pool, precision),
+            weights: ServedChunk::of(values, pool, precision),
             next: None,
             previous: None,
             state: vec![0.0; vectors * values.len()],
@@ -71,7 +71,7 @@ impl Chunk {
     }
 
     /// Replaces weights and state, and discards the sums of the gradient.
-    pub(crate) fn restore(&mut self, weights: Served, state: Vec<f32>, tree: Tree) {
+    pub(crate) fn restore(&mut self, weights: ServedChunk, state: Vec<f32>, tree: Tree) {
         self.fold.reset(tree);
         self.weights = weights;
         (self.next, self.previous) = (None, None);
@@ -88,18 +88,18 @@ impl Chunk {
     }
 
     /// Computes the next weights from the sum over all leaves, which must be covered.
-    pub(crate) fn make(
+    pub(crate) fn compute_next(
         &mut self,
         control: &Control,
         verdict: &Verdict,
         pool: &Pool,
         precision: Precision,
-    ) -> (Served, Finite) {
+    ) -> (ServedChunk, Finite) {
         let old = self.weights.elements();
         let mut new = pool.take(old.len());
         self.state_before.clone_from(&self.state);
         let finite = self.fold.update(control, verdict, self.offset, old, &mut self.state, &mut new);
-        let next = Served::new(new.share(), precision);
+        let next = ServedChunk::new(new.share(), precision);
         self.next = Some(next.clone());
         (next, finite)
     }
@@ -141,18 +141,18 @@ impl Chunk {
         sums: &mut Vec<UpdateNorms>,
     ) {
         let Some(next) = &self.next else { return };
-        let weights = [&self.weights, next].map(Served::elements);
+        let weights = [&self.weights, next].map(ServedChunk::elements);
         self.fold.measure_update(optimizer, samples, self.offset, weights, sums);
     }
 }
 
-impl Served {
+impl ServedChunk {
     pub(crate) fn of(values: &[f32], pool: &Pool, precision: Precision) -> Self {
         let mut buffer = pool.take(values.len());
         for (element, value) in buffer.elements_mut().iter_mut().zip(values) {
             *element = value.to_le_bytes();
         }
-        Served::new(buffer.share(), precision)
+        ServedChunk::new(buffer.share(), precision)
     }
 
     fn new(kept: Bytes, precision: Precision) -> Self {
@@ -165,7 +165,7 @@ impl Served {
                 sent.into()
             }
         };
-        Served { kept, sent }
+        ServedChunk { kept, sent }
     }
 
     /// The weights as they are kept.

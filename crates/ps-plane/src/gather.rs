@@ -1,8 +1,8 @@
 //! Data from workers: metric sums and gradient chunks of nodes.
 
 use crate::digest;
-use crate::message::{GradientChunk, NodeDone, NodeMetrics, Recompute, Rejected, WeightsPart};
-use crate::plane::{Arrived, Plane, Pushed};
+use crate::message::{GradientChunk, NodeDone, NodeMetrics, Recompute, Rejected, WeightsChunk};
+use crate::plane::{IncomingNode, Plane, ReceivedChunk};
 use bytes::Bytes;
 use ps_coord::{Digest, WorkerId};
 use ps_core::chunk::{read, share};
@@ -41,14 +41,14 @@ impl Plane {
             self.count(worker);
         }
         let of_worker = (worker, Node::leaf(0))..;
-        let open = self.pushed.range(of_worker).take_while(|((sender, _), _)| *sender == worker).count();
+        let open = self.incoming.range(of_worker).take_while(|((sender, _), _)| *sender == worker).count();
         if open >= MAX_OPEN_NODES {
             return Err(Rejected::TooManyNodes { step, open });
         }
         let is_evaluated = self.tree_of(self.version).section_of(node) != Section::Training;
         let chunks = if is_evaluated { 0 } else { self.chunks.len() };
         let chunks = (0..chunks).map(|_| None).collect();
-        self.pushed.insert((worker, node), Pushed { metric_sums, chunks });
+        self.incoming.insert((worker, node), IncomingNode { metric_sums, chunks });
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Plane {
         worker: WorkerId,
         chunk: GradientChunk,
         recompute: &mut dyn Recompute,
-    ) -> Result<Option<WeightsPart>, Rejected> {
+    ) -> Result<Option<WeightsChunk>, Rejected> {
         let GradientChunk { step, node, offset, bytes } = chunk;
         self.check_open(step, node)?;
         if !self.kept.contains(&offset) {
@@ -71,7 +71,7 @@ impl Plane {
         if self.is_over(step, node) {
             return Ok(None);
         }
-        if !self.pushed.contains_key(&(worker, node)) {
+        if !self.incoming.contains_key(&(worker, node)) {
             return Err(Rejected::ChunkBeforeMetrics { step, node });
         }
         if std::mem::take(&mut self.has_previous) {
@@ -87,20 +87,20 @@ impl Plane {
             if self.mutation.is(Mutation::IncompleteNodeCounts) {
                 self.chunks[index].fold.insert(node, bytes.clone(), &self.pool);
             }
-            Arrived { hash: digest::of_chunk(&bytes), bytes }
+            ReceivedChunk { hash: digest::of_chunk(&bytes), bytes }
         } else {
             if !is_covered {
                 self.chunks[index].fold.insert(node, bytes, &self.pool);
                 self.count(worker);
             }
-            Arrived { hash: Default::default(), bytes: Bytes::new() }
+            ReceivedChunk { hash: Default::default(), bytes: Bytes::new() }
         };
-        if let Some(pushed) = self.pushed.get_mut(&(worker, node))
-            && let Some(place) = pushed.chunks.get_mut(index)
+        if let Some(incoming) = self.incoming.get_mut(&(worker, node))
+            && let Some(place) = incoming.chunks.get_mut(index)
         {
             *place = Some(arrived);
         }
-        Ok(if self.audits || self.is_held() { None } else { self.advance(index) })
+        Ok(if self.audits || self.awaits_decision() { None } else { self.advance(index) })
     }
 
     /// Takes the end of a node, all of whose chunks must have arrived. Returns the node's hash if
@@ -114,7 +114,7 @@ impl Plane {
         if self.is_over(step, node) {
             return Ok(None);
         }
-        let Some(Pushed { metric_sums, chunks }) = self.pushed.remove(&(worker, node)) else {
+        let Some(IncomingNode { metric_sums, chunks }) = self.incoming.remove(&(worker, node)) else {
             return Err(Rejected::DoneBeforeMetrics { step, node });
         };
         let missing = chunks.iter().filter(|chunk| chunk.is_none()).count();
@@ -136,7 +136,7 @@ impl Plane {
     /// Discards the data of nodes that a departed worker has not ended. Without audits, chunks that have
     /// arrived stay in the sums.
     pub fn forget(&mut self, worker: WorkerId) {
-        self.pushed.retain(|&(sender, _), _| sender != worker);
+        self.incoming.retain(|&(sender, _), _| sender != worker);
     }
 
     /// Whether the leaves of `node` are already covered in the chunk at `offset`, which must be kept here.
@@ -163,12 +163,12 @@ impl Plane {
     }
 
     /// Whether all metric sums of the step have arrived.
-    pub fn is_seen(&self) -> bool {
+    pub fn has_all_metrics(&self) -> bool {
         self.metrics.is_complete()
     }
 
     /// Leaves of all sections of the open step whose metric sums are missing, ascending.
-    pub fn unseen(&self) -> Vec<Range<u32>> {
+    pub fn missing_metrics(&self) -> Vec<Range<u32>> {
         self.metrics.coverage().missing()
     }
 

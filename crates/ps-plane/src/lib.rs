@@ -18,5 +18,7 @@ mod serve;
 mod step;
 mod whole;
 
-pub use message::{GradientChunk, NodeDone, NodeMetrics, Recompute, Rejected, StatePart, WeightsPart};
+pub use message::{
+    GradientChunk, NodeDone, NodeMetrics, OptimizerStateChunk, Recompute, Rejected, WeightsChunk,
+};
 pub use plane::Plane;

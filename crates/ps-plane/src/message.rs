@@ -41,7 +41,7 @@ pub struct NodeDone {
 
 /// A chunk of weights as it travels to workers.
 #[derive(Clone, Debug)]
-pub struct WeightsPart {
+pub struct WeightsChunk {
     /// Steps applied to it.
     pub version: u64,
     /// Index of its first element in the flat vector of parameters.
@@ -52,7 +52,7 @@ pub struct WeightsPart {
 
 /// A chunk of a vector of the run's state, see [`ps_core::Control::vectors`].
 #[derive(Clone, Debug)]
-pub struct StatePart {
+pub struct OptimizerStateChunk {
     /// Index of the vector.
     pub vector: usize,
     /// Index of the chunk's first element in the vector.

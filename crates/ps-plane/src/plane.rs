@@ -1,7 +1,7 @@
 //! The state of a plane between two messages.
 
-use crate::chunk::{Chunk, Served};
-use crate::whole::Whole;
+use crate::chunk::{Chunk, ServedChunk};
+use crate::whole::UnchunkedWeights;
 use bytes::Bytes;
 use ps_coord::WorkerId;
 use ps_core::chunk::Pool;
@@ -16,7 +16,8 @@ use std::ops::Range;
 ///
 /// Metric sums and chunks of nodes go in ([`Plane::take_metrics`], [`Plane::take`], [`Plane::take_end`]);
 /// once all leaves are covered, every chunk has been updated, and [`Plane::commit`] makes the step. A plane
-/// that [holds](Plane::is_held) its step needs a decision first ([`Plane::decide`] or [`Plane::follow`]).
+/// that [awaits a decision](Plane::awaits_decision) about its step needs [`Plane::decide`] or
+/// [`Plane::follow`] first.
 pub struct Plane {
     pub(crate) model: Model,
     pub(crate) plan: BatchPlan,
@@ -29,7 +30,7 @@ pub struct Plane {
     /// By ascending offset; they cover `kept`.
     pub(crate) chunks: Vec<Chunk>,
     /// All weights, of a plane that has no chunks.
-    pub(crate) whole: Option<Whole>,
+    pub(crate) whole: Option<UnchunkedWeights>,
     /// Buffers of chunks, which return to the pool when the last message that holds a slice of
     /// one is dropped.
     pub(crate) pool: Pool,
@@ -45,7 +46,7 @@ pub struct Plane {
     /// Metric sums of the nodes of the open step: sums without gradients.
     pub(crate) metrics: Fold,
     /// Nodes of this step that a worker has begun and not ended.
-    pub(crate) pushed: BTreeMap<(WorkerId, Node), Pushed>,
+    pub(crate) incoming: BTreeMap<(WorkerId, Node), IncomingNode>,
     /// Workers whose data is part of this step's sums.
     pub(crate) counted: BTreeSet<WorkerId>,
     /// Workers whose data is part of the last step's sums. Kept as long as the weights before that step,
@@ -61,21 +62,21 @@ pub struct Plane {
     /// The part of the decision that the step's report contains.
     pub(crate) decided: Option<PolicyReport>,
     /// Number of chunks whose next weights are computed.
-    pub(crate) made: usize,
+    pub(crate) updated: usize,
     /// Whether an element of this step's gradient, or of the last step's weights, is not finite.
     pub(crate) diverged: bool,
     pub(crate) mutation: ActiveMutation,
 }
 
 /// A node that a worker is sending. Its chunks are accepted only after its metric sums.
-pub(crate) struct Pushed {
+pub(crate) struct IncomingNode {
     pub metric_sums: MetricSums,
     /// For each chunk kept here, whether it has arrived.
-    pub chunks: Vec<Option<Arrived>>,
+    pub chunks: Vec<Option<ReceivedChunk>>,
 }
 
 /// A chunk of a node.
-pub(crate) struct Arrived {
+pub(crate) struct ReceivedChunk {
     /// Only computed with audits.
     pub hash: [u8; 32],
     /// The data that waits for the node's end to enter the sums; empty if it has entered them.
@@ -121,14 +122,14 @@ impl Plane {
             keeps_previous: false,
             has_previous: false,
             metrics: Fold::new(tree),
-            pushed: BTreeMap::new(),
+            incoming: BTreeMap::new(),
             counted: BTreeSet::new(),
             counted_before: BTreeSet::new(),
             confirmed: None,
             observed: None,
             verdict: None,
             decided: None,
-            made: 0,
+            updated: 0,
             diverged: false,
             mutation: ActiveMutation::default(),
         }
@@ -161,7 +162,7 @@ impl Plane {
         for chunk in &mut self.chunks {
             let Range { start, end } = chunk.range();
             let at = start - self.kept.start..end - self.kept.start;
-            let served = Served::of(&weights[at.clone()], &self.pool, self.model.precision());
+            let served = ServedChunk::of(&weights[at.clone()], &self.pool, self.model.precision());
             let vectors = state.chunks(weights.len().max(1)).map(|vector| &vector[at.clone()]);
             let mut state = vectors.collect::<Vec<_>>().concat();
             if self.mutation.is(Mutation::VelocityNotRestored) {
@@ -219,10 +220,10 @@ impl Plane {
     /// Resets the sums for the open step, whose tree is `tree`.
     pub(crate) fn open_step(&mut self, tree: Tree) {
         self.metrics = Fold::new(tree);
-        self.pushed.clear();
+        self.incoming.clear();
         self.counted.clear();
         (self.observed, self.verdict, self.decided) = (None, None, None);
-        self.made = 0;
+        self.updated = 0;
         self.diverged = false;
     }
 

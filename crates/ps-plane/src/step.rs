@@ -1,6 +1,6 @@
 //! From the sums of a step to the next weights.
 
-use crate::message::WeightsPart;
+use crate::message::WeightsChunk;
 use crate::plane::Plane;
 use crate::whole::Checks;
 use ps_core::control::{NotFinite, Verdict};
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 impl Plane {
     /// Whether the open step waits for a decision.
-    pub fn is_held(&self) -> bool {
+    pub fn awaits_decision(&self) -> bool {
         self.verdict.is_none() && self.control.holds(self.version)
     }
 
@@ -57,7 +57,7 @@ impl Plane {
     }
 
     /// Updates all chunks that are not updated yet. All leaves must be covered.
-    pub fn release(&mut self) -> Vec<WeightsPart> {
+    pub fn release(&mut self) -> Vec<WeightsChunk> {
         self.update_whole();
         (0..self.chunks.len()).filter_map(|index| self.advance(index)).collect()
     }
@@ -88,16 +88,16 @@ impl Plane {
     }
 
     /// Updates a chunk if all leaves are covered and it is not updated yet.
-    pub(crate) fn advance(&mut self, index: usize) -> Option<WeightsPart> {
+    pub(crate) fn advance(&mut self, index: usize) -> Option<WeightsChunk> {
         let chunk = &mut self.chunks[index];
         if chunk.next.is_some() || !chunk.fold.is_complete() {
             return None;
         }
         let step = self.plan.step(self.version);
         let verdict = self.verdict.get_or_insert_with(|| self.control.plain(step));
-        let (served, finite) = chunk.make(&self.control, verdict, &self.pool, self.model.precision());
-        self.made += 1;
-        let part = WeightsPart { version: self.version + 1, offset: chunk.offset, bytes: served.sent };
+        let (served, finite) = chunk.compute_next(&self.control, verdict, &self.pool, self.model.precision());
+        self.updated += 1;
+        let part = WeightsChunk { version: self.version + 1, offset: chunk.offset, bytes: served.sent };
         // A weight that overflows shows in the next step's loss; after the last step nothing else would check
         // it.
         self.diverged |= !finite.gradient || self.is_last() && !finite.weights;
@@ -106,7 +106,7 @@ impl Plane {
 
     /// Whether the next weights of all chunks are computed.
     pub fn is_complete(&self) -> bool {
-        self.made == self.chunks.len()
+        self.updated == self.chunks.len()
     }
 
     /// How far the weights that are kept here move in the open step, all of whose chunks must be updated.

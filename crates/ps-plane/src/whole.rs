@@ -11,7 +11,7 @@ use ps_plan::Step;
 use std::sync::Arc;
 
 /// How a plane without chunks holds its weights.
-pub(crate) enum Whole {
+pub(crate) enum UnchunkedWeights {
     /// As one vector that the threads of the process share.
     Shared(Shared),
     /// In the layout that the matrix products read; each weight is updated as soon as its gradient is known.
@@ -42,7 +42,7 @@ impl Plane {
         let weights = model.initial(control.plan().seed);
         let state = vec![0.0; control.vectors().len() * weights.len()];
         let shared = Shared { weights: Arc::new(weights), state, gradient: Vec::new(), before: None };
-        Plane::whole(model, control, Whole::Shared(shared))
+        Plane::whole(model, control, UnchunkedWeights::Shared(shared))
     }
 
     /// Creates a plane that keeps all weights in the layout that the matrix products read and updates each as
@@ -55,10 +55,10 @@ impl Plane {
         assert!(!control.watches(), "an update in place waits for nothing");
         let params = control.optimizer().config().params;
         let in_place = InPlace::new(&model, control.plan(), params, kernel);
-        Plane::whole(model, control, Whole::Fused(Box::new(in_place)))
+        Plane::whole(model, control, UnchunkedWeights::Fused(Box::new(in_place)))
     }
 
-    fn whole(model: Model, control: Control, whole: Whole) -> Self {
+    fn whole(model: Model, control: Control, whole: UnchunkedWeights) -> Self {
         let kept = 0..model.parameters();
         Plane { kept, whole: Some(whole), ..Plane::new(model, control, 0..0, []) }
     }
@@ -67,7 +67,7 @@ impl Plane {
     /// unless all references are dropped before.
     pub fn shared_weights(&self) -> Option<Arc<Vec<f32>>> {
         match &self.whole {
-            Some(Whole::Shared(shared)) => Some(Arc::clone(&shared.weights)),
+            Some(UnchunkedWeights::Shared(shared)) => Some(Arc::clone(&shared.weights)),
             _ => None,
         }
     }
@@ -75,8 +75,8 @@ impl Plane {
     /// All weights, `[parameters]`, of a plane that keeps them whole.
     pub fn weights(&mut self) -> &[f32] {
         match &mut self.whole {
-            Some(Whole::Shared(shared)) => &shared.weights,
-            Some(Whole::Fused(in_place)) => in_place.weights(),
+            Some(UnchunkedWeights::Shared(shared)) => &shared.weights,
+            Some(UnchunkedWeights::Fused(in_place)) => in_place.weights(),
             None => &[],
         }
     }
@@ -84,8 +84,8 @@ impl Plane {
     /// The state, `[vectors, parameters]`, of a plane that keeps the weights whole.
     pub fn state(&mut self) -> &[f32] {
         match &mut self.whole {
-            Some(Whole::Shared(shared)) => &shared.state,
-            Some(Whole::Fused(in_place)) => in_place.velocity(),
+            Some(UnchunkedWeights::Shared(shared)) => &shared.state,
+            Some(UnchunkedWeights::Fused(in_place)) => in_place.velocity(),
             None => &[],
         }
     }
@@ -98,7 +98,7 @@ impl Plane {
 
     /// Computes all training leaves of the open step for an update in place.
     pub fn compute(&mut self, samples: &dyn Samples) {
-        let Some(Whole::Fused(in_place)) = &mut self.whole else { return };
+        let Some(UnchunkedWeights::Fused(in_place)) = &mut self.whole else { return };
         let step = self.plan.step(self.version);
         let metric_sums = in_place.compute(samples, step).clone();
         self.metrics.insert(NodeSum { node: step.tree().root(), gradient: Vec::new(), metric_sums });
@@ -110,7 +110,7 @@ impl Plane {
     /// The loss or an element is not finite; unless the plane is [`Plane::fused`], the weights stay
     /// as they are.
     pub fn finish(&mut self) -> Result<StepReport, Diverged> {
-        if self.is_held() {
+        if self.awaits_decision() {
             self.observed = Some(self.observe());
             let sums = self.measure();
             self.decide(&sums);
@@ -123,36 +123,36 @@ impl Plane {
     /// Returns the gradient of the last step, so that its memory can be reused for the next.
     pub fn take_gradient(&mut self) -> Vec<f32> {
         match &mut self.whole {
-            Some(Whole::Shared(shared)) => std::mem::take(&mut shared.gradient),
+            Some(UnchunkedWeights::Shared(shared)) => std::mem::take(&mut shared.gradient),
             _ => Vec::new(),
         }
     }
 }
 
-impl Whole {
+impl UnchunkedWeights {
     /// Takes the sum of all leaves.
     pub(crate) fn take_gradient(&mut self, gradient: Vec<f32>) {
-        if let Whole::Shared(shared) = self {
+        if let UnchunkedWeights::Shared(shared) = self {
             shared.gradient = gradient;
         }
     }
 
     pub(crate) fn restore(&mut self, weights: &[f32], state: &[f32]) {
         match self {
-            Whole::Shared(shared) => {
+            UnchunkedWeights::Shared(shared) => {
                 (shared.weights, shared.state) = (Arc::new(weights.to_vec()), state.to_vec());
             }
-            Whole::Fused(in_place) => in_place.restore(weights.to_vec(), state.to_vec()),
+            UnchunkedWeights::Fused(in_place) => in_place.restore(weights.to_vec(), state.to_vec()),
         }
     }
 
     /// The sums over all pieces.
     pub(crate) fn measure(&self, control: &Control, step: Step) -> Vec<PieceSums> {
         match self {
-            Whole::Shared(Shared { weights, state, gradient, .. }) => {
+            UnchunkedWeights::Shared(Shared { weights, state, gradient, .. }) => {
                 control.optimizer().measure_all(&control.plain(step).step_params, weights, gradient, state)
             }
-            Whole::Fused(_) => Vec::new(),
+            UnchunkedWeights::Fused(_) => Vec::new(),
         }
     }
 
@@ -165,8 +165,8 @@ impl Whole {
         checks: Checks,
     ) -> Finite {
         let Shared { weights, state, gradient, before } = match self {
-            Whole::Shared(shared) => shared,
-            Whole::Fused(in_place) => return in_place.update(step, verdict.step_params.rate),
+            UnchunkedWeights::Shared(shared) => shared,
+            UnchunkedWeights::Fused(in_place) => return in_place.update(step, verdict.step_params.rate),
         };
         if checks.gradient && !all_finite(gradient) {
             return Finite { gradient: false, weights: true };
@@ -183,7 +183,7 @@ impl Whole {
     /// Returns how far the weights moved.
     pub(crate) fn measure_update(&mut self, optimizer: &ModelOptimizer, samples: usize) -> Vec<UpdateNorms> {
         let mut sums = Vec::new();
-        if let Whole::Shared(Shared { weights, gradient, before, .. }) = self
+        if let UnchunkedWeights::Shared(Shared { weights, gradient, before, .. }) = self
             && let Some(before) = before.take()
         {
             optimizer.measure_update(samples, 0, [&before, weights], gradient, &mut sums);

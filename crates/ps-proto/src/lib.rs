@@ -11,8 +11,8 @@ pub mod status;
 pub mod stream;
 pub mod tensor;
 
-pub use convert::{Nonsense, Shape};
-pub use status::{Refusal, Verdict};
+pub use convert::{InvalidMessage, Shape};
+pub use status::{CallFailure, Refusal};
 
 /// The code generated from `proto/downhill/v1`.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, unused_qualifications)]

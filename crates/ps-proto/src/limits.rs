@@ -36,14 +36,14 @@ pub fn chunks(elements: usize, kept: Range<usize>) -> impl Iterator<Item = Range
     kept.clone().step_by(size).map(move |start| start..kept.end.min(start + size))
 }
 
-/// The elements that part `part` of `parts` keeps of a tensor of `elements`: whole chunks, divided as equally
-/// as possible. If there are fewer chunks than parts, the last parts are empty.
-pub fn part(elements: usize, part: u32, parts: u32) -> Range<usize> {
+/// The elements that shard `shard` of `shards` keeps of a tensor of `elements`: whole chunks, divided as
+/// equally as possible. If there are fewer chunks than shards, the last ranges are empty.
+pub fn shard_range(elements: usize, shard: u32, shards: u32) -> Range<usize> {
     let size = chunk_elements(elements);
     let chunks = elements.div_ceil(size) as u64;
-    let parts = u64::from(parts).min(chunks);
-    let start = |part: u64| elements.min((chunks * part.min(parts) / parts) as usize * size);
-    start(u64::from(part))..start(u64::from(part) + 1)
+    let shards = u64::from(shards).min(chunks);
+    let start = |shard: u64| elements.min((chunks * shard.min(shards) / shards) as usize * size);
+    start(u64::from(shard))..start(u64::from(shard) + 1)
 }
 
 #[cfg(test)]
@@ -52,12 +52,12 @@ mod tests {
     use ps_net::limits::MAX_FRAME_BYTES;
 
     #[test]
-    fn parts_are_whole_chunks_and_cover_all_once() {
+    fn shard_ranges_are_whole_chunks_and_cover_every_element_once() {
         for elements in [1, 1000, 65_536, 1 << 20, 26_000_000] {
-            for parts in [1, 2, 3, 7, 64] {
+            for shards in [1, 2, 3, 7, 64] {
                 let mut next = 0;
-                for index in 0..parts {
-                    let range = part(elements, index, parts);
+                for index in 0..shards {
+                    let range = shard_range(elements, index, shards);
                     assert!(
                         range.start == next
                             && (range.start == elements

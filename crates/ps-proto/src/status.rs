@@ -1,6 +1,6 @@
 //! Translates faults to gRPC statuses and back, in one place.
 
-use crate::convert::Nonsense;
+use crate::convert::InvalidMessage;
 use crate::limits::PROTOCOL_VERSION;
 use crate::v1::Fingerprints;
 use ps_net::limits::{HELLO_TIMEOUT, MAX_PULLS};
@@ -27,7 +27,7 @@ pub enum Refusal {
     /// The worker has loaded something else; holds one sentence per difference.
     Differs(String),
     /// The peer sent an invalid message.
-    Nonsense(Nonsense),
+    InvalidMessage(InvalidMessage),
     /// `Hello` did not arrive in time.
     NoHello,
     /// All places for workers are taken.
@@ -78,9 +78,9 @@ pub enum Refusal {
     },
 }
 
-impl From<Nonsense> for Refusal {
-    fn from(nonsense: Nonsense) -> Self {
-        Refusal::Nonsense(nonsense)
+impl From<InvalidMessage> for Refusal {
+    fn from(invalid: InvalidMessage) -> Self {
+        Refusal::InvalidMessage(invalid)
     }
 }
 
@@ -107,7 +107,7 @@ impl std::fmt::Display for Refusal {
                  use the same release on both sides"
             ),
             Refusal::Differs(what) => f.write_str(what),
-            Refusal::Nonsense(nonsense) => nonsense.fmt(f),
+            Refusal::InvalidMessage(invalid) => invalid.fmt(f),
             Refusal::NoHello => write!(f, "no hello within {} s", HELLO_TIMEOUT.as_secs()),
             Refusal::Full { workers } => write!(f, "the server has {workers} workers, which is its limit"),
             Refusal::Banned => f.write_str(
@@ -166,7 +166,7 @@ impl From<Refusal> for Status {
             | Refusal::Unidentified
             | Refusal::OnlyAShard => Code::FailedPrecondition,
             Refusal::ShardTaken => Code::AlreadyExists,
-            Refusal::Nonsense(_) => Code::InvalidArgument,
+            Refusal::InvalidMessage(_) => Code::InvalidArgument,
             Refusal::Ending | Refusal::NotReady | Refusal::Rewound | Refusal::ShardsMissing { .. } => {
                 Code::Unavailable
             }
@@ -187,41 +187,43 @@ impl From<Refusal> for Status {
 
 /// The meaning of a status for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CallFailure {
     /// Configuration, data, version or credentials do not match; another attempt would fail in the same way.
     Mismatch(String),
     /// The peer is not a Downhill server.
-    NotOurs(String),
+    NotDownhill(String),
     /// The server found a message of this process invalid: a fault in one of the two programs.
     Refused(String),
     /// A transient failure; holds what happened.
-    Passing(String),
+    Transient(String),
     /// The run is over, so there is no reason to retry.
     RunFinished,
 }
 
-impl From<ConnectError> for Verdict {
+impl From<ConnectError> for CallFailure {
     fn from(error: ConnectError) -> Self {
         match error {
-            ConnectError::Permanent(why) => Verdict::Mismatch(why),
-            ConnectError::Transient(why) => Verdict::Passing(why),
+            ConnectError::Permanent(why) => CallFailure::Mismatch(why),
+            ConnectError::Transient(why) => CallFailure::Transient(why),
         }
     }
 }
 
 /// Classifies `status`.
-pub fn verdict(status: &Status) -> Verdict {
+pub fn classify(status: &Status) -> CallFailure {
     let text = describe(status);
     match status.code() {
         Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied => {
-            Verdict::Mismatch(status.message().to_owned())
+            CallFailure::Mismatch(status.message().to_owned())
         }
-        _ if text.contains(WANTS_TLS) => Verdict::Mismatch(WANTS_TLS.into()),
-        Code::Unimplemented => Verdict::NotOurs(format!("it does not know Downhill's calls ({text})")),
-        Code::Aborted => Verdict::RunFinished,
-        Code::InvalidArgument => Verdict::Refused(status.message().to_owned()),
-        _ if is_not_http2(status) => Verdict::NotOurs(format!("it does not speak gRPC ({text})")),
-        _ => Verdict::Passing(text),
+        _ if text.contains(WANTS_TLS) => CallFailure::Mismatch(WANTS_TLS.into()),
+        Code::Unimplemented => {
+            CallFailure::NotDownhill(format!("it does not know Downhill's calls ({text})"))
+        }
+        Code::Aborted => CallFailure::RunFinished,
+        Code::InvalidArgument => CallFailure::Refused(status.message().to_owned()),
+        _ if is_not_http2(status) => CallFailure::NotDownhill(format!("it does not speak gRPC ({text})")),
+        _ => CallFailure::Transient(text),
     }
 }
 
@@ -296,23 +298,23 @@ mod tests {
 
     #[test]
     fn refusals_arrive_as_what_they_are() {
-        let check = |refusal: Refusal, expected: fn(String) -> Verdict| {
+        let check = |refusal: Refusal, expected: fn(String) -> CallFailure| {
             let text = refusal.to_string();
-            assert_eq!(verdict(&refusal.into()), expected(text));
+            assert_eq!(classify(&refusal.into()), expected(text));
         };
-        check(Refusal::Protocol { theirs: 2, build: "x".into() }, Verdict::Mismatch);
-        check(Refusal::Numerics { theirs: 2, ours: 1 }, Verdict::Mismatch);
-        check(Refusal::Differs("data differs".into()), Verdict::Mismatch);
-        check(Refusal::Full { workers: 2 }, Verdict::Passing);
-        check(Refusal::Banned, Verdict::Mismatch);
+        check(Refusal::Protocol { theirs: 2, build: "x".into() }, CallFailure::Mismatch);
+        check(Refusal::Numerics { theirs: 2, ours: 1 }, CallFailure::Mismatch);
+        check(Refusal::Differs("data differs".into()), CallFailure::Mismatch);
+        check(Refusal::Full { workers: 2 }, CallFailure::Transient);
+        check(Refusal::Banned, CallFailure::Mismatch);
         // The server may not have noticed yet that the earlier connection is broken.
-        check(Refusal::CredentialInUse, Verdict::Passing);
-        check(Refusal::NoToken, Verdict::Mismatch);
-        check(Refusal::WrongToken, Verdict::Mismatch);
-        check(Refusal::NotAdmin, Verdict::Mismatch);
-        check(Refusal::NotDraining, Verdict::Passing);
-        check(Refusal::Ending, Verdict::Passing);
-        check(Refusal::Nonsense(Nonsense::new("chunk is empty")), Verdict::Refused);
-        assert!(matches!(verdict(&Status::unimplemented("")), Verdict::NotOurs(_)));
+        check(Refusal::CredentialInUse, CallFailure::Transient);
+        check(Refusal::NoToken, CallFailure::Mismatch);
+        check(Refusal::WrongToken, CallFailure::Mismatch);
+        check(Refusal::NotAdmin, CallFailure::Mismatch);
+        check(Refusal::NotDraining, CallFailure::Transient);
+        check(Refusal::Ending, CallFailure::Transient);
+        check(Refusal::InvalidMessage(InvalidMessage::new("chunk is empty")), CallFailure::Refused);
+        assert!(matches!(classify(&Status::unimplemented("")), CallFailure::NotDownhill(_)));
     }
 }

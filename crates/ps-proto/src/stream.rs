@@ -39,7 +39,7 @@ const SMALL_PIECE_BYTES: usize = 1 << 10;
 const LOOSE_PIECES: usize = 16;
 
 /// A message that may end in a tensor.
-pub trait Outgoing: Message + Sized {
+pub trait TensorMessage: Message + Sized {
     /// Takes the tensor out of the message, with its position. The tensor's field must be the last of
     /// the inner message.
     fn take_tensor(&mut self) -> Option<(Tensor, Bytes)>;
@@ -54,7 +54,7 @@ pub struct Tensor {
     header: usize,
 }
 
-impl Outgoing for FromServer {
+impl TensorMessage for FromServer {
     fn take_tensor(&mut self) -> Option<(Tensor, Bytes)> {
         let Some(from_server::Message::Weights(chunk)) = &mut self.message else { return None };
         let bytes = std::mem::take(&mut chunk.weights);
@@ -62,7 +62,7 @@ impl Outgoing for FromServer {
     }
 }
 
-impl Outgoing for FromWorker {
+impl TensorMessage for FromWorker {
     fn take_tensor(&mut self) -> Option<(Tensor, Bytes)> {
         let Some(from_worker::Message::Node(chunk)) = &mut self.message else { return None };
         let bytes = std::mem::take(&mut chunk.gradient);
@@ -71,7 +71,7 @@ impl Outgoing for FromWorker {
 }
 
 /// Encodes a message as its head and, if the tensor is large, the tensor.
-fn frame(mut message: impl Outgoing) -> (Bytes, Bytes) {
+fn frame(mut message: impl TensorMessage) -> (Bytes, Bytes) {
     let Some((tensor, payload)) = message.take_tensor().filter(|(_, payload)| !payload.is_empty()) else {
         return (framed(&message), Bytes::new());
     };
@@ -111,7 +111,7 @@ fn framed(message: &impl Message) -> Bytes {
 /// The body of a stream of messages.
 pub fn body<M, S>(messages: S, side: Side) -> Body
 where
-    M: Outgoing + 'static,
+    M: TensorMessage + 'static,
     S: Stream<Item = Result<M, Status>> + Send + 'static,
 {
     Body::new(Writer { messages: Box::pin(messages), payload: Bytes::new(), side, ended: false })
@@ -163,7 +163,7 @@ struct Writer<S> {
     ended: bool,
 }
 
-impl<M: Outgoing, S: Stream<Item = Result<M, Status>>> http_body::Body for Writer<S> {
+impl<M: TensorMessage, S: Stream<Item = Result<M, Status>>> http_body::Body for Writer<S> {
     type Data = Bytes;
     type Error = Status;
 
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn what_is_framed_by_hand_is_what_protobuf_says() {
-        fn check(message: impl Outgoing + Clone) {
+        fn check(message: impl TensorMessage + Clone) {
             let expected = framed(&message);
             let (head, payload) = frame(message);
             assert_eq!([head, payload].concat(), expected);

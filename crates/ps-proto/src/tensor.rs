@@ -17,25 +17,25 @@ pub fn read(bytes: &[u8], values: &mut [f32]) {
 
 /// A tensor that is completed from its end towards its beginning: completed parts can be sent while the rest
 /// is still written. Its memory is reused once all parts have been dropped.
-pub struct Emerging {
+pub struct SharedBuffer {
     elements: usize,
     /// The part that is not completed.
     open: BytesMut,
     /// Completed parts that were dropped by their last reader.
-    back: Vec<BytesMut>,
-    give_back: Sender<BytesMut>,
+    recycled: Vec<BytesMut>,
+    returns: Sender<BytesMut>,
     returned: Receiver<BytesMut>,
 }
 
-impl Emerging {
+impl SharedBuffer {
     /// Creates a tensor of `elements` elements with unspecified values.
     pub fn new(elements: usize) -> Self {
         let mut open = BytesMut::zeroed(4 * elements + align_of::<f32>());
         let aligned = open.as_ptr().align_offset(align_of::<f32>());
         let mut open = open.split_off(aligned);
         open.truncate(4 * elements);
-        let (give_back, returned) = channel();
-        Emerging { elements, open, back: Vec::new(), give_back, returned }
+        let (returns, returned) = channel();
+        SharedBuffer { elements, open, recycled: Vec::new(), returns, returned }
     }
 
     /// The elements that are not completed, which are the first ones.
@@ -47,39 +47,39 @@ impl Emerging {
     pub fn finish(&mut self, from: usize) -> Bytes {
         let mut last = self.open.split_off(4 * from);
         make_little_endian(bytemuck::cast_slice_mut(&mut last));
-        Bytes::from_owner(Final { bytes: last, give_back: self.give_back.clone() })
+        Bytes::from_owner(CompletedPart { bytes: last, returns: self.returns.clone() })
     }
 
     /// Whether the whole tensor can be written again: no part was completed, or all of them were dropped.
     pub fn is_whole(&mut self) -> bool {
-        self.back.extend(self.returned.try_iter());
-        let back: usize = self.back.iter().map(BytesMut::len).sum();
-        if self.open.len() + back < 4 * self.elements {
+        self.recycled.extend(self.returned.try_iter());
+        let recycled: usize = self.recycled.iter().map(BytesMut::len).sum();
+        if self.open.len() + recycled < 4 * self.elements {
             return false;
         }
         // Neighbouring parts of one allocation are joined in place.
-        self.back.sort_unstable_by_key(|part| part.as_ptr());
-        self.back.drain(..).for_each(|part| self.open.unsplit(part));
+        self.recycled.sort_unstable_by_key(|part| part.as_ptr());
+        self.recycled.drain(..).for_each(|part| self.open.unsplit(part));
         true
     }
 }
 
 /// A completed part, which returns its memory when it is dropped.
-struct Final {
+struct CompletedPart {
     bytes: BytesMut,
-    give_back: Sender<BytesMut>,
+    returns: Sender<BytesMut>,
 }
 
-impl AsRef<[u8]> for Final {
+impl AsRef<[u8]> for CompletedPart {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Final {
+impl Drop for CompletedPart {
     fn drop(&mut self) {
         // The tensor may be gone.
-        let _ = self.give_back.send(std::mem::take(&mut self.bytes));
+        let _ = self.returns.send(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_is_final_is_shared_while_the_rest_is_written_and_the_memory_is_used_again() {
-        let mut tensor = Emerging::new(10);
+        let mut tensor = SharedBuffer::new(10);
         tensor.open().fill(1.0);
         let address = tensor.open().as_ptr();
         let last = tensor.finish(7);

@@ -50,7 +50,7 @@ pub(crate) enum Message {
     /// The coordinator assigns leaves to a worker.
     Assign { worker: usize, step: u64, leaves: Range<u32> },
     /// The coordinator asks a shard which leaves it lacks.
-    AskMissing { part: usize, step: u64 },
+    RequestMissing { part: usize, step: u64 },
 }
 
 /// The effect of a completed job.
@@ -348,7 +348,9 @@ impl<'a> Rounds<'a> {
                 self.hand(thread, self.costs.handoff, work, Done::Taken { version, worker, chunk });
             }
             Message::ToServer(_) | Message::ToCoordinator(_) => self.coordinate(Done::Handled(message)),
-            Message::AskMissing { part, step } => self.shard_steps(part, ShardEvent::MissingAsked { step }),
+            Message::RequestMissing { part, step } => {
+                self.shard_steps(part, ShardEvent::MissingRequested { step })
+            }
             Message::Assign { worker, step, leaves } => {
                 let thread = self.workers[worker].compute[0];
                 let done = Done::Given { worker, step, leaves };
@@ -359,7 +361,7 @@ impl<'a> Rounds<'a> {
 
     fn receiver(&self, message: &Message) -> Process {
         match message {
-            Message::Gradient { part, .. } | Message::AskMissing { part, .. } => self.parts[*part].keeper,
+            Message::Gradient { part, .. } | Message::RequestMissing { part, .. } => self.parts[*part].keeper,
             Message::Weights { worker, .. } | Message::Assign { worker, .. } => self.workers[*worker].process,
             Message::ToServer(_) | Message::ToCoordinator(_) => 0,
         }

@@ -4,8 +4,8 @@ use crate::cluster::{Cluster, Keepers};
 use crate::network::Process;
 use crate::round::{Done, Message, Rounds};
 use ps_coord::{
-    CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Millis, ServerAction,
-    ServerConfig, ServerCore, ServerEvent, ShardAction, ShardCore, ShardEvent, ShardReport, Wanted, WorkerId,
+    CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, FollowUp, Millis, ServerAction,
+    ServerConfig, ServerCore, ServerEvent, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId,
 };
 use ps_plan::{BatchPlan, Coverage, Tree};
 use std::collections::VecDeque;
@@ -150,17 +150,17 @@ impl Rounds<'_> {
                 let worker = worker as usize;
                 self.coordinate(Done::Decided(Message::Assign { worker, step, leaves }));
             }
-            ServerAction::AskMissing { step } => {
+            ServerAction::RequestMissing { step } => {
                 for part in 0..self.parts.len() {
                     if self.parts[part].shard.is_some() {
-                        self.coordinate(Done::Decided(Message::AskMissing { part, step }));
+                        self.coordinate(Done::Decided(Message::RequestMissing { part, step }));
                     }
                 }
             }
             ServerAction::Update { step } => {
                 self.parts.iter_mut().filter(|part| part.shard.is_none()).for_each(WeightShard::commit);
-                let wanted = Wanted::default();
-                self.shard_logic(CoordinatorEvent::Made { step, is_last: false, wanted });
+                let follow_up = FollowUp::default();
+                self.shard_logic(CoordinatorEvent::Made { step, is_last: false, follow_up });
             }
             // Weights are sent chunk by chunk when they are updated, and no process fails, so other actions
             // need nothing.

@@ -85,7 +85,7 @@ impl Rounds<'_> {
                             self.send(process, Message::ToServer(Box::new(done)));
                         }
                     }
-                    WorkerAction::TellDropped { .. } => {
+                    WorkerAction::ReportDropped { .. } => {
                         let dropped = ServerEvent::Dropped { worker: id };
                         self.send(process, Message::ToServer(Box::new(dropped)));
                     }

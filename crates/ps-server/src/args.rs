@@ -1,6 +1,6 @@
 //! The flags of `ps-server`, and the values derived from them.
 
-use crate::{Layout, ServerOptions};
+use crate::{ServerOptions, ShardLayout};
 use clap::Parser;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, SecurityArgs, WatchArgs};
 use ps_net::{Address, Security};
@@ -80,7 +80,7 @@ pub struct Arguments {
     /// From 0 for none to 1 for all. The second worker computes the same sums, and the server compares the bits. A worker that sent a wrong sum is banned,
     /// and the step is made without it. Checking costs this share of additional computation, and new weights are sent only
     /// once a step is complete. Not supported with sharded weights.
-    #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = share, conflicts_with_all = ["shard", "shards_colocated"],
+    #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = parse_fraction, conflicts_with_all = ["shard", "shards_colocated"],
           help_heading = "Workers")]
     pub audit: f64,
 
@@ -96,7 +96,7 @@ pub struct Arguments {
     ///
     /// Part 0 is the coordinator, which also distributes the work. Each other part is a separate process, started with
     /// --coordinator.
-    #[arg(long, value_name = "I/S", value_parser = part, help_heading = "Sharding")]
+    #[arg(long, value_name = "I/S", value_parser = parse_shard, help_heading = "Sharding")]
     pub shard: Option<(u32, u32)>,
 
     /// Address of the server that was started with --shard 0/S
@@ -183,13 +183,13 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    done
-  1    failed
-  2    wrong command line or run file
-  3    ended with 'downhill stop'
-  42   refused by the coordinator
-  130  stopped by Ctrl-C before the run was done
-  143  stopped by SIGTERM before the run was done
+  0 done
+  1 failed
+  2 wrong command line or run file
+  3 ended with 'downhill stop'
+  42 refused by the coordinator
+  130 stopped by Ctrl-C before the run was done
+  143 stopped by SIGTERM before the run was done
 
 A server that is stopped saves the run, which resumes when the server is started again; workers and shards wait for it. After \
 'downhill stop', it resumes only with --resume. Code 42 means that the run file, data, version, certificate or token of a shard does not match that of its coordinator. \
@@ -206,9 +206,9 @@ impl Arguments {
             contact_timeout: Duration::from_secs(self.worker_timeout),
             work_timeout: Duration::from_secs(self.work_timeout),
             layout: match (self.shard, self.shards_colocated) {
-                (Some((_, parts)), _) => Layout { parts, coordinator_keeps: true },
-                (None, Some(parts)) => Layout { parts, coordinator_keeps: false },
-                (None, None) => Layout::default(),
+                (Some((_, parts)), _) => ShardLayout { shards: parts, coordinator_keeps: true },
+                (None, Some(parts)) => ShardLayout { shards: parts, coordinator_keeps: false },
+                (None, None) => ShardLayout::default(),
             },
             security: security.clone(),
             individual_credentials: self.individual_credentials,
@@ -277,7 +277,7 @@ impl Arguments {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+fn parse_fraction(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("expected a number from 0 to 1, such as 0.05".into()),
@@ -285,7 +285,7 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 /// Parses `I/S`.
-fn part(text: &str) -> Result<(u32, u32), String> {
+fn parse_shard(text: &str) -> Result<(u32, u32), String> {
     let wrong = || "expected I/S with I below S, such as 0/2".to_owned();
     let (index, parts) = text.split_once('/').ok_or_else(wrong)?;
     let (index, parts) = (index.parse().map_err(|_| wrong())?, parts.parse().map_err(|_| wrong())?);

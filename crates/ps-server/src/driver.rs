@@ -4,15 +4,15 @@
 mod ending;
 mod status;
 
+use crate::assembly::{Fetched, OwnChunks};
 use crate::identities::Identities;
 use crate::shards::Shards;
-use crate::whole::{Fetched, Own};
 use crate::{Finish, ServerError, ServerOptions};
 use ps_checkpoint::Snapshot;
 use ps_coord::{
-    CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Departure, Dismissal, Millis,
-    Notice, Outcome, Purpose, ServerAction, ServerConfig, ServerCore, ServerEvent, Unfetched, Wanted,
-    WorkerId,
+    CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Departure, Dismissal,
+    FetchPurpose, FollowUp, Millis, Notice, Outcome, ServerAction, ServerConfig, ServerCore, ServerEvent,
+    Unfetched, WorkerId,
 };
 use ps_core::{Gradients, StepReport, trainer::Diverged};
 use ps_net::connections::ThrottledLog;
@@ -21,12 +21,12 @@ use ps_plan::Section;
 use ps_plane::Plane;
 use ps_proto::convert::{self, ShardMessage, WorkerMessage};
 use ps_proto::limits::chunks;
-use ps_proto::{Nonsense, Refusal, v1};
+use ps_proto::{InvalidMessage, Refusal, v1};
 use ps_run::{Activity, Ban, FolderError, Job, Recorder};
 use ps_shard::peers::{Peer, Peers};
 use ps_shard::plane::{LocalGradients, new_plane, restore};
-use ps_shard::requests::{AttachRequest, Incoming, ShardSaid};
-use status::{Roster, Watch};
+use ps_shard::requests::{AttachRequest, Incoming, ShardInput};
+use status::{Roster, StatusBoard};
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -37,10 +37,10 @@ use tracing::{debug, debug_span, info, info_span, warn};
 
 /// If the driver was busy for longer than this and received nothing, no worker counts as silent
 /// for that time.
-const DEAF_AFTER: Duration = Duration::from_millis(500);
+const SLOW_HANDLING: Duration = Duration::from_millis(500);
 
 /// Carries out the actions of the two state machines.
-pub(crate) struct Driver {
+pub(crate) struct ServerDriver {
     job: Job,
     recorder: Recorder,
     /// The round logic.
@@ -59,32 +59,32 @@ pub(crate) struct Driver {
     /// The last step that was made, until it is recorded.
     made: Option<StepReport>,
     /// This process's part of a checkpoint, until it is saved.
-    captured: Option<Own>,
+    captured: Option<OwnChunks>,
     /// Chunks that were fetched from the other shards.
-    fetched: BTreeMap<Purpose, Fetched>,
+    fetched: BTreeMap<FetchPurpose, Fetched>,
     /// Whether the weights of all shards could be fetched at the end of the run; `None` until that is known.
     closed: Option<Result<(), Unfetched>>,
     /// The last saved weights and their version, if they are the run's result because the last weights could
     /// not be fetched.
-    fallen_back: Option<(u64, Vec<f32>)>,
+    last_saved: Option<(u64, Vec<f32>)>,
     /// Why the run can no longer be saved or loaded.
     failed: Option<FolderError>,
     diverged: Option<Diverged>,
     /// Administrators who wait for the end of the run.
-    enders: Vec<oneshot::Sender<Result<u64, Refusal>>>,
+    end_replies: Vec<oneshot::Sender<Result<u64, Refusal>>>,
     roster: Roster,
     identities: Identities,
     /// Number of bans that the log contains.
     logged_bans: usize,
     /// The rate-limited log of workers that are turned away.
     throttled_log: ThrottledLog,
-    watch: Watch,
+    status_board: StatusBoard,
     /// Whether leaves were ever assigned.
     begun: bool,
     started: Instant,
 }
 
-impl Driver {
+impl ServerDriver {
     pub(crate) fn new(
         job: Job,
         mut recorder: Recorder,
@@ -92,8 +92,8 @@ impl Driver {
         options: &ServerOptions,
     ) -> Self {
         let parameters = job.model.parameters();
-        let (others, first_shard) = (options.layout.others(parameters), options.layout.first());
-        let mut plane = new_plane(&job, options.layout.own(parameters));
+        let (others, first_shard) = (options.layout.shard_ranges(parameters), options.layout.first_shard());
+        let mut plane = new_plane(&job, options.layout.coordinator_range(parameters));
         let start = recorder.take_start();
         if let Some(start) = &start {
             restore(&mut plane, start);
@@ -129,8 +129,8 @@ impl Driver {
         let mut identities = Identities::new(options.individual_credentials, recorder.bans());
         let contributors = start.iter().flat_map(|start| &start.progress.contributors);
         let known = contributors.map(|(name, since)| (identities.contributor(name.clone()), *since));
-        let core = ServerCore::new(0, config).remembering(known);
-        Driver {
+        let core = ServerCore::new(0, config).with_contributors(known);
+        ServerDriver {
             core,
             coordinator,
             plane,
@@ -143,15 +143,15 @@ impl Driver {
             captured: None,
             fetched: BTreeMap::new(),
             closed: None,
-            fallen_back: None,
+            last_saved: None,
             failed: None,
             diverged: None,
-            enders: Vec::new(),
+            end_replies: Vec::new(),
             roster: Roster::default(),
             identities,
             logged_bans: recorder.bans().len(),
             throttled_log: ThrottledLog::default(),
-            watch: Watch::new(fingerprints),
+            status_board: StatusBoard::new(fingerprints),
             begun: false,
             started: Instant::now(),
             job,
@@ -212,19 +212,19 @@ impl Driver {
             let waiting = std::time::Instant::now();
             let is_watched = self.recorder.run_state().is_watched();
             // Messages come before the clock, so that a full inbox is not taken for silence.
-            let woken = tokio::select! {
+            let received = tokio::select! {
                 biased;
                 incoming = inbox.recv() => Some(incoming),
                 () = reach(self.started, self.core.deadline()) => None,
-                () = tokio::time::sleep(Watch::EVERY), if is_watched => {
+                () = tokio::time::sleep(StatusBoard::INTERVAL), if is_watched => {
                     self.show();
                     continue;
                 }
             };
             self.recorder.run_state().meter.spend(Activity::Wait, waiting.elapsed());
-            match woken {
+            match received {
                 Some(Some(incoming)) => {
-                    if let Some(event) = self.receive(incoming) {
+                    if let Some(event) = self.handle(incoming) {
                         return Ok(Some(event));
                     }
                     self.report_dropped();
@@ -255,15 +255,15 @@ impl Driver {
     }
 
     /// Translates an incoming message into an event for the round logic.
-    fn receive(&mut self, incoming: Incoming) -> Option<ServerEvent> {
+    fn handle(&mut self, incoming: Incoming) -> Option<ServerEvent> {
         match incoming {
             Incoming::Joined { worker, peer } => self.admit(worker, peer),
-            Incoming::Message { worker, message } => self.hear(worker, message),
+            Incoming::Message { worker, message } => self.handle_message(worker, message),
             Incoming::Left { worker, reason: Departure::Misbehaved(why) } => {
-                Some(self.refuse(worker, Nonsense::new(why)))
+                Some(self.refuse(worker, InvalidMessage::new(why)))
             }
             Incoming::Left { worker, reason } => {
-                self.part(worker, None);
+                self.disconnect(worker, None);
                 Some(ServerEvent::Left { worker, reason })
             }
             // The caller may be gone, here and below.
@@ -277,24 +277,24 @@ impl Driver {
                 None
             }
             Incoming::Weights(reply) => {
-                let _ = reply.send((self.plane.version(), self.plane.kept_parts()));
+                let _ = reply.send((self.plane.version(), self.plane.kept_chunks()));
                 None
             }
-            Incoming::Places(reply) => {
-                let _ = reply.send(self.shards.places(|shard| self.coordinator.is_ready(shard)));
+            Incoming::ShardAddresses(reply) => {
+                let _ = reply.send(self.shards.addresses(|shard| self.coordinator.is_ready(shard)));
                 None
             }
             Incoming::Attach(request) => {
                 self.attach(request);
                 None
             }
-            Incoming::Shard { index, said } => {
-                self.hear_shard(index, said);
+            Incoming::Shard { index, input } => {
+                self.handle_shard(index, input);
                 None
             }
             Incoming::Stop => Some(ServerEvent::Stop),
             Incoming::End(reply) => {
-                self.enders.push(reply);
+                self.end_replies.push(reply);
                 Some(ServerEvent::End)
             }
         }
@@ -313,12 +313,12 @@ impl Driver {
         Some(ServerEvent::Identified { worker, contributor })
     }
 
-    fn hear(&mut self, worker: WorkerId, message: WorkerMessage) -> Option<ServerEvent> {
+    fn handle_message(&mut self, worker: WorkerId, message: WorkerMessage) -> Option<ServerEvent> {
         // Messages of a worker that was sent away are ignored.
         self.peers.get(worker)?;
         let mut recompute = LocalGradients { job: &self.job, gradients: &mut self.gradients };
         let taken = match message {
-            WorkerMessage::Heartbeat => Ok(ServerEvent::Heard { worker }),
+            WorkerMessage::Heartbeat => Ok(ServerEvent::MessageReceived { worker }),
             WorkerMessage::WeightsWanted => {
                 self.peers.lacks_weights(worker);
                 Ok(ServerEvent::WeightsWanted { worker })
@@ -326,12 +326,12 @@ impl Driver {
             WorkerMessage::Dropped => Ok(ServerEvent::Dropped { worker }),
             WorkerMessage::Goodbye(why) => {
                 info!(%worker, why, "worker leaves");
-                self.part(worker, None);
+                self.disconnect(worker, None);
                 Ok(ServerEvent::Left { worker, reason: Departure::Leaving })
             }
             WorkerMessage::NodeMetrics(metrics) => {
                 let taken = self.plane.take_metrics(worker, metrics, &mut recompute);
-                taken.map(|()| ServerEvent::Heard { worker })
+                taken.map(|()| ServerEvent::MessageReceived { worker })
             }
             WorkerMessage::Node(part) => {
                 let _span = debug_span!("gather", %worker, part.step, node = %part.node).entered();
@@ -341,7 +341,7 @@ impl Driver {
                     if let Some(part) = made {
                         self.peers.broadcast(&part);
                     }
-                    ServerEvent::Heard { worker }
+                    ServerEvent::MessageReceived { worker }
                 });
                 meter.spend(Activity::Fold, begun.elapsed());
                 taken
@@ -363,16 +363,16 @@ impl Driver {
     }
 
     fn decide_if_gathered(&mut self) {
-        if self.plane.is_held() && self.plane.is_seen() && self.plane.is_gathered() {
+        if self.plane.awaits_decision() && self.plane.has_all_metrics() && self.plane.is_gathered() {
             self.coordinate(CoordinatorEvent::Gathered { step: self.plane.version() });
         }
     }
 
     /// Ends the stream of a worker that sent an invalid message. If it contributed to the open step, the step
     /// is made again without it.
-    fn refuse(&mut self, worker: WorkerId, nonsense: Nonsense) -> ServerEvent {
-        let (why, mut counted) = (nonsense.to_string(), self.plane.counts_on(worker));
-        self.part(worker, Some(nonsense.into()));
+    fn refuse(&mut self, worker: WorkerId, invalid: InvalidMessage) -> ServerEvent {
+        let (why, mut counted) = (invalid.to_string(), self.plane.counts_on(worker));
+        self.disconnect(worker, Some(invalid.into()));
         if counted && self.shards.keepers() > 0 {
             // Its chunks may have reached any shard, and some shards may have applied the step.
             self.coordinate(CoordinatorEvent::Refused { worker, why: why.clone() });
@@ -397,36 +397,36 @@ impl Driver {
         }
     }
 
-    fn hear_shard(&mut self, shard: u32, said: ShardSaid) {
-        let event = match said {
-            ShardSaid::Message(ShardMessage::Applied { step, update_norms }) => {
+    fn handle_shard(&mut self, shard: u32, input: ShardInput) {
+        let event = match input {
+            ShardInput::Message(ShardMessage::Applied { step, update_norms }) => {
                 self.shards.update_norms.insert(shard, (step, update_norms));
                 CoordinatorEvent::Applied { shard, step }
             }
-            ShardSaid::Message(ShardMessage::Diverged(step)) => CoordinatorEvent::Diverged { shard, step },
-            ShardSaid::Message(ShardMessage::Weights(chunk)) => return self.arrived(shard, 0, chunk),
-            ShardSaid::Message(ShardMessage::State(vector, chunk)) => {
+            ShardInput::Message(ShardMessage::Diverged(step)) => CoordinatorEvent::Diverged { shard, step },
+            ShardInput::Message(ShardMessage::Weights(chunk)) => return self.arrived(shard, 0, chunk),
+            ShardInput::Message(ShardMessage::State(vector, chunk)) => {
                 return self.arrived(shard, 1 + vector, chunk);
             }
-            ShardSaid::Message(ShardMessage::Measured { step, sums }) => {
+            ShardInput::Message(ShardMessage::Measured { step, sums }) => {
                 let pieces = self.plane.control().optimizer().pieces(self.shards.kept(shard));
                 if sums.len() != pieces {
                     let why = format!("it sent sums over {} pieces and keeps {pieces}", sums.len());
-                    return self.hear_shard(shard, ShardSaid::Gone(why));
+                    return self.handle_shard(shard, ShardInput::Gone(why));
                 }
                 self.shards.measured.insert(shard, (step, sums));
                 CoordinatorEvent::Measured { shard, step }
             }
-            ShardSaid::Message(ShardMessage::Tainted { step, reason }) => {
+            ShardInput::Message(ShardMessage::Tainted { step, reason }) => {
                 CoordinatorEvent::Tainted { shard, step, why: reason }
             }
-            ShardSaid::Message(ShardMessage::Missing { step, leaves }) => {
+            ShardInput::Message(ShardMessage::Missing { step, leaves }) => {
                 CoordinatorEvent::Missing { shard, step, leaves }
             }
-            ShardSaid::Message(ShardMessage::Restored(number)) => {
+            ShardInput::Message(ShardMessage::Restored(number)) => {
                 CoordinatorEvent::Restored { shard, number }
             }
-            ShardSaid::Gone(why) => {
+            ShardInput::Gone(why) => {
                 warn!("{} is gone: {why}", self.shards.name(shard));
                 self.shards.remove(shard);
                 CoordinatorEvent::Lost { shard }
@@ -475,19 +475,19 @@ impl Driver {
                 self.shards.fetch(version, with_state);
             }
             CoordinatorAction::Record { .. } => self.record(),
-            CoordinatorAction::Look { version } => {
+            CoordinatorAction::Inspect { version } => {
                 let weights = self.weights();
                 self.recorder.inspect(version, &weights);
             }
-            CoordinatorAction::Capture { .. } => self.captured = Some(self.own()),
+            CoordinatorAction::Capture { .. } => self.captured = Some(self.own_chunks()),
             CoordinatorAction::Save { purpose } => self.save(purpose),
             CoordinatorAction::Forget { purpose } => {
                 self.fetched.remove(&purpose);
-                if purpose == Purpose::Save {
+                if purpose == FetchPurpose::Save {
                     self.captured = None;
                 }
             }
-            CoordinatorAction::Unmake => self.made = None,
+            CoordinatorAction::DiscardStep => self.made = None,
             CoordinatorAction::Closed(result) => self.closed = Some(result),
             // These answer the event of the caller, which carries them out.
             CoordinatorAction::Admit { .. }
@@ -498,7 +498,7 @@ impl Driver {
 
     /// All shards are present: they and this server resume from the last saved state.
     fn restore(&mut self, number: u64) -> Result<u64, FolderError> {
-        let found = self.saved_last()?;
+        let found = self.load_last_saved()?;
         match &found {
             Some(start) => restore(&mut self.plane, start),
             None => self.plane.restart(),
@@ -510,7 +510,7 @@ impl Driver {
     }
 
     /// The state that the run resumes from; `None` for the initial weights. Drops the records of later steps.
-    fn saved_last(&mut self) -> Result<Option<Snapshot>, FolderError> {
+    fn load_last_saved(&mut self) -> Result<Option<Snapshot>, FolderError> {
         match self.start.take() {
             Some(start) => Ok(Some(start)),
             None if self.plane.version() == 0 && !self.begun => Ok(None),
@@ -550,11 +550,11 @@ impl Driver {
                 let mut recompute = LocalGradients { job: &self.job, gradients: &mut self.gradients };
                 let digest = self.plane.judge(node, &mut recompute);
                 self.events.push_back(ServerEvent::Judged { step, node, digest });
-                self.excuse_since(begun);
+                self.extend_deadlines(begun);
             }
             ServerAction::Ban { worker, what, since } => self.ban(worker, what, since),
-            ServerAction::GoBack { since } => self.go_back_before(since),
-            ServerAction::AskMissing { step } => self.shards.ask_missing(step),
+            ServerAction::RollBack { since } => self.roll_back_before(since),
+            ServerAction::RequestMissing { step } => self.shards.request_missing(step),
             ServerAction::StartOver { step } => {
                 warn!(step, "what was gathered of this step is discarded and gathered again");
                 self.plane.start_over();
@@ -566,7 +566,7 @@ impl Driver {
                     info!(%worker, %reason, "worker dismissed");
                 }
                 self.peers.message(worker, convert::dismissed(&reason));
-                self.part(worker, None);
+                self.disconnect(worker, None);
             }
             ServerAction::Notice(notice) => {
                 let line = self.roster.named(&notice, &notice.workers());
@@ -596,7 +596,7 @@ impl Driver {
     }
 
     /// Restores weights from before `since`, the first step that may contain wrong sums.
-    fn go_back_before(&mut self, since: u64) {
+    fn roll_back_before(&mut self, since: u64) {
         self.made = None;
         match self.recorder.go_back(since) {
             Ok(Some(found)) => {
@@ -606,9 +606,9 @@ impl Driver {
                 }
                 let version = self.plane.version();
                 self.coordinate(CoordinatorEvent::Loaded { version });
-                self.events.push_back(ServerEvent::WentBack { version });
+                self.events.push_back(ServerEvent::RolledBack { version });
             }
-            Ok(None) => self.events.push_back(ServerEvent::CannotGoBack),
+            Ok(None) => self.events.push_back(ServerEvent::CannotRollBack),
             Err(error) => {
                 self.failed = Some(error);
                 return;
@@ -634,8 +634,8 @@ impl Driver {
         match committed {
             Ok(report) => {
                 self.recorder.run_state().made("update", begun);
-                self.watch.loss = report.metric_sums.mean_loss();
-                self.step_is_made(report);
+                self.status_board.loss = report.metric_sums.mean_loss();
+                self.on_step_made(report);
             }
             Err(diverged) => {
                 self.diverged = Some(diverged);
@@ -644,14 +644,14 @@ impl Driver {
         }
     }
 
-    fn step_is_made(&mut self, report: StepReport) {
+    fn on_step_made(&mut self, report: StepReport) {
         let (step, plan) = (report.step, self.job.plan);
         let needs = self.recorder.needs(step + 1).unwrap_or_else(|error| {
             self.failed = Some(error);
             ps_run::Needs::default()
         });
-        let wanted = Wanted {
-            look: needs.inspect,
+        let follow_up = FollowUp {
+            inspect: needs.inspect,
             // The last weights are the result and need no checkpoint.
             save: needs.save && !report.is_last,
             // The kept best weights may be the result, which includes their state.
@@ -659,7 +659,7 @@ impl Driver {
         };
         let is_last = report.is_last || step + 1 == plan.steps;
         self.made = Some(report);
-        self.coordinate(CoordinatorEvent::Made { step, is_last, wanted });
+        self.coordinate(CoordinatorEvent::Made { step, is_last, follow_up });
     }
 
     fn record(&mut self) {
@@ -669,14 +669,14 @@ impl Driver {
         if self.recorder.is_stop_requested() {
             self.events.push_back(ServerEvent::Stop);
         }
-        self.excuse_since(begun);
+        self.extend_deadlines(begun);
     }
 
     /// Starts saving the captured part together with the chunks from the other shards.
-    fn save(&mut self, purpose: Purpose) {
+    fn save(&mut self, purpose: FetchPurpose) {
         let Some(own) = self.captured.take() else { return };
-        let (progress, weights, state) = own.joined(&self.job, self.fetched.get(&purpose));
-        if purpose == Purpose::Save {
+        let (progress, weights, state) = own.assemble(&self.job, self.fetched.get(&purpose));
+        if purpose == FetchPurpose::Save {
             self.fetched.remove(&purpose);
         }
         if let Err(error) = self.recorder.checkpoint(progress, weights, state) {
@@ -685,30 +685,30 @@ impl Driver {
     }
 
     /// The coordinator's part of a checkpoint of the current version.
-    fn own(&mut self) -> Own {
+    fn own_chunks(&mut self) -> OwnChunks {
         let version = self.plane.version();
         let name = |contributor| self.identities.name(contributor).map(str::to_owned);
         let contributors = self.core.contributors().filter_map(|(it, since)| Some((name(it)?, since)));
         self.recorder.note_contributors(contributors.collect());
-        Own {
+        OwnChunks {
             progress: self.recorder.progress(version, self.plane.control().state().clone()),
-            weights: self.plane.kept_parts(),
+            weights: self.plane.kept_chunks(),
             state: self.plane.state_at(version),
         }
     }
 
     /// Counts all workers as heard if this process was busy since `begun` for so long that it may have
     /// missed their messages.
-    fn excuse_since(&mut self, begun: Instant) {
-        if begun.elapsed() > DEAF_AFTER {
-            self.events.extend(self.peers.ids().map(|worker| ServerEvent::Heard { worker }));
+    fn extend_deadlines(&mut self, begun: Instant) {
+        if begun.elapsed() > SLOW_HANDLING {
+            self.events.extend(self.peers.ids().map(|worker| ServerEvent::MessageReceived { worker }));
         }
     }
 
     /// Ends the stream to a worker: after the queued messages, or at once with a refusal.
-    fn part(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
+    fn disconnect(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
         self.plane.forget(worker);
-        self.peers.part(worker, refusal);
+        self.peers.disconnect(worker, refusal);
     }
 
     fn now(&self) -> Millis {

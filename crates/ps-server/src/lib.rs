@@ -7,23 +7,23 @@
 //! are not used outside this crate and [`ps_shard`].
 //!
 //! The weights may be split among several servers. One of them, the coordinator, runs the round logic; its
-//! connections to the others are in `shards`, and `whole` assembles vectors from their chunks. The others,
+//! connections to the others are in `shards`, and `assembly` assembles vectors from their chunks. The others,
 //! [`ps_shard::shard`], only fold, update and send the weights that they keep.
 
 pub mod args;
+mod assembly;
 mod driver;
 mod finished_run;
 mod health;
 mod identities;
 pub mod launched;
 mod shards;
-mod whole;
 
 pub use finished_run::serve_finished_run;
 pub use health::Health;
-pub use ps_shard::{ENDED, Layout, ServerError, ServerOptions};
+pub use ps_shard::{ENDED, ServerError, ServerOptions, ShardLayout};
 
-use driver::Driver;
+use driver::ServerDriver;
 use ps_net::Listener;
 use ps_net::limits;
 use ps_proto::limits::PROTOCOL_VERSION;
@@ -111,14 +111,22 @@ async fn serve_until_over(
     let parameters = job.model.parameters();
     let invitation = invitation(&job, &options, heartbeat);
     let expected = invitation.expected.clone().unwrap_or_default();
-    let kept = options.layout.own(parameters);
-    let most = options.max_workers as usize;
-    let service =
-        Service::new(Some(invitation), expected.clone(), shape(&job), kept, heartbeat, most, inbox.clone());
+    let kept = options.layout.coordinator_range(parameters);
+    let max_workers = options.max_workers as usize;
+    let service = Service::new(
+        Some(invitation),
+        expected.clone(),
+        shape(&job),
+        kept,
+        heartbeat,
+        max_workers,
+        inbox.clone(),
+    );
     let (close, closing) = oneshot::channel::<()>();
     let (server, health) = serve(service, listener, &options, closing).await?;
     tokio::pin!(server);
-    let mut driven = drive(Driver::new(job, recorder, expected, &options).run(events, finish), &options)?;
+    let mut driven =
+        drive(ServerDriver::new(job, recorder, expected, &options).run(events, finish), &options)?;
 
     let mut stopping = false;
     let result = loop {
@@ -156,6 +164,6 @@ fn invitation(job: &Job, options: &ServerOptions, heartbeat: Duration) -> v1::Jo
         steps: job.plan.steps,
         heartbeat_interval_ms: heartbeat.as_millis() as u64,
         silence_timeout_ms: options.contact_timeout.as_millis() as u64,
-        shards: options.layout.others(job.model.parameters()).len() as u32,
+        shards: options.layout.shard_ranges(job.model.parameters()).len() as u32,
     }
 }

@@ -8,7 +8,7 @@ use ps_run::{
 };
 use ps_server::args::Arguments;
 use ps_server::launched::Message;
-use ps_server::{ENDED, Finished, Health, Layout, ServerError, ServerOptions};
+use ps_server::{ENDED, Finished, Health, ServerError, ServerOptions, ShardLayout};
 use ps_shard::shard::{self, ShardOptions};
 use ps_shard::signals::{Signal, Signals};
 use ps_shard::transport::{self, AdmissionConfig};
@@ -84,19 +84,20 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     {
         // A supervisor that restarts a finished server must not take this for a failure.
         info!("this run is finished: its results are there");
-        let tell = || tell(&summary, out, arguments);
+        let print_summary = || print_summary(&summary, out, arguments);
         if !arguments.linger {
-            tell();
+            print_summary();
             check_trust(&summary, arguments)?;
             return Ok(0);
         }
         let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
         let watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
-        let code = linger(&options, signals, health.as_ref(), listener, &summary, watching.as_ref(), tell)?;
+        let code =
+            linger(&options, signals, health.as_ref(), listener, &summary, watching.as_ref(), print_summary)?;
         check_trust(&summary, arguments)?;
         return Ok(code);
     }
-    if options.layout == Layout::default() {
+    if options.layout == ShardLayout::default() {
         job.check_memory().map_err(|error| failure(&error, error.is_usage()))?;
     }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name, Some(&job.run))
@@ -138,12 +139,19 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
             return Err(failed(&error));
         }
     };
-    let tell = || tell(&summary, &path, arguments);
+    let print_summary = || print_summary(&summary, &path, arguments);
     let code = match summary.outcome {
         Ending::Done => {
             if let Some(again) = again {
-                let code =
-                    linger(&options, signals, health.as_ref(), again, &summary, Some(&watching), tell)?;
+                let code = linger(
+                    &options,
+                    signals,
+                    health.as_ref(),
+                    again,
+                    &summary,
+                    Some(&watching),
+                    print_summary,
+                )?;
                 check_trust(&summary, arguments)?;
                 return Ok(code);
             }
@@ -152,7 +160,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
         Ending::Stopped => signals.first().map_or(1, Signal::exit_code),
         Ending::Ended => ENDED,
     };
-    tell();
+    print_summary();
     if summary.outcome == Ending::Stopped && !arguments.launched {
         ResumeHint::new(&arguments.out, &path, style).print();
     }
@@ -184,7 +192,7 @@ fn remains_ended(out: &Path, arguments: &Arguments) -> Result<Option<u8>, Failur
         summary.steps,
         summary.steps_planned
     );
-    tell(&summary, out, arguments);
+    print_summary(&summary, out, arguments);
     Ok(Some(ENDED))
 }
 
@@ -203,8 +211,8 @@ fn gate(security: &Security) -> Option<Gate> {
         .then(|| Arc::new(move |headers: &HeaderMap| security.admits(headers).is_ok()) as Gate)
 }
 
-/// Answers late workers that the run is over, until a signal arrives. `tell` prints the summary after
-/// all other output.
+/// Answers late workers that the run is over, until a signal arrives. `print_summary` prints the summary
+/// after all other output.
 fn linger(
     options: &ServerOptions,
     signals: &Signals,
@@ -212,7 +220,7 @@ fn linger(
     listener: Listener,
     summary: &Summary,
     watching: Option<&Watching>,
-    tell: impl FnOnce(),
+    print_summary: impl FnOnce(),
 ) -> Result<u8, Failure> {
     let page = watching.and_then(Watching::page);
     info!(
@@ -224,7 +232,7 @@ fn linger(
     let admission =
         AdmissionConfig { security: options.security.clone(), admission_timeout: options.admission_timeout };
     let steps = (summary.steps, summary.steps_planned);
-    tell();
+    print_summary();
     signals.defer();
     let received = signals.received();
     runtime
@@ -237,7 +245,7 @@ fn linger(
 
 /// Prints a summary, or only the hash in its last line. A closed output is not an error, because the result
 /// is in the folder.
-fn tell(summary: &Summary, folder: &Path, arguments: &Arguments) {
+fn print_summary(summary: &Summary, folder: &Path, arguments: &Arguments) {
     let mut out = std::io::stdout().lock();
     let lines = summary.lines(Some(folder));
     let shown = if arguments.log.quiet { &lines[lines.len() - 1..] } else { &lines };

@@ -95,7 +95,7 @@ impl Shards {
                 }));
                 for (vector, values) in state.chunks(total).enumerate() {
                     messages.extend(chunks(values, kept).map(|(offset, bytes)| {
-                        let chunk = convert::state_part(version, vector, offset, total, bytes);
+                        let chunk = convert::optimizer_state_chunk(version, vector, offset, total, bytes);
                         to_shard(v1::to_shard::Message::State(chunk))
                     }));
                 }
@@ -113,7 +113,7 @@ impl Shards {
     }
 
     /// The addresses of all shards, once all are present and `is_ready`.
-    pub(crate) fn places(&self, is_ready: impl Fn(u32) -> bool) -> Result<v1::ShardsReply, Refusal> {
+    pub(crate) fn addresses(&self, is_ready: impl Fn(u32) -> bool) -> Result<v1::ShardsReply, Refusal> {
         let ready = self.links.iter().filter(|&(&shard, _)| is_ready(shard));
         let place = |(&index, link): (&u32, &Link)| {
             let kept = self.kept(index);
@@ -154,25 +154,25 @@ impl Shards {
 
     /// Asks all shards for their weights, and for the optimizer's state if `state`.
     pub(crate) fn fetch(&self, version: u64, state: bool) {
-        self.tell(v1::to_shard::Message::WeightsWanted(v1::ShardWeightsWanted { version, state }));
+        self.broadcast(v1::to_shard::Message::WeightsWanted(v1::ShardWeightsWanted { version, state }));
     }
 
     /// Sends all shards the decision about a step.
     pub(crate) fn decide(&self, verdict: &Verdict) {
-        self.tell(v1::to_shard::Message::Verdict(convert::verdict_to_wire(verdict)));
+        self.broadcast(v1::to_shard::Message::Verdict(convert::verdict_to_wire(verdict)));
     }
 
     /// Sends all shards away.
     pub(crate) fn dismiss(&self, reason: &Dismissal) {
-        self.tell(v1::to_shard::Message::Dismissed(convert::dismissal_to_wire(reason)));
+        self.broadcast(v1::to_shard::Message::Dismissed(convert::dismissal_to_wire(reason)));
     }
 
     /// Asks all shards which leaves of a step they lack.
-    pub(crate) fn ask_missing(&self, step: u64) {
-        self.tell(v1::to_shard::Message::MissingWanted(v1::ShardMissingWanted { step }));
+    pub(crate) fn request_missing(&self, step: u64) {
+        self.broadcast(v1::to_shard::Message::MissingWanted(v1::ShardMissingWanted { step }));
     }
 
-    fn tell(&self, message: v1::to_shard::Message) {
+    fn broadcast(&self, message: v1::to_shard::Message) {
         for (&shard, link) in &self.links {
             if link.sender.try_send(Ok(to_shard(message.clone()))).is_err() {
                 let shard = shard + self.first;

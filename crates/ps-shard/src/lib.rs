@@ -19,7 +19,7 @@ pub mod signals;
 pub mod transport;
 
 pub use error::{ENDED, ServerError};
-pub use options::{Layout, ServerOptions};
+pub use options::{ServerOptions, ShardLayout};
 
 /// Name and version of the server, as peers see it.
 pub const BUILD: &str = concat!("ps-server ", env!("CARGO_PKG_VERSION"));

@@ -1,7 +1,7 @@
 //! How a server behaves, and how the weights are split among servers.
 
 use ps_net::{Security, limits};
-use ps_proto::limits::part;
+use ps_proto::limits::shard_range;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct ServerOptions {
     /// keeps all weights.
     pub audit: f64,
     /// How the weights are split among processes.
-    pub layout: Layout,
+    pub layout: ShardLayout,
     /// What callers must present, and what this server presents in its own calls.
     pub security: Security,
     /// Whether each worker has a separate certificate or token, so that a ban can be enforced. A second
@@ -50,7 +50,7 @@ impl Default for ServerOptions {
             notice_every: Duration::from_secs(10),
             max_workers: limits::MAX_WORKERS as u32,
             audit: 0.0,
-            layout: Layout::default(),
+            layout: ShardLayout::default(),
             security: Security::default(),
             individual_credentials: false,
             admission_timeout: limits::ADMISSION_TIMEOUT,
@@ -62,32 +62,33 @@ impl Default for ServerOptions {
 
 /// How the weights are split among processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Number of parts; each consists of whole chunks, and their sizes differ as little as possible.
-    pub parts: u32,
-    /// Whether the coordinator keeps the first part; otherwise shards keep all.
+pub struct ShardLayout {
+    /// Number of ranges, including the coordinator's. Each consists of whole chunks, and their sizes differ as
+    /// little as possible.
+    pub shards: u32,
+    /// Whether the coordinator keeps the first range; otherwise the other shards keep all.
     pub coordinator_keeps: bool,
 }
 
-impl Default for Layout {
+impl Default for ShardLayout {
     fn default() -> Self {
-        Layout { parts: 1, coordinator_keeps: true }
+        ShardLayout { shards: 1, coordinator_keeps: true }
     }
 }
 
-impl Layout {
-    /// The part of `parameters` elements that the coordinator keeps; may be empty.
-    pub fn own(self, parameters: usize) -> Range<usize> {
-        if self.coordinator_keeps { part(parameters, 0, self.parts) } else { 0..0 }
+impl ShardLayout {
+    /// The range of `parameters` elements that the coordinator keeps; may be empty.
+    pub fn coordinator_range(self, parameters: usize) -> Range<usize> {
+        if self.coordinator_keeps { shard_range(parameters, 0, self.shards) } else { 0..0 }
     }
 
     /// The number of the first of the other shards, as `--shard` counts them.
-    pub fn first(self) -> u32 {
+    pub fn first_shard(self) -> u32 {
         u32::from(self.coordinator_keeps)
     }
 
-    /// The parts that the other shards keep.
-    pub fn others(self, parameters: usize) -> Vec<Range<usize>> {
-        (self.first()..self.parts).map(|index| part(parameters, index, self.parts)).collect()
+    /// The ranges that the other shards keep.
+    pub fn shard_ranges(self, parameters: usize) -> Vec<Range<usize>> {
+        (self.first_shard()..self.shards).map(|index| shard_range(parameters, index, self.shards)).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use ps_net::limits::{DRAIN_TIMEOUT, OUTBOX_MESSAGES};
-use ps_plane::WeightsPart;
+use ps_plane::WeightsChunk;
 use ps_proto::convert::weights_chunk;
 use ps_proto::v1::{FromServer, Heartbeat, from_server::Message};
 use std::collections::{BTreeMap, VecDeque};
@@ -20,18 +20,18 @@ pub struct Outbox {
 }
 
 /// The connection's end: the stream of messages, with a heartbeat whenever nothing was sent for a while.
-pub struct Outgoing {
+pub struct OutboxStream {
     shared: Arc<Mutex<Shared>>,
     parameters: usize,
     heartbeat: Interval,
 }
 
 /// Access to the messages that are still queued after the driver's end is dropped.
-pub(crate) struct LeftOver(Arc<Mutex<Shared>>);
+pub(crate) struct QueuedMessages(Arc<Mutex<Shared>>);
 
-impl LeftOver {
+impl QueuedMessages {
     /// Discards the queued messages and ends the stream.
-    pub(crate) fn drop_all(self) {
+    pub(crate) fn discard(self) {
         let mut shared = lock(&self.0);
         shared.messages.clear();
         shared.weights.clear();
@@ -69,11 +69,11 @@ struct Shared {
 }
 
 /// Creates a queue to one worker of a model with `parameters` parameters.
-pub(crate) fn channel(heartbeat: Duration, parameters: usize) -> (Outbox, Outgoing) {
+pub(crate) fn channel(heartbeat: Duration, parameters: usize) -> (Outbox, OutboxStream) {
     let shared = Arc::new(Mutex::new(Shared::default()));
     let mut heartbeat = interval(heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    (Outbox { shared: shared.clone() }, Outgoing { shared, parameters, heartbeat })
+    (Outbox { shared: shared.clone() }, OutboxStream { shared, parameters, heartbeat })
 }
 
 impl Outbox {
@@ -83,15 +83,15 @@ impl Outbox {
     }
 
     /// Queues a chunk of weights.
-    pub(crate) fn weights(&self, part: WeightsPart) -> Result<(), Undeliverable> {
-        let WeightsPart { version, offset, bytes } = part;
+    pub(crate) fn weights(&self, part: WeightsChunk) -> Result<(), Undeliverable> {
+        let WeightsChunk { version, offset, bytes } = part;
         self.push(Instant::now(), |shared| {
             shared.weights.insert((version, offset), bytes);
         })
     }
 
     /// Drops weights before `version`, and assignments for earlier steps.
-    pub(crate) fn forget_before(&self, version: u64) {
+    pub(crate) fn discard_before(&self, version: u64) {
         let mut shared = lock(&self.shared);
         let older = |message: &Message| matches!(message, Message::Assign(assign) if assign.step < version);
         shared.messages.retain(|message| !older(message));
@@ -99,8 +99,8 @@ impl Outbox {
     }
 
     /// Access to the messages that will remain when this is dropped.
-    pub(crate) fn left_over(&self) -> LeftOver {
-        LeftOver(self.shared.clone())
+    pub(crate) fn queued(&self) -> QueuedMessages {
+        QueuedMessages(self.shared.clone())
     }
 
     /// Ends the stream after the queued messages.
@@ -160,7 +160,7 @@ impl Drop for Outbox {
     }
 }
 
-impl Stream for Outgoing {
+impl Stream for OutboxStream {
     type Item = Result<FromServer, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -188,7 +188,7 @@ impl Stream for Outgoing {
     }
 }
 
-impl Drop for Outgoing {
+impl Drop for OutboxStream {
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         shared.closed = true;
@@ -209,15 +209,15 @@ mod tests {
     use ps_proto::v1::Assign;
     use tokio_stream::StreamExt;
 
-    fn weights(version: u64, offset: usize) -> WeightsPart {
-        WeightsPart { version, offset, bytes: ps_proto::tensor::share(vec![version as f32; 3]) }
+    fn weights(version: u64, offset: usize) -> WeightsChunk {
+        WeightsChunk { version, offset, bytes: ps_proto::tensor::share(vec![version as f32; 3]) }
     }
 
     fn assign(step: u64) -> Message {
         Message::Assign(Assign { step, leaf_start: 0, leaf_end: 1 })
     }
 
-    async fn rest(outgoing: Outgoing) -> Vec<String> {
+    async fn rest(stream: OutboxStream) -> Vec<String> {
         let describe = |item: Result<FromServer, Status>| match item {
             Ok(FromServer { message: Some(Message::Weights(chunk)) }) => {
                 format!("weights {} at {}", chunk.version, chunk.offset)
@@ -227,59 +227,59 @@ mod tests {
             Ok(other) => format!("{other:?}"),
             Err(status) => status.message().to_owned(),
         };
-        outgoing.map(describe).filter(|text| text != "heartbeat").collect().await
+        stream.map(describe).filter(|text| text != "heartbeat").collect().await
     }
 
     #[tokio::test]
-    async fn what_is_needed_first_is_sent_first() {
-        let (outbox, outgoing) = channel(Duration::from_secs(60), 9);
+    async fn messages_come_first_then_chunks_in_the_order_of_their_use() {
+        let (outbox, stream) = channel(Duration::from_secs(60), 9);
         for part in [weights(1, 6), weights(0, 3), weights(1, 0), weights(1, 3)] {
             outbox.weights(part).unwrap();
         }
         outbox.message(assign(1)).unwrap();
         outbox.finish();
         let expected = ["assign 1", "weights 0 at 3", "weights 1 at 0", "weights 1 at 3", "weights 1 at 6"];
-        assert_eq!(rest(outgoing).await, expected);
+        assert_eq!(rest(stream).await, expected);
     }
 
     #[tokio::test]
-    async fn older_weights_and_the_work_at_them_can_be_forgotten() {
-        let (outbox, outgoing) = channel(Duration::from_secs(60), 3);
+    async fn older_weights_and_assignments_can_be_discarded() {
+        let (outbox, stream) = channel(Duration::from_secs(60), 3);
         outbox.weights(weights(0, 0)).unwrap();
         outbox.message(assign(0)).unwrap();
         outbox.weights(weights(1, 0)).unwrap();
-        outbox.forget_before(1);
+        outbox.discard_before(1);
         outbox.message(assign(1)).unwrap();
         outbox.finish();
-        assert_eq!(rest(outgoing).await, ["assign 1", "weights 1 at 0"]);
+        assert_eq!(rest(stream).await, ["assign 1", "weights 1 at 0"]);
     }
 
     #[tokio::test]
-    async fn a_worker_that_reads_nothing_is_found_out_and_told() {
-        let (outbox, outgoing) = channel(Duration::from_secs(60), 3);
+    async fn a_worker_that_reads_nothing_is_refused() {
+        let (outbox, stream) = channel(Duration::from_secs(60), 3);
         let begun = Instant::now();
         let seconds_taken = (0..100)
             .take_while(|&second| outbox.push(begun + Duration::from_secs(second), |_| ()).is_ok())
             .count() as u64;
         assert_eq!(seconds_taken, DRAIN_TIMEOUT.as_secs() + 1);
         outbox.abandon(Status::resource_exhausted("too slow"));
-        assert_eq!(rest(outgoing).await, ["too slow"]);
+        assert_eq!(rest(stream).await, ["too slow"]);
 
-        let (outbox, outgoing) = channel(Duration::from_secs(60), 3);
+        let (outbox, stream) = channel(Duration::from_secs(60), 3);
         let sent = (0..1000).take_while(|_| outbox.message(assign(0)).is_ok()).count();
         assert_eq!(sent, OUTBOX_MESSAGES);
-        drop(outgoing);
+        drop(stream);
         assert_eq!(outbox.message(assign(0)), Err(Undeliverable::Closed));
     }
 
     #[tokio::test]
-    async fn a_silent_stream_beats() {
-        let (outbox, mut outgoing) = channel(Duration::from_millis(1), 3);
+    async fn an_idle_stream_sends_heartbeats() {
+        let (outbox, mut stream) = channel(Duration::from_millis(1), 3);
         for _ in 0..3 {
-            let message = outgoing.next().await.unwrap().unwrap().message;
+            let message = stream.next().await.unwrap().unwrap().message;
             assert_eq!(message, Some(Message::Heartbeat(Heartbeat {})));
         }
         drop(outbox);
-        assert!(outgoing.next().await.is_none());
+        assert!(stream.next().await.is_none());
     }
 }

@@ -3,7 +3,7 @@
 use crate::outbox::{Outbox, Undeliverable};
 use ps_coord::{Departure, WorkerId};
 use ps_net::security::Credential;
-use ps_plane::{Plane, WeightsPart};
+use ps_plane::{Plane, WeightsChunk};
 use ps_proto::{Refusal, v1};
 use ps_run::Meter;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub struct Peer {
     /// Whether it has been sent all weights, so that new chunks are sent to it as they are computed.
     pub is_served: bool,
     /// Dropped together with the peer, which ends the task that reads from the worker.
-    pub _parting: oneshot::Sender<()>,
+    pub _disconnector: oneshot::Sender<()>,
 }
 
 /// All connected workers. Workers that stop reading are dropped and reported by [`Peers::take_dropped`].
@@ -72,7 +72,7 @@ impl Peers {
     }
 
     /// Queues a chunk of new weights for every worker that has the other weights.
-    pub fn broadcast(&mut self, part: &WeightsPart) {
+    pub fn broadcast(&mut self, part: &WeightsChunk) {
         let served: Vec<WorkerId> =
             self.peers.iter().filter(|(_, peer)| peer.is_served).map(|(&worker, _)| worker).collect();
         self.meter.send(served.len() * part.bytes.len());
@@ -86,11 +86,11 @@ impl Peers {
     pub fn serve(&mut self, worker: WorkerId, plane: &Plane) {
         let meter = Arc::clone(&self.meter);
         self.send(worker, |peer| {
-            peer.outbox.forget_before(plane.oldest());
+            peer.outbox.discard_before(plane.oldest());
             if std::mem::replace(&mut peer.is_served, true) {
                 return Ok(());
             }
-            plane.parts().try_for_each(|part| {
+            plane.weights_chunks().try_for_each(|part| {
                 meter.send(part.bytes.len());
                 peer.outbox.weights(part)
             })
@@ -115,12 +115,12 @@ impl Peers {
                 Departure::Disconnected(Refusal::NotDraining.to_string())
             }
         };
-        self.part(worker, Some(Refusal::NotDraining));
+        self.disconnect(worker, Some(Refusal::NotDraining));
         self.dropped.push((worker, reason));
     }
 
     /// Ends the stream to a worker: after the queued messages, or at once with a refusal.
-    pub fn part(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
+    pub fn disconnect(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
         let Some(peer) = self.peers.remove(&worker) else { return };
         match refusal {
             Some(refusal) => peer.outbox.abandon(refusal.into()),

@@ -2,9 +2,9 @@
 
 use crate::peers::Peer;
 use bytes::Bytes;
-use ps_coord::{Departure, NoSeat, WorkerId};
+use ps_coord::{AttachRefusal, Departure, WorkerId};
 use ps_proto::convert::{ShardGreeting, ShardMessage, WorkerMessage};
-use ps_proto::{Nonsense, Refusal, v1};
+use ps_proto::{InvalidMessage, Refusal, v1};
 use std::ops::Range;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -40,7 +40,7 @@ pub enum Incoming {
     /// the bytes of each chunk.
     Weights(oneshot::Sender<(u64, Vec<(usize, Bytes)>)>),
     /// A worker asks for the addresses of the shards.
-    Places(oneshot::Sender<Result<v1::ShardsReply, Refusal>>),
+    ShardAddresses(oneshot::Sender<Result<v1::ShardsReply, Refusal>>),
     /// A shard asks to join the run.
     Attach(AttachRequest),
     /// A shard sent a message, or is gone.
@@ -48,7 +48,7 @@ pub enum Incoming {
         /// Its index among the shards other than the coordinator.
         index: u32,
         /// The message, or the end of the stream.
-        said: ShardSaid,
+        input: ShardInput,
     },
     /// This process must stop; the run resumes when a server is started again.
     Stop,
@@ -62,14 +62,14 @@ pub struct AttachRequest {
     /// What the shard states about itself.
     pub greeting: ShardGreeting,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<Admission, Refusal>>,
+    pub reply: oneshot::Sender<Result<ShardAdmission, Refusal>>,
 }
 
 /// A shard's index, the elements that it keeps, and the messages to it.
-pub type Admission = (u32, Range<usize>, mpsc::Receiver<Result<v1::ToShard, Status>>);
+pub type ShardAdmission = (u32, Range<usize>, mpsc::Receiver<Result<v1::ToShard, Status>>);
 
 /// What arrived on a shard's stream.
-pub enum ShardSaid {
+pub enum ShardInput {
     /// A message that passed the checks.
     Message(ShardMessage),
     /// The stream has ended; holds the reason.
@@ -78,12 +78,12 @@ pub enum ShardSaid {
 
 impl AttachRequest {
     /// Answers that the shard cannot join.
-    pub fn refuse(self, why: NoSeat) {
+    pub fn refuse(self, why: AttachRefusal) {
         let refusal = match why {
-            NoSeat::Unknown { shard, shards } => {
-                Nonsense::new(format!("shard {shard} of a run with {shards} other shards")).into()
+            AttachRefusal::Unknown { shard, shards } => {
+                InvalidMessage::new(format!("shard {shard} of a run with {shards} other shards")).into()
             }
-            NoSeat::Taken => Refusal::ShardTaken,
+            AttachRefusal::Taken => Refusal::ShardTaken,
         };
         // The process that asked may be gone.
         let _ = self.reply.send(Err(refusal));

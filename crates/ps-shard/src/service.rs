@@ -2,9 +2,9 @@
 //! each of them.
 
 use crate::admission::{Administrator, PeerInfo};
-use crate::outbox::{self, LeftOver, Outgoing};
+use crate::outbox::{self, OutboxStream, QueuedMessages};
 use crate::peers::Peer;
-use crate::requests::{AttachRequest, Incoming, ShardSaid};
+use crate::requests::{AttachRequest, Incoming, ShardInput};
 use ps_coord::{Departure, WorkerId};
 use ps_net::limits::{FAREWELL_TIMEOUT, HELLO_TIMEOUT, MAX_PULLS, MAX_WORKERS};
 use ps_net::security::Credential;
@@ -45,17 +45,17 @@ struct Shared {
     inbox: mpsc::Sender<Incoming>,
     /// Maximum number of workers.
     workers: usize,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     pulls: Arc<Semaphore>,
     next: AtomicU32,
 }
 
-/// One of the limited places for workers; dropping it makes room for another worker.
-pub struct Place {
+/// One of the limited slots for workers; dropping it makes room for another worker.
+pub struct WorkerSlot {
     /// Completes when the driver drops the worker.
-    parted: oneshot::Receiver<()>,
+    disconnected: oneshot::Receiver<()>,
     /// The messages that are still queued at that time.
-    left_over: LeftOver,
+    queued: QueuedMessages,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -73,7 +73,7 @@ impl Service {
         inbox: mpsc::Sender<Incoming>,
     ) -> Self {
         let workers = workers.min(MAX_WORKERS);
-        let (places, next) = (Arc::new(Semaphore::new(workers)), AtomicU32::new(0));
+        let (slots, next) = (Arc::new(Semaphore::new(workers)), AtomicU32::new(0));
         let pulls = Arc::new(Semaphore::new(MAX_PULLS));
         Service(Arc::new(Shared {
             invitation,
@@ -83,7 +83,7 @@ impl Service {
             heartbeat,
             inbox,
             workers,
-            places,
+            slots,
             pulls,
             next,
         }))
@@ -99,14 +99,14 @@ impl Service {
     }
 
     /// Sends a request to the driver and waits for the answer.
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Incoming) -> Result<T, Status> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Incoming) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
-        self.0.inbox.send(question(reply)).await.map_err(|_| Refusal::Ending)?;
+        self.0.inbox.send(request(reply)).await.map_err(|_| Refusal::Ending)?;
         answer.await.map_err(|_| Refusal::Ending.into())
     }
 
     /// Waits for a worker's greeting and compares the fingerprints.
-    async fn admit(&self, stream: &mut Reader<FromWorker>) -> Result<convert::Greeting, Status> {
+    async fn read_greeting(&self, stream: &mut Reader<FromWorker>) -> Result<convert::Greeting, Status> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
         let first = first.map_err(|_| Refusal::NoHello)??;
         let greeting = convert::first_message(first.unwrap_or_default())?;
@@ -115,7 +115,7 @@ impl Service {
     }
 
     /// Waits for a shard's greeting and compares the fingerprints.
-    async fn admit_shard(
+    async fn read_shard_greeting(
         &self,
         stream: &mut Streaming<v1::FromShard>,
     ) -> Result<convert::ShardGreeting, Status> {
@@ -133,25 +133,31 @@ impl Service {
     }
 
     /// Admits a worker whose greeting is accepted: reports it to the driver and returns the messages to send.
-    pub(crate) async fn enter(
+    pub(crate) async fn admit(
         &self,
         greeting: convert::Greeting,
         address: String,
         credential: Credential,
-    ) -> Result<(WorkerId, Outgoing, Place), Status> {
+    ) -> Result<(WorkerId, OutboxStream, WorkerSlot), Status> {
         let full = |_| Refusal::Full { workers: self.0.workers };
-        let place = self.0.places.clone().try_acquire_owned().map_err(full)?;
+        let slot = self.0.slots.clone().try_acquire_owned().map_err(full)?;
         let worker = WorkerId(self.0.next.fetch_add(1, Ordering::Relaxed));
         let parameters = self.0.shape.parameters;
-        let (outbox, outgoing) = outbox::channel(self.0.heartbeat, parameters);
+        let (outbox, messages) = outbox::channel(self.0.heartbeat, parameters);
         // A new queue has room for one message.
         let _ = outbox.message(convert::admitted(worker, parameters, self.kept().clone()));
-        let (parting, parted) = oneshot::channel();
-        let place = Place { parted, left_over: outbox.left_over(), _permit: place };
-        let peer =
-            Peer { name: greeting.name, address, credential, outbox, is_served: false, _parting: parting };
+        let (disconnector, disconnected) = oneshot::channel();
+        let slot = WorkerSlot { disconnected, queued: outbox.queued(), _permit: slot };
+        let peer = Peer {
+            name: greeting.name,
+            address,
+            credential,
+            outbox,
+            is_served: false,
+            _disconnector: disconnector,
+        };
         self.0.inbox.send(Incoming::Joined { worker, peer }).await.map_err(|_| Refusal::Ending)?;
-        Ok((worker, outgoing, place))
+        Ok((worker, messages, slot))
     }
 
     /// Serves the stream of the rounds.
@@ -160,13 +166,13 @@ impl Service {
         let credential = request.extensions().get::<Credential>().cloned().unwrap_or_default();
         let mut stream = Reader::<FromWorker>::new(request.into_body());
         let refused = |refusal: &Status| peer.refused("worker", refusal.message());
-        let greeting = self.admit(&mut stream).await.inspect_err(refused)?;
+        let greeting = self.read_greeting(&mut stream).await.inspect_err(refused)?;
         let name = greeting.name.clone();
-        let entered = self.enter(greeting, peer.address().to_owned(), credential).await;
-        let (worker, outgoing, place) = entered.inspect_err(refused)?;
+        let admitted = self.admit(greeting, peer.address().to_owned(), credential).await;
+        let (worker, messages, slot) = admitted.inspect_err(refused)?;
         let span = info_span!("worker", %worker, name);
-        tokio::spawn(read(stream, worker, self.0.shape, self.0.inbox.clone(), place).instrument(span));
-        let mut response = http::Response::new(stream::body(outgoing, Side::Server));
+        tokio::spawn(read(stream, worker, self.0.shape, self.0.inbox.clone(), slot).instrument(span));
+        let mut response = http::Response::new(stream::body(messages, Side::Server));
         let kind = http::HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
         Ok(response)
@@ -195,35 +201,35 @@ impl ParameterServer for Service {
     }
 
     async fn rounds(&self, _: Request<Streaming<FromWorker>>) -> Answer<Self::RoundsStream> {
-        Err(Status::internal("the stream of the rounds is served by Front"))
+        Err(Status::internal("the stream of the rounds is served by RoundsRouter"))
     }
 
     async fn shards(&self, _: Request<v1::ShardsRequest>) -> Answer<v1::ShardsReply> {
-        self.ask(Incoming::Places).await?.map(Response::new).map_err(Status::from)
+        self.ask(Incoming::ShardAddresses).await?.map(Response::new).map_err(Status::from)
     }
 
     async fn attach(&self, request: Request<Streaming<v1::FromShard>>) -> Answer<Self::AttachStream> {
         let peer = PeerInfo::of(request.extensions());
         let mut stream = request.into_inner();
-        let greeting = self.admit_shard(&mut stream).await;
+        let greeting = self.read_shard_greeting(&mut stream).await;
         let greeting = greeting.inspect_err(|refusal| peer.refused("shard", refusal.message()))?;
         let service = self.clone();
-        let (seated, seat) = oneshot::channel();
+        let (reply, admission) = oneshot::channel();
         // In a separate task: the call's future is dropped when its connection ends, but the driver must hear
         // of the end of every shard that it admitted, or the shard's number would never be vacant again.
         tokio::spawn(async move {
             let ask = |reply| Incoming::Attach(AttachRequest { greeting, reply });
-            let given = service.ask(ask).await.and_then(|given| given.map_err(Status::from));
-            let (index, kept, outgoing) = match given {
-                Ok(given) => given,
+            let answer = service.ask(ask).await.and_then(|answer| answer.map_err(Status::from));
+            let (index, kept, outgoing) = match answer {
+                Ok(answer) => answer,
                 Err(refusal) => {
                     peer.refused("shard", refusal.message());
-                    let _ = seated.send(Err(refusal));
+                    let _ = reply.send(Err(refusal));
                     return;
                 }
             };
             // If the call has ended, so does the stream.
-            let _ = seated.send(Ok(outgoing));
+            let _ = reply.send(Ok(outgoing));
             let Shared { inbox, shape, .. } = &*service.0;
             let end = loop {
                 let message = match stream.message().await {
@@ -233,18 +239,18 @@ impl ParameterServer for Service {
                 };
                 match convert::shard_message(message, shape, &kept) {
                     Ok(message) => {
-                        let said = ShardSaid::Message(message);
-                        if inbox.send(Incoming::Shard { index, said }).await.is_err() {
+                        let input = ShardInput::Message(message);
+                        if inbox.send(Incoming::Shard { index, input }).await.is_err() {
                             return;
                         }
                     }
-                    Err(nonsense) => break nonsense.to_string(),
+                    Err(invalid) => break invalid.to_string(),
                 }
             };
             // If the driver is gone, so is the run.
-            let _ = inbox.send(Incoming::Shard { index, said: ShardSaid::Gone(end) }).await;
+            let _ = inbox.send(Incoming::Shard { index, input: ShardInput::Gone(end) }).await;
         });
-        let outgoing = seat.await.map_err(|_| Refusal::Ending)??;
+        let outgoing = admission.await.map_err(|_| Refusal::Ending)??;
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
@@ -284,16 +290,16 @@ impl ParameterServer for Service {
 /// The service as HTTP: the stream of the rounds is framed by this crate to avoid copies, everything
 /// else by tonic.
 #[derive(Clone)]
-pub(crate) struct Front<S> {
+pub(crate) struct RoundsRouter<S> {
     pub service: Service,
     pub rest: S,
 }
 
-impl<S: NamedService> NamedService for Front<S> {
+impl<S: NamedService> NamedService for RoundsRouter<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> HttpService<http::Request<Body>> for Front<S>
+impl<S> HttpService<http::Request<Body>> for RoundsRouter<S>
 where
     S: HttpService<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
@@ -317,19 +323,19 @@ where
 
 /// Turns a worker's messages into events until its stream ends. A full inbox stops the reading, and flow
 /// control then stops the sender, so no memory is spent on messages that the driver cannot take yet. A worker
-/// that was sent away has a moment to close its stream; then its place is free, even if it still sends or
+/// that was sent away has a moment to close its stream; then its slot is free, even if it still sends or
 /// does not read.
 async fn read(
     mut stream: Reader<FromWorker>,
     worker: WorkerId,
     shape: Shape,
     inbox: mpsc::Sender<Incoming>,
-    mut place: Place,
+    mut slot: WorkerSlot,
 ) {
     let reason = loop {
         let message = tokio::select! {
             biased;
-            _ = &mut place.parted => return see_off(stream, place).await,
+            _ = &mut slot.disconnected => return drain_dismissed(stream, slot).await,
             message = stream.message() => message,
         };
         let message = match message {
@@ -337,7 +343,9 @@ async fn read(
             Ok(None) => break Departure::Disconnected("it closed its stream".into()),
             // A message that is too long or cannot be decoded is the worker's fault; other errors are the
             // network's.
-            Err(status) if is_nonsense(&status) => break Departure::Misbehaved(status.message().to_owned()),
+            Err(status) if is_undecodable(&status) => {
+                break Departure::Misbehaved(status.message().to_owned());
+            }
             Err(status) => break Departure::Disconnected(status.message().to_owned()),
         };
         match convert::worker_message(message, &shape) {
@@ -347,7 +355,7 @@ async fn read(
                     return;
                 }
             }
-            Err(nonsense) => break Departure::Misbehaved(nonsense.to_string()),
+            Err(invalid) => break Departure::Misbehaved(invalid.to_string()),
         }
     };
     debug!(%reason, "stream ended");
@@ -357,16 +365,16 @@ async fn read(
 
 /// Keeps reading for a moment, because closing the connection at once could reset it before the worker has
 /// read its dismissal.
-async fn see_off(mut stream: Reader<FromWorker>, place: Place) {
+async fn drain_dismissed(mut stream: Reader<FromWorker>, slot: WorkerSlot) {
     let leave = async { while let Ok(Some(_)) = stream.message().await {} };
     if tokio::time::timeout(FAREWELL_TIMEOUT, leave).await.is_err() {
         debug!("the worker was sent away and has not gone; nothing more is read of it");
     }
-    place.left_over.drop_all();
+    slot.queued.discard();
 }
 
 /// Whether a message of the peer could not be decoded.
-fn is_nonsense(status: &Status) -> bool {
+fn is_undecodable(status: &Status) -> bool {
     use tonic::Code;
     let text = status.message();
     matches!(status.code(), Code::OutOfRange)
@@ -402,21 +410,21 @@ mod tests {
     async fn a_worker_that_is_sent_away_and_stays_loses_its_place() {
         let plan = BatchPlan::new(1, 8, 8, 4, 1, None);
         let shape = Shape { plan, parameters: 3, classes: 0, weights: Precision::F32 };
-        let places = Arc::new(Semaphore::new(1));
+        let slots = Arc::new(Semaphore::new(1));
         let (inbox, _events) = mpsc::channel(1);
         let (outbox, mut outgoing) = outbox::channel(Duration::from_secs(1), 3);
         outbox.message(convert::admitted(WorkerId(0), 3, 0..3)).unwrap();
-        let (parting, parted) = oneshot::channel();
-        let permit = places.clone().try_acquire_owned().unwrap();
-        let place = Place { parted, left_over: outbox.left_over(), _permit: permit };
+        let (disconnector, disconnected) = oneshot::channel();
+        let permit = slots.clone().try_acquire_owned().unwrap();
+        let slot = WorkerSlot { disconnected, queued: outbox.queued(), _permit: permit };
         let stream = Reader::<FromWorker>::new(Body::new(Silent));
-        let reading = tokio::spawn(read(stream, WorkerId(0), shape, inbox, place));
+        let reading = tokio::spawn(read(stream, WorkerId(0), shape, inbox, slot));
         tokio::task::yield_now().await;
-        assert_eq!(places.available_permits(), 0);
+        assert_eq!(slots.available_permits(), 0);
         // The driver drops the worker.
-        drop((outbox, parting));
+        drop((outbox, disconnector));
         tokio::time::timeout(2 * FAREWELL_TIMEOUT, reading).await.unwrap().unwrap();
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(slots.available_permits(), 1);
         // Its unread messages are dropped.
         assert!(outgoing.next().await.is_none());
     }

@@ -1,7 +1,7 @@
 //! The parts that every server needs for a job: serving connections, stating what must agree, and running a
 //! driver.
 
-use crate::service::{Front, Service};
+use crate::service::{RoundsRouter, Service};
 use crate::{ServerError, ServerOptions, transport};
 use ps_net::Listener;
 use ps_proto::Shape;
@@ -27,7 +27,7 @@ pub async fn serve(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ParameterServerServer<Service>>().await;
-    let mut services = Routes::new(health_service).add_service(Front { service, rest });
+    let mut services = Routes::new(health_service).add_service(RoundsRouter { service, rest });
     if options.reflection {
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)

@@ -7,11 +7,11 @@
 //! lost; the shard outlives its coordinator's process. [`start`] takes a loaded job. [`Shard::enter`]
 //! connects a worker in the same process without a socket.
 
-use crate::outbox::Outgoing;
+use crate::outbox::OutboxStream;
 use crate::peers::Peers;
 use crate::plane::{LocalGradients, new_plane};
 use crate::requests::Incoming;
-use crate::service::{Place, Service};
+use crate::service::{Service, WorkerSlot};
 use crate::serving::{drive, expected, heartbeat, serve, shape};
 use crate::{BUILD, ServerError, ServerOptions};
 use ps_config::{Difference, RunConfig};
@@ -21,12 +21,12 @@ use ps_core::{Gradients, NUMERICS_VERSION};
 use ps_net::limits::{self, CALL_TIMEOUT};
 use ps_net::security::Credential;
 use ps_net::{Attempts, Connection, Listener, Security};
-use ps_plane::{Plane, StatePart};
+use ps_plane::{OptimizerStateChunk, Plane};
 use ps_proto::convert::{self, Attached, Greeting, StateChunk, ToShardMessage, WorkerMessage};
 use ps_proto::limits::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION};
-use ps_proto::status::{Verdict, verdict};
+use ps_proto::status::{CallFailure, classify};
 use ps_proto::v1::{self, from_shard, parameter_server_client::ParameterServerClient};
-use ps_proto::{Nonsense, Refusal, tensor};
+use ps_proto::{InvalidMessage, Refusal, tensor};
 use ps_run::{Activity, Job, Meter};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -72,16 +72,16 @@ pub struct Shard {
 pub type ShardEnd = Pin<Box<dyn Future<Output = Result<Dismissal, ServerError>> + Send>>;
 
 /// A worker's connection to a shard in the same process. Dropping it disconnects the worker.
-pub struct Inside {
+pub struct LocalConnection {
     /// The worker's id at this shard.
     pub worker: WorkerId,
     /// Messages from the shard.
-    pub messages: Outgoing,
+    pub messages: OutboxStream,
     inbox: mpsc::Sender<Incoming>,
-    _place: Place,
+    _slot: WorkerSlot,
 }
 
-impl Inside {
+impl LocalConnection {
     /// Passes metrics or a chunk of a node to the shard.
     pub async fn push(&self, message: WorkerMessage) {
         // If the shard is gone, the task that waits for its end notices.
@@ -89,7 +89,7 @@ impl Inside {
     }
 }
 
-impl Drop for Inside {
+impl Drop for LocalConnection {
     fn drop(&mut self) {
         let reason = Departure::Disconnected("the worker has let go of its shard".into());
         // If the inbox is full, the shard is ending, and the message can be dropped.
@@ -112,10 +112,10 @@ impl Shard {
     ///
     /// # Errors
     /// The shard is ending.
-    pub async fn enter(&self, greeting: Greeting) -> Result<Inside, String> {
-        let entered = self.service.enter(greeting, "this process".into(), Credential::default()).await;
-        let (worker, messages, place) = entered.map_err(|status| status.message().to_owned())?;
-        Ok(Inside { worker, messages, inbox: self.inbox.clone(), _place: place })
+    pub async fn connect(&self, greeting: Greeting) -> Result<LocalConnection, String> {
+        let admitted = self.service.admit(greeting, "this process".into(), Credential::default()).await;
+        let (worker, messages, slot) = admitted.map_err(|status| status.message().to_owned())?;
+        Ok(LocalConnection { worker, messages, inbox: self.inbox.clone(), _slot: slot })
     }
 }
 
@@ -132,22 +132,23 @@ pub async fn start(
     let listener = listener.into();
     let (leaving, is_leaving) = watch::channel(false);
     let fingerprints = expected(&job);
-    let coordinator = Coordinator {
+    let coordinator = CoordinatorClient {
         placement: placement.clone(),
         fingerprints: fingerprints.clone(),
         run: job.run.clone(),
         parameters: job.model.parameters(),
         leaving: is_leaving,
-        patience: options.join_timeout,
+        connect_timeout: options.join_timeout,
         security: options.security.clone(),
     };
-    let (attached, link) = coordinator.find().await?;
+    let (attached, streams) = coordinator.attach_with_retry().await?;
     let (index, kept) = (Arc::new(AtomicU32::new(attached.index)), attached.kept.clone());
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
     let shape = shape(&job);
     // The coordinator enforces the limit on workers.
-    let (most, heartbeat) = (limits::MAX_WORKERS, heartbeat(options));
-    let service = Service::new(None, fingerprints, shape, kept.clone(), heartbeat, most, inbox.clone());
+    let (max_workers, heartbeat) = (limits::MAX_WORKERS, heartbeat(options));
+    let service =
+        Service::new(None, fingerprints, shape, kept.clone(), heartbeat, max_workers, inbox.clone());
     let (close, closing) = oneshot::channel::<()>();
     let (server, _health) = serve(service.clone(), listener, options, closing).await?;
     tokio::spawn(async move {
@@ -155,7 +156,7 @@ pub async fn start(
             debug!("serving connections: {error}");
         }
     });
-    let driver = Driver {
+    let driver = ShardDriver {
         core: ShardCore::new(kept.clone()),
         parameters: shape.parameters,
         plane: plane(&job, kept),
@@ -167,14 +168,14 @@ pub async fn start(
         meter: Arc::clone(&placement.meter),
         coordinator: None,
         address: placement.coordinator.clone(),
-        arriving: None,
+        incoming_weights: None,
         verdict: None,
         update_norms: Vec::new(),
     };
-    let (orders, said) = mpsc::channel(WAITING_MESSAGES);
-    tokio::spawn(coordinator.stay_in_touch(attached, link, orders));
+    let (inputs, coordinator_inputs) = mpsc::channel(WAITING_MESSAGES);
+    tokio::spawn(coordinator.maintain_connection(attached, streams, inputs));
     let driver = async move {
-        let end = driver.run(events, said).await;
+        let end = driver.run(events, coordinator_inputs).await;
         let _ = close.send(());
         end
     };
@@ -190,7 +191,7 @@ fn plane(job: &Job, kept: Range<usize>) -> Plane {
 }
 
 /// The client of the coordinator.
-struct Coordinator {
+struct CoordinatorClient {
     placement: ShardOptions,
     fingerprints: v1::Fingerprints,
     run: RunConfig,
@@ -198,15 +199,15 @@ struct Coordinator {
     /// Set by [`Shard::leave`].
     leaving: watch::Receiver<bool>,
     /// How long to try to reach an absent coordinator.
-    patience: Duration,
+    connect_timeout: Duration,
     security: Security,
 }
 
 /// Open streams to and from the coordinator.
-type Link = (mpsc::Sender<v1::FromShard>, Streaming<v1::ToShard>);
+type CoordinatorStreams = (mpsc::Sender<v1::FromShard>, Streaming<v1::ToShard>);
 
 /// Input from the coordinator.
-enum Order {
+enum CoordinatorInput {
     /// The coordinator has admitted this shard, perhaps again and under another index; the sender
     /// leads to it.
     Attached(Attached, mpsc::Sender<v1::FromShard>),
@@ -218,31 +219,31 @@ enum Order {
 }
 
 /// A refusal of the coordinator: transient or permanent.
-enum Refused {
-    Passing(String),
-    Final(ServerError),
+enum AttachError {
+    Transient(String),
+    Permanent(ServerError),
 }
 
 /// The first and the longest pause between two attempts to reach the coordinator.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
-impl Coordinator {
+impl CoordinatorClient {
     /// Attaches to the coordinator, and retries while it is absent or has no vacant shard.
-    async fn find(&self) -> Result<(Attached, Link), ServerError> {
+    async fn attach_with_retry(&self) -> Result<(Attached, CoordinatorStreams), ServerError> {
         let address = &self.placement.coordinator;
-        let mut attempts = Attempts::new(PAUSES, self.patience);
+        let mut attempts = Attempts::new(PAUSES, self.connect_timeout);
         loop {
             let why = match self.attach().await {
-                Ok((attached, link)) => {
+                Ok((attached, streams)) => {
                     // An index given by the user counts the coordinator as shard 0.
                     let shard = attached.index + u32::from(self.placement.index.is_some());
                     info!(shard, elements = ?attached.kept, address, "attached");
-                    return Ok((attached, link));
+                    return Ok((attached, streams));
                 }
-                Err(Refused::Final(error)) => return Err(error),
-                Err(Refused::Passing(why)) => why,
+                Err(AttachError::Permanent(error)) => return Err(error),
+                Err(AttachError::Transient(why)) => why,
             };
-            let Some(pause) = attempts.failed() else { return Err(self.failed(why)) };
+            let Some(pause) = attempts.failed() else { return Err(self.error(why)) };
             info!(
                 address,
                 "coordinator does not take this shard yet: {why}; trying again for {} s",
@@ -252,27 +253,31 @@ impl Coordinator {
         }
     }
 
-    fn failed(&self, why: String) -> ServerError {
+    fn error(&self, why: String) -> ServerError {
         ServerError::Coordinator { address: self.placement.coordinator.clone(), why }
     }
 
     /// Classifies a failed call.
-    fn refused(&self, verdict: Verdict) -> Refused {
-        match verdict {
-            Verdict::Passing(why) => Refused::Passing(why),
-            Verdict::RunFinished => Refused::Final(ServerError::RunFinished),
-            Verdict::Mismatch(why) => {
-                Refused::Final(ServerError::Refused { address: self.placement.coordinator.clone(), why })
+    fn attach_error(&self, failure: CallFailure) -> AttachError {
+        match failure {
+            CallFailure::Transient(why) => AttachError::Transient(why),
+            CallFailure::RunFinished => AttachError::Permanent(ServerError::RunFinished),
+            CallFailure::Mismatch(why) => AttachError::Permanent(ServerError::Refused {
+                address: self.placement.coordinator.clone(),
+                why,
+            }),
+            CallFailure::NotDownhill(why) | CallFailure::Refused(why) => {
+                AttachError::Permanent(self.error(why))
             }
-            Verdict::NotOurs(why) | Verdict::Refused(why) => Refused::Final(self.failed(why)),
         }
     }
 
     /// Opens the stream and exchanges greetings.
-    async fn attach(&self) -> Result<(Attached, Link), Refused> {
-        let wrong = |why| Refused::Final(self.failed(why));
+    async fn attach(&self) -> Result<(Attached, CoordinatorStreams), AttachError> {
+        let wrong = |why| AttachError::Permanent(self.error(why));
         let address = self.security.address(&self.placement.coordinator).map_err(wrong)?;
-        let channel = address.connect(&self.security).await.map_err(|error| self.refused(error.into()))?;
+        let channel =
+            address.connect(&self.security).await.map_err(|error| self.attach_error(error.into()))?;
         let mut client = ParameterServerClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
         let hello = v1::ShardHello {
@@ -289,21 +294,21 @@ impl Coordinator {
             let first = stream.message().await?;
             Ok::<_, tonic::Status>((stream, first.unwrap_or_default()))
         };
-        let late = |_| Refused::Passing(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
-        let (stream, first) = match tokio::time::timeout(CALL_TIMEOUT, greet).await.map_err(late)? {
+        let timed_out = |_| AttachError::Transient(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
+        let (stream, first) = match tokio::time::timeout(CALL_TIMEOUT, greet).await.map_err(timed_out)? {
             Ok(greeted) => greeted,
             Err(status) => {
-                let verdict = match verdict(&status) {
-                    Verdict::Mismatch(why) => {
-                        Verdict::Mismatch(self.keys_that_differ(&mut client).await.unwrap_or(why))
+                let failure = match classify(&status) {
+                    CallFailure::Mismatch(why) => {
+                        CallFailure::Mismatch(self.keys_that_differ(&mut client).await.unwrap_or(why))
                     }
-                    verdict => verdict,
+                    failure => failure,
                 };
-                return Err(self.refused(verdict));
+                return Err(self.attach_error(failure));
             }
         };
         let attached = convert::attached(first, self.parameters);
-        let attached = attached.map_err(|nonsense| wrong(nonsense.to_string()))?;
+        let attached = attached.map_err(|invalid| wrong(invalid.to_string()))?;
         Ok((attached, (sender, stream)))
     }
 
@@ -332,7 +337,7 @@ impl Coordinator {
     }
 
     /// Completes once [`Shard::leave`] is called.
-    async fn left(&self) {
+    async fn wait_for_leave(&self) {
         if self.leaving.clone().wait_for(|&is_leaving| is_leaving).await.is_err() {
             // The shard was dropped without leaving.
             std::future::pending().await
@@ -340,11 +345,16 @@ impl Coordinator {
     }
 
     /// Forwards the coordinator's messages, and reconnects when its stream ends.
-    async fn stay_in_touch(self, attached: Attached, link: Link, orders: mpsc::Sender<Order>) {
-        let (mut attached, (mut sender, mut stream)) = (attached, link);
+    async fn maintain_connection(
+        self,
+        attached: Attached,
+        streams: CoordinatorStreams,
+        inputs: mpsc::Sender<CoordinatorInput>,
+    ) {
+        let (mut attached, (mut sender, mut stream)) = (attached, streams);
         loop {
             let kept = attached.kept.clone();
-            if orders.send(Order::Attached(attached, sender)).await.is_err() {
+            if inputs.send(CoordinatorInput::Attached(attached, sender)).await.is_err() {
                 return;
             }
             let why = loop {
@@ -353,39 +363,39 @@ impl Coordinator {
                     Ok(None) => break "it closed its stream".to_owned(),
                     Err(status) => break status.message().to_owned(),
                 };
-                let order = match message {
+                let input = match message {
                     // The coordinator only stops; a new one may be started.
                     Ok(ToShardMessage::Dismissed(Dismissal::Stopped(why))) if !*self.leaving.borrow() => {
                         break why;
                     }
-                    Ok(message) => Order::Message(message),
-                    Err(nonsense) => break nonsense.to_string(),
+                    Ok(message) => CoordinatorInput::Message(message),
+                    Err(invalid) => break invalid.to_string(),
                 };
-                let is_last = matches!(order, Order::Message(ToShardMessage::Dismissed(_)));
-                if orders.send(order).await.is_err() || is_last {
+                let is_last = matches!(input, CoordinatorInput::Message(ToShardMessage::Dismissed(_)));
+                if inputs.send(input).await.is_err() || is_last {
                     return;
                 }
             };
             warn!(address = self.placement.coordinator, "coordinator lost: {why}; looking for it again");
-            if orders.send(Order::Lost).await.is_err() {
+            if inputs.send(CoordinatorInput::Lost).await.is_err() {
                 return;
             }
             let found = tokio::select! {
                 biased;
-                found = self.find() => found,
-                () = self.left() => Err(self.failed(why)),
-                () = orders.closed() => return,
+                found = self.attach_with_retry() => found,
+                () = self.wait_for_leave() => Err(self.error(why)),
+                () = inputs.closed() => return,
             };
             (attached, (sender, stream)) = match found {
                 Ok(found) => found,
-                Err(error) => return drop(orders.send(Order::Gone(error)).await),
+                Err(error) => return drop(inputs.send(CoordinatorInput::Gone(error)).await),
             };
         }
     }
 }
 
 /// The one task that owns the shard's logic and its data plane.
-struct Driver {
+struct ShardDriver {
     core: ShardCore,
     job: Arc<Job>,
     parameters: usize,
@@ -401,7 +411,7 @@ struct Driver {
     coordinator: Option<mpsc::Sender<v1::FromShard>>,
     address: String,
     /// The weights to resume from, while they arrive.
-    arriving: Option<Arriving>,
+    incoming_weights: Option<IncomingWeights>,
     /// The coordinator's last verdict, until it is carried out.
     verdict: Option<ps_core::control::Verdict>,
     /// How far the weights moved in the last step, if the verdict asked for it.
@@ -409,7 +419,7 @@ struct Driver {
 }
 
 /// Weights and state of some version, while they arrive.
-struct Arriving {
+struct IncomingWeights {
     version: u64,
     /// `[kept]`.
     weights: Vec<f32>,
@@ -419,19 +429,19 @@ struct Arriving {
     count: u64,
 }
 
-impl Driver {
+impl ShardDriver {
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Incoming>,
-        mut orders: mpsc::Receiver<Order>,
+        mut inputs: mpsc::Receiver<CoordinatorInput>,
     ) -> Result<Dismissal, ServerError> {
         let (mut events, mut actions) = (VecDeque::new(), Vec::new());
         loop {
             tokio::select! {
                 biased;
-                order = orders.recv() => events.extend(self.obey(order.ok_or_else(ServerError::panicked)?)?),
+                input = inputs.recv() => events.extend(self.handle_coordinator(input.ok_or_else(ServerError::panicked)?)?),
                 incoming = inbox.recv() => {
-                    events.extend(self.receive(incoming.ok_or_else(ServerError::panicked)?));
+                    events.extend(self.handle(incoming.ok_or_else(ServerError::panicked)?));
                 }
             }
             while let Some(event) = events.pop_front() {
@@ -450,22 +460,22 @@ impl Driver {
     }
 
     /// Translates input from the coordinator into an event for the shard's logic.
-    fn obey(&mut self, order: Order) -> Result<Option<ShardEvent>, ServerError> {
-        let message = match order {
-            Order::Attached(Attached { index, kept }, coordinator) => {
+    fn handle_coordinator(&mut self, input: CoordinatorInput) -> Result<Option<ShardEvent>, ServerError> {
+        let message = match input {
+            CoordinatorInput::Attached(Attached { index, kept }, coordinator) => {
                 self.coordinator = Some(coordinator);
                 self.index.store(index, Ordering::Relaxed);
                 return Ok(Some(ShardEvent::Attached { kept }));
             }
-            Order::Lost => return Ok(Some(ShardEvent::CoordinatorLost)),
-            Order::Gone(error) => return Err(error),
-            Order::Message(message) => message,
+            CoordinatorInput::Lost => return Ok(Some(ShardEvent::CoordinatorLost)),
+            CoordinatorInput::Gone(error) => return Err(error),
+            CoordinatorInput::Message(message) => message,
         };
         Ok(match message {
             ToShardMessage::Restore { version, number, count } => {
                 let kept = self.plane.kept().len();
                 let state = self.plane.control().vectors().len() * kept;
-                self.arriving = (version > 0).then(|| Arriving {
+                self.incoming_weights = (version > 0).then(|| IncomingWeights {
                     version,
                     weights: vec![0.0; kept],
                     state: vec![0.0; state],
@@ -473,11 +483,11 @@ impl Driver {
                 });
                 Some(ShardEvent::Restore { version, number, elements: kept + state })
             }
-            ToShardMessage::Weights(chunk) => self.arrived(chunk, |arriving| &mut arriving.weights),
+            ToShardMessage::Weights(chunk) => self.arrived(chunk, |incoming| &mut incoming.weights),
             ToShardMessage::State(vector, chunk) => {
                 let kept = self.plane.kept().len();
                 let vector = vector * kept..(vector + 1) * kept;
-                self.arrived(chunk, |arriving| arriving.state.get_mut(vector).unwrap_or_default())
+                self.arrived(chunk, |incoming| incoming.state.get_mut(vector).unwrap_or_default())
             }
             ToShardMessage::Verdict(verdict) => {
                 let step = verdict.step_params.step;
@@ -485,9 +495,9 @@ impl Driver {
                 Some(ShardEvent::Decided { step })
             }
             ToShardMessage::WeightsWanted { version, state } => {
-                Some(ShardEvent::WeightsAsked { version, with_state: state })
+                Some(ShardEvent::WeightsRequested { version, with_state: state })
             }
-            ToShardMessage::MissingWanted(step) => Some(ShardEvent::MissingAsked { step }),
+            ToShardMessage::MissingWanted(step) => Some(ShardEvent::MissingRequested { step }),
             ToShardMessage::Dismissed(reason) => Some(ShardEvent::Dismissed(reason)),
         })
     }
@@ -496,34 +506,34 @@ impl Driver {
     fn arrived(
         &mut self,
         chunk: StateChunk,
-        values: impl FnOnce(&mut Arriving) -> &mut [f32],
+        values: impl FnOnce(&mut IncomingWeights) -> &mut [f32],
     ) -> Option<ShardEvent> {
         let StateChunk { version, offset, bytes } = chunk;
         let start = self.plane.kept().start;
-        let arriving = self.arriving.as_mut().filter(|arriving| arriving.version == version)?;
+        let incoming = self.incoming_weights.as_mut().filter(|incoming| incoming.version == version)?;
         let elements = bytes.len() / 4;
         // A vector that this run does not have is ignored.
-        if let Some(values) = values(arriving).get_mut(offset - start..offset - start + elements) {
+        if let Some(values) = values(incoming).get_mut(offset - start..offset - start + elements) {
             tensor::read(&bytes, values);
         }
         Some(ShardEvent::Arrived { version, elements })
     }
 
     /// Translates input from a worker or a caller into events for the shard's logic.
-    fn receive(&mut self, incoming: Incoming) -> Vec<ShardEvent> {
+    fn handle(&mut self, incoming: Incoming) -> Vec<ShardEvent> {
         match incoming {
             Incoming::Joined { worker, peer } => {
                 self.peers.admit(worker, peer);
                 return vec![ShardEvent::Joined { worker }];
             }
-            Incoming::Message { worker, message } => return self.hear(worker, message),
+            Incoming::Message { worker, message } => return self.handle_message(worker, message),
             Incoming::Left { worker, reason: Departure::Misbehaved(why) } => {
-                return vec![self.refuse(worker, Nonsense::new(why))];
+                return vec![self.refuse(worker, InvalidMessage::new(why))];
             }
-            Incoming::Left { worker, .. } => self.part(worker, None),
+            Incoming::Left { worker, .. } => self.disconnect(worker, None),
             // The caller may be gone, here and below.
             Incoming::Weights(reply) => {
-                let _ = reply.send((self.plane.version(), self.plane.kept_parts()));
+                let _ = reply.send((self.plane.version(), self.plane.kept_chunks()));
             }
             Incoming::Checkpoint(reply) | Incoming::End(reply) => {
                 let _ = reply.send(Err(Refusal::OnlyAShard));
@@ -531,7 +541,7 @@ impl Driver {
             Incoming::Status(reply) => {
                 let _ = reply.send(self.status());
             }
-            Incoming::Places(reply) => {
+            Incoming::ShardAddresses(reply) => {
                 let _ = reply.send(Err(Refusal::OnlyAShard));
             }
             Incoming::Attach(request) => {
@@ -542,7 +552,7 @@ impl Driver {
         Vec::new()
     }
 
-    fn hear(&mut self, worker: WorkerId, message: WorkerMessage) -> Vec<ShardEvent> {
+    fn handle_message(&mut self, worker: WorkerId, message: WorkerMessage) -> Vec<ShardEvent> {
         let mut events = Vec::new();
         if self.peers.get(worker).is_none() {
             return events;
@@ -567,7 +577,7 @@ impl Driver {
                 Ok(None)
             }
             WorkerMessage::Goodbye(_) => {
-                self.part(worker, None);
+                self.disconnect(worker, None);
                 Ok(None)
             }
             WorkerMessage::Heartbeat | WorkerMessage::Dropped => Ok(None),
@@ -587,17 +597,17 @@ impl Driver {
     /// The event that follows from the state of the open step, if any.
     fn progress(&self) -> Option<ShardEvent> {
         let step = self.plane.version();
-        match self.plane.is_held() {
+        match self.plane.awaits_decision() {
             true => self.plane.is_gathered().then_some(ShardEvent::Gathered { step }),
             false => self.plane.is_complete().then_some(ShardEvent::Completed { step }),
         }
     }
 
     /// Ends the stream of a worker that sent an invalid message.
-    fn refuse(&mut self, worker: WorkerId, nonsense: Nonsense) -> ShardEvent {
-        let (why, counted) = (nonsense.to_string(), self.plane.counted_at(worker));
+    fn refuse(&mut self, worker: WorkerId, invalid: InvalidMessage) -> ShardEvent {
+        let (why, counted) = (invalid.to_string(), self.plane.counted_at(worker));
         info!(%worker, "worker dropped: {why}");
-        self.part(worker, Some(nonsense.into()));
+        self.disconnect(worker, Some(invalid.into()));
         ShardEvent::Refused { counted, why }
     }
 
@@ -611,17 +621,17 @@ impl Driver {
             }
             ShardAction::SendAllAway => {
                 let workers: Vec<WorkerId> = self.peers.ids().collect();
-                workers.into_iter().for_each(|worker| self.part(worker, Some(Refusal::Rewound)));
+                workers.into_iter().for_each(|worker| self.disconnect(worker, Some(Refusal::Rewound)));
             }
             ShardAction::Serve { worker } => self.peers.serve(worker, &self.plane),
             ShardAction::ServeAll => self.serve_all(),
-            ShardAction::TurnAway { worker } => self.part(worker, Some(Refusal::NotReady)),
+            ShardAction::TurnAway { worker } => self.disconnect(worker, Some(Refusal::NotReady)),
             ShardAction::Begin => {
                 self.plane.restart();
                 info!(version = 0, "this shard resumes from here");
             }
             ShardAction::Resume { version } => {
-                if let Some(Arriving { weights, state, count, .. }) = self.arriving.take() {
+                if let Some(IncomingWeights { weights, state, count, .. }) = self.incoming_weights.take() {
                     self.plane.restore(version, &weights, &state);
                     self.plane.control_mut().follow(count);
                     info!(version, "this shard resumes from here");
@@ -706,15 +716,17 @@ impl Driver {
     /// rounds continue meanwhile.
     fn send_weights(&self, version: u64, with_state: bool) {
         let Some(coordinator) = self.coordinator.clone() else { return };
-        let Some(weights) = self.plane.parts_at(version) else { return };
+        let Some(weights) = self.plane.chunks_at(version) else { return };
         let state = if with_state { self.plane.state_at(version) } else { Vec::new() };
         let parameters = self.parameters;
         tokio::spawn(async move {
             let chunk = |(offset, bytes)| convert::weights_chunk(version, offset, parameters, bytes);
             let weights = weights.into_iter().map(chunk).map(from_shard::Message::Weights);
-            let part = |part: StatePart| {
-                let StatePart { vector, offset, bytes } = part;
-                from_shard::Message::State(convert::state_part(version, vector, offset, parameters, bytes))
+            let part = |part: OptimizerStateChunk| {
+                let OptimizerStateChunk { vector, offset, bytes } = part;
+                from_shard::Message::State(convert::optimizer_state_chunk(
+                    version, vector, offset, parameters, bytes,
+                ))
             };
             for message in weights.chain(state.into_iter().map(part)) {
                 // If the coordinator is gone, the end of its stream reports it.
@@ -725,9 +737,9 @@ impl Driver {
         });
     }
 
-    fn part(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
+    fn disconnect(&mut self, worker: WorkerId, refusal: Option<Refusal>) {
         self.plane.forget(worker);
-        self.peers.part(worker, refusal);
+        self.peers.disconnect(worker, refusal);
     }
 
     fn status(&self) -> v1::StatusReply {

@@ -8,12 +8,12 @@ use ps_plan::BatchPlan;
 use std::ops::Range;
 
 /// Virtual time that a run may take after the last fault to recover from it: every timeout once.
-pub(crate) const LONGEST_MS: u64 = 20_000;
+pub(crate) const MAX_MS: u64 = 20_000;
 /// Virtual time that each step may take in addition: the slowest worker, and a round trip of messages.
-pub(crate) const LONGEST_STEP_MS: u64 = 1_000;
+pub(crate) const MAX_STEP_MS: u64 = 1_000;
 /// Virtual time within which all workers must end after the server has ended. Workers that missed its goodbye
 /// keep trying until they give up.
-pub(crate) const LONGEST_GOODBYE_MS: u64 = 60_000;
+pub(crate) const MAX_GOODBYE_MS: u64 = 60_000;
 
 /// Versions grow one by one, except when the run resumes from a checkpoint. The core's version is that of the
 /// data plane, and no shard is behind or more than one step ahead.
@@ -65,7 +65,7 @@ pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
             _ => ranges.push(part.leaves.clone()),
         }
     }
-    let lacking = server.plane.unseen();
+    let lacking = server.plane.missing_metrics();
     let within = |lacking: &Range<u32>| {
         ranges.iter().any(|range| range.start <= lacking.start && lacking.end <= range.end)
     };
@@ -102,8 +102,11 @@ pub(crate) fn action(
         ServerAction::Update { step } if *step != version => {
             Err(format!("update of step {step} at {version}"))
         }
-        ServerAction::Update { step } if !(server.plane.is_seen() && server.plane.is_gathered()) => {
-            Err(format!("update of step {step} while leaves {:?} are missing", server.plane.unseen()))
+        ServerAction::Update { step } if !(server.plane.has_all_metrics() && server.plane.is_gathered()) => {
+            Err(format!(
+                "update of step {step} while leaves {:?} are missing",
+                server.plane.missing_metrics()
+            ))
         }
         ServerAction::Update { step } => through(*step, &[], server, shards),
         ServerAction::SendWeights { version: sent, .. } if *sent != version => {
@@ -140,7 +143,7 @@ pub(crate) fn weights(expected: Option<&str>, weights: &[f32]) -> Result<String,
 pub(crate) fn restored(server: &Server, shards: &[Shard]) -> Result<(), String> {
     for (index, shard) in shards.iter().enumerate() {
         // The shard or its connection has failed, and the coordinator has not noticed yet.
-        let is_reached = shard.is_up && shard.tie.is_some() && shard.tie == server.seats[index];
+        let is_reached = shard.is_up && shard.link.is_some() && shard.link == server.seats[index];
         if is_reached && shard.era != Some(server.era) {
             return Err(format!("the run resumes before shard {index} does"));
         }

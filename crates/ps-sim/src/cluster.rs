@@ -3,10 +3,10 @@
 use crate::disk::CheckpointDisk;
 use crate::faults::Faults;
 use crate::lies::Lies;
-use crate::network::{Down, Link, LinkId, Network, Up};
+use crate::network::{Link, LinkId, Network, ToServer, ToWorker};
 use crate::server_side::Server;
+use crate::shard_links::{FromShard, ShardLink, ShardLinkId, ToShard};
 use crate::shard_side::Shard;
-use crate::ties::{FromShard, Tie, TieId, ToShard};
 use crate::worker_side::Slot;
 use crate::{Report, SimJob, checks};
 use ps_checkpoint::Snapshot;
@@ -14,18 +14,18 @@ use ps_coord::{Digest, Millis, Outcome};
 use ps_core::Gradients;
 use ps_core::chunk::read;
 use ps_plan::Node;
-use ps_plane::{Plane, StatePart};
+use ps_plane::{OptimizerStateChunk, Plane};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Something that happens at a point in virtual time.
 #[derive(Clone, Debug)]
-pub(crate) enum Happening {
+pub(crate) enum SimEvent {
     /// A message reaches the server.
-    ToServer { link: LinkId, message: Up },
+    ToServer { link: LinkId, message: ToServer },
     /// A message reaches a worker.
-    ToWorker { link: LinkId, message: Down },
+    ToWorker { link: LinkId, message: ToWorker },
     /// The server notices that a connection has ended.
     ServerSeesEnd { link: LinkId },
     /// The worker notices that a connection has ended, or its connection is refused.
@@ -37,11 +37,11 @@ pub(crate) enum Happening {
     /// A snapshot of the run is written to disk.
     Save { process: u32, returns: u32, snapshot: Arc<Snapshot> },
     /// The coordinator has restored earlier weights, or found that there are none.
-    WentBack { era: u32, version: Option<u64> },
+    RolledBack { era: u32, version: Option<u64> },
     /// A message from a shard reaches the coordinator.
-    ToCoordinator { tie: TieId, message: FromShard },
+    ToCoordinator { link: ShardLinkId, message: FromShard },
     /// A message from the coordinator reaches a shard.
-    ToShard { tie: TieId, message: ToShard },
+    ToShard { link: ShardLinkId, message: ToShard },
     /// A shard asks the coordinator for admission.
     Attach { shard: usize, process: u32 },
     /// The connection between a shard and the coordinator breaks.
@@ -89,8 +89,8 @@ pub(crate) struct Cluster<'a> {
     pub slots: Vec<Slot>,
     pub lies: Lies,
     pub links: BTreeMap<LinkId, Link>,
-    /// Connections between the coordinator and the other shards, by [`TieId`].
-    pub ties: Vec<Tie>,
+    /// Connections between the coordinator and the other shards, by [`ShardLinkId`].
+    pub shard_links: Vec<ShardLink>,
     pub gradients: Gradients,
     /// The elements of each chunk of the flat parameter vector.
     pub chunks: Vec<Range<usize>>,
@@ -99,7 +99,7 @@ pub(crate) struct Cluster<'a> {
     pub seed: u64,
     /// When the server finished, in virtual time.
     pub finished_at: Option<Millis>,
-    queue: BTreeMap<(Millis, u64), Happening>,
+    queue: BTreeMap<(Millis, u64), SimEvent>,
     sequence: u64,
     trace: Trace<'a>,
 }
@@ -120,7 +120,7 @@ impl<'a> Cluster<'a> {
             slots: Vec::new(),
             lies: Lies::default(),
             links: BTreeMap::new(),
-            ties: Vec::new(),
+            shard_links: Vec::new(),
             chunks: job.chunks(),
             kept: (0..job.servers as usize).map(|server| job.kept(server)).collect(),
             gradients: Gradients::new(job.model.clone(), job.plan, job.kernel),
@@ -130,7 +130,7 @@ impl<'a> Cluster<'a> {
             sequence: 0,
             trace,
         };
-        cluster.at(0, Happening::ServerTimer);
+        cluster.at(0, SimEvent::ServerTimer);
         for shard in 0..cluster.shards.len() {
             cluster.attach_later(shard, 50);
         }
@@ -147,16 +147,16 @@ impl<'a> Cluster<'a> {
     pub(crate) fn run(mut self) -> Result<Report, String> {
         let mut events = 0;
         self.disk.start(0, &mut self.network)?;
-        while let Some(((time, _), happening)) = self.queue.pop_first() {
+        while let Some(((time, _), event)) = self.queue.pop_first() {
             self.now = time;
             events += 1;
             self.check_progress()?;
             if self.trace.is_some() {
-                let line = describe(&happening);
+                let line = describe(&event);
                 self.note(|| line);
             }
             let before = self.server.core.version();
-            self.happen(happening)?;
+            self.handle(event)?;
             if self.server.is_whole {
                 let before = if std::mem::take(&mut self.rewound) { None } else { Some(before) };
                 checks::versions(before, &self.server, &self.shards)?;
@@ -172,7 +172,7 @@ impl<'a> Cluster<'a> {
         }
         let expected = self.job.expected.as_deref().filter(|_| outcome == Outcome::Done && is_right);
         let hash = checks::weights(expected, &self.server.result)?;
-        self.add_up();
+        self.accumulate_counts();
         let (steps, counts) = (self.server.plane.version(), self.network.counts);
         let virtual_ms = self.finished_at.unwrap_or(self.now);
         Ok(Report { outcome, hash, steps, events, virtual_ms, counts })
@@ -188,11 +188,11 @@ impl<'a> Cluster<'a> {
         let mut weights = vec![0.0; parameters];
         let mut state = vec![0.0; self.server.plane.control().vectors().len() * parameters];
         for plane in self.planes() {
-            for (offset, bytes) in plane.parts_at(version)? {
+            for (offset, bytes) in plane.chunks_at(version)? {
                 let elements = bytes.as_chunks().0;
                 read(elements, &mut weights[offset..offset + elements.len()]);
             }
-            for StatePart { vector, offset, bytes } in plane.state_at(version) {
+            for OptimizerStateChunk { vector, offset, bytes } in plane.state_at(version) {
                 let (elements, start) = (bytes.as_chunks().0, vector * parameters + offset);
                 read(elements, &mut state[start..start + elements.len()]);
             }
@@ -210,10 +210,8 @@ impl<'a> Cluster<'a> {
     fn check_progress(&self) -> Result<(), String> {
         let healed = self.network.faults.heal_ms;
         let (start, longest) = match self.finished_at {
-            None => {
-                (healed, checks::LONGEST_MS + checks::LONGEST_STEP_MS.saturating_mul(self.job.plan.steps))
-            }
-            Some(finished) => (finished, checks::LONGEST_GOODBYE_MS),
+            None => (healed, checks::MAX_MS + checks::MAX_STEP_MS.saturating_mul(self.job.plan.steps)),
+            Some(finished) => (finished, checks::MAX_GOODBYE_MS),
         };
         match self.now > start.saturating_add(longest) {
             false => Ok(()),
@@ -221,57 +219,57 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    fn happen(&mut self, happening: Happening) -> Result<(), String> {
-        match happening {
-            Happening::ToServer { link, message } => match self.links.get(&link).map(|link| link.server) {
+    fn handle(&mut self, event: SimEvent) -> Result<(), String> {
+        match event {
+            SimEvent::ToServer { link, message } => match self.links.get(&link).map(|link| link.server) {
                 Some(0) | None => self.server_receives(link, message),
                 Some(server) => self.shard_receives(server - 1, link, message),
             },
-            Happening::ServerSeesEnd { link } => match self.links.get(&link).map(|link| link.server) {
+            SimEvent::ServerSeesEnd { link } => match self.links.get(&link).map(|link| link.server) {
                 Some(0) | None => self.server_sees_end(link),
                 Some(server) => {
                     self.shard_sees_end(server - 1, link);
                     Ok(())
                 }
             },
-            Happening::UpdateDone { era, step } => self.update_done(era, step),
-            Happening::Judged { era, step, node, digest } => self.judged(era, step, node, digest),
-            Happening::Save { process, returns, snapshot } => self.save(process, returns, &snapshot),
-            Happening::WentBack { era, version } => self.went_back(era, version),
-            Happening::ToCoordinator { tie, message } => self.coordinator_is_sent(tie, message),
-            Happening::ToShard { tie, message } => self.shard_is_sent(tie, message),
-            Happening::Attach { shard, process } => {
+            SimEvent::UpdateDone { era, step } => self.update_done(era, step),
+            SimEvent::Judged { era, step, node, digest } => self.judged(era, step, node, digest),
+            SimEvent::Save { process, returns, snapshot } => self.save(process, returns, &snapshot),
+            SimEvent::RolledBack { era, version } => self.on_rolled_back(era, version),
+            SimEvent::ToCoordinator { link, message } => self.coordinator_is_sent(link, message),
+            SimEvent::ToShard { link, message } => self.shard_is_sent(link, message),
+            SimEvent::Attach { shard, process } => {
                 self.shard_attaches(shard, process);
                 Ok(())
             }
-            Happening::ShardCut { shard } => {
+            SimEvent::ShardCut { shard } => {
                 self.shard_is_cut(shard);
                 Ok(())
             }
-            Happening::ShardCrash { shard } => {
+            SimEvent::ShardCrash { shard } => {
                 self.shard_crashes(shard);
                 Ok(())
             }
-            Happening::ShardStart { shard } => {
+            SimEvent::ShardStart { shard } => {
                 self.shard_starts(shard);
                 Ok(())
             }
-            Happening::ServerCrash { process } => {
+            SimEvent::ServerCrash { process } => {
                 self.server_crashes(process);
                 Ok(())
             }
-            Happening::ServerStart => self.server_starts(),
-            Happening::ServerTimer => self.server_timer(),
-            Happening::Start { slot } => self.start(slot),
-            Happening::Leave { slot } => self.leave(slot),
-            Happening::Crash { slot, incarnation } => self.crash(slot, incarnation),
-            happening => self.worker_happening(happening),
+            SimEvent::ServerStart => self.server_starts(),
+            SimEvent::ServerTimer => self.server_timer(),
+            SimEvent::Start { slot } => self.start(slot),
+            SimEvent::Leave { slot } => self.leave(slot),
+            SimEvent::Crash { slot, incarnation } => self.crash(slot, incarnation),
+            event => self.worker_event(event),
         }
     }
 
-    /// Schedules a happening.
-    pub(crate) fn at(&mut self, time: Millis, happening: Happening) {
-        self.queue.insert((time, self.sequence), happening);
+    /// Schedules an event.
+    pub(crate) fn at(&mut self, time: Millis, event: SimEvent) {
+        self.queue.insert((time, self.sequence), event);
         self.sequence += 1;
     }
 
@@ -283,29 +281,29 @@ impl<'a> Cluster<'a> {
     }
 
     /// Sends a message to the server.
-    pub(crate) fn send_up(&mut self, link: LinkId, message: Up) {
-        self.send(link, true, |link| Happening::ToServer { link, message: message.clone() });
+    pub(crate) fn send_to_server(&mut self, link: LinkId, message: ToServer) {
+        self.send(link, true, |link| SimEvent::ToServer { link, message: message.clone() });
     }
 
     /// Sends a message to a worker.
-    pub(crate) fn send_down(&mut self, link: LinkId, message: Down) {
-        self.send(link, false, |link| Happening::ToWorker { link, message: message.clone() });
+    pub(crate) fn send_to_worker(&mut self, link: LinkId, message: ToWorker) {
+        self.send(link, false, |link| SimEvent::ToWorker { link, message: message.clone() });
     }
 
-    fn send(&mut self, id: LinkId, upwards: bool, delivery: impl Fn(LinkId) -> Happening) {
+    fn send(&mut self, id: LinkId, upwards: bool, event: impl Fn(LinkId) -> SimEvent) {
         let Some(link) = self.links.get_mut(&id).filter(|link| !link.cut) else { return };
         if self.slots[link.slot].blocked_until[usize::from(upwards)] > self.now {
-            self.note(|| format!("  lost in a partition: {}", describe(&delivery(id))));
+            self.note(|| format!("  lost in a partition: {}", describe(&event(id))));
             return;
         }
-        let fate = self.network.fate(self.now, link, upwards);
-        if fate.arrivals.is_empty() {
-            self.note(|| format!("  lost: {}", describe(&delivery(id))));
+        let delivery = self.network.delivery(self.now, link, upwards);
+        if delivery.arrivals.is_empty() {
+            self.note(|| format!("  lost: {}", describe(&event(id))));
         }
-        for arrival in fate.arrivals {
-            self.at(arrival, delivery(id));
+        for arrival in delivery.arrivals {
+            self.at(arrival, event(id));
         }
-        if fate.cut {
+        if delivery.cut {
             self.network.counts.cuts += 1;
             self.note(|| format!("  connection {id} is cut"));
             self.cut(id);
@@ -319,8 +317,8 @@ impl<'a> Cluster<'a> {
         link.cut = true;
         let pings = link.server > 0;
         for event in [
-            Happening::ServerSeesEnd { link: id },
-            Happening::WorkerSeesEnd { link: id, why: "connection reset" },
+            SimEvent::ServerSeesEnd { link: id },
+            SimEvent::WorkerSeesEnd { link: id, why: "connection reset" },
         ] {
             let delay = self.network.up_to(2000);
             if pings || self.network.chance(0.7) {
@@ -330,17 +328,17 @@ impl<'a> Cluster<'a> {
     }
 }
 
-/// Formats a happening as one line.
-fn describe(happening: &Happening) -> String {
-    match happening {
-        Happening::ToServer { link, message: Up::Sum { step, sum, chunks } } => {
+/// Formats an event as one line.
+fn describe(event: &SimEvent) -> String {
+    match event {
+        SimEvent::ToServer { link, message: ToServer::Sum { step, sum, chunks } } => {
             format!("server <- {link}: chunks {chunks:?} of node {} of step {step}", sum.node)
         }
-        Happening::ToServer { link, message } => format!("server <- {link}: {message:?}"),
-        Happening::ToWorker { link, message: Down::Weights { version, .. } } => {
+        SimEvent::ToServer { link, message } => format!("server <- {link}: {message:?}"),
+        SimEvent::ToWorker { link, message: ToWorker::Weights { version, .. } } => {
             format!("worker <- {link}: weights of version {version}")
         }
-        Happening::ToWorker { link, message } => format!("worker <- {link}: {message:?}"),
+        SimEvent::ToWorker { link, message } => format!("worker <- {link}: {message:?}"),
         other => format!("{other:?}"),
     }
 }

@@ -88,7 +88,7 @@ impl CheckpointDisk {
 
     /// Returns to a checkpoint of at most `step` steps. The inner `None` stands for the beginning of the run;
     /// the outer `None` means that no such checkpoint is left.
-    pub(crate) fn go_back(
+    pub(crate) fn roll_back(
         &mut self,
         step: u64,
         network: &mut Network,

@@ -27,7 +27,7 @@ pub struct Faults {
     pub hang: f32,
     /// Probability in each step that a worker is suspended for up to 3 s.
     pub stall: f32,
-    /// Probability in each step that a worker joins, while there are fewer than `most_workers`.
+    /// Probability in each step that a worker joins, while there are fewer than `max_workers`.
     pub join: f32,
     /// Probability in each step that a worker is asked to stop; it comes back later.
     pub leave: f32,
@@ -59,7 +59,7 @@ pub struct Faults {
     /// Fraction of the pushes that send one server a wrong chunk, followed by a message that is refused.
     pub break_off: f32,
     /// Maximum number of workers.
-    pub most_workers: u32,
+    pub max_workers: u32,
     /// Virtual time after which no new fault occurs. The run must then end soon, so that a run that hangs is
     /// not freed by the next fault.
     pub heal_ms: u64,
@@ -92,7 +92,7 @@ impl Faults {
             rot: 0.0,
             lie: 0.0,
             break_off: 0.0,
-            most_workers: u32::MAX,
+            max_workers: u32::MAX,
             heal_ms: 0,
         }
     }
@@ -123,7 +123,7 @@ impl Faults {
             rot: 0.2,
             lie: 0.2,
             break_off: 0.03,
-            most_workers: 7,
+            max_workers: 7,
             heal_ms: 8_000,
         }
     }
@@ -197,7 +197,7 @@ pub struct Counts {
     /// Connections between a shard and the coordinator that broke.
     pub shard_cuts: u64,
     /// Connections between a shard and the coordinator that were slow.
-    pub slow_ties: u64,
+    pub slow_shard_links: u64,
     /// How often all servers returned to a checkpoint.
     pub rewinds: u64,
     /// How often all servers returned to a step before the open one.
@@ -229,7 +229,7 @@ pub struct Counts {
     /// Steps that were gathered again because a wrong sum had been added.
     pub starts_over: u64,
     /// Leaves that came from another worker than the first one to hold them.
-    pub rescued: u64,
+    pub reassigned: u64,
     /// Workers that left after delivering what they had computed.
     pub drains: u64,
 }
@@ -277,7 +277,7 @@ impl Counts {
             ("damaged checkpoints passed over", &mut self.fallbacks),
             ("deaths of shards", &mut self.shard_crashes),
             ("connections of shards cut", &mut self.shard_cuts),
-            ("slow connections of shards", &mut self.slow_ties),
+            ("slow connections of shards", &mut self.slow_shard_links),
             ("rewinds", &mut self.rewinds),
             ("rewinds to an earlier step", &mut self.rewinds_back),
             ("rewinds because a worker was refused", &mut self.rewinds_refused),
@@ -292,7 +292,7 @@ impl Counts {
             ("nodes audited", &mut self.audits),
             ("nodes computed by the coordinator", &mut self.judged),
             ("steps gathered again", &mut self.starts_over),
-            ("leaves from another than their first holder", &mut self.rescued),
+            ("leaves from another than their first holder", &mut self.reassigned),
             ("workers that left after their last sums", &mut self.drains),
         ]
     }

@@ -15,8 +15,8 @@ mod lies;
 mod network;
 pub mod seeds;
 mod server_side;
+mod shard_links;
 mod shard_side;
-mod ties;
 pub mod tiny;
 mod worker_side;
 

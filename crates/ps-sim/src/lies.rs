@@ -51,7 +51,7 @@ impl Lies {
     }
 
     /// The weights of `version` have been restored.
-    pub(crate) fn go_back(&mut self, version: u64) {
+    pub(crate) fn roll_back(&mut self, version: u64) {
         self.open.clear();
         self.committed.retain(|lie| lie.step < version);
     }

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use ps_sim::seeds::{self, SeedArgs};
-use ps_sim::tiny::{TinySamples, tiny_job_of};
+use ps_sim::tiny::{TinySamples, tiny_job_for_seed};
 use ps_sim::{Counts, Faults, Report, SimJob, Violation, simulate, simulate_traced};
 use std::io::Write;
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let (mut totals, mut steps, mut events, mut done) = (Counts::default(), 0, 0, 0);
     let (mut longest_ms, mut slowest) = (0, 0);
     let simulate_seed = |seed| {
-        let job = tiny_job_of(&samples, seed);
+        let job = tiny_job_for_seed(&samples, seed);
         let (expected, _) = job
             .reference()
             .expect("the tiny job does not diverge: its rate is small and its samples are fixed");

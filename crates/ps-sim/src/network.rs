@@ -25,7 +25,7 @@ pub(crate) struct Sum {
 
 /// A message from worker to server.
 #[derive(Clone, Debug)]
-pub(crate) enum Up {
+pub(crate) enum ToServer {
     Hello,
     Heartbeat,
     /// The metric sums of a node and some of its chunks. For the coordinator, these are all chunks that it
@@ -41,14 +41,14 @@ pub(crate) enum Up {
         sum: Arc<Sum>,
         chunks: Range<usize>,
     },
-    AskWeights,
+    RequestWeights,
     Dropped,
     Goodbye,
 }
 
 /// A message from server to worker.
 #[derive(Clone, Debug)]
-pub(crate) enum Down {
+pub(crate) enum ToWorker {
     Welcome,
     HeartbeatSeen,
     /// All chunks that the sender holds, each with the index of its first element.
@@ -71,7 +71,7 @@ pub(crate) struct Link {
     /// Index of the server: 0 is the coordinator.
     pub server: usize,
     /// Whether the worker knows that it has been admitted.
-    pub welcomed: bool,
+    pub on_welcome: bool,
     /// The id under which the worker was admitted.
     pub worker: Option<WorkerId>,
     /// Whether the server's end is open.
@@ -90,7 +90,7 @@ impl Link {
             slot,
             incarnation,
             server,
-            welcomed: false,
+            on_welcome: false,
             worker: None,
             server_open: true,
             worker_open: true,
@@ -102,7 +102,7 @@ impl Link {
 
 /// What happens to one message.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fate {
+pub(crate) struct Delivery {
     /// Arrival times: none, one or two.
     pub arrivals: Vec<Millis>,
     /// Whether this message breaks the connection.
@@ -138,36 +138,36 @@ impl Network {
     }
 
     /// Draws a delay of up to `most` ms. Without faults, it is always `most`.
-    pub(crate) fn up_to(&mut self, most: u32) -> Millis {
+    pub(crate) fn up_to(&mut self, max: u32) -> Millis {
         match self.faults.delay_ms {
-            0 => Millis::from(most),
-            _ => Millis::from(self.random.below(most + 1)),
+            0 => Millis::from(max),
+            _ => Millis::from(self.random.below(max + 1)),
         }
     }
 
     /// Decides what happens to a message sent at time `now` on `link`.
-    pub(crate) fn fate(&mut self, now: Millis, link: &mut Link, upwards: bool) -> Fate {
+    pub(crate) fn delivery(&mut self, now: Millis, link: &mut Link, upwards: bool) -> Delivery {
         self.counts.messages += 1;
-        let mut fate = Fate { arrivals: Vec::new(), cut: self.strikes(now, self.faults.cut) };
+        let mut delivery = Delivery { arrivals: Vec::new(), cut: self.strikes(now, self.faults.cut) };
         if self.strikes(now, self.faults.loss) {
             self.counts.losses += 1;
-            return fate;
+            return delivery;
         }
         let arrival = self.arrival(now);
         let last = &mut link.last_arrival[usize::from(upwards)];
         self.counts.reorderings += u64::from(arrival < *last);
         *last = arrival;
-        fate.arrivals.push(arrival);
+        delivery.arrivals.push(arrival);
         if self.strikes(now, self.faults.duplicate) {
             self.counts.duplicates += 1;
-            fate.arrivals.push(self.arrival(now));
+            delivery.arrivals.push(self.arrival(now));
         }
-        fate
+        delivery
     }
 
     /// When a message sent at time `now` arrives, if it does.
     pub(crate) fn arrival(&mut self, now: Millis) -> Millis {
-        let most = if self.strikes(now, self.faults.late) { 1000 } else { self.faults.delay_ms };
-        now + 1 + Millis::from(self.random.below(most + 1))
+        let max = if self.strikes(now, self.faults.late) { 1000 } else { self.faults.delay_ms };
+        now + 1 + Millis::from(self.random.below(max + 1))
     }
 }

@@ -1,23 +1,23 @@
 //! The coordinator's shell and data plane in the simulator.
 
-use crate::cluster::{Cluster, Happening};
+use crate::cluster::{Cluster, SimEvent};
 use crate::disk::Saved;
-use crate::network::{Down, LinkId, Sum, Up};
+use crate::network::{LinkId, Sum, ToServer, ToWorker};
+use crate::shard_links::{FromShard, ShardLinkId, ToShard};
 use crate::shard_side::current;
-use crate::ties::{FromShard, TieId, ToShard};
 use crate::{OwnGradients, SimJob, checks};
 use bytes::Bytes;
 use ps_checkpoint::{Progress, Snapshot};
 use ps_coord::{
     ChunkId, Contributor, CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Departure,
-    Digest, Dismissal, Millis, Outcome, Purpose, ServerAction, ServerConfig, ServerCore, ServerEvent, Wanted,
-    WorkerId,
+    Digest, Dismissal, FetchPurpose, FollowUp, Millis, Outcome, ServerAction, ServerConfig, ServerCore,
+    ServerEvent, WorkerId,
 };
 use ps_core::chunk::read;
 use ps_core::optim::{PieceSums, UpdateNorms};
 use ps_core::{MetricSums, StepReport};
 use ps_plan::{Node, Section};
-use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Rejected, StatePart};
+use ps_plane::{GradientChunk, NodeDone, NodeMetrics, OptimizerStateChunk, Plane, Rejected};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) struct Server {
     /// By shard, how far the weights moved in the latest step, and that step.
     update_norms: BTreeMap<u32, (u64, Vec<UpdateNorms>)>,
     /// Chunks that shards have sent, by the purpose for which they were requested.
-    fetched: BTreeMap<Purpose, Chunks>,
+    fetched: BTreeMap<FetchPurpose, Chunks>,
     /// The coordinator's part of a checkpoint that is being collected.
     captured: Option<Captured>,
     pub outcome: Option<Outcome>,
@@ -47,7 +47,7 @@ pub(crate) struct Server {
     /// Grows each time the servers lose their common version, so that older messages can be recognised.
     pub era: u32,
     /// By shard, its connection if it is attached.
-    pub seats: Vec<Option<TieId>>,
+    pub seats: Vec<Option<ShardLinkId>>,
     /// Number of times that the run returned to a checkpoint because of a liar. A save that started before
     /// is then discarded.
     returns: u32,
@@ -143,17 +143,17 @@ impl Server {
         let known = |(slot, since): (&String, &u64)| Some((Contributor(slot.parse().ok()?), *since));
         ServerCore::new(now, config)
             .with_mutation(job.mutation)
-            .remembering(contributors.iter().filter_map(known))
+            .with_contributors(contributors.iter().filter_map(known))
     }
 }
 
 impl Cluster<'_> {
-    pub(crate) fn server_receives(&mut self, id: LinkId, message: Up) -> Result<(), String> {
+    pub(crate) fn server_receives(&mut self, id: LinkId, message: ToServer) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.server_open) else { return Ok(()) };
         if !self.server.is_up {
             return Ok(());
         }
-        if let Up::Hello = message {
+        if let ToServer::Hello = message {
             if link.worker.is_some() || self.server.outcome.is_some() {
                 return Ok(());
             }
@@ -163,7 +163,7 @@ impl Cluster<'_> {
             self.server.links.insert(worker, id);
             self.network.counts.admissions += 1;
             let contributor = Contributor(self.links[&id].slot as u32);
-            self.send_down(id, Down::Welcome);
+            self.send_to_worker(id, ToWorker::Welcome);
             self.server_steps(ServerEvent::Identified { worker, contributor })?;
             return self.server_steps(ServerEvent::Joined { worker });
         }
@@ -171,19 +171,19 @@ impl Cluster<'_> {
         // yet carries nothing.
         let Some(worker) = link.worker else { return Ok(()) };
         match message {
-            Up::Hello => Ok(()),
-            Up::Heartbeat => {
-                self.send_down(id, Down::HeartbeatSeen);
-                self.server_steps(ServerEvent::Heard { worker })
+            ToServer::Hello => Ok(()),
+            ToServer::Heartbeat => {
+                self.send_to_worker(id, ToWorker::HeartbeatSeen);
+                self.server_steps(ServerEvent::MessageReceived { worker })
             }
-            Up::Dropped => self.server_steps(ServerEvent::Dropped { worker }),
-            Up::AskWeights => self.server_steps(ServerEvent::WeightsWanted { worker }),
-            Up::Sum { step, sum, chunks } => self.server_gathers(worker, step, &sum, chunks),
-            Up::Breaking { step, sum, chunks } => {
+            ToServer::Dropped => self.server_steps(ServerEvent::Dropped { worker }),
+            ToServer::RequestWeights => self.server_steps(ServerEvent::WeightsWanted { worker }),
+            ToServer::Sum { step, sum, chunks } => self.server_gathers(worker, step, &sum, chunks),
+            ToServer::Breaking { step, sum, chunks } => {
                 self.server_closes(worker);
                 self.server_breaks_off(worker, step, &sum, chunks)
             }
-            Up::Goodbye => {
+            ToServer::Goodbye => {
                 link.server_open = false;
                 self.server_steps(ServerEvent::Left { worker, reason: Departure::Leaving })
             }
@@ -286,7 +286,7 @@ impl Cluster<'_> {
         if let Some(link) = self.links.get_mut(&id) {
             link.server_open = false;
         }
-        self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "refused" });
+        self.at(self.now + 1, SimEvent::WorkerSeesEnd { link: id, why: "refused" });
     }
 
     pub(crate) fn server_sees_end(&mut self, id: LinkId) -> Result<(), String> {
@@ -313,28 +313,28 @@ impl Cluster<'_> {
         let update_norms: Vec<Vec<UpdateNorms>> =
             std::iter::once(plane.measure_update()).chain(others).collect();
         let committed = plane.commit(&update_norms.concat());
-        self.strike();
+        self.inject_faults();
         let Ok(report) = committed else {
             self.server.updating = false;
             return self.server_steps(ServerEvent::Diverged { step });
         };
         self.lies.commit(step)?;
         checks::samples(&self.job.plan, step, &report.metric_sums)?;
-        self.look_at_sections(&report, expected)?;
+        self.check_sections(&report, expected)?;
         let version = self.server.plane.version();
-        let wanted = Wanted {
-            look: self.job.plan.ends_epoch(step),
+        let follow_up = FollowUp {
+            inspect: self.job.plan.ends_epoch(step),
             save: version.is_multiple_of(self.job.checkpoint_every),
             state: true,
         };
         let is_last = version >= self.job.plan.steps;
-        self.coordinate(CoordinatorEvent::Made { step, is_last, wanted })?;
+        self.coordinate(CoordinatorEvent::Made { step, is_last, follow_up })?;
         self.server_handles_events()
     }
 
     fn decide_if_gathered(&mut self) -> Result<(), String> {
         let plane = &self.server.plane;
-        match plane.is_held() && plane.is_seen() && plane.is_gathered() {
+        match plane.awaits_decision() && plane.has_all_metrics() && plane.is_gathered() {
             true => self.coordinate(CoordinatorEvent::Gathered { step: plane.version() }),
             false => Ok(()),
         }
@@ -357,16 +357,20 @@ impl Cluster<'_> {
     }
 
     /// Handles a message from a shard on its current connection.
-    pub(crate) fn coordinator_is_sent(&mut self, tie: TieId, message: FromShard) -> Result<(), String> {
-        let index = self.ties[tie].shard;
+    pub(crate) fn coordinator_is_sent(
+        &mut self,
+        link: ShardLinkId,
+        message: FromShard,
+    ) -> Result<(), String> {
+        let index = self.shard_links[link].shard;
         let shard = index as u32;
-        if !self.leads_to_coordinator(tie) || self.server.outcome.is_some() {
+        if !self.leads_to_coordinator(link) || self.server.outcome.is_some() {
             return Ok(());
         }
         if let FromShard::Attach = message {
-            return self.coordinator_admits(tie);
+            return self.coordinator_admits(link);
         }
-        if self.server.seats[index] != Some(tie) {
+        if self.server.seats[index] != Some(link) {
             return Ok(());
         }
         let event = match message {
@@ -404,15 +408,15 @@ impl Cluster<'_> {
         self.server_handles_events()
     }
 
-    fn coordinator_admits(&mut self, tie: TieId) -> Result<(), String> {
-        let index = self.ties[tie].shard;
+    fn coordinator_admits(&mut self, link: ShardLinkId) -> Result<(), String> {
+        let index = self.shard_links[link].shard;
         for action in self.decisions(CoordinatorEvent::AttachRequested { shard: Some(index as u32) }) {
             match action {
                 CoordinatorAction::Admit { .. } => {
-                    self.server.seats[index] = Some(tie);
-                    self.send_to_shard(tie, ToShard::Admitted);
+                    self.server.seats[index] = Some(link);
+                    self.send_to_shard(link, ToShard::Admitted);
                 }
-                CoordinatorAction::Refuse(_) => self.cut_tie(tie, 0),
+                CoordinatorAction::Refuse(_) => self.cut_shard_link(link, 0),
                 action => self.carry_out(action)?,
             }
         }
@@ -420,8 +424,8 @@ impl Cluster<'_> {
     }
 
     fn send_to_shards(&mut self, message: impl Fn() -> ToShard) {
-        for tie in self.server.seats.clone().into_iter().flatten() {
-            self.send_to_shard(tie, message());
+        for link in self.server.seats.clone().into_iter().flatten() {
+            self.send_to_shard(link, message());
         }
     }
 
@@ -434,7 +438,7 @@ impl Cluster<'_> {
         let mut actions = Vec::new();
         self.server.coordinator.step(self.now, event, &mut actions);
         for action in &actions {
-            self.note(|| format!("  coordinator: {action:?}"));
+            self.note(|| format!(" coordinator: {action:?}"));
         }
         actions
     }
@@ -452,8 +456,8 @@ impl Cluster<'_> {
                 self.server.fetched.insert(purpose, Chunks::new());
                 self.send_to_shards(|| ToShard::WeightsWanted { version, with_state });
             }
-            CoordinatorAction::Look { .. } => {
-                let (weights, _) = self.whole(self.own_chunks(), Purpose::Look, 1)?;
+            CoordinatorAction::Inspect { .. } => {
+                let (weights, _) = self.whole(self.own_chunks(), FetchPurpose::Inspect, 1)?;
                 if let Some((truth, _)) = self.truth() {
                     checks::same("what is looked at", &weights, &truth)?;
                 }
@@ -463,7 +467,7 @@ impl Cluster<'_> {
             CoordinatorAction::Forget { purpose } => drop(self.server.fetched.remove(&purpose)),
             CoordinatorAction::Closed(result) => return Err(format!("closed early: {result:?}")),
             // The simulator records no steps.
-            CoordinatorAction::Record { .. } | CoordinatorAction::Unmake => {}
+            CoordinatorAction::Record { .. } | CoordinatorAction::DiscardStep => {}
             // These answer an incoming message and are carried out where it arrives.
             CoordinatorAction::Admit { .. }
             | CoordinatorAction::Refuse(_)
@@ -508,12 +512,12 @@ impl Cluster<'_> {
         let Some(Snapshot { weights, state, .. }) = snapshot else { return Ok(version) };
         let vectors = std::iter::once(&weights[..]).chain(state.chunks(weights.len()));
         for (vector, values) in vectors.enumerate() {
-            for (index, tie) in self.server.seats.clone().into_iter().enumerate() {
-                let Some(tie) = tie else { continue };
+            for (index, link) in self.server.seats.clone().into_iter().enumerate() {
+                let Some(link) = link else { continue };
                 for chunk in self.kept[index + 1].clone() {
                     let range = self.chunks[chunk].clone();
                     let chunk = ChunkId { version, vector, offset: range.start };
-                    self.send_to_shard(tie, ToShard::Chunk { chunk, values: values[range].into() });
+                    self.send_to_shard(link, ToShard::Chunk { chunk, values: values[range].into() });
                 }
             }
         }
@@ -537,7 +541,7 @@ impl Cluster<'_> {
 
     /// Checks that the sections other than the batch are complete and, if all weights are available, that
     /// they have the expected bits.
-    fn look_at_sections(
+    fn check_sections(
         &mut self,
         report: &StepReport,
         expected: [Option<MetricSums>; 2],
@@ -579,8 +583,8 @@ impl Cluster<'_> {
     /// The chunks of the coordinator's weights and state.
     fn own_chunks(&self) -> Chunks {
         let plane = &self.server.plane;
-        let weights = plane.kept_parts().into_iter().map(|(offset, bytes)| ((0, offset), bytes));
-        let part = |StatePart { vector, offset, bytes }| ((1 + vector, offset), bytes);
+        let weights = plane.kept_chunks().into_iter().map(|(offset, bytes)| ((0, offset), bytes));
+        let part = |OptimizerStateChunk { vector, offset, bytes }| ((1 + vector, offset), bytes);
         weights.chain(plane.state_at(plane.version()).into_iter().map(part)).collect()
     }
 
@@ -589,7 +593,7 @@ impl Cluster<'_> {
     fn whole(
         &self,
         mut own: Chunks,
-        purpose: Purpose,
+        purpose: FetchPurpose,
         vectors: usize,
     ) -> Result<(Vec<f32>, Vec<f32>), String> {
         own.extend(
@@ -625,7 +629,7 @@ impl Cluster<'_> {
     }
 
     /// Saves the captured checkpoint while training continues.
-    fn save_later(&mut self, purpose: Purpose) -> Result<(), String> {
+    fn save_later(&mut self, purpose: FetchPurpose) -> Result<(), String> {
         let captured = self.server.captured.take().ok_or("nothing was set aside to be saved")?;
         let Captured { progress, own, truth } = captured;
         let vectors = 1 + self.server.plane.control().vectors().len();
@@ -637,7 +641,7 @@ impl Cluster<'_> {
         let snapshot = Arc::new(Snapshot { progress, weights, state });
         let delay = self.network.up_to(50);
         let (process, returns) = (self.server_process, self.server.returns);
-        self.at(self.now + 1 + delay, Happening::Save { process, returns, snapshot });
+        self.at(self.now + 1 + delay, SimEvent::Save { process, returns, snapshot });
         Ok(())
     }
 
@@ -660,23 +664,23 @@ impl Cluster<'_> {
             return;
         }
         self.network.counts.server_crashes += 1;
-        self.add_up();
-        self.note(|| "  the coordinator dies".into());
+        self.accumulate_counts();
+        self.note(|| " the coordinator dies".into());
         self.server_process += 1;
         self.server.is_up = false;
         self.server.is_whole = false;
         self.server.era += 1;
         self.disk.end(&mut self.network);
         self.close_links_of(0);
-        self.cut_all_ties(500);
+        self.cut_all_shard_links(500);
         let delay = self.network.up_to(2500);
-        self.at(self.now + 1 + delay, Happening::ServerStart);
+        self.at(self.now + 1 + delay, SimEvent::ServerStart);
     }
 
     /// Adds up the counters of the coordinator's process, before the process is lost.
-    pub(crate) fn add_up(&mut self) {
+    pub(crate) fn accumulate_counts(&mut self) {
         let status = self.server.core.status();
-        self.network.counts.rescued += status.rescued;
+        self.network.counts.reassigned += status.reassigned;
         self.network.counts.audits += status.audited;
     }
 
@@ -700,7 +704,7 @@ impl Cluster<'_> {
         self.rewound = true;
         let version = self.server.plane.version();
         self.network.counts.restores += u64::from(version > 0);
-        self.note(|| format!("  the coordinator starts from step {version}"));
+        self.note(|| format!(" the coordinator starts from step {version}"));
         self.set_server_timer();
         Ok(())
     }
@@ -721,12 +725,12 @@ impl Cluster<'_> {
             }
             None => plane.restart(),
         }
-        self.lies.go_back(self.server.plane.version());
+        self.lies.roll_back(self.server.plane.version());
     }
 
     /// Returns to a checkpoint, because sums of a liar may be part of the weights since step `since`.
-    fn go_back(&mut self, since: u64) -> Result<(), String> {
-        let saved = self.disk.go_back(since, &mut self.network)?;
+    fn roll_back(&mut self, since: u64) -> Result<(), String> {
+        let saved = self.disk.roll_back(since, &mut self.network)?;
         let version = saved.map(|snapshot| {
             self.server_restores(&snapshot);
             self.server.plane.version()
@@ -741,12 +745,12 @@ impl Cluster<'_> {
         self.server.is_whole = false;
         self.server.era += 1;
         self.server.returns += 1;
-        self.at(self.now + 1, Happening::WentBack { era: self.server.era, version });
+        self.at(self.now + 1, SimEvent::RolledBack { era: self.server.era, version });
         Ok(())
     }
 
     /// The coordinator has restored earlier weights, or found that there are none.
-    pub(crate) fn went_back(&mut self, era: u32, version: Option<u64>) -> Result<(), String> {
+    pub(crate) fn on_rolled_back(&mut self, era: u32, version: Option<u64>) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
@@ -755,7 +759,8 @@ impl Cluster<'_> {
         if let Some(version) = version {
             self.coordinate(CoordinatorEvent::Loaded { version })?;
         }
-        let event = version.map_or(ServerEvent::CannotGoBack, |version| ServerEvent::WentBack { version });
+        let event =
+            version.map_or(ServerEvent::CannotRollBack, |version| ServerEvent::RolledBack { version });
         self.server_steps(event)
     }
 
@@ -792,7 +797,7 @@ impl Cluster<'_> {
         }
         match self.server.outcome {
             Some(Outcome::Done) => {
-                (self.server.result, _) = self.whole(self.own_chunks(), Purpose::Look, 1)?;
+                (self.server.result, _) = self.whole(self.own_chunks(), FetchPurpose::Inspect, 1)?;
             }
             Some(_) => self.server.result = self.truth().map(|(weights, _)| weights).unwrap_or_default(),
             None => {}
@@ -811,7 +816,7 @@ impl Cluster<'_> {
         let mut actions = Vec::new();
         self.server.core.step(self.now, event, &mut actions);
         for action in actions {
-            self.note(|| format!("  server: {action:?}"));
+            self.note(|| format!(" server: {action:?}"));
             checks::action(&self.server, &self.shards, &self.job.plan, &action)?;
             self.server_performs(action)?;
         }
@@ -822,7 +827,7 @@ impl Cluster<'_> {
         let Some(deadline) = self.server.core.deadline() else { return };
         if self.server.timer.is_none_or(|timer| deadline < timer) {
             self.server.timer = Some(deadline);
-            self.at(deadline.max(self.now), Happening::ServerTimer);
+            self.at(deadline.max(self.now), SimEvent::ServerTimer);
         }
     }
 
@@ -830,16 +835,16 @@ impl Cluster<'_> {
         match action {
             ServerAction::SendWeights { worker, version } => {
                 let parts = current(&self.server.plane);
-                self.send_down(self.server.links[&worker], Down::Weights { version, parts });
+                self.send_to_worker(self.server.links[&worker], ToWorker::Weights { version, parts });
             }
             ServerAction::Assign { worker, step, leaves } => {
-                self.send_down(self.server.links[&worker], Down::Work { step, leaves });
+                self.send_to_worker(self.server.links[&worker], ToWorker::Work { step, leaves });
             }
             ServerAction::Judge { step, node } => {
                 let mut own = OwnGradients { job: self.job, gradients: &mut self.gradients };
                 let digest = self.server.plane.judge(node, &mut own);
                 let (era, delay) = (self.server.era, self.network.up_to(200));
-                self.at(self.now + 1 + delay, Happening::Judged { era, step, node, digest });
+                self.at(self.now + 1 + delay, SimEvent::Judged { era, step, node, digest });
             }
             ServerAction::StartOver { .. } => {
                 self.network.counts.starts_over += 1;
@@ -851,13 +856,13 @@ impl Cluster<'_> {
                 let slot = self.links[&self.server.links[&worker]].slot;
                 self.lies.find_out(slot);
             }
-            ServerAction::GoBack { since } => self.go_back(since)?,
+            ServerAction::RollBack { since } => self.roll_back(since)?,
             ServerAction::Update { step } => {
                 self.server.updating = true;
                 let pause = self.network.up_to(20);
-                self.at(self.now + pause, Happening::UpdateDone { era: self.server.era, step });
+                self.at(self.now + pause, SimEvent::UpdateDone { era: self.server.era, step });
             }
-            ServerAction::AskMissing { step } => {
+            ServerAction::RequestMissing { step } => {
                 self.send_to_shards(|| ToShard::MissingWanted { step });
             }
             ServerAction::Dismiss { worker, reason } => {
@@ -865,13 +870,13 @@ impl Cluster<'_> {
                 self.network.counts.expiries += u64::from(is_silent);
                 self.network.counts.stuck += u64::from(matches!(reason, Dismissal::Stuck { .. }));
                 let link = self.server.links[&worker];
-                self.send_down(link, Down::Dismissed(reason));
+                self.send_to_worker(link, ToWorker::Dismissed(reason));
                 // What the worker still sends no longer counts.
                 self.server.plane.forget(worker);
                 if let Some(link) = self.links.get_mut(&link) {
                     link.server_open = false;
                 }
-                self.at(self.now + 2_000, Happening::WorkerSeesEnd { link, why: "closed by the server" });
+                self.at(self.now + 2_000, SimEvent::WorkerSeesEnd { link, why: "closed by the server" });
             }
             ServerAction::Notice(_) => {}
             ServerAction::Finish(outcome) => {

@@ -1,15 +1,15 @@
 //! The shell of a shard, which carries out the decisions of [`ShardCore`].
 
 use crate::OwnGradients;
-use crate::cluster::{Cluster, Happening};
-use crate::network::{Down, Link, LinkId, Sum, Up};
-use crate::ties::{FromShard, TieId, ToShard};
+use crate::cluster::{Cluster, SimEvent};
+use crate::network::{Link, LinkId, Sum, ToServer, ToWorker};
+use crate::shard_links::{FromShard, ShardLinkId, ToShard};
 use bytes::Bytes;
 use ps_coord::{ChunkId, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId};
 use ps_core::control::Verdict;
 use ps_core::optim::UpdateNorms;
 use ps_plan::mutation::ActiveMutation;
-use ps_plane::{GradientChunk, NodeMetrics, Plane, Rejected, StatePart};
+use ps_plane::{GradientChunk, NodeMetrics, OptimizerStateChunk, Plane, Rejected};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) struct Shard {
     /// The era of the shard's weights, if the coordinator has sent any.
     pub era: Option<u32>,
     /// The current connection to the coordinator.
-    pub tie: Option<TieId>,
+    pub link: Option<ShardLinkId>,
     arriving: Option<Arriving>,
     verdict: Option<Arc<Verdict>>,
     /// How far the shard's weights moved in the last step.
@@ -52,7 +52,7 @@ impl Shard {
             is_up: true,
             process: 0,
             era: None,
-            tie: None,
+            link: None,
             arriving: None,
             verdict: None,
             update_norms: Vec::new(),
@@ -62,19 +62,24 @@ impl Shard {
 }
 
 impl Cluster<'_> {
-    pub(crate) fn shard_receives(&mut self, index: usize, id: LinkId, message: Up) -> Result<(), String> {
+    pub(crate) fn shard_receives(
+        &mut self,
+        index: usize,
+        id: LinkId,
+        message: ToServer,
+    ) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.server_open) else { return Ok(()) };
         if !self.shards[index].is_up {
             return Ok(());
         }
         // A shard numbers its connections itself; the numbers have no meaning outside of it.
         let worker = WorkerId(id as u32);
-        if let Up::Hello = message {
+        if let ToServer::Hello = message {
             if link.worker.replace(worker).is_none() {
                 self.shards[index].links.insert(id);
                 self.shard_steps(index, [ShardEvent::Joined { worker }])?;
                 if self.shards[index].links.contains(&id) {
-                    self.send_down(id, Down::Welcome);
+                    self.send_to_worker(id, ToWorker::Welcome);
                 }
             }
             return Ok(());
@@ -83,13 +88,13 @@ impl Cluster<'_> {
             return Ok(());
         }
         match message {
-            Up::Sum { step, sum, chunks } => {
+            ToServer::Sum { step, sum, chunks } => {
                 let taken = self.shard_takes(index, worker, step, &sum, chunks);
                 taken.map_err(|rejected| format!("shard {index} refuses an honest worker: {rejected}"))?;
                 let progress = self.progress(index);
                 self.shard_steps(index, progress)
             }
-            Up::Breaking { step, sum, chunks } => {
+            ToServer::Breaking { step, sum, chunks } => {
                 let taken = self.shard_takes(index, worker, step, &sum, chunks);
                 let invalid = || "a message that cannot be right".into();
                 self.shard_refuses(
@@ -98,12 +103,12 @@ impl Cluster<'_> {
                     taken.err().map_or_else(invalid, |rejected| rejected.to_string()),
                 )
             }
-            Up::AskWeights => self.shard_steps(index, [ShardEvent::WeightsWanted { worker }]),
-            Up::Goodbye => {
+            ToServer::RequestWeights => self.shard_steps(index, [ShardEvent::WeightsWanted { worker }]),
+            ToServer::Goodbye => {
                 self.shard_sees_end(index, id);
                 Ok(())
             }
-            Up::Hello | Up::Heartbeat | Up::Dropped => Ok(()),
+            ToServer::Hello | ToServer::Heartbeat | ToServer::Dropped => Ok(()),
         }
     }
 
@@ -145,7 +150,7 @@ impl Cluster<'_> {
         self.network.counts.refused += 1;
         self.network.counts.refused_counted += u64::from(counted.is_some());
         self.shard_sees_end(index, id);
-        self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "refused" });
+        self.at(self.now + 1, SimEvent::WorkerSeesEnd { link: id, why: "refused" });
         let refused = ShardEvent::Refused { counted, why };
         let progress = self.progress(index);
         self.shard_steps(index, std::iter::once(refused).chain(progress))
@@ -155,17 +160,17 @@ impl Cluster<'_> {
     fn progress(&self, index: usize) -> Option<ShardEvent> {
         let plane = &self.shards[index].plane;
         let step = plane.version();
-        match plane.is_held() {
+        match plane.awaits_decision() {
             true => plane.is_gathered().then_some(ShardEvent::Gathered { step }),
             false => plane.is_complete().then_some(ShardEvent::Completed { step }),
         }
     }
 
     /// Handles a message from the coordinator on the current connection.
-    pub(crate) fn shard_is_sent(&mut self, tie: TieId, message: ToShard) -> Result<(), String> {
-        let index = self.ties[tie].shard;
+    pub(crate) fn shard_is_sent(&mut self, link: ShardLinkId, message: ToShard) -> Result<(), String> {
+        let index = self.shard_links[link].shard;
         let shard = &mut self.shards[index];
-        if !shard.is_up || shard.tie != Some(tie) {
+        if !shard.is_up || shard.link != Some(link) {
             return Ok(());
         }
         let kept = shard.plane.kept();
@@ -195,11 +200,11 @@ impl Cluster<'_> {
                 ShardEvent::Decided { step }
             }
             ToShard::WeightsWanted { version, with_state } => {
-                ShardEvent::WeightsAsked { version, with_state }
+                ShardEvent::WeightsRequested { version, with_state }
             }
-            ToShard::MissingWanted { step } => ShardEvent::MissingAsked { step },
+            ToShard::MissingWanted { step } => ShardEvent::MissingRequested { step },
             ToShard::Ended => {
-                shard.tie = None;
+                shard.link = None;
                 self.attach_later(index, 300);
                 ShardEvent::CoordinatorLost
             }
@@ -216,7 +221,7 @@ impl Cluster<'_> {
         while let Some(event) = events.pop_front() {
             self.shards[index].core.step(event, &mut actions);
             for action in actions.drain(..) {
-                self.note(|| format!("  shard {index}: {action:?}"));
+                self.note(|| format!(" shard {index}: {action:?}"));
                 let resumes = matches!(action, ShardAction::Begin | ShardAction::Resume { .. });
                 if resumes && !self.shards[index].links.is_empty() {
                     return Err(format!("shard {index} resumes, and workers of before are still connected"));
@@ -245,13 +250,13 @@ impl Cluster<'_> {
             ShardAction::ServeAll => {
                 let (version, parts) = (shard.plane.version(), current(&shard.plane));
                 for id in shard.links.clone() {
-                    self.send_down(id, Down::Weights { version, parts: parts.clone() });
+                    self.send_to_worker(id, ToWorker::Weights { version, parts: parts.clone() });
                 }
             }
             ShardAction::TurnAway { worker } => {
                 let id = LinkId::from(worker.0);
                 self.shard_sees_end(index, id);
-                self.at(self.now + 1, Happening::WorkerSeesEnd { link: id, why: "not ready" });
+                self.at(self.now + 1, SimEvent::WorkerSeesEnd { link: id, why: "not ready" });
             }
             ShardAction::Begin => {
                 shard.plane.restart();
@@ -303,11 +308,11 @@ impl Cluster<'_> {
                 }
             }
             ShardAction::SendWeights { version, with_state } => {
-                let weights = shard.plane.parts_at(version)?.into_iter();
+                let weights = shard.plane.chunks_at(version)?.into_iter();
                 let mut chunks: Vec<(ChunkId, Bytes)> =
                     weights.map(|(offset, bytes)| (ChunkId { version, vector: 0, offset }, bytes)).collect();
                 if with_state {
-                    let part = |StatePart { vector, offset, bytes }| {
+                    let part = |OptimizerStateChunk { vector, offset, bytes }| {
                         (ChunkId { version, vector: 1 + vector, offset }, bytes)
                     };
                     chunks.extend(shard.plane.state_at(version).into_iter().map(part));
@@ -323,8 +328,8 @@ impl Cluster<'_> {
     }
 
     fn shard_reports(&mut self, index: usize, message: FromShard) {
-        if let Some(tie) = self.shards[index].tie {
-            self.send_to_coordinator(tie, message);
+        if let Some(link) = self.shards[index].link {
+            self.send_to_coordinator(link, message);
         }
     }
 
@@ -339,12 +344,12 @@ impl Cluster<'_> {
         shard.process += 1;
         shard.era = None;
         shard.links.clear();
-        let tie = shard.tie.take();
-        self.note(|| format!("  shard {index} dies"));
+        let link = shard.link.take();
+        self.note(|| format!(" shard {index} dies"));
         self.close_links_of(index + 1);
-        tie.into_iter().for_each(|tie| self.cut_tie(tie, 500));
+        link.into_iter().for_each(|link| self.cut_shard_link(link, 500));
         let delay = self.network.up_to(2500);
-        self.at(self.now + 1 + delay, Happening::ShardStart { shard: index });
+        self.at(self.now + 1 + delay, SimEvent::ShardStart { shard: index });
     }
 
     pub(crate) fn shard_starts(&mut self, index: usize) {
@@ -357,10 +362,10 @@ impl Cluster<'_> {
     pub(crate) fn shard_is_cut(&mut self, index: usize) {
         if self.shards[index].is_up
             && self.server.outcome.is_none()
-            && let Some(tie) = self.shards[index].tie
+            && let Some(link) = self.shards[index].link
         {
             self.network.counts.shard_cuts += 1;
-            self.cut_tie(tie, 500);
+            self.cut_shard_link(link, 500);
         }
     }
 
@@ -368,17 +373,17 @@ impl Cluster<'_> {
     pub(crate) fn attach_later(&mut self, shard: usize, within: u32) {
         let process = self.shards[shard].process;
         let delay = self.network.up_to(within);
-        self.at(self.now + 1 + delay, Happening::Attach { shard, process });
+        self.at(self.now + 1 + delay, SimEvent::Attach { shard, process });
     }
 
     pub(crate) fn shard_attaches(&mut self, index: usize, process: u32) {
         let shard = &self.shards[index];
-        if !shard.is_up || shard.process != process || shard.tie.is_some() || self.server.outcome.is_some() {
+        if !shard.is_up || shard.process != process || shard.link.is_some() || self.server.outcome.is_some() {
             return;
         }
-        let tie = self.tie(index);
-        self.shards[index].tie = Some(tie);
-        self.send_to_coordinator(tie, FromShard::Attach);
+        let link = self.add_shard_link(index);
+        self.shards[index].link = Some(link);
+        self.send_to_coordinator(link, FromShard::Attach);
     }
 
     /// A server closes all its connections to workers, most of which are notified.
@@ -395,7 +400,7 @@ impl Cluster<'_> {
             // A shard is silent most of the time, so the transport's own pings detect that it is gone.
             if server > 0 || self.network.chance(0.7) {
                 let delay = self.network.up_to(500);
-                self.at(self.now + 1 + delay, Happening::WorkerSeesEnd { link, why: "connection reset" });
+                self.at(self.now + 1 + delay, SimEvent::WorkerSeesEnd { link, why: "connection reset" });
             }
         }
     }
@@ -407,11 +412,11 @@ impl Cluster<'_> {
         let is_ahead = version > self.server.plane.version();
         self.network.counts.behind += u64::from(is_ahead && oldest < version);
         let mut served: BTreeMap<u64, Vec<(usize, Bytes)>> = BTreeMap::new();
-        for part in plane.parts().filter(|part| part.version <= version) {
+        for part in plane.weights_chunks().filter(|part| part.version <= version) {
             served.entry(part.version).or_default().push((part.offset, part.bytes));
         }
         for (version, parts) in served {
-            self.send_down(id, Down::Weights { version, parts });
+            self.send_to_worker(id, ToWorker::Weights { version, parts });
         }
     }
 
@@ -425,6 +430,6 @@ impl Cluster<'_> {
 
 /// The chunks of the current weights, each with the index of its first element.
 pub(crate) fn current(plane: &Plane) -> Vec<(usize, Bytes)> {
-    let parts = plane.parts().filter(|part| part.version == plane.version());
+    let parts = plane.weights_chunks().filter(|part| part.version == plane.version());
     parts.map(|part| (part.offset, part.bytes)).collect()
 }

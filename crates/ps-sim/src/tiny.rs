@@ -74,7 +74,7 @@ pub fn tiny_job(samples: &TinySamples, workers: u32) -> SimJob<'_> {
 /// servers, and a checkpoint every one to three steps. With one server, some or all nodes may be audited. In
 /// every second hundred of seeds, the run evaluates the validation set after each epoch and probes every
 /// other step; in every second one of these, policies decide about the steps.
-pub fn tiny_job_of(samples: &TinySamples, seed: u64) -> SimJob<'_> {
+pub fn tiny_job_for_seed(samples: &TinySamples, seed: u64) -> SimJob<'_> {
     let (servers, checkpoint_every) = (1 + (seed / 5 % 4) as u32, 1 + seed / 20 % 3);
     let audit = if servers == 1 { [0.0, 0.3, 1.0][(seed % 3) as usize] } else { 0.0 };
     let job = tiny_job(samples, 1 + (seed % 5) as u32);

@@ -1,7 +1,7 @@
 //! The workers' shell and data plane in the simulator, and the faults of workers.
 
-use crate::cluster::{Cluster, Happening};
-use crate::network::{Down, Link, LinkId, Sum, Up};
+use crate::cluster::{Cluster, SimEvent};
+use crate::network::{Link, LinkId, Sum, ToServer, ToWorker};
 use bytes::Bytes;
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
 use ps_core::NodeSum;
@@ -16,7 +16,7 @@ const LEAF_MS: [u32; 4] = [5, 10, 20, 60];
 
 /// Maximum virtual time of a computation of any number of leaves. It is below the timeout after which the
 /// server gives up on a worker.
-const LONGEST_COMPUTE_MS: u32 = 400;
+const MAX_COMPUTE_MS: u32 = 400;
 
 /// A place for a worker process, which may crash and restart.
 #[derive(Default)]
@@ -86,19 +86,19 @@ impl Cluster<'_> {
     pub(crate) fn add_worker(&mut self, within: u32) {
         self.slots.push(Slot::default());
         let delay = self.network.up_to(within);
-        self.at(self.now + delay, Happening::Start { slot: self.slots.len() - 1 });
+        self.at(self.now + delay, SimEvent::Start { slot: self.slots.len() - 1 });
     }
 
     /// Draws the faults of whole workers. Called once per step.
-    pub(crate) fn strike(&mut self) {
+    pub(crate) fn inject_faults(&mut self) {
         let faults = self.network.faults.clone();
         let slot = self.network.below(self.slots.len() as u32) as usize;
         if self.network.strikes(self.now, faults.stall) {
             self.slots[slot].stalled_until = self.now + Millis::from(50 + self.network.below(3000));
             self.network.counts.stalls += 1;
-            self.note(|| format!("  worker in slot {slot} stands still"));
+            self.note(|| format!(" worker in slot {slot} stands still"));
         }
-        if (self.slots.len() as u32) < faults.most_workers && self.network.strikes(self.now, faults.join) {
+        if (self.slots.len() as u32) < faults.max_workers && self.network.strikes(self.now, faults.join) {
             self.network.counts.joins += 1;
             self.add_worker(200);
         }
@@ -109,7 +109,7 @@ impl Cluster<'_> {
             self.network.counts.storms += 1;
             for _ in 0..3 {
                 self.leave_later();
-                if (self.slots.len() as u32) < faults.most_workers {
+                if (self.slots.len() as u32) < faults.max_workers {
                     self.add_worker(200);
                 }
             }
@@ -117,13 +117,13 @@ impl Cluster<'_> {
         if self.network.strikes(self.now, faults.partition) {
             self.partition();
         }
-        self.strike_servers();
+        self.inject_server_faults();
     }
 
     fn leave_later(&mut self) {
         let delay = self.network.up_to(200);
         let slot = self.network.below(self.slots.len() as u32) as usize;
-        self.at(self.now + delay, Happening::Leave { slot });
+        self.at(self.now + delay, SimEvent::Leave { slot });
     }
 
     /// Starts a partition, which loses the messages to or from a worker for a while.
@@ -141,15 +141,15 @@ impl Cluster<'_> {
         let counts = &mut self.network.counts;
         let count = [&mut counts.partitions_down, &mut counts.partitions_up, &mut counts.partitions_both];
         *count.into_iter().nth(directions as usize).expect("there are three kinds") += 1;
-        self.note(|| format!("  worker in slot {slot} is cut off, kind {directions}"));
+        self.note(|| format!(" worker in slot {slot} is cut off, kind {directions}"));
     }
 
     /// Draws the faults of the servers.
-    fn strike_servers(&mut self) {
+    fn inject_server_faults(&mut self) {
         let faults = self.network.faults.clone();
         if self.network.strikes(self.now, faults.server_crash) {
             let delay = self.network.up_to(300);
-            self.at(self.now + delay, Happening::ServerCrash { process: self.server_process });
+            self.at(self.now + delay, SimEvent::ServerCrash { process: self.server_process });
         }
         if self.shards.is_empty() {
             return;
@@ -157,10 +157,10 @@ impl Cluster<'_> {
         let shard = self.network.below(self.shards.len() as u32) as usize;
         let delay = self.network.up_to(300);
         if self.network.strikes(self.now, faults.shard_crash) {
-            self.at(self.now + delay, Happening::ShardCrash { shard });
+            self.at(self.now + delay, SimEvent::ShardCrash { shard });
         }
         if self.network.strikes(self.now, faults.shard_cut) {
-            self.at(self.now + delay, Happening::ShardCut { shard });
+            self.at(self.now + delay, SimEvent::ShardCut { shard });
         }
     }
 
@@ -208,26 +208,26 @@ impl Cluster<'_> {
             self.close(link);
             if self.network.chance(0.7) {
                 let delay = self.network.up_to(500);
-                self.at(self.now + 1 + delay, Happening::ServerSeesEnd { link });
+                self.at(self.now + 1 + delay, SimEvent::ServerSeesEnd { link });
             }
         }
-        self.start_again(slot);
+        self.restart(slot);
         Ok(())
     }
 
-    fn start_again(&mut self, slot: usize) {
+    fn restart(&mut self, slot: usize) {
         if self.server.outcome.is_none() {
             let delay = self.network.up_to(3000);
-            self.at(self.now + 1 + delay, Happening::Start { slot });
+            self.at(self.now + 1 + delay, SimEvent::Start { slot });
         }
     }
 
     /// The worker drops its connections, and each server notices after some time.
-    fn hang_up(&mut self, links: &[LinkId], within: u32) {
+    fn close_links(&mut self, links: &[LinkId], within: u32) {
         for &link in links {
             self.close(link);
             let delay = self.network.up_to(within);
-            self.at(self.now + 1 + delay, Happening::ServerSeesEnd { link });
+            self.at(self.now + 1 + delay, SimEvent::ServerSeesEnd { link });
         }
     }
 
@@ -239,16 +239,17 @@ impl Cluster<'_> {
     }
 
     /// Handles what happens to one worker. If the worker is suspended, this waits until the suspension ends.
-    pub(crate) fn worker_happening(&mut self, happening: Happening) -> Result<(), String> {
-        let (slot, incarnation) = match &happening {
-            Happening::ToWorker { link, .. } | Happening::WorkerSeesEnd { link, .. } => {
+    pub(crate) fn worker_event(&mut self, event: SimEvent) -> Result<(), String> {
+        let (slot, incarnation) = match &event {
+            SimEvent::ToWorker { link, .. } | SimEvent::WorkerSeesEnd { link, .. } => {
                 match self.links.get(link).filter(|link| link.worker_open) {
                     Some(link) => (link.slot, link.incarnation),
                     None => return Ok(()),
                 }
             }
-            Happening::ComputeDone { slot, incarnation, .. }
-            | Happening::WorkerTimer { slot, incarnation } => (*slot, *incarnation),
+            SimEvent::ComputeDone { slot, incarnation, .. } | SimEvent::WorkerTimer { slot, incarnation } => {
+                (*slot, *incarnation)
+            }
             _ => return Ok(()),
         };
         let (now, place) = (self.now, &mut self.slots[slot]);
@@ -257,33 +258,33 @@ impl Cluster<'_> {
         };
         if place.stalled_until > now {
             let until = place.stalled_until;
-            self.at(until, happening);
+            self.at(until, event);
             return Ok(());
         }
-        let event = match happening {
-            Happening::ToWorker { link, message } => match message {
-                Down::Welcome => match self.welcomed(slot, link) {
+        let event = match event {
+            SimEvent::ToWorker { link, message } => match message {
+                ToWorker::Welcome => match self.on_welcome(slot, link) {
                     true => WorkerEvent::Connected,
                     false => return Ok(()),
                 },
-                Down::HeartbeatSeen => WorkerEvent::Heard,
-                Down::Weights { version, parts } => {
+                ToWorker::HeartbeatSeen => WorkerEvent::MessageReceived,
+                ToWorker::Weights { version, parts } => {
                     match process.held.take(version, parts, self.chunks.len()) {
                         true => WorkerEvent::Weights { version },
-                        false => WorkerEvent::Heard,
+                        false => WorkerEvent::MessageReceived,
                     }
                 }
-                Down::Work { step, leaves } => WorkerEvent::Assigned { step, leaves },
-                Down::Dismissed(reason) => WorkerEvent::Dismissed(reason),
+                ToWorker::Work { step, leaves } => WorkerEvent::Assigned { step, leaves },
+                ToWorker::Dismissed(reason) => WorkerEvent::Dismissed(reason),
             },
-            Happening::WorkerSeesEnd { link, why } => {
+            SimEvent::WorkerSeesEnd { link, why } => {
                 // A worker needs the connections to all servers, so it closes the others as well.
                 let others: Vec<LinkId> = process.links.iter().copied().filter(|&id| id != link).collect();
                 self.close(link);
-                self.hang_up(&others, 500);
+                self.close_links(&others, 500);
                 WorkerEvent::Disconnected(why.into())
             }
-            Happening::ComputeDone { step, leaves, .. } => {
+            SimEvent::ComputeDone { step, leaves, .. } => {
                 process.computing = false;
                 WorkerEvent::Computed { step, leaves }
             }
@@ -305,7 +306,7 @@ impl Cluster<'_> {
             process.core.step(self.now, event, &mut actions);
         }
         for action in actions {
-            self.note(|| format!("  slot {slot}: {action:?}"));
+            self.note(|| format!(" slot {slot}: {action:?}"));
             self.worker_performs(slot, action)?;
         }
         self.set_worker_timer(slot);
@@ -319,7 +320,7 @@ impl Cluster<'_> {
         let Some(deadline) = process.core.deadline() else { return };
         if process.timer.is_none_or(|timer| deadline < timer) {
             process.timer = Some(deadline);
-            self.at(deadline.max(self.now), Happening::WorkerTimer { slot: index, incarnation });
+            self.at(deadline.max(self.now), SimEvent::WorkerTimer { slot: index, incarnation });
         }
     }
 
@@ -340,19 +341,19 @@ impl Cluster<'_> {
                 return Err(format!("slot {slot}: {action:?} without a connection"));
             }
             WorkerAction::Push { step, leaves } => return self.push(slot, step, leaves),
-            WorkerAction::AskWeights => {
+            WorkerAction::RequestWeights => {
                 for link in process.links.clone() {
-                    self.send_up(link, Up::AskWeights);
+                    self.send_to_server(link, ToServer::RequestWeights);
                 }
             }
-            WorkerAction::TellDropped { .. } => {
+            WorkerAction::ReportDropped { .. } => {
                 let coordinator = process.links[0];
-                self.send_up(coordinator, Up::Dropped);
+                self.send_to_server(coordinator, ToServer::Dropped);
             }
             // Shards need no heartbeats, because they do not track membership.
             WorkerAction::Heartbeat => {
                 let coordinator = process.links[0];
-                self.send_up(coordinator, Up::Heartbeat);
+                self.send_to_server(coordinator, ToServer::Heartbeat);
             }
         }
         Ok(())
@@ -370,15 +371,17 @@ impl Cluster<'_> {
         let Some(process) = &mut self.slots[slot].process else { return };
         process.held = Held::default();
         let old = std::mem::replace(&mut process.links, links.clone());
-        self.hang_up(&old, 500);
+        self.close_links(&old, 500);
         match &links[1..] {
-            [] if self.server.is_up && self.server.outcome.is_none() => self.send_up(first, Up::Hello),
+            [] if self.server.is_up && self.server.outcome.is_none() => {
+                self.send_to_server(first, ToServer::Hello)
+            }
             shards if self.are_ready() && self.server.outcome.is_none() => {
-                shards.iter().for_each(|&id| self.send_up(id, Up::Hello));
+                shards.iter().for_each(|&id| self.send_to_server(id, ToServer::Hello));
             }
             // The coordinator is not running, or not all shards are attached.
             _ => {
-                self.at(self.now + 1, Happening::WorkerSeesEnd { link: first, why: "connection refused" });
+                self.at(self.now + 1, SimEvent::WorkerSeesEnd { link: first, why: "connection refused" });
             }
         }
     }
@@ -391,16 +394,16 @@ impl Cluster<'_> {
 
     /// Records that a server has admitted the worker. Returns whether that was the coordinator, which is
     /// the last one.
-    fn welcomed(&mut self, slot: usize, id: LinkId) -> bool {
+    fn on_welcome(&mut self, slot: usize, id: LinkId) -> bool {
         let Some(link) = self.links.get_mut(&id) else { return false };
         if link.server == 0 {
             return true;
         }
-        let is_new = !std::mem::replace(&mut link.welcomed, true);
+        let is_new = !std::mem::replace(&mut link.on_welcome, true);
         let Some(process) = &self.slots[slot].process else { return false };
-        if is_new && process.links[1..].iter().all(|id| self.links[id].welcomed) {
+        if is_new && process.links[1..].iter().all(|id| self.links[id].on_welcome) {
             let coordinator = process.links[0];
-            self.send_up(coordinator, Up::Hello);
+            self.send_to_server(coordinator, ToServer::Hello);
         }
         false
     }
@@ -424,15 +427,15 @@ impl Cluster<'_> {
         process.sums.insert((step, leaves.start, leaves.end), (process.links[0], sums));
         let longest = LEAF_MS[(slot + self.seed as usize) % LEAF_MS.len()]
             .saturating_mul(leaves.len() as u32)
-            .min(LONGEST_COMPUTE_MS);
+            .min(MAX_COMPUTE_MS);
         let coordinator = process.links[0];
         let mut time = 1 + self.network.up_to(longest);
         if self.network.strikes(self.now, self.network.faults.interrupt) {
             self.network.counts.interruptions += 1;
             let moment = self.now + self.network.up_to(time as u32);
             time += self.network.up_to(1000);
-            self.at(moment, Happening::WorkerSeesEnd { link: coordinator, why: "connection reset" });
-            self.at(moment + 1, Happening::ServerSeesEnd { link: coordinator });
+            self.at(moment, SimEvent::WorkerSeesEnd { link: coordinator, why: "connection reset" });
+            self.at(moment + 1, SimEvent::ServerSeesEnd { link: coordinator });
         }
         if self.network.strikes(self.now, self.network.faults.hang) {
             self.network.counts.hangs += 1;
@@ -441,9 +444,9 @@ impl Cluster<'_> {
         if self.network.strikes(self.now, self.network.faults.crash) {
             self.network.counts.crashes_computing += 1;
             let moment = self.network.up_to(time as u32);
-            self.at(self.now + moment.min(time - 1), Happening::Crash { slot, incarnation });
+            self.at(self.now + moment.min(time - 1), SimEvent::Crash { slot, incarnation });
         }
-        self.at(self.now + time, Happening::ComputeDone { slot, incarnation, step, leaves });
+        self.at(self.now + time, SimEvent::ComputeDone { slot, incarnation, step, leaves });
         Ok(())
     }
 
@@ -488,8 +491,8 @@ impl Cluster<'_> {
                 sum.gradient[at] = f32::from_bits(sum.gradient[at].to_bits() ^ 1 << 22);
             }
             let link = process.links[server];
-            let sum = travelling(sum, true, &self.chunks);
-            self.send_up(link, Up::Breaking { step, sum, chunks });
+            let sum = split_into_chunks(sum, true, &self.chunks);
+            self.send_to_server(link, ToServer::Breaking { step, sum, chunks });
             return Ok(());
         }
         let mut messages = Vec::new();
@@ -508,8 +511,8 @@ impl Cluster<'_> {
                 }
             }
             let is_evaluated = sum.gradient.is_empty();
-            let sum = travelling(sum, is_lie, &self.chunks);
-            let sum = |chunks| Up::Sum { step, sum: sum.clone(), chunks };
+            let sum = split_into_chunks(sum, is_lie, &self.chunks);
+            let sum = |chunks| ToServer::Sum { step, sum: sum.clone(), chunks };
             let own = self.kept[0].clone();
             messages.push((process.links[0], sum(if is_evaluated { 0..0 } else { own })));
             if !is_evaluated {
@@ -525,7 +528,7 @@ impl Cluster<'_> {
             messages.retain(|_| self.network.chance(0.5));
         }
         for (link, message) in messages {
-            self.send_up(link, message);
+            self.send_to_server(link, message);
         }
         match crashes {
             true => self.crash(slot, incarnation),
@@ -538,16 +541,16 @@ impl Cluster<'_> {
         let links = process.map_or(Vec::new(), |process| process.links);
         if outcome == WorkerOutcome::Stopped {
             for &link in &links {
-                self.send_up(link, Up::Goodbye);
+                self.send_to_server(link, ToServer::Goodbye);
             }
         }
-        self.hang_up(&links, 1500);
-        self.start_again(slot);
+        self.close_links(&links, 1500);
+        self.restart(slot);
     }
 }
 
 /// Divides a node's sum into chunks.
-fn travelling(sum: NodeSum, is_lie: bool, chunks: &[Range<usize>]) -> Arc<Sum> {
+fn split_into_chunks(sum: NodeSum, is_lie: bool, chunks: &[Range<usize>]) -> Arc<Sum> {
     let NodeSum { node, gradient, metric_sums } = sum;
     let chunks = if gradient.is_empty() { &[] } else { chunks };
     let bytes = share(gradient);

@@ -8,11 +8,11 @@ use ps_core::weights_hash;
 use ps_data::NoProgress;
 use ps_net::Security;
 use ps_proto::limits::PROTOCOL_VERSION;
-use ps_proto::status::Verdict;
+use ps_proto::status::CallFailure;
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, from_server, from_worker::Message};
 use ps_run::{Job, Recorder};
-use ps_server::{Finished, Layout, ServerOptions};
+use ps_server::{Finished, ServerOptions, ShardLayout};
 use ps_shard::shard::{self, ShardOptions};
 use ps_worker::WorkerOptions;
 use std::fmt::Display;
@@ -85,7 +85,7 @@ impl Setting {
             join_timeout: Duration::from_secs(60),
             contact_timeout: Duration::from_millis(1500),
             work_timeout: Duration::from_millis(300),
-            layout: Layout { parts: self.servers, coordinator_keeps: true },
+            layout: ShardLayout { shards: self.servers, coordinator_keeps: true },
             security: self.security(),
             simulation: Some(self.seed),
             ..ServerOptions::default()
@@ -184,7 +184,7 @@ impl Setting {
             .address(&address(COORDINATOR))?
             .connect(&security)
             .await
-            .map_err(|error| verdict(error.into()))?;
+            .map_err(|error| describe(error.into()))?;
         let (sender, receiver) = mpsc::channel(64);
         let fingerprints = v1::Fingerprints {
             run: job.fingerprint.run.clone(),
@@ -227,9 +227,9 @@ fn say(sender: &mpsc::Sender<FromWorker>, message: Message) {
     let _ = sender.try_send(FromWorker { message: Some(message) });
 }
 
-fn verdict(verdict: Verdict) -> String {
-    match verdict {
-        Verdict::Passing(why) | Verdict::Refused(why) => why,
+fn describe(failure: CallFailure) -> String {
+    match failure {
+        CallFailure::Transient(why) | CallFailure::Refused(why) => why,
         other => format!("{other:?}"),
     }
 }

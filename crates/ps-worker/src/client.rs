@@ -1,15 +1,15 @@
 //! The gRPC client: asks for the run and opens the streams of the rounds.
 
-use crate::outgoing::{Item, Outgoing};
+use crate::send_queue::{Item, SendQueue};
 use crate::{BUILD, WorkerError};
 use ps_coord::WorkerId;
 use ps_core::NUMERICS_VERSION;
 use ps_net::limits::CALL_TIMEOUT;
 use ps_net::{Address, Connection, Security};
-use ps_proto::Nonsense;
+use ps_proto::InvalidMessage;
 use ps_proto::convert::{self, Greeting, Invitation, ServerMessage, Shape, WorkerMessage};
 use ps_proto::limits::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION};
-use ps_proto::status::{Verdict, verdict};
+use ps_proto::status::{CallFailure, classify};
 use ps_proto::stream::{self, Reader, Side};
 use ps_proto::v1::{self, FromWorker, from_worker::Message, parameter_server_client::ParameterServerClient};
 use ps_shard::shard::Shard;
@@ -24,14 +24,14 @@ use tonic::Status;
 use tracing::debug;
 
 /// Bound of the queue of messages from all servers to the driver; if it is full, reading stops.
-const WAITING_WORDS: usize = 16;
+const MAX_QUEUED_EVENTS: usize = 16;
 
 /// Bound of the queue to one connection: a few nodes, each in one part per layer, and heartbeats. If it is
 /// full, the server reads nothing.
-const WAITING_ITEMS: usize = 1024;
+const MAX_QUEUED_ITEMS: usize = 1024;
 
 /// How long to wait for the coordinator's reason after a shard has closed its stream.
-const LAST_WORD: Duration = Duration::from_secs(1);
+const REASON_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The address of the server and the identity of this worker.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ pub(crate) struct Client {
     security: Security,
     name: String,
     /// The shard in this process, if there is one.
-    own: Option<Arc<Shard>>,
+    local_shard: Option<Arc<Shard>>,
 }
 
 /// The open streams of a worker: to the coordinator, and to every other shard.
@@ -48,7 +48,7 @@ pub(crate) struct Session {
     pub worker: WorkerId,
     pub links: Vec<Link>,
     /// Messages from all servers, until a stream ends.
-    pub said: mpsc::Receiver<Said>,
+    pub events: mpsc::Receiver<StreamEvent>,
     /// The tasks that read from the servers; dropping them ends the tasks.
     pub tasks: JoinSet<()>,
     /// Set once this worker leaves, so that no reason is awaited.
@@ -63,26 +63,26 @@ pub(crate) struct Link {
 }
 
 /// Input from a server.
-pub(crate) enum Said {
+pub(crate) enum StreamEvent {
     Message(ServerMessage),
     /// The server sent an invalid message; holds what was wrong.
-    Nonsense(String),
+    Invalid(String),
     /// A stream has ended.
-    Ended(Verdict),
+    Ended(CallFailure),
 }
 
 /// The receiving end of the servers' messages, as the reading tasks use it.
 #[derive(Clone)]
-struct Ear {
-    saying: mpsc::Sender<Said>,
+struct StreamSink {
+    sender: mpsc::Sender<StreamEvent>,
     left: watch::Receiver<bool>,
 }
 
-impl Ear {
+impl StreamSink {
     /// A shard's stream has ended: waits, unless this worker is leaving, so that the coordinator can send
     /// the reason first.
-    async fn last_word(&mut self) {
-        let _ = timeout(LAST_WORD, self.left.wait_for(|&left| left)).await;
+    async fn wait_for_reason(&mut self) {
+        let _ = timeout(REASON_TIMEOUT, self.left.wait_for(|&left| left)).await;
     }
 }
 
@@ -92,21 +92,21 @@ impl Client {
     pub(crate) fn new(server: &str, name: &str, security: &Security) -> Result<Self, WorkerError> {
         let wrong = |problem| WorkerError::Address { given: server.into(), problem };
         let address = security.address(server).map_err(wrong)?;
-        Ok(Client { server: address, security: security.clone(), name: name.into(), own: None })
+        Ok(Client { server: address, security: security.clone(), name: name.into(), local_shard: None })
     }
 
     /// Adds a shard in this process.
-    pub(crate) fn beside(self, shard: Arc<Shard>) -> Self {
-        Client { own: Some(shard), ..self }
+    pub(crate) fn with_local_shard(self, shard: Arc<Shard>) -> Self {
+        Client { local_shard: Some(shard), ..self }
     }
 
     /// Opens a connection to the server.
-    pub(crate) async fn connect(&self) -> Result<Connection, Verdict> {
+    pub(crate) async fn connect(&self) -> Result<Connection, CallFailure> {
         Ok(self.server.connect(&self.security).await?)
     }
 
     /// Asks for the run file and the settings of the run.
-    pub(crate) async fn join(&self) -> Result<Invitation, Verdict> {
+    pub(crate) async fn join(&self) -> Result<Invitation, CallFailure> {
         let mut client = service(self.server.connect(&self.security).await?);
         let request = v1::JoinRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -115,7 +115,7 @@ impl Client {
             numerics_version: NUMERICS_VERSION,
         };
         let reply = answer(client.join(request)).await?;
-        convert::invitation(reply.into_inner()).map_err(|nonsense| Verdict::Mismatch(nonsense.to_string()))
+        convert::invitation(reply.into_inner()).map_err(|invalid| CallFailure::Mismatch(invalid.to_string()))
     }
 
     /// Opens the streams to the `shards` other shards and then to the coordinator, and waits until every
@@ -126,42 +126,42 @@ impl Client {
         shape: Shape,
         shards: u32,
         silence: Duration,
-    ) -> Result<Session, Verdict> {
+    ) -> Result<Session, CallFailure> {
         let connection = self.server.connect(&self.security).await?;
-        let (saying, said) = mpsc::channel(WAITING_WORDS);
+        let (sender, events) = mpsc::channel(MAX_QUEUED_EVENTS);
         let (leaving, left) = watch::channel(false);
-        let ear = Ear { saying, left };
+        let sink = StreamSink { sender, left };
         let mut tasks = JoinSet::new();
         let mut others = Vec::new();
         if shards > 0 {
             let reply = answer(service(connection.clone()).shards(v1::ShardsRequest {})).await?.into_inner();
-            let places = convert::places(reply, shape.parameters).map_err(refused)?;
-            for (index, address, kept) in places.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
-                let (opened, sender) = match &self.own {
+            let addresses = convert::shard_addresses(reply, shape.parameters).map_err(refused)?;
+            for (index, address, kept) in addresses.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
+                let (opened, sender) = match &self.local_shard {
                     Some(shard) if shard.index() == index => {
-                        self.enter(shard, &ours, shape, &ear, &mut tasks).await?
+                        self.connect_local(shard, &ours, shape, &sink, &mut tasks).await?
                     }
                     _ => {
-                        let unreachable = |why| Verdict::Refused(format!("shard at {address}: {why}"));
+                        let unreachable = |why| CallFailure::Refused(format!("shard at {address}: {why}"));
                         let address = self.security.address(&address).map_err(unreachable)?;
                         let connection = address.connect(&self.security).await?;
-                        self.greet(connection, &ours, shape, &ear, &mut tasks, None).await?
+                        self.greet(connection, &ours, shape, &sink, &mut tasks, None).await?
                     }
                 };
                 if opened.1 != kept {
                     // Shards may have been reassigned since the coordinator was asked.
                     let what = format!("shard {index} keeps {:?}, its coordinator said {kept:?}", opened.1);
-                    return Err(Verdict::Passing(what));
+                    return Err(CallFailure::Transient(what));
                 }
                 others.push(Link { kept, sender });
             }
         }
         let ((worker, kept), sender) =
-            self.greet(connection, &ours, shape, &ear, &mut tasks, Some(silence)).await?;
+            self.greet(connection, &ours, shape, &sink, &mut tasks, Some(silence)).await?;
         debug!(server = %self.server, shards, "admitted everywhere");
         let mut links = vec![Link { kept, sender }];
         links.append(&mut others);
-        Ok(Session { worker, links, said, tasks, leaving })
+        Ok(Session { worker, links, events, tasks, leaving })
     }
 
     /// Opens one stream, greets, and waits for the admission. Meanwhile the coordinator must not be silent
@@ -171,11 +171,11 @@ impl Client {
         mut connection: Connection,
         ours: &v1::Fingerprints,
         shape: Shape,
-        ear: &Ear,
+        sink: &StreamSink,
         tasks: &mut JoinSet<()>,
         silence: Option<Duration>,
-    ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
-        let (sender, receiver) = mpsc::channel(WAITING_ITEMS);
+    ) -> Result<(Admission, mpsc::Sender<Item>), CallFailure> {
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_ITEMS);
         let hello = v1::Hello {
             protocol_version: PROTOCOL_VERSION,
             worker_name: self.name.clone(),
@@ -183,38 +183,40 @@ impl Client {
             fingerprints: Some(ours.clone()),
         };
         let first = FromWorker { message: Some(Message::Hello(hello)) };
-        let outgoing = Outgoing::new(receiver, Some(first));
+        let queue = SendQueue::new(receiver, Some(first));
         let call = async {
-            stream::call(&mut connection, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client)).await
+            stream::call(&mut connection, stream::ROUNDS_PATH, stream::body(queue, Side::Client)).await
         };
         let mut reader = Reader::<v1::FromServer>::new(answer(call).await?);
         let admission = admission(answer(reader.message()).await?, &shape)?;
-        let mut ear = ear.clone();
+        let mut sink = sink.clone();
         tasks.spawn(async move {
             loop {
-                let heard = match silence {
+                let received = match silence {
                     Some(silence) => timeout(silence, reader.message()).await.map_err(|_| silence),
                     None => Ok(reader.message().await),
                 };
-                let said = match heard {
+                let event = match received {
                     Ok(Ok(Some(message))) => match convert::server_message(message, &shape) {
-                        Ok(message) => Said::Message(message),
-                        Err(nonsense) => Said::Nonsense(nonsense.to_string()),
+                        Ok(message) => StreamEvent::Message(message),
+                        Err(invalid) => StreamEvent::Invalid(invalid.to_string()),
                     },
-                    Ok(Ok(None)) => Said::Ended(Verdict::Passing("the server closed the stream".into())),
-                    Ok(Err(status)) => Said::Ended(verdict(&status)),
-                    Err(silence) => Said::Ended(Verdict::Passing(format!(
+                    Ok(Ok(None)) => {
+                        StreamEvent::Ended(CallFailure::Transient("the server closed the stream".into()))
+                    }
+                    Ok(Err(status)) => StreamEvent::Ended(classify(&status)),
+                    Err(silence) => StreamEvent::Ended(CallFailure::Transient(format!(
                         "nothing heard from the server for {} ms",
                         silence.as_millis()
                     ))),
                 };
-                let is_last = !matches!(said, Said::Message(_));
+                let is_last = !matches!(event, StreamEvent::Message(_));
                 if is_last && silence.is_none() {
                     // When a run is over, a shard often closes its stream first; the coordinator sends the
                     // reason.
-                    ear.last_word().await;
+                    sink.wait_for_reason().await;
                 }
-                if ear.saying.send(said).await.is_err() || is_last {
+                if sink.sender.send(event).await.is_err() || is_last {
                     return;
                 }
             }
@@ -223,46 +225,46 @@ impl Client {
     }
 
     /// Connects to the shard in this process: messages are passed on in memory, and tensors are not copied.
-    async fn enter(
+    async fn connect_local(
         &self,
         shard: &Shard,
         ours: &v1::Fingerprints,
         shape: Shape,
-        ear: &Ear,
+        sink: &StreamSink,
         tasks: &mut JoinSet<()>,
-    ) -> Result<(Admission, mpsc::Sender<Item>), Verdict> {
+    ) -> Result<(Admission, mpsc::Sender<Item>), CallFailure> {
         let greeting = Greeting { name: self.name.clone(), build: BUILD.into(), fingerprints: ours.clone() };
-        let mut inside = shard.enter(greeting).await.map_err(Verdict::Passing)?;
-        let first = inside.messages.next().await.and_then(Result::ok);
+        let mut local = shard.connect(greeting).await.map_err(CallFailure::Transient)?;
+        let first = local.messages.next().await.and_then(Result::ok);
         let admission = admission(first, &shape)?;
-        let (sender, receiver) = mpsc::channel(WAITING_ITEMS);
-        let mut outgoing = Outgoing::new(receiver, None);
-        let mut ear = ear.clone();
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_ITEMS);
+        let mut queue = SendQueue::new(receiver, None);
+        let mut sink = sink.clone();
         tasks.spawn(async move {
             loop {
                 tokio::select! {
-                    message = outgoing.next() => match message {
+                    message = queue.next() => match message {
                         Some(Ok(message)) => {
                             // The shard needs only sums; heartbeats are for the coordinator.
                             let message = convert::worker_message(message, &shape);
                             if let Ok(sum @ (WorkerMessage::NodeMetrics(_) | WorkerMessage::Node(_))) = message {
-                                inside.push(sum).await;
+                                local.push(sum).await;
                             }
                         }
                         _ => return,
                     },
-                    message = inside.messages.next() => {
-                        let said = match message {
+                    message = local.messages.next() => {
+                        let event = match message {
                             Some(Ok(message)) => match convert::server_message(message, &shape) {
-                                Ok(message) => Said::Message(message),
-                                Err(nonsense) => Said::Nonsense(nonsense.to_string()),
+                                Ok(message) => StreamEvent::Message(message),
+                                Err(invalid) => StreamEvent::Invalid(invalid.to_string()),
                             },
                             _ => {
-                                ear.last_word().await;
-                                Said::Ended(Verdict::Passing("the shard of this process has ended".into()))
+                                sink.wait_for_reason().await;
+                                StreamEvent::Ended(CallFailure::Transient("the shard of this process has ended".into()))
                             }
                         };
-                        if ear.saying.send(said).await.is_err() {
+                        if sink.sender.send(event).await.is_err() {
                             return;
                         }
                     }
@@ -276,17 +278,17 @@ impl Client {
 /// The id of this worker, and the elements that the server keeps.
 type Admission = (WorkerId, Range<usize>);
 
-fn admission(first: Option<v1::FromServer>, shape: &Shape) -> Result<Admission, Verdict> {
-    let first = first.ok_or_else(|| Verdict::Passing("the server closed the stream at once".into()))?;
+fn admission(first: Option<v1::FromServer>, shape: &Shape) -> Result<Admission, CallFailure> {
+    let first = first.ok_or_else(|| CallFailure::Transient("the server closed the stream at once".into()))?;
     match convert::server_message(first, shape) {
         Ok(ServerMessage::Admitted(worker, kept)) => Ok((worker, kept)),
-        Ok(_) => Err(Verdict::Refused("the server's first message does not admit us".into())),
-        Err(nonsense) => Err(refused(nonsense)),
+        Ok(_) => Err(CallFailure::Refused("the server's first message does not admit us".into())),
+        Err(invalid) => Err(refused(invalid)),
     }
 }
 
-fn refused(nonsense: Nonsense) -> Verdict {
-    Verdict::Refused(nonsense.to_string())
+fn refused(invalid: InvalidMessage) -> CallFailure {
+    CallFailure::Refused(invalid.to_string())
 }
 
 pub(crate) fn service(connection: Connection) -> ParameterServerClient<Connection> {
@@ -296,10 +298,10 @@ pub(crate) fn service(connection: Connection) -> ParameterServerClient<Connectio
 }
 
 /// Waits for an answer until the timeout, and classifies its absence.
-pub(crate) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Verdict> {
+pub(crate) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, CallFailure> {
     match timeout(CALL_TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(|status| verdict(&status)),
-        Err(_) => Err(Verdict::Passing(format!(
+        Ok(answer) => answer.map_err(|status| classify(&status)),
+        Err(_) => Err(CallFailure::Transient(format!(
             "connected, but no answer within {} s: the server is still starting, or it is no Downhill server",
             CALL_TIMEOUT.as_secs()
         ))),

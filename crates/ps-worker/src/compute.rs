@@ -9,8 +9,8 @@ use ps_config::RunConfig;
 use ps_core::gradient::Flow;
 use ps_core::{Gradients, MetricSums};
 use ps_plan::{Node, Section};
-use ps_proto::convert::WeightsPart;
-use ps_proto::tensor::Emerging;
+use ps_proto::convert::WeightsChunk;
+use ps_proto::tensor::SharedBuffer;
 use ps_proto::{Shape, v1};
 use ps_run::{Activity, DataProgress, Job, JobError, Meter, Processors};
 use std::ops::Range;
@@ -40,13 +40,13 @@ impl Computer for Gradients {
 }
 
 /// Input to the thread.
-pub(crate) enum Order {
+pub(crate) enum ComputeCommand {
     /// A chunk of weights has arrived.
-    Weights(WeightsPart),
+    Weights(WeightsChunk),
     /// Compute leaves of a step with the weights of that version, which are here or arriving.
-    Work { step: u64, leaves: Range<u32> },
+    Compute { step: u64, leaves: Range<u32> },
     /// The connection is lost: no more chunks of the current weights will arrive.
-    Forget,
+    DropWeights,
 }
 
 /// Results of the thread.
@@ -54,7 +54,7 @@ pub(crate) enum Computed {
     /// The metric sums of a node, sent before its first part.
     Metrics { step: u64, node: Node, metric_sums: MetricSums },
     /// Some chunks of a node's sum, sent while the computation continues.
-    Part(Part),
+    Gradient(GradientSlice),
     /// All parts of the nodes that cover these leaves were passed on.
     Leaves { step: u64, leaves: Range<u32>, nodes: Vec<Node> },
     /// The computation of these leaves was abandoned because the weights of the step did not arrive.
@@ -63,7 +63,7 @@ pub(crate) enum Computed {
 }
 
 /// Whole chunks of a node's sum.
-pub(crate) struct Part {
+pub(crate) struct GradientSlice {
     pub step: u64,
     pub node: Node,
     /// Index of the first element.
@@ -77,11 +77,11 @@ pub(crate) struct Compute {
     pub shape: Shape,
     pub fingerprints: v1::Fingerprints,
     pub job: Arc<Job>,
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<ComputeCommand>,
     /// In a simulation, the state that computes without a thread.
-    here: Option<(Computing, mpsc::Receiver<Order>)>,
-    /// For each `Work` its `Leaves`, preceded by their parts. The queue needs no bound, because the round
-    /// logic has only one `Work` under way at a time.
+    here: Option<(Computing, mpsc::Receiver<ComputeCommand>)>,
+    /// For each `Compute` its `Leaves`, preceded by their parts. The queue needs no bound, because the round
+    /// logic has only one `Compute` under way at a time.
     pub computed: UnboundedReceiver<Computed>,
 }
 
@@ -95,17 +95,17 @@ impl Compute {
         options: WorkerOptions,
         computer: Option<Box<dyn Computer>>,
     ) -> Result<Self, WorkerError> {
-        let (sender, orders) = mpsc::channel();
+        let (sender, commands) = mpsc::channel();
         let (results, computed) = unbounded_channel();
         let (ready, loaded) = oneshot::channel();
         let died = |what: &str| WorkerError::Internal(format!("computing thread: {what}"));
         let (job, here) = if options.simulation.is_some() {
             let job = Arc::new(load(&run_toml, &options)?);
-            (job.clone(), Some((Computing::new(job, computer, results, options.meter), orders)))
+            (job.clone(), Some((Computing::new(job, computer, results, options.meter), commands)))
         } else {
             std::thread::Builder::new()
                 .name("compute".into())
-                .spawn(move || compute(&run_toml, &options, computer, ready, orders, results))
+                .spawn(move || compute(&run_toml, &options, computer, ready, commands, results))
                 .map_err(|error| died(&error.to_string()))?;
             (loaded.await.map_err(|_| died("it ended"))??, None)
         };
@@ -121,15 +121,15 @@ impl Compute {
             numerics: job.fingerprint.numerics,
             probe: job.probe(),
         };
-        Ok(Compute { shape, fingerprints, job, orders: sender, here, computed })
+        Ok(Compute { shape, fingerprints, job, commands: sender, here, computed })
     }
 
-    /// Sends an order to the thread; `false` if the thread has ended.
-    pub(crate) fn order(&mut self, order: Order) -> bool {
-        let is_heard = self.orders.send(order).is_ok();
+    /// Sends a command to the thread; `false` if the thread has ended.
+    pub(crate) fn send(&mut self, command: ComputeCommand) -> bool {
+        let is_sent = self.commands.send(command).is_ok();
         match &mut self.here {
-            Some((computing, orders)) => is_heard && computing.catch_up(orders),
-            None => is_heard,
+            Some((computing, commands)) => is_sent && computing.catch_up(commands),
+            None => is_sent,
         }
     }
 }
@@ -140,7 +140,7 @@ struct Computing {
     computer: Box<dyn Computer>,
     weights: HeldWeights,
     /// Buffers of earlier gradients.
-    spare: Vec<Emerging>,
+    spare: Vec<SharedBuffer>,
     results: UnboundedSender<Computed>,
     /// In a simulation, which cannot block, the work that waits for its weights.
     waiting: Option<(u64, Range<u32>)>,
@@ -165,26 +165,30 @@ impl Computing {
         }
     }
 
-    /// Applies an order that changes the weights; returns work.
-    fn take(&mut self, order: Order) -> Option<(u64, Range<u32>)> {
-        match order {
-            Order::Weights(part) => self.weights.take(part),
-            Order::Forget => self.weights.forget(),
-            Order::Work { step, leaves } => return Some((step, leaves)),
+    /// Applies a command that changes the weights; returns work.
+    fn take(&mut self, command: ComputeCommand) -> Option<(u64, Range<u32>)> {
+        match command {
+            ComputeCommand::Weights(part) => self.weights.take(part),
+            ComputeCommand::DropWeights => self.weights.forget(),
+            ComputeCommand::Compute { step, leaves } => return Some((step, leaves)),
         }
         None
     }
 
-    /// Computes leaves, whose weights may still arrive through `orders`; `false` if the receiver of the
+    /// Computes leaves, whose weights may still arrive through `commands`; `false` if the receiver of the
     /// results is gone.
-    fn compute(&mut self, (step, leaves): (u64, Range<u32>), orders: &mpsc::Receiver<Order>) -> bool {
+    fn compute(
+        &mut self,
+        (step, leaves): (u64, Range<u32>),
+        commands: &mpsc::Receiver<ComputeCommand>,
+    ) -> bool {
         let job = &self.job;
         let mut flow = StepFlow {
             step,
             parameters: job.model.parameters(),
             classes: job.model.classes(),
             held: &mut self.weights,
-            orders,
+            commands,
             results: &self.results,
             meter: &self.meter,
             pulled: Duration::ZERO,
@@ -223,16 +227,16 @@ impl Computing {
     }
 
     /// Handles everything that is possible without blocking.
-    fn catch_up(&mut self, orders: &mpsc::Receiver<Order>) -> bool {
-        while let Ok(order) = orders.try_recv() {
-            let is_lost = matches!(order, Order::Forget);
-            let Some((step, leaves)) = self.take(order).or_else(|| self.waiting.take()) else { continue };
+    fn catch_up(&mut self, commands: &mpsc::Receiver<ComputeCommand>) -> bool {
+        while let Ok(command) = commands.try_recv() {
+            let is_lost = matches!(command, ComputeCommand::DropWeights);
+            let Some((step, leaves)) = self.take(command).or_else(|| self.waiting.take()) else { continue };
             let is_whole = self.weights.of(step).is_some_and(|(here, _)| here == self.job.model.parameters());
             let goes_on = if is_lost || !self.weights.may_become(step) {
                 let missed = self.missed(step, leaves);
                 self.results.send(missed).is_ok()
             } else if is_whole {
-                self.compute((step, leaves), orders)
+                self.compute((step, leaves), commands)
             } else {
                 self.waiting = Some((step, leaves));
                 true
@@ -250,7 +254,7 @@ fn compute(
     options: &WorkerOptions,
     computer: Option<Box<dyn Computer>>,
     ready: oneshot::Sender<Ready>,
-    orders: mpsc::Receiver<Order>,
+    commands: mpsc::Receiver<ComputeCommand>,
     results: UnboundedSender<Computed>,
 ) {
     let cpus = options.cpus.clone();
@@ -284,10 +288,10 @@ fn compute(
         let mut computing = Computing::new(job, computer, results, Arc::clone(meter));
         loop {
             let begun = Instant::now();
-            let Ok(order) = orders.recv() else { return };
+            let Ok(command) = commands.recv() else { return };
             meter.spend(Activity::Wait, begun.elapsed());
-            if let Some(work) = computing.take(order)
-                && !computing.compute(work, &orders)
+            if let Some(work) = computing.take(command)
+                && !computing.compute(work, &commands)
             {
                 return;
             }

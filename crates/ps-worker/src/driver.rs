@@ -1,14 +1,14 @@
 //! The one task that owns the worker's round logic: events in, actions carried out.
 
-use crate::client::{Client, Link, Said, Session};
-use crate::compute::{Compute, Computed, Order, Part};
-use crate::outgoing::Item;
+use crate::client::{Client, Link, Session, StreamEvent};
+use crate::compute::{Compute, ComputeCommand, Computed, GradientSlice};
+use crate::send_queue::Item;
 use crate::{WorkerError, WorkerOptions, retryable};
 use ps_coord::{Millis, WorkerAction, WorkerConfig, WorkerCore, WorkerEvent, WorkerOutcome};
 use ps_core::MetricSums;
 use ps_plan::Node;
 use ps_proto::convert::{self, Invitation, ServerMessage};
-use ps_proto::status::Verdict;
+use ps_proto::status::CallFailure;
 use ps_proto::v1::{self, FromWorker, from_worker::Message};
 use ps_run::{Activity, Meter};
 use std::collections::VecDeque;
@@ -27,10 +27,10 @@ const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first and the longest pause before reconnecting.
 const RECONNECT_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 /// How long a worker that is done waits for the server to close the stream.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Drives the rounds until the round logic ends this worker's participation.
-pub(crate) struct Driver {
+pub(crate) struct WorkerDriver {
     client: Client,
     server: String,
     shards: u32,
@@ -48,18 +48,18 @@ pub(crate) struct Driver {
     started: Instant,
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<Session, Verdict>> + Send>>;
+type Attempt = Pin<Box<dyn Future<Output = Result<Session, CallFailure>> + Send>>;
 
 /// The source of the next event.
-enum Woken {
-    Connected(Result<Session, Verdict>),
-    Received(Said),
+enum Wake {
+    Connected(Result<Session, CallFailure>),
+    Received(StreamEvent),
     Computed(Option<Computed>),
     Stop,
     Timeout,
 }
 
-impl Driver {
+impl WorkerDriver {
     pub(crate) fn new(
         client: Client,
         compute: Compute,
@@ -78,7 +78,7 @@ impl Driver {
                 .simulation
                 .unwrap_or_else(|| RandomState::new().hash_one(std::process::id())),
         };
-        Driver {
+        WorkerDriver {
             client,
             server: options.server.clone(),
             shards: invitation.shards,
@@ -106,16 +106,16 @@ impl Driver {
             let event = match self.events.pop_front() {
                 Some(event) => event,
                 None => {
-                    let woken = tokio::select! {
+                    let wake = tokio::select! {
                         biased;
-                        result = attempted(&mut self.attempt) => Woken::Connected(result),
-                        said = received(&mut self.connection) => Woken::Received(said),
-                        computed = self.compute.computed.recv() => Woken::Computed(computed),
-                        () = &mut stop, if !stopping => Woken::Stop,
-                        () = reach(self.started, deadline) => Woken::Timeout,
+                        result = next_attempt(&mut self.attempt) => Wake::Connected(result),
+                        event = next_stream_event(&mut self.connection) => Wake::Received(event),
+                        computed = self.compute.computed.recv() => Wake::Computed(computed),
+                        () = &mut stop, if !stopping => Wake::Stop,
+                        () = reach(self.started, deadline) => Wake::Timeout,
                     };
-                    stopping |= matches!(woken, Woken::Stop);
-                    match self.event(woken)? {
+                    stopping |= matches!(wake, Wake::Stop);
+                    match self.event(wake)? {
                         Some(event) => event,
                         None => continue,
                     }
@@ -124,7 +124,7 @@ impl Driver {
             self.core.step(millis(self.started.elapsed()), event, &mut actions);
             for action in actions.drain(..) {
                 if let WorkerAction::Finish(outcome) = action {
-                    self.farewell(&outcome).await;
+                    self.say_goodbye(&outcome).await;
                     return Ok(outcome);
                 }
                 self.perform(action)?;
@@ -132,30 +132,30 @@ impl Driver {
         }
     }
 
-    fn event(&mut self, woken: Woken) -> Result<Option<WorkerEvent>, WorkerError> {
-        Ok(Some(match woken {
-            Woken::Connected(Ok(connection)) => {
+    fn event(&mut self, wake: Wake) -> Result<Option<WorkerEvent>, WorkerError> {
+        Ok(Some(match wake {
+            Wake::Connected(Ok(connection)) => {
                 info!(worker = %connection.worker, server = self.server, "admitted");
                 self.attempt = None;
                 self.connection = Some(connection);
                 WorkerEvent::Connected
             }
-            Woken::Connected(Err(verdict)) => {
+            Wake::Connected(Err(failure)) => {
                 self.attempt = None;
-                self.lost(verdict)?
+                self.on_connection_lost(failure)?
             }
-            Woken::Received(Said::Message(message)) => self.take(message)?,
-            Woken::Received(Said::Nonsense(what)) => {
+            Wake::Received(StreamEvent::Message(message)) => self.handle_message(message)?,
+            Wake::Received(StreamEvent::Invalid(what)) => {
                 return Err(WorkerError::Protocol(format!("{}: {what}", self.server)));
             }
-            Woken::Received(Said::Ended(verdict)) => self.lost(verdict)?,
-            Woken::Computed(Some(Computed::Metrics { step, node, metric_sums })) => {
+            Wake::Received(StreamEvent::Ended(failure)) => self.on_connection_lost(failure)?,
+            Wake::Computed(Some(Computed::Metrics { step, node, metric_sums })) => {
                 if self.core.wants_sums() {
                     self.push_metrics(step, node, metric_sums)?;
                 }
                 return Ok(None);
             }
-            Woken::Computed(Some(Computed::Part(part))) => {
+            Wake::Computed(Some(Computed::Gradient(part))) => {
                 // Once sums are not wanted, they never will be. If the computation ends in a push, every part
                 // of it was therefore sent.
                 if self.core.wants_sums() {
@@ -163,46 +163,46 @@ impl Driver {
                 }
                 return Ok(None);
             }
-            Woken::Computed(Some(Computed::Leaves { step, leaves, nodes })) => {
+            Wake::Computed(Some(Computed::Leaves { step, leaves, nodes })) => {
                 self.computed = Some(nodes);
                 WorkerEvent::Computed { step, leaves }
             }
             // Happens to slow workers: others have computed the leaves, and the weights of two later steps
             // have arrived.
-            Woken::Computed(Some(Computed::Missed { step, leaves, is_superseded: true })) => {
+            Wake::Computed(Some(Computed::Missed { step, leaves, is_superseded: true })) => {
                 WorkerEvent::Superseded { step, leaves }
             }
-            Woken::Computed(Some(Computed::Missed { step, leaves, .. })) => {
+            Wake::Computed(Some(Computed::Missed { step, leaves, .. })) => {
                 self.events.push_back(WorkerEvent::Superseded { step, leaves });
                 match self.core.wants_sums() {
                     // The awaited weights will not arrive on this connection.
-                    true => {
-                        self.lost(Verdict::Passing(format!("the weights of version {step} did not arrive")))?
-                    }
+                    true => self.on_connection_lost(CallFailure::Transient(format!(
+                        "the weights of version {step} did not arrive"
+                    )))?,
                     false => return Ok(None),
                 }
             }
-            Woken::Computed(None) => return Err(self.compute_is_gone()),
-            Woken::Stop => WorkerEvent::Stop,
-            Woken::Timeout => WorkerEvent::Timeout,
+            Wake::Computed(None) => return Err(self.computing_thread_ended()),
+            Wake::Stop => WorkerEvent::Stop,
+            Wake::Timeout => WorkerEvent::Timeout,
         }))
     }
 
     /// Handles a failed connection, or a failed attempt at one.
-    fn lost(&mut self, verdict: Verdict) -> Result<WorkerEvent, WorkerError> {
+    fn on_connection_lost(&mut self, failure: CallFailure) -> Result<WorkerEvent, WorkerError> {
         self.meter.retry();
         self.connection = None;
-        self.order(Order::Forget)?;
-        retryable(verdict, &self.server).map(WorkerEvent::Disconnected)
+        self.command(ComputeCommand::DropWeights)?;
+        retryable(failure, &self.server).map(WorkerEvent::Disconnected)
     }
 
     /// Translates a message into an event for the round logic.
-    fn take(&mut self, message: ServerMessage) -> Result<WorkerEvent, WorkerError> {
+    fn handle_message(&mut self, message: ServerMessage) -> Result<WorkerEvent, WorkerError> {
         Ok(match message {
             ServerMessage::Admitted(..) => {
                 return Err(WorkerError::Protocol(format!("{}: it admitted us twice", self.server)));
             }
-            ServerMessage::Heartbeat => WorkerEvent::Heard,
+            ServerMessage::Heartbeat => WorkerEvent::MessageReceived,
             ServerMessage::Dismissed(reason) => WorkerEvent::Dismissed(reason),
             // The server has already queued the weights.
             ServerMessage::Assign { step, leaves } => {
@@ -211,17 +211,17 @@ impl Driver {
             }
             ServerMessage::Weights(part) => {
                 self.meter.receive(part.bytes.len());
-                self.order(Order::Weights(part))?;
-                WorkerEvent::Heard
+                self.command(ComputeCommand::Weights(part))?;
+                WorkerEvent::MessageReceived
             }
         })
     }
 
-    fn order(&mut self, order: Order) -> Result<(), WorkerError> {
-        if self.compute.order(order) { Ok(()) } else { Err(self.compute_is_gone()) }
+    fn command(&mut self, command: ComputeCommand) -> Result<(), WorkerError> {
+        if self.compute.send(command) { Ok(()) } else { Err(self.computing_thread_ended()) }
     }
 
-    fn compute_is_gone(&self) -> WorkerError {
+    fn computing_thread_ended(&self) -> WorkerError {
         WorkerError::Internal("the computing thread ended; what it said is above".into())
     }
 
@@ -229,14 +229,14 @@ impl Driver {
         match action {
             WorkerAction::Connect => {
                 self.connection = None;
-                self.order(Order::Forget)?;
+                self.command(ComputeCommand::DropWeights)?;
                 let (client, ours) = (self.client.clone(), self.compute.fingerprints.clone());
                 let (shape, shards, silence) = (self.compute.shape, self.shards, self.silence);
                 self.attempt = Some(Box::pin(async move { client.open(ours, shape, shards, silence).await }));
             }
             WorkerAction::Compute { step, leaves } => {
                 debug!(step, ?leaves, "computing");
-                self.order(Order::Work { step, leaves })?;
+                self.command(ComputeCommand::Compute { step, leaves })?;
             }
             WorkerAction::Push { step, .. } => {
                 for node in self.computed.take().expect("what is pushed was just computed") {
@@ -244,16 +244,16 @@ impl Driver {
                 }
             }
             WorkerAction::Discard { .. } => self.computed = None,
-            WorkerAction::TellDropped { step } => {
+            WorkerAction::ReportDropped { step } => {
                 if let Some(connection) = &self.connection {
                     let dropped = Message::Dropped(v1::Dropped { step });
                     send(&connection.links[0].sender, Item::Message(FromWorker { message: Some(dropped) }));
                 }
             }
-            WorkerAction::AskWeights => {
-                self.say(Message::WeightsWanted(v1::WeightsWanted {}));
+            WorkerAction::RequestWeights => {
+                self.broadcast(Message::WeightsWanted(v1::WeightsWanted {}));
             }
-            WorkerAction::Heartbeat => self.say(Message::Heartbeat(v1::Heartbeat {})),
+            WorkerAction::Heartbeat => self.broadcast(Message::Heartbeat(v1::Heartbeat {})),
             WorkerAction::Notice(notice) => info!(server = self.server, "{notice}"),
             WorkerAction::Finish(_) => unreachable!("the loop ends there"),
         }
@@ -264,17 +264,17 @@ impl Driver {
     fn push_metrics(&mut self, step: u64, node: Node, metric_sums: MetricSums) -> Result<(), WorkerError> {
         let Some(connection) = &self.connection else { return Ok(()) };
         let metrics = convert::node_metrics(step, node, metric_sums);
-        let mut is_taken = true;
+        let mut is_queued = true;
         for link in &connection.links {
-            is_taken &= send(&link.sender, Item::Metrics(metrics.clone()));
+            is_queued &= send(&link.sender, Item::Metrics(metrics.clone()));
         }
-        if is_taken { Ok(()) } else { self.stuck() }
+        if is_queued { Ok(()) } else { self.reconnect_stalled() }
     }
 
     /// Sends each server the chunks that it keeps.
-    fn push(&mut self, part: Part) -> Result<(), WorkerError> {
+    fn push(&mut self, part: GradientSlice) -> Result<(), WorkerError> {
         let Some(connection) = &self.connection else { return Ok(()) };
-        let Part { step, node, offset, bytes } = part;
+        let GradientSlice { step, node, offset, bytes } = part;
         let _span = debug_span!("push", worker = connection.worker.0, step, %node, offset).entered();
         debug!("sending");
         let begun = std::time::Instant::now();
@@ -282,42 +282,44 @@ impl Driver {
         let total = self.compute.shape.parameters;
         let end = offset + bytes.len() / 4;
         let keeps = |link: &&Link| link.kept.start < end && offset < link.kept.end;
-        let mut is_taken = true;
+        let mut is_queued = true;
         for link in connection.links.iter().filter(keeps) {
-            let chunks = convert::part_chunks(step, node, total, offset, bytes.clone(), link.kept.clone());
-            is_taken &= send(&link.sender, Item::Chunks(Box::new(chunks)));
+            let chunks =
+                convert::gradient_chunks(step, node, total, offset, bytes.clone(), link.kept.clone());
+            is_queued &= send(&link.sender, Item::Chunks(Box::new(chunks)));
         }
         self.meter.spend(Activity::Push, begun.elapsed());
-        if is_taken { Ok(()) } else { self.stuck() }
+        if is_queued { Ok(()) } else { self.reconnect_stalled() }
     }
 
     /// Reports to the first server that all chunks of a node are sent.
     fn push_end(&mut self, step: u64, node: Node) -> Result<(), WorkerError> {
         let Some(connection) = &self.connection else { return Ok(()) };
         let done = convert::node_done(step, node);
-        if send(&connection.links[0].sender, Item::Message(done)) { Ok(()) } else { self.stuck() }
+        if send(&connection.links[0].sender, Item::Message(done)) { Ok(()) } else { self.reconnect_stalled() }
     }
 
     /// Reconnects because a server accepts no data: without the missing part the node is useless.
-    fn stuck(&mut self) -> Result<(), WorkerError> {
-        let lost = self.lost(Verdict::Passing("the server takes nothing of what is sent".into()))?;
+    fn reconnect_stalled(&mut self) -> Result<(), WorkerError> {
+        let lost = self
+            .on_connection_lost(CallFailure::Transient("the server takes nothing of what is sent".into()))?;
         self.events.push_back(lost);
         Ok(())
     }
 
     /// Sends a message to all servers.
-    fn say(&self, message: Message) {
+    fn broadcast(&self, message: Message) {
         for link in self.connection.iter().flat_map(|connection| &connection.links) {
             send(&link.sender, Item::Message(FromWorker { message: Some(message.clone()) }));
         }
     }
 
     /// Says goodbye to the server, if it is connected.
-    async fn farewell(&mut self, outcome: &WorkerOutcome) {
+    async fn say_goodbye(&mut self, outcome: &WorkerOutcome) {
         if *outcome == WorkerOutcome::Stopped {
-            self.say(Message::Goodbye(v1::Goodbye { reason: "the worker was stopped".into() }));
+            self.broadcast(Message::Goodbye(v1::Goodbye { reason: "the worker was stopped".into() }));
         }
-        let Some(Session { links, mut said, tasks: _reading, leaving, .. }) = self.connection.take() else {
+        let Some(Session { links, mut events, tasks: _reading, leaving, .. }) = self.connection.take() else {
             return;
         };
         leaving.send_replace(true);
@@ -325,13 +327,13 @@ impl Driver {
         drop(links);
         let drained = async {
             while left > 0
-                && let Some(said) = said.recv().await
+                && let Some(event) = events.recv().await
             {
-                left -= usize::from(matches!(said, Said::Ended(_)));
+                left -= usize::from(matches!(event, StreamEvent::Ended(_)));
             }
         };
         // A server that does not close the stream must not keep this process alive.
-        let _ = timeout(FAREWELL, drained).await;
+        let _ = timeout(CLOSE_TIMEOUT, drained).await;
     }
 }
 
@@ -341,18 +343,18 @@ fn send(sender: &mpsc::Sender<Item>, item: Item) -> bool {
     !matches!(sender.try_send(item), Err(TrySendError::Full(_)))
 }
 
-async fn attempted(attempt: &mut Option<Attempt>) -> Result<Session, Verdict> {
+async fn next_attempt(attempt: &mut Option<Attempt>) -> Result<Session, CallFailure> {
     match attempt {
         Some(attempt) => attempt.await,
         None => std::future::pending().await,
     }
 }
 
-async fn received(connection: &mut Option<Session>) -> Said {
+async fn next_stream_event(connection: &mut Option<Session>) -> StreamEvent {
     match connection {
         Some(connection) => {
-            let ended = || Said::Ended(Verdict::Passing("the server closed the stream".into()));
-            connection.said.recv().await.unwrap_or_else(ended)
+            let ended = || StreamEvent::Ended(CallFailure::Transient("the server closed the stream".into()));
+            connection.events.recv().await.unwrap_or_else(ended)
         }
         None => std::future::pending().await,
     }

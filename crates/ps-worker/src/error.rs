@@ -28,7 +28,7 @@ pub enum WorkerError {
         last: String,
     },
     /// The peer at the address is not a Downhill server.
-    NotOurs {
+    NotDownhill {
         /// Address of the server.
         server: String,
         /// The response that shows it.
@@ -101,7 +101,7 @@ impl fmt::Display for WorkerError {
                  is ps-server running there?",
                 waited.as_secs()
             ),
-            WorkerError::NotOurs { server, sign } => {
+            WorkerError::NotDownhill { server, sign } => {
                 write!(f, "{server}: this is not a Downhill server: {sign}; check the address and port")
             }
             WorkerError::Mismatch(what) => write!(f, "this worker cannot take part: {what}"),

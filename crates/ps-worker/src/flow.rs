@@ -1,13 +1,13 @@
 //! Connects the computing thread with the connection: weights arrive and sums leave while a gradient is
 //! computed.
 
-use crate::compute::{Computed, Order, Part, WEIGHTS_TIMEOUT};
+use crate::compute::{ComputeCommand, Computed, GradientSlice, WEIGHTS_TIMEOUT};
 use crate::weights::HeldWeights;
 use ps_core::MetricSums;
 use ps_core::gradient::Flow;
 use ps_plan::Node;
 use ps_proto::limits::chunk_elements;
-use ps_proto::tensor::Emerging;
+use ps_proto::tensor::SharedBuffer;
 use ps_run::{Activity, Meter};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -19,13 +19,13 @@ pub(crate) struct StepFlow<'a> {
     pub parameters: usize,
     pub classes: usize,
     pub held: &'a mut HeldWeights,
-    pub orders: &'a Receiver<Order>,
+    pub commands: &'a Receiver<ComputeCommand>,
     pub results: &'a UnboundedSender<Computed>,
     pub meter: &'a Meter,
     /// Time spent waiting for weights.
     pub pulled: Duration,
     /// Gradients of earlier steps, whose memory is reused once they have been sent.
-    pub spare: &'a mut Vec<Emerging>,
+    pub spare: &'a mut Vec<SharedBuffer>,
     /// The nodes of this step that have a gradient.
     pub sums: Vec<Summing>,
     /// The nodes that are only evaluated.
@@ -39,7 +39,7 @@ pub(crate) struct Summing {
     metric_sums: MetricSums,
     /// Whether the metric sums were passed on.
     is_announced: bool,
-    gradient: Emerging,
+    gradient: SharedBuffer,
 }
 
 impl StepFlow<'_> {
@@ -58,8 +58,8 @@ impl StepFlow<'_> {
         loop {
             // Chunks that are already queued are taken first, so that layers whose weights are here are
             // computed together.
-            let order = match self.orders.try_recv() {
-                Ok(order) => order,
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
                 Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => {
                     if self.held.of(self.step).is_some_and(|(here, _)| here >= least) {
@@ -69,16 +69,16 @@ impl StepFlow<'_> {
                         return false;
                     }
                     let begun = Instant::now();
-                    let order = self.orders.recv_timeout(WEIGHTS_TIMEOUT);
+                    let command = self.commands.recv_timeout(WEIGHTS_TIMEOUT);
                     self.meter.spend(Activity::Pull, begun.elapsed());
                     self.pulled += begun.elapsed();
-                    match order {
-                        Ok(order) => order,
+                    match command {
+                        Ok(command) => command,
                         Err(_) => return false,
                     }
                 }
             };
-            if !self.take(order) {
+            if !self.take(command) {
                 return false;
             }
         }
@@ -90,16 +90,16 @@ impl StepFlow<'_> {
         let _ = self.results.send(Computed::Metrics { step: self.step, node, metric_sums });
     }
 
-    /// Handles an order; `false` means that no more weights will arrive.
-    fn take(&mut self, order: Order) -> bool {
-        match order {
-            Order::Weights(part) => {
+    /// Handles a command; `false` means that no more weights will arrive.
+    fn take(&mut self, command: ComputeCommand) -> bool {
+        match command {
+            ComputeCommand::Weights(part) => {
                 self.held.take(part);
                 return true;
             }
-            Order::Forget => self.held.forget(),
+            ComputeCommand::DropWeights => self.held.forget(),
             // The driver sends new work before this work ends only after the connection was lost.
-            Order::Work { .. } => {}
+            ComputeCommand::Compute { .. } => {}
         }
         false
     }
@@ -114,9 +114,9 @@ impl Flow for StepFlow<'_> {
     }
 
     fn node(&mut self, node: Node) -> &mut MetricSums {
-        let free = self.spare.iter_mut().position(Emerging::is_whole);
+        let free = self.spare.iter_mut().position(SharedBuffer::is_whole);
         let gradient =
-            free.map_or_else(|| Emerging::new(self.parameters), |index| self.spare.swap_remove(index));
+            free.map_or_else(|| SharedBuffer::new(self.parameters), |index| self.spare.swap_remove(index));
         let number = self.sums.len();
         let metric_sums = MetricSums::new(self.classes);
         self.sums.push(Summing { node, metric_sums, is_announced: false, gradient });
@@ -142,9 +142,9 @@ impl Flow for StepFlow<'_> {
         let Summing { node, gradient, .. } = &mut self.sums[number];
         let offset = from.next_multiple_of(chunk_elements(self.parameters));
         if offset < gradient.open().len() {
-            let part = Part { step: self.step, node: *node, offset, bytes: gradient.finish(offset) };
+            let part = GradientSlice { step: self.step, node: *node, offset, bytes: gradient.finish(offset) };
             // If the receiver is gone, the end of this computation will show it.
-            let _ = self.results.send(Computed::Part(part));
+            let _ = self.results.send(Computed::Gradient(part));
         }
     }
 }

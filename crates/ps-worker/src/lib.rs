@@ -13,7 +13,7 @@ mod driver;
 mod error;
 mod flow;
 pub mod observe;
-mod outgoing;
+mod send_queue;
 mod weights;
 
 pub use compute::Computer;
@@ -21,12 +21,12 @@ pub use error::WorkerError;
 
 use client::Client;
 use compute::Compute;
-use driver::Driver;
+use driver::WorkerDriver;
 use ps_coord::WorkerOutcome;
 use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_net::{Attempts, Listener, Security};
 use ps_proto::convert::Invitation;
-use ps_proto::status::Verdict;
+use ps_proto::status::CallFailure;
 use ps_run::{Job, Meter, Processors, Style};
 use ps_shard::ServerOptions;
 use ps_shard::shard::{self, Shard, ShardEnd, ShardOptions};
@@ -65,7 +65,7 @@ pub struct WorkerOptions {
     /// How to show the progress of reading data.
     pub style: Style,
     /// The shard that this process hosts, if any.
-    pub shard: Option<ShardPlace>,
+    pub shard: Option<HostedShardOptions>,
     /// Counts the worker's traffic and work.
     pub meter: Arc<Meter>,
     /// Seed of a simulation, which replaces the system's randomness. There is then no computing thread, and
@@ -96,7 +96,7 @@ impl WorkerOptions {
 
 /// The addresses of a shard in this process.
 #[derive(Clone, Debug)]
-pub struct ShardPlace {
+pub struct HostedShardOptions {
     /// Address to listen on, `HOST:PORT` or `unix:PATH`.
     pub listen: String,
     /// Address at which other workers reach the shard, if not `listen`.
@@ -231,7 +231,11 @@ async fn prepare(
     };
     let (shard, end) = host(place, options, invitation, compute.job.clone(), listener).await?;
     let shard = Arc::new(shard);
-    Ok(Prepared { client: client.clone().beside(Arc::clone(&shard)), compute, shard: Some((shard, end)) })
+    Ok(Prepared {
+        client: client.clone().with_local_shard(Arc::clone(&shard)),
+        compute,
+        shard: Some((shard, end)),
+    })
 }
 
 impl Prepared {
@@ -251,7 +255,7 @@ impl Prepared {
             }
         };
         tokio::pin!(ended);
-        let driven = Driver::new(client, compute, invitation, options).run(shutdown);
+        let driven = WorkerDriver::new(client, compute, invitation, options).run(shutdown);
         tokio::pin!(driven);
         let outcome = tokio::select! {
             biased;
@@ -293,7 +297,7 @@ impl Prepared {
 
 /// Starts the shard of this process. A clone of its listener stays in `kept` for a possible successor.
 async fn host(
-    place: &ShardPlace,
+    place: &HostedShardOptions,
     options: &WorkerOptions,
     invitation: &Invitation,
     job: Arc<Job>,
@@ -328,11 +332,11 @@ async fn host(
 async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, WorkerError> {
     let mut attempts = Attempts::new(JOIN_PAUSE, options.patience);
     for attempt in 1_u32.. {
-        let verdict = match client.join().await {
+        let failure = match client.join().await {
             Ok(invitation) => return Ok(invitation),
-            Err(verdict) => verdict,
+            Err(failure) => failure,
         };
-        let last = retryable(verdict, &options.server)?;
+        let last = retryable(failure, &options.server)?;
         let Some(pause) = attempts.failed() else {
             let (server, waited) = (options.server.clone(), attempts.waited());
             return Err(WorkerError::Unreachable { server, waited, last });
@@ -350,12 +354,12 @@ async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, Wo
 }
 
 /// Classifies a failed call: returns the text of a transient failure, or a permanent one as an error.
-fn retryable(verdict: Verdict, server: &str) -> Result<String, WorkerError> {
-    match verdict {
-        Verdict::Passing(text) => Ok(text),
-        Verdict::RunFinished => Err(WorkerError::RunFinished),
-        Verdict::Mismatch(what) => Err(WorkerError::Mismatch(what)),
-        Verdict::NotOurs(sign) => Err(WorkerError::NotOurs { server: server.into(), sign }),
-        Verdict::Refused(what) => Err(WorkerError::Protocol(what)),
+fn retryable(failure: CallFailure, server: &str) -> Result<String, WorkerError> {
+    match failure {
+        CallFailure::Transient(text) => Ok(text),
+        CallFailure::RunFinished => Err(WorkerError::RunFinished),
+        CallFailure::Mismatch(what) => Err(WorkerError::Mismatch(what)),
+        CallFailure::NotDownhill(sign) => Err(WorkerError::NotDownhill { server: server.into(), sign }),
+        CallFailure::Refused(what) => Err(WorkerError::Protocol(what)),
     }
 }

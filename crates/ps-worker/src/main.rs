@@ -5,7 +5,7 @@ use ps_shard::ENDED;
 use ps_shard::signals::{Signal, Signals};
 use ps_watch::{Source, Watching};
 use ps_worker::args::Arguments;
-use ps_worker::{Ended, ShardPlace, WorkerError, WorkerOptions};
+use ps_worker::{Ended, HostedShardOptions, WorkerError, WorkerOptions};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,9 +40,10 @@ fn main() -> ExitCode {
         cpus: arguments.cpus,
         patience: Duration::from_secs(arguments.connect_timeout),
         style,
-        shard: arguments
-            .host_shard
-            .then_some(ShardPlace { listen: arguments.shard_listen, advertise: arguments.shard_advertise }),
+        shard: arguments.host_shard.then_some(HostedShardOptions {
+            listen: arguments.shard_listen,
+            advertise: arguments.shard_advertise,
+        }),
         ..WorkerOptions::new(arguments.server, name)
     };
     let _watching =

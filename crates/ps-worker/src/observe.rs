@@ -6,7 +6,7 @@ use crate::retryable;
 use ps_config::SecurityArgs;
 use ps_net::Security;
 use ps_net::limits::PULL_TIMEOUT;
-use ps_proto::status::{Verdict, verdict};
+use ps_proto::status::{CallFailure, classify};
 use ps_proto::v1::{self, WorkerStatus};
 use ps_shard::transport::open_security;
 use ps_terminal::{Narrow, Table, clip_start, hang};
@@ -84,10 +84,10 @@ pub async fn stop(server: &str, security: &SecurityArgs, admin: Option<&Path>) -
             Ok(Err(status)) if status.code() == Code::PermissionDenied => {
                 Err(Failed::Before(WorkerError::NotAdmin(format!("{server}: {}", status.message()))))
             }
-            Ok(Err(status)) => Err(Failed::Call(verdict(&status))),
+            Ok(Err(status)) => Err(Failed::Call(classify(&status))),
             Err(_) => {
                 let seconds = PULL_TIMEOUT.as_secs();
-                Err(Failed::Call(Verdict::Passing(format!("no answer within {seconds} s"))))
+                Err(Failed::Call(CallFailure::Transient(format!("no answer within {seconds} s"))))
             }
         }
     };
@@ -99,7 +99,7 @@ fn open(security: &SecurityArgs) -> Result<Security, WorkerError> {
 }
 
 enum Failed {
-    Call(Verdict),
+    Call(CallFailure),
     Before(WorkerError),
 }
 
@@ -113,7 +113,7 @@ impl Failed {
     fn at(self, server: &str) -> WorkerError {
         match self {
             Failed::Before(error) => error,
-            Failed::Call(verdict) => match retryable(verdict, server) {
+            Failed::Call(failure) => match retryable(failure, server) {
                 Ok(last) => WorkerError::Unreachable { server: server.into(), waited: Duration::ZERO, last },
                 Err(error) => error,
             },

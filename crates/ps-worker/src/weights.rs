@@ -2,7 +2,7 @@
 
 use ps_core::Precision;
 use ps_core::precision::decode_bf16;
-use ps_proto::convert::WeightsPart;
+use ps_proto::convert::WeightsChunk;
 use ps_proto::limits::chunk_elements;
 use ps_proto::tensor;
 
@@ -47,8 +47,8 @@ impl HeldWeights {
     }
 
     /// Takes a chunk that was checked on arrival. Duplicates and chunks of old versions are ignored.
-    pub(crate) fn take(&mut self, part: WeightsPart) {
-        let WeightsPart { version, offset, bytes } = part;
+    pub(crate) fn take(&mut self, part: WeightsChunk) {
+        let WeightsChunk { version, offset, bytes } = part;
         // `None` sorts before any version, so an unused entry is replaced before the older of two versions.
         // Weights two steps ahead exist only when nobody can assign leaves of the older step any more.
         self.versions.sort_by_key(|held| held.version);
@@ -98,11 +98,11 @@ mod tests {
     /// Parameters of three chunks.
     const PARAMETERS: usize = 150_000;
 
-    fn part(version: u64, chunk: usize) -> WeightsPart {
+    fn part(version: u64, chunk: usize) -> WeightsChunk {
         let size = chunk_elements(PARAMETERS);
         let offset = chunk * size;
         let values = vec![(10 * version) as f32 + chunk as f32; size.min(PARAMETERS - offset)];
-        WeightsPart { version, offset, bytes: tensor::share(values) }
+        WeightsChunk { version, offset, bytes: tensor::share(values) }
     }
 
     fn take(weights: &mut HeldWeights, parts: &[(u64, usize)]) {
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn weights_that_travel_as_halves_are_widened() {
         let mut weights = HeldWeights::new(2, Precision::Bf16);
-        weights.take(WeightsPart { version: 0, offset: 0, bytes: vec![0x80, 0x3f, 0, 0xc0].into() });
+        weights.take(WeightsChunk { version: 0, offset: 0, bytes: vec![0x80, 0x3f, 0, 0xc0].into() });
         assert_eq!(weights.of(0), Some((2, &[1.0, -2.0][..])));
     }
 }

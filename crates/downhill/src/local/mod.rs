@@ -304,9 +304,9 @@ impl<'a> LocalCoordinator<'a> {
             ServerAction::Dismiss { .. } => {}
             // All workers are threads of this process and therefore trusted, so nothing is audited.
             ServerAction::Judge { .. }
-            | ServerAction::AskMissing { .. }
+            | ServerAction::RequestMissing { .. }
             | ServerAction::Ban { .. }
-            | ServerAction::GoBack { .. }
+            | ServerAction::RollBack { .. }
             | ServerAction::StartOver { .. } => {}
             ServerAction::Notice(notice) => tracing::debug!("{notice}"),
             ServerAction::Finish(outcome) => self.finished = Some(outcome),

@@ -67,7 +67,7 @@ pub fn compute_name(job: &Job, threads: usize) -> String {
 pub fn parts(parameters: usize, parts: u32) -> Vec<Vec<u32>> {
     let size = limits::chunk_elements(parameters);
     let chunks = |part| {
-        let kept = limits::part(parameters, part, parts);
+        let kept = limits::shard_range(parameters, part, parts);
         kept.clone().step_by(size).map(|at| 4 * size.min(kept.end - at) as u32).collect::<Vec<_>>()
     };
     (0..parts).map(chunks).filter(|chunks| !chunks.is_empty()).collect()

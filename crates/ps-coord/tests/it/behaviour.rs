@@ -71,11 +71,11 @@ fn server_event(
             0 => ServerEvent::Stop,
             _ => ServerEvent::End,
         },
-        30 if random.below(20) == 0 => ServerEvent::CannotGoBack,
+        30 if random.below(20) == 0 => ServerEvent::CannotRollBack,
         30..34 => ServerEvent::Timeout,
         34 => ServerEvent::Identified { worker, contributor: Contributor(random.below(3)) },
-        35 => ServerEvent::WentBack { version: wanted.take().map_or(0, |since| since / 2) },
-        _ => ServerEvent::Heard { worker },
+        35 => ServerEvent::RolledBack { version: wanted.take().map_or(0, |since| since / 2) },
+        _ => ServerEvent::MessageReceived { worker },
     }
 }
 
@@ -102,7 +102,7 @@ fn no_order_of_server_events_breaks_a_rule() {
             }
             let begins_anew = matches!(
                 event,
-                ServerEvent::Restored { .. } | ServerEvent::ShardLost { .. } | ServerEvent::WentBack { .. }
+                ServerEvent::Restored { .. } | ServerEvent::ShardLost { .. } | ServerEvent::RolledBack { .. }
             );
             let mut actions = Vec::new();
             core.step(now, event, &mut actions);
@@ -120,7 +120,7 @@ fn no_order_of_server_events_breaks_a_rule() {
                         updating = true;
                     }
                     ServerAction::Judge { step, node } => asked.push((step, node)),
-                    ServerAction::GoBack { since } => {
+                    ServerAction::RollBack { since } => {
                         assert!(since < core.version(), "seed {seed}: back to {since}, which is not past");
                         wanted = Some(since);
                         went_back += 1;
@@ -165,7 +165,7 @@ fn no_order_of_worker_events_breaks_a_rule() {
                 },
                 26 if random.below(2) == 0 => WorkerEvent::Dismissed(Dismissal::Stuck { held_ms: 1 }),
                 26 => WorkerEvent::Dismissed(Dismissal::Silent { silent_ms: 1 }),
-                27 => WorkerEvent::Heard,
+                27 => WorkerEvent::MessageReceived,
                 _ => WorkerEvent::Timeout,
             };
             if let WorkerEvent::Weights { version } = event {

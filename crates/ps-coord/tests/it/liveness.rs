@@ -42,7 +42,7 @@ struct Setting {
 }
 
 #[derive(Debug)]
-enum Happening {
+enum Event {
     Server(ServerEvent),
     Worker(u32, WorkerEvent),
     Computed(u32, u64, Range<u32>),
@@ -65,7 +65,7 @@ struct Report {
 struct Run {
     setting: Setting,
     now: Millis,
-    queue: BTreeMap<(Millis, u64), Happening>,
+    queue: BTreeMap<(Millis, u64), Event>,
     sequence: u64,
     server: ServerCore,
     /// By id; a worker that reconnects is added as another one.
@@ -112,9 +112,9 @@ impl Run {
         }
     }
 
-    fn at(&mut self, after: Millis, happening: Happening) {
+    fn at(&mut self, after: Millis, event: Event) {
         self.sequence += 1;
-        self.queue.insert((self.now + after, self.sequence), happening);
+        self.queue.insert((self.now + after, self.sequence), event);
     }
 
     fn run(mut self) -> Report {
@@ -129,9 +129,9 @@ impl Run {
             let next = self.queue.keys().next().map(|&(at, _)| at);
             match (next, deadline) {
                 (Some(at), deadline) if deadline.is_none_or(|deadline| at <= deadline) => {
-                    let (_, happening) = self.queue.pop_first().unwrap();
+                    let (_, event) = self.queue.pop_first().unwrap();
                     self.now = at;
-                    self.happen(happening);
+                    self.handle(event);
                 }
                 (_, Some(deadline)) => {
                     self.now = self.now.max(deadline);
@@ -160,28 +160,28 @@ impl Run {
         self.worker_steps(worker, WorkerEvent::Timeout);
         self.worker_steps(worker, WorkerEvent::Connected);
         self.server_steps(ServerEvent::Joined { worker: WorkerId(worker) });
-        self.at(500, Happening::Heartbeat(worker));
+        self.at(500, Event::Heartbeat(worker));
     }
 
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Server(event) => self.server_steps(event),
-            Happening::Worker(worker, event) => self.worker_steps(worker, event),
-            Happening::Computed(worker, step, leaves) => {
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Server(event) => self.server_steps(event),
+            Event::Worker(worker, event) => self.worker_steps(worker, event),
+            Event::Computed(worker, step, leaves) => {
                 self.worker_steps(worker, WorkerEvent::Computed { step, leaves });
             }
-            Happening::Gathered(step, node) => {
+            Event::Gathered(step, node) => {
                 if step == self.server.version() {
                     let was_complete = self.coverage.is_complete();
                     self.coverage.gather(node);
                     if self.coverage.is_complete() && !was_complete {
-                        self.at(LATENCY_MS, Happening::Server(ServerEvent::Applied { shard: 0, step }));
+                        self.at(LATENCY_MS, Event::Server(ServerEvent::Applied { shard: 0, step }));
                     }
                 }
             }
-            Happening::Heartbeat(worker) => {
-                self.server_steps(ServerEvent::Heard { worker: WorkerId(worker) });
-                self.at(500, Happening::Heartbeat(worker));
+            Event::Heartbeat(worker) => {
+                self.server_steps(ServerEvent::MessageReceived { worker: WorkerId(worker) });
+                self.at(500, Event::Heartbeat(worker));
             }
         }
     }
@@ -202,21 +202,21 @@ impl Run {
         for action in actions {
             match action {
                 ServerAction::SendWeights { worker, version } => {
-                    self.at(LATENCY_MS, Happening::Worker(worker.0, WorkerEvent::Weights { version }));
+                    self.at(LATENCY_MS, Event::Worker(worker.0, WorkerEvent::Weights { version }));
                 }
                 ServerAction::Assign { worker, step, leaves } => {
                     if worker.0 == self.setting.workers - 1 {
                         *self.report.given.entry(step).or_default() += leaves.len() as u32;
                     }
-                    self.at(LATENCY_MS, Happening::Worker(worker.0, WorkerEvent::Assigned { step, leaves }));
+                    self.at(LATENCY_MS, Event::Worker(worker.0, WorkerEvent::Assigned { step, leaves }));
                 }
                 ServerAction::Update { step } => {
-                    self.at(UPDATE_MS, Happening::Server(ServerEvent::Updated { step }));
+                    self.at(UPDATE_MS, Event::Server(ServerEvent::Updated { step }));
                 }
-                ServerAction::AskMissing { step } => {
+                ServerAction::RequestMissing { step } => {
                     let leaves = self.coverage.missing();
                     let event = ServerEvent::Missing { shard: 0, step, leaves };
-                    self.at(2 * LATENCY_MS, Happening::Server(event));
+                    self.at(2 * LATENCY_MS, Event::Server(event));
                 }
                 ServerAction::Dismiss { reason: Dismissal::Done, .. } => {}
                 ServerAction::Dismiss { worker, reason } => self.report.dismissals.push((worker, reason)),
@@ -237,24 +237,24 @@ impl Run {
                 WorkerAction::Compute { step, leaves } if stop(step) != Some(Stop::Computing) => {
                     let slowness = if is_last { self.setting.slowness } else { 1 };
                     let time = self.setting.leaf_ms * slowness * leaves.len() as u64;
-                    self.at(time, Happening::Computed(worker, step, leaves));
+                    self.at(time, Event::Computed(worker, step, leaves));
                 }
                 WorkerAction::Push { step, leaves } => {
                     let stop = stop(step);
                     for node in self.plan.step(step).tree().cover(leaves) {
                         if stop != Some(Stop::BeforeTheShard) && self.setting.shards > 0 {
-                            self.at(LATENCY_MS, Happening::Gathered(step, node));
+                            self.at(LATENCY_MS, Event::Gathered(step, node));
                         }
                         if stop != Some(Stop::BeforeTheCoordinator) {
                             let worker = WorkerId(worker);
                             let event = ServerEvent::Contributed { worker, step, node, digest: None };
-                            self.at(LATENCY_MS, Happening::Server(event));
+                            self.at(LATENCY_MS, Event::Server(event));
                         }
                     }
                 }
-                WorkerAction::TellDropped { .. } => {
+                WorkerAction::ReportDropped { .. } => {
                     let worker = WorkerId(worker);
-                    self.at(LATENCY_MS, Happening::Server(ServerEvent::Dropped { worker }));
+                    self.at(LATENCY_MS, Event::Server(ServerEvent::Dropped { worker }));
                 }
                 _ => {}
             }

@@ -139,7 +139,7 @@ impl Cast {
             "rewind" => {
                 ServerEvent::Rewind(RewindCause::Tainted { shard: 1, why: "hello came twice".into() })
             }
-            "heard" => ServerEvent::Heard { worker },
+            "heard" => ServerEvent::MessageReceived { worker },
             "dropped" => ServerEvent::Dropped { worker },
             "ask" => ServerEvent::WeightsWanted { worker },
             "applied" => ServerEvent::Applied { shard: words[1].parse().unwrap(), step },
@@ -152,8 +152,8 @@ impl Cast {
             "identified" => {
                 ServerEvent::Identified { worker, contributor: Contributor(words[2].parse().unwrap()) }
             }
-            "back" => ServerEvent::WentBack { version: words[1].parse().unwrap() },
-            "stuck" => ServerEvent::CannotGoBack,
+            "back" => ServerEvent::RolledBack { version: words[1].parse().unwrap() },
+            "stuck" => ServerEvent::CannotRollBack,
             "restored" => ServerEvent::Restored { version: words[1].parse().unwrap() },
             "judged" => ServerEvent::Judged {
                 step,
@@ -267,7 +267,7 @@ fn worker_event(words: &[&str]) -> WorkerEvent {
             "failed" => Dismissal::Failed("training diverged".into()),
             _ => Dismissal::Ended(words[1..].join(" ")),
         }),
-        "heard" => WorkerEvent::Heard,
+        "heard" => WorkerEvent::MessageReceived,
         "stop" => WorkerEvent::Stop,
         other => panic!("unknown command {other}"),
     }
@@ -285,13 +285,13 @@ fn server_action(action: &ServerAction) -> String {
             format!("work {worker} step={step} leaves={leaves:?}")
         }
         ServerAction::Judge { step, node } => format!("judge node {node} of step {step}"),
-        ServerAction::AskMissing { step } => format!("ask shards what they lack of step={step}"),
+        ServerAction::RequestMissing { step } => format!("ask shards what they lack of step={step}"),
         ServerAction::StartOver { step } => format!("start over step={step}"),
         ServerAction::Ban { worker, since: None, .. } => format!("ban {worker}"),
         ServerAction::Ban { worker, since: Some(since), .. } => {
             format!("ban {worker}, whose sums count since step {since}")
         }
-        ServerAction::GoBack { since } => format!("go back to step {since} or before"),
+        ServerAction::RollBack { since } => format!("go back to step {since} or before"),
         ServerAction::Update { step } => format!("update step={step}"),
         ServerAction::Dismiss { worker, reason } => format!("dismiss {worker}: {reason}"),
         ServerAction::Notice(line) => format!("notice: {line}"),
@@ -304,9 +304,9 @@ fn worker_action(action: &WorkerAction) -> String {
         WorkerAction::Connect => "connect".into(),
         WorkerAction::Compute { step, leaves } => format!("compute step={step} leaves={leaves:?}"),
         WorkerAction::Push { step, leaves } => format!("push step={step} leaves={leaves:?}"),
-        WorkerAction::TellDropped { step } => format!("tell dropped step={step}"),
+        WorkerAction::ReportDropped { step } => format!("tell dropped step={step}"),
         WorkerAction::Discard { step, leaves } => format!("discard step={step} leaves={leaves:?}"),
-        WorkerAction::AskWeights => "ask for weights".into(),
+        WorkerAction::RequestWeights => "ask for weights".into(),
         WorkerAction::Heartbeat => "heartbeat".into(),
         WorkerAction::Notice(line) => format!("notice: {line}"),
         WorkerAction::Finish(outcome) => format!("finish: {outcome:?}"),

@@ -1,8 +1,8 @@
 //! Properties of the shard logic that hold for any events in any order.
 
 use ps_coord::{
-    ChunkId, CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Dismissal, Purpose,
-    ServerEvent, ShardAction, ShardCore, ShardEvent, ShardReport, Wanted, WorkerId,
+    ChunkId, CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Dismissal,
+    FetchPurpose, FollowUp, ServerEvent, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId,
 };
 use ps_plan::seed::{self, Stream};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ struct Expected {
     made: Option<u64>,
     is_over: bool,
     /// Chunks that have not arrived, by the purpose of their fetch.
-    missing: BTreeMap<Purpose, BTreeSet<(u64, usize, usize)>>,
+    missing: BTreeMap<FetchPurpose, BTreeSet<(u64, usize, usize)>>,
     is_captured: bool,
     is_closing: bool,
     is_closed: bool,
@@ -99,11 +99,8 @@ impl Expected {
             CoordinatorAction::Report(ServerEvent::Updated { step } | ServerEvent::Concluded { step }) => {
                 assert_eq!(self.made, Some(*step));
                 assert!(!std::mem::replace(&mut self.is_over, true), "step {step} is over twice");
-                let looked_at = self.missing.get(&Purpose::Look);
-                assert!(
-                    looked_at.is_none_or(BTreeSet::is_empty),
-                    "step {step} is over before it is looked at"
-                );
+                let missing = self.missing.get(&FetchPurpose::Inspect);
+                assert!(missing.is_none_or(BTreeSet::is_empty), "step {step} is over before it is inspected");
             }
             CoordinatorAction::Report(ServerEvent::ShardLost { .. } | ServerEvent::Rewind(_)) => {
                 self.restored.clear();
@@ -129,20 +126,20 @@ impl Expected {
                 assert!(std::mem::take(&mut self.is_captured), "nothing was set aside");
                 let missing = self.missing.get(purpose).unwrap();
                 assert!(missing.is_empty(), "saved without {missing:?}");
-                if *purpose == Purpose::Save {
+                if *purpose == FetchPurpose::Save {
                     self.missing.remove(purpose);
                 }
             }
-            CoordinatorAction::Look { .. } => assert!(self.missing[&Purpose::Look].is_empty()),
+            CoordinatorAction::Inspect { .. } => assert!(self.missing[&FetchPurpose::Inspect].is_empty()),
             CoordinatorAction::Forget { purpose } => {
                 self.missing.remove(purpose);
-                self.is_captured &= *purpose != Purpose::Save;
+                self.is_captured &= *purpose != FetchPurpose::Save;
             }
-            CoordinatorAction::Unmake => assert!(self.made.take().is_some()),
+            CoordinatorAction::DiscardStep => assert!(self.made.take().is_some()),
             CoordinatorAction::Closed(result) => {
                 assert!(!std::mem::replace(&mut self.is_closed, true), "closed twice");
-                let looked_at = self.missing.get(&Purpose::Look);
-                assert!(result.is_err() || looked_at.is_some_and(BTreeSet::is_empty));
+                let missing = self.missing.get(&FetchPurpose::Inspect);
+                assert!(result.is_err() || missing.is_some_and(BTreeSet::is_empty));
             }
             CoordinatorAction::Refuse(_)
             | CoordinatorAction::Diverge { .. }
@@ -172,12 +169,12 @@ fn no_order_of_coordinator_events_breaks_a_rule() {
             let event = match inbox.pop_front() {
                 Some(event) => event,
                 None if may_make && random.below(4) == 0 => {
-                    let [look, save, state] = std::array::from_fn(|_| random.below(3) == 0);
+                    let [inspect, save, state] = std::array::from_fn(|_| random.below(3) == 0);
                     let is_last = random.below(10) == 0;
-                    let wanted = Wanted { look, save, state };
+                    let follow_up = FollowUp { inspect, save, state };
                     version += 1;
                     steps += 1;
-                    CoordinatorEvent::Made { step: version - 1, is_last, wanted }
+                    CoordinatorEvent::Made { step: version - 1, is_last, follow_up }
                 }
                 None => coordinator_event(&mut random, &expected, version),
             };
@@ -217,8 +214,8 @@ fn shard_event(random: &mut Stream, version: u64) -> ShardEvent {
         15..17 => ShardEvent::Gathered { step },
         17..19 => ShardEvent::Decided { step },
         19..22 => ShardEvent::Completed { step },
-        22 => ShardEvent::WeightsAsked { version: step, with_state: random.below(2) == 0 },
-        _ => ShardEvent::MissingAsked { step },
+        22 => ShardEvent::WeightsRequested { version: step, with_state: random.below(2) == 0 },
+        _ => ShardEvent::MissingRequested { step },
     }
 }
 

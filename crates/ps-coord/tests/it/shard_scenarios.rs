@@ -1,8 +1,8 @@
 //! The scenario commands for the coordinator's shard logic and for a shard's own logic.
 
 use ps_coord::{
-    ChunkId, CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Dismissal, Purpose,
-    ServerEvent, ShardAction, ShardCore, ShardEvent, ShardReport, Wanted, WorkerId,
+    ChunkId, CoordinatorAction, CoordinatorConfig, CoordinatorCore, CoordinatorEvent, Dismissal,
+    FetchPurpose, FollowUp, ServerEvent, ShardAction, ShardCore, ShardEvent, ShardReport, WorkerId,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -51,8 +51,8 @@ pub(crate) fn coordinator_event(words: &[&str], settings: &BTreeMap<&str, u64>) 
             CoordinatorEvent::Arrived { shard: shard(), chunk }
         }
         "made" => {
-            let wanted = Wanted { look: has("look"), save: has("save"), state: has("state") };
-            CoordinatorEvent::Made { step: step(), is_last: has("last"), wanted }
+            let follow_up = FollowUp { inspect: has("inspect"), save: has("save"), state: has("state") };
+            CoordinatorEvent::Made { step: step(), is_last: has("last"), follow_up }
         }
         "idle" => CoordinatorEvent::Idle,
         "closing" => CoordinatorEvent::Closing { with_state: has("state") },
@@ -61,9 +61,9 @@ pub(crate) fn coordinator_event(words: &[&str], settings: &BTreeMap<&str, u64>) 
 }
 
 pub(crate) fn coordinator_action(action: &CoordinatorAction) -> String {
-    let purpose = |purpose: &Purpose| match purpose {
-        Purpose::Look => "to look at",
-        Purpose::Save => "to save",
+    let purpose = |purpose: &FetchPurpose| match purpose {
+        FetchPurpose::Inspect => "to inspect",
+        FetchPurpose::Save => "to save",
     };
     match action {
         CoordinatorAction::Admit { shard } => format!("admit shard {shard}"),
@@ -77,7 +77,7 @@ pub(crate) fn coordinator_action(action: &CoordinatorAction) -> String {
         }
         CoordinatorAction::Keep { purpose: what_for } => format!("keep {}", purpose(what_for)),
         CoordinatorAction::Record { step } => format!("record step={step}"),
-        CoordinatorAction::Look { version } => format!("look at weights {version}"),
+        CoordinatorAction::Inspect { version } => format!("inspect weights {version}"),
         CoordinatorAction::Capture { version } => format!("capture {version}"),
         CoordinatorAction::Save { purpose: what_for } => {
             format!("save what was fetched {}", purpose(what_for))
@@ -85,7 +85,7 @@ pub(crate) fn coordinator_action(action: &CoordinatorAction) -> String {
         CoordinatorAction::Forget { purpose: what_for } => {
             format!("forget what was fetched {}", purpose(what_for))
         }
-        CoordinatorAction::Unmake => "unmake".into(),
+        CoordinatorAction::DiscardStep => "unmake".into(),
         CoordinatorAction::Report(event) => format!("report {}", report(event)),
         CoordinatorAction::Closed(result) => format!("closed: {result:?}"),
     }
@@ -126,9 +126,9 @@ pub(crate) fn shard_event(words: &[&str], settings: &BTreeMap<&str, u64>) -> Sha
         "committed" => ShardEvent::Committed { step: step() },
         "diverged" => ShardEvent::Diverged { step: step() },
         "weights-asked" => {
-            ShardEvent::WeightsAsked { version: version(), with_state: words.contains(&"state") }
+            ShardEvent::WeightsRequested { version: version(), with_state: words.contains(&"state") }
         }
-        "missing-asked" => ShardEvent::MissingAsked { step: step() },
+        "missing-asked" => ShardEvent::MissingRequested { step: step() },
         other => panic!("unknown command {other}"),
     }
 }

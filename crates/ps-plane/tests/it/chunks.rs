@@ -51,7 +51,7 @@ fn a_chunk_is_made_as_soon_as_its_leaves_are_in_and_the_old_weights_stay() {
     assert!(!plane.is_complete() && !plane.is_gathered());
     assert_eq!(plane.missing(), [job.leaves(&plane)]);
     assert_eq!(weights(&plane, job.model.parameters()), before);
-    assert_eq!(plane.parts().filter(|part| part.version == 1).count(), 1);
+    assert_eq!(plane.weights_chunks().filter(|part| part.version == 1).count(), 1);
 }
 
 #[test]
@@ -123,10 +123,10 @@ fn parts_of_the_weights_make_together_what_one_plane_makes() {
         }
         assert_eq!((two.oldest(), two.version()), (step, step + 1));
         assert_eq!(
-            (two.parts_at(step).unwrap().len(), two.counted_at(WORKER)),
-            (two.kept_parts().len(), Some(step))
+            (two.chunks_at(step).unwrap().len(), two.counted_at(WORKER)),
+            (two.kept_chunks().len(), Some(step))
         );
-        assert!(one.parts_at(step).is_none());
+        assert!(one.chunks_at(step).is_none());
     }
     let mut all = weights(&one, parameters);
     all.iter_mut().zip(weights(&two, parameters)).for_each(|(weight, other)| *weight += other);
@@ -137,15 +137,15 @@ fn parts_of_the_weights_make_together_what_one_plane_makes() {
 fn the_weights_before_a_step_are_served_until_the_next_one_begins() {
     let job = Job::new();
     let mut plane = job.plane().keep_previous();
-    let first = plane.kept_parts();
+    let first = plane.kept_chunks();
     job.step(&mut plane);
-    assert_eq!(plane.parts_at(0).unwrap(), first);
-    assert_eq!(plane.parts().filter(|part| part.version == 0).count(), first.len());
+    assert_eq!(plane.chunks_at(0).unwrap(), first);
+    assert_eq!(plane.weights_chunks().filter(|part| part.version == 0).count(), first.len());
     let sum = job.sums(&plane, job.leaves(&plane)).remove(0);
     begin(&mut plane, WORKER, 1, &sum).unwrap();
     assert_eq!(plane.oldest(), 0);
     send(&mut plane, WORKER, 1, &sum, 0..8).unwrap();
-    assert_eq!((plane.oldest(), plane.parts_at(0)), (1, None));
+    assert_eq!((plane.oldest(), plane.chunks_at(0)), (1, None));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_cannot_be_right_is_rejected() {
     assert_eq!(plane.take_end(WORKER, done), Err(Rejected::DoneBeforeMetrics { step: 0, node }));
     begin(&mut plane, WORKER, 0, &sum).unwrap();
     send(&mut plane, WORKER, 0, &sum, 0..8).unwrap();
-    let missing = plane.kept_parts().len() - 1;
+    let missing = plane.kept_chunks().len() - 1;
     assert_eq!(plane.take_end(WORKER, done), Err(Rejected::Incomplete { step: 0, node, missing }));
     let metric_sums = MetricSums { loss: f64::NAN, ..sum.metric_sums.clone() };
     let metrics = NodeMetrics { step: 0, node, metric_sums };
@@ -189,7 +189,7 @@ fn audited_nodes_count_when_they_end_and_have_one_hash_whoever_computes_them() {
     assert!(send(&mut plane, WORKER, 0, &sum, 0..usize::MAX).unwrap().is_empty());
     assert!(!plane.covers(0, node) && !plane.is_gathered());
     let digest = plane.take_end(WORKER, NodeDone { step: 0, node }).unwrap().unwrap();
-    assert!(plane.covers(0, node) && plane.is_gathered() && plane.is_seen());
+    assert!(plane.covers(0, node) && plane.is_gathered() && plane.has_all_metrics());
     assert_eq!(plane.judge(node, &mut Own(&job)), digest);
     // A single different bit of the gradient, or of the metrics, changes the hash.
     let mut other = |sum: &NodeSum| {
@@ -207,7 +207,7 @@ fn audited_nodes_count_when_they_end_and_have_one_hash_whoever_computes_them() {
     );
     sum.gradient[20] = f32::from_bits(sum.gradient[20].to_bits() ^ 1);
     assert_ne!(other(&sum), digest);
-    assert_eq!(plane.release().len(), plane.kept_parts().len());
+    assert_eq!(plane.release().len(), plane.kept_chunks().len());
 }
 
 #[test]
@@ -231,13 +231,15 @@ fn a_probed_step_waits_for_the_decision_and_the_next_one_reports_it() {
     let mut plane = job.plane();
     let sum = job.sums(&plane, 0..4).remove(0);
     assert!(push(&mut plane, WORKER, 0, &sum).unwrap().is_empty());
-    assert!(plane.is_held() && plane.is_gathered() && plane.is_seen() && !plane.is_complete());
+    assert!(
+        plane.awaits_decision() && plane.is_gathered() && plane.has_all_metrics() && !plane.is_complete()
+    );
     let sums = plane.measure();
     assert!(plane.decide(&sums).is_some_and(|verdict| verdict.measures));
-    assert_eq!(plane.release().len(), plane.kept_parts().len());
+    assert_eq!(plane.release().len(), plane.kept_chunks().len());
     let update_norms: Vec<UpdateNorms> = plane.measure_update();
     assert!(!update_norms.is_empty());
     plane.commit(&update_norms).unwrap();
     // The next step's leaves include those of the previous batch.
-    assert!(!plane.is_held() && plane.unseen().len() == 2);
+    assert!(!plane.awaits_decision() && plane.missing_metrics().len() == 2);
 }

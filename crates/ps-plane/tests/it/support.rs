@@ -8,7 +8,7 @@ use ps_core::{
     NodeSum, Samples,
 };
 use ps_plan::{BatchPlan, Node, Section};
-use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Recompute, Rejected, WeightsPart};
+use ps_plane::{GradientChunk, NodeDone, NodeMetrics, Plane, Recompute, Rejected, WeightsChunk};
 use std::ops::Range;
 
 pub(crate) const WORKER: WorkerId = WorkerId(7);
@@ -91,7 +91,7 @@ impl Job {
         for sum in self.sums(plane, self.leaves(plane)) {
             push(plane, WORKER, plane.version(), &sum).unwrap();
         }
-        assert!(plane.is_gathered() && plane.is_seen());
+        assert!(plane.is_gathered() && plane.has_all_metrics());
         plane.release();
         plane.commit(&[]).unwrap();
     }
@@ -122,7 +122,7 @@ pub(crate) fn push(
     worker: WorkerId,
     step: u64,
     sum: &NodeSum,
-) -> Result<Vec<WeightsPart>, Rejected> {
+) -> Result<Vec<WeightsChunk>, Rejected> {
     begin(plane, worker, step, sum)?;
     let made = send(plane, worker, step, sum, 0..usize::MAX)?;
     plane.take_end(worker, NodeDone { step, node: sum.node })?;
@@ -142,7 +142,7 @@ pub(crate) fn send(
     step: u64,
     sum: &NodeSum,
     elements: Range<usize>,
-) -> Result<Vec<WeightsPart>, Rejected> {
+) -> Result<Vec<WeightsChunk>, Rejected> {
     let (bytes, kept) = (share(sum.gradient.clone()), plane.kept());
     let mut made = Vec::new();
     for offset in kept.clone().step_by(8).filter(|offset| elements.contains(offset)) {
@@ -155,7 +155,7 @@ pub(crate) fn send(
 /// The weights that a plane keeps; 0 elsewhere.
 pub(crate) fn weights(plane: &Plane, parameters: usize) -> Vec<f32> {
     let mut weights = vec![0.0; parameters];
-    for (offset, bytes) in plane.kept_parts() {
+    for (offset, bytes) in plane.kept_chunks() {
         let elements = bytes.as_chunks().0;
         read(elements, &mut weights[offset..offset + elements.len()]);
     }

@@ -2,7 +2,7 @@
 
 use super::from_shard::kept;
 use super::from_worker::printable;
-use super::{Nonsense, Shape, check_chunk, ensure};
+use super::{InvalidMessage, Shape, check_chunk, ensure};
 use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION, chunk_elements};
 use crate::v1::{self, from_server::Message};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ pub enum ServerMessage {
     /// This worker is admitted under this id, and the server keeps these elements.
     Admitted(WorkerId, Range<usize>),
     /// A chunk of the weights.
-    Weights(WeightsPart),
+    Weights(WeightsChunk),
     /// An assignment of leaves.
     Assign {
         /// The step, which is also the version of the weights to compute with.
@@ -47,7 +47,7 @@ pub struct Invitation {
 
 /// A chunk of the weights.
 #[derive(Clone, Debug, PartialEq)]
-pub struct WeightsPart {
+pub struct WeightsChunk {
     /// Steps applied to them.
     pub version: u64,
     /// Index of the first element.
@@ -57,26 +57,28 @@ pub struct WeightsPart {
 }
 
 /// Checks a message from the server.
-pub fn server_message(message: v1::FromServer, shape: &Shape) -> Result<ServerMessage, Nonsense> {
+pub fn server_message(message: v1::FromServer, shape: &Shape) -> Result<ServerMessage, InvalidMessage> {
     match message.message {
-        Some(Message::Weights(chunk)) => Ok(ServerMessage::Weights(weights_part(chunk, shape)?)),
+        Some(Message::Weights(chunk)) => Ok(ServerMessage::Weights(received_weights_chunk(chunk, shape)?)),
         Some(Message::Assign(assign)) => self::assign(assign, shape),
         Some(Message::Heartbeat(_)) => Ok(ServerMessage::Heartbeat),
         Some(Message::Dismissed(dismissed)) => dismissal(dismissed).map(ServerMessage::Dismissed),
         Some(Message::Admitted(admitted)) => admission(admitted, shape),
-        None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
+        None => Err(InvalidMessage::new(
+            "a message without content, or of a kind that this version does not know",
+        )),
     }
 }
 
-fn weights_part(chunk: v1::WeightsChunk, shape: &Shape) -> Result<WeightsPart, Nonsense> {
+fn received_weights_chunk(chunk: v1::WeightsChunk, shape: &Shape) -> Result<WeightsChunk, InvalidMessage> {
     let v1::WeightsChunk { version, offset, total, weights } = chunk;
     let steps = shape.plan.steps;
     ensure!(version <= steps, "weights of version {version} of a run of {steps} steps");
     let offset = check_chunk(offset, total, &weights, shape.weights.bytes(), shape.parameters)?;
-    Ok(WeightsPart { version, offset, bytes: weights })
+    Ok(WeightsChunk { version, offset, bytes: weights })
 }
 
-fn assign(assign: v1::Assign, shape: &Shape) -> Result<ServerMessage, Nonsense> {
+fn assign(assign: v1::Assign, shape: &Shape) -> Result<ServerMessage, InvalidMessage> {
     let v1::Assign { step, leaf_start, leaf_end } = assign;
     ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
     let tree = shape.plan.step(step).tree();
@@ -88,7 +90,7 @@ fn assign(assign: v1::Assign, shape: &Shape) -> Result<ServerMessage, Nonsense> 
     Ok(ServerMessage::Assign { step, leaves: leaf_start..leaf_end })
 }
 
-pub(super) fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense> {
+pub(super) fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, InvalidMessage> {
     let reason = printable("reason", dismissed.reason, MAX_TEXT_BYTES)?;
     match v1::DismissalKind::try_from(dismissed.kind) {
         Ok(v1::DismissalKind::Done) => Ok(Dismissal::Done),
@@ -99,11 +101,11 @@ pub(super) fn dismissal(dismissed: v1::Dismissed) -> Result<Dismissal, Nonsense>
         Ok(v1::DismissalKind::Banned) => Ok(Dismissal::Banned(reason)),
         Ok(v1::DismissalKind::Silent) => Ok(Dismissal::Silent { silent_ms: dismissed.silent_ms }),
         Ok(v1::DismissalKind::Stuck) => Ok(Dismissal::Stuck { held_ms: dismissed.held_ms }),
-        _ => Err(Nonsense::new(format!("dismissal of kind {}", dismissed.kind))),
+        _ => Err(InvalidMessage::new(format!("dismissal of kind {}", dismissed.kind))),
     }
 }
 
-fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<ServerMessage, Nonsense> {
+fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<ServerMessage, InvalidMessage> {
     let v1::Admitted { worker_id, parameters, chunk, start, end } = admitted;
     ensure!(
         parameters == shape.parameters as u64,
@@ -116,7 +118,7 @@ fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<ServerMessage, Non
 }
 
 /// Checks the answer to `Join`. If the server has another protocol version, nothing else is checked.
-pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, Nonsense> {
+pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, InvalidMessage> {
     let v1::JoinReply {
         protocol_version,
         build,
@@ -156,7 +158,7 @@ mod tests {
         Shape { plan, parameters: 7, classes: 3, weights: Precision::F32 }
     }
 
-    fn assign_of(step: u64, leaf_start: u32, leaf_end: u32) -> Result<ServerMessage, Nonsense> {
+    fn assign_of(step: u64, leaf_start: u32, leaf_end: u32) -> Result<ServerMessage, InvalidMessage> {
         assign(v1::Assign { step, leaf_start, leaf_end }, &shape())
     }
 
@@ -172,15 +174,15 @@ mod tests {
     fn weights_travel_in_chunks_and_strange_ones_are_refused() {
         let bytes = crate::tensor::share(vec![1.0; 7]);
         let chunk = weights_chunk(3, 0, 7, bytes);
-        let part = weights_part(chunk.clone(), &shape()).unwrap();
+        let part = received_weights_chunk(chunk.clone(), &shape()).unwrap();
         assert_eq!((part.version, part.offset, part.bytes.len()), (3, 0, 28));
         let halves = Shape { weights: Precision::Bf16, ..shape() };
-        assert!(weights_part(chunk.clone(), &halves).is_err());
+        assert!(received_weights_chunk(chunk.clone(), &halves).is_err());
         let half = v1::WeightsChunk { weights: chunk.weights.slice(..14), ..chunk.clone() };
-        assert!(weights_part(half, &halves).is_ok());
-        assert!(weights_part(v1::WeightsChunk { version: 7, ..chunk.clone() }, &shape()).is_err());
-        assert!(weights_part(v1::WeightsChunk { offset: 1, ..chunk.clone() }, &shape()).is_err());
-        assert!(weights_part(v1::WeightsChunk { total: 6, ..chunk }, &shape()).is_err());
+        assert!(received_weights_chunk(half, &halves).is_ok());
+        assert!(received_weights_chunk(v1::WeightsChunk { version: 7, ..chunk.clone() }, &shape()).is_err());
+        assert!(received_weights_chunk(v1::WeightsChunk { offset: 1, ..chunk.clone() }, &shape()).is_err());
+        assert!(received_weights_chunk(v1::WeightsChunk { total: 6, ..chunk }, &shape()).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::from_server::dismissal;
 use super::from_worker::{fingerprints, printable};
-use super::{Nonsense, Shape, check_chunk, ensure};
+use super::{InvalidMessage, Shape, check_chunk, ensure};
 use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION, chunk_elements};
 use crate::status::Refusal;
 use crate::v1::{self, from_shard, to_shard};
@@ -120,7 +120,7 @@ pub struct Attached {
 /// Checks the first message of a shard, which must be `ShardHello`.
 pub fn shard_greeting(message: v1::FromShard) -> Result<ShardGreeting, Refusal> {
     let Some(from_shard::Message::Hello(hello)) = message.message else {
-        return Err(Nonsense::new("a shard's first message must be hello").into());
+        return Err(InvalidMessage::new("a shard's first message must be hello").into());
     };
     let build = printable("build", hello.build, MAX_NAME_BYTES)?;
     if hello.protocol_version != PROTOCOL_VERSION {
@@ -136,7 +136,7 @@ pub fn shard_message(
     message: v1::FromShard,
     shape: &Shape,
     kept: &Range<usize>,
-) -> Result<ShardMessage, Nonsense> {
+) -> Result<ShardMessage, InvalidMessage> {
     match message.message {
         Some(from_shard::Message::Applied(v1::ShardApplied { step, way, weights, predicted })) => {
             let sums = zip(way, weights, predicted)?;
@@ -164,13 +164,15 @@ pub fn shard_message(
         Some(from_shard::Message::Missing(v1::ShardMissing { step, starts, ends })) => {
             Ok(ShardMessage::Missing { step, leaves: ranges(step, &starts, &ends, shape)? })
         }
-        Some(from_shard::Message::Hello(_)) => Err(Nonsense::new("hello came twice")),
-        None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
+        Some(from_shard::Message::Hello(_)) => Err(InvalidMessage::new("hello came twice")),
+        None => Err(InvalidMessage::new(
+            "a message without content, or of a kind that this version does not know",
+        )),
     }
 }
 
 /// Checks ranges of leaves of a step's batch.
-fn ranges(step: u64, starts: &[u32], ends: &[u32], shape: &Shape) -> Result<Vec<Range<u32>>, Nonsense> {
+fn ranges(step: u64, starts: &[u32], ends: &[u32], shape: &Shape) -> Result<Vec<Range<u32>>, InvalidMessage> {
     ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
     ensure!(starts.len() == ends.len(), "{} ranges begin and {} end", starts.len(), ends.len());
     let leaves = shape.plan.step(step).tree().leaves();
@@ -198,7 +200,7 @@ fn state_chunk(
     chunk: v1::WeightsChunk,
     parameters: usize,
     kept: &Range<usize>,
-) -> Result<StateChunk, Nonsense> {
+) -> Result<StateChunk, InvalidMessage> {
     let v1::WeightsChunk { version, offset, total, weights: bytes } = chunk;
     let offset = check_chunk(offset, total, &bytes, 4, parameters)?;
     ensure!(kept.contains(&offset), "a chunk at element {offset} of a shard that keeps {kept:?}");
@@ -209,14 +211,14 @@ fn vector_chunk(
     chunk: v1::StateChunk,
     parameters: usize,
     kept: &Range<usize>,
-) -> Result<(usize, StateChunk), Nonsense> {
+) -> Result<(usize, StateChunk), InvalidMessage> {
     let v1::StateChunk { version, vector, offset, total, values } = chunk;
     let chunk = v1::WeightsChunk { version, offset, total, weights: values };
     Ok((vector as usize, state_chunk(chunk, parameters, kept)?))
 }
 
 /// Combines three lists, which must have the same length.
-fn zip(a: Vec<f64>, b: Vec<f64>, c: Vec<f64>) -> Result<impl Iterator<Item = [f64; 3]>, Nonsense> {
+fn zip(a: Vec<f64>, b: Vec<f64>, c: Vec<f64>) -> Result<impl Iterator<Item = [f64; 3]>, InvalidMessage> {
     ensure!(
         a.len() == b.len() && b.len() == c.len(),
         "sums of {}, {} and {} pieces, which must be as many",
@@ -248,7 +250,7 @@ pub fn applied(step: u64, update_norms: &[UpdateNorms]) -> v1::ShardApplied {
 }
 
 /// The message of a chunk of a vector of state.
-pub fn state_part(
+pub fn optimizer_state_chunk(
     version: u64,
     vector: usize,
     offset: usize,
@@ -287,11 +289,11 @@ pub fn verdict_to_wire(verdict: &Verdict) -> v1::ShardVerdict {
     }
 }
 
-fn verdict(verdict: v1::ShardVerdict) -> Result<Verdict, Nonsense> {
+fn verdict(verdict: v1::ShardVerdict) -> Result<Verdict, InvalidMessage> {
     let number = verdict.action;
     let action = ACTIONS.iter().find(|(_, action)| *action as i32 == number);
     let Some(&(action, _)) = action else {
-        return Err(Nonsense::new(format!(
+        return Err(InvalidMessage::new(format!(
             "a verdict with action {number}, which this version does not know"
         )));
     };
@@ -306,9 +308,9 @@ fn verdict(verdict: v1::ShardVerdict) -> Result<Verdict, Nonsense> {
 }
 
 /// Checks the first message of a coordinator.
-pub fn attached(message: v1::ToShard, parameters: usize) -> Result<Attached, Nonsense> {
+pub fn attached(message: v1::ToShard, parameters: usize) -> Result<Attached, InvalidMessage> {
     let Some(to_shard::Message::Admitted(admitted)) = message.message else {
-        return Err(Nonsense::new("the coordinator's first message does not admit us"));
+        return Err(InvalidMessage::new("the coordinator's first message does not admit us"));
     };
     let v1::ShardAdmitted { index, start, end } = admitted;
     Ok(Attached { index, kept: kept(start, end, parameters)? })
@@ -319,7 +321,7 @@ pub fn to_shard(
     message: v1::ToShard,
     parameters: usize,
     kept: &Range<usize>,
-) -> Result<ToShardMessage, Nonsense> {
+) -> Result<ToShardMessage, InvalidMessage> {
     match message.message {
         Some(to_shard::Message::WeightsWanted(v1::ShardWeightsWanted { version, state })) => {
             Ok(ToShardMessage::WeightsWanted { version, state })
@@ -339,16 +341,18 @@ pub fn to_shard(
             Ok(ToShardMessage::State(vector, chunk))
         }
         Some(to_shard::Message::Dismissed(dismissed)) => dismissal(dismissed).map(ToShardMessage::Dismissed),
-        Some(to_shard::Message::Admitted(_)) => Err(Nonsense::new("it admitted us twice")),
-        None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
+        Some(to_shard::Message::Admitted(_)) => Err(InvalidMessage::new("it admitted us twice")),
+        None => Err(InvalidMessage::new(
+            "a message without content, or of a kind that this version does not know",
+        )),
     }
 }
 
 /// Checks the list of shards: the index, address and elements of each.
-pub fn places(
+pub fn shard_addresses(
     reply: v1::ShardsReply,
     parameters: usize,
-) -> Result<Vec<(u32, String, Range<usize>)>, Nonsense> {
+) -> Result<Vec<(u32, String, Range<usize>)>, InvalidMessage> {
     reply
         .shards
         .into_iter()
@@ -360,7 +364,7 @@ pub fn places(
 }
 
 /// Checks that a range of elements consists of whole chunks of the model.
-pub(super) fn kept(start: u64, end: u64, parameters: usize) -> Result<Range<usize>, Nonsense> {
+pub(super) fn kept(start: u64, end: u64, parameters: usize) -> Result<Range<usize>, InvalidMessage> {
     let chunk = chunk_elements(parameters) as u64;
     let total = parameters as u64;
     let on_the_grid = |at: u64| at.is_multiple_of(chunk) || at == total;

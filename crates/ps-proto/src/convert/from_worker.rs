@@ -1,6 +1,6 @@
 //! Checks of messages from a worker.
 
-use super::{Nonsense, Shape, check_chunk, ensure};
+use super::{InvalidMessage, Shape, check_chunk, ensure};
 use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES, PROTOCOL_VERSION};
 use crate::status::Refusal;
 use crate::v1::{self, from_worker::Message};
@@ -42,7 +42,7 @@ pub enum WorkerMessage {
 pub fn first_message(message: v1::FromWorker) -> Result<Greeting, Refusal> {
     match message.message {
         Some(Message::Hello(greeting)) => hello(greeting),
-        _ => Err(Nonsense::new("the first message must be hello").into()),
+        _ => Err(InvalidMessage::new("the first message must be hello").into()),
     }
 }
 
@@ -58,15 +58,15 @@ pub fn hello(hello: v1::Hello) -> Result<Greeting, Refusal> {
 }
 
 /// Checks the strings of `JoinRequest`; the server compares the versions.
-pub fn join_request(request: v1::JoinRequest) -> Result<v1::JoinRequest, Nonsense> {
+pub fn join_request(request: v1::JoinRequest) -> Result<v1::JoinRequest, InvalidMessage> {
     let worker_name = printable("worker_name", request.worker_name, MAX_NAME_BYTES)?;
     let build = printable("build", request.build, MAX_NAME_BYTES)?;
     Ok(v1::JoinRequest { worker_name, build, ..request })
 }
 
 /// Checks the form of a process's fingerprints.
-pub(super) fn fingerprints(theirs: Option<v1::Fingerprints>) -> Result<v1::Fingerprints, Nonsense> {
-    let Some(theirs) = theirs else { return Err(Nonsense::new("hello without fingerprints")) };
+pub(super) fn fingerprints(theirs: Option<v1::Fingerprints>) -> Result<v1::Fingerprints, InvalidMessage> {
+    let Some(theirs) = theirs else { return Err(InvalidMessage::new("hello without fingerprints")) };
     Ok(v1::Fingerprints {
         run: printable("fingerprints.run", theirs.run, MAX_TEXT_BYTES)?,
         data: printable("fingerprints.data", theirs.data, MAX_TEXT_BYTES)?,
@@ -76,9 +76,9 @@ pub(super) fn fingerprints(theirs: Option<v1::Fingerprints>) -> Result<v1::Finge
 }
 
 /// Checks a message of an admitted worker.
-pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMessage, Nonsense> {
+pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMessage, InvalidMessage> {
     match message.message {
-        Some(Message::Node(chunk)) => Ok(WorkerMessage::Node(node_part(chunk, shape)?)),
+        Some(Message::Node(chunk)) => Ok(WorkerMessage::Node(gradient_chunk(chunk, shape)?)),
         Some(Message::NodeMetrics(metrics)) => Ok(WorkerMessage::NodeMetrics(node_metrics(metrics, shape)?)),
         Some(Message::NodeDone(v1::NodeDone { step, level, index })) => {
             let node = existing_node(step, level, index, shape)?;
@@ -93,12 +93,14 @@ pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMe
         Some(Message::Goodbye(goodbye)) => {
             Ok(WorkerMessage::Goodbye(printable("reason", goodbye.reason, MAX_TEXT_BYTES)?))
         }
-        Some(Message::Hello(_)) => Err(Nonsense::new("hello came twice")),
-        None => Err(Nonsense::new("a message without content, or of a kind that this version does not know")),
+        Some(Message::Hello(_)) => Err(InvalidMessage::new("hello came twice")),
+        None => Err(InvalidMessage::new(
+            "a message without content, or of a kind that this version does not know",
+        )),
     }
 }
 
-fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<GradientChunk, Nonsense> {
+fn gradient_chunk(chunk: v1::NodeChunk, shape: &Shape) -> Result<GradientChunk, InvalidMessage> {
     let v1::NodeChunk { step, level, index, offset, total, gradient } = chunk;
     let node = existing_node(step, level, index, shape)?;
     let section = shape.plan.step(step).tree().section_of(node);
@@ -110,15 +112,16 @@ fn node_part(chunk: v1::NodeChunk, shape: &Shape) -> Result<GradientChunk, Nonse
     Ok(GradientChunk { step, node, offset, bytes: gradient })
 }
 
-fn node_metrics(metrics: v1::NodeMetrics, shape: &Shape) -> Result<NodeMetrics, Nonsense> {
+fn node_metrics(metrics: v1::NodeMetrics, shape: &Shape) -> Result<NodeMetrics, InvalidMessage> {
     let v1::NodeMetrics { step, level, index, tally } = metrics;
     let node = existing_node(step, level, index, shape)?;
-    let tally = tally.ok_or_else(|| Nonsense::new(format!("node {node} of step {step} has no tally")))?;
+    let tally =
+        tally.ok_or_else(|| InvalidMessage::new(format!("node {node} of step {step} has no tally")))?;
     Ok(NodeMetrics { step, node, metric_sums: metric_sums(tally, step, node, shape)? })
 }
 
 /// Checks that a node exists in a step that exists.
-fn existing_node(step: u64, level: u32, index: u32, shape: &Shape) -> Result<Node, Nonsense> {
+fn existing_node(step: u64, level: u32, index: u32, shape: &Shape) -> Result<Node, InvalidMessage> {
     let node = Node { level, index };
     ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
     let tree = shape.plan.step(step).tree();
@@ -126,7 +129,7 @@ fn existing_node(step: u64, level: u32, index: u32, shape: &Shape) -> Result<Nod
     Ok(node)
 }
 
-fn metric_sums(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result<MetricSums, Nonsense> {
+fn metric_sums(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result<MetricSums, InvalidMessage> {
     let place = shape.plan.step(step);
     let samples = place.offsets(place.tree().leaves_of(node)).len() as u64;
     ensure!(
@@ -159,7 +162,7 @@ fn metric_sums(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result
 }
 
 /// Checks the length of a string and replaces its control characters, because it goes to terminals and logs.
-pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<String, Nonsense> {
+pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<String, InvalidMessage> {
     ensure!(text.len() <= limit, "{field} of {} bytes, the limit is {limit}", text.len());
     if text.chars().any(char::is_control) {
         return Ok(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect());
@@ -170,7 +173,7 @@ pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convert::{node_chunks, node_done, node_metrics};
+    use crate::convert::{node_done, node_metrics, whole_gradient_chunks};
     use bytes::Bytes;
     use ps_core::Precision;
     use ps_plan::BatchPlan;
@@ -187,7 +190,7 @@ mod tests {
 
     fn good() -> v1::NodeChunk {
         let gradient = crate::tensor::share(vec![0.5; 7]);
-        let message = node_chunks(1, Node { level: 1, index: 2 }, gradient, 0..7).next().unwrap();
+        let message = whole_gradient_chunks(1, Node { level: 1, index: 2 }, gradient, 0..7).next().unwrap();
         let Some(Message::Node(chunk)) = message.message else { panic!("not a node") };
         chunk
     }
@@ -195,7 +198,7 @@ mod tests {
     fn refused(spoil: impl FnOnce(&mut v1::NodeChunk), expected: &str) {
         let mut chunk = good();
         spoil(&mut chunk);
-        let text = node_part(chunk, &shape(7)).unwrap_err().to_string();
+        let text = gradient_chunk(chunk, &shape(7)).unwrap_err().to_string();
         assert!(text.contains(expected), "{text:?} does not say {expected:?}");
     }
 
@@ -209,7 +212,7 @@ mod tests {
         let bytes = crate::tensor::share(values.clone());
         let mut arrived = vec![0.0; parameters];
         for kept in [size..parameters, 0..size, size..size] {
-            for message in node_chunks(3, node, bytes.clone(), kept) {
+            for message in whole_gradient_chunks(3, node, bytes.clone(), kept) {
                 let WorkerMessage::Node(part) = worker_message(message, &shape).unwrap() else { panic!() };
                 assert_eq!((part.step, part.node), (3, node));
                 let end = part.offset + part.bytes.len() / 4;
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_chunk_that_does_not_fit_the_run_is_refused() {
-        assert!(node_part(good(), &shape(7)).is_ok());
+        assert!(gradient_chunk(good(), &shape(7)).is_ok());
         refused(|chunk| chunk.step = 6, "step 6 of a run of 6 steps");
         refused(|chunk| chunk.level = 5, "node (5, 2) does not exist at step 1");
         refused(|chunk| chunk.level = u32::MAX, "does not exist");

@@ -8,12 +8,12 @@ mod from_server;
 mod from_shard;
 mod from_worker;
 
-pub use from_server::{Invitation, ServerMessage, WeightsPart, invitation, server_message};
+pub use from_server::{Invitation, ServerMessage, WeightsChunk, invitation, server_message};
 pub use from_shard::{
     Attached, ShardGreeting, ShardMessage, StateChunk, ToShardMessage, applied, attached, measured, missing,
-    shard_greeting, shard_message, state_part, verdict_to_wire,
+    optimizer_state_chunk, shard_greeting, shard_message, verdict_to_wire,
 };
-pub use from_shard::{places, to_shard};
+pub use from_shard::{shard_addresses, to_shard};
 pub use from_worker::{Greeting, WorkerMessage, first_message, hello, join_request, worker_message};
 
 use crate::limits::chunk_elements;
@@ -39,26 +39,26 @@ pub struct Shape {
 
 /// An invalid message; holds what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nonsense(String);
+pub struct InvalidMessage(String);
 
-impl Nonsense {
+impl InvalidMessage {
     /// Creates an error from its text: lower case, with the field and its value.
     pub fn new(text: impl Into<String>) -> Self {
-        Nonsense(text.into())
+        InvalidMessage(text.into())
     }
 }
 
-impl std::fmt::Display for Nonsense {
+impl std::fmt::Display for InvalidMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Nonsense {}
+impl std::error::Error for InvalidMessage {}
 
-impl From<ps_plane::Rejected> for Nonsense {
+impl From<ps_plane::Rejected> for InvalidMessage {
     fn from(rejected: ps_plane::Rejected) -> Self {
-        Nonsense(rejected.to_string())
+        InvalidMessage(rejected.to_string())
     }
 }
 
@@ -66,7 +66,7 @@ impl From<ps_plane::Rejected> for Nonsense {
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
         if !$condition {
-            return Err($crate::convert::Nonsense::new(format!($($text)+)));
+            return Err($crate::convert::InvalidMessage::new(format!($($text)+)));
         }
     };
 }
@@ -80,7 +80,7 @@ fn check_chunk(
     bytes: &Bytes,
     size: usize,
     parameters: usize,
-) -> Result<usize, Nonsense> {
+) -> Result<usize, InvalidMessage> {
     ensure!(
         total == parameters as u64,
         "chunk is of a tensor of {total} elements, the model has {parameters}"
@@ -106,18 +106,18 @@ pub fn weights_chunk(version: u64, offset: usize, total: usize, weights: Bytes) 
 }
 
 /// The messages with the elements `range` (whole chunks) of a node's gradient, whose bytes are `bytes`.
-pub fn node_chunks(
+pub fn whole_gradient_chunks(
     step: u64,
     node: Node,
     gradient: Bytes,
     range: Range<usize>,
 ) -> impl Iterator<Item = v1::FromWorker> + Send {
-    part_chunks(step, node, gradient.len() / 4, 0, gradient, range)
+    gradient_chunks(step, node, gradient.len() / 4, 0, gradient, range)
 }
 
-/// Like [`node_chunks`], but `bytes` holds only the elements from `first` on, the beginning of a chunk, of a
-/// gradient of `total` elements.
-pub fn part_chunks(
+/// Like [`whole_gradient_chunks`], but `bytes` holds only the elements from `first` on, the beginning of a
+/// chunk, of a gradient of `total` elements.
+pub fn gradient_chunks(
     step: u64,
     node: Node,
     total: usize,

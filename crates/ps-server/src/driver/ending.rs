@@ -1,10 +1,10 @@
 //! The end of a run: fetching and saving the weights, the result, and the messages to all peers.
 
-use super::{Driver, Incoming, reach};
+use super::{Incoming, ServerDriver, reach};
+use crate::assembly::assemble;
 use crate::shards::Shards;
-use crate::whole::whole;
 use crate::{Finish, Finished, ServerError};
-use ps_coord::{CoordinatorEvent, Dismissal, Outcome, Purpose, ServerAction, Unfetched};
+use ps_coord::{CoordinatorEvent, Dismissal, FetchPurpose, Outcome, ServerAction, Unfetched};
 use ps_net::limits::SHARD_ANSWER_TIMEOUT;
 use ps_proto::{Refusal, convert};
 use ps_run::FolderError;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
-impl Driver {
+impl ServerDriver {
     /// Records the last step. If the run can be resumed, also fetches all weights and saves them.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl Driver {
         outcome: &Outcome,
         inbox: &mut mpsc::Receiver<Incoming>,
     ) -> Result<(), FolderError> {
-        self.blame_the_slowest();
+        self.report_slowest_worker();
         // Must precede the fetch: recording a step drops the chunks that were fetched for inspection.
         self.idle()?;
         let is_resumable = match outcome {
@@ -49,27 +49,28 @@ impl Driver {
             };
             match incoming {
                 // The round logic has ended, so the event is dropped.
-                Some(incoming) => drop(self.receive(incoming)),
+                Some(incoming) => drop(self.handle(incoming)),
                 None => break,
             }
         }
         match self.closed {
             Some(Ok(())) if self.recorder.has_checkpoints() => {
-                let own = self.own();
-                let (progress, weights, state) = own.joined(&self.job, self.fetched.get(&Purpose::Look));
+                let own = self.own_chunks();
+                let (progress, weights, state) =
+                    own.assemble(&self.job, self.fetched.get(&FetchPurpose::Inspect));
                 self.recorder.checkpoint(progress, weights, state)
             }
             Some(Ok(())) => Ok(()),
-            Some(Err(why)) => self.fall_back(&unfetched(why)),
-            None => self.fall_back("the service has ended"),
+            Some(Err(why)) => self.use_last_saved(&unfetched(why)),
+            None => self.use_last_saved("the service has ended"),
         }
     }
 
     /// Uses the last saved weights as the result, because those of the shards are not available.
-    fn fall_back(&mut self, why: &str) -> Result<(), FolderError> {
+    fn use_last_saved(&mut self, why: &str) -> Result<(), FolderError> {
         warn!("the last weights are not available: {why}; going back to what is saved");
         self.made = None;
-        self.fallen_back = Some(match self.saved_last()? {
+        self.last_saved = Some(match self.load_last_saved()? {
             Some(found) => (found.progress.step, found.weights),
             None => (0, self.job.model.initial(self.job.plan.seed)),
         });
@@ -79,20 +80,22 @@ impl Driver {
     /// All weights, `[parameters]`: those of this server, and those fetched from the other shards.
     pub(super) fn weights(&self) -> Vec<f32> {
         let parameters = self.job.model.parameters();
-        whole(parameters, &self.plane.kept_parts(), self.fetched.get(&Purpose::Look), 0)
+        assemble(parameters, &self.plane.kept_chunks(), self.fetched.get(&FetchPurpose::Inspect), 0)
     }
 
     /// The weights that are the run's result. The last step must be made.
     fn result(&mut self) -> Vec<f32> {
         let mut weights = self.weights();
         if self.recorder.keeps_end() {
-            let (_, _, state) = self.own().joined(&self.job, self.fetched.get(&Purpose::Look));
+            let (_, _, state) =
+                self.own_chunks().assemble(&self.job, self.fetched.get(&FetchPurpose::Inspect));
             let control = self.plane.control().state().clone();
             self.recorder.keep_end(self.plane.version(), control, weights.clone(), state);
         }
         let validation = self.recorder.validate(&self.job, &weights);
         if self.job.control.early_stopping.is_some() && !self.recorder.is_concluded() {
-            let (_, _, state) = self.own().joined(&self.job, self.fetched.get(&Purpose::Look));
+            let (_, _, state) =
+                self.own_chunks().assemble(&self.job, self.fetched.get(&FetchPurpose::Inspect));
             if let Some(event) = self.plane.control().close(&mut weights, &state, validation.as_ref()) {
                 self.recorder.event(self.plane.version(), &event);
             }
@@ -117,7 +120,7 @@ impl Driver {
         let result = match outcome {
             Outcome::Done => Ok((self.plane.version(), self.result())),
             Outcome::Stopped { .. } | Outcome::Ended { .. } => {
-                Ok(self.fallen_back.take().unwrap_or_else(|| (self.plane.version(), self.weights())))
+                Ok(self.last_saved.take().unwrap_or_else(|| (self.plane.version(), self.weights())))
             }
             Outcome::TooFewWorkers { present, needed, waited_ms } => {
                 let waited = Duration::from_millis(waited_ms);
@@ -130,7 +133,7 @@ impl Driver {
                 self.diverged.take().expect("the data plane reported that it diverged"),
             )),
         };
-        let Driver { job, recorder, mut peers, shards, enders, .. } = self;
+        let ServerDriver { job, recorder, mut peers, shards, end_replies, .. } = self;
         let mut saved = None;
         let ended = match result {
             Ok((version, weights)) => {
@@ -139,7 +142,7 @@ impl Driver {
                         saved = Some(version);
                         Ok(())
                     }
-                    Err(error) => return Err(report_unsaved(&shards, &mut peers, enders, error)),
+                    Err(error) => return Err(report_unsaved(&shards, &mut peers, end_replies, error)),
                 }
             }
             Err(error) => {
@@ -151,20 +154,20 @@ impl Driver {
             if let ServerAction::Dismiss { worker, reason } = farewell {
                 debug!(%worker, %reason, "worker dismissed");
                 peers.message(worker, convert::dismissed(&reason));
-                peers.part(worker, None);
+                peers.disconnect(worker, None);
             }
         }
         shards.dismiss(&reason);
         // An administrator whose request came too late receives the error that the server is ending.
         if let Some(version) = saved.filter(|_| is_done || is_ended) {
-            enders.into_iter().for_each(|ender| drop(ender.send(Ok(version))));
+            end_replies.into_iter().for_each(|reply| drop(reply.send(Ok(version))));
         }
         ended
     }
 
     pub(super) fn unsaved(mut self, error: FolderError) -> ServerError {
         self.recorder.abandon(&error);
-        report_unsaved(&self.shards, &mut self.peers, self.enders, error)
+        report_unsaved(&self.shards, &mut self.peers, self.end_replies, error)
     }
 }
 
@@ -195,17 +198,17 @@ fn unfetched(why: Unfetched) -> String {
 fn report_unsaved(
     shards: &Shards,
     peers: &mut Peers,
-    enders: Vec<oneshot::Sender<Result<u64, Refusal>>>,
+    end_replies: Vec<oneshot::Sender<Result<u64, Refusal>>>,
     error: FolderError,
 ) -> ServerError {
     let reason = Dismissal::Failed(format!("the run cannot be saved: {error}"));
     for worker in peers.ids().collect::<Vec<_>>() {
         peers.message(worker, convert::dismissed(&reason));
-        peers.part(worker, None);
+        peers.disconnect(worker, None);
     }
     shards.dismiss(&reason);
-    for ender in enders {
-        let _ = ender.send(Err(Refusal::Unsaved(format!("the run cannot be saved: {error}"))));
+    for reply in end_replies {
+        let _ = reply.send(Err(Refusal::Unsaved(format!("the run cannot be saved: {error}"))));
     }
     ServerError::Unsaved(error)
 }

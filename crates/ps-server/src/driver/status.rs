@@ -1,6 +1,6 @@
 //! What other programs see of the run: its status, the run state, and log lines with the workers' names.
 
-use super::{Driver, millis};
+use super::{ServerDriver, millis};
 use ps_coord::{WorkerId, WorkerStatus};
 use ps_proto::v1;
 use ps_run::{WorkerRow, WorkerStanding};
@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The summary does not mention workers that were waited for less than this.
-const WORTH_TELLING: Duration = Duration::from_secs(1);
+const MIN_REPORTED_WAIT: Duration = Duration::from_secs(1);
 /// Maximum number of workers to name after a log line, so that it stays one line.
-const NAMED: usize = 4;
+const MAX_NAMED: usize = 4;
 
 /// Names and addresses of all workers that were ever admitted.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Roster {
 
     /// Appends names and addresses to a line of the round logic, which identifies workers by id.
     pub(super) fn named(&self, line: &impl Display, workers: &[WorkerId]) -> String {
-        let known = workers.iter().filter_map(|id| Some((id, self.0.get(id)?))).take(NAMED);
+        let known = workers.iter().filter_map(|id| Some((id, self.0.get(id)?))).take(MAX_NAMED);
         let names: Vec<String> =
             known.map(|(id, (name, address))| format!("{id}: {name} at {address}")).collect();
         if names.is_empty() { line.to_string() } else { format!("{line} [{}]", names.join(", ")) }
@@ -44,7 +44,7 @@ impl Roster {
 }
 
 /// State that is shown in addition to that of the round logic.
-pub(super) struct Watch {
+pub(super) struct StatusBoard {
     fingerprints: v1::Fingerprints,
     /// Mean loss per sample of the last step's batch.
     pub loss: f64,
@@ -52,26 +52,26 @@ pub(super) struct Watch {
     shown: Option<Instant>,
 }
 
-impl Watch {
+impl StatusBoard {
     /// Interval at which the run state is updated while it is watched.
-    pub(super) const EVERY: Duration = Duration::from_millis(250);
+    pub(super) const INTERVAL: Duration = Duration::from_millis(250);
 
     pub(super) fn new(fingerprints: v1::Fingerprints) -> Self {
-        Watch { fingerprints, loss: f64::NAN, shown: None }
+        StatusBoard { fingerprints, loss: f64::NAN, shown: None }
     }
 }
 
-impl Driver {
+impl ServerDriver {
     /// Updates the run state, including its workers, if it is watched and an update is due.
     pub(super) fn show(&mut self) {
-        let is_recent = self.watch.shown.is_some_and(|shown| shown.elapsed() < Watch::EVERY);
+        let is_recent = self.status_board.shown.is_some_and(|shown| shown.elapsed() < StatusBoard::INTERVAL);
         if self.recorder.run_state().is_watched() && !is_recent {
             self.show_now();
         }
     }
 
     pub(super) fn show_now(&mut self) {
-        self.watch.shown = Some(Instant::now());
+        self.status_board.shown = Some(Instant::now());
         let (status, now) = (self.core.status(), self.now());
         let activity = self.roster.named(&status.waits_for, &status.waits_for.workers());
         let row = |worker: WorkerStatus| {
@@ -90,7 +90,7 @@ impl Driver {
         };
         let run_state = self.recorder.run_state();
         run_state.update(|snapshot| {
-            (snapshot.reassigned, snapshot.audited) = (status.rescued, status.audited);
+            (snapshot.reassigned, snapshot.audited) = (status.reassigned, status.audited);
             snapshot.activity = activity;
             snapshot.waited = Duration::from_millis(now.saturating_sub(status.since));
             snapshot.workers = status.workers.into_iter().filter_map(row).collect();
@@ -120,22 +120,22 @@ impl Driver {
             steps: status.steps,
             state: self.roster.named(&status.waits_for, &status.waits_for.workers()),
             workers: workers.collect(),
-            loss: self.watch.loss,
-            fingerprints: Some(self.watch.fingerprints.clone()),
+            loss: self.status_board.loss,
+            fingerprints: Some(self.status_board.fingerprints.clone()),
             waited_ms: now.saturating_sub(status.since),
             checkpoint,
             checkpoint_age_ms: millis(age),
-            rescued_leaves: status.rescued,
+            rescued_leaves: status.reassigned,
             audited_nodes: status.audited,
         }
     }
 
     /// Records the worker that the run waited for longest, if that time was significant.
-    pub(super) fn blame_the_slowest(&mut self) {
+    pub(super) fn report_slowest_worker(&mut self) {
         let slowest = self.core.status().workers.into_iter().max_by_key(|worker| worker.held_up_ms);
         let Some(slowest) = slowest else { return };
         let waited = Duration::from_millis(slowest.held_up_ms);
-        if waited >= WORTH_TELLING && 20 * waited >= Duration::from_millis(self.now()) {
+        if waited >= MIN_REPORTED_WAIT && 20 * waited >= Duration::from_millis(self.now()) {
             let unknown = || (slowest.worker.to_string(), "an unknown address".to_owned());
             let (name, address) = self.roster.find(slowest.worker).unwrap_or_else(unknown);
             self.recorder.attribute_wait(format!("{name} at {address}"), waited);

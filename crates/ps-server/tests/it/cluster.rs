@@ -4,7 +4,7 @@ use crate::support::{self, Server, Shard, Worker, data, options, run_file, runti
 use ps_coord::Dismissal;
 use ps_net::{Address, Listener};
 use ps_proto::v1::from_server::Message;
-use ps_server::{Layout, ServerOptions};
+use ps_server::{ServerOptions, ShardLayout};
 use ps_worker::{Ended, WorkerError};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,7 +31,7 @@ fn any_number_of_shards_ends_with_the_hash_of_the_plain_trainer() {
     for (parts, workers, more) in [(2, 2, ""), (3, 1, ""), (5, 2, ""), (3, 2, "[wire]\nweights = \"bf16\"\n")]
     {
         let run = wide_run(2, more);
-        let layout = Layout { parts, coordinator_keeps: true };
+        let layout = ShardLayout { shards: parts, coordinator_keeps: true };
         let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(workers) });
         let shards: Vec<Shard> =
             (1..parts).map(|index| Shard::start(&server.address, index - 1, &run, folder.path())).collect();
@@ -49,7 +49,7 @@ fn shards_beside_workers_end_with_the_hash_of_the_plain_trainer() {
     // With more workers than chunks, one of them keeps none.
     for parts in [1, 2, 4] {
         let run = wide_run(2, "");
-        let layout = Layout { parts, coordinator_keeps: false };
+        let layout = ShardLayout { shards: parts, coordinator_keeps: false };
         let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(parts) });
         let workers: Vec<Worker> =
             (0..parts).map(|_| Worker::start_with_shard(&server.address, folder.path())).collect();
@@ -62,7 +62,7 @@ fn shards_beside_workers_end_with_the_hash_of_the_plain_trainer() {
 fn a_worker_that_dies_among_shards_changes_no_bit() {
     let folder = data(1);
     let run = wide_run(12, "");
-    let layout = Layout { parts: 3, coordinator_keeps: true };
+    let layout = ShardLayout { shards: 3, coordinator_keeps: true };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(2) });
     let shards: Vec<Shard> =
         (0..2).map(|index| Shard::start(&server.address, index, &run, folder.path())).collect();
@@ -80,13 +80,13 @@ fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_
     let folder = data(1);
     for more in ["", "[wire]\nweights = \"bf16\"\n"] {
         let run = wide_run(1, more);
-        let layout = Layout { parts: 3, coordinator_keeps: true };
+        let layout = ShardLayout { shards: 3, coordinator_keeps: true };
         let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
         let shards: Vec<Shard> =
             (0..2).map(|index| Shard::start(&server.address, index, &run, folder.path())).collect();
         // A worker sends its first step to only one shard, and disconnects.
         runtime().block_on(async {
-            let place = server.places(2).await.swap_remove(0);
+            let place = server.shard_addresses(2).await.swap_remove(0);
             let hello = server.hello().await;
             let outgoing = tokio_stream::once(hello.clone()).chain(tokio_stream::pending());
             let mut orders = server.client().await.rounds(outgoing).await.unwrap().into_inner();
@@ -99,7 +99,7 @@ fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_
             let metrics = ps_proto::convert::node_metrics(0, tree.root(), sum.metric_sums);
             let gradient = ps_proto::tensor::share(sum.gradient);
             let kept = place.start as usize..place.end as usize;
-            let chunks = ps_proto::convert::node_chunks(0, tree.root(), gradient, kept);
+            let chunks = ps_proto::convert::whole_gradient_chunks(0, tree.root(), gradient, kept);
             let messages: Vec<_> = [hello, metrics].into_iter().chain(chunks).collect();
             let outgoing = tokio_stream::iter(messages).chain(tokio_stream::pending());
             let mut shard = support::client(&place.address).await;
@@ -118,7 +118,7 @@ fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_
 fn a_lost_shard_that_comes_back_changes_no_bit() {
     let folder = data(1);
     let run = wide_run(12, "");
-    let layout = Layout { parts: 3, coordinator_keeps: true };
+    let layout = ShardLayout { shards: 3, coordinator_keeps: true };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
     let mut shards = [0, 1].map(|index| Some(Shard::start(&server.address, index, &run, folder.path())));
     let worker = Worker::start(&server.address, folder.path());
@@ -136,7 +136,7 @@ fn a_lost_shard_that_comes_back_changes_no_bit() {
 fn a_lost_shard_that_stays_away_ends_the_run_and_is_named() {
     let folder = data(1);
     let run = wide_run(100_000, "");
-    let layout = Layout { parts: 2, coordinator_keeps: true };
+    let layout = ShardLayout { shards: 2, coordinator_keeps: true };
     let patience = ServerOptions { join_timeout: Duration::from_secs(1), layout, ..options(1) };
     let server = Server::start(&run, folder.path(), patience);
     let shard = Shard::start(&server.address, 0, &run, folder.path());
@@ -258,7 +258,8 @@ fn workers_and_shards_of_a_server_that_stops_wait_for_the_next() {
     let folder = data(1);
     let run = wide_run(40, "");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let options = || ServerOptions { layout: Layout { parts: 2, coordinator_keeps: true }, ..options(1) };
+    let options =
+        || ServerOptions { layout: ShardLayout { shards: 2, coordinator_keeps: true }, ..options(1) };
     let first = Server::start_at(listener.try_clone().unwrap(), &run, folder.path(), options());
     let shard = Shard::start(&first.address, 0, &run, folder.path());
     let worker = Worker::start(&first.address, folder.path());
@@ -278,7 +279,7 @@ fn results_that_cannot_be_written_fail_everybody() {
     let job = support::job(&run, folder.path());
     let address = Address::Tcp(listener.local_addr().unwrap().to_string());
     let recorder = ps_run::Recorder::new(&job, None, ps_run::Style::Quiet).unwrap();
-    let options = ServerOptions { layout: Layout { parts: 2, coordinator_keeps: true }, ..options(1) };
+    let options = ServerOptions { layout: ShardLayout { shards: 2, coordinator_keeps: true }, ..options(1) };
     let full = |_| -> Result<(), _> {
         let error = std::io::ErrorKind::StorageFull.into();
         Err(ps_run::FolderError::File { path: "results".into(), error })
@@ -336,7 +337,7 @@ fn an_address_where_something_else_answers_is_told_from_one_where_nobody_does() 
             }
         });
         let error = Worker::start(address, folder.path()).finish().unwrap_err();
-        assert!(matches!(error, WorkerError::NotOurs { .. }), "{banner}: {error}");
+        assert!(matches!(error, WorkerError::NotDownhill { .. }), "{banner}: {error}");
         assert!(error.to_string().contains(&address.to_string()), "{error}");
         assert_eq!(error.exit_code(), 1);
     }
@@ -365,7 +366,7 @@ fn another_grpc_server_is_known_as_such() {
         });
     });
     let error = Worker::start(address, folder.path()).finish().unwrap_err();
-    assert!(matches!(error, WorkerError::NotOurs { .. }), "{error}");
+    assert!(matches!(error, WorkerError::NotDownhill { .. }), "{error}");
     drop(stop);
     other.join().unwrap();
 }

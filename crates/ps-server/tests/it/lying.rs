@@ -9,13 +9,13 @@ use crate::support::{
 use ps_core::gradient::Flow;
 use ps_core::{Gradients, weights_hash};
 use ps_net::Security;
-use ps_proto::convert::{node_chunks, node_metrics};
+use ps_proto::convert::{node_metrics, whole_gradient_chunks};
 use ps_proto::limits::chunk_elements;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_server, from_worker::Message};
 use ps_proto::{tensor, v1::FromWorker};
 use ps_run::{BANS_FILE, Ban, Job};
-use ps_server::{Layout, ServerOptions};
+use ps_server::{ServerOptions, ShardLayout};
 use ps_shard::transport::open_security;
 use ps_worker::{Computer, Ended, WorkerError, WorkerOptions};
 use std::io::{BufRead, BufReader, Read};
@@ -296,7 +296,7 @@ fn a_run_whose_weights_cannot_be_restored_fails_and_is_not_trained_again() {
     let text = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{line}{text}");
     assert!(text.contains("accept them with --accept-tainted"), "{text}");
-    assert!(line.contains("\nbanned       test at 127.0.0.1:") && line.contains("\ntainted      "), "{line}");
+    assert!(line.contains("\nbanned test at 127.0.0.1:") && line.contains("\ntainted "), "{line}");
     let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
     assert!(summary.contains("\"tainted\": true") && summary.contains("\"since\": 0"), "{summary}");
 
@@ -306,7 +306,7 @@ fn a_run_whose_weights_cannot_be_restored_fails_and_is_not_trained_again() {
         let again = server(more).output().unwrap();
         let text = String::from_utf8_lossy(&again.stderr);
         assert_eq!(again.status.code(), Some(code), "{text}");
-        assert!(String::from_utf8_lossy(&again.stdout).contains("\ntainted      "), "{text}");
+        assert!(String::from_utf8_lossy(&again.stdout).contains("\ntainted "), "{text}");
     }
     assert_eq!(written(), before);
 }
@@ -337,7 +337,7 @@ async fn push_a_wrong_chunk(server: &Server, job: &Job, is_made: bool) -> Sender
                     sum.gradient.iter_mut().for_each(|value| *value += 1.0);
                     sender.send(node_metrics(0, sum.node, sum.metric_sums)).await.unwrap();
                     let range = chunk_elements(parameters)..parameters;
-                    for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
+                    for chunk in whole_gradient_chunks(0, sum.node, tensor::share(sum.gradient), range) {
                         sender.send(chunk).await.unwrap();
                     }
                 }
@@ -380,8 +380,8 @@ fn a_step_starts_over_without_what_a_refused_worker_has_sent() {
     let server = Server::start(&run, folder.path(), options(1));
     runtime().block_on(async {
         let sender = push_a_wrong_chunk(&server, &job, true).await;
-        let nonsense = Message::Hello(v1::Hello::default());
-        sender.send(support::from_worker(nonsense)).await.unwrap();
+        let invalid = Message::Hello(v1::Hello::default());
+        sender.send(support::from_worker(invalid)).await.unwrap();
         sender.closed().await;
     });
     let worker = Worker::start(&server.address, folder.path());
@@ -393,12 +393,13 @@ fn a_step_starts_over_without_what_a_refused_worker_has_sent() {
 fn all_go_back_to_what_is_saved_when_a_shard_refuses_a_worker_that_counts() {
     let folder = data(1);
     let run = wide_run(4, "");
-    let layout = Layout { parts: 2, coordinator_keeps: true };
+    let layout = ShardLayout { shards: 2, coordinator_keeps: true };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(2) });
     let shard = Shard::start(&server.address, 0, &run, folder.path());
     let worker = Worker::start(&server.address, folder.path());
     runtime().block_on(async {
-        let (job, place) = (support::job(&run, folder.path()), server.places(1).await.swap_remove(0));
+        let (job, place) =
+            (support::job(&run, folder.path()), server.shard_addresses(1).await.swap_remove(0));
         // For the coordinator, it is a worker that never delivers.
         let (_idle, mut stream) = join(&server).await;
         let leaves = loop {
@@ -417,7 +418,7 @@ fn all_go_back_to_what_is_saved_when_a_shard_refuses_a_worker_that_counts() {
             sum.gradient.iter_mut().for_each(|value| *value += 1.0);
             sender.send(node_metrics(0, sum.node, sum.metric_sums)).await.unwrap();
             let range = place.start as usize..place.end as usize;
-            for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
+            for chunk in whole_gradient_chunks(0, sum.node, tensor::share(sum.gradient), range) {
                 sender.send(chunk).await.unwrap();
             }
         }

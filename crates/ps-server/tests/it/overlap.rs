@@ -3,7 +3,7 @@
 use crate::support::{self, Server, Tapped, Worker, data, options, run_file, runtime};
 use ps_core::Gradients;
 use ps_core::gradient::Flow;
-use ps_proto::convert::{node_chunks, node_metrics};
+use ps_proto::convert::{node_metrics, whole_gradient_chunks};
 use ps_proto::limits::chunk_elements;
 use ps_proto::v1::{from_server, from_worker::Message};
 use ps_proto::{tensor, v1};
@@ -114,7 +114,7 @@ fn a_node_of_which_only_some_chunks_came_changes_no_bit() {
                     for sum in sums {
                         sender.send(node_metrics(0, sum.node, sum.metric_sums)).await.unwrap();
                         let range = chunk_elements(parameters)..parameters;
-                        for chunk in node_chunks(0, sum.node, tensor::share(sum.gradient), range) {
+                        for chunk in whole_gradient_chunks(0, sum.node, tensor::share(sum.gradient), range) {
                             sender.send(chunk).await.unwrap();
                         }
                     }

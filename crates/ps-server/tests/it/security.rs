@@ -8,7 +8,7 @@ use ps_net::{Address, Listener, Security};
 use ps_proto::limits::{MAX_NAME_BYTES, PROTOCOL_VERSION};
 use ps_proto::stream::{self, Reader};
 use ps_proto::v1::{self, parameter_server_client::ParameterServerClient};
-use ps_server::{Layout, ServerOptions};
+use ps_server::{ServerOptions, ShardLayout};
 use ps_shard::transport::open_security;
 use ps_worker::WorkerOptions;
 use rcgen::{
@@ -220,7 +220,7 @@ fn shards_and_workers_are_protected_in_every_direction() {
     };
     let security = open_security(&held).unwrap();
     let run = wide_run(2, "");
-    let layout = Layout { parts: 2, coordinator_keeps: true };
+    let layout = ShardLayout { shards: 2, coordinator_keeps: true };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..guarded(&security, 1) });
     let error = Shard::start(&server.address, 0, &run, folder.path()).finish().unwrap_err();
     assert!(error.to_string().contains("speaks TLS only"), "{error}");
@@ -229,9 +229,9 @@ fn shards_and_workers_are_protected_in_every_direction() {
     finish(server, folder.path(), &security, 1);
     shard.finish().unwrap();
 
-    let layout = Layout { parts: 1, coordinator_keeps: false };
+    let layout = ShardLayout { shards: 1, coordinator_keeps: false };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..guarded(&security, 1) });
-    let place = ps_worker::ShardPlace { listen: "127.0.0.1:0".into(), advertise: None };
+    let place = ps_worker::HostedShardOptions { listen: "127.0.0.1:0".into(), advertise: None };
     let hosting = WorkerOptions { shard: Some(place), ..worker(&server.address, folder.path(), &security) };
     let worker = Worker::start_with(hosting);
     server.finish_at_reference();

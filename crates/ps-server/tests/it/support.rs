@@ -14,7 +14,7 @@ use ps_proto::v1::{self, from_worker};
 use ps_run::{Ban, Job, Recorder, RunFolder, Style};
 use ps_server::{Finished, ServerError, ServerOptions};
 use ps_shard::shard::{self, ShardOptions};
-use ps_worker::{Computer, Ended, ShardPlace, WorkerError, WorkerOptions};
+use ps_worker::{Computer, Ended, HostedShardOptions, WorkerError, WorkerOptions};
 use std::fmt::{Display, Write};
 use std::net::TcpListener;
 use std::path::Path;
@@ -181,13 +181,13 @@ impl Server {
     }
 
     /// The addresses of the other shards, once there are `shards` of them.
-    pub(crate) async fn places(&self, shards: usize) -> Vec<v1::ShardPlace> {
+    pub(crate) async fn shard_addresses(&self, shards: usize) -> Vec<v1::ShardPlace> {
         let mut client = self.client().await;
         loop {
             if let Ok(reply) = client.shards(v1::ShardsRequest {}).await {
-                let places = reply.into_inner().shards;
-                assert_eq!(places.len(), shards);
-                return places;
+                let addresses = reply.into_inner().shards;
+                assert_eq!(addresses.len(), shards);
+                return addresses;
             }
         }
     }
@@ -297,7 +297,7 @@ impl Worker {
 
     /// A worker that also keeps a part of the weights.
     pub(crate) fn start_with_shard(server: &Address, folder: &Path) -> Self {
-        let place = ShardPlace { listen: "127.0.0.1:0".into(), advertise: None };
+        let place = HostedShardOptions { listen: "127.0.0.1:0".into(), advertise: None };
         Worker::start_with(WorkerOptions { shard: Some(place), ..Worker::options(server, folder) })
     }
 

@@ -8,7 +8,7 @@ use ps_plan::Node;
 use ps_proto::limits::chunk_elements;
 use ps_proto::v1::parameter_server_client::ParameterServerClient;
 use ps_proto::v1::{self, from_server, from_worker};
-use ps_server::{Layout, ServerOptions};
+use ps_server::{ServerOptions, ShardLayout};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -99,8 +99,8 @@ fn nonsense_gets_a_clear_status_and_changes_no_bit() {
             (vec![NodeMetrics(metrics()), Node(node(f32::NAN))], "not finite; computed here, all are"),
             (vec![Hello(v1::Hello::default())], "hello came twice"),
         ];
-        for (nonsense, expected) in cases {
-            let status = answer_to(&server, nonsense).await;
+        for (invalid, expected) in cases {
+            let status = answer_to(&server, invalid).await;
             assert_eq!(status.code(), Code::InvalidArgument, "{expected}: {status}");
             assert!(status.message().contains(expected), "{status} does not say {expected}");
         }
@@ -114,7 +114,7 @@ fn nonsense_gets_a_clear_status_and_changes_no_bit() {
 fn a_shard_refuses_what_is_not_its_own_and_serves_everybody_else() {
     let folder = data(1);
     let run = wide_run(2, "");
-    let layout = Layout { parts: 3, coordinator_keeps: true };
+    let layout = ShardLayout { shards: 3, coordinator_keeps: true };
     let server = Server::start(&run, folder.path(), ServerOptions { layout, ..options(1) });
     let shards: Vec<Shard> =
         (0..2).map(|index| Shard::start(&server.address, index, &run, folder.path())).collect();
@@ -126,7 +126,7 @@ fn a_shard_refuses_what_is_not_its_own_and_serves_everybody_else() {
         v1::NodeChunk { offset: offset as u64, total: parameters as u64, gradient, ..node(1.0) }
     };
     runtime().block_on(async {
-        let place = server.places(2).await.swap_remove(0);
+        let place = server.shard_addresses(2).await.swap_remove(0);
         let cases = [
             (vec![from_worker::Message::Node(chunk(0))], "kept here are 65536..131072"),
             (vec![from_worker::Message::Node(chunk(2))], "kept here are 65536..131072"),
@@ -138,9 +138,9 @@ fn a_shard_refuses_what_is_not_its_own_and_serves_everybody_else() {
             (vec![from_worker::Message::Node(chunk(1))], "whose metric sums have not come"),
             (vec![from_worker::Message::NodeDone(done())], "its metric sums have not come"),
         ];
-        for (nonsense, expected) in cases {
+        for (invalid, expected) in cases {
             let shard = support::client(&place.address).await;
-            let status = answer_of(shard, &server, nonsense).await;
+            let status = answer_of(shard, &server, invalid).await;
             assert_eq!(status.code(), Code::InvalidArgument, "{expected}: {status}");
             assert!(status.message().contains(expected), "{status} does not say {expected}");
         }
@@ -221,8 +221,12 @@ fn a_worker_written_by_hand_trains_to_the_same_hash() {
                     let metrics = ps_proto::convert::node_metrics(assign.step, sum.node, sum.metric_sums);
                     sender.send(metrics).await.unwrap();
                     let gradient = ps_proto::tensor::share(sum.gradient);
-                    let chunks =
-                        ps_proto::convert::node_chunks(assign.step, sum.node, gradient, 0..PARAMETERS);
+                    let chunks = ps_proto::convert::whole_gradient_chunks(
+                        assign.step,
+                        sum.node,
+                        gradient,
+                        0..PARAMETERS,
+                    );
                     for chunk in chunks {
                         sender.send(chunk).await.unwrap();
                     }

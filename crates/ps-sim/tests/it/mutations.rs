@@ -1,7 +1,7 @@
 //! The simulated runs detect every mutation of the code that they should detect.
 
 use ps_plan::mutation::{ActiveMutation, Mutation};
-use ps_sim::tiny::{TinySamples, tiny_job_of};
+use ps_sim::tiny::{TinySamples, tiny_job_for_seed};
 use ps_sim::{Faults, SimJob, Violation, seeds, simulate};
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ const SEEDS: u64 = 200;
 fn first_violation(mutation: ActiveMutation) -> Option<Violation> {
     let samples = TinySamples::new();
     (0..SEEDS).find_map(|seed| {
-        let job = tiny_job_of(&samples, seed);
+        let job = tiny_job_for_seed(&samples, seed);
         let (expected, _) = job.reference().expect("the tiny job does not diverge");
         let job = SimJob { expected: Some(expected), mutation, ..job };
         simulate(&job, &Faults::mix(), seed).err()

@@ -3,7 +3,7 @@
 use ps_coord::Outcome;
 use ps_core::{Activation, Head, LearningRate, Model, Samples};
 use ps_plan::BatchPlan;
-use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_of};
+use ps_sim::tiny::{TinySamples, tiny_job, tiny_job_for_seed};
 use ps_sim::{Counts, Faults, Report, SimJob, seeds, simulate};
 use std::convert::Infallible;
 
@@ -19,7 +19,7 @@ fn run_job(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Report {
 /// The run that `ps-sim --seed` reproduces.
 fn run(seed: u64, faults: &Faults) -> Report {
     let samples = TinySamples::new();
-    let job = with_expected(tiny_job_of(&samples, seed));
+    let job = with_expected(tiny_job_for_seed(&samples, seed));
     simulate(&job, faults, seed).unwrap_or_else(|violation| {
         panic!("{}\n{violation}\nreplay it with: ps-sim --seed {seed} --trace", violation.log.join("\n"))
     })
@@ -43,7 +43,7 @@ fn ten_thousand_seeds_with_faults_end_with_the_reference_weights() {
 #[test]
 fn policies_decide_in_some_of_these_runs() {
     let samples = TinySamples::new();
-    let (_, events) = tiny_job_of(&samples, 101).reference().unwrap();
+    let (_, events) = tiny_job_for_seed(&samples, 101).reference().unwrap();
     let count = |name| events.iter().filter(|event| event.name() == name).count();
     assert!(count("recovered") >= 2 && count("lowered") >= 1, "{events:?}");
 }
@@ -59,17 +59,17 @@ fn a_seed_replays_to_the_last_event() {
 fn without_faults_nothing_is_lost_or_repeated() {
     let samples = TinySamples::new();
     for seed in 0..20 {
-        let report = run_job(&with_expected(tiny_job_of(&samples, seed)), &Faults::none(), seed);
+        let report = run_job(&with_expected(tiny_job_for_seed(&samples, seed)), &Faults::none(), seed);
         let counts = report.counts;
         assert_eq!((counts.losses, counts.duplicates, counts.reorderings), (0, 0, 0));
-        assert_eq!(counts.admissions, u64::from(tiny_job_of(&samples, seed).workers));
+        assert_eq!(counts.admissions, u64::from(tiny_job_for_seed(&samples, seed).workers));
     }
 }
 
 #[test]
 fn one_worker_that_keeps_dying_still_finishes() {
     let samples = TinySamples::new();
-    let faults = Faults { crash: 0.5, most_workers: 1, ..Faults::mix() };
+    let faults = Faults { crash: 0.5, max_workers: 1, ..Faults::mix() };
     for seed in 0..40 {
         let servers = 1 + seed as u32 % 4;
         run_job(&with_expected(SimJob { servers, ..tiny_job(&samples, 1) }), &faults, seed);

@@ -21,7 +21,7 @@ pub(crate) enum Item {
 
 /// The stream of messages that the connection sends. Chunks of the last layers are queued first, but those of
 /// earlier layers overtake them while they wait, because their weights are needed first in the next step.
-pub(crate) struct Outgoing {
+pub(crate) struct SendQueue {
     receiver: mpsc::Receiver<Item>,
     is_closed: bool,
     metrics: VecDeque<FromWorker>,
@@ -32,12 +32,12 @@ pub(crate) struct Outgoing {
     messages: VecDeque<FromWorker>,
 }
 
-impl Outgoing {
+impl SendQueue {
     /// Creates a stream that begins with `hello`, if given.
     pub(crate) fn new(receiver: mpsc::Receiver<Item>, hello: Option<FromWorker>) -> Self {
         let messages = hello.into_iter().collect();
         let (metrics, chunks) = (VecDeque::new(), BTreeMap::new());
-        Outgoing { receiver, is_closed: false, metrics, chunks, number: 0, messages }
+        SendQueue { receiver, is_closed: false, metrics, chunks, number: 0, messages }
     }
 
     fn take(&mut self, item: Item) {
@@ -56,7 +56,7 @@ impl Outgoing {
     }
 }
 
-impl Stream for Outgoing {
+impl Stream for SendQueue {
     type Item = Result<FromWorker, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -83,7 +83,7 @@ mod tests {
     use bytes::Bytes;
     use ps_core::MetricSums;
     use ps_plan::Node;
-    use ps_proto::convert::{node_done, node_metrics, part_chunks};
+    use ps_proto::convert::{gradient_chunks, node_done, node_metrics};
     use ps_proto::limits::chunk_elements;
     use tokio_stream::StreamExt;
 
@@ -95,7 +95,7 @@ mod tests {
         let range = first * size..PARAMETERS.min(end * size);
         let bytes = Bytes::from(vec![0; 4 * range.len()]);
         let node = Node { level: 0, index };
-        Item::Chunks(Box::new(part_chunks(7, node, PARAMETERS, range.start, bytes, 0..PARAMETERS)))
+        Item::Chunks(Box::new(gradient_chunks(7, node, PARAMETERS, range.start, bytes, 0..PARAMETERS)))
     }
 
     fn describe(item: Result<FromWorker, Status>) -> String {
@@ -112,9 +112,9 @@ mod tests {
     #[tokio::test]
     async fn metrics_go_first_then_the_first_layers_chunks_and_a_nodes_end_comes_after_them_all() {
         let (sender, receiver) = mpsc::channel(16);
-        let mut outgoing = Outgoing::new(receiver, None);
+        let mut queue = SendQueue::new(receiver, None);
         sender.try_send(chunks(0, 2, 4)).unwrap_or_else(|_| panic!());
-        assert_eq!(describe(outgoing.next().await.unwrap()), "2 of 0");
+        assert_eq!(describe(queue.next().await.unwrap()), "2 of 0");
         sender.try_send(chunks(0, 0, 2)).unwrap_or_else(|_| panic!());
         let metrics = node_metrics(7, Node::leaf(1), MetricSums::default());
         sender.try_send(Item::Metrics(metrics)).unwrap_or_else(|_| panic!());
@@ -123,7 +123,7 @@ mod tests {
         sender.try_send(Item::Message(done)).unwrap_or_else(|_| panic!());
         sender.try_send(chunks(1, 0, 2)).unwrap_or_else(|_| panic!());
         drop(sender);
-        let rest: Vec<String> = outgoing.map(describe).collect().await;
+        let rest: Vec<String> = queue.map(describe).collect().await;
         let expected = [
             "metrics of 1",
             "0 of 0",

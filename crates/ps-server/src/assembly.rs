@@ -1,7 +1,7 @@
 //! Assembles vectors from the chunks of this server and those fetched from the other shards.
 
 use bytes::Bytes;
-use ps_plane::StatePart;
+use ps_plane::OptimizerStateChunk;
 use ps_proto::tensor;
 use ps_run::Job;
 
@@ -24,15 +24,15 @@ impl Fetched {
 }
 
 /// The coordinator's part of a checkpoint.
-pub(crate) struct Own {
+pub(crate) struct OwnChunks {
     pub progress: ps_checkpoint::Progress,
     pub weights: Vec<(usize, Bytes)>,
-    pub state: Vec<StatePart>,
+    pub state: Vec<OptimizerStateChunk>,
 }
 
-impl Own {
+impl OwnChunks {
     /// The complete weights and state, including the parts of the other shards.
-    pub(crate) fn joined(
+    pub(crate) fn assemble(
         self,
         job: &Job,
         fetched: Option<&Fetched>,
@@ -41,15 +41,15 @@ impl Own {
         let vector = |vector: usize| {
             let own = self.state.iter().filter(|part| part.vector == vector);
             let own: Vec<_> = own.map(|part| (part.offset, part.bytes.clone())).collect();
-            whole(parameters, &own, fetched, 1 + vector)
+            assemble(parameters, &own, fetched, 1 + vector)
         };
         let state: Vec<Vec<f32>> = (0..job.control().vectors().len()).map(vector).collect();
-        (self.progress, whole(parameters, &self.weights, fetched, 0), state.concat())
+        (self.progress, assemble(parameters, &self.weights, fetched, 0), state.concat())
     }
 }
 
 /// Assembles a flat vector, `[elements]`, from the chunks of this server and the fetched ones.
-pub(crate) fn whole(
+pub(crate) fn assemble(
     elements: usize,
     own: &[(usize, Bytes)],
     fetched: Option<&Fetched>,

@@ -3,7 +3,7 @@
 //! Messages on a connection arrive in the order in which they were sent. They are lost only if the connection
 //! is cut, which both ends notice after they have received what was sent before.
 
-use crate::cluster::{Cluster, Happening};
+use crate::cluster::{Cluster, SimEvent};
 use bytes::Bytes;
 use ps_coord::{ChunkId, Millis};
 use ps_core::control::Verdict;
@@ -12,10 +12,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Index of a connection. A shard that attaches again gets a new one.
-pub(crate) type TieId = usize;
+pub(crate) type ShardLinkId = usize;
 
 /// A connection, as seen from both ends.
-pub(crate) struct Tie {
+pub(crate) struct ShardLink {
     pub shard: usize,
     /// The coordinator's process at the other end.
     server_process: u32,
@@ -71,67 +71,67 @@ pub(crate) enum ToShard {
 
 impl Cluster<'_> {
     /// Opens a connection to the coordinator, which is cut at once if the coordinator is not running.
-    pub(crate) fn tie(&mut self, shard: usize) -> TieId {
+    pub(crate) fn add_shard_link(&mut self, shard: usize) -> ShardLinkId {
         let is_cut = !self.server.is_up || self.server.outcome.is_some();
         let server_process = self.server_process;
         let is_slow = self.network.strikes(self.now, self.network.faults.slow_tie);
-        self.network.counts.slow_ties += u64::from(is_slow);
-        self.ties.push(Tie { shard, server_process, is_cut, is_slow, last_arrival: [0; 2] });
-        let id = self.ties.len() - 1;
+        self.network.counts.slow_shard_links += u64::from(is_slow);
+        self.shard_links.push(ShardLink { shard, server_process, is_cut, is_slow, last_arrival: [0; 2] });
+        let id = self.shard_links.len() - 1;
         if is_cut {
-            self.at(self.now + 1, Happening::ToShard { tie: id, message: ToShard::Ended });
+            self.at(self.now + 1, SimEvent::ToShard { link: id, message: ToShard::Ended });
         }
         id
     }
 
-    pub(crate) fn send_to_coordinator(&mut self, tie: TieId, message: FromShard) {
-        if let Some(arrival) = self.arrival_on(tie, 1, 0) {
-            self.at(arrival, Happening::ToCoordinator { tie, message });
+    pub(crate) fn send_to_coordinator(&mut self, link: ShardLinkId, message: FromShard) {
+        if let Some(arrival) = self.arrival_on(link, 1, 0) {
+            self.at(arrival, SimEvent::ToCoordinator { link, message });
         }
     }
 
-    pub(crate) fn send_to_shard(&mut self, tie: TieId, message: ToShard) {
-        if let Some(arrival) = self.arrival_on(tie, 0, 0) {
-            self.at(arrival, Happening::ToShard { tie, message });
+    pub(crate) fn send_to_shard(&mut self, link: ShardLinkId, message: ToShard) {
+        if let Some(arrival) = self.arrival_on(link, 0, 0) {
+            self.at(arrival, SimEvent::ToShard { link, message });
         }
     }
 
     /// Cuts a connection, so that no message sent from now on arrives. Both ends notice within `within` ms.
-    pub(crate) fn cut_tie(&mut self, tie: TieId, within: u32) {
+    pub(crate) fn cut_shard_link(&mut self, link: ShardLinkId, within: u32) {
         for direction in 0..2 {
-            let Some(arrival) = self.arrival_on(tie, direction, within) else { return };
+            let Some(arrival) = self.arrival_on(link, direction, within) else { return };
             self.at(
                 arrival,
                 match direction {
-                    0 => Happening::ToShard { tie, message: ToShard::Ended },
-                    _ => Happening::ToCoordinator { tie, message: FromShard::Ended },
+                    0 => SimEvent::ToShard { link, message: ToShard::Ended },
+                    _ => SimEvent::ToCoordinator { link, message: FromShard::Ended },
                 },
             );
         }
-        self.ties[tie].is_cut = true;
+        self.shard_links[link].is_cut = true;
     }
 
     /// Cuts all connections, because the coordinator is gone.
-    pub(crate) fn cut_all_ties(&mut self, within: u32) {
-        (0..self.ties.len()).for_each(|tie| self.cut_tie(tie, within));
+    pub(crate) fn cut_all_shard_links(&mut self, within: u32) {
+        (0..self.shard_links.len()).for_each(|link| self.cut_shard_link(link, within));
     }
 
     /// Whether the coordinator's process at the other end is still running.
-    pub(crate) fn leads_to_coordinator(&self, tie: TieId) -> bool {
-        self.server.is_up && self.ties[tie].server_process == self.server_process
+    pub(crate) fn leads_to_coordinator(&self, link: ShardLinkId) -> bool {
+        self.server.is_up && self.shard_links[link].server_process == self.server_process
     }
 
     /// When a message sent now arrives: up to `more` ms later than its ordinary delay. `None` if the
     /// connection is cut.
-    fn arrival_on(&mut self, tie: TieId, direction: usize, more: u32) -> Option<Millis> {
-        if self.ties[tie].is_cut {
+    fn arrival_on(&mut self, link: ShardLinkId, direction: usize, more: u32) -> Option<Millis> {
+        if self.shard_links[link].is_cut {
             return None;
         }
         let mut arrival = self.network.arrival(self.now) + self.network.up_to(more);
-        if self.ties[tie].is_slow && self.now < self.network.faults.heal_ms {
+        if self.shard_links[link].is_slow && self.now < self.network.faults.heal_ms {
             arrival += self.network.up_to(1000);
         }
-        let last = &mut self.ties[tie].last_arrival[direction];
+        let last = &mut self.shard_links[link].last_arrival[direction];
         *last = arrival.max(*last);
         Some(*last)
     }
