@@ -60,6 +60,9 @@ fn the_table_of_settings_says_of_every_number_how_it_is_rounded() {
             Accepts::Flag
             | Accepts::Text
             | Accepts::Texts
+            | Accepts::Names
+            | Accepts::Separator
+            | Accepts::Rows
             | Accepts::Name(_)
             | Accepts::Phases
             | Accepts::Columns

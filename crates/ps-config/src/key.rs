@@ -56,6 +56,12 @@ pub enum Accepts {
     Columns,
     /// A list of strings; may be empty.
     Texts,
+    /// A list of column names, or of numbers for columns without names; may not be empty.
+    Names,
+    /// A separator of cells: a character, or `tab`.
+    Separator,
+    /// A range of rows, such as `0..8000`.
+    Rows,
     /// An integer from 1 to this, or the string `full`.
     Batch(u64),
     /// An array of tables. Each has the same keys as the table that contains this key.
@@ -91,8 +97,8 @@ pub enum Use {
 }
 
 pub(crate) use Accepts::{
-    Columns, Double, Factors, Flag, Integer, Layers, Name, Phases, Rates, ShareOrText, Single, Text,
-    TextOrInteger, Texts, Times, Widths,
+    Columns, Double, Factors, Flag, Integer, Layers, Name, Names, Phases, Rates, Rows, ShareOrText, Single,
+    Text, TextOrInteger, Texts, Times, Widths,
 };
 pub(crate) use Fallback::{Described, Required, Value};
 pub(crate) use Use::{Always, BeforePhases, InPhases, When};
@@ -159,6 +165,11 @@ impl fmt::Display for Accepts {
                 "a table of columns, each \"number\", \"category\" or \"ignore\", such as {{ id = \"ignore\" }}"
             ),
             Texts => write!(f, "a list of strings, such as [\"NA\", \"-\"]"),
+            Names => write!(f, "a list of columns, such as [\"id\", \"name\"]"),
+            Accepts::Separator => {
+                write!(f, "a character such as \";\", or \"tab\", or \" \" for any number of blanks")
+            }
+            Rows => write!(f, "a range of rows, such as \"0..8000\", \"8000..\" or \"..8000\""),
             Accepts::Batch(most) => write!(f, "an integer from 1 to {most}, or \"full\""),
             Phases => write!(f, "an array of tables, [[learning_rate.then]]"),
             ShareOrText => write!(f, "a number above 0 and below 1, or a source in quotes"),

@@ -183,13 +183,15 @@ impl Setting for Vec<f64> {
 }
 
 impl Setting for Vec<String> {
-    fn read(_: Accepts, value: &Value) -> Option<Self> {
+    fn read(accepts: Accepts, value: &Value) -> Option<Self> {
         let Value::List(items) = value else { return None };
-        let text = |item: &Value| match item {
-            Value::Text(text) => Some(text.clone()),
+        let text = |item: &Value| match (accepts, item) {
+            (_, Value::Text(text)) => Some(text.clone()),
+            (Accepts::Names, Value::Integer(number)) => Some(number.to_string()),
             _ => None,
         };
-        items.iter().map(text).collect()
+        let texts: Option<Vec<String>> = items.iter().map(text).collect();
+        texts.filter(|texts| !(texts.is_empty() && matches!(accepts, Accepts::Names)))
     }
 
     fn write(&self) -> Option<String> {

@@ -1,7 +1,9 @@
 //! Samples that the calling program holds in memory.
 
 use crate::dataset::{Features, Image};
+use ndarray::s;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Samples as arrays, which replace a file as a source.
@@ -24,6 +26,23 @@ pub enum ArrayLabels {
     Numbers(Vec<f64>),
     /// Names of classes.
     Names(Vec<String>),
+}
+
+impl Arrays {
+    /// Keeps only these rows.
+    pub(crate) fn select(&mut self, rows: Range<usize>) {
+        match &mut self.features {
+            Features::U8(bytes) => *bytes = bytes.slice(s![rows.clone(), ..]).to_owned(),
+            Features::F32(values) => *values = values.slice(s![rows.clone(), ..]).to_owned(),
+        }
+        let labels = self.labels.as_mut().filter(|labels| labels.len() >= rows.end);
+        match labels {
+            Some(ArrayLabels::Numbers(numbers)) => *numbers = numbers[rows].to_vec(),
+            Some(ArrayLabels::Names(names)) => *names = names[rows].to_vec(),
+            // Labels that are too few are an error when they are used.
+            None => {}
+        }
+    }
 }
 
 /// Arrays, by the name under which a [`DataConfig`](crate::DataConfig) uses them instead of a source.

@@ -1,5 +1,6 @@
 //! The run file's `[data]` table.
 
+use crate::dialect::{Decimal, RowRange, Separator};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,10 +23,38 @@ pub struct DataConfig {
     /// The default is the last column.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub label: Option<String>,
+    /// The rows of the training source that are used. The default is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowRange>,
+    /// The rows of a separate validation source that are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_rows: Option<RowRange>,
+    /// The rows of the test source that are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_rows: Option<RowRange>,
+    /// Whether rows of a CSV source that have no label are left out. Otherwise such a row is an error.
+    #[serde(default)]
+    pub skip_missing_target: bool,
+    /// What separates the cells of a CSV source. If not given, it is detected in each file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub separator: Option<Separator>,
+    /// The decimal separator of the numbers in a CSV source.
+    #[serde(default)]
+    pub decimal: Decimal,
     /// Whether the first row of a CSV source is a header. If not given, the training source must have a
     /// header that cannot be mistaken for data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<bool>,
+    /// Names of the columns of a CSV source, which then needs no header. They replace a header if `header` is
+    /// `true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Vec<String>>,
+    /// Columns that are not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop: Option<Vec<String>>,
+    /// The only columns that are used, besides the label.
+    #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
+    pub only: Option<Vec<String>>,
     /// Types of CSV columns, by name. The types of other columns are inferred from the training source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, ColumnKind>,
@@ -84,7 +113,16 @@ impl DataConfig {
             validation: None,
             validation_seed: None,
             label: None,
+            rows: None,
+            validation_rows: None,
+            test_rows: None,
+            skip_missing_target: false,
+            separator: None,
+            decimal: Decimal::Point,
             header: None,
+            names: None,
+            drop: None,
+            only: None,
             columns: BTreeMap::new(),
             missing_values: None,
             standardize: false,

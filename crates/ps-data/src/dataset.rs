@@ -96,6 +96,8 @@ pub struct Dataset {
     pub source: String,
     /// The cells that the source leaves empty.
     pub missing: MissingCells,
+    /// What the user should know about how the source was read.
+    pub notes: Vec<String>,
 }
 
 /// Which cells of `[samples, features]` were missing before they were filled with means.

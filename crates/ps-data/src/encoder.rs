@@ -141,7 +141,11 @@ impl Encoder {
         progress: &dyn ReadProgress,
     ) -> Result<Split, DataError> {
         let context = ReadContext { root, memory: None, arrays: &NO_ARRAYS, progress };
-        let raw = Source::parse(source)?.read(context, &self.encoding.options())?;
+        let mut options = self.encoding.options();
+        if let (Form::Table(columns), false) = (&self.encoding.form, labelled) {
+            options = options.without_label(columns.label());
+        }
+        let raw = Source::parse(source)?.read(context, &options)?;
         self.encode(raw, source, labelled)
     }
 

@@ -3,6 +3,7 @@
 use crate::arrays::NamedArrays;
 use crate::config::{ColumnKind, DataConfig, Missing};
 use crate::dataset::Image;
+use crate::dialect::Separator;
 use crate::encoding::columns::{self, Content};
 use crate::encoding::labels::Labels;
 use crate::encoding::{with_sparse_labels, with_table_labels};
@@ -10,9 +11,9 @@ use crate::error::DataError;
 use crate::format::Source;
 use crate::format::csv::Options;
 use crate::format::libsvm::Sparse;
-use crate::number::Cell;
 use crate::progress::{NoProgress, ReadContext};
 use crate::raw::{Pixels, Raw};
+use crate::syntax::Cell;
 use crate::table::Table;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,6 +30,10 @@ pub struct Inspection {
     pub source: String,
     /// Name of the format.
     pub format: &'static str,
+    /// What separates the cells of a table.
+    pub separator: Option<Separator>,
+    /// What the user should know about how the source was read.
+    pub notes: Vec<String>,
     /// Number of samples.
     pub samples: usize,
     /// Features per sample: pixels, columns other than the label, or the largest index.
@@ -92,12 +97,15 @@ pub struct LabelSummary {
     pub range: Option<[f32; 3]>,
 }
 
-/// Inspects `source`. The label, header, columns and missing values of `config` determine how a
-/// table is read.
+/// Inspects the rows `config.rows` of `source`. Keys of `config` such as `label` and `columns` determine how
+/// a table is read.
 pub fn inspect(source: &str, config: &DataConfig, root: &Path) -> Result<Inspection, DataError> {
     let parsed = Source::parse(source)?;
     let context = ReadContext { root, memory: None, arrays: &NamedArrays::new(), progress: &NoProgress };
-    let raw = parsed.read(context, &Options::of_training(config))?;
+    let mut raw = parsed.read(context, &Options::of_training(config))?;
+    if let Some(rows) = config.rows {
+        raw.select(rows, "rows", source)?;
+    }
     let samples = raw.rows();
     let mut inspection = match raw {
         Raw::Pixels(pixels) => of_pixels(&pixels),
@@ -115,6 +123,8 @@ fn empty() -> Inspection {
     Inspection {
         source: String::new(),
         format: "",
+        separator: None,
+        notes: Vec::new(),
         samples: 0,
         features: 0,
         non_zero: None,
@@ -175,13 +185,15 @@ fn of_sparse(sparse: &Sparse) -> Inspection {
 
 fn of_table(table: &Table, label: usize, config: &DataConfig) -> Inspection {
     let others = (0..table.width()).filter(|&column| column != label);
-    let declared = |column: usize| config.columns.get(&table.header[column]).copied();
+    let declared = |column: usize| columns::declared(config, &table.header[column]);
     let columns: Vec<ColumnSummary> =
         others.map(|column| column_summary(table, column, declared(column), config.missing)).collect();
     let numbers = columns.iter().filter(|column| column.becomes == ColumnUse::Number);
     let ranges = numbers.filter_map(|column| column.range);
     let range = ranges.map(|[low, _, high]| [low, high]);
     Inspection {
+        separator: Some(table.separator),
+        notes: table.notes.clone(),
         features: columns.len(),
         range: range.reduce(|all, one| [all[0].min(one[0]), all[1].max(one[1])]),
         columns,
@@ -226,7 +238,7 @@ fn label_summary(name: String, labels: &Labels<'_>) -> Option<LabelSummary> {
         let text = (labels.text)(row);
         present |= text.is_some();
         let text = text.unwrap_or_default();
-        match Cell::of(text, labels.markers) {
+        match labels.syntax.classify(text) {
             Cell::Missing => {
                 missing += 1;
                 continue;

@@ -3,6 +3,7 @@
 use crate::arrays::NamedArrays;
 use crate::config::{DataConfig, Missing, Validation};
 use crate::dataset::{Column, Dataset, Features, Image, MissingCells, Task};
+use crate::dialect::RowRange;
 use crate::encoder::Encoder;
 use crate::encoding::Encoding;
 use crate::error::DataError;
@@ -50,6 +51,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// What the user should know about how the sources were read.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        // A validation share is part of the training source.
+        let validation = self.validation.as_ref().filter(|split| !split.is_of_same_dataset(&self.train));
+        let splits = [Some(&self.train), validation, self.test.as_ref()].into_iter().flatten();
+        splits.flat_map(|split| &split.dataset().notes).map(String::as_str)
+    }
+
     /// The columns of the training source without its label, in order. Every source of the run has them.
     pub fn columns(&self) -> Vec<Column> {
         self.encoding.columns()
@@ -112,7 +121,7 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
         return Err(DataError::Option { key: "validation", problem });
     }
     let texts: Vec<&str> = config.sources().collect();
-    let mut raws = read_all(&texts, config, from)?.into_iter().zip(texts);
+    let mut raws = read_all(config, from)?.into_iter().zip(texts);
     let (mut raw, text) = raws.next().expect("one raw source for each text");
     let encoding = Encoding::learn(&mut raw, config, task)?;
     let mut train = encoding.encode(raw, text, config.missing, true)?;
@@ -159,22 +168,40 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
 
 /// Reads all sources in parallel, the training source first. If several fail, returns the error of the first
 /// one in order.
-fn read_all(texts: &[&str], config: &DataConfig, from: ReadContext<'_>) -> Result<Vec<Raw>, DataError> {
-    let options = |index| match index {
-        0 => Options::of_training(config),
-        _ => Options::of_other(&Dialect::new(config)),
-    };
-    let read = |(index, text): (usize, &&str)| match from.arrays.get(*text) {
-        Some(arrays) => Ok(Raw::Arrays((**arrays).clone())),
-        None => Source::parse(text)?.read(from, &options(index)),
+fn read_all(config: &DataConfig, from: ReadContext<'_>) -> Result<Vec<Raw>, DataError> {
+    let validation = config.validation_source();
+    if config.validation_rows.is_some() && validation.is_none() {
+        let problem = "it selects rows of a separate validation source; set data.validation to one".into();
+        return Err(DataError::Option { key: "validation_rows", problem });
+    }
+    if config.test_rows.is_some() && config.test.is_none() {
+        let problem = "there is no test source; set data.test".into();
+        return Err(DataError::Option { key: "test_rows", problem });
+    }
+    let dialect = Dialect::new(config);
+    let sources = [
+        (Some(config.train.as_str()), Options::of_training(config), config.rows, "rows"),
+        (validation, Options::of_other(&dialect), config.validation_rows, "validation_rows"),
+        (config.test.as_deref(), Options::of_other(&dialect), config.test_rows, "test_rows"),
+    ];
+    let read = |(source, options, rows, key): &(Option<&str>, Options, Option<RowRange>, &'static str)| {
+        let source = (*source)?;
+        let raw = match from.arrays.get(source) {
+            Some(arrays) => Ok(Raw::Arrays((**arrays).clone())),
+            None => Source::parse(source).and_then(|parsed| parsed.read(from, options)),
+        };
+        Some(raw.and_then(|mut raw| {
+            rows.map_or(Ok(()), |rows| raw.select(rows, key, source))?;
+            Ok(raw)
+        }))
     };
     // All sources are parsed before the first one is read.
-    texts
-        .iter()
-        .filter(|text| !from.arrays.contains_key(**text))
+    config
+        .sources()
+        .filter(|text| !from.arrays.contains_key(*text))
         .try_for_each(|text| Source::parse(text).map(drop))?;
     // This uses the caller's rayon pool, which also draws and converts sources.
-    let read: Vec<Result<Raw, DataError>> = texts.par_iter().enumerate().map(read).collect();
+    let read: Vec<Result<Raw, DataError>> = sources.par_iter().filter_map(read).collect();
     read.into_iter().collect()
 }
 

@@ -14,8 +14,6 @@ pub(crate) struct Markers {
     texts: Vec<String>,
     /// Whether NaN, in any case, is a marker.
     has_nan: bool,
-    /// Whether any marker is a number, such as -999.
-    has_numbers: bool,
 }
 
 impl Markers {
@@ -23,18 +21,17 @@ impl Markers {
     pub(crate) fn new(listed: Option<&[String]>) -> Self {
         let Some(listed) = listed else {
             let texts = USUAL_MARKERS.map(String::from).to_vec();
-            return Markers { texts, has_nan: true, has_numbers: false };
+            return Markers { texts, has_nan: true };
         };
         // Markers are trimmed because cells are.
         let mut texts: Vec<String> = listed.iter().map(|text| text.trim_ascii().to_string()).collect();
         texts.sort();
-        let has_numbers = texts.iter().any(|text| text.parse::<f32>().is_ok_and(|number| !number.is_nan()));
-        Markers { texts, has_nan: false, has_numbers }
+        Markers { texts, has_nan: false }
     }
 
-    /// Whether a cell that is a number may be missing.
-    pub(crate) fn has_numbers(&self) -> bool {
-        self.has_numbers
+    /// The strings that are markers, besides NaN.
+    pub(crate) fn listed(&self) -> &[String] {
+        &self.texts
     }
 
     /// Whether a cell with the trimmed string `text` is missing.

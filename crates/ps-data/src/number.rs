@@ -1,39 +1,17 @@
 //! Parsing of numbers, and recognition of strings that are meant as numbers or as other known strings.
 
-use crate::markers::Markers;
-
 /// Parses a finite number, correctly rounded to binary32.
 pub(crate) fn finite(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        Ok(value) if value.is_nan() => Err(format!("`{text}` is not a finite number")),
-        Ok(_) => Err(format!("`{text}` is infinite or too large for a 32-bit float")),
-        Err(_) => Err(format!("`{text}` where a number was expected")),
-    }
+    check_finite(text, text.parse().ok())
 }
 
-/// The type of a CSV cell.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Cell {
-    /// An empty string or a marker of a missing value.
-    Missing,
-    Number(f32),
-    /// A number that is infinite or out of the range of binary32.
-    Infinite,
-    Text,
-}
-
-impl Cell {
-    /// Classifies the trimmed string `text`.
-    pub(crate) fn of(text: &str, markers: &Markers) -> Self {
-        match text.parse::<f32>().ok().filter(|number| !number.is_nan()) {
-            // Most cells end here, without being compared with the markers.
-            Some(number) if number.is_finite() && !markers.has_numbers() => Cell::Number(number),
-            _ if markers.contains(text) => Cell::Missing,
-            Some(number) if number.is_finite() => Cell::Number(number),
-            Some(_) => Cell::Infinite,
-            None => Cell::Text,
-        }
+/// Returns `value`, which was parsed from `text`, if it is a finite number.
+pub(crate) fn check_finite(text: &str, value: Option<f32>) -> Result<f32, String> {
+    match value {
+        Some(value) if value.is_finite() => Ok(value),
+        Some(value) if value.is_nan() => Err(format!("`{text}` is not a finite number")),
+        Some(_) => Err(format!("`{text}` is infinite or too large for a 32-bit float")),
+        None => Err(format!("`{text}` where a number was expected")),
     }
 }
 

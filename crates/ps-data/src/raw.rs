@@ -2,9 +2,11 @@
 
 use crate::arrays::Arrays;
 use crate::dataset::Image;
+use crate::dialect::RowRange;
+use crate::error::DataError;
 use crate::format::libsvm::Sparse;
 use crate::table::Table;
-use ndarray::Array2;
+use ndarray::{Array2, s};
 
 /// A source as read.
 pub(crate) enum Raw {
@@ -32,6 +34,37 @@ pub(crate) struct Pixels {
 }
 
 impl Raw {
+    /// Keeps only `rows`, which `key` of the run file selects from the rows of `source`.
+    ///
+    /// # Errors
+    /// Returns an error if the source has fewer rows.
+    pub(crate) fn select(
+        &mut self,
+        rows: RowRange,
+        key: &'static str,
+        source: &str,
+    ) -> Result<(), DataError> {
+        let count = self.rows();
+        let end = rows.end.unwrap_or(count);
+        if end > count || rows.begin >= end {
+            let problem = format!("`{source}` has no rows {rows}, it has {count} rows");
+            return Err(DataError::Option { key, problem });
+        }
+        let range = rows.begin..end;
+        match self {
+            Raw::Pixels(pixels) => {
+                pixels.pixels = pixels.pixels.slice(s![range.clone(), ..]).to_owned();
+                if let Some(labels) = &mut pixels.labels {
+                    *labels = labels[range].to_vec();
+                }
+            }
+            Raw::Table(table) => table.select(&range.collect::<Vec<_>>())?,
+            Raw::Sparse(sparse) => sparse.select(range),
+            Raw::Arrays(arrays) => arrays.select(range),
+        }
+        Ok(())
+    }
+
     /// Number of samples.
     pub(crate) fn rows(&self) -> usize {
         match self {

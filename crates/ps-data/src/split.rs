@@ -51,6 +51,11 @@ impl Split {
         &self.dataset
     }
 
+    /// Whether both splits select rows of one data set.
+    pub(crate) fn is_of_same_dataset(&self, other: &Split) -> bool {
+        Arc::ptr_eq(&self.dataset, &other.dataset)
+    }
+
     /// The preprocessing that is applied to the rows.
     pub fn preprocessing(&self) -> &Arc<Preprocessing> {
         &self.preprocessing

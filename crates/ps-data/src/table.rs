@@ -5,17 +5,20 @@
 //! ([`Strings::numbers`], [`Strings::codes`]), and uses only typed columns after that.
 
 use crate::config::Missing;
+use crate::dialect::Separator;
 use crate::error::DataError;
-use crate::markers::Markers;
-use crate::number::{Cell, nearest};
+use crate::number::nearest;
+use crate::syntax::{Cell, CellSyntax};
 use rayon::prelude::*;
-use std::sync::Arc;
 
 /// Number of cells that a thread converts at a time.
 const BLOCK: usize = 1024;
 
 /// The code of a missing cell in a categorical column.
 pub(crate) const MISSING: u32 = u32::MAX;
+
+/// Why the strings of a column do not fit.
+pub(crate) const BLOCK_TOO_LARGE: &str = "some rows of a column hold more than 4 GiB";
 
 /// A table, stored by columns.
 pub(crate) struct Table {
@@ -24,12 +27,16 @@ pub(crate) struct Table {
     /// Names of the columns, or their indices from 0 if the source has no header.
     pub header: Vec<String>,
     pub columns: Vec<Column>,
-    /// Which strings mark a missing value.
-    pub markers: Arc<Markers>,
+    /// How cells are written.
+    pub syntax: CellSyntax,
     /// The line of each row in the file, from 1.
     pub lines: Vec<u64>,
     /// The line of the file's first row, which may be the header.
     pub first_line: u64,
+    /// What separates the cells.
+    pub separator: Separator,
+    /// What the user should know about how the file was read.
+    pub notes: Vec<String>,
 }
 
 /// The cells of one column.
@@ -74,7 +81,7 @@ impl Table {
 
     /// Classifies the cell that [`Table::cell`] returns.
     pub(crate) fn value(&self, row: usize, column: usize) -> Cell {
-        Cell::of(self.cell(row, column), &self.markers)
+        self.syntax.classify(self.cell(row, column))
     }
 
     /// File and line of the first row, for error messages about the columns.
@@ -90,6 +97,47 @@ impl Table {
     /// File, line and column, for error messages.
     pub(crate) fn location_of(&self, row: usize, column: usize) -> String {
         format!("{}: column `{}`", self.line_of(row), self.header[column])
+    }
+
+    /// Keeps only the rows `kept`, which are ascending.
+    pub(crate) fn select(&mut self, kept: &[usize]) -> Result<(), DataError> {
+        if kept.len() == self.rows() {
+            return Ok(());
+        }
+        for column in &mut self.columns {
+            *column = match column {
+                Column::F32(values) => Column::F32(kept.iter().map(|&row| values[row]).collect()),
+                Column::Category(codes) => Column::Category(kept.iter().map(|&row| codes[row]).collect()),
+                Column::String(strings) => {
+                    let strings = strings.select(kept);
+                    Column::String(
+                        strings.ok_or_else(|| DataError::content(&self.location, BLOCK_TOO_LARGE))?,
+                    )
+                }
+            };
+        }
+        self.lines = kept.iter().map(|&row| self.lines[row]).collect();
+        Ok(())
+    }
+
+    /// Removes the rows whose label is missing, and adds a note about them.
+    ///
+    /// # Errors
+    /// Returns an error if no row is left.
+    pub(crate) fn skip_missing(&mut self, label: usize) -> Result<(), DataError> {
+        let rows = self.rows();
+        let kept: Vec<usize> = (0..rows).filter(|&row| self.value(row, label) != Cell::Missing).collect();
+        self.select(&kept)?;
+        let (removed, name) = (rows - kept.len(), &self.header[label]);
+        if kept.is_empty() {
+            let problem = format!("the label `{name}` is missing in every row");
+            return Err(DataError::content(&self.location, problem));
+        }
+        if removed > 0 {
+            let note = format!("{}: skipped {removed} rows without a label (`{name}`)", self.location);
+            self.notes.push(note);
+        }
+        Ok(())
     }
 
     /// The index of the column `name`.
@@ -161,12 +209,18 @@ impl Strings {
         self.ends.len()
     }
 
+    /// The strings of these rows; `None` if a block would be longer than 4 GiB.
+    fn select(&self, rows: &[usize]) -> Option<Strings> {
+        let mut strings = Strings::with_capacity(rows.len());
+        rows.iter().all(|&row| strings.push(self.get(row))).then_some(strings)
+    }
+
     /// Converts the cells to numbers, with NaN for missing cells.
     ///
     /// # Errors
     /// Returns the row of the first invalid cell, and why it is invalid.
-    pub(crate) fn numbers(&self, markers: &Markers, missing: Missing) -> Result<Vec<f32>, (usize, String)> {
-        self.convert(markers, missing, f32::NAN, |text, cell| match cell {
+    pub(crate) fn numbers(&self, syntax: &CellSyntax, missing: Missing) -> Result<Vec<f32>, (usize, String)> {
+        self.convert(syntax, missing, f32::NAN, |text, cell| match cell {
             Cell::Number(value) => Ok(value),
             Cell::Infinite => Err(format!("`{text}` is infinite or too large for a 32-bit float")),
             Cell::Missing | Cell::Text => Err(format!("`{text}` where a number was expected")),
@@ -179,16 +233,16 @@ impl Strings {
     /// Returns the row of the first invalid cell, and why it is invalid.
     pub(crate) fn codes(
         &self,
-        markers: &Markers,
+        syntax: &CellSyntax,
         missing: Missing,
         find: impl Fn(&str) -> Result<usize, String> + Sync,
     ) -> Result<Vec<u32>, (usize, String)> {
-        self.convert(markers, missing, MISSING, |text, _| find(text).map(|category| category as u32))
+        self.convert(syntax, missing, MISSING, |text, _| find(text).map(|category| category as u32))
     }
 
     fn convert<T: Copy + Default + Send + Sync>(
         &self,
-        markers: &Markers,
+        syntax: &CellSyntax,
         missing: Missing,
         absent: T,
         value: impl Fn(&str, Cell) -> Result<T, String> + Sync,
@@ -197,7 +251,7 @@ impl Strings {
         let fill = |(block, slots): (usize, &mut [T])| {
             (block * BLOCK..).zip(slots).find_map(|(row, slot)| {
                 let text = self.get(row);
-                let converted = match Cell::of(text, markers) {
+                let converted = match syntax.classify(text) {
                     Cell::Missing if missing == Missing::Refuse => Err(refused(text)),
                     Cell::Missing => Ok(absent),
                     cell => value(text, cell),
@@ -244,7 +298,7 @@ mod tests {
                 _ => "1",
             });
         }
-        let (row, problem) = strings.numbers(&Markers::new(None), Missing::Refuse).unwrap_err();
+        let (row, problem) = strings.numbers(&CellSyntax::plain(), Missing::Refuse).unwrap_err();
         assert_eq!((row, problem.as_str()), (1500, "`x` where a number was expected"));
     }
 }

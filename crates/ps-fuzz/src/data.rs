@@ -5,7 +5,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ps_core::Samples;
 use ps_data::{
-    ColumnKind, DataConfig, DataError, FORMATS, Loaded, Missing, Split, Task, Validation, load_from_memory,
+    ColumnKind, DataConfig, DataError, Decimal, FORMATS, Loaded, Missing, RowRange, Separator, Split, Task,
+    Validation, load_from_memory,
 };
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -35,9 +36,14 @@ fn idx(input: &[u8]) {
     check(choice, labelled, &[("images", images), ("labels", labels)]);
 }
 
-/// The input is a training table, then, after a zero byte, a test table.
+/// The input is a training table, then, after a zero byte, a test table. A byte 1 before the first table is
+/// followed by a byte that selects a dialect.
 fn csv(input: &[u8]) {
     let (choice, rest) = choice(input);
+    let (dialect, rest) = match rest {
+        [1, dialect, rest @ ..] => (*dialect, rest),
+        _ => (0, rest),
+    };
     let label = match choice >> 6 {
         0 => None,
         1 => Some("0"),
@@ -49,6 +55,29 @@ fn csv(input: &[u8]) {
         config.header = Some(false);
         config.columns = BTreeMap::from([("1".into(), ColumnKind::Category)]);
         config.missing_values = Some(vec!["-".into(), "0".into()]);
+    }
+    let list = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect());
+    if dialect & 1 != 0 {
+        config.decimal = Decimal::Comma;
+    }
+    config.skip_missing_target = dialect & 2 != 0;
+    if dialect & 4 != 0 {
+        config.names = list(&["a", "b", "label"]);
+    }
+    match dialect & (8 | 16) {
+        8 => config.drop = list(&["a"]),
+        16 => config.only = list(&["b"]),
+        24 => config.rows = Some(RowRange { begin: 1, end: None }),
+        _ => {}
+    }
+    config.separator = match (dialect >> 5) & 3 {
+        0 => None,
+        1 => Some(Separator::Byte(b';')),
+        2 => Some(Separator::Byte(b'\t')),
+        _ => Some(Separator::Blanks),
+    };
+    if dialect & 128 != 0 {
+        config.header = Some(true);
     }
     with_test(choice, config, rest);
 }
@@ -180,6 +209,12 @@ fn csv_seeds() -> Vec<Seed> {
         ("no-header", with(0x20 | 8 | 2, "1.5,u,3\n-,v,4\n0,u,5\n\x002,v,6\n")),
         ("numbers-in-disguise", with(0, "a,b\n\"1,200\",u\n\"3,4\",v\n12%,u\n")),
         ("nearly-all-different", with(2, "a,y\nu,1\nv,2\nw,3\nx,4\ny,5\n")),
+        ("semicolons", with(2, "# by hand\na;b;y\n1;2;3\n4;5;6\n")),
+        ("decimal-commas", with(2, "\x01\x01a;y\n1,5;2\n,5;1e-3\n")),
+        ("names-and-blanks", with(2 | 0xc0, "\x01\x64 1  2 3\n4 \"5\" 6 \n")),
+        ("two-separators", with(2, "a;b,y\nc;d,e\n")),
+        ("rows-and-gaps", with(2, "\x01\x1aa,y\n1,2\n3,\n5,6\n\x00a,y\n7,NA\n8,9\n")),
+        ("full-stops", with(0, "a,y\n1,u\n2,v\n\x00a,y\n3,u.\n4,v.\n")),
         ("quotes", with(2, "a,y\n\"u\"\"v\" ,1\n\"w\"x,2\n")),
     ]
 }

@@ -88,6 +88,17 @@ pub(crate) fn seeds() -> Vec<Seed> {
             ]),
         ),
         ("set-to-text", with(&["data.train=csv:a b.csv", "data.validation=libsvm:v"])),
+        (
+            "dialect",
+            with(&[
+                "data.separator=\"\\t\"",
+                "data.decimal=,",
+                "data.names=['a', 'b']",
+                "data.drop=['a']",
+                "data.rows=..80",
+                "data.skip_missing_target=true",
+            ]),
+        ),
         ("unknown", "[model]\nkin = \"softmax\"\n".into()),
         (
             "inline",

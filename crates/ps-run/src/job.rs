@@ -157,11 +157,13 @@ impl Job {
     }
 
     /// Returns a line with the number of categories of each categorical column, if there are any.
-    pub fn categories(&self) -> Option<String> {
+    pub fn notes(&self) -> Vec<String> {
         let categories =
             self.data.categories().into_iter().map(|(column, count)| format!("{column} {count}"));
         let columns: Vec<String> = categories.collect();
-        (!columns.is_empty()).then(|| format!("categories by column: {}", columns.join(", ")))
+        let categories =
+            (!columns.is_empty()).then(|| format!("categories by column: {}", columns.join(", ")));
+        self.data.notes().map(String::from).chain(categories).collect()
     }
 
     /// Evaluates `weights` on the training part.

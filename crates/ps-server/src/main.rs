@@ -74,7 +74,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
         .and_then(|local| Job::load_local(run, &local, root, &progress))
         .map_err(|error| failure(&error, error.is_usage()))?;
     drop(progress);
-    job.categories().iter().for_each(|line| ps_run::note(style, line));
+    job.notes().iter().for_each(|line| ps_run::note(style, line));
     if let Some((index, coordinator)) = placement {
         return serve_shard(arguments, &options, signals, health.as_ref(), listener, job, index, coordinator);
     }

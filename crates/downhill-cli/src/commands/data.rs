@@ -3,7 +3,9 @@
 use crate::failure::Failure;
 use crate::{drawing, output};
 use ps_config::{DataArgs, RunConfig};
-use ps_data::{ColumnSummary, ColumnUse, Inspection, LabelSummary, NoProgress, Validation, inspect};
+use ps_data::{
+    ColumnSummary, ColumnUse, DataConfig, Inspection, LabelSummary, NoProgress, Validation, inspect,
+};
 use ps_run::{counted, grouped};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -71,12 +73,16 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
         Some(Validation::Source(source)) => Some(source.as_str()),
         _ => None,
     };
-    let sources =
-        [("training", Some(data.train.as_str())), ("validation", validation), ("test", data.test.as_deref())];
+    let sources = [
+        ("training", Some(data.train.as_str()), data.rows),
+        ("validation", validation, data.validation_rows),
+        ("test", data.test.as_deref(), data.test_rows),
+    ];
     let base = path.parent().filter(|_| is_run).unwrap_or(Path::new(""));
     let mut lines = Vec::new();
-    for (role, source) in sources {
+    for (role, source, rows) in sources {
         let Some(source) = source else { continue };
+        let data = DataConfig { rows, ..data.clone() };
         let source = ps_fetch::localized(source, &NoProgress)?;
         let found = inspect(&source, &data, arguments.data.root(base))?;
         describe(&found, Some(role).filter(|_| is_run), &mut lines);
@@ -94,6 +100,9 @@ fn describe(found: &Inspection, role: Option<&str>, lines: &mut Vec<String>) {
     let mut features = grouped(found.features as f64);
     if let Some(image) = found.image {
         features += &format!(", images of {} x {}", image.height, image.width);
+    }
+    if let Some(separator) = found.separator {
+        row(lines, "separator", &separator.described());
     }
     row(lines, "samples", &grouped(found.samples as f64));
     row(lines, "features", &features);

@@ -50,7 +50,10 @@ fn load(run: RunConfig, root: &Path, progress: &dyn ReadProgress) -> Result<Job,
 fn read_data(model: &Model, source: &str, is_labelled: bool, style: Style) -> Result<Split, Failure> {
     let progress = DataProgress::new(style);
     let data = Dataset::open(&ps_fetch::localized(source, &progress)?)?;
-    Ok(model.encode(&data, is_labelled, &progress)?)
+    let split = model.encode(&data, is_labelled, &progress)?;
+    drop(progress);
+    split.dataset().notes.iter().for_each(|line| ps_run::note(style, line));
+    Ok(split)
 }
 
 /// Sets up the global thread pool.

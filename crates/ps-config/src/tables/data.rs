@@ -4,11 +4,12 @@ use crate::document::{Document, Value as Toml};
 use crate::error::ConfigError;
 use crate::field::{Field, field};
 use crate::key::*;
-use crate::setting::{Named, Setting, named};
-use ps_data::{ColumnKind, DataConfig, Missing, Validation};
+use crate::setting::{Named, Setting, named, quoted};
+use ps_data::{ColumnKind, DataConfig, Decimal, Missing, RowRange, Separator, Validation};
 use std::collections::BTreeMap;
 
 named!(Missing { "refuse" = Missing::Refuse, "mean" = Missing::Mean, });
+named!(Decimal { "." = Decimal::Point, "," = Decimal::Comma, });
 named!(ColumnKind {
     "number" = ColumnKind::Number,
     "category" = ColumnKind::Category,
@@ -28,9 +29,29 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
         "Seed of the validation share, to validate runs with different seeds on the same samples."),
     field!(label, "data.label", TextOrInteger, Described("the last column"), Always,
         "Label column of a CSV source: its name, or its number from 0 (negative numbers count from the end)."),
+    field!(rows, "data.rows", Rows, Described("all rows"), Always,
+        "Rows of the training source that are used, counted from 0 without the header: `a..b` are the rows from a up to but not \
+         including b."),
+    field!(validation_rows, "data.validation_rows", Rows, Described("all rows"), Always,
+        "Rows of a separate validation source that are used. It may be the same file as the training source."),
+    field!(test_rows, "data.test_rows", Rows, Described("all rows"), Always,
+        "Rows of the test source that are used. It may be the same file as the training source."),
+    field!(skip_missing_target, "data.skip_missing_target", Flag, Value("false"), Always,
+        "Leave out the rows of a CSV source whose label is missing. Otherwise such a row is refused."),
+    field!(separator, "data.separator", Accepts::Separator, Described("found in each file"), Always,
+        "What separates the cells of a CSV source. If unset, it is the one of comma, semicolon, tab, vertical bar and blanks \
+         that cuts all rows into the same number of cells."),
+    field!(decimal, "data.decimal", Name(Decimal::NAMES), Value("\".\""), Always,
+        "The decimal separator of the numbers in a CSV source."),
     field!(header, "data.header", Flag, Described("decided by the first row"), Always,
         "Whether the first row of a CSV source names its columns. If unset, it does if no cell of it is a number or missing (one may \
          be empty) and a column below it holds only numbers; otherwise the source is refused."),
+    field!(names, "data.names", Names, Described("the header"), Always,
+        "Names of all columns of a CSV source without a header. With `header = true`, they replace the header."),
+    field!(drop, "data.drop", Names, Described("none"), Always,
+        "CSV columns that are not used. Other sources need not have them."),
+    field!(only, "data.use", Names, Described("all columns"), Always,
+        "The only CSV columns that are used, besides the label."),
     field!(columns, "data.columns", Columns, Described("decided by the cells"), Always,
         "The kind of each CSV column: a number, a category (a feature of 0 or 1 for each string), or ignored. Without a header, \
          columns are named by their number from 0."),
@@ -44,8 +65,23 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
 
 /// Keys that state where data is and how a source is read. They may differ between machines, because the data
 /// itself has a fingerprint.
-pub(crate) const SOURCE_KEYS: [&str; 6] =
-    ["data.train", "data.test", "data.label", "data.header", "data.columns", "data.missing_values"];
+pub(crate) const SOURCE_KEYS: [&str; 15] = [
+    "data.train",
+    "data.test",
+    "data.label",
+    "data.rows",
+    "data.validation_rows",
+    "data.test_rows",
+    "data.skip_missing_target",
+    "data.separator",
+    "data.decimal",
+    "data.header",
+    "data.names",
+    "data.drop",
+    "data.use",
+    "data.columns",
+    "data.missing_values",
+];
 
 pub(crate) fn read(document: &Document) -> Result<DataConfig, ConfigError> {
     let mut data = DataConfig::new(String::new());
@@ -67,6 +103,28 @@ impl Setting for Validation {
             Validation::Share(share) => share.write(),
             Validation::Source(source) => source.write(),
         }
+    }
+}
+
+impl Setting for Separator {
+    fn read(_: Accepts, value: &Toml) -> Option<Self> {
+        let Toml::Text(text) = value else { return None };
+        text.parse().ok()
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
+    }
+}
+
+impl Setting for RowRange {
+    fn read(_: Accepts, value: &Toml) -> Option<Self> {
+        let Toml::Text(text) = value else { return None };
+        text.parse().ok()
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
     }
 }
 

@@ -38,7 +38,9 @@ fn every_key_can_be_set_and_shows_in_the_resolved_run() {
             (_, Accepts::Single(_, Bound::Excluded(_))) => "0.3",
             (_, Accepts::Factors) => "{ biases = 3.0 }",
             (_, Accepts::Columns) => "{ id = \"ignore\" }",
-            (_, Accepts::Texts) => "[\"-\"]",
+            (_, Accepts::Texts | Accepts::Names) => "[\"-\"]",
+            (_, Accepts::Separator) => "\";\"",
+            (_, Accepts::Rows) => "\"0..9\"",
             (_, Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger) => "\"csv:x\"",
             _ => "3",
         };

@@ -133,6 +133,29 @@ fn wrong_types_and_impossible_values_are_refused() {
         "missing_values = [-999]",
         r#"run.toml:4: data.missing_values = [-999]: expected a list of strings, such as ["NA", "-"]"#,
     );
+    for range in ["5", "5..5", "-1..5", "a..b"] {
+        line(
+            "validation = 0.1",
+            &format!("rows = \"{range}\""),
+            &format!(
+                r#"run.toml:4: data.rows = "{range}": expected a range of rows, such as "0..8000", "8000.." or "..8000""#
+            ),
+        );
+    }
+    for separator in ["", "ab", "\\\"", "5"] {
+        line(
+            "validation = 0.1",
+            &format!("separator = \"{separator}\""),
+            &format!(
+                r#"run.toml:4: data.separator = "{separator}": expected a character such as ";", or "tab", or " " for any number of blanks"#
+            ),
+        );
+    }
+    line(
+        "validation = 0.1",
+        "drop = []",
+        r#"run.toml:4: data.drop = []: expected a list of columns, such as ["id", "name"]"#,
+    );
     line(
         "validation = 0.1",
         "columns = { id = \"drop\" }",

@@ -3,8 +3,8 @@
 use crate::arrays::{self, ArrayLabels};
 use crate::dataset::Task;
 use crate::error::DataError;
-use crate::markers::Markers;
-use crate::number::{Cell, finite, nearest};
+use crate::number::nearest;
+use crate::syntax::{Cell, CellSyntax};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// The labels of a CSV or LIBSVM file, or the class names of arrays.
@@ -14,8 +14,8 @@ pub(crate) struct Labels<'a> {
     pub text: &'a dyn Fn(usize) -> Option<&'a str>,
     /// Returns the position of a label, for error messages.
     pub location: &'a dyn Fn(usize) -> String,
-    /// Which strings mark a label as missing.
-    pub markers: &'a Markers,
+    /// How labels are written.
+    pub syntax: &'a CellSyntax,
 }
 
 /// The classes of the training data, in order.
@@ -85,7 +85,7 @@ impl Classes {
                 names.insert(index, name);
             }
         }
-        match names.iter().map(|name| number(name)).collect() {
+        match names.iter().map(|name| labels.syntax.double(name)).collect() {
             Some(numbers) => Ok(Classes::of_numbers(numbers)),
             None => Ok(Classes { names: names.into_iter().map(String::from).collect(), numbers: None }),
         }
@@ -110,7 +110,8 @@ impl Classes {
 
     /// Creates the classes with these names, which are numeric if all of them are numbers.
     pub(crate) fn named(names: Vec<String>) -> Self {
-        let numbers = names.iter().map(|name| number(name)).collect();
+        let syntax = CellSyntax::plain();
+        let numbers = names.iter().map(|name| syntax.double(name)).collect();
         Classes { numbers: if names.is_empty() { None } else { numbers }, names }
     }
 
@@ -137,9 +138,9 @@ impl Classes {
         }
     }
 
-    fn find(&self, text: &str) -> Option<usize> {
+    fn find(&self, text: &str, syntax: &CellSyntax) -> Option<usize> {
         match &self.numbers {
-            Some(_) => self.find_number(number(text)?),
+            Some(_) => self.find_number(syntax.double(text)?),
             None => self.names.binary_search_by(|name| name.as_str().cmp(text)).ok(),
         }
     }
@@ -148,8 +149,8 @@ impl Classes {
         self.numbers.as_ref()?.binary_search_by(|known| known.total_cmp(&value)).ok()
     }
 
-    fn unknown(&self, text: &str) -> String {
-        let near = match (&self.numbers, number(text)) {
+    fn unknown(&self, text: &str, syntax: &CellSyntax) -> String {
+        let near = match (&self.numbers, syntax.double(text)) {
             (Some(numbers), Some(value)) => {
                 let distance = |class: &usize| (numbers[*class] - value).abs();
                 let class = (0..numbers.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)));
@@ -161,25 +162,22 @@ impl Classes {
     }
 }
 
-/// The value of a label that is a finite number. -0 counts as 0.
-fn number(text: &str) -> Option<f64> {
-    text.parse::<f64>().ok().filter(|value| value.is_finite()).map(|value| value + 0.0)
-}
-
 fn known<'a>(labels: &Labels<'a>, row: usize) -> Result<&'a str, DataError> {
     match (labels.text)(row) {
         None => Err(DataError::content(
             (labels.location)(row),
             "the line has no label before its index:value pairs",
         )),
-        Some(text) => match Cell::of(text, labels.markers) {
-            Cell::Missing if text.is_empty() => {
-                Err(DataError::content((labels.location)(row), "the label is missing; remove the row"))
-            }
+        Some(text) => match labels.syntax.classify(text) {
+            Cell::Missing if text.is_empty() => Err(DataError::content(
+                (labels.location)(row),
+                "the label is missing; remove the row or set data.skip_missing_target = true",
+            )),
             Cell::Missing => Err(DataError::content(
                 (labels.location)(row),
                 format!(
-                    "the label is missing (`{text}`); remove the row, or leave `{text}` out of data.missing_values"
+                    "the label is missing (`{text}`); remove the row or set data.skip_missing_target = true, or leave `{text}` out of \
+                     data.missing_values"
                 ),
             )),
             Cell::Infinite => {
@@ -195,13 +193,21 @@ pub(crate) fn targets(labels: &Labels<'_>, task: Task, classes: &Classes) -> Res
     let target = |row: usize| {
         let text = known(labels, row)?;
         let value = if task.has_classes() {
-            classes.find(text).map(|class| class as f32).ok_or_else(|| classes.unknown(text))
+            let class = classes.find(text, labels.syntax);
+            class.map(|class| class as f32).ok_or_else(|| classes.unknown(text, labels.syntax))
         } else {
-            value(text, task)
+            value(text, task, labels.syntax)
         };
         value.map_err(|problem| DataError::content((labels.location)(row), problem))
     };
     (0..labels.count).map(target).collect()
+}
+
+/// Whether no label is a class, but each is one followed by a full stop, as in the test file of UCI Adult.
+pub(crate) fn end_in_full_stops(labels: &Labels<'_>, classes: &Classes) -> bool {
+    let is_class = |text: &str| classes.find(text, labels.syntax).is_some();
+    let is_extended = |text: &str| !is_class(text) && text.strip_suffix('.').is_some_and(is_class);
+    labels.count > 0 && (0..labels.count).all(|row| (labels.text)(row).is_some_and(is_extended))
 }
 
 /// The targets of all samples in arrays.
@@ -217,6 +223,7 @@ pub(crate) fn array_targets(
         }
         ArrayLabels::Numbers(values) => values,
     };
+    let syntax = CellSyntax::plain();
     let target = |(row, &value): (usize, &f64)| {
         let value = finite_label(value, source, row)?;
         let bad = |problem| DataError::content(arrays::location(source, row), problem);
@@ -225,9 +232,10 @@ pub(crate) fn array_targets(
             _ if task.has_classes() => {
                 let class = match classes.numbers {
                     Some(_) => classes.find_number(value),
-                    None => classes.find(&value.to_string()),
+                    None => classes.find(&value.to_string(), &syntax),
                 };
-                class.map(|class| class as f32).ok_or_else(|| bad(classes.unknown(&value.to_string())))
+                let unknown = || bad(classes.unknown(&value.to_string(), &syntax));
+                class.map(|class| class as f32).ok_or_else(unknown)
             }
             _ if !rounded.is_finite() => {
                 Err(bad(format!("the target {value} is too large for a 32-bit float")))
@@ -246,7 +254,7 @@ fn with_names<T>(names: &[String], source: &str, work: impl FnOnce(&Labels<'_>) 
         text: &|row| Some(&names[row]),
         location: &|row| arrays::location(source, row),
         // Only an empty string counts as missing.
-        markers: &Markers::new(Some(&[])),
+        syntax: &CellSyntax::plain(),
     })
 }
 
@@ -264,8 +272,8 @@ fn negative(text: &str) -> String {
     format!("the target {text} is negative; counts start at 0")
 }
 
-fn value(text: &str, task: Task) -> Result<f32, String> {
-    let value = finite(text).map_err(|problem| format!("{problem} as the target"))?;
+fn value(text: &str, task: Task, syntax: &CellSyntax) -> Result<f32, String> {
+    let value = syntax.finite(text).map_err(|problem| format!("{problem} as the target"))?;
     match task {
         Task::Count if value < 0.0 => Err(negative(text)),
         _ => Ok(value),

@@ -7,11 +7,12 @@ mod pixels;
 use crate::arrays::{self, ArrayLabels, Arrays};
 use crate::config::{DataConfig, Missing};
 use crate::dataset::{self, Dataset, Features, Image, MissingCells, Task};
+use crate::dialect::Decimal;
 use crate::error::DataError;
 use crate::format::csv::Options;
 use crate::format::libsvm::Sparse;
-use crate::markers::Markers;
 use crate::raw::Raw;
+use crate::syntax::CellSyntax;
 use crate::table::Table;
 use columns::Columns;
 use labels::{Classes, Labels};
@@ -114,7 +115,13 @@ impl Encoding {
     pub(crate) fn learn(raw: &mut Raw, config: &DataConfig, task: Task) -> Result<Self, DataError> {
         let of_tables = [
             ("label", config.label.is_some()),
+            ("skip_missing_target", config.skip_missing_target),
+            ("separator", config.separator.is_some()),
+            ("decimal", config.decimal != Decimal::Point),
             ("header", config.header.is_some()),
+            ("names", config.names.is_some()),
+            ("drop", config.drop.is_some()),
+            ("use", config.only.is_some()),
             ("columns", !config.columns.is_empty()),
             ("missing_values", config.missing_values.is_some()),
         ];
@@ -149,6 +156,9 @@ impl Encoding {
             }
             Raw::Table(table) => {
                 let label = table.label_column(config.label.as_deref())?;
+                if config.skip_missing_target {
+                    table.skip_missing(label)?;
+                }
                 let columns = Columns::learn(table, label, config)?;
                 let classes = with_table_labels(table, label, |labels| classes_of(labels, &table.location))?;
                 Ok(Encoding::new(task, Form::Table(columns), classes))
@@ -218,6 +228,7 @@ impl Encoding {
         missing: Missing,
         labelled: bool,
     ) -> Result<Dataset, DataError> {
+        let mut notes = Vec::new();
         if u32::try_from(raw.rows()).is_err() {
             return Err(DataError::unfit(source, "more than 2^32 samples"));
         }
@@ -233,8 +244,14 @@ impl Encoding {
                 (Features::F32(dense(&sparse, *features)?), targets.transpose()?)
             }
             (Form::Table(columns), Raw::Table(mut table)) => {
+                if labelled && columns.dialect().skip_missing_target {
+                    let label = label_of(&table, columns.label())?;
+                    table.skip_missing(label)?;
+                }
                 let features = columns.encode(&mut table, missing)?;
-                let targets = labelled.then(|| self.table_targets(&table, columns.label())).transpose()?;
+                let targets =
+                    labelled.then(|| self.table_targets(&mut table, columns.label())).transpose()?;
+                notes = table.notes;
                 (Features::F32(features), targets)
             }
             (_, Raw::Arrays(arrays)) => {
@@ -265,6 +282,7 @@ impl Encoding {
             image: self.image(),
             source: source.into(),
             missing: MissingCells::default(),
+            notes,
         })
     }
 
@@ -333,12 +351,30 @@ impl Encoding {
         labels::targets(labels, self.task, &self.classes)
     }
 
-    fn table_targets(&self, table: &Table, label: &str) -> Result<Vec<f32>, DataError> {
-        let column = table.column(label).ok_or_else(|| {
-            DataError::content(table.first_location(), format!("the label column `{label}` is missing"))
-        })?;
-        with_table_labels(table, column, |labels| self.targets(labels))
+    fn table_targets(&self, table: &mut Table, label: &str) -> Result<Vec<f32>, DataError> {
+        let column = label_of(table, label)?;
+        let (targets, note) = with_table_labels(table, column, |labels| {
+            if !self.task.has_classes() || !labels::end_in_full_stops(labels, &self.classes) {
+                return (self.targets(labels), None);
+            }
+            let text = |row| (labels.text)(row).map(|text| text.strip_suffix('.').unwrap_or(text));
+            let first = (labels.text)(0).unwrap_or_default();
+            let note = format!(
+                "every label ends with a full stop, as in `{first}`, which those of the training data do not; \
+                 it is ignored"
+            );
+            (self.targets(&Labels { text: &text, ..*labels }), Some(note))
+        });
+        table.notes.extend(note.map(|note| format!("{}: {note}", table.location)));
+        targets
     }
+}
+
+/// The index of the column `label` in `table`.
+fn label_of(table: &Table, label: &str) -> Result<usize, DataError> {
+    table.column(label).ok_or_else(|| {
+        DataError::content(table.first_location(), format!("the label column `{label}` is missing"))
+    })
 }
 
 /// Calls `work` with the labels of a table.
@@ -347,7 +383,7 @@ pub(crate) fn with_table_labels<T>(table: &Table, column: usize, work: impl FnOn
         count: table.rows(),
         text: &|row| Some(table.cell(row, column)),
         location: &|row| table.location_of(row, column),
-        markers: &table.markers,
+        syntax: &table.syntax,
     })
 }
 
@@ -358,7 +394,7 @@ pub(crate) fn with_sparse_labels<T>(sparse: &Sparse, work: impl FnOnce(&Labels<'
         text: &|row| sparse.label(row),
         location: &|row| sparse.location_of(row),
         // All existing labels are numbers, so there are no markers.
-        markers: &Markers::new(Some(&[])),
+        syntax: &CellSyntax::plain(),
     })
 }
 

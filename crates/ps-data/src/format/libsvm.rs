@@ -64,6 +64,18 @@ impl Sparse {
         &self.pairs[start..self.rows[row].end]
     }
 
+    /// Keeps only these rows.
+    pub(crate) fn select(&mut self, rows: Range<usize>) {
+        let start = if rows.start == 0 { 0 } else { self.rows[rows.start - 1].end };
+        let end = self.rows[rows.end - 1].end;
+        self.pairs = self.pairs[start..end].to_vec();
+        self.rows = self.rows.drain(rows).collect();
+        self.rows.iter_mut().for_each(|row| row.end -= start);
+        let last = |row: usize| self.pairs(row).last().map(|&(index, _)| (index, self.rows[row].line));
+        let largest = (0..self.rows()).filter_map(last).reduce(|a, b| if b.0 > a.0 { b } else { a });
+        self.largest = largest.unwrap_or((0, 0));
+    }
+
     /// File and line, for error messages.
     pub(crate) fn location_of(&self, row: usize) -> String {
         format!("{}:{}", self.location, self.rows[row].line)

@@ -193,7 +193,10 @@ fn csv_places_are_exact() {
         refusal("x,y\n1,2\n2,abc\n"),
         "file:3: column `y`: `abc` where a number was expected as the target"
     );
-    assert_eq!(refusal("x,y\n1,2\n2,\n"), "file:3: column `y`: the label is missing; remove the row");
+    assert_eq!(
+        refusal("x,y\n1,2\n2,\n"),
+        "file:3: column `y`: the label is missing; remove the row or set data.skip_missing_target = true"
+    );
     assert_eq!(refusal("x,y\n1,2\n2,inf\n"), "file:3: column `y`: label `inf` is not finite");
     // A quoted cell may contain a line break; line numbers are still those of the file.
     assert_eq!(refusal("x,y\n\"a\nb\",2\nc\n"), "file:4: 1 cells where the header has 2 columns");
@@ -213,8 +216,8 @@ fn other_csv_files_are_held_to_the_training_data() {
     };
     let refusal = |test: &str| folder.refusal(&config(test), Task::Classes);
     assert_eq!(
-        refusal("colour,size,kind\nred,1,cat.\n"),
-        "test:2: column `kind`: label `cat.` does not occur in the training data; the nearest known is `cat`"
+        refusal("colour,size,kind\nred,1,cats\n"),
+        "test:2: column `kind`: label `cats` does not occur in the training data; the nearest known is `cat`"
     );
     assert_eq!(
         refusal("colour,size,kind\nred,1,cat\nbleu,1,cat\n"),

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod common;
+mod dialects;
 mod reading;
 mod real_sets;
 mod saving;

@@ -3,8 +3,8 @@
 use crate::common::{Folder, idx, row};
 use ps_core::Samples;
 use ps_data::{
-    ArrayEncoding, ArrayLabels, Arrays, ColumnKind, DataConfig, Encoder, Features, Image, Loaded, Missing,
-    NamedArrays, NoProgress, Task, load_arrays,
+    ArrayEncoding, ArrayLabels, Arrays, ColumnKind, DataConfig, Decimal, Encoder, Features, Image, Loaded,
+    Missing, NamedArrays, NoProgress, Separator, Task, load_arrays,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -34,6 +34,8 @@ fn a_saved_encoder_gives_the_same_bits_for_every_form_of_data() {
     folder
         .write("table", "colour;,size,id,kind\nred,0.1,a,2.50\nblue,-,b,1\nred,1e-30,c,+1\nnone,7,d,2.5\n")
         .write("bare", "red,1\nblue,2\nred,3\n")
+        .write("german", "# half\n1,5;2;x;1,25\n2,5;3;y;NA\n2;1;z;0\n")
+        .write("blanks", " 1  red 2\n 2\tblue  1\n3 red 1")
         .write("sparse", "1 2:0.3\n-1 1:7\n+1 5:1e9\n")
         .write("images", idx(&[3, 2, 1], &[1, 2, 3, 4, 5, 6]))
         .write("values", idx(&[3, 4], &[9; 12]))
@@ -50,6 +52,25 @@ fn a_saved_encoder_gives_the_same_bits_for_every_form_of_data() {
         (table.clone(), Task::Regression),
         (DataConfig { label: Some("colour;".into()), ..table }, Task::Classes),
         (DataConfig { header: Some(false), ..DataConfig::new("csv:bare") }, Task::Count),
+        (
+            DataConfig {
+                names: Some(["a", "b", "c", "y"].map(String::from).to_vec()),
+                only: Some(vec!["a".into(), "b".into()]),
+                decimal: Decimal::Comma,
+                skip_missing_target: true,
+                standardize: true,
+                ..DataConfig::new("csv:german")
+            },
+            Task::Regression,
+        ),
+        (
+            DataConfig {
+                header: Some(false),
+                separator: Some(Separator::Blanks),
+                ..DataConfig::new("csv:blanks")
+            },
+            Task::Binary,
+        ),
         (DataConfig { standardize: true, ..DataConfig::new("libsvm:sparse") }, Task::Binary),
         (DataConfig::new("libsvm:sparse"), Task::Regression),
         (DataConfig { standardize: true, ..DataConfig::new("idx:images,labels") }, Task::Classes),

@@ -31,7 +31,7 @@ fn a_first_row_that_may_be_data_is_refused() {
         ("red,small\nblue,large\n", 1, "no column below it holds only numbers"),
         ("a,b\n1,x\ny,2\n", 1, "no column below it holds only numbers"),
         ("a,b\n,x\nNA,y\n", 1, "no column below it holds only numbers"),
-        ("a;b\n1;2\n", 1, "no column below it holds only numbers (cells are separated by commas)"),
+        ("a~b\n1~2\n", 1, "no column below it holds only numbers (cells are separated by commas)"),
     ] {
         let refusal = folder.refuses("csv", content, Task::Regression);
         assert_eq!(
@@ -114,7 +114,10 @@ fn other_sources_have_a_header_where_the_training_source_has_one() {
     let first = DataConfig { label: Some("0".into()), ..bare };
     let loaded = folder.load(&first, Task::Classes).unwrap();
     let error = loaded.encoder().load("csv:short", true, folder.path(), &NoProgress).unwrap_err().to_string();
-    assert!(error.ends_with("short:1: column `1` of the training data is missing"), "{error}");
+    assert!(
+        error.ends_with("column `1` of the training data is missing; cells are separated by commas"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -291,7 +294,8 @@ fn markers_of_missing_values_are_those_of_pandas_or_those_listed() {
     folder.write("file", "x,y\n1,red\n2,None\n3,blue\n");
     assert_eq!(
         folder.refusal(&config(None), Task::Classes),
-        "file:3: column `y`: the label is missing (`None`); remove the row, or leave `None` out of data.missing_values"
+        "file:3: column `y`: the label is missing (`None`); remove the row or set data.skip_missing_target = true, or leave `None` out of \
+         data.missing_values"
     );
     assert_eq!(folder.load(&config(Some(&[])), Task::Classes).unwrap().class_names, ["None", "blue", "red"]);
 }

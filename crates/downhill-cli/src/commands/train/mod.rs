@@ -92,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     threads(arguments.threads)?;
     let root = arguments.data.root(arguments.run.folder());
     let job = super::load(run, root, &DataProgress::new(style))?;
-    job.categories().iter().for_each(|line| ps_run::note(style, line));
+    job.notes().iter().for_each(|line| ps_run::note(style, line));
     job.check_memory()?;
     let (out, name) = (arguments.out.out.as_deref(), name(&arguments.run.run));
     if let Some(count) = arguments.restarts {

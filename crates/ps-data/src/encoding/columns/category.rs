@@ -2,7 +2,8 @@
 
 use super::key;
 use crate::error::DataError;
-use crate::number::{Cell, nearest};
+use crate::number::nearest;
+use crate::syntax::Cell;
 use crate::table::Table;
 use serde::{Deserialize, Serialize};
 

@@ -8,7 +8,8 @@ use super::category::Categories;
 use super::{Content, Learnt, key};
 use crate::config::Missing;
 use crate::error::DataError;
-use crate::number::{Cell, resembles_number};
+use crate::number::resembles_number;
+use crate::syntax::Cell;
 use crate::table::{Column, Table};
 use std::collections::BTreeSet;
 
@@ -21,7 +22,7 @@ const FEW: usize = 5;
 /// Returns an error if the values are mostly numbers, plain or formatted; if nearly all are different; or if
 /// there are too many categories.
 pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<Learnt, DataError> {
-    if let Ok(values) = table.strings(column).numbers(&table.markers, missing) {
+    if let Ok(values) = table.strings(column).numbers(&table.syntax, missing) {
         return Ok((Content::Number, Some(Column::F32(values))));
     }
     let is_text = |row: &usize| table.value(*row, column) == Cell::Text;

@@ -7,8 +7,8 @@ use crate::config::{ColumnKind, DataConfig, Missing};
 use crate::dataset;
 use crate::error::DataError;
 use crate::format::csv::Dialect;
-use crate::markers::Markers;
 use crate::number::nearest;
+use crate::syntax::CellSyntax;
 use crate::table::{Column, MISSING, Strings, Table};
 use category::Categories;
 use ndarray::Array2;
@@ -35,6 +35,10 @@ pub(crate) struct Columns {
     features: Vec<Feature>,
     /// Names of the columns that are not features.
     ignored: Vec<String>,
+    /// Whether columns that the training data does not have are ignored, because the run file lists those
+    /// that are used.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ignores_others: bool,
 }
 
 /// A column that becomes one or more features.
@@ -79,13 +83,13 @@ impl Content {
     fn convert(
         &self,
         cells: &Strings,
-        markers: &Markers,
+        syntax: &CellSyntax,
         missing: Missing,
     ) -> Result<Column, (usize, String)> {
         match self {
-            Content::Number => cells.numbers(markers, missing).map(Column::F32),
+            Content::Number => cells.numbers(syntax, missing).map(Column::F32),
             Content::Category { categories } => {
-                cells.codes(markers, missing, |text| categories.find(text)).map(Column::Category)
+                cells.codes(syntax, missing, |text| categories.find(text)).map(Column::Category)
             }
         }
     }
@@ -125,36 +129,71 @@ fn key(name: &str) -> String {
     }
 }
 
+/// The type that the run file declares for the column `name`.
+pub(crate) fn declared(config: &DataConfig, name: &String) -> Option<ColumnKind> {
+    let is_listed = |names: &Vec<String>| names.contains(name);
+    let is_unused = config.drop.as_ref().is_some_and(is_listed)
+        || config.only.as_ref().is_some_and(|only| !is_listed(only));
+    if is_unused { Some(ColumnKind::Ignore) } else { config.columns.get(name).copied() }
+}
+
+/// Checks the names of columns in the run file. `label` is the index of the label column in `table`.
+fn check_names(table: &Table, label: usize, config: &DataConfig) -> Result<(), DataError> {
+    let bad = |key: &'static str, problem: String| Err(DataError::Option { key, problem });
+    if config.only.is_some() && config.drop.is_some() {
+        return bad("use", "data.drop is set as well, and only one of them can be".into());
+    }
+    let listed = [("drop", &config.drop), ("use", &config.only)];
+    let listed =
+        listed.into_iter().flat_map(|(key, names)| names.iter().flatten().map(move |name| (key, name)));
+    for (key, name) in listed.chain(config.columns.keys().map(|name| ("columns", name))) {
+        match table.column(name) {
+            None => {
+                let near = nearest(name, table.header.iter().map(String::as_str));
+                return bad(key, format!("{} has no column `{name}`{near}", table.location));
+            }
+            Some(column) if column == label && key == "drop" => {
+                return bad(key, format!("`{name}` is the label column; select another one with data.label"));
+            }
+            Some(column) if column == label && key == "columns" => {
+                return bad(
+                    key,
+                    format!(
+                        "`{name}` is the label column, whose kind follows from the model; remove it here"
+                    ),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    let contradicts = |(name, kind): &(&String, &ColumnKind)| {
+        **kind != ColumnKind::Ignore && declared(config, name) == Some(ColumnKind::Ignore)
+    };
+    match config.columns.iter().find(contradicts) {
+        Some((name, _)) if config.only.is_some() => {
+            bad("columns", format!("data.use does not list `{name}`"))
+        }
+        Some((name, _)) => bad("columns", format!("data.drop lists `{name}`")),
+        None => Ok(()),
+    }
+}
+
 impl Columns {
     /// Determines the columns of the training data, and converts those whose type must be inferred. `label`
     /// is the index of the label column.
     pub(crate) fn learn(table: &mut Table, label: usize, config: &DataConfig) -> Result<Self, DataError> {
-        let declared = &config.columns;
-        let bad = |problem: String| DataError::Option { key: "columns", problem };
-        for name in declared.keys() {
-            match table.column(name) {
-                None => {
-                    let near = nearest(name, table.header.iter().map(String::as_str));
-                    return Err(bad(format!("{} has no column `{name}`{near}", table.location)));
-                }
-                Some(column) if column == label => {
-                    return Err(bad(format!(
-                        "`{name}` is the label column, whose kind follows from the model; remove it here"
-                    )));
-                }
-                Some(_) => {}
-            }
-        }
+        check_names(table, label, config)?;
         let others: Vec<usize> = (0..table.width()).filter(|&column| column != label).collect();
         let mut columns = Columns {
             dialect: Dialect::new(config),
             label: table.header[label].clone(),
             features: Vec::new(),
             ignored: Vec::new(),
+            ignores_others: config.only.is_some(),
         };
         for some in others.chunks(AT_ONCE) {
             let learn = |&column: &usize| {
-                content(table, column, declared.get(&table.header[column]).copied(), config.missing)
+                content(table, column, declared(config, &table.header[column]), config.missing)
             };
             let learnt: Vec<Result<Option<Learnt>, DataError>> = some.par_iter().map(learn).collect();
             for (learnt, &column) in learnt.into_iter().zip(some) {
@@ -268,7 +307,7 @@ impl Columns {
         let mut first: Option<(usize, usize, String)> = None;
         for (features, indices) in self.features.chunks(AT_ONCE).zip(indices.chunks(AT_ONCE)) {
             let convert = |(feature, &index): (&Feature, &usize)| match &table.columns[index] {
-                Column::String(cells) => feature.content.convert(cells, &table.markers, missing).map(Some),
+                Column::String(cells) => feature.content.convert(cells, &table.syntax, missing).map(Some),
                 Column::F32(_) | Column::Category(_) => Ok(None),
             };
             let converted: Vec<_> = features.par_iter().zip(indices).map(convert).collect();
@@ -297,15 +336,20 @@ impl Columns {
         let is_known = |name: &String| {
             *name == self.label || self.ignored.contains(name) || names().any(|known| known == name)
         };
-        if let Some(extra) = table.header.iter().find(|name| !is_known(name)) {
+        let extra = table.header.iter().find(|name| !is_known(name));
+        if let Some(extra) = extra.filter(|_| !self.ignores_others) {
             let near = nearest(extra, names());
             return Err(bad(format!("column `{extra}` does not occur in the training data{near}")));
         }
         names()
             .map(|name| {
-                table
-                    .column(name)
-                    .ok_or_else(|| bad(format!("column `{name}` of the training data is missing")))
+                table.column(name).ok_or_else(|| {
+                    let separator = match table.width() {
+                        1 => format!("; cells are separated by {}", table.separator.described()),
+                        _ => String::new(),
+                    };
+                    bad(format!("column `{name}` of the training data is missing{separator}"))
+                })
             })
             .collect()
     }

@@ -1,7 +1,10 @@
 //! Decides whether the first row of a table names its columns.
 
+use super::Dialect;
+use crate::config::DataConfig;
 use crate::error::DataError;
-use crate::number::{Cell, resembles_number};
+use crate::number::resembles_number;
+use crate::syntax::Cell;
 use crate::table::Table;
 
 /// What is known about the first row before a file is read.
@@ -13,17 +16,26 @@ pub(super) enum FirstRow {
     Data,
     /// The row must be recognisable as a header; otherwise the file is refused.
     Unknown,
+    /// The run file names the columns, so the row is data, unless each of its cells is such a name.
+    Listed,
 }
 
 impl FirstRow {
-    /// The first row of a training source, given the value of `header` in the run file.
-    pub(super) fn of_training(header: Option<bool>) -> Self {
-        header.map_or(FirstRow::Unknown, FirstRow::of_other)
+    /// The first row of a training source, according to the run file.
+    pub(super) fn of_training(config: &DataConfig) -> Self {
+        match (config.header, &config.names) {
+            (None, None) => FirstRow::Unknown,
+            _ => FirstRow::of_other(&Dialect::new(config)),
+        }
     }
 
-    /// The first row of any other source, given whether it is a header.
-    pub(super) fn of_other(header: bool) -> Self {
-        if header { FirstRow::Names } else { FirstRow::Data }
+    /// The first row of any other source.
+    pub(super) fn of_other(dialect: &Dialect) -> Self {
+        match dialect.header {
+            Some(true) => FirstRow::Names,
+            Some(false) => FirstRow::Data,
+            None => FirstRow::Listed,
+        }
     }
 }
 
@@ -43,7 +55,7 @@ fn doubt(table: &Table, first: &csv::StringRecord) -> Option<String> {
     // pandas leaves the name of the index column empty.
     let mut may_be_empty = true;
     for text in first.iter().map(str::trim_ascii) {
-        match Cell::of(text, &table.markers) {
+        match table.syntax.classify(text) {
             Cell::Missing if text.is_empty() && may_be_empty => may_be_empty = false,
             Cell::Missing if text.is_empty() => return Some("two names are empty".into()),
             Cell::Missing => return Some(format!("`{text}` stands for a missing value")),
@@ -55,8 +67,11 @@ fn doubt(table: &Table, first: &csv::StringRecord) -> Option<String> {
     if table.rows() == 0 || (0..table.width()).any(|column| is_numeric(table, column)) {
         return None;
     }
-    let commas = if table.width() == 1 { " (cells are separated by commas)" } else { "" };
-    Some(format!("no column below it holds only numbers{commas}"))
+    let separator = match table.width() {
+        1 => format!(" (cells are separated by {})", table.separator.described()),
+        _ => String::new(),
+    };
+    Some(format!("no column below it holds only numbers{separator}"))
 }
 
 /// Whether all cells of a column are numbers or missing, with at least one number.

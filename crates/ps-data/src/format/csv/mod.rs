@@ -1,19 +1,22 @@
-//! `csv:PATH`: rows of comma-separated cells.
+//! `csv:PATH`: rows of cells between separators.
 
 mod header;
 mod quotes;
+mod separator;
 
 use super::{Format, Reader, path};
 use crate::config::DataConfig;
+use crate::dialect::{Decimal, Separator};
 use crate::error::DataError;
 use crate::markers::Markers;
 use crate::progress::{ReadContext, TrackedFile};
 use crate::raw::Raw;
-use crate::table::{Column, Strings, Table};
+use crate::syntax::CellSyntax;
+use crate::table::{BLOCK_TOO_LARGE, Column, Strings, Table};
 use header::FirstRow;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub(super) const FORMAT: Format = Format {
     prefix: "csv",
@@ -39,21 +42,40 @@ impl Reader for Csv {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Dialect {
     /// Whether the first row names the columns. If the run file does not say, the training source has a
-    /// header, and other sources must match it, so that data is never mistaken for names.
-    header: bool,
+    /// header, and other sources must match it, so that data is never mistaken for names. `None` if the run
+    /// file names the columns instead: a file may then have a header or not.
+    header: Option<bool>,
     /// The strings that mark a missing cell, as in the run file; `None` for the default ones.
     missing_values: Option<Vec<String>>,
+    /// What separates cells; `None` if it is found in each file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    separator: Option<Separator>,
+    #[serde(default, skip_serializing_if = "Decimal::is_point")]
+    decimal: Decimal,
+    /// Names of the columns, as in the run file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    names: Option<Vec<String>>,
+    /// Whether labelled samples without a label are left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_missing_target: bool,
 }
 
 impl Dialect {
     /// The dialect that `config` describes.
     pub(crate) fn new(config: &DataConfig) -> Self {
-        Dialect { header: config.header.unwrap_or(true), missing_values: config.missing_values.clone() }
+        Dialect {
+            header: if config.names.is_some() { config.header } else { Some(config.header.unwrap_or(true)) },
+            missing_values: config.missing_values.clone(),
+            separator: config.separator,
+            decimal: config.decimal,
+            names: config.names.clone(),
+            skip_missing_target: config.skip_missing_target,
+        }
     }
 
-    /// Strings that mark a missing cell, in addition to the empty string; `None` for the default ones.
-    pub(crate) fn missing_values(&self) -> Option<&[String]> {
-        self.missing_values.as_deref()
+    /// Decides what a cell means.
+    pub(crate) fn syntax(&self) -> CellSyntax {
+        CellSyntax::new(Markers::new(self.missing_values.as_deref()), self.decimal)
     }
 }
 
@@ -61,26 +83,31 @@ impl Dialect {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     first_row: FirstRow,
-    markers: Arc<Markers>,
+    dialect: Dialect,
+    /// The label column, if the file may lack it although the run file names it.
+    absent: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { first_row: FirstRow::Names, markers: Arc::new(Markers::new(None)) }
+        Options::of_other(&Dialect::new(&DataConfig::new("")))
     }
 }
 
 impl Options {
     /// Options for the training source of `config`.
     pub(crate) fn of_training(config: &DataConfig) -> Self {
-        let markers = Arc::new(Markers::new(config.missing_values.as_deref()));
-        Options { first_row: FirstRow::of_training(config.header), markers }
+        Options { first_row: FirstRow::of_training(config), ..Options::of_other(&Dialect::new(config)) }
     }
 
     /// Options for a source that is encoded like a training source with the dialect `dialect`.
     pub(crate) fn of_other(dialect: &Dialect) -> Self {
-        let markers = Arc::new(Markers::new(dialect.missing_values()));
-        Options { first_row: FirstRow::of_other(dialect.header), markers }
+        Options { first_row: FirstRow::of_other(dialect), dialect: dialect.clone(), absent: None }
+    }
+
+    /// Allows a file to lack the column `label`.
+    pub(crate) fn without_label(self, label: &str) -> Self {
+        Options { absent: Some(label.into()), ..self }
     }
 }
 
@@ -92,13 +119,26 @@ fn read(path: &Path, from: ReadContext<'_>, options: &Options) -> Result<Table, 
     if bytes.is_empty() {
         return Err(DataError::content(location, "the file is empty"));
     }
-    quotes::check(bytes)
-        .map_err(|(line, problem)| DataError::content(format!("{location}:{line}"), problem))?;
-    let (table, first) = read_rows(path, location, bytes, options)?;
+    let Dialect { separator, decimal, .. } = options.dialect;
+    let separator = separator.map_or_else(|| separator::find(bytes, decimal), Ok);
+    let separator = separator.map_err(|candidates| {
+        let problem = format!("cells may be separated by {candidates}; set the key");
+        DataError::content(&location, problem)
+    })?;
+    let (bytes, byte) = match separator {
+        Separator::Byte(byte) => (Cow::Borrowed(bytes), byte),
+        Separator::Blanks => (Cow::Owned(separator::without_runs(bytes, usize::MAX)), b'\t'),
+    };
+    let file =
+        File { path, location, bytes: &bytes, separator, byte, comments: separator::comments(&bytes, byte) };
+    quotes::check(file.content(), byte).map_err(|(line, problem)| {
+        DataError::content(format!("{}:{}", file.location, file.first_line() + line - 1), problem)
+    })?;
+    let (table, first) = file.read(options)?;
     if options.first_row == FirstRow::Unknown {
         header::check(&table, &first)?;
     }
-    if options.first_row != FirstRow::Data {
+    if options.first_row != FirstRow::Data || options.dialect.names.is_some() {
         check_names(&table)?;
     }
     if table.rows() == 0 {
@@ -107,53 +147,124 @@ fn read(path: &Path, from: ReadContext<'_>, options: &Options) -> Result<Table, 
     Ok(table)
 }
 
-/// Reads all rows. Also returns the first one, which names the columns unless it is data.
-fn read_rows(
-    path: &Path,
+/// The content of a file.
+struct File<'a> {
+    path: &'a Path,
+    /// The path, for error messages.
     location: String,
-    bytes: &[u8],
-    options: &Options,
-) -> Result<(Table, csv::StringRecord), DataError> {
-    let mut lines = Lines { bytes, counted: 0, line: 1 };
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
-    let mut record = csv::StringRecord::new();
-    let mut next = |record: &mut csv::StringRecord| {
-        let found = reader.read_record(record).map_err(|error| csv_error(path, &mut lines, error))?;
-        Ok::<_, DataError>(found.then(|| lines.of(record.position())))
-    };
-    let Some(first_line) = next(&mut record)? else {
-        return Err(DataError::content(location, "the file holds no rows"));
-    };
-    let (first, width) = (record.clone(), record.len());
-    let is_data = options.first_row == FirstRow::Data;
-    let header = match is_data {
-        true => (0..width).map(|column| column.to_string()).collect(),
-        false => first.iter().map(|name| name.trim_ascii().to_owned()).collect(),
-    };
-    // A row has at least one byte per cell and ends at a line break or at the end of the file.
-    let line_breaks = bytes.iter().filter(|&&byte| byte == b'\n').count();
-    let most_rows = line_breaks.min(bytes.len() / width.max(1)) + 1;
-    let mut cells: Vec<Strings> = (0..width).map(|_| Strings::with_capacity(most_rows)).collect();
-    let mut row_lines = Vec::new();
-    let mut line = is_data.then_some(first_line);
-    if line.is_none() {
-        line = next(&mut record)?;
+    bytes: &'a [u8],
+    separator: Separator,
+    /// The byte that separates cells.
+    byte: u8,
+    /// Number of bytes and lines of the comments at the beginning.
+    comments: (usize, u64),
+}
+
+impl File<'_> {
+    /// The content after the comments at the beginning.
+    fn content(&self) -> &[u8] {
+        &self.bytes[self.comments.0..]
     }
-    while let Some(of_row) = line {
-        let wrong = |problem| DataError::content(format!("{location}:{of_row}"), problem);
-        if record.len() != width {
-            let first = if is_data { "first row" } else { "header" };
-            return Err(wrong(format!("{} cells where the {first} has {width} columns", record.len())));
-        }
-        if !cells.iter_mut().zip(&record).all(|(strings, cell)| strings.push(cell)) {
-            return Err(wrong("some rows of a column hold more than 4 GiB".into()));
-        }
-        row_lines.push(of_row);
-        line = next(&mut record)?;
+
+    /// The line, from 1, on which the content starts.
+    fn first_line(&self) -> u64 {
+        1 + self.bytes[..self.comments.0].iter().filter(|&&byte| byte == b'\n').count() as u64
     }
-    let columns = cells.into_iter().map(Column::String).collect();
-    let markers = Arc::clone(&options.markers);
-    Ok((Table { location, header, columns, markers, lines: row_lines, first_line }, first))
+
+    /// Reads all rows. Also returns the first one, which names the columns unless it is data.
+    fn read(&self, options: &Options) -> Result<(Table, csv::StringRecord), DataError> {
+        let (bytes, location) = (self.content(), &self.location);
+        let mut lines = Lines { bytes, counted: 0, line: self.first_line() };
+        let mut reader = separator::rows(bytes, self.byte);
+        let mut record = csv::StringRecord::new();
+        let mut next = |record: &mut csv::StringRecord| {
+            let found =
+                reader.read_record(record).map_err(|error| csv_error(self.path, &mut lines, error))?;
+            Ok::<_, DataError>(found.then(|| lines.of(record.position())))
+        };
+        let Some(first_line) = next(&mut record)? else {
+            return Err(DataError::content(location, "the file holds no rows"));
+        };
+        let (first, width) = (record.clone(), record.len());
+        let (header, is_data) = self.header(&first, first_line, options)?;
+        // A row has at least one byte per cell and ends at a line break or at the end of the file.
+        let line_breaks = bytes.iter().filter(|&&byte| byte == b'\n').count();
+        let most_rows = line_breaks.min(bytes.len() / width.max(1)) + 1;
+        let mut cells: Vec<Strings> = (0..width).map(|_| Strings::with_capacity(most_rows)).collect();
+        let (mut row_lines, mut comments) = (Vec::new(), self.comments.1);
+        let mut line = is_data.then_some(first_line);
+        if line.is_none() {
+            line = next(&mut record)?;
+        }
+        while let Some(of_row) = line {
+            let wrong = |problem| DataError::content(format!("{location}:{of_row}"), problem);
+            if record.len() == width {
+                if !cells.iter_mut().zip(&record).all(|(strings, cell)| strings.push(cell)) {
+                    return Err(wrong(BLOCK_TOO_LARGE.into()));
+                }
+                row_lines.push(of_row);
+            } else if separator::is_comment(record.get(0).map(str::as_bytes), record.len()) {
+                comments += 1;
+            } else {
+                let first = if is_data { "first row" } else { "header" };
+                return Err(wrong(format!("{} cells where the {first} has {width} columns", record.len())));
+            }
+            line = next(&mut record)?;
+        }
+        let mut notes = Vec::new();
+        if options.dialect.separator.is_none() && self.separator != Separator::Byte(b',') {
+            notes.push(format!("{location}: cells are separated by {}", self.separator.described()));
+        }
+        if comments > 0 {
+            notes.push(format!("{location}: skipped {comments} lines of comments"));
+        }
+        let table = Table {
+            location: location.clone(),
+            header,
+            columns: cells.into_iter().map(Column::String).collect(),
+            syntax: options.dialect.syntax(),
+            lines: row_lines,
+            first_line,
+            separator: self.separator,
+            notes,
+        };
+        Ok((table, first))
+    }
+
+    /// The names of the columns, and whether the first row is data.
+    fn header(
+        &self,
+        first: &csv::StringRecord,
+        line: u64,
+        options: &Options,
+    ) -> Result<(Vec<String>, bool), DataError> {
+        let in_row = || first.iter().map(|name| name.trim_ascii().to_owned());
+        let Some(names) = &options.dialect.names else {
+            return Ok(match options.first_row {
+                FirstRow::Data => ((0..first.len()).map(|column| column.to_string()).collect(), true),
+                _ => (in_row().collect(), false),
+            });
+        };
+        if options.first_row == FirstRow::Listed && in_row().all(|name| names.contains(&name)) {
+            return Ok((in_row().collect(), false));
+        }
+        let is_data = options.first_row != FirstRow::Names;
+        if names.len() == first.len() {
+            return Ok((names.to_vec(), is_data));
+        }
+        let others = names.iter().filter(|name| Some(*name) != options.absent.as_ref());
+        let others: Vec<String> = others.cloned().collect();
+        if others.len() == first.len() {
+            return Ok((others, is_data));
+        }
+        let problem = format!(
+            "the row has {} cells (separated by {}), and data.names lists {} names",
+            first.len(),
+            self.separator.described(),
+            names.len()
+        );
+        Err(DataError::content(format!("{}:{line}", self.location), problem))
+    }
 }
 
 /// Finds the lines on which records start. The csv crate reports where the previous record ended, before any

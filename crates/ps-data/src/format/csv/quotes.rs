@@ -16,11 +16,11 @@ enum State {
     Closed,
 }
 
-/// Finds the first misplaced quote in `bytes`.
+/// Finds the first misplaced quote in `bytes`, whose cells are separated by `separator`.
 ///
 /// # Errors
 /// Returns the quote's line, from 1, and what is wrong.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), (u64, &'static str)> {
+pub(crate) fn check(bytes: &[u8], separator: u8) -> Result<(), (u64, &'static str)> {
     if !bytes.contains(&b'"') {
         return Ok(());
     }
@@ -31,7 +31,8 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), (u64, &'static str)> {
             (State::Quoted { line }, b'"') => State::Quote { line },
             (State::Quoted { .. }, _) => state,
             (State::Quote { line }, b'"') => State::Quoted { line },
-            (_, b',' | b'\r' | b'\n') => State::Start { blank: false },
+            (_, b'\r' | b'\n') => State::Start { blank: false },
+            (_, byte) if byte == separator => State::Start { blank: false },
             (State::Start { blank: false }, b'"') => State::Quoted { line },
             (State::Start { blank: true }, b'"') => {
                 return Err((line, "blanks precede the opening quote of a cell; remove them"));
