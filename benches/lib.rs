@@ -23,11 +23,11 @@ pub fn main(groups: &[&str], measure: impl FnOnce(&mut Bench) -> Result<(), Erro
     }
     ps_bench::prepare();
     let effort = if has("--quick") { Effort::Quick } else { Effort::Full };
-    let tell = |figure: &ps_bench::Measurement| {
+    let report = |figure: &ps_bench::Measurement| {
         println!("{figure}");
         Ok(())
     };
-    match measure(&mut Bench::new(effort, Box::new(tell)).only(only)) {
+    match measure(&mut Bench::new(effort, Box::new(report)).only(only)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

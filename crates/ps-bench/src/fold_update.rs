@@ -20,7 +20,7 @@ const BYTES: usize = 24;
 
 pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
     let [copy, update] = ["memory/copy", "fold-update"];
-    if !(bench.wants(copy) || bench.wants(update)) {
+    if !(bench.is_selected(copy) || bench.is_selected(update)) {
         return Ok(());
     }
     let gradients = [1, 2].map(|seed| Bytes::from(bytes(ELEMENTS, seed)));
@@ -41,8 +41,8 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
     ];
     let times = race(&mut entrants, bench.effort());
     let [copied, updated] = [0, 1].map(|entrant| (BYTES * ELEMENTS) as f64 / times[entrant] / 1e9);
-    bench.tell(Measurement::new(copy, copied, "GB/s"))?;
-    bench.tell(Measurement::new(update, updated, "GB/s").against(copy, copied))
+    bench.report(Measurement::new(copy, copied, "GB/s"))?;
+    bench.report(Measurement::new(update, updated, "GB/s").against(copy, copied))
 }
 
 /// Returns elements that are small and different from each other.

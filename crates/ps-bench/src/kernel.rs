@@ -74,7 +74,7 @@ pub fn products(
     let mut entrants = vec![Entrant::new(peak::NAME, peak::multiply_adds)];
     for product in ["forward", "input-gradient", "weight-gradient"] {
         let name = format!("kernel/{product}/{shape}");
-        if !bench.wants(&name) {
+        if !bench.is_selected(&name) {
             continue;
         }
         let mut layer = layer(kernel, shape, LEAF);
@@ -93,7 +93,7 @@ pub fn products(
     let mut rates = Vec::new();
     for (entrant, time) in entrants.iter().zip(times).skip(1) {
         let rate = shape.operations() / time / 1e9;
-        bench.tell(Measurement::new(&entrant.name, rate, "GFLOP/s").against(peak::NAME, peak))?;
+        bench.report(Measurement::new(&entrant.name, rate, "GFLOP/s").against(peak::NAME, peak))?;
         rates.push((entrant.name.clone(), rate));
     }
     Ok(rates)
@@ -102,12 +102,12 @@ pub fn products(
 /// Measures packing: once per step, the layer's weight is rearranged to the order of the products.
 fn packing(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error> {
     let name = format!("kernel/packing/{shape}");
-    if !bench.wants(&name) {
+    if !bench.is_selected(&name) {
         return Ok(());
     }
     let mut layer = layer(kernel, shape, LEAF);
     let times = race(&mut [Entrant::new(&name, || layer.pack())], bench.effort());
-    bench.tell(Measurement::new(&name, times[0] * 1e6, "us"))
+    bench.report(Measurement::new(&name, times[0] * 1e6, "us"))
 }
 
 /// Measures weight gradients that are summed by leaves, against one that is not.
@@ -116,7 +116,7 @@ fn packing(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error>
 /// A figure cannot be reported.
 pub fn tree(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error> {
     let group = format!("tree/weight-gradient/{shape}");
-    if !bench.wants(&group) {
+    if !bench.is_selected(&group) {
         return Ok(());
     }
     let mut entrants: Vec<Entrant> = [("no-leaves", shape.rows), ("leaf-32", 32), ("leaf-64", 64)]
@@ -124,9 +124,9 @@ pub fn tree(bench: &mut Bench, shape: Shape, kernel: Kernel) -> Result<(), Error
         .into();
     let times = race(&mut entrants, bench.effort());
     let names: Vec<String> = entrants.into_iter().map(|entrant| entrant.name).collect();
-    bench.tell(Measurement::new(&names[0], times[0] * 1e6, "us"))?;
+    bench.report(Measurement::new(&names[0], times[0] * 1e6, "us"))?;
     for (name, time) in names.iter().zip(&times).skip(1) {
-        bench.tell(Measurement::new(name, time * 1e6, "us").against(&names[0], times[0] * 1e6))?;
+        bench.report(Measurement::new(name, time * 1e6, "us").against(&names[0], times[0] * 1e6))?;
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ mod stream;
 mod wire;
 
 pub use cost::{RUN_FILE, compute_name, measure as measure_costs, parts};
-pub use measurement::{Bench, Error, Held, Measurement, Report};
+pub use measurement::{Bench, Comparison, Error, Measurement, Report};
 pub use race::{Effort, Entrant, race};
 
 use ps_config::RunConfig;
@@ -74,12 +74,12 @@ fn measure(bench: &mut Bench, run: Option<&Job>) -> Result<(), Error> {
     wire::measure(bench)?;
     round::measure(bench)?;
     step::measure(bench, kernel)?;
-    if !bench.wants(cost::NAME) {
+    if !bench.is_selected(cost::NAME) {
         return Ok(());
     }
     match run {
-        Some(run) => cost::tell(bench, run),
-        None => cost::tell(bench, &built_in(RUN_FILE)?),
+        Some(run) => cost::report(bench, run),
+        None => cost::report(bench, &built_in(RUN_FILE)?),
     }
 }
 

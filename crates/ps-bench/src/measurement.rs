@@ -13,12 +13,12 @@ pub struct Measurement {
     /// Unit of the value: `GFLOP/s`, `GB/s`, `us`, `ns`, `samples/s`, or `x` for a ratio.
     pub unit: &'static str,
     /// The bound that the figure is compared with, if there is one.
-    pub held: Option<Held>,
+    pub comparison: Option<Comparison>,
 }
 
 /// The comparison of a figure with another one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Held {
+pub struct Comparison {
     /// The figure divided by the other one, both measured in the same turns.
     pub ratio: f64,
     /// Name of the other figure.
@@ -28,24 +28,24 @@ pub struct Held {
 impl Measurement {
     /// Creates a figure without a comparison.
     pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Measurement { name: name.into(), value, unit, held: None }
+        Measurement { name: name.into(), value, unit, comparison: None }
     }
 
     /// Adds the comparison with another figure of the same unit, whose value is `other`.
     pub(crate) fn against(self, of: impl Into<String>, other: f64) -> Self {
-        let held = Held { ratio: self.value / other, of: of.into() };
-        Measurement { held: Some(held), ..self }
+        let comparison = Comparison { ratio: self.value / other, of: of.into() };
+        Measurement { comparison: Some(comparison), ..self }
     }
 }
 
 impl fmt::Display for Measurement {
     /// Formats the figure as a line of a table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Measurement { name, value, unit, held } = self;
+        let Measurement { name, value, unit, comparison } = self;
         let digits = if *value < 10.0 { 3 } else { usize::from(*value < 1000.0) };
         write!(f, "{name:<48} {value:>12.digits$} {unit:<9}")?;
-        match held {
-            Some(Held { ratio, of }) => write!(f, " {ratio:>7.3} of {of}"),
+        match comparison {
+            Some(Comparison { ratio, of }) => write!(f, " {ratio:>7.3} of {of}"),
             None => Ok(()),
         }
     }
@@ -117,7 +117,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Returns whether `name`, or any name that begins with it, is selected.
-    pub(crate) fn wants(&self, name: &str) -> bool {
+    pub(crate) fn is_selected(&self, name: &str) -> bool {
         let within = |inner: &str, outer: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
@@ -126,7 +126,7 @@ impl<'a> Bench<'a> {
 
     /// Continues without the figure `name`, which cannot be measured because of `why`.
     pub(crate) fn skip(&mut self, name: &str, why: impl fmt::Display) {
-        if self.wants(name) {
+        if self.is_selected(name) {
             self.skipped.push(Error::failed(name, why));
         }
     }
@@ -146,8 +146,8 @@ impl<'a> Bench<'a> {
     ///
     /// # Errors
     /// The figure cannot be reported.
-    pub(crate) fn tell(&mut self, measurement: Measurement) -> Result<(), Error> {
-        if !self.wants(&measurement.name) {
+    pub(crate) fn report(&mut self, measurement: Measurement) -> Result<(), Error> {
+        if !self.is_selected(&measurement.name) {
             return Ok(());
         }
         (self.report)(&measurement).map_err(Error::Report)
@@ -168,9 +168,9 @@ mod tests {
             ("fold", "fold-update", false),
             ("peak", "peak/fma", true),
         ] {
-            assert_eq!(bench(only).wants(name), wanted, "--only {only}: {name}");
+            assert_eq!(bench(only).is_selected(name), wanted, "--only {only}: {name}");
         }
-        assert!(Bench::new(Effort::Quick, Box::new(|_| Ok(()))).wants("anything"));
+        assert!(Bench::new(Effort::Quick, Box::new(|_| Ok(()))).is_selected("anything"));
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_ratio_is_over_what_it_is_held_against() {
         let measurement = Measurement::new("b", 3.0, "us").against("a", 2.0);
-        assert_eq!(measurement.held.as_ref().map(|held| held.ratio), Some(1.5));
+        assert_eq!(measurement.comparison.as_ref().map(|comparison| comparison.ratio), Some(1.5));
         assert!(measurement.to_string().ends_with("1.500 of a"), "{measurement}");
     }
 }

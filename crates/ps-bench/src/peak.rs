@@ -13,11 +13,11 @@ pub(crate) const OPERATIONS: f64 = 2.0 * CHAINED as f64;
 const CHAINED: usize = 12 * 16 * 50_000;
 
 pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
-    if !bench.wants(NAME) {
+    if !bench.is_selected(NAME) {
         return Ok(());
     }
     let times = race(&mut [Entrant::new(NAME, multiply_adds)], bench.effort());
-    bench.tell(Measurement::new(NAME, OPERATIONS / times[0] / 1e9, "GFLOP/s"))
+    bench.report(Measurement::new(NAME, OPERATIONS / times[0] / 1e9, "GFLOP/s"))
 }
 
 /// Runs chains of fused multiply-adds that need no memory, on one core. Their rate is an upper bound for any

@@ -55,11 +55,11 @@ pub fn race(entrants: &mut [Entrant], effort: Effort) -> Vec<f64> {
         })
         .collect();
     let begun = Instant::now();
-    let [fewest, most] = effort.pick([5, 41], [3, 7]);
-    let mut times = vec![Vec::with_capacity(most); entrants.len()];
+    let [fewest, max] = effort.pick([5, 41], [3, 7]);
+    let mut times = vec![Vec::with_capacity(max); entrants.len()];
     let budget = effort.pick(0.2, 0.02) * entrants.len() as f64;
     while times.first().is_some_and(|times| {
-        times.len() < fewest || times.len() < most && begun.elapsed().as_secs_f64() < budget
+        times.len() < fewest || times.len() < max && begun.elapsed().as_secs_f64() < budget
     }) {
         for ((entrant, times), &repeat) in entrants.iter_mut().zip(&mut times).zip(&repeats) {
             times.push(entrant.seconds(repeat) / repeat as f64);

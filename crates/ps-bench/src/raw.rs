@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// A kind of socket between processes of one machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Transport {
     /// TCP over the loopback interface.
     Tcp,
     /// Stream sockets of the Unix domain.
@@ -15,27 +15,27 @@ pub(crate) enum Way {
     Unix,
 }
 
-impl Way {
+impl Transport {
     /// All kinds that this system has.
-    pub(crate) const ALL: &[Way] = &[
-        Way::Tcp,
+    pub(crate) const ALL: &[Transport] = &[
+        Transport::Tcp,
         #[cfg(unix)]
-        Way::Unix,
+        Transport::Unix,
     ];
 
     /// The part that stands for this kind in names of figures.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Way::Tcp => "tcp",
+            Transport::Tcp => "tcp",
             #[cfg(unix)]
-            Way::Unix => "unix",
+            Transport::Unix => "unix",
         }
     }
 
     /// Opens a connection and returns both ends.
     pub(crate) fn pair(self) -> io::Result<[Box<dyn Socket>; 2]> {
         Ok(match self {
-            Way::Tcp => {
+            Transport::Tcp => {
                 let listener = TcpListener::bind("127.0.0.1:0")?;
                 let near = TcpStream::connect(listener.local_addr()?)?;
                 let (far, _) = listener.accept()?;
@@ -45,7 +45,7 @@ impl Way {
                 [Box::new(near), Box::new(far)]
             }
             #[cfg(unix)]
-            Way::Unix => {
+            Transport::Unix => {
                 let (near, far) = std::os::unix::net::UnixStream::pair()?;
                 [Box::new(near), Box::new(far)]
             }
@@ -60,8 +60,8 @@ impl<T: Read + Write + Send> Socket for T {}
 
 /// Returns the seconds of each round, in which two workers send `elements` elements each and get the sums
 /// back, from a server with one thread per worker.
-pub(crate) fn through_a_server(way: Way, elements: usize, rounds: usize) -> io::Result<Vec<f64>> {
-    let [[near, far], [other_near, other_far]] = [way.pair()?, way.pair()?];
+pub(crate) fn via_server(transport: Transport, elements: usize, rounds: usize) -> io::Result<Vec<f64>> {
+    let [[near, far], [other_near, other_far]] = [transport.pair()?, transport.pair()?];
     let slots = [0, 1].map(|_| RwLock::new(vec![0_u8; 4 * elements]));
     let halves = [0..elements / 2, elements / 2..elements];
     let sums = halves.clone().map(|half| RwLock::new(vec![0_u8; 4 * half.len()]));
@@ -103,8 +103,8 @@ pub(crate) fn through_a_server(way: Way, elements: usize, rounds: usize) -> io::
 
 /// Returns the seconds of each round, in which two ranks exchange half of `elements` elements, add them, and
 /// exchange the sums: the traffic of an all-reduce.
-pub(crate) fn exchange(way: Way, elements: usize, rounds: usize) -> io::Result<Vec<f64>> {
-    let [near, far] = way.pair()?;
+pub(crate) fn exchange(transport: Transport, elements: usize, rounds: usize) -> io::Result<Vec<f64>> {
+    let [near, far] = transport.pair()?;
     std::thread::scope(|scope| {
         let ranks = [near, far].map(|mut socket| {
             scope.spawn(move || {

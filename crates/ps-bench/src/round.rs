@@ -5,7 +5,7 @@
 //! distributing the new weights.
 
 use crate::race::{Effort, quantile};
-use crate::raw::{self, Way};
+use crate::raw::{self, Transport};
 use crate::stream::address;
 use crate::{Bench, Error, Measurement};
 use ps_config::RunConfig;
@@ -50,10 +50,10 @@ fn sizes(effort: Effort) -> Vec<Size> {
 pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
     for size in sizes(bench.effort()) {
         let group = format!("round/{}", size.name);
-        round(bench, &size, &group, "tcp", Way::Tcp, false)?;
-        for way in Way::ALL {
-            let group = format!("round/beside-{}/{}", way.name(), size.name);
-            round(bench, &size, &group, "exchange", *way, true)?;
+        round(bench, &size, &group, "tcp", Transport::Tcp, false)?;
+        for transport in Transport::ALL {
+            let group = format!("round/beside-{}/{}", transport.name(), size.name);
+            round(bench, &size, &group, "exchange", *transport, true)?;
         }
     }
     Ok(())
@@ -64,22 +64,22 @@ fn round(
     size: &Size,
     group: &str,
     bare: &str,
-    way: Way,
+    transport: Transport,
     beside: bool,
 ) -> Result<(), Error> {
-    if !bench.wants(group) {
+    if !bench.is_selected(group) {
         return Ok(());
     }
     let failed = |error: &dyn std::fmt::Display| Error::failed(group, error);
     let elements = size.width * (size.width + 4) + 1;
     let bare_rounds = || {
-        let make = if beside { raw::exchange } else { raw::through_a_server };
-        make(way, elements, size.rounds / 2).map(settled).map_err(|error| failed(&error))
+        let make = if beside { raw::exchange } else { raw::via_server };
+        make(transport, elements, size.rounds / 2).map(settled).map_err(|error| failed(&error))
     };
     // Sockets and rounds take turns, as far as the time to start processes permits.
     let (mut sockets, mut ours) = (bare_rounds()?, Vec::new());
     for _ in 0..ATTEMPTS {
-        ours.extend(settled(rounds(size, elements, way, beside).map_err(|why| failed(&why))?));
+        ours.extend(settled(rounds(size, elements, transport, beside).map_err(|why| failed(&why))?));
         if ours.len() >= MIN_ROUNDS {
             break;
         }
@@ -88,7 +88,7 @@ fn round(
     let [bare_name, p50_name, p99_name] = [bare, "p50", "p99"].map(|what| format!("{group}/{what}"));
     let us = |values: &[f64], at| quantile(values.to_vec(), at).map(|seconds| 1e6 * seconds);
     let bare = us(&sockets, 0.5).ok_or_else(|| failed(&"bare sockets made no round"))?;
-    bench.tell(Measurement::new(&bare_name, bare, "us"))?;
+    bench.report(Measurement::new(&bare_name, bare, "us"))?;
     let (true, Some(p50), Some(p99)) = (ours.len() >= MIN_ROUNDS, us(&ours, 0.5), us(&ours, 0.99)) else {
         let (count, rounds) = (ours.len(), ATTEMPTS * size.rounds);
         let why = format!(
@@ -98,8 +98,8 @@ fn round(
         bench.skip(group, why);
         return Ok(());
     };
-    bench.tell(Measurement::new(&p50_name, p50, "us").against(&bare_name, bare))?;
-    bench.tell(Measurement::new(p99_name, p99, "us").against(&p50_name, p50))
+    bench.report(Measurement::new(&p50_name, p50, "us").against(&bare_name, bare))?;
+    bench.report(Measurement::new(p99_name, p99, "us").against(&p50_name, p50))
 }
 
 /// Drops the first tenth of the rounds, in which buffers are allocated and TCP windows grow.
@@ -109,14 +109,14 @@ fn settled(mut seconds: Vec<f64>) -> Vec<f64> {
 }
 
 /// Seconds of each round of a server and its workers in which all workers took part, as seen by one of them.
-fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f64>, String> {
+fn rounds(size: &Size, elements: usize, transport: Transport, beside: bool) -> Result<Vec<f64>, String> {
     let folder = tempfile::tempdir().map_err(|error| format!("a temporary folder: {error}"))?;
     std::fs::write(folder.path().join("two.csv"), "a,b\n1,2\n3,4\n").map_err(|error| error.to_string())?;
     let run = RunConfig::parse(&run_file(size), "bench", &[]).map_err(|error| error.to_string())?;
     let job = Job::load(run, folder.path(), &NoProgress).map_err(|error| error.to_string())?;
     debug_assert_eq!(job.model.parameters(), elements);
     let recorder = Recorder::new(&job, None, Style::Quiet).map_err(|error| error.to_string())?;
-    let listener = Listener::bind(&address(way, folder.path())).map_err(|error| error.to_string())?;
+    let listener = Listener::bind(&address(transport, folder.path())).map_err(|error| error.to_string())?;
     let address = listener.address().map_err(|error| error.to_string())?.to_string();
     let layout = if beside {
         ShardLayout { shards: WORKERS, coordinator_keeps: false }
@@ -132,7 +132,7 @@ fn rounds(size: &Size, elements: usize, way: Way, beside: bool) -> Result<Vec<f6
     let (sender, requests) = mpsc::channel();
     let workers: Vec<_> = (0..WORKERS)
         .map(|index| {
-            let options = worker(&address, folder.path(), index, way, beside);
+            let options = worker(&address, folder.path(), index, transport, beside);
             let computer = Box::new(Ready { worker: index, requests: sender.clone() });
             named("worker", move || work(options, computer))
         })
@@ -184,11 +184,11 @@ fn run_file(size: &Size) -> String {
     )
 }
 
-fn worker(server: &str, folder: &Path, index: u32, way: Way, beside: bool) -> WorkerOptions {
-    let listen = match way {
-        Way::Tcp => "127.0.0.1:0".into(),
+fn worker(server: &str, folder: &Path, index: u32, transport: Transport, beside: bool) -> WorkerOptions {
+    let listen = match transport {
+        Transport::Tcp => "127.0.0.1:0".into(),
         #[cfg(unix)]
-        Way::Unix => format!("unix:{}", folder.join(format!("shard-{index}")).display()),
+        Transport::Unix => format!("unix:{}", folder.join(format!("shard-{index}")).display()),
     };
     WorkerOptions {
         data_root: Some(folder.into()),

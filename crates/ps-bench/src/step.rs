@@ -23,7 +23,7 @@ const WORKS: [(&[usize], &[usize]); 5] = [
 ];
 
 pub(crate) fn measure(bench: &mut Bench, kernel: Kernel) -> Result<(), Error> {
-    if !["tree/step", "step"].iter().any(|name| bench.wants(name)) {
+    if !["tree/step", "step"].iter().any(|name| bench.is_selected(name)) {
         return Ok(());
     }
     let text = "data.train = \"digits:2048\"\nmodel.kind = \"softmax\"\nlearning_rate.initial = 0.1\n";
@@ -53,13 +53,13 @@ fn steps(
     threads: usize,
 ) -> Result<(), Error> {
     let name = format!("step/{}/b{batch}/t{threads}", name(hidden));
-    if !bench.wants(&name) {
+    if !bench.is_selected(&name) {
         return Ok(());
     }
     let effort = bench.effort();
     let time =
         pool(threads)?.install(|| race(&mut [step(&name, kernel, samples, hidden, batch, LEAF)], effort)[0]);
-    bench.tell(Measurement::new(name, batch as f64 / time, "samples/s"))
+    bench.report(Measurement::new(name, batch as f64 / time, "samples/s"))
 }
 
 /// Measures a step with leaves against one without, on one thread.
@@ -71,7 +71,7 @@ fn tree(
     batch: usize,
 ) -> Result<(), Error> {
     let group = format!("tree/step/{}/b{batch}", name(hidden));
-    if !bench.wants(&group) {
+    if !bench.is_selected(&group) {
         return Ok(());
     }
     let labels = [("no-leaves", batch), ("leaf-32", 32), ("leaf-64", 64)];
@@ -81,9 +81,9 @@ fn tree(
         let mut entrants = labels.map(|(label, leaf)| step(label, kernel, samples, hidden, batch, leaf));
         race(&mut entrants, effort)
     });
-    bench.tell(Measurement::new(&names[0], times[0] * 1e6, "us"))?;
+    bench.report(Measurement::new(&names[0], times[0] * 1e6, "us"))?;
     for (name, time) in names.iter().zip(&times).skip(1) {
-        bench.tell(Measurement::new(name, time * 1e6, "us").against(&names[0], times[0] * 1e6))?;
+        bench.report(Measurement::new(name, time * 1e6, "us").against(&names[0], times[0] * 1e6))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Our stream between two threads of this process, through a socket.
 
 use crate::cost::time::thread_seconds;
-use crate::raw::Way;
+use crate::raw::Transport;
 use bytes::Bytes;
 use ps_net::{Address, Listener, Security};
 use ps_plan::Node;
@@ -55,9 +55,9 @@ struct Busy {
 
 impl Stream {
     /// Opens a stream over a socket of this kind. The far end runs on `far`.
-    pub(crate) fn new(way: Way, far: Runtime, chunks: Chunks) -> io::Result<Self> {
+    pub(crate) fn new(transport: Transport, far: Runtime, chunks: Chunks) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let listener = Listener::bind(&address(way, folder.path()))?;
+        let listener = Listener::bind(&address(transport, folder.path()))?;
         let address = listener.address()?;
         let (close, closing) = oneshot::channel::<()>();
         let busy = Arc::new(Busy { begun: Instant::now(), ns: AtomicU64::new(0) });
@@ -84,7 +84,7 @@ impl Stream {
     }
 
     /// Sends a gradient in chunks, `times` times, followed by a heartbeat, and waits for the answer.
-    pub(crate) fn there_and_back(&mut self, gradient: &Bytes, times: usize) {
+    pub(crate) fn round_trip(&mut self, gradient: &Bytes, times: usize) {
         let Stream { runtime, sender, reader, .. } = self;
         runtime.block_on(async {
             for _ in 0..times {
@@ -112,11 +112,11 @@ pub(crate) fn one_thread() -> io::Result<Runtime> {
 }
 
 /// Returns a free address.
-pub(crate) fn address(way: Way, folder: &Path) -> Address {
-    match way {
-        Way::Tcp => Address::Tcp("127.0.0.1:0".into()),
+pub(crate) fn address(transport: Transport, folder: &Path) -> Address {
+    match transport {
+        Transport::Tcp => Address::Tcp("127.0.0.1:0".into()),
         #[cfg(unix)]
-        Way::Unix => Address::Unix(folder.join("socket")),
+        Transport::Unix => Address::Unix(folder.join("socket")),
     }
 }
 

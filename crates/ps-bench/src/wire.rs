@@ -1,6 +1,6 @@
 //! Sockets of this machine, bare and with our stream on top.
 
-use crate::raw::Way;
+use crate::raw::Transport;
 use crate::stream::{Chunks, Stream};
 use crate::{Bench, Entrant, Error, Measurement, race};
 use ps_proto::tensor;
@@ -15,29 +15,33 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
     for (what, unit) in [("latency", "us"), ("bandwidth", "GB/s")] {
-        let names: Vec<[String; 2]> = Way::ALL
+        let names: Vec<[String; 2]> = Transport::ALL
             .iter()
-            .map(|way| {
-                let ours = if *way == Way::Tcp { "grpc".to_owned() } else { format!("grpc-{}", way.name()) };
-                [way.name(), &ours].map(|way| format!("wire/{way}/{what}"))
+            .map(|transport| {
+                let ours = if *transport == Transport::Tcp {
+                    "grpc".to_owned()
+                } else {
+                    format!("grpc-{}", transport.name())
+                };
+                [transport.name(), &ours].map(|name| format!("wire/{name}/{what}"))
             })
             .collect();
-        if !names.iter().flatten().any(|name| bench.wants(name)) {
+        if !names.iter().flatten().any(|name| bench.is_selected(name)) {
             continue;
         }
         let bytes = bench.effort().pick(128, 16) << 20;
         let failed = |why: &dyn std::fmt::Display| Error::failed(&format!("the wire's {what}"), why);
         let mut entrants = Vec::new();
-        for (way, [bare, ours]) in Way::ALL.iter().zip(&names) {
+        for (transport, [bare, ours]) in Transport::ALL.iter().zip(&names) {
             let ends = (|| {
-                let bare = Bare::new(*way, if what == "latency" { PING_BYTES } else { bytes })?;
-                Ok((bare, Stream::new(*way, transport::runtime()?, Chunks::Drop)?))
+                let bare = Bare::new(*transport, if what == "latency" { PING_BYTES } else { bytes })?;
+                Ok((bare, Stream::new(*transport, transport::runtime()?, Chunks::Drop)?))
             })();
             let (mut socket, mut stream) = ends.map_err(|error: io::Error| failed(&error))?;
-            entrants.push(Entrant::new(bare, move || socket.there_and_back()));
+            entrants.push(Entrant::new(bare, move || socket.round_trip()));
             let gradient = tensor::share(vec![1.0; BLOCK_BYTES / 4 * 8]);
             let times = if what == "latency" { 0 } else { bytes / gradient.len() };
-            entrants.push(Entrant::new(ours, move || stream.there_and_back(&gradient, times)));
+            entrants.push(Entrant::new(ours, move || stream.round_trip(&gradient, times)));
         }
         let times = race(&mut entrants, bench.effort());
         drop(entrants);
@@ -46,8 +50,8 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), Error> {
                 "latency" => time / 2.0 * 1e6,
                 _ => bytes as f64 / time / 1e9,
             });
-            bench.tell(Measurement::new(bare, other, unit))?;
-            bench.tell(Measurement::new(ours, own, unit).against(bare, other))?;
+            bench.report(Measurement::new(bare, other, unit))?;
+            bench.report(Measurement::new(ours, own, unit).against(bare, other))?;
         }
     }
     Ok(())
@@ -62,8 +66,8 @@ struct Bare {
 
 impl Bare {
     /// Opens a socket. An exchange sends `bytes` bytes; the last [`PING_BYTES`] of them are sent back.
-    fn new(way: Way, bytes: usize) -> io::Result<Self> {
-        let [near, mut far] = way.pair()?;
+    fn new(transport: Transport, bytes: usize) -> io::Result<Self> {
+        let [near, mut far] = transport.pair()?;
         std::thread::spawn(move || {
             let mut block = vec![0; BLOCK_BYTES.min(bytes)];
             loop {
@@ -81,7 +85,7 @@ impl Bare {
         Ok(Bare { socket: near, bytes, block: vec![1; BLOCK_BYTES.min(bytes)] })
     }
 
-    fn there_and_back(&mut self) {
+    fn round_trip(&mut self) {
         for _ in 0..self.bytes / self.block.len() {
             self.socket.write_all(&self.block).expect("the other end reads");
         }

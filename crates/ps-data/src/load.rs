@@ -14,7 +14,7 @@ use crate::progress::{NoProgress, ReadContext, ReadProgress};
 use crate::raw::Raw;
 use crate::split::{Preprocessing, Split};
 use crate::statistics;
-use ps_plan::Order;
+use ps_plan::SampleOrder;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -213,7 +213,7 @@ fn set_apart(seed: u64, share: f64, n: usize, source: &str) -> Result<(Vec<u32>,
         let problem = format!("a share of {share} of the {n} samples of `{source}` leaves none to train on");
         return Err(DataError::Option { key: "validation", problem });
     }
-    let order = Order::validation(seed, n);
+    let order = SampleOrder::validation(seed, n);
     let mut apart = vec![false; n];
     (n - count..n).for_each(|position| apart[order.at(position)] = true);
     let (validation, train) = (0..n as u32).partition(|&row| apart[row as usize]);

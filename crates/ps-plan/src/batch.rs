@@ -1,6 +1,6 @@
 //! Maps the number of a step to its epoch, samples and leaves.
 
-use crate::order::Order;
+use crate::sample_order::SampleOrder;
 use crate::tree::{Section, Tree};
 use std::ops::Range;
 
@@ -106,8 +106,8 @@ impl BatchPlan {
     }
 
     /// The order in which the epoch of `step` visits the samples.
-    pub fn order(&self, step: Step) -> Order {
-        Order::new(self.seed, step.epoch, self.samples)
+    pub fn order(&self, step: Step) -> SampleOrder {
+        SampleOrder::new(self.seed, step.epoch, self.samples)
     }
 }
 

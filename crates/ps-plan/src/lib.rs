@@ -1,7 +1,7 @@
 //! What to compute and in which order: everything that server and workers must agree on before they compute a
 //! number.
 //!
-//! A [`BatchPlan`] determines which samples step `t` takes ([`Step`], [`Order`]) and splits them into
+//! A [`BatchPlan`] determines which samples step `t` takes ([`Step`], [`SampleOrder`]) and splits them into
 //! *leaves*, runs of consecutive samples. Their gradients are summed in one binary tree ([`Tree`]), whose
 //! *nodes* are sums over subtrees ([`Node`], [`Coverage`]). Random numbers are a function of a seed, a
 //! purpose and a counter ([`seed`]). `docs/numerics.md` specifies all of it.
@@ -11,10 +11,10 @@
 
 mod batch;
 pub mod mutation;
-mod order;
+mod sample_order;
 pub mod seed;
 mod tree;
 
 pub use batch::{BatchPlan, EVALUATION_LEAF, Step};
-pub use order::Order;
+pub use sample_order::SampleOrder;
 pub use tree::{Coverage, Gathered, Node, Section, Tree};

@@ -6,7 +6,7 @@
 #[repr(u32)]
 pub enum Purpose {
     /// Round keys of the sample order.
-    Order = 1,
+    SampleOrder = 1,
     /// Initial weights, by index of the parameter.
     Weights = 2,
     /// Round keys of the order that sets the validation share apart.

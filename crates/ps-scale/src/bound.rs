@@ -65,8 +65,8 @@ impl Bound {
     /// Explains why adding workers does not help here, and what would.
     pub fn advice(self, cluster: &Cluster) -> &'static str {
         match (self, cluster.placement) {
-            (Bound::Compute, Placement::Together) => "the cores of this one host are all busy",
-            (Bound::Compute, Placement::Apart) => {
+            (Bound::Compute, Placement::SharedHost) => "the cores of this one host are all busy",
+            (Bound::Compute, Placement::SeparateHosts) => {
                 "each worker's part is too small to be computed efficiently"
             }
             (Bound::Leaves, _) => {

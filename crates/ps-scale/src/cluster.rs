@@ -8,7 +8,7 @@ pub struct Cluster {
     /// Number of threads on which each worker computes.
     pub threads: usize,
     /// Which processes hold the weights.
-    pub keepers: Keepers,
+    pub holders: WeightHolders,
     /// The chunks of each shard, as bytes of their gradient. If the workers hold the weights, there are at
     /// most as many shards as workers.
     pub parts: Vec<Vec<u32>>,
@@ -30,7 +30,7 @@ pub struct Cluster {
 
 /// Which processes hold the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keepers {
+pub enum WeightHolders {
     /// One server per shard. The first one is also the coordinator.
     Servers,
     /// The workers, with one shard each; if there are fewer shards, the last workers hold none. The
@@ -42,9 +42,9 @@ pub enum Keepers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// Each process has its own host.
-    Apart,
+    SeparateHosts,
     /// All processes run on one host.
-    Together,
+    SharedHost,
 }
 
 /// The link between a process and all others. It is full duplex.

@@ -48,7 +48,7 @@ struct Ending {
 
 /// A prediction of when the next job of a host ends, valid unless the host changes before.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Foreseen {
+pub(crate) struct PredictedEnd {
     /// The predicted time, in seconds.
     pub at: f64,
     host: usize,
@@ -92,7 +92,7 @@ impl<T> Hosts<T> {
     }
 
     /// Adds a job to a thread. If this returns a prediction, it replaces earlier ones for the thread's host.
-    pub(crate) fn give(&mut self, thread: Thread, now: f64, job: Job<T>) -> Option<Foreseen> {
+    pub(crate) fn give(&mut self, thread: Thread, now: f64, job: Job<T>) -> Option<PredictedEnd> {
         let state = &mut self.threads[thread];
         state.jobs.push_back(job);
         if state.jobs.len() > 1 {
@@ -102,7 +102,7 @@ impl<T> Hosts<T> {
         let host = &mut self.hosts[number];
         host.advance(now);
         host.busy.push(Ending { at: host.progress + work, thread });
-        host.foresee(number, now)
+        host.predict(number, now)
     }
 
     /// Returns the effect of a thread's current job, if it has one.
@@ -110,10 +110,10 @@ impl<T> Hosts<T> {
         self.threads[thread].jobs.front().map(|job| &job.then)
     }
 
-    /// Ends the job that was predicted to end now. Returns the thread, the effect of the job and the next
+    /// Endpoint the job that was predicted to end now. Returns the thread, the effect of the job and the next
     /// prediction; `None` if the prediction is outdated.
-    pub(crate) fn end(&mut self, foreseen: Foreseen) -> Option<(Thread, T, Option<Foreseen>)> {
-        let Foreseen { at: now, host: number, change } = foreseen;
+    pub(crate) fn end(&mut self, foreseen: PredictedEnd) -> Option<(Thread, T, Option<PredictedEnd>)> {
+        let PredictedEnd { at: now, host: number, change } = foreseen;
         let host = &mut self.hosts[number];
         if host.changes != change {
             return None;
@@ -126,7 +126,7 @@ impl<T> Hosts<T> {
             Some(next) => host.busy.push(Ending { at: host.progress + next.work, thread }),
             None => state.awake_at = now,
         }
-        Some((thread, job.then, host.foresee(number, now)))
+        Some((thread, job.then, host.predict(number, now)))
     }
 }
 
@@ -144,11 +144,11 @@ impl Host {
         share / (1.0 + (self.crowding - 1.0) * crowded)
     }
 
-    fn foresee(&mut self, host: usize, now: f64) -> Option<Foreseen> {
+    fn predict(&mut self, host: usize, now: f64) -> Option<PredictedEnd> {
         self.changes += 1;
         let next = self.busy.peek()?;
         let at = now + (next.at - self.progress).max(0.0) / self.speed();
-        Some(Foreseen { at, host, change: self.changes })
+        Some(PredictedEnd { at, host, change: self.changes })
     }
 }
 

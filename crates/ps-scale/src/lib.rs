@@ -13,19 +13,19 @@
 //!
 //! This crate reads no clock and opens no file. Equal seeds give equal results.
 
-mod agenda;
 mod bound;
 mod cluster;
 mod costs;
 mod host;
 mod network;
+mod queue;
 mod round;
 mod servers;
 mod sweep;
 mod worker;
 
 pub use bound::Bound;
-pub use cluster::{Cluster, Keepers, Link, Placement, Stragglers};
+pub use cluster::{Cluster, Link, Placement, Stragglers, WeightHolders};
 pub use costs::{Costs, CostsError, Figure, compute_name};
 pub use round::step_seconds;
-pub use sweep::{Row, Sweep, WORTHWHILE_GAIN};
+pub use sweep::{MIN_WORTHWHILE_GAIN, Row, Sweep};

@@ -18,7 +18,7 @@ pub(crate) type Process = usize;
 
 /// A message in transit.
 #[derive(Debug)]
-pub(crate) struct Parcel<T> {
+pub(crate) struct Transfer<T> {
     /// The receiving process.
     pub to: Process,
     /// Size of the message, including headers.
@@ -28,10 +28,10 @@ pub(crate) struct Parcel<T> {
 }
 
 #[derive(Debug)]
-struct Ends<T> {
+struct Endpoint<T> {
     link: Link,
     /// The processes to which a message is being sent, each with the messages that wait behind it.
-    sends: BTreeMap<Process, VecDeque<Parcel<T>>>,
+    sends: BTreeMap<Process, VecDeque<Transfer<T>>>,
     /// Number of processes that are sending to this one.
     senders: usize,
     /// When the incoming link is free.
@@ -42,7 +42,7 @@ struct Ends<T> {
 #[derive(Debug)]
 pub(crate) struct Network<T> {
     latency: f64,
-    ends: Vec<Ends<T>>,
+    ends: Vec<Endpoint<T>>,
 }
 
 /// A message whose transmission has begun.
@@ -53,7 +53,7 @@ pub(crate) struct Departure<T> {
     /// When the message has arrived.
     pub there_at: f64,
     /// The message itself.
-    pub parcel: Parcel<T>,
+    pub transfer: Transfer<T>,
 }
 
 impl<T> Network<T> {
@@ -64,48 +64,49 @@ impl<T> Network<T> {
 
     /// Adds a process with its link.
     pub(crate) fn add(&mut self, link: Link) -> Process {
-        self.ends.push(Ends { link, sends: BTreeMap::new(), senders: 0, free_at: 0.0 });
+        self.ends.push(Endpoint { link, sends: BTreeMap::new(), senders: 0, free_at: 0.0 });
         self.ends.len() - 1
     }
 
     /// Sends a message, immediately unless another message to the same process is being sent.
-    pub(crate) fn send(&mut self, now: f64, from: Process, parcel: Parcel<T>) -> Option<Departure<T>> {
-        if let Some(waiting) = self.ends[from].sends.get_mut(&parcel.to) {
-            waiting.push_back(parcel);
+    pub(crate) fn send(&mut self, now: f64, from: Process, transfer: Transfer<T>) -> Option<Departure<T>> {
+        if let Some(waiting) = self.ends[from].sends.get_mut(&transfer.to) {
+            waiting.push_back(transfer);
             return None;
         }
-        self.ends[from].sends.insert(parcel.to, VecDeque::new());
-        self.ends[parcel.to].senders += 1;
-        Some(self.depart(now, from, parcel))
+        self.ends[from].sends.insert(transfer.to, VecDeque::new());
+        self.ends[transfer.to].senders += 1;
+        Some(self.depart(now, from, transfer))
     }
 
     /// Begins the transmission of the next message to a process, after the previous one has left.
     pub(crate) fn next(&mut self, now: f64, from: Process, to: Process) -> Option<Departure<T>> {
-        let parcel = self.ends[from].sends.get_mut(&to)?.pop_front();
-        if parcel.is_none() {
+        let transfer = self.ends[from].sends.get_mut(&to)?.pop_front();
+        if transfer.is_none() {
             self.ends[from].sends.remove(&to);
             self.ends[to].senders -= 1;
         }
-        Some(self.depart(now, from, parcel?))
+        Some(self.depart(now, from, transfer?))
     }
 
-    fn depart(&mut self, now: f64, from: Process, parcel: Parcel<T>) -> Departure<T> {
+    fn depart(&mut self, now: f64, from: Process, transfer: Transfer<T>) -> Departure<T> {
         let mut rate = self.ends[from].link.bandwidth / self.ends[from].sends.len() as f64;
-        let receiver = &mut self.ends[parcel.to];
+        let receiver = &mut self.ends[transfer.to];
         if receiver.senders > 1 {
             let share = receiver.link.bandwidth / receiver.senders as f64;
-            rate = rate.min(share * eagerness(from + parcel.to, receiver.link.unevenness));
+            rate = rate.min(share * priority(from + transfer.to, receiver.link.unevenness));
         }
-        let out_at = now + parcel.bytes / rate;
-        receiver.free_at = receiver.free_at.max(now + self.latency) + parcel.bytes / receiver.link.bandwidth;
+        let out_at = now + transfer.bytes / rate;
+        receiver.free_at =
+            receiver.free_at.max(now + self.latency) + transfer.bytes / receiver.link.bandwidth;
         let there_at = receiver.free_at.max(out_at + self.latency);
-        Departure { out_at, there_at, parcel }
+        Departure { out_at, there_at, transfer }
     }
 }
 
 /// Returns a sender's rate relative to an even share. The values are the van der Corput sequence (the digits
 /// of `number` in binary, reversed behind the point), so that any few consecutive numbers are spread evenly.
-fn eagerness(number: usize, unevenness: f64) -> f64 {
+fn priority(number: usize, unevenness: f64) -> f64 {
     let backwards = (number as u64 + 1).reverse_bits() as f64 / 2.0_f64.powi(64);
     1.0 + unevenness * (2.0 * backwards - 1.0)
 }
@@ -126,20 +127,20 @@ mod tests {
         network
     }
 
-    fn parcel(to: Process) -> Parcel<()> {
-        Parcel { to, bytes: 16.0, content: () }
+    fn transfer(to: Process) -> Transfer<()> {
+        Transfer { to, bytes: 16.0, content: () }
     }
 
     #[test]
     fn a_message_takes_its_bytes_time_once_and_the_latency() {
-        assert_eq!(network(2).send(1.0, 0, parcel(1)).unwrap().there_at, 3.5);
+        assert_eq!(network(2).send(1.0, 0, transfer(1)).unwrap().there_at, 3.5);
     }
 
     #[test]
     fn messages_wait_for_the_senders_way_out() {
         let mut network = network(3);
-        let first = network.send(0.0, 0, parcel(1)).unwrap();
-        assert!(network.send(0.0, 0, parcel(1)).is_none());
+        let first = network.send(0.0, 0, transfer(1)).unwrap();
+        assert!(network.send(0.0, 0, transfer(1)).is_none());
         assert_eq!(network.next(first.out_at, 0, 1).unwrap().there_at, 4.5);
         assert!(network.next(4.0, 0, 1).is_none());
     }
@@ -147,24 +148,25 @@ mod tests {
     #[test]
     fn messages_wait_for_the_receivers_way_in() {
         let mut network = network(3);
-        let [first, second] = [0, 1].map(|from| network.send(0.0, from, parcel(2)).unwrap().there_at);
+        let [first, second] = [0, 1].map(|from| network.send(0.0, from, transfer(2)).unwrap().there_at);
         assert_eq!([first, second], [2.5, 4.5]);
     }
 
     #[test]
     fn messages_to_different_receivers_share_the_way_out() {
         let mut network = network(3);
-        let [first, second] = [1, 2].map(|to| network.send(0.0, 0, parcel(to)).unwrap().there_at);
+        let [first, second] = [1, 2].map(|to| network.send(0.0, 0, transfer(to)).unwrap().there_at);
         assert_eq!([first, second], [2.5, 4.5]);
     }
 
     #[test]
     fn of_many_who_send_to_one_some_are_slower() {
-        let rates: Vec<f64> = (0..8).map(|number| eagerness(number, 0.6)).collect();
+        let rates: Vec<f64> = (0..8).map(|number| priority(number, 0.6)).collect();
         let mean = rates.iter().sum::<f64>() / 8.0;
         assert!((0.9..1.1).contains(&mean), "{rates:?}");
         let mut network = uneven(9, 0.6);
-        let times: Vec<f64> = (0..8).map(|from| network.send(0.0, from, parcel(8)).unwrap().out_at).collect();
+        let times: Vec<f64> =
+            (0..8).map(|from| network.send(0.0, from, transfer(8)).unwrap().out_at).collect();
         assert!(times[1] < times[7] && times[7] > 16.0 / (8.0 / 8.0), "{times:?}");
     }
 }

@@ -3,11 +3,11 @@
 //! The state machines of `ps_coord` make all decisions, and `servers` and `worker` carry them out. This
 //! module adds the costs.
 
-use crate::agenda::Agenda;
-use crate::cluster::{Cluster, Keepers, Link, Placement};
+use crate::cluster::{Cluster, Link, Placement, WeightHolders};
 use crate::costs::Costs;
-use crate::host::{Foreseen, Hosts, Job, Thread};
-use crate::network::{Departure, Network, Parcel, Process};
+use crate::host::{Hosts, Job, PredictedEnd, Thread};
+use crate::network::{Departure, Network, Process, Transfer};
+use crate::queue::EventQueue;
 use crate::servers::{Coordinator, WeightShard};
 use crate::worker::{Stage, Worker, stages};
 use ps_coord::{CoordinatorEvent, Millis, ServerEvent, ShardEvent};
@@ -92,8 +92,8 @@ pub(crate) enum Done {
 }
 
 #[derive(Debug)]
-enum Event {
-    JobEnds(Foreseen),
+enum SimEvent {
+    JobEnds(PredictedEnd),
     /// A job reaches a thread, after it was woken or after a transmission over the network.
     Reaches(Thread, Job<Done>),
     /// A message from the first to the second process has left the sender.
@@ -115,7 +115,7 @@ pub(crate) struct Rounds<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) costs: &'a Costs,
     now: f64,
-    agenda: Agenda<Event>,
+    queue: EventQueue<SimEvent>,
     hosts: Hosts<Done>,
     network: Network<Message>,
     processes: Vec<Threads>,
@@ -133,10 +133,10 @@ impl<'a> Rounds<'a> {
     /// Creates the state before the first step: all weights are where they are needed, and the processes are
     /// about to connect.
     fn new(cluster: &'a Cluster, costs: &'a Costs) -> Self {
-        let parts_for = if cluster.keepers == Keepers::Workers { cluster.workers } else { usize::MAX };
+        let parts_for = if cluster.holders == WeightHolders::Workers { cluster.workers } else { usize::MAX };
         assert!(
             (1..=parts_for).contains(&cluster.parts.len()),
-            "each part has a keeper, and there is one at least"
+            "each part has a holder, and there is one at least"
         );
         let mut hosts = Hosts::default();
         let mut network = Network::new(cluster.link.latency);
@@ -147,14 +147,14 @@ impl<'a> Rounds<'a> {
         let link = Link { unevenness, ..cluster.link };
         let crowding = costs.crowding;
         let together =
-            (cluster.placement == Placement::Together).then(|| hosts.add_host(cluster.cores, crowding));
-        let first_worker = match cluster.keepers {
-            Keepers::Servers => cluster.parts.len(),
-            Keepers::Workers => 1,
+            (cluster.placement == Placement::SharedHost).then(|| hosts.add_host(cluster.cores, crowding));
+        let first_worker = match cluster.holders {
+            WeightHolders::Servers => cluster.parts.len(),
+            WeightHolders::Workers => 1,
         };
-        let first_keeper = match cluster.keepers {
-            Keepers::Servers => 0,
-            Keepers::Workers => first_worker,
+        let first_holder = match cluster.holders {
+            WeightHolders::Servers => 0,
+            WeightHolders::Workers => first_worker,
         };
         let mut processes = Vec::new();
         let mut workers = Vec::new();
@@ -162,7 +162,7 @@ impl<'a> Rounds<'a> {
             network.add(link);
             let host = together.unwrap_or_else(|| hosts.add_host(cluster.cores, crowding));
             let is_worker = process >= first_worker;
-            let keeps = process >= first_keeper && process - first_keeper < cluster.parts.len();
+            let keeps = process >= first_holder && process - first_holder < cluster.parts.len();
             let io = if is_worker { 1 } else { serving_threads(cluster.cores) };
             let io = (0..io).map(|_| hosts.add_thread(host)).collect();
             let plane = (process == 0 || keeps).then(|| hosts.add_thread(host));
@@ -177,12 +177,12 @@ impl<'a> Rounds<'a> {
             cluster,
             costs,
             now: 0.0,
-            agenda: Agenda::default(),
+            queue: EventQueue::default(),
             hosts,
             network,
             processes,
             coordinator: Coordinator::new(cluster),
-            parts: WeightShard::all(cluster, first_keeper, tree),
+            parts: WeightShard::all(cluster, first_holder, tree),
             workers,
             stages: stages(cluster, costs),
             tree,
@@ -196,25 +196,25 @@ impl<'a> Rounds<'a> {
     /// Simulates until `steps` steps are made. Returns the time of the last one, in seconds.
     fn run(&mut self, steps: u64) -> f64 {
         while self.coordinator.version() < steps {
-            let (at, event) = self.agenda.next().expect("a round goes on until it is closed");
+            let (at, event) = self.queue.next().expect("a round goes on until it is closed");
             self.now = at;
             match event {
-                Event::JobEnds(foreseen) => {
+                SimEvent::JobEnds(foreseen) => {
                     if let Some((thread, done, next)) = self.hosts.end(foreseen) {
-                        self.foresee(next);
+                        self.predict(next);
                         self.finish(thread, done);
                     }
                 }
-                Event::Reaches(thread, job) => {
+                SimEvent::Reaches(thread, job) => {
                     let next = self.hosts.give(thread, self.now, job);
-                    self.foresee(next);
+                    self.predict(next);
                 }
-                Event::Left(from, to) => {
+                SimEvent::Left(from, to) => {
                     let departure = self.network.next(self.now, from, to);
                     self.depart(from, departure);
                 }
-                Event::Arrives(from, message) => self.arrive(from, message),
-                Event::Timer => self.coordinator_timer(),
+                SimEvent::Arrives(from, message) => self.arrive(from, message),
+                SimEvent::Timer => self.coordinator_timer(),
             }
         }
         self.now
@@ -228,7 +228,7 @@ impl<'a> Rounds<'a> {
     /// Schedules a call of [`Rounds::coordinator_timer`] at this time.
     pub(crate) fn set_timer(&mut self, at: Millis) {
         // The margin keeps rounding from making the time too early.
-        self.agenda.put(self.now.max((at as f64 + 1e-3) / 1e3), Event::Timer);
+        self.queue.put(self.now.max((at as f64 + 1e-3) / 1e3), SimEvent::Timer);
     }
 
     /// Handles the end of a job. A thread that serves a connection continues with it for as long as it can,
@@ -297,17 +297,17 @@ impl<'a> Rounds<'a> {
             self.received(message);
         } else if self.cluster.link.bandwidth.is_finite() {
             let bytes = self.bytes(&message) + HEADER_BYTES;
-            let departure = self.network.send(self.now, from, Parcel { to, bytes, content: message });
+            let departure = self.network.send(self.now, from, Transfer { to, bytes, content: message });
             self.depart(from, departure);
         } else {
-            self.agenda.put(self.now + self.cluster.link.latency, Event::Arrives(from, message));
+            self.queue.put(self.now + self.cluster.link.latency, SimEvent::Arrives(from, message));
         }
     }
 
     fn depart(&mut self, from: Process, departure: Option<Departure<Message>>) {
-        let Some(Departure { out_at, there_at, parcel }) = departure else { return };
-        self.agenda.put(out_at, Event::Left(from, parcel.to));
-        self.agenda.put(there_at, Event::Arrives(from, parcel.content));
+        let Some(Departure { out_at, there_at, transfer }) = departure else { return };
+        self.queue.put(out_at, SimEvent::Left(from, transfer.to));
+        self.queue.put(there_at, SimEvent::Arrives(from, transfer.content));
     }
 
     fn arrive(&mut self, from: Process, message: Message) {
@@ -322,7 +322,7 @@ impl<'a> Rounds<'a> {
             Message::Gradient { step, node, part: number, chunk } => {
                 let is_only_part = self.parts.len() == 1;
                 let part = &mut self.parts[number];
-                let keeper = part.keeper;
+                let holder = part.holder;
                 let is_first = part.covered[chunk].covered() == 0;
                 let is_new =
                     step == part.version && matches!(part.covered[chunk].gather(node), Gathered::New { .. });
@@ -339,7 +339,7 @@ impl<'a> Rounds<'a> {
                     byte += self.costs.update_byte;
                 }
                 let work = bytes * byte + self.control();
-                self.plane(keeper, work, Done::Folded { part: number, chunk, is_last });
+                self.plane(holder, work, Done::Folded { part: number, chunk, is_last });
             }
             Message::Weights { version, worker, part, chunk } => {
                 let work = self.costs.switch + self.bytes(&message) * self.costs.take_byte;
@@ -361,7 +361,7 @@ impl<'a> Rounds<'a> {
 
     fn receiver(&self, message: &Message) -> Process {
         match message {
-            Message::Gradient { part, .. } | Message::RequestMissing { part, .. } => self.parts[*part].keeper,
+            Message::Gradient { part, .. } | Message::RequestMissing { part, .. } => self.parts[*part].holder,
             Message::Weights { worker, .. } | Message::Assign { worker, .. } => self.workers[*worker].process,
             Message::ToServer(_) | Message::ToCoordinator(_) => 0,
         }
@@ -393,7 +393,7 @@ impl<'a> Rounds<'a> {
     }
 
     fn plane(&mut self, process: Process, work: f64, then: Done) {
-        let thread = self.processes[process].plane.expect("only coordinator and keepers are sent these");
+        let thread = self.processes[process].plane.expect("only coordinator and holders are sent these");
         self.hand(thread, self.costs.handoff, self.costs.switch + work, then);
     }
 
@@ -405,12 +405,12 @@ impl<'a> Rounds<'a> {
 
     pub(crate) fn hand(&mut self, thread: Thread, wake: f64, work: f64, then: Done) {
         let at = self.hosts.reaches(thread, self.now, wake);
-        self.agenda.put(at, Event::Reaches(thread, Job { work, then }));
+        self.queue.put(at, SimEvent::Reaches(thread, Job { work, then }));
     }
 
-    fn foresee(&mut self, next: Option<Foreseen>) {
+    fn predict(&mut self, next: Option<PredictedEnd>) {
         if let Some(foreseen) = next {
-            self.agenda.put(foreseen.at, Event::JobEnds(foreseen));
+            self.queue.put(foreseen.at, SimEvent::JobEnds(foreseen));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The coordinator and the shards: carries out what their state machines decide.
 
-use crate::cluster::{Cluster, Keepers};
+use crate::cluster::{Cluster, WeightHolders};
 use crate::network::Process;
 use crate::round::{Done, Message, Rounds};
 use ps_coord::{
@@ -24,7 +24,7 @@ pub(crate) struct Coordinator {
 
 /// A shard of the weights.
 pub(crate) struct WeightShard {
-    pub(crate) keeper: Process,
+    pub(crate) holder: Process,
     /// Index and state machine of the shard; `None` if the coordinator holds it.
     shard: Option<(u32, ShardCore)>,
     /// Index of its first chunk among all chunks.
@@ -39,9 +39,9 @@ pub(crate) struct WeightShard {
 
 impl Coordinator {
     pub(crate) fn new(cluster: &Cluster) -> Self {
-        let others = match cluster.keepers {
-            Keepers::Servers => &cluster.parts[1..],
-            Keepers::Workers => &cluster.parts[..],
+        let others = match cluster.holders {
+            WeightHolders::Servers => &cluster.parts[1..],
+            WeightHolders::Workers => &cluster.parts[..],
         };
         let leaves = cluster.leaves as usize;
         let config = ServerConfig {
@@ -79,15 +79,15 @@ impl Coordinator {
 }
 
 impl WeightShard {
-    /// Creates all shards. The first one is held by the process `first_keeper`.
-    pub(crate) fn all(cluster: &Cluster, first_keeper: Process, tree: Tree) -> Vec<WeightShard> {
-        let first_shard = usize::from(cluster.keepers == Keepers::Servers);
+    /// Creates all shards. The first one is held by the process `first_holder`.
+    pub(crate) fn all(cluster: &Cluster, first_holder: Process, tree: Tree) -> Vec<WeightShard> {
+        let first_shard = usize::from(cluster.holders == WeightHolders::Servers);
         let mut first = 0;
         let part = |(number, chunks): (usize, &Vec<u32>)| {
             let at = first;
             first += chunks.len();
             WeightShard {
-                keeper: first_keeper + number,
+                holder: first_holder + number,
                 shard: number.checked_sub(first_shard).map(|shard| (shard as u32, ShardCore::new(at..first))),
                 first: at,
                 covered: vec![Coverage::new(tree); chunks.len()],
@@ -191,7 +191,7 @@ impl Rounds<'_> {
         while let Some(event) = events.pop_front() {
             let part = &mut self.parts[number];
             let Some((shard, core)) = &mut part.shard else { return };
-            let (shard, keeper, mut actions) = (*shard, part.keeper, Vec::new());
+            let (shard, holder, mut actions) = (*shard, part.holder, Vec::new());
             core.step(event, &mut actions);
             for action in actions {
                 match action {
@@ -201,7 +201,7 @@ impl Rounds<'_> {
                     }
                     ShardAction::Report(report) => {
                         let event = reported(shard, report, &self.parts[number].covered);
-                        self.send(keeper, Message::ToCoordinator(Box::new(event)));
+                        self.send(holder, Message::ToCoordinator(Box::new(event)));
                     }
                     // Every worker is sent each chunk of weights when it is updated, so other actions need
                     // nothing.
@@ -215,11 +215,11 @@ impl Rounds<'_> {
     pub(crate) fn updated(&mut self, number: usize, chunk: usize) {
         let part = &mut self.parts[number];
         part.made += 1;
-        let (keeper, step, is_whole) = (part.keeper, part.version, part.made == part.chunks.len());
+        let (holder, step, is_whole) = (part.holder, part.version, part.made == part.chunks.len());
         let workers = self.workers.len();
         for turn in 0..workers {
             let (version, worker) = (step + 1, (number + 1 + turn) % workers);
-            self.send(keeper, Message::Weights { version, worker, part: number, chunk });
+            self.send(holder, Message::Weights { version, worker, part: number, chunk });
         }
         if is_whole {
             self.shard_steps(number, ShardEvent::Completed { step });

@@ -6,7 +6,7 @@ use crate::costs::Costs;
 use crate::round::step_seconds;
 
 /// Doubling the workers must speed up steps by at least this share to be worthwhile.
-pub const WORTHWHILE_GAIN: f64 = 0.05;
+pub const MIN_WORTHWHILE_GAIN: f64 = 0.05;
 
 /// The prediction for one number of workers.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +50,7 @@ impl Sweep {
         let (mut workers, mut now) = (1, one);
         while workers < most {
             let doubled = seconds(2 * workers);
-            if now < doubled * (1.0 + WORTHWHILE_GAIN) {
+            if now < doubled * (1.0 + MIN_WORTHWHILE_GAIN) {
                 stops_paying = Some((workers, Bound::of(&cluster(2 * workers), costs)));
                 break;
             }

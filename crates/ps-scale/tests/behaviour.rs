@@ -1,7 +1,7 @@
 //! Properties of the simulated rounds that hold for all costs.
 
 use ps_scale::{
-    Bound, Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep, compute_name,
+    Bound, Cluster, Costs, CostsError, Link, Placement, Stragglers, Sweep, WeightHolders, compute_name,
     step_seconds,
 };
 
@@ -14,11 +14,11 @@ fn cluster(workers: usize) -> Cluster {
     Cluster {
         workers,
         threads: 1,
-        keepers: Keepers::Servers,
+        holders: WeightHolders::Servers,
         parts: vec![vec![MB; 8]],
         weight_share: 1.0,
         leaves: 64,
-        placement: Placement::Apart,
+        placement: Placement::SeparateHosts,
         cores: 2,
         link: Link { bandwidth: BANDWIDTH, latency: 0.0, unevenness: 0.0 },
         stragglers: None,
@@ -27,8 +27,8 @@ fn cluster(workers: usize) -> Cluster {
 }
 
 /// The same eight chunks in eight shards.
-fn sharded(workers: usize, keepers: Keepers) -> Cluster {
-    Cluster { keepers, parts: vec![vec![MB]; 8], ..cluster(workers) }
+fn sharded(workers: usize, holders: WeightHolders) -> Cluster {
+    Cluster { holders, parts: vec![vec![MB]; 8], ..cluster(workers) }
 }
 
 /// Costs in which computing a leaf takes a millisecond and everything else is free.
@@ -81,7 +81,7 @@ fn chunks_travel_back_while_others_still_come() {
 fn on_one_host_a_gradient_is_received_once_it_is_sent() {
     let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let costs = Costs { send_byte: 1e-10, receive_byte: 2e-10, ..only_compute() };
-    let seconds = step_seconds(&Cluster { link, placement: Placement::Together, ..cluster(1) }, &costs);
+    let seconds = step_seconds(&Cluster { link, placement: Placement::SharedHost, ..cluster(1) }, &costs);
     // All chunks of the gradient are sent at once, and then all chunks of the weights, since all of them are
     // updated at once.
     check(seconds, 64e-3 + 2.0 * 8e6 * 3e-10);
@@ -160,11 +160,11 @@ fn more_shards_never_slow_a_round_down_that_is_bound_by_the_server() {
 fn shards_beside_workers_move_as_many_bytes_as_a_ring() {
     // Each worker sends 7 of 8 shards and then receives as many. Sending and receiving overlap except for one
     // shard.
-    let seconds = step_seconds(&sharded(8, Keepers::Workers), &Costs::nothing());
+    let seconds = step_seconds(&sharded(8, WeightHolders::Workers), &Costs::nothing());
     let ring = 2.0 * 7.0 / 8.0 * 8e6 / BANDWIDTH;
     assert!(seconds >= 0.5 * ring && seconds <= 1.05 * ring, "{seconds} s, ring: {ring} s");
     // A single worker that holds the only shard sends nothing over its link.
-    let alone = Cluster { keepers: Keepers::Workers, ..cluster(1) };
+    let alone = Cluster { holders: WeightHolders::Workers, ..cluster(1) };
     assert!(step_seconds(&alone, &Costs::nothing()) < 0.01 * ring);
 }
 
@@ -172,7 +172,7 @@ fn shards_beside_workers_move_as_many_bytes_as_a_ring() {
 fn processes_on_one_host_share_its_cores() {
     let together = |workers, cores| {
         let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
-        let placement = Placement::Together;
+        let placement = Placement::SharedHost;
         step_seconds(&Cluster { placement, cores, link, ..cluster(workers) }, &only_compute())
     };
     check(together(1, 2), 64e-3);
@@ -240,7 +240,7 @@ fn uneven_workers_wait_for_the_last_one() {
 fn the_same_seed_gives_the_same_figures() {
     let seconds = |seed| {
         let stragglers = Some(Stragglers { share: 0.05, factor: 3.0 });
-        step_seconds(&Cluster { stragglers, seed, ..sharded(12, Keepers::Workers) }, &only_compute())
+        step_seconds(&Cluster { stragglers, seed, ..sharded(12, WeightHolders::Workers) }, &only_compute())
     };
     assert_eq!(seconds(7).to_bits(), seconds(7).to_bits());
     assert_ne!(seconds(7), seconds(8));
@@ -248,8 +248,8 @@ fn the_same_seed_gives_the_same_figures() {
 
 #[test]
 fn a_thousand_workers_are_simulated_whoever_keeps_the_weights() {
-    for keepers in [Keepers::Servers, Keepers::Workers] {
-        let seconds = step_seconds(&sharded(1000, keepers), &everything());
+    for holders in [WeightHolders::Servers, WeightHolders::Workers] {
+        let seconds = step_seconds(&sharded(1000, holders), &everything());
         assert!(seconds.is_finite() && seconds > 0.0);
     }
 }
@@ -274,7 +274,7 @@ fn workers_stop_paying_where_the_servers_link_is_full() {
     assert!(workers <= 4 && bound == Bound::Link, "{workers} {bound}");
     let beside = |workers: usize| {
         let parts = vec![vec![MB; 8 / workers.min(8)]; workers.min(8)];
-        Cluster { keepers: Keepers::Workers, parts, ..cluster(workers) }
+        Cluster { holders: WeightHolders::Workers, parts, ..cluster(workers) }
     };
     let better = Sweep::new(&[64], beside, &only_compute());
     assert!(better.rows[0].step_seconds < sweep.rows[1].step_seconds / 4.0);

@@ -12,7 +12,7 @@ use ps_server::{ENDED, Finished, Health, ServerError, ServerOptions, ShardLayout
 use ps_shard::shard::{self, ShardOptions};
 use ps_shard::signals::{Signal, Signals};
 use ps_shard::transport::{self, AdmissionConfig};
-use ps_watch::{Gate, HeaderMap, Source, Watching};
+use ps_watch::{Gate, HeaderMap, Source, WatchHandle};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -135,7 +135,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
         Ok(summary) => summary,
         Err(error) => {
             run_state.fail(&error);
-            watching.see_off(|| false);
+            watching.wait_for_viewers(|| false);
             return Err(failed(&error));
         }
     };
@@ -164,7 +164,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     if summary.outcome == Ending::Stopped && !arguments.launched {
         ResumeHint::new(&arguments.out, &path, style).print();
     }
-    watching.see_off(|| false);
+    watching.wait_for_viewers(|| false);
     check_trust(&summary, arguments)?;
     Ok(code)
 }
@@ -219,10 +219,10 @@ fn linger(
     health: Option<&Health>,
     listener: Listener,
     summary: &Summary,
-    watching: Option<&Watching>,
+    watching: Option<&WatchHandle>,
     print_summary: impl FnOnce(),
 ) -> Result<u8, Failure> {
-    let page = watching.and_then(Watching::page);
+    let page = watching.and_then(WatchHandle::page);
     info!(
         "staying until asked to end{}",
         page.map_or_else(String::new, |page| format!("; dashboard at {page}"))
@@ -272,7 +272,8 @@ fn serve_shard(
     announce(&listener, &options.security, arguments)
         .map_err(|error| failure(format!("standard output: {error}"), false))?;
     let meter = Arc::<Meter>::default();
-    let _watching = Watching::metrics(arguments.watch.metrics.as_deref(), Source::Worker(Arc::clone(&meter)));
+    let _watching =
+        WatchHandle::metrics(arguments.watch.metrics.as_deref(), Source::Worker(Arc::clone(&meter)));
     let address = match &arguments.advertise {
         Some(address) => address.clone(),
         None => listener.address().map_err(|error| failure(error, false))?.to_string(),

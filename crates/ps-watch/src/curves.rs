@@ -4,10 +4,10 @@ use ps_plot::{Axis, Figure, Lines, Mark, Panel, Series, Style};
 use ps_run::{EpochLine, EventLine, Line, ProbeLine, StepLine};
 
 /// Maximum number of labels of events per run; more would hide one another.
-const MARKS: usize = 24;
+const MAX_MARKS: usize = 24;
 
 /// The course of a run: its lines of metrics, by kind.
-pub struct Course {
+pub struct RunCurves {
     name: String,
     steps: Vec<StepLine>,
     epochs: Vec<EpochLine>,
@@ -15,11 +15,11 @@ pub struct Course {
     events: Vec<EventLine>,
 }
 
-impl Course {
+impl RunCurves {
     /// Sorts `lines`, those of the run `name`.
     pub fn new(name: String, lines: Vec<Line>) -> Self {
         let mut course =
-            Course { name, steps: Vec::new(), epochs: Vec::new(), probes: Vec::new(), events: Vec::new() };
+            RunCurves { name, steps: Vec::new(), epochs: Vec::new(), probes: Vec::new(), events: Vec::new() };
         for line in lines {
             match line {
                 Line::Step(line) => course.steps.push(line),
@@ -49,7 +49,7 @@ impl Course {
 }
 
 /// Draws all metrics of the runs into one figure.
-pub fn figure(courses: &[Course]) -> Figure {
+pub fn figure(courses: &[RunCurves]) -> Figure {
     let names: Vec<&str> = courses.iter().map(|course| course.name.as_str()).collect();
     let panels = panels(courses);
     Figure {
@@ -61,9 +61,9 @@ pub fn figure(courses: &[Course]) -> Figure {
 }
 
 /// Returns the panels of that figure, without those that would be empty.
-pub(crate) fn panels(courses: &[Course]) -> Vec<Lines> {
-    let pairs = |train: fn(&Course) -> Vec<(f64, f64)>, validation: fn(&Course) -> Vec<(f64, f64)>| {
-        let of = |(index, course): (usize, &Course)| {
+pub(crate) fn panels(courses: &[RunCurves]) -> Vec<Lines> {
+    let pairs = |train: fn(&RunCurves) -> Vec<(f64, f64)>, validation: fn(&RunCurves) -> Vec<(f64, f64)>| {
+        let of = |(index, course): (usize, &RunCurves)| {
             let words = words(courses, index);
             // With a single run, the curves of a panel have different colors; with several runs, each run has
             // its own color.
@@ -91,8 +91,8 @@ pub(crate) fn panels(courses: &[Course]) -> Vec<Lines> {
         |it| it.of_validation(|it| it.r_squared.map(|it| it.max(0.0))),
     );
     panels.push(linear("R²", r_squared));
-    let each = |name: &str, style, points: fn(&Course) -> Vec<(f64, f64)>| {
-        let of = |(index, course): (usize, &Course)| {
+    let each = |name: &str, style, points: fn(&RunCurves) -> Vec<(f64, f64)>| {
+        let of = |(index, course): (usize, &RunCurves)| {
             series(words(courses, index)(name), index, style, points(course))
         };
         courses.iter().enumerate().map(of).collect::<Vec<_>>()
@@ -122,7 +122,7 @@ pub(crate) fn panels(courses: &[Course]) -> Vec<Lines> {
 
 /// Returns a function for names of curves of the run `index`: the given name, prefixed with the run's name if
 /// there are several.
-fn words(courses: &[Course], index: usize) -> impl Fn(&str) -> String {
+fn words(courses: &[RunCurves], index: usize) -> impl Fn(&str) -> String {
     let run = (courses.len() > 1).then(|| courses[index].name.clone());
     move |what| match &run {
         None => what.to_string(),
@@ -131,8 +131,8 @@ fn words(courses: &[Course], index: usize) -> impl Fn(&str) -> String {
     }
 }
 
-fn layers(courses: &[Course]) -> Vec<Series> {
-    let of = |(index, course): (usize, &Course)| {
+fn layers(courses: &[RunCurves]) -> Vec<Series> {
+    let of = |(index, course): (usize, &RunCurves)| {
         let count = course.probes.first().map_or(0, |probe| probe.update_ratios.len());
         let words = words(courses, index);
         let layer = |layer: usize| {
@@ -161,8 +161,8 @@ fn linear(title: &str, series: Vec<Series>) -> Lines {
     Lines { y: Axis::linear(""), ..panel(title, series, Vec::new()) }
 }
 
-fn marks(courses: &[Course]) -> Vec<Mark> {
-    let of = |(index, course): (usize, &Course)| {
+fn marks(courses: &[RunCurves]) -> Vec<Mark> {
+    let of = |(index, course): (usize, &RunCurves)| {
         let color = if courses.len() == 1 { 6 } else { index };
         let mut last = "";
         let mark = |line| {
@@ -172,7 +172,7 @@ fn marks(courses: &[Course]) -> Vec<Mark> {
             last = event.as_str();
             Mark { at: *step as f64, label, color }
         };
-        course.events.iter().take(MARKS).map(mark).collect::<Vec<_>>()
+        course.events.iter().take(MAX_MARKS).map(mark).collect::<Vec<_>>()
     };
     courses.iter().enumerate().flat_map(of).collect()
 }

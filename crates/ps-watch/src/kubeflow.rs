@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Time between two reports. Kubeflow Trainer asks for at least 5 seconds.
-const EVERY: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends reports until it is dropped; the last one is sent then.
@@ -49,7 +49,7 @@ impl Reporter {
         let report = move || {
             let mut is_warned = false;
             loop {
-                let is_over = !matches!(ended.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
+                let is_over = !matches!(ended.recv_timeout(REPORT_INTERVAL), Err(RecvTimeoutError::Timeout));
                 let status = match &source {
                     Source::Server(run_state) => run_state.read(of_run),
                     Source::Worker(meter) => of_worker(meter, began.elapsed()),

@@ -26,11 +26,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest time that the dashboard stays up after the end of a run, for browsers that have it open.
-const FAREWELL: Duration = Duration::from_secs(5);
+const VIEWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running servers and reporters of a run. They stop when this is dropped.
 #[derive(Default)]
-pub struct Watching {
+pub struct WatchHandle {
     sites: Vec<Site>,
     page: Option<String>,
     viewers: Viewers,
@@ -41,8 +41,8 @@ pub struct Watching {
 ///
 /// # Errors
 /// The error says what is wrong, and how to fix it.
-pub fn guard(wanted: &WatchArgs) -> Result<(), String> {
-    let Some(address) = &wanted.dashboard else { return Ok(()) };
+pub fn guard(options: &WatchArgs) -> Result<(), String> {
+    let Some(address) = &options.dashboard else { return Ok(()) };
     let places = address.to_socket_addrs().map_err(|error| {
         format!(
             "--dashboard {address}: {error}; give HOST:PORT, such as 127.0.0.1:8080, and the run file before the flag"
@@ -58,52 +58,52 @@ pub fn guard(wanted: &WatchArgs) -> Result<(), String> {
     }
 }
 
-/// Starts everything that `wanted` asks for, for the run that `recorder` records. `gate` decides who may see
+/// Starts everything that `options` asks for, for the run that `recorder` records. `gate` decides who may see
 /// the dashboard; without it, everybody may. `name` is the name of this process in a trace.
 ///
 /// # Errors
 /// A file cannot be created. A port that is not available only causes a warning.
 pub fn start(
-    wanted: &WatchArgs,
+    options: &WatchArgs,
     job: &Job,
     recorder: &mut Recorder,
     gate: Option<Gate>,
     name: &str,
-) -> Result<Watching, FolderError> {
-    if let Some(path) = &wanted.trace {
+) -> Result<WatchHandle, FolderError> {
+    if let Some(path) = &options.trace {
         recorder.run_state().trace(Trace::create(path, name)?);
     }
-    if wanted.dashboard.is_some() || wanted.tensorboard {
-        recorder.be_watched(job, wanted.tensorboard)?;
+    if options.dashboard.is_some() || options.tensorboard {
+        recorder.be_watched(job, options.tensorboard)?;
     }
-    if wanted.metrics.is_some() {
+    if options.metrics.is_some() {
         recorder.run_state().watch();
     }
-    let (watching, told) = Watching::of(wanted, recorder.run_state(), recorder.folder(), gate);
-    told.iter().for_each(|told| recorder.note(told));
+    let (watching, urls) = WatchHandle::of(options, recorder.run_state(), recorder.folder(), gate);
+    urls.iter().for_each(|line| recorder.note(line));
     Ok(watching)
 }
 
-/// Shows a run that has ended, as `wanted` asks, until the result is dropped. `gate` is as for [`start`].
-pub fn show(wanted: &WatchArgs, job: &Job, past: &PastRun, gate: Option<Gate>) -> Watching {
-    let (watching, told) = Watching::of(wanted, &Arc::new(past.run_state(job)), Some(&past.folder), gate);
-    told.iter().for_each(|told| tracing::info!("{told}"));
+/// Shows a run that has ended, as `options` asks, until the result is dropped. `gate` is as for [`start`].
+pub fn show(options: &WatchArgs, job: &Job, past: &PastRun, gate: Option<Gate>) -> WatchHandle {
+    let (watching, urls) = WatchHandle::of(options, &Arc::new(past.run_state(job)), Some(&past.folder), gate);
+    urls.iter().for_each(|line| tracing::info!("{line}"));
     watching
 }
 
-impl Watching {
+impl WatchHandle {
     /// Serves the state on `run_state` and the results in `folder`. Also returns their URLs, as lines to show.
     fn of(
-        wanted: &WatchArgs,
+        options: &WatchArgs,
         run_state: &Arc<RunState>,
         folder: Option<&Path>,
         gate: Option<Gate>,
     ) -> (Self, Vec<String>) {
         let source = Source::Server(Arc::clone(run_state));
-        let mut watching = Watching::reporting(&source);
-        let metrics = wanted.metrics.as_ref().and_then(|address| watching.open_metrics(address, source));
+        let mut watching = WatchHandle::reporting(&source);
+        let metrics = options.metrics.as_ref().and_then(|address| watching.open_metrics(address, source));
         let viewers = watching.viewers.clone();
-        watching.page = wanted.dashboard.as_ref().and_then(|address| {
+        watching.page = options.dashboard.as_ref().and_then(|address| {
             let (run_state, folder) = (Arc::clone(run_state), folder.map(Into::into));
             let dashboard = Dashboard { run_state, folder, gate, viewers };
             let capacity = Capacity::of_page(ps_host::open_files());
@@ -115,7 +115,7 @@ impl Watching {
     }
 
     fn reporting(source: &Source) -> Self {
-        Watching { _reporter: kubeflow::Reporter::of_environment(source), ..Watching::default() }
+        WatchHandle { _reporter: kubeflow::Reporter::of_environment(source), ..WatchHandle::default() }
     }
 
     /// The URL of the dashboard, if it is served.
@@ -125,14 +125,14 @@ impl Watching {
 
     /// Waits until all open dashboards show the end of the run, for at most a few seconds, or until
     /// `is_cancelled` returns true. To be called at the end of a run.
-    pub fn see_off(&self, is_cancelled: impl Fn() -> bool) {
-        self.viewers.wait(FAREWELL, is_cancelled);
+    pub fn wait_for_viewers(&self, is_cancelled: impl Fn() -> bool) {
+        self.viewers.wait(VIEWER_TIMEOUT, is_cancelled);
     }
 
     /// Serves the metrics of `source` at `address`, if one is given, and reports progress to Kubeflow if the
     /// environment asks for it. A port that is not available causes a warning.
     pub fn metrics(address: Option<&str>, source: Source) -> Self {
-        let mut watching = Watching::reporting(&source);
+        let mut watching = WatchHandle::reporting(&source);
         if let Some(address) = address
             && let Some(url) = watching.open_metrics(address, source)
         {

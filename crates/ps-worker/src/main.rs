@@ -3,7 +3,7 @@
 use ps_run::Style;
 use ps_shard::ENDED;
 use ps_shard::signals::{Signal, Signals};
-use ps_watch::{Source, Watching};
+use ps_watch::{Source, WatchHandle};
 use ps_worker::args::Arguments;
 use ps_worker::{Ended, HostedShardOptions, WorkerError, WorkerOptions};
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         ..WorkerOptions::new(arguments.server, name)
     };
     let _watching =
-        Watching::metrics(arguments.metrics.as_deref(), Source::Worker(Arc::clone(&options.meter)));
+        WatchHandle::metrics(arguments.metrics.as_deref(), Source::Worker(Arc::clone(&options.meter)));
     ExitCode::from(work(options, arguments.linger).unwrap_or_else(|failure| {
         error!("{failure}");
         failure.exit_code()

@@ -1,7 +1,7 @@
 //! `downhill bench`: measures how fast Downhill runs on this machine.
 
 use crate::failure::Failure;
-use ps_bench::{Bench, Effort, Error, GROUPS, Held, Measurement};
+use ps_bench::{Bench, Comparison, Effort, Error, GROUPS, Measurement};
 use ps_config::{DataArgs, RunArgs};
 use ps_data::NoProgress;
 use ps_run::Job;
@@ -65,12 +65,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let job = arguments.run.as_ref().map(|run| load(arguments, run)).transpose()?;
     let told = Cell::new(false);
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
-    let tell = |figure: &Measurement| {
+    let report = |figure: &Measurement| {
         told.set(true);
         let mut out = io::stdout().lock();
         if arguments.json { writeln!(out, "{}", line(figure)) } else { writeln!(out, "{figure}") }
     };
-    let mut bench = Bench::new(effort, Box::new(tell)).only(arguments.only.clone());
+    let mut bench = Bench::new(effort, Box::new(report)).only(arguments.only.clone());
     match ps_bench::run(&mut bench, job.as_ref()) {
         // A reader that closes the pipe early has seen what it wanted.
         Err(Error::Report(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
@@ -92,9 +92,9 @@ fn load(arguments: &Arguments, run: &Path) -> Result<Job, Failure> {
 }
 
 fn line(figure: &Measurement) -> serde_json::Value {
-    let Measurement { name, value, unit, held } = figure;
+    let Measurement { name, value, unit, comparison } = figure;
     let mut line = json!({ "name": name, "value": value, "unit": unit });
-    if let Some(Held { ratio, of }) = held {
+    if let Some(Comparison { ratio, of }) = comparison {
         line["ratio"] = json!(ratio);
         line["of"] = json!(of);
     }

@@ -1,6 +1,6 @@
 //! Costs of gradients of the run's own model: a worker's share of a step.
 
-use crate::cost::time::{Passing, median};
+use crate::cost::time::{CacheEvictor, median};
 use ps_core::gradient::Flow;
 use ps_core::{Gradients, MetricSums, Samples};
 use ps_plan::Node;
@@ -13,47 +13,47 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// When a number of leaves has been measured enough: after this many repetitions or seconds.
-const MOST_TURNS: usize = 30;
-const ENOUGH_SECONDS: f64 = 0.08;
+const MAX_TURNS: usize = 30;
+const SUFFICIENT_SECONDS: f64 = 0.08;
 /// Larger numbers of leaves are not measured if this is exceeded: the time per leaf no longer changes.
 const LONG_SECONDS: f64 = 0.1;
 /// Number of measurements with all cores computing at once.
-const CROWDED_TURNS: usize = 7;
+const CONTENDED_TURNS: usize = 7;
 
 pub(crate) fn measure(job: &Job, threads: usize, costs: &mut Costs) -> Result<(), String> {
     let mut alone = Worker::new(job, threads)?;
-    let mut passing = Passing::default();
+    let mut evictor = CacheEvictor::default();
     let tree = job.plan.step(0).tree();
     let leaves = tree.leaves();
     let powers = (0..32).map(|level| 1 << level).take_while(|&power| power < leaves);
     costs.compute.clear();
-    let (mut measured, mut most) = (1, 1);
+    let (mut measured, mut max) = (1, 1);
     for count in powers.chain([leaves]) {
-        let seconds = alone.seconds(0..count, &mut passing);
+        let seconds = alone.seconds(0..count, &mut evictor);
         costs.compute.push((count, seconds));
         measured = count;
         if count < leaves {
-            most = count;
+            max = count;
         }
         if seconds > LONG_SECONDS {
             break;
         }
     }
-    if most > 1 {
+    if max > 1 {
         // The same number of leaves, but starting with the second one, so that their sum is more than one
         // node.
-        let shifted = 1..most + 1;
+        let shifted = 1..max + 1;
         let nodes = tree.cover(shifted.clone()).len();
-        let one_node = costs.compute_seconds(most, 1);
-        costs.extra_node = ((alone.seconds(shifted, &mut passing) - one_node) / (nodes - 1) as f64).max(0.0);
+        let one_node = costs.compute_seconds(max, 1);
+        costs.extra_node = ((alone.seconds(shifted, &mut evictor) - one_node) / (nodes - 1) as f64).max(0.0);
     }
     alone.watch(0..measured, costs);
-    crowd(job, threads, measured, costs)
+    measure_contention(job, threads, measured, costs)
 }
 
 /// Measures how much slower a worker is when as many workers as the cores allow compute at once, and how much
 /// their times vary.
-fn crowd(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<(), String> {
+fn measure_contention(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<(), String> {
     let crowd = (cores() / threads).max(1);
     let leaves = 0..leaves.div_ceil(crowd as u32);
     let mut workers = (0..crowd).map(|_| Worker::new(job, threads)).collect::<Result<Vec<_>, _>>()?;
@@ -61,13 +61,13 @@ fn crowd(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<()
         // The first computation allocates buffers.
         worker.compute(leaves.clone());
     }
-    let mut passing = Passing::default();
+    let mut evictor = CacheEvictor::default();
     let (mut ratios, mut deviations) = (Vec::new(), Vec::new());
     // Turns alone and in a crowd alternate, so that other load of the machine affects both.
-    for _ in 0..CROWDED_TURNS {
-        passing.pass();
+    for _ in 0..CONTENDED_TURNS {
+        evictor.evict();
         let alone = workers[0].compute(leaves.clone());
-        passing.pass();
+        evictor.evict();
         let begin = Barrier::new(crowd);
         let crowded: Vec<f64> = std::thread::scope(|scope| {
             let (begin, leaves) = (&begin, &leaves);
@@ -91,7 +91,7 @@ fn crowd(job: &Job, threads: usize, leaves: u32, costs: &mut Costs) -> Result<()
 }
 
 /// Runs `run` while all other cores compute gradients.
-pub(crate) fn beside_neighbours<T>(job: &Job, run: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn with_contention<T>(job: &Job, run: impl FnOnce() -> T) -> Result<T, String> {
     let mut neighbours = (1..cores()).map(|_| Worker::new(job, 1)).collect::<Result<Vec<_>, _>>()?;
     let done = AtomicBool::new(false);
     let leaves = job.plan.step(0).tree().leaves().min(8);
@@ -136,12 +136,12 @@ impl<'a> Worker<'a> {
 
     /// Mean seconds of a computation that starts with cold caches, as it does in a run after the bytes of a
     /// round have passed through them.
-    fn seconds(&mut self, leaves: Range<u32>, passing: &mut Passing) -> f64 {
+    fn seconds(&mut self, leaves: Range<u32>, evictor: &mut CacheEvictor) -> f64 {
         self.compute(leaves.clone());
         let begun = Instant::now();
         let mut seconds = Vec::new();
-        while seconds.len() < MOST_TURNS && begun.elapsed().as_secs_f64() < ENOUGH_SECONDS {
-            passing.pass();
+        while seconds.len() < MAX_TURNS && begun.elapsed().as_secs_f64() < SUFFICIENT_SECONDS {
+            evictor.evict();
             seconds.push(self.compute(leaves.clone()));
         }
         mean(&seconds)
@@ -152,8 +152,14 @@ impl<'a> Worker<'a> {
         let Worker { job, pool, gradients, weights, step, .. } = self;
         let samples: &dyn Samples = &job.data.train;
         let (needs, gives, passed) = pool.install(|| {
-            let mut watch =
-                Watch { begun: Instant::now(), job, weights, sums: Vec::new(), needs: vec![], gives: vec![] };
+            let mut watch = TimedFlow {
+                begun: Instant::now(),
+                job,
+                weights,
+                sums: Vec::new(),
+                needs: vec![],
+                gives: vec![],
+            };
             gradients.compute_flowing(&mut watch, samples, *step, leaves);
             (watch.needs, watch.gives, watch.begun.elapsed().as_secs_f64())
         });
@@ -180,7 +186,7 @@ impl<'a> Worker<'a> {
 }
 
 /// Records when weights are requested, all of which are available, and when gradients are complete.
-struct Watch<'a> {
+struct TimedFlow<'a> {
     begun: Instant,
     job: &'a Job,
     weights: &'a [f32],
@@ -189,7 +195,7 @@ struct Watch<'a> {
     gives: Vec<(usize, f64)>,
 }
 
-impl Flow for Watch<'_> {
+impl Flow for TimedFlow<'_> {
     fn weights(&mut self, needed: usize) -> Option<(usize, &[f32])> {
         self.needs.push((needed, self.begun.elapsed().as_secs_f64()));
         Some((needed, self.weights))

@@ -28,7 +28,7 @@ pub const RUN_FILE: &str = "data.train = \"digits:8192\"\nmodel.kind = \"mlp\"\n
 const PASSES: [usize; 2] = [5, 1];
 
 /// Reports the costs of a run whose workers compute on one thread, and on all cores.
-pub(crate) fn tell(bench: &mut Bench, job: &Job) -> Result<(), Error> {
+pub(crate) fn report(bench: &mut Bench, job: &Job) -> Result<(), Error> {
     let [full, quick] = PASSES;
     let passes = bench.effort().pick(full, quick);
     let mut threads = vec![1, std::thread::available_parallelism().map_or(1, usize::from)];
@@ -39,7 +39,7 @@ pub(crate) fn tell(bench: &mut Bench, job: &Job) -> Result<(), Error> {
         // Figures that do not depend on the number of threads are reported only once.
         for Figure { name, value, unit } in figures {
             if turn == 0 || name.starts_with(&compute) {
-                bench.tell(Measurement::new(name, value, unit))?;
+                bench.report(Measurement::new(name, value, unit))?;
             }
         }
     }
@@ -83,7 +83,7 @@ fn pass(job: &Job, threads: usize) -> Result<Costs, String> {
     let mut costs = Costs::nothing();
     compute::measure(job, threads, &mut costs)?;
     // While the bytes of a round are in transit, every core is busy and the bytes are not in any cache.
-    let chunks = compute::beside_neighbours(job, || {
+    let chunks = compute::with_contention(job, || {
         fold::measure(job, &mut costs);
         wire::measure_chunks(job.model.parameters(), &mut costs)
     })?;

@@ -10,10 +10,10 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 
 /// Median seconds of `turns` calls, each with cold caches, after one that does not count.
 pub(crate) fn median_seconds(turns: usize, mut run: impl FnMut()) -> f64 {
-    let mut passing = Passing::default();
+    let mut evictor = CacheEvictor::default();
     run();
     let turn = |_| {
-        passing.pass();
+        evictor.evict();
         let begun = Instant::now();
         run();
         begun.elapsed().as_secs_f64()
@@ -22,19 +22,19 @@ pub(crate) fn median_seconds(turns: usize, mut run: impl FnMut()) -> f64 {
 }
 
 /// A buffer that evicts everything else from the caches when it is read, as the bytes of a round do.
-pub(crate) struct Passing(Vec<u8>);
+pub(crate) struct CacheEvictor(Vec<u8>);
 
 /// More than the caches of one core hold, and about as much as those of all cores together.
-const PASSING_BYTES: usize = 32 << 20;
+const EVICTION_BYTES: usize = 32 << 20;
 
-impl Default for Passing {
+impl Default for CacheEvictor {
     fn default() -> Self {
-        Passing(vec![0; PASSING_BYTES])
+        CacheEvictor(vec![0; EVICTION_BYTES])
     }
 }
 
-impl Passing {
-    pub(crate) fn pass(&mut self) {
+impl CacheEvictor {
+    pub(crate) fn evict(&mut self) {
         self.0.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
         std::hint::black_box(&self.0);
     }

@@ -5,12 +5,12 @@ use bytemuck::{Pod, Zeroable};
 /// A growable `f32` buffer that starts on a cache line.
 #[derive(Clone, Debug, Default)]
 pub struct Buffer {
-    lines: Vec<Line>,
+    lines: Vec<CacheLine>,
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+struct CacheLine([f32; 16]);
 
 impl Buffer {
     /// Grows the buffer to at least `len` elements and returns the first `len`, whose
@@ -18,7 +18,7 @@ impl Buffer {
     pub(crate) fn resize(&mut self, len: usize) -> &mut [f32] {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
-            self.lines.resize(lines, Line::zeroed());
+            self.lines.resize(lines, CacheLine::zeroed());
         }
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..len]
     }

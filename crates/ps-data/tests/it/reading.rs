@@ -3,7 +3,7 @@
 use crate::common::{Folder, counts, gz, idx, row};
 use ps_core::Samples;
 use ps_data::{DataConfig, Features, Missing, ReadProgress, Task, Validation, load};
-use ps_plan::Order;
+use ps_plan::SampleOrder;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -133,7 +133,7 @@ fn a_share_takes_the_last_positions_of_the_validation_order() {
     let config = DataConfig { validation: Some(Validation::Share(0.25)), ..DataConfig::new("digits:50") };
     let loaded = load(&config, Task::Classes, 7, Path::new("."), &ps_data::NoProgress).unwrap();
     let validation = loaded.validation.unwrap();
-    let order = Order::validation(7, 50);
+    let order = SampleOrder::validation(7, 50);
     // 12.5 rounds to 13.
     let mut expected: Vec<usize> = (37..50).map(|position| order.at(position)).collect();
     expected.sort_unstable();

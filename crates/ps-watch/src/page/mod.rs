@@ -7,7 +7,7 @@
 mod state;
 mod viewers;
 
-use crate::curves::{Course, panels};
+use crate::curves::{RunCurves, panels};
 use crate::metrics::{CONTENT_TYPE, Source};
 use crate::site::Gate;
 use axum::Router;
@@ -39,9 +39,9 @@ use tokio_util::io::ReaderStream;
 pub(crate) use viewers::Viewers;
 
 /// Minimum time between two events on a stream. The end of the run is sent without this delay.
-const EVENT_EVERY: Duration = Duration::from_millis(500);
+const EVENT_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a stream checks for changes.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Permitted widths of a picture, in pixels.
 const WIDTHS: std::ops::RangeInclusive<u32> = 240..=1600;
 
@@ -215,7 +215,7 @@ async fn events(
 ) -> impl IntoResponse {
     let number = opened.fetch_add(1, Ordering::Relaxed);
     let viewer = after_end.is_none().then(|| dashboard.viewers.enter());
-    let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(LOOK_EVERY));
+    let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(POLL_INTERVAL));
     let ticks = ticks.take_while(move |_| opened.load(Ordering::Relaxed) - number <= most);
     let mut sent: Option<(u64, Instant)> = None;
     let news = ticks.filter_map(move |now| {
@@ -223,7 +223,8 @@ async fn events(
         let _viewer = &viewer;
         let (changes, is_over) =
             (dashboard.run_state.changes(), dashboard.run_state.read(|snapshot| snapshot.phase.is_over()));
-        let is_due = sent.is_none_or(|(known, at)| changes != known && (is_over || now - at >= EVENT_EVERY));
+        let is_due =
+            sent.is_none_or(|(known, at)| changes != known && (is_over || now - at >= EVENT_INTERVAL));
         is_due.then(|| {
             sent = Some((changes, now));
             Event::default().data(state::json(&dashboard))
@@ -247,7 +248,7 @@ async fn chart(
     Query(drawing): Query<Drawing>,
 ) -> Response {
     let lines = dashboard.run_state.read(|snapshot| snapshot.lines.clone());
-    let course = Course::new("run".into(), lines);
+    let course = RunCurves::new("run".into(), lines);
     let Some(mut lines) = panels(&[course]).into_iter().nth(number) else {
         return (StatusCode::NOT_FOUND, "there is no such chart yet\n").into_response();
     };

@@ -1,17 +1,17 @@
 //! The state that the dashboard shows, as JSON.
 
 use super::Dashboard;
-use crate::curves::{Course, panels};
+use crate::curves::{RunCurves, panels};
 use ps_run::{Ban, Ending, EventLine, Line, Phase, RunSnapshot, grouped, seconds};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Number of rounds in the timeline.
-const ROUNDS: usize = 10;
+const MAX_ROUNDS: usize = 10;
 /// Maximum number of events that are shown.
-const EVENTS: usize = 30;
+const MAX_EVENTS: usize = 30;
 /// Shortest wait of a step that is shown. Shorter ones are over before anybody can read about them.
-const WORTH_TELLING: Duration = Duration::from_secs(1);
+const MIN_SHOWN_WAIT: Duration = Duration::from_secs(1);
 
 /// Formats the state of the run.
 pub(super) fn json(dashboard: &Dashboard) -> String {
@@ -33,11 +33,11 @@ fn of(snapshot: &RunSnapshot, files: &[&str]) -> Value {
         }
         _ => None,
     });
-    let charts: Vec<String> = panels(&[Course::new("run".into(), snapshot.lines.clone())])
+    let charts: Vec<String> = panels(&[RunCurves::new("run".into(), snapshot.lines.clone())])
         .into_iter()
         .map(|panel| panel.title)
         .collect();
-    let rounds: Vec<_> = snapshot.rounds.iter().rev().take(ROUNDS).rev().collect();
+    let rounds: Vec<_> = snapshot.rounds.iter().rev().take(MAX_ROUNDS).rev().collect();
     let remaining = (snapshot.about.steps - snapshot.steps.min(snapshot.about.steps)) as f64;
     // The time per step is known only after the first line of metrics.
     let per_step = last.map(|line| line.seconds / line.step.max(1) as f64);
@@ -68,7 +68,7 @@ fn of(snapshot: &RunSnapshot, files: &[&str]) -> Value {
         })),
         "rounds": rounds,
         "confusion": snapshot.confusion,
-        "events": events.take(EVENTS).collect::<Vec<_>>(),
+        "events": events.take(MAX_EVENTS).collect::<Vec<_>>(),
         "charts": charts,
         "drawn": snapshot.lines.len(),
         "summary": snapshot.summary,
@@ -78,7 +78,7 @@ fn of(snapshot: &RunSnapshot, files: &[&str]) -> Value {
 
 /// Describes the state of the run, as a continuation of the name of its phase.
 fn state(snapshot: &RunSnapshot) -> String {
-    let waiting = || match snapshot.waited >= WORTH_TELLING {
+    let waiting = || match snapshot.waited >= MIN_SHOWN_WAIT {
         true => format!("{}, for {}", snapshot.activity, seconds(snapshot.waited.as_secs_f64())),
         false => snapshot.activity.clone(),
     };
@@ -89,7 +89,7 @@ fn state(snapshot: &RunSnapshot) -> String {
         Phase::Training => {
             let resumed = (snapshot.resumed_at > 0)
                 .then(|| format!("resumed after step {}", grouped(snapshot.resumed_at as f64)));
-            let waiting = (snapshot.waited >= WORTH_TELLING && !snapshot.activity.is_empty()).then(waiting);
+            let waiting = (snapshot.waited >= MIN_SHOWN_WAIT && !snapshot.activity.is_empty()).then(waiting);
             resumed.into_iter().chain(waiting).collect::<Vec<_>>().join("; ")
         }
         Phase::Done if snapshot.steps < snapshot.about.steps => {

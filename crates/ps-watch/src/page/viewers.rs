@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often [`Viewers::wait`] checks the count.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Counts the event streams of open pages. A page closes its stream once it shows how the run ended.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +25,7 @@ impl Viewers {
     pub(crate) fn wait(&self, limit: Duration, is_cancelled: impl Fn() -> bool) {
         let began = Instant::now();
         while self.0.load(Ordering::Relaxed) > 0 && began.elapsed() < limit && !is_cancelled() {
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }

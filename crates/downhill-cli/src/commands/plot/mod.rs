@@ -8,7 +8,7 @@ use ps_config::{DataArgs, LogArgs};
 use ps_plot::Style::Noisy;
 use ps_plot::{Axis, Figure, Panel, Series};
 use ps_run::{Line, METRICS_FILE, Style, counted};
-use ps_watch::curves::{self, Course};
+use ps_watch::curves::{self, RunCurves};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -154,7 +154,7 @@ fn curves_of(runs: Vec<Run>, x_axis: XAxis) -> Figure {
         } else {
             run.name
         };
-        Course::new(name, run.lines)
+        RunCurves::new(name, run.lines)
     };
     let mut figure = curves::figure(&runs.into_iter().map(course).collect::<Vec<_>>());
     for panel in &mut figure.panels {

@@ -23,14 +23,14 @@ const ROOM: f64 = 0.35;
 const ROUNDS: usize = 200;
 
 /// Computes losses and gradients on a fixed set of samples.
-struct Ground {
+struct LossSurface {
     gradients: Gradients,
     plan: BatchPlan,
     split: Split,
 }
 
 /// A label and the weights that it describes.
-type Place = (String, Vec<f32>);
+type Waypoint = (String, Vec<f32>);
 
 /// Draws the curves and the plane. `folder` contains the checkpoints.
 pub(super) fn figure(
@@ -44,11 +44,12 @@ pub(super) fn figure(
     let split = job.data.train.head(samples);
     let count = split.len();
     let plan = BatchPlan::new(job.run.seed, count, count, job.plan.leaf.min(count), 1, None);
-    let mut ground = Ground { gradients: Gradients::new(job.model.clone(), plan, job.kernel), plan, split };
+    let mut surface =
+        LossSurface { gradients: Gradients::new(job.model.clone(), plan, job.kernel), plan, split };
     let start = job.model.initial(job.run.seed);
     let end = run.model.weights();
     let last = run.model.steps();
-    let mut path: Vec<Place> = vec![("start".into(), start.clone())];
+    let mut path: Vec<Waypoint> = vec![("start".into(), start.clone())];
     for (step, weights) in
         checkpoint_weights(folder, &job.model)?.into_iter().filter(|(step, _)| *step < last)
     {
@@ -64,17 +65,17 @@ pub(super) fn figure(
         ));
     }
     let rate = f64::from(job.rate.at(0));
-    let down = ground.down(&start);
-    let first = along(&mut ground, "along the gradient at the start", &start, &down, rate);
-    let (own, rate) = (ground.down(end), f64::from(job.rate.at(last.saturating_sub(1))));
-    let second = along(&mut ground, "along the gradient at the end", end, &own, rate);
-    let plane = plane(&mut ground, path, &down, grid);
+    let down = surface.down(&start);
+    let first = along(&mut surface, "along the gradient at the start", &start, &down, rate);
+    let (own, rate) = (surface.down(end), f64::from(job.rate.at(last.saturating_sub(1))));
+    let second = along(&mut surface, "along the gradient at the end", end, &own, rate);
+    let plane = plane(&mut surface, path, &down, grid);
     let panels = [first, second, plane].into_iter().flatten().collect();
     let title = format!("{}: mean loss of {}", name(folder), counted(count, "training sample"));
     Ok(Figure { title, columns: 3, panel: (520, 420), panels })
 }
 
-impl Ground {
+impl LossSurface {
     /// Returns the mean loss at `weights`.
     fn loss(&mut self, weights: &[f32]) -> f64 {
         self.gradients.evaluate(weights, &self.split).mean_loss()
@@ -90,13 +91,13 @@ impl Ground {
 }
 
 /// Draws the loss from `from` in the direction `down`, and its linear approximation at the start.
-fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64) -> Option<Panel> {
-    let begin = ground.loss(from);
+fn along(surface: &mut LossSurface, title: &str, from: &[f32], down: &[f64], rate: f64) -> Option<Panel> {
+    let begin = surface.loss(from);
     let steepness = dot(down, down);
     if !begin.is_finite() || !steepness.is_finite() || steepness == 0.0 {
         return None;
     }
-    let mut at = |length: f64| ground.loss(&moved(from, &[(length, down)]));
+    let mut at = |length: f64| surface.loss(&displaced(from, &[(length, down)]));
     // Starts where the linear approximation has fallen by a tenth, and doubles or halves the distance until the
     // loss there crosses its value at the start.
     let mut far = 0.1 * begin.abs().max(f64::MIN_POSITIVE) / steepness;
@@ -141,15 +142,16 @@ fn along(ground: &mut Ground, title: &str, from: &[f32], down: &[f64], rate: f64
 
 /// Draws the loss over the plane that best contains the path of the weights. Its origin is the end of the
 /// path. A path with two points is a line; the plane then also contains the direction `down` at its start.
-fn plane(ground: &mut Ground, path: Vec<Place>, down: &[f64], grid: usize) -> Option<Panel> {
+fn plane(surface: &mut LossSurface, path: Vec<Waypoint>, down: &[f64], grid: usize) -> Option<Panel> {
     let end = path.last()?.1.clone();
-    let ways: Vec<Vec<f64>> = path.iter().map(|(_, weights)| difference(weights, &end)).collect();
-    let first = principal(&ways, &[])?;
-    let second = principal(&ways, &[&first]).or_else(|| principal(&[down.to_vec()], &[&first]));
+    let offsets: Vec<Vec<f64>> = path.iter().map(|(_, weights)| difference(weights, &end)).collect();
+    let first = principal(&offsets, &[])?;
+    let second = principal(&offsets, &[&first]).or_else(|| principal(&[down.to_vec()], &[&first]));
     // On a path straight along `down`, any other direction will do; a fixed one makes the picture reproducible.
     let second =
         second.or_else(|| principal(&[(0..end.len()).map(|i| (i as f64).sin()).collect()], &[&first]))?;
-    let at: Vec<[f64; 2]> = ways.iter().map(|way| [dot(way, &first), dot(way, &second)]).collect();
+    let at: Vec<[f64; 2]> =
+        offsets.iter().map(|offset| [dot(offset, &first), dot(offset, &second)]).collect();
     let widest = range(&at, 0);
     let extent = widest[1] - widest[0];
     let room = |[low, high]: [f64; 2]| {
@@ -165,8 +167,8 @@ fn plane(ground: &mut Ground, path: Vec<Place>, down: &[f64], grid: usize) -> Op
     let mut values = Vec::with_capacity(grid * grid);
     for row in 0..grid {
         for column in 0..grid {
-            let weights = moved(&end, &[(place(x, column), &first), (place(y, row), &second)]);
-            values.push(ground.loss(&weights));
+            let weights = displaced(&end, &[(place(x, column), &first), (place(y, row), &second)]);
+            values.push(surface.loss(&weights));
         }
     }
     let many = path.len() > 8;
@@ -191,14 +193,14 @@ fn range(at: &[[f64; 2]], which: usize) -> [f64; 2] {
     [values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max)]
 }
 
-/// Returns the direction that contains most of `ways`, of length 1 and orthogonal to `others`, by power
-/// iteration; `None` if nothing remains of `ways`.
-fn principal(ways: &[Vec<f64>], others: &[&[f64]]) -> Option<Vec<f64>> {
-    let whole = ways.iter().map(|way| dot(way, way)).fold(0.0, f64::max).sqrt();
-    let ways: Vec<Vec<f64>> = ways
+/// Returns the direction that contains most of `offsets`, of length 1 and orthogonal to `others`, by power
+/// iteration; `None` if nothing remains of `offsets`.
+fn principal(offsets: &[Vec<f64>], others: &[&[f64]]) -> Option<Vec<f64>> {
+    let whole = offsets.iter().map(|offset| dot(offset, offset)).fold(0.0, f64::max).sqrt();
+    let offsets: Vec<Vec<f64>> = offsets
         .iter()
-        .map(|way| {
-            let mut rest = way.clone();
+        .map(|offset| {
+            let mut rest = offset.clone();
             for other in others {
                 let part = dot(&rest, other);
                 rest.iter_mut().zip(*other).for_each(|(rest, other)| *rest -= part * other);
@@ -206,7 +208,8 @@ fn principal(ways: &[Vec<f64>], others: &[&[f64]]) -> Option<Vec<f64>> {
             rest
         })
         .collect();
-    let products: Vec<Vec<f64>> = ways.iter().map(|a| ways.iter().map(|b| dot(a, b)).collect()).collect();
+    let products: Vec<Vec<f64>> =
+        offsets.iter().map(|a| offsets.iter().map(|b| dot(a, b)).collect()).collect();
     let mut shares: Vec<f64> = products.iter().enumerate().map(|(index, row)| row[index]).collect();
     for _ in 0..ROUNDS {
         let next: Vec<f64> = products.iter().map(|row| dot(row, &shares)).collect();
@@ -216,9 +219,9 @@ fn principal(ways: &[Vec<f64>], others: &[&[f64]]) -> Option<Vec<f64>> {
         }
         shares = next.into_iter().map(|share| share / length).collect();
     }
-    let mut direction = vec![0.0; ways.first()?.len()];
-    for (share, way) in shares.iter().zip(&ways) {
-        direction.iter_mut().zip(way).for_each(|(sum, element)| *sum += share * element);
+    let mut direction = vec![0.0; offsets.first()?.len()];
+    for (share, offset) in shares.iter().zip(&offsets) {
+        direction.iter_mut().zip(offset).for_each(|(sum, element)| *sum += share * element);
     }
     let length = dot(&direction, &direction).sqrt();
     // A remainder of the size of rounding errors has no meaningful direction.
@@ -229,9 +232,9 @@ fn difference(a: &[f32], b: &[f32]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect()
 }
 
-fn moved(from: &[f32], ways: &[(f64, &[f64])]) -> Vec<f32> {
+fn displaced(from: &[f32], offsets: &[(f64, &[f64])]) -> Vec<f32> {
     let element = |(index, weight): (usize, &f32)| {
-        ways.iter().fold(f64::from(*weight), |sum, (length, way)| sum + length * way[index]) as f32
+        offsets.iter().fold(f64::from(*weight), |sum, (length, offset)| sum + length * offset[index]) as f32
     };
     from.iter().enumerate().map(element).collect()
 }
@@ -246,11 +249,11 @@ mod tests {
 
     #[test]
     fn the_plane_of_a_path_holds_its_longest_ways() {
-        let ways = [vec![3.0, 0.0, 4.0, 0.0], vec![0.0, 1.0, 0.0, 0.0], vec![0.0; 4]];
-        let first = principal(&ways, &[]).unwrap();
-        let second = principal(&ways, &[&first]).unwrap();
+        let offsets = [vec![3.0, 0.0, 4.0, 0.0], vec![0.0, 1.0, 0.0, 0.0], vec![0.0; 4]];
+        let first = principal(&offsets, &[]).unwrap();
+        let second = principal(&offsets, &[&first]).unwrap();
         assert!((dot(&first, &[0.6, 0.0, 0.8, 0.0]).abs() - 1.0).abs() < 1e-9, "{first:?}");
         assert!((second[1].abs() - 1.0).abs() < 1e-9 && dot(&first, &second).abs() < 1e-9, "{second:?}");
-        assert_eq!(principal(&ways[..1], &[&first]), None);
+        assert_eq!(principal(&offsets[..1], &[&first]), None);
     }
 }

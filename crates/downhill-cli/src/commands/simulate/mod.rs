@@ -8,7 +8,7 @@ use crate::output;
 use ps_config::{DataArgs, LogArgs, RunArgs};
 use ps_core::Precision;
 use ps_run::{DataProgress, Job, Style, grouped};
-use ps_scale::{Cluster, Costs, CostsError, Keepers, Link, Placement, Stragglers, Sweep};
+use ps_scale::{Cluster, Costs, CostsError, Link, Placement, Stragglers, Sweep, WeightHolders};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -181,23 +181,23 @@ fn read(path: &Path) -> Result<String, Failure> {
 }
 
 fn cluster(arguments: &Arguments, job: &Job, workers: usize, threads: usize, cores: usize) -> Cluster {
-    let (keepers, parts) = match arguments.shards {
-        Shards::Servers(count) => (Keepers::Servers, count),
-        Shards::Colocated => (Keepers::Workers, workers as u32),
+    let (holders, parts) = match arguments.shards {
+        Shards::Servers(count) => (WeightHolders::Servers, count),
+        Shards::Colocated => (WeightHolders::Workers, workers as u32),
     };
     let (bandwidth, latency) =
         if arguments.together { (f64::INFINITY, 0.0) } else { (units::TEN_GIGABIT, 50e-6) };
     Cluster {
         workers,
         threads,
-        keepers,
+        holders,
         parts: ps_bench::parts(job.model.parameters(), parts),
         weight_share: match job.run.wire.weights {
             Precision::F32 => 1.0,
             Precision::Bf16 => 0.5,
         },
         leaves: job.plan.step(0).tree().leaves(),
-        placement: if arguments.together { Placement::Together } else { Placement::Apart },
+        placement: if arguments.together { Placement::SharedHost } else { Placement::SeparateHosts },
         cores,
         link: Link {
             bandwidth: arguments.bandwidth.unwrap_or(bandwidth),
@@ -231,7 +231,7 @@ fn table(sweep: &Sweep, samples: f64) -> Vec<String> {
 
 /// Explains where adding workers stops paying.
 fn ending(sweep: &Sweep, cluster: impl Fn(usize) -> Cluster) -> Vec<String> {
-    let gain = 100.0 * ps_scale::WORTHWHILE_GAIN;
+    let gain = 100.0 * ps_scale::MIN_WORTHWHILE_GAIN;
     vec![match sweep.stops_paying {
         Some((workers, bound)) => format!(
             "beyond {workers} workers, twice as many gain less than {gain:.0} %: {}",

@@ -129,7 +129,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             std::thread::sleep(STOP_SEEN_WITHIN);
         }
     }
-    watching.see_off(is_enough);
+    watching.wait_for_viewers(is_enough);
     Ok(code)
 }
 

@@ -24,7 +24,7 @@ struct Restart {
 
 /// The outcome of a run, for `restarts.json`.
 #[derive(Serialize)]
-struct Line {
+struct RestartLine {
     /// Folder of the run, relative to the common one.
     folder: String,
     seed: u64,
@@ -183,7 +183,7 @@ fn keep_best(
         .min_by(|a, b| a.1.total_cmp(&b.1))
         .map(|(index, _)| index);
     let name = |index: usize| format!("restart-{}", index + 1);
-    let line = |(index, (restart, ended)): (usize, (&Restart, &Result<Summary, Failure>))| Line {
+    let line = |(index, (restart, ended)): (usize, (&Restart, &Result<Summary, Failure>))| RestartLine {
         folder: name(index),
         seed: restart.job.run.seed,
         validation_loss: loss(ended),
@@ -191,7 +191,7 @@ fn keep_best(
         failure: ended.as_ref().err().map(ToString::to_string),
         is_best: best == Some(index),
     };
-    let lines: Vec<Line> = runs.iter().zip(&ended).enumerate().map(line).collect();
+    let lines: Vec<RestartLine> = runs.iter().zip(&ended).enumerate().map(line).collect();
     let path = folder.join(RESTARTS_FILE);
     let json =
         serde_json::to_string_pretty(&lines).map_err(|error| Failure::Failed(error.to_string()))? + "\n";

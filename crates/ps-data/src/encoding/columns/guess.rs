@@ -27,17 +27,17 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
     }
     let is_text = |row: &usize| table.value(*row, column) == Cell::Text;
     let Some(row) = (0..table.rows()).find(is_text) else { return Ok((Content::Number, None)) };
-    let seen = Seen::of(table, column);
+    let counts = CellCounts::of(table, column);
     let (text, key) = (table.cell(row, column), key(&table.header[column]));
     let refuse = |problem: String| Err(DataError::content(table.location_of(row, column), problem));
-    if let Some(mostly) = seen.mostly_numbers() {
+    if let Some(mostly) = counts.mostly_numbers() {
         return refuse(format!(
             "`{text}` where a number was expected: {mostly}; write it as a plain number, list it in data.missing_values, or \
              set {key} = \"category\" or \"ignore\""
         ));
     }
-    if seen.is_nearly_all_different() {
-        let Seen { cells, different, .. } = seen;
+    if counts.is_nearly_all_different() {
+        let CellCounts { cells, different, .. } = counts;
         return refuse(format!(
             "`{text}` is one of {} different values among {cells}, and each would become a feature; set {key} = \"ignore\", \
              or \"category\" if that is meant",
@@ -48,7 +48,7 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
 }
 
 /// Statistics of the cells of a column that are not missing.
-struct Seen<'a> {
+struct CellCounts<'a> {
     cells: usize,
     /// Number of cells that are numbers.
     plain: usize,
@@ -59,10 +59,10 @@ struct Seen<'a> {
     different_numbers: usize,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> CellCounts<'a> {
     fn of(table: &'a Table, column: usize) -> Self {
-        let mut seen =
-            Seen { cells: 0, plain: 0, numbers: 0, different: BTreeSet::new(), different_numbers: 0 };
+        let mut counts =
+            CellCounts { cells: 0, plain: 0, numbers: 0, different: BTreeSet::new(), different_numbers: 0 };
         for row in 0..table.rows() {
             let text = table.cell(row, column);
             let is_plain = match table.value(row, column) {
@@ -71,19 +71,19 @@ impl<'a> Seen<'a> {
                 Cell::Text => false,
             };
             let is_number = is_plain || resembles_number(text);
-            seen.cells += 1;
-            seen.plain += usize::from(is_plain);
-            seen.numbers += usize::from(is_number);
-            seen.different_numbers += usize::from(seen.different.insert(text) && is_number);
+            counts.cells += 1;
+            counts.plain += usize::from(is_plain);
+            counts.numbers += usize::from(is_number);
+            counts.different_numbers += usize::from(counts.different.insert(text) && is_number);
         }
-        seen
+        counts
     }
 
     /// Explains why the values seem to be meant as numbers, if they do: more than half of the cells
     /// are numbers or resemble one or, since a single string may fill most cells, more than half of
     /// the distinct values.
     fn mostly_numbers(&self) -> Option<String> {
-        let Seen { cells, plain, numbers, different_numbers, .. } = self;
+        let CellCounts { cells, plain, numbers, different_numbers, .. } = self;
         let different = self.different.len();
         let removed = match numbers == plain {
             true => "",

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 /// A queue of events, ordered by time. Events at the same time come in the order in which they were added.
 #[derive(Debug)]
-pub(crate) struct Agenda<T> {
+pub(crate) struct EventQueue<T> {
     entries: BinaryHeap<Entry<T>>,
     put: u64,
 }
@@ -17,13 +17,13 @@ struct Entry<T> {
     event: T,
 }
 
-impl<T> Default for Agenda<T> {
+impl<T> Default for EventQueue<T> {
     fn default() -> Self {
-        Agenda { entries: BinaryHeap::new(), put: 0 }
+        EventQueue { entries: BinaryHeap::new(), put: 0 }
     }
 }
 
-impl<T> Agenda<T> {
+impl<T> EventQueue<T> {
     /// Adds an event that happens at `at`, in seconds.
     pub(crate) fn put(&mut self, at: f64, event: T) {
         self.put += 1;
@@ -63,11 +63,11 @@ mod tests {
 
     #[test]
     fn what_is_due_first_comes_first() {
-        let mut agenda = Agenda::default();
+        let mut queue = EventQueue::default();
         for (at, event) in [(2.0, 'c'), (1.0, 'a'), (2.0, 'd'), (1.5, 'b')] {
-            agenda.put(at, event);
+            queue.put(at, event);
         }
-        let order: Vec<char> = std::iter::from_fn(|| agenda.next().map(|(_, event)| event)).collect();
+        let order: Vec<char> = std::iter::from_fn(|| queue.next().map(|(_, event)| event)).collect();
         assert_eq!(order, ['a', 'b', 'c', 'd']);
     }
 }

@@ -9,21 +9,21 @@ const ROUNDS: usize = 8;
 /// A permutation of `0..n`: a balanced Feistel network over the smallest domain 2^(2h) >= n, h >= 1, followed
 /// by cycle-walking (values outside `0..n` are mapped again until they fall inside).
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct SampleOrder {
     n: u64,
     half_bits: u32,
     keys: [u32; ROUNDS],
 }
 
-impl Order {
+impl SampleOrder {
     /// The order in which `epoch` visits `n` training samples.
     pub(crate) fn new(seed: u64, epoch: u32, n: usize) -> Self {
-        Order::keyed(seed, Purpose::Order, epoch, n)
+        SampleOrder::keyed(seed, Purpose::SampleOrder, epoch, n)
     }
 
     /// The order by which samples are set apart for validation.
     pub fn validation(seed: u64, n: usize) -> Self {
-        Order::keyed(seed, Purpose::Validation, 0, n)
+        SampleOrder::keyed(seed, Purpose::Validation, 0, n)
     }
 
     fn keyed(seed: u64, purpose: Purpose, epoch: u32, n: usize) -> Self {
@@ -34,7 +34,7 @@ impl Order {
         let mut keys = [0; ROUNDS];
         keys[..4].copy_from_slice(&first);
         keys[4..].copy_from_slice(&second);
-        Order { n: n as u64, half_bits: bits.div_ceil(2).max(1), keys }
+        SampleOrder { n: n as u64, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
     /// Returns the sample at `position`.
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn every_epoch_visits_every_sample_once() {
         for n in (1..70).chain([1000, 4096, 4097]) {
-            let order = Order::new(7, 3, n);
+            let order = SampleOrder::new(7, 3, n);
             let mut seen = vec![false; n];
             for position in 0..n {
                 let sample = order.at(position);
@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn epochs_and_seeds_differ() {
-        let orders = [Order::new(1, 0, 1000), Order::new(1, 1, 1000), Order::new(2, 0, 1000)];
+        let orders =
+            [SampleOrder::new(1, 0, 1000), SampleOrder::new(1, 1, 1000), SampleOrder::new(2, 0, 1000)];
         let heads: Vec<Vec<usize>> =
             orders.iter().map(|order| (0..20).map(|position| order.at(position)).collect()).collect();
         assert!(heads[0] != heads[1] && heads[0] != heads[2] && heads[1] != heads[2]);
@@ -102,7 +103,7 @@ mod tests {
     fn neighbours_in_order_are_far_apart_in_the_data() {
         // The mean distance of two independent uniform samples of 0..n is n / 3.
         let n = 60_000;
-        let order = Order::new(1, 0, n);
+        let order = SampleOrder::new(1, 0, n);
         let total: usize = (0..n - 1).map(|i| order.at(i).abs_diff(order.at(i + 1))).sum();
         let mean = total as f64 / (n - 1) as f64;
         assert!((mean / (n as f64 / 3.0) - 1.0).abs() < 0.02, "mean distance {mean}");
