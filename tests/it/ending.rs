@@ -260,7 +260,7 @@ fn a_launched_run_that_is_ended_on_request_ends_as_a_whole() {
     assert!(run(&mut downhill(&["stop", &address])).status.success());
     let ended = launch.finish();
     code(&ended, 3);
-    assert!(!ended.stderr.contains("starting it again") && !ended.stderr.contains("error"), "{ended}");
+    assert!(!ended.stderr.contains("restarting it") && !ended.stderr.contains("error"), "{ended}");
     // Launching the run again resumes it.
     let mut launch = Running::start(&mut command);
     launch.log_line(|line| line.contains("worker admitted"));

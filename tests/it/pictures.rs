@@ -74,7 +74,7 @@ fn find_lr_proposes_the_same_rate_on_any_threads_and_training_with_it_learns() {
     assert_eq!(place.find(&["--threads", "3"]).stdout, found.stdout);
     let flag = found.stdout.lines().last().unwrap();
     assert!(flag.starts_with("--set learning_rate.initial=0."), "{found}");
-    assert!(found.stdout.contains("falls most steeply"), "{found}");
+    assert!(found.stdout.contains("falls fastest"), "{found}");
     let quiet = place.find(&["--quiet"]);
     assert_eq!(quiet.stdout.trim_end(), flag);
     let out = place.trained("found", &flag.split(' ').collect::<Vec<_>>());
@@ -102,9 +102,9 @@ fn find_lr_says_so_where_there_is_nothing_to_propose() {
         assert_eq!(ended.status.code(), Some(code), "{ended}");
         assert!(ended.stderr.contains(words) && !ended.stdout.contains("--set"), "{words}: {ended}");
     };
-    refused(&["--from", "50", "--to", "5000"], 1, "explodes at once");
-    refused(&["--from", "1e-9", "--to", "1e-7"], 1, "never falls");
-    refused(&["--from", "1e-4", "--to", "2e-2"], 1, "still falls");
+    refused(&["--from", "50", "--to", "5000"], 1, "explodes within");
+    refused(&["--from", "1e-9", "--to", "1e-7"], 1, "does not fall");
+    refused(&["--from", "1e-4", "--to", "2e-2"], 1, "still falling");
     refused(&["--from", "1", "--to", "2"], 2, "ten times");
     refused(&["--from", "0"], 2, "above 0");
     refused(&["--output", "curve.pdf"], 2, ".png or .svg");
@@ -183,7 +183,7 @@ fn the_valley_is_drawn_with_and_without_checkpoints() {
         .arg(&svg);
     assert!(run(&mut command).status.success());
     let svg = fs::read_to_string(svg).unwrap();
-    for word in ["along the gradient at the start", "the plane of the path", "start", "end, step 120"] {
+    for word in ["along the gradient at the start", "plane through the path", "start", "end, step 120"] {
         assert!(svg.contains(word), "no {word} in the figure");
     }
 }
@@ -198,17 +198,17 @@ fn explain_shows_what_a_sample_pushes() {
     assert!(told.status.success(), "{told}");
     for words in [
         "sample 3 of the training part: class ",
-        "wanted",
+        "target",
         "layer 1, 24 to 10",
         "biases",
-        "activations before it",
+        "activations of the layer before",
         "pixel in row",
     ] {
         assert!(told.stdout.contains(words), "{words}: {told}");
     }
-    // The outputs are probabilities, the targets contain a single 1, and each push is the difference between
-    // them.
-    let rows = told.stdout.lines().skip_while(|line| !line.contains("wanted")).skip(1).take(10);
+    // The outputs are probabilities, the targets contain a single 1, and each negative gradient is the
+    // difference between them.
+    let rows = told.stdout.lines().skip_while(|line| !line.contains("target")).skip(1).take(10);
     let rows: Vec<Vec<&str>> = rows.map(|line| line.split_whitespace().collect()).collect();
     let value = |text: &str| text.parse::<f64>().unwrap();
     let sum: f64 = rows.iter().map(|row| value(row[1])).sum();

@@ -111,7 +111,7 @@ fn runs_are_listed_and_compared_by_their_hashes() {
     let other = diff("a", "c");
     assert_eq!(other.status.code(), Some(1), "{other}");
     assert!(other.stdout.contains("learning_rate.initial 0.05 | 0.06"), "{other}");
-    assert!(other.stdout.contains("others already after"), "{other}");
+    assert!(other.stdout.contains("different after"), "{other}");
     // Changes a hash in one run, as if one bit were different from some step on.
     let metrics = place.join("b/metrics.jsonl");
     let lines = hashes("b");
@@ -121,10 +121,13 @@ fn runs_are_listed_and_compared_by_their_hashes() {
     let text = fs::read_to_string(&metrics).unwrap().replace(&hash_of, &"0".repeat(64));
     fs::write(&metrics, text).unwrap();
     let parted = diff("a", "b");
-    let expected = format!("the same after {} steps, others after {}", step(&lines[4]), step(&lines[5]));
+    let expected = format!("the same after {} steps, different after {}", step(&lines[4]), step(&lines[5]));
     assert!(parted.status.code() == Some(1) && parted.stdout.contains(&expected), "{expected}: {parted}");
     let nothing = diff("a", "nowhere");
-    assert!(nothing.status.code() == Some(2) && nothing.stderr.contains("no run is there"), "{nothing}");
+    assert!(
+        nothing.status.code() == Some(2) && nothing.stderr.contains("no run in this folder"),
+        "{nothing}"
+    );
 
     let listed = run(downhill(&["runs"]).arg(place));
     assert!(listed.status.success(), "{listed}");
@@ -409,7 +412,7 @@ fn with_stay_the_result_is_served_until_ctrl_c() {
         let at = address(&mut staying, "dashboard");
         let hash = staying.line(|line| line.starts_with("weights sha256 "));
         staying.log_line(|line| {
-            line.contains("dashboard stays at") || line.contains("staying until asked to end")
+            line.contains("dashboard remains at") || line.contains("staying until asked to end")
         });
         let state: Value = serde_json::from_str(&ask(&at, "/state.json", "").1).unwrap();
         assert_eq!(state["phase"], "done", "{command}: {state}");

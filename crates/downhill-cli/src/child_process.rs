@@ -164,20 +164,20 @@ pub(crate) fn describe(status: ExitStatus) -> String {
             |name| format!("was killed by {name}"),
         );
     }
-    status.code().map_or_else(|| "ended".into(), |code| format!("ended with exit code {code}"))
+    status.code().map_or_else(|| "ended".into(), |code| format!("exited with code {code}"))
 }
 
 /// Returns the path of the program `name` in the folder of this one.
 pub(crate) fn sibling_program(name: &str) -> Result<PathBuf, Failure> {
     let ours = std::env::current_exe()
-        .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;
+        .map_err(|error| Failure::Failed(format!("cannot determine the path of this program: {error}")))?;
     let path = ours.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if path.is_file() {
         return Ok(path);
     }
     let release = if ours.components().any(|part| part.as_os_str() == "debug") { "" } else { " --release" };
     Err(Failure::Failed(format!(
-        "{} is not there: `launch` needs ps-server and ps-worker beside downhill; build them with \
+        "{} does not exist: ps-server and ps-worker must be in the same folder as downhill; build them with \
          `cargo build{release} -p ps-server -p ps-worker`",
         path.display()
     )))

@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         if !GROUPS.contains(&group) {
             let known = GROUPS.join(", ");
             return Err(Failure::Usage(format!(
-                "--only {only}: no figure's name begins so; there are {known}"
+                "--only {only}: no measurement has a name that starts with this; names start with {known}"
             )));
         }
     }
@@ -78,7 +78,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Ok(()) if !told.get() => {
             let only = arguments.only.join(",");
             Err(Failure::Usage(format!(
-                "--only {only}: no figure's name begins so; a run without it shows all names"
+                "--only {only}: no measurement has a name that starts with this; run without --only to see \
+                 all names"
             )))
         }
         Ok(()) => Ok(ExitCode::SUCCESS),

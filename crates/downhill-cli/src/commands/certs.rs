@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // Nothing is written if any of the files exists, as far as that can be known beforehand.
     if let Some((path, ..)) = files.iter().find(|(path, ..)| path.symlink_metadata().is_ok()) {
         return Err(Failure::Failed(format!(
-            "{}: it is there already and is not overwritten; choose another --out",
+            "{}: the file exists and is not overwritten; choose another --out",
             path.display()
         )));
     }
@@ -146,7 +146,7 @@ impl Authority {
 
 fn params(name: &str, hosts: &[String], until: SystemTime) -> Result<CertificateParams, Failure> {
     let mut params = CertificateParams::new(hosts).map_err(|error| {
-        Failure::Usage(format!("--host {}: no name that a certificate can have: {error}", hosts.join(", ")))
+        Failure::Usage(format!("--host {}: not a valid name for a certificate: {error}", hosts.join(", ")))
     })?;
     params.distinguished_name.push(DnType::CommonName, name);
     let since_1970 = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -174,14 +174,14 @@ fn create(path: &Path, secrecy: Secrecy) -> std::io::Result<File> {
 
 fn failed(path: &Path, error: &std::io::Error) -> Failure {
     let hint = match error.kind() {
-        ErrorKind::AlreadyExists => "; it is not overwritten, choose another --out",
+        ErrorKind::AlreadyExists => "; it is not overwritten; choose another --out",
         _ => "",
     };
     Failure::Failed(format!("{}: {error}{hint}", path.display()))
 }
 
 fn unmade(error: &dyn Display) -> Failure {
-    Failure::Failed(format!("making a certificate: {error}"))
+    Failure::Failed(format!("cannot create a certificate: {error}"))
 }
 
 /// Prints the files and the flags to use them.
@@ -204,7 +204,7 @@ fn tell(arguments: &Arguments, files: &[(PathBuf, String, Secrecy)]) {
         Secrecy::Public => format!("  {}", path.display()),
         Secrecy::Private => format!("  {} (secret)", path.display()),
     }));
-    lines.push("the server and each worker, with the run file in the place of RUN.toml:".into());
+    lines.push("start the server and the workers, with your run file instead of RUN.toml:".into());
     lines.push(format!("  ps-server RUN.toml --listen {listen}{layout} {}", flags("server")));
     for number in 1..=arguments.workers.min(SHOWN) {
         lines

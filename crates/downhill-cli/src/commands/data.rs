@@ -108,7 +108,7 @@ fn describe(found: &Inspection, role: Option<&str>, lines: &mut Vec<String>) {
     row(lines, "features", &features);
     if let Some(non_zero) = found.non_zero {
         let share = 100.0 * non_zero as f64 / (found.samples * found.features).max(1) as f64;
-        row(lines, "not zero", &format!("{} ({share:.2} %)", grouped(non_zero as f64)));
+        row(lines, "non-zero", &format!("{} ({share:.2} %)", grouped(non_zero as f64)));
     }
     if let Some([low, high]) = found.range {
         row(lines, "values", &format!("{} to {}", number(low), number(high)));
@@ -130,7 +130,7 @@ fn describe_labels(labels: &LabelSummary, lines: &mut Vec<String>) {
     let name = if labels.name.is_empty() { String::new() } else { format!("column `{}`, ", labels.name) };
     let values = match labels.range {
         Some([low, mean, high]) => format!("{} to {}, mean {}", number(low), number(high), number(mean)),
-        None => format!("{} different texts", labels.counts.len()),
+        None => format!("{} distinct values", labels.counts.len()),
     };
     let missing = if labels.missing > 0 { format!(", {} missing", labels.missing) } else { String::new() };
     row(lines, "labels", &format!("{name}{values}{missing}"));
@@ -170,7 +170,7 @@ fn describe_columns(columns: &[ColumnSummary], lines: &mut Vec<String>) {
     };
     let refused: Vec<String> = columns.iter().filter_map(refused).collect();
     if !refused.is_empty() {
-        row(lines, "training refuses this:", "");
+        row(lines, "training would fail:", "");
         lines.extend(refused.iter().map(|error| format!("    {error}")));
     }
 }

@@ -31,7 +31,7 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  the weights are identical as far as both are known
+  0  the weights are identical after every step recorded in both
   1  the weights differ
   2  the weights cannot be compared";
 
@@ -49,7 +49,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn read(folder: &Path) -> Result<PastRun, Failure> {
     PastRun::read(folder)?.ok_or_else(|| {
-        Failure::Usage(format!("{}: no run is there; name the folder that --out gave it", folder.display()))
+        Failure::Usage(format!(
+            "{}: no run in this folder; give the folder that the run was written to",
+            folder.display()
+        ))
     })
 }
 
@@ -70,10 +73,10 @@ fn configuration(first: &PastRun, second: &PastRun) -> Result<Vec<String>, Failu
         let (a, b) = (&a.fingerprint, &b.fingerprint);
         lines.push(match a.data == b.data {
             true => format!("{:<12} the same", "data"),
-            false => format!("{:<12} other content: SHA-256 {} | {}", "data", short(&a.data), short(&b.data)),
+            false => format!("{:<12} different: SHA-256 {} | {}", "data", short(&a.data), short(&b.data)),
         });
         if a.numerics != b.numerics {
-            lines.push(format!("{:<12} version {} | {}", "numbers", a.numerics, b.numerics));
+            lines.push(format!("{:<12} version {} | {}", "numerics", a.numerics, b.numerics));
         }
     }
     Ok(lines)
@@ -82,7 +85,7 @@ fn configuration(first: &PastRun, second: &PastRun) -> Result<Vec<String>, Failu
 /// Returns the keys of a run file with their values in TOML.
 fn keys(run: &PastRun) -> Result<BTreeMap<String, String>, Failure> {
     let table: toml::Table = run.run.parse().map_err(|error| {
-        Failure::Failed(format!("{}: its run.toml cannot be read: {error}", run.folder.display()))
+        Failure::Failed(format!("{}: cannot parse run.toml: {error}", run.folder.display()))
     })?;
     let mut keys = BTreeMap::new();
     flatten("", &table, &mut keys);
@@ -134,13 +137,21 @@ fn weights(first: &PastRun, second: &PastRun) -> (String, u8) {
     let common: Vec<(&HashLine, &HashLine)> =
         first.hashes().filter_map(|line| Some((line, *other.get(&line.step)?))).collect();
     let last_same = common.iter().take_while(|(a, b)| a.weights_sha256 == b.weights_sha256).last();
-    let since = last_same
-        .map_or_else(|| "from the beginning".to_owned(), |(line, _)| format!("since step {}", line.step));
+    let since = last_same.map_or_else(
+        || "no earlier step is recorded in both".to_owned(),
+        |(line, _)| {
+            format!(
+                "the same up \
+                                                                                               to step {}",
+                line.step
+            )
+        },
+    );
     if let Some((a, b)) = common.iter().find(|(a, b)| a.weights_sha256 != b.weights_sha256) {
         let [x, y] = [a, b].map(|line| short(&line.weights_sha256));
         let known = match last_same {
-            Some((line, _)) => format!("the same after {} steps, others after {}", line.step, a.step),
-            None => format!("others already after {} steps, the first that are known", a.step),
+            Some((line, _)) => format!("the same after {} steps, different after {}", line.step, a.step),
+            None => format!("different after {} steps, the first recorded in both", a.step),
         };
         return (format!("{known}: SHA-256 {x} | {y}"), 1);
     }
@@ -151,14 +162,12 @@ fn weights(first: &PastRun, second: &PastRun) -> (String, u8) {
         let [x, y] = [a, b].map(|summary| short(&summary.weights_sha256));
         return match a.weights_sha256 == b.weights_sha256 {
             true => (format!("the same after all {} steps: SHA-256 {x}", a.steps), 0),
-            false => (format!("others at the end, {since}: SHA-256 {x} | {y}"), 1),
+            false => (format!("different at the end, {since}: SHA-256 {x} | {y}"), 1),
         };
     }
     match last_same {
-        Some((line, _)) => {
-            (format!("the same after {} steps, the last that both have told of", line.step), 0)
-        }
-        None => ("no step is known of both".into(), 2),
+        Some((line, _)) => (format!("the same after {} steps, the last recorded in both", line.step), 0),
+        None => ("no step is recorded in both".into(), 2),
     }
 }
 

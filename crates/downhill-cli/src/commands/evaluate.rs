@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let run = super::open_run(&arguments.run, &arguments.sets, arguments.data.data_root.as_deref(), style)?;
     if run.data_changed() {
         output::warn(
-            "the validation or test data is not that of the run, so the figures are not the run's own",
+            "the validation or test data has changed since the run, so the metrics differ from the run's",
         );
     }
     let (model, data) = (&run.model, &run.job.data);
@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     if evaluations.is_empty() {
         return Err(Failure::Usage(
-            "the run has neither validation part nor test source; name a source with --data".into(),
+            "the run has no validation part and no test source; give a source with --data".into(),
         ));
     }
     if arguments.json {

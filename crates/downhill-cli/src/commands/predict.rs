@@ -88,7 +88,7 @@ fn write_new(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
 
 fn taken(path: &Path) -> Failure {
     Failure::Usage(format!(
-        "{}: the file exists and nothing is written over; choose another --output",
+        "{}: the file exists and is not overwritten; choose another --output",
         path.display()
     ))
 }

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let names: Vec<String> =
             arguments.folders.iter().map(|folder| folder.display().to_string()).collect();
         return Err(Failure::Failed(format!(
-            "no run in {}: name the folder that --out gave a run, or one that holds such",
+            "no run in {}; give the folder of a run, or a folder that contains runs",
             names.join(", ")
         )));
     }

@@ -59,7 +59,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
-        return Err(Failure::Failed(format!("{}: no checkpoint of step {steps} yet", arguments.server)));
+        return Err(Failure::Failed(format!(
+            "{}: the checkpoint of step {steps} was not written within 5 \
+                                            minutes",
+            arguments.server
+        )));
     }
     show(&ask(&runtime, arguments)?, arguments)?;
     let Some(pause) = arguments.watch else { return Ok(ExitCode::SUCCESS) };
@@ -70,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             // The server answered before, so a lost connection means that it has exited. That is the regular
             // end of --watch.
             Err(error) => {
-                output::note(&format!("{}: the server is gone: {error}", arguments.server));
+                output::note(&format!("{}: the server has exited: {error}", arguments.server));
                 return Ok(ExitCode::SUCCESS);
             }
         }

@@ -40,6 +40,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let runtime = observe::runtime().map_err(failed)?;
     let admin = arguments.admin_token_file.as_deref();
     let steps = runtime.block_on(observe::stop(&arguments.server, &arguments.security, admin));
-    output::lines(&[format!("ended; saved after {} steps", steps.map_err(failed)?)])?;
+    output::lines(&[format!("run ended; saved after {} steps", steps.map_err(failed)?)])?;
     Ok(ExitCode::SUCCESS)
 }

@@ -60,7 +60,9 @@ fn every_line_is_a_figure_with_a_name_of_its_own() {
 
 #[test]
 fn a_name_that_no_figure_has_is_a_mistake() {
-    for (only, told) in [("pace", "peak, kernel"), ("round/7kB", "no figure's name begins so")] {
+    for (only, told) in
+        [("pace", "peak, kernel"), ("round/7kB", "no measurement has a name that starts with this")]
+    {
         let output = bench(&format!("--quick --only {only}"));
         assert_eq!(output.status.code(), Some(2));
         let error = String::from_utf8(output.stderr).unwrap();

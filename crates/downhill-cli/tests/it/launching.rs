@@ -17,5 +17,5 @@ fn missing_binaries_are_named_with_the_command_that_builds_them() {
     let output = Command::new(alone).args(["launch", "run.toml"]).current_dir(place.path()).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("ps-server is not there") && error.contains("cargo build"), "{error}");
+    assert!(error.contains("ps-server does not exist") && error.contains("cargo build"), "{error}");
 }

@@ -158,7 +158,7 @@ fn answers_do_not_change_with_the_training_data() {
     // Another test source is measured, and a note says so.
     place.write("train.csv", &good).write("test.csv", &table(20));
     let [_, note] = place.succeed("evaluate run --set data.test=csv:test.csv");
-    assert!(note.contains("not that of the run"), "{note}");
+    assert!(note.contains("changed since the run"), "{note}");
 }
 
 #[cfg(unix)]

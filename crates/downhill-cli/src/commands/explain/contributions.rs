@@ -117,11 +117,11 @@ impl Contributions {
             lines.push("The contribution of a categorical column covers all of its categories.".into());
         }
         if shown.iter().any(|part| part.is_missing) {
-            lines.push("In place of a missing value the model sees the training mean of its column.".into());
+            lines.push("A missing value is replaced by the training mean of its column.".into());
         }
         if !self.is_linear {
-            lines.push("Gradient × input is a linear view of the network near this sample; the".into());
-            lines.push("remainder is what its biases and its nonlinearity add.".into());
+            lines.push("Gradient × input approximates the network linearly near this sample; the".into());
+            lines.push("remainder comes from its biases and nonlinearities.".into());
         }
         lines
     }

@@ -138,7 +138,10 @@ fn part(arguments: &Arguments, run: &SavedRun, style: Style) -> Result<(String, 
         DataPart::Test => ("the test source", data.test.clone()),
     };
     let missing = || {
-        Failure::Usage(format!("the run has no samples for {name}; choose another --part, or name --data"))
+        Failure::Usage(format!(
+            "the run has no samples in {name}; choose another --part, or give a source \
+                                with --data"
+        ))
     };
     Ok((name.to_string(), split.ok_or_else(missing)?))
 }
@@ -265,7 +268,7 @@ impl<'a> Explained<'a> {
         let usage = |class: &str, problem: &str| Err(Failure::Usage(format!("--class {class}: {problem}")));
         if self.image.is_some() {
             return class.map_or(Ok(None), |class| {
-                usage(class, "the samples are images, which have no columns; remove it")
+                usage(class, "the samples are images, which have no columns; remove the flag")
             });
         }
         let unit = match (class, self.model.head()) {
@@ -275,7 +278,7 @@ impl<'a> Explained<'a> {
                 Some(unit) => unit,
                 None => return usage(class, &format!("the classes are {}", self.class_names.join(", "))),
             },
-            (Some(class), _) => return usage(class, "the model has a single output; remove it"),
+            (Some(class), _) => return usage(class, "the model has a single output; remove the flag"),
         };
         let mut raw = vec![0.0; self.model.features()];
         self.split.write_raw_row(self.index, &mut raw);
@@ -292,13 +295,13 @@ impl<'a> Explained<'a> {
     }
 
     fn outputs_table(&self) -> Vec<String> {
-        let header = format!("{:>16} {:>10} {:>10} {:>16}", "output", "is", "wanted", "push before head");
+        let header = format!("{:>16} {:>10} {:>10} {:>18}", "output", "value", "target", "negative gradient");
         let layers = self.layers();
         let last = layers[layers.len() - 1];
         let rows = self.outputs.iter().zip(self.wanted()).enumerate().map(|(unit, (output, wanted))| {
             let push = direction(-f64::from(self.gradient[last.bias + unit]));
             let [output, wanted] = [f64::from(*output), wanted].map(number);
-            format!("{:>16} {output:>10} {wanted:>10} {push:>16}", self.unit(layers.len(), unit))
+            format!("{:>16} {output:>10} {wanted:>10} {push:>18}", self.unit(layers.len(), unit))
         });
         [header].into_iter().chain(rows).collect()
     }
@@ -309,11 +312,14 @@ impl<'a> Explained<'a> {
         for (index, layer) in self.layers().into_iter().enumerate().rev() {
             lines.push(String::new());
             let (inputs, outputs) = (layer.inputs, layer.outputs);
-            lines.push(format!("layer {index}, {inputs} to {outputs}: strongest pushes"));
+            lines.push(format!("layer {index}, {inputs} to {outputs}: largest negative gradients"));
             let kinds = [
                 ("biases", self.biases(index, layer)),
                 ("weights, each with its input in parentheses", self.weights_of(index, layer, top)),
-                (if index == 0 { "inputs" } else { "activations before it" }, self.before(index, layer)),
+                (
+                    if index == 0 { "inputs" } else { "activations of the layer before" },
+                    self.before(index, layer),
+                ),
             ];
             for (kind, pushes) in kinds {
                 let strongest = strongest(pushes, top);
@@ -402,17 +408,22 @@ impl<'a> Explained<'a> {
             let pixels = shades(&self.activations[0]).into_iter().map(f64::from).collect();
             panels.push(picture("the sample", image.width, pixels, false));
             let pushes = self.push_before(layers[0]);
-            panels.push(picture("push of each pixel: up blue, down red", image.width, pushes, true));
+            panels.push(picture(
+                "negative gradient of each pixel: up blue, down red",
+                image.width,
+                pushes,
+                true,
+            ));
         }
         let names = (0..self.outputs.len()).map(|unit| self.unit(layers.len(), unit)).collect();
         let outputs = self.outputs.iter().map(|output| f64::from(*output)).collect();
-        let groups = vec![("is".into(), 0, outputs), ("wanted".into(), 1, self.wanted())];
+        let groups = vec![("value".into(), 0, outputs), ("target".into(), 1, self.wanted())];
         panels.push(Panel::Bars(Bars { title: "outputs".into(), names, groups }));
         if let [_, .., last] = &layers[..] {
             let mut pushes = self.push_before(last);
             let width = (pushes.len() as f64).sqrt().ceil() as usize;
             pushes.resize(pushes.len().div_ceil(width) * width, 0.0);
-            panels.push(picture("push of the units before the last layer", width, pushes, true));
+            panels.push(picture("negative gradient of the units before the last layer", width, pushes, true));
         }
         Figure { title: format!("{title}: {}", self.words()), columns: 2, panel, panels }
     }

@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let Arguments { from, to, .. } = *arguments;
     if from * 10.0 > to {
-        let why = "--to is to be ten times --from at least, for the loss to be seen over different rates";
+        let why = "--to must be at least ten times --from";
         return Err(Failure::Usage(format!("--from {from} --to {to}: {why}")));
     }
     arguments.output.iter().try_for_each(|path| ps_plot::check(path))?;
@@ -104,7 +104,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let scale = batch / job.run.learning_rate.for_batch.map_or(batch, |meant| meant as f64);
     let mut lines = vec![format!("learning rate {}: {reason}", number(rate))];
     if scale != 1.0 {
-        let words = format!("the run file's rates are multiplied by {}, for its batch", number(scale));
+        let words =
+            format!("rates in the run file are multiplied by {} (learning_rate.for_batch)", number(scale));
         lines.push(words);
     }
     lines.push(format!("--set learning_rate.initial={}", sweep::rounded(rate / scale)));
@@ -143,7 +144,7 @@ fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Fai
             break;
         }
     }
-    recorder.abandon(&"the sweep is over");
+    recorder.abandon(&"the sweep is done");
     Ok(sweep)
 }
 
@@ -153,9 +154,9 @@ fn terminal(sweep: &Sweep, proposal: Option<&Proposal>, width: Option<usize>) ->
     let [Some(first), Some(last)] = [points.first(), points.last()] else { return Vec::new() };
     let drawn: Vec<(f64, f64)> = points.iter().map(|point| (point.rate.log10(), point.smooth)).collect();
     let mark = proposal.map(|proposal| (proposal.rate.log10(), number(proposal.rate)));
-    let end = if sweep.has_exploded() { "; it then explodes" } else { "" };
+    let end = if sweep.has_exploded() { "; it explodes beyond" } else { "" };
     let [from, to] = [first, last].map(|point| number(point.rate));
-    let title = format!("loss, smoothed, over the learning rate from {from} to {to}{end}");
+    let title = format!("smoothed loss for learning rates from {from} to {to}{end}");
     let mut lines = wrap(&title, width, 0);
     let columns = width.map_or(CURVE, |width| width.saturating_sub(CURVE_MARGIN).clamp(20, WIDEST_CURVE));
     lines.extend(drawing::curve(&drawn, mark, columns));
@@ -179,8 +180,8 @@ fn figure(name: &str, sweep: &Sweep, proposal: Option<&Proposal>) -> Figure {
         x: Axis::log("learning rate"),
         y: Axis::linear("loss").up_to(top),
         series: vec![
-            curve("of each batch", ps_plot::Style::Faint, |point| point.loss),
-            curve("exponential mean", ps_plot::Style::Solid, |point| point.smooth),
+            curve("each batch", ps_plot::Style::Faint, |point| point.loss),
+            curve("moving average", ps_plot::Style::Solid, |point| point.smooth),
         ],
         marks: mark.into_iter().collect(),
     };

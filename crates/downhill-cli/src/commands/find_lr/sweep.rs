@@ -104,29 +104,31 @@ impl Sweep {
                 self.at_once()
             } else if self.has_exploded {
                 format!(
-                    "the loss never falls before it explodes at the rate {rate}: it begins at {first} and gets to {lowest} at \
-                     best; look at the data (data.standardize) and the model, or set optimizer.clip_norm"
+                    "the loss does not fall before it explodes at rate {rate}: it starts at {first} and \
+                     reaches {lowest} at best; check the data (data.standardize) and the model, or set \
+                     optimizer.clip_norm"
                 )
             } else {
                 format!(
-                    "the loss never falls: it begins at {first} and gets to {lowest} at best, up to the rate {rate}; raise \
-                     --to if these rates are too small, else look at the data and the model"
+                    "the loss does not fall at any rate up to {rate}: it starts at {first} and reaches \
+                     {lowest} at best; raise --to if these rates are too small, otherwise check the data \
+                     and the model"
                 )
             });
         }
         if !self.has_exploded && place + SETTLED / 2 >= self.points.len() {
             return Err(format!(
-                "the loss still falls at the greatest rate, {}: raise --to, for it is not known where it stops",
+                "the loss is still falling at the highest rate, {}; raise --to",
                 number(last.rate)
             ));
         }
         let steepest = self.steepest(place);
         let reason = format!(
-            "halfway, by factors, from {}, where the loss falls most steeply, to {}, where it is lowest{}",
+            "the geometric mean of {}, where the loss falls fastest, and {}, where it is lowest{}",
             number(rounded(steepest.rate)),
             number(rounded(lowest.rate)),
             if self.has_exploded {
-                format!("; at {} it explodes", number(rounded(last.rate)))
+                format!("; it explodes at {}", number(rounded(last.rate)))
             } else {
                 String::new()
             }
@@ -137,7 +139,7 @@ impl Sweep {
     fn at_once(&self) -> String {
         let (steps, rate) = (self.points.len(), self.points.last().map_or(0.0, |point| point.rate));
         format!(
-            "the loss explodes at once, within {steps} steps, at the rate {}: lower --from, or look at the data \
+            "the loss explodes within {steps} steps, at rate {}; lower --from, or check the data \
              (data.standardize)",
             number(rate)
         )
@@ -196,14 +198,14 @@ mod tests {
     fn a_curve_without_a_valley_proposes_nothing_and_says_why() {
         let refused = |loss: &dyn Fn(f64) -> f64| swept(loss).proposal().unwrap_err();
         let at_once = refused(&|exponent| 2.3 * (20.0 * (exponent + 5.0)).exp());
-        assert!(at_once.contains("at once") && at_once.contains("--from"), "{at_once}");
+        assert!(at_once.contains("explodes within") && at_once.contains("--from"), "{at_once}");
         let no_number = refused(&|exponent| if exponent > -4.9 { f64::NAN } else { 1.0 });
-        assert!(no_number.contains("at once"), "{no_number}");
+        assert!(no_number.contains("explodes within"), "{no_number}");
         let flat = refused(&|_| 2.3);
-        assert!(flat.contains("never falls"), "{flat}");
+        assert!(flat.contains("does not fall"), "{flat}");
         let wall = refused(&|exponent| 2.3 + (3.0 * exponent).exp());
-        assert!(wall.contains("never falls"), "{wall}");
+        assert!(wall.contains("does not fall"), "{wall}");
         let falling = refused(&|exponent| 5.0 - exponent);
-        assert!(falling.contains("still falls") && falling.contains("--to"), "{falling}");
+        assert!(falling.contains("still falling") && falling.contains("--to"), "{falling}");
     }
 }

@@ -128,8 +128,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let run = arguments.run.load()?;
     if run.data.reads_stdin() {
         return Err(Failure::Usage(
-            "standard input can be read by one process only; train with `downhill train`, or name a file"
-                .into(),
+            "only one process can read standard input; use `downhill train`, or give a file".into(),
         ));
     }
     ps_watch::guard(&arguments.watch).map_err(Failure::Usage)?;
@@ -149,7 +148,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let relay = Arc::clone(&screen);
     let first = move || {
         if !matches!(style, Style::Json | Style::Quiet) {
-            relay.print("stopping; press Ctrl-C again to end at once");
+            relay.print("stopping; press Ctrl-C again to exit immediately");
         }
     };
     let stop = interrupt::listen(first, again)?;
@@ -204,7 +203,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             && processes.iter().filter(|process| !process.spec.keeps_weights).all(SupervisedProcess::is_lost)
         {
             server.terminate();
-            return Err(Failure::Failed("no worker is left; see what they said above".into()));
+            return Err(Failure::Failed("all workers have failed; see their messages above".into()));
         }
         std::thread::sleep(WATCH_EVERY);
     };
@@ -246,7 +245,10 @@ impl Endpoints {
         let folder = tempfile::Builder::new().prefix("downhill-").tempdir();
         let folder = folder.map_err(|error| {
             let place = std::env::temp_dir();
-            Failure::Failed(format!("no folder for sockets in {}: {error}; try --tcp", place.display()))
+            Failure::Failed(format!(
+                "cannot create a folder for sockets in {}: {error}; try --tcp",
+                place.display()
+            ))
         })?;
         Ok(Endpoints(Some(folder)))
     }
@@ -273,7 +275,8 @@ impl AnnouncedAddress {
                 Ok(Ok(address)) => return Ok(Some(address)),
                 Ok(Err(line)) => {
                     return Err(Failure::Failed(format!(
-                        "the server's first line is `{line}`, not where it listens; use the same release of ps-server"
+                        "expected the server's address, but its first line is `{line}`; use ps-server of \
+                         the same release"
                     )));
                 }
                 Err(RecvTimeoutError::Timeout) => {}

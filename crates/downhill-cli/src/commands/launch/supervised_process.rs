@@ -117,19 +117,19 @@ impl SupervisedProcess {
         }
         let (name, how, max) = (&self.spec.name, describe(status), self.max_restarts);
         if code.is_some_and(|code| FATAL_EXIT_CODES.contains(&code)) {
-            self.screen.print(&format!("error: {name} {how}, so starting it again would not help"));
+            self.screen.print(&format!("error: {name} {how}; a restart would not help"));
             return State::Ended(status);
         }
         if self.restarts >= max {
             self.screen.print(&format!(
-                "error: {name} {how}; --restart allows to start it again {max} times, no more"
+                "error: {name} {how}; it has been restarted {max} times, the limit set by --restart"
             ));
             return State::Ended(status);
         }
         let pause = RESTART_DELAY[0].saturating_mul(1 << self.restarts.min(16)).min(RESTART_DELAY[1]);
         self.restarts += 1;
         let count = self.restarts;
-        let why = format!("{name} {how}; starting it again ({count} of at most {max} times)");
+        let why = format!("{name} {how}; restarting it ({count} of at most {max} times)");
         State::Waiting(Instant::now() + pause, why)
     }
 }
@@ -147,7 +147,7 @@ pub(super) fn wait_for_exit(processes: &mut [SupervisedProcess], wait_for_next: 
             if Instant::now() >= deadline {
                 process
                     .screen
-                    .print(&format!("{} did not end with the server and is killed", process.spec.name));
+                    .print(&format!("{} did not exit with the server and is killed", process.spec.name));
                 child.kill();
             }
             std::thread::sleep(WATCH_EVERY);

@@ -86,27 +86,27 @@ Examples:
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let [first, others @ ..] = &arguments.runs[..] else {
-        return Err(Failure::Usage("name the folder of a run".into()));
+        return Err(Failure::Usage("give the folder of a run".into()));
     };
     let name = if arguments.valley { "valley.png" } else { "plot.png" };
     let path = match &arguments.output {
         Some(path) => path.clone(),
         None if others.is_empty() => first.join(name),
         None => {
-            return Err(Failure::Usage(
-                "several runs have no folder in common: name a file with --output".into(),
-            ));
+            return Err(Failure::Usage("several runs share no folder; give a file with --output".into()));
         }
     };
     ps_plot::check(&path)?;
     let figure = if arguments.valley {
         if !others.is_empty() {
-            return Err(Failure::Usage("--valley draws one run: each has its own valley".into()));
+            return Err(Failure::Usage("--valley draws a single run; give only one folder".into()));
         }
         let style = Style::choose(&arguments.log);
         let run = super::open_run(first, &[], arguments.data.data_root.as_deref(), style)?;
         if run.data_changed() {
-            output::warn("the validation data is not that of the run, so the losses are not the run's own");
+            output::warn(
+                "the validation data has changed since the run, so the losses differ from the run's",
+            );
         }
         valley::figure(first, &run, arguments.samples as usize, arguments.grid.into(), style != Style::Quiet)?
     } else {
@@ -134,7 +134,7 @@ fn read(run: &Path) -> Result<Run, Failure> {
     });
     match steps.max() {
         Some(length) => Ok(Run { name: name(run), length, lines }),
-        None => Err(Failure::Failed(format!("{}: no step has been made yet", path.display()))),
+        None => Err(Failure::Failed(format!("{}: the run has not made a step yet", path.display()))),
     }
 }
 

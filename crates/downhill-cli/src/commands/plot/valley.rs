@@ -58,7 +58,7 @@ pub(super) fn figure(
     path.push((format!("end, step {}", grouped(last as f64)), end.to_vec()));
     if tells {
         output::note(&format!(
-            "computing {} losses of {} along a path of {}",
+            "computing {} losses over {} along a path of {}",
             grouped((grid * grid + 2 * POINTS) as f64),
             counted(count, "sample"),
             counted(path.len(), "point")
@@ -125,16 +125,16 @@ fn along(surface: &mut LossSurface, title: &str, from: &[f32], down: &[f64], rat
     };
     let in_sight = (rate > 0.01 * far && rate <= far).then(|| Mark {
         at: rate,
-        label: "rate of the run".into(),
+        label: "learning rate of the run".into(),
         color: 2,
     });
     Some(Panel::Lines(Lines {
         title: title.into(),
-        x: Axis::linear("length of the step (learning rate)"),
+        x: Axis::linear("step length (learning rate)"),
         y: Axis::linear(""),
         series: vec![
             series("loss", 0, Style::Solid, points),
-            series("first order: ‖g‖² less each", 1, Style::Dashed, tangent.to_vec()),
+            series("first order: slope −‖g‖²", 1, Style::Dashed, tangent.to_vec()),
         ],
         marks: in_sight.into_iter().collect(),
     }))
@@ -179,9 +179,9 @@ fn plane(surface: &mut LossSurface, path: Vec<Waypoint>, down: &[f64], grid: usi
     let path = path.iter().zip(&at).enumerate();
     let path = path.map(|(index, ((text, _), at))| (at[0], at[1], label(index, text))).collect();
     Some(Panel::Field(Field {
-        title: "the plane of the path".into(),
-        x: ("distance along its main direction".into(), x),
-        y: ("across it".into(), y),
+        title: "plane through the path of the weights".into(),
+        x: ("distance along the main direction".into(), x),
+        y: ("distance across it".into(), y),
         columns: grid,
         values,
         path,

@@ -110,8 +110,7 @@ fn shards(text: &str) -> Result<Shards, String> {
 }
 
 fn stragglers(text: &str) -> Result<Stragglers, String> {
-    let wrong =
-        || "expected SHARE:FACTOR, a probability and a number of at least 1, such as 0.01:3".to_owned();
+    let wrong = || "expected P:FACTOR, a probability and a factor of at least 1, such as 0.01:3".to_owned();
     let (share, factor) = text.split_once(':').ok_or_else(wrong)?;
     let (share, factor): (f64, f64) =
         (share.parse().map_err(|_| wrong())?, factor.parse().map_err(|_| wrong())?);
@@ -155,14 +154,16 @@ fn costs(arguments: &Arguments, job: &Job, compute: &str, threads: usize) -> Res
         None => String::new(),
     };
     let wrong = |error: CostsError| {
-        let path = arguments.bench.as_deref().unwrap_or(Path::new("the figures")).display();
-        Failure::Usage(format!("{path}: {error}; write it with --save or with downhill bench --json"))
+        let path = arguments.bench.as_deref().unwrap_or(Path::new("the measurements")).display();
+        Failure::Usage(format!(
+            "{path}: {error}; create the file with --save or with `downhill bench --json`"
+        ))
     };
     match Costs::read(&file, compute) {
         Ok(costs) => Ok(costs),
         Err(CostsError::Missing(names)) => {
             if arguments.bench.is_some() && !arguments.log.quiet {
-                output::note(&format!("measured now, since the file has none: {}", names.join(", ")));
+                output::note(&format!("measuring what the file lacks: {}", names.join(", ")));
             }
             let measured =
                 ps_bench::measure_costs(job, threads).map_err(|error| Failure::Failed(error.to_string()))?;
@@ -234,10 +235,10 @@ fn ending(sweep: &Sweep, cluster: impl Fn(usize) -> Cluster) -> Vec<String> {
     let gain = 100.0 * ps_scale::MIN_WORTHWHILE_GAIN;
     vec![match sweep.stops_paying {
         Some((workers, bound)) => format!(
-            "beyond {workers} workers, twice as many gain less than {gain:.0} %: {}",
+            "beyond {workers} workers, doubling their number gains less than {gain:.0} %: {}",
             bound.advice(&cluster(2 * workers))
         ),
-        None => format!("twice as many workers gain {gain:.0} % or more throughout"),
+        None => format!("each doubling of the number of workers gains {gain:.0} % or more"),
     }]
 }
 

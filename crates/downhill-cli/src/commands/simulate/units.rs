@@ -11,7 +11,7 @@ pub(super) fn bandwidth(text: &str) -> Result<f64, String> {
     let units = [("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9)];
     quantity(text, &units)
         .map(|bits| bits / 8.0 * PAYLOAD)
-        .ok_or_else(|| "expected such as 10Gbit or 200Mbit".into())
+        .ok_or_else(|| "expected a bandwidth such as 10Gbit or 200Mbit".into())
 }
 
 /// Parses a time such as `50us`. Returns seconds.
@@ -20,7 +20,7 @@ pub(super) fn latency(text: &str) -> Result<f64, String> {
         return Ok(0.0);
     }
     let units = [("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0)];
-    quantity(text, &units).ok_or_else(|| "expected such as 50us or 1ms".into())
+    quantity(text, &units).ok_or_else(|| "expected a time such as 50us or 1ms".into())
 }
 
 fn quantity(text: &str, units: &[(&str, f64)]) -> Option<f64> {

@@ -123,7 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let is_enough = || !was_stopped && stop.load(Ordering::SeqCst);
     if let Some(page) = watching.page().filter(|_| arguments.linger && !was_stopped) {
         if style != Style::Quiet {
-            output::note(&format!("the dashboard stays at {page}; press Ctrl-C to end"));
+            output::note(&format!("the dashboard remains at {page}; press Ctrl-C to exit"));
         }
         while !is_enough() {
             std::thread::sleep(STOP_SEEN_WITHIN);
@@ -147,7 +147,7 @@ fn stop_flag(is_reference: bool, style: Style, hint: &ResumeHint) -> Result<&'st
         // The reference trainer saves nothing before the end, so there is nothing to resume.
         false if is_reference => ps_terminal::exit(STOPPED),
         false if style == Style::Quiet => {}
-        false => output::note("stopping after this step; press Ctrl-C again to end at once"),
+        false => output::note("stopping after this step; press Ctrl-C again to exit immediately"),
     };
     let end = interrupt::end_at_once(hint.clone());
     let again = move || match IS_OVER.load(Ordering::SeqCst) {

@@ -60,8 +60,8 @@ pub(super) fn run(
 ) -> Result<ExitCode, Failure> {
     if !job.validates() {
         return Err(Failure::Usage(
-            "--restarts keeps the best by the validation loss, and there is none: set data.validation, such as \
-             --set data.validation=0.1"
+            "--restarts keeps the run with the lowest validation loss, but the run file has no validation \
+             data; try --set data.validation=0.1"
                 .into(),
         ));
     }
@@ -73,7 +73,7 @@ pub(super) fn run(
     let style = Style::choose(&arguments.log);
     let note = move || {
         if style != Style::Quiet {
-            output::note("stopping after the steps in hand; press Ctrl-C again to end at once");
+            output::note("stopping after the current steps; press Ctrl-C again to exit immediately");
         }
     };
     let hint = ResumeHint::new(&arguments.out, folder, style);
@@ -91,13 +91,16 @@ pub(super) fn run(
     restarts.train(rayon::current_num_threads().min(count))?;
     let ended = restarts.ended.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let ended =
-        ended.into_iter().map(|ended| ended.unwrap_or_else(|| Err(Failure::Failed("was not begun".into()))));
+        ended.into_iter().map(|ended| ended.unwrap_or_else(|| Err(Failure::Failed("not started".into()))));
     let ended: Vec<Result<Summary, Failure>> = ended.collect();
     let has_stopped =
         |ended: &Result<Summary, Failure>| matches!(ended, Ok(summary) if summary.outcome == Ending::Stopped);
     if stop.load(Ordering::Relaxed) || ended.iter().any(has_stopped) {
         if !arguments.log.quiet {
-            output::lines(&[format!("stopped before the end; the runs so far are in {}", folder.display())])?;
+            output::lines(&[format!(
+                "stopped before the end; the results so far are in {}",
+                folder.display()
+            )])?;
         }
         hint.print();
         return Ok(ExitCode::from(STOPPED));
@@ -160,7 +163,7 @@ impl Restarts<'_> {
         let run = RunFolder::create(Some(folder), "restart", Some(&job.run))?;
         let mut recorder = Recorder::with_checkpoints(job, run, style, self.checkpoint)?;
         recorder.note(&format!(
-            "restart {} of {}, seed {}, begins",
+            "starting restart {} of {}, seed {}",
             index + 1,
             self.runs.len(),
             job.run.seed
@@ -205,7 +208,7 @@ fn keep_best(
     let mut shown = vec![format!("{:<12} {:>12}  validation loss", "run", "seed")];
     shown.extend(lines.iter().map(|line| {
         let loss = line.validation_loss.map_or_else(|| "failed".into(), |loss| format!("{loss:.4}"));
-        let mark = if line.is_best { "  the best" } else { "" };
+        let mark = if line.is_best { "  best" } else { "" };
         format!("{:<12} {:>12}  {loss}{mark}", line.folder, line.seed)
     }));
     if let Some(Ok(summary)) = ended.get(best) {

@@ -161,11 +161,7 @@ impl Cluster {
             let is_signalled = matches!(status.code(), None | Some(TERMINATED));
             let expected = status.success() && is_done(&self.out) || disturbance.is_some() && is_signalled;
             if !expected {
-                return Err(Failure::Failed(format!(
-                    "{} {}, which nobody asked for",
-                    process.name,
-                    describe(status)
-                )));
+                return Err(Failure::Failed(format!("{} {} unexpectedly", process.name, describe(status))));
             }
             if index == 0 {
                 lock(&self.server_output).clear();
@@ -180,7 +176,9 @@ impl Cluster {
     pub(super) fn hash(&self) -> Result<String, Failure> {
         let server_output = lock(&self.server_output);
         let hash = server_output.last().and_then(|line| hash_of(line)).filter(|_| self.is_done);
-        hash.ok_or_else(|| Failure::Failed("the server ended without a hash".into()))
+        hash.ok_or_else(|| {
+            Failure::Failed("the server exited without printing the hash of its weights".into())
+        })
     }
 }
 

@@ -91,7 +91,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 fn pause(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("expected seconds from 0 to 3600".into()),
+        _ => Err("expected a number of seconds from 0 to 3600".into()),
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let programs =
         [child_process::sibling_program("ps-server")?, child_process::sibling_program("ps-worker")?];
     let folder = TempDir::with_prefix("downhill-verify-")
-        .map_err(|error| Failure::Failed(format!("no temporary folder: {error}")))?;
+        .map_err(|error| Failure::Failed(format!("cannot create a temporary folder: {error}")))?;
     let run = match &arguments.run {
         Some(run) => run.clone(),
         None => {
@@ -113,9 +113,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let seed = arguments.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()) % 1_000_000);
     let started = Instant::now();
     let alone = train_alone(&run, folder.path())?;
-    output::note(&format!("alone, undisturbed  {alone}  ({:.1} s)", started.elapsed().as_secs_f64()));
+    output::note(&format!("undisturbed run  {alone}  ({:.1} s)", started.elapsed().as_secs_f64()));
     output::note(&format!(
-        "{} workers and {} servers under fire; --seed {seed} does the same again, as far as the machine lets it",
+        "sending signals to {} workers and {} servers; --seed {seed} repeats their sequence",
         arguments.workers, arguments.shards
     ));
     let mut injector = FaultInjector::new(arguments, seed, started);
@@ -131,13 +131,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 drop(cluster);
                 let kept = folder.keep();
                 return Err(Failure::Failed(format!(
-                    "{failure}; seed {seed}, what the processes said is in {}",
+                    "{failure} (seed {seed}); the logs of the processes are in {}",
                     kept.display()
                 )));
             }
         };
-        let verdict = if hash == alone { "the same" } else { "OTHER WEIGHTS" };
-        output::note(&format!("run {rounds}, under fire   {hash}  {verdict}"));
+        let verdict = if hash == alone { "the same" } else { "DIFFERENT WEIGHTS" };
+        output::note(&format!("disturbed run {rounds}  {hash}  {verdict}"));
         all_equal &= hash == alone;
     }
     output::lines(&injector.report(rounds, &alone, all_equal))?;
@@ -147,15 +147,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// Returns the hash of the run in one process.
 fn train_alone(run: &Path, folder: &Path) -> Result<String, Failure> {
     let ours = std::env::current_exe()
-        .map_err(|error| Failure::Failed(format!("cannot tell where this program is: {error}")))?;
+        .map_err(|error| Failure::Failed(format!("cannot determine the path of this program: {error}")))?;
     let flags = ["train".into(), run.into(), "--out".into(), folder.join("alone").into_os_string()];
     let flags: [OsString; 4] = flags;
     let output = std::process::Command::new(ours).args(flags).arg("--quiet").output();
-    let output = output.map_err(|error| Failure::Failed(format!("training alone: {error}")))?;
+    let output =
+        output.map_err(|error| Failure::Failed(format!("cannot start the undisturbed run: {error}")))?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     cluster::hash_of(stdout.lines().last().unwrap_or_default()).ok_or_else(|| {
         let problem = String::from_utf8_lossy(&output.stderr).trim().to_string();
-        Failure::Failed(format!("training alone: {problem}"))
+        Failure::Failed(format!("the undisturbed run failed: {problem}"))
     })
 }
 
@@ -202,7 +203,10 @@ impl FaultInjector {
                 self.inject(cluster);
             }
             if now - last_disturbance > LONGEST {
-                return Err(Failure::Failed(format!("no end {} s after the last signal", LONGEST.as_secs())));
+                return Err(Failure::Failed(format!(
+                    "the run did not finish within {} s after the last signal",
+                    LONGEST.as_secs()
+                )));
             }
             std::thread::sleep(TICK);
         }
@@ -236,8 +240,8 @@ impl FaultInjector {
                 .map(|((disturbance, whom), count)| format!("{count:6}  {disturbance} to a {whom}")),
         );
         lines.push(match all_equal {
-            true => "every run under fire ended with the weights of the undisturbed one".into(),
-            false => "NOT every run under fire ended with the weights of the undisturbed one".into(),
+            true => "every disturbed run has the weights of the undisturbed run".into(),
+            false => "NOT every disturbed run has the weights of the undisturbed run".into(),
         });
         lines.push(format!("weights sha256 {alone}"));
         lines
