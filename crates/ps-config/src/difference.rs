@@ -51,7 +51,7 @@ impl RunConfig {
             .filter(|setting| setting.key.starts_with("learning_rate."))
             .filter_map(|Setting { key, value, .. }| match () {
                 () if stretched.as_ref() == Some(&key) => {
-                    Some(format!("{key} = {value} is stretched over the whole run"))
+                    Some(format!("{key} = {value} spans the whole run"))
                 }
                 () if value.contains("%\"") => Some(format!("{key} = {value} is a share of the whole run")),
                 () => None,

@@ -77,7 +77,7 @@ impl Document {
                         location,
                         value: shorten(source),
                         expected: format!(
-                            "this is a table; write [{path}] and its keys on the lines below it"
+                            "this is a table; write [{path}], followed by its keys on the next lines"
                         ),
                         key: path,
                     });
@@ -107,7 +107,7 @@ impl Document {
         };
         let Some(key) = key else {
             if is_table(path) {
-                let hint = format!("{path} is a table; name one of its keys, such as {}", first_key(path));
+                let hint = format!("{path} is a table; set one of its keys, such as {}", first_key(path));
                 return Err(ConfigError::Unknown { location, key: path.into(), hint });
             }
             return Err(ConfigError::Unknown { location, key: path.into(), hint: nearest(path, false) });
@@ -184,7 +184,7 @@ impl Value {
         match value {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
-                .map_or(Value::Other("an integer beyond 64 bits"), Value::Integer),
+                .map_or(Value::Other("an integer that does not fit into 64 bits"), Value::Integer),
             DeValue::Float(float) => {
                 float.as_str().parse().map_or(Value::Other("a number out of range"), Value::Float)
             }
@@ -207,7 +207,7 @@ impl Value {
 
     /// Parses a default value, which this crate wrote itself.
     pub(crate) fn of_default(text: &str) -> Self {
-        DeValue::parse(text).map_or(Value::Other("no TOML"), |value| Value::from(value.get_ref()))
+        DeValue::parse(text).map_or(Value::Other("invalid TOML"), |value| Value::from(value.get_ref()))
     }
 }
 
@@ -267,11 +267,11 @@ fn nearest(path: &str, table: bool) -> String {
         return format!("did you mean {valid}?");
     }
     if !is_table(inside) {
-        return format!("a run file has seed and the tables {}", tables.join(", "));
+        return format!("valid are seed and the tables {}", tables.join(", "));
     }
     let names: Vec<&str> =
         KEYS.iter().map(|key| key.parts()).filter(|parts| parts.0 == inside).map(|parts| parts.1).collect();
-    format!("[{inside}] has {}", names.join(", "))
+    format!("[{inside}] has the keys {}", names.join(", "))
 }
 
 /// Similarity of two names, from 0 for unrelated to 1 for equal names. Ignores case.

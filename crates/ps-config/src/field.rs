@@ -73,7 +73,7 @@ impl Document {
         let Some((other, entry)) = others.iter().find_map(|other| self.entries.get_key_value(other)) else {
             return Ok(());
         };
-        let reason = format!("{key} is set, which takes its place; remove one of them");
+        let reason = format!("it cannot be combined with {key}; remove one of them");
         Err(ConfigError::Unused { location: entry.location.clone(), key: other.to_string(), reason })
     }
 
@@ -97,8 +97,8 @@ impl Document {
             Use::InPhases | Use::BeforePhases => {
                 let Some(entry) = self.entries.get(key.path) else { return Ok(false) };
                 let reason = match self.is_phase {
-                    true => "it is for the whole run; set it under [learning_rate]",
-                    false => "only phases, [[learning_rate.then]], begin later than the run",
+                    true => "it applies to the whole run; set it under [learning_rate]",
+                    false => "it is only for later phases, [[learning_rate.then]]",
                 };
                 let (location, key) = (entry.location.clone(), key.path.into());
                 return Err(ConfigError::Unused { location, key, reason: reason.into() });
@@ -122,7 +122,8 @@ impl Document {
             }
             _ => "remove this key".to_string(),
         };
-        let reason = format!("{path} is \"{chosen}\" and only {one_of} use it; {remove} or change {path}");
+        let reason =
+            format!("{path} is \"{chosen}\", but the key is only for {one_of}; {remove} or change {path}");
         Err(ConfigError::Unused { location: entry.location.clone(), key: key.path.into(), reason })
     }
 
@@ -151,23 +152,23 @@ fn expected(key: &Key, value: &Value) -> String {
         }
         (Accepts::Layers, value) => return layers(value).err().unwrap_or_default(),
         (Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger, Value::Text(_)) => {
-            "; it is empty".to_string()
+            "; the string is empty".to_string()
         }
         (Accepts::Widths, Value::List(items)) if items.is_empty() => {
             "; without hidden layers use kind \"linear\", \"logistic\", \"softmax\" or \"poisson\""
                 .to_string()
         }
         (_, Value::Float(value)) if value.is_finite() && !(*value as f32).is_finite() => {
-            "; this is too large for binary32".to_string()
+            "; the value is too large for a 32-bit float".to_string()
         }
         (Accepts::Single(..) | Accepts::Double(..), Value::Float(value))
             if *value > 0.0 && *value as f32 == 0.0 =>
         {
-            "; this rounds to 0 in binary32".to_string()
+            "; the value rounds to 0 as a 32-bit float".to_string()
         }
-        (_, Value::Other(what)) => format!("; this is {what}"),
+        (_, Value::Other(what)) => format!("; the value is {what}"),
         (_, Value::Table(_)) if !matches!(accepts, Accepts::Factors | Accepts::Columns) => {
-            "; this is a table".to_string()
+            "; the value is a table".to_string()
         }
         _ => String::new(),
     };

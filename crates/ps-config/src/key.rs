@@ -155,14 +155,15 @@ impl fmt::Display for Accepts {
                     "a number of steps of at least {low}, or a string such as \"2 epochs\" or \"5%\" of the run"
                 )
             }
-            Times => write!(f, "a list of such times, such as [1000, \"3 epochs\", \"90%\"]"),
+            Times => write!(f, "a list of times, such as [1000, \"3 epochs\", \"90%\"]"),
             Rates => write!(f, "a list of numbers above 0, such as [0.01, 0.001]"),
             Factors => {
                 write!(f, "a table of numbers above 0, such as {{ biases = 2.0, \"layers.0\" = 0.1 }}")
             }
             Columns => write!(
                 f,
-                "a table of columns, each \"number\", \"category\" or \"ignore\", such as {{ id = \"ignore\" }}"
+                "a table of columns, each \"number\", \"category\" or \"ignore\", such as {{ id = \
+                 \"ignore\" }}"
             ),
             Texts => write!(f, "a list of strings, such as [\"NA\", \"-\"]"),
             Names => write!(f, "a list of columns, such as [\"id\", \"name\"]"),

@@ -48,7 +48,7 @@ pub(crate) static SEED: [Field<u64>; 1] = [Field {
         accepts: Integer(0, MOST),
         default: Value("1"),
         used: Always,
-        help: "Seed of the sample order, the initial weights and the validation share.",
+        help: "Seed of the sample order, the initial weights and the choice of validation samples.",
     },
     get: |seed, _| seed.write(),
     set: |seed, key, value| u64::read(key.accepts, value).map(|value| *seed = value).is_some(),
@@ -106,7 +106,7 @@ impl RunConfig {
             return Ok(());
         }
         let expected = match samples {
-            0 => "there is no training sample".to_string(),
+            0 => "there are no training samples".to_string(),
             _ => format!(
                 "the batch is larger than the training part of {samples} samples; \
                  try --set train.batch={samples}"
@@ -132,18 +132,22 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
         if phases().any(is_plateau) {
             return refuse(
                 key,
-                "a plateau is seen in the validation loss, and there is none; set data.validation, such as 0.1",
+                "plateau follows the validation loss; set data.validation, for example to 0.1",
             );
         }
         if run.train.early_stopping.is_some() {
             return refuse(
                 "train.early_stopping",
-                "the validation loss says when to stop, and there is none; set data.validation, such as 0.1",
+                "early stopping follows the validation loss; set data.validation, for example to 0.1",
             );
         }
     }
     if run.train.min_delta.is_some() && run.train.early_stopping.is_none() {
-        return refuse("train.min_delta", "nothing looks at it; set train.early_stopping, such as 5");
+        return refuse(
+            "train.min_delta",
+            "only early stopping uses it; set train.early_stopping, for \
+                                          example to 5",
+        );
     }
     if let Some(why) =
         params.optimizer.conflict(Conflict::HiddenLayers).filter(|_| run.model.kind == ModelKind::Mlp)
@@ -160,7 +164,8 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
     };
     if let Some((name, _)) = run.optimizer.rates.iter().find(|(name, _)| !names(name)) {
         let why = format!(
-            "no parameter is called {name}; there are weights, biases, and layers.0 to layers.{last}, each with .weight and .bias"
+            "unknown parameters {name}; expected weights, biases, or layers.0 to layers.{last}, optionally \
+             with .weight or .bias"
         );
         return refuse("optimizer.rates", &why);
     }
@@ -170,18 +175,18 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
     if run.train.batch != Batch::Full {
         return refuse(
             "learning_rate.schedule",
-            "armijo compares the loss of one point with that of another, and each minibatch has a loss of its own; set \
-             train.batch = \"full\", or take another schedule",
+            "armijo compares losses at different weights, so it needs the same samples in each step; set \
+             train.batch = \"full\", or choose another schedule",
         );
     }
     if run.model.hidden_layers().into_iter().any(LayerSpec::is_random) {
         return refuse(
             "model.layers",
-            "armijo compares the loss of one point with that of another, and with dropout each step has a loss of its own; leave \
-             dropout out, or take another schedule",
+            "armijo compares losses at different weights, which dropout makes random; remove the dropout \
+             layers, or choose another schedule",
         );
     }
-    let plain = "armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule";
+    let plain = "armijo supports only plain gradient steps; remove this key, or choose another schedule";
     let odd = [
         ("optimizer.kind", !matches!(params.optimizer, Optimizer::Sgd(_))),
         ("optimizer.momentum", !params.optimizer.vectors().is_empty()),
@@ -261,8 +266,8 @@ impl RunConfig {
                     key: if rate.at.is_empty() { "learning_rate.from" } else { "learning_rate.at" }.into(),
                     value: phase.from.to_string(),
                     expected: format!(
-                        "this is step {step}, which does not come after step {before}, where the phase before it begins; \
-                         the run has {} steps",
+                        "the phase begins at step {step}, which is not after the beginning of the previous \
+                         phase at step {before}; the run has {} steps",
                         plan.steps
                     ),
                 });

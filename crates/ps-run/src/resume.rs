@@ -356,8 +356,8 @@ initial = 0.1
             &cosine,
             2,
             &longer,
-            "learning_rate.schedule = \"cosine\" is stretched over the whole run, so with train.epochs = 8 instead of 4 the \
-             steps already made would have had other rates (step 2: 0.09",
+            "learning_rate.schedule = \"cosine\" spans the whole run, so with train.epochs = 8 instead of 4 \
+             the steps already made would have had other rates (step 2: 0.09",
         );
         refused(&cosine, 2, &longer, "; restore train.epochs = 4, or");
         let shorter = [&cosine[..], &["train.steps=30"]].concat();

@@ -245,8 +245,8 @@ fn a_run_file_that_would_have_made_other_steps_is_refused_and_nothing_is_touched
     let wanted = run(&mut place.train("whole", &[])).hash();
     place.kill_once("killed", &mut random);
     let before = fs::read(place.path("killed/metrics.jsonl")).unwrap();
-    let stretched = "learning_rate.schedule = \"cosine\" is stretched over the whole run, so with train.epochs = 9 instead of 8 \
-                     the steps already made would have had other rates (step 2: ";
+    let stretched = "learning_rate.schedule = \"cosine\" spans the whole run, so with train.epochs = 9 \
+                     instead of 8 the steps already made would have had other rates (step 2: ";
     let cases: [(&[&str], &str); 5] = [
         (&["train.epochs=9"], stretched),
         (

@@ -19,16 +19,18 @@ named!(ColumnKind {
 #[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<DataConfig>] = &[
     field!(train, "data.train", Text, Required("\"digits:\""), Always,
-        "Training source: `digits:`, `digits:COUNT`, `idx:IMAGES,LABELS`, `csv:PATH` or `libsvm:PATH`; `csv:-` and \
-         `libsvm:-` read standard input. Relative paths start at the run file's folder."),
+        "Training data: `digits:`, `digits:COUNT`, `idx:IMAGES,LABELS`, `csv:PATH` or `libsvm:PATH`; \
+         `csv:-` and `libsvm:-` read standard input. Relative paths start at the run file's folder."),
     field!(test, "data.test", Text, Described("none"), Always,
-        "Source to evaluate on when the run ends."),
+        "Source on which the final model is evaluated."),
     field!(validation, "data.validation", ShareOrText, Described("none"), Always,
-        "Share of the training source to set apart and evaluate on after each epoch, or a separate source."),
+        "Validation data, evaluated after each epoch: a share of the training source, which is not trained \
+         on, or a separate source."),
     field!(validation_seed, "data.validation_seed", Integer(0, MOST), Described("seed"), Always,
-        "Seed of the validation share, to validate runs with different seeds on the same samples."),
+        "Seed of the choice of validation samples. Runs with different `seed` but the same \
+         `validation_seed` validate on the same samples."),
     field!(label, "data.label", TextOrInteger, Described("the last column"), Always,
-        "Label column of a CSV source: its name, or its number from 0 (negative numbers count from the end)."),
+        "Label column of a CSV source: its name, or its index from 0 (negative indices count from the end)."),
     field!(rows, "data.rows", Rows, Described("all rows"), Always,
         "Rows of the training source that are used, counted from 0 without the header: `a..b` are the rows from a up to but not \
          including b."),
@@ -44,8 +46,9 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
     field!(decimal, "data.decimal", Name(Decimal::NAMES), Value("\".\""), Always,
         "The decimal separator of the numbers in a CSV source."),
     field!(header, "data.header", Flag, Described("decided by the first row"), Always,
-        "Whether the first row of a CSV source names its columns. If unset, it does if no cell of it is a number or missing (one may \
-         be empty) and a column below it holds only numbers; otherwise the source is refused."),
+        "Whether the first row of a CSV source contains the column names. If unset, Downhill treats it as a \
+         header if none of its cells is a number or missing (one may be empty) and some column below \
+         contains only numbers; otherwise it refuses the source."),
     field!(names, "data.names", Names, Described("the header"), Always,
         "Names of all columns of a CSV source without a header. With `header = true`, they replace the header."),
     field!(drop, "data.drop", Names, Described("none"), Always,
@@ -53,14 +56,15 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
     field!(only, "data.use", Names, Described("all columns"), Always,
         "The only CSV columns that are used, besides the label."),
     field!(columns, "data.columns", Columns, Described("decided by the cells"), Always,
-        "The kind of each CSV column: a number, a category (a feature of 0 or 1 for each string), or ignored. Without a header, \
-         columns are named by their number from 0."),
-    field!(missing_values, "data.missing_values", Texts, Described("`?`, NaN and the markers of pandas"), Always,
-        "CSV cells that count as missing besides the empty cell."),
+        "How to use each CSV column: as a number, as a category (one-hot encoded), or not at all. Without a \
+         header, columns are named by their index from 0."),
+    field!(missing_values, "data.missing_values", Texts, Described("`?`, NaN and the markers that pandas uses"), Always,
+        "CSV cells that count as missing, in addition to the empty cell."),
     field!(standardize, "data.standardize", Flag, Value("false"), Always,
-        "Shift and scale each feature to mean 0 and standard deviation 1 of the training part."),
+        "Standardize each feature to mean 0 and standard deviation 1 over the training part."),
     field!(missing, "data.missing", Name(Missing::NAMES), Value("\"refuse\""), Always,
-        "How missing CSV cells are handled: refused, or replaced by the column's mean over the training part."),
+        "How to handle missing CSV cells: refuse the source, or replace them by the column's mean over the \
+         training part."),
 ];
 
 /// Keys that state where data is and how a source is read. They may differ between machines, because the data

@@ -42,17 +42,18 @@ const RECOVERS: Use = When("guard.mode", &["recover"]);
 #[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<GuardConfig>] = &[
     field!(mode, "guard.mode", Name(GuardMode::NAMES), Value("\"off\""), Always,
-        "What happens when the loss explodes or is NaN: the run continues or fails, warns, or returns to the last good weights \
-         and lowers the rate."),
+        "Reaction to a loss that explodes or is NaN: `off` ignores an explosion and fails on NaN, `warn` \
+         also reports an explosion, and `recover` returns to the last good weights and lowers the learning \
+         rate."),
     field!(rise, "guard.rise", Double(Excluded(1.0), Unbounded), Value("3.0"), WATCHES,
-        "The loss has exploded when its running mean exceeds the best mean by more than (rise - 1) times the magnitude of that, or \
-         of a tenth of the first loss if that is larger."),
+        "The loss counts as exploded when its running mean exceeds the best mean by more than (rise - 1) · \
+         max(|best mean|, |first loss| / 10)."),
     field!(factor, "guard.factor", BETWEEN, Value("0.5"), RECOVERS,
-        "Factor of the rate at each recovery."),
+        "Factor by which each recovery multiplies the learning rate."),
     field!(retries, "guard.retries", Integer(1, 1000), Value("10"), RECOVERS,
         "Maximum number of recoveries."),
     field!(every, "guard.every", Accepts::Time(1), Value("100"), RECOVERS,
-        "Time between two copies of the weights to return to."),
+        "Time between two copies of the weights that a recovery can return to."),
 ];
 
 /// Reads the table. Settings that the mode does not use get values that have no effect.

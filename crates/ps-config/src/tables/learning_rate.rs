@@ -97,56 +97,59 @@ const ARMIJO: Use = When(SCHEDULE, &["armijo"]);
 #[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<RateConfig>] = &[
     field!(from, "learning_rate.from", Accepts::Time(1), Required("\"50%\""), InPhases,
-        "When this phase begins; it ends where the next one begins, and its schedule counts from here."),
+        "When this phase begins. It ends where the next one begins, and its schedule starts here."),
     field!(initial, "learning_rate.initial", POSITIVE, Required("0.1"), Always,
-        "The rate that the schedule starts from; of one-cycle, its peak."),
+        "Initial learning rate; for one-cycle, the peak."),
     field!(schedule, "learning_rate.schedule", Name(Shape::NAMES), Value("\"constant\""), Always,
-        "How the rate changes with the step."),
+        "How the learning rate changes over the run."),
     field!(for_batch, "learning_rate.for_batch", Integer(1, MOST_SAMPLES), Described("train.batch"), BeforePhases,
-        "The batch size that the rates are meant for: each is multiplied by train.batch / this (Goyal et al. 2017)."),
+        "Batch size for which the rates are given. Each rate is multiplied by train.batch / for_batch \
+         (Goyal et al. 2017)."),
     field!(warmup, "learning_rate.warmup", Accepts::Time(0), Value("0"), Always,
-        "Time in which the rate rises linearly before the schedule starts."),
+        "Duration of the linear warm-up before the schedule starts."),
     field!(at, "learning_rate.at", Times, Required("[\"30%\", \"60%\"]"), PIECEWISE,
-        "When the rate changes, in order."),
+        "Times at which the rate changes, in ascending order."),
     field!(rates, "learning_rate.rates", Rates, Required("[0.01, 0.001]"), PIECEWISE,
-        "What it is from each of these times on."),
+        "Rate from each of the times in `at` on."),
     field!(every, "learning_rate.every", Accepts::Time(1), Required("1000"), PERIODIC,
-        "Period; of cosine-restarts, the first one."),
+        "Length of a period; for cosine-restarts, of the first one."),
     field!(stretch, "learning_rate.stretch", Integer(1, 1 << 20), Value("1"), When(SCHEDULE, &["cosine-restarts"]),
-        "How many times as long as the one before each period is."),
+        "Ratio of each period's length to that of the previous one."),
     field!(factor, "learning_rate.factor", POSITIVE, Required("0.5"), FACTORED,
-        "Factor of the rate for each period, or at each plateau; for inverse-time, the rate is initial / (1 + factor · \
-         periods)."),
+        "Factor by which each period or plateau multiplies the rate; for inverse-time, the rate is initial \
+         / (1 + factor · periods)."),
     field!(patience, "learning_rate.patience", Integer(0, MOST), Value("10"), PLATEAU,
-        "Validations in a row without improvement that are tolerated; one more lowers the rate."),
+        "Number of consecutive validations without improvement to tolerate; one more lowers the rate."),
     field!(threshold, "learning_rate.threshold", NOT_NEGATIVE, Value("0.0001"), PLATEAU,
-        "How far a validation loss must be below the best to count as an improvement."),
+        "Minimum decrease of the best validation loss that counts as an improvement."),
     field!(threshold_mode, "learning_rate.threshold_mode", Name(ThresholdMode::NAMES), Value("\"relative\""), PLATEAU,
-        "Whether `threshold` is a share of the magnitude of the best loss, or an absolute difference."),
+        "Whether `threshold` is relative to the magnitude of the best loss, or absolute."),
     field!(cooldown, "learning_rate.cooldown", Integer(0, MOST), Value("0"), PLATEAU,
-        "Validations to ignore after the rate was lowered."),
+        "Number of validations to ignore after the rate was lowered."),
     field!(descent.sufficient, "learning_rate.sufficient", BETWEEN, Value("0.0001"), ARMIJO,
-        "A step is accepted if the loss falls by at least this share of the first-order prediction."),
+        "A step is accepted if the loss falls by at least this share of the decrease predicted to first \
+         order."),
     field!(descent.shrink, "learning_rate.shrink", BETWEEN, Value("0.5"), ARMIJO,
-        "Factor of the rate after a step that was not accepted."),
+        "Factor of the rate after a rejected step."),
     field!(descent.grow, "learning_rate.grow", Double(Included(1.0), Unbounded), Value("2.0"), ARMIJO,
-        "Factor of the rate after a step that was accepted."),
+        "Factor of the rate after an accepted step."),
     field!(descent.tolerance, "learning_rate.tolerance", NOT_NEGATIVE, Value("1e-9"), ARMIJO,
-        "End the run when a step lowers the loss by no more than this, or is predicted to."),
+        "End the run when the actual or predicted decrease of the loss is at most this."),
     field!(descent.gradient_tolerance, "learning_rate.gradient_tolerance", NOT_NEGATIVE, Value("1e-6"), ARMIJO,
-        "End the run when the norm of the gradient is no more than this."),
+        "End the run when the norm of the gradient is at most this."),
     field!(power, "learning_rate.power", POSITIVE, Value("1.0"), When(SCHEDULE, &["polynomial"]),
-        "Exponent of the remaining share of the run."),
+        "Exponent of the decay: the rate depends on the remaining share of the run, raised to this power."),
     field!(end, "learning_rate.end", NOT_NEGATIVE, Value("0.0"),
         When(SCHEDULE, &["polynomial", "cosine", "cosine-restarts", "one-cycle", "plateau"]),
-        "The rate at the end of the run, of the phase, or of each period; the least of plateau."),
+        "Rate at the end of the run, phase or period; for plateau, the minimum."),
     Field {
         key: Key {
             path: "learning_rate.then",
             accepts: Phases,
             default: Described("none"),
             used: BeforePhases,
-            help: "Schedules that follow, each a table `[[learning_rate.then]]` with `from` and the keys of this one.",
+            help: "Later phases, each a table `[[learning_rate.then]]` with `from` and the keys of \
+                   `[learning_rate]`.",
         },
         // Phases are written as separate tables, after this one.
         get: |_, _| None,
@@ -160,16 +163,19 @@ pub(crate) fn read(document: &Document) -> Result<RateConfig, ConfigError> {
     let phases = phases.iter().map(|document| {
         let rate = phase(document)?;
         let expected = match rate.schedule {
-            Shape::Pieces => "a phase has one shape; write each piece as a phase of its own",
-            Shape::Armijo => "armijo finds its rates itself, for a whole run; nothing comes before it",
+            Shape::Pieces => "piecewise is not supported in a phase; write each piece as a separate phase",
+            Shape::Armijo => {
+                "armijo is not supported in a phase; set it under [learning_rate], for the \
+                              whole run"
+            }
             Shape::Is(_) => return Ok(rate),
         };
         Err(document.bad_value(SCHEDULE, expected.into()))
     });
     rate.then = phases.collect::<Result<Vec<_>, ConfigError>>()?;
     if !rate.then.is_empty() && rate.schedule == Shape::Pieces {
-        let expected = "two schedules would be at odds: write the pieces as phases [[learning_rate.then]], too, or leave \
-                        these out";
+        let expected = "piecewise cannot be combined with phases; write each piece as a phase \
+                        [[learning_rate.then]], or remove the phases";
         return Err(document.bad_value("learning_rate.at", expected.into()));
     }
     Ok(rate)
@@ -199,7 +205,7 @@ fn phase(document: &Document) -> Result<RateConfig, ConfigError> {
     };
     document.read(FIELDS, &mut rate)?;
     if rate.at.len() != rate.rates.len() {
-        let expected = format!("expected {} rates, one for each time of learning_rate.at", rate.at.len());
+        let expected = format!("expected {} rates, one for each time in learning_rate.at", rate.at.len());
         return Err(document.bad_value("learning_rate.rates", expected));
     }
     Ok(rate)

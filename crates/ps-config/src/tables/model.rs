@@ -54,11 +54,11 @@ const MLP: Use = When("model.kind", &["mlp"]);
 #[rustfmt::skip]
 const HIDDEN: Field<ModelConfig> =
     field!(hidden, "model.hidden", Widths, Described("required unless `layers` is set"), MLP,
-        "Widths of the hidden layers, first to last.");
+        "Widths of the hidden layers, from first to last.");
 #[rustfmt::skip]
 const ACTIVATION: Field<ModelConfig> =
     field!(activation, "model.activation", Name(Activation::NAMES), Value("\"relu\""), MLP,
-        "Nonlinearity after each hidden layer.");
+        "Activation function after each hidden layer.");
 
 #[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<ModelConfig>] = &[
@@ -72,10 +72,10 @@ pub(crate) static FIELDS: &[Field<ModelConfig>] = &[
         get: |model, _| if model.layers.is_none() { model.activation.write() } else { None },
         ..ACTIVATION
     },
-    field!(layers, "model.layers", Layers, Described("dense layers as `hidden` and `activation` say"), MLP,
-        "The hidden layers one by one, in place of `hidden` and `activation`; see below."),
+    field!(layers, "model.layers", Layers, Described("dense layers according to `hidden` and `activation`"), MLP,
+        "The hidden layers one by one, instead of `hidden` and `activation`; see below."),
     field!(head, "model.head", Name(Head::NAMES), Value("\"softmax\""), MLP,
-        "What the outputs mean, and so the loss."),
+        "Interpretation of the outputs, which determines the loss."),
 ];
 
 pub(crate) fn read(document: &Document) -> Result<ModelConfig, ConfigError> {

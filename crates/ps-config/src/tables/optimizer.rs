@@ -45,22 +45,23 @@ const NOISE_DECAY: f64 = 0.55;
 fn common() -> Vec<Field<OptimizerConfig>> {
     vec![
         field!(params.optimizer, "optimizer.kind", Name(Optimizer::NAMES), Value("\"sgd\""), Always,
-            "How a step follows the gradient. Ftrl is for models without hidden layers."),
+            "Update rule. `ftrl` supports only models without hidden layers."),
         field!(params.weight_decay, "optimizer.weight_decay", NOT_NEGATIVE_SINGLE, Value("0.0"), Always,
-            "L2: this times the weight is added to its gradient; of adamw and lamb to the step, of ftrl to its proximal step."),
+            "L2 penalty: weight_decay · w is added to the gradient; for adamw and lamb, to the step; for \
+             ftrl, to the proximal step."),
         field!(params.l1, "optimizer.l1", NOT_NEGATIVE_SINGLE, Value("0.0"), Always,
-            "L1: this times the weight's sign is added to its gradient; ftrl leaves weights at 0 by it."),
+            "L1 penalty: l1 · sign(w) is added to the gradient; ftrl keeps weights at exactly 0."),
         field!(params.clip, "optimizer.clip", POSITIVE_SINGLE, Described("none"), Always,
-            "Each element of the mean gradient is cut to ± this, before weight decay and L1."),
+            "Clip each element of the mean gradient to [-clip, clip], before weight decay and L1."),
         field!(clip_norm, "optimizer.clip_norm", POSITIVE_SINGLE, Described("none"), Always,
-            "The mean gradient is scaled down to this Euclidean norm where it is longer."),
+            "Scale the mean gradient down to this Euclidean norm if its norm is larger."),
         Field {
             key: Key {
                 path: "optimizer.decay_biases",
                 accepts: Flag,
                 default: Described("true"),
                 used: Always,
-                help: "Whether weight_decay and l1 apply to biases, too.",
+                help: "Whether weight_decay and l1 also apply to biases.",
             },
             get: |config, _| if config.decay_biases { None } else { config.decay_biases.write() },
             set: |config, key, value| {
@@ -69,15 +70,16 @@ fn common() -> Vec<Field<OptimizerConfig>> {
             },
         },
         field!(rates, "optimizer.rates", Factors, Described("none"), Always,
-            "Factors of the learning rate for some parameters: `weights`, `biases`, a layer such as `layers.0`, or a tensor such \
-             as `layers.0.bias`. If several names match, the factors are multiplied."),
+            "Factors of the learning rate for groups of parameters: `weights`, `biases`, a layer such as \
+             `layers.0`, or a tensor such as `layers.0.bias`. If several groups contain a parameter, their \
+             factors are multiplied."),
         Field {
             key: Key {
                 path: "optimizer.noise",
                 accepts: POSITIVE,
                 default: Described("none"),
                 used: Always,
-                help: "Variance of normal noise on the mean gradient at the first step.",
+                help: "Variance of the Gaussian noise that is added to the mean gradient at the first step.",
             },
             get: |config, _| config.noise?.scale.write(),
             set: |config, key, value| {
@@ -91,7 +93,7 @@ fn common() -> Vec<Field<OptimizerConfig>> {
                 accepts: NOT_NEGATIVE,
                 default: Described(format!("{NOISE_DECAY}").leak()),
                 used: Always,
-                help: "How fast the noise decays: its variance is noise / (1 + step)^this.",
+                help: "Decay of the noise: its variance is noise / (1 + step)^noise_decay.",
             },
             get: |config, _| config.noise?.decay.write(),
             set: |config, key, value| {
@@ -125,7 +127,7 @@ fn settings() -> Vec<Field<OptimizerConfig>> {
         let usual = usual.expect("a setting is one of an optimizer").clone();
         let others = defaults.iter().filter(|(_, default)| *default != usual);
         let others: Vec<String> =
-            others.map(|(name, default)| format!("of {name} {}", default.trim_end_matches(".0"))).collect();
+            others.map(|(name, default)| format!("{name}: {}", default.trim_end_matches(".0"))).collect();
         let key = Key {
             path: leak(format!("optimizer.{}", setting.name)),
             accepts: match setting.accepts {
@@ -188,7 +190,7 @@ pub(crate) fn read(document: &Document) -> Result<OptimizerConfig, ConfigError> 
         return refuse(&format!("optimizer.{setting}"), reason);
     }
     let refusal = match params.clip {
-        Some(_) => Some("optimizer.clip already cuts the gradient: set one of them"),
+        Some(_) => Some("it cannot be combined with optimizer.clip; remove one of them"),
         None => params.optimizer.conflict(Conflict::ClipNorm),
     };
     if let Some(why) = refusal.filter(|_| clip_norm.is_some()) {
@@ -197,7 +199,7 @@ pub(crate) fn read(document: &Document) -> Result<OptimizerConfig, ConfigError> 
     if noise.is_none() && document.has("optimizer.noise_decay") {
         return refuse(
             "optimizer.noise_decay",
-            "there is no noise to go away; set optimizer.noise, such as 0.01",
+            "there is no noise that could decay; set optimizer.noise, for example to 0.01",
         );
     }
     Ok(config)

@@ -38,21 +38,23 @@ pub enum Batch {
 #[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<TrainConfig>] = &[
     field!(epochs, "train.epochs", Integer(1, u32::MAX as u64), Value("5"), Always,
-        "Passes over the training samples."),
+        "Number of passes over the training samples."),
     field!(batch, "train.batch", Accepts::Batch(MOST_SAMPLES), Value("128"), Always,
-        "Samples of a step; \"full\" is the whole training part."),
-    field!(leaf, "train.leaf", Integer(1, MOST_SAMPLES), Described("32, or the batch where that is smaller"), Always,
-        "Samples of a leaf, the unit in which work is shared out. It decides the order of summation, so it is part of the result."),
+        "Number of samples per step; \"full\" is the whole training part."),
+    field!(leaf, "train.leaf", Integer(1, MOST_SAMPLES), Described("32, or train.batch if that is smaller"), Always,
+        "Number of samples per leaf, the unit in which work is distributed. It determines the order of \
+         summation, so the result depends on it."),
     field!(steps, "train.steps", Integer(1, MOST), Described("none"), Always,
-        "Stop after this many steps even if the epochs are not over. The learning rate is scheduled over the steps that are made."),
+        "Stop after this many steps, even in the middle of an epoch. The learning-rate schedule covers \
+         these steps only."),
     field!(early_stopping, "train.early_stopping", Integer(1, MOST), Described("none"), Always,
-        "End the run after this many validations in a row without improvement, and return the best weights; needs \
-         data.validation."),
+        "End the run after this many consecutive validations without improvement, and keep the best \
+         weights; needs data.validation."),
     field!(min_delta, "train.min_delta", NOT_NEGATIVE, Described("0"), Always,
-        "How far a validation loss must be below the best to count as an improvement, for early_stopping."),
+        "Minimum decrease of the best validation loss that counts as an improvement for early_stopping."),
     field!(probe_every, "train.probe_every", Accepts::Time(1), Described("none"), Always,
-        "Probe a step this often: compare how far the loss of its batch should fall to first order with how far it fell. \
-         Each probe costs a forward pass."),
+        "Time between two probes. A probe compares the decrease of the batch's loss, predicted to first \
+         order, with the actual decrease, and costs a forward pass."),
 ];
 
 /// Default number of samples of a leaf, or the whole batch if that is smaller.
@@ -73,7 +75,8 @@ pub(crate) fn read(document: &Document) -> Result<TrainConfig, ConfigError> {
     if !document.has("train.leaf") {
         train.leaf = LEAF.min(batch);
     } else if train.leaf > batch {
-        let expected = format!("a leaf is part of a batch; expected at most train.batch = {batch}");
+        let expected =
+            format!("a leaf cannot be larger than a batch; expected at most train.batch = {batch}");
         return Err(document.bad_value("train.leaf", expected));
     }
     Ok(train)

@@ -19,8 +19,9 @@ named!(Precision { "f32" = Precision::F32, "bf16" = Precision::Bf16, });
 #[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<WireConfig>] = &[
     field!(weights, "wire.weights", Name(Precision::NAMES), Value("\"f32\""), Always,
-        "Precision of the weights that gradients are computed at; bf16 halves their bytes on the wire. The weights \
-         themselves are kept in f32, and every mode computes at the same rounded ones."),
+        "Precision to which weights are rounded before gradients are computed; bf16 halves the bytes of \
+         weights on the wire. The weights themselves are kept in f32, and every mode uses the same rounded \
+         weights."),
 ];
 
 pub(crate) fn read(document: &Document) -> Result<WireConfig, ConfigError> {

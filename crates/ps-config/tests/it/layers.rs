@@ -55,7 +55,7 @@ fn lists_that_make_no_sense_are_refused_with_the_layer_and_the_reason() {
     value("{ kind = \"relu\", units = 2 }", "layer 0: relu has no key units");
     value(
         "{ kind = \"relu\" }, { kind = \"residual\", over = 2 }",
-        "layer 1: residual over 2 layers: there are only 1 before it",
+        "layer 1: residual over 2 layers, but only 1 come before it",
     );
     let narrow =
         "{ kind = \"dense\", units = 3 }, { kind = \"dense\", units = 4 }, { kind = \"residual\", over = 1 }";
@@ -63,7 +63,7 @@ fn lists_that_make_no_sense_are_refused_with_the_layer_and_the_reason() {
         Ok(_) => panic!("accepted"),
         Err(error) => assert!(
             error.to_string().ends_with(
-                "layer 2: residual over 1 layers: 3 columns go into the first of them, and 4 come out of the last"
+                "layer 2: residual over 1 layers: the first of them has 3 inputs, but the last has 4 outputs"
             ),
             "{error}"
         ),
@@ -73,12 +73,12 @@ fn lists_that_make_no_sense_are_refused_with_the_layer_and_the_reason() {
     refused(
         "{ kind = \"relu\" }",
         "hidden = [3]\n",
-        "6: model.hidden has no effect: model.layers is set, which takes its place; remove one of them",
+        "6: model.hidden has no effect: it cannot be combined with model.layers; remove one of them",
     );
     refused(
         "{ kind = \"dense\", units = 2 }",
         "[optimizer]\nrates = { \"layers.2\" = 0.5 }\n",
-        "7: optimizer.rates = { \"layers.2\" = 0.5 }: no parameter is called layers.2; there are weights, biases, and \
-         layers.0 to layers.1, each with .weight and .bias",
+        "7: optimizer.rates = { \"layers.2\" = 0.5 }: unknown parameters layers.2; expected weights, \
+         biases, or layers.0 to layers.1, optionally with .weight or .bias",
     );
 }

@@ -51,33 +51,36 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "seed = 7",
         "zzz = 7",
-        "run.toml:1: unknown key zzz: a run file has seed and the tables data, model, train, optimizer, learning_rate, guard, wire",
+        "run.toml:1: unknown key zzz: valid are seed and the tables data, model, train, optimizer, \
+         learning_rate, guard, wire",
     );
     line(
         "batch = 64",
         "workers = 2",
-        "run.toml:10: unknown key train.workers: [train] has epochs, batch, leaf, steps, early_stopping, min_delta, probe_every",
+        "run.toml:10: unknown key train.workers: [train] has the keys epochs, batch, leaf, steps, early_stopping, min_delta, probe_every",
     );
     line("[optimizer]", "[optimiser]", "run.toml:11: unknown table [optimiser]: did you mean [optimizer]?");
     line(
         "[optimizer]",
         "[network]",
-        "run.toml:11: unknown table [network]: a run file has seed and the tables data, model, train, optimizer, learning_rate, guard, wire",
+        "run.toml:11: unknown table [network]: valid are seed and the tables data, model, train, optimizer, \
+         learning_rate, guard, wire",
     );
     line(
         "[train]",
         "[train.more]",
-        "run.toml:8: unknown table [train.more]: [train] has epochs, batch, leaf, steps, early_stopping, min_delta, probe_every",
+        "run.toml:8: unknown table [train.more]: [train] has the keys epochs, batch, leaf, steps, early_stopping, min_delta, probe_every",
     );
     line(
         "[data]\ntrain = \"digits:\"\nvalidation = 0.1",
         "data = \"digits:\"",
-        r#"run.toml:2: data = "digits:": this is a table; write [data] and its keys on the lines below it"#,
+        r#"run.toml:2: data = "digits:": this is a table; write [data], followed by its keys on the next lines"#,
     );
     line(
         "seed = 7",
         "lr = 7",
-        "run.toml:1: unknown key lr: a run file has seed and the tables data, model, train, optimizer, learning_rate, guard, wire",
+        "run.toml:1: unknown key lr: valid are seed and the tables data, model, train, optimizer, \
+         learning_rate, guard, wire",
     );
     line(
         "initial = 0.05",
@@ -97,15 +100,20 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "seed = 7",
         "seed = 99999999999999999999",
-        "run.toml:1: seed = 99999999999999999999: expected an integer of at least 0; this is an integer beyond 64 bits",
+        "run.toml:1: seed = 99999999999999999999: expected an integer of at least 0; the value is an integer \
+         that does not fit into 64 bits",
     );
     line(
         "seed = 7",
         "[seed]",
-        "run.toml:1: seed = [seed]: expected an integer of at least 0; this is a table",
+        "run.toml:1: seed = [seed]: expected an integer of at least 0; the value is a table",
     );
     line("\"digits:\"", "5", "run.toml:3: data.train = 5: expected a string in quotes");
-    line("\"digits:\"", "\"\"", r#"run.toml:3: data.train = "": expected a string in quotes; it is empty"#);
+    line(
+        "\"digits:\"",
+        "\"\"",
+        r#"run.toml:3: data.train = "": expected a string in quotes; the string is empty"#,
+    );
     line(
         "validation = 0.1",
         "validation = 1.5",
@@ -224,12 +232,13 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "batch = 64",
         "batch = 64\nleaf = 65",
-        "run.toml:11: train.leaf = 65: a leaf is part of a batch; expected at most train.batch = 64",
+        "run.toml:11: train.leaf = 65: a leaf cannot be larger than a batch; expected at most train.batch = \
+         64",
     );
     line(
         "batch = 64",
         "batch = 2026-01-01",
-        "run.toml:10: train.batch = 2026-01-01: expected an integer from 1 to 4294967295, or \"full\"; this is a date",
+        "run.toml:10: train.batch = 2026-01-01: expected an integer from 1 to 4294967295, or \"full\"; the value is a date",
     );
     line(
         "momentum = 0.9",
@@ -255,7 +264,8 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "momentum = 0.9",
         "nesterov = true",
-        "run.toml:12: optimizer.nesterov = true: there is no velocity to look ahead along; set optimizer.momentum, such as 0.9",
+        "run.toml:12: optimizer.nesterov = true: it needs momentum; set optimizer.momentum, for example to \
+         0.9",
     );
     line(
         "initial = 0.05",
@@ -275,12 +285,14 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "initial = 0.05",
         "initial = 1e60",
-        "run.toml:14: learning_rate.initial = 1e60: expected a finite number above 0; this is too large for binary32",
+        "run.toml:14: learning_rate.initial = 1e60: expected a finite number above 0; the value is too \
+         large for a 32-bit float",
     );
     line(
         "initial = 0.05",
         "initial = 1e-60",
-        "run.toml:14: learning_rate.initial = 1e-60: expected a finite number above 0; this rounds to 0 in binary32",
+        "run.toml:14: learning_rate.initial = 1e-60: expected a finite number above 0; the value rounds to \
+         0 as a 32-bit float",
     );
     line(
         "\"cosine\"",
@@ -299,22 +311,22 @@ fn keys_without_effect_are_refused() {
     line(
         "\"mlp\"",
         "\"softmax\"",
-        r#"run.toml:7: model.hidden has no effect: model.kind is "softmax" and only "mlp" use it; remove this key or change model.kind"#,
+        r#"run.toml:7: model.hidden has no effect: model.kind is "softmax", but the key is only for "mlp"; remove this key or change model.kind"#,
     );
     line(
         "\"cosine\"",
         "\"cosine\"\npower = 2.0",
-        r#"run.toml:16: learning_rate.power has no effect: learning_rate.schedule is "cosine" and only "polynomial" use it; remove this key or change learning_rate.schedule"#,
+        r#"run.toml:16: learning_rate.power has no effect: learning_rate.schedule is "cosine", but the key is only for "polynomial"; remove this key or change learning_rate.schedule"#,
     );
     line(
         "schedule = \"cosine\"",
         "end = 0.001",
-        r#"run.toml:15: learning_rate.end has no effect: learning_rate.schedule is "constant" and only "polynomial", "cosine", "cosine-restarts", "one-cycle", "plateau" use it; remove this key or change learning_rate.schedule"#,
+        r#"run.toml:15: learning_rate.end has no effect: learning_rate.schedule is "constant", but the key is only for "polynomial", "cosine", "cosine-restarts", "one-cycle", "plateau"; remove this key or change learning_rate.schedule"#,
     );
     line(
         "\"cosine\"",
         "\"cosine\"\nfactor = 0.1",
-        r#"run.toml:16: learning_rate.factor has no effect: learning_rate.schedule is "cosine" and only "step", "exponential", "inverse-time", "plateau" use it; remove this key or change learning_rate.schedule"#,
+        r#"run.toml:16: learning_rate.factor has no effect: learning_rate.schedule is "cosine", but the key is only for "step", "exponential", "inverse-time", "plateau"; remove this key or change learning_rate.schedule"#,
     );
 }
 
@@ -381,11 +393,12 @@ fn schedules_that_are_at_odds_are_refused() {
     let then = |keys: &str| format!("{rate}\n[[learning_rate.then]]\n{keys}");
     rates(
         "initial = 0.05\nfrom = 3",
-        "run.toml:15: learning_rate.from has no effect: only phases, [[learning_rate.then]], begin later than the run",
+        "run.toml:15: learning_rate.from has no effect: it is only for later phases, [[learning_rate.then]]",
     );
     rates(
         &then("from = 3\ninitial = 1\nfor_batch = 8"),
-        "run.toml:18: learning_rate.for_batch has no effect: it is for the whole run; set it under [learning_rate]",
+        "run.toml:18: learning_rate.for_batch has no effect: it applies to the whole run; set it under \
+         [learning_rate]",
     );
     rates(
         &then("initial = 1"),
@@ -397,19 +410,21 @@ fn schedules_that_are_at_odds_are_refused() {
     );
     rates(
         &then("from = 3\ninitial = 1\nschedule = \"piecewise\"\nat = [4]\nrates = [1]"),
-        "run.toml:18: learning_rate.schedule = \"piecewise\": a phase has one shape; write each piece as a phase of its own",
+        "run.toml:18: learning_rate.schedule = \"piecewise\": piecewise is not supported in a phase; write \
+         each piece as a separate phase",
     );
     rates(
         "initial = 0.05\nschedule = \"piecewise\"\nat = [4, 5]\nrates = [1]",
-        "run.toml:17: learning_rate.rates = [1]: expected 2 rates, one for each time of learning_rate.at",
+        "run.toml:17: learning_rate.rates = [1]: expected 2 rates, one for each time in learning_rate.at",
     );
     rates(
         "initial = 0.05\nschedule = \"piecewise\"\nat = [4]\nrates = [1]\n[[learning_rate.then]]\nfrom = 3\ninitial = 1",
-        "run.toml:16: learning_rate.at = [4]: two schedules would be at odds: write the pieces as phases [[learning_rate.then]], too, or leave these out",
+        "run.toml:16: learning_rate.at = [4]: piecewise cannot be combined with phases; write each piece as \
+         a phase [[learning_rate.then]], or remove the phases",
     );
     rates(
         "initial = 0.05\nthen = [1]",
-        "run.toml:15: learning_rate.then = [1]: expected an array of tables, [[learning_rate.then]]; this is a list",
+        "run.toml:15: learning_rate.then = [1]: expected an array of tables, [[learning_rate.then]]; the value is a list",
     );
 }
 
@@ -421,26 +436,31 @@ fn what_watches_a_loss_needs_one_that_can_be_watched() {
     };
     no_validation(
         "schedule = \"plateau\"\nfactor = 0.5\n",
-        "run.toml:14: learning_rate.schedule = \"plateau\": a plateau is seen in the validation loss, and there is none; set data.validation, such as 0.1",
+        "run.toml:14: learning_rate.schedule = \"plateau\": plateau follows the validation loss; set \
+         data.validation, for example to 0.1",
     );
     no_validation(
         "[[learning_rate.then]]\nfrom = 5\ninitial = 1\nschedule = \"plateau\"\nfactor = 0.5\n",
-        "run.toml:14: learning_rate.then = [[learning_rate.then]]: a plateau is seen in the validation loss, and there is none; set data.validation, such as 0.1",
+        "run.toml:14: learning_rate.then = [[learning_rate.then]]: plateau follows the validation loss; set \
+         data.validation, for example to 0.1",
     );
     line(
         "batch = 64",
         "batch = 64\nmin_delta = 0.1",
-        "run.toml:11: train.min_delta = 0.1: nothing looks at it; set train.early_stopping, such as 5",
+        "run.toml:11: train.min_delta = 0.1: only early stopping uses it; set train.early_stopping, for \
+         example to 5",
     );
     refused(
         parse(
             &GOOD.replace("validation = 0.1\n", "").replace("batch = 64", "batch = 64\nearly_stopping = 3"),
         ),
-        "run.toml:10: train.early_stopping = 3: the validation loss says when to stop, and there is none; set data.validation, such as 0.1",
+        "run.toml:10: train.early_stopping = 3: early stopping follows the validation loss; set \
+         data.validation, for example to 0.1",
     );
     rates(
         "initial = 1\nschedule = \"armijo\"",
-        "run.toml:15: learning_rate.schedule = \"armijo\": armijo compares the loss of one point with that of another, and each minibatch has a loss of its own; set train.batch = \"full\", or take another schedule",
+        "run.toml:15: learning_rate.schedule = \"armijo\": armijo compares losses at different weights, so \
+         it needs the same samples in each step; set train.batch = \"full\", or choose another schedule",
     );
     let full = GOOD.replace("batch = 64", "batch = \"full\"").replace("momentum = 0.9\n", "");
     let descent = |rest: &str, expected: &str| {
@@ -449,20 +469,24 @@ fn what_watches_a_loss_needs_one_that_can_be_watched() {
     };
     descent(
         "warmup = 3",
-        "run.toml:15: learning_rate.warmup = 3: armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule",
+        "run.toml:15: learning_rate.warmup = 3: armijo supports only plain gradient steps; remove this key, \
+         or choose another schedule",
     );
     descent("shrink = 1.5", "run.toml:15: learning_rate.shrink = 1.5: expected a number above 0 and below 1");
     descent(
         "[[learning_rate.then]]\nfrom = 5\ninitial = 1",
-        "run.toml:15: learning_rate.then = [[learning_rate.then]]: armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule",
+        "run.toml:15: learning_rate.then = [[learning_rate.then]]: armijo supports only plain gradient \
+         steps; remove this key, or choose another schedule",
     );
     descent(
         "[guard]\nmode = \"recover\"",
-        "run.toml:16: guard.mode = \"recover\": armijo goes along the gradient and measures how the loss falls; leave this out, or take another schedule",
+        "run.toml:16: guard.mode = \"recover\": armijo supports only plain gradient steps; remove this key, \
+         or choose another schedule",
     );
     rates(
         "initial = 1\n[[learning_rate.then]]\nfrom = 5\ninitial = 1\nschedule = \"armijo\"",
-        "run.toml:18: learning_rate.schedule = \"armijo\": armijo finds its rates itself, for a whole run; nothing comes before it",
+        "run.toml:18: learning_rate.schedule = \"armijo\": armijo is not supported in a phase; set it under \
+         [learning_rate], for the whole run",
     );
     line(
         "momentum = 0.9",
@@ -472,37 +496,44 @@ fn what_watches_a_loss_needs_one_that_can_be_watched() {
     line(
         "momentum = 0.9",
         "kind = \"adam\"\nmomentum = 0.9",
-        "run.toml:13: optimizer.momentum has no effect: optimizer.kind is \"adam\" and only \"sgd\", \"rmsprop\", \"lars\" use it; remove this key or change optimizer.kind",
+        "run.toml:13: optimizer.momentum has no effect: optimizer.kind is \"adam\", but the key is only for \"sgd\", \"rmsprop\", \"lars\"; remove this key or \
+         change optimizer.kind",
     );
     line(
         "momentum = 0.9",
         "kind = \"ftrl\"",
-        "run.toml:12: optimizer.kind = \"ftrl\": ftrl makes weights of its sums, which begin at 0, and hidden layers that begin at 0 learn nothing; try \"adam\"",
+        "run.toml:12: optimizer.kind = \"ftrl\": ftrl starts from weights of 0, from which hidden layers \
+         cannot learn; try \"adam\"",
     );
     line(
         "momentum = 0.9",
         "clip = 1.0\nclip_norm = 1.0",
-        "run.toml:13: optimizer.clip_norm = 1.0: optimizer.clip already cuts the gradient: set one of them",
+        "run.toml:13: optimizer.clip_norm = 1.0: it cannot be combined with optimizer.clip; remove one of \
+         them",
     );
     line(
         "momentum = 0.9",
         "kind = \"lamb\"\nclip_norm = 1.0",
-        "run.toml:13: optimizer.clip_norm = 1.0: lamb's steps have the length of the weights whatever the gradient's norm is: leave it out",
+        "run.toml:13: optimizer.clip_norm = 1.0: lamb's step does not depend on the norm of the gradient; \
+         remove this key",
     );
     line(
         "momentum = 0.9",
         "noise_decay = 0.5",
-        "run.toml:12: optimizer.noise_decay = 0.5: there is no noise to go away; set optimizer.noise, such as 0.01",
+        "run.toml:12: optimizer.noise_decay = 0.5: there is no noise that could decay; set optimizer.noise, \
+         for example to 0.01",
     );
     line(
         "momentum = 0.9",
         "rates = { bias = 2.0 }",
-        "run.toml:12: optimizer.rates = { bias = 2.0 }: no parameter is called bias; there are weights, biases, and layers.0 to layers.2, each with .weight and .bias",
+        "run.toml:12: optimizer.rates = { bias = 2.0 }: unknown parameters bias; expected weights, biases, \
+         or layers.0 to layers.2, optionally with .weight or .bias",
     );
     line(
         "momentum = 0.9",
         "rates = { \"layers.3\" = 2.0 }",
-        "run.toml:12: optimizer.rates = { \"layers.3\" = 2.0 }: no parameter is called layers.3; there are weights, biases, and layers.0 to layers.2, each with .weight and .bias",
+        "run.toml:12: optimizer.rates = { \"layers.3\" = 2.0 }: unknown parameters layers.3; expected \
+         weights, biases, or layers.0 to layers.2, optionally with .weight or .bias",
     );
     line(
         "momentum = 0.9",
@@ -517,7 +548,7 @@ fn what_watches_a_loss_needs_one_that_can_be_watched() {
     line(
         "[optimizer]",
         "[guard]\nretries = 3\n[optimizer]",
-        "run.toml:12: guard.retries has no effect: guard.mode is \"off\" and only \"recover\" use it; remove this key or change guard.mode",
+        "run.toml:12: guard.retries has no effect: guard.mode is \"off\", but the key is only for \"recover\"; remove this key or change guard.mode",
     );
 }
 
@@ -529,7 +560,8 @@ fn phases_that_do_not_follow_one_another_are_refused() {
     let error = run.rate(&run.plan(100, 0)).unwrap_err().to_string();
     assert_eq!(
         error,
-        "learning_rate.from = 15: this is step 15, which does not come after step 20, where the phase before it begins; the run has 50 steps"
+        "learning_rate.from = 15: the phase begins at step 15, which is not after the beginning of the \
+         previous phase at step 20; the run has 50 steps"
     );
     assert!(run.rate(&run.plan(50, 0)).is_ok());
 }
@@ -547,7 +579,7 @@ fn bad_flags_are_named() {
     refused(with(&["batch=3"]), "--set batch=3: unknown key batch: did you mean train.batch?");
     refused(
         with(&["train=3"]),
-        "--set train=3: unknown key train: train is a table; name one of its keys, such as train.epochs",
+        "--set train=3: unknown key train: train is a table; set one of its keys, such as train.epochs",
     );
     refused(
         with(&["train.batch=many"]),
@@ -567,15 +599,17 @@ fn bad_flags_are_named() {
     );
     refused(
         with(&["model.kind=linear"]),
-        r#"run.toml:7: model.hidden has no effect: model.kind is "linear" and only "mlp" use it; unset it with --set model.hidden= or change model.kind"#,
+        r#"run.toml:7: model.hidden has no effect: model.kind is "linear", but the key is only for "mlp"; unset it with --set model.hidden= or change model.kind"#,
     );
     refused(
         with(&["train.leaf=128"]),
-        "--set train.leaf=128: train.leaf = 128: a leaf is part of a batch; expected at most train.batch = 64",
+        "--set train.leaf=128: train.leaf = 128: a leaf cannot be larger than a batch; expected at most \
+         train.batch = 64",
     );
     refused(
         with(&["train.batch=16", "train.leaf=17"]),
-        "--set train.leaf=17: train.leaf = 17: a leaf is part of a batch; expected at most train.batch = 16",
+        "--set train.leaf=17: train.leaf = 17: a leaf cannot be larger than a batch; expected at most \
+         train.batch = 16",
     );
 }
 

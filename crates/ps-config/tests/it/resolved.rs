@@ -250,7 +250,7 @@ fn differences_name_the_keys_with_both_values() {
 #[test]
 fn what_goes_by_the_length_of_the_run_is_named() {
     let told = |sets: &[&str]| with(sets).unwrap().rate_depends_on_length();
-    let cosine = r#"learning_rate.schedule = "cosine" is stretched over the whole run"#;
+    let cosine = r#"learning_rate.schedule = "cosine" spans the whole run"#;
     assert_eq!(told(&[]), [cosine]);
     assert_eq!(told(&["learning_rate.schedule=constant"]), [""; 0]);
     assert_eq!(
@@ -263,7 +263,7 @@ fn what_goes_by_the_length_of_the_run_is_named() {
         told(&[r#"learning_rate.then=[{ from = "50%", initial = 0.5, schedule = "polynomial" }]"#]),
         [
             r#"learning_rate.then.0.from = "50%" is a share of the whole run"#,
-            r#"learning_rate.then.0.schedule = "polynomial" is stretched over the whole run"#
+            r#"learning_rate.then.0.schedule = "polynomial" spans the whole run"#
         ]
     );
     let pieces =

@@ -61,7 +61,7 @@ fn of_several_flags_the_last_counts() {
 fn another_kind_of_model_needs_no_other_run_file() {
     refused(
         &["model.kind=softmax"],
-        r#"run.toml:8: model.hidden has no effect: model.kind is "softmax" and only "mlp" use it; unset it with --set model.hidden= or change model.kind"#,
+        r#"run.toml:8: model.hidden has no effect: model.kind is "softmax", but the key is only for "mlp"; unset it with --set model.hidden= or change model.kind"#,
     );
     assert!(with(&["model.kind=softmax", "model.hidden="]).is_ok());
 }
@@ -71,7 +71,7 @@ fn unknown_keys_and_tables_cannot_be_unset() {
     refused(&["train.bacth="], "--set train.bacth=: unknown key train.bacth: did you mean train.batch?");
     refused(
         &["train="],
-        "--set train=: unknown key train: train is a table; name one of its keys, such as train.epochs",
+        "--set train=: unknown key train: train is a table; set one of its keys, such as train.epochs",
     );
 }
 
@@ -91,6 +91,9 @@ fn a_required_key_that_is_unset_is_missing() {
 fn an_empty_string_in_quotes_is_a_value() {
     for set in ["data.test=\"\"", "data.label=''"] {
         let error = with(&[set]).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("--set {set}: ")) && error.ends_with("; it is empty"), "{error}");
+        assert!(
+            error.starts_with(&format!("--set {set}: ")) && error.ends_with("; the string is empty"),
+            "{error}"
+        );
     }
 }

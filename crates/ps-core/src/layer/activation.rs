@@ -35,9 +35,9 @@ macro_rules! kind {
     };
 }
 
-static RELU: Kind = kind!("relu", Activation::Relu, "replaces negative elements by 0");
-static TANH: Kind = kind!("tanh", Activation::Tanh, "takes the hyperbolic tangent of each element");
-static SIGMOID: Kind = kind!("sigmoid", Activation::Sigmoid, "takes 1 / (1 + e^-z) of each element z");
+static RELU: Kind = kind!("relu", Activation::Relu, "replaces negative elements with 0");
+static TANH: Kind = kind!("tanh", Activation::Tanh, "computes the hyperbolic tangent of each element");
+static SIGMOID: Kind = kind!("sigmoid", Activation::Sigmoid, "computes 1 / (1 + e^-z) for each element z");
 
 impl Activation {
     /// How a run file names the activation; see [`super::LayerSpec`].

@@ -26,7 +26,7 @@ pub struct Dense {
 
 pub(super) static KIND: Kind = Kind {
     name: "dense",
-    help: "outputs `units` weighted sums of all inputs",
+    help: "computes `units` weighted sums of all inputs",
     settings: &[Setting { name: "units", accepts: Accepts::Count(MAX_UNITS) }],
     example: &[LayerSpec::Dense { units: 6 }, LayerSpec::Dense { units: 19 }],
     build: |settings| LayerSpec::Dense { units: settings[0] as usize },

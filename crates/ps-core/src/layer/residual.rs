@@ -13,7 +13,8 @@ pub struct Residual {
 
 pub(super) static KIND: Kind = Kind {
     name: "residual",
-    help: "adds to the output of the `over` layers before it what goes into the first of these, which must be as wide",
+    help: "adds the input of the layer `over` layers before it to its own input; both must have the same \
+           width",
     settings: &[Setting { name: "over", accepts: Accepts::Count(1000) }],
     example: &[
         LayerSpec::Dense { units: 18 },
@@ -41,11 +42,12 @@ impl Residual {
     pub(super) fn check(over: usize, widths: &[Option<usize>]) -> Result<(), String> {
         let before = widths.len() - 1;
         let Some(source) = before.checked_sub(over) else {
-            return Err(format!("residual over {over} layers: there are only {before} before it"));
+            return Err(format!("residual over {over} layers, but only {before} come before it"));
         };
         match (widths[source], widths[before]) {
             (Some(added), Some(width)) if added != width => Err(format!(
-                "residual over {over} layers: {added} columns go into the first of them, and {width} come out of the last"
+                "residual over {over} layers: the first of them has {added} inputs, but the last has \
+                 {width} outputs"
             )),
             _ => Ok(()),
         }

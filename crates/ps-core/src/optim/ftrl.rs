@@ -26,7 +26,7 @@ impl UpdateRule for Ftrl {
     const OWN_L1: bool = true;
     const CONFLICTS: &'static [(Conflict, &'static str)] = &[(
         Conflict::HiddenLayers,
-        "ftrl makes weights of its sums, which begin at 0, and hidden layers that begin at 0 learn nothing; try \"adam\"",
+        "ftrl starts from weights of 0, from which hidden layers cannot learn; try \"adam\"",
     )];
 
     fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {

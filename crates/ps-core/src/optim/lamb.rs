@@ -26,10 +26,8 @@ impl UpdateRule for Lamb {
     const VECTORS: &'static [StateVector] = Adam::VECTORS;
     const OWN_DECAY: bool = true;
     const NEEDS_NORMS: bool = true;
-    const CONFLICTS: &'static [(Conflict, &'static str)] = &[(
-        Conflict::ClipNorm,
-        "lamb's steps have the length of the weights whatever the gradient's norm is: leave it out",
-    )];
+    const CONFLICTS: &'static [(Conflict, &'static str)] =
+        &[(Conflict::ClipNorm, "lamb's step does not depend on the norm of the gradient; remove this key")];
 
     fn update(&self, params: &UpdateParams, pass: impl Pass) -> Finite {
         let (moments, decay, rate) = (Moments::new(self.0, params.count), params.weight_decay, params.rate);

@@ -23,7 +23,8 @@ impl Default for Lars {
 static TRUST: Setting = Setting {
     name: "trust",
     accepts: Accepts::Number(POSITIVE.0, POSITIVE.1),
-    help: "The rate of a layer's weight w with gradient g is multiplied by this · ‖w‖ / (‖g‖ + weight_decay · ‖w‖).",
+    help: "Trust coefficient: the learning rate of a weight w with gradient g is multiplied by trust · ‖w‖ \
+           / (‖g‖ + weight_decay · ‖w‖).",
 };
 
 impl UpdateRule for Lars {

@@ -44,16 +44,20 @@ pub(super) const POSITIVE: (Bound<f64>, Bound<f64>) = (Excluded(0.0), Unbounded)
 /// The range of a fraction that is kept from step to step.
 const SHARE: Accepts = Accepts::Number(Included(0.0), Excluded(1.0));
 
-pub(super) static MOMENTUM: Setting =
-    Setting { name: "momentum", accepts: SHARE, help: "Share of the last step's velocity that is kept." };
+pub(super) static MOMENTUM: Setting = Setting {
+    name: "momentum",
+    accepts: SHARE,
+    help: "Momentum: the share of the velocity that each step \
+                                                       keeps.",
+};
 pub(super) static BETA1: Setting =
-    Setting { name: "beta1", accepts: SHARE, help: "Share of the mean of gradients that is kept." };
+    Setting { name: "beta1", accepts: SHARE, help: "Decay of the running mean of gradients." };
 pub(super) static BETA2: Setting =
-    Setting { name: "beta2", accepts: SHARE, help: "Share of the mean of squared gradients that is kept." };
+    Setting { name: "beta2", accepts: SHARE, help: "Decay of the running mean of squared gradients." };
 pub(super) static EPSILON: Setting = Setting {
     name: "epsilon",
     accepts: Accepts::Number(POSITIVE.0, POSITIVE.1),
-    help: "Added to the root of the squared gradients; beta of ftrl.",
+    help: "Added to the root of the running mean or sum of squared gradients; for ftrl, its beta.",
 };
 
 /// Where an optimizer of type `O` stores a setting. Optimizers are `Copy`, so one accessor serves for

@@ -17,7 +17,7 @@ pub struct Sgd {
 static NESTEROV: Setting = Setting {
     name: "nesterov",
     accepts: Accepts::Flag,
-    help: "Take the gradient ahead of the velocity; needs momentum.",
+    help: "Use Nesterov momentum; needs momentum above 0.",
 };
 
 impl UpdateRule for Sgd {
@@ -32,7 +32,7 @@ impl UpdateRule for Sgd {
 
     fn check(&self) -> Result<(), Refusal> {
         if self.nesterov && self.momentum == 0.0 {
-            let reason = "there is no velocity to look ahead along; set optimizer.momentum, such as 0.9";
+            let reason = "it needs momentum; set optimizer.momentum, for example to 0.9";
             return Err(Refusal { setting: NESTEROV.name, reason });
         }
         Ok(())
