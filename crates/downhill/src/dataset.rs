@@ -54,7 +54,7 @@ impl Dataset {
         let (Rows(features, image), Labels(labels)) = (rows.into(), labels.into());
         let (rows, count) = (features.samples(), labels.len());
         if rows != count {
-            let text = format!("there are {rows} rows of features and {count} labels");
+            let text = format!("there are {rows} rows of features, but {count} labels");
             return Err(Error::new(ErrorKind::Data, text));
         }
         Ok(Dataset::of(Arrays { features, labels: Some(labels), feature_names: None, image }))
@@ -77,12 +77,12 @@ impl Dataset {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
         let bad = |text: String| Err(Error::new(ErrorKind::Data, text));
         let Content::Arrays(arrays) = self.0 else {
-            return bad("only arrays take names of features; a source has its own".into());
+            return bad("only arrays accept feature names; a source has its own".into());
         };
         let mut arrays = Arc::unwrap_or_clone(arrays);
         let width = arrays.features.width();
         if names.len() != width {
-            return bad(format!("there are {width} features and {} names of features", names.len()));
+            return bad(format!("there are {width} features, but {} feature names", names.len()));
         }
         arrays.feature_names = Some(names);
         Ok(Dataset::of(arrays))

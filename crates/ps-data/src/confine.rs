@@ -19,7 +19,7 @@ pub struct Outside {
 impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outside { path, root, how } = self;
-        write!(f, "data path `{}` {how} out of {}", path.display(), root.display())
+        write!(f, "data path `{}` {how} outside {}", path.display(), root.display())
     }
 }
 
@@ -53,19 +53,19 @@ pub fn is_url(path: &Path) -> bool {
 fn stays(path: PathBuf, root: &Path) -> Result<(), Outside> {
     let outside = |path, how| Err(Outside { path, root: root.into(), how });
     if path.as_os_str() == "-" {
-        return outside(path, "is standard input and leads");
+        return outside(path, "is standard input, which is");
     }
     for component in path.components() {
         match component {
             Component::Normal(_) | Component::CurDir => {}
-            Component::ParentDir => return outside(path, "has `..` in it, which leads"),
-            Component::RootDir | Component::Prefix(_) => return outside(path, "is absolute, which leads"),
+            Component::ParentDir => return outside(path, "contains `..`, which leads"),
+            Component::RootDir | Component::Prefix(_) => return outside(path, "is absolute and may lead"),
         }
     }
     let (Ok(real), Ok(folder)) = (root.join(&path).canonicalize(), root.canonicalize()) else {
         return Ok(());
     };
-    if real.starts_with(folder) { Ok(()) } else { outside(path, "leads by a symbolic link") }
+    if real.starts_with(folder) { Ok(()) } else { outside(path, "leads through a symbolic link") }
 }
 
 #[cfg(test)]
@@ -88,12 +88,12 @@ mod tests {
             assert_eq!(check(good, &root), Ok(()), "{good}");
         }
         for (bad, expected) in [
-            ("csv:../secret", "`../secret` has `..`"),
-            ("csv:sub/../../secret", "has `..`"),
-            ("csv:://../../secret", "has `..`"),
-            ("csv:a/b://../../secret", "has `..`"),
+            ("csv:../secret", "`../secret` contains `..`"),
+            ("csv:sub/../../secret", "contains `..`"),
+            ("csv:://../../secret", "contains `..`"),
+            ("csv:a/b://../../secret", "contains `..`"),
             ("libsvm:/etc/passwd", "`/etc/passwd` is absolute"),
-            ("idx:a.csv,../secret", "`../secret` has `..`"),
+            ("idx:a.csv,../secret", "`../secret` contains `..`"),
             ("csv:-", "`-` is standard input"),
             ("libsvm: - ", "`-` is standard input"),
         ] {

@@ -117,7 +117,7 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
     if let Some(Validation::Share(share)) = config.validation
         && !(share > 0.0 && share < 1.0)
     {
-        let problem = format!("{share} is not a share above 0 and below 1");
+        let problem = format!("expected a share above 0 and below 1, found {share}");
         return Err(DataError::Option { key: "validation", problem });
     }
     let texts: Vec<&str> = config.sources().collect();
@@ -210,7 +210,8 @@ fn read_all(config: &DataConfig, from: ReadContext<'_>) -> Result<Vec<Raw>, Data
 fn set_apart(seed: u64, share: f64, n: usize, source: &str) -> Result<(Vec<u32>, Vec<u32>), DataError> {
     let count = ((share * n as f64).round() as usize).max(1);
     if count >= n {
-        let problem = format!("a share of {share} of the {n} samples of `{source}` leaves none to train on");
+        let problem =
+            format!("a share of {share} of the {n} samples of `{source}` leaves no training samples");
         return Err(DataError::Option { key: "validation", problem });
     }
     let order = SampleOrder::validation(seed, n);
@@ -231,7 +232,7 @@ fn fill_values(
     let means = statistics::means_of_known(values, rows).into_iter().zip(&train.feature_names);
     let known = means.map(|(mean, name)| {
         mean.ok_or_else(|| {
-            DataError::unfit(source, format!("column `{name}` has no value at all in the training part"))
+            DataError::unfit(source, format!("all cells of column `{name}` are missing in the training part"))
         })
     });
     known.collect::<Result<_, _>>().map(Some)

@@ -11,7 +11,7 @@ pub(crate) fn check_finite(text: &str, value: Option<f32>) -> Result<f32, String
         Some(value) if value.is_finite() => Ok(value),
         Some(value) if value.is_nan() => Err(format!("`{text}` is not a finite number")),
         Some(_) => Err(format!("`{text}` is infinite or too large for a 32-bit float")),
-        None => Err(format!("`{text}` where a number was expected")),
+        None => Err(format!("expected a number, found `{text}`")),
     }
 }
 
@@ -54,7 +54,7 @@ fn has_grouped_digits(text: &str) -> bool {
 pub(crate) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let distance = |known: &str| strsim::damerau_levenshtein(text, known);
     match known.into_iter().min_by_key(|known| distance(known)) {
-        Some(known) => format!("; the nearest known is `{known}`"),
+        Some(known) => format!("; did you mean `{known}`?"),
         None => String::new(),
     }
 }

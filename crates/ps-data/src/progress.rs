@@ -61,7 +61,7 @@ impl<'a> TrackedFile<'a> {
         }
         let file = ps_host::open(path).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => {
-                let hint = "write `-` in place of the path to read standard input";
+                let hint = "to read standard input, use `-` instead of the path";
                 failed(io::Error::new(error.kind(), format!("{error}; {hint}")))
             }
             _ => failed(error),

@@ -18,7 +18,7 @@ const BLOCK: usize = 1024;
 pub(crate) const MISSING: u32 = u32::MAX;
 
 /// Why the strings of a column do not fit.
-pub(crate) const BLOCK_TOO_LARGE: &str = "some rows of a column hold more than 4 GiB";
+pub(crate) const BLOCK_TOO_LARGE: &str = "a column contains more than 4 GiB of text";
 
 /// A table, stored by columns.
 pub(crate) struct Table {
@@ -156,7 +156,7 @@ impl Table {
             (Some(column), _) => Ok(column),
             (None, Some(number)) if (0..width).contains(&number) => Ok(number as usize),
             (None, Some(_)) => {
-                let problem = format!("{} has no column {label}, it has {width} columns", self.location);
+                let problem = format!("{} has no column {label}; it has {width} columns", self.location);
                 Err(DataError::Option { key: "label", problem })
             }
             (None, None) => {
@@ -223,7 +223,7 @@ impl Strings {
         self.convert(syntax, missing, f32::NAN, |text, cell| match cell {
             Cell::Number(value) => Ok(value),
             Cell::Infinite => Err(format!("`{text}` is infinite or too large for a 32-bit float")),
-            Cell::Missing | Cell::Text => Err(format!("`{text}` where a number was expected")),
+            Cell::Missing | Cell::Text => Err(format!("expected a number, found `{text}`")),
         })
     }
 
@@ -299,6 +299,6 @@ mod tests {
             });
         }
         let (row, problem) = strings.numbers(&CellSyntax::plain(), Missing::Refuse).unwrap_err();
-        assert_eq!((row, problem.as_str()), (1500, "`x` where a number was expected"));
+        assert_eq!((row, problem.as_str()), (1500, "expected a number, found `x`"));
     }
 }

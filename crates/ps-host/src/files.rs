@@ -69,7 +69,7 @@ impl fmt::Display for Ceiling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let most = bytes(self.bytes.into());
         match self.basis {
-            Basis::Fixed => write!(f, "files of this kind are read up to {most}; is it the right one?"),
+            Basis::Fixed => write!(f, "the limit for files of this kind is {most}; is it the right file?"),
             Basis::Unknown => write!(f, "at most {most} can be read"),
             Basis::Memory(memory, 0 | 1) => write!(f, "at most {most} can be read, {memory}"),
             Basis::Memory(memory, copies) => {
@@ -154,7 +154,7 @@ pub fn read(path: &Path, ceiling: Ceiling) -> io::Result<Vec<u8>> {
 /// Returns the errors of [`read`], or [`ErrorKind::InvalidData`] if the content is not UTF-8.
 pub fn read_text(path: &Path, ceiling: Ceiling) -> io::Result<String> {
     String::from_utf8(read(path, ceiling)?)
-        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "the file is not UTF-8 text"))
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "the file is not valid UTF-8"))
 }
 
 /// Number of bytes to read at a time.
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::FileTooLarge);
         assert_eq!(
             error.to_string(),
-            "the file has 3.0 MiB; files of this kind are read up to 3.0 MiB; is it the right one?"
+            "the file has 3.0 MiB; the limit for files of this kind is 3.0 MiB; is it the right file?"
         );
         let error = drain(io::repeat(0), 0, SMALL).unwrap_err();
         assert!(error.kind() == ErrorKind::FileTooLarge && error.to_string().contains("3.0 MiB"), "{error}");

@@ -133,29 +133,27 @@ impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Rejected::NotOpen { step, node, version } => {
-                write!(
-                    f,
-                    "node {node} of step {step}, which is not open: the weights are of version {version}"
-                )
+                write!(f, "node {node} of step {step}, which is not open: the weights have version {version}")
             }
             Rejected::NotKept { node, offset, kept: Range { start, end } } => {
-                write!(f, "chunk at element {offset} of node {node}; kept here are {start}..{end}")
+                write!(f, "chunk at element {offset} of node {node}; this process holds {start}..{end}")
             }
             Rejected::ChunkBeforeMetrics { step, node } => {
-                write!(f, "a chunk of node {node} of step {step}, whose metric sums have not come")
+                write!(f, "a chunk of node {node} of step {step} arrived before the node's metric sums")
             }
             Rejected::DoneBeforeMetrics { step, node } => {
-                write!(f, "node {node} of step {step} ends, and its metric sums have not come")
+                write!(f, "node {node} of step {step} ended without its metric sums")
             }
             Rejected::Incomplete { step, node, missing } => {
-                write!(f, "node {node} of step {step} ends, and {missing} chunks are missing")
+                write!(f, "node {node} of step {step} ended, but {missing} chunks are missing")
             }
             Rejected::TooManyNodes { step, open } => {
-                write!(f, "{open} nodes of step {step} are begun and not ended")
+                write!(f, "{open} nodes of step {step} were started but not ended")
             }
             Rejected::NotFinite { step, node } => write!(
                 f,
-                "node {node} of step {step} holds values that are not finite; computed here, all are"
+                "node {node} of step {step} contains values that are not finite, but recomputing it gives \
+                 finite values"
             ),
         }
     }

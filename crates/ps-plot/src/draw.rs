@@ -303,7 +303,7 @@ impl Brush {
     fn field<DB: DrawingBackend>(self, field: &Field, area: &DrawingArea<DB, Shift>) -> Result<(), String> {
         let rows = field.values.len() / field.columns.max(1);
         if field.columns < 2 || rows < 2 {
-            return Err("a field needs two rows and columns at least".into());
+            return Err("a field needs at least two rows and two columns".into());
         }
         let scale = |label: &str, [low, high]: [f64; 2]| Axis::linear(label).between(low, high, 0.0);
         let (x, y) = (scale(&field.x.0, field.x.1), scale(&field.y.0, field.y.1));

@@ -97,14 +97,12 @@ impl fmt::Display for PlotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PlotError::Format(path) => {
-                write!(
-                    f,
-                    "{}: a picture is a .png or .svg file; give its name such an ending",
-                    path.display()
-                )
+                write!(f, "{}: the name of a picture must end in .png or .svg", path.display())
             }
             PlotError::File(path, error) => write!(f, "{}: {error}", path.display()),
-            PlotError::Drawing(path, problem) => write!(f, "{}: cannot be drawn: {problem}", path.display()),
+            PlotError::Drawing(path, problem) => {
+                write!(f, "{}: cannot draw the picture: {problem}", path.display())
+            }
         }
     }
 }

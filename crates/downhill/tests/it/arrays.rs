@@ -87,7 +87,7 @@ fn arrays_that_do_not_fit_are_refused_with_their_place() {
     let error = Dataset::from_arrays(array![[1.0_f32], [2.0]], [1.0_f64]).unwrap_err();
     assert_eq!(
         (error.kind(), error.to_string()),
-        (ErrorKind::Data, "there are 2 rows of features and 1 labels".into())
+        (ErrorKind::Data, "there are 2 rows of features, but 1 labels".into())
     );
 
     let train = |features: Array2<f32>, labels: [f64; 2]| {
@@ -113,12 +113,15 @@ fn arrays_that_do_not_fit_are_refused_with_their_place() {
         ),
         (
             with(array![[1.0, 1.0], [1.0, 1.0]], [0.0, 2.0]),
-            "arrays: row 1: label `2` does not occur in the training data; the nearest known is `1`",
+            "arrays: row 1: label `2` does not occur in the training data; the closest known label is `1`",
         ),
-        (with(array![[1.0], [1.0]], [0.0, 1.0]), "arrays: the arrays have 1 features, the training data 2"),
+        (
+            with(array![[1.0], [1.0]], [0.0, 1.0]),
+            "arrays: the arrays have 1 features, but the training data has 2",
+        ),
         (
             refused(Dataset::from_arrays(array![[1_u8, 2]], [0_u8]).unwrap()),
-            "arrays: the features are bytes (pixels), the training data's 32-bit floats",
+            "arrays: the features are bytes (pixels), but those of the training data are 32-bit floats",
         ),
         (refused(Dataset::from_features(array![[1.0_f32, 2.0]])), "arrays: the arrays have no labels"),
     ] {

@@ -642,7 +642,7 @@ fn a_run_file_must_be_a_regular_file_of_a_size_that_people_write() {
     assert!(refusal(folder.path()).contains("this is a directory"));
     let large = folder.path().join("large.toml");
     std::fs::File::create(&large).unwrap().set_len(1 << 40).unwrap();
-    assert!(refusal(&large).contains("the file has 1.0 TiB; files of this kind are read up to 16.0 MiB"));
+    assert!(refusal(&large).contains("the file has 1.0 TiB; the limit for files of this kind is 16.0 MiB"));
     #[cfg(unix)]
     assert!(refusal("/dev/zero".as_ref()).contains("this is a device, not a regular file"));
 }

@@ -56,7 +56,7 @@ impl Kernel {
         let available = Kernel::available();
         available.iter().copied().find(|kernel| kernel.name() == name).ok_or_else(|| {
             let names: Vec<&str> = available.iter().map(|kernel| kernel.name()).collect();
-            format!("{KERNEL_VARIABLE}={name}: this processor and build have {}", names.join(", "))
+            format!("{KERNEL_VARIABLE}={name}: this processor and build support {}", names.join(", "))
         })
     }
 

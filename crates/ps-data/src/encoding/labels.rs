@@ -154,7 +154,9 @@ impl Classes {
             (Some(numbers), Some(value)) => {
                 let distance = |class: &usize| (numbers[*class] - value).abs();
                 let class = (0..numbers.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)));
-                class.map_or(String::new(), |class| format!("; the nearest known is `{}`", self.names[class]))
+                class.map_or(String::new(), |class| {
+                    format!("; the closest known label is `{}`", self.names[class])
+                })
             }
             _ => nearest(text, self.names.iter().map(String::as_str)),
         };
@@ -164,10 +166,9 @@ impl Classes {
 
 fn known<'a>(labels: &Labels<'a>, row: usize) -> Result<&'a str, DataError> {
     match (labels.text)(row) {
-        None => Err(DataError::content(
-            (labels.location)(row),
-            "the line has no label before its index:value pairs",
-        )),
+        None => {
+            Err(DataError::content((labels.location)(row), "expected a label before the index:value pairs"))
+        }
         Some(text) => match labels.syntax.classify(text) {
             Cell::Missing if text.is_empty() => Err(DataError::content(
                 (labels.location)(row),
@@ -273,7 +274,7 @@ fn negative(text: &str) -> String {
 }
 
 fn value(text: &str, task: Task, syntax: &CellSyntax) -> Result<f32, String> {
-    let value = syntax.finite(text).map_err(|problem| format!("{problem} as the target"))?;
+    let value = syntax.finite(text).map_err(|problem| format!("invalid target: {problem}"))?;
     match task {
         Task::Count if value < 0.0 => Err(negative(text)),
         _ => Ok(value),
@@ -287,10 +288,13 @@ pub(crate) fn check_classes(names: &[String], task: Task, location: &str) -> Res
     let problem = match (task, names.len()) {
         (Task::Binary, 2) => return Ok(()),
         (Task::Binary, count) => format!(
-            "the model needs exactly two classes, the labels hold {count} ({shown}{more}); use softmax for more"
+            "the model needs exactly two classes, but the labels have {count} ({shown}{more}); for more \
+             than two classes, use softmax"
         ),
         (_, 2..) => return Ok(()),
-        (_, count) => format!("a classifier needs at least two classes, the labels hold {count} ({shown})"),
+        (_, count) => {
+            format!("a classifier needs at least two classes, but the labels have {count} ({shown})")
+        }
     };
     Err(DataError::unfit(location, problem))
 }

@@ -127,7 +127,8 @@ impl Encoding {
         ];
         let unused = of_tables.into_iter().find(|(_, is_set)| *is_set && !matches!(raw, Raw::Table(_)));
         if let Some((key, _)) = unused {
-            let problem = format!("only a CSV source uses this, not `{}`; remove the key", config.train);
+            let problem =
+                format!("it applies only to CSV sources, not to `{}`; remove the key", config.train);
             return Err(DataError::Option { key, problem });
         }
         let classes_of = |labels: &Labels<'_>, location: &str| {
@@ -147,7 +148,7 @@ impl Encoding {
                 if sparse.largest.0 == 0 {
                     return Err(DataError::content(
                         &sparse.location,
-                        "the file holds no index:value pair at all",
+                        "the file contains no index:value pairs",
                     ));
                 }
                 check_size(&sparse.location, sparse.rows(), sparse.largest.0 as usize)?;
@@ -270,7 +271,7 @@ impl Encoding {
                 };
                 return Err(DataError::Source {
                     source: source.into(),
-                    problem: format!("it is of another kind than the training data, which is {kind}"),
+                    problem: format!("it must be of the same kind as the training data, which is {kind}"),
                 });
             }
         };
@@ -312,7 +313,7 @@ impl Encoding {
     ) -> Result<Features, DataError> {
         let (width, wanted) = (features.width(), self.feature_names.len());
         if width != wanted {
-            let problem = format!("the arrays have {width} features, the training data {wanted}");
+            let problem = format!("the arrays have {width} features, but the training data has {wanted}");
             return Err(DataError::unfit(source, problem));
         }
         if features.are_pixels() != self.are_pixels() {
@@ -320,7 +321,7 @@ impl Encoding {
             let (here, there) = (what(features.are_pixels()), what(self.are_pixels()));
             return Err(DataError::unfit(
                 source,
-                format!("the features are {here}, the training data's {there}"),
+                format!("the features are {here}, but those of the training data are {there}"),
             ));
         }
         let Features::F32(values) = &mut features else { return Ok(features) };
@@ -403,7 +404,7 @@ fn required_labels<'a>(arrays: &'a Arrays, source: &str) -> Result<&'a ArrayLabe
     match &arrays.labels {
         None => Err(DataError::unfit(source, "the arrays have no labels")),
         Some(labels) if labels.len() != samples => {
-            let problem = format!("there are {samples} rows of features and {} labels", labels.len());
+            let problem = format!("there are {samples} rows of features, but {} labels", labels.len());
             Err(DataError::unfit(source, problem))
         }
         Some(labels) => Ok(labels),
@@ -415,7 +416,7 @@ fn array_names(arrays: &Arrays, source: &str) -> Result<Vec<String>, DataError> 
     let width = arrays.features.width();
     match (&arrays.feature_names, arrays.image) {
         (Some(names), _) if names.len() != width => {
-            let problem = format!("there are {width} features and {} names of features", names.len());
+            let problem = format!("there are {width} features, but {} feature names", names.len());
             Err(DataError::unfit(source, problem))
         }
         (Some(names), _) => Ok(names.clone()),
@@ -427,7 +428,7 @@ fn array_names(arrays: &Arrays, source: &str) -> Result<Vec<String>, DataError> 
 fn dense(sparse: &Sparse, width: usize) -> Result<Array2<f32>, DataError> {
     let (largest, line) = sparse.largest;
     if largest as usize > width {
-        let problem = format!("index {largest} is beyond the training data's {width} features");
+        let problem = format!("index {largest} is out of range: the training data has {width} features");
         return Err(DataError::content(format!("{}:{line}", sparse.location), problem));
     }
     let mut values = zeros(&sparse.location, sparse.rows(), width)?;
@@ -463,8 +464,8 @@ fn fits(rows: usize, width: usize, memory: Option<Memory>) -> Result<(), String>
     }
     let size = ps_host::bytes(size.into());
     let memory =
-        memory.map_or_else(|| "the memory that the system grants".to_owned(), |memory| memory.to_string());
-    Err(format!("{rows} rows of {width} features take {size} as a dense table, more than {memory}"))
+        memory.map_or_else(|| "the memory that the system allows".to_owned(), |memory| memory.to_string());
+    Err(format!("{rows} rows of {width} features need {size} as a dense table, more than {memory}"))
 }
 
 /// Allocates zeroed dense rows.
@@ -487,8 +488,8 @@ mod tests {
         assert_eq!(fits(1 << 10, 1 << 10, memory(4 << 20)), Ok(()));
         assert_eq!(
             fits(1 << 10, 1 << 10, memory((4 << 20) - 1)).unwrap_err(),
-            "1024 rows of 1024 features take 4.0 MiB as a dense table, more than the control group's memory limit of \
-             4.0 MiB"
+            "1024 rows of 1024 features need 4.0 MiB as a dense table, more than the control group's memory \
+             limit of 4.0 MiB"
         );
         for (rows, width) in [(1, MAX_FEATURES + 1), (MAX_VALUES, 2), (usize::MAX, 2)] {
             assert!(fits(rows, width, None).unwrap_err().contains("too many for a dense table"));

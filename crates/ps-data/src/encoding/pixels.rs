@@ -9,7 +9,7 @@ use crate::raw::Pixels;
 fn required(pixels: &Pixels) -> Result<&[u8], DataError> {
     pixels.labels.as_deref().ok_or_else(|| DataError::Source {
         source: format!("idx:{}", pixels.location),
-        problem: "no file of labels is named; use idx:IMAGES,LABELS".into(),
+        problem: "the source has no labels file; use idx:IMAGES,LABELS".into(),
     })
 }
 
@@ -29,7 +29,7 @@ pub(super) fn learn_classes(pixels: &Pixels, task: Task) -> Result<Classes, Data
         return Err(DataError::content(
             format!("{}: item {item}", pixels.labels_location),
             format!(
-                "label {} is out of range: labels must be 0, 1, 2, … without gaps, but no item has label {gap}",
+                "label {} is out of range: labels must be 0, 1, 2, … without gaps, but {gap} does not occur",
                 labels[item]
             ),
         ));
@@ -50,7 +50,10 @@ pub(super) fn targets(pixels: &Pixels, task: Task, classes: usize) -> Result<Vec
     let beyond = labels.iter().position(|&label| task.has_classes() && usize::from(label) >= classes);
     if let Some(item) = beyond {
         let (label, last) = (labels[item], classes - 1);
-        let problem = format!("label {label} is out of range; the training data's classes are 0 to {last}");
+        let problem = format!(
+            "label {label} is out of range: the classes of the training data are 0 to \
+                               {last}"
+        );
         return Err(DataError::content(format!("{}: item {item}", pixels.labels_location), problem));
     }
     Ok(labels.iter().map(|&label| f32::from(label)).collect())
@@ -60,11 +63,14 @@ pub(super) fn targets(pixels: &Pixels, task: Task, classes: usize) -> Result<Vec
 pub(super) fn check_shape(pixels: &Pixels, image: Option<Image>, width: usize) -> Result<(), DataError> {
     let shown = |image: Option<Image>, width| match image {
         Some(Image { height, width }) => format!("images of {height}x{width}"),
-        None => format!("{width} values each"),
+        None => format!("samples of {width} values"),
     };
     if pixels.pixels.ncols() == width && pixels.image == image {
         return Ok(());
     }
     let (here, there) = (shown(pixels.image, pixels.pixels.ncols()), shown(image, width));
-    Err(DataError::unfit(&pixels.location, format!("the file holds {here}, the training data {there}")))
+    Err(DataError::unfit(
+        &pixels.location,
+        format!("the file contains {here}, but the training data {there}"),
+    ))
 }

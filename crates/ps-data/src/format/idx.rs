@@ -67,11 +67,14 @@ fn read(images: &Path, labels: Option<&Path>, from: ReadContext<'_>) -> Result<P
     if let Some(labels) = &labels_read
         && labels.bytes.len() != count
     {
-        let problem = format!("{} labels, but {location} holds {count} images", labels.bytes.len());
+        let problem = format!(
+            "the file contains {} labels, but {location} contains {count} images",
+            labels.bytes.len()
+        );
         return Err(DataError::content(labels_location, problem));
     }
     if count == 0 {
-        return Err(DataError::content(location, "the file holds no images"));
+        return Err(DataError::content(location, "the file contains no images"));
     }
     let image = match pixels.shape[..] {
         [_, height, width] => Some(Image { height, width }),
@@ -117,11 +120,12 @@ fn parse(
     let bad = |problem: String| DataError::content(path.display().to_string(), problem);
     let failed = |error: io::Error, read: u64| match error.kind() {
         io::ErrorKind::UnexpectedEof if gz => bad(format!(
-            "the gzip stream breaks off after {read} bytes of content; the file is truncated, fetch it again"
+            "the gzip stream ends after {read} bytes of content; the file is truncated, so download it again"
         )),
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
-            bad(format!("corrupt gzip stream after {read} bytes of content ({error}); fetch the file again"))
-        }
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => bad(format!(
+            "the gzip stream is corrupt after {read} bytes of content ({error}); download the \
+                         file again"
+        )),
         _ => DataError::File { path: path.into(), error },
     };
     let mut header = Vec::new();
@@ -131,7 +135,7 @@ fn parse(
         if (header.len() - before) as u64 == count {
             return Ok(());
         }
-        Err(bad(format!("the file ends after {} bytes, inside its header", header.len())))
+        Err(bad(format!("the file ends after {} bytes, in the middle of its header", header.len())))
     };
     take_header(4, &mut header)?;
     let dimensions = check_magic([header[0], header[1], header[2], header[3]], labels).map_err(bad)?;
@@ -144,22 +148,22 @@ fn parse(
         .iter()
         .try_fold(1_u64, |product, &size| product.checked_mul(u64::from(size)))
         .filter(|&bytes| usize::try_from(bytes).is_ok())
-        .ok_or_else(|| bad(format!("the header's shape {shape:?} is larger than any memory")))?;
+        .ok_or_else(|| bad(format!("shape {shape:?} in the header is larger than any memory")))?;
     let room = limit.saturating_sub(header.len() as u64);
     if expected > room {
         let most = if gz { "at most " } else { "" };
         return Err(bad(format!(
-            "the header's shape {shape:?} asks for {expected} bytes, but {most}{room} can follow; the file is \
-             truncated or not what it says"
+            "shape {shape:?} in the header needs {expected} bytes, but {most}{room} can follow; the file is \
+             truncated, or its header is wrong"
         )));
     }
     if shape[0] > 0 && expected == 0 {
-        return Err(bad(format!("the header's shape {shape:?} leaves no room for a single pixel")));
+        return Err(bad(format!("shape {shape:?} in the header contains no pixels")));
     }
     // A gzip stream can expand to a thousand times its size.
     if Ceiling::memory(1).bytes() < expected {
         return Err(bad(format!(
-            "the header's shape {shape:?} asks for {}; {}",
+            "shape {shape:?} in the header needs {}; {}",
             ps_host::bytes(expected.into()),
             Ceiling::memory(1)
         )));
@@ -167,20 +171,22 @@ fn parse(
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(expected as usize)
-        .map_err(|_| bad(format!("no memory for the {expected} bytes of shape {shape:?}")))?;
+        .map_err(|_| bad(format!("cannot allocate {expected} bytes for shape {shape:?}")))?;
     let read = (&mut reader).take(expected).read_to_end(&mut bytes);
     let read_bytes = (header.len() + bytes.len()) as u64;
     read.map_err(|error| failed(error, read_bytes))?;
     if (bytes.len() as u64) < expected {
         return Err(bad(format!(
-            "the header's shape {shape:?} asks for {expected} bytes, but only {} follow; the file is truncated",
+            "shape {shape:?} in the header needs {expected} bytes, but only {} follow; the file is truncated",
             bytes.len()
         )));
     }
     // Reading to the end also verifies the checksum of a gzip stream.
     let more = io::copy(&mut reader, &mut io::sink()).map_err(|error| failed(error, read_bytes))?;
     if more > 0 {
-        return Err(bad(format!("{more} bytes follow the {expected} of the header's shape {shape:?}")));
+        return Err(bad(format!(
+            "{more} bytes follow the {expected} bytes of shape {shape:?} in the header"
+        )));
     }
     Ok(Content { shape: shape.into_iter().map(|size| size as usize).collect(), bytes })
 }
@@ -190,14 +196,14 @@ fn check_magic(magic: [u8; 4], labels: bool) -> Result<u8, String> {
     let number = u32::from_be_bytes(magic);
     let expected = if labels { "0x00000801 (labels as bytes)" } else { "0x00000803 (images as bytes)" };
     let hint = match (magic, labels) {
-        ([0, 0, 8, 1], false) => "; this is a file of labels: the images come first, idx:IMAGES,LABELS",
-        ([0, 0, 8, 3], true) => "; this is a file of images: the labels come second, idx:IMAGES,LABELS",
-        ([0, 0, 9..=14, _], _) => "; only unsigned bytes (type 0x08) are read",
-        _ => "; this is no IDX file",
+        ([0, 0, 8, 1], false) => "; this is a labels file, but images come first: idx:IMAGES,LABELS",
+        ([0, 0, 8, 3], true) => "; this is an images file, but labels come second: idx:IMAGES,LABELS",
+        ([0, 0, 9..=14, _], _) => "; only unsigned bytes (type 0x08) are supported",
+        _ => "; this is not an IDX file",
     };
     match (magic, labels) {
         ([0, 0, 8, 1], true) => Ok(1),
         ([0, 0, 8, dimensions @ 2..=4], false) => Ok(dimensions),
-        _ => Err(format!("magic number {number:#010x} where {expected} was expected{hint}")),
+        _ => Err(format!("expected the magic number {expected}, found {number:#010x}{hint}")),
     }
 }

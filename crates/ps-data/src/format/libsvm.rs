@@ -89,7 +89,10 @@ fn read(path: &Path, from: ReadContext<'_>) -> Result<Sparse, DataError> {
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-        DataError::content(format!("{location}:{line}"), "the line is not text; is this a LIBSVM file?")
+        DataError::content(
+            format!("{location}:{line}"),
+            "the line is not valid UTF-8; is this a LIBSVM file?",
+        )
     })?;
     let mut sparse =
         Sparse { location, text: String::new(), rows: Vec::new(), pairs: Vec::new(), largest: (0, 0) };
@@ -101,7 +104,7 @@ fn read(path: &Path, from: ReadContext<'_>) -> Result<Sparse, DataError> {
         start += whole.len();
     }
     if sparse.rows.is_empty() {
-        return Err(DataError::content(sparse.location, "the file is empty: it holds no rows"));
+        return Err(DataError::content(sparse.location, "the file contains no rows"));
     }
     sparse.text = text;
     Ok(sparse)
@@ -124,8 +127,11 @@ fn parse_line(sparse: &mut Sparse, line: u64, start: usize, content: &str) -> Re
     for token in tokens {
         let (index, value) = pair(token)?;
         if index <= previous {
-            let problem = if index == previous { "is repeated" } else { "is not above the one before it" };
-            return Err(format!("index {index} in `{token}` {problem} ({previous}); indices must ascend"));
+            let problem = if index == previous { "is repeated" } else { "is not above the previous one" };
+            return Err(format!(
+                "index {index} in `{token}` {problem} ({previous}); indices must be in \
+                                ascending order"
+            ));
         }
         previous = index;
         sparse.pairs.push((index, value));
@@ -139,12 +145,17 @@ fn parse_line(sparse: &mut Sparse, line: u64, start: usize, content: &str) -> Re
 
 fn pair(token: &str) -> Result<(u32, f32), String> {
     let Some((index, value)) = token.split_once(':') else {
-        return Err(format!("`{token}` where index:value was expected"));
+        return Err(format!("expected index:value, found `{token}`"));
     };
     let index = match index.parse::<u32>() {
-        Ok(0) => return Err(format!("index 0 in `{token}`; indices count from 1")),
+        Ok(0) => return Err(format!("index 0 in `{token}`: indices start at 1")),
         Ok(index) => index,
-        Err(_) => return Err(format!("`{index}` in `{token}` is not an index (a whole number from 1)")),
+        Err(_) => {
+            return Err(format!(
+                "`{index}` in `{token}` is not an index: expected an integer of at \
+                                      least 1"
+            ));
+        }
     };
     Ok((index, finite(value).map_err(|problem| format!("index {index}: {problem}"))?))
 }

@@ -72,11 +72,11 @@ impl Source {
     pub fn parse(text: &str) -> Result<Self, DataError> {
         let bad = |problem: String| DataError::Source { source: text.into(), problem };
         let Some((prefix, rest)) = text.split_once(':') else {
-            return Err(bad(format!("it names no kind of source; {}", usage())));
+            return Err(bad(format!("the format is missing; {}", usage())));
         };
         let prefix = prefix.trim();
         let format = FORMATS.iter().find(|format| format.prefix == prefix);
-        let format = format.ok_or_else(|| bad(format!("`{prefix}` is no kind of source; {}", usage())))?;
+        let format = format.ok_or_else(|| bad(format!("unknown format `{prefix}`; {}", usage())))?;
         let reader = (format.parse)(rest).map_err(bad)?;
         if !format.reads_stdin && reader.files().contains(&STDIN) {
             return Err(bad(no_stdin()));
@@ -133,7 +133,7 @@ impl DataConfig {
 /// Parses what follows the colon as a single path.
 fn path(prefix: &str, rest: &str) -> Result<String, String> {
     match rest.trim() {
-        "" => Err(format!("no path follows `{prefix}:`")),
+        "" => Err(format!("expected a path after `{prefix}:`")),
         path => Ok(path.into()),
     }
 }
@@ -147,7 +147,7 @@ const STDIN_NAME: &str = "standard input";
 fn no_stdin() -> String {
     let able = FORMATS.iter().filter(|format| format.reads_stdin);
     let able: Vec<String> = able.map(|format| format!("{}:-", format.prefix)).collect();
-    format!("only {} read standard input; name a file (./- if it is called `-`)", able.join(" and "))
+    format!("only {} read standard input; give a file (./- if its name is `-`)", able.join(" and "))
 }
 
 /// The syntax of all formats.
@@ -161,7 +161,7 @@ fn standard_input() -> Result<Vec<u8>, DataError> {
     static IS_TAKEN: AtomicBool = AtomicBool::new(false);
     let failed = |error| DataError::File { path: STDIN_NAME.into(), error };
     if IS_TAKEN.swap(true, Ordering::Relaxed) {
-        return Err(failed(io::Error::other("it can be read only once; name a file instead of `-`")));
+        return Err(failed(io::Error::other("it can be read only once; give a file instead of `-`")));
     }
     // In memory at once: the bytes, the parser's copy of them, and the table.
     ps_host::drain(io::stdin().lock(), 0, Ceiling::memory(3)).map_err(failed)

@@ -18,11 +18,12 @@ fn idx_headers_and_sizes_are_checked() {
     let labels = idx(&[3], &[0, 1, 2]);
     let refusal = |images: &[u8]| refusal_of_idx(images, &labels, Task::Classes);
     assert_eq!(refusal(&[]), "images: the file is empty");
-    assert_eq!(refusal(&[0, 0, 8]), "images: the file ends after 3 bytes, inside its header");
-    assert_eq!(refusal(&images()[..10]), "images: the file ends after 10 bytes, inside its header");
+    assert_eq!(refusal(&[0, 0, 8]), "images: the file ends after 3 bytes, in the middle of its header");
+    assert_eq!(refusal(&images()[..10]), "images: the file ends after 10 bytes, in the middle of its header");
     assert_eq!(
         refusal(b"not an idx file"),
-        "images: magic number 0x6e6f7420 where 0x00000803 (images as bytes) was expected; this is no IDX file"
+        "images: expected the magic number 0x00000803 (images as bytes), found 0x6e6f7420; this is no IDX \
+         file"
     );
     assert_eq!(
         refusal(&labels),
@@ -31,8 +32,8 @@ fn idx_headers_and_sizes_are_checked() {
     );
     assert_eq!(
         refusal(&images()[..26]),
-        "images: the header's shape [3, 2, 2] asks for 12 bytes, but 10 can follow; the file is truncated or \
-         not what it says"
+        "images: shape [3, 2, 2] in the header needs 12 bytes, but 10 can follow; the file is truncated, or \
+         its header is wrong"
     );
     // Headers that claim 2^96 and 2^62 bytes. No memory is allocated for either.
     assert!(refusal(&idx(&[u32::MAX; 3], &[])).ends_with("is larger than any memory"));
@@ -42,9 +43,13 @@ fn idx_headers_and_sizes_are_checked() {
     assert!(refusal(&gz(&idx(&[1 << 31, 1 << 31], &[]))).contains("bytes, but at most "));
     let mut longer = images();
     longer.extend([1, 2, 3]);
-    assert_eq!(refusal(&longer), "images: 3 bytes follow the 12 of the header's shape [3, 2, 2]");
-    assert_eq!(refusal(&gz(&longer)), "images: 3 bytes follow the 12 of the header's shape [3, 2, 2]");
-    assert_eq!(refusal(&idx(&[0, 2, 2], &[])), "labels: 3 labels, but images holds 0 images");
+    assert_eq!(refusal(&longer), "images: 3 bytes follow the 12 bytes of shape [3, 2, 2] in the header");
+    assert_eq!(refusal(&gz(&longer)), "images: 3 bytes follow the 12 bytes of shape [3, 2, 2] in the header");
+    assert_eq!(
+        refusal(&idx(&[0, 2, 2], &[])),
+        "labels: the file contains 3 labels, but images contains 0 \
+                                                images"
+    );
     assert!(refusal(&idx(&[3, 0, 2], &[])).ends_with("leaves no room for a single pixel"));
 }
 
@@ -132,14 +137,20 @@ fn damaged_gzip_streams_are_refused() {
 #[test]
 fn labels_must_fit_images_and_classes() {
     let refusal = |labels: &[u8], task| refusal_of_idx(&images(), &idx(&[labels.len() as u32], labels), task);
-    assert_eq!(refusal(&[0, 1], Task::Classes), "labels: 2 labels, but images holds 3 images");
+    assert_eq!(
+        refusal(&[0, 1], Task::Classes),
+        "labels: the file contains 2 labels, but images contains 3 \
+                                                 images"
+    );
     assert_eq!(
         refusal(&[0, 1, 9], Task::Classes),
-        "labels: item 2: label 9 is out of range: labels must be 0, 1, 2, … without gaps, but no item has label 2"
+        "labels: item 2: label 9 is out of range: labels must be 0, 1, 2, … without gaps, but 2 does not \
+         occur"
     );
     assert_eq!(
         refusal(&[0, 1, 2], Task::Binary),
-        "labels: the model needs exactly two classes, the labels hold 3 (0, 1, 2); use softmax for more"
+        "labels: the model needs exactly two classes, but the labels have 3 (0, 1, 2); for more than two \
+         classes, use softmax"
     );
     assert!(refusal(&[0, 0, 0], Task::Classes).contains("needs at least two classes"));
 
@@ -151,13 +162,13 @@ fn labels_must_fit_images_and_classes() {
     let config = DataConfig { test: Some("idx:images,more".into()), ..DataConfig::new("idx:images,labels") };
     assert_eq!(
         folder.refusal(&config, Task::Classes),
-        "more: item 1: label 5 is out of range; the training data's classes are 0 to 1"
+        "more: item 1: label 5 is out of range: the classes of the training data are 0 to 1"
     );
     folder.write("wide", idx(&[3, 2, 1], &[0; 6]));
     let config = DataConfig { test: Some("idx:wide,labels".into()), ..config };
     assert_eq!(
         folder.refusal(&config, Task::Classes),
-        "wide: the file holds images of 2x1, the training data images of 2x2"
+        "wide: the file contains images of 2x1, but the training data images of 2x2"
     );
     assert!(folder.refusal(&DataConfig::new("idx:images"), Task::Classes).contains("use idx:IMAGES,LABELS"));
 }
@@ -167,11 +178,11 @@ fn csv_places_are_exact() {
     let folder = Folder::new();
     let refusal = |content: &str| folder.refuses("csv", content, Task::Regression);
     assert_eq!(refusal(""), "file: the file is empty");
-    assert_eq!(refusal("x,y\n"), "file: the file holds a header but no rows");
-    assert_eq!(refusal("\n\n"), "file: the file holds no rows");
-    assert_eq!(refusal("x,x\n1,2\n"), "file:1: column 1 is named `x` like one before it");
-    assert_eq!(refusal("x,y\n1,2\n3,4,5\n"), "file:3: 3 cells where the header has 2 columns");
-    assert_eq!(refusal("x,y\r\n1,2\r\n\r\n3\r\n"), "file:4: 1 cells where the header has 2 columns");
+    assert_eq!(refusal("x,y\n"), "file: the file contains a header but no rows");
+    assert_eq!(refusal("\n\n"), "file: the file contains no rows");
+    assert_eq!(refusal("x,x\n1,2\n"), "file:1: column 1 has the same name as an earlier column, `x`");
+    assert_eq!(refusal("x,y\n1,2\n3,4,5\n"), "file:3: expected 2 cells, as in the header, found 3");
+    assert_eq!(refusal("x,y\r\n1,2\r\n\r\n3\r\n"), "file:4: expected 2 cells, as in the header, found 1");
     assert_eq!(refusal("y\n1\n"), "file: the file has no column beside the label");
     assert_eq!(
         refusal("x,y\n1,2\n,3\n"),
@@ -199,9 +210,9 @@ fn csv_places_are_exact() {
     );
     assert_eq!(refusal("x,y\n1,2\n2,inf\n"), "file:3: column `y`: label `inf` is not finite");
     // A quoted cell may contain a line break; line numbers are still those of the file.
-    assert_eq!(refusal("x,y\n\"a\nb\",2\nc\n"), "file:4: 1 cells where the header has 2 columns");
+    assert_eq!(refusal("x,y\n\"a\nb\",2\nc\n"), "file:4: expected 2 cells, as in the header, found 1");
     let refusal = folder.refuses("csv", b"x,y\n1,2\n\xff\xfe,1\n", Task::Regression);
-    assert_eq!(refusal, "file:3: cell 0 of the line is not UTF-8 text; convert the file");
+    assert_eq!(refusal, "file:3: cell 0 of the line is not valid UTF-8; convert the file");
     let refusal = folder.refuses("csv", "x,y\n1,2\n1,-3\n", Task::Count);
     assert_eq!(refusal, "file:3: column `y`: the target -3 is negative; counts start at 0");
 }
@@ -225,9 +236,13 @@ fn other_csv_files_are_held_to_the_training_data() {
     );
     assert_eq!(
         refusal("colour,size,kind\nred,large,cat\n"),
-        "test:2: column `size`: `large` where a number was expected"
+        "test:2: column `size`: expected a number, found `large`"
     );
-    assert_eq!(refusal("colour,kind\nred,cat\n"), "test:1: column `size` of the training data is missing");
+    assert_eq!(
+        refusal("colour,kind\nred,cat\n"),
+        "test:1: column `size`, which the training data has, is \
+                                                   missing"
+    );
     assert_eq!(refusal("colour,size\nred,1\n"), "test:1: the label column `kind` is missing");
     assert_eq!(
         refusal("colour,siz,kind\nred,1,cat\n"),
@@ -236,7 +251,7 @@ fn other_csv_files_are_held_to_the_training_data() {
     let other = DataConfig { test: Some("digits:10".into()), ..DataConfig::new("csv:train") };
     assert_eq!(
         folder.refusal(&other, Task::Classes),
-        "source `digits:10`: it is of another kind than the training data, which is a csv: source"
+        "source `digits:10`: it must be of the same kind as the training data, which is a csv: source"
     );
 
     let loaded = folder.load(&DataConfig::new("csv:train"), Task::Classes).unwrap();
@@ -252,22 +267,30 @@ fn other_csv_files_are_held_to_the_training_data() {
 fn libsvm_places_are_exact() {
     let folder = Folder::new();
     let refusal = |content: &str| folder.refuses("libsvm", content, Task::Regression);
-    assert_eq!(refusal(""), "file: the file is empty: it holds no rows");
-    assert_eq!(refusal("# only a comment\n\n"), "file: the file is empty: it holds no rows");
-    assert_eq!(refusal("1 1:1\n# x\n2 0:1\n"), "file:3: index 0 in `0:1`; indices count from 1");
+    assert_eq!(refusal(""), "file: the file contains no rows");
+    assert_eq!(refusal("# only a comment\n\n"), "file: the file contains no rows");
+    assert_eq!(refusal("1 1:1\n# x\n2 0:1\n"), "file:3: index 0 in `0:1`: indices start at 1");
     assert_eq!(
         refusal("1 3:1 2:1\n"),
-        "file:1: index 2 in `2:1` is not above the one before it (3); indices must ascend"
+        "file:1: index 2 in `2:1` is not above the one before it (3); indices must be in ascending order"
     );
-    assert_eq!(refusal("1 2:1 2:5\n"), "file:1: index 2 in `2:5` is repeated (2); indices must ascend");
-    assert_eq!(refusal("1 1:1 x\n"), "file:1: `x` where index:value was expected");
-    assert_eq!(refusal("1 -1:1\n"), "file:1: `-1` in `-1:1` is not an index (a whole number from 1)");
-    assert_eq!(refusal("1 1:a\n"), "file:1: index 1: `a` where a number was expected");
+    assert_eq!(
+        refusal("1 2:1 2:5\n"),
+        "file:1: index 2 in `2:5` is repeated (2); indices must be in \
+                                        ascending order"
+    );
+    assert_eq!(refusal("1 1:1 x\n"), "file:1: expected index:value, found `x`");
+    assert_eq!(
+        refusal("1 -1:1\n"),
+        "file:1: `-1` in `-1:1` is not an index: expected an integer of at \
+                                     least 1"
+    );
+    assert_eq!(refusal("1 1:a\n"), "file:1: index 1: expected a number, found `a`");
     assert_eq!(refusal("1 1:nan\n"), "file:1: index 1: `nan` is not a finite number");
     assert_eq!(refusal("1 1:inf\n"), "file:1: index 1: `inf` is infinite or too large for a 32-bit float");
-    assert_eq!(refusal("1 1:1\n2:1\n"), "file:2: the line has no label before its index:value pairs");
+    assert_eq!(refusal("1 1:1\n2:1\n"), "file:2: expected a label before the index:value pairs");
     assert_eq!(refusal("one 1:1\n"), "file:1: label `one` is not a finite number");
-    assert_eq!(refusal("1\n2\n"), "file: the file holds no index:value pair at all");
+    assert_eq!(refusal("1\n2\n"), "file: the file contains no index:value pairs");
     assert!(refusal("1 4000000000:1\n2 1:1\n3 1:1\n").contains("too many for a dense table"));
     let refusal = folder.refuses("libsvm", b"1 1:1\n\xff\n", Task::Regression);
     assert!(refusal.starts_with("file:2: the line is not text"), "{refusal}");
@@ -279,7 +302,7 @@ fn libsvm_places_are_exact() {
     let config = |test: &str| DataConfig { test: Some(test.into()), ..DataConfig::new("libsvm:train") };
     assert_eq!(
         folder.refusal(&config("libsvm:test"), Task::Binary),
-        "test:1: index 3 is beyond the training data's 2 features"
+        "test:1: index 3 is out of range: the training data has 2 features"
     );
     assert_eq!(
         folder.refusal(&config("libsvm:other"), Task::Binary),
@@ -295,17 +318,17 @@ fn options_and_sources_that_make_no_sense_are_usage_errors() {
     let share = |share| DataConfig { validation: Some(Validation::Share(share)), ..table() };
     let label = |label: &str| DataConfig { label: Some(label.into()), ..table() };
     for (config, expected) in [
-        (DataConfig::new("table"), "source `table`: it names no kind of source; use idx:"),
+        (DataConfig::new("table"), "source `table`: the format is missing; use idx:"),
         (DataConfig::new("tsv:table"), "source `tsv:table`: `tsv` is no kind of source"),
-        (DataConfig::new("csv:"), "source `csv:`: no path follows `csv:`"),
+        (DataConfig::new("csv:"), "source `csv:`: expected a path after `csv:`"),
         (DataConfig::new("digits:0"), "source `digits:0`: `0` is not a number of drawings"),
-        (DataConfig::new("digits:5,7"), "source `digits:5,7`: `7` where seed=N was expected"),
-        (share(0.0), "data.validation: 0 is not a share above 0 and below 1"),
+        (DataConfig::new("digits:5,7"), "source `digits:5,7`: expected seed=N, found `7`"),
+        (share(0.0), "data.validation: expected a share above 0 and below 1, found 0"),
         (share(1.5), "data.validation: 1.5 is not a share"),
         (share(f64::NAN), "data.validation: NaN is not a share"),
         (share(0.9), "data.validation: a share of 0.9 of the 2 samples of `csv:table` leaves none"),
         (label("z"), "data.label: table has no column `z`; the nearest known is `"),
-        (label("2"), "data.label: table has no column 2, it has 2 columns"),
+        (label("2"), "data.label: table has no column 2; it has 2 columns"),
         (label("-3"), "data.label: table has no column -3"),
         (DataConfig { label: Some("y".into()), ..DataConfig::new("digits:10") }, "data.label: only a CSV"),
     ] {
@@ -320,7 +343,7 @@ fn options_and_sources_that_make_no_sense_are_usage_errors() {
     folder.write("hollow", "x,y\n?,1\n,2\n");
     assert_eq!(
         folder.refusal(&nothing, Task::Regression),
-        "csv:hollow: column `x` has no value at all in the training part"
+        "csv:hollow: all cells of column `x` are missing in the training part"
     );
 }
 

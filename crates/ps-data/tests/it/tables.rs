@@ -23,15 +23,15 @@ fn a_first_row_that_may_be_data_is_refused() {
         ("1,2\n3,4\n", 1, "`1` is a number"),
         ("setosa,5.1,3.5\nvirginica,6.3,3.3\n", 1, "`5.1` is a number"),
         ("\n\nred,1e400,a\nblue,2,b\n", 3, "`1e400` is a number"),
-        ("red,\"1,200\"\nblue,\"3,400\"\n", 1, "`1,200` is like a number"),
-        ("red,12%\nblue,13%\n", 1, "`12%` is like a number"),
-        ("NA,y\n1,2\n", 1, "`NA` stands for a missing value"),
-        ("x,?\n1,2\n", 1, "`?` stands for a missing value"),
+        ("red,\"1,200\"\nblue,\"3,400\"\n", 1, "`1,200` resembles a number"),
+        ("red,12%\nblue,13%\n", 1, "`12%` resembles a number"),
+        ("NA,y\n1,2\n", 1, "`NA` marks a missing value"),
+        ("x,?\n1,2\n", 1, "`?` marks a missing value"),
         (",,y\n1,2,3\n", 1, "two names are empty"),
         ("red,small\nblue,large\n", 1, "no column below it holds only numbers"),
         ("a,b\n1,x\ny,2\n", 1, "no column below it holds only numbers"),
         ("a,b\n,x\nNA,y\n", 1, "no column below it holds only numbers"),
-        ("a~b\n1~2\n", 1, "no column below it holds only numbers (cells are separated by commas)"),
+        ("a~b\n1~2\n", 1, "no column below it contains only numbers (cells are separated by commas)"),
     ] {
         let refusal = folder.refuses("csv", content, Task::Regression);
         assert_eq!(
@@ -45,7 +45,7 @@ fn a_first_row_that_may_be_data_is_refused() {
     // The list of markers affects the decision.
     folder.write("file", "nil,y\n1,2\n");
     let config = DataConfig { missing_values: Some(vec!["nil".into()]), ..DataConfig::new("csv:file") };
-    assert!(folder.refusal(&config, Task::Regression).contains("`nil` stands for a missing value"));
+    assert!(folder.refusal(&config, Task::Regression).contains("`nil` marks a missing value"));
 }
 
 #[test]
@@ -63,7 +63,11 @@ fn a_first_row_of_names_above_a_column_of_numbers_is_a_header() {
         let seen = inspect("csv:file", &DataConfig::new(""), folder.path()).unwrap();
         assert_eq!(seen.samples, 2, "{content}");
     }
-    assert_eq!(folder.refuses("csv", "x,y\n", Task::Regression), "file: the file holds a header but no rows");
+    assert_eq!(
+        folder.refuses("csv", "x,y\n", Task::Regression),
+        "file: the file contains a header but no \
+                                                                  rows"
+    );
 }
 
 #[test]
@@ -88,7 +92,7 @@ fn the_key_for_the_header_settles_it() {
     let ragged = DataConfig { train: "csv:ragged".into(), ..data };
     assert_eq!(
         folder.refusal(&ragged, Task::Regression),
-        "ragged:2: 3 cells where the first row has 2 columns"
+        "ragged:2: expected 2 cells, as in the first row, found 3"
     );
 }
 
@@ -115,7 +119,7 @@ fn other_sources_have_a_header_where_the_training_source_has_one() {
     let loaded = folder.load(&first, Task::Classes).unwrap();
     let error = loaded.encoder().load("csv:short", true, folder.path(), &NoProgress).unwrap_err().to_string();
     assert!(
-        error.ends_with("column `1` of the training data is missing; cells are separated by commas"),
+        error.ends_with("column `1`, which the training data has, is missing; cells are separated by commas"),
         "{error}"
     );
 }
@@ -123,8 +127,8 @@ fn other_sources_have_a_header_where_the_training_source_has_one() {
 #[test]
 fn misplaced_quotes_are_refused_with_their_line() {
     let folder = Folder::new();
-    let open = "a cell opens with a quote here that is never closed";
-    let text = "text follows the closing quote of a cell; write a quote inside a quoted cell twice";
+    let open = "the quote that opens this cell is never closed";
+    let text = "there is text after the closing quote of a cell; double the quotes inside a quoted cell";
     for (content, expected) in [
         ("x,y\n1,2\n\"3,4\n5,6\n", format!("3: {open}")),
         ("x,y\n\"a\nb\",2\n1,\"2\n3,4\n", format!("4: {open}")),
@@ -135,7 +139,7 @@ fn misplaced_quotes_are_refused_with_their_line() {
         ("x,y\n\"a,1\nb,2\n\"c\",3\n", format!("4: {text}")),
         ("x,y\n\"the \"big\" one\",1\n", format!("2: {text}")),
         ("x,y\n\"a\" \"b\",1\n", format!("2: {text}")),
-        ("x,y\n1, \"2\"\n", "2: blanks precede the opening quote of a cell; remove them".into()),
+        ("x,y\n1, \"2\"\n", "2: there are spaces before the opening quote of a cell; remove them".into()),
     ] {
         let refusal = folder.refuses("csv", content, Task::Regression);
         assert_eq!(refusal, format!("file:{expected}"), "{content}");
@@ -153,7 +157,7 @@ fn columns_that_are_mostly_numbers_are_refused_with_the_first_value_that_is_none
     let mixed = |texts: usize, text: &str, numbers: usize| {
         column((0..texts).map(|_| text.to_string()).chain((0..numbers).map(|number| number.to_string())))
     };
-    let removed = "are numbers once separators, decimal commas and `%` are removed";
+    let removed = "are numbers after removal of separators, decimal commas and `%`";
     for (content, line, text, mostly) in [
         (column(["1,200", "3,400", "1,200"]), 2, "1,200", format!("3 of the column's 3 values {removed}")),
         (column(["12%", "12%", "13%"]), 2, "12%", format!("3 of the column's 3 values {removed}")),
@@ -165,8 +169,8 @@ fn columns_that_are_mostly_numbers_are_refused_with_the_first_value_that_is_none
         (mixed(60, "-", 6), 2, "-", "6 of the column's 7 different values are numbers".into()),
     ] {
         let expected = format!(
-            "file:{line}: column `x`: `{text}` where a number was expected: {mostly}; write it as a plain number, list it in \
-             data.missing_values, or set data.columns.x = \"category\" or \"ignore\""
+            "file:{line}: column `x`: expected a number, found `{text}`: {mostly}; write it as a plain \
+             number, list it in data.missing_values, or set data.columns.x = \"category\" or \"ignore\""
         );
         assert_eq!(folder.refuses("csv", &content, Task::Regression), expected, "{content}");
         let seen = inspect("csv:file", &DataConfig::new(""), folder.path()).unwrap();
@@ -186,8 +190,8 @@ fn columns_whose_values_are_nearly_all_different_are_refused() {
         |different: usize, all: usize| column((0..all).map(|row| format!("name {}", row.min(different - 1))));
     let refusal = |different: usize, all: usize| {
         format!(
-            "file:2: column `x`: `name 0` is one of {different} different values among {all}, and each would become a feature; \
-             set data.columns.x = \"ignore\", or \"category\" if that is meant"
+            "file:2: column `x`: `name 0` is one of {different} distinct values in {all} cells, and each \
+             would become a feature; set data.columns.x = \"ignore\" or, if that is intended, \"category\""
         )
     };
     for (different, all) in [(5, 5), (90, 100), (100, 100), (1500, 1500)] {
@@ -202,8 +206,8 @@ fn columns_whose_values_are_nearly_all_different_are_refused() {
     let refusal = folder.refuses("csv", names(1001, 2002), Task::Regression);
     assert_eq!(
         refusal,
-        "file:1002: column `x`: `name 1000` is category number 1001, and a column may have at most 1000; set \
-         data.columns.x = \"ignore\""
+        "file:1002: column `x`: `name 1000` is category 1001 of the column, which may have at most 1000; \
+         set data.columns.x = \"ignore\""
     );
     // Any column name is shown in the syntax of the run file.
     folder.write("file", names(9, 9).replacen('x', "full \"name\"", 1));
@@ -230,7 +234,7 @@ fn declared_columns_are_what_is_declared() {
     folder.write("file", "x,y\n1,0\n2,1\n\"1,5\",2\n");
     assert_eq!(
         folder.refusal(&kinds(ColumnKind::Number), Task::Regression),
-        "file:4: column `x`: `1,5` where a number was expected"
+        "file:4: column `x`: expected a number, found `1,5`"
     );
     let names: Vec<String> = (0..50).map(|number| format!("name {number}")).collect();
     folder.write("file", column(&names));
@@ -238,7 +242,7 @@ fn declared_columns_are_what_is_declared() {
     assert_eq!(loaded.categories(), [("x".into(), 50)]);
     assert_eq!(
         folder.refusal(&kinds(ColumnKind::Ignore), Task::Regression),
-        "file: the file has no column beside the label that is not ignored"
+        "file: the file has no columns other than the label that is not ignored"
     );
 
     let other = |name: &str| {
@@ -251,7 +255,7 @@ fn declared_columns_are_what_is_declared() {
     assert_eq!(other("w"), "data.columns: file has no column `w`; the nearest known is `x`");
     assert_eq!(
         other("y"),
-        "data.columns: `y` is the label column, whose kind follows from the model; remove it here"
+        "data.columns: `y` is the label column, whose kind the model determines; remove it from data.columns"
     );
     for config in [
         DataConfig { columns: columns([("x", ColumnKind::Ignore)]), ..DataConfig::new("digits:10") },
@@ -284,7 +288,7 @@ fn markers_of_missing_values_are_those_of_pandas_or_those_listed() {
     for (text, listed) in [("-", None), ("NA", Some(&["-"][..])), ("nan", Some(&["NaN"][..]))] {
         folder.write("file", format!("x,y\n2,0\n{text},1\n4,2\n"));
         let refusal = folder.refusal(&config(listed), Task::Regression);
-        let expected = format!("file:3: column `x`: `{text}` where a number was expected");
+        let expected = format!("file:3: column `x`: expected a number, found `{text}`");
         assert!(refusal.starts_with(&expected), "{refusal}");
     }
     // As a string it is a category, unless the list contains it.

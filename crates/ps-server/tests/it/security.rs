@@ -519,7 +519,7 @@ fn a_worker_reads_only_what_its_flags_allow() {
     #[cfg(not(unix))]
     std::fs::copy(folder.path().join("flowers.csv"), root.join("link.csv")).unwrap();
     let absolute = folder.path().join("flowers.csv").display().to_string();
-    let mut paths = vec![("../flowers.csv", "has `..`"), (&absolute, "is absolute")];
+    let mut paths = vec![("../flowers.csv", "contains `..`"), (&absolute, "is absolute")];
     if cfg!(unix) {
         paths.push(("link.csv", "symbolic link"));
     }

@@ -91,12 +91,12 @@ fn nonsense_gets_a_clear_status_and_changes_no_bit() {
                 vec![Node(v1::NodeChunk { offset: 1, gradient: node(1.0).gradient.slice(4..), ..node(1.0) })],
                 "where none begins",
             ),
-            (vec![Node(node(1.0))], "whose metric sums have not come"),
-            (vec![NodeDone(done())], "ends, and its metric sums have not come"),
+            (vec![Node(node(1.0))], "arrived before the node's metric sums"),
+            (vec![NodeDone(done())], "ended without its metric sums"),
             (vec![NodeMetrics(metrics()), NodeDone(done())], "1 chunks are missing"),
             (vec![NodeMetrics(v1::NodeMetrics { tally: None, ..metrics() })], "has no tally"),
             (vec![NodeMetrics(v1::NodeMetrics { tally: samples(0), ..metrics() })], "tally of 0 samples"),
-            (vec![NodeMetrics(metrics()), Node(node(f32::NAN))], "not finite; computed here, all are"),
+            (vec![NodeMetrics(metrics()), Node(node(f32::NAN))], "not finite, but recomputing it"),
             (vec![Hello(v1::Hello::default())], "hello came twice"),
         ];
         for (invalid, expected) in cases {
@@ -128,15 +128,15 @@ fn a_shard_refuses_what_is_not_its_own_and_serves_everybody_else() {
     runtime().block_on(async {
         let place = server.shard_addresses(2).await.swap_remove(0);
         let cases = [
-            (vec![from_worker::Message::Node(chunk(0))], "kept here are 65536..131072"),
-            (vec![from_worker::Message::Node(chunk(2))], "kept here are 65536..131072"),
+            (vec![from_worker::Message::Node(chunk(0))], "this process holds 65536..131072"),
+            (vec![from_worker::Message::Node(chunk(2))], "this process holds 65536..131072"),
             (vec![from_worker::Message::Node(v1::NodeChunk { step: 1, ..chunk(1) })], "which is not open"),
             (
                 vec![from_worker::Message::Node(v1::NodeChunk { gradient: chunk(2).gradient, ..chunk(1) })],
                 "it has 65536 elements",
             ),
-            (vec![from_worker::Message::Node(chunk(1))], "whose metric sums have not come"),
-            (vec![from_worker::Message::NodeDone(done())], "its metric sums have not come"),
+            (vec![from_worker::Message::Node(chunk(1))], "arrived before the node's metric sums"),
+            (vec![from_worker::Message::NodeDone(done())], "ended without its metric sums"),
         ];
         for (invalid, expected) in cases {
             let shard = support::client(&place.address).await;

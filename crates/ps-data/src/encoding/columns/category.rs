@@ -29,7 +29,8 @@ impl Categories {
             let Err(index) = known.binary_search(&text) else { continue };
             if known.len() == MAX_CATEGORIES {
                 let problem = format!(
-                    "`{text}` is category number {}, and a column may have at most {MAX_CATEGORIES}; set {} = \"ignore\"",
+                    "`{text}` is category {} of the column, which may have at most {MAX_CATEGORIES}; set {} \
+                     = \"ignore\"",
                     MAX_CATEGORIES + 1,
                     key(&table.header[column])
                 );
@@ -39,7 +40,7 @@ impl Categories {
         }
         if known.is_empty() {
             let location = format!("{}: column `{}`", table.location, table.header[column]);
-            return Err(DataError::content(location, "no cell of the column holds a category"));
+            return Err(DataError::content(location, "all cells of the column are missing"));
         }
         Ok(Categories(known.into_iter().map(String::from).collect()))
     }

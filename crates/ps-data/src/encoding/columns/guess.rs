@@ -32,15 +32,15 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
     let refuse = |problem: String| Err(DataError::content(table.location_of(row, column), problem));
     if let Some(mostly) = counts.mostly_numbers() {
         return refuse(format!(
-            "`{text}` where a number was expected: {mostly}; write it as a plain number, list it in data.missing_values, or \
-             set {key} = \"category\" or \"ignore\""
+            "expected a number, found `{text}`: {mostly}; write it as a plain number, list it in \
+             data.missing_values, or set {key} = \"category\" or \"ignore\""
         ));
     }
     if counts.is_nearly_all_different() {
         let CellCounts { cells, different, .. } = counts;
         return refuse(format!(
-            "`{text}` is one of {} different values among {cells}, and each would become a feature; set {key} = \"ignore\", \
-             or \"category\" if that is meant",
+            "`{text}` is one of {} distinct values in {cells} cells, and each would become a feature; set \
+             {key} = \"ignore\" or, if that is intended, \"category\"",
             different.len()
         ));
     }
@@ -87,13 +87,13 @@ impl<'a> CellCounts<'a> {
         let different = self.different.len();
         let removed = match numbers == plain {
             true => "",
-            false => " once separators, decimal commas and `%` are removed",
+            false => " after removal of separators, decimal commas and `%`",
         };
         if 2 * numbers > *cells {
             Some(format!("{numbers} of the column's {cells} values are numbers{removed}"))
         } else if 2 * different_numbers > different {
             Some(format!(
-                "{different_numbers} of the column's {different} different values are numbers{removed}"
+                "{different_numbers} of the column's {different} distinct values are numbers{removed}"
             ))
         } else {
             None

@@ -159,7 +159,8 @@ fn check_names(table: &Table, label: usize, config: &DataConfig) -> Result<(), D
                 return bad(
                     key,
                     format!(
-                        "`{name}` is the label column, whose kind follows from the model; remove it here"
+                        "`{name}` is the label column, whose kind the model determines; remove it from \
+                         data.columns"
                     ),
                 );
             }
@@ -209,8 +210,8 @@ impl Columns {
             }
         }
         if columns.features.is_empty() {
-            let others = if columns.ignored.is_empty() { "" } else { " that is not ignored" };
-            let problem = format!("the file has no column beside the label{others}");
+            let others = if columns.ignored.is_empty() { "" } else { " that are not ignored" };
+            let problem = format!("the file has no columns other than the label{others}");
             return Err(DataError::content(&table.location, problem));
         }
         Ok(columns)
@@ -348,7 +349,7 @@ impl Columns {
                         1 => format!("; cells are separated by {}", table.separator.described()),
                         _ => String::new(),
                     };
-                    bad(format!("column `{name}` of the training data is missing{separator}"))
+                    bad(format!("column `{name}`, which the training data has, is missing{separator}"))
                 })
             })
             .collect()

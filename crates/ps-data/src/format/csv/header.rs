@@ -45,7 +45,8 @@ impl FirstRow {
 pub(super) fn check(table: &Table, first: &csv::StringRecord) -> Result<(), DataError> {
     let Some(doubt) = doubt(table, first) else { return Ok(()) };
     let problem = format!(
-        "the first row may be data: {doubt}; set data.header = true if it names the columns, or false if it does not"
+        "cannot tell whether the first row is a header: {doubt}; set data.header = true if it is, or false \
+         if it is data"
     );
     Err(DataError::content(table.first_location(), problem))
 }
@@ -58,9 +59,9 @@ fn doubt(table: &Table, first: &csv::StringRecord) -> Option<String> {
         match table.syntax.classify(text) {
             Cell::Missing if text.is_empty() && may_be_empty => may_be_empty = false,
             Cell::Missing if text.is_empty() => return Some("two names are empty".into()),
-            Cell::Missing => return Some(format!("`{text}` stands for a missing value")),
+            Cell::Missing => return Some(format!("`{text}` marks a missing value")),
             Cell::Number(_) | Cell::Infinite => return Some(format!("`{text}` is a number")),
-            Cell::Text if resembles_number(text) => return Some(format!("`{text}` is like a number")),
+            Cell::Text if resembles_number(text) => return Some(format!("`{text}` resembles a number")),
             Cell::Text => {}
         }
     }
@@ -71,7 +72,7 @@ fn doubt(table: &Table, first: &csv::StringRecord) -> Option<String> {
         1 => format!(" (cells are separated by {})", table.separator.described()),
         _ => String::new(),
     };
-    Some(format!("no column below it holds only numbers{separator}"))
+    Some(format!("no column below it contains only numbers{separator}"))
 }
 
 /// Whether all cells of a column are numbers or missing, with at least one number.

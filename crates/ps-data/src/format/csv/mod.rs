@@ -142,7 +142,7 @@ fn read(path: &Path, from: ReadContext<'_>, options: &Options) -> Result<Table, 
         check_names(&table)?;
     }
     if table.rows() == 0 {
-        return Err(DataError::content(table.location, "the file holds a header but no rows"));
+        return Err(DataError::content(table.location, "the file contains a header but no rows"));
     }
     Ok(table)
 }
@@ -183,7 +183,7 @@ impl File<'_> {
             Ok::<_, DataError>(found.then(|| lines.of(record.position())))
         };
         let Some(first_line) = next(&mut record)? else {
-            return Err(DataError::content(location, "the file holds no rows"));
+            return Err(DataError::content(location, "the file contains no rows"));
         };
         let (first, width) = (record.clone(), record.len());
         let (header, is_data) = self.header(&first, first_line, options)?;
@@ -207,7 +207,10 @@ impl File<'_> {
                 comments += 1;
             } else {
                 let first = if is_data { "first row" } else { "header" };
-                return Err(wrong(format!("{} cells where the {first} has {width} columns", record.len())));
+                return Err(wrong(format!(
+                    "expected {width} cells, as in the {first}, found {}",
+                    record.len()
+                )));
             }
             line = next(&mut record)?;
         }
@@ -292,11 +295,11 @@ impl Lines<'_> {
 fn check_names(table: &Table) -> Result<(), DataError> {
     let bad = |problem: String| Err(DataError::content(table.first_location(), problem));
     if table.header.iter().all(String::is_empty) {
-        return bad("the first row names no columns".into());
+        return bad("the first row contains no column names".into());
     }
     for (number, name) in table.header.iter().enumerate() {
         if table.header[..number].contains(name) {
-            return bad(format!("column {number} is named `{name}` like one before it"));
+            return bad(format!("column {number} has the same name as an earlier column, `{name}`"));
         }
     }
     Ok(())
@@ -308,7 +311,7 @@ fn csv_error(path: &Path, lines: &mut Lines<'_>, error: csv::Error) -> DataError
         csv::ErrorKind::Io(error) => DataError::File { path: path.into(), error },
         csv::ErrorKind::Utf8 { err, .. } => DataError::content(
             location,
-            format!("cell {} of the line is not UTF-8 text; convert the file", err.field()),
+            format!("cell {} of the line is not valid UTF-8; convert the file", err.field()),
         ),
         kind => DataError::content(location, format!("{kind:?}")),
     }

@@ -35,13 +35,13 @@ pub(crate) fn check(bytes: &[u8], separator: u8) -> Result<(), (u64, &'static st
             (_, byte) if byte == separator => State::Start { blank: false },
             (State::Start { blank: false }, b'"') => State::Quoted { line },
             (State::Start { blank: true }, b'"') => {
-                return Err((line, "blanks precede the opening quote of a cell; remove them"));
+                return Err((line, "there are spaces before the opening quote of a cell; remove them"));
             }
             (State::Start { .. }, b' ' | b'\t') => State::Start { blank: true },
             (State::Quote { .. } | State::Closed, b' ' | b'\t') => State::Closed,
             (State::Quote { .. } | State::Closed, _) => {
                 let problem =
-                    "text follows the closing quote of a cell; write a quote inside a quoted cell twice";
+                    "there is text after the closing quote of a cell; double the quotes inside a quoted cell";
                 return Err((line, problem));
             }
             (State::Start { .. } | State::Plain, _) => State::Plain,
@@ -49,7 +49,7 @@ pub(crate) fn check(bytes: &[u8], separator: u8) -> Result<(), (u64, &'static st
         line += u64::from(byte == b'\n');
     }
     match state {
-        State::Quoted { line } => Err((line, "a cell opens with a quote here that is never closed")),
+        State::Quoted { line } => Err((line, "the quote that opens this cell is never closed")),
         _ => Ok(()),
     }
 }

@@ -61,7 +61,7 @@ fn parse(rest: &str) -> Result<Digits, String> {
         "" => DIGITS_COUNT,
         text => match text.parse() {
             Ok(count @ 1..=10_000_000) => count,
-            _ => return Err(format!("`{text}` is not a number of drawings from 1 to 10000000")),
+            _ => return Err(format!("expected a number of drawings from 1 to 10000000, found `{text}`")),
         },
     };
     let seed = match seed {
@@ -69,7 +69,7 @@ fn parse(rest: &str) -> Result<Digits, String> {
         Some(text) => text
             .strip_prefix("seed=")
             .and_then(|number| number.trim().parse().ok())
-            .ok_or_else(|| format!("`{text}` where seed=N was expected"))?,
+            .ok_or_else(|| format!("expected seed=N, found `{text}`"))?,
     };
     Ok(Digits { count, seed })
 }
@@ -90,7 +90,7 @@ fn check_size(count: usize) -> Result<(), DataError> {
         return Ok(());
     }
     let size = ps_host::bytes(size.into());
-    Err(DataError::unfit(format!("digits:{count}"), format!("the drawings take {size}; {ceiling}")))
+    Err(DataError::unfit(format!("digits:{count}"), format!("the drawings need {size}; {ceiling}")))
 }
 
 /// Draws the first `count` drawings of the series `seed`.
